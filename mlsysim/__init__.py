@@ -1,0 +1,1 @@
+"""mlsysim: first-principles performance models of ML systems."""

@@ -1,0 +1,117 @@
+"""The one error hierarchy. A message names the argument, its value, what is accepted and, for a near miss, the likely name.
+
+``MLSysError``
+    ``InputError`` (also ``ValueError``): the caller's input is wrong.
+        ``UnitError``: not a quantity, or of the wrong dimension.
+        ``UnknownNameError`` (also ``AttributeError``): no such registry entry, precision, choice, ...
+        ``UnknownArgumentError`` (also ``TypeError``): no such keyword.
+        ``InconsistentError``: values that contradict each other.
+    ``DataError``: a data file (registry, anchor) is malformed.
+    ``InfeasibleError``: a number was required of a plan that cannot run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MLSysError(Exception):
+    """Base of every error that mlsysim raises on purpose."""
+
+
+class InputError(MLSysError, ValueError):
+    """An argument is wrong.
+
+    Attributes:
+        argument: name of the offending argument or field.
+        value: what was given.
+
+    Example:
+        >>> print(InputError("batch_size", 0, "a whole number >= 1"))
+        batch_size = 0: expected a whole number >= 1
+    """
+
+    def __init__(self, argument: str, value: object, expected: str, suggestion: str | None = None) -> None:
+        self.argument = argument
+        self.value = value
+        self.expected = expected
+        self.suggestion = suggestion
+        hint = f"; did you mean {suggestion!r}?" if suggestion else ""
+        super().__init__(f"{argument} = {_shown(value)}: expected {expected}{hint}")
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class UnitError(InputError):
+    """A value is not a quantity, or has another dimension than the argument needs."""
+
+
+class UnknownNameError(InputError, AttributeError):
+    """A name is in no registry or list of choices; carries the nearest known names.
+
+    Example:
+        >>> print(UnknownNameError.among("precision", "fp61", ["fp16", "fp32"]))
+        precision = 'fp61': expected one of fp16, fp32; did you mean 'fp16'?
+    """
+
+    @classmethod
+    def among(cls, argument: str, value: object, known: Iterable[str], shown: int = 12) -> UnknownNameError:
+        """The error for ``value`` not in ``known``; lists at most ``shown`` names."""
+        names = list(known)
+        listed = ", ".join(names[:shown]) + (f", ... ({len(names)} in all)" if len(names) > shown else "")
+        return cls(argument, value, f"one of {listed}" if names else "nothing: no name is known", nearest(value, names))
+
+
+class UnknownArgumentError(InputError, TypeError):
+    """A keyword that the function does not take.
+
+    Example:
+        >>> print(UnknownArgumentError.of("SingleNodeModel.solve", "batchsize", ["batch_size", "precision"]))
+        SingleNodeModel.solve() takes no argument 'batchsize'; it takes batch_size, precision; did you mean 'batch_size'?
+    """
+
+    @classmethod
+    def of(cls, function: str, name: str, known: Iterable[str]) -> UnknownArgumentError:
+        """The error for keyword ``name`` of ``function``."""
+        names = list(known)
+        error = cls(name, None, f"one of {', '.join(names)}", nearest(name, names))
+        hint = f"; did you mean {error.suggestion!r}?" if error.suggestion else ""
+        error.args = (f"{function}() takes no argument {name!r}; it takes {', '.join(names)}{hint}",)
+        return error
+
+
+class InconsistentError(InputError):
+    """Two values of the input contradict each other; the message has both numbers."""
+
+
+class DataError(MLSysError):
+    """A data file (registry entry, anchor) is malformed; the message names file and entry."""
+
+
+class InfeasibleError(MLSysError):
+    """A plan that cannot run was asked for a number that only a running plan has."""
+
+
+def nearest(value: object, known: Iterable[str]) -> str | None:
+    """The known name most like ``value`` ignoring case, or None.
+
+    Example:
+        >>> nearest("h100", ["A100", "H100"])
+        'H100'
+    """
+    if not isinstance(value, str):
+        return None
+    by_folded = {_folded(name): name for name in known}
+    close = difflib.get_close_matches(_folded(value), by_folded, n=1, cutoff=0.6)
+    return by_folded[close[0]] if close else None
+
+
+def _folded(name: str) -> str:
+    return "".join(ch for ch in name.lower() if ch.isalnum())
+
+
+def _shown(value: object, limit: int = 80) -> str:
+    text = repr(value) if isinstance(value, (str, bool, int, float, list, tuple, dict, type(None))) else str(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,61 @@
+"""``Spec``: the base of every pydantic type here. Frozen, strict about names, and with errors of our own hierarchy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mlsysim.core.errors import InputError, MLSysError, UnknownArgumentError
+
+
+class Spec(BaseModel):
+    """A frozen, validated record. Unknown fields are errors that name the nearest field.
+
+    Example:
+        >>> class Point(Spec):
+        ...     x: int
+        >>> Point(x=1).model_copy(update={"x": 2}).x
+        2
+        >>> Point(y=1)
+        Traceback (most recent call last):
+        mlsysim.core.errors.UnknownArgumentError: Point() takes no argument 'y'; it takes x
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="constants")
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise _translated(error, type(self)) from None
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with ``update``, validated again, so that no derived value outlives the fields it came from."""
+        fields = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**fields, **(update or {})})
+
+
+def _translated(error: ValidationError, model: type[Spec]) -> MLSysError:
+    """The most telling problem of a pydantic error as an error of ours: a misspelt field explains a missing one."""
+    problems = error.errors(include_url=False)
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return UnknownArgumentError.of(model.__name__, where, model.model_fields)
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        if not where or cause.argument == where:
+            return cause
+        inner = "" if cause.argument in ("value", "quantity") else "." + cause.argument.split(".", 1)[-1]
+        return type(cause)(f"{model.__name__}.{where}{inner}", cause.value, cause.expected, cause.suggestion)
+    expected = "a value: this field is required" if first["type"] == "missing" else _plain(first["msg"])
+    value = None if first["type"] == "missing" else first["input"]
+    return InputError(f"{model.__name__}.{where}" if where else model.__name__, value, expected)
+
+
+def _plain(message: str) -> str:
+    for lead in ("Input should be ", "Value error, "):
+        message = message.removeprefix(lead)
+    return message

@@ -1,0 +1,111 @@
+"""The one unit registry, and the few ways in and out of it.
+
+pint guards the boundary: solvers take and return quantities, physics sees plain floats in SI units (seconds, bytes,
+FLOP, joules, USD, gCO2e). pint's typing is weak, so it is touched in this module only as far as possible.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from importlib import resources
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pint
+
+from mlsysim.core.errors import InputError, UnitError, nearest
+
+ureg: Any = pint.UnitRegistry(None)
+ureg.load_definitions(str(resources.files("mlsysim.core") / "units.txt"))
+
+if TYPE_CHECKING:
+    Quantity: TypeAlias = pint.Quantity
+else:
+    Quantity = ureg.Quantity
+
+_AMBIGUOUS_BIT = re.compile(r"\b([kMGTP]i?)b(ps)?\b")
+
+
+def _rebuilt(magnitude: Any, unit: str) -> Quantity:
+    return ureg.Quantity(magnitude, unit)  # type: ignore[no-any-return]
+
+
+# pint unpickles into its application registry, which knows neither FLOP nor USD: worker processes need this one.
+ureg.Quantity.__reduce__ = lambda self: (_rebuilt, (self.magnitude, str(self.units)))
+
+
+def Q_(value: float | str | Quantity, unit: str | None = None) -> Quantity:
+    """A quantity from a string ("80 GB"), or from a number and a unit.
+
+    Raises:
+        UnitError: the unit is unknown, or the text is not a quantity.
+
+    Example:
+        >>> Q_("405e9 count").to("Gcount").magnitude
+        405.0
+        >>> int(Q_(80, "GiB").to("byte").magnitude)
+        85899345920
+    """
+    try:
+        if unit is not None:
+            return ureg.Quantity(value, unit)  # type: ignore[no-any-return]
+        if isinstance(value, pint.Quantity) and value._REGISTRY is not ureg:
+            return ureg.Quantity(value.magnitude, str(value.units))  # type: ignore[no-any-return]
+        return ureg.Quantity(value)  # type: ignore[no-any-return]
+    except pint.UndefinedUnitError as error:
+        raise _unknown_unit(value if unit is None else unit, error) from None
+    except Exception:  # pint's parser raises tokenize, assertion, type and its own errors
+        raise UnitError("quantity", value, "a number with a unit, such as '80 GB' or '275 TFLOP/s'") from None
+
+
+def _unknown_unit(text: object, error: pint.UndefinedUnitError) -> UnitError:
+    names = error.unit_names
+    name = names if isinstance(names, str) else ", ".join(names)
+    if match := _AMBIGUOUS_BIT.search(str(text)):
+        prefix = match[1]
+        return UnitError("quantity", text, f"'{prefix}B' for bytes or '{prefix}bit' for bits ('{name}' could be either)")
+    return UnitError("quantity", text, f"known units ('{name}' is not one)", nearest(name, _unit_names()))
+
+
+def _unit_names() -> list[str]:
+    return [name for name in dir(ureg) if not name.startswith("_")] + ["GB", "GiB", "TFLOP", "kWh", "MWh", "ms", "us", "Gcount"]
+
+
+def magnitude(name: str, value: object, unit: str) -> float:
+    """The finite magnitude of ``value`` (a quantity or its text) in ``unit``.
+
+    Raises:
+        UnitError: a bare number, an unknown unit, or another dimension; the message names ``name``.
+        InputError: nan or infinity.
+
+    Example:
+        >>> magnitude("bandwidth", "400 Gbit/s", "byte/second")
+        50000000000.0
+    """
+    if not isinstance(value, (str, pint.Quantity)) or isinstance(value, bool):
+        raise UnitError(name, value, f"a quantity in {unit}, such as Q_(..., '{unit}')")
+    try:
+        quantity = Q_(value)
+        number = float(quantity.m_as(unit))
+    except UnitError as error:
+        raise UnitError(name, value, error.expected, error.suggestion) from None
+    except pint.DimensionalityError:
+        raise UnitError(name, value, f"a quantity in {unit}") from None
+    except (TypeError, ValueError):
+        raise UnitError(name, value, f"one number in {unit}") from None
+    if not math.isfinite(number):
+        raise InputError(name, value, "a finite quantity")
+    return number
+
+
+def with_unit(number: float, unit: str) -> Quantity:
+    """``number`` in ``unit``, fast: the unit is parsed once (see ``_UNITS``)."""
+    parsed = _UNITS.get(unit)
+    if parsed is None:
+        parsed = _UNITS[unit] = ureg.Unit(unit)
+    return ureg.Quantity(number, parsed)  # type: ignore[no-any-return]
+
+
+_UNITS: dict[str, Any] = {}
+
+__all__ = ["Q_", "Quantity", "magnitude", "ureg", "with_unit"]

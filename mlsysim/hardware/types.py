@@ -1,0 +1,113 @@
+"""What an accelerator is: its arithmetic, its memory, its power."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.precision import precision_name
+from mlsysim.core.provenance import Provenance
+from mlsysim.core.quantities import ByteRate, Bytes, FlopRate, Money, Power
+from mlsysim.core.spec import Spec
+from mlsysim.core.units import Quantity
+
+# Tensor cores and MXUs run both 16-bit formats at one rate; datasheets often print only one of them.
+_SAME_RATE = {"fp16": "bf16", "bf16": "fp16"}
+
+
+def _known_precisions(rates: dict[str, Quantity]) -> dict[str, Quantity]:
+    return {precision_name("precision", name): rate for name, rate in rates.items()}
+
+
+class ComputeCore(Spec):
+    """Arithmetic rates: dense (no sparsity) peak, by number format.
+
+    Example:
+        >>> core = ComputeCore(peak_flops="275 TFLOP/s", precision_flops={"bf16": "275 TFLOP/s"})
+        >>> f"{core.rate_flops_per_s('fp16', 'TPU v4'):.3g}"
+        '2.75e+14'
+    """
+
+    peak_flops: FlopRate
+    precision_flops: Annotated[dict[str, FlopRate], AfterValidator(_known_precisions)] = {}
+    multiprocessors: int | None = Field(default=None, ge=1)
+
+    @cached_property
+    def _rates_flops_per_s(self) -> dict[str, float]:
+        return {name: float(rate.m_as("flop/second")) for name, rate in self.precision_flops.items()}
+
+    def rate_flops_per_s(self, precision: str, device: str = "this device") -> float:
+        """Dense peak in FLOP/s at ``precision``; fp16 and bf16 stand in for each other where only one is listed.
+
+        Raises:
+            UnknownNameError: the datasheet lists no rate for it.
+        """
+        rates = self._rates_flops_per_s
+        rate = rates.get(precision) or rates.get(_SAME_RATE.get(precision, ""))
+        if rate is None:
+            error = UnknownNameError.among("precision", precision, rates)
+            error.args = (f"precision = {precision!r}: {device} has no such rate; it lists {', '.join(rates) or 'none'}",)
+            raise error
+        return rate
+
+
+class MemoryHierarchy(Spec):
+    """Device memory. "80 GB" of HBM is 80 GiB: the registry says so; what a caller writes is taken as written."""
+
+    capacity: Bytes
+    bandwidth: ByteRate
+    technology: str = ""
+    l2_capacity: Bytes | None = None
+
+
+class HardwareNode(Spec):
+    """One accelerator (a GPU, a TPU chip, a CPU socket, a phone).
+
+    ``interconnect_bw`` is one direction, per device, to its nearest peers (NVLink, ICI, Infinity Fabric).
+
+    Example:
+        >>> chip = HardwareNode(
+        ...     name="TPU v4",
+        ...     release_year=2022,
+        ...     compute=ComputeCore(peak_flops="275 TFLOP/s", precision_flops={"bf16": "275 TFLOP/s"}),
+        ...     memory=MemoryHierarchy(capacity="32 GB", bandwidth="1200 GB/s"),
+        ...     tdp="200 W",
+        ... )
+        >>> chip.memory_capacity_B
+        32000000000.0
+    """
+
+    name: str = Field(min_length=1)
+    release_year: int = Field(ge=1950, le=2100)
+    compute: ComputeCore
+    memory: MemoryHierarchy
+    tdp: Power | None = None
+    idle_power: Power | None = None
+    interconnect_bw: ByteRate | None = None
+    host_link_bw: ByteRate | None = None
+    vendor: str = ""
+    form_factor: str = ""
+    price: Money | None = None
+    provenance: Provenance | None = None
+
+    def rate_flops_per_s(self, precision: str) -> float:
+        """Dense peak in FLOP/s at ``precision``."""
+        return self.compute.rate_flops_per_s(precision, self.name)
+
+    @cached_property
+    def memory_capacity_B(self) -> float:
+        """Device memory in bytes."""
+        return float(self.memory.capacity.m_as("byte"))
+
+    @cached_property
+    def memory_bandwidth_Bps(self) -> float:
+        """Device memory bandwidth in bytes per second."""
+        return float(self.memory.bandwidth.m_as("byte/second"))
+
+    @cached_property
+    def interconnect_bandwidth_Bps(self) -> float | None:
+        """One-direction link bandwidth per device in bytes per second, if known."""
+        return None if self.interconnect_bw is None else float(self.interconnect_bw.m_as("byte/second"))

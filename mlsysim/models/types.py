@@ -1,0 +1,193 @@
+"""What a workload is: transformers by architecture, others by their operation count."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from mlsysim.core.errors import InconsistentError
+from mlsysim.core.provenance import Provenance
+from mlsysim.core.quantities import Count, Flops
+from mlsysim.core.spec import Spec
+from mlsysim.models import parameters as counting
+
+# Published counts are often nominal ("1.3B" for 1.316e9): beyond this they name another architecture.
+PARAMETER_TOLERANCE = 0.10
+
+
+class MixtureOfExperts(Spec):
+    """Expert layers. ``shared_experts`` see every token; ``every`` = 2 alternates dense and expert layers."""
+
+    experts: int = Field(ge=1)
+    experts_per_token: int = Field(ge=1)
+    ffn_hidden: int = Field(ge=1)
+    shared_experts: int = Field(default=0, ge=0)
+    shared_ffn_hidden: int | None = Field(default=None, ge=1)
+    first_dense_layers: int = Field(default=0, ge=0)
+    every: int = Field(default=1, ge=1)
+
+    @property
+    def shared_width(self) -> int:
+        """Width of all shared experts together."""
+        each = self.ffn_hidden if self.shared_ffn_hidden is None else self.shared_ffn_hidden
+        return self.shared_experts * each
+
+    @model_validator(mode="after")
+    def _routable(self) -> Self:
+        if self.experts_per_token > self.experts:
+            raise InconsistentError("experts_per_token", self.experts_per_token, f"at most the {self.experts} experts")
+        return self
+
+
+class LatentAttention(Spec):
+    """Multi-head latent attention (DeepSeek-V2): keys and values from one compressed vector a token."""
+
+    kv_lora_rank: int = Field(ge=1)
+    q_lora_rank: int = Field(default=0, ge=0)
+    nope_head_dim: int = Field(ge=1)
+    rope_head_dim: int = Field(ge=0)
+    v_head_dim: int = Field(ge=1)
+
+
+class Workload(Spec):
+    """What all workloads have."""
+
+    name: str = Field(min_length=1)
+    architecture: str
+    parameters: Count
+    provenance: Provenance | None = None
+
+    @cached_property
+    def parameter_count(self) -> float:
+        """Published parameters, as a plain number."""
+        return float(self.parameters.m_as("count"))
+
+
+class TransformerWorkload(Workload):
+    """A transformer. Without ``ffn_hidden`` the feed-forward width is solved from ``parameters``.
+
+    Example:
+        >>> llama = TransformerWorkload(name="Llama-3 405B", parameters="405e9 count", layers=126, hidden_dim=16384, heads=128)
+        >>> llama.kv_head_count, llama.ffn_width
+        (128, 65325)
+        >>> TransformerWorkload(name="typo", parameters="70 count", layers=80, hidden_dim=8192, heads=64)
+        Traceback (most recent call last):
+        mlsysim.core.errors.InconsistentError: parameters = 70 count: expected more than the 2.15e+10 of 80 layers of \
+attention at hidden_dim 8192 and vocab_size 0
+    """
+
+    architecture: str = "Transformer"
+    layers: int = Field(ge=1)
+    hidden_dim: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    kv_heads: int | None = Field(default=None, ge=1)
+    head_dim: int | None = Field(default=None, ge=1)
+    ffn_hidden: int | None = Field(default=None, ge=1)
+    ffn_matrices: Literal[2, 3] = 2
+    vocab_size: int = Field(default=0, ge=0)
+    tied_embeddings: bool = False
+    positions: int = Field(default=0, ge=0)
+    bias: bool = False
+    qkv_bias: bool = False
+    relative_positions: bool = False
+    parallel_block: bool = False
+    causal: bool = True
+    sliding_window: int | None = Field(default=None, ge=1)
+    cross_attention_layers: int = Field(default=0, ge=0)
+    max_seq_len: int | None = Field(default=None, ge=1)
+    moe: MixtureOfExperts | None = None
+    mla: LatentAttention | None = None
+    training_tokens: Count | None = None
+
+    @property
+    def kv_head_count(self) -> int:
+        """Key/value heads: ``heads`` unless grouped-query attention says fewer."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def head_width(self) -> int:
+        """Elements of one head."""
+        return self.hidden_dim // self.heads if self.head_dim is None else self.head_dim
+
+    @cached_property
+    def ffn_width(self) -> int:
+        """Width of the dense feed-forward blocks, given or solved from ``parameters``."""
+        if self.ffn_hidden is not None:
+            return self.ffn_hidden
+        return round(counting.solved_ffn_width(self, self.parameter_count))
+
+    @cached_property
+    def computed_parameters(self) -> float:
+        """Parameters counted from the architecture."""
+        return counting.total_parameters(self, self.ffn_width)
+
+    @cached_property
+    def active_parameters(self) -> float:
+        """Parameters one token passes through (all of them unless there are experts)."""
+        return counting.active_parameters(self, self.ffn_width)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.head_dim is None and self.hidden_dim % self.heads:
+            raise InconsistentError("heads", self.heads, f"a divisor of hidden_dim {self.hidden_dim}, or head_dim given")
+        if self.heads % self.kv_head_count:
+            raise InconsistentError("kv_heads", self.kv_heads, f"a divisor of the {self.heads} heads")
+        if self.ffn_hidden is None:
+            if self.ffn_width < 1:
+                least = counting.total_parameters(self, 0.0)
+                expected = (
+                    f"more than the {least:.3g} of {self.layers} layers of attention at hidden_dim {self.hidden_dim}"
+                    f" and vocab_size {self.vocab_size}"
+                )
+                raise InconsistentError("parameters", self.parameters, expected)
+        elif abs(self.computed_parameters / self.parameter_count - 1) > PARAMETER_TOLERANCE:
+            expected = f"within {PARAMETER_TOLERANCE:.0%} of the {self.computed_parameters:.4g} count of its layers"
+            raise InconsistentError("parameters", self.parameters, expected)
+        return self
+
+
+class CNNWorkload(Workload):
+    """A network known by its forward operation count per sample (2 FLOP a multiply-accumulate).
+
+    ``activations`` is the number of stored feature-map elements of one sample's forward pass, where known.
+
+    Example:
+        >>> CNNWorkload(name="ResNet-50", parameters="25.6e6 count", inference_flops="8.2 GFLOP").forward_flops
+        8200000000.0
+    """
+
+    architecture: str = "CNN"
+    inference_flops: Flops
+    activations: Count | None = None
+    input_shape: str = ""
+
+    @cached_property
+    def forward_flops(self) -> float:
+        """FLOP of one sample's forward pass."""
+        return float(self.inference_flops.m_as("flop"))
+
+
+class DiffusionWorkload(CNNWorkload):
+    """A diffusion network; ``inference_flops`` is one denoising step."""
+
+    architecture: str = "Diffusion"
+
+
+class RecommendationWorkload(CNNWorkload):
+    """A recommender: embedding tables and small dense layers; ``inference_flops`` is the dense part of one sample."""
+
+    architecture: str = "Recommendation"
+
+
+class StateSpaceWorkload(Workload):
+    """A state-space model (Mamba)."""
+
+    architecture: str = "StateSpace"
+    layers: int = Field(ge=1)
+    hidden_dim: int = Field(ge=1)
+    inner_dim: int = Field(ge=1)
+    state_dim: int = Field(default=16, ge=1)
+    vocab_size: int = Field(default=0, ge=0)
+    training_tokens: Count | None = None

@@ -1,0 +1,99 @@
+"""How accelerators are put together: nodes, the network between them, fleets."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from pydantic import Field, model_validator
+
+from mlsysim.core.errors import InconsistentError
+from mlsysim.core.provenance import Provenance
+from mlsysim.core.quantities import ByteRate, Latency, Money, Power
+from mlsysim.core.spec import Spec
+from mlsysim.hardware.types import HardwareNode
+
+
+class NetworkFabric(Spec):
+    """The network between nodes. ``bandwidth`` is per accelerator, one direction.
+
+    ``oversubscription_ratio`` thins traffic that crosses the upper tier all at once (all-to-all); a ring laid along the
+    topology crosses each boundary once and keeps its rate.
+
+    Example:
+        >>> NetworkFabric(name="IB NDR", bandwidth="400 Gbit/s").bandwidth_Bps
+        50000000000.0
+    """
+
+    name: str = Field(min_length=1)
+    bandwidth: ByteRate
+    oversubscription_ratio: float = Field(default=1.0, ge=1.0, allow_inf_nan=False)
+    latency: Latency | None = None
+    topology: str = ""
+    provenance: Provenance | None = None
+
+    @cached_property
+    def bandwidth_Bps(self) -> float:
+        """Per accelerator, one direction, in bytes per second."""
+        return float(self.bandwidth.m_as("byte/second"))
+
+
+class Node(Spec):
+    """Accelerators that share a scale-up network (an HGX board, a TPU host, an NVL72 rack).
+
+    ``intra_node_bw`` is per accelerator, both directions summed, as datasheets print it (NVLink 4: 900 GB/s).
+    ``network_bw`` is what its network cards give each accelerator, one direction.
+    """
+
+    name: str = Field(min_length=1)
+    accelerator: HardwareNode
+    accelerators_per_node: int = Field(ge=1)
+    intra_node_bw: ByteRate
+    network_bw: ByteRate | None = None
+    max_power: Power | None = None
+    price: Money | None = None
+    provenance: Provenance | None = None
+
+    @cached_property
+    def intra_bandwidth_Bps(self) -> float:
+        """Per accelerator, one direction, in bytes per second."""
+        return float(self.intra_node_bw.m_as("byte/second")) / 2
+
+
+class Fleet(Spec):
+    """``count`` nodes on one fabric. ``fabric`` may be left out for a single node, or where the node knows its network.
+
+    Example:
+        >>> from mlsysim.hardware.registry import Hardware
+        >>> node = Node(name="HGX", accelerator=Hardware.Cloud.H100, accelerators_per_node=8, intra_node_bw="900 GB/s")
+        >>> Fleet(name="one", node=node, count=1).accelerators
+        8
+    """
+
+    name: str = Field(min_length=1)
+    node: Node
+    count: int = Field(ge=1)
+    fabric: NetworkFabric | None = None
+    provenance: Provenance | None = None
+
+    @model_validator(mode="after")
+    def _network_is_known(self) -> Fleet:
+        if self.count > 1 and self.fabric is None and self.node.network_bw is None:
+            raise InconsistentError("fabric", None, f"a NetworkFabric: {self.count} nodes need a network between them")
+        return self
+
+    @cached_property
+    def accelerators(self) -> int:
+        """Accelerators in all."""
+        return self.count * self.node.accelerators_per_node
+
+    @cached_property
+    def inter_bandwidth_Bps(self) -> float:
+        """Between nodes, per accelerator, one direction, in bytes per second (of a lone node: its own network, or inf)."""
+        if self.fabric is not None:
+            return self.fabric.bandwidth_Bps
+        return float(self.node.network_bw.m_as("byte/second")) if self.node.network_bw is not None else float("inf")
+
+    @property
+    def oversubscription_ratio(self) -> float:
+        """Of the fabric; 1 where there is none."""
+        return 1.0 if self.fabric is None else self.fabric.oversubscription_ratio
