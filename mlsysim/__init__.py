@@ -1,1 +1,102 @@
-"""mlsysim: first-principles performance models of ML systems."""
+"""mlsysim: first-principles performance models of ML systems, proven by a pytest suite of published measurements.
+
+Names load on first use (PEP 562), so that the pytest plugin costs nothing where no anchors run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlsysim import core, hardware, infra, models, solvers, systems
+    from mlsysim.core.errors import InfeasibleError, InputError, MLSysError
+    from mlsysim.core.units import Q_, ureg
+    from mlsysim.hardware.registry import Hardware
+    from mlsysim.hardware.types import HardwareNode
+    from mlsysim.infra.registry import Infra
+    from mlsysim.infra.types import Grid
+    from mlsysim.models.registry import Models
+    from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.solvers.distributed import DistributedModel
+    from mlsysim.solvers.parallelism import ParallelismOptimizer
+    from mlsysim.solvers.scaling import ScalingModel
+    from mlsysim.solvers.serving import ServingModel
+    from mlsysim.solvers.single_node import SingleNodeModel
+    from mlsysim.solvers.sustainability import SustainabilityModel
+    from mlsysim.systems.registry import Systems
+    from mlsysim.systems.types import Fleet, NetworkFabric, Node
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CNNWorkload": "models.types",
+    "DistributedModel": "solvers.distributed",
+    "Fleet": "systems.types",
+    "Grid": "infra.types",
+    "Hardware": "hardware.registry",
+    "HardwareNode": "hardware.types",
+    "InfeasibleError": "core.errors",
+    "Infra": "infra.registry",
+    "InputError": "core.errors",
+    "MLSysError": "core.errors",
+    "Models": "models.registry",
+    "NetworkFabric": "systems.types",
+    "Node": "systems.types",
+    "ParallelismOptimizer": "solvers.parallelism",
+    "Q_": "core.units",
+    "ScalingModel": "solvers.scaling",
+    "ServingModel": "solvers.serving",
+    "SingleNodeModel": "solvers.single_node",
+    "SustainabilityModel": "solvers.sustainability",
+    "Systems": "systems.registry",
+    "TransformerWorkload": "models.types",
+    "ureg": "core.units",
+}
+_ROOMS = ("calibration", "core", "hardware", "infra", "models", "physics", "solvers", "systems", "validation")
+
+__all__ = [
+    "Q_",
+    "CNNWorkload",
+    "DistributedModel",
+    "Fleet",
+    "Grid",
+    "Hardware",
+    "HardwareNode",
+    "InfeasibleError",
+    "Infra",
+    "InputError",
+    "MLSysError",
+    "Models",
+    "NetworkFabric",
+    "Node",
+    "ParallelismOptimizer",
+    "ScalingModel",
+    "ServingModel",
+    "SingleNodeModel",
+    "SustainabilityModel",
+    "Systems",
+    "TransformerWorkload",
+    "core",
+    "hardware",
+    "infra",
+    "models",
+    "solvers",
+    "systems",
+    "ureg",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"mlsysim.{_HOMES[name]}"), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"mlsysim.{name}")
+    else:
+        raise AttributeError(f"module 'mlsysim' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_ROOMS})

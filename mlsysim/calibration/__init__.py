@@ -1,1 +1,1 @@
-""""""
+"""Coefficients, each with its source, and how they are read."""

@@ -1,0 +1,263 @@
+"""Registries: entries in TOML files, each with its source, parsed when first asked for and built one by one.
+
+A file is a table an entry, named by its id. The keys ``symbol`` (what users type; the id if absent), ``aliases``,
+``group``, ``source``, ``locator``, ``evidence`` and ``notes`` belong to the registry; all others are the fields of the
+entry's type. A table ``[defaults]`` gives keys that the file's entries share.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from mlsysim.core.errors import DataError, InputError, UnknownNameError, nearest
+from mlsysim.core.provenance import Provenance
+
+T = TypeVar("T")
+E = TypeVar("E")
+
+_DEFAULTS = "defaults"
+_PROVENANCE = ("source", "locator", "evidence", "notes")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An entry as its file has it, not yet built."""
+
+    id: str
+    symbol: str
+    aliases: tuple[str, ...]
+    group: str
+    fields: dict[str, Any]
+    origin: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.origin}, entry [{self.id}]"
+
+
+class _Store:
+    """The entries of one room: reads its files and those of plug-ins at the first look-up, builds each entry once."""
+
+    def __init__(self, room: str) -> None:
+        self.room = room
+        self.builders: dict[str, Callable[..., Any]] = {}
+        self._entries: list[_Entry] | None = None
+        self._named: dict[str, _Entry] = {}
+        self._built: dict[str, Any] = {}
+
+    def entries(self, group: str | None) -> list[_Entry]:
+        """All entries of ``group``, or of the room."""
+        if self._entries is None:
+            self._read_all()
+        return [entry for entry in self._entries or () if group in (None, entry.group)]
+
+    def find(self, name: str, group: str | None) -> _Entry | None:
+        """The entry with this id, symbol or alias, ignoring case."""
+        self.entries(group)
+        entry = self._named.get(name.lower())
+        return entry if entry is not None and group in (None, entry.group) else None
+
+    def value(self, entry: _Entry) -> Any:
+        """The built entry.
+
+        Raises:
+            DataError: its fields are not those of its type.
+        """
+        if entry.id not in self._built:
+            self._built[entry.id] = self._build(entry)
+        return self._built[entry.id]
+
+    def load(self, path: str | Path) -> list[_Entry]:
+        """Adds a user's file: all of its entries, or none if one is wrong."""
+        known = self.entries(None)
+        added = self._parsed(Path(path), str(path))
+        built = {entry.id: self._build(entry) for entry in added}
+        self._named |= self._names(added, self._named)
+        self._built |= built
+        self._entries = [*known, *added]
+        return added
+
+    def _read_all(self) -> None:
+        data = resources.files(f"mlsysim.{self.room}") / "data"
+        files = sorted((item for item in data.iterdir() if item.name.endswith(".toml")), key=lambda item: item.name)
+        entries = [entry for file in files for entry in self._parsed(file, f"mlsysim/{self.room}/data/{file.name}")]
+        named = self._names(entries, {})
+        for point in metadata.entry_points(group=f"mlsysim.{self.room}"):
+            origin, path = _plugin_file(point)
+            added = self._parsed(path, origin)
+            named |= self._names(added, named)
+            entries += added
+        self._entries, self._named = entries, named
+
+    def _parsed(self, file: Any, origin: str) -> list[_Entry]:
+        try:
+            tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise DataError(f"{origin}: cannot be read: {error}") from error
+        defaults = tables.pop(_DEFAULTS, {})
+        return [self._entry(key, table, defaults, origin) for key, table in tables.items()]
+
+    def _entry(self, key: str, table: Any, defaults: dict[str, Any], origin: str) -> _Entry:
+        where = f"{origin}, entry [{key}]"
+        if not isinstance(table, dict):
+            raise DataError(f"{where}: expected a table, got {table!r}")
+        fields = defaults | table
+        symbol, aliases, group = fields.pop("symbol", key), fields.pop("aliases", []), fields.pop("group", None)
+        if group not in self.builders:
+            near = nearest(group, self.builders)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise DataError(f"{where}: group = {group!r}: expected one of {', '.join(self.builders)}{hint}")
+        if not isinstance(aliases, list):
+            raise DataError(f"{where}: aliases = {aliases!r}: expected a list of names")
+        for name in (symbol, *aliases):
+            if not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or hasattr(Registry, name):
+                raise DataError(f"{where}: name {name!r}: expected a Python identifier that is no method of the registry")
+        if not isinstance(fields.get("source"), str) or not fields["source"].strip():
+            raise DataError(f"{where}: source: expected the citation that the figures come from")
+        return _Entry(key, symbol, tuple(aliases), group, fields, origin)
+
+    def _build(self, entry: _Entry) -> Any:
+        fields = {key: value for key, value in entry.fields.items() if key not in _PROVENANCE}
+        try:
+            provenance = Provenance(**{key: entry.fields[key] for key in _PROVENANCE if key in entry.fields})
+            return self.builders[entry.group](**fields, provenance=provenance)
+        except (InputError, TypeError) as error:
+            raise DataError(f"{entry.where}: {error}") from error
+
+    @staticmethod
+    def _names(entries: list[_Entry], taken: dict[str, _Entry]) -> dict[str, _Entry]:
+        """Every name of ``entries``, folded; a name that another entry has is an error."""
+        named: dict[str, _Entry] = {}
+        for entry in entries:
+            for name in (entry.id, entry.symbol, *entry.aliases):
+                other = named.get(name.lower()) or taken.get(name.lower())
+                if other is not None and other is not entry:
+                    raise DataError(f"{entry.where}: the name {name!r} is already taken by {other.where}")
+                named[name.lower()] = entry
+        return named
+
+
+def _plugin_file(point: metadata.EntryPoint) -> tuple[str, Path]:
+    """The TOML file of an entry point: the path it names, or that its callable returns."""
+    origin = f"entry point {point.name!r} of {point.group!r}"
+    try:
+        target = point.load()
+        path = Path(target() if callable(target) else target)
+    except Exception as error:  # a plug-in may fail in any way; the user must learn which one did
+        raise DataError(f"{origin}: expected the path of a TOML file or a function returning one: {error}") from error
+    return f"{origin}, {path}", path
+
+
+class Group(Generic[T]):
+    """The entries of one kind: as attributes by symbol or alias (exact), as items by any name (ignoring case).
+
+    Example:
+        >>> from mlsysim.hardware.registry import Hardware
+        >>> Hardware.Cloud.H100 is Hardware.Cloud["h100_sxm"]
+        True
+        >>> Hardware.Cloud.h100
+        Traceback (most recent call last):
+        mlsysim.core.errors.UnknownNameError: Hardware.Cloud has no 'h100'; did you mean 'H100'?
+    """
+
+    def __init__(self, store: _Store, group: str | None, label: str) -> None:
+        self._store = store
+        self._group = group
+        self._label = label
+
+    def get(self, name: str) -> T:
+        """The entry with this id, symbol or alias, ignoring case.
+
+        Raises:
+            UnknownNameError: there is none; the message has the nearest name.
+
+        Example:
+            >>> from mlsysim.hardware.registry import Hardware
+            >>> Hardware.get("h100").name
+            'H100 SXM5 80GB'
+        """
+        entry = self._store.find(name, self._group) if isinstance(name, str) else None
+        if entry is None:
+            raise self._unknown(name)
+        return self._value(entry)
+
+    def names(self) -> list[str]:
+        """The symbols, in the order of the files."""
+        return [entry.symbol for entry in self._store.entries(self._group)]
+
+    def ids(self) -> list[str]:
+        """The ids, in the order of the files."""
+        return [entry.id for entry in self._store.entries(self._group)]
+
+    def _value(self, entry: _Entry) -> T:
+        value: T = self._store.value(entry)
+        return value
+
+    def _unknown(self, name: object) -> UnknownNameError:
+        entries = self._store.entries(self._group)
+        known = [name for entry in entries for name in (entry.symbol, *entry.aliases)]
+        near = nearest(name, known) or nearest(name, [entry.id for entry in entries])
+        error = UnknownNameError(self._label, name, f"one of its {len(entries)} names", near)
+        # Hundreds of names would bury the hint: they are listed only where nothing comes near.
+        listed = f"; it has {', '.join(self.names()[:40])}{', ...' if len(entries) > 40 else ''}"
+        error.args = (f"{self._label} has no {name!r}{f'; did you mean {near!r}?' if near else listed}",)
+        return error
+
+    def __getattr__(self, name: str) -> T:
+        if name.startswith("_"):  # copy, pickle, doctest and IPython probe for these: no file is read for them
+            raise AttributeError(name)
+        entry = self._store.find(name, self._group)
+        if entry is None or name not in (entry.symbol, *entry.aliases):
+            raise self._unknown(name)
+        return self._value(entry)
+
+    def __getitem__(self, name: str) -> T:
+        return self.get(name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._store.find(name, self._group) is not None
+
+    def __iter__(self) -> Iterator[T]:
+        return (self._value(entry) for entry in self._store.entries(self._group))
+
+    def __len__(self) -> int:
+        return len(self._store.entries(self._group))
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.names()})
+
+    def __repr__(self) -> str:
+        return f"<{self._label}: {len(self)} entries>"
+
+
+class Registry(Group[T]):
+    """A room's entries, in groups. Look-ups work on a group and, across all groups, on the registry itself.
+
+    Packages add entries through an entry point of group ``mlsysim.<room>`` that is, or returns, the path of a TOML file.
+
+    Example:
+        >>> from mlsysim.hardware.registry import Hardware
+        >>> Hardware.H100 is Hardware.Cloud.H100
+        True
+    """
+
+    def __init__(self, room: str) -> None:
+        super().__init__(_Store(room), None, room.capitalize())
+
+    def group(self, name: str, build: Callable[..., E]) -> Group[E]:
+        """Declares a group, and what makes an entry of its fields (usually the class)."""
+        self._store.builders[name] = build
+        return Group(self._store, name, f"{self._label}.{name}")
+
+    def load(self, path: str | Path) -> list[str]:
+        """Adds the entries of a user's TOML file; the symbols that are now known.
+
+        Raises:
+            DataError: the file cannot be read, an entry is malformed, or a name is already taken. Nothing is added then.
+        """
+        return [entry.symbol for entry in self._store.load(path)]

@@ -1,0 +1,60 @@
+"""Time of collectives in the alpha-beta model, and the bandwidth that a group of ranks sees.
+
+``size_B`` is the full tensor per rank (before a reduce-scatter, after an all-gather); ``n`` is the group's ranks;
+``bandwidth_Bps`` is per rank, one direction; ``alpha_s`` is the latency of one step of the ring.
+Source: Thakur, Rabenseifner, Gropp, "Optimization of Collective Communication Operations in MPICH", 2005.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlsysim.physics.numeric import Num
+
+
+def reduce_scatter_s(size_B: Num, n: Num, bandwidth_Bps: Num, alpha_s: Num = 0.0) -> Num:
+    """(n-1)/n S/B + (n-1) alpha: a ring reduce-scatter, or the all-gather that mirrors it.
+
+    Example:
+        >>> reduce_scatter_s(800e6, 8, 350e9)
+        0.002
+    """
+    return (n - 1) / n * size_B / bandwidth_Bps + (n - 1) * alpha_s
+
+
+def all_reduce_s(size_B: Num, n: Num, bandwidth_Bps: Num, alpha_s: Num = 0.0) -> Num:
+    """2 (n-1)/n S/B + 2 (n-1) alpha: a ring all-reduce, a reduce-scatter and an all-gather.
+
+    Example:
+        >>> all_reduce_s(800e6, 8, 350e9)
+        0.004
+    """
+    return 2 * reduce_scatter_s(size_B, n, bandwidth_Bps, alpha_s)
+
+
+def all_to_all_s(size_B: Num, n: Num, local_n: Num, local_Bps: Num, remote_Bps: Num, oversubscription: Num = 1.0) -> Num:
+    """Every rank sends S/n to every other; ``local_n`` of the ``n`` ranks share a node.
+
+    The two parts use different links at the same time. What leaves the node crosses the upper tier all at once, so an
+    oversubscribed fabric thins it.
+
+    Example:
+        >>> float(all_to_all_s(8e9, n=16, local_n=8, local_Bps=450e9, remote_Bps=50e9))
+        0.08
+    """
+    local = (local_n - 1) / n * size_B / local_Bps
+    remote = (n - local_n) / n * size_B * oversubscription / remote_Bps
+    return np.maximum(local, remote)  # type: ignore[no-any-return]
+
+
+def ring_bandwidth_Bps(spans_nodes: Num, ranks_in_node: Num, intra_Bps: Num, inter_Bps: Num) -> Num:
+    """What a rank of a ring sees: the scale-up link, or for a group across nodes the least of that and its nodes' cards.
+
+    A ring that crosses nodes can run as one ring through every card of the group's ranks in the node, so it sees
+    ``inter_Bps`` x ``ranks_in_node``, never more than the scale-up link.
+
+    Example:
+        >>> float(ring_bandwidth_Bps(True, 2, 450e9, 50e9))
+        100000000000.0
+    """
+    return np.where(spans_nodes, np.minimum(intra_Bps, inter_Bps * ranks_in_node), intra_Bps)

@@ -1,0 +1,28 @@
+"""Energy of a fleet and what it emits.
+
+Source: Patterson et al., "Carbon Emissions and Large Neural Network Training", 2021, section 2.
+"""
+
+from __future__ import annotations
+
+from mlsysim.physics.numeric import Num
+
+
+def facility_energy_J(power_W: Num, duration_s: Num, pue: Num) -> Num:
+    """E = P t PUE: what the meter of the building reads.
+
+    Example:
+        >>> round(facility_energy_J(10_000 * 330.0, 14.8 * 86400, 1.10) / 3.6e9)
+        1289
+    """
+    return power_W * duration_s * pue
+
+
+def emissions_g(energy_J: Num, intensity_g_per_J: Num) -> Num:
+    """Grams of CO2 equivalent of ``energy_J`` at a grid's intensity.
+
+    Example:
+        >>> round(emissions_g(1287 * 3.6e9, 429 / 3.6e6) / 1e6)
+        552
+    """
+    return energy_J * intensity_g_per_J

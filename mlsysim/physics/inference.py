@@ -1,0 +1,95 @@
+"""Prefill and decode of a transformer, and the memory they need.
+
+Source: Pope et al., "Efficiently Scaling Transformer Inference", 2022 (here the roofline of each phase).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlsysim.physics.collectives import all_reduce_s
+from mlsysim.physics.numeric import Num
+from mlsysim.physics.roofline import roofline_s
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceWork:
+    """One model, lowered for inference.
+
+    Attributes:
+        layers: blocks.
+        matmul_flops: of all layers, per token.
+        attention_flops_per_key: of all layers, per query token and key.
+        head_flops: of one token's logits.
+        resident_B: all weights.
+        always_read_B: weights that every step reads (all but routed experts and the embedding table).
+        expert_B: all routed experts.
+        experts, experts_per_token: of one layer (1 and 1 without experts).
+        kv_B: keys and values of one token, all layers.
+        residual_B: one token's residual vector.
+        reductions: tensor-parallel all-reduces a layer (1 for parallel blocks, else 2).
+    """
+
+    layers: float
+    matmul_flops: float
+    attention_flops_per_key: float
+    head_flops: float
+    resident_B: float
+    always_read_B: float
+    expert_B: float
+    experts: float
+    experts_per_token: float
+    kv_B: float
+    residual_B: float
+    reductions: float
+
+
+def touched_experts(experts: Num, per_token: Num, tokens: Num) -> Num:
+    """Share of experts that ``tokens`` touch when each picks ``per_token`` of ``experts`` evenly: 1 - (1 - k/E)^n.
+
+    Example:
+        >>> touched_experts(8, 2, 1), round(touched_experts(8, 2, 16), 3)
+        (0.25, 0.99)
+    """
+    return 1 - (1 - per_token / experts) ** tokens
+
+
+def weights_read_B(work: InferenceWork, tokens: Num) -> Num:
+    """Weight bytes that a pass over ``tokens`` tokens reads."""
+    return work.always_read_B + work.expert_B * touched_experts(work.experts, work.experts_per_token, tokens)
+
+
+def decode_step_s(work: InferenceWork, batch: Num, context: Num, tp: Num, rate: Num, memory_Bps: Num, link_Bps: Num) -> Num:
+    """One token for each of ``batch`` sequences at ``context`` tokens: weights and KV read once, or the arithmetic.
+
+    Tensor parallelism divides both; its all-reduces depend on the layer they end, so they add.
+    """
+    flops = batch * (work.matmul_flops + work.attention_flops_per_key * context + work.head_flops)
+    moved = weights_read_B(work, batch) + work.kv_B * batch * context
+    return roofline_s(flops / tp, moved / tp, rate, memory_Bps) + _reductions_s(work, batch, tp, link_Bps)
+
+
+def prefill_s(
+    work: InferenceWork, batch: Num, prompt: Num, keys: Num, tp: Num, rate: Num, memory_Bps: Num, link_Bps: Num
+) -> Num:
+    """The prompt of ``batch`` sequences, to their first token; ``keys`` is the mean number of keys a query sees."""
+    tokens = batch * prompt
+    flops = tokens * (work.matmul_flops + work.attention_flops_per_key * keys) + batch * work.head_flops
+    moved = weights_read_B(work, tokens) + work.kv_B * tokens
+    return roofline_s(flops / tp, moved / tp, rate, memory_Bps) + _reductions_s(work, tokens, tp, link_Bps)
+
+
+def _reductions_s(work: InferenceWork, tokens: Num, tp: Num, link_Bps: Num) -> Num:
+    return work.layers * work.reductions * all_reduce_s(work.residual_B * tokens, tp, link_Bps)
+
+
+def largest_batch(free_B: Num, kv_B: Num, context: Num) -> Num:
+    """Sequences of ``context`` tokens whose keys and values fit ``free_B``; 0 where nothing is free.
+
+    Example:
+        >>> int(largest_batch(10e9, 327680.0, 4096))
+        7
+    """
+    return np.floor(np.maximum(free_B, 0.0) / (kv_B * context))  # type: ignore[no-any-return]

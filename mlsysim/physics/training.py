@@ -1,0 +1,210 @@
+"""One training step: compute, recomputation, collectives that do not hide, pipeline bubble, optimizer.
+
+Sources: Narayanan et al. 2021 (pipelines, TP traffic), Korthikanti et al. 2022 (sequence parallelism), Rajbhandari et
+al. 2020 (ZeRO traffic), Lepikhin et al. 2021 (expert all-to-all).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from mlsysim.physics.collectives import all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
+from mlsysim.physics.numeric import Num
+from mlsysim.physics.plan import Plan, stage_layers
+from mlsysim.physics.roofline import roofline_s
+from mlsysim.physics.sharding import largest_rank, rank_parameters
+from mlsysim.physics.work import BACKWARD_OVER_FORWARD, FULL, LayeredWork, kept_activation_B, recomputed_flops
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a step runs on, in SI units.
+
+    Attributes:
+        rate_flops_per_s: what one accelerator delivers (peak, or peak x the caller's efficiency).
+        memory_Bps: memory bandwidth of one accelerator.
+        intra_Bps, inter_Bps: links inside a node and between nodes, per accelerator, one direction.
+        per_node: accelerators that share a node.
+        oversubscription: of the fabric between nodes.
+    """
+
+    rate_flops_per_s: Num
+    memory_Bps: Num
+    intra_Bps: Num
+    inter_Bps: Num
+    per_node: float
+    oversubscription: Num = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """How collectives hide under compute.
+
+    Attributes:
+        share: the part of each collective that hides if there is compute enough to hide it.
+        whole_step: gradients may hide under the compute of the whole step (the caller's own share, and the bound); else
+            only under that of the micro-batch whose gradients they are.
+    """
+
+    share: Num = 1.0
+    whole_step: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Seconds of one step on one rank; the parts sum to the total.
+
+    ``bubble_s`` is the time that a rank of mean load waits for the pipeline: fill, drain and uneven stages.
+    """
+
+    compute_s: Num
+    recompute_s: Num
+    tp_exposed_s: Num
+    ep_exposed_s: Num
+    pp_exposed_s: Num
+    dp_exposed_s: Num
+    bubble_s: Num
+    optimizer_s: Num
+
+    @property
+    def total_s(self) -> Num:
+        """The step."""
+        return sum((getattr(self, part.name) for part in fields(self)), start=0.0)
+
+
+def training_step(work: LayeredWork, plan: Plan, machine: Machine, overlap: Overlap) -> StepTime:
+    """Time of one optimizer step; every field of ``plan`` and ``machine`` may be an array."""
+    layer = _layer_compute_s(work, plan, machine)
+    repeated = _recompute_s(work, plan, machine)
+    head = _head_compute_s(work, plan, machine)
+    window = layer + repeated  # compute of one layer and micro-batch, under which its collectives may hide
+    tp = _tensor_parallel_s(work, plan, machine)
+    ep = _expert_parallel_s(work, plan, machine)
+    tp_hidden = np.minimum(overlap.share * tp, window)
+    ep_hidden = np.minimum(overlap.share * ep, window - tp_hidden)
+    per_stage = work.layers / plan.pp
+    send = _pipeline_send_s(work, plan, machine)
+    send_hidden = np.minimum(overlap.share * send, (window - tp_hidden - ep_hidden) * per_stage)
+    left = (window - tp_hidden - ep_hidden) * per_stage - send_hidden
+    gathers = _data_parallel_s(work, plan, machine)
+    per_pass = plan.zero_stage >= 2
+    under = plan.micro_batches if overlap.whole_step else np.where(per_pass, plan.micro_batches, 1.0)
+    gathers_hidden = np.minimum(overlap.share * gathers, left * under)
+
+    block = window + (tp - tp_hidden) + (ep - ep_hidden)
+    pipeline, busy = pipeline_s(work.layers, plan, block, head, send - send_hidden)
+    passes = plan.micro_batches * per_stage
+    return StepTime(
+        compute_s=plan.micro_batches * (layer * work.layers + head) / plan.pp,
+        recompute_s=repeated * passes,
+        tp_exposed_s=(tp - tp_hidden) * passes,
+        ep_exposed_s=(ep - ep_hidden) * passes,
+        pp_exposed_s=(send - send_hidden) * plan.micro_batches,
+        dp_exposed_s=gathers - gathers_hidden,
+        bubble_s=pipeline - busy,
+        optimizer_s=_optimizer_s(work, plan, machine),
+    )
+
+
+def pipeline_s(layers: Num, plan: Plan, layer_s: Num, head_s: Num, send_s: Num) -> tuple[Num, Num]:
+    """Time of all micro-batches through the pipeline, and the mean busy time of a stage in it.
+
+    The slowest stage works through all m micro-batches; one micro-batch also passes the other stages once, to fill and
+    drain the pipeline, which interleaving by v chunks shortens v-fold (Narayanan et al. 2021, section 2.2):
+    m slowest + (sum of stages - slowest) / v. The output head sits on the last stage.
+
+    Example:
+        >>> from mlsysim.physics.plan import Plan
+        >>> plan = Plan(1, 4, 1, 1, 1, 8, 1, 0, 0, 0, 1, 2, 2, 12)
+        >>> total, busy = pipeline_s(32, plan, 1.0, 0.0, 0.0)
+        >>> float(total), float(busy)
+        (88.0, 64.0)
+    """
+    full, least = stage_layers(layers, plan.pp)
+    slowest = np.maximum(full * layer_s, least * layer_s + head_s) + send_s
+    everything = layers * layer_s + head_s + plan.pp * send_s
+    ramp = (everything - slowest) / plan.virtual_stages
+    return plan.micro_batches * slowest + ramp, plan.micro_batches * everything / plan.pp
+
+
+def _layer_compute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    """Forward and backward of one layer and micro-batch on one rank.
+
+    Traffic: each pass reads the weights; the forward writes the activations that the backward reads; gradients are read
+    and written once a micro-batch.
+    """
+    tokens = plan.micro_batch_tokens
+    flops = (1 + BACKWARD_OVER_FORWARD) * work.layer_flops * tokens / plan.tp
+    parameters = rank_parameters(work, plan, 1.0, 0.0).whole
+    kept = kept_activation_B(work, plan.recompute, plan.tp, plan.sequence_parallel) * tokens
+    moved = (2 * plan.weight_B + 2 * plan.gradient_B) * parameters + 2 * kept
+    return roofline_s(flops, moved, machine.rate_flops_per_s, machine.memory_Bps)
+
+
+def _recompute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    flops = recomputed_flops(work, plan.recompute) * plan.micro_batch_tokens / plan.tp
+    return flops / machine.rate_flops_per_s
+
+
+def _head_compute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    tokens = plan.micro_batch_tokens
+    flops = (1 + BACKWARD_OVER_FORWARD) * work.head_flops * tokens / plan.tp
+    moved = ((2 * plan.weight_B + 2 * plan.gradient_B) * work.head_parameters + 2 * work.logits_B * tokens) / plan.tp
+    return roofline_s(flops, moved, machine.rate_flops_per_s, machine.memory_Bps)
+
+
+def _tensor_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    """All-reduces of one layer and micro-batch: two forward, two backward, two more under full recomputation.
+
+    With sequence parallelism each is a reduce-scatter and an all-gather: the same bytes.
+    """
+    in_node = plan.ranks_in_node(plan.tp, 1.0, machine.per_node)
+    bandwidth = ring_bandwidth_Bps(plan.tp > machine.per_node, in_node, machine.intra_Bps, machine.inter_Bps)
+    rounds = np.where(plan.recompute == FULL, 6.0, 4.0)
+    return rounds * 2 * reduce_scatter_s(work.boundary_B * plan.micro_batch_tokens, plan.tp, bandwidth)
+
+
+def _expert_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    """All-to-alls of one layer and micro-batch: dispatch and combine, forward and backward."""
+    if not work.routed_copies:
+        return 0.0
+    in_node = plan.ranks_in_node(plan.ep, plan.tp, machine.per_node)
+    copies = work.boundary_B * work.routed_copies * plan.micro_batch_tokens / np.where(plan.sequence_parallel, plan.tp, 1.0)
+    rounds = np.where(plan.recompute == FULL, 6.0, 4.0)
+    sent = all_to_all_s(copies, plan.ep, in_node, machine.intra_Bps, machine.inter_Bps, machine.oversubscription)
+    return rounds * sent  # type: ignore[no-any-return]
+
+
+def _pipeline_send_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    """Activations forward and gradients back across one stage boundary, for one micro-batch; every chunk sends its own."""
+    shared = np.where(plan.sequence_parallel, plan.tp, 1.0)
+    sent = 2 * plan.virtual_stages * work.boundary_B * plan.micro_batch_tokens / shared
+    link = np.where(plan.ranks > machine.per_node, machine.inter_Bps, machine.intra_Bps)
+    return np.where(plan.pp > 1, sent / link, 0.0)
+
+
+def _data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    """Gradient and parameter traffic of one step.
+
+    ZeRO-0 all-reduces gradients; ZeRO-1 reduce-scatters them and gathers the updated weights; ZeRO-2 reduce-scatters in
+    every micro-batch, since no rank keeps whole gradients; ZeRO-3 also gathers the weights twice a micro-batch.
+    """
+    parameters = largest_rank(work, plan)
+    passes = np.where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
+    gathers = np.where(plan.zero_stage >= 3, 2 * plan.micro_batches, 1.0)
+    traffic_B = plan.gradient_B * passes + np.where(plan.zero_stage == 0, plan.gradient_B, plan.weight_B * gathers)
+    in_node = plan.ranks_in_node(plan.dp, plan.tp, machine.per_node)
+    bandwidth = ring_bandwidth_Bps(plan.tp * plan.dp > machine.per_node, in_node, machine.intra_Bps, machine.inter_Bps)
+    replicas = plan.dp / plan.ep
+    return reduce_scatter_s(parameters.dense * traffic_B, plan.dp, bandwidth) + reduce_scatter_s(
+        parameters.expert * traffic_B, replicas, bandwidth
+    )
+
+
+def _optimizer_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    """Adam: reads and writes its states, reads the gradient, writes the weight; ZeRO divides it over DP."""
+    parameters = largest_rank(work, plan)
+    updated = np.where(plan.zero_stage >= 1, parameters.sharded(plan), parameters.whole)
+    return (2 * plan.optimizer_B + plan.gradient_B + plan.weight_B) * updated / machine.memory_Bps  # type: ignore[no-any-return]

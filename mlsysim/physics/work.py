@@ -1,0 +1,125 @@
+"""The work in a model, lowered to plain numbers: what one layer computes, keeps, and sends.
+
+A convolutional network is one layer with one "token" a sample, no attention and no head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlsysim.physics.numeric import Num
+
+# Recomputation modes, cheapest in time first.
+NONE, SELECTIVE, FULL = 0, 1, 2
+RECOMPUTE_MODES = ("none", "selective", "full")
+
+# A backward pass is two matrix products (input and weight gradients) for each one of the forward pass.
+BACKWARD_OVER_FORWARD = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LayeredWork:
+    """One model at one sequence length. All per token are forward figures; bytes assume 16-bit activations.
+
+    Attributes:
+        layers: blocks.
+        tokens_per_sample: sequence length (1 for images).
+        matmul_flops: of one layer, per token, in the weights that the token passes through.
+        attention_flops: of one layer's scores and values, per token, causal half only where causal.
+        full_attention_flops: the same without the causal discount (PaLM's convention).
+        head_flops: of the output head, per token.
+        layer_parameters: of one layer, routed experts left out (mean over layers).
+        expert_parameters: of one layer's routed experts, all of them (mean over layers).
+        embedding_parameters, head_parameters: at the first and last stage; a tied head is counted in both.
+        tied_parameters: how many of those are one and the same where both stages share a rank.
+        kept_split_B: activations kept per token and layer that tensor parallelism divides.
+        kept_residual_B: those that only sequence parallelism divides.
+        selective_split_B, selective_residual_B: the same with selective recomputation.
+        boundary_B: one residual vector: what full recomputation keeps, pipelines send and TP reduces.
+        logits_B: of one token's logits, 16-bit and their fp32 copy.
+        routed_copies: expert copies of a token (0 without experts).
+    """
+
+    layers: float
+    tokens_per_sample: float
+    matmul_flops: float
+    attention_flops: float
+    full_attention_flops: float
+    head_flops: float
+    layer_parameters: float
+    expert_parameters: float
+    embedding_parameters: float
+    head_parameters: float
+    tied_parameters: float
+    kept_split_B: float
+    kept_residual_B: float
+    selective_split_B: float
+    selective_residual_B: float
+    boundary_B: float
+    logits_B: float
+    routed_copies: float
+
+    @property
+    def parameters(self) -> float:
+        """All parameters."""
+        body = self.layers * (self.layer_parameters + self.expert_parameters)
+        return body + self.embedding_parameters + self.head_parameters - self.tied_parameters
+
+    @property
+    def layer_flops(self) -> float:
+        """Forward FLOP of one layer, per token."""
+        return self.matmul_flops + self.attention_flops
+
+    @property
+    def training_flops(self) -> float:
+        """Model FLOP of one token's forward and backward pass (no recomputation): the numerator of MFU."""
+        return (1 + BACKWARD_OVER_FORWARD) * (self.layers * self.layer_flops + self.head_flops)
+
+    @property
+    def training_flops_full_attention(self) -> float:
+        """The same counting full, non-causal attention (Chowdhery et al. 2022, appendix B)."""
+        layer = self.matmul_flops + self.full_attention_flops
+        return (1 + BACKWARD_OVER_FORWARD) * (self.layers * layer + self.head_flops)
+
+
+def attended_tokens(seq_len: float, causal: bool, window: float | None) -> float:
+    """Mean number of keys that a query sees: s, s/2 when causal, less with a sliding window.
+
+    Example:
+        >>> attended_tokens(4096, causal=True, window=None), attended_tokens(4096, causal=True, window=1024)
+        (2048.0, 896.0)
+    """
+    reach = seq_len if window is None else min(seq_len, window)
+    return reach * (1 - reach / (2 * seq_len)) if causal else float(reach)
+
+
+def attention_flops(query_heads: float, qk_head_dim: float, v_head_dim: float, keys: Num) -> Num:
+    """FLOP of one query token's scores and weighted values: 2 heads keys (d_qk + d_v).
+
+    Example:
+        >>> attention_flops(32, 128, 128, 1000)
+        16384000
+    """
+    return 2 * query_heads * keys * (qk_head_dim + v_head_dim)
+
+
+def recomputed_flops(work: LayeredWork, recompute: Num) -> Num:
+    """Forward FLOP per token and layer that the backward pass repeats.
+
+    Selective repeats the attention core (activation functions and norms have no matrix products); full repeats the layer.
+    """
+    return np.where(recompute == FULL, work.layer_flops, np.where(recompute == SELECTIVE, work.attention_flops, 0.0))
+
+
+def kept_activation_B(work: LayeredWork, recompute: Num, tp: Num, sequence_parallel: Num) -> Num:
+    """Activation bytes that one token leaves on one rank of a layer for the backward pass.
+
+    Source: Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", 2022, table 2 (here
+    without dropout, and with attention that stores no scores).
+    """
+    shared = np.where(sequence_parallel, tp, 1.0)
+    everything = work.kept_split_B / tp + work.kept_residual_B / shared
+    selective = work.selective_split_B / tp + work.selective_residual_B / shared
+    return np.where(recompute == FULL, work.boundary_B / shared, np.where(recompute == SELECTIVE, selective, everything))

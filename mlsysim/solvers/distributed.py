@@ -1,0 +1,233 @@
+"""One training step of a fleet: ``DistributedModel``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mlsysim.calibration.memory import usable_memory_B
+from mlsysim.core.checks import strict_keywords
+from mlsysim.core.units import Quantity, with_unit
+from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
+from mlsysim.physics.memory import MemoryUse, training_memory
+from mlsysim.physics.plan import SCHEDULES, Plan
+from mlsysim.physics.training import StepTime, training_step
+from mlsysim.physics.work import NONE, RECOMPUTE_MODES, LayeredWork
+from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting
+from mlsysim.solvers.feasibility import over_budget
+from mlsysim.solvers.lowering import training_work
+from mlsysim.solvers.result import Result
+from mlsysim.systems.types import Fleet
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributedResult(Result):
+    """One optimizer step.
+
+    ``mfu`` counts model FLOP (causal attention once, no recomputation) over peak x time; ``mfu_full_attention`` counts
+    attention without the causal discount, as PaLM's and most published MFU do. ``scaling_efficiency`` is MFU over the
+    caller's efficiency (over 1 for the bound). ``throughput`` counts samples, ``tokens_per_second`` tokens.
+    """
+
+    HEADLINE: ClassVar[tuple[str, ...]] = ("step_latency_total", "tokens_per_second", "mfu", "memory_per_accelerator", "plan")
+
+    step_latency_total: Quantity
+    throughput: Quantity
+    tokens_per_second: Quantity
+    mfu: float
+    mfu_full_attention: float
+    scaling_efficiency: float
+    flops_per_accelerator: Quantity
+    memory_per_accelerator: Quantity
+    memory: dict[str, Quantity]
+    plan: dict[str, Any]
+
+
+class DistributedModel:
+    """Training step time, MFU and memory of a parallel plan, from physics.
+
+    Compute is divided over TP and PP; collectives hide under compute as far as they fit, or by the caller's
+    ``overlap_efficiency``; the pipeline adds its bubble; memory is that of the fullest rank.
+    """
+
+    @strict_keywords
+    def solve(
+        self,
+        workload: Workload,
+        fleet: Fleet,
+        *,
+        batch_size: int,
+        seq_len: int | None = None,
+        precision: str = "bf16",
+        efficiency: float | None = None,
+        tp_size: int = 1,
+        pp_size: int = 1,
+        dp_size: int | None = None,
+        ep_size: int = 1,
+        virtual_stages: int = 1,
+        microbatch_count: int | None = None,
+        schedule: str | None = None,
+        zero_stage: int = 1,
+        sequence_parallel: bool | None = None,
+        recompute: str | None = None,
+        gradient_precision: str | None = None,
+        overlap_comm: bool = True,
+        overlap_efficiency: float | None = None,
+        straggler_factor: float = 1.0,
+        congestion_factor: float = 1.0,
+    ) -> DistributedResult:
+        """One step of ``workload`` on ``fleet``.
+
+        Args:
+            workload: a transformer, or a network of known FLOP a sample (data parallelism only).
+            fleet: nodes and the fabric between them.
+            batch_size: samples (sequences) in a step, all ranks together.
+            seq_len: tokens of a sequence (4096).
+            precision: of the matrix products.
+            efficiency: share of peak that the caller owns; without it the result is the bound.
+            tp_size, pp_size, ep_size: parallel sizes; data parallelism takes the rest, ``dp_size`` only checks it.
+            virtual_stages: model chunks a stage (interleaved schedule).
+            microbatch_count: micro-batches a step (one sequence each); more than sequences cuts sequences in parts.
+            schedule: gpipe, 1f1b, interleaved.
+            zero_stage: 0 to 3 (1).
+            sequence_parallel: split norms and residuals over TP; by default whenever tp_size > 1.
+            recompute: none, selective (attention core, activation functions, norms) or full; by default the cheapest
+                that fits, and none where nothing fits.
+            gradient_precision: bf16, fp16 or fp32; 16-bit by default.
+            overlap_comm: whether collectives may hide under compute.
+            overlap_efficiency: the share of every collective that hides; by default what fits under the compute that can
+                hide it.
+            straggler_factor: how much slower the slowest rank is (>= 1).
+            congestion_factor: how much slower the fabric is than its rate (>= 1).
+
+        Raises:
+            InputError: an argument out of range, or two that contradict each other.
+
+        Example:
+            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim.systems.registry import Systems
+            >>> fleet = Fleet(name="64 H100", node=Systems.Nodes.DGX_H100, count=8)
+            >>> step = DistributedModel().solve(
+            ...     Models.Language.Llama3_8B, fleet, batch_size=128, seq_len=8192, tp_size=2, efficiency=0.5
+            ... )
+            >>> step.feasible, step.plan["dp"], 0.4 < step.mfu <= 0.5
+            (True, 32, True)
+        """
+        setting = check_setting(
+            workload,
+            fleet,
+            batch_size=batch_size,
+            seq_len=seq_len,
+            precision=precision,
+            efficiency=efficiency,
+            zero_stage=zero_stage,
+            recompute=recompute,
+            gradient_precision=gradient_precision,
+            overlap_comm=overlap_comm,
+            overlap_efficiency=overlap_efficiency,
+            straggler_factor=straggler_factor,
+            congestion_factor=congestion_factor,
+        )
+        plan = check_plan(
+            setting,
+            tp_size=tp_size,
+            pp_size=pp_size,
+            dp_size=dp_size,
+            ep_size=ep_size,
+            virtual_stages=virtual_stages,
+            microbatch_count=microbatch_count,
+            schedule=schedule,
+            sequence_parallel=sequence_parallel,
+        )
+        work = training_work(setting.workload, setting.seq_len)
+        plan, memory = with_recompute(work, plan, setting)
+        step = training_step(work, plan, setting.machine(), setting.overlap)
+        return _result(setting, work, plan, memory, step)
+
+
+def with_recompute(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> tuple[Plan, MemoryUse]:
+    """``plan`` with its recompute mode and memory: the given one, else the cheapest that fits, else none.
+
+    Takes plans of scalars or of one-dimensional arrays.
+    """
+    if setting.recompute is not None:
+        return plan, training_memory(work, plan)
+    usable = usable_memory_B(setting.fleet.node.accelerator.memory_capacity_B)
+    as_is = training_memory(work, replace(plan, recompute=float(NONE)))
+    if np.all(as_is.total_B <= usable):
+        return replace(plan, recompute=as_is.total_B * 0.0), as_is
+    uses = [as_is, *(training_memory(work, replace(plan, recompute=float(mode))) for mode in (1, 2))]
+    fits = np.stack([np.asarray(use.total_B <= usable) for use in uses])
+    mode = np.argmax(fits, axis=0)  # the first that fits; 0 where none does
+    chosen = MemoryUse(*(np.choose(mode, [getattr(use, part.name) for use in uses]) for part in fields(MemoryUse)))
+    return replace(plan, recompute=mode.astype(float)), chosen
+
+
+def plan_summary(plan: Plan) -> dict[str, Any]:
+    """A plan of scalars in the field's terms."""
+    return {
+        "tp": int(plan.tp),
+        "pp": int(plan.pp),
+        "dp": int(plan.dp),
+        "ep": int(plan.ep),
+        "virtual_stages": int(plan.virtual_stages),
+        "micro_batches": int(plan.micro_batches),
+        "micro_batch_tokens": int(plan.micro_batch_tokens),
+        "schedule": SCHEDULES[int(plan.schedule)],
+        "zero_stage": int(plan.zero_stage),
+        "sequence_parallel": bool(plan.sequence_parallel),
+        "recompute": RECOMPUTE_MODES[int(plan.recompute)],
+    }
+
+
+def _result(setting: TrainingSetting, work: LayeredWork, plan: Plan, memory: MemoryUse, step: StepTime) -> DistributedResult:
+    parts = {part.name.removesuffix("_s"): float(getattr(step, part.name)) for part in fields(step)}
+    sizes = {part.name.removesuffix("_B"): float(getattr(memory, part.name)) for part in fields(memory)}
+    seconds, needed_B = sum(parts.values()), sum(sizes.values())
+    fleet, tokens = setting.fleet, setting.batch_size * setting.seq_len
+    reason = over_budget(needed_B, fleet.node.accelerator, "each", sizes)
+    machine_flops = setting.peak_flops_per_s * fleet.accelerators * seconds
+    mfu = work.training_flops * tokens / machine_flops
+    achieved = work.training_flops * tokens / fleet.accelerators / seconds
+    return DistributedResult(
+        solver="DistributedModel",
+        subject=f"{setting.workload.name} on {fleet.accelerators} x {fleet.node.accelerator.name}, batch {setting.batch_size}",
+        basis=setting.basis,
+        feasible=not reason,
+        reason=reason,
+        binding="memory capacity" if reason else max(parts, key=lambda name: parts[name]).replace("_", " "),
+        breakdown={name: with_unit(part, "second") for name, part in parts.items()},
+        diagnostics=_diagnostics(setting, plan),
+        step_latency_total=with_unit(seconds, "second"),
+        throughput=with_unit(setting.batch_size / seconds, "count/second"),
+        tokens_per_second=with_unit(tokens / seconds, "count/second"),
+        mfu=mfu,
+        mfu_full_attention=work.training_flops_full_attention * tokens / machine_flops,
+        scaling_efficiency=mfu / (1.0 if setting.efficiency is None else setting.efficiency),
+        flops_per_accelerator=with_unit(achieved, "flop/second"),
+        memory_per_accelerator=with_unit(needed_B, "byte"),
+        memory={name: with_unit(size, "byte") for name, size in sizes.items()},
+        plan=plan_summary(plan),
+    )
+
+
+def _diagnostics(setting: TrainingSetting, plan: Plan) -> tuple[str, ...]:
+    notes = []
+    model = setting.workload
+    if plan.micro_batch_tokens < setting.seq_len:
+        notes.append(
+            f"a micro-batch is {int(plan.micro_batch_tokens)} tokens, a part of the {setting.seq_len}-token sequence: it needs "
+            "a schedule that carries attention across micro-batches"
+        )
+    if isinstance(model, TransformerWorkload) and model.max_seq_len is not None and setting.seq_len > model.max_seq_len:
+        notes.append(f"seq_len {setting.seq_len} is beyond the {model.max_seq_len} that {model.name} was made for")
+    if isinstance(model, CNNWorkload) and model.activations is None:
+        notes.append(f"activation memory is not counted: {model.name} does not say how many it keeps")
+    if plan.tp > setting.fleet.node.accelerators_per_node:
+        notes.append(f"tensor parallelism of {int(plan.tp)} crosses nodes of {setting.fleet.node.accelerators_per_node}")
+    layers = getattr(model, "layers", 1)
+    if layers % (plan.pp * plan.virtual_stages):
+        notes.append(f"{layers} layers do not divide over {int(plan.pp)} stages: the fullest has {-(-layers // int(plan.pp))}")
+    return tuple(notes)

@@ -1,0 +1,24 @@
+"""Whether it fits: the reason in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mlsysim.calibration.memory import usable_memory_B
+from mlsysim.hardware.types import HardwareNode
+
+
+def over_budget(needed_B: float, hardware: HardwareNode, what: str, parts_B: Mapping[str, float] | None = None) -> str:
+    """Why ``needed_B`` does not fit ``hardware``, or an empty string where it does."""
+    usable = usable_memory_B(hardware.memory_capacity_B)
+    if needed_B <= usable:
+        return ""
+    largest = ""
+    if parts_B:
+        ordered = sorted(parts_B.items(), key=lambda part: -part[1])
+        largest = " (" + ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in ordered if size > 0) + ")"
+    capacity = hardware.memory_capacity_B
+    return (
+        f"{what} {hardware.name} needs {needed_B / 1e9:.1f} GB{largest}; it has {capacity / 1e9:.1f} GB, "
+        f"of which {usable / 1e9:.1f} GB are usable"
+    )

@@ -1,0 +1,139 @@
+"""From typed workloads and systems to the plain numbers of physics."""
+
+from __future__ import annotations
+
+from mlsysim.core.errors import InputError
+from mlsysim.core.precision import bytes_per_element
+from mlsysim.models import parameters as counting
+from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
+from mlsysim.physics.inference import InferenceWork
+from mlsysim.physics.work import LayeredWork, attended_tokens, attention_flops
+
+# Activations and their copies in the residual stream are 16-bit in every training precision here.
+_ACTIVATION_B = 2.0
+_LOGIT_COPIES_B = 2.0 + 4.0  # 16-bit logits and the fp32 copy of the loss
+
+
+def training_work(workload: Workload, seq_len: int) -> LayeredWork:
+    """``workload`` lowered for training at ``seq_len`` (images have none)."""
+    if isinstance(workload, TransformerWorkload):
+        return _transformer_work(workload, seq_len)
+    if isinstance(workload, CNNWorkload):
+        return _counted_work(workload)
+    raise InputError("workload", workload.name, f"a transformer or a network of known FLOP, not {type(workload).__name__}")
+
+
+def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
+    h, layers = float(model.hidden_dim), float(model.layers)
+    query = float(model.heads * model.head_width)
+    key_value = 2.0 * model.kv_head_count * model.head_width
+    expert_layers = counting.moe_layers(model)
+    ffn, routed, active_width = 0.0, 0.0, 0.0
+    if model.moe is not None:
+        moe = model.moe
+        routed = expert_layers * moe.experts * counting.ffn_parameters(model, moe.ffn_hidden) / layers
+        active_width = moe.experts_per_token * moe.ffn_hidden + moe.shared_width
+        ffn = expert_layers * (counting.ffn_parameters(model, moe.shared_width) + h * moe.experts)
+    ffn += (layers - expert_layers) * counting.ffn_parameters(model, model.ffn_width)
+    attention = counting.attention_parameters(model) * (1 + model.cross_attention_layers / layers)
+    width = (expert_layers * active_width + (layers - expert_layers) * model.ffn_width) / layers
+    embedding, head = counting.embedding_parameters(model), float(h * model.vocab_size)
+    active = (model.active_parameters - embedding - counting.head_parameters(model)) / layers
+    qk, v = _attention_head_dims(model)
+    scores = attention_flops(model.heads, qk, v, 1.0)
+    # Kept for the backward pass, 16-bit each: Q, K, V and the attention output; the pre-activations (gate and up where
+    # gated) and their product; at each of the two norms its input and its output.
+    attention_split = query + key_value + query
+    ffn_split = (model.ffn_matrices - 1) * width
+    return LayeredWork(
+        layers=layers,
+        tokens_per_sample=float(seq_len),
+        matmul_flops=2.0 * active,
+        attention_flops=float(scores * attended_tokens(seq_len, model.causal, model.sliding_window)),
+        full_attention_flops=float(scores * attended_tokens(seq_len, False, model.sliding_window)),
+        head_flops=2.0 * head,
+        layer_parameters=attention + ffn / layers + 2 * h,
+        expert_parameters=routed,
+        embedding_parameters=embedding,
+        head_parameters=head,
+        tied_parameters=head if model.tied_embeddings else 0.0,
+        kept_split_B=_ACTIVATION_B * (attention_split + ffn_split + width),
+        kept_residual_B=_ACTIVATION_B * 4 * h,
+        selective_split_B=_ACTIVATION_B * (attention_split + ffn_split),
+        selective_residual_B=_ACTIVATION_B * 2 * h,
+        boundary_B=_ACTIVATION_B * h,
+        logits_B=_LOGIT_COPIES_B * model.vocab_size,
+        routed_copies=float(model.moe.experts_per_token) * expert_layers / layers if model.moe else 0.0,
+    )
+
+
+def _counted_work(model: CNNWorkload) -> LayeredWork:
+    """One layer, one "token" a sample. Unknown activations count as none: the solver says so."""
+    kept = 0.0 if model.activations is None else _ACTIVATION_B * float(model.activations.m_as("count"))
+    return LayeredWork(
+        layers=1.0,
+        tokens_per_sample=1.0,
+        matmul_flops=model.forward_flops,
+        attention_flops=0.0,
+        full_attention_flops=0.0,
+        head_flops=0.0,
+        layer_parameters=model.parameter_count,
+        expert_parameters=0.0,
+        embedding_parameters=0.0,
+        head_parameters=0.0,
+        tied_parameters=0.0,
+        kept_split_B=kept,
+        kept_residual_B=0.0,
+        selective_split_B=kept,
+        selective_residual_B=0.0,
+        boundary_B=kept,
+        logits_B=0.0,
+        routed_copies=0.0,
+    )
+
+
+def _attention_head_dims(model: TransformerWorkload) -> tuple[float, float]:
+    """Head widths of queries and keys, and of values."""
+    if model.mla is not None:
+        return float(model.mla.nope_head_dim + model.mla.rope_head_dim), float(model.mla.v_head_dim)
+    return float(model.head_width), float(model.head_width)
+
+
+def kv_elements(model: TransformerWorkload) -> float:
+    """Elements that one token leaves in the KV cache, all layers: 2 L kv_heads d, or L (rank + rope) for latent attention.
+
+    Example:
+        >>> llama = TransformerWorkload(
+        ...     name="Llama-2 70B", parameters="69e9 count", layers=80, hidden_dim=8192, heads=64, kv_heads=8
+        ... )
+        >>> kv_elements(llama)
+        163840.0
+    """
+    if model.mla is not None:
+        return float(model.layers * (model.mla.kv_lora_rank + model.mla.rope_head_dim))
+    return 2.0 * model.layers * model.kv_head_count * model.head_width
+
+
+def inference_work(model: TransformerWorkload, weight_precision: str, kv_precision: str) -> InferenceWork:
+    """``model`` lowered for inference; weights as published, so that a nominal count is not contradicted."""
+    weight_B = bytes_per_element(weight_precision)
+    embedding, head = counting.embedding_parameters(model), counting.head_parameters(model)
+    routed = 0.0
+    if model.moe is not None:
+        routed = counting.moe_layers(model) * model.moe.experts * counting.ffn_parameters(model, model.moe.ffn_hidden)
+    qk, v = _attention_head_dims(model)
+    read = model.parameter_count - routed - (0.0 if model.tied_embeddings else embedding)
+    return InferenceWork(
+        layers=float(model.layers),
+        matmul_flops=2.0 * (model.active_parameters - embedding - head),
+        attention_flops_per_key=model.layers * float(attention_flops(model.heads, qk, v, 1.0)),
+        head_flops=2.0 * model.hidden_dim * model.vocab_size,
+        resident_B=weight_B * model.parameter_count,
+        always_read_B=weight_B * read,
+        expert_B=weight_B * routed,
+        experts=float(model.moe.experts) if model.moe else 1.0,
+        experts_per_token=float(model.moe.experts_per_token) if model.moe else 1.0,
+        kv_B=bytes_per_element(kv_precision) * kv_elements(model),
+        residual_B=_ACTIVATION_B * model.hidden_dim,
+        reductions=1.0 if model.parallel_block else 2.0,
+    )

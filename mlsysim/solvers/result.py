@@ -1,0 +1,75 @@
+"""What every result has: its basis, whether the plan can run, a readable card, and an export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+import pint
+
+from mlsysim.core.errors import InfeasibleError
+from mlsysim.core.units import Quantity
+from mlsysim.solvers.card import render
+
+BASES = ("bound", "efficiency", "calibrated", "law", "identity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A solver's answer. Quantities carry units; fractions are plain floats.
+
+    Attributes:
+        solver: name of the solver.
+        subject: the question in a few words: the workload and what it runs on.
+        basis: what the numbers rest on: ``bound`` (physics and datasheets), ``efficiency`` (a number that the caller
+            owns), ``calibrated`` (fitted coefficients), ``law`` (a published empirical law) or ``identity`` (arithmetic
+            on what the caller states).
+        feasible: whether it can run at all. When not, ``reason`` says why with the bytes, and the other numbers say
+            what would hold if it could.
+        reason: why it is infeasible, else empty.
+        binding: what limits the result.
+        breakdown: named parts that sum to the main quantity.
+        diagnostics: what a reader should know of the input.
+    """
+
+    HEADLINE: ClassVar[tuple[str, ...]] = ()
+
+    solver: str
+    subject: str
+    basis: str
+    feasible: bool
+    reason: str
+    binding: str
+    breakdown: Mapping[str, Quantity]
+    diagnostics: tuple[str, ...] = ()
+
+    def require_feasible(self) -> Self:
+        """This result, or ``InfeasibleError`` with the reason."""
+        if not self.feasible:
+            raise InfeasibleError(f"{self.subject}: {self.reason}")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values; a quantity becomes ``{"value": ..., "unit": ...}``."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """``to_dict`` as JSON."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def __str__(self) -> str:
+        return render(self)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, pint.Quantity):
+        return {"value": float(value.magnitude), "unit": str(value.units)}
+    if isinstance(value, Result):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value
