@@ -190,10 +190,6 @@ class Group(Generic[T]):
         """The symbols, in the order of the files."""
         return [entry.symbol for entry in self._store.entries(self._group)]
 
-    def ids(self) -> list[str]:
-        """The ids, in the order of the files."""
-        return [entry.id for entry in self._store.entries(self._group)]
-
     def _value(self, entry: _Entry) -> T:
         value: T = self._store.value(entry)
         return value
@@ -202,10 +198,14 @@ class Group(Generic[T]):
         entries = self._store.entries(self._group)
         known = [name for entry in entries for name in (entry.symbol, *entry.aliases)]
         near = nearest(name, known) or nearest(name, [entry.id for entry in entries])
-        error = UnknownNameError(self._label, name, f"one of its {len(entries)} names", near)
         # Hundreds of names would bury the hint: they are listed only where nothing comes near.
-        listed = f"; it has {', '.join(self.names()[:40])}{', ...' if len(entries) > 40 else ''}"
-        error.args = (f"{self._label} has no {name!r}{f'; did you mean {near!r}?' if near else listed}",)
+        hint = (
+            f"did you mean {near!r}?"
+            if near
+            else f"it has {', '.join(self.names()[:40])}{', ...' if len(entries) > 40 else ''}"
+        )
+        error = UnknownNameError(self._label, name, f"one of its {len(entries)} names", near)
+        error.args = (f"{self._label} has no {name!r}; {hint}",)
         return error
 
     def __getattr__(self, name: str) -> T:
@@ -216,8 +216,7 @@ class Group(Generic[T]):
             raise self._unknown(name)
         return self._value(entry)
 
-    def __getitem__(self, name: str) -> T:
-        return self.get(name)
+    __getitem__ = get
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._store.find(name, self._group) is not None

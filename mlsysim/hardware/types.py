@@ -32,7 +32,7 @@ class ComputeCore(Spec):
     """
 
     peak_flops: FlopRate
-    precision_flops: Annotated[dict[str, FlopRate], AfterValidator(_known_precisions)] = {}
+    precision_flops: Annotated[dict[str, FlopRate], AfterValidator(_known_precisions)] = Field(default_factory=dict)
     multiprocessors: int | None = Field(default=None, ge=1)
 
     @cached_property

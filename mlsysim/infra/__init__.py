@@ -1,1 +1,7 @@
-""""""
+"""Where systems run: the type of an electricity grid, and ``Infra``, the registry of grids."""
+
+from mlsysim.infra import types
+from mlsysim.infra.registry import Infra
+from mlsysim.infra.types import Grid
+
+__all__ = ["Grid", "Infra", "types"]

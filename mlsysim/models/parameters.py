@@ -34,13 +34,20 @@ def ffn_parameters(model: TransformerWorkload, width: float) -> float:
 
 
 def embedding_parameters(model: TransformerWorkload) -> float:
-    """Token and learned position embeddings."""
-    return float(model.hidden_dim * (model.vocab_size + model.positions))
+    """Token and learned position embeddings, and the projections in and out where token embeddings are narrower."""
+    width = embedding_width(model)
+    projections = 2 * width * model.hidden_dim if width != model.hidden_dim else 0
+    return float(width * model.vocab_size + projections + model.hidden_dim * model.positions)
+
+
+def embedding_width(model: TransformerWorkload) -> int:
+    """Elements of a token embedding."""
+    return model.hidden_dim if model.embedding_dim is None else model.embedding_dim
 
 
 def head_parameters(model: TransformerWorkload) -> float:
     """An output head of its own (none where it is tied to the embedding, or where there is no vocabulary)."""
-    return 0.0 if model.tied_embeddings else float(model.hidden_dim * model.vocab_size)
+    return 0.0 if model.tied_embeddings else float(embedding_width(model) * model.vocab_size)
 
 
 def moe_layers(model: TransformerWorkload) -> int:

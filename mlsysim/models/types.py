@@ -68,10 +68,14 @@ class Workload(Spec):
 class TransformerWorkload(Workload):
     """A transformer. Without ``ffn_hidden`` the feed-forward width is solved from ``parameters``.
 
+    ``sliding_window`` holds in all layers, or, given ``full_attention_every`` = n, in all but every n-th.
+    ``embedding_dim`` is the width of the token embeddings where it is projected to ``hidden_dim`` (OPT-350M).
+    ``parameters`` may differ from the count of the architecture by ``parameter_tolerance``; ``parameter_note`` says why.
+
     Example:
         >>> llama = TransformerWorkload(name="Llama-3 405B", parameters="405e9 count", layers=126, hidden_dim=16384, heads=128)
         >>> llama.kv_head_count, llama.ffn_width
-        (128, 65325)
+        (128, 65323)
         >>> TransformerWorkload(name="typo", parameters="70 count", layers=80, hidden_dim=8192, heads=64)
         Traceback (most recent call last):
         mlsysim.core.errors.InconsistentError: parameters = 70 count: expected more than the 2.15e+10 of 80 layers of \
@@ -95,11 +99,15 @@ attention at hidden_dim 8192 and vocab_size 0
     parallel_block: bool = False
     causal: bool = True
     sliding_window: int | None = Field(default=None, ge=1)
+    full_attention_every: int | None = Field(default=None, ge=1)
+    embedding_dim: int | None = Field(default=None, ge=1)
     cross_attention_layers: int = Field(default=0, ge=0)
     max_seq_len: int | None = Field(default=None, ge=1)
     moe: MixtureOfExperts | None = None
     mla: LatentAttention | None = None
     training_tokens: Count | None = None
+    parameter_note: str = ""
+    parameter_tolerance: float = Field(default=PARAMETER_TOLERANCE, gt=0, lt=1)
 
     @property
     def kv_head_count(self) -> int:
@@ -110,6 +118,13 @@ attention at hidden_dim 8192 and vocab_size 0
     def head_width(self) -> int:
         """Elements of one head."""
         return self.hidden_dim // self.heads if self.head_dim is None else self.head_dim
+
+    @property
+    def windowed_layers(self) -> int:
+        """Layers whose attention sees no further back than ``sliding_window``."""
+        if self.sliding_window is None:
+            return 0
+        return self.layers - (self.layers // self.full_attention_every if self.full_attention_every else 0)
 
     @cached_property
     def ffn_width(self) -> int:
@@ -142,8 +157,8 @@ attention at hidden_dim 8192 and vocab_size 0
                     f" and vocab_size {self.vocab_size}"
                 )
                 raise InconsistentError("parameters", self.parameters, expected)
-        elif abs(self.computed_parameters / self.parameter_count - 1) > PARAMETER_TOLERANCE:
-            expected = f"within {PARAMETER_TOLERANCE:.0%} of the {self.computed_parameters:.4g} count of its layers"
+        elif abs(self.computed_parameters / self.parameter_count - 1) > self.parameter_tolerance:
+            expected = f"within {self.parameter_tolerance:.0%} of the {self.computed_parameters:.4g} count of its layers"
             raise InconsistentError("parameters", self.parameters, expected)
         return self
 
@@ -154,8 +169,9 @@ class CNNWorkload(Workload):
     ``activations`` is the number of stored feature-map elements of one sample's forward pass, where known.
 
     Example:
-        >>> CNNWorkload(name="ResNet-50", parameters="25.6e6 count", inference_flops="8.2 GFLOP").forward_flops
-        8200000000.0
+        >>> resnet = CNNWorkload(name="ResNet-50", parameters="25.6e6 count", inference_flops="8.2 GFLOP")
+        >>> f"{resnet.forward_flops:.2e}"
+        '8.20e+09'
     """
 
     architecture: str = "CNN"
