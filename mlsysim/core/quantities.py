@@ -17,7 +17,6 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import pint
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
@@ -49,7 +48,7 @@ class QuantityField:
         return quantity
 
 
-def _text(quantity: pint.Quantity) -> str:
+def _text(quantity: Quantity) -> str:
     number = float(quantity.magnitude)
     return f"{number!r} {quantity.units:~}" if math.isfinite(number) else str(quantity)
 

@@ -23,7 +23,10 @@ class Spec(BaseModel):
         mlsysim.core.errors.UnknownArgumentError: Point() takes no argument 'y'; it takes x
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="constants")
+    # defer_build: a schema is built when its type is first used, which keeps import fast.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True, ser_json_inf_nan="constants"
+    )
 
     def __init__(self, **data: Any) -> None:
         try:

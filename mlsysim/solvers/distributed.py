@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,10 +11,11 @@ from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.core.checks import strict_keywords
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
-from mlsysim.physics.memory import MemoryUse, training_memory
+from mlsysim.physics.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
+from mlsysim.physics.numeric import Num, where
 from mlsysim.physics.plan import SCHEDULES, Plan
-from mlsysim.physics.training import StepTime, training_step
-from mlsysim.physics.work import NONE, RECOMPUTE_MODES, LayeredWork
+from mlsysim.physics.training import STEP_PARTS, StepTime, training_step
+from mlsysim.physics.work import FULL, NONE, RECOMPUTE_MODES, SELECTIVE, LayeredWork
 from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting
 from mlsysim.solvers.feasibility import over_budget
 from mlsysim.solvers.lowering import training_work
@@ -87,7 +88,10 @@ class DistributedModel:
             seq_len: tokens of a sequence (4096).
             precision: of the matrix products.
             efficiency: share of peak that the caller owns; without it the result is the bound.
-            tp_size, pp_size, ep_size: parallel sizes; data parallelism takes the rest, ``dp_size`` only checks it.
+            tp_size: tensor-parallel ranks.
+            pp_size: pipeline stages.
+            dp_size: data-parallel ranks: what TP and PP leave; giving it only checks it.
+            ep_size: expert-parallel ranks, out of the data-parallel ones.
             virtual_stages: model chunks a stage (interleaved schedule).
             microbatch_count: micro-batches a step (one sequence each); more than sequences cuts sequences in parts.
             schedule: gpipe, 1f1b, interleaved.
@@ -155,14 +159,18 @@ def with_recompute(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> t
     if setting.recompute is not None:
         return plan, training_memory(work, plan)
     usable = usable_memory_B(setting.fleet.node.accelerator.memory_capacity_B)
-    as_is = training_memory(work, replace(plan, recompute=float(NONE)))
-    if np.all(as_is.total_B <= usable):
-        return replace(plan, recompute=as_is.total_B * 0.0), as_is
-    uses = [as_is, *(training_memory(work, replace(plan, recompute=float(mode))) for mode in (1, 2))]
-    fits = np.stack([np.asarray(use.total_B <= usable) for use in uses])
-    mode = np.argmax(fits, axis=0)  # the first that fits; 0 where none does
-    chosen = MemoryUse(*(np.choose(mode, [getattr(use, part.name) for use in uses]) for part in fields(MemoryUse)))
-    return replace(plan, recompute=mode.astype(float)), chosen
+    recompute: Num = plan.micro_batches * 0.0 + NONE
+    memory = training_memory(work, replace(plan, recompute=recompute))
+    too_big = where(memory.total_B > usable, 1.0, 0.0)
+    for mode in (SELECTIVE, FULL):
+        if not np.any(too_big):
+            break
+        other = training_memory(work, replace(plan, recompute=recompute * 0.0 + mode))
+        mended = where(other.total_B <= usable, too_big, 0.0)
+        recompute = where(mended == 1.0, mode, recompute)
+        memory = choose(mended == 1.0, other, memory)
+        too_big = too_big - mended
+    return replace(plan, recompute=recompute), memory
 
 
 def plan_summary(plan: Plan) -> dict[str, Any]:
@@ -183,8 +191,8 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
 
 
 def _result(setting: TrainingSetting, work: LayeredWork, plan: Plan, memory: MemoryUse, step: StepTime) -> DistributedResult:
-    parts = {part.name.removesuffix("_s"): float(getattr(step, part.name)) for part in fields(step)}
-    sizes = {part.name.removesuffix("_B"): float(getattr(memory, part.name)) for part in fields(memory)}
+    parts = {part.removesuffix("_s"): float(getattr(step, part)) for part in STEP_PARTS}
+    sizes = {part.removesuffix("_B"): float(getattr(memory, part)) for part in MEMORY_PARTS}
     seconds, needed_B = sum(parts.values()), sum(sizes.values())
     fleet, tokens = setting.fleet, setting.batch_size * setting.seq_len
     reason = over_budget(needed_B, fleet.node.accelerator, "each", sizes)

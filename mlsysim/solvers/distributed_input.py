@@ -21,7 +21,7 @@ GRADIENT_PRECISIONS = ("bf16", "fp16", "fp32")
 
 @dataclass(frozen=True, slots=True)
 class TrainingFormats:
-    """Bytes a parameter takes: weights and gradients in their formats, Adam's states, fp32 master weights beside 16-bit ones."""
+    """Bytes a parameter: weights and gradients in their formats; Adam's states, and fp32 master weights beside 16-bit ones."""
 
     weight_B: float
     gradient_B: float
@@ -47,7 +47,20 @@ def lone_plan(tokens: float, precision: str, recompute: float) -> Plan:
     """One accelerator, one micro-batch."""
     formats = training_formats(precision, None)
     return Plan(
-        1.0, 1.0, 1.0, 1.0, 1.0, 1.0, tokens, 0.0, 0.0, recompute, 1.0, formats.weight_B, formats.gradient_B, formats.optimizer_B
+        tp=1.0,
+        pp=1.0,
+        dp=1.0,
+        ep=1.0,
+        virtual_stages=1.0,
+        micro_batches=1.0,
+        micro_batch_tokens=tokens,
+        zero_stage=0.0,
+        sequence_parallel=0.0,
+        recompute=recompute,
+        schedule=ONE_F_ONE_B,
+        weight_B=formats.weight_B,
+        gradient_B=formats.gradient_B,
+        optimizer_B=formats.optimizer_B,
     )
 
 
@@ -229,7 +242,7 @@ def _expert_parallel(workload: Workload, ep_size: object, dp: int) -> int:
             raise InconsistentError("ep_size", ep, f"1: {workload.name} has no experts")
         return 1
     if moe.experts % ep or dp % ep:
-        raise InconsistentError("ep_size", ep, f"a common divisor of the {moe.experts} experts and the {dp} data-parallel ranks")
+        raise InconsistentError("ep_size", ep, f"a divisor of the {moe.experts} experts and of dp {dp}")
     return ep
 
 
@@ -243,7 +256,8 @@ def _schedule(workload: Workload, schedule: object, virtual_stages: object, pp: 
         return 1, kind if pp > 1 else ONE_F_ONE_B
     layers = workload.layers if isinstance(workload, TransformerWorkload) else 1
     if pp == 1 or pp * chunks > layers:
-        raise InconsistentError("virtual_stages", chunks, f"1 to {layers // pp if pp > 1 else 1} for {layers} layers on {pp} stages")
+        most = layers // pp if pp > 1 else 1
+        raise InconsistentError("virtual_stages", chunks, f"1 to {most} for {layers} layers on {pp} stages")
     if count % pp:
         raise InconsistentError("microbatch_count", count, f"a multiple of pp_size {pp}, as interleaving needs")
     return chunks, kind

@@ -49,8 +49,8 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
         layers=layers,
         tokens_per_sample=float(seq_len),
         matmul_flops=2.0 * active,
-        attention_flops=float(scores * attended_tokens(seq_len, model.causal, model.sliding_window)),
-        full_attention_flops=float(scores * attended_tokens(seq_len, False, model.sliding_window)),
+        attention_flops=float(scores * keys_seen(model, seq_len, model.causal)),
+        full_attention_flops=float(scores * keys_seen(model, seq_len, causal=False)),
         head_flops=2.0 * head,
         layer_parameters=attention + ffn / layers + 2 * h,
         expert_parameters=routed,
@@ -97,6 +97,31 @@ def _attention_head_dims(model: TransformerWorkload) -> tuple[float, float]:
     if model.mla is not None:
         return float(model.mla.nope_head_dim + model.mla.rope_head_dim), float(model.mla.v_head_dim)
     return float(model.head_width), float(model.head_width)
+
+
+def keys_seen(model: TransformerWorkload, seq_len: int, causal: bool) -> float:
+    """Keys that a query of a ``seq_len``-token pass sees, mean over its positions and over the layers (windowed ones see less).
+
+    Example:
+        >>> llama = TransformerWorkload(name="Llama", parameters="7e9 count", layers=32, hidden_dim=4096, heads=32)
+        >>> keys_seen(llama, 4096, causal=True)
+        2048.0
+    """
+    windowed = model.windowed_layers / model.layers
+    everywhere = attended_tokens(seq_len, causal, None)
+    return (1 - windowed) * everywhere + windowed * attended_tokens(seq_len, causal, model.sliding_window)
+
+
+def cached_tokens(model: TransformerWorkload, context: int) -> float:
+    """Tokens of a ``context`` whose keys and values are kept and read, mean over the layers (windowed ones keep the window).
+
+    Example:
+        >>> llama = TransformerWorkload(name="Llama", parameters="7e9 count", layers=32, hidden_dim=4096, heads=32)
+        >>> cached_tokens(llama, 1024)
+        1024.0
+    """
+    windowed = model.windowed_layers / model.layers
+    return (1 - windowed) * context + windowed * min(context, model.sliding_window or context)
 
 
 def kv_elements(model: TransformerWorkload) -> float:

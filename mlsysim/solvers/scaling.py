@@ -48,7 +48,8 @@ class ScalingModel:
         ratio = real_number("tokens_per_parameter", tokens_per_parameter, 0.0, above=True)
         parameters = float(compute_optimal_parameters(budget, ratio, FLOPS_PER_PARAMETER_TOKEN))
         if parameters < 1:
-            raise InputError("compute_budget", compute_budget, f"at least {FLOPS_PER_PARAMETER_TOKEN * ratio:g} flop: one parameter")
+            least = FLOPS_PER_PARAMETER_TOKEN * ratio
+            raise InputError("compute_budget", compute_budget, f"at least {least:g} flop: one parameter")
         return ScalingResult(
             solver="ScalingModel",
             subject=f"a budget of {budget:.4g} FLOP at {ratio:g} tokens a parameter",

@@ -13,9 +13,8 @@ from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.inference import InferenceWork, decode_step_s, largest_batch, prefill_s, weights_read_B
-from mlsysim.physics.work import attended_tokens
 from mlsysim.solvers.feasibility import over_budget
-from mlsysim.solvers.lowering import inference_work
+from mlsysim.solvers.lowering import cached_tokens, inference_work, keys_seen
 from mlsysim.solvers.result import Result
 from mlsysim.systems.types import Node
 
@@ -65,7 +64,8 @@ class ServingModel:
             seq_len: tokens of the prompt, and the context at which a decode step is timed.
             batch_size: sequences decoded together.
             precision: of the arithmetic, and of weights and KV cache unless said.
-            weight_precision, kv_precision: number formats in memory.
+            weight_precision: number format of the weights in memory.
+            kv_precision: number format of the KV cache.
             efficiency: share of peak arithmetic that the caller owns; memory traffic runs at the datasheet's bandwidth.
             tp_size: accelerators that share the model.
 
@@ -94,8 +94,7 @@ class ServingModel:
         kv_in = fmt if kv_precision is None else precision_name("kv_precision", kv_precision)
         work = inference_work(workload, weights_in, kv_in)
         memory_Bps = device.memory_bandwidth_Bps
-        reach = context if workload.sliding_window is None else min(context, workload.sliding_window)
-        keys = attended_tokens(context, True, workload.sliding_window)
+        reach, keys = cached_tokens(workload, context), keys_seen(workload, context, causal=True)
         itl = float(decode_step_s(work, batch, reach, tp, rate, memory_Bps, link_Bps))
         ttft = float(prefill_s(work, batch, context, keys, tp, rate, memory_Bps, link_Bps))
         kv_B = work.kv_B * batch * reach
@@ -125,8 +124,9 @@ class ServingModel:
 def _device(hardware: object, tp: int) -> tuple[HardwareNode, float]:
     """The accelerator, and the link that tensor parallelism uses."""
     if isinstance(hardware, Node):
-        if tp > hardware.accelerators_per_node:
-            raise InconsistentError("tp_size", tp, f"at most the {hardware.accelerators_per_node} accelerators of {hardware.name}")
+        most = hardware.accelerators_per_node
+        if tp > most:
+            raise InconsistentError("tp_size", tp, f"at most the {most} accelerators of {hardware.name}")
         return hardware.accelerator, hardware.intra_bandwidth_Bps
     device = instance("hardware", hardware, HardwareNode, "an accelerator such as Hardware.Cloud.H100, or a Node")
     link = device.interconnect_bandwidth_Bps
@@ -136,18 +136,17 @@ def _device(hardware: object, tp: int) -> tuple[HardwareNode, float]:
 
 
 def _decode_parts(
-    work: InferenceWork, batch: int, context: int, tp: int, rate: float, memory_Bps: float, itl: float
+    work: InferenceWork, batch: int, context: float, tp: int, rate: float, memory_Bps: float, itl: float
 ) -> dict[str, float]:
     """What one decode step consists of."""
     weights = float(weights_read_B(work, batch)) / tp / memory_Bps
     cache = work.kv_B * batch * context / tp / memory_Bps
     arithmetic = batch * (work.matmul_flops + work.attention_flops_per_key * context + work.head_flops) / tp / rate
-    roofline = max(weights + cache, arithmetic)
     return {
         "weight reads": weights,
         "KV reads": cache,
-        "arithmetic beyond them": roofline - weights - cache,
-        "tensor-parallel communication": max(0.0, itl - roofline),
+        "arithmetic beyond them": max(0.0, arithmetic - (weights + cache)),
+        "tensor-parallel communication": itl - max(weights + cache, arithmetic) if tp > 1 else 0.0,
     }
 
 

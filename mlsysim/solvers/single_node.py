@@ -88,7 +88,7 @@ class SingleNodeModel:
         solve = _training if training else _inference
         seconds, parts, memory_B, flops = solve(work, hardware, batch, tokens, fmt, peak * share)
         reason = over_budget(memory_B, hardware, "this batch on one")
-        notes = ()
+        notes: tuple[str, ...] = ()
         if training and isinstance(workload, CNNWorkload) and workload.activations is None:
             notes = (f"activation memory is not counted: {workload.name} does not say how many it keeps",)
         bound = "memory capacity" if reason else max(parts, key=lambda name: parts[name])

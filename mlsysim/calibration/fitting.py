@@ -1,0 +1,102 @@
+"""Fits of a few bounded coefficients to measured times, and how good they are.
+
+The error is the logarithm of predicted over measured, so that a microsecond and a second count alike, with a soft L1
+loss, so that single bad measurements do not pull. A coefficient that ends at its bound names missing physics: the fit
+reports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mlsysim.core.errors import MLSysError
+
+Times = npt.NDArray[np.float64]
+_AT_BOUND = 1e-3  # of the range
+_SCALE = 0.05  # residuals beyond 5 % count linearly
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """A coefficient to fit: where to start, and the physically meaningful range.
+
+    ``log`` fits its logarithm, for those that range over decades.
+    """
+
+    start: float
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class ErrorStatistics:
+    """Relative errors in percent of ``points`` predictions."""
+
+    points: int
+    median: float
+    mean: float
+    p90: float
+    bias: float
+
+    @classmethod
+    def of(cls, predicted: Times, measured: Times) -> ErrorStatistics:
+        """Statistics of |predicted / measured - 1|; the bias is the median of the signed error.
+
+        Example:
+            >>> ErrorStatistics.of(np.array([1.1, 0.9]), np.array([1.0, 1.0])).median
+            10.0
+        """
+        signed = 100 * (predicted / measured - 1)
+        size = np.abs(signed)
+        rounded = [round(float(x), 2) for x in (np.median(size), np.mean(size), np.quantile(size, 0.9), np.median(signed))]
+        return cls(len(size), *rounded)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fitted values, the error on the fitted rows, and which coefficients ended at a bound."""
+
+    values: dict[str, float]
+    statistics: ErrorStatistics
+    at_bound: tuple[str, ...]
+
+
+def fit(predict: Callable[[Mapping[str, float]], Times], measured_s: Times, coefficients: Mapping[str, Coefficient]) -> Fit:
+    """The coefficients with which ``predict`` comes nearest to ``measured_s``.
+
+    Raises:
+        MLSysError: SciPy is missing (the ``fit`` extra has it).
+
+    Example:
+        >>> x = np.array([1.0, 2.0, 4.0, 8.0])
+        >>> found = fit(lambda c: c["a"] * x, 3 * x, {"a": Coefficient(1.0, 0.1, 10.0)})
+        >>> round(found.values["a"], 3), found.at_bound
+        (3.0, ())
+    """
+    try:
+        from scipy.optimize import least_squares
+    except ImportError:
+        raise MLSysError("calibration needs SciPy: pip install 'mlsysim-anchors[fit]'") from None
+    names = list(coefficients)
+    forward = [np.log if coefficients[name].log else float for name in names]
+    low, start, high = (
+        np.array([change(getattr(coefficients[name], end)) for name, change in zip(names, forward, strict=True)])
+        for end in ("low", "start", "high")
+    )
+
+    def unpacked(x: Times) -> dict[str, float]:
+        return {name: float(np.exp(v) if coefficients[name].log else v) for name, v in zip(names, x, strict=True)}
+
+    def residuals(x: Times) -> Times:
+        return np.log(predict(unpacked(x)) / measured_s)
+
+    solution = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=_SCALE, x_scale=high - low)
+    values = unpacked(solution.x)
+    near = np.minimum(solution.x - low, high - solution.x) < _AT_BOUND * (high - low)
+    at_bound = tuple(name for name, hit in zip(names, near, strict=True) if hit)
+    return Fit(values, ErrorStatistics.of(predict(values), measured_s), at_bound)
