@@ -7,9 +7,7 @@ Source: Thakur, Rabenseifner, Gropp, "Optimization of Collective Communication O
 
 from __future__ import annotations
 
-import numpy as np
-
-from mlsysim.physics.numeric import Num
+from mlsysim.physics.numeric import Num, Truth, maximum, minimum, where
 
 
 def reduce_scatter_s(size_B: Num, n: Num, bandwidth_Bps: Num, alpha_s: Num = 0.0) -> Num:
@@ -44,10 +42,10 @@ def all_to_all_s(size_B: Num, n: Num, local_n: Num, local_Bps: Num, remote_Bps: 
     """
     local = (local_n - 1) / n * size_B / local_Bps
     remote = (n - local_n) / n * size_B * oversubscription / remote_Bps
-    return np.maximum(local, remote)  # type: ignore[no-any-return]
+    return maximum(local, remote)
 
 
-def ring_bandwidth_Bps(spans_nodes: Num, ranks_in_node: Num, intra_Bps: Num, inter_Bps: Num) -> Num:
+def ring_bandwidth_Bps(spans_nodes: Truth, ranks_in_node: Num, intra_Bps: Num, inter_Bps: Num) -> Num:
     """What a rank of a ring sees: the scale-up link, or for a group across nodes the least of that and its nodes' cards.
 
     A ring that crosses nodes can run as one ring through every card of the group's ranks in the node, so it sees
@@ -57,4 +55,4 @@ def ring_bandwidth_Bps(spans_nodes: Num, ranks_in_node: Num, intra_Bps: Num, int
         >>> float(ring_bandwidth_Bps(True, 2, 450e9, 50e9))
         100000000000.0
     """
-    return np.where(spans_nodes, np.minimum(intra_Bps, inter_Bps * ranks_in_node), intra_Bps)
+    return where(spans_nodes, minimum(intra_Bps, inter_Bps * ranks_in_node), intra_Bps)

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from mlsysim.physics.collectives import all_reduce_s
-from mlsysim.physics.numeric import Num
+from mlsysim.physics.numeric import Num, floor, maximum
 from mlsysim.physics.roofline import roofline_s
 
 
@@ -92,4 +90,4 @@ def largest_batch(free_B: Num, kv_B: Num, context: Num) -> Num:
         >>> int(largest_batch(10e9, 327680.0, 4096))
         7
     """
-    return np.floor(np.maximum(free_B, 0.0) / (kv_B * context))  # type: ignore[no-any-return]
+    return floor(maximum(free_B, 0.0) / (kv_B * context))

@@ -1,10 +1,82 @@
-"""The one numeric type of this room: a float, or an array that broadcasts with the others."""
+"""Elementwise choices for floats and arrays alike.
+
+numpy's ufuncs take about a microsecond even on two floats, so that a scalar solve would spend its time in them: floats
+take Python's own operations, arrays numpy's, with the same result.
+"""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import math
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Num: TypeAlias = float | npt.NDArray[np.float64]
+Truth: TypeAlias = bool | npt.NDArray[np.bool_]
+
+
+def where(condition: Any, yes: Num, no: Num) -> Num:
+    """``yes`` where ``condition`` holds, else ``no``.
+
+    Example:
+        >>> where(3 > 2, 1.0, 0.0), where(np.array([True, False]), 1.0, 0.0)
+        (1.0, array([1., 0.]))
+    """
+    if isinstance(condition, np.ndarray):
+        return np.where(condition, yes, no)
+    return yes if condition else no
+
+
+def maximum(a: Num, b: Num) -> Num:
+    """The larger of the two.
+
+    Example:
+        >>> maximum(1.0, 2.0), maximum(np.array([1.0, 3.0]), 2.0)
+        (2.0, array([2., 3.]))
+    """
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.maximum(a, b)
+    return a if a >= b else b
+
+
+def minimum(a: Num, b: Num) -> Num:
+    """The smaller of the two.
+
+    Example:
+        >>> minimum(1.0, 2.0)
+        1.0
+    """
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.minimum(a, b)
+    return a if a <= b else b
+
+
+def ceil(a: Num) -> Num:
+    """Rounded up, as a float.
+
+    Example:
+        >>> ceil(31.5)
+        32.0
+    """
+    return np.ceil(a) if isinstance(a, np.ndarray) else float(math.ceil(a))
+
+
+def floor(a: Num) -> Num:
+    """Rounded down, as a float.
+
+    Example:
+        >>> floor(31.5)
+        31.0
+    """
+    return np.floor(a) if isinstance(a, np.ndarray) else float(math.floor(a))
+
+
+def sqrt(a: Num) -> Num:
+    """Square root.
+
+    Example:
+        >>> sqrt(4.0)
+        2.0
+    """
+    return np.sqrt(a) if isinstance(a, np.ndarray) else math.sqrt(a)

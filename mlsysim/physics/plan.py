@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from mlsysim.physics.numeric import Num
+from mlsysim.physics.numeric import Num, ceil, floor, maximum, minimum, where
 
 GPIPE, ONE_F_ONE_B, INTERLEAVED = 0, 1, 2
 SCHEDULES = ("gpipe", "1f1b", "interleaved")
@@ -50,7 +48,7 @@ class Plan:
 
     def ranks_in_node(self, group: Num, stride: Num, per_node: float) -> Num:
         """How many of a group's ranks, ``stride`` apart, share a node."""
-        return np.minimum(group, np.maximum(per_node // stride, 1.0))  # type: ignore[no-any-return]
+        return minimum(group, maximum(per_node // stride, 1.0))
 
 
 def stage_layers(layers: Num, pp: Num) -> tuple[Num, Num]:
@@ -60,7 +58,7 @@ def stage_layers(layers: Num, pp: Num) -> tuple[Num, Num]:
         >>> [float(n) for n in stage_layers(126, 4)]
         [32.0, 31.0]
     """
-    return np.ceil(layers / pp), np.floor(layers / pp)
+    return ceil(layers / pp), floor(layers / pp)
 
 
 def held_by_first_stage(plan: Plan) -> Num:
@@ -70,12 +68,12 @@ def held_by_first_stage(plan: Plan) -> Num:
     pipeline each micro-batch ends before the next begins.
     """
     interleaved = plan.pp + (plan.pp - 1) / plan.virtual_stages
-    held = np.where(plan.schedule == GPIPE, plan.micro_batches, np.where(plan.schedule == INTERLEAVED, interleaved, plan.pp))
-    return np.where(plan.pp == 1, 1.0, np.minimum(plan.micro_batches, held))
+    held = where(plan.schedule == GPIPE, plan.micro_batches, where(plan.schedule == INTERLEAVED, interleaved, plan.pp))
+    return where(plan.pp == 1, 1.0, minimum(plan.micro_batches, held))
 
 
 def held_by_last_stage(plan: Plan) -> Num:
     """The same at the last stage, which finishes a micro-batch before it takes the next unless the schedule is GPipe."""
     interleaved = 1 + (plan.pp - 1) * (plan.virtual_stages - 1) / plan.virtual_stages
-    held = np.where(plan.schedule == GPIPE, plan.micro_batches, np.where(plan.schedule == INTERLEAVED, interleaved, 1.0))
-    return np.where(plan.pp == 1, 1.0, np.minimum(plan.micro_batches, held))
+    held = where(plan.schedule == GPIPE, plan.micro_batches, where(plan.schedule == INTERLEAVED, interleaved, 1.0))
+    return where(plan.pp == 1, 1.0, minimum(plan.micro_batches, held))

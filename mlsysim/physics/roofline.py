@@ -5,9 +5,7 @@ Source: Williams, Waterman, Patterson, "Roofline", CACM 2009.
 
 from __future__ import annotations
 
-import numpy as np
-
-from mlsysim.physics.numeric import Num
+from mlsysim.physics.numeric import Num, maximum
 
 
 def roofline_s(flops: Num, moved_B: Num, rate_flops_per_s: Num, bandwidth_Bps: Num) -> Num:
@@ -19,4 +17,4 @@ def roofline_s(flops: Num, moved_B: Num, rate_flops_per_s: Num, bandwidth_Bps: N
         >>> float(roofline_s(2e12, 1e9, 1e15, 2e12))
         0.002
     """
-    return np.maximum(flops / rate_flops_per_s, moved_B / bandwidth_Bps)  # type: ignore[no-any-return]
+    return maximum(flops / rate_flops_per_s, moved_B / bandwidth_Bps)

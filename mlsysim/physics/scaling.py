@@ -5,9 +5,7 @@ Source: Hoffmann et al., "Training Compute-Optimal Large Language Models", 2022.
 
 from __future__ import annotations
 
-import numpy as np
-
-from mlsysim.physics.numeric import Num
+from mlsysim.physics.numeric import Num, sqrt
 
 
 def compute_optimal_parameters(
@@ -19,4 +17,4 @@ def compute_optimal_parameters(
         >>> round(float(compute_optimal_parameters(5.76e23)) / 1e9, 1)
         69.3
     """
-    return np.sqrt(budget_flops / (flops_per_parameter_token * tokens_per_parameter))  # type: ignore[no-any-return]
+    return sqrt(budget_flops / (flops_per_parameter_token * tokens_per_parameter))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from mlsysim.physics.numeric import Num
+from mlsysim.physics.numeric import Num, maximum, where
 from mlsysim.physics.plan import Plan, stage_layers
 from mlsysim.physics.work import LayeredWork
 
@@ -37,16 +35,16 @@ def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> Ra
 def first_stage_ends(work: LayeredWork, plan: Plan) -> Num:
     """Embedding parameters at the first stage, with the head where it is also the last."""
     head = work.head_parameters - work.tied_parameters
-    return work.embedding_parameters + np.where(plan.pp == 1, head, 0.0)
+    return work.embedding_parameters + where(plan.pp == 1, head, 0.0)
 
 
 def last_stage_ends(work: LayeredWork, plan: Plan) -> Num:
     """Head parameters at the last stage, with the embedding where it is also the first."""
     embedding = work.embedding_parameters - work.tied_parameters
-    return work.head_parameters + np.where(plan.pp == 1, embedding, 0.0)
+    return work.head_parameters + where(plan.pp == 1, embedding, 0.0)
 
 
 def largest_rank(work: LayeredWork, plan: Plan) -> RankParameters:
     """The fullest stage's parameters: the slowest to reduce and to update."""
     full, _ = stage_layers(work.layers, plan.pp)
-    return rank_parameters(work, plan, full, np.maximum(first_stage_ends(work, plan), last_stage_ends(work, plan)))
+    return rank_parameters(work, plan, full, maximum(first_stage_ends(work, plan), last_stage_ends(work, plan)))

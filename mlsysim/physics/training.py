@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-import numpy as np
-
 from mlsysim.physics.collectives import all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
-from mlsysim.physics.numeric import Num
+from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.plan import Plan, stage_layers
 from mlsysim.physics.roofline import roofline_s
 from mlsysim.physics.sharding import largest_rank, rank_parameters
@@ -71,7 +69,10 @@ class StepTime:
     @property
     def total_s(self) -> Num:
         """The step."""
-        return sum((getattr(self, part.name) for part in fields(self)), start=0.0)
+        return sum((getattr(self, part) for part in STEP_PARTS), start=0.0)
+
+
+STEP_PARTS = tuple(part.name for part in fields(StepTime))
 
 
 def training_step(work: LayeredWork, plan: Plan, machine: Machine, overlap: Overlap) -> StepTime:
@@ -82,16 +83,16 @@ def training_step(work: LayeredWork, plan: Plan, machine: Machine, overlap: Over
     window = layer + repeated  # compute of one layer and micro-batch, under which its collectives may hide
     tp = _tensor_parallel_s(work, plan, machine)
     ep = _expert_parallel_s(work, plan, machine)
-    tp_hidden = np.minimum(overlap.share * tp, window)
-    ep_hidden = np.minimum(overlap.share * ep, window - tp_hidden)
+    tp_hidden = minimum(overlap.share * tp, window)
+    ep_hidden = minimum(overlap.share * ep, window - tp_hidden)
     per_stage = work.layers / plan.pp
     send = _pipeline_send_s(work, plan, machine)
-    send_hidden = np.minimum(overlap.share * send, (window - tp_hidden - ep_hidden) * per_stage)
+    send_hidden = minimum(overlap.share * send, (window - tp_hidden - ep_hidden) * per_stage)
     left = (window - tp_hidden - ep_hidden) * per_stage - send_hidden
     gathers = _data_parallel_s(work, plan, machine)
     per_pass = plan.zero_stage >= 2
-    under = plan.micro_batches if overlap.whole_step else np.where(per_pass, plan.micro_batches, 1.0)
-    gathers_hidden = np.minimum(overlap.share * gathers, left * under)
+    under = plan.micro_batches if overlap.whole_step else where(per_pass, plan.micro_batches, 1.0)
+    gathers_hidden = minimum(overlap.share * gathers, left * under)
 
     block = window + (tp - tp_hidden) + (ep - ep_hidden)
     pipeline, busy = pipeline_s(work.layers, plan, block, head, send - send_hidden)
@@ -123,7 +124,7 @@ def pipeline_s(layers: Num, plan: Plan, layer_s: Num, head_s: Num, send_s: Num) 
         (88.0, 64.0)
     """
     full, least = stage_layers(layers, plan.pp)
-    slowest = np.maximum(full * layer_s, least * layer_s + head_s) + send_s
+    slowest = maximum(full * layer_s, least * layer_s + head_s) + send_s
     everything = layers * layer_s + head_s + plan.pp * send_s
     ramp = (everything - slowest) / plan.virtual_stages
     return plan.micro_batches * slowest + ramp, plan.micro_batches * everything / plan.pp
@@ -162,7 +163,7 @@ def _tensor_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """
     in_node = plan.ranks_in_node(plan.tp, 1.0, machine.per_node)
     bandwidth = ring_bandwidth_Bps(plan.tp > machine.per_node, in_node, machine.intra_Bps, machine.inter_Bps)
-    rounds = np.where(plan.recompute == FULL, 6.0, 4.0)
+    rounds = where(plan.recompute == FULL, 6.0, 4.0)
     return rounds * 2 * reduce_scatter_s(work.boundary_B * plan.micro_batch_tokens, plan.tp, bandwidth)
 
 
@@ -171,18 +172,18 @@ def _expert_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     if not work.routed_copies:
         return 0.0
     in_node = plan.ranks_in_node(plan.ep, plan.tp, machine.per_node)
-    copies = work.boundary_B * work.routed_copies * plan.micro_batch_tokens / np.where(plan.sequence_parallel, plan.tp, 1.0)
-    rounds = np.where(plan.recompute == FULL, 6.0, 4.0)
+    copies = work.boundary_B * work.routed_copies * plan.micro_batch_tokens / where(plan.sequence_parallel, plan.tp, 1.0)
+    rounds = where(plan.recompute == FULL, 6.0, 4.0)
     sent = all_to_all_s(copies, plan.ep, in_node, machine.intra_Bps, machine.inter_Bps, machine.oversubscription)
-    return rounds * sent  # type: ignore[no-any-return]
+    return rounds * sent
 
 
 def _pipeline_send_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Activations forward and gradients back across one stage boundary, for one micro-batch; every chunk sends its own."""
-    shared = np.where(plan.sequence_parallel, plan.tp, 1.0)
+    shared = where(plan.sequence_parallel, plan.tp, 1.0)
     sent = 2 * plan.virtual_stages * work.boundary_B * plan.micro_batch_tokens / shared
-    link = np.where(plan.ranks > machine.per_node, machine.inter_Bps, machine.intra_Bps)
-    return np.where(plan.pp > 1, sent / link, 0.0)
+    link = where(plan.ranks > machine.per_node, machine.inter_Bps, machine.intra_Bps)
+    return where(plan.pp > 1, sent / link, 0.0)
 
 
 def _data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
@@ -192,9 +193,9 @@ def _data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     every micro-batch, since no rank keeps whole gradients; ZeRO-3 also gathers the weights twice a micro-batch.
     """
     parameters = largest_rank(work, plan)
-    passes = np.where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
-    gathers = np.where(plan.zero_stage >= 3, 2 * plan.micro_batches, 1.0)
-    traffic_B = plan.gradient_B * passes + np.where(plan.zero_stage == 0, plan.gradient_B, plan.weight_B * gathers)
+    passes = where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
+    gathers = where(plan.zero_stage >= 3, 2 * plan.micro_batches, 1.0)
+    traffic_B = plan.gradient_B * passes + where(plan.zero_stage == 0, plan.gradient_B, plan.weight_B * gathers)
     in_node = plan.ranks_in_node(plan.dp, plan.tp, machine.per_node)
     bandwidth = ring_bandwidth_Bps(plan.tp * plan.dp > machine.per_node, in_node, machine.intra_Bps, machine.inter_Bps)
     replicas = plan.dp / plan.ep
@@ -206,5 +207,5 @@ def _data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
 def _optimizer_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Adam: reads and writes its states, reads the gradient, writes the weight; ZeRO divides it over DP."""
     parameters = largest_rank(work, plan)
-    updated = np.where(plan.zero_stage >= 1, parameters.sharded(plan), parameters.whole)
-    return (2 * plan.optimizer_B + plan.gradient_B + plan.weight_B) * updated / machine.memory_Bps  # type: ignore[no-any-return]
+    updated = where(plan.zero_stage >= 1, parameters.sharded(plan), parameters.whole)
+    return (2 * plan.optimizer_B + plan.gradient_B + plan.weight_B) * updated / machine.memory_Bps

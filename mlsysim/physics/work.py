@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from mlsysim.physics.numeric import Num
+from mlsysim.physics.numeric import Num, where
 
 # Recomputation modes, cheapest in time first.
 NONE, SELECTIVE, FULL = 0, 1, 2
@@ -110,7 +108,7 @@ def recomputed_flops(work: LayeredWork, recompute: Num) -> Num:
 
     Selective repeats the attention core (activation functions and norms have no matrix products); full repeats the layer.
     """
-    return np.where(recompute == FULL, work.layer_flops, np.where(recompute == SELECTIVE, work.attention_flops, 0.0))
+    return where(recompute == FULL, work.layer_flops, where(recompute == SELECTIVE, work.attention_flops, 0.0))
 
 
 def kept_activation_B(work: LayeredWork, recompute: Num, tp: Num, sequence_parallel: Num) -> Num:
@@ -119,7 +117,7 @@ def kept_activation_B(work: LayeredWork, recompute: Num, tp: Num, sequence_paral
     Source: Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", 2022, table 2 (here
     without dropout, and with attention that stores no scores).
     """
-    shared = np.where(sequence_parallel, tp, 1.0)
+    shared = where(sequence_parallel, tp, 1.0)
     everything = work.kept_split_B / tp + work.kept_residual_B / shared
     selective = work.selective_split_B / tp + work.selective_residual_B / shared
-    return np.where(recompute == FULL, work.boundary_B / shared, np.where(recompute == SELECTIVE, selective, everything))
+    return where(recompute == FULL, work.boundary_B / shared, where(recompute == SELECTIVE, selective, everything))
