@@ -1,0 +1,141 @@
+"""A prediction beside the published figure: one plain record a case, which tests judge and reports print."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlsysim.validation.loading import Anchor
+from mlsysim.validation.runner import Plain, macro_text, plan_text, predict
+
+# "Match?" in the paper's report: within 5 % of the number that the paper prints.
+PAPER_MATCH = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a report says of one case, as JSON knows it.
+
+    ``error`` is predicted / measured - 1; of a range, to its nearer edge and 0 inside; None for a choice.
+    """
+
+    id: str
+    family: str
+    file: str
+    source: str
+    citation: str
+    locator: str
+    title: str
+    role: str
+    evidence: str
+    solver: str
+    stack: str
+    metric: str
+    unit: str
+    basis: str
+    predicted: Plain
+    measured: Plain
+    low: float | None
+    high: float | None
+    error: float | None
+    in_band: bool
+    feasible: bool
+    expect_feasible: bool
+    reason: str
+    known_miss: str
+    coefficients: tuple[str, ...]
+    hand_picked: tuple[str, ...]
+    corrects: str
+    paper: Plain | None
+    reported: Plain | None
+    primary: str
+    row: int | None
+    matches_paper: bool | None
+    macros: dict[str, str]
+
+    def as_row(self) -> dict[str, Any]:
+        """As a dictionary of plain values."""
+        return asdict(self)
+
+
+@functools.cache
+def compare(anchor: Anchor) -> Comparison:
+    """The comparison of ``anchor``'s prediction with its figure."""
+    case, source, prediction = anchor.case, anchor.source, predict(anchor)
+    low, high = case.band if case.band is not None else (None, None)
+    predicted = prediction.predicted
+    error: float | None = None
+    if isinstance(predicted, float) and low is not None and high is not None:
+        error = _relative_error(predicted, case.value, low, high)
+        in_band = low <= predicted <= high
+    else:
+        in_band = predicted == _measured(anchor)
+    derived: dict[str, Plain] = {
+        "predicted": predicted,
+        "unfactored": prediction.unfactored,
+        "error": 100 * abs(error) if error is not None else "",
+        "in_band": "yes" if in_band else "no",
+    }
+    return Comparison(
+        id=anchor.id,
+        family=anchor.family,
+        file=str(anchor.path),
+        source=source.key,
+        citation=source.citation,
+        locator=case.locator,
+        title=case.title or anchor.id,
+        role=case.role,
+        evidence=case.evidence,
+        solver=source.solver,
+        stack=source.stack,
+        metric=case.metric,
+        unit=case.unit,
+        basis=prediction.basis,
+        predicted=predicted,
+        measured=_measured(anchor),
+        low=low,
+        high=high,
+        error=error,
+        in_band=in_band,
+        feasible=prediction.feasible,
+        expect_feasible=case.expect_feasible,
+        reason=prediction.reason,
+        known_miss=case.known_miss,
+        coefficients=prediction.coefficients,
+        hand_picked=case.hand_picked,
+        corrects=case.corrects,
+        paper=case.paper,
+        reported=case.reported,
+        primary=case.primary,
+        row=case.row,
+        matches_paper=None if case.paper is None else matches(predicted, case.paper),
+        macros={name: macro_text(anchor, macro, derived) for name, macro in case.macros.items()},
+    )
+
+
+def matches(predicted: Plain, paper: Plain) -> bool:
+    """The paper's own test: within 5 % of a number, equal to a text.
+
+    Example:
+        >>> matches(37487.0, 37500), matches("TP=8,PP=4", "TP=8,PP=8")
+        (True, False)
+    """
+    if isinstance(predicted, str) or isinstance(paper, str):
+        return str(predicted) == str(paper)
+    return abs(predicted - paper) < PAPER_MATCH * max(abs(paper), 1.0)
+
+
+def _relative_error(predicted: float, value: float | None, low: float, high: float) -> float:
+    if value is not None:
+        return predicted / value - 1
+    if low <= predicted <= high:
+        return 0.0
+    return predicted / (low if predicted < low else high) - 1
+
+
+def _measured(anchor: Anchor) -> Plain:
+    case = anchor.case
+    if case.choice is not None:
+        return plan_text(case.choice)
+    return f"{case.range[0]:g}-{case.range[1]:g}" if case.range is not None else float(case.value or 0.0)

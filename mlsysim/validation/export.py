@@ -1,0 +1,108 @@
+"""The report as a file: JSON for programs, Markdown for pages, LaTeX macros for papers, HTML with parity plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mlsysim.validation import page, report
+from mlsysim.validation.statistics import Row, by_family_and_role
+
+
+def write(path: Path, rows: Sequence[Row], moves: Sequence[Row]) -> None:
+    """Writes the report; the file's ending chooses the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_FORMATS[path.suffix](rows, moves), encoding="utf-8")
+
+
+def as_json(rows: Sequence[Row], moves: Sequence[Row]) -> str:
+    """Every case, the families' statistics, the moved predictions and the macros."""
+    document = {
+        "families": [summary.as_row() for summary in by_family_and_role(rows)],
+        "cases": list(rows),
+        "moved": list(moves),
+        "macros": macros(rows),
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_markdown(rows: Sequence[Row], moves: Sequence[Row]) -> str:
+    """The terminal's numbers as Markdown tables, and every case with its source."""
+    parts = []
+    numbered = report.paper_rows(rows)
+    if numbered:
+        body = [
+            (
+                f"{row['row']}: {row['title']}",
+                *(report.shown(row[name]) for name in ("predicted", "paper", "reported")),
+                report.verdict(row),
+            )
+            for row in numbered
+        ]
+        parts += ["## The paper's anchors", _table(("Anchor", "Solver", "Paper", "Reported", "Match?"), body)]
+        told = []
+        for row in numbered:
+            told.append(f"- {row['row']}: {row['primary']}")
+            for right in report.corrections(row, rows):
+                figure, predicted = (report.shown(right[name], right["unit"]) for name in ("measured", "predicted"))
+                told.append(f"  - `{right['id']}`: {figure}; we predict {predicted} ({report.standing(right)})")
+        parts += ["## What the primary sources say", "\n".join(told)]
+    families = [
+        (
+            *(summary.family, summary.role, str(summary.cases), report.percent(summary.median), report.percent(summary.p90)),
+            *(report.percent(summary.bias, signed=True), f"{summary.in_band}/{summary.cases}", str(summary.known_misses)),
+            *(str(summary.coefficients), summary.bases),
+        )
+        for summary in by_family_and_role(rows)
+    ]
+    header = ("Family", "Role", "Cases", "Median", "p90", "Bias", "In band", "Known misses", "Coefficients", "Basis")
+    parts += ["## Errors by family", _table(header, families)]
+    cases = [
+        (
+            *(f"`{row['id']}`", report.shown(row["measured"], row["unit"]), report.shown(row["predicted"], row["unit"])),
+            *(report.standing(row), f"{row['citation']}, {row['locator']}"),
+        )
+        for row in rows
+    ]
+    parts += ["## Cases", _table(("Case", "Measured", "Predicted", "Standing", "Source"), cases)]
+    if moves:
+        moved = [(f"`{move['id']}`", report.shown(move["before"]), report.shown(move["after"])) for move in moves]
+        parts += ["## Moved predictions", _table(("Case", "From", "To"), moved)]
+    return "\n\n".join(["# mlsysim anchors", *parts]) + "\n"
+
+
+def as_latex(rows: Sequence[Row], moves: Sequence[Row]) -> str:
+    """The macros that the paper's own script printed, one ``newcommand`` a line."""
+    defined = [f"\\newcommand{{\\{name}}}{{{_escaped(text)}}}" for name, text in macros(rows).items()]
+    return "\n".join(["% Written by pytest --anchor-report; do not edit.", *defined]) + "\n"
+
+
+def macros(rows: Sequence[Row]) -> dict[str, str]:
+    """All macros by name, in the order of the paper's rows."""
+    ordered = sorted(rows, key=lambda row: (row["row"] is None, row["row"] or 0, row["id"]))
+    return {name: text for row in ordered for name, text in row["macros"].items()}
+
+
+def as_html(rows: Sequence[Row], moves: Sequence[Row]) -> str:
+    """One self-contained page."""
+    return page.render(rows, moves)
+
+
+def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in body)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    for special in "&%$#_{}":
+        text = text.replace(special, f"\\{special}")
+    return text
+
+
+_FORMATS: dict[str, Callable[[Sequence[Row], Sequence[Row]], str]] = {
+    ".json": as_json,
+    ".md": as_markdown,
+    ".tex": as_latex,
+    ".html": as_html,
+}

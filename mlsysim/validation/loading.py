@@ -1,0 +1,187 @@
+"""Reading anchor files. Whatever is wrong is a ``DataError`` that names the file and the case."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlsysim.core.errors import DataError, MLSysError, UnknownNameError, nearest
+from mlsysim.validation.names import USER_SUFFIX
+from mlsysim.validation.schema import INHERITED, Case, Gate, Source
+
+GATE_FILE = "family.toml"
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """One case with its source and the file it stands in; compared by identity, so that results can be kept by it."""
+
+    path: Path
+    family: str
+    source: Source
+    case: Case
+
+    @property
+    def id(self) -> str:
+        """Readable and unique: the source's key and the case's id."""
+        return f"{self.source.key}-{self.case.id}"
+
+    @property
+    def snapshot_path(self) -> Path:
+        """The file of this source's snapshots."""
+        return snapshot_path(self.path)
+
+    def error(self, problem: object) -> DataError:
+        """``problem`` as an error that names this file and case."""
+        return DataError(f"{self.path}: case {self.case.id!r}: {problem}")
+
+
+def stem(path: Path) -> str:
+    """The file's name without ".anchor.toml" or ".toml"."""
+    return path.name.removesuffix(USER_SUFFIX).removesuffix(".toml")
+
+
+def snapshot_path(path: Path) -> Path:
+    """``snapshots/`` beside a user's file; the repository's own are in ``snapshots/<family>/`` beside ``anchors/``."""
+    if path.name.endswith(USER_SUFFIX):
+        return path.parent / "snapshots" / f"{stem(path)}.json"
+    return path.parents[2] / "snapshots" / path.parent.name / f"{stem(path)}.json"
+
+
+def anchor_files(root: Path) -> list[Path]:
+    """The repository's anchor files under ``root``: one folder a family."""
+    return [path for path in sorted(root.glob("*/*.toml")) if path.name != GATE_FILE]
+
+
+def load_all(paths: Iterable[Path]) -> list[Anchor]:
+    """Every anchor of ``paths``; ids must differ across files, and ``corrects`` must name one of them."""
+    anchors: dict[str, Anchor] = {}
+    for path in paths:
+        for anchor in load(path):
+            if anchor.id in anchors:
+                raise anchor.error(f"its id {anchor.id!r} is also in {anchors[anchor.id].path}")
+            anchors[anchor.id] = anchor
+    for anchor in anchors.values():
+        if anchor.case.corrects and anchor.case.corrects not in anchors:
+            raise anchor.error(UnknownNameError.among("corrects", anchor.case.corrects, anchors))
+    return list(anchors.values())
+
+
+def load(path: Path) -> tuple[Anchor, ...]:
+    """The anchors of one file, checked; read once a process unless the file changes."""
+    return _load(path.resolve(), path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _load(path: Path, modified_ns: int) -> tuple[Anchor, ...]:
+    from mlsysim.validation import inputs
+
+    document = _document(path)
+    head = document["source"]
+    try:
+        source = Source(**head)
+    except MLSysError as error:
+        raise DataError(f"{path}: [source]: {error}") from None
+    family = source.family or (stem(path) if path.name.endswith(USER_SUFFIX) else path.parent.name)
+    inherited = {name: head[name] for name in INHERITED if name in head}
+    common = {**inherited, **document.get("defaults", {})}
+    anchors: dict[str, Anchor] = {}
+    for position, table in enumerate(document["case"], start=1):
+        label = f"case {table['id']!r}" if "id" in table else f"case number {position}"
+        try:
+            case = Case(**_merged(common, table))
+        except MLSysError as error:
+            raise DataError(f"{path}: {label}: {error}") from None
+        if case.id in anchors:
+            raise DataError(f"{path}: {label}: this id stands twice in the file")
+        anchors[case.id] = Anchor(path, family, source, case)
+        inputs.call_of(anchors[case.id])  # builds and checks the inputs, so that a wrong one stops the collection
+    return tuple(anchors.values())
+
+
+def load_gate(folder: Path) -> Gate | None:
+    """The gate of the family in ``folder``, if it has one."""
+    path = folder / GATE_FILE
+    if not path.exists():
+        return None
+    document = _toml(path)
+    try:
+        return Gate(**document["gate"])
+    except (MLSysError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: [gate]: {error}") from None
+
+
+def _document(path: Path) -> dict[str, Any]:
+    document = _toml(path)
+    known = ("source", "defaults", "case")
+    for name in document:
+        if name not in known:
+            near = nearest(name, known)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise DataError(f"{path}: no key {name!r} here; there are {', '.join(known)}{hint}")
+    if not isinstance(document.get("source"), dict):
+        raise DataError(f"{path}: expected a [source] table")
+    table = document["source"].pop("table", None)
+    if table is not None:
+        document["case"] = [*document.get("case", []), *_csv_cases(path.parent / table)]
+    if not isinstance(document.get("case"), list) or not document["case"]:
+        raise DataError(f"{path}: expected at least one [[case]]")
+    return document
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path}: {_case_near(text, str(error))}{error}") from None
+
+
+def _case_near(text: str, message: str) -> str:
+    """The id of the case in whose lines a TOML error lies: the parser knows only the line."""
+    at = re.search(r"at line (\d+)", message)
+    before = text.splitlines()[: int(at[1])] if at else []
+    start = max((number for number, line in enumerate(before) if line.strip() == "[[case]]"), default=None)
+    ids = re.findall(r'^id\s*=\s*"([^"]*)"', "\n".join(before[start:]), re.MULTILINE) if start is not None else []
+    return f"case {ids[-1]!r}: " if ids else ""
+
+
+def _csv_cases(path: Path) -> list[dict[str, Any]]:
+    """Cases from a table: a dotted column such as ``solve.tp_size`` is a key of a table, an empty cell is absent."""
+    if not path.exists():
+        raise DataError(f"{path}: no such table")
+    cases: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            case: dict[str, Any] = {}
+            for column, cell in row.items():
+                if cell in ("", None):
+                    continue
+                *tables, name = column.split(".")
+                target = functools.reduce(lambda inner, key: inner.setdefault(key, {}), tables, case)
+                target[name] = _cell(cell)
+            cases.append(case)
+    return cases
+
+
+def _cell(text: str) -> Any:
+    """A cell as TOML would read it; what TOML does not know is text."""
+    try:
+        return tomllib.loads(f"cell = {text}")["cell"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` laid on top; tables are merged key by key."""
+    merged = dict(base)
+    for name, value in over.items():
+        below = merged.get(name)
+        merged[name] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

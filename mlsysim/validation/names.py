@@ -1,0 +1,11 @@
+"""Names that the plugin, the tests and the reports share. Light: the plugin imports it at every start of pytest."""
+
+from __future__ import annotations
+
+# A user's own file of anchors; the plugin collects these.
+USER_SUFFIX = ".anchor.toml"
+# The user_properties in which a test hands its findings to the controller (and to --junitxml).
+ROW = "mlsysim_anchor"
+MOVE = "mlsysim_moved"
+# What --anchor-report can write, by the file's ending.
+REPORT_FORMATS = (".json", ".md", ".tex", ".html")

@@ -1,0 +1,32 @@
+"""What each packaged test is run on: every case, every family with a gate, one case a solver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlsysim.validation import loading
+
+
+def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
+    """Parametrises the argument ``name`` from the anchor file, or the tree of them, at ``place``.
+
+    A test function may carry ``applies_to`` (which anchors it is for) and ``marks_for`` (what marks each gets).
+    """
+    files = [place] if place.is_file() else loading.anchor_files(place)
+    anchors = loading.load_all(files)
+    if name == "family":
+        gated = {path.parent for path in files if loading.load_gate(path.parent) is not None}
+        metafunc.parametrize(name, sorted(folder.name for folder in gated))
+    elif name == "timed":
+        first: dict[str, loading.Anchor] = {}
+        for anchor in anchors:
+            first.setdefault(anchor.source.solver, anchor)
+        metafunc.parametrize(name, [pytest.param(anchor, id=solver) for solver, anchor in sorted(first.items())])
+    else:
+        applies_to = getattr(metafunc.function, "applies_to", lambda anchor: True)
+        marks_for = getattr(metafunc.function, "marks_for", lambda anchor: ())
+        metafunc.parametrize(
+            name, [pytest.param(anchor, id=anchor.id, marks=marks_for(anchor)) for anchor in anchors if applies_to(anchor)]
+        )

@@ -1,0 +1,149 @@
+"""The pytest plugin. It imports nothing heavy: every pytest run of every user who has mlsysim installed loads it.
+
+``pytest anchors/`` runs the repository's anchors, ``pytest my_cluster.anchor.toml`` or ``pytest --anchors=PATH`` a user's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlsysim.validation.names import MOVE, REPORT_FORMATS, ROW, USER_SUFFIX
+
+_USER_FILES = pytest.StashKey[frozenset[Path]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The plugin's options, in one group."""
+    group = parser.getgroup("mlsysim anchors")
+    group.addoption(
+        "--anchors",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help=f"also check the anchors of this *{USER_SUFFIX} file, or of all of them in this directory (repeatable)",
+    )
+    group.addoption(
+        "--anchor-report",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"write the anchors' report to FILE; its ending chooses the format: {' '.join(REPORT_FORMATS)} (repeatable)",
+    )
+    parser.addini("mlsysim_solve_budget_ms", "hard limit of one scalar solve, median, in ms", default="1.0")
+    parser.addini("mlsysim_search_budget_ms", "time of a search beside its plans (lowering, ranking), in ms", default="20")
+    parser.addini("mlsysim_search_rate", "plans a second that a search must evaluate on top", default="100000")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Adds the files of ``--anchors`` to what is collected; refuses what cannot be written."""
+    files = frozenset(path for given in config.getoption("--anchors") for path in _user_files(given))
+    config.stash[_USER_FILES] = files
+    named = {_resolved(argument) for argument in config.args}
+    config.args += [str(path) for path in sorted(files) if path not in named]
+    for name in config.getoption("--anchor-report"):
+        if Path(name).suffix not in REPORT_FORMATS:
+            raise pytest.UsageError(f"--anchor-report={name}: expected a file ending in {', '.join(REPORT_FORMATS)}")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """A ``*.anchor.toml`` that was asked for by name or by ``--anchors`` is a module of tests."""
+    if not file_path.name.endswith(USER_SUFFIX):
+        return None
+    if parent.session.isinitpath(file_path) or file_path.resolve() in parent.config.stash[_USER_FILES]:
+        return AnchorModule.from_parent(parent, path=file_path)
+    return None
+
+
+class AnchorModule(pytest.Module):
+    """The packaged tests, run on one user's file: real test functions, so that fixtures, ``-k``, ``::`` and xdist work."""
+
+    def _getobj(self) -> Any:
+        return importlib.import_module("mlsysim.validation.anchor_tests")
+
+    def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
+        """The tests that apply: snapshots only where some are kept, or are asked for."""
+        from mlsysim.validation.loading import snapshot_path
+
+        kept = snapshot_path(self.path).exists() or getattr(self.config.option, "update_snapshots", False)
+        for item in super().collect():
+            if kept or getattr(item, "originalname", "") != "test_snapshot":
+                yield item
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes ``anchor`` runs once a case: of its own file, or of all files under its module's ``ANCHORS``."""
+    wanted = {"anchor", "family", "timed"}.intersection(metafunc.fixturenames)
+    own = metafunc.definition.getparent(AnchorModule)
+    place = own.path if own is not None else getattr(metafunc.module, "ANCHORS", None)
+    if not wanted or not isinstance(place, Path):
+        return
+    from mlsysim.core.errors import DataError
+    from mlsysim.validation import parametrise
+
+    try:
+        for name in sorted(wanted):
+            parametrise.by_name(metafunc, name, place)
+    except DataError as error:
+        raise pytest.Collector.CollectError(str(error)) from None
+
+
+@pytest.fixture(scope="module")
+def anchor_root(request: pytest.FixtureRequest) -> Path:
+    """The folder whose anchors the requesting module tests: its ``ANCHORS``."""
+    root: Path = request.module.ANCHORS
+    return root
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The report, if anchors ran; on the controller when pytest-xdist spreads them."""
+    rows = _properties(terminalreporter, ROW)
+    if not rows:
+        return
+    from mlsysim.validation import report
+
+    moves = _properties(terminalreporter, MOVE)
+    terminalreporter.section("mlsysim anchors")
+    for line in report.lines(rows, moves):
+        terminalreporter.write_line(line)
+    for name in config.getoption("--anchor-report"):
+        from mlsysim.validation import export
+
+        export.write(Path(name), rows, moves)
+        terminalreporter.write_line(f"written: {name}")
+
+
+def _properties(terminalreporter: Any, name: str) -> list[dict[str, Any]]:
+    """The records that tests of any outcome have left under ``name``, one an anchor."""
+    records: dict[tuple[str, str], dict[str, Any]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for key, text in getattr(report, "user_properties", ()):
+                if key == name:
+                    record = json.loads(text)
+                    records[record["file"], record["id"]] = record
+    return [records[key] for key in sorted(records)]
+
+
+def _user_files(given: str) -> list[Path]:
+    """The anchor files of one ``--anchors``."""
+    path = Path(given).resolve()
+    if path.is_dir():
+        files = sorted(path.rglob(f"*{USER_SUFFIX}"))
+        if not files:
+            raise pytest.UsageError(f"--anchors={given}: no *{USER_SUFFIX} in this directory")
+        return files
+    if not path.is_file():
+        raise pytest.UsageError(f"--anchors={given}: no such file or directory")
+    if not path.name.endswith(USER_SUFFIX):
+        raise pytest.UsageError(f"--anchors={given}: expected a directory or a file ending in {USER_SUFFIX}")
+    return [path]
+
+
+def _resolved(argument: str) -> Path:
+    return Path(argument.partition("::")[0]).resolve()

@@ -1,0 +1,81 @@
+"""How far off the predictions are: by family and role. Standard library only, so that the plugin stays light."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The errors of one family's cases in one role. Errors are fractions; a choice has none and counts only in band.
+
+    ``bias`` is the mean signed error; ``coefficients`` counts the distinct fitted numbers that the predictions used,
+    ``hand_picked`` the numbers chosen for single cases.
+    """
+
+    family: str
+    role: str
+    bases: str
+    cases: int
+    median: float | None
+    mean: float | None
+    p90: float | None
+    bias: float | None
+    in_band: int
+    known_misses: int
+    infeasible: int
+    coefficients: int
+    hand_picked: int
+
+    def as_row(self) -> dict[str, Any]:
+        """As a dictionary of plain values."""
+        return asdict(self)
+
+
+def summarise(family: str, role: str, rows: Sequence[Row]) -> Summary:
+    """The summary of ``rows``, known misses included."""
+    errors = [float(row["error"]) for row in rows if row["error"] is not None]
+    sizes = [abs(error) for error in errors]
+    return Summary(
+        family=family,
+        role=role,
+        bases=", ".join(sorted({row["basis"] for row in rows})),
+        cases=len(rows),
+        median=quantile(sizes, 0.5),
+        mean=sum(sizes) / len(sizes) if sizes else None,
+        p90=quantile(sizes, 0.9),
+        bias=sum(errors) / len(errors) if errors else None,
+        in_band=sum(bool(row["in_band"]) for row in rows),
+        known_misses=sum(bool(row["known_miss"]) for row in rows),
+        infeasible=sum(not row["feasible"] for row in rows),
+        coefficients=len({name for row in rows for name in row["coefficients"]}),
+        hand_picked=sum(len(row["hand_picked"]) for row in rows),
+    )
+
+
+def by_family_and_role(rows: Iterable[Row]) -> list[Summary]:
+    """One summary a family and role, in alphabetical order."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["family"], row["role"]), []).append(row)
+    return [summarise(family, role, groups[family, role]) for family, role in sorted(groups)]
+
+
+def quantile(values: Sequence[float], fraction: float) -> float | None:
+    """Linear interpolation between the sorted values; None of none.
+
+    Example:
+        >>> quantile([1.0, 2.0, 3.0, 4.0], 0.5)
+        2.5
+    """
+    if not values:
+        return None
+    ordered = sorted(values)
+    position = fraction * (len(ordered) - 1)
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])

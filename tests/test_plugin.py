@@ -1,0 +1,323 @@
+"""The pytest plugin as a user meets it: their own anchor files, options, exit codes, reports."""
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+import mlsysim
+from mlsysim.validation.plugin import AnchorModule
+
+pytestmark = pytest.mark.skipif(
+    not [point for point in importlib.metadata.entry_points(group="pytest11") if point.value == "mlsysim.validation.plugin"],
+    reason="the package is not installed: pip install -e .",
+)
+
+HEAD = """
+[source]
+key = "my-cluster"
+citation = "My cluster, measured by me"
+url = "https://example.org/run/1"
+year = 2026
+locator = "run 1"
+solver = "SingleNodeModel"
+metric = "latency"
+definition = "one forward batch"
+unit = "ms"
+tolerance = 0.05
+tolerance_reason = "five repeats spread by 5 %"
+
+[defaults]
+role = "validation"
+evidence = "stated"
+workload = "Models.Vision.ResNet50"
+hardware = "Hardware.Cloud.A100"
+"""
+
+
+# A bandwidth in watts.
+CHIP = """[case.hardware]
+release_year = 2026
+compute = { peak_flops = "1 PFLOP/s" }
+memory = { capacity = "80 GiB", bandwidth = "3 TW" }
+"""
+
+
+def latency_ms(batch_size):
+    run = mlsysim.SingleNodeModel().solve(mlsysim.Models.Vision.ResNet50, mlsysim.Hardware.Cloud.A100, batch_size=batch_size)
+    return run.latency.m_as("ms")
+
+
+def case(name, factor=1.0, extra=""):
+    """A case whose figure is ``factor`` times what the solver predicts."""
+    value = factor * latency_ms(256)
+    return f'\n[[case]]\nid = "{name}"\nvalue = {value!r}\nsolve = {{ batch_size = 256 }}\n{extra}\n'
+
+
+@pytest.fixture(autouse=True)
+def without_hypothesis(monkeypatch):
+    """Each inner run would import hypothesis anew: a second a test."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+
+
+@pytest.fixture
+def anchors(pytester):
+    """Writes my_cluster.anchor.toml and returns its path."""
+
+    def write(*cases, head=HEAD, name="my_cluster.anchor.toml"):
+        path = pytester.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(head + "".join(cases), encoding="utf-8")
+        return path
+
+    return write
+
+
+def report_section(result):
+    """The lines of our report: from its heading to the next one."""
+    lines = result.outlines
+    start = next(number for number, line in enumerate(lines) if "mlsysim anchors" in line)
+    end = next((number for number in range(start + 1, len(lines)) if re.match(r"(=|-){5,}", lines[number])), len(lines))
+    return lines[start + 1 : end]
+
+
+def test_file_named_as_a_path_is_checked(pytester, anchors):
+    anchors(case("good"))
+    result = pytester.runpytest("my_cluster.anchor.toml", "-v")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*my_cluster.anchor.toml::test_in_band[[]my-cluster-good[]] PASSED*"])
+    result.stdout.fnmatch_lines(["my_cluster  validation      1*0.0 %*1/1*"])
+
+
+def test_option_adds_files_to_a_run_of_other_tests(pytester, anchors):
+    anchors(case("good"), name="elsewhere/deep/my_cluster.anchor.toml")
+    pytester.makepyfile(test_own="def test_own(): pass")
+    result = pytester.runpytest("test_own.py", "--anchors=elsewhere", "-v")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*test_own.py::test_own PASSED*"])
+    result.stdout.fnmatch_lines(["*test_in_band[[]my-cluster-good[]] PASSED*"])
+
+
+@pytest.mark.parametrize("arguments", [["--anchors=."], ["my_cluster.anchor.toml", "--anchors=my_cluster.anchor.toml"]])
+def test_file_that_is_reached_twice_runs_once(pytester, anchors, arguments):
+    anchors(case("good"))
+    result = pytester.runpytest(*arguments)
+    result.assert_outcomes(passed=4)  # feasible, in band, bound, response: no snapshot is kept
+
+
+def test_a_walk_through_a_directory_leaves_anchor_files_alone(pytester, anchors):
+    anchors(case("bad", 2.0))
+    pytester.makepyfile(test_own="def test_own(): pass")
+    result = pytester.runpytest(".")
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*mlsysim anchors*")
+
+
+@pytest.mark.parametrize("given", ["absent", "test_own.py", "empty"])
+def test_option_that_names_no_anchors_is_a_usage_error(pytester, given):
+    pytester.makepyfile(test_own="def test_own(): pass")
+    pytester.mkdir("empty")
+    result = pytester.runpytest(f"--anchors={given}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*--anchors={given}:*"])
+
+
+def test_miss_fails_and_names_both_numbers_and_the_source(pytester, anchors):
+    anchors(case("bad", 2.0))
+    result = pytester.runpytest("my_cluster.anchor.toml")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["my-cluster-bad: predicted * ms, measured * ms (band * to * ms), -50.0 %; My cluster*, run 1"])
+
+
+def test_known_miss_is_expected_but_counts(pytester, anchors):
+    anchors(case("slow", 2.0, 'known_miss = "the data loader"'), case("good"))
+    result = pytester.runpytest("my_cluster.anchor.toml")
+    assert result.ret == 0
+    result.assert_outcomes(passed=7, xfailed=1)
+    result.stdout.fnmatch_lines(["my_cluster  validation      2          25.0 %*-25.0 %*1/2*1 *"])
+
+
+def test_known_miss_that_passes_turns_red(pytester, anchors):
+    anchors(case("healed", 1.0, 'known_miss = "the data loader"'))
+    result = pytester.runpytest("my_cluster.anchor.toml")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*XPASS(strict)*the data loader*"])
+
+
+def test_known_miss_does_not_hide_a_solver_that_fails(pytester, anchors):
+    anchors(case("broken", 2.0, 'known_miss = "the data loader"').replace("batch_size = 256", "batch_size = 0"))
+    result = pytester.runpytest("my_cluster.anchor.toml", "-k", "in_band")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*my_cluster.anchor.toml: case 'broken': batch_size = 0*"])
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (case("x", 1, "tolerence = 0.1"), "*my_cluster.anchor.toml: case 'x': *tolerence*did you mean 'tolerance'*"),
+        (case("x", 1, 'unit = "furlong"'), "*my_cluster.anchor.toml: case 'x': *furlong*"),
+        (case("x") + case("x"), "*my_cluster.anchor.toml: case 'x': *twice*"),
+        (case("x", 1, 'unit = "ms"\nunit = "s"'), "*my_cluster.anchor.toml: case 'x': *overwrite*line*"),
+        (case("x").replace("batch_size", "batchsize"), "*case 'x': *batchsize*did you mean 'batch_size'*"),
+        (case("x", 1, 'hardware = "Hardware.Cloud.H1000"'), "*case 'x': *H1000*did you mean 'H100'*"),
+        (case("x", 1, 'evidence = "recalled"'), "*case 'x': evidence = 'recalled'*"),
+        (case("x", 1, "tolerance = 0.6"), "*case 'x': tolerance = 0.6: *<= 0.5*"),
+        (case("x", 1, "factors = { overhead = 2.0 }"), "*case 'x': factors =*only role*"),
+        (case("x", 1, CHIP), "*case 'x': *bandwidth*3 TW*"),
+    ],
+)
+def test_malformed_file_stops_the_collection_with_file_and_case(pytester, anchors, broken, message):
+    anchors(broken)
+    result = pytester.runpytest("my_cluster.anchor.toml")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines([message])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_unknown_key_beside_the_tables_names_the_near_one(pytester, anchors):
+    anchors(case("x"), head="[default]\n" + HEAD)
+    result = pytester.runpytest("my_cluster.anchor.toml")
+    result.stdout.fnmatch_lines(["*no key 'default'*did you mean 'defaults'?"])
+
+
+def test_workers_give_the_same_report(pytester, anchors):
+    pytest.importorskip("xdist")
+    anchors(case("good"), case("slow", 2.0, 'known_miss = "the data loader"'), case("bad", 3.0))
+    alone = pytester.runpytest("my_cluster.anchor.toml")
+    spread = pytester.runpytest("my_cluster.anchor.toml", "-n", "2")
+    assert spread.ret == alone.ret == 1
+    assert report_section(spread) == report_section(alone) != []
+
+
+def test_selection_reports_only_what_ran(pytester, anchors):
+    anchors(case("one"), case("two"))
+    result = pytester.runpytest("my_cluster.anchor.toml", "-k", "one and in_band")
+    result.assert_outcomes(passed=1, deselected=7)
+    result.stdout.fnmatch_lines(["my_cluster  validation      1 *"])
+
+
+def test_single_case_can_be_named(pytester, anchors):
+    anchors(case("one"), case("two"))
+    result = pytester.runpytest("my_cluster.anchor.toml::test_in_band[my-cluster-two]")
+    result.assert_outcomes(passed=1)
+
+
+def test_junit_carries_each_row(pytester, anchors):
+    anchors(case("good"))
+    # pytest warns when record_property meets this format; the rows must not depend on it.
+    pytester.runpytest("my_cluster.anchor.toml", "--junitxml=junit.xml", "-o", "junit_family=xunit2", "-W", "error")
+    text = (pytester.path / "junit.xml").read_text(encoding="utf-8")
+    assert 'property name="mlsysim_anchor"' in text
+    assert "my-cluster-good" in text
+
+
+def test_reports_are_written(pytester, anchors):
+    anchors(case("good"), case("slow", 2.0, 'known_miss = "the data loader"'))
+    names = ["out/report.json", "report.md", "report.tex", "report.html"]
+    result = pytester.runpytest("my_cluster.anchor.toml", *(f"--anchor-report={name}" for name in names))
+    assert result.ret == 0
+    document = json.loads((pytester.path / "out/report.json").read_text(encoding="utf-8"))
+    assert [row["id"] for row in document["cases"]] == ["my-cluster-good", "my-cluster-slow"]
+    assert document["cases"][1]["error"] == pytest.approx(-0.5)
+    assert document["families"][0]["median"] == pytest.approx(0.25)
+    assert "| `my-cluster-good` |" in (pytester.path / "report.md").read_text(encoding="utf-8")
+    page = (pytester.path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<circle") == 2
+
+
+def test_report_of_unknown_format_is_refused_before_the_run(pytester, anchors):
+    anchors(case("good"))
+    result = pytester.runpytest("my_cluster.anchor.toml", "--anchor-report=report.docx")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*report.docx: expected a file ending in .json, .md, .tex, .html*"])
+
+
+def test_snapshot_is_recorded_compared_and_updated(pytester, anchors):
+    path = anchors(case("good"))
+    kept = pytester.path / "snapshots" / "my_cluster.json"
+
+    recorded = pytester.runpytest(path, "--snapshot-update")
+    assert recorded.ret == 0
+    before = json.loads(kept.read_text(encoding="utf-8"))
+    assert before["my-cluster-good"]["predicted"] == pytest.approx(latency_ms(256), rel=1e-5)
+    assert before["my-cluster-good"]["unit"] == "ms"
+
+    pytester.runpytest(path).assert_outcomes(passed=5)
+
+    anchors(case("good").replace("batch_size = 256", "batch_size = 257"))
+    changed = pytester.runpytest(path, "-k", "snapshot or in_band")
+    assert changed.ret == pytest.ExitCode.TESTS_FAILED
+    changed.stdout.fnmatch_lines(["my-cluster-good: differs from its snapshot*", "*predicted: * -> *"])
+
+    updated = pytester.runpytest(path, "--snapshot-update")
+    assert updated.ret == 0
+    updated.stdout.fnmatch_lines(["1 predictions moved*", "Anchor *from*to*", "my-cluster-good *+0.4 %"])
+    pytester.runpytest(path).assert_outcomes(passed=5)
+
+
+def test_update_leaves_the_users_other_files_alone(pytester, anchors):
+    path = anchors(case("good"))
+    other = pytester.path / "snapshots" / "other.json"
+    other.parent.mkdir()
+    other.write_text("[1, 2]", encoding="utf-8")
+    assert pytester.runpytest(path, "--snapshot-update").ret == 0
+    assert other.read_text(encoding="utf-8") == "[1, 2]"
+
+
+def test_infeasible_plan_must_be_stated(pytester, anchors):
+    head = (
+        HEAD.replace("SingleNodeModel", "ServingModel")
+        .replace('"latency"', '"itl"')
+        .replace("Vision.ResNet50", "Language.Llama2_70B")
+    )
+    unstated = '\n[[case]]\nid = "x"\nvalue = 41\ntolerance = 0.5\nsolve = { seq_len = 1024 }\n'
+    anchors(unstated, head=head)
+    result = pytester.runpytest("my_cluster.anchor.toml", "-k", "feasible")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["my-cluster-x: infeasible: *GB*"])
+    anchors(unstated + "expect_feasible = false\n", head=head)
+    pytester.runpytest("my_cluster.anchor.toml", "-k", "feasible").assert_outcomes(passed=1)
+
+
+def test_stated_infeasibility_must_hold(pytester, anchors):
+    anchors(case("x", 1, "expect_feasible = false"))
+    result = pytester.runpytest("my_cluster.anchor.toml", "-k", "feasible")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*the solver finds that it fits*"])
+
+
+def test_bound_that_is_slower_than_the_measurement_is_red_even_as_known_miss(pytester, anchors):
+    anchors(case("beaten", 0.5, 'known_miss = "magic"'))
+    result = pytester.runpytest("my_cluster.anchor.toml")
+    result.assert_outcomes(passed=2, failed=1, xfailed=1)
+    result.stdout.fnmatch_lines(["my-cluster-beaten: the bound * ms is worse than the measured * ms*"])
+
+
+class DeafModel:
+    """Predicts the same whatever the hardware: the original tool's anchor 3."""
+
+    def solve(self, workload, hardware, *, batch_size):
+        return mlsysim.SingleNodeModel().solve(workload, mlsysim.Hardware.Cloud.A100, batch_size=batch_size)
+
+
+def test_prediction_that_does_not_respond_to_the_hardware_is_none(pytester, anchors, monkeypatch):
+    monkeypatch.setattr(mlsysim, "DeafModel", DeafModel, raising=False)
+    anchors(case("x"), head=HEAD.replace("SingleNodeModel", "DeafModel"))
+    result = pytester.runpytest_inprocess("my_cluster.anchor.toml")
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["my-cluster-x: latency moves by +0.0 % when the hardware is 10 % faster"])
+
+
+def test_pytest_has_the_private_name_we_build_on():
+    assert "_getobj" in vars(pytest.Module)
+    assert AnchorModule._getobj is not pytest.Module._getobj
+
+
+def test_plugin_costs_a_run_without_anchors_nothing():
+    heavy = ("numpy", "pint", "pydantic", "syrupy.session", "mlsysim.core", "mlsysim.solvers")
+    code = f"import sys, mlsysim.validation.plugin; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
