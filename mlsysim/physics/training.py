@@ -1,18 +1,19 @@
-"""One training step: compute, recomputation, collectives that do not hide, pipeline bubble, optimizer.
+"""The parts of a training step by roofline: peak rates (or the caller's efficiency of them), bandwidths, rings.
 
-Sources: Narayanan et al. 2021 (pipelines, TP traffic), Korthikanti et al. 2022 (sequence parallelism), Rajbhandari et
-al. 2020 (ZeRO traffic), Lepikhin et al. 2021 (expert all-to-all).
+Sources: Narayanan et al. 2021 (TP traffic), Korthikanti et al. 2022 (sequence parallelism), Rajbhandari et al. 2020
+(ZeRO traffic), Lepikhin et al. 2021 (expert all-to-all).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from mlsysim.physics.collectives import all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
-from mlsysim.physics.numeric import Num, maximum, minimum, where
-from mlsysim.physics.plan import Plan, stage_layers
+from mlsysim.physics.numeric import Num, where
+from mlsysim.physics.plan import Plan
 from mlsysim.physics.roofline import roofline_s
 from mlsysim.physics.sharding import largest_rank, rank_parameters
+from mlsysim.physics.step import Overlap, StepParts, StepTime, assemble_step
 from mlsysim.physics.work import BACKWARD_OVER_FORWARD, FULL, LayeredWork, kept_activation_B, recomputed_flops
 
 
@@ -36,98 +37,23 @@ class Machine:
     oversubscription: Num = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """How collectives hide under compute.
-
-    Attributes:
-        share: the part of each collective that hides if there is compute enough to hide it.
-        whole_step: gradients may hide under the compute of the whole step (the caller's own share, and the bound); else
-            only under that of the micro-batch whose gradients they are.
-    """
-
-    share: Num = 1.0
-    whole_step: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StepTime:
-    """Seconds of one step on one rank; the parts sum to the total.
-
-    ``bubble_s`` is the time that a rank of mean load waits for the pipeline: fill, drain and uneven stages.
-    """
-
-    compute_s: Num
-    recompute_s: Num
-    tp_exposed_s: Num
-    ep_exposed_s: Num
-    pp_exposed_s: Num
-    dp_exposed_s: Num
-    bubble_s: Num
-    optimizer_s: Num
-
-    @property
-    def total_s(self) -> Num:
-        """The step."""
-        return sum((getattr(self, part) for part in STEP_PARTS), start=0.0)
-
-
-STEP_PARTS = tuple(part.name for part in fields(StepTime))
-
-
 def training_step(work: LayeredWork, plan: Plan, machine: Machine, overlap: Overlap) -> StepTime:
-    """Time of one optimizer step; every field of ``plan`` and ``machine`` may be an array."""
-    layer = _layer_compute_s(work, plan, machine)
-    repeated = _recompute_s(work, plan, machine)
-    head = _head_compute_s(work, plan, machine)
-    window = layer + repeated  # compute of one layer and micro-batch, under which its collectives may hide
-    tp = _tensor_parallel_s(work, plan, machine)
-    ep = _expert_parallel_s(work, plan, machine)
-    tp_hidden = minimum(overlap.share * tp, window)
-    ep_hidden = minimum(overlap.share * ep, window - tp_hidden)
-    per_stage = work.layers / plan.pp
-    send = _pipeline_send_s(work, plan, machine)
-    send_hidden = minimum(overlap.share * send, (window - tp_hidden - ep_hidden) * per_stage)
-    left = (window - tp_hidden - ep_hidden) * per_stage - send_hidden
-    gathers = _data_parallel_s(work, plan, machine)
-    per_pass = plan.zero_stage >= 2
-    under = plan.micro_batches if overlap.whole_step else where(per_pass, plan.micro_batches, 1.0)
-    gathers_hidden = minimum(overlap.share * gathers, left * under)
+    """Time of one optimizer step by roofline; every field of ``plan`` and ``machine`` may be an array."""
+    return assemble_step(work.layers, roofline_parts(work, plan, machine), plan, overlap)
 
-    block = window + (tp - tp_hidden) + (ep - ep_hidden)
-    pipeline, busy = pipeline_s(work.layers, plan, block, head, send - send_hidden)
-    passes = plan.micro_batches * per_stage
-    return StepTime(
-        compute_s=plan.micro_batches * (layer * work.layers + head) / plan.pp,
-        recompute_s=repeated * passes,
-        tp_exposed_s=(tp - tp_hidden) * passes,
-        ep_exposed_s=(ep - ep_hidden) * passes,
-        pp_exposed_s=(send - send_hidden) * plan.micro_batches,
-        dp_exposed_s=gathers - gathers_hidden,
-        bubble_s=pipeline - busy,
+
+def roofline_parts(work: LayeredWork, plan: Plan, machine: Machine) -> StepParts:
+    """The parts of the step."""
+    return StepParts(
+        layer_s=_layer_compute_s(work, plan, machine),
+        recompute_s=_recompute_s(work, plan, machine),
+        head_s=_head_compute_s(work, plan, machine),
+        tp_s=tensor_parallel_s(work, plan, machine),
+        ep_s=expert_parallel_s(work, plan, machine),
+        send_s=pipeline_send_s(work, plan, machine),
+        dp_s=data_parallel_s(work, plan, machine),
         optimizer_s=_optimizer_s(work, plan, machine),
     )
-
-
-def pipeline_s(layers: Num, plan: Plan, layer_s: Num, head_s: Num, send_s: Num) -> tuple[Num, Num]:
-    """Time of all micro-batches through the pipeline, and the mean busy time of a stage in it.
-
-    The slowest stage works through all m micro-batches; one micro-batch also passes the other stages once, to fill and
-    drain the pipeline, which interleaving by v chunks shortens v-fold (Narayanan et al. 2021, section 2.2):
-    m slowest + (sum of stages - slowest) / v. The output head sits on the last stage.
-
-    Example:
-        >>> from mlsysim.physics.plan import Plan
-        >>> plan = Plan(1, 4, 1, 1, 1, 8, 1, 0, 0, 0, 1, 2, 2, 12)
-        >>> total, busy = pipeline_s(32, plan, 1.0, 0.0, 0.0)
-        >>> float(total), float(busy)
-        (88.0, 64.0)
-    """
-    full, least = stage_layers(layers, plan.pp)
-    slowest = maximum(full * layer_s, least * layer_s + head_s) + send_s
-    everything = layers * layer_s + head_s + plan.pp * send_s
-    ramp = (everything - slowest) / plan.virtual_stages
-    return plan.micro_batches * slowest + ramp, plan.micro_batches * everything / plan.pp
 
 
 def _layer_compute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
@@ -156,7 +82,7 @@ def _head_compute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     return roofline_s(flops, moved, machine.rate_flops_per_s, machine.memory_Bps)
 
 
-def _tensor_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+def tensor_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """All-reduces of one layer and micro-batch: two forward, two backward, two more under full recomputation.
 
     With sequence parallelism each is a reduce-scatter and an all-gather: the same bytes.
@@ -167,7 +93,7 @@ def _tensor_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     return rounds * 2 * reduce_scatter_s(work.boundary_B * plan.micro_batch_tokens, plan.tp, bandwidth)
 
 
-def _expert_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+def expert_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """All-to-alls of one layer and micro-batch: dispatch and combine, forward and backward."""
     if not work.routed_copies:
         return 0.0
@@ -178,7 +104,7 @@ def _expert_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     return rounds * sent
 
 
-def _pipeline_send_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+def pipeline_send_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Activations forward and gradients back across one stage boundary, for one micro-batch; every chunk sends its own."""
     shared = where(plan.sequence_parallel, plan.tp, 1.0)
     sent = 2 * plan.virtual_stages * work.boundary_B * plan.micro_batch_tokens / shared
@@ -186,7 +112,7 @@ def _pipeline_send_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     return where(plan.pp > 1, sent / link, 0.0)
 
 
-def _data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+def data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Gradient and parameter traffic of one step.
 
     ZeRO-0 all-reduces gradients; ZeRO-1 reduce-scatters them and gathers the updated weights; ZeRO-2 reduce-scatters in

@@ -14,7 +14,8 @@ from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
 from mlsysim.physics.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
 from mlsysim.physics.numeric import Num, where
 from mlsysim.physics.plan import SCHEDULES, Plan
-from mlsysim.physics.training import STEP_PARTS, StepTime, training_step
+from mlsysim.physics.step import STEP_PARTS, StepTime
+from mlsysim.physics.training import training_step
 from mlsysim.physics.work import FULL, NONE, RECOMPUTE_MODES, SELECTIVE, LayeredWork
 from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting
 from mlsysim.solvers.feasibility import over_budget

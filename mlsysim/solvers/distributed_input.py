@@ -9,7 +9,8 @@ from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
 from mlsysim.physics.plan import INTERLEAVED, ONE_F_ONE_B, SCHEDULES, Plan
-from mlsysim.physics.training import Machine, Overlap
+from mlsysim.physics.step import Overlap
+from mlsysim.physics.training import Machine
 from mlsysim.physics.work import RECOMPUTE_MODES
 from mlsysim.systems.types import Fleet
 

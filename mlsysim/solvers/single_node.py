@@ -13,7 +13,8 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
 from mlsysim.physics.memory import training_memory
 from mlsysim.physics.roofline import roofline_s
-from mlsysim.physics.training import Machine, Overlap, training_step
+from mlsysim.physics.step import Overlap
+from mlsysim.physics.training import Machine, training_step
 from mlsysim.physics.work import NONE, LayeredWork
 from mlsysim.solvers.distributed_input import DEFAULT_SEQ_LEN, lone_plan
 from mlsysim.solvers.feasibility import over_budget

@@ -1,0 +1,127 @@
+"""How the parts of a training step add up: what hides under what, and the pipeline.
+
+Sources: Narayanan et al. 2021 (pipelines), Rajbhandari et al. 2020 (ZeRO).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from mlsysim.physics.numeric import Num, maximum, minimum, where
+from mlsysim.physics.plan import Plan, stage_layers
+
+
+@dataclass(frozen=True, slots=True)
+class StepParts:
+    """Seconds of the pieces of one step on one rank, before anything hides.
+
+    Attributes:
+        layer_s: forward and backward of one layer and micro-batch.
+        recompute_s: what the backward pass repeats of it.
+        head_s: the output head of one micro-batch.
+        tp_s, ep_s: tensor- and expert-parallel collectives of one layer and micro-batch.
+        send_s: what one micro-batch sends across one stage boundary, both ways.
+        dp_s: gradient and weight traffic of the step.
+        optimizer_s: the update.
+    """
+
+    layer_s: Num
+    recompute_s: Num
+    head_s: Num
+    tp_s: Num
+    ep_s: Num
+    send_s: Num
+    dp_s: Num
+    optimizer_s: Num
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """How collectives hide under compute.
+
+    Attributes:
+        share: the part of each collective that hides where there is compute enough to hide it.
+        whole_step: gradients may hide under the compute of the whole step (the caller's own share, and the bound); else
+            only under that of the micro-batch whose gradients they are.
+    """
+
+    share: Num = 1.0
+    whole_step: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Seconds of one step on one rank; the parts sum to the total.
+
+    ``bubble_s`` is the time that a rank of mean load waits for the pipeline: fill, drain and uneven stages.
+    """
+
+    compute_s: Num
+    recompute_s: Num
+    tp_exposed_s: Num
+    ep_exposed_s: Num
+    pp_exposed_s: Num
+    dp_exposed_s: Num
+    bubble_s: Num
+    optimizer_s: Num
+
+    @property
+    def total_s(self) -> Num:
+        """The step."""
+        return sum((getattr(self, part) for part in STEP_PARTS), start=0.0)
+
+
+STEP_PARTS = tuple(part.name for part in fields(StepTime))
+
+
+def assemble_step(layers: Num, parts: StepParts, plan: Plan, overlap: Overlap) -> StepTime:
+    """The step from its parts.
+
+    Collectives take turns under the compute of their layer: tensor parallelism first, then experts, then the sends
+    between stages, then data parallelism under what is left. Together they never hide under more compute than there is.
+    """
+    share = overlap.share
+    window = parts.layer_s + parts.recompute_s
+    tp_hidden = share * minimum(parts.tp_s, window)
+    ep_hidden = share * minimum(parts.ep_s, window - tp_hidden)
+    per_stage = layers / plan.pp
+    left = (window - tp_hidden - ep_hidden) * per_stage
+    send_hidden = share * minimum(parts.send_s, left)
+    passes_under = plan.micro_batches if overlap.whole_step else where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
+    dp_hidden = share * minimum(parts.dp_s, (left - send_hidden) * passes_under)
+
+    block = window + (parts.tp_s - tp_hidden) + (parts.ep_s - ep_hidden)
+    send = parts.send_s - send_hidden
+    pipeline, busy = pipeline_s(layers, plan, block, parts.head_s, send)
+    passes = plan.micro_batches * per_stage
+    return StepTime(
+        compute_s=plan.micro_batches * (parts.layer_s * layers + parts.head_s) / plan.pp,
+        recompute_s=parts.recompute_s * passes,
+        tp_exposed_s=(parts.tp_s - tp_hidden) * passes,
+        ep_exposed_s=(parts.ep_s - ep_hidden) * passes,
+        pp_exposed_s=send * plan.micro_batches,
+        dp_exposed_s=parts.dp_s - dp_hidden,
+        bubble_s=pipeline - busy,
+        optimizer_s=parts.optimizer_s,
+    )
+
+
+def pipeline_s(layers: Num, plan: Plan, layer_s: Num, head_s: Num, send_s: Num) -> tuple[Num, Num]:
+    """Time of all micro-batches through the pipeline, and the mean busy time of a stage in it.
+
+    The slowest stage works through all m micro-batches; one micro-batch also passes the other stages once, to fill and
+    drain the pipeline, which interleaving by v chunks shortens v-fold (Narayanan et al. 2021, section 2.2):
+    m slowest + (sum of stages - slowest) / v. The output head sits on the last stage.
+
+    Example:
+        >>> from mlsysim.physics.plan import Plan
+        >>> plan = Plan(1, 4, 1, 1, 1, 8, 1, 0, 0, 0, 1, 2, 2, 12)
+        >>> total, busy = pipeline_s(32, plan, 1.0, 0.0, 0.0)
+        >>> float(total), float(busy)
+        (88.0, 64.0)
+    """
+    full, least = stage_layers(layers, plan.pp)
+    slowest = maximum(full * layer_s, least * layer_s + head_s) + send_s
+    everything = layers * layer_s + head_s + plan.pp * send_s
+    ramp = (everything - slowest) / plan.virtual_stages
+    return plan.micro_batches * slowest + ramp, plan.micro_batches * everything / plan.pp
