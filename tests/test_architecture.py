@@ -20,7 +20,7 @@ FACTS = {"hardware", "models", "systems", "infra", "calibration"}
 ARROWS = {
     "core": {"core"},
     "physics": {"physics"},
-    "calibration": {"calibration", "core"},
+    "calibration": {"calibration", "core", "physics", "hardware"},  # a fit runs the physics that it fits, on devices
     "hardware": {"hardware", "core"},
     "models": {"models", "core"},
     "systems": {"systems", "core", "hardware"},  # a node has an accelerator
