@@ -1,0 +1,67 @@
+"""Fitted attention kernels by device, as ``attention.toml`` has them.
+
+Example:
+    >>> 0 < prefill_kernel("h100_sxm", "fp8").matmul_efficiency < prefill_kernel("h100_sxm", "bfloat16").matmul_efficiency
+    True
+    >>> 0 < decode_kernel("h100_sxm").bandwidth_efficiency < 1
+    True
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import fields
+from importlib import resources
+from typing import Any
+
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.physics.attention_kernels import DecodeKernel, PrefillKernel
+
+
+@functools.cache
+def prefill_kernel(device: str, kv_dtype: str = "bfloat16") -> PrefillKernel:
+    """Coefficients of prefill; ``kv_dtype`` ("bfloat16" or "fp8") is the number format of the cache.
+
+    Raises:
+        UnknownNameError: the device was not measured, or not at this number format.
+    """
+    entry = _entry("prefill", device)
+    formats = {name: entry[f"efficiency_{name}"] for name in ("bfloat16", "fp8") if entry[f"efficiency_{name}"] > 0}
+    if kv_dtype not in formats:
+        raise UnknownNameError.among(f"number format of {device} attention", kv_dtype, formats)
+    return PrefillKernel(
+        floor_s=entry["floor_s"],
+        matmul_efficiency=formats[kv_dtype],
+        exponentials_per_s=entry["exponentials_per_s"],
+        tile_keys=entry["tile_keys"],
+        window_tile_keys=entry["window_tile_keys"],
+    )
+
+
+@functools.cache
+def decode_kernel(device: str) -> DecodeKernel:
+    """Coefficients of decode, for all number formats of the cache.
+
+    Raises:
+        UnknownNameError: the device was not measured.
+    """
+    entry = _entry("decode", device)
+    return DecodeKernel(**{field.name: entry[field.name] for field in fields(DecodeKernel)})
+
+
+def measured_devices() -> tuple[str, ...]:
+    """The devices whose attention kernels were fitted, as the measurements name them."""
+    return tuple(_tables()["prefill"])
+
+
+def _entry(phase: str, device: str) -> dict[str, Any]:
+    known: dict[str, dict[str, Any]] = _tables()[phase]
+    if device not in known:
+        raise UnknownNameError.among("fitted attention kernel", device, known)
+    return known[device]
+
+
+@functools.cache
+def _tables() -> dict[str, Any]:
+    return tomllib.loads((resources.files("mlsysim.calibration") / "attention.toml").read_text("utf-8"))

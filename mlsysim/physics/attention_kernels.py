@@ -1,0 +1,215 @@
+"""Time of one layer's attention kernel: prefill and training (compute) and decode (reading keys and values).
+
+All times are seconds of one kernel call on one device; every argument of the work may be an array. The structure is
+physics; the coefficients (``PrefillKernel``, ``DecodeKernel``) belong to a device and come from measured kernels.
+
+Sources: Dao, "FlashAttention-2", 2023, arXiv:2307.08691 (the fused kernel, its tiles, 2.5 times the arithmetic backwards);
+Shah et al., "FlashAttention-3", 2024, arXiv:2407.08608 (exponentials overlap with matrix products, at a lower rate).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlsysim.physics.numeric import Num, minimum, sqrt, where
+
+# Queries that one thread block works on: while it loops over keys, no other block can help it.
+QUERY_TILE = 128.0
+# More query heads than this per key-value head, and no grouped kernel is chosen: each query head reads for itself.
+LARGEST_GROUP = 32.0
+# Achieved share of the memory bandwidth when streaming activations.
+STREAMING = 0.80
+# Five matrix products backwards for two forward (Dao 2023, section 4.1).
+BACKWARD_FLOPS = 2.5
+# Backward passes reach less of the peak, more so than forward ones; and kernel generations are of unequal speed. Both were
+# found from published training step times, not from the kernel tables that the coefficients come from.
+BACKWARD_EFFICIENCY = 0.62
+FLASH_1_OVER_FLASH_2 = 0.88
+FLASH_2_OVER_BEST_ON_HOPPER = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionDevice:
+    """What a device can do, from its datasheet.
+
+    Attributes:
+        peak_flops_per_s: dense matrix rate at the number format of keys and values.
+        bandwidth_Bps: of the memory.
+        multiprocessors: that thread blocks are spread over.
+        l2_B: last-level cache.
+    """
+
+    peak_flops_per_s: Num
+    bandwidth_Bps: Num
+    multiprocessors: Num
+    l2_B: Num
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillKernel:
+    """Fitted coefficients of a device's prefill kernel at one number format.
+
+    Attributes:
+        floor_s: launches, host and the cache update of an empty call.
+        matmul_efficiency: share of the peak that the matrix products reach when nothing else limits.
+        exponentials_per_s: softmax rate of one multiprocessor, scores a second.
+        tile_keys: keys' worth of time that each query costs beyond its scores (masked half tiles, prologue, epilogue).
+        window_tile_keys: the same with a sliding window.
+    """
+
+    floor_s: float
+    matmul_efficiency: Num
+    exponentials_per_s: float
+    tile_keys: float
+    window_tile_keys: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeKernel:
+    """Fitted coefficients of a device's decode kernel.
+
+    Attributes:
+        floor_s: launch and synchronisation of an empty call.
+        bandwidth_efficiency: share of the memory bandwidth that reading keys and values reaches.
+        ramp_s: extra time once the reads no longer come from cache (page look-ups, second pass over split sequences).
+        block_s: time of one thread block with next to nothing to read.
+        scalar_elements_per_s: elements a multiprocessor multiplies a second where no grouped (matrix) kernel is chosen.
+        window_s: extra time of a sliding window over 16-bit keys at a large batch (an unspecialised kernel).
+        l2_share: share of the last-level cache in which keys and values stay between steps.
+    """
+
+    floor_s: float
+    bandwidth_efficiency: float
+    ramp_s: float
+    block_s: float
+    scalar_elements_per_s: float
+    window_s: float
+    l2_share: float
+
+
+# Reads of this size see half of the ramp; a window of this many sequences times heads half of its extra.
+_RAMP_B = 16.0 * 2**20
+_WINDOW_STREAMS = 16.0
+
+
+def attended_keys(seq_len: Num, window: Num = 0.0) -> Num:
+    """Mean number of keys that a causal query sees: r (1 - r/2s), r = min(s, window); window 0 is none.
+
+    Example:
+        >>> attended_keys(4096.0), attended_keys(4096.0, 1024.0)
+        (2048.0, 896.0)
+    """
+    reach = where(window > 0, minimum(seq_len, window), seq_len)
+    return reach * (1 - reach / (2 * seq_len))
+
+
+def prefill_attention_s(
+    kernel: PrefillKernel,
+    device: AttentionDevice,
+    batch: Num,
+    seq_len: Num,
+    heads: Num,
+    kv_heads: Num,
+    head_dim: Num,
+    kv_B: Num = 2.0,
+    window: Num = 0.0,
+) -> Num:
+    """Causal attention of ``batch`` prompts of ``seq_len`` tokens, rotary embedding and cache update included.
+
+    t = t0 + activations/(.8 BW) + sqrt(all^2 + longest^2); with c the time of one score on the whole device,
+    c^2 = (4 d / (P e))^2 + (1 / (SM x))^2, all = b h s (keys + k0) c and longest = SM tile (s + k0) c, the one block that
+    sees every key: few sequences leave multiprocessors idle behind it.
+
+    ``kv_B`` is bytes of an element of the cache (0.5-2) and picks the number format of the peak: measured times of 16-bit
+    queries on an 8-bit cache are those of 8-bit attention (within 4 % in the median on Hopper and Blackwell). Valid for s >= 1 on devices with a fused kernel; below 512
+    tokens the floor dominates and one row in ten errs by more than 20-45 %.
+
+    Example:
+        >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0)
+        >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
+        >>> round(1e3 * prefill_attention_s(kernel, device, 1.0, 8192.0, 32.0, 8.0, 128.0), 2)
+        1.1
+    """
+    moved_B = batch * seq_len * head_dim * (4 * heads + 2 * (2 + kv_B) * kv_heads)
+    whole = _scores_s(kernel, device, batch, seq_len, heads, head_dim, window)
+    return kernel.floor_s + moved_B / (STREAMING * device.bandwidth_Bps) + whole
+
+
+def _scores_s(
+    kernel: PrefillKernel, device: AttentionDevice, batch: Num, seq_len: Num, heads: Num, head_dim: Num, window: Num
+) -> Num:
+    windowed = (window > 0) & (window < seq_len)
+    extra = where(windowed, kernel.window_tile_keys, kernel.tile_keys)
+    reach = where(windowed, window, seq_len)
+    matmul_s = 4 * head_dim / (device.peak_flops_per_s * kernel.matmul_efficiency)
+    softmax_s = 1 / (device.multiprocessors * kernel.exponentials_per_s)
+    score_s = sqrt(matmul_s**2 + softmax_s**2)
+    every = batch * heads * seq_len * (attended_keys(seq_len, window) + extra)
+    longest = device.multiprocessors * minimum(seq_len, QUERY_TILE) * (reach + extra)
+    return score_s * sqrt(every**2 + longest**2)
+
+
+def decode_attention_s(
+    kernel: DecodeKernel,
+    device: AttentionDevice,
+    batch: Num,
+    context: Num,
+    heads: Num,
+    kv_heads: Num,
+    head_dim: Num,
+    kv_B: Num = 2.0,
+    window: Num = 0.0,
+) -> Num:
+    """One new token's attention of ``batch`` sequences that hold ``context`` tokens each (the new one included).
+
+    t = t0 + extra + sqrt(read^2 + blocks^2 + scalar^2): bytes of keys and values over the achieved bandwidth, less what
+    the last-level cache keeps; thread blocks (one a sequence and KV head, split along the context where these are few)
+    over the multiprocessors; and, with more than 32 query heads a KV head, one block a query head whose scalar arithmetic
+    reads the same keys again and again from cache.
+
+    Example:
+        >>> kernel = DecodeKernel(9e-6, 0.9, 5e-6, 1.5e-6, 2.4e10, 0.0, 0.0)
+        >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
+        >>> round(1e6 * decode_attention_s(kernel, device, 64.0, 4096.0, 32.0, 8.0, 128.0))
+        370
+    """
+    windowed = (window > 0) & (window < context)
+    keys = where(windowed, window, context)
+    ungrouped = heads > LARGEST_GROUP * kv_heads
+    streams = batch * kv_heads
+    kv = 2 * streams * keys * head_dim * kv_B
+    missed = kv / (1 + (kernel.l2_share * device.l2_B / kv) ** 4)
+    read_s = missed / (kernel.bandwidth_efficiency * device.bandwidth_Bps)
+    blocks_s = where(ungrouped, batch * heads, streams) * kernel.block_s / device.multiprocessors
+    elements = where(ungrouped, 2 * batch * heads * keys * head_dim, 0.0)
+    scalar_s = elements / (device.multiprocessors * kernel.scalar_elements_per_s)
+    ramp_s = kernel.ramp_s * missed / (missed + _RAMP_B)
+    window_s = where(windowed & (kv_B > 1), kernel.window_s, 0.0) * streams / (streams + _WINDOW_STREAMS)
+    return kernel.floor_s + ramp_s + window_s + sqrt(read_s**2 + blocks_s**2 + scalar_s**2)
+
+
+def training_attention_s(
+    kernel: PrefillKernel,
+    device: AttentionDevice,
+    batch: Num,
+    seq_len: Num,
+    heads: Num,
+    head_dim: Num,
+    window: Num = 0.0,
+    generation: Num = 1.0,
+) -> tuple[Num, Num]:
+    """Forward and backward time of one layer's causal attention in training, launches and activation traffic left out.
+
+    ``generation`` is the speed of the kernel relative to the one that ``kernel`` was fitted to, an input that whoever runs
+    the training knows: 1.0 for the vendor's own, ``FLASH_2_OVER_BEST_ON_HOPPER`` for FlashAttention-2 on Hopper (1.0 on
+    Ampere), times ``FLASH_1_OVER_FLASH_2`` for FlashAttention-1. Backward is 2.5 times the arithmetic at .62 of the rate.
+
+    Example:
+        >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0)
+        >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
+        >>> forward, backward = training_attention_s(kernel, device, 1.0, 8192.0, 32.0, 128.0)
+        >>> round(backward / forward, 2)
+        4.03
+    """
+    forward = _scores_s(kernel, device, batch, seq_len, heads, head_dim, window) / generation
+    return forward, forward * (BACKWARD_FLOPS / BACKWARD_EFFICIENCY)

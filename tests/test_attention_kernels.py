@@ -1,0 +1,198 @@
+"""Attention kernels: what must hold of any coefficients, and how near the fitted ones come to measured kernels."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlsysim.calibration import attention, fit_attention
+from mlsysim.calibration.attention import decode_kernel, measured_devices, prefill_kernel
+from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable, role_of
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.hardware.registry import Hardware
+from mlsysim.physics.attention_kernels import (
+    FLASH_2_OVER_BEST_ON_HOPPER,
+    AttentionDevice,
+    attended_keys,
+    decode_attention_s,
+    prefill_attention_s,
+    training_attention_s,
+)
+
+KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
+HEAD = tomllib.loads((KERNELS / "attention.toml").read_text("utf-8"))
+FITTED = tomllib.loads(Path(attention.__file__).with_name("attention.toml").read_text("utf-8"))
+H100 = AttentionDevice(989.4e12, 3.35e12, 132.0, 50.0 * 2**20)
+SHAPE = (32.0, 8.0, 128.0)  # heads, key-value heads, head dimension
+LENGTHS = {"prefill": "seq_len", "decode": "context"}
+TABLES = [(phase, name) for phase in LENGTHS for name in HEAD["device"]]
+COEFFICIENTS = {"prefill": fit_attention.PREFILL, "decode": fit_attention.DECODE}
+
+# Aim for validation rows from 512 tokens on, percent.
+MEDIAN, P90 = 10.0, 25.0
+# Where a device misses it: what it reaches and what is missing. Turns red when it starts to pass.
+KNOWN_GAPS = {
+    ("prefill", "h100_sxm", "p90"): "32.6 %: 16-bit windows have a faster kernel than 8-bit ones, the model one cost for both",
+    ("decode", "a100_sxm", "p90"): "26.4 %: a few of 44 rows, most of them 512 tokens long; the cause not found",
+    ("decode", "h100_sxm", "p90"): "34.5 %: the library changes kernels by batch, group, head size and cache format",
+    ("decode", "h200_sxm", "median"): "12.5 %: as p90; a faster memory shows the kernels' differences more",
+    ("decode", "h200_sxm", "p90"): "45.4 %: the library changes kernels by batch, group, head size and cache format",
+    ("decode", "b300_sxm", "p90"): "25.2 %: one long sequence is split over few multiprocessors",
+}
+
+
+def increasing(times):
+    return bool(np.all(np.diff(times) > 0))
+
+
+@pytest.mark.parametrize("name", measured_devices())
+def test_more_work_takes_longer(name):
+    prefill, decode = prefill_kernel(name), decode_kernel(name)
+    grid = np.array([1.0, 2.0, 7.0, 64.0, 500.0, 4096.0])
+    assert increasing(prefill_attention_s(prefill, H100, grid, 512.0, *SHAPE))
+    assert increasing(prefill_attention_s(prefill, H100, 4.0, 16 * grid, *SHAPE))
+    assert increasing(prefill_attention_s(prefill, H100, 4.0, 2048.0, 8 * grid, 8.0, 128.0))
+    assert increasing(decode_attention_s(decode, H100, grid, 1024.0, *SHAPE))
+    assert increasing(decode_attention_s(decode, H100, 16.0, 64 * grid, *SHAPE))
+    assert increasing(decode_attention_s(decode, H100, 16.0, 1024.0, 32.0, 2.0, 128.0, np.array([0.5, 1.0, 2.0])))
+
+
+@pytest.mark.parametrize("part", ["peak_flops_per_s", "bandwidth_Bps", "multiprocessors"])
+def test_a_better_device_is_faster(part):
+    better = replace(H100, **{part: 1.1 * getattr(H100, part)})
+    work = (16.0, 8192.0, *SHAPE)
+    prefill, decode = prefill_kernel("h100_sxm"), decode_kernel("h100_sxm")
+    assert prefill_attention_s(prefill, better, *work) < prefill_attention_s(prefill, H100, *work)
+    slower = decode_attention_s(decode, H100, *work)
+    assert decode_attention_s(decode, better, *work) <= slower
+    assert part != "bandwidth_Bps" or decode_attention_s(decode, better, *work) < 0.95 * slower
+
+
+def test_never_faster_than_the_bound():
+    batch, tokens = np.array([1.0, 64.0]), np.array([16384.0, 4096.0])
+    flops = 4 * batch * tokens * attended_keys(tokens) * 32 * 128
+    assert np.all(prefill_attention_s(prefill_kernel("h100_sxm"), H100, batch, tokens, *SHAPE) > flops / 989.4e12)
+    kv_B = 2 * batch * tokens * 8 * 128 * 2
+    assert np.all(decode_attention_s(decode_kernel("h100_sxm"), H100, batch, tokens, *SHAPE) > kv_B / 3.35e12)
+
+
+@pytest.mark.parametrize("window", [0.0, 128.0, 8192.0])
+@pytest.mark.parametrize("kv_heads", [1.0, 8.0, 64.0])
+def test_arrays_give_what_each_alone_gives(window, kv_heads):
+    tokens = np.array([1.0, 512.0, 20000.0])
+    for kernel, time_s in ((prefill_kernel("b200_sxm"), prefill_attention_s), (decode_kernel("b200_sxm"), decode_attention_s)):
+        together = time_s(kernel, H100, 4.0, tokens, 64.0, kv_heads, 128.0, 2.0, window)
+        alone = [time_s(kernel, H100, 4.0, float(one), 64.0, kv_heads, 128.0, 2.0, window) for one in tokens]
+        assert all(isinstance(one, float) for one in alone)
+        np.testing.assert_allclose(together, alone, rtol=1e-12)
+        assert np.all(together > 0)
+
+
+def test_windows():
+    prefill, decode = prefill_kernel("b200_sxm"), decode_kernel("b200_sxm")
+    assert attended_keys(100.0, 128.0) == attended_keys(100.0) == 50.0
+    for kernel, time_s in ((prefill, prefill_attention_s), (decode, decode_attention_s)):
+        plain = time_s(kernel, H100, 32.0, 8192.0, *SHAPE)
+        assert time_s(kernel, H100, 32.0, 8192.0, *SHAPE, 2.0, 128.0) < plain
+        assert time_s(kernel, H100, 32.0, 8192.0, *SHAPE, 2.0, 8192.0) == plain
+
+
+def test_large_groups_read_for_themselves():
+    decode = decode_kernel("h100_sxm")
+    grouped, ungrouped = (decode_attention_s(decode, H100, 32.0, 4096.0, heads, 1.0, 128.0) for heads in (32.0, 33.0))
+    assert ungrouped > 3 * grouped
+
+
+def test_training():
+    kernel = prefill_kernel("h100_sxm")
+    forward, backward = training_attention_s(kernel, H100, 2.0, 4096.0, 32.0, 128.0)
+    assert forward < prefill_attention_s(kernel, H100, 2.0, 4096.0, 32.0, 32.0, 128.0)
+    assert backward == pytest.approx(forward * 2.5 / 0.62)
+    slower = training_attention_s(kernel, H100, 2.0, 4096.0, 32.0, 128.0, generation=FLASH_2_OVER_BEST_ON_HOPPER)
+    assert slower == pytest.approx((2 * forward, 2 * backward))
+
+
+def test_unmeasured():
+    with pytest.raises(UnknownNameError, match="h100_sxm"):
+        decode_kernel("h100")
+    with pytest.raises(UnknownNameError, match="bfloat16"):
+        prefill_kernel("a100_sxm", "fp8")
+
+
+@pytest.mark.parametrize("name", HEAD["device"])
+def test_shares_are_of_the_registry_figures(name):
+    facts, node = HEAD["device"][name], Hardware[HEAD["device"][name]["hardware"]]
+    device = fit_attention._device(facts, 1.0)
+    for dtype, precision in (("bfloat16", "bf16"), ("fp8", "fp8")):
+        if dtype in facts["peak"]:
+            assert fit_attention._peak(facts, dtype) == pytest.approx(node.compute.rate_flops_per_s(precision))
+    assert device.bandwidth_Bps == pytest.approx(node.memory.bandwidth.m_as("byte/second"))
+    assert device.multiprocessors == node.compute.multiprocessors
+    assert device.l2_B == pytest.approx(node.memory.l2_capacity.m_as("byte"))
+
+
+@pytest.mark.parametrize(("phase", "name"), TABLES)
+def test_carried_rows(phase, name):
+    rows = KernelTable.read(KERNELS / f"attention_{phase}_{name}.csv").rows
+    assert len(rows) <= 400
+    inputs = [tuple(value for column, value in row.items() if column not in ("role", "measured_s")) for row in rows]
+    assert len(set(inputs)) == len(inputs)
+    assert [row["role"] for row in rows] == [role_of([phase, name, *values]) for values in inputs]
+    assert sum(row["role"] == VALIDATION for row in rows) > 0.4 * len(rows)
+
+
+@pytest.fixture(scope="module")
+def fitted_on_other_validation(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("kernels")
+    shutil.copy(KERNELS / "attention.toml", directory)
+    for path in KERNELS.glob("attention_*.csv"):
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            row["measured_s"] = row["measured_s"] if row["role"] == CALIBRATION else "1.0"
+        with (directory / path.name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+    return fit_attention.fit_attention(directory)
+
+
+@pytest.mark.parametrize(("phase", "name"), TABLES)
+def test_the_fit_reads_no_validation_row(phase, name, fitted_on_other_validation):
+    found, written = fitted_on_other_validation[phase][name], FITTED[phase][name]
+    for key in COEFFICIENTS[phase]:  # SciPy's versions differ in the last digits
+        assert found[key] == pytest.approx(written[key], rel=1e-3), key
+    assert found["validation"]["median"] > 90
+
+
+@pytest.mark.parametrize(("phase", "name"), TABLES)
+def test_few_free_coefficients_none_at_its_bound(phase, name):
+    entry = FITTED[phase][name]
+    assert len(COEFFICIENTS[phase]) - len(entry["held"]) <= 6
+    assert entry["at_bound"] == []
+
+
+GATES = [
+    pytest.param(phase, name, statistic, id=f"{phase}-{name}-{statistic}", marks=[pytest.mark.xfail(strict=True, reason=gap)])
+    if (gap := KNOWN_GAPS.get((phase, name, statistic)))
+    else pytest.param(phase, name, statistic, id=f"{phase}-{name}-{statistic}")
+    for phase, name in TABLES
+    for statistic in ("median", "p90")
+]
+
+
+@pytest.mark.parametrize(("phase", "name", "statistic"), GATES)
+def test_validation_rows(phase, name, statistic):
+    facts, entry = HEAD["device"][name], FITTED[phase][name]
+    predict = fit_attention._PHASES[phase][1](facts)
+    values = {key: entry[key] for key in COEFFICIENTS[phase]}
+    rows = KernelTable.read(KERNELS / f"attention_{phase}_{name}.csv", VALIDATION)
+    error = fit_attention._residuals(predict, values, rows, fit_attention.LONG, LENGTHS[phase])
+    assert error == entry["validation_long"]
+    assert error[statistic] <= {"median": MEDIAN, "p90": P90}[statistic]
