@@ -1,0 +1,56 @@
+"""Coefficients of collectives, of a device and of a network."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import fields
+from importlib import resources
+from typing import Any
+
+from mlsysim.core.errors import DataError
+from mlsysim.physics.collective_kernels import CollectiveCoefficients, FabricCoefficients, Tuner
+
+
+@functools.cache
+def entries() -> dict[str, Any]:
+    """The TOML as it stands: ``interconnect``, ``device`` and ``fabric`` tables."""
+    return tomllib.loads((resources.files("mlsysim.calibration") / "collectives.toml").read_text("utf-8"))
+
+
+def _entry(table: str, name: str) -> dict[str, Any]:
+    known = {key: value for key, value in entries().get(table, {}).items() if isinstance(value, dict)}
+    if name not in known:
+        raise DataError(f"{table} = {name!r}: collectives are calibrated for {', '.join(sorted(known))}")
+    found: dict[str, Any] = known[name]
+    return found
+
+
+@functools.cache
+def tuner(interconnect: str) -> Tuner:
+    """What NCCL's tuner believes of ``interconnect``."""
+    entry = _entry("interconnect", interconnect)
+    return Tuner(**{field.name: float(entry[field.name]) for field in fields(Tuner)})
+
+
+@functools.cache
+def collective_coefficients(device: str) -> CollectiveCoefficients:
+    """Coefficients of ``device`` (``h100_sxm``, ``gb200``, ...).
+
+    Raises:
+        DataError: its collectives were not measured.
+    """
+    entry = _entry("device", device)
+    names = [field.name for field in fields(CollectiveCoefficients) if field.name != "tuner"]
+    return CollectiveCoefficients(**{name: float(entry[name]) for name in names}, tuner=tuner(entry["interconnect"]))
+
+
+@functools.cache
+def fabric_coefficients(fabric: str) -> FabricCoefficients:
+    """Coefficients of a network between domains (``ib_ndr``, ``efa_v2``, ...).
+
+    Raises:
+        DataError: no all-reduce across it was measured.
+    """
+    entry = _entry("fabric", fabric)
+    return FabricCoefficients(**{field.name: float(entry[field.name]) for field in fields(FabricCoefficients)})

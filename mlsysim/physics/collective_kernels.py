@@ -1,0 +1,208 @@
+"""Time of NCCL's collectives: which protocol NCCL takes, and how long that protocol needs.
+
+NCCL has several protocols and takes the one that its own tuning table predicts to be fastest. The table is public and is
+not exact, so that the measured time jumps where NCCL switches: a smooth or optimal choice cannot follow it. Here the
+*choice* repeats the table (``Tuner``: published constants), the *time* has coefficients of the device.
+
+Sizes are bytes of the full tensor per rank (before a reduce-scatter, after an all-gather). S = size, n = ranks,
+k = (n-1) steps, twice that for an all-reduce, W = k S/n bytes over the wire. Valid for one NVLink domain or one PCIe box,
+2-8 measured ranks, 512 B to 512 MiB; several domains: ``hierarchical_all_reduce_s``.
+Source: NVIDIA NCCL, src/graph/tuning.cc (v2.30).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlsysim.physics.numeric import Num, Truth, maximum, minimum, sqrt, where
+
+KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+
+# What all devices share. The first group is how the protocols work, the second was chosen once for all measured devices.
+_LINE128_STEP = 1.9 / 0.6  # a step of LL128 over one of LL, tuning.cc
+_LINE128_SHARE = 0.92  # 120 of 128 bytes are data, tuning.cc
+_EXCHANGE_LL_B = 16384.0  # up to this size a send to one peer uses LL (NCCL_P2P_LL_THRESHOLD)
+_RAILS = 8.0  # network cards of a domain that rings and trees use
+
+_LL_SHARE = 0.56  # of the bandwidth: half of LL's bytes are flags
+_LL_SPREAD = 0.2  # a step slows by this much once a rank's part leaves the first channel
+_LL_CHANNEL_B = 4096.0
+_COPY = 2.5  # the copy inside the device runs at this many times the wire's rate
+_OVERLAP = 4.0  # steps hide behind the wire: norm of the two, between a sum (1) and a maximum (infinity)
+_SWITCH_STEPS = 4.5  # of a Simple step: a reduction in the switch
+_SWITCH_SHARE = 0.92
+_EXCHANGE_STEPS = 2.0  # send and credit
+_EXCHANGE_STEP_S = 6e-6
+_EXCHANGE_LL_BPS = 6.5e9  # one channel
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """What NCCL believes of an interconnect when it chooses a protocol: latency = base + steps x step.
+
+    ``ll128_base_s`` is infinite where LL128 is off, ``switch_share`` 0 where the switch cannot reduce.
+    """
+
+    ll_base_s: float
+    ll_step_s: float
+    ll128_base_s: float
+    ll128_step_s: float
+    simple_base_s: float
+    simple_step_s: float
+    switch_s: float
+    ll_Bps: float
+    ll128_Bps: float
+    link_Bps: float
+    switch_share: float
+
+
+@dataclass(frozen=True)
+class CollectiveCoefficients:
+    """Six coefficients of a device (NVLink five: a pair sees the same bandwidth), and its tuner."""
+
+    launch_s: float
+    ll_step_s: float
+    simple_step_s: float
+    bandwidth_Bps: float
+    pair_bandwidth_Bps: float
+    fill_s: float
+    tuner: Tuner
+
+
+@dataclass(frozen=True)
+class FabricCoefficients:
+    """Three coefficients of a network.
+
+    A level of the tree, the share of eight cards' line rate (above one: more of a larger domain's cards than eight), and
+    the longest pipeline fill of a level.
+    """
+
+    level_s: float
+    efficiency: float
+    fill_s: float
+
+
+def _overlapped_s(steps_s: Num, wire_s: Num) -> Num:
+    """Steps that hide behind the wire: the norm of both."""
+    return (steps_s**_OVERLAP + wire_s**_OVERLAP) ** (1 / _OVERLAP)
+
+
+def _in_switch(n: Num, allowed: Truth, tuner: Tuner) -> Truth:
+    """NCCL lets the switch reduce where that moves more than a ring: not below about six ranks."""
+    return allowed & (tuner.switch_share * (n - 1) / n > n / (2 * (n - 1)))
+
+
+def _switch_Bps(n: Num, bandwidth_Bps: Num, tuner: Tuner) -> Num:
+    return _SWITCH_SHARE * tuner.switch_share * bandwidth_Bps * (n - 1) / n
+
+
+def _ring_s(S: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients, switch: Truth) -> Num:
+    """A ring collective, or an all-reduce in the switch where ``switch``: the time of the protocol that NCCL takes."""
+    t = c.tuner
+    W = k * S / n
+    handled = W + S / n  # a rank also writes its own part
+    wire_s = (W + S / n / _COPY) / B
+    fill_s = sqrt(c.fill_s * W / B)
+    spread = 1 + _LL_SPREAD * S / (S + n * _LL_CHANNEL_B)
+    ll = (c.launch_s + k * c.ll_step_s) * spread + handled / (_LL_SHARE * B)
+    ll128 = c.launch_s + _overlapped_s(k * c.ll_step_s * _LINE128_STEP, wire_s / _LINE128_SHARE) + fill_s
+    simple = c.launch_s + _overlapped_s(k * c.simple_step_s, wire_s) + fill_s
+    expect_ll = t.ll_base_s + t.ll_step_s * k + W / t.ll_Bps
+    expect_ll128 = t.ll128_base_s + t.ll128_step_s * k + W / t.ll128_Bps
+    expect_simple = t.simple_base_s + t.simple_step_s * k + W / t.link_Bps
+    time = where(expect_ll <= minimum(expect_ll128, expect_simple), ll, where(expect_ll128 <= expect_simple, ll128, simple))
+    if t.switch_share <= 0:
+        return time
+    reduced = S / _switch_Bps(n, B, t)
+    in_switch = c.launch_s + _overlapped_s(_SWITCH_STEPS * c.simple_step_s, reduced) + sqrt(c.fill_s * reduced)
+    expect_switch = t.switch_s + S / (t.switch_share * t.link_Bps * (n - 1) / n)
+    faster = expect_switch < minimum(expect_ll, minimum(expect_ll128, expect_simple))
+    return where(switch & faster, in_switch, time)
+
+
+def _exchange_s(S: Num, n: Num, B: Num, c: CollectiveCoefficients) -> Num:
+    """All-to-all: every rank sends S/n to every other at once, so that the latency does not grow with n."""
+    W = (n - 1) * S / n
+    ll = c.launch_s + _EXCHANGE_STEPS * c.ll_step_s + S / n / _EXCHANGE_LL_BPS + W / (_LL_SHARE * B)
+    simple = c.launch_s + _overlapped_s(_EXCHANGE_STEP_S, (W + S / n / _COPY) / B) + sqrt(c.fill_s * W / B)
+    return where(S / n <= _EXCHANGE_LL_B, ll, simple)
+
+
+def collective_s(kind: str, size_B: Num, ranks: Num, device: CollectiveCoefficients, switch_reduces: Truth = True) -> Num:
+    """Seconds of one collective among ``ranks`` GPUs of one node or NVLink domain; arguments broadcast.
+
+    LL: (T0 + k a)(1 + spread) + (W + S/n) / (0.56 B). Simple and LL128: T0 + |k h, w| + sqrt(tau W/B), with
+    w = (W + S/n / 2.5) / B and |x, y| their norm of order 4. An all-reduce in the switch (NVLS) moves about S instead of W.
+
+    Args:
+        kind: one of ``KINDS``.
+        size_B: bytes of the full tensor per rank.
+        ranks: GPUs; one rank needs no time.
+        device: coefficients.
+        switch_reduces: False for types that the switch cannot add (int8) and for a build without NVLS.
+
+    Example:
+        >>> tuner = Tuner(6.6e-6, 6e-7, 1.4e-5, 1.9e-6, 8.4e-6, 3.4e-6, 2.5e-5, 141e9, 341e9, 370.8e9, 0.85)
+        >>> h100 = CollectiveCoefficients(4.6e-6, 8e-7, 6.8e-6, 390e9, 390e9, 13e-6, tuner)
+        >>> [round(collective_s(kind, 2.0**29, 8, h100) * 1e6) for kind in ("all_reduce", "all_gather")]
+        [2178, 1403]
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind = {kind!r}: expected one of {', '.join(KINDS)}")
+    n = maximum(ranks, 2.0)
+    B = where(n <= 2, device.pair_bandwidth_Bps, device.bandwidth_Bps)
+    if kind == "all_to_all":
+        time = _exchange_s(size_B, n, B, device)
+    else:
+        reduces = kind == "all_reduce"
+        steps = (2 if reduces else 1) * (n - 1)
+        time = _ring_s(size_B, n, steps, B, device, _in_switch(n, reduces & switch_reduces, device.tuner))
+    return where(ranks > 1, time, 0.0 * time)
+
+
+def hierarchical_all_reduce_s(
+    size_B: Num, domains: Num, ranks_per_domain: Num, nic_Bps: Num, device: CollectiveCoefficients, fabric: FabricCoefficients
+) -> Num:
+    """Seconds of an all-reduce over ``domains`` NVLink domains of ``ranks_per_domain`` GPUs each.
+
+    Within a domain the data are reduced (in the switch or by a ring), between domains a double binary tree runs over the
+    domain's network cards, both pipelined:
+    t = T0 + 2 (n-1) a + 2 d level + w + d F sqrt(w) / (sqrt(w) + sqrt(F)), depth d = ceil(log2 N),
+    w = |S/B_domain, f S/(8 e nic)|.
+    A tree sends every byte once between two domains, up and down (f = 2) among more. A domain of more than eight cards
+    uses about eight, whatever it has: 1,440 GB200 (72 cards a domain) move 424 GB/s a domain.
+    Measured: 16-64 GPUs of 8 a domain, 72-1,440 of 72 a domain, 8 B to 8 GiB.
+
+    Args:
+        size_B: bytes of the tensor per rank.
+        domains: NVLink domains (nodes, or racks of an NVL72), 2 or more.
+        ranks_per_domain: GPUs in each.
+        nic_Bps: line rate of the network per GPU, one direction.
+        device: coefficients of the GPU.
+        fabric: coefficients of the network.
+
+    Example:
+        >>> tuner = Tuner(6.6e-6, 6e-7, 1.4e-5, 1.9e-6, 8.4e-6, 3.4e-6, 2.5e-5, 141e9, 341e9, 370.8e9, 0.85)
+        >>> h100 = CollectiveCoefficients(4.6e-6, 8e-7, 6.8e-6, 390e9, 390e9, 13e-6, tuner)
+        >>> t = hierarchical_all_reduce_s(2.0**33, 8, 8, 50e9, h100, FabricCoefficients(2e-5, 1.0, 2e-4))
+        >>> round(t * 1e3, 1)
+        46.8
+    """
+    g = maximum(ranks_per_domain, 2.0)
+    n = domains * ranks_per_domain
+    ring_Bps = device.bandwidth_Bps * g / (2 * (g - 1))
+    switch_Bps = maximum(_switch_Bps(g, device.bandwidth_Bps, device.tuner), 1.0)
+    domain_Bps = where(_in_switch(g, g > 0, device.tuner), switch_Bps, ring_Bps)
+    domain_s = where(ranks_per_domain > 1, size_B / domain_Bps, 0.0)
+    rails = minimum(minimum(ranks_per_domain, _RAILS) * fabric.efficiency, ranks_per_domain)  # never more cards than there are
+    rails_Bps = rails * nic_Bps
+    tree_s = where(domains > 2, 2.0, 1.0) * size_B / rails_Bps
+    wire_s = _overlapped_s(domain_s, tree_s)
+    levels = np.ceil(np.log2(domains)) if isinstance(domains, np.ndarray) else float(math.ceil(math.log2(domains)))
+    latency_s = device.launch_s + 2 * (n - 1) * device.ll_step_s + 2 * levels * fabric.level_s
+    root = sqrt(wire_s)
+    filling_s = levels * fabric.fill_s * root / (root + math.sqrt(fabric.fill_s) + 1e-30)  # 0 bytes and no fill: 0, not 0/0
+    return latency_s + wire_s + filling_s
