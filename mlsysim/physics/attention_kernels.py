@@ -121,8 +121,9 @@ def prefill_attention_s(
     sees every key: few sequences leave multiprocessors idle behind it.
 
     ``kv_B`` is bytes of an element of the cache (0.5-2) and picks the number format of the peak: measured times of 16-bit
-    queries on an 8-bit cache are those of 8-bit attention (within 4 % in the median on Hopper and Blackwell). Valid for s >= 1 on devices with a fused kernel; below 512
-    tokens the floor dominates and one row in ten errs by more than 20-45 %.
+    queries on an 8-bit cache are those of 8-bit attention (within 4 % in the median on Hopper and Blackwell). Valid for
+    s >= 1 on devices with a fused kernel; below 512 tokens the floor dominates and one row in ten errs by more than
+    20-45 %.
 
     Example:
         >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0)
