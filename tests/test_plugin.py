@@ -1,5 +1,6 @@
 """The pytest plugin as a user meets it: their own anchor files, options, exit codes, reports."""
 
+import importlib
 import importlib.metadata
 import json
 import re
@@ -57,9 +58,16 @@ def case(name, factor=1.0, extra=""):
     return f'\n[[case]]\nid = "{name}"\nvalue = {value!r}\nsolve = {{ batch_size = 256 }}\n{extra}\n'
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imported_once():
+    """What an inner run imports first, pytester forgets again: the next run would have two copies of each class."""
+    for name in ("anchor_tests", "suite_tests", "snapshots", "export", "parametrise"):
+        importlib.import_module(f"mlsysim.validation.{name}")
+
+
 @pytest.fixture(autouse=True)
-def without_hypothesis(monkeypatch):
-    """Each inner run would import hypothesis anew: a second a test."""
+def without_hypothesis(pytester, monkeypatch):
+    """Each inner run would import hypothesis anew: seconds a test. (pytester itself clears the variable first.)"""
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
 
 
@@ -167,6 +175,10 @@ def test_known_miss_does_not_hide_a_solver_that_fails(pytester, anchors):
         (case("x", 1, "tolerance = 0.6"), "*case 'x': tolerance = 0.6: *<= 0.5*"),
         (case("x", 1, "factors = { overhead = 2.0 }"), "*case 'x': factors =*only role*"),
         (case("x", 1, CHIP), "*case 'x': *bandwidth*3 TW*"),
+    ],
+    ids=[
+        *("unknown-key", "unknown-unit", "duplicate-id", "duplicate-key", "unknown-argument", "unknown-hardware"),
+        *("recalled", "wide-band", "fudge-factor", "wrong-dimension"),
     ],
 )
 def test_malformed_file_stops_the_collection_with_file_and_case(pytester, anchors, broken, message):

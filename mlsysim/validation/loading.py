@@ -16,6 +16,8 @@ from mlsysim.validation.names import USER_SUFFIX
 from mlsysim.validation.schema import INHERITED, Case, Gate, Source
 
 GATE_FILE = "family.toml"
+# The folder of kernel measurements: rows for mlsysim.calibration, which name no solver and so are no cases.
+KERNEL_TABLES = "kernels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,8 @@ def snapshot_path(path: Path) -> Path:
 
 def anchor_files(root: Path) -> list[Path]:
     """The repository's anchor files under ``root``: one folder a family."""
-    return [path for path in sorted(root.glob("*/*.toml")) if path.name != GATE_FILE]
+    found = sorted(root.glob("*/*.toml"))
+    return [path for path in found if path.name != GATE_FILE and path.parent.name != KERNEL_TABLES]
 
 
 def load_all(paths: Iterable[Path]) -> list[Anchor]:

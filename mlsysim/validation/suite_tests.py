@@ -34,6 +34,7 @@ def test_family_gate(anchor_root: Path, family: str) -> None:
 
 def test_no_orphan_snapshots(anchor_root: Path, request: pytest.FixtureRequest) -> None:
     """Every snapshot belongs to a case; ``--snapshot-update`` removes the others."""
+    pytest.importorskip("syrupy", reason="snapshots need syrupy: pip install mlsysim-anchors[test]")
     from mlsysim.validation import snapshots
 
     anchors = loading.load_all(loading.anchor_files(anchor_root))

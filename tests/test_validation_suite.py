@@ -1,0 +1,143 @@
+"""The tests of a whole tree of anchors: gates, orphaned snapshots, time budgets. Each must be able to fail."""
+
+import importlib
+import importlib.metadata
+import json
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not [point for point in importlib.metadata.entry_points(group="pytest11") if point.value == "mlsysim.validation.plugin"],
+    reason="the package is not installed: pip install -e .",
+)
+
+SOURCE = """
+[source]
+key = "law"
+citation = "A paper"
+url = "https://example.org"
+year = 2022
+locator = "Table 1"
+solver = "ScalingModel"
+metric = "optimal_parameters"
+definition = "compute-optimal parameters"
+unit = "Gcount"
+tolerance = 0.3
+tolerance_reason = "for the test"
+
+[defaults]
+role = "validation"
+evidence = "seen"
+responds = false
+responds_not = "a law knows no hardware"
+"""
+# sqrt(C / 120) is 10.0e9 at 1.2e22 FLOP: figures of 10 and 8 are 0 % and 25 % off.
+CASES = """
+[[case]]
+id = "right"
+value = 10
+solve = { compute_budget = "1.2e22 flop" }
+
+[[case]]
+id = "off"
+value = 8
+solve = { compute_budget = "1.2e22 flop" }
+"""
+MODULE = """
+from pathlib import Path
+
+from mlsysim.validation.anchor_tests import test_in_band, test_snapshot
+from mlsysim.validation.suite_tests import test_family_gate, test_no_orphan_snapshots, test_time_of_a_solve
+
+ANCHORS = Path(__file__).parent
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported_once():
+    """What an inner run imports first, pytester forgets again: the next run would have two copies of each class."""
+    for name in ("anchor_tests", "suite_tests", "snapshots", "export", "parametrise"):
+        importlib.import_module(f"mlsysim.validation.{name}")
+
+
+@pytest.fixture
+def tree(pytester, monkeypatch):
+    """A repository of one family; returns its root. (The outer run has imported a module called test_anchors.)"""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+    family = pytester.path / "anchors" / "scaling"
+    family.mkdir(parents=True)
+    (family / "law.toml").write_text(SOURCE + CASES, encoding="utf-8")
+    (family.parent / "test_tree.py").write_text(MODULE, encoding="utf-8")
+    return pytester.path
+
+
+def write_gate(tree, **limits):
+    """family.toml with these limits, the others wide."""
+    gate = {"median": 1.0, "p90": 1.0, "bias": 1.0} | limits
+    text = "[gate]\n" + "".join(f"{name} = {limit}\n" for name, limit in gate.items()) + 'reason = "for the test"\n'
+    (tree / "anchors" / "scaling" / "family.toml").write_text(text, encoding="utf-8")
+
+
+def test_gate_holds(pytester, tree):
+    write_gate(tree)
+    pytester.runpytest("anchors", "-k", "family_gate").assert_outcomes(passed=1, deselected=6)
+
+
+@pytest.mark.parametrize(("name", "limit", "found"), [("median", 0.12, "12.5"), ("p90", 0.22, "22.5"), ("bias", 0.12, "12.5")])
+def test_gate_fails_on_each_of_its_numbers(pytester, tree, name, limit, found):
+    write_gate(tree, **{name: limit})
+    result = pytester.runpytest("anchors", "-k", "family_gate")
+    result.assert_outcomes(failed=1, deselected=6)
+    result.stdout.fnmatch_lines([f"scaling: {name} of {found} % is above the gate of *: for the test"])
+
+
+def test_gate_counts_known_misses_and_leaves_calibration_out(pytester, tree):
+    path = tree / "anchors" / "scaling" / "law.toml"
+    missed = CASES.replace("value = 8", 'value = 5\nknown_miss = "for the test"')
+    path.write_text(SOURCE + missed, encoding="utf-8")
+    write_gate(tree, median=0.4)
+    pytester.runpytest("anchors", "-k", "family_gate").assert_outcomes(failed=1, deselected=6)
+    path.write_text(SOURCE + missed.replace('id = "off"', 'id = "off"\nrole = "calibration"'), encoding="utf-8")
+    pytester.runpytest("anchors", "-k", "family_gate").assert_outcomes(passed=1, deselected=6)
+
+
+def test_gate_that_is_malformed_stops_the_collection(pytester, tree):
+    write_gate(tree, meadian=0.1)
+    result = pytester.runpytest("anchors")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*family.toml*meadian*did you mean 'median'*"])
+
+
+def test_orphans_are_found_and_removed_by_an_update(pytester, tree):
+    assert pytester.runpytest("anchors", "--snapshot-update").ret == 0
+    kept = tree / "snapshots" / "scaling" / "law.json"
+    assert set(json.loads(kept.read_text(encoding="utf-8"))) == {"law-right", "law-off"}
+    assert pytester.runpytest("anchors").ret == 0
+
+    stray = kept.with_name("stray.json")
+    stray.write_text('{"gone-case": {}}', encoding="utf-8")
+    path = tree / "anchors" / "scaling" / "law.toml"
+    path.write_text(SOURCE + CASES.partition('[[case]]\nid = "off"')[0], encoding="utf-8")
+    result = pytester.runpytest("anchors")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["snapshots without a case*law.json: law-off; *stray.json: gone-case"])
+
+    assert pytester.runpytest("anchors", "--snapshot-update").ret == 0
+    assert set(json.loads(kept.read_text(encoding="utf-8"))) == {"law-right"}
+    assert not stray.exists()
+    assert pytester.runpytest("anchors").ret == 0
+
+
+def test_update_by_workers_is_refused(pytester, tree):
+    pytest.importorskip("xdist")
+    result = pytester.runpytest("anchors", "-n", "1", "--snapshot-update", "-k", "snapshot and right")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*--snapshot-update writes one file from many tests: run it without -n*"])
+    assert not (tree / "snapshots").exists()
+
+
+def test_solve_over_its_time_budget_fails(pytester, tree):
+    assert pytester.runpytest("anchors", "-k", "time").ret == 0
+    result = pytester.runpytest("anchors", "-k", "time", "-o", "mlsysim_solve_budget_ms=0.0001")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["ScalingModel takes * ms (median), the limit is 0.0001 ms"])
