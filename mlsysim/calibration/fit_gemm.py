@@ -1,0 +1,164 @@
+"""Fits matrix-product coefficients from the calibration rows of ``anchors/kernels/gemm_*.csv``.
+
+``python -m mlsysim.calibration.fit_gemm anchors/kernels`` writes ``gemm.toml`` beside this file. Narrow formats share with the
+device's 16-bit kernels what is the device's (cache, memory, price of a split); the rest is their own.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, fit
+from mlsysim.calibration.gemm import FORMATS
+from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable
+from mlsysim.hardware.registry import Hardware
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.physics.gemm import GemmKernel, gemm_s
+
+Times = npt.NDArray[np.float64]
+TRAINING = 1024  # tokens from which on a product is a training or prefill one
+
+# Shares cannot pass 1. A clock above the datasheet's (H100: 1.98 over 1.83 GHz) can lift the peak by a tenth.
+COEFFICIENTS = {
+    "efficiency": Coefficient(0.75, 0.1, 1.1),
+    "prologue_k": Coefficient(120.0, 0.0, 2000.0),
+    "cache_ratio": Coefficient(3.0, 1.0, 12.0, log=True),
+    "memory_efficiency": Coefficient(0.85, 0.3, 1.0),
+    "launch_s": Coefficient(4e-6, 5e-7, 3e-5, log=True),
+    "split_s": Coefficient(2.5e-6, 2e-7, 2e-5, log=True),
+    "quantise_sweeps": Coefficient(6.0, 0.0, 20.0),
+    "step_s": Coefficient(1e-9, 1e-11, 1e-8, log=True),
+}
+_OWN = ("efficiency", "prologue_k", "launch_s")
+_FITTED = {
+    "bfloat16": (*_OWN, "cache_ratio", "memory_efficiency", "split_s"),
+    "fp8": (*_OWN, "quantise_sweeps"),
+    "sq": (*_OWN, "quantise_sweeps"),
+    "fp8_block": (*_OWN, "quantise_sweeps", "step_s"),
+    "nvfp4": (*_OWN, "quantise_sweeps", "step_s"),
+}
+_UNSPLIT = ("fp8_block", "nvfp4")  # kernels that do not divide k
+_SHARED = ("cache_ratio", "memory_efficiency", "split_s")
+# Hopper's and the large Blackwells' kernels are persistent: a multiprocessor takes the next tile when it is done.
+_WHOLE_WAVES = ("a100_sxm", "l40s", "rtx_pro_6000_server")
+# Without small products (they are warm in the cache) nothing shows a launch or a single tile's pace: 16-bit launches are held
+# as the other devices have them.
+_NO_SMALL = {"launch_s": 2.5e-6, "split_s": 2.5e-6, "step_s": 0.0}
+_HELD = dict.fromkeys(("l40s", "rtx_pro_6000_server"), _NO_SMALL)
+
+
+def predicted_s(values: Mapping[str, float], rows: KernelTable, node: HardwareNode, dtype: str, whole_waves: bool) -> Times:
+    """Seconds of ``rows``, all of one format, on ``node``."""
+    numbers = FORMATS[dtype]
+    kernel = GemmKernel(**values, most_splits=1.0 if dtype in _UNSPLIT else 32.0, whole_waves=whole_waves)
+    assert node.compute.multiprocessors is not None
+    assert node.memory.l2_capacity is not None
+    return np.asarray(
+        gemm_s(
+            rows.numbers("m"),
+            rows.numbers("n"),
+            rows.numbers("k"),
+            numbers.input_B,
+            numbers.weight_B,
+            numbers.output_B,
+            kernel,
+            node.rate_flops_per_s(numbers.precision),
+            node.memory_bandwidth_Bps,
+            float(node.compute.multiprocessors),
+            float(node.memory.l2_capacity.m_as("byte")),
+        )
+    )
+
+
+def fit_gemm(directory: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Coefficients and residuals by device and format, from the CSVs and their head in ``directory``.
+
+    Rows of the validation role only enter the ``validation`` statistics, after the fit.
+    """
+    head = tomllib.loads((directory / "gemm.toml").read_text("utf-8"))
+    return {name: _fit_device(directory / f"gemm_{name}.csv", name, entry) for name, entry in head["device"].items()}
+
+
+def _fit_device(path: Path, name: str, head: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    tables = {role: KernelTable.read(path, role) for role in (CALIBRATION, VALIDATION)}
+    shared = dict(_HELD.get(name, {}))
+    fitted: dict[str, dict[str, Any]] = {}
+    for dtype in head["dtypes"]:
+        rows = {role: table.where(dtype=dtype) for role, table in tables.items()}
+        entry = _fit_format(rows, Hardware[head["hardware"]], dtype, shared, name in _WHOLE_WAVES)
+        if dtype == "bfloat16":
+            shared |= {key: entry[key] for key in _SHARED}
+        fitted[dtype] = {"hardware": head["hardware"]} | entry
+    return fitted
+
+
+def _fit_format(
+    rows: Mapping[str, KernelTable], node: HardwareNode, dtype: str, shared: Mapping[str, float], whole_waves: bool
+) -> dict[str, Any]:
+    free = [key for key in _FITTED[dtype] if key not in shared]
+    held = {"quantise_sweeps": 0.0, "step_s": 0.0, **shared}
+
+    def predict(values: Mapping[str, float], table: KernelTable) -> Times:
+        return predicted_s({**held, **values}, table, node, dtype, whole_waves)
+
+    chosen = rows[CALIBRATION]
+    # The best tile changes with the coefficients, so that a fit can end in a dip: two starts.
+    starts = (replace(COEFFICIENTS["efficiency"], start=start) for start in (0.75, 0.4))
+    fits = [
+        fit(
+            lambda values: predict(values, chosen),
+            chosen.numbers("measured_s"),
+            {key: COEFFICIENTS[key] for key in free} | {"efficiency": start},
+        )
+        for start in starts
+    ]
+    found = min(fits, key=lambda one: one.statistics.mean)
+    values = {key: float(f"{value:.4g}") for key, value in found.values.items()}
+    entry: dict[str, Any] = {key: (held | values)[key] for key in COEFFICIENTS}
+    entry |= {"most_splits": 1.0 if dtype in _UNSPLIT else 32.0, "whole_waves": whole_waves}
+    entry |= {"points": len(chosen), "fitted": free, "at_bound": list(found.at_bound)}
+    for role, table in rows.items():
+        entry[role] = _residuals(predict(values, table), table)
+        large = KernelTable([row for row in table.rows if int(row["m"]) >= TRAINING])
+        entry[f"{role}_training"] = _residuals(predict(values, large), large)
+    return entry
+
+
+def _residuals(predicted: Times, table: KernelTable) -> dict[str, Any]:
+    return asdict(ErrorStatistics.of(predicted, table.numbers("measured_s")))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def as_toml(fitted: Mapping[str, Mapping[str, Mapping[str, Any]]], source: str) -> str:
+    """The text of ``gemm.toml``: one table a device and format."""
+    lines = ["# Matrix products: coefficients of physics/gemm.py. Written by fit_gemm.py; do not edit."]
+    lines.append(f"# Residuals are percent of the measured time; *_training: m >= {TRAINING}.")
+    lines += ["[defaults]", f'source = "{source}"']
+    for name, formats in fitted.items():
+        for dtype, entry in formats.items():
+            lines += ["", f"[{name}.{dtype}]", *(f"{key} = {_toml(value)}" for key, value in entry.items())]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    directory = Path(sys.argv[1])
+    citation = tomllib.loads((directory / "gemm.toml").read_text("utf-8"))["source"]["citation"]
+    text = as_toml(fit_gemm(directory), f"{citation}; anchors/kernels/gemm.toml")
+    Path(__file__).with_name("gemm.toml").write_text(text, encoding="utf-8")

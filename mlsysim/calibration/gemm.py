@@ -1,0 +1,71 @@
+"""Fitted matrix-product kernels by device and number format, as ``gemm.toml`` has them.
+
+Example:
+    >>> 0 < gemm_kernel("h100_sxm", "fp8").efficiency < gemm_kernel("h100_sxm").efficiency < 1
+    True
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import dataclass, fields
+from importlib import resources
+from typing import Any
+
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.physics.gemm import GemmKernel
+
+
+@dataclass(frozen=True, slots=True)
+class GemmFormat:
+    """Bytes of an element of activations, weights and outputs, and the precision whose peak the product runs at."""
+
+    input_B: float
+    weight_B: float
+    output_B: float
+    precision: str
+
+
+# As the measurements name them. All write 16-bit outputs. fp8: one scale a tensor; fp8_block: one a block of 128; nvfp4: an
+# 8-bit scale for 16 elements; sq (SmoothQuant): 8-bit integers.
+FORMATS = {
+    "bfloat16": GemmFormat(2.0, 2.0, 2.0, "bf16"),
+    "fp8": GemmFormat(1.0, 1.0, 2.0, "fp8"),
+    "fp8_block": GemmFormat(1.0, 1.0, 2.0, "fp8"),
+    "nvfp4": GemmFormat(0.5625, 0.5625, 2.0, "fp4"),
+    "sq": GemmFormat(1.0, 1.0, 2.0, "int8"),
+}
+
+
+@functools.cache
+def gemm_kernel(device: str, dtype: str = "bfloat16") -> GemmKernel:
+    """Coefficients of a device's kernels at one of ``FORMATS``.
+
+    Raises:
+        UnknownNameError: the device was not measured, or not at this format.
+    """
+    known = _tables()
+    if device not in known:
+        raise UnknownNameError.among("fitted GEMM kernel", device, known)
+    if dtype not in known[device]:
+        raise UnknownNameError.among(f"number format of {device} GEMM", dtype, known[device])
+    entry = known[device][dtype]
+    return GemmKernel(**{field.name: entry[field.name] for field in fields(GemmKernel)})
+
+
+def measured_devices() -> tuple[str, ...]:
+    """The devices whose kernels were fitted, as the measurements name them."""
+    return tuple(_tables())
+
+
+def measured_formats(device: str) -> tuple[str, ...]:
+    """The formats that a measured device was fitted at."""
+    return tuple(_tables()[device])
+
+
+@functools.cache
+def _tables() -> dict[str, dict[str, dict[str, Any]]]:
+    tables = tomllib.loads((resources.files("mlsysim.calibration") / "gemm.toml").read_text("utf-8"))
+    tables.pop("defaults")
+    return tables

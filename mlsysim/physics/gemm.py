@@ -1,0 +1,140 @@
+"""Time of one matrix product C[m, n] = A[m, k] B[k, n]: training (large m) and decode (m of a few tokens) alike.
+
+The output is cut into tiles, each made by one multiprocessor. Its main loop takes as long as its arithmetic, as its operands
+need from the last-level cache, or as its pipeline needs at least, whichever is longest; tiles run in waves. Few tiles leave
+multiprocessors idle: the kernel can split k among several, at the price of a reduction. The library takes the fastest of
+these (the model: of four tiles, each with and without a split). Meanwhile the memory delivers what no cache holds; compute
+and memory overlap, not perfectly. Valid for m, n, k from 1 to 65,536 on NVIDIA A100 to B300, for kernels of up to about 3 ms:
+longer ones are up to a tenth slower, for under full load the clock falls within milliseconds.
+
+Sources: tiles, waves, split-k: NVIDIA, "Matrix Multiplication Background User's Guide", 2023; fractional waves: Osama et al.,
+"Stream-K", PPoPP 2023, arXiv:2301.03598.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlsysim.physics.numeric import Num, maximum, minimum, sqrt
+
+TILES = ((256.0, 128.0), (128.0, 256.0), (64.0, 128.0), (64.0, 64.0))  # rows of A, columns of B
+SIZES = (256.0, 128.0, 64.0)
+# Chosen once for all devices; their coefficients are fitted with these in place.
+LEAST_SPLITS = 2.0
+LEAST_K_PER_SPLIT = 256.0
+PARTIAL_SUM_B = 12.0  # four bytes written and read again, at two thirds of the memory's rate
+RAMP_S = 0.25e-6  # the memory system reaches its rate only with enough requests under way
+OVERLAP = 2.5  # norm of compute and memory, between a sum (1) and a maximum (infinity)
+
+
+@dataclass(frozen=True, slots=True)
+class GemmKernel:
+    """Coefficients of a device's kernels at one number format.
+
+    Attributes:
+        efficiency: share of the peak in a tile's main loop (clock under load included).
+        prologue_k: what a tile costs beside its main loop, in elements of k.
+        cache_ratio: rate at which the last-level cache feeds all multiprocessors, over the memory's.
+        memory_efficiency: share of the memory bandwidth that a large read reaches.
+        launch_s: of a call, until its first and after its last tile; with quantisation, of those kernels too.
+        split_s: what splitting k costs beside the partial sums.
+        quantise_sweeps: times the (narrow) activations' bytes that the quantisation before the product moves.
+        step_s: least seconds of a tile's main loop for each element of k (latency of its pipeline).
+        most_splits: of k; 1 where the kernels cannot.
+        whole_waves: a started wave takes as long as a full one (no persistent kernels).
+    """
+
+    efficiency: float
+    prologue_k: float
+    cache_ratio: float
+    memory_efficiency: float
+    launch_s: float
+    split_s: float = 0.0
+    quantise_sweeps: float = 0.0
+    step_s: float = 0.0
+    most_splits: float = 32.0
+    whole_waves: bool = False
+
+
+def gemm_s(
+    m: Num,
+    n: Num,
+    k: Num,
+    input_B: Num,
+    weight_B: Num,
+    output_B: Num,
+    kernel: GemmKernel,
+    peak_flops_per_s: Num,
+    bandwidth_Bps: Num,
+    multiprocessors: Num,
+    cache_B: Num = 0.0,
+) -> Num:
+    """Launch + quantisation + (compute^2.5 + memory^2.5)^(1/2.5), seconds of one call; shapes broadcast.
+
+    Args:
+        m: rows of A: tokens.
+        n: columns of B: output features.
+        k: the inner dimension.
+        input_B: bytes of an element of A.
+        weight_B: bytes of an element of B.
+        output_B: bytes of an element of C.
+        kernel: fitted coefficients.
+        peak_flops_per_s: dense, at the kernel's number format.
+        bandwidth_Bps: of the memory.
+        multiprocessors: that tiles are spread over.
+        cache_B: last-level cache, in which activations wait that the kernel before has written. Weights come from memory.
+
+    Example:
+        >>> h100 = GemmKernel(0.8, 95.0, 5.4, 0.9, 2.4e-6, 2.6e-6)
+        >>> train = gemm_s(8192.0, 8192.0, 8192.0, 2.0, 2.0, 2.0, h100, 989.4e12, 3.35e12, 132.0, 50.0 * 2**20)
+        >>> 0.7 < 2 * 8192**3 / train / 989.4e12 < 0.8
+        True
+        >>> decode = gemm_s(16.0, 8192.0, 8192.0, 2.0, 2.0, 2.0, h100, 989.4e12, 3.35e12, 132.0, 50.0 * 2**20)
+        >>> 0.6 < 2 * 8192**2 / decode / 3.35e12 < 0.8
+        True
+    """
+    inputs_B, weights_B, outputs_B = input_B * m * k, weight_B * n * k, output_B * m * n
+    cached_B = minimum(inputs_B, maximum(0.0, cache_B - inputs_B - outputs_B))
+    memory_s = _memory_s(inputs_B - cached_B + weights_B + outputs_B, kernel.memory_efficiency, bandwidth_Bps)
+    compute_s = _compute_s(m, n, k, input_B, weight_B, kernel, peak_flops_per_s, bandwidth_Bps, multiprocessors)
+    overlapped_s = (compute_s**OVERLAP + memory_s**OVERLAP) ** (1 / OVERLAP)
+    return kernel.launch_s + kernel.quantise_sweeps * inputs_B / bandwidth_Bps + overlapped_s
+
+
+def _memory_s(moved_B: Num, efficiency: float, bandwidth_Bps: Num) -> Num:
+    """x/efficiency + sqrt(ramp x), x the seconds at full bandwidth: half the rate at 10 MB, most of it at 1 GB."""
+    full_rate_s = moved_B / bandwidth_Bps
+    return full_rate_s / efficiency + sqrt(RAMP_S * full_rate_s)
+
+
+def _compute_s(
+    m: Num, n: Num, k: Num, input_B: Num, weight_B: Num, kernel: GemmKernel, peak: Num, bandwidth_Bps: Num, units: Num
+) -> Num:
+    """The fastest tile, whole or with k split.
+
+    With x tiles for each multiprocessor: max(1, x) tile(k), or with s splits max(1, 2 x) tile(k/s) + reduction, where
+    s = max(1/x, 2) fills all multiprocessors, as far as k and the kernel can be split.
+    """
+    per_flop_s = 2 * units / (peak * kernel.efficiency)
+    per_fed_B_s = units / (kernel.cache_ratio * bandwidth_Bps)
+    per_partial_s = units * PARTIAL_SUM_B / bandwidth_Bps
+    most_splits = maximum(LEAST_SPLITS, minimum(kernel.most_splits, k / LEAST_K_PER_SPLIT))
+    fed_B = {size: (minimum(m, size) * input_B, minimum(n, size) * weight_B) for size in SIZES}
+    best_s: Num = float("inf")
+    for rows, columns in TILES:
+        # -(-a // b) rounds up, for floats and arrays alike.
+        waves = -(-m // rows) * -(-n // columns) / units
+        arithmetic_s = rows * columns * per_flop_s
+        pace_s = maximum(arithmetic_s, (fed_B[rows][0] + fed_B[columns][1]) * per_fed_B_s)
+        if kernel.step_s:
+            pace_s = maximum(pace_s, kernel.step_s)
+        prologue_s = arithmetic_s * kernel.prologue_k
+        started = maximum(1.0, -(-waves // 1.0) if kernel.whole_waves else waves)
+        best_s = minimum(best_s, started * (pace_s * k + prologue_s))
+        if kernel.most_splits >= LEAST_SPLITS:
+            filled = maximum(1.0, LEAST_SPLITS * waves)
+            splits = minimum(filled / waves, most_splits)
+            # Each split writes a padded tile of partial sums, so that time never falls when a dimension grows.
+            reduce_s = splits * waves * (rows * columns * per_partial_s)
+            best_s = minimum(best_s, filled * (pace_s * k / splits + prologue_s) + (kernel.split_s + reduce_s))
+    return best_s

@@ -1,0 +1,192 @@
+"""Matrix products: what must hold of any coefficients, and how near the fitted ones come to measured kernels."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlsysim.calibration import fit_gemm, gemm
+from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_devices, measured_formats
+from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable, role_of
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.hardware.registry import Hardware
+from mlsysim.physics.gemm import GemmKernel, gemm_s
+
+KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
+HEAD = tomllib.loads((KERNELS / "gemm.toml").read_text("utf-8"))
+FITTED = tomllib.loads(Path(gemm.__file__).with_name("gemm.toml").read_text("utf-8"))
+KINDS = [(name, dtype) for name in measured_devices() for dtype in measured_formats(name)]
+# The aim for m >= 1024 is one for 16 bits.
+GATES = [(*kind, "all") for kind in KINDS] + [(name, "bfloat16", "training") for name in measured_devices()]
+H100 = {"peak_flops_per_s": 989.4e12, "bandwidth_Bps": 3.35e12, "multiprocessors": 132.0, "cache_B": 50.0 * 2**20}
+SIZES = np.array(
+    [1.0, 2.0, 16.0, 17.0, 64.0, 65.0, 128.0, 129.0, 256.0, 257.0, 1000.0, 1024.0, 1025.0, 4096.0, 20000.0, 65536.0]
+)
+
+# Aim for validation rows, median percent: all shapes, and m >= 1024.
+MEDIAN, MEDIAN_TRAINING = 7.0, 4.5
+# Where it is missed: what is reached and what is missing. Turns red when it starts to pass.
+_SCATTER = "no pattern left in shape, waves or operand sizes; a free regression on these reaches 4.3 %"
+_NEIGHBOURS = "m + 1 takes another time than m by 7 % median: the library's choice of kernel"
+_FEW = "few rows outside the cache place the coefficients"
+KNOWN_GAPS = {
+    ("b200_sxm", "bfloat16", "training"): f"5.2 %: {_SCATTER}",
+    ("gb200", "bfloat16", "training"): f"5.1 %: {_SCATTER}",
+    ("b300_sxm", "bfloat16", "training"): f"6.9 %: {_NEIGHBOURS}",
+    ("b300_sxm", "bfloat16", "all"): f"7.4 %: {_NEIGHBOURS}",
+    ("b300_sxm", "fp8_block", "all"): "7.5 %: from 1024 tokens on slower than measured; 24 rows place five coefficients",
+    ("h100_sxm", "fp8_block", "all"): "8.0 %: at 128 to 1023 tokens a tenth faster than measured, cause not found",
+    (
+        "l40s",
+        "bfloat16",
+        "training",
+    ): "6.7 %: kernels of 3 ms and more run 9-18 % slower (the clock falls), shorter ones faster",
+    ("l40s", "fp8_block", "all"): f"7.1 %: {_FEW}",
+    ("rtx_pro_6000_server", "fp8_block", "all"): f"8.0 %: {_FEW}",
+    ("rtx_pro_6000_server", "nvfp4", "all"): f"9.8 %: up to 16 tokens reach 0.6 of the bandwidth, 16-bit ones 0.97; {_FEW}",
+}
+
+
+def seconds(kernel, m, n, k, dtype="bfloat16", **device):
+    numbers = FORMATS[dtype]
+    return gemm_s(m, n, k, numbers.input_B, numbers.weight_B, numbers.output_B, kernel, **{**H100, **device})
+
+
+@pytest.mark.parametrize(("name", "dtype"), KINDS)
+def test_more_work_never_takes_less_time(name, dtype):
+    kernel = gemm_kernel(name, dtype)
+    m, n, k = np.meshgrid(SIZES, SIZES, SIZES, indexing="ij")
+    times = seconds(kernel, m, n, k, dtype)
+    assert np.all(times > kernel.launch_s)
+    for axis in range(3):
+        assert np.all(np.diff(times, axis=axis) >= -1e-12 * times.max())
+
+
+@pytest.mark.parametrize(("name", "dtype"), KINDS)
+def test_arrays_give_what_each_alone_gives(name, dtype):
+    kernel = gemm_kernel(name, dtype)
+    together = seconds(kernel, SIZES, 5120.0, SIZES[::-1], dtype)
+    alone = [seconds(kernel, m, 5120.0, k, dtype) for m, k in zip(SIZES.tolist(), SIZES[::-1].tolist(), strict=True)]
+    assert all(isinstance(one, float) for one in alone)
+    np.testing.assert_allclose(together, alone, rtol=1e-12)
+
+
+def test_devices_broadcast_with_shapes():
+    kernel = gemm_kernel("h100_sxm")
+    bandwidths = np.array([3.35e12, 4.8e12])
+    both = seconds(kernel, np.array([16.0, 4096.0]), 8192.0, 8192.0, bandwidth_Bps=bandwidths)
+    alone = [seconds(kernel, m, 8192.0, 8192.0, bandwidth_Bps=rate) for m, rate in ((16.0, 3.35e12), (4096.0, 4.8e12))]
+    np.testing.assert_allclose(both, alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("part", ["peak_flops_per_s", "bandwidth_Bps", "cache_B"])
+def test_a_better_device_is_faster(part):
+    kernel = gemm_kernel("h100_sxm")
+    better = {part: 1.1 * H100[part]}
+    for m in (8.0, 512.0, 4096.0):
+        assert seconds(kernel, m, 1024.0, 4096.0, **better) <= seconds(kernel, m, 1024.0, 4096.0)
+    if part == "peak_flops_per_s":
+        assert seconds(kernel, 8192.0, 8192.0, 8192.0, **better) < 0.95 * seconds(kernel, 8192.0, 8192.0, 8192.0)
+    if part == "bandwidth_Bps":
+        assert seconds(kernel, 16.0, 16384.0, 16384.0, **better) < 0.95 * seconds(kernel, 16.0, 16384.0, 16384.0)
+    if part == "cache_B":  # the activations of half a cache's size
+        assert seconds(kernel, 3000.0, 64.0, 6000.0, **better) < seconds(kernel, 3000.0, 64.0, 6000.0)
+
+
+@pytest.mark.parametrize("name", measured_devices())
+def test_never_faster_than_the_bound(name):
+    m, n, k = np.meshgrid(SIZES, SIZES, SIZES, indexing="ij")
+    times = seconds(gemm_kernel(name), m, n, k)
+    assert np.all(times > 2 * m * n * k / H100["peak_flops_per_s"])
+    assert np.all(times > 2 * (n * k + m * n) / H100["bandwidth_Bps"])  # activations may come from the cache
+
+
+def test_splitting_k_helps_where_tiles_are_few():
+    kernel = gemm_kernel("h100_sxm")
+    unsplit = replace(kernel, most_splits=1.0)
+    assert seconds(kernel, 64.0, 64.0, 65536.0) < 0.3 * seconds(unsplit, 64.0, 64.0, 65536.0)
+    assert seconds(kernel, 8192.0, 8192.0, 8192.0) == seconds(unsplit, 8192.0, 8192.0, 8192.0)
+
+
+def test_whole_waves_wait_for_the_last_tile():
+    persistent = GemmKernel(0.9, 0.0, 5.0, 0.9, 0.0, split_s=1.0)
+    waves = replace(persistent, whole_waves=True)
+    full, one_more = (64.0 * 66 * 4 * n for n in (1, 1.01))  # four waves of tiles on 132 multiprocessors
+    assert seconds(waves, full, 256.0, 8192.0) == pytest.approx(seconds(persistent, full, 256.0, 8192.0))
+    assert seconds(waves, one_more, 256.0, 8192.0) > 1.05 * seconds(persistent, one_more, 256.0, 8192.0)
+
+
+def test_unmeasured():
+    with pytest.raises(UnknownNameError, match="h100_sxm"):
+        gemm_kernel("h100")
+    with pytest.raises(UnknownNameError, match="bfloat16"):
+        gemm_kernel("a100_sxm", "fp8")
+
+
+@pytest.mark.parametrize("name", HEAD["device"])
+def test_carried_rows(name):
+    rows = KernelTable.read(KERNELS / f"gemm_{name}.csv").rows
+    inputs = [tuple(row[column] for column in ("dtype", "m", "n", "k")) for row in rows]
+    assert len(set(inputs)) == len(inputs) <= 400
+    assert [row["role"] for row in rows] == [role_of([name, *values]) for values in inputs]
+    assert sum(row["role"] == VALIDATION for row in rows) > 0.4 * len(rows)
+    assert {values[0] for values in inputs} == set(HEAD["device"][name]["dtypes"]) == set(measured_formats(name))
+
+
+@pytest.mark.parametrize(("name", "dtype"), KINDS)
+def test_coefficients_are_few_and_physical(name, dtype):
+    entry = FITTED[name][dtype]
+    assert len(entry["fitted"]) <= 6
+    for key, bounds in fit_gemm.COEFFICIENTS.items():
+        assert key not in entry["fitted"] or bounds.low <= entry[key] <= bounds.high
+    assert Hardware[entry["hardware"]].rate_flops_per_s(FORMATS[dtype].precision) > 0
+
+
+@pytest.fixture(scope="module")
+def refitted(tmp_path_factory):
+    """The fit of tables whose validation rows all say another time."""
+    folder = tmp_path_factory.mktemp("kernels")
+    shutil.copy(KERNELS / "gemm.toml", folder)
+    for path in KERNELS.glob("gemm_*.csv"):
+        rows = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+        for row in rows:
+            if row["role"] == VALIDATION:
+                row["measured_s"] = "1.0"
+        with (folder / path.name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    return fit_gemm.fit_gemm(folder)
+
+
+@pytest.mark.parametrize(("name", "dtype"), KINDS)
+def test_the_fit_reads_no_validation_row(refitted, name, dtype):
+    again, stored = refitted[name][dtype], FITTED[name][dtype]
+    for key in fit_gemm.COEFFICIENTS:
+        # The last digit may differ between versions of SciPy; a few coefficients near zero hardly matter.
+        assert again[key] == pytest.approx(stored[key], rel=2e-2, abs=1e-2 * fit_gemm.COEFFICIENTS[key].start), key
+    assert again[CALIBRATION]["median"] == pytest.approx(stored[CALIBRATION]["median"], abs=0.1)
+    assert again[VALIDATION]["median"] > 90
+
+
+@pytest.mark.parametrize(("name", "dtype", "part"), GATES)
+def test_gate(request, name, dtype, part):
+    if (name, dtype, part) in KNOWN_GAPS:
+        reason = f"known gap: {KNOWN_GAPS[name, dtype, part]}"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError))
+    rows = KernelTable.read(KERNELS / f"gemm_{name}.csv", VALIDATION).where(dtype=dtype)
+    rows = KernelTable([row for row in rows.rows if part == "all" or int(row["m"]) >= fit_gemm.TRAINING])
+    values = {key: FITTED[name][dtype][key] for key in fit_gemm.COEFFICIENTS}
+    node = Hardware[FITTED[name][dtype]["hardware"]]
+    predicted = fit_gemm.predicted_s(values, rows, node, dtype, FITTED[name][dtype]["whole_waves"])
+    median = 100 * float(np.median(np.abs(predicted / rows.numbers("measured_s") - 1)))
+    stored = FITTED[name][dtype]["validation" if part == "all" else "validation_training"]["median"]
+    if median != pytest.approx(stored, abs=0.01):
+        pytest.fail(f"gemm.toml says {stored} %, the rows {median:.2f} %: run the fit")
+    assert median <= (MEDIAN if part == "all" else MEDIAN_TRAINING)
