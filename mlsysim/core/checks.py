@@ -15,6 +15,9 @@ from mlsysim.core.units import magnitude
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# Beyond this a float no longer holds the number, and products of several overflow.
+_LARGEST_WHOLE = 2**63 - 1
+
 
 def strict_keywords(function: Callable[P, R]) -> Callable[P, R]:
     """Decorator: an unknown keyword raises ``UnknownArgumentError`` with the nearest name."""
@@ -45,7 +48,7 @@ def whole_number(name: str, value: object, minimum: int = 1) -> int:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise InputError(name, value, expected) from None
-    if number < minimum:
+    if not minimum <= number <= _LARGEST_WHOLE:
         raise InputError(name, value, expected)
     return number
 

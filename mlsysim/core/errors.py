@@ -14,10 +14,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class MLSysError(Exception):
     """Base of every error that mlsysim raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross process borders (pytest-xdist, worker pools), and their constructors take other arguments than args.
+        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class InputError(MLSysError, ValueError):
@@ -56,6 +61,11 @@ class UnknownNameError(InputError, AttributeError):
         precision = 'fp61': expected one of fp16, fp32; did you mean 'fp16'?
     """
 
+    def __init__(self, argument: str, value: object, expected: str, suggestion: str | None = None) -> None:
+        super().__init__(argument, value, expected, suggestion)
+        # Python would add a guess of its own to an AttributeError that says nothing of its object.
+        self.obj = ()
+
     @classmethod
     def among(cls, argument: str, value: object, known: Iterable[str], shown: int = 12) -> UnknownNameError:
         """The error for ``value`` not in ``known``; lists at most ``shown`` names."""
@@ -92,6 +102,13 @@ class DataError(MLSysError):
 
 class InfeasibleError(MLSysError):
     """A plan that cannot run was asked for a number that only a running plan has."""
+
+
+def _rebuilt(kind: type[MLSysError], args: tuple[Any, ...], state: dict[str, Any]) -> MLSysError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 def nearest(value: object, known: Iterable[str]) -> str | None:

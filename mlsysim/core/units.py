@@ -26,6 +26,7 @@ else:
 
 # A number and one unit: parsed without pint's expression parser, five times faster, which registries feel.
 _PLAIN = re.compile(r"\s*([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s+([A-Za-z][A-Za-z0-9/]*)\s*")
+_NUMBER_FIRST = re.compile(r"\s*[+-]?(\d|\.\d|nan|inf)", re.IGNORECASE)
 _AMBIGUOUS_BIT = re.compile(r"\b([kMGTP]i?)b(ps)?\b")
 
 
@@ -51,7 +52,9 @@ def Q_(value: float | str | Quantity, unit: str | None = None) -> Quantity:
     """
     try:
         if isinstance(value, str) and unit is None and (plain := _PLAIN.fullmatch(value)):
-            return with_unit(float(plain[1]), plain[2])
+            return with_unit(int(plain[1]) if plain[1].isdigit() else float(plain[1]), plain[2])
+        if isinstance(value, str) and unit is None and not _NUMBER_FIRST.match(value):
+            raise ValueError(value)
         if unit is not None:
             return ureg.Quantity(value, unit)  # type: ignore[no-any-return]
         if isinstance(value, pint.Quantity) and value._REGISTRY is not ureg:

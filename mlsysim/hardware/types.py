@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StrictInt
 
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.precision import precision_name
@@ -33,7 +33,7 @@ class ComputeCore(Spec):
 
     peak_flops: FlopRate
     precision_flops: Annotated[dict[str, FlopRate], AfterValidator(_known_precisions)] = Field(default_factory=dict)
-    multiprocessors: int | None = Field(default=None, ge=1)
+    multiprocessors: StrictInt | None = Field(default=None, ge=1)
 
     @cached_property
     def _rates_flops_per_s(self) -> dict[str, float]:
@@ -81,7 +81,7 @@ class HardwareNode(Spec):
     """
 
     name: str = Field(min_length=1)
-    release_year: int = Field(ge=1950, le=2100)
+    release_year: StrictInt = Field(ge=1950, le=2100)
     compute: ComputeCore
     memory: MemoryHierarchy
     tdp: Power | None = None

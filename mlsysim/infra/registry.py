@@ -2,7 +2,7 @@
 
 Example:
     >>> Infra.Grids.US_Average_2020.carbon_intensity.m_as("gCO2e/kWh")
-    429.0
+    429
 """
 
 from __future__ import annotations

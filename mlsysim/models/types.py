@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictInt, model_validator
 
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.provenance import Provenance
 from mlsysim.core.quantities import Count, Flops
 from mlsysim.core.spec import Spec
+from mlsysim.core.units import with_unit
 from mlsysim.models import parameters as counting
 
 # Published counts are often nominal ("1.3B" for 1.316e9): beyond this they name another architecture.
@@ -20,13 +21,13 @@ PARAMETER_TOLERANCE = 0.10
 class MixtureOfExperts(Spec):
     """Expert layers. ``shared_experts`` see every token; ``every`` = 2 alternates dense and expert layers."""
 
-    experts: int = Field(ge=1)
-    experts_per_token: int = Field(ge=1)
-    ffn_hidden: int = Field(ge=1)
-    shared_experts: int = Field(default=0, ge=0)
-    shared_ffn_hidden: int | None = Field(default=None, ge=1)
-    first_dense_layers: int = Field(default=0, ge=0)
-    every: int = Field(default=1, ge=1)
+    experts: StrictInt = Field(ge=1)
+    experts_per_token: StrictInt = Field(ge=1)
+    ffn_hidden: StrictInt = Field(ge=1)
+    shared_experts: StrictInt = Field(default=0, ge=0)
+    shared_ffn_hidden: StrictInt | None = Field(default=None, ge=1)
+    first_dense_layers: StrictInt = Field(default=0, ge=0)
+    every: StrictInt = Field(default=1, ge=1)
 
     @property
     def shared_width(self) -> int:
@@ -44,11 +45,11 @@ class MixtureOfExperts(Spec):
 class LatentAttention(Spec):
     """Multi-head latent attention (DeepSeek-V2): keys and values from one compressed vector a token."""
 
-    kv_lora_rank: int = Field(ge=1)
-    q_lora_rank: int = Field(default=0, ge=0)
-    nope_head_dim: int = Field(ge=1)
-    rope_head_dim: int = Field(ge=0)
-    v_head_dim: int = Field(ge=1)
+    kv_lora_rank: StrictInt = Field(ge=1)
+    q_lora_rank: StrictInt = Field(default=0, ge=0)
+    nope_head_dim: StrictInt = Field(ge=1)
+    rope_head_dim: StrictInt = Field(ge=0)
+    v_head_dim: StrictInt = Field(ge=1)
 
 
 class Workload(Spec):
@@ -83,31 +84,45 @@ attention at hidden_dim 8192 and vocab_size 0
     """
 
     architecture: str = "Transformer"
-    layers: int = Field(ge=1)
-    hidden_dim: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    kv_heads: int | None = Field(default=None, ge=1)
-    head_dim: int | None = Field(default=None, ge=1)
-    ffn_hidden: int | None = Field(default=None, ge=1)
+    layers: StrictInt = Field(ge=1)
+    hidden_dim: StrictInt = Field(ge=1)
+    heads: StrictInt = Field(ge=1)
+    kv_heads: StrictInt | None = Field(default=None, ge=1)
+    head_dim: StrictInt | None = Field(default=None, ge=1)
+    ffn_hidden: StrictInt | None = Field(default=None, ge=1)
     ffn_matrices: Literal[2, 3] = 2
-    vocab_size: int = Field(default=0, ge=0)
+    vocab_size: StrictInt = Field(default=0, ge=0)
     tied_embeddings: bool = False
-    positions: int = Field(default=0, ge=0)
+    positions: StrictInt = Field(default=0, ge=0)
     bias: bool = False
     qkv_bias: bool = False
     relative_positions: bool = False
     parallel_block: bool = False
     causal: bool = True
-    sliding_window: int | None = Field(default=None, ge=1)
-    full_attention_every: int | None = Field(default=None, ge=1)
-    embedding_dim: int | None = Field(default=None, ge=1)
-    cross_attention_layers: int = Field(default=0, ge=0)
-    max_seq_len: int | None = Field(default=None, ge=1)
+    sliding_window: StrictInt | None = Field(default=None, ge=1)
+    full_attention_every: StrictInt | None = Field(default=None, ge=1)
+    embedding_dim: StrictInt | None = Field(default=None, ge=1)
+    cross_attention_layers: StrictInt = Field(default=0, ge=0)
+    max_seq_len: StrictInt | None = Field(default=None, ge=1)
     moe: MixtureOfExperts | None = None
     mla: LatentAttention | None = None
     training_tokens: Count | None = None
     parameter_note: str = ""
     parameter_tolerance: float = Field(default=PARAMETER_TOLERANCE, gt=0, lt=1)
+
+    @classmethod
+    def of_architecture(cls, **fields: Any) -> Self:
+        """A workload whose parameters are counted from its other fields (``ffn_hidden`` must be given).
+
+        Example:
+            >>> model = TransformerWorkload.of_architecture(
+            ...     name="GPT", layers=24, hidden_dim=2048, heads=16, ffn_hidden=8192, vocab_size=51200, tied_embeddings=True
+            ... )
+            >>> f"{model.parameter_count:.3g}"
+            '1.31e+09'
+        """
+        uncounted = cls.model_construct(**fields)
+        return cls(**fields, parameters=with_unit(counting.total_parameters(uncounted, fields["ffn_hidden"]), "count"))
 
     @property
     def kv_head_count(self) -> int:
@@ -201,9 +216,9 @@ class StateSpaceWorkload(Workload):
     """A state-space model (Mamba)."""
 
     architecture: str = "StateSpace"
-    layers: int = Field(ge=1)
-    hidden_dim: int = Field(ge=1)
-    inner_dim: int = Field(ge=1)
-    state_dim: int = Field(default=16, ge=1)
-    vocab_size: int = Field(default=0, ge=0)
+    layers: StrictInt = Field(ge=1)
+    hidden_dim: StrictInt = Field(ge=1)
+    inner_dim: StrictInt = Field(ge=1)
+    state_dim: StrictInt = Field(default=16, ge=1)
+    vocab_size: StrictInt = Field(default=0, ge=0)
     training_tokens: Count | None = None

@@ -59,28 +59,46 @@ def weights_read_B(work: InferenceWork, tokens: Num) -> Num:
     return work.always_read_B + work.expert_B * touched_experts(work.experts, work.experts_per_token, tokens)
 
 
-def decode_step_s(work: InferenceWork, batch: Num, context: Num, tp: Num, rate: Num, memory_Bps: Num, link_Bps: Num) -> Num:
+@dataclass(frozen=True, slots=True)
+class ServingMachine:
+    """What a phase runs on, in SI units.
+
+    Attributes:
+        tp: accelerators that share the model.
+        kv_shards: how many of them divide the KV cache: beyond one rank a key head, each keeps a copy.
+        rate_flops_per_s, memory_Bps: of one accelerator.
+        link_Bps: between them, per accelerator, one direction.
+    """
+
+    tp: Num
+    kv_shards: Num
+    rate_flops_per_s: Num
+    memory_Bps: Num
+    link_Bps: Num
+
+
+def decode_step_s(work: InferenceWork, batch: Num, context: Num, machine: ServingMachine) -> Num:
     """One token for each of ``batch`` sequences at ``context`` tokens: weights and KV read once, or the arithmetic.
 
     Tensor parallelism divides both; its all-reduces depend on the layer they end, so they add.
     """
     flops = batch * (work.matmul_flops + work.attention_flops_per_key * context + work.head_flops)
-    moved = weights_read_B(work, batch) + work.kv_B * batch * context
-    return roofline_s(flops / tp, moved / tp, rate, memory_Bps) + _reductions_s(work, batch, tp, link_Bps)
+    moved = weights_read_B(work, batch) / machine.tp + work.kv_B * batch * context / machine.kv_shards
+    roofline = roofline_s(flops / machine.tp, moved, machine.rate_flops_per_s, machine.memory_Bps)
+    return roofline + _reductions_s(work, batch, machine)
 
 
-def prefill_s(
-    work: InferenceWork, batch: Num, prompt: Num, keys: Num, tp: Num, rate: Num, memory_Bps: Num, link_Bps: Num
-) -> Num:
+def prefill_s(work: InferenceWork, batch: Num, prompt: Num, keys: Num, machine: ServingMachine) -> Num:
     """The prompt of ``batch`` sequences, to their first token; ``keys`` is the mean number of keys a query sees."""
     tokens = batch * prompt
     flops = tokens * (work.matmul_flops + work.attention_flops_per_key * keys) + batch * work.head_flops
-    moved = weights_read_B(work, tokens) + work.kv_B * tokens
-    return roofline_s(flops / tp, moved / tp, rate, memory_Bps) + _reductions_s(work, tokens, tp, link_Bps)
+    moved = weights_read_B(work, tokens) / machine.tp + work.kv_B * tokens / machine.kv_shards
+    roofline = roofline_s(flops / machine.tp, moved, machine.rate_flops_per_s, machine.memory_Bps)
+    return roofline + _reductions_s(work, tokens, machine)
 
 
-def _reductions_s(work: InferenceWork, tokens: Num, tp: Num, link_Bps: Num) -> Num:
-    return work.layers * work.reductions * all_reduce_s(work.residual_B * tokens, tp, link_Bps)
+def _reductions_s(work: InferenceWork, tokens: Num, machine: ServingMachine) -> Num:
+    return work.layers * work.reductions * all_reduce_s(work.residual_B * tokens, machine.tp, machine.link_Bps)
 
 
 def largest_batch(free_B: Num, kv_B: Num, context: Num) -> Num:

@@ -40,13 +40,21 @@ class Overlap:
     """How collectives hide under compute.
 
     Attributes:
-        share: the part of each collective that hides where there is compute enough to hide it.
+        tp, ep, pp, dp: the part of each collective that hides where there is compute enough to hide it.
         whole_step: gradients may hide under the compute of the whole step (the caller's own share, and the bound); else
             only under that of the micro-batch whose gradients they are.
     """
 
-    share: Num = 1.0
+    tp: Num = 1.0
+    ep: Num = 1.0
+    pp: Num = 1.0
+    dp: Num = 1.0
     whole_step: bool = False
+
+    @classmethod
+    def of_all(cls, share: Num, whole_step: bool = False) -> Overlap:
+        """The same share of every collective."""
+        return cls(share, share, share, share, whole_step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +88,20 @@ def assemble_step(layers: Num, parts: StepParts, plan: Plan, overlap: Overlap) -
     Collectives take turns under the compute of their layer: tensor parallelism first, then experts, then the sends
     between stages, then data parallelism under what is left. Together they never hide under more compute than there is.
     """
-    share = overlap.share
     window = parts.layer_s + parts.recompute_s
-    tp_hidden = share * minimum(parts.tp_s, window)
-    ep_hidden = share * minimum(parts.ep_s, window - tp_hidden)
-    per_stage = layers / plan.pp
-    left = (window - tp_hidden - ep_hidden) * per_stage
-    send_hidden = share * minimum(parts.send_s, left)
+    tp_hidden = overlap.tp * minimum(parts.tp_s, window)
+    ep_hidden = overlap.ep * minimum(parts.ep_s, window - tp_hidden)
+    # Only what every stage has can hide what every stage waits for: the emptiest one sets it.
+    _, least = stage_layers(layers, plan.pp)
+    left = (window - tp_hidden - ep_hidden) * least
+    send_hidden = overlap.pp * minimum(parts.send_s, left)
     passes_under = plan.micro_batches if overlap.whole_step else where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
-    dp_hidden = share * minimum(parts.dp_s, (left - send_hidden) * passes_under)
+    dp_hidden = overlap.dp * minimum(parts.dp_s, (left - send_hidden) * passes_under)
 
     block = window + (parts.tp_s - tp_hidden) + (parts.ep_s - ep_hidden)
     send = parts.send_s - send_hidden
     pipeline, busy = pipeline_s(layers, plan, block, parts.head_s, send)
-    passes = plan.micro_batches * per_stage
+    passes = plan.micro_batches * layers / plan.pp
     return StepTime(
         compute_s=plan.micro_batches * (parts.layer_s * layers + parts.head_s) / plan.pp,
         recompute_s=parts.recompute_s * passes,

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from mlsysim.physics.collectives import all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
 from mlsysim.physics.numeric import Num, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.roofline import roofline_s
 from mlsysim.physics.sharding import largest_rank, rank_parameters
 from mlsysim.physics.step import Overlap, StepParts, StepTime, assemble_step
-from mlsysim.physics.work import BACKWARD_OVER_FORWARD, FULL, LayeredWork, kept_activation_B, recomputed_flops
+from mlsysim.physics.work import BACKWARD_OVER_FORWARD, FULL, NONE, LayeredWork, kept_activation_B, recomputed_flops
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,13 @@ def roofline_parts(work: LayeredWork, plan: Plan, machine: Machine) -> StepParts
 def _layer_compute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Forward and backward of one layer and micro-batch on one rank.
 
-    Traffic: each pass reads the weights; the forward writes the activations that the backward reads; gradients are read
-    and written once a micro-batch.
+    Traffic: each pass reads the weights; the forward writes the activations that the backward reads, kept or rebuilt;
+    gradients are read and written once a micro-batch.
     """
     tokens = plan.micro_batch_tokens
     flops = (1 + BACKWARD_OVER_FORWARD) * work.layer_flops * tokens / plan.tp
     parameters = rank_parameters(work, plan, 1.0, 0.0).whole
-    kept = kept_activation_B(work, plan.recompute, plan.tp, plan.sequence_parallel) * tokens
+    kept = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * tokens
     moved = (2 * plan.weight_B + 2 * plan.gradient_B) * parameters + 2 * kept
     return roofline_s(flops, moved, machine.rate_flops_per_s, machine.memory_Bps)
 
@@ -95,7 +97,7 @@ def tensor_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
 
 def expert_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """All-to-alls of one layer and micro-batch: dispatch and combine, forward and backward."""
-    if not work.routed_copies:
+    if not np.any(work.routed_copies):
         return 0.0
     in_node = plan.ranks_in_node(plan.ep, plan.tp, machine.per_node)
     copies = work.boundary_B * work.routed_copies * plan.micro_batch_tokens / where(plan.sequence_parallel, plan.tp, 1.0)

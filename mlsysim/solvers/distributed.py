@@ -15,10 +15,10 @@ from mlsysim.physics.memory import MEMORY_PARTS, MemoryUse, choose, training_mem
 from mlsysim.physics.numeric import Num, where
 from mlsysim.physics.plan import SCHEDULES, Plan
 from mlsysim.physics.step import STEP_PARTS, StepTime
-from mlsysim.physics.training import training_step
 from mlsysim.physics.work import FULL, NONE, RECOMPUTE_MODES, SELECTIVE, LayeredWork
 from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting
 from mlsysim.solvers.feasibility import over_budget
+from mlsysim.solvers.kernel_lowering import step_time
 from mlsysim.solvers.lowering import training_work
 from mlsysim.solvers.result import Result
 from mlsysim.systems.types import Fleet
@@ -38,6 +38,7 @@ class DistributedResult(Result):
     step_latency_total: Quantity
     throughput: Quantity
     tokens_per_second: Quantity
+    tokens_per_second_per_accelerator: Quantity
     mfu: float
     mfu_full_attention: float
     scaling_efficiency: float
@@ -79,6 +80,8 @@ class DistributedModel:
         overlap_efficiency: float | None = None,
         straggler_factor: float = 1.0,
         congestion_factor: float = 1.0,
+        stack: str | None = None,
+        attention: str = "flash",
     ) -> DistributedResult:
         """One step of ``workload`` on ``fleet``.
 
@@ -106,6 +109,8 @@ class DistributedModel:
                 hide it.
             straggler_factor: how much slower the slowest rank is (>= 1).
             congestion_factor: how much slower the fabric is than its rate (>= 1).
+            stack: a software stack such as "megatron-2021": time from calibrated kernels instead of an efficiency.
+            attention: flash, flash-1 (FlashAttention-1) or unfused (scores are stored); calibrated basis only.
 
         Raises:
             InputError: an argument out of range, or two that contradict each other.
@@ -134,6 +139,8 @@ class DistributedModel:
             overlap_efficiency=overlap_efficiency,
             straggler_factor=straggler_factor,
             congestion_factor=congestion_factor,
+            stack=stack,
+            attention=attention,
         )
         plan = check_plan(
             setting,
@@ -148,7 +155,7 @@ class DistributedModel:
         )
         work = training_work(setting.workload, setting.seq_len)
         plan, memory = with_recompute(work, plan, setting)
-        step = training_step(work, plan, setting.machine(), setting.overlap)
+        step = step_time(work, plan, setting)
         return _result(setting, work, plan, memory, step)
 
 
@@ -212,6 +219,7 @@ def _result(setting: TrainingSetting, work: LayeredWork, plan: Plan, memory: Mem
         step_latency_total=with_unit(seconds, "second"),
         throughput=with_unit(setting.batch_size / seconds, "count/second"),
         tokens_per_second=with_unit(tokens / seconds, "count/second"),
+        tokens_per_second_per_accelerator=with_unit(tokens / seconds / fleet.accelerators, "count/second"),
         mfu=mfu,
         mfu_full_attention=work.training_flops_full_attention * tokens / machine_flops,
         scaling_efficiency=mfu / (1.0 if setting.efficiency is None else setting.efficiency),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlsysim.calibration.stacks import stack_names
 from mlsysim.core.checks import boolean, fraction, instance, one_of, real_number, whole_number
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element, precision_name
@@ -17,6 +18,8 @@ from mlsysim.systems.types import Fleet
 DEFAULT_SEQ_LEN = 4096
 ADAM_STATES_B = 8.0  # two fp32 moments
 MASTER_WEIGHT_B = 4.0
+# Attention kernels a caller can name: flash is FlashAttention-2 or the vendor's own.
+ATTENTION_KERNELS = ("flash", "flash-1", "unfused")
 GRADIENT_PRECISIONS = ("bf16", "fp16", "fp32")
 
 
@@ -84,10 +87,14 @@ class TrainingSetting:
     overlap: Overlap
     straggler_factor: float
     congestion_factor: float
+    stack: str | None
+    attention: str
 
     @property
     def basis(self) -> str:
-        """``bound`` unless the caller owns an efficiency."""
+        """``calibrated`` with a stack, ``efficiency`` where the caller owns one, else ``bound``."""
+        if self.stack is not None:
+            return "calibrated"
         return "bound" if self.efficiency is None else "efficiency"
 
     @property
@@ -124,6 +131,8 @@ def check_setting(
     overlap_efficiency: object,
     straggler_factor: object = 1.0,
     congestion_factor: object = 1.0,
+    stack: object = None,
+    attention: object = "flash",
 ) -> TrainingSetting:
     """The setting, or an ``InputError`` that names the argument."""
     model = instance("workload", workload, Workload, "a workload such as Models.Language.Llama3_70B")
@@ -151,19 +160,32 @@ def check_setting(
         recompute=0 if isinstance(model, CNNWorkload) else mode,
         formats=training_formats(fmt, gradient_precision),
         overlap=_overlap(overlap_comm, overlap_efficiency, share is None),
+        stack=_stack(stack, share, overlap_comm, overlap_efficiency),
+        attention=one_of("attention", attention, ATTENTION_KERNELS),
         straggler_factor=real_number("straggler_factor", straggler_factor, 1.0),
         congestion_factor=real_number("congestion_factor", congestion_factor, 1.0),
     )
+
+
+def _stack(stack: object, efficiency: float | None, overlap_comm: object, overlap_efficiency: object) -> str | None:
+    if stack is None:
+        return None
+    name = one_of("stack", stack, stack_names())
+    if efficiency is not None:
+        raise InconsistentError("efficiency", efficiency, "nothing beside stack: calibrated kernels have their own")
+    if overlap_comm is not True or overlap_efficiency is not None:
+        raise InconsistentError("overlap_efficiency", overlap_efficiency, "nothing beside stack: the stack says what hides")
+    return name
 
 
 def _overlap(overlap_comm: object, overlap_efficiency: object, is_bound: bool) -> Overlap:
     if not boolean("overlap_comm", overlap_comm):
         if overlap_efficiency is not None:
             raise InconsistentError("overlap_efficiency", overlap_efficiency, "nothing beside overlap_comm=False")
-        return Overlap(share=0.0)
+        return Overlap.of_all(0.0)
     if overlap_efficiency is None:
-        return Overlap(share=1.0, whole_step=is_bound)
-    return Overlap(share=real_number("overlap_efficiency", overlap_efficiency, 0.0, 1.0), whole_step=True)
+        return Overlap.of_all(1.0, whole_step=is_bound)
+    return Overlap.of_all(real_number("overlap_efficiency", overlap_efficiency, 0.0, 1.0), whole_step=True)
 
 
 def check_plan(

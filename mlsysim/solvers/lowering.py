@@ -37,7 +37,7 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
     ffn += (layers - expert_layers) * counting.ffn_parameters(model, model.ffn_width)
     attention = counting.attention_parameters(model) * (1 + model.cross_attention_layers / layers)
     width = (expert_layers * active_width + (layers - expert_layers) * model.ffn_width) / layers
-    embedding, head = counting.embedding_parameters(model), float(h * model.vocab_size)
+    embedding, head = counting.embedding_parameters(model), float(counting.embedding_width(model) * model.vocab_size)
     active = (model.active_parameters - embedding - counting.head_parameters(model)) / layers
     qk, v = _attention_head_dims(model)
     scores = attention_flops(model.heads, qk, v, 1.0)

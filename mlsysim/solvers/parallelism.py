@@ -149,7 +149,8 @@ def divisors(number: int) -> list[int]:
 def legal_plans(setting: TrainingSetting) -> Plan:
     """Every legal TP x PP x DP of the setting's fleet, as one plan of arrays.
 
-    Legal: TP divides the heads and stays within a node; a stage has at least one layer; DP divides the batch.
+    Legal: TP divides the heads, stays within a node and has a token for each rank; a stage has at least one layer; DP divides
+    the batch.
     """
     fleet, model = setting.fleet, setting.workload
     ranks = fleet.accelerators
@@ -159,7 +160,7 @@ def legal_plans(setting: TrainingSetting) -> Plan:
         (tp, pp)
         for tp in divisors(per_node)
         for pp in divisors(ranks // tp)
-        if heads % tp == 0 and pp <= layers and setting.batch_size % (ranks // (tp * pp)) == 0
+        if heads % tp == 0 and tp <= setting.seq_len and pp <= layers and setting.batch_size % (ranks // (tp * pp)) == 0
     ]
     if not splits:
         expected = f"one that some data-parallel size of {ranks} accelerators divides"

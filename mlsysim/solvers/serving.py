@@ -12,7 +12,7 @@ from mlsysim.core.precision import precision_name
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.inference import InferenceWork, decode_step_s, largest_batch, prefill_s, weights_read_B
+from mlsysim.physics.inference import InferenceWork, ServingMachine, decode_step_s, largest_batch, prefill_s, weights_read_B
 from mlsysim.solvers.feasibility import over_budget
 from mlsysim.solvers.lowering import cached_tokens, inference_work, keys_seen
 from mlsysim.solvers.result import Result
@@ -93,22 +93,23 @@ class ServingModel:
         weights_in = fmt if weight_precision is None else precision_name("weight_precision", weight_precision)
         kv_in = fmt if kv_precision is None else precision_name("kv_precision", kv_precision)
         work = inference_work(workload, weights_in, kv_in)
-        memory_Bps = device.memory_bandwidth_Bps
+        shards = _kv_shards(workload, tp)
+        machine = ServingMachine(tp, shards, rate, device.memory_bandwidth_Bps, link_Bps)
         reach, keys = cached_tokens(workload, context), keys_seen(workload, context, causal=True)
-        itl = float(decode_step_s(work, batch, reach, tp, rate, memory_Bps, link_Bps))
-        ttft = float(prefill_s(work, batch, context, keys, tp, rate, memory_Bps, link_Bps))
+        itl = float(decode_step_s(work, batch, reach, machine))
+        ttft = float(prefill_s(work, batch, context, keys, machine))
         kv_B = work.kv_B * batch * reach
-        parts_B = {"weights": work.resident_B / tp, "KV cache": kv_B / tp}
-        free_B = tp * usable_memory_B(device.memory_capacity_B) - work.resident_B
+        parts_B = {"weights": work.resident_B / tp, "KV cache": kv_B / shards}
+        free_B = usable_memory_B(device.memory_capacity_B) - work.resident_B / tp
         reason = over_budget(sum(parts_B.values()), device, f"each of {tp}" if tp > 1 else "one", parts_B)
-        parts = _decode_parts(work, batch, reach, tp, rate, memory_Bps, itl)
+        parts, binding = _decode_parts(work, batch, reach, machine, itl)
         return ServingResult(
             solver="ServingModel",
             subject=f"{workload.name}, batch {batch} x {context} tokens in {fmt} on {tp} x {device.name}",
             basis="bound" if efficiency is None else "efficiency",
             feasible=not reason,
             reason=reason,
-            binding="memory capacity" if reason else max(parts, key=lambda name: parts[name]),
+            binding="memory capacity" if reason else binding,
             breakdown={name: with_unit(part, "second") for name, part in parts.items()},
             diagnostics=_diagnostics(workload, context),
             itl=with_unit(itl, "second"),
@@ -117,7 +118,7 @@ class ServingModel:
             weights=with_unit(work.resident_B, "byte"),
             kv_cache=with_unit(kv_B, "byte"),
             memory_per_accelerator=with_unit(sum(parts_B.values()), "byte"),
-            max_batch=int(largest_batch(free_B, work.kv_B, reach)),
+            max_batch=int(largest_batch(free_B, work.kv_B / shards, reach)),
         )
 
 
@@ -135,19 +136,32 @@ def _device(hardware: object, tp: int) -> tuple[HardwareNode, float]:
     return device, float("inf") if link is None else link
 
 
+def _kv_shards(workload: TransformerWorkload, tp: int) -> float:
+    """Ranks that divide the KV cache: as many as there are key heads; a latent cache is one for all heads."""
+    return 1.0 if workload.mla is not None else float(min(tp, workload.kv_head_count))
+
+
 def _decode_parts(
-    work: InferenceWork, batch: int, context: float, tp: int, rate: float, memory_Bps: float, itl: float
-) -> dict[str, float]:
-    """What one decode step consists of."""
-    weights = float(weights_read_B(work, batch)) / tp / memory_Bps
-    cache = work.kv_B * batch * context / tp / memory_Bps
-    arithmetic = batch * (work.matmul_flops + work.attention_flops_per_key * context + work.head_flops) / tp / rate
-    return {
+    work: InferenceWork, batch: int, context: float, machine: ServingMachine, itl: float
+) -> tuple[dict[str, float], str]:
+    """What one decode step consists of, and what limits it."""
+    weights = float(weights_read_B(work, batch) / machine.tp / machine.memory_Bps)
+    cache = float(work.kv_B * batch * context / machine.kv_shards / machine.memory_Bps)
+    flops = batch * (work.matmul_flops + work.attention_flops_per_key * context + work.head_flops)
+    arithmetic = float(flops / machine.tp / machine.rate_flops_per_s)
+    reads = weights + cache
+    communication = itl - max(reads, arithmetic) if machine.tp > 1 else 0.0
+    parts = {
         "weight reads": weights,
         "KV reads": cache,
-        "arithmetic beyond them": max(0.0, arithmetic - (weights + cache)),
-        "tensor-parallel communication": itl - max(weights + cache, arithmetic) if tp > 1 else 0.0,
+        "arithmetic beyond them": max(0.0, arithmetic - reads),
+        "tensor-parallel communication": communication,
     }
+    if communication > max(reads, arithmetic):
+        return parts, "tensor-parallel communication"
+    if arithmetic > reads:
+        return parts, "arithmetic"
+    return parts, "weight reads" if weights >= cache else "KV reads"
 
 
 def _diagnostics(workload: TransformerWorkload, context: int) -> tuple[str, ...]:

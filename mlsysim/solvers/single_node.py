@@ -92,7 +92,7 @@ class SingleNodeModel:
         notes: tuple[str, ...] = ()
         if training and isinstance(workload, CNNWorkload) and workload.activations is None:
             notes = (f"activation memory is not counted: {workload.name} does not say how many it keeps",)
-        bound = "memory capacity" if reason else max(parts, key=lambda name: parts[name])
+        bound = "memory capacity" if reason else _binding(parts)
         return SingleNodeResult(
             solver="SingleNodeModel",
             subject=f"{workload.name}, batch {batch}, {'training' if training else 'inference'} in {fmt} on {hardware.name}",
@@ -107,6 +107,14 @@ class SingleNodeModel:
             mfu=flops / (seconds * peak),
             memory=with_unit(memory_B, "byte"),
         )
+
+
+def _binding(parts: dict[str, float]) -> str:
+    """What limits: traffic sets the time as soon as it outlasts the arithmetic, of which it shows only the rest."""
+    pass_s = parts["compute"] + parts["memory traffic"]
+    if parts.get("optimizer", 0.0) > pass_s:
+        return "optimizer"
+    return "memory traffic" if parts["memory traffic"] > 0 else "compute"
 
 
 _Solved = tuple[float, dict[str, float], float, float]

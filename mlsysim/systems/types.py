@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictInt, model_validator
 
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.provenance import Provenance
@@ -46,7 +46,7 @@ class Node(Spec):
 
     name: str = Field(min_length=1)
     accelerator: HardwareNode
-    accelerators_per_node: int = Field(ge=1)
+    accelerators_per_node: StrictInt = Field(ge=1)
     intra_node_bw: ByteRate
     network_bw: ByteRate | None = None
     max_power: Power | None = None
@@ -71,7 +71,7 @@ class Fleet(Spec):
 
     name: str = Field(min_length=1)
     node: Node
-    count: int = Field(ge=1)
+    count: StrictInt = Field(ge=1)
     fabric: NetworkFabric | None = None
     provenance: Provenance | None = None
 

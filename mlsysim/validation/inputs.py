@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlsysim.core.errors import InputError, MLSysError, UnknownArgumentError, UnknownNameError, nearest
 from mlsysim.core.spec import Spec
 from mlsysim.models import types as workload_types
+from mlsysim.solvers.training_table import question
 
 if TYPE_CHECKING:
     from mlsysim.validation.loading import Anchor
@@ -46,6 +47,11 @@ def call_of(anchor: Anchor) -> Call:
 def _built(anchor: Anchor) -> Call:
     case = anchor.case
     solve = _solver(anchor.source.solver)
+    if case.run:
+        asked = question(case.run)
+        keywords = {**asked.arguments, **case.solve}
+        _check_arguments(anchor.source.solver, solve, (asked.workload, asked.fleet), keywords)
+        return Call(solve, (asked.workload, asked.fleet), keywords)
     given = {kind: getattr(case, kind) for kind in ("workload", "hardware", "node", "fleet")}
     inputs = tuple(build(kind, described, anchor.id) for kind, described in given.items() if described is not None)
     keywords = {name: _argument(name, value, anchor.id) for name, value in case.solve.items()}

@@ -61,7 +61,8 @@ class Case(Spec):
     """One published figure and the inputs that should reproduce it.
 
     The figure is a ``value`` with a ``tolerance``, a ``range``, or a ``choice`` (a plan). ``response_metric`` is what must
-    move when the hardware gets faster, where ``metric`` itself is a ratio to the hardware's speed.
+    move when the hardware gets faster, where ``metric`` itself is a ratio to the hardware's speed. ``run`` are the cells of a
+    table of training runs (``solvers.training_table``), in place of workload, fleet and solve.
     """
 
     id: Key
@@ -82,6 +83,7 @@ class Case(Spec):
     hardware: str | dict[str, Any] | None = None
     node: str | dict[str, Any] | None = None
     fleet: str | dict[str, Any] | None = None
+    run: dict[str, str] = Field(default_factory=dict)
     solve: dict[str, Any] = Field(default_factory=dict)
     expect_feasible: bool = True
     responds: bool = True
@@ -148,6 +150,8 @@ class Case(Spec):
                 raise InconsistentError("solve", list(self.hand_picked), f"no hand-picked number for role = {self.role!r}")
         if self.responds == bool(self.responds_not):
             raise InconsistentError("responds_not", self.responds_not, "a reason with responds = false, and only then")
+        if self.run and (self.workload is not None or self.fleet is not None):
+            raise InconsistentError("run", sorted(self.run), "no workload and fleet beside it: the table's columns give both")
         machines = [name for name in ("hardware", "node", "fleet") if getattr(self, name) is not None]
         if len(machines) > 1:
             raise InconsistentError("hardware", machines, "one of hardware, node and fleet")

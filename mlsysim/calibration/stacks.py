@@ -1,0 +1,84 @@
+"""Software stacks and sustained clocks, as ``stacks.toml`` and ``devices.toml`` have them."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import dataclass, fields
+from importlib import resources
+from typing import Any
+
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.physics.kernel_step import StackCoefficients
+
+COEFFICIENTS = tuple(field.name for field in fields(StackCoefficients))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack: its coefficients, and bytes a parameter that its collectives carry (None: the formats of the plan)."""
+
+    name: str
+    coefficients: StackCoefficients
+    gather_B: float | None
+    reduce_B: float | None
+
+
+@functools.cache
+def stack(name: str) -> Stack:
+    """The stack of this name.
+
+    Raises:
+        UnknownNameError: no such stack; the message lists them.
+
+    Example:
+        >>> stack("megatron-2021").coefficients.tp_hidden_backward
+        0.0
+    """
+    entry = _entry("stack", name, "stacks.toml")
+    given = {key: float(entry[key]) for key in COEFFICIENTS if key in entry}
+    return Stack(
+        name=name,
+        coefficients=StackCoefficients(**given),
+        gather_B=entry.get("gather_B"),
+        reduce_B=entry.get("reduce_B"),
+    )
+
+
+def stack_names() -> tuple[str, ...]:
+    """All stacks."""
+    return tuple(_tables("stacks.toml"))
+
+
+@functools.cache
+def measured_device(hardware_name: str) -> str:
+    """The name under which kernels of this accelerator were measured.
+
+    Raises:
+        UnknownNameError: none were.
+
+    Example:
+        >>> measured_device("A100 SXM4 40GB")
+        'a100_sxm'
+    """
+    known = {name: device for device, entry in _tables("devices.toml").items() for name in entry["hardware"]}
+    if hardware_name not in known:
+        raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
+    return known[hardware_name]
+
+
+def sustained_clock(device: str) -> float:
+    """Share of the benchmark's clock that training sustains on a measured device."""
+    return float(_entry("device", device, "devices.toml")["clock"])
+
+
+def _entry(kind: str, name: str, file: str) -> dict[str, Any]:
+    known = _tables(file)
+    if name not in known:
+        raise UnknownNameError.among(kind, name, known)
+    return known[name]
+
+
+@functools.cache
+def _tables(file: str) -> dict[str, dict[str, Any]]:
+    return tomllib.loads((resources.files("mlsysim.calibration") / file).read_text("utf-8"))

@@ -1,0 +1,115 @@
+"""From typed workloads and accelerators to the kernels of a calibrated step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mlsysim.calibration.attention import prefill_kernel
+from mlsysim.calibration.collectives import collective_coefficients
+from mlsysim.calibration.gemm import FORMATS, gemm_kernel
+from mlsysim.calibration.stacks import Stack, measured_device, stack, sustained_clock
+from mlsysim.core.errors import InconsistentError, InputError
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.models.types import TransformerWorkload, Workload
+from mlsysim.physics.attention_kernels import FLASH_1_OVER_FLASH_2, FLASH_2_OVER_BEST_ON_HOPPER, AttentionDevice
+from mlsysim.physics.kernel_step import KernelDevice, LayerShape, kernel_parts
+from mlsysim.physics.plan import Plan
+from mlsysim.physics.step import Overlap, StepTime, assemble_step
+from mlsysim.physics.training import Machine, training_step
+from mlsysim.physics.work import LayeredWork
+from mlsysim.solvers.distributed_input import TrainingSetting
+
+# Training libraries ship FlashAttention-2 on Hopper, half as fast as the inference kernels that were measured there.
+_HOPPER = ("h100_sxm", "h200_sxm")
+# Large rings reach this share of the network cards' line rate.
+_NETWORK_SHARE = 0.85
+_GEMM_FORMAT = {"bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "fp4": "nvfp4"}
+
+
+def layer_shape(workload: Workload, seq_len: int, attention: str, accelerator: HardwareNode) -> LayerShape:
+    """The kernels of one layer of ``workload``.
+
+    Raises:
+        InputError: a workload whose layers are not calibrated yet.
+    """
+    if not isinstance(workload, TransformerWorkload) or workload.moe is not None or workload.mla is not None:
+        raise InputError("stack", workload.name, "a dense transformer: no other layers are calibrated yet")
+    generation = FLASH_2_OVER_BEST_ON_HOPPER if measured_device(accelerator.name) in _HOPPER else 1.0
+    if attention == "flash-1":
+        generation *= FLASH_1_OVER_FLASH_2
+    return LayerShape(
+        hidden=float(workload.hidden_dim),
+        query_width=float(workload.heads * workload.head_width),
+        key_width=float(workload.kv_head_count * workload.head_width),
+        ffn=float(workload.ffn_width),
+        ffn_matrices=float(workload.ffn_matrices),
+        vocab=float(workload.vocab_size),
+        seq_len=float(seq_len),
+        heads=float(workload.heads),
+        head_dim=float(workload.head_width),
+        flash=0.0 if attention == "unfused" else 1.0,
+        attention_generation=generation,
+    )
+
+
+def kernel_device(accelerator: HardwareNode, precision: str) -> KernelDevice:
+    """The fitted kernels of ``accelerator`` at ``precision``, at its own datasheet's rates.
+
+    Raises:
+        UnknownNameError: no kernels of it were measured.
+        InputError: none at this precision.
+    """
+    device = measured_device(accelerator.name)
+    if precision not in _GEMM_FORMAT:
+        raise InputError("precision", precision, f"one of {', '.join(_GEMM_FORMAT)}: no other kernels are calibrated")
+    units = accelerator.compute.multiprocessors
+    cache = accelerator.memory.l2_capacity
+    if units is None or cache is None:
+        raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors and l2_capacity: kernels need both")
+    cache_B, memory_Bps = float(cache.m_as("byte")), accelerator.memory_bandwidth_Bps
+    formats = FORMATS[_GEMM_FORMAT[precision]]
+    peak16 = accelerator.rate_flops_per_s("bf16")
+    return KernelDevice(
+        gemm=gemm_kernel(device, _GEMM_FORMAT[precision]),
+        gemm_peak_flops_per_s=accelerator.rate_flops_per_s(formats.precision),
+        gemm_input_B=formats.input_B,
+        head_gemm=gemm_kernel(device),
+        head_peak_flops_per_s=peak16,
+        attention=prefill_kernel(device),
+        attention_device=AttentionDevice(peak16, memory_Bps, float(units), cache_B),
+        # The benchmark's pipeline fill is that of a lone call; in a step, calls queue on the stream behind each other's tails.
+        collectives=replace(collective_coefficients(device), fill_s=0.0),
+        memory_Bps=memory_Bps,
+        multiprocessors=float(units),
+        cache_B=cache_B,
+        clock=sustained_clock(device),
+    )
+
+
+def wire_machine(machine: Machine, device: KernelDevice) -> Machine:
+    """``machine`` with the bandwidths that large rings reach."""
+    return replace(machine, intra_Bps=device.collectives.bandwidth_Bps, inter_Bps=machine.inter_Bps * _NETWORK_SHARE)
+
+
+def wire_plan(plan: Plan, stack: Stack) -> Plan:
+    """``plan`` with the bytes a parameter that the stack's data-parallel collectives carry."""
+    weight_B = plan.weight_B if stack.gather_B is None else stack.gather_B
+    gradient_B = plan.gradient_B if stack.reduce_B is None else stack.reduce_B
+    return replace(plan, weight_B=weight_B, gradient_B=gradient_B)
+
+
+def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, stack_name: str) -> StepTime:
+    """One step of ``plan`` from calibrated kernels and the coefficients of a stack."""
+    accelerator, found = setting.fleet.node.accelerator, stack(stack_name)
+    device = kernel_device(accelerator, setting.precision)
+    shape = layer_shape(setting.workload, setting.seq_len, setting.attention, accelerator)
+    machine = wire_machine(setting.machine(), device)
+    parts = kernel_parts(work, shape, wire_plan(plan, found), machine, device, found.coefficients)
+    return assemble_step(work.layers, parts, plan, Overlap(tp=0.0, ep=0.0, pp=0.0, dp=found.coefficients.dp_hidden))
+
+
+def step_time(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> StepTime:
+    """One step on the setting's basis."""
+    if setting.stack is not None:
+        return calibrated_step(work, plan, setting, setting.stack)
+    return training_step(work, plan, setting.machine(), setting.overlap)

@@ -1,0 +1,195 @@
+"""Rows of a table of training runs as questions for ``DistributedModel``: the columns of published measurement tables."""
+
+from __future__ import annotations
+
+import functools
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.hardware.registry import Hardware
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.systems.registry import Systems
+from mlsysim.systems.types import Fleet, NetworkFabric, Node
+
+METRICS = ("step_time_s", "tokens_per_s_per_accel", "tflops_per_accel", "mfu_pct", "hfu_pct")
+
+
+@dataclass(frozen=True)
+class TrainingQuestion:
+    """One row, ready to be solved.
+
+    Attributes:
+        workload, fleet, arguments: of ``DistributedModel.solve``.
+        metric: what the row measures, one of ``METRICS``.
+        flops: what its TFLOP/s and MFU count: ``causal``, ``full`` or ``hardware``.
+    """
+
+    workload: TransformerWorkload
+    fleet: Fleet
+    arguments: dict[str, Any]
+    metric: str
+    flops: str
+
+
+def question(row: Mapping[str, str]) -> TrainingQuestion:
+    """The question that ``row`` asks; reads neither its value nor its notes.
+
+    Raises:
+        InputError: a cell that is needed is empty or unknown, or a feature that is not modelled.
+    """
+    accelerator = _accelerator(row)
+    fleet = _fleet(row, accelerator)
+    workload = _workload(row)
+    tp, pp, cp = (_whole(row, name, 1) for name in ("tp", "pp", "cp"))
+    if cp > 1:
+        raise InputError("cp", cp, "1: context parallelism is not modelled")
+    if fleet.accelerators % (tp * pp):
+        raise InputError("n_accel", fleet.accelerators, f"a multiple of tp x pp = {tp} x {pp}")
+    dp = fleet.accelerators // (tp * pp)
+    batch, micro_batch = _whole(row, "global_batch_seqs"), _whole(row, "micro_batch", 1)
+    if batch % (dp * micro_batch):
+        raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
+    framework = _framework(row)
+    virtual_stages = _whole(row, "vpp", 1)
+    arguments = {
+        "batch_size": batch,
+        "seq_len": _whole(row, "seq_len"),
+        "precision": _precision(row),
+        "tp_size": tp,
+        "pp_size": pp,
+        "virtual_stages": virtual_stages,
+        "microbatch_count": batch // (dp * micro_batch),
+        "zero_stage": _zero_stage(row),
+        "sequence_parallel": {"yes": tp > 1, "no": False}.get(_text(row, "sequence_parallel")),
+        "recompute": _text(row, "recompute") or None,
+        "attention": _attention(row),
+        "stack": _names()["variant"].get(_text(row, "variant"), framework["stack"]),
+    }
+    metric = _text(row, "metric")
+    if metric not in METRICS:
+        raise UnknownNameError.among("metric", metric, METRICS)
+    return TrainingQuestion(workload, fleet, arguments, metric, framework["flops"])
+
+
+@functools.cache
+def _names() -> dict[str, Any]:
+    return tomllib.loads((resources.files("mlsysim.solvers") / "data" / "table_names.toml").read_text("utf-8"))
+
+
+def _text(row: Mapping[str, str], column: str) -> str:
+    return (row.get(column) or "").strip().lower()
+
+
+def _number(row: Mapping[str, str], column: str, default: float | None = None) -> float:
+    text = _text(row, column)
+    if not text:
+        if default is None:
+            raise InputError(column, "", "a number: the row leaves it out")
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        raise InputError(column, text, "a number") from None
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(column, text, "a number > 0")
+    return number
+
+
+def _whole(row: Mapping[str, str], column: str, default: int | None = None) -> int:
+    number = _number(row, column, default)
+    if number != int(number):
+        raise InputError(column, number, "a whole number")
+    return int(number)
+
+
+def _accelerator(row: Mapping[str, str]) -> HardwareNode:
+    name = _text(row, "accelerator")
+    return Hardware.get(_names()["accelerator"].get(name, name))
+
+
+def _fleet(row: Mapping[str, str], accelerator: HardwareNode) -> Fleet:
+    usual = _usual_node(_text(row, "accelerator"))
+    count = _whole(row, "n_accel")
+    per_node = min(count, _whole(row, "accel_per_node", usual.accelerators_per_node))
+    if count % per_node:
+        raise InputError("n_accel", count, f"a multiple of the {per_node} accelerators of a node")
+    intra_GBps = _number(row, "intra_bw_GBps", usual.intra_bandwidth_Bps / 1e9)
+    default = 25.0 if usual.network_bw is None else float(usual.network_bw.m_as("GB/s"))
+    inter_GBps = _number(row, "inter_bw_GBps_per_accel", default)
+    node = Node(
+        name=usual.name,
+        accelerator=accelerator,
+        accelerators_per_node=per_node,
+        intra_node_bw=f"{2 * intra_GBps} GB/s",
+    )
+    fabric = NetworkFabric(name="network", bandwidth=f"{inter_GBps} GB/s")
+    return Fleet(name=f"{count} x {accelerator.name}", node=node, count=count // per_node, fabric=fabric)
+
+
+def _usual_node(accelerator: str) -> Node:
+    names = _names()
+    entry = names["accelerator"].get(accelerator, accelerator)
+    if entry not in names["node"]:
+        raise UnknownNameError.among("accelerator", accelerator, names["node"])
+    return Systems.Nodes.get(names["node"][entry])
+
+
+def _workload(row: Mapping[str, str]) -> TransformerWorkload:
+    if _text(row, "experts"):
+        raise InputError("experts", _text(row, "experts"), "none: experts are not calibrated")
+    hidden = _whole(row, "hidden")
+    fields: dict[str, Any] = {
+        "name": row.get("model") or "model",
+        "architecture": "Transformer",
+        "layers": _whole(row, "layers"),
+        "hidden_dim": hidden,
+        "heads": _whole(row, "heads"),
+        "kv_heads": _whole(row, "kv_heads", _whole(row, "heads")),
+        "ffn_hidden": _whole(row, "ffn_hidden", 4 * hidden),
+        "vocab_size": _whole(row, "vocab", 51200),
+    }
+    published = _number(row, "params_b", 0.0) if _text(row, "params_b") else 0.0
+    shapes = [
+        TransformerWorkload.of_architecture(**fields, ffn_matrices=matrices, tied_embeddings=tied)
+        for matrices, tied in ((2, True), (2, False), (3, True), (3, False))
+    ]
+    if not published:
+        return shapes[0]
+    return min(shapes, key=lambda shape: abs(shape.parameter_count / (published * 1e9) - 1))
+
+
+def _framework(row: Mapping[str, str]) -> dict[str, str]:
+    names = _names()
+    found: dict[str, str] = names["framework"].get(_text(row, "framework"), names["unknown"])
+    return found
+
+
+def _precision(row: Mapping[str, str]) -> str:
+    text = _text(row, "precision") or "bf16"
+    for precision in ("fp8", "fp4", "bf16", "fp16", "fp32"):
+        if precision in text:
+            return precision
+    raise InputError("precision", text, "fp4, fp8, bf16, fp16 or fp32")
+
+
+def _zero_stage(row: Mapping[str, str]) -> int:
+    text = _text(row, "sharding")
+    if "offload" in text:
+        raise InputError("sharding", text, "no offloading: it is not modelled")
+    for stage in (3, 2, 1):
+        if f"zero{stage}" in text:
+            return stage
+    return 3 if "fsdp" in text or "hsdp" in text else 0 if text == "none" else 1
+
+
+def _attention(row: Mapping[str, str]) -> str:
+    text = _text(row, "flash_attention")
+    if text == "no":
+        return "unfused"
+    return "flash-1" if "v1" in text or "attentionv1" in _text(row, "variant") else "flash"
