@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
     from mlsysim.solvers.distributed import DistributedModel
     from mlsysim.solvers.parallelism import ParallelismOptimizer
+    from mlsysim.solvers.predict import predict_table
     from mlsysim.solvers.scaling import ScalingModel
     from mlsysim.solvers.serving import ServingModel
     from mlsysim.solvers.single_node import SingleNodeModel
@@ -51,6 +52,7 @@ _HOMES = {
     "SustainabilityModel": "solvers.sustainability",
     "Systems": "systems.registry",
     "TransformerWorkload": "models.types",
+    "predict_table": "solvers.predict",
     "ureg": "core.units",
 }
 _ROOMS = ("calibration", "core", "hardware", "infra", "models", "physics", "solvers", "systems", "validation")
@@ -81,6 +83,7 @@ __all__ = [
     "hardware",
     "infra",
     "models",
+    "predict_table",
     "solvers",
     "systems",
     "ureg",

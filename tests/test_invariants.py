@@ -305,8 +305,9 @@ def test_recomputation_trades_time_for_memory(training):
         )
         for mode in ("none", "selective", "full")
     )
-    kept = [step.memory["activations"].m_as("byte") for step in (full, selective, none)]
-    assert kept == sorted(kept)
+    # Of the whole rank: with fewer activations another stage may be the fullest.
+    needed = [step.memory_per_accelerator.m_as("byte") for step in (full, selective, none)]
+    assert needed == sorted(needed)
     assert seconds(none) <= seconds(selective) * (1 + ROUNDING)
     assert seconds(none) <= seconds(full) * (1 + ROUNDING)
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, fit
 from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable
+from mlsysim.calibration.toml_text import toml_value
 from mlsysim.core.units import magnitude
 from mlsysim.physics.attention_kernels import (
     AttentionDevice,
@@ -165,14 +166,6 @@ def _device(device: Mapping[str, Any], peak: float | Times) -> AttentionDevice:
     return AttentionDevice(peak, bandwidth, float(device["multiprocessors"]), l2)
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
-
-
 def as_toml(fitted: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """The text of ``attention.toml``: one table a phase and device."""
     lines = ["# Attention kernels: coefficients of physics/attention_kernels.py. Written by fit_attention.py; do not edit."]
@@ -180,7 +173,7 @@ def as_toml(fitted: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     lines += ["[defaults]", f'source = "{next(iter(fitted["prefill"].values()))["source"]}"']
     for phase, devices in fitted.items():
         for name, entry in devices.items():
-            lines += ["", f"[{phase}.{name}]", *(f"{key} = {_toml(value)}" for key, value in entry.items())]
+            lines += ["", f"[{phase}.{name}]", *(f"{key} = {toml_value(value)}" for key, value in entry.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mlsysim.calibration.collectives import entries, tuner
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, fit
 from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable
+from mlsysim.calibration.toml_text import toml_value
 from mlsysim.physics.collective_kernels import (
     KINDS,
     CollectiveCoefficients,
@@ -155,21 +156,13 @@ def fit_collectives(directory: Path) -> dict[str, Any]:
     return {"device": {device: entry for device, (_, entry) in fits.items()}, "fabric": networks}
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
-
-
 def write_toml(found: Mapping[str, Any], path: Path) -> None:
     """Replaces the fitted tables of ``path``; what stands before them is kept."""
     blocks = [path.read_text("utf-8").split("\n[device]", 1)[0].rstrip("\n")]
     for group, source in (("device", KERNEL_SOURCE), ("fabric", FABRIC_SOURCE)):
-        blocks.append(f"[{group}]\nsource = {_toml(source)}")
+        blocks.append(f"[{group}]\nsource = {toml_value(source)}")
         for name, entry in found[group].items():
-            blocks.append("\n".join([f"[{group}.{name}]", *(f"{key} = {_toml(value)}" for key, value in entry.items())]))
+            blocks.append("\n".join([f"[{group}.{name}]", *(f"{key} = {toml_value(value)}" for key, value in entry.items())]))
     path.write_text("\n\n".join(blocks) + "\n", "utf-8")
     entries.cache_clear()
 

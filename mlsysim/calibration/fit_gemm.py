@@ -19,6 +19,7 @@ import numpy.typing as npt
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, fit
 from mlsysim.calibration.gemm import FORMATS
 from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable
+from mlsysim.calibration.toml_text import toml_value
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.physics.gemm import GemmKernel, gemm_s
@@ -136,16 +137,6 @@ def _residuals(predicted: Times, table: KernelTable) -> dict[str, Any]:
     return asdict(ErrorStatistics.of(predicted, table.numbers("measured_s")))
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
-
-
 def as_toml(fitted: Mapping[str, Mapping[str, Mapping[str, Any]]], source: str) -> str:
     """The text of ``gemm.toml``: one table a device and format."""
     lines = ["# Matrix products: coefficients of physics/gemm.py. Written by fit_gemm.py; do not edit."]
@@ -153,7 +144,7 @@ def as_toml(fitted: Mapping[str, Mapping[str, Mapping[str, Any]]], source: str) 
     lines += ["[defaults]", f'source = "{source}"']
     for name, formats in fitted.items():
         for dtype, entry in formats.items():
-            lines += ["", f"[{name}.{dtype}]", *(f"{key} = {_toml(value)}" for key, value in entry.items())]
+            lines += ["", f"[{name}.{dtype}]", *(f"{key} = {toml_value(value)}" for key, value in entry.items())]
     return "\n".join(lines) + "\n"
 
 

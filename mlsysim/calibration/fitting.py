@@ -66,8 +66,13 @@ class Fit:
     at_bound: tuple[str, ...]
 
 
-def fit(predict: Callable[[Mapping[str, float]], Times], measured_s: Times, coefficients: Mapping[str, Coefficient]) -> Fit:
-    """The coefficients with which ``predict`` comes nearest to ``measured_s``.
+def fit(
+    predict: Callable[[Mapping[str, float]], Times],
+    measured_s: Times,
+    coefficients: Mapping[str, Coefficient],
+    weights: Times | float = 1.0,
+) -> Fit:
+    """The coefficients with which ``predict`` comes nearest to ``measured_s``; ``weights`` multiply the rows' errors.
 
     Raises:
         MLSysError: SciPy is missing (the ``fit`` extra has it).
@@ -93,7 +98,7 @@ def fit(predict: Callable[[Mapping[str, float]], Times], measured_s: Times, coef
         return {name: float(np.exp(v) if coefficients[name].log else v) for name, v in zip(names, x, strict=True)}
 
     def residuals(x: Times) -> Times:
-        return np.log(predict(unpacked(x)) / measured_s)
+        return weights * np.log(predict(unpacked(x)) / measured_s)
 
     solution = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=_SCALE, x_scale=high - low)
     values = unpacked(solution.x)

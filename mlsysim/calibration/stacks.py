@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 from mlsysim.core.errors import UnknownNameError
+from mlsysim.physics.attention_kernels import PrefillKernel
 from mlsysim.physics.kernel_step import StackCoefficients
 
 COEFFICIENTS = tuple(field.name for field in fields(StackCoefficients))
@@ -16,12 +17,20 @@ COEFFICIENTS = tuple(field.name for field in fields(StackCoefficients))
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack: its coefficients, and bytes a parameter that its collectives carry (None: the formats of the plan)."""
+    """A stack: its coefficients, and what is stated of it.
+
+    Attributes:
+        gather_B, reduce_B: bytes a parameter that its collectives carry (None: the formats of the plan).
+        fused_quantisation: 8-bit products find their operands quantised by the kernel before.
+        vendor_attention: attention kernels of the vendor's own library, else FlashAttention.
+    """
 
     name: str
     coefficients: StackCoefficients
     gather_B: float | None
     reduce_B: float | None
+    fused_quantisation: bool
+    vendor_attention: bool
 
 
 @functools.cache
@@ -42,7 +51,28 @@ def stack(name: str) -> Stack:
         coefficients=StackCoefficients(**given),
         gather_B=entry.get("gather_B"),
         reduce_B=entry.get("reduce_B"),
+        fused_quantisation=bool(entry.get("fused_quantisation", False)),
+        vendor_attention=bool(entry.get("vendor_attention", False)),
     )
+
+
+@functools.cache
+def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, ...]:
+    """Names of every coefficient that a training step of this stack on this device was fitted with.
+
+    Example:
+        >>> [name for name in fitted_names("megatron-2021", "a100_sxm", "bfloat16") if "clock" in name]
+        ['clock.a100_sxm']
+    """
+    gemm = {fmt: _tables("gemm.toml")[device][fmt]["fitted"] for fmt in ("bfloat16", gemm_format)}
+    names = [f"gemm.{device}.{fmt}.{part}" for fmt, parts in gemm.items() for part in parts]
+    attention = _tables("attention.toml")["prefill"][device]
+    held = {text.split(":")[0] for text in attention["held"]}
+    names += [f"attention.{device}.{part.name}" for part in fields(PrefillKernel) if part.name not in held]
+    names += [f"collectives.{device}.{number}" for number in range(_tables("collectives.toml")["device"][device]["fitted"])]
+    if _entry("device", device, "devices.toml")["fitted"]:
+        names.append(f"clock.{device}")
+    return (*names, *(f"stack.{stack_name}.{part}" for part in _entry("stack", stack_name, "stacks.toml").get("fit", ())))
 
 
 def stack_names() -> tuple[str, ...]:

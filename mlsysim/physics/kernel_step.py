@@ -102,7 +102,7 @@ class KernelDevice:
 
 @dataclass(frozen=True, slots=True)
 class StackCoefficients:
-    """What a software stack adds: six numbers, whatever the model, the plan or the device.
+    """What a software stack adds, whatever the model, the plan or the device; at most six of these are fitted to one stack.
 
     Attributes:
         host_layer_s: time of the host to launch one pass of one layer.
@@ -110,6 +110,7 @@ class StackCoefficients:
         accumulated_B: bytes a parameter and micro-batch to accumulate weight gradients.
         norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones.
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
+        network_share: share of the network cards' line rate that its traffic between nodes reaches.
         cast_B: stated, not fitted: bytes a gathered parameter that converting it moves through memory.
         scattered: stated: 1.0 where the ranks of a TP group each send their part of an activation to the next stage.
     """
@@ -120,6 +121,7 @@ class StackCoefficients:
     accumulated_B: Num = 10.0
     norm_B: Num = 0.0
     dp_hidden: Num = 0.0
+    network_share: Num = 0.85
     cast_B: Num = 0.0
     scattered: Num = 0.0
 

@@ -18,7 +18,7 @@ from mlsysim.physics.step import STEP_PARTS, StepTime
 from mlsysim.physics.work import FULL, NONE, RECOMPUTE_MODES, SELECTIVE, LayeredWork
 from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting
 from mlsysim.solvers.feasibility import over_budget
-from mlsysim.solvers.kernel_lowering import step_time
+from mlsysim.solvers.kernel_lowering import coefficients_used, step_time
 from mlsysim.solvers.lowering import training_work
 from mlsysim.solvers.result import Result
 from mlsysim.systems.types import Fleet
@@ -216,6 +216,7 @@ def _result(setting: TrainingSetting, work: LayeredWork, plan: Plan, memory: Mem
         binding="memory capacity" if reason else max(parts, key=lambda name: parts[name]).replace("_", " "),
         breakdown={name: with_unit(part, "second") for name, part in parts.items()},
         diagnostics=_diagnostics(setting, plan),
+        coefficients=coefficients_used(setting),
         step_latency_total=with_unit(seconds, "second"),
         throughput=with_unit(setting.batch_size / seconds, "count/second"),
         tokens_per_second=with_unit(tokens / seconds, "count/second"),

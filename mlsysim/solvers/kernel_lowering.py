@@ -7,12 +7,13 @@ from dataclasses import replace
 from mlsysim.calibration.attention import prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
-from mlsysim.calibration.stacks import Stack, measured_device, stack, sustained_clock
+from mlsysim.calibration.stacks import Stack, fitted_names, measured_device, stack, sustained_clock
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.physics.attention_kernels import FLASH_1_OVER_FLASH_2, FLASH_2_OVER_BEST_ON_HOPPER, AttentionDevice
 from mlsysim.physics.kernel_step import KernelDevice, LayerShape, kernel_parts
+from mlsysim.physics.numeric import Num
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.step import Overlap, StepTime, assemble_step
 from mlsysim.physics.training import Machine, training_step
@@ -21,12 +22,10 @@ from mlsysim.solvers.distributed_input import TrainingSetting
 
 # Training libraries ship FlashAttention-2 on Hopper, half as fast as the inference kernels that were measured there.
 _HOPPER = ("h100_sxm", "h200_sxm")
-# Large rings reach this share of the network cards' line rate.
-_NETWORK_SHARE = 0.85
 _GEMM_FORMAT = {"bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "fp4": "nvfp4"}
 
 
-def layer_shape(workload: Workload, seq_len: int, attention: str, accelerator: HardwareNode) -> LayerShape:
+def layer_shape(workload: Workload, seq_len: int, attention: str, accelerator: HardwareNode, found: Stack) -> LayerShape:
     """The kernels of one layer of ``workload``.
 
     Raises:
@@ -34,7 +33,8 @@ def layer_shape(workload: Workload, seq_len: int, attention: str, accelerator: H
     """
     if not isinstance(workload, TransformerWorkload) or workload.moe is not None or workload.mla is not None:
         raise InputError("stack", workload.name, "a dense transformer: no other layers are calibrated yet")
-    generation = FLASH_2_OVER_BEST_ON_HOPPER if measured_device(accelerator.name) in _HOPPER else 1.0
+    slower = measured_device(accelerator.name) in _HOPPER and not found.vendor_attention
+    generation = FLASH_2_OVER_BEST_ON_HOPPER if slower else 1.0
     if attention == "flash-1":
         generation *= FLASH_1_OVER_FLASH_2
     return LayerShape(
@@ -52,7 +52,7 @@ def layer_shape(workload: Workload, seq_len: int, attention: str, accelerator: H
     )
 
 
-def kernel_device(accelerator: HardwareNode, precision: str) -> KernelDevice:
+def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation: bool) -> KernelDevice:
     """The fitted kernels of ``accelerator`` at ``precision``, at its own datasheet's rates.
 
     Raises:
@@ -69,11 +69,15 @@ def kernel_device(accelerator: HardwareNode, precision: str) -> KernelDevice:
     cache_B, memory_Bps = float(cache.m_as("byte")), accelerator.memory_bandwidth_Bps
     formats = FORMATS[_GEMM_FORMAT[precision]]
     peak16 = accelerator.rate_flops_per_s("bf16")
+    head = gemm_kernel(device)
+    gemm = gemm_kernel(device, _GEMM_FORMAT[precision])
+    if fused_quantisation:
+        gemm = replace(gemm, launch_s=head.launch_s, quantise_sweeps=0.0)
     return KernelDevice(
-        gemm=gemm_kernel(device, _GEMM_FORMAT[precision]),
+        gemm=gemm,
         gemm_peak_flops_per_s=accelerator.rate_flops_per_s(formats.precision),
         gemm_input_B=formats.input_B,
-        head_gemm=gemm_kernel(device),
+        head_gemm=head,
         head_peak_flops_per_s=peak16,
         attention=prefill_kernel(device),
         attention_device=AttentionDevice(peak16, memory_Bps, float(units), cache_B),
@@ -86,9 +90,9 @@ def kernel_device(accelerator: HardwareNode, precision: str) -> KernelDevice:
     )
 
 
-def wire_machine(machine: Machine, device: KernelDevice) -> Machine:
+def wire_machine(machine: Machine, device: KernelDevice, network_share: Num) -> Machine:
     """``machine`` with the bandwidths that large rings reach."""
-    return replace(machine, intra_Bps=device.collectives.bandwidth_Bps, inter_Bps=machine.inter_Bps * _NETWORK_SHARE)
+    return replace(machine, intra_Bps=device.collectives.bandwidth_Bps, inter_Bps=machine.inter_Bps * network_share)
 
 
 def wire_plan(plan: Plan, stack: Stack) -> Plan:
@@ -101,11 +105,19 @@ def wire_plan(plan: Plan, stack: Stack) -> Plan:
 def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, stack_name: str) -> StepTime:
     """One step of ``plan`` from calibrated kernels and the coefficients of a stack."""
     accelerator, found = setting.fleet.node.accelerator, stack(stack_name)
-    device = kernel_device(accelerator, setting.precision)
-    shape = layer_shape(setting.workload, setting.seq_len, setting.attention, accelerator)
-    machine = wire_machine(setting.machine(), device)
+    device = kernel_device(accelerator, setting.precision, found.fused_quantisation)
+    shape = layer_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found)
+    machine = wire_machine(setting.machine(), device, found.coefficients.network_share)
     parts = kernel_parts(work, shape, wire_plan(plan, found), machine, device, found.coefficients)
     return assemble_step(work.layers, parts, plan, Overlap(tp=0.0, ep=0.0, pp=0.0, dp=found.coefficients.dp_hidden))
+
+
+def coefficients_used(setting: TrainingSetting) -> tuple[str, ...]:
+    """Names of the fitted coefficients behind a step; none without a stack."""
+    if setting.stack is None:
+        return ()
+    device = measured_device(setting.fleet.node.accelerator.name)
+    return fitted_names(setting.stack, device, _GEMM_FORMAT[setting.precision])
 
 
 def step_time(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> StepTime:

@@ -32,6 +32,7 @@ class Result:
         binding: what limits the result.
         breakdown: named parts that sum to the main quantity.
         diagnostics: what a reader should know of the input.
+        coefficients: names of the fitted coefficients that it rests on (calibrated basis).
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ()
@@ -44,6 +45,7 @@ class Result:
     binding: str
     breakdown: Mapping[str, Quantity]
     diagnostics: tuple[str, ...] = ()
+    coefficients: tuple[str, ...] = ()
 
     def require_feasible(self) -> Self:
         """This result, or ``InfeasibleError`` with the reason."""

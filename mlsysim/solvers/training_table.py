@@ -13,6 +13,7 @@ from typing import Any
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.models.parameters import total_parameters
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
@@ -43,8 +44,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     Raises:
         InputError: a cell that is needed is empty or unknown, or a feature that is not modelled.
     """
-    accelerator = _accelerator(row)
-    fleet = _fleet(row, accelerator)
+    fleet = _fleet(row)
     workload = _workload(row)
     tp, pp, cp = (_whole(row, name, 1) for name in ("tp", "pp", "cp"))
     if cp > 1:
@@ -69,7 +69,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         "sequence_parallel": {"yes": tp > 1, "no": False}.get(_text(row, "sequence_parallel")),
         "recompute": _text(row, "recompute") or None,
         "attention": _attention(row),
-        "stack": _names()["variant"].get(_text(row, "variant"), framework["stack"]),
+        "stack": _names()["variant"].get(_text(row, "variant")) or _stack_of_year(framework, row),
     }
     metric = _text(row, "metric")
     if metric not in METRICS:
@@ -108,28 +108,35 @@ def _whole(row: Mapping[str, str], column: str, default: int | None = None) -> i
     return int(number)
 
 
-def _accelerator(row: Mapping[str, str]) -> HardwareNode:
-    name = _text(row, "accelerator")
+def _accelerator(name: str) -> HardwareNode:
     return Hardware.get(_names()["accelerator"].get(name, name))
 
 
-def _fleet(row: Mapping[str, str], accelerator: HardwareNode) -> Fleet:
-    usual = _usual_node(_text(row, "accelerator"))
+def _fleet(row: Mapping[str, str]) -> Fleet:
+    name = _text(row, "accelerator")
+    usual = _usual_node(name)
     count = _whole(row, "n_accel")
-    per_node = min(count, _whole(row, "accel_per_node", usual.accelerators_per_node))
-    if count % per_node:
-        raise InputError("n_accel", count, f"a multiple of the {per_node} accelerators of a node")
+    domain = _names()["domain"].get(_names()["accelerator"].get(name, ""))
+    per_node = min(count, domain or _whole(row, "accel_per_node", usual.accelerators_per_node))
+    while count % per_node:  # a domain that the job does not fill evenly: the largest equal parts
+        per_node -= 1
     intra_GBps = _number(row, "intra_bw_GBps", usual.intra_bandwidth_Bps / 1e9)
     default = 25.0 if usual.network_bw is None else float(usual.network_bw.m_as("GB/s"))
-    inter_GBps = _number(row, "inter_bw_GBps_per_accel", default)
+    return _built_fleet(name, count, per_node, intra_GBps, _number(row, "inter_bw_GBps_per_accel", default))
+
+
+@functools.lru_cache(maxsize=4096)
+def _built_fleet(accelerator: str, count: int, per_node: int, intra_GBps: float, inter_GBps: float) -> Fleet:
+    """Building checked types takes longer than solving them: rows with the same cells share the object."""
+    hardware = _accelerator(accelerator)
     node = Node(
-        name=usual.name,
-        accelerator=accelerator,
+        name=_usual_node(accelerator).name,
+        accelerator=hardware,
         accelerators_per_node=per_node,
         intra_node_bw=f"{2 * intra_GBps} GB/s",
     )
     fabric = NetworkFabric(name="network", bandwidth=f"{inter_GBps} GB/s")
-    return Fleet(name=f"{count} x {accelerator.name}", node=node, count=count // per_node, fabric=fabric)
+    return Fleet(name=f"{count} x {hardware.name}", node=node, count=count // per_node, fabric=fabric)
 
 
 def _usual_node(accelerator: str) -> Node:
@@ -143,31 +150,59 @@ def _usual_node(accelerator: str) -> Node:
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     if _text(row, "experts"):
         raise InputError("experts", _text(row, "experts"), "none: experts are not calibrated")
-    hidden = _whole(row, "hidden")
+    hidden, heads = _whole(row, "hidden"), _whole(row, "heads")
+    return _built_workload(
+        row.get("model") or "model",
+        _whole(row, "layers"),
+        hidden,
+        heads,
+        _whole(row, "kv_heads", heads),
+        _whole(row, "ffn_hidden", 4 * hidden),
+        _whole(row, "vocab", 51200),
+        _number(row, "params_b") if _text(row, "params_b") else 0.0,
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _built_workload(
+    name: str, layers: int, hidden: int, heads: int, kv_heads: int, ffn: int, vocab: int, published_billions: float
+) -> TransformerWorkload:
+    """Gated or not, tied or not: tables do not say, the published count does; without one it is a plain GPT."""
     fields: dict[str, Any] = {
-        "name": row.get("model") or "model",
+        "name": name,
         "architecture": "Transformer",
-        "layers": _whole(row, "layers"),
+        "layers": layers,
         "hidden_dim": hidden,
-        "heads": _whole(row, "heads"),
-        "kv_heads": _whole(row, "kv_heads", _whole(row, "heads")),
-        "ffn_hidden": _whole(row, "ffn_hidden", 4 * hidden),
-        "vocab_size": _whole(row, "vocab", 51200),
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "ffn_hidden": ffn,
+        "vocab_size": vocab,
     }
-    published = _number(row, "params_b", 0.0) if _text(row, "params_b") else 0.0
-    shapes = [
-        TransformerWorkload.of_architecture(**fields, ffn_matrices=matrices, tied_embeddings=tied)
-        for matrices, tied in ((2, True), (2, False), (3, True), (3, False))
-    ]
-    if not published:
-        return shapes[0]
-    return min(shapes, key=lambda shape: abs(shape.parameter_count / (published * 1e9) - 1))
+    kinds = [{"ffn_matrices": matrices, "tied_embeddings": tied} for matrices in (2, 3) for tied in (True, False)]
+
+    def miss(kind: dict[str, Any]) -> float:
+        uncounted = TransformerWorkload.model_construct(**fields, **kind)
+        return abs(total_parameters(uncounted, ffn) / (published_billions * 1e9) - 1)
+
+    kind = min(kinds, key=miss) if published_billions else kinds[0]
+    return TransformerWorkload.of_architecture(**fields, **kind)
 
 
-def _framework(row: Mapping[str, str]) -> dict[str, str]:
+def _framework(row: Mapping[str, str]) -> dict[str, Any]:
     names = _names()
-    found: dict[str, str] = names["framework"].get(_text(row, "framework"), names["unknown"])
+    text = _text(row, "framework")
+    # Releases of one framework share an entry: the longest name that the cell begins with.
+    known = [name for name in names["framework"] if text.startswith(name)]
+    found: dict[str, Any] = names["framework"][max(known, key=len)] if known else names["unknown"]
     return found
+
+
+def _stack_of_year(framework: Mapping[str, Any], row: Mapping[str, str]) -> str:
+    """The framework's stack; an older run of the same name may have had another."""
+    until = framework.get("until")
+    if until is not None and _text(row, "year") and _number(row, "year") <= until["year"]:
+        return str(until["stack"])
+    return str(framework["stack"])
 
 
 def _precision(row: Mapping[str, str]) -> str:

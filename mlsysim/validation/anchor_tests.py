@@ -92,7 +92,7 @@ def test_responds_to_hardware(anchor: Anchor) -> None:
 def _difference(anchor: Anchor, before: dict[str, Any] | None, now: dict[str, Any]) -> str:
     if before is None:
         return f"{anchor.id}: no snapshot in {anchor.snapshot_path}; record it with --snapshot-update"
-    old, new = ({**kept, **kept["breakdown"]} for kept in (before, now))
+    old, new = ({**kept, **kept.get("breakdown", {})} for kept in (before, now))
     names = [name for name in {**old, **new} if name != "breakdown" and old.get(name) != new.get(name)]
     changes = "\n".join(f"  {name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}" for name in names)
     head = f"{anchor.id}: differs from its snapshot in {anchor.snapshot_path}"
@@ -108,4 +108,5 @@ def _known_miss(anchor: Anchor) -> tuple[pytest.MarkDecorator, ...]:
 
 # Read by the plugin when it makes one test a case.
 test_in_band.marks_for = _known_miss  # type: ignore[attr-defined]
+test_bound_is_not_beaten.applies_to = lambda anchor: not anchor.case.run  # type: ignore[attr-defined]  # runs have a stack
 test_responds_to_hardware.applies_to = lambda anchor: anchor.case.responds  # type: ignore[attr-defined]

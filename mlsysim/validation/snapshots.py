@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,17 @@ _TEST = "test_snapshot"
 
 
 def contents(anchor: Anchor) -> dict[str, Any]:
-    """What is kept of a prediction."""
+    """What is kept of a prediction; of one among many runs of a table, without its parts, so that the file stays readable."""
     prediction = predict(anchor)
-    return {
+    kept = {
         "predicted": rounded(prediction.predicted),
         "unit": prediction.unit,
         "basis": prediction.basis,
         "feasible": prediction.feasible,
-        "breakdown": {name: rounded(value) for name, value in sorted(prediction.breakdown.items())},
     }
+    if anchor.case.run:
+        return kept
+    return kept | {"breakdown": {name: rounded(value) for name, value in sorted(prediction.breakdown.items())}}
 
 
 def rounded(value: Any) -> Any:
@@ -45,7 +48,14 @@ def rounded(value: Any) -> Any:
 
 def read(path: Path) -> dict[str, Any]:
     """The snapshots of one source by case id; none if there is no file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return _read(path, path.stat().st_mtime_ns) if path.exists() else {}
+
+
+@functools.lru_cache(maxsize=64)
+def _read(path: Path, modified_ns: int) -> dict[str, Any]:
+    """Once a change of the file: every case of a source asks for it."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def write(path: Path, snapshots: dict[str, Any]) -> None:

@@ -1,0 +1,38 @@
+"""Fitted values as TOML text: plain tables that a person can read and a diff can show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def toml_value(value: Any) -> str:
+    """A value as TOML writes it.
+
+    Example:
+        >>> toml_value({"points": 3, "names": ["a", "b"], "fitted": True})
+        '{ points = 3, names = ["a", "b"], fitted = true }'
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {toml_value(entry)}" for key, entry in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def toml_tables(tables: Mapping[str, Mapping[str, Any]], header: str) -> str:
+    """One table a name, under a comment of one or more lines.
+
+    Example:
+        >>> print(toml_tables({"a100": {"clock": 0.9}}, "Clocks."), end="")
+        # Clocks.
+        <BLANKLINE>
+        [a100]
+        clock = 0.9
+    """
+    lines = [f"# {line}".rstrip() for line in header.splitlines()]
+    for name, entry in tables.items():
+        lines += ["", f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in entry.items())]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,211 @@
+"""Fits software stacks and sustained clocks to training runs: ``python -m mlsysim.validation.fit_stacks anchors``.
+
+Reads the calibration cases of ``anchors/training`` and no others; writes ``calibration/stacks.toml`` and ``devices.toml``. What
+is fitted of a stack is named in its entry (``fit``); everything else there is stated and stays.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from importlib import resources
+from inspect import signature
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Fit, Times, fit
+from mlsysim.calibration.stacks import measured_device, stack
+from mlsysim.calibration.toml_text import toml_tables
+from mlsysim.physics.kernel_step import KernelDevice, LayerShape, StackCoefficients, kernel_parts
+from mlsysim.physics.plan import Plan
+from mlsysim.physics.step import Overlap, assemble_step
+from mlsysim.physics.training import Machine
+from mlsysim.physics.work import LayeredWork
+from mlsysim.solvers.distributed import with_recompute
+from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting
+from mlsysim.solvers.kernel_lowering import kernel_device, layer_shape, wire_machine, wire_plan
+from mlsysim.solvers.lowering import training_work
+from mlsysim.solvers.training_table import TrainingQuestion, question
+from mlsysim.validation.loading import Anchor, anchor_files, load
+
+T = TypeVar("T")
+
+# Physically meaningful ranges; a coefficient that ends at one is reported.
+RANGES = {
+    "host_layer_s": Coefficient(3e-4, 0.0, 3e-3),
+    "tp_hidden_forward": Coefficient(0.3, 0.0, 0.95),
+    "tp_hidden_backward": Coefficient(0.5, 0.0, 0.95),
+    "accumulated_B": Coefficient(6.0, 0.0, 14.0),
+    "norm_B": Coefficient(60.0, 0.0, 200.0),
+    "dp_hidden": Coefficient(0.5, 0.0, 1.0),
+    "network_share": Coefficient(0.7, 0.05, 1.0),
+}
+CLOCK = Coefficient(0.85, 0.6, 1.05)
+# A source counts as at most this many rows: a sweep of hundreds would else set every shared clock alone.
+_FULL_WEIGHT_ROWS = 10.0
+# A device with fewer calibration rows keeps its prior clock.
+_LEAST_CLOCK_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of one stack on one accelerator at one precision, as arrays."""
+
+    stack: str
+    device: str
+    work: LayeredWork
+    shape: LayerShape
+    plan: Plan
+    machine: Machine
+    kernels: KernelDevice
+    measured_s: Times
+    sources: tuple[str, ...]
+
+    def step_s(self, coefficients: StackCoefficients, clock: float) -> Times:
+        """Predicted steps."""
+        machine = wire_machine(self.machine, self.kernels, coefficients.network_share)
+        kernels = replace(self.kernels, clock=clock)
+        parts = kernel_parts(self.work, self.shape, wire_plan(self.plan, stack(self.stack)), machine, kernels, coefficients)
+        step = assemble_step(self.work.layers, parts, self.plan, Overlap(tp=0.0, ep=0.0, pp=0.0, dp=coefficients.dp_hidden))
+        return np.asarray(step.total_s, dtype=float)
+
+
+def stacked(items: Iterable[T]) -> T:
+    """Records of floats as one record of arrays."""
+    rows = list(items)
+    kind: Any = type(rows[0])
+    return kind(**{part.name: np.array([float(getattr(row, part.name)) for row in rows]) for part in fields(kind)})  # type: ignore[no-any-return]
+
+
+def prepared(asked: TrainingQuestion) -> tuple[TrainingSetting, LayeredWork, Plan]:
+    """A question checked and lowered, as ``DistributedModel.solve`` does."""
+    given = [
+        {name: asked.arguments[name] for name in signature(check).parameters if name in asked.arguments} for check in _CHECKS
+    ]
+    setting = check_setting(asked.workload, asked.fleet, **given[0])
+    work = training_work(setting.workload, setting.seq_len)
+    return setting, work, with_recompute(work, check_plan(setting, **given[1]), setting)[0]
+
+
+_CHECKS = (check_setting, check_plan)
+
+
+def measured_step_s(anchor: Anchor, asked: TrainingQuestion) -> float:
+    """What the case measured, as the time of one step."""
+    value = float(anchor.case.value or 0.0)
+    if anchor.case.metric == "step_latency_total":
+        return value
+    tokens = asked.arguments["batch_size"] * asked.arguments["seq_len"]
+    return float(tokens / value / asked.fleet.accelerators)
+
+
+def gathered(anchors: Iterable[Anchor]) -> list[Runs]:
+    """The runs of ``anchors``, grouped so that each group shares its kernels."""
+    groups: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
+    for anchor in anchors:
+        asked = question(anchor.case.run)
+        setting, work, plan = prepared(asked)
+        accelerator = asked.fleet.node.accelerator
+        shape = layer_shape(asked.workload, setting.seq_len, setting.attention, accelerator, stack(asked.arguments["stack"]))
+        row = (work, shape, plan, setting.machine(), measured_step_s(anchor, asked), anchor.source.key, asked)
+        groups.setdefault((asked.arguments["stack"], accelerator.name, setting.precision), []).append(row)
+    found = []
+    for (name, accelerator_name, precision), rows in groups.items():
+        works, shapes, plans, machines, measured, sources, asked_all = zip(*rows, strict=True)
+        found.append(
+            Runs(
+                stack=name,
+                device=measured_device(accelerator_name),
+                work=stacked(works),
+                shape=stacked(shapes),
+                plan=stacked(plans),
+                machine=stacked(machines),
+                kernels=kernel_device(asked_all[0].fleet.node.accelerator, precision, stack(name).fused_quantisation),
+                measured_s=np.array(measured),
+                sources=sources,
+            )
+        )
+    return found
+
+
+def training_anchors(root: Path, role: str) -> list[Anchor]:
+    """The training cases of ``role`` that come from tables of runs."""
+    files = [path for path in anchor_files(root) if path.parent.name == "training"]
+    return [anchor for path in files for anchor in load(path) if anchor.case.run and anchor.case.role == role]
+
+
+def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Entries of ``stacks.toml`` and ``devices.toml``, fitted to the calibration cases under ``root``."""
+    stacks, devices = _stated("stacks.toml"), _stated("devices.toml")
+    runs = gathered(training_anchors(root, "calibration"))
+    measured = {run.stack for run in runs}
+    rows = {name: sum(len(run.measured_s) for run in runs if run.device == name) for name in devices}
+    clocks = {f"{name} clock": CLOCK for name in devices if rows[name] >= _LEAST_CLOCK_ROWS}
+    free = {f"{name} {part}": RANGES[part] for name in stacks if name in measured for part in stacks[name].get("fit", [])}
+    found = fit(lambda values: _predicted(runs, stacks, devices, values), _measured(runs), clocks | free, _weights(runs))
+    for key, value in found.values.items():
+        name, part = key.split(" ")
+        table = devices if part == "clock" else stacks
+        table[name][part] = float(f"{value:.4g}")
+    _note(stacks, devices, found, root)
+    return stacks, devices
+
+
+def _stated(file: str) -> dict[str, dict[str, Any]]:
+    return tomllib.loads((resources.files("mlsysim.calibration") / file).read_text("utf-8"))
+
+
+def _coefficients(stacks: Mapping[str, Mapping[str, Any]], name: str, values: Mapping[str, float]) -> StackCoefficients:
+    parts = {part.name: stacks[name][part.name] for part in fields(StackCoefficients) if part.name in stacks[name]}
+    return StackCoefficients(**parts | {part: values[f"{name} {part}"] for part in RANGES if f"{name} {part}" in values})
+
+
+def _predicted(runs: Iterable[Runs], stacks: Any, devices: Any, values: Mapping[str, float]) -> Times:
+    steps = [
+        run.step_s(_coefficients(stacks, run.stack, values), values.get(f"{run.device} clock", devices[run.device]["clock"]))
+        for run in runs
+    ]
+    return np.concatenate(steps)
+
+
+def _measured(runs: Iterable[Runs]) -> Times:
+    return np.concatenate([run.measured_s for run in runs])
+
+
+def _weights(runs: Iterable[Runs]) -> Times:
+    sources = [source for run in runs for source in run.sources]
+    return np.array([min(1.0, (_FULL_WEIGHT_ROWS / sources.count(source)) ** 0.5) for source in sources])
+
+
+def _note(stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], found: Fit, root: Path) -> None:
+    """Writes beside each stack and clock what it was fitted to, how well, and what ended at its bound."""
+    by_role = {role: gathered(training_anchors(root, role)) for role in ("calibration", "validation")}
+    for tables, attribute in ((stacks, "stack"), (devices, "device")):
+        for name, entry in tables.items():
+            for stale in ("points", "calibration", "validation", "at_bound"):
+                entry.pop(stale, None)
+            entry["at_bound"] = [key.split(" ")[1] for key in found.at_bound if key.split(" ")[0] == name]
+            for role, runs in by_role.items():
+                chosen = [run for run in runs if getattr(run, attribute) == name]
+                if chosen:
+                    errors = ErrorStatistics.of(_predicted(chosen, stacks, devices, {}), _measured(chosen))
+                    entry[role] = {part.name: getattr(errors, part.name) for part in fields(errors)}
+    for entry in devices.values():
+        entry["fitted"] = entry.get("calibration", {}).get("points", 0) >= _LEAST_CLOCK_ROWS
+
+
+def main(root: Path) -> None:
+    """Fits, and writes both files beside the code that reads them."""
+    stacks, devices = fit_all(root)
+    folder = Path(__file__).parents[1] / "calibration"
+    for name, tables in (("stacks.toml", stacks), ("devices.toml", devices)):
+        header = "\n".join(line[2:] for line in (folder / name).read_text("utf-8").splitlines() if line.startswith("# "))
+        (folder / name).write_text(toml_tables(tables, header), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
