@@ -99,11 +99,25 @@ def faster(spec: Any, factor: float = FASTER) -> Any:
         rate = powers.get("[time]") == -1 and (powers.get("[operations]") == 1 or powers.get("[information]") == 1)
         return spec * factor if rate else spec
     if isinstance(spec, dict):
-        return {name: faster(value, factor) for name, value in spec.items()}
+        quicker = {name: faster(value, factor) for name, value in spec.items()}
+        return quicker if any(quicker[name] is not value for name, value in spec.items()) else spec
     if isinstance(spec, Spec):
-        old = {name: getattr(spec, name) for name in spec.model_fields_set}
-        return spec.model_copy(update={name: faster(value, factor) for name, value in old.items()})
+        known = _FASTER.get((id(spec), factor))
+        if known is None or known[0] is not spec:
+            known = _FASTER[id(spec), factor] = spec, _faster_spec(spec, factor)
+        return known[1]
     return spec
+
+
+# Cases of a source share their fleets: each is rebuilt once. Keeps the original, so that its id stays taken.
+_FASTER: dict[tuple[int, float], tuple[Spec, Spec]] = {}
+
+
+def _faster_spec(spec: Spec, factor: float) -> Spec:
+    old = {name: getattr(spec, name) for name in spec.model_fields_set}
+    new = {name: faster(value, factor) for name, value in old.items()}
+    changed = {name: value for name, value in new.items() if value is not old[name]}
+    return spec.model_copy(update=changed) if changed else spec
 
 
 def macro_text(anchor: Anchor, macro: Macro, derived: Mapping[str, Plain]) -> str:
