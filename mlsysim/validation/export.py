@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlsysim.validation import page, report
-from mlsysim.validation.statistics import Row, by_family_and_role
+from mlsysim.validation.statistics import Row, Summary, by_family_and_role, by_source_and_role
+
+# A page of a thousand cases is read by nobody: sources with more are summarised.
+LISTED_CASES = 30
+WORST_CASES = 10
 
 
 def write(path: Path, rows: Sequence[Row], moves: Sequence[Row]) -> None:
@@ -48,28 +53,46 @@ def as_markdown(rows: Sequence[Row], moves: Sequence[Row]) -> str:
                 figure, predicted = (report.shown(right[name], right["unit"]) for name in ("measured", "predicted"))
                 told.append(f"  - `{right['id']}`: {figure}; we predict {predicted} ({report.standing(right)})")
         parts += ["## What the primary sources say", "\n".join(told)]
-    families = [
-        (
-            *(summary.family, summary.role, str(summary.cases), report.percent(summary.median), report.percent(summary.p90)),
-            *(report.percent(summary.bias, signed=True), f"{summary.in_band}/{summary.cases}", str(summary.known_misses)),
-            *(str(summary.coefficients), summary.bases),
-        )
-        for summary in by_family_and_role(rows)
-    ]
-    header = ("Family", "Role", "Cases", "Median", "p90", "Bias", "In band", "Known misses", "Coefficients", "Basis")
-    parts += ["## Errors by family", _table(header, families)]
+    parts += ["## Errors by family", _summaries("Family", by_family_and_role(rows))]
+    parts += ["## Errors by source", _summaries("Source", by_source_and_role(rows))]
+    worst = sorted((row for row in rows if row["error"] is not None), key=lambda row: -abs(row["error"]))[:WORST_CASES]
+    parts += [f"## The worst {len(worst)} cases", _table(("Case", "Error", "Why"), [_worst(row) for row in worst])]
+    sources = Counter(row["source"] for row in rows)
     cases = [
         (
             *(f"`{row['id']}`", report.shown(row["measured"], row["unit"]), report.shown(row["predicted"], row["unit"])),
             *(report.standing(row), f"{row['citation']}, {row['locator']}"),
         )
         for row in rows
+        if sources[row["source"]] <= LISTED_CASES
     ]
-    parts += ["## Cases", _table(("Case", "Measured", "Predicted", "Standing", "Source"), cases)]
+    left_out = sum(cases > LISTED_CASES for cases in sources.values())
+    parts += [
+        f"## Cases\n\nThose of the {left_out} sources with more than {LISTED_CASES} are in `snapshots/`.",
+        _table(("Case", "Measured", "Predicted", "Standing", "Source"), cases),
+    ]
     if moves:
         moved = [(f"`{move['id']}`", report.shown(move["before"]), report.shown(move["after"])) for move in moves]
         parts += ["## Moved predictions", _table(("Case", "From", "To"), moved)]
     return "\n\n".join(["# mlsysim anchors", *parts]) + "\n"
+
+
+def _summaries(name: str, summaries: Sequence[Summary]) -> str:
+    """Errors, a line a group."""
+    body = [
+        (
+            *(summary.family, summary.role, str(summary.cases), report.percent(summary.median), report.percent(summary.mean)),
+            *(report.percent(summary.p90), report.percent(summary.bias, signed=True), f"{summary.in_band}/{summary.cases}"),
+            *(str(summary.known_misses), str(summary.coefficients), summary.bases),
+        )
+        for summary in summaries
+    ]
+    header = (name, "Role", "Cases", "Median", "Mean", "p90", "Bias", "In band", "Known misses", "Coefficients", "Basis")
+    return _table(header, body)
+
+
+def _worst(row: Row) -> tuple[str, str, str]:
+    return f"`{row['id']}`", report.percent(row["error"], signed=True), str(row["known_miss"] or "in band")
 
 
 def as_latex(rows: Sequence[Row], moves: Sequence[Row]) -> str:

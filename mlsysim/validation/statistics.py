@@ -59,10 +59,19 @@ def summarise(family: str, role: str, rows: Sequence[Row]) -> Summary:
 
 def by_family_and_role(rows: Iterable[Row]) -> list[Summary]:
     """One summary a family and role, in alphabetical order."""
+    return _grouped(rows, "family")
+
+
+def by_source_and_role(rows: Iterable[Row]) -> list[Summary]:
+    """One summary a source and role; its ``family`` is the source's key."""
+    return _grouped(rows, "source")
+
+
+def _grouped(rows: Iterable[Row], column: str) -> list[Summary]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["family"], row["role"]), []).append(row)
-    return [summarise(family, role, groups[family, role]) for family, role in sorted(groups)]
+        groups.setdefault((row[column], row["role"]), []).append(row)
+    return [summarise(name, role, groups[name, role]) for name, role in sorted(groups)]
 
 
 def quantile(values: Sequence[float], fraction: float) -> float | None:
