@@ -108,8 +108,9 @@ class StackCoefficients:
         host_layer_s: time of the host to launch one pass of one layer.
         tp_hidden_forward, tp_hidden_backward: share of tensor-parallel collectives under compute.
         accumulated_B: bytes a parameter and micro-batch to accumulate weight gradients.
-        norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones.
+        norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones, in each direction.
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
+        pp_hidden: share of the sends between stages under compute.
         network_share: share of the network cards' line rate that its traffic between nodes reaches.
         cast_B: stated, not fitted: bytes a gathered parameter that converting it moves through memory.
         scattered: stated: 1.0 where the ranks of a TP group each send their part of an activation to the next stage.
@@ -121,6 +122,7 @@ class StackCoefficients:
     accumulated_B: Num = 10.0
     norm_B: Num = 0.0
     dp_hidden: Num = 0.0
+    pp_hidden: Num = 0.0
     network_share: Num = 0.85
     cast_B: Num = 0.0
     scattered: Num = 0.0
@@ -227,7 +229,7 @@ def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: Kernel
     _, attention = _attention_s(shape, plan, device)
     residual, ffn, qkv = _elements(shape, plan)
     per_ffn = where(shape.ffn_matrices > 2, _BACKWARD_FFN_B[1], _BACKWARD_FFN_B[0])
-    moved_B = _BACKWARD_RESIDUAL_B * residual + per_ffn * ffn + _BACKWARD_QKV_B * qkv
+    moved_B = (_BACKWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _BACKWARD_QKV_B * qkv
     moved_B = moved_B + stack.accumulated_B * rank_parameters(work, plan, 1.0, 0.0).whole
     return products + attention + moved_B / (_STREAMING * device.memory_Bps)
 

@@ -12,7 +12,7 @@ from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.physics.attention_kernels import FLASH_1_OVER_FLASH_2, FLASH_2_OVER_BEST_ON_HOPPER, AttentionDevice
-from mlsysim.physics.kernel_step import KernelDevice, LayerShape, kernel_parts
+from mlsysim.physics.kernel_step import KernelDevice, LayerShape, StackCoefficients, kernel_parts
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.step import Overlap, StepTime, assemble_step
@@ -102,6 +102,11 @@ def wire_plan(plan: Plan, stack: Stack) -> Plan:
     return replace(plan, weight_B=weight_B, gradient_B=gradient_B)
 
 
+def stack_overlap(coefficients: StackCoefficients) -> Overlap:
+    """What a stack hides; its tensor-parallel collectives come with their hidden share already taken off."""
+    return Overlap(tp=0.0, ep=0.0, pp=coefficients.pp_hidden, dp=coefficients.dp_hidden)
+
+
 def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, stack_name: str) -> StepTime:
     """One step of ``plan`` from calibrated kernels and the coefficients of a stack."""
     accelerator, found = setting.fleet.node.accelerator, stack(stack_name)
@@ -109,7 +114,7 @@ def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, sta
     shape = layer_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found)
     machine = wire_machine(setting.machine(), device, found.coefficients.network_share)
     parts = kernel_parts(work, shape, wire_plan(plan, found), machine, device, found.coefficients)
-    return assemble_step(work.layers, parts, plan, Overlap(tp=0.0, ep=0.0, pp=0.0, dp=found.coefficients.dp_hidden))
+    return assemble_step(work.layers, parts, plan, stack_overlap(found.coefficients))
 
 
 def coefficients_used(setting: TrainingSetting) -> tuple[str, ...]:

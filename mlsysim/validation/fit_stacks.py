@@ -22,12 +22,12 @@ from mlsysim.calibration.stacks import measured_device, stack
 from mlsysim.calibration.toml_text import toml_tables
 from mlsysim.physics.kernel_step import KernelDevice, LayerShape, StackCoefficients, kernel_parts
 from mlsysim.physics.plan import Plan
-from mlsysim.physics.step import Overlap, assemble_step
+from mlsysim.physics.step import assemble_step
 from mlsysim.physics.training import Machine
 from mlsysim.physics.work import LayeredWork
 from mlsysim.solvers.distributed import with_recompute
 from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting
-from mlsysim.solvers.kernel_lowering import kernel_device, layer_shape, wire_machine, wire_plan
+from mlsysim.solvers.kernel_lowering import kernel_device, layer_shape, stack_overlap, wire_machine, wire_plan
 from mlsysim.solvers.lowering import training_work
 from mlsysim.solvers.training_table import TrainingQuestion, question
 from mlsysim.validation.loading import Anchor, anchor_files, load
@@ -42,7 +42,8 @@ RANGES = {
     "accumulated_B": Coefficient(6.0, 0.0, 14.0),
     "norm_B": Coefficient(60.0, 0.0, 200.0),
     "dp_hidden": Coefficient(0.5, 0.0, 1.0),
-    "network_share": Coefficient(0.7, 0.05, 1.0),
+    "pp_hidden": Coefficient(0.3, 0.0, 1.0),
+    "network_share": Coefficient(0.7, 0.02, 1.0),
 }
 CLOCK = Coefficient(0.85, 0.6, 1.05)
 # A source counts as at most this many rows: a sweep of hundreds would else set every shared clock alone.
@@ -70,7 +71,7 @@ class Runs:
         machine = wire_machine(self.machine, self.kernels, coefficients.network_share)
         kernels = replace(self.kernels, clock=clock)
         parts = kernel_parts(self.work, self.shape, wire_plan(self.plan, stack(self.stack)), machine, kernels, coefficients)
-        step = assemble_step(self.work.layers, parts, self.plan, Overlap(tp=0.0, ep=0.0, pp=0.0, dp=coefficients.dp_hidden))
+        step = assemble_step(self.work.layers, parts, self.plan, stack_overlap(coefficients))
         return np.asarray(step.total_s, dtype=float)
 
 

@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help=f"write the anchors' report to FILE; its ending chooses the format: {' '.join(REPORT_FORMATS)} (repeatable)",
     )
-    parser.addini("mlsysim_solve_budget_ms", "hard limit of one scalar solve, median, in ms", default="1.0")
+    parser.addini("mlsysim_solve_budget_ms", "hard limit of one scalar solve, best round, in ms", default="1.0")
     parser.addini("mlsysim_search_budget_ms", "time of a search beside its plans (lowering, ranking), in ms", default="20")
     parser.addini("mlsysim_search_rate", "plans a second that a search must evaluate on top", default="100000")
 
