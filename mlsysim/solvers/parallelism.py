@@ -14,10 +14,10 @@ from mlsysim.core.errors import InconsistentError, InfeasibleError
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.physics.plan import ONE_F_ONE_B, Plan
-from mlsysim.physics.training import training_step
 from mlsysim.physics.work import RECOMPUTE_MODES
 from mlsysim.solvers.distributed import DistributedModel, DistributedResult, with_recompute
 from mlsysim.solvers.distributed_input import TrainingSetting, check_setting
+from mlsysim.solvers.kernel_lowering import step_time
 from mlsysim.solvers.lowering import training_work
 from mlsysim.solvers.result import Result
 from mlsysim.systems.types import Fleet
@@ -74,11 +74,13 @@ class ParallelismOptimizer:
         gradient_precision: str | None = None,
         overlap_comm: bool = True,
         overlap_efficiency: float | None = None,
+        stack: str | None = None,
+        attention: str = "flash",
         top_k: int = 5,
     ) -> ParallelismResult:
         """The fastest plan for ``batch_size`` samples of ``workload`` on ``fleet``.
 
-        ``overlap_efficiency`` defaults to 0.85 where collectives may hide; the other arguments are those of
+        ``overlap_efficiency`` defaults to 0.85 where collectives may hide and no stack says how; the other arguments are those of
         ``DistributedModel.solve``. ``top_k`` plans are ranked.
 
         Raises:
@@ -92,47 +94,34 @@ class ParallelismOptimizer:
             >>> found.feasible, found.total_searched >= found.total_feasible > 0
             (True, True)
         """
-        if overlap_comm is True and overlap_efficiency is None:
+        if stack is None and overlap_comm is True and overlap_efficiency is None:
             overlap_efficiency = PAPER_OVERLAP
-        setting = check_setting(
-            workload,
-            fleet,
-            batch_size=batch_size,
-            seq_len=seq_len,
-            precision=precision,
-            efficiency=efficiency,
-            zero_stage=zero_stage,
-            recompute=recompute,
-            gradient_precision=gradient_precision,
-            overlap_comm=overlap_comm,
-            overlap_efficiency=overlap_efficiency,
-        )
+        asked: dict[str, Any] = {
+            "batch_size": batch_size,
+            "seq_len": seq_len,
+            "precision": precision,
+            "efficiency": efficiency,
+            "zero_stage": zero_stage,
+            "recompute": recompute,
+            "gradient_precision": gradient_precision,
+            "overlap_comm": overlap_comm,
+            "overlap_efficiency": overlap_efficiency,
+            "stack": stack,
+            "attention": attention,
+        }
+        setting = check_setting(workload, fleet, **asked)
         kept = whole_number("top_k", top_k)
         space = legal_plans(setting)
         work = training_work(setting.workload, setting.seq_len)
         plans, memory = with_recompute(work, space, setting)
-        seconds = np.asarray(training_step(work, plans, setting.machine(), setting.overlap).total_s, dtype=float)
+        seconds = np.asarray(step_time(work, plans, setting).total_s, dtype=float)
         needed_B = np.asarray(memory.total_B, dtype=float)
         fits = needed_B <= usable_memory_B(fleet.node.accelerator.memory_capacity_B)
         order = [int(i) for i in np.argsort(np.where(fits, seconds, np.inf), kind="stable")[: min(kept, int(fits.sum()))]]
         ranking = tuple(_row(plans, i, seconds[i], needed_B[i]) for i in order)
         best = None
         if ranking:
-            best = DistributedModel().solve(
-                workload,
-                fleet,
-                batch_size=batch_size,
-                seq_len=seq_len,
-                precision=precision,
-                efficiency=efficiency,
-                tp_size=ranking[0]["tp"],
-                pp_size=ranking[0]["pp"],
-                zero_stage=zero_stage,
-                recompute=recompute,
-                gradient_precision=gradient_precision,
-                overlap_comm=overlap_comm,
-                overlap_efficiency=overlap_efficiency,
-            )
+            best = DistributedModel().solve(workload, fleet, **asked, tp_size=ranking[0]["tp"], pp_size=ranking[0]["pp"])
         return _result(setting, best, ranking, needed_B, int(fits.sum()))
 
 
