@@ -80,8 +80,8 @@ class ParallelismOptimizer:
     ) -> ParallelismResult:
         """The fastest plan for ``batch_size`` samples of ``workload`` on ``fleet``.
 
-        ``overlap_efficiency`` defaults to 0.85 where collectives may hide and no stack says how; the other arguments are those of
-        ``DistributedModel.solve``. ``top_k`` plans are ranked.
+        ``overlap_efficiency`` defaults to 0.85 where collectives may hide and no stack says how; the other arguments are those
+        of ``DistributedModel.solve``. ``top_k`` plans are ranked.
 
         Raises:
             InputError: an argument out of range, or no legal plan at all (no factorization divides the batch).

@@ -77,8 +77,9 @@ def load_all(paths: Iterable[Path]) -> list[Anchor]:
 
 
 def load(path: Path) -> tuple[Anchor, ...]:
-    """The anchors of one file, checked; read once a process unless the file changes."""
-    return _load(path.resolve(), path.stat().st_mtime_ns)
+    """The anchors of one file, checked; read once a process unless the file, or a table beside it, changes."""
+    changed = max(file.stat().st_mtime_ns for file in (path, *path.parent.glob("*.csv")))
+    return _load(path.resolve(), changed)
 
 
 @functools.cache
