@@ -179,3 +179,15 @@ def test_a_record_exports_as_json():
     exported = json.loads(H100.model_dump_json())
     assert Q_(exported["memory"]["capacity"]) == H100.memory.capacity
     assert type(H100)(**exported) == H100
+
+
+def test_a_straggler_slows_a_calibrated_step():
+    fleet = Fleet(name="fleet", node=Systems.Nodes.DGX_A100, count=8)
+
+    def step(factor):
+        asked = {"batch_size": 64, "tp_size": 8, "pp_size": 4, "stack": "megatron-core", "straggler_factor": factor}
+        return DistributedModel().solve(Models.Language.Llama2_70B, fleet, **asked)
+
+    even, late = step(1.0), step(1.5)
+    assert late.breakdown["compute"] / even.breakdown["compute"] == pytest.approx(1.5)
+    assert late.breakdown["tp_exposed"] == even.breakdown["tp_exposed"]

@@ -114,6 +114,14 @@ def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, sta
     shape = layer_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found)
     machine = wire_machine(setting.machine(), device, found.coefficients.network_share)
     parts = kernel_parts(work, shape, wire_plan(plan, found), machine, device, found.coefficients)
+    slower = setting.straggler_factor  # the slowest rank sets the pace of all that runs on a device
+    parts = replace(
+        parts,
+        layer_s=parts.layer_s * slower,
+        recompute_s=parts.recompute_s * slower,
+        head_s=parts.head_s * slower,
+        optimizer_s=parts.optimizer_s * slower,
+    )
     return assemble_step(work.layers, parts, plan, stack_overlap(found.coefficients))
 
 
