@@ -246,6 +246,26 @@ def test_data_parallel_traffic():
     assert accumulated.dp_exposed_s == pytest.approx(steps[1].dp_exposed_s), "gradients are accumulated, then reduced once"
 
 
+def test_gradients_of_experts_cross_nodes_on_one_card_each():
+    """Eight experts a node: eight rings, one a card; by hand 4 bytes x 7/8 of the rank's experts at 50 GB/s."""
+    work = training_work(Models.Language.Mixtral_8x7B, 4096)
+    links = machine(inter_Bps=50e9, intra_Bps=450e9)
+    step = training_step(work, plan(dp=64.0, ep=8.0, zero_stage=1.0), links, NO_OVERLAP)
+    dense = 4 * 63 / 64 * (work.parameters - 32 * work.expert_parameters) / 400e9
+    assert step.dp_exposed_s == pytest.approx(dense + 4 * 7 / 8 * 32 * work.expert_parameters / 8 / 50e9)
+    within = training_step(work, plan(dp=8.0, ep=4.0), links, NO_OVERLAP)
+    dense = 4 * 7 / 8 * (work.parameters - 32 * work.expert_parameters) / 450e9
+    assert within.dp_exposed_s == pytest.approx(dense + 4 * 1 / 2 * 32 * work.expert_parameters / 4 / 450e9)
+
+
+def test_parallel_blocks_reduce_once():
+    """Chowdhery et al. 2022, section 2: attention and feed-forward block share one all-reduce a pass."""
+    links, split = machine(intra_Bps=450e9), plan(tp=8.0)
+    serial = training_step(training_work(BARE, 4096), split, links, NO_OVERLAP)
+    parallel = training_step(training_work(BARE.model_copy(update={"parallel_block": True}), 4096), split, links, NO_OVERLAP)
+    assert parallel.tp_exposed_s == pytest.approx(serial.tp_exposed_s / 2)
+
+
 def test_what_hides_and_what_does_not():
     """All that fits under compute hides: with links ten times too fast to matter the step is its compute."""
     work = training_work(BARE, 4096)
@@ -313,6 +333,13 @@ def test_decode_reads_the_weights():
     assert run.itl.m_as("s") == pytest.approx(read, rel=0.01), "all but the embedding table, of which one row"
     assert run.binding == "memory capacity"
     assert run.breakdown["weight reads"] / run.itl > 0.99
+
+
+def test_latent_attention_decodes_on_compressed_keys():
+    """DeepSeek-V2 2024, section 2.1.2: 128 heads score 512 + 64 and sum 512 elements of each of 61 layers' cached vectors."""
+    work = inference_work(Models.Language.DeepSeek_V3, "bf16", "bf16")
+    assert work.decode_flops_per_key == 61 * 2 * 128 * (512 + 64 + 512)
+    assert work.attention_flops_per_key == 61 * 2 * 128 * (128 + 64 + 128), "a prefill has keys and values of its own"
 
 
 def test_prefill_is_arithmetic():

@@ -19,7 +19,8 @@ class InferenceWork:
     Attributes:
         layers: blocks.
         matmul_flops: of all layers, per token.
-        attention_flops_per_key: of all layers, per query token and key.
+        attention_flops_per_key: of all layers, per query token and key, in a prefill.
+        decode_flops_per_key: the same in a decode step (latent attention works on the compressed keys and values).
         head_flops: of one token's logits.
         resident_B: all weights.
         always_read_B: weights that every step reads (all but routed experts and the embedding table).
@@ -33,6 +34,7 @@ class InferenceWork:
     layers: float
     matmul_flops: float
     attention_flops_per_key: float
+    decode_flops_per_key: float
     head_flops: float
     resident_B: float
     always_read_B: float
@@ -82,7 +84,7 @@ def decode_step_s(work: InferenceWork, batch: Num, context: Num, machine: Servin
 
     Tensor parallelism divides both; its all-reduces depend on the layer they end, so they add.
     """
-    flops = batch * (work.matmul_flops + work.attention_flops_per_key * context + work.head_flops)
+    flops = batch * (work.matmul_flops + work.decode_flops_per_key * context + work.head_flops)
     moved = weights_read_B(work, batch) / machine.tp + work.kv_B * batch * context / machine.kv_shards
     roofline = roofline_s(flops / machine.tp, moved, machine.rate_flops_per_s, machine.memory_Bps)
     return roofline + _reductions_s(work, batch, machine)

@@ -22,7 +22,7 @@ from mlsysim.physics.training import (
     data_parallel_s,
     expert_parallel_s,
     pipeline_send_s,
-    tensor_parallel_s,
+    tensor_all_reduce_s,
 )
 from mlsysim.physics.work import FULL, SELECTIVE, LayeredWork
 
@@ -137,8 +137,8 @@ def kernel_parts(
     host = stack.host_layer_s * (1 + _HOST_PER_COLLECTIVE * where(plan.tp > 1, 1.0, 0.0))
     forward, backward = _launched_s(forward, host), _launched_s(backward, host)
     reduction = _reduction_s(work, plan, machine, device)
-    repeats = where(plan.recompute == FULL, 4.0, 2.0)
-    exposed = repeats * (1 - stack.tp_hidden_forward) + 2 * (1 - stack.tp_hidden_backward)
+    repeats = where(plan.recompute == FULL, 2.0, 1.0)
+    exposed = work.reductions * (repeats * (1 - stack.tp_hidden_forward) + (1 - stack.tp_hidden_backward))
     streaming_Bps = _STREAMING * device.memory_Bps
     return StepParts(
         layer_s=forward + backward,
@@ -247,7 +247,7 @@ def _head_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
 def _reduction_s(work: LayeredWork, plan: Plan, machine: Machine, device: KernelDevice) -> Num:
     """One tensor-parallel all-reduce: measured within a node, a ring over the network's cards beyond it."""
     local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, device.collectives)
-    across = tensor_parallel_s(work, plan, machine) / where(plan.recompute == FULL, 6.0, 4.0)
+    across = tensor_all_reduce_s(work, plan, machine)
     return where(plan.tp > machine.per_node, across, local)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlsysim.physics.collectives import all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
+from mlsysim.physics.collectives import all_reduce_s, all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
 from mlsysim.physics.numeric import Num, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.roofline import roofline_s
@@ -85,14 +85,19 @@ def _head_compute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
 
 
 def tensor_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
-    """All-reduces of one layer and micro-batch: two forward, two backward, two more under full recomputation.
+    """All-reduces of one layer and micro-batch: two forward (one in parallel blocks), as many backward and when recomputed.
 
     With sequence parallelism each is a reduce-scatter and an all-gather: the same bytes.
     """
+    passes = where(plan.recompute == FULL, 3.0, 2.0)
+    return passes * work.reductions * tensor_all_reduce_s(work, plan, machine)
+
+
+def tensor_all_reduce_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    """One tensor-parallel all-reduce of a micro-batch's residual stream, by ring."""
     in_node = plan.ranks_in_node(plan.tp, 1.0, machine.per_node)
     bandwidth = ring_bandwidth_Bps(plan.tp > machine.per_node, in_node, machine.intra_Bps, machine.inter_Bps)
-    rounds = where(plan.recompute == FULL, 6.0, 4.0)
-    return rounds * 2 * reduce_scatter_s(work.boundary_B * plan.micro_batch_tokens, plan.tp, bandwidth)
+    return all_reduce_s(work.boundary_B * plan.micro_batch_tokens, plan.tp, bandwidth)
 
 
 def expert_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
@@ -124,12 +129,18 @@ def data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     passes = where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
     gathers = where(plan.zero_stage >= 3, 2 * plan.micro_batches, 1.0)
     traffic_B = plan.gradient_B * passes + where(plan.zero_stage == 0, plan.gradient_B, plan.weight_B * gathers)
-    in_node = plan.ranks_in_node(plan.dp, plan.tp, machine.per_node)
-    bandwidth = ring_bandwidth_Bps(plan.tp * plan.dp > machine.per_node, in_node, machine.intra_Bps, machine.inter_Bps)
+    dense = _replica_bandwidth_Bps(plan, machine, plan.dp, plan.tp)
     replicas = plan.dp / plan.ep
-    return reduce_scatter_s(parameters.dense * traffic_B, plan.dp, bandwidth) + reduce_scatter_s(
-        parameters.expert * traffic_B, replicas, bandwidth
+    expert = _replica_bandwidth_Bps(plan, machine, replicas, plan.tp * plan.ep)
+    return reduce_scatter_s(parameters.dense * traffic_B, plan.dp, dense) + reduce_scatter_s(
+        parameters.expert * traffic_B, replicas, expert
     )
+
+
+def _replica_bandwidth_Bps(plan: Plan, machine: Machine, replicas: Num, stride: Num) -> Num:
+    """Of the ring through the ranks, ``stride`` apart, that hold the same parameters: of one expert a node has fewer."""
+    in_node = plan.ranks_in_node(replicas, stride, machine.per_node)
+    return ring_bandwidth_Bps(replicas * stride > machine.per_node, in_node, machine.intra_Bps, machine.inter_Bps)
 
 
 def _optimizer_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:

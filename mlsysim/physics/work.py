@@ -38,6 +38,7 @@ class LayeredWork:
         boundary_B: one residual vector: what full recomputation keeps, pipelines send and TP reduces.
         logits_B: of one token's logits, 16-bit and their fp32 copy.
         routed_copies: expert copies of a token (0 without experts).
+        reductions: tensor-parallel all-reduces of a layer's forward pass (1 for parallel blocks, else 2).
     """
 
     layers: float
@@ -58,6 +59,7 @@ class LayeredWork:
     boundary_B: float
     logits_B: float
     routed_copies: float
+    reductions: float
 
     @property
     def parameters(self) -> float:

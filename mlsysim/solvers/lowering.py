@@ -25,8 +25,6 @@ def training_work(workload: Workload, seq_len: int) -> LayeredWork:
 
 def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
     h, layers = float(model.hidden_dim), float(model.layers)
-    query = float(model.heads * model.head_width)
-    key_value = 2.0 * model.kv_head_count * model.head_width
     expert_layers = counting.moe_layers(model)
     ffn, routed, active_width = 0.0, 0.0, 0.0
     if model.moe is not None:
@@ -43,7 +41,7 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
     scores = attention_flops(model.heads, qk, v, 1.0)
     # Kept for the backward pass, 16-bit each: Q, K, V and the attention output; the pre-activations (gate and up where
     # gated) and their product; at each of the two norms its input and its output.
-    attention_split = query + key_value + query
+    attention_split = model.heads * (qk + v) + model.kv_head_count * (qk + v)
     ffn_split = (model.ffn_matrices - 1) * width
     return LayeredWork(
         layers=layers,
@@ -64,6 +62,7 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
         boundary_B=_ACTIVATION_B * h,
         logits_B=_LOGIT_COPIES_B * model.vocab_size,
         routed_copies=float(model.moe.experts_per_token) * expert_layers / layers if model.moe else 0.0,
+        reductions=_reductions(model),
     )
 
 
@@ -89,7 +88,15 @@ def _counted_work(model: CNNWorkload) -> LayeredWork:
         boundary_B=kept,
         logits_B=0.0,
         routed_copies=0.0,
+        reductions=0.0,
     )
+
+
+def _cached_head_dims(model: TransformerWorkload) -> tuple[float, float]:
+    """The same of a decode step, which absorbs the up-projections of latent attention (DeepSeek-V2 2024, section 2.1.2)."""
+    if model.mla is not None:
+        return float(model.mla.kv_lora_rank + model.mla.rope_head_dim), float(model.mla.kv_lora_rank)
+    return _attention_head_dims(model)
 
 
 def _attention_head_dims(model: TransformerWorkload) -> tuple[float, float]:
@@ -152,6 +159,7 @@ def inference_work(model: TransformerWorkload, weight_precision: str, kv_precisi
         layers=float(model.layers),
         matmul_flops=2.0 * (model.active_parameters - embedding - head),
         attention_flops_per_key=model.layers * float(attention_flops(model.heads, qk, v, 1.0)),
+        decode_flops_per_key=model.layers * float(attention_flops(model.heads, *_cached_head_dims(model), 1.0)),
         head_flops=2.0 * model.hidden_dim * model.vocab_size,
         resident_B=weight_B * model.parameter_count,
         always_read_B=weight_B * read,
@@ -160,5 +168,10 @@ def inference_work(model: TransformerWorkload, weight_precision: str, kv_precisi
         experts_per_token=float(model.moe.experts_per_token) if model.moe else 1.0,
         kv_B=bytes_per_element(kv_precision) * kv_elements(model),
         residual_B=_ACTIVATION_B * model.hidden_dim,
-        reductions=1.0 if model.parallel_block else 2.0,
+        reductions=_reductions(model),
     )
+
+
+def _reductions(model: TransformerWorkload) -> float:
+    """All-reduces of a layer's forward pass: after attention and after the feed-forward block, one where they are parallel."""
+    return 1.0 if model.parallel_block else 2.0

@@ -147,7 +147,7 @@ def _decode_parts(
     """What one decode step consists of, and what limits it."""
     weights = float(weights_read_B(work, batch) / machine.tp / machine.memory_Bps)
     cache = float(work.kv_B * batch * context / machine.kv_shards / machine.memory_Bps)
-    flops = batch * (work.matmul_flops + work.attention_flops_per_key * context + work.head_flops)
+    flops = batch * (work.matmul_flops + work.decode_flops_per_key * context + work.head_flops)
     arithmetic = float(flops / machine.tp / machine.rate_flops_per_s)
     reads = weights + cache
     communication = itl - max(reads, arithmetic) if machine.tp > 1 else 0.0
