@@ -32,7 +32,7 @@ def layer_shape(workload: Workload, seq_len: int, attention: str, accelerator: H
         InputError: a workload whose layers are not calibrated yet.
     """
     if not isinstance(workload, TransformerWorkload) or workload.moe is not None or workload.mla is not None:
-        raise InputError("stack", workload.name, "a dense transformer: no other layers are calibrated yet")
+        raise InputError("workload", workload.name, "a dense transformer beside stack: no other layers are calibrated yet")
     slower = measured_device(accelerator.name) in _HOPPER and not found.vendor_attention
     generation = FLASH_2_OVER_BEST_ON_HOPPER if slower else 1.0
     if attention == "flash-1":
