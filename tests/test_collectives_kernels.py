@@ -1,4 +1,4 @@
-"""Collectives: the formula's properties, and its error on rows that the fit never saw."""
+"""Collectives: the formula's properties, and those of its fit. ``anchors/`` judges the errors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from mlsysim.calibration.collectives import collective_coefficients, entries, fabric_coefficients
-from mlsysim.calibration.fit_collectives import INTERCONNECT, device_times, fabric_times, fit_collectives
-from mlsysim.calibration.fitting import ErrorStatistics
+from mlsysim.calibration.fit_collectives import INTERCONNECT, fit_collectives
 from mlsysim.calibration.kernel_tables import VALIDATION, KernelTable, role_of
 from mlsysim.core.errors import DataError
 from mlsysim.physics.collective_kernels import KINDS, collective_s, hierarchical_all_reduce_s
@@ -20,46 +19,12 @@ from mlsysim.physics.collective_kernels import KINDS, collective_s, hierarchical
 FOLDER = Path(__file__).parents[1] / "anchors" / "kernels"
 MULTINODE = FOLDER / "collectives_multinode.csv"
 NVLINK = [device for device, link in INTERCONNECT.items() if link.startswith("nvlink")]
-PCIE = [device for device, link in INTERCONNECT.items() if link.startswith("pcie")]
 FABRICS = sorted({row["fabric"] for row in KernelTable.read(MULTINODE).rows})
 MIB = 2.0**20
-# Targets of the family, median |error| in percent on validation rows. Not what was hit: lower is no reason to tighten.
-NVLINK_LARGE, NVLINK_SMALL, PCIE_ALL, MULTINODE_ALL = 7.0, 6.0, 12.0, 15.0
 
 
 def tables(group):
     return {name: entry for name, entry in entries()[group].items() if name != "source"}
-
-
-def validation_error(device, large):
-    table = KernelTable.read(FOLDER / f"collectives_{device}.csv", VALIDATION)
-    rows = (table.numbers("size_B") >= MIB) == large
-    predicted = device_times(table, collective_coefficients(device))
-    return ErrorStatistics.of(predicted[rows], table.numbers("measured_s")[rows]).median
-
-
-@pytest.mark.parametrize("device", NVLINK)
-def test_nvlink_from_1_mib(device):
-    assert validation_error(device, large=True) <= NVLINK_LARGE
-
-
-@pytest.mark.parametrize("device", NVLINK)
-def test_nvlink_below_1_mib(device):
-    assert validation_error(device, large=False) <= NVLINK_SMALL
-
-
-@pytest.mark.parametrize("large", [False, True], ids=["below-1-mib", "from-1-mib"])
-@pytest.mark.parametrize("device", PCIE)
-def test_pcie(device, large):
-    assert validation_error(device, large) <= PCIE_ALL
-
-
-@pytest.mark.parametrize("fabric", FABRICS)
-def test_multinode(fabric):
-    table = KernelTable.read(MULTINODE, VALIDATION).where(fabric=fabric)
-    devices = {name: collective_coefficients(name) for name in INTERCONNECT}
-    predicted = fabric_times(table, devices, fabric_coefficients(fabric))
-    assert ErrorStatistics.of(predicted, table.numbers("measured_s")).median <= MULTINODE_ALL
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -186,7 +151,7 @@ def test_fit_reads_calibration_rows_only(refitted, group):
 
 
 def test_coefficients_are_few_and_inside_their_bounds():
-    assert max(entry["fitted"] for entry in tables("device").values()) <= 6
+    assert max(len(entry["fitted"]) for entry in tables("device").values()) <= 6
     assert [name for name, entry in tables("device").items() if entry["at_bound"]] == []
     # p6-B200 reaches the line rate of its cards (99 %), which no efficiency can exceed.
     at_bound = {name: entry["at_bound"] for name, entry in tables("fabric").items() if entry["at_bound"]}

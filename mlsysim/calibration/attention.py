@@ -11,12 +11,22 @@ from __future__ import annotations
 
 import functools
 import tomllib
+from collections.abc import Iterable
 from dataclasses import fields
 from importlib import resources
 from typing import Any
 
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.attention_kernels import DecodeKernel, PrefillKernel
+
+# As the TOML names them.
+_NAMES = {
+    "prefill": (
+        *("floor_s", "efficiency_bfloat16", "efficiency_fp8"),
+        *("exponentials_per_s", "tile_keys", "window_tile_keys"),
+    ),
+    "decode": tuple(field.name for field in fields(DecodeKernel)),
+}
 
 
 @functools.cache
@@ -53,6 +63,30 @@ def decode_kernel(device: str) -> DecodeKernel:
 def measured_devices() -> tuple[str, ...]:
     """The devices whose attention kernels were fitted, as the measurements name them."""
     return tuple(_tables()["prefill"])
+
+
+def fitted_values(phase: str, device: str) -> dict[str, float]:
+    """The coefficients of "prefill" or "decode" as the TOML names them, held ones included."""
+    entry = _entry(phase, device)
+    return {name: entry[name] for name in _NAMES[phase]}
+
+
+def fitted_names(phase: str, device: str, kv_dtypes: Iterable[str] = ("bfloat16", "fp8")) -> tuple[str, ...]:
+    """Names of the coefficients that were fitted, not held, and serve these number formats of the cache.
+
+    Example:
+        >>> [name for name in fitted_names("prefill", "a100_sxm") if "efficiency" in name]
+        ['attention.prefill.a100_sxm.efficiency_bfloat16']
+    """
+    without = {text.split(":")[0] for text in _entry(phase, device)["held"]}
+    without |= {f"efficiency_{name}" for name in ("bfloat16", "fp8") if name not in kv_dtypes}
+    return tuple(f"attention.{phase}.{device}.{name}" for name in _NAMES[phase] if name not in without)
+
+
+def residuals(phase: str, device: str, role: str) -> dict[str, float]:
+    """The error statistics that the fit has written for the rows of ``role``, in percent."""
+    found: dict[str, float] = _entry(phase, device)[role]
+    return found
 
 
 def _entry(phase: str, device: str) -> dict[str, Any]:

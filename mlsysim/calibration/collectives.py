@@ -54,3 +54,19 @@ def fabric_coefficients(fabric: str) -> FabricCoefficients:
     """
     entry = _entry("fabric", fabric)
     return FabricCoefficients(**{field.name: float(entry[field.name]) for field in fields(FabricCoefficients)})
+
+
+def fitted_names(table: str, name: str) -> tuple[str, ...]:
+    """Names of the fitted coefficients of a ``device`` or a ``fabric``; held ones are none.
+
+    Example:
+        >>> fitted_names("fabric", "ib_ndr")
+        ('collectives.fabric.ib_ndr.efficiency', 'collectives.fabric.ib_ndr.fill_s')
+    """
+    return tuple(f"collectives.{table}.{name}.{part}" for part in _entry(table, name)["fitted"])
+
+
+def residuals(table: str, name: str, role: str) -> dict[str, float]:
+    """The error statistics that the fit has written for all rows of ``role``, in percent."""
+    found: dict[str, float] = _entry(table, name)[role]["all"]
+    return found

@@ -1,11 +1,10 @@
 """Fits attention kernel coefficients from the calibration rows of ``anchors/kernels/attention_*.csv``.
 
-``python -m mlsysim.calibration.fit_attention anchors/kernels`` writes ``attention.toml`` beside this file.
+``python -m mlsysim.calibration`` runs it and writes ``attention.toml`` beside this file.
 """
 
 from __future__ import annotations
 
-import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -79,7 +78,9 @@ _HELD: dict[tuple[str, str], dict[str, _Held]] = {
 }
 
 
-def _predict_prefill(device: Mapping[str, Any]) -> Predict:
+def prefill_predictor(device: Mapping[str, Any]) -> Predict:
+    """Predicted seconds of prefill rows by coefficients, as the TOML names them; ``device`` is the head's entry."""
+
     def predict(values: Mapping[str, float], rows: KernelTable) -> Times:
         eight_bit = _kv_B(rows) == 1
         chip = _device(device, np.where(eight_bit, _peak(device, "fp8"), _peak(device, "bfloat16")))
@@ -95,7 +96,9 @@ def _predict_prefill(device: Mapping[str, Any]) -> Predict:
     return predict
 
 
-def _predict_decode(device: Mapping[str, Any]) -> Predict:
+def decode_predictor(device: Mapping[str, Any]) -> Predict:
+    """Predicted seconds of decode rows by coefficients; ``device`` is the head's entry."""
+
     def predict(values: Mapping[str, float], rows: KernelTable) -> Times:
         chip = _device(device, _peak(device, "bfloat16"))
         return np.asarray(decode_attention_s(DecodeKernel(**values), chip, *_work(rows, "context")))
@@ -104,7 +107,7 @@ def _predict_decode(device: Mapping[str, Any]) -> Predict:
 
 
 # A phase: which coefficients, how they predict, and the column that says how long the sequence is.
-_PHASES = {"prefill": (PREFILL, _predict_prefill, "seq_len"), "decode": (DECODE, _predict_decode, "context")}
+PHASES = {"prefill": (PREFILL, prefill_predictor, "seq_len"), "decode": (DECODE, decode_predictor, "context")}
 
 
 def fit_attention(directory: Path) -> dict[str, dict[str, dict[str, Any]]]:
@@ -116,12 +119,12 @@ def fit_attention(directory: Path) -> dict[str, dict[str, dict[str, Any]]]:
     source = f"{head['source']['citation']}; anchors/kernels/attention.toml"
     return {
         phase: {name: _fit_device(directory, phase, name, device, source) for name, device in head["device"].items()}
-        for phase in _PHASES
+        for phase in PHASES
     }
 
 
 def _fit_device(directory: Path, phase: str, name: str, device: Mapping[str, Any], source: str) -> dict[str, Any]:
-    coefficients, predictor, length = _PHASES[phase]
+    coefficients, predictor, length = PHASES[phase]
     predict = predictor(device)
     held = _HELD.get((phase, name), {})
     fixed = {key: entry.value for key, entry in held.items()}
@@ -132,7 +135,7 @@ def _fit_device(directory: Path, phase: str, name: str, device: Mapping[str, Any
         rows.numbers("measured_s"),
         {key: entry for key, entry in coefficients.items() if key not in held},
     )
-    values = {key: float(f"{fixed[key] if key in fixed else found.values[key]:.5g}") for key in coefficients}
+    values = {key: entry.written(fixed.get(key, found.values.get(key, 0.0)), 5) for key, entry in coefficients.items()}
     entry: dict[str, Any] = {"source": source, "hardware": device["hardware"], "points": len(rows), **values}
     entry["held"] = [f"{key}: {reason.why}" for key, reason in held.items()]
     entry["at_bound"] = list(found.at_bound)
@@ -168,14 +171,13 @@ def _device(device: Mapping[str, Any], peak: float | Times) -> AttentionDevice:
 
 def as_toml(fitted: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """The text of ``attention.toml``: one table a phase and device."""
-    lines = ["# Attention kernels: coefficients of physics/attention_kernels.py. Written by fit_attention.py; do not edit."]
-    lines.append("# Residuals are percent of the measured time; *_long: from 512 tokens on.")
+    lines = [
+        "# Attention kernels: coefficients of physics/attention_kernels.py.",
+        "# Written by `python -m mlsysim.calibration`; do not edit.",
+        "# Residuals are percent of the measured time; *_long: from 512 tokens on.",
+    ]
     lines += ["[defaults]", f'source = "{next(iter(fitted["prefill"].values()))["source"]}"']
     for phase, devices in fitted.items():
         for name, entry in devices.items():
             lines += ["", f"[{phase}.{name}]", *(f"{key} = {toml_value(value)}" for key, value in entry.items())]
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    Path(__file__).with_name("attention.toml").write_text(as_toml(fit_attention(Path(sys.argv[1]))), encoding="utf-8")

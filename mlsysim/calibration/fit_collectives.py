@@ -1,4 +1,4 @@
-"""Fit of the collectives: ``python -m mlsysim.calibration.fit_collectives`` re-fits all devices and writes the TOML.
+"""Fit of the collectives: ``python -m mlsysim.calibration`` re-fits all devices and writes ``collectives.toml``.
 
 Only rows with the role calibration are fitted; the validation rows give the second set of error statistics.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlsysim.calibration.collectives import entries, tuner
+from mlsysim.calibration.collectives import tuner
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, fit
 from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable
 from mlsysim.calibration.toml_text import toml_value
@@ -26,7 +26,6 @@ from mlsysim.physics.collective_kernels import (
 )
 
 Times = npt.NDArray[np.float64]
-ROOT = Path(__file__).parents[2]
 MIB = 2.0**20
 INTERCONNECT = {
     "a100_sxm": "nvlink3",
@@ -96,13 +95,13 @@ def _fit_device(directory: Path, device: str) -> tuple[CollectiveCoefficients, d
         return CollectiveCoefficients(**{"pair_bandwidth_Bps": values["bandwidth_Bps"], **values}, tuner=believed)
 
     found = fit(lambda values: device_times(table, built(values)), table.numbers("measured_s"), coefficients)
-    result = built({name: float(f"{value:.4g}") for name, value in found.values.items()})
+    result = built({name: coefficients[name].written(value) for name, value in found.values.items()})
     entry = {
         "interconnect": interconnect,
         **{name: value for name, value in asdict(result).items() if name != "tuner"},
         "source": KERNEL_SOURCE,
         "points": len(table),
-        "fitted": len(coefficients),
+        "fitted": list(coefficients),
         "at_bound": list(found.at_bound),
         **{role: _statistics(lambda rows: device_times(rows, result), path, role) for role in (CALIBRATION, VALIDATION)},
     }
@@ -127,12 +126,12 @@ def _fit_fabric(
         return fabric_times(table, devices, FabricCoefficients(**values, **known))
 
     found = fit(predict, table.numbers("measured_s"), coefficients)
-    result = FabricCoefficients(**{key: float(f"{value:.4g}") for key, value in found.values.items()}, **known)
+    result = FabricCoefficients(**{key: coefficients[key].written(value) for key, value in found.values.items()}, **known)
     return {
         **asdict(result),
         "source": FABRIC_SOURCE,
         "points": len(table),
-        "fitted": len(coefficients),
+        "fitted": list(coefficients),
         "held": list(known),
         "at_bound": list(found.at_bound),
         **{
@@ -156,16 +155,11 @@ def fit_collectives(directory: Path) -> dict[str, Any]:
     return {"device": {device: entry for device, (_, entry) in fits.items()}, "fabric": networks}
 
 
-def write_toml(found: Mapping[str, Any], path: Path) -> None:
-    """Replaces the fitted tables of ``path``; what stands before them is kept."""
-    blocks = [path.read_text("utf-8").split("\n[device]", 1)[0].rstrip("\n")]
+def as_toml(found: Mapping[str, Any], before: str) -> str:
+    """The text of ``collectives.toml``: what stands in ``before`` ahead of the fitted tables is kept."""
+    blocks = [before.split("\n[device]", 1)[0].rstrip("\n")]
     for group, source in (("device", KERNEL_SOURCE), ("fabric", FABRIC_SOURCE)):
         blocks.append(f"[{group}]\nsource = {toml_value(source)}")
         for name, entry in found[group].items():
             blocks.append("\n".join([f"[{group}.{name}]", *(f"{key} = {toml_value(value)}" for key, value in entry.items())]))
-    path.write_text("\n\n".join(blocks) + "\n", "utf-8")
-    entries.cache_clear()
-
-
-if __name__ == "__main__":
-    write_toml(fit_collectives(ROOT / "anchors" / "kernels"), Path(__file__).with_name("collectives.toml"))
+    return "\n\n".join(blocks) + "\n"

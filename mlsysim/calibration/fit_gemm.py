@@ -1,12 +1,11 @@
 """Fits matrix-product coefficients from the calibration rows of ``anchors/kernels/gemm_*.csv``.
 
-``python -m mlsysim.calibration.fit_gemm anchors/kernels`` writes ``gemm.toml`` beside this file. Narrow formats share with the
-device's 16-bit kernels what is the device's (cache, memory, price of a split); the rest is their own.
+``python -m mlsysim.calibration`` runs it and writes ``gemm.toml`` beside this file. Narrow formats share with the device's
+16-bit kernels what is the device's (cache, memory, price of a split); the rest is their own.
 """
 
 from __future__ import annotations
 
-import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, fit
-from mlsysim.calibration.gemm import FORMATS
+from mlsysim.calibration.gemm import FORMATS, SHARED
 from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable
 from mlsysim.calibration.toml_text import toml_value
 from mlsysim.hardware.registry import Hardware
@@ -47,7 +46,6 @@ _FITTED = {
     "nvfp4": (*_OWN, "quantise_sweeps", "step_s"),
 }
 _UNSPLIT = ("fp8_block", "nvfp4")  # kernels that do not divide k
-_SHARED = ("cache_ratio", "memory_efficiency", "split_s")
 # Hopper's and the large Blackwells' kernels are persistent: a multiprocessor takes the next tile when it is done.
 _WHOLE_WAVES = ("a100_sxm", "l40s", "rtx_pro_6000_server")
 # Without small products (they are warm in the cache) nothing shows a launch or a single tile's pace: 16-bit launches are held
@@ -56,10 +54,9 @@ _NO_SMALL = {"launch_s": 2.5e-6, "split_s": 2.5e-6, "step_s": 0.0}
 _HELD = dict.fromkeys(("l40s", "rtx_pro_6000_server"), _NO_SMALL)
 
 
-def predicted_s(values: Mapping[str, float], rows: KernelTable, node: HardwareNode, dtype: str, whole_waves: bool) -> Times:
-    """Seconds of ``rows``, all of one format, on ``node``."""
+def gemm_times(rows: KernelTable, kernel: GemmKernel, node: HardwareNode, dtype: str) -> Times:
+    """Predicted seconds of ``rows``, all of one format, on ``node``."""
     numbers = FORMATS[dtype]
-    kernel = GemmKernel(**values, most_splits=1.0 if dtype in _UNSPLIT else 32.0, whole_waves=whole_waves)
     assert node.compute.multiprocessors is not None
     assert node.memory.l2_capacity is not None
     return np.asarray(
@@ -96,7 +93,7 @@ def _fit_device(path: Path, name: str, head: Mapping[str, Any]) -> dict[str, dic
         rows = {role: table.where(dtype=dtype) for role, table in tables.items()}
         entry = _fit_format(rows, Hardware[head["hardware"]], dtype, shared, name in _WHOLE_WAVES)
         if dtype == "bfloat16":
-            shared |= {key: entry[key] for key in _SHARED}
+            shared |= {key: entry[key] for key in SHARED}
         fitted[dtype] = {"hardware": head["hardware"]} | entry
     return fitted
 
@@ -108,7 +105,8 @@ def _fit_format(
     held = {"quantise_sweeps": 0.0, "step_s": 0.0, **shared}
 
     def predict(values: Mapping[str, float], table: KernelTable) -> Times:
-        return predicted_s({**held, **values}, table, node, dtype, whole_waves)
+        kernel = GemmKernel(**{**held, **values}, most_splits=1.0 if dtype in _UNSPLIT else 32.0, whole_waves=whole_waves)
+        return gemm_times(table, kernel, node, dtype)
 
     chosen = rows[CALIBRATION]
     # The best tile changes with the coefficients, so that a fit can end in a dip: two starts.
@@ -122,7 +120,7 @@ def _fit_format(
         for start in starts
     ]
     found = min(fits, key=lambda one: one.statistics.mean)
-    values = {key: float(f"{value:.4g}") for key, value in found.values.items()}
+    values = {key: COEFFICIENTS[key].written(value) for key, value in found.values.items()}
     entry: dict[str, Any] = {key: (held | values)[key] for key in COEFFICIENTS}
     entry |= {"most_splits": 1.0 if dtype in _UNSPLIT else 32.0, "whole_waves": whole_waves}
     entry |= {"points": len(chosen), "fitted": free, "at_bound": list(found.at_bound)}
@@ -137,19 +135,13 @@ def _residuals(predicted: Times, table: KernelTable) -> dict[str, Any]:
     return asdict(ErrorStatistics.of(predicted, table.numbers("measured_s")))
 
 
-def as_toml(fitted: Mapping[str, Mapping[str, Mapping[str, Any]]], source: str) -> str:
-    """The text of ``gemm.toml``: one table a device and format."""
-    lines = ["# Matrix products: coefficients of physics/gemm.py. Written by fit_gemm.py; do not edit."]
+def as_toml(fitted: Mapping[str, Mapping[str, Mapping[str, Any]]], directory: Path) -> str:
+    """The text of ``gemm.toml``: one table a device and format; the source is that of the head in ``directory``."""
+    citation = tomllib.loads((directory / "gemm.toml").read_text("utf-8"))["source"]["citation"]
+    lines = ["# Matrix products: coefficients of physics/gemm.py. Written by `python -m mlsysim.calibration`; do not edit."]
     lines.append(f"# Residuals are percent of the measured time; *_training: m >= {TRAINING}.")
-    lines += ["[defaults]", f'source = "{source}"']
+    lines += ["[defaults]", f'source = "{citation}; anchors/kernels/gemm.toml"']
     for name, formats in fitted.items():
         for dtype, entry in formats.items():
             lines += ["", f"[{name}.{dtype}]", *(f"{key} = {toml_value(value)}" for key, value in entry.items())]
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    directory = Path(sys.argv[1])
-    citation = tomllib.loads((directory / "gemm.toml").read_text("utf-8"))["source"]["citation"]
-    text = as_toml(fit_gemm(directory), f"{citation}; anchors/kernels/gemm.toml")
-    Path(__file__).with_name("gemm.toml").write_text(text, encoding="utf-8")

@@ -18,6 +18,7 @@ from mlsysim.core.errors import MLSysError
 Times = npt.NDArray[np.float64]
 _AT_BOUND = 1e-3  # of the range
 _SCALE = 0.05  # residuals beyond 5 % count linearly
+_NOTHING = 1e-6  # of the upper bound: what is nearer to a lower bound of 0 is 0
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,17 @@ class Coefficient:
     low: float
     high: float
     log: bool = False
+
+    def written(self, value: float, digits: int = 4) -> float:
+        """``value`` as a TOML keeps it: what changes beyond ``digits`` with the version of SciPy is noise.
+
+        Example:
+            >>> Coefficient(120.0, 0.0, 2000.0).written(1.9e-13), Coefficient(0.75, 0.1, 1.1).written(0.81304)
+            (0.0, 0.813)
+        """
+        if self.low == 0 and abs(value) < _NOTHING * self.high:
+            return 0.0
+        return float(f"{value:.{digits}g}")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ FORMATS = {
 }
 
 
+# What all formats have from the device's 16-bit kernels.
+SHARED = ("cache_ratio", "memory_efficiency", "split_s")
+
+
 @functools.cache
 def gemm_kernel(device: str, dtype: str = "bfloat16") -> GemmKernel:
     """Coefficients of a device's kernels at one of ``FORMATS``.
@@ -45,12 +49,7 @@ def gemm_kernel(device: str, dtype: str = "bfloat16") -> GemmKernel:
     Raises:
         UnknownNameError: the device was not measured, or not at this format.
     """
-    known = _tables()
-    if device not in known:
-        raise UnknownNameError.among("fitted GEMM kernel", device, known)
-    if dtype not in known[device]:
-        raise UnknownNameError.among(f"number format of {device} GEMM", dtype, known[device])
-    entry = known[device][dtype]
+    entry = _entry(device, dtype)
     return GemmKernel(**{field.name: entry[field.name] for field in fields(GemmKernel)})
 
 
@@ -62,6 +61,33 @@ def measured_devices() -> tuple[str, ...]:
 def measured_formats(device: str) -> tuple[str, ...]:
     """The formats that a measured device was fitted at."""
     return tuple(_tables()[device])
+
+
+def fitted_names(device: str, dtype: str = "bfloat16") -> tuple[str, ...]:
+    """Names of the coefficients behind a product of this format: its own, and those of the 16-bit kernels that it shares.
+
+    Example:
+        >>> fitted_names("h100_sxm", "fp8")[-2:]
+        ('gemm.h100_sxm.bfloat16.memory_efficiency', 'gemm.h100_sxm.bfloat16.split_s')
+    """
+    own = [f"gemm.{device}.{dtype}.{name}" for name in _entry(device, dtype)["fitted"]]
+    shared = [name for name in _entry(device, "bfloat16")["fitted"] if name in SHARED and dtype != "bfloat16"]
+    return (*own, *(f"gemm.{device}.bfloat16.{name}" for name in shared))
+
+
+def residuals(device: str, dtype: str, role: str) -> dict[str, float]:
+    """The error statistics that the fit has written for the rows of ``role``, in percent."""
+    found: dict[str, float] = _entry(device, dtype)[role]
+    return found
+
+
+def _entry(device: str, dtype: str) -> dict[str, Any]:
+    known = _tables()
+    if device not in known:
+        raise UnknownNameError.among("fitted GEMM kernel", device, known)
+    if dtype not in known[device]:
+        raise UnknownNameError.among(f"number format of {device} GEMM", dtype, known[device])
+    return known[device][dtype]
 
 
 @functools.cache

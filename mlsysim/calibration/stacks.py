@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Any
 
+from mlsysim.calibration import attention, collectives, gemm
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.physics.attention_kernels import PrefillKernel
 from mlsysim.physics.kernel_step import StackCoefficients
 
 COEFFICIENTS = tuple(field.name for field in fields(StackCoefficients))
@@ -64,12 +64,9 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
         >>> [name for name in fitted_names("megatron-2021", "a100_sxm", "bfloat16") if "clock" in name]
         ['clock.a100_sxm']
     """
-    gemm = {fmt: _tables("gemm.toml")[device][fmt]["fitted"] for fmt in ("bfloat16", gemm_format)}
-    names = [f"gemm.{device}.{fmt}.{part}" for fmt, parts in gemm.items() for part in parts]
-    attention = _tables("attention.toml")["prefill"][device]
-    held = {text.split(":")[0] for text in attention["held"]}
-    names += [f"attention.{device}.{part.name}" for part in fields(PrefillKernel) if part.name not in held]
-    names += [f"collectives.{device}.{number}" for number in range(_tables("collectives.toml")["device"][device]["fitted"])]
+    names = list(dict.fromkeys(name for fmt in ("bfloat16", gemm_format) for name in gemm.fitted_names(device, fmt)))
+    names += attention.fitted_names("prefill", device, ["bfloat16"])
+    names += collectives.fitted_names("device", device)
     if _entry("device", device, "devices.toml")["fitted"]:
         names.append(f"clock.{device}")
     return (*names, *(f"stack.{stack_name}.{part}" for part in _entry("stack", stack_name, "stacks.toml").get("fit", ())))

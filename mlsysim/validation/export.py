@@ -8,23 +8,36 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlsysim.validation import page, report
-from mlsysim.validation.statistics import Row, Summary, by_family_and_role, by_source_and_role
+from mlsysim.validation.statistics import (
+    KernelSummary,
+    Row,
+    Summary,
+    by_family_and_role,
+    by_source_and_role,
+    kernels_by_family,
+    kernels_by_table,
+    total,
+)
 
 # A page of a thousand cases is read by nobody: sources with more are summarised.
 LISTED_CASES = 30
 WORST_CASES = 10
 
 
-def write(path: Path, rows: Sequence[Row], moves: Sequence[Row]) -> None:
+def write(path: Path, rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> None:
     """Writes the report; the file's ending chooses the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_FORMATS[path.suffix](rows, moves), encoding="utf-8")
+    path.write_text(_FORMATS[path.suffix](rows, moves, kernels), encoding="utf-8")
 
 
-def as_json(rows: Sequence[Row], moves: Sequence[Row]) -> str:
-    """Every case, the families' statistics, the moved predictions and the macros."""
+def as_json(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
+    """Every case, the statistics of families and kernel tables, the moved predictions and the macros."""
     document = {
         "families": [summary.as_row() for summary in by_family_and_role(rows)],
+        "kernels": [summary.as_row() for summary in kernels_by_family(kernels)],
+        "kernel_tables": [summary.as_row() for summary in kernels_by_table(kernels)],
+        "kernel_gates": [gate for row in kernels for gate in row["gates"]],
+        "total": total(rows, kernels),
         "cases": list(rows),
         "moved": list(moves),
         "macros": macros(rows),
@@ -32,7 +45,7 @@ def as_json(rows: Sequence[Row], moves: Sequence[Row]) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def as_markdown(rows: Sequence[Row], moves: Sequence[Row]) -> str:
+def as_markdown(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
     """The terminal's numbers as Markdown tables, and every case with its source."""
     parts = []
     numbered = report.paper_rows(rows)
@@ -53,7 +66,19 @@ def as_markdown(rows: Sequence[Row], moves: Sequence[Row]) -> str:
                 figure, predicted = (report.shown(right[name], right["unit"]) for name in ("measured", "predicted"))
                 told.append(f"  - `{right['id']}`: {figure}; we predict {predicted} ({report.standing(right)})")
         parts += ["## What the primary sources say", "\n".join(told)]
-    parts += ["## Errors by family", _summaries("Family", by_family_and_role(rows))]
+    if rows:
+        parts += _cases(rows)
+    if kernels:
+        parts += _kernels(kernels)
+    if moves:
+        moved = [(f"`{move['id']}`", report.shown(move["before"]), report.shown(move["after"])) for move in moves]
+        parts += ["## Moved predictions", _table(("Case", "From", "To"), moved)]
+    return "\n\n".join(["# mlsysim anchors", total(rows, kernels), *parts]) + "\n"
+
+
+def _cases(rows: Sequence[Row]) -> list[str]:
+    """Errors by family and source, the worst cases, and those of sources that are no table of runs."""
+    parts = ["## Errors by family", _summaries("Family", by_family_and_role(rows))]
     parts += ["## Errors by source", _summaries("Source", by_source_and_role(rows))]
     worst = sorted((row for row in rows if row["error"] is not None), key=lambda row: -abs(row["error"]))[:WORST_CASES]
     parts += [f"## The worst {len(worst)} cases", _table(("Case", "Error", "Why"), [_worst(row) for row in worst])]
@@ -71,10 +96,33 @@ def as_markdown(rows: Sequence[Row], moves: Sequence[Row]) -> str:
         f"## Cases\n\nThose of the {left_out} sources with more than {LISTED_CASES} are in `snapshots/`.",
         _table(("Case", "Measured", "Predicted", "Standing", "Source"), cases),
     ]
-    if moves:
-        moved = [(f"`{move['id']}`", report.shown(move["before"]), report.shown(move["after"])) for move in moves]
-        parts += ["## Moved predictions", _table(("Case", "From", "To"), moved)]
-    return "\n\n".join(["# mlsysim anchors", *parts]) + "\n"
+    return parts
+
+
+def _kernels(kernels: Sequence[Row]) -> list[str]:
+    """Errors of kernel times by family and table, and the gates that are known not to hold."""
+    gaps = [
+        (f"`{gate['id']}`", report.percent(gate["found"]), report.percent(gate["limit"]), gate["known_gap"])
+        for row in kernels
+        for gate in row["gates"]
+        if gate["known_gap"] or not gate["held"]
+    ]
+    parts = ["## Kernels by family", _kernel_summaries("Family", kernels_by_family(kernels))]
+    parts += ["## Kernels by table", _kernel_summaries("Table", kernels_by_table(kernels))]
+    return [*parts, "## Kernel gates that do not hold", _table(("Gate", "Found", "Limit", "Why"), gaps)] if gaps else parts
+
+
+def _kernel_summaries(name: str, summaries: Sequence[KernelSummary]) -> str:
+    """Errors of kernel times, a line a group."""
+    body = [
+        (
+            *(summary.family, summary.role, f"{summary.cases:,}", report.percent(summary.median)),
+            *(report.percent(summary.mean), report.percent(summary.p90), report.percent(summary.bias, signed=True)),
+            *(report.gates(summary), str(summary.coefficients)),
+        )
+        for summary in summaries
+    ]
+    return _table((name, "Role", "Times", "Median", "Mean", "p90", "Bias", "Gates", "Coefficients"), body)
 
 
 def _summaries(name: str, summaries: Sequence[Summary]) -> str:
@@ -95,7 +143,7 @@ def _worst(row: Row) -> tuple[str, str, str]:
     return f"`{row['id']}`", report.percent(row["error"], signed=True), str(row["known_miss"] or "in band")
 
 
-def as_latex(rows: Sequence[Row], moves: Sequence[Row]) -> str:
+def as_latex(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
     """The macros that the paper's own script printed, one ``newcommand`` a line."""
     defined = [f"\\newcommand{{\\{name}}}{{{_escaped(text)}}}" for name, text in macros(rows).items()]
     return "\n".join(["% Written by pytest --anchor-report; do not edit.", *defined]) + "\n"
@@ -107,9 +155,9 @@ def macros(rows: Sequence[Row]) -> dict[str, str]:
     return {name: text for row in ordered for name, text in row["macros"].items()}
 
 
-def as_html(rows: Sequence[Row], moves: Sequence[Row]) -> str:
+def as_html(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
     """One self-contained page."""
-    return page.render(rows, moves)
+    return page.render(rows, moves, kernels)
 
 
 def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -123,7 +171,7 @@ def _escaped(text: str) -> str:
     return text
 
 
-_FORMATS: dict[str, Callable[[Sequence[Row], Sequence[Row]], str]] = {
+_FORMATS: dict[str, Callable[[Sequence[Row], Sequence[Row], Sequence[Row]], str]] = {
     ".json": as_json,
     ".md": as_markdown,
     ".tex": as_latex,

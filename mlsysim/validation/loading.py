@@ -16,7 +16,7 @@ from mlsysim.validation.names import USER_SUFFIX
 from mlsysim.validation.schema import INHERITED, Case, Gate, Source
 
 GATE_FILE = "family.toml"
-# The folder of kernel measurements: rows for mlsysim.calibration, which name no solver and so are no cases.
+# The folder of kernel measurements: tables, which name no solver and so are no cases (validation/kernels.py judges them).
 KERNEL_TABLES = "kernels"
 
 

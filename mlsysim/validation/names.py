@@ -7,5 +7,6 @@ USER_SUFFIX = ".anchor.toml"
 # The user_properties in which a test hands its findings to the controller (and to --junitxml).
 ROW = "mlsysim_anchor"
 MOVE = "mlsysim_moved"
+KERNELS = "mlsysim_kernels"
 # What --anchor-report can write, by the file's ending.
 REPORT_FORMATS = (".json", ".md", ".tex", ".html")

@@ -19,12 +19,12 @@ figure { display: inline-block; margin: 0 1.5rem 1.5rem 0; } figcaption { font-s
 """
 
 
-def render(rows: Sequence[Row], moves: Sequence[Row]) -> str:
+def render(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
     """The page."""
     families = sorted({row["family"] for row in rows})
     plots = "\n".join(parity_plot(family, [row for row in rows if row["family"] == family]) for family in families)
     legend = "".join(f'<span class="role" style="background:{colour}"></span>{role}' for role, colour in _COLOURS.items())
-    text = escape("\n".join(report.lines(rows, moves)))
+    text = escape("\n".join(report.lines(rows, moves, kernels)))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>mlsysim anchors</title><style>{_STYLE}</style></head><body>
 <h1>mlsysim anchors</h1>

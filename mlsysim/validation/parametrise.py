@@ -1,4 +1,4 @@
-"""What each packaged test is run on: every case, every family with a gate, one case a solver."""
+"""What each packaged test is run on: every case, every family with a gate, one case a solver, every table of kernels."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
 
     A test function may carry ``applies_to`` (which anchors it is for) and ``marks_for`` (what marks each gets).
     """
+    if name.startswith("kernel"):
+        _kernels(metafunc, name, place / loading.KERNEL_TABLES)
+        return
     files = [place] if place.is_file() else loading.anchor_files(place)
     anchors = loading.load_all(files)
     if name == "family":
@@ -30,3 +33,17 @@ def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
         metafunc.parametrize(
             name, [pytest.param(anchor, id=anchor.id, marks=marks_for(anchor)) for anchor in anchors if applies_to(anchor)]
         )
+
+
+def _kernels(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
+    """Each role of a table, or each of its gates; a known gap is a strict xfail."""
+    from mlsysim.validation import kernels
+
+    if name == "kernel_table":
+        metafunc.parametrize(name, [pytest.param(part, id=part.id) for part in kernels.parts(place)])
+        return
+    params = []
+    for check, part in kernels.checks(place):
+        gap = pytest.mark.xfail(reason=f"known gap: {check.known_gap}", strict=True, raises=pytest.fail.Exception)
+        params.append(pytest.param((check, part), id=check.id, marks=(gap,) if check.known_gap else ()))
+    metafunc.parametrize(name, params)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlsysim.validation.names import MOVE, REPORT_FORMATS, ROW, USER_SUFFIX
+from mlsysim.validation.names import KERNELS, MOVE, REPORT_FORMATS, ROW, USER_SUFFIX
 
 _USER_FILES = pytest.StashKey[frozenset[Path]]()
 
@@ -77,8 +77,8 @@ class AnchorModule(pytest.Module):
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes ``anchor`` runs once a case: of its own file, or of all files under its module's ``ANCHORS``."""
-    wanted = {"anchor", "family", "timed"}.intersection(metafunc.fixturenames)
+    """A test that takes ``anchor`` runs once a case (of a table: ``kernel_table``) under its module's ``ANCHORS``."""
+    wanted = {"anchor", "family", "timed", "kernel_table", "kernel_gate"}.intersection(metafunc.fixturenames)
     own = metafunc.definition.getparent(AnchorModule)
     place = own.path if own is not None else getattr(metafunc.module, "ANCHORS", None)
     if not wanted or not isinstance(place, Path):
@@ -103,18 +103,19 @@ def anchor_root(request: pytest.FixtureRequest) -> Path:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """The report, if anchors ran; on the controller when pytest-xdist spreads them."""
     rows = _properties(terminalreporter, ROW)
-    if not rows:
+    kernels = _properties(terminalreporter, KERNELS)
+    if not rows and not kernels:
         return
     from mlsysim.validation import report
 
     moves = _properties(terminalreporter, MOVE)
     terminalreporter.section("mlsysim anchors")
-    for line in report.lines(rows, moves):
+    for line in report.lines(rows, moves, kernels):
         terminalreporter.write_line(line)
     for name in config.getoption("--anchor-report"):
         from mlsysim.validation import export
 
-        export.write(Path(name), rows, moves)
+        export.write(Path(name), rows, moves, kernels)
         terminalreporter.write_line(f"written: {name}")
 
 

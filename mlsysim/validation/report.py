@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlsysim.validation.statistics import Row, by_family_and_role
+from mlsysim.validation.statistics import KernelSummary, Row, by_family_and_role, kernels_by_family, total
 
 
-def lines(rows: Sequence[Row], moves: Sequence[Row] = ()) -> list[str]:
-    """The report on ``rows`` (comparisons as dictionaries) and on the predictions that an update has moved."""
-    sections = [_paper(rows), _primary(rows), _families(rows), _moved(moves)]
+def lines(rows: Sequence[Row], moves: Sequence[Row] = (), kernels: Sequence[Row] = ()) -> list[str]:
+    """The report on ``rows`` (comparisons as dictionaries), on predictions that an update has moved, and on kernel tables."""
+    counted = [total(rows, kernels)] if rows or kernels else []
+    sections = [_paper(rows), _primary(rows), _moved(moves), _families(rows), _kernels(kernels), counted]
     return [line for section in sections for line in (*section, "") if section][:-1]
 
 
@@ -119,11 +120,28 @@ def _families(rows: Sequence[Row]) -> list[str]:
         )
         for summary in by_family_and_role(rows)
     ]
-    coefficients = len({name for row in rows for name in row["coefficients"]})
-    count = {role: sum(row["role"] == role for row in rows) for role in ("calibration", "validation", "exact", "paper")}
-    roles = ", ".join(f"{number} {role}" for role, number in count.items())
-    total = f"{coefficients} coefficients, {len(rows)} cases ({roles}); known misses count in every number"
-    return [*table(header, body, left=2), total] if body else []
+    return table(header, body, left=2) if body else []
+
+
+def _kernels(kernels: Sequence[Row]) -> list[str]:
+    header = ("Kernels", "role", "tables", "times", "median |error|", "p90 |error|", "bias", "coefficients", "gates")
+    body = [
+        (
+            *(summary.family, summary.role, str(summary.tables), f"{summary.cases:,}"),
+            *(percent(summary.median), percent(summary.p90), percent(summary.bias, signed=True)),
+            *(str(summary.coefficients), gates(summary)),
+        )
+        for summary in kernels_by_family(kernels)
+    ]
+    return table(header, body, left=2) if body else []
+
+
+def gates(summary: KernelSummary) -> str:
+    """How many limits on single tables hold; calibration rows have none."""
+    if not summary.gates:
+        return "-"
+    known = f", {summary.known_gaps} known gap{'s' if summary.known_gaps > 1 else ''}" if summary.known_gaps else ""
+    return f"{summary.held} of {summary.gates} hold{known}"
 
 
 def _moved(moves: Sequence[Row]) -> list[str]:

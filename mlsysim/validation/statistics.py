@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ def summarise(family: str, role: str, rows: Sequence[Row]) -> Summary:
         in_band=sum(bool(row["in_band"]) for row in rows),
         known_misses=sum(bool(row["known_miss"]) for row in rows),
         infeasible=sum(not row["feasible"] for row in rows),
-        coefficients=len({name for row in rows for name in row["coefficients"]}),
+        coefficients=distinct_coefficients(rows),
         hand_picked=sum(len(row["hand_picked"]) for row in rows),
     )
 
@@ -72,6 +72,85 @@ def _grouped(rows: Iterable[Row], column: str) -> list[Summary]:
     for row in rows:
         groups.setdefault((row[column], row["role"]), []).append(row)
     return [summarise(name, role, groups[name, role]) for name, role in sorted(groups)]
+
+
+@dataclass(frozen=True)
+class KernelSummary:
+    """The errors of one family's kernel measurements in one role, pooled over its tables. Errors are fractions.
+
+    ``gates`` counts the limits on single tables, ``held`` those that hold, ``known_gaps`` those that are known not to.
+    """
+
+    family: str
+    role: str
+    tables: int
+    cases: int
+    median: float | None
+    mean: float | None
+    p90: float | None
+    bias: float | None
+    gates: int
+    held: int
+    known_gaps: int
+    coefficients: int
+
+    def as_row(self) -> dict[str, Any]:
+        """As a dictionary of plain values."""
+        return asdict(self)
+
+
+def kernels_by_family(kernels: Iterable[Row]) -> list[KernelSummary]:
+    """One summary a family and role, in the order of the tables' families."""
+    return _kernel_groups(kernels, lambda row: str(row["family"]))
+
+
+def kernels_by_table(kernels: Iterable[Row]) -> list[KernelSummary]:
+    """One summary a table and role; its ``family`` is the table."""
+    return _kernel_groups(kernels, lambda row: str(row["id"]).removesuffix(f"-{row['role']}"))
+
+
+def _kernel_groups(kernels: Iterable[Row], name_of: Callable[[Row], str]) -> list[KernelSummary]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in kernels:
+        groups.setdefault((name_of(row), row["role"]), []).append(row)
+    return [_summarise_kernels(name, role, groups[name, role]) for name, role in sorted(groups)]
+
+
+def _summarise_kernels(name: str, role: str, rows: Sequence[Row]) -> KernelSummary:
+    errors = [float(error) for row in rows for error in row["errors"]]
+    sizes = [abs(error) for error in errors]
+    gates = [gate for row in rows for gate in row["gates"]]
+    return KernelSummary(
+        family=name,
+        role=role,
+        tables=len(rows),
+        cases=len(errors),
+        median=quantile(sizes, 0.5),
+        mean=sum(sizes) / len(sizes) if sizes else None,
+        p90=quantile(sizes, 0.9),
+        bias=sum(errors) / len(errors) if errors else None,
+        gates=len(gates),
+        held=sum(bool(gate["held"]) for gate in gates),
+        known_gaps=sum(bool(gate["known_gap"]) for gate in gates),
+        coefficients=distinct_coefficients(rows),
+    )
+
+
+def distinct_coefficients(*groups: Iterable[Row]) -> int:
+    """How many fitted numbers the predictions used, each counted once."""
+    return len({name for rows in groups for row in rows for name in row["coefficients"]})
+
+
+def total(rows: Sequence[Row], kernels: Sequence[Row]) -> str:
+    """What was fitted and what was measured, over everything that ran, as the last line of a report."""
+    count = {role: sum(row["role"] == role for row in rows) for role in ("calibration", "validation", "exact", "paper")}
+    times = {role: sum(len(row["errors"]) for row in kernels if row["role"] == role) for role in ("calibration", "validation")}
+    roles = ", ".join(f"{count[role] + number:,} {role}" for role, number in times.items())
+    measured = count["calibration"] + count["validation"] + sum(times.values())
+    kind = f"; {sum(times.values()):,} are kernel times" if kernels else ""
+    beside = f"beside them {count['exact']} exact and {count['paper']} paper cases"
+    head = f"{distinct_coefficients(rows, kernels)} coefficients, {measured:,} measurements ({roles}{kind})"
+    return f"{head}; {beside}; known misses count in every number"
 
 
 def quantile(values: Sequence[float], fraction: float) -> float | None:
