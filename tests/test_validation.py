@@ -69,8 +69,8 @@ def test_case_that_proves_something_picks_no_efficiency(role):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"range": [1, 2]}, "exactly one of value, range and choice"),
-        ({"value": None}, "exactly one of value, range and choice"),
+        ({"range": [1, 2]}, "exactly one of value, range, choice and outcome"),
+        ({"value": None}, "exactly one of value, range, choice and outcome"),
         ({"value": 0.0}, "other than 0"),
         ({"value": float("nan")}, "finite"),
         ({"tolerance": 0.51}, "<= 0.5"),

@@ -123,7 +123,16 @@ def _families(rows: Sequence[Row]) -> list[str]:
     count = {role: sum(row["role"] == role for row in rows) for role in ("calibration", "validation", "exact", "paper")}
     roles = ", ".join(f"{number} {role}" for role, number in count.items())
     total = f"{coefficients} coefficients, {len(rows)} cases ({roles}); known misses count in every number"
-    return [*table(header, body, left=2), total] if body else []
+    return [*table(header, body, left=2), *outcomes(rows), total] if body else []
+
+
+def outcomes(rows: Iterable[Row]) -> list[str]:
+    """A line a family and role whose cases fit in memory or do not."""
+    return [
+        f"{summary.family}, {summary.role}: balanced accuracy {percent(summary.balanced_accuracy)} of plans that fit or do not"
+        for summary in by_family_and_role(rows)
+        if summary.balanced_accuracy is not None
+    ]
 
 
 def _moved(moves: Sequence[Row]) -> list[str]:
