@@ -17,11 +17,14 @@ from mlsysim.physics.work import FULL, NONE, SELECTIVE, kept_activation_B
 from mlsysim.solvers.distributed import DistributedModel
 from mlsysim.solvers.lowering import training_work
 from mlsysim.solvers.predict import predict_table
+from mlsysim.systems.registry import Systems
+from mlsysim.systems.types import Fleet
 from mlsysim.validation.fit_stacks import training_anchors
 from mlsysim.validation.loading import load
 from mlsysim.validation.runner import predict
 
 ROOT = Path(__file__).parents[1]
+LAYOUTS = ROOT / "anchors" / "memory" / "hagemann2023_fit.toml"
 SEQUENCE, HIDDEN, HEADS, FFN, LAYERS, VOCABULARY = 2048, 4096, 32, 11008, 32, 32000
 LLAMA = TransformerWorkload(
     name="Llama", parameters="6.74e9 count", layers=LAYERS, hidden_dim=HIDDEN, heads=HEADS, ffn_hidden=FFN,
@@ -124,10 +127,7 @@ def test_without_a_stack_nothing_is_added(make_fleet):
 
 @pytest.fixture
 def a100s():
-    from mlsysim.systems.registry import Systems
-    from mlsysim.systems.types import Fleet
-
-    return Fleet(name="8 A100", node=Systems.Nodes.DGX_A100_80, count=1)
+    return Fleet(name="8 A100", node=Systems.Nodes.get("dgx_a100_80"), count=1)
 
 
 def test_a_stack_adds_what_it_keeps(a100s):
@@ -137,7 +137,9 @@ def test_a_stack_adds_what_it_keeps(a100s):
 
     textbook, fused, plain = (bytes_of(name) for name in (None, "aleph-alpha-scaling-rms", "aleph-alpha-scaling"))
     assert textbook < fused < plain
-    flash, softmax, unfused = (bytes_of("aleph-alpha-scaling", attention=name) for name in ("flash", "fused-softmax", "unfused"))
+    flash, softmax, unfused = (
+        bytes_of("aleph-alpha-scaling", attention=name) for name in ("flash", "fused-softmax", "unfused")
+    )
     assert flash < softmax < unfused
 
 
@@ -145,7 +147,7 @@ def test_recomputation_is_chosen_with_the_stacks_memory(a100s):
     """What fits by the textbook and not with what the stack keeps is recomputed."""
 
     def solve(stack_name):
-        given = {"batch_size": 32, "seq_len": SEQUENCE, "microbatch_count": 4, "pp_size": 8}
+        given = {"batch_size": 64, "seq_len": SEQUENCE, "microbatch_count": 4, "pp_size": 2}
         return DistributedModel().solve(LLAMA, a100s, stack=stack_name, **given)
 
     textbook, stacked = solve(None), solve("aleph-alpha-scaling")
@@ -173,7 +175,7 @@ def test_runs_that_ran_are_seldom_called_out_of_memory():
 
 
 def test_layouts_that_fit_are_seldom_called_out_of_memory():
-    anchors = [anchor for anchor in load(ROOT / "anchors" / "memory" / "hagemann2023_fit.toml") if anchor.case.outcome == "fits"]
+    anchors = [anchor for anchor in load(LAYOUTS) if anchor.case.outcome == "fits"]
     missed = [anchor.id for anchor in anchors if not predict(anchor).feasible]
     assert len(missed) <= FALSE_OOM * len(anchors), missed
 
@@ -181,11 +183,13 @@ def test_layouts_that_fit_are_seldom_called_out_of_memory():
 def test_a_table_of_layouts_gets_the_anchors_predictions():
     """``mlsysim predict`` reads models by size and kernels by name, the anchors their architectures: one memory."""
     recompute = {"none": "disabled", "full": "every_layer"}
-    anchors = load(ROOT / "anchors" / "memory" / "hagemann2023_fit.toml")[::10]
+    anchors = load(LAYOUTS)[::10]
     rows = []
     for anchor in anchors:
         run = anchor.case.run
-        row = {name: run[name] for name in ("n_accel", "seq_len", "micro_batch", "tp", "pp", "sequence_parallel", "accelerator")}
+        row = {
+            name: run[name] for name in ("n_accel", "seq_len", "micro_batch", "tp", "pp", "sequence_parallel", "accelerator")
+        }
         row |= {"model": run["model"].split()[1], "kernel": run["variant"]}
         rows.append(row | {"activation_checkpointing": recompute[run["recompute"]]})
     assert [row["predicted"] for row in predict_table(rows)] == [predict(anchor).predicted for anchor in anchors]
