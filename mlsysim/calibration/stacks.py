@@ -91,7 +91,9 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
     names += [f"collectives.{device}.{number}" for number in range(_tables("collectives.toml")["device"][device]["fitted"])]
     if _entry("device", device, "devices.toml")["fitted"]:
         names.append(f"clock.{device}")
-    return (*names, *(f"stack.{stack_name}.{part}" for part in _entry("stack", stack_name, "stacks.toml").get("fit", ())))
+    entry = _entry("stack", stack_name, "stacks.toml")
+    chosen = (*entry.get("fit", ()), *(f"memory.{term}" for term in entry.get("memory_fit", ())))
+    return (*names, *(f"stack.{stack_name}.{part}" for part in chosen))
 
 
 def stack_names() -> tuple[str, ...]:
