@@ -10,7 +10,7 @@ from mlsysim.core.errors import DataError, InputError
 from mlsysim.validation import export, loading, report, statistics
 from mlsysim.validation.comparison import compare
 from mlsysim.validation.runner import faster, hardware_response, predict
-from mlsysim.validation.schema import Case
+from mlsysim.validation.schema import Case, Gate
 
 ANCHORS = Path(__file__).parents[1] / "anchors"
 
@@ -69,8 +69,8 @@ def test_case_that_proves_something_picks_no_efficiency(role):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"range": [1, 2]}, "exactly one of value, range and choice"),
-        ({"value": None}, "exactly one of value, range and choice"),
+        ({"range": [1, 2]}, "exactly one of value, range, choice and outcome"),
+        ({"value": None}, "exactly one of value, range, choice and outcome"),
         ({"value": 0.0}, "other than 0"),
         ({"value": float("nan")}, "finite"),
         ({"tolerance": 0.51}, "<= 0.5"),
@@ -87,6 +87,42 @@ def test_case_that_proves_something_picks_no_efficiency(role):
 def test_case_breaking_a_rule_is_refused(change, message):
     with pytest.raises(InputError, match=message):
         Case(**{**CASE, **change})
+
+
+def outcome_case(**changes):
+    """A case that says whether a plan fits, and nothing else."""
+    figure = ("value", "unit", "tolerance", "tolerance_reason")
+    kept = {name: value for name, value in CASE.items() if name not in figure}
+    return Case(**kept | {"unit": "", "outcome": "fits"} | changes)
+
+
+def test_outcome_is_the_figure():
+    assert outcome_case().feasible
+    assert not outcome_case(outcome="OOM").feasible
+    assert outcome_case().band is None
+    with pytest.raises(InputError, match="exactly one of"):
+        outcome_case(range=[1, 2])
+    with pytest.raises(InputError, match="fits"):
+        outcome_case(outcome="perhaps")
+
+
+@pytest.mark.parametrize("beside", [{"expect_feasible": False}, {"known_infeasible": "why"}])
+def test_outcome_says_alone_whether_it_fits(beside):
+    with pytest.raises(InputError, match="it says itself"):
+        outcome_case(**beside)
+
+
+def test_known_infeasible_is_of_a_plan_that_ran():
+    assert Case(**{**CASE, "known_infeasible": "why"}).feasible
+    with pytest.raises(InputError, match="nothing with expect_feasible"):
+        Case(**{**CASE, "known_infeasible": "why", "expect_feasible": False})
+
+
+def test_gate_has_figures_or_outcomes():
+    assert Gate(balanced_accuracy=0.9, reason="r").median is None
+    for given in ({}, {"median": 0.1}, {"median": 0.1, "p90": 0.2, "balanced_accuracy": 0.9}):
+        with pytest.raises(InputError, match="median, p90 and bias together"):
+            Gate(reason="r", **given)
 
 
 def test_range_refuses_its_ends_reversed():
@@ -158,6 +194,7 @@ def row(error, **changes):
         "role": "validation",
         "basis": "bound",
         "error": error,
+        "measured": 1.0,
         "in_band": abs(error or 0) < 0.1,
         "known_miss": "",
         "feasible": True,

@@ -101,6 +101,26 @@ def test_gate_counts_known_misses_and_leaves_calibration_out(pytester, tree):
     pytester.runpytest("anchors", "-k", "family_gate").assert_outcomes(passed=1, deselected=6)
 
 
+@pytest.mark.parametrize(("zero_stage", "accuracy"), [(0, 0.75), (1, 0.5)])
+def test_gate_of_outcomes(pytester, tree, zero_stage, accuracy):
+    """Two plans that fit and are said to, and two that ran out of memory, of which one, or none, is said to (ZeRO-0)."""
+    head = SOURCE.replace("ScalingModel", "DistributedModel").replace("tolerance", "# tolerance").replace('"Gcount"', '""')
+    head += 'workload = "llama2_7b"\nsolve = { batch_size = 8, recompute = "full" }\n'
+    head += 'fleet = { name = "8", node = "dgx_h100", count = 1, fabric = { name = "f", bandwidth = "50 GB/s" } }\n'
+    cases = [("fits", 1), ("fits", 3), ("OOM", 1), ("OOM", zero_stage)]
+    tables = (
+        f'\n[[case]]\nid = "case-{i}"\noutcome = "{outcome}"\nsolve = {{ zero_stage = {stage} }}\n'
+        for i, (outcome, stage) in enumerate(cases)
+    )
+    (tree / "anchors" / "scaling" / "law.toml").write_text(head + "".join(tables), encoding="utf-8")
+    gate = '[gate]\nbalanced_accuracy = 0.7\nreason = "for the test"\n'
+    (tree / "anchors" / "scaling" / "family.toml").write_text(gate, encoding="utf-8")
+    result = pytester.runpytest("anchors", "-k", "family_gate")
+    result.assert_outcomes(passed=int(accuracy > 0.7), failed=int(accuracy < 0.7), deselected=10)
+    if accuracy < 0.7:
+        result.stdout.fnmatch_lines(["scaling: balanced accuracy of 50.0 % is below the gate of 70.0 %: for the test"])
+
+
 def test_gate_that_is_malformed_stops_the_collection(pytester, tree):
     write_gate(tree, meadian=0.1)
     result = pytester.runpytest("anchors")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from typing import Any
 
 from mlsysim.calibration import attention, collectives, gemm
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.kernel_step import StackCoefficients
+from mlsysim.physics.memory import MemoryTerms
 
+# Korthikanti et al. 2022, section 4.1: 5 a s^2 b of each layer, the output of softmax and of dropout and its mask.
+_SCORE_B = {"unfused": 5.0, "fused-softmax": 5.0}
 COEFFICIENTS = tuple(field.name for field in fields(StackCoefficients))
 
 
@@ -23,6 +27,8 @@ class Stack:
         gather_B, reduce_B: bytes a parameter that its collectives carry (None: the formats of the plan).
         fused_quantisation: 8-bit products find their operands quantised by the kernel before.
         vendor_attention: attention kernels of the vendor's own library, else FlashAttention.
+        memory: what it keeps with attention that stores no scores.
+        score_B: bytes that it keeps per score, by the name of the attention kernel that stores them.
     """
 
     name: str
@@ -31,6 +37,17 @@ class Stack:
     reduce_B: float | None
     fused_quantisation: bool
     vendor_attention: bool
+    memory: MemoryTerms
+    score_B: Mapping[str, float]
+
+    def memory_terms(self, attention: str) -> MemoryTerms:
+        """Its memory with this attention kernel.
+
+        Example:
+            >>> stack("megatron-2022").memory_terms("unfused").score_B, stack("megatron-2022").memory_terms("flash").score_B
+            (5.0, 0.0)
+        """
+        return replace(self.memory, score_B=self.score_B.get(attention, 0.0))
 
 
 @functools.cache
@@ -53,6 +70,8 @@ def stack(name: str) -> Stack:
         reduce_B=entry.get("reduce_B"),
         fused_quantisation=bool(entry.get("fused_quantisation", False)),
         vendor_attention=bool(entry.get("vendor_attention", False)),
+        memory=MemoryTerms(**{key: float(value) for key, value in entry.get("memory", {}).items()}),
+        score_B={**_SCORE_B, **entry.get("score_B", {})},
     )
 
 
@@ -69,7 +88,9 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
     names += collectives.fitted_names("device", device)
     if _entry("device", device, "devices.toml")["fitted"]:
         names.append(f"clock.{device}")
-    return (*names, *(f"stack.{stack_name}.{part}" for part in _entry("stack", stack_name, "stacks.toml").get("fit", ())))
+    entry = _entry("stack", stack_name, "stacks.toml")
+    chosen = (*entry.get("fit", ()), *(f"memory.{term}" for term in entry.get("memory_fit", ())))
+    return (*names, *(f"stack.{stack_name}.{part}" for part in chosen))
 
 
 def stack_names() -> tuple[str, ...]:

@@ -1,16 +1,43 @@
 """Memory of one rank in training: what is resident, and what a step adds.
 
-Sources: Rajbhandari et al., "ZeRO", 2020 (states); Korthikanti et al. 2022 (activations); Narayanan et al. 2021 (schedules).
+Sources: Rajbhandari et al., "ZeRO", 2020 (states); Korthikanti et al. 2022 (activations); Narayanan et al. 2021 (schedules);
+Hagemann et al. 2023, arXiv:2311.05610 (what a stack adds: layouts that fit and that ran out of memory).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
-from mlsysim.physics.numeric import Num, Truth, where
+from mlsysim.physics.numeric import Num, Truth, minimum, where
 from mlsysim.physics.plan import Plan, held_by_first_stage, held_by_last_stage, stage_layers
 from mlsysim.physics.sharding import first_stage_ends, last_stage_ends, rank_parameters
-from mlsysim.physics.work import NONE, LayeredWork, kept_activation_B
+from mlsysim.physics.work import LOGIT_B, NONE, LayeredWork, kept_activation_B
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTerms:
+    """What a software stack keeps beyond the textbook; the defaults are the textbook.
+
+    Attributes:
+        in_flight: micro-batches that a pipeline stage holds beyond those of its schedule, up to all there are.
+        fragmentation: what the allocator takes for activations and buffers over what they need.
+        logit_B: bytes a logit: its 16-bit and fp32 copies, and those of its gradient.
+        logits_split: 1.0 where tensor parallelism divides the logits, 0.0 where each rank has them all.
+        norm_B: bytes kept per element of the residual stream by norms that are not fused.
+        ffn_B: bytes kept per element of the feed-forward block by activation functions that are not fused.
+        score_B: bytes kept per attention score (0: the kernel stores none).
+    """
+
+    in_flight: float = 0.0
+    fragmentation: float = 1.0
+    logit_B: float = LOGIT_B
+    logits_split: float = 1.0
+    norm_B: float = 0.0
+    ffn_B: float = 0.0
+    score_B: float = 0.0
+
+
+TEXTBOOK = MemoryTerms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +64,13 @@ class MemoryUse:
 MEMORY_PARTS = tuple(part.name for part in fields(MemoryUse))
 
 
-def training_memory(work: LayeredWork, plan: Plan) -> MemoryUse:
+def training_memory(work: LayeredWork, plan: Plan, terms: MemoryTerms = TEXTBOOK) -> MemoryUse:
     """Memory of the fullest rank: the first stage (most micro-batches in flight) or the last (output head and logits)."""
     full, least = stage_layers(work.layers, plan.pp)
     alone = where(plan.pp == 1, 1.0, 0.0)
-    first = _stage_memory(work, plan, full, first_stage_ends(work, plan), held_by_first_stage(plan), alone)
-    last = _stage_memory(work, plan, least, last_stage_ends(work, plan), held_by_last_stage(plan), 1.0)
+    kept = work if terms is TEXTBOOK else _kept_by_stack(work, terms)
+    first = _stage_memory(kept, plan, terms, full, first_stage_ends(work, plan), held_by_first_stage(plan), alone)
+    last = _stage_memory(kept, plan, terms, least, last_stage_ends(work, plan), held_by_last_stage(plan), 1.0)
     return choose(last.total_B > first.total_B, last, first)
 
 
@@ -51,18 +79,31 @@ def choose(condition: Truth, yes: MemoryUse, no: MemoryUse) -> MemoryUse:
     return MemoryUse(*(where(condition, getattr(yes, part), getattr(no, part)) for part in MEMORY_PARTS))
 
 
-def _stage_memory(work: LayeredWork, plan: Plan, layers: Num, ends: Num, in_flight: Num, has_head: Num) -> MemoryUse:
+def _kept_by_stack(work: LayeredWork, terms: MemoryTerms) -> LayeredWork:
+    """``work`` with what the stack keeps of a layer. Selective recomputation repeats just these parts, and keeps none of it."""
+    elements = work.boundary_B / 2  # of a 16-bit residual vector
+    return replace(
+        work,
+        kept_split_B=work.kept_split_B + terms.ffn_B * work.ffn_elements + terms.score_B * work.scores,
+        kept_residual_B=work.kept_residual_B + terms.norm_B * elements,
+    )
+
+
+def _stage_memory(
+    work: LayeredWork, plan: Plan, terms: MemoryTerms, layers: Num, ends: Num, scheduled: Num, has_head: Num
+) -> MemoryUse:
     parameters = rank_parameters(work, plan, layers, ends)
     whole, sharded = parameters.whole, parameters.sharded(plan)
     per_layer = kept_activation_B(work, plan.recompute, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens
     # Recomputation rebuilds one layer at a time; ZeRO-3 gathers one layer while it computes another.
     rebuilt = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens - per_layer
     gathered = where(plan.zero_stage >= 3, 2 * plan.weight_B * rank_parameters(work, plan, 1.0, 0.0).whole, 0.0)
-    logits = has_head * work.logits_B * plan.micro_batch_tokens / plan.tp
+    logits = has_head * (terms.logit_B * work.logits) * plan.micro_batch_tokens / where(terms.logits_split, plan.tp, 1.0)
+    in_flight = where(plan.pp == 1, scheduled, minimum(plan.micro_batches, scheduled + terms.in_flight))
     return MemoryUse(
         weights_B=plan.weight_B * where(plan.zero_stage >= 3, sharded, whole),
         gradients_B=plan.gradient_B * where(plan.zero_stage >= 2, sharded, whole),
         optimizer_B=plan.optimizer_B * where(plan.zero_stage >= 1, sharded, whole),
-        activations_B=layers * per_layer * in_flight + logits,
-        buffers_B=rebuilt + gathered,
+        activations_B=terms.fragmentation * (layers * per_layer * in_flight + logits),
+        buffers_B=terms.fragmentation * (rebuilt + gathered),
     )

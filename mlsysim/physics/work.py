@@ -13,6 +13,9 @@ from mlsysim.physics.numeric import Num, where
 NONE, SELECTIVE, FULL = 0, 1, 2
 RECOMPUTE_MODES = ("none", "selective", "full")
 
+# Bytes of a logit: 16-bit, and the fp32 copy of the loss.
+LOGIT_B = 2.0 + 4.0
+
 # A backward pass is two matrix products (input and weight gradients) for each one of the forward pass.
 BACKWARD_OVER_FORWARD = 2.0
 
@@ -36,7 +39,9 @@ class LayeredWork:
         kept_residual_B: those that only sequence parallelism divides.
         selective_split_B, selective_residual_B: the same with selective recomputation.
         boundary_B: one residual vector: what full recomputation keeps, pipelines send and TP reduces.
-        logits_B: of one token's logits, 16-bit and their fp32 copy.
+        logits: of one token: the vocabulary.
+        ffn_elements: width of the feed-forward block, the chosen experts' together (mean over layers).
+        scores: attention scores of one token, all heads.
         routed_copies: expert copies of a token (0 without experts).
         reductions: tensor-parallel all-reduces of a layer's forward pass (1 for parallel blocks, else 2).
     """
@@ -57,9 +62,16 @@ class LayeredWork:
     selective_split_B: float
     selective_residual_B: float
     boundary_B: float
-    logits_B: float
+    logits: float
+    ffn_elements: float
+    scores: float
     routed_copies: float
     reductions: float
+
+    @property
+    def logits_B(self) -> float:
+        """Bytes of one token's logits and their fp32 copy."""
+        return LOGIT_B * self.logits
 
     @property
     def parameters(self) -> float:

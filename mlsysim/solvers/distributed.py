@@ -109,8 +109,10 @@ class DistributedModel:
                 hide it.
             straggler_factor: how much slower the slowest rank is (>= 1).
             congestion_factor: how much slower the fabric is than its rate (>= 1).
-            stack: a software stack such as "megatron-2021": time from calibrated kernels instead of an efficiency.
-            attention: flash, flash-1 (FlashAttention-1) or unfused (scores are stored); calibrated basis only.
+            stack: a software stack such as "megatron-2021": time from calibrated kernels instead of an efficiency, and
+                memory with what the stack keeps beyond the textbook.
+            attention: flash, flash-1 (FlashAttention-1), unfused (scores are stored) or fused-softmax (the same, with scale,
+                mask and softmax in one kernel); calibrated basis only.
 
         Raises:
             InputError: an argument out of range, or two that contradict each other.
@@ -164,16 +166,17 @@ def with_recompute(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> t
 
     Takes plans of scalars or of one-dimensional arrays.
     """
+    terms = setting.memory_terms
     if setting.recompute is not None:
-        return plan, training_memory(work, plan)
+        return plan, training_memory(work, plan, terms)
     usable = usable_memory_B(setting.fleet.node.accelerator.memory_capacity_B)
     recompute: Num = plan.micro_batches * 0.0 + NONE
-    memory = training_memory(work, replace(plan, recompute=recompute))
+    memory = training_memory(work, replace(plan, recompute=recompute), terms)
     too_big = where(memory.total_B > usable, 1.0, 0.0)
     for mode in (SELECTIVE, FULL):
         if not np.any(too_big):
             break
-        other = training_memory(work, replace(plan, recompute=recompute * 0.0 + mode))
+        other = training_memory(work, replace(plan, recompute=recompute * 0.0 + mode), terms)
         mended = where(other.total_B <= usable, too_big, 0.0)
         recompute = where(mended == 1.0, mode, recompute)
         memory = choose(mended == 1.0, other, memory)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlsysim.calibration.stacks import stack as known_stack
 from mlsysim.calibration.stacks import stack_names
 from mlsysim.core.checks import boolean, fraction, instance, one_of, real_number, whole_number
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
+from mlsysim.physics.memory import TEXTBOOK, MemoryTerms
 from mlsysim.physics.plan import INTERLEAVED, ONE_F_ONE_B, SCHEDULES, Plan
 from mlsysim.physics.step import Overlap
 from mlsysim.physics.training import Machine
@@ -19,7 +21,9 @@ DEFAULT_SEQ_LEN = 4096
 ADAM_STATES_B = 8.0  # two fp32 moments
 MASTER_WEIGHT_B = 4.0
 # Attention kernels a caller can name: flash is FlashAttention-2 or the vendor's own.
-ATTENTION_KERNELS = ("flash", "flash-1", "unfused")
+ATTENTION_KERNELS = ("flash", "flash-1", "unfused", "fused-softmax")
+# Of these, they store the scores: plain, or with scale, mask and softmax in one kernel.
+SCORES_STORED = ("unfused", "fused-softmax")
 GRADIENT_PRECISIONS = ("bf16", "fp16", "fp32")
 
 
@@ -101,6 +105,11 @@ class TrainingSetting:
     def peak_flops_per_s(self) -> float:
         """Peak of one accelerator."""
         return self.fleet.node.accelerator.rate_flops_per_s(self.precision)
+
+    @property
+    def memory_terms(self) -> MemoryTerms:
+        """What the stack adds to the textbook's memory; nothing without one."""
+        return TEXTBOOK if self.stack is None else known_stack(self.stack).memory_terms(self.attention)
 
     def machine(self) -> Machine:
         """What a rank runs on, at the caller's efficiency; the slowest rank sets the pace."""

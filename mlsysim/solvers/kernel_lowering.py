@@ -18,7 +18,7 @@ from mlsysim.physics.plan import Plan
 from mlsysim.physics.step import Overlap, StepTime, assemble_step
 from mlsysim.physics.training import Machine, training_step
 from mlsysim.physics.work import LayeredWork
-from mlsysim.solvers.distributed_input import TrainingSetting
+from mlsysim.solvers.distributed_input import SCORES_STORED, TrainingSetting
 
 # Training libraries ship FlashAttention-2 on Hopper, half as fast as the inference kernels that were measured there.
 _HOPPER = ("h100_sxm", "h200_sxm")
@@ -47,7 +47,7 @@ def layer_shape(workload: Workload, seq_len: int, attention: str, accelerator: H
         seq_len=float(seq_len),
         heads=float(workload.heads),
         head_dim=float(workload.head_width),
-        flash=0.0 if attention == "unfused" else 1.0,
+        flash=0.0 if attention in SCORES_STORED else 1.0,
         attention_generation=generation,
     )
 

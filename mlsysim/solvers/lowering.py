@@ -11,7 +11,6 @@ from mlsysim.physics.work import LayeredWork, attended_tokens, attention_flops
 
 # Activations and their copies in the residual stream are 16-bit in every training precision here.
 _ACTIVATION_B = 2.0
-_LOGIT_COPIES_B = 2.0 + 4.0  # 16-bit logits and the fp32 copy of the loss
 
 
 def training_work(workload: Workload, seq_len: int) -> LayeredWork:
@@ -60,7 +59,9 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
         selective_split_B=_ACTIVATION_B * (attention_split + ffn_split),
         selective_residual_B=_ACTIVATION_B * 2 * h,
         boundary_B=_ACTIVATION_B * h,
-        logits_B=_LOGIT_COPIES_B * model.vocab_size,
+        logits=float(model.vocab_size),
+        ffn_elements=float(width),
+        scores=float(model.heads * seq_len),
         routed_copies=float(model.moe.experts_per_token) * expert_layers / layers if model.moe else 0.0,
         reductions=_reductions(model),
     )
@@ -86,7 +87,9 @@ def _counted_work(model: CNNWorkload) -> LayeredWork:
         selective_split_B=kept,
         selective_residual_B=0.0,
         boundary_B=kept,
-        logits_B=0.0,
+        logits=0.0,
+        ffn_elements=0.0,
+        scores=0.0,
         routed_copies=0.0,
         reductions=0.0,
     )

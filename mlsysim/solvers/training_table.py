@@ -226,5 +226,5 @@ def _zero_stage(row: Mapping[str, str]) -> int:
 def _attention(row: Mapping[str, str]) -> str:
     text = _text(row, "flash_attention")
     if text == "no":
-        return "unfused"
+        return str(_names()["stored_scores"].get(_text(row, "variant"), "unfused"))
     return "flash-1" if "v1" in text or "attentionv1" in _text(row, "variant") else "flash"

@@ -100,13 +100,26 @@ def _difference(anchor: Anchor, before: dict[str, Any] | None, now: dict[str, An
 
 
 def _known_miss(anchor: Anchor) -> tuple[pytest.MarkDecorator, ...]:
-    """Strict: a known miss that starts to pass turns red. Only a missed band counts, not a solver that fails."""
-    if not anchor.case.known_miss:
-        return ()
-    return (pytest.mark.xfail(reason=anchor.case.known_miss, strict=True, raises=pytest.fail.Exception),)
+    return _strict_xfail(anchor.case.known_miss)
+
+
+def _known_infeasible(anchor: Anchor) -> tuple[pytest.MarkDecorator, ...]:
+    return _strict_xfail(anchor.case.known_infeasible)
+
+
+def _strict_xfail(reason: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Strict: a known miss that starts to pass turns red. Only a missed figure counts, not a solver that fails."""
+    return (pytest.mark.xfail(reason=reason, strict=True, raises=pytest.fail.Exception),) if reason else ()
+
+
+def _responds(anchor: Anchor) -> bool:
+    """Whether a plan fits in memory does not hang on the speed of the hardware."""
+    return anchor.case.responds and anchor.case.outcome is None
 
 
 # Read by the plugin when it makes one test a case.
 test_in_band.marks_for = _known_miss  # type: ignore[attr-defined]
+test_feasible_as_stated.marks_for = _known_infeasible  # type: ignore[attr-defined]
+test_feasible_as_stated.applies_to = lambda anchor: anchor.case.outcome is None  # type: ignore[attr-defined]  # else its figure
 test_bound_is_not_beaten.applies_to = lambda anchor: not anchor.case.run  # type: ignore[attr-defined]  # runs have a stack
-test_responds_to_hardware.applies_to = lambda anchor: anchor.case.responds  # type: ignore[attr-defined]
+test_responds_to_hardware.applies_to = _responds  # type: ignore[attr-defined]

@@ -17,7 +17,8 @@ PAPER_MATCH = 0.05
 class Comparison:
     """Everything that a report says of one case, as JSON knows it.
 
-    ``error`` is predicted / measured - 1; of a range, to its nearer edge and 0 inside; None for a choice.
+    ``error`` is predicted / measured - 1; of a range, to its nearer edge and 0 inside; None for a choice
+    or an outcome.
     """
 
     id: str
@@ -99,7 +100,7 @@ def compare(anchor: Anchor) -> Comparison:
         error=error,
         in_band=in_band,
         feasible=prediction.feasible,
-        expect_feasible=case.expect_feasible,
+        expect_feasible=case.feasible,
         reason=prediction.reason,
         known_miss=case.known_miss,
         coefficients=prediction.coefficients,
@@ -136,6 +137,8 @@ def _relative_error(predicted: float, value: float | None, low: float, high: flo
 
 def _measured(anchor: Anchor) -> Plain:
     case = anchor.case
+    if case.outcome is not None:
+        return case.outcome
     if case.choice is not None:
         return plan_text(case.choice)
     return f"{case.range[0]:g}-{case.range[1]:g}" if case.range is not None else float(case.value or 0.0)

@@ -79,6 +79,7 @@ def as_markdown(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row
 def _cases(rows: Sequence[Row]) -> list[str]:
     """Errors by family and source, the worst cases, and those of sources that are no table of runs."""
     parts = ["## Errors by family", _summaries("Family", by_family_and_role(rows))]
+    parts += report.outcomes(rows)
     parts += ["## Errors by source", _summaries("Source", by_source_and_role(rows))]
     worst = sorted((row for row in rows if row["error"] is not None), key=lambda row: -abs(row["error"]))[:WORST_CASES]
     parts += [f"## The worst {len(worst)} cases", _table(("Case", "Error", "Why"), [_worst(row) for row in worst])]

@@ -120,7 +120,7 @@ def _families(rows: Sequence[Row]) -> list[str]:
         )
         for summary in by_family_and_role(rows)
     ]
-    return table(header, body, left=2) if body else []
+    return [*table(header, body, left=2), *outcomes(rows)] if body else []
 
 
 def _kernels(kernels: Sequence[Row]) -> list[str]:
@@ -142,6 +142,15 @@ def gates(summary: KernelSummary) -> str:
         return "-"
     known = f", {summary.known_gaps} known gap{'s' if summary.known_gaps > 1 else ''}" if summary.known_gaps else ""
     return f"{summary.held} of {summary.gates} hold{known}"
+
+
+def outcomes(rows: Iterable[Row]) -> list[str]:
+    """A line a family and role whose cases fit in memory or do not."""
+    return [
+        f"{summary.family}, {summary.role}: balanced accuracy {percent(summary.balanced_accuracy)} of plans that fit or do not"
+        for summary in by_family_and_role(rows)
+        if summary.balanced_accuracy is not None
+    ]
 
 
 def _moved(moves: Sequence[Row]) -> list[str]:

@@ -56,7 +56,9 @@ def predict(anchor: Anchor) -> Prediction:
     case, result = anchor.case, result_of(anchor)
     unfactored: Plain
     predicted: Plain
-    if case.choice is None:
+    if case.outcome is not None:
+        unfactored = predicted = "fits" if result.feasible else "OOM"
+    elif case.choice is None:
         own = number(anchor, attribute(anchor, result, case.metric), case.metric, case.unit)
         unfactored, predicted = own, own * math.prod(case.factors.values())
     else:

@@ -15,6 +15,7 @@ from mlsysim.core.spec import Spec
 from mlsysim.core.units import Q_
 
 Role = Literal["paper", "exact", "calibration", "validation"]
+Outcome = Literal["fits", "OOM"]
 Text = Annotated[str, Field(min_length=1)]
 Key = Annotated[str, Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -60,9 +61,11 @@ INHERITED = ("locator", "metric", "definition", "unit", "tolerance", "tolerance_
 class Case(Spec):
     """One published figure and the inputs that should reproduce it.
 
-    The figure is a ``value`` with a ``tolerance``, a ``range``, or a ``choice`` (a plan). ``response_metric`` is what must
-    move when the hardware gets faster, where ``metric`` itself is a ratio to the hardware's speed. ``run`` are the cells of a
-    table of training runs (``solvers.training_table``), in place of workload, fleet and solve.
+    The figure is a ``value`` with a ``tolerance``, a ``range``, a ``choice`` (a plan), or an ``outcome`` (whether a plan fits
+    in memory). ``response_metric`` is what must move when the hardware gets faster, where ``metric`` itself is a ratio to the
+    hardware's speed. ``run`` are the cells of a table of training runs (``solvers.training_table``), in place of workload,
+    fleet and solve. ``known_miss`` says why the figure is missed, ``known_infeasible`` why a plan that ran is called
+    infeasible.
     """
 
     id: Key
@@ -79,6 +82,7 @@ class Case(Spec):
     value: Number | None = None
     range: tuple[Number, Number] | None = None
     choice: dict[str, int | float | str] | None = None
+    outcome: Outcome | None = None
     workload: str | dict[str, Any] | None = None
     hardware: str | dict[str, Any] | None = None
     node: str | dict[str, Any] | None = None
@@ -89,6 +93,7 @@ class Case(Spec):
     responds: bool = True
     responds_not: str = ""
     known_miss: str = ""
+    known_infeasible: str = ""
     note: str = ""
     title: str = ""
     corrects: str = ""
@@ -100,13 +105,18 @@ class Case(Spec):
     macros: dict[str, Macro] = Field(default_factory=dict)
 
     @property
+    def feasible(self) -> bool:
+        """Whether the plan runs: the outcome, or what the case expects."""
+        return self.expect_feasible if self.outcome is None else self.outcome == "fits"
+
+    @property
     def hand_picked(self) -> tuple[str, ...]:
         """The names of the numbers that were chosen for this case alone."""
         return (*(knob for knob in KNOBS if knob in self.solve), *self.factors)
 
     @property
     def band(self) -> tuple[float, float] | None:
-        """Lowest and highest accepted prediction; None for a choice."""
+        """Lowest and highest accepted prediction; None for a choice or an outcome."""
         if self.range is not None:
             return self.range
         if self.value is None or self.tolerance is None:
@@ -116,9 +126,9 @@ class Case(Spec):
 
     @model_validator(mode="after")
     def _one_figure(self) -> Self:
-        given = [name for name in ("value", "range", "choice") if getattr(self, name) is not None]
+        given = [name for name in ("value", "range", "choice", "outcome") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise InconsistentError("value", given, "exactly one of value, range and choice")
+            raise InconsistentError("value", given, "exactly one of value, range, choice and outcome")
         if self.value == 0:
             raise InputError("value", self.value, "a number other than 0 (errors are relative)")
         if self.range is not None and self.range[0] >= self.range[1]:
@@ -130,6 +140,11 @@ class Case(Spec):
                 raise InputError("tolerance", self.tolerance, f"a fraction > 0 and <= {WIDEST_TOLERANCE}")
             if not self.tolerance_reason:
                 raise InputError("tolerance_reason", None, "why the band is as wide as it is")
+        if self.outcome is not None and (not self.expect_feasible or self.known_infeasible):
+            expected = "neither expect_feasible nor known_infeasible beside it: it says itself whether the plan fits"
+            raise InconsistentError("outcome", self.outcome, expected)
+        if self.known_infeasible and not self.expect_feasible:
+            raise InconsistentError("known_infeasible", self.known_infeasible, "nothing with expect_feasible = false")
         Q_(1.0, self.unit)  # an unknown unit raises here
         return self
 
@@ -159,9 +174,21 @@ class Case(Spec):
 
 
 class Gate(Spec):
-    """Largest errors that a family's validation cases may have, as fractions; ``bias`` is of the mean signed error."""
+    """What a family's validation cases must keep to, as fractions.
 
-    median: float = Field(gt=0, allow_inf_nan=False)
-    p90: float = Field(gt=0, allow_inf_nan=False)
-    bias: float = Field(gt=0, allow_inf_nan=False)
+    Of figures, all three of the largest errors (``bias`` is of the mean signed error); of outcomes, the least
+    ``balanced_accuracy``: the mean of the shares of fitting and of OOM plans that are recognised.
+    """
+
+    median: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    p90: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    bias: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    balanced_accuracy: float | None = Field(default=None, gt=0.5, le=1)
     reason: Text
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        given = [name for name in ("median", "p90", "bias") if getattr(self, name) is not None]
+        if len(given) not in (0, 3) or (not given and self.balanced_accuracy is None):
+            raise InconsistentError("gate", given, "median, p90 and bias together, or balanced_accuracy, or all")
+        return self

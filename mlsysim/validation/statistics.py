@@ -13,6 +13,7 @@ Row = Mapping[str, Any]
 class Summary:
     """The errors of one family's cases in one role. Errors are fractions; a choice has none and counts only in band.
 
+    ``balanced_accuracy`` is of outcomes: the mean of the shares of fitting and of OOM plans that are recognised.
     ``bias`` is the mean signed error; ``coefficients`` counts the distinct fitted numbers that the predictions used,
     ``hand_picked`` the numbers chosen for single cases.
     """
@@ -25,6 +26,7 @@ class Summary:
     mean: float | None
     p90: float | None
     bias: float | None
+    balanced_accuracy: float | None
     in_band: int
     known_misses: int
     infeasible: int
@@ -49,12 +51,30 @@ def summarise(family: str, role: str, rows: Sequence[Row]) -> Summary:
         mean=sum(sizes) / len(sizes) if sizes else None,
         p90=quantile(sizes, 0.9),
         bias=sum(errors) / len(errors) if errors else None,
+        balanced_accuracy=balanced_accuracy(rows),
         in_band=sum(bool(row["in_band"]) for row in rows),
         known_misses=sum(bool(row["known_miss"]) for row in rows),
         infeasible=sum(not row["feasible"] for row in rows),
         coefficients=distinct_coefficients(rows),
         hand_picked=sum(len(row["hand_picked"]) for row in rows),
     )
+
+
+def balanced_accuracy(rows: Iterable[Row]) -> float | None:
+    """Mean over "fits" and "OOM" of the share that is predicted so; None unless both were measured.
+
+    Example:
+        >>> found = [("fits", True), ("fits", True), ("OOM", True), ("OOM", False)]
+        >>> balanced_accuracy({"measured": outcome, "in_band": hit} for outcome, hit in found)
+        0.75
+    """
+    hits: dict[str, list[bool]] = {"fits": [], "OOM": []}
+    for row in rows:
+        if row["measured"] in hits:
+            hits[row["measured"]].append(bool(row["in_band"]))
+    if not all(hits.values()):
+        return None
+    return sum(sum(found) / len(found) for found in hits.values()) / len(hits)
 
 
 def by_family_and_role(rows: Iterable[Row]) -> list[Summary]:

@@ -22,9 +22,15 @@ def test_family_gate(anchor_root: Path, family: str) -> None:
     files = loading.anchor_files(anchor_root)
     rows = [compare(anchor).as_row() for path in files for anchor in loading.load(path) if path.parent.name == family]
     summary = summarise(family, "validation", [row for row in rows if row["role"] == "validation"])
+    accuracy = summary.balanced_accuracy
+    if gate.balanced_accuracy is not None and (accuracy is None or accuracy < gate.balanced_accuracy):
+        below = f"balanced accuracy of {percent(accuracy)} is below the gate of {percent(gate.balanced_accuracy)}"
+        pytest.fail(f"{family}: {below}: {gate.reason}", pytrace=False)
     found = {"median": summary.median, "p90": summary.p90, "bias": None if summary.bias is None else abs(summary.bias)}
     for name, error in found.items():
         limit = getattr(gate, name)
+        if limit is None:
+            continue
         if error is None:
             pytest.fail(f"{family}: has a gate but no validation case with a number", pytrace=False)
         if error > limit:
