@@ -42,7 +42,8 @@ def test_the_fit_is_given_calibration_runs_only(monkeypatch):
     monkeypatch.setattr(fit_stacks, "fit", stop)
     with pytest.raises(StoppedError) as stopped:
         fit_stacks.fit_all(ROOT)
-    anchors = [anchor for path in ROOT.glob("training/*.toml") for anchor in fit_stacks.load(path)]
+    files = [path for path in fit_stacks.anchor_files(ROOT) if path.parent.name == "training"]
+    anchors = [anchor for path in files for anchor in fit_stacks.load(path)]
     allowed = [anchor for anchor in anchors if anchor.case.role == "calibration"]
     expected = [fit_stacks.measured_step_s(anchor, fit_stacks.question(anchor.case.run)) for anchor in allowed]
     assert stopped.value.args[0] == pytest.approx(sorted(expected))

@@ -88,9 +88,15 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
     names += collectives.fitted_names("device", device)
     if _entry("device", device, "devices.toml")["fitted"]:
         names.append(f"clock.{device}")
-    entry = _entry("stack", stack_name, "stacks.toml")
-    chosen = (*entry.get("fit", ()), *(f"memory.{term}" for term in entry.get("memory_fit", ())))
-    return (*names, *(f"stack.{stack_name}.{part}" for part in chosen))
+    return (*names, *_fitted_of_stack(stack_name))
+
+
+def _fitted_of_stack(name: str) -> list[str]:
+    """A coefficient that a stack shares with the one that it is like has one name."""
+    own = _tables("stacks.toml")[name]
+    shared = [key for key in _fitted_of_stack(own["like"]) if key.rpartition(".")[2] not in own] if "like" in own else []
+    chosen = (*own.get("fit", ()), *(f"memory.{term}" for term in own.get("memory_fit", ())))
+    return [*shared, *(f"stack.{name}.{part}" for part in chosen)]
 
 
 def stack_names() -> tuple[str, ...]:
@@ -124,7 +130,18 @@ def _entry(kind: str, name: str, file: str) -> dict[str, Any]:
     known = _tables(file)
     if name not in known:
         raise UnknownNameError.among(kind, name, known)
-    return known[name]
+    return resolved(known, name)
+
+
+def resolved(entries: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """An entry with what it takes from the one that it is ``like``.
+
+    Example:
+        >>> resolved({"a": {"x": 1, "y": 2}, "b": {"like": "a", "y": 3}}, "b")
+        {'x': 1, 'y': 3, 'like': 'a'}
+    """
+    own = entries[name]
+    return {**resolved(entries, own["like"]), **own} if "like" in own else dict(own)
 
 
 @functools.cache

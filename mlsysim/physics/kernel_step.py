@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mlsysim.physics.attention_kernels import AttentionDevice, PrefillKernel, training_attention_s
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, collective_s
 from mlsysim.physics.gemm import GemmKernel, gemm_s
-from mlsysim.physics.numeric import Num, Truth, maximum, where
+from mlsysim.physics.numeric import Num, Truth, maximum, minimum, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.sharding import largest_rank, rank_parameters
 from mlsysim.physics.step import StepParts
@@ -164,7 +164,7 @@ def _launched_s(device_s: Num, host_s: Num) -> Num:
 
 def _products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num], ...]:
     """Output and input features of a rank's four products: QKV, attention output, up (and gate), down."""
-    qkv = (shape.query_width + 2 * shape.key_width) / plan.tp
+    qkv = _qkv_width(shape, plan)
     up = (shape.ffn_matrices - 1) * shape.ffn / plan.tp
     return (
         (qkv, shape.hidden),
@@ -172,6 +172,12 @@ def _products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num], ...]:
         (up, shape.hidden),
         (shape.hidden, shape.ffn / plan.tp),
     )
+
+
+def _qkv_width(shape: LayerShape, plan: Plan) -> Num:
+    """Output features of a rank's query, key and value product; beyond one rank a key head, ranks repeat the key heads."""
+    key_heads = shape.key_width / shape.head_dim
+    return shape.query_width / plan.tp + 2 * shape.key_width / minimum(plan.tp, key_heads)
 
 
 def _product_s(m: Num, n: Num, k: Num, device: KernelDevice) -> Num:
@@ -205,7 +211,7 @@ def _elements(shape: LayerShape, plan: Plan) -> tuple[Num, Num, Num]:
     """Elements of a rank's residual stream, feed-forward block and queries, keys and values."""
     tokens = plan.micro_batch_tokens
     shared = where(plan.sequence_parallel > 0, plan.tp, 1.0)
-    qkv = tokens * (shape.query_width + 2 * shape.key_width) / plan.tp
+    qkv = tokens * _qkv_width(shape, plan)
     return tokens * shape.hidden / shared, tokens * shape.ffn / plan.tp, qkv
 
 

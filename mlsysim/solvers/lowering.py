@@ -42,6 +42,8 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
     # gated) and their product; at each of the two norms its input and its output.
     attention_split = model.heads * (qk + v) + model.kv_head_count * (qk + v)
     ffn_split = (model.ffn_matrices - 1) * width
+    copies = float(model.moe.experts_per_token) * expert_layers / layers if model.moe else 0.0
+    dispatched = 2 * copies * h  # each copy of a token, as its expert takes it and as it gives it back
     return LayeredWork(
         layers=layers,
         tokens_per_sample=float(seq_len),
@@ -55,14 +57,14 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
         head_parameters=head,
         tied_parameters=head if model.tied_embeddings else 0.0,
         kept_split_B=_ACTIVATION_B * (attention_split + ffn_split + width),
-        kept_residual_B=_ACTIVATION_B * 4 * h,
+        kept_residual_B=_ACTIVATION_B * (4 * h + dispatched),
         selective_split_B=_ACTIVATION_B * (attention_split + ffn_split),
-        selective_residual_B=_ACTIVATION_B * 2 * h,
+        selective_residual_B=_ACTIVATION_B * (2 * h + dispatched),
         boundary_B=_ACTIVATION_B * h,
         logits=float(model.vocab_size),
         ffn_elements=float(width),
         scores=float(model.heads * seq_len),
-        routed_copies=float(model.moe.experts_per_token) * expert_layers / layers if model.moe else 0.0,
+        routed_copies=copies,
         reductions=_reductions(model),
     )
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 from mlsysim.core.checks import instance, positive_quantity, real_number, strict_keywords
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity, magnitude, with_unit
+from mlsysim.infra.registry import Infra
 from mlsysim.infra.types import Grid
 from mlsysim.physics.energy import emissions_g, facility_energy_J
 from mlsysim.solvers.result import Result
@@ -52,7 +53,7 @@ class SustainabilityModel:
         Args:
             fleet: what runs.
             duration_days: how long.
-            grid: a ``Grid``, or a carbon intensity such as "429 gCO2e/kWh".
+            grid: a ``Grid`` or its name in ``Infra.Grids``, or a carbon intensity such as "429 gCO2e/kWh".
             pue: power usage effectiveness of the building; default the grid entry's own, else 1.
             energy: measured energy at the meter, which replaces the estimate (and already contains PUE).
             accelerator_power: mean power per accelerator with its share of the host. Default: the node's maximum power
@@ -112,6 +113,8 @@ class SustainabilityModel:
 
 
 def _carbon_intensity(grid: Grid | Quantity | str) -> tuple[float, float | None]:
+    if isinstance(grid, str) and not any(character.isdigit() for character in grid.split("_")[0]):
+        grid = Infra.Grids.get(grid)
     if isinstance(grid, Grid):
         return grid.carbon_intensity_g_per_J, grid.pue
     intensity = magnitude("grid", grid, "gCO2e/joule")

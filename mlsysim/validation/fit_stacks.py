@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Fit, Times, fit
-from mlsysim.calibration.stacks import measured_device, stack
+from mlsysim.calibration.stacks import measured_device, resolved, stack
 from mlsysim.calibration.toml_text import toml_tables
 from mlsysim.physics.kernel_step import KernelDevice, LayerShape, StackCoefficients, kernel_parts
 from mlsysim.physics.plan import Plan
@@ -161,8 +161,13 @@ def _stated(file: str) -> dict[str, dict[str, Any]]:
 
 
 def _coefficients(stacks: Mapping[str, Mapping[str, Any]], name: str, values: Mapping[str, float]) -> StackCoefficients:
-    parts = {part.name: stacks[name][part.name] for part in fields(StackCoefficients) if part.name in stacks[name]}
-    return StackCoefficients(**parts | {part: values[f"{name} {part}"] for part in RANGES if f"{name} {part}" in values})
+    trial = {stack_name: dict(entry) for stack_name, entry in stacks.items()}
+    for key, value in values.items():
+        stack_name, part = key.split(" ")
+        if stack_name in trial:
+            trial[stack_name][part] = value
+    entry = resolved(trial, name)
+    return StackCoefficients(**{part.name: entry[part.name] for part in fields(StackCoefficients) if part.name in entry})
 
 
 def _predicted(runs: Iterable[Runs], stacks: Any, devices: Any, values: Mapping[str, float]) -> Times:
@@ -197,6 +202,8 @@ def _note(stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]],
                     entry[role] = {part.name: getattr(errors, part.name) for part in fields(errors)}
     for entry in devices.values():
         entry["fitted"] = entry.get("calibration", {}).get("points", 0) >= _LEAST_CLOCK_ROWS
+        if entry["fitted"]:
+            entry["source"] = "fitted to the calibration rows of anchors/training that ran on it"
 
 
 def main(root: Path) -> None:

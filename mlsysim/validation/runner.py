@@ -87,6 +87,23 @@ def hardware_response(anchor: Anchor) -> float:
     return number(anchor, after, name, unit) / number(anchor, before, name, unit) - 1
 
 
+def bound_of(anchor: Anchor) -> float | None:
+    """What the case's metric is at the speed of light; None where the prediction rests on no hardware's limit.
+
+    A calibrated run is solved once more without its stack; recomputation that the source does not state counts as none.
+    """
+    if anchor.case.choice is not None or anchor.case.outcome is not None:
+        return None
+    result, call = result_of(anchor), call_of(anchor)
+    if result.basis == "calibrated":
+        asked = {name: value for name, value in call.keywords.items() if name not in ("stack", "attention")}
+        asked["recompute"] = asked.get("recompute") or "none"
+        result = _solved(anchor, Call(call.solve, call.inputs, asked))
+    if result.basis != "bound":
+        return None
+    return number(anchor, attribute(anchor, result, anchor.case.metric), anchor.case.metric, anchor.case.unit)
+
+
 def time_exponent(anchor: Anchor, metric: str) -> float:
     """The power of time in a metric: 1 for a time, -1 for a rate, 0 for what is neither."""
     value = attribute(anchor, result_of(anchor), metric)
