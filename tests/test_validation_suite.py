@@ -3,8 +3,12 @@
 import importlib
 import importlib.metadata
 import json
+import sys
 
 import pytest
+
+from mlsysim.core.errors import MLSysError
+from mlsysim.validation import export
 
 pytestmark = pytest.mark.skipif(
     not [point for point in importlib.metadata.entry_points(group="pytest11") if point.value == "mlsysim.validation.plugin"],
@@ -162,3 +166,16 @@ def test_solve_over_its_time_budget_fails(pytester, tree, monkeypatch):
     result = pytester.runpytest("anchors", "-k", "time", "-o", "mlsysim_solve_budget_ms=0.0001")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["ScalingModel takes * ms at best, the limit is 0.0001 ms"])
+
+
+def test_report_as_a_picture_needs_the_plot_extra_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MLSysError, match=r"mlsysim-anchors\[plot\]"):
+        export.write(tmp_path / "errors.png", [], [])
+
+
+def test_report_as_a_picture(tmp_path):
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib: pip install mlsysim-anchors[plot]")
+    rows = [{"source": "a", "role": "validation", "error": error} for error in (0.1, -0.2, 3.0, None)]
+    export.write(tmp_path / "errors.png", rows, [])
+    assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlsysim.validation.comparison import PAPER_MATCH, compare
+from mlsysim.validation.comparison import PAPER_MATCH, compare, relative
 from mlsysim.validation.loading import Anchor
 from mlsysim.validation.names import MOVE, ROW
 from mlsysim.validation.report import percent, shown
@@ -70,7 +70,7 @@ def test_snapshot(anchor: Anchor, request: pytest.FixtureRequest) -> None:
     now, before = snapshots.contents(anchor), snapshots.read(anchor.snapshot_path).get(anchor.id)
     if now != before and update:
         was = before["predicted"] if before else None
-        move = {"file": str(anchor.path), "id": anchor.id, "before": was, "after": now["predicted"]}
+        move = {"file": relative(anchor.path), "id": anchor.id, "before": was, "after": now["predicted"]}
         request.node.user_properties.append((MOVE, json.dumps(move)))
     snapshot: Any = request.getfixturevalue("snapshot")
     if snapshot.use_extension(snapshots.AnchorSnapshotExtension) != now:

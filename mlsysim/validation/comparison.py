@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from mlsysim.validation.loading import Anchor
@@ -60,6 +61,12 @@ class Comparison:
         return asdict(self)
 
 
+def relative(path: Path) -> str:
+    """``path`` as seen from where pytest runs: a report that travels names no folder of one machine."""
+    here = Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
+
+
 @functools.cache
 def compare(anchor: Anchor) -> Comparison:
     """The comparison of ``anchor``'s prediction with its figure."""
@@ -81,7 +88,7 @@ def compare(anchor: Anchor) -> Comparison:
     return Comparison(
         id=anchor.id,
         family=anchor.family,
-        file=str(anchor.path),
+        file=relative(anchor.path),
         source=source.key,
         citation=source.citation,
         locator=case.locator,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mlsysim.validation import page, report
+from mlsysim.validation import page, plot, report
 from mlsysim.validation.statistics import (
     KernelSummary,
     Row,
@@ -27,6 +27,9 @@ WORST_CASES = 10
 def write(path: Path, rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> None:
     """Writes the report; the file's ending chooses the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        plot.draw(path, rows)
+        return
     path.write_text(_FORMATS[path.suffix](rows, moves, kernels), encoding="utf-8")
 
 

@@ -9,4 +9,4 @@ ROW = "mlsysim_anchor"
 MOVE = "mlsysim_moved"
 KERNELS = "mlsysim_kernels"
 # What --anchor-report can write, by the file's ending.
-REPORT_FORMATS = (".json", ".md", ".tex", ".html")
+REPORT_FORMATS = (".json", ".md", ".tex", ".html", ".png")
