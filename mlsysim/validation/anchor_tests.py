@@ -112,6 +112,18 @@ def _strict_xfail(reason: str) -> tuple[pytest.MarkDecorator, ...]:
     return (pytest.mark.xfail(reason=reason, strict=True, raises=pytest.fail.Exception),) if reason else ()
 
 
+def test_run_holds(anchor: Anchor) -> None:
+    """One of thousands of runs: feasible, not faster than its bound, moved by hardware. One test: each costs pytest time."""
+    test_feasible_as_stated(anchor)
+    test_bound_is_not_beaten(anchor)
+    if _responds(anchor):
+        test_responds_to_hardware(anchor)
+
+
+def _is_one_of_many(anchor: Anchor) -> bool:
+    return bool(anchor.case.run) and anchor.case.outcome is None and not anchor.case.known_infeasible
+
+
 def _responds(anchor: Anchor) -> bool:
     """Whether a plan fits in memory does not hang on the speed of the hardware."""
     return anchor.case.responds and anchor.case.outcome is None
@@ -119,6 +131,13 @@ def _responds(anchor: Anchor) -> bool:
 
 # Read by the plugin when it makes one test a case.
 test_in_band.marks_for = _known_miss  # type: ignore[attr-defined]
+test_run_holds.applies_to = _is_one_of_many  # type: ignore[attr-defined]
 test_feasible_as_stated.marks_for = _known_infeasible  # type: ignore[attr-defined]
-test_feasible_as_stated.applies_to = lambda anchor: anchor.case.outcome is None  # type: ignore[attr-defined]  # else its figure
-test_responds_to_hardware.applies_to = _responds  # type: ignore[attr-defined]
+# Of an outcome, whether it fits is the figure itself.
+test_feasible_as_stated.applies_to = (  # type: ignore[attr-defined]
+    lambda anchor: anchor.case.outcome is None and not _is_one_of_many(anchor)
+)
+test_bound_is_not_beaten.applies_to = lambda anchor: not _is_one_of_many(anchor)  # type: ignore[attr-defined]
+test_responds_to_hardware.applies_to = (  # type: ignore[attr-defined]
+    lambda anchor: _responds(anchor) and not _is_one_of_many(anchor)
+)
