@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlsysim.physics.attention_kernels import AttentionDevice, PrefillKernel, training_attention_s
+from mlsysim.physics.attention_kernels import STREAMING, AttentionDevice, PrefillKernel, training_attention_s
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, collective_s
 from mlsysim.physics.gemm import GemmKernel, gemm_s
 from mlsysim.physics.numeric import Num, Truth, maximum, minimum, where
@@ -39,8 +39,6 @@ _OPTIMIZER_B = 48.0
 # Attention that stores its scores: batched matrix products reach this share of the peak, and softmax, mask and dropout move
 # these bytes a score.
 _UNFUSED_SHARE, _UNFUSED_FORWARD_B, _UNFUSED_BACKWARD_B = 0.6, 13.0, 19.0
-# Element-wise kernels reach this share of the memory bandwidth.
-_STREAMING = 0.80
 # The host runs ahead of the device until it cannot: close to a maximum of the two, not their sum.
 _HOST_NORM = 5.0
 _HOST_PER_COLLECTIVE = 0.1
@@ -139,7 +137,7 @@ def kernel_parts(
     reduction = _reduction_s(work, plan, machine, device)
     repeats = where(plan.recompute == FULL, 2.0, 1.0)
     exposed = work.reductions * (repeats * (1 - stack.tp_hidden_forward) + (1 - stack.tp_hidden_backward))
-    streaming_Bps = _STREAMING * device.memory_Bps
+    streaming_Bps = STREAMING * device.memory_Bps
     return StepParts(
         layer_s=forward + backward,
         recompute_s=where(plan.recompute == FULL, forward, where(plan.recompute == SELECTIVE, attention_forward, 0.0)),
@@ -201,7 +199,7 @@ def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[N
     )
     scores = batch * heads * shape.seq_len * shape.seq_len
     products_s = 4 * scores * shape.head_dim / (_UNFUSED_SHARE * device.head_peak_flops_per_s * clock)
-    moved_s = scores / (_STREAMING * device.memory_Bps)
+    moved_s = scores / (STREAMING * device.memory_Bps)
     stored_forward = products_s + _UNFUSED_FORWARD_B * moved_s
     stored_backward = 2 * products_s + _UNFUSED_BACKWARD_B * moved_s
     return where(shape.flash > 0, fused[0], stored_forward), where(shape.flash > 0, fused[1], stored_backward)
@@ -223,7 +221,7 @@ def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: Stack
     residual, ffn, qkv = _elements(shape, plan)
     per_ffn = where(shape.ffn_matrices > 2, _FORWARD_FFN_B[1], _FORWARD_FFN_B[0])
     moved_B = (_FORWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _FORWARD_QKV_B * qkv
-    return products + attention + moved_B / (_STREAMING * device.memory_Bps), attention
+    return products + attention + moved_B / (STREAMING * device.memory_Bps), attention
 
 
 def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
@@ -237,7 +235,7 @@ def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: Kernel
     per_ffn = where(shape.ffn_matrices > 2, _BACKWARD_FFN_B[1], _BACKWARD_FFN_B[0])
     moved_B = (_BACKWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _BACKWARD_QKV_B * qkv
     moved_B = moved_B + stack.accumulated_B * rank_parameters(work, plan, 1.0, 0.0).whole
-    return products + attention + moved_B / (_STREAMING * device.memory_Bps)
+    return products + attention + moved_B / (STREAMING * device.memory_Bps)
 
 
 def _head_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
@@ -246,7 +244,7 @@ def _head_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
     some = maximum(vocab, 1.0)
     products = _head_product_s(tokens, some, hidden, device) + _head_product_s(tokens, hidden, some, device)
     products = products + _head_product_s(some, hidden, tokens, device)
-    loss = _LOSS_B * tokens * vocab / (_STREAMING * device.memory_Bps)
+    loss = _LOSS_B * tokens * vocab / (STREAMING * device.memory_Bps)
     return where(vocab > 0, products + loss, 0.0)
 
 

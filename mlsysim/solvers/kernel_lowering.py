@@ -112,9 +112,15 @@ def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, sta
     accelerator, found = setting.fleet.node.accelerator, stack(stack_name)
     device = kernel_device(accelerator, setting.precision, found.fused_quantisation)
     shape = layer_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found)
-    machine = wire_machine(setting.machine(), device, found.coefficients.network_share)
+    return stack_step(work, shape, plan, setting.machine(), device, found, setting.straggler_factor)
+
+
+def stack_step(
+    work: LayeredWork, shape: LayerShape, plan: Plan, machine: Machine, device: KernelDevice, found: Stack, slower: float = 1.0
+) -> StepTime:
+    """One step on a stack, for a solve and for the fit alike; the slowest rank sets the pace of all that runs on a device."""
+    machine = wire_machine(machine, device, found.coefficients.network_share)
     parts = kernel_parts(work, shape, wire_plan(plan, found), machine, device, found.coefficients)
-    slower = setting.straggler_factor  # the slowest rank sets the pace of all that runs on a device
     parts = replace(
         parts,
         layer_s=parts.layer_s * slower,

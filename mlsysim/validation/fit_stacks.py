@@ -20,14 +20,13 @@ import numpy as np
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Fit, Times, fit
 from mlsysim.calibration.stacks import measured_device, resolved, stack
 from mlsysim.calibration.toml_text import toml_tables
-from mlsysim.physics.kernel_step import KernelDevice, LayerShape, StackCoefficients, kernel_parts
+from mlsysim.physics.kernel_step import KernelDevice, LayerShape, StackCoefficients
 from mlsysim.physics.plan import Plan
-from mlsysim.physics.step import assemble_step
 from mlsysim.physics.training import Machine
 from mlsysim.physics.work import LayeredWork
 from mlsysim.solvers.distributed import with_recompute
 from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting
-from mlsysim.solvers.kernel_lowering import kernel_device, layer_shape, stack_overlap, wire_machine, wire_plan
+from mlsysim.solvers.kernel_lowering import kernel_device, layer_shape, stack_step
 from mlsysim.solvers.lowering import training_work
 from mlsysim.solvers.training_table import TrainingQuestion, question
 from mlsysim.validation.loading import Anchor, anchor_files, load
@@ -68,10 +67,9 @@ class Runs:
 
     def step_s(self, coefficients: StackCoefficients, clock: float) -> Times:
         """Predicted steps."""
-        machine = wire_machine(self.machine, self.kernels, coefficients.network_share)
         kernels = replace(self.kernels, clock=clock)
-        parts = kernel_parts(self.work, self.shape, wire_plan(self.plan, stack(self.stack)), machine, kernels, coefficients)
-        step = assemble_step(self.work.layers, parts, self.plan, stack_overlap(coefficients))
+        found = replace(stack(self.stack), coefficients=coefficients)
+        step = stack_step(self.work, self.shape, self.plan, self.machine, kernels, found)
         return np.asarray(step.total_s, dtype=float)
 
 
