@@ -80,3 +80,13 @@ def sqrt(a: Num) -> Num:
         2.0
     """
     return np.sqrt(a) if isinstance(a, np.ndarray) else math.sqrt(a)
+
+
+def exp(a: Num) -> Num:
+    """e to the power of ``a``.
+
+    Example:
+        >>> exp(0.0)
+        1.0
+    """
+    return np.exp(a) if isinstance(a, np.ndarray) else math.exp(a)

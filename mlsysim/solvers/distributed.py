@@ -161,15 +161,17 @@ class DistributedModel:
         return _result(setting, work, plan, memory, step)
 
 
-def with_recompute(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> tuple[Plan, MemoryUse]:
+def with_recompute(
+    work: LayeredWork, plan: Plan, setting: TrainingSetting, budget_B: float | None = None
+) -> tuple[Plan, MemoryUse]:
     """``plan`` with its recompute mode and memory: the given one, else the cheapest that fits, else none.
 
-    Takes plans of scalars or of one-dimensional arrays.
+    Takes plans of scalars or of arrays. ``budget_B`` is by default what the accelerator has.
     """
     terms = setting.memory_terms
     if setting.recompute is not None:
         return plan, training_memory(work, plan, terms)
-    usable = usable_memory_B(setting.fleet.node.accelerator.memory_capacity_B)
+    usable = usable_memory_B(setting.fleet.node.accelerator.memory_capacity_B) if budget_B is None else budget_B
     recompute: Num = plan.micro_batches * 0.0 + NONE
     memory = training_memory(work, replace(plan, recompute=recompute), terms)
     too_big = where(memory.total_B > usable, 1.0, 0.0)

@@ -2,48 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from mlsysim.calibration.memory import usable_memory_B
-from mlsysim.core.checks import strict_keywords, whole_number
-from mlsysim.core.errors import InconsistentError, InfeasibleError
+from mlsysim.core.checks import boolean, instance, one_of, positive_quantity, strict_keywords, whole_number
+from mlsysim.core.errors import InconsistentError, InfeasibleError, InputError, UnknownNameError
 from mlsysim.core.units import Quantity, with_unit
-from mlsysim.models.types import TransformerWorkload, Workload
-from mlsysim.physics.plan import ONE_F_ONE_B, Plan
+from mlsysim.models.types import Workload
+from mlsysim.physics.plan import ONE_F_ONE_B, SCHEDULES
 from mlsysim.physics.work import RECOMPUTE_MODES
-from mlsysim.solvers.distributed import DistributedModel, DistributedResult, with_recompute
+from mlsysim.solvers.distributed import DistributedModel, DistributedResult
 from mlsysim.solvers.distributed_input import TrainingSetting, check_setting
-from mlsysim.solvers.kernel_lowering import step_time
 from mlsysim.solvers.lowering import training_work
+from mlsysim.solvers.objective import check_objective
+from mlsysim.solvers.plan_space import Choices, size, splits
 from mlsysim.solvers.result import Result
+from mlsysim.solvers.search import Found, Question, exhausted
+from mlsysim.solvers.search_rows import found_row, in_words, nearest_alternatives, plan_of
 from mlsysim.systems.types import Fleet
 
 PAPER_OVERLAP = 0.85
+SPACES = ("tp-pp-dp", "full")
+# Dimensions that a caller can fix, and those whose values are names.
+DIMENSIONS = ("tp", "pp", "cp", "dp", "ep", "virtual_stages", "micro_batch", "sequence_parallel", "recompute", "zero_stage", "schedule")
+_NAMED = {"recompute": RECOMPUTE_MODES, "schedule": SCHEDULES}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelismResult(Result):
-    """The fastest plan that fits.
+    """The best plan that fits.
 
     Attributes:
         best_config: its tp, pp, dp and the rest; empty when no plan fits.
         best: its full result, or None.
-        total_searched: plans whose memory and step time were computed.
+        objective: what was made best, and ``objective_value`` the best plan's.
+        total_space: plans before legality: every factorization of the fleet times every other choice.
+        total_searched: the legal ones, all of which were judged.
+        total_evaluated: plans whose memory and step time were computed; the others share their splits with none that fits.
         total_feasible: those that fit.
-        ranking: the fastest plans that fit, best first, each with its step time and memory.
+        ranking: the best plans that fit, best first, each with its step time and memory.
+        pareto: the plans that no other beats in both the objective and memory, best first.
+        alternatives: for each dimension of the best plan, what its other values cost when nothing else is changed.
+        why: the same in words.
+        complete: whether the search came to its end (an interrupt returns the best so far).
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("best_config", "total_searched", "total_feasible")
 
     best_config: dict[str, Any]
     best: DistributedResult | None
+    objective: str
+    objective_value: float | Quantity | None
+    total_space: int
     total_searched: int
+    total_evaluated: int
     total_feasible: int
     ranking: tuple[dict[str, Any], ...]
+    pareto: tuple[dict[str, Any], ...]
+    alternatives: tuple[dict[str, Any], ...]
+    why: tuple[str, ...]
+    complete: bool
 
     def require_best(self) -> DistributedResult:
         """The best plan's result, or ``InfeasibleError``."""
@@ -53,10 +74,11 @@ class ParallelismResult(Result):
 
 
 class ParallelismOptimizer:
-    """Searches TP x PP x DP exhaustively: TP within a node, ZeRO-1, 1F1B, micro-batches of one sequence.
+    """Exhausts the ways to split a step, each judged by the physics of ``DistributedModel``, many at once.
 
-    Every plan is judged by the physics of ``DistributedModel``, evaluated for all plans at once: memory (with the
-    cheapest recomputation that fits), pipeline bubble, exposed communication.
+    ``space="tp-pp-dp"`` is TP x PP x DP: TP within a node, 1F1B, micro-batches of one sequence, one ZeRO stage, the cheapest
+    recomputation that fits. ``space="full"`` is TP x PP x VPP x DP x CP x EP x micro-batch x recompute x ZeRO x SP x schedule:
+    all legal factorizations. Plans that do not fit are dropped before their time is computed.
     """
 
     @strict_keywords
@@ -69,7 +91,7 @@ class ParallelismOptimizer:
         seq_len: int | None = None,
         precision: str = "bf16",
         efficiency: float | None = None,
-        zero_stage: int = 1,
+        zero_stage: int | None = None,
         recompute: str | None = None,
         gradient_precision: str | None = None,
         overlap_comm: bool = True,
@@ -77,11 +99,49 @@ class ParallelismOptimizer:
         stack: str | None = None,
         attention: str = "flash",
         top_k: int = 5,
+        space: str = "tp-pp-dp",
+        fixed: Mapping[str, Any] | None = None,
+        max_memory: Quantity | str | None = None,
+        max_tp_size: int | None = None,
+        idle_accelerators: bool = False,
+        objective: str = "step_time",
+        accelerator_price: Quantity | str | None = None,
+        accelerator_power: Quantity | str | None = None,
+        train_tokens: Quantity | str | int | None = None,
+        accelerator_mtbf: Quantity | str | None = None,
+        checkpoint_time: Quantity | str | None = None,
+        restart_time: Quantity | str | None = None,
+        executor: Executor | None = None,
+        progress: bool | None = None,
     ) -> ParallelismResult:
-        """The fastest plan for ``batch_size`` samples of ``workload`` on ``fleet``.
+        """The best plan for ``batch_size`` samples of ``workload`` on ``fleet``.
 
-        ``overlap_efficiency`` defaults to 0.85 where collectives may hide and no stack says how; the other arguments are those
-        of ``DistributedModel.solve``. ``top_k`` plans are ranked.
+        Args:
+            workload: what is trained.
+            fleet: what it is trained on.
+            batch_size, seq_len, precision, efficiency, gradient_precision, overlap_comm, stack, attention: as
+                ``DistributedModel.solve`` takes them.
+            zero_stage: the one to search (1, or in the full space all).
+            recompute: the mode to search (the cheapest that fits, or in the full space all).
+            overlap_efficiency: 0.85 where collectives may hide and no stack says how.
+            top_k: plans to rank.
+            space: "tp-pp-dp" or "full".
+            fixed: values of dimensions that are not to be searched: one, or several to choose from, such as
+                ``{"tp": 8, "pp": (8, 16), "recompute": "none"}``.
+            max_memory: most memory of an accelerator (what it has, less the reserve).
+            max_tp_size: most TP ranks (a node's, or in the full space as many as heads).
+            idle_accelerators: whether a plan may leave accelerators unused: whole nodes, or part of one.
+            objective: step_time, mfu, tokens_per_dollar, tokens_per_joule or time_to_train; they can differ only between plans
+                of different numbers of accelerators.
+            accelerator_price: of one accelerator, such as "2.5 USD/hour" (for tokens_per_dollar).
+            accelerator_power: of one accelerator with its share of the node (for tokens_per_joule; by default the node's most, or
+                the TDP).
+            train_tokens: of the whole training (for time_to_train).
+            accelerator_mtbf, checkpoint_time, restart_time: mean time between failures that stop the job, of one accelerator
+                with its share of the node; times of writing a checkpoint and of a restart (for time_to_train).
+            executor: any ``concurrent.futures`` executor to run the parts of a large search, such as Dask's
+                ``client.get_executor()``; by default this process.
+            progress: whether to show a bar (by default on a terminal, after a second, with the extra ``cli``).
 
         Raises:
             InputError: an argument out of range, or no legal plan at all (no factorization divides the batch).
@@ -93,7 +153,13 @@ class ParallelismOptimizer:
             >>> found = ParallelismOptimizer().solve(Models.Language.Llama3_70B, fleet, batch_size=64, efficiency=0.5)
             >>> found.feasible, found.total_searched >= found.total_feasible > 0
             (True, True)
+            >>> more = ParallelismOptimizer().solve(
+            ...     Models.Language.Llama3_70B, fleet, batch_size=64, efficiency=0.5, space="full", fixed={"cp": 1}
+            ... )
+            >>> more.best.step_latency_total <= found.best.step_latency_total, more.total_searched > 1000
+            (True, True)
         """
+        whole = one_of("space", space, SPACES) == "full"
         if stack is None and overlap_comm is True and overlap_efficiency is None:
             overlap_efficiency = PAPER_OVERLAP
         asked: dict[str, Any] = {
@@ -101,108 +167,146 @@ class ParallelismOptimizer:
             "seq_len": seq_len,
             "precision": precision,
             "efficiency": efficiency,
-            "zero_stage": zero_stage,
-            "recompute": recompute,
             "gradient_precision": gradient_precision,
             "overlap_comm": overlap_comm,
             "overlap_efficiency": overlap_efficiency,
             "stack": stack,
             "attention": attention,
         }
-        setting = check_setting(workload, fleet, **asked)
-        kept = whole_number("top_k", top_k)
-        space = legal_plans(setting)
+        shared = {"zero_stage": 1 if zero_stage is None else zero_stage, "recompute": recompute}
+        setting = check_setting(workload, fleet, **asked, **shared)
+        choices = _choices(setting, whole, zero_stage, fixed, max_tp_size, boolean("idle_accelerators", idle_accelerators))
         work = training_work(setting.workload, setting.seq_len)
-        plans, memory = with_recompute(work, space, setting)
-        seconds = np.asarray(step_time(work, plans, setting).total_s, dtype=float)
-        needed_B = np.asarray(memory.total_B, dtype=float)
-        fits = needed_B <= usable_memory_B(fleet.node.accelerator.memory_capacity_B)
-        order = [int(i) for i in np.argsort(np.where(fits, seconds, np.inf), kind="stable")[: min(kept, int(fits.sum()))]]
-        ranking = tuple(_row(plans, i, seconds[i], needed_B[i]) for i in order)
-        best = None
-        if ranking:
-            best = DistributedModel().solve(workload, fleet, **asked, tp_size=ranking[0]["tp"], pp_size=ranking[0]["pp"])
-        return _result(setting, best, ranking, needed_B, int(fits.sum()))
-
-
-def divisors(number: int) -> list[int]:
-    """All divisors, smallest first.
-
-    Example:
-        >>> divisors(24)
-        [1, 2, 3, 4, 6, 8, 12, 24]
-    """
-    return [d for d in range(1, number + 1) if number % d == 0]
-
-
-def legal_plans(setting: TrainingSetting) -> Plan:
-    """Every legal TP x PP x DP of the setting's fleet, as one plan of arrays.
-
-    Legal: TP divides the heads, stays within a node and has a token for each rank; a stage has at least one layer; DP divides
-    the batch.
-    """
-    fleet, model = setting.fleet, setting.workload
-    ranks = fleet.accelerators
-    heads, layers = (model.heads, model.layers) if isinstance(model, TransformerWorkload) else (1, 1)
-    per_node = fleet.node.accelerators_per_node
-    splits = [
-        (tp, pp)
-        for tp in divisors(per_node)
-        for pp in divisors(ranks // tp)
-        if heads % tp == 0 and tp <= setting.seq_len and pp <= layers and setting.batch_size % (ranks // (tp * pp)) == 0
-    ]
-    if not splits:
-        expected = f"one that some data-parallel size of {ranks} accelerators divides"
-        raise InconsistentError("batch_size", setting.batch_size, expected)
-    tp, pp = (np.array(sizes, dtype=float) for sizes in zip(*splits, strict=True))
-    dp: npt.NDArray[np.float64] = ranks / (tp * pp)
-    ones = np.ones_like(tp)
-    formats = setting.formats
-    return Plan(
-        tp=tp,
-        pp=pp,
-        dp=dp,
-        ep=ones,
-        virtual_stages=ones,
-        micro_batches=setting.batch_size / dp,
-        micro_batch_tokens=ones * setting.seq_len,
-        zero_stage=ones * setting.zero_stage,
-        sequence_parallel=(tp > 1).astype(float),
-        recompute=ones * (setting.recompute or 0),
-        schedule=ones * ONE_F_ONE_B,
-        weight_B=formats.weight_B,
-        gradient_B=formats.gradient_B,
-        optimizer_B=formats.optimizer_B,
-    )
-
-
-def _row(plans: Plan, i: int, seconds: float, needed_B: float) -> dict[str, Any]:
-    one = {name: np.broadcast_to(np.asarray(getattr(plans, name)), np.shape(plans.tp))[i] for name in _SHOWN}
-    row: dict[str, Any] = {name: int(value) for name, value in one.items()}
-    row["recompute"] = RECOMPUTE_MODES[row["recompute"]]
-    return {**row, "step_latency": with_unit(float(seconds), "second"), "memory": with_unit(float(needed_B), "byte")}
-
-
-_SHOWN = ("tp", "pp", "dp", "micro_batches", "recompute")
-
-
-def _result(
-    setting: TrainingSetting,
-    best: DistributedResult | None,
-    ranking: tuple[dict[str, Any], ...],
-    needed_B: npt.NDArray[np.float64],
-    total_feasible: int,
-) -> ParallelismResult:
-    fleet = setting.fleet
-    device = fleet.node.accelerator
-    reason, notes = "", ()
-    if best is None:
-        usable = usable_memory_B(device.memory_capacity_B)
-        reason = (
-            f"none of {needed_B.size} plans fits: the smallest needs {needed_B.min() / 1e9:.1f} GB on each {device.name}, "
-            f"of which {usable / 1e9:.1f} GB are usable"
+        step_tokens = setting.batch_size * setting.seq_len
+        prices = {
+            "accelerator_price": accelerator_price,
+            "accelerator_power": accelerator_power,
+            "train_tokens": train_tokens,
+            "accelerator_mtbf": accelerator_mtbf,
+            "checkpoint_time": checkpoint_time,
+            "restart_time": restart_time,
+        }
+        goal = check_objective(
+            objective,
+            fleet,
+            step_tokens=step_tokens,
+            peak_step_s=work.training_flops * step_tokens / setting.peak_flops_per_s,
+            given=prices,
         )
-    breakdown: dict[str, Quantity] = {} if best is None else dict(best.breakdown)
+        budget_B = usable_memory_B(fleet.node.accelerator.memory_capacity_B)
+        if max_memory is not None:
+            budget_B = min(budget_B, positive_quantity("max_memory", max_memory, "byte"))
+        question = Question(setting, choices, goal, budget_B, whole_number("top_k", top_k))
+        parts = splits(setting, choices)
+        if executor is not None:
+            instance("executor", executor, Executor, "a concurrent.futures executor")
+        found, complete = exhausted(question, parts, executor, progress)
+        if not found.legal and complete:
+            raise _no_plan(setting, fixed)
+        return _result(question, asked, found, complete)
+
+
+def _choices(
+    setting: TrainingSetting,
+    whole: bool,
+    zero_stage: int | None,
+    fixed: Mapping[str, Any] | None,
+    max_tp_size: int | None,
+    idle: bool,
+) -> Choices:
+    """What the caller leaves open."""
+    node = setting.fleet.node.accelerators_per_node
+    most = None if max_tp_size is None else whole_number("max_tp_size", max_tp_size)
+    if whole:
+        choices = Choices(max_tp=most, idle=idle)
+        if zero_stage is not None:
+            choices = replace(choices, zero_stage=(setting.zero_stage,))
+        if setting.recompute is not None:
+            choices = replace(choices, recompute=(setting.recompute,))
+    else:
+        choices = Choices(
+            cp=(1,),
+            ep=(1,),
+            virtual_stages=(1,),
+            micro_batch=(1,),
+            sequence_parallel=None,
+            recompute=None if setting.recompute is None else (setting.recompute,),
+            zero_stage=(setting.zero_stage,),
+            schedule=(ONE_F_ONE_B,),
+            max_tp=node if most is None else most,
+            idle=idle,
+        )
+    return replace(choices, **{name: _values(name, value) for name, value in (fixed or {}).items()})
+
+
+def _values(name: str, given: Any) -> tuple[Any, ...]:
+    """The values of a dimension that the caller allows."""
+    if name not in DIMENSIONS:
+        raise UnknownNameError.among("fixed", name, DIMENSIONS)
+    several = given if isinstance(given, (tuple, list, range)) else (given,)
+    argument = f"fixed[{name!r}]"
+    if not several:
+        raise InputError(argument, given, "at least one value")
+    if name in _NAMED:
+        return tuple(_NAMED[name].index(one_of(argument, value, _NAMED[name])) for value in several)
+    if name == "sequence_parallel":
+        return tuple(boolean(argument, value) for value in several)
+    if name == "zero_stage" and any(value not in (0, 1, 2, 3) for value in several):
+        raise InputError(argument, given, "0, 1, 2 or 3")
+    return tuple(whole_number(argument, value, minimum=0 if name == "zero_stage" else 1) for value in several)
+
+
+def _no_plan(setting: TrainingSetting, fixed: Mapping[str, Any] | None) -> InputError:
+    if fixed:
+        return InconsistentError("fixed", dict(fixed), "values of which some legal plan has all")
+    expected = f"one that some data-parallel size of {setting.fleet.accelerators} accelerators divides"
+    return InconsistentError("batch_size", setting.batch_size, expected)
+
+
+def solve_arguments(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``DistributedModel.solve`` that make this plan."""
+    return {
+        "tp_size": plan["tp"],
+        "pp_size": plan["pp"],
+        "cp_size": plan["cp"],
+        "ep_size": plan["ep"],
+        "virtual_stages": plan["virtual_stages"],
+        "microbatch_count": plan["micro_batches"],
+        "schedule": plan["schedule"],
+        "sequence_parallel": plan["sequence_parallel"],
+        "recompute": plan["recompute"],
+        "zero_stage": plan["zero_stage"],
+    }
+
+
+def used_fleet(fleet: Fleet, accelerators: int) -> Fleet:
+    """The part of ``fleet`` that a plan of so many accelerators uses."""
+    if accelerators == fleet.accelerators:
+        return fleet
+    per_node = fleet.node.accelerators_per_node
+    if accelerators % per_node == 0:
+        return fleet.model_copy(update={"count": accelerators // per_node})
+    return fleet.model_copy(update={"count": 1, "node": fleet.node.model_copy(update={"accelerators_per_node": accelerators})})
+
+
+def _result(question: Question, asked: dict[str, Any], found: Found, complete: bool) -> ParallelismResult:
+    setting, fleet = question.setting, question.setting.fleet
+    device = fleet.node.accelerator
+    best, reason, value = None, "", None
+    alternatives: tuple[dict[str, Any], ...] = ()
+    if found.feasible:
+        first = found.best[:, 0]
+        plan = plan_of(first)
+        used = plan["tp"] * plan["pp"] * plan["dp"] * plan["cp"]
+        best = DistributedModel().solve(setting.workload, used_fleet(fleet, used), **asked, **solve_arguments(plan))
+        value = question.objective.value(float(first[-2]), used)
+        alternatives = tuple(nearest_alternatives(question, first))
+    else:
+        reason = (
+            f"none of {found.legal} plans fits: the smallest needs {found.least_B / 1e9:.1f} GB on each {device.name}, "
+            f"of which {question.budget_B / 1e9:.1f} GB are usable"
+        )
+    notes = () if complete else ("the search was interrupted: the best so far",)
     return ParallelismResult(
         solver="ParallelismOptimizer",
         subject=f"{setting.workload.name} on {fleet.accelerators} x {device.name}, batch {setting.batch_size}",
@@ -210,11 +314,20 @@ def _result(
         feasible=best is not None,
         reason=reason,
         binding="memory capacity" if best is None else best.binding,
-        breakdown=breakdown,
-        diagnostics=notes if best is None else best.diagnostics,
+        breakdown={} if best is None else dict(best.breakdown),
+        diagnostics=notes if best is None else (*notes, *best.diagnostics),
+        coefficients=() if best is None else best.coefficients,
         best_config={} if best is None else dict(best.plan),
         best=best,
-        total_searched=int(needed_B.size),
-        total_feasible=total_feasible,
-        ranking=ranking,
+        objective=question.objective.name,
+        objective_value=value,
+        total_space=size(setting, question.choices),
+        total_searched=found.legal,
+        total_evaluated=found.evaluated,
+        total_feasible=found.feasible,
+        ranking=tuple(found_row(column) for column in found.best.T),
+        pareto=tuple(found_row(column) for column in found.front.T),
+        alternatives=alternatives,
+        why=tuple(in_words(row, question.budget_B) for row in alternatives),
+        complete=complete,
     )

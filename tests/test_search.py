@@ -1,0 +1,212 @@
+"""The search: the whole space, the same physics as a single solve, bounded memory, and answers that say why."""
+
+import itertools
+import tracemalloc
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlsysim import DistributedModel, Fleet, InputError, Models, ParallelismOptimizer, Systems
+from mlsysim.solvers import search as searching
+from mlsysim.solvers.parallelism import PAPER_OVERLAP, solve_arguments
+from mlsysim.solvers.plan_space import Choices, _factorizations, divisors
+
+LLAMA = Models.Language.Llama3_8B
+MIXTRAL = Models.Language.Mixtral_8x7B
+
+
+def fleet(nodes=4):
+    return Fleet(name=f"{nodes} nodes", node=Systems.Nodes.DGX_H100, count=nodes)
+
+
+def search(model=LLAMA, on=None, **asked):
+    return ParallelismOptimizer().solve(model, on or fleet(), **{"batch_size": 64, "space": "full", **asked})
+
+
+def alone(model, on, row, **asked):
+    return DistributedModel().solve(model, on, **{"batch_size": 64, **asked}, **solve_arguments(row))
+
+
+BASES = [{"efficiency": 0.5, "overlap_efficiency": PAPER_OVERLAP}, {"stack": "megatron-core"}]
+
+
+@pytest.mark.parametrize("basis", BASES, ids=["efficiency", "calibrated"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_every_plan_is_judged_as_a_single_solve_judges_it(basis, data):
+    nodes = data.draw(st.sampled_from([1, 2, 3, 5]))
+    batch = data.draw(st.sampled_from([16, 24, 60, 64]))
+    asked = {"batch_size": batch, "seq_len": data.draw(st.sampled_from([2048, 6144])), **basis}
+    found = search(on=fleet(nodes), top_k=100_000, **asked)
+    assert len(found.ranking) == found.total_feasible > 0
+    for row in data.draw(st.lists(st.sampled_from(found.ranking), min_size=3, max_size=6)):
+        step = alone(LLAMA, fleet(nodes), row, **asked)
+        assert step.step_latency_total.m_as("s") == pytest.approx(row["step_latency"].m_as("s"), rel=1e-9)
+        assert step.memory_per_accelerator.m_as("B") == pytest.approx(row["memory"].m_as("B"), rel=1e-9)
+        assert step.plan == {name: row[name] for name in step.plan}
+
+
+def test_experts_are_spread_in_every_legal_way():
+    found = search(MIXTRAL, top_k=100_000, efficiency=0.5)
+    assert {row["ep"] for row in found.ranking} == {1, 2, 4, 8}
+    row = next(row for row in found.ranking if row["ep"] == 4)
+    step = alone(MIXTRAL, fleet(), row, efficiency=0.5, overlap_efficiency=PAPER_OVERLAP)
+    assert step.step_latency_total.m_as("s") == pytest.approx(row["step_latency"].m_as("s"), rel=1e-9)
+
+
+def test_the_ranking_is_sorted_and_the_front_is_what_no_plan_beats():
+    found = search(top_k=100_000, stack="megatron-core")
+    every = [(row["step_latency"].m_as("s"), row["memory"].m_as("B")) for row in found.ranking]
+    assert every == sorted(every)
+    front = [(row["step_latency"].m_as("s"), row["memory"].m_as("B")) for row in found.pareto]
+    best = float("inf")
+    expected = []
+    for time, memory in every:
+        if memory < best:
+            expected.append((time, memory))
+            best = memory
+    assert front == expected
+    assert front[0] == every[0]
+
+
+def test_more_room_never_makes_the_best_plan_slower():
+    found = [search(efficiency=0.5), search(efficiency=0.5, space="tp-pp-dp"), search(efficiency=0.5, fixed={"tp": 8})]
+    whole, paper, fixed = (plan.require_best().step_latency_total for plan in found)
+    assert whole <= paper
+    assert whole <= fixed
+    assert found[0].total_space >= found[0].total_searched >= found[0].total_evaluated >= found[0].total_feasible > 0
+    assert found[1].total_searched < found[2].total_searched < found[0].total_searched
+
+
+def test_what_the_caller_fixes_stays_fixed():
+    asked = {"tp": (2, 4), "pp": 2, "recompute": "none", "schedule": "1f1b", "zero_stage": (0, 1), "sequence_parallel": True}
+    found = search(efficiency=0.5, fixed=asked, top_k=10_000)
+    for name, value in asked.items():
+        assert {row[name] for row in found.ranking} <= set(value if isinstance(value, tuple) else [value])
+    assert {row["tp"] for row in found.ranking} == {2, 4}
+
+
+def test_a_memory_limit_is_kept():
+    free = search(efficiency=0.5)
+    limit = free.ranking[0]["memory"] * 0.5
+    tight = search(efficiency=0.5, max_memory=limit)
+    assert tight.ranking[0]["memory"] <= limit
+    assert tight.require_best().step_latency_total >= free.require_best().step_latency_total
+    none = search(efficiency=0.5, max_memory="1 GB")
+    assert not none.feasible
+    assert "1.0 GB are usable" in none.reason
+    assert none.total_searched > 0 == none.total_evaluated == none.total_feasible
+
+
+def test_the_reasons_name_what_the_other_choice_costs():
+    found = search(efficiency=0.5)
+    best = found.ranking[0]
+    for row, words in zip(found.alternatives, found.why, strict=True):
+        assert row["instead_of"] == best.get(row["changed"], row["instead_of"])
+        assert row["value"] != row["instead_of"]
+        if row["fits"]:
+            assert row["slower"] >= 0
+            step = alone(LLAMA, fleet(), row, efficiency=0.5, overlap_efficiency=PAPER_OVERLAP)
+            assert step.step_latency_total.m_as("s") == pytest.approx(row["step_latency"].m_as("s"), rel=1e-9)
+            assert f"{100 * row['slower']:+.1f} %" in words
+        else:
+            assert "does not fit" in words
+    changed = {row["changed"] for row in found.alternatives}
+    assert {"tp", "pp", "recompute", "zero_stage", "micro_batch"} <= changed
+
+
+def test_objectives_can_leave_accelerators_idle():
+    asked = {"efficiency": 0.5, "idle_accelerators": True, "fixed": {"cp": 1}}
+    fastest = search(**asked)
+    cheapest = search(objective="tokens_per_dollar", accelerator_price="2.5 USD/hour", **asked)
+    used = [plan.best_config["tp"] * plan.best_config["pp"] * plan.best_config["dp"] for plan in (fastest, cheapest)]
+    assert used[1] <= used[0] == 32
+    tokens = 64 * 4096 / (cheapest.best.step_latency_total.m_as("hour") * 2.5 * used[1])
+    assert cheapest.objective_value.m_as("count/USD") == pytest.approx(tokens)
+    mfu = search(objective="mfu", **asked)
+    assert mfu.objective_value == pytest.approx(mfu.best.mfu)
+    assert mfu.objective_value >= fastest.best.mfu
+    power = search(objective="tokens_per_joule", accelerator_power="1 kW", **asked)
+    assert power.best_config == cheapest.best_config
+
+
+def test_time_to_train_counts_failures():
+    asked = {
+        "efficiency": 0.5,
+        "objective": "time_to_train",
+        "train_tokens": "1e12 count",
+        "checkpoint_time": "1 min",
+        "restart_time": "10 min",
+    }
+    steady, shaky = (search(accelerator_mtbf=mtbf, **asked) for mtbf in ("1e9 hour", "1000 hour"))
+    steps = 1e12 / (64 * 4096)
+    assert steady.objective_value.m_as("s") == pytest.approx(steps * steady.best.step_latency_total.m_as("s"), rel=1e-3)
+    assert shaky.objective_value > 1.02 * steady.objective_value
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"space": "ful"}, "space"),
+        ({"fixed": {"tpp": 8}}, "tpp"),
+        ({"fixed": {"tp": 3}}, "fixed"),
+        ({"fixed": {"recompute": "some"}}, "recompute"),
+        ({"fixed": {"pp": ()}}, "at least one"),
+        ({"fixed": {"zero_stage": 4}}, "zero_stage"),
+        ({"objective": "tokens_per_dollar"}, "accelerator_price"),
+        ({"objective": "speed"}, "objective"),
+        ({"accelerator_price": "2 USD/hour"}, "accelerator_price"),
+        ({"max_memory": "-1 GB"}, "max_memory"),
+        ({"max_tp_size": 0}, "max_tp_size"),
+        ({"executor": 3}, "executor"),
+    ],
+)
+def test_bad_input_is_named(asked, says):
+    with pytest.raises(InputError, match=says):
+        search(**asked)
+
+
+def test_an_interrupt_returns_the_best_so_far(monkeypatch):
+    calls = itertools.count()
+    judged = searching.searched
+
+    def interrupted(question, parts):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return judged(question, parts)
+
+    monkeypatch.setattr(searching, "searched", interrupted)
+    found = search(on=fleet(16), efficiency=0.5)
+    assert not found.complete
+    assert found.feasible
+    assert "interrupted" in found.diagnostics[0]
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_an_executor_gives_the_same_answer(pool):
+    here = search(efficiency=0.5, fixed={"cp": 1})
+    with pool(2) as executor:
+        there = search(efficiency=0.5, fixed={"cp": 1}, executor=executor)
+    assert there == here
+
+
+def test_memory_stays_bounded():
+    tracemalloc.start()
+    try:
+        found = search(on=fleet(64), batch_size=1024, efficiency=0.5)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.total_searched > 10_000
+    assert peak < 100e6
+
+
+def test_factorizations_are_counted():
+    for number in (1, 8, 12, 30, 64):
+        triples = sum(1 for a in divisors(number) for b in divisors(number // a))
+        assert _factorizations(number, 3) == triples
+    assert Choices().idle is False
+    assert np.prod(divisors(6)) == 36
