@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from mlsysim.hardware.registry import Hardware
     from mlsysim.hardware.types import HardwareNode
     from mlsysim.infra.registry import Infra
-    from mlsysim.infra.types import Grid
+    from mlsysim.infra.types import Grid, Site
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
     from mlsysim.solvers.distributed import DistributedModel
+    from mlsysim.solvers.fleets import FleetOptimizer
     from mlsysim.solvers.parallelism import ParallelismOptimizer
+    from mlsysim.solvers.placement import PlacementOptimizer
     from mlsysim.solvers.predict import predict_table
     from mlsysim.solvers.scaling import ScalingModel
     from mlsysim.solvers.serving import ServingModel
@@ -34,6 +36,7 @@ _HOMES = {
     "CNNWorkload": "models.types",
     "DistributedModel": "solvers.distributed",
     "Fleet": "systems.types",
+    "FleetOptimizer": "solvers.fleets",
     "Grid": "infra.types",
     "Hardware": "hardware.registry",
     "HardwareNode": "hardware.types",
@@ -45,10 +48,12 @@ _HOMES = {
     "NetworkFabric": "systems.types",
     "Node": "systems.types",
     "ParallelismOptimizer": "solvers.parallelism",
+    "PlacementOptimizer": "solvers.placement",
     "Q_": "core.units",
     "ScalingModel": "solvers.scaling",
     "ServingModel": "solvers.serving",
     "SingleNodeModel": "solvers.single_node",
+    "Site": "infra.types",
     "SustainabilityModel": "solvers.sustainability",
     "Systems": "systems.registry",
     "TransformerWorkload": "models.types",
@@ -62,6 +67,7 @@ __all__ = [
     "CNNWorkload",
     "DistributedModel",
     "Fleet",
+    "FleetOptimizer",
     "Grid",
     "Hardware",
     "HardwareNode",
@@ -73,9 +79,11 @@ __all__ = [
     "NetworkFabric",
     "Node",
     "ParallelismOptimizer",
+    "PlacementOptimizer",
     "ScalingModel",
     "ServingModel",
     "SingleNodeModel",
+    "Site",
     "SustainabilityModel",
     "Systems",
     "TransformerWorkload",

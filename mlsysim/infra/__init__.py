@@ -2,6 +2,6 @@
 
 from mlsysim.infra import types
 from mlsysim.infra.registry import Infra
-from mlsysim.infra.types import Grid
+from mlsysim.infra.types import Grid, Site
 
-__all__ = ["Grid", "Infra", "types"]
+__all__ = ["Grid", "Infra", "Site", "types"]

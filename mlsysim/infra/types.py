@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from mlsysim.core.errors import InconsistentError
 from mlsysim.core.provenance import Provenance
-from mlsysim.core.quantities import CarbonIntensity, WaterIntensity
+from mlsysim.core.quantities import CarbonIntensity, EnergyPrice, HirePrice, WaterIntensity
 from mlsysim.core.spec import Spec
 
 
@@ -31,3 +32,41 @@ class Grid(Spec):
     def carbon_intensity_g_per_J(self) -> float:
         """Grams of CO2 equivalent per joule."""
         return float(self.carbon_intensity.m_as("gCO2e/joule"))
+
+
+class Site(Spec):
+    """Where a job could run, and what that costs there.
+
+    Attributes:
+        grid: what feeds it.
+        pue: of the building; by default the grid entry's own, else 1.
+        electricity_price: a unit of energy at the meter.
+        accelerator_price: hire of one accelerator, if any.
+        hourly_carbon, hourly_price: the intensity and the price of the coming hours, where they vary: a job may then wait for
+            better ones. Both of one length.
+
+    Example:
+        >>> north = Site(name="north", grid=Grid(name="hydro", carbon_intensity="20 gCO2e/kWh"), electricity_price="0.04 USD/kWh")
+        >>> north.hours
+        0
+    """
+
+    name: str = Field(min_length=1)
+    grid: Grid
+    pue: float | None = Field(default=None, ge=1.0, le=10.0)
+    electricity_price: EnergyPrice | None = None
+    accelerator_price: HirePrice | None = None
+    hourly_carbon: tuple[CarbonIntensity, ...] = ()
+    hourly_price: tuple[EnergyPrice, ...] = ()
+
+    @model_validator(mode="after")
+    def _hours_agree(self) -> Site:
+        lengths = {len(series) for series in (self.hourly_carbon, self.hourly_price) if series}
+        if len(lengths) > 1:
+            raise InconsistentError("hourly_price", len(self.hourly_price), f"as many hours as hourly_carbon: {len(self.hourly_carbon)}")
+        return self
+
+    @property
+    def hours(self) -> int:
+        """How many coming hours are known one by one."""
+        return max(len(self.hourly_carbon), len(self.hourly_price))

@@ -21,6 +21,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "time_to_train": ("train_tokens", "accelerator_mtbf", "checkpoint_time", "restart_time"),
 }
 OBJECTIVES = tuple(_NEEDS)
+HIGHER_IS_BETTER = ("mfu", "tokens_per_dollar", "tokens_per_joule")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Objective:
     Attributes:
         name: one of ``OBJECTIVES``.
         step_tokens: tokens of a step.
-        step_flops: model FLOP of a step, over the peak of an accelerator: MFU is this / (accelerators x step).
+        peak_step_s: model FLOP of a step over the peak of one accelerator: MFU is this / (accelerators x step).
         rate: USD or watts of one accelerator, by the second.
         train_tokens, mtbf_s, checkpoint_s, restart_s: of the whole training; MTBF is that of one accelerator with its share of
             the node.

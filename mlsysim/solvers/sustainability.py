@@ -89,7 +89,7 @@ class SustainabilityModel:
             if factor is None:
                 notes.append("no PUE given: the building adds nothing")
             effectiveness = real_number("pue", 1.0 if factor is None else factor, 1.0, 10.0)
-            watts = _mean_power_W(fleet, accelerator_power, notes)
+            watts = mean_power_W(fleet, accelerator_power, notes)
             joules = float(facility_energy_J(watts, seconds, effectiveness))
         return SustainabilityResult(
             solver="SustainabilityModel",
@@ -123,8 +123,8 @@ def _carbon_intensity(grid: Grid | Quantity | str) -> tuple[float, float | None]
     return intensity, None
 
 
-def _mean_power_W(fleet: Fleet, accelerator_power: Quantity | str | None, notes: list[str]) -> float:
-    """Mean power of the whole fleet's equipment."""
+def mean_power_W(fleet: Fleet, accelerator_power: Quantity | str | None, notes: list[str]) -> float:
+    """Mean power of the whole fleet's equipment: as given for an accelerator, else the nodes' maximum, else TDP; notes say which."""
     if accelerator_power is not None:
         return fleet.accelerators * positive_quantity("accelerator_power", accelerator_power, "watt")
     if fleet.node.max_power is not None:
