@@ -68,6 +68,7 @@ def gemm_s(
     bandwidth_Bps: Num,
     multiprocessors: Num,
     cache_B: Num = 0.0,
+    groups: Num = 1.0,
 ) -> Num:
     """Launch + quantisation + (compute^2.5 + memory^2.5)^(1/2.5), seconds of one call; shapes broadcast.
 
@@ -83,6 +84,7 @@ def gemm_s(
         bandwidth_Bps: of the memory.
         multiprocessors: that tiles are spread over.
         cache_B: last-level cache, in which activations wait that the kernel before has written. Weights come from memory.
+        groups: products of this shape in one kernel, each with its own weights (the experts of a rank).
 
     Example:
         >>> h100 = GemmKernel(0.8, 95.0, 5.4, 0.9, 2.4e-6, 2.6e-6)
@@ -93,10 +95,10 @@ def gemm_s(
         >>> 0.6 < 2 * 8192**2 / decode / 3.35e12 < 0.8
         True
     """
-    inputs_B, weights_B, outputs_B = input_B * m * k, weight_B * n * k, output_B * m * n
+    inputs_B, weights_B, outputs_B = groups * input_B * m * k, groups * weight_B * n * k, groups * output_B * m * n
     cached_B = minimum(inputs_B, maximum(0.0, cache_B - inputs_B - outputs_B))
     memory_s = _memory_s(inputs_B - cached_B + weights_B + outputs_B, kernel.memory_efficiency, bandwidth_Bps)
-    compute_s = _compute_s(m, n, k, input_B, weight_B, kernel, peak_flops_per_s, bandwidth_Bps, multiprocessors)
+    compute_s = _compute_s(m, n, k, input_B, weight_B, kernel, peak_flops_per_s, bandwidth_Bps, multiprocessors, groups)
     overlapped_s = (compute_s**OVERLAP + memory_s**OVERLAP) ** (1 / OVERLAP)
     return kernel.launch_s + kernel.quantise_sweeps * inputs_B / bandwidth_Bps + overlapped_s
 
@@ -108,7 +110,16 @@ def _memory_s(moved_B: Num, efficiency: float, bandwidth_Bps: Num) -> Num:
 
 
 def _compute_s(
-    m: Num, n: Num, k: Num, input_B: Num, weight_B: Num, kernel: GemmKernel, peak: Num, bandwidth_Bps: Num, units: Num
+    m: Num,
+    n: Num,
+    k: Num,
+    input_B: Num,
+    weight_B: Num,
+    kernel: GemmKernel,
+    peak: Num,
+    bandwidth_Bps: Num,
+    units: Num,
+    groups: Num,
 ) -> Num:
     """The fastest tile, whole or with k split.
 
@@ -123,7 +134,7 @@ def _compute_s(
     best_s: Num = float("inf")
     for rows, columns in TILES:
         # -(-a // b) rounds up, for floats and arrays alike.
-        waves = -(-m // rows) * -(-n // columns) / units
+        waves = groups * (-(-m // rows) * -(-n // columns)) / units
         arithmetic_s = rows * columns * per_flop_s
         pace_s = maximum(arithmetic_s, (fed_B[rows][0] + fed_B[columns][1]) * per_fed_B_s)
         if kernel.step_s:

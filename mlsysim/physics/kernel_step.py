@@ -8,20 +8,34 @@ Sources: Narayanan et al. 2021, Korthikanti et al. 2022 (what a layer computes a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
+
+from mlsysim.physics.adapters import ADDED_B, adapter_products_s
 from mlsysim.physics.attention_kernels import STREAMING, AttentionDevice, PrefillKernel, training_attention_s
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, collective_s
+from mlsysim.physics.context_parallel import merged_output_B
+from mlsysim.physics.expert_step import NO_EXPERTS, ExpertPass, ExpertShape, exchange_s, expert_backward, expert_forward
 from mlsysim.physics.gemm import GemmKernel, gemm_s
+from mlsysim.physics.latent_attention import (
+    NO_LATENT,
+    LatentShape,
+    latent_elements,
+    latent_head_dim,
+    latent_products,
+)
 from mlsysim.physics.numeric import Num, Truth, maximum, minimum, where
 from mlsysim.physics.plan import Plan
-from mlsysim.physics.sharding import largest_rank, rank_parameters
+from mlsysim.physics.sharding import largest_rank, largest_trained, trained_parameters
 from mlsysim.physics.step import StepParts
 from mlsysim.physics.training import (
     Machine,
     data_parallel_s,
-    expert_parallel_s,
     pipeline_send_s,
+    ring_exchange_s,
     tensor_all_reduce_s,
 )
 from mlsysim.physics.work import FULL, SELECTIVE, LayeredWork
@@ -56,6 +70,9 @@ class LayerShape:
         seq_len, heads, head_dim: of attention.
         flash: 1.0 where attention stores no scores.
         attention_generation: speed of the attention kernel over the vendor's own (``attention_kernels``).
+        window, windowed: keys that a query of a sliding-window layer sees, and the share of layers that have one.
+        adapter_rank: of the low-rank adapters beside the (frozen) products of attention; 0.0 where all weights are trained.
+        latent, routed: latent attention and expert layers, where there are any.
     """
 
     hidden: Num
@@ -69,6 +86,11 @@ class LayerShape:
     head_dim: Num
     flash: Num = 1.0
     attention_generation: Num = 1.0
+    window: Num = 0.0
+    windowed: Num = 0.0
+    adapter_rank: Num = 0.0
+    latent: LatentShape = NO_LATENT
+    routed: ExpertShape = NO_EXPERTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +134,9 @@ class StackCoefficients:
         network_share: share of the network cards' line rate that its traffic between nodes reaches.
         cast_B: stated, not fitted: bytes a gathered parameter that converting it moves through memory.
         scattered: stated: 1.0 where the ranks of a TP group each send their part of an activation to the next stage.
+        host_expert_s: what routing and the experts' kernels add to the host's time of a pass of an expert layer.
+        ep_hidden: share of the all-to-alls between experts' ranks under compute.
+        sent_once: stated: 1.0 where a token crosses once to a rank or node that has several of its experts.
     """
 
     host_layer_s: Num = 0.0
@@ -124,6 +149,9 @@ class StackCoefficients:
     network_share: Num = 0.85
     cast_B: Num = 0.0
     scattered: Num = 0.0
+    host_expert_s: Num = 0.0
+    ep_hidden: Num = 0.0
+    sent_once: Num = 0.0
 
 
 def kernel_parts(
@@ -133,20 +161,28 @@ def kernel_parts(
     forward, attention_forward = _forward_s(shape, plan, device, stack)
     backward = _backward_s(work, shape, plan, device, stack)
     host = stack.host_layer_s * (1 + _HOST_PER_COLLECTIVE * where(plan.tp > 1, 1.0, 0.0))
+    host = host + shape.routed.layers * stack.host_expert_s
+    # Dispatch and combine; the host launches what follows while they run.
+    sent = 2 * (1 - stack.ep_hidden) * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, stack.sent_once)
+    sent_forward = _launched_s(forward + sent, host) - _launched_s(forward, host)
+    sent_backward = _launched_s(backward + sent, host) - _launched_s(backward, host)
+    attention_s = sum(_attention_s(shape, plan, device), start=0.0)
     forward, backward = _launched_s(forward, host), _launched_s(backward, host)
     reduction = _reduction_s(work, plan, machine, device)
     repeats = where(plan.recompute == FULL, 2.0, 1.0)
-    exposed = work.reductions * (repeats * (1 - stack.tp_hidden_forward) + (1 - stack.tp_hidden_backward))
+    exposed = _reductions(work, shape) * (repeats * (1 - stack.tp_hidden_forward) + (1 - stack.tp_hidden_backward))
     streaming_Bps = STREAMING * device.memory_Bps
     return StepParts(
         layer_s=forward + backward,
         recompute_s=where(plan.recompute == FULL, forward, where(plan.recompute == SELECTIVE, attention_forward, 0.0)),
-        head_s=_head_s(shape, plan, device) + reduction,
+        head_s=_head_s(work, shape, plan, device) + reduction,
         tp_s=reduction * exposed,
-        ep_s=expert_parallel_s(work, plan, machine),
+        ep_s=repeats * sent_forward + sent_backward,
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),
         dp_s=data_parallel_s(work, plan, machine) + _cast_B(work, plan, stack) / streaming_Bps,
         optimizer_s=_OPTIMIZER_B * _updated(work, plan) / streaming_Bps,
+        cp_s=ring_exchange_s(work, plan, machine),
+        cp_window_s=attention_s,
     )
 
 
@@ -160,16 +196,21 @@ def _launched_s(device_s: Num, host_s: Num) -> Num:
     return (device_s**_HOST_NORM + host_s**_HOST_NORM) ** (1 / _HOST_NORM)
 
 
-def _products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num], ...]:
-    """Output and input features of a rank's four products: QKV, attention output, up (and gate), down."""
-    qkv = _qkv_width(shape, plan)
+def _products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]:
+    """(share of the layers, output, input features) of a rank's products: attention's, then up (and gate) and down."""
     up = (shape.ffn_matrices - 1) * shape.ffn / plan.tp
-    return (
-        (qkv, shape.hidden),
-        (shape.hidden, shape.query_width / plan.tp),
-        (up, shape.hidden),
-        (shape.hidden, shape.ffn / plan.tp),
-    )
+    dense = 1.0 - shape.routed.layers
+    return (*_attention_products(shape, plan), (dense, up, shape.hidden), (dense, shape.hidden, shape.ffn / plan.tp))
+
+
+def _attention_products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]:
+    """The same of attention alone: QKV and output."""
+    plain = ((1.0, _qkv_width(shape, plan), shape.hidden), (1.0, shape.hidden, shape.query_width / plan.tp))
+    if not shape.latent.used:
+        return plain
+    latent = where(shape.latent.key_rank > 0, 1.0, 0.0)
+    compressed = latent_products(shape.latent, shape.hidden, shape.heads, plan.tp)
+    return (*((1.0 - latent, n, k) for _, n, k in plain), *((latent * share, n, k) for share, n, k in compressed))
 
 
 def _qkv_width(shape: LayerShape, plan: Plan) -> Num:
@@ -178,15 +219,54 @@ def _qkv_width(shape: LayerShape, plan: Plan) -> Num:
     return shape.query_width / plan.tp + 2 * shape.key_width / minimum(plan.tp, key_heads)
 
 
-def _product_s(m: Num, n: Num, k: Num, device: KernelDevice) -> Num:
+def _reductions(work: LayeredWork, shape: LayerShape) -> Num:
+    """Tensor-parallel all-reduces of a layer's forward pass: routed experts take their tokens where they are."""
+    routed_alone = where(shape.routed.shared_ffn > 0, 0.0, shape.routed.layers)
+    return work.reductions - routed_alone
+
+
+def _product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1.0) -> Num:
     size_B = device.gemm_input_B
     peak = device.gemm_peak_flops_per_s * device.clock
-    return gemm_s(m, n, k, size_B, size_B, 2.0, device.gemm, peak, device.memory_Bps, device.multiprocessors, device.cache_B)
+    chip = (device.memory_Bps, device.multiprocessors, device.cache_B)
+    return gemm_s(m, n, k, size_B, size_B, 2.0, device.gemm, peak, *chip, groups)
 
 
-def _head_product_s(m: Num, n: Num, k: Num, device: KernelDevice) -> Num:
+def _head_product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1.0) -> Num:
     peak = device.head_peak_flops_per_s * device.clock
-    return gemm_s(m, n, k, 2.0, 2.0, 2.0, device.head_gemm, peak, device.memory_Bps, device.multiprocessors, device.cache_B)
+    chip = (device.memory_Bps, device.multiprocessors, device.cache_B)
+    return gemm_s(m, n, k, 2.0, 2.0, 2.0, device.head_gemm, peak, *chip, groups)
+
+
+def _expert_s(
+    shape: LayerShape, plan: Plan, device: KernelDevice, one_pass: Callable[..., ExpertPass], streaming_Bps: Num
+) -> Num:
+    """Seconds of the feed-forward part of the expert layers, as a share of all layers."""
+    if not np.any(shape.routed.layers):
+        return 0.0
+    product = partial(_grouped, _product_s, device)
+    routing = partial(_grouped, _head_product_s, device)
+    found = one_pass(shape.routed, shape.hidden, plan, product, routing, device.gemm_input_B < 2.0)
+    return shape.routed.layers * (found.products_s + found.moved_B / streaming_Bps)
+
+
+def _grouped(product: Callable[..., Num], device: KernelDevice, m: Num, n: Num, k: Num, groups: Num) -> Num:
+    return product(m, n, k, device, groups)
+
+
+def _adapters_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[Num, Num]:
+    """Forward and backward seconds of the low-rank adapters of a layer's attention, 16-bit whatever the products use."""
+    if not np.any(shape.adapter_rank):
+        return 0.0, 0.0
+    tokens = plan.micro_batch_tokens
+    forward: Num = 0.0
+    backward: Num = 0.0
+    for share, n, k in _attention_products(shape, plan):
+        one_way, other = adapter_products_s(tokens, n, k, shape.adapter_rank, partial(_grouped, _head_product_s, device))
+        added = ADDED_B * tokens * n / (STREAMING * device.memory_Bps)
+        forward, backward = forward + share * (one_way + added), backward + share * (other + added)
+    adapted = where(shape.adapter_rank > 0, 1.0, 0.0)
+    return adapted * forward, adapted * backward
 
 
 def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[Num, Num]:
@@ -194,9 +274,14 @@ def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[N
     batch, heads = plan.micro_batch_tokens / shape.seq_len, shape.heads / plan.tp
     clock, chip = device.clock, device.attention_device
     clocked = AttentionDevice(chip.peak_flops_per_s * clock, chip.bandwidth_Bps, chip.multiprocessors, chip.l2_B)
-    fused = training_attention_s(
-        device.attention, clocked, batch, shape.seq_len, heads, shape.head_dim, 0.0, shape.attention_generation
-    )
+    head_dim = shape.head_dim
+    if shape.latent.used:
+        head_dim = where(shape.latent.key_rank > 0, latent_head_dim(shape.latent), head_dim)
+    kernel, generation = device.attention, shape.attention_generation
+    fused = training_attention_s(kernel, clocked, batch, shape.seq_len, heads, head_dim, 0.0, generation)
+    if np.any(shape.windowed):
+        near = training_attention_s(kernel, clocked, batch, shape.seq_len, heads, head_dim, shape.window, generation)
+        fused = tuple((1 - shape.windowed) * far + shape.windowed * close for far, close in zip(fused, near, strict=True))
     scores = batch * heads * shape.seq_len * shape.seq_len
     products_s = 4 * scores * shape.head_dim / (_UNFUSED_SHARE * device.head_peak_flops_per_s * clock)
     moved_s = scores / (STREAMING * device.memory_Bps)
@@ -210,40 +295,51 @@ def _elements(shape: LayerShape, plan: Plan) -> tuple[Num, Num, Num]:
     tokens = plan.micro_batch_tokens
     shared = where(plan.sequence_parallel > 0, plan.tp, 1.0)
     qkv = tokens * _qkv_width(shape, plan)
-    return tokens * shape.hidden / shared, tokens * shape.ffn / plan.tp, qkv
+    if shape.latent.used:
+        latent = tokens * latent_elements(shape.latent, shape.heads, plan.tp)
+        qkv = where(shape.latent.key_rank > 0, latent, qkv)
+    return tokens * shape.hidden / shared, tokens * shape.ffn * (1.0 - shape.routed.layers) / plan.tp, qkv
 
 
 def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> tuple[Num, Num]:
     """Device time of one layer's forward pass of one micro-batch, and of its attention."""
     tokens = plan.micro_batch_tokens
-    products: Num = sum((_product_s(tokens, n, k, device) for n, k in _products(shape, plan)), start=0.0)
+    products: Num = sum((share * _product_s(tokens, n, k, device) for share, n, k in _products(shape, plan)), start=0.0)
+    products = products + _adapters_s(shape, plan, device)[0]
     attention, _ = _attention_s(shape, plan, device)
     residual, ffn, qkv = _elements(shape, plan)
     per_ffn = where(shape.ffn_matrices > 2, _FORWARD_FFN_B[1], _FORWARD_FFN_B[0])
     moved_B = (_FORWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _FORWARD_QKV_B * qkv
-    return products + attention + moved_B / (STREAMING * device.memory_Bps), attention
+    moved_B = moved_B + merged_output_B(tokens * shape.query_width / plan.tp, plan.cp)
+    streaming_Bps = STREAMING * device.memory_Bps
+    products = products + _expert_s(shape, plan, device, expert_forward, streaming_Bps)
+    return products + attention + moved_B / streaming_Bps, attention
 
 
 def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
     """The same of the backward pass: input and weight gradients, and their accumulation."""
     tokens = plan.micro_batch_tokens
     products: Num = 0.0
-    for n, k in _products(shape, plan):
-        products = products + _product_s(tokens, k, n, device) + _product_s(n, k, tokens, device)
+    trained = where(work.frozen > 0, 0.0, 1.0)
+    for share, n, k in _products(shape, plan):
+        products = products + share * (_product_s(tokens, k, n, device) + trained * _product_s(n, k, tokens, device))
+    products = products + _adapters_s(shape, plan, device)[1]
     _, attention = _attention_s(shape, plan, device)
     residual, ffn, qkv = _elements(shape, plan)
     per_ffn = where(shape.ffn_matrices > 2, _BACKWARD_FFN_B[1], _BACKWARD_FFN_B[0])
     moved_B = (_BACKWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _BACKWARD_QKV_B * qkv
-    moved_B = moved_B + stack.accumulated_B * rank_parameters(work, plan, 1.0, 0.0).whole
-    return products + attention + moved_B / (STREAMING * device.memory_Bps)
+    moved_B = moved_B + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
+    streaming_Bps = STREAMING * device.memory_Bps
+    products = products + _expert_s(shape, plan, device, expert_backward, streaming_Bps)
+    return products + attention + moved_B / streaming_Bps
 
 
-def _head_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
-    """The output head of one micro-batch: three products and the loss."""
+def _head_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
+    """The output head of one micro-batch: three products (two of a frozen one) and the loss."""
     tokens, vocab, hidden = plan.micro_batch_tokens, shape.vocab / plan.tp, shape.hidden
     some = maximum(vocab, 1.0)
     products = _head_product_s(tokens, some, hidden, device) + _head_product_s(tokens, hidden, some, device)
-    products = products + _head_product_s(some, hidden, tokens, device)
+    products = products + where(work.frozen > 0, 0.0, _head_product_s(some, hidden, tokens, device))
     loss = _LOSS_B * tokens * vocab / (STREAMING * device.memory_Bps)
     return where(vocab > 0, products + loss, 0.0)
 
@@ -257,7 +353,7 @@ def _reduction_s(work: LayeredWork, plan: Plan, machine: Machine, device: Kernel
 
 def _updated(work: LayeredWork, plan: Plan) -> Num:
     """Parameters that a rank updates."""
-    parameters = largest_rank(work, plan)
+    parameters = largest_trained(work, plan)
     return where(plan.zero_stage >= 1, parameters.sharded(plan), parameters.whole)
 
 

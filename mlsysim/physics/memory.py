@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 from mlsysim.physics.numeric import Num, Truth, minimum, where
 from mlsysim.physics.plan import Plan, held_by_first_stage, held_by_last_stage, stage_layers
-from mlsysim.physics.sharding import first_stage_ends, last_stage_ends, rank_parameters
+from mlsysim.physics.sharding import first_stage_ends, last_stage_ends, rank_parameters, trained_parameters
 from mlsysim.physics.work import LOGIT_B, NONE, LayeredWork, kept_activation_B
 
 
@@ -93,7 +93,8 @@ def _stage_memory(
     work: LayeredWork, plan: Plan, terms: MemoryTerms, layers: Num, ends: Num, scheduled: Num, has_head: Num
 ) -> MemoryUse:
     parameters = rank_parameters(work, plan, layers, ends)
-    whole, sharded = parameters.whole, parameters.sharded(plan)
+    trained = trained_parameters(work, plan, layers, ends)
+    whole, sharded = trained.whole, trained.sharded(plan)
     per_layer = kept_activation_B(work, plan.recompute, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens
     # Recomputation rebuilds one layer at a time; ZeRO-3 gathers one layer while it computes another.
     rebuilt = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens - per_layer
@@ -101,7 +102,7 @@ def _stage_memory(
     logits = has_head * (terms.logit_B * work.logits) * plan.micro_batch_tokens / where(terms.logits_split, plan.tp, 1.0)
     in_flight = where(plan.pp == 1, scheduled, minimum(plan.micro_batches, scheduled + terms.in_flight))
     return MemoryUse(
-        weights_B=plan.weight_B * where(plan.zero_stage >= 3, sharded, whole),
+        weights_B=plan.weight_B * where(plan.zero_stage >= 3, parameters.sharded(plan), parameters.whole),
         gradients_B=plan.gradient_B * where(plan.zero_stage >= 2, sharded, whole),
         optimizer_B=plan.optimizer_B * where(plan.zero_stage >= 1, sharded, whole),
         activations_B=terms.fragmentation * (layers * per_layer * in_flight + logits),

@@ -12,18 +12,23 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a step is split. Ranks are laid out TP innermost, then DP (with EP inside it), PP outermost.
+    """How a step is split. Ranks are laid out TP innermost, then CP, then DP, PP outermost.
+
+    The TP x CP x DP ranks of a stage are laid out a second time for the experts: their own tensor parallelism innermost, then
+    EP, then copies of the same experts (Liu et al. 2025, arXiv:2504.14960).
 
     Attributes:
-        tp, pp, dp, ep: ranks of tensor, pipeline, data and expert parallelism (EP divides DP).
+        tp, pp, dp, ep: ranks of tensor, pipeline, data and expert parallelism.
         virtual_stages: model chunks a rank (interleaved schedule), else 1.
         micro_batches: passes through the pipeline in a step.
-        micro_batch_tokens: tokens of one micro-batch of one data-parallel rank.
+        micro_batch_tokens: tokens of one micro-batch on one rank (context parallelism has divided them).
         zero_stage: 0 to 3.
         sequence_parallel: 1.0 where norms and residuals are split over TP, else 0.0.
         recompute: ``work.NONE``, ``SELECTIVE`` or ``FULL``.
         schedule: ``GPIPE``, ``ONE_F_ONE_B`` or ``INTERLEAVED``.
         weight_B, gradient_B, optimizer_B: bytes a parameter.
+        cp: ranks of context parallelism, which share each sequence.
+        expert_tp: ranks that share one expert's matrices; 0.0 for as many as TP.
     """
 
     tp: Num
@@ -40,11 +45,33 @@ class Plan:
     weight_B: Num
     gradient_B: Num
     optimizer_B: Num
+    cp: Num = 1.0
+    expert_tp: Num = 0.0
 
     @property
     def ranks(self) -> Num:
         """Accelerators."""
-        return self.tp * self.pp * self.dp
+        return self.tp * self.pp * self.dp * self.cp
+
+    @property
+    def replicas(self) -> Num:
+        """Ranks that hold the same dense parameters: data and context parallel."""
+        return self.dp * self.cp
+
+    @property
+    def expert_split(self) -> Num:
+        """Ranks that share one expert's matrices."""
+        return where(self.expert_tp > 0, self.expert_tp, self.tp)
+
+    @property
+    def expert_replicas(self) -> Num:
+        """Ranks that hold the same parameters of experts."""
+        return self.tp * self.replicas / (self.expert_split * self.ep)
+
+    @property
+    def routed_from(self) -> Num:
+        """Ranks that divide the tokens of a micro-batch before they are routed: those of TP, with sequence parallelism."""
+        return where(self.sequence_parallel > 0, self.tp, 1.0)
 
     def ranks_in_node(self, group: Num, stride: Num, per_node: float) -> Num:
         """How many of a group's ranks, ``stride`` apart, share a node."""

@@ -11,7 +11,7 @@ from mlsysim.physics.work import LayeredWork
 
 @dataclass(frozen=True, slots=True)
 class RankParameters:
-    """Parameters of one stage on one rank: ``dense`` has dp copies, ``expert`` has dp/ep."""
+    """Parameters of one stage on one rank: ``dense`` has dp x cp copies, ``expert`` the ranks' copies over EP."""
 
     dense: Num
     expert: Num
@@ -22,14 +22,21 @@ class RankParameters:
         return self.dense + self.expert
 
     def sharded(self, plan: Plan) -> Num:
-        """Its share of what ZeRO divides. Experts are already spread over EP, so only dp/ep copies are left to divide."""
-        return self.dense / plan.dp + self.expert * plan.ep / plan.dp
+        """Its share of what ZeRO divides. Experts are already spread over EP: fewer copies are left to divide."""
+        return self.dense / plan.replicas + self.expert / plan.expert_replicas
 
 
 def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:
     """Parameters of a rank whose stage has ``layers`` layers and ``ends`` embedding and head parameters."""
-    expert = layers * work.expert_parameters / (plan.tp * plan.ep)
-    return RankParameters((layers * work.layer_parameters + ends) / plan.tp, expert)
+    expert = layers * work.expert_parameters / (plan.expert_split * plan.ep)
+    return RankParameters((layers * (work.layer_parameters + work.adapter_parameters) + ends) / plan.tp, expert)
+
+
+def trained_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:
+    """Those of them that have gradients: all, or the adapters alone."""
+    every = rank_parameters(work, plan, layers, ends)
+    adapters = layers * work.adapter_parameters / plan.tp
+    return RankParameters(where(work.frozen, adapters, every.dense), where(work.frozen, 0.0, every.expert))
 
 
 def first_stage_ends(work: LayeredWork, plan: Plan) -> Num:
@@ -45,6 +52,15 @@ def last_stage_ends(work: LayeredWork, plan: Plan) -> Num:
 
 
 def largest_rank(work: LayeredWork, plan: Plan) -> RankParameters:
-    """The fullest stage's parameters: the slowest to reduce and to update."""
+    """The fullest stage's parameters: the slowest to gather."""
+    return rank_parameters(work, plan, *_largest_stage(work, plan))
+
+
+def largest_trained(work: LayeredWork, plan: Plan) -> RankParameters:
+    """Those of them that are trained: the slowest to reduce and to update."""
+    return trained_parameters(work, plan, *_largest_stage(work, plan))
+
+
+def _largest_stage(work: LayeredWork, plan: Plan) -> tuple[Num, Num]:
     full, _ = stage_layers(work.layers, plan.pp)
-    return rank_parameters(work, plan, full, maximum(first_stage_ends(work, plan), last_stage_ends(work, plan)))
+    return full, maximum(first_stage_ends(work, plan), last_stage_ends(work, plan))

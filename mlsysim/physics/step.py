@@ -23,6 +23,8 @@ class StepParts:
         send_s: what one micro-batch sends across one stage boundary, both ways.
         dp_s: gradient and weight traffic of the step.
         optimizer_s: the update.
+        cp_s: the ring of context-parallel ranks of one layer and micro-batch.
+        cp_window_s: the attention under which it can hide.
     """
 
     layer_s: Num
@@ -33,6 +35,8 @@ class StepParts:
     send_s: Num
     dp_s: Num
     optimizer_s: Num
+    cp_s: Num = 0.0
+    cp_window_s: Num = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Overlap:
     """How collectives hide under compute.
 
     Attributes:
-        tp, ep, pp, dp: the part of each collective that hides where there is compute enough to hide it.
+        tp, cp, ep, pp, dp: the part of each collective that hides where there is compute enough to hide it.
         whole_step: gradients may hide under the compute of the whole step (the caller's own share, and the bound); else
             only under that of the micro-batch whose gradients they are.
     """
@@ -50,11 +54,12 @@ class Overlap:
     pp: Num = 1.0
     dp: Num = 1.0
     whole_step: bool = False
+    cp: Num = 1.0
 
     @classmethod
     def of_all(cls, share: Num, whole_step: bool = False) -> Overlap:
         """The same share of every collective."""
-        return cls(share, share, share, share, whole_step)
+        return cls(share, share, share, share, whole_step, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class StepTime:
     compute_s: Num
     recompute_s: Num
     tp_exposed_s: Num
+    cp_exposed_s: Num
     ep_exposed_s: Num
     pp_exposed_s: Num
     dp_exposed_s: Num
@@ -85,20 +91,22 @@ STEP_PARTS = tuple(part.name for part in fields(StepTime))
 def assemble_step(layers: Num, parts: StepParts, plan: Plan, overlap: Overlap) -> StepTime:
     """The step from its parts.
 
-    Collectives take turns under the compute of their layer: tensor parallelism first, then experts, then the sends
-    between stages, then data parallelism under what is left. Together they never hide under more compute than there is.
+    Collectives take turns under the compute of their layer: tensor parallelism first, then the ring of context parallelism
+    (under attention alone), then experts, then the sends between stages, then data parallelism under what is left. Together
+    they never hide under more compute than there is.
     """
     window = parts.layer_s + parts.recompute_s
     tp_hidden = overlap.tp * minimum(parts.tp_s, window)
-    ep_hidden = overlap.ep * minimum(parts.ep_s, window - tp_hidden)
+    cp_hidden = overlap.cp * minimum(parts.cp_s, minimum(parts.cp_window_s, window - tp_hidden))
+    ep_hidden = overlap.ep * minimum(parts.ep_s, window - tp_hidden - cp_hidden)
     # Only what every stage has can hide what every stage waits for: the emptiest one sets it.
     _, least = stage_layers(layers, plan.pp)
-    left = (window - tp_hidden - ep_hidden) * least
+    left = (window - tp_hidden - cp_hidden - ep_hidden) * least
     send_hidden = overlap.pp * minimum(parts.send_s, left)
     passes_under = plan.micro_batches if overlap.whole_step else where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
     dp_hidden = overlap.dp * minimum(parts.dp_s, (left - send_hidden) * passes_under)
 
-    block = window + (parts.tp_s - tp_hidden) + (parts.ep_s - ep_hidden)
+    block = window + (parts.tp_s - tp_hidden) + (parts.cp_s - cp_hidden) + (parts.ep_s - ep_hidden)
     send = parts.send_s - send_hidden
     pipeline, busy = pipeline_s(layers, plan, block, parts.head_s, send)
     passes = plan.micro_batches * layers / plan.pp
@@ -106,6 +114,7 @@ def assemble_step(layers: Num, parts: StepParts, plan: Plan, overlap: Overlap) -
         compute_s=plan.micro_batches * (parts.layer_s * layers + parts.head_s) / plan.pp,
         recompute_s=parts.recompute_s * passes,
         tp_exposed_s=(parts.tp_s - tp_hidden) * passes,
+        cp_exposed_s=(parts.cp_s - cp_hidden) * passes,
         ep_exposed_s=(parts.ep_s - ep_hidden) * passes,
         pp_exposed_s=send * plan.micro_batches,
         dp_exposed_s=parts.dp_s - dp_hidden,

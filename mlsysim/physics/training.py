@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlsysim.physics.collectives import all_reduce_s, all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
+from mlsysim.physics.context_parallel import ring_passes_B
 from mlsysim.physics.numeric import Num, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.roofline import roofline_s
-from mlsysim.physics.sharding import largest_rank, rank_parameters
+from mlsysim.physics.sharding import largest_rank, largest_trained, rank_parameters
 from mlsysim.physics.step import Overlap, StepParts, StepTime, assemble_step
 from mlsysim.physics.work import BACKWARD_OVER_FORWARD, FULL, NONE, LayeredWork, kept_activation_B, recomputed_flops
 
@@ -46,6 +47,7 @@ def training_step(work: LayeredWork, plan: Plan, machine: Machine, overlap: Over
 
 def roofline_parts(work: LayeredWork, plan: Plan, machine: Machine) -> StepParts:
     """The parts of the step."""
+    tokens = plan.micro_batch_tokens
     return StepParts(
         layer_s=_layer_compute_s(work, plan, machine),
         recompute_s=_recompute_s(work, plan, machine),
@@ -55,6 +57,8 @@ def roofline_parts(work: LayeredWork, plan: Plan, machine: Machine) -> StepParts
         send_s=pipeline_send_s(work, plan, machine),
         dp_s=data_parallel_s(work, plan, machine),
         optimizer_s=_optimizer_s(work, plan, machine),
+        cp_s=ring_exchange_s(work, plan, machine),
+        cp_window_s=(1 + BACKWARD_OVER_FORWARD) * work.attention_flops * tokens / plan.tp / machine.rate_flops_per_s,
     )
 
 
@@ -65,7 +69,7 @@ def _layer_compute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     gradients are read and written once a micro-batch.
     """
     tokens = plan.micro_batch_tokens
-    flops = (1 + BACKWARD_OVER_FORWARD) * work.layer_flops * tokens / plan.tp
+    flops = work.trained_layer_flops * tokens / plan.tp
     parameters = rank_parameters(work, plan, 1.0, 0.0).whole
     kept = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * tokens
     moved = (2 * plan.weight_B + 2 * plan.gradient_B) * parameters + 2 * kept
@@ -104,11 +108,19 @@ def expert_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """All-to-alls of one layer and micro-batch: dispatch and combine, forward and backward."""
     if not np.any(work.routed_copies):
         return 0.0
-    in_node = plan.ranks_in_node(plan.ep, plan.tp, machine.per_node)
-    copies = work.boundary_B * work.routed_copies * plan.micro_batch_tokens / where(plan.sequence_parallel, plan.tp, 1.0)
+    in_node = plan.ranks_in_node(plan.ep, plan.expert_split, machine.per_node)
+    copies = work.boundary_B * work.routed_copies * plan.micro_batch_tokens / plan.routed_from
     rounds = where(plan.recompute == FULL, 6.0, 4.0)
     sent = all_to_all_s(copies, plan.ep, in_node, machine.intra_Bps, machine.inter_Bps, machine.oversubscription)
     return rounds * sent
+
+
+def ring_exchange_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    """What keys and values (and their gradients) need around the ring of context-parallel ranks: one layer and micro-batch."""
+    in_node = plan.ranks_in_node(plan.cp, plan.tp, machine.per_node)
+    bandwidth = ring_bandwidth_Bps(plan.cp * plan.tp > machine.per_node, in_node, machine.intra_Bps, machine.inter_Bps)
+    chunk_B = work.key_value_B * plan.micro_batch_tokens / plan.tp
+    return ring_passes_B(chunk_B, plan.cp, plan.recompute) / bandwidth
 
 
 def pipeline_send_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
@@ -125,16 +137,20 @@ def data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     ZeRO-0 all-reduces gradients; ZeRO-1 reduce-scatters them and gathers the updated weights; ZeRO-2 reduce-scatters in
     every micro-batch, since no rank keeps whole gradients; ZeRO-3 also gathers the weights twice a micro-batch.
     """
-    parameters = largest_rank(work, plan)
+    parameters, trained = largest_rank(work, plan), largest_trained(work, plan)
+    dense = _replica_bandwidth_Bps(plan, machine, plan.replicas, plan.tp)
+    expert = _replica_bandwidth_Bps(plan, machine, plan.expert_replicas, plan.expert_split * plan.ep)
+    dense_B = _replicated_B(parameters.dense, trained.dense, plan)
+    expert_B = _replicated_B(parameters.expert, trained.expert, plan)
+    return reduce_scatter_s(dense_B, plan.replicas, dense) + reduce_scatter_s(expert_B, plan.expert_replicas, expert)
+
+
+def _replicated_B(parameters: Num, trained: Num, plan: Plan) -> Num:
+    """Bytes that ranks with the same parameters reduce and gather in a step; frozen ones are only gathered (ZeRO-3)."""
     passes = where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
-    gathers = where(plan.zero_stage >= 3, 2 * plan.micro_batches, 1.0)
-    traffic_B = plan.gradient_B * passes + where(plan.zero_stage == 0, plan.gradient_B, plan.weight_B * gathers)
-    dense = _replica_bandwidth_Bps(plan, machine, plan.dp, plan.tp)
-    replicas = plan.dp / plan.ep
-    expert = _replica_bandwidth_Bps(plan, machine, replicas, plan.tp * plan.ep)
-    return reduce_scatter_s(parameters.dense * traffic_B, plan.dp, dense) + reduce_scatter_s(
-        parameters.expert * traffic_B, replicas, expert
-    )
+    gathers = 2 * plan.micro_batches * plan.weight_B * parameters
+    updated_B = where(plan.zero_stage == 0, plan.gradient_B, plan.weight_B) * trained
+    return plan.gradient_B * passes * trained + where(plan.zero_stage >= 3, gathers, updated_B)
 
 
 def _replica_bandwidth_Bps(plan: Plan, machine: Machine, replicas: Num, stride: Num) -> Num:
@@ -145,6 +161,6 @@ def _replica_bandwidth_Bps(plan: Plan, machine: Machine, replicas: Num, stride: 
 
 def _optimizer_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Adam: reads and writes its states, reads the gradient, writes the weight; ZeRO divides it over DP."""
-    parameters = largest_rank(work, plan)
+    parameters = largest_trained(work, plan)
     updated = where(plan.zero_stage >= 1, parameters.sharded(plan), parameters.whole)
     return (2 * plan.optimizer_B + plan.gradient_B + plan.weight_B) * updated / machine.memory_Bps

@@ -44,6 +44,9 @@ class LayeredWork:
         scores: attention scores of one token, all heads.
         routed_copies: expert copies of a token (0 without experts).
         reductions: tensor-parallel all-reduces of a layer's forward pass (1 for parallel blocks, else 2).
+        key_value_B: bytes that one token's keys and values pass around a ring of context-parallel ranks.
+        frozen: 1.0 where only adapters are trained (LoRA), else 0.0.
+        adapter_parameters: of one layer, on top of its own.
     """
 
     layers: float
@@ -67,6 +70,9 @@ class LayeredWork:
     scores: float
     routed_copies: float
     reductions: float
+    key_value_B: float = 0.0
+    frozen: float = 0.0
+    adapter_parameters: float = 0.0
 
     @property
     def logits_B(self) -> float:
@@ -87,13 +93,27 @@ class LayeredWork:
     @property
     def training_flops(self) -> float:
         """Model FLOP of one token's forward and backward pass (no recomputation): the numerator of MFU."""
-        return (1 + BACKWARD_OVER_FORWARD) * (self.layers * self.layer_flops + self.head_flops)
+        return self._trained(self.attention_flops)
+
+    @property
+    def trained_layer_flops(self) -> float:
+        """FLOP of one layer's forward and backward pass, per token."""
+        return self._trained_layer(self.attention_flops)
 
     @property
     def training_flops_full_attention(self) -> float:
         """The same counting full, non-causal attention (Chowdhery et al. 2022, appendix B)."""
-        layer = self.matmul_flops + self.full_attention_flops
-        return (1 + BACKWARD_OVER_FORWARD) * (self.layers * layer + self.head_flops)
+        return self._trained(self.full_attention_flops)
+
+    def _trained(self, attention_flops: float) -> float:
+        # Frozen weights have input gradients alone.
+        head = (1 + BACKWARD_OVER_FORWARD - self.frozen) * self.head_flops
+        return self.layers * self._trained_layer(attention_flops) + head
+
+    def _trained_layer(self, attention_flops: float) -> float:
+        products = (1 + BACKWARD_OVER_FORWARD - self.frozen) * self.matmul_flops
+        adapters = 2 * (1 + BACKWARD_OVER_FORWARD) * self.adapter_parameters
+        return products + adapters + (1 + BACKWARD_OVER_FORWARD) * attention_flops
 
 
 def attended_tokens(seq_len: float, causal: bool, window: float | None) -> float:

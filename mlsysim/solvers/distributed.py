@@ -69,6 +69,8 @@ class DistributedModel:
         pp_size: int = 1,
         dp_size: int | None = None,
         ep_size: int = 1,
+        cp_size: int = 1,
+        expert_tp_size: int | None = None,
         virtual_stages: int = 1,
         microbatch_count: int | None = None,
         schedule: str | None = None,
@@ -82,6 +84,8 @@ class DistributedModel:
         congestion_factor: float = 1.0,
         stack: str | None = None,
         attention: str = "flash",
+        lora_rank: int | None = None,
+        routing_imbalance: float | None = None,
     ) -> DistributedResult:
         """One step of ``workload`` on ``fleet``.
 
@@ -94,8 +98,10 @@ class DistributedModel:
             efficiency: share of peak that the caller owns; without it the result is the bound.
             tp_size: tensor-parallel ranks.
             pp_size: pipeline stages.
-            dp_size: data-parallel ranks: what TP and PP leave; giving it only checks it.
-            ep_size: expert-parallel ranks, out of the data-parallel ones.
+            dp_size: data-parallel ranks: what TP, PP and CP leave; giving it only checks it.
+            ep_size: expert-parallel ranks, out of the ranks of a stage that the experts' own TP leaves.
+            cp_size: context-parallel ranks, which share each sequence and pass keys and values around a ring.
+            expert_tp_size: ranks that share one expert's matrices; by default as many as tp_size.
             virtual_stages: model chunks a stage (interleaved schedule).
             microbatch_count: micro-batches a step (one sequence each); more than sequences cuts sequences in parts.
             schedule: gpipe, 1f1b, interleaved.
@@ -113,6 +119,8 @@ class DistributedModel:
                 memory with what the stack keeps beyond the textbook.
             attention: flash, flash-1 (FlashAttention-1), unfused (scores are stored) or fused-softmax (the same, with scale,
                 mask and softmax in one kernel); calibrated basis only.
+            lora_rank: train low-rank adapters of the attention products alone, all weights frozen.
+            routing_imbalance: tokens of the busiest expert-parallel rank over the mean (1.0: balanced); calibrated basis only.
 
         Raises:
             InputError: an argument out of range, or two that contradict each other.
@@ -143,6 +151,8 @@ class DistributedModel:
             congestion_factor=congestion_factor,
             stack=stack,
             attention=attention,
+            lora_rank=lora_rank,
+            routing_imbalance=routing_imbalance,
         )
         plan = check_plan(
             setting,
@@ -150,12 +160,14 @@ class DistributedModel:
             pp_size=pp_size,
             dp_size=dp_size,
             ep_size=ep_size,
+            cp_size=cp_size,
+            expert_tp_size=expert_tp_size,
             virtual_stages=virtual_stages,
             microbatch_count=microbatch_count,
             schedule=schedule,
             sequence_parallel=sequence_parallel,
         )
-        work = training_work(setting.workload, setting.seq_len)
+        work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
         plan, memory = with_recompute(work, plan, setting)
         step = step_time(work, plan, setting)
         return _result(setting, work, plan, memory, step)
@@ -192,6 +204,7 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
         "tp": int(plan.tp),
         "pp": int(plan.pp),
         "dp": int(plan.dp),
+        "cp": int(plan.cp),
         "ep": int(plan.ep),
         "virtual_stages": int(plan.virtual_stages),
         "micro_batches": int(plan.micro_batches),
@@ -239,9 +252,9 @@ def _result(setting: TrainingSetting, work: LayeredWork, plan: Plan, memory: Mem
 def _diagnostics(setting: TrainingSetting, plan: Plan) -> tuple[str, ...]:
     notes = []
     model = setting.workload
-    if plan.micro_batch_tokens < setting.seq_len:
+    if plan.micro_batch_tokens * plan.cp < setting.seq_len:
         notes.append(
-            f"a micro-batch is {int(plan.micro_batch_tokens)} tokens, a part of the {setting.seq_len}-token sequence: it needs "
+            f"a micro-batch is {int(plan.micro_batch_tokens * plan.cp)} tokens, a part of the {setting.seq_len}-token sequence: it needs "
             "a schedule that carries attention across micro-batches"
         )
     if isinstance(model, TransformerWorkload) and model.max_seq_len is not None and setting.seq_len > model.max_seq_len:

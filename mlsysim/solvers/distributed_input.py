@@ -93,6 +93,8 @@ class TrainingSetting:
     congestion_factor: float
     stack: str | None
     attention: str
+    lora_rank: int
+    routing_imbalance: float
 
     @property
     def basis(self) -> str:
@@ -142,6 +144,8 @@ def check_setting(
     congestion_factor: object = 1.0,
     stack: object = None,
     attention: object = "flash",
+    lora_rank: object = None,
+    routing_imbalance: object = None,
 ) -> TrainingSetting:
     """The setting, or an ``InputError`` that names the argument."""
     model = instance("workload", workload, Workload, "a workload such as Models.Language.Llama3_70B")
@@ -171,6 +175,8 @@ def check_setting(
         overlap=_overlap(overlap_comm, overlap_efficiency, share is None),
         stack=_stack(stack, share, overlap_comm, overlap_efficiency),
         attention=one_of("attention", attention, ATTENTION_KERNELS),
+        lora_rank=_lora_rank(model, lora_rank),
+        routing_imbalance=_routing_imbalance(model, routing_imbalance),
         straggler_factor=real_number("straggler_factor", straggler_factor, 1.0),
         congestion_factor=real_number("congestion_factor", congestion_factor, 1.0),
     )
@@ -185,6 +191,26 @@ def _stack(stack: object, efficiency: float | None, overlap_comm: object, overla
     if overlap_comm is not True or overlap_efficiency is not None:
         raise InconsistentError("overlap_efficiency", overlap_efficiency, "nothing beside stack: the stack says what hides")
     return name
+
+
+def _lora_rank(model: Workload, lora_rank: object) -> int:
+    if lora_rank is None:
+        return 0
+    rank = whole_number("lora_rank", lora_rank)
+    if not isinstance(model, TransformerWorkload) or rank > model.hidden_dim:
+        raise InconsistentError("lora_rank", rank, f"nothing for {model.name}, or a rank up to the width of its layers")
+    return rank
+
+
+def _routing_imbalance(model: Workload, routing_imbalance: object) -> float:
+    if routing_imbalance is None:
+        return 1.0
+    if not isinstance(model, TransformerWorkload) or model.moe is None:
+        raise InconsistentError("routing_imbalance", routing_imbalance, f"nothing: {model.name} has no experts")
+    factor = real_number("routing_imbalance", routing_imbalance, 1.0)
+    if factor > model.moe.experts:
+        raise InconsistentError("routing_imbalance", factor, f"at most the {model.moe.experts} experts: all tokens to one")
+    return factor
 
 
 def _overlap(overlap_comm: object, overlap_efficiency: object, is_bound: bool) -> Overlap:
@@ -204,6 +230,8 @@ def check_plan(
     pp_size: object = 1,
     dp_size: object = None,
     ep_size: object = 1,
+    cp_size: object = 1,
+    expert_tp_size: object = None,
     virtual_stages: object = 1,
     microbatch_count: object = None,
     schedule: object = None,
@@ -212,10 +240,12 @@ def check_plan(
     """One plan of scalars (recompute still to be chosen), or an ``InputError`` that names the argument."""
     ranks = setting.fleet.accelerators
     tp, pp = _model_parallel(setting.workload, ranks, tp_size, pp_size)
-    dp = ranks // (tp * pp)
+    cp = _context_parallel(setting, ranks // (tp * pp), cp_size)
+    dp = ranks // (tp * pp * cp)
     if dp_size is not None and whole_number("dp_size", dp_size) != dp:
-        raise InconsistentError("dp_size", dp_size, f"{dp}: {ranks} accelerators / (tp_size {tp} x pp_size {pp})")
-    ep = _expert_parallel(setting.workload, ep_size, dp)
+        shared = f" x cp_size {cp}" if cp > 1 else ""
+        raise InconsistentError("dp_size", dp_size, f"{dp}: {ranks} accelerators / (tp_size {tp} x pp_size {pp}{shared})")
+    ep, expert_tp = _expert_parallel(setting.workload, ep_size, expert_tp_size, tp, cp * dp)
     local, rest = divmod(setting.batch_size, dp)
     if rest or not local:
         raise InconsistentError("batch_size", setting.batch_size, f"a multiple of the {dp} data-parallel ranks")
@@ -224,7 +254,7 @@ def check_plan(
         expected = f"a divisor or a multiple of the {local} sequences of a data-parallel rank"
         raise InconsistentError("microbatch_count", count, expected)
     split = tp > 1 if sequence_parallel is None else boolean("sequence_parallel", sequence_parallel)
-    tokens = local * setting.seq_len / count
+    tokens = local * setting.seq_len / count / cp
     parts = tp if split else 1
     if tokens < parts or tokens != int(tokens):
         expected = f"one that leaves a whole number of tokens, at least {parts} (one a sequence part), not {tokens:g}"
@@ -246,7 +276,22 @@ def check_plan(
         weight_B=formats.weight_B,
         gradient_B=formats.gradient_B,
         optimizer_B=formats.optimizer_B,
+        cp=float(cp),
+        expert_tp=float(expert_tp),
     )
+
+
+def _context_parallel(setting: TrainingSetting, ranks: int, cp_size: object) -> int:
+    cp = whole_number("cp_size", cp_size)
+    if cp == 1:
+        return cp
+    if not isinstance(setting.workload, TransformerWorkload):
+        raise InconsistentError("cp_size", cp, f"1: {setting.workload.name} has no sequence")
+    if setting.seq_len % cp:
+        raise InconsistentError("cp_size", cp, f"a divisor of the {setting.seq_len} tokens of a sequence")
+    if ranks % cp:
+        raise InconsistentError("cp_size", cp, f"a divisor of the {ranks} ranks that tp_size and pp_size leave")
+    return cp
 
 
 def _model_parallel(workload: Workload, ranks: int, tp_size: object, pp_size: object) -> tuple[int, int]:
@@ -266,16 +311,23 @@ def _model_parallel(workload: Workload, ranks: int, tp_size: object, pp_size: ob
     return tp, pp
 
 
-def _expert_parallel(workload: Workload, ep_size: object, dp: int) -> int:
+def _expert_parallel(workload: Workload, ep_size: object, expert_tp_size: object, tp: int, replicas: int) -> tuple[int, int]:
+    """EP and the experts' own TP (0: that of the other layers)."""
     ep = whole_number("ep_size", ep_size)
+    split = 0 if expert_tp_size is None else whole_number("expert_tp_size", expert_tp_size)
     moe = workload.moe if isinstance(workload, TransformerWorkload) else None
     if moe is None:
-        if ep > 1:
-            raise InconsistentError("ep_size", ep, f"1: {workload.name} has no experts")
-        return 1
-    if moe.experts % ep or dp % ep:
-        raise InconsistentError("ep_size", ep, f"a divisor of the {moe.experts} experts and of dp {dp}")
-    return ep
+        for name, size in (("ep_size", ep), ("expert_tp_size", split)):
+            if size > 1:
+                raise InconsistentError(name, size, f"1: {workload.name} has no experts")
+        return 1, 0
+    if split and (tp * replicas) % split:
+        raise InconsistentError("expert_tp_size", split, f"a divisor of the {tp * replicas} ranks of a stage")
+    left = tp * replicas // (split or tp)
+    if moe.experts % ep or left % ep:
+        among = f"dp {left}" if not split else f"the {left} ranks of a stage that expert_tp_size {split} leaves"
+        raise InconsistentError("ep_size", ep, f"a divisor of the {moe.experts} experts and of {among}")
+    return ep, split
 
 
 def _schedule(workload: Workload, schedule: object, virtual_stages: object, pp: int, count: int) -> tuple[int, int]:

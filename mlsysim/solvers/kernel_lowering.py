@@ -10,9 +10,12 @@ from mlsysim.calibration.gemm import FORMATS, gemm_kernel
 from mlsysim.calibration.stacks import Stack, fitted_names, measured_device, stack, sustained_clock
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.models.parameters import moe_layers
 from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.physics.attention_kernels import FLASH_1_OVER_FLASH_2, FLASH_2_OVER_BEST_ON_HOPPER, AttentionDevice
+from mlsysim.physics.expert_step import NO_EXPERTS, ExpertShape
 from mlsysim.physics.kernel_step import KernelDevice, LayerShape, StackCoefficients, kernel_parts
+from mlsysim.physics.latent_attention import NO_LATENT, LatentShape
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.step import Overlap, StepTime, assemble_step
@@ -25,14 +28,22 @@ _HOPPER = ("h100_sxm", "h200_sxm")
 _GEMM_FORMAT = {"bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "fp4": "nvfp4"}
 
 
-def layer_shape(workload: Workload, seq_len: int, attention: str, accelerator: HardwareNode, found: Stack) -> LayerShape:
+def layer_shape(
+    workload: Workload,
+    seq_len: int,
+    attention: str,
+    accelerator: HardwareNode,
+    found: Stack,
+    lora_rank: int = 0,
+    routing_imbalance: float = 1.0,
+) -> LayerShape:
     """The kernels of one layer of ``workload``.
 
     Raises:
-        InputError: a workload whose layers are not calibrated yet.
+        InputError: a workload whose layers are not calibrated.
     """
-    if not isinstance(workload, TransformerWorkload) or workload.moe is not None or workload.mla is not None:
-        raise InputError("workload", workload.name, "a dense transformer beside stack: no other layers are calibrated yet")
+    if not isinstance(workload, TransformerWorkload):
+        raise InputError("workload", workload.name, "a transformer beside stack: no other layers are calibrated")
     slower = measured_device(accelerator.name) in _HOPPER and not found.vendor_attention
     generation = FLASH_2_OVER_BEST_ON_HOPPER if slower else 1.0
     if attention == "flash-1":
@@ -49,6 +60,33 @@ def layer_shape(workload: Workload, seq_len: int, attention: str, accelerator: H
         head_dim=float(workload.head_width),
         flash=0.0 if attention in SCORES_STORED else 1.0,
         attention_generation=generation,
+        window=float(workload.sliding_window or 0),
+        windowed=workload.windowed_layers / workload.layers,
+        adapter_rank=float(lora_rank),
+        latent=_latent(workload),
+        routed=_routed(workload, routing_imbalance),
+    )
+
+
+def _latent(workload: TransformerWorkload) -> LatentShape:
+    mla = workload.mla
+    if mla is None:
+        return NO_LATENT
+    dims = (mla.q_lora_rank, mla.kv_lora_rank, mla.nope_head_dim, mla.rope_head_dim, mla.v_head_dim)
+    return LatentShape(*(float(size) for size in dims))
+
+
+def _routed(workload: TransformerWorkload, routing_imbalance: float) -> ExpertShape:
+    moe = workload.moe
+    if moe is None:
+        return NO_EXPERTS
+    return ExpertShape(
+        experts=float(moe.experts),
+        per_token=float(moe.experts_per_token),
+        ffn=float(moe.ffn_hidden),
+        shared_ffn=float(moe.shared_width),
+        layers=moe_layers(workload) / workload.layers,
+        imbalance=routing_imbalance,
     )
 
 
@@ -111,8 +149,14 @@ def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, sta
     """One step of ``plan`` from calibrated kernels and the coefficients of a stack."""
     accelerator, found = setting.fleet.node.accelerator, stack(stack_name)
     device = kernel_device(accelerator, setting.precision, found.fused_quantisation)
-    shape = layer_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found)
+    shape = setting_shape(setting, found)
     return stack_step(work, shape, plan, setting.machine(), device, found, setting.straggler_factor)
+
+
+def setting_shape(setting: TrainingSetting, found: Stack) -> LayerShape:
+    """The kernels of one layer of a setting."""
+    accelerator, given = setting.fleet.node.accelerator, (setting.lora_rank, setting.routing_imbalance)
+    return layer_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found, *given)
 
 
 def stack_step(

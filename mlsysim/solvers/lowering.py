@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mlsysim.core.errors import InputError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.models import parameters as counting
@@ -13,10 +15,11 @@ from mlsysim.physics.work import LayeredWork, attended_tokens, attention_flops
 _ACTIVATION_B = 2.0
 
 
-def training_work(workload: Workload, seq_len: int) -> LayeredWork:
-    """``workload`` lowered for training at ``seq_len`` (images have none)."""
+def training_work(workload: Workload, seq_len: int, lora_rank: int = 0) -> LayeredWork:
+    """``workload`` lowered for training at ``seq_len`` (images have none), its attention adapted where ``lora_rank`` says so."""
     if isinstance(workload, TransformerWorkload):
-        return _transformer_work(workload, seq_len)
+        work = _transformer_work(workload, seq_len)
+        return _frozen(work, workload, lora_rank) if lora_rank else work
     if isinstance(workload, CNNWorkload):
         return _counted_work(workload)
     raise InputError("workload", workload.name, f"a transformer or a network of known FLOP, not {type(workload).__name__}")
@@ -66,6 +69,33 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
         scores=float(model.heads * seq_len),
         routed_copies=copies,
         reductions=_reductions(model),
+        key_value_B=_ACTIVATION_B * _ring_width(model),
+    )
+
+
+def _ring_width(model: TransformerWorkload) -> float:
+    """Elements of one token's keys and values as attention kernels take them."""
+    qk, v = _attention_head_dims(model)
+    heads = model.heads if model.mla is not None else model.kv_head_count
+    return float(heads * (qk + v))
+
+
+def _frozen(work: LayeredWork, model: TransformerWorkload, rank: int) -> LayeredWork:
+    """``work`` with frozen weights, and adapters beside the products of attention (q, k, v; output).
+
+    A frozen product keeps no input for its weight gradient: those of the feed-forward block go (the norm's output before it,
+    the activation function's after it).
+    """
+    qk, v = _attention_head_dims(model)
+    heads, keys, h = model.heads, model.heads if model.mla is not None else model.kv_head_count, model.hidden_dim
+    width = heads * qk + keys * (qk + v)
+    unkept = _ACTIVATION_B * work.ffn_elements
+    return replace(
+        work,
+        frozen=1.0,
+        adapter_parameters=float(rank * (h + width + heads * v + h)),
+        kept_split_B=work.kept_split_B - unkept,
+        kept_residual_B=work.kept_residual_B - _ACTIVATION_B * h,
     )
 
 

@@ -161,7 +161,7 @@ def training_figure(asked: TrainingQuestion, result: DistributedResult, metric: 
         counted = "full"
     if metric == "hfu_pct":
         counted = "hardware"
-    work = training_work(asked.workload, asked.arguments["seq_len"])
+    work = training_work(asked.workload, asked.arguments["seq_len"], asked.arguments.get("lora_rank", 0))
     flops_per_s = tokens_per_s * flops_per_token(work, counted, result.plan["recompute"])
     if metric == "tflops_per_accel":
         return float(flops_per_s / 1e12)

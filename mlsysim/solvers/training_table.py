@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.parameters import total_parameters
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.table_experts import expert_workload, refuse_unmodelled
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
@@ -47,11 +49,9 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     fleet = _fleet(row)
     workload = _workload(row)
     tp, pp, cp = (_whole(row, name, 1) for name in ("tp", "pp", "cp"))
-    if cp > 1:
-        raise InputError("cp", cp, "1: context parallelism is not modelled")
-    if fleet.accelerators % (tp * pp):
-        raise InputError("n_accel", fleet.accelerators, f"a multiple of tp x pp = {tp} x {pp}")
-    dp = fleet.accelerators // (tp * pp)
+    if fleet.accelerators % (tp * pp * cp):
+        raise InputError("n_accel", fleet.accelerators, f"a multiple of tp x pp x cp = {tp} x {pp} x {cp}")
+    dp = fleet.accelerators // (tp * pp * cp)
     batch, micro_batch = _whole(row, "global_batch_seqs"), _whole(row, "micro_batch", 1)
     if batch % (dp * micro_batch):
         raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
@@ -71,6 +71,14 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         "attention": _attention(row),
         "stack": _names()["variant"].get(_text(row, "variant")) or _stack_of_year(framework, row),
     }
+    if cp > 1:
+        arguments["cp_size"] = cp
+    if workload.moe is not None:
+        # Megatron-Core's recipes do not split experts, whatever TP the other layers have; no table says otherwise.
+        arguments |= {"ep_size": _whole(row, "ep", 1), "expert_tp_size": 1}
+    rank = _lora_rank(row)
+    if rank:
+        arguments["lora_rank"] = rank
     metric = _text(row, "metric")
     if metric not in METRICS:
         raise UnknownNameError.among("metric", metric, METRICS)
@@ -148,9 +156,22 @@ def _usual_node(accelerator: str) -> Node:
 
 
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:
-    if _text(row, "experts"):
-        raise InputError("experts", _text(row, "experts"), "none: experts are not calibrated")
+    refuse_unmodelled(row.get("model") or "")
     hidden, heads = _whole(row, "hidden"), _whole(row, "heads")
+    if _text(row, "experts") and _whole(row, "experts") > 1:
+        return expert_workload(
+            row.get("model") or "model",
+            _whole(row, "layers"),
+            hidden,
+            heads,
+            _whole(row, "kv_heads", heads),
+            _whole(row, "ffn_hidden"),
+            _whole(row, "vocab", 51200),
+            _whole(row, "experts"),
+            _whole(row, "experts_topk"),
+            _number(row, "params_b") if _text(row, "params_b") else 0.0,
+            _number(row, "active_params_b") if _text(row, "active_params_b") else 0.0,
+        )
     return _built_workload(
         row.get("model") or "model",
         _whole(row, "layers"),
@@ -186,6 +207,15 @@ def _built_workload(
 
     kind = min(kinds, key=miss) if published_billions else kinds[0]
     return TransformerWorkload.of_architecture(**fields, **kind)
+
+
+def _lora_rank(row: Mapping[str, str]) -> int:
+    """Rank of the adapters where the model's name or the variant says that only those are trained; 0 where they do not."""
+    text = f"{_text(row, 'model')} {_text(row, 'variant')}"
+    if "lora" not in text:
+        return 0
+    said = re.search(r"\b(?:r|rank)[ =]?(\d+)\b", text)
+    return int(said.group(1)) if said else int(_names()["lora"]["rank"])
 
 
 def _framework(row: Mapping[str, str]) -> dict[str, Any]:

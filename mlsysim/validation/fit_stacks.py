@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import resources
 from inspect import signature
 from pathlib import Path
@@ -26,7 +26,7 @@ from mlsysim.physics.training import Machine
 from mlsysim.physics.work import LayeredWork
 from mlsysim.solvers.distributed import with_recompute
 from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting
-from mlsysim.solvers.kernel_lowering import kernel_device, layer_shape, stack_step
+from mlsysim.solvers.kernel_lowering import kernel_device, setting_shape, stack_step
 from mlsysim.solvers.lowering import training_work
 from mlsysim.solvers.training_table import TrainingQuestion, question
 from mlsysim.validation.loading import Anchor, anchor_files, load
@@ -43,6 +43,8 @@ RANGES = {
     "dp_hidden": Coefficient(0.5, 0.0, 1.0),
     "pp_hidden": Coefficient(0.3, 0.0, 1.0),
     "network_share": Coefficient(0.7, 0.02, 1.0),
+    "host_expert_s": Coefficient(2e-3, 0.0, 1e-2),
+    "ep_hidden": Coefficient(0.3, 0.0, 0.95),
 }
 CLOCK = Coefficient(0.85, 0.6, 1.05)
 # A source counts as at most this many rows: a sweep of hundreds would else set every shared clock alone.
@@ -77,7 +79,11 @@ def stacked(items: Iterable[T]) -> T:
     """Records of floats as one record of arrays."""
     rows = list(items)
     kind: Any = type(rows[0])
-    return kind(**{part.name: np.array([float(getattr(row, part.name)) for row in rows]) for part in fields(kind)})  # type: ignore[no-any-return]
+    columns: dict[str, Any] = {}
+    for part in fields(kind):
+        values = [getattr(row, part.name) for row in rows]
+        columns[part.name] = stacked(values) if is_dataclass(values[0]) else np.array([float(value) for value in values])
+    return kind(**columns)  # type: ignore[no-any-return]
 
 
 def prepared(asked: TrainingQuestion) -> tuple[TrainingSetting, LayeredWork, Plan]:
@@ -86,7 +92,7 @@ def prepared(asked: TrainingQuestion) -> tuple[TrainingSetting, LayeredWork, Pla
         {name: asked.arguments[name] for name in signature(check).parameters if name in asked.arguments} for check in _CHECKS
     ]
     setting = check_setting(asked.workload, asked.fleet, **given[0])
-    work = training_work(setting.workload, setting.seq_len)
+    work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
     return setting, work, with_recompute(work, check_plan(setting, **given[1]), setting)[0]
 
 
@@ -109,7 +115,7 @@ def gathered(anchors: Iterable[Anchor]) -> list[Runs]:
         asked = question(anchor.case.run)
         setting, work, plan = prepared(asked)
         accelerator = asked.fleet.node.accelerator
-        shape = layer_shape(asked.workload, setting.seq_len, setting.attention, accelerator, stack(asked.arguments["stack"]))
+        shape = setting_shape(setting, stack(asked.arguments["stack"]))
         row = (work, shape, plan, setting.machine(), measured_step_s(anchor, asked), anchor.source.key, asked)
         groups.setdefault((asked.arguments["stack"], accelerator.name, setting.precision), []).append(row)
     found = []
