@@ -46,8 +46,8 @@ class Site(Spec):
             better ones. Both of one length.
 
     Example:
-        >>> north = Site(name="north", grid=Grid(name="hydro", carbon_intensity="20 gCO2e/kWh"), electricity_price="0.04 USD/kWh")
-        >>> north.hours
+        >>> hydro = Grid(name="hydro", carbon_intensity="20 gCO2e/kWh")
+        >>> Site(name="north", grid=hydro, electricity_price="0.04 USD/kWh").hours
         0
     """
 
@@ -63,7 +63,9 @@ class Site(Spec):
     def _hours_agree(self) -> Site:
         lengths = {len(series) for series in (self.hourly_carbon, self.hourly_price) if series}
         if len(lengths) > 1:
-            raise InconsistentError("hourly_price", len(self.hourly_price), f"as many hours as hourly_carbon: {len(self.hourly_carbon)}")
+            raise InconsistentError(
+                "hourly_price", len(self.hourly_price), f"as many hours as hourly_carbon: {len(self.hourly_carbon)}"
+            )
         return self
 
     @property

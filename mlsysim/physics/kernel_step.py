@@ -163,7 +163,9 @@ def kernel_parts(
     host = stack.host_layer_s * (1 + _HOST_PER_COLLECTIVE * where(plan.tp > 1, 1.0, 0.0))
     host = host + shape.routed.layers * stack.host_expert_s
     # Dispatch and combine; the host launches what follows while they run.
-    sent = 2 * (1 - stack.ep_hidden) * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, stack.sent_once)
+    sent = (
+        2 * (1 - stack.ep_hidden) * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, stack.sent_once)
+    )
     sent_forward = _launched_s(forward + sent, host) - _launched_s(forward, host)
     sent_backward = _launched_s(backward + sent, host) - _launched_s(backward, host)
     attention_s = sum(_attention_s(shape, plan, device), start=0.0)

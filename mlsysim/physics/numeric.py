@@ -83,7 +83,7 @@ def sqrt(a: Num) -> Num:
 
 
 def exp(a: Num) -> Num:
-    """e to the power of ``a``.
+    """Euler's number to the power of ``a``.
 
     Example:
         >>> exp(0.0)

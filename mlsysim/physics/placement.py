@@ -18,4 +18,5 @@ def sums_over_run(hourly: Floats, duration_h: float) -> Floats:
     before = np.concatenate([[0.0], np.cumsum(hourly)])
     starts = np.arange(len(hourly) - int(np.ceil(duration_h)) + 1)
     ends: Floats = np.interp(starts + duration_h, np.arange(len(before)), before)
-    return ends - before[starts]
+    sums: Floats = ends - before[starts]
+    return sums

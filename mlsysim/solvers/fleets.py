@@ -53,7 +53,8 @@ class FleetOptimizer:
         """The best plan of each workload on each fleet, and the best fleet.
 
         Args:
-            workloads, fleets: of distinct names.
+            workloads: of distinct names.
+            fleets: of distinct names.
             batch_size: samples of a step, or those of each workload by its name.
             prices: of one accelerator, by the name of the fleet (for objective="tokens_per_dollar").
             objective: as ``ParallelismOptimizer.solve`` takes it.
@@ -65,7 +66,8 @@ class FleetOptimizer:
         Example:
             >>> from mlsysim.models.registry import Models
             >>> from mlsysim.systems.registry import Systems
-            >>> fleets = [Fleet(name=node.name, node=node, count=4) for node in (Systems.Nodes.DGX_A100_80, Systems.Nodes.DGX_H100)]
+            >>> nodes = Systems.Nodes.DGX_A100_80, Systems.Nodes.DGX_H100
+            >>> fleets = [Fleet(name=node.name, node=node, count=4) for node in nodes]
             >>> prices = {fleets[0].name: "1.3 USD/hour", fleets[1].name: "2.5 USD/hour"}
             >>> found = FleetOptimizer().solve(
             ...     [Models.Language.Llama3_8B], fleets, batch_size=64, prices=prices, objective="tokens_per_dollar",
@@ -90,7 +92,9 @@ class FleetOptimizer:
                 if prices is not None:
                     asked["accelerator_price"] = prices[fleet_name]
                 results[model_name, fleet_name] = ParallelismOptimizer().solve(model, fleet, **asked)
-        rows = sorted((_row(*names, result) for names, result in results.items()), key=lambda row: _order(row, objective, models))
+        rows = sorted(
+            (_row(*names, result) for names, result in results.items()), key=lambda row: _order(row, objective, models)
+        )
         best = {row["workload"]: row["fleet"] for row in reversed(rows) if row["feasible"]}
         some = next(iter(results.values()))
         lost = [name for name in models if name not in best]

@@ -58,7 +58,7 @@ class Objective:
     def value(self, step_s: float, accelerators: float) -> float | Quantity:
         """What the caller asked for."""
         cost = float(self.cost(step_s, accelerators))
-        if self.name == "step_time" or self.name == "time_to_train":
+        if self.name in ("step_time", "time_to_train"):
             return with_unit(cost, "second")
         if self.name == "mfu":
             return self.peak_step_s / cost
@@ -66,9 +66,7 @@ class Objective:
         return with_unit(self.step_tokens / (cost * self.rate), unit)
 
 
-def check_objective(
-    name: object, fleet: Fleet, *, step_tokens: float, peak_step_s: float, given: dict[str, Any]
-) -> Objective:
+def check_objective(name: object, fleet: Fleet, *, step_tokens: float, peak_step_s: float, given: dict[str, Any]) -> Objective:
     """The objective, or an ``InputError`` that names what is missing or superfluous."""
     chosen = one_of("objective", name, OBJECTIVES)
     optional = ("accelerator_power",) if chosen == "tokens_per_joule" else ()
@@ -86,7 +84,9 @@ def check_objective(
         tokens = given["train_tokens"]
         is_count = isinstance(tokens, int) and not isinstance(tokens, bool)
         checked = {
-            "train_tokens": float(whole_number("train_tokens", tokens)) if is_count else positive_quantity("train_tokens", tokens, "count"),
+            "train_tokens": float(whole_number("train_tokens", tokens))
+            if is_count
+            else positive_quantity("train_tokens", tokens, "count"),
             "mtbf_s": positive_quantity("accelerator_mtbf", given["accelerator_mtbf"], "second"),
             "checkpoint_s": positive_quantity("checkpoint_time", given["checkpoint_time"], "second"),
             "restart_s": positive_quantity("restart_time", given["restart_time"], "second"),

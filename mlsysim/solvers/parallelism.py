@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.core.checks import boolean, instance, one_of, positive_quantity, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InfeasibleError, InputError, UnknownNameError
-from mlsysim.core.units import Quantity, with_unit
+from mlsysim.core.units import Quantity
 from mlsysim.models.types import Workload
 from mlsysim.physics.plan import ONE_F_ONE_B, SCHEDULES
 from mlsysim.physics.work import RECOMPUTE_MODES
@@ -27,7 +27,19 @@ from mlsysim.systems.types import Fleet
 PAPER_OVERLAP = 0.85
 SPACES = ("tp-pp-dp", "full")
 # Dimensions that a caller can fix, and those whose values are names.
-DIMENSIONS = ("tp", "pp", "cp", "dp", "ep", "virtual_stages", "micro_batch", "sequence_parallel", "recompute", "zero_stage", "schedule")
+DIMENSIONS = (
+    "tp",
+    "pp",
+    "cp",
+    "dp",
+    "ep",
+    "virtual_stages",
+    "micro_batch",
+    "sequence_parallel",
+    "recompute",
+    "zero_stage",
+    "schedule",
+)
 _NAMED = {"recompute": RECOMPUTE_MODES, "schedule": SCHEDULES}
 
 
@@ -98,6 +110,9 @@ class ParallelismOptimizer:
         overlap_efficiency: float | None = None,
         stack: str | None = None,
         attention: str = "flash",
+        expert_tp_size: int | None = None,
+        lora_rank: int | None = None,
+        routing_imbalance: float | None = None,
         top_k: int = 5,
         space: str = "tp-pp-dp",
         fixed: Mapping[str, Any] | None = None,
@@ -119,8 +134,17 @@ class ParallelismOptimizer:
         Args:
             workload: what is trained.
             fleet: what it is trained on.
-            batch_size, seq_len, precision, efficiency, gradient_precision, overlap_comm, stack, attention: as
-                ``DistributedModel.solve`` takes them.
+            batch_size: samples of a step; this and the next ten are those of ``DistributedModel.solve``.
+            seq_len: tokens of a sequence.
+            precision: of the matrix products.
+            efficiency: share of peak that the caller owns.
+            gradient_precision: bf16, fp16 or fp32.
+            overlap_comm: whether collectives may hide under compute.
+            stack: a software stack, for calibrated kernels.
+            attention: the attention kernel, on a stack.
+            expert_tp_size: ranks that share one expert's matrices; by default as many as TP.
+            lora_rank: train adapters alone.
+            routing_imbalance: tokens of the busiest expert-parallel rank over the mean.
             zero_stage: the one to search (1, or in the full space all).
             recompute: the mode to search (the cheapest that fits, or in the full space all).
             overlap_efficiency: 0.85 where collectives may hide and no stack says how.
@@ -131,14 +155,16 @@ class ParallelismOptimizer:
             max_memory: most memory of an accelerator (what it has, less the reserve).
             max_tp_size: most TP ranks (a node's, or in the full space as many as heads).
             idle_accelerators: whether a plan may leave accelerators unused: whole nodes, or part of one.
-            objective: step_time, mfu, tokens_per_dollar, tokens_per_joule or time_to_train; they can differ only between plans
-                of different numbers of accelerators.
+            objective: step_time, mfu, tokens_per_dollar, tokens_per_joule or time_to_train; they can differ only between
+                plans of different numbers of accelerators.
             accelerator_price: of one accelerator, such as "2.5 USD/hour" (for tokens_per_dollar).
-            accelerator_power: of one accelerator with its share of the node (for tokens_per_joule; by default the node's most, or
-                the TDP).
+            accelerator_power: of one accelerator with its share of the node (for tokens_per_joule; by default the node's most,
+                or the TDP).
             train_tokens: of the whole training (for time_to_train).
-            accelerator_mtbf, checkpoint_time, restart_time: mean time between failures that stop the job, of one accelerator
-                with its share of the node; times of writing a checkpoint and of a restart (for time_to_train).
+            accelerator_mtbf: mean time between failures that stop the job, of one accelerator with its share of the node (for
+                time_to_train).
+            checkpoint_time: of writing one (for time_to_train).
+            restart_time: of a restart (for time_to_train).
             executor: any ``concurrent.futures`` executor to run the parts of a large search, such as Dask's
                 ``client.get_executor()``; by default this process.
             progress: whether to show a bar (by default on a terminal, after a second, with the extra ``cli``).
@@ -172,11 +198,15 @@ class ParallelismOptimizer:
             "overlap_efficiency": overlap_efficiency,
             "stack": stack,
             "attention": attention,
+            "lora_rank": lora_rank,
+            "routing_imbalance": routing_imbalance,
         }
-        shared = {"zero_stage": 1 if zero_stage is None else zero_stage, "recompute": recompute}
+        shared: dict[str, Any] = {"zero_stage": 1 if zero_stage is None else zero_stage, "recompute": recompute}
         setting = check_setting(workload, fleet, **asked, **shared)
         choices = _choices(setting, whole, zero_stage, fixed, max_tp_size, boolean("idle_accelerators", idle_accelerators))
-        work = training_work(setting.workload, setting.seq_len)
+        if expert_tp_size is not None:
+            choices = replace(choices, expert_tp=whole_number("expert_tp_size", expert_tp_size))
+        work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
         step_tokens = setting.batch_size * setting.seq_len
         prices = {
             "accelerator_price": accelerator_price,
@@ -236,7 +266,8 @@ def _choices(
             max_tp=node if most is None else most,
             idle=idle,
         )
-    return replace(choices, **{name: _values(name, value) for name, value in (fixed or {}).items()})
+    given: dict[str, Any] = {name: _values(name, value) for name, value in (fixed or {}).items()}
+    return replace(choices, **given)
 
 
 def _values(name: str, given: Any) -> tuple[Any, ...]:
@@ -270,6 +301,7 @@ def solve_arguments(plan: Mapping[str, Any]) -> dict[str, Any]:
         "pp_size": plan["pp"],
         "cp_size": plan["cp"],
         "ep_size": plan["ep"],
+        "expert_tp_size": plan["expert_tp"] or None,
         "virtual_stages": plan["virtual_stages"],
         "microbatch_count": plan["micro_batches"],
         "schedule": plan["schedule"],

@@ -76,8 +76,13 @@ class PlacementOptimizer:
             >>> from mlsysim.infra.types import Grid
             >>> from mlsysim.systems.registry import Systems
             >>> fleet = Fleet(name="8 H100", node=Systems.Nodes.DGX_H100, count=1)
-            >>> coal = Site(name="coal", grid=Grid(name="coal", carbon_intensity="820 gCO2e/kWh"), electricity_price="0.05 USD/kWh")
-            >>> hydro = Site(name="hydro", grid=Grid(name="hydro", carbon_intensity="24 gCO2e/kWh"), electricity_price="0.08 USD/kWh")
+            >>> coal, hydro = (
+            ...     Site(name=name, grid=Grid(name=name, carbon_intensity=intensity), electricity_price=price)
+            ...     for name, intensity, price in (
+            ...         ("coal", "820 gCO2e/kWh", "0.05 USD/kWh"),
+            ...         ("hydro", "24 gCO2e/kWh", "0.08 USD/kWh"),
+            ...     )
+            ... )
             >>> free, taxed = (
             ...     PlacementOptimizer().solve(fleet, duration_hours=24, sites=[coal, hydro], carbon_tax=tax)
             ...     for tax in ("0 USD/tCO2e", "100 USD/tCO2e")
@@ -99,7 +104,9 @@ class PlacementOptimizer:
         tried = [_tried(instance("sites", site, Site, "Sites"), fleet, hours, watts, tax, latest) for site in sites]
         rows = [_best_hour(site, figures, goal) for site, figures in zip(sites, tried, strict=True) if figures["cost"].size]
         if not rows:
-            raise InconsistentError("duration_hours", hours, "one that some site has time for before its hours, or latest_end_hour, end")
+            raise InconsistentError(
+                "duration_hours", hours, "one that some site has time for before its hours, or latest_end_hour, end"
+            )
         rows.sort(key=lambda row: row[goal])
         best = rows[0]
         return PlacementResult(
@@ -121,9 +128,7 @@ class PlacementOptimizer:
         )
 
 
-def _tried(
-    site: Site, fleet: Fleet, hours: float, watts: float, tax: float, latest: float | None
-) -> dict[str, Floats]:
+def _tried(site: Site, fleet: Fleet, hours: float, watts: float, tax: float, latest: float | None) -> dict[str, Floats]:
     """Figures of every hour that the job can start in; none where there is no time."""
     pue = site.pue if site.pue is not None else (site.grid.pue or 1.0)
     hourly_J = watts * pue * _HOUR_S

@@ -31,6 +31,7 @@ class Choices:
         recompute: modes; None is the cheapest that fits, which counts as one plan.
         zero_stage, schedule: values.
         max_tp: most TP ranks (None: as many as heads).
+        expert_tp: ranks that share one expert's matrices (0: as many as TP).
         idle: whether accelerators may be left unused.
     """
 
@@ -46,6 +47,7 @@ class Choices:
     zero_stage: tuple[int, ...] = (0, 1, 2, 3)
     schedule: tuple[int, ...] = tuple(range(len(SCHEDULES)))
     max_tp: int | None = None
+    expert_tp: int = 0
     idle: bool = False
 
 
@@ -179,7 +181,8 @@ def rows(setting: TrainingSetting, choices: Choices, part: Split) -> Floats:
     local = setting.batch_size // dp
     timing = np.array(_schedules(setting, choices, pp), dtype=float).reshape(-1, 2)
     sizes = np.array(_allowed(divisors(local), choices.micro_batch), dtype=float)
-    experts = [ep for ep in _allowed(divisors(_experts(setting)), choices.ep) if cp * dp % ep == 0]
+    stage, shared = tp * cp * dp, choices.expert_tp or tp
+    experts = [ep for ep in _allowed(divisors(_experts(setting)), choices.ep) if stage % (shared * ep) == 0]
     along = (True,) if choices.sequence_parallel is None else choices.sequence_parallel
     meshes = np.meshgrid(
         np.arange(len(timing)),
@@ -247,6 +250,7 @@ def block(setting: TrainingSetting, choices: Choices, columns: Floats) -> Block:
         gradient_B=formats.gradient_B,
         optimizer_B=formats.optimizer_B,
         cp=row["cp"],
+        expert_tp=float(choices.expert_tp),
     )
     # Without data parallelism all ZeRO stages are one: the lowest.
     alone = (row["dp"] * row["cp"] == 1) & (stages > stages.min())

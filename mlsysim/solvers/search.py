@@ -23,7 +23,7 @@ from mlsysim.solvers.plan_space import Block, Choices, Floats, Split, blocks
 
 # What is kept of a plan that was evaluated: fields of the plan, and figures.
 COLUMNS = (
-    *("tp", "pp", "dp", "cp", "ep", "virtual_stages", "micro_batches", "micro_batch_tokens"),
+    *("tp", "pp", "dp", "cp", "ep", "expert_tp", "virtual_stages", "micro_batches", "micro_batch_tokens"),
     *("schedule", "zero_stage", "sequence_parallel", "recompute", "cost", "step_s", "memory_B"),
 )
 
@@ -52,7 +52,8 @@ class Found:
         legal: plans that are possible at all.
         evaluated: of these, plans whose memory and step time were computed: a row of plans of which none fits is left out.
         feasible: those that fit.
-        best, front: columns of ``COLUMNS``: the cheapest, cheapest first; and those that no other beats in both cost and memory.
+        best: columns of ``COLUMNS``: the cheapest, cheapest first.
+        front: those that no other beats in both cost and memory.
         least_B: least memory of any legal plan.
     """
 
@@ -94,7 +95,7 @@ def _front(columns: Floats) -> Floats:
 
 def searched(question: Question, parts: Sequence[Split]) -> Found:
     """The plans of ``parts``: what one worker does."""
-    work = training_work(question.setting.workload, question.setting.seq_len)
+    work = training_work(question.setting.workload, question.setting.seq_len, question.setting.lora_rank)
     found = NOTHING
     for block in blocks(question.setting, question.choices, parts):
         found = found.with_(_evaluated(question, work, block), question.kept)
@@ -102,14 +103,13 @@ def searched(question: Question, parts: Sequence[Split]) -> Found:
 
 
 def _evaluated(question: Question, work: LayeredWork, block: Block) -> Found:
-    setting = question.setting
     legal = int(block.legal.sum())
     if not legal:
         return NOTHING
     plan, memory_B = memory_of(question, work, block)
     least_B = float(memory_B[block.legal].min())
     fits = block.legal & (memory_B <= question.budget_B)
-    rows = fits.any(axis=(1, 2))
+    rows: npt.NDArray[np.bool_] = np.asarray(fits.any(axis=(1, 2)))
     if not rows.any():
         return replace(NOTHING, legal=legal, least_B=least_B)
     kept = replace(block, plan=plan).kept(rows)

@@ -39,11 +39,12 @@ def found_row(column: Floats) -> dict[str, Any]:
 def nearest_alternatives(question: Question, best: Floats) -> Iterator[dict[str, Any]]:
     """Of each dimension of the best plan that was open, the next smaller and larger value: what it costs, or what it needs.
 
-    Nothing else changes, but DP and the number of micro-batches, which follow. ``slower`` is the cost over the best plan's, less
-    one.
+    Nothing else changes, but DP and the number of micro-batches, which follow. ``slower`` is the cost over the best plan's,
+    less one.
     """
     own = _own(question, best)
-    pinned = replace(question.choices, **{name: (value,) for name, value in own.items()}, dp=None)
+    values: dict[str, Any] = {name: (value,) for name, value in own.items()}
+    pinned = replace(question.choices, **values, dp=None)
     for names in (_ROW_DIMENSIONS, ("recompute",), ("zero_stage",)):
         yield from _one_changed(question, pinned, own, [name for name in names if _is_open(question.choices, name)], best)
 
@@ -81,7 +82,7 @@ def _one_changed(
             labels += [name] * found.shape[1]
     # Recompute modes and ZeRO stages are axes of the block, freed one at a time.
     tried = block(setting, freed if names[0] in _MODE_DIMENSIONS else pinned, np.concatenate(columns, axis=1))
-    work = training_work(setting.workload, setting.seq_len)
+    work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
     plan, memory_B = memory_of(question, work, tried)
     cost, step_s = cost_of(question, work, replace(tried, plan=plan))
     fields = [np.broadcast_to(getattr(plan, name), cost.shape) for name in COLUMNS[:-3]]

@@ -124,7 +124,7 @@ def _carbon_intensity(grid: Grid | Quantity | str) -> tuple[float, float | None]
 
 
 def mean_power_W(fleet: Fleet, accelerator_power: Quantity | str | None, notes: list[str]) -> float:
-    """Mean power of the whole fleet's equipment: as given for an accelerator, else the nodes' maximum, else TDP; notes say which."""
+    """Mean power of the whole fleet's equipment: as given, else the nodes' maximum, else TDP; ``notes`` get which."""
     if accelerator_power is not None:
         return fleet.accelerators * positive_quantity("accelerator_power", accelerator_power, "watt")
     if fleet.node.max_power is not None:
