@@ -7,7 +7,7 @@ from mlsysim.validation.anchor_tests import (
     test_feasible_as_stated,
     test_in_band,
     test_responds_to_hardware,
-    test_run_holds,
+    test_runs_hold,
     test_snapshot,
 )
 from mlsysim.validation.suite_tests import test_family_gate, test_no_orphan_snapshots, test_time_of_a_solve
@@ -21,7 +21,7 @@ __all__ = [
     "test_in_band",
     "test_no_orphan_snapshots",
     "test_responds_to_hardware",
-    "test_run_holds",
+    "test_runs_hold",
     "test_snapshot",
     "test_time_of_a_solve",
 ]

@@ -83,8 +83,8 @@ def _is_empty(item: pytest.Item | pytest.Collector) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes ``anchor`` runs once a case (of a table: ``kernel_table``) under its module's ``ANCHORS``."""
-    wanted = {"anchor", "family", "timed", "kernel_table", "kernel_gate"}.intersection(metafunc.fixturenames)
+    """A test that takes ``anchor`` runs once a case, with ``cases`` once a source, under its module's ``ANCHORS``."""
+    wanted = {"anchor", "cases", "family", "timed", "kernel_table", "kernel_gate"}.intersection(metafunc.fixturenames)
     own = metafunc.definition.getparent(AnchorModule)
     place = own.path if own is not None else getattr(metafunc.module, "ANCHORS", None)
     if not wanted or not isinstance(place, Path):

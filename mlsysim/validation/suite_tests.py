@@ -39,24 +39,15 @@ def test_family_gate(anchor_root: Path, family: str) -> None:
 
 
 def test_no_orphan_snapshots(anchor_root: Path, request: pytest.FixtureRequest) -> None:
-    """Every snapshot belongs to a case; ``--snapshot-update`` removes the others."""
+    """Every file of snapshots belongs to a source; ``--snapshot-update`` removes the others."""
     pytest.importorskip("syrupy", reason="snapshots need syrupy: pip install mlsysim-anchors[test]")
-    from mlsysim.validation import snapshots
-
-    anchors = loading.load_all(loading.anchor_files(anchor_root))
-    expected: dict[Path, set[str]] = {}
-    for anchor in anchors:
-        expected.setdefault(anchor.snapshot_path, set()).add(anchor.id)
-    orphans: dict[Path, set[str]] = {}
-    for path in sorted((anchor_root.parent / "snapshots").rglob("*.json")):
-        extra = set(snapshots.read(path)) - expected.get(path, set())
-        if extra or path not in expected:
-            orphans[path] = extra
+    expected = {loading.snapshot_path(path) for path in loading.anchor_files(anchor_root)}
+    orphans = [path for path in sorted((anchor_root.parent / "snapshots").rglob("*.json")) if path not in expected]
     if request.config.getoption("update_snapshots", False):
-        for path, extra in orphans.items():
-            snapshots.write(path, {case: kept for case, kept in snapshots.read(path).items() if case not in extra})
+        for path in orphans:
+            path.unlink()
     elif orphans:
-        named = "; ".join(f"{path}: {', '.join(sorted(extra)) or 'empty'}" for path, extra in orphans.items())
+        named = ", ".join(str(path) for path in orphans)
         pytest.fail(f"snapshots without a case (remove them with --snapshot-update): {named}", pytrace=False)
 
 
