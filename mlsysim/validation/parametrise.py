@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlsysim.validation import loading
+from mlsysim.validation import leave_one_out, loading, targets
 
 
 def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
@@ -16,6 +16,12 @@ def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
     """
     if name.startswith("kernel"):
         _kernels(metafunc, name, place / loading.KERNEL_TABLES)
+        return
+    if name == "target":
+        _targets(metafunc, place)
+        return
+    if name == "left_out":
+        metafunc.parametrize(name, [pytest.param(entry, id=entry) for entry in leave_one_out.read(place)])
         return
     files = [place] if place.is_file() else loading.anchor_files(place)
     if name == "family":
@@ -51,3 +57,12 @@ def _kernels(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
         gap = pytest.mark.xfail(reason=f"known gap: {check.known_gap}", strict=True, raises=pytest.fail.Exception)
         params.append(pytest.param((check, part), id=check.id, marks=(gap,) if check.known_gap else ()))
     metafunc.parametrize(name, params)
+
+
+def _targets(metafunc: pytest.Metafunc, place: Path) -> None:
+    """Each measure of each target; a known gap is a strict xfail."""
+    params = []
+    for check in targets.checks(place):
+        gap = pytest.mark.xfail(reason=f"known gap: {check.known_gap}", strict=True, raises=pytest.fail.Exception)
+        params.append(pytest.param(check, id=check.id, marks=(gap,) if check.known_gap else ()))
+    metafunc.parametrize("target", params)
