@@ -7,21 +7,33 @@ from mlsysim.validation.anchor_tests import (
     test_feasible_as_stated,
     test_in_band,
     test_responds_to_hardware,
-    test_run_holds,
+    test_runs_hold,
     test_snapshot,
 )
-from mlsysim.validation.suite_tests import test_family_gate, test_no_orphan_snapshots, test_time_of_a_solve
+from mlsysim.validation.suite_tests import (
+    test_every_source_is_left_out_once,
+    test_family_gate,
+    test_left_out,
+    test_no_orphan_snapshots,
+    test_page_is_current,
+    test_target,
+    test_time_of_a_solve,
+)
 
 ANCHORS = Path(__file__).parent
 
 __all__ = [
     "test_bound_is_not_beaten",
+    "test_every_source_is_left_out_once",
     "test_family_gate",
     "test_feasible_as_stated",
     "test_in_band",
+    "test_left_out",
     "test_no_orphan_snapshots",
+    "test_page_is_current",
     "test_responds_to_hardware",
-    "test_run_holds",
+    "test_runs_hold",
     "test_snapshot",
+    "test_target",
     "test_time_of_a_solve",
 ]

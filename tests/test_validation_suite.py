@@ -84,14 +84,14 @@ def write_gate(tree, **limits):
 
 def test_gate_holds(pytester, tree):
     write_gate(tree)
-    pytester.runpytest("anchors", "-k", "family_gate").assert_outcomes(passed=1, deselected=6)
+    pytester.runpytest("anchors", "-k", "family_gate").assert_outcomes(passed=1, deselected=5)
 
 
 @pytest.mark.parametrize(("name", "limit", "found"), [("median", 0.12, "12.5"), ("p90", 0.22, "22.5"), ("bias", 0.12, "12.5")])
 def test_gate_fails_on_each_of_its_numbers(pytester, tree, name, limit, found):
     write_gate(tree, **{name: limit})
     result = pytester.runpytest("anchors", "-k", "family_gate")
-    result.assert_outcomes(failed=1, deselected=6)
+    result.assert_outcomes(failed=1, deselected=5)
     result.stdout.fnmatch_lines([f"scaling: {name} of {found} % is above the gate of *: for the test"])
 
 
@@ -100,9 +100,9 @@ def test_gate_counts_known_misses_and_leaves_calibration_out(pytester, tree):
     missed = CASES.replace("value = 8", 'value = 5\nknown_miss = "for the test"')
     path.write_text(SOURCE + missed, encoding="utf-8")
     write_gate(tree, median=0.4)
-    pytester.runpytest("anchors", "-k", "family_gate").assert_outcomes(failed=1, deselected=6)
+    pytester.runpytest("anchors", "-k", "family_gate").assert_outcomes(failed=1, deselected=5)
     path.write_text(SOURCE + missed.replace('id = "off"', 'id = "off"\nrole = "calibration"'), encoding="utf-8")
-    pytester.runpytest("anchors", "-k", "family_gate").assert_outcomes(passed=1, deselected=6)
+    pytester.runpytest("anchors", "-k", "family_gate").assert_outcomes(passed=1, deselected=5)
 
 
 @pytest.mark.parametrize(("zero_stage", "accuracy"), [(0, 0.75), (1, 0.5)])
@@ -120,7 +120,7 @@ def test_gate_of_outcomes(pytester, tree, zero_stage, accuracy):
     gate = '[gate]\nbalanced_accuracy = 0.7\nreason = "for the test"\n'
     (tree / "anchors" / "scaling" / "family.toml").write_text(gate, encoding="utf-8")
     result = pytester.runpytest("anchors", "-k", "family_gate")
-    result.assert_outcomes(passed=int(accuracy > 0.7), failed=int(accuracy < 0.7), deselected=10)
+    result.assert_outcomes(passed=int(accuracy > 0.7), failed=int(accuracy < 0.7), deselected=7)
     if accuracy < 0.7:
         result.stdout.fnmatch_lines(["scaling: balanced accuracy of 50.0 % is below the gate of 70.0 %: for the test"])
 
@@ -144,7 +144,7 @@ def test_orphans_are_found_and_removed_by_an_update(pytester, tree):
     path.write_text(SOURCE + CASES.partition('[[case]]\nid = "off"')[0], encoding="utf-8")
     result = pytester.runpytest("anchors")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["snapshots without a case*law.json: law-off; *stray.json: gone-case"])
+    result.stdout.fnmatch_lines(["law-off: a snapshot without a case", "snapshots without a case*stray.json"])
 
     assert pytester.runpytest("anchors", "--snapshot-update").ret == 0
     assert set(json.loads(kept.read_text(encoding="utf-8"))) == {"law-right"}
@@ -152,9 +152,20 @@ def test_orphans_are_found_and_removed_by_an_update(pytester, tree):
     assert pytester.runpytest("anchors").ret == 0
 
 
+def test_every_difference_of_a_source_is_told(pytester, tree):
+    assert pytester.runpytest("anchors", "--snapshot-update").ret == 0
+    path = tree / "anchors" / "scaling" / "law.toml"
+    more = CASES.replace("1.2e22", "1.3e22").replace("value = 8", "value = 9")
+    path.write_text(SOURCE + more + more.partition('[[case]]\nid = "off"')[0].replace("right", "new"), encoding="utf-8")
+    result = pytester.runpytest("anchors", "-k", "test_snapshot")
+    result.assert_outcomes(failed=1, deselected=6)
+    lines = ["3 differences from *law.json", "law-new: no snapshot", "law-off: differs*", "*predicted: 10 -> 10.4083"]
+    result.stdout.fnmatch_lines([*lines, "law-right: differs*", "record an intended change with --snapshot-update"])
+
+
 def test_update_by_workers_is_refused(pytester, tree):
     pytest.importorskip("xdist")
-    result = pytester.runpytest("anchors", "-n", "1", "--snapshot-update", "-k", "snapshot and right")
+    result = pytester.runpytest("anchors", "-n", "1", "--snapshot-update", "-k", "test_snapshot")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*--snapshot-update writes one file from many tests: run it without -n*"])
     assert not (tree / "snapshots").exists()

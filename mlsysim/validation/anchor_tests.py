@@ -1,8 +1,12 @@
-"""The tests that every case must pass: ``anchors/test_anchors.py`` imports them, users' own files run them as they are."""
+"""The tests that every case must pass: ``anchors/test_anchors.py`` imports them, users' own files run them as they are.
+
+A test that takes ``anchor`` runs once a case, one that takes ``cases`` once a source.
+"""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,22 +63,26 @@ def test_bound_is_not_beaten(anchor: Anchor) -> None:
         )
 
 
-def test_snapshot(anchor: Anchor, request: pytest.FixtureRequest) -> None:
-    """The prediction is what it was."""
+def test_snapshot(cases: tuple[Anchor, ...], request: pytest.FixtureRequest) -> None:
+    """The predictions of a source are what they were. One test a source: each test costs pytest time."""
     pytest.importorskip("syrupy", reason="snapshots need syrupy: pip install mlsysim-anchors[test]")
     from mlsysim.validation import snapshots
 
     update = request.config.getoption("update_snapshots", False)
     if update and hasattr(request.config, "workerinput"):
         pytest.fail("--snapshot-update writes one file from many tests: run it without -n", pytrace=False)
-    now, before = snapshots.contents(anchor), snapshots.read(anchor.snapshot_path).get(anchor.id)
-    if now != before and update:
-        was = before["predicted"] if before else None
-        move = {"file": relative(anchor.path), "id": anchor.id, "before": was, "after": now["predicted"]}
-        request.node.user_properties.append((MOVE, json.dumps(move)))
+    path = cases[0].snapshot_path
+    now, before = {anchor.id: snapshots.contents(anchor) for anchor in cases}, snapshots.read(path)
+    if update:
+        for anchor in cases:
+            was, kept = before.get(anchor.id), now[anchor.id]
+            if kept != was:
+                move = {"id": anchor.id, "before": was["predicted"] if was else None, "after": kept["predicted"]}
+                move["file"] = relative(anchor.path)
+                request.node.user_properties.append((MOVE, json.dumps(move)))
     snapshot: Any = request.getfixturevalue("snapshot")
     if snapshot.use_extension(snapshots.AnchorSnapshotExtension) != now:
-        pytest.fail(_difference(anchor, before, now), pytrace=False)
+        pytest.fail(_differences(path, before, now), pytrace=False)
 
 
 def test_responds_to_hardware(anchor: Anchor) -> None:
@@ -89,14 +97,17 @@ def test_responds_to_hardware(anchor: Anchor) -> None:
         pytest.fail(f"{anchor.id}: faster hardware makes {name} worse: {percent(change, signed=True)}", pytrace=False)
 
 
-def _difference(anchor: Anchor, before: dict[str, Any] | None, now: dict[str, Any]) -> str:
-    if before is None:
-        return f"{anchor.id}: no snapshot in {anchor.snapshot_path}; record it with --snapshot-update"
-    old, new = ({**kept, **kept.get("breakdown", {})} for kept in (before, now))
-    names = [name for name in {**old, **new} if name != "breakdown" and old.get(name) != new.get(name)]
-    changes = "\n".join(f"  {name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}" for name in names)
-    head = f"{anchor.id}: differs from its snapshot in {anchor.snapshot_path}"
-    return f"{head}\n{changes}\nrecord an intended change with --snapshot-update"
+def _differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Every case that differs from its snapshot, and how; then those that have none, and snapshots without a case."""
+    found = [f"{case}: no snapshot" for case in sorted(set(now) - set(before))]
+    found += [f"{case}: a snapshot without a case" for case in sorted(set(before) - set(now))]
+    for case in sorted(set(now).intersection(before)):
+        old, new = ({**kept, **kept.get("breakdown", {})} for kept in (before[case], now[case]))
+        names = [name for name in {**old, **new} if name != "breakdown" and old.get(name) != new.get(name)]
+        changes = "".join(f"\n  {name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}" for name in names)
+        found += [f"{case}: differs from its snapshot{changes}"] if names else []
+    told = found or ["the text is not what an update would write"]
+    return "\n".join([f"{len(told)} differences from {path}", *told, "record an intended change with --snapshot-update"])
 
 
 def _known_miss(anchor: Anchor) -> tuple[pytest.MarkDecorator, ...]:
@@ -112,32 +123,34 @@ def _strict_xfail(reason: str) -> tuple[pytest.MarkDecorator, ...]:
     return (pytest.mark.xfail(reason=reason, strict=True, raises=pytest.fail.Exception),) if reason else ()
 
 
-def test_run_holds(anchor: Anchor) -> None:
-    """One of thousands of runs: feasible, not faster than its bound, moved by hardware. One test: each costs pytest time."""
-    test_feasible_as_stated(anchor)
-    test_bound_is_not_beaten(anchor)
-    if _responds(anchor):
-        test_responds_to_hardware(anchor)
+def test_runs_hold(cases: tuple[Anchor, ...]) -> None:
+    """The runs of a table are feasible, not faster than their bound, and move with the hardware; lists every one that fails."""
+    failures = []
+    for anchor in cases:
+        for check in (test_feasible_as_stated, test_bound_is_not_beaten, test_responds_to_hardware):
+            if check is test_responds_to_hardware and not anchor.case.responds:
+                continue
+            try:
+                check(anchor)
+            except pytest.fail.Exception as failure:
+                failures.append(str(failure))
+    if failures:
+        pytest.fail("\n".join(failures), pytrace=False)
 
 
 def _is_one_of_many(anchor: Anchor) -> bool:
     return bool(anchor.case.run) and anchor.case.outcome is None and not anchor.case.known_infeasible
 
 
-def _responds(anchor: Anchor) -> bool:
-    """Whether a plan fits in memory does not hang on the speed of the hardware."""
-    return anchor.case.responds and anchor.case.outcome is None
+def _is_alone(anchor: Anchor) -> bool:
+    """Whether it has tests of its own; of an outcome, whether it fits is the figure itself, and no speed changes it."""
+    return anchor.case.outcome is None and not _is_one_of_many(anchor)
 
 
-# Read by the plugin when it makes one test a case.
+# Read by the plugin when it makes one test a case, or one a source of the cases that it is for.
 test_in_band.marks_for = _known_miss  # type: ignore[attr-defined]
-test_run_holds.applies_to = _is_one_of_many  # type: ignore[attr-defined]
+test_runs_hold.applies_to = _is_one_of_many  # type: ignore[attr-defined]
 test_feasible_as_stated.marks_for = _known_infeasible  # type: ignore[attr-defined]
-# Of an outcome, whether it fits is the figure itself.
-test_feasible_as_stated.applies_to = (  # type: ignore[attr-defined]
-    lambda anchor: anchor.case.outcome is None and not _is_one_of_many(anchor)
-)
-test_bound_is_not_beaten.applies_to = lambda anchor: not _is_one_of_many(anchor)  # type: ignore[attr-defined]
-test_responds_to_hardware.applies_to = (  # type: ignore[attr-defined]
-    lambda anchor: _responds(anchor) and not _is_one_of_many(anchor)
-)
+test_feasible_as_stated.applies_to = _is_alone  # type: ignore[attr-defined]
+test_bound_is_not_beaten.applies_to = _is_alone  # type: ignore[attr-defined]
+test_responds_to_hardware.applies_to = lambda anchor: _is_alone(anchor) and anchor.case.responds  # type: ignore[attr-defined]

@@ -7,11 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mlsysim.models.types import TransformerWorkload, Workload
+from mlsysim.validation.inputs import call_of
 from mlsysim.validation.loading import Anchor
-from mlsysim.validation.runner import Plain, macro_text, plan_text, predict
+from mlsysim.validation.runner import Plain, macro_text, plan_text, predict, result_of, time_exponent
 
 # "Match?" in the paper's report: within 5 % of the number that the paper prints.
 PAPER_MATCH = 0.05
+# The baseline that a calculation on the back of an envelope uses.
+NAIVE_MFU = 0.5
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class Comparison:
     """Everything that a report says of one case, as JSON knows it.
 
     ``error`` is predicted / measured - 1; of a range, to its nearer edge and 0 inside; None for a choice
-    or an outcome.
+    or an outcome. ``naive`` is the error of half of peak: model FLOP / (0.5 x peak x accelerators), where the prediction is of
+    a training step. ``kind`` is ``dense``, ``moe`` or the workload's architecture.
     """
 
     id: str
@@ -32,6 +37,9 @@ class Comparison:
     role: str
     evidence: str
     solver: str
+    model: str
+    kind: str
+    accelerator: str
     stack: str
     metric: str
     unit: str
@@ -41,6 +49,7 @@ class Comparison:
     low: float | None
     high: float | None
     error: float | None
+    naive: float | None
     in_band: bool
     feasible: bool
     expect_feasible: bool
@@ -96,7 +105,7 @@ def compare(anchor: Anchor) -> Comparison:
         role=case.role,
         evidence=case.evidence,
         solver=source.solver,
-        stack=source.stack,
+        **_asked(anchor),
         metric=case.metric,
         unit=case.unit,
         basis=prediction.basis,
@@ -105,6 +114,7 @@ def compare(anchor: Anchor) -> Comparison:
         low=low,
         high=high,
         error=error,
+        naive=None if error is None else _naive_error(anchor, predicted),
         in_band=in_band,
         feasible=prediction.feasible,
         expect_feasible=case.feasible,
@@ -132,6 +142,32 @@ def matches(predicted: Plain, paper: Plain) -> bool:
     if isinstance(predicted, str) or isinstance(paper, str):
         return str(predicted) == str(paper)
     return abs(predicted - paper) < PAPER_MATCH * max(abs(paper), 1.0)
+
+
+def _asked(anchor: Anchor) -> dict[str, str]:
+    """The model, its kind, the accelerator and the software stack, by which rows are chosen; "" for what there is not."""
+    call = call_of(anchor)
+    workload = next((spec for spec in call.inputs if isinstance(spec, Workload)), None)
+    machine = next((spec for spec in call.inputs if not isinstance(spec, Workload)), None)
+    node = getattr(machine, "node", machine)
+    kind = "" if workload is None else str(getattr(workload, "architecture", ""))
+    if isinstance(workload, TransformerWorkload):
+        kind = "dense" if workload.moe is None else "moe"
+    return {
+        "model": "" if workload is None else workload.name,
+        "kind": kind,
+        "accelerator": str(getattr(getattr(node, "accelerator", node), "name", "")),
+        "stack": str(call.keywords.get("stack") or anchor.source.stack),
+    }
+
+
+def _naive_error(anchor: Anchor, predicted: Plain) -> float | None:
+    """The error of a step that takes model FLOP / (half of peak): the prediction's own MFU says how far that is."""
+    mfu, measured = getattr(result_of(anchor), "mfu", None), anchor.case.value
+    if not isinstance(mfu, float) or not isinstance(predicted, float) or not measured or anchor.case.factors:
+        return None
+    share = -1.0 if anchor.case.metric.startswith("mfu") else time_exponent(anchor, anchor.case.metric)
+    return predicted * (mfu / NAIVE_MFU) ** share / measured - 1 if share else None
 
 
 def _relative_error(predicted: float, value: float | None, low: float, high: float) -> float:

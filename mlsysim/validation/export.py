@@ -13,7 +13,6 @@ from mlsysim.validation.statistics import (
     Row,
     Summary,
     by_family_and_role,
-    by_source_and_role,
     kernels_by_family,
     kernels_by_table,
     total,
@@ -21,7 +20,6 @@ from mlsysim.validation.statistics import (
 
 # A page of a thousand cases is read by nobody: sources with more are summarised.
 LISTED_CASES = 30
-WORST_CASES = 10
 
 
 def write(path: Path, rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> None:
@@ -61,7 +59,7 @@ def as_markdown(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row
             )
             for row in numbered
         ]
-        parts += ["## The paper's anchors", _table(("Anchor", "Solver", "Paper", "Reported", "Match?"), body)]
+        parts += ["## The paper's anchors", report.markdown_table(("Anchor", "Solver", "Paper", "Reported", "Match?"), body)]
         told = []
         for row in numbered:
             told.append(f"- {row['row']}: {row['primary']}")
@@ -75,17 +73,14 @@ def as_markdown(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row
         parts += _kernels(kernels)
     if moves:
         moved = [(f"`{move['id']}`", report.shown(move["before"]), report.shown(move["after"])) for move in moves]
-        parts += ["## Moved predictions", _table(("Case", "From", "To"), moved)]
+        parts += ["## Moved predictions", report.markdown_table(("Case", "From", "To"), moved)]
     return "\n\n".join(["# mlsysim anchors", total(rows, kernels), *parts]) + "\n"
 
 
 def _cases(rows: Sequence[Row]) -> list[str]:
-    """Errors by family and source, the worst cases, and those of sources that are no table of runs."""
+    """Errors by family, and the cases of sources that are no table of runs."""
     parts = ["## Errors by family", _summaries("Family", by_family_and_role(rows))]
     parts += report.outcomes(rows)
-    parts += ["## Errors by source", _summaries("Source", by_source_and_role(rows))]
-    worst = sorted((row for row in rows if row["error"] is not None), key=lambda row: -abs(row["error"]))[:WORST_CASES]
-    parts += [f"## The worst {len(worst)} cases", _table(("Case", "Error", "Why"), [_worst(row) for row in worst])]
     sources = Counter(row["source"] for row in rows)
     cases = [
         (
@@ -98,7 +93,7 @@ def _cases(rows: Sequence[Row]) -> list[str]:
     left_out = sum(cases > LISTED_CASES for cases in sources.values())
     parts += [
         f"## Cases\n\nThose of the {left_out} sources with more than {LISTED_CASES} are in `snapshots/`.",
-        _table(("Case", "Measured", "Predicted", "Standing", "Source"), cases),
+        report.markdown_table(("Case", "Measured", "Predicted", "Standing", "Source"), cases),
     ]
     return parts
 
@@ -113,7 +108,11 @@ def _kernels(kernels: Sequence[Row]) -> list[str]:
     ]
     parts = ["## Kernels by family", _kernel_summaries("Family", kernels_by_family(kernels))]
     parts += ["## Kernels by table", _kernel_summaries("Table", kernels_by_table(kernels))]
-    return [*parts, "## Kernel gates that do not hold", _table(("Gate", "Found", "Limit", "Why"), gaps)] if gaps else parts
+    return (
+        [*parts, "## Kernel gates that do not hold", report.markdown_table(("Gate", "Found", "Limit", "Why"), gaps)]
+        if gaps
+        else parts
+    )
 
 
 def _kernel_summaries(name: str, summaries: Sequence[KernelSummary]) -> str:
@@ -126,7 +125,7 @@ def _kernel_summaries(name: str, summaries: Sequence[KernelSummary]) -> str:
         )
         for summary in summaries
     ]
-    return _table((name, "Role", "Times", "Median", "Mean", "p90", "Bias", "Gates", "Coefficients"), body)
+    return report.markdown_table((name, "Role", "Times", "Median", "Mean", "p90", "Bias", "Gates", "Coefficients"), body)
 
 
 def _summaries(name: str, summaries: Sequence[Summary]) -> str:
@@ -140,11 +139,7 @@ def _summaries(name: str, summaries: Sequence[Summary]) -> str:
         for summary in summaries
     ]
     header = (name, "Role", "Cases", "Median", "Mean", "p90", "Bias", "In band", "Known misses", "Coefficients", "Basis")
-    return _table(header, body)
-
-
-def _worst(row: Row) -> tuple[str, str, str]:
-    return f"`{row['id']}`", report.percent(row["error"], signed=True), str(row["known_miss"] or "in band")
+    return report.markdown_table(header, body)
 
 
 def as_latex(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
@@ -162,11 +157,6 @@ def macros(rows: Sequence[Row]) -> dict[str, str]:
 def as_html(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
     """One self-contained page."""
     return page.render(rows, moves, kernels)
-
-
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in body)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _escaped(text: str) -> str:

@@ -6,9 +6,10 @@ is fitted of a stack is named in its entry (``fit``); everything else there is s
 
 from __future__ import annotations
 
+import functools
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import resources
 from inspect import signature
@@ -32,6 +33,7 @@ from mlsysim.solvers.training_table import TrainingQuestion, question
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
 T = TypeVar("T")
+Entries = Mapping[str, Mapping[str, Any]]
 
 # Physically meaningful ranges; a coefficient that ends at one is reported.
 RANGES = {
@@ -53,9 +55,9 @@ _FULL_WEIGHT_ROWS = 10.0
 _LEAST_CLOCK_ROWS = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Runs:
-    """Runs of one stack on one accelerator at one precision, as arrays."""
+    """Runs of one stack on one accelerator at one precision, as arrays; compared by identity, so that steps are kept by it."""
 
     stack: str
     device: str
@@ -67,6 +69,8 @@ class Runs:
     measured_s: Times
     sources: tuple[str, ...]
 
+    # A fit changes one coefficient at a time, and most of them move the steps of few stacks: the others' are looked up.
+    @functools.lru_cache(maxsize=1024)  # noqa: B019
     def step_s(self, coefficients: StackCoefficients, clock: float) -> Times:
         """Predicted steps."""
         kernels = replace(self.kernels, clock=clock)
@@ -145,26 +149,43 @@ def training_anchors(root: Path, role: str) -> list[Anchor]:
 
 def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Entries of ``stacks.toml`` and ``devices.toml``, fitted to the calibration cases under ``root``."""
-    stacks, devices = _stated("stacks.toml"), _stated("devices.toml")
-    runs = gathered(training_anchors(root, "calibration"))
-    measured = {run.stack for run in runs}
-    rows = {name: sum(len(run.measured_s) for run in runs if run.device == name) for name in devices}
-    clocks = {f"{name} clock": CLOCK for name in devices if rows[name] >= _LEAST_CLOCK_ROWS}
-    free = {f"{name} {part}": RANGES[part] for name in stacks if name in measured for part in stacks[name].get("fit", [])}
-    found = fit(lambda values: _predicted(runs, stacks, devices, values), _measured(runs), clocks | free, _weights(runs))
-    for key, value in found.values.items():
-        name, part = key.split(" ")
-        table = devices if part == "clock" else stacks
-        table[name][part] = float(f"{value:.4g}")
+    stacks, devices = stated("stacks.toml"), stated("devices.toml")
+    found = fitted(gathered(training_anchors(root, "calibration")), stacks, devices)
     _note(stacks, devices, found, root)
     return stacks, devices
 
 
-def _stated(file: str) -> dict[str, dict[str, Any]]:
+def fitted(runs: Sequence[Runs], stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]]) -> Fit:
+    """Fits what ``runs`` identify, and writes it into the entries; what they do not stays as it is stated there."""
+    coefficients = free(runs, stacks, devices)
+    found = fit(lambda values: predicted(runs, stacks, devices, values), measured(runs), coefficients, _weights(runs))
+    for key, value in found.values.items():
+        name, part = key.split(" ")
+        table = devices if part == "clock" else stacks
+        table[name][part] = float(f"{value:.4g}")
+    return found
+
+
+def free(runs: Sequence[Runs], stacks: Entries, devices: Entries) -> dict[str, Coefficient]:
+    """What ``runs`` identify: "device clock" and "stack coefficient", with their ranges."""
+    rows = {name: sum(len(run.measured_s) for run in runs if run.device == name) for name in devices}
+    clocks = {f"{name} clock": CLOCK for name in devices if rows[name] >= _LEAST_CLOCK_ROWS}
+    used = {like for run in runs for like in _likes(stacks, run.stack)}
+    return clocks | {f"{name} {part}": RANGES[part] for name in stacks if name in used for part in stacks[name].get("fit", [])}
+
+
+def _likes(stacks: Entries, name: str) -> list[str]:
+    """A stack and those that it takes its coefficients from."""
+    parent = stacks[name].get("like")
+    return [name, *_likes(stacks, parent)] if parent else [name]
+
+
+def stated(file: str) -> dict[str, dict[str, Any]]:
+    """A file of the calibration as it stands: {name: entry}."""
     return tomllib.loads((resources.files("mlsysim.calibration") / file).read_text("utf-8"))
 
 
-def _coefficients(stacks: Mapping[str, Mapping[str, Any]], name: str, values: Mapping[str, float]) -> StackCoefficients:
+def _coefficients(stacks: Entries, name: str, values: Mapping[str, float]) -> StackCoefficients:
     trial = {stack_name: dict(entry) for stack_name, entry in stacks.items()}
     for key, value in values.items():
         stack_name, part = key.split(" ")
@@ -174,7 +195,8 @@ def _coefficients(stacks: Mapping[str, Mapping[str, Any]], name: str, values: Ma
     return StackCoefficients(**{part.name: entry[part.name] for part in fields(StackCoefficients) if part.name in entry})
 
 
-def _predicted(runs: Iterable[Runs], stacks: Any, devices: Any, values: Mapping[str, float]) -> Times:
+def predicted(runs: Iterable[Runs], stacks: Entries, devices: Entries, values: Mapping[str, float]) -> Times:
+    """Steps of all ``runs``; ``values`` ("stack coefficient", "device clock") stand before the entries'."""
     steps = [
         run.step_s(_coefficients(stacks, run.stack, values), values.get(f"{run.device} clock", devices[run.device]["clock"]))
         for run in runs
@@ -182,7 +204,8 @@ def _predicted(runs: Iterable[Runs], stacks: Any, devices: Any, values: Mapping[
     return np.concatenate(steps)
 
 
-def _measured(runs: Iterable[Runs]) -> Times:
+def measured(runs: Iterable[Runs]) -> Times:
+    """Measured steps of all ``runs``."""
     return np.concatenate([run.measured_s for run in runs])
 
 
@@ -202,7 +225,7 @@ def _note(stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]],
             for role, runs in by_role.items():
                 chosen = [run for run in runs if getattr(run, attribute) == name]
                 if chosen:
-                    errors = ErrorStatistics.of(_predicted(chosen, stacks, devices, {}), _measured(chosen))
+                    errors = ErrorStatistics.of(predicted(chosen, stacks, devices, {}), measured(chosen))
                     entry[role] = {part.name: getattr(errors, part.name) for part in fields(errors)}
     for entry in devices.values():
         entry["fitted"] = entry.get("calibration", {}).get("points", 0) >= _LEAST_CLOCK_ROWS

@@ -8,5 +8,7 @@ USER_SUFFIX = ".anchor.toml"
 ROW = "mlsysim_anchor"
 MOVE = "mlsysim_moved"
 KERNELS = "mlsysim_kernels"
+TARGET = "mlsysim_target"
+LEFT_OUT = "mlsysim_left_out"
 # What --anchor-report can write, by the file's ending.
 REPORT_FORMATS = (".json", ".md", ".tex", ".html", ".png")

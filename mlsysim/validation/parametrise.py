@@ -1,4 +1,4 @@
-"""What each packaged test is run on: every case, every family with a gate, one case a solver, every table of kernels."""
+"""What each packaged test is run on: every case, or source, every family with a gate, one case a solver, every kernel table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlsysim.validation import loading
+from mlsysim.validation import leave_one_out, loading, targets
 
 
 def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
@@ -17,22 +17,32 @@ def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
     if name.startswith("kernel"):
         _kernels(metafunc, name, place / loading.KERNEL_TABLES)
         return
+    if name == "target":
+        _targets(metafunc, place)
+        return
+    if name == "left_out":
+        metafunc.parametrize(name, [pytest.param(entry, id=entry) for entry in leave_one_out.read(place)])
+        return
     files = [place] if place.is_file() else loading.anchor_files(place)
-    anchors = loading.load_all(files)
     if name == "family":
         gated = {path.parent for path in files if loading.load_gate(path.parent) is not None}
         metafunc.parametrize(name, sorted(folder.name for folder in gated))
-    elif name == "timed":
+        return
+    applies_to = getattr(metafunc.function, "applies_to", lambda anchor: True)
+    anchors = [anchor for anchor in loading.load_all(files) if applies_to(anchor)]
+    if name == "timed":
         first: dict[str, loading.Anchor] = {}
         for anchor in anchors:
             first.setdefault(anchor.source.solver, anchor)
         metafunc.parametrize(name, [pytest.param(anchor, id=solver) for solver, anchor in sorted(first.items())])
+    elif name == "cases":
+        by_file: dict[Path, list[loading.Anchor]] = {}
+        for anchor in anchors:
+            by_file.setdefault(anchor.path, []).append(anchor)
+        metafunc.parametrize(name, [pytest.param(tuple(cases), id=cases[0].source.key) for cases in by_file.values()])
     else:
-        applies_to = getattr(metafunc.function, "applies_to", lambda anchor: True)
         marks_for = getattr(metafunc.function, "marks_for", lambda anchor: ())
-        metafunc.parametrize(
-            name, [pytest.param(anchor, id=anchor.id, marks=marks_for(anchor)) for anchor in anchors if applies_to(anchor)]
-        )
+        metafunc.parametrize(name, [pytest.param(anchor, id=anchor.id, marks=marks_for(anchor)) for anchor in anchors])
 
 
 def _kernels(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
@@ -47,3 +57,12 @@ def _kernels(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
         gap = pytest.mark.xfail(reason=f"known gap: {check.known_gap}", strict=True, raises=pytest.fail.Exception)
         params.append(pytest.param((check, part), id=check.id, marks=(gap,) if check.known_gap else ()))
     metafunc.parametrize(name, params)
+
+
+def _targets(metafunc: pytest.Metafunc, place: Path) -> None:
+    """Each measure of each target; a known gap is a strict xfail."""
+    params = []
+    for check in targets.checks(place):
+        gap = pytest.mark.xfail(reason=f"known gap: {check.known_gap}", strict=True, raises=pytest.fail.Exception)
+        params.append(pytest.param(check, id=check.id, marks=(gap,) if check.known_gap else ()))
+    metafunc.parametrize("target", params)

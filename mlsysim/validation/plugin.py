@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlsysim.validation.names import KERNELS, MOVE, REPORT_FORMATS, ROW, USER_SUFFIX
+from mlsysim.validation.names import KERNELS, LEFT_OUT, MOVE, REPORT_FORMATS, ROW, TARGET, USER_SUFFIX
 
 _USER_FILES = pytest.StashKey[frozenset[Path]]()
 
@@ -35,6 +35,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help=f"write the anchors' report to FILE; its ending chooses the format: {' '.join(REPORT_FORMATS)} (repeatable)",
     )
+    group.addoption(
+        "--accuracy-report",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="write how far off the predictions are, beside a naive baseline and the aims, to FILE (.md; repeatable)",
+    )
     parser.addini("mlsysim_solve_budget_ms", "hard limit of one scalar solve, best round, in ms", default="1.0")
     parser.addini("mlsysim_search_budget_ms", "time of a search beside its plans (lowering, ranking), in ms", default="20")
     parser.addini("mlsysim_search_rate", "plans a second that a search must evaluate on top", default="100000")
@@ -49,6 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in config.getoption("--anchor-report"):
         if Path(name).suffix not in REPORT_FORMATS:
             raise pytest.UsageError(f"--anchor-report={name}: expected a file ending in {', '.join(REPORT_FORMATS)}")
+    for name in config.getoption("--accuracy-report"):
+        if Path(name).suffix != ".md":
+            raise pytest.UsageError(f"--accuracy-report={name}: expected a file ending in .md")
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -83,8 +93,10 @@ def _is_empty(item: pytest.Item | pytest.Collector) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes ``anchor`` runs once a case (of a table: ``kernel_table``) under its module's ``ANCHORS``."""
-    wanted = {"anchor", "family", "timed", "kernel_table", "kernel_gate"}.intersection(metafunc.fixturenames)
+    """A test that takes ``anchor`` runs once a case, with ``cases`` once a source, under its module's ``ANCHORS``."""
+    wanted = {"anchor", "cases", "family", "timed", "kernel_table", "kernel_gate", "target", "left_out"}.intersection(
+        metafunc.fixturenames
+    )
     own = metafunc.definition.getparent(AnchorModule)
     place = own.path if own is not None else getattr(metafunc.module, "ANCHORS", None)
     if not wanted or not isinstance(place, Path):
@@ -114,14 +126,19 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     from mlsysim.validation import report
 
-    moves = _properties(terminalreporter, MOVE)
+    moves, targets = _properties(terminalreporter, MOVE), _properties(terminalreporter, TARGET)
     terminalreporter.section("mlsysim anchors")
-    for line in report.lines(rows, moves, kernels):
+    for line in report.lines(rows, moves, kernels, targets):
         terminalreporter.write_line(line)
     for name in config.getoption("--anchor-report"):
         from mlsysim.validation import export
 
         export.write(Path(name), rows, moves, kernels)
+        terminalreporter.write_line(f"written: {name}")
+    for name in config.getoption("--accuracy-report"):
+        from mlsysim.validation import accuracy
+
+        accuracy.write(Path(name), rows, kernels, targets, _properties(terminalreporter, LEFT_OUT))
         terminalreporter.write_line(f"written: {name}")
 
 

@@ -8,10 +8,12 @@ from typing import Any
 from mlsysim.validation.statistics import KernelSummary, Row, by_family_and_role, kernels_by_family, total
 
 
-def lines(rows: Sequence[Row], moves: Sequence[Row] = (), kernels: Sequence[Row] = ()) -> list[str]:
-    """The report on ``rows`` (comparisons as dictionaries), on predictions that an update has moved, and on kernel tables."""
+def lines(
+    rows: Sequence[Row], moves: Sequence[Row] = (), kernels: Sequence[Row] = (), targets: Sequence[Row] = ()
+) -> list[str]:
+    """The report on ``rows`` (comparisons as dictionaries), on predictions that moved, on kernel tables and on aims."""
     counted = [total(rows, kernels)] if rows or kernels else []
-    sections = [_paper(rows), _primary(rows), _moved(moves), _families(rows), _kernels(kernels), counted]
+    sections = [_paper(rows), _primary(rows), _moved(moves), _families(rows), _kernels(kernels), _aims(targets), counted]
     return [line for section in sections for line in (*section, "") if section][:-1]
 
 
@@ -46,7 +48,7 @@ def shown(value: object, unit: str = "") -> str:
     return f"{text} {symbol}".rstrip()
 
 
-def percent(fraction: float | None, *, signed: bool = False) -> str:
+def percent(fraction: float | None, *, signed: bool = False, digits: int = 1) -> str:
     """A fraction in per cent; "-" where there is none.
 
     Example:
@@ -55,7 +57,7 @@ def percent(fraction: float | None, *, signed: bool = False) -> str:
     """
     if fraction is None:
         return "-"
-    return f"{100 * fraction:+.1f} %" if signed else f"{100 * fraction:.1f} %"
+    return f"{100 * fraction:{'+' if signed else ''}.{digits}f} %"
 
 
 def standing(row: Row) -> str:
@@ -78,6 +80,19 @@ def table(header: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -
         ).rstrip()
         for row in cells
     ]
+
+
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    r"""A table as Markdown writes it.
+
+    Example:
+        >>> print(markdown_table(("Name", "Error"), [("a|b", "3 %")]))
+        | Name | Error |
+        | --- | --- |
+        | a\|b | 3 % |
+    """
+    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in body)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _paper(rows: Sequence[Row]) -> list[str]:
@@ -134,6 +149,19 @@ def _kernels(kernels: Sequence[Row]) -> list[str]:
         for summary in kernels_by_family(kernels)
     ]
     return table(header, body, left=2) if body else []
+
+
+def _aims(targets: Sequence[Row]) -> list[str]:
+    """How many aims are met, and which are not."""
+    missed = [row for row in targets if not row["held"]]
+    if not targets:
+        return []
+    head = f"{len(targets) - len(missed)} of {len(targets)} aims are met{'; missed:' if missed else ''}"
+    body = [
+        (str(row["id"]), percent(row["found"]), percent(row["limit"]), "known gap" if row["known_gap"] else "MISSED")
+        for row in missed
+    ]
+    return [head, *(table(("Aim", "found", "limit", ""), body) if body else [])]
 
 
 def gates(summary: KernelSummary) -> str:

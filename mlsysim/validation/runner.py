@@ -27,7 +27,7 @@ FASTER = 1.1
 class Prediction:
     """What a solver says of a case, in plain numbers and text: it crosses process borders and goes into reports.
 
-    ``unfactored`` is the solver's own answer, before the paper's factors; ``breakdown`` are all scalars of the result.
+    ``unfactored`` is the solver's own answer, before the paper's factors.
     """
 
     predicted: Plain
@@ -37,7 +37,6 @@ class Prediction:
     feasible: bool
     reason: str
     coefficients: tuple[str, ...]
-    breakdown: dict[str, Plain | bool | int]
 
 
 @functools.cache
@@ -72,7 +71,6 @@ def predict(anchor: Anchor) -> Prediction:
         feasible=bool(result.feasible),
         reason=str(result.reason or ""),
         coefficients=tuple(str(name) for name in getattr(result, "coefficients", None) or ()),
-        breakdown=breakdown(result),
     )
 
 

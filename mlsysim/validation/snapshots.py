@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,15 @@ from syrupy.extensions.base import AbstractSyrupyExtension
 from syrupy.location import PyTestLocation
 
 from mlsysim.validation.loading import Anchor
-from mlsysim.validation.runner import predict
+from mlsysim.validation.runner import breakdown, predict, result_of
 
 # What stays the same across Python, numpy and pint versions.
 SIGNIFICANT_DIGITS = 6
-_TEST = "test_snapshot"
+
+
+def text_of(snapshots: Mapping[str, Any]) -> str:
+    """The file's text."""
+    return json.dumps(dict(sorted(snapshots.items())), indent=2, ensure_ascii=False) + "\n"
 
 
 def contents(anchor: Anchor) -> dict[str, Any]:
@@ -30,7 +34,7 @@ def contents(anchor: Anchor) -> dict[str, Any]:
     }
     if anchor.case.run:
         return kept
-    return kept | {"breakdown": {name: rounded(value) for name, value in sorted(prediction.breakdown.items())}}
+    return kept | {"breakdown": {name: rounded(value) for name, value in sorted(breakdown(result_of(anchor)).items())}}
 
 
 def rounded(value: Any) -> Any:
@@ -48,33 +52,18 @@ def rounded(value: Any) -> Any:
 
 def read(path: Path) -> dict[str, Any]:
     """The snapshots of one source by case id; none if there is no file."""
-    return _read(path, path.stat().st_mtime_ns) if path.exists() else {}
-
-
-@functools.lru_cache(maxsize=64)
-def _read(path: Path, modified_ns: int) -> dict[str, Any]:
-    """Once a change of the file: every case of a source asks for it."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
 
-def write(path: Path, snapshots: dict[str, Any]) -> None:
-    """Replaces the file; without snapshots it goes."""
-    if not snapshots:
-        path.unlink(missing_ok=True)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(sorted(snapshots.items())), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 class AnchorSnapshotExtension(AbstractSyrupyExtension):
-    """Stores all cases of a source in the file that ``Anchor.snapshot_path`` names."""
+    """The cases of a source are one snapshot, in the file that ``Anchor.snapshot_path`` names."""
 
     file_extension = "json"
 
     def serialize(self, data: Any, **_: Any) -> str:
-        """The JSON text that is compared."""
-        return json.dumps(data, indent=2, ensure_ascii=False)
+        """The file's text, which is compared."""
+        return text_of(data)
 
     @classmethod
     def dirname(cls, *, test_location: PyTestLocation) -> str:
@@ -90,7 +79,7 @@ class AnchorSnapshotExtension(AbstractSyrupyExtension):
 
     @classmethod
     def matches_test_location(cls, *, test_location: PyTestLocation, snapshot_location: str) -> bool:
-        """Whether the test's anchor keeps its snapshots there."""
+        """Whether the test's source keeps its snapshots there."""
         anchor = _anchor(test_location)
         return anchor is not None and Path(snapshot_location) == anchor.snapshot_path
 
@@ -102,49 +91,37 @@ class AnchorSnapshotExtension(AbstractSyrupyExtension):
         return SnapshotCollections()
 
     def read_snapshot_collection(self, *, snapshot_location: str) -> SnapshotCollection:
-        """The file's snapshots, under the names of their tests."""
+        """The file as a collection of one."""
         collection = SnapshotCollection(location=snapshot_location)
-        for case in read(Path(snapshot_location)):
-            collection.add(Snapshot(name=f"{_TEST}[{case}]"))
+        collection.add(Snapshot(name=Path(snapshot_location).stem))
         return collection
 
     def read_snapshot_data_from_location(self, *, snapshot_location: str, snapshot_name: str, session_id: str) -> str | None:
-        """The text of one snapshot."""
-        found = read(Path(snapshot_location)).get(case_id(snapshot_name))
-        return None if found is None else self.serialize(found)
+        """The file's text."""
+        path = Path(snapshot_location)
+        return path.read_text(encoding="utf-8") if path.exists() else None
 
     @classmethod
     def write_snapshot(cls, *, snapshot_location: str, snapshots: list[tuple[Any, PyTestLocation, Any]], **_: Any) -> None:
-        """Writes the queued snapshots of one file.
+        """Writes the queued snapshot of one file.
 
         Overridden because syrupy before 7 warns of a location that does not bear the test module's name.
         """
-        collection = SnapshotCollection(location=snapshot_location)
-        for data, test_location, index in snapshots:
-            collection.add(Snapshot(name=cls.get_snapshot_name(test_location=test_location, index=index), data=data))
-        cls.write_snapshot_collection(snapshot_collection=collection)
+        path = Path(snapshot_location)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(snapshots[-1][0]), encoding="utf-8")
 
     @classmethod
     def write_snapshot_collection(cls, *, snapshot_collection: SnapshotCollection, **_: Any) -> None:
-        """Lays the collection over what the file has."""
-        path = Path(snapshot_collection.location)
-        new = {case_id(snapshot.name): json.loads(str(snapshot.data)) for snapshot in snapshot_collection}
-        write(path, read(path) | new)
+        """Nothing is left to write: ``write_snapshot`` has."""
 
     def delete_snapshots(self, *, snapshot_location: str, snapshot_names: set[str]) -> None:
-        """Drops snapshots whose cases are gone."""
-        path = Path(snapshot_location)
-        dropped = {case_id(name) for name in snapshot_names}
-        write(path, {case: kept for case, kept in read(path).items() if case not in dropped})
-
-
-def case_id(snapshot_name: str) -> str:
-    """The text in the brackets of a test's name."""
-    return snapshot_name.partition("[")[2].removesuffix("]")
+        """Drops the file of a source that is gone."""
+        Path(snapshot_location).unlink(missing_ok=True)
 
 
 def _anchor(test_location: PyTestLocation) -> Anchor | None:
-    """The anchor of the test; None where syrupy has rebuilt the test from a worker's report."""
+    """A case of the test's source; None where syrupy has rebuilt the test from a worker's report."""
     callspec = getattr(test_location.item, "callspec", None)
-    found = callspec.params.get("anchor") if callspec is not None else None
-    return found if isinstance(found, Anchor) else None
+    found = callspec.params.get("cases") if callspec is not None else None
+    return found[0] if found else None

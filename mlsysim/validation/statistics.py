@@ -82,11 +82,6 @@ def by_family_and_role(rows: Iterable[Row]) -> list[Summary]:
     return _grouped(rows, "family")
 
 
-def by_source_and_role(rows: Iterable[Row]) -> list[Summary]:
-    """One summary a source and role; its ``family`` is the source's key."""
-    return _grouped(rows, "source")
-
-
 def _grouped(rows: Iterable[Row], column: str) -> list[Summary]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:

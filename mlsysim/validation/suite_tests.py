@@ -1,27 +1,29 @@
-"""Tests of a whole tree of anchors: the families' gates, orphaned snapshots, the time of a solve."""
+"""Tests of a whole tree of anchors: gates, aims, sources left out of the fit, pages, orphaned snapshots, time of a solve."""
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlsysim.validation import loading
-from mlsysim.validation.comparison import compare
+from mlsysim.validation import evidence, leave_one_out, loading
 from mlsysim.validation.inputs import call_of
+from mlsysim.validation.names import LEFT_OUT, TARGET
 from mlsysim.validation.report import percent
 from mlsysim.validation.runner import result_of
 from mlsysim.validation.statistics import summarise
+from mlsysim.validation.targets import TargetCheck
 
 
 def test_family_gate(anchor_root: Path, family: str) -> None:
     """The family's validation cases, known misses included, stay within its gate."""
     gate = loading.load_gate(anchor_root / family)
     assert gate is not None
-    files = loading.anchor_files(anchor_root)
-    rows = [compare(anchor).as_row() for path in files for anchor in loading.load(path) if path.parent.name == family]
-    summary = summarise(family, "validation", [row for row in rows if row["role"] == "validation"])
+    chosen = [row for row in evidence.rows(anchor_root) if row["family"] == family and row["role"] == "validation"]
+    summary = summarise(family, "validation", chosen)
     accuracy = summary.balanced_accuracy
     if gate.balanced_accuracy is not None and (accuracy is None or accuracy < gate.balanced_accuracy):
         below = f"balanced accuracy of {percent(accuracy)} is below the gate of {percent(gate.balanced_accuracy)}"
@@ -38,25 +40,63 @@ def test_family_gate(anchor_root: Path, family: str) -> None:
             pytest.fail(f"{family}: {above}: {gate.reason}", pytrace=False)
 
 
-def test_no_orphan_snapshots(anchor_root: Path, request: pytest.FixtureRequest) -> None:
-    """Every snapshot belongs to a case; ``--snapshot-update`` removes the others."""
-    pytest.importorskip("syrupy", reason="snapshots need syrupy: pip install mlsysim-anchors[test]")
-    from mlsysim.validation import snapshots
+def test_target(anchor_root: Path, target: TargetCheck, request: pytest.FixtureRequest) -> None:
+    """The rows that an aim is for meet it."""
+    row = target.as_row(evidence.rows(anchor_root), leave_one_out.read(anchor_root))
+    request.node.user_properties.append((TARGET, json.dumps(row)))
+    if not row["held"]:
+        found = (
+            f"{target.measure} of {percent(row['found'])} over {row['cases']} cases"
+            if row["cases"]
+            else "there are no such cases"
+        )
+        pytest.fail(f"{target.id}: {target.target.title}: {found}; the aim is {percent(target.limit)}", pytrace=False)
 
-    anchors = loading.load_all(loading.anchor_files(anchor_root))
-    expected: dict[Path, set[str]] = {}
-    for anchor in anchors:
-        expected.setdefault(anchor.snapshot_path, set()).add(anchor.id)
-    orphans: dict[Path, set[str]] = {}
-    for path in sorted((anchor_root.parent / "snapshots").rglob("*.json")):
-        extra = set(snapshots.read(path)) - expected.get(path, set())
-        if extra or path not in expected:
-            orphans[path] = extra
+
+def test_left_out(anchor_root: Path, left_out: str, request: pytest.FixtureRequest) -> None:
+    """What was written of a source that was left out of the fit is what today's physics gives with those coefficients."""
+    entry = leave_one_out.read(anchor_root)[left_out]
+    request.node.user_properties.append((LEFT_OUT, json.dumps({"file": leave_one_out.FILE, "id": left_out, **entry})))
+    moved = leave_one_out.stale(left_out, entry, leave_one_out.runs_of(anchor_root))
+    if moved:
+        pytest.fail(f"{left_out}: {moved}: run {leave_one_out.COMMAND}", pytrace=False)
+
+
+def test_every_source_is_left_out_once(anchor_root: Path) -> None:
+    """No training source is missing from what is predicted without itself."""
+    wanted = {held.id for held in leave_one_out.every(anchor_root)}
+    differ = sorted(wanted.symmetric_difference(leave_one_out.read(anchor_root)))
+    if differ:
+        pytest.fail(f"{leave_one_out.FILE}: {', '.join(differ)}: run {leave_one_out.COMMAND}", pytrace=False)
+
+
+@pytest.mark.parametrize("page", ["anchors.md", "accuracy.md"])
+def test_page_is_current(anchor_root: Path, page: str, request: pytest.FixtureRequest) -> None:
+    """The pages that a run has written say what a run would write today."""
+    path = anchor_root.parent / "docs" / page
+    asked = [*request.config.getoption("--anchor-report"), *request.config.getoption("--accuracy-report")]
+    if path.resolve() in {Path(name).resolve() for name in asked}:
+        return  # this run writes it
+    now = evidence.page(anchor_root, page)
+    written = path.read_text("utf-8") if path.exists() else ""
+    if now != written:
+        pairs = itertools.zip_longest(written.splitlines(), now.splitlines(), fillvalue="")
+        old, new = next(pair for pair in pairs if pair[0] != pair[1])
+        option = "anchor" if page == "anchors.md" else "accuracy"
+        again = f"pytest {anchor_root.name} --{option}-report=docs/{page}"
+        pytest.fail(f"docs/{page} is not what a run gives now; write it with {again}\n- {old}\n+ {new}", pytrace=False)
+
+
+def test_no_orphan_snapshots(anchor_root: Path, request: pytest.FixtureRequest) -> None:
+    """Every file of snapshots belongs to a source; ``--snapshot-update`` removes the others."""
+    pytest.importorskip("syrupy", reason="snapshots need syrupy: pip install mlsysim-anchors[test]")
+    expected = {loading.snapshot_path(path) for path in loading.anchor_files(anchor_root)}
+    orphans = [path for path in sorted((anchor_root.parent / "snapshots").rglob("*.json")) if path not in expected]
     if request.config.getoption("update_snapshots", False):
-        for path, extra in orphans.items():
-            snapshots.write(path, {case: kept for case, kept in snapshots.read(path).items() if case not in extra})
+        for path in orphans:
+            path.unlink()
     elif orphans:
-        named = "; ".join(f"{path}: {', '.join(sorted(extra)) or 'empty'}" for path, extra in orphans.items())
+        named = ", ".join(str(path) for path in orphans)
         pytest.fail(f"snapshots without a case (remove them with --snapshot-update): {named}", pytrace=False)
 
 

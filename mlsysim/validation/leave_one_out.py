@@ -1,0 +1,162 @@
+"""Each training source predicted without itself: ``python -m mlsysim.validation.leave_one_out anchors -o FILE``.
+
+Stacks and sustained clocks are fitted again to the calibration cases of all other sources. What no row identifies then stands
+at its prior, the median over the others that state it: the coefficients of a stack that nobody else runs, the clock of a device
+that nobody else has. Then every row of the source is predicted, calibration rows too: none was fitted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mlsysim.calibration.stacks import resolved
+from mlsysim.calibration.toml_text import toml_tables
+from mlsysim.core.errors import DataError
+from mlsysim.physics.kernel_step import StackCoefficients
+from mlsysim.validation.fit_stacks import Runs, fitted, free, gathered, measured, predicted, stated, training_anchors
+from mlsysim.validation.loading import Anchor
+from mlsysim.validation.report import percent
+from mlsysim.validation.statistics import quantile
+
+FILE = "left_out.toml"
+COMMAND = "python -m mlsysim.validation.leave_one_out anchors -o anchors/left_out.toml"
+HEADER = f"""\
+Training sources predicted without themselves, written by {COMMAND}
+without: the sources whose rows the fit was not given; cases: what is predicted, in both roles; stacks, clocks: the coefficients
+that these cases use, fitted to the other sources or, where no other row identifies them, the median of the others.
+errors: of |predicted / measured - 1|, as fractions; bias is the mean of the signed error."""
+_DEFAULTS = {part.name: part.default for part in fields(StackCoefficients)}
+# Recomputed errors may differ from the written ones by their rounding.
+_ROUNDING = 0.0002
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Sources to leave out of the fit, and the cases (patterns of "source/case") to predict then."""
+
+    id: str
+    without: tuple[str, ...]
+    cases: tuple[str, ...]
+
+    def chooses(self, anchor: Anchor) -> bool:
+        """Whether ``anchor`` is one of its cases."""
+        return any(fnmatchcase(f"{anchor.source.key}/{anchor.case.id}", pattern) for pattern in self.cases)
+
+
+def runs_of(root: Path) -> list[Anchor]:
+    """All training cases under ``root`` that have a stack, of both roles."""
+    return [anchor for role in ("calibration", "validation") for anchor in training_anchors(root, role)]
+
+
+def each_source(anchors: Iterable[Anchor]) -> list[HeldOut]:
+    """Every source alone."""
+    return [HeldOut(key, (key,), (f"{key}/*",)) for key in sorted({anchor.source.key for anchor in anchors})]
+
+
+def every(root: Path) -> list[HeldOut]:
+    """Each source with runs under ``root``, and the groups that its targets name."""
+    from mlsysim.validation.targets import held_out_groups
+
+    return [*each_source(runs_of(root)), *held_out_groups(root)]
+
+
+def left_out(held: HeldOut, anchors: Sequence[Anchor]) -> dict[str, Any]:
+    """The entry of ``left_out.toml``: reads no figure of the sources that are left out but to state the errors."""
+    others = [anchor for anchor in anchors if anchor.case.role == "calibration" and anchor.source.key not in held.without]
+    stacks, devices = stated("stacks.toml"), stated("devices.toml")
+    runs = gathered(others)
+    fitted(runs, stacks, devices)
+    to_prior(runs, stacks, devices)
+    chosen = _chosen(held, anchors)
+    used = sorted({run.stack for run in chosen})
+    entry: dict[str, Any] = {"without": list(held.without), "cases": list(held.cases)}
+    entry["clocks"] = {name: devices[name]["clock"] for name in sorted({run.device for run in chosen})}
+    entry["stacks"] = {name: _coefficients(stacks, name) for name in used}
+    return entry | {"errors": errors(entry, chosen)}
+
+
+def to_prior(runs: Sequence[Runs], stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]]) -> None:
+    """Puts what ``runs`` do not identify at the median of what they do."""
+    known = free(runs, stacks, devices)
+    clocks = [entry["clock"] for name, entry in devices.items() if f"{name} clock" in known]
+    for name, entry in devices.items():
+        if entry["fitted"] and f"{name} clock" not in known:
+            entry["clock"] = median(clocks)
+    others = [resolved(stacks, name) for name in sorted({run.stack for run in runs})]
+    for name, entry in stacks.items():
+        for part in entry.get("fit", []):
+            if f"{name} {part}" not in known:
+                entry[part] = median([other[part] for other in others if part in other] or [_DEFAULTS[part]])
+
+
+def errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> dict[str, Any]:
+    """Errors of ``runs`` with the coefficients of ``entry``."""
+    stacks = {name: {**resolved(stated("stacks.toml"), name), **entry["stacks"][name]} for name in entry["stacks"]}
+    for own in stacks.values():
+        own.pop("like", None)
+    devices = {name: {"clock": clock} for name, clock in entry["clocks"].items()}
+    signed = (predicted(runs, stacks, devices, {}) / measured(runs) - 1).tolist()
+    sizes = [abs(error) for error in signed]
+    found = {"median": quantile(sizes, 0.5), "mean": sum(sizes) / len(sizes), "p90": quantile(sizes, 0.9)}
+    found["bias"] = sum(signed) / len(signed)
+    return {"points": len(sizes)} | {name: round(float(value or 0.0), 4) for name, value in found.items()}
+
+
+def read(root: Path) -> dict[str, dict[str, Any]]:
+    """The entries that are written under ``root``; none without the file."""
+    path = root / FILE
+    return tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def stale(name: str, entry: Mapping[str, Any], anchors: Sequence[Anchor]) -> str:
+    """How today's errors differ from the written ones, the written coefficients kept; "" if they do not."""
+    now = errors(entry, _chosen(HeldOut(name, tuple(entry["without"]), tuple(entry["cases"])), anchors))
+    written = entry["errors"]
+    moved = [part for part in now if abs(now[part] - written[part]) > _ROUNDING]
+    return ", ".join(f"{part} {written[part]} -> {now[part]}" for part in moved)
+
+
+def _chosen(held: HeldOut, anchors: Iterable[Anchor]) -> list[Runs]:
+    chosen = [anchor for anchor in anchors if held.chooses(anchor)]
+    if not chosen:
+        raise DataError(f"{FILE}: {held.id!r}: no training case is called {', '.join(held.cases)}")
+    return gathered(chosen)
+
+
+def _coefficients(stacks: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, float]:
+    """What a fit may have changed of a stack or of one that it is like."""
+    entry, found = stacks[name], {}
+    parts = dict.fromkeys(entry.get("fit", []))
+    while "like" in entry:
+        entry = stacks[entry["like"]]
+        parts |= dict.fromkeys(entry.get("fit", []))
+    whole = resolved(stacks, name)
+    for part in parts:
+        found[part] = float(f"{whole[part]:.4g}")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fits once a source, and once a group that the targets name, and writes the file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("anchors", type=Path, help="the folder of anchors")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the TOML file to write")
+    given = parser.parse_args(arguments)
+    anchors = runs_of(given.anchors)
+    entries = {}
+    for held in every(given.anchors):
+        entries[held.id] = left_out(held, anchors)
+        found = entries[held.id]["errors"]
+        print(f"{held.id:24} {found['points']:5} rows, median {percent(found['median'])}, mean {percent(found['mean'])}")
+    given.output.write_text(toml_tables(entries, HEADER), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
