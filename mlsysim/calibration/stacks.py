@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from importlib import resources
 from typing import Any
 
-from mlsysim.calibration import attention, collectives, gemm
+from mlsysim.calibration import attention, collectives, gemm, shared
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.kernel_step import StackCoefficients
 from mlsysim.physics.memory import MemoryTerms
@@ -86,6 +86,7 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
     names = list(dict.fromkeys(name for fmt in ("bfloat16", gemm_format) for name in gemm.fitted_names(device, fmt)))
     names += attention.fitted_names("prefill", device, ["bfloat16"])
     names += collectives.fitted_names("device", device)
+    names += shared.fitted_names()
     if _entry("device", device, "devices.toml")["fitted"]:
         names.append(f"clock.{device}")
     return (*names, *_fitted_of_stack(stack_name))

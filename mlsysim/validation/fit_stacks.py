@@ -1,7 +1,7 @@
-"""Fits software stacks and sustained clocks to training runs: ``python -m mlsysim.validation.fit_stacks anchors``.
+"""Fits stacks, sustained clocks and what they share to training runs: ``python -m mlsysim.validation.fit_stacks anchors``.
 
-Reads the calibration cases of ``anchors/training`` and no others; writes ``calibration/stacks.toml`` and ``devices.toml``. What
-is fitted of a stack is named in its entry (``fit``); everything else there is stated and stays.
+Reads the calibration cases of ``anchors/training`` and no others; writes ``calibration/stacks.toml``, ``devices.toml`` and
+``shared.toml``. What is fitted of a stack is named in its entry (``fit``); everything else there is stated and stays.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Fit, Times, fit
+from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.stacks import measured_device, resolved, stack
 from mlsysim.calibration.toml_text import toml_tables
-from mlsysim.physics.kernel_step import KernelDevice, LayerShape, StackCoefficients
+from mlsysim.physics.kernel_step import KernelDevice, LayerShape, SharedCoefficients, StackCoefficients
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training import Machine
 from mlsysim.physics.work import LayeredWork
@@ -47,6 +48,7 @@ RANGES = {
 CLOCK = Coefficient(0.85, 0.6, 1.05)
 # A source counts as at most this many rows: a sweep of hundreds would else set every shared clock alone.
 _FULL_WEIGHT_ROWS = 10.0
+FILES = ("stacks.toml", "devices.toml", "shared.toml")
 # A device with fewer calibration rows keeps its prior clock.
 _LEAST_CLOCK_ROWS = 3
 
@@ -65,9 +67,9 @@ class Runs:
     measured_s: Times
     sources: tuple[str, ...]
 
-    def step_s(self, coefficients: StackCoefficients, clock: float) -> Times:
+    def step_s(self, coefficients: StackCoefficients, clock: float, shared: SharedCoefficients) -> Times:
         """Predicted steps."""
-        kernels = replace(self.kernels, clock=clock)
+        kernels = replace(self.kernels, clock=clock, shared=shared)
         found = replace(stack(self.stack), coefficients=coefficients)
         step = stack_step(self.work, self.shape, self.plan, self.machine, kernels, found)
         return np.asarray(step.total_s, dtype=float)
@@ -137,21 +139,34 @@ def training_anchors(root: Path, role: str) -> list[Anchor]:
     return [anchor for path in files for anchor in load(path) if anchor.case.run and anchor.case.role == role]
 
 
-def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Entries of ``stacks.toml`` and ``devices.toml``, fitted to the calibration cases under ``root``."""
-    stacks, devices = _stated("stacks.toml"), _stated("devices.toml")
+Tables = dict[str, dict[str, Any]]
+
+
+def fit_all(root: Path) -> tuple[Tables, Tables, Tables]:
+    """Entries of ``stacks.toml``, ``devices.toml`` and ``shared.toml``, fitted to the calibration cases under ``root``."""
+    stacks, devices, shared = (_stated(file) for file in FILES)
     runs = gathered(training_anchors(root, "calibration"))
     measured = {run.stack for run in runs}
     rows = {name: sum(len(run.measured_s) for run in runs if run.device == name) for name in devices}
     clocks = {f"{name} clock": CLOCK for name in devices if rows[name] >= _LEAST_CLOCK_ROWS}
     free = {f"{name} {part}": RANGES[part] for name in stacks if name in measured for part in stacks[name].get("fit", [])}
-    found = fit(lambda values: _predicted(runs, stacks, devices, values), _measured(runs), clocks | free, _weights(runs))
+    common = {
+        f"shared {name}": Coefficient(entry["value"], entry["low"], entry["high"])
+        for name, entry in shared.items()
+        if entry["basis"] == "fitted"
+    }
+    found = fit(
+        lambda values: _predicted(runs, stacks, devices, values), _measured(runs), clocks | free | common, _weights(runs)
+    )
     for key, value in found.values.items():
         name, part = key.split(" ")
-        table = devices if part == "clock" else stacks
-        table[name][part] = float(f"{value:.4g}")
-    _note(stacks, devices, found, root)
-    return stacks, devices
+        written = float(f"{value:.4g}")
+        if name == "shared":
+            shared[part]["value"] = written
+        else:
+            (devices if part == "clock" else stacks)[name][part] = written
+    _note(stacks, devices, shared, found, root)
+    return stacks, devices, shared
 
 
 def _stated(file: str) -> dict[str, dict[str, Any]]:
@@ -169,11 +184,17 @@ def _coefficients(stacks: Mapping[str, Mapping[str, Any]], name: str, values: Ma
 
 
 def _predicted(runs: Iterable[Runs], stacks: Any, devices: Any, values: Mapping[str, float]) -> Times:
-    steps = [
-        run.step_s(_coefficients(stacks, run.stack, values), values.get(f"{run.device} clock", devices[run.device]["clock"]))
-        for run in runs
-    ]
+    shared = _shared(values)
+    steps = []
+    for run in runs:
+        clock = values.get(f"{run.device} clock", devices[run.device]["clock"])
+        steps.append(run.step_s(_coefficients(stacks, run.stack, values), clock, shared))
     return np.concatenate(steps)
+
+
+def _shared(values: Mapping[str, float]) -> SharedCoefficients:
+    own = {key.split(" ")[1]: value for key, value in values.items() if key.startswith("shared ")}
+    return replace(shared_coefficients(), **own)
 
 
 def _measured(runs: Iterable[Runs]) -> Times:
@@ -185,9 +206,14 @@ def _weights(runs: Iterable[Runs]) -> Times:
     return np.array([min(1.0, (_FULL_WEIGHT_ROWS / sources.count(source)) ** 0.5) for source in sources])
 
 
-def _note(stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], found: Fit, root: Path) -> None:
+def _note(stacks: Tables, devices: Tables, shared: Tables, found: Fit, root: Path) -> None:
     """Writes beside each stack and clock what it was fitted to, how well, and what ended at its bound."""
     by_role = {role: gathered(training_anchors(root, role)) for role in ("calibration", "validation")}
+    common = {f"shared {name}": entry["value"] for name, entry in shared.items()}
+    for name, entry in shared.items():
+        entry.pop("at_bound", None)
+        if f"shared {name}" in found.at_bound:
+            entry["at_bound"] = True
     for tables, attribute in ((stacks, "stack"), (devices, "device")):
         for name, entry in tables.items():
             for stale in ("points", "calibration", "validation", "at_bound"):
@@ -196,7 +222,7 @@ def _note(stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]],
             for role, runs in by_role.items():
                 chosen = [run for run in runs if getattr(run, attribute) == name]
                 if chosen:
-                    errors = ErrorStatistics.of(_predicted(chosen, stacks, devices, {}), _measured(chosen))
+                    errors = ErrorStatistics.of(_predicted(chosen, stacks, devices, common), _measured(chosen))
                     entry[role] = {part.name: getattr(errors, part.name) for part in fields(errors)}
     for entry in devices.values():
         entry["fitted"] = entry.get("calibration", {}).get("points", 0) >= _LEAST_CLOCK_ROWS
@@ -205,10 +231,9 @@ def _note(stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]],
 
 
 def main(root: Path) -> None:
-    """Fits, and writes both files beside the code that reads them."""
-    stacks, devices = fit_all(root)
+    """Fits, and writes the files beside the code that reads them."""
     folder = Path(__file__).parents[1] / "calibration"
-    for name, tables in (("stacks.toml", stacks), ("devices.toml", devices)):
+    for name, tables in zip(FILES, fit_all(root), strict=True):
         header = "\n".join(line[2:] for line in (folder / name).read_text("utf-8").splitlines() if line.startswith("# "))
         (folder / name).write_text(toml_tables(tables, header), encoding="utf-8")
 
