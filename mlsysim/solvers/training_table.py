@@ -56,15 +56,15 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     if batch % (dp * micro_batch):
         raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
     framework = _framework(row)
-    virtual_stages = _whole(row, "vpp", 1)
+    microbatch_count = batch // (dp * micro_batch)
     arguments = {
         "batch_size": batch,
         "seq_len": _whole(row, "seq_len"),
         "precision": _precision(row),
         "tp_size": tp,
         "pp_size": pp,
-        "virtual_stages": virtual_stages,
-        "microbatch_count": batch // (dp * micro_batch),
+        "virtual_stages": _virtual_stages(row, framework, workload.layers, pp, microbatch_count),
+        "microbatch_count": microbatch_count,
         "zero_stage": _zero_stage(row),
         "sequence_parallel": {"yes": tp > 1, "no": False}.get(_text(row, "sequence_parallel")),
         "recompute": _text(row, "recompute") or None,
@@ -203,6 +203,12 @@ def _stack_of_year(framework: Mapping[str, Any], row: Mapping[str, str]) -> str:
     if until is not None and _text(row, "year") and _number(row, "year") <= until["year"]:
         return str(until["stack"])
     return str(framework["stack"])
+
+
+def _virtual_stages(row: Mapping[str, str], framework: Mapping[str, Any], layers: int, pp: int, count: int) -> int:
+    """As the row says; else one layer a chunk where the framework's recipes interleave and the plan allows it."""
+    unstated = not _text(row, "vpp") and framework.get("interleaved") and pp > 1
+    return layers // pp if unstated and layers % pp == 0 and count % pp == 0 else _whole(row, "vpp", 1)
 
 
 def _precision(row: Mapping[str, str]) -> str:
