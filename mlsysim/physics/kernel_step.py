@@ -149,6 +149,8 @@ class StackCoefficients:
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
         pp_hidden: share of the sends between stages under compute.
         network_share: share of the network cards' line rate that its traffic between nodes reaches.
+        host_step_s: time of the host once a step, when nothing else runs: gradient clipping and its checks, the optimizer's
+            many small kernels, the next batch, logging.
         cast_B: stated, not fitted: bytes a gathered parameter that converting it moves through memory.
         scattered: stated: 1.0 where the ranks of a TP group each send their part of an activation to the next stage.
     """
@@ -161,6 +163,7 @@ class StackCoefficients:
     dp_hidden: Num = 0.0
     pp_hidden: Num = 0.0
     network_share: Num = 0.85
+    host_step_s: Num = 0.0
     cast_B: Num = 0.0
     scattered: Num = 0.0
 
@@ -185,7 +188,7 @@ def kernel_parts(
         ep_s=expert_parallel_s(work, plan, machine),
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),
         dp_s=data_parallel_s(work, plan, machine) + _cast_B(work, plan, stack) / device.streaming_Bps,
-        optimizer_s=_OPTIMIZER_B * _updated(work, plan) / device.streaming_Bps,
+        optimizer_s=_OPTIMIZER_B * _updated(work, plan) / device.streaming_Bps + stack.host_step_s,
     )
 
 
