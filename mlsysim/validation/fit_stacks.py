@@ -1,7 +1,7 @@
-"""Fits software stacks and sustained clocks to training runs: ``python -m mlsysim.validation.fit_stacks anchors``.
+"""Fits stacks, sustained clocks and what they share to training runs: ``python -m mlsysim.validation.fit_stacks anchors``.
 
-Reads the calibration cases of ``anchors/training`` and no others; writes ``calibration/stacks.toml`` and ``devices.toml``. What
-is fitted of a stack is named in its entry (``fit``); everything else there is stated and stays.
+Reads the calibration cases of ``anchors/training`` and no others; writes ``calibration/stacks.toml``, ``devices.toml`` and
+``shared.toml``. What is fitted of a stack is named in its entry (``fit``); everything else there is stated and stays.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Fit, Times, fit
+from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.stacks import measured_device, resolved, stack
 from mlsysim.calibration.toml_text import toml_tables
-from mlsysim.physics.kernel_step import KernelDevice, LayerShape, StackCoefficients
+from mlsysim.physics.kernel_step import KernelDevice, LayerShape, SharedCoefficients, StackCoefficients
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training import Machine
 from mlsysim.physics.work import LayeredWork
@@ -34,6 +35,7 @@ from mlsysim.validation.loading import Anchor, anchor_files, load
 
 T = TypeVar("T")
 Entries = Mapping[str, Mapping[str, Any]]
+Tables = dict[str, dict[str, Any]]
 
 # Physically meaningful ranges; a coefficient that ends at one is reported.
 RANGES = {
@@ -45,12 +47,14 @@ RANGES = {
     "dp_hidden": Coefficient(0.5, 0.0, 1.0),
     "pp_hidden": Coefficient(0.3, 0.0, 1.0),
     "network_share": Coefficient(0.7, 0.02, 1.0),
+    "host_step_s": Coefficient(0.02, 0.0, 0.5),
     "host_expert_s": Coefficient(2e-3, 0.0, 1e-2),
     "ep_hidden": Coefficient(0.3, 0.0, 0.95),
 }
 CLOCK = Coefficient(0.85, 0.6, 1.05)
 # A source counts as at most this many rows: a sweep of hundreds would else set every shared clock alone.
 _FULL_WEIGHT_ROWS = 10.0
+FILES = ("stacks.toml", "devices.toml", "shared.toml")
 # A device with fewer calibration rows keeps its prior clock.
 _LEAST_CLOCK_ROWS = 3
 
@@ -71,9 +75,9 @@ class Runs:
 
     # A fit changes one coefficient at a time, and most of them move the steps of few stacks: the others' are looked up.
     @functools.lru_cache(maxsize=1024)  # noqa: B019
-    def step_s(self, coefficients: StackCoefficients, clock: float) -> Times:
+    def step_s(self, coefficients: StackCoefficients, clock: float, shared: SharedCoefficients) -> Times:
         """Predicted steps."""
-        kernels = replace(self.kernels, clock=clock)
+        kernels = replace(self.kernels, clock=clock, shared=shared)
         found = replace(stack(self.stack), coefficients=coefficients)
         step = stack_step(self.work, self.shape, self.plan, self.machine, kernels, found)
         return np.asarray(step.total_s, dtype=float)
@@ -147,31 +151,45 @@ def training_anchors(root: Path, role: str) -> list[Anchor]:
     return [anchor for path in files for anchor in load(path) if anchor.case.run and anchor.case.role == role]
 
 
-def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Entries of ``stacks.toml`` and ``devices.toml``, fitted to the calibration cases under ``root``."""
-    stacks, devices = stated("stacks.toml"), stated("devices.toml")
-    found = fitted(gathered(training_anchors(root, "calibration")), stacks, devices)
-    _note(stacks, devices, found, root)
-    return stacks, devices
+def fit_all(root: Path) -> tuple[Tables, Tables, Tables]:
+    """Entries of ``stacks.toml``, ``devices.toml`` and ``shared.toml``, fitted to the calibration cases under ``root``."""
+    stacks, devices, shared = (stated(file) for file in FILES)
+    found = fitted(gathered(training_anchors(root, "calibration")), stacks, devices, shared)
+    _note(stacks, devices, shared, found, root)
+    return stacks, devices, shared
 
 
-def fitted(runs: Sequence[Runs], stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]]) -> Fit:
+def fitted(runs: Sequence[Runs], stacks: Tables, devices: Tables, shared: Tables) -> Fit:
     """Fits what ``runs`` identify, and writes it into the entries; what they do not stays as it is stated there."""
-    coefficients = free(runs, stacks, devices)
+    coefficients = free(runs, stacks, devices, shared)
     found = fit(lambda values: predicted(runs, stacks, devices, values), measured(runs), coefficients, _weights(runs))
     for key, value in found.values.items():
         name, part = key.split(" ")
-        table = devices if part == "clock" else stacks
-        table[name][part] = float(f"{value:.4g}")
+        written = float(f"{value:.4g}")
+        if name == "shared":
+            shared[part]["value"] = written
+        else:
+            (devices if part == "clock" else stacks)[name][part] = written
     return found
 
 
-def free(runs: Sequence[Runs], stacks: Entries, devices: Entries) -> dict[str, Coefficient]:
-    """What ``runs`` identify: "device clock" and "stack coefficient", with their ranges."""
+def free(runs: Sequence[Runs], stacks: Entries, devices: Entries, shared: Entries) -> dict[str, Coefficient]:
+    """What ``runs`` identify: "device clock", "stack coefficient" and "shared name", with their ranges."""
     rows = {name: sum(len(run.measured_s) for run in runs if run.device == name) for name in devices}
     clocks = {f"{name} clock": CLOCK for name in devices if rows[name] >= _LEAST_CLOCK_ROWS}
     used = {like for run in runs for like in _likes(stacks, run.stack)}
-    return clocks | {f"{name} {part}": RANGES[part] for name in stacks if name in used for part in stacks[name].get("fit", [])}
+    own = {f"{name} {part}": RANGES[part] for name in stacks if name in used for part in stacks[name].get("fit", [])}
+    common = {
+        f"shared {name}": Coefficient(entry["value"], entry["low"], entry["high"])
+        for name, entry in shared.items()
+        if entry["basis"] == "fitted"
+    }
+    return clocks | own | common
+
+
+def shared_values(shared: Entries) -> dict[str, float]:
+    """Entries of ``shared.toml`` as values of ``predicted``."""
+    return {f"shared {name}": entry["value"] for name, entry in shared.items()}
 
 
 def _likes(stacks: Entries, name: str) -> list[str]:
@@ -196,12 +214,18 @@ def _coefficients(stacks: Entries, name: str, values: Mapping[str, float]) -> St
 
 
 def predicted(runs: Iterable[Runs], stacks: Entries, devices: Entries, values: Mapping[str, float]) -> Times:
-    """Steps of all ``runs``; ``values`` ("stack coefficient", "device clock") stand before the entries'."""
-    steps = [
-        run.step_s(_coefficients(stacks, run.stack, values), values.get(f"{run.device} clock", devices[run.device]["clock"]))
-        for run in runs
-    ]
+    """Steps of all ``runs``; ``values`` ("stack coefficient", "device clock", "shared name") stand before the entries'."""
+    shared = _shared(values)
+    steps = []
+    for run in runs:
+        clock = values.get(f"{run.device} clock", devices[run.device]["clock"])
+        steps.append(run.step_s(_coefficients(stacks, run.stack, values), clock, shared))
     return np.concatenate(steps)
+
+
+def _shared(values: Mapping[str, float]) -> SharedCoefficients:
+    own = {key.split(" ")[1]: value for key, value in values.items() if key.startswith("shared ")}
+    return replace(shared_coefficients(), **own)
 
 
 def measured(runs: Iterable[Runs]) -> Times:
@@ -214,9 +238,13 @@ def _weights(runs: Iterable[Runs]) -> Times:
     return np.array([min(1.0, (_FULL_WEIGHT_ROWS / sources.count(source)) ** 0.5) for source in sources])
 
 
-def _note(stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], found: Fit, root: Path) -> None:
+def _note(stacks: Tables, devices: Tables, shared: Tables, found: Fit, root: Path) -> None:
     """Writes beside each stack and clock what it was fitted to, how well, and what ended at its bound."""
     by_role = {role: gathered(training_anchors(root, role)) for role in ("calibration", "validation")}
+    for name, entry in shared.items():
+        entry.pop("at_bound", None)
+        if f"shared {name}" in found.at_bound:
+            entry["at_bound"] = True
     for tables, attribute in ((stacks, "stack"), (devices, "device")):
         for name, entry in tables.items():
             for stale in ("points", "calibration", "validation", "at_bound"):
@@ -225,7 +253,7 @@ def _note(stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]],
             for role, runs in by_role.items():
                 chosen = [run for run in runs if getattr(run, attribute) == name]
                 if chosen:
-                    errors = ErrorStatistics.of(predicted(chosen, stacks, devices, {}), measured(chosen))
+                    errors = ErrorStatistics.of(predicted(chosen, stacks, devices, shared_values(shared)), measured(chosen))
                     entry[role] = {part.name: getattr(errors, part.name) for part in fields(errors)}
     for entry in devices.values():
         entry["fitted"] = entry.get("calibration", {}).get("points", 0) >= _LEAST_CLOCK_ROWS
@@ -234,10 +262,9 @@ def _note(stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]],
 
 
 def main(root: Path) -> None:
-    """Fits, and writes both files beside the code that reads them."""
-    stacks, devices = fit_all(root)
+    """Fits, and writes the files beside the code that reads them."""
     folder = Path(__file__).parents[1] / "calibration"
-    for name, tables in (("stacks.toml", stacks), ("devices.toml", devices)):
+    for name, tables in zip(FILES, fit_all(root), strict=True):
         header = "\n".join(line[2:] for line in (folder / name).read_text("utf-8").splitlines() if line.startswith("# "))
         (folder / name).write_text(toml_tables(tables, header), encoding="utf-8")
 

@@ -20,7 +20,7 @@ from mlsysim.calibration.stacks import resolved
 from mlsysim.calibration.toml_text import toml_tables
 from mlsysim.core.errors import DataError
 from mlsysim.physics.kernel_step import StackCoefficients
-from mlsysim.validation.fit_stacks import Runs, fitted, free, gathered, measured, predicted, stated, training_anchors
+from mlsysim.validation.fit_stacks import FILES, Runs, Tables, fitted, free, gathered, measured, predicted, stated, training_anchors
 from mlsysim.validation.loading import Anchor
 from mlsysim.validation.report import percent
 from mlsysim.validation.statistics import quantile
@@ -70,21 +70,22 @@ def every(root: Path) -> list[HeldOut]:
 def left_out(held: HeldOut, anchors: Sequence[Anchor]) -> dict[str, Any]:
     """The entry of ``left_out.toml``: reads no figure of the sources that are left out but to state the errors."""
     others = [anchor for anchor in anchors if anchor.case.role == "calibration" and anchor.source.key not in held.without]
-    stacks, devices = stated("stacks.toml"), stated("devices.toml")
+    stacks, devices, shared = (stated(file) for file in FILES)
     runs = gathered(others)
-    fitted(runs, stacks, devices)
-    to_prior(runs, stacks, devices)
+    fitted(runs, stacks, devices, shared)
+    to_prior(runs, stacks, devices, shared)
     chosen = _chosen(held, anchors)
     used = sorted({run.stack for run in chosen})
     entry: dict[str, Any] = {"without": list(held.without), "cases": list(held.cases)}
     entry["clocks"] = {name: devices[name]["clock"] for name in sorted({run.device for run in chosen})}
+    entry["shared"] = {name: own["value"] for name, own in shared.items() if own["basis"] == "fitted"}
     entry["stacks"] = {name: _coefficients(stacks, name) for name in used}
     return entry | {"errors": errors(entry, chosen)}
 
 
-def to_prior(runs: Sequence[Runs], stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]]) -> None:
+def to_prior(runs: Sequence[Runs], stacks: Tables, devices: Tables, shared: Tables) -> None:
     """Puts what ``runs`` do not identify at the median of what they do."""
-    known = free(runs, stacks, devices)
+    known = free(runs, stacks, devices, shared)
     clocks = [entry["clock"] for name, entry in devices.items() if f"{name} clock" in known]
     for name, entry in devices.items():
         if entry["fitted"] and f"{name} clock" not in known:
@@ -102,7 +103,8 @@ def errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> dict[str, Any]:
     for own in stacks.values():
         own.pop("like", None)
     devices = {name: {"clock": clock} for name, clock in entry["clocks"].items()}
-    signed = (predicted(runs, stacks, devices, {}) / measured(runs) - 1).tolist()
+    shared = {f"shared {name}": value for name, value in entry["shared"].items()}
+    signed = (predicted(runs, stacks, devices, shared) / measured(runs) - 1).tolist()
     sizes = [abs(error) for error in signed]
     found = {"median": quantile(sizes, 0.5), "mean": sum(sizes) / len(sizes), "p90": quantile(sizes, 0.9)}
     found["bias"] = sum(signed) / len(signed)
