@@ -26,6 +26,7 @@ class MemoryTerms:
         norm_B: bytes kept per element of the residual stream by norms that are not fused.
         ffn_B: bytes kept per element of the feed-forward block by activation functions that are not fused.
         score_B: bytes kept per attention score (0: the kernel stores none).
+        routed_kept: share that is kept of routed tokens, which the textbook keeps as experts take them and as they give them back.
     """
 
     in_flight: float = 0.0
@@ -35,6 +36,7 @@ class MemoryTerms:
     norm_B: float = 0.0
     ffn_B: float = 0.0
     score_B: float = 0.0
+    routed_kept: float = 1.0
 
 
 TEXTBOOK = MemoryTerms()
@@ -82,10 +84,12 @@ def choose(condition: Truth, yes: MemoryUse, no: MemoryUse) -> MemoryUse:
 def _kept_by_stack(work: LayeredWork, terms: MemoryTerms) -> LayeredWork:
     """``work`` with what the stack keeps of a layer. Selective recomputation repeats just these parts, and keeps none of it."""
     elements = work.boundary_B / 2  # of a 16-bit residual vector
+    unkept_B = (1.0 - terms.routed_kept) * 2 * work.routed_copies * work.boundary_B
     return replace(
         work,
         kept_split_B=work.kept_split_B + terms.ffn_B * work.ffn_elements + terms.score_B * work.scores,
-        kept_residual_B=work.kept_residual_B + terms.norm_B * elements,
+        kept_residual_B=work.kept_residual_B + terms.norm_B * elements - unkept_B,
+        selective_residual_B=work.selective_residual_B - unkept_B,
     )
 
 

@@ -44,6 +44,7 @@ RANGES = {
     "pp_hidden": Coefficient(0.3, 0.0, 1.0),
     "network_share": Coefficient(0.7, 0.02, 1.0),
     "host_expert_s": Coefficient(2e-3, 0.0, 1e-2),
+    "host_adapter_s": Coefficient(2e-3, 0.0, 1e-2),
     "ep_hidden": Coefficient(0.3, 0.0, 0.95),
 }
 CLOCK = Coefficient(0.85, 0.6, 1.05)
