@@ -103,8 +103,9 @@ def exchange_s(
     """What one dispatch or combine of a micro-batch adds to the compute; nothing with one expert-parallel rank.
 
     Within an NVLink domain the measured all-to-all; beyond it, the network cards at the same time, whichever is longer; what
-    they need longer hides by ``hidden_share`` under the compute of another micro-batch (an interleaved schedule). With ``sent_once`` a token crosses once to a rank or node that has
-    several of its experts. Experts split over several ranks also gather their tokens there.
+    they need longer hides by ``hidden_share`` under the compute of another micro-batch (an interleaved schedule). With
+    ``sent_once`` a token crosses once to a rank or node that has several of its experts. Experts split over several ranks
+    also gather their tokens there.
     """
     if not np.any(shape.experts):
         return 0.0
@@ -128,7 +129,7 @@ def expert_forward(
 ) -> ExpertPass:
     """Forward pass of the feed-forward part of one expert layer, collectives left out."""
     rows, groups = routed_rows(shape, plan), local_experts(shape, plan)
-    width, shared = shape.ffn / plan.expert_split, shape.shared_ffn / plan.tp
+    width, shared = maximum(shape.ffn / plan.expert_split, 1.0), shape.shared_ffn / plan.tp
     tokens, each = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
     products = product(each, 2 * width, hidden, groups) + product(each, hidden, width, groups)
     one = maximum(shared, 1.0)
@@ -144,7 +145,7 @@ def expert_backward(
 ) -> ExpertPass:
     """The same of the backward pass: gradients of inputs and weights."""
     rows, groups = routed_rows(shape, plan), local_experts(shape, plan)
-    width, shared = shape.ffn / plan.expert_split, shape.shared_ffn / plan.tp
+    width, shared = maximum(shape.ffn / plan.expert_split, 1.0), shape.shared_ffn / plan.tp
     tokens, each = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
     products: Num = 0.0
     for n, k in ((2 * width, hidden), (hidden, width)):

@@ -289,7 +289,8 @@ def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[N
     fused = training_attention_s(kernel, clocked, batch, shape.seq_len, heads, head_dim, 0.0, generation)
     if np.any(shape.windowed):
         near = training_attention_s(kernel, clocked, batch, shape.seq_len, heads, head_dim, shape.window, generation)
-        fused = tuple((1 - shape.windowed) * far + shape.windowed * close for far, close in zip(fused, near, strict=True))
+        far = 1 - shape.windowed
+        fused = (far * fused[0] + shape.windowed * near[0], far * fused[1] + shape.windowed * near[1])
     scores = batch * heads * shape.seq_len * shape.seq_len
     products_s = 4 * scores * shape.head_dim / (_UNFUSED_SHARE * device.head_peak_flops_per_s * clock)
     moved_s = scores / (STREAMING * device.memory_Bps)

@@ -26,7 +26,8 @@ class MemoryTerms:
         norm_B: bytes kept per element of the residual stream by norms that are not fused.
         ffn_B: bytes kept per element of the feed-forward block by activation functions that are not fused.
         score_B: bytes kept per attention score (0: the kernel stores none).
-        routed_kept: share that is kept of routed tokens, which the textbook keeps as experts take them and as they give them back.
+        routed_kept: share that is kept of routed tokens; the textbook keeps them as experts take them and as they give them
+            back.
     """
 
     in_flight: float = 0.0

@@ -180,7 +180,7 @@ def check_setting(
         stack=_stack(stack, share, overlap_comm, overlap_efficiency),
         attention=one_of("attention", attention, ATTENTION_KERNELS),
         lora_rank=_lora_rank(model, lora_rank),
-        routing_imbalance=_routing_imbalance(model, routing_imbalance),
+        routing_imbalance=_routing_imbalance(model, routing_imbalance, stack),
         straggler_factor=real_number("straggler_factor", straggler_factor, 1.0),
         congestion_factor=real_number("congestion_factor", congestion_factor, 1.0),
     )
@@ -206,9 +206,11 @@ def _lora_rank(model: Workload, lora_rank: object) -> int:
     return rank
 
 
-def _routing_imbalance(model: Workload, routing_imbalance: object) -> float:
+def _routing_imbalance(model: Workload, routing_imbalance: object, stack: object) -> float:
     if routing_imbalance is None:
         return 1.0
+    if stack is None:
+        raise InconsistentError("routing_imbalance", routing_imbalance, "nothing without stack: only calibrated steps have it")
     if not isinstance(model, TransformerWorkload) or model.moe is None:
         raise InconsistentError("routing_imbalance", routing_imbalance, f"nothing: {model.name} has no experts")
     factor = real_number("routing_imbalance", routing_imbalance, 1.0)

@@ -16,7 +16,7 @@ _ACTIVATION_B = 2.0
 
 
 def training_work(workload: Workload, seq_len: int, lora_rank: int = 0) -> LayeredWork:
-    """``workload`` lowered for training at ``seq_len`` (images have none), its attention adapted where ``lora_rank`` says so."""
+    """``workload`` lowered for training at ``seq_len`` (images have none); with ``lora_rank``, of adapters alone."""
     if isinstance(workload, TransformerWorkload):
         work = _transformer_work(workload, seq_len)
         return _frozen(work, workload, lora_rank) if lora_rank else work
