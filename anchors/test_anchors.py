@@ -13,11 +13,13 @@ from mlsysim.validation.anchor_tests import (
 from mlsysim.validation.suite_tests import (
     test_every_source_is_left_out_once,
     test_family_gate,
+    test_layout,
     test_left_out,
     test_no_orphan_snapshots,
     test_page_is_current,
     test_target,
     test_time_of_a_solve,
+    test_time_of_a_whole_search,
 )
 
 ANCHORS = Path(__file__).parent
@@ -28,6 +30,7 @@ __all__ = [
     "test_family_gate",
     "test_feasible_as_stated",
     "test_in_band",
+    "test_layout",
     "test_left_out",
     "test_no_orphan_snapshots",
     "test_page_is_current",
@@ -36,4 +39,5 @@ __all__ = [
     "test_snapshot",
     "test_target",
     "test_time_of_a_solve",
+    "test_time_of_a_whole_search",
 ]

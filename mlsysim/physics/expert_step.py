@@ -92,11 +92,18 @@ def distinct_targets(targets: Num, draws: Num) -> Num:
 
 
 def exchange_s(
-    shape: ExpertShape, hidden: Num, plan: Plan, machine: Machine, collectives: CollectiveCoefficients, sent_once: Num
+    shape: ExpertShape,
+    hidden: Num,
+    plan: Plan,
+    machine: Machine,
+    collectives: CollectiveCoefficients,
+    sent_once: Num = 0.0,
+    hidden_share: Num = 0.0,
 ) -> Num:
-    """One dispatch or combine of a micro-batch; nothing with one expert-parallel rank.
+    """What one dispatch or combine of a micro-batch adds to the compute; nothing with one expert-parallel rank.
 
-    Within an NVLink domain the measured all-to-all; beyond it, the network cards at the same time, whichever is longer. With
+    Within an NVLink domain the measured all-to-all; beyond it, the network cards at the same time, whichever is longer; what
+    they need longer hides by ``hidden_share`` under the compute of another micro-batch (an interleaved schedule). With
     ``sent_once`` a token crosses once to a rank or node that has several of its experts. Experts split over several ranks
     also gather their tokens there.
     """
@@ -111,7 +118,10 @@ def exchange_s(
     crossing = where(sent_once > 0, distinct_targets(nodes, shape.per_token), shape.per_token) * (nodes - 1) / nodes
     remote_s = token_B * crossing * machine.oversubscription / machine.inter_Bps
     rows_B = _ACTIVATION_B * hidden * routed_rows(shape, plan)
-    return shape.layers * (maximum(local_s, remote_s) + collective_s("all_gather", rows_B, split, collectives))
+    # Only with several model chunks a rank does another micro-batch's compute stand beside these messages.
+    exposed = where(plan.virtual_stages > 1, 1 - hidden_share, 1.0)
+    longer_s = exposed * maximum(remote_s - local_s, 0.0)
+    return shape.layers * (local_s + longer_s + collective_s("all_gather", rows_B, split, collectives))
 
 
 def expert_forward(
@@ -119,8 +129,8 @@ def expert_forward(
 ) -> ExpertPass:
     """Forward pass of the feed-forward part of one expert layer, collectives left out."""
     rows, groups = routed_rows(shape, plan), local_experts(shape, plan)
-    width, shared = shape.ffn / plan.expert_split, shape.shared_ffn / plan.tp
-    tokens, each = plan.micro_batch_tokens, rows / groups
+    width, shared = maximum(shape.ffn / plan.expert_split, 1.0), shape.shared_ffn / plan.tp
+    tokens, each = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
     products = product(each, 2 * width, hidden, groups) + product(each, hidden, width, groups)
     one = maximum(shared, 1.0)
     both = product(tokens, 2 * one, hidden, 1.0) + product(tokens, hidden, one, 1.0)
@@ -135,8 +145,8 @@ def expert_backward(
 ) -> ExpertPass:
     """The same of the backward pass: gradients of inputs and weights."""
     rows, groups = routed_rows(shape, plan), local_experts(shape, plan)
-    width, shared = shape.ffn / plan.expert_split, shape.shared_ffn / plan.tp
-    tokens, each = plan.micro_batch_tokens, rows / groups
+    width, shared = maximum(shape.ffn / plan.expert_split, 1.0), shape.shared_ffn / plan.tp
+    tokens, each = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
     products: Num = 0.0
     for n, k in ((2 * width, hidden), (hidden, width)):
         products = products + product(each, k, n, groups) + product(n, k, each, groups)

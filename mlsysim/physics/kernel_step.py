@@ -176,7 +176,9 @@ class StackCoefficients:
         cast_B: stated, not fitted: bytes a gathered parameter that converting it moves through memory.
         scattered: stated: 1.0 where the ranks of a TP group each send their part of an activation to the next stage.
         host_expert_s: what routing and the experts' kernels add to the host's time of a pass of an expert layer.
-        ep_hidden: share of the all-to-alls between experts' ranks under compute.
+        host_adapter_s: what the adapters of a layer (LoRA) add to it.
+        ep_hidden: share of the all-to-alls between experts' ranks under compute, as far as the network's cards carry them:
+            within an NVLink domain they occupy multiprocessors.
         sent_once: stated: 1.0 where a token crosses once to a rank or node that has several of its experts.
     """
 
@@ -192,6 +194,7 @@ class StackCoefficients:
     cast_B: Num = 0.0
     scattered: Num = 0.0
     host_expert_s: Num = 0.0
+    host_adapter_s: Num = 0.0
     ep_hidden: Num = 0.0
     sent_once: Num = 0.0
 
@@ -204,19 +207,22 @@ def kernel_parts(
     backward = _backward_s(work, shape, plan, device, stack)
     shared = device.shared
     host = stack.host_layer_s * (1 + shared.launch_per_collective * where(plan.tp > 1, 1.0, 0.0))
-    host = host + shape.routed.layers * stack.host_expert_s
+    host = host + shape.routed.layers * stack.host_expert_s + where(shape.adapter_rank > 0, stack.host_adapter_s, 0.0)
     norm = shared.launch_norm
     # Dispatch and combine; the host launches what follows while they run.
-    sent = (
-        2 * (1 - stack.ep_hidden) * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, stack.sent_once)
-    )
+    sent = 2 * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, stack.sent_once, stack.ep_hidden)
     sent_forward = _launched_s(forward + sent, host, norm) - _launched_s(forward, host, norm)
     sent_backward = _launched_s(backward + sent, host, norm) - _launched_s(backward, host, norm)
     attention_s = sum(_attention_s(shape, plan, device), start=0.0)
     forward, backward = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
+    if shape.latent.used:
+        expanded = _expanded_s(shape, plan, device)
+        attention_forward = where(shape.latent.key_rank > 0, expanded, attention_forward)
     reduction = _reduction_s(work, plan, machine, device)
     repeats = where(plan.recompute == FULL, 2.0, 1.0)
     exposed = _reductions(work, shape) * (repeats * (1 - stack.tp_hidden_forward) + (1 - stack.tp_hidden_backward))
+    # The adapters of attention's two products gather for themselves (together as much as one all-reduce), beside no product.
+    exposed = exposed + where(shape.adapter_rank > 0, repeats + 1.0, 0.0)
     return StepParts(
         layer_s=forward + backward,
         recompute_s=where(plan.recompute == FULL, forward, where(plan.recompute == SELECTIVE, attention_forward, 0.0)),
@@ -341,6 +347,12 @@ def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[N
     stored_forward = products_s + shared.unfused_forward_B * moved_s
     stored_backward = 2 * products_s + shared.unfused_backward_B * moved_s
     return where(shape.flash > 0, fused[0], stored_forward), where(shape.flash > 0, fused[1], stored_backward)
+
+
+def _expanded_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
+    """What selective recomputation repeats of latent attention: queries, keys and values from their compressed vectors."""
+    expanding = latent_products(shape.latent, shape.hidden, shape.heads, plan.tp)[1:4:2]
+    return sum((_product_s(plan.micro_batch_tokens, n, k, device) for _, n, k in expanding), start=0.0)
 
 
 def _elements(shape: LayerShape, plan: Plan) -> tuple[Num, Num, Num]:

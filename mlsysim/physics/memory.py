@@ -30,6 +30,8 @@ class MemoryTerms:
             activation function): 2, or 1 where 8-bit products keep the operand that they have read.
         spared_optimizer_B: bytes a parameter of optimizer states that are not kept twice: the upper half of an fp32 master
             weight is the bf16 weight.
+        routed_kept: share that is kept of routed tokens; the textbook keeps them as experts take them and as they give them
+            back.
     """
 
     in_flight: float = 0.0
@@ -41,6 +43,7 @@ class MemoryTerms:
     score_B: float = 0.0
     input_B: float = 2.0
     spared_optimizer_B: float = 0.0
+    routed_kept: float = 1.0
 
 
 TEXTBOOK = MemoryTerms()
@@ -89,10 +92,12 @@ def _kept_by_stack(work: LayeredWork, terms: MemoryTerms) -> LayeredWork:
     """``work`` with what the stack keeps of a layer. Selective recomputation repeats just these parts, and keeps none of it."""
     elements = work.boundary_B / 2  # of a 16-bit residual vector
     input_B = terms.input_B - 2  # beyond the textbook's 16 bits: of two norms' outputs, and of the activation function's
+    unkept_B = (1.0 - terms.routed_kept) * 2 * work.routed_copies * work.boundary_B
     return replace(
         work,
         kept_split_B=work.kept_split_B + (terms.ffn_B + input_B) * work.ffn_elements + terms.score_B * work.scores,
-        kept_residual_B=work.kept_residual_B + (terms.norm_B + 2 * input_B) * elements,
+        kept_residual_B=work.kept_residual_B + (terms.norm_B + 2 * input_B) * elements - unkept_B,
+        selective_residual_B=work.selective_residual_B - unkept_B,
     )
 
 

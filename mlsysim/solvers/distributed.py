@@ -252,9 +252,10 @@ def _result(setting: TrainingSetting, work: LayeredWork, plan: Plan, memory: Mem
 def _diagnostics(setting: TrainingSetting, plan: Plan) -> tuple[str, ...]:
     notes = []
     model = setting.workload
-    if plan.micro_batch_tokens * plan.cp < setting.seq_len:
+    tokens = int(plan.micro_batch_tokens * plan.cp)
+    if tokens < setting.seq_len:
         notes.append(
-            f"a micro-batch is {int(plan.micro_batch_tokens * plan.cp)} tokens, a part of the {setting.seq_len}-token sequence: it needs "
+            f"a micro-batch is {tokens} tokens, a part of the {setting.seq_len}-token sequence: it needs "
             "a schedule that carries attention across micro-batches"
         )
     if isinstance(model, TransformerWorkload) and model.max_seq_len is not None and setting.seq_len > model.max_seq_len:

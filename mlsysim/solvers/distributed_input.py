@@ -36,8 +36,10 @@ class TrainingFormats:
     optimizer_B: float
 
 
-def training_formats(precision: str, gradient_precision: str | None) -> TrainingFormats:
+def training_formats(precision: str, gradient_precision: str | None, frozen: bool = False) -> TrainingFormats:
     """Formats of mixed-precision training: 16-bit weights and gradients unless said, whatever the matrix products use.
+
+    Frozen weights, which no update needs more precisely, are kept as the products take them.
 
     Example:
         >>> training_formats("fp8", None)
@@ -46,6 +48,8 @@ def training_formats(precision: str, gradient_precision: str | None) -> Training
     full = precision in ("fp32", "tf32", "fp64")
     weight_B = bytes_per_element(precision) if full else 2.0
     gradient_B = weight_B
+    if frozen:
+        weight_B = bytes_per_element(precision)
     if gradient_precision is not None:
         gradient_B = bytes_per_element(one_of("gradient_precision", gradient_precision, GRADIENT_PRECISIONS))
     return TrainingFormats(weight_B, gradient_B, ADAM_STATES_B + (0.0 if full else MASTER_WEIGHT_B))
@@ -171,12 +175,12 @@ def check_setting(
         efficiency=share,
         zero_stage=stage,
         recompute=0 if isinstance(model, CNNWorkload) else mode,
-        formats=training_formats(fmt, gradient_precision),
+        formats=training_formats(fmt, gradient_precision, frozen=lora_rank is not None),
         overlap=_overlap(overlap_comm, overlap_efficiency, share is None),
         stack=_stack(stack, share, overlap_comm, overlap_efficiency),
         attention=one_of("attention", attention, ATTENTION_KERNELS),
         lora_rank=_lora_rank(model, lora_rank),
-        routing_imbalance=_routing_imbalance(model, routing_imbalance),
+        routing_imbalance=_routing_imbalance(model, routing_imbalance, stack),
         straggler_factor=real_number("straggler_factor", straggler_factor, 1.0),
         congestion_factor=real_number("congestion_factor", congestion_factor, 1.0),
     )
@@ -202,9 +206,11 @@ def _lora_rank(model: Workload, lora_rank: object) -> int:
     return rank
 
 
-def _routing_imbalance(model: Workload, routing_imbalance: object) -> float:
+def _routing_imbalance(model: Workload, routing_imbalance: object, stack: object) -> float:
     if routing_imbalance is None:
         return 1.0
+    if stack is None:
+        raise InconsistentError("routing_imbalance", routing_imbalance, "nothing without stack: only calibrated steps have it")
     if not isinstance(model, TransformerWorkload) or model.moe is None:
         raise InconsistentError("routing_imbalance", routing_imbalance, f"nothing: {model.name} has no experts")
     factor = real_number("routing_imbalance", routing_imbalance, 1.0)

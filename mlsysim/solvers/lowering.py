@@ -16,7 +16,7 @@ _ACTIVATION_B = 2.0
 
 
 def training_work(workload: Workload, seq_len: int, lora_rank: int = 0) -> LayeredWork:
-    """``workload`` lowered for training at ``seq_len`` (images have none), its attention adapted where ``lora_rank`` says so."""
+    """``workload`` lowered for training at ``seq_len`` (images have none); with ``lora_rank``, of adapters alone."""
     if isinstance(workload, TransformerWorkload):
         work = _transformer_work(workload, seq_len)
         return _frozen(work, workload, lora_rank) if lora_rank else work
@@ -43,7 +43,12 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
     scores = attention_flops(model.heads, qk, v, 1.0)
     # Kept for the backward pass, 16-bit each: Q, K, V and the attention output; the pre-activations (gate and up where
     # gated) and their product; at each of the two norms its input and its output.
-    attention_split = model.heads * (qk + v) + model.kv_head_count * (qk + v)
+    attention_split = model.heads * (qk + v) + (model.heads if model.mla else model.kv_head_count) * (qk + v)
+    # Selective recomputation expands compressed keys, values and queries again, and keeps the attention output beside them.
+    selective_split, latent = float(attention_split), 0.0
+    if model.mla is not None:
+        selective_split = model.heads * v
+        latent = float(model.mla.q_lora_rank + model.mla.kv_lora_rank + model.mla.rope_head_dim)
     ffn_split = (model.ffn_matrices - 1) * width
     copies = float(model.moe.experts_per_token) * expert_layers / layers if model.moe else 0.0
     dispatched = 2 * copies * h  # each copy of a token, as its expert takes it and as it gives it back
@@ -61,8 +66,8 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
         tied_parameters=head if model.tied_embeddings else 0.0,
         kept_split_B=_ACTIVATION_B * (attention_split + ffn_split + width),
         kept_residual_B=_ACTIVATION_B * (4 * h + dispatched),
-        selective_split_B=_ACTIVATION_B * (attention_split + ffn_split),
-        selective_residual_B=_ACTIVATION_B * (2 * h + dispatched),
+        selective_split_B=_ACTIVATION_B * (selective_split + ffn_split),
+        selective_residual_B=_ACTIVATION_B * (2 * h + latent + dispatched),
         boundary_B=_ACTIVATION_B * h,
         logits=float(model.vocab_size),
         ffn_elements=float(width),

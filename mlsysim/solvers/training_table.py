@@ -70,7 +70,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         "sequence_parallel": {"yes": tp > 1, "no": False}.get(_text(row, "sequence_parallel")),
         "recompute": _text(row, "recompute") or None,
         "attention": _attention(row),
-        "stack": _names()["variant"].get(_text(row, "variant")) or _stack_of_year(framework, row),
+        "stack": _variant(row) or _stack_of_year(framework, row),
     }
     if cp > 1:
         arguments["cp_size"] = cp
@@ -226,8 +226,19 @@ def _framework(row: Mapping[str, str]) -> dict[str, Any]:
     text = _text(row, "framework")
     # Releases of one framework share an entry: the longest name that the cell begins with.
     known = [name for name in names["framework"] if text.startswith(name)]
+    if not known:
+        # Lists of containers, in any order: the first that an entry knows.
+        known = [entry for part, entry in names["mentions"].items() if part in text]
     found: dict[str, Any] = names["framework"][max(known, key=len)] if known else names["unknown"]
     return found
+
+
+def _variant(row: Mapping[str, str]) -> str | None:
+    """The stack that the variant names, or that the model's name does in brackets (tokendrop)."""
+    names = _names()
+    said = [stack for part, stack in names["model_says"].items() if part in _text(row, "model")]
+    found = names["variant"].get(_text(row, "variant")) or (said[0] if said else None)
+    return None if found is None else str(found)
 
 
 def _stack_of_year(framework: Mapping[str, Any], row: Mapping[str, str]) -> str:

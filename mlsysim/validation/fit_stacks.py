@@ -49,6 +49,7 @@ RANGES = {
     "network_share": Coefficient(0.7, 0.02, 1.0),
     "host_step_s": Coefficient(0.02, 0.0, 0.5),
     "host_expert_s": Coefficient(2e-3, 0.0, 1e-2),
+    "host_adapter_s": Coefficient(2e-3, 0.0, 1e-2),
     "ep_hidden": Coefficient(0.3, 0.0, 0.95),
 }
 CLOCK = Coefficient(0.85, 0.6, 1.05)

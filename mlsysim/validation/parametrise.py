@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlsysim.validation import leave_one_out, loading, targets
+from mlsysim.validation import layouts, leave_one_out, loading, targets
 
 
 def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
@@ -18,7 +20,13 @@ def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
         _kernels(metafunc, name, place / loading.KERNEL_TABLES)
         return
     if name == "target":
-        _targets(metafunc, place)
+        _known_gaps(metafunc, name, targets.checks(place))
+        return
+    if name == "layout":
+        _known_gaps(metafunc, name, layouts.checks(place))
+        return
+    if name == "timed_search":
+        metafunc.parametrize(name, [pytest.param(search, id=search.id) for search in layouts.timed_searches(place)])
         return
     if name == "left_out":
         metafunc.parametrize(name, [pytest.param(entry, id=entry) for entry in leave_one_out.read(place)])
@@ -59,10 +67,10 @@ def _kernels(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
     metafunc.parametrize(name, params)
 
 
-def _targets(metafunc: pytest.Metafunc, place: Path) -> None:
-    """Each measure of each target; a known gap is a strict xfail."""
+def _known_gaps(metafunc: pytest.Metafunc, name: str, checks: Iterable[Any]) -> None:
+    """Each check; a known gap is a strict xfail."""
     params = []
-    for check in targets.checks(place):
+    for check in checks:
         gap = pytest.mark.xfail(reason=f"known gap: {check.known_gap}", strict=True, raises=pytest.fail.Exception)
         params.append(pytest.param(check, id=check.id, marks=(gap,) if check.known_gap else ()))
-    metafunc.parametrize("target", params)
+    metafunc.parametrize(name, params)

@@ -92,11 +92,14 @@ def _is_empty(item: pytest.Item | pytest.Collector) -> bool:
     return any("empty parameter set" in str(mark.kwargs.get("reason")) for mark in item.iter_markers("skip"))
 
 
+_PARAMETRISED = frozenset(
+    ("anchor", "cases", "family", "timed", "kernel_table", "kernel_gate", "target", "left_out", "layout", "timed_search")
+)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes ``anchor`` runs once a case, with ``cases`` once a source, under its module's ``ANCHORS``."""
-    wanted = {"anchor", "cases", "family", "timed", "kernel_table", "kernel_gate", "target", "left_out"}.intersection(
-        metafunc.fixturenames
-    )
+    wanted = _PARAMETRISED.intersection(metafunc.fixturenames)
     own = metafunc.definition.getparent(AnchorModule)
     place = own.path if own is not None else getattr(metafunc.module, "ANCHORS", None)
     if not wanted or not isinstance(place, Path):

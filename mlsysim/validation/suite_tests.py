@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlsysim.validation import evidence, leave_one_out, loading
+from mlsysim.validation import evidence, layouts, leave_one_out, loading
 from mlsysim.validation.inputs import call_of
 from mlsysim.validation.names import LEFT_OUT, TARGET
 from mlsysim.validation.report import percent
@@ -68,6 +68,31 @@ def test_every_source_is_left_out_once(anchor_root: Path) -> None:
     differ = sorted(wanted.symmetric_difference(leave_one_out.read(anchor_root)))
     if differ:
         pytest.fail(f"{leave_one_out.FILE}: {', '.join(differ)}: run {leave_one_out.COMMAND}", pytrace=False)
+
+
+def test_layout(layout: layouts.Ranking | layouts.Choice) -> None:
+    """Measured layouts come in their order, and a published plan is close to the best that the search finds."""
+    missed = layout.missed()
+    if missed:
+        pytest.fail(f"{layout.id}: {missed}", pytrace=False)
+
+
+def test_time_of_a_whole_search(timed_search: layouts.TimedSearch, request: pytest.FixtureRequest) -> None:
+    """The whole space is exhausted at a stated rate, counting only plans whose memory and step time were computed."""
+    pytest.importorskip("pytest_benchmark", reason="timing needs pytest-benchmark: pip install mlsysim-anchors[test]")
+    benchmark: Any = request.getfixturevalue("benchmark")
+    found = benchmark.pedantic(timed_search.call, rounds=3, iterations=1)
+    plans = found.total_evaluated
+    if plans < timed_search.least_plans:
+        pytest.fail(f"{plans} plans were evaluated, not {timed_search.least_plans}", pytrace=False)
+    if benchmark.stats is None:  # pytest-benchmark is switched off under xdist
+        return
+    best_s = float(benchmark.stats.stats.min)
+    benchmark.extra_info["plans_per_second"] = plans / best_s
+    set_up_s = float(request.config.getini("mlsysim_search_budget_ms")) / 1e3
+    limit_s = min(timed_search.seconds, set_up_s + plans / timed_search.rate)
+    if best_s > limit_s:
+        pytest.fail(f"{plans} plans take {best_s:.3g} s at best, the limit is {limit_s:.3g} s", pytrace=False)
 
 
 @pytest.mark.parametrize("page", ["anchors.md", "accuracy.md"])

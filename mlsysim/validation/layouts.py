@@ -1,0 +1,263 @@
+"""Whether the search finds the layouts that were measured best, and chooses as those who ran: ``anchors/layouts.toml``.
+
+A sweep compares the order of its measured layouts with the predicted one. A published choice is compared with the best plan that
+``ParallelismOptimizer`` finds under the same constraints: fleet, batch, precision, stack, and all that its authors did not vary.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from mlsysim.core.errors import DataError, MLSysError, UnknownNameError
+from mlsysim.core.spec import Spec
+from mlsysim.solvers.distributed import DistributedModel
+from mlsysim.solvers.parallelism import DIMENSIONS, ParallelismOptimizer
+from mlsysim.solvers.training_table import question
+from mlsysim.validation.comparison import compare
+from mlsysim.validation.inputs import build
+from mlsysim.validation.loading import Anchor, anchor_files, load
+from mlsysim.validation.schema import Key, Text
+
+FILE = "layouts.toml"
+
+
+class Sweep(Spec):
+    """A source that measured many layouts of a model: one ranking for each value of the columns ``by``.
+
+    Attributes:
+        least: layouts that a ranking has at least.
+        spearman: least rank correlation of predicted with measured step times.
+        top: the layout that was measured best is among so many that are predicted best.
+        within: the layout that is predicted best was measured at most so much slower than the best.
+        known_gaps: why a ranking misses, by its name.
+    """
+
+    source: Key
+    by: tuple[Text, ...]
+    least: int = Field(ge=3)
+    spearman: float = Field(gt=0, lt=1)
+    top: int = Field(ge=1)
+    within: float = Field(gt=0, lt=1)
+    known_gaps: dict[str, Text] = Field(default_factory=dict)
+
+
+class Published(Spec):
+    """Plans that were published as good ones.
+
+    Attributes:
+        cases: patterns of source/case.
+        within: the plan is predicted at most so much slower than the best that the search finds.
+        free: dimensions that the search may change.
+        known_gaps: why a case misses, by its name.
+    """
+
+    cases: tuple[Text, ...]
+    within: float = Field(gt=0, lt=1)
+    free: tuple[Text, ...] = ("tp", "pp", "dp")
+    known_gaps: dict[str, Text] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name in self.free:
+            if name not in DIMENSIONS:
+                raise UnknownNameError.among("free", name, DIMENSIONS)
+        return self
+
+
+class TimedSearch(Spec):
+    """A search of the whole space, to time.
+
+    Attributes:
+        workload, fleet: as a case names them.
+        solve: arguments of ``ParallelismOptimizer.solve``.
+        least_plans: plans that it evaluates at least: fewer, and it would not be that search.
+        rate: plans a second, of one core, on top of the time that any search takes.
+        seconds: longest time of the whole search.
+    """
+
+    id: Key
+    workload: Text
+    fleet: dict[str, Any]
+    solve: dict[str, Any]
+    least_plans: int = Field(ge=1)
+    rate: float = Field(gt=0)
+    seconds: float = Field(gt=0)
+
+    def call(self) -> Any:
+        """The search."""
+        workload, fleet = build("workload", self.workload, self.id), build("fleet", self.fleet, self.id)
+        return ParallelismOptimizer().solve(workload, fleet, **{"space": "full", "progress": False, **self.solve})
+
+
+class Layouts(Spec):
+    """The file."""
+
+    sweep: tuple[Sweep, ...] = ()
+    published: tuple[Published, ...] = ()
+    search: tuple[TimedSearch, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The measured layouts of one sweep."""
+
+    name: str
+    sweep: Sweep
+    anchors: tuple[Anchor, ...]
+
+    @property
+    def id(self) -> str:
+        """As in ``hagemann2023-llama-65b-128-2048``."""
+        return f"{self.sweep.source}-{self.name}"
+
+    @property
+    def known_gap(self) -> str:
+        """Why it misses; "" if it should hold."""
+        return self.sweep.known_gaps.get(self.name, "")
+
+    def missed(self) -> str:
+        """What does not hold; "" if all does."""
+        rows = [compare(anchor).as_row() for anchor in self.anchors]
+        measured, predicted = (np.array([float(row[column]) for row in rows]) for column in ("measured", "predicted"))
+        order = np.argsort(predicted, kind="stable")
+        correlation = float(np.corrcoef(ranks(measured), ranks(predicted))[0, 1])
+        place = int(np.flatnonzero(order == np.argmin(measured))[0]) + 1
+        slower = float(measured[order[0]] / measured.min() - 1)
+        found = []
+        if correlation < self.sweep.spearman:
+            found.append(f"rank correlation is {correlation:.3f}, not {self.sweep.spearman}")
+        if place > self.sweep.top:
+            found.append(f"the best measured layout comes {place}., not among {self.sweep.top}")
+        if slower > self.sweep.within:
+            found.append(f"the layout predicted best was measured {100 * slower:.1f} % slower than the best")
+        return "; ".join(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """One published plan."""
+
+    published: Published
+    anchor: Anchor
+
+    @property
+    def id(self) -> str:
+        """That of the case."""
+        return self.anchor.id
+
+    @property
+    def known_gap(self) -> str:
+        """Why it misses; "" if it should hold."""
+        return self.published.known_gaps.get(self.anchor.id, "")
+
+    def missed(self) -> str:
+        """How much slower it is than the best plan, where that is too much."""
+        slower, best = slower_than_best(self.anchor, self.published.free)
+        if slower <= self.published.within:
+            return ""
+        shown = ", ".join(f"{name} {best[name]}" for name in ("tp", "pp", "dp", "virtual_stages"))
+        return f"it is predicted {100 * slower:.1f} % slower than {shown}"
+
+
+def ranks(values: Any) -> Any:
+    """Ranks from 1; equal values share their mean rank.
+
+    Example:
+        >>> ranks(np.array([3.0, 1.0, 3.0])).tolist()
+        [2.5, 1.0, 2.5]
+    """
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
+def slower_than_best(anchor: Anchor, free: Sequence[str]) -> tuple[float, Mapping[str, Any]]:
+    """Predicted step of the case's plan over that of the best plan with other values of ``free``, less one; and that plan."""
+    asked = question(anchor.case.run)
+    own = DistributedModel().solve(asked.workload, asked.fleet, **asked.arguments)
+    plan, shared = own.plan, set(_OF_THE_PLAN)
+    given = {name: value for name, value in asked.arguments.items() if name not in shared}
+    fixed = {name: plan[name] for name in DIMENSIONS if name in plan and name not in free}
+    if "micro_batch" not in free:
+        fixed["micro_batch"] = max(1, plan["micro_batch_tokens"] * plan["cp"] // given["seq_len"])
+    if "virtual_stages" in free:
+        fixed.pop("schedule", None)
+        # Whoever published an uninterleaved plan may not have had interleaving.
+        fixed["virtual_stages"] = (1,) if plan["virtual_stages"] == 1 else tuple(range(1, plan["virtual_stages"] + 1))
+    if plan["tp"] == 1:  # whether it would split norms is not said
+        fixed.pop("sequence_parallel", None)
+    node = asked.fleet.node.accelerators_per_node
+    found = ParallelismOptimizer().solve(
+        asked.workload, asked.fleet, **given, space="full", max_tp_size=max(node, plan["tp"]), fixed=fixed, top_k=1
+    )
+    if found.best is None:
+        return 0.0, plan
+    best = found.best
+    return float(own.step_latency_total / best.step_latency_total) - 1, best.plan
+
+
+# Arguments of ``DistributedModel.solve`` that are dimensions of the search.
+_OF_THE_PLAN = (
+    *("tp_size", "pp_size", "dp_size", "cp_size", "ep_size", "virtual_stages", "microbatch_count"),
+    *("schedule", "sequence_parallel", "recompute", "zero_stage"),
+)
+
+
+def checks(root: Path) -> list[Ranking | Choice]:
+    """What ``layouts.toml`` under ``root`` asks; nothing without the file."""
+    layouts = _read(root)
+    runs = [anchor for file in anchor_files(root) if file.parent.name == "training" for anchor in load(file) if anchor.case.run]
+    return [*_rankings(layouts, runs), *_choices(layouts, runs)]
+
+
+def timed_searches(root: Path) -> tuple[TimedSearch, ...]:
+    """The searches to time."""
+    return _read(root).search
+
+
+def _read(root: Path) -> Layouts:
+    path = root / FILE
+    if not path.exists():
+        return Layouts()
+    try:
+        return Layouts.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except (ValueError, MLSysError) as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _rankings(layouts: Layouts, runs: Sequence[Anchor]) -> Iterator[Ranking]:
+    for sweep in layouts.sweep:
+        groups: dict[str, list[Anchor]] = {}
+        for anchor in runs:
+            if anchor.source.key == sweep.source:
+                name = "-".join(str(anchor.case.run[column]) for column in sweep.by).lower().replace(" ", "-")
+                groups.setdefault(name, []).append(anchor)
+        found = {name: tuple(anchors) for name, anchors in groups.items() if len(anchors) >= sweep.least}
+        _all_named(sweep.known_gaps, found)
+        yield from (Ranking(name, sweep, anchors) for name, anchors in found.items())
+
+
+def _choices(layouts: Layouts, runs: Sequence[Anchor]) -> Iterator[Choice]:
+    for published in layouts.published:
+        found = {
+            anchor.id: anchor
+            for anchor in runs
+            if any(fnmatchcase(f"{anchor.source.key}/{anchor.case.id}", pattern) for pattern in published.cases)
+        }
+        if not found:
+            raise DataError(f"{FILE}: no training case is called {', '.join(published.cases)}")
+        _all_named(published.known_gaps, found)
+        yield from (Choice(published, anchor) for anchor in found.values())
+
+
+def _all_named(known_gaps: Mapping[str, str], found: Mapping[str, Any]) -> None:
+    for name in known_gaps:
+        if name not in found:
+            raise DataError(f"{FILE}: {UnknownNameError.among('known_gaps', name, found)}")

@@ -1,0 +1,117 @@
+"""Which model with experts a table's row means, and how a row's parallelism and adapters are read."""
+
+import pytest
+
+from mlsysim.core.errors import InputError
+from mlsysim.solvers.predict import predict_table
+from mlsysim.solvers.table_experts import expert_workload, refuse_unmodelled
+from mlsysim.solvers.training_table import question
+
+DEEPSEEK = {
+    "model": "DeepSeekV3 (w/o MTP)",
+    "params_b": "671",
+    "active_params_b": "37",
+    "layers": "61",
+    "hidden": "7168",
+    "heads": "128",
+    "kv_heads": "128",
+    "ffn_hidden": "2048",
+    "vocab": "129280",
+    "experts": "256",
+    "experts_topk": "8",
+    "seq_len": "4096",
+    "accelerator": "GB200-NVL72",
+    "n_accel": "256",
+    "precision": "BF16",
+    "global_batch_seqs": "4096",
+    "micro_batch": "1",
+    "tp": "1",
+    "pp": "4",
+    "vpp": "4",
+    "ep": "64",
+    "framework": "Megatron-Bridge",
+    "metric": "tokens_per_s_per_accel",
+}
+MIXTRAL = (32, 4096, 32, 8, 14336, 32000, 8, 2)
+
+
+@pytest.mark.parametrize("name", ["DeepSeekV3", "DeepSeek-V3 671B", "deepseek_v3 (tokendrop)", "DeepSeek-R1"])
+def test_known_models_come_from_the_registry_whatever_their_spelling(name):
+    model = question(DEEPSEEK | {"model": name}).workload
+    assert model.mla is not None
+    assert (model.moe.first_dense_layers, model.moe.shared_experts) == (3, 1)
+
+
+def test_a_name_that_does_not_agree_with_its_cells_is_not_believed():
+    model = expert_workload("DeepSeekV3", *MIXTRAL, 46.7, 12.9)
+    assert model.mla is None
+    assert model.parameter_count == pytest.approx(46.7e9, rel=0.01)
+
+
+@pytest.mark.parametrize(("billions", "active"), [(46.7, 12.9), (46.7, 0.0), (0.0, 12.9), (0.0, 0.0)])
+def test_unknown_models_are_inferred_from_their_counts(billions, active):
+    model = expert_workload("in-house", *MIXTRAL, billions, active)
+    assert (model.ffn_matrices, model.moe.shared_experts) == (3, 0)
+
+
+def test_shared_experts_are_found_in_the_active_parameters():
+    cells = (28, 3584, 28, 4, 2560, 151936, 64, 8)
+    assert expert_workload("in-house", *cells, 57.4, 14.2).moe.shared_experts == 8
+    assert expert_workload("in-house", *cells, 51.2, 8.1).moe.shared_experts == 0
+
+
+def test_counts_that_no_architecture_has_are_refused():
+    with pytest.raises(InputError, match=r"params_b = '300': .*8 experts of width 14336"):
+        expert_workload("in-house", *MIXTRAL, 300.0, 12.9)
+
+
+@pytest.mark.parametrize("name", ["Nemotron_3_Nano", "Nemotron-3 Super", "Nemotron-H 56B", "DeepSeekV4 Flash", "Qwen3-Next-80B"])
+def test_layers_that_are_not_modelled_are_refused_with_the_reason(name):
+    with pytest.raises(InputError, match=r"model = .*(Mamba|sparse attention|linear attention)"):
+        question(DEEPSEEK | {"model": name})
+
+
+def test_a_dense_model_of_a_family_is_not_refused():
+    refuse_unmodelled("Nemotron-340B")
+    refuse_unmodelled("Nemotron-4 15B")
+
+
+def test_parallelism_of_a_row_is_asked_for():
+    asked = question(DEEPSEEK | {"cp": "2", "ep": "32"})
+    assert asked.arguments["cp_size"] == 2
+    assert asked.arguments["ep_size"] == 32
+    assert asked.arguments["expert_tp_size"] == 1
+    assert asked.arguments["microbatch_count"] == 4096 // 32
+
+
+@pytest.mark.parametrize(
+    ("cells", "rank"),
+    [
+        ({"model": "Llama-2-70B LoRA r16 (MLPerf)"}, 16),
+        ({"model": "LLAMA2-70B LoRA"}, 16),
+        ({"variant": "lora rank 32"}, 32),
+        ({"model": "LLAMA3_70B SFT"}, 0),
+    ],
+)
+def test_adapters_are_read_from_the_name_or_the_variant(cells, rank):
+    row = {name: cell for name, cell in DEEPSEEK.items() if "expert" not in name and name not in ("ep", "active_params_b")}
+    row |= {"model": "LLAMA", "params_b": "70.55", "layers": "80", "hidden": "8192", "heads": "64", "kv_heads": "8"}
+    row |= {"ffn_hidden": "28672", "vocab": "128256"} | cells
+    assert question(row).arguments.get("lora_rank", 0) == rank
+
+
+def test_what_is_dropped_is_another_stack():
+    assert question(DEEPSEEK).arguments["stack"] == "megatron-core"
+    assert question(DEEPSEEK | {"model": "DeepSeekV3 (tokendrop)"}).arguments["stack"] == "megatron-core-tokendrop"
+
+
+@pytest.mark.parametrize("cell", ["experts_topk", "ffn_hidden", "layers"])
+def test_rows_that_leave_out_what_is_needed_say_so(cell):
+    (told,) = predict_table([DEEPSEEK | {cell: ""}])
+    assert told["predicted"] == ""
+    assert cell in told["reason"]
+
+
+def test_ranks_that_do_not_hold_the_experts_are_said():
+    (told,) = predict_table([DEEPSEEK | {"pp": "8", "ep": "64"}])
+    assert "ep_size = 64" in told["reason"]
