@@ -9,13 +9,15 @@ from dataclasses import dataclass, fields, replace
 from importlib import resources
 from typing import Any
 
-from mlsysim.calibration import attention, collectives, gemm
+from mlsysim.calibration import attention, collectives, gemm, shared
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.kernel_step import StackCoefficients
 from mlsysim.physics.memory import MemoryTerms
 
 # Korthikanti et al. 2022, section 4.1: 5 a s^2 b of each layer, the output of softmax and of dropout and its mask.
 _SCORE_B = {"unfused": 5.0, "fused-softmax": 5.0}
+# Formats of products that leave a quantised copy of their inputs.
+_QUANTISED = ("fp8", "fp4")
 COEFFICIENTS = tuple(field.name for field in fields(StackCoefficients))
 
 
@@ -29,6 +31,7 @@ class Stack:
         vendor_attention: attention kernels of the vendor's own library, else FlashAttention.
         memory: what it keeps with attention that stores no scores.
         score_B: bytes that it keeps per score, by the name of the attention kernel that stores them.
+        keeps_operands: 8-bit products keep their quantised inputs for the backward pass, not the 16-bit ones.
     """
 
     name: str
@@ -39,15 +42,17 @@ class Stack:
     vendor_attention: bool
     memory: MemoryTerms
     score_B: Mapping[str, float]
+    keeps_operands: bool
 
-    def memory_terms(self, attention: str) -> MemoryTerms:
-        """Its memory with this attention kernel.
+    def memory_terms(self, attention: str, precision: str = "bf16") -> MemoryTerms:
+        """Its memory with this attention kernel and format of the matrix products.
 
         Example:
             >>> stack("megatron-2022").memory_terms("unfused").score_B, stack("megatron-2022").memory_terms("flash").score_B
             (5.0, 0.0)
         """
-        return replace(self.memory, score_B=self.score_B.get(attention, 0.0))
+        input_B = 1.0 if self.keeps_operands and precision in _QUANTISED else 2.0
+        return replace(self.memory, score_B=self.score_B.get(attention, 0.0), input_B=input_B)
 
 
 @functools.cache
@@ -72,6 +77,7 @@ def stack(name: str) -> Stack:
         vendor_attention=bool(entry.get("vendor_attention", False)),
         memory=MemoryTerms(**{key: float(value) for key, value in entry.get("memory", {}).items()}),
         score_B={**_SCORE_B, **entry.get("score_B", {})},
+        keeps_operands=bool(entry.get("keeps_operands", False)),
     )
 
 
@@ -86,6 +92,7 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
     names = list(dict.fromkeys(name for fmt in ("bfloat16", gemm_format) for name in gemm.fitted_names(device, fmt)))
     names += attention.fitted_names("prefill", device, ["bfloat16"])
     names += collectives.fitted_names("device", device)
+    names += shared.fitted_names()
     if _entry("device", device, "devices.toml")["fitted"]:
         names.append(f"clock.{device}")
     return (*names, *_fitted_of_stack(stack_name))

@@ -21,11 +21,6 @@ LARGEST_GROUP = 32.0
 STREAMING = 0.80
 # Five matrix products backwards for two forward (Dao 2023, section 4.1).
 BACKWARD_FLOPS = 2.5
-# Backward passes reach less of the peak, more so than forward ones; and kernel generations are of unequal speed. Both were
-# found from published training step times, not from the kernel tables that the coefficients come from.
-BACKWARD_EFFICIENCY = 0.62
-FLASH_1_OVER_FLASH_2 = 0.88
-FLASH_2_OVER_BEST_ON_HOPPER = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,21 +191,21 @@ def training_attention_s(
     seq_len: Num,
     heads: Num,
     head_dim: Num,
+    backward_rate: Num,
     window: Num = 0.0,
     generation: Num = 1.0,
 ) -> tuple[Num, Num]:
     """Forward and backward time of one layer's causal attention in training, launches and activation traffic left out.
 
     ``generation`` is the speed of the kernel relative to the one that ``kernel`` was fitted to, an input that whoever runs
-    the training knows: 1.0 for the vendor's own, ``FLASH_2_OVER_BEST_ON_HOPPER`` for FlashAttention-2 on Hopper (1.0 on
-    Ampere), times ``FLASH_1_OVER_FLASH_2`` for FlashAttention-1. Backward is 2.5 times the arithmetic at .62 of the rate.
+    the training knows: 1.0 for the vendor's own. Backward is 2.5 times the arithmetic at ``backward_rate`` of the rate.
 
     Example:
         >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0)
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
-        >>> forward, backward = training_attention_s(kernel, device, 1.0, 8192.0, 32.0, 128.0)
+        >>> forward, backward = training_attention_s(kernel, device, 1.0, 8192.0, 32.0, 128.0, 0.5)
         >>> round(backward / forward, 2)
-        4.03
+        5.0
     """
     forward = _scores_s(kernel, device, batch, seq_len, heads, head_dim, window) / generation
-    return forward, forward * (BACKWARD_FLOPS / BACKWARD_EFFICIENCY)
+    return forward, forward * (BACKWARD_FLOPS / backward_rate)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlsysim.physics.attention_kernels import STREAMING, AttentionDevice, PrefillKernel, training_attention_s
+from mlsysim.physics.attention_kernels import AttentionDevice, PrefillKernel, training_attention_s
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, collective_s
 from mlsysim.physics.gemm import GemmKernel, gemm_s
 from mlsysim.physics.numeric import Num, Truth, maximum, minimum, where
@@ -26,22 +26,52 @@ from mlsysim.physics.training import (
 )
 from mlsysim.physics.work import FULL, SELECTIVE, LayeredWork
 
-# Bytes that element-wise passes (norms, residuals, activation functions, rotary embedding, casts) move per element of the
-# tensor they run over, 16-bit values, fused as in Megatron-LM: of the residual stream, of the feed-forward block (plain,
-# gated) and of queries, keys and values.
-_FORWARD_RESIDUAL_B, _BACKWARD_RESIDUAL_B = 22.0, 42.0
+# Bytes that element-wise passes move per element of the tensor they run over, 16-bit values, fused as in Megatron-LM. They
+# follow from what a kernel reads and writes (r, w; m is a dropout mask of one byte), and are no coefficients:
+# residual stream forward, twice: norm (r2 w2), bias + dropout + residual (r2 r2 w2 m1); backward, twice: norm (r2 r2 w2, and
+# r2 r2 for the gradients of its weights), dropout (r2 m1 w2), sum of the branch and the residual (r2 r2 w2).
+_FORWARD_RESIDUAL_B, _BACKWARD_RESIDUAL_B = 2 * (4.0 + 7.0), 2 * (10.0 + 5.0 + 6.0)
+# Activation function of one, or of two (gated) tensors: r2 [r2] w2; backward r2 r2 w2 and r2 for the bias, or r2 r2 r2 w2 w2.
 _FORWARD_FFN_B, _BACKWARD_FFN_B = (4.0, 6.0), (8.0, 10.0)
+# Queries, keys and values are cut apart, turned and laid out for the attention kernel: r2 w2 and a quarter more for the
+# rotation's own passes; twice that backward.
 _FORWARD_QKV_B, _BACKWARD_QKV_B = 5.0, 10.0
-# The loss reads and writes logits several times, in fp32.
-_LOSS_B = 40.0
-# Adam, gradient norm, unscaling and the copies between 16 and 32 bits.
-_OPTIMIZER_B = 48.0
-# Attention that stores its scores: batched matrix products reach this share of the peak, and softmax, mask and dropout move
-# these bytes a score.
-_UNFUSED_SHARE, _UNFUSED_FORWARD_B, _UNFUSED_BACKWARD_B = 0.6, 13.0, 19.0
-# The host runs ahead of the device until it cannot: close to a maximum of the two, not their sum.
-_HOST_NORM = 5.0
-_HOST_PER_COLLECTIVE = 0.1
+# Adam reads and writes two moments and the master weight (24), reads the 32-bit gradient and writes the 16-bit weight (6);
+# before it the gradients are cast (r2 w4), unscaled (r4 w4) and their norm is taken (r4).
+_OPTIMIZER_B = 24.0 + 6.0 + 6.0 + 8.0 + 4.0
+# 16-bit elements that a tensor core loads at once: cuBLAS has no fast kernel for other widths of a batched product.
+_ALIGNED_HEAD = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class SharedCoefficients:
+    """What all devices and stacks share: how far kernels other than matrix products are from their datasheet.
+
+    Attributes:
+        streaming: share of the memory bandwidth that element-wise passes reach.
+        loss_B: bytes a logit that the loss moves, forward and backward: it reads and writes logits several times, in fp32.
+        unfused_share: share of the peak of the batched products of attention that stores its scores.
+        unaligned_share: the same where a head is no multiple of 16 bytes wide, which tensor cores load at once.
+        unfused_forward_B, unfused_backward_B: bytes a score that softmax, mask and dropout move.
+        attention_backward: rate of the fused kernel's backward pass over that of its forward pass.
+        flash_1: speed of FlashAttention-1 over FlashAttention-2.
+        flash_2_on_hopper: speed of FlashAttention-2 over the vendor's own kernel, on Hopper (1 on Ampere).
+        launch_norm: the host runs ahead of the device until it cannot: the norm of the two times, between a sum (1) and a
+            maximum (infinity).
+        launch_per_collective: part of ``host_layer_s`` that launching tensor-parallel collectives adds.
+    """
+
+    streaming: Num
+    loss_B: Num
+    unfused_share: Num
+    unaligned_share: Num
+    unfused_forward_B: Num
+    unfused_backward_B: Num
+    attention_backward: Num
+    flash_1: Num
+    flash_2_on_hopper: Num
+    launch_norm: Num
+    launch_per_collective: Num
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +85,8 @@ class LayerShape:
         vocab: of the output head.
         seq_len, heads, head_dim: of attention.
         flash: 1.0 where attention stores no scores.
-        attention_generation: speed of the attention kernel over the vendor's own (``attention_kernels``).
+        older_on_hopper: 1.0 where a Hopper device runs FlashAttention-2 or older, not the vendor's own kernel.
+        flash_1: 1.0 for FlashAttention-1.
     """
 
     hidden: Num
@@ -68,7 +99,8 @@ class LayerShape:
     heads: Num
     head_dim: Num
     flash: Num = 1.0
-    attention_generation: Num = 1.0
+    older_on_hopper: Num = 0.0
+    flash_1: Num = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +114,7 @@ class KernelDevice:
         collectives: within a node or NVLink domain.
         memory_Bps, multiprocessors, cache_B: datasheet.
         clock: share of the clock of a short benchmark that hours of training sustain.
+        shared: what it has in common with all others.
     """
 
     gemm: GemmKernel
@@ -96,6 +129,12 @@ class KernelDevice:
     multiprocessors: float
     cache_B: float
     clock: Num
+    shared: SharedCoefficients
+
+    @property
+    def streaming_Bps(self) -> Num:
+        """Rate of element-wise passes."""
+        return self.shared.streaming * self.memory_Bps
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +149,8 @@ class StackCoefficients:
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
         pp_hidden: share of the sends between stages under compute.
         network_share: share of the network cards' line rate that its traffic between nodes reaches.
+        host_step_s: time of the host once a step, when nothing else runs: gradient clipping and its checks, the optimizer's
+            many small kernels, the next batch, logging.
         cast_B: stated, not fitted: bytes a gathered parameter that converting it moves through memory.
         scattered: stated: 1.0 where the ranks of a TP group each send their part of an activation to the next stage.
     """
@@ -122,6 +163,7 @@ class StackCoefficients:
     dp_hidden: Num = 0.0
     pp_hidden: Num = 0.0
     network_share: Num = 0.85
+    host_step_s: Num = 0.0
     cast_B: Num = 0.0
     scattered: Num = 0.0
 
@@ -132,12 +174,12 @@ def kernel_parts(
     """The parts of a step; tensor-parallel collectives come with what the stack hides already taken off."""
     forward, attention_forward = _forward_s(shape, plan, device, stack)
     backward = _backward_s(work, shape, plan, device, stack)
-    host = stack.host_layer_s * (1 + _HOST_PER_COLLECTIVE * where(plan.tp > 1, 1.0, 0.0))
-    forward, backward = _launched_s(forward, host), _launched_s(backward, host)
+    host = stack.host_layer_s * (1 + device.shared.launch_per_collective * where(plan.tp > 1, 1.0, 0.0))
+    norm = device.shared.launch_norm
+    forward, backward = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
     reduction = _reduction_s(work, plan, machine, device)
     repeats = where(plan.recompute == FULL, 2.0, 1.0)
     exposed = work.reductions * (repeats * (1 - stack.tp_hidden_forward) + (1 - stack.tp_hidden_backward))
-    streaming_Bps = STREAMING * device.memory_Bps
     return StepParts(
         layer_s=forward + backward,
         recompute_s=where(plan.recompute == FULL, forward, where(plan.recompute == SELECTIVE, attention_forward, 0.0)),
@@ -145,8 +187,8 @@ def kernel_parts(
         tp_s=reduction * exposed,
         ep_s=expert_parallel_s(work, plan, machine),
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),
-        dp_s=data_parallel_s(work, plan, machine) + _cast_B(work, plan, stack) / streaming_Bps,
-        optimizer_s=_OPTIMIZER_B * _updated(work, plan) / streaming_Bps,
+        dp_s=data_parallel_s(work, plan, machine) + _cast_B(work, plan, stack) / device.streaming_Bps,
+        optimizer_s=_OPTIMIZER_B * _updated(work, plan) / device.streaming_Bps + stack.host_step_s,
     )
 
 
@@ -155,9 +197,9 @@ def _whole_sends(plan: Plan, stack: StackCoefficients) -> Truth:
     return (plan.sequence_parallel > 0) | (stack.scattered == 0)
 
 
-def _launched_s(device_s: Num, host_s: Num) -> Num:
-    """(device^5 + host^5)^(1/5): the slower of the two sets the pace."""
-    return (device_s**_HOST_NORM + host_s**_HOST_NORM) ** (1 / _HOST_NORM)
+def _launched_s(device_s: Num, host_s: Num, norm: Num) -> Num:
+    """(device^p + host^p)^(1/p): the slower of the two sets the pace."""
+    return (device_s**norm + host_s**norm) ** (1 / norm)
 
 
 def _products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num], ...]:
@@ -192,16 +234,18 @@ def _head_product_s(m: Num, n: Num, k: Num, device: KernelDevice) -> Num:
 def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[Num, Num]:
     """Forward and backward of one layer's attention on one rank, fused or storing its scores."""
     batch, heads = plan.micro_batch_tokens / shape.seq_len, shape.heads / plan.tp
-    clock, chip = device.clock, device.attention_device
+    clock, chip, shared = device.clock, device.attention_device, device.shared
     clocked = AttentionDevice(chip.peak_flops_per_s * clock, chip.bandwidth_Bps, chip.multiprocessors, chip.l2_B)
+    generation = where(shape.older_on_hopper, shared.flash_2_on_hopper, 1.0) * where(shape.flash_1, shared.flash_1, 1.0)
     fused = training_attention_s(
-        device.attention, clocked, batch, shape.seq_len, heads, shape.head_dim, 0.0, shape.attention_generation
+        device.attention, clocked, batch, shape.seq_len, heads, shape.head_dim, shared.attention_backward, generation=generation
     )
     scores = batch * heads * shape.seq_len * shape.seq_len
-    products_s = 4 * scores * shape.head_dim / (_UNFUSED_SHARE * device.head_peak_flops_per_s * clock)
-    moved_s = scores / (STREAMING * device.memory_Bps)
-    stored_forward = products_s + _UNFUSED_FORWARD_B * moved_s
-    stored_backward = 2 * products_s + _UNFUSED_BACKWARD_B * moved_s
+    share = where(shape.head_dim % _ALIGNED_HEAD > 0, shared.unaligned_share, shared.unfused_share)
+    products_s = 4 * scores * shape.head_dim / (share * device.head_peak_flops_per_s * clock)
+    moved_s = scores / device.streaming_Bps
+    stored_forward = products_s + shared.unfused_forward_B * moved_s
+    stored_backward = 2 * products_s + shared.unfused_backward_B * moved_s
     return where(shape.flash > 0, fused[0], stored_forward), where(shape.flash > 0, fused[1], stored_backward)
 
 
@@ -221,7 +265,7 @@ def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: Stack
     residual, ffn, qkv = _elements(shape, plan)
     per_ffn = where(shape.ffn_matrices > 2, _FORWARD_FFN_B[1], _FORWARD_FFN_B[0])
     moved_B = (_FORWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _FORWARD_QKV_B * qkv
-    return products + attention + moved_B / (STREAMING * device.memory_Bps), attention
+    return products + attention + moved_B / device.streaming_Bps, attention
 
 
 def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
@@ -235,7 +279,7 @@ def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: Kernel
     per_ffn = where(shape.ffn_matrices > 2, _BACKWARD_FFN_B[1], _BACKWARD_FFN_B[0])
     moved_B = (_BACKWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _BACKWARD_QKV_B * qkv
     moved_B = moved_B + stack.accumulated_B * rank_parameters(work, plan, 1.0, 0.0).whole
-    return products + attention + moved_B / (STREAMING * device.memory_Bps)
+    return products + attention + moved_B / device.streaming_Bps
 
 
 def _head_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
@@ -244,7 +288,7 @@ def _head_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
     some = maximum(vocab, 1.0)
     products = _head_product_s(tokens, some, hidden, device) + _head_product_s(tokens, hidden, some, device)
     products = products + _head_product_s(some, hidden, tokens, device)
-    loss = _LOSS_B * tokens * vocab / (STREAMING * device.memory_Bps)
+    loss = device.shared.loss_B * tokens * vocab / device.streaming_Bps
     return where(vocab > 0, products + loss, 0.0)
 
 

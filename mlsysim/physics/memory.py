@@ -26,6 +26,10 @@ class MemoryTerms:
         norm_B: bytes kept per element of the residual stream by norms that are not fused.
         ffn_B: bytes kept per element of the feed-forward block by activation functions that are not fused.
         score_B: bytes kept per attention score (0: the kernel stores none).
+        input_B: bytes kept per element of the inputs of matrix products that nothing else keeps (outputs of norms and of the
+            activation function): 2, or 1 where 8-bit products keep the operand that they have read.
+        spared_optimizer_B: bytes a parameter of optimizer states that are not kept twice: the upper half of an fp32 master
+            weight is the bf16 weight.
     """
 
     in_flight: float = 0.0
@@ -35,6 +39,8 @@ class MemoryTerms:
     norm_B: float = 0.0
     ffn_B: float = 0.0
     score_B: float = 0.0
+    input_B: float = 2.0
+    spared_optimizer_B: float = 0.0
 
 
 TEXTBOOK = MemoryTerms()
@@ -82,10 +88,11 @@ def choose(condition: Truth, yes: MemoryUse, no: MemoryUse) -> MemoryUse:
 def _kept_by_stack(work: LayeredWork, terms: MemoryTerms) -> LayeredWork:
     """``work`` with what the stack keeps of a layer. Selective recomputation repeats just these parts, and keeps none of it."""
     elements = work.boundary_B / 2  # of a 16-bit residual vector
+    input_B = terms.input_B - 2  # beyond the textbook's 16 bits: of two norms' outputs, and of the activation function's
     return replace(
         work,
-        kept_split_B=work.kept_split_B + terms.ffn_B * work.ffn_elements + terms.score_B * work.scores,
-        kept_residual_B=work.kept_residual_B + terms.norm_B * elements,
+        kept_split_B=work.kept_split_B + (terms.ffn_B + input_B) * work.ffn_elements + terms.score_B * work.scores,
+        kept_residual_B=work.kept_residual_B + (terms.norm_B + 2 * input_B) * elements,
     )
 
 
@@ -103,7 +110,7 @@ def _stage_memory(
     return MemoryUse(
         weights_B=plan.weight_B * where(plan.zero_stage >= 3, sharded, whole),
         gradients_B=plan.gradient_B * where(plan.zero_stage >= 2, sharded, whole),
-        optimizer_B=plan.optimizer_B * where(plan.zero_stage >= 1, sharded, whole),
+        optimizer_B=(plan.optimizer_B - terms.spared_optimizer_B) * where(plan.zero_stage >= 1, sharded, whole),
         activations_B=terms.fragmentation * (layers * per_layer * in_flight + logits),
         buffers_B=terms.fragmentation * (rebuilt + gathered),
     )

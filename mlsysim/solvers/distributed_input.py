@@ -109,7 +109,7 @@ class TrainingSetting:
     @property
     def memory_terms(self) -> MemoryTerms:
         """What the stack adds to the textbook's memory; nothing without one."""
-        return TEXTBOOK if self.stack is None else known_stack(self.stack).memory_terms(self.attention)
+        return TEXTBOOK if self.stack is None else known_stack(self.stack).memory_terms(self.attention, self.precision)
 
     def machine(self) -> Machine:
         """What a rank runs on, at the caller's efficiency; the slowest rank sets the pace."""
@@ -287,8 +287,9 @@ def _schedule(workload: Workload, schedule: object, virtual_stages: object, pp: 
     if chunks == 1:
         return 1, kind if pp > 1 else ONE_F_ONE_B
     layers = workload.layers if isinstance(workload, TransformerWorkload) else 1
-    if pp == 1 or pp * chunks > layers:
-        most = layers // pp if pp > 1 else 1
+    # The embedding and the output head may each stand in for a layer (126 layers of Llama 3 405B on 16 x 8 chunks).
+    if pp == 1 or pp * chunks > layers + 2:
+        most = (layers + 2) // pp if pp > 1 else 1
         raise InconsistentError("virtual_stages", chunks, f"1 to {most} for {layers} layers on {pp} stages")
     if count % pp:
         raise InconsistentError("microbatch_count", count, f"a multiple of pp_size {pp}, as interleaving needs")

@@ -7,11 +7,12 @@ from dataclasses import replace
 from mlsysim.calibration.attention import prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
+from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.stacks import Stack, fitted_names, measured_device, stack, sustained_clock
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload, Workload
-from mlsysim.physics.attention_kernels import FLASH_1_OVER_FLASH_2, FLASH_2_OVER_BEST_ON_HOPPER, AttentionDevice
+from mlsysim.physics.attention_kernels import AttentionDevice
 from mlsysim.physics.kernel_step import KernelDevice, LayerShape, StackCoefficients, kernel_parts
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.plan import Plan
@@ -34,9 +35,6 @@ def layer_shape(workload: Workload, seq_len: int, attention: str, accelerator: H
     if not isinstance(workload, TransformerWorkload) or workload.moe is not None or workload.mla is not None:
         raise InputError("workload", workload.name, "a dense transformer beside stack: no other layers are calibrated yet")
     slower = measured_device(accelerator.name) in _HOPPER and not found.vendor_attention
-    generation = FLASH_2_OVER_BEST_ON_HOPPER if slower else 1.0
-    if attention == "flash-1":
-        generation *= FLASH_1_OVER_FLASH_2
     return LayerShape(
         hidden=float(workload.hidden_dim),
         query_width=float(workload.heads * workload.head_width),
@@ -48,7 +46,8 @@ def layer_shape(workload: Workload, seq_len: int, attention: str, accelerator: H
         heads=float(workload.heads),
         head_dim=float(workload.head_width),
         flash=0.0 if attention in SCORES_STORED else 1.0,
-        attention_generation=generation,
+        older_on_hopper=float(slower),
+        flash_1=float(attention == "flash-1"),
     )
 
 
@@ -87,6 +86,7 @@ def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation:
         multiprocessors=float(units),
         cache_B=cache_B,
         clock=sustained_clock(device),
+        shared=shared_coefficients(),
     )
 
 

@@ -15,6 +15,7 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.parameters import total_parameters
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.distributed import DistributedModel
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
@@ -52,19 +53,19 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     if fleet.accelerators % (tp * pp):
         raise InputError("n_accel", fleet.accelerators, f"a multiple of tp x pp = {tp} x {pp}")
     dp = fleet.accelerators // (tp * pp)
+    framework = _framework(row)
     batch, micro_batch = _whole(row, "global_batch_seqs"), _whole(row, "micro_batch", 1)
     if batch % (dp * micro_batch):
         raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
-    framework = _framework(row)
-    virtual_stages = _whole(row, "vpp", 1)
+    microbatch_count = batch // (dp * micro_batch)
     arguments = {
         "batch_size": batch,
         "seq_len": _whole(row, "seq_len"),
         "precision": _precision(row),
         "tp_size": tp,
         "pp_size": pp,
-        "virtual_stages": virtual_stages,
-        "microbatch_count": batch // (dp * micro_batch),
+        "virtual_stages": _virtual_stages(row, framework, workload.layers, pp, microbatch_count),
+        "microbatch_count": microbatch_count,
         "zero_stage": _zero_stage(row),
         "sequence_parallel": {"yes": tp > 1, "no": False}.get(_text(row, "sequence_parallel")),
         "recompute": _text(row, "recompute") or None,
@@ -74,6 +75,8 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     metric = _text(row, "metric")
     if metric not in METRICS:
         raise UnknownNameError.among("metric", metric, METRICS)
+    if framework.get("tuned_micro_batch") and not _text(row, "micro_batch"):
+        arguments["microbatch_count"] = _fastest_count(workload, fleet, arguments, batch // dp)
     return TrainingQuestion(workload, fleet, arguments, metric, framework["flops"])
 
 
@@ -203,6 +206,23 @@ def _stack_of_year(framework: Mapping[str, Any], row: Mapping[str, str]) -> str:
     if until is not None and _text(row, "year") and _number(row, "year") <= until["year"]:
         return str(until["stack"])
     return str(framework["stack"])
+
+
+def _virtual_stages(row: Mapping[str, str], framework: Mapping[str, Any], layers: int, pp: int, count: int) -> int:
+    """As the row says; else one layer a chunk where the framework's recipes interleave and the plan allows it."""
+    unstated = not _text(row, "vpp") and framework.get("interleaved") and pp > 1
+    return layers // pp if unstated and layers % pp == 0 and count % pp == 0 else _whole(row, "vpp", 1)
+
+
+def _fastest_count(workload: TransformerWorkload, fleet: Fleet, arguments: Mapping[str, Any], sequences: int) -> int:
+    """Micro-batches of a rank's ``sequences``: of those of 1, 2, 4, ... sequences that fit, the fastest."""
+    steps = {}
+    for size in (2**power for power in range(sequences.bit_length())):
+        if sequences % size == 0:
+            plan = {**arguments, "microbatch_count": sequences // size}
+            steps[sequences // size] = DistributedModel().solve(workload, fleet, **plan)
+    fitting = {count: step for count, step in steps.items() if step.feasible} or {sequences: steps[sequences]}
+    return min(fitting, key=lambda count: fitting[count].step_latency_total.m)
 
 
 def _precision(row: Mapping[str, str]) -> str:

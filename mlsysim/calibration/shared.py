@@ -1,0 +1,41 @@
+"""Coefficients that all devices and stacks share, as ``shared.toml`` has them."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import fields
+from importlib import resources
+from typing import Any
+
+from mlsysim.physics.kernel_step import SharedCoefficients
+
+# How an entry came about. Those that measured steps decided are counted among a prediction's coefficients.
+BASES = ("stated", "chosen", "fitted")
+NAMES = tuple(field.name for field in fields(SharedCoefficients))
+
+
+@functools.cache
+def shared_coefficients() -> SharedCoefficients:
+    """The values.
+
+    Example:
+        >>> 0.5 < shared_coefficients().streaming < 1
+        True
+    """
+    return SharedCoefficients(**{name: float(_table()[name]["value"]) for name in NAMES})
+
+
+def fitted_names() -> tuple[str, ...]:
+    """Names of those that measured steps decided, by a fit or by hand.
+
+    Example:
+        >>> "shared.launch_norm" in fitted_names()
+        True
+    """
+    return tuple(f"shared.{name}" for name in NAMES if _table()[name]["basis"] != "stated")
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, Any]]:
+    return tomllib.loads((resources.files("mlsysim.calibration") / "shared.toml").read_text("utf-8"))
