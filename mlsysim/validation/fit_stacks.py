@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Fit, Times, fit
-from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.stacks import measured_device, resolved, stack
 from mlsysim.calibration.toml_text import toml_tables
 from mlsysim.physics.kernel_step import KernelDevice, LayerShape, SharedCoefficients, StackCoefficients
@@ -34,8 +33,9 @@ from mlsysim.solvers.training_table import TrainingQuestion, question
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
 T = TypeVar("T")
-Entries = Mapping[str, Mapping[str, Any]]
-Tables = dict[str, dict[str, Any]]
+# The entries of each file of the calibration that is fitted here, by the file's stem.
+Tables = dict[str, dict[str, dict[str, Any]]]
+FILES = ("stacks", "devices", "shared")
 
 # Physically meaningful ranges; a coefficient that ends at one is reported.
 RANGES = {
@@ -55,7 +55,6 @@ RANGES = {
 CLOCK = Coefficient(0.85, 0.6, 1.05)
 # A source counts as at most this many rows: a sweep of hundreds would else set every shared clock alone.
 _FULL_WEIGHT_ROWS = 10.0
-FILES = ("stacks.toml", "devices.toml", "shared.toml")
 # A device with fewer calibration rows keeps its prior clock.
 _LEAST_CLOCK_ROWS = 3
 
@@ -152,59 +151,68 @@ def training_anchors(root: Path, role: str) -> list[Anchor]:
     return [anchor for path in files for anchor in load(path) if anchor.case.run and anchor.case.role == role]
 
 
-def fit_all(root: Path) -> tuple[Tables, Tables, Tables]:
-    """Entries of ``stacks.toml``, ``devices.toml`` and ``shared.toml``, fitted to the calibration cases under ``root``."""
-    stacks, devices, shared = (stated(file) for file in FILES)
-    found = fitted(gathered(training_anchors(root, "calibration")), stacks, devices, shared)
-    _note(stacks, devices, shared, found, root)
-    return stacks, devices, shared
+def fit_all(root: Path) -> Tables:
+    """The calibration's entries, fitted to the calibration cases under ``root``."""
+    tables = stated()
+    found = fitted(gathered(training_anchors(root, "calibration")), tables)
+    _note(tables, found, root)
+    return tables
 
 
-def fitted(runs: Sequence[Runs], stacks: Tables, devices: Tables, shared: Tables) -> Fit:
-    """Fits what ``runs`` identify, and writes it into the entries; what they do not stays as it is stated there."""
-    coefficients = free(runs, stacks, devices, shared)
-    found = fit(lambda values: predicted(runs, stacks, devices, values), measured(runs), coefficients, _weights(runs))
+def stated() -> Tables:
+    """The calibration's entries as they stand."""
+    folder = resources.files("mlsysim.calibration")
+    return {name: tomllib.loads((folder / f"{name}.toml").read_text("utf-8")) for name in FILES}
+
+
+def fitted(runs: Sequence[Runs], tables: Tables) -> Fit:
+    """Fits what ``runs`` identify, and writes it into ``tables``; what they do not stays as it is stated there."""
+    coefficients = free(runs, tables)
+    found = fit(lambda values: predicted(runs, tables, values), measured(runs), coefficients, _weights(runs))
     for key, value in found.values.items():
         name, part = key.split(" ")
-        written = float(f"{value:.4g}")
-        if name == "shared":
-            shared[part]["value"] = written
-        else:
-            (devices if part == "clock" else stacks)[name][part] = written
+        entry = tables["shared"][part] if name == "shared" else tables["devices" if part == "clock" else "stacks"][name]
+        entry["value" if name == "shared" else part] = float(f"{value:.4g}")
     return found
 
 
-def free(runs: Sequence[Runs], stacks: Entries, devices: Entries, shared: Entries) -> dict[str, Coefficient]:
-    """What ``runs`` identify: "device clock", "stack coefficient" and "shared name", with their ranges."""
+def free(runs: Sequence[Runs], tables: Tables) -> dict[str, Coefficient]:
+    """What is fitted to ``runs``: "device clock", "stack coefficient" and "shared coefficient", with their ranges."""
+    stacks, devices = tables["stacks"], tables["devices"]
     rows = {name: sum(len(run.measured_s) for run in runs if run.device == name) for name in devices}
     clocks = {f"{name} clock": CLOCK for name in devices if rows[name] >= _LEAST_CLOCK_ROWS}
-    used = {like for run in runs for like in _likes(stacks, run.stack)}
+    used = {name for run in runs for name in lineage(stacks, run.stack)}
     own = {f"{name} {part}": RANGES[part] for name in stacks if name in used for part in stacks[name].get("fit", [])}
     common = {
         f"shared {name}": Coefficient(entry["value"], entry["low"], entry["high"])
-        for name, entry in shared.items()
+        for name, entry in tables["shared"].items()
         if entry["basis"] == "fitted"
     }
     return clocks | own | common
 
 
-def shared_values(shared: Entries) -> dict[str, float]:
-    """Entries of ``shared.toml`` as values of ``predicted``."""
-    return {f"shared {name}": entry["value"] for name, entry in shared.items()}
-
-
-def _likes(stacks: Entries, name: str) -> list[str]:
-    """A stack and those that it takes its coefficients from."""
+def lineage(stacks: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
+    """A stack and those that it takes coefficients from."""
     parent = stacks[name].get("like")
-    return [name, *_likes(stacks, parent)] if parent else [name]
+    return [name, *lineage(stacks, parent)] if parent else [name]
 
 
-def stated(file: str) -> dict[str, dict[str, Any]]:
-    """A file of the calibration as it stands: {name: entry}."""
-    return tomllib.loads((resources.files("mlsysim.calibration") / file).read_text("utf-8"))
+def predicted(runs: Iterable[Runs], tables: Tables, values: Mapping[str, float]) -> Times:
+    """Steps of all ``runs``; ``values`` (keys as of ``free``) stand before those of ``tables``."""
+    shared = SharedCoefficients(
+        **{part.name: values.get(f"shared {part.name}", tables["shared"][part.name]["value"]) for part in _SHARED}
+    )
+    steps = []
+    for run in runs:
+        clock = values.get(f"{run.device} clock", tables["devices"][run.device]["clock"])
+        steps.append(run.step_s(_coefficients(tables["stacks"], run.stack, values), clock, shared))
+    return np.concatenate(steps)
 
 
-def _coefficients(stacks: Entries, name: str, values: Mapping[str, float]) -> StackCoefficients:
+_SHARED = fields(SharedCoefficients)
+
+
+def _coefficients(stacks: Mapping[str, Mapping[str, Any]], name: str, values: Mapping[str, float]) -> StackCoefficients:
     trial = {stack_name: dict(entry) for stack_name, entry in stacks.items()}
     for key, value in values.items():
         stack_name, part = key.split(" ")
@@ -212,21 +220,6 @@ def _coefficients(stacks: Entries, name: str, values: Mapping[str, float]) -> St
             trial[stack_name][part] = value
     entry = resolved(trial, name)
     return StackCoefficients(**{part.name: entry[part.name] for part in fields(StackCoefficients) if part.name in entry})
-
-
-def predicted(runs: Iterable[Runs], stacks: Entries, devices: Entries, values: Mapping[str, float]) -> Times:
-    """Steps of all ``runs``; ``values`` ("stack coefficient", "device clock", "shared name") stand before the entries'."""
-    shared = _shared(values)
-    steps = []
-    for run in runs:
-        clock = values.get(f"{run.device} clock", devices[run.device]["clock"])
-        steps.append(run.step_s(_coefficients(stacks, run.stack, values), clock, shared))
-    return np.concatenate(steps)
-
-
-def _shared(values: Mapping[str, float]) -> SharedCoefficients:
-    own = {key.split(" ")[1]: value for key, value in values.items() if key.startswith("shared ")}
-    return replace(shared_coefficients(), **own)
 
 
 def measured(runs: Iterable[Runs]) -> Times:
@@ -239,24 +232,24 @@ def _weights(runs: Iterable[Runs]) -> Times:
     return np.array([min(1.0, (_FULL_WEIGHT_ROWS / sources.count(source)) ** 0.5) for source in sources])
 
 
-def _note(stacks: Tables, devices: Tables, shared: Tables, found: Fit, root: Path) -> None:
+def _note(tables: Tables, found: Fit, root: Path) -> None:
     """Writes beside each stack and clock what it was fitted to, how well, and what ended at its bound."""
     by_role = {role: gathered(training_anchors(root, role)) for role in ("calibration", "validation")}
-    for name, entry in shared.items():
+    for name, entry in tables["shared"].items():
         entry.pop("at_bound", None)
         if f"shared {name}" in found.at_bound:
             entry["at_bound"] = True
-    for tables, attribute in ((stacks, "stack"), (devices, "device")):
-        for name, entry in tables.items():
+    for file, attribute in (("stacks", "stack"), ("devices", "device")):
+        for name, entry in tables[file].items():
             for stale in ("points", "calibration", "validation", "at_bound"):
                 entry.pop(stale, None)
             entry["at_bound"] = [key.split(" ")[1] for key in found.at_bound if key.split(" ")[0] == name]
             for role, runs in by_role.items():
                 chosen = [run for run in runs if getattr(run, attribute) == name]
                 if chosen:
-                    errors = ErrorStatistics.of(predicted(chosen, stacks, devices, shared_values(shared)), measured(chosen))
+                    errors = ErrorStatistics.of(predicted(chosen, tables, {}), measured(chosen))
                     entry[role] = {part.name: getattr(errors, part.name) for part in fields(errors)}
-    for entry in devices.values():
+    for entry in tables["devices"].values():
         entry["fitted"] = entry.get("calibration", {}).get("points", 0) >= _LEAST_CLOCK_ROWS
         if entry["fitted"]:
             entry["source"] = "fitted to the calibration rows of anchors/training that ran on it"
@@ -265,9 +258,10 @@ def _note(stacks: Tables, devices: Tables, shared: Tables, found: Fit, root: Pat
 def main(root: Path) -> None:
     """Fits, and writes the files beside the code that reads them."""
     folder = Path(__file__).parents[1] / "calibration"
-    for name, tables in zip(FILES, fit_all(root), strict=True):
-        header = "\n".join(line[2:] for line in (folder / name).read_text("utf-8").splitlines() if line.startswith("# "))
-        (folder / name).write_text(toml_tables(tables, header), encoding="utf-8")
+    for name, entries in fit_all(root).items():
+        path = folder / f"{name}.toml"
+        header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
+        path.write_text(toml_tables(entries, header), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +22,18 @@ from mlsysim.calibration.stacks import resolved
 from mlsysim.calibration.toml_text import toml_tables
 from mlsysim.core.errors import DataError
 from mlsysim.physics.kernel_step import StackCoefficients
-from mlsysim.validation.fit_stacks import FILES, Runs, Tables, fitted, free, gathered, measured, predicted, stated, training_anchors
+from mlsysim.validation.fit_stacks import (
+    Runs,
+    Tables,
+    fitted,
+    free,
+    gathered,
+    lineage,
+    measured,
+    predicted,
+    stated,
+    training_anchors,
+)
 from mlsysim.validation.loading import Anchor
 from mlsysim.validation.report import percent
 from mlsysim.validation.statistics import quantile
@@ -29,8 +42,8 @@ FILE = "left_out.toml"
 COMMAND = "python -m mlsysim.validation.leave_one_out anchors -o anchors/left_out.toml"
 HEADER = f"""\
 Training sources predicted without themselves, written by {COMMAND}
-without: the sources whose rows the fit was not given; cases: what is predicted, in both roles; stacks, clocks: the coefficients
-that these cases use, fitted to the other sources or, where no other row identifies them, the median of the others.
+without: the sources whose rows the fit was not given; cases: what is predicted, in both roles; stacks, clocks, shared: the
+coefficients that these cases use, fitted to the other sources or, where no other row identifies them, the median of the others.
 errors: of |predicted / measured - 1|, as fractions; bias is the mean of the signed error."""
 _DEFAULTS = {part.name: part.default for part in fields(StackCoefficients)}
 # Recomputed errors may differ from the written ones by their rounding.
@@ -69,23 +82,27 @@ def every(root: Path) -> list[HeldOut]:
 
 def left_out(held: HeldOut, anchors: Sequence[Anchor]) -> dict[str, Any]:
     """The entry of ``left_out.toml``: reads no figure of the sources that are left out but to state the errors."""
-    others = [anchor for anchor in anchors if anchor.case.role == "calibration" and anchor.source.key not in held.without]
-    stacks, devices, shared = (stated(file) for file in FILES)
-    runs = gathered(others)
-    fitted(runs, stacks, devices, shared)
-    to_prior(runs, stacks, devices, shared)
+    runs = gathered(anchor for anchor in anchors if anchor.case.role == "calibration" and anchor.source.key not in held.without)
+    tables = stated()
+    for shared in tables["shared"].values():
+        if shared["basis"] == "fitted":
+            shared["value"] = (shared["low"] + shared["high"]) / 2  # what a fit to all sources found is none of our business
+    fitted(runs, tables)
+    to_prior(runs, tables)
     chosen = _chosen(held, anchors)
-    used = sorted({run.stack for run in chosen})
-    entry: dict[str, Any] = {"without": list(held.without), "cases": list(held.cases)}
-    entry["clocks"] = {name: devices[name]["clock"] for name in sorted({run.device for run in chosen})}
-    entry["shared"] = {name: own["value"] for name, own in shared.items() if own["basis"] == "fitted"}
-    entry["stacks"] = {name: _coefficients(stacks, name) for name in used}
+    entry: dict[str, Any] = {
+        "without": list(held.without),
+        "cases": list(held.cases),
+        "clocks": {name: tables["devices"][name]["clock"] for name in sorted({run.device for run in chosen})},
+        "shared": {name: own["value"] for name, own in tables["shared"].items() if own["basis"] == "fitted"},
+        "stacks": {name: _fit_of(tables["stacks"], name) for name in sorted({run.stack for run in chosen})},
+    }
     return entry | {"errors": errors(entry, chosen)}
 
 
-def to_prior(runs: Sequence[Runs], stacks: Tables, devices: Tables, shared: Tables) -> None:
+def to_prior(runs: Sequence[Runs], tables: Tables) -> None:
     """Puts what ``runs`` do not identify at the median of what they do."""
-    known = free(runs, stacks, devices, shared)
+    known, devices, stacks = free(runs, tables), tables["devices"], tables["stacks"]
     clocks = [entry["clock"] for name, entry in devices.items() if f"{name} clock" in known]
     for name, entry in devices.items():
         if entry["fitted"] and f"{name} clock" not in known:
@@ -99,12 +116,14 @@ def to_prior(runs: Sequence[Runs], stacks: Tables, devices: Tables, shared: Tabl
 
 def errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> dict[str, Any]:
     """Errors of ``runs`` with the coefficients of ``entry``."""
-    stacks = {name: {**resolved(stated("stacks.toml"), name), **entry["stacks"][name]} for name in entry["stacks"]}
-    for own in stacks.values():
-        own.pop("like", None)
-    devices = {name: {"clock": clock} for name, clock in entry["clocks"].items()}
-    shared = {f"shared {name}": value for name, value in entry["shared"].items()}
-    signed = (predicted(runs, stacks, devices, shared) / measured(runs) - 1).tolist()
+    tables = stated()
+    for name, clock in entry["clocks"].items():
+        tables["devices"][name]["clock"] = clock
+    for name, value in entry["shared"].items():
+        tables["shared"][name]["value"] = value
+    for name, fit in entry["stacks"].items():
+        tables["stacks"][name].update(fit)
+    signed = (predicted(runs, tables, {}) / measured(runs) - 1).tolist()
     sizes = [abs(error) for error in signed]
     found = {"median": quantile(sizes, 0.5), "mean": sum(sizes) / len(sizes), "p90": quantile(sizes, 0.9)}
     found["bias"] = sum(signed) / len(signed)
@@ -132,17 +151,15 @@ def _chosen(held: HeldOut, anchors: Iterable[Anchor]) -> list[Runs]:
     return gathered(chosen)
 
 
-def _coefficients(stacks: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, float]:
-    """What a fit may have changed of a stack or of one that it is like."""
-    entry, found = stacks[name], {}
-    parts = dict.fromkeys(entry.get("fit", []))
-    while "like" in entry:
-        entry = stacks[entry["like"]]
-        parts |= dict.fromkeys(entry.get("fit", []))
+def _fit_of(stacks: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, float]:
+    """What a fit may have changed of a stack, or of one that it is like."""
+    parts = [part for one in lineage(stacks, name) for part in stacks[one].get("fit", [])]
     whole = resolved(stacks, name)
-    for part in parts:
-        found[part] = float(f"{whole[part]:.4g}")
-    return found
+    return {part: float(f"{whole[part]:.4g}") for part in parts}
+
+
+def _entry_of(root: Path, held: HeldOut) -> dict[str, Any]:
+    return left_out(held, runs_of(root))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -151,12 +168,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("anchors", type=Path, help="the folder of anchors")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the TOML file to write")
     given = parser.parse_args(arguments)
-    anchors = runs_of(given.anchors)
-    entries = {}
-    for held in every(given.anchors):
-        entries[held.id] = left_out(held, anchors)
-        found = entries[held.id]["errors"]
-        print(f"{held.id:24} {found['points']:5} rows, median {percent(found['median'])}, mean {percent(found['mean'])}")
+    held_out, entries = every(given.anchors), {}
+    with ProcessPoolExecutor() as pool:  # a fit takes tens of seconds, and each is on its own
+        for held, entry in zip(held_out, pool.map(partial(_entry_of, given.anchors), held_out), strict=True):
+            entries[held.id] = entry
+            found = entry["errors"]
+            print(f"{held.id:24} {found['points']:5} rows, median {percent(found['median'])}, mean {percent(found['mean'])}")
     given.output.write_text(toml_tables(entries, HEADER), encoding="utf-8")
 
 
