@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlsysim.physics.numeric import Num, maximum, minimum, sqrt
+from mlsysim.physics.numeric import Num, least_and_most, maximum, minimum, sqrt
 
 TILES = ((256.0, 128.0), (128.0, 256.0), (64.0, 128.0), (64.0, 64.0))  # rows of A, columns of B
 SIZES = (256.0, 128.0, 64.0)
@@ -126,26 +126,27 @@ def _compute_s(
     With x tiles for each multiprocessor: max(1, x) tile(k), or with s splits max(1, 2 x) tile(k/s) + reduction, where
     s = max(1/x, 2) fills all multiprocessors, as far as k and the kernel can be split.
     """
+    least, most = least_and_most(m, n, k, peak, bandwidth_Bps, units, groups, input_B, weight_B)
     per_flop_s = 2 * units / (peak * kernel.efficiency)
     per_fed_B_s = units / (kernel.cache_ratio * bandwidth_Bps)
     per_partial_s = units * PARTIAL_SUM_B / bandwidth_Bps
-    most_splits = maximum(LEAST_SPLITS, minimum(kernel.most_splits, k / LEAST_K_PER_SPLIT))
-    fed_B = {size: (minimum(m, size) * input_B, minimum(n, size) * weight_B) for size in SIZES}
+    most_splits = most(LEAST_SPLITS, least(kernel.most_splits, k / LEAST_K_PER_SPLIT))
+    fed_B = {size: (least(m, size) * input_B, least(n, size) * weight_B) for size in SIZES}
     best_s: Num = float("inf")
     for rows, columns in TILES:
         # -(-a // b) rounds up, for floats and arrays alike.
         waves = groups * (-(-m // rows) * -(-n // columns)) / units
         arithmetic_s = rows * columns * per_flop_s
-        pace_s = maximum(arithmetic_s, (fed_B[rows][0] + fed_B[columns][1]) * per_fed_B_s)
+        pace_s = most(arithmetic_s, (fed_B[rows][0] + fed_B[columns][1]) * per_fed_B_s)
         if kernel.step_s:
-            pace_s = maximum(pace_s, kernel.step_s)
+            pace_s = most(pace_s, kernel.step_s)
         prologue_s = arithmetic_s * kernel.prologue_k
-        started = maximum(1.0, -(-waves // 1.0) if kernel.whole_waves else waves)
-        best_s = minimum(best_s, started * (pace_s * k + prologue_s))
+        started = most(1.0, -(-waves // 1.0) if kernel.whole_waves else waves)
+        best_s = least(best_s, started * (pace_s * k + prologue_s))
         if kernel.most_splits >= LEAST_SPLITS:
-            filled = maximum(1.0, LEAST_SPLITS * waves)
-            splits = minimum(filled / waves, most_splits)
+            filled = most(1.0, LEAST_SPLITS * waves)
+            splits = least(filled / waves, most_splits)
             # Each split writes a padded tile of partial sums, so that time never falls when a dimension grows.
             reduce_s = splits * waves * (rows * columns * per_partial_s)
-            best_s = minimum(best_s, filled * (pace_s * k / splits + prologue_s) + (kernel.split_s + reduce_s))
+            best_s = least(best_s, filled * (pace_s * k / splits + prologue_s) + (kernel.split_s + reduce_s))
     return best_s

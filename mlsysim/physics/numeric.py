@@ -7,6 +7,7 @@ take Python's own operations, arrays numpy's, with the same result.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -50,6 +51,19 @@ def minimum(a: Num, b: Num) -> Num:
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return np.minimum(a, b)
     return a if a <= b else b
+
+
+def least_and_most(*values: Num) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
+    """``minimum`` and ``maximum`` for inner loops over these values: what they are is looked at once.
+
+    Example:
+        >>> least, most = least_and_most(1.0, 2.0)
+        >>> least(1.0, 2.0), most(1.0, 2.0)
+        (1.0, 2.0)
+    """
+    if any(isinstance(value, np.ndarray) for value in values):
+        return np.minimum, np.maximum
+    return min, max
 
 
 def ceil(a: Num) -> Num:

@@ -1,7 +1,8 @@
 """Whether the search finds the layouts that were measured best, and chooses as those who ran: ``anchors/layouts.toml``.
 
-A sweep compares the order of its measured layouts with the predicted one. A published choice is compared with the best plan that
-``ParallelismOptimizer`` finds under the same constraints: fleet, batch, precision, stack, and all that its authors did not vary.
+A sweep compares the order of its measured layouts with the predicted one. A published choice is compared with the best plan
+that ``ParallelismOptimizer`` finds under the same constraints: fleet, batch, precision, stack, and all that its authors did not
+vary.
 """
 
 from __future__ import annotations
@@ -253,8 +254,17 @@ def _choices(layouts: Layouts, runs: Sequence[Anchor]) -> Iterator[Choice]:
         }
         if not found:
             raise DataError(f"{FILE}: no training case is called {', '.join(published.cases)}")
-        _all_named(published.known_gaps, found)
-        yield from (Choice(published, anchor) for anchor in found.values())
+        # Releases of a recipe that ask the same are one choice: that of the first.
+        plans = {_plan_of(anchor): anchor for anchor in reversed(found.values())}
+        choices = {anchor.id: Choice(published, anchor) for anchor in reversed(plans.values())}
+        _all_named(published.known_gaps, choices)
+        yield from choices.values()
+
+
+def _plan_of(anchor: Anchor) -> str:
+    """What the case asks, as text."""
+    asked = question(anchor.case.run)
+    return f"{asked.workload!r} {asked.fleet!r} {sorted(asked.arguments.items())}"
 
 
 def _all_named(known_gaps: Mapping[str, str], found: Mapping[str, Any]) -> None:
