@@ -26,7 +26,7 @@ def goodput(checkpoint_s: Num, restart_s: Num, mtbf_s: Num) -> Num:
 
     Example:
         >>> round(goodput(60.0, 600.0, 3 * 3600.0), 3)
-        0.847
+        0.85
     """
     interval = checkpoint_interval_s(checkpoint_s, mtbf_s)
     wall = mtbf_s * exp(restart_s / mtbf_s) * (exp((interval + checkpoint_s) / mtbf_s) - 1)

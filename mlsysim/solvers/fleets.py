@@ -66,7 +66,7 @@ class FleetOptimizer:
         Example:
             >>> from mlsysim.models.registry import Models
             >>> from mlsysim.systems.registry import Systems
-            >>> nodes = Systems.Nodes.DGX_A100_80, Systems.Nodes.DGX_H100
+            >>> nodes = Systems.Nodes.DGX_A100_80GB, Systems.Nodes.DGX_H100
             >>> fleets = [Fleet(name=node.name, node=node, count=4) for node in nodes]
             >>> prices = {fleets[0].name: "1.3 USD/hour", fleets[1].name: "2.5 USD/hour"}
             >>> found = FleetOptimizer().solve(
