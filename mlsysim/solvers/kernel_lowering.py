@@ -60,6 +60,8 @@ def layer_shape(
         head_dim=float(workload.head_width),
         flash=0.0 if attention in SCORES_STORED else 1.0,
         attention_generation=generation,
+        uneven=1.0 if workload.prediction_layers or (workload.moe and workload.moe.first_dense_layers) else 0.0,
+        head_passes=1.0 + workload.prediction_layers,
         window=float(workload.sliding_window or 0),
         windowed=workload.windowed_layers / workload.layers,
         adapter_rank=float(lora_rank),

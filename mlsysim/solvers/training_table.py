@@ -30,7 +30,7 @@ class TrainingQuestion:
     Attributes:
         workload, fleet, arguments: of ``DistributedModel.solve``.
         metric: what the row measures, one of ``METRICS``.
-        flops: what its TFLOP/s and MFU count: ``causal``, ``full`` or ``hardware``.
+        flops: what its TFLOP/s and MFU count: ``causal``, ``full``, ``hardware`` or, of adapters, ``weights``.
     """
 
     workload: TransformerWorkload
@@ -82,7 +82,8 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     metric = _text(row, "metric")
     if metric not in METRICS:
         raise UnknownNameError.among("metric", metric, METRICS)
-    return TrainingQuestion(workload, fleet, arguments, metric, framework["flops"])
+    # Of adapters, sources count the frozen products alone, forward and backward: 4 FLOP a parameter.
+    return TrainingQuestion(workload, fleet, arguments, metric, "weights" if rank else framework["flops"])
 
 
 @functools.cache
@@ -165,7 +166,7 @@ def _workload(row: Mapping[str, str]) -> TransformerWorkload:
             hidden,
             heads,
             _whole(row, "kv_heads", heads),
-            _whole(row, "ffn_hidden"),
+            _whole(row, "ffn_hidden", 0) if _text(row, "ffn_hidden") else 0,
             _whole(row, "vocab", 51200),
             _whole(row, "experts"),
             _whole(row, "experts_topk"),
