@@ -115,9 +115,7 @@ def test_one_expert_that_all_visit_is_a_dense_layer():
     shape = {"layers": 32, "hidden_dim": 4096, "heads": 32, "kv_heads": 8, "ffn_hidden": 14336, "ffn_matrices": 3}
     shape |= {"name": "model", "vocab_size": 32000}
     dense = TransformerWorkload.of_architecture(**shape)
-    one = TransformerWorkload.of_architecture(
-        **shape, moe=MixtureOfExperts(experts=1, experts_per_token=1, ffn_hidden=14336)
-    )
+    one = TransformerWorkload.of_architecture(**shape, moe=MixtureOfExperts(experts=1, experts_per_token=1, ffn_hidden=14336))
     asked = {"precision": "bf16", "tp_size": 1}
     as_dense, routed = seconds(train(dense, **asked)), seconds(train(one, **asked))
     # What remains is to route: the router's product, and tokens put in order.
@@ -203,7 +201,14 @@ def test_contradictions_are_refused_with_their_numbers(workload, asked, says):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("cp_size", 0), ("cp_size", 2.0), ("lora_rank", 0), ("lora_rank", "16"), ("routing_imbalance", 0.9), ("expert_tp_size", 0)],
+    [
+        ("cp_size", 0),
+        ("cp_size", 2.0),
+        ("lora_rank", 0),
+        ("lora_rank", "16"),
+        ("routing_imbalance", 0.9),
+        ("expert_tp_size", 0),
+    ],
 )
 def test_values_out_of_range_are_refused_by_name(name, value):
     with pytest.raises(InputError, match=f"{name} = "):

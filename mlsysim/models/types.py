@@ -70,6 +70,8 @@ class TransformerWorkload(Workload):
     """A transformer. Without ``ffn_hidden`` the feed-forward width is solved from ``parameters``.
 
     ``sliding_window`` holds in all layers, or, given ``full_attention_every`` = n, in all but every n-th.
+    ``prediction_layers`` are trained with it beyond ``layers`` to predict further tokens, each with its own pass through the
+    output head; ``parameters`` leaves them out.
     ``embedding_dim`` is the width of the token embeddings where it is projected to ``hidden_dim`` (OPT-350M).
     ``parameters`` may differ from the count of the architecture by ``parameter_tolerance``; ``parameter_note`` says why.
 
@@ -103,6 +105,7 @@ attention at hidden_dim 8192 and vocab_size 0
     full_attention_every: StrictInt | None = Field(default=None, ge=1)
     embedding_dim: StrictInt | None = Field(default=None, ge=1)
     cross_attention_layers: StrictInt = Field(default=0, ge=0)
+    prediction_layers: StrictInt = Field(default=0, ge=0)
     max_seq_len: StrictInt | None = Field(default=None, ge=1)
     moe: MixtureOfExperts | None = None
     mla: LatentAttention | None = None

@@ -99,13 +99,14 @@ def exchange_s(
     collectives: CollectiveCoefficients,
     sent_once: Num = 0.0,
     hidden_share: Num = 0.0,
+    two_batches: Num = 0.0,
 ) -> Num:
     """What one dispatch or combine of a micro-batch adds to the compute; nothing with one expert-parallel rank.
 
     Within an NVLink domain the measured all-to-all; beyond it, the network cards at the same time, whichever is longer; what
-    they need longer hides by ``hidden_share`` under the compute of another micro-batch (an interleaved schedule). With
-    ``sent_once`` a token crosses once to a rank or node that has several of its experts. Experts split over several ranks
-    also gather their tokens there.
+    they need longer hides by ``hidden_share`` under the compute of another micro-batch (an interleaved schedule, or
+    ``two_batches``). With ``sent_once`` a token crosses once to a rank or node that has several of its experts. Experts split
+    over several ranks also gather their tokens there.
     """
     if not np.any(shape.experts):
         return 0.0
@@ -119,7 +120,7 @@ def exchange_s(
     remote_s = token_B * crossing * machine.oversubscription / machine.inter_Bps
     rows_B = _ACTIVATION_B * hidden * routed_rows(shape, plan)
     # Only with several model chunks a rank does another micro-batch's compute stand beside these messages.
-    exposed = where(plan.virtual_stages > 1, 1 - hidden_share, 1.0)
+    exposed = where((plan.virtual_stages > 1) | (two_batches > 0), 1 - hidden_share, 1.0)
     longer_s = exposed * maximum(remote_s - local_s, 0.0)
     return shape.layers * (local_s + longer_s + collective_s("all_gather", rows_B, split, collectives))
 

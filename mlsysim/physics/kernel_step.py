@@ -101,6 +101,8 @@ class LayerShape:
         flash: 1.0 where attention stores no scores.
         older_on_hopper: 1.0 where a Hopper device runs FlashAttention-2 or older, not the vendor's own kernel.
         flash_1: 1.0 for FlashAttention-1.
+        uneven: 1.0 where layers are of different kinds (dense first ones, ones that predict further tokens).
+        head_passes: of a token through the output head: more than one where further tokens are predicted.
         window, windowed: keys that a query of a sliding-window layer sees, and the share of layers that have one.
         adapter_rank: of the low-rank adapters beside the (frozen) products of attention; 0.0 where all weights are trained.
         latent, routed: latent attention and expert layers, where there are any.
@@ -118,6 +120,8 @@ class LayerShape:
     flash: Num = 1.0
     older_on_hopper: Num = 0.0
     flash_1: Num = 0.0
+    uneven: Num = 0.0
+    head_passes: Num = 1.0
     window: Num = 0.0
     windowed: Num = 0.0
     adapter_rank: Num = 0.0
@@ -180,6 +184,8 @@ class StackCoefficients:
         ep_hidden: share of the all-to-alls between experts' ranks under compute, as far as the network's cards carry them:
             within an NVLink domain they occupy multiprocessors.
         sent_once: stated: 1.0 where a token crosses once to a rank or node that has several of its experts.
+        written_layout: stated: 1.0 where stages of uneven layers are laid out by hand, so that the output head holds none up.
+        two_batches: stated: 1.0 where every schedule has another micro-batch's compute beside such messages (DualPipe).
     """
 
     host_layer_s: Num = 0.0
@@ -197,6 +203,8 @@ class StackCoefficients:
     host_adapter_s: Num = 0.0
     ep_hidden: Num = 0.0
     sent_once: Num = 0.0
+    written_layout: Num = 0.0
+    two_batches: Num = 0.0
 
 
 def kernel_parts(
@@ -210,7 +218,8 @@ def kernel_parts(
     host = host + shape.routed.layers * stack.host_expert_s + where(shape.adapter_rank > 0, stack.host_adapter_s, 0.0)
     norm = shared.launch_norm
     # Dispatch and combine; the host launches what follows while they run.
-    sent = 2 * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, stack.sent_once, stack.ep_hidden)
+    said = (stack.sent_once, stack.ep_hidden, stack.two_batches)
+    sent = 2 * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, *said)
     sent_forward = _launched_s(forward + sent, host, norm) - _launched_s(forward, host, norm)
     sent_backward = _launched_s(backward + sent, host, norm) - _launched_s(backward, host, norm)
     attention_s = sum(_attention_s(shape, plan, device), start=0.0)
@@ -234,6 +243,7 @@ def kernel_parts(
         optimizer_s=_OPTIMIZER_B * _updated(work, plan) / device.streaming_Bps + stack.host_step_s,
         cp_s=ring_exchange_s(work, plan, machine),
         cp_window_s=attention_s,
+        head_spread=shape.uneven * stack.written_layout,
     )
 
 
@@ -404,7 +414,7 @@ def _head_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevi
     products = _head_product_s(tokens, some, hidden, device) + _head_product_s(tokens, hidden, some, device)
     products = products + where(work.frozen > 0, 0.0, _head_product_s(some, hidden, tokens, device))
     loss = device.shared.loss_B * tokens * vocab / device.streaming_Bps
-    return where(vocab > 0, products + loss, 0.0)
+    return where(vocab > 0, shape.head_passes * (products + loss), 0.0)
 
 
 def _reduction_s(work: LayeredWork, plan: Plan, machine: Machine, device: KernelDevice) -> Num:

@@ -25,6 +25,7 @@ class StepParts:
         optimizer_s: the update.
         cp_s: the ring of context-parallel ranks of one layer and micro-batch.
         cp_window_s: the attention under which it can hide.
+        head_spread: 1.0 where the last stage has as many layers fewer as the output head takes time.
     """
 
     layer_s: Num
@@ -37,6 +38,7 @@ class StepParts:
     optimizer_s: Num
     cp_s: Num = 0.0
     cp_window_s: Num = 0.0
+    head_spread: Num = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def assemble_step(layers: Num, parts: StepParts, plan: Plan, overlap: Overlap) -
 
     block = window + (parts.tp_s - tp_hidden) + (parts.cp_s - cp_hidden) + (parts.ep_s - ep_hidden)
     send = parts.send_s - send_hidden
-    pipeline, busy = pipeline_s(layers, plan, block, parts.head_s, send)
+    pipeline, busy = pipeline_s(layers, plan, block, parts.head_s, send, parts.head_spread)
     passes = plan.micro_batches * layers / plan.pp
     return StepTime(
         compute_s=plan.micro_batches * (parts.layer_s * layers + parts.head_s) / plan.pp,
@@ -123,12 +125,13 @@ def assemble_step(layers: Num, parts: StepParts, plan: Plan, overlap: Overlap) -
     )
 
 
-def pipeline_s(layers: Num, plan: Plan, layer_s: Num, head_s: Num, send_s: Num) -> tuple[Num, Num]:
+def pipeline_s(layers: Num, plan: Plan, layer_s: Num, head_s: Num, send_s: Num, head_spread: Num = 0.0) -> tuple[Num, Num]:
     """Time of all micro-batches through the pipeline, and the mean busy time of a stage in it.
 
     The slowest stage works through all m micro-batches; one micro-batch also passes the other stages once, to fill and
     drain the pipeline, which interleaving by v chunks shortens v-fold (Narayanan et al. 2021, section 2.2):
-    m slowest + (sum of stages - slowest) / v. The output head sits on the last stage.
+    m slowest + (sum of stages - slowest) / v. The output head sits on the last stage; with ``head_spread`` that has fewer
+    layers for it: no stage is slower than the fullest by layers, or than the mean.
 
     Example:
         >>> from mlsysim.physics.plan import Plan
@@ -138,7 +141,8 @@ def pipeline_s(layers: Num, plan: Plan, layer_s: Num, head_s: Num, send_s: Num) 
         (88.0, 64.0)
     """
     full, least = stage_layers(layers, plan.pp)
-    slowest = maximum(full * layer_s, least * layer_s + head_s) + send_s
+    last_s = where(head_spread > 0, (layers * layer_s + head_s) / plan.pp, least * layer_s + head_s)
+    slowest = maximum(full * layer_s, last_s) + send_s
     everything = layers * layer_s + head_s + plan.pp * send_s
     ramp = (everything - slowest) / plan.virtual_stages
     return plan.micro_batches * slowest + ramp, plan.micro_batches * everything / plan.pp

@@ -59,6 +59,8 @@ def layer_shape(
         flash=0.0 if attention in SCORES_STORED else 1.0,
         older_on_hopper=float(slower),
         flash_1=float(attention == "flash-1"),
+        uneven=1.0 if workload.prediction_layers or (workload.moe and workload.moe.first_dense_layers) else 0.0,
+        head_passes=1.0 + workload.prediction_layers,
         window=float(workload.sliding_window or 0),
         windowed=workload.windowed_layers / workload.layers,
         adapter_rank=float(lora_rank),

@@ -51,14 +51,17 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
         latent = float(model.mla.q_lora_rank + model.mla.kv_lora_rank + model.mla.rope_head_dim)
     ffn_split = (model.ffn_matrices - 1) * width
     copies = float(model.moe.experts_per_token) * expert_layers / layers if model.moe else 0.0
+    # Layers that predict further tokens: like the last ones, each with a projection of two vectors and a pass of the head.
+    further = float(model.prediction_layers)
+    projection = 2 * h * h * further
     dispatched = 2 * copies * h  # each copy of a token, as its expert takes it and as it gives it back
     return LayeredWork(
-        layers=layers,
+        layers=layers + further,
         tokens_per_sample=float(seq_len),
         matmul_flops=2.0 * active,
         attention_flops=float(scores * keys_seen(model, seq_len, model.causal)),
         full_attention_flops=float(scores * keys_seen(model, seq_len, causal=False)),
-        head_flops=2.0 * head,
+        head_flops=2.0 * (head * (1 + further) + projection),
         layer_parameters=attention + ffn / layers + 2 * h,
         expert_parameters=routed,
         embedding_parameters=embedding,
@@ -69,7 +72,7 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
         selective_split_B=_ACTIVATION_B * (selective_split + ffn_split),
         selective_residual_B=_ACTIVATION_B * (2 * h + latent + dispatched),
         boundary_B=_ACTIVATION_B * h,
-        logits=float(model.vocab_size),
+        logits=float(model.vocab_size) * (1 + further),
         ffn_elements=float(width),
         scores=float(model.heads * seq_len),
         routed_copies=copies,

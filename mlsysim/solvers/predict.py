@@ -171,12 +171,14 @@ def training_figure(asked: TrainingQuestion, result: DistributedResult, metric: 
 def flops_per_token(work: LayeredWork, counted: str, recompute: str) -> float:
     """FLOP of one token's forward and backward pass.
 
-    ``counted`` is ``causal`` (the half of the scores that a causal model computes), ``full`` (all scores) or ``hardware``: all
-    scores, and what recomputation repeats. With full recomputation of two-matrix feed-forward blocks of width 4 h that is 96 L
-    h^2 (1 + s / 6h + V / 16 L h) per token (Narayanan et al. 2021, section 5).
+    ``counted`` is ``causal`` (the half of the scores that a causal model computes), ``full`` (all scores), ``hardware`` (all
+    scores, and what recomputation repeats) or ``weights`` (no attention). With full recomputation of two-matrix feed-forward
+    blocks of width 4 h that is 96 L h^2 (1 + s / 6h + V / 16 L h) per token (Narayanan et al. 2021, section 5).
     """
     if counted == "causal":
         return work.training_flops
+    if counted == "weights":
+        return work.training_flops - 3 * work.layers * work.attention_flops
     mode = RECOMPUTE_MODES.index(recompute) if counted == "hardware" else 0
     repeated = work.full_attention_flops if mode in (SELECTIVE, FULL) else 0.0
     if mode == FULL:

@@ -3,7 +3,8 @@
 Tables carry layers, widths, experts and how many of them a token visits, but neither ranks of latent attention nor shared
 experts, dense first layers or windows. Where the registry knows the model by its name, and agrees with the row's cells, it has
 them. Else they are inferred: ``ffn_hidden`` is the width of one expert, and ``params_b`` and ``active_params_b`` say how many
-shared experts of that width there are, and whether matrices are gated and embeddings tied.
+shared experts of that width there are, and whether matrices are gated and embeddings tied; a width that the row leaves out is
+the one that gives ``params_b``.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def expert_workload(
     if known is not None:
         model = Models.get(known)
         if isinstance(model, TransformerWorkload) and _agrees(model, layers, hidden, experts, per_token):
-            return model
+            return model.model_copy(update={"prediction_layers": 0}) if "womtp" in _plain(name) else model
     fields: dict[str, Any] = {
         "name": name,
         "architecture": "MixtureOfExperts",
@@ -80,24 +81,35 @@ def expert_workload(
         "hidden_dim": hidden,
         "heads": heads,
         "kv_heads": kv_heads,
-        "ffn_hidden": expert_ffn,
         "vocab_size": vocab,
     }
-    kinds = [
-        {
-            "moe": MixtureOfExperts(experts=experts, experts_per_token=per_token, ffn_hidden=expert_ffn, shared_experts=shared),
-            "ffn_matrices": matrices,
-            "tied_embeddings": tied,
-        }
-        for matrices, shared, tied in itertools.product((3, 2), range(_MOST_SHARED + 1), (False, True))
-    ]
     published = (billions * 1e9, active_billions * 1e9)
+    kinds = [
+        _kind(fields, experts, per_token, expert_ffn, published[0], *choice)
+        for choice in itertools.product((3, 2) if expert_ffn else (3,), range(_MOST_SHARED + 1), (False, True))
+    ]
     kind = min(kinds, key=lambda kind: sum(_misses(fields | kind, published))) if any(published) else kinds[0]
     misses = _misses(fields | kind, published)
     if max(misses) > _TOLERANCE:
         counted = f"{billions or active_billions:g}"
         raise InputError("params_b", counted, f"within {_TOLERANCE:.0%} of what {experts} experts of width {expert_ffn} have")
-    return TransformerWorkload.of_architecture(**fields, **kind)
+    return TransformerWorkload.of_architecture(**fields | kind)
+
+
+def _kind(
+    fields: dict[str, Any], experts: int, per_token: int, width: int, parameters: float, matrices: int, shared: int, tied: bool
+) -> dict[str, Any]:
+    """One way to read the row; a width that it leaves out (0) is the one with which all parameters come out."""
+    kind = {"ffn_matrices": matrices, "tied_embeddings": tied}
+
+    def of_width(each: int) -> dict[str, Any]:
+        moe = MixtureOfExperts(experts=experts, experts_per_token=per_token, ffn_hidden=each, shared_experts=shared)
+        return kind | {"moe": moe, "ffn_hidden": each}
+
+    if width or not parameters:
+        return of_width(width or 4 * int(fields["hidden_dim"]))
+    least, more = (total_parameters(TransformerWorkload.model_construct(**fields | of_width(each)), 0.0) for each in (1, 2))
+    return of_width(max(1, round(1 + (parameters - least) / (more - least))))
 
 
 def _misses(fields: dict[str, Any], published: tuple[float, float]) -> tuple[float, float]:

@@ -31,7 +31,7 @@ class TrainingQuestion:
     Attributes:
         workload, fleet, arguments: of ``DistributedModel.solve``.
         metric: what the row measures, one of ``METRICS``.
-        flops: what its TFLOP/s and MFU count: ``causal``, ``full`` or ``hardware``.
+        flops: what its TFLOP/s and MFU count: ``causal``, ``full``, ``hardware`` or, of adapters, ``weights``.
     """
 
     workload: TransformerWorkload
@@ -85,7 +85,8 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         raise UnknownNameError.among("metric", metric, METRICS)
     if framework.get("tuned_micro_batch") and not _text(row, "micro_batch"):
         arguments["microbatch_count"] = _fastest_count(workload, fleet, arguments, batch // dp)
-    return TrainingQuestion(workload, fleet, arguments, metric, framework["flops"])
+    # Of adapters, sources count the frozen products alone, forward and backward: 4 FLOP a parameter.
+    return TrainingQuestion(workload, fleet, arguments, metric, "weights" if rank else framework["flops"])
 
 
 @functools.cache
@@ -168,7 +169,7 @@ def _workload(row: Mapping[str, str]) -> TransformerWorkload:
             hidden,
             heads,
             _whole(row, "kv_heads", heads),
-            _whole(row, "ffn_hidden"),
+            _whole(row, "ffn_hidden", 0) if _text(row, "ffn_hidden") else 0,
             _whole(row, "vocab", 51200),
             _whole(row, "experts"),
             _whole(row, "experts_topk"),
