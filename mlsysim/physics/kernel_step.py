@@ -72,7 +72,7 @@ class SharedCoefficients:
         flash_2_on_hopper: speed of FlashAttention-2 over the vendor's own kernel, on Hopper (1 on Ampere).
         launch_norm: the host runs ahead of the device until it cannot: the norm of the two times, between a sum (1) and a
             maximum (infinity).
-        launch_per_collective: part of ``host_layer_s`` that launching tensor-parallel collectives adds.
+        launch_head: host time of the embedding, the output head and the loss of a micro-batch, in those of a layer's pass.
     """
 
     streaming: Num
@@ -85,7 +85,7 @@ class SharedCoefficients:
     flash_1: Num
     flash_2_on_hopper: Num
     launch_norm: Num
-    launch_per_collective: Num
+    launch_head: Num
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +214,9 @@ def kernel_parts(
     forward, attention_forward = _forward_s(shape, plan, device, stack)
     backward = _backward_s(work, shape, plan, device, stack)
     shared = device.shared
-    host = stack.host_layer_s * (1 + shared.launch_per_collective * where(plan.tp > 1, 1.0, 0.0))
-    host = host + shape.routed.layers * stack.host_expert_s + where(shape.adapter_rank > 0, stack.host_adapter_s, 0.0)
     norm = shared.launch_norm
+    host = stack.host_layer_s + shape.routed.layers * stack.host_expert_s
+    host = host + where(shape.adapter_rank > 0, stack.host_adapter_s, 0.0)
     # Dispatch and combine; the host launches what follows while they run.
     said = (stack.sent_once, stack.ep_hidden, stack.two_batches)
     sent = 2 * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, *said)
@@ -235,7 +235,7 @@ def kernel_parts(
     return StepParts(
         layer_s=forward + backward,
         recompute_s=where(plan.recompute == FULL, forward, where(plan.recompute == SELECTIVE, attention_forward, 0.0)),
-        head_s=_head_s(work, shape, plan, device) + reduction,
+        head_s=_launched_s(_head_s(work, shape, plan, device), shared.launch_head * stack.host_layer_s, norm) + reduction,
         tp_s=reduction * exposed,
         ep_s=repeats * sent_forward + sent_backward,
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),

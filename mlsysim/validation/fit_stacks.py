@@ -39,11 +39,11 @@ FILES = ("stacks", "devices", "shared")
 
 # Physically meaningful ranges; a coefficient that ends at one is reported.
 RANGES = {
-    "host_layer_s": Coefficient(3e-4, 0.0, 3e-3),
+    "host_layer_s": Coefficient(1e-3, 0.0, 3e-3),
     "tp_hidden_forward": Coefficient(0.3, 0.0, 0.95),
     "tp_hidden_backward": Coefficient(0.5, 0.0, 0.95),
-    "accumulated_B": Coefficient(6.0, 0.0, 14.0),
-    "norm_B": Coefficient(60.0, 0.0, 200.0),
+    "accumulated_B": Coefficient(6.0, 0.0, 20.0),
+    "norm_B": Coefficient(60.0, 0.0, 250.0),
     "dp_hidden": Coefficient(0.5, 0.0, 1.0),
     "pp_hidden": Coefficient(0.3, 0.0, 1.0),
     "network_share": Coefficient(0.7, 0.02, 1.0),
