@@ -8,7 +8,7 @@ Sources: Narayanan et al. 2021, Korthikanti et al. 2022 (what a layer computes a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlsysim.physics.attention_kernels import STREAMING, AttentionDevice, PrefillKernel, training_attention_s
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, collective_s
@@ -82,6 +82,7 @@ class KernelDevice:
         collectives: within a node or NVLink domain.
         memory_Bps, multiprocessors, cache_B: datasheet.
         clock: share of the clock of a short benchmark that hours of training sustain.
+        torus_axes: axes of a torus of links (1: a switch); tensor parallelism has one of them.
     """
 
     gemm: GemmKernel
@@ -96,6 +97,7 @@ class KernelDevice:
     multiprocessors: float
     cache_B: float
     clock: Num
+    torus_axes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,9 @@ class StackCoefficients:
         network_share: share of the network cards' line rate that its traffic between nodes reaches.
         cast_B: stated, not fitted: bytes a gathered parameter that converting it moves through memory.
         scattered: stated: 1.0 where the ranks of a TP group each send their part of an activation to the next stage.
+        dropped_down: stated: share of the feed-forward block's last product that full recomputation leaves out: no gradient
+            needs its result, and a compiler that sees the whole layer (XLA) drops it.
+        repeated_ffn: stated: share of the rest of the feed-forward block that selective recomputation repeats beside attention.
     """
 
     host_layer_s: Num = 0.0
@@ -124,6 +129,8 @@ class StackCoefficients:
     network_share: Num = 0.85
     cast_B: Num = 0.0
     scattered: Num = 0.0
+    dropped_down: Num = 0.0
+    repeated_ffn: Num = 0.0
 
 
 def kernel_parts(
@@ -140,7 +147,7 @@ def kernel_parts(
     streaming_Bps = STREAMING * device.memory_Bps
     return StepParts(
         layer_s=forward + backward,
-        recompute_s=where(plan.recompute == FULL, forward, where(plan.recompute == SELECTIVE, attention_forward, 0.0)),
+        recompute_s=_recompute_s(shape, plan, device, stack, forward, attention_forward),
         head_s=_head_s(shape, plan, device) + reduction,
         tp_s=reduction * exposed,
         ep_s=expert_parallel_s(work, plan, machine),
@@ -148,6 +155,16 @@ def kernel_parts(
         dp_s=data_parallel_s(work, plan, machine) + _cast_B(work, plan, stack) / streaming_Bps,
         optimizer_s=_OPTIMIZER_B * _updated(work, plan) / streaming_Bps,
     )
+
+
+def _recompute_s(
+    shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients, forward: Num, attention: Num
+) -> Num:
+    """What the backward pass repeats of one layer."""
+    up, down = _products(shape, plan)[2:]
+    up_s, down_s = (_product_s(plan.micro_batch_tokens, n, k, device) for n, k in (up, down))
+    full = forward - stack.dropped_down * down_s
+    return where(plan.recompute == FULL, full, where(plan.recompute == SELECTIVE, attention + stack.repeated_ffn * up_s, 0.0))
 
 
 def _whole_sends(plan: Plan, stack: StackCoefficients) -> Truth:
@@ -193,7 +210,7 @@ def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[N
     """Forward and backward of one layer's attention on one rank, fused or storing its scores."""
     batch, heads = plan.micro_batch_tokens / shape.seq_len, shape.heads / plan.tp
     clock, chip = device.clock, device.attention_device
-    clocked = AttentionDevice(chip.peak_flops_per_s * clock, chip.bandwidth_Bps, chip.multiprocessors, chip.l2_B)
+    clocked = replace(chip, peak_flops_per_s=chip.peak_flops_per_s * clock)
     fused = training_attention_s(
         device.attention, clocked, batch, shape.seq_len, heads, shape.head_dim, 0.0, shape.attention_generation
     )
@@ -250,7 +267,10 @@ def _head_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
 
 def _reduction_s(work: LayeredWork, plan: Plan, machine: Machine, device: KernelDevice) -> Num:
     """One tensor-parallel all-reduce: measured within a node, a ring over the network's cards beyond it."""
-    local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, device.collectives)
+    links = device.collectives
+    if device.torus_axes > 1:
+        links = replace(links, bandwidth_Bps=links.bandwidth_Bps / device.torus_axes, pair_bandwidth_Bps=links.pair_bandwidth_Bps / device.torus_axes)
+    local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, links)
     across = tensor_all_reduce_s(work, plan, machine)
     return where(plan.tp > machine.per_node, across, local)
 

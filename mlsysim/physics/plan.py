@@ -24,6 +24,7 @@ class Plan:
         recompute: ``work.NONE``, ``SELECTIVE`` or ``FULL``.
         schedule: ``GPIPE``, ``ONE_F_ONE_B`` or ``INTERLEAVED``.
         weight_B, gradient_B, optimizer_B: bytes a parameter.
+        replicas: groups of data-parallel ranks that each hold all shards (hybrid sharding); 1: ZeRO divides over all of them.
     """
 
     tp: Num
@@ -40,6 +41,7 @@ class Plan:
     weight_B: Num
     gradient_B: Num
     optimizer_B: Num
+    replicas: Num = 1.0
 
     @property
     def ranks(self) -> Num:

@@ -23,7 +23,7 @@ class RankParameters:
 
     def sharded(self, plan: Plan) -> Num:
         """Its share of what ZeRO divides. Experts are already spread over EP, so only dp/ep copies are left to divide."""
-        return self.dense / plan.dp + self.expert * plan.ep / plan.dp
+        return plan.replicas * (self.dense / plan.dp + self.expert * plan.ep / plan.dp)
 
 
 def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:

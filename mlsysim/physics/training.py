@@ -123,18 +123,21 @@ def data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Gradient and parameter traffic of one step.
 
     ZeRO-0 all-reduces gradients; ZeRO-1 reduce-scatters them and gathers the updated weights; ZeRO-2 reduce-scatters in
-    every micro-batch, since no rank keeps whole gradients; ZeRO-3 also gathers the weights twice a micro-batch.
+    every micro-batch, since no rank keeps whole gradients; ZeRO-3 also gathers the weights twice a micro-batch. With hybrid
+    sharding this happens within each replica, and replicas all-reduce the gradients of their shards once a step.
     """
     parameters = largest_rank(work, plan)
     passes = where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
     gathers = where(plan.zero_stage >= 3, 2 * plan.micro_batches, 1.0)
     traffic_B = plan.gradient_B * passes + where(plan.zero_stage == 0, plan.gradient_B, plan.weight_B * gathers)
-    dense = _replica_bandwidth_Bps(plan, machine, plan.dp, plan.tp)
-    replicas = plan.dp / plan.ep
+    shards = plan.dp / plan.replicas
+    dense = _replica_bandwidth_Bps(plan, machine, shards, plan.tp)
+    replicas = shards / plan.ep
     expert = _replica_bandwidth_Bps(plan, machine, replicas, plan.tp * plan.ep)
-    return reduce_scatter_s(parameters.dense * traffic_B, plan.dp, dense) + reduce_scatter_s(
+    within = reduce_scatter_s(parameters.dense * traffic_B, shards, dense) + reduce_scatter_s(
         parameters.expert * traffic_B, replicas, expert
     )
+    return within + all_reduce_s(plan.gradient_B * parameters.sharded(plan), plan.replicas, machine.inter_Bps)
 
 
 def _replica_bandwidth_Bps(plan: Plan, machine: Machine, replicas: Num, stride: Num) -> Num:

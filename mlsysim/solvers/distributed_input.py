@@ -208,6 +208,7 @@ def check_plan(
     microbatch_count: object = None,
     schedule: object = None,
     sequence_parallel: object = None,
+    shard_size: object = None,
 ) -> Plan:
     """One plan of scalars (recompute still to be chosen), or an ``InputError`` that names the argument."""
     ranks = setting.fleet.accelerators
@@ -216,6 +217,9 @@ def check_plan(
     if dp_size is not None and whole_number("dp_size", dp_size) != dp:
         raise InconsistentError("dp_size", dp_size, f"{dp}: {ranks} accelerators / (tp_size {tp} x pp_size {pp})")
     ep = _expert_parallel(setting.workload, ep_size, dp)
+    shards = dp if shard_size is None else whole_number("shard_size", shard_size)
+    if dp % shards:
+        raise InconsistentError("shard_size", shards, f"a divisor of the {dp} data-parallel ranks")
     local, rest = divmod(setting.batch_size, dp)
     if rest or not local:
         raise InconsistentError("batch_size", setting.batch_size, f"a multiple of the {dp} data-parallel ranks")
@@ -246,6 +250,7 @@ def check_plan(
         weight_B=formats.weight_B,
         gradient_B=formats.gradient_B,
         optimizer_B=formats.optimizer_B,
+        replicas=float(dp // shards),
     )
 
 
