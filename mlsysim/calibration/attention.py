@@ -111,7 +111,7 @@ def _stated_entry(phase: str, device: str) -> dict[str, Any]:
     if phase == "prefill":
         share = gemm.gemm_kernel(device).efficiency / gemm.gemm_kernel(sibling).efficiency
         for name in ("efficiency_bfloat16", "efficiency_fp8"):
-            found[name] *= min(1.0, share)
+            found[name] = min(1.0, found[name] * share)
         found["exponentials_per_s"] *= stated.peak_over_units(device) / stated.peak_over_units(sibling)
         found |= stated.own(device, "attention")
         found["held"] = [*found["held"], *(f"{name}: stated" for name in stated.own(device, "attention"))]

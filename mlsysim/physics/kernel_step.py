@@ -19,9 +19,10 @@ from mlsysim.physics.sharding import largest_rank, rank_parameters
 from mlsysim.physics.step import StepParts
 from mlsysim.physics.training import (
     Machine,
-    data_parallel_s,
     expert_parallel_s,
     pipeline_send_s,
+    replica_reduction_s,
+    shard_traffic_s,
     tensor_all_reduce_s,
 )
 from mlsysim.physics.work import FULL, SELECTIVE, LayeredWork
@@ -116,6 +117,8 @@ class StackCoefficients:
         scattered: stated: 1.0 where the ranks of a TP group each send their part of an activation to the next stage.
         dropped_down: stated: share of the feed-forward block's last product that full recomputation leaves out: no gradient
             needs its result, and a compiler that sees the whole layer (XLA) drops it.
+        tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
+        network_step_s: latency of each step of the ring by which replicas of shards (hybrid sharding) reduce a layer's gradients.
         repeated_ffn: stated: share of the rest of the feed-forward block that selective recomputation repeats beside attention.
     """
 
@@ -131,6 +134,8 @@ class StackCoefficients:
     scattered: Num = 0.0
     dropped_down: Num = 0.0
     repeated_ffn: Num = 0.0
+    network_step_s: Num = 0.0
+    tp_wait_s: Num = 0.0
 
 
 def kernel_parts(
@@ -149,12 +154,18 @@ def kernel_parts(
         layer_s=forward + backward,
         recompute_s=_recompute_s(shape, plan, device, stack, forward, attention_forward),
         head_s=_head_s(shape, plan, device) + reduction,
-        tp_s=reduction * exposed,
+        tp_s=(reduction + where(plan.tp > 1, stack.tp_wait_s, 0.0)) * exposed,
         ep_s=expert_parallel_s(work, plan, machine),
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),
-        dp_s=data_parallel_s(work, plan, machine) + _cast_B(work, plan, stack) / streaming_Bps,
+        dp_s=shard_traffic_s(work, plan, machine) + _cast_B(work, plan, stack) / streaming_Bps,
         optimizer_s=_OPTIMIZER_B * _updated(work, plan) / streaming_Bps,
+        replica_s=replica_reduction_s(work, plan, machine) + _replica_steps_s(work, plan, stack),
     )
+
+
+def _replica_steps_s(work: LayeredWork, plan: Plan, stack: StackCoefficients) -> Num:
+    """Latency of the all-reduces between replicas: 2 (r-1) steps a layer."""
+    return stack.network_step_s * 2 * (plan.replicas - 1) * work.layers / plan.pp
 
 
 def _recompute_s(

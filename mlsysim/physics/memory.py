@@ -26,6 +26,7 @@ class MemoryTerms:
         norm_B: bytes kept per element of the residual stream by norms that are not fused.
         ffn_B: bytes kept per element of the feed-forward block by activation functions that are not fused.
         score_B: bytes kept per attention score (0: the kernel stores none).
+        offloaded: share of the activations kept for recomputation that waits in the host's memory, not the accelerator's.
     """
 
     in_flight: float = 0.0
@@ -35,6 +36,7 @@ class MemoryTerms:
     norm_B: float = 0.0
     ffn_B: float = 0.0
     score_B: float = 0.0
+    offloaded: float = 0.0
 
 
 TEXTBOOK = MemoryTerms()
@@ -99,11 +101,12 @@ def _stage_memory(
     rebuilt = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens - per_layer
     gathered = where(plan.zero_stage >= 3, 2 * plan.weight_B * rank_parameters(work, plan, 1.0, 0.0).whole, 0.0)
     logits = has_head * (terms.logit_B * work.logits) * plan.micro_batch_tokens / where(terms.logits_split, plan.tp, 1.0)
+    stays = where(plan.recompute == NONE, 1.0, 1 - terms.offloaded)
     in_flight = where(plan.pp == 1, scheduled, minimum(plan.micro_batches, scheduled + terms.in_flight))
     return MemoryUse(
         weights_B=plan.weight_B * where(plan.zero_stage >= 3, sharded, whole),
         gradients_B=plan.gradient_B * where(plan.zero_stage >= 2, sharded, whole),
         optimizer_B=plan.optimizer_B * where(plan.zero_stage >= 1, sharded, whole),
-        activations_B=terms.fragmentation * (layers * per_layer * in_flight + logits),
+        activations_B=terms.fragmentation * (layers * per_layer * in_flight * stays + logits),
         buffers_B=terms.fragmentation * (rebuilt + gathered),
     )

@@ -23,6 +23,7 @@ class StepParts:
         send_s: what one micro-batch sends across one stage boundary, both ways.
         dp_s: gradient and weight traffic of the step.
         optimizer_s: the update.
+        replica_s: reduction between replicas of shards, after the last gradient: nothing is left to hide it.
     """
 
     layer_s: Num
@@ -33,6 +34,7 @@ class StepParts:
     send_s: Num
     dp_s: Num
     optimizer_s: Num
+    replica_s: Num = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def assemble_step(layers: Num, parts: StepParts, plan: Plan, overlap: Overlap) -
         tp_exposed_s=(parts.tp_s - tp_hidden) * passes,
         ep_exposed_s=(parts.ep_s - ep_hidden) * passes,
         pp_exposed_s=send * plan.micro_batches,
-        dp_exposed_s=parts.dp_s - dp_hidden,
+        dp_exposed_s=parts.dp_s - dp_hidden + parts.replica_s,
         bubble_s=pipeline - busy,
         optimizer_s=parts.optimizer_s,
     )

@@ -120,11 +120,20 @@ def pipeline_send_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
 
 
 def data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
-    """Gradient and parameter traffic of one step.
+    """Gradient and parameter traffic of one step, within the ranks that hold all shards together and between such replicas."""
+    return shard_traffic_s(work, plan, machine) + replica_reduction_s(work, plan, machine)
+
+
+def replica_reduction_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    """Replicas of hybrid sharding all-reduce the gradients of their shards once a step, each rank over its own card."""
+    return all_reduce_s(plan.gradient_B * largest_rank(work, plan).sharded(plan), plan.replicas, machine.inter_Bps)
+
+
+def shard_traffic_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    """Traffic of the ranks that hold all shards together (without hybrid sharding all data-parallel ranks).
 
     ZeRO-0 all-reduces gradients; ZeRO-1 reduce-scatters them and gathers the updated weights; ZeRO-2 reduce-scatters in
-    every micro-batch, since no rank keeps whole gradients; ZeRO-3 also gathers the weights twice a micro-batch. With hybrid
-    sharding this happens within each replica, and replicas all-reduce the gradients of their shards once a step.
+    every micro-batch, since no rank keeps whole gradients; ZeRO-3 also gathers the weights twice a micro-batch.
     """
     parameters = largest_rank(work, plan)
     passes = where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
@@ -134,10 +143,9 @@ def data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     dense = _replica_bandwidth_Bps(plan, machine, shards, plan.tp)
     replicas = shards / plan.ep
     expert = _replica_bandwidth_Bps(plan, machine, replicas, plan.tp * plan.ep)
-    within = reduce_scatter_s(parameters.dense * traffic_B, shards, dense) + reduce_scatter_s(
+    return reduce_scatter_s(parameters.dense * traffic_B, shards, dense) + reduce_scatter_s(
         parameters.expert * traffic_B, replicas, expert
     )
-    return within + all_reduce_s(plan.gradient_B * parameters.sharded(plan), plan.replicas, machine.inter_Bps)
 
 
 def _replica_bandwidth_Bps(plan: Plan, machine: Machine, replicas: Num, stride: Num) -> Num:

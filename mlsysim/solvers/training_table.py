@@ -61,7 +61,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     batch, micro_batch = _batches(row, framework, fleet.accelerators, dp)
     if batch % (dp * micro_batch):
         raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
-    zero_stage = _zero_stage(row)
+    zero_stage = _zero_stage(row, framework)
     virtual_stages = _whole(row, "vpp", 1)
     arguments = {
         "batch_size": batch,
@@ -74,7 +74,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         "zero_stage": zero_stage,
         "shard_size": _shard_size(row, framework, fleet, tp, dp) if zero_stage else None,
         "sequence_parallel": {"yes": tp > 1, "no": False}.get(_text(row, "sequence_parallel")),
-        "recompute": _text(row, "recompute") or None,
+        "recompute": _text(row, "recompute") or framework.get("recompute"),
         "attention": _attention(row),
         "stack": _names()["variant"].get(_text(row, "variant")) or str(framework["stack"]),
     }
@@ -254,8 +254,8 @@ def _precision(row: Mapping[str, str]) -> str:
     return min(named, key=text.index)
 
 
-def _zero_stage(row: Mapping[str, str]) -> int:
-    text = _text(row, "sharding")
+def _zero_stage(row: Mapping[str, str], framework: Mapping[str, Any]) -> int:
+    text = _text(row, "sharding") or framework.get("sharding", "")
     if "offload" in text:
         raise InputError("sharding", text, "no offloading: it is not modelled")
     for stage in (3, 2, 1):
