@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlsysim.calibration import fit_attention, fit_collectives, fit_gemm
+from mlsysim.calibration import fit_attention, fit_collectives, fit_gemm, fit_peaks
 from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION
 from mlsysim.core.errors import DataError, MLSysError
 
@@ -47,6 +47,8 @@ def refit(directory: Path, into: Path = HERE) -> list[str]:
     print(LINE.format("table", "points", "calibration", "validation", "at its bound"))
     gemm = fit_gemm.fit_gemm(directory)
     _show(_lines("gemm", gemm))
+    peaks = fit_peaks.fit_peaks(directory)
+    _show(_lines("peak", peaks))
     attention = fit_attention.fit_attention(directory)
     _show(_lines("attention", attention))
     collectives = fit_collectives.fit_collectives(directory)
@@ -54,6 +56,7 @@ def refit(directory: Path, into: Path = HERE) -> list[str]:
     stated = (HERE / "collectives.toml").read_text("utf-8")  # what NCCL's tuner believes is no fit
     texts = {
         "gemm.toml": fit_gemm.as_toml(gemm, directory),
+        "peaks.toml": fit_peaks.as_toml(peaks, directory),
         "attention.toml": fit_attention.as_toml(attention),
         "collectives.toml": fit_collectives.as_toml(collectives, stated),
     }
@@ -73,7 +76,7 @@ def _lines(family: str, fitted: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
         for inner, entry in tables.items():
             errors = (f"{_median(entry.get(role, {})):.2f} %" for role in (CALIBRATION, VALIDATION))
             bound = ", ".join(entry["at_bound"]) or "-"
-            yield LINE.format(f"{family} {outer} {inner}", entry["points"], *errors, bound)
+            yield LINE.format(f"{family} {outer} {inner}", entry.get("points", "-"), *errors, bound)
 
 
 def _median(statistics: Mapping[str, Any]) -> float:

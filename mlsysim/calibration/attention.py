@@ -16,6 +16,7 @@ from dataclasses import fields
 from importlib import resources
 from typing import Any
 
+from mlsysim.calibration import gemm, stated
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.attention_kernels import DecodeKernel, PrefillKernel
 
@@ -80,7 +81,8 @@ def fitted_names(phase: str, device: str, kv_dtypes: Iterable[str] = ("bfloat16"
     """
     without = {text.split(":")[0] for text in _entry(phase, device)["held"]}
     without |= {f"efficiency_{name}" for name in ("bfloat16", "fp8") if name not in kv_dtypes}
-    return tuple(f"attention.{phase}.{device}.{name}" for name in _NAMES[phase] if name not in without)
+    behind = _measured(phase, device)
+    return tuple(f"attention.{phase}.{behind}.{name}" for name in _NAMES[phase] if name not in without)
 
 
 def residuals(phase: str, device: str, role: str) -> dict[str, float]:
@@ -91,9 +93,36 @@ def residuals(phase: str, device: str, role: str) -> dict[str, float]:
 
 def _entry(phase: str, device: str) -> dict[str, Any]:
     known: dict[str, dict[str, Any]] = _tables()[phase]
+    if device not in known and stated.is_stated(device):
+        return _stated_entry(phase, device)
     if device not in known:
         raise UnknownNameError.among("fitted attention kernel", device, known)
     return known[device]
+
+
+def _stated_entry(phase: str, device: str) -> dict[str, Any]:
+    """A sibling's kernel at this device's rates.
+
+    Attention reaches the share of its sibling as matrix products do, and the exponentials of the whole device go with its
+    peak, unless they are stated.
+    """
+    sibling = stated.sibling(device, "attention")
+    found = {**_entry(phase, sibling), "of": _measured(phase, device)}
+    if phase == "prefill":
+        share = gemm.gemm_kernel(device).efficiency / gemm.gemm_kernel(sibling).efficiency
+        for name in ("efficiency_bfloat16", "efficiency_fp8"):
+            found[name] = min(1.0, found[name] * share)
+        found["exponentials_per_s"] *= stated.peak_over_units(device) / stated.peak_over_units(sibling)
+        found |= stated.own(device, "attention")
+        found["held"] = [*found["held"], *(f"{name}: stated" for name in stated.own(device, "attention"))]
+    return found
+
+
+def _measured(phase: str, device: str) -> str:
+    """The device whose measured kernels are behind those of ``device``."""
+    while device not in _tables()[phase]:
+        device = stated.sibling(device, "attention")
+    return device
 
 
 @functools.cache

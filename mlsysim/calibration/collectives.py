@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import resources
 from typing import Any
 
+from mlsysim.calibration import stated
 from mlsysim.core.errors import DataError
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, FabricCoefficients, Tuner
+
+_NAMES = tuple(field.name for field in fields(CollectiveCoefficients) if field.name != "tuner")
 
 
 @functools.cache
@@ -40,9 +43,29 @@ def collective_coefficients(device: str) -> CollectiveCoefficients:
     Raises:
         DataError: its collectives were not measured.
     """
+    if device not in entries()["device"] and stated.is_stated(device):
+        return _stated_coefficients(device)
     entry = _entry("device", device)
-    names = [field.name for field in fields(CollectiveCoefficients) if field.name != "tuner"]
-    return CollectiveCoefficients(**{name: float(entry[name]) for name in names}, tuner=tuner(entry["interconnect"]))
+    return CollectiveCoefficients(**{name: float(entry[name]) for name in _NAMES}, tuner=tuner(entry["interconnect"]))
+
+
+def _stated_coefficients(device: str) -> CollectiveCoefficients:
+    """A sibling's steps, and its share of the link, on this device's link; what NCCL believes goes with the links too."""
+    sibling, own = stated.sibling(device, "collectives"), stated.own(device, "collectives")
+    base = collective_coefficients(sibling)
+    faster = stated.link_Bps(device, own.get("link", "peers")) / _link_behind_Bps(sibling)
+    given = {name: float(own[name]) for name in _NAMES if name in own}
+    rates = {"bandwidth_Bps": base.bandwidth_Bps * faster, "pair_bandwidth_Bps": base.pair_bandwidth_Bps * faster}
+    if "bandwidth_share" in own:
+        rates = dict.fromkeys(rates, own["bandwidth_share"] * stated.link_Bps(device, "peers"))
+    believed = tuner(own["interconnect"]) if "interconnect" in own else base.tuner
+    links = {name: getattr(believed, name) * faster for name in ("ll_Bps", "ll128_Bps", "link_Bps")}
+    return replace(base, **(rates | given), tuner=replace(believed, **links))
+
+
+def _link_behind_Bps(device: str) -> float:
+    own = stated.own(device, "collectives") if stated.is_stated(device) else {}
+    return stated.link_Bps(device, own.get("link", "peers"))
 
 
 @functools.cache
@@ -63,7 +86,13 @@ def fitted_names(table: str, name: str) -> tuple[str, ...]:
         >>> fitted_names("fabric", "ib_ndr")
         ('collectives.fabric.ib_ndr.efficiency', 'collectives.fabric.ib_ndr.fill_s')
     """
-    return tuple(f"collectives.{table}.{name}.{part}" for part in _entry(table, name)["fitted"])
+    stated_parts: set[str] = set()
+    while table == "device" and name not in entries()["device"] and stated.is_stated(name):
+        own = stated.own(name, "collectives")
+        stated_parts |= {*own, *(("bandwidth_Bps", "pair_bandwidth_Bps") if "bandwidth_share" in own else ())}
+        name = stated.sibling(name, "collectives")
+    parts = (part for part in _entry(table, name)["fitted"] if part not in stated_parts)
+    return tuple(f"collectives.{table}.{name}.{part}" for part in parts)
 
 
 def residuals(table: str, name: str, role: str) -> dict[str, float]:

@@ -54,11 +54,10 @@ _NO_SMALL = {"launch_s": 2.5e-6, "split_s": 2.5e-6, "step_s": 0.0}
 _HELD = dict.fromkeys(("l40s", "rtx_pro_6000_server"), _NO_SMALL)
 
 
-def gemm_times(rows: KernelTable, kernel: GemmKernel, node: HardwareNode, dtype: str) -> Times:
-    """Predicted seconds of ``rows``, all of one format, on ``node``."""
+def gemm_times(rows: KernelTable, kernel: GemmKernel, node: HardwareNode, dtype: str, units: float | None = None) -> Times:
+    """Predicted seconds of ``rows``, all of one format, on ``node``; ``units`` where tiles go to others than its multiprocessors."""
     numbers = FORMATS[dtype]
     assert node.compute.multiprocessors is not None
-    assert node.memory.l2_capacity is not None
     return np.asarray(
         gemm_s(
             rows.numbers("m"),
@@ -70,8 +69,8 @@ def gemm_times(rows: KernelTable, kernel: GemmKernel, node: HardwareNode, dtype:
             kernel,
             node.rate_flops_per_s(numbers.precision),
             node.memory_bandwidth_Bps,
-            float(node.compute.multiprocessors),
-            float(node.memory.l2_capacity.m_as("byte")),
+            float(node.compute.multiprocessors) if units is None else units,
+            node.cache_B,
         )
     )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Any
 
+from mlsysim.calibration import stated
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.gemm import GemmKernel
 
@@ -70,9 +71,11 @@ def fitted_names(device: str, dtype: str = "bfloat16") -> tuple[str, ...]:
         >>> fitted_names("h100_sxm", "fp8")[-2:]
         ('gemm.h100_sxm.bfloat16.memory_efficiency', 'gemm.h100_sxm.bfloat16.split_s')
     """
-    own = [f"gemm.{device}.{dtype}.{name}" for name in _entry(device, dtype)["fitted"]]
-    shared = [name for name in _entry(device, "bfloat16")["fitted"] if name in SHARED and dtype != "bfloat16"]
-    return (*own, *(f"gemm.{device}.bfloat16.{name}" for name in shared))
+    entry, entry16 = _entry(device, dtype), _entry(device, "bfloat16")
+    own = [f"gemm.{entry.get('of', f'{device}.{dtype}')}.{name}" for name in entry["fitted"]]
+    shared = [name for name in entry16["fitted"] if name in SHARED and dtype != "bfloat16"]
+    own += [f"gemm.{entry16.get('of', f'{device}.bfloat16')}.{name}" for name in shared]
+    return (*own, *entry.get("peak", ()))
 
 
 def residuals(device: str, dtype: str, role: str) -> dict[str, float]:
@@ -83,11 +86,35 @@ def residuals(device: str, dtype: str, role: str) -> dict[str, float]:
 
 def _entry(device: str, dtype: str) -> dict[str, Any]:
     known = _tables()
+    if device not in known and stated.is_stated(device):
+        return _stated_entry(device, dtype)
     if device not in known:
         raise UnknownNameError.among("fitted GEMM kernel", device, known)
     if dtype not in known[device]:
         raise UnknownNameError.among(f"number format of {device} GEMM", dtype, known[device])
     return known[device][dtype]
+
+
+def _stated_entry(device: str, dtype: str) -> dict[str, Any]:
+    """A sibling's kernels with what is stated and what published peak rates say of this device.
+
+    Where the peak was measured at 16 bits alone, another format reaches its sibling's share in the same proportion.
+    """
+    sibling = stated.sibling(device, "gemm")
+    measured = sibling
+    while measured not in _tables():
+        measured = stated.sibling(measured, "gemm")
+    base = _entry(sibling, stated.stated_format(dtype, _tables()[measured]))
+    peak, peak16 = stated.fitted_peak(device, dtype), stated.fitted_peak(device, "bfloat16")
+    found = {**base, **stated.own(device, "gemm"), **peak}
+    if not peak and peak16:
+        found["efficiency"] = base["efficiency"] * peak16["efficiency"] / _entry(sibling, "bfloat16")["efficiency"]
+    # Not its own: what the sibling was fitted with, less what is stated here.
+    replaced = (*stated.own(device, "gemm"), *(peak or peak16).get("fitted", ()))
+    found["fitted"] = [name for name in base["fitted"] if name not in replaced]
+    found["of"] = base.get("of", f"{measured}.{stated.stated_format(dtype, _tables()[measured])}")
+    found["peak"] = [*base.get("peak", ()), *(f"peaks.{device}.{dtype if peak else 'bfloat16'}.{name}" for name in (peak or peak16).get("fitted", ()))]
+    return found
 
 
 @functools.cache

@@ -190,6 +190,19 @@ class Group(Generic[T]):
         """The symbols, in the order of the files."""
         return [entry.symbol for entry in self._store.entries(self._group)]
 
+    def spellings(self) -> dict[str, tuple[str, ...]]:
+        """All names of each entry by its id: id, symbol, aliases and the full name; no entry is built for it.
+
+        Example:
+            >>> from mlsysim.hardware.registry import Hardware
+            >>> Hardware.Cloud.spellings()["tpu_v7"]
+            ('tpu_v7', 'TPUv7', 'Ironwood', 'TPU7x', 'TPU7x Ironwood')
+        """
+        return {
+            entry.id: (entry.id, entry.symbol, *entry.aliases, str(entry.fields.get("name", entry.id)))
+            for entry in self._store.entries(self._group)
+        }
+
     def _value(self, entry: _Entry) -> T:
         value: T = self._store.value(entry)
         return value

@@ -108,6 +108,11 @@ class HardwareNode(Spec):
         return float(self.memory.bandwidth.m_as("byte/second"))
 
     @cached_property
+    def cache_B(self) -> float:
+        """Last level of on-chip memory in bytes; 0 where the entry names none, so that nothing is taken to stay in it."""
+        return 0.0 if self.memory.l2_capacity is None else float(self.memory.l2_capacity.m_as("byte"))
+
+    @cached_property
     def interconnect_bandwidth_Bps(self) -> float | None:
         """One-direction link bandwidth per device in bytes per second, if known."""
         return None if self.interconnect_bw is None else float(self.interconnect_bw.m_as("byte/second"))

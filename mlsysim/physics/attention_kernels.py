@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlsysim.physics.numeric import Num, minimum, sqrt, where
+from mlsysim.physics.numeric import Num, maximum, minimum, sqrt, where
 
 # Queries that one thread block works on: while it loops over keys, no other block can help it.
 QUERY_TILE = 128.0
@@ -32,12 +32,14 @@ class AttentionDevice:
         bandwidth_Bps: of the memory.
         multiprocessors: that thread blocks are spread over.
         l2_B: last-level cache.
+        array: rows of a systolic array; a shorter head leaves the others idle (1: no such array).
     """
 
     peak_flops_per_s: Num
     bandwidth_Bps: Num
     multiprocessors: Num
     l2_B: Num
+    array: Num = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def _scores_s(
     windowed = (window > 0) & (window < seq_len)
     extra = where(windowed, kernel.window_tile_keys, kernel.tile_keys)
     reach = where(windowed, window, seq_len)
-    matmul_s = 4 * head_dim / (device.peak_flops_per_s * kernel.matmul_efficiency)
+    matmul_s = 4 * maximum(head_dim, device.array) / (device.peak_flops_per_s * kernel.matmul_efficiency)
     softmax_s = 1 / (device.multiprocessors * kernel.exponentials_per_s)
     score_s = sqrt(matmul_s**2 + softmax_s**2)
     every = batch * heads * seq_len * (attended_keys(seq_len, window) + extra)

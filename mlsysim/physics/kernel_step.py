@@ -9,7 +9,7 @@ Sources: Narayanan et al. 2021, Korthikanti et al. 2022 (what a layer computes a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -33,9 +33,10 @@ from mlsysim.physics.sharding import largest_rank, largest_trained, trained_para
 from mlsysim.physics.step import StepParts
 from mlsysim.physics.training import (
     Machine,
-    data_parallel_s,
     pipeline_send_s,
+    replica_reduction_s,
     ring_exchange_s,
+    shard_traffic_s,
     tensor_all_reduce_s,
 )
 from mlsysim.physics.work import FULL, SELECTIVE, LayeredWork
@@ -141,6 +142,7 @@ class KernelDevice:
         memory_Bps, multiprocessors, cache_B: datasheet.
         clock: share of the clock of a short benchmark that hours of training sustain.
         shared: what it has in common with all others.
+        torus_axes: axes of a torus of links (1: a switch); tensor parallelism has one of them.
     """
 
     gemm: GemmKernel
@@ -156,6 +158,7 @@ class KernelDevice:
     cache_B: float
     clock: Num
     shared: SharedCoefficients
+    torus_axes: float = 1.0
 
     @property
     def streaming_Bps(self) -> Num:
@@ -186,6 +189,11 @@ class StackCoefficients:
         sent_once: stated: 1.0 where a token crosses once to a rank or node that has several of its experts.
         written_layout: stated: 1.0 where stages of uneven layers are laid out by hand, so that the output head holds none up.
         two_batches: stated: 1.0 where every schedule has another micro-batch's compute beside such messages (DualPipe).
+        dropped_down: stated: share of the feed-forward block's last product that full recomputation leaves out: no gradient
+            needs its result, and a compiler that sees the whole layer (XLA) drops it.
+        tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
+        network_step_s: latency of each step of the ring by which replicas of shards (hybrid sharding) reduce a layer's gradients.
+        repeated_ffn: stated: share of the rest of the feed-forward block that selective recomputation repeats beside attention.
     """
 
     host_layer_s: Num = 0.0
@@ -205,6 +213,10 @@ class StackCoefficients:
     sent_once: Num = 0.0
     written_layout: Num = 0.0
     two_batches: Num = 0.0
+    dropped_down: Num = 0.0
+    repeated_ffn: Num = 0.0
+    network_step_s: Num = 0.0
+    tp_wait_s: Num = 0.0
 
 
 def kernel_parts(
@@ -234,17 +246,33 @@ def kernel_parts(
     exposed = exposed + where(shape.adapter_rank > 0, repeats + 1.0, 0.0)
     return StepParts(
         layer_s=forward + backward,
-        recompute_s=where(plan.recompute == FULL, forward, where(plan.recompute == SELECTIVE, attention_forward, 0.0)),
+        recompute_s=_recompute_s(shape, plan, device, stack, forward, attention_forward),
         head_s=_launched_s(_head_s(work, shape, plan, device), shared.launch_head * stack.host_layer_s, norm) + reduction,
-        tp_s=reduction * exposed,
+        tp_s=(reduction + where(plan.tp > 1, stack.tp_wait_s, 0.0)) * exposed,
         ep_s=repeats * sent_forward + sent_backward,
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),
-        dp_s=data_parallel_s(work, plan, machine) + _cast_B(work, plan, stack) / device.streaming_Bps,
+        dp_s=shard_traffic_s(work, plan, machine) + _cast_B(work, plan, stack) / device.streaming_Bps,
         optimizer_s=_OPTIMIZER_B * _updated(work, plan) / device.streaming_Bps + stack.host_step_s,
+        replica_s=replica_reduction_s(work, plan, machine) + _replica_steps_s(work, plan, stack),
         cp_s=ring_exchange_s(work, plan, machine),
         cp_window_s=attention_s,
         head_spread=shape.uneven * stack.written_layout,
     )
+
+
+def _replica_steps_s(work: LayeredWork, plan: Plan, stack: StackCoefficients) -> Num:
+    """Latency of the all-reduces between replicas: 2 (r-1) steps a layer."""
+    return stack.network_step_s * 2 * (plan.shard_copies - 1) * work.layers / plan.pp
+
+
+def _recompute_s(
+    shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients, forward: Num, attention: Num
+) -> Num:
+    """What the backward pass repeats of one layer."""
+    dense = _products(shape, plan)[-2:]
+    up_s, down_s = (share * _product_s(plan.micro_batch_tokens, n, k, device) for share, n, k in dense)
+    full = forward - stack.dropped_down * down_s
+    return where(plan.recompute == FULL, full, where(plan.recompute == SELECTIVE, attention + stack.repeated_ffn * up_s, 0.0))
 
 
 def _whole_sends(plan: Plan, stack: StackCoefficients) -> Truth:
@@ -334,7 +362,7 @@ def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[N
     """Forward and backward of one layer's attention on one rank, fused or storing its scores."""
     batch, heads = plan.micro_batch_tokens / shape.seq_len, shape.heads / plan.tp
     clock, chip, shared = device.clock, device.attention_device, device.shared
-    clocked = AttentionDevice(chip.peak_flops_per_s * clock, chip.bandwidth_Bps, chip.multiprocessors, chip.l2_B)
+    clocked = replace(chip, peak_flops_per_s=chip.peak_flops_per_s * clock)
     head_dim = shape.head_dim
     if shape.latent.used:
         head_dim = where(shape.latent.key_rank > 0, latent_head_dim(shape.latent), head_dim)
@@ -419,7 +447,10 @@ def _head_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevi
 
 def _reduction_s(work: LayeredWork, plan: Plan, machine: Machine, device: KernelDevice) -> Num:
     """One tensor-parallel all-reduce: measured within a node, a ring over the network's cards beyond it."""
-    local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, device.collectives)
+    links = device.collectives
+    if device.torus_axes > 1:
+        links = replace(links, bandwidth_Bps=links.bandwidth_Bps / device.torus_axes, pair_bandwidth_Bps=links.pair_bandwidth_Bps / device.torus_axes)
+    local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, links)
     across = tensor_all_reduce_s(work, plan, machine)
     return where(plan.tp > machine.per_node, across, local)
 

@@ -32,6 +32,7 @@ class MemoryTerms:
             weight is the bf16 weight.
         routed_kept: share that is kept of routed tokens; the textbook keeps them as experts take them and as they give them
             back.
+        offloaded: share of the activations kept for recomputation that waits in the host's memory, not the accelerator's.
     """
 
     in_flight: float = 0.0
@@ -44,6 +45,7 @@ class MemoryTerms:
     input_B: float = 2.0
     spared_optimizer_B: float = 0.0
     routed_kept: float = 1.0
+    offloaded: float = 0.0
 
 
 TEXTBOOK = MemoryTerms()
@@ -112,11 +114,12 @@ def _stage_memory(
     rebuilt = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens - per_layer
     gathered = where(plan.zero_stage >= 3, 2 * plan.weight_B * rank_parameters(work, plan, 1.0, 0.0).whole, 0.0)
     logits = has_head * (terms.logit_B * work.logits) * plan.micro_batch_tokens / where(terms.logits_split, plan.tp, 1.0)
+    stays = where(plan.recompute == NONE, 1.0, 1 - terms.offloaded)
     in_flight = where(plan.pp == 1, scheduled, minimum(plan.micro_batches, scheduled + terms.in_flight))
     return MemoryUse(
         weights_B=plan.weight_B * where(plan.zero_stage >= 3, parameters.sharded(plan), parameters.whole),
         gradients_B=plan.gradient_B * where(plan.zero_stage >= 2, sharded, whole),
         optimizer_B=(plan.optimizer_B - terms.spared_optimizer_B) * where(plan.zero_stage >= 1, sharded, whole),
-        activations_B=terms.fragmentation * (layers * per_layer * in_flight + logits),
+        activations_B=terms.fragmentation * (layers * per_layer * in_flight * stays + logits),
         buffers_B=terms.fragmentation * (rebuilt + gathered),
     )

@@ -29,6 +29,7 @@ class Plan:
         weight_B, gradient_B, optimizer_B: bytes a parameter.
         cp: ranks of context parallelism, which share each sequence.
         expert_tp: ranks that share one expert's matrices; 0.0 for as many as TP.
+        shard_copies: groups of data-parallel ranks that each hold all shards (hybrid sharding); 1: ZeRO divides over all of them.
     """
 
     tp: Num
@@ -47,6 +48,7 @@ class Plan:
     optimizer_B: Num
     cp: Num = 1.0
     expert_tp: Num = 0.0
+    shard_copies: Num = 1.0
 
     @property
     def ranks(self) -> Num:

@@ -26,6 +26,7 @@ class StepParts:
         cp_s: the ring of context-parallel ranks of one layer and micro-batch.
         cp_window_s: the attention under which it can hide.
         head_spread: 1.0 where the last stage has as many layers fewer as the output head takes time.
+        replica_s: reduction between replicas of shards, after the last gradient: nothing is left to hide it.
     """
 
     layer_s: Num
@@ -39,6 +40,7 @@ class StepParts:
     cp_s: Num = 0.0
     cp_window_s: Num = 0.0
     head_spread: Num = 0.0
+    replica_s: Num = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def assemble_step(layers: Num, parts: StepParts, plan: Plan, overlap: Overlap) -
         cp_exposed_s=(parts.cp_s - cp_hidden) * passes,
         ep_exposed_s=(parts.ep_s - ep_hidden) * passes,
         pp_exposed_s=send * plan.micro_batches,
-        dp_exposed_s=parts.dp_s - dp_hidden,
+        dp_exposed_s=parts.dp_s - dp_hidden + parts.replica_s,
         bubble_s=pipeline - busy,
         optimizer_s=parts.optimizer_s,
     )

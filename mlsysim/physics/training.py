@@ -132,17 +132,28 @@ def pipeline_send_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
 
 
 def data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
-    """Gradient and parameter traffic of one step.
+    """Gradient and parameter traffic of one step, within the ranks that hold all shards together and between such replicas."""
+    return shard_traffic_s(work, plan, machine) + replica_reduction_s(work, plan, machine)
+
+
+def replica_reduction_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    """Replicas of hybrid sharding all-reduce the gradients of their shards once a step, each rank over its own card."""
+    return all_reduce_s(plan.gradient_B * largest_trained(work, plan).sharded(plan), plan.shard_copies, machine.inter_Bps)
+
+
+def shard_traffic_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+    """Traffic of the ranks that hold all shards together (without hybrid sharding all data-parallel ranks).
 
     ZeRO-0 all-reduces gradients; ZeRO-1 reduce-scatters them and gathers the updated weights; ZeRO-2 reduce-scatters in
     every micro-batch, since no rank keeps whole gradients; ZeRO-3 also gathers the weights twice a micro-batch.
     """
     parameters, trained = largest_rank(work, plan), largest_trained(work, plan)
-    dense = _replica_bandwidth_Bps(plan, machine, plan.replicas, plan.tp)
-    expert = _replica_bandwidth_Bps(plan, machine, plan.expert_replicas, plan.expert_split * plan.ep)
+    shards, expert_shards = plan.replicas / plan.shard_copies, plan.expert_replicas / plan.shard_copies
+    dense = _replica_bandwidth_Bps(plan, machine, shards, plan.tp)
+    expert = _replica_bandwidth_Bps(plan, machine, expert_shards, plan.expert_split * plan.ep)
     dense_B = _replicated_B(parameters.dense, trained.dense, plan)
     expert_B = _replicated_B(parameters.expert, trained.expert, plan)
-    return reduce_scatter_s(dense_B, plan.replicas, dense) + reduce_scatter_s(expert_B, plan.expert_replicas, expert)
+    return reduce_scatter_s(dense_B, shards, dense) + reduce_scatter_s(expert_B, expert_shards, expert)
 
 
 def _replicated_B(parameters: Num, trained: Num, plan: Plan) -> Num:

@@ -76,6 +76,7 @@ class DistributedModel:
         schedule: str | None = None,
         zero_stage: int = 1,
         sequence_parallel: bool | None = None,
+        shard_size: int | None = None,
         recompute: str | None = None,
         gradient_precision: str | None = None,
         overlap_comm: bool = True,
@@ -107,6 +108,7 @@ class DistributedModel:
             schedule: gpipe, 1f1b, interleaved.
             zero_stage: 0 to 3 (1).
             sequence_parallel: split norms and residuals over TP; by default whenever tp_size > 1.
+            shard_size: data-parallel ranks that ZeRO shards over (hybrid sharding: replicas of such groups); by default all.
             recompute: none, selective (attention core, activation functions, norms) or full; by default the cheapest
                 that fits, and none where nothing fits.
             gradient_precision: bf16, fp16 or fp32; 16-bit by default.
@@ -166,6 +168,7 @@ class DistributedModel:
             microbatch_count=microbatch_count,
             schedule=schedule,
             sequence_parallel=sequence_parallel,
+            shard_size=shard_size,
         )
         work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
         plan, memory = with_recompute(work, plan, setting)

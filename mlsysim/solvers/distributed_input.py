@@ -242,6 +242,7 @@ def check_plan(
     microbatch_count: object = None,
     schedule: object = None,
     sequence_parallel: object = None,
+    shard_size: object = None,
 ) -> Plan:
     """One plan of scalars (recompute still to be chosen), or an ``InputError`` that names the argument."""
     ranks = setting.fleet.accelerators
@@ -252,6 +253,9 @@ def check_plan(
         shared = f" x cp_size {cp}" if cp > 1 else ""
         raise InconsistentError("dp_size", dp_size, f"{dp}: {ranks} accelerators / (tp_size {tp} x pp_size {pp}{shared})")
     ep, expert_tp = _expert_parallel(setting.workload, ep_size, expert_tp_size, tp, cp * dp)
+    shards = dp if shard_size is None else whole_number("shard_size", shard_size)
+    if dp % shards:
+        raise InconsistentError("shard_size", shards, f"a divisor of the {dp} data-parallel ranks")
     local, rest = divmod(setting.batch_size, dp)
     if rest or not local:
         raise InconsistentError("batch_size", setting.batch_size, f"a multiple of the {dp} data-parallel ranks")
@@ -284,6 +288,7 @@ def check_plan(
         optimizer_B=formats.optimizer_B,
         cp=float(cp),
         expert_tp=float(expert_tp),
+        shard_copies=float(dp // shards),
     )
 
 

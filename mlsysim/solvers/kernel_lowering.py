@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mlsysim.calibration import stated
 from mlsysim.calibration.attention import prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
@@ -17,7 +18,7 @@ from mlsysim.physics.attention_kernels import AttentionDevice
 from mlsysim.physics.expert_step import NO_EXPERTS, ExpertShape
 from mlsysim.physics.kernel_step import KernelDevice, LayerShape, StackCoefficients, kernel_parts
 from mlsysim.physics.latent_attention import NO_LATENT, LatentShape
-from mlsysim.physics.numeric import Num
+from mlsysim.physics.numeric import Num, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.step import Overlap, StepTime, assemble_step
 from mlsysim.physics.training import Machine, training_step
@@ -26,7 +27,7 @@ from mlsysim.solvers.distributed_input import SCORES_STORED, TrainingSetting
 
 # Training libraries ship FlashAttention-2 on Hopper, half as fast as the inference kernels that were measured there.
 _HOPPER = ("h100_sxm", "h200_sxm")
-_GEMM_FORMAT = {"bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "fp4": "nvfp4"}
+_GEMM_FORMAT = {"bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "int8": "sq", "fp4": "nvfp4"}
 
 
 def layer_shape(
@@ -101,11 +102,10 @@ def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation:
     device = measured_device(accelerator.name)
     if precision not in _GEMM_FORMAT:
         raise InputError("precision", precision, f"one of {', '.join(_GEMM_FORMAT)}: no other kernels are calibrated")
-    units = accelerator.compute.multiprocessors
-    cache = accelerator.memory.l2_capacity
-    if units is None or cache is None:
-        raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors and l2_capacity: kernels need both")
-    cache_B, memory_Bps = float(cache.m_as("byte")), accelerator.memory_bandwidth_Bps
+    units = stated.own_fact(device, "matrix_units", accelerator.compute.multiprocessors)
+    if units is None:
+        raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
+    cache_B, memory_Bps = accelerator.cache_B, accelerator.memory_bandwidth_Bps
     formats = FORMATS[_GEMM_FORMAT[precision]]
     peak16 = accelerator.rate_flops_per_s("bf16")
     head = gemm_kernel(device)
@@ -119,7 +119,7 @@ def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation:
         head_gemm=head,
         head_peak_flops_per_s=peak16,
         attention=prefill_kernel(device),
-        attention_device=AttentionDevice(peak16, memory_Bps, float(units), cache_B),
+        attention_device=AttentionDevice(peak16, memory_Bps, float(units), cache_B, stated.fact(device, "array", 1.0)),
         # The benchmark's pipeline fill is that of a lone call; in a step, calls queue on the stream behind each other's tails.
         collectives=replace(collective_coefficients(device), fill_s=0.0),
         memory_Bps=memory_Bps,
@@ -127,12 +127,14 @@ def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation:
         cache_B=cache_B,
         clock=sustained_clock(device),
         shared=shared_coefficients(),
+        torus_axes=stated.fact(device, "torus_axes", 1.0),
     )
 
 
-def wire_machine(machine: Machine, device: KernelDevice, network_share: Num) -> Machine:
-    """``machine`` with the bandwidths that large rings reach."""
-    return replace(machine, intra_Bps=device.collectives.bandwidth_Bps, inter_Bps=machine.inter_Bps * network_share)
+def wire_machine(machine: Machine, device: KernelDevice, network_share: Num, tp: Num) -> Machine:
+    """``machine`` with the bandwidths that large rings reach: on a torus those of the axes that tensor parallelism leaves."""
+    left = where(tp > 1, (device.torus_axes - 1) / device.torus_axes, 1.0) if device.torus_axes > 1 else 1.0
+    return replace(machine, intra_Bps=device.collectives.bandwidth_Bps * left, inter_Bps=machine.inter_Bps * network_share)
 
 
 def wire_plan(plan: Plan, stack: Stack) -> Plan:
@@ -165,7 +167,7 @@ def stack_step(
     work: LayeredWork, shape: LayerShape, plan: Plan, machine: Machine, device: KernelDevice, found: Stack, slower: float = 1.0
 ) -> StepTime:
     """One step on a stack, for a solve and for the fit alike; the slowest rank sets the pace of all that runs on a device."""
-    machine = wire_machine(machine, device, found.coefficients.network_share)
+    machine = wire_machine(machine, device, found.coefficients.network_share, plan.tp)
     parts = kernel_parts(work, shape, wire_plan(plan, found), machine, device, found.coefficients)
     parts = replace(
         parts,

@@ -25,7 +25,7 @@ ADDED_COLUMNS = ("predicted", "feasible", "basis", "stack_used", "reason")
 # What was measured, and what people say of it: never read.
 UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
 # What a figure is and where it was published. Rows that differ in these alone are figures of one run, solved once.
-_FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator", "year"))
+_FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator"))
 _RUN_TOTALS = ("accel_hours", "train_days")
 _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_per_accel", "mfu_pct", "hfu_pct")
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")

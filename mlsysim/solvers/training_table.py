@@ -13,15 +13,20 @@ from typing import Any
 
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.hardware.registry import Hardware
-from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.parameters import total_parameters
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.accelerator_names import accelerator_entry
 from mlsysim.solvers.distributed import DistributedModel
 from mlsysim.solvers.table_experts import expert_workload, refuse_unmodelled
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
 METRICS = ("step_time_s", "tokens_per_s_per_accel", "tflops_per_accel", "mfu_pct", "hfu_pct")
+
+
+# Counts of parameters nearer than this are of one architecture; nominal ones ("16B") are seldom further off.
+_CLOSE = 0.04
+_HEAD_WIDTHS = (128, 256)
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,11 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         raise InputError("n_accel", fleet.accelerators, f"a multiple of tp x pp x cp = {tp} x {pp} x {cp}")
     dp = fleet.accelerators // (tp * pp * cp)
     framework = _framework(row)
-    batch, micro_batch = _whole(row, "global_batch_seqs"), _whole(row, "micro_batch", 1)
+    batch, micro_batch = _batches(row, framework, fleet.accelerators, dp)
     if batch % (dp * micro_batch):
         raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
     microbatch_count = batch // (dp * micro_batch)
+    zero_stage = _zero_stage(row, framework)
     arguments = {
         "batch_size": batch,
         "seq_len": _whole(row, "seq_len"),
@@ -66,11 +72,12 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         "pp_size": pp,
         "virtual_stages": _virtual_stages(row, framework, workload.layers, pp, microbatch_count),
         "microbatch_count": microbatch_count,
-        "zero_stage": _zero_stage(row),
+        "zero_stage": zero_stage,
+        "shard_size": _shard_size(row, framework, fleet, tp, dp) if zero_stage else None,
         "sequence_parallel": {"yes": tp > 1, "no": False}.get(_text(row, "sequence_parallel")),
-        "recompute": _text(row, "recompute") or None,
+        "recompute": _text(row, "recompute") or framework.get("recompute"),
         "attention": _attention(row),
-        "stack": _variant(row) or _stack_of_year(framework, row),
+        "stack": _variant(row) or str(framework["stack"]),
     }
     if cp > 1:
         arguments["cp_size"] = cp
@@ -120,29 +127,27 @@ def _whole(row: Mapping[str, str], column: str, default: int | None = None) -> i
     return int(number)
 
 
-def _accelerator(name: str) -> HardwareNode:
-    return Hardware.get(_names()["accelerator"].get(name, name))
-
-
 def _fleet(row: Mapping[str, str]) -> Fleet:
-    name = _text(row, "accelerator")
-    usual = _usual_node(name)
+    entry = accelerator_entry(_text(row, "accelerator"))
+    usual = _usual_node(entry)
     count = _whole(row, "n_accel")
-    domain = _names()["domain"].get(_names()["accelerator"].get(name, ""))
-    per_node = min(count, domain or _whole(row, "accel_per_node", usual.accelerators_per_node))
+    domain = _names()["domain"].get(entry)
+    given = _whole(row, "accel_per_node", domain or usual.accelerators_per_node)
+    # A table prints the tray or the host as the node; more than that is a part of the domain, such as a slice of a torus.
+    per_node = min(count, given if domain is None or given > usual.accelerators_per_node else domain)
     while count % per_node:  # a domain that the job does not fill evenly: the largest equal parts
         per_node -= 1
     intra_GBps = _number(row, "intra_bw_GBps", usual.intra_bandwidth_Bps / 1e9)
     default = 25.0 if usual.network_bw is None else float(usual.network_bw.m_as("GB/s"))
-    return _built_fleet(name, count, per_node, intra_GBps, _number(row, "inter_bw_GBps_per_accel", default))
+    return _built_fleet(entry, count, per_node, intra_GBps, _number(row, "inter_bw_GBps_per_accel", default))
 
 
 @functools.lru_cache(maxsize=4096)
-def _built_fleet(accelerator: str, count: int, per_node: int, intra_GBps: float, inter_GBps: float) -> Fleet:
+def _built_fleet(entry: str, count: int, per_node: int, intra_GBps: float, inter_GBps: float) -> Fleet:
     """Building checked types takes longer than solving them: rows with the same cells share the object."""
-    hardware = _accelerator(accelerator)
+    hardware = Hardware.get(entry)
     node = Node(
-        name=_usual_node(accelerator).name,
+        name=_usual_node(entry).name,
         accelerator=hardware,
         accelerators_per_node=per_node,
         intra_node_bw=f"{2 * intra_GBps} GB/s",
@@ -151,12 +156,17 @@ def _built_fleet(accelerator: str, count: int, per_node: int, intra_GBps: float,
     return Fleet(name=f"{count} x {hardware.name}", node=node, count=count // per_node, fabric=fabric)
 
 
-def _usual_node(accelerator: str) -> Node:
-    names = _names()
-    entry = names["accelerator"].get(accelerator, accelerator)
-    if entry not in names["node"]:
-        raise UnknownNameError.among("accelerator", accelerator, names["node"])
-    return Systems.Nodes.get(names["node"][entry])
+@functools.cache
+def _usual_node(entry: str) -> Node:
+    """The node that an accelerator usually sits in; without one eight on the links that its datasheet has."""
+    named = _names()["node"].get(entry)
+    if named is not None:
+        return Systems.Nodes.get(named)
+    hardware = Hardware.get(entry)
+    link = hardware.interconnect_bw if hardware.interconnect_bw is not None else hardware.host_link_bw
+    if link is None:
+        raise InputError("accelerator", hardware.name, "one whose node, link or host link is known")
+    return Node(name=hardware.name, accelerator=hardware, accelerators_per_node=8, intra_node_bw=2 * link)
 
 
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:
@@ -210,6 +220,10 @@ def _built_workload(
         return abs(total_parameters(uncounted, ffn) / (published_billions * 1e9) - 1)
 
     kind = min(kinds, key=miss) if published_billions else kinds[0]
+    if published_billions and miss(kind) > _CLOSE:
+        # Heads are usually hidden / heads wide. Where no such model has the published count, one of usual width may.
+        wider = min((other | {"head_dim": width} for other in kinds for width in _HEAD_WIDTHS), key=miss)
+        kind = wider if miss(wider) < _CLOSE / 2 else kind
     return TransformerWorkload.of_architecture(**fields, **kind)
 
 
@@ -223,14 +237,20 @@ def _lora_rank(row: Mapping[str, str]) -> int:
 
 
 def _framework(row: Mapping[str, str]) -> dict[str, Any]:
+    """The framework's entry; an older run of the same name may have had another stack, or counted other FLOP."""
     names = _names()
     text = _text(row, "framework")
     # Releases of one framework share an entry: the longest name that the cell begins with.
     known = [name for name in names["framework"] if text.startswith(name)]
     if not known:
-        # Lists of containers, in any order: the first that an entry knows.
+        # Lists of containers, in any order: the first that an entry knows; else a name that the cell has in it.
         known = [entry for part, entry in names["mentions"].items() if part in text]
+        known = known[:1] or [name for name in names["framework"] if name in text]
     found: dict[str, Any] = names["framework"][max(known, key=len)] if known else names["unknown"]
+    if _text(row, "year"):
+        for era in sorted(found.get("until", ()), key=lambda era: era["year"]):
+            if _number(row, "year") <= era["year"]:
+                return {**found, **era}
     return found
 
 
@@ -242,12 +262,32 @@ def _variant(row: Mapping[str, str]) -> str | None:
     return None if found is None else str(found)
 
 
-def _stack_of_year(framework: Mapping[str, Any], row: Mapping[str, str]) -> str:
-    """The framework's stack; an older run of the same name may have had another."""
-    until = framework.get("until")
-    if until is not None and _text(row, "year") and _number(row, "year") <= until["year"]:
-        return str(until["stack"])
-    return str(framework["stack"])
+def _batches(row: Mapping[str, str], framework: Mapping[str, Any], accelerators: int, dp: int) -> tuple[int, int]:
+    """Sequences of a step, and of one micro-batch of one data-parallel rank.
+
+    Some frameworks count the micro-batch by accelerator, not by data-parallel rank, and accumulate no gradients: without a
+    micro-batch theirs is the whole batch, and without a batch it is what all accelerators have.
+    """
+    if not framework.get("batch_by_accelerator"):
+        return _whole(row, "global_batch_seqs"), _whole(row, "micro_batch", 1)
+    if not _text(row, "global_batch_seqs"):
+        batch = accelerators * _whole(row, "micro_batch")
+        return batch, max(1, batch // dp)
+    batch = _whole(row, "global_batch_seqs")
+    if batch % dp:
+        raise InputError("global_batch_seqs", batch, f"a multiple of dp = {dp}")
+    each = _number(row, "micro_batch", batch / accelerators) * accelerators / dp
+    if each != int(each):
+        raise InputError("micro_batch", each, "a whole number of sequences a data-parallel rank: no sequence is split")
+    return batch, int(each)
+
+
+def _shard_size(row: Mapping[str, str], framework: Mapping[str, Any], fleet: Fleet, tp: int, dp: int) -> int | None:
+    """Data-parallel ranks that hold all shards together: those of a node or slice in hybrid sharding, else all."""
+    if "hsdp" not in _text(row, "sharding") and not framework.get("shards_in_domain"):
+        return None
+    shards = max(1, fleet.node.accelerators_per_node // tp)
+    return shards if shards < dp and dp % shards == 0 else None
 
 
 def _virtual_stages(row: Mapping[str, str], framework: Mapping[str, Any], layers: int, pp: int, count: int) -> int:
@@ -269,14 +309,14 @@ def _fastest_count(workload: TransformerWorkload, fleet: Fleet, arguments: Mappi
 
 def _precision(row: Mapping[str, str]) -> str:
     text = _text(row, "precision") or "bf16"
-    for precision in ("fp8", "fp4", "bf16", "fp16", "fp32"):
-        if precision in text:
-            return precision
-    raise InputError("precision", text, "fp4, fp8, bf16, fp16 or fp32")
+    named = [precision for precision in ("fp8", "int8", "fp4", "bf16", "fp16", "fp32") if precision in text]
+    if not named:
+        raise InputError("precision", text, "fp4, fp8, int8, bf16, fp16 or fp32")
+    return min(named, key=text.index)
 
 
-def _zero_stage(row: Mapping[str, str]) -> int:
-    text = _text(row, "sharding")
+def _zero_stage(row: Mapping[str, str], framework: Mapping[str, Any]) -> int:
+    text = _text(row, "sharding") or framework.get("sharding", "")
     if "offload" in text:
         raise InputError("sharding", text, "no offloading: it is not modelled")
     for stage in (3, 2, 1):

@@ -51,6 +51,8 @@ RANGES = {
     "host_expert_s": Coefficient(2e-3, 0.0, 1e-2),
     "host_adapter_s": Coefficient(2e-3, 0.0, 1e-2),
     "ep_hidden": Coefficient(0.3, 0.0, 0.95),
+    "tp_wait_s": Coefficient(1e-4, 0.0, 3e-3),
+    "network_step_s": Coefficient(1e-4, 0.0, 2e-3),
 }
 CLOCK = Coefficient(0.85, 0.6, 1.05)
 # A source counts as at most this many rows: a sweep of hundreds would else set every shared clock alone.

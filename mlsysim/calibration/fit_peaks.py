@@ -1,0 +1,75 @@
+"""Fits ``efficiency`` of stated devices to published peak rates: rows of ``anchors/kernels/matmul_peak.csv``.
+
+One shape a device and format says no more than a share of the peak; a device with a table of sizes also shows its launch and
+what a tile costs beside its main loop. ``python -m mlsysim.calibration`` runs it and writes ``peaks.toml``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlsysim.calibration.fit_gemm import COEFFICIENTS, gemm_times
+from mlsysim.calibration.fitting import ErrorStatistics, Times, fit
+from mlsysim.calibration.gemm import gemm_kernel
+from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable
+from mlsysim.calibration.stated import hardware, is_stated, matrix_units
+from mlsysim.calibration.toml_text import toml_value
+
+# So many sizes show the launch and the prologue; fewer only the share of the peak.
+_SIZES = 3
+
+
+def peak_times(rows: KernelTable, device: str, dtype: str, given: Mapping[str, float]) -> Times:
+    """Predicted seconds of ``rows`` of one device and format, with ``given`` coefficients in place of its own.
+
+    The rates of narrow formats are those of products whose operands are narrow already: nothing is quantised.
+    """
+    kernel = replace(gemm_kernel(device, dtype), **{"quantise_sweeps": 0.0, "launch_s": gemm_kernel(device).launch_s, **given})
+    return gemm_times(rows, kernel, hardware(device), dtype, matrix_units(device))
+
+
+def fit_peaks(directory: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Coefficients and residuals by stated device and format; validation rows enter the statistics only."""
+    tables = {role: KernelTable.read(directory / "matmul_peak.csv", role) for role in (CALIBRATION, VALIDATION)}
+    kinds = dict.fromkeys((row["device"], row["dtype"]) for row in tables[CALIBRATION].rows)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for device, dtype in kinds:
+        if is_stated(device):
+            rows = {role: table.where(device=device, dtype=dtype) for role, table in tables.items()}
+            found.setdefault(device, {})[dtype] = _fit(rows, device, dtype)
+    return found
+
+
+def _fit(rows: Mapping[str, KernelTable], device: str, dtype: str) -> dict[str, Any]:
+    chosen = rows[CALIBRATION]
+    free = ["efficiency", "prologue_k", "launch_s"] if len(chosen) >= _SIZES else ["efficiency"]
+    result = fit(
+        lambda values: peak_times(chosen, device, dtype, values),
+        chosen.numbers("measured_s"),
+        {name: COEFFICIENTS[name] for name in free},
+    )
+    values = {name: COEFFICIENTS[name].written(value) for name, value in result.values.items()}
+    entry: dict[str, Any] = values | {"fitted": free, "at_bound": list(result.at_bound)}
+    for role, table in rows.items():
+        if len(table):
+            predicted = np.asarray(peak_times(table, device, dtype, values))
+            entry[role] = asdict(ErrorStatistics.of(predicted, table.numbers("measured_s")))
+    return entry
+
+
+def as_toml(fitted: Mapping[str, Mapping[str, Mapping[str, Any]]], directory: Path) -> str:
+    """The text of ``peaks.toml``."""
+    citation = tomllib.loads((directory / "matmul_peak.toml").read_text("utf-8"))["source"]["citation"]
+    lines = ["# What published peak rates of matrix products say of accelerators without kernel tables: coefficients of"]
+    lines += ["# physics/gemm.py that stated.toml takes from no sibling. Written by `python -m mlsysim.calibration`; do not edit."]
+    lines += ["[defaults]", f'source = "{citation}; anchors/kernels/matmul_peak.csv"']
+    for device, formats in fitted.items():
+        for dtype, entry in formats.items():
+            lines += ["", f"[{device}.{dtype}]", *(f"{key} = {toml_value(value)}" for key, value in entry.items())]
+    return "\n".join(lines) + "\n"
