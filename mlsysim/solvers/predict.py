@@ -16,7 +16,7 @@ from typing import Any
 
 from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
 from mlsysim.physics.work import FULL, RECOMPUTE_MODES, SELECTIVE, LayeredWork
-from mlsysim.solvers.cnn_table import bound_run
+from mlsysim.solvers.cnn_table import small_model_run
 from mlsysim.solvers.distributed import DistributedModel, DistributedResult
 from mlsysim.solvers.lowering import training_work
 from mlsysim.solvers.training_table import TrainingQuestion, question
@@ -25,7 +25,7 @@ ADDED_COLUMNS = ("predicted", "feasible", "basis", "stack_used", "reason")
 # What was measured, and what people say of it: never read.
 UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
 # What a figure is and where it was published. Rows that differ in these alone are figures of one run, solved once.
-_FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator", "year"))
+_FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "year"))
 _RUN_TOTALS = ("accel_hours", "train_days")
 _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_per_accel", "mfu_pct", "hfu_pct")
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
@@ -224,14 +224,14 @@ def _sequences(cells: Cells, batch_tokens: int) -> int:
     return sequences
 
 
-def _bound_run(cells: Cells) -> _Run:
-    run = bound_run(cells)
-    return _Run(run.result.feasible, run.result.basis, "", run.result.reason, lambda _: run.samples_per_s)
+def _small_model_run(cells: Cells) -> _Run:
+    run = small_model_run(cells)
+    return _Run(run.result.feasible, run.result.basis, run.stack, run.result.reason, lambda _: run.samples_per_s)
 
 
 _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run], tuple[str, ...]], ...] = (
     (frozenset(("accelerator", "n_accel", "layers", "hidden", "global_batch_seqs", "metric")), _training_run, _FIGURES),
     (frozenset(("model", "accelerator", "n_accel", "seq_len", "micro_batch", "activation_checkpointing")), _layout_run, ()),
-    (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _bound_run, _SAMPLE_RATES),
-    (frozenset(("benchmark", "accelerator", "n_accel", "global_batch_seqs", "metric")), _bound_run, _SAMPLE_RATES),
+    (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _small_model_run, _SAMPLE_RATES),
+    (frozenset(("benchmark", "accelerator", "n_accel", "global_batch_seqs", "metric")), _small_model_run, _SAMPLE_RATES),
 )
