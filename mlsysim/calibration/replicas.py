@@ -25,9 +25,11 @@ class ReplicaStack:
     Attributes:
         gradient_B: bytes a parameter that are reduced.
         updated_B: bytes a parameter that the optimizer moves.
+        sharded_optimizer: each accelerator of a node updates its part of the parameters.
         unpadded: padding is left out of the arithmetic.
         fused_attention: scores are not stored.
         fused_quantisation: 8-bit products find their operands quantised by the kernel before.
+        channels_first_above_16: 32-bit values are kept channels-first.
         precisions: of the matrix products by the measured device, where a table does not say.
     """
 
@@ -35,19 +37,25 @@ class ReplicaStack:
     coefficients: ReplicaCoefficients
     gradient_B: float
     updated_B: float
+    sharded_optimizer: bool = False
     unpadded: bool = False
     fused_attention: bool = False
     fused_quantisation: bool = False
+    channels_first_above_16: bool = False
     precisions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ReplicaHardware:
-    """An accelerator's entry: whose measured kernels stand for it, and the clock that it sustains."""
+    """An accelerator's entry: whose measured kernels stand for it, the clock that it sustains, and its other formats.
+
+    ``format_shares`` are the rates of products at other number formats over that of 16 bits, as shares of their peaks.
+    """
 
     name: str
     kernels: str
     clock: float
+    format_shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @functools.cache
@@ -106,7 +114,8 @@ def replica_hardware(hardware_name: str) -> ReplicaHardware:
     name = known[hardware_name]
     entry = devices[name]
     clock = float(entry["clock"]) if "clock" in entry else sustained_clock(entry["kernels"])
-    return ReplicaHardware(name, entry["kernels"], clock)
+    shares = {fmt: float(entry[f"{fmt}_share"]) for fmt in ("tf32", "fp32") if f"{fmt}_share" in entry}
+    return ReplicaHardware(name, entry["kernels"], clock, shares)
 
 
 @functools.cache

@@ -77,7 +77,9 @@ def convolution_parameters(layers: Convolutions) -> float:
     return float(np.sum(layers.count * layers.outputs * (_inner(layers) + 1 + layers.normalised)))
 
 
-def convolution_passes(layers: Convolutions, batch: Num, device: ReplicaDevice, moved: Num = 1.0) -> Passes:
+def convolution_passes(
+    layers: Convolutions, batch: Num, device: ReplicaDevice, moved: Num = 1.0, transposed: Num = 0.0
+) -> Passes:
     """Seconds of the forward and backward pass of ``batch`` images, and the kernels of both together.
 
     Args:
@@ -85,6 +87,7 @@ def convolution_passes(layers: Convolutions, batch: Num, device: ReplicaDevice, 
         batch: images on one accelerator, a number or an array of them.
         device: fitted kernels.
         moved: bytes that element-wise passes move over those of kernels that each do one thing.
+        transposed: 1.0 where activations are channels-first, so that each product rewrites its operands and its result.
 
     Example:
         >>> from mlsysim.physics.gemm import GemmKernel
@@ -108,9 +111,12 @@ def convolution_passes(layers: Convolutions, batch: Num, device: ReplicaDevice, 
     value_s = moved * device.value_B * pixels_out * lay.outputs / device.streaming_Bps
     normalise_forward = (_NORM_FORWARD * lay.normalised + _SHORTCUT_FORWARD * lay.shortcut) * value_s
     normalise_backward = (_NORM_BACKWARD * lay.normalised + _SHORTCUT_BACKWARD * lay.shortcut) * value_s
+    # A transposition reads and writes: of input and output forward, of both and their gradients backward.
+    rewritten_s = 2 * transposed * (read_B + written_B) * lay.groups / device.streaming_Bps
     launch_s = device.gemm.launch_s
-    forward_s = forward + normalise_forward + launch_s * lay.normalised
-    backward_s = (1 - lay.first) * to_input + to_weights + normalise_backward + 2 * launch_s * lay.normalised
+    forward_s = forward + normalise_forward + rewritten_s + launch_s * lay.normalised
+    gradients_s = (1 - lay.first) * (to_input + rewritten_s) + to_weights + rewritten_s
+    backward_s = gradients_s + normalise_backward + 2 * launch_s * lay.normalised
     kernels = float(np.sum(lay.count * (3 - lay.first + _NORM_KERNELS * lay.normalised)))
     return Passes(np.sum(lay.count * forward_s, axis=-1), np.sum(lay.count * backward_s, axis=-1), kernels)
 

@@ -82,13 +82,14 @@ def replica_question(cells: Cells) -> ReplicaQuestion:
     framework = _framework(cells)
     kind = "encoder" if isinstance(workload, TransformerWorkload) else "convolutional"
     stack = _stack(kind, "mlperf" if benchmark else framework, _text(cells, "framework") if benchmark else "")
-    batch = _batch(cells, count)
+    accumulated = _whole(cells, "grad_accum", 1)
+    batch = _batch(cells, count, accumulated)
     arguments: dict[str, Any] = {
         "precision": _precision(cells, stack, kernels),
         "is_training": True,
         "stack": stack,
         "batch_size": batch,
-        "microbatch_count": _whole(cells, "grad_accum", 1),
+        "microbatch_count": accumulated,
     }
     if kind == "encoder":
         arguments |= _sequence(cells, benchmark, framework, accelerator, str(arguments["precision"]))
@@ -164,10 +165,10 @@ def _precision(cells: Cells, stack: str, kernels: str) -> str:
     return _named("precision", text) if text else replica_stack(stack).precisions.get(kernels, _named("precision", ""))
 
 
-def _batch(cells: Cells, count: int) -> int:
-    """Samples of a micro-batch (of a step, where the table has its batch), all accelerators together."""
+def _batch(cells: Cells, count: int, accumulated: int) -> int:
+    """Samples of a step, all accelerators together; a batch an accelerator is that of a micro-batch."""
     if _text(cells, "batch_per_accel"):
-        return count * _whole(cells, "batch_per_accel")
+        return count * _whole(cells, "batch_per_accel") * accumulated
     return _whole(cells, "global_batch_seqs" if "global_batch_seqs" in cells else "batch_per_accel")
 
 

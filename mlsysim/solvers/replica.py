@@ -41,7 +41,15 @@ def replica_run(
     accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
     kernels, device = replica_kernels(accelerator, precision, found)
     plan = replica_plan(workload, hardware, micro_batches, found)
-    work = replica_work(workload, batch / (plan.replicas * micro_batches), seq_len, mean_tokens, masked_share, found)
+    work = replica_work(
+        workload,
+        batch / (plan.replicas * micro_batches),
+        precision,
+        found,
+        seq_len=seq_len,
+        mean_tokens=mean_tokens,
+        masked_share=masked_share,
+    )
     step = stack_step(work, plan, kernels, found.coefficients, device.clock)
     parts = {part.removesuffix("_s"): float(getattr(step, part)) for part in REPLICA_PARTS}
     gemm_format = "fp8" if precision == "fp8" else "bfloat16"

@@ -29,7 +29,11 @@ _ATTENTION_OF = {"l40s": "a100_sxm"}
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """An accelerator at a precision, at the rates of its datasheet; the clock is applied with the stack's coefficients."""
+    """An accelerator at a precision, at the rates of its datasheet; the clock is applied with the stack's coefficients.
+
+    ``format_share`` is the rate of products at this number format over that of the measured 16-bit kernels, as shares of
+    their peaks.
+    """
 
     gemm: GemmKernel
     peak_flops_per_s: float
@@ -40,6 +44,7 @@ class Kernels:
     cache_B: float
     attention: PrefillKernel
     attention_peak_flops_per_s: float
+    format_share: Num = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,14 @@ class ReplicaWork:
         network, shape: one of the two.
         batch: samples of a micro-batch on one accelerator.
         tokens: of a sample that are computed (1 for images).
+        transposed: 1.0 where images are channels-first and the kernels channels-last.
     """
 
     network: Convolutions | None
     shape: EncoderShape | None
     batch: Num
     tokens: Num
+    transposed: float = 0.0
 
 
 def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaStack) -> tuple[Kernels, ReplicaHardware]:
@@ -86,12 +93,20 @@ def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaSta
         cache_B=float(cache.m_as("byte")),
         attention=prefill_kernel(_ATTENTION_OF.get(found.kernels, found.kernels)),
         attention_peak_flops_per_s=accelerator.rate_flops_per_s(halves),
+        format_share=found.format_shares.get(precision, 1.0),
     )
     return kernels, found
 
 
 def replica_work(
-    workload: Workload, batch: float, seq_len: int, mean_tokens: float, masked_share: float, stack: ReplicaStack
+    workload: Workload,
+    batch: float,
+    precision: str,
+    stack: ReplicaStack,
+    *,
+    seq_len: int,
+    mean_tokens: float,
+    masked_share: float,
 ) -> ReplicaWork:
     """The kernels of one micro-batch of ``batch`` samples on one accelerator.
 
@@ -99,7 +114,9 @@ def replica_work(
         InputError: a workload whose layers are not calibrated.
     """
     if not isinstance(workload, TransformerWorkload):
-        return ReplicaWork(convolutions(workload.name), None, batch, 1.0)
+        # Only tensor cores want channels last; 32-bit arithmetic takes them first.
+        transposed = 1.0 if stack.channels_first_above_16 and precision == "tf32" else 0.0
+        return ReplicaWork(convolutions(workload.name), None, batch, 1.0, transposed)
     if workload.causal or workload.ffn_matrices != 2 or workload.moe is not None or workload.mla is not None:
         raise InputError("workload", workload.name, "an encoder such as BERT, or a convolutional network, beside this stack")
     shorter = stack.unpadded and mean_tokens < seq_len
@@ -122,12 +139,13 @@ def replica_plan(
     """How the accelerators of a fleet exchange gradients; a lone one has nobody to."""
     parameters = float(workload.parameters.m_as("count"))
     fleet = hardware if isinstance(hardware, Fleet) else None
+    per_node = 1.0 if fleet is None else float(fleet.node.accelerators_per_node)
     return ReplicaPlan(
         replicas=1.0 if fleet is None else float(fleet.accelerators),
-        per_node=1.0 if fleet is None else float(fleet.node.accelerators_per_node),
+        per_node=per_node,
         micro_batches=float(micro_batches),
         gradient_B=stack.gradient_B * parameters,
-        updated_B=stack.updated_B * parameters,
+        updated_B=stack.updated_B * parameters / (per_node if stack.sharded_optimizer else 1.0),
         intra_Bps=float("inf") if fleet is None else fleet.node.intra_bandwidth_Bps,
         inter_Bps=float("inf") if fleet is None else fleet.inter_bandwidth_Bps,
     )
@@ -137,7 +155,7 @@ def work_passes(work: ReplicaWork, kernels: Kernels, coefficients: ReplicaCoeffi
     """Forward and backward pass of a micro-batch."""
     device = clocked(kernels, coefficients, clock)
     if work.network is not None:
-        return convolution_passes(work.network, work.batch, device, coefficients.moved)
+        return convolution_passes(work.network, work.batch, device, coefficients.moved, work.transposed)
     assert work.shape is not None
     chip = AttentionDevice(
         kernels.attention_peak_flops_per_s * clock, kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B
@@ -149,7 +167,7 @@ def clocked(kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> 
     """The device at the clock that it sustains and the share of it that the stack's kernels reach."""
     return ReplicaDevice(
         gemm=kernels.gemm,
-        peak_flops_per_s=kernels.peak_flops_per_s * clock * coefficients.matmul_share,
+        peak_flops_per_s=kernels.peak_flops_per_s * kernels.format_share * clock * coefficients.matmul_share,
         value_B=kernels.value_B,
         memory_Bps=kernels.memory_Bps,
         multiprocessors=kernels.multiprocessors,
