@@ -27,6 +27,8 @@ class ReplicaStack:
         updated_B: bytes a parameter that the optimizer moves.
         sharded_optimizer: each accelerator of a node updates its part of the parameters.
         unpadded: padding is left out of the arithmetic.
+        bin_tokens: what is left of it where samples of like length are batched: lengths rounded up to a multiple of this.
+        accumulated_B: bytes a parameter and micro-batch to cast weights and to accumulate gradients.
         fused_attention: scores are not stored.
         fused_quantisation: 8-bit products find their operands quantised by the kernel before.
         channels_first_above_16: 32-bit values are kept channels-first.
@@ -39,6 +41,8 @@ class ReplicaStack:
     updated_B: float
     sharded_optimizer: bool = False
     unpadded: bool = False
+    bin_tokens: float = 0.0
+    accumulated_B: float = 0.0
     fused_attention: bool = False
     fused_quantisation: bool = False
     channels_first_above_16: bool = False

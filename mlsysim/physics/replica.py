@@ -86,6 +86,7 @@ class ReplicaPlan:
         replicas: accelerators, all with the whole model.
         per_node: of them in one node.
         micro_batches: a step.
+        accumulated_B: bytes that each of them moves to cast weights and to accumulate gradients.
         gradient_B: bytes that are reduced.
         updated_B: bytes that the optimizer moves through memory.
         intra_Bps, inter_Bps: per accelerator, one direction.
@@ -94,6 +95,7 @@ class ReplicaPlan:
     replicas: Num
     per_node: Num
     micro_batches: Num
+    accumulated_B: Num
     gradient_B: Num
     updated_B: Num
     intra_Bps: Num
@@ -124,7 +126,7 @@ def all_reduce_s(plan: ReplicaPlan, network_share: Num) -> Num:
     """Two-level ring: 2 (r-1)/r S over a node's links, 2 (N-1)/N of each rank's part S/r over its network card.
 
     Example:
-        >>> one_node = ReplicaPlan(8.0, 8.0, 1.0, 100e6, 0.0, 300e9, 25e9)
+        >>> one_node = ReplicaPlan(8.0, 8.0, 1.0, 0.0, 100e6, 0.0, 300e9, 25e9)
         >>> round(1e3 * all_reduce_s(one_node, 1.0), 3)
         0.583
     """
@@ -141,11 +143,12 @@ def replica_step(passes: Passes, plan: ReplicaPlan, device: ReplicaDevice, stack
     device_s = passes.forward_s + passes.backward_s
     host_s = passes.kernels * stack.host_kernel_s
     together = (device_s**_HOST_NORM + host_s**_HOST_NORM) ** (1 / _HOST_NORM)
+    accumulated_s = plan.accumulated_B / device.streaming_Bps
     reduced = where(plan.replicas > 1, all_reduce_s(plan, stack.network_share), 0.0)
     hidden = stack.dp_hidden * minimum(reduced, passes.backward_s)
     return ReplicaStep(
         forward_s=plan.micro_batches * passes.forward_s,
-        backward_s=plan.micro_batches * passes.backward_s,
+        backward_s=plan.micro_batches * (passes.backward_s + accumulated_s),
         host_s=plan.micro_batches * (together - device_s),
         dp_exposed_s=reduced - hidden,
         optimizer_s=plan.updated_B / device.streaming_Bps,

@@ -81,7 +81,7 @@ def replica_question(cells: Cells) -> ReplicaQuestion:
     workload: Workload = Models.get(_named("model", benchmark or _text(cells, "model")))
     framework = _framework(cells)
     kind = "encoder" if isinstance(workload, TransformerWorkload) else "convolutional"
-    stack = _stack(kind, "mlperf" if benchmark else framework, _text(cells, "framework") if benchmark else "")
+    stack = _stack(kind, "mlperf" if benchmark else framework, cells)
     accumulated = _whole(cells, "grad_accum", 1)
     batch = _batch(cells, count, accumulated)
     arguments: dict[str, Any] = {
@@ -149,11 +149,15 @@ def _framework(cells: Cells) -> str:
     return named or _text(cells, "locator").partition("/")[0]
 
 
-def _stack(kind: str, framework: str, release: str) -> str:
-    """The stack of a framework for networks of this kind; releases of other frameworks than the stack's are refused."""
+def _stack(kind: str, framework: str, cells: Cells) -> str:
+    """The stack of a framework for networks of this kind, of its year where that is told; other frameworks are refused."""
+    release = _text(cells, "framework")
     for foreign in _names("bound_names.toml")["uncalibrated"]["frameworks"]:
         if foreign in release:
             raise InputError("framework", release, f"none of {foreign}: no stack of it is calibrated")
+    older = _names("bound_names.toml")["older_stack"].get(f"{framework} {kind}")
+    if older is not None and _text(cells, "year") and _whole(cells, "year") <= older["until"]:
+        return str(older["stack"])
     stacks = _names("bound_names.toml")["stack"][kind]
     if framework not in stacks:
         raise UnknownNameError.among("framework", framework, stacks)
@@ -185,17 +189,25 @@ def _sequence(
     if "fine-tun" in _text(cells, "locator") or "squad" in _text(cells, "variant"):
         return {"seq_len": _whole(cells, "seq_len", int(facts["fine_tuning"]["seq_len"])), "masked_share": 0.0}
     if _text(cells, "seq_len"):
-        return {"seq_len": _whole(cells, "seq_len"), "masked_share": masked}
+        return _pretraining(_whole(cells, "seq_len"))
     wide = "full" if precision in ("tf32", "fp32") else "half"
     memory_GiB = round(accelerator.memory_capacity_B / 2**30)
     batch = _whole(cells, "batch_per_accel")
     for recipe in facts["pretraining_batch"]:
         if (recipe["framework"], recipe["memory_GiB"], recipe["values"]) == (framework, memory_GiB, wide):
             if batch <= recipe["largest_at_512"]:
-                return {"seq_len": 512, "masked_share": masked}
+                return _pretraining(512)
             if batch >= recipe["least_at_128"]:
-                return {"seq_len": 128, "masked_share": masked}
+                return _pretraining(128)
     raise InputError("seq_len", "", "tokens of a sample: the row leaves it out, and its batch is that of no known recipe")
+
+
+def _pretraining(seq_len: int) -> dict[str, float | int]:
+    """Samples of the short phase are cut to be full, those of the long one are not."""
+    facts = _names("bound_names.toml")
+    long = seq_len > facts["pretraining_step"]["short"]
+    filled = float(facts["mlperf_bert"]["filled"]) if long else 1.0
+    return {"seq_len": seq_len, "mean_tokens": filled * seq_len, "masked_share": float(facts["masked"]["share"])}
 
 
 def _accumulated(seq_len: int, batch: int) -> int:

@@ -25,7 +25,7 @@ ADDED_COLUMNS = ("predicted", "feasible", "basis", "stack_used", "reason")
 # What was measured, and what people say of it: never read.
 UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
 # What a figure is and where it was published. Rows that differ in these alone are figures of one run, solved once.
-_FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "year"))
+_FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator", "year"))
 _RUN_TOTALS = ("accel_hours", "train_days")
 _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_per_accel", "mfu_pct", "hfu_pct")
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
@@ -73,11 +73,13 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if not table:
         return []
     solve, metrics = table_kind(table[0])
+    # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
+    figure_columns = _FIGURE_COLUMNS - ({"locator", "year"} if solve is _small_model_run else set())
     solved: dict[tuple[tuple[str, str], ...], _Run | str] = {}
     predictions = []
     for row in table:
         cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
-        run_cells = {column: text for column, text in cells.items() if column not in _FIGURE_COLUMNS}
+        run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
         metric, unit = cells.get("metric", "").strip().lower(), cells.get("unit", "").strip().lower()
         wrong = _wrong_metric(metric, metrics) if metrics else ""
         key = tuple(run_cells.items())

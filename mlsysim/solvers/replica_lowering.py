@@ -130,7 +130,8 @@ def replica_work(
         head_share=masked_share,
         fused=1.0 if stack.fused_attention else 0.0,
     )
-    return ReplicaWork(None, shape, batch, mean_tokens if shorter else float(seq_len))
+    computed = min(float(seq_len), mean_tokens + stack.bin_tokens / 2) if shorter else float(seq_len)
+    return ReplicaWork(None, shape, batch, computed)
 
 
 def replica_plan(
@@ -144,6 +145,7 @@ def replica_plan(
         replicas=1.0 if fleet is None else float(fleet.accelerators),
         per_node=per_node,
         micro_batches=float(micro_batches),
+        accumulated_B=stack.accumulated_B * parameters,
         gradient_B=stack.gradient_B * parameters,
         updated_B=stack.updated_B * parameters / (per_node if stack.sharded_optimizer else 1.0),
         intra_Bps=float("inf") if fleet is None else fleet.node.intra_bandwidth_Bps,

@@ -34,7 +34,7 @@ RANGES = {
     "host_kernel_s": Coefficient(5e-6, 0.0, 4e-5),
     "dp_hidden": Coefficient(0.6, 0.0, 1.0),
     "network_share": Coefficient(0.6, 0.02, 1.0),
-    "step_s": Coefficient(1e-3, 0.0, 2e-2),
+    "step_s": Coefficient(1e-3, 0.0, 6e-3),
     "clock": Coefficient(0.8, 0.3, 1.1),
     "tf32_share": Coefficient(0.8, 0.3, 1.2),
     "fp32_share": Coefficient(1.0, 0.5, 1.6),
