@@ -31,6 +31,7 @@ class ReplicaStack:
         accumulated_B: bytes a parameter and micro-batch to cast weights and to accumulate gradients.
         fused_attention: scores are not stored.
         fused_quantisation: 8-bit products find their operands quantised by the kernel before.
+        elements_of_32_bits: passes between products run in 32 bits whatever the products do.
         channels_first_above_16: 32-bit values are kept channels-first.
         precisions: of the matrix products by the measured device, where a table does not say.
     """
@@ -45,6 +46,7 @@ class ReplicaStack:
     accumulated_B: float = 0.0
     fused_attention: bool = False
     fused_quantisation: bool = False
+    elements_of_32_bits: bool = False
     channels_first_above_16: bool = False
     precisions: Mapping[str, str] = field(default_factory=dict)
 

@@ -133,13 +133,10 @@ def _padded(layers: Convolutions) -> Layers:
     return -(-layers.inputs / layers.groups // _CHANNEL_STEP) * _CHANNEL_STEP * layers.window**2
 
 
-def _product_s(
-    m: Num, n: Num, k: Num, first_B: Num, written_B: Num, device: ReplicaDevice, second_B: Num | None = None
-) -> Num:
+def _product_s(m: Num, n: Num, k: Num, first_B: Num, written_B: Num, device: ReplicaDevice, second_B: Num | None = None) -> Num:
     """A product whose operands hold fewer bytes than m x k and n x k elements: windows overlap."""
     weight_B = device.value_B if second_B is None else second_B / (n * k)
     kernel = replace(device.gemm, most_splits=_MOST_SPLITS)
-    peak, chip = device.peak_flops_per_s, device
-    return gemm_s(
-        m, n, k, first_B / (m * k), weight_B, written_B / (m * n), kernel, peak, chip.memory_Bps, chip.multiprocessors, chip.cache_B
-    )
+    peak, units = device.peak_flops_per_s, device.multiprocessors
+    input_B, output_B = first_B / (m * k), written_B / (m * n)
+    return gemm_s(m, n, k, input_B, weight_B, output_B, kernel, peak, device.memory_Bps, units, device.cache_B)

@@ -86,7 +86,8 @@ def encoder_passes(
         forward = forward + _product_s(tokens, n, k, device)
         backward = backward + _product_s(tokens, k, n, device) + _product_s(n, k, tokens, device)
     core = _attention_s(shape, tokens, device, attention, chip, moved)
-    value_s = moved * device.value_B * tokens / device.streaming_Bps
+    element_B = device.value_B if device.element_B is None else device.element_B
+    value_s = moved * element_B * tokens / device.streaming_Bps
     between = (_RESIDUAL_FORWARD * h + _FFN_FORWARD * f + 3 * _QKV_FORWARD * h) * value_s
     between_back = (_RESIDUAL_BACKWARD * h + _FFN_BACKWARD * f + 3 * _QKV_BACKWARD * h) * value_s
     head, head_back = _head_s(shape, tokens, device)
@@ -111,7 +112,8 @@ def _attention_s(
     fused = training_attention_s(kernel, chip, sequences / 2, 2 * shape.seq_len, shape.heads, width)
     scores = sequences * shape.heads * shape.seq_len**2
     products_s = 4 * scores * width / (_BATCHED_SHARE * device.peak_flops_per_s)
-    score_s = moved * device.value_B * scores / device.streaming_Bps
+    element_B = device.value_B if device.element_B is None else device.element_B
+    score_s = moved * element_B * scores / device.streaming_Bps
     stored = products_s + _SCORE_FORWARD * score_s, 2 * products_s + _SCORE_BACKWARD * score_s
     return where(shape.fused > 0, fused[0], stored[0]), where(shape.fused > 0, fused[1], stored[1])
 

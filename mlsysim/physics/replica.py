@@ -39,6 +39,7 @@ class ReplicaDevice:
         gemm: the kernel.
         peak_flops_per_s: at the format, at the clock that training sustains.
         value_B: bytes of an activation.
+        element_B: bytes of an element in the passes between products, else those of an activation.
         operand_B: bytes of an element of what a product multiplies (1 at 8 bits), else those of an activation.
         memory_Bps, multiprocessors, cache_B: datasheet.
     """
@@ -50,6 +51,7 @@ class ReplicaDevice:
     multiprocessors: float
     cache_B: float
     operand_B: float | None = None
+    element_B: float | None = None
 
     @property
     def streaming_Bps(self) -> Num:

@@ -83,7 +83,7 @@ def replica_question(cells: Cells) -> ReplicaQuestion:
     kind = "encoder" if isinstance(workload, TransformerWorkload) else "convolutional"
     stack = _stack(kind, "mlperf" if benchmark else framework, cells)
     accumulated = _whole(cells, "grad_accum", 1)
-    batch = _batch(cells, count, accumulated)
+    batch = _batch(cells, count * accumulated, kind, framework)
     arguments: dict[str, Any] = {
         "precision": _precision(cells, stack, kernels),
         "is_training": True,
@@ -169,10 +169,13 @@ def _precision(cells: Cells, stack: str, kernels: str) -> str:
     return _named("precision", text) if text else replica_stack(stack).precisions.get(kernels, _named("precision", ""))
 
 
-def _batch(cells: Cells, count: int, accumulated: int) -> int:
-    """Samples of a step, all accelerators together; a batch an accelerator is that of a micro-batch."""
+def _batch(cells: Cells, each: int, kind: str, framework: str) -> int:
+    """Samples of a step, all accelerators together; a batch an accelerator is that of one of ``each`` micro-batches."""
     if _text(cells, "batch_per_accel"):
-        return count * _whole(cells, "batch_per_accel") * accumulated
+        return each * _whole(cells, "batch_per_accel")
+    usual = _names("bound_names.toml")["usual_batch"].get(f"{framework} {kind}")
+    if usual is not None and "batch_per_accel" in cells:
+        return each * int(usual)
     return _whole(cells, "global_batch_seqs" if "global_batch_seqs" in cells else "batch_per_accel")
 
 
@@ -192,14 +195,23 @@ def _sequence(
         return _pretraining(_whole(cells, "seq_len"))
     wide = "full" if precision in ("tf32", "fp32") else "half"
     memory_GiB = round(accelerator.memory_capacity_B / 2**30)
-    batch = _whole(cells, "batch_per_accel")
-    for recipe in facts["pretraining_batch"]:
-        if (recipe["framework"], recipe["memory_GiB"], recipe["values"]) == (framework, memory_GiB, wide):
-            if batch <= recipe["largest_at_512"]:
-                return _pretraining(512)
-            if batch >= recipe["least_at_128"]:
-                return _pretraining(128)
+    lengths = _recipe_lengths(framework, memory_GiB, wide, _whole(cells, "batch_per_accel"))
+    if len(lengths) == 1:
+        return _pretraining(lengths.pop())
     raise InputError("seq_len", "", "tokens of a sample: the row leaves it out, and its batch is that of no known recipe")
+
+
+def _recipe_lengths(framework: str, memory_GiB: int, values: str, batch: int) -> set[int]:
+    """Lengths at which the recipes of a framework (of all, where none is told) use this batch."""
+    lengths = set()
+    for recipe in _names("bound_names.toml")["pretraining_batch"]:
+        same = recipe["framework"] == framework or not framework
+        if same and (recipe["memory_GiB"], recipe["values"]) == (memory_GiB, values):
+            if batch <= recipe["largest_at_512"]:
+                lengths.add(512)
+            if batch >= recipe["least_at_128"]:
+                lengths.add(128)
+    return lengths
 
 
 def _pretraining(seq_len: int) -> dict[str, float | int]:
@@ -213,7 +225,8 @@ def _pretraining(seq_len: int) -> dict[str, float | int]:
 def _accumulated(seq_len: int, batch: int) -> int:
     """Micro-batches of a step of the recipe, where the table does not say."""
     recipe = _names("bound_names.toml")["pretraining_step"]
-    return max(1, round(recipe["samples_at_128" if seq_len <= recipe["short"] else "samples_at_512"] / batch))
+    samples = float(recipe["samples_at_128" if seq_len <= recipe["short"] else "samples_at_512"])
+    return max(1, round(samples / batch))
 
 
 def _hardware(accelerator: HardwareNode, entry: str, cells: Cells, count: int) -> HardwareNode | Fleet:

@@ -30,7 +30,8 @@ def convolutions(name: str) -> Convolutions:
     known = _networks()
     if name not in known:
         raise InputError("workload", name, f"a network whose layers are known ({', '.join(known)}) beside stack")
-    return _bottleneck_network(**{key: known[name][key] for key in ("image", "blocks", "width", "groups", "expansion", "classes")})
+    sizes = ("image", "blocks", "width", "groups", "expansion", "classes")
+    return _bottleneck_network(**{size: known[name][size] for size in sizes})
 
 
 def has_layers(workload: Workload) -> bool:

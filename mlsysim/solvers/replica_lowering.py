@@ -21,6 +21,7 @@ from mlsysim.solvers.convolution_table import convolutions
 from mlsysim.systems.types import Fleet
 
 _GEMM_FORMAT = {"fp8": "fp8", "fp16": "bfloat16", "bf16": "bfloat16", "tf32": "bfloat16", "fp32": "bfloat16"}
+_SINGLE_B = 4.0
 # Where padding is left out, samples of all lengths up to the longest: the mean of what their tokens see is two thirds of it.
 _SEEN_OF_LONGEST = 2.0 / 3.0
 # Devices whose attention kernels were not measured take those of the nearest that were.
@@ -45,6 +46,7 @@ class Kernels:
     attention: PrefillKernel
     attention_peak_flops_per_s: float
     format_share: Num = 1.0
+    element_B: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,14 @@ def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaSta
         attention=prefill_kernel(_ATTENTION_OF.get(found.kernels, found.kernels)),
         attention_peak_flops_per_s=accelerator.rate_flops_per_s(halves),
         format_share=found.format_shares.get(precision, 1.0),
+        element_B=_SINGLE_B if stack.elements_of_32_bits else None,
     )
     return kernels, found
 
 
 def replica_work(
     workload: Workload,
-    batch: float,
+    batch: Num,
     precision: str,
     stack: ReplicaStack,
     *,
@@ -134,9 +137,7 @@ def replica_work(
     return ReplicaWork(None, shape, batch, computed)
 
 
-def replica_plan(
-    workload: Workload, hardware: HardwareNode | Fleet, micro_batches: int, stack: ReplicaStack
-) -> ReplicaPlan:
+def replica_plan(workload: Workload, hardware: HardwareNode | Fleet, micro_batches: int, stack: ReplicaStack) -> ReplicaPlan:
     """How the accelerators of a fleet exchange gradients; a lone one has nobody to."""
     parameters = float(workload.parameters.m_as("count"))
     fleet = hardware if isinstance(hardware, Fleet) else None
@@ -175,6 +176,7 @@ def clocked(kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> 
         multiprocessors=kernels.multiprocessors,
         cache_B=kernels.cache_B,
         operand_B=kernels.operand_B,
+        element_B=kernels.element_B,
     )
 
 
