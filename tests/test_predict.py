@@ -117,12 +117,31 @@ def test_layouts():
     assert [row["reason"].split(" =")[0] for row in rows[3:]] == ["model", "seq_len"]
 
 
-def test_images_and_bert_are_bounds():
+def test_images_and_bert_are_calibrated():
     images, mlperf = predict_table(rows_of(IMAGES)), predict_table(rows_of(MLPERF))
-    assert {(row["basis"], row["stack_used"]) for row in [*images[:2], *mlperf[:2]]} == {("bound", "")}
-    assert all(row["predicted"] > float(row["value"]) for row in [*images[:2], mlperf[0]])
-    assert [row["reason"].split(" =")[0] for row in images[2:]] == ["task", "seq_len"]
+    known = [*images[:2], *mlperf[:2]]
+    assert {row["basis"] for row in known} == {"calibrated"}
+    assert [row["stack_used"] for row in mlperf[:2]] == ["nvidia-mxnet", "nvidia-mlperf-bert"]
+    assert all(0.7 < row["predicted"] / float(row["value"]) < 1.3 for row in known)
+    assert images[2]["reason"].startswith("task =")
     assert "abacus" in mlperf[2]["reason"]
+
+
+def test_a_framework_and_a_length_of_sequences_are_read_off_the_place_of_publication():
+    row = rows_of(IMAGES)[3]
+    folder = "LanguageModeling/BERT/README.md:L822 @729963d"
+    told = {
+        "PyTorch": f"PyTorch/{folder} [Pre-training NVIDIA DGX A100]",
+        "TensorFlow2": f"TensorFlow2/{folder} [Fine-tuning for SQuAD]",
+        "of no recipe": f"TensorFlow/{folder} [Pre-training]",
+    }
+    stacks = [predict_table([row | {"locator": place, "year": "2021"}])[0]["stack_used"] for place in told.values()]
+    assert stacks == ["nvidia-pytorch-bert", "nvidia-tensorflow2-bert", ""]
+    older = predict_table([row | {"locator": told["PyTorch"], "year": "2020"}])[0]
+    assert older["stack_used"] == "nvidia-pytorch-bert-2020"
+    fields = [row | {"locator": told["PyTorch"], "batch_per_accel": batch} for batch in ("32", "256")]
+    long, short = predict_table(fields)
+    assert 2 < short["predicted"] / long["predicted"] < 4
 
 
 def test_a_fleet_is_no_faster_than_its_accelerators():

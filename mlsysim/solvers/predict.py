@@ -16,7 +16,7 @@ from typing import Any
 
 from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
 from mlsysim.physics.work import FULL, RECOMPUTE_MODES, SELECTIVE, LayeredWork
-from mlsysim.solvers.cnn_table import bound_run
+from mlsysim.solvers.cnn_table import small_model_run
 from mlsysim.solvers.distributed import DistributedModel, DistributedResult
 from mlsysim.solvers.lowering import training_work
 from mlsysim.solvers.training_table import TrainingQuestion, question
@@ -73,11 +73,13 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if not table:
         return []
     solve, metrics = table_kind(table[0])
+    # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
+    figure_columns = _FIGURE_COLUMNS - ({"locator", "year"} if solve is _small_model_run else set())
     solved: dict[tuple[tuple[str, str], ...], _Run | str] = {}
     predictions = []
     for row in table:
         cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
-        run_cells = {column: text for column, text in cells.items() if column not in _FIGURE_COLUMNS}
+        run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
         metric, unit = cells.get("metric", "").strip().lower(), cells.get("unit", "").strip().lower()
         wrong = _wrong_metric(metric, metrics) if metrics else ""
         key = tuple(run_cells.items())
@@ -226,14 +228,14 @@ def _sequences(cells: Cells, batch_tokens: int) -> int:
     return sequences
 
 
-def _bound_run(cells: Cells) -> _Run:
-    run = bound_run(cells)
-    return _Run(run.result.feasible, run.result.basis, "", run.result.reason, lambda _: run.samples_per_s)
+def _small_model_run(cells: Cells) -> _Run:
+    run = small_model_run(cells)
+    return _Run(run.result.feasible, run.result.basis, run.stack, run.result.reason, lambda _: run.samples_per_s)
 
 
 _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run], tuple[str, ...]], ...] = (
     (frozenset(("accelerator", "n_accel", "layers", "hidden", "global_batch_seqs", "metric")), _training_run, _FIGURES),
     (frozenset(("model", "accelerator", "n_accel", "seq_len", "micro_batch", "activation_checkpointing")), _layout_run, ()),
-    (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _bound_run, _SAMPLE_RATES),
-    (frozenset(("benchmark", "accelerator", "n_accel", "global_batch_seqs", "metric")), _bound_run, _SAMPLE_RATES),
+    (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _small_model_run, _SAMPLE_RATES),
+    (frozenset(("benchmark", "accelerator", "n_accel", "global_batch_seqs", "metric")), _small_model_run, _SAMPLE_RATES),
 )

@@ -1,12 +1,12 @@
-"""One accelerator, one batch: ``SingleNodeModel``."""
+"""One accelerator, one batch, or a fleet of them that each hold the whole model: ``SingleNodeModel``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlsysim.core.checks import boolean, fraction, instance, strict_keywords, whole_number
-from mlsysim.core.errors import InputError
+from mlsysim.core.checks import boolean, fraction, instance, real_number, strict_keywords, whole_number
+from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
@@ -19,12 +19,14 @@ from mlsysim.physics.work import NONE, LayeredWork
 from mlsysim.solvers.distributed_input import DEFAULT_SEQ_LEN, lone_plan
 from mlsysim.solvers.feasibility import over_budget
 from mlsysim.solvers.lowering import training_work
+from mlsysim.solvers.replica import replica_run
 from mlsysim.solvers.result import Result
+from mlsysim.systems.types import Fleet
 
 
 @dataclass(frozen=True, kw_only=True)
 class SingleNodeResult(Result):
-    """Time of one batch and the rate it gives. ``throughput`` counts samples (sequences, images)."""
+    """Time of one batch and the rate it gives. ``throughput`` counts samples (sequences, images) of all accelerators."""
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "mfu", "memory")
 
@@ -37,31 +39,42 @@ class SingleNodeResult(Result):
 class SingleNodeModel:
     """The roofline of one accelerator: inference or a training step of one batch.
 
-    Time is the longer of arithmetic (peak x efficiency) and memory traffic; a training step adds the optimizer.
+    Time is the longer of arithmetic (peak x efficiency) and memory traffic; a training step adds the optimizer. On a
+    ``stack``, training time comes from calibrated kernels, layer by layer, and a fleet of data-parallel accelerators
+    exchanges its gradients.
     """
 
     @strict_keywords
     def solve(
         self,
         workload: Workload,
-        hardware: HardwareNode,
+        hardware: HardwareNode | Fleet,
         *,
         batch_size: int,
         precision: str = "fp16",
         efficiency: float | None = None,
         is_training: bool = False,
         seq_len: int | None = None,
+        mean_tokens: float | None = None,
+        masked_share: float = 0.15,
+        microbatch_count: int = 1,
+        stack: str | None = None,
     ) -> SingleNodeResult:
-        """Time of ``batch_size`` samples on one ``hardware``.
+        """Time of ``batch_size`` samples on ``hardware``.
 
         Args:
             workload: a transformer (``seq_len`` tokens a sample) or a network of known FLOP a sample.
-            hardware: the accelerator.
-            batch_size: samples.
+            hardware: the accelerator, or a fleet of them that each hold the whole model.
+            batch_size: samples of a step, all accelerators together.
             precision: number format of weights and arithmetic.
             efficiency: the share of peak that the caller owns; without it the result is the bound.
             is_training: forward, backward and Adam, instead of forward.
             seq_len: tokens of one sample; transformers only, 4096 by default.
+            mean_tokens: of them, those that are no padding, in the mean: what is computed where padding is left out (the
+                bound, and stacks that do so). By default all.
+            masked_share: share of the tokens that BERT's output head is trained on; 0 without that head (stack only).
+            microbatch_count: micro-batches that gradients are accumulated over before they are exchanged (stack only).
+            stack: a software stack such as "nvidia-mxnet": training time from calibrated kernels.
 
         Raises:
             InputError: an argument out of range, or a workload that this solver does not take.
@@ -74,34 +87,68 @@ class SingleNodeModel:
             ('bound', True, 'compute')
         """
         instance("workload", workload, Workload, "a workload such as Models.Vision.ResNet50")
-        instance("hardware", hardware, HardwareNode, "an accelerator such as Hardware.Cloud.H100")
+        if not isinstance(hardware, Fleet):
+            instance("hardware", hardware, HardwareNode, "an accelerator such as Hardware.Cloud.H100, or a Fleet of them")
         batch = whole_number("batch_size", batch_size)
         share = 1.0 if efficiency is None else fraction("efficiency", efficiency)
         fmt = precision_name("precision", precision)
         training = boolean("is_training", is_training)
-        peak = hardware.rate_flops_per_s(fmt)
+        accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
+        count = hardware.accelerators if isinstance(hardware, Fleet) else 1
+        peak = accelerator.rate_flops_per_s(fmt)
+        micro_batches = whole_number("microbatch_count", microbatch_count)
+        if batch % (count * micro_batches):
+            raise InputError("batch_size", batch, f"a multiple of accelerators x microbatch_count = {count * micro_batches}")
+        if stack is not None and (efficiency is not None or not training):
+            expected = "nothing beside efficiency, and is_training=True: no inference is calibrated on a stack yet"
+            raise InconsistentError("stack", stack, expected)
         tokens = 1
         if isinstance(workload, TransformerWorkload):
             tokens = whole_number("seq_len", DEFAULT_SEQ_LEN if seq_len is None else seq_len)
         elif seq_len is not None:
             raise InputError("seq_len", seq_len, f"nothing: {workload.name} has no sequence")
-        work = training_work(workload, tokens)
+        filled = real_number("mean_tokens", tokens if mean_tokens is None else mean_tokens, 1, tokens)
+        masked = real_number("masked_share", masked_share, 0, 1)
+        computed = max(1, round(filled))
+        work = training_work(workload, computed)
         solve = _training if training else _inference
-        seconds, parts, memory_B, flops = solve(work, hardware, batch, tokens, fmt, peak * share)
-        reason = over_budget(memory_B, hardware, "this batch on one")
+        each = batch // count
+        seconds, parts, memory_B, flops = solve(work, accelerator, each // micro_batches, computed, fmt, peak * share)
+        flops *= micro_batches
+        parts = {name: part * (1 if name == "optimizer" else micro_batches) for name, part in parts.items()}
+        seconds = sum(parts.values())
+        coefficients: tuple[str, ...] = ()
+        if stack is not None:
+            run = replica_run(
+                workload,
+                hardware,
+                stack,
+                batch=batch,
+                micro_batches=micro_batches,
+                seq_len=tokens,
+                mean_tokens=filled,
+                masked_share=masked,
+                precision=fmt,
+            )
+            parts, coefficients = run.parts, run.coefficients
+            seconds = sum(parts.values())
+        reason = over_budget(memory_B, accelerator, "this batch on one" if count == 1 else "each")
         notes: tuple[str, ...] = ()
         if training and isinstance(workload, CNNWorkload) and workload.activations is None:
             notes = (f"activation memory is not counted: {workload.name} does not say how many it keeps",)
-        bound = "memory capacity" if reason else _binding(parts)
+        bound = _binding(parts) if stack is None else max(parts, key=lambda name: parts[name]).replace("_", " ")
+        basis = "calibrated" if stack is not None else "bound" if efficiency is None else "efficiency"
+        where = hardware.name if isinstance(hardware, HardwareNode) else f"{count} x {accelerator.name}"
         return SingleNodeResult(
             solver="SingleNodeModel",
-            subject=f"{workload.name}, batch {batch}, {'training' if training else 'inference'} in {fmt} on {hardware.name}",
-            basis="bound" if efficiency is None else "efficiency",
+            subject=f"{workload.name}, batch {batch}, {'training' if training else 'inference'} in {fmt} on {where}",
+            basis=basis,
             feasible=not reason,
             reason=reason,
-            binding=bound,
+            binding="memory capacity" if reason else bound,
             breakdown={name: with_unit(part, "second") for name, part in parts.items()},
             diagnostics=notes,
+            coefficients=coefficients,
             latency=with_unit(seconds, "second"),
             throughput=with_unit(batch / seconds, "count/second"),
             mfu=flops / (seconds * peak),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlsysim.core.errors import InputError, MLSysError, UnknownArgumentError, UnknownNameError, nearest
 from mlsysim.core.spec import Spec
 from mlsysim.models import types as workload_types
+from mlsysim.solvers.cnn_table import replica_question
 from mlsysim.solvers.training_table import question
 
 if TYPE_CHECKING:
@@ -48,15 +49,24 @@ def _built(anchor: Anchor) -> Call:
     case = anchor.case
     solve = _solver(anchor.source.solver)
     if case.run:
-        asked = question(case.run)
-        keywords = {**asked.arguments, **case.solve}
-        _check_arguments(anchor.source.solver, solve, (asked.workload, asked.fleet), keywords)
-        return Call(solve, (asked.workload, asked.fleet), keywords)
+        inputs, arguments = _asked(anchor.source.solver, case.run)
+        keywords = {**arguments, **case.solve}
+        _check_arguments(anchor.source.solver, solve, inputs, keywords)
+        return Call(solve, inputs, keywords)
     given = {kind: getattr(case, kind) for kind in ("workload", "hardware", "node", "fleet")}
     inputs = tuple(build(kind, described, anchor.id) for kind, described in given.items() if described is not None)
     keywords = {name: _argument(name, value, anchor.id) for name, value in case.solve.items()}
     _check_arguments(anchor.source.solver, solve, inputs, keywords)
     return Call(solve, inputs, keywords)
+
+
+def _asked(solver: str, run: dict[str, str]) -> tuple[tuple[Spec, ...], dict[str, Any]]:
+    """Inputs and arguments that the cells of a table of runs give ``solver``."""
+    if solver == "SingleNodeModel":
+        small = replica_question(run)
+        return (small.workload, small.hardware), small.arguments
+    asked = question(run)
+    return (asked.workload, asked.fleet), asked.arguments
 
 
 def _solver(name: str) -> Callable[..., Any]:
