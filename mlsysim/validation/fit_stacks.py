@@ -43,6 +43,7 @@ RANGES = {
     "dp_hidden": Coefficient(0.5, 0.0, 1.0),
     "pp_hidden": Coefficient(0.3, 0.0, 1.0),
     "network_share": Coefficient(0.7, 0.02, 1.0),
+    "attention_rate": Coefficient(0.7, 0.2, 1.2),
     "tp_wait_s": Coefficient(1e-4, 0.0, 3e-3),
     "network_step_s": Coefficient(1e-4, 0.0, 2e-3),
 }
