@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mlsysim.calibration import __main__ as command
-from mlsysim.calibration import attention, collectives, fit_attention, fit_collectives, fit_gemm, gemm
+from mlsysim.calibration import fit_attention, fit_collectives, fit_gemm, fit_peaks
 from mlsysim.calibration.fitting import Coefficient
 
 KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
-FILES = ("gemm.toml", "attention.toml", "collectives.toml")
+FILES = ("gemm.toml", "peaks.toml", "attention.toml", "collectives.toml")
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,9 @@ def test_a_second_run_finds_what_is_written(run, name):
 
 
 def test_it_prints_a_line_a_table_and_what_changed(tmp_path, capsys, monkeypatch):
-    fits = {fit_gemm: "fit_gemm", fit_attention: "fit_attention", fit_collectives: "fit_collectives"}
-    readers = {fit_gemm: gemm, fit_attention: attention, fit_collectives: collectives}
-    for module, function in fits.items():
-        stored = tomllib.loads(Path(readers[module].__file__).with_suffix(".toml").read_text("utf-8"))
+    fits = {fit_gemm: "fit_gemm", fit_peaks: "fit_peaks", fit_attention: "fit_attention", fit_collectives: "fit_collectives"}
+    for (module, function), name in zip(fits.items(), FILES, strict=True):
+        stored = tomllib.loads((command.HERE / name).read_text("utf-8"))
         groups = {
             group: {name: entry for name, entry in tables.items() if isinstance(entry, dict)}
             for group, tables in stored.items()
@@ -54,10 +53,10 @@ def test_it_prints_a_line_a_table_and_what_changed(tmp_path, capsys, monkeypatch
         monkeypatch.setattr(module, function, lambda directory, groups=groups: groups)
     assert command.main([str(KERNELS), "--into", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 31 + 14 + 8 + 4 + 1
+    assert len(lines) == 1 + 31 + 14 + 14 + 8 + 4 + 1
     assert lines[0].split() == ["table", "points", "calibration", "validation", "at", "its", "bound"]
     assert any(line.split() == ["gemm", "b200_sxm", "fp8", "28", "2.99", "%", "4.70", "%", "prologue_k"] for line in lines)
-    assert lines[-1] == "changed: gemm.toml, attention.toml, collectives.toml"
+    assert lines[-1] == "changed: gemm.toml, peaks.toml, attention.toml, collectives.toml"
     for name in FILES:
         assert (tmp_path / name).read_text("utf-8") == (command.HERE / name).read_text("utf-8")
     assert command.main([str(KERNELS), "--into", str(tmp_path)]) == 0

@@ -55,7 +55,7 @@ _HELD = dict.fromkeys(("l40s", "rtx_pro_6000_server"), _NO_SMALL)
 
 
 def gemm_times(rows: KernelTable, kernel: GemmKernel, node: HardwareNode, dtype: str, units: float | None = None) -> Times:
-    """Predicted seconds of ``rows``, all of one format, on ``node``; ``units`` where tiles go to others than its multiprocessors."""
+    """Predicted seconds of ``rows``, all of one format, on ``node``; ``units`` work on its tiles (its multiprocessors)."""
     numbers = FORMATS[dtype]
     assert node.compute.multiprocessors is not None
     return np.asarray(

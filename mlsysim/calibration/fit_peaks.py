@@ -30,7 +30,9 @@ def peak_times(rows: KernelTable, device: str, dtype: str, given: Mapping[str, f
 
     The rates of narrow formats are those of products whose operands are narrow already: nothing is quantised.
     """
-    kernel = replace(gemm_kernel(device, dtype), **{"quantise_sweeps": 0.0, "launch_s": gemm_kernel(device).launch_s, **given})
+    kernel = replace(gemm_kernel(device, dtype), quantise_sweeps=0.0, launch_s=gemm_kernel(device).launch_s)
+    changed: dict[str, Any] = dict(given)
+    kernel = replace(kernel, **changed)
     return gemm_times(rows, kernel, hardware(device), dtype, matrix_units(device))
 
 
@@ -67,7 +69,9 @@ def as_toml(fitted: Mapping[str, Mapping[str, Mapping[str, Any]]], directory: Pa
     """The text of ``peaks.toml``."""
     citation = tomllib.loads((directory / "matmul_peak.toml").read_text("utf-8"))["source"]["citation"]
     lines = ["# What published peak rates of matrix products say of accelerators without kernel tables: coefficients of"]
-    lines += ["# physics/gemm.py that stated.toml takes from no sibling. Written by `python -m mlsysim.calibration`; do not edit."]
+    lines += [
+        "# physics/gemm.py that stated.toml takes from no sibling. Written by `python -m mlsysim.calibration`; do not edit."
+    ]
     lines += ["[defaults]", f'source = "{citation}; anchors/kernels/matmul_peak.csv"']
     for device, formats in fitted.items():
         for dtype, entry in formats.items():

@@ -110,10 +110,11 @@ def _stated_entry(device: str, dtype: str) -> dict[str, Any]:
     if not peak and peak16:
         found["efficiency"] = base["efficiency"] * peak16["efficiency"] / _entry(sibling, "bfloat16")["efficiency"]
     # Not its own: what the sibling was fitted with, less what is stated here.
-    replaced = (*stated.own(device, "gemm"), *(peak or peak16).get("fitted", ()))
+    own_peak, own_format = (peak, dtype) if peak else (peak16, "bfloat16")
+    replaced = (*stated.own(device, "gemm"), *own_peak.get("fitted", ()))
     found["fitted"] = [name for name in base["fitted"] if name not in replaced]
     found["of"] = base.get("of", f"{measured}.{stated.stated_format(dtype, _tables()[measured])}")
-    found["peak"] = [*base.get("peak", ()), *(f"peaks.{device}.{dtype if peak else 'bfloat16'}.{name}" for name in (peak or peak16).get("fitted", ()))]
+    found["peak"] = [*base.get("peak", ()), *(f"peaks.{device}.{own_format}.{name}" for name in own_peak.get("fitted", ()))]
     return found
 
 

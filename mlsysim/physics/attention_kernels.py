@@ -9,7 +9,7 @@ Shah et al., "FlashAttention-3", 2024, arXiv:2407.08608 (exponentials overlap wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlsysim.physics.numeric import Num, maximum, minimum, sqrt, where
 
@@ -56,9 +56,13 @@ class PrefillKernel:
 
     floor_s: float
     matmul_efficiency: Num
-    exponentials_per_s: float
+    exponentials_per_s: Num
     tile_keys: float
     window_tile_keys: float
+
+    def at_rate(self, rate: Num) -> PrefillKernel:
+        """A kernel that computes at ``rate`` times this one's rates."""
+        return replace(self, matmul_efficiency=self.matmul_efficiency * rate, exponentials_per_s=self.exponentials_per_s * rate)
 
 
 @dataclass(frozen=True, slots=True)

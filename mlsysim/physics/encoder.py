@@ -56,6 +56,7 @@ def encoder_passes(
     device: ReplicaDevice,
     attention: PrefillKernel,
     chip: AttentionDevice,
+    backward_rate: Num,
     moved: Num = 1.0,
 ) -> Passes:
     """Seconds of the forward and backward pass of ``tokens`` tokens, and the kernels of both together.
@@ -66,6 +67,7 @@ def encoder_passes(
         device: fitted matrix products.
         attention: fitted fused attention.
         chip: what it runs on.
+        backward_rate: of fused attention's backward pass over that of its forward pass.
         moved: bytes that element-wise passes move over those of the fused kernels above.
 
     Example:
@@ -74,7 +76,7 @@ def encoder_passes(
         >>> chip = AttentionDevice(290e12, 1.9e12, 108.0, 40 * 2.0**20)
         >>> bert = EncoderShape(24.0, 1024.0, 16.0, 4096.0, 30522.0, 128.0, 0.15, 0.0)
         >>> kernel = PrefillKernel(11e-6, 0.5, 2.2e10, 180.0, 0.0)
-        >>> passes = encoder_passes(bert, 32768.0, a100, kernel, chip)
+        >>> passes = encoder_passes(bert, 32768.0, a100, kernel, chip, 0.62)
         >>> 0.3 < (passes.forward_s + passes.backward_s) < 0.5
         True
     """
@@ -85,7 +87,7 @@ def encoder_passes(
     for n, k in products:
         forward = forward + _product_s(tokens, n, k, device)
         backward = backward + _product_s(tokens, k, n, device) + _product_s(n, k, tokens, device)
-    core = _attention_s(shape, tokens, device, attention, chip, moved)
+    core = _attention_s(shape, tokens, device, attention, chip, backward_rate, moved)
     element_B = device.value_B if device.element_B is None else device.element_B
     value_s = moved * element_B * tokens / device.streaming_Bps
     between = (_RESIDUAL_FORWARD * h + _FFN_FORWARD * f + 3 * _QKV_FORWARD * h) * value_s
@@ -105,11 +107,17 @@ def _product_s(m: Num, n: Num, k: Num, device: ReplicaDevice) -> Num:
 
 
 def _attention_s(
-    shape: EncoderShape, tokens: Num, device: ReplicaDevice, kernel: PrefillKernel, chip: AttentionDevice, moved: Num
+    shape: EncoderShape,
+    tokens: Num,
+    device: ReplicaDevice,
+    kernel: PrefillKernel,
+    chip: AttentionDevice,
+    backward_rate: Num,
+    moved: Num,
 ) -> tuple[Num, Num]:
     """Forward and backward. Attention to all of s tokens is the causal half of 2 s, with half as many sequences."""
     sequences, width = tokens / shape.seq_len, shape.hidden / shape.heads
-    fused = training_attention_s(kernel, chip, sequences / 2, 2 * shape.seq_len, shape.heads, width)
+    fused = training_attention_s(kernel, chip, sequences / 2, 2 * shape.seq_len, shape.heads, width, backward_rate)
     scores = sequences * shape.heads * shape.seq_len**2
     products_s = 4 * scores * width / (_BATCHED_SHARE * device.peak_flops_per_s)
     element_B = device.value_B if device.element_B is None else device.element_B

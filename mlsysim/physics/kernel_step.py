@@ -191,8 +191,9 @@ class StackCoefficients:
         two_batches: stated: 1.0 where every schedule has another micro-batch's compute beside such messages (DualPipe).
         dropped_down: stated: share of the feed-forward block's last product that full recomputation leaves out: no gradient
             needs its result, and a compiler that sees the whole layer (XLA) drops it.
+        attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
         tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
-        network_step_s: latency of each step of the ring by which replicas of shards (hybrid sharding) reduce a layer's gradients.
+        network_step_s: latency of a step of the ring by which replicas (hybrid sharding) reduce a layer's gradients.
         repeated_ffn: stated: share of the rest of the feed-forward block that selective recomputation repeats beside attention.
     """
 
@@ -217,12 +218,14 @@ class StackCoefficients:
     repeated_ffn: Num = 0.0
     network_step_s: Num = 0.0
     tp_wait_s: Num = 0.0
+    attention_rate: Num = 1.0
 
 
 def kernel_parts(
     work: LayeredWork, shape: LayerShape, plan: Plan, machine: Machine, device: KernelDevice, stack: StackCoefficients
 ) -> StepParts:
     """The parts of a step; tensor-parallel collectives come with what the stack hides already taken off."""
+    device = replace(device, attention=device.attention.at_rate(stack.attention_rate))
     forward, attention_forward = _forward_s(shape, plan, device, stack)
     backward = _backward_s(work, shape, plan, device, stack)
     shared = device.shared
@@ -447,10 +450,9 @@ def _head_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevi
 
 def _reduction_s(work: LayeredWork, plan: Plan, machine: Machine, device: KernelDevice) -> Num:
     """One tensor-parallel all-reduce: measured within a node, a ring over the network's cards beyond it."""
-    links = device.collectives
-    if device.torus_axes > 1:
-        links = replace(links, bandwidth_Bps=links.bandwidth_Bps / device.torus_axes, pair_bandwidth_Bps=links.pair_bandwidth_Bps / device.torus_axes)
-    local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, links)
+    axes, links = device.torus_axes, device.collectives
+    shared = replace(links, bandwidth_Bps=links.bandwidth_Bps / axes, pair_bandwidth_Bps=links.pair_bandwidth_Bps / axes)
+    local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, shared)
     across = tensor_all_reduce_s(work, plan, machine)
     return where(plan.tp > machine.per_node, across, local)
 

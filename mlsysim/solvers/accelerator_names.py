@@ -13,8 +13,12 @@ from mlsysim.hardware.registry import Hardware
 
 # Words that say nothing of the device: who makes it, and how it is sold, cooled and limited.
 _IDLE = frozenset(
-    "nvidia amd intel habana google cloud aws azure gcp instinct tesla geforce radeon gpu gpus tpu accelerator accelerators"
-    " graphcore ipu huawei tensor core cores chip chips pod slice per device node dgx hgx oam cts module nvl72 blackwell hopper ampere volta".split()
+    re.findall(
+        r"\w+",
+        """nvidia amd intel habana google graphcore huawei instinct tesla geforce radeon blackwell hopper ampere volta
+        gpu gpus tpu ipu accelerator accelerators tensor core cores chip chips device module pod slice per node
+        cloud aws azure gcp dgx hgx oam cts nvl72""",
+    )
 )
 _BRACKETS = re.compile(r"\([^()]*\)")
 _WORD = re.compile(r"[a-z0-9]+")
@@ -26,7 +30,7 @@ _APART = re.compile(r"\b(tpu|mi|rtx|gh|gb|gaudi)[\s_-]*(v?\d)")
 
 
 class _Spelling(NamedTuple):
-    """A name taken apart: what must agree, how the device is mounted (sxm, and of which generation) and its memory, where it says so."""
+    """A name taken apart: what must agree, how it is mounted (sxm, and of which generation), its memory: where it says so."""
 
     words: frozenset[str]
     family: str
@@ -44,16 +48,16 @@ def accelerator_entry(text: str) -> str:
         UnknownNameError: none, or several that differ in more than that; the message has near names.
 
     Example:
-        >>> [accelerator_entry(text) for text in ("NVIDIA A100-SXM4-80GB (400W)", "TPU v5p-1024", "AMD Instinct MI300X 192GB HBM3")]
-        ['a100_sxm_80gb', 'tpu_v5p', 'mi300x']
+        >>> accelerator_entry("NVIDIA A100-SXM4-80GB (400W)"), accelerator_entry("TPU v5p-1024")
+        ('a100_sxm_80gb', 'tpu_v5p')
         >>> accelerator_entry("h100 pcie"), accelerator_entry("MI250X GCD")
         ('h100_pcie', 'mi250x_gcd')
     """
     lowered = text.strip().lower()
     if not lowered:
         raise InputError("accelerator", text, "a name: the row leaves it out")
-    if lowered in _listed():
-        return _listed()[lowered]
+    if lowered in _listed() or lowered in _registered():
+        return _listed().get(lowered) or _registered()[lowered]
     # Brackets mostly hold the node or a power limit; where nothing else names a device, they do.
     for read in (_BRACKETS.sub(" ", lowered), lowered):
         given = _taken_apart(read)
@@ -113,10 +117,17 @@ def _listed() -> dict[str, str]:
 
 
 @functools.cache
+def _registered() -> dict[str, str]:
+    """Ids by all names of the registry, in lower case."""
+    both = Hardware.Cloud.spellings() | Hardware.Workstation.spellings()
+    return {name.lower(): entry for entry, names in both.items() for name in reversed(names)}
+
+
+@functools.cache
 def _known() -> dict[str, tuple[_Spelling, ...]]:
     """All names of every accelerator of a data centre or workstation, by id."""
-    found = {}
-    for group in (Hardware.Cloud, Hardware.Workstation):
-        for entry, names in group.spellings().items():
-            found[entry] = tuple(_taken_apart(_BRACKETS.sub(" ", name).replace("_", " ")) for name in names)
-    return found
+    both = Hardware.Cloud.spellings() | Hardware.Workstation.spellings()
+    return {
+        entry: tuple(_taken_apart(_BRACKETS.sub(" ", name).replace("_", " ")) for name in names)
+        for entry, names in both.items()
+    }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from mlsysim.calibration.attention import prefill_kernel
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
 from mlsysim.calibration.replicas import ReplicaHardware, ReplicaStack, replica_hardware
+from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
@@ -163,7 +164,9 @@ def work_passes(work: ReplicaWork, kernels: Kernels, coefficients: ReplicaCoeffi
     chip = AttentionDevice(
         kernels.attention_peak_flops_per_s * clock, kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B
     )
-    return encoder_passes(work.shape, work.batch * work.tokens, device, kernels.attention, chip, coefficients.moved)
+    backward_rate = shared_coefficients().attention_backward
+    tokens = work.batch * work.tokens
+    return encoder_passes(work.shape, tokens, device, kernels.attention, chip, backward_rate, coefficients.moved)
 
 
 def clocked(kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> ReplicaDevice:

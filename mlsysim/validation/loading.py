@@ -99,7 +99,10 @@ def _load(path: Path, modified_ns: int) -> tuple[Anchor, ...]:
     for position, table in enumerate(document["case"], start=1):
         label = f"case {table['id']!r}" if "id" in table else f"case number {position}"
         try:
-            case = Case(**_merged(common, table))
+            fields = _merged(common, table)
+            if source.year is not None and fields.get("run"):
+                fields["run"] = {"year": str(source.year), **fields["run"]}  # a framework's stack depends on it
+            case = Case(**fields)
         except MLSysError as error:
             raise DataError(f"{path}: {label}: {error}") from None
         if case.id in anchors:
