@@ -16,7 +16,8 @@ from mlsysim.core.errors import InputError
 from mlsysim.physics.work import RECOMPUTE_MODES
 from mlsysim.solvers.distributed import DistributedModel
 from mlsysim.solvers.lowering import training_work
-from mlsysim.solvers.predict import ADDED_COLUMNS, flops_per_token, predict_table
+from mlsysim.solvers.predict import ADDED_COLUMNS, predict_table
+from mlsysim.solvers.training_figures import flops_per_token
 from mlsysim.solvers.training_table import question
 
 ROOT = Path(__file__).parents[1]

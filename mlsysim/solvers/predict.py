@@ -15,11 +15,13 @@ from importlib import resources
 from typing import Any
 
 from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
-from mlsysim.physics.work import FULL, RECOMPUTE_MODES, SELECTIVE, LayeredWork
+from mlsysim.physics.memory import MEMORY_PARTS
+from mlsysim.physics.work import RECOMPUTE_MODES
 from mlsysim.solvers.cnn_table import small_model_run
-from mlsysim.solvers.distributed import DistributedModel, DistributedResult
-from mlsysim.solvers.lowering import training_work
-from mlsysim.solvers.training_table import TrainingQuestion, question
+from mlsysim.solvers.feasibility import over_budget
+from mlsysim.solvers.training_figures import training_figure
+from mlsysim.solvers.training_steps import PreparedRun, prepared, step_seconds
+from mlsysim.solvers.training_table import question
 
 ADDED_COLUMNS = ("predicted", "feasible", "basis", "stack_used", "reason")
 # What was measured, and what people say of it: never read.
@@ -33,6 +35,7 @@ _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
 _SCALES = {("step_time_s", "ms"): 1e3, ("step_time_s", "min"): 1 / 60, ("tflops_per_accel", "pflop/s"): 1e-3}
 
 Cells = Mapping[str, str]
+_Key = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,8 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     solve, metrics = table_kind(table[0])
     # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
     figure_columns = _FIGURE_COLUMNS - ({"locator", "year"} if solve is _small_model_run else set())
-    solved: dict[tuple[tuple[str, str], ...], _Run | str] = {}
-    predictions = []
+    solved: dict[_Key, _Run | _Waiting | str] = {}
+    asked: list[tuple[str, _Key, str, str]] = []
     for row in table:
         cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
         run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
@@ -85,11 +88,23 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         key = tuple(run_cells.items())
         if not wrong and key not in solved:
             solved[key] = _guarded(solve, run_cells)
-        predictions.append(dict(row) | _added(wrong or solved[key], metric, unit))
-    return predictions
+        asked.append((wrong, key, metric, unit))
+    answers = _answered(solved)
+    return [
+        dict(row) | _added(wrong or answers[key], metric, unit)
+        for row, (wrong, key, metric, unit) in zip(table, asked, strict=True)
+    ]
 
 
-def table_kind(columns: Iterable[str]) -> tuple[Callable[[Cells], _Run], tuple[str, ...]]:
+def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run | str]:
+    """All runs; the steps of those that wait are computed together, much faster than one by one."""
+    waiting = {key: run for key, run in solved.items() if isinstance(run, _Waiting)}
+    seconds = step_seconds([run.run for run in waiting.values()])
+    answers: dict[_Key, _Run | str] = {key: run for key, run in solved.items() if not isinstance(run, _Waiting)}
+    return answers | {key: run.answered(step_s) for (key, run), step_s in zip(waiting.items(), seconds, strict=True)}
+
+
+def table_kind(columns: Iterable[str]) -> tuple[Callable[[Cells], _Run | _Waiting], tuple[str, ...]]:
     """What solves a run of the table with these ``columns``, and its metrics (none where it asks for an outcome).
 
     Raises:
@@ -117,7 +132,7 @@ def _wrong_metric(metric: str, metrics: tuple[str, ...]) -> str:
     return str(UnknownNameError.among("metric", metric, metrics))
 
 
-def _guarded(solve: Callable[[Cells], _Run], cells: Cells) -> _Run | str:
+def _guarded(solve: Callable[[Cells], _Run | _Waiting], cells: Cells) -> _Run | _Waiting | str:
     """The run, or why there is none: a row never ends the table."""
     try:
         return solve(cells)
@@ -136,56 +151,28 @@ def _added(answer: _Run | str, metric: str, unit: str) -> dict[str, Any]:
     return dict(zip(ADDED_COLUMNS, (predicted, answer.feasible, answer.basis, answer.stack_used, answer.reason), strict=True))
 
 
-def _training_run(cells: Cells) -> _Run:
-    asked = question({**cells, "metric": "step_time_s"})
-    result = DistributedModel().solve(asked.workload, asked.fleet, **asked.arguments)
-    figure = functools.partial(training_figure, asked, result)
-    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A training run whose step is computed together with others'."""
+
+    run: PreparedRun
+
+    def answered(self, seconds: float) -> _Run:
+        """The run with its step."""
+        asked, reason = self.run.asked, _too_big(self.run)
+        recompute = RECOMPUTE_MODES[int(self.run.plan.recompute)]
+        figure = functools.partial(training_figure, asked, seconds, recompute)
+        return _Run(not reason, self.run.setting.basis, asked.arguments["stack"], reason, figure)
 
 
-def training_figure(asked: TrainingQuestion, result: DistributedResult, metric: str) -> float:
-    """``metric`` of a solved step, in the unit that its name says.
-
-    ``tflops_per_accel`` counts FLOP as the row's framework does; ``mfu_pct`` never counts recomputation and ``hfu_pct``
-    always does (Chowdhery et al. 2022, appendix B; Korthikanti et al. 2022, appendix A).
-    """
-    seconds = float(result.step_latency_total.m_as("second"))
-    samples, accelerators = asked.arguments["batch_size"], asked.fleet.accelerators
-    tokens_per_s = samples * asked.arguments["seq_len"] / seconds / accelerators
-    if metric == "step_time_s":
-        return seconds
-    if metric == "samples_per_s":
-        return float(samples / seconds)
-    if metric == "tokens_per_s_per_accel":
-        return float(tokens_per_s)
-    counted = asked.flops
-    if metric == "mfu_pct" and counted == "hardware":
-        counted = "full"
-    if metric == "hfu_pct":
-        counted = "hardware"
-    work = training_work(asked.workload, asked.arguments["seq_len"], asked.arguments.get("lora_rank", 0))
-    flops_per_s = tokens_per_s * flops_per_token(work, counted, result.plan["recompute"])
-    if metric == "tflops_per_accel":
-        return float(flops_per_s / 1e12)
-    return float(100 * flops_per_s / asked.fleet.node.accelerator.rate_flops_per_s(asked.arguments["precision"]))
+def _training_run(cells: Cells) -> _Waiting:
+    return _Waiting(prepared(question({**cells, "metric": "step_time_s"})))
 
 
-def flops_per_token(work: LayeredWork, counted: str, recompute: str) -> float:
-    """FLOP of one token's forward and backward pass.
-
-    ``counted`` is ``causal`` (the half of the scores that a causal model computes), ``full`` (all scores), ``hardware`` (all
-    scores, and what recomputation repeats) or ``weights`` (no attention). With full recomputation of two-matrix feed-forward
-    blocks of width 4 h that is 96 L h^2 (1 + s / 6h + V / 16 L h) per token (Narayanan et al. 2021, section 5).
-    """
-    if counted == "causal":
-        return work.training_flops
-    if counted == "weights":
-        return work.training_flops - 3 * work.layers * work.attention_flops
-    mode = RECOMPUTE_MODES.index(recompute) if counted == "hardware" else 0
-    repeated = work.full_attention_flops if mode in (SELECTIVE, FULL) else 0.0
-    if mode == FULL:
-        repeated += work.matmul_flops
-    return work.training_flops_full_attention + work.layers * repeated
+def _too_big(run: PreparedRun) -> str:
+    """Why the run does not fit; "" if it does."""
+    sizes = {part.removesuffix("_B"): float(getattr(run.memory, part)) for part in MEMORY_PARTS}
+    return over_budget(sum(sizes.values()), run.asked.fleet.node.accelerator, "each", sizes)
 
 
 @functools.cache
@@ -205,8 +192,9 @@ def _layout_run(cells: Cells) -> _Run:
         "flash_attention": "no" if kernel in known["stores_scores"]["kernels"] else "yes",
         "variant": kernel,
     }
-    run = _training_run({**cells, **added})
-    return _Run(run.feasible, run.basis, run.stack_used, run.reason, lambda _: "fits" if run.feasible else "OOM")
+    run = _training_run({**cells, **added}).run
+    reason = _too_big(run)
+    return _Run(not reason, run.setting.basis, run.asked.arguments["stack"], reason, lambda _: "OOM" if reason else "fits")
 
 
 def _chosen(cells: Cells, column: str, known: Mapping[str, Any]) -> Any:
@@ -233,7 +221,7 @@ def _small_model_run(cells: Cells) -> _Run:
     return _Run(run.result.feasible, run.result.basis, run.stack, run.result.reason, lambda _: run.samples_per_s)
 
 
-_KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run], tuple[str, ...]], ...] = (
+_KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[str, ...]], ...] = (
     (frozenset(("accelerator", "n_accel", "layers", "hidden", "global_batch_seqs", "metric")), _training_run, _FIGURES),
     (frozenset(("model", "accelerator", "n_accel", "seq_len", "micro_batch", "activation_checkpointing")), _layout_run, ()),
     (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _small_model_run, _SAMPLE_RATES),

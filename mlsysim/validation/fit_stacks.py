@@ -10,11 +10,10 @@ import functools
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import resources
-from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -25,14 +24,11 @@ from mlsysim.physics.kernel_step import KernelDevice, LayerShape, SharedCoeffici
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training import Machine
 from mlsysim.physics.work import LayeredWork
-from mlsysim.solvers.distributed import with_recompute
-from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting
-from mlsysim.solvers.kernel_lowering import kernel_device, setting_shape, stack_step
-from mlsysim.solvers.lowering import training_work
+from mlsysim.solvers.kernel_lowering import kernel_device, stack_step
+from mlsysim.solvers.training_steps import prepared, stacked
 from mlsysim.solvers.training_table import TrainingQuestion, question
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
-T = TypeVar("T")
 # The entries of each file of the calibration that is fitted here, by the file's stem.
 Tables = dict[str, dict[str, dict[str, Any]]]
 FILES = ("stacks", "devices", "shared")
@@ -86,30 +82,6 @@ class Runs:
         return np.asarray(step.total_s, dtype=float)
 
 
-def stacked(items: Iterable[T]) -> T:
-    """Records of floats as one record of arrays."""
-    rows = list(items)
-    kind: Any = type(rows[0])
-    columns: dict[str, Any] = {}
-    for part in fields(kind):
-        values = [getattr(row, part.name) for row in rows]
-        columns[part.name] = stacked(values) if is_dataclass(values[0]) else np.array([float(value) for value in values])
-    return kind(**columns)  # type: ignore[no-any-return]
-
-
-def prepared(asked: TrainingQuestion) -> tuple[TrainingSetting, LayeredWork, Plan]:
-    """A question checked and lowered, as ``DistributedModel.solve`` does."""
-    given = [
-        {name: asked.arguments[name] for name in signature(check).parameters if name in asked.arguments} for check in _CHECKS
-    ]
-    setting = check_setting(asked.workload, asked.fleet, **given[0])
-    work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
-    return setting, work, with_recompute(work, check_plan(setting, **given[1]), setting)[0]
-
-
-_CHECKS = (check_setting, check_plan)
-
-
 def measured_step_s(anchor: Anchor, asked: TrainingQuestion) -> float:
     """What the case measured, as the time of one step."""
     value = float(anchor.case.value or 0.0)
@@ -124,11 +96,9 @@ def gathered(anchors: Iterable[Anchor]) -> list[Runs]:
     groups: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
     for anchor in anchors:
         asked = question(anchor.case.run)
-        setting, work, plan = prepared(asked)
-        accelerator = asked.fleet.node.accelerator
-        shape = setting_shape(setting, stack(asked.arguments["stack"]))
-        row = (work, shape, plan, setting.machine(), measured_step_s(anchor, asked), anchor.source.key, asked)
-        groups.setdefault((asked.arguments["stack"], accelerator.name, setting.precision), []).append(row)
+        run = prepared(asked)
+        row = (run.work, run.shape, run.plan, run.setting.machine(), measured_step_s(anchor, asked), anchor.source.key, asked)
+        groups.setdefault((asked.arguments["stack"], asked.fleet.node.accelerator.name, run.setting.precision), []).append(row)
     found = []
     for (name, accelerator_name, precision), rows in groups.items():
         works, shapes, plans, machines, measured, sources, asked_all = zip(*rows, strict=True)
