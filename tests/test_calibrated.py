@@ -93,8 +93,8 @@ def test_what_contradicts_a_stack_is_refused(asked, error, says):
 def test_what_has_no_measured_kernels_is_refused_by_name():
     with pytest.raises(UnknownNameError, match="Tesla V100"):
         DistributedModel().solve(LLAMA, fleet(Systems.Nodes.DGX_1V), **{**ASKED, "precision": "fp16"})
-    with pytest.raises(InputError, match="dense transformer"):
-        DistributedModel().solve(Models.Language.Mixtral_8x7B, fleet(), **ASKED)
+    with pytest.raises(InputError, match="a transformer beside stack"):
+        DistributedModel().solve(Models.Vision.ResNet50, fleet(), batch_size=256, stack="megatron-core")
 
 
 def test_no_stack_is_fitted_with_more_than_six_coefficients_or_beyond_its_ranges():

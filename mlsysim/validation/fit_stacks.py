@@ -43,10 +43,12 @@ RANGES = {
     "dp_hidden": Coefficient(0.5, 0.0, 1.0),
     "pp_hidden": Coefficient(0.3, 0.0, 1.0),
     "network_share": Coefficient(0.7, 0.02, 1.0),
+    "routed_B": Coefficient(20.0, 0.0, 200.0),
     "host_expert_s": Coefficient(2e-3, 0.0, 1e-2),
-    "host_adapter_s": Coefficient(2e-3, 0.0, 1e-2),
     "ep_hidden": Coefficient(0.3, 0.0, 0.95),
 }
+# Those that only runs with experts have: fitted to these runs alone, after all else is fitted to the runs without.
+EXPERT_PARTS = ("host_expert_s", "ep_hidden", "routed_B")
 CLOCK = Coefficient(0.85, 0.6, 1.05)
 # A source counts as at most this many rows: a sweep of hundreds would else set every shared clock alone.
 _FULL_WEIGHT_ROWS = 10.0
@@ -56,9 +58,10 @@ _LEAST_CLOCK_ROWS = 3
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of one stack on one accelerator at one precision, as arrays."""
+    """Runs of one stack on one accelerator at one precision, all with experts or all without, as arrays."""
 
     stack: str
+    routed: bool
     device: str
     work: LayeredWork
     shape: LayerShape
@@ -111,20 +114,22 @@ def measured_step_s(anchor: Anchor, asked: TrainingQuestion) -> float:
 
 def gathered(anchors: Iterable[Anchor]) -> list[Runs]:
     """The runs of ``anchors``, grouped so that each group shares its kernels."""
-    groups: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
+    groups: dict[tuple[str, str, str, bool], list[tuple[Any, ...]]] = {}
     for anchor in anchors:
         asked = question(anchor.case.run)
         setting, work, plan = prepared(asked)
         accelerator = asked.fleet.node.accelerator
         shape = setting_shape(setting, stack(asked.arguments["stack"]))
         row = (work, shape, plan, setting.machine(), measured_step_s(anchor, asked), anchor.source.key, asked)
-        groups.setdefault((asked.arguments["stack"], accelerator.name, setting.precision), []).append(row)
+        routed = asked.workload.moe is not None
+        groups.setdefault((asked.arguments["stack"], accelerator.name, setting.precision, routed), []).append(row)
     found = []
-    for (name, accelerator_name, precision), rows in groups.items():
+    for (name, accelerator_name, precision, routed), rows in groups.items():
         works, shapes, plans, machines, measured, sources, asked_all = zip(*rows, strict=True)
         found.append(
             Runs(
                 stack=name,
+                routed=routed,
                 device=measured_device(accelerator_name),
                 work=stacked(works),
                 shape=stacked(shapes),
@@ -145,20 +150,43 @@ def training_anchors(root: Path, role: str) -> list[Anchor]:
 
 
 def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Entries of ``stacks.toml`` and ``devices.toml``, fitted to the calibration cases under ``root``."""
+    """Entries of ``stacks.toml`` and ``devices.toml``, fitted to the calibration cases under ``root``.
+
+    Runs without experts set the clocks and what all runs have; what only experts have is fitted to the others after that.
+    """
     stacks, devices = _stated("stacks.toml"), _stated("devices.toml")
-    runs = gathered(training_anchors(root, "calibration"))
-    measured = {run.stack for run in runs}
-    rows = {name: sum(len(run.measured_s) for run in runs if run.device == name) for name in devices}
-    clocks = {f"{name} clock": CLOCK for name in devices if rows[name] >= _LEAST_CLOCK_ROWS}
-    free = {f"{name} {part}": RANGES[part] for name in stacks if name in measured for part in stacks[name].get("fit", [])}
-    found = fit(lambda values: _predicted(runs, stacks, devices, values), _measured(runs), clocks | free, _weights(runs))
-    for key, value in found.values.items():
-        name, part = key.split(" ")
-        table = devices if part == "clock" else stacks
-        table[name][part] = float(f"{value:.4g}")
-    _note(stacks, devices, found, root)
+    every = gathered(training_anchors(root, "calibration"))
+    at_bound: list[str] = []
+    for routed in (False, True):
+        runs = [run for run in every if run.routed == routed]
+        measured = {run.stack for run in runs}
+        free = {
+            f"{name} {part}": RANGES[part]
+            for name in stacks
+            if name in measured
+            for part in stacks[name].get("fit", [])
+            if (part in EXPERT_PARTS) == routed
+        }
+        if not routed:
+            free |= {f"{name} clock": CLOCK for name in devices if _clock_rows(every, name) >= _LEAST_CLOCK_ROWS}
+        if free:
+            found = _fitted(runs, stacks, devices, free)
+            at_bound += found.at_bound
+            for key, value in found.values.items():
+                name, part = key.split(" ")
+                table = devices if part == "clock" else stacks
+                table[name][part] = float(f"{value:.4g}")
+    _note(stacks, devices, at_bound, root)
     return stacks, devices
+
+
+def _clock_rows(runs: Iterable[Runs], device: str) -> int:
+    """Runs that set the clock of ``device``."""
+    return sum(len(run.measured_s) for run in runs if run.device == device and not run.routed)
+
+
+def _fitted(runs: list[Runs], stacks: Any, devices: Any, free: dict[str, Coefficient]) -> Fit:
+    return fit(lambda values: _predicted(runs, stacks, devices, values), _measured(runs), free, _weights(runs))
 
 
 def _stated(file: str) -> dict[str, dict[str, Any]]:
@@ -192,21 +220,21 @@ def _weights(runs: Iterable[Runs]) -> Times:
     return np.array([min(1.0, (_FULL_WEIGHT_ROWS / sources.count(source)) ** 0.5) for source in sources])
 
 
-def _note(stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], found: Fit, root: Path) -> None:
+def _note(stacks: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], at_bound: list[str], root: Path) -> None:
     """Writes beside each stack and clock what it was fitted to, how well, and what ended at its bound."""
     by_role = {role: gathered(training_anchors(root, role)) for role in ("calibration", "validation")}
     for tables, attribute in ((stacks, "stack"), (devices, "device")):
         for name, entry in tables.items():
             for stale in ("points", "calibration", "validation", "at_bound"):
                 entry.pop(stale, None)
-            entry["at_bound"] = [key.split(" ")[1] for key in found.at_bound if key.split(" ")[0] == name]
+            entry["at_bound"] = [key.split(" ")[1] for key in at_bound if key.split(" ")[0] == name]
             for role, runs in by_role.items():
                 chosen = [run for run in runs if getattr(run, attribute) == name]
                 if chosen:
                     errors = ErrorStatistics.of(_predicted(chosen, stacks, devices, {}), _measured(chosen))
                     entry[role] = {part.name: getattr(errors, part.name) for part in fields(errors)}
-    for entry in devices.values():
-        entry["fitted"] = entry.get("calibration", {}).get("points", 0) >= _LEAST_CLOCK_ROWS
+    for name, entry in devices.items():
+        entry["fitted"] = _clock_rows(by_role["calibration"], name) >= _LEAST_CLOCK_ROWS
         if entry["fitted"]:
             entry["source"] = "fitted to the calibration rows of anchors/training that ran on it"
 
