@@ -10,10 +10,10 @@ from mlsysim import DistributedModel, Fleet, Models, Systems
 from mlsysim.calibration.collectives import collective_coefficients
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.models.types import MixtureOfExperts, TransformerWorkload
+from mlsysim.physics.collectives import distinct_targets
 from mlsysim.physics.context_parallel import ring_passes_B
 from mlsysim.physics.expert_step import (
     ExpertShape,
-    distinct_targets,
     exchange_s,
     expert_backward,
     expert_forward,
@@ -59,7 +59,7 @@ def test_ranks_divide_the_experts_and_their_parameters(ep, split):
     whole = rank_parameters(work, replace(PLAN, ep=1.0), 1.0, 0.0).expert
     assert rank_parameters(work, plan, 1.0, 0.0).expert * ep * split == pytest.approx(whole)
     assert local_experts(SHAPE, plan) * ep == SHAPE.experts
-    assert plan.expert_replicas * ep * split == plan.tp * plan.dp
+    assert plan.expert_copies * ep * split == plan.tp * plan.dp
 
 
 @given(ep=POWERS, split=POWERS, per_token=st.sampled_from([1.0, 2.0, 8.0]))

@@ -6,6 +6,7 @@ import csv
 import tomllib
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,17 +35,25 @@ def test_the_role_of_a_run_is_the_hash_of_its_cells(table):
 
 def test_the_fit_is_given_calibration_runs_only(monkeypatch):
     class StoppedError(Exception):
-        """The fit would begin here."""
+        """The last fit would begin here."""
 
-    def stop(model, measured, coefficients, weights):
-        raise StoppedError(sorted(measured))
+    given = []
 
-    monkeypatch.setattr(fit_stacks, "fit", stop)
-    with pytest.raises(StoppedError) as stopped:
+    def spy(model, measured, coefficients, weights):
+        given.append((sorted(measured), set(coefficients)))
+        if len(given) == 2:
+            raise StoppedError
+        return SimpleNamespace(values={}, at_bound=())
+
+    monkeypatch.setattr(fit_stacks, "fit", spy)
+    with pytest.raises(StoppedError):
         fit_stacks.fit_all(ROOT)
+    (dense, parts), (routed, expert_parts) = given
+    assert {key.split(" ")[1] for key in expert_parts} <= set(fit_stacks.EXPERT_PARTS)
+    assert not {key.split(" ")[1] for key in parts} & set(fit_stacks.EXPERT_PARTS)
     files = [path for path in fit_stacks.anchor_files(ROOT) if path.parent.name == "training"]
     anchors = [anchor for path in files for anchor in fit_stacks.load(path)]
     allowed = [anchor for anchor in anchors if anchor.case.role == "calibration"]
     expected = [fit_stacks.measured_step_s(anchor, fit_stacks.question(anchor.case.run)) for anchor in allowed]
-    assert stopped.value.args[0] == pytest.approx(sorted(expected))
+    assert sorted(dense + routed) == pytest.approx(sorted(expected))
     assert len(allowed) < len(anchors)

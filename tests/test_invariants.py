@@ -254,6 +254,8 @@ def test_a_faster_part_never_slows_the_whole(layers, pp, passes, parts, overlap,
     split = Plan(1.0, float(pp), 1.0, 1.0, 1.0, float(passes), 64.0, 0.0, 0.0, float(NONE), float(ONE_F_ONE_B), 2.0, 2.0, 12.0)
     before = assemble_step(float(layers), parts, split, overlap).total_s
     for part in fields(StepParts):
+        if part.name in ("cp_window_s", "head_spread"):
+            continue  # a part of the layer's own time, and no time at all
         faster = replace(parts, **{part.name: factor * getattr(parts, part.name)})
         assert assemble_step(float(layers), faster, split, overlap).total_s <= before * (1 + ROUNDING), part.name
 
@@ -431,7 +433,8 @@ def test_many_plans_at_once_give_what_each_gives_alone(case, speeds, overlap):
 
 @pytest.mark.parametrize("model", list(Models.Language), ids=lambda model: model.name)
 def test_lowering_loses_no_parameter(model):
-    work = training_work(model, 2048)
+    # Layers that predict further tokens are trained, but no part of the model's count.
+    work = training_work(model.model_copy(update={"prediction_layers": 0}), 2048)
     assert work.parameters == pytest.approx(model.computed_parameters, rel=1e-9)
     head = embedding_width(model) * model.vocab_size
     assert work.head_parameters == head, "the head is as wide as the token embedding"

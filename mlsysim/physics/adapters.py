@@ -10,6 +10,9 @@ from mlsysim.physics.numeric import Num, maximum
 
 # The adapter's output is scaled and added to that of the frozen product, 16-bit: two reads and a write each.
 ADDED_B = 10.0
+# The host launches four thin products for the adapters of attention, beside a layer's own eight modules: four products,
+# attention, two norms and the activation function.
+LAUNCHED = 4 / 8
 
 
 def adapter_products_s(tokens: Num, n: Num, k: Num, rank: Num, product: Product) -> tuple[Num, Num]:

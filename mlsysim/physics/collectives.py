@@ -30,18 +30,32 @@ def all_reduce_s(size_B: Num, n: Num, bandwidth_Bps: Num, alpha_s: Num = 0.0) ->
     return 2 * reduce_scatter_s(size_B, n, bandwidth_Bps, alpha_s)
 
 
-def all_to_all_s(size_B: Num, n: Num, local_n: Num, local_Bps: Num, remote_Bps: Num, oversubscription: Num = 1.0) -> Num:
-    """Every rank sends S/n to every other; ``local_n`` of the ``n`` ranks share a node.
+def distinct_targets(targets: Num, draws: Num) -> Num:
+    """How many of ``targets`` at least one of ``draws`` random choices hits: n (1 - (1 - 1/n)^k).
+
+    Example:
+        >>> float(distinct_targets(1.0, 8.0)), round(float(distinct_targets(8.0, 8.0)), 2)
+        (1.0, 5.25)
+    """
+    return targets * (1 - (1 - 1 / targets) ** draws)
+
+
+def all_to_all_s(
+    size_B: Num, n: Num, local_n: Num, local_Bps: Num, remote_Bps: Num, oversubscription: Num = 1.0, copies: Num = 1.0
+) -> Num:
+    """Every rank sends ``size_B``, evenly to all ``n``; ``local_n`` of the ranks share a node.
 
     The two parts use different links at the same time. What leaves the node crosses the upper tier all at once, so an
-    oversubscribed fabric thins it.
+    oversubscribed fabric thins it. With ``copies``, each byte goes to that many random ranks, but crosses once to a node and
+    once to a rank (DeepSeek-AI 2024, arXiv:2412.19437, section 3.2).
 
     Example:
         >>> float(all_to_all_s(8e9, n=16, local_n=8, local_Bps=450e9, remote_Bps=50e9))
         0.08
     """
-    local = (local_n - 1) / n * size_B / local_Bps
-    remote = (n - local_n) / n * size_B * oversubscription / remote_Bps
+    nodes = n / local_n
+    local = size_B * distinct_targets(n, copies) * (local_n - 1) / n / local_Bps
+    remote = size_B * distinct_targets(nodes, copies) * (nodes - 1) / nodes * oversubscription / remote_Bps
     return maximum(local, remote)
 
 

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, collective_s
-from mlsysim.physics.numeric import Num, maximum, where
+from mlsysim.physics.collectives import distinct_targets
+from mlsysim.physics.numeric import Num, maximum, somewhere, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training import Machine
 
@@ -81,16 +80,6 @@ def local_experts(shape: ExpertShape, plan: Plan) -> Num:
     return maximum(shape.experts / plan.ep, 1.0)
 
 
-def distinct_targets(targets: Num, draws: Num) -> Num:
-    """How many of ``targets`` at least one of ``draws`` random choices hits: n (1 - (1 - 1/n)^k).
-
-    Example:
-        >>> float(distinct_targets(1.0, 8.0)), round(float(distinct_targets(8.0, 8.0)), 2)
-        (1.0, 5.25)
-    """
-    return targets * (1 - (1 - 1 / targets) ** draws)
-
-
 def exchange_s(
     shape: ExpertShape,
     hidden: Num,
@@ -108,7 +97,7 @@ def exchange_s(
     ``two_batches``). With ``sent_once`` a token crosses once to a rank or node that has several of its experts. Experts split
     over several ranks also gather their tokens there.
     """
-    if not np.any(shape.experts):
+    if not somewhere(shape.experts):
         return 0.0
     ep, split = plan.ep, plan.expert_split
     token_B = _ACTIVATION_B * hidden * plan.micro_batch_tokens / plan.routed_from * shape.imbalance
@@ -126,9 +115,12 @@ def exchange_s(
 
 
 def expert_forward(
-    shape: ExpertShape, hidden: Num, plan: Plan, product: Product, routing: Product, quantised: bool
+    shape: ExpertShape, hidden: Num, plan: Plan, product: Product, routing: Product, quantised: bool, routed_B: Num = 0.0
 ) -> ExpertPass:
-    """Forward pass of the feed-forward part of one expert layer, collectives left out."""
+    """Forward pass of the feed-forward part of one expert layer, collectives left out.
+
+    ``routed_B`` is what a stack moves beyond fused passes per element of the routed tokens.
+    """
     rows, groups = routed_rows(shape, plan), local_experts(shape, plan)
     width, shared = maximum(shape.ffn / plan.expert_split, 1.0), shape.shared_ffn / plan.tp
     tokens, each = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
@@ -138,11 +130,11 @@ def expert_forward(
     products = products + where(shared > 0, both, 0.0)
     products = products + routing(tokens / plan.routed_from, maximum(shape.experts, 1.0), hidden, 1.0)
     moved_B = _FORWARD_FFN_B * (rows * width + tokens * shared) + _ordered_B(shape, hidden, plan)
-    return ExpertPass(products, moved_B + quantised * _QUANTISED_B * rows * (hidden + width))
+    return ExpertPass(products, moved_B + quantised * _QUANTISED_B * rows * (hidden + width) + routed_B * rows * hidden)
 
 
 def expert_backward(
-    shape: ExpertShape, hidden: Num, plan: Plan, product: Product, routing: Product, quantised: bool
+    shape: ExpertShape, hidden: Num, plan: Plan, product: Product, routing: Product, quantised: bool, routed_B: Num = 0.0
 ) -> ExpertPass:
     """The same of the backward pass: gradients of inputs and weights."""
     rows, groups = routed_rows(shape, plan), local_experts(shape, plan)
@@ -159,7 +151,7 @@ def expert_backward(
     some, local = maximum(shape.experts, 1.0), tokens / plan.routed_from
     products = products + routing(local, hidden, some, 1.0) + routing(some, hidden, local, 1.0)
     moved_B = _BACKWARD_FFN_B * (rows * width + tokens * shared) + _ordered_B(shape, hidden, plan)
-    return ExpertPass(products, moved_B + quantised * _QUANTISED_B * rows * (hidden + 2 * width))
+    return ExpertPass(products, moved_B + quantised * _QUANTISED_B * rows * (hidden + 2 * width) + routed_B * rows * hidden)
 
 
 def _ordered_B(shape: ExpertShape, hidden: Num, plan: Plan) -> Num:

@@ -12,9 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-
-from mlsysim.physics.adapters import ADDED_B, adapter_products_s
+from mlsysim.physics.adapters import ADDED_B, LAUNCHED, adapter_products_s
 from mlsysim.physics.attention_kernels import AttentionDevice, PrefillKernel, training_attention_s
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, collective_s
 from mlsysim.physics.context_parallel import merged_output_B
@@ -27,7 +25,7 @@ from mlsysim.physics.latent_attention import (
     latent_head_dim,
     latent_products,
 )
-from mlsysim.physics.numeric import Num, Truth, maximum, minimum, where
+from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.sharding import largest_rank, largest_trained, trained_parameters
 from mlsysim.physics.step import StepParts
@@ -183,7 +181,7 @@ class StackCoefficients:
         cast_B: stated, not fitted: bytes a gathered parameter that converting it moves through memory.
         scattered: stated: 1.0 where the ranks of a TP group each send their part of an activation to the next stage.
         host_expert_s: what routing and the experts' kernels add to the host's time of a pass of an expert layer.
-        host_adapter_s: what the adapters of a layer (LoRA) add to it.
+        routed_B: bytes an element of routed tokens that putting them in order moves beyond fused kernels, in each direction.
         ep_hidden: share of the all-to-alls between experts' ranks under compute, as far as the network's cards carry them:
             within an NVLink domain they occupy multiprocessors.
         sent_once: stated: 1.0 where a token crosses once to a rank or node that has several of its experts.
@@ -209,7 +207,7 @@ class StackCoefficients:
     cast_B: Num = 0.0
     scattered: Num = 0.0
     host_expert_s: Num = 0.0
-    host_adapter_s: Num = 0.0
+    routed_B: Num = 0.0
     ep_hidden: Num = 0.0
     sent_once: Num = 0.0
     written_layout: Num = 0.0
@@ -230,14 +228,16 @@ def kernel_parts(
     backward = _backward_s(work, shape, plan, device, stack)
     shared = device.shared
     norm = shared.launch_norm
-    host = stack.host_layer_s + shape.routed.layers * stack.host_expert_s
-    host = host + where(shape.adapter_rank > 0, stack.host_adapter_s, 0.0)
+    host = stack.host_layer_s * (1 + where(shape.adapter_rank > 0, LAUNCHED, 0.0)) + shape.routed.layers * stack.host_expert_s
     # Dispatch and combine; the host launches what follows while they run.
     said = (stack.sent_once, stack.ep_hidden, stack.two_batches)
     sent = 2 * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, *said)
-    sent_forward = _launched_s(forward + sent, host, norm) - _launched_s(forward, host, norm)
-    sent_backward = _launched_s(backward + sent, host, norm) - _launched_s(backward, host, norm)
-    attention_s = sum(_attention_s(shape, plan, device), start=0.0)
+    sent_forward: Num = 0.0
+    sent_backward: Num = 0.0
+    if somewhere(sent):
+        sent_forward = _launched_s(forward + sent, host, norm) - _launched_s(forward, host, norm)
+        sent_backward = _launched_s(backward + sent, host, norm) - _launched_s(backward, host, norm)
+    attention_s = sum(_attention_s(shape, plan, device), start=0.0) if somewhere(plan.cp > 1) else 0.0
     forward, backward = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
     if shape.latent.used:
         expanded = _expanded_s(shape, plan, device)
@@ -330,16 +330,14 @@ def _head_product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 
     return gemm_s(m, n, k, 2.0, 2.0, 2.0, device.head_gemm, peak, *chip, groups)
 
 
-def _expert_s(
-    shape: LayerShape, plan: Plan, device: KernelDevice, one_pass: Callable[..., ExpertPass], streaming_Bps: Num
-) -> Num:
+def _expert_s(shape: LayerShape, plan: Plan, device: KernelDevice, one_pass: Callable[..., ExpertPass]) -> Num:
     """Seconds of the feed-forward part of the expert layers, as a share of all layers."""
-    if not np.any(shape.routed.layers):
+    if not somewhere(shape.routed.layers):
         return 0.0
     product = partial(_grouped, _product_s, device)
     routing = partial(_grouped, _head_product_s, device)
     found = one_pass(shape.routed, shape.hidden, plan, product, routing, device.gemm_input_B < 2.0)
-    return shape.routed.layers * (found.products_s + found.moved_B / streaming_Bps)
+    return shape.routed.layers * (found.products_s + found.moved_B / device.streaming_Bps)
 
 
 def _grouped(product: Callable[..., Num], device: KernelDevice, m: Num, n: Num, k: Num, groups: Num) -> Num:
@@ -348,7 +346,7 @@ def _grouped(product: Callable[..., Num], device: KernelDevice, m: Num, n: Num, 
 
 def _adapters_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[Num, Num]:
     """Forward and backward seconds of the low-rank adapters of a layer's attention, 16-bit whatever the products use."""
-    if not np.any(shape.adapter_rank):
+    if not somewhere(shape.adapter_rank):
         return 0.0, 0.0
     tokens = plan.micro_batch_tokens
     forward: Num = 0.0
@@ -377,7 +375,7 @@ def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[N
         )
 
     fused = fused_s(0.0)
-    if np.any(shape.windowed):
+    if somewhere(shape.windowed):
         near = fused_s(shape.window)
         share = shape.windowed
         fused = (1 - share) * fused[0] + share * near[0], (1 - share) * fused[1] + share * near[1]
@@ -417,7 +415,7 @@ def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: Stack
     per_ffn = where(shape.ffn_matrices > 2, _FORWARD_FFN_B[1], _FORWARD_FFN_B[0])
     moved_B = (_FORWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _FORWARD_QKV_B * qkv
     moved_B = moved_B + merged_output_B(tokens * shape.query_width / plan.tp, plan.cp)
-    products = products + _expert_s(shape, plan, device, expert_forward, device.streaming_Bps)
+    products = products + _expert_s(shape, plan, device, partial(expert_forward, routed_B=stack.routed_B))
     return products + attention + moved_B / device.streaming_Bps, attention
 
 
@@ -434,7 +432,7 @@ def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: Kernel
     per_ffn = where(shape.ffn_matrices > 2, _BACKWARD_FFN_B[1], _BACKWARD_FFN_B[0])
     moved_B = (_BACKWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _BACKWARD_QKV_B * qkv
     moved_B = moved_B + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
-    products = products + _expert_s(shape, plan, device, expert_backward, device.streaming_Bps)
+    products = products + _expert_s(shape, plan, device, partial(expert_backward, routed_B=stack.routed_B))
     return products + attention + moved_B / device.streaming_Bps
 
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from mlsysim.physics.numeric import Num, maximum, where
+from mlsysim.physics.numeric import Num, maximum, somewhere, where
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,7 @@ class LatentShape:
     @property
     def used(self) -> bool:
         """Whether any layer has it."""
-        return bool(np.any(self.key_rank))
+        return somewhere(self.key_rank)
 
 
 NO_LATENT = LatentShape()

@@ -29,6 +29,16 @@ def where(condition: Any, yes: Num, no: Num) -> Num:
     return yes if condition else no
 
 
+def somewhere(a: Any) -> bool:
+    """Whether ``a`` holds, or any element of it: what no plan or model of an array has need not be computed.
+
+    Example:
+        >>> somewhere(0.0), somewhere(np.array([0.0, 2.0]))
+        (False, True)
+    """
+    return bool(a.any()) if isinstance(a, np.ndarray) else bool(a)
+
+
 def maximum(a: Num, b: Num) -> Num:
     """The larger of the two.
 

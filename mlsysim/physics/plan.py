@@ -56,7 +56,7 @@ class Plan:
         return self.tp * self.pp * self.dp * self.cp
 
     @property
-    def replicas(self) -> Num:
+    def data_ranks(self) -> Num:
         """Ranks that hold the same dense parameters: data and context parallel."""
         return self.dp * self.cp
 
@@ -66,9 +66,9 @@ class Plan:
         return where(self.expert_tp > 0, self.expert_tp, self.tp)
 
     @property
-    def expert_replicas(self) -> Num:
+    def expert_copies(self) -> Num:
         """Ranks that hold the same parameters of experts."""
-        return self.tp * self.replicas / (self.expert_split * self.ep)
+        return self.tp * self.data_ranks / (self.expert_split * self.ep)
 
     @property
     def routed_from(self) -> Num:

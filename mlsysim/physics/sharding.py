@@ -23,7 +23,7 @@ class RankParameters:
 
     def sharded(self, plan: Plan) -> Num:
         """Its share of what ZeRO divides. Experts are already spread over EP: fewer copies are left to divide."""
-        return plan.shard_copies * (self.dense / plan.replicas + self.expert / plan.expert_replicas)
+        return plan.shard_copies * (self.dense / plan.data_ranks + self.expert / plan.expert_copies)
 
 
 def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:

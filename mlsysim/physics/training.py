@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from mlsysim.physics.collectives import all_reduce_s, all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
 from mlsysim.physics.context_parallel import ring_passes_B
-from mlsysim.physics.numeric import Num, where
+from mlsysim.physics.numeric import Num, somewhere, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.roofline import roofline_s
 from mlsysim.physics.sharding import largest_rank, largest_trained, rank_parameters
@@ -106,13 +104,13 @@ def tensor_all_reduce_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
 
 def expert_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """All-to-alls of one layer and micro-batch: dispatch and combine, forward and backward."""
-    if not np.any(work.routed_copies):
+    if not somewhere(work.routed_copies):
         return 0.0
     in_node = plan.ranks_in_node(plan.ep, plan.expert_split, machine.per_node)
-    copies = work.boundary_B * work.routed_copies * plan.micro_batch_tokens / plan.routed_from
-    rounds = where(plan.recompute == FULL, 6.0, 4.0)
-    sent = all_to_all_s(copies, plan.ep, in_node, machine.intra_Bps, machine.inter_Bps, machine.oversubscription)
-    return rounds * sent
+    tokens_B = work.boundary_B * plan.micro_batch_tokens / plan.routed_from
+    links = (machine.intra_Bps, machine.inter_Bps, machine.oversubscription)
+    sent = all_to_all_s(tokens_B, plan.ep, in_node, *links, work.routed_copies)
+    return where(plan.recompute == FULL, 6.0, 4.0) * sent
 
 
 def ring_exchange_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
@@ -148,7 +146,7 @@ def shard_traffic_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     every micro-batch, since no rank keeps whole gradients; ZeRO-3 also gathers the weights twice a micro-batch.
     """
     parameters, trained = largest_rank(work, plan), largest_trained(work, plan)
-    shards, expert_shards = plan.replicas / plan.shard_copies, plan.expert_replicas / plan.shard_copies
+    shards, expert_shards = plan.data_ranks / plan.shard_copies, plan.expert_copies / plan.shard_copies
     dense = _replica_bandwidth_Bps(plan, machine, shards, plan.tp)
     expert = _replica_bandwidth_Bps(plan, machine, expert_shards, plan.expert_split * plan.ep)
     dense_B = _replicated_B(parameters.dense, trained.dense, plan)

@@ -44,13 +44,15 @@ RANGES = {
     "pp_hidden": Coefficient(0.3, 0.0, 1.0),
     "network_share": Coefficient(0.7, 0.02, 1.0),
     "host_step_s": Coefficient(0.02, 0.0, 0.5),
+    "routed_B": Coefficient(20.0, 0.0, 200.0),
     "host_expert_s": Coefficient(2e-3, 0.0, 1e-2),
-    "host_adapter_s": Coefficient(2e-3, 0.0, 1e-2),
     "ep_hidden": Coefficient(0.3, 0.0, 0.95),
     "attention_rate": Coefficient(0.7, 0.2, 1.2),
     "tp_wait_s": Coefficient(1e-4, 0.0, 3e-3),
     "network_step_s": Coefficient(1e-4, 0.0, 2e-3),
 }
+# Those that only runs with experts have: fitted to these runs alone, after all else is fitted to the runs without.
+EXPERT_PARTS = ("host_expert_s", "ep_hidden", "routed_B")
 CLOCK = Coefficient(0.85, 0.6, 1.05)
 # A source counts as at most this many rows: a sweep of hundreds would else set every shared clock alone.
 _FULL_WEIGHT_ROWS = 10.0
@@ -60,9 +62,13 @@ _LEAST_CLOCK_ROWS = 3
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """Runs of one stack on one accelerator at one precision, as arrays; compared by identity, so that steps are kept by it."""
+    """Runs of one stack on one accelerator at one precision, all with experts or all without, as arrays.
+
+    Compared by identity, so that steps are kept by it.
+    """
 
     stack: str
+    routed: bool
     device: str
     work: LayeredWork
     shape: LayerShape
@@ -93,18 +99,20 @@ def measured_step_s(anchor: Anchor, asked: TrainingQuestion) -> float:
 
 def gathered(anchors: Iterable[Anchor]) -> list[Runs]:
     """The runs of ``anchors``, grouped so that each group shares its kernels."""
-    groups: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
+    groups: dict[tuple[str, str, str, bool], list[tuple[Any, ...]]] = {}
     for anchor in anchors:
         asked = question(anchor.case.run)
         run = prepared(asked)
         row = (run.work, run.shape, run.plan, run.setting.machine(), measured_step_s(anchor, asked), anchor.source.key, asked)
-        groups.setdefault((asked.arguments["stack"], asked.fleet.node.accelerator.name, run.setting.precision), []).append(row)
+        kind = (asked.arguments["stack"], asked.fleet.node.accelerator.name, run.setting.precision, asked.workload.moe is not None)
+        groups.setdefault(kind, []).append(row)
     found = []
-    for (name, accelerator_name, precision), rows in groups.items():
+    for (name, accelerator_name, precision, routed), rows in groups.items():
         works, shapes, plans, machines, measured, sources, asked_all = zip(*rows, strict=True)
         found.append(
             Runs(
                 stack=name,
+                routed=routed,
                 device=measured_device(accelerator_name),
                 work=stacked(works),
                 shape=stacked(shapes),
@@ -216,7 +224,7 @@ def _note(tables: Tables, found: Fit, root: Path) -> None:
         for name, entry in tables[file].items():
             for stale in ("points", "calibration", "validation", "at_bound"):
                 entry.pop(stale, None)
-            entry["at_bound"] = [key.split(" ")[1] for key in found.at_bound if key.split(" ")[0] == name]
+            entry["at_bound"] = [key.split(" ")[1] for key in at_bound if key.split(" ")[0] == name]
             for role, runs in by_role.items():
                 chosen = [run for run in runs if getattr(run, attribute) == name]
                 if chosen:
