@@ -49,7 +49,8 @@ RANGES = {
 CLOCK = Coefficient(0.85, 0.6, 1.05)
 # A source counts as at most this many rows: a sweep of hundreds would else set every shared clock alone.
 _FULL_WEIGHT_ROWS = 10.0
-FILES = ("stacks.toml", "devices.toml", "shared.toml")
+STACKS = "stacks.toml"
+FILES = (STACKS, "devices.toml", "shared.toml")
 # A device with fewer calibration rows keeps its prior clock.
 _LEAST_CLOCK_ROWS = 3
 
@@ -145,7 +146,7 @@ Tables = dict[str, dict[str, Any]]
 
 def fit_all(root: Path) -> tuple[Tables, Tables, Tables]:
     """Entries of ``stacks.toml``, ``devices.toml`` and ``shared.toml``, fitted to the calibration cases under ``root``."""
-    stacks, devices, shared = (_stated(file) for file in FILES)
+    stacks, devices, shared = (stated(file) for file in FILES)
     runs = gathered(training_anchors(root, "calibration"))
     measured = {run.stack for run in runs}
     rows = {name: sum(len(run.measured_s) for run in runs if run.device == name) for name in devices}
@@ -170,7 +171,8 @@ def fit_all(root: Path) -> tuple[Tables, Tables, Tables]:
     return stacks, devices, shared
 
 
-def _stated(file: str) -> dict[str, dict[str, Any]]:
+def stated(file: str) -> Tables:
+    """A file of coefficients as it is."""
     return tomllib.loads((resources.files("mlsysim.calibration") / file).read_text("utf-8"))
 
 
@@ -231,12 +233,17 @@ def _note(stacks: Tables, devices: Tables, shared: Tables, found: Fit, root: Pat
             entry["source"] = "fitted to the calibration rows of anchors/training that ran on it"
 
 
+def write_tables(name: str, tables: Tables) -> None:
+    """Writes a file beside the code that reads it, under the comment that it has."""
+    path = Path(__file__).parents[1] / "calibration" / name
+    header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
+    path.write_text(toml_tables(tables, header), encoding="utf-8")
+
+
 def main(root: Path) -> None:
-    """Fits, and writes the files beside the code that reads them."""
-    folder = Path(__file__).parents[1] / "calibration"
+    """Fits, and writes the files."""
     for name, tables in zip(FILES, fit_all(root), strict=True):
-        header = "\n".join(line[2:] for line in (folder / name).read_text("utf-8").splitlines() if line.startswith("# "))
-        (folder / name).write_text(toml_tables(tables, header), encoding="utf-8")
+        write_tables(name, tables)
 
 
 if __name__ == "__main__":
