@@ -8,8 +8,12 @@ from dataclasses import fields
 from importlib import resources
 from typing import Any
 
+from mlsysim.calibration.shared_kernels import shared_collectives, shared_names
 from mlsysim.core.errors import DataError
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, FabricCoefficients, Tuner
+
+# A device's own coefficients.
+DEVICE_NAMES = tuple(field.name for field in fields(CollectiveCoefficients) if field.name not in ("tuner", "shared"))
 
 
 @functools.cache
@@ -41,8 +45,8 @@ def collective_coefficients(device: str) -> CollectiveCoefficients:
         DataError: its collectives were not measured.
     """
     entry = _entry("device", device)
-    names = [field.name for field in fields(CollectiveCoefficients) if field.name != "tuner"]
-    return CollectiveCoefficients(**{name: float(entry[name]) for name in names}, tuner=tuner(entry["interconnect"]))
+    own = {name: float(entry[name]) for name in DEVICE_NAMES}
+    return CollectiveCoefficients(**own, tuner=tuner(entry["interconnect"]), shared=shared_collectives())
 
 
 @functools.cache
@@ -63,7 +67,8 @@ def fitted_names(table: str, name: str) -> tuple[str, ...]:
         >>> fitted_names("fabric", "ib_ndr")
         ('collectives.fabric.ib_ndr.efficiency', 'collectives.fabric.ib_ndr.fill_s')
     """
-    return tuple(f"collectives.{table}.{name}.{part}" for part in _entry(table, name)["fitted"])
+    own = (f"collectives.{table}.{name}.{part}" for part in _entry(table, name)["fitted"])
+    return (*shared_names("collectives"), *own) if table == "device" else tuple(own)
 
 
 def residuals(table: str, name: str, role: str) -> dict[str, float]:

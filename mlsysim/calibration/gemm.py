@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Any
 
+from mlsysim.calibration.shared_kernels import shared_gemm, shared_names
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.gemm import GemmKernel
 
@@ -50,7 +51,8 @@ def gemm_kernel(device: str, dtype: str = "bfloat16") -> GemmKernel:
         UnknownNameError: the device was not measured, or not at this format.
     """
     entry = _entry(device, dtype)
-    return GemmKernel(**{field.name: entry[field.name] for field in fields(GemmKernel)})
+    own = {field.name: entry[field.name] for field in fields(GemmKernel) if field.name != "shared"}
+    return GemmKernel(**own, shared=shared_gemm())
 
 
 def measured_devices() -> tuple[str, ...]:
@@ -72,7 +74,7 @@ def fitted_names(device: str, dtype: str = "bfloat16") -> tuple[str, ...]:
     """
     own = [f"gemm.{device}.{dtype}.{name}" for name in _entry(device, dtype)["fitted"]]
     shared = [name for name in _entry(device, "bfloat16")["fitted"] if name in SHARED and dtype != "bfloat16"]
-    return (*own, *(f"gemm.{device}.bfloat16.{name}" for name in shared))
+    return (*shared_names("gemm"), *own, *(f"gemm.{device}.bfloat16.{name}" for name in shared))
 
 
 def residuals(device: str, dtype: str, role: str) -> dict[str, float]:
