@@ -101,7 +101,7 @@ def _fit_device(directory: Path, device: str) -> tuple[CollectiveCoefficients, d
     result = built({name: coefficients[name].written(value) for name, value in found.values.items()})
     entry = {
         "interconnect": interconnect,
-        **{name: value for name, value in asdict(result).items() if name != "tuner"},
+        **{name: value for name, value in asdict(result).items() if name not in ("tuner", "shared")},
         "source": KERNEL_SOURCE,
         "points": len(table),
         "fitted": list(coefficients),

@@ -224,9 +224,8 @@ def hierarchical_all_reduce_s(
     switch_Bps = maximum(_switch_Bps(g, device.bandwidth_Bps, device), 1.0)
     domain_Bps = where(_in_switch(g, g > 0, device.tuner), switch_Bps, ring_Bps)
     domain_s = where(ranks_per_domain > 1, size_B / domain_Bps, 0.0)
-    rails = minimum(
-        minimum(ranks_per_domain, device.shared.rails) * fabric.efficiency, ranks_per_domain
-    )  # never more cards than there are
+    used = minimum(ranks_per_domain, device.shared.rails)
+    rails = minimum(used * fabric.efficiency, ranks_per_domain)  # never more cards than there are
     rails_Bps = rails * nic_Bps
     tree_s = where(domains > 2, 2.0, 1.0) * size_B / rails_Bps
     wire_s = _overlapped_s(domain_s, tree_s, device.shared.overlap)
