@@ -14,6 +14,7 @@ import pytest
 from mlsysim.calibration import fit_gemm, gemm
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_devices, measured_formats
 from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable, role_of
+from mlsysim.calibration.shared_kernels import shared_gemm
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.hardware.registry import Hardware
 from mlsysim.physics.gemm import GemmKernel, gemm_s
@@ -90,7 +91,7 @@ def test_splitting_k_helps_where_tiles_are_few():
 
 
 def test_whole_waves_wait_for_the_last_tile():
-    persistent = GemmKernel(0.9, 0.0, 5.0, 0.9, 0.0, split_s=1.0)
+    persistent = GemmKernel(0.9, 0.0, 5.0, 0.9, 0.0, shared_gemm(), split_s=1.0)
     waves = replace(persistent, whole_waves=True)
     full, one_more = (64.0 * 66 * 4 * n for n in (1, 1.01))  # four waves of tiles on 132 multiprocessors
     assert seconds(waves, full, 256.0, 8192.0) == pytest.approx(seconds(persistent, full, 256.0, 8192.0))

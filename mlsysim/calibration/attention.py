@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any
 
 from mlsysim.calibration import gemm, stated
+from mlsysim.calibration.shared_kernels import shared_attention, shared_names
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.attention_kernels import DecodeKernel, PrefillKernel
 
@@ -26,7 +27,7 @@ _NAMES = {
         *("floor_s", "efficiency_bfloat16", "efficiency_fp8"),
         *("exponentials_per_s", "tile_keys", "window_tile_keys"),
     ),
-    "decode": tuple(field.name for field in fields(DecodeKernel)),
+    "decode": tuple(field.name for field in fields(DecodeKernel) if field.name != "shared"),
 }
 
 
@@ -47,6 +48,7 @@ def prefill_kernel(device: str, kv_dtype: str = "bfloat16") -> PrefillKernel:
         exponentials_per_s=entry["exponentials_per_s"],
         tile_keys=entry["tile_keys"],
         window_tile_keys=entry["window_tile_keys"],
+        shared=shared_attention(),
     )
 
 
@@ -58,7 +60,7 @@ def decode_kernel(device: str) -> DecodeKernel:
         UnknownNameError: the device was not measured.
     """
     entry = _entry("decode", device)
-    return DecodeKernel(**{field.name: entry[field.name] for field in fields(DecodeKernel)})
+    return DecodeKernel(**{name: entry[name] for name in _NAMES["decode"]}, shared=shared_attention())
 
 
 def measured_devices() -> tuple[str, ...]:
@@ -82,7 +84,8 @@ def fitted_names(phase: str, device: str, kv_dtypes: Iterable[str] = ("bfloat16"
     without = {text.split(":")[0] for text in _entry(phase, device)["held"]}
     without |= {f"efficiency_{name}" for name in ("bfloat16", "fp8") if name not in kv_dtypes}
     behind = _measured(phase, device)
-    return tuple(f"attention.{phase}.{behind}.{name}" for name in _NAMES[phase] if name not in without)
+    own = (f"attention.{phase}.{behind}.{name}" for name in _NAMES[phase] if name not in without)
+    return (*shared_names(f"attention.{phase}"), *own)
 
 
 def residuals(phase: str, device: str, role: str) -> dict[str, float]:

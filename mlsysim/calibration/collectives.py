@@ -9,10 +9,12 @@ from importlib import resources
 from typing import Any
 
 from mlsysim.calibration import stated
+from mlsysim.calibration.shared_kernels import shared_collectives, shared_names
 from mlsysim.core.errors import DataError
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, FabricCoefficients, Tuner
 
-_NAMES = tuple(field.name for field in fields(CollectiveCoefficients) if field.name != "tuner")
+# A device's own coefficients.
+DEVICE_NAMES = tuple(field.name for field in fields(CollectiveCoefficients) if field.name not in ("tuner", "shared"))
 
 
 @functools.cache
@@ -46,7 +48,8 @@ def collective_coefficients(device: str) -> CollectiveCoefficients:
     if device not in entries()["device"] and stated.is_stated(device):
         return _stated_coefficients(device)
     entry = _entry("device", device)
-    return CollectiveCoefficients(**{name: float(entry[name]) for name in _NAMES}, tuner=tuner(entry["interconnect"]))
+    own = {name: float(entry[name]) for name in DEVICE_NAMES}
+    return CollectiveCoefficients(**own, tuner=tuner(entry["interconnect"]), shared=shared_collectives())
 
 
 def _stated_coefficients(device: str) -> CollectiveCoefficients:
@@ -54,7 +57,7 @@ def _stated_coefficients(device: str) -> CollectiveCoefficients:
     sibling, own = stated.sibling(device, "collectives"), stated.own(device, "collectives")
     base = collective_coefficients(sibling)
     faster = stated.link_Bps(device, own.get("link", "peers")) / _link_behind_Bps(sibling)
-    given = {name: float(own[name]) for name in _NAMES if name in own}
+    given = {name: float(own[name]) for name in DEVICE_NAMES if name in own}
     rates = {"bandwidth_Bps": base.bandwidth_Bps * faster, "pair_bandwidth_Bps": base.pair_bandwidth_Bps * faster}
     if "bandwidth_share" in own:
         rates = dict.fromkeys(rates, own["bandwidth_share"] * stated.link_Bps(device, "peers"))
@@ -86,13 +89,14 @@ def fitted_names(table: str, name: str) -> tuple[str, ...]:
         >>> fitted_names("fabric", "ib_ndr")
         ('collectives.fabric.ib_ndr.efficiency', 'collectives.fabric.ib_ndr.fill_s')
     """
-    stated_parts: set[str] = set()
+    asked, stated_parts = table, set[str]()
     while table == "device" and name not in entries()["device"] and stated.is_stated(name):
         own = stated.own(name, "collectives")
         stated_parts |= {*own, *(("bandwidth_Bps", "pair_bandwidth_Bps") if "bandwidth_share" in own else ())}
         name = stated.sibling(name, "collectives")
     parts = (part for part in _entry(table, name)["fitted"] if part not in stated_parts)
-    return tuple(f"collectives.{table}.{name}.{part}" for part in parts)
+    names = tuple(f"collectives.{table}.{name}.{part}" for part in parts)
+    return (*shared_names("collectives"), *names) if asked == "device" else names
 
 
 def residuals(table: str, name: str, role: str) -> dict[str, float]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, fit
 from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable
+from mlsysim.calibration.shared_kernels import shared_attention
 from mlsysim.calibration.toml_text import toml_value
 from mlsysim.core.units import magnitude
 from mlsysim.physics.attention_kernels import (
@@ -90,6 +91,7 @@ def prefill_predictor(device: Mapping[str, Any]) -> Predict:
             values["exponentials_per_s"],
             values["tile_keys"],
             values["window_tile_keys"],
+            shared_attention(),
         )
         return np.asarray(prefill_attention_s(kernel, chip, *_work(rows, "seq_len")))
 
@@ -101,7 +103,7 @@ def decode_predictor(device: Mapping[str, Any]) -> Predict:
 
     def predict(values: Mapping[str, float], rows: KernelTable) -> Times:
         chip = _device(device, _peak(device, "bfloat16"))
-        return np.asarray(decode_attention_s(DecodeKernel(**values), chip, *_work(rows, "context")))
+        return np.asarray(decode_attention_s(DecodeKernel(**values, shared=shared_attention()), chip, *_work(rows, "context")))
 
     return predict
 

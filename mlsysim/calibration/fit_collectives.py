@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mlsysim.calibration.collectives import tuner
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, fit
 from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable
+from mlsysim.calibration.shared_kernels import shared_collectives
 from mlsysim.calibration.toml_text import toml_value
 from mlsysim.physics.collective_kernels import (
     KINDS,
@@ -92,13 +93,15 @@ def _fit_device(directory: Path, device: str) -> tuple[CollectiveCoefficients, d
         coefficients["pair_bandwidth_Bps"] = coefficients["bandwidth_Bps"]
 
     def built(values: Mapping[str, float]) -> CollectiveCoefficients:
-        return CollectiveCoefficients(**{"pair_bandwidth_Bps": values["bandwidth_Bps"], **values}, tuner=believed)
+        return CollectiveCoefficients(
+            **{"pair_bandwidth_Bps": values["bandwidth_Bps"], **values}, tuner=believed, shared=shared_collectives()
+        )
 
     found = fit(lambda values: device_times(table, built(values)), table.numbers("measured_s"), coefficients)
     result = built({name: coefficients[name].written(value) for name, value in found.values.items()})
     entry = {
         "interconnect": interconnect,
-        **{name: value for name, value in asdict(result).items() if name != "tuner"},
+        **{name: value for name, value in asdict(result).items() if name not in ("tuner", "shared")},
         "source": KERNEL_SOURCE,
         "points": len(table),
         "fitted": list(coefficients),

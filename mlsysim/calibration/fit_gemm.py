@@ -18,6 +18,7 @@ import numpy.typing as npt
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, fit
 from mlsysim.calibration.gemm import FORMATS, SHARED
 from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable
+from mlsysim.calibration.shared_kernels import shared_gemm
 from mlsysim.calibration.toml_text import toml_value
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
@@ -104,7 +105,12 @@ def _fit_format(
     held = {"quantise_sweeps": 0.0, "step_s": 0.0, **shared}
 
     def predict(values: Mapping[str, float], table: KernelTable) -> Times:
-        kernel = GemmKernel(**{**held, **values}, most_splits=1.0 if dtype in _UNSPLIT else 32.0, whole_waves=whole_waves)
+        kernel = GemmKernel(
+            **{**held, **values},
+            shared=shared_gemm(),
+            most_splits=1.0 if dtype in _UNSPLIT else 32.0,
+            whole_waves=whole_waves,
+        )
         return gemm_times(table, kernel, node, dtype)
 
     chosen = rows[CALIBRATION]

@@ -14,6 +14,7 @@ from importlib import resources
 from typing import Any
 
 from mlsysim.calibration import stated
+from mlsysim.calibration.shared_kernels import shared_gemm, shared_names
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.gemm import GemmKernel
 
@@ -51,7 +52,8 @@ def gemm_kernel(device: str, dtype: str = "bfloat16") -> GemmKernel:
         UnknownNameError: the device was not measured, or not at this format.
     """
     entry = _entry(device, dtype)
-    return GemmKernel(**{field.name: entry[field.name] for field in fields(GemmKernel)})
+    own = {field.name: entry[field.name] for field in fields(GemmKernel) if field.name != "shared"}
+    return GemmKernel(**own, shared=shared_gemm())
 
 
 def measured_devices() -> tuple[str, ...]:
@@ -75,7 +77,7 @@ def fitted_names(device: str, dtype: str = "bfloat16") -> tuple[str, ...]:
     own = [f"gemm.{entry.get('of', f'{device}.{dtype}')}.{name}" for name in entry["fitted"]]
     shared = [name for name in entry16["fitted"] if name in SHARED and dtype != "bfloat16"]
     own += [f"gemm.{entry16.get('of', f'{device}.bfloat16')}.{name}" for name in shared]
-    return (*own, *entry.get("peak", ()))
+    return (*shared_names("gemm"), *own, *entry.get("peak", ()))
 
 
 def residuals(device: str, dtype: str, role: str) -> dict[str, float]:

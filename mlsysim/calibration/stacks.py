@@ -89,9 +89,10 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
         >>> [name for name in fitted_names("megatron-2021", "a100_sxm", "bfloat16") if "clock" in name]
         ['clock.a100_sxm']
     """
-    names = list(dict.fromkeys(name for fmt in ("bfloat16", gemm_format) for name in gemm.fitted_names(device, fmt)))
-    names += attention.fitted_names("prefill", device, ["bfloat16"])
-    names += collectives.fitted_names("device", device)
+    kernels = kernels_of(device)
+    names = list(dict.fromkeys(name for fmt in ("bfloat16", gemm_format) for name in gemm.fitted_names(kernels, fmt)))
+    names += attention.fitted_names("prefill", kernels, ["bfloat16"])
+    names += collectives.fitted_names("device", kernels)
     names += shared.fitted_names()
     if _entry("device", device, "devices.toml")["fitted"]:
         names.append(f"clock.{device}")
@@ -113,19 +114,29 @@ def stack_names() -> tuple[str, ...]:
 
 @functools.cache
 def measured_device(hardware_name: str) -> str:
-    """The name under which kernels of this accelerator were measured.
+    """The entry of this accelerator, under whose name its kernels were measured unless the entry says another.
 
     Raises:
         UnknownNameError: none were.
 
     Example:
         >>> measured_device("A100 SXM4 40GB")
-        'a100_sxm'
+        'a100_sxm_40gb'
     """
     known = {name: device for device, entry in _tables("devices.toml").items() for name in entry["hardware"]}
     if hardware_name not in known:
         raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
     return known[hardware_name]
+
+
+def kernels_of(device: str) -> str:
+    """The device whose measured kernels stand for those of ``device``: its own, unless its entry says another.
+
+    Example:
+        >>> kernels_of("h100_sxm"), kernels_of("a100_sxm_40gb")
+        ('h100_sxm', 'a100_sxm')
+    """
+    return str(_entry("device", device, "devices.toml").get("kernels", device))
 
 
 def sustained_clock(device: str) -> float:

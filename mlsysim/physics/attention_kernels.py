@@ -15,10 +15,6 @@ from mlsysim.physics.numeric import Num, maximum, minimum, sqrt, where
 
 # Queries that one thread block works on: while it loops over keys, no other block can help it.
 QUERY_TILE = 128.0
-# More query heads than this per key-value head, and no grouped kernel is chosen: each query head reads for itself.
-LARGEST_GROUP = 32.0
-# Achieved share of the memory bandwidth when streaming activations.
-STREAMING = 0.80
 # Five matrix products backwards for two forward (Dao 2023, section 4.1).
 BACKWARD_FLOPS = 2.5
 
@@ -43,6 +39,24 @@ class AttentionDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedAttention:
+    """What the kernels of all devices share; a device's coefficients are fitted with these in place.
+
+    Attributes:
+        streaming: share of the memory bandwidth that activations reach on their way in and out.
+        largest_group: with more query heads a key-value head than this no grouped kernel is chosen, and each query head
+            reads for itself.
+        ramp_B: reads of this size see half of a decode kernel's ramp.
+        window_streams: a window of this many sequences times heads costs half of its extra.
+    """
+
+    streaming: float
+    largest_group: float
+    ramp_B: float
+    window_streams: float
+
+
+@dataclass(frozen=True, slots=True)
 class PrefillKernel:
     """Fitted coefficients of a device's prefill kernel at one number format.
 
@@ -52,6 +66,7 @@ class PrefillKernel:
         exponentials_per_s: softmax rate of one multiprocessor, scores a second.
         tile_keys: keys' worth of time that each query costs beyond its scores (masked half tiles, prologue, epilogue).
         window_tile_keys: the same with a sliding window.
+        shared: what it has in common with all others.
     """
 
     floor_s: float
@@ -59,6 +74,7 @@ class PrefillKernel:
     exponentials_per_s: Num
     tile_keys: float
     window_tile_keys: float
+    shared: SharedAttention
 
     def at_rate(self, rate: Num) -> PrefillKernel:
         """A kernel that computes at ``rate`` times this one's rates."""
@@ -77,6 +93,7 @@ class DecodeKernel:
         scalar_elements_per_s: elements a multiprocessor multiplies a second where no grouped (matrix) kernel is chosen.
         window_s: extra time of a sliding window over 16-bit keys at a large batch (an unspecialised kernel).
         l2_share: share of the last-level cache in which keys and values stay between steps.
+        shared: what it has in common with all others.
     """
 
     floor_s: float
@@ -86,11 +103,7 @@ class DecodeKernel:
     scalar_elements_per_s: float
     window_s: float
     l2_share: float
-
-
-# Reads of this size see half of the ramp; a window of this many sequences times heads half of its extra.
-_RAMP_B = 16.0 * 2**20
-_WINDOW_STREAMS = 16.0
+    shared: SharedAttention
 
 
 def attended_keys(seq_len: Num, window: Num = 0.0) -> Num:
@@ -117,7 +130,7 @@ def prefill_attention_s(
 ) -> Num:
     """Causal attention of ``batch`` prompts of ``seq_len`` tokens, rotary embedding and cache update included.
 
-    t = t0 + activations/(.8 BW) + sqrt(all^2 + longest^2); with c the time of one score on the whole device,
+    t = t0 + activations/(streaming BW) + sqrt(all^2 + longest^2); with c the time of one score on the whole device,
     c^2 = (4 d / (P e))^2 + (1 / (SM x))^2, all = b h s (keys + k0) c and longest = SM tile (s + k0) c, the one block that
     sees every key: few sequences leave multiprocessors idle behind it.
 
@@ -127,14 +140,14 @@ def prefill_attention_s(
     20-45 %.
 
     Example:
-        >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0)
+        >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
         >>> round(1e3 * prefill_attention_s(kernel, device, 1.0, 8192.0, 32.0, 8.0, 128.0), 2)
         1.1
     """
     moved_B = batch * seq_len * head_dim * (4 * heads + 2 * (2 + kv_B) * kv_heads)
     whole = _scores_s(kernel, device, batch, seq_len, heads, head_dim, window)
-    return kernel.floor_s + moved_B / (STREAMING * device.bandwidth_Bps) + whole
+    return kernel.floor_s + moved_B / (kernel.shared.streaming * device.bandwidth_Bps) + whole
 
 
 def _scores_s(
@@ -166,18 +179,18 @@ def decode_attention_s(
 
     t = t0 + extra + sqrt(read^2 + blocks^2 + scalar^2): bytes of keys and values over the achieved bandwidth, less what
     the last-level cache keeps; thread blocks (one a sequence and KV head, split along the context where these are few)
-    over the multiprocessors; and, with more than 32 query heads a KV head, one block a query head whose scalar arithmetic
+    over the multiprocessors; and, with more query heads a KV head than a group, one block a query head whose scalar arithmetic
     reads the same keys again and again from cache.
 
     Example:
-        >>> kernel = DecodeKernel(9e-6, 0.9, 5e-6, 1.5e-6, 2.4e10, 0.0, 0.0)
+        >>> kernel = DecodeKernel(9e-6, 0.9, 5e-6, 1.5e-6, 2.4e10, 0.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
         >>> round(1e6 * decode_attention_s(kernel, device, 64.0, 4096.0, 32.0, 8.0, 128.0))
         370
     """
     windowed = (window > 0) & (window < context)
     keys = where(windowed, window, context)
-    ungrouped = heads > LARGEST_GROUP * kv_heads
+    ungrouped = heads > kernel.shared.largest_group * kv_heads
     streams = batch * kv_heads
     kv = 2 * streams * keys * head_dim * kv_B
     missed = kv / (1 + (kernel.l2_share * device.l2_B / kv) ** 4)
@@ -185,8 +198,8 @@ def decode_attention_s(
     blocks_s = where(ungrouped, batch * heads, streams) * kernel.block_s / device.multiprocessors
     elements = where(ungrouped, 2 * batch * heads * keys * head_dim, 0.0)
     scalar_s = elements / (device.multiprocessors * kernel.scalar_elements_per_s)
-    ramp_s = kernel.ramp_s * missed / (missed + _RAMP_B)
-    window_s = where(windowed & (kv_B > 1), kernel.window_s, 0.0) * streams / (streams + _WINDOW_STREAMS)
+    ramp_s = kernel.ramp_s * missed / (missed + kernel.shared.ramp_B)
+    window_s = where(windowed & (kv_B > 1), kernel.window_s, 0.0) * streams / (streams + kernel.shared.window_streams)
     return kernel.floor_s + ramp_s + window_s + sqrt(read_s**2 + blocks_s**2 + scalar_s**2)
 
 
@@ -207,7 +220,7 @@ def training_attention_s(
     the training knows: 1.0 for the vendor's own. Backward is 2.5 times the arithmetic at ``backward_rate`` of the rate.
 
     Example:
-        >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0)
+        >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
         >>> forward, backward = training_attention_s(kernel, device, 1.0, 8192.0, 32.0, 128.0, 0.5)
         >>> round(backward / forward, 2)

@@ -21,22 +21,40 @@ from mlsysim.physics.numeric import Num, Truth, maximum, minimum, sqrt, where
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
-# What all devices share. The first group is how the protocols work, the second was chosen once for all measured devices.
+# How the protocols work.
 _LINE128_STEP = 1.9 / 0.6  # a step of LL128 over one of LL, tuning.cc
 _LINE128_SHARE = 0.92  # 120 of 128 bytes are data, tuning.cc
 _EXCHANGE_LL_B = 16384.0  # up to this size a send to one peer uses LL (NCCL_P2P_LL_THRESHOLD)
-_RAILS = 8.0  # network cards of a domain that rings and trees use
-
-_LL_SHARE = 0.56  # of the bandwidth: half of LL's bytes are flags
-_LL_SPREAD = 0.2  # a step slows by this much once a rank's part leaves the first channel
-_LL_CHANNEL_B = 4096.0
-_COPY = 2.5  # the copy inside the device runs at this many times the wire's rate
-_OVERLAP = 4.0  # steps hide behind the wire: norm of the two, between a sum (1) and a maximum (infinity)
-_SWITCH_STEPS = 4.5  # of a Simple step: a reduction in the switch
-_SWITCH_SHARE = 0.92
 _EXCHANGE_STEPS = 2.0  # send and credit
-_EXCHANGE_STEP_S = 6e-6
-_EXCHANGE_LL_BPS = 6.5e9  # one channel
+
+
+@dataclass(frozen=True, slots=True)
+class SharedCollectives:
+    """What all devices share; a device's coefficients are fitted with these in place.
+
+    Attributes:
+        rails: network cards of a domain that rings and trees use.
+        ll_share: of the bandwidth that LL reaches: half of its bytes are flags.
+        ll_spread: a step slows by this much once a rank's part leaves the first channel ...
+        ll_channel_B: ... of this size.
+        copy: the copy inside the device runs at this many times the wire's rate.
+        overlap: steps hide behind the wire: norm of the two, between a sum (1) and a maximum (infinity).
+        switch_steps: steps of Simple that a reduction in the switch takes.
+        switch_share: of the bandwidth that it reaches.
+        exchange_step_s: step of an all-to-all.
+        exchange_ll_Bps: one channel of LL.
+    """
+
+    rails: float
+    ll_share: float
+    ll_spread: float
+    ll_channel_B: float
+    copy: float
+    overlap: float
+    switch_steps: float
+    switch_share: float
+    exchange_step_s: float
+    exchange_ll_Bps: float
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,7 @@ class CollectiveCoefficients:
     pair_bandwidth_Bps: float
     fill_s: float
     tuner: Tuner
+    shared: SharedCollectives
 
 
 @dataclass(frozen=True)
@@ -85,9 +104,9 @@ class FabricCoefficients:
     fill_s: float
 
 
-def _overlapped_s(steps_s: Num, wire_s: Num) -> Num:
+def _overlapped_s(steps_s: Num, wire_s: Num, norm: float) -> Num:
     """Steps that hide behind the wire: the norm of both."""
-    return (steps_s**_OVERLAP + wire_s**_OVERLAP) ** (1 / _OVERLAP)
+    return (steps_s**norm + wire_s**norm) ** (1 / norm)
 
 
 def _in_switch(n: Num, allowed: Truth, tuner: Tuner) -> Truth:
@@ -95,29 +114,31 @@ def _in_switch(n: Num, allowed: Truth, tuner: Tuner) -> Truth:
     return allowed & (tuner.switch_share * (n - 1) / n > n / (2 * (n - 1)))
 
 
-def _switch_Bps(n: Num, bandwidth_Bps: Num, tuner: Tuner) -> Num:
-    return _SWITCH_SHARE * tuner.switch_share * bandwidth_Bps * (n - 1) / n
+def _switch_Bps(n: Num, bandwidth_Bps: Num, c: CollectiveCoefficients) -> Num:
+    return c.shared.switch_share * c.tuner.switch_share * bandwidth_Bps * (n - 1) / n
 
 
 def _ring_s(S: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients, switch: Truth) -> Num:
     """A ring collective, or an all-reduce in the switch where ``switch``: the time of the protocol that NCCL takes."""
-    t = c.tuner
+    t, shared = c.tuner, c.shared
     W = k * S / n
     handled = W + S / n  # a rank also writes its own part
-    wire_s = (W + S / n / _COPY) / B
+    wire_s = (W + S / n / shared.copy) / B
     fill_s = sqrt(c.fill_s * W / B)
-    spread = 1 + _LL_SPREAD * S / (S + n * _LL_CHANNEL_B)
-    ll = (c.launch_s + k * c.ll_step_s) * spread + handled / (_LL_SHARE * B)
-    ll128 = c.launch_s + _overlapped_s(k * c.ll_step_s * _LINE128_STEP, wire_s / _LINE128_SHARE) + fill_s
-    simple = c.launch_s + _overlapped_s(k * c.simple_step_s, wire_s) + fill_s
+    spread = 1 + shared.ll_spread * S / (S + n * shared.ll_channel_B)
+    ll = (c.launch_s + k * c.ll_step_s) * spread + handled / (shared.ll_share * B)
+    ll128 = c.launch_s + _overlapped_s(k * c.ll_step_s * _LINE128_STEP, wire_s / _LINE128_SHARE, shared.overlap) + fill_s
+    simple = c.launch_s + _overlapped_s(k * c.simple_step_s, wire_s, shared.overlap) + fill_s
     expect_ll = t.ll_base_s + t.ll_step_s * k + W / t.ll_Bps
     expect_ll128 = t.ll128_base_s + t.ll128_step_s * k + W / t.ll128_Bps
     expect_simple = t.simple_base_s + t.simple_step_s * k + W / t.link_Bps
     time = where(expect_ll <= minimum(expect_ll128, expect_simple), ll, where(expect_ll128 <= expect_simple, ll128, simple))
     if t.switch_share <= 0:
         return time
-    reduced = S / _switch_Bps(n, B, t)
-    in_switch = c.launch_s + _overlapped_s(_SWITCH_STEPS * c.simple_step_s, reduced) + sqrt(c.fill_s * reduced)
+    reduced = S / _switch_Bps(n, B, c)
+    in_switch = (
+        c.launch_s + _overlapped_s(shared.switch_steps * c.simple_step_s, reduced, shared.overlap) + sqrt(c.fill_s * reduced)
+    )
     expect_switch = t.switch_s + S / (t.switch_share * t.link_Bps * (n - 1) / n)
     faster = expect_switch < minimum(expect_ll, minimum(expect_ll128, expect_simple))
     return where(switch & faster, in_switch, time)
@@ -125,9 +146,13 @@ def _ring_s(S: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients, switch: T
 
 def _exchange_s(S: Num, n: Num, B: Num, c: CollectiveCoefficients) -> Num:
     """All-to-all: every rank sends S/n to every other at once, so that the latency does not grow with n."""
-    W = (n - 1) * S / n
-    ll = c.launch_s + _EXCHANGE_STEPS * c.ll_step_s + S / n / _EXCHANGE_LL_BPS + W / (_LL_SHARE * B)
-    simple = c.launch_s + _overlapped_s(_EXCHANGE_STEP_S, (W + S / n / _COPY) / B) + sqrt(c.fill_s * W / B)
+    W, shared = (n - 1) * S / n, c.shared
+    ll = c.launch_s + _EXCHANGE_STEPS * c.ll_step_s + S / n / shared.exchange_ll_Bps + W / (shared.ll_share * B)
+    simple = (
+        c.launch_s
+        + _overlapped_s(shared.exchange_step_s, (W + S / n / shared.copy) / B, shared.overlap)
+        + sqrt(c.fill_s * W / B)
+    )
     return where(S / n <= _EXCHANGE_LL_B, ll, simple)
 
 
@@ -146,7 +171,8 @@ def collective_s(kind: str, size_B: Num, ranks: Num, device: CollectiveCoefficie
 
     Example:
         >>> tuner = Tuner(6.6e-6, 6e-7, 1.4e-5, 1.9e-6, 8.4e-6, 3.4e-6, 2.5e-5, 141e9, 341e9, 370.8e9, 0.85)
-        >>> h100 = CollectiveCoefficients(4.6e-6, 8e-7, 6.8e-6, 390e9, 390e9, 13e-6, tuner)
+        >>> shared = SharedCollectives(8.0, 0.56, 0.2, 4096.0, 2.5, 4.0, 4.5, 0.92, 6e-6, 6.5e9)
+        >>> h100 = CollectiveCoefficients(4.6e-6, 8e-7, 6.8e-6, 390e9, 390e9, 13e-6, tuner, shared)
         >>> [round(collective_s(kind, 2.0**29, 8, h100) * 1e6) for kind in ("all_reduce", "all_gather")]
         [2178, 1403]
     """
@@ -186,7 +212,8 @@ def hierarchical_all_reduce_s(
 
     Example:
         >>> tuner = Tuner(6.6e-6, 6e-7, 1.4e-5, 1.9e-6, 8.4e-6, 3.4e-6, 2.5e-5, 141e9, 341e9, 370.8e9, 0.85)
-        >>> h100 = CollectiveCoefficients(4.6e-6, 8e-7, 6.8e-6, 390e9, 390e9, 13e-6, tuner)
+        >>> shared = SharedCollectives(8.0, 0.56, 0.2, 4096.0, 2.5, 4.0, 4.5, 0.92, 6e-6, 6.5e9)
+        >>> h100 = CollectiveCoefficients(4.6e-6, 8e-7, 6.8e-6, 390e9, 390e9, 13e-6, tuner, shared)
         >>> t = hierarchical_all_reduce_s(2.0**33, 8, 8, 50e9, h100, FabricCoefficients(2e-5, 1.0, 2e-4))
         >>> round(t * 1e3, 1)
         46.8
@@ -194,13 +221,14 @@ def hierarchical_all_reduce_s(
     g = maximum(ranks_per_domain, 2.0)
     n = domains * ranks_per_domain
     ring_Bps = device.bandwidth_Bps * g / (2 * (g - 1))
-    switch_Bps = maximum(_switch_Bps(g, device.bandwidth_Bps, device.tuner), 1.0)
+    switch_Bps = maximum(_switch_Bps(g, device.bandwidth_Bps, device), 1.0)
     domain_Bps = where(_in_switch(g, g > 0, device.tuner), switch_Bps, ring_Bps)
     domain_s = where(ranks_per_domain > 1, size_B / domain_Bps, 0.0)
-    rails = minimum(minimum(ranks_per_domain, _RAILS) * fabric.efficiency, ranks_per_domain)  # never more cards than there are
+    used = minimum(ranks_per_domain, device.shared.rails)
+    rails = minimum(used * fabric.efficiency, ranks_per_domain)  # never more cards than there are
     rails_Bps = rails * nic_Bps
     tree_s = where(domains > 2, 2.0, 1.0) * size_B / rails_Bps
-    wire_s = _overlapped_s(domain_s, tree_s)
+    wire_s = _overlapped_s(domain_s, tree_s, device.shared.overlap)
     levels = np.ceil(np.log2(domains)) if isinstance(domains, np.ndarray) else float(math.ceil(math.log2(domains)))
     latency_s = device.launch_s + 2 * (n - 1) * device.ll_step_s + 2 * levels * fabric.level_s
     root = sqrt(wire_s)

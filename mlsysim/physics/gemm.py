@@ -19,12 +19,24 @@ from mlsysim.physics.numeric import Num, least_and_most, maximum, minimum, sqrt
 
 TILES = ((256.0, 128.0), (128.0, 256.0), (64.0, 128.0), (64.0, 64.0))  # rows of A, columns of B
 SIZES = (256.0, 128.0, 64.0)
-# Chosen once for all devices; their coefficients are fitted with these in place.
 LEAST_SPLITS = 2.0
-LEAST_K_PER_SPLIT = 256.0
-PARTIAL_SUM_B = 12.0  # four bytes written and read again, at two thirds of the memory's rate
-RAMP_S = 0.25e-6  # the memory system reaches its rate only with enough requests under way
-OVERLAP = 2.5  # norm of compute and memory, between a sum (1) and a maximum (infinity)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedGemm:
+    """What the kernels of all devices and formats share; a device's coefficients are fitted with these in place.
+
+    Attributes:
+        overlap: norm of compute and memory time, between a sum (1) and a maximum (infinity).
+        ramp_s: the memory system reaches its rate only with enough requests under way.
+        partial_sum_B: bytes of bandwidth that a partial sum of a split costs, four written and read again.
+        least_k_per_split: a library splits k no finer.
+    """
+
+    overlap: float
+    ramp_s: float
+    partial_sum_B: float
+    least_k_per_split: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,7 @@ class GemmKernel:
         cache_ratio: rate at which the last-level cache feeds all multiprocessors, over the memory's.
         memory_efficiency: share of the memory bandwidth that a large read reaches.
         launch_s: of a call, until its first and after its last tile; with quantisation, of those kernels too.
+        shared: what it has in common with all others.
         split_s: what splitting k costs beside the partial sums.
         quantise_sweeps: times the (narrow) activations' bytes that the quantisation before the product moves.
         step_s: least seconds of a tile's main loop for each element of k (latency of its pipeline).
@@ -49,6 +62,7 @@ class GemmKernel:
     cache_ratio: float
     memory_efficiency: float
     launch_s: float
+    shared: SharedGemm
     split_s: float = 0.0
     quantise_sweeps: float = 0.0
     step_s: float = 0.0
@@ -70,7 +84,7 @@ def gemm_s(
     cache_B: Num = 0.0,
     groups: Num = 1.0,
 ) -> Num:
-    """Launch + quantisation + (compute^2.5 + memory^2.5)^(1/2.5), seconds of one call; shapes broadcast.
+    """Launch + quantisation + (compute^p + memory^p)^(1/p), seconds of one call; shapes broadcast.
 
     Args:
         m: rows of A: tokens.
@@ -87,7 +101,7 @@ def gemm_s(
         groups: products of this shape in one kernel, each with its own weights (the experts of a rank).
 
     Example:
-        >>> h100 = GemmKernel(0.8, 95.0, 5.4, 0.9, 2.4e-6, 2.6e-6)
+        >>> h100 = GemmKernel(0.8, 95.0, 5.4, 0.9, 2.4e-6, SharedGemm(2.5, 2.5e-7, 12.0, 256.0), 2.6e-6)
         >>> train = gemm_s(8192.0, 8192.0, 8192.0, 2.0, 2.0, 2.0, h100, 989.4e12, 3.35e12, 132.0, 50.0 * 2**20)
         >>> 0.7 < 2 * 8192**3 / train / 989.4e12 < 0.8
         True
@@ -97,16 +111,17 @@ def gemm_s(
     """
     inputs_B, weights_B, outputs_B = groups * input_B * m * k, groups * weight_B * n * k, groups * output_B * m * n
     cached_B = minimum(inputs_B, maximum(0.0, cache_B - inputs_B - outputs_B))
-    memory_s = _memory_s(inputs_B - cached_B + weights_B + outputs_B, kernel.memory_efficiency, bandwidth_Bps)
+    memory_s = _memory_s(inputs_B - cached_B + weights_B + outputs_B, kernel, bandwidth_Bps)
     compute_s = _compute_s(m, n, k, input_B, weight_B, kernel, peak_flops_per_s, bandwidth_Bps, multiprocessors, groups)
-    overlapped_s = (compute_s**OVERLAP + memory_s**OVERLAP) ** (1 / OVERLAP)
+    norm = kernel.shared.overlap
+    overlapped_s = (compute_s**norm + memory_s**norm) ** (1 / norm)
     return kernel.launch_s + kernel.quantise_sweeps * inputs_B / bandwidth_Bps + overlapped_s
 
 
-def _memory_s(moved_B: Num, efficiency: float, bandwidth_Bps: Num) -> Num:
+def _memory_s(moved_B: Num, kernel: GemmKernel, bandwidth_Bps: Num) -> Num:
     """x/efficiency + sqrt(ramp x), x the seconds at full bandwidth: half the rate at 10 MB, most of it at 1 GB."""
     full_rate_s = moved_B / bandwidth_Bps
-    return full_rate_s / efficiency + sqrt(RAMP_S * full_rate_s)
+    return full_rate_s / kernel.memory_efficiency + sqrt(kernel.shared.ramp_s * full_rate_s)
 
 
 def _compute_s(
@@ -129,8 +144,8 @@ def _compute_s(
     least, most = least_and_most(m, n, k, peak, bandwidth_Bps, units, groups, input_B, weight_B)
     per_flop_s = 2 * units / (peak * kernel.efficiency)
     per_fed_B_s = units / (kernel.cache_ratio * bandwidth_Bps)
-    per_partial_s = units * PARTIAL_SUM_B / bandwidth_Bps
-    most_splits = most(LEAST_SPLITS, least(kernel.most_splits, k / LEAST_K_PER_SPLIT))
+    per_partial_s = units * kernel.shared.partial_sum_B / bandwidth_Bps
+    most_splits = most(LEAST_SPLITS, least(kernel.most_splits, k / kernel.shared.least_k_per_split))
     fed_B = {size: (least(m, size) * input_B, least(n, size) * weight_B) for size in SIZES}
     best_s: Num = float("inf")
     for rows, columns in TILES:

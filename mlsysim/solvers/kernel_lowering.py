@@ -9,7 +9,7 @@ from mlsysim.calibration.attention import prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
 from mlsysim.calibration.shared import shared_coefficients
-from mlsysim.calibration.stacks import Stack, fitted_names, measured_device, stack, sustained_clock
+from mlsysim.calibration.stacks import Stack, fitted_names, kernels_of, measured_device, stack, sustained_clock
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.parameters import moe_layers
@@ -108,8 +108,9 @@ def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation:
     cache_B, memory_Bps = accelerator.cache_B, accelerator.memory_bandwidth_Bps
     formats = FORMATS[_GEMM_FORMAT[precision]]
     peak16 = accelerator.rate_flops_per_s("bf16")
-    head = gemm_kernel(device)
-    gemm = gemm_kernel(device, _GEMM_FORMAT[precision])
+    kernels = kernels_of(device)
+    head = gemm_kernel(kernels)
+    gemm = gemm_kernel(kernels, _GEMM_FORMAT[precision])
     if fused_quantisation:
         gemm = replace(gemm, launch_s=head.launch_s, quantise_sweeps=0.0)
     return KernelDevice(
@@ -118,10 +119,10 @@ def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation:
         gemm_input_B=formats.input_B,
         head_gemm=head,
         head_peak_flops_per_s=peak16,
-        attention=prefill_kernel(device),
+        attention=prefill_kernel(kernels),
         attention_device=AttentionDevice(peak16, memory_Bps, float(units), cache_B, stated.fact(device, "array", 1.0)),
         # The benchmark's pipeline fill is that of a lone call; in a step, calls queue on the stream behind each other's tails.
-        collectives=replace(collective_coefficients(device), fill_s=0.0),
+        collectives=replace(collective_coefficients(kernels), fill_s=0.0),
         memory_Bps=memory_Bps,
         multiprocessors=float(units),
         cache_B=cache_B,

@@ -236,6 +236,13 @@ def _note(tables: Tables, found: Fit, root: Path) -> None:
             entry["source"] = "fitted to the calibration rows of anchors/training that ran on it"
 
 
+def write_tables(name: str, tables: Tables) -> None:
+    """Writes a file beside the code that reads it, under the comment that it has."""
+    path = Path(__file__).parents[1] / "calibration" / name
+    header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
+    path.write_text(toml_tables(tables, header), encoding="utf-8")
+
+
 def main(root: Path) -> None:
     """Fits, and writes the files beside the code that reads them."""
     folder = Path(__file__).parents[1] / "calibration"

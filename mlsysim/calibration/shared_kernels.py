@@ -1,0 +1,61 @@
+"""Constants of kernels that all devices share, as ``shared_kernels.toml`` has them."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import fields
+from importlib import resources
+from typing import Any
+
+from mlsysim.physics.attention_kernels import SharedAttention
+from mlsysim.physics.collective_kernels import SharedCollectives
+from mlsysim.physics.gemm import SharedGemm
+
+
+@functools.cache
+def shared_gemm() -> SharedGemm:
+    """Of matrix products.
+
+    Example:
+        >>> shared_gemm().overlap > 1
+        True
+    """
+    return SharedGemm(**_values("gemm", SharedGemm))
+
+
+@functools.cache
+def shared_attention() -> SharedAttention:
+    """Of attention."""
+    return SharedAttention(**_values("attention", SharedAttention))
+
+
+@functools.cache
+def shared_collectives() -> SharedCollectives:
+    """Of collectives."""
+    return SharedCollectives(**_values("collectives", SharedCollectives))
+
+
+def shared_names(kind: str) -> tuple[str, ...]:
+    """Names of those of "gemm", "collectives", "attention.prefill" or "attention.decode" that measured times decided.
+
+    Example:
+        >>> shared_names("attention.prefill")
+        ('attention.shared.streaming',)
+    """
+    family, _, phase = kind.partition(".")
+    entries = _table()[family]
+    return tuple(
+        f"{family}.shared.{name}"
+        for name, entry in entries.items()
+        if entry["basis"] == "chosen" and entry.get("phase", phase) == phase
+    )
+
+
+def _values(kind: str, shared: Any) -> dict[str, float]:
+    return {field.name: float(_table()[kind][field.name]["value"]) for field in fields(shared)}
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, dict[str, Any]]]:
+    return tomllib.loads((resources.files("mlsysim.calibration") / "shared_kernels.toml").read_text("utf-8"))
