@@ -36,7 +36,7 @@ def test_the_fit_is_given_calibration_runs_only(monkeypatch):
     class StoppedError(Exception):
         """The fit would begin here."""
 
-    def stop(model, measured, coefficients, weights):
+    def stop(model, measured, coefficients, weights, pull):
         raise StoppedError(sorted(measured))
 
     monkeypatch.setattr(fit_stacks, "fit", stop)

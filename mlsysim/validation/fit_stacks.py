@@ -52,6 +52,8 @@ RANGES = {
 CLOCK = Coefficient(0.85, 0.6, 1.05)
 # A source counts as at most this many rows: a sweep of hundreds would else set every shared clock alone.
 _FULL_WEIGHT_ROWS = 10.0
+# What a coefficient costs a whole range away from its start, as an error of one row: one that no row identifies stays there.
+_PULL = 0.03
 # A device with fewer calibration rows keeps its prior clock.
 _LEAST_CLOCK_ROWS = 3
 
@@ -161,7 +163,7 @@ def stated() -> Tables:
 def fitted(runs: Sequence[Runs], tables: Tables) -> Fit:
     """Fits what ``runs`` identify, and writes it into ``tables``; what they do not stays as it is stated there."""
     coefficients = free(runs, tables)
-    found = fit(lambda values: predicted(runs, tables, values), measured(runs), coefficients, _weights(runs))
+    found = fit(lambda values: predicted(runs, tables, values), measured(runs), coefficients, _weights(runs), pull=_PULL)
     for key, value in found.values.items():
         name, part = key.split(" ")
         entry = tables["shared"][part] if name == "shared" else tables["devices" if part == "clock" else "stacks"][name]
