@@ -94,10 +94,20 @@ def test_sources_left_out_are_judged_by_the_median_of_their_medians(written):
     assert group.as_row([], LEFT_OUT)["found"] == pytest.approx(0.5)
 
 
+def test_kernels_are_judged_over_the_pooled_rows_of_their_family(written):
+    (check,) = written('[[target]]\nid = "x"\ntitle = "x"\nkernels = "kernels: gemm"\nmedian = 0.1\n')
+    tables = [{"id": "a-validation", "family": "kernels: gemm", "role": "validation", "errors": [0.1, -0.3]}]
+    tables += [{"id": "b-validation", "family": "kernels: gemm", "role": "validation", "errors": [0.05]}]
+    tables += [{"id": "b-calibration", "family": "kernels: gemm", "role": "calibration", "errors": [0.9, 0.9]}]
+    found = check.as_row([], {}, [table | {"gates": [], "coefficients": []} for table in tables])
+    assert (found["cases"], found["found"], found["held"]) == (3, pytest.approx(0.1), True)
+    assert not check.as_row([], {}, [])["held"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[[target]]\nid = "x"\ntitle = "x"\nmedian = 0.1\n', "either rows or left_out"),
+        ('[[target]]\nid = "x"\ntitle = "x"\nmedian = 0.1\n', "one of rows, kernels and left_out"),
         ('[[target]]\nid = "x"\ntitle = "x"\nleft_out = "y"\n', "a limit on one of median"),
         ('[[target]]\nid = "x"\ntitle = "x"\nleft_out = "y"\nmeadian = 0.1\n', "did you mean 'median'"),
         ('[[target]]\nid = "x"\ntitle = "x"\nrows = { sorce = ["s"] }\nmedian = 0.1\n', "sorce"),
