@@ -17,7 +17,6 @@ from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTab
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.hardware.registry import Hardware
 from mlsysim.physics.attention_kernels import (
-    FLASH_2_OVER_BEST_ON_HOPPER,
     AttentionDevice,
     attended_keys,
     decode_attention_s,
@@ -99,10 +98,10 @@ def test_large_groups_read_for_themselves():
 
 def test_training():
     kernel = prefill_kernel("h100_sxm")
-    forward, backward = training_attention_s(kernel, H100, 2.0, 4096.0, 32.0, 128.0)
+    forward, backward = training_attention_s(kernel, H100, 2.0, 4096.0, 32.0, 128.0, 0.62)
     assert forward < prefill_attention_s(kernel, H100, 2.0, 4096.0, 32.0, 32.0, 128.0)
     assert backward == pytest.approx(forward * 2.5 / 0.62)
-    slower = training_attention_s(kernel, H100, 2.0, 4096.0, 32.0, 128.0, generation=FLASH_2_OVER_BEST_ON_HOPPER)
+    slower = training_attention_s(kernel, H100, 2.0, 4096.0, 32.0, 128.0, 0.62, generation=0.5)
     assert slower == pytest.approx((2 * forward, 2 * backward))
 
 

@@ -134,7 +134,7 @@ def fitted(root):
     """The fitted numbers, without the residuals that are written beside them."""
     return [
         {name: {key: value for key, value in entry.items() if isinstance(value, float)} for name, entry in tables.items()}
-        for tables in fit_all(root)
+        for tables in fit_all(root).values()
     ]
 
 

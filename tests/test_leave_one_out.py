@@ -76,7 +76,7 @@ def test_validation_figures_change_nothing_of_any_fit(anchors):
 
 
 def test_what_nobody_else_identifies_stands_at_the_median_of_the_others():
-    tables = fit_stacks.stated()
+    tables = fit_stacks.all_stated()
     tables["stacks"] = {
         "a": {"fit": ["norm_B"], "norm_B": 100.0},
         "b": {"fit": ["norm_B"], "norm_B": 60.0},
@@ -88,7 +88,7 @@ def test_what_nobody_else_identifies_stands_at_the_median_of_the_others():
     assert tables["stacks"]["a"]["norm_B"] == 100.0
     assert tables["stacks"]["c"] == {"fit": ["norm_B", "pp_hidden"], "norm_B": 80.0, "pp_hidden": 0.0}
     assert tables["devices"]["h100_sxm"]["clock"] == tables["devices"]["a100_sxm"]["clock"]
-    assert tables["devices"]["b300_sxm"]["clock"] == fit_stacks.stated()["devices"]["b300_sxm"]["clock"]
+    assert tables["devices"]["b300_sxm"]["clock"] == fit_stacks.all_stated()["devices"]["b300_sxm"]["clock"]
 
 
 def test_cases_that_are_not_there_are_named(anchors):

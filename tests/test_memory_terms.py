@@ -158,7 +158,7 @@ def test_recomputation_is_chosen_with_the_stacks_memory(a100s):
 
 def test_fitting_keeps_what_is_stated_of_memory():
     entries = tomllib.loads((ROOT / "mlsysim" / "calibration" / "stacks.toml").read_text("utf-8"))
-    assert entries["aleph-alpha-scaling"]["memory"]["logit_B"] == 18
+    assert entries["aleph-alpha-scaling"]["memory"]["logits_split"] == 0
     assert tomllib.loads(toml_tables(entries, "Stacks.")) == entries
 
 

@@ -58,7 +58,7 @@ class SharedCoefficients:
         flash_2_on_hopper: speed of FlashAttention-2 over the vendor's own kernel, on Hopper (1 on Ampere).
         launch_norm: the host runs ahead of the device until it cannot: the norm of the two times, between a sum (1) and a
             maximum (infinity).
-        launch_per_collective: part of ``host_layer_s`` that launching tensor-parallel collectives adds.
+        launch_head: host time of the embedding, the output head and the loss of a micro-batch, in those of a layer's pass.
     """
 
     streaming: Num
@@ -71,7 +71,7 @@ class SharedCoefficients:
     flash_1: Num
     flash_2_on_hopper: Num
     launch_norm: Num
-    launch_per_collective: Num
+    launch_head: Num
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,18 +172,18 @@ def kernel_parts(
     work: LayeredWork, shape: LayerShape, plan: Plan, machine: Machine, device: KernelDevice, stack: StackCoefficients
 ) -> StepParts:
     """The parts of a step; tensor-parallel collectives come with what the stack hides already taken off."""
-    forward, attention_forward = _forward_s(shape, plan, device, stack)
-    backward = _backward_s(work, shape, plan, device, stack)
-    host = stack.host_layer_s * (1 + device.shared.launch_per_collective * where(plan.tp > 1, 1.0, 0.0))
-    norm = device.shared.launch_norm
-    forward, backward = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
+    forward_device, attention_forward = _forward_s(shape, plan, device, stack)
+    backward_device = _backward_s(work, shape, plan, device, stack)
+    shared = device.shared
+    host, norm = stack.host_layer_s, shared.launch_norm
     reduction = _reduction_s(work, plan, machine, device)
+    forward, backward = _launched_s(forward_device, host, norm), _launched_s(backward_device, host, norm)
     repeats = where(plan.recompute == FULL, 2.0, 1.0)
     exposed = work.reductions * (repeats * (1 - stack.tp_hidden_forward) + (1 - stack.tp_hidden_backward))
     return StepParts(
         layer_s=forward + backward,
         recompute_s=where(plan.recompute == FULL, forward, where(plan.recompute == SELECTIVE, attention_forward, 0.0)),
-        head_s=_head_s(shape, plan, device) + reduction,
+        head_s=_launched_s(_head_s(shape, plan, device), shared.launch_head * host, norm) + reduction,
         tp_s=reduction * exposed,
         ep_s=expert_parallel_s(work, plan, machine),
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),

@@ -28,8 +28,8 @@ class MemoryTerms:
         score_B: bytes kept per attention score (0: the kernel stores none).
         input_B: bytes kept per element of the inputs of matrix products that nothing else keeps (outputs of norms and of the
             activation function): 2, or 1 where 8-bit products keep the operand that they have read.
-        spared_optimizer_B: bytes a parameter of optimizer states that are not kept twice: the upper half of an fp32 master
-            weight is the bf16 weight.
+        extra_optimizer_B: bytes a parameter of optimizer states; -2 where the upper half of an fp32 master weight is the bf16
+            weight, and only the lower half is kept beside it.
     """
 
     in_flight: float = 0.0
@@ -40,7 +40,7 @@ class MemoryTerms:
     ffn_B: float = 0.0
     score_B: float = 0.0
     input_B: float = 2.0
-    spared_optimizer_B: float = 0.0
+    extra_optimizer_B: float = 0.0
 
 
 TEXTBOOK = MemoryTerms()
@@ -110,7 +110,7 @@ def _stage_memory(
     return MemoryUse(
         weights_B=plan.weight_B * where(plan.zero_stage >= 3, sharded, whole),
         gradients_B=plan.gradient_B * where(plan.zero_stage >= 2, sharded, whole),
-        optimizer_B=(plan.optimizer_B - terms.spared_optimizer_B) * where(plan.zero_stage >= 1, sharded, whole),
+        optimizer_B=(plan.optimizer_B + terms.extra_optimizer_B) * where(plan.zero_stage >= 1, sharded, whole),
         activations_B=terms.fragmentation * (layers * per_layer * in_flight + logits),
         buffers_B=terms.fragmentation * (rebuilt + gathered),
     )

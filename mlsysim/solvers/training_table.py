@@ -15,7 +15,7 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.parameters import total_parameters
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.solvers.distributed import DistributedModel
+from mlsysim.solvers.distributed import DistributedModel, DistributedResult
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
@@ -216,13 +216,13 @@ def _virtual_stages(row: Mapping[str, str], framework: Mapping[str, Any], layers
 
 def _fastest_count(workload: TransformerWorkload, fleet: Fleet, arguments: Mapping[str, Any], sequences: int) -> int:
     """Micro-batches of a rank's ``sequences``: of those of 1, 2, 4, ... sequences that fit, the fastest."""
-    steps = {}
+    steps: dict[int, DistributedResult] = {}
     for size in (2**power for power in range(sequences.bit_length())):
         if sequences % size == 0:
             plan = {**arguments, "microbatch_count": sequences // size}
             steps[sequences // size] = DistributedModel().solve(workload, fleet, **plan)
     fitting = {count: step for count, step in steps.items() if step.feasible} or {sequences: steps[sequences]}
-    return min(fitting, key=lambda count: fitting[count].step_latency_total.m)
+    return min(fitting, key=lambda count: float(fitting[count].step_latency_total.m))
 
 
 def _precision(row: Mapping[str, str]) -> str:

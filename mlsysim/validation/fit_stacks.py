@@ -33,17 +33,17 @@ from mlsysim.solvers.training_table import TrainingQuestion, question
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
 T = TypeVar("T")
-# The entries of each file of the calibration that is fitted here, by the file's stem.
-Tables = dict[str, dict[str, dict[str, Any]]]
-FILES = ("stacks", "devices", "shared")
+# The entries of a file of the calibration; and of all that are fitted here, by the file's stem.
+Tables = dict[str, dict[str, Any]]
+Calibration = dict[str, Tables]
 
 # Physically meaningful ranges; a coefficient that ends at one is reported.
 RANGES = {
-    "host_layer_s": Coefficient(3e-4, 0.0, 3e-3),
+    "host_layer_s": Coefficient(1e-3, 0.0, 3e-3),
     "tp_hidden_forward": Coefficient(0.3, 0.0, 0.95),
     "tp_hidden_backward": Coefficient(0.5, 0.0, 0.95),
-    "accumulated_B": Coefficient(6.0, 0.0, 14.0),
-    "norm_B": Coefficient(60.0, 0.0, 200.0),
+    "accumulated_B": Coefficient(6.0, 0.0, 20.0),
+    "norm_B": Coefficient(60.0, 0.0, 250.0),
     "dp_hidden": Coefficient(0.5, 0.0, 1.0),
     "pp_hidden": Coefficient(0.3, 0.0, 1.0),
     "network_share": Coefficient(0.7, 0.02, 1.0),
@@ -54,6 +54,8 @@ CLOCK = Coefficient(0.85, 0.6, 1.05)
 _FULL_WEIGHT_ROWS = 10.0
 # What a coefficient costs a whole range away from its start, as an error of one row: one that no row identifies stays there.
 _PULL = 0.03
+STACKS = "stacks.toml"
+FILES = (STACKS, "devices.toml", "shared.toml")
 # A device with fewer calibration rows keeps its prior clock.
 _LEAST_CLOCK_ROWS = 3
 
@@ -146,21 +148,25 @@ def training_anchors(root: Path, role: str) -> list[Anchor]:
     return [anchor for path in files for anchor in load(path) if anchor.case.run and anchor.case.role == role]
 
 
-def fit_all(root: Path) -> Tables:
+def fit_all(root: Path) -> Calibration:
     """The calibration's entries, fitted to the calibration cases under ``root``."""
-    tables = stated()
+    tables = all_stated()
     found = fitted(gathered(training_anchors(root, "calibration")), tables)
     _note(tables, found, root)
     return tables
 
 
-def stated() -> Tables:
-    """The calibration's entries as they stand."""
-    folder = resources.files("mlsysim.calibration")
-    return {name: tomllib.loads((folder / f"{name}.toml").read_text("utf-8")) for name in FILES}
+def stated(file: str) -> Tables:
+    """A file of coefficients as it is."""
+    return tomllib.loads((resources.files("mlsysim.calibration") / file).read_text("utf-8"))
 
 
-def fitted(runs: Sequence[Runs], tables: Tables) -> Fit:
+def all_stated() -> Calibration:
+    """All files as they are."""
+    return {Path(file).stem: stated(file) for file in FILES}
+
+
+def fitted(runs: Sequence[Runs], tables: Calibration) -> Fit:
     """Fits what ``runs`` identify, and writes it into ``tables``; what they do not stays as it is stated there."""
     coefficients = free(runs, tables)
     found = fit(lambda values: predicted(runs, tables, values), measured(runs), coefficients, _weights(runs), pull=_PULL)
@@ -171,7 +177,7 @@ def fitted(runs: Sequence[Runs], tables: Tables) -> Fit:
     return found
 
 
-def free(runs: Sequence[Runs], tables: Tables) -> dict[str, Coefficient]:
+def free(runs: Sequence[Runs], tables: Calibration) -> dict[str, Coefficient]:
     """What is fitted to ``runs``: "device clock", "stack coefficient" and "shared coefficient", with their ranges."""
     stacks, devices = tables["stacks"], tables["devices"]
     rows = {name: sum(len(run.measured_s) for run in runs if run.device == name) for name in devices}
@@ -192,7 +198,7 @@ def lineage(stacks: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
     return [name, *lineage(stacks, parent)] if parent else [name]
 
 
-def predicted(runs: Iterable[Runs], tables: Tables, values: Mapping[str, float]) -> Times:
+def predicted(runs: Iterable[Runs], tables: Calibration, values: Mapping[str, float]) -> Times:
     """Steps of all ``runs``; ``values`` (keys as of ``free``) stand before those of ``tables``."""
     shared = SharedCoefficients(
         **{part.name: values.get(f"shared {part.name}", tables["shared"][part.name]["value"]) for part in _SHARED}
@@ -227,7 +233,7 @@ def _weights(runs: Iterable[Runs]) -> Times:
     return np.array([min(1.0, (_FULL_WEIGHT_ROWS / sources.count(source)) ** 0.5) for source in sources])
 
 
-def _note(tables: Tables, found: Fit, root: Path) -> None:
+def _note(tables: Calibration, found: Fit, root: Path) -> None:
     """Writes beside each stack and clock what it was fitted to, how well, and what ended at its bound."""
     by_role = {role: gathered(training_anchors(root, role)) for role in ("calibration", "validation")}
     for name, entry in tables["shared"].items():
@@ -250,13 +256,17 @@ def _note(tables: Tables, found: Fit, root: Path) -> None:
             entry["source"] = "fitted to the calibration rows of anchors/training that ran on it"
 
 
+def write_tables(name: str, tables: Tables) -> None:
+    """Writes a file beside the code that reads it, under the comment that it has."""
+    path = Path(__file__).parents[1] / "calibration" / name
+    header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
+    path.write_text(toml_tables(tables, header), encoding="utf-8")
+
+
 def main(root: Path) -> None:
-    """Fits, and writes the files beside the code that reads them."""
-    folder = Path(__file__).parents[1] / "calibration"
-    for name, entries in fit_all(root).items():
-        path = folder / f"{name}.toml"
-        header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
-        path.write_text(toml_tables(entries, header), encoding="utf-8")
+    """Fits, and writes the files."""
+    for name, tables in fit_all(root).items():
+        write_tables(f"{name}.toml", tables)
 
 
 if __name__ == "__main__":

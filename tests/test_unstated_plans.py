@@ -1,0 +1,124 @@
+"""What a table of runs leaves out is what the framework's authors do; and what stacks keep and launch beyond the layers."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlsysim.calibration.shared import fitted_names
+from mlsysim.calibration.stacks import stack, stack_names
+from mlsysim.core.errors import InconsistentError
+from mlsysim.models.registry import Models
+from mlsysim.solvers.distributed import DistributedModel
+from mlsysim.solvers.kernel_lowering import kernel_device, layer_shape, stack_step
+from mlsysim.solvers.training_table import question
+from mlsysim.systems.registry import Systems
+from mlsysim.systems.types import Fleet
+from mlsysim.validation import fit_memory
+from mlsysim.validation.fit_stacks import prepared
+
+ANCHORS = Path(__file__).parents[1] / "anchors"
+RUN = {
+    "model": "GPT", "params_b": "18.4", "layers": "40", "hidden": "6144", "heads": "48", "seq_len": "2048",
+    "accelerator": "A100-SXM-80GB", "n_accel": "256", "global_batch_seqs": "1024", "tp": "8", "pp": "1", "precision": "fp16",
+    "sharding": "none", "recompute": "full", "flash_attention": "no", "framework": "Megatron-LM", "metric": "step_time_s",
+}  # fmt: skip
+NEMO = RUN | {
+    "accelerator": "H100-SXM-80GB", "framework": "NVIDIA NeMo Framework Release 24.09", "precision": "fp8", "tp": "4",
+    "pp": "4", "micro_batch": "1", "recompute": "none", "flash_attention": "yes",
+}  # fmt: skip
+
+
+def step_s(cells):
+    asked = question(cells)
+    return DistributedModel().solve(asked.workload, asked.fleet, **asked.arguments).step_latency_total.m_as("second")
+
+
+def test_a_micro_batch_left_out_is_the_fastest_that_fits():
+    tuned = step_s(RUN)
+    stated = [step_s(RUN | {"micro_batch": str(size)}) for size in (1, 2, 4, 8, 16, 32)]
+    assert tuned == pytest.approx(min(stated))
+    assert question(RUN | {"framework": "Megatron-DeepSpeed"}).arguments["microbatch_count"] == 32, "others: one sequence"
+
+
+def test_virtual_stages_left_out_are_one_layer_a_chunk_in_nemo():
+    assert question(NEMO).arguments["virtual_stages"] == 10
+    assert question(NEMO | {"vpp": "2"}).arguments["virtual_stages"] == 2
+    assert question(NEMO | {"layers": "41", "params_b": ""}).arguments["virtual_stages"] == 1, "uneven stages do not interleave"
+    assert question(NEMO | {"framework": "Megatron-LM/Core r0.8"}).arguments["virtual_stages"] == 1
+
+
+def test_embedding_and_head_may_stand_for_layers():
+    fleet = Fleet(name="fleet", node=Systems.Nodes.DGX_H100, count=128)
+    asked = {"batch_size": 128, "seq_len": 8192, "tp_size": 8, "pp_size": 16, "microbatch_count": 16, "recompute": "full"}
+    asked |= {"stack": "megatron-core"}
+    step = DistributedModel().solve(Models.Language.Llama3_405B, fleet, virtual_stages=8, **asked)
+    assert step.plan["virtual_stages"] == 8
+    with pytest.raises(InconsistentError, match="1 to 8 for 126 layers"):
+        DistributedModel().solve(Models.Language.Llama3_405B, fleet, virtual_stages=9, **asked)
+
+
+def test_eight_bit_products_keep_less():
+    bf16, fp8 = (stack("megatron-core").memory_terms("flash", precision) for precision in ("bf16", "fp8"))
+    assert (bf16.input_B, fp8.input_B) == (2, 1)
+    assert stack("megatron-2022").memory_terms("flash", "fp8").input_B == 2
+
+
+@pytest.mark.parametrize("name", stack_names())
+def test_the_hosts_time_of_a_step_adds_to_it(name):
+    asked = question(RUN | {"micro_batch": "1"})
+    setting, work, plan = prepared(asked)
+    accelerator, found = asked.fleet.node.accelerator, stack(name)
+    shape = layer_shape(asked.workload, 2048, "unfused", accelerator, found)
+    device = kernel_device(accelerator, "bf16", found.fused_quantisation)
+
+    def total(added_s):
+        coefficients = replace(found.coefficients, host_step_s=found.coefficients.host_step_s + added_s)
+        return stack_step(work, shape, plan, setting.machine(), device, replace(found, coefficients=coefficients)).total_s
+
+    assert total(0.1) == pytest.approx(total(0.0) + 0.1)
+
+
+def test_heads_that_are_no_multiple_of_eight_wide_are_slower():
+    def seconds(hidden):
+        return step_s(RUN | {"hidden": str(hidden), "heads": "80", "params_b": "", "micro_batch": "4"})
+
+    assert seconds(7600) > seconds(7680)  # 95 and 96 wide
+
+
+def test_what_measured_steps_decided_is_counted():
+    assert "shared.loss_B" in fitted_names()
+    assert "shared.unfused_forward_B" not in fitted_names()
+
+
+@pytest.fixture
+def some_layouts(tmp_path):
+    folder = tmp_path / "anchors" / "memory"
+    shutil.copytree(ANCHORS / "memory", folder)
+    table = folder / "hagemann2023_fit.csv"
+
+    def exchange(role):
+        rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+        for row in rows:
+            if row["role"] == role:
+                row["outcome"] = {"fits": "OOM", "OOM": "fits"}[row["outcome"]]
+        with table.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    return tmp_path / "anchors", exchange
+
+
+def test_the_fit_of_memory_reads_no_validation_row(some_layouts):
+    root, exchange = some_layouts
+    before = fit_memory.fit_all(root)
+    assert before["aleph-alpha-scaling"]["memory"] == fit_memory.stated("stacks.toml")["aleph-alpha-scaling"]["memory"]
+    exchange("validation")
+    assert fit_memory.fit_all(root) == before
+    exchange("calibration")
+    assert fit_memory.fit_all(root) != before
