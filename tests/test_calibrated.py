@@ -138,6 +138,7 @@ def fitted(root):
     ]
 
 
+@pytest.mark.usefixtures("quick_fit")
 def test_the_fit_reads_no_validation_row(some_runs):
     root, multiply = some_runs
     before = fitted(root)

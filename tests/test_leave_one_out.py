@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from mlsysim.calibration.fitting import ErrorStatistics, Fit
 from mlsysim.core.errors import DataError
 from mlsysim.validation import fit_stacks, leave_one_out
 from mlsysim.validation.leave_one_out import HeldOut
+
+pytestmark = pytest.mark.usefixtures("quick_fit")
 
 ROOT = Path(__file__).parents[1] / "anchors"
 SOURCES = ("bigscience", "internevo", "korthikanti2022", "llm-foundry", "megatron-bridge", "narayanan2021")
@@ -20,19 +20,6 @@ SOURCES = ("bigscience", "internevo", "korthikanti2022", "llm-foundry", "megatro
 @pytest.fixture(scope="module")
 def anchors():
     return [anchor for anchor in leave_one_out.runs_of(ROOT) if anchor.source.key in SOURCES]
-
-
-@pytest.fixture(autouse=True)
-def quick_fit(monkeypatch):
-    """A fit whose every value hangs on every figure that it is given: what a real one would take minutes to show."""
-
-    def fit(predict, measured_s, coefficients, weights, pull):
-        start = {name: coefficient.start for name, coefficient in coefficients.items()}
-        pull = float(np.mean(weights * np.log(predict(start) / measured_s)))
-        values = {name: value * (1 + 0.1 * np.tanh(pull)) for name, value in start.items()}
-        return Fit(values, ErrorStatistics.of(measured_s, measured_s), ())
-
-    monkeypatch.setattr(fit_stacks, "fit", fit)
 
 
 def poisoned(anchors, source):
