@@ -8,7 +8,7 @@ import pytest
 
 from mlsysim import DistributedModel, Fleet, Hardware, Models, NetworkFabric, Node, ParallelismOptimizer, Systems
 from mlsysim.calibration.stacks import stack, stack_names
-from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
+from mlsysim.core.errors import InconsistentError, UnknownNameError
 from mlsysim.validation.fit_stacks import RANGES, fit_all, training_anchors
 
 ANCHORS = Path(__file__).parents[1] / "anchors"
@@ -132,10 +132,11 @@ def fitted(root):
     """The fitted numbers, without the residuals that are written beside them."""
     return [
         {name: {key: value for key, value in entry.items() if isinstance(value, float)} for name, entry in tables.items()}
-        for tables in fit_all(root)
+        for tables in fit_all(root).values()
     ]
 
 
+@pytest.mark.usefixtures("quick_fit")
 def test_the_fit_reads_no_validation_row(some_runs):
     root, multiply = some_runs
     before = fitted(root)

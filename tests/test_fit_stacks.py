@@ -39,7 +39,7 @@ def test_the_fit_is_given_calibration_runs_only(monkeypatch):
 
     given = []
 
-    def spy(model, measured, coefficients, weights):
+    def spy(model, measured, coefficients, weights, pull):
         given.append((sorted(measured), set(coefficients)))
         if len(given) == 2:
             raise StoppedError

@@ -163,6 +163,46 @@ def test_every_difference_of_a_source_is_told(pytester, tree):
     result.stdout.fnmatch_lines([*lines, "law-right: differs*", "record an intended change with --snapshot-update"])
 
 
+PAGES = "from mlsysim.validation.suite_tests import test_page_is_current, test_target\n"
+AIM = '[[target]]\nid = "law"\ntitle = "the law"\nrows = { source = ["law"] }\nmean = 0.13\n'
+
+
+def test_pages_that_no_longer_say_what_a_run_finds_are_red(pytester, tree):
+    (tree / "anchors" / "test_pages.py").write_text(MODULE + PAGES, encoding="utf-8")
+    (tree / "anchors" / "test_tree.py").unlink()
+    (tree / "anchors" / "targets.toml").write_text(AIM, encoding="utf-8")
+    only = ("anchors", "-k", "in_band or is_current or test_target")
+    absent = pytester.runpytest(*only)
+    absent.assert_outcomes(passed=3, failed=2, deselected=4)
+    absent.stdout.fnmatch_lines(["docs/accuracy.md is not what*pytest anchors --accuracy-report=docs/accuracy.md"])
+
+    writing = ("--anchor-report=docs/anchors.md", "--accuracy-report=docs/accuracy.md")
+    pytester.runpytest(*only, *writing).assert_outcomes(passed=5, deselected=4)
+    pytester.runpytest(*only).assert_outcomes(passed=5, deselected=4)
+    assert "| the law | mean | 2 | 12.50 % | <= 13.0 % | met |" in (tree / "docs" / "accuracy.md").read_text("utf-8")
+
+    path = tree / "anchors" / "scaling" / "law.toml"
+    path.write_text(SOURCE + CASES.replace("value = 8", "value = 9"), encoding="utf-8")
+    pytester.runpytest(*only).assert_outcomes(passed=3, failed=2, deselected=4)
+
+
+def test_an_aim_is_red_when_missed_unless_known_and_then_when_met(pytester, tree):
+    module = MODULE + PAGES
+    (tree / "anchors" / "test_tree.py").write_text(module, encoding="utf-8")
+    gap = '[target.known_gaps]\nmean = "for the test"\n'
+    for text, outcome in [
+        (AIM, {"passed": 1}),
+        (AIM.replace("0.13", "0.1"), {"failed": 1}),
+        (AIM.replace("0.13", "0.1") + gap, {"xfailed": 1}),
+        (AIM + gap, {"failed": 1}),
+    ]:
+        (tree / "anchors" / "targets.toml").write_text(text, encoding="utf-8")
+        result = pytester.runpytest("anchors", "-k", "test_target")
+        result.assert_outcomes(deselected=8, **outcome)
+    result = pytester.runpytest("anchors", "-k", "test_target", "--accuracy-report=page.html")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
 def test_update_by_workers_is_refused(pytester, tree):
     pytest.importorskip("xdist")
     result = pytester.runpytest("anchors", "-n", "1", "--snapshot-update", "-k", "test_snapshot")

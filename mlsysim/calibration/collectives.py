@@ -63,7 +63,8 @@ def _stated_coefficients(device: str) -> CollectiveCoefficients:
         rates = dict.fromkeys(rates, own["bandwidth_share"] * stated.link_Bps(device, "peers"))
     believed = tuner(own["interconnect"]) if "interconnect" in own else base.tuner
     links = {name: getattr(believed, name) * faster for name in ("ll_Bps", "ll128_Bps", "link_Bps")}
-    return replace(base, **(rates | given), tuner=replace(believed, **links))
+    changed: dict[str, Any] = rates | given
+    return replace(base, **changed, tuner=replace(believed, **links))
 
 
 def _link_behind_Bps(device: str) -> float:

@@ -83,8 +83,12 @@ def fit(
     measured_s: Times,
     coefficients: Mapping[str, Coefficient],
     weights: Times | float = 1.0,
+    pull: float = 0.0,
 ) -> Fit:
     """The coefficients with which ``predict`` comes nearest to ``measured_s``; ``weights`` multiply the rows' errors.
+
+    ``pull`` is the error that a coefficient costs when it is a whole range away from its start: a small one leaves one that no
+    row identifies where it started, and moves no other.
 
     Raises:
         MLSysError: SciPy is missing (the ``fit`` extra has it).
@@ -94,6 +98,8 @@ def fit(
         >>> found = fit(lambda c: c["a"] * x, 3 * x, {"a": Coefficient(1.0, 0.1, 10.0)})
         >>> round(found.values["a"], 3), found.at_bound
         (3.0, ())
+        >>> fit(lambda c: 3 * x + 0 * c["a"], 2 * x, {"a": Coefficient(1.0, 0.1, 10.0)}, pull=0.03).values["a"]
+        1.0
     """
     try:
         from scipy.optimize import least_squares
@@ -110,7 +116,8 @@ def fit(
         return {name: float(np.exp(v) if coefficients[name].log else v) for name, v in zip(names, x, strict=True)}
 
     def residuals(x: Times) -> Times:
-        return weights * np.log(predict(unpacked(x)) / measured_s)
+        missed = weights * np.log(predict(unpacked(x)) / measured_s)
+        return np.concatenate([missed, pull * (x - start) / (high - low)]) if pull else missed
 
     solution = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=_SCALE, x_scale=high - low)
     values = unpacked(solution.x)

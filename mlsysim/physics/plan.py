@@ -29,7 +29,7 @@ class Plan:
         weight_B, gradient_B, optimizer_B: bytes a parameter.
         cp: ranks of context parallelism, which share each sequence.
         expert_tp: ranks that share one expert's matrices; 0.0 for as many as TP.
-        shard_copies: groups of data-parallel ranks that each hold all shards (hybrid sharding); 1: ZeRO divides over all of them.
+        shard_copies: groups of data-parallel ranks that each hold all shards (hybrid sharding); 1: ZeRO divides over all.
     """
 
     tp: Num

@@ -83,14 +83,15 @@ def _pair(pair: Iterable[Summary], value: Callable[[Summary], float | None], sig
 
 def _naive(rows: Sequence[Row]) -> list[str]:
     compared = [row for row in rows if row["naive"] is not None and row["role"] == "validation"]
+    if not compared:
+        return []
     groups = {name: [row for row in compared if row["source"] == name] for name in sorted({row["source"] for row in compared})}
-    groups["all of them"] = compared
     body = [
         (name, str(len(own)), *_three(row["error"] for row in own), *_three(row["naive"] for row in own))
-        for name, own in groups.items()
+        for name, own in [*groups.items(), ("all of them", compared)]
     ]
     header = ("Source", "Cases", "Median", "Mean", "p90", "naive: Median", "Mean", "p90")
-    return ["## Beside half of peak", _NAIVE, markdown_table(header, body)] if compared else []
+    return ["## Beside half of peak", _NAIVE, markdown_table(header, body)]
 
 
 def _three(errors: Iterable[float]) -> tuple[str, str, str]:

@@ -72,7 +72,12 @@ class Comparison:
 
 def relative(path: Path) -> str:
     """``path`` as seen from where pytest runs: a report that travels names no folder of one machine."""
-    here = Path.cwd()
+    return _relative(path, Path.cwd())
+
+
+@functools.cache
+def _relative(path: Path, here: Path) -> str:
+    """The cases of a source share their path."""
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
 
 

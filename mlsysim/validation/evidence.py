@@ -1,7 +1,8 @@
-"""Everything that a whole run of a tree of anchors would find, and the pages that it would write; solved once a process."""
+"""Everything that a whole run of a tree of anchors would find, and the pages that it would write; found once a process."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,25 @@ from mlsysim.validation import accuracy, export, kernels, leave_one_out, loading
 from mlsysim.validation.comparison import compare
 
 
-def rows(root: Path) -> list[dict[str, Any]]:
+def rows(root: Path) -> tuple[dict[str, Any], ...]:
     """The comparison of every case, in the order of files and ids."""
-    anchors = [anchor for path in loading.anchor_files(root) for anchor in sorted(loading.load(path), key=lambda one: one.id)]
-    return [compare(anchor).as_row() for anchor in anchors]
+    return _compared(tuple(anchor for path in loading.anchor_files(root) for anchor in loading.load(path)))
 
 
-def kernel_rows(root: Path) -> list[dict[str, Any]]:
+@functools.lru_cache(maxsize=4)
+def _compared(anchors: tuple[loading.Anchor, ...]) -> tuple[dict[str, Any], ...]:
+    """Files that change give other anchors, and so other rows."""
+    return tuple(compare(anchor).as_row() for anchor in sorted(anchors, key=lambda one: (one.path, one.id)))
+
+
+def kernel_rows(root: Path) -> tuple[dict[str, Any], ...]:
     """The errors of every table of kernels."""
-    parts = kernels.parts(root / loading.KERNEL_TABLES)
-    return sorted((part.as_row() for part in parts), key=lambda row: (str(row["file"]), str(row["id"])))
+    return _judged(kernels.parts(root / loading.KERNEL_TABLES))
+
+
+@functools.lru_cache(maxsize=4)
+def _judged(parts: tuple[kernels.KernelPart, ...]) -> tuple[dict[str, Any], ...]:
+    return tuple(sorted((part.as_row() for part in parts), key=lambda row: (str(row["file"]), str(row["id"]))))
 
 
 def page(root: Path, name: str) -> str:
@@ -28,10 +38,10 @@ def page(root: Path, name: str) -> str:
 
 
 def _accuracy(root: Path) -> str:
-    found, entries = rows(root), leave_one_out.read(root)
-    judged = sorted((check.as_row(found, entries) for check in targets.checks(root)), key=lambda row: str(row["id"]))
+    found, entries, tables = rows(root), leave_one_out.read(root), kernel_rows(root)
+    judged = sorted((check.as_row(found, entries, tables) for check in targets.checks(root)), key=lambda row: str(row["id"]))
     left_out = [{"id": name, **entries[name]} for name in sorted(entries)]
-    return accuracy.as_markdown(found, kernel_rows(root), judged, left_out)
+    return accuracy.as_markdown(found, tables, judged, left_out)
 
 
 _PAGES: dict[str, Callable[[Path], str]] = {

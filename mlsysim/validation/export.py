@@ -47,7 +47,7 @@ def as_json(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = 
 
 
 def as_markdown(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
-    """The terminal's numbers as Markdown tables, and every case with its source."""
+    """The terminal's numbers as Markdown tables, and every case with its source; what has moved is news, no part of a page."""
     parts = []
     numbered = report.paper_rows(rows)
     if numbered:
@@ -71,9 +71,6 @@ def as_markdown(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row
         parts += _cases(rows)
     if kernels:
         parts += _kernels(kernels)
-    if moves:
-        moved = [(f"`{move['id']}`", report.shown(move["before"]), report.shown(move["after"])) for move in moves]
-        parts += ["## Moved predictions", report.markdown_table(("Case", "From", "To"), moved)]
     return "\n\n".join(["# mlsysim anchors", total(rows, kernels), *parts]) + "\n"
 
 

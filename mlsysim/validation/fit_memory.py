@@ -22,8 +22,9 @@ from mlsysim.calibration.stacks import stack
 from mlsysim.physics.memory import MemoryTerms, training_memory
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.work import LayeredWork
+from mlsysim.solvers.training_steps import prepared, stacked
 from mlsysim.solvers.training_table import question
-from mlsysim.validation.fit_stacks import STACKS, prepared, stacked, stated, write_tables
+from mlsysim.validation.fit_stacks import STACKS, stated, write_tables
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
 # Values tried of each term, from what is needed to what no allocator wastes.
@@ -58,10 +59,10 @@ def layouts(anchors: Iterable[Anchor]) -> list[Layouts]:
     groups: dict[tuple[str, str, float], list[tuple[Any, ...]]] = {}
     for anchor in anchors:
         asked = question(anchor.case.run)
-        setting, work, plan = prepared(asked)
-        usable_B = usable_memory_B(setting.fleet.node.accelerator.memory_capacity_B)
-        key = (asked.arguments["stack"], setting.attention, usable_B)
-        groups.setdefault(key, []).append((work, plan, anchor.case.outcome == "fits"))
+        run = prepared(asked)
+        usable_B = usable_memory_B(asked.fleet.node.accelerator.memory_capacity_B)
+        key = (asked.arguments["stack"], run.setting.attention, usable_B)
+        groups.setdefault(key, []).append((run.work, run.plan, anchor.case.outcome == "fits"))
     found = []
     for (name, attention, usable_B), rows in groups.items():
         works, plans, ran = zip(*rows, strict=True)

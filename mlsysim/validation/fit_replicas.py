@@ -22,8 +22,8 @@ from mlsysim.physics.encoder import EncoderShape
 from mlsysim.physics.replica import ReplicaCoefficients, ReplicaPlan
 from mlsysim.solvers.cnn_table import ReplicaQuestion, replica_question
 from mlsysim.solvers.replica_lowering import Kernels, ReplicaWork, replica_kernels, replica_plan, replica_work, stack_step
+from mlsysim.solvers.training_steps import stacked
 from mlsysim.systems.types import Fleet
-from mlsysim.validation.fit_stacks import stacked
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
 FAMILIES = ("cnn", "bert")

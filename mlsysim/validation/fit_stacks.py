@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Fit, Times, fit
+from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Times, fit
 from mlsysim.calibration.stacks import measured_device, resolved, stack
 from mlsysim.calibration.toml_text import toml_tables
 from mlsysim.physics.kernel_step import KernelDevice, LayerShape, SharedCoefficients, StackCoefficients
@@ -29,9 +29,9 @@ from mlsysim.solvers.training_steps import prepared, stacked
 from mlsysim.solvers.training_table import TrainingQuestion, question
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
-# The entries of each file of the calibration that is fitted here, by the file's stem.
-Tables = dict[str, dict[str, dict[str, Any]]]
-FILES = ("stacks", "devices", "shared")
+# The entries of a file of the calibration; and of all that are fitted here, by the file's stem.
+Tables = dict[str, dict[str, Any]]
+Calibration = dict[str, Tables]
 
 # Physically meaningful ranges; a coefficient that ends at one is reported.
 RANGES = {
@@ -56,6 +56,10 @@ EXPERT_PARTS = ("host_expert_s", "ep_hidden", "routed_B")
 CLOCK = Coefficient(0.85, 0.6, 1.05)
 # A source counts as at most this many rows: a sweep of hundreds would else set every shared clock alone.
 _FULL_WEIGHT_ROWS = 10.0
+# What a coefficient costs a whole range away from its start, as an error of one row: one that no row identifies stays there.
+_PULL = 0.03
+STACKS = "stacks.toml"
+FILES = (STACKS, "devices.toml", "shared.toml")
 # A device with fewer calibration rows keeps its prior clock.
 _LEAST_CLOCK_ROWS = 3
 
@@ -104,7 +108,8 @@ def gathered(anchors: Iterable[Anchor]) -> list[Runs]:
         asked = question(anchor.case.run)
         run = prepared(asked)
         row = (run.work, run.shape, run.plan, run.setting.machine(), measured_step_s(anchor, asked), anchor.source.key, asked)
-        kind = (asked.arguments["stack"], asked.fleet.node.accelerator.name, run.setting.precision, asked.workload.moe is not None)
+        routed = asked.workload.moe is not None
+        kind = (asked.arguments["stack"], asked.fleet.node.accelerator.name, run.setting.precision, routed)
         groups.setdefault(kind, []).append(row)
     found = []
     for (name, accelerator_name, precision, routed), rows in groups.items():
@@ -132,38 +137,66 @@ def training_anchors(root: Path, role: str) -> list[Anchor]:
     return [anchor for path in files for anchor in load(path) if anchor.case.run and anchor.case.role == role]
 
 
-def fit_all(root: Path) -> Tables:
+def fit_all(root: Path) -> Calibration:
     """The calibration's entries, fitted to the calibration cases under ``root``."""
-    tables = stated()
+    tables = all_stated()
     found = fitted(gathered(training_anchors(root, "calibration")), tables)
     _note(tables, found, root)
     return tables
 
 
-def stated() -> Tables:
-    """The calibration's entries as they stand."""
-    folder = resources.files("mlsysim.calibration")
-    return {name: tomllib.loads((folder / f"{name}.toml").read_text("utf-8")) for name in FILES}
+def stated(file: str) -> Tables:
+    """A file of coefficients as it is."""
+    return tomllib.loads((resources.files("mlsysim.calibration") / file).read_text("utf-8"))
 
 
-def fitted(runs: Sequence[Runs], tables: Tables) -> Fit:
-    """Fits what ``runs`` identify, and writes it into ``tables``; what they do not stays as it is stated there."""
-    coefficients = free(runs, tables)
-    found = fit(lambda values: predicted(runs, tables, values), measured(runs), coefficients, _weights(runs))
-    for key, value in found.values.items():
-        name, part = key.split(" ")
-        entry = tables["shared"][part] if name == "shared" else tables["devices" if part == "clock" else "stacks"][name]
-        entry["value" if name == "shared" else part] = float(f"{value:.4g}")
-    return found
+def all_stated() -> Calibration:
+    """All files as they are."""
+    return {Path(file).stem: stated(file) for file in FILES}
 
 
-def free(runs: Sequence[Runs], tables: Tables) -> dict[str, Coefficient]:
-    """What is fitted to ``runs``: "device clock", "stack coefficient" and "shared coefficient", with their ranges."""
+def fitted(runs: Sequence[Runs], tables: Calibration) -> tuple[str, ...]:
+    """Fits what ``runs`` identify, and writes it into ``tables``; what they do not stays as it is stated there.
+
+    Runs without experts set the clocks and what all runs have; what only experts have is fitted to the others after that.
+    Returns the keys of ``free`` that ended at their bound.
+    """
+    at_bound: list[str] = []
+    for routed in (False, True):
+        chosen = [run for run in runs if run.routed == routed]
+        coefficients = free(runs, tables, routed)
+        if not coefficients:
+            continue
+        found = fit(_steps(chosen, tables), measured(chosen), coefficients, _weights(chosen), pull=_PULL)
+        at_bound += found.at_bound
+        for key, value in found.values.items():
+            name, part = key.split(" ")
+            entry = tables["shared"][part] if name == "shared" else tables["devices" if part == "clock" else "stacks"][name]
+            entry["value" if name == "shared" else part] = float(f"{value:.4g}")
+    return tuple(at_bound)
+
+
+def _steps(runs: Sequence[Runs], tables: Calibration) -> Callable[[Mapping[str, float]], Times]:
+    return lambda values: predicted(runs, tables, values)
+
+
+def free(runs: Sequence[Runs], tables: Calibration, routed: bool) -> dict[str, Coefficient]:
+    """What is fitted to those of ``runs`` with experts (``routed``) or to those without, with its range.
+
+    Keys are "device clock", "stack coefficient" and "shared coefficient".
+    """
     stacks, devices = tables["stacks"], tables["devices"]
-    rows = {name: sum(len(run.measured_s) for run in runs if run.device == name) for name in devices}
-    clocks = {f"{name} clock": CLOCK for name in devices if rows[name] >= _LEAST_CLOCK_ROWS}
-    used = {name for run in runs for name in lineage(stacks, run.stack)}
-    own = {f"{name} {part}": RANGES[part] for name in stacks if name in used for part in stacks[name].get("fit", [])}
+    used = {name for run in runs if run.routed == routed for name in lineage(stacks, run.stack)}
+    own = {
+        f"{name} {part}": RANGES[part]
+        for name in stacks
+        if name in used
+        for part in stacks[name].get("fit", [])
+        if (part in EXPERT_PARTS) == routed
+    }
+    if routed:
+        return own
+    clocks = {f"{name} clock": CLOCK for name in devices if clock_rows(runs, name) >= _LEAST_CLOCK_ROWS}
     common = {
         f"shared {name}": Coefficient(entry["value"], entry["low"], entry["high"])
         for name, entry in tables["shared"].items()
@@ -172,13 +205,23 @@ def free(runs: Sequence[Runs], tables: Tables) -> dict[str, Coefficient]:
     return clocks | own | common
 
 
+def identified(runs: Sequence[Runs], tables: Calibration) -> frozenset[str]:
+    """Keys of all that is fitted to ``runs``."""
+    return frozenset(free(runs, tables, routed=False)) | frozenset(free(runs, tables, routed=True))
+
+
+def clock_rows(runs: Iterable[Runs], device: str) -> int:
+    """Runs that set the clock of ``device``."""
+    return sum(len(run.measured_s) for run in runs if run.device == device and not run.routed)
+
+
 def lineage(stacks: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
     """A stack and those that it takes coefficients from."""
     parent = stacks[name].get("like")
     return [name, *lineage(stacks, parent)] if parent else [name]
 
 
-def predicted(runs: Iterable[Runs], tables: Tables, values: Mapping[str, float]) -> Times:
+def predicted(runs: Iterable[Runs], tables: Calibration, values: Mapping[str, float]) -> Times:
     """Steps of all ``runs``; ``values`` (keys as of ``free``) stand before those of ``tables``."""
     shared = SharedCoefficients(
         **{part.name: values.get(f"shared {part.name}", tables["shared"][part.name]["value"]) for part in _SHARED}
@@ -213,12 +256,12 @@ def _weights(runs: Iterable[Runs]) -> Times:
     return np.array([min(1.0, (_FULL_WEIGHT_ROWS / sources.count(source)) ** 0.5) for source in sources])
 
 
-def _note(tables: Tables, found: Fit, root: Path) -> None:
+def _note(tables: Calibration, at_bound: Sequence[str], root: Path) -> None:
     """Writes beside each stack and clock what it was fitted to, how well, and what ended at its bound."""
     by_role = {role: gathered(training_anchors(root, role)) for role in ("calibration", "validation")}
     for name, entry in tables["shared"].items():
         entry.pop("at_bound", None)
-        if f"shared {name}" in found.at_bound:
+        if f"shared {name}" in at_bound:
             entry["at_bound"] = True
     for file, attribute in (("stacks", "stack"), ("devices", "device")):
         for name, entry in tables[file].items():
@@ -230,8 +273,8 @@ def _note(tables: Tables, found: Fit, root: Path) -> None:
                 if chosen:
                     errors = ErrorStatistics.of(predicted(chosen, tables, {}), measured(chosen))
                     entry[role] = {part.name: getattr(errors, part.name) for part in fields(errors)}
-    for entry in tables["devices"].values():
-        entry["fitted"] = entry.get("calibration", {}).get("points", 0) >= _LEAST_CLOCK_ROWS
+    for name, entry in tables["devices"].items():
+        entry["fitted"] = clock_rows(by_role["calibration"], name) >= _LEAST_CLOCK_ROWS
         if entry["fitted"]:
             entry["source"] = "fitted to the calibration rows of anchors/training that ran on it"
 
@@ -244,12 +287,9 @@ def write_tables(name: str, tables: Tables) -> None:
 
 
 def main(root: Path) -> None:
-    """Fits, and writes the files beside the code that reads them."""
-    folder = Path(__file__).parents[1] / "calibration"
-    for name, entries in fit_all(root).items():
-        path = folder / f"{name}.toml"
-        header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
-        path.write_text(toml_tables(entries, header), encoding="utf-8")
+    """Fits, and writes the files."""
+    for name, tables in fit_all(root).items():
+        write_tables(f"{name}.toml", tables)
 
 
 if __name__ == "__main__":

@@ -23,15 +23,15 @@ from mlsysim.calibration.toml_text import toml_tables
 from mlsysim.core.errors import DataError
 from mlsysim.physics.kernel_step import StackCoefficients
 from mlsysim.validation.fit_stacks import (
+    Calibration,
     Runs,
-    Tables,
+    all_stated,
     fitted,
-    free,
     gathered,
+    identified,
     lineage,
     measured,
     predicted,
-    stated,
     training_anchors,
 )
 from mlsysim.validation.loading import Anchor
@@ -83,7 +83,7 @@ def every(root: Path) -> list[HeldOut]:
 def left_out(held: HeldOut, anchors: Sequence[Anchor]) -> dict[str, Any]:
     """The entry of ``left_out.toml``: reads no figure of the sources that are left out but to state the errors."""
     runs = gathered(anchor for anchor in anchors if anchor.case.role == "calibration" and anchor.source.key not in held.without)
-    tables = stated()
+    tables = all_stated()
     for shared in tables["shared"].values():
         if shared["basis"] == "fitted":
             shared["value"] = (shared["low"] + shared["high"]) / 2  # what a fit to all sources found is none of our business
@@ -100,9 +100,9 @@ def left_out(held: HeldOut, anchors: Sequence[Anchor]) -> dict[str, Any]:
     return entry | {"errors": errors(entry, chosen)}
 
 
-def to_prior(runs: Sequence[Runs], tables: Tables) -> None:
+def to_prior(runs: Sequence[Runs], tables: Calibration) -> None:
     """Puts what ``runs`` do not identify at the median of what they do."""
-    known, devices, stacks = free(runs, tables), tables["devices"], tables["stacks"]
+    known, devices, stacks = identified(runs, tables), tables["devices"], tables["stacks"]
     clocks = [entry["clock"] for name, entry in devices.items() if f"{name} clock" in known]
     for name, entry in devices.items():
         if entry["fitted"] and f"{name} clock" not in known:
@@ -116,7 +116,7 @@ def to_prior(runs: Sequence[Runs], tables: Tables) -> None:
 
 def errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> dict[str, Any]:
     """Errors of ``runs`` with the coefficients of ``entry``."""
-    tables = stated()
+    tables = all_stated()
     for name, clock in entry["clocks"].items():
         tables["devices"][name]["clock"] = clock
     for name, value in entry["shared"].items():

@@ -42,7 +42,7 @@ def test_family_gate(anchor_root: Path, family: str) -> None:
 
 def test_target(anchor_root: Path, target: TargetCheck, request: pytest.FixtureRequest) -> None:
     """The rows that an aim is for meet it."""
-    row = target.as_row(evidence.rows(anchor_root), leave_one_out.read(anchor_root))
+    row = target.as_row(evidence.rows(anchor_root), leave_one_out.read(anchor_root), evidence.kernel_rows(anchor_root))
     request.node.user_properties.append((TARGET, json.dumps(row)))
     if not row["held"]:
         found = (

@@ -18,7 +18,7 @@ from mlsysim.core.errors import DataError, InconsistentError, MLSysError, Unknow
 from mlsysim.core.spec import Spec
 from mlsysim.validation.leave_one_out import HeldOut
 from mlsysim.validation.schema import Key, Text
-from mlsysim.validation.statistics import Row, Summary, quantile, summarise
+from mlsysim.validation.statistics import Row, Summary, kernels_by_family, quantile, summarise
 
 FILE = "targets.toml"
 T = TypeVar("T", bound=Spec)
@@ -55,15 +55,17 @@ class Rows(Spec):
 
 
 class Target(Spec):
-    """Limits, as fractions, on the errors of ``rows``, or of the entry of ``left_out.toml`` that ``left_out`` names.
+    """Limits, as fractions, on the errors of ``rows``, of ``kernels`` or of the entry of ``left_out.toml`` that is named.
 
-    ``left_out = "sources"`` is the median over the entries of single sources. ``bias`` is the size of the mean signed error,
-    ``balanced_accuracy`` a least, ``false_oom`` a largest share.
+    ``kernels`` is a family of kernel tables, whose validation rows are pooled; ``left_out = "sources"`` is the median over the
+    entries of single sources. ``bias`` is the size of the mean signed error, ``balanced_accuracy`` a least, ``false_oom`` a
+    largest share.
     """
 
     id: Key
     title: Text
     rows: Rows | None = None
+    kernels: str = ""
     left_out: str = ""
     median: Limit = None
     mean: Limit = None
@@ -80,10 +82,12 @@ class Target(Spec):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if (self.rows is None) == (not self.left_out):
-            raise InconsistentError("rows", self.rows, "either rows or left_out")
+        if [self.rows is not None, bool(self.kernels), bool(self.left_out)].count(True) != 1:
+            raise InconsistentError("rows", self.rows, "one of rows, kernels and left_out")
         if not self.limits:
             raise InconsistentError("median", None, f"a limit on one of {', '.join(MEASURES)}")
+        if self.kernels and set(self.limits) - {"median", "mean", "p90", "bias"}:
+            raise InconsistentError("kernels", self.kernels, "limits on median, mean, p90 and bias only")
         for name in self.known_gaps:
             if name not in self.limits:
                 raise UnknownNameError.among("known_gaps", name, self.limits)
@@ -120,11 +124,18 @@ class TargetCheck:
         """Why it is missed; "" if it should hold."""
         return self.target.known_gaps.get(self.measure, "")
 
-    def as_row(self, rows: Sequence[Row], left_out: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    def as_row(
+        self, rows: Sequence[Row], left_out: Mapping[str, Mapping[str, Any]], kernels: Sequence[Row] = ()
+    ) -> dict[str, Any]:
         """What was found, and whether it holds; what no row measures is missed."""
         if self.target.rows is not None:
             chosen = self.target.rows.choose(rows)
             cases, found = len(chosen), _measured(self.measure, chosen)
+        elif self.target.kernels:
+            pooled = [
+                one for one in kernels_by_family(kernels) if (one.family, one.role) == (self.target.kernels, "validation")
+            ]
+            cases, found = sum(one.cases for one in pooled), getattr(pooled[0], self.measure) if pooled else None
         else:
             errors = [entry["errors"] for name, entry in left_out.items() if _names(self.target.left_out, name, entry)]
             cases, found = sum(entry["points"] for entry in errors), quantile([entry[self.measure] for entry in errors], 0.5)
