@@ -15,13 +15,14 @@ from mlsysim import Fleet, Hardware, Models, SingleNodeModel, Systems
 from mlsysim.calibration.replicas import replica_stack_names, replica_tables
 from mlsysim.core.errors import MLSysError
 from mlsysim.physics.convolution import convolution_macs, convolution_parameters, convolution_passes
-from mlsysim.physics.gemm import GemmKernel
+from mlsysim.physics.gemm import GemmKernel, SharedGemm
 from mlsysim.physics.replica import ReplicaCoefficients, ReplicaDevice, ReplicaPlan, replica_step
 from mlsysim.solvers.convolution_table import convolutions
 
 ROOT = Path(__file__).parents[1] / "anchors"
 TABLES = sorted([*(ROOT / "cnn").glob("*.csv"), *(ROOT / "bert").glob("*.csv")])
-DEVICE = ReplicaDevice(GemmKernel(0.9, 180.0, 2.6, 0.8, 3e-6), 312e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20)
+KERNEL = GemmKernel(0.9, 180.0, 2.6, 0.8, 3e-6, SharedGemm(2.5, 2.5e-7, 12.0, 256.0))
+DEVICE = ReplicaDevice(KERNEL, 312e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8)
 RESNET = Models.Vision.ResNet50
 BERT = Models.Language.BERT_Large
 MXNET = {"is_training": True, "stack": "nvidia-mxnet"}

@@ -15,6 +15,8 @@ from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.replica import ReplicaCoefficients
 
 FILE = "replicas.toml"
+# Number formats whose products may reach another share of their peak than those of 16 bits.
+SHARED_FORMATS = ("tf32", "fp32", "fp8")
 COEFFICIENTS = tuple(part.name for part in fields(ReplicaCoefficients))
 
 
@@ -118,9 +120,9 @@ def replica_hardware(hardware_name: str) -> ReplicaHardware:
     if hardware_name not in known:
         raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
     name = known[hardware_name]
-    entry = devices[name]
+    entry = resolved(devices, name)
     clock = float(entry["clock"]) if "clock" in entry else sustained_clock(entry["kernels"])
-    shares = {fmt: float(entry[f"{fmt}_share"]) for fmt in ("tf32", "fp32") if f"{fmt}_share" in entry}
+    shares = {fmt: float(entry[f"{fmt}_share"]) for fmt in SHARED_FORMATS if f"{fmt}_share" in entry}
     return ReplicaHardware(name, entry["kernels"], clock, shares)
 
 
@@ -130,16 +132,16 @@ def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) 
 
     Example:
         >>> [name for name in replica_fitted_names("nvidia-mxnet", "A30", "bfloat16") if "clock" in name]
-        ['clock.a30']
+        ['device.a30.clock']
     """
     found = replica_hardware(hardware_name)
-    own = replica_tables()["device"][found.name]
-    clock = [f"clock.{found.name if 'clock' in own else found.kernels}"]
-    return (*gemm.fitted_names(found.kernels, gemm_format), *clock, *_fitted_of_stack(stack_name))
+    own = _fitted("device", found.name)
+    clock = [] if any(name.endswith(".clock") for name in own) else [f"clock.{found.kernels}"]
+    return (*gemm.fitted_names(found.kernels, gemm_format), *clock, *own, *_fitted("stack", stack_name))
 
 
-def _fitted_of_stack(name: str) -> list[str]:
-    """A coefficient that a stack shares with the one that it is like has one name."""
-    own = replica_tables()["stack"][name]
-    shared = [key for key in _fitted_of_stack(own["like"]) if key.rpartition(".")[2] not in own] if "like" in own else []
-    return [*shared, *(f"stack.{name}.{part}" for part in own.get("fit", ()))]
+def _fitted(kind: str, name: str) -> list[str]:
+    """A coefficient that an entry shares with the one that it is like has one name."""
+    own = replica_tables()[kind][name]
+    shared = [key for key in _fitted(kind, own["like"]) if key.rpartition(".")[2] not in own] if "like" in own else []
+    return [*shared, *(f"{kind}.{name}.{part}" for part in own.get("fit", ()))]

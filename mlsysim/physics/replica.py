@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlsysim.physics.attention_kernels import STREAMING
 from mlsysim.physics.gemm import GemmKernel
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 
@@ -42,6 +41,7 @@ class ReplicaDevice:
         element_B: bytes of an element in the passes between products, else those of an activation.
         operand_B: bytes of an element of what a product multiplies (1 at 8 bits), else those of an activation.
         memory_Bps, multiprocessors, cache_B: datasheet.
+        streaming: share of the memory bandwidth that element-wise passes reach.
     """
 
     gemm: GemmKernel
@@ -50,13 +50,14 @@ class ReplicaDevice:
     memory_Bps: Num
     multiprocessors: float
     cache_B: float
+    streaming: Num
     operand_B: float | None = None
     element_B: float | None = None
 
     @property
     def streaming_Bps(self) -> Num:
         """What element-wise passes reach."""
-        return STREAMING * self.memory_Bps
+        return self.streaming * self.memory_Bps
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,9 @@ def _accelerator(cells: Cells) -> tuple[HardwareNode, str]:
     text = _POWER_LIMIT.sub("", _text(cells, "accelerator"))
     if not text:
         raise InputError("accelerator", "", "a name: the row leaves it out")
+    for kind in _names("bound_names.toml")["uncalibrated"]["accelerators"]:
+        if text.startswith(kind):
+            raise InputError("accelerator", text, "an NVIDIA GPU from V100 on: no kernels of other kinds are calibrated")
     known = _names("table_names.toml")["accelerator"] | _names("bound_names.toml")["accelerator"]
     entry = str(known.get(text, text))
     return Hardware.get(entry), entry

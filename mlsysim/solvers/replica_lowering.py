@@ -178,6 +178,7 @@ def clocked(kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> 
         memory_Bps=kernels.memory_Bps,
         multiprocessors=kernels.multiprocessors,
         cache_B=kernels.cache_B,
+        streaming=shared_coefficients().streaming,
         operand_B=kernels.operand_B,
         element_B=kernels.element_B,
     )

@@ -38,6 +38,7 @@ RANGES = {
     "clock": Coefficient(0.8, 0.3, 1.1),
     "tf32_share": Coefficient(0.8, 0.3, 1.2),
     "fp32_share": Coefficient(1.0, 0.5, 1.6),
+    "fp8_share": Coefficient(0.9, 0.5, 1.2),
 }
 # A source counts as at most this many rows: a long table would else set every shared clock alone.
 _FULL_WEIGHT_ROWS = 40.0
@@ -151,23 +152,22 @@ def _begin(tables: Mapping[str, Any], key: str, known: Coefficient) -> float:
     return value if known.low < value < known.high else known.start
 
 
-def _coefficients(stacks: Mapping[str, Mapping[str, Any]], name: str, values: Mapping[str, float]) -> ReplicaCoefficients:
-    trial = {stack_name: dict(entry) for stack_name, entry in stacks.items()}
+def _trial(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], values: Mapping[str, float]) -> dict[str, Any]:
+    """The tables with ``values`` in place of what they state."""
+    trial = {kind: {name: dict(entry) for name, entry in table.items()} for kind, table in tables.items()}
     for key, value in values.items():
-        kind, entry_name, part = key.split(" ")
-        if kind == "stack":
-            trial[entry_name][part] = value
-    entry = resolved(trial, name)
-    return ReplicaCoefficients(**{part: float(entry[part]) for part in COEFFICIENTS if part in entry})
+        kind, name, part = key.split(" ")
+        trial[kind][name][part] = value
+    return trial
 
 
 def _predicted(runs: Iterable[ReplicaRuns], tables: Any, values: Mapping[str, float]) -> Times:
+    trial = _trial(tables, values)
     steps = []
     for run in runs:
-        entry = tables["device"][run.device]
-        clock = values.get(f"device {run.device} clock", entry.get("clock", run.clock))
-        share = values.get(f"device {run.device} {run.format_share}", entry.get(run.format_share, 1.0))
-        steps.append(run.step_s(_coefficients(tables["stack"], run.stack, values), clock, share))
+        device, found = resolved(trial["device"], run.device), resolved(trial["stack"], run.stack)
+        coefficients = ReplicaCoefficients(**{part: float(found[part]) for part in COEFFICIENTS if part in found})
+        steps.append(run.step_s(coefficients, device.get("clock", run.clock), device.get(run.format_share, 1.0)))
     return np.concatenate(steps)
 
 
