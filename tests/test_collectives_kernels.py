@@ -101,7 +101,7 @@ def test_more_bandwidth_is_faster():
         assert collective_s(kind, 1e9, 8.0, faster) < collective_s(kind, 1e9, 8.0, device)
 
 
-@pytest.mark.parametrize("call", [lambda: collective_coefficients("l40s"), lambda: fabric_coefficients("slingshot")])
+@pytest.mark.parametrize("call", [lambda: collective_coefficients("groq_lpu_v1"), lambda: fabric_coefficients("slingshot")])
 def test_unknown_says_what_is_known(call):
     with pytest.raises(DataError, match="calibrated for"):
         call()

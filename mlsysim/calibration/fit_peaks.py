@@ -18,7 +18,7 @@ from mlsysim.calibration.fit_gemm import COEFFICIENTS, gemm_times
 from mlsysim.calibration.fitting import ErrorStatistics, Times, fit
 from mlsysim.calibration.gemm import gemm_kernel
 from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable
-from mlsysim.calibration.stated import hardware, is_stated, matrix_units
+from mlsysim.calibration.stated import hardware, is_stated, matrix_units, written_residuals
 from mlsysim.calibration.toml_text import toml_value
 
 # So many sizes show the launch and the prologue; fewer only the share of the peak.
@@ -36,6 +36,20 @@ def peak_times(rows: KernelTable, device: str, dtype: str, given: Mapping[str, f
     return gemm_times(rows, kernel, hardware(device), dtype, matrix_units(device))
 
 
+def table_times(rows: KernelTable) -> Times:
+    """Predicted seconds of ``rows`` of any devices and formats, from the coefficients that the package has."""
+    times = np.empty(len(rows))
+    for device, dtype in dict.fromkeys((row["device"], row["dtype"]) for row in rows.rows):
+        chosen = [number for number, row in enumerate(rows.rows) if (row["device"], row["dtype"]) == (device, dtype)]
+        times[chosen] = peak_times(KernelTable([rows.rows[number] for number in chosen]), device, dtype, {})
+    return times
+
+
+def table_residuals(role: str) -> dict[str, float]:
+    """The error statistics that the fit has written for all rows of ``role``, in percent."""
+    return dict(written_residuals(role))
+
+
 def fit_peaks(directory: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """Coefficients and residuals by stated device and format; validation rows enter the statistics only."""
     tables = {role: KernelTable.read(directory / "matmul_peak.csv", role) for role in (CALIBRATION, VALIDATION)}
@@ -45,7 +59,22 @@ def fit_peaks(directory: Path) -> dict[str, dict[str, dict[str, Any]]]:
         if is_stated(device):
             rows = {role: table.where(device=device, dtype=dtype) for role, table in tables.items()}
             found.setdefault(device, {})[dtype] = _fit(rows, device, dtype)
+    found["all"] = {"formats": _whole_table(tables, found)}
     return found
+
+
+def _whole_table(tables: Mapping[str, KernelTable], found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Residuals of all rows with what was found, those of accelerators with kernel tables of their own too."""
+    entry: dict[str, Any] = {"fitted": [], "at_bound": []}
+    for role, table in tables.items():
+        parts = []
+        for device, dtype in dict.fromkeys((row["device"], row["dtype"]) for row in table.rows):
+            fitted = found.get(device, {}).get(dtype, {})
+            rows, values = table.where(device=device, dtype=dtype), {name: fitted[name] for name in fitted.get("fitted", ())}
+            parts.append(peak_times(rows, device, dtype, values) / rows.numbers("measured_s"))
+        ratio = np.concatenate(parts)
+        entry[role] = asdict(ErrorStatistics.of(ratio, np.ones(len(ratio))))
+    return entry
 
 
 def _fit(rows: Mapping[str, KernelTable], device: str, dtype: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlsysim.calibration import attention, collectives, gemm
+from mlsysim.calibration import attention, collectives, fit_peaks, gemm
 from mlsysim.calibration.fit_attention import PHASES
 from mlsysim.calibration.fit_collectives import INTERCONNECT, device_times, fabric_times
 from mlsysim.calibration.fit_gemm import gemm_times
@@ -45,7 +45,7 @@ class MeasuredTable:
 
 def measured_tables(directory: Path) -> list[MeasuredTable]:
     """All tables of a folder such as ``anchors/kernels``, in the order of its heads."""
-    return [*_gemm(directory), *_attention(directory), *_collectives(directory), *_multinode(directory)]
+    return [*_gemm(directory), *_peaks(directory), *_attention(directory), *_collectives(directory), *_multinode(directory)]
 
 
 def _gemm(directory: Path) -> Iterator[MeasuredTable]:
@@ -61,6 +61,21 @@ def _gemm(directory: Path) -> Iterator[MeasuredTable]:
                 coefficients=gemm.fitted_names(device, dtype),
                 residuals=functools.partial(gemm.residuals, device, dtype),
             )
+
+
+def _peaks(directory: Path) -> Iterator[MeasuredTable]:
+    path = directory / "matmul_peak.csv"
+    if path.is_file():
+        kinds = dict.fromkeys((row["device"], row["dtype"]) for row in KernelTable.read(path).rows)
+        yield MeasuredTable(
+            id="gemm-peaks",
+            family="kernels: peak rates",
+            path=path,
+            select={},
+            predict=fit_peaks.table_times,
+            coefficients=tuple(dict.fromkeys(name for device, dtype in kinds for name in gemm.fitted_names(device, dtype))),
+            residuals=fit_peaks.table_residuals,
+        )
 
 
 def _attention(directory: Path) -> Iterator[MeasuredTable]:

@@ -39,7 +39,7 @@ def sibling(device: str, family: str) -> str:
 
     Example:
         >>> sibling("tpu_v5p", "gemm"), sibling("l40", "collectives")
-        ('tpu_v7', 'rtx_pro_6000_server')
+        ('tpu_v6e', 'l40s')
     """
     entry = _entry(device)
     return str(entry.get(f"{family}_like", entry["like"]))
@@ -69,6 +69,12 @@ def fact(device: str, name: str, default: float) -> float:
 def fitted_peak(device: str, dtype: str) -> Mapping[str, Any]:
     """What was fitted to published peak rates of ``device`` at this number format (``peaks.toml``); often nothing."""
     found: Mapping[str, Any] = _peaks().get(device, {}).get(dtype, {})
+    return found
+
+
+def written_residuals(role: str) -> Mapping[str, float]:
+    """The error statistics of all published peak rates of ``role``, in percent."""
+    found: Mapping[str, float] = _tables("peaks.toml")["all"]["formats"][role]
     return found
 
 
@@ -143,7 +149,7 @@ def _entries() -> Mapping[str, Mapping[str, Any]]:
 
 
 def _peaks() -> Mapping[str, Mapping[str, Any]]:
-    return {name: entry for name, entry in _tables("peaks.toml").items() if name != "defaults"}
+    return {name: entry for name, entry in _tables("peaks.toml").items() if name not in ("defaults", "all")}
 
 
 @functools.cache

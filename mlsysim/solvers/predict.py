@@ -65,7 +65,8 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Example:
         >>> run = dict(model="GPT", layers=40, hidden=6144, heads=48, seq_len=2048, accelerator="A100-SXM-80GB", n_accel=256,
-        ...            global_batch_seqs=1024, micro_batch=4, tp=8, recompute="full", framework="Megatron-LM", value=149)
+        ...            global_batch_seqs=1024, micro_batch=4, tp=8, recompute="full", framework="Megatron-LM",
+        ...            year=2021, value=149)
         >>> rates, days = predict_table([run | {"metric": "tflops_per_accel"}, run | {"metric": "train_days"}])
         >>> 100 < rates["predicted"] < 200, rates["feasible"], rates["basis"], rates["stack_used"]
         (True, True, 'calibrated', 'megatron-2021')
