@@ -8,7 +8,7 @@ from dataclasses import fields
 from importlib import resources
 from typing import Any
 
-from mlsysim.physics.kernel_step import SharedCoefficients
+from mlsysim.physics.step_inputs import SharedCoefficients
 
 # How an entry came about. Those that measured steps decided are counted among a prediction's coefficients.
 BASES = ("stated", "chosen", "fitted")

@@ -11,8 +11,8 @@ from typing import Any
 
 from mlsysim.calibration import attention, collectives, gemm, shared
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.physics.kernel_step import StackCoefficients
 from mlsysim.physics.memory import MemoryTerms
+from mlsysim.physics.step_inputs import StackCoefficients
 
 # Korthikanti et al. 2022, section 4.1: 5 a s^2 b of each layer, the output of softmax and of dropout and its mask.
 _SCORE_B = {"unfused": 5.0, "fused-softmax": 5.0}

@@ -16,11 +16,12 @@ from mlsysim.models.parameters import moe_layers
 from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.physics.attention_kernels import AttentionDevice
 from mlsysim.physics.expert_step import NO_EXPERTS, ExpertShape
-from mlsysim.physics.kernel_step import KernelDevice, LayerShape, StackCoefficients, kernel_parts
+from mlsysim.physics.kernel_step import kernel_parts
 from mlsysim.physics.latent_attention import NO_LATENT, LatentShape
 from mlsysim.physics.numeric import Num, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.step import Overlap, StepTime, assemble_step
+from mlsysim.physics.step_inputs import KernelDevice, LayerShape, StackCoefficients
 from mlsysim.physics.training import Machine, training_step
 from mlsysim.physics.work import LayeredWork
 from mlsysim.solvers.distributed_input import SCORES_STORED, TrainingSetting

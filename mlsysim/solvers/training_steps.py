@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mlsysim.calibration.stacks import stack
-from mlsysim.physics.kernel_step import LayerShape
 from mlsysim.physics.memory import MemoryUse
 from mlsysim.physics.plan import Plan
+from mlsysim.physics.step_inputs import LayerShape
 from mlsysim.physics.work import LayeredWork
 from mlsysim.solvers.distributed import with_recompute
 from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting

@@ -20,8 +20,8 @@ import numpy as np
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Times, fit
 from mlsysim.calibration.stacks import measured_device, resolved, stack
 from mlsysim.calibration.toml_text import toml_tables
-from mlsysim.physics.kernel_step import KernelDevice, LayerShape, SharedCoefficients, StackCoefficients
 from mlsysim.physics.plan import Plan
+from mlsysim.physics.step_inputs import KernelDevice, LayerShape, SharedCoefficients, StackCoefficients
 from mlsysim.physics.training import Machine
 from mlsysim.physics.work import LayeredWork
 from mlsysim.solvers.kernel_lowering import kernel_device, stack_step

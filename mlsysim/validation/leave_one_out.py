@@ -21,7 +21,7 @@ from typing import Any
 from mlsysim.calibration.stacks import resolved
 from mlsysim.calibration.toml_text import toml_tables
 from mlsysim.core.errors import DataError
-from mlsysim.physics.kernel_step import StackCoefficients
+from mlsysim.physics.step_inputs import StackCoefficients
 from mlsysim.validation.fit_stacks import (
     Calibration,
     Runs,
