@@ -41,6 +41,9 @@ _FORWARD_QKV_B, _BACKWARD_QKV_B = 5.0, 10.0
 _OPTIMIZER_B = 24.0 + 6.0 + 6.0 + 8.0 + 4.0
 # 16-bit elements that a tensor core loads at once: cuBLAS has no fast kernel for other widths of a batched product.
 _ALIGNED_HEAD = 8.0
+# Score matrices (a sequence's of a head) that a block of Megatron-LM's fused softmax takes; no other multiple has a kernel
+# (FusedScaleMaskSoftmax.is_kernel_available).
+_FUSED_MATRICES = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class SharedCoefficients:
         flash_2_on_hopper: speed of FlashAttention-2 over the vendor's own kernel, on Hopper (1 on Ampere).
         launch_norm: the host runs ahead of the device until it cannot: the norm of the two times, between a sum (1) and a
             maximum (infinity).
+        launch_fallback: host time of a layer's pass, in those of a usual one, where attention that stores its scores falls back
+            to separate kernels: the fused softmax takes score matrices by fours.
         launch_head: host time of the embedding, the output head and the loss of a micro-batch, in those of a layer's pass.
     """
 
@@ -72,6 +77,7 @@ class SharedCoefficients:
     flash_2_on_hopper: Num
     launch_norm: Num
     launch_head: Num
+    launch_fallback: Num
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +181,9 @@ def kernel_parts(
     forward_device, attention_forward = _forward_s(shape, plan, device, stack)
     backward_device = _backward_s(work, shape, plan, device, stack)
     shared = device.shared
-    host, norm = stack.host_layer_s, shared.launch_norm
+    matrices = plan.micro_batch_tokens / shape.seq_len * shape.heads / plan.tp
+    falls_back = (shape.flash == 0) & (matrices % _FUSED_MATRICES > 0)
+    host, norm = stack.host_layer_s * where(falls_back, shared.launch_fallback, 1.0), shared.launch_norm
     reduction = _reduction_s(work, plan, machine, device)
     forward, backward = _launched_s(forward_device, host, norm), _launched_s(backward_device, host, norm)
     repeats = where(plan.recompute == FULL, 2.0, 1.0)
@@ -183,7 +191,7 @@ def kernel_parts(
     return StepParts(
         layer_s=forward + backward,
         recompute_s=where(plan.recompute == FULL, forward, where(plan.recompute == SELECTIVE, attention_forward, 0.0)),
-        head_s=_launched_s(_head_s(shape, plan, device), shared.launch_head * host, norm) + reduction,
+        head_s=_launched_s(_head_s(shape, plan, device), shared.launch_head * stack.host_layer_s, norm) + reduction,
         tp_s=reduction * exposed,
         ep_s=expert_parallel_s(work, plan, machine),
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),
