@@ -53,6 +53,9 @@ _FORWARD_QKV_B, _BACKWARD_QKV_B = 5.0, 10.0
 _OPTIMIZER_B = 24.0 + 6.0 + 6.0 + 8.0 + 4.0
 # 16-bit elements that a tensor core loads at once: cuBLAS has no fast kernel for other widths of a batched product.
 _ALIGNED_HEAD = 8.0
+# Score matrices (a sequence's of a head) that a block of Megatron-LM's fused softmax takes; no other multiple has a kernel
+# (FusedScaleMaskSoftmax.is_kernel_available).
+_FUSED_MATRICES = 4.0
 
 
 def kernel_parts(
@@ -64,7 +67,10 @@ def kernel_parts(
     backward = _backward_s(work, shape, plan, device, stack)
     shared = device.shared
     norm = shared.launch_norm
-    host = stack.host_layer_s * (1 + where(shape.adapter_rank > 0, LAUNCHED, 0.0)) + shape.routed.layers * stack.host_expert_s
+    matrices = plan.micro_batch_tokens / shape.seq_len * shape.heads / plan.tp
+    falls_back = (shape.flash == 0) & (matrices % _FUSED_MATRICES > 0)
+    launched = where(falls_back, shared.launch_fallback, 1.0) + where(shape.adapter_rank > 0, LAUNCHED, 0.0)
+    host = stack.host_layer_s * launched + shape.routed.layers * stack.host_expert_s
     # Dispatch and combine; the host launches what follows while they run.
     said = (stack.sent_once, stack.ep_hidden, stack.two_batches)
     sent = 2 * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, *said)

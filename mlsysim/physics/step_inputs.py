@@ -27,6 +27,8 @@ class SharedCoefficients:
         flash_2_on_hopper: speed of FlashAttention-2 over the vendor's own kernel, on Hopper (1 on Ampere).
         launch_norm: the host runs ahead of the device until it cannot: the norm of the two times, between a sum (1) and a
             maximum (infinity).
+        launch_fallback: host time of a layer's pass, in those of a usual one, where attention that stores its scores falls back
+            to separate kernels: the fused softmax takes score matrices by fours.
         launch_head: host time of the embedding, the output head and the loss of a micro-batch, in those of a layer's pass.
     """
 
@@ -41,6 +43,7 @@ class SharedCoefficients:
     flash_2_on_hopper: Num
     launch_norm: Num
     launch_head: Num
+    launch_fallback: Num
 
 
 @dataclass(frozen=True, slots=True)
