@@ -153,7 +153,7 @@ class ParallelismOptimizer:
             fixed: values of dimensions that are not to be searched: one, or several to choose from, such as
                 ``{"tp": 8, "pp": (8, 16), "recompute": "none"}``.
             max_memory: most memory of an accelerator (what it has, less the reserve).
-            max_tp_size: most TP ranks (a node's, or in the full space as many as heads).
+            max_tp_size: most TP ranks; by default those of a node: wider, its collectives cross the network.
             idle_accelerators: whether a plan may leave accelerators unused: whole nodes, or part of one.
             objective: step_time, mfu, tokens_per_dollar, tokens_per_joule or time_to_train; they can differ only between
                 plans of different numbers of accelerators.
@@ -248,7 +248,7 @@ def _choices(
     node = setting.fleet.node.accelerators_per_node
     most = None if max_tp_size is None else whole_number("max_tp_size", max_tp_size)
     if whole:
-        choices = Choices(max_tp=most, idle=idle)
+        choices = Choices(max_tp=node if most is None else most, idle=idle)
         if zero_stage is not None:
             choices = replace(choices, zero_stage=(setting.zero_stage,))
         if setting.recompute is not None:
