@@ -111,6 +111,7 @@ class ParallelismOptimizer:
         stack: str | None = None,
         attention: str = "flash",
         expert_tp_size: int | None = None,
+        shard_size: int | None = None,
         lora_rank: int | None = None,
         routing_imbalance: float | None = None,
         top_k: int = 5,
@@ -134,7 +135,7 @@ class ParallelismOptimizer:
         Args:
             workload: what is trained.
             fleet: what it is trained on.
-            batch_size: samples of a step; this and the next ten are those of ``DistributedModel.solve``.
+            batch_size: samples of a step; this and the next eleven are those of ``DistributedModel.solve``.
             seq_len: tokens of a sequence.
             precision: of the matrix products.
             efficiency: share of peak that the caller owns.
@@ -143,6 +144,7 @@ class ParallelismOptimizer:
             stack: a software stack, for calibrated kernels.
             attention: the attention kernel, on a stack.
             expert_tp_size: ranks that share one expert's matrices; by default as many as TP.
+            shard_size: data-parallel ranks that ZeRO shards over, in plans whose DP is a multiple of them; by default all.
             lora_rank: train adapters alone.
             routing_imbalance: tokens of the busiest expert-parallel rank over the mean.
             zero_stage: the one to search (1, or in the full space all).
@@ -206,6 +208,8 @@ class ParallelismOptimizer:
         choices = _choices(setting, whole, zero_stage, fixed, max_tp_size, boolean("idle_accelerators", idle_accelerators))
         if expert_tp_size is not None:
             choices = replace(choices, expert_tp=whole_number("expert_tp_size", expert_tp_size))
+        if shard_size is not None:
+            choices = replace(choices, shard=whole_number("shard_size", shard_size))
         work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
         step_tokens = setting.batch_size * setting.seq_len
         prices = {
@@ -302,6 +306,7 @@ def solve_arguments(plan: Mapping[str, Any]) -> dict[str, Any]:
         "cp_size": plan["cp"],
         "ep_size": plan["ep"],
         "expert_tp_size": plan["expert_tp"] or None,
+        "shard_size": plan["dp"] // plan["shard_copies"],
         "virtual_stages": plan["virtual_stages"],
         "microbatch_count": plan["micro_batches"],
         "schedule": plan["schedule"],

@@ -32,6 +32,7 @@ class Choices:
         zero_stage, schedule: values.
         max_tp: most TP ranks (None: as many as heads).
         expert_tp: ranks that share one expert's matrices (0: as many as TP).
+        shard: data-parallel ranks that ZeRO shards over, where DP is a multiple of them (0: all).
         idle: whether accelerators may be left unused.
     """
 
@@ -48,6 +49,7 @@ class Choices:
     schedule: tuple[int, ...] = tuple(range(len(SCHEDULES)))
     max_tp: int | None = None
     expert_tp: int = 0
+    shard: int = 0
     idle: bool = False
 
 
@@ -227,6 +229,11 @@ def _equal(layers: int, parts: int) -> bool:
 _ENDS = 2
 
 
+def _shard_copies(dp: Floats, shard: int) -> Floats:
+    copies: Floats = np.where(dp % shard == 0, dp / shard, 1.0) if shard else np.ones_like(dp)
+    return copies
+
+
 def block(setting: TrainingSetting, choices: Choices, columns: Floats) -> Block:
     """The plans of ``columns`` (a row for each of ``ROWS``) with every recompute mode and ZeRO stage."""
     row = {name: column[:, None, None] for name, column in zip(ROWS, columns, strict=True)}
@@ -251,6 +258,7 @@ def block(setting: TrainingSetting, choices: Choices, columns: Floats) -> Block:
         optimizer_B=formats.optimizer_B,
         cp=row["cp"],
         expert_tp=float(choices.expert_tp),
+        shard_copies=_shard_copies(row["dp"], choices.shard),
     )
     # Without data parallelism all ZeRO stages are one: the lowest.
     alone = (row["dp"] * row["cp"] == 1) & (stages > stages.min())

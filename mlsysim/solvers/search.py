@@ -23,7 +23,7 @@ from mlsysim.solvers.plan_space import Block, Choices, Floats, Split, blocks
 
 # What is kept of a plan that was evaluated: fields of the plan, and figures.
 COLUMNS = (
-    *("tp", "pp", "dp", "cp", "ep", "expert_tp", "virtual_stages", "micro_batches", "micro_batch_tokens"),
+    *("tp", "pp", "dp", "cp", "ep", "expert_tp", "shard_copies", "virtual_stages", "micro_batches", "micro_batch_tokens"),
     *("schedule", "zero_stage", "sequence_parallel", "recompute", "cost", "step_s", "memory_B"),
 )
 
