@@ -144,10 +144,12 @@ def _entry(device: str) -> Mapping[str, Any]:
     return known[device]
 
 
+@functools.cache
 def _entries() -> Mapping[str, Mapping[str, Any]]:
     return {name: entry for name, entry in _tables("stated.toml").items() if name != "defaults"}
 
 
+@functools.cache
 def _peaks() -> Mapping[str, Mapping[str, Any]]:
     return {name: entry for name, entry in _tables("peaks.toml").items() if name not in ("defaults", "all")}
 

@@ -71,8 +71,9 @@ def least_and_most(*values: Num) -> tuple[Callable[[Any, Any], Any], Callable[[A
         >>> least(1.0, 2.0), most(1.0, 2.0)
         (1.0, 2.0)
     """
-    if any(isinstance(value, np.ndarray) for value in values):
-        return np.minimum, np.maximum
+    for value in values:
+        if isinstance(value, np.ndarray):
+            return np.minimum, np.maximum
     return min, max
 
 

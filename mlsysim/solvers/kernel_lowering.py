@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from mlsysim.calibration import stated
@@ -106,26 +107,40 @@ def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation:
     units = stated.own_fact(device, "matrix_units", accelerator.compute.multiprocessors)
     if units is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
-    cache_B, memory_Bps = accelerator.cache_B, accelerator.memory_bandwidth_Bps
-    formats = FORMATS[_GEMM_FORMAT[precision]]
-    peak16 = accelerator.rate_flops_per_s("bf16")
+    peaks = (accelerator.rate_flops_per_s(FORMATS[_GEMM_FORMAT[precision]].precision), accelerator.rate_flops_per_s("bf16"))
+    rates = (*peaks, accelerator.memory_bandwidth_Bps, float(units), accelerator.cache_B)
+    return _kernel_device(device, _GEMM_FORMAT[precision], fused_quantisation, *rates)
+
+
+@functools.lru_cache(maxsize=256)
+def _kernel_device(
+    device: str,
+    gemm_format: str,
+    fused_quantisation: bool,
+    peak_flops_per_s: float,
+    peak16: float,
+    memory_Bps: float,
+    units: float,
+    cache_B: float,
+) -> KernelDevice:
+    """Of a measured device, at these rates: a search or a table asks for the same one again and again."""
     kernels = kernels_of(device)
     head = gemm_kernel(kernels)
-    gemm = gemm_kernel(kernels, _GEMM_FORMAT[precision])
+    gemm = gemm_kernel(kernels, gemm_format)
     if fused_quantisation:
         gemm = replace(gemm, launch_s=head.launch_s, quantise_sweeps=0.0)
     return KernelDevice(
         gemm=gemm,
-        gemm_peak_flops_per_s=accelerator.rate_flops_per_s(formats.precision),
-        gemm_input_B=formats.input_B,
+        gemm_peak_flops_per_s=peak_flops_per_s,
+        gemm_input_B=FORMATS[gemm_format].input_B,
         head_gemm=head,
         head_peak_flops_per_s=peak16,
         attention=prefill_kernel(kernels),
-        attention_device=AttentionDevice(peak16, memory_Bps, float(units), cache_B, stated.fact(device, "array", 1.0)),
+        attention_device=AttentionDevice(peak16, memory_Bps, units, cache_B, stated.fact(device, "array", 1.0)),
         # The benchmark's pipeline fill is that of a lone call; in a step, calls queue on the stream behind each other's tails.
         collectives=replace(collective_coefficients(kernels), fill_s=0.0),
         memory_Bps=memory_Bps,
-        multiprocessors=float(units),
+        multiprocessors=units,
         cache_B=cache_B,
         clock=sustained_clock(device),
         shared=shared_coefficients(),
