@@ -114,10 +114,13 @@ def _recompute_s(
     shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients, forward: Num, attention: Num
 ) -> Num:
     """What the backward pass repeats of one layer."""
-    dense = _products(shape, plan)[-2:]
-    up_s, down_s = (share * _product_s(plan.micro_batch_tokens, n, k, device) for share, n, k in dense)
-    full = forward - stack.dropped_down * down_s
-    return where(plan.recompute == FULL, full, where(plan.recompute == SELECTIVE, attention + stack.repeated_ffn * up_s, 0.0))
+    dropped_s: Num = 0.0
+    added_s: Num = 0.0
+    if somewhere(stack.dropped_down) or somewhere(stack.repeated_ffn):
+        dense = _products(shape, plan)[-2:]
+        up_s, down_s = (share * _product_s(plan.micro_batch_tokens, n, k, device) for share, n, k in dense)
+        dropped_s, added_s = stack.dropped_down * down_s, stack.repeated_ffn * up_s
+    return where(plan.recompute == FULL, forward - dropped_s, where(plan.recompute == SELECTIVE, attention + added_s, 0.0))
 
 
 def _whole_sends(plan: Plan, stack: StackCoefficients) -> Truth:
