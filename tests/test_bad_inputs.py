@@ -28,6 +28,7 @@ from mlsysim.models.registry import Models
 from mlsysim.models.types import CNNWorkload, RecommendationWorkload, TransformerWorkload
 from mlsysim.solvers.distributed import DistributedModel
 from mlsysim.solvers.parallelism import ParallelismOptimizer
+from mlsysim.solvers.placement import PlacementOptimizer
 from mlsysim.solvers.scaling import ScalingModel
 from mlsysim.solvers.serving import ServingModel
 from mlsysim.solvers.single_node import SingleNodeModel
@@ -43,7 +44,6 @@ LATER = {
         "Economics unit_cost missing (TPUv5p -> H100 price)",
         "Economics amortization_years=0",
     ),
-    "PlacementOptimizer": ("Placement default regions (Iowa absent)", "Placement regions=['Mars']"),
     "ReliabilityModel": (
         "Reliability job 0 h",
         "Reliability checkpoint_time=-60",
@@ -138,6 +138,11 @@ def gpt4():
 
 # line: the argument that the error names, how its message begins (a pattern), the call.
 REFUSED = {
+    "Placement regions=['Mars']": (
+        "Grids",
+        "Infra.Grids.* 'Mars'",
+        lambda: PlacementOptimizer().solve(fleet(), duration_hours=24, sites=["Mars"]),
+    ),
     "batch_size=0 (SingleNode)": ("batch_size", "batch_size = 0: .* >= 1", lambda: single(batch_size=0)),
     "batch_size=-1": ("batch_size", "batch_size = -1: .* >= 1", lambda: single(batch_size=-1)),
     "batch_size=2.5 (non-integer)": ("batch_size", "batch_size = 2.5: .*whole number", lambda: single(batch_size=2.5)),
@@ -400,6 +405,13 @@ def large_batch():
     assert_infeasible_is_said_first(result, 1)
     assert result.itl.m_as("s") >= 11e12 / H100.memory_bandwidth_Bps
     assert max(result.breakdown, key=result.breakdown.get) == "KV reads"
+
+
+@legitimate("Placement default regions (Iowa absent)")
+def default_regions():
+    found = PlacementOptimizer().solve(fleet(), duration_hours=24)
+    assert any("Iowa" in row["site"] for row in found.ranking)
+    assert found.best_site == min(found.ranking, key=lambda row: row["carbon"])["site"]
 
 
 @legitimate("compute budget 5e5 EFLOP (unit with prefix)")

@@ -70,7 +70,8 @@ def test_a_deadline_is_kept():
     ("asked", "says"),
     [
         ({"sites": ()}, "sites"),
-        ({"sites": ("north",)}, "sites"),
+        ({"sites": ("north",)}, "Infra.Grids has no 'north'"),
+        ({"sites": (3,)}, "sites"),
         ({"duration_hours": 0}, "duration_hours"),
         ({"carbon_tax": "-1 USD/tCO2e"}, "carbon_tax"),
         ({"objective": "speed"}, "objective"),

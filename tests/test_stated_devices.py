@@ -24,8 +24,8 @@ from mlsysim.physics.memory import MemoryTerms
 from mlsysim.solvers.accelerator_names import accelerator_entry
 from mlsysim.solvers.kernel_lowering import kernel_device, layer_shape, stack_step
 from mlsysim.solvers.predict import predict_table
+from mlsysim.solvers.training_steps import prepared
 from mlsysim.solvers.training_table import question
-from mlsysim.validation.fit_stacks import prepared
 
 KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
 TABLE = tomllib.loads((resources.files("mlsysim.solvers") / "data" / "table_names.toml").read_text("utf-8"))
@@ -139,10 +139,10 @@ def step_s(entry: str, *, peak: float = 1.0, memory: float = 1.0, link: float = 
     )
     links = replace(device.collectives, bandwidth_Bps=device.collectives.bandwidth_Bps * link)
     asked = question(RUN | {"accelerator": entry, "precision": "fp16", "tp": "4"})
-    setting, work, plan = prepared(asked)
+    run = prepared(asked)
     found = stack("megatron-2021")
-    shape = layer_shape(asked.workload, setting.seq_len, setting.attention, node, found)
-    step = stack_step(work, shape, plan, setting.machine(), replace(device, collectives=links), found)
+    shape = layer_shape(asked.workload, run.setting.seq_len, run.setting.attention, node, found)
+    step = stack_step(run.work, shape, run.plan, run.setting.machine(), replace(device, collectives=links), found)
     return float(np.asarray(step.total_s))
 
 

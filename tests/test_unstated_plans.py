@@ -15,17 +15,18 @@ from mlsysim.core.errors import InconsistentError
 from mlsysim.models.registry import Models
 from mlsysim.solvers.distributed import DistributedModel
 from mlsysim.solvers.kernel_lowering import kernel_device, layer_shape, stack_step
+from mlsysim.solvers.training_steps import prepared
 from mlsysim.solvers.training_table import question
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet
 from mlsysim.validation import fit_memory
-from mlsysim.validation.fit_stacks import prepared
 
 ANCHORS = Path(__file__).parents[1] / "anchors"
 RUN = {
     "model": "GPT", "params_b": "18.4", "layers": "40", "hidden": "6144", "heads": "48", "seq_len": "2048",
     "accelerator": "A100-SXM-80GB", "n_accel": "256", "global_batch_seqs": "1024", "tp": "8", "pp": "1", "precision": "fp16",
-    "sharding": "none", "recompute": "full", "flash_attention": "no", "framework": "Megatron-LM", "metric": "step_time_s",
+    "sharding": "none", "recompute": "full", "flash_attention": "no", "framework": "Megatron-LM", "year": "2021",
+    "metric": "step_time_s",
 }  # fmt: skip
 NEMO = RUN | {
     "accelerator": "H100-SXM-80GB", "framework": "NVIDIA NeMo Framework Release 24.09", "precision": "fp8", "tp": "4",
@@ -71,14 +72,15 @@ def test_eight_bit_products_keep_less():
 @pytest.mark.parametrize("name", stack_names())
 def test_the_hosts_time_of_a_step_adds_to_it(name):
     asked = question(RUN | {"micro_batch": "1"})
-    setting, work, plan = prepared(asked)
+    run = prepared(asked)
     accelerator, found = asked.fleet.node.accelerator, stack(name)
     shape = layer_shape(asked.workload, 2048, "unfused", accelerator, found)
     device = kernel_device(accelerator, "bf16", found.fused_quantisation)
 
     def total(added_s):
         coefficients = replace(found.coefficients, host_step_s=found.coefficients.host_step_s + added_s)
-        return stack_step(work, shape, plan, setting.machine(), device, replace(found, coefficients=coefficients)).total_s
+        stepped = replace(found, coefficients=coefficients)
+        return stack_step(run.work, shape, run.plan, run.setting.machine(), device, stepped).total_s
 
     assert total(0.1) == pytest.approx(total(0.0) + 0.1)
 

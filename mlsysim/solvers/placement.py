@@ -11,13 +11,16 @@ import numpy as np
 from mlsysim.core.checks import instance, one_of, real_number, strict_keywords
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity, magnitude, with_unit
-from mlsysim.infra.types import Site
+from mlsysim.infra.registry import Infra
+from mlsysim.infra.types import Grid, Site
 from mlsysim.physics.placement import Floats, sums_over_run
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.sustainability import mean_power_W
 from mlsysim.systems.types import Fleet
 
 OBJECTIVES = ("cost", "carbon")
+# What the names of cloud regions begin with.
+_CLOUDS = ("AWS", "Amazon", "Azure", "Microsoft", "Google")
 _HOUR_S = 3600.0
 
 
@@ -52,7 +55,7 @@ class PlacementOptimizer:
         fleet: Fleet,
         *,
         duration_hours: float,
-        sites: Sequence[Site],
+        sites: Sequence[Site | Grid | str] | None = None,
         carbon_tax: Quantity | str = "0 USD/tCO2e",
         accelerator_power: Quantity | str | None = None,
         latest_end_hour: float | None = None,
@@ -63,7 +66,8 @@ class PlacementOptimizer:
         Args:
             fleet: what runs; its price, if any, is the site's.
             duration_hours: how long.
-            sites: where it could run. One whose hours are known starts in any that leaves time; one whose are not, now.
+            sites: where it could run: sites, or grids and their names in ``Infra.Grids``; by default all regions of the cloud
+                providers there. One whose hours are known starts in any that leaves time; one whose are not, now.
             carbon_tax: on what is emitted.
             accelerator_power: mean power of one accelerator with its share of the host; by default the node's most, else TDP.
             latest_end_hour: hours from now by which it must be done.
@@ -97,17 +101,16 @@ class PlacementOptimizer:
             raise InputError("carbon_tax", carbon_tax, "a tax >= 0")
         latest = None if latest_end_hour is None else real_number("latest_end_hour", latest_end_hour, 0.0, above=True)
         goal = one_of("objective", objective, OBJECTIVES)
-        if not sites:
-            raise InputError("sites", sites, "at least one Site")
+        places = _sites(sites)
         notes: list[str] = []
         watts = mean_power_W(fleet, accelerator_power, notes)
-        tried = [_tried(instance("sites", site, Site, "Sites"), fleet, hours, watts, tax, latest) for site in sites]
-        rows = [_best_hour(site, figures, goal) for site, figures in zip(sites, tried, strict=True) if figures["cost"].size]
+        tried = [_tried(site, fleet, hours, watts, tax, latest) for site in places]
+        rows = [_best_hour(site, figures, goal) for site, figures in zip(places, tried, strict=True) if figures["cost"].size]
         if not rows:
             raise InconsistentError(
                 "duration_hours", hours, "one that some site has time for before its hours, or latest_end_hour, end"
             )
-        rows.sort(key=lambda row: row[goal])
+        rows.sort(key=lambda row: (row[goal], row["carbon"]))
         best = rows[0]
         return PlacementResult(
             solver="PlacementOptimizer",
@@ -126,6 +129,21 @@ class PlacementOptimizer:
             total_searched=sum(figures["cost"].size for figures in tried),
             ranking=tuple(rows),
         )
+
+
+def _sites(given: Sequence[Site | Grid | str] | None) -> list[Site]:
+    """Sites; a grid is a site without prices of its own."""
+    if given is None:
+        clouds = [grid for grid in Infra.Grids if grid.name.startswith(_CLOUDS)]
+        return [Site(name=grid.name, grid=grid) for grid in clouds]
+    if isinstance(given, str) or not given:
+        raise InputError("sites", given, "at least one Site, in a list")
+    found = []
+    for place in given:
+        grid = Infra.Grids.get(place) if isinstance(place, str) else place
+        site = Site(name=grid.name, grid=grid) if isinstance(grid, Grid) else grid
+        found.append(instance("sites", site, Site, "Sites, or grids of Infra.Grids"))
+    return found
 
 
 def _tried(site: Site, fleet: Fleet, hours: float, watts: float, tax: float, latest: float | None) -> dict[str, Floats]:
