@@ -1,0 +1,417 @@
+"""Prefill and decode passes of a transformer from measured kernels: matrix products by shape, attention, all-reduces, host.
+
+A pass computes some tokens of some sequences through all layers: in a prefill all tokens of the prompts, in a decode step one
+token a sequence. Its layers cost their kernels, and on top a constant that belongs to the engine: decode overhead is additive
+per layer, not a factor.
+
+Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022 (what a pass reads and sends); Shoeybi et al. 2019
+(two all-reduces a layer); Kwon et al., "PagedAttention", 2023 (continuous batching).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mlsysim.physics.attention_kernels import STREAMING, AttentionDevice, DecodeKernel, PrefillKernel, decode_attention_s, prefill_attention_s
+from mlsysim.physics.collective_kernels import CollectiveCoefficients, FabricCoefficients, collective_s
+from mlsysim.physics.gemm import GemmKernel, gemm_s
+from mlsysim.physics.inference import touched_experts
+from mlsysim.physics.numeric import Num, maximum, minimum, sqrt, where
+
+# Bytes that norms, residuals, activation functions, rotary embedding and the cache update move per 16-bit element of the
+# residual stream, of the feed-forward block (plain, gated) and of queries, keys and values.
+_RESIDUAL_B, _FFN_B, _QKV_B = 16.0, (4.0, 6.0), 5.0
+# Attention of engines that store the scores (FasterTransformer's unfused path): as in training.
+_UNFUSED_SHARE, _UNFUSED_B = 0.6, 13.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServingShape:
+    """One model as its kernels see it, before it is divided over accelerators; elements unless said.
+
+    Attributes:
+        layers: blocks.
+        hidden: of the residual stream.
+        qkv_width: outputs of all projections before attention (of latent attention: weights over ``hidden``).
+        key_width: of keys and of values, of all their heads.
+        attention_width: inputs of the projection after attention.
+        heads, kv_heads, head_dim: of attention as a prefill sees it.
+        cached_heads, cached_dim: of attention as a decode step sees it (latent attention: one, rank + rope over two).
+        window: of sliding-window layers; 0 is none. ``windowed``: their share.
+        ffn, ffn_matrices: of dense feed-forward blocks. ``dense``: the share of layers that have one.
+        experts, experts_per_token, expert_ffn, shared_ffn: of the other layers.
+        vocab: outputs of the head; 0 where there is none.
+        reductions: all-reduces of a layer under tensor parallelism.
+    """
+
+    layers: Num
+    hidden: Num
+    qkv_width: Num
+    key_width: Num
+    attention_width: Num
+    heads: Num
+    kv_heads: Num
+    head_dim: Num
+    cached_heads: Num
+    cached_dim: Num
+    window: Num
+    windowed: Num
+    ffn: Num
+    ffn_matrices: Num
+    dense: Num
+    experts: Num
+    experts_per_token: Num
+    expert_ffn: Num
+    shared_ffn: Num
+    vocab: Num
+    reductions: Num
+
+
+@dataclass(frozen=True, slots=True)
+class ServingKernels:
+    """The fitted kernels of one accelerator at the number formats of one deployment, and its datasheet's rates.
+
+    Attributes:
+        gemm, gemm_peak_flops_per_s, input_B, weight_B: of the layers' matrix products.
+        head_gemm, head_peak_flops_per_s, head_weight_B: of the head's.
+        prefill, decode, attention, kv_B: attention kernels, their device, bytes of an element of the cache.
+        collectives: between accelerators of a node; None: not measured.
+        fabric, nic_Bps: between nodes.
+        memory_Bps, multiprocessors, cache_B: of the accelerator.
+    """
+
+    gemm: GemmKernel
+    gemm_peak_flops_per_s: float
+    input_B: float
+    weight_B: float
+    head_gemm: GemmKernel
+    head_peak_flops_per_s: float
+    head_weight_B: float
+    prefill: PrefillKernel
+    decode: DecodeKernel
+    attention: AttentionDevice
+    kv_B: float
+    collectives: CollectiveCoefficients
+    fabric: FabricCoefficients
+    nic_Bps: float
+    memory_Bps: float
+    multiprocessors: float
+    cache_B: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCoefficients:
+    """What a serving engine adds to its kernels, and what it makes of them.
+
+    Attributes:
+        layer_s: of each layer of a pass: gaps between kernels, small kernels.
+        latency_share: of the latency of a benchmarked all-reduce that an engine's own sees (fused with the norm after it).
+        step_s: of each pass: scheduler, sampling, the copy of tokens to the host.
+        sequence_s: of each sequence of a pass.
+        request_s: of each request, before its first token.
+        compute_share, memory_share: of what the benchmarked kernels reach (clock under sustained load included).
+        attention_share: the same of decode attention.
+        passes: element-wise traffic, over that of fused kernels.
+        interleave: share of a prefill that the other sequences of the batch wait for.
+    """
+
+    layer_s: Num = 3e-5
+    latency_share: Num = 1.0
+    step_s: Num = 0.0
+    sequence_s: Num = 0.0
+    request_s: Num = 0.0
+    compute_share: Num = 0.9
+    memory_share: Num = 1.0
+    attention_share: Num = 1.0
+    passes: Num = 1.0
+    interleave: Num = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKernels:
+    """Which kernels an engine has.
+
+    Attributes:
+        grouped_decode: query heads of a group share one read of their keys; else each reads for itself, from cache.
+        only_group, only_head_dim: the one group size and head width that it has such a kernel for; 0: for all.
+        flash_prefill: prefill stores no scores.
+        causal: queries see the keys before them only (encoders see all).
+    """
+
+    grouped_decode: bool = True
+    only_group: float = 0.0
+    only_head_dim: float = 0.0
+    flash_prefill: bool = True
+    causal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """How a model is divided.
+
+    Attributes:
+        tp: accelerators that share each layer.
+        pp: stages that the layers are divided over.
+        node: accelerators of a node.
+    """
+
+    tp: Num
+    pp: Num
+    node: Num
+
+
+@dataclass(frozen=True, slots=True)
+class PassTime:
+    """Parts of a pass through all layers, in seconds; they add."""
+
+    weights_s: Num
+    attention_s: Num
+    elementwise_s: Num
+    reductions_s: Num
+    head_s: Num
+    host_s: Num
+
+    @property
+    def total_s(self) -> Num:
+        """The whole pass."""
+        return self.weights_s + self.attention_s + self.elementwise_s + self.reductions_s + self.head_s + self.host_s
+
+
+def decode_pass(
+    shape: ServingShape,
+    batch: Num,
+    context: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+) -> PassTime:
+    """One token of each of ``batch`` sequences that hold ``context`` tokens.
+
+    Pipeline stages work on a ``pp``-th of the batch each, at the same time: a token still passes all layers.
+    """
+    share = maximum(batch / shards.pp, minimum(batch, 1.0))
+    attention_s = decode_layer_attention_s(shape, share, context, shards, kernels, has) / engine.attention_share
+    return _pass(shape, share, share, attention_s, shards, kernels, engine, batch)
+
+
+def decode_layer_attention_s(
+    shape: ServingShape, batch: Num, context: Num, shards: Shards, kernels: ServingKernels, has: EngineKernels
+) -> Num:
+    """Attention of one layer in a decode step, mean over windowed and other layers.
+
+    Without a grouped kernel each query head reads its keys for itself, from the last-level cache once the group's first has
+    fetched them: max(bytes / memory, group bytes / cache bandwidth).
+    """
+    heads = maximum(shape.heads / shards.tp, 1.0)
+    kv_heads = maximum(shape.cached_heads / shards.tp, 1.0)
+    args = (kernels.decode, kernels.attention, batch, context, heads, kv_heads, shape.cached_dim, kernels.kv_B)
+    attention_s = decode_attention_s(*args)
+    if np.any(np.asarray(shape.windowed) > 0):
+        attention_s = (1 - shape.windowed) * attention_s + shape.windowed * decode_attention_s(*args, shape.window)
+    if has.grouped_decode and not has.only_group:
+        return attention_s
+    repeated_B = 2 * batch * heads * context * shape.cached_dim * kernels.kv_B
+    repeated_s = kernels.decode.floor_s + repeated_B / (kernels.multiprocessors * _CACHE_READ_Bps)
+    covered = has.grouped_decode & (heads == has.only_group * kv_heads) & (shape.cached_dim == has.only_head_dim)
+    return where(covered, attention_s, maximum(attention_s, repeated_s))
+
+
+# Rate at which one multiprocessor reads keys and values again from the last-level cache.
+_CACHE_READ_Bps = 33e9
+
+
+def prefill_pass(
+    shape: ServingShape,
+    batch: Num,
+    prompt: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+) -> PassTime:
+    """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch."""
+    parts = minimum(shards.pp, maximum(batch, 1.0))
+    share = batch / parts
+    attention_s = _prefill_attention_s(shape, share, prompt, shards, kernels, engine, has)
+    filled = (parts + shards.pp - 1) / shards.pp
+    whole = _pass(shape, share * prompt, share, attention_s, shards, kernels, engine, batch)
+    return replace(
+        whole,
+        weights_s=whole.weights_s * filled,
+        attention_s=whole.attention_s * filled,
+        elementwise_s=whole.elementwise_s * filled,
+        reductions_s=whole.reductions_s * filled,
+        host_s=whole.host_s + engine.request_s,
+    )
+
+
+def _prefill_attention_s(
+    shape: ServingShape,
+    batch: Num,
+    prompt: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+) -> Num:
+    """Attention of one layer over whole prompts."""
+    heads = maximum(shape.heads / shards.tp, 1.0)
+    kv_heads = maximum(shape.kv_heads / shards.tp, 1.0)
+    if has.flash_prefill:
+        args = (kernels.prefill, kernels.attention, batch, prompt, heads, kv_heads, shape.head_dim, kernels.kv_B)
+        attention_s = prefill_attention_s(*args)
+        if np.any(np.asarray(shape.windowed) > 0):
+            attention_s = (1 - shape.windowed) * attention_s + shape.windowed * prefill_attention_s(*args, shape.window)
+        if not has.causal:
+            attention_s = 2 * attention_s - kernels.prefill.floor_s
+    else:
+        scores = batch * heads * prompt * prompt
+        peak = kernels.attention.peak_flops_per_s * _UNFUSED_SHARE
+        moved_s = _UNFUSED_B * engine.passes / (STREAMING * kernels.memory_Bps)
+        attention_s = scores * (4 * shape.head_dim / peak + moved_s) + 2 * kernels.gemm.launch_s
+    return attention_s
+
+
+def mixed_prefill_s(
+    shape: ServingShape,
+    batch: Num,
+    prompt: Num,
+    tokens: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+) -> Num:
+    """What ``tokens`` tokens of prompts of ``prompt`` tokens add to a decode step of ``batch`` sequences that they join.
+
+    The step reads its weights and pays its overheads anyhow: only what the longer products, their all-reduces and their own
+    attention take beyond it is added.
+    """
+    share, added = batch / shards.pp, tokens / shards.pp
+    attention_s = _prefill_attention_s(shape, added / prompt, prompt, shards, kernels, engine, has)
+    joined = _layer_s(shape, share + added, shards, kernels, engine)
+    alone = _layer_s(shape, share, shards, kernels, engine)
+    return shape.layers * (joined - alone + attention_s)
+
+
+def _layer_s(shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
+    """One layer without attention and host."""
+    products_s = _products_s(shape, tokens, shards.tp, kernels, engine)
+    reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine)
+    return products_s + _elementwise_s(shape, tokens, shards, kernels, engine) + shape.reductions * reduce_s
+
+
+def _elementwise_s(
+    shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients
+) -> Num:
+    gated = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
+    width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
+    moved_B = tokens * (_RESIDUAL_B * shape.hidden + (gated * width + _QKV_B * shape.qkv_width) / shards.tp)
+    return engine.passes * moved_B / (STREAMING * kernels.memory_Bps)
+
+
+def _pass(
+    shape: ServingShape,
+    tokens: Num,
+    sequences: Num,
+    attention_s: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    batch: Num,
+) -> PassTime:
+    layer_s = _products_s(shape, tokens, shards.tp, kernels, engine)
+    head = _scaled(kernels.head_gemm, engine)
+    head_s: Num = 0.0 * tokens
+    if np.any(np.asarray(shape.vocab) > 0):
+        head_s = _product_s(
+            sequences,
+            maximum(shape.vocab, 1.0) / shards.tp,
+            shape.hidden,
+            head,
+            2.0,
+            kernels.head_weight_B,
+            kernels.head_peak_flops_per_s,
+            kernels,
+        )
+    reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine)
+    hops_s = (shards.pp - 1) * (kernels.collectives.launch_s + tokens * shape.hidden * 2.0 / kernels.nic_Bps)
+    return PassTime(
+        weights_s=shape.layers * layer_s,
+        attention_s=shape.layers * attention_s,
+        elementwise_s=shape.layers * _elementwise_s(shape, tokens, shards, kernels, engine),
+        reductions_s=shape.layers * shape.reductions * reduce_s + hops_s,
+        head_s=head_s,
+        host_s=shape.layers * engine.layer_s + engine.step_s + engine.sequence_s * batch,
+    )
+
+
+def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
+    """Within a node as measured; among nodes a tree on top, over all cards of a node."""
+    links, share = kernels.collectives, engine.latency_share
+    links = replace(
+        links,
+        launch_s=links.launch_s * share,  # type: ignore[arg-type]
+        ll_step_s=links.ll_step_s * share,  # type: ignore[arg-type]
+        simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
+    )
+    inside_s = collective_s("all_reduce", size_B, minimum(shards.tp, shards.node), links)
+    nodes = shards.tp / shards.node
+    if not np.any(np.asarray(nodes) > 1):
+        return inside_s
+    depth = np.ceil(np.log2(maximum(nodes, 1.0)))
+    tree_s = 2 * depth * kernels.fabric.level_s + 2 * size_B / (shards.node * kernels.nic_Bps)
+    return inside_s + where(nodes > 1, tree_s, 0.0)
+
+
+def _scaled(kernel: GemmKernel, engine: EngineCoefficients) -> GemmKernel:
+    return replace(
+        kernel,
+        efficiency=kernel.efficiency * engine.compute_share,
+        memory_efficiency=kernel.memory_efficiency * engine.memory_share,
+    )
+
+
+def _product_s(
+    m: Num, n: Num, k: Num, kernel: GemmKernel, input_B: float, weight_B: float, peak: float, kernels: ServingKernels
+) -> Num:
+    return gemm_s(
+        m, n, k, input_B, weight_B, 2.0, kernel, peak, kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B
+    )
+
+
+def _products_s(shape: ServingShape, tokens: Num, tp: Num, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
+    """Matrix products of one layer, mean over dense and expert layers."""
+    kernel = _scaled(kernels.gemm, engine)
+
+    def product(m: Num, n: Num, k: Num) -> Num:
+        return _product_s(m, n, k, kernel, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s, kernels)
+
+    qkv_width = (shape.qkv_width - 2 * shape.key_width) / tp + 2 * shape.key_width / minimum(tp, shape.kv_heads)
+    layer_s = product(tokens, qkv_width, shape.hidden) + product(tokens, shape.hidden, shape.attention_width / tp)
+    up = shape.ffn_matrices - 1
+    if np.any(np.asarray(shape.dense) > 0):
+        dense_s = product(tokens, up * shape.ffn / tp, shape.hidden) + product(tokens, shape.hidden, shape.ffn / tp)
+        layer_s = layer_s + shape.dense * dense_s
+    if np.any(np.asarray(shape.dense) < 1):
+        layer_s = layer_s + (1 - shape.dense) * _experts_s(shape, tokens, tp, product)
+    return layer_s
+
+
+def _experts_s(shape: ServingShape, tokens: Num, tp: Num, product: object) -> Num:
+    """One layer's experts: a grouped product reads every expert that the batch touches, once."""
+    call = product
+    touched = shape.experts * touched_experts(shape.experts, shape.experts_per_token, tokens)
+    each = tokens * shape.experts_per_token / touched
+    up = shape.ffn_matrices - 1
+    routed = call(each, touched * up * shape.expert_ffn / tp, shape.hidden) + call(  # type: ignore[operator]
+        each, touched * shape.hidden, shape.expert_ffn / tp
+    )
+    if np.any(np.asarray(shape.shared_ffn) > 0):
+        width = maximum(shape.shared_ffn, 1.0)
+        shared = call(tokens, up * width / tp, shape.hidden) + call(tokens, shape.hidden, width / tp)  # type: ignore[operator]
+        routed = routed + where(shape.shared_ffn > 0, shared, 0.0)
+    return routed  # type: ignore[no-any-return]
