@@ -81,7 +81,8 @@ class EngineDevice:
 
     Attributes:
         gemm, attention, collectives: measured devices.
-        compute_share, memory_share: of what those kernels reach, that this device's reach.
+        compute_share, memory_share, attention_share: of what those kernels reach, that this device's reach.
+        link_share: of its links' stated bandwidth, that all-reduces reach.
         link: coefficients of collectives that differ from the measured device's.
         fitted: names of its fitted coefficients.
     """
@@ -92,6 +93,8 @@ class EngineDevice:
     collectives: str
     compute_share: float
     memory_share: float
+    attention_share: float
+    link_share: float
     link: Mapping[str, float]
     fitted: tuple[str, ...]
 
@@ -119,6 +122,8 @@ def engine_device(hardware_name: str) -> EngineDevice:
         collectives=entry["collectives"],
         compute_share=float(entry.get("compute_share", 1.0)),
         memory_share=float(entry.get("memory_share", 1.0)),
+        attention_share=float(entry.get("attention_share", 1.0)),
+        link_share=float(entry.get("link_share", 1.0)),
         link={key: float(value) for key, value in entry.get("link", {}).items()},
         fitted=tuple(f"engine_device.{name}.{part}" for part in entry.get("fit", ())),
     )

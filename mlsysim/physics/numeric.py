@@ -28,6 +28,16 @@ def where(condition: Any, yes: Num, no: Num) -> Num:
     return yes if condition else no
 
 
+def anywhere(condition: Truth) -> bool:
+    """Whether ``condition`` holds for any element.
+
+    Example:
+        >>> anywhere(3 > 2), anywhere(np.array([False, False]))
+        (True, False)
+    """
+    return bool(condition.any()) if isinstance(condition, np.ndarray) else bool(condition)
+
+
 def maximum(a: Num, b: Num) -> Num:
     """The larger of the two.
 

@@ -13,6 +13,7 @@ from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.serving_step import (
     EngineCoefficients,
     EngineKernels,
+    PassTime,
     ServingKernels,
     ServingShape,
     Shards,
@@ -20,6 +21,17 @@ from mlsysim.physics.serving_step import (
     mixed_prefill_s,
     prefill_pass,
 )
+
+
+class Step(Protocol):
+    """A decode step and what it consists of."""
+
+    @property
+    def total_s(self) -> Num:
+        """The whole step."""
+
+    def parts(self) -> tuple[dict[str, float], str]:
+        """Seconds by name, and what limits the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,7 @@ class Served:
         request_s: whole request.
         tokens_per_s: output tokens of all sequences.
         batch: sequences decoded together.
+        step: one decode step of them.
     """
 
     ttft_s: Num
@@ -39,6 +52,7 @@ class Served:
     request_s: Num
     tokens_per_s: Num
     batch: Num
+    step: Step
 
 
 class Passes(Protocol):
@@ -47,14 +61,11 @@ class Passes(Protocol):
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The prompts of ``batch`` sequences, alone."""
 
-    def decode_s(self, batch: Num, context: Num) -> Num:
+    def decode(self, batch: Num, context: Num) -> Step:
         """One token of ``batch`` sequences."""
 
     def joining_s(self, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
         """What one prompt adds to the decode steps of ``batch`` sequences; several may join one step."""
-
-    def parts(self, batch: float, context: float) -> tuple[dict[str, float], str]:
-        """What one decode step consists of, and what limits it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +83,15 @@ class Deployment:
         """The prompts of ``batch`` sequences."""
         return prefill_pass(self.shape, batch, prompt, self.shards, self.kernels, self.engine, self.has).total_s
 
-    def decode_s(self, batch: Num, context: Num) -> Num:
+    def decode(self, batch: Num, context: Num) -> PassTime:
         """One token of ``batch`` sequences."""
-        return decode_pass(self.shape, batch, context, self.shards, self.kernels, self.engine, self.has).total_s
+        return decode_pass(self.shape, batch, context, self.shards, self.kernels, self.engine, self.has)
 
     def joining_s(self, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
         """What one prompt adds to the decode steps of ``batch`` sequences; several may join one step."""
         tokens = maximum(minimum(prompt, self.step_tokens), tokens_a_step)
         added_s = mixed_prefill_s(self.shape, batch, prompt, tokens, self.shards, self.kernels, self.engine, self.has)
         return self.engine.interleave * added_s * prompt / tokens
-
-    def parts(self, batch: float, context: float) -> tuple[dict[str, float], str]:
-        """What one decode step consists of, and what limits it."""
-        step = decode_pass(self.shape, batch, context, self.shards, self.kernels, self.engine, self.has)
-        named = {
-            "matrix products": float(step.weights_s),
-            "attention": float(step.attention_s),
-            "element-wise passes": float(step.elementwise_s),
-            "communication": float(step.reductions_s),
-            "logits": float(step.head_s),
-            "engine overhead": float(step.host_s),
-        }
-        return named, max(named, key=lambda part: named[part])
 
 
 def static_batch(passes: Passes, batch: Num, prompt: Num, output: Num, context: Num) -> Served:
@@ -102,9 +100,10 @@ def static_batch(passes: Passes, batch: Num, prompt: Num, output: Num, context: 
     Tokens per second count ``batch output`` tokens over the whole request, prefill included.
     """
     first_s = passes.prefill_s(batch, prompt)
-    step_s = passes.decode_s(batch, context)
+    step = passes.decode(batch, context)
+    step_s = step.total_s
     request_s = first_s + maximum(output - 1, 0.0) * step_s
-    return Served(first_s, step_s, request_s, batch * maximum(output, 1.0) / request_s, batch)
+    return Served(first_s, step_s, request_s, batch * maximum(output, 1.0) / request_s, batch, step)
 
 
 def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, output: Num, rounds: Num = 0.0) -> Served:
@@ -116,7 +115,8 @@ def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, o
     all at once, so that their prompts queue (0: steady state, none do).
     """
     batch = minimum(concurrency, most)
-    step_s = passes.decode_s(batch, prompt + output / 2)
+    step = passes.decode(batch, prompt + output / 2)
+    step_s = step.total_s
     joined_s = passes.joining_s(batch, prompt, batch * prompt / output)
     tpot_s = step_s + (batch - 1) / output * joined_s
     alone_s = passes.prefill_s(1.0, prompt)
@@ -126,7 +126,7 @@ def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, o
     waiting_s = (concurrency - batch) / batch * output * tpot_s
     ttft_s = alone_s + step_s / 2 + queued_s + burst_s + waiting_s
     request_s = ttft_s + (output - 1) * tpot_s
-    return Served(ttft_s, tpot_s, request_s, concurrency * output / request_s, batch)
+    return Served(ttft_s, tpot_s, request_s, concurrency * output / request_s, batch, step)
 
 
 def most_throughput(passes: Passes, most: Num, prompt: Num, output: Num) -> Served:
@@ -134,8 +134,9 @@ def most_throughput(passes: Passes, most: Num, prompt: Num, output: Num) -> Serv
 
     Tokens per second = B / (step(B) + B / output x prompt in a step).
     """
-    step_s = passes.decode_s(most, prompt + output / 2)
+    step = passes.decode(most, prompt + output / 2)
+    step_s = step.total_s
     joined_s = passes.joining_s(most, prompt, most * prompt / output)
     tpot_s = step_s + most / output * joined_s
     first_s = passes.prefill_s(1.0, prompt)
-    return Served(first_s, tpot_s, first_s + (output - 1) * tpot_s, most / tpot_s, most)
+    return Served(first_s, tpot_s, first_s + (output - 1) * tpot_s, most / tpot_s, most, step)

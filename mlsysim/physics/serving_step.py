@@ -18,7 +18,7 @@ from mlsysim.physics.attention_kernels import STREAMING, AttentionDevice, Decode
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, FabricCoefficients, collective_s
 from mlsysim.physics.gemm import GemmKernel, gemm_s
 from mlsysim.physics.inference import touched_experts
-from mlsysim.physics.numeric import Num, maximum, minimum, sqrt, where
+from mlsysim.physics.numeric import Num, anywhere, maximum, minimum, where
 
 # Bytes that norms, residuals, activation functions, rotary embedding and the cache update move per 16-bit element of the
 # residual stream, of the feed-forward block (plain, gated) and of queries, keys and values.
@@ -178,6 +178,18 @@ class PassTime:
         """The whole pass."""
         return self.weights_s + self.attention_s + self.elementwise_s + self.reductions_s + self.head_s + self.host_s
 
+    def parts(self) -> tuple[dict[str, float], str]:
+        """Seconds by name, and the longest."""
+        named = {
+            "matrix products": float(self.weights_s),
+            "attention": float(self.attention_s),
+            "element-wise passes": float(self.elementwise_s),
+            "communication": float(self.reductions_s),
+            "logits": float(self.head_s),
+            "engine overhead": float(self.host_s),
+        }
+        return named, max(named, key=lambda part: named[part])
+
 
 def decode_pass(
     shape: ServingShape,
@@ -209,7 +221,7 @@ def decode_layer_attention_s(
     kv_heads = maximum(shape.cached_heads / shards.tp, 1.0)
     args = (kernels.decode, kernels.attention, batch, context, heads, kv_heads, shape.cached_dim, kernels.kv_B)
     attention_s = decode_attention_s(*args)
-    if np.any(np.asarray(shape.windowed) > 0):
+    if anywhere(shape.windowed > 0):
         attention_s = (1 - shape.windowed) * attention_s + shape.windowed * decode_attention_s(*args, shape.window)
     if has.grouped_decode and not has.only_group:
         return attention_s
@@ -263,7 +275,7 @@ def _prefill_attention_s(
     if has.flash_prefill:
         args = (kernels.prefill, kernels.attention, batch, prompt, heads, kv_heads, shape.head_dim, kernels.kv_B)
         attention_s = prefill_attention_s(*args)
-        if np.any(np.asarray(shape.windowed) > 0):
+        if anywhere(shape.windowed > 0):
             attention_s = (1 - shape.windowed) * attention_s + shape.windowed * prefill_attention_s(*args, shape.window)
         if not has.causal:
             attention_s = 2 * attention_s - kernels.prefill.floor_s
@@ -326,7 +338,7 @@ def _pass(
     layer_s = _products_s(shape, tokens, shards.tp, kernels, engine)
     head = _scaled(kernels.head_gemm, engine)
     head_s: Num = 0.0 * tokens
-    if np.any(np.asarray(shape.vocab) > 0):
+    if anywhere(shape.vocab > 0):
         head_s = _product_s(
             sequences,
             maximum(shape.vocab, 1.0) / shards.tp,
@@ -360,7 +372,7 @@ def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: 
     )
     inside_s = collective_s("all_reduce", size_B, minimum(shards.tp, shards.node), links)
     nodes = shards.tp / shards.node
-    if not np.any(np.asarray(nodes) > 1):
+    if not anywhere(nodes > 1):
         return inside_s
     depth = np.ceil(np.log2(maximum(nodes, 1.0)))
     tree_s = 2 * depth * kernels.fabric.level_s + 2 * size_B / (shards.node * kernels.nic_Bps)
@@ -393,10 +405,10 @@ def _products_s(shape: ServingShape, tokens: Num, tp: Num, kernels: ServingKerne
     qkv_width = (shape.qkv_width - 2 * shape.key_width) / tp + 2 * shape.key_width / minimum(tp, shape.kv_heads)
     layer_s = product(tokens, qkv_width, shape.hidden) + product(tokens, shape.hidden, shape.attention_width / tp)
     up = shape.ffn_matrices - 1
-    if np.any(np.asarray(shape.dense) > 0):
+    if anywhere(shape.dense > 0):
         dense_s = product(tokens, up * shape.ffn / tp, shape.hidden) + product(tokens, shape.hidden, shape.ffn / tp)
         layer_s = layer_s + shape.dense * dense_s
-    if np.any(np.asarray(shape.dense) < 1):
+    if anywhere(shape.dense < 1):
         layer_s = layer_s + (1 - shape.dense) * _experts_s(shape, tokens, tp, product)
     return layer_s
 
@@ -410,7 +422,7 @@ def _experts_s(shape: ServingShape, tokens: Num, tp: Num, product: object) -> Nu
     routed = call(each, touched * up * shape.expert_ffn / tp, shape.hidden) + call(  # type: ignore[operator]
         each, touched * shape.hidden, shape.expert_ffn / tp
     )
-    if np.any(np.asarray(shape.shared_ffn) > 0):
+    if anywhere(shape.shared_ffn > 0):
         width = maximum(shape.shared_ffn, 1.0)
         shared = call(tokens, up * width / tp, shape.hidden) + call(tokens, shape.hidden, width / tp)  # type: ignore[operator]
         routed = routed + where(shape.shared_ffn > 0, shared, 0.0)

@@ -130,13 +130,13 @@ class ServingModel:
         passes: Passes = BoundPasses.of(setting, work) if setting.stack is None else calibrated_passes(setting)
         batch, served = _served(setting, passes, held.most_sequences)
         reason = held.reason(setting, batch)
-        step_s = float(passes.decode_s(batch, setting.context))
+        step_s = float(served.step.total_s)
         tokens_per_s = float(served.tokens_per_s) if setting.output else batch / step_s
         request_s, ttft_s = float(served.request_s), float(served.ttft_s)
         device = setting.accelerator
         prompt_flops = work.matmul_flops + work.attention_flops_per_key * setting.keys
         rate = device.rate_flops_per_s(setting.rated)
-        parts, binding = passes.parts(batch, setting.context)
+        parts, binding = served.step.parts()
         whole = f"{setting.replicas} x " if setting.replicas > 1 else ""
         return ServingResult(
             solver="ServingModel",

@@ -12,6 +12,33 @@ from mlsysim.solvers.serving_input import ServingSetting
 
 
 @dataclass(frozen=True, slots=True)
+class BoundStep:
+    """A decode step: its reads and its arithmetic overlap, what remains of ``total_s`` is communication."""
+
+    total_s: Num
+    weights_s: Num
+    cache_s: Num
+    arithmetic_s: Num
+
+    def parts(self) -> tuple[dict[str, float], str]:
+        """Seconds by name, and what limits the step."""
+        weights, cache, arithmetic = float(self.weights_s), float(self.cache_s), float(self.arithmetic_s)
+        reads = weights + cache
+        communication = max(0.0, float(self.total_s) - max(reads, arithmetic))
+        parts = {
+            "weight reads": weights,
+            "KV reads": cache,
+            "arithmetic beyond them": max(0.0, arithmetic - reads),
+            "tensor-parallel communication": communication,
+        }
+        if communication > max(reads, arithmetic):
+            return parts, "tensor-parallel communication"
+        if arithmetic > reads:
+            return parts, "arithmetic"
+        return parts, "weight reads" if weights >= cache else "KV reads"
+
+
+@dataclass(frozen=True, slots=True)
 class BoundPasses:
     """Weights and KV cache read from memory, or the arithmetic, whichever is longer."""
 
@@ -28,9 +55,17 @@ class BoundPasses:
         machine = ServingMachine(ranks, setting.kv_shards, rate, device.memory_bandwidth_Bps, setting.link_Bps)
         return cls(work, machine, setting)
 
-    def decode_s(self, batch: Num, context: Num) -> Num:
+    def decode(self, batch: Num, context: Num) -> BoundStep:
         """One token of ``batch`` sequences."""
-        return decode_step_s(self.work, batch, self._reach(context), self.machine)
+        work, machine = self.work, self.machine
+        reach = cached_tokens(self.setting.workload, float(context))
+        flops = batch * (work.matmul_flops + work.decode_flops_per_key * reach + work.head_flops)
+        return BoundStep(
+            total_s=decode_step_s(work, batch, reach, machine),
+            weights_s=weights_read_B(work, batch) / machine.tp / machine.memory_Bps,
+            cache_s=work.kv_B * batch * reach / machine.kv_shards / machine.memory_Bps,
+            arithmetic_s=flops / machine.tp / machine.rate_flops_per_s,
+        )
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The prompts of ``batch`` sequences."""
@@ -41,27 +76,3 @@ class BoundPasses:
         work, machine = self.work, self.machine
         flops = prompt * (work.matmul_flops + work.attention_flops_per_key * self.setting.keys)
         return flops / machine.tp / machine.rate_flops_per_s
-
-    def parts(self, batch: float, context: float) -> tuple[dict[str, float], str]:
-        """What one decode step consists of, and what limits it."""
-        work, machine, reach = self.work, self.machine, self._reach(context)
-        weights = float(weights_read_B(work, batch) / machine.tp / machine.memory_Bps)
-        cache = float(work.kv_B * batch * reach / machine.kv_shards / machine.memory_Bps)
-        flops = batch * (work.matmul_flops + work.decode_flops_per_key * reach + work.head_flops)
-        arithmetic = float(flops / machine.tp / machine.rate_flops_per_s)
-        reads = weights + cache
-        communication = float(self.decode_s(batch, context)) - max(reads, arithmetic) if machine.tp > 1 else 0.0
-        parts = {
-            "weight reads": weights,
-            "KV reads": cache,
-            "arithmetic beyond them": max(0.0, arithmetic - reads),
-            "tensor-parallel communication": communication,
-        }
-        if communication > max(reads, arithmetic):
-            return parts, "tensor-parallel communication"
-        if arithmetic > reads:
-            return parts, "arithmetic"
-        return parts, "weight reads" if weights >= cache else "KV reads"
-
-    def _reach(self, context: Num) -> float:
-        return cached_tokens(self.setting.workload, float(context))

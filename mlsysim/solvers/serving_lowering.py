@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from mlsysim.calibration import attention, collectives, gemm
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients
-from mlsysim.calibration.engines import engine, engine_device
+from mlsysim.calibration.engines import EngineDevice, engine, engine_device
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.core.errors import InconsistentError, MLSysError
@@ -91,14 +91,16 @@ class Formats:
 
 
 
-def serving_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float = _LINE_RATE_Bps) -> ServingKernels:
-    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates.
+def serving_kernels(
+    accelerator: HardwareNode, formats: Formats, nic_Bps: float = _LINE_RATE_Bps, device: EngineDevice | None = None
+) -> ServingKernels:
+    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates; a fit brings a ``device`` of its own.
 
     Raises:
         UnknownNameError: no kernels stand for it.
         InconsistentError: the registry does not say how many multiprocessors it has, or how much cache.
     """
-    device = engine_device(accelerator.name)
+    device = device or engine_device(accelerator.name)
     units, cache = accelerator.compute.multiprocessors, accelerator.memory.l2_capacity
     if units is None or cache is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors and l2_capacity: kernels need both")
@@ -116,6 +118,14 @@ def serving_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float 
         product = replace(product, step_s=0.0, most_splits=head.most_splits)
     wide = formats.precision in _WIDE
     kv_B = bytes_per_element(formats.cache)
+    flash = prefill_kernel(device.attention)
+    links = collective_coefficients(device.collectives)
+    links = replace(links, **device.link) if device.link else links
+    links = replace(
+        links,
+        bandwidth_Bps=links.bandwidth_Bps * device.link_share,
+        pair_bandwidth_Bps=links.pair_bandwidth_Bps * device.link_share,
+    )
     return ServingKernels(
         gemm=product,
         gemm_peak_flops_per_s=peak,
@@ -124,11 +134,11 @@ def serving_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float 
         head_gemm=head,
         head_peak_flops_per_s=peak if wide else peak16,
         head_weight_B=4.0 if wide else 2.0,
-        prefill=replace(prefill_kernel(device.attention), floor_s=0.0),
+        prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=replace(decode_kernel(device.attention), floor_s=0.0, ramp_s=0.0),
         attention=AttentionDevice(peak if wide else peak16, memory_Bps, float(units), cache_B),
         kv_B=kv_B,
-        collectives=replace(collective_coefficients(device.collectives), **device.link),
+        collectives=links,
         fabric=fabric_coefficients("ib_ndr"),
         nic_Bps=nic_Bps,
         memory_Bps=memory_Bps,
@@ -154,17 +164,21 @@ def _product_format(accelerator: HardwareNode, formats: Formats, measured: str) 
     return "bfloat16", accelerator.rate_flops_per_s("bf16"), 2.0
 
 
+def network_Bps(setting: ServingSetting) -> float:
+    """Between nodes; within one, what would be if there were more."""
+    return setting.network_Bps if setting.tp * setting.pp > setting.per_node else _LINE_RATE_Bps
+
+
 def calibrated_passes(setting: ServingSetting) -> Deployment:
     """The passes of a setting's engine."""
     found = setting.stack
     if found is None:
         raise InconsistentError("stack", None, "an engine: passes without one are bounds")
     formats = Formats(setting.arithmetic, setting.weights, setting.cache)
-    network_Bps = setting.network_Bps if setting.tp * setting.pp > setting.per_node else _LINE_RATE_Bps
     return Deployment(
         shape=serving_shape(setting.workload),
         shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node)),
-        kernels=serving_kernels(setting.accelerator, formats, network_Bps),
+        kernels=serving_kernels(setting.accelerator, formats, network_Bps(setting)),
         engine=found.coefficients,
         has=replace(found.has, causal=setting.workload.causal),
         step_tokens=found.step_tokens,
