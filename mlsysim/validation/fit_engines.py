@@ -271,7 +271,8 @@ def main(root: Path) -> None:
     folder = Path(__file__).parents[1] / "calibration"
     for name, tables in (("engines.toml", engines), ("engine_devices.toml", devices)):
         header = "\n".join(line[2:] for line in (folder / name).read_text("utf-8").splitlines() if line.startswith("# "))
-        (folder / name).write_text(toml_tables(tables, header), encoding="utf-8")
+        quoted = {f'"{key}"' if "." in key else key: entry for key, entry in tables.items()}  # a bare dot opens a table in TOML
+        (folder / name).write_text(toml_tables(quoted, header), encoding="utf-8")
 
 
 if __name__ == "__main__":
