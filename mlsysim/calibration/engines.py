@@ -82,6 +82,7 @@ class EngineDevice:
     Attributes:
         gemm, attention, collectives: measured devices.
         compute_share, memory_share, attention_share: of what those kernels reach, that this device's reach.
+        own_compute_share: of its peak, that an engine's own products reach.
         link_share: of its links' stated bandwidth, that all-reduces reach.
         link: coefficients of collectives that differ from the measured device's.
         fitted: names of its fitted coefficients.
@@ -95,6 +96,7 @@ class EngineDevice:
     memory_share: float
     attention_share: float
     link_share: float
+    own_compute_share: float
     link: Mapping[str, float]
     fitted: tuple[str, ...]
 
@@ -117,13 +119,14 @@ def engine_device(hardware_name: str) -> EngineDevice:
     entry = resolved(device_tables(), name)
     return EngineDevice(
         name=name,
-        gemm=entry["gemm"],
+        gemm=entry.get("gemm", ""),
         attention=entry["attention"],
         collectives=entry["collectives"],
         compute_share=float(entry.get("compute_share", 1.0)),
         memory_share=float(entry.get("memory_share", 1.0)),
         attention_share=float(entry.get("attention_share", 1.0)),
         link_share=float(entry.get("link_share", 1.0)),
+        own_compute_share=float(entry.get("own_compute_share", 0.5)),
         link={key: float(value) for key, value in entry.get("link", {}).items()},
         fitted=tuple(f"engine_device.{name}.{part}" for part in entry.get("fit", ())),
     )

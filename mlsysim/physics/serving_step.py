@@ -10,13 +10,14 @@ Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022 (what a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mlsysim.physics.attention_kernels import STREAMING, AttentionDevice, DecodeKernel, PrefillKernel, decode_attention_s, prefill_attention_s
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, FabricCoefficients, collective_s
-from mlsysim.physics.gemm import GemmKernel, gemm_s
+from mlsysim.physics.gemm import OVERLAP, GemmKernel, gemm_s
 from mlsysim.physics.inference import touched_experts
 from mlsysim.physics.numeric import Num, anywhere, maximum, minimum, where
 
@@ -80,6 +81,7 @@ class ServingKernels:
         collectives: between accelerators of a node; None: not measured.
         fabric, nic_Bps: between nodes.
         memory_Bps, multiprocessors, cache_B: of the accelerator.
+        own_compute_share: of its peak, that an engine's own products reach.
     """
 
     gemm: GemmKernel
@@ -99,6 +101,7 @@ class ServingKernels:
     memory_Bps: float
     multiprocessors: float
     cache_B: float
+    own_compute_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,8 @@ class EngineCoefficients:
         compute_share, memory_share: of what the benchmarked kernels reach (clock under sustained load included).
         attention_share: the same of decode attention.
         passes: element-wise traffic, over that of fused kernels.
+        hop_s: of each hand-over between pipeline stages.
+        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products.
         interleave: share of a prefill that the other sequences of the batch wait for.
     """
 
@@ -126,6 +131,8 @@ class EngineCoefficients:
     memory_share: Num = 1.0
     attention_share: Num = 1.0
     passes: Num = 1.0
+    hop_s: Num = 1e-5
+    core_Bps: Num = 1e10
     interleave: Num = 1.0
 
 
@@ -137,6 +144,9 @@ class EngineKernels:
         grouped_decode: query heads of a group share one read of their keys; else each reads for itself, from cache.
         only_group, only_head_dim: the one group size and head width that it has such a kernel for; 0: for all.
         flash_prefill: prefill stores no scores.
+        own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
+        repeats_memory: what is read for each query head is read from memory, not from cache.
+        chunk: tokens that a prefill computes at a time; 0: all.
         causal: queries see the keys before them only (encoders see all).
     """
 
@@ -144,6 +154,9 @@ class EngineKernels:
     only_group: float = 0.0
     only_head_dim: float = 0.0
     flash_prefill: bool = True
+    own_products: bool = False
+    repeats_memory: bool = False
+    chunk: float = 0.0
     causal: bool = True
 
 
@@ -206,7 +219,7 @@ def decode_pass(
     """
     share = maximum(batch / shards.pp, minimum(batch, 1.0))
     attention_s = decode_layer_attention_s(shape, share, context, shards, kernels, has) / engine.attention_share
-    return _pass(shape, share, share, attention_s, shards, kernels, engine, batch)
+    return _pass(shape, share, share, attention_s, shards, kernels, engine, has, batch)
 
 
 def decode_layer_attention_s(
@@ -226,7 +239,8 @@ def decode_layer_attention_s(
     if has.grouped_decode and not has.only_group:
         return attention_s
     repeated_B = 2 * batch * heads * context * shape.cached_dim * kernels.kv_B
-    repeated_s = kernels.decode.floor_s + repeated_B / (kernels.multiprocessors * _CACHE_READ_Bps)
+    again_Bps = kernels.memory_Bps if has.repeats_memory else kernels.multiprocessors * _CACHE_READ_Bps
+    repeated_s = kernels.decode.floor_s + repeated_B / again_Bps
     covered = has.grouped_decode & (heads == has.only_group * kv_heads) & (shape.cached_dim == has.only_head_dim)
     return where(covered, attention_s, maximum(attention_s, repeated_s))
 
@@ -249,7 +263,14 @@ def prefill_pass(
     share = batch / parts
     attention_s = _prefill_attention_s(shape, share, prompt, shards, kernels, engine, has)
     filled = (parts + shards.pp - 1) / shards.pp
-    whole = _pass(shape, share * prompt, share, attention_s, shards, kernels, engine, batch)
+    if has.chunk:
+        tokens = minimum(share * prompt, has.chunk)
+        chunks = share * prompt / tokens
+        each = _pass(shape, tokens, share, attention_s / chunks, shards, kernels, engine, has, batch)
+        filled = filled * (chunks + shards.pp - 1) / shards.pp
+        whole = replace(each, host_s=each.host_s * chunks)
+    else:
+        whole = _pass(shape, share * prompt, share, attention_s, shards, kernels, engine, has, batch)
     return replace(
         whole,
         weights_s=whole.weights_s * filled,
@@ -304,14 +325,16 @@ def mixed_prefill_s(
     """
     share, added = batch / shards.pp, tokens / shards.pp
     attention_s = _prefill_attention_s(shape, added / prompt, prompt, shards, kernels, engine, has)
-    joined = _layer_s(shape, share + added, shards, kernels, engine)
-    alone = _layer_s(shape, share, shards, kernels, engine)
+    joined = _layer_s(shape, share + added, shards, kernels, engine, has)
+    alone = _layer_s(shape, share, shards, kernels, engine, has)
     return shape.layers * (joined - alone + attention_s)
 
 
-def _layer_s(shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
+def _layer_s(
+    shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
+) -> Num:
     """One layer without attention and host."""
-    products_s = _products_s(shape, tokens, shards.tp, kernels, engine)
+    products_s = _products_s(shape, tokens, shards.tp, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine)
     return products_s + _elementwise_s(shape, tokens, shards, kernels, engine) + shape.reductions * reduce_s
 
@@ -333,24 +356,16 @@ def _pass(
     shards: Shards,
     kernels: ServingKernels,
     engine: EngineCoefficients,
+    has: EngineKernels,
     batch: Num,
 ) -> PassTime:
-    layer_s = _products_s(shape, tokens, shards.tp, kernels, engine)
-    head = _scaled(kernels.head_gemm, engine)
+    layer_s = _products_s(shape, tokens, shards.tp, kernels, engine, has)
     head_s: Num = 0.0 * tokens
     if anywhere(shape.vocab > 0):
-        head_s = _product_s(
-            sequences,
-            maximum(shape.vocab, 1.0) / shards.tp,
-            shape.hidden,
-            head,
-            2.0,
-            kernels.head_weight_B,
-            kernels.head_peak_flops_per_s,
-            kernels,
-        )
+        head = Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s)
+        head_s = _product_s(sequences, maximum(shape.vocab, 1.0) / shards.tp, shape.hidden, head, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine)
-    hops_s = (shards.pp - 1) * (kernels.collectives.launch_s + tokens * shape.hidden * 2.0 / kernels.nic_Bps)
+    hops_s = (shards.pp - 1) * (engine.hop_s + tokens * shape.hidden * 2.0 / kernels.nic_Bps)
     return PassTime(
         weights_s=shape.layers * layer_s,
         attention_s=shape.layers * attention_s,
@@ -379,28 +394,49 @@ def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: 
     return inside_s + where(nodes > 1, tree_s, 0.0)
 
 
-def _scaled(kernel: GemmKernel, engine: EngineCoefficients) -> GemmKernel:
-    return replace(
-        kernel,
-        efficiency=kernel.efficiency * engine.compute_share,
-        memory_efficiency=kernel.memory_efficiency * engine.memory_share,
-    )
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product's kernel, its formats and its peak."""
+
+    kernel: GemmKernel
+    input_B: float
+    weight_B: float
+    peak_flops_per_s: float
 
 
 def _product_s(
-    m: Num, n: Num, k: Num, kernel: GemmKernel, input_B: float, weight_B: float, peak: float, kernels: ServingKernels
+    m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
 ) -> Num:
+    if has.own_products:
+        return _own_product_s(m, n, k, product, kernels, engine)
+    kernel = replace(
+        product.kernel,
+        efficiency=product.kernel.efficiency * engine.compute_share,  # type: ignore[arg-type]
+        memory_efficiency=product.kernel.memory_efficiency * engine.memory_share,  # type: ignore[arg-type]
+    )
     return gemm_s(
-        m, n, k, input_B, weight_B, 2.0, kernel, peak, kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B
+        *(m, n, k, product.input_B, product.weight_B, 2.0, kernel, product.peak_flops_per_s),
+        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B),
     )
 
 
-def _products_s(shape: ServingShape, tokens: Num, tp: Num, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
+def _own_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
+    """The norm of three plain limits: reading the weights, unpacking them in the cores, multiplying."""
+    weights_B = product.weight_B * n * k
+    read_s = weights_B / (kernels.memory_Bps * engine.memory_share)
+    unpack_s = weights_B / (kernels.multiprocessors * engine.core_Bps)
+    multiply_s = 2 * m * n * k / (product.peak_flops_per_s * kernels.own_compute_share * engine.compute_share)
+    return (read_s**OVERLAP + unpack_s**OVERLAP + multiply_s**OVERLAP) ** (1 / OVERLAP)
+
+
+def _products_s(
+    shape: ServingShape, tokens: Num, tp: Num, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
+) -> Num:
     """Matrix products of one layer, mean over dense and expert layers."""
-    kernel = _scaled(kernels.gemm, engine)
+    kind = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s)
 
     def product(m: Num, n: Num, k: Num) -> Num:
-        return _product_s(m, n, k, kernel, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s, kernels)
+        return _product_s(m, n, k, kind, kernels, engine, has)
 
     qkv_width = (shape.qkv_width - 2 * shape.key_width) / tp + 2 * shape.key_width / minimum(tp, shape.kv_heads)
     layer_s = product(tokens, qkv_width, shape.hidden) + product(tokens, shape.hidden, shape.attention_width / tp)
@@ -413,17 +449,16 @@ def _products_s(shape: ServingShape, tokens: Num, tp: Num, kernels: ServingKerne
     return layer_s
 
 
-def _experts_s(shape: ServingShape, tokens: Num, tp: Num, product: object) -> Num:
+def _experts_s(shape: ServingShape, tokens: Num, tp: Num, call: Callable[[Num, Num, Num], Num]) -> Num:
     """One layer's experts: a grouped product reads every expert that the batch touches, once."""
-    call = product
     touched = shape.experts * touched_experts(shape.experts, shape.experts_per_token, tokens)
     each = tokens * shape.experts_per_token / touched
     up = shape.ffn_matrices - 1
-    routed = call(each, touched * up * shape.expert_ffn / tp, shape.hidden) + call(  # type: ignore[operator]
+    routed = call(each, touched * up * shape.expert_ffn / tp, shape.hidden) + call(
         each, touched * shape.hidden, shape.expert_ffn / tp
     )
     if anywhere(shape.shared_ffn > 0):
         width = maximum(shape.shared_ffn, 1.0)
-        shared = call(tokens, up * width / tp, shape.hidden) + call(tokens, shape.hidden, width / tp)  # type: ignore[operator]
+        shared = call(tokens, up * width / tp, shape.hidden) + call(tokens, shape.hidden, width / tp)
         routed = routed + where(shape.shared_ffn > 0, shared, 0.0)
-    return routed  # type: ignore[no-any-return]
+    return routed

@@ -12,12 +12,13 @@ from mlsysim.calibration.collectives import collective_coefficients, fabric_coef
 from mlsysim.calibration.engines import EngineDevice, engine, engine_device
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
 from mlsysim.calibration.memory import usable_memory_B
-from mlsysim.core.errors import InconsistentError, MLSysError
+from mlsysim.core.errors import InconsistentError, InputError, MLSysError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models import parameters as counting
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.attention_kernels import AttentionDevice
+from mlsysim.physics.gemm import GemmKernel
 from mlsysim.physics.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving_schedule import Deployment
 from mlsysim.physics.serving_step import ServingKernels, ServingShape, Shards
@@ -92,7 +93,11 @@ class Formats:
 
 
 def serving_kernels(
-    accelerator: HardwareNode, formats: Formats, nic_Bps: float = _LINE_RATE_Bps, device: EngineDevice | None = None
+    accelerator: HardwareNode,
+    formats: Formats,
+    nic_Bps: float = _LINE_RATE_Bps,
+    device: EngineDevice | None = None,
+    own_products: bool = False,
 ) -> ServingKernels:
     """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates; a fit brings a ``device`` of its own.
 
@@ -102,22 +107,19 @@ def serving_kernels(
     """
     device = device or engine_device(accelerator.name)
     units, cache = accelerator.compute.multiprocessors, accelerator.memory.l2_capacity
-    if units is None or cache is None:
-        raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors and l2_capacity: kernels need both")
-    cache_B, memory_Bps = float(cache.m_as("byte")), accelerator.memory_bandwidth_Bps * device.memory_share
-    peak16 = accelerator.rate_flops_per_s("bf16")
-    name, peak, input_B = _product_format(accelerator, formats, device.gemm)
-    # What a lone call waits for its launch is no part of a layer's kernels, which follow each other: the engine's time per
-    # layer has what is left of it. Engines also quantise within the kernel before, which the benchmark does not.
-    head = gemm_kernel(device.gemm)
-    head = replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
-    product = gemm_kernel(device.gemm, name)
-    product = replace(product, efficiency=product.efficiency * device.compute_share, launch_s=0.0, quantise_sweeps=0.0)
-    if name == "nvfp4":
-        # They also choose among 4-bit kernels by shape; the benchmark ran one that neither splits k nor keeps its pipeline full.
-        product = replace(product, step_s=0.0, most_splits=head.most_splits)
+    if units is None:
+        raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
+    if own_products:
+        product = head = _NO_KERNEL
+        peak, input_B = accelerator.rate_flops_per_s("fp16"), 2.0
+    else:
+        product, head, peak, input_B = _vendor_products(accelerator, formats, device)
+        if cache is None:
+            raise InconsistentError("accelerator", accelerator.name, "one with l2_capacity: kernels need it")
+    cache_B = 0.0 if cache is None else float(cache.m_as("byte"))
+    memory_Bps = accelerator.memory_bandwidth_Bps * device.memory_share
     wide = formats.precision in _WIDE
-    kv_B = bytes_per_element(formats.cache)
+    peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
     flash = prefill_kernel(device.attention)
     links = collective_coefficients(device.collectives)
     links = replace(links, **device.link) if device.link else links
@@ -132,19 +134,46 @@ def serving_kernels(
         input_B=input_B,
         weight_B=bytes_per_element(formats.weights),
         head_gemm=head,
-        head_peak_flops_per_s=peak if wide else peak16,
-        head_weight_B=4.0 if wide else 2.0,
+        head_peak_flops_per_s=peak16,
+        head_weight_B=bytes_per_element(formats.weights) if own_products else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=replace(decode_kernel(device.attention), floor_s=0.0, ramp_s=0.0),
-        attention=AttentionDevice(peak if wide else peak16, memory_Bps, float(units), cache_B),
-        kv_B=kv_B,
+        attention=AttentionDevice(peak16, memory_Bps, float(units), cache_B),
+        kv_B=bytes_per_element(formats.cache),
         collectives=links,
         fabric=fabric_coefficients("ib_ndr"),
         nic_Bps=nic_Bps,
         memory_Bps=memory_Bps,
         multiprocessors=float(units),
         cache_B=cache_B,
+        own_compute_share=device.own_compute_share,
     )
+
+
+# Of engines that bring their own products: never evaluated.
+_NO_KERNEL = GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0)
+
+
+def _vendor_products(
+    accelerator: HardwareNode, formats: Formats, device: EngineDevice
+) -> tuple[GemmKernel, GemmKernel, float, float]:
+    """Kernels of the layers' products and of the head's, the layers' peak, bytes of an element of their inputs.
+
+    What a lone call waits for its launch is no part of a layer's kernels, which follow each other: the engine's time per layer
+    has what is left of it. Engines also quantise within the kernel before, which the benchmark does not.
+    """
+    if not device.gemm:
+        expected = "one whose matrix products were measured: only engines with kernels of their own (llama.cpp) run on it here"
+        raise InputError("accelerator", accelerator.name, expected)
+    name, peak, input_B = _product_format(accelerator, formats, device.gemm)
+    head = gemm_kernel(device.gemm)
+    head = replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
+    product = gemm_kernel(device.gemm, name)
+    product = replace(product, efficiency=product.efficiency * device.compute_share, launch_s=0.0, quantise_sweeps=0.0)
+    if name == "nvfp4":
+        # They also choose among 4-bit kernels by shape; the benchmark ran one that neither splits k nor keeps its pipeline full.
+        product = replace(product, step_s=0.0, most_splits=head.most_splits)
+    return product, head, peak, input_B
 
 
 def _product_format(accelerator: HardwareNode, formats: Formats, measured: str) -> tuple[str, float, float]:
@@ -178,7 +207,7 @@ def calibrated_passes(setting: ServingSetting) -> Deployment:
     return Deployment(
         shape=serving_shape(setting.workload),
         shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node)),
-        kernels=serving_kernels(setting.accelerator, formats, network_Bps(setting)),
+        kernels=serving_kernels(setting.accelerator, formats, network_Bps(setting), own_products=found.has.own_products),
         engine=found.coefficients,
         has=replace(found.has, causal=setting.workload.causal),
         step_tokens=found.step_tokens,
@@ -239,6 +268,8 @@ def coefficients_used(setting: ServingSetting) -> tuple[str, ...]:
     if setting.stack is None:
         return ()
     device = engine_device(setting.accelerator.name)
+    if setting.stack.has.own_products:
+        return (*device.fitted, *setting.stack.fitted)
     name = _product_format(setting.accelerator, Formats(setting.arithmetic, setting.weights, setting.cache), device.gemm)[0]
     return _coefficient_names(setting.stack.name, setting.accelerator.name, name, setting.tp > 1)
 

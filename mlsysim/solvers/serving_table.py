@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.units import with_unit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
@@ -161,10 +162,13 @@ def _variant(entry: dict[str, Any]) -> HardwareNode:
             "precision_flops": {name: rate * scale for name, rate in base.compute.precision_flops.items()},
         }
     )
-    memory = base.memory
-    if "memory_GBps" in entry:
-        memory = memory.model_copy(update={"bandwidth": memory.bandwidth * 0 + memory.bandwidth.__class__(entry["memory_GBps"], "GB/s")})
-    return base.model_copy(update={"compute": compute, "memory": memory})
+    changed = {
+        field: with_unit(float(entry[key]), unit)
+        for key, field, unit in (("memory_GBps", "bandwidth", "GB/s"), ("memory_GiB", "capacity", "GiB"))
+        if key in entry
+    }
+    memory = base.memory.model_copy(update=changed)
+    return base.model_copy(update={"name": entry.get("name", base.name), "compute": compute, "memory": memory})
 
 
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:

@@ -38,17 +38,19 @@ RANGES = {
     "sequence_s": Coefficient(1e-5, 0.0, 2e-4),
     "request_s": Coefficient(2e-2, 0.0, 3e-1),
     "compute_share": Coefficient(0.85, 0.4, 1.2),
-    "memory_share": Coefficient(0.95, 0.4, 1.2),
+    "memory_share": Coefficient(0.95, 0.4, 1.1),
     "attention_share": Coefficient(0.9, 0.2, 1.5),
     "passes": Coefficient(1.0, 0.3, 5.0),
     "interleave": Coefficient(0.9, 0.2, 1.5),
-    "core_Bps": Coefficient(1.2e10, 1e9, 1e11),
+    "core_Bps": Coefficient(1.2e10, 2e9, 4e10),
+    "hop_s": Coefficient(1e-4, 0.0, 1e-3),
 }
 DEVICE_RANGES = {
     "compute_share": Coefficient(1.0, 0.3, 1.8),
     "memory_share": Coefficient(1.0, 0.4, 1.3),
     "attention_share": Coefficient(1.0, 0.3, 2.0),
     "link_share": Coefficient(1.0, 0.1, 4.0),
+    "own_compute_share": Coefficient(0.5, 0.05, 2.0),
 }
 _FULL_WEIGHT_ROWS = 40.0
 
@@ -81,7 +83,7 @@ class Runs:
 
     def predicted(self, coefficients: EngineCoefficients, device: EngineDevice) -> Times:
         """The metric of every row; a fit changes few coefficients at a time, so that most answers are known."""
-        key = (coefficients, device.compute_share, device.memory_share, device.attention_share, device.link_share)
+        key = (coefficients, device.compute_share, device.memory_share, device.attention_share, device.link_share, device.own_compute_share)
         if key not in self.solved:
             if len(self.solved) > 2:
                 self.solved.pop(next(iter(self.solved)))
@@ -93,7 +95,7 @@ class Runs:
         passes = Deployment(
             shape=self.shape,
             shards=self.shards,
-            kernels=serving_kernels(self.accelerator, self.formats, self.nic_Bps, device),
+            kernels=serving_kernels(self.accelerator, self.formats, self.nic_Bps, device, found.has.own_products),
             engine=coefficients,
             has=replace(found.has, causal=not self.encoder),
             step_tokens=found.step_tokens,
