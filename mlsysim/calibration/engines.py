@@ -82,7 +82,7 @@ class EngineDevice:
     Attributes:
         gemm, attention, collectives: measured devices.
         compute_share, memory_share, attention_share: of what those kernels reach, that this device's reach.
-        own_compute_share: of its peak, that an engine's own products reach.
+        own_compute_share, own_memory_share: of its peak and of its memory's rate, that an engine's own products reach.
         link_share: of its links' stated bandwidth, that all-reduces reach.
         link: coefficients of collectives that differ from the measured device's.
         fitted: names of its fitted coefficients.
@@ -97,6 +97,7 @@ class EngineDevice:
     attention_share: float
     link_share: float
     own_compute_share: float
+    own_memory_share: float
     link: Mapping[str, float]
     fitted: tuple[str, ...]
 
@@ -127,6 +128,7 @@ def engine_device(hardware_name: str) -> EngineDevice:
         attention_share=float(entry.get("attention_share", 1.0)),
         link_share=float(entry.get("link_share", 1.0)),
         own_compute_share=float(entry.get("own_compute_share", 0.5)),
+        own_memory_share=float(entry.get("own_memory_share", 0.9)),
         link={key: float(value) for key, value in entry.get("link", {}).items()},
         fitted=tuple(f"engine_device.{name}.{part}" for part in entry.get("fit", ())),
     )

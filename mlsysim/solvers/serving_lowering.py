@@ -117,7 +117,7 @@ def serving_kernels(
         if cache is None:
             raise InconsistentError("accelerator", accelerator.name, "one with l2_capacity: kernels need it")
     cache_B = 0.0 if cache is None else float(cache.m_as("byte"))
-    memory_Bps = accelerator.memory_bandwidth_Bps * device.memory_share
+    memory_Bps = accelerator.memory_bandwidth_Bps * (device.own_memory_share if own_products else device.memory_share)
     wide = formats.precision in _WIDE
     peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
     flash = prefill_kernel(device.attention)

@@ -84,7 +84,13 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
     }
     if mode == "closed-loop":
         arguments["rounds"] = names["closed_loop"]["rounds"]
-    return ServingQuestion(_workload(row), hardware, arguments, metric)
+    workload = _workload(row)
+    if not workload.causal:
+        part = names["encoder"].get(_text(row, "engine"), names["encoder"].get(stack, {"stack": stack, "mean_length": 1.0}))
+        arguments["stack"] = part["stack"]
+        arguments["seq_len"] = max(1, round(arguments["seq_len"] * part["mean_length"]))
+        arguments["kv_precision"] = "fp16"
+    return ServingQuestion(workload, hardware, arguments, metric)
 
 
 @functools.cache
@@ -177,8 +183,9 @@ def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     known: str | None = _names()["model"].get(name)
     if known is not None:
         return Models.get(known)
+    encoder = name.startswith(tuple(_names()["encoder_models"]["prefixes"]))
     heads, hidden = _whole(row, "heads"), _whole(row, "hidden")
-    return _built_workload(
+    built = _built_workload(
         row.get("model") or "model",
         _whole(row, "layers"),
         hidden,
@@ -188,3 +195,9 @@ def _workload(row: Mapping[str, str]) -> TransformerWorkload:
         _whole(row, "vocab", _DEFAULT_VOCABULARY),
         _number(row, "params_b") if _text(row, "params_b") else 0.0,
     )
+    return _encoder(built) if encoder else built
+
+
+@functools.lru_cache(maxsize=256)
+def _encoder(model: TransformerWorkload) -> TransformerWorkload:
+    return model.model_copy(update={"causal": False})

@@ -51,6 +51,7 @@ DEVICE_RANGES = {
     "attention_share": Coefficient(1.0, 0.3, 2.0),
     "link_share": Coefficient(1.0, 0.1, 4.0),
     "own_compute_share": Coefficient(0.5, 0.05, 2.0),
+    "own_memory_share": Coefficient(0.9, 0.4, 1.0),
 }
 _FULL_WEIGHT_ROWS = 40.0
 
@@ -83,7 +84,7 @@ class Runs:
 
     def predicted(self, coefficients: EngineCoefficients, device: EngineDevice) -> Times:
         """The metric of every row; a fit changes few coefficients at a time, so that most answers are known."""
-        key = (coefficients, device.compute_share, device.memory_share, device.attention_share, device.link_share, device.own_compute_share)
+        key = (coefficients, *(getattr(device, part) for part in DEVICE_RANGES))
         if key not in self.solved:
             if len(self.solved) > 2:
                 self.solved.pop(next(iter(self.solved)))
