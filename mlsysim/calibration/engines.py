@@ -11,7 +11,7 @@ from typing import Any
 
 from mlsysim.calibration.stacks import resolved
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.physics.serving_step import EngineCoefficients, EngineKernels
+from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels
 
 COEFFICIENTS = tuple(field.name for field in fields(EngineCoefficients))
 

@@ -10,17 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mlsysim.physics.numeric import Num, maximum, minimum, where
-from mlsysim.physics.serving_step import (
-    EngineCoefficients,
-    EngineKernels,
-    PassTime,
-    ServingKernels,
-    ServingShape,
-    Shards,
-    decode_pass,
-    mixed_prefill_s,
-    prefill_pass,
-)
+from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving_step import PassTime, decode_pass, mixed_prefill_s, prefill_pass
 
 
 class Step(Protocol):

@@ -10,169 +10,21 @@ Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022 (what a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mlsysim.physics.attention_kernels import STREAMING, AttentionDevice, DecodeKernel, PrefillKernel, decode_attention_s, prefill_attention_s
-from mlsysim.physics.collective_kernels import CollectiveCoefficients, FabricCoefficients, collective_s
-from mlsysim.physics.gemm import OVERLAP, GemmKernel, gemm_s
-from mlsysim.physics.inference import touched_experts
+from mlsysim.physics.attention_kernels import STREAMING, decode_attention_s, prefill_attention_s
+from mlsysim.physics.collective_kernels import collective_s
 from mlsysim.physics.numeric import Num, anywhere, maximum, minimum, where
+from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving_products import Product, layer_products_s, product_s
 
 # Bytes that norms, residuals, activation functions, rotary embedding and the cache update move per 16-bit element of the
 # residual stream, of the feed-forward block (plain, gated) and of queries, keys and values.
 _RESIDUAL_B, _FFN_B, _QKV_B = 16.0, (4.0, 6.0), 5.0
 # Attention of engines that store the scores (FasterTransformer's unfused path): as in training.
 _UNFUSED_SHARE, _UNFUSED_B = 0.6, 13.0
-
-
-@dataclass(frozen=True, slots=True)
-class ServingShape:
-    """One model as its kernels see it, before it is divided over accelerators; elements unless said.
-
-    Attributes:
-        layers: blocks.
-        hidden: of the residual stream.
-        qkv_width: outputs of all projections before attention (of latent attention: weights over ``hidden``).
-        key_width: of keys and of values, of all their heads.
-        attention_width: inputs of the projection after attention.
-        heads, kv_heads, head_dim: of attention as a prefill sees it.
-        cached_heads, cached_dim: of attention as a decode step sees it (latent attention: one, rank + rope over two).
-        window: of sliding-window layers; 0 is none. ``windowed``: their share.
-        ffn, ffn_matrices: of dense feed-forward blocks. ``dense``: the share of layers that have one.
-        experts, experts_per_token, expert_ffn, shared_ffn: of the other layers.
-        vocab: outputs of the head; 0 where there is none.
-        reductions: all-reduces of a layer under tensor parallelism.
-    """
-
-    layers: Num
-    hidden: Num
-    qkv_width: Num
-    key_width: Num
-    attention_width: Num
-    heads: Num
-    kv_heads: Num
-    head_dim: Num
-    cached_heads: Num
-    cached_dim: Num
-    window: Num
-    windowed: Num
-    ffn: Num
-    ffn_matrices: Num
-    dense: Num
-    experts: Num
-    experts_per_token: Num
-    expert_ffn: Num
-    shared_ffn: Num
-    vocab: Num
-    reductions: Num
-
-
-@dataclass(frozen=True, slots=True)
-class ServingKernels:
-    """The fitted kernels of one accelerator at the number formats of one deployment, and its datasheet's rates.
-
-    Attributes:
-        gemm, gemm_peak_flops_per_s, input_B, weight_B: of the layers' matrix products.
-        head_gemm, head_peak_flops_per_s, head_weight_B: of the head's.
-        prefill, decode, attention, kv_B: attention kernels, their device, bytes of an element of the cache.
-        collectives: between accelerators of a node; None: not measured.
-        fabric, nic_Bps: between nodes.
-        memory_Bps, multiprocessors, cache_B: of the accelerator.
-        own_compute_share: of its peak, that an engine's own products reach.
-    """
-
-    gemm: GemmKernel
-    gemm_peak_flops_per_s: float
-    input_B: float
-    weight_B: float
-    head_gemm: GemmKernel
-    head_peak_flops_per_s: float
-    head_weight_B: float
-    prefill: PrefillKernel
-    decode: DecodeKernel
-    attention: AttentionDevice
-    kv_B: float
-    collectives: CollectiveCoefficients
-    fabric: FabricCoefficients
-    nic_Bps: float
-    memory_Bps: float
-    multiprocessors: float
-    cache_B: float
-    own_compute_share: float
-
-
-@dataclass(frozen=True, slots=True)
-class EngineCoefficients:
-    """What a serving engine adds to its kernels, and what it makes of them.
-
-    Attributes:
-        layer_s: of each layer of a pass: gaps between kernels, small kernels.
-        latency_share: of the latency of a benchmarked all-reduce that an engine's own sees (fused with the norm after it).
-        step_s: of each pass: scheduler, sampling, the copy of tokens to the host.
-        sequence_s: of each sequence of a pass.
-        request_s: of each request, before its first token.
-        compute_share, memory_share: of what the benchmarked kernels reach (clock under sustained load included).
-        attention_share: the same of decode attention.
-        passes: element-wise traffic, over that of fused kernels.
-        hop_s: of each hand-over between pipeline stages.
-        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products.
-        interleave: share of a prefill that the other sequences of the batch wait for.
-    """
-
-    layer_s: Num = 3e-5
-    latency_share: Num = 1.0
-    step_s: Num = 0.0
-    sequence_s: Num = 0.0
-    request_s: Num = 0.0
-    compute_share: Num = 0.9
-    memory_share: Num = 1.0
-    attention_share: Num = 1.0
-    passes: Num = 1.0
-    hop_s: Num = 1e-5
-    core_Bps: Num = 1e10
-    interleave: Num = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineKernels:
-    """Which kernels an engine has.
-
-    Attributes:
-        grouped_decode: query heads of a group share one read of their keys; else each reads for itself, from cache.
-        only_group, only_head_dim: the one group size and head width that it has such a kernel for; 0: for all.
-        flash_prefill: prefill stores no scores.
-        own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
-        repeats_memory: what is read for each query head is read from memory, not from cache.
-        chunk: tokens that a prefill computes at a time; 0: all.
-        causal: queries see the keys before them only (encoders see all).
-    """
-
-    grouped_decode: bool = True
-    only_group: float = 0.0
-    only_head_dim: float = 0.0
-    flash_prefill: bool = True
-    own_products: bool = False
-    repeats_memory: bool = False
-    chunk: float = 0.0
-    causal: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Shards:
-    """How a model is divided.
-
-    Attributes:
-        tp: accelerators that share each layer.
-        pp: stages that the layers are divided over.
-        node: accelerators of a node.
-    """
-
-    tp: Num
-    pp: Num
-    node: Num
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +186,7 @@ def _layer_s(
     shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
 ) -> Num:
     """One layer without attention and host."""
-    products_s = _products_s(shape, tokens, shards.tp, kernels, engine, has)
+    products_s = layer_products_s(shape, tokens, shards.tp, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine)
     return products_s + _elementwise_s(shape, tokens, shards, kernels, engine) + shape.reductions * reduce_s
 
@@ -359,11 +211,11 @@ def _pass(
     has: EngineKernels,
     batch: Num,
 ) -> PassTime:
-    layer_s = _products_s(shape, tokens, shards.tp, kernels, engine, has)
+    layer_s = layer_products_s(shape, tokens, shards.tp, kernels, engine, has)
     head_s: Num = 0.0 * tokens
     if anywhere(shape.vocab > 0):
         head = Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s)
-        head_s = _product_s(sequences, maximum(shape.vocab, 1.0) / shards.tp, shape.hidden, head, kernels, engine, has)
+        head_s = product_s(sequences, maximum(shape.vocab, 1.0) / shards.tp, shape.hidden, head, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine)
     hops_s = (shards.pp - 1) * (engine.hop_s + tokens * shape.hidden * 2.0 / kernels.nic_Bps)
     return PassTime(
@@ -392,73 +244,3 @@ def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: 
     depth = np.ceil(np.log2(maximum(nodes, 1.0)))
     tree_s = 2 * depth * kernels.fabric.level_s + 2 * size_B / (shards.node * kernels.nic_Bps)
     return inside_s + where(nodes > 1, tree_s, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """A matrix product's kernel, its formats and its peak."""
-
-    kernel: GemmKernel
-    input_B: float
-    weight_B: float
-    peak_flops_per_s: float
-
-
-def _product_s(
-    m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
-) -> Num:
-    if has.own_products:
-        return _own_product_s(m, n, k, product, kernels, engine)
-    kernel = replace(
-        product.kernel,
-        efficiency=product.kernel.efficiency * engine.compute_share,  # type: ignore[arg-type]
-        memory_efficiency=product.kernel.memory_efficiency * engine.memory_share,  # type: ignore[arg-type]
-    )
-    return gemm_s(
-        *(m, n, k, product.input_B, product.weight_B, 2.0, kernel, product.peak_flops_per_s),
-        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B),
-    )
-
-
-def _own_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
-    """The norm of three plain limits: reading the weights, unpacking them in the cores, multiplying."""
-    weights_B = product.weight_B * n * k
-    read_s = weights_B / (kernels.memory_Bps * engine.memory_share)
-    unpack_s = weights_B / (kernels.multiprocessors * engine.core_Bps)
-    multiply_s = 2 * m * n * k / (product.peak_flops_per_s * kernels.own_compute_share * engine.compute_share)
-    return (read_s**OVERLAP + unpack_s**OVERLAP + multiply_s**OVERLAP) ** (1 / OVERLAP)
-
-
-def _products_s(
-    shape: ServingShape, tokens: Num, tp: Num, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
-) -> Num:
-    """Matrix products of one layer, mean over dense and expert layers."""
-    kind = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s)
-
-    def product(m: Num, n: Num, k: Num) -> Num:
-        return _product_s(m, n, k, kind, kernels, engine, has)
-
-    qkv_width = (shape.qkv_width - 2 * shape.key_width) / tp + 2 * shape.key_width / minimum(tp, shape.kv_heads)
-    layer_s = product(tokens, qkv_width, shape.hidden) + product(tokens, shape.hidden, shape.attention_width / tp)
-    up = shape.ffn_matrices - 1
-    if anywhere(shape.dense > 0):
-        dense_s = product(tokens, up * shape.ffn / tp, shape.hidden) + product(tokens, shape.hidden, shape.ffn / tp)
-        layer_s = layer_s + shape.dense * dense_s
-    if anywhere(shape.dense < 1):
-        layer_s = layer_s + (1 - shape.dense) * _experts_s(shape, tokens, tp, product)
-    return layer_s
-
-
-def _experts_s(shape: ServingShape, tokens: Num, tp: Num, call: Callable[[Num, Num, Num], Num]) -> Num:
-    """One layer's experts: a grouped product reads every expert that the batch touches, once."""
-    touched = shape.experts * touched_experts(shape.experts, shape.experts_per_token, tokens)
-    each = tokens * shape.experts_per_token / touched
-    up = shape.ffn_matrices - 1
-    routed = call(each, touched * up * shape.expert_ffn / tp, shape.hidden) + call(
-        each, touched * shape.hidden, shape.expert_ffn / tp
-    )
-    if anywhere(shape.shared_ffn > 0):
-        width = maximum(shape.shared_ffn, 1.0)
-        shared = call(tokens, up * width / tp, shape.hidden) + call(tokens, shape.hidden, width / tp)
-        routed = routed + where(shape.shared_ffn > 0, shared, 0.0)
-    return routed

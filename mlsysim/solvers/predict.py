@@ -1,7 +1,8 @@
-"""Predictions for tables of training runs: a row in, the same row and what is predicted of it out.
+"""Predictions for tables of runs: a row in, the same row and what is predicted of it out.
 
-The tables are known by their columns: LLM training runs (``layers``, ``hidden``, ...), layouts that fit or ran out of memory
-(``activation_checkpointing``, ...), and ResNet-50 and BERT training (``batch_per_accel`` or ``benchmark``).
+The tables are known by their columns: LLM serving (``engine``, ``mode``, ...), LLM training runs (``layers``, ...), layouts
+that fit or ran out of memory (``activation_checkpointing``, ...), and ResNet-50 and BERT training (``batch_per_accel`` or
+``benchmark``).
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from mlsysim.physics.work import FULL, RECOMPUTE_MODES, SELECTIVE, LayeredWork
 from mlsysim.solvers.cnn_table import bound_run
 from mlsysim.solvers.distributed import DistributedModel, DistributedResult
 from mlsysim.solvers.lowering import training_work
+from mlsysim.solvers.serving import ServingModel
+from mlsysim.solvers.serving_table import METRICS as SERVING_METRICS
+from mlsysim.solvers.serving_table import serving_figure, serving_question
 from mlsysim.solvers.training_table import TrainingQuestion, question
 
 ADDED_COLUMNS = ("predicted", "feasible", "basis", "stack_used", "reason")
 # What was measured, and what people say of it: never read.
 UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
-# What a figure is and where it was published. Rows that differ in these alone are figures of one run, solved once.
-_FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator", "year"))
+# What a figure is and where it was published; its year is none of that: it tells the era of a stack. Rows that differ in
+# these alone are figures of one run, solved once.
+_FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator"))
 _RUN_TOTALS = ("accel_hours", "train_days")
 _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_per_accel", "mfu_pct", "hfu_pct")
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
@@ -224,12 +229,21 @@ def _sequences(cells: Cells, batch_tokens: int) -> int:
     return sequences
 
 
+def _serving_run(cells: Cells) -> _Run:
+    """A deployment under its scheduler; its metrics are those of a result."""
+    asked = serving_question({**cells, "metric": "ttft_ms"})
+    result = ServingModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    figure = functools.partial(serving_figure, result)
+    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
+
+
 def _bound_run(cells: Cells) -> _Run:
     run = bound_run(cells)
     return _Run(run.result.feasible, run.result.basis, "", run.result.reason, lambda _: run.samples_per_s)
 
 
 _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run], tuple[str, ...]], ...] = (
+    (frozenset(("model", "accelerator", "engine", "mode", "input_len", "metric")), _serving_run, tuple(SERVING_METRICS)),
     (frozenset(("accelerator", "n_accel", "layers", "hidden", "global_batch_seqs", "metric")), _training_run, _FIGURES),
     (frozenset(("model", "accelerator", "n_accel", "seq_len", "micro_batch", "activation_checkpointing")), _layout_run, ()),
     (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _bound_run, _SAMPLE_RATES),

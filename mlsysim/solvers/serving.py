@@ -102,9 +102,8 @@ class ServingModel:
             >>> run = ServingModel().solve(Models.Language.Llama2_70B, Hardware.Cloud.H100, seq_len=1024)
             >>> run.feasible, f"{run.itl.to('ms').magnitude:.0f} ms"
             (False, '41 ms')
-            >>> run = ServingModel().solve(
-            ...     Models.Language.Llama3_8B, Hardware.Cloud.H100, seq_len=1024, output_len=256, batch_size=16, stack="vllm-2025"
-            ... )
+            >>> asked = dict(seq_len=1024, output_len=256, batch_size=16, stack="vllm-2025")
+            >>> run = ServingModel().solve(Models.Language.Llama3_8B, Hardware.Cloud.H100, **asked)
             >>> run.basis, 5 < run.tpot.to("ms").magnitude < 12
             ('calibrated', True)
         """
@@ -137,11 +136,12 @@ class ServingModel:
         prompt_flops = work.matmul_flops + work.attention_flops_per_key * setting.keys
         rate = device.rate_flops_per_s(setting.rated)
         parts, binding = served.step.parts()
-        whole = f"{setting.replicas} x " if setting.replicas > 1 else ""
+        machine = f"{held.accelerators} x {device.name}"
+        if setting.replicas > 1:
+            machine = f"{setting.replicas} x ({machine})"
         return ServingResult(
             solver="ServingModel",
-            subject=f"{workload.name}, batch {batch:.0f} x {seq_len} tokens in {setting.arithmetic} on {whole}{held.accelerators}"
-            f" x {device.name}",
+            subject=f"{workload.name}, batch {batch:.0f} x {seq_len} tokens in {setting.arithmetic} on {machine}",
             basis=setting.basis,
             feasible=not reason,
             reason=reason,

@@ -151,7 +151,7 @@ _UNPACKED = ("awq", "gptq", "int4", "q4_0", "q4_k_m", "q8_0")
 
 
 def _cache(arithmetic: str) -> str:
-    """The cache's format where nobody says: as wide as the arithmetic, but no narrower than 8 bits nor of a weight-only format."""
+    """The cache's format where nobody says: that of the arithmetic, but no narrower than 8 bits."""
     return {"fp8_block": "fp8", "nvfp4": "fp8", "fp4": "fp8"}.get(arithmetic, "fp16" if arithmetic in _UNPACKED else arithmetic)
 
 
@@ -159,7 +159,9 @@ def _machine(hardware: object, tp: int, pp: int) -> tuple[HardwareNode, int, flo
     """The accelerator, how many share a node, the link that tensor parallelism uses, and the network between nodes."""
     if isinstance(hardware, Fleet):
         if tp * pp > hardware.accelerators:
-            raise InconsistentError("tp_size", tp, f"tp x pp at most the {hardware.accelerators} accelerators of {hardware.name}")
+            raise InconsistentError(
+                "tp_size", tp, f"tp x pp at most the {hardware.accelerators} accelerators of {hardware.name}"
+            )
         node = hardware.node
         return node.accelerator, node.accelerators_per_node, node.intra_bandwidth_Bps, hardware.inter_bandwidth_Bps
     if isinstance(hardware, Node):

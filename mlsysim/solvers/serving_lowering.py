@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-
 import functools
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from mlsysim.calibration import attention, collectives, gemm
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
@@ -20,8 +20,8 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.attention_kernels import AttentionDevice
 from mlsysim.physics.gemm import GemmKernel
 from mlsysim.physics.inference import InferenceWork, largest_batch
+from mlsysim.physics.serving_deployment import ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_schedule import Deployment
-from mlsysim.physics.serving_step import ServingKernels, ServingShape, Shards
 from mlsysim.solvers.feasibility import over_budget
 from mlsysim.solvers.serving_input import ServingSetting
 
@@ -91,7 +91,6 @@ class Formats:
     cache: str
 
 
-
 def serving_kernels(
     accelerator: HardwareNode,
     formats: Formats,
@@ -122,7 +121,7 @@ def serving_kernels(
     peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
     flash = prefill_kernel(device.attention)
     links = collective_coefficients(device.collectives)
-    links = replace(links, **device.link) if device.link else links
+    links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
     links = replace(
         links,
         bandwidth_Bps=links.bandwidth_Bps * device.link_share,
@@ -171,7 +170,7 @@ def _vendor_products(
     product = gemm_kernel(device.gemm, name)
     product = replace(product, efficiency=product.efficiency * device.compute_share, launch_s=0.0, quantise_sweeps=0.0)
     if name == "nvfp4":
-        # They also choose among 4-bit kernels by shape; the benchmark ran one that neither splits k nor keeps its pipeline full.
+        # They also choose among 4-bit kernels by shape; the benchmark ran one that cannot split k and stalls when k is long.
         product = replace(product, step_s=0.0, most_splits=head.most_splits)
     return product, head, peak, input_B
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from mlsysim.core.checks import instance
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.units import with_unit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.serving import ServingResult
 from mlsysim.solvers.training_table import _built_workload, _number, _text, _whole
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
@@ -93,6 +95,13 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
     return ServingQuestion(workload, hardware, arguments, metric)
 
 
+def serving_figure(result: ServingResult, metric: str) -> float:
+    """``metric`` of a result, in the unit that its name says."""
+    name, unit = METRICS[metric]
+    value = getattr(result, name)
+    return float(value.m_as(unit)) if hasattr(value, "m_as") else 100 * float(value)
+
+
 @functools.cache
 def _names() -> dict[str, Any]:
     data = resources.files("mlsysim.solvers") / "data"
@@ -158,9 +167,10 @@ def _built_hardware(entry: str | tuple[tuple[str, Any], ...], ranks: int) -> Har
 
 def _variant(entry: dict[str, Any]) -> HardwareNode:
     """A registry entry with another number of cores, or another memory: what vendors sell under one name."""
-    base = Hardware.get(entry["like"])
-    cores = entry.get("cores", base.compute.multiprocessors)
-    scale = cores / (base.compute.multiprocessors or cores)
+    base: HardwareNode = Hardware.get(entry["like"])
+    listed = base.compute.multiprocessors or 1
+    cores = int(entry.get("cores", listed))
+    scale = cores / listed
     compute = base.compute.model_copy(
         update={
             "multiprocessors": cores,
@@ -182,7 +192,7 @@ def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     name = _text(row, "model")
     known: str | None = _names()["model"].get(name)
     if known is not None:
-        return Models.get(known)
+        return instance("model", Models.get(known), TransformerWorkload, "a transformer")
     encoder = name.startswith(tuple(_names()["encoder_models"]["prefixes"]))
     heads, hidden = _whole(row, "heads"), _whole(row, "hidden")
     built = _built_workload(

@@ -21,8 +21,8 @@ from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Fit, Times
 from mlsysim.calibration.stacks import resolved
 from mlsysim.calibration.toml_text import toml_tables
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.physics.serving_deployment import EngineCoefficients, ServingShape, Shards
 from mlsysim.physics.serving_schedule import Deployment, Served, continuous_batch, most_throughput, static_batch
-from mlsysim.physics.serving_step import EngineCoefficients, EngineKernels, ServingShape, Shards
 from mlsysim.solvers.lowering import inference_work
 from mlsysim.solvers.serving_input import ServingSetting, check_setting
 from mlsysim.solvers.serving_lowering import Formats, network_Bps, room, serving_kernels, serving_shape
@@ -198,9 +198,13 @@ def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, 
     engines, devices = _stated("engines.toml"), _stated("engine_devices.toml")
     runs = gathered(serving_anchors(root, "calibration"))
     stacks, used = {run.stack for run in runs}, {run.device for run in runs}
-    free = {f"engine {name} {part}": _start(engines, name, part, RANGES) for name in stacks for part in engines[name].get("fit", ())}
+    free = {
+        f"engine {name} {part}": _start(engines, name, part, RANGES) for name in stacks for part in engines[name].get("fit", ())
+    }
     free |= {
-        f"device {name} {part}": _start(devices, name, part, DEVICE_RANGES) for name in used for part in devices[name].get("fit", ())
+        f"device {name} {part}": _start(devices, name, part, DEVICE_RANGES)
+        for name in used
+        for part in devices[name].get("fit", ())
     }
     free = dict(sorted(free.items()))
     measured = np.concatenate([run.measured for run in runs])
@@ -242,7 +246,7 @@ def _coefficients(engines: Mapping[str, Mapping[str, Any]], name: str) -> Engine
 
 def _device(run: Runs, devices: Mapping[str, Mapping[str, Any]]) -> EngineDevice:
     entry = resolved(devices, run.device)
-    given = {part: float(entry[part]) for part in DEVICE_RANGES if part in entry}
+    given: dict[str, Any] = {part: float(entry[part]) for part in DEVICE_RANGES if part in entry}
     return replace(engine_device(run.accelerator.name), **given)
 
 
