@@ -24,8 +24,8 @@ class Engine:
         has: which kernels it has.
         memory_share: of the device's memory, that weights and cache may fill.
         most_sequences: that it decodes together.
+        reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
         step_tokens: that one pass computes at most (chunked prefill); 0: no limit.
-        synchronous: prompts wait until the running batch is done with its step, and the batch for them.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Engine:
     has: EngineKernels
     memory_share: float
     most_sequences: float
+    reserves: bool
     step_tokens: float
     fitted: tuple[str, ...]
 
@@ -59,6 +60,7 @@ def engine(name: str) -> Engine:
         has=EngineKernels(**entry.get("kernels", {})),
         memory_share=float(entry["memory_use"]),
         most_sequences=float(entry["most_sequences"]),
+        reserves=bool(entry.get("reserves", True)),
         step_tokens=float(entry["step_tokens"]),
         fitted=tuple(_fitted(name)),
     )

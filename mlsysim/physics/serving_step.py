@@ -23,6 +23,8 @@ from mlsysim.physics.serving_products import Product, layer_products_s, product_
 # Bytes that norms, residuals, activation functions, rotary embedding and the cache update move per 16-bit element of the
 # residual stream, of the feed-forward block (plain, gated) and of queries, keys and values.
 _RESIDUAL_B, _FFN_B, _QKV_B = 16.0, (4.0, 6.0), 5.0
+# Of each copy of a token that an expert takes and gives back: gathered, scattered and summed.
+_ROUTED_B = 10.0
 # Attention of engines that store the scores (FasterTransformer's unfused path): as in training.
 _UNFUSED_SHARE, _UNFUSED_B = 0.6, 13.0
 
@@ -196,7 +198,8 @@ def _elementwise_s(
 ) -> Num:
     gated = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
-    moved_B = tokens * (_RESIDUAL_B * shape.hidden + (gated * width + _QKV_B * shape.qkv_width) / shards.tp)
+    routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
+    moved_B = tokens * (_RESIDUAL_B * shape.hidden + routed_B + (gated * width + _QKV_B * shape.qkv_width) / shards.tp)
     return engine.passes * moved_B / (STREAMING * kernels.memory_Bps)
 
 

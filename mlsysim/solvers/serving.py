@@ -76,7 +76,7 @@ class ServingModel:
         """Latency and throughput of ``batch_size`` sequences of ``seq_len`` tokens.
 
         Args:
-            workload: a decoder; with ``stack``, an encoder too (one pass: all times are its own).
+            workload: a decoder, or an encoder (one pass: all times are its own).
             hardware: one accelerator, a node whose links carry tensor parallelism, or a fleet of nodes.
             seq_len: tokens of the prompt; without ``output_len`` also the context at which a decode step is timed.
             batch_size: sequences of a fixed batch, or requests in flight (``schedule="continuous"``), of one replica.
@@ -129,13 +129,13 @@ class ServingModel:
         passes: Passes = BoundPasses.of(setting, work) if setting.stack is None else calibrated_passes(setting)
         batch, served = _served(setting, passes, held.most_sequences)
         reason = held.reason(setting, batch)
-        step_s = float(served.step.total_s)
+        step_s = float(served.step.total_s) if workload.causal else float(served.ttft_s)
         tokens_per_s = float(served.tokens_per_s) if setting.output else batch / step_s
         request_s, ttft_s = float(served.request_s), float(served.ttft_s)
         device = setting.accelerator
         prompt_flops = work.matmul_flops + work.attention_flops_per_key * setting.keys
         rate = device.rate_flops_per_s(setting.rated)
-        parts, binding = served.step.parts()
+        parts, binding = served.step.parts() if workload.causal else ({"the pass": step_s}, "the pass")
         machine = f"{held.accelerators} x {device.name}"
         if setting.replicas > 1:
             machine = f"{setting.replicas} x ({machine})"
@@ -151,7 +151,7 @@ class ServingModel:
             coefficients=coefficients_used(setting),
             itl=with_unit(step_s, "second"),
             ttft=with_unit(ttft_s, "second"),
-            tpot=with_unit(float(served.tpot_s), "second"),
+            tpot=with_unit(float(served.tpot_s) if workload.causal else step_s, "second"),
             request_latency=with_unit(request_s, "second"),
             tokens_per_second=with_unit(setting.replicas * tokens_per_s, "count/second"),
             requests_per_second=with_unit(setting.replicas * tokens_per_s / max(setting.output, 1.0), "count/second"),

@@ -51,8 +51,10 @@ class BoundPasses:
         """The passes of a setting without a stack; stages of a pipeline all work at once, on their own part of the layers."""
         device = setting.accelerator
         rate = device.rate_flops_per_s(setting.rated) * (setting.efficiency or 1.0)
-        ranks = float(setting.tp * setting.pp)
-        machine = ServingMachine(ranks, setting.kv_shards, rate, device.memory_bandwidth_Bps, setting.link_Bps)
+        tp, ranks = float(setting.tp), float(setting.tp * setting.pp)
+        # Only the ranks of a stage reduce, each stage its own layers, all stages at once.
+        link_Bps = setting.link_Bps * setting.pp * (1 - 1 / ranks) / (1 - 1 / tp) if tp > 1 else float("inf")
+        machine = ServingMachine(ranks, setting.kv_shards, rate, device.memory_bandwidth_Bps, link_Bps)
         return cls(work, machine, setting)
 
     def decode(self, batch: Num, context: Num) -> BoundStep:

@@ -53,6 +53,12 @@ class ServingSetting:
         return cached_tokens(self.workload, int(self.prompt + self.output))
 
     @property
+    def occupied(self) -> float:
+        """Tokens that a running sequence occupies, mean over its life unless the cache is reserved for all of it."""
+        grows = self.schedule != "static" and (self.stack is None or not self.stack.reserves)
+        return cached_tokens(self.workload, self.context) if grows else self.reach
+
+    @property
     def keys(self) -> float:
         """Mean number of keys that a query of the prompt sees."""
         return keys_seen(self.workload, int(self.prompt), causal=self.workload.causal)
@@ -100,10 +106,10 @@ def check_setting(
     if efficiency is not None and stack is not None:
         raise InconsistentError("efficiency", efficiency, f"none beside stack = {stack!r}: a stack knows its own efficiency")
     found = None if stack is None else engine(instance("stack", stack, str, "the name of a serving engine"))
-    if not model.causal and found is None:
-        raise InputError("workload", model.name, "a decoder: an encoder generates no tokens")
     prompt, batch = whole_number("seq_len", seq_len), whole_number("batch_size", batch_size)
     output = 0 if output_len is None else whole_number("output_len", output_len)
+    if not model.causal and output:
+        raise InputError("workload", model.name, f"a decoder with output_len = {output}: an encoder generates no tokens")
     plan = one_of("schedule", schedule, SCHEDULES)
     if plan != "static" and not output:
         raise InconsistentError("output_len", output_len, f'a whole number >= 1 with schedule = "{plan}"')

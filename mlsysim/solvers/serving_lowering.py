@@ -220,7 +220,7 @@ class Room:
     Attributes:
         accelerators: of a replica.
         shards: ranks that divide the cache.
-        each_kv_B: of one sequence at its longest, all ranks.
+        each_kv_B: of one sequence, all ranks.
         weights_B: on one accelerator.
         free_B: of one accelerator, beside its weights.
         most_sequences: whose cache fits, or that the engine decodes together.
@@ -255,8 +255,8 @@ def room(setting: ServingSetting, work: InferenceWork) -> Room:
     usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
     if setting.stack is not None:
         usable_B *= setting.stack.memory_share
-    each_kv_B = work.kv_B * setting.reach
-    most = float(largest_batch(usable_B - weights_B, work.kv_B / setting.kv_shards, setting.reach))
+    each_kv_B = work.kv_B * setting.occupied
+    most = float(largest_batch(usable_B - weights_B, work.kv_B / setting.kv_shards, setting.occupied))
     if setting.stack is not None:
         most = min(most, setting.stack.most_sequences)
     return Room(ranks, setting.kv_shards, each_kv_B, weights_B, usable_B - weights_B, most)
