@@ -9,7 +9,7 @@ from typing import Any, cast
 from mlsysim.calibration import attention, collectives, gemm
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients
-from mlsysim.calibration.engines import EngineDevice, engine, engine_device
+from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.core.errors import InconsistentError, InputError, MLSysError
@@ -249,17 +249,34 @@ class Room:
 
 
 def room(setting: ServingSetting, work: InferenceWork) -> Room:
-    """What fits beside the weights; an engine keeps a part of the memory to itself."""
+    """What fits beside the weights; an engine keeps a part of the memory to itself, and workspace for its largest pass."""
     ranks = setting.tp * setting.pp
     weights_B = work.resident_B / ranks
     usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
-    if setting.stack is not None:
-        usable_B *= setting.stack.memory_share
+    found = setting.stack
+    if found is not None:
+        weights_B += 0.0 if found.has.own_products else _wide_tables_B(setting) / ranks
+        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / setting.tp
     each_kv_B = work.kv_B * setting.occupied
     most = float(largest_batch(usable_B - weights_B, work.kv_B / setting.kv_shards, setting.occupied))
-    if setting.stack is not None:
-        most = min(most, setting.stack.most_sequences)
+    if found is not None:
+        most = min(most, found.most_sequences)
     return Room(ranks, setting.kv_shards, each_kv_B, weights_B, usable_B - weights_B, most)
+
+
+def _wide_tables_B(setting: ServingSetting) -> float:
+    """Embedding and head stay 16-bit where the layers' weights are narrower."""
+    model = setting.workload
+    tables = counting.embedding_parameters(model) + counting.head_parameters(model)
+    return tables * max(0.0, 2.0 - bytes_per_element(setting.weights))
+
+
+def _workspace_B(setting: ServingSetting, found: Engine) -> float:
+    """Activations of the longest pass, 16-bit, and logits of the largest batch in fp32, as they are and sorted."""
+    shape = serving_shape(setting.workload)
+    width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
+    elements = shape.ffn_matrices * width + shape.qkv_width + 4 * shape.hidden
+    return 2 * found.step_tokens * elements + 8 * found.most_sequences * shape.vocab
 
 
 def coefficients_used(setting: ServingSetting) -> tuple[str, ...]:
