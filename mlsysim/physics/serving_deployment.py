@@ -154,8 +154,15 @@ class Shards:
         tp: accelerators that share each layer.
         pp: stages that the layers are divided over.
         node: accelerators of a node.
+        attention: accelerators that share attention's heads: ``tp``, or 1 where each attends for sequences of its own.
     """
 
     tp: Num
     pp: Num
     node: Num
+    attention: Num
+
+    @property
+    def own(self) -> Num:
+        """Ranks among which the sequences are divided in attention: 1 unless each attends for its own."""
+        return self.tp / self.attention

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from mlsysim.physics.gemm import OVERLAP, GemmKernel, gemm_s
 from mlsysim.physics.inference import touched_experts
 from mlsysim.physics.numeric import Num, anywhere, maximum, minimum, where
-from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape
+from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +51,23 @@ def _own_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKer
 
 
 def layer_products_s(
-    shape: ServingShape, tokens: Num, tp: Num, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
+    shape: ServingShape,
+    tokens: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
 ) -> Num:
     """Matrix products of one layer, mean over dense and expert layers."""
+    tp, heads = shards.tp, shards.attention
     kind = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s)
 
     def product(m: Num, n: Num, k: Num) -> Num:
         return product_s(m, n, k, kind, kernels, engine, has)
 
-    qkv_width = (shape.qkv_width - 2 * shape.key_width) / tp + 2 * shape.key_width / minimum(tp, shape.kv_heads)
-    layer_s = product(tokens, qkv_width, shape.hidden) + product(tokens, shape.hidden, shape.attention_width / tp)
+    qkv_width = (shape.qkv_width - 2 * shape.key_width) / heads + 2 * shape.key_width / minimum(heads, shape.kv_heads)
+    own = tokens / shards.own
+    layer_s = product(own, qkv_width, shape.hidden) + product(own, shape.hidden, shape.attention_width / heads)
     up = shape.ffn_matrices - 1
     if anywhere(shape.dense > 0):
         dense_s = product(tokens, up * shape.ffn / tp, shape.hidden) + product(tokens, shape.hidden, shape.ffn / tp)

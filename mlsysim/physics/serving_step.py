@@ -84,8 +84,9 @@ def decode_layer_attention_s(
     Without a grouped kernel each query head reads its keys for itself, from the last-level cache once the group's first has
     fetched them: max(bytes / memory, group bytes / cache bandwidth).
     """
-    heads = maximum(shape.heads / shards.tp, 1.0)
-    kv_heads = maximum(shape.cached_heads / shards.tp, 1.0)
+    batch = batch / shards.own
+    heads = maximum(shape.heads / shards.attention, 1.0)
+    kv_heads = maximum(shape.cached_heads / shards.attention, 1.0)
     args = (kernels.decode, kernels.attention, batch, context, heads, kv_heads, shape.cached_dim, kernels.kv_B)
     attention_s = decode_attention_s(*args)
     if anywhere(shape.windowed > 0):
@@ -145,8 +146,9 @@ def _prefill_attention_s(
     has: EngineKernels,
 ) -> Num:
     """Attention of one layer over whole prompts."""
-    heads = maximum(shape.heads / shards.tp, 1.0)
-    kv_heads = maximum(shape.kv_heads / shards.tp, 1.0)
+    batch = batch / shards.own
+    heads = maximum(shape.heads / shards.attention, 1.0)
+    kv_heads = maximum(shape.kv_heads / shards.attention, 1.0)
     if has.flash_prefill:
         args = (kernels.prefill, kernels.attention, batch, prompt, heads, kv_heads, shape.head_dim, kernels.kv_B)
         attention_s = prefill_attention_s(*args)
@@ -188,9 +190,14 @@ def _layer_s(
     shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
 ) -> Num:
     """One layer without attention and host."""
-    products_s = layer_products_s(shape, tokens, shards.tp, kernels, engine, has)
+    products_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine)
-    return products_s + _elementwise_s(shape, tokens, shards, kernels, engine) + shape.reductions * reduce_s
+    return products_s + _elementwise_s(shape, tokens, shards, kernels, engine) + _reductions(shape, shards) * reduce_s
+
+
+def _reductions(shape: ServingShape, shards: Shards) -> Num:
+    """All-reduces of a layer; ranks that attend for themselves gather and scatter tokens once a layer."""
+    return where(shards.own > 1, 1.0, shape.reductions)
 
 
 def _elementwise_s(
@@ -214,7 +221,7 @@ def _pass(
     has: EngineKernels,
     batch: Num,
 ) -> PassTime:
-    layer_s = layer_products_s(shape, tokens, shards.tp, kernels, engine, has)
+    layer_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
     head_s: Num = 0.0 * tokens
     if anywhere(shape.vocab > 0):
         head = Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s)
@@ -225,7 +232,7 @@ def _pass(
         weights_s=shape.layers * layer_s,
         attention_s=shape.layers * attention_s,
         elementwise_s=shape.layers * _elementwise_s(shape, tokens, shards, kernels, engine),
-        reductions_s=shape.layers * shape.reductions * reduce_s + hops_s,
+        reductions_s=shape.layers * _reductions(shape, shards) * reduce_s + hops_s,
         head_s=head_s,
         host_s=shape.layers * engine.layer_s + engine.step_s + engine.sequence_s * batch,
     )

@@ -72,6 +72,7 @@ class ServingModel:
         replicas: int = 1,
         schedule: str = "static",
         rounds: int | None = None,
+        attention_dp: bool = False,
     ) -> ServingResult:
         """Latency and throughput of ``batch_size`` sequences of ``seq_len`` tokens.
 
@@ -92,6 +93,7 @@ class ServingModel:
             schedule: "static" (a fixed batch), "continuous" (``batch_size`` requests always in flight), or "offline" (as
                 many as fit: ``batch_size`` is not read).
             rounds: requests that each place in flight serves in all: the first of all come at once. None: steady state.
+            attention_dp: each of the ``tp_size`` ranks attends for sequences of its own; they share the feed-forward blocks.
 
         Raises:
             InputError: an argument out of range, a workload that is no transformer, a precision without a rate.
@@ -123,6 +125,7 @@ class ServingModel:
             replicas=replicas,
             schedule=schedule,
             rounds=rounds,
+            attention_dp=attention_dp,
         )
         work = inference_work(workload, setting.weights, setting.cache)
         held = room(setting, work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlsysim.calibration.engines import Engine, engine
-from mlsysim.core.checks import fraction, instance, one_of, whole_number
+from mlsysim.core.checks import boolean, fraction, instance, one_of, whole_number
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.hardware.types import HardwareNode
@@ -38,6 +38,7 @@ class ServingSetting:
     replicas: int
     schedule: str
     rounds: int | None
+    attention_dp: bool
     per_node: int
     link_Bps: float
     network_Bps: float
@@ -69,8 +70,18 @@ class ServingSetting:
         return self.batch if self.schedule == "static" else 1.0
 
     @property
+    def attention_ranks(self) -> int:
+        """Ranks that share attention's heads."""
+        return 1 if self.attention_dp else self.tp
+
+    @property
     def kv_shards(self) -> float:
-        """Ranks that divide the KV cache: as many as there are key heads; a latent cache is one for all heads."""
+        """Ranks that divide the KV cache: as many as there are key heads, or all where each keeps sequences of its own.
+
+        A latent cache is one for all heads.
+        """
+        if self.attention_dp:
+            return float(self.tp * self.pp)
         return (1.0 if self.workload.mla is not None else float(min(self.tp, self.workload.kv_head_count))) * self.pp
 
     @property
@@ -96,6 +107,7 @@ def check_setting(
     replicas: object,
     schedule: object,
     rounds: object,
+    attention_dp: object,
 ) -> ServingSetting:
     """The arguments of ``ServingModel.solve``, checked.
 
@@ -138,6 +150,7 @@ def check_setting(
         replicas=whole_number("replicas", replicas),
         schedule=plan,
         rounds=None if rounds is None else whole_number("rounds", rounds),
+        attention_dp=boolean("attention_dp", attention_dp),
         per_node=per_node,
         link_Bps=link_Bps,
         network_Bps=network_Bps,

@@ -205,7 +205,7 @@ def calibrated_passes(setting: ServingSetting) -> Deployment:
     formats = Formats(setting.arithmetic, setting.weights, setting.cache)
     return Deployment(
         shape=serving_shape(setting.workload),
-        shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node)),
+        shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
         kernels=serving_kernels(setting.accelerator, formats, network_Bps(setting), own_products=found.has.own_products),
         engine=found.coefficients,
         has=replace(found.has, causal=setting.workload.causal),
@@ -256,12 +256,19 @@ def room(setting: ServingSetting, work: InferenceWork) -> Room:
     found = setting.stack
     if found is not None:
         weights_B += 0.0 if found.has.own_products else _wide_tables_B(setting) / ranks
-        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / setting.tp
+        weights_B += _copied_attention_B(setting) / ranks
+        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / setting.attention_ranks
     each_kv_B = work.kv_B * setting.occupied
     most = float(largest_batch(usable_B - weights_B, work.kv_B / setting.kv_shards, setting.occupied))
     if found is not None:
-        most = min(most, found.most_sequences)
+        most = min(most, found.most_sequences * setting.tp / setting.attention_ranks)
     return Room(ranks, setting.kv_shards, each_kv_B, weights_B, usable_B - weights_B, most)
+
+
+def _copied_attention_B(setting: ServingSetting) -> float:
+    """Attention's weights on every rank that attends for sequences of its own, beyond the first copy."""
+    weights = setting.workload.layers * counting.attention_parameters(setting.workload) * bytes_per_element(setting.weights)
+    return weights * (setting.tp / setting.attention_ranks - 1)
 
 
 def _wide_tables_B(setting: ServingSetting) -> float:

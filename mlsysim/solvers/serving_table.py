@@ -87,6 +87,8 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
     if mode == "closed-loop":
         arguments["rounds"] = names["closed_loop"]["rounds"]
     workload = _workload(row)
+    if tp > 1 and workload.moe is not None and stack in names["attention_dp"]["stacks"]:
+        arguments["attention_dp"] = True
     if not workload.causal:
         part = names["encoder"].get(_text(row, "engine"), names["encoder"].get(stack, {"stack": stack, "mean_length": 1.0}))
         arguments["stack"] = part["stack"]

@@ -158,7 +158,14 @@ def _measured(anchor: Anchor) -> float:
 
 def prepared(workload: Any, hardware: Any, arguments: Mapping[str, Any]) -> ServingSetting:
     """A question checked, as ``ServingModel.solve`` does."""
-    given = {"output_len": None, "weight_precision": None, "kv_precision": None, "efficiency": None, "rounds": None}
+    given = {
+        "output_len": None,
+        "weight_precision": None,
+        "kv_precision": None,
+        "efficiency": None,
+        "rounds": None,
+        "attention_dp": False,
+    }
     return check_setting(workload, hardware, **{**given, **arguments})
 
 
@@ -177,7 +184,7 @@ def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
         nic_Bps=key[3],
         schedule=key[4],
         shape=stacked([serving_shape(setting.workload) for setting in settings]),
-        shards=Shards(numbers("tp"), numbers("pp"), numbers("per_node")),
+        shards=Shards(numbers("tp"), numbers("pp"), numbers("per_node"), numbers("attention_ranks")),
         prompt=numbers("prompt"),
         output=numbers("output"),
         context=numbers("context"),
