@@ -169,6 +169,11 @@ def _vendor_products(
     head = replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
     product = gemm_kernel(device.gemm, name)
     product = replace(product, efficiency=product.efficiency * device.compute_share, launch_s=0.0, quantise_sweeps=0.0)
+    if formats.precision in _WIDE:
+        # A tile's fixed time counts fewer elements of k where each takes longer.
+        slower = peak / accelerator.rate_flops_per_s("fp16")
+        product = replace(product, prologue_k=product.prologue_k * slower)
+        head = replace(head, prologue_k=head.prologue_k * slower)
     if name == "nvfp4":
         # They also choose among 4-bit kernels by shape; the benchmark ran one that cannot split k and stalls when k is long.
         product = replace(product, step_s=0.0, most_splits=head.most_splits)
