@@ -225,10 +225,10 @@ def test_the_fit_is_given_calibration_figures_only(monkeypatch):
     class StoppedError(Exception):
         """The fit would begin here."""
 
-    def stop(model, measured, coefficients, weights):
-        raise StoppedError(sorted(measured))
+    def stop(runs):
+        raise StoppedError(sorted(value for run in runs for value in run.measured))
 
-    monkeypatch.setattr(fit_engines, "fit", stop)
+    monkeypatch.setattr(fit_engines, "_weights", stop)
     with pytest.raises(StoppedError) as stopped:
         fit_engines.fit_all(ROOT)
     files = [path for path in fit_engines.anchor_files(ROOT) if path.parent.name == "serving"]

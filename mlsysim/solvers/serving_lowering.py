@@ -288,7 +288,7 @@ def _workspace_B(setting: ServingSetting, found: Engine) -> float:
     shape = serving_shape(setting.workload)
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
     elements = shape.ffn_matrices * width + shape.qkv_width + 4 * shape.hidden
-    return 2 * found.step_tokens * elements + 8 * found.most_sequences * shape.vocab
+    return float(2 * found.step_tokens * elements + 8 * found.most_sequences * shape.vocab)
 
 
 def coefficients_used(setting: ServingSetting) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Reads the calibration cases of ``anchors/serving`` and no others; writes ``calib
 
 from __future__ import annotations
 
+import functools
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mlsysim.calibration.engines import COEFFICIENTS, EngineDevice, engine, engine_device
-from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Fit, Times, fit
+from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Times, fit
 from mlsysim.calibration.stacks import resolved
 from mlsysim.calibration.toml_text import toml_tables
 from mlsysim.hardware.types import HardwareNode
@@ -204,23 +205,45 @@ def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, 
     """Entries of ``engines.toml`` and ``engine_devices.toml``, fitted to the calibration cases under ``root``."""
     engines, devices = _stated("engines.toml"), _stated("engine_devices.toml")
     runs = gathered(serving_anchors(root, "calibration"))
-    stacks, used = {run.stack for run in runs}, {run.device for run in runs}
-    free = {
-        f"engine {name} {part}": _start(engines, name, part, RANGES) for name in stacks for part in engines[name].get("fit", ())
-    }
-    free |= {
-        f"device {name} {part}": _start(devices, name, part, DEVICE_RANGES)
-        for name in used
-        for part in devices[name].get("fit", ())
-    }
-    free = dict(sorted(free.items()))
-    measured = np.concatenate([run.measured for run in runs])
-    found = fit(lambda values: _predicted(runs, engines, devices, values), measured, free, _weights(runs))
-    for key, value in found.values.items():
-        kind, name, part = key.split(" ")
-        (engines if kind == "engine" else devices)[name][part] = float(f"{value:.4g}")
-    _note(engines, devices, found, root)
+    weights = _weights(runs)
+    tables = {"engine": (engines, RANGES), "device": (devices, DEVICE_RANGES)}
+    at_bound: list[str] = []
+    for together in _components(runs, engines, devices):
+        chosen = [runs[index] for index in together]
+        names = sorted({key for run in chosen for key in _free(run, engines, devices)})
+        free = {
+            key: _start(tables[kind][0], name, part, tables[kind][1]) for key in names for kind, name, part in [key.split(" ")]
+        }
+        measured = np.concatenate([run.measured for run in chosen])
+        weighed = np.concatenate([weights[index] for index in together])
+        found = fit(functools.partial(_predicted, chosen, engines, devices), measured, free, weighed)
+        for key, value in found.values.items():
+            kind, name, part = key.split(" ")
+            tables[kind][0][name][part] = float(f"{value:.4g}")
+        at_bound += found.at_bound
+    _note(engines, devices, at_bound, root)
     return engines, devices
+
+
+def _free(run: Runs, engines: Mapping[str, Mapping[str, Any]], devices: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The fitted coefficients that a group of figures hangs on: a device's own shares where the engine brings its products."""
+    own = engine(run.stack).has.own_products
+    parts = [part for part in devices[run.device].get("fit", ()) if part.startswith("own_") == own]
+    return [
+        *(f"engine {run.stack} {part}" for part in engines[run.stack].get("fit", ())),
+        *(f"device {run.device} {part}" for part in parts),
+    ]
+
+
+def _components(runs: list[Runs], engines: Any, devices: Any) -> list[list[int]]:
+    """Groups of figures that share no fitted coefficient are fitted apart."""
+    found: list[tuple[set[str], list[int]]] = []
+    for index, run in enumerate(runs):
+        keys = set(_free(run, engines, devices))
+        touching = [part for part in found if part[0] & keys]
+        found = [part for part in found if not part[0] & keys]
+        found.append((keys.union(*(part[0] for part in touching)), [*(i for part in touching for i in part[1]), index]))
+    return [sorted(part[1]) for part in found if part[0]]
 
 
 def _start(tables: Mapping[str, Mapping[str, Any]], name: str, part: str, ranges: Mapping[str, Coefficient]) -> Coefficient:
@@ -257,20 +280,21 @@ def _device(run: Runs, devices: Mapping[str, Mapping[str, Any]]) -> EngineDevice
     return replace(engine_device(run.accelerator.name), **given)
 
 
-def _weights(runs: Iterable[Runs]) -> Times:
+def _weights(runs: list[Runs]) -> list[Times]:
+    """Of every figure: a source counts as at most so many."""
     sources = [source for run in runs for source in run.sources]
     counts = {source: sources.count(source) for source in set(sources)}
-    return np.array([min(1.0, (_FULL_WEIGHT_ROWS / counts[source]) ** 0.5) for source in sources])
+    return [np.array([min(1.0, (_FULL_WEIGHT_ROWS / counts[source]) ** 0.5) for source in run.sources]) for run in runs]
 
 
-def _note(engines: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], found: Fit, root: Path) -> None:
+def _note(engines: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], at_bound: list[str], root: Path) -> None:
     """Writes beside each entry what it was fitted to, how well, and what ended at its bound."""
     by_role = {role: gathered(serving_anchors(root, role)) for role in ("calibration", "validation")}
     for kind, tables, attribute in (("engine", engines, "stack"), ("device", devices, "device")):
         for name, entry in tables.items():
             for stale in ("calibration", "validation", "at_bound"):
                 entry.pop(stale, None)
-            entry["at_bound"] = [key.split(" ")[2] for key in found.at_bound if key.split(" ")[:2] == [kind, name]]
+            entry["at_bound"] = [key.split(" ")[2] for key in at_bound if key.split(" ")[:2] == [kind, name]]
             for role, runs in by_role.items():
                 chosen = [run for run in runs if getattr(run, attribute) == name]
                 if chosen:
