@@ -62,6 +62,7 @@ class ServingKernels:
 
     Attributes:
         gemm, gemm_peak_flops_per_s, input_B, weight_B: of the layers' matrix products.
+        scales: activations are quantised by kernels of their own (4-bit block scales, 8-bit integers).
         head_gemm, head_peak_flops_per_s, head_weight_B: of the head's.
         prefill, decode, attention, kv_B: attention kernels, their device, bytes of an element of the cache.
         collectives: between accelerators of a node; None: not measured.
@@ -74,6 +75,7 @@ class ServingKernels:
     gemm_peak_flops_per_s: float
     input_B: float
     weight_B: float
+    scales: bool
     head_gemm: GemmKernel
     head_peak_flops_per_s: float
     head_weight_B: float
@@ -96,6 +98,8 @@ class EngineCoefficients:
 
     Attributes:
         layer_s: of each layer of a pass: gaps between kernels, small kernels.
+        scaling_s: of each layer whose activations are quantised by kernels of their own.
+        fused_s: of each layer under tensor parallelism, that norms fused into its all-reduces save.
         latency_share: of the latency of a benchmarked all-reduce that an engine's own sees (fused with the norm after it).
         step_s: of each pass: scheduler, sampling, the copy of tokens to the host.
         sequence_s: of each sequence of a pass.
@@ -109,6 +113,8 @@ class EngineCoefficients:
     """
 
     layer_s: Num = 3e-5
+    scaling_s: Num = 1e-5
+    fused_s: Num = 0.0
     latency_share: Num = 1.0
     step_s: Num = 0.0
     sequence_s: Num = 0.0

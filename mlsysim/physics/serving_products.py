@@ -24,19 +24,24 @@ class Product:
     peak_flops_per_s: float
 
 
-def product_s(
-    m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
-) -> Num:
-    """One product of an engine, by the vendor's kernels or its own."""
-    if has.own_products:
-        return _own_product_s(m, n, k, product, kernels, engine)
+def scaled(product: Product, engine: EngineCoefficients) -> Product:
+    """``product`` with what the engine makes of its kernel: once a pass, for all its calls."""
     kernel = replace(
         product.kernel,
         efficiency=product.kernel.efficiency * engine.compute_share,  # type: ignore[arg-type]
         memory_efficiency=product.kernel.memory_efficiency * engine.memory_share,  # type: ignore[arg-type]
     )
+    return Product(kernel, product.input_B, product.weight_B, product.peak_flops_per_s)
+
+
+def product_s(
+    m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
+) -> Num:
+    """One product of an engine, by the vendor's kernels (already ``scaled``) or its own."""
+    if has.own_products:
+        return _own_product_s(m, n, k, product, kernels, engine)
     return gemm_s(
-        *(m, n, k, product.input_B, product.weight_B, 2.0, kernel, product.peak_flops_per_s),
+        *(m, n, k, product.input_B, product.weight_B, 2.0, product.kernel, product.peak_flops_per_s),
         *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B),
     )
 
@@ -60,7 +65,7 @@ def layer_products_s(
 ) -> Num:
     """Matrix products of one layer, mean over dense and expert layers."""
     tp, heads = shards.tp, shards.attention
-    kind = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s)
+    kind = scaled(Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s), engine)
 
     def product(m: Num, n: Num, k: Num) -> Num:
         return product_s(m, n, k, kind, kernels, engine, has)

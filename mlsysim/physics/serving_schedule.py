@@ -7,7 +7,7 @@ Source: Yu et al., "Orca", OSDI 2022 (iteration-level scheduling); Agrawal et al
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
@@ -55,8 +55,8 @@ class Passes(Protocol):
     def decode(self, batch: Num, context: Num) -> Step:
         """One token of ``batch`` sequences."""
 
-    def joining_s(self, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """What one prompt adds to the decode steps of ``batch`` sequences; several may join one step."""
+    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+        """What one prompt adds to the decode ``step`` of ``batch`` sequences; several may join one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,12 @@ class Deployment:
         """One token of ``batch`` sequences."""
         return decode_pass(self.shape, batch, context, self.shards, self.kernels, self.engine, self.has)
 
-    def joining_s(self, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """What one prompt adds to the decode steps of ``batch`` sequences; several may join one step."""
+    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+        """What one prompt adds to the decode ``step`` of ``batch`` sequences; several may join one step."""
         tokens = maximum(minimum(prompt, self.step_tokens), tokens_a_step)
-        added_s = mixed_prefill_s(self.shape, batch, prompt, tokens, self.shards, self.kernels, self.engine, self.has)
+        added_s = mixed_prefill_s(
+            self.shape, cast(PassTime, step), batch, prompt, tokens, self.shards, self.kernels, self.engine, self.has
+        )
         return self.engine.interleave * added_s * prompt / tokens
 
 
@@ -108,7 +110,7 @@ def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, o
     batch = minimum(concurrency, most)
     step = passes.decode(batch, prompt + output / 2)
     step_s = step.total_s
-    joined_s = passes.joining_s(batch, prompt, batch * prompt / output)
+    joined_s = passes.joining_s(step, batch, prompt, batch * prompt / output)
     tpot_s = step_s + (batch - 1) / output * joined_s
     alone_s = passes.prefill_s(1.0, prompt)
     busy = minimum(batch / output * joined_s / tpot_s, 0.95)
@@ -127,7 +129,7 @@ def most_throughput(passes: Passes, most: Num, prompt: Num, output: Num) -> Serv
     """
     step = passes.decode(most, prompt + output / 2)
     step_s = step.total_s
-    joined_s = passes.joining_s(most, prompt, most * prompt / output)
+    joined_s = passes.joining_s(step, most, prompt, most * prompt / output)
     tpot_s = step_s + most / output * joined_s
     first_s = passes.prefill_s(1.0, prompt)
     return Served(first_s, tpot_s, first_s + (output - 1) * tpot_s, most / tpot_s, most, step)

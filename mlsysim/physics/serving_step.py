@@ -18,7 +18,7 @@ from mlsysim.physics.attention_kernels import STREAMING, decode_attention_s, pre
 from mlsysim.physics.collective_kernels import collective_s
 from mlsysim.physics.numeric import Num, anywhere, maximum, minimum, where
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
-from mlsysim.physics.serving_products import Product, layer_products_s, product_s
+from mlsysim.physics.serving_products import Product, layer_products_s, product_s, scaled
 
 # Bytes that norms, residuals, activation functions, rotary embedding and the cache update move per 16-bit element of the
 # residual stream, of the feed-forward block (plain, gated) and of queries, keys and values.
@@ -31,7 +31,7 @@ _UNFUSED_SHARE, _UNFUSED_B = 0.6, 13.0
 
 @dataclass(frozen=True, slots=True)
 class PassTime:
-    """Parts of a pass through all layers, in seconds; they add."""
+    """Parts of a pass through all layers, in seconds; they add (``hops_s`` is a part of ``reductions_s``)."""
 
     weights_s: Num
     attention_s: Num
@@ -39,6 +39,12 @@ class PassTime:
     reductions_s: Num
     head_s: Num
     host_s: Num
+    hops_s: Num
+
+    @property
+    def layer_reductions_s(self) -> Num:
+        """All-reduces without the hand-overs between stages."""
+        return self.reductions_s - self.hops_s
 
     @property
     def total_s(self) -> Num:
@@ -166,6 +172,7 @@ def _prefill_attention_s(
 
 def mixed_prefill_s(
     shape: ServingShape,
+    step: PassTime,
     batch: Num,
     prompt: Num,
     tokens: Num,
@@ -174,16 +181,15 @@ def mixed_prefill_s(
     engine: EngineCoefficients,
     has: EngineKernels,
 ) -> Num:
-    """What ``tokens`` tokens of prompts of ``prompt`` tokens add to a decode step of ``batch`` sequences that they join.
+    """What ``tokens`` tokens of prompts of ``prompt`` tokens add to a decode ``step`` of ``batch`` sequences that they join.
 
     The step reads its weights and pays its overheads anyhow: only what the longer products, their all-reduces and their own
     attention take beyond it is added.
     """
     share, added = batch / shards.pp, tokens / shards.pp
     attention_s = _prefill_attention_s(shape, added / prompt, prompt, shards, kernels, engine, has)
-    joined = _layer_s(shape, share + added, shards, kernels, engine, has)
-    alone = _layer_s(shape, share, shards, kernels, engine, has)
-    return shape.layers * (joined - alone + attention_s)
+    joined_s = _layer_s(shape, share + added, shards, kernels, engine, has)
+    return shape.layers * (joined_s + attention_s) - (step.weights_s + step.elementwise_s + step.layer_reductions_s)
 
 
 def _layer_s(
@@ -224,17 +230,20 @@ def _pass(
     layer_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
     head_s: Num = 0.0 * tokens
     if anywhere(shape.vocab > 0):
-        head = Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s)
+        head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
         head_s = product_s(sequences, maximum(shape.vocab, 1.0) / shards.tp, shape.hidden, head, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine)
     hops_s = (shards.pp - 1) * (engine.hop_s + tokens * shape.hidden * 2.0 / kernels.nic_Bps)
+    scaled_s = engine.scaling_s if kernels.scales else 0.0
+    layer_host_s = engine.layer_s + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
     return PassTime(
         weights_s=shape.layers * layer_s,
         attention_s=shape.layers * attention_s,
         elementwise_s=shape.layers * _elementwise_s(shape, tokens, shards, kernels, engine),
         reductions_s=shape.layers * _reductions(shape, shards) * reduce_s + hops_s,
         head_s=head_s,
-        host_s=shape.layers * engine.layer_s + engine.step_s + engine.sequence_s * batch,
+        host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch,
+        hops_s=hops_s,
     )
 
 

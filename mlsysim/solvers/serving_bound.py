@@ -7,6 +7,7 @@ from typing import Self
 
 from mlsysim.physics.inference import InferenceWork, ServingMachine, decode_step_s, prefill_s, weights_read_B
 from mlsysim.physics.numeric import Num
+from mlsysim.physics.serving_schedule import Step
 from mlsysim.solvers.lowering import cached_tokens
 from mlsysim.solvers.serving_input import ServingSetting
 
@@ -73,7 +74,7 @@ class BoundPasses:
         """The prompts of ``batch`` sequences."""
         return prefill_s(self.work, batch, prompt, self.setting.keys, self.machine)
 
-    def joining_s(self, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
         """What one prompt adds to the steps that it joins: its arithmetic."""
         work, machine = self.work, self.machine
         flops = prompt * (work.matmul_flops + work.attention_flops_per_key * self.setting.keys)

@@ -30,6 +30,8 @@ from mlsysim.solvers.serving_input import ServingSetting
 _GEMM_FORMAT = {"fp8": "fp8", "fp8_block": "fp8_block", "nvfp4": "nvfp4", "fp4": "nvfp4", "int8": "sq"}
 # 32-bit products run on the 16-bit kernels' coefficients, at their own peak and width.
 _WIDE = ("fp32", "tf32")
+# Formats whose activations kernels of their own quantise.
+_SCALED = ("nvfp4", "fp4", "int8")
 _LINE_RATE_Bps = 25e9
 
 
@@ -132,6 +134,7 @@ def serving_kernels(
         gemm_peak_flops_per_s=peak,
         input_B=input_B,
         weight_B=bytes_per_element(formats.weights),
+        scales=formats.precision in _SCALED,
         head_gemm=head,
         head_peak_flops_per_s=peak16,
         head_weight_B=bytes_per_element(formats.weights) if own_products else 4.0 if wide else 2.0,
@@ -202,6 +205,23 @@ def network_Bps(setting: ServingSetting) -> float:
     return setting.network_Bps if setting.tp * setting.pp > setting.per_node else _LINE_RATE_Bps
 
 
+def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, own_products: bool) -> ServingKernels:
+    """Looking kernels up takes longer than a step: questions on one accelerator share them."""
+    key = (id(accelerator), formats, nic_Bps, own_products)
+    kept = _KEPT.get(key)
+    if kept is None or kept[0] is not accelerator:
+        found = serving_kernels(accelerator, formats, nic_Bps, own_products=own_products)
+        if len(_KEPT) >= _MOST_KEPT:
+            _KEPT.clear()
+        kept = _KEPT[key] = accelerator, found
+    return kept[1]
+
+
+# Keeps the accelerator, so that its id stays taken.
+_KEPT: dict[tuple[int, Formats, float, bool], tuple[HardwareNode, ServingKernels]] = {}
+_MOST_KEPT = 1024
+
+
 def calibrated_passes(setting: ServingSetting) -> Deployment:
     """The passes of a setting's engine."""
     found = setting.stack
@@ -211,7 +231,7 @@ def calibrated_passes(setting: ServingSetting) -> Deployment:
     return Deployment(
         shape=serving_shape(setting.workload),
         shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
-        kernels=serving_kernels(setting.accelerator, formats, network_Bps(setting), own_products=found.has.own_products),
+        kernels=_kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has.own_products),
         engine=found.coefficients,
         has=replace(found.has, causal=setting.workload.causal),
         step_tokens=found.step_tokens,

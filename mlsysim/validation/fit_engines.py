@@ -34,6 +34,8 @@ from mlsysim.validation.loading import Anchor, anchor_files, load
 # Physically meaningful ranges; a coefficient that ends at one is reported.
 RANGES = {
     "layer_s": Coefficient(6e-5, 0.0, 5e-4),
+    "scaling_s": Coefficient(1e-5, 0.0, 1e-4),
+    "fused_s": Coefficient(5e-6, 0.0, 2.5e-5),
     "latency_share": Coefficient(0.7, 0.0, 4.0),
     "step_s": Coefficient(5e-4, 0.0, 1e-2),
     "sequence_s": Coefficient(1e-5, 0.0, 2e-4),
