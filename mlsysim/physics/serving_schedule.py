@@ -82,7 +82,7 @@ class Deployment:
         """What one prompt adds to the decode ``step`` of ``batch`` sequences; several may join one step."""
         tokens = maximum(minimum(prompt, self.step_tokens), tokens_a_step)
         added_s = mixed_prefill_s(
-            self.shape, cast(PassTime, step), batch, prompt, tokens, self.shards, self.kernels, self.engine, self.has
+            self.shape, cast("PassTime", step), batch, prompt, tokens, self.shards, self.kernels, self.engine, self.has
         )
         return self.engine.interleave * added_s * prompt / tokens
 
