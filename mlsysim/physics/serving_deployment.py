@@ -139,6 +139,7 @@ class EngineKernels:
         own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
         repeats_memory: what is read for each query head is read from memory, not from cache.
         chunk: tokens that a prefill computes at a time; 0: all.
+        switch_reduces: large all-reduces run in the switch, where it can.
         causal: queries see the keys before them only (encoders see all).
     """
 
@@ -149,6 +150,7 @@ class EngineKernels:
     own_products: bool = False
     repeats_memory: bool = False
     chunk: float = 0.0
+    switch_reduces: bool = True
     causal: bool = True
 
 

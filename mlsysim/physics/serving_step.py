@@ -197,7 +197,7 @@ def _layer_s(
 ) -> Num:
     """One layer without attention and host."""
     products_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
-    reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine)
+    reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
     return products_s + _elementwise_s(shape, tokens, shards, kernels, engine) + _reductions(shape, shards) * reduce_s
 
 
@@ -232,7 +232,7 @@ def _pass(
     if anywhere(shape.vocab > 0):
         head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
         head_s = product_s(sequences, maximum(shape.vocab, 1.0) / shards.tp, shape.hidden, head, kernels, engine, has)
-    reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine)
+    reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
     hops_s = (shards.pp - 1) * (engine.hop_s + tokens * shape.hidden * 2.0 / kernels.nic_Bps)
     scaled_s = engine.scaling_s if kernels.scales else 0.0
     layer_host_s = engine.layer_s + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
@@ -247,7 +247,7 @@ def _pass(
     )
 
 
-def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
+def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels) -> Num:
     """Within a node as measured; among nodes a tree on top, over all cards of a node."""
     links, share = kernels.collectives, engine.latency_share
     links = replace(
@@ -256,7 +256,7 @@ def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: 
         ll_step_s=links.ll_step_s * share,  # type: ignore[arg-type]
         simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
     )
-    inside_s = collective_s("all_reduce", size_B, minimum(shards.tp, shards.node), links)
+    inside_s = collective_s("all_reduce", size_B, minimum(shards.tp, shards.node), links, has.switch_reduces)
     nodes = shards.tp / shards.node
     if not anywhere(nodes > 1):
         return inside_s

@@ -161,17 +161,18 @@ def _rated(arithmetic: str, device: HardwareNode, calibrated: bool) -> str:
     """The precision whose peak the arithmetic runs at; weights of a format that the device has no rate for are unpacked."""
     wanted = _ARITHMETIC.get(arithmetic, arithmetic)
     stored = bytes_per_element(arithmetic) < 2
-    if (stored and calibrated and wanted not in device.compute.precision_flops) or arithmetic in _UNPACKED:
+    if arithmetic in _WEIGHT_ONLY or (stored and calibrated and wanted not in device.compute.precision_flops):
         return "fp16"
     return wanted
 
 
-_UNPACKED = ("awq", "gptq", "int4", "q4_0", "q4_k_m", "q8_0")
+# Formats that weights are stored in and nothing is computed in.
+_WEIGHT_ONLY = ("awq", "gptq", "q4_0", "q4_k_m", "q8_0")
 
 
 def _cache(arithmetic: str) -> str:
     """The cache's format where nobody says: that of the arithmetic, but no narrower than 8 bits."""
-    return {"fp8_block": "fp8", "nvfp4": "fp8", "fp4": "fp8"}.get(arithmetic, "fp16" if arithmetic in _UNPACKED else arithmetic)
+    return {"fp8_block": "fp8", "nvfp4": "fp8", "fp4": "fp8"}.get(arithmetic, "fp16" if arithmetic in (*_WEIGHT_ONLY, "int4") else arithmetic)
 
 
 def _machine(hardware: object, tp: int, pp: int) -> tuple[HardwareNode, int, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -143,8 +144,18 @@ def _stack(row: Mapping[str, str]) -> str:
 
 def _hardware(row: Mapping[str, str], ranks: int) -> HardwareNode | Fleet:
     name = _text(row, "accelerator")
-    entry = _names()["accelerator"].get(name, name)
+    known = _names()["accelerator"]
+    entry = known.get(name) or known.get(_bare(name)) or name
     return _built_hardware(entry if isinstance(entry, str) else tuple(sorted(entry.items())), ranks)
+
+
+def _bare(name: str) -> str:
+    """A card's name without its maker, its series and its memory: "NVIDIA GeForce RTX 4090 24GB" is a "4090"."""
+    return _MEMORY.sub("", _MAKER.sub("", name)).strip()
+
+
+_MAKER = re.compile(r"^(nvidia\s+)?(tesla\s+|geforce\s+)?(rtx\s+)?")
+_MEMORY = re.compile(r"[\s-]*\d+\s*gi?b.*$")
 
 
 @functools.lru_cache(maxsize=1024)
