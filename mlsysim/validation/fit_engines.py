@@ -38,7 +38,7 @@ RANGES = {
     "fused_s": Coefficient(5e-6, 0.0, 2.5e-5),
     "latency_share": Coefficient(0.7, 0.0, 4.0),
     "step_s": Coefficient(5e-4, 0.0, 1e-2),
-    "sequence_s": Coefficient(1e-5, 0.0, 2e-4),
+    "sequence_s": Coefficient(1e-5, 1e-7, 2e-2, log=True),
     "request_s": Coefficient(2e-2, 0.0, 3e-1),
     "compute_share": Coefficient(0.85, 0.4, 1.2),
     "memory_share": Coefficient(0.95, 0.4, 1.1),
@@ -254,7 +254,8 @@ def _start(tables: Mapping[str, Mapping[str, Any]], name: str, part: str, ranges
     reach = known.high - known.low
     if value is None:
         return known
-    return replace(known, start=min(max(float(value), known.low + 0.02 * reach), known.high - 0.02 * reach))
+    inside = 1.1 * known.low if known.log else known.low + 0.02 * reach
+    return replace(known, start=min(max(float(value), inside), known.high - 0.02 * reach))
 
 
 def _stated(file: str) -> dict[str, dict[str, Any]]:
