@@ -34,7 +34,7 @@ def ms(quantity):
 def test_every_engine_is_slower_than_the_bound_and_its_parts_add(name):
     run, bound = serve(stack=name), serve(stack=None)
     assert run.basis == "calibrated"
-    assert ms(bound.itl) < ms(run.itl) < 10 * ms(bound.itl)
+    assert ms(bound.itl) < ms(run.itl) < 20 * ms(bound.itl)
     assert ms(bound.ttft) < ms(run.ttft)
     assert sum(ms(part) for part in run.breakdown.values()) == pytest.approx(ms(run.itl))
     assert len(run.coefficients) == len(set(run.coefficients)) >= 3

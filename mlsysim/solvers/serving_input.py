@@ -172,7 +172,9 @@ _WEIGHT_ONLY = ("awq", "gptq", "q4_0", "q4_k_m", "q8_0")
 
 def _cache(arithmetic: str) -> str:
     """The cache's format where nobody says: that of the arithmetic, but no narrower than 8 bits."""
-    return {"fp8_block": "fp8", "nvfp4": "fp8", "fp4": "fp8"}.get(arithmetic, "fp16" if arithmetic in (*_WEIGHT_ONLY, "int4") else arithmetic)
+    if arithmetic in (*_WEIGHT_ONLY, "int4"):
+        return "fp16"
+    return {"fp8_block": "fp8", "nvfp4": "fp8", "fp4": "fp8"}.get(arithmetic, arithmetic)
 
 
 def _machine(hardware: object, tp: int, pp: int) -> tuple[HardwareNode, int, float, float]:

@@ -221,7 +221,7 @@ def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, 
         found = fit(functools.partial(_predicted, chosen, engines, devices), measured, free, weighed)
         for key, value in found.values.items():
             kind, name, part = key.split(" ")
-            tables[kind][0][name][part] = float(f"{value:.4g}")
+            tables[kind][0][name][part] = free[key].written(value)
         at_bound += found.at_bound
     _note(engines, devices, at_bound, root)
     return engines, devices
