@@ -14,8 +14,7 @@ from mlsysim import __version__
 
 _PREDICT = """\
 Adds a prediction to every row of a table of training or of serving runs and
-writes it as CSV:
-all columns in order, then
+writes it as CSV: all columns in order, then
 
   predicted   in the row's own metric and unit ("fits" or "OOM" for a table of
               layouts); empty where it cannot be told
@@ -27,8 +26,8 @@ all columns in order, then
 
 Columns are those of the published measurement tables: accelerator, n_accel,
 layers, hidden, heads, ffn_hidden, vocab, seq_len, global_batch_seqs,
-micro_batch, tp, pp, vpp, sharding, recompute, precision, framework, metric, ...; of serving:
-accelerator, engine, mode, input_len, output_len, batch_or_concurrency,
+micro_batch, tp, pp, vpp, sharding, recompute, precision, framework, metric, ...;
+of serving: accelerator, engine, mode, input_len, output_len, batch_or_concurrency,
 weight_precision, kv_precision, tp, pp, metric, ...
 The columns value, notes and outcome are never read.
 """
