@@ -27,8 +27,8 @@ writes it as CSV: all columns in order, then
 Columns are those of the published measurement tables: accelerator, n_accel,
 layers, hidden, heads, ffn_hidden, vocab, seq_len, global_batch_seqs,
 micro_batch, tp, pp, vpp, sharding, recompute, precision, framework, metric, ...;
-of serving: accelerator, engine, mode, input_len, output_len, batch_or_concurrency,
-weight_precision, kv_precision, tp, pp, metric, ...
+of serving: accelerator, engine, mode, input_len, output_len,
+batch_or_concurrency, weight_precision, kv_precision, tp, pp, metric, ...
 The columns value, notes and outcome are never read.
 """
 
