@@ -26,8 +26,8 @@ writes it as CSV: all columns in order, then
 
 Columns are those of the published measurement tables: accelerator, n_accel,
 layers, hidden, heads, ffn_hidden, vocab, seq_len, global_batch_seqs,
-micro_batch, tp, pp, vpp, sharding, recompute, precision, framework, metric, ...;
-of serving: accelerator, engine, mode, input_len, output_len,
+micro_batch, tp, pp, vpp, sharding, recompute, precision, framework, metric, ...
+Of serving: accelerator, engine, mode, input_len, output_len,
 batch_or_concurrency, weight_precision, kv_precision, tp, pp, metric, ...
 The columns value, notes and outcome are never read.
 """
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     predict = commands.add_parser(
         "predict",
-        help="predict every row of a table of training runs",
+        help="predict every row of a table of training or serving runs",
         description=_PREDICT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
