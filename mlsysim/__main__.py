@@ -13,8 +13,8 @@ from typing import Any, TextIO
 from mlsysim import __version__
 
 _PREDICT = """\
-Adds a prediction to every row of a table of training runs and writes it as CSV:
-all columns in order, then
+Adds a prediction to every row of a table of training or of serving runs and
+writes it as CSV: all columns in order, then
 
   predicted   in the row's own metric and unit ("fits" or "OOM" for a table of
               layouts); empty where it cannot be told
@@ -27,6 +27,8 @@ all columns in order, then
 Columns are those of the published measurement tables: accelerator, n_accel,
 layers, hidden, heads, ffn_hidden, vocab, seq_len, global_batch_seqs,
 micro_batch, tp, pp, vpp, sharding, recompute, precision, framework, metric, ...
+Of serving: accelerator, engine, mode, input_len, output_len,
+batch_or_concurrency, weight_precision, kv_precision, tp, pp, metric, ...
 The columns value, notes and outcome are never read.
 """
 
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     predict = commands.add_parser(
         "predict",
-        help="predict every row of a table of training runs",
+        help="predict every row of a table of training or serving runs",
         description=_PREDICT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -636,7 +636,7 @@ def test_serving_refuses():
     assert_refused(lambda: serve(tp_size=0), "tp_size", "tp_size = 0: ")
     assert_refused(lambda: serve(hardware=Systems.Nodes.DGX_H100, tp_size=16), "tp_size", "tp_size = 16: .*the 8 accelerators")
     assert_refused(lambda: serve(hardware="H100"), "hardware", "hardware = 'str': .*Hardware.Cloud.H100")
-    assert_refused(lambda: serve(Models.Language.BERT_Large), "workload", "workload = 'BERT.*: .*a decoder")
+    assert_refused(lambda: serve(Models.Language.BERT_Large, output_len=8), "workload", "workload = 'BERT.*: .*a decoder")
     assert_refused(lambda: serve(kv_precision="int3"), "kv_precision", "kv_precision = 'int3': .*did you mean 'int")
     assert_refused(lambda: serve("Llama2_70B"), "workload", "workload = 'str': .*transformer")
 

@@ -15,6 +15,15 @@ BYTES_PER_ELEMENT = {
     "fp6": 0.75,
     "fp4": 0.5,
     "int4": 0.5,
+    # Stored weights with their scales: one of 8 bits for 16 elements (nvfp4), of 16 bits for 128 (awq, gptq) or for 32
+    # (GGUF q4_0, q8_0), of several widths by the matrix (q4_k_m: the mean of the published file of Llama-3-8B).
+    "fp8_block": 1.0,
+    "nvfp4": 0.5625,
+    "awq": 0.53,
+    "gptq": 0.53,
+    "q4_0": 0.5625,
+    "q4_k_m": 0.61,
+    "q8_0": 1.0625,
 }
 
 

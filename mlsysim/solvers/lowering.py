@@ -162,7 +162,7 @@ def keys_seen(model: TransformerWorkload, seq_len: int, causal: bool) -> float:
     return (1 - windowed) * everywhere + windowed * attended_tokens(seq_len, causal, model.sliding_window)
 
 
-def cached_tokens(model: TransformerWorkload, context: int) -> float:
+def cached_tokens(model: TransformerWorkload, context: float) -> float:
     """Tokens of a ``context`` whose keys and values are kept and read, mean over the layers (windowed ones keep the window).
 
     Example:

@@ -1,7 +1,8 @@
-"""Predictions for tables of training runs: a row in, the same row and what is predicted of it out.
+"""Predictions for tables of runs: a row in, the same row and what is predicted of it out.
 
-The tables are known by their columns: LLM training runs (``layers``, ``hidden``, ...), layouts that fit or ran out of memory
-(``activation_checkpointing``, ...), and ResNet-50 and BERT training (``batch_per_accel`` or ``benchmark``).
+The tables are known by their columns: LLM serving (``engine``, ``mode``, ...), LLM training runs (``layers``, ...), layouts
+that fit or ran out of memory (``activation_checkpointing``, ...), and ResNet-50 and BERT training (``batch_per_accel`` or
+``benchmark``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from mlsysim.physics.memory import MEMORY_PARTS
 from mlsysim.physics.work import RECOMPUTE_MODES
 from mlsysim.solvers.cnn_table import small_model_run
 from mlsysim.solvers.feasibility import over_budget
+from mlsysim.solvers.serving import ServingModel
+from mlsysim.solvers.serving_table import METRICS as SERVING_METRICS
+from mlsysim.solvers.serving_table import serving_figure, serving_question
 from mlsysim.solvers.training_figures import training_figure
 from mlsysim.solvers.training_steps import PreparedRun, prepared, step_seconds
 from mlsysim.solvers.training_table import question
@@ -26,7 +30,8 @@ from mlsysim.solvers.training_table import question
 ADDED_COLUMNS = ("predicted", "feasible", "basis", "stack_used", "reason")
 # What was measured, and what people say of it: never read.
 UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
-# What a figure is and where it was published. Rows that differ in these alone are figures of one run, solved once.
+# What a figure is and where it was published; its year is none of that: it tells the era of a stack. Rows that differ in
+# these alone are figures of one run, solved once.
 _FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator"))
 _RUN_TOTALS = ("accel_hours", "train_days")
 _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_per_accel", "mfu_pct", "hfu_pct")
@@ -78,7 +83,7 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return []
     solve, metrics = table_kind(table[0])
     # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
-    figure_columns = _FIGURE_COLUMNS - ({"locator", "year"} if solve is _small_model_run else set())
+    figure_columns = _FIGURE_COLUMNS - ({"locator"} if solve is _small_model_run else set())
     solved: dict[_Key, _Run | _Waiting | str] = {}
     asked: list[tuple[str, _Key, str, str]] = []
     for row in table:
@@ -222,7 +227,16 @@ def _small_model_run(cells: Cells) -> _Run:
     return _Run(run.result.feasible, run.result.basis, run.stack, run.result.reason, lambda _: run.samples_per_s)
 
 
+def _serving_run(cells: Cells) -> _Run:
+    """A deployment under its scheduler; its metrics are those of a result."""
+    asked = serving_question({**cells, "metric": "ttft_ms"})
+    result = ServingModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    figure = functools.partial(serving_figure, result)
+    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
+
+
 _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[str, ...]], ...] = (
+    (frozenset(("model", "accelerator", "engine", "mode", "input_len", "metric")), _serving_run, tuple(SERVING_METRICS)),
     (frozenset(("accelerator", "n_accel", "layers", "hidden", "global_batch_seqs", "metric")), _training_run, _FIGURES),
     (frozenset(("model", "accelerator", "n_accel", "seq_len", "micro_batch", "activation_checkpointing")), _layout_run, ()),
     (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _small_model_run, _SAMPLE_RATES),

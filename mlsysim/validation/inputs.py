@@ -13,6 +13,7 @@ from mlsysim.core.errors import InputError, MLSysError, UnknownArgumentError, Un
 from mlsysim.core.spec import Spec
 from mlsysim.models import types as workload_types
 from mlsysim.solvers.cnn_table import replica_question
+from mlsysim.solvers.serving_table import serving_question
 from mlsysim.solvers.training_table import question
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def call_of(anchor: Anchor) -> Call:
 def _built(anchor: Anchor) -> Call:
     case = anchor.case
     solve = _solver(anchor.source.solver)
+    if case.run and anchor.source.solver == "ServingModel":
+        served = serving_question(case.run)
+        return Call(solve, (served.workload, served.hardware), {**served.arguments, **case.solve})
     if case.run:
         inputs, arguments = _asked(anchor.source.solver, case.run)
         keywords = {**arguments, **case.solve}

@@ -95,8 +95,8 @@ def bound_of(anchor: Anchor) -> float | None:
     result, call = result_of(anchor), call_of(anchor)
     if result.basis == "calibrated":
         asked = {name: value for name, value in call.keywords.items() if name not in ("stack", "attention")}
-        if "recompute" in asked:
-            asked["recompute"] = asked["recompute"] or "none"
+        if anchor.source.solver == "DistributedModel":
+            asked["recompute"] = asked.get("recompute") or "none"
         result = _solved(anchor, Call(call.solve, call.inputs, asked))
     if result.basis != "bound":
         return None

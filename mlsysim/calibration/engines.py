@@ -1,0 +1,152 @@
+"""Serving engines and the kernels that stand for a device, as ``engines.toml`` and ``engine_devices.toml`` have them."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import resources
+from typing import Any
+
+from mlsysim.calibration.stacks import resolved
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels
+
+COEFFICIENTS = tuple(field.name for field in fields(EngineCoefficients))
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A serving engine: its coefficients, and what is stated of it.
+
+    Attributes:
+        has: which kernels it has.
+        memory_share: of the device's memory, that weights and cache may fill.
+        most_sequences: that it decodes together.
+        reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
+        step_tokens: that one pass computes at most (chunked prefill); 0: no limit.
+    """
+
+    name: str
+    coefficients: EngineCoefficients
+    has: EngineKernels
+    memory_share: float
+    most_sequences: float
+    reserves: bool
+    step_tokens: float
+    fitted: tuple[str, ...]
+
+
+@functools.cache
+def engine(name: str) -> Engine:
+    """The engine of this name.
+
+    Raises:
+        UnknownNameError: no such engine; the message lists them.
+
+    Example:
+        >>> engine("vllm-2025").has.grouped_decode
+        True
+    """
+    known = engine_tables()
+    if name not in known:
+        raise UnknownNameError.among("stack", name, known, shown=30)
+    entry = resolved(known, name)
+    given = {key: float(entry[key]) for key in COEFFICIENTS if key in entry}
+    return Engine(
+        name=name,
+        coefficients=EngineCoefficients(**given),
+        has=EngineKernels(**entry.get("kernels", {})),
+        memory_share=float(entry["memory_use"]),
+        most_sequences=float(entry["most_sequences"]),
+        reserves=bool(entry.get("reserves", True)),
+        step_tokens=float(entry["step_tokens"]),
+        fitted=tuple(_fitted(name)),
+    )
+
+
+def _fitted(name: str) -> list[str]:
+    own = engine_tables()[name]
+    shared = [key for key in _fitted(own["like"]) if key.rpartition(".")[2] not in own] if "like" in own else []
+    return [*shared, *(f"engine.{name}.{part}" for part in own.get("fit", ()))]
+
+
+def engine_names() -> tuple[str, ...]:
+    """All engines."""
+    return tuple(engine_tables())
+
+
+@dataclass(frozen=True)
+class EngineDevice:
+    """Which measured kernels stand for an accelerator, and how its own differ.
+
+    Attributes:
+        gemm, attention, collectives: measured devices.
+        compute_share, memory_share, attention_share: of what those kernels reach, that this device's reach.
+        own_compute_share, own_memory_share: of its peak and of its memory's rate, that an engine's own products reach.
+        link_share: of its links' stated bandwidth, that all-reduces reach.
+        link: coefficients of collectives that differ from the measured device's.
+        fitted: names of its fitted coefficients.
+    """
+
+    name: str
+    gemm: str
+    attention: str
+    collectives: str
+    compute_share: float
+    memory_share: float
+    attention_share: float
+    link_share: float
+    own_compute_share: float
+    own_memory_share: float
+    link: Mapping[str, float]
+    fitted: tuple[str, ...]
+
+
+@functools.cache
+def engine_device(hardware_name: str) -> EngineDevice:
+    """The kernels that stand for this accelerator.
+
+    Raises:
+        UnknownNameError: none do.
+
+    Example:
+        >>> engine_device("H100 SXM5 80GB").gemm
+        'h100_sxm'
+    """
+    known = {hardware: name for name, entry in device_tables().items() for hardware in entry["hardware"]}
+    if hardware_name not in known:
+        raise UnknownNameError.among("accelerator with kernels for serving", hardware_name, known)
+    name = known[hardware_name]
+    entry = resolved(device_tables(), name)
+    return EngineDevice(
+        name=name,
+        gemm=entry.get("gemm", ""),
+        attention=entry["attention"],
+        collectives=entry["collectives"],
+        compute_share=float(entry.get("compute_share", 1.0)),
+        memory_share=float(entry.get("memory_share", 1.0)),
+        attention_share=float(entry.get("attention_share", 1.0)),
+        link_share=float(entry.get("link_share", 1.0)),
+        own_compute_share=float(entry.get("own_compute_share", 0.5)),
+        own_memory_share=float(entry.get("own_memory_share", 0.9)),
+        link={key: float(value) for key, value in entry.get("link", {}).items()},
+        fitted=tuple(f"engine_device.{name}.{part}" for part in entry.get("fit", ())),
+    )
+
+
+@functools.cache
+def engine_tables() -> dict[str, dict[str, Any]]:
+    """``engines.toml`` as it stands."""
+    return _read("engines.toml")
+
+
+@functools.cache
+def device_tables() -> dict[str, dict[str, Any]]:
+    """``engine_devices.toml`` as it stands."""
+    return _read("engine_devices.toml")
+
+
+def _read(file: str) -> dict[str, dict[str, Any]]:
+    return tomllib.loads((resources.files("mlsysim.calibration") / file).read_text("utf-8"))

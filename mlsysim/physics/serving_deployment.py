@@ -1,0 +1,183 @@
+"""What a calibrated serving pass is made from: a model's shape, a device's kernels, an engine, and how the model is divided.
+
+Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022 (what a pass reads and sends); NVIDIA TensorRT-LLM,
+"XQA kernel" (which groups of query heads share one read).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlsysim.physics.attention_kernels import AttentionDevice, DecodeKernel, PrefillKernel
+from mlsysim.physics.collective_kernels import CollectiveCoefficients, FabricCoefficients
+from mlsysim.physics.gemm import GemmKernel
+from mlsysim.physics.numeric import Num
+
+
+@dataclass(frozen=True, slots=True)
+class ServingShape:
+    """One model as its kernels see it, before it is divided over accelerators; elements unless said.
+
+    Attributes:
+        layers: blocks.
+        hidden: of the residual stream.
+        qkv_width: outputs of all projections before attention (of latent attention: weights over ``hidden``).
+        key_width: of keys and of values, of all their heads.
+        attention_width: inputs of the projection after attention.
+        heads, kv_heads, head_dim: of attention as a prefill sees it.
+        cached_heads, cached_dim: of attention as a decode step sees it (latent attention: one, rank + rope over two).
+        window: of sliding-window layers; 0 is none. ``windowed``: their share.
+        ffn, ffn_matrices: of dense feed-forward blocks. ``dense``: the share of layers that have one.
+        experts, experts_per_token, expert_ffn, shared_ffn: of the other layers.
+        vocab: outputs of the head; 0 where there is none.
+        reductions: all-reduces of a layer under tensor parallelism.
+    """
+
+    layers: Num
+    hidden: Num
+    qkv_width: Num
+    key_width: Num
+    attention_width: Num
+    heads: Num
+    kv_heads: Num
+    head_dim: Num
+    cached_heads: Num
+    cached_dim: Num
+    window: Num
+    windowed: Num
+    ffn: Num
+    ffn_matrices: Num
+    dense: Num
+    experts: Num
+    experts_per_token: Num
+    expert_ffn: Num
+    shared_ffn: Num
+    vocab: Num
+    reductions: Num
+
+
+@dataclass(frozen=True, slots=True)
+class ServingKernels:
+    """The fitted kernels of one accelerator at the number formats of one deployment, and its datasheet's rates.
+
+    Attributes:
+        gemm, gemm_peak_flops_per_s, input_B, weight_B: of the layers' matrix products.
+        scales: activations are quantised by kernels of their own (4-bit block scales, 8-bit integers).
+        head_gemm, head_peak_flops_per_s, head_weight_B: of the head's.
+        prefill, decode, attention, kv_B: attention kernels, their device, bytes of an element of the cache.
+        collectives: between accelerators of a node; None: not measured.
+        fabric, nic_Bps: between nodes.
+        memory_Bps, multiprocessors, cache_B: of the accelerator.
+        own_compute_share: of its peak, that an engine's own products reach.
+        streaming: share of the memory bandwidth that element-wise passes reach.
+    """
+
+    gemm: GemmKernel
+    gemm_peak_flops_per_s: float
+    input_B: float
+    weight_B: float
+    scales: bool
+    head_gemm: GemmKernel
+    head_peak_flops_per_s: float
+    head_weight_B: float
+    prefill: PrefillKernel
+    decode: DecodeKernel
+    attention: AttentionDevice
+    kv_B: float
+    collectives: CollectiveCoefficients
+    fabric: FabricCoefficients
+    nic_Bps: float
+    memory_Bps: float
+    multiprocessors: float
+    cache_B: float
+    own_compute_share: float
+    streaming: float
+
+    @property
+    def streaming_Bps(self) -> float:
+        """Rate of element-wise passes."""
+        return self.streaming * self.memory_Bps
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCoefficients:
+    """What a serving engine adds to its kernels, and what it makes of them.
+
+    Attributes:
+        layer_s: of each layer of a pass: gaps between kernels, small kernels.
+        scaling_s: of each layer whose activations are quantised by kernels of their own.
+        fused_s: of each layer under tensor parallelism, that norms fused into its all-reduces save.
+        latency_share: of the latency of a benchmarked all-reduce that an engine's own sees (fused with the norm after it).
+        step_s: of each pass: scheduler, sampling, the copy of tokens to the host.
+        sequence_s: of each sequence of a pass.
+        request_s: of each request, before its first token.
+        compute_share, memory_share: of what the benchmarked kernels reach (clock under sustained load included).
+        attention_share: the same of decode attention.
+        passes: element-wise traffic, over that of fused kernels.
+        hop_s: of each hand-over between pipeline stages.
+        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products.
+        interleave: share of a prefill that the other sequences of the batch wait for.
+    """
+
+    layer_s: Num = 3e-5
+    scaling_s: Num = 1e-5
+    fused_s: Num = 0.0
+    latency_share: Num = 1.0
+    step_s: Num = 0.0
+    sequence_s: Num = 0.0
+    request_s: Num = 0.0
+    compute_share: Num = 0.9
+    memory_share: Num = 1.0
+    attention_share: Num = 1.0
+    passes: Num = 1.0
+    hop_s: Num = 1e-5
+    core_Bps: Num = 1e10
+    interleave: Num = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKernels:
+    """Which kernels an engine has.
+
+    Attributes:
+        grouped_decode: query heads of a group share one read of their keys; else each reads for itself, from cache.
+        only_group, only_head_dim: the one group size and head width that it has such a kernel for; 0: for all.
+        flash_prefill: prefill stores no scores.
+        own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
+        repeats_memory: what is read for each query head is read from memory, not from cache.
+        chunk: tokens that a prefill computes at a time; 0: all.
+        switch_reduces: large all-reduces run in the switch, where it can.
+        causal: queries see the keys before them only (encoders see all).
+    """
+
+    grouped_decode: bool = True
+    only_group: float = 0.0
+    only_head_dim: float = 0.0
+    flash_prefill: bool = True
+    own_products: bool = False
+    repeats_memory: bool = False
+    chunk: float = 0.0
+    switch_reduces: bool = True
+    causal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """How a model is divided.
+
+    Attributes:
+        tp: accelerators that share each layer.
+        pp: stages that the layers are divided over.
+        node: accelerators of a node.
+        attention: accelerators that share attention's heads: ``tp``, or 1 where each attends for sequences of its own.
+    """
+
+    tp: Num
+    pp: Num
+    node: Num
+    attention: Num
+
+    @property
+    def own(self) -> Num:
+        """Ranks among which the sequences are divided in attention: 1 unless each attends for its own."""
+        return self.tp / self.attention

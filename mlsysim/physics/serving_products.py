@@ -1,0 +1,98 @@
+"""Matrix products of one layer of a serving pass, at a prefill's thousands of tokens and a decode step's few.
+
+Source: Pope et al. 2022, section 3 (feed-forward and attention projections under tensor parallelism).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from mlsysim.physics.gemm import GemmKernel, gemm_s
+from mlsysim.physics.inference import touched_experts
+from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
+from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product's kernel, its formats and its peak."""
+
+    kernel: GemmKernel
+    input_B: float
+    weight_B: float
+    peak_flops_per_s: float
+
+
+def scaled(product: Product, engine: EngineCoefficients) -> Product:
+    """``product`` with what the engine makes of its kernel: once a pass, for all its calls."""
+    kernel = replace(
+        product.kernel,
+        efficiency=product.kernel.efficiency * engine.compute_share,  # type: ignore[arg-type]
+        memory_efficiency=product.kernel.memory_efficiency * engine.memory_share,  # type: ignore[arg-type]
+    )
+    return Product(kernel, product.input_B, product.weight_B, product.peak_flops_per_s)
+
+
+def product_s(
+    m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
+) -> Num:
+    """One product of an engine, by the vendor's kernels (already ``scaled``) or its own."""
+    if has.own_products:
+        return _own_product_s(m, n, k, product, kernels, engine)
+    return gemm_s(
+        *(m, n, k, product.input_B, product.weight_B, 2.0, product.kernel, product.peak_flops_per_s),
+        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B),
+    )
+
+
+def _own_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
+    """The norm of three plain limits: reading the weights, unpacking them in the cores, multiplying."""
+    weights_B = product.weight_B * n * k
+    read_s = weights_B / (kernels.memory_Bps * engine.memory_share)
+    unpack_s = weights_B / (kernels.multiprocessors * engine.core_Bps)
+    multiply_s = 2 * m * n * k / (product.peak_flops_per_s * kernels.own_compute_share * engine.compute_share)
+    norm = product.kernel.shared.overlap
+    return (read_s**norm + unpack_s**norm + multiply_s**norm) ** (1 / norm)
+
+
+def layer_products_s(
+    shape: ServingShape,
+    tokens: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+) -> Num:
+    """Matrix products of one layer, mean over dense and expert layers."""
+    tp, heads = shards.tp, shards.attention
+    kind = scaled(Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s), engine)
+
+    def product(m: Num, n: Num, k: Num) -> Num:
+        return product_s(m, n, k, kind, kernels, engine, has)
+
+    qkv_width = (shape.qkv_width - 2 * shape.key_width) / heads + 2 * shape.key_width / minimum(heads, shape.kv_heads)
+    own = tokens / shards.own
+    layer_s = product(own, qkv_width, shape.hidden) + product(own, shape.hidden, shape.attention_width / heads)
+    up = shape.ffn_matrices - 1
+    if somewhere(shape.dense > 0):
+        dense_s = product(tokens, up * shape.ffn / tp, shape.hidden) + product(tokens, shape.hidden, shape.ffn / tp)
+        layer_s = layer_s + shape.dense * dense_s
+    if somewhere(shape.dense < 1):
+        layer_s = layer_s + (1 - shape.dense) * _experts_s(shape, tokens, tp, product)
+    return layer_s
+
+
+def _experts_s(shape: ServingShape, tokens: Num, tp: Num, call: Callable[[Num, Num, Num], Num]) -> Num:
+    """One layer's experts: a grouped product reads every expert that the batch touches, once."""
+    touched = shape.experts * touched_experts(shape.experts, shape.experts_per_token, tokens)
+    each = tokens * shape.experts_per_token / touched
+    up = shape.ffn_matrices - 1
+    routed = call(each, touched * up * shape.expert_ffn / tp, shape.hidden) + call(
+        each, touched * shape.hidden, shape.expert_ffn / tp
+    )
+    if somewhere(shape.shared_ffn > 0):
+        width = maximum(shape.shared_ffn, 1.0)
+        shared = call(tokens, up * width / tp, shape.hidden) + call(tokens, shape.hidden, width / tp)
+        routed = routed + where(shape.shared_ffn > 0, shared, 0.0)
+    return routed

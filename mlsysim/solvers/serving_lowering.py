@@ -1,0 +1,332 @@
+"""From typed workloads, accelerators and number formats to the plain numbers of a calibrated serving pass."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from mlsysim.calibration import attention, collectives, gemm
+from mlsysim.calibration.attention import decode_kernel, prefill_kernel
+from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients
+from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
+from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
+from mlsysim.calibration.memory import usable_memory_B
+from mlsysim.calibration.shared import shared_coefficients
+from mlsysim.calibration.shared_kernels import shared_gemm
+from mlsysim.core.errors import InconsistentError, InputError, MLSysError
+from mlsysim.core.precision import bytes_per_element
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.models import parameters as counting
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.attention_kernels import AttentionDevice
+from mlsysim.physics.gemm import GemmKernel
+from mlsysim.physics.inference import InferenceWork, largest_batch
+from mlsysim.physics.serving_deployment import ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving_schedule import Deployment
+from mlsysim.solvers.feasibility import over_budget
+from mlsysim.solvers.serving_input import ServingSetting
+
+# The measured products that a number format of the weights runs at; all others are weight-only: 16-bit products that read
+# fewer bytes.
+_GEMM_FORMAT = {"fp8": "fp8", "fp8_block": "fp8_block", "nvfp4": "nvfp4", "fp4": "nvfp4", "int8": "sq"}
+# 32-bit products run on the 16-bit kernels' coefficients, at their own peak and width.
+_WIDE = ("fp32", "tf32")
+# Formats whose activations kernels of their own quantise.
+_SCALED = ("nvfp4", "fp4", "int8")
+_LINE_RATE_Bps = 25e9
+
+
+def serving_shape(workload: TransformerWorkload) -> ServingShape:
+    """``workload`` as its kernels see it.
+
+    Example:
+        >>> from mlsysim.models.registry import Models
+        >>> shape = serving_shape(Models.Language.Llama2_70B)
+        >>> shape.qkv_width, shape.kv_heads, shape.dense
+        (10240.0, 8.0, 1.0)
+    """
+    h = float(workload.hidden_dim)
+    moe, mla = workload.moe, workload.mla
+    expert_layers = counting.moe_layers(workload)
+    width = float(workload.heads * workload.head_width)
+    key_width = float(workload.kv_head_count * workload.head_width)
+    qkv_width, output_width, head_dim = width + 2 * key_width, width, float(workload.head_width)
+    kv_heads = cached_heads = float(workload.kv_head_count)
+    cached_dim = head_dim
+    if mla is not None:
+        output_width = float(workload.heads * mla.v_head_dim)
+        qkv_width = counting.attention_parameters(workload) / h - output_width
+        head_dim = (mla.nope_head_dim + mla.rope_head_dim + mla.v_head_dim) / 2
+        kv_heads, cached_heads, key_width = float(workload.heads), 1.0, 0.0
+        # The cache holds one vector a token where attention elsewhere holds a key and a value.
+        cached_dim = (mla.kv_lora_rank + mla.rope_head_dim) / 2
+    return ServingShape(
+        layers=float(workload.layers),
+        hidden=h,
+        qkv_width=qkv_width,
+        key_width=key_width,
+        attention_width=output_width,
+        heads=float(workload.heads),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        cached_heads=cached_heads,
+        cached_dim=cached_dim,
+        window=float(workload.sliding_window or 0),
+        windowed=workload.windowed_layers / workload.layers,
+        ffn=float(workload.ffn_width) if expert_layers < workload.layers else 0.0,
+        ffn_matrices=float(workload.ffn_matrices),
+        dense=1 - expert_layers / workload.layers,
+        experts=float(moe.experts) if moe else 1.0,
+        experts_per_token=float(moe.experts_per_token) if moe else 1.0,
+        expert_ffn=float(moe.ffn_hidden) if moe else 0.0,
+        shared_ffn=float(moe.shared_width) if moe else 0.0,
+        vocab=float(workload.vocab_size) if workload.causal else 0.0,
+        reductions=1.0 if workload.parallel_block else 2.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """Number formats of a deployment: of the arithmetic, of weights in memory, of the cache."""
+
+    precision: str
+    weights: str
+    cache: str
+
+
+def serving_kernels(
+    accelerator: HardwareNode,
+    formats: Formats,
+    nic_Bps: float = _LINE_RATE_Bps,
+    device: EngineDevice | None = None,
+    own_products: bool = False,
+) -> ServingKernels:
+    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates; a fit brings a ``device`` of its own.
+
+    Raises:
+        UnknownNameError: no kernels stand for it.
+        InconsistentError: the registry does not say how many multiprocessors it has, or how much cache.
+    """
+    device = device or engine_device(accelerator.name)
+    units, cache = accelerator.compute.multiprocessors, accelerator.memory.l2_capacity
+    if units is None:
+        raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
+    if own_products:
+        # Never evaluated but for what all kernels share: such an engine brings its own products.
+        product = head = GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
+        peak, input_B = accelerator.rate_flops_per_s("fp16"), 2.0
+    else:
+        product, head, peak, input_B = _vendor_products(accelerator, formats, device)
+        if cache is None:
+            raise InconsistentError("accelerator", accelerator.name, "one with l2_capacity: kernels need it")
+    cache_B = 0.0 if cache is None else float(cache.m_as("byte"))
+    memory_Bps = accelerator.memory_bandwidth_Bps * (device.own_memory_share if own_products else device.memory_share)
+    wide = formats.precision in _WIDE
+    peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
+    flash = prefill_kernel(device.attention)
+    links = collective_coefficients(device.collectives)
+    links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
+    links = replace(
+        links,
+        bandwidth_Bps=links.bandwidth_Bps * device.link_share,
+        pair_bandwidth_Bps=links.pair_bandwidth_Bps * device.link_share,
+    )
+    return ServingKernels(
+        gemm=product,
+        gemm_peak_flops_per_s=peak,
+        input_B=input_B,
+        weight_B=bytes_per_element(formats.weights),
+        scales=formats.precision in _SCALED,
+        head_gemm=head,
+        head_peak_flops_per_s=peak16,
+        head_weight_B=bytes_per_element(formats.weights) if own_products else 4.0 if wide else 2.0,
+        prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
+        decode=replace(decode_kernel(device.attention), floor_s=0.0, ramp_s=0.0),
+        attention=AttentionDevice(peak16, memory_Bps, float(units), cache_B),
+        kv_B=bytes_per_element(formats.cache),
+        collectives=links,
+        fabric=fabric_coefficients("ib_ndr"),
+        nic_Bps=nic_Bps,
+        memory_Bps=memory_Bps,
+        multiprocessors=float(units),
+        cache_B=cache_B,
+        own_compute_share=device.own_compute_share,
+        streaming=float(shared_coefficients().streaming),
+    )
+
+
+def _vendor_products(
+    accelerator: HardwareNode, formats: Formats, device: EngineDevice
+) -> tuple[GemmKernel, GemmKernel, float, float]:
+    """Kernels of the layers' products and of the head's, the layers' peak, bytes of an element of their inputs.
+
+    What a lone call waits for its launch is no part of a layer's kernels, which follow each other: the engine's time per layer
+    has what is left of it. Engines also quantise within the kernel before, which the benchmark does not.
+    """
+    if not device.gemm:
+        expected = "one whose matrix products were measured: only engines with kernels of their own (llama.cpp) run on it here"
+        raise InputError("accelerator", accelerator.name, expected)
+    name, peak, input_B = _product_format(accelerator, formats, device.gemm)
+    head = gemm_kernel(device.gemm)
+    head = replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
+    product = gemm_kernel(device.gemm, name)
+    product = replace(product, efficiency=product.efficiency * device.compute_share, launch_s=0.0, quantise_sweeps=0.0)
+    if formats.precision in _WIDE:
+        # A tile's fixed time counts fewer elements of k where each takes longer.
+        slower = peak / accelerator.rate_flops_per_s("fp16")
+        product = replace(product, prologue_k=product.prologue_k * slower)
+        head = replace(head, prologue_k=head.prologue_k * slower)
+    if name == "nvfp4":
+        # They also choose among 4-bit kernels by shape; the benchmark ran one that cannot split k and stalls when k is long.
+        product = replace(product, step_s=0.0, most_splits=head.most_splits)
+    return product, head, peak, input_B
+
+
+def _product_format(accelerator: HardwareNode, formats: Formats, measured: str) -> tuple[str, float, float]:
+    """The measured format of the layers' products, their peak, and bytes of an element of their inputs."""
+    if formats.precision in _WIDE:
+        return "bfloat16", accelerator.rate_flops_per_s(formats.precision), 4.0
+    name = _GEMM_FORMAT.get(formats.precision, "bfloat16")
+    if name != "bfloat16":
+        try:
+            peak = accelerator.rate_flops_per_s(FORMATS[name].precision)
+        except MLSysError:
+            return "bfloat16", accelerator.rate_flops_per_s("bf16"), 2.0
+        if name in measured_formats(measured):
+            return name, peak, FORMATS[name].input_B
+        fallback = "fp8" if "fp8" in measured_formats(measured) else "bfloat16"
+        return fallback, peak, FORMATS[name].input_B
+    return "bfloat16", accelerator.rate_flops_per_s("bf16"), 2.0
+
+
+def network_Bps(setting: ServingSetting) -> float:
+    """Between nodes; within one, what would be if there were more."""
+    return setting.network_Bps if setting.tp * setting.pp > setting.per_node else _LINE_RATE_Bps
+
+
+def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, own_products: bool) -> ServingKernels:
+    """Looking kernels up takes longer than a step: questions on one accelerator share them."""
+    key = (id(accelerator), formats, nic_Bps, own_products)
+    kept = _KEPT.get(key)
+    if kept is None or kept[0] is not accelerator:
+        found = serving_kernels(accelerator, formats, nic_Bps, own_products=own_products)
+        if len(_KEPT) >= _MOST_KEPT:
+            _KEPT.clear()
+        kept = _KEPT[key] = accelerator, found
+    return kept[1]
+
+
+# Keeps the accelerator, so that its id stays taken.
+_KEPT: dict[tuple[int, Formats, float, bool], tuple[HardwareNode, ServingKernels]] = {}
+_MOST_KEPT = 1024
+
+
+def calibrated_passes(setting: ServingSetting) -> Deployment:
+    """The passes of a setting's engine."""
+    found = setting.stack
+    if found is None:
+        raise InconsistentError("stack", None, "an engine: passes without one are bounds")
+    formats = Formats(setting.arithmetic, setting.weights, setting.cache)
+    return Deployment(
+        shape=serving_shape(setting.workload),
+        shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
+        kernels=_kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has.own_products),
+        engine=found.coefficients,
+        has=replace(found.has, causal=setting.workload.causal),
+        step_tokens=found.step_tokens,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Memory of one replica.
+
+    Attributes:
+        accelerators: of a replica.
+        shards: ranks that divide the cache.
+        each_kv_B: of one sequence, all ranks.
+        weights_B: on one accelerator.
+        free_B: of one accelerator, beside its weights.
+        most_sequences: whose cache fits, or that the engine decodes together.
+    """
+
+    accelerators: int
+    shards: float
+    each_kv_B: float
+    weights_B: float
+    free_B: float
+    most_sequences: float
+
+    def kv_B(self, batch: float) -> float:
+        """Cache of ``batch`` sequences."""
+        return self.each_kv_B * batch
+
+    def needed_B(self, batch: float) -> float:
+        """On one accelerator."""
+        return self.weights_B + self.kv_B(batch) / self.shards
+
+    def reason(self, setting: ServingSetting, batch: float) -> str:
+        """Why ``batch`` sequences do not fit, with the bytes; else empty."""
+        parts_B = {"weights": self.weights_B, "KV cache": self.kv_B(batch) / self.shards}
+        who = f"each of {self.accelerators}" if self.accelerators > 1 else "one"
+        return over_budget(sum(parts_B.values()), setting.accelerator, who, parts_B)
+
+
+def room(setting: ServingSetting, work: InferenceWork) -> Room:
+    """What fits beside the weights; an engine keeps a part of the memory to itself, and workspace for its largest pass."""
+    ranks = setting.tp * setting.pp
+    weights_B = work.resident_B / ranks
+    usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
+    found = setting.stack
+    if found is not None:
+        weights_B += 0.0 if found.has.own_products else _wide_tables_B(setting) / ranks
+        weights_B += _copied_attention_B(setting) / ranks
+        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / setting.attention_ranks
+    each_kv_B = work.kv_B * setting.occupied
+    most = float(largest_batch(usable_B - weights_B, work.kv_B / setting.kv_shards, setting.occupied))
+    if found is not None:
+        most = min(most, found.most_sequences * setting.tp / setting.attention_ranks)
+    return Room(ranks, setting.kv_shards, each_kv_B, weights_B, usable_B - weights_B, most)
+
+
+def _copied_attention_B(setting: ServingSetting) -> float:
+    """Attention's weights on every rank that attends for sequences of its own, beyond the first copy."""
+    weights = setting.workload.layers * counting.attention_parameters(setting.workload) * bytes_per_element(setting.weights)
+    return weights * (setting.tp / setting.attention_ranks - 1)
+
+
+def _wide_tables_B(setting: ServingSetting) -> float:
+    """Embedding and head stay 16-bit where the layers' weights are narrower."""
+    model = setting.workload
+    tables = counting.embedding_parameters(model) + counting.head_parameters(model)
+    return tables * max(0.0, 2.0 - bytes_per_element(setting.weights))
+
+
+def _workspace_B(setting: ServingSetting, found: Engine) -> float:
+    """Activations of the longest pass, 16-bit, and logits of the largest batch in fp32, as they are and sorted."""
+    shape = serving_shape(setting.workload)
+    width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
+    elements = shape.ffn_matrices * width + shape.qkv_width + 4 * shape.hidden
+    return float(2 * found.step_tokens * elements + 8 * found.most_sequences * shape.vocab)
+
+
+def coefficients_used(setting: ServingSetting) -> tuple[str, ...]:
+    """Names of the fitted coefficients behind an answer; none without an engine."""
+    if setting.stack is None:
+        return ()
+    device = engine_device(setting.accelerator.name)
+    if setting.stack.has.own_products:
+        return (*device.fitted, *setting.stack.fitted)
+    name = _product_format(setting.accelerator, Formats(setting.arithmetic, setting.weights, setting.cache), device.gemm)[0]
+    return _coefficient_names(setting.stack.name, setting.accelerator.name, name, setting.tp > 1)
+
+
+@functools.cache
+def _coefficient_names(stack: str, hardware: str, gemm_format: str, reduces: bool) -> tuple[str, ...]:
+    device = engine_device(hardware)
+    names = list(dict.fromkeys(name for fmt in ("bfloat16", gemm_format) for name in gemm.fitted_names(device.gemm, fmt)))
+    names += [*attention.fitted_names("prefill", device.attention), *attention.fitted_names("decode", device.attention)]
+    if reduces:
+        names += collectives.fitted_names("device", device.collectives)
+    return (*names, *device.fitted, *engine(stack).fitted)

@@ -1,0 +1,320 @@
+"""Fits serving engines and the kernels that stand for devices: ``python -m mlsysim.validation.fit_engines anchors``.
+
+Reads the calibration cases of ``anchors/serving`` and no others; writes ``calibration/engines.toml`` and
+``engine_devices.toml``. What is fitted of an entry is named in it (``fit``); everything else there is stated and stays.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlsysim.calibration.engines import COEFFICIENTS, EngineDevice, engine, engine_device
+from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Times, fit
+from mlsysim.calibration.stacks import resolved
+from mlsysim.calibration.toml_text import toml_tables
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.physics.serving_deployment import EngineCoefficients, ServingShape, Shards
+from mlsysim.physics.serving_schedule import Deployment, Served, continuous_batch, most_throughput, static_batch
+from mlsysim.solvers.lowering import inference_work
+from mlsysim.solvers.serving_input import ServingSetting, check_setting
+from mlsysim.solvers.serving_lowering import Formats, network_Bps, room, serving_kernels, serving_shape
+from mlsysim.solvers.serving_table import METRICS, serving_question
+from mlsysim.solvers.training_steps import stacked
+from mlsysim.validation.loading import Anchor, anchor_files, load
+
+# Physically meaningful ranges; a coefficient that ends at one is reported.
+RANGES = {
+    "layer_s": Coefficient(6e-5, 0.0, 5e-4),
+    "scaling_s": Coefficient(1e-5, 0.0, 1e-4),
+    "fused_s": Coefficient(5e-6, 0.0, 2.5e-5),
+    "latency_share": Coefficient(0.7, 0.0, 4.0),
+    "step_s": Coefficient(5e-4, 0.0, 1e-2),
+    "sequence_s": Coefficient(1e-5, 1e-7, 2e-2, log=True),
+    "request_s": Coefficient(2e-2, 0.0, 3e-1),
+    "compute_share": Coefficient(0.85, 0.4, 1.2),
+    "memory_share": Coefficient(0.95, 0.4, 1.1),
+    "attention_share": Coefficient(0.9, 0.2, 1.5),
+    "passes": Coefficient(1.0, 0.3, 5.0),
+    "interleave": Coefficient(0.9, 0.2, 1.5),
+    "core_Bps": Coefficient(1.2e10, 2e9, 4e10),
+    "hop_s": Coefficient(1e-4, 0.0, 1e-3),
+}
+DEVICE_RANGES = {
+    "compute_share": Coefficient(1.0, 0.3, 1.8),
+    "memory_share": Coefficient(1.0, 0.4, 1.3),
+    "attention_share": Coefficient(1.0, 0.3, 2.0),
+    "link_share": Coefficient(1.0, 0.1, 4.0),
+    "own_compute_share": Coefficient(0.5, 0.05, 2.0),
+    "own_memory_share": Coefficient(0.9, 0.4, 1.0),
+}
+_FULL_WEIGHT_ROWS = 40.0
+
+
+@dataclass
+class Runs:
+    """Figures of one stack on one accelerator at one set of formats under one schedule, as arrays."""
+
+    stack: str
+    device: str
+    accelerator: HardwareNode
+    formats: Formats
+    nic_Bps: float
+    schedule: str
+    shape: ServingShape
+    shards: Shards
+    prompt: Times
+    output: Times
+    context: Times
+    batch: Times
+    most: Times
+    rounds: Times
+    replicas: Times
+    keyed: Times
+    encoder: bool
+    metrics: tuple[str, ...]
+    measured: Times
+    sources: tuple[str, ...]
+    solved: dict[tuple[Any, ...], Times] = field(default_factory=dict)
+
+    def predicted(self, coefficients: EngineCoefficients, device: EngineDevice) -> Times:
+        """The metric of every row; a fit changes few coefficients at a time, so that most answers are known."""
+        key = (coefficients, *(getattr(device, part) for part in DEVICE_RANGES))
+        if key not in self.solved:
+            if len(self.solved) > 2:
+                self.solved.pop(next(iter(self.solved)))
+            self.solved[key] = self._metric(self._served(coefficients, device))
+        return self.solved[key]
+
+    def _served(self, coefficients: EngineCoefficients, device: EngineDevice) -> Served:
+        found = engine(self.stack)
+        passes = Deployment(
+            shape=self.shape,
+            shards=self.shards,
+            kernels=serving_kernels(self.accelerator, self.formats, self.nic_Bps, device, found.has.own_products),
+            engine=coefficients,
+            has=replace(found.has, causal=not self.encoder),
+            step_tokens=found.step_tokens,
+        )
+        if self.schedule == "static":
+            return static_batch(passes, self.batch, self.prompt, self.output, self.context)
+        if self.schedule == "offline":
+            return most_throughput(passes, self.most, self.prompt, self.output)
+        return continuous_batch(passes, self.batch, self.most, self.prompt, self.output, self.rounds)
+
+    def _metric(self, served: Served) -> Times:
+        decode_rate = self.batch / np.asarray(served.step.total_s)
+        tokens = np.where(self.output > 0, np.asarray(served.tokens_per_s), decode_rate) * self.replicas
+        prompts = np.where(self.schedule == "static", self.batch, 1.0) * self.prompt * self.replicas / served.ttft_s
+        by_name = {
+            "ttft": served.ttft_s,
+            "tpot": served.tpot_s,
+            "request_latency": served.request_s,
+            "tokens_per_second": tokens,
+            "requests_per_second": tokens / np.maximum(self.output, 1.0),
+            "prompt_tokens_per_second": prompts,
+            "prefill_mfu": self.keyed / served.ttft_s,
+        }
+        return np.array([np.asarray(by_name[name])[row] for row, name in enumerate(self.metrics)])
+
+
+def serving_anchors(root: Path, role: str) -> list[Anchor]:
+    """The serving cases of ``role`` that come from tables of measurements."""
+    files = [path for path in anchor_files(root) if path.parent.name == "serving"]
+    return [anchor for path in files for anchor in load(path) if anchor.case.run and anchor.case.role == role]
+
+
+def gathered(anchors: Iterable[Anchor]) -> list[Runs]:
+    """The figures of ``anchors``, grouped so that each group shares its kernels."""
+    groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for anchor in anchors:
+        asked = serving_question(anchor.case.run)
+        setting = prepared(asked.workload, asked.hardware, asked.arguments)
+        work = inference_work(setting.workload, setting.weights, setting.cache)
+        formats = Formats(setting.arithmetic, setting.weights, setting.cache)
+        assert setting.stack is not None
+        key = (
+            *(setting.stack.name, setting.accelerator.name, formats, network_Bps(setting), setting.schedule),
+            *(setting.workload.causal, setting.accelerator.compute.multiprocessors, setting.accelerator.memory_bandwidth_Bps),
+        )
+        flops = setting.prompts * setting.prompt * (work.matmul_flops + work.attention_flops_per_key * setting.keys)
+        rate = setting.tp * setting.pp * setting.accelerator.rate_flops_per_s(setting.rated)
+        name, _ = METRICS[asked.metric]
+        row = (setting, max(1.0, room(setting, work).most_sequences), flops / rate, name, _measured(anchor), anchor.source.key)
+        groups.setdefault(key, []).append(row)
+    return [_runs(key, rows) for key, rows in groups.items()]
+
+
+def _measured(anchor: Anchor) -> float:
+    """What the case measured, in seconds, counts a second, or as a share."""
+    value = float(anchor.case.value or 0.0)
+    return value * {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0)
+
+
+def prepared(workload: Any, hardware: Any, arguments: Mapping[str, Any]) -> ServingSetting:
+    """A question checked, as ``ServingModel.solve`` does."""
+    given = {
+        "output_len": None,
+        "weight_precision": None,
+        "kv_precision": None,
+        "efficiency": None,
+        "rounds": None,
+        "attention_dp": False,
+    }
+    return check_setting(workload, hardware, **{**given, **arguments})
+
+
+def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
+    settings, most, keyed, metrics, measured, sources = zip(*rows, strict=True)
+    first: ServingSetting = settings[0]
+
+    def numbers(name: str) -> Times:
+        return np.array([float(getattr(setting, name) or 0.0) for setting in settings])
+
+    return Runs(
+        stack=key[0],
+        device=engine_device(first.accelerator.name).name,
+        accelerator=first.accelerator,
+        formats=key[2],
+        nic_Bps=key[3],
+        schedule=key[4],
+        shape=stacked([serving_shape(setting.workload) for setting in settings]),
+        shards=Shards(numbers("tp"), numbers("pp"), numbers("per_node"), numbers("attention_ranks")),
+        prompt=numbers("prompt"),
+        output=numbers("output"),
+        context=numbers("context"),
+        batch=numbers("batch"),
+        most=np.array(most),
+        rounds=numbers("rounds"),
+        replicas=numbers("replicas"),
+        keyed=np.array(keyed),
+        encoder=not first.workload.causal,
+        metrics=metrics,
+        measured=np.array(measured),
+        sources=sources,
+    )
+
+
+def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Entries of ``engines.toml`` and ``engine_devices.toml``, fitted to the calibration cases under ``root``."""
+    engines, devices = _stated("engines.toml"), _stated("engine_devices.toml")
+    runs = gathered(serving_anchors(root, "calibration"))
+    weights = _weights(runs)
+    tables = {"engine": (engines, RANGES), "device": (devices, DEVICE_RANGES)}
+    at_bound: list[str] = []
+    for together in _components(runs, engines, devices):
+        chosen = [runs[index] for index in together]
+        names = sorted({key for run in chosen for key in _free(run, engines, devices)})
+        free = {
+            key: _start(tables[kind][0], name, part, tables[kind][1]) for key in names for kind, name, part in [key.split(" ")]
+        }
+        measured = np.concatenate([run.measured for run in chosen])
+        weighed = np.concatenate([weights[index] for index in together])
+        found = fit(functools.partial(_predicted, chosen, engines, devices), measured, free, weighed)
+        for key, value in found.values.items():
+            kind, name, part = key.split(" ")
+            tables[kind][0][name][part] = free[key].written(value)
+        at_bound += found.at_bound
+    _note(engines, devices, at_bound, root)
+    return engines, devices
+
+
+def _free(run: Runs, engines: Mapping[str, Mapping[str, Any]], devices: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The fitted coefficients that a group of figures hangs on: a device's own shares where the engine brings its products."""
+    own = engine(run.stack).has.own_products
+    parts = [part for part in devices[run.device].get("fit", ()) if part.startswith("own_") == own]
+    return [
+        *(f"engine {run.stack} {part}" for part in engines[run.stack].get("fit", ())),
+        *(f"device {run.device} {part}" for part in parts),
+    ]
+
+
+def _components(runs: list[Runs], engines: Any, devices: Any) -> list[list[int]]:
+    """Groups of figures that share no fitted coefficient are fitted apart."""
+    found: list[tuple[set[str], list[int]]] = []
+    for index, run in enumerate(runs):
+        keys = set(_free(run, engines, devices))
+        touching = [part for part in found if part[0] & keys]
+        found = [part for part in found if not part[0] & keys]
+        found.append((keys.union(*(part[0] for part in touching)), [*(i for part in touching for i in part[1]), index]))
+    return [sorted(part[1]) for part in found if part[0]]
+
+
+def _start(tables: Mapping[str, Mapping[str, Any]], name: str, part: str, ranges: Mapping[str, Coefficient]) -> Coefficient:
+    """Where the fit begins: what the entry has, within the range."""
+    known, value = ranges[part], resolved(tables, name).get(part)
+    reach = known.high - known.low
+    if value is None:
+        return known
+    inside = 1.1 * known.low if known.log else known.low + 0.02 * reach
+    return replace(known, start=min(max(float(value), inside), known.high - 0.02 * reach))
+
+
+def _stated(file: str) -> dict[str, dict[str, Any]]:
+    return tomllib.loads((resources.files("mlsysim.calibration") / file).read_text("utf-8"))
+
+
+def _predicted(runs: Iterable[Runs], engines: Any, devices: Any, values: Mapping[str, float]) -> Times:
+    trial = {"engine": {name: dict(entry) for name, entry in engines.items()}}
+    trial["device"] = {name: dict(entry) for name, entry in devices.items()}
+    for key, value in values.items():
+        kind, name, part = key.split(" ")
+        trial[kind][name][part] = value
+    coefficients = {name: _coefficients(trial["engine"], name) for name in engines}
+    return np.concatenate([run.predicted(coefficients[run.stack], _device(run, trial["device"])) for run in runs])
+
+
+def _coefficients(engines: Mapping[str, Mapping[str, Any]], name: str) -> EngineCoefficients:
+    entry = resolved(engines, name)
+    return EngineCoefficients(**{part: float(entry[part]) for part in COEFFICIENTS if part in entry})
+
+
+def _device(run: Runs, devices: Mapping[str, Mapping[str, Any]]) -> EngineDevice:
+    entry = resolved(devices, run.device)
+    given: dict[str, Any] = {part: float(entry[part]) for part in DEVICE_RANGES if part in entry}
+    return replace(engine_device(run.accelerator.name), **given)
+
+
+def _weights(runs: list[Runs]) -> list[Times]:
+    """Of every figure: a source counts as at most so many."""
+    sources = [source for run in runs for source in run.sources]
+    counts = {source: sources.count(source) for source in set(sources)}
+    return [np.array([min(1.0, (_FULL_WEIGHT_ROWS / counts[source]) ** 0.5) for source in run.sources]) for run in runs]
+
+
+def _note(engines: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], at_bound: list[str], root: Path) -> None:
+    """Writes beside each entry what it was fitted to, how well, and what ended at its bound."""
+    by_role = {role: gathered(serving_anchors(root, role)) for role in ("calibration", "validation")}
+    for kind, tables, attribute in (("engine", engines, "stack"), ("device", devices, "device")):
+        for name, entry in tables.items():
+            for stale in ("calibration", "validation", "at_bound"):
+                entry.pop(stale, None)
+            entry["at_bound"] = [key.split(" ")[2] for key in at_bound if key.split(" ")[:2] == [kind, name]]
+            for role, runs in by_role.items():
+                chosen = [run for run in runs if getattr(run, attribute) == name]
+                if chosen:
+                    measured = np.concatenate([run.measured for run in chosen])
+                    errors = ErrorStatistics.of(_predicted(chosen, engines, devices, {}), measured)
+                    entry[role] = {part.name: getattr(errors, part.name) for part in fields(errors)}
+
+
+def main(root: Path) -> None:
+    """Fits, and writes both files beside the code that reads them."""
+    engines, devices = fit_all(root)
+    folder = Path(__file__).parents[1] / "calibration"
+    for name, tables in (("engines.toml", engines), ("engine_devices.toml", devices)):
+        header = "\n".join(line[2:] for line in (folder / name).read_text("utf-8").splitlines() if line.startswith("# "))
+        quoted = {f'"{key}"' if "." in key else key: entry for key, entry in tables.items()}  # a bare dot opens a table in TOML
+        (folder / name).write_text(toml_tables(quoted, header), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

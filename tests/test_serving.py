@@ -1,0 +1,255 @@
+"""Calibrated serving: what must hold whatever the coefficients are."""
+
+import csv
+import tomllib
+import zlib
+from pathlib import Path
+
+import pytest
+
+from mlsysim import Fleet, Hardware, Models, NetworkFabric, ServingModel, Systems
+from mlsysim.calibration.engines import engine, engine_names
+from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
+from mlsysim.solvers.predict import predict_table
+from mlsysim.solvers.serving_table import METRICS, serving_question
+from mlsysim.validation import fit_engines
+
+ROOT = Path(__file__).parents[1] / "anchors"
+LLAMA8, LLAMA70 = Models.get("llama3p1_8b"), Models.get("llama3p1_70b")
+H100, DGX = Hardware.Cloud.H100, Systems.Nodes.DGX_H100
+ENGINES = [name for name in engine_names() if not engine(name).has.own_products]
+OWN = [name for name in engine_names() if engine(name).has.own_products]
+
+
+def serve(workload=LLAMA8, hardware=H100, **given):
+    asked = {"seq_len": 1024, "output_len": 256, "batch_size": 8, "stack": "vllm-2025", **given}
+    return ServingModel().solve(workload, hardware, **asked)
+
+
+def ms(quantity):
+    return quantity.m_as("ms")
+
+
+@pytest.mark.parametrize("name", engine_names())
+def test_every_engine_is_slower_than_the_bound_and_its_parts_add(name):
+    run, bound = serve(stack=name), serve(stack=None)
+    assert run.basis == "calibrated"
+    assert ms(bound.itl) < ms(run.itl) < 20 * ms(bound.itl)
+    assert ms(bound.ttft) < ms(run.ttft)
+    assert sum(ms(part) for part in run.breakdown.values()) == pytest.approx(ms(run.itl))
+    assert len(run.coefficients) == len(set(run.coefficients)) >= 3
+
+
+@pytest.mark.parametrize("name", ["vllm-2025", "tensorrt-llm-0.9", "llama.cpp-2024"])
+def test_more_work_never_takes_less_time(name):
+    batches = [ms(serve(stack=name, batch_size=batch).itl) for batch in (1, 2, 8, 32, 128)]
+    contexts = [ms(serve(stack=name, seq_len=tokens).itl) for tokens in (128, 1024, 4096, 16384)]
+    prompts = [ms(serve(stack=name, seq_len=tokens).ttft) for tokens in (128, 1024, 4096, 16384)]
+    for times in (batches, contexts, prompts):
+        assert times == sorted(times)
+
+
+@pytest.mark.parametrize("name", ["vllm-2025", "fastertransformer", "llama.cpp-2024"])
+def test_faster_memory_never_slows_a_step(name):
+    def device(factor):
+        memory = H100.memory.model_copy(update={"bandwidth": H100.memory.bandwidth * factor})
+        return H100.model_copy(update={"memory": memory})
+
+    times = [ms(serve(hardware=device(factor), stack=name).itl) for factor in (1.0, 1.1, 2.0)]
+    assert times == sorted(times, reverse=True)
+    assert times[0] > times[-1]
+
+
+def test_one_accelerator_sends_nothing_and_two_do():
+    assert ms(serve(tp_size=1).breakdown["communication"]) == 0
+    assert ms(serve(hardware=DGX, tp_size=2).breakdown["communication"]) > 0
+
+
+def test_tensor_parallelism_shortens_a_step_and_pipeline_stages_do_not():
+    one, two = (ms(serve(LLAMA70, DGX, tp_size=tp, precision="fp8", batch_size=1).itl) for tp in (1, 4))
+    assert two < one
+    staged = serve(LLAMA70, DGX, tp_size=1, pp_size=4, precision="fp8", batch_size=1)
+    assert ms(staged.itl) >= one
+
+
+def test_narrower_caches_hold_more_and_narrower_weights_weigh_less():
+    wide, narrow = serve(kv_precision="fp16"), serve(kv_precision="fp8")
+    assert wide.kv_cache.m_as("byte") == pytest.approx(2 * narrow.kv_cache.m_as("byte"))
+    assert narrow.max_batch > wide.max_batch
+    sizes = [serve(precision=name).weights.m_as("byte") for name in ("fp16", "fp8", "awq")]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_experts_that_a_batch_touches_are_read():
+    mixtral = Models.get("mixtral_8x7b")
+    one, many = (serve(mixtral, DGX, tp_size=2, batch_size=batch) for batch in (1, 64))
+    products = [ms(run.breakdown["matrix products"]) for run in (one, many)]
+    assert 2 < products[1] / products[0] < 6  # 2 of 8 experts, then all
+
+
+def test_a_request_is_its_first_token_and_the_others():
+    run = serve()
+    assert ms(run.request_latency) == pytest.approx(ms(run.ttft) + 255 * ms(run.tpot))
+    assert run.tokens_per_second.m_as("count/second") == pytest.approx(8 * 256 / (ms(run.request_latency) / 1e3))
+
+
+def test_prefills_of_others_lengthen_the_time_between_tokens():
+    static, served = serve(batch_size=32), serve(batch_size=32, schedule="continuous")
+    assert ms(served.tpot) > ms(static.tpot)
+    assert ms(served.itl) == pytest.approx(ms(static.itl))
+
+
+def test_requests_beyond_the_cache_wait():
+    fits = serve(batch_size=8, schedule="continuous", seq_len=8192)
+    waits = serve(batch_size=4 * fits.max_batch, schedule="continuous", seq_len=8192)
+    assert waits.batch <= waits.max_batch
+    assert ms(waits.ttft) > 10 * ms(fits.ttft)
+
+
+def test_the_most_throughput_is_more_than_that_of_a_small_batch():
+    most, small = serve(schedule="offline"), serve(schedule="continuous", batch_size=2)
+    assert most.batch == most.max_batch
+    assert most.tokens_per_second.m > small.tokens_per_second.m
+
+
+def test_weights_that_do_not_fit_are_said_first_with_their_bytes():
+    run = serve(LLAMA70)
+    assert not run.feasible
+    assert "weights 141" in run.reason
+    assert "GB" in str(run)
+
+
+def test_replicas_multiply_rates_and_nothing_else():
+    one, four = serve(), serve(replicas=4)
+    assert four.tokens_per_second.m == pytest.approx(4 * one.tokens_per_second.m)
+    assert ms(four.tpot) == ms(one.tpot)
+
+
+def test_tensor_parallelism_across_nodes_costs_more():
+    fleet = Fleet(name="two", node=DGX, count=2, fabric=NetworkFabric(name="IB", bandwidth="50 GB/s"))
+    wide, within = serve(LLAMA70, fleet, tp_size=16), serve(LLAMA70, DGX, tp_size=8)
+    assert ms(wide.breakdown["communication"]) > ms(within.breakdown["communication"])
+
+
+def test_an_encoder_has_one_pass():
+    bert = Models.get("bert_base")
+    run = ServingModel().solve(bert, Hardware.get("a100_sxm_80gb"), seq_len=128, batch_size=8, stack="fastertransformer-bert")
+    assert ms(run.request_latency) == ms(run.ttft)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"stack": "vlm-2025"}, UnknownNameError, "did you mean 'vllm-2025'"),
+        ({"efficiency": 0.5}, InconsistentError, "efficiency = 0.5: .*a stack knows its own"),
+        ({"schedule": "statik"}, UnknownNameError, "did you mean 'static'"),
+        ({"schedule": "offline", "output_len": None}, InconsistentError, "output_len"),
+        ({"tp_size": 3}, InconsistentError, "tp_size = 3"),
+        ({"hardware": Hardware.get("apple_m2_ultra")}, InputError, "llama.cpp"),
+        ({"hardware": Hardware.get("tpu_v1")}, UnknownNameError, "accelerator with kernels for serving"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(changes, error, text):
+    with pytest.raises(error, match=text):
+        serve(**changes)
+
+
+ROW = {
+    "model": "Llama-3.1-70B",
+    "layers": "80",
+    "hidden": "8192",
+    "heads": "64",
+    "kv_heads": "8",
+    "ffn_hidden": "28672",
+    "accelerator": "H200-SXM-141GB",
+    "n_accel": "4",
+    "tp": "4.0",
+    "weight_precision": "fp8",
+    "input_len": "1024.0",
+    "output_len": "1024.0",
+    "batch_or_concurrency": "16.0",
+    "engine": "vllm ",
+    "year": "2026",
+    "mode": "closed-loop",
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_row_is_predicted_in_its_own_metric(metric):
+    row = predict_table([{**ROW, "metric": metric, "value": "x", "notes": "y"}])[0]
+    assert row["predicted"] > 0
+    assert (row["feasible"], row["basis"], row["stack_used"]) == (True, "calibrated", "vllm-2025")
+
+
+def test_the_year_chooses_the_era_of_an_engine():
+    rows = [{**ROW, "year": year, "metric": "itl_ms"} for year in ("2024", "2026", "")]
+    assert [row["stack_used"] for row in predict_table(rows)] == ["vllm-2024", "vllm-2025", "vllm-2025"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "text"),
+    [
+        ({"engine": "mystery"}, "engine = 'mystery'"),
+        ({"mode": "server"}, "mode = 'server'"),
+        ({"accelerator": "H200-SXM-9"}, "h200"),
+        ({"weight_precision": ""}, "weight_precision"),
+        ({"n_accel": "3"}, "n_accel = 3"),
+    ],
+)
+def test_a_row_that_cannot_be_predicted_says_why(cells, text):
+    row = predict_table([{**ROW, **cells, "metric": "itl_ms"}])[0]
+    assert row["predicted"] == ""
+    assert text.lower() in row["reason"].lower()
+
+
+TABLES = sorted((ROOT / "serving").glob("*.csv"))
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
+def test_the_role_of_a_figure_is_the_hash_of_its_run(table):
+    text = table.with_suffix(".toml").read_text("utf-8")
+    given = tomllib.loads(text)["defaults"]
+    odd = "odd is calibration" in text
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        own = {name.removeprefix("run."): cell for name, cell in row.items() if name.startswith("run.") and cell}
+        cells = given["run"] | own
+        key = "|".join(cells[name] for name in sorted(cells) if name != "metric")
+        calibration = (zlib.crc32(key.encode()) % 2 == 1) == odd
+        assert row["role"] == ("calibration" if calibration else "validation"), row["id"]
+    assert sum(row["role"] == "validation" for row in rows) * 2 >= len(rows)
+
+
+def test_the_fit_is_given_calibration_figures_only(monkeypatch):
+    class StoppedError(Exception):
+        """The fit would begin here."""
+
+    def stop(runs):
+        raise StoppedError(sorted(value for run in runs for value in run.measured))
+
+    monkeypatch.setattr(fit_engines, "_weights", stop)
+    with pytest.raises(StoppedError) as stopped:
+        fit_engines.fit_all(ROOT)
+    files = [path for path in fit_engines.anchor_files(ROOT) if path.parent.name == "serving"]
+    anchors = [anchor for path in files for anchor in fit_engines.load(path) if anchor.case.run]
+    allowed = [anchor for anchor in anchors if anchor.case.role == "calibration"]
+    assert stopped.value.args[0] == pytest.approx(sorted(fit_engines._measured(anchor) for anchor in allowed))
+    assert len(allowed) * 2 <= len(anchors)
+
+
+@pytest.mark.parametrize("name", engine_names())
+def test_an_engine_has_at_most_six_coefficients(name):
+    assert len(engine(name).fitted) <= 6
+
+
+def test_the_fit_and_a_solve_agree():
+    for anchor in fit_engines.serving_anchors(ROOT, "calibration")[::97]:
+        asked = serving_question(anchor.case.run)
+        run = ServingModel().solve(asked.workload, asked.hardware, **asked.arguments)
+        (group,) = fit_engines.gathered([anchor])
+        tables = [fit_engines._stated(file) for file in ("engines.toml", "engine_devices.toml")]
+        found = fit_engines._predicted([group], *tables, {})
+        value = getattr(run, METRICS[asked.metric][0])
+        expected = value.to_base_units().m if hasattr(value, "m") else value
+        assert found[0] == pytest.approx(expected, rel=1e-6), anchor.id
