@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlsysim.validation.names import KERNELS, LEFT_OUT, MOVE, REPORT_FORMATS, ROW, TARGET, USER_SUFFIX
+from mlsysim.validation.names import KERNELS, LEFT_OUT, MOVE, REPORT_FORMATS, ROW, SEARCH, TARGET, USER_SUFFIX
 
 _USER_FILES = pytest.StashKey[frozenset[Path]]()
 
@@ -133,6 +133,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("mlsysim anchors")
     for line in report.lines(rows, moves, kernels, targets):
         terminalreporter.write_line(line)
+    for search in _properties(terminalreporter, SEARCH):
+        rate = f"{search['plans'] / search['seconds']:,.0f} a second on one core"
+        terminalreporter.write_line(f"search {search['id']}: {search['plans']:,} plans in {search['seconds']:.2f} s, {rate}")
     for name in config.getoption("--anchor-report"):
         from mlsysim.validation import export
 

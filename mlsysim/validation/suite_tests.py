@@ -11,7 +11,7 @@ import pytest
 
 from mlsysim.validation import evidence, layouts, leave_one_out, loading
 from mlsysim.validation.inputs import call_of
-from mlsysim.validation.names import LEFT_OUT, TARGET
+from mlsysim.validation.names import LEFT_OUT, SEARCH, TARGET
 from mlsysim.validation.report import percent
 from mlsysim.validation.runner import result_of
 from mlsysim.validation.statistics import summarise
@@ -89,6 +89,8 @@ def test_time_of_a_whole_search(timed_search: layouts.TimedSearch, request: pyte
         return
     best_s = float(benchmark.stats.stats.min)
     benchmark.extra_info["plans_per_second"] = plans / best_s
+    record = {"file": layouts.FILE, "id": timed_search.id, "plans": plans, "seconds": best_s}
+    request.node.user_properties.append((SEARCH, json.dumps(record)))
     set_up_s = float(request.config.getini("mlsysim_search_budget_ms")) / 1e3
     limit_s = min(timed_search.seconds, set_up_s + plans / timed_search.rate)
     if best_s > limit_s:
