@@ -8,7 +8,7 @@ vary.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,10 +20,9 @@ from pydantic import Field, model_validator
 from mlsysim.core.errors import DataError, MLSysError, UnknownNameError
 from mlsysim.core.spec import Spec
 from mlsysim.solvers.distributed import DistributedModel
-from mlsysim.solvers.parallelism import DIMENSIONS, ParallelismOptimizer
-from mlsysim.solvers.training_table import question
+from mlsysim.solvers.parallelism import DIMENSIONS, ParallelismOptimizer, ParallelismResult
 from mlsysim.validation.comparison import compare
-from mlsysim.validation.inputs import build
+from mlsysim.validation.inputs import build, call_of
 from mlsysim.validation.loading import Anchor, anchor_files, load
 from mlsysim.validation.schema import Key, Text
 
@@ -57,17 +56,19 @@ class Published(Spec):
         cases: patterns of source/case.
         within: the plan is predicted at most so much slower than the best that the search finds.
         free: dimensions that the search may change.
+        unstated: those that the source does not print: the published plan has the best values of them.
         known_gaps: why a case misses, by its name.
     """
 
     cases: tuple[Text, ...]
     within: float = Field(gt=0, lt=1)
     free: tuple[Text, ...] = ("tp", "pp", "dp")
+    unstated: tuple[Text, ...] = ()
     known_gaps: dict[str, Text] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        for name in self.free:
+        for name in (*self.free, *self.unstated):
             if name not in DIMENSIONS:
                 raise UnknownNameError.among("free", name, DIMENSIONS)
         return self
@@ -161,7 +162,7 @@ class Choice:
 
     def missed(self) -> str:
         """How much slower it is than the best plan, where that is too much."""
-        slower, best = slower_than_best(self.anchor, self.published.free)
+        slower, best = slower_than_best(self.anchor, self.published)
         if slower <= self.published.within:
             return ""
         shown = ", ".join(f"{name} {best[name]}" for name in ("tp", "pp", "dp", "virtual_stages"))
@@ -179,29 +180,35 @@ def ranks(values: Any) -> Any:
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
-def slower_than_best(anchor: Anchor, free: Sequence[str]) -> tuple[float, Mapping[str, Any]]:
-    """Predicted step of the case's plan over that of the best plan with other values of ``free``, less one; and that plan."""
-    asked = question(anchor.case.run)
-    own = DistributedModel().solve(asked.workload, asked.fleet, **asked.arguments)
-    plan, shared = own.plan, set(_OF_THE_PLAN)
-    given = {name: value for name, value in asked.arguments.items() if name not in shared}
-    fixed = {name: plan[name] for name in DIMENSIONS if name in plan and name not in free}
-    if "micro_batch" not in free:
-        fixed["micro_batch"] = max(1, plan["micro_batch_tokens"] * plan["cp"] // given["seq_len"])
-    if "virtual_stages" in free:
-        fixed.pop("schedule", None)
-        # Whoever published an uninterleaved plan may not have had interleaving.
-        fixed["virtual_stages"] = (1,) if plan["virtual_stages"] == 1 else tuple(range(1, plan["virtual_stages"] + 1))
+def slower_than_best(anchor: Anchor, published: Published) -> tuple[float, Mapping[str, Any]]:
+    """Predicted step of the case's plan over that of the best plan that the search finds, less one; and that plan."""
+    call = call_of(anchor)
+    inputs: Any = call.inputs
+    workload, fleet = inputs
+    own = DistributedModel().solve(workload, fleet, **call.keywords)
+    plan, of_plan = own.plan, set(_OF_THE_PLAN)
+    given = {name: value for name, value in call.keywords.items() if name not in of_plan}
+    micro_batch = max(1, plan["micro_batch_tokens"] * plan["cp"] // given["seq_len"])
+    stated = {**{name: plan[name] for name in DIMENSIONS if name in plan}, "micro_batch": micro_batch}
     if plan["tp"] == 1:  # whether it would split norms is not said
-        fixed.pop("sequence_parallel", None)
-    node = asked.fleet.node.accelerators_per_node
-    found = ParallelismOptimizer().solve(
-        asked.workload, asked.fleet, **given, space="full", max_tp_size=max(node, plan["tp"]), fixed=fixed, top_k=1
-    )
-    if found.best is None:
+        del stated["sequence_parallel"]
+
+    def searched(free: Collection[str]) -> ParallelismResult:
+        fixed = {name: value for name, value in stated.items() if name not in free}
+        if "virtual_stages" in free:
+            del fixed["schedule"]
+            # Whoever published a plan without interleaving may not have had it.
+            most = None if "virtual_stages" in published.unstated else plan["virtual_stages"]
+            fixed |= {} if most is None else {"virtual_stages": tuple(range(1, most + 1))}
+        widest = max(fleet.node.accelerators_per_node, plan["tp"])
+        asked = {**given, "space": "full", "max_tp_size": widest, "fixed": fixed, "top_k": 1}
+        return ParallelismOptimizer().solve(workload, fleet, **asked)
+
+    best = searched({*published.free, *published.unstated}).best
+    chosen = searched(published.unstated).best if published.unstated else own
+    if best is None or chosen is None:
         return 0.0, plan
-    best = found.best
-    return float(own.step_latency_total / best.step_latency_total) - 1, best.plan
+    return float(chosen.step_latency_total / best.step_latency_total) - 1, best.plan
 
 
 # Arguments of ``DistributedModel.solve`` that are dimensions of the search.
@@ -214,7 +221,7 @@ _OF_THE_PLAN = (
 def checks(root: Path) -> list[Ranking | Choice]:
     """What ``layouts.toml`` under ``root`` asks; nothing without the file."""
     layouts = _read(root)
-    runs = [anchor for file in anchor_files(root) if file.parent.name == "training" for anchor in load(file) if anchor.case.run]
+    runs = [anchor for file in anchor_files(root) if file.parent.name == "training" for anchor in load(file)]
     return [*_rankings(layouts, runs), *_choices(layouts, runs)]
 
 
@@ -263,8 +270,8 @@ def _choices(layouts: Layouts, runs: Sequence[Anchor]) -> Iterator[Choice]:
 
 def _plan_of(anchor: Anchor) -> str:
     """What the case asks, as text."""
-    asked = question(anchor.case.run)
-    return f"{asked.workload!r} {asked.fleet!r} {sorted(asked.arguments.items())}"
+    call = call_of(anchor)
+    return f"{call.inputs!r} {sorted(call.keywords.items())}"
 
 
 def _all_named(known_gaps: Mapping[str, str], found: Mapping[str, Any]) -> None:
