@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,30 @@ _PAGES: dict[str, Callable[[Path], str]] = {
     "anchors.md": lambda root: export.as_markdown(rows(root), (), kernel_rows(root)),
     "accuracy.md": _accuracy,
 }
+
+
+_NUMBER = re.compile(r"(-?\d[\d,]*\.?\d*)")
+
+
+def reads_the_same(old: str, new: str) -> bool:
+    """Whether two lines differ in no more than the last digit of numbers: versions of Python add up in different ways.
+
+    Example:
+        >>> reads_the_same("bias | -2.4 %", "bias | -2.3 %"), reads_the_same("bias | -2.4 %", "bias | -2.2 %")
+        (True, False)
+    """
+    if old == new:
+        return True
+    before, after = _NUMBER.split(old), _NUMBER.split(new)
+    return len(before) == len(after) and all(
+        one == other or (place % 2 == 1 and _one_digit_apart(one, other))
+        for place, (one, other) in enumerate(zip(before, after, strict=True))
+    )
+
+
+def _one_digit_apart(one: str, other: str) -> bool:
+    decimals = [len(text.partition(".")[2]) for text in (one, other)]
+    if decimals[0] != decimals[1] or not decimals[0]:
+        return False
+    first, second = (float(text.replace(",", "")) for text in (one, other))
+    return abs(first - second) < 1.5 * 10.0 ** -decimals[0]

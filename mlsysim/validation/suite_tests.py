@@ -106,9 +106,10 @@ def test_page_is_current(anchor_root: Path, page: str, request: pytest.FixtureRe
         return  # this run writes it
     now = evidence.page(anchor_root, page)
     written = path.read_text("utf-8") if path.exists() else ""
-    if now != written:
-        pairs = itertools.zip_longest(written.splitlines(), now.splitlines(), fillvalue="")
-        old, new = next(pair for pair in pairs if pair[0] != pair[1])
+    pairs = itertools.zip_longest(written.splitlines(), now.splitlines(), fillvalue="")
+    moved = next(((old, new) for old, new in pairs if not evidence.reads_the_same(old, new)), None)
+    if moved is not None:
+        old, new = moved
         option = "anchor" if page == "anchors.md" else "accuracy"
         again = f"pytest {anchor_root.name} --{option}-report=docs/{page}"
         pytest.fail(f"docs/{page} is not what a run gives now; write it with {again}\n- {old}\n+ {new}", pytrace=False)
