@@ -21,6 +21,7 @@ from mlsysim.systems.types import Fleet, Node
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 DISTRIBUTIONS = {"exponential": 1.0, "deterministic": 0.0}
 _SATURATED = 1 - 1e-9  # so close to capacity a float no longer tells the queue from one that grows for ever
+_MOST_SERVERS = 1_000_000  # Erlang's recursion takes a step each
 _NO_QUEUE = 1e-12  # below this load hardly one arrival in 1e12 waits
 
 
@@ -156,7 +157,7 @@ class TailLatencyModel:
         }
         if workload is None and hardware is None:
             _refuse_beside(served, "nothing without a workload and hardware")
-            service_s, k = _service_s(service_time, service_rate), 1 if servers is None else whole_number("servers", servers)
+            service_s, k = _service_s(service_time, service_rate), 1 if servers is None else _servers(servers)
             return _of_servers(arrival_per_s, service_s, k, _variation(distribution, cv2), limit_s)
         _refuse_beside(described, "nothing beside a workload: its deployment says how long a request takes")
         return _of_deployment(workload, hardware, served, arrival_per_s, 0.0 if cv2 is None else cv2, limit_s)
@@ -166,6 +167,13 @@ def _refuse_beside(arguments: dict[str, Any], expected: str) -> None:
     for name, value in arguments.items():
         if value is not None:
             raise InconsistentError(name, value, expected)
+
+
+def _servers(given: object) -> int:
+    count = whole_number("servers", given)
+    if count > _MOST_SERVERS:
+        raise InputError("servers", given, f"a whole number from 1 to {_MOST_SERVERS}")
+    return count
 
 
 def _service_s(time: Quantity | str | None, rate: Quantity | str | None) -> float:
