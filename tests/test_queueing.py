@@ -14,6 +14,8 @@ from mlsysim.core.errors import InfeasibleError
 from mlsysim.physics import queueing
 from mlsysim.physics.constant_service_queue import ConstantService
 from mlsysim.physics.open_loop import in_flight
+from mlsysim.solvers.open_loop_lowering import paces
+from mlsysim.solvers.serving_input import check_setting
 
 loads = st.floats(0.01, 0.999)
 servers = st.integers(1, 300)
@@ -216,6 +218,40 @@ def test_a_busier_deployment_is_never_faster(kind):
         parts_s = sum(part.m_as("s") for part in run.breakdown.values())
         assert parts_s == pytest.approx(run.latency_mean.m_as("s"))
         assert run.wait_probability <= 1
+
+
+def simulated(pace, rate, tokens, count):
+    """Seconds per token after the first and of the whole request, of an engine taken step by step."""
+    batch = np.arange(1.0, pace.places + 1)
+    steps_s = pace.token_s - (batch - 1) / tokens * pace.joined_s
+    arrivals = np.cumsum(np.random.default_rng(3).exponential(1 / rate, count)).tolist()
+    running, done, now, following = [], [], 0.0, 0
+    while len(done) < count:
+        if not running and arrivals[min(following, count - 1)] > now:
+            now = arrivals[following]
+        started = following
+        while following < count and arrivals[following] <= now and len(running) + following - started < pace.places:
+            following += 1
+        joining = following - started
+        now += joining * pace.joined_s + (steps_s[len(running) - 1] if running else 0.0)
+        running = [(came, first, left - 1) for came, first, left in running]
+        running += [(arrivals[place], now, tokens - 1) for place in range(started, following)]
+        done += [((now - first) / (tokens - 1), now - came) for came, first, left in running if left == 0]
+        running = [request for request in running if request[2] > 0]
+    return np.array(done[count // 20 :]).T
+
+
+@pytest.mark.parametrize("share", [0.4, 0.85])
+def test_a_deployment_is_like_an_engine_simulated_step_by_step(share):
+    asked = {"seq_len": 512, "output_len": 64, "precision": "fp16", "efficiency": None, "stack": None}
+    asked |= {"weight_precision": None, "kv_precision": None, "tp_size": 1, "pp_size": 1, "replicas": 1}
+    setting = check_setting(LLAMA, H100, **asked, batch_size=16, schedule="continuous", rounds=None, attention_dp=False)
+    pace = paces(setting, 16)
+    rate = share * pace.capacity_per_s
+    predicted = serve(rate, seq_len=512, output_len=64, batch_size=16)
+    for kind, times in zip(("tpot", "latency"), simulated(pace, rate, 64, 10_000), strict=True):
+        found = [times.mean(), *np.quantile(times, [0.5, 0.9, 0.99])]
+        assert seconds(predicted, kind) == pytest.approx(found, rel=0.05)
 
 
 def test_replicas_share_the_requests():

@@ -48,7 +48,7 @@ class OpenLoop:
         free: probabilities of 0 .. B-1 requests in flight; ``taken``: that it waits for a place.
         place_s: mean wait for a place of those who wait.
         busy: probability that another prompt is before its own; ``prompt_s``: mean wait then.
-        first_s: from the start of its prompt to its first token, by the number in flight with it, 1 .. B.
+        first_s: from when it waits no longer to its first token, by the number in flight with it, 1 .. B.
         token_s: time per output token, likewise.
     """
 
@@ -69,7 +69,7 @@ class OpenLoop:
         return percentile_s(share, tail, float(self.first_s[-1]))
 
     def after_wait_tail(self, time_s: float, tokens: float) -> float:
-        """P(wait and ``tokens`` + 1 tokens > t), the number in flight staying as it is found: an upper bound of the spread."""
+        """P(wait and ``tokens`` + 1 tokens > t), as if the number in flight stayed what it finds."""
         return self._tail(time_s, self.first_s + tokens * self.token_s, self.free)
 
     def mean_s(self, tokens: float) -> tuple[float, float, float]:

@@ -257,7 +257,7 @@ def _approximate(servers: int) -> str:
     return f"mean wait {mean}; percentiles by an exponential tail, and service times by their first two moments"
 
 
-_FROZEN = "percentiles: the number in flight stays what a request finds on arrival, an upper bound of the spread"
+_FROZEN = "percentiles: as if the number in flight stayed what a request finds on arrival"
 _NEEDED = "a whole number >= 1 with a workload"
 _USUAL: dict[str, Any] = {"precision": "fp16", "tp_size": 1, "pp_size": 1, "replicas": 1, "attention_dp": False}
 
@@ -282,9 +282,7 @@ def _of_deployment(
         "subject": f"{setting.workload.name}, {arrival_per_s:.4g} requests a second of {setting.prompt:.0f} + "
         f"{setting.output:.0f} tokens in {setting.arithmetic} on {machine}, {pace.places} places each",
         "basis": setting.basis,
-        "diagnostics": (
-            "percentiles: the number in flight stays what a request finds on arrival, an upper bound of the spread",
-        ),
+        "diagnostics": ("percentiles: as if the number in flight stayed what a request finds on arrival",),
         "coefficients": coefficients_used(setting),
         "arrival_rate": with_unit(arrival_per_s, "count/second"),
         "capacity": with_unit(capacity_per_s, "count/second"),
