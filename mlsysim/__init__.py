@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlsysim.solvers.serving import ServingModel
     from mlsysim.solvers.single_node import SingleNodeModel
     from mlsysim.solvers.sustainability import SustainabilityModel
+    from mlsysim.solvers.tail_latency import TailLatencyModel
     from mlsysim.systems.registry import Systems
     from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
@@ -56,6 +57,7 @@ _HOMES = {
     "Site": "infra.types",
     "SustainabilityModel": "solvers.sustainability",
     "Systems": "systems.registry",
+    "TailLatencyModel": "solvers.tail_latency",
     "TransformerWorkload": "models.types",
     "predict_table": "solvers.predict",
     "ureg": "core.units",
@@ -86,6 +88,7 @@ __all__ = [
     "Site",
     "SustainabilityModel",
     "Systems",
+    "TailLatencyModel",
     "TransformerWorkload",
     "core",
     "hardware",

@@ -33,6 +33,7 @@ from mlsysim.solvers.scaling import ScalingModel
 from mlsysim.solvers.serving import ServingModel
 from mlsysim.solvers.single_node import SingleNodeModel
 from mlsysim.solvers.sustainability import SustainabilityModel
+from mlsysim.solvers.tail_latency import TailLatencyModel
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
@@ -53,13 +54,6 @@ LATER = {
         "Checkpoint H100 has no 'fast' storage; A100 none",
         "Checkpoint interval=0",
         "Checkpoint interval 0.01h -> penalty>1",
-    ),
-    "TailLatencyModel": (
-        "TailLatency service 0ms",
-        "TailLatency arrival -5",
-        "TailLatency arrival 0",
-        "TailLatency replicas=0",
-        "TailLatency unstable",
     ),
     "OrchestrationModel": ("Orchestration rho>1", "Orchestration duration=0"),
     "CompressionModel": (
@@ -111,6 +105,15 @@ def search(workload=LLAMA, on=None, **given):
     return ParallelismOptimizer().solve(workload, on or fleet(), **{"batch_size": 1024, "seq_len": 2048, **given})
 
 
+def queue(**given):
+    return TailLatencyModel().solve(**{"arrival_rate": "10 request/s", "service_time": "50 ms", **given})
+
+
+def serve_arrivals(**given):
+    asked = {"arrival_rate": "1 request/s", "seq_len": 2048, "output_len": 128, **given}
+    return TailLatencyModel().solve(Models.Language.Llama3_8B, H100, **asked)
+
+
 def scale(budget):
     return ScalingModel().solve(compute_budget=budget)
 
@@ -143,6 +146,22 @@ REFUSED = {
         "Infra.Grids.* 'Mars'",
         lambda: PlacementOptimizer().solve(fleet(), duration_hours=24, sites=["Mars"]),
     ),
+    "TailLatency service 0ms": (
+        "service_time",
+        "service_time = '0 ms': .*> 0 second",
+        lambda: queue(service_time="0 ms"),
+    ),
+    "TailLatency arrival -5": (
+        "arrival_rate",
+        "arrival_rate = '-5 request/s': .*> 0 count/second",
+        lambda: queue(arrival_rate="-5 request/s"),
+    ),
+    "TailLatency arrival 0": (
+        "arrival_rate",
+        "arrival_rate = '0 request/s': .*> 0 count/second",
+        lambda: queue(arrival_rate="0 request/s"),
+    ),
+    "TailLatency replicas=0": ("replicas", "replicas = 0: .*>= 1", lambda: serve_arrivals(replicas=0)),
     "batch_size=0 (SingleNode)": ("batch_size", "batch_size = 0: .* >= 1", lambda: single(batch_size=0)),
     "batch_size=-1": ("batch_size", "batch_size = -1: .* >= 1", lambda: single(batch_size=-1)),
     "batch_size=2.5 (non-integer)": ("batch_size", "batch_size = 2.5: .*whole number", lambda: single(batch_size=2.5)),
@@ -412,6 +431,17 @@ def default_regions():
     found = PlacementOptimizer().solve(fleet(), duration_hours=24)
     assert any("Iowa" in row["site"] for row in found.ranking)
     assert found.best_site == min(found.ranking, key=lambda row: row["carbon"])["site"]
+
+
+@legitimate("TailLatency unstable")
+def overloaded_queue():
+    for result in (queue(arrival_rate="24 request/s"), serve_arrivals(arrival_rate="1e6 request/s")):
+        assert_sound(result)
+        assert not result.feasible
+        assert re.match(r"unstable: load \S+ of capacity", result.reason)
+        assert result.latency_p99 is None
+        with pytest.raises(InfeasibleError, match="unstable"):
+            result.require_feasible()
 
 
 @legitimate("compute budget 5e5 EFLOP (unit with prefix)")

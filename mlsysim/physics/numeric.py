@@ -115,3 +115,13 @@ def exp(a: Num) -> Num:
         1.0
     """
     return np.exp(a) if isinstance(a, np.ndarray) else math.exp(a)
+
+
+def expm1(a: Num) -> Num:
+    """exp(a) - 1 without the loss of digits near zero.
+
+    Example:
+        >>> expm1(1e-20)
+        1e-20
+    """
+    return np.expm1(a) if isinstance(a, np.ndarray) else math.expm1(a)

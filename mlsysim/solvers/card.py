@@ -55,7 +55,8 @@ def render(result: Result) -> str:
     state = "feasible" if result.feasible else f"INFEASIBLE: {result.reason}"
     lines.insert(1, f"  {state}")
     width = max((len(name) for name in (*result.HEADLINE, *result.breakdown)), default=0)
-    lines += [f"  {name.replace('_', ' '):<{width}}  {shown(getattr(result, name))}" for name in result.HEADLINE]
+    headline = {name: getattr(result, name) for name in result.HEADLINE}
+    lines += [f"  {name.replace('_', ' '):<{width}}  {shown(value)}" for name, value in headline.items() if value is not None]
     if result.breakdown:
         total: Any = sum(float(part.magnitude) for part in result.breakdown.values())
         lines.append("  breakdown")
