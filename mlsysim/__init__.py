@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mlsysim.infra.types import Grid, Site
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.solvers.batching import BatchingOptimizer
+    from mlsysim.solvers.continuous_batching import ContinuousBatchingModel
     from mlsysim.solvers.distributed import DistributedModel
     from mlsysim.solvers.fleets import FleetOptimizer
     from mlsysim.solvers.parallelism import ParallelismOptimizer
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BatchingOptimizer": "solvers.batching",
     "CNNWorkload": "models.types",
+    "ContinuousBatchingModel": "solvers.continuous_batching",
     "DistributedModel": "solvers.distributed",
     "Fleet": "systems.types",
     "FleetOptimizer": "solvers.fleets",
@@ -64,7 +68,9 @@ _ROOMS = ("calibration", "core", "hardware", "infra", "models", "physics", "solv
 
 __all__ = [
     "Q_",
+    "BatchingOptimizer",
     "CNNWorkload",
+    "ContinuousBatchingModel",
     "DistributedModel",
     "Fleet",
     "FleetOptimizer",
