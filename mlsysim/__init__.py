@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
     from mlsysim.solvers.batching import BatchingOptimizer
+    from mlsysim.solvers.capacity import CapacityPlanner
     from mlsysim.solvers.continuous_batching import ContinuousBatchingModel
     from mlsysim.solvers.distributed import DistributedModel
     from mlsysim.solvers.fleets import FleetOptimizer
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BatchingOptimizer": "solvers.batching",
     "CNNWorkload": "models.types",
+    "CapacityPlanner": "solvers.capacity",
     "ContinuousBatchingModel": "solvers.continuous_batching",
     "DistributedModel": "solvers.distributed",
     "Fleet": "systems.types",
@@ -70,6 +72,7 @@ __all__ = [
     "Q_",
     "BatchingOptimizer",
     "CNNWorkload",
+    "CapacityPlanner",
     "ContinuousBatchingModel",
     "DistributedModel",
     "Fleet",

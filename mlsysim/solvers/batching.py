@@ -28,7 +28,7 @@ class BatchingResult(Result):
 
     Attributes:
         batch: sequences decoded together (0 where none meets the limits); ``max_batch``: that fit the memory.
-        itl, ttft: at that batch (``itl`` as ``max_itl`` means it); of an infeasible question those of the batch that comes closest.
+        itl, ttft: at that batch, ``itl`` as ``max_itl`` means it; of an infeasible question, of the batch that comes closest.
         tokens_per_second, requests_per_second: of one replica.
         replicas: that the request rate needs at this batch (1 where no rate is given, 0 where infeasible).
         total_searched: batches evaluated, from the largest that fits down.
