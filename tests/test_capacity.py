@@ -1,11 +1,26 @@
 """How many requests a deployment takes, and how many accelerators a load takes: exact, infeasible with a reason."""
 
+import math
+import time
+
 import pytest
 
-from mlsysim import BatchingOptimizer, ContinuousBatchingModel, Hardware, InputError, Models, ServingModel
+from mlsysim import (
+    BatchingOptimizer,
+    CapacityPlanner,
+    ContinuousBatchingModel,
+    Fleet,
+    Hardware,
+    InputError,
+    Models,
+    ServingModel,
+    Systems,
+)
+from mlsysim.physics.disaggregation import MOST_BUSY, decode_pool, kv_transfer_s, prefill_pool
 
 LLAMA, H100 = Models.Language.Llama3_8B, Hardware.Cloud.H100
 ASKED = {"seq_len": 1024, "output_len": 256}
+LONG = {"seq_len": 4096, "output_len": 512}
 STACKS = (None, "vllm-2025")
 
 
@@ -63,21 +78,21 @@ def test_larger_blocks_hold_fewer_sequences():
 @pytest.mark.parametrize(
     "limits",
     [
-        {"max_itl": "15 ms"},
-        {"max_ttft": "100 ms"},
-        {"max_itl": "30 ms", "max_ttft": "110 ms"},
-        {"max_ttft": "500 ms", "schedule": "static"},
+        {"max_itl": "20 ms"},
+        {"max_ttft": "240 ms"},
+        {"max_itl": "40 ms", "max_ttft": "300 ms"},
+        {"max_ttft": "900 ms", "schedule": "static"},
         {"max_itl": "9 ms", "schedule": "static"},
         {},
     ],
     ids=str,
 )
 def test_no_larger_batch_keeps_the_limits(stack, limits):
-    found = batching(stack=stack, **limits)
+    found = batching(**LONG, stack=stack, **limits)
     within = []
     for batch in range(1, found.max_batch + 1):
         run = ServingModel().solve(
-            *(LLAMA, H100), **ASKED, stack=stack, batch_size=batch, schedule=limits.get("schedule", "continuous")
+            *(LLAMA, H100), **LONG, stack=stack, batch_size=batch, schedule=limits.get("schedule", "continuous")
         )
         quick = ms(run.tpot) <= float(limits.get("max_itl", "inf ms").split()[0])
         if quick and ms(run.ttft) <= float(limits.get("max_ttft", "inf ms").split()[0]):
@@ -143,3 +158,214 @@ def test_continuous_batching_refuses(argument, value):
     with pytest.raises(InputError) as caught:
         flying(**{argument: value})
     assert caught.value.argument == argument
+
+
+# How many accelerators.
+
+A100, HGX = Systems.Nodes.DGX_A100_80GB, Systems.Nodes.DGX_H100
+LOAD = {"request_rate": "20 count/s", "input_len": 1024, "output_len": 256}
+PRICES = {A100.name: "1.8 USD/hour", HGX.name: "3 USD/hour"}
+
+
+def capacity(model=LLAMA, hardware=(A100, HGX), **given):
+    return CapacityPlanner().solve(model, hardware, **{**LOAD, **given})
+
+
+def single(node, **given):
+    """One configuration by the model of a single solve."""
+    return ServingModel().solve(LLAMA, node, **{**ASKED, "schedule": "continuous", **given})
+
+
+def by_hand(node, price, stack, max_itl, max_ttft, tps, pps, most):
+    """Every configuration together and apart, a solve each; every prefill plan beside every decode plan."""
+    rate, rows, plans = 20.0, [], [(tp, pp) for tp in tps for pp in pps]
+    base = {"stack": stack, "precision": "fp16"}
+    kv_B = LLAMA.layers * 2 * LLAMA.kv_head_count * LLAMA.head_width * 2 * 1024
+    firsts = {(tp, pp): single(node, tp_size=tp, pp_size=pp, schedule="static", **base).ttft.m_as("s") for tp, pp in plans}
+    for tp, pp in plans:
+        for batch in range(1, most + 1):
+            run = single(node, tp_size=tp, pp_size=pp, batch_size=batch, **base)
+            count = math.ceil(rate / run.requests_per_second.m_as("count/s"))
+            rows.append((count * tp * pp * price, ms(run.tpot), ms(run.ttft), tp, pp, batch, False))
+            for (ptp, ppp), first_s in firsts.items():
+                sent_s = kv_transfer_s(kv_B, ptp * ppp, tp * pp, node.network_bw.m_as("byte/s"))
+                own_s = kv_transfer_s(kv_B, ptp * ppp, ptp * ppp, node.network_bw.m_as("byte/s"))
+                pool, ttft_s = prefill_pool(rate, first_s, own_s, max_ttft / 1e3)
+                per_s, tpot_s = decode_pool(batch, 256.0, run.itl.m_as("s"), sent_s)
+                ranks = math.ceil(rate / per_s) * tp * pp + pool * ptp * ppp
+                rows.append((ranks * price, tpot_s * 1e3, ttft_s * 1e3, tp, pp, batch, True))
+    return [row for row in rows if row[1] <= max_itl and row[2] <= max_ttft * (1 + 1e-9)]
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize(("max_itl", "max_ttft"), [(25, 300), (9, 150), (40, 105), (5, 40)])
+def test_single_solves_of_every_configuration_find_nothing_cheaper(stack, max_itl, max_ttft):
+    sizes = {"tp_sizes": [1, 2], "pp_sizes": [1, 2], "max_batch": 12}
+    found = capacity(
+        *(LLAMA, [HGX]), precisions=["fp16"], prices={HGX.name: "3 USD/hour"}, stack=stack, **sizes, max_itl=f"{max_itl} ms",
+        max_ttft=f"{max_ttft} ms",
+    )  # fmt: skip
+    within = by_hand(HGX, 3.0, stack, max_itl, max_ttft, [1, 2], [1, 2], 12)
+    # Together, and apart with each prefill pool that is worth trying.
+    assert found.total_searched % (4 * 12) == 0
+    assert 2 * 4 * 12 <= found.total_searched <= 5 * 4 * 12
+    assert found.feasible == bool(within)
+    if not within:
+        return
+    cost, itl, *_ = min(within)
+    assert found.cost_per_hour.m_as("USD/hour") == pytest.approx(cost)
+    assert ms(found.itl) == pytest.approx(itl)
+    assert found.cost_per_million_tokens.m_as("USD") == pytest.approx(cost / (20 * 256 * 3600) * 1e6)
+    # The front of all that are within the limits, by its definition.
+    front, least = [], math.inf
+    for cost, itl, *_ in sorted(within):
+        if itl < least:
+            least = itl
+            front.append((cost, itl))
+    assert [row["cost_per_hour"].m_as("USD/hour") for row in found.front] == pytest.approx([cost for cost, _ in front])
+    assert [ms(row["itl"]) for row in found.front] == pytest.approx([itl for _, itl in front])
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_ranked_configuration_is_that_of_the_serving_model(stack):
+    found = capacity(
+        stack=stack, prices=PRICES, max_itl="30 ms", max_ttft="400 ms", disaggregated=False, top_k=5, pp_sizes=[1, 2]
+    )
+    assert len(found.ranking) == 5
+    for row in found.ranking:
+        node = {A100.name: A100, HGX.name: HGX}[row["hardware"]]
+        plan = {"tp_size": row["tp"], "pp_size": row["pp"], "batch_size": row["batch"], "precision": row["precision"]}
+        run = single(node, stack=stack, **plan)
+        assert run.feasible
+        assert ms(run.tpot) == pytest.approx(ms(row["itl"]))
+        assert ms(run.ttft) == pytest.approx(ms(row["ttft"]))
+        assert ms(row["itl"]) <= 30
+        assert ms(row["ttft"]) <= 400
+        rate = run.requests_per_second.m_as("count/s")
+        assert rate == pytest.approx(row["requests_per_second"].m_as("count/s"))
+        assert (row["replicas"] - 1) * rate < 20 <= row["replicas"] * rate * (1 + 1e-12)
+        assert row["accelerators"] == row["replicas"] * row["tp"] * row["pp"]
+    costs = [row["cost_per_hour"] for row in found.ranking]
+    assert costs == sorted(costs)
+
+
+@pytest.mark.parametrize("limit", ["max_itl", "max_ttft"])
+def test_a_tighter_limit_is_never_cheaper(limit):
+    found = [
+        capacity(stack="vllm-2025", **{limit: f"{value} ms"}, tp_sizes=[1, 2], pp_sizes=[1], max_batch=256)
+        for value in (1, 20, 150, 500)
+    ]
+    assert not found[0].feasible
+    counts = [run.accelerators for run in found if run.feasible]
+    assert counts == sorted(counts, reverse=True)
+    assert len(counts) >= 2
+    searched = [run.total_feasible for run in found]
+    assert searched == sorted(searched)
+
+
+def test_more_load_takes_more():
+    counts = [
+        capacity(stack="vllm-2025", request_rate=f"{rate} count/s", max_itl="20 ms").accelerators for rate in (1, 30, 300)
+    ]
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_the_front_falls_in_latency_as_it_rises_in_cost():
+    found = capacity(stack="vllm-2025", prices=PRICES, pp_sizes=[1, 2])
+    costs, itls = ([row[name].magnitude for row in found.front] for name in ("cost_per_million_tokens", "itl"))
+    assert costs == sorted(costs)
+    assert itls == sorted(itls, reverse=True)
+    assert found.front[0]["cost_per_hour"] == found.cost_per_hour == found.ranking[0]["cost_per_hour"]
+
+
+def test_the_winner_is_explained():
+    found = capacity(stack="vllm-2025", prices=PRICES, max_itl="8 ms", pp_sizes=[1, 2])
+    assert found.binding == "ITL limit"
+    other = next(row for row in found.alternatives if row["changed"] == "hardware")
+    assert other["value"] == A100.name
+    alone = capacity(LLAMA, [A100], stack="vllm-2025", prices={A100.name: "1.8 USD/hour"}, max_itl="8 ms", pp_sizes=[1, 2])
+    assert other["cost_per_hour"] == alone.cost_per_hour
+    assert other["dearer"] == pytest.approx(float(alone.cost_per_hour / found.cost_per_hour) - 1)
+    assert len(found.why) == len(found.alternatives)
+    assert sum(part.magnitude for part in found.breakdown.values()) == found.accelerators
+
+
+def test_without_prices_accelerators_count():
+    found = capacity(max_itl="20 ms")
+    assert found.cost_per_hour is found.cost_per_million_tokens is None
+    assert found.accelerators == min(row["accelerators"] for row in found.ranking)
+    assert any(A100.name in note and "fp8" in note for note in found.diagnostics)
+
+
+def test_a_fleet_has_an_end():
+    one = Fleet(name="one", node=HGX, count=1)
+    found = capacity(LLAMA, [one], stack="vllm-2025", request_rate="1000 count/s")
+    assert not found.feasible
+    assert found.binding == "fleet size"
+    assert "accelerators of 8" in found.reason
+    assert capacity(LLAMA, [one], stack="vllm-2025").accelerators <= 8
+
+
+def test_a_model_that_fits_no_plan_is_said_with_bytes():
+    found = capacity(Models.Language.Llama2_70B, [Hardware.Cloud.H100, Hardware.Cloud.A100], precisions=["fp16"])
+    assert not found.feasible
+    assert found.binding == "memory capacity"
+    assert "138" in found.reason
+    assert "GB" in found.reason
+    assert (found.total_plans, found.total_fit, found.total_searched, found.ranking) == (2, 0, 0, ())
+    assert str(found).splitlines()[1].startswith("  INFEASIBLE: ")
+
+
+def test_limits_out_of_reach_say_how_far():
+    found = capacity(max_itl="1 us")
+    assert not found.feasible
+    assert "ITL" in found.reason
+    assert "limit of 0.001 ms" in found.reason
+    assert found.itl.m_as("us") > 1
+    assert found.accelerators == 0
+
+
+def test_pools_apart_need_a_network():
+    bare = Hardware.Cloud.H100.model_copy(update={"interconnect_bw": None})
+    found = capacity(LLAMA, [bare], precisions=["fp16"], disaggregated=True)
+    assert not found.feasible
+    assert found.binding == "network"
+
+
+def test_a_prefill_pool_keeps_its_limit():
+    for prefill_s in (0.01, 0.1, 0.9):
+        for limit_s in (1.0, 2.0, math.inf):
+            count, ttft_s = prefill_pool(50.0, prefill_s, 0.001, limit_s)
+            assert ttft_s <= limit_s * (1 + 1e-9)
+            assert 50 * prefill_s / count <= MOST_BUSY * (1 + 1e-9)
+            if limit_s < math.inf and count > 50 * prefill_s / MOST_BUSY + 1:
+                busy = 50 * prefill_s / (count - 1)
+                assert busy >= 1 or prefill_s * (1 + busy / (2 - 2 * busy)) > limit_s, "one fewer would not do"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("request_rate", "0 count/s"), ("request_rate", 20), ("input_len", 0), ("output_len", 1.5), ("max_itl", "1 m")),
+        *(("prices", {"DGX H100": "3 USD/hour"}), ("precisions", []), ("precisions", "fp16"), ("tp_sizes", [0])),
+        *(("max_batch", 0), ("top_k", 0), ("disaggregated", "yes"), ("stack", "vllm-1999"), ("hardware", [])),
+        *(("hardware", "H100"), ("hardware", [HGX, HGX]), ("hardware", ["H100"]), ("tp_sizes", [7]), ("precisions", ["fp61"])),
+    ],
+    ids=str,
+)
+def test_capacity_refuses(argument, value):
+    with pytest.raises(InputError) as caught:
+        capacity(**{argument: value})
+    named = {"tp_sizes": ("tp_sizes", "hardware"), "precisions": ("precisions", "precision")}.get(argument, (argument,))
+    assert caught.value.argument in named
+
+
+def test_the_search_is_fast():
+    """50,000 configurations a second on one core, of the calibrated kernels: the best of some runs."""
+    asked = {"stack": "vllm-2025", "max_itl": "40 ms", "max_ttft": "500 ms"}
+    rates = []
+    for _ in range(3):
+        start = time.process_time()
+        found = capacity(Models.Language.Llama2_70B, **asked)
+        rates.append(found.total_searched / (time.process_time() - start))
+    assert max(rates) > 50_000, rates

@@ -36,7 +36,8 @@ class CapacityResult(Result):
         alternatives: for each value that was open, the cheapest configuration with it, and its cost over the best.
         why: the same in words.
         total_plans: TP x PP x precision x hardware; ``total_fit``: of these, where at least one sequence fits.
-        total_searched: configurations evaluated: plans that fit x batches x pools; ``total_feasible``: within the limits.
+        total_searched: configurations evaluated: plans that fit x batches x (together, or beside a prefill pool);
+            ``total_feasible``: within the limits.
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("accelerators", "best_config", "cost_per_million_tokens", "itl", "ttft")

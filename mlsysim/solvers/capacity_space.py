@@ -13,6 +13,7 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.disaggregation import decode_pool, kv_transfer_s, prefill_pool
 from mlsysim.physics.inference import ServingMachine
+from mlsysim.physics.numeric import minimum
 from mlsysim.physics.serving_deployment import Shards
 from mlsysim.physics.serving_schedule import Deployment, Passes, continuous_batch
 from mlsysim.solvers.lowering import cached_tokens
@@ -102,7 +103,8 @@ def configurations(replicas: Sequence[ServingReplica], load: Load, offer: Offer,
     ``place``: of the offer and the precision in what was asked.
     """
     fitting = [replica for replica in replicas if replica.most >= 1]
-    pool = _prefill_pool(fitting, load, offer) if True in load.disaggregated and offer.network_Bps > 0 else None
+    apart = True in load.disaggregated and offer.network_Bps > 0
+    pools = _prefill_pools(fitting, load, offer) if apart else []
     for part in _parts(fitting, load.max_batch):
         counts = [len(batches) for _, batches in part]
         passes = _stacked([replica for replica, _ in part], counts)
@@ -114,9 +116,10 @@ def configurations(replicas: Sequence[ServingReplica], load: Load, offer: Offer,
         if False in load.disaggregated:
             per_s = served.tokens_per_s / setting.output
             yield _columns(load, offer, given, per_s, served.ttft_s, served.tpot_s)
-        if pool is not None:
-            kv_B = part[0][0].work.kv_B * cached_tokens(setting.workload, setting.prompt)
-            transfer_s = kv_transfer_s(kv_B, pool["prefill_tp"] * pool["prefill_pp"], tp * pp, offer.network_Bps)
+        for pool in pools:
+            transfer_s = kv_transfer_s(
+                _prompt_kv_B(part[0][0]), pool["prefill_tp"] * pool["prefill_pp"], tp * pp, offer.network_Bps
+            )
             per_s, tpot_s = decode_pool(batch, setting.output, served.step.total_s, transfer_s)
             yield _columns(load, offer, {**given, **pool, "disaggregated": 1.0}, per_s, pool["ttft_s"], tpot_s)
 
@@ -133,27 +136,41 @@ def _columns(load: Load, offer: Offer, given: dict[str, Any], per_s: Any, ttft_s
     return columns
 
 
-def _prefill_pool(replicas: Sequence[ServingReplica], load: Load, offer: Offer) -> dict[str, float] | None:
-    """The prefill pool with the fewest accelerators that keeps the limit (else the fastest): no decode plan changes it."""
+def _prefill_pools(replicas: Sequence[ServingReplica], load: Load, offer: Offer) -> list[dict[str, float]]:
+    """The prefill pools worth trying beside every decode plan; where none keeps the limit, the fastest.
+
+    A decode plan sees of a pool only how many accelerators send it a cache at once: of pools with as many senders, or more, the
+    one with the fewest accelerators is the best for all.
+    """
     found = []
     for replica in replicas:
-        setting = replica.setting
-        ranks = float(replica.accelerators)
-        kv_B = replica.work.kv_B * cached_tokens(setting.workload, setting.prompt)
-        transfer_s = kv_transfer_s(kv_B, ranks, ranks, offer.network_Bps)
-        prefill_s = replica.passes.prefill_s(1.0, setting.prompt)
-        count, ttft_s = prefill_pool(load.request_rate, float(prefill_s), float(transfer_s), load.max_ttft_s)
-        late_s = max(0.0, float(ttft_s) - load.max_ttft_s * (1 + 1e-9))
-        found.append((late_s, float(count) * ranks, float(ttft_s), float(count), float(setting.tp), float(setting.pp)))
+        setting, ranks = replica.setting, float(replica.accelerators)
+        transfer_s = float(kv_transfer_s(_prompt_kv_B(replica), ranks, ranks, offer.network_Bps))
+        prefill_s = float(replica.passes.prefill_s(1.0, setting.prompt))
+        count, ttft_s = prefill_pool(load.request_rate, prefill_s, transfer_s, load.max_ttft_s)
+        late_s = float(ttft_s) - load.max_ttft_s
+        if late_s <= _ROUNDING * load.max_ttft_s:
+            late_s, ttft_s = 0.0, minimum(ttft_s, load.max_ttft_s)
+        pool = {"prefill_replicas": float(count), "prefill_tp": float(setting.tp), "prefill_pp": float(setting.pp)}
+        found.append((late_s, float(count) * ranks, -ranks, {**pool, "ttft_s": float(ttft_s)}))
     if not found:
-        return None
-    _, _, ttft_s, count, tp, pp = min(found)
-    return {"prefill_replicas": count, "prefill_tp": tp, "prefill_pp": pp, "ttft_s": min(ttft_s, _on_time(ttft_s, load))}
+        return []
+    if min(late_s for late_s, *_ in found) > 0:
+        return [min(found, key=lambda row: row[0])[-1]]
+    chosen: list[tuple[float, dict[str, float]]] = []
+    for late_s, _, senders, pool in sorted(found, key=lambda row: (*row[:3], row[3]["ttft_s"])):
+        if late_s == 0 and all(senders < other for other, _ in chosen):
+            chosen.append((senders, pool))
+    return [pool for _, pool in chosen]
 
 
-def _on_time(ttft_s: float, load: Load) -> float:
-    """The limit itself where a time is over it by rounding alone."""
-    return load.max_ttft_s if load.max_ttft_s < ttft_s <= load.max_ttft_s * (1 + 1e-9) else ttft_s
+# A pool's queue is made to last just as long as the limit allows: the last bits of a division are no breach of it.
+_ROUNDING = 1e-9
+
+
+def _prompt_kv_B(replica: ServingReplica) -> float:
+    setting = replica.setting
+    return replica.work.kv_B * cached_tokens(setting.workload, setting.prompt)
 
 
 def _parts(
