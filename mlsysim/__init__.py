@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mlsysim.solvers.scaling import ScalingModel
     from mlsysim.solvers.serving import ServingModel
     from mlsysim.solvers.single_node import SingleNodeModel
+    from mlsysim.solvers.speculative_decoding import SpeculativeDecodingModel
     from mlsysim.solvers.sustainability import SustainabilityModel
     from mlsysim.systems.registry import Systems
     from mlsysim.systems.types import Fleet, NetworkFabric, Node
@@ -60,6 +61,7 @@ _HOMES = {
     "ServingModel": "solvers.serving",
     "SingleNodeModel": "solvers.single_node",
     "Site": "infra.types",
+    "SpeculativeDecodingModel": "solvers.speculative_decoding",
     "SustainabilityModel": "solvers.sustainability",
     "Systems": "systems.registry",
     "TransformerWorkload": "models.types",
@@ -93,6 +95,7 @@ __all__ = [
     "ServingModel",
     "SingleNodeModel",
     "Site",
+    "SpeculativeDecodingModel",
     "SustainabilityModel",
     "Systems",
     "TransformerWorkload",

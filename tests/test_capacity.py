@@ -14,9 +14,11 @@ from mlsysim import (
     InputError,
     Models,
     ServingModel,
+    SpeculativeDecodingModel,
     Systems,
 )
 from mlsysim.physics.disaggregation import MOST_BUSY, decode_pool, kv_transfer_s, prefill_pool
+from mlsysim.physics.speculation import expected_tokens
 
 LLAMA, H100 = Models.Language.Llama3_8B, Hardware.Cloud.H100
 ASKED = {"seq_len": 1024, "output_len": 256}
@@ -369,3 +371,54 @@ def test_the_search_is_fast():
         found = capacity(Models.Language.Llama2_70B, **asked)
         rates.append(found.total_searched / (time.process_time() - start))
     assert max(rates) > 50_000, rates
+
+
+# Drafts.
+
+BIG = Models.Language.Llama2_70B
+
+
+def drafted(**given):
+    asked = {"acceptance": 0.8, "seq_len": 1024, "tp_size": 4, **given}
+    return SpeculativeDecodingModel().solve(BIG, LLAMA, HGX, **asked)
+
+
+def test_expected_tokens_are_those_of_a_walk():
+    """Of k drafts the first i are accepted with chance a^i (1 - a), all with a^k: i + 1 tokens each."""
+    for chance in (0.0, 0.3, 0.8, 1.0):
+        for k in range(8):
+            walk = sum((i + 1) * chance**i * (1 - chance) for i in range(k)) + (k + 1) * chance**k
+            assert expected_tokens(float(k), chance) == pytest.approx(walk)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_without_drafts_the_target_is_alone(stack):
+    run = drafted(stack=stack, draft_len=0)
+    plain = ServingModel().solve(BIG, HGX, seq_len=1024, tp_size=4, stack=stack)
+    assert run.speedup == pytest.approx(1)
+    assert ms(run.itl) == pytest.approx(ms(run.plain_itl)) == pytest.approx(ms(plain.itl))
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_the_best_draft_is_the_best_of_all(stack):
+    best = drafted(stack=stack)
+    each = {k: drafted(stack=stack, draft_len=k).speedup for k in range(17)}
+    assert best.speedups == pytest.approx(each)
+    assert best.speedup == pytest.approx(max(each.values()))
+    assert 1.2 < best.speedup < best.tokens_per_round
+    assert ms(best.round_latency) == pytest.approx(ms(best.itl) * best.tokens_per_round)
+    gains = [drafted(stack=stack, acceptance=chance).speedup for chance in (0, 0.5, 0.9)]
+    assert gains == sorted(gains)
+    assert drafted(stack=stack, acceptance=0).draft_len == 0
+    # Where arithmetic is no longer free, checking costs what it saves.
+    assert drafted(stack=stack, batch_size=128).speedup < best.speedup
+
+
+def test_drafts_need_room_and_sense():
+    found = SpeculativeDecodingModel().solve(LLAMA, BIG, H100, acceptance=0.5, seq_len=1024)
+    assert not found.feasible
+    assert "draft's weights 138" in found.reason
+    for argument, value in (("acceptance", 3), ("acceptance", -1), ("draft_len", -1), ("draft_tp_size", 8), ("seq_len", 0)):
+        with pytest.raises(InputError) as caught:
+            drafted(**{argument: value})
+        assert caught.value.argument == argument
