@@ -73,6 +73,30 @@ def test_larger_blocks_hold_fewer_sequences():
     assert found[2].kv_unused == pytest.approx(127.5 / (1152 + 127.5))
 
 
+@pytest.mark.parametrize("stack", STACKS)
+def test_cached_prefixes_are_not_computed(stack):
+    asked = {"seq_len": 8192, "stack": stack, "concurrency": 16}
+    runs = [flying(**asked, prefix_hit=hit) for hit in (0.0, 0.25, 0.5, 0.9, 1.0)]
+    for name in ("ttft", "tpot"):
+        times = [ms(getattr(run, name)) for run in runs]
+        assert times == sorted(times, reverse=True), name
+        assert times[-1] > 0
+    assert {ms(run.itl) for run in runs} == {ms(runs[0].itl)}
+    assert {run.max_batch for run in runs} == {runs[0].max_batch}
+    assert runs[0] == flying(**asked)
+    # New tokens also attend to the cached ones: half a prompt costs more than a prompt of half the length.
+    half = flying(**{**asked, "seq_len": 4096})
+    assert ms(runs[2].tpot) - ms(runs[2].itl) > ms(half.tpot) - ms(half.itl)
+
+
+def test_at_the_speed_of_light_cached_and_new_arithmetic_make_the_whole():
+    """FLOPs of the new tokens of half a cached prompt, and of a prompt as long as the cached half, are those of all of it."""
+    asked = {"seq_len": 8192, "concurrency": 16}
+    whole, rest, first = (flying(**given) for given in (asked, {**asked, "prefix_hit": 0.5}, {**asked, "seq_len": 4096}))
+    joined = [ms(run.breakdown["prefills of others"]) for run in (whole, rest, first)]
+    assert joined[1] + joined[2] == pytest.approx(joined[0], rel=1e-3)
+
+
 # The largest batch.
 
 
@@ -155,7 +179,9 @@ def test_batching_refuses(argument, value):
     assert caught.value.argument == argument
 
 
-@pytest.mark.parametrize(("argument", "value"), [("concurrency", 0), ("page_size", 1.5), ("output_len", None)])
+@pytest.mark.parametrize(
+    ("argument", "value"), [("concurrency", 0), ("page_size", 1.5), ("output_len", None), ("prefix_hit", 1.1)]
+)
 def test_continuous_batching_refuses(argument, value):
     with pytest.raises(InputError) as caught:
         flying(**{argument: value})
@@ -280,6 +306,19 @@ def test_the_front_falls_in_latency_as_it_rises_in_cost():
     assert found.front[0]["cost_per_hour"] == found.cost_per_hour == found.ranking[0]["cost_per_hour"]
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_cached_prefixes_take_fewer_accelerators(apart):
+    asked = {"hardware": [HGX], "precisions": ["fp16"], "stack": "vllm-2025", "tp_sizes": [1], "pp_sizes": [1]}
+    asked |= {"input_len": 4096, "max_itl": "30 ms", "disaggregated": apart}
+    none, most = (capacity(**asked, prefix_hit=hit) for hit in (0.0, 0.9))
+    assert most.accelerators < none.accelerators
+    assert none == capacity(**asked)
+    if not apart:
+        run = flying(seq_len=4096, stack="vllm-2025", concurrency=most.best_config["batch"], prefix_hit=0.9, page_size=1)
+        assert ms(run.tpot) == pytest.approx(ms(most.itl))
+    assert most.best_config["disaggregated"] == apart
+
+
 def test_the_winner_is_explained():
     found = capacity(stack="vllm-2025", prices=PRICES, max_itl="8 ms", pp_sizes=[1, 2])
     assert found.binding == "ITL limit"
@@ -301,11 +340,11 @@ def test_without_prices_accelerators_count():
 
 def test_a_fleet_has_an_end():
     one = Fleet(name="one", node=HGX, count=1)
-    found = capacity(LLAMA, [one], stack="vllm-2025", request_rate="1000 count/s")
+    found = capacity(LLAMA, [one], stack="vllm-2025", request_rate="1000 count/s", precisions=["fp16"])
     assert not found.feasible
     assert found.binding == "fleet size"
     assert "accelerators of 8" in found.reason
-    assert capacity(LLAMA, [one], stack="vllm-2025").accelerators <= 8
+    assert capacity(LLAMA, [one]).accelerators <= 8
 
 
 def test_a_model_that_fits_no_plan_is_said_with_bytes():
@@ -350,7 +389,14 @@ def test_a_prefill_pool_keeps_its_limit():
     [
         *(("request_rate", "0 count/s"), ("request_rate", 20), ("input_len", 0), ("output_len", 1.5), ("max_itl", "1 m")),
         *(("prices", {"DGX H100": "3 USD/hour"}), ("precisions", []), ("precisions", "fp16"), ("tp_sizes", [0])),
-        *(("max_batch", 0), ("top_k", 0), ("disaggregated", "yes"), ("stack", "vllm-1999"), ("hardware", [])),
+        *(
+            ("max_batch", 0),
+            ("top_k", 0),
+            ("prefix_hit", 2),
+            ("disaggregated", "yes"),
+            ("stack", "vllm-1999"),
+            ("hardware", []),
+        ),
         *(("hardware", "H100"), ("hardware", [HGX, HGX]), ("hardware", ["H100"]), ("tp_sizes", [7]), ("precisions", ["fp61"])),
     ],
     ids=str,
@@ -366,7 +412,7 @@ def test_the_search_is_fast():
     """50,000 configurations a second on one core, of the calibrated kernels: the best of some runs."""
     asked = {"stack": "vllm-2025", "max_itl": "40 ms", "max_ttft": "500 ms"}
     rates = []
-    for _ in range(3):
+    for _ in range(2):
         start = time.process_time()
         found = capacity(Models.Language.Llama2_70B, **asked)
         rates.append(found.total_searched / (time.process_time() - start))
@@ -396,7 +442,9 @@ def test_without_drafts_the_target_is_alone(stack):
     run = drafted(stack=stack, draft_len=0)
     plain = ServingModel().solve(BIG, HGX, seq_len=1024, tp_size=4, stack=stack)
     assert run.speedup == pytest.approx(1)
-    assert ms(run.itl) == pytest.approx(ms(run.plain_itl)) == pytest.approx(ms(plain.itl))
+    assert ms(run.itl) == pytest.approx(ms(run.plain_itl))
+    assert ms(run.itl) == pytest.approx(ms(plain.itl))
+    assert any("vocabularies differ" in note for note in run.diagnostics)
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mlsysim.core.checks import boolean, instance, positive_quantity, strict_keywords, whole_number
+from mlsysim.core.checks import boolean, instance, positive_quantity, real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
@@ -97,6 +97,7 @@ class CapacityPlanner:
         pp_sizes: Sequence[int] | None = None,
         disaggregated: bool | None = None,
         max_batch: int = 1024,
+        prefix_hit: float = 0.0,
         stack: str | None = None,
         efficiency: float | None = None,
         kv_precision: str | None = None,
@@ -119,6 +120,7 @@ class CapacityPlanner:
             pp_sizes: to try; by default the divisors of the layers.
             disaggregated: prefill and decode on accelerators of their own (True), together (False), or the better of both.
             max_batch: largest batch of a replica to try; all smaller ones are.
+            prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them.
             stack: a calibrated engine such as ``"vllm-2025"``; without one (and without ``efficiency``) the speed of light.
             efficiency: share of peak arithmetic that the caller owns.
             kv_precision: number format of the KV cache.
@@ -152,6 +154,7 @@ class CapacityPlanner:
                 max_itl_s=math.inf if max_itl is None else positive_quantity("max_itl", max_itl, "second"),
                 max_batch=whole_number("max_batch", max_batch),
                 disaggregated=(False, True) if disaggregated is None else (boolean("disaggregated", disaggregated),),
+                prefix_hit=real_number("prefix_hit", prefix_hit, 0.0, 1.0),
             ),
             serving={
                 "seq_len": whole_number("input_len", input_len),

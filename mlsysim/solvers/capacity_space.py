@@ -18,6 +18,7 @@ from mlsysim.physics.serving_deployment import Shards
 from mlsysim.physics.serving_schedule import Deployment, Passes, continuous_batch
 from mlsysim.solvers.lowering import cached_tokens
 from mlsysim.solvers.plan_space import Floats
+from mlsysim.solvers.prefix_cache import prefixed
 from mlsysim.solvers.serving_bound import BoundPasses
 from mlsysim.solvers.serving_replica import ServingReplica, whole_batches
 from mlsysim.systems.types import Fleet, Node
@@ -81,6 +82,7 @@ class Load:
     max_itl_s: float
     max_batch: int
     disaggregated: tuple[bool, ...]
+    prefix_hit: float
 
 
 def plans(
@@ -111,7 +113,7 @@ def configurations(replicas: Sequence[ServingReplica], load: Load, offer: Offer,
         batch = np.concatenate([batches for _, batches in part])
         tp, pp = (np.repeat([float(getattr(r.setting, name)) for r, _ in part], counts) for name in ("tp", "pp"))
         setting = part[0][0].setting
-        served = continuous_batch(passes, batch, batch, setting.prompt, setting.output)
+        served = continuous_batch(prefixed(passes, setting, load.prefix_hit), batch, batch, setting.prompt, setting.output)
         given = {"offer": place[0], "precision": place[1], "tp": tp, "pp": pp, "batch": batch}
         if False in load.disaggregated:
             per_s = served.tokens_per_s / setting.output
@@ -146,7 +148,7 @@ def _prefill_pools(replicas: Sequence[ServingReplica], load: Load, offer: Offer)
     for replica in replicas:
         setting, ranks = replica.setting, float(replica.accelerators)
         transfer_s = float(kv_transfer_s(_prompt_kv_B(replica), ranks, ranks, offer.network_Bps))
-        prefill_s = float(replica.passes.prefill_s(1.0, setting.prompt))
+        prefill_s = float(prefixed(replica.passes, setting, load.prefix_hit).prefill_s(1.0, setting.prompt))
         count, ttft_s = prefill_pool(load.request_rate, prefill_s, transfer_s, load.max_ttft_s)
         late_s = float(ttft_s) - load.max_ttft_s
         if late_s <= _ROUNDING * load.max_ttft_s:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlsysim.core.checks import strict_keywords, whole_number
+from mlsysim.core.checks import real_number, strict_keywords, whole_number
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.serving_schedule import continuous_batch
+from mlsysim.solvers.prefix_cache import prefixed
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving_lowering import coefficients_used
 from mlsysim.solvers.serving_replica import ServingReplica
@@ -60,6 +61,7 @@ class ContinuousBatchingModel:
         output_len: int = 256,
         concurrency: int | None = None,
         page_size: int = 16,
+        prefix_hit: float = 0.0,
         precision: str = "fp16",
         weight_precision: str | None = None,
         kv_precision: str | None = None,
@@ -78,6 +80,8 @@ class ContinuousBatchingModel:
             output_len: tokens that a request generates.
             concurrency: requests in flight; by default as many as the KV cache holds.
             page_size: tokens of a block of the KV cache.
+            prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them (their room is
+                counted for each request, as if it were not shared).
             precision: of the arithmetic, and of weights and KV cache unless said.
             weight_precision: number format of the weights in memory.
             kv_precision: number format of the KV cache.
@@ -99,6 +103,7 @@ class ContinuousBatchingModel:
             (32, True, True)
         """
         page = whole_number("page_size", page_size)
+        hit = real_number("prefix_hit", prefix_hit, 0.0, 1.0)
         asked = None if concurrency is None else whole_number("concurrency", concurrency)
         replica = ServingReplica.of(
             workload,
@@ -119,7 +124,8 @@ class ContinuousBatchingModel:
         reason = replica.lacking()
         most = max(1, replica.most)
         flying = most if asked is None else asked
-        served = continuous_batch(replica.passes, float(flying), float(most), setting.prompt, setting.output)
+        passes = prefixed(replica.passes, setting, hit)
+        served = continuous_batch(passes, float(flying), float(most), setting.prompt, setting.output)
         batch = min(flying, most)
         parts, binding = served.step.parts()
         step_s, tpot_s, tokens_per_s = float(served.step.total_s), float(served.tpot_s), float(served.tokens_per_s)

@@ -149,6 +149,7 @@ class SpeculativeDecodingModel:
             reason=reason,
             binding="memory capacity" if reason else max(parts_s, key=lambda name: parts_s[name]),
             breakdown={name: with_unit(seconds, "second") for name, seconds in parts_s.items()},
+            diagnostics=_vocabularies(setting.workload, proposer.setting.workload),
             coefficients=coefficients_used(setting),
             draft_len=length,
             tokens_per_round=yielded,
@@ -160,6 +161,12 @@ class SpeculativeDecodingModel:
             memory_per_accelerator=with_unit(needed_B, "byte"),
             speedups={int(k): float(gain) for k, gain in zip(lengths, speedups, strict=True)},
         )
+
+
+def _vocabularies(target: TransformerWorkload, draft: TransformerWorkload) -> tuple[str, ...]:
+    if target.vocab_size == draft.vocab_size:
+        return ()
+    return (f"vocabularies differ ({target.vocab_size} and {draft.vocab_size}): drafted tokens are checked in a shared one",)
 
 
 def _verify_s(target: ServingReplica, batch: float, context: float, lengths: Num) -> Num:
@@ -184,5 +191,8 @@ def _no_room(target: ServingReplica, proposer: ServingReplica, batch: float) -> 
     reason = over_budget(needed_B, device, who, parts_B)
     beyond_B = needed_B - parts_B["weights"] - target.held.free_B
     if not reason and beyond_B > 0:
-        reason = f"{who} {device.name} needs {needed_B / 1e9:.1f} GB beside the engine's workspace, {beyond_B / 1e9:.1f} GB more than is left"
+        reason = (
+            f"{who} {device.name} needs {needed_B / 1e9:.1f} GB beside the engine's workspace, "
+            f"{beyond_B / 1e9:.1f} GB more than it has"
+        )
     return reason, needed_B
