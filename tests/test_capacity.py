@@ -129,7 +129,7 @@ def test_no_larger_batch_keeps_the_limits(stack, limits):
 
 @pytest.mark.parametrize("limit", ["max_itl", "max_ttft"])
 def test_a_tighter_limit_never_gives_a_larger_batch(limit):
-    batches = [batching(stack="vllm-2025", **{limit: f"{milliseconds} ms"}).batch for milliseconds in range(1, 150, 8)]
+    batches = [batching(stack="vllm-2025", **{limit: f"{milliseconds} ms"}).batch for milliseconds in range(1, 150, 16)]
     assert batches == sorted(batches)
     assert batches[0] == 0 < batches[-1]
 
@@ -364,6 +364,14 @@ def test_limits_out_of_reach_say_how_far():
     assert "limit of 0.001 ms" in found.reason
     assert found.itl.m_as("us") > 1
     assert found.accelerators == 0
+
+
+def test_layers_of_a_prime_number_may_be_staged():
+    """61 layers that one node cannot hold lie on two."""
+    two = Fleet(name="two", node=HGX, count=2)
+    found = capacity(Models.Language.DeepSeek_V3, [two], precisions=["fp8"], request_rate="0.1 count/s", stack="vllm-2025")
+    assert found.feasible
+    assert found.best_config["pp"] > 1
 
 
 def test_pools_apart_need_a_network():

@@ -117,7 +117,7 @@ class CapacityPlanner:
             prices: of one accelerator, an hour ("2 USD/hour"), by name of the hardware.
             precisions: number formats to try; one that an accelerator has no rate for is left out there, and said.
             tp_sizes: to try; by default the divisors of the node.
-            pp_sizes: to try; by default the divisors of the layers.
+            pp_sizes: to try; by default those that divide the layers, or leave the fullest stage at most 5 % above the mean.
             disaggregated: prefill and decode on accelerators of their own (True), together (False), or the better of both.
             max_batch: largest batch of a replica to try; all smaller ones are.
             prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them.

@@ -30,6 +30,8 @@ COLUMNS = (
     *("requests_per_s", "accelerators", "ttft_s", "itl_s", "cost"),
 )
 PLACE = {name: index for index, name in enumerate(COLUMNS)}
+# Layers of the fullest stage over the mean, at most: passes are timed as if stages were alike.
+_UNEVEN = 1.05
 # Configurations evaluated at once: memory stays bounded, and arrays stay in the cache.
 _BLOCK = 8192
 
@@ -88,9 +90,10 @@ class Load:
 def plans(
     model: TransformerWorkload, offer: Offer, tp_sizes: Sequence[int] | None, pp_sizes: Sequence[int] | None
 ) -> list[tuple[int, int]]:
-    """TP x PP of a replica: TP divides the heads and, unless asked, stays in a node; PP divides the layers unless asked."""
+    """TP x PP of a replica: TP divides the heads and, unless asked, stays in a node; PP, unless asked, is even."""
     tensor = [tp for tp in range(1, offer.node + 1) if offer.node % tp == 0] if tp_sizes is None else tp_sizes
-    stages = [pp for pp in range(1, model.layers + 1) if model.layers % pp == 0] if pp_sizes is None else pp_sizes
+    even = [pp for pp in range(1, model.layers + 1) if -(-model.layers // pp) * pp <= _UNEVEN * model.layers]
+    stages = even if pp_sizes is None else pp_sizes
     return [
         (tp, pp)
         for tp in tensor
