@@ -292,9 +292,8 @@ def test_a_tighter_limit_is_never_cheaper(limit):
 
 
 def test_more_load_takes_more():
-    counts = [
-        capacity(stack="vllm-2025", request_rate=f"{rate} count/s", max_itl="20 ms").accelerators for rate in (1, 30, 300)
-    ]
+    asked = {"hardware": [HGX], "precisions": ["fp8"], "max_itl": "20 ms", "stack": "vllm-2025", "pp_sizes": [1]}
+    counts = [capacity(**asked, request_rate=f"{rate} count/s").accelerators for rate in (1, 30, 300)]
     assert counts[0] < counts[1] < counts[2]
 
 
