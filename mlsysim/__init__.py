@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mlsysim.infra.types import Grid, Site
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.solvers.batching import BatchingOptimizer
+    from mlsysim.solvers.capacity import CapacityPlanner
+    from mlsysim.solvers.continuous_batching import ContinuousBatchingModel
     from mlsysim.solvers.distributed import DistributedModel
     from mlsysim.solvers.fleets import FleetOptimizer
     from mlsysim.solvers.parallelism import ParallelismOptimizer
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from mlsysim.solvers.scaling import ScalingModel
     from mlsysim.solvers.serving import ServingModel
     from mlsysim.solvers.single_node import SingleNodeModel
+    from mlsysim.solvers.speculative_decoding import SpeculativeDecodingModel
     from mlsysim.solvers.sustainability import SustainabilityModel
     from mlsysim.solvers.tail_latency import TailLatencyModel
     from mlsysim.systems.registry import Systems
@@ -34,7 +38,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BatchingOptimizer": "solvers.batching",
     "CNNWorkload": "models.types",
+    "CapacityPlanner": "solvers.capacity",
+    "ContinuousBatchingModel": "solvers.continuous_batching",
     "DistributedModel": "solvers.distributed",
     "Fleet": "systems.types",
     "FleetOptimizer": "solvers.fleets",
@@ -55,6 +62,7 @@ _HOMES = {
     "ServingModel": "solvers.serving",
     "SingleNodeModel": "solvers.single_node",
     "Site": "infra.types",
+    "SpeculativeDecodingModel": "solvers.speculative_decoding",
     "SustainabilityModel": "solvers.sustainability",
     "Systems": "systems.registry",
     "TailLatencyModel": "solvers.tail_latency",
@@ -66,7 +74,10 @@ _ROOMS = ("calibration", "core", "hardware", "infra", "models", "physics", "solv
 
 __all__ = [
     "Q_",
+    "BatchingOptimizer",
     "CNNWorkload",
+    "CapacityPlanner",
+    "ContinuousBatchingModel",
     "DistributedModel",
     "Fleet",
     "FleetOptimizer",
@@ -86,6 +97,7 @@ __all__ = [
     "ServingModel",
     "SingleNodeModel",
     "Site",
+    "SpeculativeDecodingModel",
     "SustainabilityModel",
     "Systems",
     "TailLatencyModel",

@@ -26,6 +26,8 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import ComputeCore, HardwareNode, MemoryHierarchy
 from mlsysim.models.registry import Models
 from mlsysim.models.types import CNNWorkload, RecommendationWorkload, TransformerWorkload
+from mlsysim.solvers.batching import BatchingOptimizer
+from mlsysim.solvers.continuous_batching import ContinuousBatchingModel
 from mlsysim.solvers.distributed import DistributedModel
 from mlsysim.solvers.parallelism import ParallelismOptimizer
 from mlsysim.solvers.placement import PlacementOptimizer
@@ -75,8 +77,6 @@ LATER = {
     "SensitivitySolver": ("Sensitivity Llama2-70B on A100 (infeasible)",),
     "ResponsibleEngineeringModel": ("RespEng epsilon=-3",),
     "WeightStreamingModel": ("WeightStreaming phase='decodee'", "WeightStreaming on H100 (interconnect=PCIe)"),
-    "ContinuousBatchingModel": ("ContinuousBatching page_size=0", "ContinuousBatching 70B on H100 (itl sentinel)"),
-    "BatchingOptimizer": ("BatchingOptimizer impossible SLA", "BatchingOptimizer qps=0"),
     "load_config": ("load_config model name typo", "load_config precision typo & negative batch"),
 }
 
@@ -204,6 +204,16 @@ REFUSED = {
         "network_bandwidth",
         "ServingModel.solve.* no argument 'network_bandwidth'",
         lambda: serve(network_bandwidth=Q_("1 TFLOP/s")),
+    ),
+    "ContinuousBatching page_size=0": (
+        "page_size",
+        "page_size = 0: .*>= 1",
+        lambda: ContinuousBatchingModel().solve(LLAMA, H100, seq_len=2048, page_size=0),
+    ),
+    "BatchingOptimizer qps=0": (
+        "request_rate",
+        "request_rate = '0 count/s': .*> 0",
+        lambda: BatchingOptimizer().solve(Models.Language.Llama3_8B, H100, seq_len=2048, request_rate="0 count/s"),
     ),
     "HW peak_flops in bytes/s": (
         "peak_flops",
@@ -424,6 +434,23 @@ def large_batch():
     assert_infeasible_is_said_first(result, 1)
     assert result.itl.m_as("s") >= 11e12 / H100.memory_bandwidth_Bps
     assert max(result.breakdown, key=result.breakdown.get) == "KV reads"
+
+
+@legitimate("ContinuousBatching 70B on H100 (itl sentinel)")
+def continuous_llama_on_one_gpu():
+    result = assert_sound(ContinuousBatchingModel().solve(LLAMA, H100, seq_len=2048))
+    assert_infeasible_is_said_first(result, 138)
+    assert result.max_batch == 0
+    assert result.itl.m_as("s") == pytest.approx(138e9 / H100.memory_bandwidth_Bps, rel=0.02)
+
+
+@legitimate("BatchingOptimizer impossible SLA")
+def no_batch_keeps_the_limit():
+    result = assert_sound(BatchingOptimizer().solve(Models.Language.Llama3_8B, H100, seq_len=2048, max_itl="1 us"))
+    assert not result.feasible
+    assert result.batch == result.replicas == 0 < result.max_batch == result.total_searched
+    assert re.search(r"ITL .* ms for a limit of 0\.001 ms", result.reason)
+    assert result.binding == "ITL limit"
 
 
 @legitimate("Placement default regions (Iowa absent)")
