@@ -247,7 +247,7 @@ def _hardware(accelerator: HardwareNode, entry: str, cells: Cells, count: int) -
         raise InputError("n_accel", count, f"a multiple of the {per_node} accelerators of a node")
     default_Bps = 0.0 if usual is None or usual.network_bw is None else float(usual.network_bw.m_as("byte/second"))
     network_Bps = _network_Bps(cells, per_node) or default_Bps or _known("network")["node_Bps"] / per_node
-    return _built_fleet(entry, count, per_node, _link_Bps(usual, accelerator), network_Bps)
+    return built_fleet(entry, count, per_node, _link_Bps(usual, accelerator), network_Bps)
 
 
 def _link_Bps(usual: Node | None, accelerator: HardwareNode) -> float:
@@ -267,7 +267,7 @@ def _network_Bps(cells: Cells, per_node: int) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def _built_fleet(entry: str, count: int, per_node: int, link_Bps: float, network_Bps: float) -> Fleet:
+def built_fleet(entry: str, count: int, per_node: int, link_Bps: float, network_Bps: float) -> Fleet:
     """Building checked types takes longer than solving them: rows with the same cells share the object."""
     accelerator = Hardware.get(entry)
     node = Node(
