@@ -128,8 +128,7 @@ def _precision(entry: str, release: float, target: float) -> str:
     if target < _EIGHT_BITS_SUFFICE:
         return "int8"
     since = _section("precision")["fp8_from"]
-    matching = [first for kind, first in since.items() if entry.startswith(kind)]
-    return "fp8" if matching and release >= matching[0] else "fp16"
+    return "fp8" if release >= since.get(entry.partition("_")[0], float("inf")) else "fp16"
 
 
 def _stack(cells: Cells, release: float) -> str:
