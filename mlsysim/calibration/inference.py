@@ -13,7 +13,6 @@ from mlsysim.calibration import gemm
 from mlsysim.calibration.replicas import ReplicaStack
 from mlsysim.calibration.stacks import resolved, sustained_clock
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.physics.numeric import Num
 from mlsysim.physics.replica import ReplicaCoefficients
 
 FILE = "inference.toml"
@@ -36,14 +35,14 @@ class InferenceCoefficients:
         step_s: of each batch, whatever its size.
     """
 
-    convolution_share: Num = 0.8
-    matmul_share: Num = 0.8
-    moved: Num = 1.0
-    traffic: Num = 1.0
-    prologue_share: Num = 1.0
-    clock_share: Num = 1.0
-    host_kernel_s: Num = 0.0
-    step_s: Num = 0.0
+    convolution_share: float = 0.8
+    matmul_share: float = 0.8
+    moved: float = 1.0
+    traffic: float = 1.0
+    prologue_share: float = 1.0
+    clock_share: float = 1.0
+    host_kernel_s: float = 0.0
+    step_s: float = 0.0
 
     def of(self, convolutional: bool) -> ReplicaCoefficients:
         """Those that a network of convolutions, or an encoder, is solved with."""

@@ -116,9 +116,7 @@ def inference_work(
         InputError: a workload whose layers are not calibrated.
     """
     trained = stack.as_trained()
-    work = replica_work(
-        workload, batch, precision, trained, seq_len=seq_len, mean_tokens=mean_tokens, masked_share=0.0
-    )
+    work = replica_work(workload, batch, precision, trained, seq_len=seq_len, mean_tokens=mean_tokens, masked_share=0.0)
     if work.network is None or not stack.folded:
         return work
     return replace(work, network=replace(work.network, normalised=np.zeros_like(work.network.normalised)))

@@ -120,9 +120,7 @@ class SingleNodeModel:
         seconds = sum(parts.values())
         coefficients: tuple[str, ...] = ()
         if stack is not None and not training:
-            served = inference_run(
-                workload, accelerator, stack, batch=each, seq_len=tokens, mean_tokens=filled, precision=fmt
-            )
+            served = inference_run(workload, accelerator, stack, batch=each, seq_len=tokens, mean_tokens=filled, precision=fmt)
             parts, coefficients = served.parts, served.coefficients
             seconds = sum(parts.values())
         elif stack is not None:
