@@ -123,7 +123,7 @@ def inference_work(
 
 
 def forward_time(
-    work: ReplicaWork, kernels: Kernels, stack: InferenceCoefficients, clock: Num, cache_traffic: Num = 1.0
+    work: ReplicaWork, kernels: Kernels, stack: InferenceCoefficients, clock: Num, cache_traffic: float = 1.0
 ) -> ForwardTime:
     """Host and device as (a^5 + b^5)^(1/5), and what each batch costs, for a solve and for the fit alike.
 

@@ -1,4 +1,8 @@
-"""Rows of MLPerf Inference as questions for ``SingleNodeModel``: ResNet-50 and BERT, offline, on NVIDIA's devices."""
+"""Rows of inference tables as questions for ``SingleNodeModel``.
+
+MLPerf Inference (ResNet-50 and BERT, offline, on NVIDIA's devices), and ResNet-50 of DeepLearningExamples, whose frameworks run
+batches of one and more.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.hardware.registry import Hardware
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.solvers.cnn_table import ReplicaQuestion, built_fleet
+from mlsysim.solvers.cnn_table import ReplicaQuestion, built_fleet, named_accelerator, named_framework, whole_cell
 from mlsysim.solvers.single_node import SingleNodeModel, SingleNodeResult
 
 _ROUND = re.compile(r"v?(\d+\.\d+)")
@@ -23,20 +27,20 @@ _EIGHT_BITS_SUFFICE = 99.5
 Cells = Mapping[str, str]
 
 
-def is_inference(columns: Mapping[str, str]) -> bool:
-    """Whether a row has a scenario, as those of MLPerf Inference do."""
-    return "scenario" in columns
+def is_inference(cells: Cells) -> bool:
+    """Whether a row has a scenario, as those of MLPerf Inference do, or asks for inference."""
+    return "scenario" in cells or _text(cells, "task") == "infer"
 
 
-def offline_rate(cells: Cells) -> tuple[float, SingleNodeResult, str]:
+def inference_rate(cells: Cells) -> tuple[float, SingleNodeResult, str]:
     """Samples a second of all accelerators of the system that a row describes, the result and its stack.
 
     Raises:
         InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
 
     Example:
-        >>> rate, result, stack = offline_rate({"benchmark": "resnet50", "scenario": "Offline", "round": "v3.0",
-        ...                                     "accelerator": "NVIDIA A100-SXM-80GB", "n_accel": "8"})
+        >>> rate, result, stack = inference_rate({"benchmark": "resnet50", "scenario": "Offline", "round": "v3.0",
+        ...                                       "accelerator": "NVIDIA A100-SXM-80GB", "n_accel": "8"})
         >>> 250e3 < rate < 400e3, result.basis, stack
         (True, 'calibrated', 'tensorrt-mlperf')
     """
@@ -51,6 +55,36 @@ def inference_question(cells: Cells) -> ReplicaQuestion:
     Raises:
         InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
     """
+    return _offline(cells) if "scenario" in cells else _framework_run(cells)
+
+
+def _framework_run(cells: Cells) -> ReplicaQuestion:
+    """A batch of images in a framework, or in TensorRT from within it."""
+    accelerator, entry = named_accelerator(cells)
+    inference_hardware(accelerator.name)
+    count = whole_cell(cells, "n_accel")
+    if "resnet-50" not in (model := _text(cells, "model")):
+        raise InputError("model", model, "ResNet-50: a row of BERT does not say the length of its sequences")
+    written = _text(cells, "precision")
+    told = f"{_text(cells, 'framework')} {_text(cells, 'locator')} {written}"
+    framework = "tensorrt" if "-trt" in told or "tensorrt" in told else named_framework(cells)
+    framework = "tensorrt" if written == "int8" else framework
+    stacks, formats = _section("framework"), _section("format")
+    if entry in _section("uncalibrated")["accelerators"]:
+        raise InputError("accelerator", entry, "another: of what it sustains, single batches in frameworks say another clock")
+    if framework not in stacks:
+        raise UnknownNameError.among("framework", framework, stacks)
+    if written not in formats:
+        raise UnknownNameError.among("precision", written, formats)
+    arguments: dict[str, Any] = {
+        "precision": formats[written],
+        "stack": stacks[framework],
+        "batch_size": count * whole_cell(cells, "batch_per_accel"),
+    }
+    return ReplicaQuestion(Models.get("ResNet50"), accelerator if count == 1 else _system(entry, count), arguments)
+
+
+def _offline(cells: Cells) -> ReplicaQuestion:
     if (scenario := _text(cells, "scenario")) != "offline":
         raise InputError("scenario", scenario, "offline: latency under a stream of queries is not calibrated")
     benchmark, known = _text(cells, "benchmark"), _section("benchmark")

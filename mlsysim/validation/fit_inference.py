@@ -38,10 +38,10 @@ FAMILY = "inference"
 RANGES = {
     "convolution_share": Coefficient(0.9, 0.3, 1.3),
     "matmul_share": Coefficient(0.9, 0.3, 1.3),
-    "moved": Coefficient(0.5, 0.0, 2.0),
+    "moved": Coefficient(0.5, 0.0, 3.0),
     "traffic": Coefficient(0.8, 0.1, 1.2),
     "clock_share": Coefficient(0.8, 0.4, 1.0),
-    "host_kernel_s": Coefficient(5e-6, 0.0, 1e-4),
+    "host_kernel_s": Coefficient(5e-6, 0.0, 3e-4),
     "step_s": Coefficient(1e-4, 0.0, 2e-2),
     "clock": Coefficient(0.8, 0.2, 1.2),
     "int8_share": Coefficient(1.0, 0.5, 2.2),
