@@ -74,15 +74,15 @@ def replica_question(cells: Cells) -> ReplicaQuestion:
     """
     if (task := _text(cells, "task")) not in ("", "train"):
         raise InputError("task", task, "train: only training rows are predicted")
-    accelerator, entry = _accelerator(cells)
+    accelerator, entry = named_accelerator(cells)
     kernels = replica_hardware(accelerator.name).kernels  # what is not calibrated is refused by name
-    count = _whole(cells, "n_accel")
+    count = whole_cell(cells, "n_accel")
     benchmark = _text(cells, "benchmark")
     workload: Workload = Models.get(_named("model", benchmark or _text(cells, "model")))
-    framework = _framework(cells)
+    framework = named_framework(cells)
     kind = "encoder" if isinstance(workload, TransformerWorkload) else "convolutional"
     stack = _stack(kind, "mlperf" if benchmark else framework, cells)
-    accumulated = _whole(cells, "grad_accum", 1)
+    accumulated = whole_cell(cells, "grad_accum", 1)
     batch = _batch(cells, count * accumulated, kind, framework)
     arguments: dict[str, Any] = {
         "precision": _precision(cells, stack, kernels),
@@ -119,7 +119,8 @@ def _text(cells: Cells, column: str) -> str:
     return cells.get(column, "").strip().lower()
 
 
-def _whole(cells: Cells, column: str, default: int | None = None) -> int:
+def whole_cell(cells: Cells, column: str, default: int | None = None) -> int:
+    """A whole number of at least 1; ``default``, if any, where the cell is empty."""
     text = _text(cells, column)
     if not text and default is not None:
         return default
@@ -133,7 +134,7 @@ def _whole(cells: Cells, column: str, default: int | None = None) -> int:
     return whole
 
 
-def _accelerator(cells: Cells) -> tuple[HardwareNode, str]:
+def named_accelerator(cells: Cells) -> tuple[HardwareNode, str]:
     """The accelerator and its name in the registry; names are those of both tables of names."""
     text = _POWER_LIMIT.sub("", _text(cells, "accelerator"))
     if not text:
@@ -146,7 +147,7 @@ def _accelerator(cells: Cells) -> tuple[HardwareNode, str]:
     return Hardware.get(entry), entry
 
 
-def _framework(cells: Cells) -> str:
+def named_framework(cells: Cells) -> str:
     """The framework's own column; of DeepLearningExamples, the folder."""
     named = _text(cells, "framework")
     return named or _text(cells, "locator").partition("/")[0]
@@ -159,7 +160,7 @@ def _stack(kind: str, framework: str, cells: Cells) -> str:
         if foreign in release:
             raise InputError("framework", release, f"none of {foreign}: no stack of it is calibrated")
     older = _names("bound_names.toml")["older_stack"].get(f"{framework} {kind}")
-    if older is not None and _text(cells, "year") and _whole(cells, "year") <= older["until"]:
+    if older is not None and _text(cells, "year") and whole_cell(cells, "year") <= older["until"]:
         return str(older["stack"])
     stacks = _names("bound_names.toml")["stack"][kind]
     if framework not in stacks:
@@ -175,11 +176,11 @@ def _precision(cells: Cells, stack: str, kernels: str) -> str:
 def _batch(cells: Cells, each: int, kind: str, framework: str) -> int:
     """Samples of a step, all accelerators together; a batch an accelerator is that of one of ``each`` micro-batches."""
     if _text(cells, "batch_per_accel"):
-        return each * _whole(cells, "batch_per_accel")
+        return each * whole_cell(cells, "batch_per_accel")
     usual = _names("bound_names.toml")["usual_batch"].get(f"{framework} {kind}")
     if usual is not None and "batch_per_accel" in cells:
         return each * int(usual)
-    return _whole(cells, "global_batch_seqs" if "global_batch_seqs" in cells else "batch_per_accel")
+    return whole_cell(cells, "global_batch_seqs" if "global_batch_seqs" in cells else "batch_per_accel")
 
 
 def _sequence(
@@ -190,15 +191,15 @@ def _sequence(
     masked = float(facts["masked"]["share"])
     if benchmark:
         fixed = facts["mlperf_bert"]
-        seq_len = _whole(cells, "seq_len", int(fixed["seq_len"]))
+        seq_len = whole_cell(cells, "seq_len", int(fixed["seq_len"]))
         return {"seq_len": seq_len, "mean_tokens": float(fixed["filled"]) * seq_len, "masked_share": masked}
     if "fine-tun" in _text(cells, "locator") or "squad" in _text(cells, "variant"):
-        return {"seq_len": _whole(cells, "seq_len", int(facts["fine_tuning"]["seq_len"])), "masked_share": 0.0}
+        return {"seq_len": whole_cell(cells, "seq_len", int(facts["fine_tuning"]["seq_len"])), "masked_share": 0.0}
     if _text(cells, "seq_len"):
-        return _pretraining(_whole(cells, "seq_len"))
+        return _pretraining(whole_cell(cells, "seq_len"))
     wide = "full" if precision in ("tf32", "fp32") else "half"
     memory_GiB = round(accelerator.memory_capacity_B / 2**30)
-    lengths = _recipe_lengths(framework, memory_GiB, wide, _whole(cells, "batch_per_accel"))
+    lengths = _recipe_lengths(framework, memory_GiB, wide, whole_cell(cells, "batch_per_accel"))
     if len(lengths) == 1:
         return _pretraining(lengths.pop())
     raise InputError("seq_len", "", "tokens of a sample: the row leaves it out, and its batch is that of no known recipe")
@@ -240,14 +241,14 @@ def _hardware(accelerator: HardwareNode, entry: str, cells: Cells, count: int) -
     name = tables["node"].get(entry) or _names("bound_names.toml")["node"].get(entry)
     usual = None if name is None else Systems.Nodes.get(name)
     wide = tables["domain"].get(entry)
-    per_node = min(count, wide or _whole(cells, "accel_per_node", count if usual is None else usual.accelerators_per_node))
+    per_node = min(count, wide or whole_cell(cells, "accel_per_node", count if usual is None else usual.accelerators_per_node))
     while wide and count % per_node:  # a domain that the job does not fill evenly: the largest equal parts
         per_node -= 1
     if count % per_node:
         raise InputError("n_accel", count, f"a multiple of the {per_node} accelerators of a node")
     default_Bps = 0.0 if usual is None or usual.network_bw is None else float(usual.network_bw.m_as("byte/second"))
     network_Bps = _network_Bps(cells, per_node) or default_Bps or _known("network")["node_Bps"] / per_node
-    return _built_fleet(entry, count, per_node, _link_Bps(usual, accelerator), network_Bps)
+    return built_fleet(entry, count, per_node, _link_Bps(usual, accelerator), network_Bps)
 
 
 def _link_Bps(usual: Node | None, accelerator: HardwareNode) -> float:
@@ -267,7 +268,7 @@ def _network_Bps(cells: Cells, per_node: int) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def _built_fleet(entry: str, count: int, per_node: int, link_Bps: float, network_Bps: float) -> Fleet:
+def built_fleet(entry: str, count: int, per_node: int, link_Bps: float, network_Bps: float) -> Fleet:
     """Building checked types takes longer than solving them: rows with the same cells share the object."""
     accelerator = Hardware.get(entry)
     node = Node(

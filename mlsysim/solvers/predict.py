@@ -1,8 +1,8 @@
 """Predictions for tables of runs: a row in, the same row and what is predicted of it out.
 
 The tables are known by their columns: LLM serving (``engine``, ``mode``, ...), LLM training runs (``layers``, ...), layouts
-that fit or ran out of memory (``activation_checkpointing``, ...), and ResNet-50 and BERT training (``batch_per_accel`` or
-``benchmark``).
+that fit or ran out of memory (``activation_checkpointing``, ...), ResNet-50 and BERT (``batch_per_accel`` or
+``benchmark``), and MLPerf Inference (``scenario``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mlsysim.physics.memory import MEMORY_PARTS
 from mlsysim.physics.work import RECOMPUTE_MODES
 from mlsysim.solvers.cnn_table import small_model_run
 from mlsysim.solvers.feasibility import over_budget
+from mlsysim.solvers.inference_table import inference_rate, is_inference
 from mlsysim.solvers.serving import ServingModel
 from mlsysim.solvers.serving_table import METRICS as SERVING_METRICS
 from mlsysim.solvers.serving_table import serving_figure, serving_question
@@ -223,8 +224,15 @@ def _sequences(cells: Cells, batch_tokens: int) -> int:
 
 
 def _small_model_run(cells: Cells) -> _Run:
+    if is_inference(cells):
+        return _inference_run(cells)
     run = small_model_run(cells)
     return _Run(run.result.feasible, run.result.basis, run.stack, run.result.reason, lambda _: run.samples_per_s)
+
+
+def _inference_run(cells: Cells) -> _Run:
+    rate, result, stack = inference_rate(cells)
+    return _Run(result.feasible, result.basis, stack, result.reason, lambda _: rate)
 
 
 def _serving_run(cells: Cells) -> _Run:
@@ -241,4 +249,5 @@ _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[st
     (frozenset(("model", "accelerator", "n_accel", "seq_len", "micro_batch", "activation_checkpointing")), _layout_run, ()),
     (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _small_model_run, _SAMPLE_RATES),
     (frozenset(("benchmark", "accelerator", "n_accel", "global_batch_seqs", "metric")), _small_model_run, _SAMPLE_RATES),
+    (frozenset(("benchmark", "scenario", "round", "accelerator", "n_accel")), _inference_run, ()),
 )

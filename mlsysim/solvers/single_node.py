@@ -18,6 +18,7 @@ from mlsysim.physics.training import Machine, training_step
 from mlsysim.physics.work import NONE, LayeredWork
 from mlsysim.solvers.distributed_input import DEFAULT_SEQ_LEN, lone_plan
 from mlsysim.solvers.feasibility import over_budget
+from mlsysim.solvers.inference_lowering import inference_run
 from mlsysim.solvers.lowering import training_work
 from mlsysim.solvers.replica import replica_run
 from mlsysim.solvers.result import Result
@@ -74,7 +75,8 @@ class SingleNodeModel:
                 bound, and stacks that do so). By default all.
             masked_share: share of the tokens that BERT's output head is trained on; 0 without that head (stack only).
             microbatch_count: micro-batches that gradients are accumulated over before they are exchanged (stack only).
-            stack: a software stack such as "nvidia-mxnet": training time from calibrated kernels.
+            stack: a software stack: time from calibrated kernels. One that trains, such as "nvidia-mxnet", or an engine such as
+                "tensorrt-mlperf" for the forward pass alone.
 
         Raises:
             InputError: an argument out of range, or a workload that this solver does not take.
@@ -99,9 +101,8 @@ class SingleNodeModel:
         micro_batches = whole_number("microbatch_count", microbatch_count)
         if batch % (count * micro_batches):
             raise InputError("batch_size", batch, f"a multiple of accelerators x microbatch_count = {count * micro_batches}")
-        if stack is not None and (efficiency is not None or not training):
-            expected = "nothing beside efficiency, and is_training=True: no inference is calibrated on a stack yet"
-            raise InconsistentError("stack", stack, expected)
+        if stack is not None and efficiency is not None:
+            raise InconsistentError("stack", stack, "nothing beside efficiency: a stack's kernels are calibrated")
         tokens = 1
         if isinstance(workload, TransformerWorkload):
             tokens = whole_number("seq_len", DEFAULT_SEQ_LEN if seq_len is None else seq_len)
@@ -118,7 +119,11 @@ class SingleNodeModel:
         parts = {name: part * (1 if name == "optimizer" else micro_batches) for name, part in parts.items()}
         seconds = sum(parts.values())
         coefficients: tuple[str, ...] = ()
-        if stack is not None:
+        if stack is not None and not training:
+            served = inference_run(workload, accelerator, stack, batch=each, seq_len=tokens, mean_tokens=filled, precision=fmt)
+            parts, coefficients = served.parts, served.coefficients
+            seconds = sum(parts.values())
+        elif stack is not None:
             run = replica_run(
                 workload,
                 hardware,

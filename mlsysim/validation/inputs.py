@@ -13,6 +13,7 @@ from mlsysim.core.errors import InputError, MLSysError, UnknownArgumentError, Un
 from mlsysim.core.spec import Spec
 from mlsysim.models import types as workload_types
 from mlsysim.solvers.cnn_table import replica_question
+from mlsysim.solvers.inference_table import inference_question, is_inference
 from mlsysim.solvers.serving_table import serving_question
 from mlsysim.solvers.training_table import question
 
@@ -67,7 +68,7 @@ def _built(anchor: Anchor) -> Call:
 def _asked(solver: str, run: dict[str, str]) -> tuple[tuple[Spec, ...], dict[str, Any]]:
     """Inputs and arguments that the cells of a table of runs give ``solver``."""
     if solver == "SingleNodeModel":
-        small = replica_question(run)
+        small = inference_question(run) if is_inference(run) else replica_question(run)
         return (small.workload, small.hardware), small.arguments
     asked = question(run)
     return (asked.workload, asked.fleet), asked.arguments

@@ -1,0 +1,172 @@
+"""Rows of inference tables as questions for ``SingleNodeModel``.
+
+MLPerf Inference (ResNet-50 and BERT, offline, on NVIDIA's devices), and ResNet-50 of DeepLearningExamples, whose frameworks run
+batches of one and more.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from mlsysim.calibration.inference import inference_hardware
+from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.hardware.registry import Hardware
+from mlsysim.models.registry import Models
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.cnn_table import ReplicaQuestion, built_fleet, named_accelerator, named_framework, whole_cell
+from mlsysim.solvers.single_node import SingleNodeModel, SingleNodeResult
+
+_ROUND = re.compile(r"v?(\d+\.\d+)")
+_BESIDE_NAME = re.compile(r"^nvidia\s+|[\s-]+cts$")
+_EIGHT_BITS_SUFFICE = 99.5
+Cells = Mapping[str, str]
+
+
+def is_inference(cells: Cells) -> bool:
+    """Whether a row has a scenario, as those of MLPerf Inference do, or asks for inference."""
+    return "scenario" in cells or _text(cells, "task") == "infer"
+
+
+def inference_rate(cells: Cells) -> tuple[float, SingleNodeResult, str]:
+    """Samples a second of all accelerators of the system that a row describes, the result and its stack.
+
+    Raises:
+        InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
+
+    Example:
+        >>> rate, result, stack = inference_rate({"benchmark": "resnet50", "scenario": "Offline", "round": "v3.0",
+        ...                                       "accelerator": "NVIDIA A100-SXM-80GB", "n_accel": "8"})
+        >>> 250e3 < rate < 400e3, result.basis, stack
+        (True, 'calibrated', 'tensorrt-mlperf')
+    """
+    asked = inference_question(cells)
+    result = SingleNodeModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    return float(result.throughput.m_as("count/second")), result, asked.arguments["stack"]
+
+
+def inference_question(cells: Cells) -> ReplicaQuestion:
+    """The question that a row asks; reads neither its value nor its notes.
+
+    Raises:
+        InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
+    """
+    return _offline(cells) if "scenario" in cells else _framework_run(cells)
+
+
+def _framework_run(cells: Cells) -> ReplicaQuestion:
+    """A batch of images in a framework, or in TensorRT from within it."""
+    accelerator, entry = named_accelerator(cells)
+    inference_hardware(accelerator.name)
+    count = whole_cell(cells, "n_accel")
+    if "resnet-50" not in (model := _text(cells, "model")):
+        raise InputError("model", model, "ResNet-50: a row of BERT does not say the length of its sequences")
+    written = _text(cells, "precision")
+    told = f"{_text(cells, 'framework')} {_text(cells, 'locator')} {written}"
+    framework = "tensorrt" if "-trt" in told or "tensorrt" in told else named_framework(cells)
+    framework = "tensorrt" if written == "int8" else framework
+    stacks, formats = _section("framework"), _section("format")
+    if entry in _section("uncalibrated")["accelerators"]:
+        raise InputError("accelerator", entry, "another: of what it sustains, single batches in frameworks say another clock")
+    if framework not in stacks:
+        raise UnknownNameError.among("framework", framework, stacks)
+    if written not in formats:
+        raise UnknownNameError.among("precision", written, formats)
+    arguments: dict[str, Any] = {
+        "precision": formats[written],
+        "stack": stacks[framework],
+        "batch_size": count * whole_cell(cells, "batch_per_accel"),
+    }
+    return ReplicaQuestion(Models.get("ResNet50"), accelerator if count == 1 else _system(entry, count), arguments)
+
+
+def _offline(cells: Cells) -> ReplicaQuestion:
+    if (scenario := _text(cells, "scenario")) != "offline":
+        raise InputError("scenario", scenario, "offline: latency under a stream of queries is not calibrated")
+    benchmark, known = _text(cells, "benchmark"), _section("benchmark")
+    if benchmark not in known:
+        raise UnknownNameError.among("benchmark", benchmark, known)
+    entry = _accelerator(cells)
+    accelerator = Hardware.get(entry)
+    inference_hardware(accelerator.name)
+    count = _count(cells)
+    release = _release(cells)
+    model = known[benchmark]["model"]
+    workload = Models.get(model)
+    arguments: dict[str, Any] = {
+        "precision": _precision(entry, release, known[benchmark]["target"]),
+        "stack": _stack(cells, release),
+        "batch_size": count * _section("batch")[model],
+    }
+    if isinstance(workload, TransformerWorkload):
+        squad = _section("squad")
+        arguments |= {"seq_len": squad["seq_len"], "mean_tokens": squad["mean_tokens"]}
+    hardware = accelerator if count == 1 else _system(entry, count)
+    return ReplicaQuestion(workload, hardware, arguments)
+
+
+def _system(entry: str, count: int) -> Any:
+    """Accelerators that never talk to each other, whatever their links."""
+    return built_fleet(entry, count, count, 1.0, 1.0)
+
+
+@functools.cache
+def _section(name: str) -> dict[str, Any]:
+    document = tomllib.loads((resources.files("mlsysim.solvers") / "data" / "inference_names.toml").read_text("utf-8"))
+    return {key: value for key, value in document[name].items() if key != "source"}
+
+
+def _text(cells: Cells, column: str) -> str:
+    return cells.get(column, "").strip().lower()
+
+
+def _accelerator(cells: Cells) -> str:
+    """The accelerator's name in the registry."""
+    text = _text(cells, "accelerator")
+    if not text:
+        raise InputError("accelerator", "", "a name: systems without accelerators are not calibrated")
+    if "mig" in text:
+        raise InputError("accelerator", text, "a whole accelerator: slices of one are not calibrated")
+    name = _BESIDE_NAME.sub("", _BESIDE_NAME.sub("", text))
+    known = _section("accelerator")
+    if name not in known:
+        raise UnknownNameError.among("accelerator with calibrated inference", text, known)
+    return str(known[name])
+
+
+def _count(cells: Cells) -> int:
+    text = _text(cells, "n_accel")
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 1 <= number < float("inf") or number != int(number):
+        raise InputError("n_accel", text, "a whole number >= 1: accelerators of the system")
+    return int(number)
+
+
+def _release(cells: Cells) -> float:
+    """The round as a number."""
+    text = _text(cells, "round")
+    found = _ROUND.fullmatch(text)
+    if found is None:
+        raise InputError("round", text, 'a round of MLPerf Inference such as "v4.1": its year is that of the engine')
+    return float(found[1])
+
+
+def _precision(entry: str, release: float, target: float) -> str:
+    if target < _EIGHT_BITS_SUFFICE:
+        return "int8"
+    since = _section("precision")["fp8_from"]
+    return "fp8" if release >= since.get(entry.partition("_")[0], float("inf")) else "fp16"
+
+
+def _stack(cells: Cells, release: float) -> str:
+    stacks = _section("stack")
+    if "maxq" in _text(cells, "system"):
+        return str(stacks["limited"])
+    return str(stacks["newer" if release >= stacks["newer_from"] else "older"])
