@@ -1,4 +1,4 @@
-"""The house as DESIGN section 2 draws it: which room may import which, and what a room looks like."""
+"""The house as ARCHITECTURE.md draws it: which room may import which, and what a room looks like."""
 
 from __future__ import annotations
 
