@@ -62,13 +62,15 @@ class ServingKernels:
 
     Attributes:
         gemm, gemm_peak_flops_per_s, input_B, weight_B: of the layers' matrix products.
+        lends: the vendor's kernels are known, so that an engine with products of its own can call them.
         scales: activations are quantised by kernels of their own (4-bit block scales, 8-bit integers).
         head_gemm, head_peak_flops_per_s, head_weight_B: of the head's.
         prefill, decode, attention, kv_B: attention kernels, their device, bytes of an element of the cache.
         collectives: between accelerators of a node; None: not measured.
         fabric, nic_Bps: between nodes.
         memory_Bps, multiprocessors, cache_B: of the accelerator.
-        own_compute_share: of its peak, that an engine's own products reach.
+        own_peak_flops_per_s, own_compute_share, own_memory_share: of an engine's own products: their peak, the share of it that
+            they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
         streaming: share of the memory bandwidth that element-wise passes reach.
     """
 
@@ -76,6 +78,7 @@ class ServingKernels:
     gemm_peak_flops_per_s: float
     input_B: float
     weight_B: float
+    lends: bool
     scales: bool
     head_gemm: GemmKernel
     head_peak_flops_per_s: float
@@ -90,7 +93,9 @@ class ServingKernels:
     memory_Bps: float
     multiprocessors: float
     cache_B: float
+    own_peak_flops_per_s: float
     own_compute_share: float
+    own_memory_share: float
     streaming: float
 
     @property
@@ -144,8 +149,12 @@ class EngineKernels:
         only_group, only_head_dim: the one group size and head width that it has such a kernel for; 0: for all.
         flash_prefill: prefill stores no scores.
         own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
+        own_rows: rows of inputs up to which it uses its own; beyond, 16-bit weights go to the vendor's kernels; 0: always its own.
+        unpacks: narrower weights go there too, unpacked to 16 bits by a kernel of their own; else they stay integers.
+        wide: activations in 32 bits, each operation a kernel.
         repeats_memory: what is read for each query head is read from memory, not from cache.
-        chunk: tokens that a prefill computes at a time; 0: all.
+        chunk: tokens that a prefill computes at a time (a micro-batch); 0: all.
+        in_flight: micro-batches of a prefill that pipeline stages work on at a time; 0: as many as there are stages.
         switch_reduces: large all-reduces run in the switch, where it can.
         causal: queries see the keys before them only (encoders see all).
     """
@@ -155,8 +164,12 @@ class EngineKernels:
     only_head_dim: float = 0.0
     flash_prefill: bool = True
     own_products: bool = False
+    own_rows: float = 0.0
+    unpacks: bool = False
+    wide: bool = False
     repeats_memory: bool = False
     chunk: float = 0.0
+    in_flight: float = 0.0
     switch_reduces: bool = True
     causal: bool = True
 

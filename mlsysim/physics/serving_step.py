@@ -16,6 +16,7 @@ import numpy as np
 
 from mlsysim.physics.attention_kernels import decode_attention_s, prefill_attention_s
 from mlsysim.physics.collective_kernels import collective_s
+from mlsysim.physics.micro_batches import passes_of_micro_batches
 from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_products import Product, layer_products_s, product_s, scaled
@@ -25,8 +26,17 @@ from mlsysim.physics.serving_products import Product, layer_products_s, product_
 _RESIDUAL_B, _FFN_B, _QKV_B = 16.0, (4.0, 6.0), 5.0
 # Of each copy of a token that an expert takes and gives back: gathered, scattered and summed.
 _ROUTED_B = 10.0
-# Attention of engines that store the scores (FasterTransformer's unfused path): as in training.
-_UNFUSED_SHARE, _UNFUSED_B = 0.6, 13.0
+# The same of an engine that keeps them in 32 bits and runs each operation as a kernel (llama.cpp's graph on CUDA). An element of the
+# residual stream: two norms r4 w4 and their weights r4 w4, two additions r8 w4, inputs of the six products r4 w2 each where they
+# are of its width, outputs of two r2 w4, merging of heads r4 w4. Of the feed-forward block: input r4 w2, two outputs r2 w4,
+# activation r4 w4, product r8 w4. Of queries, keys and values: output r2 w4, rotation or store r4 w4.
+_WIDE_RESIDUAL_B, _WIDE_FFN_B, _WIDE_QKV_B = 112.0, (26.0, 38.0), 14.0
+# Attention of engines that store the scores (FasterTransformer's unfused path): as in training. In 32 bits: product w2 and its
+# conversion r2 w4, softmax r4 w4, conversion r4 w2, product r2.
+_UNFUSED_SHARE, _UNFUSED_B, _WIDE_UNFUSED_B = 0.6, 13.0, 24.0
+
+
+HOSTF = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +110,7 @@ def decode_layer_attention_s(
     if has.grouped_decode and not has.only_group:
         return attention_s
     repeated_B = 2 * batch * heads * context * shape.cached_dim * kernels.kv_B
-    again_Bps = kernels.memory_Bps if has.repeats_memory else kernels.multiprocessors * _CACHE_READ_Bps
+    again_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.multiprocessors * _CACHE_READ_Bps
     repeated_s = kernels.decode.floor_s + repeated_B / again_Bps
     covered = has.grouped_decode & (heads == has.only_group * kv_heads) & (shape.cached_dim == has.only_head_dim)
     return where(covered, attention_s, maximum(attention_s, repeated_s))
@@ -119,19 +129,20 @@ def prefill_pass(
     engine: EngineCoefficients,
     has: EngineKernels,
 ) -> PassTime:
-    """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch."""
-    parts = minimum(shards.pp, maximum(batch, 1.0))
-    share = batch / parts
-    attention_s = _prefill_attention_s(shape, share, prompt, shards, kernels, engine, has)
-    filled = (parts + shards.pp - 1) / shards.pp
+    """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch or of a prompt."""
     if has.chunk:
-        tokens = minimum(share * prompt, has.chunk)
-        chunks = share * prompt / tokens
-        each = _pass(shape, tokens, share, attention_s / chunks, shards, kernels, engine, has, batch)
-        filled = filled * (chunks + shards.pp - 1) / shards.pp
-        whole = replace(each, host_s=each.host_s * chunks)
+        tokens = minimum(batch * prompt, has.chunk)
+        chunks = batch * prompt / tokens
+        attention_s = _prefill_attention_s(shape, batch, prompt, shards, kernels, engine, has) / chunks
+        whole = _pass(shape, tokens, batch, attention_s, shards, kernels, engine, has, batch)
+        filled = passes_of_micro_batches(chunks, shape.layers, shards.pp, has.in_flight)
+        whole = replace(whole, host_s=whole.host_s * HOSTF)
     else:
+        parts = minimum(shards.pp, maximum(batch, 1.0))
+        share = batch / parts
+        attention_s = _prefill_attention_s(shape, share, prompt, shards, kernels, engine, has)
         whole = _pass(shape, share * prompt, share, attention_s, shards, kernels, engine, has, batch)
+        filled = (parts + shards.pp - 1) / shards.pp
     return replace(
         whole,
         weights_s=whole.weights_s * filled,
@@ -163,9 +174,11 @@ def _prefill_attention_s(
         if not has.causal:
             attention_s = 2 * attention_s - kernels.prefill.floor_s
     else:
-        scores = batch * heads * prompt * prompt
+        # Computed by micro-batches, a query sees the keys up to the end of its own.
+        keys = (prompt + minimum(prompt, has.chunk)) / 2 if has.chunk else prompt
+        scores = batch * heads * prompt * keys
         peak = kernels.attention.peak_flops_per_s * _UNFUSED_SHARE
-        moved_s = _UNFUSED_B * engine.passes / kernels.streaming_Bps
+        moved_s = (_WIDE_UNFUSED_B if has.wide else _UNFUSED_B) * engine.passes / kernels.streaming_Bps
         attention_s = scores * (4 * shape.head_dim / peak + moved_s) + 2 * kernels.gemm.launch_s
     return attention_s
 
@@ -198,7 +211,7 @@ def _layer_s(
     """One layer without attention and host."""
     products_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
-    return products_s + _elementwise_s(shape, tokens, shards, kernels, engine) + _reductions(shape, shards) * reduce_s
+    return products_s + _elementwise_s(shape, tokens, shards, kernels, engine, has) + _reductions(shape, shards) * reduce_s
 
 
 def _reductions(shape: ServingShape, shards: Shards) -> Num:
@@ -207,12 +220,15 @@ def _reductions(shape: ServingShape, shards: Shards) -> Num:
 
 
 def _elementwise_s(
-    shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients
+    shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
 ) -> Num:
-    gated = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
+    residual_B, ffn_B, qkv_B = _RESIDUAL_B, _FFN_B, _QKV_B
+    if has.wide:
+        residual_B, ffn_B, qkv_B = _WIDE_RESIDUAL_B, _WIDE_FFN_B, _WIDE_QKV_B
+    gated = where(shape.ffn_matrices > 2, ffn_B[1], ffn_B[0])
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
-    moved_B = tokens * (_RESIDUAL_B * shape.hidden + routed_B + (gated * width + _QKV_B * shape.qkv_width) / shards.tp)
+    moved_B = tokens * (residual_B * shape.hidden + routed_B + (gated * width + qkv_B * shape.qkv_width) / shards.tp)
     return engine.passes * moved_B / kernels.streaming_Bps
 
 
@@ -239,7 +255,7 @@ def _pass(
     return PassTime(
         weights_s=shape.layers * layer_s,
         attention_s=shape.layers * attention_s,
-        elementwise_s=shape.layers * _elementwise_s(shape, tokens, shards, kernels, engine),
+        elementwise_s=shape.layers * _elementwise_s(shape, tokens, shards, kernels, engine, has),
         reductions_s=shape.layers * _reductions(shape, shards) * reduce_s + hops_s,
         head_s=head_s,
         host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch,

@@ -22,7 +22,7 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.attention_kernels import AttentionDevice
 from mlsysim.physics.gemm import GemmKernel
 from mlsysim.physics.inference import InferenceWork, largest_batch
-from mlsysim.physics.serving_deployment import ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving_deployment import EngineKernels, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_schedule import Deployment
 from mlsysim.solvers.feasibility import over_budget
 from mlsysim.solvers.serving_input import ServingSetting
@@ -35,6 +35,7 @@ _WIDE = ("fp32", "tf32")
 # Formats whose activations kernels of their own quantise.
 _SCALED = ("nvfp4", "fp4", "int8")
 _LINE_RATE_Bps = 25e9
+_WORD_B = 2.0  # of the 16-bit formats
 
 
 def serving_shape(workload: TransformerWorkload) -> ServingShape:
@@ -100,9 +101,11 @@ def serving_kernels(
     formats: Formats,
     nic_Bps: float = _LINE_RATE_Bps,
     device: EngineDevice | None = None,
-    own_products: bool = False,
+    has: EngineKernels | None = None,
 ) -> ServingKernels:
-    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates; a fit brings a ``device`` of its own.
+    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates, for an engine that ``has`` some of its own.
+
+    A fit brings a ``device`` of its own.
 
     Raises:
         UnknownNameError: no kernels stand for it.
@@ -112,18 +115,19 @@ def serving_kernels(
     units, cache = accelerator.compute.multiprocessors, accelerator.memory.l2_capacity
     if units is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
-    if own_products:
-        # Never evaluated but for what all kernels share: such an engine brings its own products.
-        product = head = GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
-        peak, input_B = accelerator.rate_flops_per_s("fp16"), 2.0
+    own = has is not None and has.own_products
+    if own:
+        product = head = _lent_kernel(device)
+        peak, input_B = accelerator.fp16_sum_flops_per_s, 2.0
     else:
         product, head, peak, input_B = _vendor_products(accelerator, formats, device)
         if cache is None:
             raise InconsistentError("accelerator", accelerator.name, "one with l2_capacity: kernels need it")
     cache_B = 0.0 if cache is None else float(cache.m_as("byte"))
-    memory_Bps = accelerator.memory_bandwidth_Bps * (device.own_memory_share if own_products else device.memory_share)
+    memory_Bps = accelerator.memory_bandwidth_Bps * (1.0 if own else device.memory_share)
+    own_memory_share = device.own_memory_share if own else 1.0
     wide = formats.precision in _WIDE
-    peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
+    peak16 = peak if wide or own else accelerator.rate_flops_per_s("fp16")
     flash = prefill_kernel(device.attention)
     links = collective_coefficients(device.collectives)
     links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
@@ -137,13 +141,14 @@ def serving_kernels(
         gemm_peak_flops_per_s=peak,
         input_B=input_B,
         weight_B=bytes_per_element(formats.weights),
+        lends=own and bool(device.gemm),
         scales=formats.precision in _SCALED,
         head_gemm=head,
         head_peak_flops_per_s=peak16,
-        head_weight_B=bytes_per_element(formats.weights) if own_products else 4.0 if wide else 2.0,
+        head_weight_B=bytes_per_element(formats.weights) if own else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=replace(decode_kernel(device.attention), floor_s=0.0, ramp_s=0.0),
-        attention=AttentionDevice(peak16, memory_Bps, float(units), cache_B),
+        attention=AttentionDevice(peak16, memory_Bps * own_memory_share, float(units), cache_B),
         kv_B=bytes_per_element(formats.cache),
         collectives=links,
         fabric=fabric_coefficients("ib_ndr"),
@@ -151,9 +156,27 @@ def serving_kernels(
         memory_Bps=memory_Bps,
         multiprocessors=float(units),
         cache_B=cache_B,
+        own_peak_flops_per_s=_own_peak_flops_per_s(accelerator, formats, has) if own else peak16,
         own_compute_share=device.own_compute_share,
+        own_memory_share=own_memory_share,
         streaming=float(shared_coefficients().streaming),
     )
+
+
+def _lent_kernel(device: EngineDevice) -> GemmKernel:
+    """The vendor's 16-bit kernel that an engine with products of its own calls where it has no better one."""
+    if not device.gemm:
+        # Never evaluated but for what all kernels share.
+        return GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
+    kernel = gemm_kernel(device.gemm)
+    return replace(kernel, efficiency=kernel.efficiency * device.own_compute_share, launch_s=0.0)
+
+
+def _own_peak_flops_per_s(accelerator: HardwareNode, formats: Formats, has: EngineKernels | None) -> float:
+    """Peak of an engine's own products: of integers where narrow weights are multiplied as they are, else of 16 bits."""
+    integers = has is not None and has.own_rows and not has.unpacks and bytes_per_element(formats.weights) < _WORD_B
+    rates = accelerator.compute.precision_flops
+    return accelerator.rate_flops_per_s("int8" if integers and "int8" in rates else "fp16")
 
 
 def _vendor_products(
@@ -205,12 +228,12 @@ def network_Bps(setting: ServingSetting) -> float:
     return setting.network_Bps if setting.tp * setting.pp > setting.per_node else _LINE_RATE_Bps
 
 
-def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, own_products: bool) -> ServingKernels:
+def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, has: EngineKernels) -> ServingKernels:
     """Looking kernels up takes longer than a step: questions on one accelerator share them."""
-    key = (id(accelerator), formats, nic_Bps, own_products)
+    key = (id(accelerator), formats, nic_Bps, has)
     kept = _KEPT.get(key)
     if kept is None or kept[0] is not accelerator:
-        found = serving_kernels(accelerator, formats, nic_Bps, own_products=own_products)
+        found = serving_kernels(accelerator, formats, nic_Bps, has=has)
         if len(_KEPT) >= _MOST_KEPT:
             _KEPT.clear()
         kept = _KEPT[key] = accelerator, found
@@ -218,7 +241,7 @@ def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, o
 
 
 # Keeps the accelerator, so that its id stays taken.
-_KEPT: dict[tuple[int, Formats, float, bool], tuple[HardwareNode, ServingKernels]] = {}
+_KEPT: dict[tuple[int, Formats, float, EngineKernels], tuple[HardwareNode, ServingKernels]] = {}
 _MOST_KEPT = 1024
 
 
@@ -231,7 +254,7 @@ def calibrated_passes(setting: ServingSetting) -> Deployment:
     return Deployment(
         shape=serving_shape(setting.workload),
         shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
-        kernels=_kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has.own_products),
+        kernels=_kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has),
         engine=found.coefficients,
         has=replace(found.has, causal=setting.workload.causal),
         step_tokens=found.step_tokens,

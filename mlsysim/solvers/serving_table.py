@@ -188,6 +188,7 @@ def _variant(entry: dict[str, Any]) -> HardwareNode:
         update={
             "multiprocessors": cores,
             "peak_flops": base.compute.peak_flops * scale,
+            "fp16_sum_flops": None if base.compute.fp16_sum_flops is None else base.compute.fp16_sum_flops * scale,
             "precision_flops": {name: rate * scale for name, rate in base.compute.precision_flops.items()},
         }
     )

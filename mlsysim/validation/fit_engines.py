@@ -99,7 +99,7 @@ class Runs:
         passes = Deployment(
             shape=self.shape,
             shards=self.shards,
-            kernels=serving_kernels(self.accelerator, self.formats, self.nic_Bps, device, found.has.own_products),
+            kernels=serving_kernels(self.accelerator, self.formats, self.nic_Bps, device, found.has),
             engine=coefficients,
             has=replace(found.has, causal=not self.encoder),
             step_tokens=found.step_tokens,
