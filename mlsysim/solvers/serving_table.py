@@ -18,6 +18,7 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.accelerator_names import accelerator_entry
+from mlsysim.solvers.model_names import named_model
 from mlsysim.solvers.serving import ServingResult
 from mlsysim.solvers.training_table import _built_workload, _number, _text, _whole
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
@@ -207,6 +208,8 @@ def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     known: str | None = _names()["model"].get(name)
     if known is not None:
         return instance("model", Models.get(known), TransformerWorkload, "a transformer")
+    if (named := named_model(row)) is not None:
+        return named
     encoder = name.startswith(tuple(_names()["encoder_models"]["prefixes"]))
     heads, hidden = _whole(row, "heads"), _whole(row, "hidden")
     built = _built_workload(
