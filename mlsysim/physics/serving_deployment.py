@@ -155,6 +155,8 @@ class EngineKernels:
         repeats_memory: what is read for each query head is read from memory, not from cache.
         chunk: tokens that a prefill computes at a time (a micro-batch); 0: all.
         in_flight: micro-batches of a prefill that pipeline stages work on at a time; 0: as many as there are stages.
+        launches, unpack_launches: kernels that a layer of a micro-batch launches; those that unpack its weights, where they do.
+        queue: launches that an accelerator's queue holds; 0: any number.
         switch_reduces: large all-reduces run in the switch, where it can.
         causal: queries see the keys before them only (encoders see all).
     """
@@ -170,6 +172,9 @@ class EngineKernels:
     repeats_memory: bool = False
     chunk: float = 0.0
     in_flight: float = 0.0
+    launches: float = 0.0
+    unpack_launches: float = 0.0
+    queue: float = 0.0
     switch_reduces: bool = True
     causal: bool = True
 

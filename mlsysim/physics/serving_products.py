@@ -14,7 +14,7 @@ from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
 
 
-_WORD_B = 2.0  # of the 16-bit formats
+WORD_B = 2.0  # of the 16-bit formats
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def product_s(
 ) -> Num:
     """One product of an engine, by the vendor's kernels (already ``scaled``) or its own."""
     if has.own_products:
-        lent = kernels.lends and has.own_rows and (has.unpacks or product.weight_B >= _WORD_B)
+        lent = kernels.lends and has.own_rows and (has.unpacks or product.weight_B >= WORD_B)
         if not lent or not somewhere(m > has.own_rows):
             return _own_product_s(m, n, k, product, kernels, engine)
         lent_s = _unpacked_product_s(m, n, k, product, kernels)
@@ -65,10 +65,10 @@ def _own_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKer
 
 def _unpacked_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels) -> Num:
     """The vendor's 16-bit product; weights of another width are first written out in 16 bits."""
-    narrow = product.weight_B != _WORD_B
-    unpack_s = (product.weight_B + _WORD_B) * n * k / kernels.streaming_Bps if narrow else 0.0
+    narrow = product.weight_B != WORD_B
+    unpack_s = (product.weight_B + WORD_B) * n * k / kernels.streaming_Bps if narrow else 0.0
     return unpack_s + gemm_s(
-        *(m, n, k, _WORD_B, _WORD_B, _WORD_B, product.kernel, product.peak_flops_per_s),
+        *(m, n, k, WORD_B, WORD_B, WORD_B, product.kernel, product.peak_flops_per_s),
         *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B),
     )
 

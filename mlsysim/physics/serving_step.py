@@ -17,9 +17,9 @@ import numpy as np
 from mlsysim.physics.attention_kernels import decode_attention_s, prefill_attention_s
 from mlsysim.physics.collective_kernels import collective_s
 from mlsysim.physics.micro_batches import passes_of_micro_batches
-from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
+from mlsysim.physics.numeric import Num, floor, maximum, minimum, somewhere, where
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
-from mlsysim.physics.serving_products import Product, layer_products_s, product_s, scaled
+from mlsysim.physics.serving_products import WORD_B, Product, layer_products_s, product_s, scaled
 
 # Bytes that norms, residuals, activation functions, rotary embedding and the cache update move per 16-bit element of the
 # residual stream, of the feed-forward block (plain, gated) and of queries, keys and values.
@@ -34,9 +34,6 @@ _WIDE_RESIDUAL_B, _WIDE_FFN_B, _WIDE_QKV_B = 112.0, (26.0, 38.0), 14.0
 # Attention of engines that store the scores (FasterTransformer's unfused path): as in training. In 32 bits: product w2 and its
 # conversion r2 w4, softmax r4 w4, conversion r4 w2, product r2.
 _UNFUSED_SHARE, _UNFUSED_B, _WIDE_UNFUSED_B = 0.6, 13.0, 24.0
-
-
-HOSTF = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +132,8 @@ def prefill_pass(
         chunks = batch * prompt / tokens
         attention_s = _prefill_attention_s(shape, batch, prompt, shards, kernels, engine, has) / chunks
         whole = _pass(shape, tokens, batch, attention_s, shards, kernels, engine, has, batch)
-        filled = passes_of_micro_batches(chunks, shape.layers, shards.pp, has.in_flight)
-        whole = replace(whole, host_s=whole.host_s * HOSTF)
+        queued = _queued_micro_batches(shape, shards, kernels, has)
+        filled = passes_of_micro_batches(chunks, shape.layers, shards.pp, has.in_flight, queued)
     else:
         parts = minimum(shards.pp, maximum(batch, 1.0))
         share = batch / parts
@@ -151,6 +148,15 @@ def prefill_pass(
         reductions_s=whole.reductions_s * filled,
         host_s=whole.host_s + engine.request_s,
     )
+
+
+def _queued_micro_batches(shape: ServingShape, shards: Shards, kernels: ServingKernels, has: EngineKernels) -> Num:
+    """Micro-batches whose launches fit into the queue of the last stage, which holds the fewest layers."""
+    if not has.queue:
+        return np.inf
+    narrow = has.unpacks and kernels.lends and kernels.weight_B < WORD_B
+    layers = maximum(floor((shape.layers + 1) / shards.pp) - 1, 1.0)
+    return has.queue / (layers * (has.launches + (has.unpack_launches if narrow else 0.0)))
 
 
 def _prefill_attention_s(
