@@ -84,7 +84,9 @@ class EngineDevice:
     Attributes:
         gemm, attention, collectives: measured devices.
         compute_share, memory_share, attention_share: of what those kernels reach, that this device's reach.
-        own_compute_share, own_memory_share: of its peak and of its memory's rate, that an engine's own products reach.
+        own_compute_share: the same of kernels that an engine with products of its own calls (unless an entry has one of its own,
+            ``compute_share``); without any, of the device's peak that its own products reach.
+        own_memory_share: of the memory's rate, that an engine's own kernels reach.
         link_share: of its links' stated bandwidth, that all-reduces reach.
         link: coefficients of collectives that differ from the measured device's.
         fitted: names of its fitted coefficients.
@@ -135,7 +137,7 @@ def engine_device(hardware_name: str) -> EngineDevice:
         memory_share=float(entry.get("memory_share", 1.0)),
         attention_share=float(entry.get("attention_share", 1.0)),
         link_share=float(entry.get("link_share", 1.0)),
-        own_compute_share=float(entry.get("own_compute_share", 0.5)),
+        own_compute_share=float(entry.get("own_compute_share", entry.get("compute_share", 1.0))),
         own_memory_share=float(entry.get("own_memory_share", 0.9)),
         link={key: float(value) for key, value in entry.get("link", {}).items()},
         fitted=tuple(f"engine_device.{name}.{part}" for part in entry.get("fit", ())),

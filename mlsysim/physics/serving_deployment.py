@@ -7,6 +7,7 @@ Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022 (what a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from mlsysim.physics.attention_kernels import AttentionDevice, DecodeKernel, PrefillKernel
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, FabricCoefficients
@@ -71,7 +72,7 @@ class ServingKernels:
         memory_Bps, multiprocessors, cache_B: of the accelerator.
         own_peak_flops_per_s, own_compute_share, own_memory_share: of an engine's own products: their peak, the share of it that
             they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
-        streaming: share of the memory bandwidth that element-wise passes reach.
+        streaming: share of the memory bandwidth that element-wise passes reach, an engine's own if it brings them.
     """
 
     gemm: GemmKernel
@@ -120,7 +121,8 @@ class EngineCoefficients:
         attention_share: the same of decode attention.
         passes: element-wise traffic, over that of fused kernels.
         hop_s: of each hand-over between pipeline stages.
-        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products.
+        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products, where
+            that is a limit.
         interleave: share of a prefill that the other sequences of the batch wait for.
     """
 
@@ -136,7 +138,7 @@ class EngineCoefficients:
     attention_share: Num = 1.0
     passes: Num = 1.0
     hop_s: Num = 1e-5
-    core_Bps: Num = 1e10
+    core_Bps: Num = inf
     interleave: Num = 1.0
 
 
@@ -155,7 +157,8 @@ class EngineKernels:
         repeats_memory: what is read for each query head is read from memory, not from cache.
         chunk: tokens that a prefill computes at a time (a micro-batch); 0: all.
         in_flight: micro-batches of a prefill that pipeline stages work on at a time; 0: as many as there are stages.
-        launches, unpack_launches: kernels that a layer of a micro-batch launches; those that unpack its weights, where they do.
+        launches, step_launches: kernels that a layer of a micro-batch, of a decode step launches: its overhead grows with them.
+        unpack_launches: those that unpack the weights of a micro-batch's layer, where they do.
         queue: launches that an accelerator's queue holds; 0: any number.
         switch_reduces: large all-reduces run in the switch, where it can.
         causal: queries see the keys before them only (encoders see all).
@@ -172,7 +175,8 @@ class EngineKernels:
     repeats_memory: bool = False
     chunk: float = 0.0
     in_flight: float = 0.0
-    launches: float = 0.0
+    launches: float = 1.0
+    step_launches: float = 1.0
     unpack_launches: float = 0.0
     queue: float = 0.0
     switch_reduces: bool = True

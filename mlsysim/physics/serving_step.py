@@ -34,6 +34,7 @@ _WIDE_RESIDUAL_B, _WIDE_FFN_B, _WIDE_QKV_B = 112.0, (26.0, 38.0), 14.0
 # Attention of engines that store the scores (FasterTransformer's unfused path): as in training. In 32 bits: product w2 and its
 # conversion r2 w4, softmax r4 w4, conversion r4 w2, product r2.
 _UNFUSED_SHARE, _UNFUSED_B, _WIDE_UNFUSED_B = 0.6, 13.0, 24.0
+_WIDE_B = 4.0  # of an element in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,7 @@ def prefill_pass(
         chunks = batch * prompt / tokens
         attention_s = _prefill_attention_s(shape, batch, prompt, shards, kernels, engine, has) / chunks
         whole = _pass(shape, tokens, batch, attention_s, shards, kernels, engine, has, batch)
+        whole = replace(whole, host_s=whole.host_s * _launches(kernels, has) / has.step_launches)
         queued = _queued_micro_batches(shape, shards, kernels, has)
         filled = passes_of_micro_batches(chunks, shape.layers, shards.pp, has.in_flight, queued)
     else:
@@ -150,13 +152,18 @@ def prefill_pass(
     )
 
 
+def _launches(kernels: ServingKernels, has: EngineKernels) -> float:
+    """Kernels that a layer of a micro-batch launches."""
+    unpacked = has.unpacks and kernels.lends and kernels.weight_B < WORD_B
+    return has.launches + (has.unpack_launches if unpacked else 0.0)
+
+
 def _queued_micro_batches(shape: ServingShape, shards: Shards, kernels: ServingKernels, has: EngineKernels) -> Num:
     """Micro-batches whose launches fit into the queue of the last stage, which holds the fewest layers."""
     if not has.queue:
         return np.inf
-    narrow = has.unpacks and kernels.lends and kernels.weight_B < WORD_B
     layers = maximum(floor((shape.layers + 1) / shards.pp) - 1, 1.0)
-    return has.queue / (layers * (has.launches + (has.unpack_launches if narrow else 0.0)))
+    return has.queue / (layers * _launches(kernels, has))
 
 
 def _prefill_attention_s(
@@ -184,7 +191,10 @@ def _prefill_attention_s(
         keys = (prompt + minimum(prompt, has.chunk)) / 2 if has.chunk else prompt
         scores = batch * heads * prompt * keys
         peak = kernels.attention.peak_flops_per_s * _UNFUSED_SHARE
-        moved_s = (_WIDE_UNFUSED_B if has.wide else _UNFUSED_B) * engine.passes / kernels.streaming_Bps
+        moved_B: Num = _UNFUSED_B
+        if has.wide:
+            moved_B = _WIDE_UNFUSED_B * _missed(heads * keys * (has.chunk or prompt) * _WIDE_B, kernels)
+        moved_s = moved_B * engine.passes / kernels.streaming_Bps
         attention_s = scores * (4 * shape.head_dim / peak + moved_s) + 2 * kernels.gemm.launch_s
     return attention_s
 
@@ -228,14 +238,27 @@ def _reductions(shape: ServingShape, shards: Shards) -> Num:
 def _elementwise_s(
     shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
 ) -> Num:
-    residual_B, ffn_B, qkv_B = _RESIDUAL_B, _FFN_B, _QKV_B
+    residual_B: Num = _RESIDUAL_B
+    qkv_B: Num = _QKV_B
+    gated = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
     if has.wide:
-        residual_B, ffn_B, qkv_B = _WIDE_RESIDUAL_B, _WIDE_FFN_B, _WIDE_QKV_B
-    gated = where(shape.ffn_matrices > 2, ffn_B[1], ffn_B[0])
+        missed = _missed(tokens * shape.hidden * _WIDE_B, kernels)
+        residual_B, qkv_B = _WIDE_RESIDUAL_B * missed, _WIDE_QKV_B * missed
+        gated = where(shape.ffn_matrices > 2, _WIDE_FFN_B[1], _WIDE_FFN_B[0])
+        gated = gated * _missed(tokens * shape.ffn * _WIDE_B, kernels)
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
     moved_B = tokens * (residual_B * shape.hidden + routed_B + (gated * width + qkv_B * shape.qkv_width) / shards.tp)
     return engine.passes * moved_B / kernels.streaming_Bps
+
+
+def _missed(tensor_B: Num, kernels: ServingKernels) -> Num:
+    """Share of the memory traffic of kernels that read the tensor of this size that the last one wrote, and write another.
+
+    They read in the last-level cache what it holds beside the tensor that they write: as ``gemm_s``.
+    """
+    held_B = minimum(tensor_B, maximum(0.0, kernels.cache_B - 2 * tensor_B))
+    return 1 - 0.5 * held_B / tensor_B
 
 
 def _pass(
@@ -255,7 +278,7 @@ def _pass(
         head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
         head_s = product_s(sequences, maximum(shape.vocab, 1.0) / shards.tp, shape.hidden, head, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
-    hops_s = (shards.pp - 1) * (engine.hop_s + tokens * shape.hidden * 2.0 / kernels.nic_Bps)
+    hops_s = (shards.pp - 1) * (engine.hop_s + tokens * shape.hidden * (_WIDE_B if has.wide else 2.0) / kernels.nic_Bps)
     scaled_s = engine.scaling_s if kernels.scales else 0.0
     layer_host_s = engine.layer_s + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
     return PassTime(

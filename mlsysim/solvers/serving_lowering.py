@@ -123,6 +123,7 @@ def serving_kernels(
         product, head, peak, input_B = _vendor_products(accelerator, formats, device)
     memory_Bps = accelerator.memory_bandwidth_Bps * (1.0 if own else device.memory_share)
     own_memory_share = device.own_memory_share if own else 1.0
+    integers = has is not None and own and _multiplies_integers(accelerator, formats, has)
     wide = formats.precision in _WIDE
     peak16 = peak if wide or own else accelerator.rate_flops_per_s("fp16")
     flash = prefill_kernel(device.attention)
@@ -153,10 +154,10 @@ def serving_kernels(
         memory_Bps=memory_Bps,
         multiprocessors=float(units),
         cache_B=accelerator.cache_B,
-        own_peak_flops_per_s=_own_peak_flops_per_s(accelerator, formats, has) if own else peak16,
-        own_compute_share=device.own_compute_share,
+        own_peak_flops_per_s=accelerator.rate_flops_per_s("int8" if integers else "fp16"),
+        own_compute_share=1.0 if integers else device.own_compute_share,
         own_memory_share=own_memory_share,
-        streaming=float(shared_coefficients().streaming),
+        streaming=float(shared_coefficients().streaming) * own_memory_share,
     )
 
 
@@ -169,11 +170,10 @@ def _lent_kernel(device: EngineDevice) -> GemmKernel:
     return replace(kernel, efficiency=kernel.efficiency * device.own_compute_share, launch_s=0.0)
 
 
-def _own_peak_flops_per_s(accelerator: HardwareNode, formats: Formats, has: EngineKernels | None) -> float:
-    """Peak of an engine's own products: of integers where narrow weights are multiplied as they are, else of 16 bits."""
-    integers = has is not None and has.own_rows and not has.unpacks and bytes_per_element(formats.weights) < _WORD_B
-    rates = accelerator.compute.precision_flops
-    return accelerator.rate_flops_per_s("int8" if integers and "int8" in rates else "fp16")
+def _multiplies_integers(accelerator: HardwareNode, formats: Formats, has: EngineKernels) -> bool:
+    """Whether an engine multiplies narrow weights as they are; what its kernels reach of the integer peak is its own share."""
+    narrow = bytes_per_element(formats.weights) < _WORD_B
+    return has.own_rows > 0 and not has.unpacks and narrow and "int8" in accelerator.compute.precision_flops
 
 
 def _vendor_products(

@@ -40,7 +40,7 @@ RANGES = {
     "step_s": Coefficient(5e-4, 0.0, 1e-2),
     "sequence_s": Coefficient(1e-5, 1e-7, 2e-2, log=True),
     "request_s": Coefficient(2e-2, 0.0, 3e-1),
-    "compute_share": Coefficient(0.85, 0.4, 1.2),
+    "compute_share": Coefficient(0.85, 0.2, 1.2),
     "memory_share": Coefficient(0.95, 0.4, 1.1),
     "attention_share": Coefficient(0.9, 0.2, 1.5),
     "passes": Coefficient(1.0, 0.3, 5.0),
@@ -280,6 +280,8 @@ def _coefficients(engines: Mapping[str, Mapping[str, Any]], name: str) -> Engine
 def _device(run: Runs, devices: Mapping[str, Mapping[str, Any]]) -> EngineDevice:
     entry = resolved(devices, run.device)
     given: dict[str, Any] = {part: float(entry[part]) for part in DEVICE_RANGES if part in entry}
+    if "compute_share" in given:
+        given.setdefault("own_compute_share", given["compute_share"])
     return replace(engine_device(run.accelerator.name), **given)
 
 
