@@ -72,7 +72,7 @@ class ServingKernels:
         memory_Bps, multiprocessors, cache_B: of the accelerator.
         own_peak_flops_per_s, own_compute_share, own_memory_share: of an engine's own products: their peak, the share of it that
             they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
-        streaming: share of the memory bandwidth that element-wise passes reach, an engine's own if it brings them.
+        streaming: share of the memory bandwidth that element-wise passes reach.
     """
 
     gemm: GemmKernel
@@ -101,8 +101,13 @@ class ServingKernels:
 
     @property
     def streaming_Bps(self) -> float:
-        """Rate of element-wise passes."""
+        """Rate of element-wise passes over large tensors, as attention scores are."""
         return self.streaming * self.memory_Bps
+
+    @property
+    def own_streaming_Bps(self) -> float:
+        """The same of an engine's own kernels over activations and weights, which are small."""
+        return self.streaming_Bps * self.own_memory_share
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def _own_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKer
 def _unpacked_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels) -> Num:
     """The vendor's 16-bit product; weights of another width are first written out in 16 bits."""
     narrow = product.weight_B != WORD_B
-    unpack_s = (product.weight_B + WORD_B) * n * k / kernels.streaming_Bps if narrow else 0.0
+    unpack_s = (product.weight_B + WORD_B) * n * k / kernels.own_streaming_Bps if narrow else 0.0
     return unpack_s + gemm_s(
         *(m, n, k, WORD_B, WORD_B, WORD_B, product.kernel, product.peak_flops_per_s),
         *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B),

@@ -249,7 +249,7 @@ def _elementwise_s(
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
     moved_B = tokens * (residual_B * shape.hidden + routed_B + (gated * width + qkv_B * shape.qkv_width) / shards.tp)
-    return engine.passes * moved_B / kernels.streaming_Bps
+    return engine.passes * moved_B / kernels.own_streaming_Bps
 
 
 def _missed(tensor_B: Num, kernels: ServingKernels) -> Num:

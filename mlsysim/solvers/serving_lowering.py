@@ -157,7 +157,7 @@ def serving_kernels(
         own_peak_flops_per_s=accelerator.rate_flops_per_s("int8" if integers else "fp16"),
         own_compute_share=1.0 if integers else device.own_compute_share,
         own_memory_share=own_memory_share,
-        streaming=float(shared_coefficients().streaming) * own_memory_share,
+        streaming=float(shared_coefficients().streaming),
     )
 
 

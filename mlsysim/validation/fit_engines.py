@@ -1,6 +1,7 @@
 """Fits serving engines and the kernels that stand for devices: ``python -m mlsysim.validation.fit_engines anchors``.
 
-Reads the calibration cases of ``anchors/serving`` and no others; writes ``calibration/engines.toml`` and
+A second argument names the engines to fit (``llama.cpp``: all whose names begin so), the others stay as they are. Reads the
+calibration cases of ``anchors/serving`` and no others; writes ``calibration/engines.toml`` and
 ``engine_devices.toml``. What is fitted of an entry is named in it (``fit``); everything else there is stated and stays.
 """
 
@@ -203,15 +204,20 @@ def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
     )
 
 
-def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Entries of ``engines.toml`` and ``engine_devices.toml``, fitted to the calibration cases under ``root``."""
+def fit_all(root: Path, only: str = "") -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Entries of ``engines.toml`` and ``engine_devices.toml``, fitted to the calibration cases under ``root``.
+
+    With ``only``, engines whose name begins so, and what they share a coefficient with; the others stay.
+    """
     engines, devices = _stated("engines.toml"), _stated("engine_devices.toml")
     runs = gathered(serving_anchors(root, "calibration"))
     weights = _weights(runs)
     tables = {"engine": (engines, RANGES), "device": (devices, DEVICE_RANGES)}
-    at_bound: list[str] = []
+    at_bound: dict[str, bool] = {}
     for together in _components(runs, engines, devices):
         chosen = [runs[index] for index in together]
+        if not any(run.stack.startswith(only) for run in chosen):
+            continue
         names = sorted({key for run in chosen for key in _free(run, engines, devices)})
         free = {
             key: _start(tables[kind][0], name, part, tables[kind][1]) for key in names for kind, name, part in [key.split(" ")]
@@ -222,7 +228,7 @@ def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, 
         for key, value in found.values.items():
             kind, name, part = key.split(" ")
             tables[kind][0][name][part] = free[key].written(value)
-        at_bound += found.at_bound
+        at_bound |= {key: key in found.at_bound for key in found.values}
     _note(engines, devices, at_bound, root)
     return engines, devices
 
@@ -292,14 +298,15 @@ def _weights(runs: list[Runs]) -> list[Times]:
     return [np.array([min(1.0, (_FULL_WEIGHT_ROWS / counts[source]) ** 0.5) for source in run.sources]) for run in runs]
 
 
-def _note(engines: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], at_bound: list[str], root: Path) -> None:
+def _note(engines: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], at_bound: Mapping[str, bool], root: Path) -> None:
     """Writes beside each entry what it was fitted to, how well, and what ended at its bound."""
     by_role = {role: gathered(serving_anchors(root, role)) for role in ("calibration", "validation")}
     for kind, tables, attribute in (("engine", engines, "stack"), ("device", devices, "device")):
         for name, entry in tables.items():
+            kept = [part for part in entry.get("at_bound", ()) if f"{kind} {name} {part}" not in at_bound and part in entry.get("fit", ())]
             for stale in ("calibration", "validation", "at_bound"):
                 entry.pop(stale, None)
-            entry["at_bound"] = [key.split(" ")[2] for key in at_bound if key.split(" ")[:2] == [kind, name]]
+            entry["at_bound"] = sorted({*kept, *(key.split(" ")[2] for key, hit in at_bound.items() if hit and key.split(" ")[:2] == [kind, name])})
             for role, runs in by_role.items():
                 chosen = [run for run in runs if getattr(run, attribute) == name]
                 if chosen:
@@ -308,9 +315,9 @@ def _note(engines: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]]
                     entry[role] = {part.name: getattr(errors, part.name) for part in fields(errors)}
 
 
-def main(root: Path) -> None:
+def main(root: Path, only: str = "") -> None:
     """Fits, and writes both files beside the code that reads them."""
-    engines, devices = fit_all(root)
+    engines, devices = fit_all(root, only)
     folder = Path(__file__).parents[1] / "calibration"
     for name, tables in (("engines.toml", engines), ("engine_devices.toml", devices)):
         header = "\n".join(line[2:] for line in (folder / name).read_text("utf-8").splitlines() if line.startswith("# "))
@@ -319,4 +326,4 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:3])
