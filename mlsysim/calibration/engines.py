@@ -84,8 +84,8 @@ class EngineDevice:
     Attributes:
         gemm, attention, collectives: measured devices.
         compute_share, memory_share, attention_share: of what those kernels reach, that this device's reach.
-        own_compute_share: the same of kernels that an engine with products of its own calls (unless an entry has one of its own,
-            ``compute_share``); without any, of the device's peak that its own products reach.
+        own_compute_share: the same of the kernels that an engine with products of its own calls (``compute_share``, unless an
+            entry states another); where none were measured, of its peak that such an engine's products reach.
         own_memory_share: of the memory's rate, that an engine's own kernels reach.
         link_share: of its links' stated bandwidth, that all-reduces reach.
         link: coefficients of collectives that differ from the measured device's.

@@ -126,8 +126,8 @@ class EngineCoefficients:
         attention_share: the same of decode attention.
         passes: element-wise traffic, over that of fused kernels.
         hop_s: of each hand-over between pipeline stages.
-        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products, where
-            that is a limit.
+        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products,
+            where that is a limit.
         interleave: share of a prefill that the other sequences of the batch wait for.
     """
 
@@ -156,12 +156,12 @@ class EngineKernels:
         only_group, only_head_dim: the one group size and head width that it has such a kernel for; 0: for all.
         flash_prefill: prefill stores no scores.
         own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
-        own_rows: rows of inputs up to which it uses its own; beyond, 16-bit weights go to the vendor's kernels; 0: always its own.
+        own_rows: rows of inputs up to which it uses its own; 16-bit weights of more go to the vendor's kernels; 0: always.
         unpacks: narrower weights go there too, unpacked to 16 bits by a kernel of their own; else they stay integers.
         wide: activations in 32 bits, each operation a kernel.
         repeats_memory: what is read for each query head is read from memory, not from cache.
         chunk: tokens that a prefill computes at a time (a micro-batch); 0: all.
-        in_flight: micro-batches of a prefill that pipeline stages work on at a time; 0: as many as there are stages.
+        in_flight: micro-batches of a prefill that are under way in a pipeline at most; 0: any number.
         launches, step_launches: kernels that a layer of a micro-batch, of a decode step launches: its overhead grows with them.
         unpack_launches: those that unpack the weights of a micro-batch's layer, where they do.
         queue: launches that an accelerator's queue holds; 0: any number.

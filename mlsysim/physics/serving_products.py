@@ -13,7 +13,6 @@ from mlsysim.physics.inference import touched_experts
 from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
 
-
 WORD_B = 2.0  # of the 16-bit formats
 
 

@@ -26,10 +26,10 @@ from mlsysim.physics.serving_products import WORD_B, Product, layer_products_s, 
 _RESIDUAL_B, _FFN_B, _QKV_B = 16.0, (4.0, 6.0), 5.0
 # Of each copy of a token that an expert takes and gives back: gathered, scattered and summed.
 _ROUTED_B = 10.0
-# The same of an engine that keeps them in 32 bits and runs each operation as a kernel (llama.cpp's graph on CUDA). An element of the
-# residual stream: two norms r4 w4 and their weights r4 w4, two additions r8 w4, inputs of the six products r4 w2 each where they
-# are of its width, outputs of two r2 w4, merging of heads r4 w4. Of the feed-forward block: input r4 w2, two outputs r2 w4,
-# activation r4 w4, product r8 w4. Of queries, keys and values: output r2 w4, rotation or store r4 w4.
+# The same of an engine that keeps them in 32 bits and runs each operation as a kernel (llama.cpp's graph). An element of the
+# residual stream: two norms r4 w4 and their weights r4 w4, two additions r8 w4, inputs of the six products r4 w2 each where
+# they are of its width, outputs of two r2 w4, merging of heads r4 w4. Of the feed-forward block: input r4 w2, two outputs
+# r2 w4, activation r4 w4, product r8 w4. Of queries, keys and values: output r2 w4, rotation or store r4 w4.
 _WIDE_RESIDUAL_B, _WIDE_FFN_B, _WIDE_QKV_B = 112.0, (26.0, 38.0), 14.0
 # Attention of engines that store the scores (FasterTransformer's unfused path): as in training. In 32 bits: product w2 and its
 # conversion r2 w4, softmax r4 w4, conversion r4 w2, product r2.

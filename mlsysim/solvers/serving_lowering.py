@@ -23,6 +23,7 @@ from mlsysim.physics.attention_kernels import AttentionDevice
 from mlsysim.physics.gemm import GemmKernel
 from mlsysim.physics.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving_deployment import EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving_products import WORD_B
 from mlsysim.physics.serving_schedule import Deployment
 from mlsysim.solvers.feasibility import over_budget
 from mlsysim.solvers.serving_input import ServingSetting
@@ -35,7 +36,6 @@ _WIDE = ("fp32", "tf32")
 # Formats whose activations kernels of their own quantise.
 _SCALED = ("nvfp4", "fp4", "int8")
 _LINE_RATE_Bps = 25e9
-_WORD_B = 2.0  # of the 16-bit formats
 
 
 def serving_shape(workload: TransformerWorkload) -> ServingShape:
@@ -103,9 +103,9 @@ def serving_kernels(
     device: EngineDevice | None = None,
     has: EngineKernels | None = None,
 ) -> ServingKernels:
-    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates, for an engine that ``has`` some of its own.
+    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates.
 
-    A fit brings a ``device`` of its own.
+    ``has``: of an engine that brings some of its own. A fit brings a ``device`` of its own.
 
     Raises:
         UnknownNameError: no kernels stand for it.
@@ -172,7 +172,7 @@ def _lent_kernel(device: EngineDevice) -> GemmKernel:
 
 def _multiplies_integers(accelerator: HardwareNode, formats: Formats, has: EngineKernels) -> bool:
     """Whether an engine multiplies narrow weights as they are; what its kernels reach of the integer peak is its own share."""
-    narrow = bytes_per_element(formats.weights) < _WORD_B
+    narrow = bytes_per_element(formats.weights) < WORD_B
     return has.own_rows > 0 and not has.unpacks and narrow and "int8" in accelerator.compute.precision_flops
 
 

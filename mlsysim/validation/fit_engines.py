@@ -298,15 +298,23 @@ def _weights(runs: list[Runs]) -> list[Times]:
     return [np.array([min(1.0, (_FULL_WEIGHT_ROWS / counts[source]) ** 0.5) for source in run.sources]) for run in runs]
 
 
-def _note(engines: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], at_bound: Mapping[str, bool], root: Path) -> None:
+def _note(
+    engines: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], at_bound: Mapping[str, bool], root: Path
+) -> None:
     """Writes beside each entry what it was fitted to, how well, and what ended at its bound."""
     by_role = {role: gathered(serving_anchors(root, role)) for role in ("calibration", "validation")}
     for kind, tables, attribute in (("engine", engines, "stack"), ("device", devices, "device")):
         for name, entry in tables.items():
-            kept = [part for part in entry.get("at_bound", ()) if f"{kind} {name} {part}" not in at_bound and part in entry.get("fit", ())]
+            kept = [
+                part
+                for part in entry.get("at_bound", ())
+                if f"{kind} {name} {part}" not in at_bound and part in entry.get("fit", ())
+            ]
             for stale in ("calibration", "validation", "at_bound"):
                 entry.pop(stale, None)
-            entry["at_bound"] = sorted({*kept, *(key.split(" ")[2] for key, hit in at_bound.items() if hit and key.split(" ")[:2] == [kind, name])})
+            entry["at_bound"] = sorted(
+                {*kept, *(key.split(" ")[2] for key, hit in at_bound.items() if hit and key.split(" ")[:2] == [kind, name])}
+            )
             for role, runs in by_role.items():
                 chosen = [run for run in runs if getattr(run, attribute) == name]
                 if chosen:
