@@ -165,6 +165,7 @@ class EngineKernels:
         launches, step_launches: kernels that a layer of a micro-batch, of a decode step launches: its overhead grows with them.
         unpack_launches: those that unpack the weights of a micro-batch's layer, where they do.
         queue: launches that an accelerator's queue holds; 0: any number.
+        crossings: times that what a pipeline stage hands over crosses a link: 2 where it goes through the host's memory.
         switch_reduces: large all-reduces run in the switch, where it can.
         causal: queries see the keys before them only (encoders see all).
     """
@@ -184,6 +185,7 @@ class EngineKernels:
     step_launches: float = 1.0
     unpack_launches: float = 0.0
     queue: float = 0.0
+    crossings: float = 1.0
     switch_reduces: bool = True
     causal: bool = True
 

@@ -278,7 +278,8 @@ def _pass(
         head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
         head_s = product_s(sequences, maximum(shape.vocab, 1.0) / shards.tp, shape.hidden, head, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
-    hops_s = (shards.pp - 1) * (engine.hop_s + tokens * shape.hidden * (_WIDE_B if has.wide else 2.0) / kernels.nic_Bps)
+    handed_B = tokens * shape.hidden * (_WIDE_B if has.wide else 2.0) * has.crossings
+    hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / kernels.nic_Bps)
     scaled_s = engine.scaling_s if kernels.scales else 0.0
     layer_host_s = engine.layer_s + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
     return PassTime(
