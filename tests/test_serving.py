@@ -321,3 +321,15 @@ def test_the_fit_and_a_solve_agree():
         value = getattr(run, METRICS[asked.metric][0])
         expected = value.to_base_units().m if hasattr(value, "m") else value
         assert found[0] == pytest.approx(expected, rel=1e-6), anchor.id
+
+
+def test_a_fit_of_named_engines_leaves_the_others_as_they_are(monkeypatch):
+    monkeypatch.setattr(fit_engines, "_note", lambda *given: None)
+    vulkan = [anchor for anchor in fit_engines.serving_anchors(ROOT, "calibration") if anchor.source.key == "llama-cpp-gpus"]
+    monkeypatch.setattr(fit_engines, "serving_anchors", lambda root, role: vulkan)
+    before, after = fit_engines._stated("engines.toml"), fit_engines.fit_all(ROOT, "llama.cpp-vulkan")[0]
+    assert after["llama.cpp-vulkan"]["layer_s"] == pytest.approx(before["llama.cpp-vulkan"]["layer_s"], rel=0.02)
+    assert {name: entry for name, entry in after.items() if name != "llama.cpp-vulkan"} == {
+        name: entry for name, entry in before.items() if name != "llama.cpp-vulkan"
+    }
+    assert fit_engines.fit_all(ROOT, "no such engine")[0] == before
