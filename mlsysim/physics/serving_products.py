@@ -45,6 +45,8 @@ def product_s(
         if not lent or not somewhere(m > has.own_rows):
             return _own_product_s(m, n, k, product, kernels, engine)
         lent_s = _unpacked_product_s(m, n, k, product, kernels)
+        if not somewhere(m <= has.own_rows):
+            return lent_s
         return where(m > has.own_rows, lent_s, _own_product_s(m, n, k, product, kernels, engine))
     return gemm_s(
         *(m, n, k, product.input_B, product.weight_B, 2.0, product.kernel, product.peak_flops_per_s),
