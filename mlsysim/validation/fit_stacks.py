@@ -60,7 +60,7 @@ _FULL_WEIGHT_ROWS = 10.0
 _PULL = 0.03
 STACKS = "stacks.toml"
 FILES = (STACKS, "devices.toml", "shared.toml")
-# A device without calibration rows keeps its prior clock. One row is enough: clocks of devices differ by more than rows of one do.
+# A device without calibration rows keeps its prior clock. One is enough: clocks differ by more than rows of one device do.
 _LEAST_CLOCK_ROWS = 1
 
 
