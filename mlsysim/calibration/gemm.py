@@ -62,7 +62,9 @@ def measured_devices() -> tuple[str, ...]:
 
 
 def measured_formats(device: str) -> tuple[str, ...]:
-    """The formats that a measured device was fitted at."""
+    """The formats that a device, or the one whose kernels stand for its own, was fitted at."""
+    while device not in _tables() and stated.is_stated(device):
+        device = stated.sibling(device, "gemm")
     return tuple(_tables()[device])
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mlsysim.physics.inference import prefill_s
 from mlsysim.physics.numeric import Num, maximum, minimum
 from mlsysim.physics.serving_schedule import Deployment, Passes, Step
-from mlsysim.physics.serving_step import prefill_pass
+from mlsysim.physics.torus_serving import TorusDeployment
 from mlsysim.solvers.lowering import keys_seen
 from mlsysim.solvers.serving_bound import BoundPasses
 from mlsysim.solvers.serving_input import ServingSetting
@@ -24,7 +24,7 @@ class PrefixedDeployment:
     the last is what the other two lack of the whole.
     """
 
-    whole: Deployment
+    whole: Deployment | TorusDeployment
     hit: float
 
     def decode(self, batch: Num, context: Num) -> Step:
@@ -46,8 +46,7 @@ class PrefixedDeployment:
         return maximum(self._attention_s(batch, prompt) - parts_s, 0.0)
 
     def _attention_s(self, batch: Num, prompt: Num) -> Num:
-        own = self.whole
-        return prefill_pass(own.shape, batch, prompt, own.shards, own.kernels, own.engine, own.has).attention_s
+        return self.whole.prefill(batch, prompt).attention_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def prefixed(passes: Passes, setting: ServingSetting, hit: float) -> Passes:
     cached = float(int(minimum(setting.prompt * hit, setting.prompt - 1)))
     if cached <= 0:
         return passes
-    if isinstance(passes, Deployment):
+    if isinstance(passes, (Deployment, TorusDeployment)):
         return PrefixedDeployment(passes, cached / setting.prompt)
     if isinstance(passes, BoundPasses):
         new = setting.prompt - cached

@@ -128,7 +128,10 @@ def check_setting(
     share = None if efficiency is None else fraction("efficiency", efficiency)
     tp, pp = whole_number("tp_size", tp_size), whole_number("pp_size", pp_size)
     device, per_node, link_Bps, network_Bps = _machine(hardware, tp, pp)
-    if model.heads % tp:
+    if found is not None and found.has.torus and model.moe is not None:
+        raise InconsistentError("stack", found.name, f"one for mixtures of experts such as {model.name}: it divides dense layers")
+    own = boolean("attention_dp", attention_dp)
+    if model.heads % tp and not own:
         raise InconsistentError("tp_size", tp, f"a divisor of the {model.heads} heads of {model.name}")
     if pp > model.layers:
         raise InconsistentError("pp_size", pp, f"at most the {model.layers} layers of {model.name}")
@@ -150,7 +153,7 @@ def check_setting(
         replicas=whole_number("replicas", replicas),
         schedule=plan,
         rounds=None if rounds is None else whole_number("rounds", rounds),
-        attention_dp=boolean("attention_dp", attention_dp),
+        attention_dp=own,
         per_node=per_node,
         link_Bps=link_Bps,
         network_Bps=network_Bps,

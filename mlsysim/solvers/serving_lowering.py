@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from mlsysim.calibration import attention, collectives, gemm
+from mlsysim.calibration import attention, collectives, gemm, stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients
 from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
@@ -19,11 +19,13 @@ from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models import parameters as counting
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.attention_kernels import AttentionDevice
+from mlsysim.physics.attention_kernels import AttentionDevice, DecodeKernel
 from mlsysim.physics.gemm import GemmKernel
 from mlsysim.physics.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving_deployment import ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_schedule import Deployment
+from mlsysim.physics.torus_partition import Torus, torus_axes
+from mlsysim.physics.torus_serving import TorusDeployment
 from mlsysim.solvers.feasibility import over_budget
 from mlsysim.solvers.serving_input import ServingSetting
 
@@ -124,7 +126,7 @@ def serving_kernels(
     memory_Bps = accelerator.memory_bandwidth_Bps * (device.own_memory_share if own_products else device.memory_share)
     wide = formats.precision in _WIDE
     peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
-    flash = prefill_kernel(device.attention)
+    flash, array = prefill_kernel(device.attention), stated.fact(device.attention, "array", 1.0)
     links = collective_coefficients(device.collectives)
     links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
     links = replace(
@@ -142,8 +144,8 @@ def serving_kernels(
         head_peak_flops_per_s=peak16,
         head_weight_B=bytes_per_element(formats.weights) if own_products else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
-        decode=replace(decode_kernel(device.attention), floor_s=0.0, ramp_s=0.0),
-        attention=AttentionDevice(peak16, memory_Bps, float(units), cache_B),
+        decode=_decode_kernel(device.attention, array),
+        attention=AttentionDevice(peak16, memory_Bps, float(units), cache_B, array),
         kv_B=bytes_per_element(formats.cache),
         collectives=links,
         fabric=fabric_coefficients("ib_ndr"),
@@ -154,6 +156,14 @@ def serving_kernels(
         own_compute_share=device.own_compute_share,
         streaming=float(shared_coefficients().streaming),
     )
+
+
+def _decode_kernel(device: str, array: float) -> DecodeKernel:
+    """Launches follow each other; a systolic array takes all query heads of a key head at once, and has no thread blocks."""
+    found = replace(decode_kernel(device), floor_s=0.0, ramp_s=0.0)
+    if array == 1:
+        return found
+    return replace(found, block_s=0.0, shared=replace(found.shared, largest_group=float("inf")))
 
 
 def _vendor_products(
@@ -222,19 +232,46 @@ _KEPT: dict[tuple[int, Formats, float, bool], tuple[HardwareNode, ServingKernels
 _MOST_KEPT = 1024
 
 
-def calibrated_passes(setting: ServingSetting) -> Deployment:
+def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
     """The passes of a setting's engine."""
     found = setting.stack
     if found is None:
         raise InconsistentError("stack", None, "an engine: passes without one are bounds")
     formats = Formats(setting.arithmetic, setting.weights, setting.cache)
+    shape = serving_shape(setting.workload)
+    kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has.own_products)
+    has = replace(found.has, causal=setting.workload.causal)
+    if has.torus:
+        return TorusDeployment(
+            shape=shape,
+            torus=_torus(setting, kernels),
+            pp=float(setting.pp),
+            by_sequence=setting.attention_dp,
+            kernels=kernels,
+            engine=found.coefficients,
+            has=has,
+            step_tokens=found.step_tokens,
+        )
     return Deployment(
-        shape=serving_shape(setting.workload),
+        shape=shape,
         shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
-        kernels=_kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has.own_products),
+        kernels=kernels,
         engine=found.coefficients,
-        has=replace(found.has, causal=setting.workload.causal),
+        has=has,
         step_tokens=found.step_tokens,
+    )
+
+
+def _torus(setting: ServingSetting, kernels: ServingKernels) -> Torus:
+    """The slice that shares a layer; a switch is one axis, whose ring is closed."""
+    device, links = engine_device(setting.accelerator.name).collectives, kernels.collectives
+    axes = int(stated.fact(device, "torus_axes", 1.0))
+    return Torus(
+        axes=torus_axes(setting.tp, axes),
+        link_Bps=links.bandwidth_Bps,
+        hop_s=links.simple_step_s,
+        launch_s=links.launch_s,
+        closed=axes == 1 or setting.tp % int(stated.fact(device, "torus_cube", 1.0)) == 0,
     )
 
 
@@ -281,8 +318,9 @@ def room(setting: ServingSetting, work: InferenceWork) -> Room:
     found = setting.stack
     if found is not None:
         weights_B += 0.0 if found.has.own_products else _wide_tables_B(setting) / ranks
-        weights_B += _copied_attention_B(setting) / ranks
-        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / setting.attention_ranks
+        weights_B += 0.0 if found.has.torus else _copied_attention_B(setting) / ranks
+        shared_by = setting.tp if found.has.torus else setting.attention_ranks
+        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / shared_by
     each_kv_B = work.kv_B * setting.occupied
     most = float(largest_batch(usable_B - weights_B, work.kv_B / setting.kv_shards, setting.occupied))
     if found is not None:
