@@ -1,13 +1,13 @@
 """How a transformer is divided over the chips of a torus: where weights stay, what is sent in each layer, how long that takes.
 
-Notation: E the model's width, F that of the feed-forward block, T tokens of the pass, n chips. Stationary weights are split along F
-(one dimension: activations of width E are gathered and their products scattered, however many chips there are) or along E over X
-chips and along F over n / X (two dimensions: both widths are sent, in parts, about sqrt(n) times less). With many tokens it is
-cheaper to send weights: they are gathered over N chips, among which the tokens are divided.
+Notation: E the model's width, F that of the feed-forward block, T tokens of the pass, n chips. Stationary weights are split
+along F (one dimension: activations of width E are gathered and their products scattered, however many chips there are) or along
+E over X chips and along F over n / X (two dimensions: both widths are sent, in parts, about sqrt(n) times less). With many tokens
+it is cheaper to send weights: they are gathered over N chips, among which the tokens are divided.
 
-Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022, arXiv:2211.05102, section 3 and appendix A (layouts, their
-volume); Wang et al., "Overlap Communication with Dependent Computation via Decomposition", ASPLOS 2023 (products that begin while
-their operands arrive); Jouppi et al., "TPU v4", ISCA 2023 (rings close in slices of whole cubes).
+Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022, arXiv:2211.05102, section 3 and appendix A (layouts,
+their volume); Wang et al., "Overlap Communication with Dependent Computation via Decomposition", ASPLOS 2023 (products that begin
+while their operands arrive); Jouppi et al., "TPU v4", ISCA 2023 (rings close in slices of whole cubes).
 """
 
 from __future__ import annotations
@@ -83,6 +83,19 @@ def torus_axes(chips: int, dimensions: int) -> tuple[int, ...]:
     return min(found, key=lambda axes: (sum(axes), axes))
 
 
+def padded_heads(heads: float, chips: int) -> float:
+    """Query heads with the empty ones that make them divide evenly, among all chips or the next power of two of heads.
+
+    Pope et al. 2022, section 4: PaLM 540B's 48 heads are padded to 64.
+
+    Example:
+        >>> padded_heads(48.0, 64), padded_heads(48.0, 256), padded_heads(48.0, 16), padded_heads(32.0, 8)
+        (64.0, 64.0, 48.0, 32.0)
+    """
+    among = min(chips, 2 ** math.ceil(math.log2(heads)))
+    return float(math.ceil(heads / among) * among)
+
+
 @functools.cache
 def layouts(dimensions: int) -> tuple[Layout, ...]:
     """All that are tried, two-dimensional ones first: of equals the first is taken.
@@ -126,7 +139,7 @@ class Divided:
     Attributes:
         columns: chips that split the model's width.
         among: chips over which weights are gathered, and among which tokens are divided.
-        covered_s: transfers of a layer that run beneath its products, at the links' rate: of two that flank a product the longer.
+        covered_s: transfers of a layer that run beneath its products: of two that flank a product the longer.
         bare_s: the others.
         waits_s: its steps between neighbours and its launches.
         pieces: in which a transfer is sent.
@@ -151,9 +164,7 @@ class Divided:
         return self.bare_s + first_s + maximum(self.covered_s - first_s - products_s, 0.0)
 
 
-def divided(
-    torus: Torus, tokens: Num, hidden: Num, ffn: Num, into: Num, out: Num, blocks: Num, weight_B: float
-) -> Divided:
+def divided(torus: Torus, tokens: Num, hidden: Num, ffn: Num, into: Num, out: Num, blocks: Num, weight_B: float) -> Divided:
     """The layout with the least ``volume_B``, and what a whole layer sends in it.
 
     Args:
@@ -223,7 +234,7 @@ def _layer(
 
 
 def exchange_s(torus: Torus, tokens: Num, width: Num) -> Num:
-    """Queries, keys and values of ``width`` from chips that have a part of the heads to those that have a part of the sequences.
+    """Queries, keys and values of ``width`` from chips with a part of the heads to those with a part of the sequences.
 
     An all-to-all: each byte travels a quarter of a closed ring (a third of an open one) along every axis.
 

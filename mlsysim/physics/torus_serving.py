@@ -1,7 +1,7 @@
 """Passes of a transformer whose layers all chips of a torus share, in the layout that sends least for the tokens of the pass.
 
-Attention is divided by heads, or, where the engine can, by sequences: with one key head for all query heads (multi-query) division
-by heads leaves each chip the whole cache to read.
+Attention is divided by heads, or, where the engine can, by sequences: with one key head for all query heads (multi-query)
+division by heads leaves each chip the whole cache to read.
 
 Source: Pope et al., "Efficiently Scaling Transformer Inference", 2022, arXiv:2211.05102, sections 3.2 (feed-forward) and 3.3
 (attention).
@@ -28,7 +28,7 @@ from mlsysim.physics.torus_partition import Divided, Torus, divided, exchange_s
 
 @dataclass(frozen=True, slots=True)
 class TorusDeployment:
-    """A dense model on a torus under an engine; ``by_sequence``: attention may be divided by sequences; ``pp``: tori in a row."""
+    """A dense model on a torus. ``by_sequence``: attention may be divided by sequences; ``pp``: tori in a row."""
 
     shape: ServingShape
     torus: Torus

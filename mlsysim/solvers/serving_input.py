@@ -129,9 +129,11 @@ def check_setting(
     tp, pp = whole_number("tp_size", tp_size), whole_number("pp_size", pp_size)
     device, per_node, link_Bps, network_Bps = _machine(hardware, tp, pp)
     if found is not None and found.has.torus and model.moe is not None:
-        raise InconsistentError("stack", found.name, f"one for mixtures of experts such as {model.name}: it divides dense layers")
+        raise InconsistentError(
+            "stack", found.name, f"one for mixtures of experts such as {model.name}: it divides dense layers"
+        )
     own = boolean("attention_dp", attention_dp)
-    if model.heads % tp and not own:
+    if model.heads % tp and not (own or (found is not None and found.has.torus)):
         raise InconsistentError("tp_size", tp, f"a divisor of the {model.heads} heads of {model.name}")
     if pp > model.layers:
         raise InconsistentError("pp_size", pp, f"at most the {model.layers} layers of {model.name}")

@@ -24,7 +24,7 @@ from mlsysim.physics.gemm import GemmKernel
 from mlsysim.physics.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving_deployment import ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_schedule import Deployment
-from mlsysim.physics.torus_partition import Torus, torus_axes
+from mlsysim.physics.torus_partition import Torus, padded_heads, torus_axes
 from mlsysim.physics.torus_serving import TorusDeployment
 from mlsysim.solvers.feasibility import over_budget
 from mlsysim.solvers.serving_input import ServingSetting
@@ -240,7 +240,7 @@ def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
     has = replace(found.has, causal=setting.workload.causal)
     if has.torus:
         return TorusDeployment(
-            shape=shape,
+            shape=_padded(shape, setting.tp),
             torus=_torus(setting, kernels),
             pp=float(setting.pp),
             by_sequence=setting.attention_dp,
@@ -257,6 +257,13 @@ def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
         has=has,
         step_tokens=found.step_tokens,
     )
+
+
+def _padded(shape: ServingShape, chips: int) -> ServingShape:
+    """With the empty heads that divide evenly."""
+    heads = padded_heads(float(shape.heads), chips)
+    added = (heads - shape.heads) * shape.attention_width / shape.heads
+    return replace(shape, heads=heads, attention_width=shape.attention_width + added, qkv_width=shape.qkv_width + added)
 
 
 def _torus(setting: ServingSetting, kernels: ServingKernels) -> Torus:
@@ -315,7 +322,7 @@ def room(setting: ServingSetting, work: InferenceWork) -> Room:
     found = setting.stack
     if found is not None:
         weights_B += 0.0 if found.has.own_products else _wide_tables_B(setting) / ranks
-        weights_B += 0.0 if found.has.torus else _copied_attention_B(setting) / ranks
+        weights_B += (_empty_heads_B(setting) if found.has.torus else _copied_attention_B(setting)) / ranks
         shared_by = setting.tp if found.has.torus else setting.attention_ranks
         usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / shared_by
     each_kv_B = work.kv_B * setting.occupied
@@ -329,6 +336,13 @@ def _copied_attention_B(setting: ServingSetting) -> float:
     """Attention's weights on every rank that attends for sequences of its own, beyond the first copy."""
     weights = setting.workload.layers * counting.attention_parameters(setting.workload) * bytes_per_element(setting.weights)
     return weights * (setting.tp / setting.attention_ranks - 1)
+
+
+def _empty_heads_B(setting: ServingSetting) -> float:
+    """Query and output weights of the heads that only fill a division."""
+    model = setting.workload
+    empty = padded_heads(float(model.heads), setting.tp) - model.heads
+    return 2 * model.layers * empty * model.head_width * model.hidden_dim * bytes_per_element(setting.weights)
 
 
 def _wide_tables_B(setting: ServingSetting) -> float:

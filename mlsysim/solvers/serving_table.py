@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from mlsysim.calibration.engines import engine
 from mlsysim.core.checks import instance
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.units import with_unit
@@ -61,7 +62,10 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
     mode = _text(row, "mode") or "static"
     if mode not in _SCHEDULES:
         raise InputError("mode", mode, f"one of {', '.join(_SCHEDULES)}: no other load is modelled")
-    tp, pp = _whole(row, "tp", 1), _whole(row, "pp", 1)
+    pp = _whole(row, "pp", 1)
+    torus = engine(stack).has.torus
+    # A slice shares every layer: where nobody says otherwise, all of its chips.
+    tp = _whole(row, "tp", _whole(row, "n_accel", 1) // pp if torus else 1)
     accelerators = _whole(row, "n_accel", tp * pp)
     if accelerators % (tp * pp):
         raise InputError("n_accel", accelerators, f"a multiple of tp x pp = {tp} x {pp}")
@@ -79,7 +83,7 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         "seq_len": max(1, prompt or 0),
         "output_len": output or None,
         "batch_size": batch,
-        "precision": weights,
+        "precision": "bf16" if torus else weights,
         "kv_precision": _precision(cache),
         "tp_size": tp,
         "pp_size": pp,
@@ -87,6 +91,9 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         "schedule": _SCHEDULES[mode],
         "stack": stack,
     }
+    if torus:
+        # Such engines quantise weights, not products, and choose how attention is divided.
+        arguments |= {"weight_precision": weights, "attention_dp": True}
     if mode == "closed-loop":
         arguments["rounds"] = names["closed_loop"]["rounds"]
     workload = _workload(row)
