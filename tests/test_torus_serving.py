@@ -107,5 +107,5 @@ def test_a_published_row_is_predicted_by_its_engine():
 
 
 def test_experts_have_no_such_layout():
-    with pytest.raises(InconsistentError, match="pope2022.*mixtures of experts"):
+    with pytest.raises(InconsistentError, match=r"pope2022.*mixtures of experts"):
         served(model="Mixtral-8x7B", n_accel="8")

@@ -2,12 +2,12 @@
 
 Notation: E the model's width, F that of the feed-forward block, T tokens of the pass, n chips. Stationary weights are split
 along F (one dimension: activations of width E are gathered and their products scattered, however many chips there are) or along
-E over X chips and along F over n / X (two dimensions: both widths are sent, in parts, about sqrt(n) times less). With many tokens
-it is cheaper to send weights: they are gathered over N chips, among which the tokens are divided.
+E over X chips and along F over n / X (two dimensions: both widths are sent, in parts, about sqrt(n) times less). With many
+tokens it is cheaper to send weights: they are gathered over N chips, among which the tokens are divided.
 
 Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022, arXiv:2211.05102, section 3 and appendix A (layouts,
-their volume); Wang et al., "Overlap Communication with Dependent Computation via Decomposition", ASPLOS 2023 (products that begin
-while their operands arrive); Jouppi et al., "TPU v4", ISCA 2023 (rings close in slices of whole cubes).
+their volume); Wang et al., "Overlap Communication with Dependent Computation via Decomposition", ASPLOS 2023 (products that
+begin while their operands arrive); Jouppi et al., "TPU v4", ISCA 2023 (rings close in slices of whole cubes).
 """
 
 from __future__ import annotations

@@ -73,13 +73,24 @@ class PrefixedBound:
 
 def prefixed(passes: Passes, setting: ServingSetting, hit: float) -> Passes:
     """``passes`` of prompts of which a share ``hit`` is cached; at least one token is always computed."""
-    cached = float(int(minimum(setting.prompt * hit, setting.prompt - 1)))
-    if cached <= 0:
+    new, keys = computed(setting, hit)
+    if new == setting.prompt:
         return passes
     if isinstance(passes, (Deployment, TorusDeployment)):
-        return PrefixedDeployment(passes, cached / setting.prompt)
+        return PrefixedDeployment(passes, 1 - new / setting.prompt)
     if isinstance(passes, BoundPasses):
-        new = setting.prompt - cached
-        seen = setting.keys * setting.prompt - keys_seen(setting.workload, int(cached), causal=True) * cached
-        return PrefixedBound(passes, new, seen / new)
+        return PrefixedBound(passes, new, keys)
     raise TypeError(type(passes).__name__)
+
+
+def computed(setting: ServingSetting, hit: float) -> tuple[float, float]:
+    """Tokens of a prompt that are computed, whole and at least one, and the keys that each sees on average."""
+    cached = float(int(minimum(setting.prompt * hit + _ROUNDING, setting.prompt - 1)))
+    if cached <= 0:
+        return setting.prompt, setting.keys
+    new = setting.prompt - cached
+    return new, (setting.keys * setting.prompt - keys_seen(setting.workload, int(cached), causal=True) * cached) / new
+
+
+# A share that a caller divided out is the whole number of tokens it stands for.
+_ROUNDING = 1e-6

@@ -11,6 +11,7 @@ from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.lowering import cached_tokens, keys_seen
+from mlsysim.solvers.offload import Offload, check_offload
 from mlsysim.systems.types import Fleet, Node
 
 SCHEDULES = ("static", "continuous", "offline")
@@ -39,6 +40,7 @@ class ServingSetting:
     schedule: str
     rounds: int | None
     attention_dp: bool
+    offload: Offload
     per_node: int
     link_Bps: float
     network_Bps: float
@@ -108,6 +110,8 @@ def check_setting(
     schedule: object,
     rounds: object,
     attention_dp: object,
+    offload: object = None,
+    host_memory: object = None,
 ) -> ServingSetting:
     """The arguments of ``ServingModel.solve``, checked.
 
@@ -156,6 +160,7 @@ def check_setting(
         schedule=plan,
         rounds=None if rounds is None else whole_number("rounds", rounds),
         attention_dp=own,
+        offload=check_offload(offload, host_memory, hardware, device, calibrated=found is not None),
         per_node=per_node,
         link_Bps=link_Bps,
         network_Bps=network_Bps,

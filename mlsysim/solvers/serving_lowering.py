@@ -9,9 +9,8 @@ from typing import Any, cast
 from mlsysim.calibration import attention, collectives, gemm, stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients
-from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
+from mlsysim.calibration.engines import EngineDevice, engine, engine_device
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
-from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_gemm
 from mlsysim.core.errors import InconsistentError, InputError, MLSysError
@@ -21,12 +20,10 @@ from mlsysim.models import parameters as counting
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.attention_kernels import AttentionDevice, DecodeKernel
 from mlsysim.physics.gemm import GemmKernel
-from mlsysim.physics.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving_deployment import ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_schedule import Deployment
 from mlsysim.physics.torus_partition import Torus, padded_heads, torus_axes
 from mlsysim.physics.torus_serving import TorusDeployment
-from mlsysim.solvers.feasibility import over_budget
 from mlsysim.solvers.serving_input import ServingSetting
 
 # The measured products that a number format of the weights runs at; all others are weight-only: 16-bit products that read
@@ -277,87 +274,6 @@ def _torus(setting: ServingSetting, kernels: ServingKernels) -> Torus:
         launch_s=links.launch_s,
         closed=axes == 1 or setting.tp % int(stated.fact(device, "torus_cube", 1.0)) == 0,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Memory of one replica.
-
-    Attributes:
-        accelerators: of a replica.
-        shards: ranks that divide the cache.
-        each_kv_B: of one sequence, all ranks.
-        weights_B: on one accelerator.
-        free_B: of one accelerator, beside its weights.
-        most_sequences: whose cache fits, or that the engine decodes together.
-    """
-
-    accelerators: int
-    shards: float
-    each_kv_B: float
-    weights_B: float
-    free_B: float
-    most_sequences: float
-
-    def kv_B(self, batch: float) -> float:
-        """Cache of ``batch`` sequences."""
-        return self.each_kv_B * batch
-
-    def needed_B(self, batch: float) -> float:
-        """On one accelerator."""
-        return self.weights_B + self.kv_B(batch) / self.shards
-
-    def reason(self, setting: ServingSetting, batch: float) -> str:
-        """Why ``batch`` sequences do not fit, with the bytes; else empty."""
-        parts_B = {"weights": self.weights_B, "KV cache": self.kv_B(batch) / self.shards}
-        who = f"each of {self.accelerators}" if self.accelerators > 1 else "one"
-        return over_budget(sum(parts_B.values()), setting.accelerator, who, parts_B)
-
-
-def room(setting: ServingSetting, work: InferenceWork) -> Room:
-    """What fits beside the weights; an engine keeps a part of the memory to itself, and workspace for its largest pass."""
-    ranks = setting.tp * setting.pp
-    weights_B = work.resident_B / ranks
-    usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
-    found = setting.stack
-    if found is not None:
-        weights_B += 0.0 if found.has.own_products else _wide_tables_B(setting) / ranks
-        weights_B += (_empty_heads_B(setting) if found.has.torus else _copied_attention_B(setting)) / ranks
-        shared_by = setting.tp if found.has.torus else setting.attention_ranks
-        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / shared_by
-    each_kv_B = work.kv_B * setting.occupied
-    most = float(largest_batch(usable_B - weights_B, work.kv_B / setting.kv_shards, setting.occupied))
-    if found is not None:
-        most = min(most, found.most_sequences * setting.tp / setting.attention_ranks)
-    return Room(ranks, setting.kv_shards, each_kv_B, weights_B, usable_B - weights_B, most)
-
-
-def _copied_attention_B(setting: ServingSetting) -> float:
-    """Attention's weights on every rank that attends for sequences of its own, beyond the first copy."""
-    weights = setting.workload.layers * counting.attention_parameters(setting.workload) * bytes_per_element(setting.weights)
-    return weights * (setting.tp / setting.attention_ranks - 1)
-
-
-def _empty_heads_B(setting: ServingSetting) -> float:
-    """Query and output weights of the heads that only fill a division."""
-    model = setting.workload
-    empty = padded_heads(float(model.heads), setting.tp) - model.heads
-    return 2 * model.layers * empty * model.head_width * model.hidden_dim * bytes_per_element(setting.weights)
-
-
-def _wide_tables_B(setting: ServingSetting) -> float:
-    """Embedding and head stay 16-bit where the layers' weights are narrower."""
-    model = setting.workload
-    tables = counting.embedding_parameters(model) + counting.head_parameters(model)
-    return tables * max(0.0, 2.0 - bytes_per_element(setting.weights))
-
-
-def _workspace_B(setting: ServingSetting, found: Engine) -> float:
-    """Activations of the longest pass, 16-bit, and logits of the largest batch in fp32, as they are and sorted."""
-    shape = serving_shape(setting.workload)
-    width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
-    elements = shape.ffn_matrices * width + shape.qkv_width + 4 * shape.hidden
-    return float(2 * found.step_tokens * elements + 8 * found.most_sequences * shape.vocab)
 
 
 def coefficients_used(setting: ServingSetting) -> tuple[str, ...]:

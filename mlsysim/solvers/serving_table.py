@@ -24,10 +24,11 @@ from mlsysim.solvers.serving import ServingResult
 from mlsysim.solvers.training_table import _built_workload, _number, _text, _whole
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
-# What a metric of the tables is called on a result, and the unit that its name says.
+# What a metric of the tables is called on a result, and the unit that its name says. itl_ms is the mean time between tokens;
+# whether tpot_ms is the same, or a whole request over its tokens, tpot_excludes_first_token says (yes unless it says no).
 METRICS = {
     "ttft_ms": ("ttft", "ms"),
-    "itl_ms": ("tpot", "ms"),
+    "itl_ms": ("token_gap", "ms"),
     "tpot_ms": ("tpot", "ms"),
     "request_latency_ms": ("request_latency", "ms"),
     "output_tokens_per_s": ("tokens_per_second", "count/second"),
@@ -90,6 +91,8 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         "replicas": replicas,
         "schedule": _SCHEDULES[mode],
         "stack": stack,
+        "offload": _text(row, "offload") or None,
+        "tpot_excludes_first_token": output is None or not output or _truth(row, "tpot_excludes_first_token"),
     }
     if torus:
         # Such engines quantise weights, not products, and choose how attention is divided.
@@ -126,6 +129,17 @@ def _tokens(row: Mapping[str, str], column: str) -> int | None:
     if not text:
         return None
     return 0 if float(text) == 0 else _whole(row, column)
+
+
+def _truth(row: Mapping[str, str], column: str) -> bool:
+    """A cell that says yes, or nothing, or no."""
+    text = _text(row, column)
+    if text not in _TRUTHS:
+        raise InputError(column, text, "yes or no")
+    return _TRUTHS[text]
+
+
+_TRUTHS = {"": True, "yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
 def _precision(text: str) -> str:
