@@ -11,7 +11,7 @@ from mlsysim.physics.inference import prefill_s
 from mlsysim.physics.numeric import Num, maximum, minimum
 from mlsysim.physics.serving_schedule import Deployment, Passes, Step
 from mlsysim.physics.torus_serving import TorusDeployment
-from mlsysim.solvers.lowering import keys_seen
+from mlsysim.solvers.lowering import cached_tokens, keys_seen
 from mlsysim.solvers.serving_bound import BoundPasses
 from mlsysim.solvers.serving_input import ServingSetting
 
@@ -63,7 +63,8 @@ class PrefixedBound:
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The new tokens of ``batch`` prompts."""
-        return prefill_s(self.whole.work, batch, self.new, self.keys, self.whole.machine)
+        cached = cached_tokens(self.whole.setting.workload, self.whole.setting.prompt - self.new)
+        return prefill_s(self.whole.work, batch, self.new, self.keys, self.whole.machine, cached)
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
         """Their arithmetic."""
