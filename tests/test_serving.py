@@ -110,6 +110,19 @@ def test_a_table_says_what_its_tpot_is(cell, excludes):
     assert tpot == pytest.approx(gap if excludes else request / 1024)
 
 
+def test_integers_of_weights_only_are_no_8_bit_arithmetic():
+    """gpt-fast: half of the bytes, the products of 16 bits."""
+    row = {**ROW, "engine": "gpt-fast", "n_accel": "1", "tp": "1", "model": "Llama-2-7B", "mode": "static", "metric": "itl_ms"}
+    asked = [serving_question({**row, "weight_precision": name}).arguments for name in ("bf16", "int8")]
+    assert [each["precision"] for each in asked] == ["bf16", "bf16"]
+    assert asked[1]["weight_precision"] == "int8"
+    wide, narrow = (
+        predict_table([{**row, "weight_precision": name, "batch_or_concurrency": "1"}])[0]["predicted"]
+        for name in ("bf16", "int8")
+    )
+    assert 0.5 < narrow / wide < 0.8
+
+
 def test_a_cached_prefix_saves_its_prefill_and_nothing_else():
     plain, half, all_of_it = (serve(seq_len=4096, prefix_hit=hit) for hit in (0.0, 0.5, 1.0))
     assert ms(plain.ttft) > ms(half.ttft) > ms(all_of_it.ttft)

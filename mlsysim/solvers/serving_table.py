@@ -84,7 +84,7 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         "seq_len": max(1, prompt or 0),
         "output_len": output or None,
         "batch_size": batch,
-        "precision": "bf16" if torus else weights,
+        "precision": weights,
         "kv_precision": _precision(cache),
         "tp_size": tp,
         "pp_size": pp,
@@ -94,9 +94,11 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         "offload": _text(row, "offload") or None,
         "tpot_excludes_first_token": output is None or not output or _truth(row, "tpot_excludes_first_token"),
     }
+    if stack in names["weight_only"]["stacks"]:
+        arguments |= {"weight_precision": weights, "precision": names["weight_only"]["arithmetic"].get(weights, weights)}
     if torus:
-        # Such engines quantise weights, not products, and choose how attention is divided.
-        arguments |= {"weight_precision": weights, "attention_dp": True}
+        # Such an engine chooses how attention is divided.
+        arguments["attention_dp"] = True
     if mode == "closed-loop":
         arguments["rounds"] = names["closed_loop"]["rounds"]
     workload = _workload(row)
