@@ -9,7 +9,9 @@ from mlsysim.models.registry import Models
 from mlsysim.physics.torus_partition import Torus, divided, exchange_s, layouts, volume_B
 from mlsysim.solvers.predict import predict_table
 from mlsysim.solvers.serving import ServingModel
+from mlsysim.solvers.serving_lowering import calibrated_passes
 from mlsysim.solvers.serving_table import serving_question
+from mlsysim.validation.fit_engines import prepared
 
 CUBE = Torus((4, 4, 4), 270e9, 1e-6, 1e-6)
 E, F = 18432.0, 73728.0
@@ -87,6 +89,18 @@ def test_heads_are_padded_to_divide():
     empty_B = own.memory_per_accelerator.m_as("byte") * 64 - own.weights.m_as("byte") - own.kv_cache.m_as("byte")
     tables_B = model.vocab_size * model.hidden_dim
     assert empty_B - tables_B == pytest.approx(17.8e9, rel=0.01)
+
+
+def test_transfers_are_cut_where_that_pays():
+    """A layer takes no longer than its products and, one after the other, all of its transfers, and no less than either."""
+    asked = serving_question({**ROW, "metric": "itl_ms"})
+    passes = calibrated_passes(prepared(asked.workload, asked.hardware, asked.arguments))
+    for tokens in (64.0, 2048.0, 1e5, 1e6):
+        found = passes.layout(tokens)
+        products_s, exposed_s = passes._covered(tokens, found)
+        whole_s = passes._products_s(tokens, found, 1.0)
+        assert whole_s * (1 - 1e-9) <= products_s + exposed_s <= whole_s + found.bare_s + found.covered_s
+        assert products_s + exposed_s >= found.bare_s + found.covered_s
 
 
 def test_larger_batches_reach_more_of_the_peak():

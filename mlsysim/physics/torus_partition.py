@@ -142,7 +142,7 @@ class Divided:
         covered_s: transfers of a layer that run beneath its products: of two that flank a product the longer.
         bare_s: the others.
         waits_s: its steps between neighbours and its launches.
-        pieces: in which a transfer is sent.
+        pieces: in which a transfer is sent at most, one for each chip that has a part.
     """
 
     columns: Num
@@ -152,15 +152,15 @@ class Divided:
     waits_s: Num
     pieces: Num
 
-    def exposed_s(self, products_s: Num) -> Num:
+    def exposed_s(self, products_s: Num, pieces: Num) -> Num:
         """What of a layer's transfers no product covers: the bare ones, the first piece, and what outlasts the products.
 
         Example:
             >>> sent = Divided(1.0, 1.0, covered_s=4.0, bare_s=0.5, waits_s=0.0, pieces=4.0)
-            >>> sent.exposed_s(10.0), sent.exposed_s(1.0)
-            (1.5, 3.5)
+            >>> sent.exposed_s(10.0, 1.0), sent.exposed_s(10.0, 4.0), sent.exposed_s(1.0, 4.0)
+            (4.5, 1.5, 3.5)
         """
-        first_s = self.covered_s / self.pieces
+        first_s = self.covered_s / pieces
         return self.bare_s + first_s + maximum(self.covered_s - first_s - products_s, 0.0)
 
 

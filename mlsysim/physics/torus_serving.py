@@ -107,7 +107,7 @@ class TorusDeployment:
     def _pass(self, tokens: Num, sequences: Num, attention: tuple[Num, Num], batch: Num) -> PassTime:
         shape, kernels, engine, chips = self.shape, self.kernels, self.engine, float(self.torus.chips)
         layout = self.layout(tokens)
-        layer_s = self._products_s(tokens, layout)
+        layer_s, exposed_s = self._covered(tokens, layout)
         moved_s = elementwise_layer_s(shape, tokens / chips, Shards(1.0, 1.0, 1.0, 1.0), kernels, engine)
         head_s: Num = 0.0 * tokens
         if somewhere(shape.vocab > 0):
@@ -115,7 +115,7 @@ class TorusDeployment:
             width = maximum(shape.vocab, 1.0) / chips
             head_s = product_s(sequences, width, shape.hidden, head, kernels, engine, self.has)
         hops_s = (self.pp - 1) * (engine.hop_s + tokens * shape.hidden * 2.0 / chips / kernels.nic_Bps)
-        sent_s = layout.exposed_s(layer_s) + layout.waits_s + attention[1]
+        sent_s = exposed_s + layout.waits_s + attention[1]
         layer_host_s = engine.layer_s + (engine.scaling_s if kernels.scales else 0.0)
         return PassTime(
             weights_s=shape.layers * layer_s,
@@ -127,16 +127,40 @@ class TorusDeployment:
             hops_s=hops_s,
         )
 
-    def _products_s(self, tokens: Num, layout: Divided) -> Num:
-        """Matrix products of one layer; parallel blocks read the residual stream in one product and write it in one."""
+    def _covered(self, tokens: Num, layout: Divided) -> tuple[Num, Num]:
+        """A layer's products and the transfers that outlast them, in the number of pieces in which both are least.
+
+        More pieces leave less of a transfer bare, and make products of shorter operands.
+        """
+        products_s = self._products_s(tokens, layout, 1.0)
+        exposed_s = layout.exposed_s(products_s, 1.0)
+        most = 2.0
+        while somewhere(layout.pieces >= most):
+            pieces = minimum(most, layout.pieces)
+            cut_s = self._products_s(tokens, layout, pieces)
+            left_s = layout.exposed_s(cut_s, pieces)
+            less = cut_s + left_s < products_s + exposed_s
+            products_s, exposed_s = where(less, cut_s, products_s), where(less, left_s, exposed_s)
+            most *= 2
+        return products_s, exposed_s
+
+    def _products_s(self, tokens: Num, layout: Divided, pieces: Num) -> Num:
+        """Matrix products of one layer; parallel blocks read the residual stream in one product and write it in one.
+
+        Of activations that arrive in pieces each is multiplied on its own (a part of the inner dimension), of those that leave,
+        and of weights, each is a part of the outputs.
+        """
         shape, kernels = self.shape, self.kernels
         kind = scaled(Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s), self.engine)
         rows = self.torus.chips / (layout.columns * layout.among)
         own, hidden = tokens / layout.among, shape.hidden / layout.columns
+        deep = where(layout.among > 1, 1.0, pieces)
+        wide = pieces / deep
 
         def both(into: Num, out: Num) -> Num:
             args = (kind, kernels, self.engine, self.has)
-            return product_s(own, into / rows, hidden, *args) + product_s(own, hidden, out / rows, *args)
+            arriving = product_s(own, into / rows / wide, hidden / deep, *args)
+            return pieces * (arriving + product_s(own, hidden / pieces, out / rows, *args))
 
         up = (shape.ffn_matrices - 1) * shape.ffn
         together = both(up + shape.qkv_width, shape.ffn + shape.attention_width)

@@ -213,7 +213,8 @@ class ServingModel:
 def _passes(setting: ServingSetting, work: InferenceWork, weights_B: float, hit: float) -> Passes:
     """The passes of new tokens, and the wait for what is offloaded."""
     passes: Passes = BoundPasses.of(setting, work) if setting.stack is None else calibrated_passes(setting)
-    passes = prefixed(passes, setting, hit)
+    if hit:
+        passes = prefixed(passes, setting, hit)
     if not setting.offload:
         return passes
     return OffloadedPasses(passes, work, setting, weights_B, 1 - computed(setting, hit)[0] / setting.prompt)
