@@ -121,6 +121,12 @@ def test_micro_batches_take_one_pass_to_one_each_and_never_less_where_less_is_he
     assert passes_of_micro_batches(*arrays, in_flight, np.array([queued])) == pytest.approx(held)
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_experts_run_on_engines_with_products_of_their_own(name):
+    run = serve(Models.get("mixtral_8x7b"), Hardware.get("h200_sxm"), stack=name, batch_size=1, precision="fp16")
+    assert 0 < ms(run.itl) < ms(run.ttft) < 1e4
+
+
 def test_an_engine_with_products_of_its_own_sums_in_16_bits_where_a_card_is_faster_at_it():
     slower = Hardware.get("rtx4090")
     summed = slower.compute.model_copy(update={"fp16_sum_flops": None})
@@ -148,6 +154,43 @@ def test_a_request_is_its_first_token_and_the_others():
     run = serve()
     assert ms(run.request_latency) == pytest.approx(ms(run.ttft) + 255 * ms(run.tpot))
     assert run.tokens_per_second.m_as("count/second") == pytest.approx(8 * 256 / (ms(run.request_latency) / 1e3))
+
+
+def test_the_definition_of_tpot_is_stated():
+    after, whole = serve(), serve(tpot_excludes_first_token=False)
+    assert (after.tpot_excludes_first_token, whole.tpot_excludes_first_token) == (True, False)
+    assert ms(after.tpot) == ms(after.token_gap) == ms(whole.token_gap)
+    assert ms(whole.tpot) == pytest.approx(ms(whole.request_latency) / 256)
+    assert ms(whole.tpot) > ms(after.tpot)
+
+
+@pytest.mark.parametrize(("cell", "excludes"), [("", True), ("yes", True), ("no", False), ("False", False)])
+def test_a_table_says_what_its_tpot_is(cell, excludes):
+    rows = [
+        {**ROW, "metric": metric, "tpot_excludes_first_token": cell} for metric in ("itl_ms", "tpot_ms", "request_latency_ms")
+    ]
+    gap, tpot, request = (row["predicted"] for row in predict_table(rows))
+    assert tpot == pytest.approx(gap if excludes else request / 1024)
+
+
+def test_integers_of_weights_only_are_no_8_bit_arithmetic():
+    """gpt-fast: half of the bytes, the products of 16 bits."""
+    row = {**ROW, "engine": "gpt-fast", "n_accel": "1", "tp": "1", "model": "Llama-2-7B", "mode": "static", "metric": "itl_ms"}
+    asked = [serving_question({**row, "weight_precision": name}).arguments for name in ("bf16", "int8")]
+    assert [each["precision"] for each in asked] == ["bf16", "bf16"]
+    assert asked[1]["weight_precision"] == "int8"
+    wide, narrow = (
+        predict_table([{**row, "weight_precision": name, "batch_or_concurrency": "1"}])[0]["predicted"]
+        for name in ("bf16", "int8")
+    )
+    assert 0.5 < narrow / wide < 0.8
+
+
+def test_a_cached_prefix_saves_its_prefill_and_nothing_else():
+    plain, half, all_of_it = (serve(seq_len=4096, prefix_hit=hit) for hit in (0.0, 0.5, 1.0))
+    assert ms(plain.ttft) > ms(half.ttft) > ms(all_of_it.ttft)
+    assert ms(half.itl) == pytest.approx(ms(plain.itl))
+    assert half.memory_per_accelerator == plain.memory_per_accelerator
 
 
 def test_prefills_of_others_lengthen_the_time_between_tokens():

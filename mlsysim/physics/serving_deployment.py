@@ -168,6 +168,7 @@ class EngineKernels:
         crossings: times that what a pipeline stage hands over crosses a link: 2 where it goes through the host's memory.
         switch_reduces: large all-reduces run in the switch, where it can.
         causal: queries see the keys before them only (encoders see all).
+        torus: all chips share every layer, in the layout that sends least (``physics/torus_partition.py``).
     """
 
     grouped_decode: bool = True
@@ -188,6 +189,7 @@ class EngineKernels:
     crossings: float = 1.0
     switch_reduces: bool = True
     causal: bool = True
+    torus: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,23 +18,9 @@ from mlsysim.physics.attention_kernels import decode_attention_s, prefill_attent
 from mlsysim.physics.collective_kernels import collective_s
 from mlsysim.physics.micro_batches import passes_of_micro_batches
 from mlsysim.physics.numeric import Num, floor, maximum, minimum, somewhere, where
+from mlsysim.physics.serving_activations import WIDE_B, elementwise_layer_s, stored_score_s
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_products import WORD_B, Product, layer_products_s, product_s, scaled
-
-# Bytes that norms, residuals, activation functions, rotary embedding and the cache update move per 16-bit element of the
-# residual stream, of the feed-forward block (plain, gated) and of queries, keys and values.
-_RESIDUAL_B, _FFN_B, _QKV_B = 16.0, (4.0, 6.0), 5.0
-# Of each copy of a token that an expert takes and gives back: gathered, scattered and summed.
-_ROUTED_B = 10.0
-# The same of an engine that keeps them in 32 bits and runs each operation as a kernel (llama.cpp's graph). An element of the
-# residual stream: two norms r4 w4 and their weights r4 w4, two additions r8 w4, inputs of the six products r4 w2 each where
-# they are of its width, outputs of two r2 w4, merging of heads r4 w4. Of the feed-forward block: input r4 w2, two outputs
-# r2 w4, activation r4 w4, product r8 w4. Of queries, keys and values: output r2 w4, rotation or store r4 w4.
-_WIDE_RESIDUAL_B, _WIDE_FFN_B, _WIDE_QKV_B = 112.0, (26.0, 38.0), 14.0
-# Attention of engines that store the scores (FasterTransformer's unfused path): as in training. In 32 bits: product w2 and its
-# conversion r2 w4, softmax r4 w4, conversion r4 w2, product r2.
-_UNFUSED_SHARE, _UNFUSED_B, _WIDE_UNFUSED_B = 0.6, 13.0, 24.0
-_WIDE_B = 4.0  # of an element in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +117,7 @@ def prefill_pass(
     if has.chunk:
         tokens = minimum(batch * prompt, has.chunk)
         chunks = batch * prompt / tokens
-        attention_s = _prefill_attention_s(shape, batch, prompt, shards, kernels, engine, has) / chunks
+        attention_s = prefill_layer_attention_s(shape, batch, prompt, shards, kernels, engine, has) / chunks
         whole = _pass(shape, tokens, batch, attention_s, shards, kernels, engine, has, batch)
         whole = replace(whole, host_s=whole.host_s * _launches(kernels, has) / has.step_launches)
         queued = _queued_micro_batches(shape, shards, kernels, has)
@@ -139,7 +125,7 @@ def prefill_pass(
     else:
         parts = minimum(shards.pp, maximum(batch, 1.0))
         share = batch / parts
-        attention_s = _prefill_attention_s(shape, share, prompt, shards, kernels, engine, has)
+        attention_s = prefill_layer_attention_s(shape, share, prompt, shards, kernels, engine, has)
         whole = _pass(shape, share * prompt, share, attention_s, shards, kernels, engine, has, batch)
         filled = (parts + shards.pp - 1) / shards.pp
     return replace(
@@ -166,7 +152,7 @@ def _queued_micro_batches(shape: ServingShape, shards: Shards, kernels: ServingK
     return has.queue / (layers * _launches(kernels, has))
 
 
-def _prefill_attention_s(
+def prefill_layer_attention_s(
     shape: ServingShape,
     batch: Num,
     prompt: Num,
@@ -189,13 +175,9 @@ def _prefill_attention_s(
     else:
         # Computed by micro-batches, a query sees the keys up to the end of its own.
         keys = (prompt + minimum(prompt, has.chunk)) / 2 if has.chunk else prompt
-        scores = batch * heads * prompt * keys
-        peak = kernels.attention.peak_flops_per_s * _UNFUSED_SHARE
-        moved_B: Num = _UNFUSED_B
-        if has.wide:
-            moved_B = _WIDE_UNFUSED_B * _missed(heads * keys * (has.chunk or prompt) * _WIDE_B, kernels)
-        moved_s = moved_B * engine.passes / kernels.streaming_Bps
-        attention_s = scores * (4 * shape.head_dim / peak + moved_s) + 2 * kernels.gemm.launch_s
+        rows = minimum(prompt, has.chunk) if has.chunk else prompt
+        score_s = stored_score_s(shape.head_dim, heads * rows * keys, kernels, engine, has)
+        attention_s = batch * heads * prompt * keys * score_s + 2 * kernels.gemm.launch_s
     return attention_s
 
 
@@ -216,7 +198,7 @@ def mixed_prefill_s(
     attention take beyond it is added.
     """
     share, added = batch / shards.pp, tokens / shards.pp
-    attention_s = _prefill_attention_s(shape, added / prompt, prompt, shards, kernels, engine, has)
+    attention_s = prefill_layer_attention_s(shape, added / prompt, prompt, shards, kernels, engine, has)
     joined_s = _layer_s(shape, share + added, shards, kernels, engine, has)
     return shape.layers * (joined_s + attention_s) - (step.weights_s + step.elementwise_s + step.layer_reductions_s)
 
@@ -227,38 +209,12 @@ def _layer_s(
     """One layer without attention and host."""
     products_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
-    return products_s + _elementwise_s(shape, tokens, shards, kernels, engine, has) + _reductions(shape, shards) * reduce_s
+    return products_s + elementwise_layer_s(shape, tokens, shards, kernels, engine, has) + _reductions(shape, shards) * reduce_s
 
 
 def _reductions(shape: ServingShape, shards: Shards) -> Num:
     """All-reduces of a layer; ranks that attend for themselves gather and scatter tokens once a layer."""
     return where(shards.own > 1, 1.0, shape.reductions)
-
-
-def _elementwise_s(
-    shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
-) -> Num:
-    residual_B: Num = _RESIDUAL_B
-    qkv_B: Num = _QKV_B
-    gated = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
-    if has.wide:
-        missed = _missed(tokens * shape.hidden * _WIDE_B, kernels)
-        residual_B, qkv_B = _WIDE_RESIDUAL_B * missed, _WIDE_QKV_B * missed
-        gated = where(shape.ffn_matrices > 2, _WIDE_FFN_B[1], _WIDE_FFN_B[0])
-        gated = gated * _missed(tokens * shape.ffn * _WIDE_B, kernels)
-    width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
-    routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
-    moved_B = tokens * (residual_B * shape.hidden + routed_B + (gated * width + qkv_B * shape.qkv_width) / shards.tp)
-    return engine.passes * moved_B / kernels.own_streaming_Bps
-
-
-def _missed(tensor_B: Num, kernels: ServingKernels) -> Num:
-    """Share of the memory traffic of kernels that read the tensor of this size that the last one wrote, and write another.
-
-    They read in the last-level cache what it holds beside the tensor that they write: as ``gemm_s``.
-    """
-    held_B = minimum(tensor_B, maximum(0.0, kernels.cache_B - 2 * tensor_B))
-    return 1 - 0.5 * held_B / tensor_B
 
 
 def _pass(
@@ -278,14 +234,14 @@ def _pass(
         head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
         head_s = product_s(sequences, maximum(shape.vocab, 1.0) / shards.tp, shape.hidden, head, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
-    handed_B = tokens * shape.hidden * (_WIDE_B if has.wide else 2.0) * has.crossings
+    handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
     hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / kernels.nic_Bps)
     scaled_s = engine.scaling_s if kernels.scales else 0.0
     layer_host_s = engine.layer_s + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
     return PassTime(
         weights_s=shape.layers * layer_s,
         attention_s=shape.layers * attention_s,
-        elementwise_s=shape.layers * _elementwise_s(shape, tokens, shards, kernels, engine, has),
+        elementwise_s=shape.layers * elementwise_layer_s(shape, tokens, shards, kernels, engine, has),
         reductions_s=shape.layers * _reductions(shape, shards) * reduce_s + hops_s,
         head_s=head_s,
         host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch,
