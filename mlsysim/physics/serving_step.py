@@ -202,8 +202,8 @@ def _layer_s(
 
 
 def _reductions(shape: ServingShape, shards: Shards) -> Num:
-    """All-reduces of a layer; ranks that attend for themselves gather and scatter tokens once a layer."""
-    return where(shards.own > 1, 1.0, shape.reductions)
+    """All-reduces of a layer; ranks that attend for themselves gather and scatter tokens once for its experts."""
+    return where(shards.own > 1, 1.0 - shape.dense, shape.reductions)
 
 
 def _elementwise_s(
@@ -212,7 +212,8 @@ def _elementwise_s(
     gated = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
-    moved_B = tokens * (_RESIDUAL_B * shape.hidden + routed_B + (gated * width + _QKV_B * shape.qkv_width) / shards.tp)
+    residual_B = _RESIDUAL_B * shape.hidden / shards.own
+    moved_B = tokens * (residual_B + routed_B + (gated * width + _QKV_B * shape.qkv_width) / shards.tp)
     return engine.passes * moved_B / kernels.streaming_Bps
 
 
@@ -231,7 +232,8 @@ def _pass(
     head_s: Num = 0.0 * tokens
     if somewhere(shape.vocab > 0):
         head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
-        head_s = product_s(sequences, maximum(shape.vocab, 1.0) / shards.tp, shape.hidden, head, kernels, engine, has)
+        width = maximum(shape.vocab, 1.0) / shards.attention
+        head_s = product_s(sequences / shards.own, width, shape.hidden, head, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
     hops_s = (shards.pp - 1) * (engine.hop_s + tokens * shape.hidden * 2.0 / kernels.nic_Bps)
     scaled_s = engine.scaling_s if kernels.scales else 0.0
@@ -242,7 +244,7 @@ def _pass(
         elementwise_s=shape.layers * _elementwise_s(shape, tokens, shards, kernels, engine),
         reductions_s=shape.layers * _reductions(shape, shards) * reduce_s + hops_s,
         head_s=head_s,
-        host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch,
+        host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch / shards.own,
         hops_s=hops_s,
     )
 

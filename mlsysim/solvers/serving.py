@@ -72,6 +72,7 @@ class ServingModel:
         replicas: int = 1,
         schedule: str = "static",
         rounds: int | None = None,
+        requests: int | None = None,
         attention_dp: bool = False,
     ) -> ServingResult:
         """Latency and throughput of ``batch_size`` sequences of ``seq_len`` tokens.
@@ -93,7 +94,9 @@ class ServingModel:
             schedule: "static" (a fixed batch), "continuous" (``batch_size`` requests always in flight), or "offline" (as
                 many as fit: ``batch_size`` is not read).
             rounds: requests that each place in flight serves in all: the first of all come at once. None: steady state.
-            attention_dp: each of the ``tp_size`` ranks attends for sequences of its own; they share the feed-forward blocks.
+            requests: of an offline run in all: equal ones start and end together, so that the last leave places empty. None:
+                without end.
+            attention_dp: each of the ``tp_size`` ranks attends for sequences of its own; they share the routed experts.
 
         Raises:
             InputError: an argument out of range, a workload that is no transformer, a precision without a rate.
@@ -125,6 +128,7 @@ class ServingModel:
             replicas=replicas,
             schedule=schedule,
             rounds=rounds,
+            requests=requests,
             attention_dp=attention_dp,
         )
         work = inference_work(workload, setting.weights, setting.cache)
@@ -172,8 +176,9 @@ def _served(setting: ServingSetting, passes: Passes, most: float) -> tuple[float
     """The schedule's answer, and the batch that it decodes; where nothing fits, of one sequence that would."""
     prompt, output = setting.prompt, setting.output
     if setting.schedule == "offline":
-        most = max(1.0, most)
-        return most, most_throughput(passes, most, prompt, output)
+        step_tokens = float("inf") if setting.stack is None else setting.stack.step_tokens
+        served = most_throughput(passes, max(1.0, most), prompt, output, float(setting.requests or 0), step_tokens)
+        return float(floor(served.batch)), served
     if setting.schedule == "continuous":
         served = continuous_batch(passes, setting.batch, max(1.0, most), prompt, output, float(setting.rounds or 0))
         return float(floor(served.batch)), served

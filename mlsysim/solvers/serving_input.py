@@ -38,6 +38,7 @@ class ServingSetting:
     replicas: int
     schedule: str
     rounds: int | None
+    requests: int | None
     attention_dp: bool
     per_node: int
     link_Bps: float
@@ -107,6 +108,7 @@ def check_setting(
     replicas: object,
     schedule: object,
     rounds: object,
+    requests: object,
     attention_dp: object,
 ) -> ServingSetting:
     """The arguments of ``ServingModel.solve``, checked.
@@ -150,6 +152,7 @@ def check_setting(
         replicas=whole_number("replicas", replicas),
         schedule=plan,
         rounds=None if rounds is None else whole_number("rounds", rounds),
+        requests=None if requests is None else whole_number("requests", requests),
         attention_dp=boolean("attention_dp", attention_dp),
         per_node=per_node,
         link_Bps=link_Bps,

@@ -30,6 +30,7 @@ _USUAL: dict[str, Any] = {
     "replicas": 1,
     "schedule": "continuous",
     "rounds": None,
+    "requests": None,
     "attention_dp": False,
 }
 

@@ -87,6 +87,8 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
     }
     if mode == "closed-loop":
         arguments["rounds"] = names["closed_loop"]["rounds"]
+    if mode == "offline":
+        arguments["requests"] = _requests(_text(row, "engine"), prompt, output, replicas)
     workload = _workload(row)
     if tp > 1 and workload.moe is not None and stack in names["attention_dp"]["stacks"]:
         arguments["attention_dp"] = True
@@ -120,6 +122,14 @@ def _tokens(row: Mapping[str, str], column: str) -> int | None:
     if not text:
         return None
     return 0 if float(text) == 0 else _whole(row, column)
+
+
+def _requests(engine: str, prompt: int | None, output: int | None, replicas: int) -> int | None:
+    """How many requests a published offline benchmark sends, where its page says it."""
+    for name, counts in _names()["offline_requests"].items():
+        if engine.startswith(name) and (count := counts.get(f"{prompt}+{output}")):
+            return max(1, int(count) // replicas)
+    return None
 
 
 def _precision(text: str) -> str:

@@ -77,6 +77,7 @@ class Runs:
     batch: Times
     most: Times
     rounds: Times
+    requests: Times
     replicas: Times
     keyed: Times
     encoder: bool
@@ -107,7 +108,7 @@ class Runs:
         if self.schedule == "static":
             return static_batch(passes, self.batch, self.prompt, self.output, self.context)
         if self.schedule == "offline":
-            return most_throughput(passes, self.most, self.prompt, self.output)
+            return most_throughput(passes, self.most, self.prompt, self.output, self.requests, found.step_tokens)
         return continuous_batch(passes, self.batch, self.most, self.prompt, self.output, self.rounds)
 
     def _metric(self, served: Served) -> Times:
@@ -167,6 +168,7 @@ def prepared(workload: Any, hardware: Any, arguments: Mapping[str, Any]) -> Serv
         "kv_precision": None,
         "efficiency": None,
         "rounds": None,
+        "requests": None,
         "attention_dp": False,
     }
     return check_setting(workload, hardware, **{**given, **arguments})
@@ -194,6 +196,7 @@ def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
         batch=numbers("batch"),
         most=np.array(most),
         rounds=numbers("rounds"),
+        requests=numbers("requests"),
         replicas=numbers("replicas"),
         keyed=np.array(keyed),
         encoder=not first.workload.causal,
