@@ -245,7 +245,9 @@ def simulated(pace, rate, tokens, count):
 def test_a_deployment_is_like_an_engine_simulated_step_by_step(share):
     asked = {"seq_len": 512, "output_len": 64, "precision": "fp16", "efficiency": None, "stack": None}
     asked |= {"weight_precision": None, "kv_precision": None, "tp_size": 1, "pp_size": 1, "replicas": 1}
-    setting = check_setting(LLAMA, H100, **asked, batch_size=16, schedule="continuous", rounds=None, requests=None, attention_dp=False)
+    setting = check_setting(
+        LLAMA, H100, **asked, batch_size=16, schedule="continuous", rounds=None, requests=None, attention_dp=False
+    )
     pace = paces(setting, 16)
     rate = share * pace.capacity_per_s
     predicted = serve(rate, seq_len=512, output_len=64, batch_size=16)

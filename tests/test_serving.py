@@ -112,6 +112,30 @@ def test_the_most_throughput_is_more_than_that_of_a_small_batch():
     assert most.tokens_per_second.m > small.tokens_per_second.m
 
 
+def rate(**given):
+    return serve(schedule="offline", **given).tokens_per_second.m_as("count/second")
+
+
+def test_finitely_many_requests_come_in_waves():
+    endless, places = rate(), serve(schedule="offline").max_batch
+    assert rate(requests=10_000 * places) == pytest.approx(endless, rel=0.02)
+    whole, begun = rate(requests=3 * places), rate(requests=3 * places + 1)
+    assert begun < 0.99 * whole < 0.99 * endless, "one request more takes another wave"
+    assert rate(requests=4 * places) > begun
+    few = serve(schedule="offline", requests=5)
+    assert few.batch == 5
+    assert few.tokens_per_second.m < whole
+
+
+def test_ranks_that_attend_for_themselves_keep_all_but_routed_experts():
+    mixtral = Models.get("mixtral_8x7b")
+    shared, own = (serve(mixtral, DGX, tp_size=8, attention_dp=dp) for dp in (False, True))
+    attention = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024)
+    tables = 2 * 32000 * 4096
+    more_B = own.memory_per_accelerator.m_as("byte") - shared.memory_per_accelerator.m_as("byte")
+    assert more_B == pytest.approx(7 / 8 * 2 * (attention + tables), rel=0.01)
+
+
 def test_weights_that_do_not_fit_are_said_first_with_their_bytes():
     run = serve(LLAMA70)
     assert not run.feasible

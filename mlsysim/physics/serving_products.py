@@ -83,7 +83,8 @@ def layer_products_s(
     layer_s = product(own, qkv_width, shape.hidden) + product(own, shape.hidden, shape.attention_width / heads)
     up = shape.ffn_matrices - 1
     if somewhere(shape.dense > 0):
-        dense_s = product(own, up * shape.ffn / heads, shape.hidden) + product(own, shape.hidden, shape.ffn / heads)
+        width = maximum(shape.ffn, 1.0) / heads
+        dense_s = product(own, up * width, shape.hidden) + product(own, shape.hidden, width)
         layer_s = layer_s + shape.dense * dense_s
     if somewhere(shape.dense < 1):
         layer_s = layer_s + (1 - shape.dense) * _experts_s(shape, tokens, shards, product)

@@ -128,9 +128,9 @@ def most_throughput(
     """As many sequences as fit: every step decodes all, and the prompts of those that start join it.
 
     Without end (``requests`` = 0) tokens per second = B / (step(B) + B / output x prompt in a step). A finite number N of equal
-    ones comes in waves of B: whoever starts together (``step_tokens`` of prompts a step) ends together, and the last wave leaves
-    places empty. It takes as many steps as its last request starts after, and ends; a step's fixed part is paid by each, what grows with its sequences by each
-    token: total = steps step(0) + N output step'(B) + N prompt in a step.
+    ones comes in waves of B: who starts together (``step_tokens`` of prompts a step) ends together, and the last wave leaves
+    places empty. The run takes as many steps as come before its last request's end; its fixed part is paid by each step, what
+    grows with its sequences by each token: total = steps step(0) + N output step'(B) + N prompt in a step.
     """
     batch = where(requests > 0, minimum(most, requests), most)
     step = passes.decode(batch, prompt + output / 2)
