@@ -127,6 +127,17 @@ def test_finitely_many_requests_come_in_waves():
     assert few.tokens_per_second.m < whole
 
 
+@pytest.mark.parametrize("schedule", ["static", "continuous"])
+def test_tokens_that_reach_the_client_in_bunches_come_late_but_end_on_time(schedule):
+    each, bunched = (serve(schedule=schedule, stream_interval=interval) for interval in (1, 20))
+    assert ms(bunched.ttft) == pytest.approx(ms(each.ttft) + 19 * ms(each.tpot))
+    assert ms(bunched.request_latency) == ms(each.request_latency)
+    assert ms(bunched.request_latency) == pytest.approx(ms(bunched.ttft) + 255 * ms(bunched.tpot))
+    assert bunched.tokens_per_second == each.tokens_per_second
+    late = serve(schedule=schedule, stream_interval=1000)
+    assert ms(late.ttft) == pytest.approx(ms(late.request_latency)), "an answer that is shorter than a bunch comes whole"
+
+
 def test_ranks_that_attend_for_themselves_keep_all_but_routed_experts():
     mixtral = Models.get("mixtral_8x7b")
     shared, own = (serve(mixtral, DGX, tp_size=8, attention_dp=dp) for dp in (False, True))

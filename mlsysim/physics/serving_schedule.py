@@ -6,7 +6,7 @@ Source: Yu et al., "Orca", OSDI 2022 (iteration-level scheduling); Agrawal et al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from mlsysim.physics.numeric import Num, maximum, minimum, where
@@ -147,3 +147,16 @@ def most_throughput(
     tpot_s = batch * token_s
     first_s = passes.prefill_s(1.0, prompt)
     return Served(first_s, tpot_s, first_s + (output - 1) * tpot_s, 1 / token_s, batch, step)
+
+
+def streamed(served: Served, output: Num, interval: Num) -> Served:
+    """Tokens that reach the client ``interval`` at a time: it has its first with the interval's last, and the end as before.
+
+    TTFT' = TTFT + (interval - 1) TPOT, TPOT' = (request - TTFT') / (output - 1).
+
+    Source: NVIDIA TensorRT-LLM, LLM API reference (``stream_interval``).
+    """
+    together = minimum(interval, maximum(output, 1.0))
+    ttft_s = served.ttft_s + (together - 1) * served.tpot_s
+    tpot_s = where(together > 1, maximum(served.request_s - ttft_s, 0.0) / maximum(output - 1, 1.0), served.tpot_s)
+    return replace(served, ttft_s=ttft_s, tpot_s=tpot_s)

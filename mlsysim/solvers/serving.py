@@ -10,7 +10,7 @@ from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.numeric import floor
-from mlsysim.physics.serving_schedule import Passes, Served, continuous_batch, most_throughput, static_batch
+from mlsysim.physics.serving_schedule import Passes, Served, continuous_batch, most_throughput, static_batch, streamed
 from mlsysim.solvers.lowering import inference_work
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving_bound import BoundPasses
@@ -73,6 +73,7 @@ class ServingModel:
         schedule: str = "static",
         rounds: int | None = None,
         requests: int | None = None,
+        stream_interval: int = 1,
         attention_dp: bool = False,
     ) -> ServingResult:
         """Latency and throughput of ``batch_size`` sequences of ``seq_len`` tokens.
@@ -96,6 +97,7 @@ class ServingModel:
             rounds: requests that each place in flight serves in all: the first of all come at once. None: steady state.
             requests: of an offline run in all: equal ones start and end together, so that the last leave places empty. None:
                 without end.
+            stream_interval: tokens that reach the client at a time: it sees its first token only with the last of so many.
             attention_dp: each of the ``tp_size`` ranks attends for sequences of its own; they share the routed experts.
 
         Raises:
@@ -129,12 +131,14 @@ class ServingModel:
             schedule=schedule,
             rounds=rounds,
             requests=requests,
+            stream_interval=stream_interval,
             attention_dp=attention_dp,
         )
         work = inference_work(workload, setting.weights, setting.cache)
         held = room(setting, work)
         passes: Passes = BoundPasses.of(setting, work) if setting.stack is None else calibrated_passes(setting)
         batch, served = _served(setting, passes, held.most_sequences)
+        served = streamed(served, setting.output, float(setting.stream_interval))
         reason = held.reason(setting, batch)
         step_s = float(served.step.total_s) if workload.causal else float(served.ttft_s)
         tokens_per_s = float(served.tokens_per_s) if setting.output else batch / step_s

@@ -39,6 +39,7 @@ class ServingSetting:
     schedule: str
     rounds: int | None
     requests: int | None
+    stream_interval: int
     attention_dp: bool
     per_node: int
     link_Bps: float
@@ -109,6 +110,7 @@ def check_setting(
     schedule: object,
     rounds: object,
     requests: object,
+    stream_interval: object,
     attention_dp: object,
 ) -> ServingSetting:
     """The arguments of ``ServingModel.solve``, checked.
@@ -153,6 +155,7 @@ def check_setting(
         schedule=plan,
         rounds=None if rounds is None else whole_number("rounds", rounds),
         requests=None if requests is None else whole_number("requests", requests),
+        stream_interval=whole_number("stream_interval", stream_interval),
         attention_dp=boolean("attention_dp", attention_dp),
         per_node=per_node,
         link_Bps=link_Bps,

@@ -31,6 +31,7 @@ _USUAL: dict[str, Any] = {
     "schedule": "continuous",
     "rounds": None,
     "requests": None,
+    "stream_interval": 1,
     "attention_dp": False,
 }
 

@@ -86,6 +86,7 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         "replicas": replicas,
         "schedule": _SCHEDULES[mode],
         "stack": stack,
+        "stream_interval": _whole(row, "stream_interval", 1),
     }
     if mode == "closed-loop":
         arguments["rounds"] = names["closed_loop"]["rounds"]

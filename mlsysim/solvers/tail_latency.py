@@ -271,9 +271,8 @@ def _of_deployment(
     asked = {name: _USUAL.get(name) if value is None else value for name, value in served.items()}
     most = asked.pop("batch_size")
     most = None if most is None else whole_number("batch_size", most)
-    setting = check_setting(
-        workload, hardware, **asked, batch_size=most or 1, schedule="continuous", rounds=None, requests=None
-    )
+    asked |= {"schedule": "continuous", "rounds": None, "requests": None, "stream_interval": 1}
+    setting = check_setting(workload, hardware, **asked, batch_size=most or 1)
     pace = paces(setting, most)
     capacity_per_s = setting.replicas * pace.capacity_per_s
     load = arrival_per_s / capacity_per_s

@@ -23,7 +23,7 @@ from mlsysim.calibration.stacks import resolved
 from mlsysim.calibration.toml_text import toml_tables
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.physics.serving_deployment import EngineCoefficients, ServingShape, Shards
-from mlsysim.physics.serving_schedule import Deployment, Served, continuous_batch, most_throughput, static_batch
+from mlsysim.physics.serving_schedule import Deployment, Served, continuous_batch, most_throughput, static_batch, streamed
 from mlsysim.solvers.lowering import inference_work
 from mlsysim.solvers.serving_input import ServingSetting, check_setting
 from mlsysim.solvers.serving_lowering import Formats, network_Bps, room, serving_kernels, serving_shape
@@ -78,6 +78,7 @@ class Runs:
     most: Times
     rounds: Times
     requests: Times
+    stream_interval: Times
     replicas: Times
     keyed: Times
     encoder: bool
@@ -106,10 +107,12 @@ class Runs:
             step_tokens=found.step_tokens,
         )
         if self.schedule == "static":
-            return static_batch(passes, self.batch, self.prompt, self.output, self.context)
-        if self.schedule == "offline":
-            return most_throughput(passes, self.most, self.prompt, self.output, self.requests, found.step_tokens)
-        return continuous_batch(passes, self.batch, self.most, self.prompt, self.output, self.rounds)
+            served = static_batch(passes, self.batch, self.prompt, self.output, self.context)
+        elif self.schedule == "offline":
+            served = most_throughput(passes, self.most, self.prompt, self.output, self.requests, found.step_tokens)
+        else:
+            served = continuous_batch(passes, self.batch, self.most, self.prompt, self.output, self.rounds)
+        return streamed(served, self.output, self.stream_interval)
 
     def _metric(self, served: Served) -> Times:
         decode_rate = self.batch / np.asarray(served.step.total_s)
@@ -169,6 +172,7 @@ def prepared(workload: Any, hardware: Any, arguments: Mapping[str, Any]) -> Serv
         "efficiency": None,
         "rounds": None,
         "requests": None,
+        "stream_interval": 1,
         "attention_dp": False,
     }
     return check_setting(workload, hardware, **{**given, **arguments})
@@ -197,6 +201,7 @@ def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
         most=np.array(most),
         rounds=numbers("rounds"),
         requests=numbers("requests"),
+        stream_interval=numbers("stream_interval"),
         replicas=numbers("replicas"),
         keyed=np.array(keyed),
         encoder=not first.workload.causal,
