@@ -138,6 +138,16 @@ def test_tokens_that_reach_the_client_in_bunches_come_late_but_end_on_time(sched
     assert ms(late.ttft) == pytest.approx(ms(late.request_latency)), "an answer that is shorter than a bunch comes whole"
 
 
+def test_a_cache_that_no_row_states_has_the_format_of_its_engine_or_of_the_weights():
+    row = {"metric": "itl_ms", "model": "Llama-3.1-8B", "accelerator": "H200-SXM-141GB", "weight_precision": "fp8"}
+    row |= {"input_len": "1000", "output_len": "100", "mode": "static", "batch_or_concurrency": "8"}
+    formats = [
+        serving_question({**row, "engine": engine, "kv_precision": stated}).arguments["kv_precision"]
+        for engine, stated in (("sglang 0.5", ""), ("vllm", ""), ("sglang 0.5", "fp8"))
+    ]
+    assert formats == ["fp16", "fp8", "fp8"]
+
+
 def test_ranks_that_attend_for_themselves_keep_all_but_routed_experts():
     mixtral = Models.get("mixtral_8x7b")
     shared, own = (serve(mixtral, DGX, tp_size=8, attention_dp=dp) for dp in (False, True))

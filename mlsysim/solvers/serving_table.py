@@ -69,7 +69,7 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
     hardware = _hardware(row, tp * pp)
     weights = _precision(_text(row, "weight_precision"))
     names = _names()
-    cache = _text(row, "kv_precision") or names["cache"].get(weights, "fp16")
+    cache = _text(row, "kv_precision") or _cache(_text(row, "engine"), weights)
     prompt, output = _tokens(row, "input_len"), _tokens(row, "output_len")
     batch = _whole(row, "batch_or_concurrency", 1)
     if not _text(row, "tp") and replicas > 1:
@@ -130,6 +130,12 @@ def _requests(engine: str, prompt: int | None, output: int | None, replicas: int
         if engine.startswith(name) and (count := counts.get(f"{prompt}+{output}")):
             return max(1, int(count) // replicas)
     return None
+
+
+def _cache(engine: str, weights: str) -> str:
+    """The cache's format where a row leaves it out: the engine's own default, else by that of the weights."""
+    own = [str(cache) for name, cache in _names()["engine_cache"].items() if engine.startswith(name)]
+    return own[0] if own else str(_names()["cache"].get(weights, "fp16"))
 
 
 def _precision(text: str) -> str:
