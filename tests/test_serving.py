@@ -3,14 +3,18 @@
 import csv
 import tomllib
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlsysim import Fleet, Hardware, Models, NetworkFabric, ServingModel, Systems
-from mlsysim.calibration.engines import engine, engine_names
+from mlsysim.calibration.engines import engine, engine_device, engine_names
 from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
+from mlsysim.physics.serving_deployment import Shards
+from mlsysim.physics.serving_step import prefill_pass
 from mlsysim.solvers.predict import predict_table
+from mlsysim.solvers.serving_lowering import Formats, serving_kernels, serving_shape
 from mlsysim.solvers.serving_table import METRICS, serving_question
 from mlsysim.validation import fit_engines
 
@@ -174,6 +178,20 @@ def test_tensor_parallelism_across_nodes_costs_more():
     fleet = Fleet(name="two", node=DGX, count=2, fabric=NetworkFabric(name="IB", bandwidth="50 GB/s"))
     wide, within = serve(LLAMA70, fleet, tp_size=16), serve(LLAMA70, DGX, tp_size=8)
     assert ms(wide.breakdown["communication"]) > ms(within.breakdown["communication"])
+
+
+def test_more_than_half_of_a_box_without_nvlink_meets_on_the_bus_between_its_sockets():
+    pcie = Hardware.get("a100_pcie_80gb")
+    formats = Formats("fp16", "fp16", "fp16")
+    device, found = engine_device(pcie.name), (engine("tensorrt-llm-0.14").coefficients, engine("tensorrt-llm-0.14").has)
+    kernels = [serving_kernels(pcie, formats, device=replace(device, crossing_share=share)) for share in (1.0, 0.5)]
+    assert kernels[0].collectives == kernels[1].collectives
+    for tp in (2, 4, 8):
+        times = [
+            prefill_pass(serving_shape(LLAMA70), 1.0, 8192.0, Shards(tp, 1, 8, tp), kernel, *found).reductions_s
+            for kernel in kernels
+        ]
+        assert (times[1] > 1.5 * times[0]) == (tp == 8)
 
 
 def test_an_encoder_has_one_pass():

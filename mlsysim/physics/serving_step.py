@@ -251,14 +251,15 @@ def _pass(
 
 def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels) -> Num:
     """Within a node as measured; among nodes a tree on top, over all cards of a node."""
-    links, share = kernels.collectives, engine.latency_share
+    links, share, ranks = kernels.collectives, engine.latency_share, minimum(shards.tp, shards.node)
     links = replace(
         links,
+        bandwidth_Bps=links.bandwidth_Bps * where(2 * ranks > shards.node, kernels.crossing_share, 1.0),
         launch_s=links.launch_s * share,  # type: ignore[arg-type]
         ll_step_s=links.ll_step_s * share,  # type: ignore[arg-type]
         simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
     )
-    inside_s = collective_s("all_reduce", size_B, minimum(shards.tp, shards.node), links, has.switch_reduces)
+    inside_s = collective_s("all_reduce", size_B, ranks, links, has.switch_reduces)
     nodes = shards.tp / shards.node
     if not somewhere(nodes > 1):
         return inside_s

@@ -53,6 +53,7 @@ DEVICE_RANGES = {
     "memory_share": Coefficient(1.0, 0.4, 1.3),
     "attention_share": Coefficient(1.0, 0.3, 2.0),
     "link_share": Coefficient(1.0, 0.1, 4.0),
+    "crossing_share": Coefficient(0.8, 0.2, 1.0),
     "own_compute_share": Coefficient(0.5, 0.05, 2.0),
     "own_memory_share": Coefficient(0.9, 0.4, 1.0),
 }
