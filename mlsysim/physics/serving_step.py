@@ -254,7 +254,7 @@ def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: 
     links, share, ranks = kernels.collectives, engine.latency_share, minimum(shards.tp, shards.node)
     links = replace(
         links,
-        bandwidth_Bps=links.bandwidth_Bps * where(2 * ranks > shards.node, kernels.crossing_share, 1.0),
+        bandwidth_Bps=links.bandwidth_Bps * where(2 * ranks > shards.node, kernels.crossing_share, 1.0),  # type: ignore[arg-type]
         launch_s=links.launch_s * share,  # type: ignore[arg-type]
         ll_step_s=links.ll_step_s * share,  # type: ignore[arg-type]
         simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
