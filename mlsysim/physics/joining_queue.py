@@ -24,7 +24,7 @@ _NEVER = 1e-6  # of all arrivals: rarer histories are left out
 # The spread of an answer, as means over cells of probability that are narrow where percentiles are asked.
 _EDGES = np.concatenate((np.linspace(0.0, 0.9, 19), 1 - np.geomspace(0.05, 0.0005, 9), [1.0]))
 CELLS = np.diff(_EDGES)
-_MOST_PROMPTS = 256
+_MOST_PROMPTS, _LINE = 256, 64  # in a step, and kept of those who wait beyond it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def turn(arrival_per_s: float, steps_s: Floats, first_s: Floats, shared_s: float
         (0.01, 0.03, 0.02)
     """
     most = steps_s.size - 1
-    states = most + max(most, 64)
+    states = most + _LINE
     coming = _poisson(arrival_per_s * steps_s, states)
     served = np.minimum(np.arange(states + 1), most)
     shares = _stationary(coming, served)
