@@ -86,6 +86,7 @@ class EngineDevice:
         compute_share, memory_share, attention_share: of what those kernels reach, that this device's reach.
         own_compute_share, own_memory_share: of its peak and of its memory's rate, that an engine's own products reach.
         link_share: of its links' stated bandwidth, that all-reduces reach.
+        crossing_share: of that, where more than half a node takes part: its two sockets' cards meet on the bus between them.
         link: coefficients of collectives that differ from the measured device's.
         fitted: names of its fitted coefficients.
     """
@@ -98,6 +99,7 @@ class EngineDevice:
     memory_share: float
     attention_share: float
     link_share: float
+    crossing_share: float
     own_compute_share: float
     own_memory_share: float
     link: Mapping[str, float]
@@ -135,6 +137,7 @@ def engine_device(hardware_name: str) -> EngineDevice:
         memory_share=float(entry.get("memory_share", 1.0)),
         attention_share=float(entry.get("attention_share", 1.0)),
         link_share=float(entry.get("link_share", 1.0)),
+        crossing_share=float(entry.get("crossing_share", 1.0)),
         own_compute_share=float(entry.get("own_compute_share", 0.5)),
         own_memory_share=float(entry.get("own_memory_share", 0.9)),
         link={key: float(value) for key, value in entry.get("link", {}).items()},
