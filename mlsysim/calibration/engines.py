@@ -88,6 +88,7 @@ class EngineDevice:
             entry states another); where none were measured, of its peak that such an engine's products reach.
         own_memory_share: of the memory's rate, that an engine's own kernels reach.
         link_share: of its links' stated bandwidth, that all-reduces reach.
+        crossing_share: of that, where more than half a node takes part: its two sockets' cards meet on the bus between them.
         link: coefficients of collectives that differ from the measured device's.
         fitted: names of its fitted coefficients.
     """
@@ -100,6 +101,7 @@ class EngineDevice:
     memory_share: float
     attention_share: float
     link_share: float
+    crossing_share: float
     own_compute_share: float
     own_memory_share: float
     link: Mapping[str, float]
@@ -137,6 +139,7 @@ def engine_device(hardware_name: str) -> EngineDevice:
         memory_share=float(entry.get("memory_share", 1.0)),
         attention_share=float(entry.get("attention_share", 1.0)),
         link_share=float(entry.get("link_share", 1.0)),
+        crossing_share=float(entry.get("crossing_share", 1.0)),
         own_compute_share=float(entry.get("own_compute_share", entry.get("compute_share", 1.0))),
         own_memory_share=float(entry.get("own_memory_share", 0.9)),
         link={key: float(value) for key, value in entry.get("link", {}).items()},

@@ -37,7 +37,8 @@ def elementwise_layer_s(
         residual_B, qkv_B = _WIDE_RESIDUAL_B * missed, _WIDE_QKV_B * missed
         ffn_B = where(shape.ffn_matrices > 2, _WIDE_FFN_B[1], _WIDE_FFN_B[0]) * _missed(tokens * width * WIDE_B, kernels)
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
-    moved_B = tokens * (residual_B * shape.hidden + routed_B + (ffn_B * width + qkv_B * shape.qkv_width) / shards.tp)
+    stream_B = residual_B * shape.hidden / shards.own
+    moved_B = tokens * (stream_B + routed_B + (ffn_B * width + qkv_B * shape.qkv_width) / shards.tp)
     return engine.passes * moved_B / kernels.own_streaming_Bps
 
 

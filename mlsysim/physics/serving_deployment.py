@@ -68,6 +68,7 @@ class ServingKernels:
         head_gemm, head_peak_flops_per_s, head_weight_B: of the head's.
         prefill, decode, attention, kv_B: attention kernels, their device, bytes of an element of the cache.
         collectives: between accelerators of a node; None: not measured.
+        crossing_share: of their bandwidth, where more than half a node takes part.
         fabric, nic_Bps: between nodes.
         memory_Bps, multiprocessors, cache_B: of the accelerator.
         own_peak_flops_per_s, own_compute_share, own_memory_share: of an engine's own products: their peak, the share of it that
@@ -89,6 +90,7 @@ class ServingKernels:
     attention: AttentionDevice
     kv_B: float
     collectives: CollectiveCoefficients
+    crossing_share: float
     fabric: FabricCoefficients
     nic_Bps: float
     memory_Bps: float

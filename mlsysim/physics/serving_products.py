@@ -37,20 +37,27 @@ def scaled(product: Product, engine: EngineCoefficients) -> Product:
 
 
 def product_s(
-    m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
+    m: Num,
+    n: Num,
+    k: Num,
+    product: Product,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+    groups: Num = 1.0,
 ) -> Num:
-    """One product of an engine, by the vendor's kernels (already ``scaled``) or its own."""
+    """One product of an engine (``groups`` of them in one kernel), by the vendor's kernels (already ``scaled``) or its own."""
     if has.own_products:
         lent = kernels.lends and has.own_rows and (has.unpacks or product.weight_B >= WORD_B)
         if not lent or not somewhere(m > has.own_rows):
-            return _own_product_s(m, n, k, product, kernels, engine)
-        lent_s = _unpacked_product_s(m, n, k, product, kernels)
+            return _own_product_s(m, n * groups, k, product, kernels, engine)
+        lent_s = _unpacked_product_s(m, n, k, product, kernels, groups)
         if not somewhere(m <= has.own_rows):
             return lent_s
-        return where(m > has.own_rows, lent_s, _own_product_s(m, n, k, product, kernels, engine))
+        return where(m > has.own_rows, lent_s, _own_product_s(m, n * groups, k, product, kernels, engine))
     return gemm_s(
         *(m, n, k, product.input_B, product.weight_B, 2.0, product.kernel, product.peak_flops_per_s),
-        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B),
+        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B, groups),
     )
 
 
@@ -64,13 +71,13 @@ def _own_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKer
     return (read_s**norm + unpack_s**norm + multiply_s**norm) ** (1 / norm)
 
 
-def _unpacked_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels) -> Num:
+def _unpacked_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, groups: Num) -> Num:
     """The vendor's 16-bit product; weights of another width are first written out in 16 bits."""
     narrow = product.weight_B != WORD_B
-    unpack_s = (product.weight_B + WORD_B) * n * k / kernels.own_streaming_Bps if narrow else 0.0
+    unpack_s = (product.weight_B + WORD_B) * groups * n * k / kernels.own_streaming_Bps if narrow else 0.0
     return unpack_s + gemm_s(
         *(m, n, k, WORD_B, WORD_B, WORD_B, product.kernel, product.peak_flops_per_s),
-        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B),
+        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B, groups),
     )
 
 
@@ -83,34 +90,38 @@ def layer_products_s(
     has: EngineKernels,
 ) -> Num:
     """Matrix products of one layer, mean over dense and expert layers."""
-    tp, heads = shards.tp, shards.attention
+    heads = shards.attention
     kind = scaled(Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s), engine)
 
-    def product(m: Num, n: Num, k: Num) -> Num:
-        return product_s(m, n, k, kind, kernels, engine, has)
+    def product(m: Num, n: Num, k: Num, groups: Num = 1.0) -> Num:
+        return product_s(m, n, k, kind, kernels, engine, has, groups)
 
     qkv_width = (shape.qkv_width - 2 * shape.key_width) / heads + 2 * shape.key_width / minimum(heads, shape.kv_heads)
     own = tokens / shards.own
     layer_s = product(own, qkv_width, shape.hidden) + product(own, shape.hidden, shape.attention_width / heads)
     up = shape.ffn_matrices - 1
     if somewhere(shape.dense > 0):
-        dense_s = product(tokens, up * shape.ffn / tp, shape.hidden) + product(tokens, shape.hidden, shape.ffn / tp)
+        width = maximum(shape.ffn, 1.0) / heads
+        dense_s = product(own, up * width, shape.hidden) + product(own, shape.hidden, width)
         layer_s = layer_s + shape.dense * dense_s
     if somewhere(shape.dense < 1):
-        layer_s = layer_s + (1 - shape.dense) * _experts_s(shape, tokens, tp, product)
+        layer_s = layer_s + (1 - shape.dense) * _experts_s(shape, tokens, shards, product)
     return layer_s
 
 
-def _experts_s(shape: ServingShape, tokens: Num, tp: Num, call: Callable[[Num, Num, Num], Num]) -> Num:
-    """One layer's experts: a grouped product reads every expert that the batch touches, once."""
+def _experts_s(shape: ServingShape, tokens: Num, shards: Shards, call: Callable[..., Num]) -> Num:
+    """One layer's experts: a grouped product reads every expert that the batch touches, once.
+
+    All ranks share the routed ones; the shared one belongs, as dense blocks and attention do, to those that share a sequence.
+    """
+    tp, own, alone = shards.tp, tokens / shards.own, shards.attention
     touched = shape.experts * touched_experts(shape.experts, shape.experts_per_token, tokens)
     each = tokens * shape.experts_per_token / touched
     up = shape.ffn_matrices - 1
-    routed = call(each, touched * up * shape.expert_ffn / tp, shape.hidden) + call(
-        each, touched * shape.hidden, shape.expert_ffn / tp
-    )
+    width = maximum(shape.expert_ffn, 1.0) / tp
+    routed = call(each, up * width, shape.hidden, touched) + call(each, shape.hidden, width, touched)
     if somewhere(shape.shared_ffn > 0):
         width = maximum(shape.shared_ffn, 1.0)
-        shared = call(tokens, up * width / tp, shape.hidden) + call(tokens, shape.hidden, width / tp)
+        shared = call(own, up * width / alone, shape.hidden) + call(own, shape.hidden, width / alone)
         routed = routed + where(shape.shared_ffn > 0, shared, 0.0)
     return routed

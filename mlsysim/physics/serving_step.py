@@ -213,8 +213,8 @@ def _layer_s(
 
 
 def _reductions(shape: ServingShape, shards: Shards) -> Num:
-    """All-reduces of a layer; ranks that attend for themselves gather and scatter tokens once a layer."""
-    return where(shards.own > 1, 1.0, shape.reductions)
+    """All-reduces of a layer; ranks that attend for themselves gather and scatter tokens once for its experts."""
+    return where(shards.own > 1, 1.0 - shape.dense, shape.reductions)
 
 
 def _pass(
@@ -232,7 +232,8 @@ def _pass(
     head_s: Num = 0.0 * tokens
     if somewhere(shape.vocab > 0):
         head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
-        head_s = product_s(sequences, maximum(shape.vocab, 1.0) / shards.tp, shape.hidden, head, kernels, engine, has)
+        width = maximum(shape.vocab, 1.0) / shards.attention
+        head_s = product_s(sequences / shards.own, width, shape.hidden, head, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
     handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
     hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / kernels.nic_Bps)
@@ -244,21 +245,22 @@ def _pass(
         elementwise_s=shape.layers * elementwise_layer_s(shape, tokens, shards, kernels, engine, has),
         reductions_s=shape.layers * _reductions(shape, shards) * reduce_s + hops_s,
         head_s=head_s,
-        host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch,
+        host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch / shards.own,
         hops_s=hops_s,
     )
 
 
 def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels) -> Num:
     """Within a node as measured; among nodes a tree on top, over all cards of a node."""
-    links, share = kernels.collectives, engine.latency_share
+    links, share, ranks = kernels.collectives, engine.latency_share, minimum(shards.tp, shards.node)
     links = replace(
         links,
+        bandwidth_Bps=links.bandwidth_Bps * where(2 * ranks > shards.node, kernels.crossing_share, 1.0),  # type: ignore[arg-type]
         launch_s=links.launch_s * share,  # type: ignore[arg-type]
         ll_step_s=links.ll_step_s * share,  # type: ignore[arg-type]
         simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
     )
-    inside_s = collective_s("all_reduce", size_B, minimum(shards.tp, shards.node), links, has.switch_reduces)
+    inside_s = collective_s("all_reduce", size_B, ranks, links, has.switch_reduces)
     nodes = shards.tp / shards.node
     if not somewhere(nodes > 1):
         return inside_s

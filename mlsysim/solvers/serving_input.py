@@ -39,6 +39,8 @@ class ServingSetting:
     replicas: int
     schedule: str
     rounds: int | None
+    requests: int | None
+    stream_interval: int
     attention_dp: bool
     offload: Offload
     per_node: int
@@ -109,6 +111,8 @@ def check_setting(
     replicas: object,
     schedule: object,
     rounds: object,
+    requests: object,
+    stream_interval: object,
     attention_dp: object,
     offload: object = None,
     host_memory: object = None,
@@ -159,6 +163,8 @@ def check_setting(
         replicas=whole_number("replicas", replicas),
         schedule=plan,
         rounds=None if rounds is None else whole_number("rounds", rounds),
+        requests=None if requests is None else whole_number("requests", requests),
+        stream_interval=whole_number("stream_interval", stream_interval),
         attention_dp=own,
         offload=check_offload(offload, host_memory, hardware, device, calibrated=found is not None),
         per_node=per_node,

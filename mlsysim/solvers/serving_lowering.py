@@ -148,6 +148,7 @@ def serving_kernels(
         attention=AttentionDevice(peak16, memory_Bps * own_memory_share, float(units), accelerator.cache_B, array),
         kv_B=bytes_per_element(formats.cache),
         collectives=links,
+        crossing_share=device.crossing_share,
         fabric=fabric_coefficients("ib_ndr"),
         nic_Bps=nic_Bps,
         memory_Bps=memory_Bps,
