@@ -69,10 +69,12 @@ class Deployment:
     engine: EngineCoefficients
     has: EngineKernels
     step_tokens: Num = 8192.0
+    padding: Num = 1.0
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The prompts of ``batch`` sequences."""
-        return prefill_pass(self.shape, batch, prompt, self.shards, self.kernels, self.engine, self.has).total_s
+        args = (self.shape, batch, prompt, self.shards, self.kernels, self.engine, self.has, self.padding)
+        return prefill_pass(*args).total_s
 
     def decode(self, batch: Num, context: Num) -> PassTime:
         """One token of ``batch`` sequences."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from mlsysim.physics.attention_kernels import decode_attention_s, prefill_attention_s
 from mlsysim.physics.collective_kernels import collective_s
-from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
+from mlsysim.physics.numeric import Num, everywhere, maximum, minimum, somewhere, where
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_products import Product, layer_products_s, product_s, scaled
 
@@ -25,7 +25,7 @@ from mlsysim.physics.serving_products import Product, layer_products_s, product_
 _RESIDUAL_B, _FFN_B, _QKV_B = 16.0, (4.0, 6.0), 5.0
 # Of each copy of a token that an expert takes and gives back: gathered, scattered and summed.
 _ROUTED_B = 10.0
-# Attention of engines that store the scores (FasterTransformer's unfused path): as in training.
+# Attention of engines that store the scores (FasterTransformer's unfused path): as in training, bytes at 16 bits.
 _UNFUSED_SHARE, _UNFUSED_B = 0.6, 13.0
 
 
@@ -118,11 +118,18 @@ def prefill_pass(
     kernels: ServingKernels,
     engine: EngineCoefficients,
     has: EngineKernels,
+    padding: Num = 1.0,
 ) -> PassTime:
-    """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch."""
+    """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch.
+
+    ``padding`` is the longest prompt over the mean ``prompt``.
+    """
     parts = minimum(shards.pp, maximum(batch, 1.0))
+    if has.stage_tokens:
+        halvings = np.ceil(np.log2(maximum(batch / parts * prompt * padding / has.stage_tokens, 1.0)))
+        parts = where(shards.pp > 1, minimum(parts * 2.0**halvings, maximum(batch, 1.0)), parts)
     share = batch / parts
-    attention_s = _prefill_attention_s(shape, share, prompt, shards, kernels, engine, has)
+    attention_s = _prefill_attention_s(shape, share, prompt, shards, kernels, engine, has, padding)
     filled = (parts + shards.pp - 1) / shards.pp
     if has.chunk:
         tokens = minimum(share * prompt, has.chunk)
@@ -150,24 +157,41 @@ def _prefill_attention_s(
     kernels: ServingKernels,
     engine: EngineCoefficients,
     has: EngineKernels,
+    padding: Num = 1.0,
 ) -> Num:
-    """Attention of one layer over whole prompts."""
+    """Attention of one layer over whole prompts; stored scores are those of the longest prompt for all of them."""
     batch = batch / shards.own
     heads = maximum(shape.heads / shards.attention, 1.0)
-    kv_heads = maximum(shape.kv_heads / shards.attention, 1.0)
-    if has.flash_prefill:
-        args = (kernels.prefill, kernels.attention, batch, prompt, heads, kv_heads, shape.head_dim, kernels.kv_B)
-        attention_s = prefill_attention_s(*args)
-        if somewhere(shape.windowed > 0):
-            attention_s = (1 - shape.windowed) * attention_s + shape.windowed * prefill_attention_s(*args, shape.window)
-        if not has.causal:
-            attention_s = 2 * attention_s - kernels.prefill.floor_s
-    else:
-        scores = batch * heads * prompt * prompt
-        peak = kernels.attention.peak_flops_per_s * _UNFUSED_SHARE
-        moved_s = _UNFUSED_B * engine.passes / kernels.streaming_Bps
-        attention_s = scores * (4 * shape.head_dim / peak + moved_s) + 2 * kernels.gemm.launch_s
+    longest = prompt * padding
+    covered = has.flash_prefill & ((has.flash_head_dim == 0) | (shape.head_dim == has.flash_head_dim))
+    covered = covered & ((has.flash_longest == 0) | (longest <= has.flash_longest))
+    flash_s = stored_s = 0.0 * longest
+    if somewhere(covered):
+        kv_heads = maximum(shape.kv_heads / shards.attention, 1.0)
+        flash_s = _flash_s(shape, batch, prompt, heads, kv_heads, kernels, has)
+    if not everywhere(covered):
+        stored_s = _stored_scores_s(batch * heads * longest**2, shape, kernels, engine)
+    return where(covered, flash_s, stored_s)
+
+
+def _flash_s(
+    shape: ServingShape, batch: Num, prompt: Num, heads: Num, kv_heads: Num, kernels: ServingKernels, has: EngineKernels
+) -> Num:
+    """The fused kernel. Attention to all of s tokens is the causal half of 2 s, with half as many sequences."""
+    if not has.causal:
+        batch, prompt = batch / 2, 2 * prompt
+    args = (kernels.prefill, kernels.attention, batch, prompt, heads, kv_heads, shape.head_dim, kernels.kv_B)
+    attention_s = prefill_attention_s(*args)
+    if somewhere(shape.windowed > 0):
+        attention_s = (1 - shape.windowed) * attention_s + shape.windowed * prefill_attention_s(*args, shape.window)
     return attention_s
+
+
+def _stored_scores_s(scores: Num, shape: ServingShape, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
+    """Two batched products with the softmax between them, through memory."""
+    peak = kernels.attention.peak_flops_per_s * _UNFUSED_SHARE
+    moved_s = _UNFUSED_B * kernels.element_B / 2 * engine.passes / kernels.streaming_Bps
+    return scores * (4 * shape.head_dim / peak + moved_s) + 2 * kernels.gemm.launch_s
 
 
 def mixed_prefill_s(
@@ -213,7 +237,7 @@ def _elementwise_s(
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
     moved_B = tokens * (_RESIDUAL_B * shape.hidden + routed_B + (gated * width + _QKV_B * shape.qkv_width) / shards.tp)
-    return engine.passes * moved_B / kernels.streaming_Bps
+    return engine.passes * moved_B * kernels.element_B / 2 / kernels.streaming_Bps
 
 
 def _pass(

@@ -73,6 +73,7 @@ class ServingModel:
         schedule: str = "static",
         rounds: int | None = None,
         attention_dp: bool = False,
+        padded_len: int | None = None,
     ) -> ServingResult:
         """Latency and throughput of ``batch_size`` sequences of ``seq_len`` tokens.
 
@@ -94,6 +95,8 @@ class ServingModel:
                 many as fit: ``batch_size`` is not read).
             rounds: requests that each place in flight serves in all: the first of all come at once. None: steady state.
             attention_dp: each of the ``tp_size`` ranks attends for sequences of its own; they share the feed-forward blocks.
+            padded_len: the longest prompt of a fixed batch, where ``seq_len`` is the mean: attention that stores its scores
+                computes the padding. None: all are ``seq_len`` long.
 
         Raises:
             InputError: an argument out of range, a workload that is no transformer, a precision without a rate.
@@ -126,6 +129,7 @@ class ServingModel:
             schedule=schedule,
             rounds=rounds,
             attention_dp=attention_dp,
+            padded_len=padded_len,
         )
         work = inference_work(workload, setting.weights, setting.cache)
         held = room(setting, work)

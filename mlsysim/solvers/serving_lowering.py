@@ -22,7 +22,7 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.attention_kernels import AttentionDevice
 from mlsysim.physics.gemm import GemmKernel
 from mlsysim.physics.inference import InferenceWork, largest_batch
-from mlsysim.physics.serving_deployment import ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving_deployment import EngineKernels, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_schedule import Deployment
 from mlsysim.solvers.feasibility import over_budget
 from mlsysim.solvers.serving_input import ServingSetting
@@ -100,9 +100,11 @@ def serving_kernels(
     formats: Formats,
     nic_Bps: float = _LINE_RATE_Bps,
     device: EngineDevice | None = None,
-    own_products: bool = False,
+    has: EngineKernels | None = None,
 ) -> ServingKernels:
-    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates; a fit brings a ``device`` of its own.
+    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates, as an engine that ``has`` them uses them.
+
+    A fit brings a ``device`` of its own.
 
     Raises:
         UnknownNameError: no kernels stand for it.
@@ -112,6 +114,8 @@ def serving_kernels(
     units, cache = accelerator.compute.multiprocessors, accelerator.memory.l2_capacity
     if units is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
+    has = has or EngineKernels()
+    own_products = has.own_products
     if own_products:
         # Never evaluated but for what all kernels share: such an engine brings its own products.
         product = head = GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
@@ -122,7 +126,7 @@ def serving_kernels(
             raise InconsistentError("accelerator", accelerator.name, "one with l2_capacity: kernels need it")
     cache_B = 0.0 if cache is None else float(cache.m_as("byte"))
     memory_Bps = accelerator.memory_bandwidth_Bps * (device.own_memory_share if own_products else device.memory_share)
-    wide = formats.precision in _WIDE
+    wide, integer = formats.precision in _WIDE, formats.precision == "int8"
     peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
     flash = prefill_kernel(device.attention)
     links = collective_coefficients(device.collectives)
@@ -137,6 +141,8 @@ def serving_kernels(
         gemm_peak_flops_per_s=peak,
         input_B=input_B,
         weight_B=bytes_per_element(formats.weights),
+        output_B=4.0 if wide else has.integer_output_B if integer else 2.0,
+        element_B=2.0 if own_products else 4.0 if wide else has.integer_element_B if integer else 2.0,
         scales=formats.precision in _SCALED,
         head_gemm=head,
         head_peak_flops_per_s=peak16,
@@ -171,7 +177,8 @@ def _vendor_products(
     head = gemm_kernel(device.gemm)
     head = replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
     product = gemm_kernel(device.gemm, name)
-    product = replace(product, efficiency=product.efficiency * device.compute_share, launch_s=0.0, quantise_sweeps=0.0)
+    share = device.compute_share * device.format_share(formats.precision)
+    product = replace(product, efficiency=product.efficiency * share, launch_s=0.0, quantise_sweeps=0.0)
     if formats.precision in _WIDE:
         # A tile's fixed time counts fewer elements of k where each takes longer.
         slower = peak / accelerator.rate_flops_per_s("fp16")
@@ -205,12 +212,12 @@ def network_Bps(setting: ServingSetting) -> float:
     return setting.network_Bps if setting.tp * setting.pp > setting.per_node else _LINE_RATE_Bps
 
 
-def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, own_products: bool) -> ServingKernels:
+def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, has: EngineKernels) -> ServingKernels:
     """Looking kernels up takes longer than a step: questions on one accelerator share them."""
-    key = (id(accelerator), formats, nic_Bps, own_products)
+    key = (id(accelerator), formats, nic_Bps, has)
     kept = _KEPT.get(key)
     if kept is None or kept[0] is not accelerator:
-        found = serving_kernels(accelerator, formats, nic_Bps, own_products=own_products)
+        found = serving_kernels(accelerator, formats, nic_Bps, has=has)
         if len(_KEPT) >= _MOST_KEPT:
             _KEPT.clear()
         kept = _KEPT[key] = accelerator, found
@@ -218,8 +225,21 @@ def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, o
 
 
 # Keeps the accelerator, so that its id stays taken.
-_KEPT: dict[tuple[int, Formats, float, bool], tuple[HardwareNode, ServingKernels]] = {}
+_KEPT: dict[tuple[int, Formats, float, EngineKernels], tuple[HardwareNode, ServingKernels]] = {}
 _MOST_KEPT = 1024
+
+
+def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, causal: bool) -> EngineKernels:
+    """Which kernels an engine has on this accelerator at these formats: fused attention runs on matrix units, at 16 bits or less.
+
+    Example:
+        >>> from mlsysim.hardware.registry import Hardware
+        >>> ft, v100 = engine("fastertransformer-bert"), Hardware.get("v100_sxm2_16gb")
+        >>> engine_kernels(ft, v100, Formats("fp16", "fp16", "fp16"), causal=False).flash_prefill
+        False
+    """
+    unfused = formats.precision in _WIDE or (found.has.no_flash_on and engine_device(accelerator.name).name in found.has.no_flash_on)
+    return replace(found.has, causal=causal, flash_prefill=found.has.flash_prefill and not unfused)
 
 
 def calibrated_passes(setting: ServingSetting) -> Deployment:
@@ -231,10 +251,11 @@ def calibrated_passes(setting: ServingSetting) -> Deployment:
     return Deployment(
         shape=serving_shape(setting.workload),
         shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
-        kernels=_kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has.own_products),
+        kernels=_kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has),
         engine=found.coefficients,
-        has=replace(found.has, causal=setting.workload.causal),
+        has=engine_kernels(found, setting.accelerator, formats, setting.workload.causal),
         step_tokens=found.step_tokens,
+        padding=setting.padded / setting.prompt,
     )
 
 
