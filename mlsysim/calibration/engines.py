@@ -86,6 +86,7 @@ class EngineDevice:
     Attributes:
         gemm, attention, collectives: measured devices.
         compute_share, memory_share, attention_share: of what those kernels reach, that this device's reach.
+        sustained_share: of its peak, that its power limit sustains at 16 bits.
         fp32_share, tf32_share, int8_share: rate of products in that format over that of 16 bits, as shares of their peaks (a
             power limit holds back the matrix units more than the cores).
         own_compute_share, own_memory_share: of its peak and of its memory's rate, that an engine's own products reach.
@@ -101,6 +102,7 @@ class EngineDevice:
     compute_share: float
     memory_share: float
     attention_share: float
+    sustained_share: float
     fp32_share: float
     tf32_share: float
     int8_share: float
@@ -144,6 +146,7 @@ def engine_device(hardware_name: str) -> EngineDevice:
         compute_share=float(entry.get("compute_share", 1.0)),
         memory_share=float(entry.get("memory_share", 1.0)),
         attention_share=float(entry.get("attention_share", 1.0)),
+        sustained_share=float(entry.get("sustained_share", 1.0)),
         fp32_share=float(entry.get("fp32_share", 1.0)),
         tf32_share=float(entry.get("tf32_share", 1.0)),
         int8_share=float(entry.get("int8_share", 1.0)),

@@ -177,8 +177,15 @@ def _vendor_products(
     head = gemm_kernel(device.gemm)
     head = replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
     product = gemm_kernel(device.gemm, name)
-    share = device.compute_share * device.format_share(formats.precision)
-    product = replace(product, efficiency=product.efficiency * share, launch_s=0.0, quantise_sweeps=0.0)
+    share = device.format_share(formats.precision)
+    limited = device.sustained_share < 1
+    product = replace(
+        product,
+        efficiency=product.efficiency * device.compute_share * (1.0 if limited else share),
+        sustained=min(1.0, device.sustained_share * share) if limited else 1.0,
+        launch_s=0.0,
+        quantise_sweeps=0.0,
+    )
     if formats.precision in _WIDE:
         # A tile's fixed time counts fewer elements of k where each takes longer.
         slower = peak / accelerator.rate_flops_per_s("fp16")

@@ -52,6 +52,7 @@ DEVICE_RANGES = {
     "compute_share": Coefficient(1.0, 0.3, 1.8),
     "memory_share": Coefficient(1.0, 0.4, 1.3),
     "attention_share": Coefficient(1.0, 0.3, 2.0),
+    "sustained_share": Coefficient(0.5, 0.1, 0.99),
     "fp32_share": Coefficient(1.0, 0.3, 1.8),
     "tf32_share": Coefficient(1.0, 0.3, 1.2),
     "int8_share": Coefficient(1.0, 0.5, 1.8),
