@@ -62,7 +62,14 @@ def measured_devices() -> tuple[str, ...]:
 
 
 def measured_formats(device: str) -> tuple[str, ...]:
-    """The formats that a measured device was fitted at."""
+    """The formats that a device, or the measured one that stands for it, was fitted at.
+
+    Example:
+        >>> measured_formats("t4")
+        ('bfloat16', 'sq')
+    """
+    while device not in _tables():
+        device = stated.sibling(device, "gemm")
     return tuple(_tables()[device])
 
 

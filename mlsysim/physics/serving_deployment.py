@@ -150,6 +150,7 @@ class EngineKernels:
         no_flash_on: devices (``engine_devices.toml``) that it has none for.
         own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
         repeats_memory: what is read for each query head is read from memory, not from cache.
+        integer_flash: fused attention of 8-bit integer models multiplies in 8 bits.
         integer_output_B, integer_element_B: bytes of an element that 8-bit integer products write, and that passes between
             them move.
         chunk: tokens that a prefill computes at a time; 0: all.
@@ -168,6 +169,7 @@ class EngineKernels:
     no_flash_on: tuple[str, ...] = ()
     own_products: bool = False
     repeats_memory: bool = False
+    integer_flash: bool = False
     integer_output_B: float = 2.0
     integer_element_B: float = 2.0
     chunk: float = 0.0
