@@ -147,6 +147,7 @@ class EngineKernels:
         only_group, only_head_dim: the one group size and head width that it has such a kernel for; 0: for all.
         flash_prefill: prefill stores no scores.
         flash_head_dim, flash_longest: the one head width, and the longest sequence, that it has such a kernel for; 0: all.
+        score_B: bytes that attention moves at 16 bits for each score that it stores.
         no_flash_on: devices (``engine_devices.toml``) that it has none for.
         own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
         repeats_memory: what is read for each query head is read from memory, not from cache.
@@ -166,6 +167,7 @@ class EngineKernels:
     flash_prefill: bool = True
     flash_head_dim: float = 0.0
     flash_longest: float = 0.0
+    score_B: float = 13.0
     no_flash_on: tuple[str, ...] = ()
     own_products: bool = False
     repeats_memory: bool = False

@@ -26,7 +26,7 @@ _RESIDUAL_B, _FFN_B, _QKV_B = 16.0, (4.0, 6.0), 5.0
 # Of each copy of a token that an expert takes and gives back: gathered, scattered and summed.
 _ROUTED_B = 10.0
 # Attention of engines that store the scores (FasterTransformer's unfused path): as in training, bytes at 16 bits.
-_UNFUSED_SHARE, _UNFUSED_B = 0.6, 13.0
+_UNFUSED_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def _prefill_attention_s(
         kv_heads = maximum(shape.kv_heads / shards.attention, 1.0)
         flash_s = _flash_s(shape, batch, prompt, heads, kv_heads, kernels, has)
     if not everywhere(covered):
-        stored_s = _stored_scores_s(batch * heads * longest**2, shape, kernels, engine)
+        stored_s = _stored_scores_s(batch * heads * longest**2, shape, kernels, engine, has)
     return where(covered, flash_s, stored_s)
 
 
@@ -187,10 +187,12 @@ def _flash_s(
     return attention_s
 
 
-def _stored_scores_s(scores: Num, shape: ServingShape, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
+def _stored_scores_s(
+    scores: Num, shape: ServingShape, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
+) -> Num:
     """Two batched products with the softmax between them, through memory."""
     peak = kernels.attention.peak_flops_per_s * _UNFUSED_SHARE
-    moved_s = _UNFUSED_B * kernels.element_B / 2 * engine.passes / kernels.streaming_Bps
+    moved_s = has.score_B * kernels.element_B / 2 * engine.passes / kernels.streaming_Bps
     return scores * (4 * shape.head_dim / peak + moved_s) + 2 * kernels.gemm.launch_s
 
 
