@@ -235,11 +235,16 @@ def _reductions(shape: ServingShape, shards: Shards) -> Num:
 def _elementwise_s(
     shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients
 ) -> Num:
+    """Passes between the products: what one reads and writes moves at the last-level cache's rate, as far as it fits there."""
     gated = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
     moved_B = tokens * (_RESIDUAL_B * shape.hidden + routed_B + (gated * width + _QKV_B * shape.qkv_width) / shards.tp)
-    return engine.passes * moved_B * kernels.element_B / 2 / kernels.streaming_Bps
+    # The longest lists: the residual stream twice read and once written, or the widest block read and written.
+    held_B = tokens * kernels.element_B * maximum(3 * shape.hidden, 2 * maximum(width, shape.qkv_width) / shards.tp)
+    cached = minimum(1.0, kernels.cache_B / maximum(held_B, 1.0))
+    slower = 1 - cached + cached / kernels.gemm.cache_ratio
+    return engine.passes * moved_B * kernels.element_B / 2 / kernels.streaming_Bps * slower
 
 
 def _pass(
