@@ -106,7 +106,7 @@ def decode_layer_attention_s(
     return where(covered, attention_s, maximum(attention_s, repeated_s))
 
 
-# Rate at which one multiprocessor reads keys and values again from the last-level cache.
+# Rate at which one multiprocessor reads from the last-level cache: keys and values again, what the kernel before has written.
 _CACHE_READ_Bps = 33e9
 
 
@@ -243,8 +243,9 @@ def _elementwise_s(
     # The longest lists: the residual stream twice read and once written, or the widest block read and written.
     held_B = tokens * kernels.element_B * maximum(3 * shape.hidden, 2 * maximum(width, shape.qkv_width) / shards.tp)
     cached = minimum(1.0, kernels.cache_B / maximum(held_B, 1.0))
-    slower = 1 - cached + cached / kernels.gemm.cache_ratio
-    return engine.passes * moved_B * kernels.element_B / 2 / kernels.streaming_Bps * slower
+    cached_Bps = max(kernels.multiprocessors * _CACHE_READ_Bps, kernels.streaming_Bps)
+    moved_B = engine.passes * moved_B * kernels.element_B / 2
+    return moved_B * ((1 - cached) / kernels.streaming_Bps + cached / cached_Bps)
 
 
 def _pass(
