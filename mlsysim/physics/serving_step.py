@@ -280,7 +280,7 @@ def _pass(
 
 
 def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels) -> Num:
-    """Within a node as measured; among nodes a tree on top, over all cards of a node."""
+    """Within a node as measured; among nodes a tree on top, over all cards of a node. Large messages pass both in pieces, at once."""
     links, share = kernels.collectives, engine.latency_share
     links = replace(
         links,
@@ -293,5 +293,5 @@ def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: 
     if not somewhere(nodes > 1):
         return inside_s
     depth = np.ceil(np.log2(maximum(nodes, 1.0)))
-    tree_s = 2 * depth * kernels.fabric.level_s + 2 * size_B / (shards.node * kernels.nic_Bps)
-    return inside_s + where(nodes > 1, tree_s, 0.0)
+    wire_s = 2 * size_B / (shards.node * kernels.nic_Bps)
+    return where(nodes > 1, 2 * depth * kernels.fabric.level_s + maximum(inside_s, wire_s), inside_s)
