@@ -59,7 +59,7 @@ def engine(name: str) -> Engine:
     return Engine(
         name=name,
         coefficients=EngineCoefficients(**given),
-        has=EngineKernels(**{key: tuple(of) if isinstance(of, list) else of for key, of in entry.get("kernels", {}).items()}),
+        has=_kernels(entry.get("kernels", {})),
         memory_share=float(entry["memory_use"]),
         most_sequences=float(entry["most_sequences"]),
         reserves=bool(entry.get("reserves", True)),
@@ -77,6 +77,11 @@ def _fitted(name: str) -> list[str]:
 def engine_names() -> tuple[str, ...]:
     """All engines."""
     return tuple(engine_tables())
+
+
+def _kernels(given: Mapping[str, Any]) -> EngineKernels:
+    hashable: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return EngineKernels(**hashable)
 
 
 @dataclass(frozen=True)

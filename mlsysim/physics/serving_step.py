@@ -280,7 +280,7 @@ def _pass(
 
 
 def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels) -> Num:
-    """Within a node as measured; among nodes a tree on top, over all cards of a node. Large messages pass both in pieces, at once."""
+    """Within a node as measured; among nodes a tree on top, over all cards of a node. Messages pass both in pieces, at once."""
     links, share = kernels.collectives, engine.latency_share
     links = replace(
         links,

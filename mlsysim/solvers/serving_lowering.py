@@ -102,9 +102,9 @@ def serving_kernels(
     device: EngineDevice | None = None,
     has: EngineKernels | None = None,
 ) -> ServingKernels:
-    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates, as an engine that ``has`` them uses them.
+    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates, for an engine with ``has``.
 
-    A fit brings a ``device`` of its own.
+    A fit brings a ``device``.
 
     Raises:
         UnknownNameError: no kernels stand for it.
@@ -125,6 +125,7 @@ def serving_kernels(
     memory_Bps = accelerator.memory_bandwidth_Bps * (device.own_memory_share if own_products else device.memory_share)
     wide, integer = formats.precision in _WIDE, formats.precision == "int8"
     peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
+    attention_peak = peak if integer and has.integer_flash else peak16
     flash = prefill_kernel(device.attention)
     links = collective_coefficients(device.collectives)
     links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
@@ -146,7 +147,7 @@ def serving_kernels(
         head_weight_B=bytes_per_element(formats.weights) if own_products else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=replace(decode_kernel(device.attention), floor_s=0.0, ramp_s=0.0),
-        attention=AttentionDevice(peak if integer and has.integer_flash else peak16, memory_Bps, float(units), accelerator.cache_B),
+        attention=AttentionDevice(attention_peak, memory_Bps, float(units), accelerator.cache_B),
         kv_B=bytes_per_element(formats.cache),
         collectives=links,
         fabric=fabric_coefficients("ib_ndr"),
@@ -234,7 +235,7 @@ _MOST_KEPT = 1024
 
 
 def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, causal: bool) -> EngineKernels:
-    """Which kernels an engine has on this accelerator at these formats: fused attention runs on matrix units, at 16 bits or less.
+    """Which kernels an engine has on this accelerator at these formats: fused attention takes 16 bits or less.
 
     Example:
         >>> from mlsysim.hardware.registry import Hardware
@@ -242,8 +243,10 @@ def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, c
         >>> engine_kernels(ft, v100, Formats("fp16", "fp16", "fp16"), causal=False).flash_prefill
         False
     """
-    unfused = formats.precision in _WIDE or (found.has.no_flash_on and engine_device(accelerator.name).name in found.has.no_flash_on)
-    return replace(found.has, causal=causal, flash_prefill=found.has.flash_prefill and not unfused)
+    has = found.has
+    none_here = bool(has.no_flash_on) and engine_device(accelerator.name).name in has.no_flash_on
+    fused = has.flash_prefill and formats.precision not in _WIDE and not none_here
+    return replace(has, causal=causal, flash_prefill=fused)
 
 
 def calibrated_passes(setting: ServingSetting) -> Deployment:
