@@ -113,6 +113,7 @@ class EngineCoefficients:
         latency_share: of the latency of a benchmarked all-reduce that an engine's own sees (fused with the norm after it).
         step_s: of each pass: scheduler, sampling, the copy of tokens to the host.
         sequence_s: of each sequence of a pass.
+        layer_sequence_s: of each sequence in each layer of a pass, where attention handles them one by one.
         request_s: of each request, before its first token.
         compute_share, memory_share: of what the benchmarked kernels reach (clock under sustained load included).
         attention_share: the same of decode attention.
@@ -128,6 +129,7 @@ class EngineCoefficients:
     latency_share: Num = 1.0
     step_s: Num = 0.0
     sequence_s: Num = 0.0
+    layer_sequence_s: Num = 0.0
     request_s: Num = 0.0
     compute_share: Num = 0.9
     memory_share: Num = 1.0

@@ -267,7 +267,7 @@ def _pass(
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
     hops_s = (shards.pp - 1) * (engine.hop_s + tokens * shape.hidden * 2.0 / kernels.nic_Bps)
     scaled_s = engine.scaling_s if kernels.scales else 0.0
-    layer_host_s = engine.layer_s + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
+    layer_host_s = engine.layer_s + engine.layer_sequence_s * batch + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
     return PassTime(
         weights_s=shape.layers * layer_s,
         attention_s=shape.layers * attention_s,

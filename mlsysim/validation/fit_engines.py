@@ -39,6 +39,7 @@ RANGES = {
     "latency_share": Coefficient(0.7, 0.0, 4.0),
     "step_s": Coefficient(5e-4, 0.0, 1e-2),
     "sequence_s": Coefficient(1e-5, 1e-7, 2e-2, log=True),
+    "layer_sequence_s": Coefficient(1e-4, 0.0, 1e-3),
     "request_s": Coefficient(2e-2, 0.0, 3e-1),
     "compute_share": Coefficient(0.85, 0.4, 1.2),
     "memory_share": Coefficient(0.95, 0.4, 1.1),
