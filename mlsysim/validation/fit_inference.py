@@ -70,7 +70,7 @@ class InferenceRuns:
         """Predicted times of a batch, with the coefficients of ``tables``."""
         device, found = resolved(tables["device"], self.device), resolved(tables["stack"], self.stack)
         coefficients = InferenceCoefficients(**{part: float(found[part]) for part in COEFFICIENTS if part in found})
-        share = device.get(f"{self.precision}_share", 1.0)
+        share = device.get(f"{self.precision}_share", self.kernels.format_share)
         key = (coefficients, share, device.get("clock", self.clock), device.get("traffic", 1.0))
         # A fit moves one coefficient at a time: runs that it does not touch are not solved again.
         if key not in self.solved:
