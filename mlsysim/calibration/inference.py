@@ -145,6 +145,8 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
     Example:
         >>> inference_hardware("Tesla T4").kernels
         'a100_sxm'
+        >>> inference_hardware("Tesla V100 SXM2 16GB").clock == replica_hardware("Tesla V100 SXM2 16GB").clock
+        True
     """
     devices = inference_tables()["device"]
     known = {listed: name for name, entry in devices.items() for listed in entry["hardware"]}
@@ -194,8 +196,10 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
 
 
 def _trained(hardware_name: str, name: str) -> tuple[str, ...]:
-    """Those of ``replicas.toml``, where the accelerator has its clock from there."""
-    return fitted_device_names(hardware_name) if inference_tables()["device"][name].get("as_trained") else ()
+    """Those of ``replicas.toml``, where the accelerator has its clock from there and nothing of its own instead."""
+    entry = inference_tables()["device"][name]
+    names = fitted_device_names(hardware_name) if entry.get("as_trained") else ()
+    return tuple(part for part in names if part.rpartition(".")[2] not in entry)
 
 
 def _fitted(kind: str, name: str) -> list[str]:

@@ -47,7 +47,9 @@ RANGES = {
     "int8_share": Coefficient(1.0, 0.5, 2.2),
     "fp8_share": Coefficient(1.0, 0.5, 1.6),
     "tf32_share": Coefficient(0.8, 0.3, 1.2),
-    "fp32_share": Coefficient(1.0, 0.5, 1.6),
+    # The clock that 16-bit products pull down to 0.78 does not fall, and of ResNet's window products of 3 x 3, Winograd's
+    # transform leaves out five in nine.
+    "fp32_share": Coefficient(1.0, 0.5, 1.8),
 }
 # What no row identifies stays where it started.
 _PULL = 0.02
