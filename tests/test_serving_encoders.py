@@ -72,7 +72,7 @@ def test_passes_over_what_the_cache_holds_are_faster():
     shape, shards, coefficients = serving_shape(BERT), Shards(1.0, 1.0, 8.0, 1.0), engine(STACK).coefficients
 
     def per_token_s(tokens, device):
-        return serving_step._elementwise_s(shape, tokens, shards, device, coefficients) / tokens
+        return serving_step.elementwise_layer_s(shape, tokens, shards, device, coefficients) / tokens
 
     cached = kernels()
     uncached = replace(cached, cache_B=0.0)

@@ -71,10 +71,14 @@ class Deployment:
     step_tokens: Num = 8192.0
     padding: Num = 1.0
 
+    def prefill(self, batch: Num, prompt: Num) -> PassTime:
+        """The prompts of ``batch`` sequences, part by part."""
+        args = (self.shape, batch, prompt, self.shards, self.kernels, self.engine, self.has, self.padding)
+        return prefill_pass(*args)
+
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The prompts of ``batch`` sequences."""
-        args = (self.shape, batch, prompt, self.shards, self.kernels, self.engine, self.has, self.padding)
-        return prefill_pass(*args).total_s
+        return self.prefill(batch, prompt).total_s
 
     def decode(self, batch: Num, context: Num) -> PassTime:
         """One token of ``batch`` sequences."""

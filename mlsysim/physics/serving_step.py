@@ -129,7 +129,7 @@ def prefill_pass(
         halvings = np.ceil(np.log2(maximum(batch / parts * prompt * padding / has.stage_tokens, 1.0)))
         parts = where(shards.pp > 1, minimum(parts * 2.0**halvings, maximum(batch, 1.0)), parts)
     share = batch / parts
-    attention_s = _prefill_attention_s(shape, share, prompt, shards, kernels, engine, has, padding)
+    attention_s = prefill_layer_attention_s(shape, share, prompt, shards, kernels, engine, has, padding)
     filled = (parts + shards.pp - 1) / shards.pp
     if has.chunk:
         tokens = minimum(share * prompt, has.chunk)
@@ -149,7 +149,7 @@ def prefill_pass(
     )
 
 
-def _prefill_attention_s(
+def prefill_layer_attention_s(
     shape: ServingShape,
     batch: Num,
     prompt: Num,
@@ -213,7 +213,7 @@ def mixed_prefill_s(
     attention take beyond it is added.
     """
     share, added = batch / shards.pp, tokens / shards.pp
-    attention_s = _prefill_attention_s(shape, added / prompt, prompt, shards, kernels, engine, has)
+    attention_s = prefill_layer_attention_s(shape, added / prompt, prompt, shards, kernels, engine, has)
     joined_s = _layer_s(shape, share + added, shards, kernels, engine, has)
     return shape.layers * (joined_s + attention_s) - (step.weights_s + step.elementwise_s + step.layer_reductions_s)
 
@@ -224,7 +224,7 @@ def _layer_s(
     """One layer without attention and host."""
     products_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
-    return products_s + _elementwise_s(shape, tokens, shards, kernels, engine) + _reductions(shape, shards) * reduce_s
+    return products_s + elementwise_layer_s(shape, tokens, shards, kernels, engine) + _reductions(shape, shards) * reduce_s
 
 
 def _reductions(shape: ServingShape, shards: Shards) -> Num:
@@ -232,7 +232,7 @@ def _reductions(shape: ServingShape, shards: Shards) -> Num:
     return where(shards.own > 1, 1.0, shape.reductions)
 
 
-def _elementwise_s(
+def elementwise_layer_s(
     shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients
 ) -> Num:
     """Passes between the products: what one reads and writes moves at the last-level cache's rate, as far as it fits there."""
@@ -271,7 +271,7 @@ def _pass(
     return PassTime(
         weights_s=shape.layers * layer_s,
         attention_s=shape.layers * attention_s,
-        elementwise_s=shape.layers * _elementwise_s(shape, tokens, shards, kernels, engine),
+        elementwise_s=shape.layers * elementwise_layer_s(shape, tokens, shards, kernels, engine),
         reductions_s=shape.layers * _reductions(shape, shards) * reduce_s + hops_s,
         head_s=head_s,
         host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch,
