@@ -18,12 +18,13 @@ WORD_B = 2.0  # of the 16-bit formats
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A matrix product's kernel, its formats and its peak."""
+    """A matrix product's kernel, its formats (bytes of an element) and its peak."""
 
     kernel: GemmKernel
     input_B: float
     weight_B: float
     peak_flops_per_s: float
+    output_B: float = 2.0
 
 
 def scaled(product: Product, engine: EngineCoefficients) -> Product:
@@ -33,7 +34,7 @@ def scaled(product: Product, engine: EngineCoefficients) -> Product:
         efficiency=product.kernel.efficiency * engine.compute_share,  # type: ignore[arg-type]
         memory_efficiency=product.kernel.memory_efficiency * engine.memory_share,  # type: ignore[arg-type]
     )
-    return Product(kernel, product.input_B, product.weight_B, product.peak_flops_per_s)
+    return replace(product, kernel=kernel)
 
 
 def product_s(
@@ -56,7 +57,7 @@ def product_s(
             return lent_s
         return where(m > has.own_rows, lent_s, _own_product_s(m, n * groups, k, product, kernels, engine))
     return gemm_s(
-        *(m, n, k, product.input_B, product.weight_B, 2.0, product.kernel, product.peak_flops_per_s),
+        *(m, n, k, product.input_B, product.weight_B, product.output_B, product.kernel, product.peak_flops_per_s),
         *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B, groups),
     )
 
@@ -91,18 +92,19 @@ def layer_products_s(
 ) -> Num:
     """Matrix products of one layer, mean over dense and expert layers."""
     heads = shards.attention
-    kind = scaled(Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s), engine)
+    own = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s, kernels.output_B)
+    kind = scaled(own, engine)
 
     def product(m: Num, n: Num, k: Num, groups: Num = 1.0) -> Num:
         return product_s(m, n, k, kind, kernels, engine, has, groups)
 
     qkv_width = (shape.qkv_width - 2 * shape.key_width) / heads + 2 * shape.key_width / minimum(heads, shape.kv_heads)
-    own = tokens / shards.own
-    layer_s = product(own, qkv_width, shape.hidden) + product(own, shape.hidden, shape.attention_width / heads)
+    rows = tokens / shards.own
+    layer_s = product(rows, qkv_width, shape.hidden) + product(rows, shape.hidden, shape.attention_width / heads)
     up = shape.ffn_matrices - 1
     if somewhere(shape.dense > 0):
         width = maximum(shape.ffn, 1.0) / heads
-        dense_s = product(own, up * width, shape.hidden) + product(own, shape.hidden, width)
+        dense_s = product(rows, up * width, shape.hidden) + product(rows, shape.hidden, width)
         layer_s = layer_s + shape.dense * dense_s
     if somewhere(shape.dense < 1):
         layer_s = layer_s + (1 - shape.dense) * _experts_s(shape, tokens, shards, product)

@@ -69,10 +69,12 @@ class Deployment:
     engine: EngineCoefficients
     has: EngineKernels
     step_tokens: Num = 8192.0
+    padding: Num = 1.0
 
     def prefill(self, batch: Num, prompt: Num) -> PassTime:
         """The prompts of ``batch`` sequences, part by part."""
-        return prefill_pass(self.shape, batch, prompt, self.shards, self.kernels, self.engine, self.has)
+        args = (self.shape, batch, prompt, self.shards, self.kernels, self.engine, self.has, self.padding)
+        return prefill_pass(*args)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The prompts of ``batch`` sequences."""

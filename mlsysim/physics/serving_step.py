@@ -17,8 +17,8 @@ import numpy as np
 from mlsysim.physics.attention_kernels import decode_attention_s, prefill_attention_s
 from mlsysim.physics.collective_kernels import collective_s
 from mlsysim.physics.micro_batches import passes_of_micro_batches
-from mlsysim.physics.numeric import Num, floor, maximum, minimum, somewhere, where
-from mlsysim.physics.serving_activations import WIDE_B, elementwise_layer_s, stored_score_s
+from mlsysim.physics.numeric import Num, everywhere, floor, maximum, minimum, somewhere, where
+from mlsysim.physics.serving_activations import WIDE_B, CACHE_READ_Bps, elementwise_layer_s, stored_score_s
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_products import WORD_B, Product, layer_products_s, product_s, scaled
 
@@ -94,14 +94,10 @@ def decode_layer_attention_s(
     if has.grouped_decode and not has.only_group:
         return attention_s
     repeated_B = 2 * batch * heads * context * shape.cached_dim * kernels.kv_B
-    again_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.multiprocessors * _CACHE_READ_Bps
+    again_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.multiprocessors * CACHE_READ_Bps
     repeated_s = kernels.decode.floor_s + repeated_B / again_Bps
     covered = has.grouped_decode & (heads == has.only_group * kv_heads) & (shape.cached_dim == has.only_head_dim)
     return where(covered, attention_s, maximum(attention_s, repeated_s))
-
-
-# Rate at which one multiprocessor reads keys and values again from the last-level cache.
-_CACHE_READ_Bps = 33e9
 
 
 def prefill_pass(
@@ -112,8 +108,12 @@ def prefill_pass(
     kernels: ServingKernels,
     engine: EngineCoefficients,
     has: EngineKernels,
+    padding: Num = 1.0,
 ) -> PassTime:
-    """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch or of a prompt."""
+    """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch or of a prompt.
+
+    ``padding`` is the longest prompt over the mean ``prompt``.
+    """
     if has.chunk:
         tokens = minimum(batch * prompt, has.chunk)
         chunks = batch * prompt / tokens
@@ -124,8 +124,11 @@ def prefill_pass(
         filled = passes_of_micro_batches(chunks, shape.layers, shards.pp, has.in_flight, queued)
     else:
         parts = minimum(shards.pp, maximum(batch, 1.0))
+        if has.stage_tokens:
+            halvings = np.ceil(np.log2(maximum(batch / parts * prompt * padding / has.stage_tokens, 1.0)))
+            parts = where(shards.pp > 1, minimum(parts * 2.0**halvings, maximum(batch, 1.0)), parts)
         share = batch / parts
-        attention_s = prefill_layer_attention_s(shape, share, prompt, shards, kernels, engine, has)
+        attention_s = prefill_layer_attention_s(shape, share, prompt, shards, kernels, engine, has, padding)
         whole = _pass(shape, share * prompt, share, attention_s, shards, kernels, engine, has, batch)
         filled = (parts + shards.pp - 1) / shards.pp
     return replace(
@@ -160,24 +163,37 @@ def prefill_layer_attention_s(
     kernels: ServingKernels,
     engine: EngineCoefficients,
     has: EngineKernels,
+    padding: Num = 1.0,
 ) -> Num:
-    """Attention of one layer over whole prompts."""
+    """Attention of one layer over whole prompts; stored scores are those of the longest prompt for all of them."""
     batch = batch / shards.own
     heads = maximum(shape.heads / shards.attention, 1.0)
-    kv_heads = maximum(shape.kv_heads / shards.attention, 1.0)
-    if has.flash_prefill:
-        args = (kernels.prefill, kernels.attention, batch, prompt, heads, kv_heads, shape.head_dim, kernels.kv_B)
-        attention_s = prefill_attention_s(*args)
-        if somewhere(shape.windowed > 0):
-            attention_s = (1 - shape.windowed) * attention_s + shape.windowed * prefill_attention_s(*args, shape.window)
-        if not has.causal:
-            attention_s = 2 * attention_s - kernels.prefill.floor_s
-    else:
+    longest = prompt * padding
+    covered = has.flash_prefill & ((has.flash_head_dim == 0) | (shape.head_dim == has.flash_head_dim))
+    covered = covered & ((has.flash_longest == 0) | (longest <= has.flash_longest))
+    flash_s = stored_s = 0.0 * longest
+    if somewhere(covered):
+        kv_heads = maximum(shape.kv_heads / shards.attention, 1.0)
+        flash_s = _flash_s(shape, batch, prompt, heads, kv_heads, kernels, has)
+    if not everywhere(covered):
         # Computed by micro-batches, a query sees the keys up to the end of its own.
-        keys = (prompt + minimum(prompt, has.chunk)) / 2 if has.chunk else prompt
-        rows = minimum(prompt, has.chunk) if has.chunk else prompt
+        rows = minimum(longest, has.chunk) if has.chunk else longest
+        keys = (longest + rows) / 2
         score_s = stored_score_s(shape.head_dim, heads * rows * keys, kernels, engine, has)
-        attention_s = batch * heads * prompt * keys * score_s + 2 * kernels.gemm.launch_s
+        stored_s = batch * heads * longest * keys * score_s + 2 * kernels.gemm.launch_s
+    return where(covered, flash_s, stored_s)
+
+
+def _flash_s(
+    shape: ServingShape, batch: Num, prompt: Num, heads: Num, kv_heads: Num, kernels: ServingKernels, has: EngineKernels
+) -> Num:
+    """The fused kernel. Attention to all of s tokens is the causal half of 2 s, with half as many sequences."""
+    if not has.causal:
+        batch, prompt = batch / 2, 2 * prompt
+    args = (kernels.prefill, kernels.attention, batch, prompt, heads, kv_heads, shape.head_dim, kernels.kv_B)
+    attention_s = prefill_attention_s(*args)
+    if somewhere(shape.windowed > 0):
+        attention_s = (1 - shape.windowed) * attention_s + shape.windowed * prefill_attention_s(*args, shape.window)
     return attention_s
 
 
@@ -238,7 +254,7 @@ def _pass(
     handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
     hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / kernels.nic_Bps)
     scaled_s = engine.scaling_s if kernels.scales else 0.0
-    layer_host_s = engine.layer_s + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
+    layer_host_s = engine.layer_s + engine.layer_sequence_s * batch + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
     return PassTime(
         weights_s=shape.layers * layer_s,
         attention_s=shape.layers * attention_s,
@@ -251,7 +267,7 @@ def _pass(
 
 
 def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels) -> Num:
-    """Within a node as measured; among nodes a tree on top, over all cards of a node."""
+    """Within a node as measured; among nodes a tree on top, over all cards of a node. Messages pass both in pieces, at once."""
     links, share, ranks = kernels.collectives, engine.latency_share, minimum(shards.tp, shards.node)
     links = replace(
         links,
@@ -265,5 +281,5 @@ def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: 
     if not somewhere(nodes > 1):
         return inside_s
     depth = np.ceil(np.log2(maximum(nodes, 1.0)))
-    tree_s = 2 * depth * kernels.fabric.level_s + 2 * size_B / (shards.node * kernels.nic_Bps)
-    return inside_s + where(nodes > 1, tree_s, 0.0)
+    wire_s = 2 * size_B / (shards.node * kernels.nic_Bps)
+    return where(nodes > 1, 2 * depth * kernels.fabric.level_s + maximum(inside_s, wire_s), inside_s)

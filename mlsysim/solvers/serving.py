@@ -88,6 +88,7 @@ class ServingModel:
         requests: int | None = None,
         stream_interval: int = 1,
         attention_dp: bool = False,
+        padded_len: int | None = None,
         prefix_hit: float = 0.0,
         offload: str | Mapping[str, float] | None = None,
         host_memory: Quantity | str | None = None,
@@ -116,6 +117,8 @@ class ServingModel:
                 without end.
             stream_interval: tokens that reach the client at a time: it sees its first token only with the last of so many.
             attention_dp: each of the ``tp_size`` ranks attends for sequences of its own; they share the routed experts.
+            padded_len: the longest prompt of a fixed batch, where ``seq_len`` is the mean: attention that stores its scores
+                computes the padding. None: all are ``seq_len`` long.
             prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them.
             offload: what lies in the host's memory and is streamed in every pass: "weights", "kv", "weights+kv", or shares
                 such as ``{"weights": 0.5}``. A pass takes the longer of its computation and its transfers.
@@ -162,6 +165,7 @@ class ServingModel:
             requests=requests,
             stream_interval=stream_interval,
             attention_dp=attention_dp,
+            padded_len=padded_len,
             offload=offload,
             host_memory=host_memory,
         )

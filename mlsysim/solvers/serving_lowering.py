@@ -9,7 +9,7 @@ from typing import Any, cast
 from mlsysim.calibration import attention, collectives, gemm, stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients
-from mlsysim.calibration.engines import EngineDevice, engine, engine_device
+from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_gemm
@@ -114,7 +114,8 @@ def serving_kernels(
     units = stated.own_fact(device.gemm, "matrix_units", accelerator.compute.multiprocessors)
     if units is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
-    own = has is not None and has.own_products
+    has = has or EngineKernels()
+    own = has.own_products
     if own:
         product = head = _lent_kernel(device)
         peak, input_B = accelerator.fp16_sum_flops_per_s, 2.0
@@ -122,9 +123,10 @@ def serving_kernels(
         product, head, peak, input_B = _vendor_products(accelerator, formats, device)
     memory_Bps = accelerator.memory_bandwidth_Bps * (1.0 if own else device.memory_share)
     own_memory_share = device.own_memory_share if own else 1.0
-    integers = has is not None and own and _multiplies_integers(accelerator, formats, has)
-    wide = formats.precision in _WIDE
+    multiplied = own and _multiplies_integers(accelerator, formats, has)
+    wide, integer = formats.precision in _WIDE, formats.precision == "int8"
     peak16 = peak if wide or own else accelerator.rate_flops_per_s("fp16")
+    attention_peak = peak if integer and has.integer_flash else peak16
     flash, array = prefill_kernel(device.attention), stated.fact(device.attention, "array", 1.0)
     links = collective_coefficients(device.collectives)
     links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
@@ -139,13 +141,15 @@ def serving_kernels(
         input_B=input_B,
         weight_B=bytes_per_element(formats.weights),
         lends=own and bool(device.gemm),
+        output_B=4.0 if wide else has.integer_output_B if integer else 2.0,
+        element_B=2.0 if own else 4.0 if wide else has.integer_element_B if integer else 2.0,
         scales=formats.precision in _SCALED,
         head_gemm=head,
         head_peak_flops_per_s=peak16,
         head_weight_B=bytes_per_element(formats.weights) if own else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=_decode_kernel(device.attention, array),
-        attention=AttentionDevice(peak16, memory_Bps * own_memory_share, float(units), accelerator.cache_B, array),
+        attention=AttentionDevice(attention_peak, memory_Bps * own_memory_share, float(units), accelerator.cache_B, array),
         kv_B=bytes_per_element(formats.cache),
         collectives=links,
         crossing_share=device.crossing_share,
@@ -154,8 +158,8 @@ def serving_kernels(
         memory_Bps=memory_Bps,
         multiprocessors=float(units),
         cache_B=accelerator.cache_B,
-        own_peak_flops_per_s=accelerator.rate_flops_per_s("int8" if integers else "fp16"),
-        own_compute_share=1.0 if integers else device.own_compute_share,
+        own_peak_flops_per_s=accelerator.rate_flops_per_s("int8" if multiplied else "fp16"),
+        own_compute_share=1.0 if multiplied else device.own_compute_share,
         own_memory_share=own_memory_share,
         streaming=float(shared_coefficients().streaming),
     )
@@ -199,7 +203,15 @@ def _vendor_products(
     head = gemm_kernel(device.gemm)
     head = replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
     product = gemm_kernel(device.gemm, name)
-    product = replace(product, efficiency=product.efficiency * device.compute_share, launch_s=0.0, quantise_sweeps=0.0)
+    share = device.format_share(formats.precision)
+    limited = device.sustained_share < 1
+    product = replace(
+        product,
+        efficiency=product.efficiency * device.compute_share * (1.0 if limited else share),
+        sustained=min(1.0, device.sustained_share * share) if limited else 1.0,
+        launch_s=0.0,
+        quantise_sweeps=0.0,
+    )
     if formats.precision in _WIDE:
         # A tile's fixed time counts fewer elements of k where each takes longer.
         slower = peak / accelerator.rate_flops_per_s("fp16")
@@ -250,6 +262,21 @@ _KEPT: dict[tuple[int, Formats, float, EngineKernels], tuple[HardwareNode, Servi
 _MOST_KEPT = 1024
 
 
+def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, causal: bool) -> EngineKernels:
+    """Which kernels an engine has on this accelerator at these formats: fused attention takes 16 bits or less.
+
+    Example:
+        >>> from mlsysim.hardware.registry import Hardware
+        >>> ft, v100 = engine("fastertransformer-bert"), Hardware.get("v100_sxm2_16gb")
+        >>> engine_kernels(ft, v100, Formats("fp16", "fp16", "fp16"), causal=False).flash_prefill
+        False
+    """
+    has = found.has
+    none_here = bool(has.no_flash_on) and engine_device(accelerator.name).name in has.no_flash_on
+    fused = has.flash_prefill and formats.precision not in _WIDE and not none_here
+    return replace(has, causal=causal, flash_prefill=fused)
+
+
 def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
     """The passes of a setting's engine."""
     found = setting.stack
@@ -258,7 +285,7 @@ def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
     formats = Formats(setting.arithmetic, setting.weights, setting.cache)
     shape = serving_shape(setting.workload)
     kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has)
-    has = replace(found.has, causal=setting.workload.causal)
+    has = engine_kernels(found, setting.accelerator, formats, setting.workload.causal)
     if has.torus:
         return TorusDeployment(
             shape=_padded(shape, setting.tp),
@@ -277,6 +304,7 @@ def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
         engine=found.coefficients,
         has=has,
         step_tokens=found.step_tokens,
+        padding=setting.padded / setting.prompt,
     )
 
 

@@ -109,7 +109,8 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         arguments["attention_dp"] = True
     if not workload.causal:
         part = names["encoder"].get(_text(row, "engine"), names["encoder"].get(stack, {"stack": stack, "mean_length": 1.0}))
-        arguments["stack"] = part["stack"]
+        arguments["stack"] = names["encoder_modes"].get(_text(row, "weight_precision"), part["stack"])
+        arguments["padded_len"] = arguments["seq_len"]
         arguments["seq_len"] = max(1, round(arguments["seq_len"] * part["mean_length"]))
         arguments["kv_precision"] = "fp16"
     return ServingQuestion(workload, hardware, arguments, metric)
