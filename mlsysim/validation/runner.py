@@ -165,11 +165,11 @@ def attribute(anchor: Anchor, result: Any, path: str) -> Any:
     """An attribute of the result by a dotted path; a dictionary's keys count as attributes."""
     found = result
     for name in path.split("."):
-        known = list(found) if isinstance(found, Mapping) else [public for public in dir(found) if not public.startswith("_")]
-        if name not in known:
-            error = UnknownNameError.among("metric", path, known, shown=40)
-            raise anchor.error(error) from None
-        found = found[name] if isinstance(found, Mapping) else getattr(found, name)
+        keys = isinstance(found, Mapping)
+        if name not in found if keys else name.startswith("_") or not hasattr(found, name):
+            known = list(found) if keys else [public for public in dir(found) if not public.startswith("_")]
+            raise anchor.error(UnknownNameError.among("metric", path, known, shown=40)) from None
+        found = found[name] if keys else getattr(found, name)
     return found
 
 
