@@ -5,7 +5,7 @@ import gc
 pytest_plugins = ["pytester"]
 
 
-def pytest_collection_finish():
+def pytest_collection_finish() -> None:
     """What was collected, ten thousand tests, lives to the end: no full garbage collection need walk it again."""
     gc.collect()
     gc.freeze()

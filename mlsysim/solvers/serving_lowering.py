@@ -15,6 +15,7 @@ from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_gemm
 from mlsysim.core.errors import InconsistentError, InputError, MLSysError
+from mlsysim.core.kept import kept
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models import parameters as counting
@@ -37,6 +38,7 @@ _SCALED = ("nvfp4", "fp4", "int8")
 _LINE_RATE_Bps = 25e9
 
 
+@kept()
 def serving_shape(workload: TransformerWorkload) -> ServingShape:
     """``workload`` as its kernels see it.
 
@@ -202,21 +204,10 @@ def network_Bps(setting: ServingSetting) -> float:
     return setting.network_Bps if setting.tp * setting.pp > setting.per_node else _LINE_RATE_Bps
 
 
+@kept()
 def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, own_products: bool) -> ServingKernels:
     """Looking kernels up takes longer than a step: questions on one accelerator share them."""
-    key = (id(accelerator), formats, nic_Bps, own_products)
-    kept = _KEPT.get(key)
-    if kept is None or kept[0] is not accelerator:
-        found = serving_kernels(accelerator, formats, nic_Bps, own_products=own_products)
-        if len(_KEPT) >= _MOST_KEPT:
-            _KEPT.clear()
-        kept = _KEPT[key] = accelerator, found
-    return kept[1]
-
-
-# Keeps the accelerator, so that its id stays taken.
-_KEPT: dict[tuple[int, Formats, float, bool], tuple[HardwareNode, ServingKernels]] = {}
-_MOST_KEPT = 1024
+    return serving_kernels(accelerator, formats, nic_Bps, own_products=own_products)
 
 
 def calibrated_passes(setting: ServingSetting) -> Deployment:
@@ -230,7 +221,7 @@ def calibrated_passes(setting: ServingSetting) -> Deployment:
         shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
         kernels=_kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has.own_products),
         engine=found.coefficients,
-        has=replace(found.has, causal=setting.workload.causal),
+        has=found.has if found.has.causal == setting.workload.causal else replace(found.has, causal=setting.workload.causal),
         step_tokens=found.step_tokens,
     )
 

@@ -49,20 +49,19 @@ def call_of(anchor: Anchor) -> Call:
 
 def _built(anchor: Anchor) -> Call:
     case = anchor.case
-    solver = _solver(anchor.source.solver)
-    solve = solver().solve
+    solve = _solver(anchor.source.solver)().solve
     if case.run and anchor.source.solver == "ServingModel":
         served = serving_question(case.run)
         return Call(solve, (served.workload, served.hardware), {**served.arguments, **case.solve})
     if case.run:
         inputs, arguments = _asked(anchor.source.solver, case.run)
         keywords = {**arguments, **case.solve}
-        _check_arguments(solver, inputs, keywords)
+        _check_arguments(anchor.source.solver, inputs, keywords)
         return Call(solve, inputs, keywords)
     given = {kind: getattr(case, kind) for kind in ("workload", "hardware", "node", "fleet")}
     inputs = tuple(build(kind, described, anchor.id) for kind, described in given.items() if described is not None)
     keywords = {name: _argument(name, value, anchor.id) for name, value in case.solve.items()}
-    _check_arguments(solver, inputs, keywords)
+    _check_arguments(anchor.source.solver, inputs, keywords)
     return Call(solve, inputs, keywords)
 
 
@@ -87,13 +86,13 @@ def _solver(name: str) -> type[Any]:
 
 
 @functools.cache
-def _signature(solver: type[Any]) -> inspect.Signature:
+def _signature(solver: str) -> inspect.Signature:
     """Of ``solve``; the cases of a tree ask for few solvers."""
-    return inspect.signature(solver().solve)
+    return inspect.signature(_solver(solver)().solve)
 
 
-def _check_arguments(solver: type[Any], inputs: tuple[Spec, ...], keywords: dict[str, Any]) -> None:
-    signature, called = _signature(solver), f"{solver.__name__}.solve"
+def _check_arguments(solver: str, inputs: tuple[Spec, ...], keywords: dict[str, Any]) -> None:
+    signature, called = _signature(solver), f"{solver}.solve"
     for name in keywords:
         if name not in signature.parameters:
             raise UnknownArgumentError.of(called, name, signature.parameters)

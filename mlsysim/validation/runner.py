@@ -11,6 +11,7 @@ from typing import Any
 import pint
 
 from mlsysim.core.errors import MLSysError, UnknownNameError
+from mlsysim.core.kept import kept
 from mlsysim.core.spec import Spec
 from mlsysim.core.units import with_unit
 from mlsysim.validation.inputs import Call, call_of
@@ -119,18 +120,11 @@ def faster(spec: Any, factor: float = FASTER) -> Any:
     if isinstance(spec, dict):
         quicker = {name: faster(value, factor) for name, value in spec.items()}
         return quicker if any(quicker[name] is not value for name, value in spec.items()) else spec
-    if isinstance(spec, Spec):
-        known = _FASTER.get((id(spec), factor))
-        if known is None or known[0] is not spec:
-            known = _FASTER[id(spec), factor] = spec, _faster_spec(spec, factor)
-        return known[1]
-    return spec
+    return _faster_spec(spec, factor) if isinstance(spec, Spec) else spec
 
 
-# Cases of a source share their fleets: each is rebuilt once. Keeps the original, so that its id stays taken.
-_FASTER: dict[tuple[int, float], tuple[Spec, Spec]] = {}
-
-
+# Cases of a source share their fleets: each is rebuilt once.
+@kept()
 def _faster_spec(spec: Spec, factor: float) -> Spec:
     old = {name: getattr(spec, name) for name in spec.model_fields_set}
     new = {name: faster(value, factor) for name, value in old.items()}
