@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from inspect import signature
@@ -19,7 +20,7 @@ from mlsysim.solvers.distributed import with_recompute
 from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting
 from mlsysim.solvers.kernel_lowering import kernel_device, setting_shape, stack_step
 from mlsysim.solvers.lowering import training_work
-from mlsysim.solvers.training_table import TrainingQuestion
+from mlsysim.solvers.training_table import TrainingQuestion, question
 
 T = TypeVar("T")
 
@@ -67,6 +68,16 @@ def prepared(asked: TrainingQuestion) -> LoweredRun:
     """
     run = lowered(asked)
     return replace(run, plan=with_recompute(run.work, run.plan, run.setting)[0])
+
+
+@functools.lru_cache(maxsize=8192)
+def prepared_row(cells: tuple[tuple[str, str], ...]) -> LoweredRun:
+    """The run that a row of a table asks for, by its cells: fits and their tests read the same rows many times over.
+
+    Raises:
+        InputError: as ``question`` and ``DistributedModel.solve``.
+    """
+    return prepared(question(dict(cells)))
 
 
 _ARGUMENTS = tuple(tuple(signature(check).parameters) for check in (check_setting, check_plan))
