@@ -127,4 +127,26 @@ def with_unit(number: float, unit: str) -> Quantity:
 
 _UNITS: dict[str, Any] = {}
 
-__all__ = ["Q_", "Quantity", "magnitude", "ureg", "with_unit"]
+
+def in_unit(quantity: Quantity, unit: str) -> float:
+    """The magnitude of ``quantity`` in ``unit``: what ``m_as`` gives, which finds the factor anew each time (50 us).
+
+    Raises:
+        pint.DimensionalityError: it is no such quantity.
+
+    Example:
+        >>> in_unit(with_unit(0.25, "second"), "ms")
+        250.0
+    """
+    factor = _factor(quantity._units, unit)
+    return float(quantity.m_as(unit)) if factor is None else float(quantity.magnitude) * factor
+
+
+@functools.lru_cache(maxsize=1024)
+def _factor(units: Any, unit: str) -> float | None:
+    """How many ``unit`` a unit is; None where their zeros differ, as of temperatures."""
+    zero, one = (float(ureg.Quantity(number, units).m_as(unit)) for number in (0.0, 1.0))
+    return one if zero == 0.0 else None
+
+
+__all__ = ["Q_", "Quantity", "in_unit", "magnitude", "ureg", "with_unit"]

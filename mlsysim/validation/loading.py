@@ -191,9 +191,20 @@ def _csv_cases(path: Path) -> list[dict[str, Any]]:
     return cases
 
 
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+
+
 @functools.cache
 def _cell(text: str) -> Any:
-    """A cell as TOML would read it; what TOML does not know is text."""
+    """A cell as TOML would read it; what TOML does not know is text.
+
+    Example:
+        >>> _cell("12"), _cell("1.5e3"), _cell("A100 80GB"), _cell("true"), _cell("[1, 2]"), _cell("007")
+        (12, 1500.0, 'A100 80GB', True, [1, 2], '007')
+    """
+    # TOML's parser takes 0.1 ms a cell: plain numbers need none.
+    if _NUMBER.fullmatch(text):
+        return float(text) if set(text) & set(".eE") else int(text)
     try:
         return tomllib.loads(f"cell = {text}")["cell"]
     except tomllib.TOMLDecodeError:

@@ -13,7 +13,7 @@ import pint
 from mlsysim.core.errors import MLSysError, UnknownNameError
 from mlsysim.core.kept import kept
 from mlsysim.core.spec import Spec
-from mlsysim.core.units import with_unit
+from mlsysim.core.units import in_unit, with_unit
 from mlsysim.validation.inputs import Call, call_of
 from mlsysim.validation.loading import Anchor
 from mlsysim.validation.schema import Macro
@@ -148,9 +148,11 @@ def number(anchor: Anchor, value: object, metric: str, unit: str) -> float:
     """``value`` in ``unit``; a number without one is dimensionless."""
     if isinstance(value, bool) or not isinstance(value, (pint.Quantity, float, int)):
         raise anchor.error(f"metric {metric!r} is {value!r}, not a number")
+    if not unit and not isinstance(value, pint.Quantity):
+        return float(value)
     quantity = value if isinstance(value, pint.Quantity) else with_unit(float(value), "")
     try:
-        return float(quantity.m_as(unit))
+        return in_unit(quantity, unit)
     except pint.DimensionalityError:
         raise anchor.error(f"unit = {unit!r}: {metric} is in {quantity.units:~}") from None
 
