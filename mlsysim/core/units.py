@@ -93,7 +93,10 @@ def magnitude(name: str, value: object, unit: str) -> float:
     if not isinstance(value, (str, pint.Quantity)):
         raise UnitError(name, value, f"a quantity in {unit}, such as Q_(..., '{unit}')")
     try:
-        number = _text_magnitude(value, unit) if isinstance(value, str) else float(Q_(value).m_as(unit))
+        if isinstance(value, str):
+            number = _text_magnitude(value, unit)
+        else:
+            number = in_unit(value if value._REGISTRY is ureg else Q_(value), unit)
     except UnitError as error:
         raise UnitError(name, value, error.expected, error.suggestion) from None
     except pint.DimensionalityError:
