@@ -93,6 +93,43 @@ def test_a_request_is_its_first_token_and_the_others():
     assert run.tokens_per_second.m_as("count/second") == pytest.approx(8 * 256 / (ms(run.request_latency) / 1e3))
 
 
+def test_the_definition_of_tpot_is_stated():
+    after, whole = serve(), serve(tpot_excludes_first_token=False)
+    assert (after.tpot_excludes_first_token, whole.tpot_excludes_first_token) == (True, False)
+    assert ms(after.tpot) == ms(after.token_gap) == ms(whole.token_gap)
+    assert ms(whole.tpot) == pytest.approx(ms(whole.request_latency) / 256)
+    assert ms(whole.tpot) > ms(after.tpot)
+
+
+@pytest.mark.parametrize(("cell", "excludes"), [("", True), ("yes", True), ("no", False), ("False", False)])
+def test_a_table_says_what_its_tpot_is(cell, excludes):
+    rows = [
+        {**ROW, "metric": metric, "tpot_excludes_first_token": cell} for metric in ("itl_ms", "tpot_ms", "request_latency_ms")
+    ]
+    gap, tpot, request = (row["predicted"] for row in predict_table(rows))
+    assert tpot == pytest.approx(gap if excludes else request / 1024)
+
+
+def test_integers_of_weights_only_are_no_8_bit_arithmetic():
+    """gpt-fast: half of the bytes, the products of 16 bits."""
+    row = {**ROW, "engine": "gpt-fast", "n_accel": "1", "tp": "1", "model": "Llama-2-7B", "mode": "static", "metric": "itl_ms"}
+    asked = [serving_question({**row, "weight_precision": name}).arguments for name in ("bf16", "int8")]
+    assert [each["precision"] for each in asked] == ["bf16", "bf16"]
+    assert asked[1]["weight_precision"] == "int8"
+    wide, narrow = (
+        predict_table([{**row, "weight_precision": name, "batch_or_concurrency": "1"}])[0]["predicted"]
+        for name in ("bf16", "int8")
+    )
+    assert 0.5 < narrow / wide < 0.8
+
+
+def test_a_cached_prefix_saves_its_prefill_and_nothing_else():
+    plain, half, all_of_it = (serve(seq_len=4096, prefix_hit=hit) for hit in (0.0, 0.5, 1.0))
+    assert ms(plain.ttft) > ms(half.ttft) > ms(all_of_it.ttft)
+    assert ms(half.itl) == pytest.approx(ms(plain.itl))
+    assert half.memory_per_accelerator == plain.memory_per_accelerator
+
+
 def test_prefills_of_others_lengthen_the_time_between_tokens():
     static, served = serve(batch_size=32), serve(batch_size=32, schedule="continuous")
     assert ms(served.tpot) > ms(static.tpot)

@@ -148,6 +148,7 @@ class EngineKernels:
         chunk: tokens that a prefill computes at a time; 0: all.
         switch_reduces: large all-reduces run in the switch, where it can.
         causal: queries see the keys before them only (encoders see all).
+        torus: all chips share every layer, in the layout that sends least (``physics/torus_partition.py``).
     """
 
     grouped_decode: bool = True
@@ -159,6 +160,7 @@ class EngineKernels:
     chunk: float = 0.0
     switch_reduces: bool = True
     causal: bool = True
+    torus: bool = False
 
 
 @dataclass(frozen=True, slots=True)

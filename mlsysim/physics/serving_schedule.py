@@ -70,9 +70,13 @@ class Deployment:
     has: EngineKernels
     step_tokens: Num = 8192.0
 
+    def prefill(self, batch: Num, prompt: Num) -> PassTime:
+        """The prompts of ``batch`` sequences, part by part."""
+        return prefill_pass(self.shape, batch, prompt, self.shards, self.kernels, self.engine, self.has)
+
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The prompts of ``batch`` sequences."""
-        return prefill_pass(self.shape, batch, prompt, self.shards, self.kernels, self.engine, self.has).total_s
+        return self.prefill(batch, prompt).total_s
 
     def decode(self, batch: Num, context: Num) -> PassTime:
         """One token of ``batch`` sequences."""

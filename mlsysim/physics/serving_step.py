@@ -122,7 +122,7 @@ def prefill_pass(
     """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch."""
     parts = minimum(shards.pp, maximum(batch, 1.0))
     share = batch / parts
-    attention_s = _prefill_attention_s(shape, share, prompt, shards, kernels, engine, has)
+    attention_s = prefill_layer_attention_s(shape, share, prompt, shards, kernels, engine, has)
     filled = (parts + shards.pp - 1) / shards.pp
     if has.chunk:
         tokens = minimum(share * prompt, has.chunk)
@@ -143,7 +143,7 @@ def prefill_pass(
     )
 
 
-def _prefill_attention_s(
+def prefill_layer_attention_s(
     shape: ServingShape,
     batch: Num,
     prompt: Num,
@@ -188,7 +188,7 @@ def mixed_prefill_s(
     attention take beyond it is added.
     """
     share, added = batch / shards.pp, tokens / shards.pp
-    attention_s = _prefill_attention_s(shape, added / prompt, prompt, shards, kernels, engine, has)
+    attention_s = prefill_layer_attention_s(shape, added / prompt, prompt, shards, kernels, engine, has)
     joined_s = _layer_s(shape, share + added, shards, kernels, engine, has)
     return shape.layers * (joined_s + attention_s) - (step.weights_s + step.elementwise_s + step.layer_reductions_s)
 
@@ -199,7 +199,7 @@ def _layer_s(
     """One layer without attention and host."""
     products_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
-    return products_s + _elementwise_s(shape, tokens, shards, kernels, engine) + _reductions(shape, shards) * reduce_s
+    return products_s + elementwise_layer_s(shape, tokens, shards, kernels, engine) + _reductions(shape, shards) * reduce_s
 
 
 def _reductions(shape: ServingShape, shards: Shards) -> Num:
@@ -207,9 +207,10 @@ def _reductions(shape: ServingShape, shards: Shards) -> Num:
     return where(shards.own > 1, 1.0, shape.reductions)
 
 
-def _elementwise_s(
+def elementwise_layer_s(
     shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients
 ) -> Num:
+    """Element-wise passes of one layer over ``tokens``."""
     gated = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
@@ -240,7 +241,7 @@ def _pass(
     return PassTime(
         weights_s=shape.layers * layer_s,
         attention_s=shape.layers * attention_s,
-        elementwise_s=shape.layers * _elementwise_s(shape, tokens, shards, kernels, engine),
+        elementwise_s=shape.layers * elementwise_layer_s(shape, tokens, shards, kernels, engine),
         reductions_s=shape.layers * _reductions(shape, shards) * reduce_s + hops_s,
         head_s=head_s,
         host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch,

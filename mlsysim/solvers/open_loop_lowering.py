@@ -12,7 +12,8 @@ from mlsysim.physics.serving_schedule import Passes
 from mlsysim.solvers.lowering import inference_work
 from mlsysim.solvers.serving_bound import BoundPasses
 from mlsysim.solvers.serving_input import ServingSetting
-from mlsysim.solvers.serving_lowering import calibrated_passes, room
+from mlsysim.solvers.serving_lowering import calibrated_passes
+from mlsysim.solvers.serving_room import room
 
 
 @dataclass(frozen=True)

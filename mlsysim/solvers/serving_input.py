@@ -11,6 +11,7 @@ from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.lowering import cached_tokens, keys_seen
+from mlsysim.solvers.offload import Offload, check_offload
 from mlsysim.systems.types import Fleet, Node
 
 SCHEDULES = ("static", "continuous", "offline")
@@ -39,6 +40,7 @@ class ServingSetting:
     schedule: str
     rounds: int | None
     attention_dp: bool
+    offload: Offload
     per_node: int
     link_Bps: float
     network_Bps: float
@@ -108,6 +110,8 @@ def check_setting(
     schedule: object,
     rounds: object,
     attention_dp: object,
+    offload: object = None,
+    host_memory: object = None,
 ) -> ServingSetting:
     """The arguments of ``ServingModel.solve``, checked.
 
@@ -128,7 +132,12 @@ def check_setting(
     share = None if efficiency is None else fraction("efficiency", efficiency)
     tp, pp = whole_number("tp_size", tp_size), whole_number("pp_size", pp_size)
     device, per_node, link_Bps, network_Bps = _machine(hardware, tp, pp)
-    if model.heads % tp:
+    if found is not None and found.has.torus and model.moe is not None:
+        raise InconsistentError(
+            "stack", found.name, f"one for mixtures of experts such as {model.name}: it divides dense layers"
+        )
+    own = boolean("attention_dp", attention_dp)
+    if model.heads % tp and not (own or (found is not None and found.has.torus)):
         raise InconsistentError("tp_size", tp, f"a divisor of the {model.heads} heads of {model.name}")
     if pp > model.layers:
         raise InconsistentError("pp_size", pp, f"at most the {model.layers} layers of {model.name}")
@@ -150,7 +159,8 @@ def check_setting(
         replicas=whole_number("replicas", replicas),
         schedule=plan,
         rounds=None if rounds is None else whole_number("rounds", rounds),
-        attention_dp=boolean("attention_dp", attention_dp),
+        attention_dp=own,
+        offload=check_offload(offload, host_memory, hardware, device, calibrated=found is not None),
         per_node=per_node,
         link_Bps=link_Bps,
         network_Bps=network_Bps,

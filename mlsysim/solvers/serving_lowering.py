@@ -9,9 +9,8 @@ from typing import Any, cast
 from mlsysim.calibration import attention, collectives, gemm, stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients
-from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
+from mlsysim.calibration.engines import EngineDevice, engine, engine_device
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
-from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_gemm
 from mlsysim.core.errors import InconsistentError, InputError, MLSysError
@@ -20,12 +19,12 @@ from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models import parameters as counting
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.attention_kernels import AttentionDevice
+from mlsysim.physics.attention_kernels import AttentionDevice, DecodeKernel
 from mlsysim.physics.gemm import GemmKernel
-from mlsysim.physics.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving_deployment import ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_schedule import Deployment
-from mlsysim.solvers.feasibility import over_budget
+from mlsysim.physics.torus_partition import Torus, padded_heads, torus_axes
+from mlsysim.physics.torus_serving import TorusDeployment
 from mlsysim.solvers.serving_input import ServingSetting
 
 # The measured products that a number format of the weights runs at; all others are weight-only: 16-bit products that read
@@ -123,7 +122,7 @@ def serving_kernels(
     memory_Bps = accelerator.memory_bandwidth_Bps * (device.own_memory_share if own_products else device.memory_share)
     wide = formats.precision in _WIDE
     peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
-    flash = prefill_kernel(device.attention)
+    flash, array = prefill_kernel(device.attention), stated.fact(device.attention, "array", 1.0)
     links = collective_coefficients(device.collectives)
     links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
     links = replace(
@@ -141,8 +140,8 @@ def serving_kernels(
         head_peak_flops_per_s=peak16,
         head_weight_B=bytes_per_element(formats.weights) if own_products else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
-        decode=replace(decode_kernel(device.attention), floor_s=0.0, ramp_s=0.0),
-        attention=AttentionDevice(peak16, memory_Bps, float(units), accelerator.cache_B),
+        decode=_decode_kernel(device.attention, array),
+        attention=AttentionDevice(peak16, memory_Bps, float(units), accelerator.cache_B, array),
         kv_B=bytes_per_element(formats.cache),
         collectives=links,
         fabric=fabric_coefficients("ib_ndr"),
@@ -153,6 +152,14 @@ def serving_kernels(
         own_compute_share=device.own_compute_share,
         streaming=float(shared_coefficients().streaming),
     )
+
+
+def _decode_kernel(device: str, array: float) -> DecodeKernel:
+    """Launches follow each other; a systolic array takes all query heads of a key head at once, and has no thread blocks."""
+    found = replace(decode_kernel(device), floor_s=0.0, ramp_s=0.0)
+    if array == 1:
+        return found
+    return replace(found, block_s=0.0, shared=replace(found.shared, largest_group=float("inf")))
 
 
 def _vendor_products(
@@ -210,93 +217,54 @@ def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, o
     return serving_kernels(accelerator, formats, nic_Bps, own_products=own_products)
 
 
-def calibrated_passes(setting: ServingSetting) -> Deployment:
+def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
     """The passes of a setting's engine."""
     found = setting.stack
     if found is None:
         raise InconsistentError("stack", None, "an engine: passes without one are bounds")
     formats = Formats(setting.arithmetic, setting.weights, setting.cache)
+    shape = serving_shape(setting.workload)
+    kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has.own_products)
+    has = found.has if found.has.causal == setting.workload.causal else replace(found.has, causal=setting.workload.causal)
+    if has.torus:
+        return TorusDeployment(
+            shape=_padded(shape, setting.tp),
+            torus=_torus(setting, kernels),
+            pp=float(setting.pp),
+            by_sequence=setting.attention_dp,
+            kernels=kernels,
+            engine=found.coefficients,
+            has=has,
+            step_tokens=found.step_tokens,
+        )
     return Deployment(
-        shape=serving_shape(setting.workload),
+        shape=shape,
         shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
-        kernels=_kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has.own_products),
+        kernels=kernels,
         engine=found.coefficients,
-        has=found.has if found.has.causal == setting.workload.causal else replace(found.has, causal=setting.workload.causal),
+        has=has,
         step_tokens=found.step_tokens,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Memory of one replica.
-
-    Attributes:
-        accelerators: of a replica.
-        shards: ranks that divide the cache.
-        each_kv_B: of one sequence, all ranks.
-        weights_B: on one accelerator.
-        free_B: of one accelerator, beside its weights.
-        most_sequences: whose cache fits, or that the engine decodes together.
-    """
-
-    accelerators: int
-    shards: float
-    each_kv_B: float
-    weights_B: float
-    free_B: float
-    most_sequences: float
-
-    def kv_B(self, batch: float) -> float:
-        """Cache of ``batch`` sequences."""
-        return self.each_kv_B * batch
-
-    def needed_B(self, batch: float) -> float:
-        """On one accelerator."""
-        return self.weights_B + self.kv_B(batch) / self.shards
-
-    def reason(self, setting: ServingSetting, batch: float) -> str:
-        """Why ``batch`` sequences do not fit, with the bytes; else empty."""
-        parts_B = {"weights": self.weights_B, "KV cache": self.kv_B(batch) / self.shards}
-        who = f"each of {self.accelerators}" if self.accelerators > 1 else "one"
-        return over_budget(sum(parts_B.values()), setting.accelerator, who, parts_B)
+def _padded(shape: ServingShape, chips: int) -> ServingShape:
+    """With the empty heads that divide evenly."""
+    heads = padded_heads(float(shape.heads), chips)
+    added = (heads - shape.heads) * shape.attention_width / shape.heads
+    return replace(shape, heads=heads, attention_width=shape.attention_width + added, qkv_width=shape.qkv_width + added)
 
 
-def room(setting: ServingSetting, work: InferenceWork) -> Room:
-    """What fits beside the weights; an engine keeps a part of the memory to itself, and workspace for its largest pass."""
-    ranks = setting.tp * setting.pp
-    weights_B = work.resident_B / ranks
-    usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
-    found = setting.stack
-    if found is not None:
-        weights_B += 0.0 if found.has.own_products else _wide_tables_B(setting) / ranks
-        weights_B += _copied_attention_B(setting) / ranks
-        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / setting.attention_ranks
-    each_kv_B = work.kv_B * setting.occupied
-    most = float(largest_batch(usable_B - weights_B, work.kv_B / setting.kv_shards, setting.occupied))
-    if found is not None:
-        most = min(most, found.most_sequences * setting.tp / setting.attention_ranks)
-    return Room(ranks, setting.kv_shards, each_kv_B, weights_B, usable_B - weights_B, most)
-
-
-def _copied_attention_B(setting: ServingSetting) -> float:
-    """Attention's weights on every rank that attends for sequences of its own, beyond the first copy."""
-    weights = setting.workload.layers * counting.attention_parameters(setting.workload) * bytes_per_element(setting.weights)
-    return weights * (setting.tp / setting.attention_ranks - 1)
-
-
-def _wide_tables_B(setting: ServingSetting) -> float:
-    """Embedding and head stay 16-bit where the layers' weights are narrower."""
-    model = setting.workload
-    tables = counting.embedding_parameters(model) + counting.head_parameters(model)
-    return tables * max(0.0, 2.0 - bytes_per_element(setting.weights))
-
-
-def _workspace_B(setting: ServingSetting, found: Engine) -> float:
-    """Activations of the longest pass, 16-bit, and logits of the largest batch in fp32, as they are and sorted."""
-    shape = serving_shape(setting.workload)
-    width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
-    elements = shape.ffn_matrices * width + shape.qkv_width + 4 * shape.hidden
-    return float(2 * found.step_tokens * elements + 8 * found.most_sequences * shape.vocab)
+def _torus(setting: ServingSetting, kernels: ServingKernels) -> Torus:
+    """The slice that shares a layer; a switch is one axis, whose ring is closed."""
+    device, links = engine_device(setting.accelerator.name).collectives, kernels.collectives
+    axes = int(stated.fact(device, "torus_axes", 1.0))
+    return Torus(
+        axes=torus_axes(setting.tp, axes),
+        link_Bps=links.bandwidth_Bps,
+        hop_s=links.simple_step_s,
+        launch_s=links.launch_s,
+        closed=axes == 1 or setting.tp % int(stated.fact(device, "torus_cube", 1.0)) == 0,
+    )
 
 
 def coefficients_used(setting: ServingSetting) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from mlsysim.calibration.engines import engine
 from mlsysim.core.checks import instance
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.units import in_unit, with_unit
@@ -23,10 +24,11 @@ from mlsysim.solvers.serving import ServingResult
 from mlsysim.solvers.training_table import _built_workload, _number, _text, _whole
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
-# What a metric of the tables is called on a result, and the unit that its name says.
+# What a metric of the tables is called on a result, and the unit that its name says. itl_ms is the mean time between tokens;
+# whether tpot_ms is the same, or a whole request over its tokens, tpot_excludes_first_token says (yes unless it says no).
 METRICS = {
     "ttft_ms": ("ttft", "ms"),
-    "itl_ms": ("tpot", "ms"),
+    "itl_ms": ("token_gap", "ms"),
     "tpot_ms": ("tpot", "ms"),
     "request_latency_ms": ("request_latency", "ms"),
     "output_tokens_per_s": ("tokens_per_second", "count/second"),
@@ -61,7 +63,10 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
     mode = _text(row, "mode") or "static"
     if mode not in _SCHEDULES:
         raise InputError("mode", mode, f"one of {', '.join(_SCHEDULES)}: no other load is modelled")
-    tp, pp = _whole(row, "tp", 1), _whole(row, "pp", 1)
+    pp = _whole(row, "pp", 1)
+    torus = engine(stack).has.torus
+    # A slice shares every layer: where nobody says otherwise, all of its chips.
+    tp = _whole(row, "tp", _whole(row, "n_accel", 1) // pp if torus else 1)
     accelerators = _whole(row, "n_accel", tp * pp)
     if accelerators % (tp * pp):
         raise InputError("n_accel", accelerators, f"a multiple of tp x pp = {tp} x {pp}")
@@ -86,7 +91,14 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         "replicas": replicas,
         "schedule": _SCHEDULES[mode],
         "stack": stack,
+        "offload": _text(row, "offload") or None,
+        "tpot_excludes_first_token": output is None or not output or _truth(row, "tpot_excludes_first_token"),
     }
+    if stack in names["weight_only"]["stacks"]:
+        arguments |= {"weight_precision": weights, "precision": names["weight_only"]["arithmetic"].get(weights, weights)}
+    if torus:
+        # Such an engine chooses how attention is divided.
+        arguments["attention_dp"] = True
     if mode == "closed-loop":
         arguments["rounds"] = names["closed_loop"]["rounds"]
     workload = _workload(row)
@@ -119,6 +131,17 @@ def _tokens(row: Mapping[str, str], column: str) -> int | None:
     if not text:
         return None
     return 0 if float(text) == 0 else _whole(row, column)
+
+
+def _truth(row: Mapping[str, str], column: str) -> bool:
+    """A cell that says yes, or nothing, or no."""
+    text = _text(row, column)
+    if text not in _TRUTHS:
+        raise InputError(column, text, "yes or no")
+    return _TRUTHS[text]
+
+
+_TRUTHS = {"": True, "yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
 def _precision(text: str) -> str:

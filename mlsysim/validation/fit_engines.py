@@ -26,7 +26,8 @@ from mlsysim.physics.serving_deployment import EngineCoefficients, ServingShape,
 from mlsysim.physics.serving_schedule import Deployment, Served, continuous_batch, most_throughput, static_batch
 from mlsysim.solvers.lowering import inference_work
 from mlsysim.solvers.serving_input import ServingSetting, check_setting
-from mlsysim.solvers.serving_lowering import Formats, network_Bps, room, serving_kernels, serving_shape
+from mlsysim.solvers.serving_lowering import Formats, network_Bps, serving_kernels, serving_shape
+from mlsysim.solvers.serving_room import room
 from mlsysim.solvers.serving_table import METRICS, serving_question
 from mlsysim.solvers.training_steps import stacked
 from mlsysim.validation.loading import Anchor, anchor_files, load
@@ -81,6 +82,7 @@ class Runs:
     keyed: Times
     encoder: bool
     metrics: tuple[str, ...]
+    first_excluded: Times
     measured: Times
     sources: tuple[str, ...]
     solved: dict[tuple[Any, ...], Times] = field(default_factory=dict)
@@ -116,7 +118,8 @@ class Runs:
         prompts = np.where(self.schedule == "static", self.batch, 1.0) * self.prompt * self.replicas / served.ttft_s
         by_name = {
             "ttft": served.ttft_s,
-            "tpot": served.tpot_s,
+            "token_gap": served.tpot_s,
+            "tpot": np.where(self.first_excluded, served.tpot_s, served.request_s / np.maximum(self.output, 1.0)),
             "request_latency": served.request_s,
             "tokens_per_second": tokens,
             "requests_per_second": tokens / np.maximum(self.output, 1.0),
@@ -138,6 +141,8 @@ def gathered(anchors: Iterable[Anchor]) -> list[Runs]:
     for anchor in anchors:
         asked = serving_question(anchor.case.run)
         setting = prepared(asked.workload, asked.hardware, asked.arguments)
+        if setting.stack is not None and setting.stack.has.torus:
+            continue  # nothing of such engines is fitted
         work = inference_work(setting.workload, setting.weights, setting.cache)
         formats = Formats(setting.arithmetic, setting.weights, setting.cache)
         assert setting.stack is not None
@@ -148,7 +153,9 @@ def gathered(anchors: Iterable[Anchor]) -> list[Runs]:
         flops = setting.prompts * setting.prompt * (work.matmul_flops + work.attention_flops_per_key * setting.keys)
         rate = setting.tp * setting.pp * setting.accelerator.rate_flops_per_s(setting.rated)
         name, _ = METRICS[asked.metric]
-        row = (setting, max(1.0, room(setting, work).most_sequences), flops / rate, name, _measured(anchor), anchor.source.key)
+        most = max(1.0, room(setting, work).most_sequences)
+        excluded = asked.arguments["tpot_excludes_first_token"]
+        row = (setting, most, flops / rate, name, excluded, _measured(anchor), anchor.source.key)
         groups.setdefault(key, []).append(row)
     return [_runs(key, rows) for key, rows in groups.items()]
 
@@ -169,11 +176,12 @@ def prepared(workload: Any, hardware: Any, arguments: Mapping[str, Any]) -> Serv
         "rounds": None,
         "attention_dp": False,
     }
-    return check_setting(workload, hardware, **{**given, **arguments})
+    asked = {name: value for name, value in arguments.items() if name != "tpot_excludes_first_token"}
+    return check_setting(workload, hardware, **{**given, **asked})
 
 
 def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
-    settings, most, keyed, metrics, measured, sources = zip(*rows, strict=True)
+    settings, most, keyed, metrics, excluded, measured, sources = zip(*rows, strict=True)
     first: ServingSetting = settings[0]
 
     def numbers(name: str) -> Times:
@@ -198,6 +206,7 @@ def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
         keyed=np.array(keyed),
         encoder=not first.workload.causal,
         metrics=metrics,
+        first_excluded=np.array(excluded),
         measured=np.array(measured),
         sources=sources,
     )
