@@ -14,7 +14,7 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.inference import InferenceWork
 from mlsysim.physics.numeric import floor
-from mlsysim.physics.serving_schedule import Passes, Served, continuous_batch, most_throughput, static_batch
+from mlsysim.physics.serving_schedule import Passes, Served, continuous_batch, most_throughput, static_batch, streamed
 from mlsysim.solvers.lowering import inference_work
 from mlsysim.solvers.offloaded_passes import OffloadedPasses
 from mlsysim.solvers.prefix_cache import computed, prefixed
@@ -85,7 +85,10 @@ class ServingModel:
         replicas: int = 1,
         schedule: str = "static",
         rounds: int | None = None,
+        requests: int | None = None,
+        stream_interval: int = 1,
         attention_dp: bool = False,
+        padded_len: int | None = None,
         prefix_hit: float = 0.0,
         offload: str | Mapping[str, float] | None = None,
         host_memory: Quantity | str | None = None,
@@ -110,7 +113,12 @@ class ServingModel:
             schedule: "static" (a fixed batch), "continuous" (``batch_size`` requests always in flight), or "offline" (as
                 many as fit: ``batch_size`` is not read).
             rounds: requests that each place in flight serves in all: the first of all come at once. None: steady state.
-            attention_dp: each of the ``tp_size`` ranks attends for sequences of its own; they share the feed-forward blocks.
+            requests: of an offline run in all: equal ones start and end together, so that the last leave places empty. None:
+                without end.
+            stream_interval: tokens that reach the client at a time: it sees its first token only with the last of so many.
+            attention_dp: each of the ``tp_size`` ranks attends for sequences of its own; they share the routed experts.
+            padded_len: the longest prompt of a fixed batch, where ``seq_len`` is the mean: attention that stores its scores
+                computes the padding. None: all are ``seq_len`` long.
             prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them.
             offload: what lies in the host's memory and is streamed in every pass: "weights", "kv", "weights+kv", or shares
                 such as ``{"weights": 0.5}``. A pass takes the longer of its computation and its transfers.
@@ -154,7 +162,10 @@ class ServingModel:
             replicas=replicas,
             schedule=schedule,
             rounds=rounds,
+            requests=requests,
+            stream_interval=stream_interval,
             attention_dp=attention_dp,
+            padded_len=padded_len,
             offload=offload,
             host_memory=host_memory,
         )
@@ -168,6 +179,7 @@ class ServingModel:
         held = room(setting, work)
         passes = _passes(setting, work, held.all_weights_B, hit)
         batch, served = _served(setting, passes, held.most_sequences)
+        served = streamed(served, setting.output, float(setting.stream_interval))
         reason = held.reason(setting, batch)
         step_s = float(served.step.total_s) if workload.causal else float(served.ttft_s)
         tokens_per_s = float(served.tokens_per_s) if setting.output else batch / step_s
@@ -224,8 +236,9 @@ def _served(setting: ServingSetting, passes: Passes, most: float) -> tuple[float
     """The schedule's answer, and the batch that it decodes; where nothing fits, of one sequence that would."""
     prompt, output = setting.prompt, setting.output
     if setting.schedule == "offline":
-        most = max(1.0, most)
-        return most, most_throughput(passes, most, prompt, output)
+        step_tokens = float("inf") if setting.stack is None else setting.stack.step_tokens
+        served = most_throughput(passes, max(1.0, most), prompt, output, float(setting.requests or 0), step_tokens)
+        return float(floor(served.batch)), served
     if setting.schedule == "continuous":
         served = continuous_batch(passes, setting.batch, max(1.0, most), prompt, output, float(setting.rounds or 0))
         return float(floor(served.batch)), served

@@ -21,11 +21,15 @@ _ARITHMETIC = {"fp8_block": "fp8", "nvfp4": "fp4"}
 
 @dataclass(frozen=True)
 class ServingSetting:
-    """A checked question. ``output`` is 0 where the caller left it out; ``rated``: the precision of the arithmetic's peak."""
+    """A checked question. ``output`` is 0 where the caller left it out; ``rated``: the precision of the arithmetic's peak.
+
+    ``padded`` is the longest prompt of a batch, ``prompt`` the mean.
+    """
 
     workload: TransformerWorkload
     accelerator: HardwareNode
     prompt: float
+    padded: float
     output: float
     batch: float
     arithmetic: str
@@ -39,6 +43,8 @@ class ServingSetting:
     replicas: int
     schedule: str
     rounds: int | None
+    requests: int | None
+    stream_interval: int
     attention_dp: bool
     offload: Offload
     per_node: int
@@ -109,7 +115,10 @@ def check_setting(
     replicas: object,
     schedule: object,
     rounds: object,
+    requests: object,
+    stream_interval: object,
     attention_dp: object,
+    padded_len: object = None,
     offload: object = None,
     host_memory: object = None,
 ) -> ServingSetting:
@@ -123,6 +132,9 @@ def check_setting(
         raise InconsistentError("efficiency", efficiency, f"none beside stack = {stack!r}: a stack knows its own efficiency")
     found = None if stack is None else engine(instance("stack", stack, str, "the name of a serving engine"))
     prompt, batch = whole_number("seq_len", seq_len), whole_number("batch_size", batch_size)
+    padded = prompt if padded_len is None else whole_number("padded_len", padded_len)
+    if padded < prompt:
+        raise InconsistentError("padded_len", padded, f"at least the mean length, seq_len = {prompt}")
     output = 0 if output_len is None else whole_number("output_len", output_len)
     if not model.causal and output:
         raise InputError("workload", model.name, f"a decoder with output_len = {output}: an encoder generates no tokens")
@@ -146,6 +158,7 @@ def check_setting(
         workload=model,
         accelerator=device,
         prompt=float(prompt),
+        padded=float(padded),
         output=float(output),
         batch=float(batch),
         arithmetic=arithmetic,
@@ -159,6 +172,8 @@ def check_setting(
         replicas=whole_number("replicas", replicas),
         schedule=plan,
         rounds=None if rounds is None else whole_number("rounds", rounds),
+        requests=None if requests is None else whole_number("requests", requests),
+        stream_interval=whole_number("stream_interval", stream_interval),
         attention_dp=own,
         offload=check_offload(offload, host_memory, hardware, device, calibrated=found is not None),
         per_node=per_node,

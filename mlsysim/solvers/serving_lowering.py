@@ -9,7 +9,7 @@ from typing import Any, cast
 from mlsysim.calibration import attention, collectives, gemm, stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients
-from mlsysim.calibration.engines import EngineDevice, engine, engine_device
+from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_gemm
@@ -21,7 +21,7 @@ from mlsysim.models import parameters as counting
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.attention_kernels import AttentionDevice, DecodeKernel
 from mlsysim.physics.gemm import GemmKernel
-from mlsysim.physics.serving_deployment import ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving_deployment import EngineKernels, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_schedule import Deployment
 from mlsysim.physics.torus_partition import Torus, padded_heads, torus_axes
 from mlsysim.physics.torus_serving import TorusDeployment
@@ -101,9 +101,11 @@ def serving_kernels(
     formats: Formats,
     nic_Bps: float = _LINE_RATE_Bps,
     device: EngineDevice | None = None,
-    own_products: bool = False,
+    has: EngineKernels | None = None,
 ) -> ServingKernels:
-    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates; a fit brings a ``device`` of its own.
+    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates, for an engine with ``has``.
+
+    A fit brings a ``device``.
 
     Raises:
         UnknownNameError: no kernels stand for it.
@@ -113,6 +115,8 @@ def serving_kernels(
     units = stated.own_fact(device.gemm, "matrix_units", accelerator.compute.multiprocessors)
     if units is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
+    has = has or EngineKernels()
+    own_products = has.own_products
     if own_products:
         # Never evaluated but for what all kernels share: such an engine brings its own products.
         product = head = GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
@@ -120,8 +124,9 @@ def serving_kernels(
     else:
         product, head, peak, input_B = _vendor_products(accelerator, formats, device)
     memory_Bps = accelerator.memory_bandwidth_Bps * (device.own_memory_share if own_products else device.memory_share)
-    wide = formats.precision in _WIDE
+    wide, integer = formats.precision in _WIDE, formats.precision == "int8"
     peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
+    attention_peak = peak if integer and has.integer_flash else peak16
     flash, array = prefill_kernel(device.attention), stated.fact(device.attention, "array", 1.0)
     links = collective_coefficients(device.collectives)
     links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
@@ -135,15 +140,18 @@ def serving_kernels(
         gemm_peak_flops_per_s=peak,
         input_B=input_B,
         weight_B=bytes_per_element(formats.weights),
+        output_B=4.0 if wide else has.integer_output_B if integer else 2.0,
+        element_B=2.0 if own_products else 4.0 if wide else has.integer_element_B if integer else 2.0,
         scales=formats.precision in _SCALED,
         head_gemm=head,
         head_peak_flops_per_s=peak16,
         head_weight_B=bytes_per_element(formats.weights) if own_products else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=_decode_kernel(device.attention, array),
-        attention=AttentionDevice(peak16, memory_Bps, float(units), accelerator.cache_B, array),
+        attention=AttentionDevice(attention_peak, memory_Bps, float(units), accelerator.cache_B, array),
         kv_B=bytes_per_element(formats.cache),
         collectives=links,
+        crossing_share=device.crossing_share,
         fabric=fabric_coefficients("ib_ndr"),
         nic_Bps=nic_Bps,
         memory_Bps=memory_Bps,
@@ -177,7 +185,15 @@ def _vendor_products(
     head = gemm_kernel(device.gemm)
     head = replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
     product = gemm_kernel(device.gemm, name)
-    product = replace(product, efficiency=product.efficiency * device.compute_share, launch_s=0.0, quantise_sweeps=0.0)
+    share = device.format_share(formats.precision)
+    limited = device.sustained_share < 1
+    product = replace(
+        product,
+        efficiency=product.efficiency * device.compute_share * (1.0 if limited else share),
+        sustained=min(1.0, device.sustained_share * share) if limited else 1.0,
+        launch_s=0.0,
+        quantise_sweeps=0.0,
+    )
     if formats.precision in _WIDE:
         # A tile's fixed time counts fewer elements of k where each takes longer.
         slower = peak / accelerator.rate_flops_per_s("fp16")
@@ -212,9 +228,24 @@ def network_Bps(setting: ServingSetting) -> float:
 
 
 @kept()
-def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, own_products: bool) -> ServingKernels:
+def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, has: EngineKernels) -> ServingKernels:
     """Looking kernels up takes longer than a step: questions on one accelerator share them."""
-    return serving_kernels(accelerator, formats, nic_Bps, own_products=own_products)
+    return serving_kernels(accelerator, formats, nic_Bps, has=has)
+
+
+def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, causal: bool) -> EngineKernels:
+    """Which kernels an engine has on this accelerator at these formats: fused attention takes 16 bits or less.
+
+    Example:
+        >>> from mlsysim.hardware.registry import Hardware
+        >>> ft, v100 = engine("fastertransformer-bert"), Hardware.get("v100_sxm2_16gb")
+        >>> engine_kernels(ft, v100, Formats("fp16", "fp16", "fp16"), causal=False).flash_prefill
+        False
+    """
+    has = found.has
+    none_here = bool(has.no_flash_on) and engine_device(accelerator.name).name in has.no_flash_on
+    fused = has.flash_prefill and formats.precision not in _WIDE and not none_here
+    return has if (causal, fused) == (has.causal, has.flash_prefill) else replace(has, causal=causal, flash_prefill=fused)
 
 
 def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
@@ -224,8 +255,8 @@ def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
         raise InconsistentError("stack", None, "an engine: passes without one are bounds")
     formats = Formats(setting.arithmetic, setting.weights, setting.cache)
     shape = serving_shape(setting.workload)
-    kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has.own_products)
-    has = found.has if found.has.causal == setting.workload.causal else replace(found.has, causal=setting.workload.causal)
+    kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has)
+    has = engine_kernels(found, setting.accelerator, formats, setting.workload.causal)
     if has.torus:
         return TorusDeployment(
             shape=_padded(shape, setting.tp),
@@ -244,6 +275,7 @@ def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
         engine=found.coefficients,
         has=has,
         step_tokens=found.step_tokens,
+        padding=setting.padded / setting.prompt,
     )
 
 

@@ -31,6 +31,8 @@ _USUAL: dict[str, Any] = {
     "replicas": 1,
     "schedule": "continuous",
     "rounds": None,
+    "requests": None,
+    "stream_interval": 1,
     "attention_dp": False,
 }
 

@@ -76,8 +76,8 @@ def room(setting: ServingSetting, work: InferenceWork) -> Room:
     usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
     found = setting.stack
     if found is not None:
-        weights_B += 0.0 if found.has.own_products else _wide_tables_B(setting) / ranks
-        weights_B += (_empty_heads_B(setting) if found.has.torus else _copied_attention_B(setting)) / ranks
+        wide_B = 0.0 if found.has.own_products else _wide_tables_B(setting)
+        weights_B += (wide_B + (_empty_heads_B(setting) if found.has.torus else _copied_B(setting, wide_B))) / ranks
         shared_by = setting.tp if found.has.torus else setting.attention_ranks
         usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / shared_by
     each_kv_B = work.kv_B * setting.occupied
@@ -96,10 +96,20 @@ def room(setting: ServingSetting, work: InferenceWork) -> Room:
     return Room(ranks, setting.kv_shards, each_kv_B, weights_B, free_B, most, all_weights_B, kept, offload)
 
 
-def _copied_attention_B(setting: ServingSetting) -> float:
-    """Attention's weights on every rank that attends for sequences of its own, beyond the first copy."""
-    weights = setting.workload.layers * counting.attention_parameters(setting.workload) * bytes_per_element(setting.weights)
-    return weights * (setting.tp / setting.attention_ranks - 1)
+def _copied_B(setting: ServingSetting, wide_B: float) -> float:
+    """What every rank that attends for sequences of its own keeps whole, beyond the first copy: all but the routed experts.
+
+    Source: TensorRT-LLM, PyTorch models of Llama 4 and DeepSeek (with attention_dp, attention, dense blocks, shared experts,
+    embedding and head have a tensor-parallel size of 1).
+    """
+    model, experts = setting.workload, counting.moe_layers(setting.workload)
+    kept = model.layers * counting.attention_parameters(model)
+    if experts < model.layers:
+        kept += (model.layers - experts) * counting.ffn_parameters(model, float(model.ffn_width))
+    if model.moe is not None:
+        kept += experts * counting.ffn_parameters(model, model.moe.shared_width)
+    kept += counting.embedding_parameters(model) + counting.head_parameters(model)
+    return (kept * bytes_per_element(setting.weights) + wide_B) * (setting.tp / setting.attention_ranks - 1)
 
 
 def _empty_heads_B(setting: ServingSetting) -> float:

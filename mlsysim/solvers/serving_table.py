@@ -74,7 +74,7 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
     hardware = _hardware(row, tp * pp)
     weights = _precision(_text(row, "weight_precision"))
     names = _names()
-    cache = _text(row, "kv_precision") or names["cache"].get(weights, "fp16")
+    cache = _text(row, "kv_precision") or _cache(_text(row, "engine"), weights)
     prompt, output = _tokens(row, "input_len"), _tokens(row, "output_len")
     batch = _whole(row, "batch_or_concurrency", 1)
     if not _text(row, "tp") and replicas > 1:
@@ -91,6 +91,7 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         "replicas": replicas,
         "schedule": _SCHEDULES[mode],
         "stack": stack,
+        "stream_interval": _whole(row, "stream_interval", 1),
         "offload": _text(row, "offload") or None,
         "tpot_excludes_first_token": output is None or not output or _truth(row, "tpot_excludes_first_token"),
     }
@@ -101,12 +102,15 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         arguments["attention_dp"] = True
     if mode == "closed-loop":
         arguments["rounds"] = names["closed_loop"]["rounds"]
+    if mode == "offline":
+        arguments["requests"] = _requests(_text(row, "engine"), prompt, output, replicas)
     workload = _workload(row)
     if tp > 1 and workload.moe is not None and stack in names["attention_dp"]["stacks"]:
         arguments["attention_dp"] = True
     if not workload.causal:
         part = names["encoder"].get(_text(row, "engine"), names["encoder"].get(stack, {"stack": stack, "mean_length": 1.0}))
-        arguments["stack"] = part["stack"]
+        arguments["stack"] = names["encoder_modes"].get(_text(row, "weight_precision"), part["stack"])
+        arguments["padded_len"] = arguments["seq_len"]
         arguments["seq_len"] = max(1, round(arguments["seq_len"] * part["mean_length"]))
         arguments["kv_precision"] = "fp16"
     return ServingQuestion(workload, hardware, arguments, metric)
@@ -131,6 +135,20 @@ def _tokens(row: Mapping[str, str], column: str) -> int | None:
     if not text:
         return None
     return 0 if float(text) == 0 else _whole(row, column)
+
+
+def _requests(engine: str, prompt: int | None, output: int | None, replicas: int) -> int | None:
+    """How many requests a published offline benchmark sends, where its page says it."""
+    for name, counts in _names()["offline_requests"].items():
+        if engine.startswith(name) and (count := counts.get(f"{prompt}+{output}")):
+            return max(1, int(count) // replicas)
+    return None
+
+
+def _cache(engine: str, weights: str) -> str:
+    """The cache's format where a row leaves it out: the engine's own default, else by that of the weights."""
+    own = [str(cache) for name, cache in _names()["engine_cache"].items() if engine.startswith(name)]
+    return own[0] if own else str(_names()["cache"].get(weights, "fp16"))
 
 
 def _truth(row: Mapping[str, str], column: str) -> bool:
