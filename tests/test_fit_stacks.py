@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mlsysim.solvers.training_table import question
 from mlsysim.validation import fit_stacks
 
 pytest.importorskip("scipy", reason="fits need scipy: pip install mlsysim-anchors[fit]")
@@ -54,6 +55,6 @@ def test_the_fit_is_given_calibration_runs_only(monkeypatch):
     files = [path for path in fit_stacks.anchor_files(ROOT) if path.parent.name == "training"]
     anchors = [anchor for path in files for anchor in fit_stacks.load(path)]
     allowed = [anchor for anchor in anchors if anchor.case.role == "calibration"]
-    expected = [fit_stacks.measured_step_s(anchor, fit_stacks.question(anchor.case.run)) for anchor in allowed]
+    expected = [fit_stacks.measured_step_s(anchor, question(anchor.case.run)) for anchor in allowed]
     assert sorted(dense + routed) == pytest.approx(sorted(expected))
     assert len(allowed) < len(anchors)

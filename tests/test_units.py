@@ -12,8 +12,9 @@ import pytest
 from mlsysim.core.constants import Q_ as PUBLIC_Q_
 from mlsysim.core.constants import ureg
 from mlsysim.core.errors import InputError, UnitError, UnknownNameError, nearest
+from mlsysim.core.kept import kept
 from mlsysim.core.precision import BYTES_PER_ELEMENT, bytes_per_element, precision_name
-from mlsysim.core.units import Q_, magnitude, with_unit
+from mlsysim.core.units import Q_, in_unit, magnitude, with_unit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import MemoryHierarchy
 
@@ -114,6 +115,26 @@ def test_with_unit_is_q(unit, number):
     again = with_unit(number, unit)
     again.ito_root_units()
     assert with_unit(number, unit).units == slow.units, "converting one in place leaves the unit alone"
+
+
+@pytest.mark.parametrize(("text", "unit"), [("1.7 s", "ms"), ("3 GB/s", "byte/s"), ("2 kWh", "J"), ("20 degC", "K"), ("7", "")])
+def test_in_unit_is_what_pint_converts_to(text, unit):
+    quantity = Q_(text)
+    assert in_unit(quantity, unit) == pytest.approx(quantity.m_as(unit), rel=1e-15)
+    for _ in range(2):  # a factor that was looked up once judges the next as strictly
+        with pytest.raises(pint.DimensionalityError):
+            in_unit(quantity, "watt")
+
+
+def test_what_is_kept_of_an_object_is_not_given_for_another():
+    @kept(most=3)
+    def first(items, place=0):
+        return items[place]
+
+    lists = [[number, -number] for number in range(10)]
+    assert [first(items) for items in lists] == [items[0] for items in lists]
+    assert [first(items, 1) for items in lists] == [items[1] for items in lists]
+    assert [first([number]) for number in range(100)] == list(range(100)), "an object that is gone leaves no answer behind"
 
 
 @pytest.mark.parametrize("make", [lambda q: pickle.loads(pickle.dumps(q)), copy.copy, copy.deepcopy])

@@ -1,6 +1,7 @@
 """What an anchor is: its rules, its comparison, its statistics, the response to faster hardware."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -310,3 +311,15 @@ def test_latex_defines_every_macro_of_the_papers_script(rows):
 def test_no_anchor_cites_this_projects_own_folders():
     for path in [*loading.anchor_files(ANCHORS), *ANCHORS.glob("*/*.csv")]:
         assert "shared" not in path.read_text(encoding="utf-8").lower(), path
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-3", "+4", "1.50", "-2e-3", "1E5", "007", "1.", ".5", "1_000", "inf", "true", "A100", "[1, 2.0]"]
+)
+def test_a_cell_is_read_as_toml_reads_it(text):
+    try:
+        read = tomllib.loads(f"cell = {text}")["cell"]
+    except tomllib.TOMLDecodeError:
+        read = text
+    found = loading._cell(text)
+    assert (found, type(found)) == (read, type(read))

@@ -41,15 +41,12 @@ def whole_number(name: str, value: object, minimum: int = 1) -> int:
         >>> whole_number("batch_size", 32)
         32
     """
-    expected = f"a whole number >= {minimum}"
-    if isinstance(value, bool):
-        raise InputError(name, value, expected)
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise InputError(name, value, expected) from None
-    if not minimum <= number <= _LARGEST_WHOLE:
-        raise InputError(name, value, expected)
+        number = minimum - 1
+    if isinstance(value, bool) or not minimum <= number <= _LARGEST_WHOLE:
+        raise InputError(name, value, f"a whole number >= {minimum}")
     return number
 
 
@@ -60,16 +57,14 @@ def real_number(name: str, value: object, minimum: float, maximum: float = math.
         >>> real_number("efficiency", 0.42, 0, 1, above=True)
         0.42
     """
-    low = f"> {minimum:g}" if above else f">= {minimum:g}"
-    expected = f"a number {low}" + (f" and <= {maximum:g}" if math.isfinite(maximum) else "")
-    if isinstance(value, (bool, str)):
-        raise InputError(name, value, expected)
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise InputError(name, value, expected) from None
+        number = math.nan
     inside = minimum < number <= maximum if above else minimum <= number <= maximum
     if not inside or not math.isfinite(number):
+        low = f"> {minimum:g}" if above else f">= {minimum:g}"
+        expected = f"a number {low}" + (f" and <= {maximum:g}" if math.isfinite(maximum) else "")
         hint = f" (a fraction: {number / 100:g} if {number:g} % is meant)" if maximum == 1 and 1 < number <= 100 else ""
         raise InputError(name, value, expected + hint)
     return number

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -118,13 +119,18 @@ def nearest(value: object, known: Iterable[str]) -> str | None:
         >>> nearest("h100", ["A100", "H100"])
         'H100'
     """
-    if not isinstance(value, str):
-        return None
+    return _nearest(value, tuple(known)) if isinstance(value, str) else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _nearest(value: str, known: tuple[str, ...]) -> str | None:
+    """Comparing with hundreds of names takes milliseconds, and a table repeats its wrong ones."""
     by_folded = {_folded(name): name for name in known}
     close = difflib.get_close_matches(_folded(value), by_folded, n=1, cutoff=0.6)
     return by_folded[close[0]] if close else None
 
 
+@functools.lru_cache(maxsize=4096)
 def _folded(name: str) -> str:
     return "".join(ch for ch in name.lower() if ch.isalnum())
 

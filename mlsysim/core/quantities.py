@@ -13,6 +13,7 @@ Example:
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -41,11 +42,17 @@ class QuantityField:
         """``value`` as a quantity of our registry, in the unit it was given in."""
         number = magnitude("value", value, self.unit)
         quantity = Q_(value)  # type: ignore[arg-type]
-        if self.forbid_bits and "bit" in str(quantity.units):
+        if self.forbid_bits and _counts_bits(quantity.units):
             raise UnitError("value", value, f"bytes, not bits (this is {quantity.m_as('GB'):g} GB)")
         if number < 0 or (number == 0 and not self.allow_zero):
             raise InputError("value", value, f"a quantity {'>=' if self.allow_zero else '>'} 0 {self.unit}")
         return quantity
+
+
+@functools.lru_cache(maxsize=256)
+def _counts_bits(units: Any) -> bool:
+    """Printing a unit takes pint longer than all else that is checked here."""
+    return "bit" in str(units)
 
 
 def _text(quantity: Quantity) -> str:

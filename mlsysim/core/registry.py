@@ -52,13 +52,17 @@ class _Store:
 
     def entries(self, group: str | None) -> list[_Entry]:
         """All entries of ``group``, or of the room."""
+        return [entry for entry in self._all() if group in (None, entry.group)]
+
+    def _all(self) -> list[_Entry]:
+        """The entries of all groups, read at the first look-up."""
         if self._entries is None:
             self._read_all()
-        return [entry for entry in self._entries or () if group in (None, entry.group)]
+        return self._entries or []
 
     def find(self, name: str, group: str | None) -> _Entry | None:
         """The entry with this id, symbol or alias, ignoring case."""
-        self.entries(group)
+        self._all()
         entry = self._named.get(name.lower())
         return entry if entry is not None and group in (None, entry.group) else None
 

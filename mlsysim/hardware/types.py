@@ -12,7 +12,7 @@ from mlsysim.core.precision import precision_name
 from mlsysim.core.provenance import Provenance
 from mlsysim.core.quantities import ByteRate, Bytes, FlopRate, Money, Power
 from mlsysim.core.spec import Spec
-from mlsysim.core.units import Quantity
+from mlsysim.core.units import Quantity, in_unit
 
 # Tensor cores and MXUs run both 16-bit formats at one rate; datasheets often print only one of them.
 _SAME_RATE = {"fp16": "bf16", "bf16": "fp16"}
@@ -40,7 +40,7 @@ class ComputeCore(Spec):
 
     @cached_property
     def _rates_flops_per_s(self) -> dict[str, float]:
-        return {name: float(rate.m_as("flop/second")) for name, rate in self.precision_flops.items()}
+        return {name: in_unit(rate, "flop/second") for name, rate in self.precision_flops.items()}
 
     def rate_flops_per_s(self, precision: str, device: str = "this device") -> float:
         """Dense peak in FLOP/s at ``precision``; fp16 and bf16 stand in for each other where only one is listed.
@@ -109,19 +109,19 @@ class HardwareNode(Spec):
     @cached_property
     def memory_capacity_B(self) -> float:
         """Device memory in bytes."""
-        return float(self.memory.capacity.m_as("byte"))
+        return in_unit(self.memory.capacity, "byte")
 
     @cached_property
     def memory_bandwidth_Bps(self) -> float:
         """Device memory bandwidth in bytes per second."""
-        return float(self.memory.bandwidth.m_as("byte/second"))
+        return in_unit(self.memory.bandwidth, "byte/second")
 
     @cached_property
     def cache_B(self) -> float:
         """Last level of on-chip memory in bytes; 0 where the entry names none, so that nothing is taken to stay in it."""
-        return 0.0 if self.memory.l2_capacity is None else float(self.memory.l2_capacity.m_as("byte"))
+        return 0.0 if self.memory.l2_capacity is None else in_unit(self.memory.l2_capacity, "byte")
 
     @cached_property
     def interconnect_bandwidth_Bps(self) -> float | None:
         """One-direction link bandwidth per device in bytes per second, if known."""
-        return None if self.interconnect_bw is None else float(self.interconnect_bw.m_as("byte/second"))
+        return None if self.interconnect_bw is None else in_unit(self.interconnect_bw, "byte/second")

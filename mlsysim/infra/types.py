@@ -10,6 +10,7 @@ from mlsysim.core.errors import InconsistentError
 from mlsysim.core.provenance import Provenance
 from mlsysim.core.quantities import CarbonIntensity, EnergyPrice, HirePrice, WaterIntensity
 from mlsysim.core.spec import Spec
+from mlsysim.core.units import in_unit
 
 
 class Grid(Spec):
@@ -31,7 +32,7 @@ class Grid(Spec):
     @cached_property
     def carbon_intensity_g_per_J(self) -> float:
         """Grams of CO2 equivalent per joule."""
-        return float(self.carbon_intensity.m_as("gCO2e/joule"))
+        return in_unit(self.carbon_intensity, "gCO2e/joule")
 
 
 class Site(Spec):

@@ -11,7 +11,7 @@ from mlsysim.core.errors import InconsistentError
 from mlsysim.core.provenance import Provenance
 from mlsysim.core.quantities import Count, Flops
 from mlsysim.core.spec import Spec
-from mlsysim.core.units import with_unit
+from mlsysim.core.units import in_unit, with_unit
 from mlsysim.models import parameters as counting
 
 # Published counts are often nominal ("1.3B" for 1.316e9): beyond this they name another architecture.
@@ -63,7 +63,7 @@ class Workload(Spec):
     @cached_property
     def parameter_count(self) -> float:
         """Published parameters, as a plain number."""
-        return float(self.parameters.m_as("count"))
+        return in_unit(self.parameters, "count")
 
 
 class TransformerWorkload(Workload):
@@ -200,7 +200,7 @@ class CNNWorkload(Workload):
     @cached_property
     def forward_flops(self) -> float:
         """FLOP of one sample's forward pass."""
-        return float(self.inference_flops.m_as("flop"))
+        return in_unit(self.inference_flops, "flop")
 
 
 class DiffusionWorkload(CNNWorkload):

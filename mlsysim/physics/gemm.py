@@ -13,9 +13,10 @@ Sources: tiles, waves, split-k: NVIDIA, "Matrix Multiplication Background User's
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from mlsysim.physics.numeric import Num, least_and_most, maximum, minimum, sqrt
+from mlsysim.physics.numeric import Num, least_and_most, somewhere, sqrt
 
 TILES = ((256.0, 128.0), (128.0, 256.0), (64.0, 128.0), (64.0, 64.0))  # rows of A, columns of B
 SIZES = (256.0, 128.0, 64.0)
@@ -113,9 +114,12 @@ def gemm_s(
         True
     """
     inputs_B, weights_B, outputs_B = groups * input_B * m * k, groups * weight_B * n * k, groups * output_B * m * n
-    cached_B = minimum(inputs_B, maximum(0.0, cache_B - inputs_B - outputs_B))
+    choice = least_and_most(inputs_B, weights_B, outputs_B, peak_flops_per_s, bandwidth_Bps, multiprocessors, cache_B)
+    least, most = choice
+    cached_B = least(inputs_B, most(0.0, cache_B - inputs_B - outputs_B))
     memory_s = _memory_s(inputs_B - cached_B + weights_B + outputs_B, kernel, bandwidth_Bps)
-    compute_s = _compute_s(m, n, k, input_B, weight_B, kernel, peak_flops_per_s, bandwidth_Bps, multiprocessors, groups)
+    chip = (peak_flops_per_s, bandwidth_Bps, multiprocessors)
+    compute_s = _compute_s(m, n, k, input_B, weight_B, kernel, *chip, groups, choice)
     norm = kernel.shared.overlap
     overlapped_s = (compute_s**norm + memory_s**norm) ** (1 / norm)
     return kernel.launch_s + kernel.quantise_sweeps * inputs_B / bandwidth_Bps + overlapped_s
@@ -138,16 +142,20 @@ def _compute_s(
     bandwidth_Bps: Num,
     units: Num,
     groups: Num,
+    choice: tuple[Callable[[Num, Num], Num], Callable[[Num, Num], Num]],
 ) -> Num:
     """The fastest tile, whole or with k split.
 
     With x tiles for each multiprocessor: max(1, x) tile(k), or with s splits max(1, 2 x) tile(k/s) + reduction, where
-    s = max(1/x, 2) fills all multiprocessors, as far as k and the kernel can be split.
+    s = max(1/x, 2) fills all multiprocessors, as far as k and the kernel can be split. Of full waves (x >= 1) splits only add
+    to the time, unless a started wave takes as long as a full one.
     """
-    least, most = least_and_most(m, n, k, peak, bandwidth_Bps, units, groups, input_B, weight_B)
+    least, most = choice
     per_flop_s = 2 * units / (peak * kernel.efficiency)
     per_fed_B_s = units / (kernel.cache_ratio * bandwidth_Bps)
     per_partial_s = units * kernel.shared.partial_sum_B / bandwidth_Bps
+    step_s, prologue_k, whole_waves = kernel.step_s, kernel.prologue_k, kernel.whole_waves
+    can_split = kernel.most_splits >= LEAST_SPLITS
     most_splits = most(LEAST_SPLITS, least(kernel.most_splits, k / kernel.shared.least_k_per_split))
     fed_B = {size: (least(m, size) * input_B, least(n, size) * weight_B) for size in SIZES}
     best_s: Num = float("inf")
@@ -156,12 +164,12 @@ def _compute_s(
         waves = groups * (-(-m // rows) * -(-n // columns)) / units
         arithmetic_s = rows * columns * per_flop_s
         pace_s = most(arithmetic_s, (fed_B[rows][0] + fed_B[columns][1]) * per_fed_B_s)
-        if kernel.step_s:
-            pace_s = most(pace_s, kernel.step_s)
-        prologue_s = arithmetic_s * kernel.prologue_k
-        started = most(1.0, -(-waves // 1.0) if kernel.whole_waves else waves)
+        if step_s:
+            pace_s = most(pace_s, step_s)
+        prologue_s = arithmetic_s * prologue_k
+        started = most(1.0, -(-waves // 1.0) if whole_waves else waves)
         best_s = least(best_s, started * (pace_s * k + prologue_s))
-        if kernel.most_splits >= LEAST_SPLITS:
+        if can_split and (whole_waves or somewhere(waves < 1.0)):
             filled = most(1.0, LEAST_SPLITS * waves)
             splits = least(filled / waves, most_splits)
             # Each split writes a padded tile of partial sums, so that time never falls when a dimension grows.

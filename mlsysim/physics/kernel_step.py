@@ -62,9 +62,11 @@ def kernel_parts(
     work: LayeredWork, shape: LayerShape, plan: Plan, machine: Machine, device: KernelDevice, stack: StackCoefficients
 ) -> StepParts:
     """The parts of a step; tensor-parallel collectives come with what the stack hides already taken off."""
-    device = replace(device, attention=device.attention.at_rate(stack.attention_rate))
-    forward, attention_forward = _forward_s(shape, plan, device, stack)
-    backward = _backward_s(work, shape, plan, device, stack)
+    if somewhere(stack.attention_rate != 1.0):
+        device = replace(device, attention=device.attention.at_rate(stack.attention_rate))
+    attention_forward, attention_backward = _attention_s(shape, plan, device)
+    forward = _forward_s(shape, plan, device, stack) + attention_forward
+    backward = _backward_s(work, shape, plan, device, stack) + attention_backward
     shared = device.shared
     norm = shared.launch_norm
     matrices = plan.micro_batch_tokens / shape.seq_len * shape.heads / plan.tp
@@ -79,7 +81,7 @@ def kernel_parts(
     if somewhere(sent):
         sent_forward = _launched_s(forward + sent, host, norm) - _launched_s(forward, host, norm)
         sent_backward = _launched_s(backward + sent, host, norm) - _launched_s(backward, host, norm)
-    attention_s = sum(_attention_s(shape, plan, device), start=0.0) if somewhere(plan.cp > 1) else 0.0
+    attention_s = attention_forward + attention_backward if somewhere(plan.cp > 1) else 0.0
     forward, backward = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
     if shape.latent.used:
         expanded = _expanded_s(shape, plan, device)
@@ -250,18 +252,17 @@ def _elements(shape: LayerShape, plan: Plan) -> tuple[Num, Num, Num]:
     return tokens * shape.hidden / shared, tokens * shape.ffn * (1.0 - shape.routed.layers) / plan.tp, qkv
 
 
-def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> tuple[Num, Num]:
-    """Device time of one layer's forward pass of one micro-batch, and of its attention."""
+def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
+    """Device time of one layer's forward pass of one micro-batch, without its attention."""
     tokens = plan.micro_batch_tokens
     products: Num = sum((share * _product_s(tokens, n, k, device) for share, n, k in _products(shape, plan)), start=0.0)
     products = products + _adapters_s(shape, plan, device)[0]
-    attention, _ = _attention_s(shape, plan, device)
     residual, ffn, qkv = _elements(shape, plan)
     per_ffn = where(shape.ffn_matrices > 2, _FORWARD_FFN_B[1], _FORWARD_FFN_B[0])
     moved_B = (_FORWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _FORWARD_QKV_B * qkv
     moved_B = moved_B + merged_output_B(tokens * shape.query_width / plan.tp, plan.cp)
     products = products + _expert_s(shape, plan, device, partial(expert_forward, routed_B=stack.routed_B))
-    return products + attention + moved_B / device.streaming_Bps, attention
+    return products + moved_B / device.streaming_Bps
 
 
 def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
@@ -272,13 +273,12 @@ def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: Kernel
     for share, n, k in _products(shape, plan):
         products = products + share * (_product_s(tokens, k, n, device) + trained * _product_s(n, k, tokens, device))
     products = products + _adapters_s(shape, plan, device)[1]
-    _, attention = _attention_s(shape, plan, device)
     residual, ffn, qkv = _elements(shape, plan)
     per_ffn = where(shape.ffn_matrices > 2, _BACKWARD_FFN_B[1], _BACKWARD_FFN_B[0])
     moved_B = (_BACKWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _BACKWARD_QKV_B * qkv
     moved_B = moved_B + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
     products = products + _expert_s(shape, plan, device, partial(expert_backward, routed_B=stack.routed_B))
-    return products + attention + moved_B / device.streaming_Bps
+    return products + moved_B / device.streaming_Bps
 
 
 def _head_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
@@ -293,9 +293,12 @@ def _head_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevi
 
 def _reduction_s(work: LayeredWork, plan: Plan, machine: Machine, device: KernelDevice) -> Num:
     """One tensor-parallel all-reduce: measured within a node, a ring over the network's cards beyond it."""
+    if not somewhere(plan.tp > 1):
+        return 0.0 * plan.micro_batch_tokens
     axes, links = device.torus_axes, device.collectives
-    shared = replace(links, bandwidth_Bps=links.bandwidth_Bps / axes, pair_bandwidth_Bps=links.pair_bandwidth_Bps / axes)
-    local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, shared)
+    if axes > 1:
+        links = replace(links, bandwidth_Bps=links.bandwidth_Bps / axes, pair_bandwidth_Bps=links.pair_bandwidth_Bps / axes)
+    local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, links)
     across = tensor_all_reduce_s(work, plan, machine)
     return where(plan.tp > machine.per_node, across, local)
 

@@ -84,7 +84,16 @@ def least_and_most(*values: Num) -> tuple[Callable[[Any, Any], Any], Callable[[A
     for value in values:
         if isinstance(value, np.ndarray):
             return np.minimum, np.maximum
-    return min, max
+    return _lesser, _greater
+
+
+# Python's own min and max take any number of arguments, at five times the price.
+def _lesser(a: float, b: float) -> float:
+    return a if a <= b else b
+
+
+def _greater(a: float, b: float) -> float:
+    return a if a >= b else b
 
 
 def ceil(a: Num) -> Num:

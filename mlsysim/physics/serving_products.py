@@ -5,6 +5,7 @@ Source: Pope et al. 2022, section 3 (feed-forward and attention projections unde
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -29,12 +30,24 @@ class Product:
 
 def scaled(product: Product, engine: EngineCoefficients) -> Product:
     """``product`` with what the engine makes of its kernel: once a pass, for all its calls."""
-    kernel = replace(
-        product.kernel,
-        efficiency=product.kernel.efficiency * engine.compute_share,  # type: ignore[arg-type]
-        memory_efficiency=product.kernel.memory_efficiency * engine.memory_share,  # type: ignore[arg-type]
-    )
+    compute_share, memory_share = engine.compute_share, engine.memory_share
+    if isinstance(compute_share, float) and isinstance(memory_share, float):
+        kernel = _scaled_once(product.kernel, compute_share, memory_share)
+    else:
+        kernel = _scaled_kernel(product.kernel, compute_share, memory_share)
     return replace(product, kernel=kernel)
+
+
+def _scaled_kernel(kernel: GemmKernel, compute_share: Num, memory_share: Num) -> GemmKernel:
+    return replace(
+        kernel,
+        efficiency=kernel.efficiency * compute_share,  # type: ignore[arg-type]
+        memory_efficiency=kernel.memory_efficiency * memory_share,  # type: ignore[arg-type]
+    )
+
+
+# Passes on one engine share the kernel, which takes longer to build than to evaluate.
+_scaled_once = functools.lru_cache(maxsize=256)(_scaled_kernel)
 
 
 def product_s(

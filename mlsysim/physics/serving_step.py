@@ -131,13 +131,14 @@ def prefill_pass(
         attention_s = prefill_layer_attention_s(shape, share, prompt, shards, kernels, engine, has, padding)
         whole = _pass(shape, share * prompt, share, attention_s, shards, kernels, engine, has, batch)
         filled = (parts + shards.pp - 1) / shards.pp
-    return replace(
-        whole,
+    return PassTime(
         weights_s=whole.weights_s * filled,
         attention_s=whole.attention_s * filled,
         elementwise_s=whole.elementwise_s * filled,
         reductions_s=whole.reductions_s * filled,
+        head_s=whole.head_s,
         host_s=whole.host_s + engine.request_s,
+        hops_s=whole.hops_s,
     )
 
 
@@ -268,6 +269,8 @@ def _pass(
 
 def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels) -> Num:
     """Within a node as measured; among nodes a tree on top, over all cards of a node. Messages pass both in pieces, at once."""
+    if not somewhere(shards.tp > 1):
+        return 0.0 * size_B
     links, share, ranks = kernels.collectives, engine.latency_share, minimum(shards.tp, shards.node)
     links = replace(
         links,

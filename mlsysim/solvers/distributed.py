@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
-
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.core.checks import strict_keywords
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
 from mlsysim.physics.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
-from mlsysim.physics.numeric import Num, where
+from mlsysim.physics.numeric import Num, somewhere, where
 from mlsysim.physics.plan import SCHEDULES, Plan
 from mlsysim.physics.step import STEP_PARTS, StepTime
 from mlsysim.physics.work import FULL, NONE, RECOMPUTE_MODES, SELECTIVE, LayeredWork
@@ -191,7 +189,7 @@ def with_recompute(
     memory = training_memory(work, replace(plan, recompute=recompute), terms)
     too_big = where(memory.total_B > usable, 1.0, 0.0)
     for mode in (SELECTIVE, FULL):
-        if not np.any(too_big):
+        if not somewhere(too_big):
             break
         other = training_memory(work, replace(plan, recompute=recompute * 0.0 + mode), terms)
         mended = where(other.total_B <= usable, too_big, 0.0)

@@ -186,13 +186,14 @@ def stack_step(
     """One step on a stack, for a solve and for the fit alike; the slowest rank sets the pace of all that runs on a device."""
     machine = wire_machine(machine, device, found.coefficients.network_share, plan.tp)
     parts = kernel_parts(work, shape, wire_plan(plan, found), machine, device, found.coefficients)
-    parts = replace(
-        parts,
-        layer_s=parts.layer_s * slower,
-        recompute_s=parts.recompute_s * slower,
-        head_s=parts.head_s * slower,
-        optimizer_s=parts.optimizer_s * slower,
-    )
+    if slower != 1.0:
+        parts = replace(
+            parts,
+            layer_s=parts.layer_s * slower,
+            recompute_s=parts.recompute_s * slower,
+            head_s=parts.head_s * slower,
+            optimizer_s=parts.optimizer_s * slower,
+        )
     return assemble_step(work.layers, parts, plan, stack_overlap(found.coefficients))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlsysim.core.errors import InputError
+from mlsysim.core.kept import kept
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.models import parameters as counting
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
@@ -25,6 +26,7 @@ def training_work(workload: Workload, seq_len: int, lora_rank: int = 0) -> Layer
     raise InputError("workload", workload.name, f"a transformer or a network of known FLOP, not {type(workload).__name__}")
 
 
+@kept()
 def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
     h, layers = float(model.hidden_dim), float(model.layers)
     expert_layers = counting.moe_layers(model)
@@ -189,6 +191,7 @@ def kv_elements(model: TransformerWorkload) -> float:
     return 2.0 * model.layers * model.kv_head_count * model.head_width
 
 
+@kept()
 def inference_work(model: TransformerWorkload, weight_precision: str, kv_precision: str) -> InferenceWork:
     """``model`` lowered for inference; weights as published, so that a nominal count is not contradicted."""
     weight_B = bytes_per_element(weight_precision)

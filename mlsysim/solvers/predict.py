@@ -11,7 +11,7 @@ import functools
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -25,7 +25,7 @@ from mlsysim.solvers.serving import ServingModel
 from mlsysim.solvers.serving_table import METRICS as SERVING_METRICS
 from mlsysim.solvers.serving_table import serving_figure, serving_question
 from mlsysim.solvers.training_figures import training_figure
-from mlsysim.solvers.training_steps import PreparedRun, prepared, step_seconds
+from mlsysim.solvers.training_steps import LoweredRun, RunStep, lowered, run_steps
 from mlsysim.solvers.training_table import question
 
 ADDED_COLUMNS = ("predicted", "feasible", "basis", "stack_used", "reason")
@@ -104,11 +104,11 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run | str]:
-    """All runs; the steps of those that wait are computed together, much faster than one by one."""
+    """All runs; the memory and steps of those that wait are computed together, much faster than one by one."""
     waiting = {key: run for key, run in solved.items() if isinstance(run, _Waiting)}
-    seconds = step_seconds([run.run for run in waiting.values()])
+    steps = run_steps([run.run for run in waiting.values()])
     answers: dict[_Key, _Run | str] = {key: run for key, run in solved.items() if not isinstance(run, _Waiting)}
-    return answers | {key: run.answered(step_s) for (key, run), step_s in zip(waiting.items(), seconds, strict=True)}
+    return answers | {key: run.answered(step) for (key, run), step in zip(waiting.items(), steps, strict=True)}
 
 
 def table_kind(columns: Iterable[str]) -> tuple[Callable[[Cells], _Run | _Waiting], tuple[str, ...]]:
@@ -160,26 +160,24 @@ def _added(answer: _Run | str, metric: str, unit: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A training run whose step is computed together with others'."""
+    """A training run whose memory and step are computed together with others'; of a layout only whether it fits is asked."""
 
-    run: PreparedRun
+    run: LoweredRun
+    layout: bool = False
 
-    def answered(self, seconds: float) -> _Run:
+    def answered(self, step: RunStep) -> _Run:
         """The run with its step."""
-        asked, reason = self.run.asked, _too_big(self.run)
-        recompute = RECOMPUTE_MODES[int(self.run.plan.recompute)]
-        figure = functools.partial(training_figure, asked, seconds, recompute)
-        return _Run(not reason, self.run.setting.basis, asked.arguments["stack"], reason, figure)
+        asked, setting = self.run.asked, self.run.setting
+        sizes = {part.removesuffix("_B"): getattr(step.memory, part) for part in MEMORY_PARTS}
+        reason = over_budget(sum(sizes.values()), setting.fleet.node.accelerator, "each", sizes)
+        outcome = "OOM" if reason else "fits"
+        recompute = RECOMPUTE_MODES[step.recompute]
+        figure = functools.partial(training_figure, asked, step.seconds, recompute)
+        return _Run(not reason, setting.basis, asked.arguments["stack"], reason, (lambda _: outcome) if self.layout else figure)
 
 
 def _training_run(cells: Cells) -> _Waiting:
-    return _Waiting(prepared(question({**cells, "metric": "step_time_s"})))
-
-
-def _too_big(run: PreparedRun) -> str:
-    """Why the run does not fit; "" if it does."""
-    sizes = {part.removesuffix("_B"): float(getattr(run.memory, part)) for part in MEMORY_PARTS}
-    return over_budget(sum(sizes.values()), run.asked.fleet.node.accelerator, "each", sizes)
+    return _Waiting(lowered(question({**cells, "metric": "step_time_s"})))
 
 
 @functools.cache
@@ -187,7 +185,7 @@ def _layouts() -> dict[str, Any]:
     return tomllib.loads((resources.files("mlsysim.solvers") / "data" / "hagemann2023.toml").read_text("utf-8"))
 
 
-def _layout_run(cells: Cells) -> _Run:
+def _layout_run(cells: Cells) -> _Waiting:
     """A layout that fits or does not: a training run of the paper's models."""
     known = _layouts()
     kernel = cells.get("kernel", "").strip().lower()
@@ -199,9 +197,7 @@ def _layout_run(cells: Cells) -> _Run:
         "flash_attention": "no" if kernel in known["stores_scores"]["kernels"] else "yes",
         "variant": kernel,
     }
-    run = _training_run({**cells, **added}).run
-    reason = _too_big(run)
-    return _Run(not reason, run.setting.basis, run.asked.arguments["stack"], reason, lambda _: "OOM" if reason else "fits")
+    return replace(_training_run({**cells, **added}), layout=True)
 
 
 def _chosen(cells: Cells, column: str, known: Mapping[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_gemm
 from mlsysim.core.errors import InconsistentError, InputError, MLSysError
+from mlsysim.core.kept import kept
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models import parameters as counting
@@ -37,6 +38,7 @@ _SCALED = ("nvfp4", "fp4", "int8")
 _LINE_RATE_Bps = 25e9
 
 
+@kept()
 def serving_shape(workload: TransformerWorkload) -> ServingShape:
     """``workload`` as its kernels see it.
 
@@ -245,21 +247,10 @@ def network_Bps(setting: ServingSetting) -> float:
     return setting.network_Bps if setting.tp * setting.pp > setting.per_node else _LINE_RATE_Bps
 
 
+@kept()
 def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, has: EngineKernels) -> ServingKernels:
     """Looking kernels up takes longer than a step: questions on one accelerator share them."""
-    key = (id(accelerator), formats, nic_Bps, has)
-    kept = _KEPT.get(key)
-    if kept is None or kept[0] is not accelerator:
-        found = serving_kernels(accelerator, formats, nic_Bps, has=has)
-        if len(_KEPT) >= _MOST_KEPT:
-            _KEPT.clear()
-        kept = _KEPT[key] = accelerator, found
-    return kept[1]
-
-
-# Keeps the accelerator, so that its id stays taken.
-_KEPT: dict[tuple[int, Formats, float, EngineKernels], tuple[HardwareNode, ServingKernels]] = {}
-_MOST_KEPT = 1024
+    return serving_kernels(accelerator, formats, nic_Bps, has=has)
 
 
 def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, causal: bool) -> EngineKernels:
@@ -274,7 +265,7 @@ def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, c
     has = found.has
     none_here = bool(has.no_flash_on) and engine_device(accelerator.name).name in has.no_flash_on
     fused = has.flash_prefill and formats.precision not in _WIDE and not none_here
-    return replace(has, causal=causal, flash_prefill=fused)
+    return has if (causal, fused) == (has.causal, has.flash_prefill) else replace(has, causal=causal, flash_prefill=fused)
 
 
 def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:

@@ -13,7 +13,7 @@ from typing import Any
 from mlsysim.calibration.engines import engine
 from mlsysim.core.checks import instance
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.core.units import with_unit
+from mlsysim.core.units import in_unit, with_unit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
@@ -120,7 +120,7 @@ def serving_figure(result: ServingResult, metric: str) -> float:
     """``metric`` of a result, in the unit that its name says."""
     name, unit = METRICS[metric]
     value = getattr(result, name)
-    return float(value.m_as(unit)) if hasattr(value, "m_as") else 100 * float(value)
+    return 100 * value if isinstance(value, float) else in_unit(value, unit)
 
 
 @functools.cache

@@ -1,16 +1,18 @@
-"""Steps of many training questions at once: those on one stack, accelerator and precision share their kernels."""
+"""Memory and steps of many training questions at once: those on one stack, accelerator and precision share their kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from inspect import signature
 from typing import Any, TypeVar
 
 import numpy as np
 
 from mlsysim.calibration.stacks import stack
-from mlsysim.physics.memory import MemoryUse
+from mlsysim.physics.memory import MEMORY_PARTS, MemoryUse
+from mlsysim.physics.numeric import Num
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.step_inputs import LayerShape
 from mlsysim.physics.work import LayeredWork
@@ -18,25 +20,33 @@ from mlsysim.solvers.distributed import with_recompute
 from mlsysim.solvers.distributed_input import TrainingSetting, check_plan, check_setting
 from mlsysim.solvers.kernel_lowering import kernel_device, setting_shape, stack_step
 from mlsysim.solvers.lowering import training_work
-from mlsysim.solvers.training_table import TrainingQuestion
+from mlsysim.solvers.training_table import TrainingQuestion, question
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedRun:
-    """A question checked and lowered, as ``DistributedModel.solve`` does, its step still to be computed."""
+class LoweredRun:
+    """A question checked and lowered, as ``DistributedModel.solve`` does, its memory and step still to be computed."""
 
     asked: TrainingQuestion
     setting: TrainingSetting
     work: LayeredWork
     plan: Plan
-    memory: MemoryUse
     shape: LayerShape
 
 
-def prepared(asked: TrainingQuestion) -> PreparedRun:
-    """``asked``, ready for its step.
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """What a run comes to: seconds of a step, its recompute mode (an index of ``RECOMPUTE_MODES``), and what it holds."""
+
+    seconds: float
+    recompute: int
+    memory: MemoryUse
+
+
+def lowered(asked: TrainingQuestion) -> LoweredRun:
+    """``asked``, ready to be computed; a recompute mode that it leaves open still is.
 
     Raises:
         InputError: as ``DistributedModel.solve``.
@@ -44,10 +54,30 @@ def prepared(asked: TrainingQuestion) -> PreparedRun:
     given = [{name: asked.arguments[name] for name in names if name in asked.arguments} for names in _ARGUMENTS]
     setting = check_setting(asked.workload, asked.fleet, **given[0])
     work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
-    plan, memory = with_recompute(work, check_plan(setting, **given[1]), setting)
+    plan = check_plan(setting, **given[1])
     found = stack(asked.arguments["stack"])
     kernel_device(asked.fleet.node.accelerator, setting.precision, found.fused_quantisation)
-    return PreparedRun(asked, setting, work, plan, memory, setting_shape(setting, found))
+    return LoweredRun(asked, setting, work, plan, setting_shape(setting, found))
+
+
+def prepared(asked: TrainingQuestion) -> LoweredRun:
+    """``asked``, its recompute mode chosen.
+
+    Raises:
+        InputError: as ``DistributedModel.solve``.
+    """
+    run = lowered(asked)
+    return replace(run, plan=with_recompute(run.work, run.plan, run.setting)[0])
+
+
+@functools.lru_cache(maxsize=8192)
+def prepared_row(cells: tuple[tuple[str, str], ...]) -> LoweredRun:
+    """The run that a row of a table asks for, by its cells: fits and their tests read the same rows many times over.
+
+    Raises:
+        InputError: as ``question`` and ``DistributedModel.solve``.
+    """
+    return prepared(question(dict(cells)))
 
 
 _ARGUMENTS = tuple(tuple(signature(check).parameters) for check in (check_setting, check_plan))
@@ -64,23 +94,36 @@ def stacked(items: Iterable[T]) -> T:
     return kind(**columns)  # type: ignore[no-any-return]
 
 
-def step_seconds(runs: Sequence[PreparedRun]) -> list[float]:
-    """Seconds of a step of each of ``runs``."""
-    groups: dict[tuple[str, int, str], list[int]] = {}
+def run_steps(runs: Sequence[LoweredRun]) -> list[RunStep]:
+    """What each of ``runs`` comes to."""
+    groups: dict[tuple[object, ...], list[int]] = {}
     for place, run in enumerate(runs):
-        key = (run.asked.arguments["stack"], id(run.asked.fleet.node.accelerator), run.setting.precision)
+        asked = run.setting
+        key = (asked.stack, id(asked.fleet.node.accelerator), asked.precision, asked.attention, asked.recompute is None)
         groups.setdefault(key, []).append(place)
-    seconds = [0.0] * len(runs)
-    for (name, _, precision), places in groups.items():
-        chosen, found = [runs[place] for place in places], stack(name)
-        step = stack_step(
-            stacked(run.work for run in chosen),
-            stacked(run.shape for run in chosen),
-            stacked(run.plan for run in chosen),
-            stacked(run.setting.machine() for run in chosen),
-            kernel_device(chosen[0].asked.fleet.node.accelerator, precision, found.fused_quantisation),
-            found,
-        )
-        for place, value in zip(places, np.asarray(step.total_s, dtype=float).tolist(), strict=True):
-            seconds[place] = value
-    return seconds
+    found: dict[int, RunStep] = {}
+    for places in groups.values():
+        found.update(zip(places, _steps_alike([runs[place] for place in places]), strict=True))
+    return [found[place] for place in range(len(runs))]
+
+
+def _steps_alike(runs: Sequence[LoweredRun]) -> Iterator[RunStep]:
+    """The same of runs on one stack, accelerator, precision and attention kernel; all recompute modes are given, or none."""
+    setting, found = runs[0].setting, stack(runs[0].asked.arguments["stack"])
+    work = stacked(run.work for run in runs)
+    plan, memory = with_recompute(work, stacked(run.plan for run in runs), setting)
+    step = stack_step(
+        work,
+        stacked(run.shape for run in runs),
+        plan,
+        stacked(run.setting.machine() for run in runs),
+        kernel_device(setting.fleet.node.accelerator, setting.precision, found.fused_quantisation),
+        found,
+    )
+    columns = (step.total_s, plan.recompute, *(getattr(memory, part) for part in MEMORY_PARTS))
+    for seconds, recompute, *sizes in zip(*(_floats(column, len(runs)) for column in columns), strict=True):
+        yield RunStep(seconds, int(recompute), MemoryUse(*sizes))
+
+
+def _floats(column: Num, count: int) -> list[float]:
+    return np.broadcast_to(np.asarray(column, dtype=float), count).tolist()  # type: ignore[no-any-return]

@@ -139,8 +139,8 @@ def _fleet(row: Mapping[str, str]) -> Fleet:
     while count % per_node:  # a domain that the job does not fill evenly: the largest equal parts
         per_node -= 1
     intra_GBps = _number(row, "intra_bw_GBps", usual.intra_bandwidth_Bps / 1e9)
-    default = 25.0 if usual.network_bw is None else float(usual.network_bw.m_as("GB/s"))
-    return _built_fleet(entry, count, per_node, intra_GBps, _number(row, "inter_bw_GBps_per_accel", default))
+    inter_GBps = _number(row, "inter_bw_GBps_per_accel", _usual_network_GBps(entry))
+    return _built_fleet(entry, count, per_node, intra_GBps, inter_GBps)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -168,6 +168,12 @@ def _usual_node(entry: str) -> Node:
     if link is None:
         raise InputError("accelerator", hardware.name, "one whose node, link or host link is known")
     return Node(name=hardware.name, accelerator=hardware, accelerators_per_node=8, intra_node_bw=2 * link)
+
+
+@functools.cache
+def _usual_network_GBps(entry: str) -> float:
+    network = _usual_node(entry).network_bw
+    return 25.0 if network is None else float(network.m_as("GB/s"))
 
 
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:

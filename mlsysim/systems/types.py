@@ -10,6 +10,7 @@ from mlsysim.core.errors import InconsistentError
 from mlsysim.core.provenance import Provenance
 from mlsysim.core.quantities import ByteRate, Bytes, Latency, Money, Power
 from mlsysim.core.spec import Spec
+from mlsysim.core.units import in_unit
 from mlsysim.hardware.types import HardwareNode
 
 
@@ -34,7 +35,7 @@ class NetworkFabric(Spec):
     @cached_property
     def bandwidth_Bps(self) -> float:
         """Per accelerator, one direction, in bytes per second."""
-        return float(self.bandwidth.m_as("byte/second"))
+        return in_unit(self.bandwidth, "byte/second")
 
 
 class Node(Spec):
@@ -57,7 +58,7 @@ class Node(Spec):
     @cached_property
     def intra_bandwidth_Bps(self) -> float:
         """Per accelerator, one direction, in bytes per second."""
-        return float(self.intra_node_bw.m_as("byte/second")) / 2
+        return in_unit(self.intra_node_bw, "byte/second") / 2
 
 
 class Fleet(Spec):
@@ -92,7 +93,7 @@ class Fleet(Spec):
         """Between nodes, per accelerator, one direction, in bytes per second (of a lone node: its own network, or inf)."""
         if self.fabric is not None:
             return self.fabric.bandwidth_Bps
-        return float(self.node.network_bw.m_as("byte/second")) if self.node.network_bw is not None else float("inf")
+        return in_unit(self.node.network_bw, "byte/second") if self.node.network_bw is not None else float("inf")
 
     @property
     def oversubscription_ratio(self) -> float:

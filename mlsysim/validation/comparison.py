@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Comparison:
 
     def as_row(self) -> dict[str, Any]:
         """As a dictionary of plain values."""
-        return asdict(self)
+        return {part.name: getattr(self, part.name) for part in fields(self)}  # asdict copies every value: ten times the time
 
 
 def relative(path: Path) -> str:

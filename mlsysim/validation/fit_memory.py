@@ -22,8 +22,7 @@ from mlsysim.calibration.stacks import stack
 from mlsysim.physics.memory import MemoryTerms, training_memory
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.work import LayeredWork
-from mlsysim.solvers.training_steps import prepared, stacked
-from mlsysim.solvers.training_table import question
+from mlsysim.solvers.training_steps import prepared_row, stacked
 from mlsysim.validation.fit_stacks import STACKS, stated, write_tables
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
@@ -42,8 +41,8 @@ class Layouts:
     usable_B: float
     ran: npt.NDArray[np.bool_]
 
-    def fits(self, values: Mapping[str, float]) -> npt.NDArray[np.bool_]:
-        """Which of them these terms call feasible."""
+    def fits(self, values: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+        """Which of them these terms call feasible; terms of a column each give a row each."""
         used = training_memory(self.work, self.plan, replace(self.terms, **values))
         return np.asarray(used.total_B <= self.usable_B)
 
@@ -58,10 +57,9 @@ def layouts(anchors: Iterable[Anchor]) -> list[Layouts]:
     """``anchors``, grouped by what they keep."""
     groups: dict[tuple[str, str, float], list[tuple[Any, ...]]] = {}
     for anchor in anchors:
-        asked = question(anchor.case.run)
-        run = prepared(asked)
-        usable_B = usable_memory_B(asked.fleet.node.accelerator.memory_capacity_B)
-        key = (asked.arguments["stack"], run.setting.attention, usable_B)
+        run = prepared_row(tuple(anchor.case.run.items()))
+        usable_B = usable_memory_B(run.setting.fleet.node.accelerator.memory_capacity_B)
+        key = (run.asked.arguments["stack"], run.setting.attention, usable_B)
         groups.setdefault(key, []).append((run.work, run.plan, anchor.case.outcome == "fits"))
     found = []
     for (name, attention, usable_B), rows in groups.items():
@@ -71,20 +69,20 @@ def layouts(anchors: Iterable[Anchor]) -> list[Layouts]:
     return found
 
 
-def balanced_accuracy(groups: Iterable[Layouts], values: Mapping[str, float]) -> float:
-    """Mean of the shares of fitting and of failing layouts that are recognised."""
+def balanced_accuracy(groups: Iterable[Layouts], values: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """Mean of the shares of fitting and of failing layouts that are recognised; of each, where terms are columns."""
     judged = [(group.fits(values), group.ran) for group in groups]
-    fits, ran = (np.concatenate(part) for part in zip(*judged, strict=True))
-    return float((np.mean(fits[ran]) + np.mean(~fits[~ran])) / 2)
+    fits, ran = (np.concatenate(part, axis=-1) for part in zip(*judged, strict=True))
+    return np.asarray((fits[..., ran].mean(axis=-1) + (~fits[..., ~ran]).mean(axis=-1)) / 2)
 
 
 def best_terms(groups: list[Layouts], names: Iterable[str]) -> dict[str, float]:
     """Of the grid points that tell most layouts apart the first: the least of the first term, then of the next."""
     names = list(names)
-    points = [dict(zip(names, map(float, point), strict=True)) for point in itertools.product(*(GRID[name] for name in names))]
-    scores = np.array([balanced_accuracy(groups, point) for point in points])
+    points = np.array(list(itertools.product(*(GRID[name] for name in names))))
+    scores = balanced_accuracy(groups, {name: points[:, place, np.newaxis] for place, name in enumerate(names)})
     first = int(np.argmax(scores > scores.max() - 1e-9))
-    return {name: float(f"{value:.4g}") for name, value in points[first].items()}
+    return {name: float(f"{value:.4g}") for name, value in zip(names, points[first], strict=True)}
 
 
 def fit_all(root: Path) -> dict[str, dict[str, Any]]:

@@ -25,8 +25,8 @@ from mlsysim.physics.step_inputs import KernelDevice, LayerShape, SharedCoeffici
 from mlsysim.physics.training import Machine
 from mlsysim.physics.work import LayeredWork
 from mlsysim.solvers.kernel_lowering import kernel_device, stack_step
-from mlsysim.solvers.training_steps import prepared, stacked
-from mlsysim.solvers.training_table import TrainingQuestion, question
+from mlsysim.solvers.training_steps import prepared_row, stacked
+from mlsysim.solvers.training_table import TrainingQuestion
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
 # The entries of a file of the calibration; and of all that are fitted here, by the file's stem.
@@ -105,8 +105,8 @@ def gathered(anchors: Iterable[Anchor]) -> list[Runs]:
     """The runs of ``anchors``, grouped so that each group shares its kernels."""
     groups: dict[tuple[str, str, str, bool], list[tuple[Any, ...]]] = {}
     for anchor in anchors:
-        asked = question(anchor.case.run)
-        run = prepared(asked)
+        run = prepared_row(tuple(anchor.case.run.items()))
+        asked = run.asked
         row = (run.work, run.shape, run.plan, run.setting.machine(), measured_step_s(anchor, asked), anchor.source.key, asked)
         routed = asked.workload.moe is not None
         kind = (asked.arguments["stack"], asked.fleet.node.accelerator.name, run.setting.precision, routed)

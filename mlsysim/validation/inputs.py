@@ -49,14 +49,14 @@ def call_of(anchor: Anchor) -> Call:
 
 def _built(anchor: Anchor) -> Call:
     case = anchor.case
-    solve = _solver(anchor.source.solver)
+    solve = _solver(anchor.source.solver)().solve
     if case.run and anchor.source.solver == "ServingModel":
         served = serving_question(case.run)
         return Call(solve, (served.workload, served.hardware), {**served.arguments, **case.solve})
     if case.run:
         inputs, arguments = _asked(anchor.source.solver, case.run)
         keywords = {**arguments, **case.solve}
-        _check_arguments(anchor.source.solver, solve, inputs, keywords)
+        _check_arguments(anchor.source.solver, inputs, keywords)
         return Call(solve, inputs, keywords)
     given = {kind: getattr(case, kind) for kind in ("workload", "hardware", "node", "fleet")}
     described = [(kind, given[kind]) for kind in given if given[kind] is not None]
@@ -64,7 +64,7 @@ def _built(anchor: Anchor) -> Call:
         described.insert(1, ("workload", case.solve[_DRAFT]))
     inputs = tuple(build(kind, description, anchor.id) for kind, description in described)
     keywords = {name: _argument(name, value, anchor.id) for name, value in case.solve.items() if name != _DRAFT}
-    _check_arguments(anchor.source.solver, solve, inputs, keywords)
+    _check_arguments(anchor.source.solver, inputs, keywords)
     return Call(solve, inputs, keywords)
 
 
@@ -81,26 +81,32 @@ def _asked(solver: str, run: dict[str, str]) -> tuple[tuple[Spec, ...], dict[str
     return (asked.workload, asked.fleet), asked.arguments
 
 
-def _solver(name: str) -> Callable[..., Any]:
-    """``solve`` of a fresh solver."""
+def _solver(name: str) -> type[Any]:
+    """The class of this name."""
     import mlsysim
 
     solver: Any = getattr(mlsysim, name, None)
     if not hasattr(solver, "solve"):
         names = getattr(mlsysim, "__all__", dir(mlsysim))
         raise UnknownNameError.among("solver", name, [known for known in names if hasattr(getattr(mlsysim, known), "solve")])
-    return solver().solve  # type: ignore[no-any-return]
+    return solver  # type: ignore[no-any-return]
 
 
-def _check_arguments(solver: str, solve: Callable[..., Any], inputs: tuple[Spec, ...], keywords: dict[str, Any]) -> None:
-    signature = inspect.signature(solve)
+@functools.cache
+def _signature(solver: str) -> inspect.Signature:
+    """Of ``solve``; the cases of a tree ask for few solvers."""
+    return inspect.signature(_solver(solver)().solve)
+
+
+def _check_arguments(solver: str, inputs: tuple[Spec, ...], keywords: dict[str, Any]) -> None:
+    signature, called = _signature(solver), f"{solver}.solve"
     for name in keywords:
         if name not in signature.parameters:
-            raise UnknownArgumentError.of(f"{solver}.solve", name, signature.parameters)
+            raise UnknownArgumentError.of(called, name, signature.parameters)
     try:
         signature.bind(*inputs, **keywords)
     except TypeError as error:
-        raise InputError("solve", sorted(keywords), f"the arguments of {solver}.solve{signature} ({error})") from None
+        raise InputError("solve", sorted(keywords), f"the arguments of {called}{signature} ({error})") from None
 
 
 def _argument(name: str, value: Any, anchor: str) -> Any:

@@ -11,8 +11,9 @@ from typing import Any
 import pint
 
 from mlsysim.core.errors import MLSysError, UnknownNameError
+from mlsysim.core.kept import kept
 from mlsysim.core.spec import Spec
-from mlsysim.core.units import with_unit
+from mlsysim.core.units import in_unit, with_unit
 from mlsysim.validation.inputs import Call, call_of
 from mlsysim.validation.loading import Anchor
 from mlsysim.validation.schema import Macro
@@ -119,18 +120,11 @@ def faster(spec: Any, factor: float = FASTER) -> Any:
     if isinstance(spec, dict):
         quicker = {name: faster(value, factor) for name, value in spec.items()}
         return quicker if any(quicker[name] is not value for name, value in spec.items()) else spec
-    if isinstance(spec, Spec):
-        known = _FASTER.get((id(spec), factor))
-        if known is None or known[0] is not spec:
-            known = _FASTER[id(spec), factor] = spec, _faster_spec(spec, factor)
-        return known[1]
-    return spec
+    return _faster_spec(spec, factor) if isinstance(spec, Spec) else spec
 
 
-# Cases of a source share their fleets: each is rebuilt once. Keeps the original, so that its id stays taken.
-_FASTER: dict[tuple[int, float], tuple[Spec, Spec]] = {}
-
-
+# Cases of a source share their fleets: each is rebuilt once.
+@kept()
 def _faster_spec(spec: Spec, factor: float) -> Spec:
     old = {name: getattr(spec, name) for name in spec.model_fields_set}
     new = {name: faster(value, factor) for name, value in old.items()}
@@ -154,9 +148,11 @@ def number(anchor: Anchor, value: object, metric: str, unit: str) -> float:
     """``value`` in ``unit``; a number without one is dimensionless."""
     if isinstance(value, bool) or not isinstance(value, (pint.Quantity, float, int)):
         raise anchor.error(f"metric {metric!r} is {value!r}, not a number")
+    if not unit and not isinstance(value, pint.Quantity):
+        return float(value)
     quantity = value if isinstance(value, pint.Quantity) else with_unit(float(value), "")
     try:
-        return float(quantity.m_as(unit))
+        return in_unit(quantity, unit)
     except pint.DimensionalityError:
         raise anchor.error(f"unit = {unit!r}: {metric} is in {quantity.units:~}") from None
 
@@ -165,11 +161,11 @@ def attribute(anchor: Anchor, result: Any, path: str) -> Any:
     """An attribute of the result by a dotted path; a dictionary's keys count as attributes."""
     found = result
     for name in path.split("."):
-        known = list(found) if isinstance(found, Mapping) else [public for public in dir(found) if not public.startswith("_")]
-        if name not in known:
-            error = UnknownNameError.among("metric", path, known, shown=40)
-            raise anchor.error(error) from None
-        found = found[name] if isinstance(found, Mapping) else getattr(found, name)
+        keys = isinstance(found, Mapping)
+        if name not in found if keys else name.startswith("_") or not hasattr(found, name):
+            known = list(found) if keys else [public for public in dir(found) if not public.startswith("_")]
+            raise anchor.error(UnknownNameError.among("metric", path, known, shown=40)) from None
+        found = found[name] if keys else getattr(found, name)
     return found
 
 

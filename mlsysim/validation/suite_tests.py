@@ -81,7 +81,7 @@ def test_time_of_a_whole_search(timed_search: layouts.TimedSearch, request: pyte
     """The whole space is exhausted at a stated rate, counting only plans whose memory and step time were computed."""
     pytest.importorskip("pytest_benchmark", reason="timing needs pytest-benchmark: pip install mlsysim-anchors[test]")
     benchmark: Any = request.getfixturevalue("benchmark")
-    found = benchmark.pedantic(timed_search.call, rounds=3, iterations=1)
+    found = benchmark.pedantic(timed_search.call, rounds=2, iterations=1)
     plans = found.total_evaluated
     if plans < timed_search.least_plans:
         pytest.fail(f"{plans} plans were evaluated, not {timed_search.least_plans}", pytrace=False)

@@ -46,12 +46,12 @@ class Rows(Spec):
 
     def choose(self, rows: Iterable[Row]) -> list[Row]:
         """The rows that match."""
-        wanted = {name: patterns for name in Rows.model_fields if (patterns := getattr(self, name))}
-        return [
-            row
-            for row in rows
-            if all(any(fnmatchcase(str(row[name]), one) for one in patterns) for name, patterns in wanted.items())
-        ]
+        chosen = list(rows)
+        for name in Rows.model_fields:
+            if patterns := getattr(self, name):
+                matches = {text: any(fnmatchcase(str(text), one) for one in patterns) for text in {row[name] for row in chosen}}
+                chosen = [row for row in chosen if matches[row[name]]]
+        return chosen
 
 
 class Target(Spec):
