@@ -9,6 +9,7 @@ from mlsysim.calibration.engines import engine
 from mlsysim.core.errors import InconsistentError
 from mlsysim.physics import serving_step
 from mlsysim.physics.gemm import gemm_s
+from mlsysim.physics.serving_activations import elementwise_layer_s
 from mlsysim.physics.serving_deployment import Shards
 from mlsysim.solvers.serving_lowering import Formats, engine_kernels, serving_kernels, serving_shape
 
@@ -69,10 +70,10 @@ def test_a_power_limit_holds_back_full_products_only():
 
 
 def test_passes_over_what_the_cache_holds_are_faster():
-    shape, shards, coefficients = serving_shape(BERT), Shards(1.0, 1.0, 8.0, 1.0), engine(STACK).coefficients
+    shape, shards, found = serving_shape(BERT), Shards(1.0, 1.0, 8.0, 1.0), engine(STACK)
 
     def per_token_s(tokens, device):
-        return serving_step.elementwise_layer_s(shape, tokens, shards, device, coefficients) / tokens
+        return elementwise_layer_s(shape, tokens, shards, device, found.coefficients, found.has) / tokens
 
     cached = kernels()
     uncached = replace(cached, cache_B=0.0)
