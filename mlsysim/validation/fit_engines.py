@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -56,7 +56,14 @@ DEVICE_RANGES = {
     "own_compute_share": Coefficient(0.5, 0.05, 2.0),
     "own_memory_share": Coefficient(0.9, 0.4, 1.0),
 }
+RANGES_OF = {"engine": RANGES, "device": DEVICE_RANGES}
+# The error that a coefficient costs a whole range away from its prior.
+PULL = 0.03
 _FULL_WEIGHT_ROWS = 40.0
+
+Tables = dict[str, dict[str, Any]]
+# Entries of both files, by kind: "engine" and "device".
+Calibration = dict[str, Tables]
 
 
 @dataclass
@@ -203,28 +210,42 @@ def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
     )
 
 
-def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+def fit_all(root: Path) -> tuple[Tables, Tables]:
     """Entries of ``engines.toml`` and ``engine_devices.toml``, fitted to the calibration cases under ``root``."""
-    engines, devices = _stated("engines.toml"), _stated("engine_devices.toml")
-    runs = gathered(serving_anchors(root, "calibration"))
+    tables = stated()
+    at_bound = fitted(gathered(serving_anchors(root, "calibration")), tables)
+    _note(tables["engine"], tables["device"], at_bound, root)
+    return tables["engine"], tables["device"]
+
+
+def stated() -> Calibration:
+    """Both files as they stand, by kind of entry."""
+    return {"engine": _stated("engines.toml"), "device": _stated("engine_devices.toml")}
+
+
+def fitted(runs: list[Runs], tables: Calibration, only: Collection[str] | None = None) -> list[str]:
+    """Fits ``tables`` to ``runs`` in place, those groups alone that use one of the keys in ``only``; what ended at its bound."""
+    engines, devices = tables["engine"], tables["device"]
     weights = _weights(runs)
-    tables = {"engine": (engines, RANGES), "device": (devices, DEVICE_RANGES)}
     at_bound: list[str] = []
     for together in _components(runs, engines, devices):
         chosen = [runs[index] for index in together]
         names = sorted({key for run in chosen for key in _free(run, engines, devices)})
-        free = {
-            key: _start(tables[kind][0], name, part, tables[kind][1]) for key in names for kind, name, part in [key.split(" ")]
-        }
-        measured = np.concatenate([run.measured for run in chosen])
+        if only is not None and not set(names) & set(only):
+            continue
+        free = {key: _start(tables, key) for key in names}
         weighed = np.concatenate([weights[index] for index in together])
-        found = fit(functools.partial(_predicted, chosen, engines, devices), measured, free, weighed)
+        found = fit(functools.partial(_predicted, chosen, engines, devices), measured(chosen), free, weighed, PULL)
         for key, value in found.values.items():
             kind, name, part = key.split(" ")
-            tables[kind][0][name][part] = free[key].written(value)
+            tables[kind][name][part] = free[key].written(value)
         at_bound += found.at_bound
-    _note(engines, devices, at_bound, root)
-    return engines, devices
+    return at_bound
+
+
+def measured(runs: Iterable[Runs]) -> Times:
+    """The figures of all ``runs``."""
+    return np.concatenate([run.measured for run in runs])
 
 
 def _free(run: Runs, engines: Mapping[str, Mapping[str, Any]], devices: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -248,14 +269,21 @@ def _components(runs: list[Runs], engines: Any, devices: Any) -> list[list[int]]
     return [sorted(part[1]) for part in found if part[0]]
 
 
-def _start(tables: Mapping[str, Mapping[str, Any]], name: str, part: str, ranges: Mapping[str, Coefficient]) -> Coefficient:
-    """Where the fit begins: what the entry has, within the range."""
-    known, value = ranges[part], resolved(tables, name).get(part)
+def _start(tables: Calibration, key: str) -> Coefficient:
+    """Where the fit begins: what the entry has, within the range. It is pulled to its prior."""
+    kind, name, part = key.split(" ")
+    known, value = RANGES_OF[kind][part], resolved(tables[kind], name).get(part)
+    known = replace(known, prior=prior(tables, key))
     reach = known.high - known.low
     if value is None:
         return known
     inside = 1.1 * known.low if known.log else known.low + 0.02 * reach
     return replace(known, start=min(max(float(value), inside), known.high - 0.02 * reach))
+
+
+def prior(tables: Calibration, key: str) -> float:
+    kind, name, part = key.split(" ")
+    return RANGES_OF[kind][part].start
 
 
 def _stated(file: str) -> dict[str, dict[str, Any]]:
