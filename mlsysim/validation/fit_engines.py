@@ -57,8 +57,10 @@ DEVICE_RANGES = {
     "own_memory_share": Coefficient(0.9, 0.4, 1.0),
 }
 RANGES_OF = {"engine": RANGES, "device": DEVICE_RANGES}
-# The error that a coefficient costs a whole range away from its prior.
+# The error that a coefficient costs a whole range away from where its range is entered: what no figure places stays there.
 PULL = 0.03
+# A search ends when a step lowers the sum of squares by less than this share.
+TOLERANCE = 1e-8
 _FULL_WEIGHT_ROWS = 40.0
 
 Tables = dict[str, dict[str, Any]]
@@ -223,7 +225,9 @@ def stated() -> Calibration:
     return {"engine": _stated("engines.toml"), "device": _stated("engine_devices.toml")}
 
 
-def fitted(runs: list[Runs], tables: Calibration, only: Collection[str] | None = None) -> list[str]:
+def fitted(
+    runs: list[Runs], tables: Calibration, only: Collection[str] | None = None, tolerance: float = TOLERANCE
+) -> list[str]:
     """Fits ``tables`` to ``runs`` in place, those groups alone that use one of the keys in ``only``; what ended at its bound."""
     engines, devices = tables["engine"], tables["device"]
     weights = _weights(runs)
@@ -235,7 +239,7 @@ def fitted(runs: list[Runs], tables: Calibration, only: Collection[str] | None =
             continue
         free = {key: _start(tables, key) for key in names}
         weighed = np.concatenate([weights[index] for index in together])
-        found = fit(functools.partial(_predicted, chosen, engines, devices), measured(chosen), free, weighed, PULL)
+        found = fit(functools.partial(_predicted, chosen, engines, devices), measured(chosen), free, weighed, PULL, tolerance)
         for key, value in found.values.items():
             kind, name, part = key.split(" ")
             tables[kind][name][part] = free[key].written(value)
@@ -246,6 +250,22 @@ def fitted(runs: list[Runs], tables: Calibration, only: Collection[str] | None =
 def measured(runs: Iterable[Runs]) -> Times:
     """The figures of all ``runs``."""
     return np.concatenate([run.measured for run in runs])
+
+
+def predicted(runs: Iterable[Runs], tables: Calibration) -> Times:
+    """What ``tables`` give for all ``runs``, in the order of ``measured``."""
+    return _predicted(runs, tables["engine"], tables["device"], {})
+
+
+def keys_of(runs: Iterable[Runs], tables: Calibration) -> set[str]:
+    """Of all that is fitted to ``runs``: as in "engine vllm-2025 layer_s" and "device b200_sxm memory_share"."""
+    return {key for run in runs for key in _free(run, tables["engine"], tables["device"])}
+
+
+def keys_beside(runs: list[Runs], tables: Calibration, keys: Collection[str]) -> set[str]:
+    """Of all that is fitted to ``runs`` together with any of ``keys``."""
+    found = [keys_of((runs[i] for i in part), tables) for part in _components(runs, tables["engine"], tables["device"])]
+    return {key for part in found if part & set(keys) for key in part}
 
 
 def _free(run: Runs, engines: Mapping[str, Mapping[str, Any]], devices: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -273,17 +293,12 @@ def _start(tables: Calibration, key: str) -> Coefficient:
     """Where the fit begins: what the entry has, within the range. It is pulled to its prior."""
     kind, name, part = key.split(" ")
     known, value = RANGES_OF[kind][part], resolved(tables[kind], name).get(part)
-    known = replace(known, prior=prior(tables, key))
+    known = replace(known, prior=known.start)
     reach = known.high - known.low
     if value is None:
         return known
     inside = 1.1 * known.low if known.log else known.low + 0.02 * reach
     return replace(known, start=min(max(float(value), inside), known.high - 0.02 * reach))
-
-
-def prior(tables: Calibration, key: str) -> float:
-    kind, name, part = key.split(" ")
-    return RANGES_OF[kind][part].start
 
 
 def _stated(file: str) -> dict[str, dict[str, Any]]:
