@@ -18,6 +18,7 @@ from mlsysim.core.errors import MLSysError
 Times = npt.NDArray[np.float64]
 _AT_BOUND = 1e-3  # of the range
 _SCALE = 0.05  # residuals beyond 5 % count linearly
+_STEP = 1e-7  # of a range: between rounding and curvature
 _NOTHING = 1e-6  # of the upper bound: what is nearer to a lower bound of 0 is 0
 
 
@@ -96,11 +97,13 @@ def fit(
     weights: Times | float = 1.0,
     pull: float = 0.0,
     tolerance: float = 1e-8,
+    varied: Callable[[Mapping[str, float], Mapping[str, float]], Times] | None = None,
 ) -> Fit:
     """The coefficients with which ``predict`` comes nearest to ``measured_s``; ``weights`` multiply the rows' errors.
 
     ``pull`` is the error that a coefficient costs when it is a whole range away from its prior: a small one leaves one that no
     row identifies there, and moves no other. ``tolerance``: the search ends when a step lowers the sum by less than this share.
+    ``varied``, for predictions that are cheap together: from values and what each changes to, a column of predictions a change.
 
     Raises:
         MLSysError: SciPy is missing (the ``fit`` extra has it).
@@ -131,7 +134,17 @@ def fit(
         missed = weights * np.log(predict(unpacked(x)) / measured_s)
         return np.concatenate([missed, pull * (x - prior) / (high - low)]) if pull else missed
 
-    solution = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=_SCALE, x_scale=high - low, ftol=tolerance)
+    def slopes(x: Times) -> Times:
+        """Of the residuals, by steps towards the middle of the ranges."""
+        assert varied is not None
+        steps = np.where(x < (low + high) / 2, _STEP, -_STEP) * (high - low)
+        columns = varied(unpacked(x), unpacked(x + steps))
+        missed = np.broadcast_to(weights, measured_s.shape)[:, None] * np.log(columns / predict(unpacked(x))[:, None]) / steps
+        return np.concatenate([missed, np.diag(pull / (high - low))]) if pull else missed
+
+    options = {"loss": "soft_l1", "f_scale": _SCALE, "x_scale": high - low, "ftol": tolerance}
+    jacobian = "2-point" if varied is None else slopes
+    solution = least_squares(residuals, start, jac=jacobian, bounds=(low, high), **options)
     values = unpacked(solution.x)
     near = np.minimum(solution.x - low, high - solution.x) < _AT_BOUND * (high - low)
     at_bound = tuple(name for name, hit in zip(names, near, strict=True) if hit)
