@@ -145,8 +145,9 @@ class Runs:
 
 def _columns(choices: Sequence[Choice], parts: Iterable[str]) -> Choice:
     """One for all ``choices``: what differs among them stands below each other, rows of figures beside each other."""
-    changed = {part: [getattr(choice, part) for choice in choices] for part in parts}
-    return replace(choices[0], **{part: np.array(own)[:, None] for part, own in changed.items() if min(own) < max(own)})
+    listed = {part: [getattr(choice, part) for choice in choices] for part in parts}
+    changed: dict[str, Any] = {part: np.array(own)[:, None] for part, own in listed.items() if min(own) < max(own)}
+    return replace(choices[0], **changed)
 
 
 def serving_anchors(root: Path, role: str) -> list[Anchor]:
@@ -242,7 +243,7 @@ def stated() -> Calibration:
 def fitted(
     runs: list[Runs], tables: Calibration, only: Collection[str] | None = None, tolerance: float = TOLERANCE
 ) -> list[str]:
-    """Fits ``tables`` to ``runs`` in place, those groups alone that use one of the keys in ``only``; what ended at its bound."""
+    """Fits ``tables`` to ``runs`` in place (``only``: groups that use one of these keys); returns what ended at its bound."""
     engines, devices = tables["engine"], tables["device"]
     weights = _weights(runs)
     at_bound: list[str] = []

@@ -51,8 +51,8 @@ COMMAND = "python -m mlsysim.validation.leave_out_serving anchors -o anchors/ser
 HEADER = f"""\
 Serving predicted without a device, an engine or a model, written by {COMMAND}
 without: what the fit was given no figure of; engines, devices: the coefficients that its cases use, fitted to the others.
-errors: of |predicted / measured - 1| of decode steps and whole batches, both roles, as fractions; first_token: the same of prompts;
-bias is the mean of the signed error. devices, engines, models: the cases of all entries of that kind together."""
+errors: of |predicted / measured - 1| of decode steps and whole batches, in both roles, as fractions; first_token: the same of
+prompts; bias is the mean of the signed error. devices, engines, models: the cases of all entries of that kind together."""
 KINDS = ("device", "engine", "model")
 _FIRST_TOKEN = ("ttft", "prompt_tokens_per_second", "prefill_mfu")
 _DEFAULTS = EngineCoefficients()

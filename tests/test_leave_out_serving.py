@@ -1,0 +1,147 @@
+"""Devices, engines and models predicted without themselves: nothing that was measured of them may reach the fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlsysim.calibration.fitting import Coefficient, fit
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.validation import accuracy, fit_engines, leave_out_serving
+from mlsysim.validation.leave_out_serving import entry_id, left_out
+
+pytest.importorskip("scipy", reason="fits need SciPy: pip install 'mlsysim-anchors[fit]'")
+
+ROOT = Path(__file__).parents[1] / "anchors"
+# Their fits take a second; they share no coefficient with other engines.
+ENGINES = ("fastertransformer", "fastertransformer-bert", "tensorrt-llm-0.5")
+PARTS = [("device", "t4"), ("model", "BERT-6B"), ("engine", "fastertransformer-bert")]
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return [case for case in leave_out_serving.cases_of(ROOT) if case.engine in ENGINES]
+
+
+def poisoned(cases, which):
+    """The same cases, the figures of some three times as large."""
+    return [
+        replace(
+            case, anchor=replace(case.anchor, case=case.anchor.case.model_copy(update={"value": 3 * case.anchor.case.value}))
+        )
+        if which(case)
+        else case
+        for case in cases
+    ]
+
+
+def coefficients(entry):
+    return entry["engines"], entry["devices"]
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+def test_what_is_left_out_changes_nothing_of_its_fit(cases, kind, name):
+    clean = left_out(kind, name, cases)
+    dirty = left_out(kind, name, poisoned(cases, lambda case: getattr(case, kind) == name))
+    assert coefficients(clean) == coefficients(dirty)
+    assert clean["errors"]["points"] == dirty["errors"]["points"] > 0
+    assert clean["errors"]["bias"] != dirty["errors"]["bias"]
+
+
+def test_figures_of_peers_change_the_engine_that_has_none(cases):
+    clean = left_out("engine", "fastertransformer-bert", cases)
+    dirty = left_out("engine", "fastertransformer-bert", poisoned(cases, lambda case: case.engine == "tensorrt-llm-0.5"))
+    assert clean["engines"] != dirty["engines"]
+
+
+def test_validation_figures_change_nothing_of_any_fit(cases):
+    dirty = poisoned(cases, lambda case: case.anchor.case.role == "validation")
+    assert coefficients(left_out("device", "t4", cases)) == coefficients(left_out("device", "t4", dirty))
+
+
+def test_a_device_without_figures_has_what_its_kernels_reach(cases):
+    entry = left_out("device", "t4", cases)
+    assert entry["devices"]["t4"]["compute_share"] == 1.0
+    assert entry["errors"]["points"] == sum(case.device == "t4" for case in cases)
+
+
+def test_own_shares_of_a_device_without_figures_are_the_median_of_the_others():
+    tables = fit_engines.stated()
+    runs = [
+        run for run in fit_engines.gathered(fit_engines.serving_anchors(ROOT, "calibration")) if run.stack == "llama.cpp-2024"
+    ]
+    others = [run for run in runs if run.device != "l40s"]
+    known = fit_engines.keys_of(others, tables)
+    leave_out_serving.to_prior(others, tables, fit_engines.keys_of(runs, tables))
+    shares = [tables["device"][key.split(" ")[1]]["own_memory_share"] for key in known if key.endswith(" own_memory_share")]
+    assert tables["device"]["l40s"]["own_memory_share"] == pytest.approx(np.median(shares))
+
+
+def test_an_entry_that_physics_has_left_behind_is_told(cases):
+    entry = left_out("device", "t4", cases)
+    entries = {entry_id("device", "t4"): entry}
+    entries |= leave_out_serving.pooled(entries, cases)
+    assert leave_out_serving.stale(entries, cases) == ""
+    moved = entries | {"device t4": entry | {"errors": entry["errors"] | {"median": 0.5}}}
+    assert leave_out_serving.stale(moved, cases).startswith("device t4: errors median 0.5 -> ")
+
+
+def test_what_no_case_has_is_named(cases):
+    with pytest.raises(UnknownNameError, match="t5"):
+        left_out("device", "t5", cases)
+
+
+def test_peers_are_engines_that_are_fitted():
+    engines = fit_engines.stated()["engine"]
+    for name, entry in engines.items():
+        assert bool(entry.get("peers")) == bool(entry.get("fit"))
+        assert name not in entry.get("peers", ())
+        assert all(engines[peer]["fit"] for peer in entry.get("peers", ()))
+
+
+def test_choices_together_are_what_each_gives_alone():
+    anchors = fit_engines.serving_anchors(ROOT, "calibration")
+    kinds = {run.schedule: run for run in fit_engines.gathered(anchors) if len(run.measured) > 2}
+    assert set(kinds) == {"static", "continuous", "offline"}
+    tables = fit_engines.stated()
+    for run in kinds.values():
+        engine, device = fit_engines._coefficients(tables["engine"], run.stack), fit_engines._device(run, tables["device"])
+        engines = [engine, replace(engine, layer_s=1.5e-4), replace(engine, compute_share=0.7, sequence_s=3e-5), engine]
+        devices = [device, device, device, replace(device, memory_share=0.8, link_share=0.5)]
+        alone = [run.predicted(*pair) for pair in zip(engines, devices, strict=True)]
+        assert run.together(engines, devices) == pytest.approx(np.array(alone), rel=1e-12)
+
+
+def test_slopes_of_all_coefficients_at_once_end_where_those_of_each_do():
+    x = np.array([1.0, 2.0, 4.0, 8.0])
+    ranges = {"a": Coefficient(2.0, 0.1, 10.0), "b": Coefficient(1e-2, 1e-4, 1.0, log=True)}
+
+    def predict(values):
+        return values["a"] * x + values["b"] * x**2
+
+    def varied(values, changed):
+        return np.stack([predict({**values, name: changed[name]}) for name in changed], axis=-1)
+
+    measured = 3 * x + 0.2 * x**2
+    one, other = fit(predict, measured, ranges, pull=0.01), fit(predict, measured, ranges, pull=0.01, varied=varied)
+    assert one.values == pytest.approx(other.values, rel=1e-3)
+
+
+def test_what_no_row_identifies_goes_to_its_prior_not_to_its_start():
+    x = np.array([1.0, 2.0])
+    free = {"a": Coefficient(4.0, 0.1, 10.0, prior=2.0)}
+    assert fit(lambda c: 3 * x + 0 * c["a"], 2 * x, free, pull=0.03).values["a"] == pytest.approx(2.0, abs=1e-3)
+
+
+def test_the_page_shows_each_beside_all_of_its_kind():
+    errors = {"points": 4, "median": 0.05, "mean": 0.06, "p90": 0.1, "bias": -0.01}
+    entries = [
+        {"id": "devices", "kind": "device", "errors": errors, "first_token": {"points": 0}},
+        {"id": "device t4", "kind": "device", "without": "t4", "errors": errors, "first_token": errors},
+    ]
+    text = accuracy.as_markdown([], [], [], [], entries)
+    assert "| device | **each device** | 4 | 5.0 % | 6.0 % | 10.0 % | -1.0 % | 0 | - |" in text
+    assert "| device | t4 | 4 | 5.0 % | 6.0 % | 10.0 % | -1.0 % | 4 | 5.0 % |" in text
