@@ -68,16 +68,23 @@ def test_a_device_without_figures_has_what_its_kernels_reach(cases):
     assert entry["errors"]["points"] == sum(case.device == "t4" for case in cases)
 
 
-def test_own_shares_of_a_device_without_figures_are_the_median_of_the_others():
-    tables = fit_engines.stated()
-    runs = [
-        run for run in fit_engines.gathered(fit_engines.serving_anchors(ROOT, "calibration")) if run.stack == "llama.cpp-2024"
-    ]
-    others = [run for run in runs if run.device != "l40s"]
-    known = fit_engines.keys_of(others, tables)
-    leave_out_serving.to_prior(others, tables, fit_engines.keys_of(runs, tables))
-    shares = [tables["device"][key.split(" ")[1]]["own_memory_share"] for key in known if key.endswith(" own_memory_share")]
-    assert tables["device"]["l40s"]["own_memory_share"] == pytest.approx(np.median(shares))
+def test_shares_that_no_figure_places_are_the_median_of_the_peers():
+    devices = {
+        "a": {"fit": ["own_memory_share", "compute_share"], "peers": ["b", "c", "d"]},
+        "b": {"own_memory_share": 0.5, "compute_share": 0.7},
+        "c": {"own_memory_share": 0.7},
+        "d": {"own_memory_share": 0.1, "compute_share": 0.8},
+    }
+    unknown = {"device a own_memory_share", "device a compute_share", "device d own_memory_share"}
+
+    def share(part):
+        return leave_out_serving._share_of_peers(devices, "a", part, unknown)
+
+    assert share("own_memory_share") == pytest.approx(0.6)
+    assert share("compute_share") == pytest.approx(0.8)
+    assert share("link_share") == 1.0
+    devices["a"]["peers"] = ["d"]
+    assert share("own_memory_share") == fit_engines.DEVICE_RANGES["own_memory_share"].start
 
 
 def test_an_entry_that_physics_has_left_behind_is_told(cases):
@@ -94,12 +101,13 @@ def test_what_no_case_has_is_named(cases):
         left_out("device", "t5", cases)
 
 
-def test_peers_are_engines_that_are_fitted():
-    engines = fit_engines.stated()["engine"]
-    for name, entry in engines.items():
-        assert bool(entry.get("peers")) == bool(entry.get("fit"))
+@pytest.mark.parametrize("kind", ["engine", "device"])
+def test_what_is_fitted_has_peers(kind):
+    known = fit_engines.stated()[kind]
+    for name, entry in known.items():
+        assert entry.get("peers") or not entry.get("fit"), name
         assert name not in entry.get("peers", ())
-        assert all(engines[peer]["fit"] for peer in entry.get("peers", ()))
+        assert set(entry.get("peers", ())) <= set(known)
 
 
 def test_choices_together_are_what_each_gives_alone():

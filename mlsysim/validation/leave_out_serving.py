@@ -1,8 +1,8 @@
 """Serving without a device, an engine or a model: ``python -m mlsysim.validation.leave_out_serving anchors -o FILE``.
 
 Engines and devices are fitted again to the calibration cases that are left, and every case that was left out is predicted,
-calibration cases too: none was fitted. A device whose shares no figure places has those of its kernels (1), its own products'
-shares the median of the other devices'; an engine without figures is the one engine that fits those of its peers together.
+calibration cases too: none was fitted. Shares of a device that no figure places are the median of its peers'; an engine without
+figures is the one engine that fits those of its peers together.
 """
 
 from __future__ import annotations
@@ -126,12 +126,11 @@ def left_out(kind: str, name: str, cases: Sequence[ServingCase]) -> dict[str, An
 
 def to_prior(runs: Sequence[Runs], tables: Calibration, keys: Collection[str]) -> None:
     """Gives what of ``keys`` no figure of ``runs`` places its prior: devices first, since engines are fitted on them."""
-    known = keys_of(runs, tables)
-    for key in sorted(set(keys) - known):
+    unknown = set(keys) - keys_of(runs, tables)
+    for key in sorted(unknown):
         kind, name, part = key.split(" ")
         if kind == "device":
-            others = [tables[kind][one.split(" ")[1]][part] for one in sorted(known) if _is_share(one, part)]
-            tables[kind][name][part] = median(others) if part.startswith("own_") and others else DEVICE_RANGES[part].start
+            tables[kind][name][part] = _share_of_peers(tables["device"], name, part, unknown)
     seen = {run.stack for run in runs}
     for name in sorted({key.split(" ")[1] for key in keys if key.startswith("engine ")} - seen):
         peers = [run for run in runs if run.stack in tables["engine"][name].get("peers", ())]
@@ -139,9 +138,12 @@ def to_prior(runs: Sequence[Runs], tables: Calibration, keys: Collection[str]) -
             tables["engine"][name].update(_shared_engine(peers, tables))
 
 
-def _is_share(key: str, part: str) -> bool:
-    kind, _, own = key.split(" ")
-    return (kind, own) == ("device", part)
+def _share_of_peers(devices: Mapping[str, Mapping[str, Any]], name: str, part: str, unknown: Collection[str]) -> float:
+    """The median of its peers' shares, as far as figures place them; a peer that has none of the kind has its kernels' own, 1."""
+    own = part.startswith("own_")
+    peers = [peer for peer in devices[name].get("peers", ()) if f"device {peer} {part}" not in unknown]
+    shares = [resolved(devices, peer).get(part, None if own else 1.0) for peer in peers]
+    return median([share for share in shares if share is not None] or [DEVICE_RANGES[part].start])
 
 
 def _shared_engine(runs: list[Runs], tables: Calibration) -> dict[str, float]:
