@@ -29,8 +29,9 @@ when they give other errors today."""
 
 _SERVING_LEFT_OUT = """\
 Engines and devices are fitted again to the calibration cases without those of one device, engine or model; all of its rows are
-then predicted, in both roles. A device without figures has the median of its peers' shares, an engine without figures is the one
-engine that fits those of its peers together (`peers` of the calibration files). Rows: decode steps and whole batches; times to the first token stand beside them. The fits are kept in `anchors/serving_left_out.toml`, written by
+then predicted, in both roles. A device without figures has the median of its peers' shares, an engine without figures is the
+one engine that fits those of its peers together (`peers` of the calibration files). Rows: decode steps and whole batches; times
+to the first token stand beside them. The fits are kept in `anchors/serving_left_out.toml`, written by
 `python -m mlsysim.validation.leave_out_serving anchors -o anchors/serving_left_out.toml`; a test fails when they give other
 errors today."""
 

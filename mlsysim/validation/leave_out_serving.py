@@ -139,11 +139,11 @@ def to_prior(runs: Sequence[Runs], tables: Calibration, keys: Collection[str]) -
 
 
 def _share_of_peers(devices: Mapping[str, Mapping[str, Any]], name: str, part: str, unknown: Collection[str]) -> float:
-    """The median of its peers' shares, as far as figures place them; a peer that has none of the kind has its kernels' own, 1."""
+    """The median of its peers' shares, as far as figures place them; a peer that states none has what its kernels have, 1."""
     own = part.startswith("own_")
     peers = [peer for peer in devices[name].get("peers", ()) if f"device {peer} {part}" not in unknown]
     shares = [resolved(devices, peer).get(part, None if own else 1.0) for peer in peers]
-    return median([share for share in shares if share is not None] or [DEVICE_RANGES[part].start])
+    return float(median([share for share in shares if share is not None] or [DEVICE_RANGES[part].start]))
 
 
 def _shared_engine(runs: list[Runs], tables: Calibration) -> dict[str, float]:
