@@ -61,6 +61,8 @@ _ROUNDING = 0.0003
 # A search from where the fit to all cases ended needs few steps.
 _TOLERANCE = 1e-3
 _ENGINE_ROWS = 40.0
+# Shares of a device that are 1 where nobody states them; links, and products of an engine's own, have no such rate.
+_OF_KERNELS = ("compute_share", "memory_share", "attention_share")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,10 +141,9 @@ def to_prior(runs: Sequence[Runs], tables: Calibration, keys: Collection[str]) -
 
 
 def _share_of_peers(devices: Mapping[str, Mapping[str, Any]], name: str, part: str, unknown: Collection[str]) -> float:
-    """The median of its peers' shares, as far as figures place them; a peer that states none has what its kernels have, 1."""
-    own = part.startswith("own_")
+    """The median of its peers' shares, as far as figures place them; a peer that states none of its kernels' has theirs, 1."""
     peers = [peer for peer in devices[name].get("peers", ()) if f"device {peer} {part}" not in unknown]
-    shares = [resolved(devices, peer).get(part, None if own else 1.0) for peer in peers]
+    shares = [resolved(devices, peer).get(part, 1.0 if part in _OF_KERNELS else None) for peer in peers]
     return float(median([share for share in shares if share is not None] or [DEVICE_RANGES[part].start]))
 
 
