@@ -10,7 +10,7 @@ import pytest
 
 from mlsysim.calibration.fitting import Coefficient, fit
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.validation import accuracy, fit_engines, leave_out_serving
+from mlsysim.validation import accuracy, engine_tables, fit_engines, leave_out_serving
 from mlsysim.validation.leave_out_serving import entry_id, left_out
 
 pytest.importorskip("scipy", reason="fits need SciPy: pip install 'mlsysim-anchors[fit]'")
@@ -116,11 +116,29 @@ def test_choices_together_are_what_each_gives_alone():
     assert set(kinds) == {"static", "continuous", "offline"}
     tables = fit_engines.stated()
     for run in kinds.values():
-        engine, device = fit_engines._coefficients(tables["engine"], run.stack), fit_engines._device(run, tables["device"])
-        engines = [engine, replace(engine, layer_s=1.5e-4), replace(engine, compute_share=0.7, sequence_s=3e-5), engine]
-        devices = [device, device, device, replace(device, memory_share=0.8, link_share=0.5)]
-        alone = [run.predicted(*pair) for pair in zip(engines, devices, strict=True)]
-        assert run.together(engines, devices) == pytest.approx(np.array(alone), rel=1e-12)
+        engine, device = (
+            engine_tables.coefficients_of(tables["engine"], run.stack),
+            engine_tables.device_of(run, tables["device"]),
+        )
+        engines = [engine, replace(engine, layer_s=1.5e-4), replace(engine, compute_share=0.7, sequence_s=3e-5)]
+        alone = [run.predicted(one, device) for one in engines]
+        assert run.together(engines, device) == pytest.approx(np.array(alone), rel=1e-12)
+
+
+@pytest.mark.parametrize("stack", ["llama.cpp-2025", "tensorrt-llm-1.2"])
+def test_a_column_for_each_coefficient_also_of_the_engine_that_it_is_like(stack):
+    anchors = fit_engines.serving_anchors(ROOT, "calibration")
+    runs = [run for run in fit_engines.gathered(anchors) if run.stack == stack]
+    tables = fit_engines.stated()
+    keys = [*sorted(fit_engines.keys_of(runs, tables)), "engine llama.cpp-2024 passes", "engine vllm-2025 layer_s"]
+    places = [key.split(" ") for key in keys]
+    values = {key: tables[kind][name][part] for key, (kind, name, part) in zip(keys, places, strict=True)}
+    changed = {key: 1.1 * value for key, value in values.items()}
+    columns = engine_tables.varied(runs, tables, values, changed)
+    for column, (key, (kind, name, part)) in zip(columns.T, zip(keys, places, strict=True), strict=True):
+        trial = fit_engines.stated()
+        trial[kind][name][part] = changed[key]
+        assert column == pytest.approx(fit_engines.predicted(runs, trial), rel=1e-12)
 
 
 def test_slopes_of_all_coefficients_at_once_end_where_those_of_each_do():

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from mlsysim.solvers.serving_input import ServingSetting, check_setting
 from mlsysim.solvers.serving_lowering import Formats, network_Bps, room, serving_kernels, serving_shape
 from mlsysim.solvers.serving_table import METRICS, serving_question
 from mlsysim.solvers.training_steps import stacked
-from mlsysim.validation.fit_stacks import lineage
+from mlsysim.validation.engine_tables import Calibration, Tables, coefficients_of, device_of, varied
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
 # Physically meaningful ranges; a coefficient that ends at one is reported.
@@ -63,11 +63,6 @@ PULL = 0.03
 # A search ends when a step lowers the sum of squares by less than this share.
 TOLERANCE = 1e-8
 _FULL_WEIGHT_ROWS = 40.0
-
-Tables = dict[str, dict[str, Any]]
-Choice = TypeVar("Choice", EngineCoefficients, EngineDevice)
-# Entries of both files, by kind: "engine" and "device".
-Calibration = dict[str, Tables]
 
 
 @dataclass
@@ -105,10 +100,11 @@ class Runs:
             self.solved[key] = self._metric(self._served(coefficients, device))
         return self.solved[key]
 
-    def together(self, coefficients: Sequence[EngineCoefficients], devices: Sequence[EngineDevice]) -> Times:
-        """The metric of every row, a line a choice of coefficients: computed at once, in a third of the time."""
-        engines = _columns(coefficients, COEFFICIENTS)
-        lines = self._metric(self._served(engines, _columns(devices, tuple(DEVICE_RANGES))))
+    def together(self, coefficients: Sequence[EngineCoefficients], device: EngineDevice) -> Times:
+        """The metric of every row, a line a choice of coefficients: what differs stands below each other, computed at once."""
+        listed = {part: [getattr(choice, part) for choice in coefficients] for part in COEFFICIENTS}
+        changed: dict[str, Any] = {part: np.array(own)[:, None] for part, own in listed.items() if min(own) < max(own)}
+        lines = self._metric(self._served(replace(coefficients[0], **changed), device))
         return np.broadcast_to(lines, (len(coefficients), len(self.metrics)))
 
     def _served(self, coefficients: EngineCoefficients, device: EngineDevice) -> Served:
@@ -141,13 +137,6 @@ class Runs:
             "prefill_mfu": self.keyed / served.ttft_s,
         }
         return np.stack([np.asarray(by_name[name])[..., row] for row, name in enumerate(self.metrics)], axis=-1)
-
-
-def _columns(choices: Sequence[Choice], parts: Iterable[str]) -> Choice:
-    """One for all ``choices``: what differs among them stands below each other, rows of figures beside each other."""
-    listed = {part: [getattr(choice, part) for choice in choices] for part in parts}
-    changed: dict[str, Any] = {part: np.array(own)[:, None] for part, own in listed.items() if min(own) < max(own)}
-    return replace(choices[0], **changed)
 
 
 def serving_anchors(root: Path, role: str) -> list[Anchor]:
@@ -255,8 +244,8 @@ def fitted(
         free = {key: _start(tables, key) for key in names}
         weighed = np.concatenate([weights[index] for index in together])
         predict = functools.partial(_predicted, chosen, engines, devices)
-        varied = functools.partial(_varied, chosen, tables)
-        found = fit(predict, measured(chosen), free, weighed, PULL, tolerance, varied)
+        columns = functools.partial(varied, chosen, tables)
+        found = fit(predict, measured(chosen), free, weighed, PULL, tolerance, columns)
         for key, value in found.values.items():
             kind, name, part = key.split(" ")
             tables[kind][name][part] = free[key].written(value)
@@ -328,42 +317,8 @@ def _predicted(runs: Iterable[Runs], engines: Any, devices: Any, values: Mapping
     for key, value in values.items():
         kind, name, part = key.split(" ")
         trial[kind][name][part] = value
-    coefficients = {name: _coefficients(trial["engine"], name) for name in engines}
-    return np.concatenate([run.predicted(coefficients[run.stack], _device(run, trial["device"])) for run in runs])
-
-
-def _varied(runs: Iterable[Runs], tables: Calibration, values: Mapping[str, float], changed: Mapping[str, float]) -> Times:
-    """Predictions with ``values`` but for one that has ``changed``: a column for each."""
-    base = {kind: {name: dict(entry) for name, entry in own.items()} for kind, own in tables.items()}
-    for key, value in values.items():
-        kind, name, part = key.split(" ")
-        base[kind][name][part] = value
-    columns = []
-    for run in runs:
-        used = {("engine", name) for name in lineage(base["engine"], run.stack)}
-        used |= {("device", name) for name in lineage(base["device"], run.device)}
-        own = [key for key in changed if tuple(key.split(" ")[:2]) in used]
-        trials = [base]
-        for kind, name, part in (key.split(" ") for key in own):
-            entry = {**base[kind][name], part: changed[f"{kind} {name} {part}"]}
-            trials.append({**base, kind: {**base[kind], name: entry}})
-        lines = run.together(
-            [_coefficients(trial["engine"], run.stack) for trial in trials], [_device(run, trial["device"]) for trial in trials]
-        )
-        by_key = dict(zip(own, lines[1:], strict=True))
-        columns.append(np.stack([by_key.get(key, lines[0]) for key in changed], axis=-1))
-    return np.concatenate(columns)
-
-
-def _coefficients(engines: Mapping[str, Mapping[str, Any]], name: str) -> EngineCoefficients:
-    entry = resolved(engines, name)
-    return EngineCoefficients(**{part: float(entry[part]) for part in COEFFICIENTS if part in entry})
-
-
-def _device(run: Runs, devices: Mapping[str, Mapping[str, Any]]) -> EngineDevice:
-    entry = resolved(devices, run.device)
-    given: dict[str, Any] = {part: float(entry[part]) for part in DEVICE_RANGES if part in entry}
-    return replace(engine_device(run.accelerator.name), **given)
+    coefficients = {name: coefficients_of(trial["engine"], name) for name in engines}
+    return np.concatenate([run.predicted(coefficients[run.stack], device_of(run, trial["device"])) for run in runs])
 
 
 def _weights(runs: list[Runs]) -> list[Times]:

@@ -26,12 +26,12 @@ from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.serving_deployment import EngineCoefficients
 from mlsysim.solvers.serving_table import serving_question
 from mlsysim.systems.types import Fleet
+from mlsysim.validation.engine_tables import Calibration
 from mlsysim.validation.fit_engines import (
     DEVICE_RANGES,
     PULL,
     RANGES,
     RANGES_OF,
-    Calibration,
     Runs,
     fitted,
     gathered,
