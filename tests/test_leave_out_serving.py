@@ -90,7 +90,7 @@ def test_shares_that_no_figure_places_are_the_median_of_the_peers():
 def test_an_entry_that_physics_has_left_behind_is_told(cases):
     entry = left_out("device", "t4", cases)
     entries = {entry_id("device", "t4"): entry}
-    entries |= leave_out_serving.pooled(entries, cases)
+    entries |= leave_out_serving.pooled(leave_out_serving.errors([entry], cases))
     assert leave_out_serving.stale(entries, cases) == ""
     moved = entries | {"device t4": entry | {"errors": entry["errors"] | {"median": 0.5}}}
     assert leave_out_serving.stale(moved, cases).startswith("device t4: errors median 0.5 -> ")

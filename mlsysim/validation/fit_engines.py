@@ -107,6 +107,7 @@ class Runs:
         lines = self._metric(self._served(replace(coefficients[0], **changed), device))
         return np.broadcast_to(lines, (len(coefficients), len(self.metrics)))
 
+    @np.errstate(divide="ignore")  # models of experts have a product of no columns, weighed by 0
     def _served(self, coefficients: EngineCoefficients, device: EngineDevice) -> Served:
         found = engine(self.stack)
         passes = Deployment(

@@ -54,6 +54,8 @@ without: what the fit was given no figure of; engines, devices: the coefficients
 errors: of |predicted / measured - 1| of decode steps and whole batches, in both roles, as fractions; first_token: the same of
 prompts; bias is the mean of the signed error. devices, engines, models: the cases of all entries of that kind together."""
 KINDS = ("device", "engine", "model")
+# Signed errors of decode steps and whole batches, and of prompts.
+Signed = tuple[list[float], list[float]]
 _FIRST_TOKEN = ("ttft", "prompt_tokens_per_second", "prefill_mfu")
 _DEFAULTS = EngineCoefficients()
 # Recomputed errors may differ from the written ones by their rounding.
@@ -123,7 +125,7 @@ def left_out(kind: str, name: str, cases: Sequence[ServingCase]) -> dict[str, An
         "engines": {engine: _engine(tables, engine) for engine in sorted({run.stack for run in used})},
         "devices": {device: _shares(tables, device) for device in sorted({run.device for run in used})},
     }
-    return entry_of | _judged(*_errors(entry_of, chosen))
+    return entry_of | _judged(*_errors(entry_of, used))
 
 
 def to_prior(runs: Sequence[Runs], tables: Calibration, keys: Collection[str]) -> None:
@@ -194,14 +196,13 @@ def _chosen(kind: str, name: str, cases: Iterable[ServingCase]) -> list[ServingC
     return chosen
 
 
-def _errors(entry: Mapping[str, Any], cases: Iterable[ServingCase]) -> tuple[list[float], list[float]]:
-    """Signed errors of ``cases`` with the coefficients of ``entry``: of decode steps and whole batches, and of prompts."""
+def _errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> Signed:
+    """Signed errors of ``runs`` with the coefficients of ``entry``: of decode steps and whole batches, and of prompts."""
     tables = stated()
     for name, coefficients in entry["engines"].items():
         tables["engine"][name].update(coefficients)
     for name, shares in entry["devices"].items():
         tables["device"][name].update(shares)
-    runs = _gathered(cases)
     signed = (predicted(runs, tables) / measured(runs) - 1).tolist()
     first = [metric in _FIRST_TOKEN for run in runs for metric in run.metrics]
     pairs = list(zip(signed, first, strict=True))
@@ -221,15 +222,27 @@ def _summary(signed: Sequence[float]) -> dict[str, float]:
     return {"points": len(sizes)} | {name: round(float(value or 0.0), 4) for name, value in found.items()}
 
 
-def pooled(entries: Mapping[str, Mapping[str, Any]], cases: Sequence[ServingCase]) -> dict[str, dict[str, Any]]:
-    """Of each kind, the errors of all its entries' cases together."""
+def errors(entries: Iterable[Mapping[str, Any]], cases: Sequence[ServingCase]) -> dict[str, Signed]:
+    """Today's errors of what each of ``entries`` left out, with its coefficients."""
+    whole = _gathered(cases)
     found = {}
-    for kind in KINDS:
-        own = [entry for entry in entries.values() if entry["kind"] == kind and "without" in entry]
-        pairs = [_errors(entry, _chosen(kind, entry["without"], cases)) for entry in own]
-        tokens, first = ([error for pair in pairs for error in pair[place]] for place in (0, 1))
-        found[f"{kind}s"] = {"kind": kind, **_judged(tokens, first)}
+    for entry in entries:
+        kind, name = entry["kind"], entry["without"]
+        chosen = _chosen(kind, name, cases)
+        by = {"device": lambda run: run.device, "engine": lambda run: run.stack}.get(kind)
+        runs = _gathered(chosen) if by is None else [run for run in whole if by(run) == name]
+        found[entry_id(kind, name)] = _errors(entry, runs)
     return found
+
+
+def pooled(found: Mapping[str, Signed]) -> dict[str, dict[str, Any]]:
+    """Of each kind, the errors of all its entries' cases together."""
+    return {f"{kind}s": {"kind": kind, **_judged(*_together(found, kind))} for kind in KINDS}
+
+
+def _together(found: Mapping[str, Signed], kind: str) -> Signed:
+    own = [pair for name, pair in found.items() if name.startswith(f"{kind} ")]
+    return [error for tokens, _ in own for error in tokens], [error for _, first in own for error in first]
 
 
 def read(root: Path) -> dict[str, dict[str, Any]]:
@@ -240,9 +253,9 @@ def read(root: Path) -> dict[str, dict[str, Any]]:
 
 def stale(entries: Mapping[str, Mapping[str, Any]], cases: Sequence[ServingCase]) -> str:
     """How today's errors differ from the written ones, the written coefficients kept; "" if they do not."""
-    own = {name: entry for name, entry in entries.items() if "without" in entry}
-    now = {name: _judged(*_errors(entry, _chosen(entry["kind"], entry["without"], cases))) for name, entry in own.items()}
-    moved = [_moved(name, entries.get(name, {}), found) for name, found in {**pooled(own, cases), **now}.items()]
+    found = errors([entry for entry in entries.values() if "without" in entry], cases)
+    now = pooled(found) | {name: _judged(*pair) for name, pair in found.items()}
+    moved = [_moved(name, entries.get(name, {}), judged) for name, judged in now.items()]
     return ", ".join(one for one in moved if one)
 
 
@@ -267,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = entry["errors"]
         told = f"median {percent(found['median'])}, p90 {percent(found['p90'])}" if found["points"] else ""
         print(f"{entry_id(kind, name):32} {found['points']:5} rows {told}", flush=True)
-    together = pooled(entries, cases)
+    together = pooled(errors(entries.values(), cases))
     for name, entry in together.items():
         print(f"{name:32} {entry['errors']['points']:5} rows median {percent(entry['errors']['median'], digits=2)}")
     quoted = {f'"{name}"': entry for name, entry in entries.items()}
