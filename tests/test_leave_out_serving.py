@@ -62,10 +62,12 @@ def test_validation_figures_change_nothing_of_any_fit(cases):
     assert coefficients(left_out("device", "t4", cases)) == coefficients(left_out("device", "t4", dirty))
 
 
-def test_a_device_without_figures_has_what_its_kernels_reach(cases):
-    entry = left_out("device", "t4", cases)
-    assert entry["devices"]["t4"]["compute_share"] == 1.0
-    assert entry["errors"]["points"] == sum(case.device == "t4" for case in cases)
+def test_a_device_without_figures_forgets_what_was_fitted_to_them(cases):
+    found, stated = left_out("device", "t4", cases)["devices"]["t4"], fit_engines.stated()["device"]
+    assert all(found[part] != stated["t4"][part] for part in stated["t4"]["fit"])
+    # Its one peer states no power limit.
+    assert found["sustained_share"] == fit_engines.DEVICE_RANGES["sustained_share"].start
+    assert found["fp32_share"] == pytest.approx(stated["a100_sxm"]["fp32_share"], rel=0.05)
 
 
 def test_shares_that_no_figure_places_are_the_median_of_the_peers():
