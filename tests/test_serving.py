@@ -6,15 +6,19 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlsysim import Fleet, Hardware, Models, NetworkFabric, ServingModel, Systems
 from mlsysim.calibration.engines import engine, engine_device, engine_names
 from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
+from mlsysim.physics.micro_batches import passes_of_micro_batches
 from mlsysim.physics.serving_deployment import Shards
 from mlsysim.physics.serving_step import prefill_pass
 from mlsysim.solvers.predict import predict_table
-from mlsysim.solvers.serving_lowering import Formats, serving_kernels, serving_shape
+from mlsysim.solvers.serving_lowering import Formats, calibrated_passes, serving_kernels, serving_shape
 from mlsysim.solvers.serving_table import METRICS, serving_question
 from mlsysim.validation import fit_engines
 
@@ -74,6 +78,63 @@ def test_tensor_parallelism_shortens_a_step_and_pipeline_stages_do_not():
     assert two < one
     staged = serve(LLAMA70, DGX, tp_size=1, pp_size=4, precision="fp8", batch_size=1)
     assert ms(staged.itl) >= one
+
+
+def staged_prompts_s(stages, queue, tokens=8192, precision="fp16"):
+    """Seconds of a prompt of a 70B model on so many GPUs, by an engine whose launches queue as deep as said."""
+    question = {"seq_len": tokens, "output_len": None, "batch_size": 1, "precision": precision}
+    plan = {"tp_size": 1, "pp_size": stages, "replicas": 1, "schedule": "static", "stack": "llama.cpp-2024"}
+    setting = fit_engines.prepared(LLAMA70, DGX if stages > 1 else H100, {**question, **plan})
+    passes = calibrated_passes(setting)
+    return replace(passes, has=replace(passes.has, queue=queue)).prefill_s(1.0, float(tokens))
+
+
+def test_micro_batches_of_a_long_prompt_follow_each_other_through_the_stages_until_queues_are_full():
+    alone, deep = staged_prompts_s(1, 1024.0), staged_prompts_s(4, 1e9)
+    assert deep < alone / 2.5
+    shallower = [staged_prompts_s(4, queue) for queue in (1e9, 1500.0, 1024.0, 500.0, 1.0)]
+    assert shallower == sorted(shallower)
+    assert alone * 0.95 < shallower[-1] < alone * 1.2
+
+
+def test_one_micro_batch_is_not_hastened_by_stages():
+    assert staged_prompts_s(4, 1024.0, tokens=512) >= staged_prompts_s(1, 1024.0, tokens=512)
+
+
+def test_unpacking_weights_takes_launches_of_the_queue():
+    unpacked, plain = (staged_prompts_s(4, 1e9, precision=precision) for precision in ("int4", "fp16"))
+    held = [staged_prompts_s(4, 1024.0, precision=precision) for precision in ("int4", "fp16")]
+    assert held[0] / unpacked > 1.3 * held[1] / plain > 1.3
+
+
+@given(
+    count=st.floats(1, 64),
+    layers=st.integers(8, 128),
+    stages=st.integers(1, 8),
+    in_flight=st.sampled_from([0.0, 1.0, 5.0]),
+    queued=st.floats(0.01, 50),
+)
+def test_micro_batches_take_one_pass_to_one_each_and_never_less_where_less_is_held(count, layers, stages, in_flight, queued):
+    free = passes_of_micro_batches(count, float(layers), float(stages))
+    held = passes_of_micro_batches(count, float(layers), float(stages), in_flight, queued)
+    assert 1 <= free <= held <= count + 1e-9
+    assert passes_of_micro_batches(count, float(layers), 1.0, in_flight, queued) == pytest.approx(count)
+    arrays = [np.array([value], dtype=float) for value in (count, layers, stages)]
+    assert passes_of_micro_batches(*arrays, in_flight, np.array([queued])) == pytest.approx(held)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_experts_run_on_engines_with_products_of_their_own(name):
+    run = serve(Models.get("mixtral_8x7b"), Hardware.get("h200_sxm"), stack=name, batch_size=1, precision="fp16")
+    assert 0 < ms(run.itl) < ms(run.ttft) < 1e4
+
+
+def test_an_engine_with_products_of_its_own_sums_in_16_bits_where_a_card_is_faster_at_it():
+    slower = Hardware.get("rtx4090")
+    summed = slower.compute.model_copy(update={"fp16_sum_flops": None})
+    question = {"seq_len": 512, "output_len": 1, "batch_size": 1, "precision": "fp16", "stack": "llama.cpp-2024"}
+    both = [serve(hardware=card, **question).ttft for card in (slower, slower.model_copy(update={"compute": summed}))]
+    assert ms(both[0]) < 0.9 * ms(both[1])
 
 
 def test_narrower_caches_hold_more_and_narrower_weights_weigh_less():
@@ -364,3 +425,15 @@ def test_the_fit_and_a_solve_agree():
         value = getattr(run, METRICS[asked.metric][0])
         expected = value.to_base_units().m if hasattr(value, "m") else value
         assert found[0] == pytest.approx(expected, rel=1e-6), anchor.id
+
+
+def test_a_fit_of_named_engines_leaves_the_others_as_they_are(monkeypatch):
+    monkeypatch.setattr(fit_engines, "_note", lambda *given: None)
+    vulkan = [anchor for anchor in fit_engines.serving_anchors(ROOT, "calibration") if anchor.source.key == "llama-cpp-gpus"]
+    monkeypatch.setattr(fit_engines, "serving_anchors", lambda root, role: vulkan)
+    before, after = fit_engines._stated("engines.toml"), fit_engines.fit_all(ROOT, "llama.cpp-vulkan")[0]
+    assert after["llama.cpp-vulkan"]["layer_s"] == pytest.approx(before["llama.cpp-vulkan"]["layer_s"], rel=0.02)
+    assert {name: entry for name, entry in after.items() if name != "llama.cpp-vulkan"} == {
+        name: entry for name, entry in before.items() if name != "llama.cpp-vulkan"
+    }
+    assert fit_engines.fit_all(ROOT, "no such engine")[0] == before

@@ -94,7 +94,9 @@ class EngineDevice:
         sustained_share: of its peak, that its power limit sustains at 16 bits.
         fp32_share, tf32_share, int8_share: rate of products in that format over that of 16 bits, as shares of their peaks (a
             power limit holds back the matrix units more than the cores).
-        own_compute_share, own_memory_share: of its peak and of its memory's rate, that an engine's own products reach.
+        own_compute_share: the same of the kernels that an engine with products of its own calls (``compute_share``, unless an
+            entry states another); where none were measured, of its peak that such an engine's products reach.
+        own_memory_share: of the memory's rate, that an engine's own kernels reach.
         link_share: of its links' stated bandwidth, that all-reduces reach.
         crossing_share: of that, where more than half a node takes part: its two sockets' cards meet on the bus between them.
         link: coefficients of collectives that differ from the measured device's.
@@ -165,7 +167,7 @@ def engine_device(hardware_name: str) -> EngineDevice:
         int8_share=float(entry.get("int8_share", 1.0)),
         link_share=float(entry.get("link_share", 1.0)),
         crossing_share=float(entry.get("crossing_share", 1.0)),
-        own_compute_share=float(entry.get("own_compute_share", 0.5)),
+        own_compute_share=float(entry.get("own_compute_share", entry.get("compute_share", 1.0))),
         own_memory_share=float(entry.get("own_memory_share", 0.9)),
         link={key: float(value) for key, value in entry.get("link", {}).items()},
         fitted=tuple(f"engine_device.{name}.{part}" for part in entry.get("fit", ())),

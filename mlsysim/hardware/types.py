@@ -23,7 +23,9 @@ def _known_precisions(rates: dict[str, Quantity]) -> dict[str, Quantity]:
 
 
 class ComputeCore(Spec):
-    """Arithmetic rates: dense (no sparsity) peak, by number format.
+    """Arithmetic rates: dense (no sparsity) peak, by number format, summed in 32 bits.
+
+    ``fp16_sum_flops`` is that of 16-bit products summed in 16 bits, where it is another (GeForce cards: twice the rate).
 
     Example:
         >>> core = ComputeCore(peak_flops="275 TFLOP/s", precision_flops={"bf16": "275 TFLOP/s"})
@@ -33,6 +35,7 @@ class ComputeCore(Spec):
 
     peak_flops: FlopRate
     precision_flops: Annotated[dict[str, FlopRate], AfterValidator(_known_precisions)] = Field(default_factory=dict)
+    fp16_sum_flops: FlopRate | None = None
     multiprocessors: StrictInt | None = Field(default=None, ge=1)
 
     @cached_property
@@ -96,6 +99,12 @@ class HardwareNode(Spec):
     def rate_flops_per_s(self, precision: str) -> float:
         """Dense peak in FLOP/s at ``precision``."""
         return self.compute.rate_flops_per_s(precision, self.name)
+
+    @cached_property
+    def fp16_sum_flops_per_s(self) -> float:
+        """Dense peak of 16-bit products summed in 16 bits, in FLOP/s."""
+        own = self.compute.fp16_sum_flops
+        return self.rate_flops_per_s("fp16") if own is None else float(own.m_as("flop/second"))
 
     @cached_property
     def memory_capacity_B(self) -> float:

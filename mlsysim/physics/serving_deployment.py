@@ -7,6 +7,7 @@ Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022 (what a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from mlsysim.physics.attention_kernels import AttentionDevice, DecodeKernel, PrefillKernel
 from mlsysim.physics.collective_kernels import CollectiveCoefficients, FabricCoefficients
@@ -62,6 +63,7 @@ class ServingKernels:
 
     Attributes:
         gemm, gemm_peak_flops_per_s, input_B, weight_B: of the layers' matrix products.
+        lends: the vendor's kernels are known, so that an engine with products of its own can call them.
         scales: activations are quantised by kernels of their own (4-bit block scales, 8-bit integers).
         output_B, element_B: of an element that those products write, and that passes between them move.
         head_gemm, head_peak_flops_per_s, head_weight_B: of the head's.
@@ -70,7 +72,8 @@ class ServingKernels:
         crossing_share: of their bandwidth, where more than half a node takes part.
         fabric, nic_Bps: between nodes.
         memory_Bps, multiprocessors, cache_B: of the accelerator.
-        own_compute_share: of its peak, that an engine's own products reach.
+        own_peak_flops_per_s, own_compute_share, own_memory_share: of an engine's own products: their peak, the share of it that
+            they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
         streaming: share of the memory bandwidth that element-wise passes reach.
     """
 
@@ -78,6 +81,7 @@ class ServingKernels:
     gemm_peak_flops_per_s: float
     input_B: float
     weight_B: float
+    lends: bool
     output_B: float
     element_B: float
     scales: bool
@@ -95,13 +99,20 @@ class ServingKernels:
     memory_Bps: float
     multiprocessors: float
     cache_B: float
+    own_peak_flops_per_s: float
     own_compute_share: float
+    own_memory_share: float
     streaming: float
 
     @property
     def streaming_Bps(self) -> float:
-        """Rate of element-wise passes."""
+        """Rate of element-wise passes over large tensors, as attention scores are."""
         return self.streaming * self.memory_Bps
+
+    @property
+    def own_streaming_Bps(self) -> float:
+        """The same of an engine's own kernels over activations and weights, which are small."""
+        return self.streaming_Bps * self.own_memory_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +132,8 @@ class EngineCoefficients:
         attention_share: the same of decode attention.
         passes: element-wise traffic, over that of fused kernels.
         hop_s: of each hand-over between pipeline stages.
-        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products.
+        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products,
+            where that is a limit.
         interleave: share of a prefill that the other sequences of the batch wait for.
     """
 
@@ -138,7 +150,7 @@ class EngineCoefficients:
     attention_share: Num = 1.0
     passes: Num = 1.0
     hop_s: Num = 1e-5
-    core_Bps: Num = 1e10
+    core_Bps: Num = inf
     interleave: Num = 1.0
 
 
@@ -154,11 +166,19 @@ class EngineKernels:
         score_B: bytes that attention moves at 16 bits for each score that it stores.
         no_flash_on: devices (``engine_devices.toml``) that it has none for.
         own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
+        own_rows: rows of inputs up to which it uses its own; 16-bit weights of more go to the vendor's kernels; 0: always.
+        unpacks: narrower weights go there too, unpacked to 16 bits by a kernel of their own; else they stay integers.
+        wide: activations in 32 bits, each operation a kernel.
         repeats_memory: what is read for each query head is read from memory, not from cache.
+        chunk: tokens that a prefill computes at a time (a micro-batch); 0: all.
+        in_flight: micro-batches of a prefill that are under way in a pipeline at most; 0: any number.
+        launches, step_launches: kernels that a layer of a micro-batch, of a decode step launches: its overhead grows with them.
+        unpack_launches: those that unpack the weights of a micro-batch's layer, where they do.
+        queue: launches that an accelerator's queue holds; 0: any number.
+        crossings: times that what a pipeline stage hands over crosses a link: 2 where it goes through the host's memory.
         integer_flash: fused attention of 8-bit integer models multiplies in 8 bits.
         integer_output_B, integer_element_B: bytes of an element that 8-bit integer products write, and that passes between
             them move.
-        chunk: tokens that a prefill computes at a time; 0: all.
         stage_tokens: pipeline stages hand over parts of a batch, halved until they hold no more (padded) tokens; 0: a part a
             stage.
         switch_reduces: large all-reduces run in the switch, where it can.
@@ -175,11 +195,20 @@ class EngineKernels:
     score_B: float = 13.0
     no_flash_on: tuple[str, ...] = ()
     own_products: bool = False
+    own_rows: float = 0.0
+    unpacks: bool = False
+    wide: bool = False
     repeats_memory: bool = False
     integer_flash: bool = False
     integer_output_B: float = 2.0
     integer_element_B: float = 2.0
     chunk: float = 0.0
+    in_flight: float = 0.0
+    launches: float = 1.0
+    step_launches: float = 1.0
+    unpack_launches: float = 0.0
+    queue: float = 0.0
+    crossings: float = 1.0
     stage_tokens: float = 0.0
     switch_reduces: bool = True
     causal: bool = True

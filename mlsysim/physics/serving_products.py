@@ -13,6 +13,8 @@ from mlsysim.physics.inference import touched_experts
 from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
 
+WORD_B = 2.0  # of the 16-bit formats
+
 
 @dataclass(frozen=True, slots=True)
 class Product:
@@ -47,7 +49,13 @@ def product_s(
 ) -> Num:
     """One product of an engine (``groups`` of them in one kernel), by the vendor's kernels (already ``scaled``) or its own."""
     if has.own_products:
-        return _own_product_s(m, n * groups, k, product, kernels, engine)
+        lent = kernels.lends and has.own_rows and (has.unpacks or product.weight_B >= WORD_B)
+        if not lent or not somewhere(m > has.own_rows):
+            return _own_product_s(m, n * groups, k, product, kernels, engine)
+        lent_s = _unpacked_product_s(m, n, k, product, kernels, groups)
+        if not somewhere(m <= has.own_rows):
+            return lent_s
+        return where(m > has.own_rows, lent_s, _own_product_s(m, n * groups, k, product, kernels, engine))
     return gemm_s(
         *(m, n, k, product.input_B, product.weight_B, product.output_B, product.kernel, product.peak_flops_per_s),
         *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B, groups),
@@ -57,11 +65,21 @@ def product_s(
 def _own_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
     """The norm of three plain limits: reading the weights, unpacking them in the cores, multiplying."""
     weights_B = product.weight_B * n * k
-    read_s = weights_B / (kernels.memory_Bps * engine.memory_share)
+    read_s = weights_B / (kernels.memory_Bps * kernels.own_memory_share * engine.memory_share)
     unpack_s = weights_B / (kernels.multiprocessors * engine.core_Bps)
-    multiply_s = 2 * m * n * k / (product.peak_flops_per_s * kernels.own_compute_share * engine.compute_share)
+    multiply_s = 2 * m * n * k / (kernels.own_peak_flops_per_s * kernels.own_compute_share * engine.compute_share)
     norm = product.kernel.shared.overlap
     return (read_s**norm + unpack_s**norm + multiply_s**norm) ** (1 / norm)
+
+
+def _unpacked_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, groups: Num) -> Num:
+    """The vendor's 16-bit product; weights of another width are first written out in 16 bits."""
+    narrow = product.weight_B != WORD_B
+    unpack_s = (product.weight_B + WORD_B) * groups * n * k / kernels.own_streaming_Bps if narrow else 0.0
+    return unpack_s + gemm_s(
+        *(m, n, k, WORD_B, WORD_B, WORD_B, product.kernel, product.peak_flops_per_s),
+        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B, groups),
+    )
 
 
 def layer_products_s(

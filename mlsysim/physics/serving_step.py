@@ -16,17 +16,11 @@ import numpy as np
 
 from mlsysim.physics.attention_kernels import decode_attention_s, prefill_attention_s
 from mlsysim.physics.collective_kernels import collective_s
-from mlsysim.physics.numeric import Num, everywhere, maximum, minimum, somewhere, where
+from mlsysim.physics.micro_batches import passes_of_micro_batches
+from mlsysim.physics.numeric import Num, everywhere, floor, maximum, minimum, somewhere, where
+from mlsysim.physics.serving_activations import WIDE_B, CACHE_READ_Bps, elementwise_layer_s, stored_score_s
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
-from mlsysim.physics.serving_products import Product, layer_products_s, product_s, scaled
-
-# Bytes that norms, residuals, activation functions, rotary embedding and the cache update move per 16-bit element of the
-# residual stream, of the feed-forward block (plain, gated) and of queries, keys and values.
-_RESIDUAL_B, _FFN_B, _QKV_B = 16.0, (4.0, 6.0), 5.0
-# Of each copy of a token that an expert takes and gives back: gathered, scattered and summed.
-_ROUTED_B = 10.0
-# Attention of engines that store the scores (FasterTransformer's unfused path): as in training, bytes at 16 bits.
-_UNFUSED_SHARE = 0.6
+from mlsysim.physics.serving_products import WORD_B, Product, layer_products_s, product_s, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +94,10 @@ def decode_layer_attention_s(
     if has.grouped_decode and not has.only_group:
         return attention_s
     repeated_B = 2 * batch * heads * context * shape.cached_dim * kernels.kv_B
-    again_Bps = kernels.memory_Bps if has.repeats_memory else kernels.multiprocessors * _CACHE_READ_Bps
+    again_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.multiprocessors * CACHE_READ_Bps
     repeated_s = kernels.decode.floor_s + repeated_B / again_Bps
     covered = has.grouped_decode & (heads == has.only_group * kv_heads) & (shape.cached_dim == has.only_head_dim)
     return where(covered, attention_s, maximum(attention_s, repeated_s))
-
-
-# Rate at which one multiprocessor reads from the last-level cache: keys and values again, what the kernel before has written.
-_CACHE_READ_Bps = 33e9
 
 
 def prefill_pass(
@@ -120,25 +110,27 @@ def prefill_pass(
     has: EngineKernels,
     padding: Num = 1.0,
 ) -> PassTime:
-    """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch.
+    """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch or of a prompt.
 
     ``padding`` is the longest prompt over the mean ``prompt``.
     """
-    parts = minimum(shards.pp, maximum(batch, 1.0))
-    if has.stage_tokens:
-        halvings = np.ceil(np.log2(maximum(batch / parts * prompt * padding / has.stage_tokens, 1.0)))
-        parts = where(shards.pp > 1, minimum(parts * 2.0**halvings, maximum(batch, 1.0)), parts)
-    share = batch / parts
-    attention_s = prefill_layer_attention_s(shape, share, prompt, shards, kernels, engine, has, padding)
-    filled = (parts + shards.pp - 1) / shards.pp
     if has.chunk:
-        tokens = minimum(share * prompt, has.chunk)
-        chunks = share * prompt / tokens
-        each = _pass(shape, tokens, share, attention_s / chunks, shards, kernels, engine, has, batch)
-        filled = filled * (chunks + shards.pp - 1) / shards.pp
-        whole = replace(each, host_s=each.host_s * chunks)
+        tokens = minimum(batch * prompt, has.chunk)
+        chunks = batch * prompt / tokens
+        attention_s = prefill_layer_attention_s(shape, batch, prompt, shards, kernels, engine, has) / chunks
+        whole = _pass(shape, tokens, batch, attention_s, shards, kernels, engine, has, batch)
+        whole = replace(whole, host_s=whole.host_s * _launches(kernels, has) / has.step_launches)
+        queued = _queued_micro_batches(shape, shards, kernels, has)
+        filled = passes_of_micro_batches(chunks, shape.layers, shards.pp, has.in_flight, queued)
     else:
+        parts = minimum(shards.pp, maximum(batch, 1.0))
+        if has.stage_tokens:
+            halvings = np.ceil(np.log2(maximum(batch / parts * prompt * padding / has.stage_tokens, 1.0)))
+            parts = where(shards.pp > 1, minimum(parts * 2.0**halvings, maximum(batch, 1.0)), parts)
+        share = batch / parts
+        attention_s = prefill_layer_attention_s(shape, share, prompt, shards, kernels, engine, has, padding)
         whole = _pass(shape, share * prompt, share, attention_s, shards, kernels, engine, has, batch)
+        filled = (parts + shards.pp - 1) / shards.pp
     return replace(
         whole,
         weights_s=whole.weights_s * filled,
@@ -147,6 +139,20 @@ def prefill_pass(
         reductions_s=whole.reductions_s * filled,
         host_s=whole.host_s + engine.request_s,
     )
+
+
+def _launches(kernels: ServingKernels, has: EngineKernels) -> float:
+    """Kernels that a layer of a micro-batch launches."""
+    unpacked = has.unpacks and kernels.lends and kernels.weight_B < WORD_B
+    return has.launches + (has.unpack_launches if unpacked else 0.0)
+
+
+def _queued_micro_batches(shape: ServingShape, shards: Shards, kernels: ServingKernels, has: EngineKernels) -> Num:
+    """Micro-batches whose launches fit into the queue of the last stage, which holds the fewest layers."""
+    if not has.queue:
+        return np.inf
+    layers = maximum(floor((shape.layers + 1) / shards.pp) - 1, 1.0)
+    return has.queue / (layers * _launches(kernels, has))
 
 
 def prefill_layer_attention_s(
@@ -170,7 +176,11 @@ def prefill_layer_attention_s(
         kv_heads = maximum(shape.kv_heads / shards.attention, 1.0)
         flash_s = _flash_s(shape, batch, prompt, heads, kv_heads, kernels, has)
     if not everywhere(covered):
-        stored_s = _stored_scores_s(batch * heads * longest**2, shape, kernels, engine, has)
+        # Computed by micro-batches, a query sees the keys up to the end of its own.
+        rows = minimum(longest, has.chunk) if has.chunk else longest
+        keys = (longest + rows) / 2
+        score_s = stored_score_s(shape.head_dim, heads * rows * keys, kernels, engine, has)
+        stored_s = batch * heads * longest * keys * score_s + 2 * kernels.gemm.launch_s
     return where(covered, flash_s, stored_s)
 
 
@@ -185,15 +195,6 @@ def _flash_s(
     if somewhere(shape.windowed > 0):
         attention_s = (1 - shape.windowed) * attention_s + shape.windowed * prefill_attention_s(*args, shape.window)
     return attention_s
-
-
-def _stored_scores_s(
-    scores: Num, shape: ServingShape, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
-) -> Num:
-    """Two batched products with the softmax between them, through memory."""
-    peak = kernels.attention.peak_flops_per_s * _UNFUSED_SHARE
-    moved_s = has.score_B * kernels.element_B / 2 * engine.passes / kernels.streaming_Bps
-    return scores * (4 * shape.head_dim / peak + moved_s) + 2 * kernels.gemm.launch_s
 
 
 def mixed_prefill_s(
@@ -224,29 +225,12 @@ def _layer_s(
     """One layer without attention and host."""
     products_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
-    return products_s + elementwise_layer_s(shape, tokens, shards, kernels, engine) + _reductions(shape, shards) * reduce_s
+    return products_s + elementwise_layer_s(shape, tokens, shards, kernels, engine, has) + _reductions(shape, shards) * reduce_s
 
 
 def _reductions(shape: ServingShape, shards: Shards) -> Num:
     """All-reduces of a layer; ranks that attend for themselves gather and scatter tokens once for its experts."""
     return where(shards.own > 1, 1.0 - shape.dense, shape.reductions)
-
-
-def elementwise_layer_s(
-    shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients
-) -> Num:
-    """Passes between the products: what one reads and writes moves at the last-level cache's rate, as far as it fits there."""
-    gated = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
-    width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
-    routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
-    residual_B = _RESIDUAL_B * shape.hidden / shards.own
-    moved_B = tokens * (residual_B + routed_B + (gated * width + _QKV_B * shape.qkv_width) / shards.tp)
-    # The longest lists: the residual stream twice read and once written, or the widest block read and written.
-    wide = maximum(3 * shape.hidden / shards.own, 2 * maximum(width, shape.qkv_width) / shards.tp)
-    cached = minimum(1.0, kernels.cache_B / maximum(tokens * kernels.element_B * wide, 1.0))
-    cached_Bps = max(kernels.multiprocessors * _CACHE_READ_Bps, kernels.streaming_Bps)
-    moved_B = engine.passes * moved_B * kernels.element_B / 2
-    return moved_B * ((1 - cached) / kernels.streaming_Bps + cached / cached_Bps)
 
 
 def _pass(
@@ -267,13 +251,14 @@ def _pass(
         width = maximum(shape.vocab, 1.0) / shards.attention
         head_s = product_s(sequences / shards.own, width, shape.hidden, head, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
-    hops_s = (shards.pp - 1) * (engine.hop_s + tokens * shape.hidden * 2.0 / kernels.nic_Bps)
+    handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
+    hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / kernels.nic_Bps)
     scaled_s = engine.scaling_s if kernels.scales else 0.0
     layer_host_s = engine.layer_s + engine.layer_sequence_s * batch + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
     return PassTime(
         weights_s=shape.layers * layer_s,
         attention_s=shape.layers * attention_s,
-        elementwise_s=shape.layers * elementwise_layer_s(shape, tokens, shards, kernels, engine),
+        elementwise_s=shape.layers * elementwise_layer_s(shape, tokens, shards, kernels, engine, has),
         reductions_s=shape.layers * _reductions(shape, shards) * reduce_s + hops_s,
         head_s=head_s,
         host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch / shards.own,

@@ -14,15 +14,11 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
+from mlsysim.physics.serving_activations import elementwise_layer_s
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_products import Product, product_s, scaled
 from mlsysim.physics.serving_schedule import Step
-from mlsysim.physics.serving_step import (
-    PassTime,
-    decode_layer_attention_s,
-    elementwise_layer_s,
-    prefill_layer_attention_s,
-)
+from mlsysim.physics.serving_step import PassTime, decode_layer_attention_s, prefill_layer_attention_s
 from mlsysim.physics.torus_partition import Divided, Torus, divided, exchange_s
 
 
@@ -108,7 +104,7 @@ class TorusDeployment:
         shape, kernels, engine, chips = self.shape, self.kernels, self.engine, float(self.torus.chips)
         layout = self.layout(tokens)
         layer_s, exposed_s = self._covered(tokens, layout)
-        moved_s = elementwise_layer_s(shape, tokens / chips, Shards(1.0, 1.0, 1.0, 1.0), kernels, engine)
+        moved_s = elementwise_layer_s(shape, tokens / chips, Shards(1.0, 1.0, 1.0, 1.0), kernels, engine, self.has)
         head_s: Num = 0.0 * tokens
         if somewhere(shape.vocab > 0):
             head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)

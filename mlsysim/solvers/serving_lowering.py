@@ -21,6 +21,7 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.attention_kernels import AttentionDevice, DecodeKernel
 from mlsysim.physics.gemm import GemmKernel
 from mlsysim.physics.serving_deployment import EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving_products import WORD_B
 from mlsysim.physics.serving_schedule import Deployment
 from mlsysim.physics.torus_partition import Torus, padded_heads, torus_axes
 from mlsysim.physics.torus_serving import TorusDeployment
@@ -101,9 +102,9 @@ def serving_kernels(
     device: EngineDevice | None = None,
     has: EngineKernels | None = None,
 ) -> ServingKernels:
-    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates, for an engine with ``has``.
+    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates.
 
-    A fit brings a ``device``.
+    ``has``: of an engine that brings some of its own. A fit brings a ``device`` of its own.
 
     Raises:
         UnknownNameError: no kernels stand for it.
@@ -114,16 +115,17 @@ def serving_kernels(
     if units is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
     has = has or EngineKernels()
-    own_products = has.own_products
-    if own_products:
-        # Never evaluated but for what all kernels share: such an engine brings its own products.
-        product = head = GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
-        peak, input_B = accelerator.rate_flops_per_s("fp16"), 2.0
+    own = has.own_products
+    if own:
+        product = head = _lent_kernel(device)
+        peak, input_B = accelerator.fp16_sum_flops_per_s, 2.0
     else:
         product, head, peak, input_B = _vendor_products(accelerator, formats, device)
-    memory_Bps = accelerator.memory_bandwidth_Bps * (device.own_memory_share if own_products else device.memory_share)
+    memory_Bps = accelerator.memory_bandwidth_Bps * (1.0 if own else device.memory_share)
+    own_memory_share = device.own_memory_share if own else 1.0
+    multiplied = own and _multiplies_integers(accelerator, formats, has)
     wide, integer = formats.precision in _WIDE, formats.precision == "int8"
-    peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
+    peak16 = peak if wide or own else accelerator.rate_flops_per_s("fp16")
     attention_peak = peak if integer and has.integer_flash else peak16
     flash, array = prefill_kernel(device.attention), stated.fact(device.attention, "array", 1.0)
     links = collective_coefficients(device.collectives)
@@ -138,15 +140,16 @@ def serving_kernels(
         gemm_peak_flops_per_s=peak,
         input_B=input_B,
         weight_B=bytes_per_element(formats.weights),
+        lends=own and bool(device.gemm),
         output_B=4.0 if wide else has.integer_output_B if integer else 2.0,
-        element_B=2.0 if own_products else 4.0 if wide else has.integer_element_B if integer else 2.0,
+        element_B=2.0 if own else 4.0 if wide else has.integer_element_B if integer else 2.0,
         scales=formats.precision in _SCALED,
         head_gemm=head,
         head_peak_flops_per_s=peak16,
-        head_weight_B=bytes_per_element(formats.weights) if own_products else 4.0 if wide else 2.0,
+        head_weight_B=bytes_per_element(formats.weights) if own else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=_decode_kernel(device.attention, array),
-        attention=AttentionDevice(attention_peak, memory_Bps, float(units), accelerator.cache_B, array),
+        attention=AttentionDevice(attention_peak, memory_Bps * own_memory_share, float(units), accelerator.cache_B, array),
         kv_B=bytes_per_element(formats.cache),
         collectives=links,
         crossing_share=device.crossing_share,
@@ -155,9 +158,26 @@ def serving_kernels(
         memory_Bps=memory_Bps,
         multiprocessors=float(units),
         cache_B=accelerator.cache_B,
-        own_compute_share=device.own_compute_share,
+        own_peak_flops_per_s=accelerator.rate_flops_per_s("int8" if multiplied else "fp16"),
+        own_compute_share=1.0 if multiplied else device.own_compute_share,
+        own_memory_share=own_memory_share,
         streaming=float(shared_coefficients().streaming),
     )
+
+
+def _lent_kernel(device: EngineDevice) -> GemmKernel:
+    """The vendor's 16-bit kernel that an engine with products of its own calls where it has no better one."""
+    if not device.gemm:
+        # Never evaluated but for what all kernels share.
+        return GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
+    kernel = gemm_kernel(device.gemm)
+    return replace(kernel, efficiency=kernel.efficiency * device.own_compute_share, launch_s=0.0)
+
+
+def _multiplies_integers(accelerator: HardwareNode, formats: Formats, has: EngineKernels) -> bool:
+    """Whether an engine multiplies narrow weights as they are; what its kernels reach of the integer peak is its own share."""
+    narrow = bytes_per_element(formats.weights) < WORD_B
+    return has.own_rows > 0 and not has.unpacks and narrow and "int8" in accelerator.compute.precision_flops
 
 
 def _decode_kernel(device: str, array: float) -> DecodeKernel:

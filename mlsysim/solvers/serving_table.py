@@ -221,8 +221,15 @@ def _built_hardware(entry: str | tuple[tuple[str, Any], ...], ranks: int) -> Har
     return Fleet(name=f"{count} x {node.name}", node=node, count=count, fabric=fabric)
 
 
+_MEMORIES = (
+    ("memory_GBps", "bandwidth", "GB/s"),
+    ("memory_GiB", "capacity", "GiB"),
+    ("cache_MiB", "l2_capacity", "MiB"),
+)
+
+
 def _variant(entry: dict[str, Any]) -> HardwareNode:
-    """A registry entry with another number of cores, or another memory: what vendors sell under one name."""
+    """A registry entry with another number of cores, another memory or cache: what vendors sell under one name."""
     base: HardwareNode = Hardware.get(entry["like"])
     listed = base.compute.multiprocessors or 1
     cores = int(entry.get("cores", listed))
@@ -231,14 +238,11 @@ def _variant(entry: dict[str, Any]) -> HardwareNode:
         update={
             "multiprocessors": cores,
             "peak_flops": base.compute.peak_flops * scale,
+            "fp16_sum_flops": None if base.compute.fp16_sum_flops is None else base.compute.fp16_sum_flops * scale,
             "precision_flops": {name: rate * scale for name, rate in base.compute.precision_flops.items()},
         }
     )
-    changed = {
-        field: with_unit(float(entry[key]), unit)
-        for key, field, unit in (("memory_GBps", "bandwidth", "GB/s"), ("memory_GiB", "capacity", "GiB"))
-        if key in entry
-    }
+    changed = {field: with_unit(float(entry[key]), unit) for key, field, unit in _MEMORIES if key in entry}
     memory = base.memory.model_copy(update=changed)
     return base.model_copy(update={"name": entry.get("name", base.name), "compute": compute, "memory": memory})
 

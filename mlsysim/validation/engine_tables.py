@@ -63,4 +63,6 @@ def device_of(run: Runs, devices: Mapping[str, Mapping[str, Any]]) -> EngineDevi
     """The kernels that stand for a run's device, with its shares of ``devices``."""
     entry = resolved(devices, run.device)
     given: dict[str, Any] = {part: float(entry[part]) for part in SHARES if part in entry}
+    if "compute_share" in given:
+        given.setdefault("own_compute_share", given["compute_share"])
     return replace(engine_device(run.accelerator.name), **given)

@@ -1,6 +1,7 @@
 """Fits serving engines and the kernels that stand for devices: ``python -m mlsysim.validation.fit_engines anchors``.
 
-Reads the calibration cases of ``anchors/serving`` and no others; writes ``calibration/engines.toml`` and
+A second argument names the engines to fit (``llama.cpp``: all whose names begin so), the others stay as they are. Reads the
+calibration cases of ``anchors/serving`` and no others; writes ``calibration/engines.toml`` and
 ``engine_devices.toml``. What is fitted of an entry is named in it (``fit``); everything else there is stated and stays.
 """
 
@@ -43,7 +44,7 @@ RANGES = {
     "sequence_s": Coefficient(1e-5, 1e-7, 2e-2, log=True),
     "layer_sequence_s": Coefficient(1e-4, 0.0, 1e-3),
     "request_s": Coefficient(2e-2, 0.0, 3e-1),
-    "compute_share": Coefficient(0.85, 0.4, 1.2),
+    "compute_share": Coefficient(0.85, 0.2, 1.2),
     "memory_share": Coefficient(0.95, 0.4, 1.1),
     "attention_share": Coefficient(0.9, 0.2, 1.5),
     "passes": Coefficient(1.0, 0.3, 5.0),
@@ -67,8 +68,6 @@ DEVICE_RANGES = {
 RANGES_OF = {"engine": RANGES, "device": DEVICE_RANGES}
 # The error that a coefficient costs a whole range away from where its range is entered: what no figure places stays there.
 PULL = 0.03
-# A search ends when a step lowers the sum of squares by less than this share.
-TOLERANCE = 1e-8
 _FULL_WEIGHT_ROWS = 40.0
 
 
@@ -243,10 +242,13 @@ def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
     )
 
 
-def fit_all(root: Path) -> tuple[Tables, Tables]:
-    """Entries of ``engines.toml`` and ``engine_devices.toml``, fitted to the calibration cases under ``root``."""
-    tables = stated()
-    at_bound = fitted(gathered(serving_anchors(root, "calibration")), tables)
+def fit_all(root: Path, only: str = "") -> tuple[Tables, Tables]:
+    """Entries of ``engines.toml`` and ``engine_devices.toml``, fitted to the calibration cases under ``root``.
+
+    With ``only``, engines whose name begins so, and what they share a coefficient with; the others stay.
+    """
+    tables, runs = stated(), gathered(serving_anchors(root, "calibration"))
+    at_bound = fitted(runs, tables, keys_of((run for run in runs if run.stack.startswith(only)), tables))
     _note(tables["engine"], tables["device"], at_bound, root)
     return tables["engine"], tables["device"]
 
@@ -257,12 +259,12 @@ def stated() -> Calibration:
 
 
 def fitted(
-    runs: list[Runs], tables: Calibration, only: Collection[str] | None = None, tolerance: float = TOLERANCE
-) -> list[str]:
-    """Fits ``tables`` to ``runs`` in place (``only``: groups that use one of these keys); returns what ended at its bound."""
+    runs: list[Runs], tables: Calibration, only: Collection[str] | None = None, tolerance: float = 1e-8
+) -> dict[str, bool]:
+    """Fits ``tables`` to ``runs`` in place (``only``: groups that use one of these keys); whether each ended at its bound."""
     engines, devices = tables["engine"], tables["device"]
     weights = _weights(runs)
-    at_bound: list[str] = []
+    at_bound: dict[str, bool] = {}
     for together in _components(runs, engines, devices):
         chosen = [runs[index] for index in together]
         names = sorted({key for run in chosen for key in _free(run, engines, devices)})
@@ -270,13 +272,12 @@ def fitted(
             continue
         free = {key: _start(tables, key) for key in names}
         weighed = np.concatenate([weights[index] for index in together])
-        predict = functools.partial(_predicted, chosen, engines, devices)
-        columns = functools.partial(varied, chosen, tables)
+        predict, columns = functools.partial(_predicted, chosen, engines, devices), functools.partial(varied, chosen, tables)
         found = fit(predict, measured(chosen), free, weighed, PULL, tolerance, columns)
         for key, value in found.values.items():
             kind, name, part = key.split(" ")
             tables[kind][name][part] = free[key].written(value)
-        at_bound += found.at_bound
+        at_bound |= {key: key in found.at_bound for key in found.values}
     return at_bound
 
 
@@ -359,14 +360,23 @@ def _weights(runs: list[Runs]) -> list[Times]:
     return [np.array([min(1.0, (_FULL_WEIGHT_ROWS / counts[source]) ** 0.5) for source in run.sources]) for run in runs]
 
 
-def _note(engines: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], at_bound: list[str], root: Path) -> None:
+def _note(
+    engines: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]], at_bound: Mapping[str, bool], root: Path
+) -> None:
     """Writes beside each entry what it was fitted to, how well, and what ended at its bound."""
     by_role = {role: gathered(serving_anchors(root, role)) for role in ("calibration", "validation")}
     for kind, tables, attribute in (("engine", engines, "stack"), ("device", devices, "device")):
         for name, entry in tables.items():
+            kept = [
+                part
+                for part in entry.get("at_bound", ())
+                if f"{kind} {name} {part}" not in at_bound and part in entry.get("fit", ())
+            ]
             for stale in ("calibration", "validation", "at_bound"):
                 entry.pop(stale, None)
-            entry["at_bound"] = [key.split(" ")[2] for key in at_bound if key.split(" ")[:2] == [kind, name]]
+            entry["at_bound"] = sorted(
+                {*kept, *(key.split(" ")[2] for key, hit in at_bound.items() if hit and key.split(" ")[:2] == [kind, name])}
+            )
             for role, runs in by_role.items():
                 chosen = [run for run in runs if getattr(run, attribute) == name]
                 if chosen:
@@ -375,9 +385,9 @@ def _note(engines: dict[str, dict[str, Any]], devices: dict[str, dict[str, Any]]
                     entry[role] = {part.name: getattr(errors, part.name) for part in fields(errors)}
 
 
-def main(root: Path) -> None:
+def main(root: Path, only: str = "") -> None:
     """Fits, and writes both files beside the code that reads them."""
-    engines, devices = fit_all(root)
+    engines, devices = fit_all(root, only)
     folder = Path(__file__).parents[1] / "calibration"
     for name, tables in (("engines.toml", engines), ("engine_devices.toml", devices)):
         header = "\n".join(line[2:] for line in (folder / name).read_text("utf-8").splitlines() if line.startswith("# "))
@@ -386,4 +396,4 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:3])
