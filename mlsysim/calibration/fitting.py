@@ -18,6 +18,7 @@ from mlsysim.core.errors import MLSysError
 Times = npt.NDArray[np.float64]
 _AT_BOUND = 1e-3  # of the range
 _SCALE = 0.05  # residuals beyond 5 % count linearly
+_STEP = 1e-7  # of a range: between rounding and curvature
 _NOTHING = 1e-6  # of the upper bound: what is nearer to a lower bound of 0 is 0
 
 
@@ -25,13 +26,24 @@ _NOTHING = 1e-6  # of the upper bound: what is nearer to a lower bound of 0 is 0
 class Coefficient:
     """A coefficient to fit: where to start, and the physically meaningful range.
 
-    ``log`` fits its logarithm, for those that range over decades.
+    ``log`` fits its logarithm, for those that range over decades. ``prior`` is where it is pulled to: its start, if None.
     """
 
     start: float
     low: float
     high: float
     log: bool = False
+    prior: float | None = None
+
+    @property
+    def pulled_to(self) -> float:
+        """Its prior, within the range.
+
+        Example:
+            >>> Coefficient(0.9, 0.4, 1.2, prior=1.5).pulled_to, Coefficient(0.9, 0.4, 1.2).pulled_to
+            (1.2, 0.9)
+        """
+        return self.start if self.prior is None else min(max(self.prior, self.low), self.high)
 
     def written(self, value: float, digits: int = 4) -> float:
         """``value`` as a TOML keeps it: what changes beyond ``digits`` with the version of SciPy is noise.
@@ -84,11 +96,14 @@ def fit(
     coefficients: Mapping[str, Coefficient],
     weights: Times | float = 1.0,
     pull: float = 0.0,
+    tolerance: float = 1e-8,
+    varied: Callable[[Mapping[str, float], Mapping[str, float]], Times] | None = None,
 ) -> Fit:
     """The coefficients with which ``predict`` comes nearest to ``measured_s``; ``weights`` multiply the rows' errors.
 
-    ``pull`` is the error that a coefficient costs when it is a whole range away from its start: a small one leaves one that no
-    row identifies where it started, and moves no other.
+    ``pull`` is the error that a coefficient costs when it is a whole range away from its prior: a small one leaves one that no
+    row identifies there, and moves no other. ``tolerance``: the search ends when a step lowers the sum by less than this share.
+    ``varied``, for predictions that are cheap together: from values and what each changes to, a column of predictions a change.
 
     Raises:
         MLSysError: SciPy is missing (the ``fit`` extra has it).
@@ -107,9 +122,9 @@ def fit(
         raise MLSysError("calibration needs SciPy: pip install 'mlsysim-anchors[fit]'") from None
     names = list(coefficients)
     forward = [np.log if coefficients[name].log else float for name in names]
-    low, start, high = (
+    low, start, high, prior = (
         np.array([change(getattr(coefficients[name], end)) for name, change in zip(names, forward, strict=True)])
-        for end in ("low", "start", "high")
+        for end in ("low", "start", "high", "pulled_to")
     )
 
     def unpacked(x: Times) -> dict[str, float]:
@@ -117,9 +132,19 @@ def fit(
 
     def residuals(x: Times) -> Times:
         missed = weights * np.log(predict(unpacked(x)) / measured_s)
-        return np.concatenate([missed, pull * (x - start) / (high - low)]) if pull else missed
+        return np.concatenate([missed, pull * (x - prior) / (high - low)]) if pull else missed
 
-    solution = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=_SCALE, x_scale=high - low)
+    def slopes(x: Times) -> Times:
+        """Of the residuals, by steps towards the middle of the ranges."""
+        assert varied is not None
+        steps = np.where(x < (low + high) / 2, _STEP, -_STEP) * (high - low)
+        columns = varied(unpacked(x), unpacked(x + steps))
+        missed = np.broadcast_to(weights, measured_s.shape)[:, None] * np.log(columns / predict(unpacked(x))[:, None]) / steps
+        return np.concatenate([missed, np.diag(pull / (high - low))]) if pull else missed
+
+    options = {"loss": "soft_l1", "f_scale": _SCALE, "x_scale": high - low, "ftol": tolerance}
+    jacobian = "2-point" if varied is None else slopes
+    solution = least_squares(residuals, start, jac=jacobian, bounds=(low, high), **options)
     values = unpacked(solution.x)
     near = np.minimum(solution.x - low, high - solution.x) < _AT_BOUND * (high - low)
     at_bound = tuple(name for name, hit in zip(names, near, strict=True) if hit)

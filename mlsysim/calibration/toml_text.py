@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+
+def toml_key(name: str) -> str:
+    """A key as TOML writes it: quoted where it would read as several, or as none.
+
+    Example:
+        >>> toml_key("h100_sxm"), toml_key("tensorrt-llm-1.0")
+        ('h100_sxm', '"tensorrt-llm-1.0"')
+    """
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'
 
 
 def toml_value(value: Any) -> str:
@@ -16,7 +27,7 @@ def toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {toml_value(entry)}" for key, entry in value.items()) + " }"
+        return "{ " + ", ".join(f"{toml_key(key)} = {toml_value(entry)}" for key, entry in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(toml_value, value)) + "]"
     return f'"{value}"' if isinstance(value, str) else repr(value)

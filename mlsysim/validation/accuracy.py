@@ -27,17 +27,38 @@ stands at the median of the others. All rows of the source are then predicted, i
 `anchors/left_out.toml`, written by `python -m mlsysim.validation.leave_one_out anchors -o anchors/left_out.toml`; a test fails
 when they give other errors today."""
 
+_SERVING_LEFT_OUT = """\
+Engines and devices are fitted again to the calibration cases without those of one device, engine or model; all of its rows are
+then predicted, in both roles. A device without figures has the median of its peers' shares, an engine without figures is the
+one engine that fits those of its peers together (`peers` of the calibration files). Rows: decode steps and whole batches; times
+to the first token stand beside them. The fits are kept in `anchors/serving_left_out.toml`, written by
+`python -m mlsysim.validation.leave_out_serving anchors -o anchors/serving_left_out.toml`; a test fails when they give other
+errors today."""
 
-def write(path: Path, rows: Sequence[Row], kernels: Sequence[Row], targets: Sequence[Row], left_out: Sequence[Row]) -> None:
+
+def write(
+    path: Path,
+    rows: Sequence[Row],
+    kernels: Sequence[Row],
+    targets: Sequence[Row],
+    left_out: Sequence[Row],
+    serving_left_out: Sequence[Row] = (),
+) -> None:
     """Writes the page."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_markdown(rows, kernels, targets, left_out), encoding="utf-8")
+    path.write_text(as_markdown(rows, kernels, targets, left_out, serving_left_out), encoding="utf-8")
 
 
-def as_markdown(rows: Sequence[Row], kernels: Sequence[Row], targets: Sequence[Row], left_out: Sequence[Row]) -> str:
+def as_markdown(
+    rows: Sequence[Row],
+    kernels: Sequence[Row],
+    targets: Sequence[Row],
+    left_out: Sequence[Row],
+    serving_left_out: Sequence[Row] = (),
+) -> str:
     """The page; what did not run is left out of it."""
     parts = [_HEAD, total(rows, kernels), *_aims(targets), *_groups("family", rows), *_groups("source", rows)]
-    parts += [*_naive(rows), *_without(left_out, rows), *_worst(rows), *_kernels(kernels)]
+    parts += [*_naive(rows), *_without(left_out, rows), *_serving_without(serving_left_out), *_worst(rows), *_kernels(kernels)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,6 +135,27 @@ def _without(left_out: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     header = ("Source", "Rows", "Median", "Mean", "p90", "Bias", "Median when its calibration rows are fitted")
     told = f"Median of the {len(medians)} sources' medians: {percent(quantile(medians, 0.5), digits=2)}."
     return ["## Each training source without itself", _LEFT_OUT, markdown_table(header, body), told]
+
+
+def _serving_without(entries: Sequence[Row]) -> list[str]:
+    """Each device, engine and model of serving without itself, and all of a kind together."""
+    if not entries:
+        return []
+    together = [entry for entry in entries if "without" not in entry]
+    single = [entry for entry in entries if "without" in entry]
+    body = []
+    for entry in sorted(together, key=lambda one: str(one["kind"])) + sorted(single, key=lambda one: (one["kind"], one["id"])):
+        name = entry.get("without", f"**each {entry['kind']}**")
+        body.append((str(entry["kind"]), name, *_of_errors(entry["errors"]), *_of_errors(entry["first_token"])[:2]))
+    header = ("Kind", "Without", "Rows", "Median", "Mean", "p90", "Bias", "First token: rows", "Median")
+    return ["## Serving without a device, an engine or a model", _SERVING_LEFT_OUT, markdown_table(header, body)]
+
+
+def _of_errors(found: Row) -> tuple[str, ...]:
+    if not found["points"]:
+        return ("0", *("-",) * 4)
+    numbers = (percent(found[part]) for part in ("median", "mean", "p90"))
+    return (str(found["points"]), *numbers, percent(found["bias"], signed=True))
 
 
 def _worst(rows: Sequence[Row]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlsysim.validation import accuracy, export, kernels, leave_one_out, loading, targets
+from mlsysim.validation import accuracy, export, kernels, leave_one_out, leave_out_serving, loading, targets
 from mlsysim.validation.comparison import compare
 
 
@@ -39,10 +39,17 @@ def page(root: Path, name: str) -> str:
 
 
 def _accuracy(root: Path) -> str:
-    found, entries, tables = rows(root), leave_one_out.read(root), kernel_rows(root)
+    found, tables, entries = rows(root), kernel_rows(root), left_out(root)
     judged = sorted((check.as_row(found, entries, tables) for check in targets.checks(root)), key=lambda row: str(row["id"]))
-    left_out = [{"id": name, **entries[name]} for name in sorted(entries)]
-    return accuracy.as_markdown(found, tables, judged, left_out)
+    each = [
+        [{"id": name, **own[name]} for name in sorted(own)] for own in (leave_one_out.read(root), leave_out_serving.read(root))
+    ]
+    return accuracy.as_markdown(found, tables, judged, *each)
+
+
+def left_out(root: Path) -> dict[str, dict[str, Any]]:
+    """What was predicted without itself: training sources, and the devices, engines and models of serving."""
+    return {**leave_one_out.read(root), **leave_out_serving.read(root)}
 
 
 _PAGES: dict[str, Callable[[Path], str]] = {

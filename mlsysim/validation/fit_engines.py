@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -31,6 +31,7 @@ from mlsysim.solvers.serving_lowering import Formats, engine_kernels, network_Bp
 from mlsysim.solvers.serving_room import room
 from mlsysim.solvers.serving_table import METRICS, serving_question
 from mlsysim.solvers.training_steps import stacked
+from mlsysim.validation.engine_tables import Calibration, Tables, coefficients_of, device_of, varied
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
 # Physically meaningful ranges; a coefficient that ends at one is reported.
@@ -64,6 +65,9 @@ DEVICE_RANGES = {
     "own_compute_share": Coefficient(0.5, 0.05, 2.0),
     "own_memory_share": Coefficient(0.9, 0.4, 1.0),
 }
+RANGES_OF = {"engine": RANGES, "device": DEVICE_RANGES}
+# The error that a coefficient costs a whole range away from where its range is entered: what no figure places stays there.
+PULL = 0.03
 _FULL_WEIGHT_ROWS = 40.0
 
 
@@ -106,6 +110,14 @@ class Runs:
             self.solved[key] = self._metric(self._served(coefficients, device))
         return self.solved[key]
 
+    def together(self, coefficients: Sequence[EngineCoefficients], device: EngineDevice) -> Times:
+        """The metric of every row, a line a choice of coefficients: what differs stands below each other, computed at once."""
+        listed = {part: [getattr(choice, part) for choice in coefficients] for part in COEFFICIENTS}
+        changed: dict[str, Any] = {part: np.array(own)[:, None] for part, own in listed.items() if min(own) < max(own)}
+        lines = self._metric(self._served(replace(coefficients[0], **changed), device))
+        return np.broadcast_to(lines, (len(coefficients), len(self.metrics)))
+
+    @np.errstate(divide="ignore")  # models of experts have a product of no columns, weighed by 0
     def _served(self, coefficients: EngineCoefficients, device: EngineDevice) -> Served:
         found = engine(self.stack)
         passes = Deployment(
@@ -139,7 +151,7 @@ class Runs:
             "prompt_tokens_per_second": prompts,
             "prefill_mfu": self.keyed / served.ttft_s,
         }
-        return np.array([np.asarray(by_name[name])[row] for row, name in enumerate(self.metrics)])
+        return np.stack([np.asarray(by_name[name])[..., row] for row, name in enumerate(self.metrics)], axis=-1)
 
 
 def serving_anchors(root: Path, role: str) -> list[Anchor]:
@@ -230,33 +242,64 @@ def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
     )
 
 
-def fit_all(root: Path, only: str = "") -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+def fit_all(root: Path, only: str = "") -> tuple[Tables, Tables]:
     """Entries of ``engines.toml`` and ``engine_devices.toml``, fitted to the calibration cases under ``root``.
 
     With ``only``, engines whose name begins so, and what they share a coefficient with; the others stay.
     """
-    engines, devices = _stated("engines.toml"), _stated("engine_devices.toml")
-    runs = gathered(serving_anchors(root, "calibration"))
+    tables, runs = stated(), gathered(serving_anchors(root, "calibration"))
+    at_bound = fitted(runs, tables, keys_of((run for run in runs if run.stack.startswith(only)), tables))
+    _note(tables["engine"], tables["device"], at_bound, root)
+    return tables["engine"], tables["device"]
+
+
+def stated() -> Calibration:
+    """Both files as they stand, by kind of entry."""
+    return {"engine": _stated("engines.toml"), "device": _stated("engine_devices.toml")}
+
+
+def fitted(
+    runs: list[Runs], tables: Calibration, only: Collection[str] | None = None, tolerance: float = 1e-8
+) -> dict[str, bool]:
+    """Fits ``tables`` to ``runs`` in place (``only``: groups that use one of these keys); whether each ended at its bound."""
+    engines, devices = tables["engine"], tables["device"]
     weights = _weights(runs)
-    tables = {"engine": (engines, RANGES), "device": (devices, DEVICE_RANGES)}
     at_bound: dict[str, bool] = {}
     for together in _components(runs, engines, devices):
         chosen = [runs[index] for index in together]
-        if not any(run.stack.startswith(only) for run in chosen):
-            continue
         names = sorted({key for run in chosen for key in _free(run, engines, devices)})
-        free = {
-            key: _start(tables[kind][0], name, part, tables[kind][1]) for key in names for kind, name, part in [key.split(" ")]
-        }
-        measured = np.concatenate([run.measured for run in chosen])
+        if only is not None and not set(names) & set(only):
+            continue
+        free = {key: _start(tables, key) for key in names}
         weighed = np.concatenate([weights[index] for index in together])
-        found = fit(functools.partial(_predicted, chosen, engines, devices), measured, free, weighed)
+        predict, columns = functools.partial(_predicted, chosen, engines, devices), functools.partial(varied, chosen, tables)
+        found = fit(predict, measured(chosen), free, weighed, PULL, tolerance, columns)
         for key, value in found.values.items():
             kind, name, part = key.split(" ")
-            tables[kind][0][name][part] = free[key].written(value)
+            tables[kind][name][part] = free[key].written(value)
         at_bound |= {key: key in found.at_bound for key in found.values}
-    _note(engines, devices, at_bound, root)
-    return engines, devices
+    return at_bound
+
+
+def measured(runs: Iterable[Runs]) -> Times:
+    """The figures of all ``runs``."""
+    return np.concatenate([run.measured for run in runs])
+
+
+def predicted(runs: Iterable[Runs], tables: Calibration) -> Times:
+    """What ``tables`` give for all ``runs``, in the order of ``measured``."""
+    return _predicted(runs, tables["engine"], tables["device"], {})
+
+
+def keys_of(runs: Iterable[Runs], tables: Calibration) -> set[str]:
+    """Of all that is fitted to ``runs``: as in "engine vllm-2025 layer_s" and "device b200_sxm memory_share"."""
+    return {key for run in runs for key in _free(run, tables["engine"], tables["device"])}
+
+
+def keys_beside(runs: list[Runs], tables: Calibration, keys: Collection[str]) -> set[str]:
+    """Of all that is fitted to ``runs`` together with any of ``keys``."""
+    found = [keys_of((runs[i] for i in part), tables) for part in _components(runs, tables["engine"], tables["device"])]
+    return {key for part in found if part & set(keys) for key in part}
 
 
 def _free(run: Runs, engines: Mapping[str, Mapping[str, Any]], devices: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -284,9 +327,11 @@ def _components(runs: list[Runs], engines: Any, devices: Any) -> list[list[int]]
     return [sorted(part[1]) for part in found if part[0]]
 
 
-def _start(tables: Mapping[str, Mapping[str, Any]], name: str, part: str, ranges: Mapping[str, Coefficient]) -> Coefficient:
-    """Where the fit begins: what the entry has, within the range."""
-    known, value = ranges[part], resolved(tables, name).get(part)
+def _start(tables: Calibration, key: str) -> Coefficient:
+    """Where the fit begins: what the entry has, within the range. It is pulled to its prior."""
+    kind, name, part = key.split(" ")
+    known, value = RANGES_OF[kind][part], resolved(tables[kind], name).get(part)
+    known = replace(known, prior=known.start)
     reach = known.high - known.low
     if value is None:
         return known
@@ -304,21 +349,8 @@ def _predicted(runs: Iterable[Runs], engines: Any, devices: Any, values: Mapping
     for key, value in values.items():
         kind, name, part = key.split(" ")
         trial[kind][name][part] = value
-    coefficients = {name: _coefficients(trial["engine"], name) for name in engines}
-    return np.concatenate([run.predicted(coefficients[run.stack], _device(run, trial["device"])) for run in runs])
-
-
-def _coefficients(engines: Mapping[str, Mapping[str, Any]], name: str) -> EngineCoefficients:
-    entry = resolved(engines, name)
-    return EngineCoefficients(**{part: float(entry[part]) for part in COEFFICIENTS if part in entry})
-
-
-def _device(run: Runs, devices: Mapping[str, Mapping[str, Any]]) -> EngineDevice:
-    entry = resolved(devices, run.device)
-    given: dict[str, Any] = {part: float(entry[part]) for part in DEVICE_RANGES if part in entry}
-    if "compute_share" in given:
-        given.setdefault("own_compute_share", given["compute_share"])
-    return replace(engine_device(run.accelerator.name), **given)
+    coefficients = {name: coefficients_of(trial["engine"], name) for name in engines}
+    return np.concatenate([run.predicted(coefficients[run.stack], device_of(run, trial["device"])) for run in runs])
 
 
 def _weights(runs: list[Runs]) -> list[Times]:

@@ -10,6 +10,7 @@ MOVE = "mlsysim_moved"
 KERNELS = "mlsysim_kernels"
 TARGET = "mlsysim_target"
 LEFT_OUT = "mlsysim_left_out"
+SERVING_LEFT_OUT = "mlsysim_serving_left_out"
 SEARCH = "mlsysim_search"
 # What --anchor-report can write, by the file's ending.
 REPORT_FORMATS = (".json", ".md", ".tex", ".html", ".png")

@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from mlsysim.validation.names import KERNELS, LEFT_OUT, MOVE, REPORT_FORMATS, ROW, SEARCH, TARGET, USER_SUFFIX
+from mlsysim.validation.names import (
+    KERNELS,
+    LEFT_OUT,
+    MOVE,
+    REPORT_FORMATS,
+    ROW,
+    SEARCH,
+    SERVING_LEFT_OUT,
+    TARGET,
+    USER_SUFFIX,
+)
 
 _USER_FILES = pytest.StashKey[frozenset[Path]]()
 
@@ -144,7 +154,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for name in config.getoption("--accuracy-report"):
         from mlsysim.validation import accuracy
 
-        accuracy.write(Path(name), rows, kernels, targets, _properties(terminalreporter, LEFT_OUT))
+        left_out = [_properties(terminalreporter, key) for key in (LEFT_OUT, SERVING_LEFT_OUT)]
+        accuracy.write(Path(name), rows, kernels, targets, *left_out)
         terminalreporter.write_line(f"written: {name}")
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mlsysim.validation import evidence, layouts, leave_one_out, loading
+from mlsysim.validation import evidence, layouts, leave_one_out, leave_out_serving, loading
 from mlsysim.validation.inputs import call_of
-from mlsysim.validation.names import LEFT_OUT, SEARCH, TARGET
+from mlsysim.validation.names import LEFT_OUT, SEARCH, SERVING_LEFT_OUT, TARGET
 from mlsysim.validation.report import percent
 from mlsysim.validation.runner import result_of
 from mlsysim.validation.statistics import summarise
@@ -42,7 +42,7 @@ def test_family_gate(anchor_root: Path, family: str) -> None:
 
 def test_target(anchor_root: Path, target: TargetCheck, request: pytest.FixtureRequest) -> None:
     """The rows that an aim is for meet it."""
-    row = target.as_row(evidence.rows(anchor_root), leave_one_out.read(anchor_root), evidence.kernel_rows(anchor_root))
+    row = target.as_row(evidence.rows(anchor_root), evidence.left_out(anchor_root), evidence.kernel_rows(anchor_root))
     request.node.user_properties.append((TARGET, json.dumps(row)))
     if not row["held"]:
         found = (
@@ -68,6 +68,19 @@ def test_every_source_is_left_out_once(anchor_root: Path) -> None:
     differ = sorted(wanted.symmetric_difference(leave_one_out.read(anchor_root)))
     if differ:
         pytest.fail(f"{leave_one_out.FILE}: {', '.join(differ)}: run {leave_one_out.COMMAND}", pytrace=False)
+
+
+def test_serving_left_out(anchor_root: Path, request: pytest.FixtureRequest) -> None:
+    """What was written of serving without a device, an engine or a model is what today's physics gives; none is missing."""
+    entries, cases = leave_out_serving.read(anchor_root), leave_out_serving.cases_of(anchor_root)
+    for name, entry in entries.items():
+        record = {"file": leave_out_serving.FILE, "id": name, **entry}
+        request.node.user_properties.append((SERVING_LEFT_OUT, json.dumps(record)))
+    wanted = {leave_out_serving.entry_id(*one) for one in leave_out_serving.every(cases)}
+    differ = sorted(wanted.symmetric_difference(name for name, entry in entries.items() if "without" in entry))
+    moved = f"entries differ: {', '.join(differ)}" if differ else leave_out_serving.stale(entries, cases)
+    if moved:
+        pytest.fail(f"{leave_out_serving.FILE}: {moved}: run {leave_out_serving.COMMAND}", pytrace=False)
 
 
 def test_layout(layout: layouts.Ranking | layouts.Choice) -> None:

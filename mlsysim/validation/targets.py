@@ -55,11 +55,12 @@ class Rows(Spec):
 
 
 class Target(Spec):
-    """Limits, as fractions, on the errors of ``rows``, of ``kernels`` or of the entry of ``left_out.toml`` that is named.
+    """Limits, as fractions, on the errors of ``rows``, of ``kernels`` or of an entry of what was left out of a fit.
 
-    ``kernels`` is a family of kernel tables, whose validation rows are pooled; ``left_out = "sources"`` is the median over the
-    entries of single sources. ``bias`` is the size of the mean signed error, ``balanced_accuracy`` a least, ``false_oom`` a
-    largest share.
+    ``kernels`` is a family of kernel tables, whose validation rows are pooled. ``left_out`` names an entry of ``left_out.toml``
+    or ``serving_left_out.toml``: "sources" is the median over the entries of single sources; "devices", "engines" and "models"
+    are all serving cases, each predicted without its own. ``bias`` is the size of the mean signed error,
+    ``balanced_accuracy`` a least, ``false_oom`` a largest share.
     """
 
     id: Key
@@ -156,7 +157,7 @@ class TargetCheck:
 
 
 def _names(wanted: str, name: str, entry: Mapping[str, Any]) -> bool:
-    return entry["without"] == [name] if wanted == SOURCES else name == wanted
+    return entry.get("without") == [name] if wanted == SOURCES else name == wanted
 
 
 def _measured(measure: str, rows: Sequence[Row]) -> float | None:
