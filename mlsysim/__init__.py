@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlsysim.infra.types import Grid, Site
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.solvers.batch_server import BatchServerModel
     from mlsysim.solvers.batching import BatchingOptimizer
     from mlsysim.solvers.capacity import CapacityPlanner
     from mlsysim.solvers.continuous_batching import ContinuousBatchingModel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BatchServerModel": "solvers.batch_server",
     "BatchingOptimizer": "solvers.batching",
     "CNNWorkload": "models.types",
     "CapacityPlanner": "solvers.capacity",
@@ -74,6 +76,7 @@ _ROOMS = ("calibration", "core", "hardware", "infra", "models", "physics", "solv
 
 __all__ = [
     "Q_",
+    "BatchServerModel",
     "BatchingOptimizer",
     "CNNWorkload",
     "CapacityPlanner",

@@ -160,7 +160,7 @@ def test_a_table_of_results_is_predicted_row_by_row():
 @pytest.mark.parametrize(
     ("changed", "word"),
     [
-        ({"scenario": "Server"}, "scenario"),
+        ({"scenario": "Burst"}, "scenario"),
         ({"benchmark": "rnnt"}, "benchmark"),
         ({"accelerator": ""}, "accelerator"),
         ({"accelerator": "AMD MI300X"}, "accelerator"),

@@ -20,6 +20,7 @@ from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.cnn_table import ReplicaQuestion, built_fleet, named_accelerator, named_framework, whole_cell
 from mlsysim.solvers.single_node import SingleNodeModel, SingleNodeResult
+from mlsysim.systems.types import Fleet
 
 _ROUND = re.compile(r"v?(\d+\.\d+)")
 _BESIDE_NAME = re.compile(r"^nvidia\s+|[\s-]+cts$")
@@ -29,7 +30,7 @@ Cells = Mapping[str, str]
 
 def is_inference(cells: Cells) -> bool:
     """Whether a row has a scenario, as those of MLPerf Inference do, or asks for inference."""
-    return "scenario" in cells or _text(cells, "task") == "infer"
+    return "scenario" in cells or cell_text(cells, "task") == "infer"
 
 
 def inference_rate(cells: Cells) -> tuple[float, SingleNodeResult, str]:
@@ -63,14 +64,14 @@ def _framework_run(cells: Cells) -> ReplicaQuestion:
     accelerator, entry = named_accelerator(cells)
     inference_hardware(accelerator.name)
     count = whole_cell(cells, "n_accel")
-    if "resnet-50" not in (model := _text(cells, "model")):
+    if "resnet-50" not in (model := cell_text(cells, "model")):
         raise InputError("model", model, "ResNet-50: a row of BERT does not say the length of its sequences")
-    written = _text(cells, "precision")
-    told = f"{_text(cells, 'framework')} {_text(cells, 'locator')} {written}"
+    written = cell_text(cells, "precision")
+    told = f"{cell_text(cells, 'framework')} {cell_text(cells, 'locator')} {written}"
     framework = "tensorrt" if "-trt" in told or "tensorrt" in told else named_framework(cells)
     framework = "tensorrt" if written == "int8" else framework
-    stacks, formats = _section("framework"), _section("format")
-    if entry in _section("uncalibrated")["accelerators"]:
+    stacks, formats = names_of("framework"), names_of("format")
+    if entry in names_of("uncalibrated")["accelerators"]:
         raise InputError("accelerator", entry, "another: of what it sustains, single batches in frameworks say another clock")
     if framework not in stacks:
         raise UnknownNameError.among("framework", framework, stacks)
@@ -85,28 +86,43 @@ def _framework_run(cells: Cells) -> ReplicaQuestion:
 
 
 def _offline(cells: Cells) -> ReplicaQuestion:
-    if (scenario := _text(cells, "scenario")) != "offline":
-        raise InputError("scenario", scenario, "offline: latency under a stream of queries is not calibrated")
-    benchmark, known = _text(cells, "benchmark"), _section("benchmark")
+    if (scenario := cell_text(cells, "scenario")) != "offline":
+        raise InputError("scenario", scenario, "offline: queries that arrive are a question for BatchServerModel")
+    asked = submitted(cells)
+    count = asked.hardware.accelerators if isinstance(asked.hardware, Fleet) else 1
+    arguments = asked.arguments | {"batch_size": count * names_of("batch")[_benchmark(cells)["model"]]}
+    if isinstance(asked.workload, TransformerWorkload):
+        arguments["mean_tokens"] = names_of("squad")["mean_tokens"]
+    return ReplicaQuestion(asked.workload, asked.hardware, arguments)
+
+
+def _benchmark(cells: Cells) -> dict[str, Any]:
+    benchmark, known = cell_text(cells, "benchmark"), names_of("benchmark")
     if benchmark not in known:
         raise UnknownNameError.among("benchmark", benchmark, known)
+    return dict(known[benchmark])
+
+
+def submitted(cells: Cells) -> ReplicaQuestion:
+    """Of a row of MLPerf Inference what all scenarios share: the model, the system, number format, engine and length.
+
+    Raises:
+        InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
+    """
+    benchmark = _benchmark(cells)
     entry = _accelerator(cells)
     accelerator = Hardware.get(entry)
     inference_hardware(accelerator.name)
     count = _count(cells)
-    release = _release(cells)
-    model = known[benchmark]["model"]
-    workload = Models.get(model)
+    release = round_number(cells)
+    workload = Models.get(benchmark["model"])
     arguments: dict[str, Any] = {
-        "precision": _precision(entry, release, known[benchmark]["target"]),
+        "precision": _precision(entry, release, benchmark["target"]),
         "stack": _stack(cells, release),
-        "batch_size": count * _section("batch")[model],
     }
     if isinstance(workload, TransformerWorkload):
-        squad = _section("squad")
-        arguments |= {"seq_len": squad["seq_len"], "mean_tokens": squad["mean_tokens"]}
-    hardware = accelerator if count == 1 else _system(entry, count)
-    return ReplicaQuestion(workload, hardware, arguments)
+        arguments["seq_len"] = names_of("squad")["seq_len"]
+    return ReplicaQuestion(workload, accelerator if count == 1 else _system(entry, count), arguments)
 
 
 def _system(entry: str, count: int) -> Any:
@@ -115,31 +131,33 @@ def _system(entry: str, count: int) -> Any:
 
 
 @functools.cache
-def _section(name: str) -> dict[str, Any]:
+def names_of(name: str) -> dict[str, Any]:
+    """A section of ``inference_names.toml``, without its source."""
     document = tomllib.loads((resources.files("mlsysim.solvers") / "data" / "inference_names.toml").read_text("utf-8"))
     return {key: value for key, value in document[name].items() if key != "source"}
 
 
-def _text(cells: Cells, column: str) -> str:
+def cell_text(cells: Cells, column: str) -> str:
+    """A cell in lower case; empty where the row has none."""
     return cells.get(column, "").strip().lower()
 
 
 def _accelerator(cells: Cells) -> str:
     """The accelerator's name in the registry."""
-    text = _text(cells, "accelerator")
+    text = cell_text(cells, "accelerator")
     if not text:
         raise InputError("accelerator", "", "a name: systems without accelerators are not calibrated")
     if "mig" in text:
         raise InputError("accelerator", text, "a whole accelerator: slices of one are not calibrated")
     name = _BESIDE_NAME.sub("", _BESIDE_NAME.sub("", text))
-    known = _section("accelerator")
+    known = names_of("accelerator")
     if name not in known:
         raise UnknownNameError.among("accelerator with calibrated inference", text, known)
     return str(known[name])
 
 
 def _count(cells: Cells) -> int:
-    text = _text(cells, "n_accel")
+    text = cell_text(cells, "n_accel")
     try:
         number = float(text)
     except ValueError:
@@ -149,9 +167,17 @@ def _count(cells: Cells) -> int:
     return int(number)
 
 
-def _release(cells: Cells) -> float:
-    """The round as a number."""
-    text = _text(cells, "round")
+def round_number(cells: Cells) -> float:
+    """The round of MLPerf Inference as a number.
+
+    Raises:
+        InputError: it is none.
+
+    Example:
+        >>> round_number({"round": "v4.1"})
+        4.1
+    """
+    text = cell_text(cells, "round")
     found = _ROUND.fullmatch(text)
     if found is None:
         raise InputError("round", text, 'a round of MLPerf Inference such as "v4.1": its year is that of the engine')
@@ -161,12 +187,12 @@ def _release(cells: Cells) -> float:
 def _precision(entry: str, release: float, target: float) -> str:
     if target < _EIGHT_BITS_SUFFICE:
         return "int8"
-    since = _section("precision")["fp8_from"]
+    since = names_of("precision")["fp8_from"]
     return "fp8" if release >= since.get(entry.partition("_")[0], float("inf")) else "fp16"
 
 
 def _stack(cells: Cells, release: float) -> str:
-    stacks = _section("stack")
-    if "maxq" in _text(cells, "system"):
+    stacks = names_of("stack")
+    if "maxq" in cell_text(cells, "system"):
         return str(stacks["limited"])
     return str(stacks["newer" if release >= stacks["newer_from"] else "older"])

@@ -21,6 +21,7 @@ from mlsysim.physics.work import RECOMPUTE_MODES
 from mlsysim.solvers.cnn_table import small_model_run
 from mlsysim.solvers.feasibility import over_budget
 from mlsysim.solvers.inference_table import inference_rate, is_inference
+from mlsysim.solvers.served_table import is_served, served_figure
 from mlsysim.solvers.serving import ServingModel
 from mlsysim.solvers.serving_table import METRICS as SERVING_METRICS
 from mlsysim.solvers.serving_table import serving_figure, serving_question
@@ -231,8 +232,8 @@ def _small_model_run(cells: Cells) -> _Run:
 
 
 def _inference_run(cells: Cells) -> _Run:
-    rate, result, stack = inference_rate(cells)
-    return _Run(result.feasible, result.basis, stack, result.reason, lambda _: rate)
+    figure, result, stack = served_figure(cells) if is_served(cells) else inference_rate(cells)
+    return _Run(result.feasible, result.basis, stack, result.reason, lambda _: figure)
 
 
 def _serving_run(cells: Cells) -> _Run:
