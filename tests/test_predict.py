@@ -312,3 +312,41 @@ def test_the_script_is_the_module():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     module, function = scripts["mlsysim"].split(":")
     assert callable(getattr(importlib.import_module(module), function))
+
+
+RUN = {
+    "model": "Llama-3.1-70B",
+    "accelerator": "H100",
+    "n_accel": "64",
+    "tp": "8",
+    "seq_len": "8192",
+    "global_batch_seqs": "128",
+    "micro_batch": "1",
+    "framework": "Megatron-LM",
+    "metric": "step_time_s",
+}
+
+
+def test_a_registered_model_needs_no_columns_of_its_architecture():
+    stated = RUN | {"layers": "80", "hidden": "8192", "heads": "64", "kv_heads": "8", "ffn_hidden": "28672", "vocab": "128256"}
+    named, full = predict_table([RUN])[0], predict_table([stated | {"params_b": "70.6"}])[0]
+    assert named["feasible"] is True
+    assert named["predicted"] == pytest.approx(full["predicted"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cells", "text"),
+    [
+        (
+            {"model": "Llama-3.1-71B"},
+            "layers = '': expected a number: the row leaves it out, and no registered model has its name",
+        ),
+        ({"model": ""}, "no registered model has its name"),
+        ({"layers": "81"}, "layers = '81': expected the 80 of Llama-3.1-70B, or all of layers, hidden, heads"),
+        ({"layers": "many"}, "layers = 'many': expected the 80"),
+    ],
+)
+def test_a_name_that_says_too_little_or_another_thing_is_refused(cells, text):
+    row = predict_table([RUN | cells])[0]
+    assert row["predicted"] == ""
+    assert text in row["reason"]

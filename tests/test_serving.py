@@ -186,12 +186,23 @@ def test_the_year_chooses_the_era_of_an_engine():
     assert [row["stack_used"] for row in predict_table(rows)] == ["vllm-2024", "vllm-2025", "vllm-2025"]
 
 
+def test_an_engine_that_is_not_listed_has_the_generic_stack():
+    rows = [{**ROW, "engine": name, "metric": "itl_ms"} for name in ("mystery", "", "vllm")]
+    assert [row["stack_used"] for row in predict_table(rows)] == ["generic", "generic", "vllm-2025"]
+
+
+@pytest.mark.parametrize("name", ["Instinct MI300X", "NVIDIA H100 SXM5 80GB", "TPU v5p", "h20 96gb", "Gaudi 3"])
+def test_accelerators_without_an_entry_among_engines_serve_on_their_training_kernels(name):
+    (row,) = predict_table([{**ROW, "accelerator": name, "metric": "itl_ms"}])
+    assert (row["feasible"], row["reason"]) == (True, "")
+    assert row["predicted"] > 0
+
+
 @pytest.mark.parametrize(
     ("cells", "text"),
     [
-        ({"engine": "mystery"}, "engine = 'mystery'"),
         ({"mode": "server"}, "mode = 'server'"),
-        ({"accelerator": "H200-SXM-9"}, "h200"),
+        ({"accelerator": "Z200-SXM"}, "z200-sxm"),
         ({"weight_precision": ""}, "weight_precision"),
         ({"n_accel": "3"}, "n_accel = 3"),
     ],

@@ -67,6 +67,9 @@ def test_each_statement_has_a_source():
     text = (resources.files("mlsysim.calibration") / "stated.toml").read_text("utf-8")
     for name, entry in tomllib.loads(text).items():
         assert entry.get("source"), name
+        figures = {"gemm", "attention", "matrix_units", "array", "torus_axes", "collectives"} & set(entry)
+        if figures - {"collectives"} or entry.get("collectives", {"link": "host"}) != {"link": "host"}:
+            assert entry.get("evidence") in ("seen", "recalled"), name
 
 
 @pytest.mark.parametrize("entry", sorted({*TABLE["accelerator"].values(), *TABLE["node"]}))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Any
 
-from mlsysim.calibration.stacks import resolved
+from mlsysim.calibration.stacks import kernels_of, measured_device, measured_hardware, resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels
 
@@ -106,20 +106,26 @@ class EngineDevice:
 
 @functools.cache
 def engine_device(hardware_name: str) -> EngineDevice:
-    """The kernels that stand for this accelerator.
+    """The kernels that stand for this accelerator: those that it trains with, unless it has an entry of its own here.
 
     Raises:
         UnknownNameError: none do.
 
     Example:
-        >>> engine_device("H100 SXM5 80GB").gemm
-        'h100_sxm'
+        >>> engine_device("H100 SXM5 80GB").gemm, engine_device("Instinct MI300X").gemm
+        ('h100_sxm', 'mi300x')
     """
     known = {hardware: name for name, entry in device_tables().items() for hardware in entry["hardware"]}
     if hardware_name not in known:
-        raise UnknownNameError.among("accelerator with kernels for serving", hardware_name, known)
-    name = known[hardware_name]
-    entry = resolved(device_tables(), name)
+        try:
+            name = kernels_of(measured_device(hardware_name))
+        except UnknownNameError:
+            known |= {hardware: hardware for hardware in measured_hardware()}
+            raise UnknownNameError.among("accelerator with kernels for serving", hardware_name, known) from None
+        entry: dict[str, Any] = {"gemm": name, "attention": name, "collectives": name}
+    else:
+        name = known[hardware_name]
+        entry = resolved(device_tables(), name)
     return EngineDevice(
         name=name,
         gemm=entry.get("gemm", ""),

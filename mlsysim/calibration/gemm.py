@@ -62,8 +62,13 @@ def measured_devices() -> tuple[str, ...]:
 
 
 def measured_formats(device: str) -> tuple[str, ...]:
-    """The formats that a measured device was fitted at."""
-    return tuple(_tables()[device])
+    """The formats that a device was fitted at, or the sibling whose kernels stand for its own.
+
+    Example:
+        >>> measured_formats("mi300x") == measured_formats("h100_sxm")
+        True
+    """
+    return tuple(_tables()[_behind(device)])
 
 
 def fitted_names(device: str, dtype: str = "bfloat16") -> tuple[str, ...]:
@@ -102,10 +107,7 @@ def _stated_entry(device: str, dtype: str) -> dict[str, Any]:
 
     Where the peak was measured at 16 bits alone, another format reaches its sibling's share in the same proportion.
     """
-    sibling = stated.sibling(device, "gemm")
-    measured = sibling
-    while measured not in _tables():
-        measured = stated.sibling(measured, "gemm")
+    sibling, measured = stated.sibling(device, "gemm"), _behind(device)
     base = _entry(sibling, stated.stated_format(dtype, _tables()[measured]))
     peak, peak16 = stated.fitted_peak(device, dtype), stated.fitted_peak(device, "bfloat16")
     found = {**base, **stated.own(device, "gemm"), **peak}
@@ -118,6 +120,13 @@ def _stated_entry(device: str, dtype: str) -> dict[str, Any]:
     found["of"] = base.get("of", f"{measured}.{stated.stated_format(dtype, _tables()[measured])}")
     found["peak"] = [*base.get("peak", ()), *(f"peaks.{device}.{own_format}.{name}" for name in own_peak.get("fitted", ()))]
     return found
+
+
+def _behind(device: str) -> str:
+    """The device whose measured kernels are behind those of ``device``."""
+    while device not in _tables():
+        device = stated.sibling(device, "gemm")
+    return device
 
 
 @functools.cache

@@ -123,10 +123,19 @@ def measured_device(hardware_name: str) -> str:
         >>> measured_device("A100 SXM4 40GB")
         'a100_sxm_40gb'
     """
-    known = {name: device for device, entry in _tables("devices.toml").items() for name in entry["hardware"]}
+    known = _devices()
     if hardware_name not in known:
         raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
     return known[hardware_name]
+
+
+def measured_hardware() -> tuple[str, ...]:
+    """The registry names of all accelerators with calibrated kernels, measured or stated."""
+    return tuple(_devices())
+
+
+def _devices() -> dict[str, str]:
+    return {name: device for device, entry in _tables("devices.toml").items() for name in entry["hardware"]}
 
 
 def kernels_of(device: str) -> str:

@@ -21,6 +21,7 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload, Workload
+from mlsysim.solvers.accelerator_names import accelerator_entry
 from mlsysim.solvers.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
@@ -135,15 +136,14 @@ def whole_cell(cells: Cells, column: str, default: int | None = None) -> int:
 
 
 def named_accelerator(cells: Cells) -> tuple[HardwareNode, str]:
-    """The accelerator and its name in the registry; names are those of both tables of names."""
+    """The accelerator and its name in the registry; a few spellings mean another device here than in other tables."""
     text = _POWER_LIMIT.sub("", _text(cells, "accelerator"))
     if not text:
         raise InputError("accelerator", "", "a name: the row leaves it out")
     for kind in _names("bound_names.toml")["uncalibrated"]["accelerators"]:
         if text.startswith(kind):
             raise InputError("accelerator", text, "an NVIDIA GPU from V100 on: no kernels of other kinds are calibrated")
-    known = _names("table_names.toml")["accelerator"] | _names("bound_names.toml")["accelerator"]
-    entry = str(known.get(text, text))
+    entry = str(_names("bound_names.toml")["accelerator"].get(text) or accelerator_entry(text))
     return Hardware.get(entry), entry
 
 

@@ -248,6 +248,7 @@ _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[st
     (frozenset(("model", "accelerator", "engine", "mode", "input_len", "metric")), _serving_run, tuple(SERVING_METRICS)),
     (frozenset(("accelerator", "n_accel", "layers", "hidden", "global_batch_seqs", "metric")), _training_run, _FIGURES),
     (frozenset(("model", "accelerator", "n_accel", "seq_len", "micro_batch", "activation_checkpointing")), _layout_run, ()),
+    (frozenset(("model", "accelerator", "n_accel", "seq_len", "global_batch_seqs", "metric")), _training_run, _FIGURES),
     (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _small_model_run, _SAMPLE_RATES),
     (frozenset(("benchmark", "accelerator", "n_accel", "global_batch_seqs", "metric")), _small_model_run, _SAMPLE_RATES),
     (frozenset(("benchmark", "scenario", "round", "accelerator", "n_accel")), _inference_run, ()),

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from mlsysim.calibration import attention, collectives, gemm
+from mlsysim.calibration import attention, collectives, gemm, stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients
 from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
@@ -106,10 +106,10 @@ def serving_kernels(
 
     Raises:
         UnknownNameError: no kernels stand for it.
-        InconsistentError: the registry does not say how many multiprocessors it has, or how much cache.
+        InconsistentError: the registry does not say how many multiprocessors it has.
     """
     device = device or engine_device(accelerator.name)
-    units, cache = accelerator.compute.multiprocessors, accelerator.memory.l2_capacity
+    units = stated.own_fact(device.gemm, "matrix_units", accelerator.compute.multiprocessors)
     if units is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
     if own_products:
@@ -118,9 +118,6 @@ def serving_kernels(
         peak, input_B = accelerator.rate_flops_per_s("fp16"), 2.0
     else:
         product, head, peak, input_B = _vendor_products(accelerator, formats, device)
-        if cache is None:
-            raise InconsistentError("accelerator", accelerator.name, "one with l2_capacity: kernels need it")
-    cache_B = 0.0 if cache is None else float(cache.m_as("byte"))
     memory_Bps = accelerator.memory_bandwidth_Bps * (device.own_memory_share if own_products else device.memory_share)
     wide = formats.precision in _WIDE
     peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
@@ -143,14 +140,14 @@ def serving_kernels(
         head_weight_B=bytes_per_element(formats.weights) if own_products else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=replace(decode_kernel(device.attention), floor_s=0.0, ramp_s=0.0),
-        attention=AttentionDevice(peak16, memory_Bps, float(units), cache_B),
+        attention=AttentionDevice(peak16, memory_Bps, float(units), accelerator.cache_B),
         kv_B=bytes_per_element(formats.cache),
         collectives=links,
         fabric=fabric_coefficients("ib_ndr"),
         nic_Bps=nic_Bps,
         memory_Bps=memory_Bps,
         multiprocessors=float(units),
-        cache_B=cache_B,
+        cache_B=accelerator.cache_B,
         own_compute_share=device.own_compute_share,
         streaming=float(shared_coefficients().streaming),
     )

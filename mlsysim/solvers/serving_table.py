@@ -17,6 +17,8 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.accelerator_names import accelerator_entry
+from mlsysim.solvers.model_names import named_model
 from mlsysim.solvers.serving import ServingResult
 from mlsysim.solvers.training_table import _built_workload, _number, _text, _whole
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
@@ -108,10 +110,7 @@ def serving_figure(result: ServingResult, metric: str) -> float:
 @functools.cache
 def _names() -> dict[str, Any]:
     data = resources.files("mlsysim.solvers") / "data"
-    names = tomllib.loads((data / "serving_names.toml").read_text("utf-8"))
-    shared = tomllib.loads((data / "table_names.toml").read_text("utf-8"))
-    names["accelerator"] = {**shared["accelerator"], **names["accelerator"]}
-    return names
+    return tomllib.loads((data / "serving_names.toml").read_text("utf-8"))
 
 
 def _tokens(row: Mapping[str, str], column: str) -> int | None:
@@ -130,11 +129,14 @@ def _precision(text: str) -> str:
 
 
 def _stack(row: Mapping[str, str]) -> str:
-    """The engine's stack: the longest name that the cell begins with; of one name, the era of the row's year."""
+    """The engine's stack: the longest name that the cell begins with; of one name, the era of the row's year.
+
+    An engine that no name fits has the generic stack.
+    """
     text, engines = _text(row, "engine"), _names()["engine"]
     known = [name for name in engines if text.startswith(name)]
     if not known:
-        raise UnknownNameError.among("engine", text, engines)
+        return str(_names()["unknown"]["stack"])
     found = engines[max(known, key=len)]
     if isinstance(found, str):
         return found
@@ -145,7 +147,7 @@ def _stack(row: Mapping[str, str]) -> str:
 def _hardware(row: Mapping[str, str], ranks: int) -> HardwareNode | Fleet:
     name = _text(row, "accelerator")
     known = _names()["accelerator"]
-    entry = known.get(name) or known.get(_bare(name)) or name
+    entry = known.get(name) or known.get(_bare(name)) or accelerator_entry(name)
     return _built_hardware(entry if isinstance(entry, str) else tuple(sorted(entry.items())), ranks)
 
 
@@ -206,6 +208,8 @@ def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     known: str | None = _names()["model"].get(name)
     if known is not None:
         return instance("model", Models.get(known), TransformerWorkload, "a transformer")
+    if (named := named_model(row)) is not None:
+        return named
     encoder = name.startswith(tuple(_names()["encoder_models"]["prefixes"]))
     heads, hidden = _whole(row, "heads"), _whole(row, "hidden")
     built = _built_workload(

@@ -17,6 +17,7 @@ from mlsysim.models.parameters import total_parameters
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.accelerator_names import accelerator_entry
 from mlsysim.solvers.distributed import DistributedModel, DistributedResult
+from mlsysim.solvers.model_names import named_model
 from mlsysim.solvers.table_experts import expert_workload, refuse_unmodelled
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
@@ -171,6 +172,8 @@ def _usual_node(entry: str) -> Node:
 
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     refuse_unmodelled(row.get("model") or "")
+    if (named := named_model(row)) is not None:
+        return named
     hidden, heads = _whole(row, "hidden"), _whole(row, "heads")
     if _text(row, "experts") and _whole(row, "experts") > 1:
         return expert_workload(
