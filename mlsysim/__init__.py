@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mlsysim.solvers.speculative_decoding import SpeculativeDecodingModel
     from mlsysim.solvers.sustainability import SustainabilityModel
     from mlsysim.solvers.tail_latency import TailLatencyModel
+    from mlsysim.solvers.token_server import TokenServerModel
     from mlsysim.systems.registry import Systems
     from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
@@ -68,6 +69,7 @@ _HOMES = {
     "SustainabilityModel": "solvers.sustainability",
     "Systems": "systems.registry",
     "TailLatencyModel": "solvers.tail_latency",
+    "TokenServerModel": "solvers.token_server",
     "TransformerWorkload": "models.types",
     "predict_table": "solvers.predict",
     "ureg": "core.units",
@@ -104,6 +106,7 @@ __all__ = [
     "SustainabilityModel",
     "Systems",
     "TailLatencyModel",
+    "TokenServerModel",
     "TransformerWorkload",
     "core",
     "hardware",

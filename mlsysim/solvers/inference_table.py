@@ -113,7 +113,7 @@ def submitted(cells: Cells) -> ReplicaQuestion:
     entry = _accelerator(cells)
     accelerator = Hardware.get(entry)
     inference_hardware(accelerator.name)
-    count = _count(cells)
+    count = accelerator_count(cells)
     release = round_number(cells)
     workload = Models.get(benchmark["model"])
     arguments: dict[str, Any] = {
@@ -156,7 +156,7 @@ def _accelerator(cells: Cells) -> str:
     return str(known[name])
 
 
-def _count(cells: Cells) -> int:
+def accelerator_count(cells: Cells) -> int:
     text = cell_text(cells, "n_accel")
     try:
         number = float(text)
