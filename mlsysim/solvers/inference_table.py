@@ -1,7 +1,7 @@
 """Rows of inference tables as questions for ``SingleNodeModel``.
 
-MLPerf Inference (ResNet-50 and BERT, offline, on NVIDIA's devices), and ResNet-50 of DeepLearningExamples, whose frameworks run
-batches of one and more.
+MLPerf Inference (ResNet-50 and BERT, offline, on NVIDIA's devices), and ResNet-50 and BERT of DeepLearningExamples, whose
+frameworks run batches of one and more.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mlsysim.solvers.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.systems.types import Fleet
 
 _ROUND = re.compile(r"v?(\d+\.\d+)")
+_LINE = re.compile(r"(\S+?):L(\d+) @(\w+)")
 _BESIDE_NAME = re.compile(r"^nvidia\s+|[\s-]+cts$")
 _EIGHT_BITS_SUFFICE = 99.5
 Cells = Mapping[str, str]
@@ -64,15 +65,16 @@ def _framework_run(cells: Cells) -> ReplicaQuestion:
     accelerator, entry = named_accelerator(cells)
     inference_hardware(accelerator.name)
     count = whole_cell(cells, "n_accel")
-    if "resnet-50" not in (model := cell_text(cells, "model")):
-        raise InputError("model", model, "ResNet-50: a row of BERT does not say the length of its sequences")
+    model = cell_text(cells, "model")
     written = cell_text(cells, "precision")
     told = f"{cell_text(cells, 'framework')} {cell_text(cells, 'locator')} {written}"
     framework = "tensorrt" if "-trt" in told or "tensorrt" in told else named_framework(cells)
     framework = "tensorrt" if written == "int8" else framework
-    stacks, formats = names_of("framework"), names_of("format")
-    if entry in names_of("uncalibrated")["accelerators"]:
-        raise InputError("accelerator", entry, "another: of what it sustains, single batches in frameworks say another clock")
+    if (registered := names_of("model").get(model.partition(" ")[0])) is None:
+        raise UnknownNameError.among("model", model, names_of("model"))
+    workload = Models.get(registered)
+    encoder = isinstance(workload, TransformerWorkload)
+    stacks, formats = names_of("encoder_framework" if encoder else "framework"), names_of("format")
     if framework not in stacks:
         raise UnknownNameError.among("framework", framework, stacks)
     if written not in formats:
@@ -82,7 +84,25 @@ def _framework_run(cells: Cells) -> ReplicaQuestion:
         "stack": stacks[framework],
         "batch_size": count * whole_cell(cells, "batch_per_accel"),
     }
-    return ReplicaQuestion(Models.get("ResNet50"), accelerator if count == 1 else _system(entry, count), arguments)
+    if encoder:
+        arguments["seq_len"] = whole_cell(cells, "seq_len") if cell_text(cells, "seq_len") else _printed_length(cells)
+    return ReplicaQuestion(workload, accelerator if count == 1 else _system(entry, count), arguments)
+
+
+def _printed_length(cells: Cells) -> int:
+    """Tokens of a sequence, which the tables of BERT print in a column that a row leaves out: by the line that it cites."""
+    text = cells.get("locator", "").strip()
+    found, known = _LINE.match(text), names_of("printed_lengths")
+    if found is None:
+        raise InputError("locator", text, "the file, line and revision of a published table: it says the length of sequences")
+    file, line, revision = found[1].partition("/")[0].lower(), int(found[2]), found[3]
+    blocks = known["blocks"].get(f"{file}@{revision}", {})
+    batch = whole_cell(cells, "batch_per_accel")
+    row = known["batches"].index(batch) if batch in known["batches"] else 0
+    for length, first_lines in blocks.items():
+        if line - row in first_lines:
+            return int(length)
+    raise InputError("locator", text, "a line of a table whose lengths are listed: the row does not say that of its sequences")
 
 
 def _offline(cells: Cells) -> ReplicaQuestion:

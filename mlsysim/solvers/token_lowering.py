@@ -106,12 +106,13 @@ def best_plan(question: LoadQuestion, tables: Tables | None = None) -> LoadPlan:
 
 
 def _plan(setting: ServingSetting, question: LoadQuestion, tables: Tables | None) -> LoadPlan:
+    loaded = setting
     if setting.stack is not None:
         front = question.front
         if front is not None and tables is not None:
             front = harness_of(tables, front.name)
-        setting = replace(setting, stack=loaded_engine(setting.stack, setting.accelerator.name, front, tables))
-    pace, limits = paces(setting, None, question.beams), question.limits
+        loaded = replace(setting, stack=loaded_engine(setting.stack, setting.accelerator.name, front, tables))
+    pace, limits = paces(loaded, None, question.beams), question.limits
     each_per_s = pace.best_per_s
     if limits is not None:
         each_per_s = highest_arrivals(pace, limits, setting.output, question.spread**2)
