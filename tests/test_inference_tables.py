@@ -200,11 +200,25 @@ def test_batches_of_a_framework_are_predicted_and_tensorrt_is_faster():
     assert engine["stack_used"] == "paddle-tensorrt"
 
 
+def test_the_length_of_a_sequence_is_that_of_the_cited_line_or_of_its_own_column():
+    row = FRAMEWORK_ROW | {"model": "BERT-Large", "batch_per_accel": "4"}
+    short, long, own = predict_table(
+        [
+            row | {"locator": "TensorFlow/LanguageModeling/BERT/README.md:L983 @729963d [Fine-tuning]"},
+            row | {"locator": "TensorFlow/LanguageModeling/BERT/README.md:L987 @729963d [Fine-tuning]", "batch_per_accel": "8"},
+            row | {"locator": "TensorFlow/README.md", "seq_len": "128"},
+        ]
+    )
+    assert short["stack_used"] == "tensorflow-bert"
+    assert short["predicted"] == own["predicted"] > long["predicted"] > 0
+
+
 @pytest.mark.parametrize(
     ("changed", "word"),
     [
-        ({"model": "BERT-Large"}, "model"),
-        ({"accelerator": "T4-16GB"}, "accelerator"),
+        ({"model": "VGG-16"}, "model"),
+        ({"model": "BERT-Large", "locator": "PyTorch/README.md:L7 @729963d"}, "locator"),
+        ({"model": "BERT-Large", "locator": "PyTorch/README.md"}, "locator"),
         ({"precision": "int4"}, "precision"),
         ({"locator": "Caffe/README.md"}, "framework"),
         ({"task": "evaluate"}, "task"),
