@@ -200,7 +200,6 @@ def test_every_benchmark_with_limits_is_known_and_its_model_registered():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"harness_name": "mlperf-vllm", "stack": None},
         {"harness_name": "mlperf"},
         {"beams": 0},
         {"accelerators": 0},

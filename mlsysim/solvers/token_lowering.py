@@ -66,8 +66,6 @@ def load_question(
     count, share = whole_number("accelerators", accelerators), fraction("percentile", percentile)
     given = zip(_LIMITS, (max_ttft, max_tpot, max_latency), strict=True)
     limits_s = [inf if limit is None else positive_quantity(name, limit, "second") for name, limit in given]
-    if harness_name is not None and asked["stack"] is None:
-        raise InconsistentError("harness_name", harness_name, "none without a stack: a bound has no harness")
     front = None if harness_name is None else harness(harness_name)
     fixed = {**_FIXED, **asked, "weight_precision": weight_precision}
     return LoadQuestion(

@@ -87,7 +87,7 @@ class TokenServerModel:
             weight_precision: number format of the weights in memory.
             kv_precision: number format of the KV cache.
             stack: a calibrated engine such as ``"tensorrt-llm-1.0"``; without it the result is the bound.
-            harness_name: what puts requests before the engine, such as "mlperf-vllm"; none: the engine alone (stack only).
+            harness_name: what puts requests before the engine, such as "mlperf-vllm"; none: the engine alone; a bound has none.
             tp_sizes: to try; by default 1, 2, 4, ... within a node, that divide ``accelerators`` and the heads.
 
         Raises:

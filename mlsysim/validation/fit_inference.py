@@ -1,6 +1,6 @@
 """Fits the engines and clocks of the forward pass alone: ``python -m mlsysim.validation.fit_inference anchors``.
 
-Reads the calibration cases of ``anchors/inference`` and no others; writes ``calibration/inference.toml``. What is fitted of a
+Reads the calibration cases of ``anchors/inference`` and ``anchors/inference_frameworks`` and no others; writes ``calibration/inference.toml``. What is fitted of a
 stack or a device is named in its entry (``fit``); everything else there is stated and stays.
 """
 
@@ -34,7 +34,7 @@ from mlsysim.solvers.replica_lowering import Kernels, ReplicaWork
 from mlsysim.systems.types import Fleet
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
-FAMILY = "inference"
+FAMILIES = ("inference", "inference_frameworks")
 # Physically meaningful ranges; a coefficient that ends at one is reported.
 RANGES = {
     "convolution_share": Coefficient(0.9, 0.3, 1.3),
@@ -82,7 +82,7 @@ class InferenceRuns:
 
 def inference_anchors(root: Path, role: str) -> list[Anchor]:
     """The cases of ``role`` that come from tables of MLPerf Inference."""
-    files = [path for path in anchor_files(root) if path.parent.name == FAMILY]
+    files = [path for path in anchor_files(root) if path.parent.name in FAMILIES]
     return [anchor for path in files for anchor in load(path) if anchor.case.run and anchor.case.role == role]
 
 
