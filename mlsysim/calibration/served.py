@@ -20,7 +20,7 @@ class Harness:
 
     Attributes:
         copied_share: time of copies from the host that passes of other batches do not hide, over that of all copies.
-        integer_share: rate of an encoder whose sequences come as they arrive over that of batches sorted by length, 8-bit integers.
+        integer_share: rate of an encoder with sequences as they arrive over that of batches sorted by length, 8-bit integers.
         float_share: the same in other number formats.
         query_s: of a query, whatever its size: hands it over, launches, collects the answer; adds to latency.
         request_s: of each sample, on the accelerator's time.

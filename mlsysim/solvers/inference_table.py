@@ -18,6 +18,7 @@ from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.hardware.registry import Hardware
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.accelerator_names import accelerator_entry
 from mlsysim.solvers.cnn_table import ReplicaQuestion, built_fleet, named_accelerator, named_framework, whole_cell
 from mlsysim.solvers.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.systems.types import Fleet
@@ -110,7 +111,7 @@ def _offline(cells: Cells) -> ReplicaQuestion:
         raise InputError("scenario", scenario, "offline: queries that arrive are a question for BatchServerModel")
     asked = submitted(cells)
     count = asked.hardware.accelerators if isinstance(asked.hardware, Fleet) else 1
-    arguments = asked.arguments | {"batch_size": count * names_of("batch")[_benchmark(cells)["model"]]}
+    arguments = asked.arguments | {"batch_size": count * names_of("batch")[submitted_model(cells)]}
     if isinstance(asked.workload, TransformerWorkload):
         arguments["mean_tokens"] = names_of("squad")["mean_tokens"]
     return ReplicaQuestion(asked.workload, asked.hardware, arguments)
@@ -121,6 +122,16 @@ def _benchmark(cells: Cells) -> dict[str, Any]:
     if benchmark not in known:
         raise UnknownNameError.among("benchmark", benchmark, known)
     return dict(known[benchmark])
+
+
+def submitted_model(cells: Cells) -> str:
+    """The registry's name of the model of a row of MLPerf Inference.
+
+    Example:
+        >>> submitted_model({"benchmark": "bert-99.9"})
+        'BERT_Large'
+    """
+    return str(_benchmark(cells)["model"])
 
 
 def submitted(cells: Cells) -> ReplicaQuestion:
@@ -170,13 +181,20 @@ def _accelerator(cells: Cells) -> str:
     if "mig" in text:
         raise InputError("accelerator", text, "a whole accelerator: slices of one are not calibrated")
     name = _BESIDE_NAME.sub("", _BESIDE_NAME.sub("", text))
-    known = names_of("accelerator")
-    if name not in known:
-        raise UnknownNameError.among("accelerator with calibrated inference", text, known)
-    return str(known[name])
+    listed = names_of("accelerator").get(name)
+    return str(listed) if listed else accelerator_entry(text)
 
 
 def accelerator_count(cells: Cells) -> int:
+    """Accelerators of the system that a row describes.
+
+    Raises:
+        InputError: no whole number.
+
+    Example:
+        >>> accelerator_count({"n_accel": "8.0"})
+        8
+    """
     text = cell_text(cells, "n_accel")
     try:
         number = float(text)

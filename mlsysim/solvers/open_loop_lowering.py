@@ -58,7 +58,7 @@ class Paces:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What ``share`` of the requests keep, in seconds: to the first token, a token after it, the whole request; inf: no limit."""
+    """What ``share`` of the requests keep, in seconds (inf: no limit): to the first token, a token after it, the whole."""
 
     share: float
     first_s: float

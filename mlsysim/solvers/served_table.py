@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mlsysim.core.errors import InputError
-from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.batch_server import BatchServerModel, BatchServerResult
 from mlsysim.solvers.cnn_table import ReplicaQuestion
-from mlsysim.solvers.inference_table import Cells, cell_text, names_of, round_number, submitted
+from mlsysim.solvers.inference_table import Cells, cell_text, names_of, round_number, submitted, submitted_model
 
 SCENARIOS = ("server", "singlestream", "multistream")
 
@@ -46,7 +45,7 @@ def served_question(cells: Cells) -> ReplicaQuestion:
         InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
     """
     asked, rules, scenario = submitted(cells), names_of("served"), cell_text(cells, "scenario")
-    model = "BERT_Large" if isinstance(asked.workload, TransformerWorkload) else "ResNet50"
+    model = submitted_model(cells)
     system = cell_text(cells, "system")
     harness = next((found for word, found in rules["harness"].items() if word in system), "lwis")
     arguments: dict[str, Any] = asked.arguments | {"harness_name": harness}
@@ -54,7 +53,7 @@ def served_question(cells: Cells) -> ReplicaQuestion:
         arguments |= {
             "latency_limit": f"{rules['limit_ms'][model]} ms",
             "percentile": rules["percentile"],
-            "token_spread": rules["token_spread"][model],
+            "token_spread": rules["token_spread"].get(model, 0.0),
         }
     if scenario == "multistream":
         if round_number(cells) < rules["multistream_from"]:

@@ -1,4 +1,4 @@
-"""From what is asked of a language model's server to its layouts, and the load that each takes: for a solve and for the fit alike."""
+"""From what is asked of a language model's server to its layouts and the load of each, for a solve and the fit alike."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class TokenServerResult(Result):
 
     ``requests_per_second`` and ``tokens_per_second`` (output tokens) are of all accelerators. ``ttft`` and ``tpot``: what the
     asked share of requests does not exceed at that load, waiting included; without limits, the mean of those in flight.
-    ``tp_size``: accelerators that share one of ``replicas`` copies of the model. ``places``: requests that a copy holds at once.
+    ``tp_size``: accelerators that share one of ``replicas`` copies of the model. ``places``: requests of a copy at once.
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("tokens_per_second", "requests_per_second", "ttft", "tpot", "tp_size", "replicas")
@@ -44,7 +44,7 @@ class TokenServerModel:
     """How many requests a second all accelerators take, with the tensor parallelism that takes most.
 
     With limits, requests arrive at random (Poisson) and ``percentile`` of them keep each: the open-loop model of
-    ``TailLatencyModel``, turned around. Without limits all requests wait from the start, and the batch is as large as does best.
+    ``TailLatencyModel``, turned around. Without limits all requests wait from the start, and the batch is the best one.
     """
 
     @strict_keywords

@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 from mlsysim.calibration.loaded import harness
+from mlsysim.core.checks import instance
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
@@ -79,7 +80,9 @@ def token_question(cells: Cells) -> TokenQuestion:
     name, scenario = cell_text(cells, "benchmark"), cell_text(cells, "scenario")
     benchmark, limits = names_of("benchmark")[name], names_of("limits")
     if scenario not in SCENARIOS:
-        raise InputError("scenario", scenario, f"one of {', '.join(SCENARIOS)}: lone requests to language models are not modelled")
+        raise InputError(
+            "scenario", scenario, f"one of {', '.join(SCENARIOS)}: lone requests to language models are not modelled"
+        )
     entry, count = _accelerator(cells), accelerator_count(cells)
     arguments: dict[str, Any] = {
         "accelerators": count,
@@ -98,7 +101,7 @@ def token_question(cells: Cells) -> TokenQuestion:
         named = {"first": "max_ttft", "token": "max_tpot", "request": "max_latency"}
         arguments |= {argument: f"{within[part]} s" for part, argument in named.items() if part in within}
         arguments["percentile"] = limits["percentile"]
-    model: TransformerWorkload = Models.get(benchmark["model"])
+    model = instance("benchmark", Models.get(benchmark["model"]), TransformerWorkload, "a language model")
     return TokenQuestion(model, built_hardware(entry, min(count, _TENSOR_PARALLEL)), arguments)
 
 

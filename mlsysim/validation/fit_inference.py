@@ -1,7 +1,8 @@
 """Fits the engines and clocks of the forward pass alone: ``python -m mlsysim.validation.fit_inference anchors``.
 
-Reads the calibration cases of ``anchors/inference`` and ``anchors/inference_frameworks`` and no others; writes ``calibration/inference.toml``. What is fitted of a
-stack or a device is named in its entry (``fit``); everything else there is stated and stays.
+Reads the calibration cases of ``anchors/inference`` and ``anchors/inference_frameworks`` and no others; writes
+``calibration/inference.toml``. What is fitted of a stack or a device is named in its entry (``fit``); everything else there is
+stated and stays.
 """
 
 from __future__ import annotations

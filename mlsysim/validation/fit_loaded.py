@@ -41,7 +41,8 @@ class LoadedRun:
     def predicted_per_s(self, tables: Tables) -> float:
         """With the coefficients of ``tables``; a fit changes few at a time, so that most answers are known."""
         setting, front = self.question.settings[0], self.question.front
-        assert setting.stack is not None and front is not None
+        assert setting.stack is not None
+        assert front is not None
         key = loaded_engine(setting.stack, self.hardware, harness_of(tables, front.name), tables).coefficients
         if key not in self.solved:
             self.solved[key] = best_plan(self.question, tables).rate_per_s

@@ -63,8 +63,8 @@ def gathered(anchor: Anchor) -> ServedRun:
     """A case without its harness."""
     asked = served_question(anchor.case.run)
     given = asked.arguments
-    fleet = asked.hardware if isinstance(asked.hardware, Fleet) else None
-    accelerator = asked.hardware if fleet is None else fleet.node.accelerator
+    hardware = asked.hardware
+    accelerator, count = (hardware.node.accelerator, hardware.accelerators) if isinstance(hardware, Fleet) else (hardware, 1)
     limit = given.get("latency_limit")
     seq_len = given.get("seq_len", 1)
     batches = engine_batches(
@@ -78,7 +78,6 @@ def gathered(anchor: Anchor) -> ServedRun:
         lone_clock=None if limit else harness(given["harness_name"]).lone_clock,
     )
     value = anchor.case.value or 0.0
-    count = 1 if fleet is None else fleet.accelerators
     return ServedRun(
         harness=given["harness_name"],
         batches=batches,
