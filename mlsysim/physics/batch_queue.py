@@ -16,10 +16,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mlsysim.physics.constant_service_queue import ConstantService
+
 Floats = npt.NDArray[np.float64]
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 _SHARES = _WEIGHTS / _WEIGHTS.sum()
 _HALVINGS = 40
+_LOAD_HALVINGS = 14
+_FULL = 0.999  # so near to all of its time a server's queue is as good as endless
 
 
 class BatchLoad(NamedTuple):
@@ -77,10 +81,29 @@ def highest_load(batch: Floats, batch_s: Floats, limit_s: float, *, share: float
     """
     latency_s = np.maximum.accumulate(latency_in_batches(batch_spread(batch, batch_s, size_spread), share) * batch_s)
     over = int(np.searchsorted(latency_s, limit_s, side="right"))
-    if over == 0:
+    found = None
+    if over > 0:
+        last = over == len(batch)
+        reached_s = float(latency_s[-1]) if last else limit_s
+        size = (
+            float(batch[-1]) if last else float(np.interp(limit_s, latency_s[over - 1 : over + 1], batch[over - 1 : over + 1]))
+        )
+        time_s = float(np.interp(size, batch, batch_s))
+        found = BatchLoad(size / time_s, size, time_s, reached_s)
+    one_s = float(batch_s[0])
+    if found is not None and found.load_per_s * one_s >= 1:
+        return found
+    alone = _one_by_one(one_s, limit_s, share)
+    return max((load for load in (found, alone) if load is not None), key=lambda load: load.load_per_s, default=None)
+
+
+def _one_by_one(one_s: float, limit_s: float, share: float) -> BatchLoad | None:
+    """Where batches save nothing, a server does better to take requests singly: M/D/1 at the load that keeps the limit."""
+    if one_s >= limit_s:
         return None
-    last = over == len(batch)
-    reached_s = float(latency_s[-1]) if last else limit_s
-    size = float(batch[-1]) if last else float(np.interp(limit_s, latency_s[over - 1 : over + 1], batch[over - 1 : over + 1]))
-    time_s = float(np.interp(size, batch, batch_s))
-    return BatchLoad(size / time_s, size, time_s, reached_s)
+    low, high = 0.0, _FULL
+    for _ in range(_LOAD_HALVINGS):
+        middle = (low + high) / 2
+        kept = ConstantService.of(middle).wait_tail(limit_s / one_s - 1) <= 1 - share
+        low, high = (middle, high) if kept else (low, middle)
+    return BatchLoad(low / one_s, 1.0, one_s, limit_s)
