@@ -22,7 +22,8 @@ from mlsysim.validation.fit_loaded import loaded_anchors
 from mlsysim.validation.loading import anchor_files, load
 
 ROOT = Path(__file__).parents[1] / "anchors"
-TABLES = [*sorted((ROOT / "token_load").glob("*.csv")), *sorted((ROOT / "inference_load").glob("*.csv"))]
+FAMILIES = ("token_load", "inference_load", "detection", "retinanet")
+TABLES = [table for family in FAMILIES for table in sorted((ROOT / family).glob("*.csv"))]
 LLAMA, H100, NODE = Models.Language.Llama3_8B, Hardware.Cloud.H100, Systems.Nodes.DGX_H100
 ASKED = {"accelerators": 8, "seq_len": 512, "output_len": 128, "precision": "fp8", "stack": "tensorrt-llm-1.0"}
 ROW = {
@@ -60,7 +61,7 @@ def test_the_role_of_a_row_is_drawn_from_its_run(table):
         assert row["role"] == ("validation" if zlib.crc32(key.encode()) % 5 > 1 else "calibration"), row["id"]
 
 
-@pytest.mark.parametrize("family", ["token_load", "inference_load"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_at_least_half_of_a_family_is_validation(family):
     roles = [anchor.case.role for path in anchor_files(ROOT / family) for anchor in load(path)]
     assert roles.count("validation") >= len(roles) / 2
