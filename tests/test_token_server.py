@@ -63,7 +63,9 @@ def test_the_role_of_a_row_is_drawn_from_its_run(table):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_at_least_half_of_a_family_is_validation(family):
-    roles = [anchor.case.role for path in anchor_files(ROOT / family) for anchor in load(path)]
+    files = [path for path in anchor_files(ROOT) if path.parent.name == family]
+    roles = [anchor.case.role for path in files for anchor in load(path)]
+    assert files
     assert roles.count("validation") >= len(roles) / 2
 
 
