@@ -158,6 +158,16 @@ def test_a_table_of_results_is_predicted_row_by_row():
     assert limited["stack_used"] == "tensorrt-mlperf-maxq"
 
 
+def test_slices_are_parts_of_their_accelerator():
+    card = {"n_accel": "1", "accelerator": "NVIDIA A100-SXM-80GB"}
+    names = ["", " (1x1g.10gb MIG)", " (7x1g.10gb MIG)"]
+    whole, one, seven = (
+        row["predicted"] for row in predict_table([ROW | card | {"accelerator": card["accelerator"] + n} for n in names])
+    )
+    assert seven == pytest.approx(7 * one)
+    assert 0.08 < one / whole < 1 / 7
+
+
 @pytest.mark.parametrize(
     ("changed", "word"),
     [
@@ -165,7 +175,9 @@ def test_a_table_of_results_is_predicted_row_by_row():
         ({"benchmark": "rnnt"}, "benchmark"),
         ({"accelerator": ""}, "accelerator"),
         ({"accelerator": "AMD MI300X"}, "accelerator"),
-        ({"accelerator": "NVIDIA A30 (1x1g.6gb MIG)"}, "slices"),
+        ({"accelerator": "NVIDIA A30 (MIG)"}, "slices"),
+        ({"accelerator": "NVIDIA L40S (2x1g.6gb MIG)"}, "slices"),
+        ({"accelerator": "NVIDIA A30 (1x7g.24gb MIG)"}, "part of"),
         ({"n_accel": "0"}, "n_accel"),
         ({"n_accel": "2.5"}, "n_accel"),
         ({"n_accel": "nan"}, "n_accel"),

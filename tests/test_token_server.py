@@ -22,7 +22,7 @@ from mlsysim.validation.fit_loaded import loaded_anchors
 from mlsysim.validation.loading import anchor_files, load
 
 ROOT = Path(__file__).parents[1] / "anchors"
-FAMILIES = ("token_load", "inference_load", "detection", "retinanet")
+FAMILIES = ("token_load", "inference_load", "detection", "retinanet", "slices")
 TABLES = [table for family in FAMILIES for table in sorted((ROOT / family).glob("*.csv"))]
 LLAMA, H100, NODE = Models.Language.Llama3_8B, Hardware.Cloud.H100, Systems.Nodes.DGX_H100
 ASKED = {"accelerators": 8, "seq_len": 512, "output_len": 128, "precision": "fp8", "stack": "tensorrt-llm-1.0"}

@@ -16,12 +16,14 @@ from typing import Any
 from mlsysim.calibration.inference import inference_hardware
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.hardware.registry import Hardware
+from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.accelerator_names import accelerator_entry
-from mlsysim.solvers.cnn_table import ReplicaQuestion, built_fleet, named_accelerator, named_framework, whole_cell
+from mlsysim.solvers.cnn_table import ReplicaQuestion, named_accelerator, named_framework, whole_cell
 from mlsysim.solvers.single_node import SingleNodeModel, SingleNodeResult
-from mlsysim.systems.types import Fleet
+from mlsysim.solvers.slices import Slicing, sliced, slicing
+from mlsysim.systems.types import Fleet, Node
 
 _ROUND = re.compile(r"v?(\d+\.\d+)")
 _LINE = re.compile(r"(\S+?):L(\d+) @(\w+)")
@@ -63,7 +65,7 @@ def inference_question(cells: Cells) -> ReplicaQuestion:
 
 def _framework_run(cells: Cells) -> ReplicaQuestion:
     """A batch of images in a framework, or in TensorRT from within it."""
-    accelerator, entry = named_accelerator(cells)
+    accelerator, _ = named_accelerator(cells)
     inference_hardware(accelerator.name)
     count = whole_cell(cells, "n_accel")
     model = cell_text(cells, "model")
@@ -87,7 +89,7 @@ def _framework_run(cells: Cells) -> ReplicaQuestion:
     }
     if encoder:
         arguments["seq_len"] = whole_cell(cells, "seq_len") if cell_text(cells, "seq_len") else _printed_length(cells)
-    return ReplicaQuestion(workload, accelerator if count == 1 else _system(entry, count), arguments)
+    return ReplicaQuestion(workload, accelerator if count == 1 else _system(accelerator, count), arguments)
 
 
 def _printed_length(cells: Cells) -> int:
@@ -110,8 +112,12 @@ def _offline(cells: Cells) -> ReplicaQuestion:
     if (scenario := cell_text(cells, "scenario")) != "offline":
         raise InputError("scenario", scenario, "offline: queries that arrive are a question for BatchServerModel")
     asked = submitted(cells)
-    count = asked.hardware.accelerators if isinstance(asked.hardware, Fleet) else 1
-    arguments = asked.arguments | {"batch_size": count * names_of("batch")[submitted_model(cells)]}
+    hardware = asked.hardware
+    accelerator, count = (hardware.node.accelerator, hardware.accelerators) if isinstance(hardware, Fleet) else (hardware, 1)
+    # A slice takes a batch as much smaller as its memory.
+    whole = Hardware.get(_accelerator(cells)[0]).memory_capacity_B
+    each = max(1, int(names_of("batch")[submitted_model(cells)] * accelerator.memory_capacity_B / whole))
+    arguments = asked.arguments | {"batch_size": count * each}
     if isinstance(asked.workload, TransformerWorkload):
         arguments["mean_tokens"] = names_of("squad")["mean_tokens"]
     return ReplicaQuestion(asked.workload, asked.hardware, arguments)
@@ -141,10 +147,12 @@ def submitted(cells: Cells) -> ReplicaQuestion:
         InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
     """
     benchmark = _benchmark(cells)
-    entry = _accelerator(cells)
-    accelerator = Hardware.get(entry)
+    entry, cut = _accelerator(cells)
+    accelerator, count = Hardware.get(entry), accelerator_count(cells)
+    if cut is not None:
+        # One slice is one of the system's: submissions leave the others idle, or to other benchmarks.
+        accelerator, count = sliced(entry, cut, _slice_units(entry)), count * cut.slices if cut.slices > 1 else 1
     inference_hardware(accelerator.name)
-    count = accelerator_count(cells)
     release = round_number(cells)
     workload = Models.get(benchmark["model"])
     arguments: dict[str, Any] = {
@@ -153,12 +161,26 @@ def submitted(cells: Cells) -> ReplicaQuestion:
     }
     if isinstance(workload, TransformerWorkload):
         arguments["seq_len"] = names_of("squad")["seq_len"]
-    return ReplicaQuestion(workload, accelerator if count == 1 else _system(entry, count), arguments)
+    return ReplicaQuestion(workload, accelerator if count == 1 else _system(accelerator, count), arguments)
 
 
-def _system(entry: str, count: int) -> Any:
+def _system(accelerator: HardwareNode, count: int) -> Fleet:
     """Accelerators that never talk to each other, whatever their links."""
-    return built_fleet(entry, count, count, 1.0, 1.0)
+    each = Node(
+        name=f"{count} x {accelerator.name}",
+        accelerator=accelerator,
+        accelerators_per_node=count,
+        intra_node_bw="2 byte/second",
+    )
+    return Fleet(name=each.name, node=each, count=1)
+
+
+def _slice_units(entry: str) -> int:
+    known = names_of("slice")["multiprocessors"]
+    chip = entry.partition("_")[0]
+    if chip not in known:
+        raise UnknownNameError.among("accelerator that is cut in slices", chip, known)
+    return int(known[chip])
 
 
 @functools.cache
@@ -173,16 +195,14 @@ def cell_text(cells: Cells, column: str) -> str:
     return cells.get(column, "").strip().lower()
 
 
-def _accelerator(cells: Cells) -> str:
-    """The accelerator's name in the registry."""
-    text = cell_text(cells, "accelerator")
+def _accelerator(cells: Cells) -> tuple[str, Slicing | None]:
+    """The accelerator's name in the registry, and how it is cut."""
+    text, cut = slicing(cell_text(cells, "accelerator"))
     if not text:
         raise InputError("accelerator", "", "a name: systems without accelerators are not calibrated")
-    if "mig" in text:
-        raise InputError("accelerator", text, "a whole accelerator: slices of one are not calibrated")
     name = _BESIDE_NAME.sub("", _BESIDE_NAME.sub("", text))
     listed = names_of("accelerator").get(name)
-    return str(listed) if listed else accelerator_entry(text)
+    return (str(listed) if listed else accelerator_entry(text)), cut
 
 
 def accelerator_count(cells: Cells) -> int:
