@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlsysim.solvers.continuous_batching import ContinuousBatchingModel
     from mlsysim.solvers.distributed import DistributedModel
     from mlsysim.solvers.fleets import FleetOptimizer
+    from mlsysim.solvers.kv_transfer import KVTransferModel
     from mlsysim.solvers.parallelism import ParallelismOptimizer
     from mlsysim.solvers.placement import PlacementOptimizer
     from mlsysim.solvers.predict import predict_table
@@ -54,6 +55,7 @@ _HOMES = {
     "InfeasibleError": "core.errors",
     "Infra": "infra.registry",
     "InputError": "core.errors",
+    "KVTransferModel": "solvers.kv_transfer",
     "MLSysError": "core.errors",
     "Models": "models.registry",
     "NetworkFabric": "systems.types",
@@ -92,6 +94,7 @@ __all__ = [
     "InfeasibleError",
     "Infra",
     "InputError",
+    "KVTransferModel",
     "MLSysError",
     "Models",
     "NetworkFabric",

@@ -29,6 +29,9 @@ layers, hidden, heads, ffn_hidden, vocab, seq_len, global_batch_seqs,
 micro_batch, tp, pp, vpp, sharding, recompute, precision, framework, metric, ...
 Of serving: accelerator, engine, mode, input_len, output_len,
 batch_or_concurrency, weight_precision, kv_precision, tp, pp, metric, ...
+There itl_ms is the mean time between tokens; tpot_ms is the same, or, where
+the column tpot_excludes_first_token says "no", a request's time over its
+tokens; offload is "weights", "kv" or "weights+kv" in the host's memory.
 A model that the registry knows by its name needs no layers, hidden and heads.
 The columns value, notes and outcome are never read.
 """

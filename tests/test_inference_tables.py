@@ -15,6 +15,7 @@ from mlsysim import Fleet, Hardware, Models, NetworkFabric, Node, SingleNodeMode
 from mlsysim.calibration.inference import (
     COEFFICIENTS,
     inference_fitted_names,
+    inference_hardware,
     inference_stack,
     inference_stack_names,
     inference_tables,
@@ -121,6 +122,13 @@ def test_an_engine_has_at_most_six_fitted_coefficients_and_states_the_rest(name)
     assert set(entry.get("fit", ())) <= set(COEFFICIENTS)
     assert entry["source"]
     assert not entry["at_bound"]
+
+
+def test_a_clock_of_training_runs_is_counted_once_and_is_at_most_that_of_the_datasheet():
+    names = inference_fitted_names("pytorch-convnets", "Tesla V100 SXM2 16GB", "fp32")
+    assert {"device.v100.clock", "device.v100.fp32_share"} <= set(names)
+    assert len(names) == len(set(names))
+    assert 0.5 < inference_hardware("Tesla V100 SXM2 16GB").clock <= 1
 
 
 def test_a_device_takes_what_its_entry_is_like():

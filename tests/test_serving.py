@@ -3,14 +3,18 @@
 import csv
 import tomllib
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlsysim import Fleet, Hardware, Models, NetworkFabric, ServingModel, Systems
-from mlsysim.calibration.engines import engine, engine_names
+from mlsysim.calibration.engines import engine, engine_device, engine_names
 from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
+from mlsysim.physics.serving_deployment import Shards
+from mlsysim.physics.serving_step import prefill_pass
 from mlsysim.solvers.predict import predict_table
+from mlsysim.solvers.serving_lowering import Formats, serving_kernels, serving_shape
 from mlsysim.solvers.serving_table import METRICS, serving_question
 from mlsysim.validation import fit_engines
 
@@ -93,6 +97,43 @@ def test_a_request_is_its_first_token_and_the_others():
     assert run.tokens_per_second.m_as("count/second") == pytest.approx(8 * 256 / (ms(run.request_latency) / 1e3))
 
 
+def test_the_definition_of_tpot_is_stated():
+    after, whole = serve(), serve(tpot_excludes_first_token=False)
+    assert (after.tpot_excludes_first_token, whole.tpot_excludes_first_token) == (True, False)
+    assert ms(after.tpot) == ms(after.token_gap) == ms(whole.token_gap)
+    assert ms(whole.tpot) == pytest.approx(ms(whole.request_latency) / 256)
+    assert ms(whole.tpot) > ms(after.tpot)
+
+
+@pytest.mark.parametrize(("cell", "excludes"), [("", True), ("yes", True), ("no", False), ("False", False)])
+def test_a_table_says_what_its_tpot_is(cell, excludes):
+    rows = [
+        {**ROW, "metric": metric, "tpot_excludes_first_token": cell} for metric in ("itl_ms", "tpot_ms", "request_latency_ms")
+    ]
+    gap, tpot, request = (row["predicted"] for row in predict_table(rows))
+    assert tpot == pytest.approx(gap if excludes else request / 1024)
+
+
+def test_integers_of_weights_only_are_no_8_bit_arithmetic():
+    """gpt-fast: half of the bytes, the products of 16 bits."""
+    row = {**ROW, "engine": "gpt-fast", "n_accel": "1", "tp": "1", "model": "Llama-2-7B", "mode": "static", "metric": "itl_ms"}
+    asked = [serving_question({**row, "weight_precision": name}).arguments for name in ("bf16", "int8")]
+    assert [each["precision"] for each in asked] == ["bf16", "bf16"]
+    assert asked[1]["weight_precision"] == "int8"
+    wide, narrow = (
+        predict_table([{**row, "weight_precision": name, "batch_or_concurrency": "1"}])[0]["predicted"]
+        for name in ("bf16", "int8")
+    )
+    assert 0.5 < narrow / wide < 0.8
+
+
+def test_a_cached_prefix_saves_its_prefill_and_nothing_else():
+    plain, half, all_of_it = (serve(seq_len=4096, prefix_hit=hit) for hit in (0.0, 0.5, 1.0))
+    assert ms(plain.ttft) > ms(half.ttft) > ms(all_of_it.ttft)
+    assert ms(half.itl) == pytest.approx(ms(plain.itl))
+    assert half.memory_per_accelerator == plain.memory_per_accelerator
+
+
 def test_prefills_of_others_lengthen_the_time_between_tokens():
     static, served = serve(batch_size=32), serve(batch_size=32, schedule="continuous")
     assert ms(served.tpot) > ms(static.tpot)
@@ -112,6 +153,51 @@ def test_the_most_throughput_is_more_than_that_of_a_small_batch():
     assert most.tokens_per_second.m > small.tokens_per_second.m
 
 
+def rate(**given):
+    return serve(schedule="offline", **given).tokens_per_second.m_as("count/second")
+
+
+def test_finitely_many_requests_come_in_waves():
+    endless, places = rate(), serve(schedule="offline").max_batch
+    assert rate(requests=10_000 * places) == pytest.approx(endless, rel=0.02)
+    whole, begun = rate(requests=3 * places), rate(requests=3 * places + 1)
+    assert begun < 0.99 * whole < 0.99 * endless, "one request more takes another wave"
+    assert rate(requests=4 * places) > begun
+    few = serve(schedule="offline", requests=5)
+    assert few.batch == 5
+    assert few.tokens_per_second.m < whole
+
+
+@pytest.mark.parametrize("schedule", ["static", "continuous"])
+def test_tokens_that_reach_the_client_in_bunches_come_late_but_end_on_time(schedule):
+    each, bunched = (serve(schedule=schedule, stream_interval=interval) for interval in (1, 20))
+    assert ms(bunched.ttft) == pytest.approx(ms(each.ttft) + 19 * ms(each.tpot))
+    assert ms(bunched.request_latency) == ms(each.request_latency)
+    assert ms(bunched.request_latency) == pytest.approx(ms(bunched.ttft) + 255 * ms(bunched.tpot))
+    assert bunched.tokens_per_second == each.tokens_per_second
+    late = serve(schedule=schedule, stream_interval=1000)
+    assert ms(late.ttft) == pytest.approx(ms(late.request_latency)), "an answer that is shorter than a bunch comes whole"
+
+
+def test_a_cache_that_no_row_states_has_the_format_of_its_engine_or_of_the_weights():
+    row = {"metric": "itl_ms", "model": "Llama-3.1-8B", "accelerator": "H200-SXM-141GB", "weight_precision": "fp8"}
+    row |= {"input_len": "1000", "output_len": "100", "mode": "static", "batch_or_concurrency": "8"}
+    formats = [
+        serving_question({**row, "engine": engine, "kv_precision": stated}).arguments["kv_precision"]
+        for engine, stated in (("sglang 0.5", ""), ("vllm", ""), ("sglang 0.5", "fp8"))
+    ]
+    assert formats == ["fp16", "fp8", "fp8"]
+
+
+def test_ranks_that_attend_for_themselves_keep_all_but_routed_experts():
+    mixtral = Models.get("mixtral_8x7b")
+    shared, own = (serve(mixtral, DGX, tp_size=8, attention_dp=dp) for dp in (False, True))
+    attention = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024)
+    tables = 2 * 32000 * 4096
+    more_B = own.memory_per_accelerator.m_as("byte") - shared.memory_per_accelerator.m_as("byte")
+    assert more_B == pytest.approx(7 / 8 * 2 * (attention + tables), rel=0.01)
+
+
 def test_weights_that_do_not_fit_are_said_first_with_their_bytes():
     run = serve(LLAMA70)
     assert not run.feasible
@@ -129,6 +215,20 @@ def test_tensor_parallelism_across_nodes_costs_more():
     fleet = Fleet(name="two", node=DGX, count=2, fabric=NetworkFabric(name="IB", bandwidth="50 GB/s"))
     wide, within = serve(LLAMA70, fleet, tp_size=16), serve(LLAMA70, DGX, tp_size=8)
     assert ms(wide.breakdown["communication"]) > ms(within.breakdown["communication"])
+
+
+def test_more_than_half_of_a_box_without_nvlink_meets_on_the_bus_between_its_sockets():
+    pcie = Hardware.get("a100_pcie_80gb")
+    formats = Formats("fp16", "fp16", "fp16")
+    device, found = engine_device(pcie.name), (engine("tensorrt-llm-0.14").coefficients, engine("tensorrt-llm-0.14").has)
+    kernels = [serving_kernels(pcie, formats, device=replace(device, crossing_share=share)) for share in (1.0, 0.5)]
+    assert kernels[0].collectives == kernels[1].collectives
+    for tp in (2, 4, 8):
+        times = [
+            prefill_pass(serving_shape(LLAMA70), 1.0, 8192.0, Shards(tp, 1, 8, tp), kernel, *found).reductions_s
+            for kernel in kernels
+        ]
+        assert (times[1] > 1.5 * times[0]) == (tp == 8)
 
 
 def test_an_encoder_has_one_pass():

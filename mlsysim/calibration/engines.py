@@ -14,6 +14,8 @@ from mlsysim.core.errors import UnknownNameError
 from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels
 
 COEFFICIENTS = tuple(field.name for field in fields(EngineCoefficients))
+# Number formats whose products may reach another share of their peak than those of 16 bits.
+FORMAT_SHARES = ("fp32", "tf32", "int8")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def engine(name: str) -> Engine:
     return Engine(
         name=name,
         coefficients=EngineCoefficients(**given),
-        has=EngineKernels(**entry.get("kernels", {})),
+        has=_kernels(entry.get("kernels", {})),
         memory_share=float(entry["memory_use"]),
         most_sequences=float(entry["most_sequences"]),
         reserves=bool(entry.get("reserves", True)),
@@ -77,6 +79,11 @@ def engine_names() -> tuple[str, ...]:
     return tuple(engine_tables())
 
 
+def _kernels(given: Mapping[str, Any]) -> EngineKernels:
+    hashable: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return EngineKernels(**hashable)
+
+
 @dataclass(frozen=True)
 class EngineDevice:
     """Which measured kernels stand for an accelerator, and how its own differ.
@@ -84,8 +91,12 @@ class EngineDevice:
     Attributes:
         gemm, attention, collectives: measured devices.
         compute_share, memory_share, attention_share: of what those kernels reach, that this device's reach.
+        sustained_share: of its peak, that its power limit sustains at 16 bits.
+        fp32_share, tf32_share, int8_share: rate of products in that format over that of 16 bits, as shares of their peaks (a
+            power limit holds back the matrix units more than the cores).
         own_compute_share, own_memory_share: of its peak and of its memory's rate, that an engine's own products reach.
         link_share: of its links' stated bandwidth, that all-reduces reach.
+        crossing_share: of that, where more than half a node takes part: its two sockets' cards meet on the bus between them.
         link: coefficients of collectives that differ from the measured device's.
         fitted: names of its fitted coefficients.
     """
@@ -97,11 +108,25 @@ class EngineDevice:
     compute_share: float
     memory_share: float
     attention_share: float
+    sustained_share: float
+    fp32_share: float
+    tf32_share: float
+    int8_share: float
     link_share: float
+    crossing_share: float
     own_compute_share: float
     own_memory_share: float
     link: Mapping[str, float]
     fitted: tuple[str, ...]
+
+    def format_share(self, precision: str) -> float:
+        """Of products at this number format.
+
+        Example:
+            >>> engine_device("H100 SXM5 80GB").format_share("bf16")
+            1.0
+        """
+        return float(getattr(self, f"{precision}_share")) if precision in FORMAT_SHARES else 1.0
 
 
 @functools.cache
@@ -134,7 +159,12 @@ def engine_device(hardware_name: str) -> EngineDevice:
         compute_share=float(entry.get("compute_share", 1.0)),
         memory_share=float(entry.get("memory_share", 1.0)),
         attention_share=float(entry.get("attention_share", 1.0)),
+        sustained_share=float(entry.get("sustained_share", 1.0)),
+        fp32_share=float(entry.get("fp32_share", 1.0)),
+        tf32_share=float(entry.get("tf32_share", 1.0)),
+        int8_share=float(entry.get("int8_share", 1.0)),
         link_share=float(entry.get("link_share", 1.0)),
+        crossing_share=float(entry.get("crossing_share", 1.0)),
         own_compute_share=float(entry.get("own_compute_share", 0.5)),
         own_memory_share=float(entry.get("own_memory_share", 0.9)),
         link={key: float(value) for key, value in entry.get("link", {}).items()},

@@ -52,7 +52,7 @@ def gemm_kernel(device: str, dtype: str = "bfloat16") -> GemmKernel:
         UnknownNameError: the device was not measured, or not at this format.
     """
     entry = _entry(device, dtype)
-    own = {field.name: entry[field.name] for field in fields(GemmKernel) if field.name != "shared"}
+    own = {field.name: entry[field.name] for field in fields(GemmKernel) if field.name in entry}
     return GemmKernel(**own, shared=shared_gemm())
 
 

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from mlsysim.calibration import gemm
-from mlsysim.calibration.replicas import ReplicaStack
+from mlsysim.calibration.replicas import ReplicaStack, fitted_device_names, replica_hardware
 from mlsysim.calibration.stacks import resolved, sustained_clock
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.physics.replica import ReplicaCoefficients
@@ -145,6 +145,8 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
     Example:
         >>> inference_hardware("Tesla T4").kernels
         'a100_sxm'
+        >>> inference_hardware("Tesla V100 SXM2 16GB").clock == replica_hardware("Tesla V100 SXM2 16GB").clock
+        True
     """
     devices = inference_tables()["device"]
     known = {listed: name for name, entry in devices.items() for listed in entry["hardware"]}
@@ -152,8 +154,12 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
         raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
     name = known[hardware_name]
     entry = resolved(devices, name)
-    clock = float(entry["clock"]) if "clock" in entry else sustained_clock(entry["kernels"])
     shares = {fmt: float(entry[f"{fmt}_share"]) for fmt in SHARED_FORMATS if f"{fmt}_share" in entry}
+    if entry.get("as_trained"):
+        trained = replica_hardware(hardware_name)
+        clock, shares = trained.clock, {**trained.format_shares, **shares}
+    else:
+        clock = float(entry["clock"]) if "clock" in entry else sustained_clock(entry["kernels"])
     return InferenceHardware(name, entry["kernels"], clock, float(entry.get("traffic", 1.0)), shares)
 
 
@@ -183,10 +189,17 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
         ['device.t4.clock']
     """
     found = inference_hardware(hardware_name)
-    device = _fitted("device", found.name)
+    device = [*_trained(hardware_name, found.name), *_fitted("device", found.name)]
     clock = [] if any(name.endswith(".clock") for name in device) else [f"clock.{found.kernels}"]
     products = gemm.fitted_names(found.kernels, gemm_format(found.kernels, precision))
     return (*products, *clock, *device, *_fitted("stack", stack_name))
+
+
+def _trained(hardware_name: str, name: str) -> tuple[str, ...]:
+    """Those of ``replicas.toml``, where the accelerator has its clock from there and nothing of its own instead."""
+    entry = inference_tables()["device"][name]
+    names = fitted_device_names(hardware_name) if entry.get("as_trained") else ()
+    return tuple(part for part in names if part.rpartition(".")[2] not in entry)
 
 
 def _fitted(kind: str, name: str) -> list[str]:

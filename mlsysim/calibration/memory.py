@@ -1,10 +1,11 @@
-"""What the runtime takes of a device's memory."""
+"""What the runtime takes of a device's memory, and how fast it is filled from the host's."""
 
 from __future__ import annotations
 
 import functools
 import tomllib
 from importlib import resources
+from typing import Any
 
 from mlsysim.core.units import magnitude
 
@@ -15,8 +16,23 @@ _LARGEST_SHARE = 0.05
 @functools.cache
 def runtime_reserve_B() -> float:
     """Bytes that context, driver and communication buffers take of a data-centre accelerator."""
-    entry = tomllib.loads((resources.files("mlsysim.calibration") / "memory.toml").read_text("utf-8"))["runtime_reserve"]
-    return magnitude("runtime_reserve", entry["value"], "byte")
+    return magnitude("runtime_reserve", _entries()["runtime_reserve"]["value"], "byte")
+
+
+@functools.cache
+def host_link_share() -> float:
+    """Share of the link to the host that large transfers reach.
+
+    Example:
+        >>> host_link_share()
+        0.76
+    """
+    return float(_entries()["host_link"]["share"])
+
+
+@functools.cache
+def _entries() -> dict[str, Any]:
+    return tomllib.loads((resources.files("mlsysim.calibration") / "memory.toml").read_text("utf-8"))
 
 
 def usable_memory_B(capacity_B: float) -> float:

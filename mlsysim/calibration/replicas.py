@@ -140,6 +140,17 @@ def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) 
     return (*gemm.fitted_names(found.kernels, gemm_format), *clock, *own, *_fitted("stack", stack_name))
 
 
+@functools.cache
+def fitted_device_names(hardware_name: str) -> tuple[str, ...]:
+    """Names of the fitted coefficients of an accelerator's entry.
+
+    Example:
+        >>> fitted_device_names("Tesla V100 SXM2 16GB")
+        ('device.v100.clock', 'device.v100.fp32_share')
+    """
+    return tuple(_fitted("device", replica_hardware(hardware_name).name))
+
+
 def _fitted(kind: str, name: str) -> list[str]:
     """A coefficient that an entry shares with the one that it is like has one name."""
     own = replica_tables()[kind][name]

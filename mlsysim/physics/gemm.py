@@ -55,6 +55,8 @@ class GemmKernel:
         step_s: least seconds of a tile's main loop for each element of k (latency of its pipeline).
         most_splits: of k; 1 where the kernels cannot.
         whole_waves: a started wave takes as long as a full one (no persistent kernels).
+        sustained: share of the peak that a card's power limit sustains; kernels that leave multiprocessors idle draw less, and
+            reach it all the same.
     """
 
     efficiency: float
@@ -68,6 +70,7 @@ class GemmKernel:
     step_s: float = 0.0
     most_splits: float = 32.0
     whole_waves: bool = False
+    sustained: float = 1.0
 
 
 def gemm_s(
@@ -164,4 +167,6 @@ def _compute_s(
             # Each split writes a padded tile of partial sums, so that time never falls when a dimension grows.
             reduce_s = splits * waves * (rows * columns * per_partial_s)
             best_s = least(best_s, filled * (pace_s * k / splits + prologue_s) + (kernel.split_s + reduce_s))
+    if kernel.sustained < 1:
+        best_s = most(best_s, groups * m * n * k * (2 / (peak * kernel.sustained)))
     return best_s

@@ -90,11 +90,14 @@ def decode_step_s(work: InferenceWork, batch: Num, context: Num, machine: Servin
     return roofline + _reductions_s(work, batch, machine)
 
 
-def prefill_s(work: InferenceWork, batch: Num, prompt: Num, keys: Num, machine: ServingMachine) -> Num:
-    """The prompt of ``batch`` sequences, to their first token; ``keys`` is the mean number of keys a query sees."""
+def prefill_s(work: InferenceWork, batch: Num, prompt: Num, keys: Num, machine: ServingMachine, cached: Num = 0.0) -> Num:
+    """The prompt of ``batch`` sequences, to their first token; ``keys`` is the mean number of keys a query sees.
+
+    ``cached``: tokens before ``prompt`` whose keys and values are there already, and are read.
+    """
     tokens = batch * prompt
     flops = tokens * (work.matmul_flops + work.attention_flops_per_key * keys) + batch * work.head_flops
-    moved = weights_read_B(work, tokens) / machine.tp + work.kv_B * tokens / machine.kv_shards
+    moved = weights_read_B(work, tokens) / machine.tp + work.kv_B * (tokens + batch * cached) / machine.kv_shards
     roofline = roofline_s(flops / machine.tp, moved, machine.rate_flops_per_s, machine.memory_Bps)
     return roofline + _reductions_s(work, tokens, machine)
 

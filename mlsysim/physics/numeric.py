@@ -39,6 +39,16 @@ def somewhere(a: Any) -> bool:
     return bool(a.any()) if isinstance(a, np.ndarray) else bool(a)
 
 
+def everywhere(a: Any) -> bool:
+    """Whether ``a`` holds, or every element of it.
+
+    Example:
+        >>> everywhere(True), everywhere(np.array([0.0, 2.0]))
+        (True, False)
+    """
+    return bool(a.all()) if isinstance(a, np.ndarray) else bool(a)
+
+
 def maximum(a: Num, b: Num) -> Num:
     """The larger of the two.
 

@@ -63,9 +63,11 @@ class ServingKernels:
     Attributes:
         gemm, gemm_peak_flops_per_s, input_B, weight_B: of the layers' matrix products.
         scales: activations are quantised by kernels of their own (4-bit block scales, 8-bit integers).
+        output_B, element_B: of an element that those products write, and that passes between them move.
         head_gemm, head_peak_flops_per_s, head_weight_B: of the head's.
         prefill, decode, attention, kv_B: attention kernels, their device, bytes of an element of the cache.
         collectives: between accelerators of a node; None: not measured.
+        crossing_share: of their bandwidth, where more than half a node takes part.
         fabric, nic_Bps: between nodes.
         memory_Bps, multiprocessors, cache_B: of the accelerator.
         own_compute_share: of its peak, that an engine's own products reach.
@@ -76,6 +78,8 @@ class ServingKernels:
     gemm_peak_flops_per_s: float
     input_B: float
     weight_B: float
+    output_B: float
+    element_B: float
     scales: bool
     head_gemm: GemmKernel
     head_peak_flops_per_s: float
@@ -85,6 +89,7 @@ class ServingKernels:
     attention: AttentionDevice
     kv_B: float
     collectives: CollectiveCoefficients
+    crossing_share: float
     fabric: FabricCoefficients
     nic_Bps: float
     memory_Bps: float
@@ -110,6 +115,7 @@ class EngineCoefficients:
         latency_share: of the latency of a benchmarked all-reduce that an engine's own sees (fused with the norm after it).
         step_s: of each pass: scheduler, sampling, the copy of tokens to the host.
         sequence_s: of each sequence of a pass.
+        layer_sequence_s: of each sequence in each layer of a pass, where attention handles them one by one.
         request_s: of each request, before its first token.
         compute_share, memory_share: of what the benchmarked kernels reach (clock under sustained load included).
         attention_share: the same of decode attention.
@@ -125,6 +131,7 @@ class EngineCoefficients:
     latency_share: Num = 1.0
     step_s: Num = 0.0
     sequence_s: Num = 0.0
+    layer_sequence_s: Num = 0.0
     request_s: Num = 0.0
     compute_share: Num = 0.9
     memory_share: Num = 1.0
@@ -143,22 +150,40 @@ class EngineKernels:
         grouped_decode: query heads of a group share one read of their keys; else each reads for itself, from cache.
         only_group, only_head_dim: the one group size and head width that it has such a kernel for; 0: for all.
         flash_prefill: prefill stores no scores.
+        flash_head_dim, flash_longest: the one head width, and the longest sequence, that it has such a kernel for; 0: all.
+        score_B: bytes that attention moves at 16 bits for each score that it stores.
+        no_flash_on: devices (``engine_devices.toml``) that it has none for.
         own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
         repeats_memory: what is read for each query head is read from memory, not from cache.
+        integer_flash: fused attention of 8-bit integer models multiplies in 8 bits.
+        integer_output_B, integer_element_B: bytes of an element that 8-bit integer products write, and that passes between
+            them move.
         chunk: tokens that a prefill computes at a time; 0: all.
+        stage_tokens: pipeline stages hand over parts of a batch, halved until they hold no more (padded) tokens; 0: a part a
+            stage.
         switch_reduces: large all-reduces run in the switch, where it can.
         causal: queries see the keys before them only (encoders see all).
+        torus: all chips share every layer, in the layout that sends least (``physics/torus_partition.py``).
     """
 
     grouped_decode: bool = True
     only_group: float = 0.0
     only_head_dim: float = 0.0
     flash_prefill: bool = True
+    flash_head_dim: float = 0.0
+    flash_longest: float = 0.0
+    score_B: float = 13.0
+    no_flash_on: tuple[str, ...] = ()
     own_products: bool = False
     repeats_memory: bool = False
+    integer_flash: bool = False
+    integer_output_B: float = 2.0
+    integer_element_B: float = 2.0
     chunk: float = 0.0
+    stage_tokens: float = 0.0
     switch_reduces: bool = True
     causal: bool = True
+    torus: bool = False
 
 
 @dataclass(frozen=True, slots=True)

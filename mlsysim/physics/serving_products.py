@@ -16,12 +16,13 @@ from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A matrix product's kernel, its formats and its peak."""
+    """A matrix product's kernel, its formats (bytes of an element) and its peak."""
 
     kernel: GemmKernel
     input_B: float
     weight_B: float
     peak_flops_per_s: float
+    output_B: float = 2.0
 
 
 def scaled(product: Product, engine: EngineCoefficients) -> Product:
@@ -31,18 +32,25 @@ def scaled(product: Product, engine: EngineCoefficients) -> Product:
         efficiency=product.kernel.efficiency * engine.compute_share,  # type: ignore[arg-type]
         memory_efficiency=product.kernel.memory_efficiency * engine.memory_share,  # type: ignore[arg-type]
     )
-    return Product(kernel, product.input_B, product.weight_B, product.peak_flops_per_s)
+    return replace(product, kernel=kernel)
 
 
 def product_s(
-    m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
+    m: Num,
+    n: Num,
+    k: Num,
+    product: Product,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+    groups: Num = 1.0,
 ) -> Num:
-    """One product of an engine, by the vendor's kernels (already ``scaled``) or its own."""
+    """One product of an engine (``groups`` of them in one kernel), by the vendor's kernels (already ``scaled``) or its own."""
     if has.own_products:
-        return _own_product_s(m, n, k, product, kernels, engine)
+        return _own_product_s(m, n * groups, k, product, kernels, engine)
     return gemm_s(
-        *(m, n, k, product.input_B, product.weight_B, 2.0, product.kernel, product.peak_flops_per_s),
-        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B),
+        *(m, n, k, product.input_B, product.weight_B, product.output_B, product.kernel, product.peak_flops_per_s),
+        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B, groups),
     )
 
 
@@ -65,34 +73,39 @@ def layer_products_s(
     has: EngineKernels,
 ) -> Num:
     """Matrix products of one layer, mean over dense and expert layers."""
-    tp, heads = shards.tp, shards.attention
-    kind = scaled(Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s), engine)
+    heads = shards.attention
+    own = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s, kernels.output_B)
+    kind = scaled(own, engine)
 
-    def product(m: Num, n: Num, k: Num) -> Num:
-        return product_s(m, n, k, kind, kernels, engine, has)
+    def product(m: Num, n: Num, k: Num, groups: Num = 1.0) -> Num:
+        return product_s(m, n, k, kind, kernels, engine, has, groups)
 
     qkv_width = (shape.qkv_width - 2 * shape.key_width) / heads + 2 * shape.key_width / minimum(heads, shape.kv_heads)
-    own = tokens / shards.own
-    layer_s = product(own, qkv_width, shape.hidden) + product(own, shape.hidden, shape.attention_width / heads)
+    rows = tokens / shards.own
+    layer_s = product(rows, qkv_width, shape.hidden) + product(rows, shape.hidden, shape.attention_width / heads)
     up = shape.ffn_matrices - 1
     if somewhere(shape.dense > 0):
-        dense_s = product(tokens, up * shape.ffn / tp, shape.hidden) + product(tokens, shape.hidden, shape.ffn / tp)
+        width = maximum(shape.ffn, 1.0) / heads
+        dense_s = product(rows, up * width, shape.hidden) + product(rows, shape.hidden, width)
         layer_s = layer_s + shape.dense * dense_s
     if somewhere(shape.dense < 1):
-        layer_s = layer_s + (1 - shape.dense) * _experts_s(shape, tokens, tp, product)
+        layer_s = layer_s + (1 - shape.dense) * _experts_s(shape, tokens, shards, product)
     return layer_s
 
 
-def _experts_s(shape: ServingShape, tokens: Num, tp: Num, call: Callable[[Num, Num, Num], Num]) -> Num:
-    """One layer's experts: a grouped product reads every expert that the batch touches, once."""
+def _experts_s(shape: ServingShape, tokens: Num, shards: Shards, call: Callable[..., Num]) -> Num:
+    """One layer's experts: a grouped product reads every expert that the batch touches, once.
+
+    All ranks share the routed ones; the shared one belongs, as dense blocks and attention do, to those that share a sequence.
+    """
+    tp, own, alone = shards.tp, tokens / shards.own, shards.attention
     touched = shape.experts * touched_experts(shape.experts, shape.experts_per_token, tokens)
     each = tokens * shape.experts_per_token / touched
     up = shape.ffn_matrices - 1
-    routed = call(each, touched * up * shape.expert_ffn / tp, shape.hidden) + call(
-        each, touched * shape.hidden, shape.expert_ffn / tp
-    )
+    width = maximum(shape.expert_ffn, 1.0) / tp
+    routed = call(each, up * width, shape.hidden, touched) + call(each, shape.hidden, width, touched)
     if somewhere(shape.shared_ffn > 0):
         width = maximum(shape.shared_ffn, 1.0)
-        shared = call(tokens, up * width / tp, shape.hidden) + call(tokens, shape.hidden, width / tp)
+        shared = call(own, up * width / alone, shape.hidden) + call(own, shape.hidden, width / alone)
         routed = routed + where(shape.shared_ffn > 0, shared, 0.0)
     return routed

@@ -6,7 +6,7 @@ Source: Yu et al., "Orca", OSDI 2022 (iteration-level scheduling); Agrawal et al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from mlsysim.physics.numeric import Num, maximum, minimum, where
@@ -69,10 +69,16 @@ class Deployment:
     engine: EngineCoefficients
     has: EngineKernels
     step_tokens: Num = 8192.0
+    padding: Num = 1.0
+
+    def prefill(self, batch: Num, prompt: Num) -> PassTime:
+        """The prompts of ``batch`` sequences, part by part."""
+        args = (self.shape, batch, prompt, self.shards, self.kernels, self.engine, self.has, self.padding)
+        return prefill_pass(*args)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The prompts of ``batch`` sequences."""
-        return prefill_pass(self.shape, batch, prompt, self.shards, self.kernels, self.engine, self.has).total_s
+        return self.prefill(batch, prompt).total_s
 
     def decode(self, batch: Num, context: Num) -> PassTime:
         """One token of ``batch`` sequences."""
@@ -122,14 +128,41 @@ def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, o
     return Served(ttft_s, tpot_s, request_s, concurrency * output / request_s, batch, step)
 
 
-def most_throughput(passes: Passes, most: Num, prompt: Num, output: Num) -> Served:
-    """As many sequences as fit, without end: every step decodes all, and the prompts of those that start join it.
+def most_throughput(
+    passes: Passes, most: Num, prompt: Num, output: Num, requests: Num = 0.0, step_tokens: Num = 8192.0
+) -> Served:
+    """As many sequences as fit: every step decodes all, and the prompts of those that start join it.
 
-    Tokens per second = B / (step(B) + B / output x prompt in a step).
+    Without end (``requests`` = 0) tokens per second = B / (step(B) + B / output x prompt in a step). A finite number N of equal
+    ones comes in waves of B: who starts together (``step_tokens`` of prompts a step) ends together, and the last wave leaves
+    places empty. The run takes as many steps as come before its last request's end; its fixed part is paid by each step, what
+    grows with its sequences by each token: total = steps step(0) + N output step'(B) + N prompt in a step.
     """
-    step = passes.decode(most, prompt + output / 2)
+    batch = where(requests > 0, minimum(most, requests), most)
+    step = passes.decode(batch, prompt + output / 2)
     step_s = step.total_s
-    joined_s = passes.joining_s(step, most, prompt, most * prompt / output)
-    tpot_s = step_s + most / output * joined_s
+    each_step = maximum(batch * prompt / output, where(requests > 0, minimum(step_tokens, batch * prompt), 0.0))
+    joined_s = passes.joining_s(step, batch, prompt, each_step)
+    half_s = passes.decode(batch / 2, prompt + output / 2).total_s
+    grows_s = (step_s - half_s) / (batch / 2)
+    ramp = minimum(batch * prompt / each_step, output)
+    before = (requests - 1) // batch
+    steps = before * output + ramp * (requests - before * batch) / batch + output
+    token_s = steps / maximum(requests, 1.0) / output * (step_s - grows_s * batch) + grows_s + joined_s / output
+    token_s = where(requests > 0, token_s, step_s / batch + joined_s / output)
+    tpot_s = batch * token_s
     first_s = passes.prefill_s(1.0, prompt)
-    return Served(first_s, tpot_s, first_s + (output - 1) * tpot_s, most / tpot_s, most, step)
+    return Served(first_s, tpot_s, first_s + (output - 1) * tpot_s, 1 / token_s, batch, step)
+
+
+def streamed(served: Served, output: Num, interval: Num) -> Served:
+    """Tokens that reach the client ``interval`` at a time: it has its first with the interval's last, and the end as before.
+
+    TTFT' = TTFT + (interval - 1) TPOT, TPOT' = (request - TTFT') / (output - 1).
+
+    Source: NVIDIA TensorRT-LLM, LLM API reference (``stream_interval``).
+    """
+    together = minimum(interval, maximum(output, 1.0))
+    ttft_s = served.ttft_s + (together - 1) * served.tpot_s
+    tpot_s = where(together > 1, maximum(served.request_s - ttft_s, 0.0) / maximum(output - 1, 1.0), served.tpot_s)
+    return replace(served, ttft_s=ttft_s, tpot_s=tpot_s)

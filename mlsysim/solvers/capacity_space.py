@@ -16,6 +16,7 @@ from mlsysim.physics.inference import ServingMachine
 from mlsysim.physics.numeric import minimum
 from mlsysim.physics.serving_deployment import Shards
 from mlsysim.physics.serving_schedule import Deployment, Passes, continuous_batch
+from mlsysim.physics.torus_serving import TorusDeployment
 from mlsysim.solvers.lowering import cached_tokens
 from mlsysim.solvers.plan_space import Floats
 from mlsysim.solvers.prefix_cache import prefixed
@@ -219,4 +220,6 @@ def _stacked(replicas: Sequence[ServingReplica], counts: Sequence[int]) -> Passe
         machines = [replica.passes.machine for replica in replicas if isinstance(replica.passes, BoundPasses)]
         fields = ("tp", "kv_shards", "rate_flops_per_s", "memory_Bps", "link_Bps")
         return replace(first, machine=ServingMachine(*(spread([getattr(each, name) for each in machines]) for name in fields)))
+    if isinstance(first, TorusDeployment):
+        return first  # no two tori are alike
     raise TypeError(type(first).__name__)

@@ -1,9 +1,10 @@
-"""Which registered model a table means by a name, where its columns leave out the architecture."""
+"""Which registered model a table means by a name: where its columns leave out the architecture, or have no column for it."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 from mlsysim.core.errors import InconsistentError, InputError, nearest
 from mlsysim.models.registry import Models
@@ -11,6 +12,8 @@ from mlsysim.models.types import TransformerWorkload
 
 # Columns without which a transformer cannot be built, and what the registry calls them.
 _NEEDED = {"layers": "layers", "hidden": "hidden_dim", "heads": "heads"}
+# What tables have no column for.
+_UNTOLD = ("head_dim", "ffn_matrices", "parallel_block", "sliding_window", "full_attention_every")
 
 
 def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
@@ -41,6 +44,24 @@ def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
                 column, row[column], f"the {getattr(found, field)} of {found.name}, or all of {', '.join(_NEEDED)}"
             )
     return found
+
+
+def untold_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What tables of runs have no column for, of the registered dense model ``name``; empty if ``fields`` are not its own.
+
+    Example:
+        >>> palm = {"layers": 118, "hidden_dim": 18432, "heads": 48, "kv_heads": 1, "ffn_hidden": 73728}
+        >>> untold_fields("PaLM 540B", palm)["parallel_block"]
+        True
+        >>> untold_fields("PaLM 540B", palm | {"layers": 24})
+        {}
+    """
+    entry = _registered().get(_folded(name))
+    if entry is None:
+        return {}
+    found: TransformerWorkload = Models.Language.get(entry)
+    own = {field: getattr(found, field) for field in fields} | {"kv_heads": found.kv_head_count}
+    return {field: getattr(found, field) for field in _UNTOLD} if own == dict(fields) and found.moe is None else {}
 
 
 def _folded(name: str) -> str:

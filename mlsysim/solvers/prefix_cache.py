@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from mlsysim.physics.inference import prefill_s
 from mlsysim.physics.numeric import Num, maximum, minimum
 from mlsysim.physics.serving_schedule import Deployment, Passes, Step
-from mlsysim.physics.serving_step import prefill_pass
-from mlsysim.solvers.lowering import keys_seen
+from mlsysim.physics.torus_serving import TorusDeployment
+from mlsysim.solvers.lowering import cached_tokens, keys_seen
 from mlsysim.solvers.serving_bound import BoundPasses
 from mlsysim.solvers.serving_input import ServingSetting
 
@@ -24,7 +24,7 @@ class PrefixedDeployment:
     the last is what the other two lack of the whole.
     """
 
-    whole: Deployment
+    whole: Deployment | TorusDeployment
     hit: float
 
     def decode(self, batch: Num, context: Num) -> Step:
@@ -46,8 +46,7 @@ class PrefixedDeployment:
         return maximum(self._attention_s(batch, prompt) - parts_s, 0.0)
 
     def _attention_s(self, batch: Num, prompt: Num) -> Num:
-        own = self.whole
-        return prefill_pass(own.shape, batch, prompt, own.shards, own.kernels, own.engine, own.has).attention_s
+        return self.whole.prefill(batch, prompt).attention_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,8 @@ class PrefixedBound:
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The new tokens of ``batch`` prompts."""
-        return prefill_s(self.whole.work, batch, self.new, self.keys, self.whole.machine)
+        cached = cached_tokens(self.whole.setting.workload, self.whole.setting.prompt - self.new)
+        return prefill_s(self.whole.work, batch, self.new, self.keys, self.whole.machine, cached)
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
         """Their arithmetic."""
@@ -74,13 +74,24 @@ class PrefixedBound:
 
 def prefixed(passes: Passes, setting: ServingSetting, hit: float) -> Passes:
     """``passes`` of prompts of which a share ``hit`` is cached; at least one token is always computed."""
-    cached = float(int(minimum(setting.prompt * hit, setting.prompt - 1)))
-    if cached <= 0:
+    new, keys = computed(setting, hit)
+    if new == setting.prompt:
         return passes
-    if isinstance(passes, Deployment):
-        return PrefixedDeployment(passes, cached / setting.prompt)
+    if isinstance(passes, (Deployment, TorusDeployment)):
+        return PrefixedDeployment(passes, 1 - new / setting.prompt)
     if isinstance(passes, BoundPasses):
-        new = setting.prompt - cached
-        seen = setting.keys * setting.prompt - keys_seen(setting.workload, int(cached), causal=True) * cached
-        return PrefixedBound(passes, new, seen / new)
+        return PrefixedBound(passes, new, keys)
     raise TypeError(type(passes).__name__)
+
+
+def computed(setting: ServingSetting, hit: float) -> tuple[float, float]:
+    """Tokens of a prompt that are computed, whole and at least one, and the keys that each sees on average."""
+    cached = float(int(minimum(setting.prompt * hit + _ROUNDING, setting.prompt - 1)))
+    if cached <= 0:
+        return setting.prompt, setting.keys
+    new = setting.prompt - cached
+    return new, (setting.keys * setting.prompt - keys_seen(setting.workload, int(cached), causal=True) * cached) / new
+
+
+# A share that a caller divided out is the whole number of tokens it stands for.
+_ROUNDING = 1e-6

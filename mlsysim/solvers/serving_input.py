@@ -11,6 +11,7 @@ from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.lowering import cached_tokens, keys_seen
+from mlsysim.solvers.offload import Offload, check_offload
 from mlsysim.systems.types import Fleet, Node
 
 SCHEDULES = ("static", "continuous", "offline")
@@ -20,11 +21,15 @@ _ARITHMETIC = {"fp8_block": "fp8", "nvfp4": "fp4"}
 
 @dataclass(frozen=True)
 class ServingSetting:
-    """A checked question. ``output`` is 0 where the caller left it out; ``rated``: the precision of the arithmetic's peak."""
+    """A checked question. ``output`` is 0 where the caller left it out; ``rated``: the precision of the arithmetic's peak.
+
+    ``padded`` is the longest prompt of a batch, ``prompt`` the mean.
+    """
 
     workload: TransformerWorkload
     accelerator: HardwareNode
     prompt: float
+    padded: float
     output: float
     batch: float
     arithmetic: str
@@ -38,7 +43,10 @@ class ServingSetting:
     replicas: int
     schedule: str
     rounds: int | None
+    requests: int | None
+    stream_interval: int
     attention_dp: bool
+    offload: Offload
     per_node: int
     link_Bps: float
     network_Bps: float
@@ -107,7 +115,12 @@ def check_setting(
     replicas: object,
     schedule: object,
     rounds: object,
+    requests: object,
+    stream_interval: object,
     attention_dp: object,
+    padded_len: object = None,
+    offload: object = None,
+    host_memory: object = None,
 ) -> ServingSetting:
     """The arguments of ``ServingModel.solve``, checked.
 
@@ -119,6 +132,9 @@ def check_setting(
         raise InconsistentError("efficiency", efficiency, f"none beside stack = {stack!r}: a stack knows its own efficiency")
     found = None if stack is None else engine(instance("stack", stack, str, "the name of a serving engine"))
     prompt, batch = whole_number("seq_len", seq_len), whole_number("batch_size", batch_size)
+    padded = prompt if padded_len is None else whole_number("padded_len", padded_len)
+    if padded < prompt:
+        raise InconsistentError("padded_len", padded, f"at least the mean length, seq_len = {prompt}")
     output = 0 if output_len is None else whole_number("output_len", output_len)
     if not model.causal and output:
         raise InputError("workload", model.name, f"a decoder with output_len = {output}: an encoder generates no tokens")
@@ -128,7 +144,12 @@ def check_setting(
     share = None if efficiency is None else fraction("efficiency", efficiency)
     tp, pp = whole_number("tp_size", tp_size), whole_number("pp_size", pp_size)
     device, per_node, link_Bps, network_Bps = _machine(hardware, tp, pp)
-    if model.heads % tp:
+    if found is not None and found.has.torus and model.moe is not None:
+        raise InconsistentError(
+            "stack", found.name, f"one for mixtures of experts such as {model.name}: it divides dense layers"
+        )
+    own = boolean("attention_dp", attention_dp)
+    if model.heads % tp and not (own or (found is not None and found.has.torus)):
         raise InconsistentError("tp_size", tp, f"a divisor of the {model.heads} heads of {model.name}")
     if pp > model.layers:
         raise InconsistentError("pp_size", pp, f"at most the {model.layers} layers of {model.name}")
@@ -137,6 +158,7 @@ def check_setting(
         workload=model,
         accelerator=device,
         prompt=float(prompt),
+        padded=float(padded),
         output=float(output),
         batch=float(batch),
         arithmetic=arithmetic,
@@ -150,7 +172,10 @@ def check_setting(
         replicas=whole_number("replicas", replicas),
         schedule=plan,
         rounds=None if rounds is None else whole_number("rounds", rounds),
-        attention_dp=boolean("attention_dp", attention_dp),
+        requests=None if requests is None else whole_number("requests", requests),
+        stream_interval=whole_number("stream_interval", stream_interval),
+        attention_dp=own,
+        offload=check_offload(offload, host_memory, hardware, device, calibrated=found is not None),
         per_node=per_node,
         link_Bps=link_Bps,
         network_Bps=network_Bps,

@@ -11,7 +11,6 @@ from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients
 from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
-from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_gemm
 from mlsysim.core.errors import InconsistentError, InputError, MLSysError
@@ -19,12 +18,12 @@ from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models import parameters as counting
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.attention_kernels import AttentionDevice
+from mlsysim.physics.attention_kernels import AttentionDevice, DecodeKernel
 from mlsysim.physics.gemm import GemmKernel
-from mlsysim.physics.inference import InferenceWork, largest_batch
-from mlsysim.physics.serving_deployment import ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving_deployment import EngineKernels, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving_schedule import Deployment
-from mlsysim.solvers.feasibility import over_budget
+from mlsysim.physics.torus_partition import Torus, padded_heads, torus_axes
+from mlsysim.physics.torus_serving import TorusDeployment
 from mlsysim.solvers.serving_input import ServingSetting
 
 # The measured products that a number format of the weights runs at; all others are weight-only: 16-bit products that read
@@ -100,9 +99,11 @@ def serving_kernels(
     formats: Formats,
     nic_Bps: float = _LINE_RATE_Bps,
     device: EngineDevice | None = None,
-    own_products: bool = False,
+    has: EngineKernels | None = None,
 ) -> ServingKernels:
-    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates; a fit brings a ``device`` of its own.
+    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates, for an engine with ``has``.
+
+    A fit brings a ``device``.
 
     Raises:
         UnknownNameError: no kernels stand for it.
@@ -112,6 +113,8 @@ def serving_kernels(
     units = stated.own_fact(device.gemm, "matrix_units", accelerator.compute.multiprocessors)
     if units is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
+    has = has or EngineKernels()
+    own_products = has.own_products
     if own_products:
         # Never evaluated but for what all kernels share: such an engine brings its own products.
         product = head = GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
@@ -119,9 +122,10 @@ def serving_kernels(
     else:
         product, head, peak, input_B = _vendor_products(accelerator, formats, device)
     memory_Bps = accelerator.memory_bandwidth_Bps * (device.own_memory_share if own_products else device.memory_share)
-    wide = formats.precision in _WIDE
+    wide, integer = formats.precision in _WIDE, formats.precision == "int8"
     peak16 = peak if wide else accelerator.rate_flops_per_s("fp16")
-    flash = prefill_kernel(device.attention)
+    attention_peak = peak if integer and has.integer_flash else peak16
+    flash, array = prefill_kernel(device.attention), stated.fact(device.attention, "array", 1.0)
     links = collective_coefficients(device.collectives)
     links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
     links = replace(
@@ -134,15 +138,18 @@ def serving_kernels(
         gemm_peak_flops_per_s=peak,
         input_B=input_B,
         weight_B=bytes_per_element(formats.weights),
+        output_B=4.0 if wide else has.integer_output_B if integer else 2.0,
+        element_B=2.0 if own_products else 4.0 if wide else has.integer_element_B if integer else 2.0,
         scales=formats.precision in _SCALED,
         head_gemm=head,
         head_peak_flops_per_s=peak16,
         head_weight_B=bytes_per_element(formats.weights) if own_products else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
-        decode=replace(decode_kernel(device.attention), floor_s=0.0, ramp_s=0.0),
-        attention=AttentionDevice(peak16, memory_Bps, float(units), accelerator.cache_B),
+        decode=_decode_kernel(device.attention, array),
+        attention=AttentionDevice(attention_peak, memory_Bps, float(units), accelerator.cache_B, array),
         kv_B=bytes_per_element(formats.cache),
         collectives=links,
+        crossing_share=device.crossing_share,
         fabric=fabric_coefficients("ib_ndr"),
         nic_Bps=nic_Bps,
         memory_Bps=memory_Bps,
@@ -151,6 +158,14 @@ def serving_kernels(
         own_compute_share=device.own_compute_share,
         streaming=float(shared_coefficients().streaming),
     )
+
+
+def _decode_kernel(device: str, array: float) -> DecodeKernel:
+    """Launches follow each other; a systolic array takes all query heads of a key head at once, and has no thread blocks."""
+    found = replace(decode_kernel(device), floor_s=0.0, ramp_s=0.0)
+    if array == 1:
+        return found
+    return replace(found, block_s=0.0, shared=replace(found.shared, largest_group=float("inf")))
 
 
 def _vendor_products(
@@ -168,7 +183,15 @@ def _vendor_products(
     head = gemm_kernel(device.gemm)
     head = replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
     product = gemm_kernel(device.gemm, name)
-    product = replace(product, efficiency=product.efficiency * device.compute_share, launch_s=0.0, quantise_sweeps=0.0)
+    share = device.format_share(formats.precision)
+    limited = device.sustained_share < 1
+    product = replace(
+        product,
+        efficiency=product.efficiency * device.compute_share * (1.0 if limited else share),
+        sustained=min(1.0, device.sustained_share * share) if limited else 1.0,
+        launch_s=0.0,
+        quantise_sweeps=0.0,
+    )
     if formats.precision in _WIDE:
         # A tile's fixed time counts fewer elements of k where each takes longer.
         slower = peak / accelerator.rate_flops_per_s("fp16")
@@ -202,12 +225,12 @@ def network_Bps(setting: ServingSetting) -> float:
     return setting.network_Bps if setting.tp * setting.pp > setting.per_node else _LINE_RATE_Bps
 
 
-def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, own_products: bool) -> ServingKernels:
+def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, has: EngineKernels) -> ServingKernels:
     """Looking kernels up takes longer than a step: questions on one accelerator share them."""
-    key = (id(accelerator), formats, nic_Bps, own_products)
+    key = (id(accelerator), formats, nic_Bps, has)
     kept = _KEPT.get(key)
     if kept is None or kept[0] is not accelerator:
-        found = serving_kernels(accelerator, formats, nic_Bps, own_products=own_products)
+        found = serving_kernels(accelerator, formats, nic_Bps, has=has)
         if len(_KEPT) >= _MOST_KEPT:
             _KEPT.clear()
         kept = _KEPT[key] = accelerator, found
@@ -215,97 +238,74 @@ def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, o
 
 
 # Keeps the accelerator, so that its id stays taken.
-_KEPT: dict[tuple[int, Formats, float, bool], tuple[HardwareNode, ServingKernels]] = {}
+_KEPT: dict[tuple[int, Formats, float, EngineKernels], tuple[HardwareNode, ServingKernels]] = {}
 _MOST_KEPT = 1024
 
 
-def calibrated_passes(setting: ServingSetting) -> Deployment:
+def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, causal: bool) -> EngineKernels:
+    """Which kernels an engine has on this accelerator at these formats: fused attention takes 16 bits or less.
+
+    Example:
+        >>> from mlsysim.hardware.registry import Hardware
+        >>> ft, v100 = engine("fastertransformer-bert"), Hardware.get("v100_sxm2_16gb")
+        >>> engine_kernels(ft, v100, Formats("fp16", "fp16", "fp16"), causal=False).flash_prefill
+        False
+    """
+    has = found.has
+    none_here = bool(has.no_flash_on) and engine_device(accelerator.name).name in has.no_flash_on
+    fused = has.flash_prefill and formats.precision not in _WIDE and not none_here
+    return replace(has, causal=causal, flash_prefill=fused)
+
+
+def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
     """The passes of a setting's engine."""
     found = setting.stack
     if found is None:
         raise InconsistentError("stack", None, "an engine: passes without one are bounds")
     formats = Formats(setting.arithmetic, setting.weights, setting.cache)
+    shape = serving_shape(setting.workload)
+    kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has)
+    has = engine_kernels(found, setting.accelerator, formats, setting.workload.causal)
+    if has.torus:
+        return TorusDeployment(
+            shape=_padded(shape, setting.tp),
+            torus=_torus(setting, kernels),
+            pp=float(setting.pp),
+            by_sequence=setting.attention_dp,
+            kernels=kernels,
+            engine=found.coefficients,
+            has=has,
+            step_tokens=found.step_tokens,
+        )
     return Deployment(
-        shape=serving_shape(setting.workload),
+        shape=shape,
         shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
-        kernels=_kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has.own_products),
+        kernels=kernels,
         engine=found.coefficients,
-        has=replace(found.has, causal=setting.workload.causal),
+        has=has,
         step_tokens=found.step_tokens,
+        padding=setting.padded / setting.prompt,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Memory of one replica.
-
-    Attributes:
-        accelerators: of a replica.
-        shards: ranks that divide the cache.
-        each_kv_B: of one sequence, all ranks.
-        weights_B: on one accelerator.
-        free_B: of one accelerator, beside its weights.
-        most_sequences: whose cache fits, or that the engine decodes together.
-    """
-
-    accelerators: int
-    shards: float
-    each_kv_B: float
-    weights_B: float
-    free_B: float
-    most_sequences: float
-
-    def kv_B(self, batch: float) -> float:
-        """Cache of ``batch`` sequences."""
-        return self.each_kv_B * batch
-
-    def needed_B(self, batch: float) -> float:
-        """On one accelerator."""
-        return self.weights_B + self.kv_B(batch) / self.shards
-
-    def reason(self, setting: ServingSetting, batch: float) -> str:
-        """Why ``batch`` sequences do not fit, with the bytes; else empty."""
-        parts_B = {"weights": self.weights_B, "KV cache": self.kv_B(batch) / self.shards}
-        who = f"each of {self.accelerators}" if self.accelerators > 1 else "one"
-        return over_budget(sum(parts_B.values()), setting.accelerator, who, parts_B)
+def _padded(shape: ServingShape, chips: int) -> ServingShape:
+    """With the empty heads that divide evenly."""
+    heads = padded_heads(float(shape.heads), chips)
+    added = (heads - shape.heads) * shape.attention_width / shape.heads
+    return replace(shape, heads=heads, attention_width=shape.attention_width + added, qkv_width=shape.qkv_width + added)
 
 
-def room(setting: ServingSetting, work: InferenceWork) -> Room:
-    """What fits beside the weights; an engine keeps a part of the memory to itself, and workspace for its largest pass."""
-    ranks = setting.tp * setting.pp
-    weights_B = work.resident_B / ranks
-    usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
-    found = setting.stack
-    if found is not None:
-        weights_B += 0.0 if found.has.own_products else _wide_tables_B(setting) / ranks
-        weights_B += _copied_attention_B(setting) / ranks
-        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / setting.attention_ranks
-    each_kv_B = work.kv_B * setting.occupied
-    most = float(largest_batch(usable_B - weights_B, work.kv_B / setting.kv_shards, setting.occupied))
-    if found is not None:
-        most = min(most, found.most_sequences * setting.tp / setting.attention_ranks)
-    return Room(ranks, setting.kv_shards, each_kv_B, weights_B, usable_B - weights_B, most)
-
-
-def _copied_attention_B(setting: ServingSetting) -> float:
-    """Attention's weights on every rank that attends for sequences of its own, beyond the first copy."""
-    weights = setting.workload.layers * counting.attention_parameters(setting.workload) * bytes_per_element(setting.weights)
-    return weights * (setting.tp / setting.attention_ranks - 1)
-
-
-def _wide_tables_B(setting: ServingSetting) -> float:
-    """Embedding and head stay 16-bit where the layers' weights are narrower."""
-    model = setting.workload
-    tables = counting.embedding_parameters(model) + counting.head_parameters(model)
-    return tables * max(0.0, 2.0 - bytes_per_element(setting.weights))
-
-
-def _workspace_B(setting: ServingSetting, found: Engine) -> float:
-    """Activations of the longest pass, 16-bit, and logits of the largest batch in fp32, as they are and sorted."""
-    shape = serving_shape(setting.workload)
-    width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
-    elements = shape.ffn_matrices * width + shape.qkv_width + 4 * shape.hidden
-    return float(2 * found.step_tokens * elements + 8 * found.most_sequences * shape.vocab)
+def _torus(setting: ServingSetting, kernels: ServingKernels) -> Torus:
+    """The slice that shares a layer; a switch is one axis, whose ring is closed."""
+    device, links = engine_device(setting.accelerator.name).collectives, kernels.collectives
+    axes = int(stated.fact(device, "torus_axes", 1.0))
+    return Torus(
+        axes=torus_axes(setting.tp, axes),
+        link_Bps=links.bandwidth_Bps,
+        hop_s=links.simple_step_s,
+        launch_s=links.launch_s,
+        closed=axes == 1 or setting.tp % int(stated.fact(device, "torus_cube", 1.0)) == 0,
+    )
 
 
 def coefficients_used(setting: ServingSetting) -> tuple[str, ...]:

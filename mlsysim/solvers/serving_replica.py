@@ -14,7 +14,8 @@ from mlsysim.physics.serving_schedule import Passes, Served, continuous_batch, s
 from mlsysim.solvers.lowering import inference_work
 from mlsysim.solvers.serving_bound import BoundPasses
 from mlsysim.solvers.serving_input import ServingSetting, check_setting
-from mlsysim.solvers.serving_lowering import Room, calibrated_passes, room
+from mlsysim.solvers.serving_lowering import calibrated_passes
+from mlsysim.solvers.serving_room import Room, room
 
 # Arguments of ``ServingModel.solve`` that the solvers built on it may leave out.
 _USUAL: dict[str, Any] = {
@@ -30,6 +31,8 @@ _USUAL: dict[str, Any] = {
     "replicas": 1,
     "schedule": "continuous",
     "rounds": None,
+    "requests": None,
+    "stream_interval": 1,
     "attention_dp": False,
 }
 

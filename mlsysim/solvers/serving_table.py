@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from mlsysim.calibration.engines import engine
 from mlsysim.core.checks import instance
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.units import with_unit
@@ -23,10 +24,11 @@ from mlsysim.solvers.serving import ServingResult
 from mlsysim.solvers.training_table import _built_workload, _number, _text, _whole
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
-# What a metric of the tables is called on a result, and the unit that its name says.
+# What a metric of the tables is called on a result, and the unit that its name says. itl_ms is the mean time between tokens;
+# whether tpot_ms is the same, or a whole request over its tokens, tpot_excludes_first_token says (yes unless it says no).
 METRICS = {
     "ttft_ms": ("ttft", "ms"),
-    "itl_ms": ("tpot", "ms"),
+    "itl_ms": ("token_gap", "ms"),
     "tpot_ms": ("tpot", "ms"),
     "request_latency_ms": ("request_latency", "ms"),
     "output_tokens_per_s": ("tokens_per_second", "count/second"),
@@ -61,7 +63,10 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
     mode = _text(row, "mode") or "static"
     if mode not in _SCHEDULES:
         raise InputError("mode", mode, f"one of {', '.join(_SCHEDULES)}: no other load is modelled")
-    tp, pp = _whole(row, "tp", 1), _whole(row, "pp", 1)
+    pp = _whole(row, "pp", 1)
+    torus = engine(stack).has.torus
+    # A slice shares every layer: where nobody says otherwise, all of its chips.
+    tp = _whole(row, "tp", _whole(row, "n_accel", 1) // pp if torus else 1)
     accelerators = _whole(row, "n_accel", tp * pp)
     if accelerators % (tp * pp):
         raise InputError("n_accel", accelerators, f"a multiple of tp x pp = {tp} x {pp}")
@@ -69,7 +74,7 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
     hardware = _hardware(row, tp * pp)
     weights = _precision(_text(row, "weight_precision"))
     names = _names()
-    cache = _text(row, "kv_precision") or names["cache"].get(weights, "fp16")
+    cache = _text(row, "kv_precision") or _cache(_text(row, "engine"), weights)
     prompt, output = _tokens(row, "input_len"), _tokens(row, "output_len")
     batch = _whole(row, "batch_or_concurrency", 1)
     if not _text(row, "tp") and replicas > 1:
@@ -86,15 +91,26 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         "replicas": replicas,
         "schedule": _SCHEDULES[mode],
         "stack": stack,
+        "stream_interval": _whole(row, "stream_interval", 1),
+        "offload": _text(row, "offload") or None,
+        "tpot_excludes_first_token": output is None or not output or _truth(row, "tpot_excludes_first_token"),
     }
+    if stack in names["weight_only"]["stacks"]:
+        arguments |= {"weight_precision": weights, "precision": names["weight_only"]["arithmetic"].get(weights, weights)}
+    if torus:
+        # Such an engine chooses how attention is divided.
+        arguments["attention_dp"] = True
     if mode == "closed-loop":
         arguments["rounds"] = names["closed_loop"]["rounds"]
+    if mode == "offline":
+        arguments["requests"] = _requests(_text(row, "engine"), prompt, output, replicas)
     workload = _workload(row)
     if tp > 1 and workload.moe is not None and stack in names["attention_dp"]["stacks"]:
         arguments["attention_dp"] = True
     if not workload.causal:
         part = names["encoder"].get(_text(row, "engine"), names["encoder"].get(stack, {"stack": stack, "mean_length": 1.0}))
-        arguments["stack"] = part["stack"]
+        arguments["stack"] = names["encoder_modes"].get(_text(row, "weight_precision"), part["stack"])
+        arguments["padded_len"] = arguments["seq_len"]
         arguments["seq_len"] = max(1, round(arguments["seq_len"] * part["mean_length"]))
         arguments["kv_precision"] = "fp16"
     return ServingQuestion(workload, hardware, arguments, metric)
@@ -119,6 +135,31 @@ def _tokens(row: Mapping[str, str], column: str) -> int | None:
     if not text:
         return None
     return 0 if float(text) == 0 else _whole(row, column)
+
+
+def _requests(engine: str, prompt: int | None, output: int | None, replicas: int) -> int | None:
+    """How many requests a published offline benchmark sends, where its page says it."""
+    for name, counts in _names()["offline_requests"].items():
+        if engine.startswith(name) and (count := counts.get(f"{prompt}+{output}")):
+            return max(1, int(count) // replicas)
+    return None
+
+
+def _cache(engine: str, weights: str) -> str:
+    """The cache's format where a row leaves it out: the engine's own default, else by that of the weights."""
+    own = [str(cache) for name, cache in _names()["engine_cache"].items() if engine.startswith(name)]
+    return own[0] if own else str(_names()["cache"].get(weights, "fp16"))
+
+
+def _truth(row: Mapping[str, str], column: str) -> bool:
+    """A cell that says yes, or nothing, or no."""
+    text = _text(row, column)
+    if text not in _TRUTHS:
+        raise InputError(column, text, "yes or no")
+    return _TRUTHS[text]
+
+
+_TRUTHS = {"": True, "yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
 def _precision(text: str) -> str:

@@ -29,9 +29,9 @@ _NO_QUEUE = 1e-12  # below this load hardly one arrival in 1e12 waits
 class TailLatencyResult(Result):
     """Latencies of requests; None throughout where the queue is unstable or the model does not fit.
 
-    ``utilization``: arrivals over what the servers can complete (``capacity``). ``wait``: before a server, or a place in the
-    batch and the prompt's turn, is free; ``wait_probability``: that there is any. ``latency``: the whole request. ``ttft``,
-    ``tpot``: time to first token, wait included, and per output token after it; of a serving deployment only.
+    ``utilization``: arrivals over what the servers can complete (``capacity``). ``wait``: before a server is free, or a place
+    in the batch, and the step begins that computes the prompt; ``wait_probability``: that there is any. ``latency``: the whole
+    request. ``ttft``, ``tpot``: time to first token, wait included, and per output token after it; of a deployment only.
     ``requests_in_flight``: being served, mean, all servers. ``wait_within``: share of requests that wait no longer than the
     ``wait_limit`` that was given.
     """
@@ -271,7 +271,8 @@ def _of_deployment(
     asked = {name: _USUAL.get(name) if value is None else value for name, value in served.items()}
     most = asked.pop("batch_size")
     most = None if most is None else whole_number("batch_size", most)
-    setting = check_setting(workload, hardware, **asked, batch_size=most or 1, schedule="continuous", rounds=None)
+    asked |= {"schedule": "continuous", "rounds": None, "requests": None, "stream_interval": 1}
+    setting = check_setting(workload, hardware, **asked, batch_size=most or 1)
     pace = paces(setting, most)
     capacity_per_s = setting.replicas * pace.capacity_per_s
     load = arrival_per_s / capacity_per_s
@@ -301,25 +302,21 @@ def _seen(
 ) -> TailLatencyResult:
     """A request of a replica at its share of the arrivals."""
     loop = pace.under(arrival_per_s / replicas, cv2)
-    more = output - 1
-    wait_s, first_s, rest_s = loop.mean_s(more)
-    token_s = loop.mean_s(1.0)[2]
-    means = {"wait": wait_s, "ttft": wait_s + first_s, "tpot": token_s, "latency": wait_s + first_s + rest_s}
-    times = {f"{name}_mean": time_s for name, time_s in means.items()}
-    for name, share in SHARES.items():
-        times[f"wait_{name}"] = loop.percentile_s(share, loop.wait_tail)
-        times[f"ttft_{name}"] = loop.percentile_s(share, lambda time_s: loop.after_wait_tail(time_s, 0.0))
-        times[f"tpot_{name}"] = loop.token_percentile_s(share)
-        times[f"latency_{name}"] = loop.percentile_s(share, lambda time_s: loop.after_wait_tail(time_s, more))
-    parts = {"waiting": wait_s, "first token": first_s, "further tokens": rest_s}
+    spreads = {"wait": loop.wait(), "ttft": loop.after_wait(0.0), "latency": loop.after_wait(output - 1.0)}
+    times = {f"{name}_mean": spread.mean_s for name, spread in spreads.items()}
+    times |= {f"{name}_{at}": spread.percentile_s(share) for name, spread in spreads.items() for at, share in SHARES.items()}
+    times["tpot_mean"] = loop.token_mean_s()
+    times |= {f"tpot_{at}": loop.token_percentile_s(share) for at, share in SHARES.items()}
+    wait_s, first_s, whole_s = (spreads[name].mean_s for name in ("wait", "ttft", "latency"))
+    parts = {"waiting": wait_s, "first token": first_s - wait_s, "further tokens": whole_s - first_s}
     return TailLatencyResult(
         feasible=True,
         reason="",
         binding=max(parts, key=lambda part: parts[part]),
         breakdown={name: with_unit(time_s, "second") for name, time_s in parts.items()},
-        wait_probability=loop.wait_tail(0.0),
-        wait_within=None if limit_s is None else 1 - loop.wait_tail(limit_s),
-        requests_in_flight=arrival_per_s * (means["latency"] - wait_s),
+        wait_probability=spreads["wait"].tail(0.0),
+        wait_within=None if limit_s is None else 1 - spreads["wait"].tail(limit_s),
+        requests_in_flight=arrival_per_s * (whole_s - wait_s),
         **_seconds(times),
         **told,
     )

@@ -16,7 +16,15 @@ from mlsysim.solvers.open_loop_lowering import Limits, Paces, highest_arrivals, 
 from mlsysim.solvers.serving_input import ServingSetting, check_setting
 from mlsysim.systems.types import Fleet, Node
 
-_FIXED: dict[str, Any] = {"batch_size": 1, "efficiency": None, "pp_size": 1, "schedule": "continuous", "rounds": None}
+_FIXED: dict[str, Any] = {
+    "batch_size": 1,
+    "efficiency": None,
+    "pp_size": 1,
+    "schedule": "continuous",
+    "rounds": None,
+    "requests": None,
+    "stream_interval": 1,
+}
 _LIMITS = ("max_ttft", "max_tpot", "max_latency")
 _TP_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -96,22 +104,34 @@ def _layouts(workload: object, hardware: object, count: int, tp_sizes: Sequence[
 
 
 def best_plan(question: LoadQuestion, tables: Tables | None = None) -> LoadPlan:
-    """Of the layouts that fit, the one that takes most; a fit brings ``tables`` of its own."""
-    return max(
-        (_plan(setting, question, tables) for setting in question.settings),
-        key=lambda plan: (not plan.pace.reason, plan.rate_per_s),
-    )
+    """Of the layouts that fit, the one that takes most; a fit brings ``tables`` of its own.
+
+    No load within limits is above the capacity: layouts whose capacity is below what another takes are not searched.
+    """
+    found = [(setting, _pace(setting, question, tables)) for setting in question.settings]
+    found.sort(key=lambda each: (not each[1].reason, each[0].replicas * each[1].best_per_s), reverse=True)
+    best: LoadPlan | None = None
+    for setting, pace in found:
+        beaten = best is not None and (bool(pace.reason) or setting.replicas * pace.best_per_s <= best.rate_per_s)
+        if not beaten:
+            plan = LoadPlan(setting, pace, setting.replicas * _taken_per_s(setting, pace, question))
+            best = plan if best is None or plan.rate_per_s > best.rate_per_s else best
+    if best is None:
+        raise InconsistentError("tp_sizes", [], "at least one layout")
+    return best
 
 
-def _plan(setting: ServingSetting, question: LoadQuestion, tables: Tables | None) -> LoadPlan:
+def _taken_per_s(setting: ServingSetting, pace: Paces, question: LoadQuestion) -> float:
+    if question.limits is None:
+        return pace.best_per_s
+    return highest_arrivals(pace, question.limits, setting.output, question.spread**2)
+
+
+def _pace(setting: ServingSetting, question: LoadQuestion, tables: Tables | None) -> Paces:
     loaded = setting
     if setting.stack is not None:
         front = question.front
         if front is not None and tables is not None:
             front = harness_of(tables, front.name)
         loaded = replace(setting, stack=loaded_engine(setting.stack, setting.accelerator.name, front, tables))
-    pace, limits = paces(loaded, None, question.beams), question.limits
-    each_per_s = pace.best_per_s
-    if limits is not None:
-        each_per_s = highest_arrivals(pace, limits, setting.output, question.spread**2)
-    return LoadPlan(setting, pace, setting.replicas * each_per_s)
+    return paces(loaded, None, question.beams)

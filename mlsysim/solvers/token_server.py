@@ -129,19 +129,21 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
     """The plan's answer; where nothing keeps the limits, that of lone requests one after another."""
     setting, pace, limits = plan.setting, plan.pace, question.limits
     reason, rate_per_s = pace.reason, plan.rate_per_s
-    first_s, token_s = float(pace.first_s[0]), float(pace.token_s[0])
+    first_s, token_s = pace.alone_s + pace.front_s, float(pace.token_s[0])
     if rate_per_s == 0:
         rate_per_s = setting.replicas / (first_s + (setting.output - 1) * token_s)
         alone = f"a lone request takes {1e3 * first_s:.3g} ms to its first token and {1e3 * token_s:.3g} ms for each after it"
         reason = reason or f"{alone}: no load keeps the limits"
     if limits is None:
         best = int(pace.completions_per_s.argmax())
-        ttft_s, tpot_s = float(pace.first_s[best]), float(pace.token_s[best])
+        # A step is under way when a place is free, and half of it is left.
+        ttft_s, tpot_s = first_s + float(pace.step_s[best]) / 2, float(pace.token_s[best])
         parts_s = (0.0, ttft_s, (setting.output - 1) * tpot_s)
     else:
         loop = pace.under(min(rate_per_s / setting.replicas, _ALMOST * pace.capacity_per_s), question.spread**2)
-        ttft_s = loop.percentile_s(limits.share, lambda time_s: loop.after_wait_tail(time_s, 0.0))
-        tpot_s, parts_s = loop.token_percentile_s(limits.share), loop.mean_s(setting.output - 1)
+        ttft, whole, wait_s = loop.after_wait(0.0), loop.after_wait(setting.output - 1), loop.wait().mean_s
+        ttft_s, tpot_s = ttft.percentile_s(limits.share), loop.token_percentile_s(limits.share)
+        parts_s = (wait_s, ttft.mean_s - wait_s, whole.mean_s - ttft.mean_s)
     load = "all at once" if limits is None else f"{limits.share:.0%} within limits"
     where = f"{question.accelerators} x {setting.accelerator.name}"
     fitted = () if setting.stack is None else loaded_fitted_names(setting.accelerator.name, question.front)

@@ -17,7 +17,7 @@ from mlsysim.models.parameters import total_parameters
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.accelerator_names import accelerator_entry
 from mlsysim.solvers.distributed import DistributedModel, DistributedResult
-from mlsysim.solvers.model_names import named_model
+from mlsysim.solvers.model_names import named_model, untold_fields
 from mlsysim.solvers.table_experts import expert_workload, refuse_unmodelled
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
@@ -205,29 +205,26 @@ def _workload(row: Mapping[str, str]) -> TransformerWorkload:
 def _built_workload(
     name: str, layers: int, hidden: int, heads: int, kv_heads: int, ffn: int, vocab: int, published_billions: float
 ) -> TransformerWorkload:
-    """Gated or not, tied or not: tables do not say, the published count does; without one it is a plain GPT."""
-    fields: dict[str, Any] = {
-        "name": name,
-        "architecture": "Transformer",
-        "layers": layers,
-        "hidden_dim": hidden,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "ffn_hidden": ffn,
-        "vocab_size": vocab,
-    }
-    kinds = [{"ffn_matrices": matrices, "tied_embeddings": tied} for matrices in (2, 3) for tied in (True, False)]
+    """Gated or not, tied or not: tables do not say, the published count does; without one it is a plain GPT.
+
+    A model that the registry knows, of the same size, is built as it says there.
+    """
+    size = {"layers": layers, "hidden_dim": hidden, "heads": heads, "kv_heads": kv_heads, "ffn_hidden": ffn}
+    known = untold_fields(name, size)
+    fields: dict[str, Any] = {"name": name, "architecture": "Transformer", "vocab_size": vocab} | size | known
+    matrices = (known["ffn_matrices"],) if known else (2, 3)
+    kinds = [{"ffn_matrices": count, "tied_embeddings": tied} for count in matrices for tied in (True, False)]
 
     def miss(kind: dict[str, Any]) -> float:
-        uncounted = TransformerWorkload.model_construct(**fields, **kind)
+        uncounted = TransformerWorkload.model_construct(**(fields | kind))
         return abs(total_parameters(uncounted, ffn) / (published_billions * 1e9) - 1)
 
     kind = min(kinds, key=miss) if published_billions else kinds[0]
-    if published_billions and miss(kind) > _CLOSE:
+    if published_billions and miss(kind) > _CLOSE and not known:
         # Heads are usually hidden / heads wide. Where no such model has the published count, one of usual width may.
         wider = min((other | {"head_dim": width} for other in kinds for width in _HEAD_WIDTHS), key=miss)
         kind = wider if miss(wider) < _CLOSE / 2 else kind
-    return TransformerWorkload.of_architecture(**fields, **kind)
+    return TransformerWorkload.of_architecture(**(fields | kind))
 
 
 def _lora_rank(row: Mapping[str, str]) -> int:

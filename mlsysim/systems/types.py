@@ -8,7 +8,7 @@ from pydantic import Field, StrictInt, model_validator
 
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.provenance import Provenance
-from mlsysim.core.quantities import ByteRate, Latency, Money, Power
+from mlsysim.core.quantities import ByteRate, Bytes, Latency, Money, Power
 from mlsysim.core.spec import Spec
 from mlsysim.hardware.types import HardwareNode
 
@@ -41,7 +41,7 @@ class Node(Spec):
     """Accelerators that share a scale-up network (an HGX board, a TPU host, an NVL72 rack).
 
     ``intra_node_bw`` is per accelerator, both directions summed, as datasheets print it (NVLink 4: 900 GB/s).
-    ``network_bw`` is what its network cards give each accelerator, one direction.
+    ``network_bw`` is what its network cards give each accelerator, one direction. ``host_memory`` is of the whole node.
     """
 
     name: str = Field(min_length=1)
@@ -49,6 +49,7 @@ class Node(Spec):
     accelerators_per_node: StrictInt = Field(ge=1)
     intra_node_bw: ByteRate
     network_bw: ByteRate | None = None
+    host_memory: Bytes | None = None
     max_power: Power | None = None
     price: Money | None = None
     provenance: Provenance | None = None

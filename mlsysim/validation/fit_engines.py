@@ -17,16 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.engines import COEFFICIENTS, EngineDevice, engine, engine_device
+from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Times, fit
 from mlsysim.calibration.stacks import resolved
 from mlsysim.calibration.toml_text import toml_tables
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.physics.serving_deployment import EngineCoefficients, ServingShape, Shards
-from mlsysim.physics.serving_schedule import Deployment, Served, continuous_batch, most_throughput, static_batch
+from mlsysim.physics.serving_schedule import Deployment, Served, continuous_batch, most_throughput, static_batch, streamed
 from mlsysim.solvers.lowering import inference_work
 from mlsysim.solvers.serving_input import ServingSetting, check_setting
-from mlsysim.solvers.serving_lowering import Formats, network_Bps, room, serving_kernels, serving_shape
+from mlsysim.solvers.serving_lowering import Formats, engine_kernels, network_Bps, serving_kernels, serving_shape
+from mlsysim.solvers.serving_room import room
 from mlsysim.solvers.serving_table import METRICS, serving_question
 from mlsysim.solvers.training_steps import stacked
 from mlsysim.validation.loading import Anchor, anchor_files, load
@@ -36,9 +37,10 @@ RANGES = {
     "layer_s": Coefficient(6e-5, 0.0, 5e-4),
     "scaling_s": Coefficient(1e-5, 0.0, 1e-4),
     "fused_s": Coefficient(5e-6, 0.0, 2.5e-5),
-    "latency_share": Coefficient(0.7, 0.0, 4.0),
+    "latency_share": Coefficient(0.7, 0.0, 8.0),  # 36-44 us a call in some harnesses, where the best have 5
     "step_s": Coefficient(5e-4, 0.0, 1e-2),
     "sequence_s": Coefficient(1e-5, 1e-7, 2e-2, log=True),
+    "layer_sequence_s": Coefficient(1e-4, 0.0, 1e-3),
     "request_s": Coefficient(2e-2, 0.0, 3e-1),
     "compute_share": Coefficient(0.85, 0.4, 1.2),
     "memory_share": Coefficient(0.95, 0.4, 1.1),
@@ -52,7 +54,12 @@ DEVICE_RANGES = {
     "compute_share": Coefficient(1.0, 0.3, 1.8),
     "memory_share": Coefficient(1.0, 0.4, 1.3),
     "attention_share": Coefficient(1.0, 0.3, 2.0),
+    "sustained_share": Coefficient(0.5, 0.1, 0.99),
+    "fp32_share": Coefficient(1.0, 0.3, 1.8),
+    "tf32_share": Coefficient(1.0, 0.3, 1.2),
+    "int8_share": Coefficient(1.0, 0.5, 1.8),
     "link_share": Coefficient(1.0, 0.1, 4.0),
+    "crossing_share": Coefficient(0.8, 0.2, 1.0),
     "own_compute_share": Coefficient(0.5, 0.05, 2.0),
     "own_memory_share": Coefficient(0.9, 0.4, 1.0),
 }
@@ -72,15 +79,19 @@ class Runs:
     shape: ServingShape
     shards: Shards
     prompt: Times
+    padded: Times
     output: Times
     context: Times
     batch: Times
     most: Times
     rounds: Times
+    requests: Times
+    stream_interval: Times
     replicas: Times
     keyed: Times
     encoder: bool
     metrics: tuple[str, ...]
+    first_excluded: Times
     measured: Times
     sources: tuple[str, ...]
     solved: dict[tuple[Any, ...], Times] = field(default_factory=dict)
@@ -99,16 +110,19 @@ class Runs:
         passes = Deployment(
             shape=self.shape,
             shards=self.shards,
-            kernels=serving_kernels(self.accelerator, self.formats, self.nic_Bps, device, found.has.own_products),
+            kernels=serving_kernels(self.accelerator, self.formats, self.nic_Bps, device, found.has),
             engine=coefficients,
-            has=replace(found.has, causal=not self.encoder),
+            has=engine_kernels(found, self.accelerator, self.formats, causal=not self.encoder),
             step_tokens=found.step_tokens,
+            padding=self.padded / self.prompt,
         )
         if self.schedule == "static":
-            return static_batch(passes, self.batch, self.prompt, self.output, self.context)
-        if self.schedule == "offline":
-            return most_throughput(passes, self.most, self.prompt, self.output)
-        return continuous_batch(passes, self.batch, self.most, self.prompt, self.output, self.rounds)
+            served = static_batch(passes, self.batch, self.prompt, self.output, self.context)
+        elif self.schedule == "offline":
+            served = most_throughput(passes, self.most, self.prompt, self.output, self.requests, found.step_tokens)
+        else:
+            served = continuous_batch(passes, self.batch, self.most, self.prompt, self.output, self.rounds)
+        return streamed(served, self.output, self.stream_interval)
 
     def _metric(self, served: Served) -> Times:
         decode_rate = self.batch / np.asarray(served.step.total_s)
@@ -116,7 +130,8 @@ class Runs:
         prompts = np.where(self.schedule == "static", self.batch, 1.0) * self.prompt * self.replicas / served.ttft_s
         by_name = {
             "ttft": served.ttft_s,
-            "tpot": served.tpot_s,
+            "token_gap": served.tpot_s,
+            "tpot": np.where(self.first_excluded, served.tpot_s, served.request_s / np.maximum(self.output, 1.0)),
             "request_latency": served.request_s,
             "tokens_per_second": tokens,
             "requests_per_second": tokens / np.maximum(self.output, 1.0),
@@ -138,6 +153,8 @@ def gathered(anchors: Iterable[Anchor]) -> list[Runs]:
     for anchor in anchors:
         asked = serving_question(anchor.case.run)
         setting = prepared(asked.workload, asked.hardware, asked.arguments)
+        if setting.stack is not None and setting.stack.has.torus:
+            continue  # nothing of such engines is fitted
         work = inference_work(setting.workload, setting.weights, setting.cache)
         formats = Formats(setting.arithmetic, setting.weights, setting.cache)
         assert setting.stack is not None
@@ -148,7 +165,9 @@ def gathered(anchors: Iterable[Anchor]) -> list[Runs]:
         flops = setting.prompts * setting.prompt * (work.matmul_flops + work.attention_flops_per_key * setting.keys)
         rate = setting.tp * setting.pp * setting.accelerator.rate_flops_per_s(setting.rated)
         name, _ = METRICS[asked.metric]
-        row = (setting, max(1.0, room(setting, work).most_sequences), flops / rate, name, _measured(anchor), anchor.source.key)
+        most = max(1.0, room(setting, work).most_sequences)
+        excluded = asked.arguments["tpot_excludes_first_token"]
+        row = (setting, most, flops / rate, name, excluded, _measured(anchor), anchor.source.key)
         groups.setdefault(key, []).append(row)
     return [_runs(key, rows) for key, rows in groups.items()]
 
@@ -167,13 +186,16 @@ def prepared(workload: Any, hardware: Any, arguments: Mapping[str, Any]) -> Serv
         "kv_precision": None,
         "efficiency": None,
         "rounds": None,
+        "requests": None,
+        "stream_interval": 1,
         "attention_dp": False,
     }
-    return check_setting(workload, hardware, **{**given, **arguments})
+    asked = {name: value for name, value in arguments.items() if name != "tpot_excludes_first_token"}
+    return check_setting(workload, hardware, **{**given, **asked})
 
 
 def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
-    settings, most, keyed, metrics, measured, sources = zip(*rows, strict=True)
+    settings, most, keyed, metrics, excluded, measured, sources = zip(*rows, strict=True)
     first: ServingSetting = settings[0]
 
     def numbers(name: str) -> Times:
@@ -189,15 +211,19 @@ def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
         shape=stacked([serving_shape(setting.workload) for setting in settings]),
         shards=Shards(numbers("tp"), numbers("pp"), numbers("per_node"), numbers("attention_ranks")),
         prompt=numbers("prompt"),
+        padded=numbers("padded"),
         output=numbers("output"),
         context=numbers("context"),
         batch=numbers("batch"),
         most=np.array(most),
         rounds=numbers("rounds"),
+        requests=numbers("requests"),
+        stream_interval=numbers("stream_interval"),
         replicas=numbers("replicas"),
         keyed=np.array(keyed),
         encoder=not first.workload.causal,
         metrics=metrics,
+        first_excluded=np.array(excluded),
         measured=np.array(measured),
         sources=sources,
     )
@@ -228,9 +254,13 @@ def fit_all(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, 
 
 
 def _free(run: Runs, engines: Mapping[str, Mapping[str, Any]], devices: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The fitted coefficients that a group of figures hangs on: a device's own shares where the engine brings its products."""
+    """The fitted coefficients that a group of figures hangs on.
+
+    A device's own shares where the engine brings its products, and the share of a number format where it computes in it.
+    """
     own = engine(run.stack).has.own_products
-    parts = [part for part in devices[run.device].get("fit", ()) if part.startswith("own_") == own]
+    others = [f"{fmt}_share" for fmt in FORMAT_SHARES if fmt != run.formats.precision]
+    parts = [part for part in devices[run.device].get("fit", ()) if part.startswith("own_") == own and part not in others]
     return [
         *(f"engine {run.stack} {part}" for part in engines[run.stack].get("fit", ())),
         *(f"device {run.device} {part}" for part in parts),

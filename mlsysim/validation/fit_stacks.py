@@ -60,8 +60,8 @@ _FULL_WEIGHT_ROWS = 10.0
 _PULL = 0.03
 STACKS = "stacks.toml"
 FILES = (STACKS, "devices.toml", "shared.toml")
-# A device with fewer calibration rows keeps its prior clock.
-_LEAST_CLOCK_ROWS = 3
+# A device without calibration rows keeps its prior clock. One is enough: clocks differ by more than rows of one device do.
+_LEAST_CLOCK_ROWS = 1
 
 
 @dataclass(frozen=True, eq=False)

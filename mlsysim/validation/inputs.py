@@ -61,10 +61,17 @@ def _built(anchor: Anchor) -> Call:
         _check_arguments(anchor.source.solver, solve, inputs, keywords)
         return Call(solve, inputs, keywords)
     given = {kind: getattr(case, kind) for kind in ("workload", "hardware", "node", "fleet")}
-    inputs = tuple(build(kind, described, anchor.id) for kind, described in given.items() if described is not None)
-    keywords = {name: _argument(name, value, anchor.id) for name, value in case.solve.items()}
+    described = [(kind, given[kind]) for kind in given if given[kind] is not None]
+    if _DRAFT in case.solve:
+        described.insert(1, ("workload", case.solve[_DRAFT]))
+    inputs = tuple(build(kind, description, anchor.id) for kind, description in described)
+    keywords = {name: _argument(name, value, anchor.id) for name, value in case.solve.items() if name != _DRAFT}
     _check_arguments(anchor.source.solver, solve, inputs, keywords)
     return Call(solve, inputs, keywords)
+
+
+# A second workload, between the first and the hardware.
+_DRAFT = "draft"
 
 
 def _asked(solver: str, run: dict[str, str]) -> tuple[tuple[Spec, ...], dict[str, Any]]:
