@@ -121,7 +121,8 @@ def test_beams_cost_steps_but_share_their_prompt():
     one, four = rate(), rate(beams=4)
     assert one / 4 < four < one
     setting = check_setting(
-        LLAMA, H100, batch_size=1, efficiency=None, pp_size=1, schedule="continuous", rounds=None, requests=None, stream_interval=1, seq_len=512, output_len=128,
+        LLAMA, H100, batch_size=1, efficiency=None, pp_size=1, schedule="continuous", rounds=None, requests=None,
+        stream_interval=1, seq_len=512, output_len=128,
         precision="fp8", weight_precision=None, kv_precision=None, stack="tensorrt-llm-1.0", tp_size=1, replicas=1,
         attention_dp=False,
     )  # fmt: skip
