@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlsysim.infra.types import Grid, Site
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.solvers.batch_server import BatchServerModel
     from mlsysim.solvers.batching import BatchingOptimizer
     from mlsysim.solvers.capacity import CapacityPlanner
     from mlsysim.solvers.continuous_batching import ContinuousBatchingModel
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     from mlsysim.solvers.speculative_decoding import SpeculativeDecodingModel
     from mlsysim.solvers.sustainability import SustainabilityModel
     from mlsysim.solvers.tail_latency import TailLatencyModel
+    from mlsysim.solvers.token_server import TokenServerModel
     from mlsysim.systems.registry import Systems
     from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BatchServerModel": "solvers.batch_server",
     "BatchingOptimizer": "solvers.batching",
     "CNNWorkload": "models.types",
     "CapacityPlanner": "solvers.capacity",
@@ -68,6 +71,7 @@ _HOMES = {
     "SustainabilityModel": "solvers.sustainability",
     "Systems": "systems.registry",
     "TailLatencyModel": "solvers.tail_latency",
+    "TokenServerModel": "solvers.token_server",
     "TransformerWorkload": "models.types",
     "predict_table": "solvers.predict",
     "ureg": "core.units",
@@ -76,6 +80,7 @@ _ROOMS = ("calibration", "core", "hardware", "infra", "models", "physics", "solv
 
 __all__ = [
     "Q_",
+    "BatchServerModel",
     "BatchingOptimizer",
     "CNNWorkload",
     "CapacityPlanner",
@@ -104,6 +109,7 @@ __all__ = [
     "SustainabilityModel",
     "Systems",
     "TailLatencyModel",
+    "TokenServerModel",
     "TransformerWorkload",
     "core",
     "hardware",

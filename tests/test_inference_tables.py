@@ -7,6 +7,7 @@ import tomllib
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,7 +26,7 @@ from mlsysim.solvers.inference_table import inference_question
 from mlsysim.solvers.predict import predict_table
 
 ROOT = Path(__file__).parents[1] / "anchors"
-TABLES = sorted((ROOT / "inference").glob("*.csv"))
+TABLES = [*sorted((ROOT / "inference").glob("*.csv")), *sorted((ROOT / "inference_frameworks").glob("*.csv"))]
 RESNET, BERT = Models.Vision.ResNet50, Models.Language.BERT_Large
 A100 = Hardware.Cloud.A100
 ROW = {
@@ -165,14 +166,26 @@ def test_a_table_of_results_is_predicted_row_by_row():
     assert limited["stack_used"] == "tensorrt-mlperf-maxq"
 
 
+def test_slices_are_parts_of_their_accelerator():
+    card = {"n_accel": "1", "accelerator": "NVIDIA A100-SXM-80GB"}
+    names = ["", " (1x1g.10gb MIG)", " (7x1g.10gb MIG)"]
+    whole, one, seven = (
+        row["predicted"] for row in predict_table([ROW | card | {"accelerator": card["accelerator"] + n} for n in names])
+    )
+    assert seven == pytest.approx(7 * one)
+    assert 0.08 < one / whole < 1 / 7
+
+
 @pytest.mark.parametrize(
     ("changed", "word"),
     [
-        ({"scenario": "Server"}, "scenario"),
+        ({"scenario": "Burst"}, "scenario"),
         ({"benchmark": "rnnt"}, "benchmark"),
         ({"accelerator": ""}, "accelerator"),
         ({"accelerator": "AMD MI300X"}, "accelerator"),
-        ({"accelerator": "NVIDIA A30 (1x1g.6gb MIG)"}, "slices"),
+        ({"accelerator": "NVIDIA A30 (MIG)"}, "slices"),
+        ({"accelerator": "NVIDIA L40S (2x1g.6gb MIG)"}, "slices"),
+        ({"accelerator": "NVIDIA A30 (1x7g.24gb MIG)"}, "part of"),
         ({"n_accel": "0"}, "n_accel"),
         ({"n_accel": "2.5"}, "n_accel"),
         ({"n_accel": "nan"}, "n_accel"),
@@ -208,11 +221,25 @@ def test_batches_of_a_framework_are_predicted_and_tensorrt_is_faster():
     assert engine["stack_used"] == "paddle-tensorrt"
 
 
+def test_the_length_of_a_sequence_is_that_of_the_cited_line_or_of_its_own_column():
+    row = FRAMEWORK_ROW | {"model": "BERT-Large", "batch_per_accel": "4"}
+    short, long, own = predict_table(
+        [
+            row | {"locator": "TensorFlow/LanguageModeling/BERT/README.md:L982 @729963d [Fine-tuning]"},
+            row | {"locator": "TensorFlow/LanguageModeling/BERT/README.md:L986 @729963d [Fine-tuning]"},
+            row | {"locator": "TensorFlow/README.md", "seq_len": "128"},
+        ]
+    )
+    assert short["stack_used"] == "tensorflow-bert"
+    assert short["predicted"] == own["predicted"] > long["predicted"] > 0
+
+
 @pytest.mark.parametrize(
     ("changed", "word"),
     [
-        ({"model": "BERT-Large"}, "model"),
-        ({"accelerator": "T4-16GB"}, "accelerator"),
+        ({"model": "VGG-16"}, "model"),
+        ({"model": "BERT-Large", "locator": "PyTorch/README.md:L7 @729963d"}, "locator"),
+        ({"model": "BERT-Large", "locator": "PyTorch/README.md"}, "locator"),
         ({"precision": "int4"}, "precision"),
         ({"locator": "Caffe/README.md"}, "framework"),
         ({"task": "evaluate"}, "task"),
@@ -242,17 +269,15 @@ def test_the_fit_is_given_calibration_runs_only(monkeypatch):
     pytest.importorskip("scipy", reason="fits need scipy: pip install mlsysim-anchors[fit]")
     from mlsysim.validation import fit_inference
 
-    class StoppedError(Exception):
-        """The fit would begin here."""
-
     counted = []
 
-    def stop(predict, measured, *_, **__):
-        counted.append(len(measured))
-        raise StoppedError
+    def unfitted(predict, measured, free, **_):
+        counted.append((len(measured), {key.split(" ")[0] for key in free}))
+        return SimpleNamespace(values={}, at_bound=())
 
-    monkeypatch.setattr(fit_inference, "fit", stop)
-    with pytest.raises(StoppedError):
-        fit_inference.fit_all(ROOT)
+    monkeypatch.setattr(fit_inference, "fit", unfitted)
+    monkeypatch.setattr(fit_inference, "_note", lambda *_: None)
+    fit_inference.fit_all(ROOT)
     rows = [row for table in TABLES for row in read(table)]
-    assert counted == [sum(row["role"] == "calibration" for row in rows)]
+    assert sum(count for count, _ in counted) == sum(row["role"] == "calibration" for row in rows)
+    assert [kinds for _, kinds in counted] == [{"stack", "device"}, {"stack"}]

@@ -124,7 +124,7 @@ def test_images_and_bert_are_calibrated():
     assert {row["basis"] for row in known} == {"calibrated"}
     assert [row["stack_used"] for row in mlperf[:2]] == ["nvidia-mxnet", "nvidia-mlperf-bert"]
     assert all(0.7 < row["predicted"] / float(row["value"]) < 1.3 for row in known)
-    assert images[2]["reason"].startswith("accelerator =")
+    assert images[2]["reason"].startswith("framework =")
     assert "abacus" in mlperf[2]["reason"]
 
 

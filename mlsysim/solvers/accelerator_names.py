@@ -17,7 +17,7 @@ _IDLE = frozenset(
         r"\w+",
         """nvidia amd intel habana google graphcore huawei instinct tesla geforce radeon blackwell hopper ampere volta
         gpu gpus tpu ipu accelerator accelerators tensor core cores chip chips device module pod slice per node
-        cloud aws azure gcp dgx hgx oam cts nvl72""",
+        cloud aws azure gcp dgx hgx oam cts nvl72 virtualized superchip edition nps1 spx""",
     )
 )
 _BRACKETS = re.compile(r"\([^()]*\)")

@@ -30,6 +30,8 @@ def convolutions(name: str) -> Convolutions:
     known = _networks()
     if name not in known:
         raise InputError("workload", name, f"a network whose layers are known ({', '.join(known)}) beside stack")
+    if "layers" in known[name]:
+        return _listed_network(known[name]["layers"])
     sizes = ("image", "blocks", "width", "groups", "expansion", "classes")
     return _bottleneck_network(**{size: known[name][size] for size in sizes})
 
@@ -65,4 +67,10 @@ def _bottleneck_network(
             rows.append((narrow, narrow, 3, 1, size, groups, count - 1, 1, 0, 0))
         inputs = wide
     rows.append((inputs, classes, 1, 1, 1, 1, 1, 0, 0, 0))
+    return Convolutions(*(np.array(column, dtype=float) for column in zip(*rows, strict=True)))
+
+
+def _listed_network(layers: list[list[int]]) -> Convolutions:
+    """Rows as ``Convolutions`` has them, of which the first takes the image."""
+    rows = [(*layer, float(place == 0)) for place, layer in enumerate(layers)]
     return Convolutions(*(np.array(column, dtype=float) for column in zip(*rows, strict=True)))

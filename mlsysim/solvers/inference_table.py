@@ -1,7 +1,7 @@
 """Rows of inference tables as questions for ``SingleNodeModel``.
 
-MLPerf Inference (ResNet-50 and BERT, offline, on NVIDIA's devices), and ResNet-50 of DeepLearningExamples, whose frameworks run
-batches of one and more.
+MLPerf Inference (ResNet-50 and BERT, offline, on NVIDIA's devices), and ResNet-50 and BERT of DeepLearningExamples, whose
+frameworks run batches of one and more.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from typing import Any
 from mlsysim.calibration.inference import inference_hardware
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.hardware.registry import Hardware
+from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.solvers.cnn_table import ReplicaQuestion, built_fleet, named_accelerator, named_framework, whole_cell
+from mlsysim.solvers.accelerator_names import accelerator_entry
+from mlsysim.solvers.cnn_table import ReplicaQuestion, named_accelerator, named_framework, whole_cell
 from mlsysim.solvers.single_node import SingleNodeModel, SingleNodeResult
+from mlsysim.solvers.slices import Slicing, sliced, slicing
+from mlsysim.systems.types import Fleet, Node
 
 _ROUND = re.compile(r"v?(\d+\.\d+)")
+_LINE = re.compile(r"(\S+?):L(\d+) @(\w+)")
 _BESIDE_NAME = re.compile(r"^nvidia\s+|[\s-]+cts$")
 _EIGHT_BITS_SUFFICE = 99.5
 Cells = Mapping[str, str]
@@ -29,7 +34,7 @@ Cells = Mapping[str, str]
 
 def is_inference(cells: Cells) -> bool:
     """Whether a row has a scenario, as those of MLPerf Inference do, or asks for inference."""
-    return "scenario" in cells or _text(cells, "task") == "infer"
+    return "scenario" in cells or cell_text(cells, "task") == "infer"
 
 
 def inference_rate(cells: Cells) -> tuple[float, SingleNodeResult, str]:
@@ -60,18 +65,19 @@ def inference_question(cells: Cells) -> ReplicaQuestion:
 
 def _framework_run(cells: Cells) -> ReplicaQuestion:
     """A batch of images in a framework, or in TensorRT from within it."""
-    accelerator, entry = named_accelerator(cells)
+    accelerator, _ = named_accelerator(cells)
     inference_hardware(accelerator.name)
     count = whole_cell(cells, "n_accel")
-    if "resnet-50" not in (model := _text(cells, "model")):
-        raise InputError("model", model, "ResNet-50: a row of BERT does not say the length of its sequences")
-    written = _text(cells, "precision")
-    told = f"{_text(cells, 'framework')} {_text(cells, 'locator')} {written}"
+    model = cell_text(cells, "model")
+    written = cell_text(cells, "precision")
+    told = f"{cell_text(cells, 'framework')} {cell_text(cells, 'locator')} {written}"
     framework = "tensorrt" if "-trt" in told or "tensorrt" in told else named_framework(cells)
     framework = "tensorrt" if written == "int8" else framework
-    stacks, formats = _section("framework"), _section("format")
-    if entry in _section("uncalibrated")["accelerators"]:
-        raise InputError("accelerator", entry, "another: of what it sustains, single batches in frameworks say another clock")
+    if (registered := names_of("model").get(model.partition(" ")[0])) is None:
+        raise UnknownNameError.among("model", model, names_of("model"))
+    workload = Models.get(registered)
+    encoder = isinstance(workload, TransformerWorkload)
+    stacks, formats = names_of("encoder_framework" if encoder else "framework"), names_of("format")
     if framework not in stacks:
         raise UnknownNameError.among("framework", framework, stacks)
     if written not in formats:
@@ -81,65 +87,135 @@ def _framework_run(cells: Cells) -> ReplicaQuestion:
         "stack": stacks[framework],
         "batch_size": count * whole_cell(cells, "batch_per_accel"),
     }
-    return ReplicaQuestion(Models.get("ResNet50"), accelerator if count == 1 else _system(entry, count), arguments)
+    if encoder:
+        arguments["seq_len"] = whole_cell(cells, "seq_len") if cell_text(cells, "seq_len") else _printed_length(cells)
+    return ReplicaQuestion(workload, accelerator if count == 1 else _system(accelerator, count), arguments)
+
+
+def _printed_length(cells: Cells) -> int:
+    """Tokens of a sequence, which the tables of BERT print in a column that a row leaves out: by the line that it cites."""
+    text = cells.get("locator", "").strip()
+    found, known = _LINE.match(text), names_of("printed_lengths")
+    if found is None:
+        raise InputError("locator", text, "the file, line and revision of a published table: it says the length of sequences")
+    file, line, revision = found[1].partition("/")[0].lower(), int(found[2]), found[3]
+    blocks = known["blocks"].get(f"{file}@{revision}", {})
+    batch = whole_cell(cells, "batch_per_accel")
+    row = known["batches"].index(batch) if batch in known["batches"] else 0
+    for length, first_lines in blocks.items():
+        if line - row in first_lines:
+            return int(length)
+    raise InputError("locator", text, "a line of a table whose lengths are listed: the row does not say that of its sequences")
 
 
 def _offline(cells: Cells) -> ReplicaQuestion:
-    if (scenario := _text(cells, "scenario")) != "offline":
-        raise InputError("scenario", scenario, "offline: latency under a stream of queries is not calibrated")
-    benchmark, known = _text(cells, "benchmark"), _section("benchmark")
+    if (scenario := cell_text(cells, "scenario")) != "offline":
+        raise InputError("scenario", scenario, "offline: queries that arrive are a question for BatchServerModel")
+    asked = submitted(cells)
+    hardware = asked.hardware
+    accelerator, count = (hardware.node.accelerator, hardware.accelerators) if isinstance(hardware, Fleet) else (hardware, 1)
+    # A slice takes a batch as much smaller as its memory.
+    whole = Hardware.get(_accelerator(cells)[0]).memory_capacity_B
+    each = max(1, int(names_of("batch")[submitted_model(cells)] * accelerator.memory_capacity_B / whole))
+    arguments = asked.arguments | {"batch_size": count * each}
+    if isinstance(asked.workload, TransformerWorkload):
+        arguments["mean_tokens"] = names_of("squad")["mean_tokens"]
+    return ReplicaQuestion(asked.workload, asked.hardware, arguments)
+
+
+def _benchmark(cells: Cells) -> dict[str, Any]:
+    benchmark, known = cell_text(cells, "benchmark"), names_of("benchmark")
     if benchmark not in known:
         raise UnknownNameError.among("benchmark", benchmark, known)
-    entry = _accelerator(cells)
-    accelerator = Hardware.get(entry)
+    return dict(known[benchmark])
+
+
+def submitted_model(cells: Cells) -> str:
+    """The registry's name of the model of a row of MLPerf Inference.
+
+    Example:
+        >>> submitted_model({"benchmark": "bert-99.9"})
+        'BERT_Large'
+    """
+    return str(_benchmark(cells)["model"])
+
+
+def submitted(cells: Cells) -> ReplicaQuestion:
+    """Of a row of MLPerf Inference what all scenarios share: the model, the system, number format, engine and length.
+
+    Raises:
+        InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
+    """
+    benchmark = _benchmark(cells)
+    entry, cut = _accelerator(cells)
+    accelerator, count = Hardware.get(entry), accelerator_count(cells)
+    if cut is not None:
+        # One slice is one of the system's: submissions leave the others idle, or to other benchmarks.
+        accelerator, count = sliced(entry, cut, _slice_units(entry)), count * cut.slices if cut.slices > 1 else 1
     inference_hardware(accelerator.name)
-    count = _count(cells)
-    release = _release(cells)
-    model = known[benchmark]["model"]
-    workload = Models.get(model)
+    release = round_number(cells)
+    workload = Models.get(benchmark["model"])
     arguments: dict[str, Any] = {
-        "precision": _precision(entry, release, known[benchmark]["target"]),
+        "precision": _precision(entry, release, benchmark["target"]),
         "stack": _stack(cells, release),
-        "batch_size": count * _section("batch")[model],
     }
     if isinstance(workload, TransformerWorkload):
-        squad = _section("squad")
-        arguments |= {"seq_len": squad["seq_len"], "mean_tokens": squad["mean_tokens"]}
-    hardware = accelerator if count == 1 else _system(entry, count)
-    return ReplicaQuestion(workload, hardware, arguments)
+        arguments["seq_len"] = names_of("squad")["seq_len"]
+    return ReplicaQuestion(workload, accelerator if count == 1 else _system(accelerator, count), arguments)
 
 
-def _system(entry: str, count: int) -> Any:
+def _system(accelerator: HardwareNode, count: int) -> Fleet:
     """Accelerators that never talk to each other, whatever their links."""
-    return built_fleet(entry, count, count, 1.0, 1.0)
+    each = Node(
+        name=f"{count} x {accelerator.name}",
+        accelerator=accelerator,
+        accelerators_per_node=count,
+        intra_node_bw="2 byte/second",
+    )
+    return Fleet(name=each.name, node=each, count=1)
+
+
+def _slice_units(entry: str) -> int:
+    known = names_of("slice")["multiprocessors"]
+    chip = entry.partition("_")[0]
+    if chip not in known:
+        raise UnknownNameError.among("accelerator that is cut in slices", chip, known)
+    return int(known[chip])
 
 
 @functools.cache
-def _section(name: str) -> dict[str, Any]:
+def names_of(name: str) -> dict[str, Any]:
+    """A section of ``inference_names.toml``, without its source."""
     document = tomllib.loads((resources.files("mlsysim.solvers") / "data" / "inference_names.toml").read_text("utf-8"))
     return {key: value for key, value in document[name].items() if key != "source"}
 
 
-def _text(cells: Cells, column: str) -> str:
+def cell_text(cells: Cells, column: str) -> str:
+    """A cell in lower case; empty where the row has none."""
     return cells.get(column, "").strip().lower()
 
 
-def _accelerator(cells: Cells) -> str:
-    """The accelerator's name in the registry."""
-    text = _text(cells, "accelerator")
+def _accelerator(cells: Cells) -> tuple[str, Slicing | None]:
+    """The accelerator's name in the registry, and how it is cut."""
+    text, cut = slicing(cell_text(cells, "accelerator"))
     if not text:
         raise InputError("accelerator", "", "a name: systems without accelerators are not calibrated")
-    if "mig" in text:
-        raise InputError("accelerator", text, "a whole accelerator: slices of one are not calibrated")
     name = _BESIDE_NAME.sub("", _BESIDE_NAME.sub("", text))
-    known = _section("accelerator")
-    if name not in known:
-        raise UnknownNameError.among("accelerator with calibrated inference", text, known)
-    return str(known[name])
+    listed = names_of("accelerator").get(name)
+    return (str(listed) if listed else accelerator_entry(text)), cut
 
 
-def _count(cells: Cells) -> int:
-    text = _text(cells, "n_accel")
+def accelerator_count(cells: Cells) -> int:
+    """Accelerators of the system that a row describes.
+
+    Raises:
+        InputError: no whole number.
+
+    Example:
+        >>> accelerator_count({"n_accel": "8.0"})
+        8
+    """
+    text = cell_text(cells, "n_accel")
     try:
         number = float(text)
     except ValueError:
@@ -149,9 +225,17 @@ def _count(cells: Cells) -> int:
     return int(number)
 
 
-def _release(cells: Cells) -> float:
-    """The round as a number."""
-    text = _text(cells, "round")
+def round_number(cells: Cells) -> float:
+    """The round of MLPerf Inference as a number.
+
+    Raises:
+        InputError: it is none.
+
+    Example:
+        >>> round_number({"round": "v4.1"})
+        4.1
+    """
+    text = cell_text(cells, "round")
     found = _ROUND.fullmatch(text)
     if found is None:
         raise InputError("round", text, 'a round of MLPerf Inference such as "v4.1": its year is that of the engine')
@@ -161,12 +245,12 @@ def _release(cells: Cells) -> float:
 def _precision(entry: str, release: float, target: float) -> str:
     if target < _EIGHT_BITS_SUFFICE:
         return "int8"
-    since = _section("precision")["fp8_from"]
+    since = names_of("precision")["fp8_from"]
     return "fp8" if release >= since.get(entry.partition("_")[0], float("inf")) else "fp16"
 
 
 def _stack(cells: Cells, release: float) -> str:
-    stacks = _section("stack")
-    if "maxq" in _text(cells, "system"):
+    stacks = names_of("stack")
+    if "maxq" in cell_text(cells, "system"):
         return str(stacks["limited"])
     return str(stacks["newer" if release >= stacks["newer_from"] else "older"])

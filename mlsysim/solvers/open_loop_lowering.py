@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
 
+from mlsysim.physics.inference import InferenceWork, largest_batch
 from mlsysim.physics.joining_queue import CELLS, prompts_a_step, turn
 from mlsysim.physics.open_loop import Floats, OpenLoop, in_flight
 from mlsysim.physics.queueing import delay_scale_s
@@ -15,9 +17,10 @@ from mlsysim.solvers.lowering import inference_work
 from mlsysim.solvers.serving_bound import BoundPasses
 from mlsysim.solvers.serving_input import ServingSetting
 from mlsysim.solvers.serving_lowering import calibrated_passes
-from mlsysim.solvers.serving_room import room
+from mlsysim.solvers.serving_room import Room, room
 
 _LEVELS = 12  # numbers in flight at which the queue of prompts is solved
+_HALVINGS = 16
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Paces:
     setting: ServingSetting
     passes: Passes
     places: int
+    beams: int
     reason: str
     alone_s: float
     front_s: float
@@ -43,6 +47,11 @@ class Paces:
     def capacity_per_s(self) -> float:
         """Requests that a replica completes with all places taken."""
         return float(self.completions_per_s[-1])
+
+    @property
+    def best_per_s(self) -> float:
+        """Requests that a replica completes with as many places taken as complete most."""
+        return float(self.completions_per_s.max())
 
     def under(self, arrival_per_s: float, cv2: float) -> OpenLoop:
         """What requests see that arrive at this rate, below capacity; ``cv2``: of the time that they hold a place."""
@@ -112,9 +121,9 @@ class Paces:
         batch, base_s = levels[:, None].astype(float), self.step_s[levels - 1]
         most = [prompts_a_step(arrival_per_s, *pace, fits) for pace in zip(base_s, self.joined_s[levels - 1], strict=True)]
         prompts = np.arange(max(most) + 1.0)
-        step = self.passes.decode(batch, self.setting.context)
+        step = self.passes.decode(self.beams * batch, _context(self.setting, self.beams))
         each_step = np.maximum(prompts, 1.0) * min(prompt, self.step_tokens)
-        added_s = prompts * np.asarray(self.passes.joining_s(step, batch, prompt, each_step), float)
+        added_s = prompts * np.asarray(self.passes.joining_s(step, self.beams * batch, prompt, each_step), float)
         steps = np.maximum(prompts * prompt / np.maximum(self.step_tokens - batch, 1.0), 1.0)
         begun = np.where(prompts > 1, steps, np.ceil(steps))
         shared_s = ((begun - steps) * added_s / steps)[:, 1]
@@ -122,27 +131,59 @@ class Paces:
         return [(kept_s[row, : k + 1], first_s[row, : k + 1], float(shared_s[row])) for row, k in enumerate(most)]
 
 
-def paces(setting: ServingSetting, most: int | None) -> Paces:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What ``share`` of the requests keep, in seconds (inf: no limit): to the first token, a token after it, the whole."""
+
+    share: float
+    first_s: float
+    token_s: float
+    request_s: float
+
+    def kept(self, loop: OpenLoop, output: float) -> bool:
+        """Whether requests of ``output`` tokens keep them."""
+        if loop.token_percentile_s(self.share) > self.token_s:
+            return False
+        after = ((self.first_s, 0.0), (self.request_s, output - 1))
+        return all(loop.after_wait(more).tail(limit_s) <= 1 - self.share for limit_s, more in after if limit_s < inf)
+
+
+def highest_arrivals(pace: Paces, limits: Limits, output: float, cv2: float) -> float:
+    """The most arrivals a second within ``limits``; 0 where not even a lone request keeps them.
+
+    More arrivals lengthen every time, so that halving finds it.
+    """
+    low, high = 0.0, pace.capacity_per_s
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if limits.kept(pace.under(middle, cv2), output) else (low, middle)
+    return low
+
+
+def paces(setting: ServingSetting, most: int | None, beams: int = 1) -> Paces:
     """A replica's speed with 1, 2, ... requests in flight, at most ``most`` or as many as fit.
 
     Every request takes ``output`` steps of the batch, in which the prompts of all others join once: f(n) = n / (output step(n)
-    + n prompt).
+    + n prompt). Under beam search a request decodes ``beams`` sequences, which share its prompt and the prompt's cache.
     """
     work = inference_work(setting.workload, setting.weights, setting.cache)
     held = room(setting, work)
-    places = int(max(1.0, min(held.most_sequences, float(most or held.most_sequences))))
+    fit = held.most_sequences if beams == 1 else _searched(setting, work, held, beams)
+    places = int(max(1.0, min(fit, float(most or fit))))
     stack = setting.stack
     passes: Passes = BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting)
     batch = np.arange(1.0, places + 1.0)
     prompt, output = setting.prompt, setting.output
-    step = passes.decode(batch, setting.context)
+    step = passes.decode(beams * batch, _context(setting, beams))
     step_s = np.broadcast_to(np.asarray(step.total_s, dtype=float), batch.shape)
-    joined_s = np.broadcast_to(np.asarray(passes.joining_s(step, batch, prompt, batch * prompt / output), float), batch.shape)
+    joined = passes.joining_s(step, beams * batch, prompt, batch * prompt / output)
+    joined_s = np.broadcast_to(np.asarray(joined, float), batch.shape)
     return Paces(
         setting=setting,
         passes=passes,
         places=places,
-        reason=held.reason(setting, 1.0) if held.most_sequences < 1 else "",
+        beams=beams,
+        reason=held.reason(setting, 1.0) if fit < 1 else "",
         alone_s=float(passes.prefill_s(1.0, prompt)),
         front_s=0.0 if stack is None else float(stack.coefficients.request_s),
         step_tokens=float(stack.step_tokens) if stack is not None and stack.step_tokens else float("inf"),
@@ -151,3 +192,15 @@ def paces(setting: ServingSetting, most: int | None) -> Paces:
         token_s=step_s + (batch - 1) / output * joined_s,
         completions_per_s=batch / (output * step_s + batch * joined_s),
     )
+
+
+def _context(setting: ServingSetting, beams: int) -> float:
+    """Keys and values that a sequence reads in a step: beams of one request read those of its prompt together."""
+    return setting.context if beams == 1 else setting.prompt / beams + setting.output / 2
+
+
+def _searched(setting: ServingSetting, work: InferenceWork, held: Room, beams: int) -> float:
+    """Requests that fit, of which each caches its prompt once and ``beams`` continuations of it."""
+    tokens = setting.prompt + beams * max(0.0, setting.occupied - setting.prompt)
+    fit = float(largest_batch(held.free_B, work.kv_B / setting.kv_shards, tokens))
+    return fit if setting.stack is None else min(fit, setting.stack.most_sequences // beams)

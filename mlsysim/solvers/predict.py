@@ -21,9 +21,12 @@ from mlsysim.physics.work import RECOMPUTE_MODES
 from mlsysim.solvers.cnn_table import small_model_run
 from mlsysim.solvers.feasibility import over_budget
 from mlsysim.solvers.inference_table import inference_rate, is_inference
+from mlsysim.solvers.served_table import is_served, served_figure
 from mlsysim.solvers.serving import ServingModel
 from mlsysim.solvers.serving_table import METRICS as SERVING_METRICS
 from mlsysim.solvers.serving_table import serving_figure, serving_question
+from mlsysim.solvers.token_server import TokenServerModel
+from mlsysim.solvers.token_table import is_language, is_submission, submission_cells, token_figure, token_question
 from mlsysim.solvers.training_figures import training_figure
 from mlsysim.solvers.training_steps import LoweredRun, RunStep, lowered, run_steps
 from mlsysim.solvers.training_table import question
@@ -150,7 +153,8 @@ def _guarded(solve: Callable[[Cells], _Run | _Waiting], cells: Cells) -> _Run | 
 def _added(answer: _Run | str, metric: str, unit: str) -> dict[str, Any]:
     if isinstance(answer, str):
         return dict.fromkeys(ADDED_COLUMNS, "") | {"reason": answer}
-    predicted = answer.figure(metric)
+    # Tables without a metric say by the unit what is counted.
+    predicted = answer.figure(metric or unit)
     if not isinstance(predicted, str):
         predicted *= _SCALES.get((metric, unit), 1.0)
         if not math.isfinite(predicted):
@@ -227,12 +231,24 @@ def _small_model_run(cells: Cells) -> _Run:
 
 
 def _inference_run(cells: Cells) -> _Run:
-    rate, result, stack = inference_rate(cells)
-    return _Run(result.feasible, result.basis, stack, result.reason, lambda _: rate)
+    if is_language(cells):
+        return _language_run(cells)
+    figure, result, stack = served_figure(cells) if is_served(cells) else inference_rate(cells)
+    return _Run(result.feasible, result.basis, stack, result.reason, lambda _: figure)
+
+
+def _language_run(cells: Cells) -> _Run:
+    """A language model of MLPerf Inference on a whole system."""
+    asked = token_question(cells)
+    result = TokenServerModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    figure = functools.partial(token_figure, result)
+    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
 
 
 def _serving_run(cells: Cells) -> _Run:
     """A deployment under its scheduler; its metrics are those of a result."""
+    if is_submission(cells):
+        return _language_run(submission_cells(cells))
     asked = serving_question({**cells, "metric": "ttft_ms"})
     result = ServingModel().solve(asked.workload, asked.hardware, **asked.arguments)
     figure = functools.partial(serving_figure, result)

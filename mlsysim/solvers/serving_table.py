@@ -189,7 +189,7 @@ def _hardware(row: Mapping[str, str], ranks: int) -> HardwareNode | Fleet:
     name = _text(row, "accelerator")
     known = _names()["accelerator"]
     entry = known.get(name) or known.get(_bare(name)) or accelerator_entry(name)
-    return _built_hardware(entry if isinstance(entry, str) else tuple(sorted(entry.items())), ranks)
+    return built_hardware(entry if isinstance(entry, str) else tuple(sorted(entry.items())), ranks)
 
 
 def _bare(name: str) -> str:
@@ -202,7 +202,7 @@ _MEMORY = re.compile(r"[\s-]*\d+\s*gi?b.*$")
 
 
 @functools.lru_cache(maxsize=1024)
-def _built_hardware(entry: str | tuple[tuple[str, Any], ...], ranks: int) -> HardwareNode | Fleet:
+def built_hardware(entry: str | tuple[tuple[str, Any], ...], ranks: int) -> HardwareNode | Fleet:
     """Building checked types takes longer than solving them: rows with the same cells share the object."""
     device = Hardware.get(entry) if isinstance(entry, str) else _variant(dict(entry))
     if ranks == 1:

@@ -1,11 +1,13 @@
 """Fits the engines and clocks of the forward pass alone: ``python -m mlsysim.validation.fit_inference anchors``.
 
-Reads the calibration cases of ``anchors/inference`` and no others; writes ``calibration/inference.toml``. What is fitted of a
-stack or a device is named in its entry (``fit``); everything else there is stated and stays.
+Reads the calibration cases of ``anchors/inference`` and ``anchors/inference_frameworks`` and no others; writes
+``calibration/inference.toml``. What is fitted of a stack or a device is named in its entry (``fit``); everything else there is
+stated and stays.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Fit, Times, fit
+from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Times, fit
 from mlsysim.calibration.inference import (
     COEFFICIENTS,
     FILE,
@@ -33,7 +35,7 @@ from mlsysim.solvers.replica_lowering import Kernels, ReplicaWork
 from mlsysim.systems.types import Fleet
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
-FAMILY = "inference"
+FAMILIES = ("inference", "inference_frameworks")
 # Physically meaningful ranges; a coefficient that ends at one is reported.
 RANGES = {
     "convolution_share": Coefficient(0.9, 0.3, 1.3),
@@ -83,7 +85,7 @@ class InferenceRuns:
 
 def inference_anchors(root: Path, role: str) -> list[Anchor]:
     """The cases of ``role`` that come from tables of MLPerf Inference."""
-    files = [path for path in anchor_files(root) if path.parent.name == FAMILY]
+    files = [path for path in anchor_files(root) if path.parent.name in FAMILIES]
     return [anchor for path in files for anchor in load(path) if anchor.case.run and anchor.case.role == role]
 
 
@@ -115,16 +117,23 @@ def fit_all(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """The entries of ``inference.toml``, fitted to the calibration cases under ``root``."""
     tables = {kind: {name: dict(entry) for name, entry in table.items()} for kind, table in inference_tables().items()}
     runs = gathered(inference_anchors(root, "calibration"))
-    free = {
-        f"{kind} {name} {part}": _begin(entry, part)
-        for kind, table in tables.items()
-        for name, entry in table.items()
-        for part in entry.get("fit", ())
-    }
-    measured = np.concatenate([run.measured_s for run in runs])
-    found = fit(lambda values: _predicted(runs, _trial(tables, values)), measured, free, pull=_PULL)
-    tables = _trial(tables, {key: free[key].written(value) for key, value in found.values.items()})
-    _note(tables, found, root)
+    at_bound: list[str] = []
+    for last in (False, True):
+        # Stacks that are fitted last say nothing of the devices: their clocks and shares are held.
+        names = {name for name, entry in tables["stack"].items() if bool(entry.get("fitted_last")) == last}
+        chosen = [run for run in runs if run.stack in names]
+        free = {
+            f"{kind} {name} {part}": _begin(entry, part)
+            for kind, table in tables.items()
+            for name, entry in table.items()
+            for part in entry.get("fit", ())
+            if (name in names if kind == "stack" else not last)
+        }
+        measured = np.concatenate([run.measured_s for run in chosen])
+        found = fit(functools.partial(_tried, chosen, tables), measured, free, pull=_PULL)
+        tables = _trial(tables, {key: free[key].written(value) for key, value in found.values.items()})
+        at_bound += found.at_bound
+    _note(tables, at_bound, root)
     return tables
 
 
@@ -144,18 +153,22 @@ def _trial(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], values: Mappin
     return trial
 
 
+def _tried(runs: Iterable[InferenceRuns], tables: Mapping[str, Any], values: Mapping[str, float]) -> Times:
+    return _predicted(runs, _trial(tables, values))
+
+
 def _predicted(runs: Iterable[InferenceRuns], tables: Mapping[str, Any]) -> Times:
     return np.concatenate([run.batch_s(tables) for run in runs])
 
 
-def _note(tables: dict[str, dict[str, dict[str, Any]]], found: Fit, root: Path) -> None:
+def _note(tables: dict[str, dict[str, dict[str, Any]]], at_bound: Iterable[str], root: Path) -> None:
     """Writes beside each stack and device how well it was fitted, and what ended at its bound."""
     by_role = {role: gathered(inference_anchors(root, role)) for role in ("calibration", "validation")}
     for kind, table in tables.items():
         for name, entry in table.items():
             for stale in ("calibration", "validation", "at_bound"):
                 entry.pop(stale, None)
-            entry["at_bound"] = [key.split(" ")[2] for key in found.at_bound if key.split(" ")[:2] == [kind, name]]
+            entry["at_bound"] = [key.split(" ")[2] for key in at_bound if key.split(" ")[:2] == [kind, name]]
             for role, runs in by_role.items():
                 chosen = [run for run in runs if getattr(run, kind) == name]
                 if chosen:

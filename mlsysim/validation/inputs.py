@@ -14,7 +14,9 @@ from mlsysim.core.spec import Spec
 from mlsysim.models import types as workload_types
 from mlsysim.solvers.cnn_table import replica_question
 from mlsysim.solvers.inference_table import inference_question, is_inference
+from mlsysim.solvers.served_table import served_question
 from mlsysim.solvers.serving_table import serving_question
+from mlsysim.solvers.token_table import token_question
 from mlsysim.solvers.training_table import question
 
 if TYPE_CHECKING:
@@ -77,6 +79,12 @@ def _asked(solver: str, run: dict[str, str]) -> tuple[tuple[Spec, ...], dict[str
     if solver == "SingleNodeModel":
         small = inference_question(run) if is_inference(run) else replica_question(run)
         return (small.workload, small.hardware), small.arguments
+    if solver == "BatchServerModel":
+        served = served_question(run)
+        return (served.workload, served.hardware), served.arguments
+    if solver == "TokenServerModel":
+        tokens = token_question(run)
+        return (tokens.workload, tokens.hardware), tokens.arguments
     asked = question(run)
     return (asked.workload, asked.fleet), asked.arguments
 
