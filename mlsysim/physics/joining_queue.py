@@ -111,11 +111,10 @@ def _poisson(mean: Floats, most: int) -> Floats:
 def _stationary(coming: Floats, served: npt.NDArray[np.int_]) -> Floats:
     """Shares of the states of the chain; more than fit stay at the last."""
     size = served.size
-    moves = np.zeros((size, size))
-    for state in range(size):
-        left = state - served[state]
-        moves[state, left:] = coming[served[state], : size - left]
-        moves[state, -1] += coming[served[state], size - left :].sum()
+    states = np.arange(size)
+    came = states - (states - served)[:, None]
+    moves = np.where(came >= 0, coming[served[:, None], np.maximum(came, 0)], 0.0)
+    moves[:, -1] = 1 - moves[:, :-1].sum(axis=1)
     balance = moves.T - np.eye(size)
     balance[-1] = 1.0
     shares: Floats = np.linalg.solve(balance, np.append(np.zeros(size - 1), 1.0))

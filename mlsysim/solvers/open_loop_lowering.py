@@ -19,8 +19,8 @@ from mlsysim.solvers.serving_input import ServingSetting
 from mlsysim.solvers.serving_lowering import calibrated_passes
 from mlsysim.solvers.serving_room import Room, room
 
-_LEVELS = 12  # numbers in flight at which the queue of prompts is solved
-_HALVINGS = 16
+_LEVELS = 8  # numbers in flight at which the queue of prompts is solved
+_HALVINGS = 12  # of the capacity: to a four-thousandth of it
 
 
 @dataclass(frozen=True)
