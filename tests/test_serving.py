@@ -343,8 +343,8 @@ def test_a_row_is_predicted_in_its_own_metric(metric):
 
 
 def test_the_year_chooses_the_era_of_an_engine():
-    rows = [{**ROW, "year": year, "metric": "itl_ms"} for year in ("2024", "2026", "")]
-    assert [row["stack_used"] for row in predict_table(rows)] == ["vllm-2024", "vllm-2025", "vllm-2025"]
+    rows = [{**ROW, "year": year, "metric": "itl_ms"} for year in ("2024", "2026", "", "99999")]
+    assert [row["stack_used"] for row in predict_table(rows)] == ["vllm-2024", "vllm-2025", "vllm-2025", "vllm-2025"]
 
 
 def test_an_engine_that_is_not_listed_has_the_generic_stack():

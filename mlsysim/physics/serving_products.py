@@ -35,7 +35,7 @@ def scaled(product: Product, engine: EngineCoefficients) -> Product:
         kernel = _scaled_once(product.kernel, compute_share, memory_share)
     else:
         kernel = _scaled_kernel(product.kernel, compute_share, memory_share)
-    return replace(product, kernel=kernel)
+    return Product(kernel, product.input_B, product.weight_B, product.peak_flops_per_s, product.output_B)
 
 
 def _scaled_kernel(kernel: GemmKernel, compute_share: Num, memory_share: Num) -> GemmKernel:

@@ -182,7 +182,7 @@ def _stack(row: Mapping[str, str]) -> str:
     if isinstance(found, str):
         return found
     year = _number(row, "year", 9999.0)
-    return str(next(era["stack"] for era in found if year <= era["until"]))
+    return str(next((era["stack"] for era in found if year <= era["until"]), found[-1]["stack"]))
 
 
 def _hardware(row: Mapping[str, str], ranks: int) -> HardwareNode | Fleet:
