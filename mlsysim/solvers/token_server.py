@@ -30,6 +30,7 @@ class TokenServerResult(Result):
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("tokens_per_second", "requests_per_second", "ttft", "tpot", "tp_size", "replicas")
+    SEARCHES: ClassVar[bool] = True
 
     requests_per_second: Quantity
     tokens_per_second: Quantity
