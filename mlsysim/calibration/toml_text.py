@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -47,3 +48,10 @@ def toml_tables(tables: Mapping[str, Mapping[str, Any]], header: str) -> str:
     for name, entry in tables.items():
         lines += ["", f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in entry.items())]
     return "\n".join(lines) + "\n"
+
+
+def write_tables(file: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes a file of this folder anew, under the comment that it has."""
+    path = Path(__file__).with_name(file)
+    header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
+    path.write_text(toml_tables(tables, header), encoding="utf-8")

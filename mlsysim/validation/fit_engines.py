@@ -21,7 +21,7 @@ import numpy as np
 from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Times, fit
 from mlsysim.calibration.stacks import resolved
-from mlsysim.calibration.toml_text import toml_tables
+from mlsysim.calibration.toml_text import write_tables
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.physics.serving_deployment import EngineCoefficients, ServingShape, Shards
 from mlsysim.physics.serving_schedule import Deployment, Served, continuous_batch, most_throughput, static_batch, streamed
@@ -388,11 +388,9 @@ def _note(
 def main(root: Path, only: str = "") -> None:
     """Fits, and writes both files beside the code that reads them."""
     engines, devices = fit_all(root, only)
-    folder = Path(__file__).parents[1] / "calibration"
     for name, tables in (("engines.toml", engines), ("engine_devices.toml", devices)):
-        header = "\n".join(line[2:] for line in (folder / name).read_text("utf-8").splitlines() if line.startswith("# "))
         quoted = {f'"{key}"' if "." in key else key: entry for key, entry in tables.items()}  # a bare dot opens a table in TOML
-        (folder / name).write_text(toml_tables(quoted, header), encoding="utf-8")
+        write_tables(name, quoted)
 
 
 if __name__ == "__main__":

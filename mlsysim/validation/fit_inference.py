@@ -26,7 +26,7 @@ from mlsysim.calibration.inference import (
     inference_tables,
 )
 from mlsysim.calibration.stacks import resolved
-from mlsysim.calibration.toml_text import toml_tables
+from mlsysim.calibration.toml_text import write_tables
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import Workload
 from mlsysim.solvers.inference_lowering import forward_time, inference_kernels, inference_work
@@ -180,10 +180,8 @@ def _note(tables: dict[str, dict[str, dict[str, Any]]], at_bound: Iterable[str],
 def main(root: Path) -> None:
     """Fits, and writes the file beside the code that reads it."""
     tables = fit_all(root)
-    path = Path(__file__).parents[1] / "calibration" / FILE
-    header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
     flat = {f"{kind}.{name}": entry for kind, table in tables.items() for name, entry in table.items()}
-    path.write_text(toml_tables(flat, header), encoding="utf-8")
+    write_tables(FILE, flat)
     for cached in (inference_tables, inference_stack, inference_hardware):
         cached.cache_clear()
 

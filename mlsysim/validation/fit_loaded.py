@@ -16,7 +16,7 @@ import numpy as np
 
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Times, fit
 from mlsysim.calibration.loaded import FILE, Tables, device_of, harness, harness_of, loaded_engine, loaded_tables
-from mlsysim.calibration.toml_text import toml_tables
+from mlsysim.calibration.toml_text import write_tables
 from mlsysim.physics.serving_deployment import EngineCoefficients
 from mlsysim.solvers.token_lowering import LoadQuestion, best_plan, load_question
 from mlsysim.solvers.token_table import token_question
@@ -122,10 +122,8 @@ def _predicted(runs: list[LoadedRun], tables: dict[str, Any]) -> Times:
 def main(root: Path) -> None:
     """Fits, and writes the file beside the code that reads it."""
     tables = fit_all(root)
-    path = Path(__file__).parents[1] / "calibration" / FILE
-    header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
     flat = {f"{kind}.{name}": entry for kind, entries in tables.items() for name, entry in entries.items()}
-    path.write_text(toml_tables(flat, header), encoding="utf-8")
+    write_tables(FILE, flat)
     for cached in (loaded_tables, harness):
         cached.cache_clear()
 

@@ -19,11 +19,12 @@ import numpy.typing as npt
 
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.calibration.stacks import stack
+from mlsysim.calibration.toml_text import write_tables
 from mlsysim.physics.memory import MemoryTerms, training_memory
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.work import LayeredWork
 from mlsysim.solvers.training_steps import prepared_row, stacked
-from mlsysim.validation.fit_stacks import STACKS, stated, write_tables
+from mlsysim.validation.fit_stacks import STACKS, stated
 from mlsysim.validation.loading import Anchor, anchor_files, load
 
 # Values tried of each term, from what is needed to what no allocator wastes.

@@ -17,7 +17,7 @@ import numpy as np
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Fit, Times, fit
 from mlsysim.calibration.replicas import COEFFICIENTS, FILE, replica_hardware, replica_stack, replica_tables
 from mlsysim.calibration.stacks import resolved
-from mlsysim.calibration.toml_text import toml_tables
+from mlsysim.calibration.toml_text import write_tables
 from mlsysim.physics.encoder import EncoderShape
 from mlsysim.physics.replica import ReplicaCoefficients, ReplicaPlan
 from mlsysim.solvers.cnn_table import ReplicaQuestion, replica_question
@@ -198,10 +198,8 @@ def _note(tables: dict[str, dict[str, dict[str, Any]]], found: Fit, root: Path) 
 def main(root: Path) -> None:
     """Fits, and writes the file beside the code that reads it."""
     tables = fit_all(root)
-    path = Path(__file__).parents[1] / "calibration" / FILE
-    header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
     flat = {f"{kind}.{name}": entry for kind, table in tables.items() for name, entry in table.items()}
-    path.write_text(toml_tables(flat, header), encoding="utf-8")
+    write_tables(FILE, flat)
     replica_tables.cache_clear()
     for cached in (replica_stack, replica_hardware):
         cached.cache_clear()

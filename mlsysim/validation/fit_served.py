@@ -16,7 +16,7 @@ import numpy as np
 
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Times, fit
 from mlsysim.calibration.served import FILE, harness, harness_of, served_tables
-from mlsysim.calibration.toml_text import toml_tables
+from mlsysim.calibration.toml_text import write_tables
 from mlsysim.core.units import Q_
 from mlsysim.solvers.batch_lowering import BATCHES, Batches, engine_batches, loaded, lone_s
 from mlsysim.solvers.served_table import served_question
@@ -123,9 +123,7 @@ def _predicted(runs: list[ServedRun], tables: dict[str, dict[str, Any]]) -> Time
 def main(root: Path) -> None:
     """Fits, and writes the file beside the code that reads it."""
     tables = fit_all(root)
-    path = Path(__file__).parents[1] / "calibration" / FILE
-    header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
-    path.write_text(toml_tables(tables, header), encoding="utf-8")
+    write_tables(FILE, tables)
     for cached in (served_tables, harness):
         cached.cache_clear()
 

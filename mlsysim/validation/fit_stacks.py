@@ -19,7 +19,7 @@ import numpy as np
 
 from mlsysim.calibration.fitting import Coefficient, ErrorStatistics, Times, fit
 from mlsysim.calibration.stacks import measured_device, resolved, stack
-from mlsysim.calibration.toml_text import toml_tables
+from mlsysim.calibration.toml_text import write_tables
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.step_inputs import KernelDevice, LayerShape, SharedCoefficients, StackCoefficients
 from mlsysim.physics.training import Machine
@@ -277,13 +277,6 @@ def _note(tables: Calibration, at_bound: Sequence[str], root: Path) -> None:
         entry["fitted"] = clock_rows(by_role["calibration"], name) >= _LEAST_CLOCK_ROWS
         if entry["fitted"]:
             entry["source"] = "fitted to the calibration rows of anchors/training that ran on it"
-
-
-def write_tables(name: str, tables: Tables) -> None:
-    """Writes a file beside the code that reads it, under the comment that it has."""
-    path = Path(__file__).parents[1] / "calibration" / name
-    header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
-    path.write_text(toml_tables(tables, header), encoding="utf-8")
 
 
 def main(root: Path) -> None:
