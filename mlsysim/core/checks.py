@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
-from mlsysim.core.errors import InconsistentError, InputError, UnknownArgumentError, UnknownNameError
+from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, UnknownArgumentError, UnknownNameError
 from mlsysim.core.options import written_out
 from mlsysim.core.units import magnitude
 
@@ -136,9 +136,18 @@ def by_either_name(check: Callable[[str, object], R], **named: object) -> R | No
     checked = {name: check(name, value) for name, value in named.items() if value is not None}
     first = next(iter(checked), "")
     for name, value in checked.items():
-        if value != checked[first]:
+        known = checked[first]
+        alike = math.isclose(value, known) if isinstance(value, float) and isinstance(known, float) else value == known
+        if not alike:
             raise InconsistentError(name, named[name], f"{named[first]}, as {first} says: both name the same argument")
     return checked[first] if checked else None
+
+
+def needed(name: str, value: R | None, expected: str) -> R:
+    """``value`` unless it was left out."""
+    if value is None:
+        raise MissingArgumentError(name, None, expected)
+    return value
 
 
 def instance(name: str, value: object, kind: type[R], expected: str) -> R:
