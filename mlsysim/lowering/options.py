@@ -1,4 +1,4 @@
-"""The arguments that describe a serving deployment and its load: their names, types, defaults and meanings, here alone."""
+"""The arguments that solvers share, of a serving deployment and of a training step: name, type, default and meaning of each."""
 
 from __future__ import annotations
 
@@ -87,3 +87,48 @@ class ServingOptions(DeploymentOptions, total=False):
         Quantity | str | None,
         Option(None, "host memory of one accelerator; by default its part of the node's, or what is needed if nobody says"),
     ]
+
+
+class TrainingOptions(TypedDict, total=False):
+    """What all plans of a training step share."""
+
+    seq_len: Annotated[int | None, Option(None, "tokens of a sequence; by default 4096")]
+    precision: Annotated[str, Option("bf16", "number format of the matrix products")]
+    efficiency: Annotated[float | None, Option(None, "share of peak that the caller owns; without it the result is the bound")]
+    recompute: Annotated[str | None, Option(None, "none, selective or full; by default the cheapest that fits, else none")]
+    gradient_precision: Annotated[str | None, Option(None, "bf16, fp16 or fp32; by default 16 bits")]
+    overlap_comm: Annotated[bool, Option(True, "whether collectives may hide under compute")]
+    overlap_efficiency: Annotated[
+        float | None,
+        Option(None, "share of every collective that hides; by default what fits under compute (in a search 0.85)"),
+    ]
+    straggler_factor: Annotated[float, Option(1.0, "how much slower the slowest rank is (>= 1)")]
+    congestion_factor: Annotated[float, Option(1.0, "how much slower the fabric is than its rate (>= 1)")]
+    stack: Annotated[str | None, Option(None, 'a calibrated software stack such as "megatron-2021", in place of an efficiency')]
+    attention: Annotated[str, Option("flash", "flash, flash-1, unfused or fused-softmax; calibrated basis only")]
+    expert_tp_size: Annotated[int | None, Option(None, "ranks that share one expert's matrices; by default as many as tp_size")]
+    shard_size: Annotated[int | None, Option(None, "data-parallel ranks that ZeRO shards over; by default all")]
+    lora_rank: Annotated[int | None, Option(None, "rank of adapters of the attention products, trained alone")]
+    routing_imbalance: Annotated[
+        float | None,
+        Option(None, "tokens of the busiest expert-parallel rank over the mean (>= 1); calibrated basis only"),
+    ]
+
+
+class PlanOptions(TypedDict, total=False):
+    """How a training step is split over its accelerators."""
+
+    tp_size: Annotated[int, Option(1, "tensor-parallel ranks")]
+    pp_size: Annotated[int, Option(1, "pipeline stages")]
+    dp_size: Annotated[int | None, Option(None, "data-parallel ranks: what TP, PP and CP leave; giving it only checks it")]
+    ep_size: Annotated[int, Option(1, "expert-parallel ranks, out of the ranks of a stage that the experts' own TP leaves")]
+    cp_size: Annotated[int, Option(1, "ranks that share each sequence and pass keys and values around a ring")]
+    virtual_stages: Annotated[int, Option(1, "model chunks a stage (interleaved schedule)")]
+    microbatch_count: Annotated[int | None, Option(None, "micro-batches a step; by default of one sequence each")]
+    schedule: Annotated[str | None, Option(None, "gpipe, 1f1b or interleaved; by default what ``virtual_stages`` needs")]
+    zero_stage: Annotated[int, Option(1, "0 to 3")]
+    sequence_parallel: Annotated[bool | None, Option(None, "whether norms are split over TP; by default if tp_size > 1")]
+
+
+class StepOptions(TrainingOptions, PlanOptions, total=False):
+    """All that can be said of one training step."""
