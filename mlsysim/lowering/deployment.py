@@ -124,7 +124,8 @@ class Deployment:
         prompt, batch = prompt_tokens(asked["input_len"], asked["seq_len"]), whole_number("batch_size", asked["batch_size"])
         padded = prompt if asked["padded_len"] is None else whole_number("padded_len", asked["padded_len"])
         if padded < prompt:
-            raise InconsistentError("padded_len", padded, f"at least the mean length, input_len = {prompt}")
+            called = "input_len" if asked["seq_len"] is None else "seq_len"
+            raise InconsistentError("padded_len", padded, f"at least the mean length, {called} = {prompt}")
         output = 0 if output_len is None else whole_number("output_len", output_len)
         if not model.causal and output:
             raise InputError("workload", model.name, f"a decoder with output_len = {output}: an encoder generates no tokens")
