@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mlsysim.calibration import gemm
-from mlsysim.calibration.stacks import resolved, sustained_clock
+from mlsysim.calibration.stacks import entry_of, resolved, sustained_clock
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
@@ -114,12 +114,7 @@ def replica_hardware(hardware_name: str) -> ReplicaHardware:
         >>> replica_hardware("A30").kernels
         'a100_sxm'
     """
-    devices = replica_tables()["device"]
-    known = {listed: name for name, entry in devices.items() for listed in entry["hardware"]}
-    if hardware_name not in known:
-        raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
-    name = known[hardware_name]
-    entry = resolved(devices, name)
+    name, entry = entry_of(replica_tables()["device"], hardware_name)
     clock = float(entry["clock"]) if "clock" in entry else sustained_clock(entry["kernels"])
     shares = {fmt: float(entry[f"{fmt}_share"]) for fmt in SHARED_FORMATS if f"{fmt}_share" in entry}
     return ReplicaHardware(name, entry["kernels"], clock, shares)

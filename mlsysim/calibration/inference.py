@@ -9,7 +9,7 @@ from typing import Any
 
 from mlsysim.calibration import gemm
 from mlsysim.calibration.data_parallel import ReplicaStack, fitted_device_names, replica_hardware
-from mlsysim.calibration.stacks import resolved, sustained_clock
+from mlsysim.calibration.stacks import entry_of, resolved, sustained_clock
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
@@ -147,12 +147,7 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
         >>> inference_hardware("Tesla V100 SXM2 16GB").clock == replica_hardware("Tesla V100 SXM2 16GB").clock
         True
     """
-    devices = inference_tables()["device"]
-    known = {listed: name for name, entry in devices.items() for listed in entry["hardware"]}
-    if hardware_name not in known:
-        raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
-    name = known[hardware_name]
-    entry = resolved(devices, name)
+    name, entry = entry_of(inference_tables()["device"], hardware_name)
     shares = {fmt: float(entry[f"{fmt}_share"]) for fmt in SHARED_FORMATS if f"{fmt}_share" in entry}
     if entry.get("as_trained"):
         trained = replica_hardware(hardware_name)
