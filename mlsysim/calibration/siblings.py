@@ -47,8 +47,8 @@ def sibling(device: str, family: str) -> str:
 def line_of(device: str) -> Iterator[str]:
     """``device`` and, one after the other, the siblings behind it as long as they are of its vendor.
 
-    What software was tuned to (a clock under load, the share of a kernel of its own) is passed on within a vendor; kernels, which
-    are shares of a datasheet, come from whatever ``sibling`` names.
+    What software was tuned to (a clock under load, the share of a kernel of its own) is passed on within a vendor; kernels,
+    which are shares of a datasheet, come from whatever ``sibling`` names.
 
     Example:
         >>> list(line_of("l40")), list(line_of("mi300x"))

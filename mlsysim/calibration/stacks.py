@@ -197,7 +197,7 @@ def entry_of(devices: Mapping[str, Mapping[str, Any]], hardware_name: str) -> tu
     if hardware_name in known:
         return known[hardware_name], resolved(devices, known[hardware_name])
     device = _devices().get(hardware_name)
-    for relative in siblings.line_of(device) if device else ():
+    for relative in siblings.line_of(kernels_of(device)) if device else ():
         if relative in devices:
             return relative, {**resolved(devices, relative), "kernels": device}
     raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
