@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mlsysim.calibration.stacks import kernels_of, measured_device, measured_hardware, resolved
+from mlsysim.calibration.devices import kernels_of, measured_device, measured_hardware
+from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels
@@ -50,27 +51,17 @@ def engine(name: str) -> Engine:
         >>> engine("vllm-2025").has.grouped_decode
         True
     """
-    known = engine_tables()
-    if name not in known:
-        raise UnknownNameError.among("stack", name, known, shown=30)
-    entry = resolved(known, name)
-    given = {key: float(entry[key]) for key in COEFFICIENTS if key in entry}
+    entry = known_entry("stack", name, engine_tables())
     return Engine(
         name=name,
-        coefficients=EngineCoefficients(**given),
+        coefficients=coefficients(EngineCoefficients, entry),
         has=_kernels(entry.get("kernels", {})),
         memory_share=float(entry["memory_use"]),
         most_sequences=float(entry["most_sequences"]),
         reserves=bool(entry.get("reserves", True)),
         step_tokens=float(entry["step_tokens"]),
-        fitted=tuple(_fitted(name)),
+        fitted=fitted_of(engine_tables(), name, "engine"),
     )
-
-
-def _fitted(name: str) -> list[str]:
-    own = engine_tables()[name]
-    shared = [key for key in _fitted(own["like"]) if key.rpartition(".")[2] not in own] if "like" in own else []
-    return [*shared, *(f"engine.{name}.{part}" for part in own.get("fit", ()))]
 
 
 def engine_names() -> tuple[str, ...]:
@@ -176,14 +167,10 @@ def engine_device(hardware_name: str) -> EngineDevice:
 @functools.cache
 def engine_tables() -> dict[str, dict[str, Any]]:
     """``engines.toml`` as it stands."""
-    return _read("engines.toml")
+    return packaged_toml("calibration", "engines.toml")
 
 
 @functools.cache
 def device_tables() -> dict[str, dict[str, Any]]:
     """``engine_devices.toml`` as it stands."""
-    return _read("engine_devices.toml")
-
-
-def _read(file: str) -> dict[str, dict[str, Any]]:
-    return packaged_toml("calibration", file)
+    return packaged_toml("calibration", "engine_devices.toml")

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlsysim.calibration.engines import Engine
-from mlsysim.calibration.stacks import resolved
-from mlsysim.core.errors import UnknownNameError
+from mlsysim.calibration.store import fitted_of, known_entry, resolved
 from mlsysim.core.toml import packaged_toml
 
 FILE = "loaded.toml"
@@ -51,9 +50,7 @@ def harness(name: str) -> LoadHarness:
         >>> harness("mlperf-vllm").engine
         'vllm-2025'
     """
-    known = loaded_tables()["harness"]
-    if name not in known:
-        raise UnknownNameError.among("harness_name", name, known)
+    known_entry("harness_name", name, loaded_tables()["harness"])
     return harness_of(loaded_tables(), name)
 
 
@@ -100,10 +97,4 @@ def loaded_fitted_names(hardware_name: str, front: LoadHarness | None) -> tuple[
     tables = loaded_tables()
     device = device_of(tables, hardware_name)
     clock = [f"loaded_device.{device}.{part}" for part in tables["device"][device].get("fit", ())] if device else []
-    return (*(_harness_names(front.name) if front else ()), *clock)
-
-
-def _harness_names(name: str) -> list[str]:
-    own = loaded_tables()["harness"][name]
-    shared = [key for key in _harness_names(own["like"]) if key.rpartition(".")[2] not in own] if "like" in own else []
-    return [*shared, *(f"harness.{name}.{part}" for part in own.get("fit", ()))]
+    return (*(fitted_of(tables["harness"], front.name, "harness") if front else ()), *clock)

@@ -6,8 +6,7 @@ import functools
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mlsysim.calibration.stacks import resolved
-from mlsysim.core.errors import UnknownNameError
+from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
 from mlsysim.core.toml import packaged_toml
 
 FILE = "served.toml"
@@ -54,16 +53,13 @@ def harness(name: str) -> Harness:
         >>> harness("triton").request_s > harness("lwis").request_s
         True
     """
-    tables = served_tables()
-    if name not in tables:
-        raise UnknownNameError.among("harness", name, tables)
-    return harness_of(tables, name)
+    known_entry("harness", name, served_tables())
+    return harness_of(served_tables(), name)
 
 
 def harness_of(tables: dict[str, dict[str, Any]], name: str) -> Harness:
     """The harness of this name in ``tables``."""
-    entry = resolved(tables, name)
-    return Harness(**{part: float(entry[part]) for part in COEFFICIENTS})
+    return coefficients(Harness, resolved(tables, name))
 
 
 def harness_fitted_names(name: str) -> tuple[str, ...]:
@@ -73,7 +69,4 @@ def harness_fitted_names(name: str) -> tuple[str, ...]:
         >>> harness_fitted_names("triton")[-1]
         'harness.triton.request_s'
     """
-    own = served_tables()[name]
-    shared = harness_fitted_names(own["like"]) if "like" in own else ()
-    kept = [known for known in shared if known.rpartition(".")[2] not in own]
-    return (*kept, *(f"harness.{name}.{part}" for part in own.get("fit", ())))
+    return fitted_of(served_tables(), name, "harness")
