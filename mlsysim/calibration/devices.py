@@ -37,7 +37,7 @@ def measured_hardware() -> tuple[str, ...]:
 @functools.cache
 def _devices() -> dict[str, str]:
     """The device of each accelerator: of its entry, or, without one, of what is stated of its kernels."""
-    stated = {siblings.hardware(device).name: device for device in siblings.stated_devices()}
+    stated = {chip.name: device for device in siblings.stated_devices() for chip in siblings.all_hardware(device)}
     return stated | {name: device for device, entry in _tables().items() for name in entry["hardware"]}
 
 

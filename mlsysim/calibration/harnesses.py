@@ -152,7 +152,7 @@ def loaded_fitted_names(hardware_name: str, front: LoadHarness | None) -> tuple[
     """Names of the fitted coefficients behind ``loaded_engine``, besides the engine's.
 
     Example:
-        >>> from mlsysim.calibration.loaded import harness
+        >>> from mlsysim.calibration.harnesses import harness
         >>> loaded_fitted_names("H200 SXM 141GB", harness("mlperf-vllm"))
         ('harness.mlperf-vllm.compute_share', 'harness.mlperf-vllm.sequence_s')
     """
