@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlsysim import DistributedModel, Fleet, InputError, Models, ParallelismOptimizer, Systems
 from mlsysim.calibration.memory import usable_memory_B
-from mlsysim.lowering.training_setting import check_setting
+from mlsysim.lowering.training_setting import TrainingSetting
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training.kernel_step import LayerTimes, once_per_layer
 from mlsysim.solvers.training import search as searching
@@ -50,7 +50,7 @@ BASES = {
 def whole_space(basis, nodes, batch, seq_len):
     """Every plan that fits, as columns: what the search ranks, before it is put in words."""
     asked = {"batch_size": batch, "seq_len": seq_len, **BASES[basis]}
-    setting = check_setting(LLAMA, fleet(nodes), **asked)
+    setting = TrainingSetting.of(LLAMA, fleet(nodes), **asked, zero_stage=1)
     goal = Objective("step_time", batch * seq_len, 1.0)
     question = Question(setting, Choices(), goal, usable_memory_B(80 * 2**30), kept=10**9)
     return exhausted(question, splits(setting, Choices()))[0].best
@@ -115,7 +115,7 @@ def test_a_layer_is_computed_once_for_all_plans_that_split_it_alike():
 @pytest.mark.parametrize("stack", [None, "megatron-core"])
 def test_tasks_are_of_like_sizes_and_leave_nothing_out(stack):
     basis = {"efficiency": 0.5} if stack is None else {"stack": stack}
-    setting = check_setting(LLAMA, fleet(64), batch_size=1024, **basis)
+    setting = TrainingSetting.of(LLAMA, fleet(64), batch_size=1024, **basis, zero_stage=1)
     parts = splits(setting, Choices())
     every = rows(setting, Choices(), parts)
     for size in (1, 500, 2048, 10**9):
