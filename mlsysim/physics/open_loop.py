@@ -10,6 +10,7 @@ The wait for a place has an exponential tail (``queueing.wait_tail``); prompts j
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from mlsysim.physics.queueing import percentile_s
 
 Floats = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int_]
 _NEVER = 1e-12  # states that are rarer than this change no percentile
 
 
@@ -38,6 +40,16 @@ def in_flight(arrival_per_s: float, completions_per_s: Floats) -> tuple[Floats, 
     weights[-1] /= 1 - load
     shares = weights / weights.sum()
     return shares[:-1], float(shares[-1])
+
+
+def not_rare(free: Floats) -> Whole:
+    """Which of the numbers in flight with these probabilities change a percentile.
+
+    Example:
+        >>> not_rare(np.array([1e-15, 0.1, 0.8, 0.1])).tolist()
+        [1, 2, 3]
+    """
+    return np.flatnonzero(free > _NEVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +79,7 @@ class Spread:
         """
         order = np.argsort(points_s, kind="stable")
         above = np.concatenate((np.cumsum(weights[order][::-1])[::-1], [0.0]))
-        mean_s = float(points_s @ weights) + taken * (shift_s + place_s)
+        mean_s = float((points_s * weights).sum()) + taken * (shift_s + place_s)
         return cls(points_s[order], above, mean_s, taken, shift_s, place_s)
 
     def tail(self, time_s: float) -> float:
@@ -88,7 +100,9 @@ class OpenLoop:
     Attributes:
         free: probabilities of 0 .. B-1 requests in flight; ``taken``: that it waits for a place.
         place_s: mean wait for a place of those who wait.
-        wait_s: for the prompt's turn, by the number in flight (rows) and cell of probability (columns, ``cells``).
+        cells: of probability, which add to 1.
+        likely: the numbers in flight that are not too rare to count (``not_rare``).
+        wait_s: for the prompt's turn, by the number in flight (rows, of ``likely``) and cell of probability (columns).
         first_s: from then to the first token, likewise.
         last_s: to the first token of who has waited for a place.
         token_s: time per output token, by the number in flight with it, 1 .. B.
@@ -98,6 +112,7 @@ class OpenLoop:
     taken: float
     place_s: float
     cells: Floats
+    likely: Whole
     wait_s: Floats
     first_s: Floats
     last_s: float
@@ -109,24 +124,62 @@ class OpenLoop:
 
     def after_wait(self, tokens: float) -> Spread:
         """Wait, first token and ``tokens`` more, as if the number in flight stayed what it finds."""
-        more_s = tokens * self.token_s
-        return self._spread(self.wait_s + self.first_s + more_s[:, None], self.last_s + float(more_s[-1]))
+        return self._spread(self._after_wait_s(tokens), self._last_s(tokens))
+
+    def late(self, tokens: float, limit_s: float) -> float:
+        """Share of the requests that have not had ``tokens`` more than their first token by ``limit_s``.
+
+        It is ``after_wait(tokens).tail(limit_s)``, without the sorting that a percentile needs.
+        """
+        over = self._after_wait_s(tokens) > limit_s
+        late_s = limit_s - self._last_s(tokens)
+        in_time = math.exp(-late_s / self.place_s) if late_s >= 0 else 1.0
+        return float((self._weights() * over).sum()) + self.taken * in_time
+
+    def slow(self, token_s: float) -> float:
+        """Share of the requests whose output tokens take longer than ``token_s`` each."""
+        return float(self._in_flight()[self.token_s > token_s].sum())
 
     def token_mean_s(self) -> float:
         """Time per output token, mean."""
-        return float(self._found() @ self.token_s)
+        return float((self._in_flight() * self.token_s).sum())
 
     def token_percentile_s(self, share: float) -> float:
         """Time per output token that ``share`` of the requests do not exceed."""
         order = np.argsort(self.token_s, kind="stable")
-        reached = np.searchsorted(np.cumsum(self._found()[order]), share)
+        reached = np.searchsorted(np.cumsum(self._in_flight()[order]), share)
         return float(self.token_s[order][min(int(reached), order.size - 1)])
 
-    def _found(self) -> Floats:
+    def _in_flight(self) -> Floats:
+        """Probabilities of 1 .. B requests in flight, with the one that has come."""
         return np.append(self.free[:-1], self.free[-1] + self.taken)
 
+    def _after_wait_s(self, tokens: float) -> Floats:
+        return self.wait_s + self.first_s + tokens * self.token_s[self.likely, None]
+
+    def _last_s(self, tokens: float) -> float:
+        return self.last_s + tokens * float(self.token_s[-1])
+
+    def _weights(self) -> Floats:
+        weights: Floats = self.free[self.likely, None] * self.cells
+        return weights * ((1 - self.taken) / weights.sum())
+
     def _spread(self, times_s: Floats, shift_s: float) -> Spread:
-        likely = self.free > _NEVER
-        weights = self.free[likely, None] * self.cells
-        weights *= (1 - self.taken) / weights.sum()
-        return Spread.of(times_s[likely].ravel(), weights.ravel(), self.taken, shift_s, self.place_s)
+        return Spread.of(times_s.ravel(), self._weights().ravel(), self.taken, shift_s, self.place_s)
+
+
+def last_kept(missed: Callable[[int], float], parts: int) -> int:
+    """The last of 0 .. ``parts`` - 1 at which ``missed``, which rises through 0, is at most 0; 0 is never asked.
+
+    Example:
+        >>> last_kept(lambda part: part - 100.5, 4096)
+        100
+    """
+    low, high = 0, parts
+    while high - low > 1:
+        middle = (low + high) // 2
+        value = missed(middle)
+        TRACE.append((middle,value))
+        low, high = (middle, high) if value <= 0 else (low, middle)
+    return low
+TRACE=[]

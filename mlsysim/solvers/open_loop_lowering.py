@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import inf
+import functools
+from dataclasses import dataclass, field
+from math import inf, log
 
 import numpy as np
-import numpy.typing as npt
 
 from mlsysim.physics.inference import InferenceWork, largest_batch
-from mlsysim.physics.joining_queue import CELLS, prompts_a_step, turn
-from mlsysim.physics.open_loop import Floats, OpenLoop, in_flight
+from mlsysim.physics.joining_queue import CELLS, Turns, prompts_a_step, turns
+from mlsysim.physics.open_loop import Floats, OpenLoop, Whole, in_flight, last_kept, not_rare
 from mlsysim.physics.queueing import delay_scale_s
 from mlsysim.physics.serving_schedule import Passes
 from mlsysim.solvers.lowering import inference_work
@@ -21,6 +21,7 @@ from mlsysim.solvers.serving_room import Room, room
 
 _LEVELS = 8  # numbers in flight at which the queue of prompts is solved
 _HALVINGS = 12  # of the capacity: to a four-thousandth of it
+_NOBODY = 1e-12  # so few requests count as none
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Paces:
     joined_s: Floats
     token_s: Floats
     completions_per_s: Floats
+    solved: dict[int, tuple[Floats, Floats, Floats]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def capacity_per_s(self) -> float:
@@ -54,81 +56,109 @@ class Paces:
         return float(self.completions_per_s.max())
 
     def under(self, arrival_per_s: float, cv2: float) -> OpenLoop:
-        """What requests see that arrive at this rate, below capacity; ``cv2``: of the time that they hold a place."""
+        """What requests see that arrive at this rate, below capacity; ``cv2``: of the time that they hold a place.
+
+        The queue of prompts is solved with some numbers that decode, and interpolated: with d that decode d + lambda W are in
+        flight, W the time before the first token. An empty engine starts at once.
+        """
         together = max(1.0, self.places / self.setting.output)
         last_s = self.step_s[max(0, self.places - 2)] + together * self.joined_s[-1]
-        wait_s, first_s, completions_per_s = self._turns(arrival_per_s)
+        completions_per_s = self.completions_per_s
+        if self.places > 1:
+            found = self._turns(arrival_per_s)
+            before_s = ((found.wait_s + found.first_s) * CELLS).sum(axis=1)
+            between = _Between.of(np.arange(1.0, self.places), self._levels + arrival_per_s * before_s)
+            completions_per_s = np.append(
+                self._completions_per_s(between, found, before_s, arrival_per_s), completions_per_s[-1]
+            )
         free, taken = in_flight(arrival_per_s, completions_per_s)
+        likely = not_rare(free)
+        wait_s, first_s = np.zeros((likely.size, CELLS.size)), np.full((likely.size, CELLS.size), self.alone_s)
+        if self.places > 1:
+            met = likely > 0
+            wait_s[met] = between.of_these(found.wait_s, likely[met] - 1)
+            first_s[met] = between.of_these(found.first_s, likely[met] - 1) + self.front_s
         return OpenLoop(
             free=free,
             taken=taken,
             place_s=float(delay_scale_s(1 / self.capacity_per_s, 1, arrival_per_s / self.capacity_per_s, cv2)),
             cells=CELLS,
+            likely=likely,
             wait_s=wait_s,
             first_s=first_s,
             last_s=self.front_s + float(last_s),
             token_s=self.token_s,
         )
 
-    def _turns(self, arrival_per_s: float) -> tuple[Floats, Floats, Floats]:
-        """Wait and time to the first token then, by the number in flight (rows) and cell of probability; completions by it.
+    @functools.cached_property
+    def _levels(self) -> Whole:
+        """Numbers that decode at which the queue of prompts is solved."""
+        return np.unique(np.rint(np.geomspace(1, self.places - 1, _LEVELS)).astype(int))
 
-        Solved with some numbers that decode, and interpolated: with d that decode d + lambda W are in flight, W the time before
-        the first token. An empty engine starts at once.
-        """
-        wait_s, first_s = np.zeros((self.places, CELLS.size)), np.full((self.places, CELLS.size), self.alone_s)
-        completions_per_s = self.completions_per_s.copy()
-        if self.places > 1:
-            levels = np.unique(np.rint(np.geomspace(1, self.places - 1, _LEVELS)).astype(int))
-            turns = [turn(arrival_per_s, *kept) for kept in self._steps_s(arrival_per_s, levels)]
-            before_s = np.array([CELLS @ (found.wait_s + found.first_s) for found in turns])
-            met, at = np.arange(1, self.places), levels + arrival_per_s * before_s
-            for rows, columns in ((wait_s, [found.wait_s for found in turns]), (first_s, [found.first_s for found in turns])):
-                for cell, values in enumerate(np.array(columns).T):
-                    rows[met, cell] = np.interp(met, at, values)
-            idle = [max(0.0, 1 - step_s / found.cycle_s) for step_s, found in zip(self.step_s[levels - 1], turns, strict=True)]
-            completions_per_s[met - 1] = self._completions_per_s(
-                decoding=np.minimum(np.interp(met, at, levels), met),
-                prompts_share=np.interp(met, at, idle),
-                before_s=np.interp(met, at, before_s),
-                behind=np.interp(met, at, [found.behind for found in turns]),
-                arrival_per_s=arrival_per_s,
-            )
-            first_s[met] += self.front_s
-        return wait_s, first_s, completions_per_s
+    def _turns(self, arrival_per_s: float) -> Turns:
+        """What prompts see with each of the levels decoding."""
+        at, fits = self._levels - 1, self.step_tokens / self.setting.prompt
+        most = prompts_a_step(arrival_per_s, self.step_s[at], self.joined_s[at], fits)
+        prompts = 2 ** int(np.ceil(np.log2(most.max())))
+        if prompts not in self.solved:
+            self.solved[prompts] = self._prompt_steps_s(prompts)
+        return turns(arrival_per_s, most, *self.solved[prompts])
 
-    def _completions_per_s(
-        self, decoding: Floats, prompts_share: Floats, before_s: Floats, behind: Floats, arrival_per_s: float
-    ) -> Floats:
+    def _completions_per_s(self, between: _Between, found: Turns, before_s: Floats, arrival_per_s: float) -> Floats:
         """Requests completed with 1, 2, ... in flight: n / (output step + n p + x), x what else a request spends in flight.
 
         After the first token come output - 1 steps, the prompts behind it in line, and those that come meanwhile. All in all
         it is in flight for W + ((output - 1) step + behind p) / (1 - rho), rho = lambda p, which gives x.
         """
+        in_flight_now = np.arange(1.0, self.places)
+        decoding = np.minimum(between.of_all(self._levels.astype(float)), in_flight_now)
+        prompts_share = between.of_all(np.maximum(0.0, 1 - self.step_s[self._levels - 1] / found.cycle_s))
+        behind, before_s = between.of_all(found.behind), between.of_all(before_s)
         prompt_s = prompts_share / arrival_per_s
         step_s = np.interp(decoding, np.arange(1, self.places + 1), self.step_s)
         else_s = np.maximum(before_s * (1 - prompts_share) + (behind - 1) * prompt_s - step_s, 0.0)
-        in_flight_now = np.arange(1.0, decoding.size + 1)
         rates: Floats = in_flight_now / (self.setting.output * step_s + in_flight_now * prompt_s + else_s)
         return rates
 
-    def _steps_s(self, arrival_per_s: float, levels: npt.NDArray[np.int_]) -> list[tuple[Floats, Floats, float]]:
-        """The arguments of ``turn`` after the rate, for each number that decodes.
+    def _prompt_steps_s(self, most: int) -> tuple[Floats, Floats, Floats]:
+        """With each of the levels (rows) decoding, and 0 to ``most`` prompts that join: the last three arguments of ``turns``.
 
         A prompt that is too long for a step takes several, and others behind it fill its last.
         """
-        prompt, fits = self.setting.prompt, self.step_tokens / self.setting.prompt
-        batch, base_s = levels[:, None].astype(float), self.step_s[levels - 1]
-        most = [prompts_a_step(arrival_per_s, *pace, fits) for pace in zip(base_s, self.joined_s[levels - 1], strict=True)]
-        prompts = np.arange(max(most) + 1.0)
+        prompt, levels = self.setting.prompt, self._levels
+        batch, base_s, prompts = levels[:, None].astype(float), self.step_s[levels - 1], np.arange(most + 1.0)
         step = self.passes.decode(self.beams * batch, _context(self.setting, self.beams))
         each_step = np.maximum(prompts, 1.0) * min(prompt, self.step_tokens)
         added_s = prompts * np.asarray(self.passes.joining_s(step, self.beams * batch, prompt, each_step), float)
         steps = np.maximum(prompts * prompt / np.maximum(self.step_tokens - batch, 1.0), 1.0)
         begun = np.where(prompts > 1, steps, np.ceil(steps))
         shared_s = ((begun - steps) * added_s / steps)[:, 1]
-        kept_s, first_s = steps * base_s[:, None] + added_s, begun * base_s[:, None] + added_s
-        return [(kept_s[row, : k + 1], first_s[row, : k + 1], float(shared_s[row])) for row, k in enumerate(most)]
+        return steps * base_s[:, None] + added_s, begun * base_s[:, None] + added_s, shared_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Between:
+    """Numbers in flight between those at which something was solved: below each the next lower, and the share of the way up."""
+
+    low: Whole
+    high: Whole
+    share: Floats
+
+    @classmethod
+    def of(cls, numbers: Floats, solved_at: Floats) -> _Between:
+        """Each of ``numbers`` between those that were solved, which rise."""
+        place = np.interp(numbers, solved_at, np.arange(solved_at.size))
+        low = place.astype(int)
+        return cls(low, np.minimum(low + 1, solved_at.size - 1), place - low)
+
+    def of_all(self, values: Floats) -> Floats:
+        """The values, interpolated, of all numbers."""
+        return values[self.low] + self.share * (values[self.high] - values[self.low])
+
+    def of_these(self, values: Floats, chosen: Whole) -> Floats:
+        """The rows of ``values``, interpolated, of some of the numbers."""
+        low = values[self.low[chosen]]
+        return low + self.share[chosen, None] * (values[self.high[chosen]] - low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,22 +172,29 @@ class Limits:
 
     def kept(self, loop: OpenLoop, output: float) -> bool:
         """Whether requests of ``output`` tokens keep them."""
-        if loop.token_percentile_s(self.share) > self.token_s:
-            return False
-        after = ((self.first_s, 0.0), (self.request_s, output - 1))
-        return all(loop.after_wait(more).tail(limit_s) <= 1 - self.share for limit_s, more in after if limit_s < inf)
+        return self.missed(loop, output) <= 0
+
+    def missed(self, loop: OpenLoop, output: float) -> float:
+        """Logarithm of the requests that miss a limit over those that may: of the limit that most miss, if few miss the others."""
+        rest = 1 - self.share
+        slow = loop.slow(self.token_s) if self.token_s < inf else 0.0
+        if slow <= rest:
+            after = ((self.first_s, 0.0), (self.request_s, output - 1))
+            slow = max(slow, *(loop.late(more, limit_s) if limit_s < inf else 0.0 for limit_s, more in after))
+        return log(max(slow, _NOBODY) / rest)
 
 
 def highest_arrivals(pace: Paces, limits: Limits, output: float, cv2: float) -> float:
-    """The most arrivals a second within ``limits``; 0 where not even a lone request keeps them.
+    """The most arrivals a second within ``limits``, to a four-thousandth of capacity; 0 where lone requests do not keep them.
 
-    More arrivals lengthen every time, so that halving finds it.
+    More arrivals lengthen every time.
     """
-    low, high = 0.0, pace.capacity_per_s
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if limits.kept(pace.under(middle, cv2), output) else (low, middle)
-    return low
+    parts = 2**_HALVINGS
+
+    def missed(part: int) -> float:
+        return limits.missed(pace.under(pace.capacity_per_s * part / parts, cv2), output)
+
+    return pace.capacity_per_s * last_kept(missed, parts) / parts
 
 
 def paces(setting: ServingSetting, most: int | None, beams: int = 1) -> Paces:
