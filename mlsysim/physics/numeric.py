@@ -13,7 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Num: TypeAlias = float | npt.NDArray[np.float64]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Whole: TypeAlias = npt.NDArray[np.int_]
+Num: TypeAlias = float | Floats
 Truth: TypeAlias = bool | npt.NDArray[np.bool_]
 
 

@@ -1,0 +1,248 @@
+"""Prompts that join the steps of a running batch: how long one that arrives at random waits for its turn.
+
+An engine that batches by iteration admits nobody while a step runs. Who arrives meanwhile waits for the rest of it; then all
+who came are computed together in the next one, at most so many: a queue with gated bulk service whose server never rests, for
+steps go on without prompts too. Its length at the starts of steps is a Markov chain: q' = q - k + Poisson(lambda T(k)) for
+k = min(q, K). An arrival falls into a long step more often than into a short one.
+
+Several engines are solved at once, and by sums of positive terms of our own: a linear solver of a library starts threads that
+take longer to wait for each other than such small systems take to solve.
+
+Sources: Yu et al., "Orca", OSDI 2022 (iteration-level scheduling); Bailey, "On queueing processes with bulk service", 1954;
+Takagi, "Queueing Analysis" 1, 1991, section 2 (vacations, gated service); Grassmann, Taksar and Heyman, "Regenerative analysis
+and steady state distributions for Markov chains", Operations Research 33, 1985 (elimination without subtractions).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlsysim.physics.numeric import Floats, Whole
+
+_NEVER = 1e-6  # of all arrivals: rarer histories are left out
+# The spread of an answer, as means over cells of probability that are narrow where percentiles are asked.
+_EDGES = np.concatenate((np.linspace(0.0, 0.9, 19), 1 - np.geomspace(0.05, 0.0005, 9), [1.0]))
+CELLS = np.diff(_EDGES)
+_MOST_PROMPTS, _LINE = 256, 64  # in a step, and kept of those who wait beyond it
+_ABSORBS = 1e-60  # a state that is left more rarely has all of the probability of those below it, to any digit
+_RESCALED = 4  # states after which probabilities are scaled back: fewer than overflow in steps of 1 / _ABSORBS
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What arriving prompts see at each engine (rows), in seconds.
+
+    Times are means over cells of probability (columns, ``CELLS``) in the order of wait and first step together.
+
+    Attributes:
+        wait_s: until the step begins that computes the prompt.
+        first_s: that step, to the first token.
+        behind: prompts in line when it has its first token, mean: it is they that delay its next.
+        cycle_s: a step with the prompts that join it, mean.
+    """
+
+    wait_s: Floats
+    first_s: Floats
+    behind: Floats
+    cycle_s: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Histories:
+    """What may have gone before an arrival: others that came in its step, how many of them before it, and what is left of it.
+
+    The share of the step that is left says how many of the others came before. That number is rarely whole: it is rounded up
+    or down with the probabilities that keep its mean. Histories are ordered by ``others``.
+
+    Attributes:
+        others: that came in the same step.
+        rest: which of ``_RESTS`` is left of the step.
+        before: how many of the others came before.
+        weight: probability among the histories with as many others.
+    """
+
+    others: Whole
+    rest: Whole
+    before: Whole
+    weight: Floats
+
+    @classmethod
+    def of(cls, most_others: int, roundings: int) -> _Histories:
+        """The histories with 0 to ``most_others`` others, each rounded by as many equally likely thresholds."""
+        up = (np.arange(roundings) + 0.5) / roundings
+        came = np.arange(most_others + 1)
+        rounded = np.floor(came[:, None, None] * (1 - _RESTS[:, None]) + up).astype(int)
+        higher = (rounded > rounded[..., :1]).mean(axis=-1)
+        weight = np.stack((1 - higher, higher), axis=-1) / _RESTS.size
+        others, rest, rounded_up = np.nonzero(weight > 0)
+        return cls(others, rest, rounded[others, rest, 0] + rounded_up, weight[others, rest, rounded_up])
+
+
+_RESTS = (np.arange(8) + 0.5) / 8
+_HISTORIES = _Histories.of(_MOST_PROMPTS + _LINE, roundings=3)
+_LOG_FACTORIALS = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1.0, _MOST_PROMPTS + _LINE + 1)))))
+
+
+def prompts_a_step(arrival_per_s: float, step_s: Floats, prompt_s: Floats, most: float) -> Whole:
+    """Prompts that may well come in a step of each engine, up to ``most``.
+
+    It is the mean and six deviations of lambda C, where C = step / (1 - lambda prompt) is a step with those that join it.
+
+    Example:
+        >>> prompts_a_step(10.0, np.array([0.02]), np.array([0.01]), 8.0).tolist()
+        [8]
+    """
+    mean = arrival_per_s * step_s / np.maximum(1 - arrival_per_s * prompt_s, 0.05)
+    likely = np.maximum(8.0, np.ceil(mean + 6 * np.sqrt(mean)))
+    whole: Whole = np.clip(likely, 1.0, max(1.0, min(most, _MOST_PROMPTS))).astype(int)
+    return whole
+
+
+def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, shared_s: Floats) -> Turns:
+    """What a prompt sees that comes while others decode, at each of several engines.
+
+    With K unlimited and each prompt adding p to a step of s, mean wait + first step = (1 + 2 lambda p) E[C^2] / 2 E[C] + s + p.
+
+    Args:
+        arrival_per_s: lambda, at random; lambda T(K) < K, or else the line grows to what is kept of it.
+        most: K of each engine: prompts that a step computes at most, up to 256.
+        steps_s: how long 0, 1, .. K prompts (columns) keep each engine (rows), with the step that they join.
+        first_s: from then to their first token, likewise.
+        shared_s: longer if another prompt is behind them by then, of each engine.
+
+    Example:
+        >>> steps_s = np.array([[0.02, 0.03]])
+        >>> rare = turns(1e-6, np.array([1]), steps_s, steps_s, np.zeros(1))  # half a step, then one with the prompt
+        >>> [round(float(seen), 4) for seen in (*(rare.wait_s @ CELLS), *(rare.first_s @ CELLS), *rare.cycle_s)]
+        [0.01, 0.03, 0.02]
+    """
+    last = most + _LINE
+    coming = _poisson(arrival_per_s * steps_s[:, : most.max() + 1], last)
+    shares = _stationary(coming, most)
+    seen = [
+        _seen(
+            arrival_per_s,
+            shares[engine, : last[engine] + 1],
+            coming[engine, : k + 1],
+            steps_s[engine, : k + 1],
+            first_s[engine, : k + 1],
+            shared_s[engine],
+        )
+        for engine, k in enumerate(most)
+    ]
+    wait_s, first_cells_s, behind, cycle_s = zip(*seen, strict=True)
+    return Turns(np.array(wait_s), np.array(first_cells_s), np.array(behind), np.array(cycle_s))
+
+
+def _seen(
+    arrival_per_s: float, shares: Floats, coming: Floats, steps_s: Floats, first_s: Floats, shared_s: float
+) -> tuple[Floats, Floats, float, float]:
+    """What arriving prompts see at one engine: the four fields of ``Turns``.
+
+    ``shares`` are those of the states of the chain at the starts of steps; ``coming`` holds, for each number of prompts that a
+    step computes (rows), the probabilities of 0, 1, .. arrivals in it.
+    """
+    most = steps_s.size - 1
+    served = np.minimum(np.arange(shares.size), most)
+    busy_s = shares * steps_s[served]
+    met = (busy_s / busy_s.sum())[:, None] * coming[served, : shares.size]
+    met[met <= _NEVER * met.max()] = 0.0
+    met /= met.sum()
+    of_states, of_others = met.sum(axis=1), met.sum(axis=0)
+    states, others = int(np.flatnonzero(of_states)[-1]) + 1, int(np.flatnonzero(of_others)[-1])
+    in_line = float((of_states[most:] * np.arange(_LINE + 1)).sum() + (of_others * np.arange(of_others.size)).sum() + 1)
+    outcome_of, shape = _outcomes(most)
+    histories = int(np.searchsorted(_HISTORIES.others, others, side="right"))
+    chances = met[:states, _HISTORIES.others[:histories]] * _HISTORIES.weight[:histories]
+    # Many histories come to the same outcome: times are computed, and sorted, once each.
+    outcomes = np.bincount(outcome_of[:states, :histories].ravel(), chances.ravel())
+    likely = np.flatnonzero(outcomes)
+    weight = outcomes[likely]
+    now, rest, full, together, late = np.unravel_index(likely, shape)
+    in_line -= float((weight * (most * full + together)).sum())
+    full_s, own_s = full * steps_s[most], first_s[together]
+    wait_s = _RESTS[rest] * steps_s[now] + full_s
+    if shared_s > 0:
+        followed = np.where(late > 0, 1.0, -np.expm1(-arrival_per_s * own_s))
+        alone = np.flatnonzero(late == 0)
+        weight = np.concatenate((weight[alone] * (1 - followed[alone]), weight * followed))
+        own_s = np.concatenate((own_s[alone], own_s + shared_s))
+        wait_s, full_s = (np.concatenate((part[alone], part)) for part in (wait_s, full_s))
+    in_line += arrival_per_s * float((weight * (full_s + own_s)).sum())
+    return *_cells(wait_s, own_s, weight), in_line, float(busy_s.sum())
+
+
+@functools.lru_cache(maxsize=16)
+def _outcomes(most: int) -> tuple[Whole, tuple[int, ...]]:
+    """What each history (columns) comes to in each state of the chain (rows), as an index into an array of the returned shape.
+
+    The array's axes are the prompts that the running step computes, which rest of it is left, the full steps that follow, the
+    prompts of the step with the new one, and whether others are behind it then.
+    """
+    state = np.arange(most + _LINE + 1)[:, None]
+    histories = int(np.searchsorted(_HISTORIES.others, most + _LINE, side="right"))
+    others, before, rest = _HISTORIES.others[:histories], _HISTORIES.before[:histories], _HISTORIES.rest[:histories]
+    now = np.minimum(state, most)
+    full = (state - now + before) // most
+    line = state - now + others + 1 - full * most
+    together = np.minimum(line, most)
+    shape = (most + 1, _RESTS.size, int(full.max()) + 1, most + 1, 2)
+    parts = np.broadcast_arrays(now, rest, full, together, (line > together).astype(int))
+    return np.ravel_multi_index(parts, shape), shape
+
+
+def _poisson(mean: Floats, last: Whole) -> Floats:
+    """Probabilities of 0, 1, .. arrivals for each mean of each engine; more than its ``last`` count as ``last``."""
+    counts = np.arange(last.max() + 1)
+    shares: Floats = np.exp(counts * np.log(mean)[..., None] - _LOG_FACTORIALS[: counts.size] - mean[..., None])
+    shares *= (counts <= last[:, None])[:, None, :]
+    shares[np.arange(last.size), :, last] += np.maximum(0.0, 1 - shares.sum(axis=-1))
+    return shares
+
+
+def _stationary(coming: Floats, most: Whole) -> Floats:
+    """Stationary probabilities of the states (columns) of each engine's chain (rows); what goes beyond the last state is there.
+
+    States are eliminated from the last to the first, each of which leads to at most K below it; their probabilities follow
+    from the first to the last.
+    """
+    engines, last = np.arange(most.size)[:, None], most + _LINE
+    size = int(last.max()) + 1
+    states = np.arange(size)
+    served = np.minimum(states, most[:, None])
+    came = states[:, None] - (states - served)[:, None, :]  # to each state (rows) from each (columns)
+    moves = np.where(came >= 0, coming[engines[..., None], served[:, None, :], np.maximum(came, 0)], 0.0)
+    moves *= ((states <= last[:, None])[:, :, None]) & ((states <= last[:, None])[:, None, :])
+    at_last = (engines[:, 0], last)
+    moves[at_last] = 0.0
+    moves[at_last] = np.maximum(0.0, 1 - moves.sum(axis=1))
+    for state in range(size - 1, 0, -1):
+        lowest = max(0, state - int(most.max()))
+        down, up = moves[:, lowest:state, state], moves[:, state, :state]
+        up /= np.maximum(down.sum(axis=1), _ABSORBS)[:, None]
+        moves[:, lowest:state, :state] += down[:, :, None] * up[:, None, :]
+    shares = np.zeros((most.size, size))
+    shares[:, 0] = 1.0
+    for state in range(1, size):
+        shares[:, state] = (shares[:, :state] * moves[:, state, :state]).sum(axis=1)
+        if state % _RESCALED == 0:
+            shares /= shares.max(axis=1)[:, None]
+    shares /= shares.sum(axis=1)[:, None]
+    return shares
+
+
+def _cells(wait_s: Floats, first_s: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Means of both times over cells of probability, in the order of their sum."""
+    order = np.argsort(wait_s + first_s, kind="stable")
+    weight = weight[order]
+    reached = np.concatenate(([0.0], np.cumsum(weight)))
+
+    def means(values: Floats) -> Floats:
+        summed = np.concatenate(([0.0], np.cumsum(weight * values[order])))
+        cells: Floats = np.diff(np.interp(_EDGES, reached / reached[-1], summed)) / CELLS
+        return cells
+
+    return means(wait_s), means(first_s)
