@@ -27,9 +27,10 @@ _NOBODY = 1e-12  # so few requests count as none
 
 @dataclass(frozen=True)
 class Paces:
-    """A replica's speed by the number of requests in flight, 1 to ``places``; ``reason``: why none fits, with the bytes.
+    """A replica's speed by the number of requests in flight, 1 to ``places``; ``reason`` says, with the bytes, why none fits.
 
-    ``alone_s``: to the first token of a request that finds nobody; ``front_s``: of it, what keeps only the request waiting.
+    Every request takes ``output`` steps of the batch, in which the prompts of all others join once: n requests are completed in
+    output step(n) + n prompt. ``front_s`` is what keeps only the request itself waiting before its first token.
     """
 
     setting: ServingSetting
@@ -37,24 +38,59 @@ class Paces:
     places: int
     beams: int
     reason: str
-    alone_s: float
     front_s: float
     step_tokens: float
-    step_s: Floats
-    joined_s: Floats
-    token_s: Floats
-    completions_per_s: Floats
     solved: dict[int, tuple[Floats, Floats, Floats]] = field(default_factory=dict, compare=False, repr=False)
 
+    @functools.cached_property
+    def alone_s(self) -> float:
+        """Time to the first token of a request that finds nobody."""
+        return float(self.passes.prefill_s(1.0, self.setting.prompt))
+
+    @functools.cached_property
+    def _times_s(self) -> tuple[Floats, Floats]:
+        return self._with(np.arange(1.0, self.places + 1.0))
+
     @property
+    def step_s(self) -> Floats:
+        """A decode step of 1, 2, ... requests."""
+        return self._times_s[0]
+
+    @property
+    def joined_s(self) -> Floats:
+        """What a prompt adds to the steps of 1, 2, ... requests."""
+        return self._times_s[1]
+
+    @functools.cached_property
+    def token_s(self) -> Floats:
+        """Time per output token with 1, 2, ... requests in flight, whose prompts join."""
+        others = np.arange(float(self.places))
+        return self.step_s + others / self.setting.output * self.joined_s
+
+    @functools.cached_property
+    def completions_per_s(self) -> Floats:
+        """Requests that a replica completes with 1, 2, ... in flight."""
+        batch = np.arange(1.0, self.places + 1.0)
+        return batch / (self.setting.output * self.step_s + batch * self.joined_s)
+
+    @functools.cached_property
     def capacity_per_s(self) -> float:
         """Requests that a replica completes with all places taken."""
-        return float(self.completions_per_s[-1])
+        step_s, joined_s = self._with(np.array([float(self.places)]))
+        return float(self.places / (self.setting.output * step_s[0] + self.places * joined_s[0]))
 
     @property
     def best_per_s(self) -> float:
         """Requests that a replica completes with as many places taken as complete most."""
         return float(self.completions_per_s.max())
+
+    def _with(self, batch: Floats) -> tuple[Floats, Floats]:
+        """A decode step of each number of requests, and what a prompt adds to it."""
+        prompt, sequences = self.setting.prompt, self.beams * batch
+        step = self.passes.decode(sequences, _context(self.setting, self.beams))
+        joined_s = self.passes.joining_s(step, sequences, prompt, batch * prompt / self.setting.output)
+        step_s, joined_s = (np.broadcast_to(np.asarray(part, float), batch.shape) for part in (step.total_s, joined_s))
+        return step_s, joined_s
 
     def under(self, arrival_per_s: float, cv2: float) -> OpenLoop:
         """What requests see that arrive at this rate, below capacity; ``cv2``: of the time that they hold a place.
@@ -185,53 +221,50 @@ class Limits:
         return log(max(slow, _NOBODY) / rest)
 
 
-def highest_arrivals(pace: Paces, limits: Limits, output: float, cv2: float, more_than_per_s: float = 0.0) -> float:
-    """The most arrivals a second within ``limits``, to a four-thousandth of capacity.
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests a second that arrive at a replica, and what they see (None: nobody arrives)."""
 
-    More arrivals lengthen every time. 0 where lone requests do not keep the limits, or nothing above ``more_than_per_s`` does.
+    arrival_per_s: float
+    seen: OpenLoop | None
+
+
+def highest_load(pace: Paces, limits: Limits, output: float, cv2: float, more_than_per_s: float = 0.0) -> Load:
+    """The most arrivals within ``limits``, to a four-thousandth of capacity.
+
+    More arrivals lengthen every time. There are none where lone requests do not keep the limits, or where no more than
+    ``more_than_per_s`` do.
     """
+    seen: dict[int, OpenLoop] = {}
 
     def missed(part: int) -> float:
-        return limits.missed(pace.under(pace.capacity_per_s * part / _PARTS, cv2), output)
+        seen[part] = pace.under(pace.capacity_per_s * part / _PARTS, cv2)
+        return limits.missed(seen[part], output)
 
     least = int(more_than_per_s / pace.capacity_per_s * _PARTS) + 1
     if least >= _PARTS or (least > 1 and missed(least) > 0):
-        return 0.0
+        return Load(0.0, None)
     kept = last_kept(missed, _PARTS, -log(1 - limits.share), low=least if least > 1 else 0)
-    return pace.capacity_per_s * kept / _PARTS
+    return Load(pace.capacity_per_s * kept / _PARTS, seen.get(kept))
 
 
 def paces(setting: ServingSetting, most: int | None, beams: int = 1) -> Paces:
-    """A replica's speed with 1, 2, ... requests in flight, at most ``most`` or as many as fit.
+    """A replica's speed with at most ``most`` requests in flight, or as many as fit.
 
-    Every request takes ``output`` steps of the batch, in which the prompts of all others join once: f(n) = n / (output step(n)
-    + n prompt). Under beam search a request decodes ``beams`` sequences, which share its prompt and the prompt's cache.
+    Under beam search a request decodes ``beams`` sequences, which share its prompt and the prompt's cache.
     """
     work = inference_work(setting.workload, setting.weights, setting.cache)
     held = room(setting, work)
     fit = held.most_sequences if beams == 1 else _searched(setting, work, held, beams)
-    places = int(max(1.0, min(fit, float(most or fit))))
     stack = setting.stack
-    passes: Passes = BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting)
-    batch = np.arange(1.0, places + 1.0)
-    prompt, output = setting.prompt, setting.output
-    step = passes.decode(beams * batch, _context(setting, beams))
-    step_s = np.broadcast_to(np.asarray(step.total_s, dtype=float), batch.shape)
-    joined = passes.joining_s(step, beams * batch, prompt, batch * prompt / output)
-    joined_s = np.broadcast_to(np.asarray(joined, float), batch.shape)
     return Paces(
         setting=setting,
-        passes=passes,
-        places=places,
+        passes=BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting),
+        places=int(max(1.0, min(fit, float(most or fit)))),
         beams=beams,
         reason=held.reason(setting, 1.0) if fit < 1 else "",
-        alone_s=float(passes.prefill_s(1.0, prompt)),
         front_s=0.0 if stack is None else float(stack.coefficients.request_s),
         step_tokens=float(stack.step_tokens) if stack is not None and stack.step_tokens else float("inf"),
-        step_s=step_s,
-        joined_s=joined_s,
-        token_s=step_s + (batch - 1) / output * joined_s,
-        completions_per_s=batch / (output * step_s + batch * joined_s),
     )
 
 
