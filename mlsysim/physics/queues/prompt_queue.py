@@ -16,6 +16,7 @@ and steady state distributions for Markov chains", Operations Research 33, 1985 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,60 +120,62 @@ def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, s
         >>> [round(float(seen), 4) for seen in (*(rare.wait_s @ CELLS), *(rare.first_s @ CELLS), *rare.cycle_s)]
         [0.01, 0.03, 0.02]
     """
-    last = most + _LINE
-    coming = _poisson(arrival_per_s * steps_s[:, : most.max() + 1], last)
+    coming = _poisson(arrival_per_s * steps_s[:, : most.max() + 1], most + _LINE)
     shares = _stationary(coming, most)
-    seen = [
-        _seen(
+    empty = np.zeros((most.size, CELLS.size))
+    found = Turns(empty, empty.copy(), np.zeros(most.size), np.zeros(most.size))
+    for k in np.unique(most):
+        engines = np.flatnonzero(most == k)
+        states, prompts = k + _LINE + 1, k + 1
+        seen = _seen(
             arrival_per_s,
-            shares[engine, : last[engine] + 1],
-            coming[engine, : k + 1],
-            steps_s[engine, : k + 1],
-            first_s[engine, : k + 1],
-            shared_s[engine],
+            shares[engines, :states],
+            coming[engines, :prompts, :states],
+            steps_s[engines, :prompts],
+            first_s[engines, :prompts],
+            shared_s[engines],
         )
-        for engine, k in enumerate(most)
-    ]
-    wait_s, first_cells_s, behind, cycle_s = zip(*seen, strict=True)
-    return Turns(np.array(wait_s), np.array(first_cells_s), np.array(behind), np.array(cycle_s))
+        for each, part in zip((found.wait_s, found.first_s, found.behind, found.cycle_s), seen, strict=True):
+            each[engines] = part
+    return found
 
 
 def _seen(
-    arrival_per_s: float, shares: Floats, coming: Floats, steps_s: Floats, first_s: Floats, shared_s: float
-) -> tuple[Floats, Floats, float, float]:
-    """What arriving prompts see at one engine: the four fields of ``Turns``.
+    arrival_per_s: float, shares: Floats, coming: Floats, steps_s: Floats, first_s: Floats, shared_s: Floats
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """The four fields of ``Turns`` for engines (first axis of all) whose steps take equally many prompts at most.
 
     ``shares`` are those of the states of the chain at the starts of steps; ``coming`` holds, for each number of prompts that a
     step computes (rows), the probabilities of 0, 1, .. arrivals in it.
     """
-    most = steps_s.size - 1
-    served = np.minimum(np.arange(shares.size), most)
-    busy_s = shares * steps_s[served]
-    met = (busy_s / busy_s.sum())[:, None] * coming[served, : shares.size]
-    met[met <= _NEVER * met.max()] = 0.0
-    met /= met.sum()
-    of_states, of_others = met.sum(axis=1), met.sum(axis=0)
-    states, others = int(np.flatnonzero(of_states)[-1]) + 1, int(np.flatnonzero(of_others)[-1])
-    in_line = float((of_states[most:] * np.arange(_LINE + 1)).sum() + (of_others * np.arange(of_others.size)).sum() + 1)
+    most = steps_s.shape[1] - 1
+    served = np.minimum(np.arange(shares.shape[1]), most)
+    busy_s = shares * steps_s[:, served]
+    cycle_s = busy_s.sum(axis=1)
+    met = busy_s[..., None] * coming[:, served]
+    met[met <= _NEVER * met.max(axis=(1, 2), keepdims=True)] = 0.0
+    met /= met.sum(axis=(1, 2), keepdims=True)
+    of_states, of_others = met.sum(axis=2), met.sum(axis=1)
+    states, others = (int(np.flatnonzero(part.any(axis=0))[-1]) for part in (of_states, of_others))
+    in_line = 1 + (of_states[:, most:] * np.arange(_LINE + 1)).sum(axis=1) + (of_others * np.arange(served.size)).sum(axis=1)
     outcome_of, shape = _outcomes(most)
     histories = int(np.searchsorted(_HISTORIES.others, others, side="right"))
-    chances = met[:states, _HISTORIES.others[:histories]] * _HISTORIES.weight[:histories]
+    chances = met[:, : states + 1, _HISTORIES.others[:histories]] * _HISTORIES.weight[:histories]
     # Many histories come to the same outcome: times are computed, and sorted, once each.
-    outcomes = np.bincount(outcome_of[:states, :histories].ravel(), chances.ravel())
-    likely = np.flatnonzero(outcomes)
-    weight = outcomes[likely]
-    now, rest, full, together, late = np.unravel_index(likely, shape)
-    in_line -= float((weight * (most * full + together)).sum())
-    full_s, own_s = full * steps_s[most], first_s[together]
-    wait_s = _RESTS[rest] * steps_s[now] + full_s
-    if shared_s > 0:
-        followed = np.where(late > 0, 1.0, -np.expm1(-arrival_per_s * own_s))
-        alone = np.flatnonzero(late == 0)
-        weight = np.concatenate((weight[alone] * (1 - followed[alone]), weight * followed))
-        own_s = np.concatenate((own_s[alone], own_s + shared_s))
-        wait_s, full_s = (np.concatenate((part[alone], part)) for part in (wait_s, full_s))
-    in_line += arrival_per_s * float((weight * (full_s + own_s)).sum())
-    return *_cells(wait_s, own_s, weight), in_line, float(busy_s.sum())
+    outcome_of = outcome_of[: states + 1, :histories].ravel()
+    outcomes = [np.bincount(outcome_of, chance.ravel(), math.prod(shape)) for chance in chances]
+    likely = [np.flatnonzero(chance) for chance in outcomes]
+    weight = np.concatenate([chance[chosen] for chance, chosen in zip(outcomes, likely, strict=True)])
+    engine = np.repeat(np.arange(len(likely)), [chosen.size for chosen in likely])
+    now, rest, full, together, late = np.unravel_index(np.concatenate(likely), shape)
+    full_s, own_s = full * steps_s[engine, most], first_s[engine, together]
+    wait_s = _RESTS[rest] * steps_s[engine, now] + full_s
+    followed = np.where(late > 0, 1.0, -np.expm1(-arrival_per_s * own_s)) * (shared_s > 0)[engine]
+    in_line += _sums(engine, weight * (arrival_per_s * (full_s + own_s + followed * shared_s[engine]) - most * full - together))
+    split = np.flatnonzero(followed)
+    wait_s, first_s = np.append(wait_s, wait_s[split]), np.append(own_s, (own_s + shared_s[engine])[split])
+    weight = np.append(weight * (1 - followed), (weight * followed)[split])
+    return *_cells(np.append(engine, engine[split]), wait_s, first_s, weight), in_line, cycle_s
 
 
 @functools.lru_cache(maxsize=16)
@@ -234,15 +237,22 @@ def _stationary(coming: Floats, most: Whole) -> Floats:
     return shares
 
 
-def _cells(wait_s: Floats, first_s: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    """Means of both times over cells of probability, in the order of their sum."""
-    order = np.argsort(wait_s + first_s, kind="stable")
-    weight = weight[order]
-    reached = np.concatenate(([0.0], np.cumsum(weight)))
+def _cells(engine: Whole, wait_s: Floats, first_s: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Means of both times over cells of probability (columns) for each engine (rows), in the order of their sum."""
+    order = np.lexsort((wait_s + first_s, engine.astype(np.int16)))
+    ordered = (weight / _sums(engine, weight)[engine])[order]
+    # The engines follow each other, each with a probability of 1.
+    reached = np.append(0.0, np.cumsum(ordered))
+    edges = np.arange(engine.max() + 1)[:, None] + _EDGES
 
     def means(values: Floats) -> Floats:
-        summed = np.concatenate(([0.0], np.cumsum(weight * values[order])))
-        cells: Floats = np.diff(np.interp(_EDGES, reached / reached[-1], summed)) / CELLS
+        summed = np.append(0.0, np.cumsum(ordered * values[order]))
+        cells: Floats = np.diff(np.interp(edges, reached, summed)) / CELLS
         return cells
 
     return means(wait_s), means(first_s)
+
+
+def _sums(engine: Whole, values: Floats) -> Floats:
+    """The sum of the values of each engine."""
+    return np.bincount(engine, values)
