@@ -8,10 +8,10 @@ from math import inf, log
 
 import numpy as np
 
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_bound import BoundPasses
 from mlsysim.lowering.serving_kernels import calibrated_passes
 from mlsysim.lowering.serving_memory import Room, room
-from mlsysim.lowering.serving_setting import ServingSetting
 from mlsysim.lowering.work import inference_work
 from mlsysim.physics.numeric import Floats, Whole
 from mlsysim.physics.queues.open_loop import OpenLoop, in_flight, last_kept, not_rare
@@ -33,7 +33,7 @@ class Paces:
     output step(n) + n prompt. ``front_s`` is what keeps only the request itself waiting before its first token.
     """
 
-    setting: ServingSetting
+    setting: Deployment
     passes: Passes
     places: int
     beams: int
@@ -248,7 +248,7 @@ def highest_load(pace: Paces, limits: Limits, output: float, cv2: float, more_th
     return Load(pace.capacity_per_s * kept / _PARTS, seen.get(kept))
 
 
-def paces(setting: ServingSetting, most: int | None, beams: int = 1) -> Paces:
+def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
     """A replica's speed with at most ``most`` requests in flight, or as many as fit.
 
     Under beam search a request decodes ``beams`` sequences, which share its prompt and the prompt's cache.
@@ -268,12 +268,12 @@ def paces(setting: ServingSetting, most: int | None, beams: int = 1) -> Paces:
     )
 
 
-def _context(setting: ServingSetting, beams: int) -> float:
+def _context(setting: Deployment, beams: int) -> float:
     """Keys and values that a sequence reads in a step: beams of one request read those of its prompt together."""
     return setting.context if beams == 1 else setting.prompt / beams + setting.output / 2
 
 
-def _searched(setting: ServingSetting, work: InferenceWork, held: Room, beams: int) -> float:
+def _searched(setting: Deployment, work: InferenceWork, held: Room, beams: int) -> float:
     """Requests that fit, of which each caches its prompt once and ``beams`` continuations of it."""
     tokens = setting.prompt + beams * max(0.0, setting.occupied - setting.prompt)
     fit = float(largest_batch(held.free_B, work.kv_B / setting.kv_shards, tokens))
