@@ -7,7 +7,7 @@ from typing import ClassVar, Unpack
 
 from mlsysim.calibration.loaded import loaded_fitted_names
 from mlsysim.core.checks import strict_keywords
-from mlsysim.core.units import Quantity, with_unit
+from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.options import LoadOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
@@ -111,14 +111,11 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
         solver="TokenServerModel",
         subject=f"{setting.workload.name}, {setting.prompt:.0f} + {setting.output:.0f} tokens, {load}, "
         f"in {setting.arithmetic} on {where}",
-        basis=setting.basis,
         reason=reason,
-        binding="memory capacity" if pace.reason else "throughput" if limits is None else "latency limits",
-        breakdown={
-            name: with_unit(part_s, "second")
-            for name, part_s in zip(("waiting", "first token", "further tokens"), parts_s, strict=True)
-        },
+        basis=setting.basis,
         coefficients=(*coefficients_used(setting), *fitted),
+        binding="memory capacity" if pace.reason else "throughput" if limits is None else "latency limits",
+        breakdown=with_units(dict(zip(("waiting", "first token", "further tokens"), parts_s, strict=True)), "second"),
         requests_per_second=with_unit(rate_per_s, "count/second"),
         tokens_per_second=with_unit(rate_per_s * setting.output, "count/second"),
         ttft=with_unit(ttft_s, "second"),
