@@ -1,0 +1,139 @@
+"""The fleet that accelerators usually run in: the node, its links and its network, wherever nobody says."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from mlsysim.core.data_files import packaged
+from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.units import Q_, in_unit
+from mlsysim.hardware.registry import Hardware
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.systems.registry import Systems
+from mlsysim.systems.types import Fleet, NetworkFabric, Node
+
+
+def usual_node(accelerator: HardwareNode) -> Node:
+    """Returns the node that an accelerator usually sits in, with the network of its cards.
+
+    A slice or a variant of an accelerator, and one of a caller's own, sits in a node of the common size on its own links.
+
+    Args:
+        accelerator: of the registry, or a caller's own.
+
+    Example:
+        >>> usual_node(Hardware.Cloud.H100).name, usual_node(Hardware.Cloud.GB200).accelerators_per_node
+        ('DGX H100', 72)
+        >>> node = usual_node(Hardware.Cloud.L40S)
+        >>> node.accelerators_per_node, f"{node.intra_bandwidth_Bps / 1e9:g}"
+        (8, '31.5')
+    """
+    known = packaged("systems", "fleets.toml")["node"].get(_id(accelerator))
+    if known is None:
+        return _common_node(accelerator)
+    node = Systems.Nodes.get(known)
+    if node.accelerator is accelerator:
+        return node
+    return node.model_copy(update={"name": f"{node.name} with {accelerator.name}", **_links(accelerator)})
+
+
+def usual_fleet(
+    accelerator: HardwareNode,
+    count: int,
+    per_node: int | None = None,
+    link_Bps: float | None = None,
+    network_Bps: float | None = None,
+) -> Fleet:
+    """Returns a fleet of exactly ``count`` accelerators; what is left out is that of the node that they usually sit in.
+
+    Args:
+        accelerator: of the registry, or a caller's own.
+        count: accelerators of the fleet.
+        per_node: accelerators that share a node. Of those in one NVLink domain or torus, a number no larger than the tray's or
+            the host's means that tray or host, and the domain is the node; a larger one is a part of the domain. Where it does
+            not divide ``count``, the node is the largest that does.
+        link_Bps: bytes per second of an accelerator within the node, one direction.
+        network_Bps: bytes per second of an accelerator between nodes, one direction.
+
+    Raises:
+        InputError: ``count`` is no whole number of at least 1.
+
+    Example:
+        >>> fleet = usual_fleet(Hardware.Cloud.GB200, 144, per_node=4)
+        >>> fleet.count, fleet.node.accelerators_per_node, f"{fleet.inter_bandwidth_Bps / 1e9:g} GB/s"
+        (2, 72, '50 GB/s')
+        >>> usual_fleet(Hardware.Cloud.H100, 16).count
+        2
+    """
+    if count < 1:
+        raise InputError("count", count, "a whole number >= 1")
+    node = usual_node(accelerator)
+    domain: int | None = packaged("systems", "fleets.toml")["domain"].get(_id(accelerator))
+    told = per_node or domain or node.accelerators_per_node
+    shared = min(count, told if domain is None or told > node.accelerators_per_node else domain)
+    while count % shared:
+        shared -= 1
+    if network_Bps is None:
+        network_Bps = _network_Bps(node, shared)
+    return _fleet(_Key(accelerator), count, shared, link_Bps or node.intra_bandwidth_Bps, network_Bps)
+
+
+class _Key:
+    """An accelerator as a key of a cache: hashing it would cost more than building the fleet, and some cannot be hashed."""
+
+    def __init__(self, accelerator: HardwareNode) -> None:
+        self.accelerator = accelerator
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and other.accelerator is self.accelerator
+
+    def __hash__(self) -> int:
+        return id(self.accelerator)
+
+
+@functools.lru_cache(maxsize=4096)
+def _fleet(key: _Key, count: int, per_node: int, link_Bps: float, network_Bps: float) -> Fleet:
+    """Building checked types takes longer than solving them: questions about the same fleet share the object."""
+    accelerator = key.accelerator
+    node = Node(
+        name=usual_node(accelerator).name,
+        accelerator=accelerator,
+        accelerators_per_node=per_node,
+        intra_node_bw=Q_(2 * link_Bps, "byte/second"),
+    )
+    fabric = NetworkFabric(name="network", bandwidth=Q_(network_Bps, "byte/second"))
+    return Fleet(name=f"{count} x {accelerator.name}", node=node, count=count // per_node, fabric=fabric)
+
+
+def _id(accelerator: HardwareNode) -> str:
+    """The registry's id of an accelerator; empty for a slice, a variant of a caller's or one that it does not have."""
+    try:
+        entry = Hardware.id_of(accelerator.name)
+    except UnknownNameError:
+        return ""
+    return entry if Hardware.get(entry) is accelerator else ""
+
+
+def _common_node(accelerator: HardwareNode) -> Node:
+    """A node of the common size; a card's links are the host's bus."""
+    size = packaged("systems", "fleets.toml")["other"]["accelerators_per_node"]
+    return Node(name=f"{size} x {accelerator.name}", accelerators_per_node=size, **_links(accelerator))
+
+
+def _links(accelerator: HardwareNode) -> dict[str, Any]:
+    """Fields of a node of these accelerators on their own links."""
+    other: dict[str, Any] = packaged("systems", "fleets.toml")["other"]
+    link = accelerator.interconnect_bw
+    if link is None or accelerator.form_factor.startswith(other["card_form"]):
+        link = accelerator.host_link_bw if accelerator.host_link_bw is not None else Q_(other["bus_GBps"], "GB/s")
+    return {"accelerator": accelerator, "intra_node_bw": 2 * link}
+
+
+def _network_Bps(node: Node, sharing: int) -> float:
+    """Bytes per second of each accelerator between nodes: the node's own network, or the common one."""
+    if node.network_bw is not None:
+        return in_unit(node.network_bw, "byte/second")
+    other: dict[str, Any] = packaged("systems", "fleets.toml")["other"]
+    is_card = node.accelerator.form_factor.startswith(other["card_form"])
+    return 1e9 * float(other["node_network_GBps"] / sharing if is_card else other["network_GBps"])
