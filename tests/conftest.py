@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlsysim.calibration.fitting import ErrorStatistics, Fit
+from mlsysim.fitting import stacks as fit_stacks
+from mlsysim.fitting.bounded import Fit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
-from mlsysim.validation import fit_stacks
+from mlsysim.validation.kernels.errors import ErrorStatistics
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ import pytest
 
 from mlsysim.calibration.stacks import fitted_names
 from mlsysim.core.errors import DataError
-from mlsysim.validation import export, kernels, report, statistics
+from mlsysim.validation.kernels import checks as kernels
+from mlsysim.validation.report import export, report, statistics
 
 KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
 GATES = (KERNELS / "gates.toml").read_text("utf-8")
 MODULE = """
 from pathlib import Path
 
-from mlsysim.validation.kernel_tests import test_kernel_gate, test_kernel_table
+from mlsysim.validation.suite.kernel_tests import test_kernel_gate, test_kernel_table
 
 ANCHORS = Path(__file__).parent
 """
@@ -205,4 +206,4 @@ def test_residuals_that_the_fit_has_not_written_are_red(pytester, tree):
     path.write_text("".join(lines[:-1]), encoding="utf-8")
     result = pytester.runpytest("anchors", "-k", "kernel_table and gemm-h100_sxm")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*gemm-h100_sxm-*rows*written*: run python -m mlsysim.calibration"])
+    result.stdout.fnmatch_lines(["*gemm-h100_sxm-*rows*written*: run python -m mlsysim.fitting.kernels"])

@@ -56,15 +56,15 @@ class Reading:
         """Returns the reading that a ``names.toml`` describes.
 
         Args:
-            document: its tables ``replacements`` (pattern to text), ``qualifiers`` (name to pattern) and the words ``idle``
-                that are dropped; each may be missing.
+            document: its tables ``replacements`` (pattern to text), ``qualifiers`` (name to pattern) and ``words``, whose
+                ``idle`` ones are dropped; each may be missing.
 
         Example:
-            >>> Reading.of({"idle": ["nvidia", "gpu"]}).parts("NVIDIA T4 GPU").core
+            >>> Reading.of({"words": {"idle": ["nvidia", "gpu"]}}).parts("NVIDIA T4 GPU").core
             't4'
         """
         replaced = [(re.compile(pattern), text) for pattern, text in document.get("replacements", {}).items()]
-        if words := document.get("idle"):
+        if words := document.get("words", {}).get("idle"):
             replaced.append((re.compile(rf"(?<![a-z0-9])(?:{'|'.join(words)})(?![a-z0-9])"), " "))
         qualifiers = document.get("qualifiers", {})
         return cls(
@@ -102,7 +102,7 @@ class Names:
 
     Example:
         >>> chips = Names({"a_40": ["A100 40GB"], "a_80": ["A100 80GB", "A100"]}, Reading.of(
-        ...     {"idle": ["nvidia"], "qualifiers": {"memory": {"pattern": "([0-9]+) ?gb"}}}))
+        ...     {"words": {"idle": ["nvidia"]}, "qualifiers": {"memory": {"pattern": "([0-9]+) ?gb"}}}))
         >>> chips.find("NVIDIA A100-40GB"), chips.find("a100"), chips.find("A100 (at 400 W)"), chips.find("A100 20GB")
         (('a_40',), ('a_80',), ('a_80',), ())
     """

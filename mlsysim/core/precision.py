@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 
-from mlsysim.core.data_files import packaged
+from mlsysim.core.toml import packaged_toml
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.names import Names
 
 BYTES_PER_ELEMENT: dict[str, float] = {
-    name: entry["bytes"] for name, entry in packaged("core", "formats.toml").items() if name != "defaults"
+    name: entry["bytes"] for name, entry in packaged_toml("core", "formats.toml").items() if name != "defaults"
 }
 
 
@@ -35,7 +35,7 @@ def precision_name(name: str, value: object) -> str:
 
 @functools.cache
 def _names() -> Names:
-    entries = packaged("core", "formats.toml")
+    entries = packaged_toml("core", "formats.toml")
     return Names({format: (format, *entries[format].get("spellings", ())) for format in BYTES_PER_ELEMENT})
 
 

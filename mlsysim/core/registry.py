@@ -8,21 +8,25 @@ room's ``names.toml`` (``core/names.py``).
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from mlsysim.core.data_files import packaged, read_toml
 from mlsysim.core.errors import DataError, InputError, UnknownNameError, either, nearest
 from mlsysim.core.names import Names, Reading
 from mlsysim.core.provenance import Provenance
+from mlsysim.core.toml import packaged_toml, toml_file
 
 T = TypeVar("T")
 E = TypeVar("E")
 
 _DEFAULTS = "defaults"
+# Files beside those of entries: how they are spelt, and how accelerators are put together where nobody says.
+_SPELLINGS = "names.toml"
+_NO_ENTRIES = (_SPELLINGS, "fleets.toml")
 _PROVENANCE = ("source", "locator", "evidence", "notes")
 
 
@@ -78,7 +82,8 @@ class _Store:
     def names(self) -> Names:
         """All names of all entries, with the spellings that the room's ``names.toml`` lists."""
         if self._spelt is None:
-            document = packaged(self.room, "names.toml")
+            listed = (resources.files(f"mlsysim.{self.room}") / "data" / _SPELLINGS).is_file()
+            document = packaged_toml(self.room, _SPELLINGS) if listed else {}
             known = {entry.id: entry.names for entry in self._all()}
             self._spelt = Names(known, Reading.of(document), document.get("spellings", {}))
         return self._spelt
@@ -105,7 +110,8 @@ class _Store:
 
     def _read_all(self) -> None:
         data = resources.files(f"mlsysim.{self.room}") / "data"
-        files = sorted((item for item in data.iterdir() if item.name.endswith(".toml")), key=lambda item: item.name)
+        lists = (item for item in data.iterdir() if item.name.endswith(".toml") and item.name not in _NO_ENTRIES)
+        files = sorted(lists, key=lambda item: item.name)
         entries = [entry for file in files for entry in self._parsed(file, f"mlsysim/{self.room}/data/{file.name}")]
         named = self._names(entries, {})
         for point in metadata.entry_points(group=f"mlsysim.{self.room}"):
@@ -116,7 +122,10 @@ class _Store:
         self._entries, self._named = entries, named
 
     def _parsed(self, file: Any, origin: str) -> list[_Entry]:
-        tables = read_toml(file, origin)
+        try:
+            tables = toml_file(file)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise DataError(f"{origin}: cannot be read: {error}") from error
         defaults = tables.pop(_DEFAULTS, {})
         return [self._entry(key, table, defaults, origin) for key, table in tables.items()]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from mlsysim.core.data_files import packaged
 from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.toml import packaged_toml
 from mlsysim.hardware.types import HardwareNode
 
 _PROFILE = re.compile(r"\(?\b(\d+)x(\d+)g\.(\d+)gb mig\)?", re.IGNORECASE)
@@ -39,7 +39,7 @@ class Slicing(NamedTuple):
             (14, '255')
         """
         chip = entry.partition("_")[0]
-        known: dict[str, int] = packaged("hardware", "names.toml")["slice_multiprocessors"]
+        known: dict[str, int] = packaged_toml("hardware", "names.toml")["slice_multiprocessors"]
         if chip not in known:
             raise UnknownNameError.among("accelerator that is cut in slices", chip, known)
         listed = whole.compute.multiprocessors

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from mlsysim.core.data_files import packaged
 from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.toml import packaged_toml
 from mlsysim.core.units import Q_, in_unit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
@@ -29,7 +29,7 @@ def usual_node(accelerator: HardwareNode) -> Node:
         >>> node.accelerators_per_node, f"{node.intra_bandwidth_Bps / 1e9:g}"
         (8, '31.5')
     """
-    known = packaged("systems", "fleets.toml")["node"].get(_id(accelerator))
+    known = _facts()["node"].get(_id(accelerator))
     if known is None:
         return _common_node(accelerator)
     node = Systems.Nodes.get(known)
@@ -69,7 +69,7 @@ def usual_fleet(
     if count < 1:
         raise InputError("count", count, "a whole number >= 1")
     node = usual_node(accelerator)
-    domain: int | None = packaged("systems", "fleets.toml")["domain"].get(_id(accelerator))
+    domain: int | None = _facts()["domain"].get(_id(accelerator))
     told = per_node or domain or node.accelerators_per_node
     shared = min(count, told if domain is None or told > node.accelerators_per_node else domain)
     while count % shared:
@@ -77,6 +77,11 @@ def usual_fleet(
     if network_Bps is None:
         network_Bps = _network_Bps(node, shared)
     return _fleet(_Key(accelerator), count, shared, link_Bps or node.intra_bandwidth_Bps, network_Bps)
+
+
+@functools.cache
+def _facts() -> dict[str, dict[str, Any]]:
+    return packaged_toml("systems", "fleets.toml")
 
 
 class _Key:
@@ -117,13 +122,13 @@ def _id(accelerator: HardwareNode) -> str:
 
 def _common_node(accelerator: HardwareNode) -> Node:
     """A node of the common size; a card's links are the host's bus."""
-    size = packaged("systems", "fleets.toml")["other"]["accelerators_per_node"]
+    size = _facts()["other"]["accelerators_per_node"]
     return Node(name=f"{size} x {accelerator.name}", accelerators_per_node=size, **_links(accelerator))
 
 
 def _links(accelerator: HardwareNode) -> dict[str, Any]:
     """Fields of a node of these accelerators on their own links."""
-    other: dict[str, Any] = packaged("systems", "fleets.toml")["other"]
+    other: dict[str, Any] = _facts()["other"]
     link = accelerator.interconnect_bw
     if link is None or accelerator.form_factor.startswith(other["card_form"]):
         link = accelerator.host_link_bw if accelerator.host_link_bw is not None else Q_(other["bus_GBps"], "GB/s")
@@ -134,6 +139,6 @@ def _network_Bps(node: Node, sharing: int) -> float:
     """Bytes per second of each accelerator between nodes: the node's own network, or the common one."""
     if node.network_bw is not None:
         return in_unit(node.network_bw, "byte/second")
-    other: dict[str, Any] = packaged("systems", "fleets.toml")["other"]
+    other: dict[str, Any] = _facts()["other"]
     is_card = node.accelerator.form_factor.startswith(other["card_form"])
     return 1e9 * float(other["node_network_GBps"] / sharing if is_card else other["network_GBps"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlsysim.validation.names import (
+from mlsysim.validation.anchors.record_keys import (
     KERNELS,
     LEFT_OUT,
     MOVE,
@@ -84,11 +84,11 @@ class AnchorModule(pytest.Module):
     """The packaged tests, run on one user's file: real test functions, so that fixtures, ``-k``, ``::`` and xdist work."""
 
     def _getobj(self) -> Any:
-        return importlib.import_module("mlsysim.validation.anchor_tests")
+        return importlib.import_module("mlsysim.validation.suite.anchor_tests")
 
     def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
         """The tests that apply: to some case at all; snapshots only where some are kept, or are asked for."""
-        from mlsysim.validation.loading import snapshot_path
+        from mlsysim.validation.anchors.anchor import snapshot_path
 
         kept = snapshot_path(self.path).exists() or getattr(self.config.option, "update_snapshots", False)
         for item in super().collect():
@@ -115,7 +115,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not wanted or not isinstance(place, Path):
         return
     from mlsysim.core.errors import DataError
-    from mlsysim.validation import parametrise
+    from mlsysim.validation.suite import parametrise
 
     try:
         for name in sorted(wanted):
@@ -137,7 +137,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     kernels = _properties(terminalreporter, KERNELS)
     if not rows and not kernels:
         return
-    from mlsysim.validation import report
+    from mlsysim.validation.report import report
 
     moves, targets = _properties(terminalreporter, MOVE), _properties(terminalreporter, TARGET)
     terminalreporter.section("mlsysim anchors")
@@ -147,12 +147,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         rate = f"{search['plans'] / search['seconds']:,.0f} a second on one core"
         terminalreporter.write_line(f"search {search['id']}: {search['plans']:,} plans in {search['seconds']:.2f} s, {rate}")
     for name in config.getoption("--anchor-report"):
-        from mlsysim.validation import export
+        from mlsysim.validation.report import export
 
         export.write(Path(name), rows, moves, kernels)
         terminalreporter.write_line(f"written: {name}")
     for name in config.getoption("--accuracy-report"):
-        from mlsysim.validation import accuracy
+        from mlsysim.validation.report import accuracy
 
         left_out = [_properties(terminalreporter, key) for key in (LEFT_OUT, SERVING_LEFT_OUT)]
         accuracy.write(Path(name), rows, kernels, targets, *left_out)
