@@ -76,7 +76,9 @@ class UnknownNameError(InputError, AttributeError):
             error = cls(argument, value, f"one of {len(names)} names", near[0] if near else None)
             error.args = (f"{argument} = {_shown(value)}: expected one of {len(names)} names{or_nearest(value, names)}",)
             return error
-        return cls(argument, value, f"one of {', '.join(names)}" if names else "nothing: no name is known", next(iter(near), None))
+        return cls(
+            argument, value, f"one of {', '.join(names)}" if names else "nothing: no name is known", next(iter(near), None)
+        )
 
 
 class UnknownArgumentError(InputError, TypeError):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 
-from mlsysim.core.toml import packaged_toml
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.names import Names
+from mlsysim.core.toml import packaged_toml
 
 BYTES_PER_ELEMENT: dict[str, float] = {
     name: entry["bytes"] for name, entry in packaged_toml("core", "formats.toml").items() if name != "defaults"

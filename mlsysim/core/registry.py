@@ -226,6 +226,17 @@ class Group(Generic[T]):
         """
         return self._entry(name).id
 
+    def nearest(self, name: object) -> list[str]:
+        """The symbols of at most three entries whose names are spelt most like ``name``.
+
+        Example:
+            >>> from mlsysim.hardware.registry import Hardware
+            >>> Hardware.nearest("H100 SMX")
+            ['H100', 'H800', 'H200']
+        """
+        symbols = {entry.id: entry.symbol for entry in self._store.entries(self._group)}
+        return [symbols[id] for id in self._store.names().nearest(name, symbols)]
+
     def _entry(self, name: str) -> _Entry:
         entries = self._store.find(name, self._group) if isinstance(name, str) else []
         if len(entries) != 1:
@@ -252,15 +263,14 @@ class Group(Generic[T]):
 
     def _unknown(self, name: object, several: list[_Entry]) -> UnknownNameError:
         """The error for a name that means none of the entries, or ``several``."""
-        symbols = {entry.id: entry.symbol for entry in self._store.entries(self._group)}
-        meant = [entry.symbol for entry in several[:3]] or [symbols[id] for id in self._store.names().nearest(name, symbols)]
-        error = UnknownNameError(self._label, name, f"one of its {len(symbols)} names", next(iter(meant), None))
+        meant = [entry.symbol for entry in several[:3]] or self.nearest(name)
+        error = UnknownNameError(self._label, name, f"one of its {len(self)} names", next(iter(meant), None))
         if len(several) > 1:
             said = f"has several {name!r}: say which of {either(meant)}"
         elif meant:
             said = f"has no {name!r}; did you mean {either(meant)}?"
         else:
-            said = f"has no {name!r}; it has {either(list(symbols.values())[:3])}, and {max(0, len(symbols) - 3)} more"
+            said = f"has no {name!r}; it has {len(self)} names, such as {either(self.names()[:3])}"
         error.args = (f"{self._label} {said}",)
         return error
 

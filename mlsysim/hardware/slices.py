@@ -74,4 +74,3 @@ def slicing(text: str) -> tuple[str, Slicing | None]:
     if profile is None:
         raise InputError("accelerator", text, 'slices such as "(7x1g.10gb MIG)", or a whole accelerator')
     return _PROFILE.sub("", text).strip(), Slicing(*(int(number) for number in profile.groups()))
-

@@ -68,15 +68,52 @@ def usual_fleet(
     """
     if count < 1:
         raise InputError("count", count, "a whole number >= 1")
-    node = usual_node(accelerator)
-    domain: int | None = _facts()["domain"].get(_id(accelerator))
-    told = per_node or domain or node.accelerators_per_node
-    shared = min(count, told if domain is None or told > node.accelerators_per_node else domain)
-    while count % shared:
-        shared -= 1
+    node, shared = usual_node(accelerator), sharing(accelerator, count, per_node)
     if network_Bps is None:
         network_Bps = _network_Bps(node, shared)
     return _fleet(_Key(accelerator), count, shared, link_Bps or node.intra_bandwidth_Bps, network_Bps)
+
+
+def usual_nodes(accelerator: HardwareNode, ranks: int) -> Fleet:
+    """Returns whole nodes, as many as ``ranks`` accelerators need: the fleet of a deployment of which only its size is known.
+
+    Args:
+        accelerator: of the registry, or a caller's own.
+        ranks: accelerators that the deployment takes.
+
+    Example:
+        >>> fleet = usual_nodes(Hardware.Cloud.H100, 12)
+        >>> fleet.count, fleet.node is Systems.Nodes.DGX_H100
+        (2, True)
+    """
+    return _nodes(_Key(accelerator), ranks)
+
+
+@functools.lru_cache(maxsize=1024)
+def _nodes(key: _Key, ranks: int) -> Fleet:
+    node = usual_node(key.accelerator)
+    size = _facts()["domain"].get(_id(key.accelerator), node.accelerators_per_node)
+    if size != node.accelerators_per_node:
+        node = node.model_copy(update={"accelerators_per_node": size})
+    count = -(-ranks // size)
+    fabric = NetworkFabric(name="network", bandwidth=Q_(_network_Bps(node, size), "byte/second"))
+    return Fleet(name=f"{count} x {node.name}", node=node, count=count, fabric=fabric)
+
+
+def sharing(accelerator: HardwareNode, count: int, per_node: int | None = None) -> int:
+    """Returns how many of ``count`` accelerators share a node; arguments as those of ``usual_fleet``.
+
+    Example:
+        >>> sharing(Hardware.Cloud.H100, 64), sharing(Hardware.Cloud.H100, 12), sharing(Hardware.Cloud.GB200, 36, 4)
+        (8, 6, 36)
+    """
+    usual = usual_node(accelerator).accelerators_per_node
+    domain: int | None = _facts()["domain"].get(_id(accelerator))
+    told = per_node or domain or usual
+    shared = min(count, told if domain is None or told > usual else domain)
+    while count % shared:
+        shared -= 1
+    return shared
 
 
 @functools.cache
