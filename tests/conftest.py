@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -39,3 +41,13 @@ def quick_fit(monkeypatch):
         return Fit(values, ErrorStatistics.of(measured_s, measured_s), ())
 
     monkeypatch.setattr(fit_stacks, "fit", fit)
+
+
+@pytest.fixture(scope="session")
+def imported_once():
+    """What an inner run imports first, pytester forgets again: the next run would have two copies of each class."""
+    for name in ("anchors.snapshots", "kernels.checks", "report.export", "suite.anchor_tests", "suite.kernel_tests"):
+        importlib.import_module(f"mlsysim.validation.{name}")
+    importlib.import_module("mlsysim.fitting.left_out_tests")
+    importlib.import_module("mlsysim.validation.suite.suite_tests")
+    importlib.import_module("mlsysim.validation.suite.parametrise")

@@ -60,11 +60,10 @@ def room_of(parts):
 
 
 def may_import(room, other):
-    """Whether an arrow goes from ``room`` to ``other``; a name that ends in a dot is a room's own modules, not its sub-rooms'."""
-    return other == room or any(
-        other == name or other + "." == name or (not name.endswith(".") and other.startswith(name + "."))
-        for name in ARROWS[room]
-    )
+    """Whether an arrow goes from ``room`` to ``other``; a name with a dot at its end leaves out the sub-rooms."""
+    if other == room:
+        return True
+    return any(other == name.rstrip(".") or other.startswith(f"{name}.") for name in ARROWS[room])
 
 
 def modules(room):

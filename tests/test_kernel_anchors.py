@@ -123,13 +123,6 @@ def test_no_folder_has_no_tables(tmp_path):
     assert kernels.parts(tmp_path) == ()
 
 
-@pytest.fixture(scope="module")
-def imported_once():
-    """What an inner run imports first, pytester forgets again: the next run would have two copies of each class."""
-    for name in ("kernel_tests", "kernels", "export", "parametrise"):
-        importlib.import_module(f"mlsysim.validation.{name}")
-
-
 @pytest.fixture
 def tree(pytester, monkeypatch, imported_once):
     """A repository with the kernels alone; called with other gates."""

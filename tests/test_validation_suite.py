@@ -56,12 +56,7 @@ from mlsysim.validation.suite.suite_tests import test_family_gate, test_no_orpha
 ANCHORS = Path(__file__).parent
 """
 
-
-@pytest.fixture(scope="module", autouse=True)
-def imported_once():
-    """What an inner run imports first, pytester forgets again: the next run would have two copies of each class."""
-    for name in ("anchor_tests", "suite_tests", "snapshots", "export", "parametrise"):
-        importlib.import_module(f"mlsysim.validation.{name}")
+pytestmark = pytest.mark.usefixtures("imported_once")
 
 
 @pytest.fixture
