@@ -45,32 +45,36 @@ class Reading:
         replacements: patterns and what stands in their place, in this order, in lower-case text.
         qualifiers: patterns that tell variants of one thing apart, by what they tell; the first group is the value.
         lenient: qualifiers that are ignored where no variant has the value that a name gives.
+        remarks: brackets hold a remark, which is set aside unless nothing else names the thing.
     """
 
     replacements: tuple[tuple[re.Pattern[str], str], ...] = ()
     qualifiers: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
     lenient: frozenset[str] = frozenset()
+    remarks: bool = False
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Reading:
         """Returns the reading that a ``names.toml`` describes.
 
         Args:
-            document: its tables ``replacements`` (pattern to text), ``qualifiers`` (name to pattern) and ``words``, whose
-                ``idle`` ones are dropped; each may be missing.
+            document: its tables ``replacements`` (pattern to text), ``qualifiers`` (name to pattern) and ``words``: those that are ``idle``
+                are dropped, and so is what stands in ``brackets`` if they hold "remarks". Each may be missing.
 
         Example:
             >>> Reading.of({"words": {"idle": ["nvidia", "gpu"]}}).parts("NVIDIA T4 GPU").core
             't4'
         """
         replaced = [(re.compile(pattern), text) for pattern, text in document.get("replacements", {}).items()]
-        if words := document.get("words", {}).get("idle"):
-            replaced.append((re.compile(rf"(?<![a-z0-9])(?:{'|'.join(words)})(?![a-z0-9])"), " "))
+        words = document.get("words", {})
+        if idle := words.get("idle"):
+            replaced.append((re.compile(rf"(?<![a-z0-9])(?:{'|'.join(idle)})(?![a-z0-9])"), " "))
         qualifiers = document.get("qualifiers", {})
         return cls(
             replacements=tuple(replaced),
             qualifiers={name: re.compile(rule["pattern"]) for name, rule in qualifiers.items()},
             lenient=frozenset(name for name, rule in qualifiers.items() if rule.get("lenient")),
+            remarks=words.get("brackets") == "remarks",
         )
 
     def parts(self, text: str) -> _Parts:
@@ -102,7 +106,7 @@ class Names:
 
     Example:
         >>> chips = Names({"a_40": ["A100 40GB"], "a_80": ["A100 80GB", "A100"]}, Reading.of(
-        ...     {"words": {"idle": ["nvidia"]}, "qualifiers": {"memory": {"pattern": "([0-9]+) ?gb"}}}))
+        ...     {"words": {"idle": ["nvidia"], "brackets": "remarks"}, "qualifiers": {"memory": {"pattern": "([0-9]+) ?gb"}}}))
         >>> chips.find("NVIDIA A100-40GB"), chips.find("a100"), chips.find("A100 (at 400 W)"), chips.find("A100 20GB")
         (('a_40',), ('a_80',), ('a_80',), ())
     """
@@ -125,7 +129,7 @@ class Names:
         for id, known in self._names.items():
             for name in known:
                 self._add(folded(name), id)
-                parts = self._reading.parts(_BRACKETS.sub(" ", name))
+                parts = self._reading.parts(self._bare(name))
                 self._cores.setdefault(parts.core, {}).setdefault(id, []).append(parts)
         for spelling, id in (spellings or {}).items():
             if id not in self._names:
@@ -149,8 +153,7 @@ class Names:
     def _found(self, text: str) -> tuple[str, ...]:
         if (exact := self._folded.get(folded(text))) and folded(text):
             return tuple(exact)
-        # Brackets mostly hold a remark; where nothing else names the thing, they do.
-        for read in dict.fromkeys((_BRACKETS.sub(" ", text), text)):
+        for read in dict.fromkeys((self._bare(text), text)):
             parts = self._reading.parts(read)
             candidates = self._cores.get(parts.core, {}) if parts.core else {}
             left = self._narrowed(candidates, parts)
@@ -161,6 +164,9 @@ class Names:
             if left or candidates:
                 return tuple(left)
         return ()
+
+    def _bare(self, text: str) -> str:
+        return _BRACKETS.sub(" ", text) if self._reading.remarks else text
 
     def _narrowed(self, candidates: Mapping[str, Sequence[_Parts]], parts: _Parts) -> list[str]:
         """The candidates that have each qualifier that ``parts`` give; failing these, those that do not say."""
