@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,14 +11,16 @@ from mlsysim.core.names import folded, longest_beginning
 from mlsysim.core.toml import packaged_toml
 
 _LATEST = 9999.0
+_RELEASE = re.compile(r"(v?\d[a-z0-9.]*)?")
 
 
-def engine_called(text: str, year: float = _LATEST) -> str | None:
+def engine_called(text: str, year: float = _LATEST, *, alone: bool = False) -> str | None:
     """Returns the engine of ours that a name means, or None.
 
     Args:
         text: the engine's name, with its release or without.
         year: of the run; of an engine that was tuned again later, it tells which.
+        alone: nothing but a release may follow the name; in cells of tables anything may.
 
     Example:
         >>> engine_called("vLLM 0.12.0"), engine_called("vllm", 2023), engine_called("sglang-2025"), engine_called("mine")
@@ -28,7 +31,7 @@ def engine_called(text: str, year: float = _LATEST) -> str | None:
         return own
     listed: dict[str, Any] = _names()["engine"]
     name = longest_beginning(text, listed)
-    if name is None:
+    if name is None or (alone and not _is_release(text, name)):
         return None
     eras = listed[name]
     if isinstance(eras, str):
@@ -68,15 +71,18 @@ def framework_called(text: str, year: float | None = None) -> Mapping[str, Any] 
 
 
 def stack_called(text: str) -> str | None:
-    """Returns the training stack of ours that a name means, today's of a framework; None where no name fits.
+    """Returns the training stack of ours that a name means, of a framework today's; None where no name fits.
+
+    Nothing but a release may follow a framework's name.
 
     Example:
-        >>> stack_called("megatron-2021"), stack_called("torchtitan"), stack_called("mine")
+        >>> stack_called("megatron-2021"), stack_called("torchtitan v0.1"), stack_called("pytorch-fsdp-pur")
         ('megatron-2021', 'pytorch-fsdp', None)
     """
     own = _own("stacks.toml").get(folded(text))
-    framework = None if own is not None else framework_called(text)
-    return own if framework is None else str(framework["stack"])
+    listed: dict[str, dict[str, Any]] = _names()["framework"]
+    name = None if own is not None else longest_beginning(text, listed)
+    return str(listed[name]["stack"]) if name is not None and _is_release(text, name) else own
 
 
 def unknown() -> Mapping[str, Any]:
@@ -96,6 +102,11 @@ def stack_of_variant(variant: str, model: str) -> str | None:
     said = [stack for part, stack in names["model_says"].items() if part in model.lower()]
     found: str | None = names["variant"].get(variant.strip().lower()) or (said[0] if said else None)
     return found
+
+
+def _is_release(text: str, name: str) -> bool:
+    """Whether what follows ``name`` in ``text`` is a release, or nothing."""
+    return _RELEASE.fullmatch(folded(text)[len(folded(name)) :]) is not None
 
 
 @functools.cache

@@ -58,8 +58,8 @@ class Reading:
         """Returns the reading that a ``names.toml`` describes.
 
         Args:
-            document: its tables ``replacements`` (pattern to text), ``qualifiers`` (name to pattern) and ``words``: those that are ``idle``
-                are dropped, and so is what stands in ``brackets`` if they hold "remarks". Each may be missing.
+            document: its tables ``replacements`` (pattern to text), ``qualifiers`` (name to pattern) and ``words``, whose
+                ``idle`` ones are dropped, as is what stands in ``brackets`` if they hold "remarks". Each may be missing.
 
         Example:
             >>> Reading.of({"words": {"idle": ["nvidia", "gpu"]}}).parts("NVIDIA T4 GPU").core
@@ -186,9 +186,10 @@ class Names:
         if not isinstance(text, str):
             return []
         owners = {name: id for id in among for name in reversed(self._names[id])}
-        core = self._reading.parts(text).core or text
-        ids = [owners[name] for name in nearest_names(core, owners, count=12, least=0.45)]
-        return list(dict.fromkeys(ids))[:3]
+        core = self._reading.parts(self._bare(text)).core or text
+        variants = [id for id in self._cores.get(core, ()) if id in owners.values()]
+        near = [owners[name] for name in nearest_names(core, owners, count=12, least=0.45)]
+        return list(dict.fromkeys((*variants, *near)))[:3]
 
 
 def longest_beginning(text: str, known: Iterable[str]) -> str | None:

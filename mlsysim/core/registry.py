@@ -209,7 +209,7 @@ class Group(Generic[T]):
             ('H100 SXM5 80GB', 'H100 SXM5 80GB')
             >>> Hardware.get("H100 96GB")
             Traceback (most recent call last):
-            mlsysim.core.errors.UnknownNameError: Hardware has no 'H100 96GB'; did you mean 'H100', 'V100' or 'P100'?
+            mlsysim.core.errors.UnknownNameError: Hardware has no 'H100 96GB'; did you mean 'H100', 'H100_PCIe' or 'H100_NVL'?
         """
         return self._value(self._entry(name))
 
