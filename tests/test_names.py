@@ -158,7 +158,7 @@ def test_an_unknown_name_has_at_most_three_near_ones(registry, text):
     assert len(re.findall(r"'[^']*'", str(caught.value))) <= 4, "what was asked, and three names"
 
 
-@pytest.mark.parametrize("wrong", ["vlm", "pytorch-fsdp-pur", "sglangs", "megatron"])
+@pytest.mark.parametrize("wrong", ["vlm", "pytorch-fsdp-pur", "sglangs", "vllm-2026", "megatron"])
 def test_a_stack_is_not_guessed(wrong):
     assert stack_called(wrong) is None
     with pytest.raises(UnknownNameError, match=r"stack = .*did you mean|such as"):

@@ -11,7 +11,8 @@ from mlsysim.core.names import folded, longest_beginning
 from mlsysim.core.toml import packaged_toml
 
 _LATEST = 9999.0
-_RELEASE = re.compile(r"(v?\d[a-z0-9.]*)?")
+# "0.12.0", "v3"; not the year of an engine of ours that is not there.
+_RELEASE = re.compile(r"(v?\d{1,2}([.][a-z0-9.]+)?)?")
 
 
 def engine_called(text: str, year: float = _LATEST, *, alone: bool = False) -> str | None:
