@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mlsysim.calibration.devices import kernels_of, measured_device, measured_hardware
+from mlsysim.calibration.names import engine_called
 from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml
@@ -42,16 +43,20 @@ class Engine:
 
 @functools.cache
 def engine(name: str) -> Engine:
-    """The engine of this name.
+    """The engine of this name, or the one that another name of an engine and its release means.
 
     Raises:
-        UnknownNameError: no such engine; the message lists them.
+        UnknownNameError: no such engine; the message has the nearest names.
 
     Example:
-        >>> engine("vllm-2025").has.grouped_decode
-        True
+        >>> engine("vllm-2025").has.grouped_decode, engine("vLLM 0.12.0").name
+        (True, 'vllm-2025')
     """
-    entry = known_entry("stack", name, engine_tables())
+    known = engine_tables()
+    called = name if name in known else engine_called(name, alone=True)
+    if called is not None and called != name:
+        return engine(called)
+    entry = known_entry("stack", name, known)
     return Engine(
         name=name,
         coefficients=coefficients(EngineCoefficients, entry),
