@@ -8,7 +8,6 @@ that nobody else has. Then every row of the source is predicted, calibration row
 from __future__ import annotations
 
 import argparse
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
@@ -34,7 +33,7 @@ from mlsysim.validation.fit_stacks import (
     predicted,
     training_anchors,
 )
-from mlsysim.validation.loading import Anchor
+from mlsysim.validation.loading import Anchor, written
 from mlsysim.validation.report import percent
 from mlsysim.validation.statistics import quantile
 
@@ -132,8 +131,7 @@ def errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> dict[str, Any]:
 
 def read(root: Path) -> dict[str, dict[str, Any]]:
     """The entries that are written under ``root``; none without the file."""
-    path = root / FILE
-    return tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
+    return written(root / FILE)
 
 
 def stale(name: str, entry: Mapping[str, Any], anchors: Sequence[Anchor]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +41,7 @@ from mlsysim.validation.fit_engines import (
     serving_anchors,
     stated,
 )
-from mlsysim.validation.loading import Anchor
+from mlsysim.validation.loading import Anchor, written
 from mlsysim.validation.report import percent
 from mlsysim.validation.statistics import quantile
 
@@ -247,8 +246,7 @@ def _together(found: Mapping[str, Signed], kind: str) -> Signed:
 
 def read(root: Path) -> dict[str, dict[str, Any]]:
     """The entries that are written under ``root``; none without the file."""
-    path = root / FILE
-    return tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
+    return written(root / FILE)
 
 
 def stale(entries: Mapping[str, Mapping[str, Any]], cases: Sequence[ServingCase]) -> str:

@@ -156,6 +156,16 @@ def _document(path: Path) -> tuple[dict[str, Any], list[Path]]:
     return document, files
 
 
+def written(path: Path) -> dict[str, Any]:
+    """What a TOML file says, parsed once a process unless the file changes; empty without the file. Not to be changed."""
+    return _parsed(path, _state(path)) if path.exists() else {}
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(path: Path, state: _State) -> dict[str, Any]:
+    return _toml(path)
+
+
 def _toml(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     try:

@@ -14,15 +14,15 @@ from mlsysim.validation.inputs import call_of
 from mlsysim.validation.names import LEFT_OUT, SEARCH, SERVING_LEFT_OUT, TARGET
 from mlsysim.validation.report import percent
 from mlsysim.validation.runner import result_of
-from mlsysim.validation.statistics import summarise
+from mlsysim.validation.statistics import Row, summarise
 from mlsysim.validation.targets import TargetCheck
 
 
-def test_family_gate(anchor_root: Path, family: str) -> None:
+def test_family_gate(anchor_root: Path, anchor_rows: tuple[Row, ...], family: str) -> None:
     """The family's validation cases, known misses included, stay within its gate."""
     gate = loading.load_gate(anchor_root / family)
     assert gate is not None
-    chosen = [row for row in evidence.rows(anchor_root) if row["family"] == family and row["role"] == "validation"]
+    chosen = [row for row in anchor_rows if row["family"] == family and row["role"] == "validation"]
     summary = summarise(family, "validation", chosen)
     accuracy = summary.balanced_accuracy
     if gate.balanced_accuracy is not None and (accuracy is None or accuracy < gate.balanced_accuracy):
@@ -40,9 +40,9 @@ def test_family_gate(anchor_root: Path, family: str) -> None:
             pytest.fail(f"{family}: {above}: {gate.reason}", pytrace=False)
 
 
-def test_target(anchor_root: Path, target: TargetCheck, request: pytest.FixtureRequest) -> None:
+def test_target(anchor_root: Path, anchor_rows: tuple[Row, ...], target: TargetCheck, request: pytest.FixtureRequest) -> None:
     """The rows that an aim is for meet it."""
-    row = target.as_row(evidence.rows(anchor_root), evidence.left_out(anchor_root), evidence.kernel_rows(anchor_root))
+    row = target.as_row(anchor_rows, evidence.left_out(anchor_root), evidence.kernel_rows(anchor_root))
     request.node.user_properties.append((TARGET, json.dumps(row)))
     if not row["held"]:
         found = (
