@@ -7,7 +7,7 @@ import functools
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,16 @@ KERNEL_TABLES = "kernels"
 
 @dataclass(frozen=True, eq=False)
 class Anchor:
-    """One case with its source and the file it stands in; compared by identity, so that results can be kept by it."""
+    """One case with its source and the file it stands in; compared by identity, so that results can be kept by it.
+
+    ``siblings`` are all cases of the file, this one among them: they are solved together.
+    """
 
     path: Path
     family: str
     source: Source
     case: Case
+    siblings: list[Anchor] = field(default_factory=list, repr=False)
 
     @property
     def id(self) -> str:
@@ -108,6 +112,7 @@ def _read(path: Path) -> tuple[dict[Path, _State], tuple[Anchor, ...]]:
     inherited = {name: head[name] for name in INHERITED if name in head}
     common = {**inherited, **document.get("defaults", {})}
     anchors: dict[str, Anchor] = {}
+    siblings: list[Anchor] = []
     for position, table in enumerate(document["case"], start=1):
         label = f"case {table['id']!r}" if "id" in table else f"case number {position}"
         try:
@@ -119,7 +124,8 @@ def _read(path: Path) -> tuple[dict[Path, _State], tuple[Anchor, ...]]:
             raise DataError(f"{path}: {label}: {error}") from None
         if case.id in anchors:
             raise DataError(f"{path}: {label}: this id stands twice in the file")
-        anchors[case.id] = Anchor(path, family, source, case)
+        anchors[case.id] = Anchor(path, family, source, case, siblings)
+        siblings.append(anchors[case.id])
         inputs.call_of(anchors[case.id])  # builds and checks the inputs, so that a wrong one stops the collection
     return {file: _state(file) for file in files}, tuple(anchors.values())
 
