@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mlsysim.validation.anchor_tests import (
+from mlsysim.fitting.left_out_tests import test_every_source_is_left_out_once, test_left_out, test_serving_left_out
+from mlsysim.validation.suite.anchor_tests import (
     test_bound_is_not_beaten,
     test_feasible_as_stated,
     test_in_band,
@@ -10,14 +11,11 @@ from mlsysim.validation.anchor_tests import (
     test_runs_hold,
     test_snapshot,
 )
-from mlsysim.validation.suite_tests import (
-    test_every_source_is_left_out_once,
+from mlsysim.validation.suite.suite_tests import (
     test_family_gate,
     test_layout,
-    test_left_out,
     test_no_orphan_snapshots,
     test_page_is_current,
-    test_serving_left_out,
     test_target,
     test_time_of_a_solve,
     test_time_of_a_whole_search,

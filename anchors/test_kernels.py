@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mlsysim.validation.kernel_tests import test_kernel_gate, test_kernel_table
+from mlsysim.validation.suite.kernel_tests import test_kernel_gate, test_kernel_table
 
 ANCHORS = Path(__file__).parent
 

@@ -18,65 +18,78 @@ if TYPE_CHECKING:
     from mlsysim.infra.types import Grid, Site
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
-    from mlsysim.solvers.batch_server import BatchServerModel
-    from mlsysim.solvers.batching import BatchingOptimizer
-    from mlsysim.solvers.capacity import CapacityPlanner
-    from mlsysim.solvers.continuous_batching import ContinuousBatchingModel
-    from mlsysim.solvers.distributed import DistributedModel
-    from mlsysim.solvers.fleets import FleetOptimizer
-    from mlsysim.solvers.kv_transfer import KVTransferModel
-    from mlsysim.solvers.parallelism import ParallelismOptimizer
-    from mlsysim.solvers.placement import PlacementOptimizer
-    from mlsysim.solvers.predict import predict_table
-    from mlsysim.solvers.scaling import ScalingModel
-    from mlsysim.solvers.serving import ServingModel
-    from mlsysim.solvers.single_node import SingleNodeModel
-    from mlsysim.solvers.speculative_decoding import SpeculativeDecodingModel
-    from mlsysim.solvers.sustainability import SustainabilityModel
-    from mlsysim.solvers.tail_latency import TailLatencyModel
-    from mlsysim.solvers.token_server import TokenServerModel
+    from mlsysim.solvers.operations.placement import PlacementOptimizer
+    from mlsysim.solvers.operations.scaling import ScalingModel
+    from mlsysim.solvers.operations.sustainability import SustainabilityModel
+    from mlsysim.solvers.serving.batch_server import BatchServerModel
+    from mlsysim.solvers.serving.batching import BatchingOptimizer
+    from mlsysim.solvers.serving.capacity import CapacityPlanner
+    from mlsysim.solvers.serving.continuous_batching import ContinuousBatchingModel
+    from mlsysim.solvers.serving.kv_transfer import KVTransferModel
+    from mlsysim.solvers.serving.serving import ServingModel
+    from mlsysim.solvers.serving.speculative_decoding import SpeculativeDecodingModel
+    from mlsysim.solvers.serving.tail_latency import TailLatencyModel
+    from mlsysim.solvers.serving.token_server import TokenServerModel
+    from mlsysim.solvers.training.distributed import DistributedModel
+    from mlsysim.solvers.training.fleets import FleetOptimizer
+    from mlsysim.solvers.training.parallelism import ParallelismOptimizer
+    from mlsysim.solvers.training.single_node import SingleNodeModel
     from mlsysim.systems.registry import Systems
     from mlsysim.systems.types import Fleet, NetworkFabric, Node
+    from mlsysim.tables.predict import predict_table
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "BatchServerModel": "solvers.batch_server",
-    "BatchingOptimizer": "solvers.batching",
+    "BatchServerModel": "solvers.serving.batch_server",
+    "BatchingOptimizer": "solvers.serving.batching",
     "CNNWorkload": "models.types",
-    "CapacityPlanner": "solvers.capacity",
-    "ContinuousBatchingModel": "solvers.continuous_batching",
-    "DistributedModel": "solvers.distributed",
+    "CapacityPlanner": "solvers.serving.capacity",
+    "ContinuousBatchingModel": "solvers.serving.continuous_batching",
+    "DistributedModel": "solvers.training.distributed",
     "Fleet": "systems.types",
-    "FleetOptimizer": "solvers.fleets",
+    "FleetOptimizer": "solvers.training.fleets",
     "Grid": "infra.types",
     "Hardware": "hardware.registry",
     "HardwareNode": "hardware.types",
     "InfeasibleError": "core.errors",
     "Infra": "infra.registry",
     "InputError": "core.errors",
-    "KVTransferModel": "solvers.kv_transfer",
+    "KVTransferModel": "solvers.serving.kv_transfer",
     "MLSysError": "core.errors",
     "Models": "models.registry",
     "NetworkFabric": "systems.types",
     "Node": "systems.types",
-    "ParallelismOptimizer": "solvers.parallelism",
-    "PlacementOptimizer": "solvers.placement",
+    "ParallelismOptimizer": "solvers.training.parallelism",
+    "PlacementOptimizer": "solvers.operations.placement",
     "Q_": "core.units",
-    "ScalingModel": "solvers.scaling",
-    "ServingModel": "solvers.serving",
-    "SingleNodeModel": "solvers.single_node",
+    "ScalingModel": "solvers.operations.scaling",
+    "ServingModel": "solvers.serving.serving",
+    "SingleNodeModel": "solvers.training.single_node",
     "Site": "infra.types",
-    "SpeculativeDecodingModel": "solvers.speculative_decoding",
-    "SustainabilityModel": "solvers.sustainability",
+    "SpeculativeDecodingModel": "solvers.serving.speculative_decoding",
+    "SustainabilityModel": "solvers.operations.sustainability",
     "Systems": "systems.registry",
-    "TailLatencyModel": "solvers.tail_latency",
-    "TokenServerModel": "solvers.token_server",
+    "TailLatencyModel": "solvers.serving.tail_latency",
+    "TokenServerModel": "solvers.serving.token_server",
     "TransformerWorkload": "models.types",
-    "predict_table": "solvers.predict",
+    "predict_table": "tables.predict",
     "ureg": "core.units",
 }
-_ROOMS = ("calibration", "core", "hardware", "infra", "models", "physics", "solvers", "systems", "validation")
+_ROOMS = (
+    "calibration",
+    "core",
+    "fitting",
+    "hardware",
+    "infra",
+    "lowering",
+    "models",
+    "physics",
+    "solvers",
+    "systems",
+    "tables",
+    "validation",
+)
 
 __all__ = [
     "Q_",

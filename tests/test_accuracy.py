@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mlsysim.core.errors import DataError
-from mlsysim.validation import accuracy, targets
-from mlsysim.validation.comparison import compare
-from mlsysim.validation.loading import load
+from mlsysim.validation.anchors.comparison import compare
+from mlsysim.validation.anchors.loading import load
+from mlsysim.validation.report import accuracy, targets
 
 ROOT = Path(__file__).parents[1] / "anchors"
 LEFT_OUT = {

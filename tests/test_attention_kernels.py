@@ -11,22 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlsysim.calibration import attention, fit_attention
+from mlsysim.calibration import attention
 from mlsysim.calibration.attention import decode_kernel, measured_devices, prefill_kernel
-from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable, role_of
 from mlsysim.core.errors import UnknownNameError
+from mlsysim.fitting import attention as fit_attention
 from mlsysim.hardware.registry import Hardware
-from mlsysim.physics.attention_kernels import (
+from mlsysim.physics.kernels.attention import (
     AttentionDevice,
     attended_keys,
     decode_attention_s,
     prefill_attention_s,
     training_attention_s,
 )
+from mlsysim.validation.kernels.tables import CALIBRATION, VALIDATION, KernelTable, role_of
 
 KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
 HEAD = tomllib.loads((KERNELS / "attention.toml").read_text("utf-8"))
-FITTED = tomllib.loads(Path(attention.__file__).with_name("attention.toml").read_text("utf-8"))
+FITTED = tomllib.loads((Path(attention.__file__).parent / "data" / "attention.toml").read_text("utf-8"))
 H100 = AttentionDevice(989.4e12, 3.35e12, 132.0, 50.0 * 2**20)
 SHAPE = (32.0, 8.0, 128.0)  # heads, key-value heads, head dimension
 LENGTHS = {"prefill": "seq_len", "decode": "context"}

@@ -26,16 +26,16 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import ComputeCore, HardwareNode, MemoryHierarchy
 from mlsysim.models.registry import Models
 from mlsysim.models.types import CNNWorkload, RecommendationWorkload, TransformerWorkload
-from mlsysim.solvers.batching import BatchingOptimizer
-from mlsysim.solvers.continuous_batching import ContinuousBatchingModel
-from mlsysim.solvers.distributed import DistributedModel
-from mlsysim.solvers.parallelism import ParallelismOptimizer
-from mlsysim.solvers.placement import PlacementOptimizer
-from mlsysim.solvers.scaling import ScalingModel
-from mlsysim.solvers.serving import ServingModel
-from mlsysim.solvers.single_node import SingleNodeModel
-from mlsysim.solvers.sustainability import SustainabilityModel
-from mlsysim.solvers.tail_latency import TailLatencyModel
+from mlsysim.solvers.operations.placement import PlacementOptimizer
+from mlsysim.solvers.operations.scaling import ScalingModel
+from mlsysim.solvers.operations.sustainability import SustainabilityModel
+from mlsysim.solvers.serving.batching import BatchingOptimizer
+from mlsysim.solvers.serving.continuous_batching import ContinuousBatchingModel
+from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.solvers.serving.tail_latency import TailLatencyModel
+from mlsysim.solvers.training.distributed import DistributedModel
+from mlsysim.solvers.training.parallelism import ParallelismOptimizer
+from mlsysim.solvers.training.single_node import SingleNodeModel
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 

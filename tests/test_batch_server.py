@@ -8,8 +8,8 @@ import pytest
 from mlsysim import BatchServerModel, Hardware, Models
 from mlsysim.calibration.served import COEFFICIENTS, harness_fitted_names, served_tables
 from mlsysim.core.errors import MLSysError
-from mlsysim.physics.batch_queue import batch_spread, highest_load, latency_in_batches
-from mlsysim.solvers.predict import predict_table
+from mlsysim.physics.queues.batch_queue import batch_spread, highest_load, latency_in_batches
+from mlsysim.tables.predict import predict_table
 
 SIZES = np.unique(np.round(np.geomspace(1, 4096, 60)))
 RESNET, BERT, A100 = Models.Vision.ResNet50, Models.Language.BERT_Large, Hardware.Cloud.A100

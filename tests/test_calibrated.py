@@ -6,10 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from mlsysim import DistributedModel, Fleet, Hardware, Models, NetworkFabric, Node, ParallelismOptimizer, Systems
+from mlsysim import (
+    DistributedModel,
+    Fleet,
+    Hardware,
+    Models,
+    NetworkFabric,
+    Node,
+    ParallelismOptimizer,
+    Systems,
+)
 from mlsysim.calibration.stacks import stack, stack_names
 from mlsysim.core.errors import InconsistentError, UnknownNameError
-from mlsysim.validation.fit_stacks import RANGES, fit_all, training_anchors
+from mlsysim.fitting.stacks import RANGES, fit_all, training_anchors
 
 ANCHORS = Path(__file__).parents[1] / "anchors"
 LLAMA = Models.Language.Llama3_70B

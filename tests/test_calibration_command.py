@@ -1,4 +1,4 @@
-"""``python -m mlsysim.calibration``: what it prints and writes, and that it changes nothing on the data that we carry."""
+"""``python -m mlsysim.fitting.kernels``: what it prints and writes, and that it changes nothing on the data that we carry."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from mlsysim.calibration import __main__ as command
-from mlsysim.calibration import fit_attention, fit_collectives, fit_gemm, fit_peaks
-from mlsysim.calibration.fitting import Coefficient
+from mlsysim.fitting import (
+    attention as fit_attention,
+)
+from mlsysim.fitting import (
+    collectives as fit_collectives,
+)
+from mlsysim.fitting import (
+    gemm as fit_gemm,
+)
+from mlsysim.fitting import kernels as command
+from mlsysim.fitting import (
+    peaks as fit_peaks,
+)
+from mlsysim.fitting.bounded import Coefficient
 
 KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
 FILES = ("gemm.toml", "peaks.toml", "attention.toml", "collectives.toml")
@@ -37,14 +48,14 @@ def same(found, written, abs_error=0.0):
 def test_a_second_run_finds_what_is_written(run, name):
     status, folder = run
     assert status == 0
-    again, written = (tomllib.loads((place / name).read_text("utf-8")) for place in (folder, command.HERE))
+    again, written = (tomllib.loads((place / name).read_text("utf-8")) for place in (folder, command.DATA))
     assert same(again, written)
 
 
 def test_it_prints_a_line_a_table_and_what_changed(tmp_path, capsys, monkeypatch):
     fits = {fit_gemm: "fit_gemm", fit_peaks: "fit_peaks", fit_attention: "fit_attention", fit_collectives: "fit_collectives"}
     for (module, function), name in zip(fits.items(), FILES, strict=True):
-        stored = tomllib.loads((command.HERE / name).read_text("utf-8"))
+        stored = tomllib.loads((command.DATA / name).read_text("utf-8"))
         groups = {
             group: {name: entry for name, entry in tables.items() if isinstance(entry, dict)}
             for group, tables in stored.items()
@@ -58,7 +69,7 @@ def test_it_prints_a_line_a_table_and_what_changed(tmp_path, capsys, monkeypatch
     assert any(line.split() == ["gemm", "b200_sxm", "fp8", "28", "2.99", "%", "4.70", "%", "prologue_k"] for line in lines)
     assert lines[-1] == "changed: gemm.toml, peaks.toml, attention.toml, collectives.toml"
     for name in FILES:
-        assert (tmp_path / name).read_text("utf-8") == (command.HERE / name).read_text("utf-8")
+        assert (tmp_path / name).read_text("utf-8") == (command.DATA / name).read_text("utf-8")
     assert command.main([str(KERNELS), "--into", str(tmp_path)]) == 0
     assert capsys.readouterr().out.endswith("\nnothing changed\n")
 

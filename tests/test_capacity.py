@@ -17,8 +17,8 @@ from mlsysim import (
     SpeculativeDecodingModel,
     Systems,
 )
-from mlsysim.physics.disaggregation import MOST_BUSY, decode_pool, kv_transfer_s, prefill_pool
-from mlsysim.physics.speculation import expected_tokens
+from mlsysim.physics.serving.disaggregation import MOST_BUSY, decode_pool, kv_transfer_s, prefill_pool
+from mlsysim.physics.serving.speculation import expected_tokens
 
 LLAMA, H100 = Models.Language.Llama3_8B, Hardware.Cloud.H100
 ASKED = {"seq_len": 1024, "output_len": 256}

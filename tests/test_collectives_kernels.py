@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from mlsysim.calibration.collectives import collective_coefficients, entries, fabric_coefficients
-from mlsysim.calibration.fit_collectives import INTERCONNECT, fit_collectives
-from mlsysim.calibration.kernel_tables import VALIDATION, KernelTable, role_of
 from mlsysim.core.errors import DataError
-from mlsysim.physics.collective_kernels import KINDS, collective_s, hierarchical_all_reduce_s
+from mlsysim.fitting.collectives import fit_collectives
+from mlsysim.physics.kernels.collectives import KINDS, collective_s, hierarchical_all_reduce_s
+from mlsysim.validation.kernels.predictions import INTERCONNECT
+from mlsysim.validation.kernels.tables import VALIDATION, KernelTable, role_of
 
 FOLDER = Path(__file__).parents[1] / "anchors" / "kernels"
 MULTINODE = FOLDER / "collectives_multinode.csv"

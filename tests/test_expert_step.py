@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from mlsysim import DistributedModel, Fleet, Models, Systems
 from mlsysim.calibration.collectives import collective_coefficients
 from mlsysim.core.errors import InconsistentError, InputError
+from mlsysim.lowering.work import training_work
 from mlsysim.models.types import MixtureOfExperts, TransformerWorkload
-from mlsysim.physics.collectives import distinct_targets
-from mlsysim.physics.context_parallel import ring_passes_B
-from mlsysim.physics.expert_step import (
+from mlsysim.physics.kernels.alpha_beta import distinct_targets
+from mlsysim.physics.layer.context_parallel import ring_passes_B
+from mlsysim.physics.layer.experts import (
     ExpertShape,
     exchange_s,
     expert_backward,
@@ -20,11 +21,10 @@ from mlsysim.physics.expert_step import (
     local_experts,
     routed_rows,
 )
+from mlsysim.physics.layer.sharding import rank_parameters, trained_parameters
+from mlsysim.physics.layer.work import FULL, NONE
+from mlsysim.physics.machine import Machine
 from mlsysim.physics.plan import INTERLEAVED, ONE_F_ONE_B, Plan
-from mlsysim.physics.sharding import rank_parameters, trained_parameters
-from mlsysim.physics.training import Machine
-from mlsysim.physics.work import FULL, NONE
-from mlsysim.solvers.lowering import training_work
 
 SHAPE = ExpertShape(experts=64.0, per_token=8.0, ffn=1024.0, layers=1.0)
 PLAN = Plan(1.0, 1.0, 64.0, 8.0, 1.0, 4.0, 4096.0, 1.0, 0.0, float(NONE), float(ONE_F_ONE_B), 2.0, 2.0, 12.0)

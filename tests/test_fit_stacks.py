@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlsysim.solvers.training_table import question
-from mlsysim.validation import fit_stacks
+from mlsysim.fitting import stacks as fit_stacks
+from mlsysim.tables.training import question
 
 pytest.importorskip("scipy", reason="fits need scipy: pip install mlsysim-anchors[fit]")
 

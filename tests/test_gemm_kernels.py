@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlsysim.calibration import fit_gemm, gemm
+from mlsysim.calibration import gemm
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_devices, measured_formats
-from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable, role_of
 from mlsysim.calibration.shared_kernels import shared_gemm
 from mlsysim.core.errors import UnknownNameError
+from mlsysim.fitting import gemm as fit_gemm
 from mlsysim.hardware.registry import Hardware
-from mlsysim.physics.gemm import GemmKernel, gemm_s
+from mlsysim.physics.kernels.gemm import GemmKernel, gemm_s
+from mlsysim.validation.kernels.tables import CALIBRATION, VALIDATION, KernelTable, role_of
 
 KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
 HEAD = tomllib.loads((KERNELS / "gemm.toml").read_text("utf-8"))
-FITTED = tomllib.loads(Path(gemm.__file__).with_name("gemm.toml").read_text("utf-8"))
+FITTED = tomllib.loads((Path(gemm.__file__).parent / "data" / "gemm.toml").read_text("utf-8"))
 KINDS = [(name, dtype) for name in measured_devices() for dtype in measured_formats(name)]
 H100 = {"peak_flops_per_s": 989.4e12, "bandwidth_Bps": 3.35e12, "multiprocessors": 132.0, "cache_B": 50.0 * 2**20}
 SIZES = np.array(

@@ -21,9 +21,9 @@ from mlsysim.calibration.inference import (
     inference_tables,
 )
 from mlsysim.core.errors import MLSysError
-from mlsysim.solvers.inference_lowering import forward_time, inference_kernels, inference_work
-from mlsysim.solvers.inference_table import inference_question
-from mlsysim.solvers.predict import predict_table
+from mlsysim.lowering.forward import forward_time, inference_kernels, inference_work
+from mlsysim.tables.inference import inference_question
+from mlsysim.tables.predict import predict_table
 
 ROOT = Path(__file__).parents[1] / "anchors"
 TABLES = [*sorted((ROOT / "inference").glob("*.csv")), *sorted((ROOT / "inference_frameworks").glob("*.csv"))]
@@ -267,7 +267,7 @@ def test_the_number_format_follows_the_target_the_device_and_the_round():
 
 def test_the_fit_is_given_calibration_runs_only(monkeypatch):
     pytest.importorskip("scipy", reason="fits need scipy: pip install mlsysim-anchors[fit]")
-    from mlsysim.validation import fit_inference
+    from mlsysim.fitting import inference as fit_inference
 
     counted = []
 

@@ -18,21 +18,22 @@ from hypothesis import strategies as st
 from mlsysim.core.errors import InputError
 from mlsysim.core.units import Q_
 from mlsysim.hardware.types import ComputeCore, HardwareNode, MemoryHierarchy
+from mlsysim.lowering.work import inference_work, training_work
 from mlsysim.models.parameters import embedding_width, total_parameters
 from mlsysim.models.registry import Models
 from mlsysim.models.types import MixtureOfExperts, TransformerWorkload
-from mlsysim.physics.memory import MEMORY_PARTS, training_memory
+from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE
+from mlsysim.physics.machine import Machine
 from mlsysim.physics.plan import GPIPE, INTERLEAVED, ONE_F_ONE_B, Plan
-from mlsysim.physics.step import STEP_PARTS, Overlap, StepParts, assemble_step
-from mlsysim.physics.training import Machine, training_step
-from mlsysim.physics.work import FULL, NONE, SELECTIVE
-from mlsysim.solvers.distributed import DistributedModel
-from mlsysim.solvers.lowering import inference_work, training_work
-from mlsysim.solvers.parallelism import PAPER_OVERLAP, ParallelismOptimizer
-from mlsysim.solvers.scaling import ScalingModel
-from mlsysim.solvers.serving import ServingModel
-from mlsysim.solvers.single_node import SingleNodeModel
-from mlsysim.solvers.sustainability import SustainabilityModel
+from mlsysim.physics.training.memory import MEMORY_PARTS, training_memory
+from mlsysim.physics.training.roofline_step import training_step
+from mlsysim.physics.training.step import STEP_PARTS, Overlap, StepParts, assemble_step
+from mlsysim.solvers.operations.scaling import ScalingModel
+from mlsysim.solvers.operations.sustainability import SustainabilityModel
+from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.solvers.training.distributed import DistributedModel
+from mlsysim.solvers.training.parallelism import PAPER_OVERLAP, ParallelismOptimizer
+from mlsysim.solvers.training.single_node import SingleNodeModel
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
 ROUNDING = 1e-9

@@ -11,14 +11,15 @@ import pytest
 
 from mlsysim.calibration.stacks import fitted_names
 from mlsysim.core.errors import DataError
-from mlsysim.validation import export, kernels, report, statistics
+from mlsysim.validation.kernels import checks as kernels
+from mlsysim.validation.report import export, report, statistics
 
 KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
 GATES = (KERNELS / "gates.toml").read_text("utf-8")
 MODULE = """
 from pathlib import Path
 
-from mlsysim.validation.kernel_tests import test_kernel_gate, test_kernel_table
+from mlsysim.validation.suite.kernel_tests import test_kernel_gate, test_kernel_table
 
 ANCHORS = Path(__file__).parent
 """
@@ -122,13 +123,6 @@ def test_no_folder_has_no_tables(tmp_path):
     assert kernels.parts(tmp_path) == ()
 
 
-@pytest.fixture(scope="module")
-def imported_once():
-    """What an inner run imports first, pytester forgets again: the next run would have two copies of each class."""
-    for name in ("kernel_tests", "kernels", "export", "parametrise"):
-        importlib.import_module(f"mlsysim.validation.{name}")
-
-
 @pytest.fixture
 def tree(pytester, monkeypatch, imported_once):
     """A repository with the kernels alone; called with other gates."""
@@ -205,4 +199,4 @@ def test_residuals_that_the_fit_has_not_written_are_red(pytester, tree):
     path.write_text("".join(lines[:-1]), encoding="utf-8")
     result = pytester.runpytest("anchors", "-k", "kernel_table and gemm-h100_sxm")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*gemm-h100_sxm-*rows*written*: run python -m mlsysim.calibration"])
+    result.stdout.fnmatch_lines(["*gemm-h100_sxm-*rows*written*: run python -m mlsysim.fitting.kernels"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.validation import known_misses
+from mlsysim.fitting import known_misses
 
 SOURCE = """
 [source]

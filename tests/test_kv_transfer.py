@@ -7,7 +7,7 @@ import pytest
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.hardware.registry import Hardware
 from mlsysim.models.registry import Models
-from mlsysim.solvers.kv_transfer import KVTransferModel
+from mlsysim.solvers.serving.kv_transfer import KVTransferModel
 from mlsysim.systems.registry import Systems
 
 LLAMA, DGX = Models.Language.Llama2_70B, Systems.Nodes.DGX_H100

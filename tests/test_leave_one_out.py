@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mlsysim.core.errors import DataError
-from mlsysim.validation import fit_stacks, leave_one_out
-from mlsysim.validation.leave_one_out import HeldOut
+from mlsysim.fitting import leave_one_out
+from mlsysim.fitting import stacks as fit_stacks
+from mlsysim.fitting.leave_one_out import HeldOut
 
 pytestmark = pytest.mark.usefixtures("quick_fit")
 

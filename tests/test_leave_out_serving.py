@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlsysim.calibration.fitting import Coefficient, fit
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.validation import accuracy, engine_tables, fit_engines, leave_out_serving
-from mlsysim.validation.leave_out_serving import entry_id, left_out
+from mlsysim.fitting import engine_tables, leave_out_serving
+from mlsysim.fitting import engines as fit_engines
+from mlsysim.fitting.bounded import Coefficient, fit
+from mlsysim.fitting.leave_out_serving import entry_id, left_out
+from mlsysim.validation.report import accuracy
 
 pytest.importorskip("scipy", reason="fits need SciPy: pip install 'mlsysim-anchors[fit]'")
 

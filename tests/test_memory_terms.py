@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 
 from mlsysim.calibration.stacks import stack, stack_names
-from mlsysim.calibration.toml_text import toml_tables
+from mlsysim.fitting.stacks import training_anchors
+from mlsysim.fitting.toml_text import toml_tables
+from mlsysim.lowering.work import training_work
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.memory import TEXTBOOK, MemoryTerms, training_memory
+from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE, kept_activation_B
 from mlsysim.physics.plan import GPIPE, ONE_F_ONE_B, Plan
-from mlsysim.physics.work import FULL, NONE, SELECTIVE, kept_activation_B
-from mlsysim.solvers.distributed import DistributedModel
-from mlsysim.solvers.lowering import training_work
-from mlsysim.solvers.predict import predict_table
+from mlsysim.physics.training.memory import TEXTBOOK, MemoryTerms, training_memory
+from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet
-from mlsysim.validation.fit_stacks import training_anchors
-from mlsysim.validation.loading import load
-from mlsysim.validation.runner import predict
+from mlsysim.tables.predict import predict_table
+from mlsysim.validation.anchors.loading import load
+from mlsysim.validation.anchors.runner import predict
 
 ROOT = Path(__file__).parents[1]
 LAYOUTS = ROOT / "anchors" / "memory" / "hagemann2023_fit.toml"
@@ -157,7 +157,7 @@ def test_recomputation_is_chosen_with_the_stacks_memory(a100s):
 
 
 def test_fitting_keeps_what_is_stated_of_memory():
-    entries = tomllib.loads((ROOT / "mlsysim" / "calibration" / "stacks.toml").read_text("utf-8"))
+    entries = tomllib.loads((ROOT / "mlsysim" / "calibration" / "data" / "stacks.toml").read_text("utf-8"))
     assert entries["aleph-alpha-scaling"]["memory"]["logits_split"] == 0
     assert tomllib.loads(toml_tables(entries, "Stacks.")) == entries
 

@@ -7,7 +7,7 @@ import pytest
 from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.hardware.registry import Hardware
 from mlsysim.models.registry import Models
-from mlsysim.solvers.serving import ServingModel
+from mlsysim.solvers.serving.serving import ServingModel
 from mlsysim.systems.registry import Systems
 
 H100 = Hardware.Cloud.H100

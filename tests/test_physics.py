@@ -10,21 +10,22 @@ import pytest
 
 from mlsysim.core.units import Q_
 from mlsysim.hardware.registry import Hardware
+from mlsysim.lowering.work import cached_tokens, inference_work, kv_elements, training_work
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.collectives import all_reduce_s, all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
-from mlsysim.physics.energy import emissions_g, facility_energy_J
-from mlsysim.physics.inference import largest_batch, touched_experts
-from mlsysim.physics.memory import training_memory
+from mlsysim.physics.kernels.alpha_beta import all_reduce_s, all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
+from mlsysim.physics.kernels.roofline import roofline_s
+from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE, attended_tokens, kept_activation_B, recomputed_flops
+from mlsysim.physics.machine import Machine
+from mlsysim.physics.operations.energy import emissions_g, facility_energy_J
+from mlsysim.physics.operations.scaling import compute_optimal_parameters
 from mlsysim.physics.plan import GPIPE, INTERLEAVED, ONE_F_ONE_B, Plan, held_by_first_stage, held_by_last_stage
-from mlsysim.physics.roofline import roofline_s
-from mlsysim.physics.scaling import compute_optimal_parameters
-from mlsysim.physics.step import Overlap
-from mlsysim.physics.training import Machine, training_step
-from mlsysim.physics.work import FULL, NONE, SELECTIVE, attended_tokens, kept_activation_B, recomputed_flops
-from mlsysim.solvers.distributed import DistributedModel
-from mlsysim.solvers.lowering import cached_tokens, inference_work, kv_elements, training_work
-from mlsysim.solvers.serving import ServingModel
+from mlsysim.physics.serving.inference import largest_batch, touched_experts
+from mlsysim.physics.training.memory import training_memory
+from mlsysim.physics.training.roofline_step import training_step
+from mlsysim.physics.training.step import Overlap
+from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.solvers.training.distributed import DistributedModel
 
 # GPT-3 as Narayanan et al. 2021 count it: l, h, V, s.
 LAYERS, HIDDEN, VOCABULARY, SEQUENCE = 96, 12288, 51200, 2048

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlsysim import Fleet, FleetOptimizer, Grid, InputError, Models, ParallelismOptimizer, PlacementOptimizer, Site, Systems
+from mlsysim import (
+    Fleet,
+    FleetOptimizer,
+    Grid,
+    InputError,
+    Models,
+    ParallelismOptimizer,
+    PlacementOptimizer,
+    Site,
+    Systems,
+)
 
 FLEET = Fleet(name="2 nodes", node=Systems.Nodes.DGX_H100, count=2)
 POWER = {"accelerator_power": "1 kW"}

@@ -46,6 +46,8 @@ compute = { peak_flops = "1 PFLOP/s" }
 memory = { capacity = "80 GiB", bandwidth = "3 TW" }
 """
 
+pytestmark = pytest.mark.usefixtures("imported_once")
+
 
 def latency_ms(batch_size):
     run = mlsysim.SingleNodeModel().solve(mlsysim.Models.Vision.ResNet50, mlsysim.Hardware.Cloud.A100, batch_size=batch_size)
@@ -56,13 +58,6 @@ def case(name, factor=1.0, extra=""):
     """A case whose figure is ``factor`` times what the solver predicts."""
     value = factor * latency_ms(256)
     return f'\n[[case]]\nid = "{name}"\nvalue = {value!r}\nsolve = {{ batch_size = 256 }}\n{extra}\n'
-
-
-@pytest.fixture(scope="module", autouse=True)
-def imported_once():
-    """What an inner run imports first, pytester forgets again: the next run would have two copies of each class."""
-    for name in ("anchor_tests", "suite_tests", "snapshots", "export", "parametrise"):
-        importlib.import_module(f"mlsysim.validation.{name}")
 
 
 @pytest.fixture(autouse=True)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from mlsysim.__main__ import main
+from mlsysim.cli.main import main
 from mlsysim.core.errors import InputError
-from mlsysim.physics.work import RECOMPUTE_MODES
-from mlsysim.solvers.distributed import DistributedModel
-from mlsysim.solvers.lowering import training_work
-from mlsysim.solvers.predict import ADDED_COLUMNS, predict_table
-from mlsysim.solvers.training_figures import flops_per_token
-from mlsysim.solvers.training_table import question
+from mlsysim.lowering.work import training_work
+from mlsysim.physics.layer.work import RECOMPUTE_MODES
+from mlsysim.solvers.training.distributed import DistributedModel
+from mlsysim.tables.predict import ADDED_COLUMNS, predict_table
+from mlsysim.tables.training import question
+from mlsysim.tables.training_figures import flops_per_token
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from mlsysim import Hardware, InputError, Models, ServingModel, Systems, TailLatencyModel
 from mlsysim.core.errors import InfeasibleError
-from mlsysim.physics import queueing
-from mlsysim.physics.constant_service_queue import ConstantService
-from mlsysim.physics.joining_queue import CELLS, turn
-from mlsysim.physics.open_loop import in_flight
-from mlsysim.solvers.open_loop_lowering import paces
-from mlsysim.solvers.serving_input import check_setting
+from mlsysim.lowering.arrivals import paces
+from mlsysim.lowering.serving_setting import check_setting
+from mlsysim.physics.queues import queueing
+from mlsysim.physics.queues.constant_service import ConstantService
+from mlsysim.physics.queues.open_loop import in_flight
+from mlsysim.physics.queues.prompt_queue import CELLS, turn
 
 loads = st.floats(0.01, 0.999)
 servers = st.integers(1, 300)

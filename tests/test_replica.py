@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from mlsysim import Fleet, Hardware, Models, SingleNodeModel, Systems
-from mlsysim.calibration.replicas import replica_stack_names, replica_tables
+from mlsysim.calibration.data_parallel import replica_stack_names, replica_tables
 from mlsysim.core.errors import MLSysError
-from mlsysim.physics.convolution import convolution_macs, convolution_parameters, convolution_passes
-from mlsysim.physics.gemm import GemmKernel, SharedGemm
-from mlsysim.physics.replica import ReplicaCoefficients, ReplicaDevice, ReplicaPlan, replica_step
-from mlsysim.solvers.convolution_table import convolutions
+from mlsysim.lowering.convolutions import convolutions
+from mlsysim.physics.kernels.convolution import convolution_macs, convolution_parameters, convolution_passes
+from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+from mlsysim.physics.kernels.passes import ReplicaDevice
+from mlsysim.physics.training.data_parallel import ReplicaCoefficients, ReplicaPlan, replica_step
 
 ROOT = Path(__file__).parents[1] / "anchors"
 TABLES = sorted([*(ROOT / "cnn").glob("*.csv"), *(ROOT / "bert").glob("*.csv")])
@@ -149,7 +150,7 @@ def test_the_role_of_a_run_is_the_hash_of_its_cells(table):
 
 def test_the_fit_is_given_calibration_runs_only(monkeypatch):
     pytest.importorskip("scipy", reason="fits need scipy: pip install mlsysim-anchors[fit]")
-    from mlsysim.validation import fit_replicas
+    from mlsysim.fitting import data_parallel as fit_replicas
 
     class StoppedError(Exception):
         """The fit would begin here."""

@@ -14,13 +14,13 @@ from mlsysim.core.errors import InfeasibleError, InputError, UnknownArgumentErro
 from mlsysim.core.units import Q_
 from mlsysim.hardware.registry import Hardware
 from mlsysim.models.registry import Models
-from mlsysim.solvers.distributed import DistributedModel
-from mlsysim.solvers.parallelism import ParallelismOptimizer
+from mlsysim.solvers.operations.scaling import ScalingModel
+from mlsysim.solvers.operations.sustainability import SustainabilityModel
 from mlsysim.solvers.result import BASES
-from mlsysim.solvers.scaling import ScalingModel
-from mlsysim.solvers.serving import ServingModel
-from mlsysim.solvers.single_node import SingleNodeModel
-from mlsysim.solvers.sustainability import SustainabilityModel
+from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.solvers.training.distributed import DistributedModel
+from mlsysim.solvers.training.parallelism import ParallelismOptimizer
+from mlsysim.solvers.training.single_node import SingleNodeModel
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from mlsysim import DistributedModel, Fleet, InputError, Models, ParallelismOptimizer, Systems
 from mlsysim.calibration.memory import usable_memory_B
-from mlsysim.solvers import search as searching
-from mlsysim.solvers.distributed_input import check_setting
-from mlsysim.solvers.objective import Objective
-from mlsysim.solvers.parallelism import PAPER_OVERLAP, solve_arguments
-from mlsysim.solvers.plan_space import Choices, _factorizations, divisors, splits
-from mlsysim.solvers.search import Question, exhausted
-from mlsysim.solvers.search_rows import found_row
+from mlsysim.lowering.training_setting import check_setting
+from mlsysim.solvers.training import search as searching
+from mlsysim.solvers.training.objective import Objective
+from mlsysim.solvers.training.parallelism import PAPER_OVERLAP, solve_arguments
+from mlsysim.solvers.training.plan_space import Choices, _factorizations, divisors, splits
+from mlsysim.solvers.training.search import Question, exhausted
+from mlsysim.solvers.training.search_rows import found_row
 
 LLAMA = Models.Language.Llama3_8B
 MIXTRAL = Models.Language.Mixtral_8x7B

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from mlsysim import Fleet, Hardware, Models, NetworkFabric, ServingModel, Systems
 from mlsysim.calibration.engines import engine, engine_device, engine_names
 from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
-from mlsysim.physics.micro_batches import passes_of_micro_batches
-from mlsysim.physics.serving_deployment import Shards
-from mlsysim.physics.serving_step import prefill_pass
-from mlsysim.solvers.predict import predict_table
-from mlsysim.solvers.serving_lowering import Formats, calibrated_passes, serving_kernels, serving_shape
-from mlsysim.solvers.serving_table import METRICS, serving_question
-from mlsysim.validation import fit_engines
+from mlsysim.fitting import engines as fit_engines
+from mlsysim.lowering.serving_kernels import Formats, calibrated_passes, serving_kernels, serving_shape
+from mlsysim.physics.serving.deployment import Shards
+from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
+from mlsysim.physics.serving.passes import prefill_pass
+from mlsysim.tables.predict import predict_table
+from mlsysim.tables.serving import METRICS, serving_question
 
 ROOT = Path(__file__).parents[1] / "anchors"
 LLAMA8, LLAMA70 = Models.get("llama3p1_8b"), Models.get("llama3p1_70b")

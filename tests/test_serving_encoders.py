@@ -7,11 +7,11 @@ import pytest
 from mlsysim import Hardware, Models, ServingModel
 from mlsysim.calibration.engines import engine
 from mlsysim.core.errors import InconsistentError
-from mlsysim.physics import serving_step
-from mlsysim.physics.gemm import gemm_s
-from mlsysim.physics.serving_activations import elementwise_layer_s
-from mlsysim.physics.serving_deployment import Shards
-from mlsysim.solvers.serving_lowering import Formats, engine_kernels, serving_kernels, serving_shape
+from mlsysim.lowering.serving_kernels import Formats, engine_kernels, serving_kernels, serving_shape
+from mlsysim.physics.kernels.gemm import gemm_s
+from mlsysim.physics.serving import passes as serving_step
+from mlsysim.physics.serving.activations import elementwise_layer_s
+from mlsysim.physics.serving.deployment import Shards
 
 BERT, STACK = Models.get("bert_base"), "fastertransformer-bert"
 A100, T4, V100 = (Hardware.get(name) for name in ("a100_sxm_80gb", "t4", "v100_sxm2_16gb"))

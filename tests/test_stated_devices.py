@@ -13,22 +13,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlsysim.calibration import fit_peaks, gemm, stated
+from mlsysim.calibration import gemm
+from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.collectives import collective_coefficients
-from mlsysim.calibration.kernel_tables import CALIBRATION, VALIDATION, KernelTable
 from mlsysim.calibration.stacks import fitted_names, measured_device, stack
 from mlsysim.core.errors import InputError, MLSysError
 from mlsysim.core.units import with_unit
+from mlsysim.fitting import peaks as fit_peaks
 from mlsysim.hardware.registry import Hardware
-from mlsysim.physics.memory import MemoryTerms
-from mlsysim.solvers.accelerator_names import accelerator_entry
-from mlsysim.solvers.kernel_lowering import kernel_device, layer_shape, stack_step
-from mlsysim.solvers.predict import predict_table
-from mlsysim.solvers.training_steps import prepared
-from mlsysim.solvers.training_table import question
+from mlsysim.lowering.training_kernels import kernel_device, layer_shape, stack_step
+from mlsysim.physics.training.memory import MemoryTerms
+from mlsysim.tables.accelerator_names import accelerator_entry
+from mlsysim.tables.predict import predict_table
+from mlsysim.tables.training import question
+from mlsysim.tables.training_steps import prepared
+from mlsysim.validation.kernels.tables import CALIBRATION, VALIDATION, KernelTable
 
 KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
-TABLE = tomllib.loads((resources.files("mlsysim.solvers") / "data" / "table_names.toml").read_text("utf-8"))
+TABLE = tomllib.loads((resources.files("mlsysim.tables") / "data" / "table_names.toml").read_text("utf-8"))
 RUN = {
     "model": "GPT 1.7B",
     "params_b": "1.7",
@@ -64,7 +66,7 @@ def test_every_stated_device_says_where_it_comes_from_and_predicts(device):
 
 
 def test_each_statement_has_a_source():
-    text = (resources.files("mlsysim.calibration") / "stated.toml").read_text("utf-8")
+    text = (resources.files("mlsysim.calibration") / "data" / "siblings.toml").read_text("utf-8")
     for name, entry in tomllib.loads(text).items():
         assert entry.get("source"), name
         figures = {"gemm", "attention", "matrix_units", "array", "torus_axes", "collectives"} & set(entry)

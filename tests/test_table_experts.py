@@ -3,9 +3,9 @@
 import pytest
 
 from mlsysim.core.errors import InputError
-from mlsysim.solvers.predict import predict_table
-from mlsysim.solvers.table_experts import expert_workload, refuse_unmodelled
-from mlsysim.solvers.training_table import question
+from mlsysim.tables.experts import expert_workload, refuse_unmodelled
+from mlsysim.tables.predict import predict_table
+from mlsysim.tables.training import question
 
 DEEPSEEK = {
     "model": "DeepSeekV3 (w/o MTP)",

@@ -14,12 +14,12 @@ from mlsysim import Hardware, Models, Systems, TailLatencyModel, TokenServerMode
 from mlsysim.calibration.engines import COEFFICIENTS, engine
 from mlsysim.calibration.loaded import LoadHarness, harness, loaded_engine, loaded_fitted_names, loaded_tables
 from mlsysim.core.errors import MLSysError
-from mlsysim.solvers.open_loop_lowering import paces
-from mlsysim.solvers.predict import predict_table
-from mlsysim.solvers.serving_input import check_setting
-from mlsysim.solvers.token_table import names_of, token_question
-from mlsysim.validation.fit_loaded import loaded_anchors
-from mlsysim.validation.loading import anchor_files, load
+from mlsysim.fitting.loaded import loaded_anchors
+from mlsysim.lowering.arrivals import paces
+from mlsysim.lowering.serving_setting import check_setting
+from mlsysim.tables.predict import predict_table
+from mlsysim.tables.token import names_of, token_question
+from mlsysim.validation.anchors.loading import anchor_files, load
 
 ROOT = Path(__file__).parents[1] / "anchors"
 FAMILIES = ("token_load", "inference_load", "detection", "retinanet", "slices")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from mlsysim.core.errors import InconsistentError
+from mlsysim.fitting.engines import prepared
+from mlsysim.lowering.serving_kernels import calibrated_passes
 from mlsysim.models.registry import Models
-from mlsysim.physics.torus_partition import Torus, divided, exchange_s, layouts, volume_B
-from mlsysim.solvers.predict import predict_table
-from mlsysim.solvers.serving import ServingModel
-from mlsysim.solvers.serving_lowering import calibrated_passes
-from mlsysim.solvers.serving_table import serving_question
-from mlsysim.validation.fit_engines import prepared
+from mlsysim.physics.serving.torus_partition import Torus, divided, exchange_s, layouts, volume_B
+from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.tables.predict import predict_table
+from mlsysim.tables.serving import serving_question
 
 CUBE = Torus((4, 4, 4), 270e9, 1e-6, 1e-6)
 E, F = 18432.0, 73728.0

@@ -12,7 +12,7 @@ import pytest
 from mlsysim.core.constants import Q_ as PUBLIC_Q_
 from mlsysim.core.constants import ureg
 from mlsysim.core.errors import InputError, UnitError, UnknownNameError, nearest
-from mlsysim.core.kept import kept
+from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.precision import BYTES_PER_ELEMENT, bytes_per_element, precision_name
 from mlsysim.core.units import Q_, in_unit, magnitude, with_unit
 from mlsysim.hardware.registry import Hardware
@@ -127,7 +127,7 @@ def test_in_unit_is_what_pint_converts_to(text, unit):
 
 
 def test_what_is_kept_of_an_object_is_not_given_for_another():
-    @kept(most=3)
+    @identity_cache(most=3)
     def first(items, place=0):
         return items[place]
 

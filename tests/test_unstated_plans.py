@@ -12,14 +12,14 @@ import pytest
 from mlsysim.calibration.shared import fitted_names
 from mlsysim.calibration.stacks import stack, stack_names
 from mlsysim.core.errors import InconsistentError
+from mlsysim.fitting import memory as fit_memory
+from mlsysim.lowering.training_kernels import kernel_device, layer_shape, stack_step
 from mlsysim.models.registry import Models
-from mlsysim.solvers.distributed import DistributedModel
-from mlsysim.solvers.kernel_lowering import kernel_device, layer_shape, stack_step
-from mlsysim.solvers.training_steps import prepared
-from mlsysim.solvers.training_table import question
+from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet
-from mlsysim.validation import fit_memory
+from mlsysim.tables.training import question
+from mlsysim.tables.training_steps import prepared
 
 ANCHORS = Path(__file__).parents[1] / "anchors"
 RUN = {

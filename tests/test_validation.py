@@ -8,10 +8,11 @@ import pytest
 
 import mlsysim
 from mlsysim.core.errors import DataError, InputError
-from mlsysim.validation import export, loading, report, statistics
-from mlsysim.validation.comparison import compare
-from mlsysim.validation.runner import faster, hardware_response, predict
-from mlsysim.validation.schema import Case, Gate
+from mlsysim.validation.anchors import loading
+from mlsysim.validation.anchors.comparison import compare
+from mlsysim.validation.anchors.runner import faster, hardware_response, predict
+from mlsysim.validation.anchors.schema import Case, Gate
+from mlsysim.validation.report import export, report, statistics
 
 ANCHORS = Path(__file__).parents[1] / "anchors"
 

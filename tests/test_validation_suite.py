@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mlsysim.core.errors import MLSysError
-from mlsysim.validation import export
+from mlsysim.validation.report import export
 
 pytestmark = pytest.mark.skipif(
     not [point for point in importlib.metadata.entry_points(group="pytest11") if point.value == "mlsysim.validation.plugin"],
@@ -50,18 +50,13 @@ solve = { compute_budget = "1.2e22 flop" }
 MODULE = """
 from pathlib import Path
 
-from mlsysim.validation.anchor_tests import test_in_band, test_snapshot
-from mlsysim.validation.suite_tests import test_family_gate, test_no_orphan_snapshots, test_time_of_a_solve
+from mlsysim.validation.suite.anchor_tests import test_in_band, test_snapshot
+from mlsysim.validation.suite.suite_tests import test_family_gate, test_no_orphan_snapshots, test_time_of_a_solve
 
 ANCHORS = Path(__file__).parent
 """
 
-
-@pytest.fixture(scope="module", autouse=True)
-def imported_once():
-    """What an inner run imports first, pytester forgets again: the next run would have two copies of each class."""
-    for name in ("anchor_tests", "suite_tests", "snapshots", "export", "parametrise"):
-        importlib.import_module(f"mlsysim.validation.{name}")
+pytestmark = pytest.mark.usefixtures("imported_once")
 
 
 @pytest.fixture
@@ -163,7 +158,7 @@ def test_every_difference_of_a_source_is_told(pytester, tree):
     result.stdout.fnmatch_lines([*lines, "law-right: differs*", "record an intended change with --snapshot-update"])
 
 
-PAGES = "from mlsysim.validation.suite_tests import test_page_is_current, test_target\n"
+PAGES = "from mlsysim.validation.suite.suite_tests import test_page_is_current, test_target\n"
 AIM = '[[target]]\nid = "law"\ntitle = "the law"\nrows = { source = ["law"] }\nmean = 0.13\n'
 
 

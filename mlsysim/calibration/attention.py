@@ -10,16 +10,16 @@ Example:
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Iterable
 from dataclasses import fields
-from importlib import resources
 from typing import Any
 
-from mlsysim.calibration import gemm, stated
+from mlsysim.calibration import gemm
+from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.shared_kernels import shared_attention, shared_names
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.physics.attention_kernels import DecodeKernel, PrefillKernel
+from mlsysim.core.toml import packaged_toml
+from mlsysim.physics.kernels.attention import DecodeKernel, PrefillKernel
 
 # As the TOML names them.
 _NAMES = {
@@ -130,4 +130,4 @@ def _measured(phase: str, device: str) -> str:
 
 @functools.cache
 def _tables() -> dict[str, Any]:
-    return tomllib.loads((resources.files("mlsysim.calibration") / "attention.toml").read_text("utf-8"))
+    return packaged_toml("calibration", "attention.toml")

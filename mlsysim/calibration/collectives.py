@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from dataclasses import fields, replace
-from importlib import resources
 from typing import Any
 
-from mlsysim.calibration import stated
+from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.shared_kernels import shared_collectives, shared_names
 from mlsysim.core.errors import DataError
-from mlsysim.physics.collective_kernels import CollectiveCoefficients, FabricCoefficients, Tuner
+from mlsysim.core.toml import packaged_toml
+from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients, Tuner
 
 # A device's own coefficients.
 DEVICE_NAMES = tuple(field.name for field in fields(CollectiveCoefficients) if field.name not in ("tuner", "shared"))
@@ -20,7 +19,7 @@ DEVICE_NAMES = tuple(field.name for field in fields(CollectiveCoefficients) if f
 @functools.cache
 def entries() -> dict[str, Any]:
     """The TOML as it stands: ``interconnect``, ``device`` and ``fabric`` tables."""
-    return tomllib.loads((resources.files("mlsysim.calibration") / "collectives.toml").read_text("utf-8"))
+    return packaged_toml("calibration", "collectives.toml")
 
 
 def _entry(table: str, name: str) -> dict[str, Any]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib import resources
 from typing import Any
 
 from mlsysim.calibration.stacks import kernels_of, measured_device, measured_hardware, resolved
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.physics.serving_deployment import EngineCoefficients, EngineKernels
+from mlsysim.core.toml import packaged_toml
+from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels
 
 COEFFICIENTS = tuple(field.name for field in fields(EngineCoefficients))
 # Number formats whose products may reach another share of their peak than those of 16 bits.
@@ -187,4 +186,4 @@ def device_tables() -> dict[str, dict[str, Any]]:
 
 
 def _read(file: str) -> dict[str, dict[str, Any]]:
-    return tomllib.loads((resources.files("mlsysim.calibration") / file).read_text("utf-8"))
+    return packaged_toml("calibration", file)

@@ -8,15 +8,14 @@ Example:
 from __future__ import annotations
 
 import functools
-import tomllib
 from dataclasses import dataclass, fields
-from importlib import resources
 from typing import Any
 
-from mlsysim.calibration import stated
+from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.shared_kernels import shared_gemm, shared_names
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.physics.gemm import GemmKernel
+from mlsysim.core.toml import packaged_toml
+from mlsysim.physics.kernels.gemm import GemmKernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +130,6 @@ def _behind(device: str) -> str:
 
 @functools.cache
 def _tables() -> dict[str, dict[str, dict[str, Any]]]:
-    tables = tomllib.loads((resources.files("mlsysim.calibration") / "gemm.toml").read_text("utf-8"))
+    tables = packaged_toml("calibration", "gemm.toml")
     tables.pop("defaults")
     return tables

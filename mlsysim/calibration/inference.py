@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from importlib import resources
 from typing import Any
 
 from mlsysim.calibration import gemm
-from mlsysim.calibration.replicas import ReplicaStack, fitted_device_names, replica_hardware
+from mlsysim.calibration.data_parallel import ReplicaStack, fitted_device_names, replica_hardware
 from mlsysim.calibration.stacks import resolved, sustained_clock
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.physics.replica import ReplicaCoefficients
+from mlsysim.core.toml import packaged_toml
+from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
 FILE = "inference.toml"
 # Number formats whose products may reach another share of their peak than those of 16 bits.
@@ -104,7 +103,7 @@ class InferenceHardware:
 @functools.cache
 def inference_tables() -> dict[str, dict[str, dict[str, Any]]]:
     """The TOML as it stands: ``stack`` and ``device`` tables."""
-    return tomllib.loads((resources.files("mlsysim.calibration") / FILE).read_text("utf-8"))
+    return packaged_toml("calibration", FILE)
 
 
 def inference_stack_names() -> tuple[str, ...]:
@@ -196,7 +195,7 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
 
 
 def _trained(hardware_name: str, name: str) -> tuple[str, ...]:
-    """Those of ``replicas.toml``, where the accelerator has its clock from there and nothing of its own instead."""
+    """Those of ``data_parallel.toml``, where the accelerator has its clock from there and nothing of its own instead."""
     entry = inference_tables()["device"][name]
     names = fitted_device_names(hardware_name) if entry.get("as_trained") else ()
     return tuple(part for part in names if part.rpartition(".")[2] not in entry)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
 from typing import Any
 
 from mlsysim.calibration.engines import Engine
 from mlsysim.calibration.stacks import resolved
 from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.toml import packaged_toml
 
 FILE = "loaded.toml"
 Tables = Mapping[str, dict[str, dict[str, Any]]]
@@ -38,7 +37,7 @@ class LoadHarness:
 @functools.cache
 def loaded_tables() -> dict[str, dict[str, dict[str, Any]]]:
     """The TOML as it stands."""
-    return tomllib.loads((resources.files("mlsysim.calibration") / FILE).read_text("utf-8"))
+    return packaged_toml("calibration", FILE)
 
 
 @functools.cache

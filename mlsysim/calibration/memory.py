@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import tomllib
-from importlib import resources
 from typing import Any
 
+from mlsysim.core.toml import packaged_toml
 from mlsysim.core.units import magnitude
 
 # A phone or a microcontroller runs no CUDA context: the reserve is at most this part of the capacity.
@@ -32,7 +31,7 @@ def host_link_share() -> float:
 
 @functools.cache
 def _entries() -> dict[str, Any]:
-    return tomllib.loads((resources.files("mlsysim.calibration") / "memory.toml").read_text("utf-8"))
+    return packaged_toml("calibration", "memory.toml")
 
 
 def usable_memory_B(capacity_B: float) -> float:

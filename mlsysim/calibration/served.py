@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from dataclasses import dataclass, fields
-from importlib import resources
 from typing import Any
 
 from mlsysim.calibration.stacks import resolved
 from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.toml import packaged_toml
 
 FILE = "served.toml"
 
@@ -41,7 +40,7 @@ COEFFICIENTS = tuple(part.name for part in fields(Harness))
 @functools.cache
 def served_tables() -> dict[str, dict[str, Any]]:
     """The TOML as it stands."""
-    return tomllib.loads((resources.files("mlsysim.calibration") / FILE).read_text("utf-8"))
+    return packaged_toml("calibration", FILE)
 
 
 @functools.cache

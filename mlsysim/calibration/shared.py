@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from dataclasses import fields
-from importlib import resources
 from typing import Any
 
-from mlsysim.physics.step_inputs import SharedCoefficients
+from mlsysim.core.toml import packaged_toml
+from mlsysim.physics.training.step_inputs import SharedCoefficients
 
 # How an entry came about. Those that measured steps decided are counted among a prediction's coefficients.
 BASES = ("stated", "chosen", "fitted")
@@ -38,4 +37,4 @@ def fitted_names() -> tuple[str, ...]:
 
 @functools.cache
 def _table() -> dict[str, dict[str, Any]]:
-    return tomllib.loads((resources.files("mlsysim.calibration") / "shared.toml").read_text("utf-8"))
+    return packaged_toml("calibration", "shared.toml")

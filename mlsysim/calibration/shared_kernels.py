@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from dataclasses import fields
-from importlib import resources
 from typing import Any
 
-from mlsysim.physics.attention_kernels import SharedAttention
-from mlsysim.physics.collective_kernels import SharedCollectives
-from mlsysim.physics.gemm import SharedGemm
+from mlsysim.core.toml import packaged_toml
+from mlsysim.physics.kernels.attention import SharedAttention
+from mlsysim.physics.kernels.collectives import SharedCollectives
+from mlsysim.physics.kernels.gemm import SharedGemm
 
 
 @functools.cache
@@ -58,4 +57,4 @@ def _values(kind: str, shared: Any) -> dict[str, float]:
 
 @functools.cache
 def _table() -> dict[str, dict[str, dict[str, Any]]]:
-    return tomllib.loads((resources.files("mlsysim.calibration") / "shared_kernels.toml").read_text("utf-8"))
+    return packaged_toml("calibration", "shared_kernels.toml")

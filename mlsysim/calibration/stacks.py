@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from importlib import resources
 from typing import Any
 
 from mlsysim.calibration import attention, collectives, gemm, shared
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.physics.memory import MemoryTerms
-from mlsysim.physics.step_inputs import StackCoefficients
+from mlsysim.core.toml import packaged_toml
+from mlsysim.physics.training.memory import MemoryTerms
+from mlsysim.physics.training.step_inputs import StackCoefficients
 
 # Korthikanti et al. 2022, section 4.1: 5 a s^2 b of each layer, the output of softmax and of dropout and its mask.
 _SCORE_B = {"unfused": 5.0, "fused-softmax": 5.0}
@@ -173,4 +172,4 @@ def resolved(entries: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, A
 
 @functools.cache
 def _tables(file: str) -> dict[str, dict[str, Any]]:
-    return tomllib.loads((resources.files("mlsysim.calibration") / file).read_text("utf-8"))
+    return packaged_toml("calibration", file)

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from mlsysim.core.errors import DataError, InputError, UnknownNameError, nearest
 from mlsysim.core.provenance import Provenance
+from mlsysim.core.toml import toml_file
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -100,7 +101,7 @@ class _Store:
 
     def _parsed(self, file: Any, origin: str) -> list[_Entry]:
         try:
-            tables = tomllib.loads(file.read_text(encoding="utf-8"))
+            tables = toml_file(file)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise DataError(f"{origin}: cannot be read: {error}") from error
         defaults = tables.pop(_DEFAULTS, {})

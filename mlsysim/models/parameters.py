@@ -5,13 +5,10 @@ Sources: Kaplan et al. 2020 section 2.1 (dense), DeepSeek-V2 section 2.1 (multi-
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mlsysim.models.types import TransformerWorkload
+from mlsysim.models.architecture import Architecture
 
 
-def attention_parameters(model: TransformerWorkload) -> float:
+def attention_parameters(model: Architecture) -> float:
     """Weights of one attention block: Q, K, V and output projections (compressed ones for MLA), their biases."""
     h, heads = model.hidden_dim, model.heads
     if model.mla is not None:
@@ -27,37 +24,37 @@ def attention_parameters(model: TransformerWorkload) -> float:
     return float(weights + bias + (h * query_width if model.relative_positions else 0))
 
 
-def ffn_parameters(model: TransformerWorkload, width: float) -> float:
+def ffn_parameters(model: Architecture, width: float) -> float:
     """Weights of one feed-forward block of ``width``: two matrices, or three with a gate (SwiGLU, GeGLU)."""
     bias = ((model.ffn_matrices - 1) * width + model.hidden_dim) * model.bias
     return model.ffn_matrices * model.hidden_dim * width + bias
 
 
-def embedding_parameters(model: TransformerWorkload) -> float:
+def embedding_parameters(model: Architecture) -> float:
     """Token and learned position embeddings, and the projections in and out where token embeddings are narrower."""
     width = embedding_width(model)
     projections = 2 * width * model.hidden_dim if width != model.hidden_dim else 0
     return float(width * model.vocab_size + projections + model.hidden_dim * model.positions)
 
 
-def embedding_width(model: TransformerWorkload) -> int:
+def embedding_width(model: Architecture) -> int:
     """Elements of a token embedding."""
     return model.hidden_dim if model.embedding_dim is None else model.embedding_dim
 
 
-def head_parameters(model: TransformerWorkload) -> float:
+def head_parameters(model: Architecture) -> float:
     """An output head of its own (none where it is tied to the embedding, or where there is no vocabulary)."""
     return 0.0 if model.tied_embeddings else float(embedding_width(model) * model.vocab_size)
 
 
-def moe_layers(model: TransformerWorkload) -> int:
+def moe_layers(model: Architecture) -> int:
     """How many layers have experts."""
     if model.moe is None:
         return 0
     return (model.layers - model.moe.first_dense_layers) // model.moe.every
 
 
-def total_parameters(model: TransformerWorkload, ffn_width: float) -> float:
+def total_parameters(model: Architecture, ffn_width: float) -> float:
     """All parameters; ``ffn_width`` is the width of the dense feed-forward blocks."""
     h, experts = model.hidden_dim, moe_layers(model)
     total = model.layers * (attention_parameters(model) + 2 * h) + model.cross_attention_layers * attention_parameters(model)
@@ -68,7 +65,7 @@ def total_parameters(model: TransformerWorkload, ffn_width: float) -> float:
     return total + embedding_parameters(model) + head_parameters(model)
 
 
-def active_parameters(model: TransformerWorkload, ffn_width: float) -> float:
+def active_parameters(model: Architecture, ffn_width: float) -> float:
     """Parameters that one token passes through: all but the experts it is not routed to."""
     if model.moe is None:
         return total_parameters(model, ffn_width)
@@ -76,7 +73,7 @@ def active_parameters(model: TransformerWorkload, ffn_width: float) -> float:
     return total_parameters(model, ffn_width) - moe_layers(model) * idle * ffn_parameters(model, model.moe.ffn_hidden)
 
 
-def solved_ffn_width(model: TransformerWorkload, parameters: float) -> float:
+def solved_ffn_width(model: Architecture, parameters: float) -> float:
     """The dense feed-forward width with which the architecture has ``parameters`` (may come out absurd: the caller checks)."""
     dense = model.layers - moe_layers(model)
     without = total_parameters(model, 0.0)

@@ -3,70 +3,32 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, StrictInt, model_validator
 
 from mlsysim.core.errors import InconsistentError
-from mlsysim.core.provenance import Provenance
 from mlsysim.core.quantities import Count, Flops
-from mlsysim.core.spec import Spec
 from mlsysim.core.units import in_unit, with_unit
 from mlsysim.models import parameters as counting
+from mlsysim.models.architecture import Architecture, LatentAttention, MixtureOfExperts, Workload
+
+__all__ = [
+    "CNNWorkload",
+    "DiffusionWorkload",
+    "LatentAttention",
+    "MixtureOfExperts",
+    "RecommendationWorkload",
+    "StateSpaceWorkload",
+    "TransformerWorkload",
+    "Workload",
+]
 
 # Published counts are often nominal ("1.3B" for 1.316e9): beyond this they name another architecture.
 PARAMETER_TOLERANCE = 0.10
 
 
-class MixtureOfExperts(Spec):
-    """Expert layers. ``shared_experts`` see every token; ``every`` = 2 alternates dense and expert layers."""
-
-    experts: StrictInt = Field(ge=1)
-    experts_per_token: StrictInt = Field(ge=1)
-    ffn_hidden: StrictInt = Field(ge=1)
-    shared_experts: StrictInt = Field(default=0, ge=0)
-    shared_ffn_hidden: StrictInt | None = Field(default=None, ge=1)
-    first_dense_layers: StrictInt = Field(default=0, ge=0)
-    every: StrictInt = Field(default=1, ge=1)
-
-    @property
-    def shared_width(self) -> int:
-        """Width of all shared experts together."""
-        each = self.ffn_hidden if self.shared_ffn_hidden is None else self.shared_ffn_hidden
-        return self.shared_experts * each
-
-    @model_validator(mode="after")
-    def _routable(self) -> Self:
-        if self.experts_per_token > self.experts:
-            raise InconsistentError("experts_per_token", self.experts_per_token, f"at most the {self.experts} experts")
-        return self
-
-
-class LatentAttention(Spec):
-    """Multi-head latent attention (DeepSeek-V2): keys and values from one compressed vector a token."""
-
-    kv_lora_rank: StrictInt = Field(ge=1)
-    q_lora_rank: StrictInt = Field(default=0, ge=0)
-    nope_head_dim: StrictInt = Field(ge=1)
-    rope_head_dim: StrictInt = Field(ge=0)
-    v_head_dim: StrictInt = Field(ge=1)
-
-
-class Workload(Spec):
-    """What all workloads have."""
-
-    name: str = Field(min_length=1)
-    architecture: str
-    parameters: Count
-    provenance: Provenance | None = None
-
-    @cached_property
-    def parameter_count(self) -> float:
-        """Published parameters, as a plain number."""
-        return in_unit(self.parameters, "count")
-
-
-class TransformerWorkload(Workload):
+class TransformerWorkload(Architecture):
     """A transformer. Without ``ffn_hidden`` the feed-forward width is solved from ``parameters``.
 
     ``sliding_window`` holds in all layers, or, given ``full_attention_every`` = n, in all but every n-th.
@@ -86,30 +48,6 @@ attention at hidden_dim 8192 and vocab_size 0
     """
 
     architecture: str = "Transformer"
-    layers: StrictInt = Field(ge=1)
-    hidden_dim: StrictInt = Field(ge=1)
-    heads: StrictInt = Field(ge=1)
-    kv_heads: StrictInt | None = Field(default=None, ge=1)
-    head_dim: StrictInt | None = Field(default=None, ge=1)
-    ffn_hidden: StrictInt | None = Field(default=None, ge=1)
-    ffn_matrices: Literal[2, 3] = 2
-    vocab_size: StrictInt = Field(default=0, ge=0)
-    tied_embeddings: bool = False
-    positions: StrictInt = Field(default=0, ge=0)
-    bias: bool = False
-    qkv_bias: bool = False
-    relative_positions: bool = False
-    parallel_block: bool = False
-    causal: bool = True
-    sliding_window: StrictInt | None = Field(default=None, ge=1)
-    full_attention_every: StrictInt | None = Field(default=None, ge=1)
-    embedding_dim: StrictInt | None = Field(default=None, ge=1)
-    cross_attention_layers: StrictInt = Field(default=0, ge=0)
-    prediction_layers: StrictInt = Field(default=0, ge=0)
-    max_seq_len: StrictInt | None = Field(default=None, ge=1)
-    moe: MixtureOfExperts | None = None
-    mla: LatentAttention | None = None
-    training_tokens: Count | None = None
     parameter_note: str = ""
     parameter_tolerance: float = Field(default=PARAMETER_TOLERANCE, gt=0, lt=1)
 
@@ -126,23 +64,6 @@ attention at hidden_dim 8192 and vocab_size 0
         """
         uncounted = cls.model_construct(**fields)
         return cls(**fields, parameters=with_unit(counting.total_parameters(uncounted, fields["ffn_hidden"]), "count"))
-
-    @property
-    def kv_head_count(self) -> int:
-        """Key/value heads: ``heads`` unless grouped-query attention says fewer."""
-        return self.heads if self.kv_heads is None else self.kv_heads
-
-    @property
-    def head_width(self) -> int:
-        """Elements of one head."""
-        return self.hidden_dim // self.heads if self.head_dim is None else self.head_dim
-
-    @property
-    def windowed_layers(self) -> int:
-        """Layers whose attention sees no further back than ``sliding_window``."""
-        if self.sliding_window is None:
-            return 0
-        return self.layers - (self.layers // self.full_attention_every if self.full_attention_every else 0)
 
     @cached_property
     def ffn_width(self) -> int:

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Num: TypeAlias = float | npt.NDArray[np.float64]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Num: TypeAlias = float | Floats
 Truth: TypeAlias = bool | npt.NDArray[np.bool_]
 
 

@@ -11,7 +11,7 @@ import pint
 
 from mlsysim.core.errors import InfeasibleError
 from mlsysim.core.units import Quantity
-from mlsysim.solvers.card import render
+from mlsysim.solvers.shown import shown
 
 BASES = ("bound", "efficiency", "calibrated", "law", "identity")
 
@@ -64,7 +64,7 @@ class Result:
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def __str__(self) -> str:
-        return render(self)
+        return _card(self)
 
 
 def _plain(value: Any) -> Any:
@@ -77,3 +77,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(inner) for inner in value]
     return value
+
+
+def _card(result: Result) -> str:
+    """The readable card: infeasibility first, then the headline, the breakdown and what binds."""
+    lines = [f"{result.solver}: {result.subject}", f"  basis     {result.basis}"]
+    state = "feasible" if result.feasible else f"INFEASIBLE: {result.reason}"
+    lines.insert(1, f"  {state}")
+    width = max((len(name) for name in (*result.HEADLINE, *result.breakdown)), default=0)
+    headline = {name: getattr(result, name) for name in result.HEADLINE}
+    lines += [f"  {name.replace('_', ' '):<{width}}  {shown(value)}" for name, value in headline.items() if value is not None]
+    if result.breakdown:
+        total: Any = sum(float(part.magnitude) for part in result.breakdown.values())
+        lines.append("  breakdown")
+        for name, part in result.breakdown.items():
+            share = float(part.magnitude) / total if total else 0.0
+            lines.append(f"    {name.replace('_', ' '):<{width}}  {shown(part):>12}  {share:6.1%}")
+    lines.append(f"  binding   {result.binding}")
+    lines += [f"  note      {note}" for note in result.diagnostics]
+    return "\n".join(lines)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mlsysim.validation.names import (
+from mlsysim.validation.anchors.record_keys import (
     KERNELS,
     LEFT_OUT,
     MOVE,
@@ -85,11 +85,11 @@ class AnchorModule(pytest.Module):
     """The packaged tests, run on one user's file: real test functions, so that fixtures, ``-k``, ``::`` and xdist work."""
 
     def _getobj(self) -> Any:
-        return importlib.import_module("mlsysim.validation.anchor_tests")
+        return importlib.import_module("mlsysim.validation.suite.anchor_tests")
 
     def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
         """The tests that apply: to some case at all; snapshots only where some are kept, or are asked for."""
-        from mlsysim.validation.loading import snapshot_path
+        from mlsysim.validation.anchors.anchor import snapshot_path
 
         kept = snapshot_path(self.path).exists() or getattr(self.config.option, "update_snapshots", False)
         for item in super().collect():
@@ -118,7 +118,7 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     if not isinstance(place, Path):
         return None
     from mlsysim.core.errors import DataError
-    from mlsysim.validation.case_items import case_items
+    from mlsysim.validation.suite.case_items import case_items
 
     try:
         return list(case_items(collector, name, obj, place))
@@ -134,7 +134,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not wanted or not isinstance(place, Path):
         return
     from mlsysim.core.errors import DataError
-    from mlsysim.validation import parametrise
+    from mlsysim.validation.suite import parametrise
 
     try:
         for name in sorted(wanted):
@@ -153,7 +153,7 @@ def anchor_root(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def anchor_rows(anchor_root: Path) -> tuple[dict[str, Any], ...]:
     """What a report says of every case under ``anchor_root``."""
-    from mlsysim.validation import evidence
+    from mlsysim.validation.suite import evidence
 
     return evidence.rows(anchor_root)
 
@@ -164,7 +164,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     kernels = _properties(terminalreporter, KERNELS)
     if not rows and not kernels:
         return
-    from mlsysim.validation import report
+    from mlsysim.validation.report import report
 
     moves, targets = _properties(terminalreporter, MOVE), _properties(terminalreporter, TARGET)
     terminalreporter.section("mlsysim anchors")
@@ -174,12 +174,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         rate = f"{search['plans'] / search['seconds']:,.0f} a second on one core"
         terminalreporter.write_line(f"search {search['id']}: {search['plans']:,} plans in {search['seconds']:.2f} s, {rate}")
     for name in config.getoption("--anchor-report"):
-        from mlsysim.validation import export
+        from mlsysim.validation.report import export
 
         export.write(Path(name), rows, moves, kernels)
         terminalreporter.write_line(f"written: {name}")
     for name in config.getoption("--accuracy-report"):
-        from mlsysim.validation import accuracy
+        from mlsysim.validation.report import accuracy
 
         left_out = [_properties(terminalreporter, key) for key in (LEFT_OUT, SERVING_LEFT_OUT)]
         accuracy.write(Path(name), rows, kernels, targets, *left_out)

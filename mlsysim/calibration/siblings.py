@@ -1,0 +1,158 @@
+"""Kernels of accelerators that no kernel table covers: a measured sibling's, with what is known of the device itself.
+
+``siblings.toml`` names the sibling (``like``) and states what differs, each with its source; ``peaks.toml`` has what was fitted
+to published peak rates of matrix products. A share of a datasheet rate (efficiency, bandwidth) goes with the sibling, the
+rate itself is the device's own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.toml import packaged_toml
+from mlsysim.hardware.registry import Hardware
+from mlsysim.hardware.types import HardwareNode
+
+# 8-bit kernels with one scale a tensor stand in for each other where only one was measured.
+_SAME_WIDTH = {"sq": "fp8", "fp8": "sq"}
+
+
+def stated_devices() -> tuple[str, ...]:
+    """All accelerators with stated kernels."""
+    return tuple(_entries())
+
+
+def is_stated(device: str) -> bool:
+    """Whether something of ``device`` is stated here; its own kernel tables, where it has some, come first."""
+    return device in _entries()
+
+
+def sibling(device: str, family: str) -> str:
+    """The device whose kernels of ``family`` (gemm, attention, collectives) stand for those of ``device``.
+
+    Raises:
+        UnknownNameError: nothing is stated of ``device``.
+
+    Example:
+        >>> sibling("tpu_v5p", "gemm"), sibling("l40", "collectives")
+        ('tpu_v6e', 'l40s')
+    """
+    entry = _entry(device)
+    return str(entry.get(f"{family}_like", entry["like"]))
+
+
+def own(device: str, family: str) -> Mapping[str, Any]:
+    """What is stated of ``device`` itself in ``family``."""
+    found: Mapping[str, Any] = _entry(device).get(family, {})
+    return found
+
+
+def fact(device: str, name: str, default: float) -> float:
+    """A fact of the architecture that a sibling passes on, such as ``torus_axes``; ``default`` where nobody states it.
+
+    Example:
+        >>> fact("tpu_v6e", "array", 1.0), fact("tpu_v4", "array", 1.0), fact("h100_sxm", "array", 1.0)
+        (256.0, 128.0, 1.0)
+    """
+    while is_stated(device):
+        entry = _entry(device)
+        if name in entry:
+            return float(entry[name])
+        device = entry["like"]
+    return default
+
+
+def fitted_peak(device: str, dtype: str) -> Mapping[str, Any]:
+    """What was fitted to published peak rates of ``device`` at this number format (``peaks.toml``); often nothing."""
+    found: Mapping[str, Any] = _peaks().get(device, {}).get(dtype, {})
+    return found
+
+
+def written_residuals(role: str) -> Mapping[str, float]:
+    """The error statistics of all published peak rates of ``role``, in percent."""
+    found: Mapping[str, float] = _tables("peaks.toml")["all"]["formats"][role]
+    return found
+
+
+def stated_format(dtype: str, known: Mapping[str, Any]) -> str:
+    """``dtype``, or where a sibling has none of it the other 8-bit format that it has.
+
+    Example:
+        >>> stated_format("sq", {"bfloat16": 1, "fp8": 1}), stated_format("nvfp4", {"bfloat16": 1})
+        ('fp8', 'nvfp4')
+    """
+    return _SAME_WIDTH[dtype] if dtype not in known and _SAME_WIDTH.get(dtype) in known else dtype
+
+
+def link_Bps(device: str, to: str = "peers") -> float:
+    """One direction, per accelerator: its link to its peers ("host", or where it has none: over the host's bus).
+
+    Example:
+        >>> link_Bps("v100_sxm") / 1e9, link_Bps("a100_pcie", "host") / 1e9
+        (150.0, 31.5)
+    """
+    node = hardware(device)
+    link = node.interconnect_bw if to == "peers" and node.interconnect_bw is not None else node.host_link_bw
+    if link is None:
+        raise UnknownNameError("accelerator", node.name, "one whose registry entry has interconnect_bw or host_link_bw")
+    return float(link.m_as("byte/second"))
+
+
+def matrix_units(device: str) -> float:
+    """What works on a tile of a matrix product: the registry's multiprocessors, unless other units are stated.
+
+    Raises:
+        UnknownNameError: neither is known.
+
+    Example:
+        >>> matrix_units("h100_sxm"), matrix_units("gaudi3")
+        (132.0, 8.0)
+    """
+    node = hardware(device)
+    units = own_fact(device, "matrix_units", node.compute.multiprocessors)
+    if units is None:
+        raise UnknownNameError("accelerator", node.name, "one whose registry entry has multiprocessors: kernels need them")
+    return float(units)
+
+
+def own_fact(device: str, name: str, default: float | None) -> float | None:
+    """A fact that holds for ``device`` alone, not for its siblings."""
+    found: float | None = _entry(device).get(name, default) if is_stated(device) else default
+    return found
+
+
+def peak_over_units(device: str) -> float:
+    """16-bit peak of one of its ``matrix_units``."""
+    return hardware(device).rate_flops_per_s("bf16") / matrix_units(device)
+
+
+def hardware(device: str) -> HardwareNode:
+    """The registry entry of a device, measured or stated; of several that share their kernels the first."""
+    if is_stated(device):
+        return Hardware[_entry(device)["hardware"]]
+    return Hardware[_tables("gemm.toml")[device]["bfloat16"]["hardware"]]
+
+
+def _entry(device: str) -> Mapping[str, Any]:
+    known = _entries()
+    if device not in known:
+        raise UnknownNameError.among("accelerator with measured or stated kernels", device, known)
+    return known[device]
+
+
+@functools.cache
+def _entries() -> Mapping[str, Mapping[str, Any]]:
+    return {name: entry for name, entry in _tables("siblings.toml").items() if name != "defaults"}
+
+
+@functools.cache
+def _peaks() -> Mapping[str, Mapping[str, Any]]:
+    return {name: entry for name, entry in _tables("peaks.toml").items() if name not in ("defaults", "all")}
+
+
+@functools.cache
+def _tables(file: str) -> dict[str, dict[str, Any]]:
+    return packaged_toml("calibration", file)

@@ -1,0 +1,107 @@
+"""Fits what stacks keep in memory to layouts that fit or ran out of it: ``python -m mlsysim.fitting.memory anchors``.
+
+Reads the calibration cases of ``anchors/memory`` and no others; writes the ``memory`` of ``stacks.toml``, for the
+terms that an entry names in ``memory_fit``. Outcomes have no slope, so every value of a grid is tried; of those that tell
+as many layouts apart as the best does, the one with the least waste is taken: a plan called infeasible is never tried.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlsysim.calibration.memory import usable_memory_B
+from mlsysim.calibration.stacks import stack
+from mlsysim.fitting.stacks import STACKS, stated
+from mlsysim.fitting.toml_text import write_tables
+from mlsysim.physics.layer.work import LayeredWork
+from mlsysim.physics.plan import Plan
+from mlsysim.physics.records import stacked
+from mlsysim.physics.training.memory import MemoryTerms, training_memory
+from mlsysim.tables.training_steps import prepared_row
+from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.loading import anchor_files, load
+
+# Values tried of each term, from what is needed to what no allocator wastes.
+GRID = {"fragmentation": np.arange(1.0, 1.3001, 0.01), "logit_B": np.arange(2.0, 30.01, 1.0)}
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """Layouts of one stack with one attention kernel, as arrays."""
+
+    stack: str
+    terms: MemoryTerms
+    work: LayeredWork
+    plan: Plan
+    usable_B: float
+    ran: npt.NDArray[np.bool_]
+
+    def fits(self, values: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+        """Which of them these terms call feasible; terms of a column each give a row each."""
+        used = training_memory(self.work, self.plan, replace(self.terms, **values))
+        return np.asarray(used.total_B <= self.usable_B)
+
+
+def memory_anchors(root: Path, role: str) -> list[Anchor]:
+    """The layouts of ``role``."""
+    files = [path for path in anchor_files(root) if path.parent.name == "memory"]
+    return [anchor for path in files for anchor in load(path) if anchor.case.outcome and anchor.case.role == role]
+
+
+def layouts(anchors: Iterable[Anchor]) -> list[Layouts]:
+    """``anchors``, grouped by what they keep."""
+    groups: dict[tuple[str, str, float], list[tuple[Any, ...]]] = {}
+    for anchor in anchors:
+        run = prepared_row(tuple(anchor.case.run.items()))
+        usable_B = usable_memory_B(run.setting.fleet.node.accelerator.memory_capacity_B)
+        key = (run.asked.arguments["stack"], run.setting.attention, usable_B)
+        groups.setdefault(key, []).append((run.work, run.plan, anchor.case.outcome == "fits"))
+    found = []
+    for (name, attention, usable_B), rows in groups.items():
+        works, plans, ran = zip(*rows, strict=True)
+        terms = stack(name).memory_terms(attention)
+        found.append(Layouts(name, terms, stacked(works), stacked(plans), usable_B, np.array(ran)))
+    return found
+
+
+def balanced_accuracy(groups: Iterable[Layouts], values: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """Mean of the shares of fitting and of failing layouts that are recognised; of each, where terms are columns."""
+    judged = [(group.fits(values), group.ran) for group in groups]
+    fits, ran = (np.concatenate(part, axis=-1) for part in zip(*judged, strict=True))
+    return np.asarray((fits[..., ran].mean(axis=-1) + (~fits[..., ~ran]).mean(axis=-1)) / 2)
+
+
+def best_terms(groups: list[Layouts], names: Iterable[str]) -> dict[str, float]:
+    """Of the grid points that tell most layouts apart the first: the least of the first term, then of the next."""
+    names = list(names)
+    points = np.array(list(itertools.product(*(GRID[name] for name in names))))
+    scores = balanced_accuracy(groups, {name: points[:, place, np.newaxis] for place, name in enumerate(names)})
+    first = int(np.argmax(scores > scores.max() - 1e-9))
+    return {name: float(f"{value:.4g}") for name, value in zip(names, points[first], strict=True)}
+
+
+def fit_all(root: Path) -> dict[str, dict[str, Any]]:
+    """Entries of ``stacks.toml`` with memory terms fitted to the calibration layouts under ``root``."""
+    stacks = stated(STACKS)
+    groups = layouts(memory_anchors(root, "calibration"))
+    for name, entry in stacks.items():
+        if "memory_fit" not in entry:
+            continue
+        family = [name, *(other for other, own in stacks.items() if own.get("like") == name)]
+        terms = best_terms([group for group in groups if group.stack in family], entry["memory_fit"])
+        for member in family:
+            if "memory" in stacks[member]:
+                stacks[member]["memory"] = stacks[member]["memory"] | terms
+    return stacks
+
+
+if __name__ == "__main__":
+    write_tables(STACKS, fit_all(Path(sys.argv[1])))

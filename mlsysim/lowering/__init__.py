@@ -1,0 +1,1 @@
+"""From typed workloads, systems and plans to the plain numbers of physics."""

@@ -1,0 +1,193 @@
+"""From typed workloads and fleets to the kernels of a data-parallel step on a calibrated stack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mlsysim.calibration.attention import prefill_kernel
+from mlsysim.calibration.data_parallel import ReplicaHardware, ReplicaStack, replica_hardware
+from mlsysim.calibration.gemm import FORMATS, gemm_kernel
+from mlsysim.calibration.shared import shared_coefficients
+from mlsysim.core.errors import InconsistentError, InputError
+from mlsysim.core.precision import bytes_per_element
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.convolutions import convolutions
+from mlsysim.models.types import TransformerWorkload, Workload
+from mlsysim.physics.kernels.attention import AttentionDevice, PrefillKernel
+from mlsysim.physics.kernels.convolution import Convolutions, convolution_passes
+from mlsysim.physics.kernels.gemm import GemmKernel
+from mlsysim.physics.kernels.passes import Passes, ReplicaDevice
+from mlsysim.physics.layer.encoder import EncoderShape, encoder_passes
+from mlsysim.physics.numeric import Num
+from mlsysim.physics.training.data_parallel import ReplicaCoefficients, ReplicaPlan, ReplicaStep, replica_step
+from mlsysim.systems.types import Fleet
+
+_GEMM_FORMAT = {"fp8": "fp8", "fp16": "bfloat16", "bf16": "bfloat16", "tf32": "bfloat16", "fp32": "bfloat16"}
+_SINGLE_B = 4.0
+# Where padding is left out, samples of all lengths up to the longest: the mean of what their tokens see is two thirds of it.
+_SEEN_OF_LONGEST = 2.0 / 3.0
+# Devices whose attention kernels were not measured take those of the nearest that were.
+_ATTENTION_OF = {"l40s": "a100_sxm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """An accelerator at a precision, at the rates of its datasheet; the clock is applied with the stack's coefficients.
+
+    ``format_share`` is the rate of products at this number format over that of the measured 16-bit kernels, as shares of
+    their peaks.
+    """
+
+    gemm: GemmKernel
+    peak_flops_per_s: float
+    value_B: float
+    operand_B: float
+    memory_Bps: float
+    multiprocessors: float
+    cache_B: float
+    attention: PrefillKernel
+    attention_peak_flops_per_s: float
+    format_share: Num = 1.0
+    element_B: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaWork:
+    """The model's kernels on one accelerator: of a convolutional network or of an encoder.
+
+    Attributes:
+        network, shape: one of the two.
+        batch: samples of a micro-batch on one accelerator.
+        tokens: of a sample that are computed (1 for images).
+        transposed: 1.0 where images are channels-first and the kernels channels-last.
+    """
+
+    network: Convolutions | None
+    shape: EncoderShape | None
+    batch: Num
+    tokens: Num
+    transposed: float = 0.0
+
+
+def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaStack) -> tuple[Kernels, ReplicaHardware]:
+    """The fitted kernels that stand for ``accelerator`` at ``precision``.
+
+    Raises:
+        UnknownNameError: none do.
+        InputError: none at this precision.
+    """
+    found = replica_hardware(accelerator.name)
+    if precision not in _GEMM_FORMAT:
+        raise InputError("precision", precision, f"one of {', '.join(_GEMM_FORMAT)}: no other kernels are calibrated")
+    units, cache = accelerator.compute.multiprocessors, accelerator.memory.l2_capacity
+    if units is None or cache is None:
+        raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors and l2_capacity: kernels need both")
+    kernel = gemm_kernel(found.kernels, _GEMM_FORMAT[precision])
+    if precision == "fp8" and stack.fused_quantisation:
+        kernel = replace(kernel, launch_s=gemm_kernel(found.kernels).launch_s, quantise_sweeps=0.0)
+    value_B = bytes_per_element(precision) if precision in ("tf32", "fp32") else 2.0
+    halves = "fp16" if precision in ("fp8", "fp16", "bf16") else precision
+    kernels = Kernels(
+        gemm=kernel,
+        peak_flops_per_s=accelerator.rate_flops_per_s(precision),
+        value_B=value_B,
+        operand_B=FORMATS["fp8"].input_B if precision == "fp8" else value_B,
+        memory_Bps=accelerator.memory_bandwidth_Bps,
+        multiprocessors=float(units),
+        cache_B=float(cache.m_as("byte")),
+        attention=prefill_kernel(_ATTENTION_OF.get(found.kernels, found.kernels)),
+        attention_peak_flops_per_s=accelerator.rate_flops_per_s(halves),
+        format_share=found.format_shares.get(precision, 1.0),
+        element_B=_SINGLE_B if stack.elements_of_32_bits else None,
+    )
+    return kernels, found
+
+
+def replica_work(
+    workload: Workload,
+    batch: Num,
+    precision: str,
+    stack: ReplicaStack,
+    *,
+    seq_len: int,
+    mean_tokens: float,
+    masked_share: float,
+) -> ReplicaWork:
+    """The kernels of one micro-batch of ``batch`` samples on one accelerator.
+
+    Raises:
+        InputError: a workload whose layers are not calibrated.
+    """
+    if not isinstance(workload, TransformerWorkload):
+        # Only tensor cores want channels last; 32-bit arithmetic takes them first.
+        transposed = 1.0 if stack.channels_first_above_16 and precision == "tf32" else 0.0
+        return ReplicaWork(convolutions(workload.name), None, batch, 1.0, transposed)
+    if workload.causal or workload.ffn_matrices != 2 or workload.moe is not None or workload.mla is not None:
+        raise InputError("workload", workload.name, "an encoder such as BERT, or a convolutional network, beside this stack")
+    shorter = stack.unpadded and mean_tokens < seq_len
+    shape = EncoderShape(
+        layers=float(workload.layers),
+        hidden=float(workload.hidden_dim),
+        heads=float(workload.heads),
+        ffn=float(workload.ffn_width),
+        vocab=float(workload.vocab_size) if masked_share > 0 else 0.0,
+        seq_len=seq_len * (_SEEN_OF_LONGEST if shorter else 1.0),
+        head_share=masked_share,
+        fused=1.0 if stack.fused_attention else 0.0,
+    )
+    computed = min(float(seq_len), mean_tokens + stack.bin_tokens / 2) if shorter else float(seq_len)
+    return ReplicaWork(None, shape, batch, computed)
+
+
+def replica_plan(workload: Workload, hardware: HardwareNode | Fleet, micro_batches: int, stack: ReplicaStack) -> ReplicaPlan:
+    """How the accelerators of a fleet exchange gradients; a lone one has nobody to."""
+    parameters = float(workload.parameters.m_as("count"))
+    fleet = hardware if isinstance(hardware, Fleet) else None
+    per_node = 1.0 if fleet is None else float(fleet.node.accelerators_per_node)
+    return ReplicaPlan(
+        replicas=1.0 if fleet is None else float(fleet.accelerators),
+        per_node=per_node,
+        micro_batches=float(micro_batches),
+        accumulated_B=stack.accumulated_B * parameters,
+        gradient_B=stack.gradient_B * parameters,
+        updated_B=stack.updated_B * parameters / (per_node if stack.sharded_optimizer else 1.0),
+        intra_Bps=float("inf") if fleet is None else fleet.node.intra_bandwidth_Bps,
+        inter_Bps=float("inf") if fleet is None else fleet.inter_bandwidth_Bps,
+    )
+
+
+def work_passes(work: ReplicaWork, kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> Passes:
+    """Forward and backward pass of a micro-batch."""
+    device = clocked(kernels, coefficients, clock)
+    if work.network is not None:
+        return convolution_passes(work.network, work.batch, device, coefficients.moved, work.transposed)
+    assert work.shape is not None
+    chip = AttentionDevice(
+        kernels.attention_peak_flops_per_s * clock, kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B
+    )
+    backward_rate = shared_coefficients().attention_backward
+    tokens = work.batch * work.tokens
+    return encoder_passes(work.shape, tokens, device, kernels.attention, chip, backward_rate, coefficients.moved)
+
+
+def clocked(kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> ReplicaDevice:
+    """The device at the clock that it sustains and the share of it that the stack's kernels reach."""
+    return ReplicaDevice(
+        gemm=kernels.gemm,
+        peak_flops_per_s=kernels.peak_flops_per_s * kernels.format_share * clock * coefficients.matmul_share,
+        value_B=kernels.value_B,
+        memory_Bps=kernels.memory_Bps,
+        multiprocessors=kernels.multiprocessors,
+        cache_B=kernels.cache_B,
+        streaming=shared_coefficients().streaming,
+        operand_B=kernels.operand_B,
+        element_B=kernels.element_B,
+    )
+
+
+def stack_step(
+    work: ReplicaWork, plan: ReplicaPlan, kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num
+) -> ReplicaStep:
+    """One step on a stack, for a solve and for the fit alike."""
+    passes = work_passes(work, kernels, coefficients, clock)
+    return replica_step(passes, plan, clocked(kernels, coefficients, clock), coefficients)

@@ -1,0 +1,138 @@
+"""From typed workloads and accelerators to the kernels of a forward pass on a calibrated engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from mlsysim.calibration.attention import prefill_kernel
+from mlsysim.calibration.gemm import gemm_kernel
+from mlsysim.calibration.inference import (
+    InferenceCoefficients,
+    InferenceHardware,
+    InferenceStack,
+    gemm_format,
+    inference_fitted_names,
+    inference_hardware,
+    inference_stack,
+)
+from mlsysim.core.errors import InconsistentError
+from mlsysim.core.precision import bytes_per_element
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, replica_work, work_passes
+from mlsysim.models.types import Workload
+from mlsysim.physics.numeric import Num
+
+# The host runs ahead of the device until it cannot: close to a maximum of the two, not their sum.
+_HOST_NORM = 5.0
+# Devices whose attention kernels were not measured take those of the nearest that were.
+_ATTENTION_OF = {"l40s": "a100_sxm"}
+
+
+class ForwardTime(NamedTuple):
+    """Seconds of one batch; the parts sum to it."""
+
+    device_s: Num
+    host_s: Num
+    fixed_s: Num
+
+    @property
+    def total_s(self) -> Num:
+        """The batch."""
+        return self.device_s + self.host_s + self.fixed_s
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRun:
+    """Seconds of a batch by part, and the fitted coefficients behind them."""
+
+    parts: dict[str, float]
+    coefficients: tuple[str, ...]
+
+
+def inference_run(
+    workload: Workload,
+    accelerator: HardwareNode,
+    stack_name: str,
+    *,
+    batch: int,
+    seq_len: int,
+    mean_tokens: float,
+    precision: str,
+) -> InferenceRun:
+    """One forward pass of ``batch`` samples on one accelerator.
+
+    Raises:
+        InputError: a stack, accelerator, precision or workload that is not calibrated.
+    """
+    stack = inference_stack(stack_name)
+    kernels, found = inference_kernels(accelerator, precision)
+    work = inference_work(workload, float(batch), precision, stack, seq_len=seq_len, mean_tokens=mean_tokens)
+    time = forward_time(work, kernels, stack.coefficients, found.clock, found.traffic)
+    parts = {part.removesuffix("_s"): float(getattr(time, part)) for part in time._fields}
+    return InferenceRun(parts, inference_fitted_names(stack_name, accelerator.name, precision))
+
+
+def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernels, InferenceHardware]:
+    """The fitted kernels that stand for ``accelerator`` at ``precision``; 8-bit values are written as such.
+
+    Raises:
+        UnknownNameError: none do.
+        InputError: none at this precision.
+    """
+    found = inference_hardware(accelerator.name)
+    units, cache = accelerator.compute.multiprocessors, accelerator.memory.l2_capacity
+    if units is None or cache is None:
+        raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors and l2_capacity: kernels need both")
+    halves = gemm_kernel(found.kernels)
+    # The kernel before has written what an 8-bit product reads: nothing is quantised between.
+    kernel = replace(
+        gemm_kernel(found.kernels, gemm_format(found.kernels, precision)), launch_s=halves.launch_s, quantise_sweeps=0.0
+    )
+    value_B = bytes_per_element(precision)
+    kernels = Kernels(
+        gemm=kernel,
+        peak_flops_per_s=accelerator.rate_flops_per_s(precision),
+        value_B=value_B,
+        operand_B=value_B,
+        memory_Bps=accelerator.memory_bandwidth_Bps,
+        multiprocessors=float(units),
+        cache_B=float(cache.m_as("byte")),
+        attention=prefill_kernel(_ATTENTION_OF.get(found.kernels, found.kernels)),
+        attention_peak_flops_per_s=accelerator.rate_flops_per_s(precision if value_B > 1 else "fp16"),
+        format_share=found.format_shares.get(precision, 1.0),
+    )
+    return kernels, found
+
+
+def inference_work(
+    workload: Workload, batch: Num, precision: str, stack: InferenceStack, *, seq_len: int, mean_tokens: float
+) -> ReplicaWork:
+    """The kernels of a batch of ``batch`` samples; where normalisation is folded, convolutions have none.
+
+    Raises:
+        InputError: a workload whose layers are not calibrated.
+    """
+    trained = stack.as_trained()
+    work = replica_work(workload, batch, precision, trained, seq_len=seq_len, mean_tokens=mean_tokens, masked_share=0.0)
+    if work.network is None or not stack.folded:
+        return work
+    return replace(work, network=replace(work.network, normalised=np.zeros_like(work.network.normalised)))
+
+
+def forward_time(
+    work: ReplicaWork, kernels: Kernels, stack: InferenceCoefficients, clock: Num, cache_traffic: float = 1.0
+) -> ForwardTime:
+    """Host and device as (a^5 + b^5)^(1/5), and what each batch costs, for a solve and for the fit alike.
+
+    ``cache_traffic`` is the device's share of a convolution's bytes that reaches memory.
+    """
+    coefficients = stack.of(work.network is not None)
+    product = replace(kernels.gemm, prologue_k=kernels.gemm.prologue_k * stack.prologue_share)
+    moved_B = kernels.value_B * (stack.traffic * cache_traffic if work.network is not None else 1.0)
+    passes = work_passes(work, replace(kernels, gemm=product, value_B=moved_B), coefficients, clock * stack.clock_share)
+    host_s = passes.kernels / 3 * coefficients.host_kernel_s
+    together_s = (passes.forward_s**_HOST_NORM + host_s**_HOST_NORM) ** (1 / _HOST_NORM)
+    return ForwardTime(passes.forward_s, together_s - passes.forward_s, coefficients.step_s + 0.0 * passes.forward_s)

@@ -1,0 +1,87 @@
+"""Passes of a model of which a part lies in the host's memory: no faster than that part arrives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from mlsysim.lowering.serving_setting import ServingSetting
+from mlsysim.lowering.work import cached_tokens
+from mlsysim.physics.numeric import Num, maximum, minimum
+from mlsysim.physics.serving.inference import InferenceWork, weights_read_B
+from mlsysim.physics.serving.offload import beyond_s, joining_beyond_s, streamed_weights_s
+from mlsysim.physics.serving.schedule import Passes, Step
+
+
+@dataclass(frozen=True, slots=True)
+class OffloadedStep:
+    """A decode step that waits ``waiting_s`` for the host."""
+
+    alone: Step
+    waiting_s: Num
+
+    @property
+    def total_s(self) -> Num:
+        """The longer of computation and transfers."""
+        return self.alone.total_s + self.waiting_s
+
+    def parts(self) -> tuple[dict[str, float], str]:
+        """Seconds by name, and what limits the step."""
+        parts, binding = self.alone.parts()
+        waiting_s = float(self.waiting_s)
+        return {**parts, "host transfers beyond them": waiting_s}, "host transfers" if waiting_s > 0 else binding
+
+
+@dataclass(frozen=True, slots=True)
+class OffloadedPasses:
+    """``whole``, were all of it on the accelerators.
+
+    Attributes:
+        work: of the model.
+        setting: its ``offload`` is what lies in the host's memory.
+        weights_B: all weights of one accelerator, wherever they are.
+        hit: share of a prompt whose cache is there already.
+    """
+
+    whole: Passes
+    work: InferenceWork
+    setting: ServingSetting
+    weights_B: float
+    hit: float
+
+    def decode(self, batch: Num, context: Num) -> OffloadedStep:
+        """One token of ``batch`` sequences; the stages of a pipeline fetch their weights for each part of the batch."""
+        step = self.whole.decode(batch, context)
+        pp = float(self.setting.pp)
+        micro = maximum(batch / pp, minimum(batch, 1.0))
+        transferred_s = self._weights_s(micro, pp) + self._cache_s(batch, context)
+        return OffloadedStep(step, beyond_s(step.total_s, transferred_s))
+
+    def prefill_s(self, batch: Num, prompt: Num) -> Num:
+        """The prompts of ``batch`` sequences; their cache leaves while weights arrive, in the link's other direction."""
+        computed_s = self.whole.prefill_s(batch, prompt)
+        pp = float(self.setting.pp)
+        parts = minimum(pp, maximum(batch, 1.0))
+        tokens = batch * prompt * (1 - self.hit) / parts
+        arriving_s = self._weights_s(tokens, parts + pp - 1) + self._cache_s(batch, prompt * self.hit)
+        leaving_s = self._cache_s(batch, prompt * (1 - self.hit))
+        return computed_s + beyond_s(computed_s, maximum(arriving_s, leaving_s))
+
+    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+        """What one prompt adds to steps that it joins."""
+        waits = cast("OffloadedStep", step)
+        joined_s = self.whole.joining_s(waits.alone, batch, prompt, tokens_a_step)
+        return joining_beyond_s(joined_s, waits.waiting_s, tokens_a_step / prompt)
+
+    def _weights_s(self, tokens: Num, passes: Num) -> Num:
+        """Of routed experts, those that ``tokens`` touch; each chunk of a long pass fetches anew."""
+        setting = self.setting
+        if setting.stack is not None and setting.stack.has.chunk:
+            passes = passes * maximum(tokens / setting.stack.has.chunk, 1.0)
+        read = weights_read_B(self.work, tokens) / self.work.resident_B
+        return streamed_weights_s(setting.offload.weights * self.weights_B * read, passes, setting.offload.link_Bps)
+
+    def _cache_s(self, batch: Num, tokens: Num) -> Num:
+        setting = self.setting
+        reach = cached_tokens(setting.workload, float(tokens))
+        return setting.offload.cache * batch * reach * self.work.kv_B / setting.kv_shards / setting.offload.link_Bps

@@ -1,0 +1,97 @@
+"""Prompts of which a part lies in the prefix cache: only the rest is computed, and attends to all of it.
+
+Sources: Zheng et al., "SGLang", NeurIPS 2024 (reuse of shared prefixes); Kwon et al., "PagedAttention", SOSP 2023.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlsysim.lowering.serving_bound import BoundPasses
+from mlsysim.lowering.serving_setting import ServingSetting
+from mlsysim.lowering.work import cached_tokens, keys_seen
+from mlsysim.physics.numeric import Num, maximum, minimum
+from mlsysim.physics.serving.inference import prefill_s
+from mlsysim.physics.serving.schedule import Deployment, Passes, Step
+from mlsysim.physics.serving.torus import TorusDeployment
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixedDeployment:
+    """Calibrated passes of prompts of which a share ``hit`` is cached.
+
+    Causal attention over P tokens is that within the cached part, that within the new one, and that of the new on the cached:
+    the last is what the other two lack of the whole.
+    """
+
+    whole: Deployment | TorusDeployment
+    hit: float
+
+    def decode(self, batch: Num, context: Num) -> Step:
+        """As without: a sequence attends to all of its tokens."""
+        return self.whole.decode(batch, context)
+
+    def prefill_s(self, batch: Num, prompt: Num) -> Num:
+        """The new tokens of ``batch`` prompts."""
+        return self.whole.prefill_s(batch, prompt * (1 - self.hit)) + self._across_s(batch, prompt)
+
+    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+        """What the new tokens of one prompt add to the steps that they join."""
+        new = 1 - self.hit
+        joined_s = self.whole.joining_s(step, batch, prompt * new, tokens_a_step * new)
+        return joined_s + self.whole.engine.interleave * self._across_s(1.0, prompt)
+
+    def _across_s(self, batch: Num, prompt: Num) -> Num:
+        parts_s = self._attention_s(batch, prompt * self.hit) + self._attention_s(batch, prompt * (1 - self.hit))
+        return maximum(self._attention_s(batch, prompt) - parts_s, 0.0)
+
+    def _attention_s(self, batch: Num, prompt: Num) -> Num:
+        return self.whole.prefill(batch, prompt).attention_s
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixedBound:
+    """The same at the speed of light; ``new`` tokens of a prompt, each of which sees ``keys`` on average."""
+
+    whole: BoundPasses
+    new: float
+    keys: float
+
+    def decode(self, batch: Num, context: Num) -> Step:
+        """As without."""
+        return self.whole.decode(batch, context)
+
+    def prefill_s(self, batch: Num, prompt: Num) -> Num:
+        """The new tokens of ``batch`` prompts."""
+        cached = cached_tokens(self.whole.setting.workload, self.whole.setting.prompt - self.new)
+        return prefill_s(self.whole.work, batch, self.new, self.keys, self.whole.machine, cached)
+
+    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+        """Their arithmetic."""
+        work, machine = self.whole.work, self.whole.machine
+        return self.new * (work.matmul_flops + work.attention_flops_per_key * self.keys) / machine.tp / machine.rate_flops_per_s
+
+
+def prefixed(passes: Passes, setting: ServingSetting, hit: float) -> Passes:
+    """``passes`` of prompts of which a share ``hit`` is cached; at least one token is always computed."""
+    new, keys = computed(setting, hit)
+    if new == setting.prompt:
+        return passes
+    if isinstance(passes, (Deployment, TorusDeployment)):
+        return PrefixedDeployment(passes, 1 - new / setting.prompt)
+    if isinstance(passes, BoundPasses):
+        return PrefixedBound(passes, new, keys)
+    raise TypeError(type(passes).__name__)
+
+
+def computed(setting: ServingSetting, hit: float) -> tuple[float, float]:
+    """Tokens of a prompt that are computed, whole and at least one, and the keys that each sees on average."""
+    cached = float(int(minimum(setting.prompt * hit + _ROUNDING, setting.prompt - 1)))
+    if cached <= 0:
+        return setting.prompt, setting.keys
+    new = setting.prompt - cached
+    return new, (setting.keys * setting.prompt - keys_seen(setting.workload, int(cached), causal=True) * cached) / new
+
+
+# A share that a caller divided out is the whole number of tokens it stands for.
+_ROUNDING = 1e-6

@@ -1,0 +1,81 @@
+"""Passes at the speed of light, or at an efficiency that the caller owns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from mlsysim.lowering.serving_setting import ServingSetting
+from mlsysim.lowering.work import cached_tokens
+from mlsysim.physics.numeric import Num
+from mlsysim.physics.serving.inference import InferenceWork, ServingMachine, decode_step_s, prefill_s, weights_read_B
+from mlsysim.physics.serving.schedule import Step
+
+
+@dataclass(frozen=True, slots=True)
+class BoundStep:
+    """A decode step: its reads and its arithmetic overlap, what remains of ``total_s`` is communication."""
+
+    total_s: Num
+    weights_s: Num
+    cache_s: Num
+    arithmetic_s: Num
+
+    def parts(self) -> tuple[dict[str, float], str]:
+        """Seconds by name, and what limits the step."""
+        weights, cache, arithmetic = float(self.weights_s), float(self.cache_s), float(self.arithmetic_s)
+        reads = weights + cache
+        communication = max(0.0, float(self.total_s) - max(reads, arithmetic))
+        parts = {
+            "weight reads": weights,
+            "KV reads": cache,
+            "arithmetic beyond them": max(0.0, arithmetic - reads),
+            "tensor-parallel communication": communication,
+        }
+        if communication > max(reads, arithmetic):
+            return parts, "tensor-parallel communication"
+        if arithmetic > reads:
+            return parts, "arithmetic"
+        return parts, "weight reads" if weights >= cache else "KV reads"
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPasses:
+    """Weights and KV cache read from memory, or the arithmetic, whichever is longer."""
+
+    work: InferenceWork
+    machine: ServingMachine
+    setting: ServingSetting
+
+    @classmethod
+    def of(cls, setting: ServingSetting, work: InferenceWork) -> Self:
+        """The passes of a setting without a stack; stages of a pipeline all work at once, on their own part of the layers."""
+        device = setting.accelerator
+        rate = device.rate_flops_per_s(setting.rated) * (setting.efficiency or 1.0)
+        tp, ranks = float(setting.tp), float(setting.tp * setting.pp)
+        # Only the ranks of a stage reduce, each stage its own layers, all stages at once.
+        link_Bps = setting.link_Bps * setting.pp * (1 - 1 / ranks) / (1 - 1 / tp) if tp > 1 else float("inf")
+        machine = ServingMachine(ranks, setting.kv_shards, rate, device.memory_bandwidth_Bps, link_Bps)
+        return cls(work, machine, setting)
+
+    def decode(self, batch: Num, context: Num) -> BoundStep:
+        """One token of ``batch`` sequences."""
+        work, machine = self.work, self.machine
+        reach = cached_tokens(self.setting.workload, float(context))
+        flops = batch * (work.matmul_flops + work.decode_flops_per_key * reach + work.head_flops)
+        return BoundStep(
+            total_s=decode_step_s(work, batch, reach, machine),
+            weights_s=weights_read_B(work, batch) / machine.tp / machine.memory_Bps,
+            cache_s=work.kv_B * batch * reach / machine.kv_shards / machine.memory_Bps,
+            arithmetic_s=flops / machine.tp / machine.rate_flops_per_s,
+        )
+
+    def prefill_s(self, batch: Num, prompt: Num) -> Num:
+        """The prompts of ``batch`` sequences."""
+        return prefill_s(self.work, batch, prompt, self.setting.keys, self.machine)
+
+    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+        """What one prompt adds to the steps that it joins: its arithmetic."""
+        work, machine = self.work, self.machine
+        flops = prompt * (work.matmul_flops + work.attention_flops_per_key * self.setting.keys)
+        return flops / machine.tp / machine.rate_flops_per_s

@@ -1,0 +1,341 @@
+"""From typed workloads, accelerators and number formats to the plain numbers of a calibrated serving pass."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from mlsysim.calibration import attention, collectives, gemm
+from mlsysim.calibration import siblings as stated
+from mlsysim.calibration.attention import decode_kernel, prefill_kernel
+from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients
+from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
+from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
+from mlsysim.calibration.shared import shared_coefficients
+from mlsysim.calibration.shared_kernels import shared_gemm
+from mlsysim.core.errors import InconsistentError, InputError, MLSysError
+from mlsysim.core.identity_cache import identity_cache
+from mlsysim.core.precision import bytes_per_element
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.serving_setting import ServingSetting
+from mlsysim.models import parameters as counting
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
+from mlsysim.physics.kernels.gemm import GemmKernel
+from mlsysim.physics.serving.deployment import EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving.products import WORD_B
+from mlsysim.physics.serving.schedule import Deployment
+from mlsysim.physics.serving.torus import TorusDeployment
+from mlsysim.physics.serving.torus_partition import Torus, padded_heads, torus_axes
+
+# The measured products that a number format of the weights runs at; all others are weight-only: 16-bit products that read
+# fewer bytes.
+_GEMM_FORMAT = {"fp8": "fp8", "fp8_block": "fp8_block", "nvfp4": "nvfp4", "fp4": "nvfp4", "int8": "sq"}
+# 32-bit products run on the 16-bit kernels' coefficients, at their own peak and width.
+_WIDE = ("fp32", "tf32")
+# Formats whose activations kernels of their own quantise.
+_SCALED = ("nvfp4", "fp4", "int8")
+_LINE_RATE_Bps = 25e9
+
+
+@identity_cache()
+def serving_shape(workload: TransformerWorkload) -> ServingShape:
+    """``workload`` as its kernels see it.
+
+    Example:
+        >>> from mlsysim.models.registry import Models
+        >>> shape = serving_shape(Models.Language.Llama2_70B)
+        >>> shape.qkv_width, shape.kv_heads, shape.dense
+        (10240.0, 8.0, 1.0)
+    """
+    h = float(workload.hidden_dim)
+    moe, mla = workload.moe, workload.mla
+    expert_layers = counting.moe_layers(workload)
+    width = float(workload.heads * workload.head_width)
+    key_width = float(workload.kv_head_count * workload.head_width)
+    qkv_width, output_width, head_dim = width + 2 * key_width, width, float(workload.head_width)
+    kv_heads = cached_heads = float(workload.kv_head_count)
+    cached_dim = head_dim
+    if mla is not None:
+        output_width = float(workload.heads * mla.v_head_dim)
+        qkv_width = counting.attention_parameters(workload) / h - output_width
+        head_dim = (mla.nope_head_dim + mla.rope_head_dim + mla.v_head_dim) / 2
+        kv_heads, cached_heads, key_width = float(workload.heads), 1.0, 0.0
+        # The cache holds one vector a token where attention elsewhere holds a key and a value.
+        cached_dim = (mla.kv_lora_rank + mla.rope_head_dim) / 2
+    return ServingShape(
+        layers=float(workload.layers),
+        hidden=h,
+        qkv_width=qkv_width,
+        key_width=key_width,
+        attention_width=output_width,
+        heads=float(workload.heads),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        cached_heads=cached_heads,
+        cached_dim=cached_dim,
+        window=float(workload.sliding_window or 0),
+        windowed=workload.windowed_layers / workload.layers,
+        ffn=float(workload.ffn_width) if expert_layers < workload.layers else 0.0,
+        ffn_matrices=float(workload.ffn_matrices),
+        dense=1 - expert_layers / workload.layers,
+        experts=float(moe.experts) if moe else 1.0,
+        experts_per_token=float(moe.experts_per_token) if moe else 1.0,
+        expert_ffn=float(moe.ffn_hidden) if moe else 0.0,
+        shared_ffn=float(moe.shared_width) if moe else 0.0,
+        vocab=float(workload.vocab_size) if workload.causal else 0.0,
+        reductions=1.0 if workload.parallel_block else 2.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """Number formats of a deployment: of the arithmetic, of weights in memory, of the cache."""
+
+    precision: str
+    weights: str
+    cache: str
+
+
+def serving_kernels(
+    accelerator: HardwareNode,
+    formats: Formats,
+    nic_Bps: float = _LINE_RATE_Bps,
+    device: EngineDevice | None = None,
+    has: EngineKernels | None = None,
+) -> ServingKernels:
+    """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates.
+
+    ``has``: of an engine that brings some of its own. A fit brings a ``device`` of its own.
+
+    Raises:
+        UnknownNameError: no kernels stand for it.
+        InconsistentError: the registry does not say how many multiprocessors it has.
+    """
+    device = device or engine_device(accelerator.name)
+    units = stated.own_fact(device.gemm, "matrix_units", accelerator.compute.multiprocessors)
+    if units is None:
+        raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
+    has = has or EngineKernels()
+    own = has.own_products
+    if own:
+        product = head = _lent_kernel(device)
+        peak, input_B = accelerator.fp16_sum_flops_per_s, 2.0
+    else:
+        product, head, peak, input_B = _vendor_products(accelerator, formats, device)
+    memory_Bps = accelerator.memory_bandwidth_Bps * (1.0 if own else device.memory_share)
+    own_memory_share = device.own_memory_share if own else 1.0
+    multiplied = own and _multiplies_integers(accelerator, formats, has)
+    wide, integer = formats.precision in _WIDE, formats.precision == "int8"
+    peak16 = peak if wide or own else accelerator.rate_flops_per_s("fp16")
+    attention_peak = peak if integer and has.integer_flash else peak16
+    flash, array = prefill_kernel(device.attention), stated.fact(device.attention, "array", 1.0)
+    links = collective_coefficients(device.collectives)
+    links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
+    links = replace(
+        links,
+        bandwidth_Bps=links.bandwidth_Bps * device.link_share,
+        pair_bandwidth_Bps=links.pair_bandwidth_Bps * device.link_share,
+    )
+    return ServingKernels(
+        gemm=product,
+        gemm_peak_flops_per_s=peak,
+        input_B=input_B,
+        weight_B=bytes_per_element(formats.weights),
+        lends=own and bool(device.gemm),
+        output_B=4.0 if wide else has.integer_output_B if integer else 2.0,
+        element_B=2.0 if own else 4.0 if wide else has.integer_element_B if integer else 2.0,
+        scales=formats.precision in _SCALED,
+        head_gemm=head,
+        head_peak_flops_per_s=peak16,
+        head_weight_B=bytes_per_element(formats.weights) if own else 4.0 if wide else 2.0,
+        prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
+        decode=_decode_kernel(device.attention, array),
+        attention=AttentionDevice(attention_peak, memory_Bps * own_memory_share, float(units), accelerator.cache_B, array),
+        kv_B=bytes_per_element(formats.cache),
+        collectives=links,
+        crossing_share=device.crossing_share,
+        fabric=fabric_coefficients("ib_ndr"),
+        nic_Bps=nic_Bps,
+        memory_Bps=memory_Bps,
+        multiprocessors=float(units),
+        cache_B=accelerator.cache_B,
+        own_peak_flops_per_s=accelerator.rate_flops_per_s("int8" if multiplied else "fp16"),
+        own_compute_share=1.0 if multiplied else device.own_compute_share,
+        own_memory_share=own_memory_share,
+        streaming=float(shared_coefficients().streaming),
+    )
+
+
+def _lent_kernel(device: EngineDevice) -> GemmKernel:
+    """The vendor's 16-bit kernel that an engine with products of its own calls where it has no better one."""
+    if not device.gemm:
+        # Never evaluated but for what all kernels share.
+        return GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
+    kernel = gemm_kernel(device.gemm)
+    return replace(kernel, efficiency=kernel.efficiency * device.own_compute_share, launch_s=0.0)
+
+
+def _multiplies_integers(accelerator: HardwareNode, formats: Formats, has: EngineKernels) -> bool:
+    """Whether an engine multiplies narrow weights as they are; what its kernels reach of the integer peak is its own share."""
+    narrow = bytes_per_element(formats.weights) < WORD_B
+    return has.own_rows > 0 and not has.unpacks and narrow and "int8" in accelerator.compute.precision_flops
+
+
+def _decode_kernel(device: str, array: float) -> DecodeKernel:
+    """Launches follow each other; a systolic array takes all query heads of a key head at once, and has no thread blocks."""
+    found = replace(decode_kernel(device), floor_s=0.0, ramp_s=0.0)
+    if array == 1:
+        return found
+    return replace(found, block_s=0.0, shared=replace(found.shared, largest_group=float("inf")))
+
+
+def _vendor_products(
+    accelerator: HardwareNode, formats: Formats, device: EngineDevice
+) -> tuple[GemmKernel, GemmKernel, float, float]:
+    """Kernels of the layers' products and of the head's, the layers' peak, bytes of an element of their inputs.
+
+    What a lone call waits for its launch is no part of a layer's kernels, which follow each other: the engine's time per layer
+    has what is left of it. Engines also quantise within the kernel before, which the benchmark does not.
+    """
+    if not device.gemm:
+        expected = "one whose matrix products were measured: only engines with kernels of their own (llama.cpp) run on it here"
+        raise InputError("accelerator", accelerator.name, expected)
+    name, peak, input_B = _product_format(accelerator, formats, device.gemm)
+    head = gemm_kernel(device.gemm)
+    head = replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
+    product = gemm_kernel(device.gemm, name)
+    share = device.format_share(formats.precision)
+    limited = device.sustained_share < 1
+    product = replace(
+        product,
+        efficiency=product.efficiency * device.compute_share * (1.0 if limited else share),
+        sustained=min(1.0, device.sustained_share * share) if limited else 1.0,
+        launch_s=0.0,
+        quantise_sweeps=0.0,
+    )
+    if formats.precision in _WIDE:
+        # A tile's fixed time counts fewer elements of k where each takes longer.
+        slower = peak / accelerator.rate_flops_per_s("fp16")
+        product = replace(product, prologue_k=product.prologue_k * slower)
+        head = replace(head, prologue_k=head.prologue_k * slower)
+    if name == "nvfp4":
+        # They also choose among 4-bit kernels by shape; the benchmark ran one that cannot split k and stalls when k is long.
+        product = replace(product, step_s=0.0, most_splits=head.most_splits)
+    return product, head, peak, input_B
+
+
+def _product_format(accelerator: HardwareNode, formats: Formats, measured: str) -> tuple[str, float, float]:
+    """The measured format of the layers' products, their peak, and bytes of an element of their inputs."""
+    if formats.precision in _WIDE:
+        return "bfloat16", accelerator.rate_flops_per_s(formats.precision), 4.0
+    name = _GEMM_FORMAT.get(formats.precision, "bfloat16")
+    if name != "bfloat16":
+        try:
+            peak = accelerator.rate_flops_per_s(FORMATS[name].precision)
+        except MLSysError:
+            return "bfloat16", accelerator.rate_flops_per_s("bf16"), 2.0
+        if name in measured_formats(measured):
+            return name, peak, FORMATS[name].input_B
+        fallback = "fp8" if "fp8" in measured_formats(measured) else "bfloat16"
+        return fallback, peak, FORMATS[name].input_B
+    return "bfloat16", accelerator.rate_flops_per_s("bf16"), 2.0
+
+
+def network_Bps(setting: ServingSetting) -> float:
+    """Between nodes; within one, what would be if there were more."""
+    return setting.network_Bps if setting.tp * setting.pp > setting.per_node else _LINE_RATE_Bps
+
+
+@identity_cache()
+def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, has: EngineKernels) -> ServingKernels:
+    """Looking kernels up takes longer than a step: questions on one accelerator share them."""
+    return serving_kernels(accelerator, formats, nic_Bps, has=has)
+
+
+def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, causal: bool) -> EngineKernels:
+    """Which kernels an engine has on this accelerator at these formats: fused attention takes 16 bits or less.
+
+    Example:
+        >>> from mlsysim.hardware.registry import Hardware
+        >>> ft, v100 = engine("fastertransformer-bert"), Hardware.get("v100_sxm2_16gb")
+        >>> engine_kernels(ft, v100, Formats("fp16", "fp16", "fp16"), causal=False).flash_prefill
+        False
+    """
+    has = found.has
+    none_here = bool(has.no_flash_on) and engine_device(accelerator.name).name in has.no_flash_on
+    fused = has.flash_prefill and formats.precision not in _WIDE and not none_here
+    return has if (causal, fused) == (has.causal, has.flash_prefill) else replace(has, causal=causal, flash_prefill=fused)
+
+
+def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
+    """The passes of a setting's engine."""
+    found = setting.stack
+    if found is None:
+        raise InconsistentError("stack", None, "an engine: passes without one are bounds")
+    formats = Formats(setting.arithmetic, setting.weights, setting.cache)
+    shape = serving_shape(setting.workload)
+    kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has)
+    has = engine_kernels(found, setting.accelerator, formats, setting.workload.causal)
+    if has.torus:
+        return TorusDeployment(
+            shape=_padded(shape, setting.tp),
+            torus=_torus(setting, kernels),
+            pp=float(setting.pp),
+            by_sequence=setting.attention_dp,
+            kernels=kernels,
+            engine=found.coefficients,
+            has=has,
+            step_tokens=found.step_tokens,
+        )
+    return Deployment(
+        shape=shape,
+        shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
+        kernels=kernels,
+        engine=found.coefficients,
+        has=has,
+        step_tokens=found.step_tokens,
+        padding=setting.padded / setting.prompt,
+    )
+
+
+def _padded(shape: ServingShape, chips: int) -> ServingShape:
+    """With the empty heads that divide evenly."""
+    heads = padded_heads(float(shape.heads), chips)
+    added = (heads - shape.heads) * shape.attention_width / shape.heads
+    return replace(shape, heads=heads, attention_width=shape.attention_width + added, qkv_width=shape.qkv_width + added)
+
+
+def _torus(setting: ServingSetting, kernels: ServingKernels) -> Torus:
+    """The slice that shares a layer; a switch is one axis, whose ring is closed."""
+    device, links = engine_device(setting.accelerator.name).collectives, kernels.collectives
+    axes = int(stated.fact(device, "torus_axes", 1.0))
+    return Torus(
+        axes=torus_axes(setting.tp, axes),
+        link_Bps=links.bandwidth_Bps,
+        hop_s=links.simple_step_s,
+        launch_s=links.launch_s,
+        closed=axes == 1 or setting.tp % int(stated.fact(device, "torus_cube", 1.0)) == 0,
+    )
+
+
+def coefficients_used(setting: ServingSetting) -> tuple[str, ...]:
+    """Names of the fitted coefficients behind an answer; none without an engine."""
+    if setting.stack is None:
+        return ()
+    device = engine_device(setting.accelerator.name)
+    if setting.stack.has.own_products:
+        return (*device.fitted, *setting.stack.fitted)
+    name = _product_format(setting.accelerator, Formats(setting.arithmetic, setting.weights, setting.cache), device.gemm)[0]
+    return _coefficient_names(setting.stack.name, setting.accelerator.name, name, setting.tp > 1)
+
+
+@functools.cache
+def _coefficient_names(stack: str, hardware: str, gemm_format: str, reduces: bool) -> tuple[str, ...]:
+    device = engine_device(hardware)
+    names = list(dict.fromkeys(name for fmt in ("bfloat16", gemm_format) for name in gemm.fitted_names(device.gemm, fmt)))
+    names += [*attention.fitted_names("prefill", device.attention), *attention.fitted_names("decode", device.attention)]
+    if reduces:
+        names += collectives.fitted_names("device", device.collectives)
+    return (*names, *device.fitted, *engine(stack).fitted)

@@ -1,0 +1,134 @@
+"""What one copy of a model takes of its accelerators' memory and of the host's, and how many sequences fit beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlsysim.calibration.engines import Engine
+from mlsysim.calibration.memory import usable_memory_B
+from mlsysim.core.precision import bytes_per_element
+from mlsysim.lowering.feasibility import over_budget
+from mlsysim.lowering.offload import Offload
+from mlsysim.lowering.serving_kernels import serving_shape
+from mlsysim.lowering.serving_setting import ServingSetting
+from mlsysim.models import parameters as counting
+from mlsysim.physics.serving.inference import InferenceWork, largest_batch
+from mlsysim.physics.serving.offload import kept_share
+from mlsysim.physics.serving.torus_partition import padded_heads
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Memory of one replica.
+
+    Attributes:
+        accelerators: of a replica.
+        shards: ranks that divide the cache.
+        each_kv_B: of one sequence, all ranks.
+        weights_B: on one accelerator.
+        free_B: of one accelerator, beside its weights.
+        most_sequences: whose cache fits, or that the engine decodes together.
+        all_weights_B: of one accelerator, with those that lie in the host's memory.
+        kept: share of the cache on the accelerators.
+        offload: what lies in the host's memory.
+    """
+
+    accelerators: int
+    shards: float
+    each_kv_B: float
+    weights_B: float
+    free_B: float
+    most_sequences: float
+    all_weights_B: float
+    kept: float
+    offload: Offload
+
+    def kv_B(self, batch: float) -> float:
+        """Cache of ``batch`` sequences."""
+        return self.each_kv_B * batch
+
+    def needed_B(self, batch: float) -> float:
+        """On one accelerator."""
+        return self.weights_B + self.kept * self.kv_B(batch) / self.shards
+
+    def host_B(self, batch: float) -> float:
+        """In the host's memory, of one accelerator."""
+        return self.offload.weights * self.all_weights_B + self.offload.cache * self.kv_B(batch) / self.shards
+
+    def reason(self, setting: ServingSetting, batch: float) -> str:
+        """Why ``batch`` sequences do not fit, with the bytes; else empty."""
+        parts_B = {"weights": self.weights_B, "KV cache": self.kept * self.kv_B(batch) / self.shards}
+        who = f"each of {self.accelerators}" if self.accelerators > 1 else "one"
+        over = over_budget(sum(parts_B.values()), setting.accelerator, who, parts_B)
+        host_B = self.host_B(batch)
+        if over or host_B <= self.offload.host_B:
+            return over
+        return (
+            f"{who} {setting.accelerator.name} needs {host_B / 1e9:.1f} GB of host memory; "
+            f"it has {self.offload.host_B / 1e9:.1f} GB"
+        )
+
+
+def room(setting: ServingSetting, work: InferenceWork) -> Room:
+    """What fits beside the weights; an engine keeps a part of the memory to itself, and workspace for its largest pass."""
+    ranks = setting.tp * setting.pp
+    weights_B = work.resident_B / ranks
+    usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
+    found = setting.stack
+    if found is not None:
+        wide_B = 0.0 if found.has.own_products else _wide_tables_B(setting)
+        weights_B += (wide_B + (_empty_heads_B(setting) if found.has.torus else _copied_B(setting, wide_B))) / ranks
+        shared_by = setting.tp if found.has.torus else setting.attention_ranks
+        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / shared_by
+    each_kv_B = work.kv_B * setting.occupied
+    offload, layers = setting.offload, setting.workload.layers / setting.pp
+    all_weights_B, weights_B = weights_B, weights_B * kept_share(offload.weights, layers)
+    kept, token_B = kept_share(offload.cache, layers), work.kv_B / setting.kv_shards
+    most = float(largest_batch(usable_B - weights_B, token_B * kept, setting.occupied))
+    if offload.host_B < float("inf") and offload.cache:
+        beside_B = offload.host_B - offload.weights * all_weights_B
+        most = min(most, float(largest_batch(beside_B, token_B * offload.cache, setting.occupied)))
+    elif offload.weights * all_weights_B > offload.host_B:
+        most = 0.0
+    if found is not None:
+        most = min(most, found.most_sequences * setting.tp / setting.attention_ranks)
+    free_B = usable_B - weights_B
+    return Room(ranks, setting.kv_shards, each_kv_B, weights_B, free_B, most, all_weights_B, kept, offload)
+
+
+def _copied_B(setting: ServingSetting, wide_B: float) -> float:
+    """What every rank that attends for sequences of its own keeps whole, beyond the first copy: all but the routed experts.
+
+    Source: TensorRT-LLM, PyTorch models of Llama 4 and DeepSeek (with attention_dp, attention, dense blocks, shared experts,
+    embedding and head have a tensor-parallel size of 1).
+    """
+    model, experts = setting.workload, counting.moe_layers(setting.workload)
+    kept = model.layers * counting.attention_parameters(model)
+    if experts < model.layers:
+        kept += (model.layers - experts) * counting.ffn_parameters(model, float(model.ffn_width))
+    if model.moe is not None:
+        kept += experts * counting.ffn_parameters(model, model.moe.shared_width)
+    kept += counting.embedding_parameters(model) + counting.head_parameters(model)
+    return (kept * bytes_per_element(setting.weights) + wide_B) * (setting.tp / setting.attention_ranks - 1)
+
+
+def _empty_heads_B(setting: ServingSetting) -> float:
+    """Query and output weights of the heads that only fill a division."""
+    model = setting.workload
+    empty = padded_heads(float(model.heads), setting.tp) - model.heads
+    return 2 * model.layers * empty * model.head_width * model.hidden_dim * bytes_per_element(setting.weights)
+
+
+def _wide_tables_B(setting: ServingSetting) -> float:
+    """Embedding and head stay 16-bit where the layers' weights are narrower."""
+    model = setting.workload
+    tables = counting.embedding_parameters(model) + counting.head_parameters(model)
+    return tables * max(0.0, 2.0 - bytes_per_element(setting.weights))
+
+
+def _workspace_B(setting: ServingSetting, found: Engine) -> float:
+    """Activations of the longest pass, 16-bit, and logits of the largest batch in fp32, as they are and sorted."""
+    shape = serving_shape(setting.workload)
+    width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
+    elements = shape.ffn_matrices * width + shape.qkv_width + 4 * shape.hidden
+    return float(2 * found.step_tokens * elements + 8 * found.most_sequences * shape.vocab)

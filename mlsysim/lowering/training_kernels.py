@@ -1,0 +1,213 @@
+"""From typed workloads and accelerators to the kernels of a calibrated step."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+from mlsysim.calibration import siblings as stated
+from mlsysim.calibration.attention import prefill_kernel
+from mlsysim.calibration.collectives import collective_coefficients
+from mlsysim.calibration.gemm import FORMATS, gemm_kernel
+from mlsysim.calibration.shared import shared_coefficients
+from mlsysim.calibration.stacks import Stack, fitted_names, kernels_of, measured_device, stack, sustained_clock
+from mlsysim.core.errors import InconsistentError, InputError
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.training_setting import SCORES_STORED, TrainingSetting
+from mlsysim.models.parameters import moe_layers
+from mlsysim.models.types import TransformerWorkload, Workload
+from mlsysim.physics.kernels.attention import AttentionDevice
+from mlsysim.physics.layer.experts import NO_EXPERTS, ExpertShape
+from mlsysim.physics.layer.latent_attention import NO_LATENT, LatentShape
+from mlsysim.physics.layer.work import LayeredWork
+from mlsysim.physics.machine import Machine
+from mlsysim.physics.numeric import Num, where
+from mlsysim.physics.plan import Plan
+from mlsysim.physics.training.kernel_step import kernel_parts
+from mlsysim.physics.training.roofline_step import training_step
+from mlsysim.physics.training.step import Overlap, StepTime, assemble_step
+from mlsysim.physics.training.step_inputs import KernelDevice, LayerShape, StackCoefficients
+
+# Training libraries ship FlashAttention-2 on Hopper, half as fast as the inference kernels that were measured there.
+_HOPPER = ("h100_sxm", "h200_sxm")
+_GEMM_FORMAT = {"bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "int8": "sq", "fp4": "nvfp4"}
+
+
+def layer_shape(
+    workload: Workload,
+    seq_len: int,
+    attention: str,
+    accelerator: HardwareNode,
+    found: Stack,
+    lora_rank: int = 0,
+    routing_imbalance: float = 1.0,
+) -> LayerShape:
+    """The kernels of one layer of ``workload``.
+
+    Raises:
+        InputError: a workload whose layers are not calibrated.
+    """
+    if not isinstance(workload, TransformerWorkload):
+        raise InputError("workload", workload.name, "a transformer beside stack: no other layers are calibrated")
+    slower = measured_device(accelerator.name) in _HOPPER and not found.vendor_attention
+    return LayerShape(
+        hidden=float(workload.hidden_dim),
+        query_width=float(workload.heads * workload.head_width),
+        key_width=float(workload.kv_head_count * workload.head_width),
+        ffn=float(workload.ffn_width),
+        ffn_matrices=float(workload.ffn_matrices),
+        vocab=float(workload.vocab_size),
+        seq_len=float(seq_len),
+        heads=float(workload.heads),
+        head_dim=float(workload.head_width),
+        flash=0.0 if attention in SCORES_STORED else 1.0,
+        older_on_hopper=float(slower),
+        flash_1=float(attention == "flash-1"),
+        uneven=1.0 if workload.prediction_layers or (workload.moe and workload.moe.first_dense_layers) else 0.0,
+        head_passes=1.0 + workload.prediction_layers,
+        window=float(workload.sliding_window or 0),
+        windowed=workload.windowed_layers / workload.layers,
+        adapter_rank=float(lora_rank),
+        latent=_latent(workload),
+        routed=_routed(workload, routing_imbalance),
+    )
+
+
+def _latent(workload: TransformerWorkload) -> LatentShape:
+    mla = workload.mla
+    if mla is None:
+        return NO_LATENT
+    dims = (mla.q_lora_rank, mla.kv_lora_rank, mla.nope_head_dim, mla.rope_head_dim, mla.v_head_dim)
+    return LatentShape(*(float(size) for size in dims))
+
+
+def _routed(workload: TransformerWorkload, routing_imbalance: float) -> ExpertShape:
+    moe = workload.moe
+    if moe is None:
+        return NO_EXPERTS
+    return ExpertShape(
+        experts=float(moe.experts),
+        per_token=float(moe.experts_per_token),
+        ffn=float(moe.ffn_hidden),
+        shared_ffn=float(moe.shared_width),
+        layers=moe_layers(workload) / workload.layers,
+        imbalance=routing_imbalance,
+    )
+
+
+def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation: bool) -> KernelDevice:
+    """The fitted kernels of ``accelerator`` at ``precision``, at its own datasheet's rates.
+
+    Raises:
+        UnknownNameError: no kernels of it were measured.
+        InputError: none at this precision.
+    """
+    device = measured_device(accelerator.name)
+    if precision not in _GEMM_FORMAT:
+        raise InputError("precision", precision, f"one of {', '.join(_GEMM_FORMAT)}: no other kernels are calibrated")
+    units = stated.own_fact(device, "matrix_units", accelerator.compute.multiprocessors)
+    if units is None:
+        raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
+    peaks = (accelerator.rate_flops_per_s(FORMATS[_GEMM_FORMAT[precision]].precision), accelerator.rate_flops_per_s("bf16"))
+    rates = (*peaks, accelerator.memory_bandwidth_Bps, float(units), accelerator.cache_B)
+    return _kernel_device(device, _GEMM_FORMAT[precision], fused_quantisation, *rates)
+
+
+@functools.lru_cache(maxsize=256)
+def _kernel_device(
+    device: str,
+    gemm_format: str,
+    fused_quantisation: bool,
+    peak_flops_per_s: float,
+    peak16: float,
+    memory_Bps: float,
+    units: float,
+    cache_B: float,
+) -> KernelDevice:
+    """Of a measured device, at these rates: a search or a table asks for the same one again and again."""
+    kernels = kernels_of(device)
+    head = gemm_kernel(kernels)
+    gemm = gemm_kernel(kernels, gemm_format)
+    if fused_quantisation:
+        gemm = replace(gemm, launch_s=head.launch_s, quantise_sweeps=0.0)
+    return KernelDevice(
+        gemm=gemm,
+        gemm_peak_flops_per_s=peak_flops_per_s,
+        gemm_input_B=FORMATS[gemm_format].input_B,
+        head_gemm=head,
+        head_peak_flops_per_s=peak16,
+        attention=prefill_kernel(kernels),
+        attention_device=AttentionDevice(peak16, memory_Bps, units, cache_B, stated.fact(device, "array", 1.0)),
+        # The benchmark's pipeline fill is that of a lone call; in a step, calls queue on the stream behind each other's tails.
+        collectives=replace(collective_coefficients(kernels), fill_s=0.0),
+        memory_Bps=memory_Bps,
+        multiprocessors=units,
+        cache_B=cache_B,
+        clock=sustained_clock(device),
+        shared=shared_coefficients(),
+        torus_axes=stated.fact(device, "torus_axes", 1.0),
+    )
+
+
+def wire_machine(machine: Machine, device: KernelDevice, network_share: Num, tp: Num) -> Machine:
+    """``machine`` with the bandwidths that large rings reach: on a torus those of the axes that tensor parallelism leaves."""
+    left = where(tp > 1, (device.torus_axes - 1) / device.torus_axes, 1.0) if device.torus_axes > 1 else 1.0
+    return replace(machine, intra_Bps=device.collectives.bandwidth_Bps * left, inter_Bps=machine.inter_Bps * network_share)
+
+
+def wire_plan(plan: Plan, stack: Stack) -> Plan:
+    """``plan`` with the bytes a parameter that the stack's data-parallel collectives carry."""
+    weight_B = plan.weight_B if stack.gather_B is None else stack.gather_B
+    gradient_B = plan.gradient_B if stack.reduce_B is None else stack.reduce_B
+    return replace(plan, weight_B=weight_B, gradient_B=gradient_B)
+
+
+def stack_overlap(coefficients: StackCoefficients) -> Overlap:
+    """What a stack hides; its tensor-parallel collectives come with their hidden share already taken off."""
+    return Overlap(tp=0.0, ep=0.0, pp=coefficients.pp_hidden, dp=coefficients.dp_hidden)
+
+
+def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, stack_name: str) -> StepTime:
+    """One step of ``plan`` from calibrated kernels and the coefficients of a stack."""
+    accelerator, found = setting.fleet.node.accelerator, stack(stack_name)
+    device = kernel_device(accelerator, setting.precision, found.fused_quantisation)
+    shape = setting_shape(setting, found)
+    return stack_step(work, shape, plan, setting.machine(), device, found, setting.straggler_factor)
+
+
+def setting_shape(setting: TrainingSetting, found: Stack) -> LayerShape:
+    """The kernels of one layer of a setting."""
+    accelerator, given = setting.fleet.node.accelerator, (setting.lora_rank, setting.routing_imbalance)
+    return layer_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found, *given)
+
+
+def stack_step(
+    work: LayeredWork, shape: LayerShape, plan: Plan, machine: Machine, device: KernelDevice, found: Stack, slower: float = 1.0
+) -> StepTime:
+    """One step on a stack, for a solve and for the fit alike; the slowest rank sets the pace of all that runs on a device."""
+    machine = wire_machine(machine, device, found.coefficients.network_share, plan.tp)
+    parts = kernel_parts(work, shape, wire_plan(plan, found), machine, device, found.coefficients)
+    if slower != 1.0:
+        parts = replace(
+            parts,
+            layer_s=parts.layer_s * slower,
+            recompute_s=parts.recompute_s * slower,
+            head_s=parts.head_s * slower,
+            optimizer_s=parts.optimizer_s * slower,
+        )
+    return assemble_step(work.layers, parts, plan, stack_overlap(found.coefficients))
+
+
+def coefficients_used(setting: TrainingSetting) -> tuple[str, ...]:
+    """Names of the fitted coefficients behind a step; none without a stack."""
+    if setting.stack is None:
+        return ()
+    device = measured_device(setting.fleet.node.accelerator.name)
+    return fitted_names(setting.stack, device, _GEMM_FORMAT[setting.precision])
+
+
+def step_time(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> StepTime:
+    """One step on the setting's basis."""
+    if setting.stack is not None:
+        return calibrated_step(work, plan, setting, setting.stack)
+    return training_step(work, plan, setting.machine(), setting.overlap)

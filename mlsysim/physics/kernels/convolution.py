@@ -1,0 +1,143 @@
+"""Device time of a convolutional network's passes: convolutions as implicit matrix products, and the normalisation between.
+
+Channels-last, no unrolled input in memory (implicit GEMM). A convolution of h x w outputs, c inputs, n outputs and a k x k
+window is a product (b h w, n, c k k) forward; (b s h s w, c, n k k / s s) for the gradient of its input, s the stride; and
+(n, c k k, b h w) for that of its weights: as many multiply-accumulates each time.
+
+Sources: Chetlur et al., "cuDNN", 2014, arXiv:1410.0759 (implicit products); Ioffe and Szegedy 2015, arXiv:1502.03167 (what
+normalisation reads, forwards and backwards).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from mlsysim.physics.kernels.gemm import gemm_s
+from mlsysim.physics.kernels.passes import Passes, ReplicaDevice
+from mlsysim.physics.numeric import Num
+
+Layers = npt.NDArray[np.float64]
+
+# Values (elements) that batch normalisation and its ReLU move per output of a convolution: forward it reads once for the
+# statistics, then reads and writes; backward it reads output and gradient twice and writes once. Where a shortcut is added:
+# one more read forward, and backward the shortcut's gradient is read and written once more.
+_NORM_FORWARD, _NORM_BACKWARD = 3.0, 5.0
+_SHORTCUT_FORWARD, _SHORTCUT_BACKWARD = 1.0, 2.0
+_NORM_KERNELS = 3.0  # one forward, two backward (statistics, then the gradient)
+# The main loop of an implicit product of many rows splits its inner dimension as far as the chip has multiprocessors.
+_MOST_SPLITS = 1024.0
+# Tensor cores take channels in eights: an image's three are padded.
+_CHANNEL_STEP = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Convolutions:
+    """The layers of a network, one array element a distinct layer.
+
+    Attributes:
+        inputs, outputs: channels.
+        window: of the filter, k of k x k.
+        stride: of the filter.
+        size: height and width of the input.
+        groups: that channels are split into.
+        count: how often the network has the layer.
+        normalised: 1.0 where batch normalisation and ReLU follow.
+        shortcut: 1.0 where a shortcut is added to the output.
+        first: 1.0 where the input is the image, whose gradient nobody needs.
+    """
+
+    inputs: Layers
+    outputs: Layers
+    window: Layers
+    stride: Layers
+    size: Layers
+    groups: Layers
+    count: Layers
+    normalised: Layers
+    shortcut: Layers
+    first: Layers
+
+
+def convolution_macs(layers: Convolutions) -> float:
+    """Multiply-accumulates of one image, forward.
+
+    Example:
+        >>> one = [np.array([float(v)]) for v in (64, 64, 3, 1, 56, 1, 1, 1, 0, 0)]
+        >>> convolution_macs(Convolutions(*one)) == 56 * 56 * 64 * 64 * 9
+        True
+    """
+    return float(np.sum(layers.count * _outputs(layers) ** 2 * layers.outputs * _inner(layers)))
+
+
+def convolution_parameters(layers: Convolutions) -> float:
+    """Weights of all filters, and scale and shift of each normalised channel (a bias without normalisation)."""
+    return float(np.sum(layers.count * layers.outputs * (_inner(layers) + 1 + layers.normalised)))
+
+
+def convolution_passes(
+    layers: Convolutions, batch: Num, device: ReplicaDevice, moved: Num = 1.0, transposed: Num = 0.0
+) -> Passes:
+    """Seconds of the forward and backward pass of ``batch`` images, and the kernels of both together.
+
+    Args:
+        layers: of the network.
+        batch: images on one accelerator, a number or an array of them.
+        device: fitted kernels.
+        moved: bytes that element-wise passes move over those of kernels that each do one thing.
+        transposed: 1.0 where activations are channels-first, so that each product rewrites its operands and its result.
+
+    Example:
+        >>> from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+        >>> kernel = GemmKernel(0.9, 180.0, 2.6, 0.8, 3e-6, SharedGemm(2.5, 2.5e-7, 12.0, 256.0))
+        >>> a100 = ReplicaDevice(kernel, 312e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8)
+        >>> one = Convolutions(*[np.array([float(v)]) for v in (64, 64, 3, 1, 56, 1, 1, 1, 0, 0)])
+        >>> small, large = (convolution_passes(one, batch, a100).forward_s for batch in (64.0, 128.0))
+        >>> bool(1.7 < large / small < 2.1)
+        True
+    """
+    b = np.asarray(batch, dtype=float)[..., None]
+    lay, value_B = layers, device.value_B
+    out = _outputs(lay)
+    pixels_in, pixels_out = b * lay.size**2, b * out**2
+    n, k = lay.outputs / lay.groups, _padded(lay)
+    read_B, written_B = value_B * pixels_in * lay.inputs / lay.groups, value_B * pixels_out * n
+    forward = lay.groups * _product_s(pixels_out, n, k, read_B, written_B, device)
+    k_back = n * (lay.window / lay.stride) ** 2
+    to_input = lay.groups * _product_s(pixels_in, lay.inputs / lay.groups, k_back, written_B, read_B, device)
+    # Both operands are activations; the product is as small as the filter.
+    to_weights = lay.groups * _product_s(n, k, pixels_out, written_B, value_B * n * k, device, second_B=read_B)
+    value_s = moved * device.value_B * pixels_out * lay.outputs / device.streaming_Bps
+    normalise_forward = (_NORM_FORWARD * lay.normalised + _SHORTCUT_FORWARD * lay.shortcut) * value_s
+    normalise_backward = (_NORM_BACKWARD * lay.normalised + _SHORTCUT_BACKWARD * lay.shortcut) * value_s
+    # A transposition reads and writes: of input and output forward, of both and their gradients backward.
+    rewritten_s = 2 * transposed * (read_B + written_B) * lay.groups / device.streaming_Bps
+    launch_s = device.gemm.launch_s
+    forward_s = forward + normalise_forward + rewritten_s + launch_s * lay.normalised
+    gradients_s = (1 - lay.first) * (to_input + rewritten_s) + to_weights + rewritten_s
+    backward_s = gradients_s + normalise_backward + 2 * launch_s * lay.normalised
+    kernels = float(np.sum(lay.count * (3 - lay.first + _NORM_KERNELS * lay.normalised)))
+    return Passes(np.sum(lay.count * forward_s, axis=-1), np.sum(lay.count * backward_s, axis=-1), kernels)
+
+
+def _outputs(layers: Convolutions) -> Layers:
+    return -(-layers.size // layers.stride)
+
+
+def _inner(layers: Convolutions) -> Layers:
+    return layers.inputs / layers.groups * layers.window**2
+
+
+def _padded(layers: Convolutions) -> Layers:
+    return -(-layers.inputs / layers.groups // _CHANNEL_STEP) * _CHANNEL_STEP * layers.window**2
+
+
+def _product_s(m: Num, n: Num, k: Num, first_B: Num, written_B: Num, device: ReplicaDevice, second_B: Num | None = None) -> Num:
+    """A product whose operands hold fewer bytes than m x k and n x k elements: windows overlap."""
+    weight_B = device.value_B if second_B is None else second_B / (n * k)
+    kernel = replace(device.gemm, most_splits=_MOST_SPLITS)
+    peak, units = device.peak_flops_per_s, device.multiprocessors
+    input_B, output_B = first_B / (m * k), written_B / (m * n)
+    return gemm_s(m, n, k, input_B, weight_B, output_B, kernel, peak, device.memory_Bps, units, device.cache_B)

@@ -1,0 +1,47 @@
+"""What the passes of a model that one accelerator holds whole take: the device that runs them, and their seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mlsysim.physics.kernels.gemm import GemmKernel
+from mlsysim.physics.numeric import Num
+
+
+class Passes(NamedTuple):
+    """Seconds of the forward and of the backward pass of one micro-batch on the device, and the kernels of both."""
+
+    forward_s: Num
+    backward_s: Num
+    kernels: Num
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaDevice:
+    """Fitted matrix products of an accelerator at one number format, its memory and its chip.
+
+    Attributes:
+        gemm: the kernel.
+        peak_flops_per_s: at the format, at the clock that training sustains.
+        value_B: bytes of an activation.
+        element_B: bytes of an element in the passes between products, else those of an activation.
+        operand_B: bytes of an element of what a product multiplies (1 at 8 bits), else those of an activation.
+        memory_Bps, multiprocessors, cache_B: datasheet.
+        streaming: share of the memory bandwidth that element-wise passes reach.
+    """
+
+    gemm: GemmKernel
+    peak_flops_per_s: Num
+    value_B: float
+    memory_Bps: Num
+    multiprocessors: float
+    cache_B: float
+    streaming: Num
+    operand_B: float | None = None
+    element_B: float | None = None
+
+    @property
+    def streaming_Bps(self) -> Num:
+        """What element-wise passes reach."""
+        return self.streaming * self.memory_Bps

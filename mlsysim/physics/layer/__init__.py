@@ -1,0 +1,1 @@
+"""One layer: what it computes, keeps and sends, and how ranks share it."""

@@ -1,0 +1,137 @@
+"""Device time of the passes of a bidirectional transformer encoder (BERT): every token attends to all of its sequence.
+
+A layer: four matrix products forward, two gradients of each backward; attention, fused or storing its scores; and the
+element-wise passes between (bias, dropout, residual, normalisation, activation). Only masked tokens reach the output head.
+
+Sources: Devlin et al. 2019, arXiv:1810.04805 (the layer, masked tokens); Ivanov et al. 2021, arXiv:2007.00072 (what the
+element-wise passes of BERT move).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlsysim.physics.kernels.attention import AttentionDevice, PrefillKernel, training_attention_s
+from mlsysim.physics.kernels.gemm import gemm_s
+from mlsysim.physics.kernels.passes import Passes, ReplicaDevice
+from mlsysim.physics.numeric import Num, maximum, where
+
+# Values that element-wise passes move per element of the residual stream, of the feed-forward block, and of queries, keys
+# and values: half the bytes of Megatron-LM's 16-bit ones (kernel_step), which keeps dropout and normalisation fused.
+_RESIDUAL_FORWARD, _RESIDUAL_BACKWARD = 11.0, 21.0
+_FFN_FORWARD, _FFN_BACKWARD = 2.0, 4.0
+_QKV_FORWARD, _QKV_BACKWARD = 2.5, 5.0
+# Stored scores: values per score that the products write and read, and that scale, mask, softmax and dropout move.
+_SCORE_FORWARD, _SCORE_BACKWARD = 6.5, 9.5
+# Batched products of one head's width reach this share of the peak.
+_BATCHED_SHARE = 0.6
+_HEAD_VALUES = 20.0  # values a logit that the loss moves
+_FORWARD_KERNELS, _BACKWARD_KERNELS = 16.0, 30.0  # a layer's
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderShape:
+    """The model and its samples; numbers or arrays.
+
+    Attributes:
+        layers, hidden, heads, ffn, vocab: of the model; vocab is 0 where no output head is trained.
+        seq_len: tokens that a token's attention sees.
+        head_share: share of the tokens that reach the output head.
+        fused: 1.0 where attention stores no scores.
+    """
+
+    layers: Num
+    hidden: Num
+    heads: Num
+    ffn: Num
+    vocab: Num
+    seq_len: Num
+    head_share: Num
+    fused: Num
+
+
+def encoder_passes(
+    shape: EncoderShape,
+    tokens: Num,
+    device: ReplicaDevice,
+    attention: PrefillKernel,
+    chip: AttentionDevice,
+    backward_rate: Num,
+    moved: Num = 1.0,
+) -> Passes:
+    """Seconds of the forward and backward pass of ``tokens`` tokens, and the kernels of both together.
+
+    Args:
+        shape: model and samples.
+        tokens: of a micro-batch on one accelerator, padding included where it is computed.
+        device: fitted matrix products.
+        attention: fitted fused attention.
+        chip: what it runs on.
+        backward_rate: of fused attention's backward pass over that of its forward pass.
+        moved: bytes that element-wise passes move over those of the fused kernels above.
+
+    Example:
+        >>> from mlsysim.physics.kernels.attention import SharedAttention
+        >>> from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+        >>> kernel = GemmKernel(0.9, 180.0, 2.6, 0.8, 3e-6, SharedGemm(2.5, 2.5e-7, 12.0, 256.0))
+        >>> a100 = ReplicaDevice(kernel, 290e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8)
+        >>> chip = AttentionDevice(290e12, 1.9e12, 108.0, 40 * 2.0**20)
+        >>> bert = EncoderShape(24.0, 1024.0, 16.0, 4096.0, 30522.0, 128.0, 0.15, 0.0)
+        >>> attention = PrefillKernel(11e-6, 0.5, 2.2e10, 180.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
+        >>> passes = encoder_passes(bert, 32768.0, a100, attention, chip, 0.62)
+        >>> 0.3 < (passes.forward_s + passes.backward_s) < 0.5
+        True
+    """
+    h, f = shape.hidden, shape.ffn
+    products = ((3 * h, h), (h, h), (f, h), (h, f))
+    forward: Num = 0.0
+    backward: Num = 0.0
+    for n, k in products:
+        forward = forward + _product_s(tokens, n, k, device)
+        backward = backward + _product_s(tokens, k, n, device) + _product_s(n, k, tokens, device)
+    core = _attention_s(shape, tokens, device, attention, chip, backward_rate, moved)
+    element_B = device.value_B if device.element_B is None else device.element_B
+    value_s = moved * element_B * tokens / device.streaming_Bps
+    between = (_RESIDUAL_FORWARD * h + _FFN_FORWARD * f + 3 * _QKV_FORWARD * h) * value_s
+    between_back = (_RESIDUAL_BACKWARD * h + _FFN_BACKWARD * f + 3 * _QKV_BACKWARD * h) * value_s
+    head, head_back = _head_s(shape, tokens, device)
+    return Passes(
+        shape.layers * (forward + core[0] + between) + head,
+        shape.layers * (backward + core[1] + between_back) + head_back,
+        shape.layers * (_FORWARD_KERNELS + _BACKWARD_KERNELS),
+    )
+
+
+def _product_s(m: Num, n: Num, k: Num, device: ReplicaDevice) -> Num:
+    size_B = device.value_B if device.operand_B is None else device.operand_B
+    peak, units = device.peak_flops_per_s, device.multiprocessors
+    return gemm_s(m, n, k, size_B, size_B, device.value_B, device.gemm, peak, device.memory_Bps, units, device.cache_B)
+
+
+def _attention_s(
+    shape: EncoderShape,
+    tokens: Num,
+    device: ReplicaDevice,
+    kernel: PrefillKernel,
+    chip: AttentionDevice,
+    backward_rate: Num,
+    moved: Num,
+) -> tuple[Num, Num]:
+    """Forward and backward. Attention to all of s tokens is the causal half of 2 s, with half as many sequences."""
+    sequences, width = tokens / shape.seq_len, shape.hidden / shape.heads
+    fused = training_attention_s(kernel, chip, sequences / 2, 2 * shape.seq_len, shape.heads, width, backward_rate)
+    scores = sequences * shape.heads * shape.seq_len**2
+    products_s = 4 * scores * width / (_BATCHED_SHARE * device.peak_flops_per_s)
+    element_B = device.value_B if device.element_B is None else device.element_B
+    score_s = moved * element_B * scores / device.streaming_Bps
+    stored = products_s + _SCORE_FORWARD * score_s, 2 * products_s + _SCORE_BACKWARD * score_s
+    return where(shape.fused > 0, fused[0], stored[0]), where(shape.fused > 0, fused[1], stored[1])
+
+
+def _head_s(shape: EncoderShape, tokens: Num, device: ReplicaDevice) -> tuple[Num, Num]:
+    """The output head on the masked tokens: a product and the loss; both gradients."""
+    masked, vocab = maximum(1.0, tokens * shape.head_share), maximum(1.0, shape.vocab)
+    loss_s = _HEAD_VALUES * device.value_B * masked * vocab / device.streaming_Bps
+    forward = _product_s(masked, vocab, shape.hidden, device) + loss_s
+    backward = _product_s(masked, shape.hidden, vocab, device) + _product_s(vocab, shape.hidden, masked, device)
+    return where(shape.vocab > 0, forward, 0.0), where(shape.vocab > 0, backward, 0.0)

@@ -1,0 +1,161 @@
+"""Expert layers of a training step: routing, the experts' matrix products, and the all-to-alls between ranks.
+
+A rank holds experts/ep experts, each split over ``expert_split`` ranks. Every micro-batch, its tokens are copied to the ranks
+of their experts (dispatch), worked on, and sent back and added (combine); the backward pass mirrors both.
+
+Sources: Lepikhin et al. 2021, arXiv:2006.16668 (all-to-alls); Liu et al. 2025, arXiv:2504.14960 (Megatron-Core's layout of
+ranks); DeepSeek-AI 2024, arXiv:2412.19437, section 3.2 (a token is sent once to a rank or node, whatever its experts there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mlsysim.physics.kernels.alpha_beta import distinct_targets
+from mlsysim.physics.kernels.collectives import CollectiveCoefficients, collective_s
+from mlsysim.physics.machine import Machine
+from mlsysim.physics.numeric import Num, maximum, somewhere, where
+from mlsysim.physics.plan import Plan
+
+# Seconds of a product of m, n, k in a number of groups.
+Product: TypeAlias = Callable[[Num, Num, Num, Num], Num]
+
+_ACTIVATION_B = 2.0
+# Bytes of element-wise passes per element of an expert's gated block, forward and backward, as in dense layers.
+_FORWARD_FFN_B, _BACKWARD_FFN_B = 6.0, 10.0
+# Of each value that is put in order by expert: read and written.
+_ORDERED_B = 2 * _ACTIVATION_B
+# An 8-bit product reads copies by row and by column that a pass over the 16-bit values wrote.
+_QUANTISED_B = 4.0
+# Scores, their softmax, the choice and its bookkeeping, 32-bit: bytes a token and expert, each way.
+_ROUTING_B = 24.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertShape:
+    """The expert layers of a model; all zero where there are none.
+
+    Attributes:
+        experts, per_token: routed experts, and how many of them a token visits.
+        ffn, shared_ffn: width of one expert; of all shared experts together.
+        layers: share of the model's layers that have experts.
+        imbalance: tokens of the busiest rank over the mean.
+    """
+
+    experts: Num = 0.0
+    per_token: Num = 0.0
+    ffn: Num = 0.0
+    shared_ffn: Num = 0.0
+    layers: Num = 0.0
+    imbalance: Num = 1.0
+
+
+NO_EXPERTS = ExpertShape()
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertPass:
+    """One pass of an expert layer's feed-forward part on one rank: seconds of its kernels, bytes of its element-wise passes."""
+
+    products_s: Num
+    moved_B: Num
+
+
+def routed_rows(shape: ExpertShape, plan: Plan) -> Num:
+    """Token copies that the experts of the busiest rank work on in one micro-batch: tokens x per_token x split / tp.
+
+    Example:
+        >>> from mlsysim.physics.plan import Plan
+        >>> plan = Plan(1, 1, 8, 8, 1, 1, 4096.0, 1, 0, 0, 1, 2, 2, 12)
+        >>> float(routed_rows(ExpertShape(experts=64.0, per_token=8.0), plan))
+        32768.0
+    """
+    return plan.micro_batch_tokens * shape.per_token * plan.expert_split / plan.tp * shape.imbalance
+
+
+def local_experts(shape: ExpertShape, plan: Plan) -> Num:
+    """Experts of one rank."""
+    return maximum(shape.experts / plan.ep, 1.0)
+
+
+def exchange_s(
+    shape: ExpertShape,
+    hidden: Num,
+    plan: Plan,
+    machine: Machine,
+    collectives: CollectiveCoefficients,
+    sent_once: Num = 0.0,
+    hidden_share: Num = 0.0,
+    two_batches: Num = 0.0,
+) -> Num:
+    """What one dispatch or combine of a micro-batch adds to the compute; nothing with one expert-parallel rank.
+
+    Within an NVLink domain the measured all-to-all; beyond it, the network cards at the same time, whichever is longer; what
+    they need longer hides by ``hidden_share`` under the compute of another micro-batch (an interleaved schedule, or
+    ``two_batches``). With ``sent_once`` a token crosses once to a rank or node that has several of its experts. Experts split
+    over several ranks also gather their tokens there.
+    """
+    if not somewhere(shape.experts):
+        return 0.0
+    ep, split = plan.ep, plan.expert_split
+    token_B = _ACTIVATION_B * hidden * plan.micro_batch_tokens / plan.routed_from * shape.imbalance
+    copies = where(sent_once > 0, distinct_targets(ep, shape.per_token), shape.per_token)
+    in_node = plan.ranks_in_node(ep, split, machine.per_node)
+    nodes = ep / in_node
+    local_s = collective_s("all_to_all", token_B * copies / nodes, in_node, collectives)
+    crossing = where(sent_once > 0, distinct_targets(nodes, shape.per_token), shape.per_token) * (nodes - 1) / nodes
+    remote_s = token_B * crossing * machine.oversubscription / machine.inter_Bps
+    rows_B = _ACTIVATION_B * hidden * routed_rows(shape, plan)
+    # Only with several model chunks a rank does another micro-batch's compute stand beside these messages.
+    exposed = where((plan.virtual_stages > 1) | (two_batches > 0), 1 - hidden_share, 1.0)
+    longer_s = exposed * maximum(remote_s - local_s, 0.0)
+    return shape.layers * (local_s + longer_s + collective_s("all_gather", rows_B, split, collectives))
+
+
+def expert_forward(
+    shape: ExpertShape, hidden: Num, plan: Plan, product: Product, routing: Product, quantised: bool, routed_B: Num = 0.0
+) -> ExpertPass:
+    """Forward pass of the feed-forward part of one expert layer, collectives left out.
+
+    ``routed_B`` is what a stack moves beyond fused passes per element of the routed tokens.
+    """
+    rows, groups = routed_rows(shape, plan), local_experts(shape, plan)
+    width, shared = maximum(shape.ffn / plan.expert_split, 1.0), shape.shared_ffn / plan.tp
+    tokens, each = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
+    products = product(each, 2 * width, hidden, groups) + product(each, hidden, width, groups)
+    one = maximum(shared, 1.0)
+    both = product(tokens, 2 * one, hidden, 1.0) + product(tokens, hidden, one, 1.0)
+    products = products + where(shared > 0, both, 0.0)
+    products = products + routing(tokens / plan.routed_from, maximum(shape.experts, 1.0), hidden, 1.0)
+    moved_B = _FORWARD_FFN_B * (rows * width + tokens * shared) + _ordered_B(shape, hidden, plan)
+    return ExpertPass(products, moved_B + quantised * _QUANTISED_B * rows * (hidden + width) + routed_B * rows * hidden)
+
+
+def expert_backward(
+    shape: ExpertShape, hidden: Num, plan: Plan, product: Product, routing: Product, quantised: bool, routed_B: Num = 0.0
+) -> ExpertPass:
+    """The same of the backward pass: gradients of inputs and weights."""
+    rows, groups = routed_rows(shape, plan), local_experts(shape, plan)
+    width, shared = maximum(shape.ffn / plan.expert_split, 1.0), shape.shared_ffn / plan.tp
+    tokens, each = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
+    products: Num = 0.0
+    for n, k in ((2 * width, hidden), (hidden, width)):
+        products = products + product(each, k, n, groups) + product(n, k, each, groups)
+    one = maximum(shared, 1.0)
+    both: Num = 0.0
+    for n, k in ((2 * one, hidden), (hidden, one)):
+        both = both + product(tokens, k, n, 1.0) + product(n, k, tokens, 1.0)
+    products = products + where(shared > 0, both, 0.0)
+    some, local = maximum(shape.experts, 1.0), tokens / plan.routed_from
+    products = products + routing(local, hidden, some, 1.0) + routing(some, hidden, local, 1.0)
+    moved_B = _BACKWARD_FFN_B * (rows * width + tokens * shared) + _ordered_B(shape, hidden, plan)
+    return ExpertPass(products, moved_B + quantised * _QUANTISED_B * rows * (hidden + 2 * width) + routed_B * rows * hidden)
+
+
+def _ordered_B(shape: ExpertShape, hidden: Num, plan: Plan) -> Num:
+    """Bytes to choose experts and to put token copies in their order, before and after they travel, there and back."""
+    tokens = plan.micro_batch_tokens / plan.routed_from
+    sent, rows = tokens * shape.per_token, routed_rows(shape, plan)
+    return _ORDERED_B * hidden * (tokens + sent + 2 * rows) + _ROUTING_B * tokens * shape.experts

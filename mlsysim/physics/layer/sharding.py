@@ -1,0 +1,66 @@
+"""How many parameters a rank owns: tensor, pipeline and expert parallelism divide them, ZeRO shards the copies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlsysim.physics.layer.work import LayeredWork
+from mlsysim.physics.numeric import Num, maximum, where
+from mlsysim.physics.plan import Plan, stage_layers
+
+
+@dataclass(frozen=True, slots=True)
+class RankParameters:
+    """Parameters of one stage on one rank: ``dense`` has dp x cp copies, ``expert`` the ranks' copies over EP."""
+
+    dense: Num
+    expert: Num
+
+    @property
+    def whole(self) -> Num:
+        """What the rank holds without ZeRO."""
+        return self.dense + self.expert
+
+    def sharded(self, plan: Plan) -> Num:
+        """Its share of what ZeRO divides. Experts are already spread over EP: fewer copies are left to divide."""
+        return plan.shard_copies * (self.dense / plan.data_ranks + self.expert / plan.expert_copies)
+
+
+def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:
+    """Parameters of a rank whose stage has ``layers`` layers and ``ends`` embedding and head parameters."""
+    expert = layers * work.expert_parameters / (plan.expert_split * plan.ep)
+    return RankParameters((layers * (work.layer_parameters + work.adapter_parameters) + ends) / plan.tp, expert)
+
+
+def trained_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:
+    """Those of them that have gradients: all, or the adapters alone."""
+    every = rank_parameters(work, plan, layers, ends)
+    adapters = layers * work.adapter_parameters / plan.tp
+    return RankParameters(where(work.frozen, adapters, every.dense), where(work.frozen, 0.0, every.expert))
+
+
+def first_stage_ends(work: LayeredWork, plan: Plan) -> Num:
+    """Embedding parameters at the first stage, with the head where it is also the last."""
+    head = work.head_parameters - work.tied_parameters
+    return work.embedding_parameters + where(plan.pp == 1, head, 0.0)
+
+
+def last_stage_ends(work: LayeredWork, plan: Plan) -> Num:
+    """Head parameters at the last stage, with the embedding where it is also the first."""
+    embedding = work.embedding_parameters - work.tied_parameters
+    return work.head_parameters + where(plan.pp == 1, embedding, 0.0)
+
+
+def largest_rank(work: LayeredWork, plan: Plan) -> RankParameters:
+    """The fullest stage's parameters: the slowest to gather."""
+    return rank_parameters(work, plan, *_largest_stage(work, plan))
+
+
+def largest_trained(work: LayeredWork, plan: Plan) -> RankParameters:
+    """Those of them that are trained: the slowest to reduce and to update."""
+    return trained_parameters(work, plan, *_largest_stage(work, plan))
+
+
+def _largest_stage(work: LayeredWork, plan: Plan) -> tuple[Num, Num]:
+    full, _ = stage_layers(work.layers, plan.pp)
+    return full, maximum(first_stage_ends(work, plan), last_stage_ends(work, plan))

@@ -1,0 +1,27 @@
+"""What training runs on, as plain rates: the device, its links and the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlsysim.physics.numeric import Num
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a step runs on, in SI units.
+
+    Attributes:
+        rate_flops_per_s: what one accelerator delivers (peak, or peak x the caller's efficiency).
+        memory_Bps: memory bandwidth of one accelerator.
+        intra_Bps, inter_Bps: links inside a node and between nodes, per accelerator, one direction.
+        per_node: accelerators that share a node.
+        oversubscription: of the fabric between nodes.
+    """
+
+    rate_flops_per_s: Num
+    memory_Bps: Num
+    intra_Bps: Num
+    inter_Bps: Num
+    per_node: float
+    oversubscription: Num = 1.0

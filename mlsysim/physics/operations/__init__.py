@@ -1,0 +1,1 @@
+"""Operations: energy, failures, prices and scaling laws."""

@@ -1,0 +1,1 @@
+"""Queues: requests that arrive at random before servers that are busy."""

@@ -1,0 +1,237 @@
+"""What a calibrated serving pass is made from: a model's shape, a device's kernels, an engine, and how the model is divided.
+
+Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022 (what a pass reads and sends); NVIDIA TensorRT-LLM,
+"XQA kernel" (which groups of query heads share one read).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel, PrefillKernel
+from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients
+from mlsysim.physics.kernels.gemm import GemmKernel
+from mlsysim.physics.numeric import Num
+
+
+@dataclass(frozen=True, slots=True)
+class ServingShape:
+    """One model as its kernels see it, before it is divided over accelerators; elements unless said.
+
+    Attributes:
+        layers: blocks.
+        hidden: of the residual stream.
+        qkv_width: outputs of all projections before attention (of latent attention: weights over ``hidden``).
+        key_width: of keys and of values, of all their heads.
+        attention_width: inputs of the projection after attention.
+        heads, kv_heads, head_dim: of attention as a prefill sees it.
+        cached_heads, cached_dim: of attention as a decode step sees it (latent attention: one, rank + rope over two).
+        window: of sliding-window layers; 0 is none. ``windowed``: their share.
+        ffn, ffn_matrices: of dense feed-forward blocks. ``dense``: the share of layers that have one.
+        experts, experts_per_token, expert_ffn, shared_ffn: of the other layers.
+        vocab: outputs of the head; 0 where there is none.
+        reductions: all-reduces of a layer under tensor parallelism.
+    """
+
+    layers: Num
+    hidden: Num
+    qkv_width: Num
+    key_width: Num
+    attention_width: Num
+    heads: Num
+    kv_heads: Num
+    head_dim: Num
+    cached_heads: Num
+    cached_dim: Num
+    window: Num
+    windowed: Num
+    ffn: Num
+    ffn_matrices: Num
+    dense: Num
+    experts: Num
+    experts_per_token: Num
+    expert_ffn: Num
+    shared_ffn: Num
+    vocab: Num
+    reductions: Num
+
+
+@dataclass(frozen=True, slots=True)
+class ServingKernels:
+    """The fitted kernels of one accelerator at the number formats of one deployment, and its datasheet's rates.
+
+    Attributes:
+        gemm, gemm_peak_flops_per_s, input_B, weight_B: of the layers' matrix products.
+        lends: the vendor's kernels are known, so that an engine with products of its own can call them.
+        scales: activations are quantised by kernels of their own (4-bit block scales, 8-bit integers).
+        output_B, element_B: of an element that those products write, and that passes between them move.
+        head_gemm, head_peak_flops_per_s, head_weight_B: of the head's.
+        prefill, decode, attention, kv_B: attention kernels, their device, bytes of an element of the cache.
+        collectives: between accelerators of a node; None: not measured.
+        crossing_share: of their bandwidth, where more than half a node takes part.
+        fabric, nic_Bps: between nodes.
+        memory_Bps, multiprocessors, cache_B: of the accelerator.
+        own_peak_flops_per_s, own_compute_share, own_memory_share: of an engine's own products: their peak, the share of it that
+            they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
+        streaming: share of the memory bandwidth that element-wise passes reach.
+    """
+
+    gemm: GemmKernel
+    gemm_peak_flops_per_s: float
+    input_B: float
+    weight_B: float
+    lends: bool
+    output_B: float
+    element_B: float
+    scales: bool
+    head_gemm: GemmKernel
+    head_peak_flops_per_s: float
+    head_weight_B: float
+    prefill: PrefillKernel
+    decode: DecodeKernel
+    attention: AttentionDevice
+    kv_B: float
+    collectives: CollectiveCoefficients
+    crossing_share: float
+    fabric: FabricCoefficients
+    nic_Bps: float
+    memory_Bps: float
+    multiprocessors: float
+    cache_B: float
+    own_peak_flops_per_s: float
+    own_compute_share: float
+    own_memory_share: float
+    streaming: float
+
+    @property
+    def streaming_Bps(self) -> float:
+        """Rate of element-wise passes over large tensors, as attention scores are."""
+        return self.streaming * self.memory_Bps
+
+    @property
+    def own_streaming_Bps(self) -> float:
+        """The same of an engine's own kernels over activations and weights, which are small."""
+        return self.streaming_Bps * self.own_memory_share
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCoefficients:
+    """What a serving engine adds to its kernels, and what it makes of them.
+
+    Attributes:
+        layer_s: of each layer of a pass: gaps between kernels, small kernels.
+        scaling_s: of each layer whose activations are quantised by kernels of their own.
+        fused_s: of each layer under tensor parallelism, that norms fused into its all-reduces save.
+        latency_share: of the latency of a benchmarked all-reduce that an engine's own sees (fused with the norm after it).
+        step_s: of each pass: scheduler, sampling, the copy of tokens to the host.
+        sequence_s: of each sequence of a pass.
+        layer_sequence_s: of each sequence in each layer of a pass, where attention handles them one by one.
+        request_s: of each request, before its first token.
+        compute_share, memory_share: of what the benchmarked kernels reach (clock under sustained load included).
+        attention_share: the same of decode attention.
+        passes: element-wise traffic, over that of fused kernels.
+        hop_s: of each hand-over between pipeline stages.
+        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products,
+            where that is a limit.
+        interleave: share of a prefill that the other sequences of the batch wait for.
+    """
+
+    layer_s: Num = 3e-5
+    scaling_s: Num = 1e-5
+    fused_s: Num = 0.0
+    latency_share: Num = 1.0
+    step_s: Num = 0.0
+    sequence_s: Num = 0.0
+    layer_sequence_s: Num = 0.0
+    request_s: Num = 0.0
+    compute_share: Num = 0.9
+    memory_share: Num = 1.0
+    attention_share: Num = 1.0
+    passes: Num = 1.0
+    hop_s: Num = 1e-5
+    core_Bps: Num = inf
+    interleave: Num = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKernels:
+    """Which kernels an engine has.
+
+    Attributes:
+        grouped_decode: query heads of a group share one read of their keys; else each reads for itself, from cache.
+        only_group, only_head_dim: the one group size and head width that it has such a kernel for; 0: for all.
+        flash_prefill: prefill stores no scores.
+        flash_head_dim, flash_longest: the one head width, and the longest sequence, that it has such a kernel for; 0: all.
+        score_B: bytes that attention moves at 16 bits for each score that it stores.
+        no_flash_on: devices (``engine_devices.toml``) that it has none for.
+        own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
+        own_rows: rows of inputs up to which it uses its own; 16-bit weights of more go to the vendor's kernels; 0: always.
+        unpacks: narrower weights go there too, unpacked to 16 bits by a kernel of their own; else they stay integers.
+        wide: activations in 32 bits, each operation a kernel.
+        repeats_memory: what is read for each query head is read from memory, not from cache.
+        chunk: tokens that a prefill computes at a time (a micro-batch); 0: all.
+        in_flight: micro-batches of a prefill that are under way in a pipeline at most; 0: any number.
+        launches, step_launches: kernels that a layer of a micro-batch, of a decode step launches: its overhead grows with them.
+        unpack_launches: those that unpack the weights of a micro-batch's layer, where they do.
+        queue: launches that an accelerator's queue holds; 0: any number.
+        crossings: times that what a pipeline stage hands over crosses a link: 2 where it goes through the host's memory.
+        integer_flash: fused attention of 8-bit integer models multiplies in 8 bits.
+        integer_output_B, integer_element_B: bytes of an element that 8-bit integer products write, and that passes between
+            them move.
+        stage_tokens: pipeline stages hand over parts of a batch, halved until they hold no more (padded) tokens; 0: a part a
+            stage.
+        switch_reduces: large all-reduces run in the switch, where it can.
+        causal: queries see the keys before them only (encoders see all).
+        torus: all chips share every layer, in the layout that sends least (``physics/torus_partition.py``).
+    """
+
+    grouped_decode: bool = True
+    only_group: float = 0.0
+    only_head_dim: float = 0.0
+    flash_prefill: bool = True
+    flash_head_dim: float = 0.0
+    flash_longest: float = 0.0
+    score_B: float = 13.0
+    no_flash_on: tuple[str, ...] = ()
+    own_products: bool = False
+    own_rows: float = 0.0
+    unpacks: bool = False
+    wide: bool = False
+    repeats_memory: bool = False
+    integer_flash: bool = False
+    integer_output_B: float = 2.0
+    integer_element_B: float = 2.0
+    chunk: float = 0.0
+    in_flight: float = 0.0
+    launches: float = 1.0
+    step_launches: float = 1.0
+    unpack_launches: float = 0.0
+    queue: float = 0.0
+    crossings: float = 1.0
+    stage_tokens: float = 0.0
+    switch_reduces: bool = True
+    causal: bool = True
+    torus: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """How a model is divided.
+
+    Attributes:
+        tp: accelerators that share each layer.
+        pp: stages that the layers are divided over.
+        node: accelerators of a node.
+        attention: accelerators that share attention's heads: ``tp``, or 1 where each attends for sequences of its own.
+    """
+
+    tp: Num
+    pp: Num
+    node: Num
+    attention: Num
+
+    @property
+    def own(self) -> Num:
+        """Ranks among which the sequences are divided in attention: 1 unless each attends for its own."""
+        return self.tp / self.attention

@@ -1,0 +1,288 @@
+"""Prefill and decode passes of a transformer from measured kernels: matrix products by shape, attention, all-reduces, host.
+
+A pass computes some tokens of some sequences through all layers: in a prefill all tokens of the prompts, in a decode step one
+token a sequence. Its layers cost their kernels, and on top a constant that belongs to the engine: decode overhead is additive
+per layer, not a factor.
+
+Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022 (what a pass reads and sends); Shoeybi et al. 2019
+(two all-reduces a layer); Kwon et al., "PagedAttention", 2023 (continuous batching).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mlsysim.physics.kernels.attention import decode_attention_s, prefill_attention_s
+from mlsysim.physics.kernels.collectives import collective_s
+from mlsysim.physics.numeric import Num, everywhere, floor, maximum, minimum, somewhere, where
+from mlsysim.physics.serving.activations import WIDE_B, CACHE_READ_Bps, elementwise_layer_s, stored_score_s
+from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
+from mlsysim.physics.serving.products import WORD_B, Product, layer_products_s, product_s, scaled
+
+
+@dataclass(frozen=True, slots=True)
+class PassTime:
+    """Parts of a pass through all layers, in seconds; they add (``hops_s`` is a part of ``reductions_s``)."""
+
+    weights_s: Num
+    attention_s: Num
+    elementwise_s: Num
+    reductions_s: Num
+    head_s: Num
+    host_s: Num
+    hops_s: Num
+
+    @property
+    def layer_reductions_s(self) -> Num:
+        """All-reduces without the hand-overs between stages."""
+        return self.reductions_s - self.hops_s
+
+    @property
+    def total_s(self) -> Num:
+        """The whole pass."""
+        return self.weights_s + self.attention_s + self.elementwise_s + self.reductions_s + self.head_s + self.host_s
+
+    def parts(self) -> tuple[dict[str, float], str]:
+        """Seconds by name, and the longest."""
+        named = {
+            "matrix products": float(self.weights_s),
+            "attention": float(self.attention_s),
+            "element-wise passes": float(self.elementwise_s),
+            "communication": float(self.reductions_s),
+            "logits": float(self.head_s),
+            "engine overhead": float(self.host_s),
+        }
+        return named, max(named, key=lambda part: named[part])
+
+
+def decode_pass(
+    shape: ServingShape,
+    batch: Num,
+    context: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+) -> PassTime:
+    """One token of each of ``batch`` sequences that hold ``context`` tokens.
+
+    Pipeline stages work on a ``pp``-th of the batch each, at the same time: a token still passes all layers.
+    """
+    share = maximum(batch / shards.pp, minimum(batch, 1.0))
+    attention_s = decode_layer_attention_s(shape, share, context, shards, kernels, has) / engine.attention_share
+    return _pass(shape, share, share, attention_s, shards, kernels, engine, has, batch)
+
+
+def decode_layer_attention_s(
+    shape: ServingShape, batch: Num, context: Num, shards: Shards, kernels: ServingKernels, has: EngineKernels
+) -> Num:
+    """Attention of one layer in a decode step, mean over windowed and other layers.
+
+    Without a grouped kernel each query head reads its keys for itself, from the last-level cache once the group's first has
+    fetched them: max(bytes / memory, group bytes / cache bandwidth).
+    """
+    batch = batch / shards.own
+    heads = maximum(shape.heads / shards.attention, 1.0)
+    kv_heads = maximum(shape.cached_heads / shards.attention, 1.0)
+    args = (kernels.decode, kernels.attention, batch, context, heads, kv_heads, shape.cached_dim, kernels.kv_B)
+    attention_s = decode_attention_s(*args)
+    if somewhere(shape.windowed > 0):
+        attention_s = (1 - shape.windowed) * attention_s + shape.windowed * decode_attention_s(*args, shape.window)
+    if has.grouped_decode and not has.only_group:
+        return attention_s
+    repeated_B = 2 * batch * heads * context * shape.cached_dim * kernels.kv_B
+    again_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.multiprocessors * CACHE_READ_Bps
+    repeated_s = kernels.decode.floor_s + repeated_B / again_Bps
+    covered = has.grouped_decode & (heads == has.only_group * kv_heads) & (shape.cached_dim == has.only_head_dim)
+    return where(covered, attention_s, maximum(attention_s, repeated_s))
+
+
+def prefill_pass(
+    shape: ServingShape,
+    batch: Num,
+    prompt: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+    padding: Num = 1.0,
+) -> PassTime:
+    """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch or of a prompt.
+
+    ``padding`` is the longest prompt over the mean ``prompt``.
+    """
+    if has.chunk:
+        tokens = minimum(batch * prompt, has.chunk)
+        chunks = batch * prompt / tokens
+        attention_s = prefill_layer_attention_s(shape, batch, prompt, shards, kernels, engine, has) / chunks
+        whole = _pass(shape, tokens, batch, attention_s, shards, kernels, engine, has, batch)
+        whole = replace(whole, host_s=whole.host_s * _launches(kernels, has) / has.step_launches)
+        queued = _queued_micro_batches(shape, shards, kernels, has)
+        filled = passes_of_micro_batches(chunks, shape.layers, shards.pp, has.in_flight, queued)
+    else:
+        parts = minimum(shards.pp, maximum(batch, 1.0))
+        if has.stage_tokens:
+            halvings = np.ceil(np.log2(maximum(batch / parts * prompt * padding / has.stage_tokens, 1.0)))
+            parts = where(shards.pp > 1, minimum(parts * 2.0**halvings, maximum(batch, 1.0)), parts)
+        share = batch / parts
+        attention_s = prefill_layer_attention_s(shape, share, prompt, shards, kernels, engine, has, padding)
+        whole = _pass(shape, share * prompt, share, attention_s, shards, kernels, engine, has, batch)
+        filled = (parts + shards.pp - 1) / shards.pp
+    return PassTime(
+        weights_s=whole.weights_s * filled,
+        attention_s=whole.attention_s * filled,
+        elementwise_s=whole.elementwise_s * filled,
+        reductions_s=whole.reductions_s * filled,
+        head_s=whole.head_s,
+        host_s=whole.host_s + engine.request_s,
+        hops_s=whole.hops_s,
+    )
+
+
+def _launches(kernels: ServingKernels, has: EngineKernels) -> float:
+    """Kernels that a layer of a micro-batch launches."""
+    unpacked = has.unpacks and kernels.lends and kernels.weight_B < WORD_B
+    return has.launches + (has.unpack_launches if unpacked else 0.0)
+
+
+def _queued_micro_batches(shape: ServingShape, shards: Shards, kernels: ServingKernels, has: EngineKernels) -> Num:
+    """Micro-batches whose launches fit into the queue of the last stage, which holds the fewest layers."""
+    if not has.queue:
+        return np.inf
+    layers = maximum(floor((shape.layers + 1) / shards.pp) - 1, 1.0)
+    return has.queue / (layers * _launches(kernels, has))
+
+
+def prefill_layer_attention_s(
+    shape: ServingShape,
+    batch: Num,
+    prompt: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+    padding: Num = 1.0,
+) -> Num:
+    """Attention of one layer over whole prompts; stored scores are those of the longest prompt for all of them."""
+    batch = batch / shards.own
+    heads = maximum(shape.heads / shards.attention, 1.0)
+    longest = prompt * padding
+    covered = has.flash_prefill & ((has.flash_head_dim == 0) | (shape.head_dim == has.flash_head_dim))
+    covered = covered & ((has.flash_longest == 0) | (longest <= has.flash_longest))
+    flash_s = stored_s = 0.0 * longest
+    if somewhere(covered):
+        kv_heads = maximum(shape.kv_heads / shards.attention, 1.0)
+        flash_s = _flash_s(shape, batch, prompt, heads, kv_heads, kernels, has)
+    if not everywhere(covered):
+        # Computed by micro-batches, a query sees the keys up to the end of its own.
+        rows = minimum(longest, has.chunk) if has.chunk else longest
+        keys = (longest + rows) / 2
+        score_s = stored_score_s(shape.head_dim, heads * rows * keys, kernels, engine, has)
+        stored_s = batch * heads * longest * keys * score_s + 2 * kernels.gemm.launch_s
+    return where(covered, flash_s, stored_s)
+
+
+def _flash_s(
+    shape: ServingShape, batch: Num, prompt: Num, heads: Num, kv_heads: Num, kernels: ServingKernels, has: EngineKernels
+) -> Num:
+    """The fused kernel. Attention to all of s tokens is the causal half of 2 s, with half as many sequences."""
+    if not has.causal:
+        batch, prompt = batch / 2, 2 * prompt
+    args = (kernels.prefill, kernels.attention, batch, prompt, heads, kv_heads, shape.head_dim, kernels.kv_B)
+    attention_s = prefill_attention_s(*args)
+    if somewhere(shape.windowed > 0):
+        attention_s = (1 - shape.windowed) * attention_s + shape.windowed * prefill_attention_s(*args, shape.window)
+    return attention_s
+
+
+def mixed_prefill_s(
+    shape: ServingShape,
+    step: PassTime,
+    batch: Num,
+    prompt: Num,
+    tokens: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+) -> Num:
+    """What ``tokens`` tokens of prompts of ``prompt`` tokens add to a decode ``step`` of ``batch`` sequences that they join.
+
+    The step reads its weights and pays its overheads anyhow: only what the longer products, their all-reduces and their own
+    attention take beyond it is added.
+    """
+    share, added = batch / shards.pp, tokens / shards.pp
+    attention_s = prefill_layer_attention_s(shape, added / prompt, prompt, shards, kernels, engine, has)
+    joined_s = _layer_s(shape, share + added, shards, kernels, engine, has)
+    return shape.layers * (joined_s + attention_s) - (step.weights_s + step.elementwise_s + step.layer_reductions_s)
+
+
+def _layer_s(
+    shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
+) -> Num:
+    """One layer without attention and host."""
+    products_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
+    reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
+    return products_s + elementwise_layer_s(shape, tokens, shards, kernels, engine, has) + _reductions(shape, shards) * reduce_s
+
+
+def _reductions(shape: ServingShape, shards: Shards) -> Num:
+    """All-reduces of a layer; ranks that attend for themselves gather and scatter tokens once for its experts."""
+    return where(shards.own > 1, 1.0 - shape.dense, shape.reductions)
+
+
+def _pass(
+    shape: ServingShape,
+    tokens: Num,
+    sequences: Num,
+    attention_s: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+    batch: Num,
+) -> PassTime:
+    layer_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
+    head_s: Num = 0.0 * tokens
+    if somewhere(shape.vocab > 0):
+        head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
+        width = maximum(shape.vocab, 1.0) / shards.attention
+        head_s = product_s(sequences / shards.own, width, shape.hidden, head, kernels, engine, has)
+    reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
+    handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
+    hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / kernels.nic_Bps)
+    scaled_s = engine.scaling_s if kernels.scales else 0.0
+    layer_host_s = engine.layer_s + engine.layer_sequence_s * batch + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
+    return PassTime(
+        weights_s=shape.layers * layer_s,
+        attention_s=shape.layers * attention_s,
+        elementwise_s=shape.layers * elementwise_layer_s(shape, tokens, shards, kernels, engine, has),
+        reductions_s=shape.layers * _reductions(shape, shards) * reduce_s + hops_s,
+        head_s=head_s,
+        host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch / shards.own,
+        hops_s=hops_s,
+    )
+
+
+def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels) -> Num:
+    """Within a node as measured; among nodes a tree on top, over all cards of a node. Messages pass both in pieces, at once."""
+    if not somewhere(shards.tp > 1):
+        return 0.0 * size_B
+    links, share, ranks = kernels.collectives, engine.latency_share, minimum(shards.tp, shards.node)
+    links = replace(
+        links,
+        bandwidth_Bps=links.bandwidth_Bps * where(2 * ranks > shards.node, kernels.crossing_share, 1.0),  # type: ignore[arg-type]
+        launch_s=links.launch_s * share,  # type: ignore[arg-type]
+        ll_step_s=links.ll_step_s * share,  # type: ignore[arg-type]
+        simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
+    )
+    inside_s = collective_s("all_reduce", size_B, ranks, links, has.switch_reduces)
+    nodes = shards.tp / shards.node
+    if not somewhere(nodes > 1):
+        return inside_s
+    depth = np.ceil(np.log2(maximum(nodes, 1.0)))
+    wire_s = 2 * size_B / (shards.node * kernels.nic_Bps)
+    return where(nodes > 1, 2 * depth * kernels.fabric.level_s + maximum(inside_s, wire_s), inside_s)

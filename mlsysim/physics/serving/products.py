@@ -1,0 +1,142 @@
+"""Matrix products of one layer of a serving pass, at a prefill's thousands of tokens and a decode step's few.
+
+Source: Pope et al. 2022, section 3 (feed-forward and attention projections under tensor parallelism).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from mlsysim.physics.kernels.gemm import GemmKernel, gemm_s
+from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
+from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving.inference import touched_experts
+
+WORD_B = 2.0  # of the 16-bit formats
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product's kernel, its formats (bytes of an element) and its peak."""
+
+    kernel: GemmKernel
+    input_B: float
+    weight_B: float
+    peak_flops_per_s: float
+    output_B: float = 2.0
+
+
+def scaled(product: Product, engine: EngineCoefficients) -> Product:
+    """``product`` with what the engine makes of its kernel: once a pass, for all its calls."""
+    compute_share, memory_share = engine.compute_share, engine.memory_share
+    if isinstance(compute_share, float) and isinstance(memory_share, float):
+        kernel = _scaled_once(product.kernel, compute_share, memory_share)
+    else:
+        kernel = _scaled_kernel(product.kernel, compute_share, memory_share)
+    return Product(kernel, product.input_B, product.weight_B, product.peak_flops_per_s, product.output_B)
+
+
+def _scaled_kernel(kernel: GemmKernel, compute_share: Num, memory_share: Num) -> GemmKernel:
+    return replace(
+        kernel,
+        efficiency=kernel.efficiency * compute_share,  # type: ignore[arg-type]
+        memory_efficiency=kernel.memory_efficiency * memory_share,  # type: ignore[arg-type]
+    )
+
+
+# Passes on one engine share the kernel, which takes longer to build than to evaluate.
+_scaled_once = functools.lru_cache(maxsize=256)(_scaled_kernel)
+
+
+def product_s(
+    m: Num,
+    n: Num,
+    k: Num,
+    product: Product,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+    groups: Num = 1.0,
+) -> Num:
+    """One product of an engine (``groups`` of them in one kernel), by the vendor's kernels (already ``scaled``) or its own."""
+    if has.own_products:
+        lent = kernels.lends and has.own_rows and (has.unpacks or product.weight_B >= WORD_B)
+        if not lent or not somewhere(m > has.own_rows):
+            return _own_product_s(m, n * groups, k, product, kernels, engine)
+        lent_s = _unpacked_product_s(m, n, k, product, kernels, groups)
+        if not somewhere(m <= has.own_rows):
+            return lent_s
+        return where(m > has.own_rows, lent_s, _own_product_s(m, n * groups, k, product, kernels, engine))
+    return gemm_s(
+        *(m, n, k, product.input_B, product.weight_B, product.output_B, product.kernel, product.peak_flops_per_s),
+        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B, groups),
+    )
+
+
+def _own_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
+    """The norm of three plain limits: reading the weights, unpacking them in the cores, multiplying."""
+    weights_B = product.weight_B * n * k
+    read_s = weights_B / (kernels.memory_Bps * kernels.own_memory_share * engine.memory_share)
+    unpack_s = weights_B / (kernels.multiprocessors * engine.core_Bps)
+    multiply_s = 2 * m * n * k / (kernels.own_peak_flops_per_s * kernels.own_compute_share * engine.compute_share)
+    norm = product.kernel.shared.overlap
+    return (read_s**norm + unpack_s**norm + multiply_s**norm) ** (1 / norm)
+
+
+def _unpacked_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, groups: Num) -> Num:
+    """The vendor's 16-bit product; weights of another width are first written out in 16 bits."""
+    narrow = product.weight_B != WORD_B
+    unpack_s = (product.weight_B + WORD_B) * groups * n * k / kernels.own_streaming_Bps if narrow else 0.0
+    return unpack_s + gemm_s(
+        *(m, n, k, WORD_B, WORD_B, WORD_B, product.kernel, product.peak_flops_per_s),
+        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B, groups),
+    )
+
+
+def layer_products_s(
+    shape: ServingShape,
+    tokens: Num,
+    shards: Shards,
+    kernels: ServingKernels,
+    engine: EngineCoefficients,
+    has: EngineKernels,
+) -> Num:
+    """Matrix products of one layer, mean over dense and expert layers."""
+    heads = shards.attention
+    own = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s, kernels.output_B)
+    kind = scaled(own, engine)
+
+    def product(m: Num, n: Num, k: Num, groups: Num = 1.0) -> Num:
+        return product_s(m, n, k, kind, kernels, engine, has, groups)
+
+    qkv_width = (shape.qkv_width - 2 * shape.key_width) / heads + 2 * shape.key_width / minimum(heads, shape.kv_heads)
+    rows = tokens / shards.own
+    layer_s = product(rows, qkv_width, shape.hidden) + product(rows, shape.hidden, shape.attention_width / heads)
+    up = shape.ffn_matrices - 1
+    if somewhere(shape.dense > 0):
+        width = maximum(shape.ffn, 1.0) / heads
+        dense_s = product(rows, up * width, shape.hidden) + product(rows, shape.hidden, width)
+        layer_s = layer_s + shape.dense * dense_s
+    if somewhere(shape.dense < 1):
+        layer_s = layer_s + (1 - shape.dense) * _experts_s(shape, tokens, shards, product)
+    return layer_s
+
+
+def _experts_s(shape: ServingShape, tokens: Num, shards: Shards, call: Callable[..., Num]) -> Num:
+    """One layer's experts: a grouped product reads every expert that the batch touches, once.
+
+    All ranks share the routed ones; the shared one belongs, as dense blocks and attention do, to those that share a sequence.
+    """
+    tp, own, alone = shards.tp, tokens / shards.own, shards.attention
+    touched = shape.experts * touched_experts(shape.experts, shape.experts_per_token, tokens)
+    each = tokens * shape.experts_per_token / touched
+    up = shape.ffn_matrices - 1
+    width = maximum(shape.expert_ffn, 1.0) / tp
+    routed = call(each, up * width, shape.hidden, touched) + call(each, shape.hidden, width, touched)
+    if somewhere(shape.shared_ffn > 0):
+        width = maximum(shape.shared_ffn, 1.0)
+        shared = call(own, up * width / alone, shape.hidden) + call(own, shape.hidden, width / alone)
+        routed = routed + where(shape.shared_ffn > 0, shared, 0.0)
+    return routed

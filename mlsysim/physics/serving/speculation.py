@@ -1,0 +1,32 @@
+"""Speculative decoding: a draft model proposes tokens, one pass of the target checks them all.
+
+Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", ICML 2023, equation 1 and theorem 3.8.
+"""
+
+from __future__ import annotations
+
+from mlsysim.physics.numeric import Num, where
+from mlsysim.physics.serving.passes import PassTime
+
+
+def expected_tokens(draft_len: Num, acceptance: Num) -> Num:
+    """Tokens that one round yields: (1 - a^(k+1)) / (1 - a), which is k + 1 where every draft is accepted.
+
+    ``acceptance``: chance that a drafted token is accepted, each for itself; the pass adds one of its own. 0 <= a <= 1.
+
+    Example:
+        >>> expected_tokens(4.0, 0.5), expected_tokens(4.0, 1.0)
+        (1.9375, 5.0)
+    """
+    certain = acceptance >= 1
+    chance = where(certain, 0.0, acceptance)
+    return where(certain, draft_len + 1.0, (1 - chance ** (draft_len + 1)) / (1 - chance))
+
+
+def verify_pass_s(alone: PassTime, wide: PassTime) -> Num:
+    """A pass that checks k + 1 tokens of each of B sequences, from decode steps of B and of B (k + 1).
+
+    Its products, its logits and its communication are those of all tokens; tokens of one sequence share a read of its keys, and
+    the engine schedules B sequences.
+    """
+    return wide.total_s - (wide.attention_s - alone.attention_s) - (wide.host_s - alone.host_s)

@@ -1,0 +1,120 @@
+"""A data-parallel training step of a model that one accelerator holds whole: convolutional networks, BERT.
+
+step = micro-batches x (device and host) + exposed all-reduce + optimizer + what a step costs whatever its size.
+
+Sources: Sergeev and Del Balso 2018, arXiv:1802.05799 (ring all-reduce under the backward pass); Li et al. 2020,
+arXiv:2006.15704 (buckets: what overlaps, and that the last one cannot).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from mlsysim.physics.kernels.passes import Passes, ReplicaDevice
+from mlsysim.physics.numeric import Num, maximum, minimum, where
+
+# The host runs ahead of the device until it cannot: close to a maximum of the two, not their sum.
+_HOST_NORM = 5.0
+# Latency of one hop of a reduction tree between nodes, both ways.
+_HOP_S = 20e-6
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaCoefficients:
+    """What a software stack makes of the kernels; at most six of these are fitted to one stack.
+
+    Attributes:
+        matmul_share: rate of its matrix products or convolutions over the measured kernels'.
+        moved: bytes that its element-wise passes move over those of kernels that each do one thing (fusion: below 1).
+        host_kernel_s: time of the host to launch a kernel.
+        dp_hidden: share of the all-reduce under the backward pass.
+        network_share: share of the links' line rate that it reaches.
+        step_s: of each step, whatever its size: start of the input, loss scaling, the last bucket's wait.
+    """
+
+    matmul_share: Num = 0.8
+    moved: Num = 1.0
+    host_kernel_s: Num = 5e-6
+    dp_hidden: Num = 0.5
+    network_share: Num = 0.7
+    step_s: Num = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlan:
+    """Numbers or arrays of them.
+
+    Attributes:
+        replicas: accelerators, all with the whole model.
+        per_node: of them in one node.
+        micro_batches: a step.
+        accumulated_B: bytes that each of them moves to cast weights and to accumulate gradients.
+        gradient_B: bytes that are reduced.
+        updated_B: bytes that the optimizer moves through memory.
+        intra_Bps, inter_Bps: per accelerator, one direction.
+    """
+
+    replicas: Num
+    per_node: Num
+    micro_batches: Num
+    accumulated_B: Num
+    gradient_B: Num
+    updated_B: Num
+    intra_Bps: Num
+    inter_Bps: Num
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStep:
+    """Seconds of a step; the parts sum to it."""
+
+    forward_s: Num
+    backward_s: Num
+    host_s: Num
+    dp_exposed_s: Num
+    optimizer_s: Num
+    fixed_s: Num
+
+    @property
+    def total_s(self) -> Num:
+        """The step."""
+        return sum((getattr(self, part) for part in REPLICA_PARTS), start=0.0)
+
+
+REPLICA_PARTS = tuple(part.name for part in fields(ReplicaStep))
+
+
+def all_reduce_s(plan: ReplicaPlan, network_share: Num) -> Num:
+    """Two-level ring: 2 (r-1)/r S over a node's links, 2 (N-1)/N of each rank's part S/r over its network card.
+
+    Example:
+        >>> one_node = ReplicaPlan(8.0, 8.0, 1.0, 0.0, 100e6, 0.0, 300e9, 25e9)
+        >>> round(1e3 * all_reduce_s(one_node, 1.0), 3)
+        0.583
+    """
+    nodes = plan.replicas / plan.per_node
+    inside = 2 * (plan.per_node - 1) / plan.per_node * plan.gradient_B / (plan.intra_Bps * network_share)
+    part_B = plan.gradient_B / plan.per_node
+    across = 2 * (nodes - 1) / nodes * part_B / (plan.inter_Bps * network_share)
+    hops = 2 * np.log2(maximum(1.0, nodes))
+    return inside + where(nodes > 1, across + hops * _HOP_S, 0.0)
+
+
+def replica_step(passes: Passes, plan: ReplicaPlan, device: ReplicaDevice, stack: ReplicaCoefficients) -> ReplicaStep:
+    """The step: host and device as (a^5 + b^5)^(1/5), the all-reduce under the last micro-batch's backward pass."""
+    device_s = passes.forward_s + passes.backward_s
+    host_s = passes.kernels * stack.host_kernel_s
+    together = (device_s**_HOST_NORM + host_s**_HOST_NORM) ** (1 / _HOST_NORM)
+    accumulated_s = plan.accumulated_B / device.streaming_Bps
+    reduced = where(plan.replicas > 1, all_reduce_s(plan, stack.network_share), 0.0)
+    hidden = stack.dp_hidden * minimum(reduced, passes.backward_s)
+    return ReplicaStep(
+        forward_s=plan.micro_batches * passes.forward_s,
+        backward_s=plan.micro_batches * (passes.backward_s + accumulated_s),
+        host_s=plan.micro_batches * (together - device_s),
+        dp_exposed_s=reduced - hidden,
+        optimizer_s=plan.updated_B / device.streaming_Bps,
+        fixed_s=stack.step_s + 0.0 * reduced,
+    )

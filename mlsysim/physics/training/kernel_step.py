@@ -1,0 +1,311 @@
+"""The parts of a transformer's training step from measured kernels.
+
+Matrix products by shape, attention, element-wise passes, collectives, and the host that launches them.
+
+Sources: Narayanan et al. 2021, Korthikanti et al. 2022 (what a layer computes and sends); Dao 2023, arXiv:2307.08691
+(attention); NVIDIA Apex and Megatron-LM (which element-wise passes are fused).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from mlsysim.physics.kernels.attention import training_attention_s
+from mlsysim.physics.kernels.collectives import collective_s
+from mlsysim.physics.kernels.gemm import gemm_s
+from mlsysim.physics.layer.adapters import ADDED_B, LAUNCHED, adapter_products_s
+from mlsysim.physics.layer.context_parallel import merged_output_B
+from mlsysim.physics.layer.experts import ExpertPass, exchange_s, expert_backward, expert_forward
+from mlsysim.physics.layer.latent_attention import latent_elements, latent_head_dim, latent_products
+from mlsysim.physics.layer.sharding import largest_rank, largest_trained, trained_parameters
+from mlsysim.physics.layer.work import FULL, SELECTIVE, LayeredWork
+from mlsysim.physics.machine import Machine
+from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, where
+from mlsysim.physics.plan import Plan
+from mlsysim.physics.training.roofline_step import (
+    pipeline_send_s,
+    replica_reduction_s,
+    ring_exchange_s,
+    shard_traffic_s,
+    tensor_all_reduce_s,
+)
+from mlsysim.physics.training.step import StepParts
+from mlsysim.physics.training.step_inputs import KernelDevice, LayerShape, StackCoefficients
+
+# Bytes that element-wise passes move per element of the tensor they run over, 16-bit values, fused as in Megatron-LM. They
+# follow from what a kernel reads and writes (r, w; m is a dropout mask of one byte), and are no coefficients:
+# residual stream forward, twice: norm (r2 w2), bias + dropout + residual (r2 r2 w2 m1); backward, twice: norm (r2 r2 w2, and
+# r2 r2 for the gradients of its weights), dropout (r2 m1 w2), sum of the branch and the residual (r2 r2 w2).
+_FORWARD_RESIDUAL_B, _BACKWARD_RESIDUAL_B = 2 * (4.0 + 7.0), 2 * (10.0 + 5.0 + 6.0)
+# Activation function of one, or of two (gated) tensors: r2 [r2] w2; backward r2 r2 w2 and r2 for the bias, or r2 r2 r2 w2 w2.
+_FORWARD_FFN_B, _BACKWARD_FFN_B = (4.0, 6.0), (8.0, 10.0)
+# Queries, keys and values are cut apart, turned and laid out for the attention kernel: r2 w2 and a quarter more for the
+# rotation's own passes; twice that backward.
+_FORWARD_QKV_B, _BACKWARD_QKV_B = 5.0, 10.0
+# Adam reads and writes two moments and the master weight (24), reads the 32-bit gradient and writes the 16-bit weight (6);
+# before it the gradients are cast (r2 w4), unscaled (r4 w4) and their norm is taken (r4).
+_OPTIMIZER_B = 24.0 + 6.0 + 6.0 + 8.0 + 4.0
+# 16-bit elements that a tensor core loads at once: cuBLAS has no fast kernel for other widths of a batched product.
+_ALIGNED_HEAD = 8.0
+# Score matrices (a sequence's of a head) that a block of Megatron-LM's fused softmax takes; no other multiple has a kernel
+# (FusedScaleMaskSoftmax.is_kernel_available).
+_FUSED_MATRICES = 4.0
+
+
+def kernel_parts(
+    work: LayeredWork, shape: LayerShape, plan: Plan, machine: Machine, device: KernelDevice, stack: StackCoefficients
+) -> StepParts:
+    """The parts of a step; tensor-parallel collectives come with what the stack hides already taken off."""
+    if somewhere(stack.attention_rate != 1.0):
+        device = replace(device, attention=device.attention.at_rate(stack.attention_rate))
+    attention_forward, attention_backward = _attention_s(shape, plan, device)
+    forward = _forward_s(shape, plan, device, stack) + attention_forward
+    backward = _backward_s(work, shape, plan, device, stack) + attention_backward
+    shared = device.shared
+    norm = shared.launch_norm
+    matrices = plan.micro_batch_tokens / shape.seq_len * shape.heads / plan.tp
+    falls_back = (shape.flash == 0) & (matrices % _FUSED_MATRICES > 0)
+    launched = where(falls_back, shared.launch_fallback, 1.0) + where(shape.adapter_rank > 0, LAUNCHED, 0.0)
+    host = stack.host_layer_s * launched + shape.routed.layers * stack.host_expert_s
+    # Dispatch and combine; the host launches what follows while they run.
+    said = (stack.sent_once, stack.ep_hidden, stack.two_batches)
+    sent = 2 * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, *said)
+    sent_forward: Num = 0.0
+    sent_backward: Num = 0.0
+    if somewhere(sent):
+        sent_forward = _launched_s(forward + sent, host, norm) - _launched_s(forward, host, norm)
+        sent_backward = _launched_s(backward + sent, host, norm) - _launched_s(backward, host, norm)
+    attention_s = attention_forward + attention_backward if somewhere(plan.cp > 1) else 0.0
+    forward, backward = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
+    if shape.latent.used:
+        expanded = _expanded_s(shape, plan, device)
+        attention_forward = where(shape.latent.key_rank > 0, expanded, attention_forward)
+    reduction = _reduction_s(work, plan, machine, device)
+    repeats = where(plan.recompute == FULL, 2.0, 1.0)
+    exposed = _reductions(work, shape) * (repeats * (1 - stack.tp_hidden_forward) + (1 - stack.tp_hidden_backward))
+    # The adapters of attention's two products gather for themselves (together as much as one all-reduce), beside no product.
+    exposed = exposed + where(shape.adapter_rank > 0, repeats + 1.0, 0.0)
+    return StepParts(
+        layer_s=forward + backward,
+        recompute_s=_recompute_s(shape, plan, device, stack, forward, attention_forward),
+        head_s=_launched_s(_head_s(work, shape, plan, device), shared.launch_head * stack.host_layer_s, norm) + reduction,
+        tp_s=(reduction + where(plan.tp > 1, stack.tp_wait_s, 0.0)) * exposed,
+        ep_s=repeats * sent_forward + sent_backward,
+        send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),
+        dp_s=shard_traffic_s(work, plan, machine) + _cast_B(work, plan, stack) / device.streaming_Bps,
+        optimizer_s=_OPTIMIZER_B * _updated(work, plan) / device.streaming_Bps + stack.host_step_s,
+        replica_s=replica_reduction_s(work, plan, machine) + _replica_steps_s(work, plan, stack),
+        cp_s=ring_exchange_s(work, plan, machine),
+        cp_window_s=attention_s,
+        head_spread=shape.uneven * stack.written_layout,
+    )
+
+
+def _replica_steps_s(work: LayeredWork, plan: Plan, stack: StackCoefficients) -> Num:
+    """Latency of the all-reduces between replicas: 2 (r-1) steps a layer."""
+    return stack.network_step_s * 2 * (plan.shard_copies - 1) * work.layers / plan.pp
+
+
+def _recompute_s(
+    shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients, forward: Num, attention: Num
+) -> Num:
+    """What the backward pass repeats of one layer."""
+    dropped_s: Num = 0.0
+    added_s: Num = 0.0
+    if somewhere(stack.dropped_down) or somewhere(stack.repeated_ffn):
+        dense = _products(shape, plan)[-2:]
+        up_s, down_s = (share * _product_s(plan.micro_batch_tokens, n, k, device) for share, n, k in dense)
+        dropped_s, added_s = stack.dropped_down * down_s, stack.repeated_ffn * up_s
+    return where(plan.recompute == FULL, forward - dropped_s, where(plan.recompute == SELECTIVE, attention + added_s, 0.0))
+
+
+def _whole_sends(plan: Plan, stack: StackCoefficients) -> Truth:
+    """Whether every rank sends the whole activation; with sequence parallelism it has only its part."""
+    return (plan.sequence_parallel > 0) | (stack.scattered == 0)
+
+
+def _launched_s(device_s: Num, host_s: Num, norm: Num) -> Num:
+    """(device^p + host^p)^(1/p): the slower of the two sets the pace."""
+    return (device_s**norm + host_s**norm) ** (1 / norm)
+
+
+def _products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]:
+    """(share of the layers, output, input features) of a rank's products: attention's, then up (and gate) and down."""
+    up = (shape.ffn_matrices - 1) * shape.ffn / plan.tp
+    dense = 1.0 - shape.routed.layers
+    return (*_attention_products(shape, plan), (dense, up, shape.hidden), (dense, shape.hidden, shape.ffn / plan.tp))
+
+
+def _attention_products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]:
+    """The same of attention alone: QKV and output."""
+    plain = ((1.0, _qkv_width(shape, plan), shape.hidden), (1.0, shape.hidden, shape.query_width / plan.tp))
+    if not shape.latent.used:
+        return plain
+    latent = where(shape.latent.key_rank > 0, 1.0, 0.0)
+    compressed = latent_products(shape.latent, shape.hidden, shape.heads, plan.tp)
+    return (*((1.0 - latent, n, k) for _, n, k in plain), *((latent * share, n, k) for share, n, k in compressed))
+
+
+def _qkv_width(shape: LayerShape, plan: Plan) -> Num:
+    """Output features of a rank's query, key and value product; beyond one rank a key head, ranks repeat the key heads."""
+    key_heads = shape.key_width / shape.head_dim
+    return shape.query_width / plan.tp + 2 * shape.key_width / minimum(plan.tp, key_heads)
+
+
+def _reductions(work: LayeredWork, shape: LayerShape) -> Num:
+    """Tensor-parallel all-reduces of a layer's forward pass: routed experts take their tokens where they are."""
+    routed_alone = where(shape.routed.shared_ffn > 0, 0.0, shape.routed.layers)
+    return work.reductions - routed_alone
+
+
+def _product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1.0) -> Num:
+    size_B = device.gemm_input_B
+    peak = device.gemm_peak_flops_per_s * device.clock
+    chip = (device.memory_Bps, device.multiprocessors, device.cache_B)
+    return gemm_s(m, n, k, size_B, size_B, 2.0, device.gemm, peak, *chip, groups)
+
+
+def _head_product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1.0) -> Num:
+    peak = device.head_peak_flops_per_s * device.clock
+    chip = (device.memory_Bps, device.multiprocessors, device.cache_B)
+    return gemm_s(m, n, k, 2.0, 2.0, 2.0, device.head_gemm, peak, *chip, groups)
+
+
+def _expert_s(shape: LayerShape, plan: Plan, device: KernelDevice, one_pass: Callable[..., ExpertPass]) -> Num:
+    """Seconds of the feed-forward part of the expert layers, as a share of all layers."""
+    if not somewhere(shape.routed.layers):
+        return 0.0
+    product = partial(_grouped, _product_s, device)
+    routing = partial(_grouped, _head_product_s, device)
+    found = one_pass(shape.routed, shape.hidden, plan, product, routing, device.gemm_input_B < 2.0)
+    return shape.routed.layers * (found.products_s + found.moved_B / device.streaming_Bps)
+
+
+def _grouped(product: Callable[..., Num], device: KernelDevice, m: Num, n: Num, k: Num, groups: Num) -> Num:
+    return product(m, n, k, device, groups)
+
+
+def _adapters_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[Num, Num]:
+    """Forward and backward seconds of the low-rank adapters of a layer's attention, 16-bit whatever the products use."""
+    if not somewhere(shape.adapter_rank):
+        return 0.0, 0.0
+    tokens = plan.micro_batch_tokens
+    forward: Num = 0.0
+    backward: Num = 0.0
+    for share, n, k in _attention_products(shape, plan):
+        one_way, other = adapter_products_s(tokens, n, k, shape.adapter_rank, partial(_grouped, _head_product_s, device))
+        added = ADDED_B * tokens * n / device.streaming_Bps
+        forward, backward = forward + share * (one_way + added), backward + share * (other + added)
+    adapted = where(shape.adapter_rank > 0, 1.0, 0.0)
+    return adapted * forward, adapted * backward
+
+
+def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[Num, Num]:
+    """Forward and backward of one layer's attention on one rank, fused or storing its scores."""
+    batch, heads = plan.micro_batch_tokens / shape.seq_len, shape.heads / plan.tp
+    clock, chip, shared = device.clock, device.attention_device, device.shared
+    clocked = replace(chip, peak_flops_per_s=chip.peak_flops_per_s * clock)
+    head_dim = shape.head_dim
+    if shape.latent.used:
+        head_dim = where(shape.latent.key_rank > 0, latent_head_dim(shape.latent), head_dim)
+    generation = where(shape.older_on_hopper, shared.flash_2_on_hopper, 1.0) * where(shape.flash_1, shared.flash_1, 1.0)
+
+    def fused_s(window: Num) -> tuple[Num, Num]:
+        return training_attention_s(
+            device.attention, clocked, batch, shape.seq_len, heads, head_dim, shared.attention_backward, window, generation
+        )
+
+    fused = fused_s(0.0)
+    if somewhere(shape.windowed):
+        near = fused_s(shape.window)
+        share = shape.windowed
+        fused = (1 - share) * fused[0] + share * near[0], (1 - share) * fused[1] + share * near[1]
+    scores = batch * heads * shape.seq_len * shape.seq_len
+    share = where(shape.head_dim % _ALIGNED_HEAD > 0, shared.unaligned_share, shared.unfused_share)
+    products_s = 4 * scores * shape.head_dim / (share * device.head_peak_flops_per_s * clock)
+    moved_s = scores / device.streaming_Bps
+    stored_forward = products_s + shared.unfused_forward_B * moved_s
+    stored_backward = 2 * products_s + shared.unfused_backward_B * moved_s
+    return where(shape.flash > 0, fused[0], stored_forward), where(shape.flash > 0, fused[1], stored_backward)
+
+
+def _expanded_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
+    """What selective recomputation repeats of latent attention: queries, keys and values from their compressed vectors."""
+    expanding = latent_products(shape.latent, shape.hidden, shape.heads, plan.tp)[1:4:2]
+    return sum((_product_s(plan.micro_batch_tokens, n, k, device) for _, n, k in expanding), start=0.0)
+
+
+def _elements(shape: LayerShape, plan: Plan) -> tuple[Num, Num, Num]:
+    """Elements of a rank's residual stream, feed-forward block and queries, keys and values."""
+    tokens = plan.micro_batch_tokens
+    shared = where(plan.sequence_parallel > 0, plan.tp, 1.0)
+    qkv = tokens * _qkv_width(shape, plan)
+    if shape.latent.used:
+        latent = tokens * latent_elements(shape.latent, shape.heads, plan.tp)
+        qkv = where(shape.latent.key_rank > 0, latent, qkv)
+    return tokens * shape.hidden / shared, tokens * shape.ffn * (1.0 - shape.routed.layers) / plan.tp, qkv
+
+
+def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
+    """Device time of one layer's forward pass of one micro-batch, without its attention."""
+    tokens = plan.micro_batch_tokens
+    products: Num = sum((share * _product_s(tokens, n, k, device) for share, n, k in _products(shape, plan)), start=0.0)
+    products = products + _adapters_s(shape, plan, device)[0]
+    residual, ffn, qkv = _elements(shape, plan)
+    per_ffn = where(shape.ffn_matrices > 2, _FORWARD_FFN_B[1], _FORWARD_FFN_B[0])
+    moved_B = (_FORWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _FORWARD_QKV_B * qkv
+    moved_B = moved_B + merged_output_B(tokens * shape.query_width / plan.tp, plan.cp)
+    products = products + _expert_s(shape, plan, device, partial(expert_forward, routed_B=stack.routed_B))
+    return products + moved_B / device.streaming_Bps
+
+
+def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
+    """The same of the backward pass: input and weight gradients, and their accumulation."""
+    tokens = plan.micro_batch_tokens
+    products: Num = 0.0
+    trained = where(work.frozen > 0, 0.0, 1.0)
+    for share, n, k in _products(shape, plan):
+        products = products + share * (_product_s(tokens, k, n, device) + trained * _product_s(n, k, tokens, device))
+    products = products + _adapters_s(shape, plan, device)[1]
+    residual, ffn, qkv = _elements(shape, plan)
+    per_ffn = where(shape.ffn_matrices > 2, _BACKWARD_FFN_B[1], _BACKWARD_FFN_B[0])
+    moved_B = (_BACKWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _BACKWARD_QKV_B * qkv
+    moved_B = moved_B + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
+    products = products + _expert_s(shape, plan, device, partial(expert_backward, routed_B=stack.routed_B))
+    return products + moved_B / device.streaming_Bps
+
+
+def _head_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
+    """The output head of one micro-batch: three products (two of a frozen one) and the loss."""
+    tokens, vocab, hidden = plan.micro_batch_tokens, shape.vocab / plan.tp, shape.hidden
+    some = maximum(vocab, 1.0)
+    products = _head_product_s(tokens, some, hidden, device) + _head_product_s(tokens, hidden, some, device)
+    products = products + where(work.frozen > 0, 0.0, _head_product_s(some, hidden, tokens, device))
+    loss = device.shared.loss_B * tokens * vocab / device.streaming_Bps
+    return where(vocab > 0, shape.head_passes * (products + loss), 0.0)
+
+
+def _reduction_s(work: LayeredWork, plan: Plan, machine: Machine, device: KernelDevice) -> Num:
+    """One tensor-parallel all-reduce: measured within a node, a ring over the network's cards beyond it."""
+    if not somewhere(plan.tp > 1):
+        return 0.0 * plan.micro_batch_tokens
+    axes, links = device.torus_axes, device.collectives
+    if axes > 1:
+        links = replace(links, bandwidth_Bps=links.bandwidth_Bps / axes, pair_bandwidth_Bps=links.pair_bandwidth_Bps / axes)
+    local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, links)
+    across = tensor_all_reduce_s(work, plan, machine)
+    return where(plan.tp > machine.per_node, across, local)
+
+
+def _updated(work: LayeredWork, plan: Plan) -> Num:
+    """Parameters that a rank updates."""
+    parameters = largest_trained(work, plan)
+    return where(plan.zero_stage >= 1, parameters.sharded(plan), parameters.whole)
+
+
+def _cast_B(work: LayeredWork, plan: Plan, stack: StackCoefficients) -> Num:
+    """Bytes that converting gathered weights moves in a step."""
+    gathered = 2 * plan.micro_batches * largest_rank(work, plan).whole
+    return where(plan.zero_stage >= 3, stack.cast_B * gathered, 0.0)

@@ -1,0 +1,178 @@
+"""What a calibrated training step is computed from: a layer's kernels, a device's, and the coefficients of a software stack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlsysim.physics.kernels.attention import AttentionDevice, PrefillKernel
+from mlsysim.physics.kernels.collectives import CollectiveCoefficients
+from mlsysim.physics.kernels.gemm import GemmKernel
+from mlsysim.physics.layer.experts import NO_EXPERTS, ExpertShape
+from mlsysim.physics.layer.latent_attention import NO_LATENT, LatentShape
+from mlsysim.physics.numeric import Num
+
+
+@dataclass(frozen=True, slots=True)
+class SharedCoefficients:
+    """What all devices and stacks share: how far kernels other than matrix products are from their datasheet.
+
+    Attributes:
+        streaming: share of the memory bandwidth that element-wise passes reach.
+        loss_B: bytes a logit that the loss moves, forward and backward: it reads and writes logits several times, in fp32.
+        unfused_share: share of the peak of the batched products of attention that stores its scores.
+        unaligned_share: the same where a head is no multiple of 16 bytes wide, which tensor cores load at once.
+        unfused_forward_B, unfused_backward_B: bytes a score that softmax, mask and dropout move.
+        attention_backward: rate of the fused kernel's backward pass over that of its forward pass.
+        flash_1: speed of FlashAttention-1 over FlashAttention-2.
+        flash_2_on_hopper: speed of FlashAttention-2 over the vendor's own kernel, on Hopper (1 on Ampere).
+        launch_norm: the host runs ahead of the device until it cannot: the norm of the two times, between a sum (1) and a
+            maximum (infinity).
+        launch_fallback: host time of a layer's pass, in those of a usual one, where attention that stores its scores falls back
+            to separate kernels: the fused softmax takes score matrices by fours.
+        launch_head: host time of the embedding, the output head and the loss of a micro-batch, in those of a layer's pass.
+    """
+
+    streaming: Num
+    loss_B: Num
+    unfused_share: Num
+    unaligned_share: Num
+    unfused_forward_B: Num
+    unfused_backward_B: Num
+    attention_backward: Num
+    flash_1: Num
+    flash_2_on_hopper: Num
+    launch_norm: Num
+    launch_head: Num
+    launch_fallback: Num
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What a layer's kernels look like before it is split.
+
+    Attributes:
+        hidden: width of the residual stream.
+        query_width, key_width: elements of all query heads; of all key heads (values have as many).
+        ffn, ffn_matrices: width of the feed-forward block, and 3 matrices where gated, else 2.
+        vocab: of the output head.
+        seq_len, heads, head_dim: of attention.
+        flash: 1.0 where attention stores no scores.
+        older_on_hopper: 1.0 where a Hopper device runs FlashAttention-2 or older, not the vendor's own kernel.
+        flash_1: 1.0 for FlashAttention-1.
+        uneven: 1.0 where layers are of different kinds (dense first ones, ones that predict further tokens).
+        head_passes: of a token through the output head: more than one where further tokens are predicted.
+        window, windowed: keys that a query of a sliding-window layer sees, and the share of layers that have one.
+        adapter_rank: of the low-rank adapters beside the (frozen) products of attention; 0.0 where all weights are trained.
+        latent, routed: latent attention and expert layers, where there are any.
+    """
+
+    hidden: Num
+    query_width: Num
+    key_width: Num
+    ffn: Num
+    ffn_matrices: Num
+    vocab: Num
+    seq_len: Num
+    heads: Num
+    head_dim: Num
+    flash: Num = 1.0
+    older_on_hopper: Num = 0.0
+    flash_1: Num = 0.0
+    uneven: Num = 0.0
+    head_passes: Num = 1.0
+    window: Num = 0.0
+    windowed: Num = 0.0
+    adapter_rank: Num = 0.0
+    latent: LatentShape = NO_LATENT
+    routed: ExpertShape = NO_EXPERTS
+
+
+@dataclass(frozen=True, slots=True)
+class KernelDevice:
+    """Fitted kernels of one accelerator.
+
+    Attributes:
+        gemm, gemm_peak_flops_per_s, gemm_input_B: of the layers' matrix products and their number format.
+        head_gemm, head_peak_flops_per_s: of the output head, 16-bit.
+        attention, attention_device: 16-bit.
+        collectives: within a node or NVLink domain.
+        memory_Bps, multiprocessors, cache_B: datasheet.
+        clock: share of the clock of a short benchmark that hours of training sustain.
+        shared: what it has in common with all others.
+        torus_axes: axes of a torus of links (1: a switch); tensor parallelism has one of them.
+    """
+
+    gemm: GemmKernel
+    gemm_peak_flops_per_s: float
+    gemm_input_B: float
+    head_gemm: GemmKernel
+    head_peak_flops_per_s: float
+    attention: PrefillKernel
+    attention_device: AttentionDevice
+    collectives: CollectiveCoefficients
+    memory_Bps: float
+    multiprocessors: float
+    cache_B: float
+    clock: Num
+    shared: SharedCoefficients
+    torus_axes: float = 1.0
+
+    @property
+    def streaming_Bps(self) -> Num:
+        """Rate of element-wise passes."""
+        return self.shared.streaming * self.memory_Bps
+
+
+@dataclass(frozen=True, slots=True)
+class StackCoefficients:
+    """What a software stack adds, whatever the model, the plan or the device; at most six of these are fitted to one stack.
+
+    Attributes:
+        host_layer_s: time of the host to launch one pass of one layer.
+        tp_hidden_forward, tp_hidden_backward: share of tensor-parallel collectives under compute.
+        accumulated_B: bytes a parameter and micro-batch to accumulate weight gradients.
+        norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones, in each direction.
+        dp_hidden: share of data-parallel traffic under the compute that can hide it.
+        pp_hidden: share of the sends between stages under compute.
+        network_share: share of the network cards' line rate that its traffic between nodes reaches.
+        host_step_s: time of the host once a step, when nothing else runs: gradient clipping and its checks, the optimizer's
+            many small kernels, the next batch, logging.
+        cast_B: stated, not fitted: bytes a gathered parameter that converting it moves through memory.
+        scattered: stated: 1.0 where the ranks of a TP group each send their part of an activation to the next stage.
+        host_expert_s: what routing and the experts' kernels add to the host's time of a pass of an expert layer.
+        routed_B: bytes an element of routed tokens that putting them in order moves beyond fused kernels, in each direction.
+        ep_hidden: share of the all-to-alls between experts' ranks under compute, as far as the network's cards carry them:
+            within an NVLink domain they occupy multiprocessors.
+        sent_once: stated: 1.0 where a token crosses once to a rank or node that has several of its experts.
+        written_layout: stated: 1.0 where stages of uneven layers are laid out by hand, so that the output head holds none up.
+        two_batches: stated: 1.0 where every schedule has another micro-batch's compute beside such messages (DualPipe).
+        dropped_down: stated: share of the feed-forward block's last product that full recomputation leaves out: no gradient
+            needs its result, and a compiler that sees the whole layer (XLA) drops it.
+        attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
+        tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
+        network_step_s: latency of a step of the ring by which replicas (hybrid sharding) reduce a layer's gradients.
+        repeated_ffn: stated: share of the rest of the feed-forward block that selective recomputation repeats beside attention.
+    """
+
+    host_layer_s: Num = 0.0
+    tp_hidden_forward: Num = 0.0
+    tp_hidden_backward: Num = 0.0
+    accumulated_B: Num = 10.0
+    norm_B: Num = 0.0
+    dp_hidden: Num = 0.0
+    pp_hidden: Num = 0.0
+    network_share: Num = 0.85
+    host_step_s: Num = 0.0
+    cast_B: Num = 0.0
+    scattered: Num = 0.0
+    host_expert_s: Num = 0.0
+    routed_B: Num = 0.0
+    ep_hidden: Num = 0.0
+    sent_once: Num = 0.0
+    written_layout: Num = 0.0
+    two_batches: Num = 0.0
+    dropped_down: Num = 0.0
+    repeated_ffn: Num = 0.0
+    network_step_s: Num = 0.0
+    tp_wait_s: Num = 0.0
+    attention_rate: Num = 1.0

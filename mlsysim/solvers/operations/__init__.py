@@ -1,0 +1,1 @@
+"""Solvers of questions about energy, places and budgets."""

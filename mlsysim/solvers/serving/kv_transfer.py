@@ -1,0 +1,112 @@
+"""The KV cache on its way from accelerators that prefill to those that decode: ``KVTransferModel``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mlsysim.core.checks import instance, positive_quantity, strict_keywords, whole_number
+from mlsysim.core.errors import InconsistentError
+from mlsysim.core.precision import bytes_per_element, precision_name
+from mlsysim.core.units import Quantity, with_unit
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.work import cached_tokens, kv_elements
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.serving.disaggregation import kv_transfer_s
+from mlsysim.solvers.result import Result
+from mlsysim.solvers.serving.capacity_space import Offer
+from mlsysim.systems.types import Fleet, Node
+
+
+@dataclass(frozen=True, kw_only=True)
+class KVTransferResult(Result):
+    """What is sent for one request, and how long that takes.
+
+    Attributes:
+        kv_per_token: bytes that one token leaves in the cache, all layers.
+        kv_cache: of the whole prompt (of windowed layers: what they keep).
+        transfer_time: from the prefilling accelerators to the decoding ones.
+        rate: at which it is sent, of all that send at once.
+        needed_rate: bytes a second of ``request_rate`` requests; 0 where nobody says.
+        requests_per_second: that one such link of replicas can carry.
+    """
+
+    HEADLINE: ClassVar[tuple[str, ...]] = ("kv_cache", "transfer_time", "kv_per_token", "rate", "requests_per_second")
+
+    kv_per_token: Quantity
+    kv_cache: Quantity
+    transfer_time: Quantity
+    rate: Quantity
+    needed_rate: Quantity
+    requests_per_second: Quantity
+
+
+class KVTransferModel:
+    """Bytes and time of one request's cache between a prefill and a decode replica, as ``CapacityPlanner`` counts them.
+
+    Sources: Patel et al., "Splitwise", ISCA 2024; Zhong et al., "DistServe", OSDI 2024.
+    """
+
+    @strict_keywords
+    def solve(
+        self,
+        workload: TransformerWorkload,
+        hardware: HardwareNode | Node | Fleet,
+        *,
+        seq_len: int,
+        kv_precision: str = "fp16",
+        prefill_accelerators: int = 1,
+        decode_accelerators: int = 1,
+        request_rate: Quantity | str | None = None,
+    ) -> KVTransferResult:
+        """The cache of a prompt of ``seq_len`` tokens over the network of ``hardware``.
+
+        Args:
+            workload: a decoder.
+            hardware: a fleet or a node, over its network; an accelerator, over its own link.
+            seq_len: tokens of the prompt.
+            kv_precision: number format of the cache.
+            prefill_accelerators: that hold the cache, each its part (TP x PP).
+            decode_accelerators: that take it; as many send at once as there are of the fewer.
+            request_rate: requests a second, for the rate that they need.
+
+        Raises:
+            InputError: an argument out of range, or hardware without a network.
+
+        Example:
+            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim.systems.registry import Systems
+            >>> run = KVTransferModel().solve(Models.Language.Llama2_70B, Systems.Nodes.DGX_H100, seq_len=2048)
+            >>> run.kv_per_token.m_as("byte"), f"{run.transfer_time.to('ms').magnitude:.1f} ms"
+            (327680.0, '13.4 ms')
+        """
+        model = instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B")
+        if not model.causal:
+            raise InconsistentError("workload", model.name, "a decoder: an encoder keeps no cache")
+        tokens = whole_number("seq_len", seq_len)
+        senders = whole_number("prefill_accelerators", prefill_accelerators)
+        receivers = whole_number("decode_accelerators", decode_accelerators)
+        per_s = 0.0 if request_rate is None else positive_quantity("request_rate", request_rate, "count/second")
+        if not isinstance(hardware, (Node, Fleet)):
+            instance("hardware", hardware, HardwareNode, "an accelerator such as Hardware.Cloud.H100, a Node or a Fleet")
+        network_Bps = Offer.of(hardware, 1.0).network_Bps
+        if not 0 < network_Bps < float("inf"):
+            raise InconsistentError("hardware", hardware.name, "one with a network between its accelerators")
+        each_B = kv_elements(model) * bytes_per_element(precision_name("kv_precision", kv_precision))
+        cache_B = each_B * cached_tokens(model, float(tokens))
+        seconds = float(kv_transfer_s(cache_B, float(senders), float(receivers), network_Bps))
+        return KVTransferResult(
+            solver="KVTransferModel",
+            subject=f"{tokens} tokens of {model.name}, {senders} to {receivers} accelerators of {hardware.name}",
+            basis="bound",
+            feasible=True,
+            reason="",
+            binding="network",
+            breakdown={"network": with_unit(seconds, "second")},
+            kv_per_token=with_unit(each_B, "byte"),
+            kv_cache=with_unit(cache_B, "byte"),
+            transfer_time=with_unit(seconds, "second"),
+            rate=with_unit(cache_B / seconds, "byte/second"),
+            needed_rate=with_unit(cache_B * per_s, "byte/second"),
+            requests_per_second=with_unit(1 / seconds, "count/second"),
+        )

@@ -1,0 +1,198 @@
+"""A draft model that proposes, a target that checks: ``SpeculativeDecodingModel``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mlsysim.core.checks import real_number, strict_keywords, whole_number
+from mlsysim.core.errors import InconsistentError
+from mlsysim.core.units import Quantity, with_unit
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.feasibility import over_budget
+from mlsysim.lowering.serving_bound import BoundStep
+from mlsysim.lowering.serving_kernels import coefficients_used
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.numeric import Num, maximum
+from mlsysim.physics.serving.passes import PassTime
+from mlsysim.physics.serving.speculation import expected_tokens, verify_pass_s
+from mlsysim.solvers.result import Result
+from mlsysim.solvers.serving.replica import ServingReplica, whole_batches
+from mlsysim.systems.types import Fleet, Node
+
+# Longest draft that is tried where nobody says.
+_LONGEST = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeculativeResult(Result):
+    """What drafting comes to.
+
+    Attributes:
+        draft_len: tokens that the draft proposes each round (0: drafting does not pay).
+        tokens_per_round: expected, of one sequence.
+        itl: mean time per token; ``plain_itl``: of the target alone; ``speedup``: their ratio.
+        round_latency: drafts and the pass that checks them.
+        tokens_per_second: of the whole batch while it decodes.
+        memory_per_accelerator: weights and KV cache of both models.
+        speedups: of each draft length that was tried.
+    """
+
+    HEADLINE: ClassVar[tuple[str, ...]] = ("draft_len", "speedup", "itl", "plain_itl", "tokens_per_round")
+
+    draft_len: int
+    tokens_per_round: float
+    itl: Quantity
+    plain_itl: Quantity
+    speedup: float
+    round_latency: Quantity
+    tokens_per_second: Quantity
+    memory_per_accelerator: Quantity
+    speedups: dict[int, float]
+
+
+class SpeculativeDecodingModel:
+    """Rounds of k drafted tokens and one pass of the target over k + 1 (Leviathan et al. 2023)."""
+
+    @strict_keywords
+    def solve(
+        self,
+        workload: TransformerWorkload,
+        draft: TransformerWorkload,
+        hardware: HardwareNode | Node | Fleet,
+        *,
+        acceptance: float,
+        draft_len: int | None = None,
+        seq_len: int,
+        batch_size: int = 1,
+        output_len: int | None = None,
+        precision: str = "fp16",
+        weight_precision: str | None = None,
+        kv_precision: str | None = None,
+        efficiency: float | None = None,
+        stack: str | None = None,
+        tp_size: int = 1,
+        draft_tp_size: int | None = None,
+    ) -> SpeculativeResult:
+        """The gain of a draft length, or the length with the largest gain.
+
+        Args:
+            workload: the target, a decoder.
+            draft: what proposes, on the same accelerators, in turn with the target.
+            hardware: one accelerator, a node or a fleet.
+            acceptance: chance that the target accepts a drafted token, 0 to 1.
+            draft_len: tokens a round; by default the best from 0 (none) to 16.
+            seq_len: tokens of a prompt; without ``output_len`` the context of the step.
+            batch_size: sequences decoded together.
+            output_len: tokens that a request generates: then the context is its mean.
+            precision: of the arithmetic, and of weights and KV cache unless said.
+            weight_precision: number format of the weights in memory.
+            kv_precision: number format of the KV cache.
+            efficiency: share of peak arithmetic that the caller owns.
+            stack: a calibrated engine such as ``"vllm-2025"``.
+            tp_size: accelerators that share each layer of the target.
+            draft_tp_size: of the draft; by default the same.
+
+        Raises:
+            InputError: an argument out of range.
+
+        Example:
+            >>> from mlsysim.hardware.registry import Hardware
+            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim.systems.registry import Systems
+            >>> models = Models.Language.Llama2_70B, Models.Language.Llama3_8B
+            >>> run = SpeculativeDecodingModel().solve(*models, Systems.Nodes.DGX_H100, tp_size=4, acceptance=0.8, seq_len=1024)
+            >>> run.draft_len > 1, 1.5 < run.speedup < 5
+            (True, True)
+        """
+        chance = real_number("acceptance", acceptance, 0.0, 1.0)
+        asked: dict[str, Any] = {
+            "seq_len": seq_len,
+            "batch_size": batch_size,
+            "output_len": output_len,
+            "precision": precision,
+            "weight_precision": weight_precision,
+            "kv_precision": kv_precision,
+            "efficiency": efficiency,
+            "stack": stack,
+            "schedule": "static",
+        }
+        target = ServingReplica.of(workload, hardware, **asked, tp_size=tp_size)
+        drafts_on = tp_size if draft_tp_size is None else draft_tp_size
+        proposer = ServingReplica.of(draft, hardware, **asked, tp_size=drafts_on)
+        setting = target.setting
+        if not (setting.workload.causal and proposer.setting.workload.causal):
+            raise InconsistentError("workload", setting.workload.name, "a decoder, and a decoder for a draft")
+        if drafts_on > tp_size:
+            raise InconsistentError("draft_tp_size", drafts_on, f"at most tp_size {tp_size}: the draft lies beside the target")
+        lengths = (
+            whole_batches(0, _LONGEST) if draft_len is None else np.array([float(whole_number("draft_len", draft_len, 0))])
+        )
+        batch, context = setting.batch, setting.context
+        plain_s = float(target.passes.decode(batch, context).total_s)
+        each_s = float(proposer.passes.decode(batch, context).total_s)
+        checks_s = np.asarray(_verify_s(target, batch, context, lengths))
+        tokens = np.asarray(expected_tokens(lengths, chance))
+        speedups = plain_s * tokens / (lengths * each_s + checks_s)
+        best = int(np.argmax(speedups))
+        length, yielded, speedup = int(lengths[best]), float(tokens[best]), float(speedups[best])
+        parts_s = {"drafts": length * each_s, "check": float(checks_s[best])}
+        reason, needed_B = _no_room(target, proposer, batch)
+        return SpeculativeResult(
+            solver="SpeculativeDecodingModel",
+            subject=f"{setting.workload.name} drafted by {proposer.setting.workload.name}, batch {batch:.0f} at {context:.0f} "
+            f"tokens on {target.accelerators} x {setting.accelerator.name}",
+            basis=setting.basis,
+            feasible=not reason,
+            reason=reason,
+            binding="memory capacity" if reason else max(parts_s, key=lambda name: parts_s[name]),
+            breakdown={name: with_unit(seconds, "second") for name, seconds in parts_s.items()},
+            diagnostics=_vocabularies(setting.workload, proposer.setting.workload),
+            coefficients=coefficients_used(setting),
+            draft_len=length,
+            tokens_per_round=yielded,
+            itl=with_unit(plain_s / speedup, "second"),
+            plain_itl=with_unit(plain_s, "second"),
+            speedup=speedup,
+            round_latency=with_unit(sum(parts_s.values()), "second"),
+            tokens_per_second=with_unit(batch * speedup / plain_s, "count/second"),
+            memory_per_accelerator=with_unit(needed_B, "byte"),
+            speedups={int(k): float(gain) for k, gain in zip(lengths, speedups, strict=True)},
+        )
+
+
+def _vocabularies(target: TransformerWorkload, draft: TransformerWorkload) -> tuple[str, ...]:
+    if target.vocab_size == draft.vocab_size:
+        return ()
+    return (f"vocabularies differ ({target.vocab_size} and {draft.vocab_size}): drafted tokens are checked in a shared one",)
+
+
+def _verify_s(target: ServingReplica, batch: float, context: float, lengths: Num) -> Num:
+    """One pass over ``lengths`` + 1 tokens of each sequence: products of all of them, each cache read once."""
+    alone, wide = target.passes.decode(batch, context), target.passes.decode(batch * (lengths + 1), context)
+    if isinstance(alone, PassTime) and isinstance(wide, PassTime):
+        return verify_pass_s(alone, wide)
+    if isinstance(alone, BoundStep) and isinstance(wide, BoundStep):
+        sent_s = wide.total_s - maximum(wide.weights_s + wide.cache_s, wide.arithmetic_s)
+        return maximum(wide.weights_s + alone.cache_s, wide.arithmetic_s) + sent_s
+    raise TypeError(type(alone).__name__)
+
+
+def _no_room(target: ServingReplica, proposer: ServingReplica, batch: float) -> tuple[str, float]:
+    """Why both models and their caches do not fit, with the bytes, else empty; and what an accelerator holds."""
+    parts_B = {"weights": target.held.weights_B, "draft's weights": proposer.held.weights_B}
+    caches_B = [batch * replica.each_kv_B / replica.held.shards for replica in (target, proposer)]
+    parts_B |= {"KV cache": caches_B[0], "draft's KV cache": caches_B[1]}
+    needed_B = sum(parts_B.values())
+    device = target.setting.accelerator
+    who = f"each of {target.accelerators}" if target.accelerators > 1 else "one"
+    reason = over_budget(needed_B, device, who, parts_B)
+    beyond_B = needed_B - parts_B["weights"] - target.held.free_B
+    if not reason and beyond_B > 0:
+        reason = (
+            f"{who} {device.name} needs {needed_B / 1e9:.1f} GB beside the engine's workspace, "
+            f"{beyond_B / 1e9:.1f} GB more than it has"
+        )
+    return reason, needed_B

@@ -1,0 +1,322 @@
+"""Latency under requests that arrive at random, mean and tail: ``TailLatencyModel``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from mlsysim.core.checks import one_of, positive_quantity, real_number, strict_keywords, whole_number
+from mlsysim.core.errors import InconsistentError, InputError
+from mlsysim.core.units import Quantity, with_unit
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.arrivals import Paces, paces
+from mlsysim.lowering.serving_kernels import coefficients_used
+from mlsysim.lowering.serving_setting import check_setting
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.queues import queueing
+from mlsysim.physics.queues.constant_service import ConstantService
+from mlsysim.solvers.result import Result
+from mlsysim.systems.types import Fleet, Node
+
+SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+DISTRIBUTIONS = {"exponential": 1.0, "deterministic": 0.0}
+_SATURATED = 1 - 1e-9  # so close to capacity a float no longer tells the queue from one that grows for ever
+_MOST_SERVERS = 1_000_000  # Erlang's recursion takes a step each
+_NO_QUEUE = 1e-12  # below this load hardly one arrival in 1e12 waits
+
+
+@dataclass(frozen=True, kw_only=True)
+class TailLatencyResult(Result):
+    """Latencies of requests; None throughout where the queue is unstable or the model does not fit.
+
+    ``utilization``: arrivals over what the servers can complete (``capacity``). ``wait``: before a server is free, or a place
+    in the batch, and the step begins that computes the prompt; ``wait_probability``: that there is any. ``latency``: the whole
+    request. ``ttft``, ``tpot``: time to first token, wait included, and per output token after it; of a deployment only.
+    ``requests_in_flight``: being served, mean, all servers. ``wait_within``: share of requests that wait no longer than the
+    ``wait_limit`` that was given.
+    """
+
+    HEADLINE: ClassVar[tuple[str, ...]] = ("utilization", "capacity", "wait_p99", "ttft_p99", "latency_p50", "latency_p99")
+
+    arrival_rate: Quantity
+    capacity: Quantity
+    utilization: float
+    servers: int
+    wait_probability: float | None = None
+    wait_within: float | None = None
+    requests_in_flight: float | None = None
+    wait_mean: Quantity | None = None
+    wait_p50: Quantity | None = None
+    wait_p90: Quantity | None = None
+    wait_p99: Quantity | None = None
+    ttft_mean: Quantity | None = None
+    ttft_p50: Quantity | None = None
+    ttft_p90: Quantity | None = None
+    ttft_p99: Quantity | None = None
+    tpot_mean: Quantity | None = None
+    tpot_p50: Quantity | None = None
+    tpot_p90: Quantity | None = None
+    tpot_p99: Quantity | None = None
+    latency_mean: Quantity | None = None
+    latency_p50: Quantity | None = None
+    latency_p90: Quantity | None = None
+    latency_p99: Quantity | None = None
+
+
+class TailLatencyModel:
+    """Waiting, first token and whole request at P50, P90 and P99 where requests arrive at random (open loop).
+
+    Exact for M/M/k and M/D/1; other M/G/k by Allen-Cunneen and an exponential tail; a serving engine as a birth-death chain of
+    the requests in flight (``physics.open_loop``).
+    """
+
+    @strict_keywords
+    def solve(
+        self,
+        workload: TransformerWorkload | None = None,
+        hardware: HardwareNode | Node | Fleet | None = None,
+        *,
+        arrival_rate: Quantity | str,
+        service_time: Quantity | str | None = None,
+        service_rate: Quantity | str | None = None,
+        servers: int | None = None,
+        distribution: str | None = None,
+        service_cv2: float | None = None,
+        wait_limit: Quantity | str | None = None,
+        seq_len: int | None = None,
+        output_len: int | None = None,
+        batch_size: int | None = None,
+        precision: str | None = None,
+        weight_precision: str | None = None,
+        kv_precision: str | None = None,
+        efficiency: float | None = None,
+        stack: str | None = None,
+        tp_size: int | None = None,
+        pp_size: int | None = None,
+        replicas: int | None = None,
+        attention_dp: bool | None = None,
+    ) -> TailLatencyResult:
+        """Latencies at ``arrival_rate``, of servers that are described or of a serving deployment.
+
+        Args:
+            workload: a decoder to serve; without it ``service_time`` or ``service_rate`` say how long a request takes.
+            hardware: what it runs on, as for ``ServingModel``.
+            arrival_rate: requests a time, all servers together, at random (Poisson).
+            service_time: mean time that a server needs for a request.
+            service_rate: requests a time that one server completes, instead.
+            servers: that share one queue, one request each at a time; 1 if not given.
+            distribution: of service times, "exponential" (if nothing is given) or "deterministic".
+            service_cv2: squared coefficient of variation of service times, instead; of a serving deployment, of the time that
+                requests hold a place in the batch (0 if not given: all are as long as ``output_len``).
+            wait_limit: a wait whose share of requests is asked (``wait_within``).
+            seq_len: tokens of the prompt.
+            output_len: tokens that a request generates.
+            batch_size: most requests in flight of one replica; as many as fit if not given.
+            precision: as for ``ServingModel``, like all below.
+            weight_precision: number format of the weights in memory.
+            kv_precision: number format of the KV cache.
+            efficiency: share of peak arithmetic that the caller owns.
+            stack: a calibrated engine such as ``"vllm-2025"``.
+            tp_size: accelerators that share each layer.
+            pp_size: stages that share the layers.
+            replicas: copies of the model, each with an equal share of the requests at random.
+            attention_dp: each of the ``tp_size`` ranks attends for sequences of its own.
+
+        Raises:
+            InputError: an argument out of range, or two that contradict each other.
+
+        Example:
+            >>> calls = TailLatencyModel().solve(arrival_rate="200 request/hour", service_time="3 min", servers=14)
+            >>> f"{calls.wait_probability:.6f}", f"{calls.wait_p99.to('s').magnitude:.1f} s"
+            ('0.174132', '128.6 s')
+            >>> TailLatencyModel().solve(arrival_rate="12 request/s", service_rate="10 request/s").reason
+            'unstable: load 1.2 of capacity (12 arrivals a second, 10 can be served)'
+        """
+        arrival_per_s = positive_quantity("arrival_rate", arrival_rate, "count/second")
+        limit_s = None if wait_limit is None else positive_quantity("wait_limit", wait_limit, "second")
+        cv2 = None if service_cv2 is None else real_number("service_cv2", service_cv2, 0.0)
+        served: dict[str, Any] = {
+            "seq_len": seq_len,
+            "output_len": output_len,
+            "batch_size": batch_size,
+            "precision": precision,
+            "weight_precision": weight_precision,
+            "kv_precision": kv_precision,
+            "efficiency": efficiency,
+            "stack": stack,
+            "tp_size": tp_size,
+            "pp_size": pp_size,
+            "replicas": replicas,
+            "attention_dp": attention_dp,
+        }
+        described: dict[str, Any] = {
+            "service_time": service_time,
+            "service_rate": service_rate,
+            "servers": servers,
+            "distribution": distribution,
+        }
+        if workload is None and hardware is None:
+            _refuse_beside(served, "nothing without a workload and hardware")
+            service_s, k = _service_s(service_time, service_rate), 1 if servers is None else _servers(servers)
+            return _of_servers(arrival_per_s, service_s, k, _variation(distribution, cv2), limit_s)
+        _refuse_beside(described, "nothing beside a workload: its deployment says how long a request takes")
+        return _of_deployment(workload, hardware, served, arrival_per_s, 0.0 if cv2 is None else cv2, limit_s)
+
+
+def _refuse_beside(arguments: dict[str, Any], expected: str) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise InconsistentError(name, value, expected)
+
+
+def _servers(given: object) -> int:
+    count = whole_number("servers", given)
+    if count > _MOST_SERVERS:
+        raise InputError("servers", given, f"a whole number from 1 to {_MOST_SERVERS}")
+    return count
+
+
+def _service_s(time: Quantity | str | None, rate: Quantity | str | None) -> float:
+    if rate is None:
+        if time is None:
+            raise InputError("service_time", None, "a time, a service_rate, or a workload and hardware")
+        return positive_quantity("service_time", time, "second")
+    if time is not None:
+        raise InconsistentError("service_rate", rate, "nothing beside service_time")
+    return 1 / positive_quantity("service_rate", rate, "count/second")
+
+
+def _variation(distribution: str | None, cv2: float | None) -> float:
+    if distribution is None:
+        return 1.0 if cv2 is None else cv2
+    if cv2 is not None:
+        raise InconsistentError("distribution", distribution, "nothing beside service_cv2")
+    return DISTRIBUTIONS[one_of("distribution", distribution, DISTRIBUTIONS)]
+
+
+def _unstable(load: float, arrival_per_s: float, capacity_per_s: float) -> str:
+    if load < _SATURATED:
+        return ""
+    return f"unstable: load {load:.4g} of capacity ({arrival_per_s:.4g} arrivals a second, {capacity_per_s:.4g} can be served)"
+
+
+def _of_servers(arrival_per_s: float, service_s: float, servers: int, cv2: float, limit_s: float | None) -> TailLatencyResult:
+    capacity_per_s = servers / service_s
+    load = arrival_per_s / capacity_per_s
+    reason = _unstable(load, arrival_per_s, capacity_per_s)
+    kind = "M" if cv2 == 1 else "D" if cv2 == 0 else "G"
+    exact = kind == "M" or (kind == "D" and servers == 1)
+    notes = () if exact else (_approximate(servers),)
+    told: dict[str, Any] = {
+        "solver": "TailLatencyModel",
+        "subject": f"M/{kind}/{servers}, {arrival_per_s:.4g} arrivals a second, {service_s:.4g} s of service each",
+        "basis": "identity" if exact else "law",
+        "diagnostics": notes,
+        "arrival_rate": with_unit(arrival_per_s, "count/second"),
+        "capacity": with_unit(capacity_per_s, "count/second"),
+        "utilization": load,
+        "servers": servers,
+    }
+    if reason:
+        return TailLatencyResult(feasible=False, reason=reason, binding="arrival rate", breakdown={}, **told)
+    waits = float(queueing.erlang_c(arrival_per_s * service_s, servers))
+    scale_s = float(queueing.delay_scale_s(service_s, servers, load, cv2))
+    wait_s = waits * scale_s
+    service = queueing.ServiceTime.of(service_s, cv2)
+    within = None if limit_s is None else 1 - float(queueing.wait_tail(limit_s, waits, scale_s))
+    times = {"wait_mean": wait_s, "latency_mean": wait_s + service_s}
+    if kind == "D" and servers == 1 and load > _NO_QUEUE:
+        constant = ConstantService.of(load)
+        within = None if limit_s is None else 1 - constant.wait_tail(limit_s / service_s)
+        for name, share in SHARES.items():
+            times[f"wait_{name}"] = service_s * constant.wait_percentile(share)
+            times[f"latency_{name}"] = times[f"wait_{name}"] + service_s
+    else:
+        for name, share in SHARES.items():
+            times[f"wait_{name}"] = queueing.wait_percentile_s(share, waits, scale_s)
+            times[f"latency_{name}"] = queueing.sojourn_percentile_s(share, service, waits, scale_s)
+    return TailLatencyResult(
+        feasible=True,
+        reason="",
+        binding="waiting" if wait_s > service_s else "service",
+        breakdown={"waiting": with_unit(wait_s, "second"), "service": with_unit(service_s, "second")},
+        wait_probability=waits,
+        wait_within=within,
+        requests_in_flight=arrival_per_s * service_s,
+        **_seconds(times),
+        **told,
+    )
+
+
+def _seconds(times: dict[str, float]) -> dict[str, Any]:
+    return {name: with_unit(time_s, "second") for name, time_s in times.items()}
+
+
+def _approximate(servers: int) -> str:
+    mean = "exact" if servers == 1 else "Allen and Cunneen's"
+    return f"mean wait {mean}; percentiles by an exponential tail, and service times by their first two moments"
+
+
+_FROZEN = "percentiles: as if the number in flight stayed what a request finds on arrival"
+_NEEDED = "a whole number >= 1 with a workload"
+_USUAL: dict[str, Any] = {"precision": "fp16", "tp_size": 1, "pp_size": 1, "replicas": 1, "attention_dp": False}
+
+
+def _of_deployment(
+    workload: object, hardware: object, served: dict[str, Any], arrival_per_s: float, cv2: float, limit_s: float | None
+) -> TailLatencyResult:
+    for name in ("seq_len", "output_len"):
+        if served[name] is None and isinstance(workload, TransformerWorkload):
+            raise InputError(name, None, _NEEDED)
+    asked = {name: _USUAL.get(name) if value is None else value for name, value in served.items()}
+    most = asked.pop("batch_size")
+    most = None if most is None else whole_number("batch_size", most)
+    asked |= {"schedule": "continuous", "rounds": None, "requests": None, "stream_interval": 1}
+    setting = check_setting(workload, hardware, **asked, batch_size=most or 1)
+    pace = paces(setting, most)
+    capacity_per_s = setting.replicas * pace.capacity_per_s
+    load = arrival_per_s / capacity_per_s
+    ranks = setting.tp * setting.pp
+    machine = f"{setting.replicas} x ({ranks} x {setting.accelerator.name})"
+    told: dict[str, Any] = {
+        "solver": "TailLatencyModel",
+        "subject": f"{setting.workload.name}, {arrival_per_s:.4g} requests a second of {setting.prompt:.0f} + "
+        f"{setting.output:.0f} tokens in {setting.arithmetic} on {machine}, {pace.places} places each",
+        "basis": setting.basis,
+        "diagnostics": ("percentiles: as if the number in flight stayed what a request finds on arrival",),
+        "coefficients": coefficients_used(setting),
+        "arrival_rate": with_unit(arrival_per_s, "count/second"),
+        "capacity": with_unit(capacity_per_s, "count/second"),
+        "utilization": load,
+        "servers": setting.replicas,
+    }
+    reason = pace.reason or _unstable(load, arrival_per_s, capacity_per_s)
+    if reason:
+        binding = "memory capacity" if pace.reason else "arrival rate"
+        return TailLatencyResult(feasible=False, reason=reason, binding=binding, breakdown={}, **told)
+    return _seen(pace, arrival_per_s, setting.replicas, setting.output, cv2, limit_s, told)
+
+
+def _seen(
+    pace: Paces, arrival_per_s: float, replicas: int, output: float, cv2: float, limit_s: float | None, told: dict[str, Any]
+) -> TailLatencyResult:
+    """A request of a replica at its share of the arrivals."""
+    loop = pace.under(arrival_per_s / replicas, cv2)
+    spreads = {"wait": loop.wait(), "ttft": loop.after_wait(0.0), "latency": loop.after_wait(output - 1.0)}
+    times = {f"{name}_mean": spread.mean_s for name, spread in spreads.items()}
+    times |= {f"{name}_{at}": spread.percentile_s(share) for name, spread in spreads.items() for at, share in SHARES.items()}
+    times["tpot_mean"] = loop.token_mean_s()
+    times |= {f"tpot_{at}": loop.token_percentile_s(share) for at, share in SHARES.items()}
+    wait_s, first_s, whole_s = (spreads[name].mean_s for name in ("wait", "ttft", "latency"))
+    parts = {"waiting": wait_s, "first token": first_s - wait_s, "further tokens": whole_s - first_s}
+    return TailLatencyResult(
+        feasible=True,
+        reason="",
+        binding=max(parts, key=lambda part: parts[part]),
+        breakdown={name: with_unit(time_s, "second") for name, time_s in parts.items()},
+        wait_probability=spreads["wait"].tail(0.0),
+        wait_within=None if limit_s is None else 1 - spreads["wait"].tail(limit_s),
+        requests_in_flight=arrival_per_s * (whole_s - wait_s),
+        **_seconds(times),
+        **told,
+    )

@@ -1,0 +1,171 @@
+"""Requests to a language model as they arrive, or all at once, on all accelerators of a system: ``TokenServerModel``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mlsysim.calibration.loaded import loaded_fitted_names
+from mlsysim.core.checks import strict_keywords
+from mlsysim.core.units import Quantity, with_unit
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.serving_kernels import coefficients_used
+from mlsysim.lowering.token_load import LoadPlan, LoadQuestion, best_plan, load_question
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.result import Result
+from mlsysim.systems.types import Fleet, Node
+
+# So close to capacity no queue is finite.
+_ALMOST = 1 - 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenServerResult(Result):
+    """The highest load within limits, or without any the rate of a queue that never empties.
+
+    ``requests_per_second`` and ``tokens_per_second`` (output tokens) are of all accelerators. ``ttft`` and ``tpot``: what the
+    asked share of requests does not exceed at that load, waiting included; without limits, the mean of those in flight.
+    ``tp_size``: accelerators that share one of ``replicas`` copies of the model. ``places``: requests of a copy at once.
+    """
+
+    HEADLINE: ClassVar[tuple[str, ...]] = ("tokens_per_second", "requests_per_second", "ttft", "tpot", "tp_size", "replicas")
+    SEARCHES: ClassVar[bool] = True
+
+    requests_per_second: Quantity
+    tokens_per_second: Quantity
+    ttft: Quantity
+    tpot: Quantity
+    tp_size: int
+    replicas: int
+    places: int
+
+
+class TokenServerModel:
+    """How many requests a second all accelerators take, with the tensor parallelism that takes most.
+
+    With limits, requests arrive at random (Poisson) and ``percentile`` of them keep each: the open-loop model of
+    ``TailLatencyModel``, turned around. Without limits all requests wait from the start, and the batch is the best one.
+    """
+
+    @strict_keywords
+    def solve(
+        self,
+        workload: TransformerWorkload,
+        hardware: HardwareNode | Node | Fleet,
+        *,
+        accelerators: int,
+        seq_len: int,
+        output_len: int,
+        max_ttft: Quantity | str | None = None,
+        max_tpot: Quantity | str | None = None,
+        max_latency: Quantity | str | None = None,
+        percentile: float = 0.99,
+        output_spread: float = 0.0,
+        beams: int = 1,
+        precision: str = "fp16",
+        weight_precision: str | None = None,
+        kv_precision: str | None = None,
+        stack: str | None = None,
+        harness_name: str | None = None,
+        tp_sizes: Sequence[int] | None = None,
+    ) -> TokenServerResult:
+        """The highest load of ``accelerators``.
+
+        Args:
+            workload: a decoder.
+            hardware: an accelerator, or a node or fleet whose links tensor parallelism uses.
+            accelerators: in all: as many copies of the model as they hold.
+            seq_len: tokens of a prompt.
+            output_len: tokens that a request generates, mean.
+            max_ttft: limit on the time to the first token.
+            max_tpot: limit on the time per token after it.
+            max_latency: limit on the whole request.
+            percentile: share of the requests that keep the limits.
+            output_spread: standard deviation of the generated tokens over their mean.
+            beams: sequences that are searched for one request.
+            precision: of the arithmetic, and of weights and KV cache unless said.
+            weight_precision: number format of the weights in memory.
+            kv_precision: number format of the KV cache.
+            stack: a calibrated engine such as ``"tensorrt-llm-1.0"``; without it the result is the bound.
+            harness_name: what puts requests before the engine, such as "mlperf-vllm"; none: the engine alone; a bound has none.
+            tp_sizes: to try; by default 1, 2, 4, ... within a node, that divide ``accelerators`` and the heads.
+
+        Raises:
+            InputError: an argument out of range, or no tensor parallelism is possible.
+
+        Example:
+            >>> from mlsysim.hardware.registry import Hardware
+            >>> from mlsysim.models.registry import Models
+            >>> asked = dict(accelerators=8, seq_len=512, output_len=256, precision="fp8", stack="tensorrt-llm-1.0")
+            >>> model, card = Models.Language.Llama3_8B, Hardware.Cloud.H100
+            >>> all_at_once = TokenServerModel().solve(model, card, **asked)
+            >>> quick = TokenServerModel().solve(model, card, max_ttft="500 ms", max_tpot="15 ms", **asked)
+            >>> quick.tokens_per_second < all_at_once.tokens_per_second, quick.tpot.m_as("ms") <= 15, quick.replicas
+            (True, True, 8)
+        """
+        question = load_question(
+            workload,
+            hardware,
+            accelerators=accelerators,
+            max_ttft=max_ttft,
+            max_tpot=max_tpot,
+            max_latency=max_latency,
+            percentile=percentile,
+            output_spread=output_spread,
+            beams=beams,
+            harness_name=harness_name,
+            tp_sizes=tp_sizes,
+            seq_len=seq_len,
+            output_len=output_len,
+            precision=precision,
+            weight_precision=weight_precision,
+            kv_precision=kv_precision,
+            stack=stack,
+        )
+        return _told(best_plan(question), question)
+
+
+def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
+    """The plan's answer; where nothing keeps the limits, that of lone requests one after another."""
+    setting, pace, limits = plan.setting, plan.pace, question.limits
+    reason, rate_per_s = pace.reason, plan.rate_per_s
+    first_s, token_s = pace.alone_s + pace.front_s, float(pace.token_s[0])
+    if rate_per_s == 0:
+        rate_per_s = setting.replicas / (first_s + (setting.output - 1) * token_s)
+        alone = f"a lone request takes {1e3 * first_s:.3g} ms to its first token and {1e3 * token_s:.3g} ms for each after it"
+        reason = reason or f"{alone}: no load keeps the limits"
+    if limits is None:
+        best = int(pace.completions_per_s.argmax())
+        # A step is under way when a place is free, and half of it is left.
+        ttft_s, tpot_s = first_s + float(pace.step_s[best]) / 2, float(pace.token_s[best])
+        parts_s = (0.0, ttft_s, (setting.output - 1) * tpot_s)
+    else:
+        loop = pace.under(min(rate_per_s / setting.replicas, _ALMOST * pace.capacity_per_s), question.spread**2)
+        ttft, whole, wait_s = loop.after_wait(0.0), loop.after_wait(setting.output - 1), loop.wait().mean_s
+        ttft_s, tpot_s = ttft.percentile_s(limits.share), loop.token_percentile_s(limits.share)
+        parts_s = (wait_s, ttft.mean_s - wait_s, whole.mean_s - ttft.mean_s)
+    load = "all at once" if limits is None else f"{limits.share:.0%} within limits"
+    where = f"{question.accelerators} x {setting.accelerator.name}"
+    fitted = () if setting.stack is None else loaded_fitted_names(setting.accelerator.name, question.front)
+    return TokenServerResult(
+        solver="TokenServerModel",
+        subject=f"{setting.workload.name}, {setting.prompt:.0f} + {setting.output:.0f} tokens, {load}, "
+        f"in {setting.arithmetic} on {where}",
+        basis=setting.basis,
+        feasible=not reason,
+        reason=reason,
+        binding="memory capacity" if pace.reason else "throughput" if limits is None else "latency limits",
+        breakdown={
+            name: with_unit(part_s, "second")
+            for name, part_s in zip(("waiting", "first token", "further tokens"), parts_s, strict=True)
+        },
+        coefficients=(*coefficients_used(setting), *fitted),
+        requests_per_second=with_unit(rate_per_s, "count/second"),
+        tokens_per_second=with_unit(rate_per_s * setting.output, "count/second"),
+        ttft=with_unit(ttft_s, "second"),
+        tpot=with_unit(tpot_s, "second"),
+        tp_size=setting.tp,
+        replicas=setting.replicas,
+        places=pace.places,
+    )

@@ -1,0 +1,46 @@
+"""Values as a person writes them: four digits, and the unit in which the number is readable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pint
+
+# Units a reader expects, largest first: the first one in which the number is at least 1.
+_SCALES = {
+    "[time]": ("day", "hour", "second", "ms", "us"),
+    "[information]": ("TB", "GB", "MB", "kB", "byte"),
+    "[operations]": ("EFLOP", "TFLOP", "GFLOP", "FLOP"),
+    "[operations] / [time]": ("PFLOP/s", "TFLOP/s", "GFLOP/s"),
+    "[information] / [time]": ("TB/s", "GB/s", "MB/s"),
+    "[count]": ("Tcount", "Gcount", "Mcount", "count"),
+    "[count] / [time]": ("Mcount/s", "count/s"),
+    "[energy]": ("MWh", "kWh", "J"),
+    "[energy] / [time]": ("MW", "kW", "W"),
+    "[carbon]": ("tCO2e", "kgCO2e", "gCO2e"),
+}
+
+
+def shown(value: object) -> str:
+    """A value as a person writes it: four digits, a fitting unit.
+
+    Example:
+        >>> from mlsysim.core.units import Q_
+        >>> shown(Q_("0.00432 s")), shown(Q_("85.9e9 byte")), shown(0.38123)
+        ('4.32 ms', '85.9 GB', '0.3812')
+    """
+    if isinstance(value, pint.Quantity):
+        return _quantity(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ", ".join(f"{k} {shown(v)}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _quantity(quantity: Any) -> str:
+    units = _SCALES.get(str(quantity.dimensionality), (str(quantity.units),))
+    for unit in units:
+        number = float(quantity.m_as(unit))
+        if abs(number) >= 1:
+            break
+    text = f"{number:,.4g}" if abs(number) < 1e4 else f"{number:,.0f}"
+    return f"{text} {unit}"

@@ -1,0 +1,56 @@
+"""A data-parallel training step on a calibrated stack, for ``SingleNodeModel``: checked input in, seconds out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlsysim.calibration.data_parallel import replica_fitted_names, replica_stack
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.data_parallel import replica_kernels, replica_plan, replica_work, stack_step
+from mlsysim.models.types import Workload
+from mlsysim.physics.training.data_parallel import REPLICA_PARTS
+from mlsysim.systems.types import Fleet
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRun:
+    """Seconds of a step by part, and the fitted coefficients behind them."""
+
+    parts: dict[str, float]
+    coefficients: tuple[str, ...]
+
+
+def replica_run(
+    workload: Workload,
+    hardware: HardwareNode | Fleet,
+    stack_name: str,
+    *,
+    batch: int,
+    micro_batches: int,
+    seq_len: int,
+    mean_tokens: float,
+    masked_share: float,
+    precision: str,
+) -> ReplicaRun:
+    """One step of ``batch`` samples, all accelerators together.
+
+    Raises:
+        InputError: a stack, accelerator, precision or workload that is not calibrated.
+    """
+    found = replica_stack(stack_name)
+    accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
+    kernels, device = replica_kernels(accelerator, precision, found)
+    plan = replica_plan(workload, hardware, micro_batches, found)
+    work = replica_work(
+        workload,
+        batch / (plan.replicas * micro_batches),
+        precision,
+        found,
+        seq_len=seq_len,
+        mean_tokens=mean_tokens,
+        masked_share=masked_share,
+    )
+    step = stack_step(work, plan, kernels, found.coefficients, device.clock)
+    parts = {part.removesuffix("_s"): float(getattr(step, part)) for part in REPLICA_PARTS}
+    gemm_format = "fp8" if precision == "fp8" else "bfloat16"
+    return ReplicaRun(parts, replica_fitted_names(stack_name, accelerator.name, gemm_format))

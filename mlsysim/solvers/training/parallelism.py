@@ -1,0 +1,370 @@
+"""The best way to split a training step over a fleet: ``ParallelismOptimizer``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from mlsysim.calibration.memory import usable_memory_B
+from mlsysim.core.checks import boolean, instance, one_of, positive_quantity, strict_keywords, whole_number
+from mlsysim.core.errors import InconsistentError, InfeasibleError, InputError, UnknownNameError
+from mlsysim.core.units import Quantity
+from mlsysim.lowering.training_setting import TrainingSetting, check_setting
+from mlsysim.lowering.work import training_work
+from mlsysim.models.types import Workload
+from mlsysim.physics.layer.work import RECOMPUTE_MODES
+from mlsysim.physics.plan import ONE_F_ONE_B, SCHEDULES
+from mlsysim.solvers.result import Result
+from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult
+from mlsysim.solvers.training.objective import check_objective
+from mlsysim.solvers.training.plan_space import Choices, size, splits
+from mlsysim.solvers.training.search import Found, Question, exhausted
+from mlsysim.solvers.training.search_rows import found_row, in_words, nearest_alternatives, plan_of
+from mlsysim.systems.types import Fleet
+
+PAPER_OVERLAP = 0.85
+SPACES = ("tp-pp-dp", "full")
+# Dimensions that a caller can fix, and those whose values are names.
+DIMENSIONS = (
+    "tp",
+    "pp",
+    "cp",
+    "dp",
+    "ep",
+    "virtual_stages",
+    "micro_batch",
+    "sequence_parallel",
+    "recompute",
+    "zero_stage",
+    "schedule",
+)
+_NAMED = {"recompute": RECOMPUTE_MODES, "schedule": SCHEDULES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelismResult(Result):
+    """The best plan that fits.
+
+    Attributes:
+        best_config: its tp, pp, dp and the rest; empty when no plan fits.
+        best: its full result, or None.
+        objective: what was made best, and ``objective_value`` the best plan's.
+        total_space: plans before legality: every factorization of the fleet times every other choice.
+        total_searched: the legal ones, all of which were judged.
+        total_evaluated: plans whose memory and step time were computed; the others share their splits with none that fits.
+        total_feasible: those that fit.
+        ranking: the best plans that fit, best first, each with its step time and memory.
+        pareto: the plans that no other beats in both the objective and memory, best first.
+        alternatives: for each dimension of the best plan, what its other values cost when nothing else is changed.
+        why: the same in words.
+        complete: whether the search came to its end (an interrupt returns the best so far).
+    """
+
+    HEADLINE: ClassVar[tuple[str, ...]] = ("best_config", "total_searched", "total_feasible")
+
+    best_config: dict[str, Any]
+    best: DistributedResult | None
+    objective: str
+    objective_value: float | Quantity | None
+    total_space: int
+    total_searched: int
+    total_evaluated: int
+    total_feasible: int
+    ranking: tuple[dict[str, Any], ...]
+    pareto: tuple[dict[str, Any], ...]
+    alternatives: tuple[dict[str, Any], ...]
+    why: tuple[str, ...]
+    complete: bool
+
+    def require_best(self) -> DistributedResult:
+        """The best plan's result, or ``InfeasibleError``."""
+        if self.best is None:
+            raise InfeasibleError(f"{self.subject}: {self.reason}")
+        return self.best
+
+
+class ParallelismOptimizer:
+    """Exhausts the ways to split a step, each judged by the physics of ``DistributedModel``, many at once.
+
+    ``space="tp-pp-dp"`` is TP x PP x DP: TP within a node, 1F1B, micro-batches of one sequence, one ZeRO stage, the cheapest
+    recomputation that fits. ``space="full"`` is TP x PP x VPP x DP x CP x EP x micro-batch x recompute x ZeRO x SP x schedule:
+    all legal factorizations. Plans that do not fit are dropped before their time is computed.
+    """
+
+    @strict_keywords
+    def solve(
+        self,
+        workload: Workload,
+        fleet: Fleet,
+        *,
+        batch_size: int,
+        seq_len: int | None = None,
+        precision: str = "bf16",
+        efficiency: float | None = None,
+        zero_stage: int | None = None,
+        recompute: str | None = None,
+        gradient_precision: str | None = None,
+        overlap_comm: bool = True,
+        overlap_efficiency: float | None = None,
+        stack: str | None = None,
+        attention: str = "flash",
+        expert_tp_size: int | None = None,
+        shard_size: int | None = None,
+        lora_rank: int | None = None,
+        routing_imbalance: float | None = None,
+        top_k: int = 5,
+        space: str = "tp-pp-dp",
+        fixed: Mapping[str, Any] | None = None,
+        max_memory: Quantity | str | None = None,
+        max_tp_size: int | None = None,
+        idle_accelerators: bool = False,
+        objective: str = "step_time",
+        accelerator_price: Quantity | str | None = None,
+        accelerator_power: Quantity | str | None = None,
+        train_tokens: Quantity | str | int | None = None,
+        accelerator_mtbf: Quantity | str | None = None,
+        checkpoint_time: Quantity | str | None = None,
+        restart_time: Quantity | str | None = None,
+        executor: Executor | None = None,
+        progress: bool | None = None,
+    ) -> ParallelismResult:
+        """The best plan for ``batch_size`` samples of ``workload`` on ``fleet``.
+
+        Args:
+            workload: what is trained.
+            fleet: what it is trained on.
+            batch_size: samples of a step; this and the next eleven are those of ``DistributedModel.solve``.
+            seq_len: tokens of a sequence.
+            precision: of the matrix products.
+            efficiency: share of peak that the caller owns.
+            gradient_precision: bf16, fp16 or fp32.
+            overlap_comm: whether collectives may hide under compute.
+            stack: a software stack, for calibrated kernels.
+            attention: the attention kernel, on a stack.
+            expert_tp_size: ranks that share one expert's matrices; by default as many as TP.
+            shard_size: data-parallel ranks that ZeRO shards over, in plans whose DP is a multiple of them; by default all.
+            lora_rank: train adapters alone.
+            routing_imbalance: tokens of the busiest expert-parallel rank over the mean.
+            zero_stage: the one to search (1, or in the full space all).
+            recompute: the mode to search (the cheapest that fits, or in the full space all).
+            overlap_efficiency: 0.85 where collectives may hide and no stack says how.
+            top_k: plans to rank.
+            space: "tp-pp-dp" or "full".
+            fixed: values of dimensions that are not to be searched: one, or several to choose from, such as
+                ``{"tp": 8, "pp": (8, 16), "recompute": "none"}``.
+            max_memory: most memory of an accelerator (what it has, less the reserve).
+            max_tp_size: most TP ranks; by default those of a node: wider, its collectives cross the network.
+            idle_accelerators: whether a plan may leave accelerators unused: whole nodes, or part of one.
+            objective: step_time, mfu, tokens_per_dollar, tokens_per_joule or time_to_train; they can differ only between
+                plans of different numbers of accelerators.
+            accelerator_price: of one accelerator, such as "2.5 USD/hour" (for tokens_per_dollar).
+            accelerator_power: of one accelerator with its share of the node (for tokens_per_joule; by default the node's most,
+                or the TDP).
+            train_tokens: of the whole training (for time_to_train).
+            accelerator_mtbf: mean time between failures that stop the job, of one accelerator with its share of the node (for
+                time_to_train).
+            checkpoint_time: of writing one (for time_to_train).
+            restart_time: of a restart (for time_to_train).
+            executor: any ``concurrent.futures`` executor to run the parts of a large search, such as Dask's
+                ``client.get_executor()``; by default this process.
+            progress: whether to show a bar (by default on a terminal, after a second, with the extra ``cli``).
+
+        Raises:
+            InputError: an argument out of range, or no legal plan at all (no factorization divides the batch).
+
+        Example:
+            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim.systems.registry import Systems
+            >>> fleet = Fleet(name="64 H100", node=Systems.Nodes.DGX_H100, count=8)
+            >>> found = ParallelismOptimizer().solve(Models.Language.Llama3_70B, fleet, batch_size=64, efficiency=0.5)
+            >>> found.feasible, found.total_searched >= found.total_feasible > 0
+            (True, True)
+            >>> more = ParallelismOptimizer().solve(
+            ...     Models.Language.Llama3_70B, fleet, batch_size=64, efficiency=0.5, space="full", fixed={"cp": 1}
+            ... )
+            >>> more.best.step_latency_total <= found.best.step_latency_total, more.total_searched > 1000
+            (True, True)
+        """
+        whole = one_of("space", space, SPACES) == "full"
+        if stack is None and overlap_comm is True and overlap_efficiency is None:
+            overlap_efficiency = PAPER_OVERLAP
+        asked: dict[str, Any] = {
+            "batch_size": batch_size,
+            "seq_len": seq_len,
+            "precision": precision,
+            "efficiency": efficiency,
+            "gradient_precision": gradient_precision,
+            "overlap_comm": overlap_comm,
+            "overlap_efficiency": overlap_efficiency,
+            "stack": stack,
+            "attention": attention,
+            "lora_rank": lora_rank,
+            "routing_imbalance": routing_imbalance,
+        }
+        shared: dict[str, Any] = {"zero_stage": 1 if zero_stage is None else zero_stage, "recompute": recompute}
+        setting = check_setting(workload, fleet, **asked, **shared)
+        choices = _choices(setting, whole, zero_stage, fixed, max_tp_size, boolean("idle_accelerators", idle_accelerators))
+        if expert_tp_size is not None:
+            choices = replace(choices, expert_tp=whole_number("expert_tp_size", expert_tp_size))
+        if shard_size is not None:
+            choices = replace(choices, shard=whole_number("shard_size", shard_size))
+        work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
+        step_tokens = setting.batch_size * setting.seq_len
+        prices = {
+            "accelerator_price": accelerator_price,
+            "accelerator_power": accelerator_power,
+            "train_tokens": train_tokens,
+            "accelerator_mtbf": accelerator_mtbf,
+            "checkpoint_time": checkpoint_time,
+            "restart_time": restart_time,
+        }
+        goal = check_objective(
+            objective,
+            fleet,
+            step_tokens=step_tokens,
+            peak_step_s=work.training_flops * step_tokens / setting.peak_flops_per_s,
+            given=prices,
+        )
+        budget_B = usable_memory_B(fleet.node.accelerator.memory_capacity_B)
+        if max_memory is not None:
+            budget_B = min(budget_B, positive_quantity("max_memory", max_memory, "byte"))
+        question = Question(setting, choices, goal, budget_B, whole_number("top_k", top_k))
+        parts = splits(setting, choices)
+        if executor is not None:
+            instance("executor", executor, Executor, "a concurrent.futures executor")
+        found, complete = exhausted(question, parts, executor, progress)
+        if not found.legal and complete:
+            raise _no_plan(setting, fixed)
+        return _result(question, asked, found, complete)
+
+
+def _choices(
+    setting: TrainingSetting,
+    whole: bool,
+    zero_stage: int | None,
+    fixed: Mapping[str, Any] | None,
+    max_tp_size: int | None,
+    idle: bool,
+) -> Choices:
+    """What the caller leaves open."""
+    node = setting.fleet.node.accelerators_per_node
+    most = None if max_tp_size is None else whole_number("max_tp_size", max_tp_size)
+    if whole:
+        choices = Choices(max_tp=node if most is None else most, idle=idle)
+        if zero_stage is not None:
+            choices = replace(choices, zero_stage=(setting.zero_stage,))
+        if setting.recompute is not None:
+            choices = replace(choices, recompute=(setting.recompute,))
+    else:
+        choices = Choices(
+            cp=(1,),
+            ep=(1,),
+            virtual_stages=(1,),
+            micro_batch=(1,),
+            sequence_parallel=None,
+            recompute=None if setting.recompute is None else (setting.recompute,),
+            zero_stage=(setting.zero_stage,),
+            schedule=(ONE_F_ONE_B,),
+            max_tp=node if most is None else most,
+            idle=idle,
+        )
+    given: dict[str, Any] = {name: _values(name, value) for name, value in (fixed or {}).items()}
+    return replace(choices, **given)
+
+
+def _values(name: str, given: Any) -> tuple[Any, ...]:
+    """The values of a dimension that the caller allows."""
+    if name not in DIMENSIONS:
+        raise UnknownNameError.among("fixed", name, DIMENSIONS)
+    several = given if isinstance(given, (tuple, list, range)) else (given,)
+    argument = f"fixed[{name!r}]"
+    if not several:
+        raise InputError(argument, given, "at least one value")
+    if name in _NAMED:
+        return tuple(_NAMED[name].index(one_of(argument, value, _NAMED[name])) for value in several)
+    if name == "sequence_parallel":
+        return tuple(boolean(argument, value) for value in several)
+    if name == "zero_stage" and any(value not in (0, 1, 2, 3) for value in several):
+        raise InputError(argument, given, "0, 1, 2 or 3")
+    return tuple(whole_number(argument, value, minimum=0 if name == "zero_stage" else 1) for value in several)
+
+
+def _no_plan(setting: TrainingSetting, fixed: Mapping[str, Any] | None) -> InputError:
+    if fixed:
+        return InconsistentError("fixed", dict(fixed), "values of which some legal plan has all")
+    expected = f"one that some data-parallel size of {setting.fleet.accelerators} accelerators divides"
+    return InconsistentError("batch_size", setting.batch_size, expected)
+
+
+def solve_arguments(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``DistributedModel.solve`` that make this plan."""
+    return {
+        "tp_size": plan["tp"],
+        "pp_size": plan["pp"],
+        "cp_size": plan["cp"],
+        "ep_size": plan["ep"],
+        "expert_tp_size": plan["expert_tp"] or None,
+        "shard_size": plan["dp"] // plan["shard_copies"],
+        "virtual_stages": plan["virtual_stages"],
+        "microbatch_count": plan["micro_batches"],
+        "schedule": plan["schedule"],
+        "sequence_parallel": plan["sequence_parallel"],
+        "recompute": plan["recompute"],
+        "zero_stage": plan["zero_stage"],
+    }
+
+
+def used_fleet(fleet: Fleet, accelerators: int) -> Fleet:
+    """The part of ``fleet`` that a plan of so many accelerators uses."""
+    if accelerators == fleet.accelerators:
+        return fleet
+    per_node = fleet.node.accelerators_per_node
+    if accelerators % per_node == 0:
+        return fleet.model_copy(update={"count": accelerators // per_node})
+    return fleet.model_copy(update={"count": 1, "node": fleet.node.model_copy(update={"accelerators_per_node": accelerators})})
+
+
+def _result(question: Question, asked: dict[str, Any], found: Found, complete: bool) -> ParallelismResult:
+    setting, fleet = question.setting, question.setting.fleet
+    device = fleet.node.accelerator
+    best, reason, value = None, "", None
+    alternatives: tuple[dict[str, Any], ...] = ()
+    if found.feasible:
+        first = found.best[:, 0]
+        plan = plan_of(first)
+        used = plan["tp"] * plan["pp"] * plan["dp"] * plan["cp"]
+        best = DistributedModel().solve(setting.workload, used_fleet(fleet, used), **asked, **solve_arguments(plan))
+        value = question.objective.value(float(first[-2]), used)
+        alternatives = tuple(nearest_alternatives(question, first))
+    else:
+        reason = (
+            f"none of {found.legal} plans fits: the smallest needs {found.least_B / 1e9:.1f} GB on each {device.name}, "
+            f"of which {question.budget_B / 1e9:.1f} GB are usable"
+        )
+    notes = () if complete else ("the search was interrupted: the best so far",)
+    return ParallelismResult(
+        solver="ParallelismOptimizer",
+        subject=f"{setting.workload.name} on {fleet.accelerators} x {device.name}, batch {setting.batch_size}",
+        basis=setting.basis,
+        feasible=best is not None,
+        reason=reason,
+        binding="memory capacity" if best is None else best.binding,
+        breakdown={} if best is None else dict(best.breakdown),
+        diagnostics=notes if best is None else (*notes, *best.diagnostics),
+        coefficients=() if best is None else best.coefficients,
+        best_config={} if best is None else dict(best.plan),
+        best=best,
+        objective=question.objective.name,
+        objective_value=value,
+        total_space=size(setting, question.choices),
+        total_searched=found.legal,
+        total_evaluated=found.evaluated,
+        total_feasible=found.feasible,
+        ranking=tuple(found_row(column) for column in found.best.T),
+        pareto=tuple(found_row(column) for column in found.front.T),
+        alternatives=alternatives,
+        why=tuple(in_words(row, question.budget_B) for row in alternatives),
+        complete=complete,
+    )

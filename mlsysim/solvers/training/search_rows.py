@@ -1,0 +1,126 @@
+"""Plans that a search found, for people: their fields by name, and why the best one wins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mlsysim.core.units import with_unit
+from mlsysim.lowering.work import training_work
+from mlsysim.physics.layer.work import RECOMPUTE_MODES
+from mlsysim.physics.numeric import Floats
+from mlsysim.physics.plan import SCHEDULES
+from mlsysim.solvers.training.plan_space import ROWS, Choices, block, rows, splits
+from mlsysim.solvers.training.search import COLUMNS, Question, cost_of, memory_of
+
+# A schedule and its chunks change together.
+_TOGETHER = {"virtual_stages": ("virtual_stages", "schedule")}
+_ROW_DIMENSIONS = ("tp", "pp", "cp", "ep", "virtual_stages", "micro_batch", "sequence_parallel")
+_MODE_DIMENSIONS = ("recompute", "zero_stage")
+
+
+def plan_of(column: Floats) -> dict[str, Any]:
+    """A column of ``COLUMNS`` as a plan in the field's terms."""
+    row: dict[str, Any] = {name: int(value) for name, value in zip(COLUMNS[:-3], column, strict=False)}
+    row["recompute"] = RECOMPUTE_MODES[row["recompute"]]
+    row["schedule"] = SCHEDULES[row["schedule"]]
+    row["sequence_parallel"] = bool(row["sequence_parallel"])
+    return row
+
+
+def found_row(column: Floats) -> dict[str, Any]:
+    """The same with its step time and memory."""
+    step_s, memory_B = (float(value) for value in column[-2:])
+    return {**plan_of(column), "step_latency": with_unit(step_s, "second"), "memory": with_unit(memory_B, "byte")}
+
+
+def nearest_alternatives(question: Question, best: Floats) -> Iterator[dict[str, Any]]:
+    """Of each dimension of the best plan that was open, the next smaller and larger value: what it costs, or what it needs.
+
+    Nothing else changes, but DP and the number of micro-batches, which follow. ``slower`` is the cost over the best plan's,
+    less one.
+    """
+    own = _own(question, best)
+    values: dict[str, Any] = {name: (value,) for name, value in own.items()}
+    pinned = replace(question.choices, **values, dp=None)
+    for names in (_ROW_DIMENSIONS, ("recompute",), ("zero_stage",)):
+        yield from _one_changed(question, pinned, own, [name for name in names if _is_open(question.choices, name)], best)
+
+
+def _own(question: Question, best: Floats) -> dict[str, Any]:
+    """The best plan's value of each dimension."""
+    field = dict(zip(COLUMNS, best, strict=True))
+    names = (*_ROW_DIMENSIONS, *_MODE_DIMENSIONS, "schedule")
+    own: dict[str, Any] = {name: int(field[name]) for name in names if name in field}
+    own["micro_batch"] = int(field["micro_batch_tokens"] * field["cp"]) // question.setting.seq_len
+    own["sequence_parallel"] = bool(field["sequence_parallel"])
+    return own
+
+
+def _is_open(choices: Choices, name: str) -> bool:
+    given = getattr(choices, name)
+    if name in ("recompute", "sequence_parallel"):
+        return given is not None and len(given) > 1
+    return given is None or len(given) > 1
+
+
+def _one_changed(
+    question: Question, pinned: Choices, own: Mapping[str, Any], names: list[str], best: Floats
+) -> Iterator[dict[str, Any]]:
+    """The alternatives of some dimensions, evaluated together."""
+    if not names:
+        return
+    setting, labels, columns = question.setting, [], []
+    freed = pinned
+    for name in names:
+        freed = replace(pinned, **{part: getattr(question.choices, part) for part in _TOGETHER.get(name, (name,))})
+        for part in splits(setting, freed):
+            found = rows(setting, freed, part)
+            columns.append(found)
+            labels += [name] * found.shape[1]
+    # Recompute modes and ZeRO stages are axes of the block, freed one at a time.
+    tried = block(setting, freed if names[0] in _MODE_DIMENSIONS else pinned, np.concatenate(columns, axis=1))
+    work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
+    plan, memory_B = memory_of(question, work, tried)
+    cost, step_s = cost_of(question, work, replace(tried, plan=plan))
+    fields = [np.broadcast_to(getattr(plan, name), cost.shape) for name in COLUMNS[:-3]]
+    for name in names:
+        of_name = tried.legal & np.array([label == name for label in labels])[:, None, None]
+        values = dict(zip(ROWS, np.concatenate(columns, axis=1), strict=True)).get(name)
+        shown = np.broadcast_to(getattr(plan, name) if values is None else values[:, None, None], cost.shape)
+        for value in _neighbours(shown[of_name], float(own[name])):
+            where = np.argwhere(of_name & (shown == value))
+            fitting = [tuple(at) for at in where if memory_B[tuple(at)] <= question.budget_B]
+            at = min(fitting or [tuple(at) for at in where], key=lambda at: cost[at] if fitting else memory_B[at])
+            column = np.array([*(field[at] for field in fields), cost[at], step_s[at], memory_B[at]])
+            yield {
+                "changed": name,
+                "value": _shown(name, value),
+                "instead_of": _shown(name, own[name]),
+                "fits": bool(fitting),
+                "slower": float(cost[at] / best[-3] - 1),
+                **found_row(column),
+            }
+
+
+def _neighbours(values: Floats, own: float) -> list[float]:
+    """The next smaller and the next larger value."""
+    smaller, larger = values[values < own], values[values > own]
+    return [*(float(part.max()) for part in [smaller] if part.size), *(float(part.min()) for part in [larger] if part.size)]
+
+
+def _shown(name: str, value: float) -> Any:
+    if name == "recompute":
+        return RECOMPUTE_MODES[int(value)]
+    return bool(value) if name == "sequence_parallel" else int(value)
+
+
+def in_words(row: Mapping[str, Any], budget_B: float) -> str:
+    """An alternative as a sentence."""
+    what = f"{row['changed']} {row['value']} instead of {row['instead_of']}"
+    if not row["fits"]:
+        return f"{what}: does not fit ({row['memory'].m_as('byte') / 1e9:.1f} GB, {budget_B / 1e9:.1f} GB usable)"
+    return f"{what}: {100 * row['slower']:+.1f} %"

@@ -1,0 +1,153 @@
+"""The model with experts that a row of a table describes.
+
+Tables carry layers, widths, experts and how many of them a token visits, but neither ranks of latent attention nor shared
+experts, dense first layers or windows. Where the registry knows the model by its name, and agrees with the row's cells, it has
+them. Else they are inferred: ``ffn_hidden`` is the width of one expert, and ``params_b`` and ``active_params_b`` say how many
+shared experts of that width there are, and whether matrices are gated and embeddings tied; a width that the row leaves out is
+the one that gives ``params_b``.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from typing import Any
+
+from mlsysim.core.errors import InputError
+from mlsysim.core.toml import packaged_toml
+from mlsysim.models.parameters import active_parameters, total_parameters
+from mlsysim.models.registry import Models
+from mlsysim.models.types import MixtureOfExperts, TransformerWorkload
+
+_MOST_SHARED = 8
+# Published counts are rounded; beyond this the row is of an architecture that its cells do not describe.
+_TOLERANCE = 0.15
+
+
+def refuse_unmodelled(name: str) -> None:
+    """Refuses models whose layers are not of the kinds that are modelled.
+
+    Raises:
+        InputError: with the reason.
+
+    Example:
+        >>> refuse_unmodelled("Nemotron_3_Nano")
+        Traceback (most recent call last):
+        mlsysim.core.errors.InputError: model = 'Nemotron_3_Nano': expected a transformer: most layers are Mamba-2
+    """
+    why = _longest_prefix(name, _unmodelled())
+    if why is not None:
+        raise InputError("model", name, str(why))
+
+
+@functools.lru_cache(maxsize=4096)
+def expert_workload(
+    name: str,
+    layers: int,
+    hidden: int,
+    heads: int,
+    kv_heads: int,
+    expert_ffn: int,
+    vocab: int,
+    experts: int,
+    per_token: int,
+    billions: float,
+    active_billions: float,
+) -> TransformerWorkload:
+    """The registry's model of this name where it agrees with the row, else one inferred from the row (counts 0: not given).
+
+    Raises:
+        InputError: no architecture of these cells has the row's parameters.
+
+    Example:
+        >>> deepseek = expert_workload("DeepSeek-V3 671B", 61, 7168, 128, 128, 2048, 129280, 256, 8, 671.0, 37.0)
+        >>> deepseek.name, deepseek.mla.kv_lora_rank
+        ('DeepSeek-V3 / R1', 512)
+        >>> unknown = expert_workload("in-house", 28, 3584, 28, 4, 2560, 151936, 64, 8, 57.4, 14.2)
+        >>> unknown.moe.shared_experts, unknown.ffn_matrices
+        (8, 3)
+    """
+    known = _longest_prefix(name, _registered())
+    if known is not None:
+        model = Models.get(known)
+        if isinstance(model, TransformerWorkload) and _agrees(model, layers, hidden, experts, per_token):
+            return model.model_copy(update={"prediction_layers": 0}) if "womtp" in _plain(name) else model
+    fields: dict[str, Any] = {
+        "name": name,
+        "architecture": "MixtureOfExperts",
+        "layers": layers,
+        "hidden_dim": hidden,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "vocab_size": vocab,
+    }
+    published = (billions * 1e9, active_billions * 1e9)
+    kinds = [
+        _kind(fields, experts, per_token, expert_ffn, published[0], *choice)
+        for choice in itertools.product((3, 2) if expert_ffn else (3,), range(_MOST_SHARED + 1), (False, True))
+    ]
+    kind = min(kinds, key=lambda kind: sum(_misses(fields | kind, published))) if any(published) else kinds[0]
+    misses = _misses(fields | kind, published)
+    if max(misses) > _TOLERANCE:
+        counted = f"{billions or active_billions:g}"
+        raise InputError("params_b", counted, f"within {_TOLERANCE:.0%} of what {experts} experts of width {expert_ffn} have")
+    return TransformerWorkload.of_architecture(**fields | kind)
+
+
+def _kind(
+    fields: dict[str, Any], experts: int, per_token: int, width: int, parameters: float, matrices: int, shared: int, tied: bool
+) -> dict[str, Any]:
+    """One way to read the row; a width that it leaves out (0) is the one with which all parameters come out."""
+    kind = {"ffn_matrices": matrices, "tied_embeddings": tied}
+
+    def of_width(each: int) -> dict[str, Any]:
+        moe = MixtureOfExperts(experts=experts, experts_per_token=per_token, ffn_hidden=each, shared_experts=shared)
+        return kind | {"moe": moe, "ffn_hidden": each}
+
+    if width or not parameters:
+        return of_width(width or 4 * int(fields["hidden_dim"]))
+    least, more = (total_parameters(TransformerWorkload.model_construct(**fields | of_width(each)), 0.0) for each in (1, 2))
+    return of_width(max(1, round(1 + (parameters - least) / (more - least))))
+
+
+def _misses(fields: dict[str, Any], published: tuple[float, float]) -> tuple[float, float]:
+    """How far all and active parameters are from the published ones."""
+    model = TransformerWorkload.model_construct(**fields)
+    width = fields["ffn_hidden"]
+    counted = (total_parameters(model, width), active_parameters(model, width))
+    all_miss, active_miss = (abs(count / given - 1) if given else 0.0 for count, given in zip(counted, published, strict=True))
+    return all_miss, active_miss
+
+
+def _agrees(model: TransformerWorkload, layers: int, hidden: int, experts: int, per_token: int) -> bool:
+    moe = model.moe
+    found = (model.layers, model.hidden_dim, moe.experts if moe else 0, moe.experts_per_token if moe else 0)
+    return found == (layers, hidden, experts, per_token)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _longest_prefix(name: str, known: dict[str, str]) -> str | None:
+    """What the longest key stands for that ``name`` begins with, both without punctuation."""
+    plain = _plain(name)
+    found = [key for key in known if plain.startswith(key)]
+    return known[max(found, key=len)] if found else None
+
+
+@functools.cache
+def _tables() -> dict[str, dict[str, str]]:
+    names = packaged_toml("tables", "table_names.toml")
+    return {part: {_plain(key): str(value) for key, value in names[part].items()} for part in ("model", "not_modelled")}
+
+
+@functools.cache
+def _registered() -> dict[str, str]:
+    """Registry entries by plain name, and the names that tables have for them."""
+    return {_plain(entry): entry for entry in Models.Language.names()} | _tables()["model"]
+
+
+def _unmodelled() -> dict[str, str]:
+    return _tables()["not_modelled"]

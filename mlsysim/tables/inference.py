@@ -1,0 +1,255 @@
+"""Rows of inference tables as questions for ``SingleNodeModel``.
+
+MLPerf Inference (ResNet-50 and BERT, offline, on NVIDIA's devices), and ResNet-50 and BERT of DeepLearningExamples, whose
+frameworks run batches of one and more.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mlsysim.calibration.inference import inference_hardware
+from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.toml import packaged_toml
+from mlsysim.hardware.registry import Hardware
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.models.registry import Models
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
+from mlsysim.systems.types import Fleet, Node
+from mlsysim.tables.accelerator_names import accelerator_entry
+from mlsysim.tables.data_parallel import ReplicaQuestion, named_accelerator, named_framework, whole_cell
+from mlsysim.tables.slices import Slicing, sliced, slicing
+
+_ROUND = re.compile(r"v?(\d+\.\d+)")
+_LINE = re.compile(r"(\S+?):L(\d+) @(\w+)")
+_BESIDE_NAME = re.compile(r"^nvidia\s+|[\s-]+cts$")
+_EIGHT_BITS_SUFFICE = 99.5
+Cells = Mapping[str, str]
+
+
+def is_inference(cells: Cells) -> bool:
+    """Whether a row has a scenario, as those of MLPerf Inference do, or asks for inference."""
+    return "scenario" in cells or cell_text(cells, "task") == "infer"
+
+
+def inference_rate(cells: Cells) -> tuple[float, SingleNodeResult, str]:
+    """Samples a second of all accelerators of the system that a row describes, the result and its stack.
+
+    Raises:
+        InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
+
+    Example:
+        >>> rate, result, stack = inference_rate({"benchmark": "resnet50", "scenario": "Offline", "round": "v3.0",
+        ...                                       "accelerator": "NVIDIA A100-SXM-80GB", "n_accel": "8"})
+        >>> 250e3 < rate < 400e3, result.basis, stack
+        (True, 'calibrated', 'tensorrt-mlperf')
+    """
+    asked = inference_question(cells)
+    result = SingleNodeModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    return float(result.throughput.m_as("count/second")), result, asked.arguments["stack"]
+
+
+def inference_question(cells: Cells) -> ReplicaQuestion:
+    """The question that a row asks; reads neither its value nor its notes.
+
+    Raises:
+        InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
+    """
+    return _offline(cells) if "scenario" in cells else _framework_run(cells)
+
+
+def _framework_run(cells: Cells) -> ReplicaQuestion:
+    """A batch of images in a framework, or in TensorRT from within it."""
+    accelerator, _ = named_accelerator(cells)
+    inference_hardware(accelerator.name)
+    count = whole_cell(cells, "n_accel")
+    model = cell_text(cells, "model")
+    written = cell_text(cells, "precision")
+    told = f"{cell_text(cells, 'framework')} {cell_text(cells, 'locator')} {written}"
+    framework = "tensorrt" if "-trt" in told or "tensorrt" in told else named_framework(cells)
+    framework = "tensorrt" if written == "int8" else framework
+    if (registered := names_of("model").get(model.partition(" ")[0])) is None:
+        raise UnknownNameError.among("model", model, names_of("model"))
+    workload = Models.get(registered)
+    encoder = isinstance(workload, TransformerWorkload)
+    stacks, formats = names_of("encoder_framework" if encoder else "framework"), names_of("format")
+    if framework not in stacks:
+        raise UnknownNameError.among("framework", framework, stacks)
+    if written not in formats:
+        raise UnknownNameError.among("precision", written, formats)
+    arguments: dict[str, Any] = {
+        "precision": formats[written],
+        "stack": stacks[framework],
+        "batch_size": count * whole_cell(cells, "batch_per_accel"),
+    }
+    if encoder:
+        arguments["seq_len"] = whole_cell(cells, "seq_len") if cell_text(cells, "seq_len") else _printed_length(cells)
+    return ReplicaQuestion(workload, accelerator if count == 1 else _system(accelerator, count), arguments)
+
+
+def _printed_length(cells: Cells) -> int:
+    """Tokens of a sequence, which the tables of BERT print in a column that a row leaves out: by the line that it cites."""
+    text = cells.get("locator", "").strip()
+    found, known = _LINE.match(text), names_of("printed_lengths")
+    if found is None:
+        raise InputError("locator", text, "the file, line and revision of a published table: it says the length of sequences")
+    file, line, revision = found[1].partition("/")[0].lower(), int(found[2]), found[3]
+    blocks = known["blocks"].get(f"{file}@{revision}", {})
+    batch = whole_cell(cells, "batch_per_accel")
+    row = known["batches"].index(batch) if batch in known["batches"] else 0
+    for length, first_lines in blocks.items():
+        if line - row in first_lines:
+            return int(length)
+    raise InputError("locator", text, "a line of a table whose lengths are listed: the row does not say that of its sequences")
+
+
+def _offline(cells: Cells) -> ReplicaQuestion:
+    if (scenario := cell_text(cells, "scenario")) != "offline":
+        raise InputError("scenario", scenario, "offline: queries that arrive are a question for BatchServerModel")
+    asked = submitted(cells)
+    hardware = asked.hardware
+    accelerator, count = (hardware.node.accelerator, hardware.accelerators) if isinstance(hardware, Fleet) else (hardware, 1)
+    # A slice takes a batch as much smaller as its memory.
+    whole = Hardware.get(_accelerator(cells)[0]).memory_capacity_B
+    each = max(1, int(names_of("batch")[submitted_model(cells)] * accelerator.memory_capacity_B / whole))
+    arguments = asked.arguments | {"batch_size": count * each}
+    if isinstance(asked.workload, TransformerWorkload):
+        arguments["mean_tokens"] = names_of("squad")["mean_tokens"]
+    return ReplicaQuestion(asked.workload, asked.hardware, arguments)
+
+
+def _benchmark(cells: Cells) -> dict[str, Any]:
+    benchmark, known = cell_text(cells, "benchmark"), names_of("benchmark")
+    if benchmark not in known:
+        raise UnknownNameError.among("benchmark", benchmark, known)
+    return dict(known[benchmark])
+
+
+def submitted_model(cells: Cells) -> str:
+    """The registry's name of the model of a row of MLPerf Inference.
+
+    Example:
+        >>> submitted_model({"benchmark": "bert-99.9"})
+        'BERT_Large'
+    """
+    return str(_benchmark(cells)["model"])
+
+
+def submitted(cells: Cells) -> ReplicaQuestion:
+    """Of a row of MLPerf Inference what all scenarios share: the model, the system, number format, engine and length.
+
+    Raises:
+        InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
+    """
+    benchmark = _benchmark(cells)
+    entry, cut = _accelerator(cells)
+    accelerator, count = Hardware.get(entry), accelerator_count(cells)
+    if cut is not None:
+        # One slice is one of the system's: submissions leave the others idle, or to other benchmarks.
+        accelerator, count = sliced(entry, cut, _slice_units(entry)), count * cut.slices if cut.slices > 1 else 1
+    inference_hardware(accelerator.name)
+    release = round_number(cells)
+    workload = Models.get(benchmark["model"])
+    arguments: dict[str, Any] = {
+        "precision": _precision(entry, release, benchmark["target"]),
+        "stack": _stack(cells, release),
+    }
+    if isinstance(workload, TransformerWorkload):
+        arguments["seq_len"] = names_of("squad")["seq_len"]
+    return ReplicaQuestion(workload, accelerator if count == 1 else _system(accelerator, count), arguments)
+
+
+def _system(accelerator: HardwareNode, count: int) -> Fleet:
+    """Accelerators that never talk to each other, whatever their links."""
+    each = Node(
+        name=f"{count} x {accelerator.name}",
+        accelerator=accelerator,
+        accelerators_per_node=count,
+        intra_node_bw="2 byte/second",
+    )
+    return Fleet(name=each.name, node=each, count=1)
+
+
+def _slice_units(entry: str) -> int:
+    known = names_of("slice")["multiprocessors"]
+    chip = entry.partition("_")[0]
+    if chip not in known:
+        raise UnknownNameError.among("accelerator that is cut in slices", chip, known)
+    return int(known[chip])
+
+
+@functools.cache
+def names_of(name: str) -> dict[str, Any]:
+    """A section of ``inference_names.toml``, without its source."""
+    document = packaged_toml("tables", "inference_names.toml")
+    return {key: value for key, value in document[name].items() if key != "source"}
+
+
+def cell_text(cells: Cells, column: str) -> str:
+    """A cell in lower case; empty where the row has none."""
+    return cells.get(column, "").strip().lower()
+
+
+def _accelerator(cells: Cells) -> tuple[str, Slicing | None]:
+    """The accelerator's name in the registry, and how it is cut."""
+    text, cut = slicing(cell_text(cells, "accelerator"))
+    if not text:
+        raise InputError("accelerator", "", "a name: systems without accelerators are not calibrated")
+    name = _BESIDE_NAME.sub("", _BESIDE_NAME.sub("", text))
+    listed = names_of("accelerator").get(name)
+    return (str(listed) if listed else accelerator_entry(text)), cut
+
+
+def accelerator_count(cells: Cells) -> int:
+    """Accelerators of the system that a row describes.
+
+    Raises:
+        InputError: no whole number.
+
+    Example:
+        >>> accelerator_count({"n_accel": "8.0"})
+        8
+    """
+    text = cell_text(cells, "n_accel")
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 1 <= number < float("inf") or number != int(number):
+        raise InputError("n_accel", text, "a whole number >= 1: accelerators of the system")
+    return int(number)
+
+
+def round_number(cells: Cells) -> float:
+    """The round of MLPerf Inference as a number.
+
+    Raises:
+        InputError: it is none.
+
+    Example:
+        >>> round_number({"round": "v4.1"})
+        4.1
+    """
+    text = cell_text(cells, "round")
+    found = _ROUND.fullmatch(text)
+    if found is None:
+        raise InputError("round", text, 'a round of MLPerf Inference such as "v4.1": its year is that of the engine')
+    return float(found[1])
+
+
+def _precision(entry: str, release: float, target: float) -> str:
+    if target < _EIGHT_BITS_SUFFICE:
+        return "int8"
+    since = names_of("precision")["fp8_from"]
+    return "fp8" if release >= since.get(entry.partition("_")[0], float("inf")) else "fp16"
+
+
+def _stack(cells: Cells, release: float) -> str:
+    stacks = names_of("stack")
+    if "maxq" in cell_text(cells, "system"):
+        return str(stacks["limited"])
+    return str(stacks["newer" if release >= stacks["newer_from"] else "older"])

@@ -1,0 +1,265 @@
+"""Predictions for tables of runs: a row in, the same row and what is predicted of it out.
+
+The tables are known by their columns: LLM serving (``engine``, ``mode``, ...), LLM training runs (``layers``, ...), layouts
+that fit or ran out of memory (``activation_checkpointing``, ...), ResNet-50 and BERT (``batch_per_accel`` or
+``benchmark``), and MLPerf Inference (``scenario``).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
+from mlsysim.core.toml import packaged_toml
+from mlsysim.lowering.feasibility import over_budget
+from mlsysim.physics.layer.work import RECOMPUTE_MODES
+from mlsysim.physics.training.memory import MEMORY_PARTS
+from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.solvers.serving.token_server import TokenServerModel
+from mlsysim.tables.data_parallel import small_model_run
+from mlsysim.tables.inference import inference_rate, is_inference
+from mlsysim.tables.served import is_served, served_figure
+from mlsysim.tables.serving import METRICS as SERVING_METRICS
+from mlsysim.tables.serving import serving_figure, serving_question
+from mlsysim.tables.token import is_language, is_submission, submission_cells, token_figure, token_question
+from mlsysim.tables.training import question
+from mlsysim.tables.training_figures import training_figure
+from mlsysim.tables.training_steps import LoweredRun, RunStep, lowered, run_steps
+
+ADDED_COLUMNS = ("predicted", "feasible", "basis", "stack_used", "reason")
+# What was measured, and what people say of it: never read.
+UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
+# What a figure is and where it was published; its year is none of that: it tells the era of a stack. Rows that differ in
+# these alone are figures of one run, solved once.
+_FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator"))
+_RUN_TOTALS = ("accel_hours", "train_days")
+_FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_per_accel", "mfu_pct", "hfu_pct")
+_SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
+# A unit other than the one that the metric's name says: what it counts more of.
+_SCALES = {("step_time_s", "ms"): 1e3, ("step_time_s", "min"): 1 / 60, ("tflops_per_accel", "pflop/s"): 1e-3}
+
+Cells = Mapping[str, str]
+_Key = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A solved run: what all figures of it share, and the figure of a metric."""
+
+    feasible: bool
+    basis: str
+    stack_used: str
+    reason: str
+    figure: Callable[[str], float | str]
+
+
+def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every row with its columns in order, then ``predicted``, ``feasible``, ``basis``, ``stack_used`` and ``reason``.
+
+    ``predicted`` is in the row's own metric and unit; "fits" or "OOM" where the table asks for the outcome. A row that cannot
+    be predicted has it empty (as ``feasible`` and the others) and says why in ``reason``. For a plan that does not fit,
+    ``feasible`` is False, ``reason`` says why with the bytes, and ``predicted`` is what would hold if it did.
+    Neither ``value`` nor ``notes`` nor ``outcome`` is read.
+
+    Args:
+        rows: of one table; cells are text or numbers, None or empty where the table does not say.
+
+    Raises:
+        InputError: the columns are those of no known table.
+
+    Example:
+        >>> run = dict(model="GPT", layers=40, hidden=6144, heads=48, seq_len=2048, accelerator="A100-SXM-80GB", n_accel=256,
+        ...            global_batch_seqs=1024, micro_batch=4, tp=8, recompute="full", framework="Megatron-LM",
+        ...            year=2021, value=149)
+        >>> rates, days = predict_table([run | {"metric": "tflops_per_accel"}, run | {"metric": "train_days"}])
+        >>> 100 < rates["predicted"] < 200, rates["feasible"], rates["basis"], rates["stack_used"]
+        (True, True, 'calibrated', 'megatron-2021')
+        >>> days["predicted"], days["reason"]
+        ('', "metric = 'train_days': expected a rate or a time of one step: run totals are not predicted")
+    """
+    table = list(rows)
+    if not table:
+        return []
+    solve, metrics = table_kind(table[0])
+    # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
+    figure_columns = _FIGURE_COLUMNS - ({"locator"} if solve is _small_model_run else set())
+    solved: dict[_Key, _Run | _Waiting | str] = {}
+    asked: list[tuple[str, _Key, str, str]] = []
+    for row in table:
+        cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
+        run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
+        metric, unit = cells.get("metric", "").strip().lower(), cells.get("unit", "").strip().lower()
+        wrong = _wrong_metric(metric, metrics) if metrics else ""
+        key = tuple(run_cells.items())
+        if not wrong and key not in solved:
+            solved[key] = _guarded(solve, run_cells)
+        asked.append((wrong, key, metric, unit))
+    answers = _answered(solved)
+    return [
+        dict(row) | _added(wrong or answers[key], metric, unit)
+        for row, (wrong, key, metric, unit) in zip(table, asked, strict=True)
+    ]
+
+
+def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run | str]:
+    """All runs; the memory and steps of those that wait are computed together, much faster than one by one."""
+    waiting = {key: run for key, run in solved.items() if isinstance(run, _Waiting)}
+    steps = run_steps([run.run for run in waiting.values()])
+    answers: dict[_Key, _Run | str] = {key: run for key, run in solved.items() if not isinstance(run, _Waiting)}
+    return answers | {key: run.answered(step) for (key, run), step in zip(waiting.items(), steps, strict=True)}
+
+
+def table_kind(columns: Iterable[str]) -> tuple[Callable[[Cells], _Run | _Waiting], tuple[str, ...]]:
+    """What solves a run of the table with these ``columns``, and its metrics (none where it asks for an outcome).
+
+    Raises:
+        InputError: no such table is known.
+    """
+    found = set(columns)
+    for needed, solve, metrics in _KINDS:
+        if needed <= found:
+            return solve, metrics
+    known = "; or ".join(", ".join(sorted(needed)) for needed, _, _ in _KINDS)
+    raise InputError("columns", ", ".join(sorted(map(str, found))), f"those of a table of training runs: {known}")
+
+
+def _cell(value: Any) -> str:
+    """A cell as text: what tables read by pandas leave out is None or not a number."""
+    return "" if value is None or value != value else str(value)  # noqa: PLR0124
+
+
+def _wrong_metric(metric: str, metrics: tuple[str, ...]) -> str:
+    """Why ``metric`` is none of the table's, or an empty string."""
+    if metric in metrics:
+        return ""
+    if metric in _RUN_TOTALS:
+        return str(InputError("metric", metric, "a rate or a time of one step: run totals are not predicted"))
+    return str(UnknownNameError.among("metric", metric, metrics))
+
+
+def _guarded(solve: Callable[[Cells], _Run | _Waiting], cells: Cells) -> _Run | _Waiting | str:
+    """The run, or why there is none: a row never ends the table."""
+    try:
+        return solve(cells)
+    except (MLSysError, ArithmeticError, ValueError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def _added(answer: _Run | str, metric: str, unit: str) -> dict[str, Any]:
+    if isinstance(answer, str):
+        return dict.fromkeys(ADDED_COLUMNS, "") | {"reason": answer}
+    # Tables without a metric say by the unit what is counted.
+    predicted = answer.figure(metric or unit)
+    if not isinstance(predicted, str):
+        predicted *= _SCALES.get((metric, unit), 1.0)
+        if not math.isfinite(predicted):
+            return dict.fromkeys(ADDED_COLUMNS, "") | {"reason": f"the prediction is {predicted}: the row asks for no real run"}
+    return dict(zip(ADDED_COLUMNS, (predicted, answer.feasible, answer.basis, answer.stack_used, answer.reason), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A training run whose memory and step are computed together with others'; of a layout only whether it fits is asked."""
+
+    run: LoweredRun
+    layout: bool = False
+
+    def answered(self, step: RunStep) -> _Run:
+        """The run with its step."""
+        asked, setting = self.run.asked, self.run.setting
+        sizes = {part.removesuffix("_B"): getattr(step.memory, part) for part in MEMORY_PARTS}
+        reason = over_budget(sum(sizes.values()), setting.fleet.node.accelerator, "each", sizes)
+        outcome = "OOM" if reason else "fits"
+        recompute = RECOMPUTE_MODES[step.recompute]
+        figure = functools.partial(training_figure, asked, step.seconds, recompute)
+        return _Run(not reason, setting.basis, asked.arguments["stack"], reason, (lambda _: outcome) if self.layout else figure)
+
+
+def _training_run(cells: Cells) -> _Waiting:
+    return _Waiting(lowered(question({**cells, "metric": "step_time_s"})))
+
+
+@functools.cache
+def _layouts() -> dict[str, Any]:
+    return packaged_toml("tables", "hagemann2023.toml")
+
+
+def _layout_run(cells: Cells) -> _Waiting:
+    """A layout that fits or does not: a training run of the paper's models."""
+    known = _layouts()
+    kernel = cells.get("kernel", "").strip().lower()
+    added = {column: str(known["defaults"][column]) for column in ("vocab", "sharding", "precision", "framework")}
+    added |= {column: str(value) for column, value in _chosen(cells, "model", known["model"]).items()}
+    added |= {
+        "global_batch_seqs": str(_sequences(cells, known["defaults"]["batch_tokens"])),
+        "recompute": _chosen(cells, "activation_checkpointing", known["recompute"]),
+        "flash_attention": "no" if kernel in known["stores_scores"]["kernels"] else "yes",
+        "variant": kernel,
+    }
+    return replace(_training_run({**cells, **added}), layout=True)
+
+
+def _chosen(cells: Cells, column: str, known: Mapping[str, Any]) -> Any:
+    text = cells.get(column, "").strip().lower()
+    if text not in known:
+        raise UnknownNameError.among(column, text, known)
+    return known[text]
+
+
+def _sequences(cells: Cells, batch_tokens: int) -> int:
+    """Sequences of a batch of ``batch_tokens``."""
+    text = cells.get("seq_len", "").strip()
+    try:
+        sequences = round(batch_tokens / float(text))
+    except (ValueError, ArithmeticError):
+        sequences = 0
+    if sequences < 1:
+        raise InputError("seq_len", text, f"tokens of a sequence, at most the {batch_tokens} of a batch")
+    return sequences
+
+
+def _small_model_run(cells: Cells) -> _Run:
+    if is_inference(cells):
+        return _inference_run(cells)
+    run = small_model_run(cells)
+    return _Run(run.result.feasible, run.result.basis, run.stack, run.result.reason, lambda _: run.samples_per_s)
+
+
+def _inference_run(cells: Cells) -> _Run:
+    if is_language(cells):
+        return _language_run(cells)
+    figure, result, stack = served_figure(cells) if is_served(cells) else inference_rate(cells)
+    return _Run(result.feasible, result.basis, stack, result.reason, lambda _: figure)
+
+
+def _language_run(cells: Cells) -> _Run:
+    """A language model of MLPerf Inference on a whole system."""
+    asked = token_question(cells)
+    result = TokenServerModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    figure = functools.partial(token_figure, result)
+    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
+
+
+def _serving_run(cells: Cells) -> _Run:
+    """A deployment under its scheduler; its metrics are those of a result."""
+    if is_submission(cells):
+        return _language_run(submission_cells(cells))
+    asked = serving_question({**cells, "metric": "ttft_ms"})
+    result = ServingModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    figure = functools.partial(serving_figure, result)
+    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
+
+
+_KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[str, ...]], ...] = (
+    (frozenset(("model", "accelerator", "engine", "mode", "input_len", "metric")), _serving_run, tuple(SERVING_METRICS)),
+    (frozenset(("accelerator", "n_accel", "layers", "hidden", "global_batch_seqs", "metric")), _training_run, _FIGURES),
+    (frozenset(("model", "accelerator", "n_accel", "seq_len", "micro_batch", "activation_checkpointing")), _layout_run, ()),
+    (frozenset(("model", "accelerator", "n_accel", "seq_len", "global_batch_seqs", "metric")), _training_run, _FIGURES),
+    (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _small_model_run, _SAMPLE_RATES),
+    (frozenset(("benchmark", "accelerator", "n_accel", "global_batch_seqs", "metric")), _small_model_run, _SAMPLE_RATES),
+    (frozenset(("benchmark", "scenario", "round", "accelerator", "n_accel")), _inference_run, ()),
+)

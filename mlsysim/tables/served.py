@@ -1,0 +1,65 @@
+"""Rows of MLPerf Inference whose queries arrive (server) or follow each other (single stream, multi-stream)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlsysim.core.errors import InputError
+from mlsysim.solvers.serving.batch_server import BatchServerModel, BatchServerResult
+from mlsysim.tables.data_parallel import ReplicaQuestion
+from mlsysim.tables.inference import Cells, cell_text, names_of, round_number, submitted, submitted_model
+
+SCENARIOS = ("server", "singlestream", "multistream")
+
+
+def is_served(cells: Cells) -> bool:
+    """Whether a row's queries arrive, or follow each other."""
+    return cell_text(cells, "scenario") in SCENARIOS
+
+
+def served_figure(cells: Cells) -> tuple[float, BatchServerResult, str]:
+    """Samples a second of the whole system (server) or milliseconds of a query (streams), the result and its stack.
+
+    Raises:
+        InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
+
+    Example:
+        >>> row = {"benchmark": "resnet50", "round": "v3.0", "accelerator": "NVIDIA A100-SXM-80GB", "n_accel": "8"}
+        >>> load, result, stack = served_figure(row | {"scenario": "Server"})
+        >>> 200e3 < load < 320e3, result.basis, stack
+        (True, 'calibrated', 'tensorrt-mlperf')
+        >>> round(served_figure(row | {"scenario": "SingleStream"})[0], 1)
+        0.5
+    """
+    asked = served_question(cells)
+    result = BatchServerModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    if cell_text(cells, "scenario") == "server":
+        return float(result.throughput.m_as("count/second")), result, asked.arguments["stack"]
+    return float(result.latency.m_as("ms")), result, asked.arguments["stack"]
+
+
+def served_question(cells: Cells) -> ReplicaQuestion:
+    """The question that a row asks of ``BatchServerModel``; reads neither its value nor its notes.
+
+    Raises:
+        InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
+    """
+    asked, rules, scenario = submitted(cells), names_of("served"), cell_text(cells, "scenario")
+    model = submitted_model(cells)
+    system = cell_text(cells, "system")
+    harness = next((found for word, found in rules["harness"].items() if word in system), "lwis")
+    arguments: dict[str, Any] = asked.arguments | {"harness_name": harness}
+    if scenario == "server":
+        arguments |= {
+            "latency_limit": f"{rules['limit_ms'][model]} ms",
+            "percentile": rules["percentile"],
+            "token_spread": rules["token_spread"].get(model, 0.0),
+        }
+    if scenario == "multistream":
+        if round_number(cells) < rules["multistream_from"]:
+            raise InputError("round", cells["round"], "v2.0 or later: before, multi-stream counted streams, not latency")
+        arguments["query_size"] = rules["multistream"]
+    if model in rules["p90_tokens"]:
+        tokens = names_of("squad")["mean_tokens"] if scenario == "server" else rules["p90_tokens"][model]
+        arguments["mean_tokens"] = tokens
+    return ReplicaQuestion(asked.workload, asked.hardware, arguments)

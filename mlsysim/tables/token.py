@@ -1,0 +1,147 @@
+"""Language models of MLPerf Inference (offline, server, interactive) as questions for ``TokenServerModel``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlsysim.calibration.loaded import harness
+from mlsysim.core.checks import instance
+from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.toml import packaged_toml
+from mlsysim.hardware.registry import Hardware
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.models.registry import Models
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.serving.token_server import TokenServerResult
+from mlsysim.systems.types import Fleet
+from mlsysim.tables.accelerator_names import accelerator_entry
+from mlsysim.tables.inference import accelerator_count, cell_text, round_number
+from mlsysim.tables.serving import built_hardware
+
+SCENARIOS = ("offline", "server", "interactive")
+_TENSOR_PARALLEL = 8
+Cells = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class TokenQuestion:
+    """One row, ready to be solved: of ``TokenServerModel.solve``."""
+
+    workload: TransformerWorkload
+    hardware: HardwareNode | Fleet
+    arguments: dict[str, Any]
+
+
+def is_language(cells: Cells) -> bool:
+    """Whether a row's benchmark is a language model."""
+    return cell_text(cells, "benchmark") in names_of("benchmark")
+
+
+def is_submission(cells: Cells) -> bool:
+    """Whether a row of a table of serving measurements is one of MLPerf Inference."""
+    return cell_text(cells, "engine").startswith("mlperf")
+
+
+def submission_cells(cells: Cells) -> dict[str, str]:
+    """A row of a table of serving measurements in the columns of MLPerf Inference.
+
+    Raises:
+        InputError: a model or a year that no benchmark has.
+
+    Example:
+        >>> submission_cells({"model": "GPT-J-6B", "mode": "server", "year": "2024"})["benchmark"]
+        'gptj-99'
+    """
+    model, year = cell_text(cells, "model"), cell_text(cells, "year").removesuffix(".0")
+    models, rounds = names_of("model"), names_of("round")
+    if model not in models:
+        raise UnknownNameError.among("model", model, models)
+    if year not in rounds:
+        raise UnknownNameError.among("year", year, rounds)
+    return {**cells, "benchmark": models[model], "scenario": cell_text(cells, "mode"), "round": str(rounds[year])}
+
+
+def token_question(cells: Cells) -> TokenQuestion:
+    """The question that a row asks; reads neither its value nor its notes.
+
+    Raises:
+        InputError: a cell that is needed is empty or unknown, or a scenario without limits.
+
+    Example:
+        >>> row = {"benchmark": "llama2-70b-99", "scenario": "Server", "round": "v5.1", "n_accel": "8"}
+        >>> asked = token_question(row | {"accelerator": "NVIDIA H200-SXM-141GB"}).arguments
+        >>> asked["max_ttft"], asked["max_tpot"], asked["precision"]
+        ('2.0 s', '0.2 s', 'fp8')
+    """
+    name, scenario = cell_text(cells, "benchmark"), cell_text(cells, "scenario")
+    benchmark, limits = names_of("benchmark")[name], names_of("limits")
+    if scenario not in SCENARIOS:
+        raise InputError(
+            "scenario", scenario, f"one of {', '.join(SCENARIOS)}: lone requests to language models are not modelled"
+        )
+    entry, count = _accelerator(cells), accelerator_count(cells)
+    arguments: dict[str, Any] = {
+        "accelerators": count,
+        "seq_len": benchmark["prompt"],
+        "output_len": benchmark["output"],
+        "beams": benchmark.get("beams", 1),
+        "output_spread": names_of("output")["spread"],
+        "precision": _precision(entry, name),
+        "kv_precision": names_of("precision")["cache"],
+        **_engine(cells, entry),
+    }
+    if scenario != "offline":
+        if name not in limits[scenario]:
+            raise UnknownNameError.among(f"benchmark with limits in the {scenario} scenario", name, limits[scenario])
+        within = limits[scenario][name]
+        named = {"first": "max_ttft", "token": "max_tpot", "request": "max_latency"}
+        arguments |= {argument: f"{within[part]} s" for part, argument in named.items() if part in within}
+        arguments["percentile"] = limits["percentile"]
+    model = instance("benchmark", Models.get(benchmark["model"]), TransformerWorkload, "a language model")
+    return TokenQuestion(model, built_hardware(entry, min(count, _TENSOR_PARALLEL)), arguments)
+
+
+def token_figure(result: TokenServerResult, asked: str) -> float:
+    """Tokens or requests a second of the whole system, whichever ``asked``, a metric or a unit, counts.
+
+    From v5.0 on language models are rated in tokens, whatever the column is headed.
+    """
+    requests = asked.startswith("sample")
+    return float((result.requests_per_second if requests else result.tokens_per_second).m_as("count/second"))
+
+
+@functools.cache
+def names_of(name: str) -> dict[str, Any]:
+    """A section of ``mlperf_llm.toml``, without its source."""
+    document = packaged_toml("tables", "mlperf_llm.toml")
+    return {key: value for key, value in document[name].items() if key != "source"}
+
+
+def _accelerator(cells: Cells) -> str:
+    """The accelerator's id in the registry."""
+    text = cell_text(cells, "accelerator")
+    if not text:
+        raise InputError("accelerator", "", "a name: language models on systems without accelerators are not calibrated")
+    if "," in text:
+        raise InputError("accelerator", text, "accelerators of one kind: how a system of several shares its load is not stated")
+    return accelerator_entry(text)
+
+
+def _precision(entry: str, benchmark: str) -> str:
+    known = names_of("precision")
+    narrow = entry.startswith(tuple(known["narrow_accelerators"])) and benchmark not in known["wide_benchmarks"]
+    return str(known["narrow" if narrow else "usual"])
+
+
+def _engine(cells: Cells, entry: str) -> dict[str, str]:
+    """The engine, and the harness before it."""
+    known, vendor = names_of("engine"), str(Hardware.get(entry).vendor).lower()
+    if vendor not in known:
+        raise InputError("accelerator", entry, "one of NVIDIA or AMD: engines of others are not calibrated")
+    era = "newer" if round_number(cells) >= known["newer_from"] else "older"
+    limited = vendor == "nvidia" and "maxq" in cell_text(cells, "system")
+    name = str(known["limited"] if limited else known[vendor][era])
+    return {"stack": harness(name).engine, "harness_name": name}

@@ -1,0 +1,192 @@
+"""A prediction beside the published figure: one plain record a case, which tests judge and reports print."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mlsysim.models.types import TransformerWorkload, Workload
+from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.inputs import call_of
+from mlsysim.validation.anchors.runner import Plain, macro_text, plan_text, predict, result_of, time_exponent
+
+# "Match?" in the paper's report: within 5 % of the number that the paper prints.
+PAPER_MATCH = 0.05
+# The baseline that a calculation on the back of an envelope uses.
+NAIVE_MFU = 0.5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a report says of one case, as JSON knows it.
+
+    ``error`` is predicted / measured - 1; of a range, to its nearer edge and 0 inside; None for a choice
+    or an outcome. ``naive`` is the error of half of peak: model FLOP / (0.5 x peak x accelerators), where the prediction is of
+    a training step. ``kind`` is ``dense``, ``moe`` or the workload's architecture.
+    """
+
+    id: str
+    family: str
+    file: str
+    source: str
+    citation: str
+    locator: str
+    title: str
+    role: str
+    evidence: str
+    solver: str
+    model: str
+    kind: str
+    accelerator: str
+    stack: str
+    metric: str
+    unit: str
+    basis: str
+    predicted: Plain
+    measured: Plain
+    low: float | None
+    high: float | None
+    error: float | None
+    naive: float | None
+    in_band: bool
+    feasible: bool
+    expect_feasible: bool
+    reason: str
+    known_miss: str
+    coefficients: tuple[str, ...]
+    hand_picked: tuple[str, ...]
+    corrects: str
+    paper: Plain | None
+    reported: Plain | None
+    primary: str
+    row: int | None
+    matches_paper: bool | None
+    macros: dict[str, str]
+
+    def as_row(self) -> dict[str, Any]:
+        """As a dictionary of plain values."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}  # asdict copies every value: ten times the time
+
+
+def relative(path: Path) -> str:
+    """``path`` as seen from where pytest runs: a report that travels names no folder of one machine."""
+    return _relative(path, Path.cwd())
+
+
+@functools.cache
+def _relative(path: Path, here: Path) -> str:
+    """The cases of a source share their path."""
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
+
+
+@functools.cache
+def compare(anchor: Anchor) -> Comparison:
+    """The comparison of ``anchor``'s prediction with its figure."""
+    case, source, prediction = anchor.case, anchor.source, predict(anchor)
+    low, high = case.band if case.band is not None else (None, None)
+    predicted = prediction.predicted
+    error: float | None = None
+    if isinstance(predicted, float) and low is not None and high is not None:
+        error = _relative_error(predicted, case.value, low, high)
+        in_band = low <= predicted <= high
+    else:
+        in_band = predicted == _measured(anchor)
+    derived: dict[str, Plain] = {
+        "predicted": predicted,
+        "unfactored": prediction.unfactored,
+        "error": 100 * abs(error) if error is not None else "",
+        "in_band": "yes" if in_band else "no",
+    }
+    return Comparison(
+        id=anchor.id,
+        family=anchor.family,
+        file=relative(anchor.path),
+        source=source.key,
+        citation=source.citation,
+        locator=case.locator,
+        title=case.title or anchor.id,
+        role=case.role,
+        evidence=case.evidence,
+        solver=source.solver,
+        **_asked(anchor),
+        metric=case.metric,
+        unit=case.unit,
+        basis=prediction.basis,
+        predicted=predicted,
+        measured=_measured(anchor),
+        low=low,
+        high=high,
+        error=error,
+        naive=None if error is None else _naive_error(anchor, predicted),
+        in_band=in_band,
+        feasible=prediction.feasible,
+        expect_feasible=case.feasible,
+        reason=prediction.reason,
+        known_miss=case.known_miss,
+        coefficients=prediction.coefficients,
+        hand_picked=case.hand_picked,
+        corrects=case.corrects,
+        paper=case.paper,
+        reported=case.reported,
+        primary=case.primary,
+        row=case.row,
+        matches_paper=None if case.paper is None else matches(predicted, case.paper),
+        macros={name: macro_text(anchor, macro, derived) for name, macro in case.macros.items()},
+    )
+
+
+def matches(predicted: Plain, paper: Plain) -> bool:
+    """The paper's own test: within 5 % of a number, equal to a text.
+
+    Example:
+        >>> matches(37487.0, 37500), matches("TP=8,PP=4", "TP=8,PP=8")
+        (True, False)
+    """
+    if isinstance(predicted, str) or isinstance(paper, str):
+        return str(predicted) == str(paper)
+    return abs(predicted - paper) < PAPER_MATCH * max(abs(paper), 1.0)
+
+
+def _asked(anchor: Anchor) -> dict[str, str]:
+    """The model, its kind, the accelerator and the software stack, by which rows are chosen; "" for what there is not."""
+    call = call_of(anchor)
+    workload = next((spec for spec in call.inputs if isinstance(spec, Workload)), None)
+    machine = next((spec for spec in call.inputs if not isinstance(spec, Workload)), None)
+    node = getattr(machine, "node", machine)
+    kind = "" if workload is None else str(getattr(workload, "architecture", ""))
+    if isinstance(workload, TransformerWorkload):
+        kind = "dense" if workload.moe is None else "moe"
+    return {
+        "model": "" if workload is None else workload.name,
+        "kind": kind,
+        "accelerator": str(getattr(getattr(node, "accelerator", node), "name", "")),
+        "stack": str(call.keywords.get("stack") or anchor.source.stack),
+    }
+
+
+def _naive_error(anchor: Anchor, predicted: Plain) -> float | None:
+    """The error of a step that takes model FLOP / (half of peak): the prediction's own MFU says how far that is."""
+    mfu, measured = getattr(result_of(anchor), "mfu", None), anchor.case.value
+    if not isinstance(mfu, float) or not isinstance(predicted, float) or not measured or anchor.case.factors:
+        return None
+    share = -1.0 if anchor.case.metric.startswith("mfu") else time_exponent(anchor, anchor.case.metric)
+    return predicted * (mfu / NAIVE_MFU) ** share / measured - 1 if share else None
+
+
+def _relative_error(predicted: float, value: float | None, low: float, high: float) -> float:
+    if value is not None:
+        return predicted / value - 1
+    if low <= predicted <= high:
+        return 0.0
+    return predicted / (low if predicted < low else high) - 1
+
+
+def _measured(anchor: Anchor) -> Plain:
+    case = anchor.case
+    if case.outcome is not None:
+        return case.outcome
+    if case.choice is not None:
+        return plan_text(case.choice)
+    return f"{case.range[0]:g}-{case.range[1]:g}" if case.range is not None else float(case.value or 0.0)

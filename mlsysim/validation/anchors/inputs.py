@@ -1,0 +1,214 @@
+"""From a case's names and tables to the call of a solver: built once, and checked before anything is solved."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mlsysim.core.errors import InputError, MLSysError, UnknownArgumentError, UnknownNameError, nearest
+from mlsysim.core.spec import Spec
+from mlsysim.models import types as workload_types
+from mlsysim.tables.data_parallel import replica_question
+from mlsysim.tables.inference import inference_question, is_inference
+from mlsysim.tables.served import served_question
+from mlsysim.tables.serving import serving_question
+from mlsysim.tables.token import token_question
+from mlsysim.tables.training import question
+from mlsysim.validation.anchors.anchor import Anchor
+
+
+@dataclass(frozen=True)
+class Call:
+    """A solver's ``solve`` and its arguments; ``inputs`` are the workload and the hardware or fleet, in this order."""
+
+    solve: Callable[..., Any]
+    inputs: tuple[Spec, ...]
+    keywords: dict[str, Any]
+
+    def result(self) -> Any:
+        """What the solver answers."""
+        return self.solve(*self.inputs, **self.keywords)
+
+
+@functools.cache
+def call_of(anchor: Anchor) -> Call:
+    """The call that ``anchor`` describes.
+
+    Raises:
+        DataError: a name, table or argument is wrong; the message has file and case.
+    """
+    try:
+        return _built(anchor)
+    except MLSysError as error:
+        raise anchor.error(error) from None
+
+
+def _built(anchor: Anchor) -> Call:
+    case = anchor.case
+    solve = _solver(anchor.source.solver)().solve
+    if case.run and anchor.source.solver == "ServingModel":
+        served = serving_question(case.run)
+        return Call(solve, (served.workload, served.hardware), {**served.arguments, **case.solve})
+    if case.run:
+        inputs, arguments = _asked(anchor.source.solver, case.run)
+        keywords = {**arguments, **case.solve}
+        _check_arguments(anchor.source.solver, inputs, keywords)
+        return Call(solve, inputs, keywords)
+    given = {kind: getattr(case, kind) for kind in ("workload", "hardware", "node", "fleet")}
+    described = [(kind, given[kind]) for kind in given if given[kind] is not None]
+    if _DRAFT in case.solve:
+        described.insert(1, ("workload", case.solve[_DRAFT]))
+    inputs = tuple(build(kind, description, anchor.id) for kind, description in described)
+    keywords = {name: _argument(name, value, anchor.id) for name, value in case.solve.items() if name != _DRAFT}
+    _check_arguments(anchor.source.solver, inputs, keywords)
+    return Call(solve, inputs, keywords)
+
+
+# A second workload, between the first and the hardware.
+_DRAFT = "draft"
+
+
+def _asked(solver: str, run: dict[str, str]) -> tuple[tuple[Spec, ...], dict[str, Any]]:
+    """Inputs and arguments that the cells of a table of runs give ``solver``."""
+    if solver == "SingleNodeModel":
+        small = inference_question(run) if is_inference(run) else replica_question(run)
+        return (small.workload, small.hardware), small.arguments
+    if solver == "BatchServerModel":
+        served = served_question(run)
+        return (served.workload, served.hardware), served.arguments
+    if solver == "TokenServerModel":
+        tokens = token_question(run)
+        return (tokens.workload, tokens.hardware), tokens.arguments
+    asked = question(run)
+    return (asked.workload, asked.fleet), asked.arguments
+
+
+def _solver(name: str) -> type[Any]:
+    """The class of this name."""
+    import mlsysim
+
+    solver: Any = getattr(mlsysim, name, None)
+    if not hasattr(solver, "solve"):
+        names = getattr(mlsysim, "__all__", dir(mlsysim))
+        raise UnknownNameError.among("solver", name, [known for known in names if hasattr(getattr(mlsysim, known), "solve")])
+    return solver  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _signature(solver: str) -> inspect.Signature:
+    """Of ``solve``; the cases of a tree ask for few solvers."""
+    return inspect.signature(_solver(solver)().solve)
+
+
+def _check_arguments(solver: str, inputs: tuple[Spec, ...], keywords: dict[str, Any]) -> None:
+    signature, called = _signature(solver), f"{solver}.solve"
+    for name in keywords:
+        if name not in signature.parameters:
+            raise UnknownArgumentError.of(called, name, signature.parameters)
+    try:
+        signature.bind(*inputs, **keywords)
+    except TypeError as error:
+        raise InputError("solve", sorted(keywords), f"the arguments of {called}{signature} ({error})") from None
+
+
+def _argument(name: str, value: Any, anchor: str) -> Any:
+    """An argument of solve(): a table or a registry path is built, everything else is the solver's to judge."""
+    named = isinstance(value, str) and value.partition(".")[0] in _ROOTS
+    return build(name, value, anchor) if named or isinstance(value, dict) else value
+
+
+def build(kind: str, description: object, name: str) -> Any:
+    """A workload, accelerator, node, fabric, fleet or grid: by its registry name, or from a table of its fields."""
+    if isinstance(description, str):
+        return _registered(kind, description)
+    if not isinstance(description, dict):
+        raise InputError(kind, description, "a name in the registry or a table")
+    return _from_table(kind, json.dumps(description, sort_keys=True), name)
+
+
+@functools.lru_cache(maxsize=4096)
+def _from_table(kind: str, description: str, name: str) -> Any:
+    """Cached by content: the cases of a source share most of their tables."""
+    fields = {"name": name, **json.loads(description)}
+    for part in _PARTS.get(kind, ()):
+        if part in fields:
+            fields[part] = build(_PARTS[kind][part], fields[part], name)
+    make = _type_of(kind, fields)
+    try:
+        return make(**fields)
+    except UnknownArgumentError:
+        raise
+    except InputError as error:
+        raise InputError(f"{kind}.{error.argument}", error.value, error.expected, error.suggestion) from None
+
+
+def _type_of(kind: str, fields: dict[str, Any]) -> Callable[..., Any]:
+    """The class that a table of this kind describes; a workload says it by ``architecture``."""
+    import mlsysim.hardware.types
+    import mlsysim.infra.types
+    import mlsysim.systems.types
+
+    if kind == "workload":
+        base = workload_types.Workload
+        by_architecture = {
+            candidate.model_fields["architecture"].default: candidate
+            for candidate in vars(workload_types).values()
+            if inspect.isclass(candidate) and issubclass(candidate, base) and candidate is not base
+        }
+        architecture = fields.get("architecture", workload_types.TransformerWorkload.model_fields["architecture"].default)
+        if architecture not in by_architecture:
+            raise UnknownNameError.among("architecture", architecture, by_architecture)
+        return by_architecture[architecture]
+    types: dict[str, Callable[..., Any]] = {
+        "hardware": mlsysim.hardware.types.HardwareNode,
+        "node": mlsysim.systems.types.Node,
+        "fabric": mlsysim.systems.types.NetworkFabric,
+        "fleet": mlsysim.systems.types.Fleet,
+        "grid": mlsysim.infra.types.Grid,
+    }
+    if kind not in types:
+        raise InputError(kind, fields, "no table: this argument takes a plain value")
+    return types[kind]
+
+
+# The parts of a table that are themselves a name or a table, and their kinds.
+_PARTS: dict[str, dict[str, str]] = {"node": {"accelerator": "hardware"}, "fleet": {"node": "node", "fabric": "fabric"}}
+# The registries, by which a path such as "Infra.Grids.US_Average_2020" begins.
+_ROOTS = ("Hardware", "Models", "Systems", "Infra")
+
+
+def _registered(kind: str, name: str) -> Any:
+    """A registry entry by id ("llama2_70b"), symbol ("Llama2_70B") or path ("Models.Language.Llama2_70B")."""
+    from mlsysim.hardware.registry import Hardware
+    from mlsysim.infra.registry import Infra
+    from mlsysim.models.registry import Models
+    from mlsysim.systems.registry import Systems
+
+    roots: dict[str, Any] = dict(zip(_ROOTS, (Hardware, Models, Systems, Infra), strict=True))
+    homes: dict[str, Any] = {
+        "workload": Models,
+        "hardware": Hardware,
+        "node": Systems.Nodes,
+        "fabric": Systems.Fabrics,
+        "grid": Infra.Grids,
+    }
+    if kind not in homes:
+        raise InputError(kind, name, "a table: the registry has no entries of this kind")
+    root, *path = name.split(".")
+    if not path:
+        return homes[kind].get(name)
+    if root not in roots:
+        raise UnknownNameError.among(kind, name, roots)
+    *groups, entry = path
+    found = roots[root]
+    for group in groups:
+        known = [label for label in vars(found) if not label.startswith("_")]
+        if group not in known:
+            listed = ", ".join(f"{root}.{label}" for label in known)
+            raise UnknownNameError(kind, name, f"one of {listed}", nearest(group, known))
+        found = getattr(found, group)
+    return found.get(entry)

@@ -1,0 +1,216 @@
+"""From an anchor to a prediction in the anchor's unit, solved once a process; and how it moves when the hardware does."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pint
+
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.identity_cache import identity_cache
+from mlsysim.core.spec import Spec
+from mlsysim.core.units import in_unit, with_unit
+from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.inputs import Call, call_of
+from mlsysim.validation.anchors.schema import Macro
+from mlsysim.validation.anchors.solving import solved
+
+Plain = float | str
+
+# How much faster the hardware is made for the response check.
+FASTER = 1.1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a solver says of a case, in plain numbers and text: it crosses process borders and goes into reports.
+
+    ``unfactored`` is the solver's own answer, before the paper's factors.
+    """
+
+    predicted: Plain
+    unfactored: Plain
+    unit: str
+    basis: str
+    feasible: bool
+    reason: str
+    coefficients: tuple[str, ...]
+
+
+def result_of(anchor: Anchor) -> Any:
+    """The solver's result, solved at most once a process, together with those of the other cases of its source.
+
+    Raises:
+        DataError: the solver refuses the case's inputs.
+    """
+    return solved(anchor, call_of)
+
+
+@functools.cache
+def predict(anchor: Anchor) -> Prediction:
+    """The prediction for ``anchor``."""
+    case, result = anchor.case, result_of(anchor)
+    unfactored: Plain
+    predicted: Plain
+    if case.outcome is not None:
+        unfactored = predicted = "fits" if result.feasible else "OOM"
+    elif case.choice is None:
+        own = number(anchor, attribute(anchor, result, case.metric), case.metric, case.unit)
+        unfactored, predicted = own, own * math.prod(case.factors.values())
+    else:
+        plan = {name: plain(attribute(anchor, result, f"{case.metric}.{name}")) for name in case.choice}
+        unfactored = predicted = plan_text(plan)
+    return Prediction(
+        predicted=predicted,
+        unfactored=unfactored,
+        unit=case.unit,
+        basis=str(result.basis),
+        feasible=bool(result.feasible),
+        reason=str(result.reason or ""),
+        coefficients=tuple(str(name) for name in getattr(result, "coefficients", None) or ()),
+    )
+
+
+def hardware_response(anchor: Anchor) -> float:
+    """Relative change of the case's ``response_metric`` when every peak rate and bandwidth rises by 10 %."""
+    name = anchor.case.response_metric or anchor.case.metric
+    quicker = solved(anchor, _on_faster_hardware)
+    before = attribute(anchor, result_of(anchor), name)
+    after = attribute(anchor, quicker, name)
+    unit = str(before.units) if isinstance(before, pint.Quantity) else ""
+    return number(anchor, after, name, unit) / number(anchor, before, name, unit) - 1
+
+
+def bound_of(anchor: Anchor) -> float | None:
+    """What the case's metric is at the speed of light; None where the prediction rests on no hardware's limit.
+
+    A calibrated run is solved once more without its stack; recomputation that the source does not state counts as none.
+    """
+    if anchor.case.choice is not None or anchor.case.outcome is not None:
+        return None
+    result = result_of(anchor)
+    if result.basis == "calibrated":
+        result = solved(anchor, _without_stack)
+    if result.basis != "bound":
+        return None
+    return number(anchor, attribute(anchor, result, anchor.case.metric), anchor.case.metric, anchor.case.unit)
+
+
+def _on_faster_hardware(anchor: Anchor) -> Call:
+    call = call_of(anchor)
+    return Call(call.solve, tuple(faster(spec) for spec in call.inputs), call.keywords)
+
+
+def _without_stack(anchor: Anchor) -> Call:
+    call = call_of(anchor)
+    asked = {name: value for name, value in call.keywords.items() if name not in ("stack", "attention")}
+    if anchor.source.solver == "DistributedModel":
+        asked["recompute"] = asked.get("recompute") or "none"
+    return Call(call.solve, call.inputs, asked)
+
+
+def time_exponent(anchor: Anchor, metric: str) -> float:
+    """The power of time in a metric: 1 for a time, -1 for a rate, 0 for what is neither."""
+    value = attribute(anchor, result_of(anchor), metric)
+    powers: Any = value.dimensionality if isinstance(value, pint.Quantity) else {}
+    return float(powers.get("[time]", 0))
+
+
+def faster(spec: Any, factor: float = FASTER) -> Any:
+    """``spec`` with every rate of arithmetic and of bytes multiplied, all the way down; what is no rate stays as it is."""
+    if isinstance(spec, pint.Quantity):
+        powers = spec.dimensionality
+        rate = powers.get("[time]") == -1 and (powers.get("[operations]") == 1 or powers.get("[information]") == 1)
+        return spec * factor if rate else spec
+    if isinstance(spec, dict):
+        quicker = {name: faster(value, factor) for name, value in spec.items()}
+        return quicker if any(quicker[name] is not value for name, value in spec.items()) else spec
+    return _faster_spec(spec, factor) if isinstance(spec, Spec) else spec
+
+
+# Cases of a source share their fleets: each is rebuilt once.
+@identity_cache()
+def _faster_spec(spec: Spec, factor: float) -> Spec:
+    old = {name: getattr(spec, name) for name in spec.model_fields_set}
+    new = {name: faster(value, factor) for name, value in old.items()}
+    changed = {name: value for name, value in new.items() if value is not old[name]}
+    return spec.model_copy(update=changed) if changed else spec
+
+
+def macro_text(anchor: Anchor, macro: Macro, derived: Mapping[str, Plain]) -> str:
+    """A LaTeX macro's body: one of the ``derived`` values, or an attribute of the result."""
+    if macro.of in derived:
+        value = derived[macro.of]
+    else:
+        found = attribute(anchor, result_of(anchor), macro.of)
+        value = number(anchor, found, macro.of, macro.unit) if isinstance(found, (pint.Quantity, float, int)) else str(found)
+    if isinstance(value, str):
+        return value
+    return f"{value:.{macro.digits or 0}f}"
+
+
+def number(anchor: Anchor, value: object, metric: str, unit: str) -> float:
+    """``value`` in ``unit``; a number without one is dimensionless."""
+    if isinstance(value, bool) or not isinstance(value, (pint.Quantity, float, int)):
+        raise anchor.error(f"metric {metric!r} is {value!r}, not a number")
+    if not unit and not isinstance(value, pint.Quantity):
+        return float(value)
+    quantity = value if isinstance(value, pint.Quantity) else with_unit(float(value), "")
+    try:
+        return in_unit(quantity, unit)
+    except pint.DimensionalityError:
+        raise anchor.error(f"unit = {unit!r}: {metric} is in {quantity.units:~}") from None
+
+
+def attribute(anchor: Anchor, result: Any, path: str) -> Any:
+    """An attribute of the result by a dotted path; a dictionary's keys count as attributes."""
+    found = result
+    for name in path.split("."):
+        keys = isinstance(found, Mapping)
+        if name not in found if keys else name.startswith("_") or not hasattr(found, name):
+            known = list(found) if keys else [public for public in dir(found) if not public.startswith("_")]
+            raise anchor.error(UnknownNameError.among("metric", path, known, shown=40)) from None
+        found = found[name] if keys else getattr(found, name)
+    return found
+
+
+def plan_text(plan: Mapping[str, object]) -> str:
+    """A plan as the paper prints it.
+
+    Example:
+        >>> plan_text({"tp": 8, "pp": 4, "dp": 512})
+        'TP=8,PP=4,DP=512'
+    """
+    return ",".join(f"{name.upper()}={value}" for name, value in plan.items())
+
+
+def plain(value: Any) -> Any:
+    """Scalars of numpy as Python numbers: pytest-xdist cannot send the others."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def breakdown(result: Any) -> dict[str, Plain | bool | int]:
+    """All scalars of ``result.to_dict()``: nested ones under dotted names, quantities with their unit in the name."""
+    scalars: dict[str, Plain | bool | int] = {}
+
+    def add(name: str, value: Any) -> None:
+        value = plain(value)
+        if isinstance(value, Mapping):
+            if set(value) == {"value", "unit"}:
+                add(f"{name} [{value['unit']}]" if value["unit"] not in ("", "dimensionless") else name, value["value"])
+                return
+            for inner_name, inner in value.items():
+                add(f"{name}.{inner_name}" if name else str(inner_name), inner)
+        elif isinstance(value, (bool, int, float, str)) and name not in _ABOUT:
+            scalars[name] = value
+
+    add("", result.to_dict())
+    return scalars
+
+
+# What to_dict() says about the question and what a prediction holds already.
+_ABOUT = ("solver", "subject", "basis", "feasible", "reason")

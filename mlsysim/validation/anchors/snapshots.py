@@ -1,0 +1,127 @@
+"""Snapshots as readable numbers: one JSON file a source, keyed by case id, six significant digits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from syrupy.data import Snapshot, SnapshotCollection, SnapshotCollections
+from syrupy.extensions.base import AbstractSyrupyExtension
+from syrupy.location import PyTestLocation
+
+from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.runner import breakdown, predict, result_of
+
+# What stays the same across Python, numpy and pint versions.
+SIGNIFICANT_DIGITS = 6
+
+
+def text_of(snapshots: Mapping[str, Any]) -> str:
+    """The file's text."""
+    return json.dumps(dict(sorted(snapshots.items())), indent=2, ensure_ascii=False) + "\n"
+
+
+def contents(anchor: Anchor) -> dict[str, Any]:
+    """What is kept of a prediction; of one among many runs of a table, without its parts, so that the file stays readable."""
+    prediction = predict(anchor)
+    kept = {
+        "predicted": rounded(prediction.predicted),
+        "unit": prediction.unit,
+        "basis": prediction.basis,
+        "feasible": prediction.feasible,
+    }
+    if anchor.case.run:
+        return kept
+    return kept | {"breakdown": {name: rounded(value) for name, value in sorted(breakdown(result_of(anchor)).items())}}
+
+
+def rounded(value: Any) -> Any:
+    """Floats to six significant digits; whole ones as integers, so that 8.0 and 8 are one text.
+
+    Example:
+        >>> rounded(0.123456789), rounded(8.0), rounded("bound")
+        (0.123457, 8, 'bound')
+    """
+    if not isinstance(value, float):
+        return value
+    short = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The snapshots of one source by case id; none if there is no file."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+class AnchorSnapshotExtension(AbstractSyrupyExtension):
+    """The cases of a source are one snapshot, in the file that ``Anchor.snapshot_path`` names."""
+
+    file_extension = "json"
+
+    def serialize(self, data: Any, **_: Any) -> str:
+        """The file's text, which is compared."""
+        return text_of(data)
+
+    @classmethod
+    def dirname(cls, *, test_location: PyTestLocation) -> str:
+        """The folder of the source's file."""
+        anchor = _anchor(test_location)
+        return str(anchor.snapshot_path.parent) if anchor else super().dirname(test_location=test_location)
+
+    @classmethod
+    def get_file_basename(cls, *, test_location: PyTestLocation, index: Any) -> str:
+        """The source's name."""
+        anchor = _anchor(test_location)
+        return anchor.snapshot_path.stem if anchor else test_location.basename
+
+    @classmethod
+    def matches_test_location(cls, *, test_location: PyTestLocation, snapshot_location: str) -> bool:
+        """Whether the test's source keeps its snapshots there."""
+        anchor = _anchor(test_location)
+        return anchor is not None and Path(snapshot_location) == anchor.snapshot_path
+
+    def discover_snapshots(self, **_: Any) -> SnapshotCollections:
+        """Nothing: a user's folder may hold other JSON files, which syrupy would delete as unused on an update.
+
+        Orphans in the repository's own folder are found by ``suite_tests.test_no_orphan_snapshots``.
+        """
+        return SnapshotCollections()
+
+    def read_snapshot_collection(self, *, snapshot_location: str) -> SnapshotCollection:
+        """The file as a collection of one."""
+        collection = SnapshotCollection(location=snapshot_location)
+        collection.add(Snapshot(name=Path(snapshot_location).stem))
+        return collection
+
+    def read_snapshot_data_from_location(self, *, snapshot_location: str, snapshot_name: str, session_id: str) -> str | None:
+        """The file's text."""
+        path = Path(snapshot_location)
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    @classmethod
+    def write_snapshot(cls, *, snapshot_location: str, snapshots: list[tuple[Any, PyTestLocation, Any]], **_: Any) -> None:
+        """Writes the queued snapshot of one file.
+
+        Overridden because syrupy before 7 warns of a location that does not bear the test module's name.
+        """
+        path = Path(snapshot_location)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(snapshots[-1][0]), encoding="utf-8")
+
+    @classmethod
+    def write_snapshot_collection(cls, *, snapshot_collection: SnapshotCollection, **_: Any) -> None:
+        """Nothing is left to write: ``write_snapshot`` has."""
+
+    def delete_snapshots(self, *, snapshot_location: str, snapshot_names: set[str]) -> None:
+        """Drops the file of a source that is gone."""
+        Path(snapshot_location).unlink(missing_ok=True)
+
+
+def _anchor(test_location: PyTestLocation) -> Anchor | None:
+    """A case of the test's source; None where syrupy has rebuilt the test from a worker's report."""
+    callspec = getattr(test_location.item, "callspec", None)
+    found = callspec.params.get("cases") if callspec is not None else None
+    return found[0] if found else None

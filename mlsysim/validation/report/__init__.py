@@ -1,0 +1,1 @@
+"""Reports of how far off the predictions are."""

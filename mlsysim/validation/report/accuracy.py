@@ -1,0 +1,217 @@
+"""The page of errors: aims, families, sources, a naive baseline, sources left out of the fit, the worst cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlsysim.validation.anchors.comparison import NAIVE_MFU
+from mlsysim.validation.report.report import markdown_table, percent
+from mlsysim.validation.report.statistics import Row, Summary, kernels_by_family, quantile, summarise, total
+
+WORST = 10
+_HEAD = """\
+# Accuracy
+
+How far predictions are from published measurements: |predicted / measured - 1|; bias is the mean of the signed error.
+Calibration cases may be fitted, validation cases never are; "calibration / validation" stand side by side, and known misses
+count in every number. Written by `pytest anchors --accuracy-report=docs/accuracy.md`; a test fails when a prediction has moved
+and the page has not."""
+_NAIVE = f"""\
+Model FLOP (causal attention once, no recomputation) over {100 * NAIVE_MFU:.0f} % of the peak of the accelerators, whatever the
+plan and the stack: the calculation on the back of an envelope, on the same validation cases and in the same metric."""
+_LEFT_OUT = """\
+Stacks and sustained clocks are fitted again to the calibration cases of all other sources; what no other source identifies
+stands at the median of the others. All rows of the source are then predicted, in both roles. The fits are kept in
+`anchors/left_out.toml`, written by `python -m mlsysim.fitting.leave_one_out anchors -o anchors/left_out.toml`; a test fails
+when they give other errors today."""
+
+_SERVING_LEFT_OUT = """\
+Engines and devices are fitted again to the calibration cases without those of one device, engine or model; all of its rows are
+then predicted, in both roles. A device without figures has the median of its peers' shares, an engine without figures is the
+one engine that fits those of its peers together (`peers` of the calibration files). Rows: decode steps and whole batches; times
+to the first token stand beside them. The fits are kept in `anchors/serving_left_out.toml`, written by
+`python -m mlsysim.fitting.leave_out_serving anchors -o anchors/serving_left_out.toml`; a test fails when they give other
+errors today."""
+
+
+def write(
+    path: Path,
+    rows: Sequence[Row],
+    kernels: Sequence[Row],
+    targets: Sequence[Row],
+    left_out: Sequence[Row],
+    serving_left_out: Sequence[Row] = (),
+) -> None:
+    """Writes the page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(as_markdown(rows, kernels, targets, left_out, serving_left_out), encoding="utf-8")
+
+
+def as_markdown(
+    rows: Sequence[Row],
+    kernels: Sequence[Row],
+    targets: Sequence[Row],
+    left_out: Sequence[Row],
+    serving_left_out: Sequence[Row] = (),
+) -> str:
+    """The page; what did not run is left out of it."""
+    parts = [_HEAD, total(rows, kernels), *_aims(targets), *_groups("family", rows), *_groups("source", rows)]
+    parts += [*_naive(rows), *_without(left_out, rows), *_serving_without(serving_left_out), *_worst(rows), *_kernels(kernels)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _aims(targets: Sequence[Row]) -> list[str]:
+    if not targets:
+        return []
+    body = [
+        (
+            *(str(row["title"]), str(row["measure"]).replace("_", " "), str(row["cases"]), percent(row["found"], digits=2)),
+            f"{'>=' if row['at_least'] else '<='} {percent(row['limit'])}",
+            "met" if row["held"] else f"**missed**: {row['known_gap']}",
+        )
+        for row in targets
+    ]
+    met = sum(bool(row["held"]) for row in targets)
+    head = f"{met} of {len(targets)} aims are met. They stand in `anchors/targets.toml`; those of kernels follow at the end."
+    return ["## Aims", head, markdown_table(("Rows", "Measure", "Cases", "Found", "Aim", "Standing"), body)]
+
+
+def _groups(column: str, rows: Sequence[Row]) -> list[str]:
+    """Calibration and validation side by side; families and sources without either are in docs/anchors.md."""
+    fitted = [row for row in rows if row["role"] in ("calibration", "validation")]
+    body = []
+    for name in sorted({str(row[column]) for row in fitted}):
+        own = [row for row in fitted if row[column] == name]
+        pair = [summarise(name, role, [row for row in own if row["role"] == role]) for role in ("calibration", "validation")]
+        body.append(
+            (
+                *(name, " / ".join(str(one.cases) for one in pair), _pair(pair, lambda one: one.median)),
+                *(_pair(pair, lambda one: one.mean), _pair(pair, lambda one: one.p90), _pair(pair, lambda one: one.bias, True)),
+                *(_pair(pair, lambda one: one.balanced_accuracy), str(summarise(name, "", own).coefficients)),
+                summarise(name, "", own).bases,
+            )
+        )
+    header = (column.capitalize(), "Cases", "Median", "Mean", "p90", "Bias", "Balanced accuracy", "Coefficients", "Basis")
+    return [f"## Errors by {column}, calibration / validation", markdown_table(header, body)] if body else []
+
+
+def _pair(pair: Iterable[Summary], value: Callable[[Summary], float | None], signed: bool = False) -> str:
+    found = [value(one) for one in pair]
+    return "-" if found == [None, None] else " / ".join(percent(one, signed=signed) for one in found)
+
+
+def _naive(rows: Sequence[Row]) -> list[str]:
+    compared = [row for row in rows if row["naive"] is not None and row["role"] == "validation"]
+    if not compared:
+        return []
+    groups = {name: [row for row in compared if row["source"] == name] for name in sorted({row["source"] for row in compared})}
+    body = [
+        (name, str(len(own)), *_three(row["error"] for row in own), *_three(row["naive"] for row in own))
+        for name, own in [*groups.items(), ("all of them", compared)]
+    ]
+    header = ("Source", "Cases", "Median", "Mean", "p90", "naive: Median", "Mean", "p90")
+    return ["## Beside half of peak", _NAIVE, markdown_table(header, body)]
+
+
+def _three(errors: Iterable[float]) -> tuple[str, str, str]:
+    sizes = [abs(error) for error in errors]
+    return percent(quantile(sizes, 0.5)), percent(sum(sizes) / len(sizes)), percent(quantile(sizes, 0.9))
+
+
+def _without(left_out: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+    if not left_out:
+        return []
+    body, medians = [], []
+    for entry in left_out:
+        alone = entry["without"] == [entry["id"]]
+        own = [abs(row["error"]) for row in rows if row["source"] == entry["id"] and row["error"] is not None]
+        name = entry["id"] if alone else f"{', '.join(entry['cases'])} without {', '.join(entry['without'])}"
+        found: dict[str, Any] = entry["errors"]
+        medians += [found["median"]] if alone else []
+        numbers = (percent(found[part]) for part in ("median", "mean", "p90"))
+        body.append((name, str(found["points"]), *numbers, percent(found["bias"], signed=True), percent(quantile(own, 0.5))))
+    header = ("Source", "Rows", "Median", "Mean", "p90", "Bias", "Median when its calibration rows are fitted")
+    told = f"Median of the {len(medians)} sources' medians: {percent(quantile(medians, 0.5), digits=2)}."
+    return ["## Each training source without itself", _LEFT_OUT, markdown_table(header, body), told]
+
+
+def _serving_without(entries: Sequence[Row]) -> list[str]:
+    """Each device, engine and model of serving without itself, and all of a kind together."""
+    if not entries:
+        return []
+    together = [entry for entry in entries if "without" not in entry]
+    single = [entry for entry in entries if "without" in entry]
+    body = []
+    for entry in sorted(together, key=lambda one: str(one["kind"])) + sorted(single, key=lambda one: (one["kind"], one["id"])):
+        name = entry.get("without", f"**each {entry['kind']}**")
+        body.append((str(entry["kind"]), name, *_of_errors(entry["errors"]), *_of_errors(entry["first_token"])[:2]))
+    header = ("Kind", "Without", "Rows", "Median", "Mean", "p90", "Bias", "First token: rows", "Median")
+    return ["## Serving without a device, an engine or a model", _SERVING_LEFT_OUT, markdown_table(header, body)]
+
+
+def _of_errors(found: Row) -> tuple[str, ...]:
+    if not found["points"]:
+        return ("0", *("-",) * 4)
+    numbers = (percent(found[part]) for part in ("median", "mean", "p90"))
+    return (str(found["points"]), *numbers, percent(found["bias"], signed=True))
+
+
+def _worst(rows: Sequence[Row]) -> list[str]:
+    """The worst validation cases, those with a calibrated stack apart: a bound is no prediction of a real run."""
+    parts = []
+    validation = [row for row in rows if row["role"] == "validation" and row["error"] is not None]
+    for title, calibrated in (("calibrated", True), ("of a plain bound, law or identity", False)):
+        own = sorted(
+            (row for row in validation if (row["basis"] == "calibrated") == calibrated),
+            key=lambda row: (-abs(row["error"]), row["id"]),
+        )[:WORST]
+        body = [
+            (
+                f"`{row['id']}`",
+                percent(row["error"], signed=True),
+                f"{row['stack'] or '-'} on {row['accelerator'] or '-'}",
+                _why(row),
+            )
+            for row in own
+        ]
+        if body:
+            parts += [
+                f"## The worst validation cases, {title}",
+                markdown_table(("Case", "Error", "Ran", "What it suggests"), body),
+            ]
+    return parts
+
+
+def _why(row: Row) -> str:
+    return str(row["known_miss"] or "in band")
+
+
+def _kernels(kernels: Sequence[Row]) -> list[str]:
+    if not kernels:
+        return []
+    summaries = kernels_by_family(kernels)
+    body = []
+    for name in sorted({summary.family for summary in summaries}):
+        pair = [
+            next(one for one in summaries if (one.family, one.role) == (name, role)) for role in ("calibration", "validation")
+        ]
+        three = [" / ".join(percent(value) for value in values) for values in _columns(pair)]
+        signed = " / ".join(percent(one.bias, signed=True) for one in pair)
+        body.append((name, " / ".join(f"{one.cases:,}" for one in pair), *three, signed, str(pair[1].coefficients)))
+    gates = sorted((gate for row in kernels for gate in row["gates"]), key=lambda gate: str(gate["id"]))
+    judged = [(f"`{gate['id']}`", percent(gate["found"]), f"<= {percent(gate['limit'])}", _standing(gate)) for gate in gates]
+    met = sum(bool(gate["held"]) for gate in gates)
+    parts = ["## Kernels by family, calibration / validation"]
+    parts.append(markdown_table(("Family", "Times", "Median", "Mean", "p90", "Bias", "Coefficients"), body))
+    told = f"{met} of {len(gates)} are met, each by the validation rows of a table; they stand in `anchors/kernels/gates.toml`."
+    return [*parts, "## Aims of kernels", told, markdown_table(("Table and aim", "Found", "Aim", "Standing"), judged)]
+
+
+def _columns(pair: Sequence[Any]) -> list[list[float | None]]:
+    return [[getattr(one, name) for one in pair] for name in ("median", "mean", "p90")]
+
+
+def _standing(gate: Row) -> str:
+    return "met" if gate["held"] else f"**missed**: {gate['known_gap']}"

@@ -1,0 +1,198 @@
+"""The report that ends a run: the paper's table, what the primary sources say, the errors of every family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mlsysim.validation.report.statistics import KernelSummary, Row, by_family_and_role, kernels_by_family, total
+
+
+def lines(
+    rows: Sequence[Row], moves: Sequence[Row] = (), kernels: Sequence[Row] = (), targets: Sequence[Row] = ()
+) -> list[str]:
+    """The report on ``rows`` (comparisons as dictionaries), on predictions that moved, on kernel tables and on aims."""
+    counted = [total(rows, kernels)] if rows or kernels else []
+    sections = [_paper(rows), _primary(rows), _moved(moves), _families(rows), _kernels(kernels), _aims(targets), counted]
+    return [line for section in sections for line in (*section, "") if section][:-1]
+
+
+def paper_rows(rows: Iterable[Row]) -> list[Row]:
+    """The paper's numbered rows, in its order."""
+    return sorted((row for row in rows if row["row"] is not None), key=lambda row: int(row["row"]))
+
+
+def verdict(row: Row) -> str:
+    """The "Match?" cell: OK may not hide that the plan cannot run."""
+    word = "OK" if row["matches_paper"] else "MISMATCH"
+    return word if row["feasible"] else f"{word} (infeasible: {row['reason']})"
+
+
+def corrections(row: Row, rows: Iterable[Row]) -> list[Row]:
+    """The anchors of the primary source that stand beside a paper row."""
+    return [other for other in rows if other["corrects"] == row["id"]]
+
+
+def shown(value: object, unit: str = "") -> str:
+    """A number as a person writes it.
+
+    Example:
+        >>> shown(37487.2, "image/s"), shown(0.40123), shown("TP=8"), shown(40.7, "percent")
+        ('37,487 image/s', '0.4012', 'TP=8', '40.7 %')
+    """
+    symbol = {"percent": "%"}.get(unit, unit)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        text = f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    else:
+        text = str(value)
+    return f"{text} {symbol}".rstrip()
+
+
+def percent(fraction: float | None, *, signed: bool = False, digits: int = 1) -> str:
+    """A fraction in per cent; "-" where there is none.
+
+    Example:
+        >>> percent(0.0312), percent(-0.5, signed=True), percent(None)
+        ('3.1 %', '-50.0 %', '-')
+    """
+    if fraction is None:
+        return "-"
+    return f"{100 * fraction:{'+' if signed else ''}.{digits}f} %"
+
+
+def standing(row: Row) -> str:
+    """How a prediction stands to its figure: basis, error, in the band or not."""
+    error = [] if row["error"] is None else [percent(row["error"], signed=True)]
+    place = "in band" if row["in_band"] else "known miss" if row["known_miss"] else "OUT OF BAND"
+    plan = [] if row["feasible"] else [f"infeasible: {row['reason']}"]
+    return ", ".join([row["basis"], *error, place, *plan])
+
+
+def table(header: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+    """Aligned columns: the first ``left`` and the last to the left, numbers to the right."""
+    cells = [list(header), *(list(row) for row in body)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    last = len(header) - 1
+    return [
+        "  ".join(
+            cell.ljust(widths[column]) if column < left or column == last else cell.rjust(widths[column])
+            for column, cell in enumerate(row)
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    r"""A table as Markdown writes it.
+
+    Example:
+        >>> print(markdown_table(("Name", "Error"), [("a|b", "3 %")]))
+        | Name | Error |
+        | --- | --- |
+        | a\|b | 3 % |
+    """
+    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in body)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _paper(rows: Sequence[Row]) -> list[str]:
+    body = [
+        (f"{row['row']}: {row['title']}", shown(row["predicted"]), shown(row["paper"]), shown(row["reported"]), verdict(row))
+        for row in paper_rows(rows)
+    ]
+    return ["The paper's anchors", *table(("Anchor", "Solver", "Paper", "Reported", "Match?"), body)] if body else []
+
+
+def _primary(rows: Sequence[Row]) -> list[str]:
+    told = []
+    for row in paper_rows(rows):
+        if row["primary"]:
+            told.append(f"{row['row']}: primary source says: {row['primary']}")
+        for right in corrections(row, rows):
+            measured, predicted = (shown(right[name], right["unit"]) for name in ("measured", "predicted"))
+            told.append(f"   {right['id']}: {measured}; we predict {predicted} ({standing(right)})")
+    return ["What the primary sources say, and what we predict for that", *told] if told else []
+
+
+def _families(rows: Sequence[Row]) -> list[str]:
+    header = (
+        *("Family", "role", "cases", "median |error|", "p90 |error|", "bias"),
+        *("in band", "known misses", "coefficients", "hand-picked", "basis"),
+    )
+    body = [
+        (
+            summary.family,
+            summary.role,
+            str(summary.cases),
+            percent(summary.median),
+            percent(summary.p90),
+            percent(summary.bias, signed=True),
+            f"{summary.in_band}/{summary.cases}",
+            str(summary.known_misses),
+            str(summary.coefficients),
+            str(summary.hand_picked),
+            summary.bases,
+        )
+        for summary in by_family_and_role(rows)
+    ]
+    return [*table(header, body, left=2), *outcomes(rows)] if body else []
+
+
+def _kernels(kernels: Sequence[Row]) -> list[str]:
+    header = ("Kernels", "role", "tables", "times", "median |error|", "p90 |error|", "bias", "coefficients", "gates")
+    body = [
+        (
+            *(summary.family, summary.role, str(summary.tables), f"{summary.cases:,}"),
+            *(percent(summary.median), percent(summary.p90), percent(summary.bias, signed=True)),
+            *(str(summary.coefficients), gates(summary)),
+        )
+        for summary in kernels_by_family(kernels)
+    ]
+    return table(header, body, left=2) if body else []
+
+
+def _aims(targets: Sequence[Row]) -> list[str]:
+    """How many aims are met, and which are not."""
+    missed = [row for row in targets if not row["held"]]
+    if not targets:
+        return []
+    head = f"{len(targets) - len(missed)} of {len(targets)} aims are met{'; missed:' if missed else ''}"
+    body = [
+        (str(row["id"]), percent(row["found"]), percent(row["limit"]), "known gap" if row["known_gap"] else "MISSED")
+        for row in missed
+    ]
+    return [head, *(table(("Aim", "found", "limit", ""), body) if body else [])]
+
+
+def gates(summary: KernelSummary) -> str:
+    """How many limits on single tables hold; calibration rows have none."""
+    if not summary.gates:
+        return "-"
+    known = f", {summary.known_gaps} known gap{'s' if summary.known_gaps > 1 else ''}" if summary.known_gaps else ""
+    return f"{summary.held} of {summary.gates} hold{known}"
+
+
+def outcomes(rows: Iterable[Row]) -> list[str]:
+    """A line a family and role whose cases fit in memory or do not."""
+    return [
+        f"{summary.family}, {summary.role}: balanced accuracy {percent(summary.balanced_accuracy)} of plans that fit or do not"
+        for summary in by_family_and_role(rows)
+        if summary.balanced_accuracy is not None
+    ]
+
+
+def _moved(moves: Sequence[Row]) -> list[str]:
+    body = []
+    for move in moves:
+        before = "-" if move["before"] is None else shown(move["before"])
+        body.append((move["id"], before, shown(move["after"]), _change(move)))
+    return [f"{len(body)} predictions moved or new", *table(("Anchor", "from", "to", "change"), body)] if body else []
+
+
+def _change(move: Mapping[str, Any]) -> str:
+    before, after = move["before"], move["after"]
+    if before == after:
+        return "only its parts"
+    if isinstance(before, (int, float)) and isinstance(after, (int, float)) and before:
+        return percent(after / before - 1, signed=True)
+    return "new" if before is None else "another plan"

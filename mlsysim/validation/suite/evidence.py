@@ -1,0 +1,82 @@
+"""Everything that a whole run of a tree of anchors would find, and the pages that it would write; found once a process."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlsysim.validation.anchors import loading
+from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.comparison import compare
+from mlsysim.validation.kernels import checks as kernels
+from mlsysim.validation.report import accuracy, export, left_out, targets
+
+
+def rows(root: Path) -> tuple[dict[str, Any], ...]:
+    """The comparison of every case, in the order of files and ids."""
+    return _compared(tuple(anchor for path in loading.anchor_files(root) for anchor in loading.load(path)))
+
+
+@functools.lru_cache(maxsize=4)
+def _compared(anchors: tuple[Anchor, ...]) -> tuple[dict[str, Any], ...]:
+    """Files that change give other anchors, and so other rows."""
+    return tuple(compare(anchor).as_row() for anchor in sorted(anchors, key=lambda one: (one.path, one.id)))
+
+
+def kernel_rows(root: Path) -> tuple[dict[str, Any], ...]:
+    """The errors of every table of kernels."""
+    return _judged(kernels.parts(root / loading.KERNEL_TABLES))
+
+
+@functools.lru_cache(maxsize=4)
+def _judged(parts: tuple[kernels.KernelPart, ...]) -> tuple[dict[str, Any], ...]:
+    return tuple(sorted((part.as_row() for part in parts), key=lambda row: (str(row["file"]), str(row["id"]))))
+
+
+def page(root: Path, name: str) -> str:
+    """The text of ``anchors.md`` or ``accuracy.md``."""
+    return _PAGES[name](root)
+
+
+def _accuracy(root: Path) -> str:
+    found, tables, entries = rows(root), kernel_rows(root), left_out.read_all(root)
+    judged = sorted((check.as_row(found, entries, tables) for check in targets.checks(root)), key=lambda row: str(row["id"]))
+    studies = [left_out.read(root, file) for file in (left_out.TRAINING_FILE, left_out.SERVING_FILE)]
+    each = [[{"id": name, **entries[name]} for name in sorted(entries)] for entries in studies]
+    return accuracy.as_markdown(found, tables, judged, *each)
+
+
+_PAGES: dict[str, Callable[[Path], str]] = {
+    "anchors.md": lambda root: export.as_markdown(rows(root), (), kernel_rows(root)),
+    "accuracy.md": _accuracy,
+}
+
+
+_NUMBER = re.compile(r"(-?\d[\d,]*\.?\d*)")
+
+
+def reads_the_same(old: str, new: str) -> bool:
+    """Whether two lines differ in no more than the last digit of numbers: versions of Python add up in different ways.
+
+    Example:
+        >>> reads_the_same("bias | -2.4 %", "bias | -2.3 %"), reads_the_same("bias | -2.4 %", "bias | -2.2 %")
+        (True, False)
+    """
+    if old == new:
+        return True
+    before, after = _NUMBER.split(old), _NUMBER.split(new)
+    return len(before) == len(after) and all(
+        one == other or (place % 2 == 1 and _one_digit_apart(one, other))
+        for place, (one, other) in enumerate(zip(before, after, strict=True))
+    )
+
+
+def _one_digit_apart(one: str, other: str) -> bool:
+    decimals = [len(text.partition(".")[2]) for text in (one, other)]
+    if decimals[0] != decimals[1] or not decimals[0]:
+        return False
+    first, second = (float(text.replace(",", "")) for text in (one, other))
+    return abs(first - second) < 1.5 * 10.0 ** -decimals[0]

@@ -1,0 +1,138 @@
+"""Tests of a whole tree of anchors: gates, aims, sources left out of the fit, pages, orphaned snapshots, time of a solve."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlsysim.validation.anchors import layouts, loading
+from mlsysim.validation.anchors.anchor import Anchor, snapshot_path
+from mlsysim.validation.anchors.inputs import call_of
+from mlsysim.validation.anchors.record_keys import SEARCH, TARGET
+from mlsysim.validation.anchors.runner import result_of
+from mlsysim.validation.report import left_out
+from mlsysim.validation.report.report import percent
+from mlsysim.validation.report.statistics import Row, summarise
+from mlsysim.validation.report.targets import TargetCheck
+from mlsysim.validation.suite import evidence
+
+
+def test_family_gate(anchor_root: Path, anchor_rows: tuple[Row, ...], family: str) -> None:
+    """The family's validation cases, known misses included, stay within its gate."""
+    gate = loading.load_gate(anchor_root / family)
+    assert gate is not None
+    chosen = [row for row in anchor_rows if row["family"] == family and row["role"] == "validation"]
+    summary = summarise(family, "validation", chosen)
+    accuracy = summary.balanced_accuracy
+    if gate.balanced_accuracy is not None and (accuracy is None or accuracy < gate.balanced_accuracy):
+        below = f"balanced accuracy of {percent(accuracy)} is below the gate of {percent(gate.balanced_accuracy)}"
+        pytest.fail(f"{family}: {below}: {gate.reason}", pytrace=False)
+    found = {"median": summary.median, "p90": summary.p90, "bias": None if summary.bias is None else abs(summary.bias)}
+    for name, error in found.items():
+        limit = getattr(gate, name)
+        if limit is None:
+            continue
+        if error is None:
+            pytest.fail(f"{family}: has a gate but no validation case with a number", pytrace=False)
+        if error > limit:
+            above = f"{name} of {percent(error)} is above the gate of {percent(limit)}"
+            pytest.fail(f"{family}: {above}: {gate.reason}", pytrace=False)
+
+
+def test_target(anchor_root: Path, anchor_rows: tuple[Row, ...], target: TargetCheck, request: pytest.FixtureRequest) -> None:
+    """The rows that an aim is for meet it."""
+    row = target.as_row(anchor_rows, left_out.read_all(anchor_root), evidence.kernel_rows(anchor_root))
+    request.node.user_properties.append((TARGET, json.dumps(row)))
+    if not row["held"]:
+        found = (
+            f"{target.measure} of {percent(row['found'])} over {row['cases']} cases"
+            if row["cases"]
+            else "there are no such cases"
+        )
+        pytest.fail(f"{target.id}: {target.target.title}: {found}; the aim is {percent(target.limit)}", pytrace=False)
+
+
+def test_layout(layout: layouts.Ranking | layouts.Choice) -> None:
+    """Measured layouts come in their order, and a published plan is close to the best that the search finds."""
+    missed = layout.missed()
+    if missed:
+        pytest.fail(f"{layout.id}: {missed}", pytrace=False)
+
+
+def test_time_of_a_whole_search(timed_search: layouts.TimedSearch, request: pytest.FixtureRequest) -> None:
+    """The whole space is exhausted at a stated rate, counting only plans whose memory and step time were computed."""
+    pytest.importorskip("pytest_benchmark", reason="timing needs pytest-benchmark: pip install mlsysim-anchors[test]")
+    benchmark: Any = request.getfixturevalue("benchmark")
+    found = benchmark.pedantic(timed_search.call, rounds=2, iterations=1)
+    plans = found.total_evaluated
+    if plans < timed_search.least_plans:
+        pytest.fail(f"{plans} plans were evaluated, not {timed_search.least_plans}", pytrace=False)
+    if benchmark.stats is None:  # pytest-benchmark is switched off under xdist
+        return
+    best_s = float(benchmark.stats.stats.min)
+    benchmark.extra_info["plans_per_second"] = plans / best_s
+    record = {"file": layouts.FILE, "id": timed_search.id, "plans": plans, "seconds": best_s}
+    request.node.user_properties.append((SEARCH, json.dumps(record)))
+    set_up_s = float(request.config.getini("mlsysim_search_budget_ms")) / 1e3
+    limit_s = min(timed_search.seconds, set_up_s + plans / timed_search.rate)
+    if best_s > limit_s:
+        pytest.fail(f"{plans} plans take {best_s:.3g} s at best, the limit is {limit_s:.3g} s", pytrace=False)
+
+
+@pytest.mark.parametrize("page", ["anchors.md", "accuracy.md"])
+def test_page_is_current(anchor_root: Path, page: str, request: pytest.FixtureRequest) -> None:
+    """The pages that a run has written say what a run would write today."""
+    path = anchor_root.parent / "docs" / page
+    asked = [*request.config.getoption("--anchor-report"), *request.config.getoption("--accuracy-report")]
+    if path.resolve() in {Path(name).resolve() for name in asked}:
+        return  # this run writes it
+    now = evidence.page(anchor_root, page)
+    written = path.read_text("utf-8") if path.exists() else ""
+    pairs = itertools.zip_longest(written.splitlines(), now.splitlines(), fillvalue="")
+    moved = next(((old, new) for old, new in pairs if not evidence.reads_the_same(old, new)), None)
+    if moved is not None:
+        old, new = moved
+        option = "anchor" if page == "anchors.md" else "accuracy"
+        again = f"pytest {anchor_root.name} --{option}-report=docs/{page}"
+        pytest.fail(f"docs/{page} is not what a run gives now; write it with {again}\n- {old}\n+ {new}", pytrace=False)
+
+
+def test_no_orphan_snapshots(anchor_root: Path, request: pytest.FixtureRequest) -> None:
+    """Every file of snapshots belongs to a source; ``--snapshot-update`` removes the others."""
+    pytest.importorskip("syrupy", reason="snapshots need syrupy: pip install mlsysim-anchors[test]")
+    expected = {snapshot_path(path) for path in loading.anchor_files(anchor_root)}
+    orphans = [path for path in sorted((anchor_root.parent / "snapshots").rglob("*.json")) if path not in expected]
+    if request.config.getoption("update_snapshots", False):
+        for path in orphans:
+            path.unlink()
+    elif orphans:
+        named = ", ".join(str(path) for path in orphans)
+        pytest.fail(f"snapshots without a case (remove them with --snapshot-update): {named}", pytrace=False)
+
+
+def test_time_of_a_solve(timed: Anchor, request: pytest.FixtureRequest) -> None:
+    """A solve takes well under a millisecond, a search evaluates plans at a stated rate; building inputs is not timed."""
+    pytest.importorskip("pytest_benchmark", reason="timing needs pytest-benchmark: pip install mlsysim-anchors[test]")
+    benchmark: Any = request.getfixturevalue("benchmark")
+    result = result_of(timed)
+    searched = 0 if result.SEARCHES else getattr(result, "total_searched", None)
+    call = call_of(timed)
+    if searched is None:
+        benchmark.pedantic(call.result, rounds=20, iterations=10, warmup_rounds=1)
+        limit_s = float(request.config.getini("mlsysim_solve_budget_ms")) / 1e3
+    else:
+        benchmark.pedantic(call.result, rounds=3, iterations=1)
+        set_up_ms, rate = (float(request.config.getini(f"mlsysim_search_{name}")) for name in ("budget_ms", "rate"))
+        limit_s = set_up_ms / 1e3 + searched / rate
+    if benchmark.stats is None:  # pytest-benchmark is switched off under xdist
+        return
+    # The best round is the machine's own time: a median would fail where another process takes the core.
+    best_s = float(benchmark.stats.stats.min)
+    benchmark.extra_info["plans_per_second"] = searched / best_s if searched else None
+    if best_s > limit_s:
+        times = f"{1e3 * best_s:.3g} ms at best, the limit is {1e3 * limit_s:.3g} ms"
+        pytest.fail(f"{timed.source.solver} takes {times}", pytrace=False)
