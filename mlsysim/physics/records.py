@@ -15,7 +15,7 @@ def stacked(records: Iterable[T]) -> T:
     """Records of floats (one or more, of one dataclass) as one record of arrays; records within them are stacked too.
 
     Example:
-        >>> from mlsysim.physics.training.roofline_step import Machine
+        >>> from mlsysim.physics.machine import Machine
         >>> stacked([Machine(1.0, 2.0, 3.0, 4.0, 8.0), Machine(5.0, 2.0, 3.0, 4.0, 8.0)]).rate_flops_per_s
         array([1., 5.])
     """
@@ -32,7 +32,7 @@ def unstacked(record: T, count: int) -> list[T]:
     """A record of arrays (or of numbers that hold for all) as ``count`` records of floats; the inverse of ``stacked``.
 
     Example:
-        >>> from mlsysim.physics.training.roofline_step import Machine
+        >>> from mlsysim.physics.machine import Machine
         >>> first, last = unstacked(Machine(np.array([1.0, 5.0]), 2.0, 3.0, 4.0, 8.0), 2)
         >>> last.rate_flops_per_s, last.memory_Bps
         (5.0, 2.0)
