@@ -16,6 +16,7 @@ from mlsysim.core.errors import InputError
 from mlsysim.lowering.work import training_work
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.solvers.training.distributed import DistributedModel
+from mlsysim.tables import predict
 from mlsysim.tables.predict import ADDED_COLUMNS, predict_table
 from mlsysim.tables.training import question
 from mlsysim.tables.training_figures import flops_per_token
@@ -250,6 +251,16 @@ def test_a_thousand_figures_take_less_than_a_second():
     assert min(seconds) < 1
 
 
+def test_a_table_is_solved_in_blocks(table, monkeypatch):
+    whole = predict_table(table)
+    monkeypatch.setattr(predict, "_BLOCK_ROWS", 2)
+    read = []
+    rows = predict.predicted_rows(read.append(row["id"]) or row for row in table)
+    assert next(rows) == whole[0]
+    assert len(read) == 2  # no more than a block is held
+    assert [whole[0], *rows] == whole
+
+
 def command(*arguments, stdin=None):
     return subprocess.run(
         [sys.executable, "-m", "mlsysim", *map(str, arguments)],
@@ -283,6 +294,8 @@ def test_command_writes_a_file(tmp_path):
     assert [row["predicted"] for row in rows_of(output.read_text(encoding="utf-8"))] == ["fits", "OOM", "fits", "", ""]
     again = command("predict", output)  # its own output is a table too
     assert again.stdout == output.read_text(encoding="utf-8")
+    over = command("predict", output, "-o", output)
+    assert (over.returncode, output.read_text(encoding="utf-8")) == (0, again.stdout)
 
 
 @pytest.mark.parametrize(
@@ -302,10 +315,10 @@ def test_command_says_in_one_line_what_is_wrong(tmp_path, capsys, content):
 
 
 def test_help_is_readable():
-    overview, predict = command("--help"), command("predict", "--help")
+    overview, told = command("--help"), command("predict", "--help")
     assert "predict" in overview.stdout
-    assert all(column in predict.stdout for column in ADDED_COLUMNS)
-    assert max(map(len, predict.stdout.splitlines())) <= 80
+    assert all(column in told.stdout for column in ADDED_COLUMNS)
+    assert max(map(len, told.stdout.splitlines())) <= 80
 
 
 def test_the_script_is_the_module():

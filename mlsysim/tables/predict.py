@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
@@ -41,6 +42,9 @@ _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_pe
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
 # A unit other than the one that the metric's name says: what it counts more of.
 _SCALES = {("step_time_s", "ms"): 1e3, ("step_time_s", "min"): 1 / 60, ("tflops_per_accel", "pflop/s"): 1e-3}
+
+# Rows whose runs are computed together: enough for full arrays, few enough to hold.
+_BLOCK_ROWS = 4096
 
 Cells = Mapping[str, str]
 _Key = tuple[tuple[str, str], ...]
@@ -81,15 +85,43 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         >>> days["predicted"], days["reason"]
         ('', "metric = 'train_days': expected a rate or a time of one step: run totals are not predicted")
     """
-    table = list(rows)
-    if not table:
-        return []
-    solve, metrics = table_kind(table[0])
+    return list(predicted_rows(rows))
+
+
+def predicted_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows that ``predict_table`` returns, one by one: a table of any length needs the memory of a few thousand rows.
+
+    Rows are read and solved in blocks; the runs of a block are computed together.
+
+    Args:
+        rows: of one table, as ``predict_table`` takes them.
+
+    Yields:
+        Each row with what is predicted of it, in order.
+
+    Raises:
+        InputError: the columns of a block's first row are those of no known table.
+
+    Example:
+        >>> from itertools import count, islice
+        >>> run = dict(model="Llama-3.1-8B", accelerator="H100", n_accel=8, seq_len=8192, global_batch_seqs=128,
+        ...            micro_batch=1, framework="Megatron-LM", metric="step_time_s")
+        >>> endless = ({**run, "id": number} for number in count())
+        >>> [row["id"] for row in islice(predicted_rows(endless), 2)]
+        [0, 1]
+    """
+    remaining = iter(rows)
+    while block := list(islice(remaining, _BLOCK_ROWS)):
+        yield from _predicted_block(block)
+
+
+def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    solve, metrics = table_kind(block[0])
     # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
     figure_columns = _FIGURE_COLUMNS - ({"locator"} if solve is _small_model_run else set())
     solved: dict[_Key, _Run | _Waiting | str] = {}
     asked: list[tuple[str, _Key, str, str]] = []
-    for row in table:
+    for row in block:
         cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
         run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
         metric, unit = cells.get("metric", "").strip().lower(), cells.get("unit", "").strip().lower()
@@ -99,10 +131,8 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             solved[key] = _guarded(solve, run_cells)
         asked.append((wrong, key, metric, unit))
     answers = _answered(solved)
-    return [
-        dict(row) | _added(wrong or answers[key], metric, unit)
-        for row, (wrong, key, metric, unit) in zip(table, asked, strict=True)
-    ]
+    for row, (wrong, key, metric, unit) in zip(block, asked, strict=True):
+        yield dict(row) | _added(wrong or answers[key], metric, unit)
 
 
 def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run | str]:
