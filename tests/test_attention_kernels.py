@@ -23,6 +23,7 @@ from mlsysim.physics.kernels.attention import (
     prefill_attention_s,
     training_attention_s,
 )
+from mlsysim.validation.kernels import predictions
 from mlsysim.validation.kernels.tables import CALIBRATION, VALIDATION, KernelTable, role_of
 
 KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
@@ -116,10 +117,10 @@ def test_unmeasured():
 @pytest.mark.parametrize("name", HEAD["device"])
 def test_shares_are_of_the_registry_figures(name):
     facts, node = HEAD["device"][name], Hardware[HEAD["device"][name]["hardware"]]
-    device = fit_attention._device(facts, 1.0)
+    device = predictions._device(facts, 1.0)
     for dtype, precision in (("bfloat16", "bf16"), ("fp8", "fp8")):
         if dtype in facts["peak"]:
-            assert fit_attention._peak(facts, dtype) == pytest.approx(node.compute.rate_flops_per_s(precision))
+            assert predictions._peak(facts, dtype) == pytest.approx(node.compute.rate_flops_per_s(precision))
     assert device.bandwidth_Bps == pytest.approx(node.memory.bandwidth.m_as("byte/second"))
     assert device.multiprocessors == node.compute.multiprocessors
     assert device.l2_B == pytest.approx(node.memory.l2_capacity.m_as("byte"))
