@@ -17,13 +17,13 @@ from mlsysim.core.errors import MLSysError
 from mlsysim.lowering.convolutions import convolutions
 from mlsysim.physics.kernels.convolution import convolution_macs, convolution_parameters, convolution_passes
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
-from mlsysim.physics.kernels.passes import ReplicaDevice
+from mlsysim.physics.kernels.passes import ReplicaDevice, SharedDataParallel
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients, ReplicaPlan, replica_step
 
 ROOT = Path(__file__).parents[1] / "anchors"
 TABLES = sorted([*(ROOT / "cnn").glob("*.csv"), *(ROOT / "bert").glob("*.csv")])
 KERNEL = GemmKernel(0.9, 180.0, 2.6, 0.8, 3e-6, SharedGemm(2.5, 2.5e-7, 12.0, 256.0))
-DEVICE = ReplicaDevice(KERNEL, 312e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8)
+DEVICE = ReplicaDevice(KERNEL, 312e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8, SharedDataParallel(5.0, 20e-6, 0.6))
 RESNET = Models.Vision.ResNet50
 BERT = Models.Language.BERT_Large
 MXNET = {"is_training": True, "stack": "nvidia-mxnet"}

@@ -83,7 +83,7 @@ def fitted_names(phase: str, device: str, kv_dtypes: Iterable[str] = ("bfloat16"
     """
     without = {text.split(":")[0] for text in _entry(phase, device)["held"]}
     without |= {f"efficiency_{name}" for name in ("bfloat16", "fp8") if name not in kv_dtypes}
-    behind = _measured(phase, device)
+    behind = measured_attention(phase, device)
     own = (f"attention.{phase}.{behind}.{name}" for name in _NAMES[phase] if name not in without)
     return (*shared_names(f"attention.{phase}"), *own)
 
@@ -110,7 +110,7 @@ def _stated_entry(phase: str, device: str) -> dict[str, Any]:
     peak, unless they are stated.
     """
     sibling = stated.sibling(device, "attention")
-    found = {**_entry(phase, sibling), "of": _measured(phase, device)}
+    found = {**_entry(phase, sibling), "of": measured_attention(phase, device)}
     if phase == "prefill":
         share = gemm.gemm_kernel(device).efficiency / gemm.gemm_kernel(sibling).efficiency
         for name in ("efficiency_bfloat16", "efficiency_fp8"):
@@ -121,8 +121,13 @@ def _stated_entry(phase: str, device: str) -> dict[str, Any]:
     return found
 
 
-def _measured(phase: str, device: str) -> str:
-    """The device whose measured kernels are behind those of ``device``."""
+def measured_attention(phase: str, device: str) -> str:
+    """The device whose measured attention kernels are behind those of ``device``.
+
+    Example:
+        >>> measured_attention("prefill", "l40s")
+        'a100_sxm'
+    """
     while device not in _tables()[phase]:
         device = stated.sibling(device, "attention")
     return device

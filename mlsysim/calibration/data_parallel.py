@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mlsysim.calibration import gemm
-from mlsysim.calibration.stacks import resolved, sustained_clock
+from mlsysim.calibration.shared_kernels import shared_names
+from mlsysim.calibration.stacks import clock_names, entry_of, resolved, sustained_clock
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
@@ -114,12 +115,7 @@ def replica_hardware(hardware_name: str) -> ReplicaHardware:
         >>> replica_hardware("A30").kernels
         'a100_sxm'
     """
-    devices = replica_tables()["device"]
-    known = {listed: name for name, entry in devices.items() for listed in entry["hardware"]}
-    if hardware_name not in known:
-        raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
-    name = known[hardware_name]
-    entry = resolved(devices, name)
+    name, entry = entry_of(replica_tables()["device"], hardware_name)
     clock = float(entry["clock"]) if "clock" in entry else sustained_clock(entry["kernels"])
     shares = {fmt: float(entry[f"{fmt}_share"]) for fmt in SHARED_FORMATS if f"{fmt}_share" in entry}
     return ReplicaHardware(name, entry["kernels"], clock, shares)
@@ -135,8 +131,14 @@ def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) 
     """
     found = replica_hardware(hardware_name)
     own = _fitted("device", found.name)
-    clock = [] if any(name.endswith(".clock") for name in own) else [f"clock.{found.kernels}"]
-    return (*gemm.fitted_names(found.kernels, gemm_format), *clock, *own, *_fitted("stack", stack_name))
+    clock = () if any(name.endswith(".clock") for name in own) else clock_names(found.kernels)
+    return (
+        *shared_names("data_parallel"),
+        *gemm.fitted_names(found.kernels, gemm_format),
+        *clock,
+        *own,
+        *_fitted("stack", stack_name),
+    )
 
 
 @functools.cache

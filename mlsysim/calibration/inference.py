@@ -9,7 +9,8 @@ from typing import Any
 
 from mlsysim.calibration import gemm
 from mlsysim.calibration.data_parallel import ReplicaStack, fitted_device_names, replica_hardware
-from mlsysim.calibration.stacks import resolved, sustained_clock
+from mlsysim.calibration.shared_kernels import shared_names
+from mlsysim.calibration.stacks import clock_names, entry_of, resolved, sustained_clock
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
@@ -147,12 +148,7 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
         >>> inference_hardware("Tesla V100 SXM2 16GB").clock == replica_hardware("Tesla V100 SXM2 16GB").clock
         True
     """
-    devices = inference_tables()["device"]
-    known = {listed: name for name, entry in devices.items() for listed in entry["hardware"]}
-    if hardware_name not in known:
-        raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
-    name = known[hardware_name]
-    entry = resolved(devices, name)
+    name, entry = entry_of(inference_tables()["device"], hardware_name)
     shares = {fmt: float(entry[f"{fmt}_share"]) for fmt in SHARED_FORMATS if f"{fmt}_share" in entry}
     if entry.get("as_trained"):
         trained = replica_hardware(hardware_name)
@@ -189,9 +185,9 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
     """
     found = inference_hardware(hardware_name)
     device = [*_trained(hardware_name, found.name), *_fitted("device", found.name)]
-    clock = [] if any(name.endswith(".clock") for name in device) else [f"clock.{found.kernels}"]
+    clock = () if any(name.endswith(".clock") for name in device) else clock_names(found.kernels)
     products = gemm.fitted_names(found.kernels, gemm_format(found.kernels, precision))
-    return (*products, *clock, *device, *_fitted("stack", stack_name))
+    return (*shared_names("data_parallel"), *products, *clock, *device, *_fitted("stack", stack_name))
 
 
 def _trained(hardware_name: str, name: str) -> tuple[str, ...]:

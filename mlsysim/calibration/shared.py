@@ -6,6 +6,7 @@ import functools
 from dataclasses import fields
 from typing import Any
 
+from mlsysim.calibration.siblings import line_of
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.step_inputs import SharedCoefficients
 
@@ -23,6 +24,17 @@ def shared_coefficients() -> SharedCoefficients:
         True
     """
     return SharedCoefficients(**{name: float(_table()[name]["value"]) for name in NAMES})
+
+
+def runs_older_flash(device: str) -> bool:
+    """Whether FlashAttention-2 is slower than the vendor's own kernel on ``device``, or on a sibling of its vendor behind it.
+
+    Example:
+        >>> runs_older_flash("h100_sxm"), runs_older_flash("a100_sxm"), runs_older_flash("mi300x")
+        (True, False, False)
+    """
+    hopper = _table()["flash_2_on_hopper"]["devices"]
+    return any(relative in hopper for relative in line_of(device))
 
 
 def fitted_names() -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.kernels.attention import SharedAttention
 from mlsysim.physics.kernels.collectives import SharedCollectives
 from mlsysim.physics.kernels.gemm import SharedGemm
+from mlsysim.physics.kernels.passes import SharedDataParallel
+from mlsysim.physics.serving.deployment import SharedServing
 
 
 @functools.cache
@@ -35,8 +37,20 @@ def shared_collectives() -> SharedCollectives:
     return SharedCollectives(**_values("collectives", SharedCollectives))
 
 
+@functools.cache
+def shared_serving() -> SharedServing:
+    """Constants that all serving engines share."""
+    return SharedServing(**_values("serving", SharedServing))
+
+
+@functools.cache
+def shared_data_parallel() -> SharedDataParallel:
+    """Constants that all stacks of models that one accelerator holds whole share."""
+    return SharedDataParallel(**_values("data_parallel", SharedDataParallel))
+
+
 def shared_names(kind: str) -> tuple[str, ...]:
-    """Names of those of "gemm", "collectives", "attention.prefill" or "attention.decode" that measured times decided.
+    """Names of those of a section ("gemm", "serving") or its phase ("attention.decode") that measured times decided.
 
     Example:
         >>> shared_names("attention.prefill")

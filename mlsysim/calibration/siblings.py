@@ -8,7 +8,7 @@ rate itself is the device's own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlsysim.core.errors import UnknownNameError
@@ -42,6 +42,24 @@ def sibling(device: str, family: str) -> str:
     """
     entry = _entry(device)
     return str(entry.get(f"{family}_like", entry["like"]))
+
+
+def line_of(device: str) -> Iterator[str]:
+    """``device`` and, one after the other, the siblings behind it as long as they are of its vendor.
+
+    What software was tuned to (a clock under load, the share of a kernel of its own) is passed on within a vendor; kernels,
+    which are shares of a datasheet, come from whatever ``sibling`` names.
+
+    Example:
+        >>> list(line_of("l40")), list(line_of("mi300x"))
+        (['l40', 'l40s', 'a100_sxm'], ['mi300x'])
+    """
+    vendor = hardware(device).vendor
+    while hardware(device).vendor == vendor:
+        yield device
+        if not is_stated(device):
+            return
+        device = str(_entry(device)["like"])
 
 
 def own(device: str, family: str) -> Mapping[str, Any]:

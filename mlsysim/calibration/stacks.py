@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from mlsysim.calibration import attention, collectives, gemm, shared
+from mlsysim.calibration import attention, collectives, gemm, shared, siblings
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.memory import MemoryTerms
@@ -93,8 +93,7 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
     names += attention.fitted_names("prefill", kernels, ["bfloat16"])
     names += collectives.fitted_names("device", kernels)
     names += shared.fitted_names()
-    if _entry("device", device, "devices.toml")["fitted"]:
-        names.append(f"clock.{device}")
+    names += clock_names(device)
     return (*names, *_fitted_of_stack(stack_name))
 
 
@@ -133,8 +132,11 @@ def measured_hardware() -> tuple[str, ...]:
     return tuple(_devices())
 
 
+@functools.cache
 def _devices() -> dict[str, str]:
-    return {name: device for device, entry in _tables("devices.toml").items() for name in entry["hardware"]}
+    """The device of each accelerator: of its entry, or, without one, of what is stated of its kernels."""
+    stated = {siblings.hardware(device).name: device for device in siblings.stated_devices()}
+    return stated | {name: device for device, entry in _tables("devices.toml").items() for name in entry["hardware"]}
 
 
 def kernels_of(device: str) -> str:
@@ -144,12 +146,25 @@ def kernels_of(device: str) -> str:
         >>> kernels_of("h100_sxm"), kernels_of("a100_sxm_40gb")
         ('h100_sxm', 'a100_sxm')
     """
-    return str(_entry("device", device, "devices.toml").get("kernels", device))
+    return str(_tables("devices.toml").get(device, {}).get("kernels", device))
 
 
 def sustained_clock(device: str) -> float:
-    """Share of the benchmark's clock that training sustains on a measured device."""
-    return float(_entry("device", device, "devices.toml")["clock"])
+    """Share of the benchmark's clock that training sustains; a device without an entry has its sibling's."""
+    return float(_clock_entry(device)[1]["clock"])
+
+
+def clock_names(device: str) -> tuple[str, ...]:
+    """The name of the fitted coefficient behind ``sustained_clock``, if one is."""
+    name, entry = _clock_entry(device)
+    return (f"clock.{name}",) if entry["fitted"] else ()
+
+
+def _clock_entry(device: str) -> tuple[str, dict[str, Any]]:
+    known = _tables("devices.toml")
+    while device not in known:
+        device = siblings.sibling(device, "gemm")
+    return device, known[device]
 
 
 def _entry(kind: str, name: str, file: str) -> dict[str, Any]:
@@ -168,6 +183,24 @@ def resolved(entries: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, A
     """
     own = entries[name]
     return {**resolved(entries, own["like"]), **own} if "like" in own else dict(own)
+
+
+def entry_of(devices: Mapping[str, Mapping[str, Any]], hardware_name: str) -> tuple[str, dict[str, Any]]:
+    """The entry of an accelerator in a family's table of devices, and its name.
+
+    Without one of its own an accelerator takes that of the nearest sibling that has one, on its own kernels.
+
+    Raises:
+        UnknownNameError: neither it nor a sibling has one.
+    """
+    known = {listed: name for name, entry in devices.items() for listed in entry["hardware"]}
+    if hardware_name in known:
+        return known[hardware_name], resolved(devices, known[hardware_name])
+    device = _devices().get(hardware_name)
+    for relative in siblings.line_of(kernels_of(device)) if device else ():
+        if relative in devices:
+            return relative, {**resolved(devices, relative), "kernels": device}
+    raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
 
 
 @functools.cache

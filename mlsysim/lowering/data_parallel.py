@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mlsysim.calibration.attention import prefill_kernel
+from mlsysim.calibration.attention import measured_attention, prefill_kernel
 from mlsysim.calibration.data_parallel import ReplicaHardware, ReplicaStack, replica_hardware
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
 from mlsysim.calibration.shared import shared_coefficients
+from mlsysim.calibration.shared_kernels import shared_data_parallel
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
@@ -26,8 +27,6 @@ _GEMM_FORMAT = {"fp8": "fp8", "fp16": "bfloat16", "bf16": "bfloat16", "tf32": "b
 _SINGLE_B = 4.0
 # Where padding is left out, samples of all lengths up to the longest: the mean of what their tokens see is two thirds of it.
 _SEEN_OF_LONGEST = 2.0 / 3.0
-# Devices whose attention kernels were not measured take those of the nearest that were.
-_ATTENTION_OF = {"l40s": "a100_sxm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaSta
         memory_Bps=accelerator.memory_bandwidth_Bps,
         multiprocessors=float(units),
         cache_B=float(cache.m_as("byte")),
-        attention=prefill_kernel(_ATTENTION_OF.get(found.kernels, found.kernels)),
+        attention=prefill_kernel(measured_attention("prefill", found.kernels)),
         attention_peak_flops_per_s=accelerator.rate_flops_per_s(halves),
         format_share=found.format_shares.get(precision, 1.0),
         element_B=_SINGLE_B if stack.elements_of_32_bits else None,
@@ -180,6 +179,7 @@ def clocked(kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> 
         multiprocessors=kernels.multiprocessors,
         cache_B=kernels.cache_B,
         streaming=shared_coefficients().streaming,
+        shared=shared_data_parallel(),
         operand_B=kernels.operand_B,
         element_B=kernels.element_B,
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlsysim.calibration.attention import prefill_kernel
+from mlsysim.calibration.attention import measured_attention, prefill_kernel
 from mlsysim.calibration.gemm import gemm_kernel
 from mlsysim.calibration.inference import (
     InferenceCoefficients,
@@ -18,6 +18,7 @@ from mlsysim.calibration.inference import (
     inference_hardware,
     inference_stack,
 )
+from mlsysim.calibration.shared_kernels import shared_data_parallel
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
@@ -26,9 +27,6 @@ from mlsysim.models.types import Workload
 from mlsysim.physics.numeric import Num
 
 # The host runs ahead of the device until it cannot: close to a maximum of the two, not their sum.
-_HOST_NORM = 5.0
-# Devices whose attention kernels were not measured take those of the nearest that were.
-_ATTENTION_OF = {"l40s": "a100_sxm"}
 
 
 class ForwardTime(NamedTuple):
@@ -100,7 +98,7 @@ def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernel
         memory_Bps=accelerator.memory_bandwidth_Bps,
         multiprocessors=float(units),
         cache_B=float(cache.m_as("byte")),
-        attention=prefill_kernel(_ATTENTION_OF.get(found.kernels, found.kernels)),
+        attention=prefill_kernel(measured_attention("prefill", found.kernels)),
         attention_peak_flops_per_s=accelerator.rate_flops_per_s(precision if value_B > 1 else "fp16"),
         format_share=found.format_shares.get(precision, 1.0),
     )
@@ -125,7 +123,7 @@ def inference_work(
 def forward_time(
     work: ReplicaWork, kernels: Kernels, stack: InferenceCoefficients, clock: Num, cache_traffic: float = 1.0
 ) -> ForwardTime:
-    """Host and device as (a^5 + b^5)^(1/5), and what each batch costs, for a solve and for the fit alike.
+    """Host and device as (a^n + b^n)^(1/n), and what each batch costs, for a solve and for the fit alike.
 
     ``cache_traffic`` is the device's share of a convolution's bytes that reaches memory.
     """
@@ -134,5 +132,6 @@ def forward_time(
     moved_B = kernels.value_B * (stack.traffic * cache_traffic if work.network is not None else 1.0)
     passes = work_passes(work, replace(kernels, gemm=product, value_B=moved_B), coefficients, clock * stack.clock_share)
     host_s = passes.kernels / 3 * coefficients.host_kernel_s
-    together_s = (passes.forward_s**_HOST_NORM + host_s**_HOST_NORM) ** (1 / _HOST_NORM)
+    norm = shared_data_parallel().host_norm
+    together_s = (passes.forward_s**norm + host_s**norm) ** (1 / norm)
     return ForwardTime(passes.forward_s, together_s - passes.forward_s, coefficients.step_s + 0.0 * passes.forward_s)

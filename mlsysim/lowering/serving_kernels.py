@@ -13,7 +13,7 @@ from mlsysim.calibration.collectives import collective_coefficients, fabric_coef
 from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
 from mlsysim.calibration.shared import shared_coefficients
-from mlsysim.calibration.shared_kernels import shared_gemm
+from mlsysim.calibration.shared_kernels import shared_gemm, shared_names, shared_serving
 from mlsysim.core.errors import InconsistentError, InputError, MLSysError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.precision import bytes_per_element
@@ -165,6 +165,7 @@ def serving_kernels(
         own_compute_share=1.0 if multiplied else device.own_compute_share,
         own_memory_share=own_memory_share,
         streaming=float(shared_coefficients().streaming),
+        shared=shared_serving(),
     )
 
 
@@ -326,7 +327,7 @@ def coefficients_used(setting: ServingSetting) -> tuple[str, ...]:
         return ()
     device = engine_device(setting.accelerator.name)
     if setting.stack.has.own_products:
-        return (*device.fitted, *setting.stack.fitted)
+        return (*shared_names("serving"), *device.fitted, *setting.stack.fitted)
     name = _product_format(setting.accelerator, Formats(setting.arithmetic, setting.weights, setting.cache), device.gemm)[0]
     return _coefficient_names(setting.stack.name, setting.accelerator.name, name, setting.tp > 1)
 
@@ -338,4 +339,4 @@ def _coefficient_names(stack: str, hardware: str, gemm_format: str, reduces: boo
     names += [*attention.fitted_names("prefill", device.attention), *attention.fitted_names("decode", device.attention)]
     if reduces:
         names += collectives.fitted_names("device", device.collectives)
-    return (*names, *device.fitted, *engine(stack).fitted)
+    return (*shared_names("serving"), *names, *device.fitted, *engine(stack).fitted)

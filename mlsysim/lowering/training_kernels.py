@@ -9,7 +9,7 @@ from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
-from mlsysim.calibration.shared import shared_coefficients
+from mlsysim.calibration.shared import runs_older_flash, shared_coefficients
 from mlsysim.calibration.stacks import Stack, fitted_names, kernels_of, measured_device, stack, sustained_clock
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.hardware.types import HardwareNode
@@ -28,8 +28,6 @@ from mlsysim.physics.training.roofline_step import training_step
 from mlsysim.physics.training.step import Overlap, StepTime, assemble_step
 from mlsysim.physics.training.step_inputs import KernelDevice, LayerShape, StackCoefficients
 
-# Training libraries ship FlashAttention-2 on Hopper, half as fast as the inference kernels that were measured there.
-_HOPPER = ("h100_sxm", "h200_sxm")
 _GEMM_FORMAT = {"bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "int8": "sq", "fp4": "nvfp4"}
 
 
@@ -49,7 +47,7 @@ def layer_shape(
     """
     if not isinstance(workload, TransformerWorkload):
         raise InputError("workload", workload.name, "a transformer beside stack: no other layers are calibrated")
-    slower = measured_device(accelerator.name) in _HOPPER and not found.vendor_attention
+    slower = runs_older_flash(kernels_of(measured_device(accelerator.name))) and not found.vendor_attention
     return LayerShape(
         hidden=float(workload.hidden_dim),
         query_width=float(workload.heads * workload.head_width),

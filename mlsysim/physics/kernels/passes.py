@@ -18,6 +18,21 @@ class Passes(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class SharedDataParallel:
+    """What stacks of models that one accelerator holds whole share.
+
+    Attributes:
+        host_norm: norm of host and device time, between a sum (1) and a maximum (infinity).
+        hop_s: latency of one hop of a reduction tree between nodes, both ways.
+        batched_share: share of the peak that the batched products of attention with stored scores reach.
+    """
+
+    host_norm: float
+    hop_s: float
+    batched_share: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaDevice:
     """Fitted matrix products of an accelerator at one number format, its memory and its chip.
 
@@ -29,6 +44,7 @@ class ReplicaDevice:
         operand_B: bytes of an element of what a product multiplies (1 at 8 bits), else those of an activation.
         memory_Bps, multiprocessors, cache_B: datasheet.
         streaming: share of the memory bandwidth that element-wise passes reach.
+        shared: constants of all such stacks.
     """
 
     gemm: GemmKernel
@@ -38,6 +54,7 @@ class ReplicaDevice:
     multiprocessors: float
     cache_B: float
     streaming: Num
+    shared: SharedDataParallel
     operand_B: float | None = None
     element_B: float | None = None
 

@@ -23,8 +23,6 @@ _FFN_FORWARD, _FFN_BACKWARD = 2.0, 4.0
 _QKV_FORWARD, _QKV_BACKWARD = 2.5, 5.0
 # Stored scores: values per score that the products write and read, and that scale, mask, softmax and dropout move.
 _SCORE_FORWARD, _SCORE_BACKWARD = 6.5, 9.5
-# Batched products of one head's width reach this share of the peak.
-_BATCHED_SHARE = 0.6
 _HEAD_VALUES = 20.0  # values a logit that the loss moves
 _FORWARD_KERNELS, _BACKWARD_KERNELS = 16.0, 30.0  # a layer's
 
@@ -73,8 +71,9 @@ def encoder_passes(
     Example:
         >>> from mlsysim.physics.kernels.attention import SharedAttention
         >>> from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+        >>> from mlsysim.physics.kernels.passes import SharedDataParallel
         >>> kernel = GemmKernel(0.9, 180.0, 2.6, 0.8, 3e-6, SharedGemm(2.5, 2.5e-7, 12.0, 256.0))
-        >>> a100 = ReplicaDevice(kernel, 290e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8)
+        >>> a100 = ReplicaDevice(kernel, 290e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8, SharedDataParallel(5.0, 20e-6, 0.6))
         >>> chip = AttentionDevice(290e12, 1.9e12, 108.0, 40 * 2.0**20)
         >>> bert = EncoderShape(24.0, 1024.0, 16.0, 4096.0, 30522.0, 128.0, 0.15, 0.0)
         >>> attention = PrefillKernel(11e-6, 0.5, 2.2e10, 180.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
@@ -121,7 +120,7 @@ def _attention_s(
     sequences, width = tokens / shape.seq_len, shape.hidden / shape.heads
     fused = training_attention_s(kernel, chip, sequences / 2, 2 * shape.seq_len, shape.heads, width, backward_rate)
     scores = sequences * shape.heads * shape.seq_len**2
-    products_s = 4 * scores * width / (_BATCHED_SHARE * device.peak_flops_per_s)
+    products_s = 4 * scores * width / (device.shared.batched_share * device.peak_flops_per_s)
     element_B = device.value_B if device.element_B is None else device.element_B
     score_s = moved * element_B * scores / device.streaming_Bps
     stored = products_s + _SCORE_FORWARD * score_s, 2 * products_s + _SCORE_BACKWARD * score_s

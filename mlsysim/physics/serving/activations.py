@@ -18,11 +18,9 @@ _ROUTED_B = 10.0
 # they are of its width, outputs of two r2 w4, merging of heads r4 w4. Of the feed-forward block: input r4 w2, two outputs
 # r2 w4, activation r4 w4, product r8 w4. Of queries, keys and values: output r2 w4, rotation or store r4 w4.
 _WIDE_RESIDUAL_B, _WIDE_FFN_B, _WIDE_QKV_B = 112.0, (26.0, 38.0), 14.0
-# Attention of engines that store the scores: its products' share, as in training; bytes that a score moves in 32 bits: product
-# w2 and its conversion r2 w4, softmax r4 w4, conversion r4 w2, product r2.
-_UNFUSED_SHARE, _WIDE_UNFUSED_B = 0.6, 24.0
-# Rate at which one multiprocessor reads from the last-level cache: keys and values again, what the kernel before has written.
-CACHE_READ_Bps = 33e9
+# Attention of engines that store the scores in 32 bits, bytes that one moves: product w2 and its conversion r2 w4, softmax
+# r4 w4, conversion r4 w2, product r2.
+_WIDE_UNFUSED_B = 24.0
 WIDE_B = 4.0  # of an element in 32 bits
 
 
@@ -40,7 +38,7 @@ def elementwise_layer_s(
     # The longest lists: the residual stream twice read and once written, or the widest block read and written.
     list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum(width, shape.qkv_width) / shards.tp)
     cached = minimum(1.0, kernels.cache_B / maximum(tokens * kernels.element_B * list_width, 1.0))
-    cached_Bps = max(kernels.multiprocessors * CACHE_READ_Bps, kernels.streaming_Bps)
+    cached_Bps = max(kernels.cache_read_Bps, kernels.streaming_Bps)
     moved_B = engine.passes * moved_B * kernels.element_B / 2
     return moved_B * ((1 - cached) / kernels.streaming_Bps + cached / cached_Bps)
 
@@ -58,7 +56,7 @@ def stored_score_s(head_dim: Num, scores: Num, kernels: ServingKernels, engine: 
     moved_B: Num = has.score_B * kernels.element_B / 2
     if has.wide:
         moved_B = _WIDE_UNFUSED_B * _missed(scores * WIDE_B, kernels)
-    peak_flops_per_s = kernels.attention.peak_flops_per_s * _UNFUSED_SHARE
+    peak_flops_per_s = kernels.attention.peak_flops_per_s * kernels.shared.unfused_share
     return 4 * head_dim / peak_flops_per_s + moved_B * engine.passes / kernels.streaming_Bps
 
 

@@ -58,6 +58,20 @@ class ServingShape:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedServing:
+    """What all engines share.
+
+    Attributes:
+        cache_read_Bps: rate at which one multiprocessor reads from the last-level cache: keys and values again, and what the
+            kernel before has written.
+        unfused_share: share of the peak that the batched products of attention with stored scores reach.
+    """
+
+    cache_read_Bps: float
+    unfused_share: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServingKernels:
     """The fitted kernels of one accelerator at the number formats of one deployment, and its datasheet's rates.
 
@@ -75,6 +89,7 @@ class ServingKernels:
         own_peak_flops_per_s, own_compute_share, own_memory_share: of an engine's own products: their peak, the share of it that
             they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
         streaming: share of the memory bandwidth that element-wise passes reach.
+        shared: constants of all engines.
     """
 
     gemm: GemmKernel
@@ -103,6 +118,12 @@ class ServingKernels:
     own_compute_share: float
     own_memory_share: float
     streaming: float
+    shared: SharedServing
+
+    @property
+    def cache_read_Bps(self) -> float:
+        """Rate at which all multiprocessors together read from the last-level cache."""
+        return self.multiprocessors * self.shared.cache_read_Bps
 
     @property
     def streaming_Bps(self) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from mlsysim.physics.kernels.attention import decode_attention_s, prefill_attention_s
 from mlsysim.physics.kernels.collectives import collective_s
 from mlsysim.physics.numeric import Num, everywhere, floor, maximum, minimum, somewhere, where
-from mlsysim.physics.serving.activations import WIDE_B, CACHE_READ_Bps, elementwise_layer_s, stored_score_s
+from mlsysim.physics.serving.activations import WIDE_B, elementwise_layer_s, stored_score_s
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
 from mlsysim.physics.serving.products import WORD_B, Product, layer_products_s, product_s, scaled
@@ -94,7 +94,7 @@ def decode_layer_attention_s(
     if has.grouped_decode and not has.only_group:
         return attention_s
     repeated_B = 2 * batch * heads * context * shape.cached_dim * kernels.kv_B
-    again_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.multiprocessors * CACHE_READ_Bps
+    again_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.cache_read_Bps
     repeated_s = kernels.decode.floor_s + repeated_B / again_Bps
     covered = has.grouped_decode & (heads == has.only_group * kv_heads) & (shape.cached_dim == has.only_head_dim)
     return where(covered, attention_s, maximum(attention_s, repeated_s))

@@ -15,11 +15,6 @@ import numpy as np
 from mlsysim.physics.kernels.passes import Passes, ReplicaDevice
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 
-# The host runs ahead of the device until it cannot: close to a maximum of the two, not their sum.
-_HOST_NORM = 5.0
-# Latency of one hop of a reduction tree between nodes, both ways.
-_HOP_S = 20e-6
-
 
 @dataclass(frozen=True, slots=True)
 class ReplicaCoefficients:
@@ -86,12 +81,12 @@ class ReplicaStep:
 REPLICA_PARTS = tuple(part.name for part in fields(ReplicaStep))
 
 
-def all_reduce_s(plan: ReplicaPlan, network_share: Num) -> Num:
+def all_reduce_s(plan: ReplicaPlan, network_share: Num, hop_s: Num) -> Num:
     """Two-level ring: 2 (r-1)/r S over a node's links, 2 (N-1)/N of each rank's part S/r over its network card.
 
     Example:
         >>> one_node = ReplicaPlan(8.0, 8.0, 1.0, 0.0, 100e6, 0.0, 300e9, 25e9)
-        >>> round(1e3 * all_reduce_s(one_node, 1.0), 3)
+        >>> round(1e3 * all_reduce_s(one_node, 1.0, 20e-6), 3)
         0.583
     """
     nodes = plan.replicas / plan.per_node
@@ -99,16 +94,16 @@ def all_reduce_s(plan: ReplicaPlan, network_share: Num) -> Num:
     part_B = plan.gradient_B / plan.per_node
     across = 2 * (nodes - 1) / nodes * part_B / (plan.inter_Bps * network_share)
     hops = 2 * np.log2(maximum(1.0, nodes))
-    return inside + where(nodes > 1, across + hops * _HOP_S, 0.0)
+    return inside + where(nodes > 1, across + hops * hop_s, 0.0)
 
 
 def replica_step(passes: Passes, plan: ReplicaPlan, device: ReplicaDevice, stack: ReplicaCoefficients) -> ReplicaStep:
-    """The step: host and device as (a^5 + b^5)^(1/5), the all-reduce under the last micro-batch's backward pass."""
+    """The step: host and device as (a^n + b^n)^(1/n), the all-reduce under the last micro-batch's backward pass."""
     device_s = passes.forward_s + passes.backward_s
     host_s = passes.kernels * stack.host_kernel_s
-    together = (device_s**_HOST_NORM + host_s**_HOST_NORM) ** (1 / _HOST_NORM)
+    together = (device_s**device.shared.host_norm + host_s**device.shared.host_norm) ** (1 / device.shared.host_norm)
     accumulated_s = plan.accumulated_B / device.streaming_Bps
-    reduced = where(plan.replicas > 1, all_reduce_s(plan, stack.network_share), 0.0)
+    reduced = where(plan.replicas > 1, all_reduce_s(plan, stack.network_share, device.shared.hop_s), 0.0)
     hidden = stack.dp_hidden * minimum(reduced, passes.backward_s)
     return ReplicaStep(
         forward_s=plan.micro_batches * passes.forward_s,
