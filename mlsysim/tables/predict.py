@@ -19,13 +19,14 @@ from mlsysim.core.toml import packaged_toml
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.training.memory import MEMORY_PARTS
-from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.solvers.serving.serving import ServingResult
+from mlsysim.solvers.serving.together import serve_together
 from mlsysim.solvers.serving.token_server import TokenServerModel
 from mlsysim.tables.data_parallel import small_model_run
 from mlsysim.tables.inference import inference_rate, is_inference
 from mlsysim.tables.served import is_served, served_figure
 from mlsysim.tables.serving import METRICS as SERVING_METRICS
-from mlsysim.tables.serving import serving_figure, serving_question
+from mlsysim.tables.serving import ServingQuestion, serving_figure, serving_question
 from mlsysim.tables.token import is_language, is_submission, submission_cells, token_figure, token_question
 from mlsysim.tables.training import question
 from mlsysim.tables.training_figures import training_figure
@@ -136,11 +137,14 @@ def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, A
 
 
 def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run | str]:
-    """All runs; the memory and steps of those that wait are computed together, much faster than one by one."""
-    waiting = {key: run for key, run in solved.items() if isinstance(run, _Waiting)}
-    steps = run_steps([run.run for run in waiting.values()])
+    """All runs; those that wait are computed together, much faster than one by one."""
     answers: dict[_Key, _Run | str] = {key: run for key, run in solved.items() if not isinstance(run, _Waiting)}
-    return answers | {key: run.answered(step) for (key, run), step in zip(waiting.items(), steps, strict=True)}
+    training = {key: run for key, run in solved.items() if isinstance(run, _WaitingTraining)}
+    steps = run_steps([run.run for run in training.values()])
+    answers |= {key: run.answered(step) for (key, run), step in zip(training.items(), steps, strict=True)}
+    serving = {key: run for key, run in solved.items() if isinstance(run, _WaitingServing)}
+    results = serve_together([((run.asked.workload, run.asked.hardware), run.asked.arguments) for run in serving.values()])
+    return answers | {key: run.answered(result) for (key, run), result in zip(serving.items(), results, strict=True)}
 
 
 def table_kind(columns: Iterable[str]) -> tuple[Callable[[Cells], _Run | _Waiting], tuple[str, ...]]:
@@ -176,7 +180,12 @@ def _guarded(solve: Callable[[Cells], _Run | _Waiting], cells: Cells) -> _Run | 
     try:
         return solve(cells)
     except (MLSysError, ArithmeticError, ValueError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _added(answer: _Run | str, metric: str, unit: str) -> dict[str, Any]:
@@ -191,8 +200,14 @@ def _added(answer: _Run | str, metric: str, unit: str) -> dict[str, Any]:
     return dict(zip(ADDED_COLUMNS, (predicted, answer.feasible, answer.basis, answer.stack_used, answer.reason), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
 class _Waiting:
+    """A run that is computed together with others."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _WaitingTraining(_Waiting):
     """A training run whose memory and step are computed together with others'; of a layout only whether it fits is asked."""
 
     run: LoweredRun
@@ -209,8 +224,22 @@ class _Waiting:
         return _Run(not reason, setting.basis, asked.arguments["stack"], reason, (lambda _: outcome) if self.layout else figure)
 
 
-def _training_run(cells: Cells) -> _Waiting:
-    return _Waiting(lowered(question({**cells, "metric": "step_time_s"})))
+@dataclass(frozen=True, slots=True)
+class _WaitingServing(_Waiting):
+    """A deployment under its scheduler; its metrics are those of a result."""
+
+    asked: ServingQuestion
+
+    def answered(self, result: ServingResult | MLSysError) -> _Run | str:
+        """The run with its result, or why there is none."""
+        if isinstance(result, MLSysError):
+            return _reason(result)
+        figure = functools.partial(serving_figure, result)
+        return _Run(result.feasible, result.basis, self.asked.arguments["stack"], result.reason, figure)
+
+
+def _training_run(cells: Cells) -> _WaitingTraining:
+    return _WaitingTraining(lowered(question({**cells, "metric": "step_time_s"})))
 
 
 @functools.cache
@@ -218,7 +247,7 @@ def _layouts() -> dict[str, Any]:
     return packaged_toml("tables", "hagemann2023.toml")
 
 
-def _layout_run(cells: Cells) -> _Waiting:
+def _layout_run(cells: Cells) -> _WaitingTraining:
     """A layout that fits or does not: a training run of the paper's models."""
     known = _layouts()
     kernel = cells.get("kernel", "").strip().lower()
@@ -274,14 +303,11 @@ def _language_run(cells: Cells) -> _Run:
     return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
 
 
-def _serving_run(cells: Cells) -> _Run:
-    """A deployment under its scheduler; its metrics are those of a result."""
+def _serving_run(cells: Cells) -> _Run | _Waiting:
+    """A deployment under its scheduler, or a submission of a whole system."""
     if is_submission(cells):
         return _language_run(submission_cells(cells))
-    asked = serving_question({**cells, "metric": "ttft_ms"})
-    result = ServingModel().solve(asked.workload, asked.hardware, **asked.arguments)
-    figure = functools.partial(serving_figure, result)
-    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
+    return _WaitingServing(serving_question({**cells, "metric": "ttft_ms"}))
 
 
 _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[str, ...]], ...] = (

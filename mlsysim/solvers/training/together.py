@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from inspect import signature
 from typing import Any
 
 from mlsysim.calibration.stacks import stack
 from mlsysim.core.errors import MLSysError
 from mlsysim.core.spec import Spec
 from mlsysim.lowering.training_kernels import kernel_device, setting_shape, stack_step
-from mlsysim.lowering.training_setting import TrainingSetting, check_plan, check_setting
+from mlsysim.lowering.training_plan import training_step
+from mlsysim.lowering.training_setting import TrainingSetting
 from mlsysim.lowering.work import training_work
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.records import floats, stacked, unstacked
+from mlsysim.physics.training import roofline_step
 from mlsysim.physics.training.memory import MemoryUse
-from mlsysim.physics.training.roofline_step import training_step
 from mlsysim.physics.training.step import StepTime
 from mlsysim.physics.training.step_inputs import LayerShape
 from mlsysim.solvers.training.distributed import DistributedResult, distributed_result, with_recompute
@@ -52,18 +52,13 @@ def checked_run(workload: object, fleet: object, arguments: Mapping[str, Any]) -
     Raises:
         InputError: as ``DistributedModel.solve``.
     """
-    asked = [{name: arguments[name] for name in names if name in arguments} for names in _ARGUMENTS]
-    setting = check_setting(workload, fleet, **asked[0])
+    setting, plan = training_step(workload, fleet, **arguments)
     work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
-    plan = check_plan(setting, **asked[1])
     if setting.stack is None:
         return CheckedRun(setting, work, plan, None)
     known = stack(setting.stack)
     kernel_device(setting.fleet.node.accelerator, setting.precision, known.fused_quantisation)  # refuses what has none
     return CheckedRun(setting, work, plan, setting_shape(setting, known))
-
-
-_ARGUMENTS = tuple(tuple(signature(check).parameters) for check in (check_setting, check_plan))
 
 
 def compute_together(runs: Sequence[CheckedRun]) -> Iterator[ComputedRuns]:
@@ -87,14 +82,14 @@ def _shared(setting: TrainingSetting) -> tuple[object, ...]:
 def _steps(runs: Sequence[CheckedRun], work: LayeredWork, plan: Plan) -> StepTime:
     setting, machine = runs[0].setting, stacked(run.setting.machine() for run in runs)
     if setting.stack is None:
-        return training_step(work, plan, machine, setting.overlap)
+        return roofline_step.training_step(work, plan, machine, setting.overlap)
     known = stack(setting.stack)
     device = kernel_device(setting.fleet.node.accelerator, setting.precision, known.fused_quantisation)
     shape = stacked(run.shape for run in runs if run.shape is not None)
     return stack_step(work, shape, plan, machine, device, known, setting.straggler_factor)
 
 
-def solve_together(questions: Sequence[tuple[Sequence[Spec], Mapping[str, Any]]]) -> list[DistributedResult | MLSysError]:
+def train_together(questions: Sequence[tuple[Sequence[Spec], Mapping[str, Any]]]) -> list[DistributedResult | MLSysError]:
     """What ``DistributedModel.solve`` answers to each question, many times faster than one by one.
 
     Args:
@@ -108,7 +103,7 @@ def solve_together(questions: Sequence[tuple[Sequence[Spec], Mapping[str, Any]]]
         >>> from mlsysim.systems.registry import Systems
         >>> from mlsysim.systems.types import Fleet
         >>> inputs = (Models.Language.Llama3_8B, Fleet(name="64 H100", node=Systems.Nodes.DGX_H100, count=8))
-        >>> step, error = solve_together([(inputs, {"batch_size": 128, "tp_size": tp}) for tp in (2, 3)])
+        >>> step, error = train_together([(inputs, {"batch_size": 128, "tp_size": tp}) for tp in (2, 3)])
         >>> step.plan["dp"], str(error)
         (32, 'tp_size = 3: expected a divisor of the 32 heads of Llama-3-8B')
     """

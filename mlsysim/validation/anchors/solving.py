@@ -7,13 +7,17 @@ from typing import Any
 
 from mlsysim.core.errors import MLSysError
 from mlsysim.core.identity_cache import identity_cache
-from mlsysim.solvers.training.together import solve_together as train_together
+from mlsysim.solvers.serving.together import serve_together
+from mlsysim.solvers.training.together import train_together
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import Call
 
 # From a case to what is asked of its solver: as the case states it, on faster hardware, or without a stack.
 Question = Callable[[Anchor], Call]
-_TOGETHER: Mapping[str, Callable[[Sequence[Any]], Sequence[Any]]] = {"DistributedModel": train_together}
+_TOGETHER: Mapping[str, Callable[[Sequence[Any]], Sequence[Any]]] = {
+    "DistributedModel": train_together,
+    "ServingModel": serve_together,
+}
 
 
 def solved(anchor: Anchor, question: Question) -> Any:
