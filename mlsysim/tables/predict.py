@@ -143,8 +143,23 @@ def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run |
     steps = run_steps([run.run for run in training.values()])
     answers |= {key: run.answered(step) for (key, run), step in zip(training.items(), steps, strict=True)}
     serving = {key: run for key, run in solved.items() if isinstance(run, _WaitingServing)}
-    results = serve_together([((run.asked.workload, run.asked.hardware), run.asked.arguments) for run in serving.values()])
-    return answers | {key: run.answered(result) for (key, run), result in zip(serving.items(), results, strict=True)}
+    return answers | dict(zip(serving, _served([run.asked for run in serving.values()]), strict=True))
+
+
+def _served(questions: Sequence[ServingQuestion]) -> list[_Run | str]:
+    """The runs of serving questions, or why there is none."""
+    try:
+        results = serve_together([((asked.workload, asked.hardware), asked.arguments) for asked in questions])
+    except (ArithmeticError, ValueError) as error:  # a row never ends the table: which one it was, each tells alone
+        return [_reason(error)] if len(questions) == 1 else [run for asked in questions for run in _served([asked])]
+    return [_serving_answer(asked, result) for asked, result in zip(questions, results, strict=True)]
+
+
+def _serving_answer(asked: ServingQuestion, result: ServingResult | MLSysError) -> _Run | str:
+    if isinstance(result, MLSysError):
+        return _reason(result)
+    figure = functools.partial(serving_figure, result)
+    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
 
 
 def table_kind(columns: Iterable[str]) -> tuple[Callable[[Cells], _Run | _Waiting], tuple[str, ...]]:
@@ -229,13 +244,6 @@ class _WaitingServing(_Waiting):
     """A deployment under its scheduler; its metrics are those of a result."""
 
     asked: ServingQuestion
-
-    def answered(self, result: ServingResult | MLSysError) -> _Run | str:
-        """The run with its result, or why there is none."""
-        if isinstance(result, MLSysError):
-            return _reason(result)
-        figure = functools.partial(serving_figure, result)
-        return _Run(result.feasible, result.basis, self.asked.arguments["stack"], result.reason, figure)
 
 
 def _training_run(cells: Cells) -> _WaitingTraining:
