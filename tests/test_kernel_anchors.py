@@ -124,9 +124,8 @@ def test_no_folder_has_no_tables(tmp_path):
 
 
 @pytest.fixture
-def tree(pytester, monkeypatch, imported_once):
+def tree(pytester, few_plugins, imported_once):
     """A repository with the kernels alone; called with other gates."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
 
     def make(gates=GATES):
         folder = linked(pytester.path / "anchors" / "kernels", gates)
