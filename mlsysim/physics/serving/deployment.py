@@ -256,3 +256,14 @@ class Shards:
     def own(self) -> Num:
         """Ranks among which the sequences are divided in attention: 1 unless each attends for its own."""
         return self.tp / self.attention
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model, divided over accelerators whose kernels are measured, under an engine."""
+
+    shape: ServingShape
+    shards: Shards
+    kernels: ServingKernels
+    engine: EngineCoefficients
+    has: EngineKernels
