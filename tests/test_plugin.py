@@ -12,10 +12,15 @@ import pytest
 import mlsysim
 from mlsysim.validation.plugin import AnchorModule
 
-pytestmark = pytest.mark.skipif(
-    not [point for point in importlib.metadata.entry_points(group="pytest11") if point.value == "mlsysim.validation.plugin"],
-    reason="the package is not installed: pip install -e .",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not [
+            point for point in importlib.metadata.entry_points(group="pytest11") if point.value == "mlsysim.validation.plugin"
+        ],
+        reason="the package is not installed: pip install -e .",
+    ),
+    pytest.mark.usefixtures("imported_once", "few_plugins"),
+]
 
 HEAD = """
 [source]
@@ -46,8 +51,6 @@ compute = { peak_flops = "1 PFLOP/s" }
 memory = { capacity = "80 GiB", bandwidth = "3 TW" }
 """
 
-pytestmark = pytest.mark.usefixtures("imported_once")
-
 
 def latency_ms(batch_size):
     run = mlsysim.SingleNodeModel().solve(mlsysim.Models.Vision.ResNet50, mlsysim.Hardware.Cloud.A100, batch_size=batch_size)
@@ -58,12 +61,6 @@ def case(name, factor=1.0, extra=""):
     """A case whose figure is ``factor`` times what the solver predicts."""
     value = factor * latency_ms(256)
     return f'\n[[case]]\nid = "{name}"\nvalue = {value!r}\nsolve = {{ batch_size = 256 }}\n{extra}\n'
-
-
-@pytest.fixture(autouse=True)
-def without_hypothesis(pytester, monkeypatch):
-    """Each inner run would import hypothesis anew: seconds a test. (pytester itself clears the variable first.)"""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
 
 
 @pytest.fixture
@@ -85,6 +82,13 @@ def report_section(result):
     start = next(number for number, line in enumerate(lines) if "mlsysim anchors" in line)
     end = next((number for number in range(start + 1, len(lines)) if re.match(r"(=|-){5,}", lines[number])), len(lines))
     return lines[start + 1 : end]
+
+
+def test_an_installed_package_needs_no_option(pytester, anchors, monkeypatch):
+    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")  # which would be imported anew
+    anchors(case("good"))
+    pytester.runpytest("my_cluster.anchor.toml").assert_outcomes(passed=4)
 
 
 def test_file_named_as_a_path_is_checked(pytester, anchors):

@@ -25,7 +25,7 @@ class PrefixedDeployment:
     """
 
     whole: EnginePasses | TorusDeployment
-    hit: float
+    hit: Num
 
     def decode(self, batch: Num, context: Num) -> Step:
         """As without: a sequence attends to all of its tokens."""
