@@ -28,6 +28,7 @@ class TokenServerResult(Result):
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("tokens_per_second", "requests_per_second", "ttft", "tpot", "tp_size", "replicas")
+    JUDGED: ClassVar[tuple[str, ...]] = ("requests_per_second", "tokens_per_second")
 
     requests_per_second: Quantity
     tokens_per_second: Quantity
