@@ -118,6 +118,19 @@ def best_plan(question: LoadQuestion, tables: Tables | None = None) -> LoadPlan:
     return best
 
 
+def limit_per_s(question: LoadQuestion, tables: Tables, guess_per_s: float | None = None) -> float:
+    """Requests a second at which the question's one layout reaches the limits, for a fit, which brings ``tables`` of its own.
+
+    It lies between the highest load that a solve finds and the next, and moves smoothly with the tables.
+    """
+    (layout,) = _layouts_by_most(question, tables, with_all_places=question.limits is not None)
+    if question.limits is None:
+        return layout.rate_per_s
+    setting, guess_per_s = layout.setting, None if guess_per_s is None else guess_per_s / layout.setting.replicas
+    found = highest_load(layout.pace, question.limits, setting.output, question.spread**2, guess_per_s=guess_per_s)
+    return setting.replicas * found.limit_per_s
+
+
 def plan_at(question: LoadQuestion, rate_per_s: float) -> LoadPlan:
     """The first layout that takes ``rate_per_s`` within the limits, those with the highest capacity first; else the first."""
     layouts = _layouts_by_most(question, None, with_all_places=True)
