@@ -25,7 +25,7 @@ from mlsysim.physics.serving.products import WORD_B, Product, layer_products_s, 
 
 @dataclass(frozen=True, slots=True)
 class PassTime:
-    """Parts of a pass through all layers, in seconds; they add (``hops_s`` is a part of ``reductions_s``)."""
+    """Seconds of the parts of a pass through all layers; they add up (``hops_s`` is a part of ``reductions_s``)."""
 
     weights_s: Num
     attention_s: Num
@@ -37,17 +37,17 @@ class PassTime:
 
     @property
     def layer_reductions_s(self) -> Num:
-        """All-reduces without the hand-overs between stages."""
+        """Seconds of all-reduces, without the hand-overs between stages."""
         return self.reductions_s - self.hops_s
 
     @property
     def total_s(self) -> Num:
-        """The whole pass."""
+        """Seconds of the whole pass."""
         return self.weights_s + self.attention_s + self.elementwise_s + self.reductions_s + self.head_s + self.host_s
 
     def parts(self) -> tuple[dict[str, float], str]:
-        """Seconds by name, and the longest."""
-        named = {
+        """Give the seconds of each part by name, and the name of the longest."""
+        seconds = {
             "matrix products": float(self.weights_s),
             "attention": float(self.attention_s),
             "element-wise passes": float(self.elementwise_s),
@@ -55,7 +55,7 @@ class PassTime:
             "logits": float(self.head_s),
             "engine overhead": float(self.host_s),
         }
-        return named, max(named, key=lambda part: named[part])
+        return seconds, max(seconds, key=lambda part: seconds[part])
 
 
 def decode_pass(
@@ -67,19 +67,19 @@ def decode_pass(
     engine: EngineCoefficients,
     has: EngineKernels,
 ) -> PassTime:
-    """One token of each of ``batch`` sequences that hold ``context`` tokens.
+    """Time one token of each of ``batch`` sequences that hold ``context`` tokens.
 
     Pipeline stages work on a ``pp``-th of the batch each, at the same time: a token still passes all layers.
     """
-    share = maximum(batch / shards.pp, minimum(batch, 1.0))
-    attention_s = decode_layer_attention_s(shape, share, context, shards, kernels, has) / engine.attention_share
-    return _pass(shape, share, share, attention_s, shards, kernels, engine, has, batch)
+    stage_batch = maximum(batch / shards.pp, minimum(batch, 1.0))
+    attention_s = decode_layer_attention_s(shape, stage_batch, context, shards, kernels, has) / engine.attention_share
+    return _pass(shape, stage_batch, stage_batch, attention_s, shards, kernels, engine, has, batch)
 
 
 def decode_layer_attention_s(
     shape: ServingShape, batch: Num, context: Num, shards: Shards, kernels: ServingKernels, has: EngineKernels
 ) -> Num:
-    """Attention of one layer in a decode step, mean over windowed and other layers.
+    """Seconds of one layer's attention in a decode step, mean over windowed and other layers.
 
     Without a grouped kernel each query head reads its keys for itself, from the last-level cache once the group's first has
     fetched them: max(bytes / memory, group bytes / cache bandwidth).
@@ -94,8 +94,8 @@ def decode_layer_attention_s(
     if has.grouped_decode and not has.only_group:
         return attention_s
     repeated_B = 2 * batch * heads * context * shape.cached_dim * kernels.kv_B
-    again_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.cache_read_Bps
-    repeated_s = kernels.decode.floor_s + repeated_B / again_Bps
+    repeated_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.cache_read_Bps
+    repeated_s = kernels.decode.floor_s + repeated_B / repeated_Bps
     covered = has.grouped_decode & (heads == has.only_group * kv_heads) & (shape.cached_dim == has.only_head_dim)
     return where(covered, attention_s, maximum(attention_s, repeated_s))
 
@@ -110,7 +110,7 @@ def prefill_pass(
     has: EngineKernels,
     padding: Num = 1.0,
 ) -> PassTime:
-    """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch or of a prompt.
+    """Time the prompts of ``batch`` sequences to their first token; parts of the batch or of a prompt fill pipeline stages.
 
     ``padding`` is the longest prompt over the mean ``prompt``.
     """
@@ -118,38 +118,38 @@ def prefill_pass(
         tokens = minimum(batch * prompt, has.chunk)
         chunks = batch * prompt / tokens
         attention_s = prefill_layer_attention_s(shape, batch, prompt, shards, kernels, engine, has) / chunks
-        whole = _pass(shape, tokens, batch, attention_s, shards, kernels, engine, has, batch)
-        whole = replace(whole, host_s=whole.host_s * _launches(kernels, has) / has.step_launches)
+        one_part = _pass(shape, tokens, batch, attention_s, shards, kernels, engine, has, batch)
+        one_part = replace(one_part, host_s=one_part.host_s * _launches(kernels, has) / has.step_launches)
         queued = _queued_micro_batches(shape, shards, kernels, has)
-        filled = passes_of_micro_batches(chunks, shape.layers, shards.pp, has.in_flight, queued)
+        passes = passes_of_micro_batches(chunks, shape.layers, shards.pp, has.in_flight, queued)
     else:
         parts = minimum(shards.pp, maximum(batch, 1.0))
         if has.stage_tokens:
             halvings = np.ceil(np.log2(maximum(batch / parts * prompt * padding / has.stage_tokens, 1.0)))
             parts = where(shards.pp > 1, minimum(parts * 2.0**halvings, maximum(batch, 1.0)), parts)
-        share = batch / parts
-        attention_s = prefill_layer_attention_s(shape, share, prompt, shards, kernels, engine, has, padding)
-        whole = _pass(shape, share * prompt, share, attention_s, shards, kernels, engine, has, batch)
-        filled = (parts + shards.pp - 1) / shards.pp
+        part_batch = batch / parts
+        attention_s = prefill_layer_attention_s(shape, part_batch, prompt, shards, kernels, engine, has, padding)
+        one_part = _pass(shape, part_batch * prompt, part_batch, attention_s, shards, kernels, engine, has, batch)
+        passes = (parts + shards.pp - 1) / shards.pp
     return PassTime(
-        weights_s=whole.weights_s * filled,
-        attention_s=whole.attention_s * filled,
-        elementwise_s=whole.elementwise_s * filled,
-        reductions_s=whole.reductions_s * filled,
-        head_s=whole.head_s,
-        host_s=whole.host_s + engine.request_s,
-        hops_s=whole.hops_s,
+        weights_s=one_part.weights_s * passes,
+        attention_s=one_part.attention_s * passes,
+        elementwise_s=one_part.elementwise_s * passes,
+        reductions_s=one_part.reductions_s * passes,
+        head_s=one_part.head_s,
+        host_s=one_part.host_s + engine.request_s,
+        hops_s=one_part.hops_s,
     )
 
 
 def _launches(kernels: ServingKernels, has: EngineKernels) -> float:
-    """Kernels that a layer of a micro-batch launches."""
+    """The number of kernels that a layer of a micro-batch launches."""
     unpacked = has.unpacks and kernels.lends and kernels.weight_B < WORD_B
     return has.launches + (has.unpack_launches if unpacked else 0.0)
 
 
 def _queued_micro_batches(shape: ServingShape, shards: Shards, kernels: ServingKernels, has: EngineKernels) -> Num:
-    """Micro-batches whose launches fit into the queue of the last stage, which holds the fewest layers."""
+    """The number of micro-batches whose launches fit the queue of the last stage, which holds the fewest layers."""
     if not has.queue:
         return np.inf
     layers = maximum(floor((shape.layers + 1) / shards.pp) - 1, 1.0)
@@ -166,7 +166,7 @@ def prefill_layer_attention_s(
     has: EngineKernels,
     padding: Num = 1.0,
 ) -> Num:
-    """Attention of one layer over whole prompts; stored scores are those of the longest prompt for all of them."""
+    """Seconds of one layer's attention over whole prompts; all store as many scores as the longest prompt."""
     batch = batch / shards.own
     heads = maximum(shape.heads / shards.attention, 1.0)
     longest = prompt * padding
@@ -188,7 +188,7 @@ def prefill_layer_attention_s(
 def _flash_s(
     shape: ServingShape, batch: Num, prompt: Num, heads: Num, kv_heads: Num, kernels: ServingKernels, has: EngineKernels
 ) -> Num:
-    """The fused kernel. Attention to all of s tokens is the causal half of 2 s, with half as many sequences."""
+    """Seconds of the fused kernel. Attention to all of s tokens is the causal half of 2 s, with half as many sequences."""
     if not has.causal:
         batch, prompt = batch / 2, 2 * prompt
     args = (kernels.prefill, kernels.attention, batch, prompt, heads, kv_heads, shape.head_dim, kernels.kv_B)
@@ -209,28 +209,28 @@ def mixed_prefill_s(
     engine: EngineCoefficients,
     has: EngineKernels,
 ) -> Num:
-    """What ``tokens`` tokens of prompts of ``prompt`` tokens add to a decode ``step`` of ``batch`` sequences that they join.
+    """Seconds that ``tokens`` tokens of prompts of ``prompt`` tokens add to the decode ``step`` of ``batch`` sequences.
 
     The step reads its weights and pays its overheads anyhow: only what the longer products, their all-reduces and their own
     attention take beyond it is added.
     """
-    share, added = batch / shards.pp, tokens / shards.pp
-    attention_s = prefill_layer_attention_s(shape, added / prompt, prompt, shards, kernels, engine, has)
-    joined_s = _layer_s(shape, share + added, shards, kernels, engine, has)
+    stage_batch, added_tokens = batch / shards.pp, tokens / shards.pp
+    attention_s = prefill_layer_attention_s(shape, added_tokens / prompt, prompt, shards, kernels, engine, has)
+    joined_s = _layer_s(shape, stage_batch + added_tokens, shards, kernels, engine, has)
     return shape.layers * (joined_s + attention_s) - (step.weights_s + step.elementwise_s + step.layer_reductions_s)
 
 
 def _layer_s(
     shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
 ) -> Num:
-    """One layer without attention and host."""
+    """Seconds of one layer without attention and host."""
     products_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
     reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
     return products_s + elementwise_layer_s(shape, tokens, shards, kernels, engine, has) + _reductions(shape, shards) * reduce_s
 
 
 def _reductions(shape: ServingShape, shards: Shards) -> Num:
-    """All-reduces of a layer; ranks that attend for themselves gather and scatter tokens once for its experts."""
+    """The number of all-reduces of a layer; ranks that attend for themselves gather and scatter tokens once for its experts."""
     return where(shards.own > 1, 1.0 - shape.dense, shape.reductions)
 
 
@@ -268,7 +268,7 @@ def _pass(
 
 
 def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels) -> Num:
-    """Within a node as measured; among nodes a tree on top, over all cards of a node. Messages pass both in pieces, at once."""
+    """Seconds within a node as measured; among nodes a tree over all cards of a node is added, and both run at once."""
     if not somewhere(shards.tp > 1):
         return 0.0 * size_B
     links, share, ranks = kernels.collectives, engine.latency_share, minimum(shards.tp, shards.node)
