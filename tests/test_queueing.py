@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlsysim import Hardware, InputError, Models, ServingModel, Systems, TailLatencyModel
 from mlsysim.core.errors import InfeasibleError
 from mlsysim.lowering.arrivals import paces
-from mlsysim.lowering.serving_setting import check_setting
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.physics.queues import queueing
 from mlsysim.physics.queues.constant_service import ConstantService
 from mlsysim.physics.queues.open_loop import in_flight
@@ -283,11 +283,7 @@ def simulated(pace, rate, count):
     ],
 )
 def test_a_deployment_is_like_an_engine_simulated_step_by_step(asked, places, share):
-    given_ = {"precision": "fp16", "efficiency": None, "stack": None, "weight_precision": None, "kv_precision": None, **asked}
-    given_ |= {"tp_size": 1, "pp_size": 1, "replicas": 1, "attention_dp": False, "batch_size": 1}
-    pace = paces(
-        check_setting(LLAMA, H100, **given_, schedule="continuous", rounds=None, requests=None, stream_interval=1), places
-    )
+    pace = paces(Deployment.of(LLAMA, H100, **asked, schedule="continuous"), places)
     rate = share * pace.capacity_per_s
     predicted = serve(rate, batch_size=places, **asked)
     for kind, times in zip(("ttft", "tpot", "latency"), simulated(pace, rate, 4000), strict=True):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlsysim import DistributedModel, Fleet, InputError, Models, ParallelismOptimizer, Systems
 from mlsysim.calibration.memory import usable_memory_B
-from mlsysim.lowering.training_setting import check_setting
+from mlsysim.lowering.training_setting import TrainingSetting
 from mlsysim.solvers.training import search as searching
 from mlsysim.solvers.training.objective import Objective
 from mlsysim.solvers.training.parallelism import PAPER_OVERLAP, solve_arguments
@@ -46,7 +46,7 @@ BASES = {
 def whole_space(basis, nodes, batch, seq_len):
     """Every plan that fits, as columns: what the search ranks, before it is put in words."""
     asked = {"batch_size": batch, "seq_len": seq_len, **BASES[basis]}
-    setting = check_setting(LLAMA, fleet(nodes), **asked)
+    setting = TrainingSetting.of(LLAMA, fleet(nodes), **asked, zero_stage=1)
     goal = Objective("step_time", batch * seq_len, 1.0)
     question = Question(setting, Choices(), goal, usable_memory_B(80 * 2**30), kept=10**9)
     return exhausted(question, splits(setting, Choices()))[0].best

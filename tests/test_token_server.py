@@ -16,7 +16,7 @@ from mlsysim.calibration.loaded import LoadHarness, harness, loaded_engine, load
 from mlsysim.core.errors import MLSysError
 from mlsysim.fitting.loaded import loaded_anchors
 from mlsysim.lowering.arrivals import paces
-from mlsysim.lowering.serving_setting import check_setting
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.tables.predict import predict_table
 from mlsysim.tables.token import names_of, token_question
 from mlsysim.validation.anchors.loading import anchor_files, load
@@ -120,12 +120,8 @@ def test_no_engine_beats_the_bound():
 def test_beams_cost_steps_but_share_their_prompt():
     one, four = rate(), rate(beams=4)
     assert one / 4 < four < one
-    setting = check_setting(
-        LLAMA, H100, batch_size=1, efficiency=None, pp_size=1, schedule="continuous", rounds=None, requests=None,
-        stream_interval=1, seq_len=512, output_len=128,
-        precision="fp8", weight_precision=None, kv_precision=None, stack="tensorrt-llm-1.0", tp_size=1, replicas=1,
-        attention_dp=False,
-    )  # fmt: skip
+    load = {"schedule": "continuous", "input_len": 512, "output_len": 128}
+    setting = Deployment.of(LLAMA, H100, **load, precision="fp8", stack="tensorrt-llm-1.0")
     assert paces(setting, None, beams=2).places > paces(setting, None).places / 2
     assert np.all(np.diff(paces(setting, None, beams=4).token_s) >= 0)
 

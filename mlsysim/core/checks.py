@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
-from mlsysim.core.errors import InputError, UnknownArgumentError, UnknownNameError
+from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, UnknownArgumentError, UnknownNameError
+from mlsysim.core.options import written_out
 from mlsysim.core.units import magnitude
 
 P = ParamSpec("P")
@@ -20,8 +20,9 @@ _LARGEST_WHOLE = 2**63 - 1
 
 
 def strict_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: an unknown keyword raises ``UnknownArgumentError`` with the nearest name."""
-    known = [name for name in inspect.signature(function).parameters if name != "self"]
+    """Decorator: an unknown keyword raises ``UnknownArgumentError`` with the nearest name; unpacked options are written out."""
+    signature, doc = written_out(function)
+    known = [name for name in signature.parameters if name not in ("self", "cls")]
     accepted = frozenset(known)
 
     @functools.wraps(function)
@@ -31,6 +32,8 @@ def strict_keywords(function: Callable[P, R]) -> Callable[P, R]:
             raise UnknownArgumentError.of(function.__qualname__, unknown, known)
         return function(*args, **kwargs)
 
+    checked.__signature__ = signature  # type: ignore[attr-defined]
+    checked.__doc__ = doc
     return checked
 
 
@@ -115,6 +118,36 @@ def positive_quantity(name: str, value: object, unit: str) -> float:
     if number <= 0:
         raise InputError(name, value, f"a quantity > 0 {unit}")
     return number
+
+
+def by_either_name(check: Callable[[str, object], R], **named: object) -> R | None:
+    """The checked value of an argument that has two names, given by one of them, or by both if they agree; else None.
+
+    Raises:
+        InconsistentError: its two names have different values.
+
+    Example:
+        >>> by_either_name(whole_number, input_len=None, seq_len=128)
+        128
+        >>> by_either_name(whole_number, input_len=64, seq_len=128)
+        Traceback (most recent call last):
+        mlsysim.core.errors.InconsistentError: seq_len = 128: expected 64, as input_len says: both name the same argument
+    """
+    checked = {name: check(name, value) for name, value in named.items() if value is not None}
+    first = next(iter(checked), "")
+    for name, value in checked.items():
+        known = checked[first]
+        alike = math.isclose(value, known) if isinstance(value, float) and isinstance(known, float) else value == known
+        if not alike:
+            raise InconsistentError(name, named[name], f"{named[first]}, as {first} says: both name the same argument")
+    return checked[first] if checked else None
+
+
+def needed(name: str, value: R | None, expected: str) -> R:
+    """``value`` unless it was left out."""
+    if value is None:
+        raise MissingArgumentError(name, None, expected)
+    return value
 
 
 def instance(name: str, value: object, kind: type[R], expected: str) -> R:

@@ -5,6 +5,7 @@
         ``UnitError``: not a quantity, or of the wrong dimension.
         ``UnknownNameError`` (also ``AttributeError``): no such registry entry, precision, choice, ...
         ``UnknownArgumentError`` (also ``TypeError``): no such keyword.
+        ``MissingArgumentError`` (also ``TypeError``): a needed argument was left out.
         ``InconsistentError``: values that contradict each other.
     ``DataError``: a data file (registry, anchor) is malformed.
     ``InfeasibleError``: a number was required of a plan that cannot run.
@@ -91,6 +92,10 @@ class UnknownArgumentError(InputError, TypeError):
         hint = f"; did you mean {error.suggestion!r}?" if error.suggestion else ""
         error.args = (f"{function}() takes no argument {name!r}; it takes {', '.join(names)}{hint}",)
         return error
+
+
+class MissingArgumentError(InputError, TypeError):
+    """An argument that is needed was left out."""
 
 
 class InconsistentError(InputError):

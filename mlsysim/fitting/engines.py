@@ -23,12 +23,12 @@ from mlsysim.fitting.bounded import Coefficient, fit
 from mlsysim.fitting.engine_tables import Calibration, Tables, coefficients_of, device_of, varied
 from mlsysim.fitting.toml_text import write_tables
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_kernels import Formats, engine_kernels, network_Bps, serving_kernels, serving_shape
 from mlsysim.lowering.serving_memory import room
-from mlsysim.lowering.serving_setting import ServingSetting, check_setting
 from mlsysim.lowering.work import inference_work
 from mlsysim.physics.serving.deployment import EngineCoefficients, ServingShape, Shards
-from mlsysim.physics.serving.schedule import Deployment, Served, continuous_batch, most_throughput, static_batch, streamed
+from mlsysim.physics.serving.schedule import EnginePasses, Served, continuous_batch, most_throughput, static_batch, streamed
 from mlsysim.tables.serving import METRICS, serving_question
 from mlsysim.tables.training_steps import stacked
 from mlsysim.validation.anchors.anchor import Anchor
@@ -121,7 +121,7 @@ class Runs:
     @np.errstate(divide="ignore")  # models of experts have a product of no columns, weighed by 0
     def _served(self, coefficients: EngineCoefficients, device: EngineDevice) -> Served:
         found = engine(self.stack)
-        passes = Deployment(
+        passes = EnginePasses(
             shape=self.shape,
             shards=self.shards,
             kernels=serving_kernels(self.accelerator, self.formats, self.nic_Bps, device, found.has),
@@ -192,25 +192,15 @@ def _measured(anchor: Anchor) -> float:
     return value * {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0)
 
 
-def prepared(workload: Any, hardware: Any, arguments: Mapping[str, Any]) -> ServingSetting:
+def prepared(workload: Any, hardware: Any, arguments: Mapping[str, Any]) -> Deployment:
     """A question checked, as ``ServingModel.solve`` does."""
-    given = {
-        "output_len": None,
-        "weight_precision": None,
-        "kv_precision": None,
-        "efficiency": None,
-        "rounds": None,
-        "requests": None,
-        "stream_interval": 1,
-        "attention_dp": False,
-    }
     asked = {name: value for name, value in arguments.items() if name != "tpot_excludes_first_token"}
-    return check_setting(workload, hardware, **{**given, **asked})
+    return Deployment.of(workload, hardware, **asked)
 
 
 def _runs(key: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
     settings, most, keyed, metrics, excluded, measured, sources = zip(*rows, strict=True)
-    first: ServingSetting = settings[0]
+    first: Deployment = settings[0]
 
     def numbers(name: str) -> Times:
         return np.array([float(getattr(setting, name) or 0.0) for setting in settings])

@@ -8,10 +8,10 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_bound import BoundPasses
 from mlsysim.lowering.serving_kernels import calibrated_passes
 from mlsysim.lowering.serving_memory import Room, room
-from mlsysim.lowering.serving_setting import ServingSetting
 from mlsysim.lowering.work import inference_work
 from mlsysim.physics.numeric import Floats
 from mlsysim.physics.queues.open_loop import OpenLoop, in_flight
@@ -31,7 +31,7 @@ class Paces:
     ``alone_s``: to the first token of a request that finds nobody; ``front_s``: of it, what keeps only the request waiting.
     """
 
-    setting: ServingSetting
+    setting: Deployment
     passes: Passes
     places: int
     beams: int
@@ -161,7 +161,7 @@ def highest_arrivals(pace: Paces, limits: Limits, output: float, cv2: float) -> 
     return low
 
 
-def paces(setting: ServingSetting, most: int | None, beams: int = 1) -> Paces:
+def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
     """A replica's speed with 1, 2, ... requests in flight, at most ``most`` or as many as fit.
 
     Every request takes ``output`` steps of the batch, in which the prompts of all others join once: f(n) = n / (output step(n)
@@ -195,12 +195,12 @@ def paces(setting: ServingSetting, most: int | None, beams: int = 1) -> Paces:
     )
 
 
-def _context(setting: ServingSetting, beams: int) -> float:
+def _context(setting: Deployment, beams: int) -> float:
     """Keys and values that a sequence reads in a step: beams of one request read those of its prompt together."""
     return setting.context if beams == 1 else setting.prompt / beams + setting.output / 2
 
 
-def _searched(setting: ServingSetting, work: InferenceWork, held: Room, beams: int) -> float:
+def _searched(setting: Deployment, work: InferenceWork, held: Room, beams: int) -> float:
     """Requests that fit, of which each caches its prompt once and ``beams`` continuations of it."""
     tokens = setting.prompt + beams * max(0.0, setting.occupied - setting.prompt)
     fit = float(largest_batch(held.free_B, work.kv_B / setting.kv_shards, tokens))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from mlsysim.lowering.serving_setting import ServingSetting
+from mlsysim.lowering.deployment import Deployment
+from mlsysim.lowering.prefix_cache import computed, prefixed
+from mlsysim.lowering.serving_bound import BoundPasses
+from mlsysim.lowering.serving_kernels import calibrated_passes
 from mlsysim.lowering.work import cached_tokens
 from mlsysim.physics.numeric import Num, maximum, minimum
 from mlsysim.physics.serving.inference import InferenceWork, weights_read_B
@@ -45,7 +48,7 @@ class OffloadedPasses:
 
     whole: Passes
     work: InferenceWork
-    setting: ServingSetting
+    setting: Deployment
     weights_B: float
     hit: float
 
@@ -85,3 +88,16 @@ class OffloadedPasses:
         setting = self.setting
         reach = cached_tokens(setting.workload, float(tokens))
         return setting.offload.cache * batch * reach * self.work.kv_B / setting.kv_shards / setting.offload.link_Bps
+
+
+def whole_passes(deployment: Deployment, work: InferenceWork) -> Passes:
+    """The passes of a deployment, were no prompt cached and all of the model on its accelerators."""
+    return BoundPasses.of(deployment, work) if deployment.stack is None else calibrated_passes(deployment)
+
+
+def streamed_passes(whole: Passes, deployment: Deployment, work: InferenceWork, weights_B: float) -> Passes:
+    """The ``whole`` passes without what the prefix cache has, and with the wait for what lies in the host's memory."""
+    passes = prefixed(whole, deployment)
+    if not deployment.offload:
+        return passes
+    return OffloadedPasses(passes, work, deployment, weights_B, 1 - computed(deployment)[0] / deployment.prompt)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_bound import BoundPasses
-from mlsysim.lowering.serving_setting import ServingSetting
 from mlsysim.lowering.work import cached_tokens, keys_seen
 from mlsysim.physics.numeric import Num, maximum, minimum
 from mlsysim.physics.serving.inference import prefill_s
-from mlsysim.physics.serving.schedule import Deployment, Passes, Step
+from mlsysim.physics.serving.schedule import EnginePasses, Passes, Step
 from mlsysim.physics.serving.torus import TorusDeployment
 
 
@@ -24,7 +24,7 @@ class PrefixedDeployment:
     the last is what the other two lack of the whole.
     """
 
-    whole: Deployment | TorusDeployment
+    whole: EnginePasses | TorusDeployment
     hit: float
 
     def decode(self, batch: Num, context: Num) -> Step:
@@ -72,25 +72,26 @@ class PrefixedBound:
         return self.new * (work.matmul_flops + work.attention_flops_per_key * self.keys) / machine.tp / machine.rate_flops_per_s
 
 
-def prefixed(passes: Passes, setting: ServingSetting, hit: float) -> Passes:
-    """``passes`` of prompts of which a share ``hit`` is cached; at least one token is always computed."""
-    new, keys = computed(setting, hit)
-    if new == setting.prompt:
+def prefixed(passes: Passes, deployment: Deployment) -> Passes:
+    """``passes`` of prompts of which the prefix cache has the deployment's share; at least one token is always computed."""
+    new, keys = computed(deployment)
+    if new == deployment.prompt:
         return passes
-    if isinstance(passes, (Deployment, TorusDeployment)):
-        return PrefixedDeployment(passes, 1 - new / setting.prompt)
+    if isinstance(passes, (EnginePasses, TorusDeployment)):
+        return PrefixedDeployment(passes, 1 - new / deployment.prompt)
     if isinstance(passes, BoundPasses):
         return PrefixedBound(passes, new, keys)
     raise TypeError(type(passes).__name__)
 
 
-def computed(setting: ServingSetting, hit: float) -> tuple[float, float]:
+def computed(deployment: Deployment) -> tuple[float, float]:
     """Tokens of a prompt that are computed, whole and at least one, and the keys that each sees on average."""
-    cached = float(int(minimum(setting.prompt * hit + _ROUNDING, setting.prompt - 1)))
+    prompt = deployment.prompt
+    cached = float(int(minimum(prompt * deployment.prefix_hit + _ROUNDING, prompt - 1)))
     if cached <= 0:
-        return setting.prompt, setting.keys
-    new = setting.prompt - cached
-    return new, (setting.keys * setting.prompt - keys_seen(setting.workload, int(cached), causal=True) * cached) / new
+        return prompt, deployment.keys
+    new = prompt - cached
+    return new, (deployment.keys * prompt - keys_seen(deployment.workload, int(cached), causal=True) * cached) / new
 
 
 # A share that a caller divided out is the whole number of tokens it stands for.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from mlsysim.lowering.serving_setting import ServingSetting
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.work import cached_tokens
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.serving.inference import InferenceWork, ServingMachine, decode_step_s, prefill_s, weights_read_B
@@ -45,10 +45,10 @@ class BoundPasses:
 
     work: InferenceWork
     machine: ServingMachine
-    setting: ServingSetting
+    setting: Deployment
 
     @classmethod
-    def of(cls, setting: ServingSetting, work: InferenceWork) -> Self:
+    def of(cls, setting: Deployment, work: InferenceWork) -> Self:
         """The passes of a setting without a stack; stages of a pipeline all work at once, on their own part of the layers."""
         device = setting.accelerator
         rate = device.rate_flops_per_s(setting.rated) * (setting.efficiency or 1.0)

@@ -18,14 +18,14 @@ from mlsysim.core.errors import InconsistentError, InputError, MLSysError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.lowering.serving_setting import ServingSetting
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.models import parameters as counting
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
 from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.serving.deployment import EngineKernels, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving.products import WORD_B
-from mlsysim.physics.serving.schedule import Deployment
+from mlsysim.physics.serving.schedule import EnginePasses
 from mlsysim.physics.serving.torus import TorusDeployment
 from mlsysim.physics.serving.torus_partition import Torus, padded_heads, torus_axes
 
@@ -244,7 +244,7 @@ def _product_format(accelerator: HardwareNode, formats: Formats, measured: str) 
     return "bfloat16", accelerator.rate_flops_per_s("bf16"), 2.0
 
 
-def network_Bps(setting: ServingSetting) -> float:
+def network_Bps(setting: Deployment) -> float:
     """Between nodes; within one, what would be if there were more."""
     return setting.network_Bps if setting.tp * setting.pp > setting.per_node else _LINE_RATE_Bps
 
@@ -270,7 +270,7 @@ def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, c
     return has if (causal, fused) == (has.causal, has.flash_prefill) else replace(has, causal=causal, flash_prefill=fused)
 
 
-def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
+def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
     """The passes of a setting's engine."""
     found = setting.stack
     if found is None:
@@ -290,7 +290,7 @@ def calibrated_passes(setting: ServingSetting) -> Deployment | TorusDeployment:
             has=has,
             step_tokens=found.step_tokens,
         )
-    return Deployment(
+    return EnginePasses(
         shape=shape,
         shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
         kernels=kernels,
@@ -308,7 +308,7 @@ def _padded(shape: ServingShape, chips: int) -> ServingShape:
     return replace(shape, heads=heads, attention_width=shape.attention_width + added, qkv_width=shape.qkv_width + added)
 
 
-def _torus(setting: ServingSetting, kernels: ServingKernels) -> Torus:
+def _torus(setting: Deployment, kernels: ServingKernels) -> Torus:
     """The slice that shares a layer; a switch is one axis, whose ring is closed."""
     device, links = engine_device(setting.accelerator.name).collectives, kernels.collectives
     axes = int(stated.fact(device, "torus_axes", 1.0))
@@ -321,7 +321,7 @@ def _torus(setting: ServingSetting, kernels: ServingKernels) -> Torus:
     )
 
 
-def coefficients_used(setting: ServingSetting) -> tuple[str, ...]:
+def coefficients_used(setting: Deployment) -> tuple[str, ...]:
     """Names of the fitted coefficients behind an answer; none without an engine."""
     if setting.stack is None:
         return ()

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from mlsysim.calibration.engines import Engine
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.core.precision import bytes_per_element
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.offload import Offload
 from mlsysim.lowering.serving_kernels import serving_shape
-from mlsysim.lowering.serving_setting import ServingSetting
 from mlsysim.models import parameters as counting
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving.offload import kept_share
@@ -24,7 +24,7 @@ class Room:
     Attributes:
         accelerators: of a replica.
         shards: ranks that divide the cache.
-        each_kv_B: of one sequence, all ranks.
+        each_kv_B: of one sequence, all ranks, with what it leaves unused of its last block.
         weights_B: on one accelerator.
         free_B: of one accelerator, beside its weights.
         most_sequences: whose cache fits, or that the engine decodes together.
@@ -55,7 +55,7 @@ class Room:
         """In the host's memory, of one accelerator."""
         return self.offload.weights * self.all_weights_B + self.offload.cache * self.kv_B(batch) / self.shards
 
-    def reason(self, setting: ServingSetting, batch: float) -> str:
+    def reason(self, setting: Deployment, batch: float) -> str:
         """Why ``batch`` sequences do not fit, with the bytes; else empty."""
         parts_B = {"weights": self.weights_B, "KV cache": self.kept * self.kv_B(batch) / self.shards}
         who = f"each of {self.accelerators}" if self.accelerators > 1 else "one"
@@ -69,7 +69,7 @@ class Room:
         )
 
 
-def room(setting: ServingSetting, work: InferenceWork) -> Room:
+def room(setting: Deployment, work: InferenceWork) -> Room:
     """What fits beside the weights; an engine keeps a part of the memory to itself, and workspace for its largest pass."""
     ranks = setting.tp * setting.pp
     weights_B = work.resident_B / ranks
@@ -80,14 +80,14 @@ def room(setting: ServingSetting, work: InferenceWork) -> Room:
         weights_B += (wide_B + (_empty_heads_B(setting) if found.has.torus else _copied_B(setting, wide_B))) / ranks
         shared_by = setting.tp if found.has.torus else setting.attention_ranks
         usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / shared_by
-    each_kv_B = work.kv_B * setting.occupied
+    each_kv_B = work.kv_B * setting.held
     offload, layers = setting.offload, setting.workload.layers / setting.pp
     all_weights_B, weights_B = weights_B, weights_B * kept_share(offload.weights, layers)
     kept, token_B = kept_share(offload.cache, layers), work.kv_B / setting.kv_shards
-    most = float(largest_batch(usable_B - weights_B, token_B * kept, setting.occupied))
+    most = float(largest_batch(usable_B - weights_B, token_B * kept, setting.held))
     if offload.host_B < float("inf") and offload.cache:
         beside_B = offload.host_B - offload.weights * all_weights_B
-        most = min(most, float(largest_batch(beside_B, token_B * offload.cache, setting.occupied)))
+        most = min(most, float(largest_batch(beside_B, token_B * offload.cache, setting.held)))
     elif offload.weights * all_weights_B > offload.host_B:
         most = 0.0
     if found is not None:
@@ -96,7 +96,7 @@ def room(setting: ServingSetting, work: InferenceWork) -> Room:
     return Room(ranks, setting.kv_shards, each_kv_B, weights_B, free_B, most, all_weights_B, kept, offload)
 
 
-def _copied_B(setting: ServingSetting, wide_B: float) -> float:
+def _copied_B(setting: Deployment, wide_B: float) -> float:
     """What every rank that attends for sequences of its own keeps whole, beyond the first copy: all but the routed experts.
 
     Source: TensorRT-LLM, PyTorch models of Llama 4 and DeepSeek (with attention_dp, attention, dense blocks, shared experts,
@@ -112,21 +112,21 @@ def _copied_B(setting: ServingSetting, wide_B: float) -> float:
     return (kept * bytes_per_element(setting.weights) + wide_B) * (setting.tp / setting.attention_ranks - 1)
 
 
-def _empty_heads_B(setting: ServingSetting) -> float:
+def _empty_heads_B(setting: Deployment) -> float:
     """Query and output weights of the heads that only fill a division."""
     model = setting.workload
     empty = padded_heads(float(model.heads), setting.tp) - model.heads
     return 2 * model.layers * empty * model.head_width * model.hidden_dim * bytes_per_element(setting.weights)
 
 
-def _wide_tables_B(setting: ServingSetting) -> float:
+def _wide_tables_B(setting: Deployment) -> float:
     """Embedding and head stay 16-bit where the layers' weights are narrower."""
     model = setting.workload
     tables = counting.embedding_parameters(model) + counting.head_parameters(model)
     return tables * max(0.0, 2.0 - bytes_per_element(setting.weights))
 
 
-def _workspace_B(setting: ServingSetting, found: Engine) -> float:
+def _workspace_B(setting: Deployment, found: Engine) -> float:
     """Activations of the longest pass, 16-bit, and logits of the largest batch in fp32, as they are and sorted."""
     shape = serving_shape(setting.workload)
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)

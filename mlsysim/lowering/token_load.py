@@ -6,25 +6,18 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
+from typing import Any, Unpack
 
 from mlsysim.calibration.loaded import LoadHarness, Tables, harness, harness_of, loaded_engine
 from mlsysim.core.checks import fraction, positive_quantity, real_number, whole_number
 from mlsysim.core.errors import InconsistentError
+from mlsysim.core.options import with_defaults
 from mlsysim.lowering.arrivals import Limits, Paces, highest_arrivals, paces
-from mlsysim.lowering.serving_setting import ServingSetting, check_setting
+from mlsysim.lowering.deployment import Deployment
+from mlsysim.lowering.options import FormatOptions, LoadOptions
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.systems.types import Fleet, Node
 
-_FIXED: dict[str, Any] = {
-    "batch_size": 1,
-    "efficiency": None,
-    "pp_size": 1,
-    "schedule": "continuous",
-    "rounds": None,
-    "requests": None,
-    "stream_interval": 1,
-}
 _LIMITS = ("max_ttft", "max_tpot", "max_latency")
 _TP_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -33,7 +26,7 @@ _TP_SIZES = (1, 2, 4, 8, 16, 32, 64)
 class LoadQuestion:
     """The arguments of ``TokenServerModel.solve``, checked: every layout of the model, and what is asked of each."""
 
-    settings: tuple[ServingSetting, ...]
+    settings: tuple[Deployment, ...]
     accelerators: int
     limits: Limits | None
     beams: int
@@ -45,7 +38,7 @@ class LoadQuestion:
 class LoadPlan:
     """One way to lay the model out, and the requests a second that it takes of all accelerators."""
 
-    setting: ServingSetting
+    setting: Deployment
     pace: Paces
     rate_per_s: float
 
@@ -55,37 +48,37 @@ def load_question(
     hardware: object,
     *,
     accelerators: object,
-    max_ttft: object = None,
-    max_tpot: object = None,
-    max_latency: object = None,
-    percentile: object = 0.99,
-    output_spread: object = 0.0,
-    beams: object = 1,
-    harness_name: str | None = None,
-    tp_sizes: Sequence[int] | None = None,
-    weight_precision: object = None,
-    **asked: Any,
+    output_len: Any,
+    **options: Unpack[LoadOptions],
 ) -> LoadQuestion:
     """The arguments, checked.
 
     Raises:
         InputError: one is out of range, or two contradict each other.
     """
-    count, share = whole_number("accelerators", accelerators), fraction("percentile", percentile)
-    given = zip(_LIMITS, (max_ttft, max_tpot, max_latency), strict=True)
-    limits_s = [inf if limit is None else positive_quantity(name, limit, "second") for name, limit in given]
-    front = None if harness_name is None else harness(harness_name)
-    fixed = {**_FIXED, **asked, "weight_precision": weight_precision}
+    asked = with_defaults(LoadOptions, dict(options))
+    formats: FormatOptions = with_defaults(FormatOptions, dict(options))  # type: ignore[assignment]
+    count, share = whole_number("accelerators", accelerators), fraction("percentile", asked["percentile"])
+    limits_s = [inf if asked[name] is None else positive_quantity(name, asked[name], "second") for name in _LIMITS]
     return LoadQuestion(
         settings=tuple(
-            check_setting(workload, hardware, **fixed, tp_size=tp, replicas=count // tp, attention_dp=apart)
-            for tp, apart in _layouts(workload, hardware, count, tp_sizes)
+            Deployment.of(
+                workload,
+                hardware,
+                **formats,
+                output_len=output_len,
+                schedule="continuous",
+                tp_size=tp,
+                replicas=count // tp,
+                attention_dp=apart,
+            )
+            for tp, apart in _layouts(workload, hardware, count, asked["tp_sizes"])
         ),
         accelerators=count,
         limits=Limits(share, *limits_s) if min(limits_s) < inf else None,
-        beams=whole_number("beams", beams),
-        spread=real_number("output_spread", output_spread, 0.0),
-        front=front,
+        beams=whole_number("beams", asked["beams"]),
+        spread=real_number("output_spread", asked["output_spread"], 0.0),
+        front=None if asked["harness_name"] is None else harness(asked["harness_name"]),
     )
 
 
@@ -121,13 +114,13 @@ def best_plan(question: LoadQuestion, tables: Tables | None = None) -> LoadPlan:
     return best
 
 
-def _taken_per_s(setting: ServingSetting, pace: Paces, question: LoadQuestion) -> float:
+def _taken_per_s(setting: Deployment, pace: Paces, question: LoadQuestion) -> float:
     if question.limits is None:
         return pace.best_per_s
     return highest_arrivals(pace, question.limits, setting.output, question.spread**2)
 
 
-def _pace(setting: ServingSetting, question: LoadQuestion, tables: Tables | None) -> Paces:
+def _pace(setting: Deployment, question: LoadQuestion, tables: Tables | None) -> Paces:
     loaded = setting
     if setting.stack is not None:
         front = question.front

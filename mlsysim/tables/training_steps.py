@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from inspect import signature
 from typing import Any, TypeVar
 
 import numpy as np
 
 from mlsysim.calibration.stacks import stack
 from mlsysim.lowering.training_kernels import kernel_device, setting_shape, stack_step
-from mlsysim.lowering.training_setting import TrainingSetting, check_plan, check_setting
+from mlsysim.lowering.training_plan import training_step
+from mlsysim.lowering.training_setting import TrainingSetting
 from mlsysim.lowering.work import training_work
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.numeric import Num
@@ -51,10 +51,8 @@ def lowered(asked: TrainingQuestion) -> LoweredRun:
     Raises:
         InputError: as ``DistributedModel.solve``.
     """
-    given = [{name: asked.arguments[name] for name in names if name in asked.arguments} for names in _ARGUMENTS]
-    setting = check_setting(asked.workload, asked.fleet, **given[0])
+    setting, plan = training_step(asked.workload, asked.fleet, **asked.arguments)
     work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
-    plan = check_plan(setting, **given[1])
     found = stack(asked.arguments["stack"])
     kernel_device(asked.fleet.node.accelerator, setting.precision, found.fused_quantisation)
     return LoweredRun(asked, setting, work, plan, setting_shape(setting, found))
@@ -78,9 +76,6 @@ def prepared_row(cells: tuple[tuple[str, str], ...]) -> LoweredRun:
         InputError: as ``question`` and ``DistributedModel.solve``.
     """
     return prepared(question(dict(cells)))
-
-
-_ARGUMENTS = tuple(tuple(signature(check).parameters) for check in (check_setting, check_plan))
 
 
 def stacked(items: Iterable[T]) -> T:

@@ -60,7 +60,7 @@ class Passes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
+class EnginePasses:
     """A model on its accelerators under an engine, whose passes consist of measured kernels."""
 
     shape: ServingShape

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Unpack
 
 import numpy as np
 
 from mlsysim.core.checks import one_of, positive_quantity, strict_keywords
-from mlsysim.core.units import Quantity, with_unit
+from mlsysim.core.units import Quantity
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.deployment import Deployment, requests_per_s
+from mlsysim.lowering.options import DeploymentOptions
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving.replica import ServingReplica, whole_batches
-from mlsysim.solvers.serving.serving import ServingModel, ServingResult
+from mlsysim.solvers.serving.serving import ServingResult, serving_result, with_prefills_of_others
 from mlsysim.systems.types import Fleet, Node
 
 SCHEDULES = ("static", "continuous")
@@ -29,6 +31,7 @@ class BatchingResult(Result):
     Attributes:
         batch: sequences decoded together (0 where none meets the limits); ``max_batch``: that fit the memory.
         itl, ttft: at that batch, ``itl`` as ``max_itl`` means it; of an infeasible question, of the batch that comes closest.
+            ``ttft`` is that of a server with requests in flight ("continuous") or of a fixed batch ("static").
         tokens_per_second, requests_per_second: of one replica.
         replicas: that the request rate needs at this batch (1 where no rate is given, 0 where infeasible).
         total_searched: batches evaluated, from the largest that fits down.
@@ -57,40 +60,26 @@ class BatchingOptimizer:
         workload: TransformerWorkload,
         hardware: HardwareNode | Node | Fleet,
         *,
-        seq_len: int,
         output_len: int = 256,
         max_itl: Quantity | str | None = None,
         max_ttft: Quantity | str | None = None,
         request_rate: Quantity | str | None = None,
+        arrival_rate: Quantity | str | None = None,
         schedule: str = "continuous",
-        precision: str = "fp16",
-        weight_precision: str | None = None,
-        kv_precision: str | None = None,
-        efficiency: float | None = None,
-        stack: str | None = None,
-        tp_size: int = 1,
-        pp_size: int = 1,
-        attention_dp: bool = False,
+        **options: Unpack[DeploymentOptions],
     ) -> BatchingResult:
         """The largest batch that fits the memory and keeps the limits.
 
         Args:
             workload: a decoder.
             hardware: one accelerator, a node or a fleet, as of ``ServingModel``.
-            seq_len: tokens of a prompt.
             output_len: tokens that a request generates.
             max_itl: most time between two tokens of a request, mean, prefills of others included (``ServingModel``'s ``tpot``).
             max_ttft: most time to first token.
             request_rate: requests a second, such as "20 count/s": how many replicas it needs.
+            arrival_rate: another name of ``request_rate``.
             schedule: "continuous" (requests in flight) or "static" (a fixed batch, whose prompts are computed together).
-            precision: of the arithmetic, and of weights and KV cache unless said.
-            weight_precision: number format of the weights in memory.
-            kv_precision: number format of the KV cache.
-            efficiency: share of peak arithmetic that the caller owns.
-            stack: a calibrated engine such as ``"vllm-2025"``.
-            tp_size: accelerators that share each layer.
-            pp_size: stages that share the layers.
-            attention_dp: each of the ``tp_size`` ranks attends for sequences of its own.
+            **options: see ``DeploymentOptions``.
 
         Raises:
             InputError: an argument out of range.
@@ -98,9 +87,9 @@ class BatchingOptimizer:
         Example:
             >>> from mlsysim.hardware.registry import Hardware
             >>> from mlsysim.models.registry import Models
-            >>> asked = dict(seq_len=1024, output_len=256, stack="vllm-2025")
+            >>> load = dict(input_len=1024, output_len=256, stack="vllm-2025")
             >>> model, device = Models.Language.Llama3_8B, Hardware.Cloud.H100
-            >>> loose, tight = (BatchingOptimizer().solve(model, device, max_itl=t, **asked) for t in ("50 ms", "15 ms"))
+            >>> loose, tight = (BatchingOptimizer().solve(model, device, max_itl=t, **load) for t in ("50 ms", "15 ms"))
             >>> 1 < tight.batch < loose.batch, tight.binding
             (True, 'ITL limit')
         """
@@ -108,33 +97,21 @@ class BatchingOptimizer:
             "ITL": math.inf if max_itl is None else positive_quantity("max_itl", max_itl, "second"),
             "TTFT": math.inf if max_ttft is None else positive_quantity("max_ttft", max_ttft, "second"),
         }
-        rate = None if request_rate is None else positive_quantity("request_rate", request_rate, "count/second")
-        asked: dict[str, Any] = {
-            "seq_len": seq_len,
-            "output_len": output_len,
-            "schedule": one_of("schedule", schedule, SCHEDULES),
-            "precision": precision,
-            "weight_precision": weight_precision,
-            "kv_precision": kv_precision,
-            "efficiency": efficiency,
-            "stack": stack,
-            "tp_size": tp_size,
-            "pp_size": pp_size,
-            "attention_dp": attention_dp,
-        }
-        replica = ServingReplica.of(workload, hardware, **asked)
+        rate = requests_per_s(request_rate, arrival_rate)
+        plan = one_of("schedule", schedule, SCHEDULES)
+        deployment = Deployment.of(workload, hardware, **options, output_len=output_len, schedule=plan)
+        replica = ServingReplica.of(deployment)
         lacking = replica.lacking()
         batch, searched, nearest = (0, 0, 1) if lacking else _largest(replica, limits)
         binding, reason = _bound_by(replica, batch, nearest, limits)
-        best = ServingModel().solve(workload, hardware, batch_size=batch or nearest, **asked)
+        best = serving_result(replica.with_batch(batch or nearest))
         per_s = float(best.requests_per_second.m_as("count/second"))
-        others_s = float(best.tpot.m_as("second")) - float(best.itl.m_as("second"))
-        breakdown = {**best.breakdown, "prefills of others": with_unit(others_s, "second")} if others_s > 0 else best.breakdown
+        breakdown = with_prefills_of_others(best)[0] if best.tpot > best.itl else best.breakdown
         replicas = 1 if rate is None else math.ceil(rate / per_s)
         return BatchingResult(
             solver="BatchingOptimizer",
-            subject=f"{replica.setting.workload.name}, {seq_len} + {output_len} tokens on "
-            f"{replica.accelerators} x {replica.setting.accelerator.name}",
+            subject=f"{deployment.workload.name}, {deployment.prompt:.0f} + {output_len} tokens on "
+            f"{replica.accelerators} x {deployment.accelerator.name}",
             basis=best.basis,
             feasible=batch > 0,
             reason=lacking or reason,
@@ -174,7 +151,7 @@ def _largest(replica: ServingReplica, limits: dict[str, float]) -> tuple[int, in
 def _bound_by(replica: ServingReplica, batch: int, nearest: int, limits: dict[str, float]) -> tuple[str, str]:
     """What keeps the batch from being one larger, and, where there is none, why."""
     if batch == replica.most:
-        engine = replica.setting.stack is not None and replica.most < _most_by_memory(replica)
+        engine = replica.deployment.stack is not None and replica.most < _most_by_memory(replica)
         return ("the engine's most sequences" if engine else "memory capacity"), ""
     served = replica.served(float(batch + 1 if batch else nearest))
     reached = {"ITL": float(served.tpot_s), "TTFT": float(served.ttft_s)}
@@ -190,4 +167,4 @@ def _bound_by(replica: ServingReplica, batch: int, nearest: int, limits: dict[st
 
 
 def _most_by_memory(replica: ServingReplica) -> int:
-    return int(replica.held.free_B * replica.held.shards / replica.each_kv_B)
+    return int(replica.held.free_B * replica.held.shards / replica.held.each_kv_B)

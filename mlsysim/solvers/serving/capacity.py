@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from mlsysim.core.checks import (
     boolean,
     instance,
+    needed,
     positive_quantity,
     real_number,
     strict_keywords,
@@ -18,6 +19,8 @@ from mlsysim.core.checks import (
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.deployment import Deployment, prompt_tokens, requests_per_s
+from mlsysim.lowering.options import EngineOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.numeric import Floats
@@ -35,8 +38,9 @@ class CapacityResult(Result):
     Attributes:
         accelerators: in all; ``replicas``: that decode (and prefill, unless the pools are apart).
         cost_per_hour: of all accelerators; ``cost_per_million_tokens``: output tokens of the load. None without prices.
-        itl: mean time between two tokens of a request; ``ttft``: time to its first; both at a full batch, so at the most
-            that a replica can take. Of an infeasible question, those of the configuration that comes closest, if any fits.
+        itl: mean time between two tokens of a request; ``ttft``: time to its first, of a server with requests in flight; both
+            at a full batch, so at the most that a replica can take. Of an infeasible question, those of the configuration that
+            comes closest, if any fits.
         best_config: hardware, precision, TP, PP, batch, whether the pools are apart, and how many of each.
         ranking: the cheapest configurations, cheapest first.
         front: those that no other beats in both cost and ``itl``.
@@ -76,7 +80,10 @@ class _Asked:
     tp_sizes: list[int] | None
     pp_sizes: list[int] | None
     load: Load
-    serving: dict[str, Any]
+    input_len: int
+    output_len: int
+    prefix_hit: float
+    options: EngineOptions
     notes: list[str]
     plans: int = 0
     fit: int = 0
@@ -93,8 +100,8 @@ class CapacityPlanner:
         workload: TransformerWorkload,
         hardware: Sequence[HardwareNode | Node | Fleet],
         *,
-        request_rate: Quantity | str,
-        input_len: int,
+        request_rate: Quantity | str | None = None,
+        arrival_rate: Quantity | str | None = None,
         output_len: int,
         max_ttft: Quantity | str | None = None,
         max_itl: Quantity | str | None = None,
@@ -105,10 +112,8 @@ class CapacityPlanner:
         disaggregated: bool | None = None,
         max_batch: int = 1024,
         prefix_hit: float = 0.0,
-        stack: str | None = None,
-        efficiency: float | None = None,
-        kv_precision: str | None = None,
         top_k: int = 10,
+        **options: Unpack[EngineOptions],
     ) -> CapacityResult:
         """The cheapest deployment that serves ``request_rate`` within the limits.
 
@@ -117,7 +122,7 @@ class CapacityPlanner:
             hardware: what it could run on, each with a name of its own: accelerators, nodes (as many as needed), fleets (no
                 more than they have).
             request_rate: requests a second, such as "20 count/s".
-            input_len: tokens of a prompt.
+            arrival_rate: another name of ``request_rate``.
             output_len: tokens that a request generates.
             max_ttft: most time to first token.
             max_itl: most time between two tokens of a request, mean.
@@ -128,10 +133,8 @@ class CapacityPlanner:
             disaggregated: prefill and decode on accelerators of their own (True), together (False), or the better of both.
             max_batch: largest batch of a replica to try; all smaller ones are.
             prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them.
-            stack: a calibrated engine such as ``"vllm-2025"``; without one (and without ``efficiency``) the speed of light.
-            efficiency: share of peak arithmetic that the caller owns.
-            kv_precision: number format of the KV cache.
             top_k: configurations to rank.
+            **options: see ``EngineOptions``.
 
         Raises:
             InputError: an argument out of range; a price that is missing; no plan that is possible at all.
@@ -147,6 +150,7 @@ class CapacityPlanner:
             >>> found.feasible, found.itl.to("ms").magnitude <= 60, found.total_searched > 1000
             (True, True, True)
         """
+        rate = needed("request_rate", requests_per_s(request_rate, arrival_rate), "a rate, such as 20 count/s")
         asked = _Asked(
             model=instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B"),
             offers=_offers(hardware, prices),
@@ -156,20 +160,16 @@ class CapacityPlanner:
             tp_sizes=_sizes("tp_sizes", tp_sizes),
             pp_sizes=_sizes("pp_sizes", pp_sizes),
             load=Load(
-                request_rate=positive_quantity("request_rate", request_rate, "count/second"),
+                request_rate=rate,
                 max_ttft_s=math.inf if max_ttft is None else positive_quantity("max_ttft", max_ttft, "second"),
                 max_itl_s=math.inf if max_itl is None else positive_quantity("max_itl", max_itl, "second"),
                 max_batch=whole_number("max_batch", max_batch),
                 disaggregated=(False, True) if disaggregated is None else (boolean("disaggregated", disaggregated),),
-                prefix_hit=real_number("prefix_hit", prefix_hit, 0.0, 1.0),
             ),
-            serving={
-                "seq_len": whole_number("input_len", input_len),
-                "output_len": whole_number("output_len", output_len),
-                "stack": stack,
-                "efficiency": efficiency,
-                "kv_precision": kv_precision,
-            },
+            input_len=prompt_tokens(options.get("input_len"), options.get("seq_len")),
+            output_len=whole_number("output_len", output_len),
+            prefix_hit=real_number("prefix_hit", prefix_hit, 0.0, 1.0),
+            options=options,
             notes=[],
         )
         found = search(_blocks(asked), asked.load, whole_number("top_k", top_k))
@@ -220,7 +220,19 @@ def _blocks(asked: _Asked) -> Iterator[tuple[Floats, float]]:
         for which, precision in enumerate(asked.precisions):
             try:
                 replicas = [
-                    ServingReplica.of(asked.model, offer.hardware, **asked.serving, precision=precision, tp_size=tp, pp_size=pp)
+                    ServingReplica.of(
+                        Deployment.of(
+                            asked.model,
+                            offer.hardware,
+                            **asked.options,
+                            precision=precision,
+                            tp_size=tp,
+                            pp_size=pp,
+                            output_len=asked.output_len,
+                            prefix_hit=asked.prefix_hit,
+                            schedule="continuous",
+                        )
+                    )
                     for tp, pp in legal
                 ]
             except InputError as error:
@@ -237,7 +249,7 @@ def _blocks(asked: _Asked) -> Iterator[tuple[Floats, float]]:
 
 
 def _result(asked: _Asked, tried: list[ServingReplica], found: Found, *, priced: bool) -> CapacityResult:
-    load, output = asked.load, asked.serving["output_len"]
+    load, output = asked.load, asked.output_len
     binding, reason = _verdict(asked, tried, found)
     ranking = tuple(_row(asked, column, priced) for column in found.best.T)
     shown = ranking[0] if ranking else _row(asked, found.nearest[:, 0], priced) if found.nearest.size else None
@@ -246,13 +258,12 @@ def _result(asked: _Asked, tried: list[ServingReplica], found: Found, *, priced:
     config = {name: value for name, value in best.items() if name not in _FIGURES}
     prefill = float(best["prefill_replicas"] * best["prefill_tp"] * best["prefill_pp"]) if best else 0.0
     decode = float(best["accelerators"]) - prefill if best else 0.0
-    setting = tried[0].setting
     notes = [*asked.notes, *([f"batches beyond max_batch = {load.max_batch} fit and were not tried"] if asked.cut else [])]
-    used = {name: None for replica in tried for name in coefficients_used(replica.setting)}
+    used = {name: None for replica in tried for name in coefficients_used(replica.deployment)}
     return CapacityResult(
         solver="CapacityPlanner",
-        subject=f"{asked.model.name}, {load.request_rate:g} requests/s of {asked.serving['seq_len']} + {output} tokens",
-        basis=setting.basis,
+        subject=f"{asked.model.name}, {load.request_rate:g} requests/s of {asked.input_len} + {output} tokens",
+        basis=tried[0].deployment.basis,
         feasible=not reason,
         reason=reason,
         binding=binding,
@@ -284,7 +295,7 @@ def _row(asked: _Asked, column: Floats, priced: bool) -> dict[str, Any]:
     """A configuration in the field's terms."""
     value = {name: float(column[index]) for name, index in PLACE.items()}
     counts = ("tp", "pp", "batch", "replicas", "prefill_replicas", "prefill_tp", "prefill_pp", "accelerators")
-    tokens_per_hour = asked.load.request_rate * asked.serving["output_len"] * 3600
+    tokens_per_hour = asked.load.request_rate * asked.output_len * 3600
     return {
         "hardware": asked.offers[int(value["offer"])].hardware.name,
         "precision": asked.precisions[int(value["precision"])],
@@ -321,10 +332,10 @@ def _in_words(row: Mapping[str, Any]) -> str:
 def _verdict(asked: _Asked, tried: list[ServingReplica], found: Found) -> tuple[str, str]:
     """What limits the winner, and, where there is none, why."""
     if not found.searched:
-        closest = min(tried, key=lambda replica: replica.held.needed_B(1.0) / replica.setting.accelerator.memory_capacity_B)
+        closest = min(tried, key=lambda replica: replica.held.needed_B(1.0) / replica.deployment.accelerator.memory_capacity_B)
         if asked.fit:
             return "network", "no hardware has a network between a prefill and a decode pool"
-        plan = f"TP {closest.setting.tp} x PP {closest.setting.pp} in {closest.setting.arithmetic}"
+        plan = f"TP {closest.deployment.tp} x PP {closest.deployment.pp} in {closest.deployment.arithmetic}"
         return "memory capacity", f"the model fits none of {asked.plans} plans; at the nearest, {plan}, {closest.lacking()}"
     if found.feasible:
         least = min(found.without, key=lambda name: found.without[name])

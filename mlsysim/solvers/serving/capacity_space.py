@@ -18,7 +18,7 @@ from mlsysim.physics.numeric import Floats, minimum
 from mlsysim.physics.serving.deployment import Shards
 from mlsysim.physics.serving.disaggregation import decode_pool, kv_transfer_s, prefill_pool
 from mlsysim.physics.serving.inference import ServingMachine
-from mlsysim.physics.serving.schedule import Deployment, Passes, continuous_batch
+from mlsysim.physics.serving.schedule import EnginePasses, Passes, continuous_batch
 from mlsysim.physics.serving.torus import TorusDeployment
 from mlsysim.solvers.serving.replica import ServingReplica, whole_batches
 from mlsysim.systems.types import Fleet, Node
@@ -84,7 +84,6 @@ class Load:
     max_itl_s: float
     max_batch: int
     disaggregated: tuple[bool, ...]
-    prefix_hit: float
 
 
 def plans(
@@ -114,9 +113,9 @@ def configurations(replicas: Sequence[ServingReplica], load: Load, offer: Offer,
         counts = [len(batches) for _, batches in part]
         passes = _stacked([replica for replica, _ in part], counts)
         batch = np.concatenate([batches for _, batches in part])
-        tp, pp = (np.repeat([float(getattr(r.setting, name)) for r, _ in part], counts) for name in ("tp", "pp"))
-        setting = part[0][0].setting
-        served = continuous_batch(prefixed(passes, setting, load.prefix_hit), batch, batch, setting.prompt, setting.output)
+        tp, pp = (np.repeat([float(getattr(r.deployment, name)) for r, _ in part], counts) for name in ("tp", "pp"))
+        setting = part[0][0].deployment
+        served = continuous_batch(prefixed(passes, setting), batch, batch, setting.prompt, setting.output)
         given = {"offer": place[0], "precision": place[1], "tp": tp, "pp": pp, "batch": batch}
         if False in load.disaggregated:
             per_s = served.tokens_per_s / setting.output
@@ -149,9 +148,9 @@ def _prefill_pools(replicas: Sequence[ServingReplica], load: Load, offer: Offer)
     """
     found = []
     for replica in replicas:
-        setting, ranks = replica.setting, float(replica.accelerators)
+        setting, ranks = replica.deployment, float(replica.accelerators)
         transfer_s = float(kv_transfer_s(_prompt_kv_B(replica), ranks, ranks, offer.network_Bps))
-        prefill_s = float(prefixed(replica.passes, setting, load.prefix_hit).prefill_s(1.0, setting.prompt))
+        prefill_s = float(replica.passes.prefill_s(1.0, setting.prompt))
         count, ttft_s = prefill_pool(load.request_rate, prefill_s, transfer_s, load.max_ttft_s)
         late_s = float(ttft_s) - load.max_ttft_s
         if late_s <= _ROUNDING * load.max_ttft_s:
@@ -174,7 +173,7 @@ _ROUNDING = 1e-9
 
 
 def _prompt_kv_B(replica: ServingReplica) -> float:
-    setting = replica.setting
+    setting = replica.deployment
     return replica.work.kv_B * cached_tokens(setting.workload, setting.prompt)
 
 
@@ -187,7 +186,7 @@ def _parts(
     for replica in replicas:
         most = min(replica.most, max_batch)
         for first in range(1, most + 1, _BLOCK):
-            if waiting and (size >= _BLOCK or not _alike(waiting[0][0].passes, replica.passes)):
+            if waiting and (size >= _BLOCK or not _alike(waiting[0][0].whole_passes, replica.whole_passes)):
                 yield waiting
                 waiting, size = [], 0
             batches = whole_batches(first, min(most, first + _BLOCK - 1))
@@ -198,25 +197,25 @@ def _parts(
 
 
 def _alike(first: Passes, second: Passes) -> bool:
-    if isinstance(first, Deployment) and isinstance(second, Deployment):
+    if isinstance(first, EnginePasses) and isinstance(second, EnginePasses):
         return first.kernels is second.kernels
     return isinstance(first, BoundPasses) and isinstance(second, BoundPasses)
 
 
 def _stacked(replicas: Sequence[ServingReplica], counts: Sequence[int]) -> Passes:
     """Passes of several plans of one model on one accelerator, each as often as it has batches."""
-    first = replicas[0].passes
+    first = replicas[0].whole_passes
 
     def spread(values: Sequence[Any]) -> Floats:
         repeated: Floats = np.repeat(np.array(values, dtype=float), counts)
         return repeated
 
-    if isinstance(first, Deployment):
-        shards = [replica.passes.shards for replica in replicas if isinstance(replica.passes, Deployment)]
+    if isinstance(first, EnginePasses):
+        shards = [replica.whole_passes.shards for replica in replicas if isinstance(replica.whole_passes, EnginePasses)]
         names = ("tp", "pp", "node", "attention")
         return replace(first, shards=Shards(*(spread([getattr(each, name) for each in shards]) for name in names)))
     if isinstance(first, BoundPasses):
-        machines = [replica.passes.machine for replica in replicas if isinstance(replica.passes, BoundPasses)]
+        machines = [replica.whole_passes.machine for replica in replicas if isinstance(replica.whole_passes, BoundPasses)]
         fields = ("tp", "kv_shards", "rate_flops_per_s", "memory_Bps", "link_Bps")
         return replace(first, machine=ServingMachine(*(spread([getattr(each, name) for each in machines]) for name in fields)))
     if isinstance(first, TorusDeployment):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
-from mlsysim.core.checks import instance, positive_quantity, strict_keywords, whole_number
+from mlsysim.core.checks import instance, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.deployment import prompt_tokens, requests_per_s
+from mlsysim.lowering.options import PromptOptions
 from mlsysim.lowering.work import cached_tokens, kv_elements
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.serving.disaggregation import kv_transfer_s
@@ -53,22 +55,24 @@ class KVTransferModel:
         workload: TransformerWorkload,
         hardware: HardwareNode | Node | Fleet,
         *,
-        seq_len: int,
         kv_precision: str = "fp16",
         prefill_accelerators: int = 1,
         decode_accelerators: int = 1,
         request_rate: Quantity | str | None = None,
+        arrival_rate: Quantity | str | None = None,
+        **prompt: Unpack[PromptOptions],
     ) -> KVTransferResult:
-        """The cache of a prompt of ``seq_len`` tokens over the network of ``hardware``.
+        """The cache of a prompt of ``input_len`` tokens over the network of ``hardware``.
 
         Args:
             workload: a decoder.
             hardware: a fleet or a node, over its network; an accelerator, over its own link.
-            seq_len: tokens of the prompt.
             kv_precision: number format of the cache.
             prefill_accelerators: that hold the cache, each its part (TP x PP).
             decode_accelerators: that take it; as many send at once as there are of the fewer.
             request_rate: requests a second, for the rate that they need.
+            arrival_rate: another name of ``request_rate``.
+            **prompt: see ``PromptOptions``.
 
         Raises:
             InputError: an argument out of range, or hardware without a network.
@@ -76,17 +80,17 @@ class KVTransferModel:
         Example:
             >>> from mlsysim.models.registry import Models
             >>> from mlsysim.systems.registry import Systems
-            >>> run = KVTransferModel().solve(Models.Language.Llama2_70B, Systems.Nodes.DGX_H100, seq_len=2048)
+            >>> run = KVTransferModel().solve(Models.Language.Llama2_70B, Systems.Nodes.DGX_H100, input_len=2048)
             >>> run.kv_per_token.m_as("byte"), f"{run.transfer_time.to('ms').magnitude:.1f} ms"
             (327680.0, '13.4 ms')
         """
         model = instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B")
         if not model.causal:
             raise InconsistentError("workload", model.name, "a decoder: an encoder keeps no cache")
-        tokens = whole_number("seq_len", seq_len)
+        tokens = prompt_tokens(**prompt)
         senders = whole_number("prefill_accelerators", prefill_accelerators)
         receivers = whole_number("decode_accelerators", decode_accelerators)
-        per_s = 0.0 if request_rate is None else positive_quantity("request_rate", request_rate, "count/second")
+        per_s = requests_per_s(request_rate, arrival_rate) or 0.0
         if not isinstance(hardware, (Node, Fleet)):
             instance("hardware", hardware, HardwareNode, "an accelerator such as Hardware.Cloud.H100, a Node or a Fleet")
         network_Bps = Offer.of(hardware, 1.0).network_Bps

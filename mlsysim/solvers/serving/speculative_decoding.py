@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Unpack
 
 import numpy as np
 
@@ -11,7 +11,9 @@ from mlsysim.core.checks import real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.feasibility import over_budget
+from mlsysim.lowering.options import FormatOptions
 from mlsysim.lowering.serving_bound import BoundStep
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.models.types import TransformerWorkload
@@ -65,16 +67,11 @@ class SpeculativeDecodingModel:
         *,
         acceptance: float,
         draft_len: int | None = None,
-        seq_len: int,
         batch_size: int = 1,
         output_len: int | None = None,
-        precision: str = "fp16",
-        weight_precision: str | None = None,
-        kv_precision: str | None = None,
-        efficiency: float | None = None,
-        stack: str | None = None,
         tp_size: int = 1,
         draft_tp_size: int | None = None,
+        **options: Unpack[FormatOptions],
     ) -> SpeculativeResult:
         """The gain of a draft length, or the length with the largest gain.
 
@@ -84,16 +81,11 @@ class SpeculativeDecodingModel:
             hardware: one accelerator, a node or a fleet.
             acceptance: chance that the target accepts a drafted token, 0 to 1.
             draft_len: tokens a round; by default the best from 0 (none) to 16.
-            seq_len: tokens of a prompt; without ``output_len`` the context of the step.
             batch_size: sequences decoded together.
             output_len: tokens that a request generates: then the context is its mean.
-            precision: of the arithmetic, and of weights and KV cache unless said.
-            weight_precision: number format of the weights in memory.
-            kv_precision: number format of the KV cache.
-            efficiency: share of peak arithmetic that the caller owns.
-            stack: a calibrated engine such as ``"vllm-2025"``.
             tp_size: accelerators that share each layer of the target.
             draft_tp_size: of the draft; by default the same.
+            **options: see ``FormatOptions``; without ``output_len``, ``input_len`` is the context of the step.
 
         Raises:
             InputError: an argument out of range.
@@ -103,27 +95,21 @@ class SpeculativeDecodingModel:
             >>> from mlsysim.models.registry import Models
             >>> from mlsysim.systems.registry import Systems
             >>> models = Models.Language.Llama2_70B, Models.Language.Llama3_8B
-            >>> run = SpeculativeDecodingModel().solve(*models, Systems.Nodes.DGX_H100, tp_size=4, acceptance=0.8, seq_len=1024)
+            >>> load = dict(acceptance=0.8, input_len=1024)
+            >>> run = SpeculativeDecodingModel().solve(*models, Systems.Nodes.DGX_H100, tp_size=4, **load)
             >>> run.draft_len > 1, 1.5 < run.speedup < 5
             (True, True)
         """
         chance = real_number("acceptance", acceptance, 0.0, 1.0)
-        asked: dict[str, Any] = {
-            "seq_len": seq_len,
-            "batch_size": batch_size,
-            "output_len": output_len,
-            "precision": precision,
-            "weight_precision": weight_precision,
-            "kv_precision": kv_precision,
-            "efficiency": efficiency,
-            "stack": stack,
-            "schedule": "static",
-        }
-        target = ServingReplica.of(workload, hardware, **asked, tp_size=tp_size)
         drafts_on = tp_size if draft_tp_size is None else draft_tp_size
-        proposer = ServingReplica.of(draft, hardware, **asked, tp_size=drafts_on)
-        setting = target.setting
-        if not (setting.workload.causal and proposer.setting.workload.causal):
+        target, proposer = (
+            ServingReplica.of(
+                Deployment.of(model, hardware, **options, batch_size=batch_size, output_len=output_len, tp_size=ranks)
+            )
+            for model, ranks in ((workload, tp_size), (draft, drafts_on))
+        )
+        setting = target.deployment
+        if not (workload.causal and draft.causal):
             raise InconsistentError("workload", setting.workload.name, "a decoder, and a decoder for a draft")
         if drafts_on > tp_size:
             raise InconsistentError("draft_tp_size", drafts_on, f"at most tp_size {tp_size}: the draft lies beside the target")
@@ -142,14 +128,14 @@ class SpeculativeDecodingModel:
         reason, needed_B = _no_room(target, proposer, batch)
         return SpeculativeResult(
             solver="SpeculativeDecodingModel",
-            subject=f"{setting.workload.name} drafted by {proposer.setting.workload.name}, batch {batch:.0f} at {context:.0f} "
+            subject=f"{setting.workload.name} drafted by {draft.name}, batch {batch:.0f} at {context:.0f} "
             f"tokens on {target.accelerators} x {setting.accelerator.name}",
             basis=setting.basis,
             feasible=not reason,
             reason=reason,
             binding="memory capacity" if reason else max(parts_s, key=lambda name: parts_s[name]),
             breakdown={name: with_unit(seconds, "second") for name, seconds in parts_s.items()},
-            diagnostics=_vocabularies(setting.workload, proposer.setting.workload),
+            diagnostics=_vocabularies(setting.workload, draft),
             coefficients=coefficients_used(setting),
             draft_len=length,
             tokens_per_round=yielded,
@@ -183,10 +169,10 @@ def _verify_s(target: ServingReplica, batch: float, context: float, lengths: Num
 def _no_room(target: ServingReplica, proposer: ServingReplica, batch: float) -> tuple[str, float]:
     """Why both models and their caches do not fit, with the bytes, else empty; and what an accelerator holds."""
     parts_B = {"weights": target.held.weights_B, "draft's weights": proposer.held.weights_B}
-    caches_B = [batch * replica.each_kv_B / replica.held.shards for replica in (target, proposer)]
+    caches_B = [batch * replica.held.each_kv_B / replica.held.shards for replica in (target, proposer)]
     parts_B |= {"KV cache": caches_B[0], "draft's KV cache": caches_B[1]}
     needed_B = sum(parts_B.values())
-    device = target.setting.accelerator
+    device = target.deployment.accelerator
     who = f"each of {target.accelerators}" if target.accelerators > 1 else "one"
     reason = over_budget(needed_B, device, who, parts_B)
     beyond_B = needed_B - parts_B["weights"] - target.held.free_B

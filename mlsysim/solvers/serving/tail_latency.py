@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
-from mlsysim.core.checks import one_of, positive_quantity, real_number, strict_keywords, whole_number
+from mlsysim.core.checks import needed, one_of, positive_quantity, real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.arrivals import Paces, paces
+from mlsysim.lowering.deployment import Deployment, requests_per_s
+from mlsysim.lowering.options import DeploymentOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
-from mlsysim.lowering.serving_setting import check_setting
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.queues import queueing
 from mlsysim.physics.queues.constant_service import ConstantService
@@ -31,7 +32,8 @@ class TailLatencyResult(Result):
 
     ``utilization``: arrivals over what the servers can complete (``capacity``). ``wait``: before a server is free, or a place
     in the batch, and the step begins that computes the prompt; ``wait_probability``: that there is any. ``latency``: the whole
-    request. ``ttft``, ``tpot``: time to first token, wait included, and per output token after it; of a deployment only.
+    request. ``ttft``, ``tpot``: time to first token of a server with requests in flight, wait included, and per output token
+    after it; of a deployment only.
     ``requests_in_flight``: being served, mean, all servers. ``wait_within``: share of requests that wait no longer than the
     ``wait_limit`` that was given.
     """
@@ -76,32 +78,26 @@ class TailLatencyModel:
         workload: TransformerWorkload | None = None,
         hardware: HardwareNode | Node | Fleet | None = None,
         *,
-        arrival_rate: Quantity | str,
+        request_rate: Quantity | str | None = None,
+        arrival_rate: Quantity | str | None = None,
         service_time: Quantity | str | None = None,
         service_rate: Quantity | str | None = None,
         servers: int | None = None,
         distribution: str | None = None,
         service_cv2: float | None = None,
         wait_limit: Quantity | str | None = None,
-        seq_len: int | None = None,
         output_len: int | None = None,
         batch_size: int | None = None,
-        precision: str | None = None,
-        weight_precision: str | None = None,
-        kv_precision: str | None = None,
-        efficiency: float | None = None,
-        stack: str | None = None,
-        tp_size: int | None = None,
-        pp_size: int | None = None,
         replicas: int | None = None,
-        attention_dp: bool | None = None,
+        **options: Unpack[DeploymentOptions],
     ) -> TailLatencyResult:
-        """Latencies at ``arrival_rate``, of servers that are described or of a serving deployment.
+        """Latencies at ``request_rate``, of servers that are described or of a serving deployment.
 
         Args:
             workload: a decoder to serve; without it ``service_time`` or ``service_rate`` say how long a request takes.
             hardware: what it runs on, as for ``ServingModel``.
-            arrival_rate: requests a time, all servers together, at random (Poisson).
+            request_rate: requests a time, all servers together, at random (Poisson).
+            arrival_rate: another name of ``request_rate``.
             service_time: mean time that a server needs for a request.
             service_rate: requests a time that one server completes, instead.
             servers: that share one queue, one request each at a time; 1 if not given.
@@ -109,45 +105,30 @@ class TailLatencyModel:
             service_cv2: squared coefficient of variation of service times, instead; of a serving deployment, of the time that
                 requests hold a place in the batch (0 if not given: all are as long as ``output_len``).
             wait_limit: a wait whose share of requests is asked (``wait_within``).
-            seq_len: tokens of the prompt.
             output_len: tokens that a request generates.
             batch_size: most requests in flight of one replica; as many as fit if not given.
-            precision: as for ``ServingModel``, like all below.
-            weight_precision: number format of the weights in memory.
-            kv_precision: number format of the KV cache.
-            efficiency: share of peak arithmetic that the caller owns.
-            stack: a calibrated engine such as ``"vllm-2025"``.
-            tp_size: accelerators that share each layer.
-            pp_size: stages that share the layers.
             replicas: copies of the model, each with an equal share of the requests at random.
-            attention_dp: each of the ``tp_size`` ranks attends for sequences of its own.
+            **options: see ``DeploymentOptions``.
 
         Raises:
             InputError: an argument out of range, or two that contradict each other.
 
         Example:
-            >>> calls = TailLatencyModel().solve(arrival_rate="200 request/hour", service_time="3 min", servers=14)
+            >>> calls = TailLatencyModel().solve(request_rate="200 request/hour", service_time="3 min", servers=14)
             >>> f"{calls.wait_probability:.6f}", f"{calls.wait_p99.to('s').magnitude:.1f} s"
             ('0.174132', '128.6 s')
-            >>> TailLatencyModel().solve(arrival_rate="12 request/s", service_rate="10 request/s").reason
+            >>> TailLatencyModel().solve(request_rate="12 request/s", service_rate="10 request/s").reason
             'unstable: load 1.2 of capacity (12 arrivals a second, 10 can be served)'
         """
-        arrival_per_s = positive_quantity("arrival_rate", arrival_rate, "count/second")
+        arrival_per_s = needed("request_rate", requests_per_s(request_rate, arrival_rate), "a rate, such as 20 count/s")
         limit_s = None if wait_limit is None else positive_quantity("wait_limit", wait_limit, "second")
         cv2 = None if service_cv2 is None else real_number("service_cv2", service_cv2, 0.0)
+        # Here None says of every argument that it is left out.
         served: dict[str, Any] = {
-            "seq_len": seq_len,
+            **options,
             "output_len": output_len,
             "batch_size": batch_size,
-            "precision": precision,
-            "weight_precision": weight_precision,
-            "kv_precision": kv_precision,
-            "efficiency": efficiency,
-            "stack": stack,
-            "tp_size": tp_size,
-            "pp_size": pp_size,
             "replicas": replicas,
-            "attention_dp": attention_dp,
         }
         described: dict[str, Any] = {
             "service_time": service_time,
@@ -160,7 +141,10 @@ class TailLatencyModel:
             service_s, k = _service_s(service_time, service_rate), 1 if servers is None else _servers(servers)
             return _of_servers(arrival_per_s, service_s, k, _variation(distribution, cv2), limit_s)
         _refuse_beside(described, "nothing beside a workload: its deployment says how long a request takes")
-        return _of_deployment(workload, hardware, served, arrival_per_s, 0.0 if cv2 is None else cv2, limit_s)
+        most = None if batch_size is None else whole_number("batch_size", batch_size)
+        stated = {name: value for name, value in served.items() if value is not None}
+        deployment = Deployment.of(workload, hardware, **{**stated, "schedule": "continuous"})
+        return _of_deployment(deployment, most, arrival_per_s, cv2 or 0.0, limit_s)
 
 
 def _refuse_beside(arguments: dict[str, Any], expected: str) -> None:
@@ -258,21 +242,11 @@ def _approximate(servers: int) -> str:
 
 
 _FROZEN = "percentiles: as if the number in flight stayed what a request finds on arrival"
-_NEEDED = "a whole number >= 1 with a workload"
-_USUAL: dict[str, Any] = {"precision": "fp16", "tp_size": 1, "pp_size": 1, "replicas": 1, "attention_dp": False}
 
 
 def _of_deployment(
-    workload: object, hardware: object, served: dict[str, Any], arrival_per_s: float, cv2: float, limit_s: float | None
+    setting: Deployment, most: int | None, arrival_per_s: float, cv2: float, limit_s: float | None
 ) -> TailLatencyResult:
-    for name in ("seq_len", "output_len"):
-        if served[name] is None and isinstance(workload, TransformerWorkload):
-            raise InputError(name, None, _NEEDED)
-    asked = {name: _USUAL.get(name) if value is None else value for name, value in served.items()}
-    most = asked.pop("batch_size")
-    most = None if most is None else whole_number("batch_size", most)
-    asked |= {"schedule": "continuous", "rounds": None, "requests": None, "stream_interval": 1}
-    setting = check_setting(workload, hardware, **asked, batch_size=most or 1)
     pace = paces(setting, most)
     capacity_per_s = setting.replicas * pace.capacity_per_s
     load = arrival_per_s / capacity_per_s
@@ -283,7 +257,7 @@ def _of_deployment(
         "subject": f"{setting.workload.name}, {arrival_per_s:.4g} requests a second of {setting.prompt:.0f} + "
         f"{setting.output:.0f} tokens in {setting.arithmetic} on {machine}, {pace.places} places each",
         "basis": setting.basis,
-        "diagnostics": ("percentiles: as if the number in flight stayed what a request finds on arrival",),
+        "diagnostics": (_FROZEN,),
         "coefficients": coefficients_used(setting),
         "arrival_rate": with_unit(arrival_per_s, "count/second"),
         "capacity": with_unit(capacity_per_s, "count/second"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from mlsysim.calibration.loaded import loaded_fitted_names
 from mlsysim.core.checks import strict_keywords
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.options import LoadOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.lowering.token_load import LoadPlan, LoadQuestion, best_plan, load_question
 from mlsysim.models.types import TransformerWorkload
@@ -25,7 +25,8 @@ class TokenServerResult(Result):
     """The highest load within limits, or without any the rate of a queue that never empties.
 
     ``requests_per_second`` and ``tokens_per_second`` (output tokens) are of all accelerators. ``ttft`` and ``tpot``: what the
-    asked share of requests does not exceed at that load, waiting included; without limits, the mean of those in flight.
+    asked share of requests does not exceed at that load; without limits, the mean of those in flight. ``ttft`` is that of a
+    server with requests in flight, waiting included.
     ``tp_size``: accelerators that share one of ``replicas`` copies of the model. ``places``: requests of a copy at once.
     """
 
@@ -55,20 +56,8 @@ class TokenServerModel:
         hardware: HardwareNode | Node | Fleet,
         *,
         accelerators: int,
-        seq_len: int,
         output_len: int,
-        max_ttft: Quantity | str | None = None,
-        max_tpot: Quantity | str | None = None,
-        max_latency: Quantity | str | None = None,
-        percentile: float = 0.99,
-        output_spread: float = 0.0,
-        beams: int = 1,
-        precision: str = "fp16",
-        weight_precision: str | None = None,
-        kv_precision: str | None = None,
-        stack: str | None = None,
-        harness_name: str | None = None,
-        tp_sizes: Sequence[int] | None = None,
+        **options: Unpack[LoadOptions],
     ) -> TokenServerResult:
         """The highest load of ``accelerators``.
 
@@ -76,20 +65,8 @@ class TokenServerModel:
             workload: a decoder.
             hardware: an accelerator, or a node or fleet whose links tensor parallelism uses.
             accelerators: in all: as many copies of the model as they hold.
-            seq_len: tokens of a prompt.
             output_len: tokens that a request generates, mean.
-            max_ttft: limit on the time to the first token.
-            max_tpot: limit on the time per token after it.
-            max_latency: limit on the whole request.
-            percentile: share of the requests that keep the limits.
-            output_spread: standard deviation of the generated tokens over their mean.
-            beams: sequences that are searched for one request.
-            precision: of the arithmetic, and of weights and KV cache unless said.
-            weight_precision: number format of the weights in memory.
-            kv_precision: number format of the KV cache.
-            stack: a calibrated engine such as ``"tensorrt-llm-1.0"``; without it the result is the bound.
-            harness_name: what puts requests before the engine, such as "mlperf-vllm"; none: the engine alone; a bound has none.
-            tp_sizes: to try; by default 1, 2, 4, ... within a node, that divide ``accelerators`` and the heads.
+            **options: see ``LoadOptions``; without a stack the result is the bound, and has no harness.
 
         Raises:
             InputError: an argument out of range, or no tensor parallelism is possible.
@@ -97,32 +74,14 @@ class TokenServerModel:
         Example:
             >>> from mlsysim.hardware.registry import Hardware
             >>> from mlsysim.models.registry import Models
-            >>> asked = dict(accelerators=8, seq_len=512, output_len=256, precision="fp8", stack="tensorrt-llm-1.0")
+            >>> asked = dict(accelerators=8, input_len=512, output_len=256, precision="fp8", stack="tensorrt-llm-1.0")
             >>> model, card = Models.Language.Llama3_8B, Hardware.Cloud.H100
             >>> all_at_once = TokenServerModel().solve(model, card, **asked)
             >>> quick = TokenServerModel().solve(model, card, max_ttft="500 ms", max_tpot="15 ms", **asked)
             >>> quick.tokens_per_second < all_at_once.tokens_per_second, quick.tpot.m_as("ms") <= 15, quick.replicas
             (True, True, 8)
         """
-        question = load_question(
-            workload,
-            hardware,
-            accelerators=accelerators,
-            max_ttft=max_ttft,
-            max_tpot=max_tpot,
-            max_latency=max_latency,
-            percentile=percentile,
-            output_spread=output_spread,
-            beams=beams,
-            harness_name=harness_name,
-            tp_sizes=tp_sizes,
-            seq_len=seq_len,
-            output_len=output_len,
-            precision=precision,
-            weight_precision=weight_precision,
-            kv_precision=kv_precision,
-            stack=stack,
-        )
+        question = load_question(workload, hardware, accelerators=accelerators, output_len=output_len, **options)
         return _told(best_plan(question), question)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.core.checks import strict_keywords
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.lowering.feasibility import over_budget
+from mlsysim.lowering.options import StepOptions
 from mlsysim.lowering.training_kernels import coefficients_used, step_time
-from mlsysim.lowering.training_setting import TrainingSetting, check_plan, check_setting
+from mlsysim.lowering.training_plan import training_step
+from mlsysim.lowering.training_setting import TrainingSetting
 from mlsysim.lowering.work import training_work
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
 from mlsysim.physics.layer.work import FULL, NONE, RECOMPUTE_MODES, SELECTIVE, LayeredWork
@@ -50,7 +52,10 @@ class DistributedModel:
     """Training step time, MFU and memory of a parallel plan, from physics.
 
     Compute is divided over TP and PP; collectives hide under compute as far as they fit, or by the caller's
-    ``overlap_efficiency``; the pipeline adds its bubble; memory is that of the fullest rank.
+    ``overlap_efficiency``; the pipeline adds its bubble; memory is that of the fullest rank, and on a ``stack`` also what that
+    keeps beyond the textbook. Selective recomputation repeats the attention core, activation functions and norms. Unfused
+    attention stores its scores; so does fused-softmax, whose scale, mask and softmax are one kernel; flash-1 is
+    FlashAttention-1. More micro-batches than sequences cut sequences in parts.
     """
 
     @strict_keywords
@@ -60,31 +65,7 @@ class DistributedModel:
         fleet: Fleet,
         *,
         batch_size: int,
-        seq_len: int | None = None,
-        precision: str = "bf16",
-        efficiency: float | None = None,
-        tp_size: int = 1,
-        pp_size: int = 1,
-        dp_size: int | None = None,
-        ep_size: int = 1,
-        cp_size: int = 1,
-        expert_tp_size: int | None = None,
-        virtual_stages: int = 1,
-        microbatch_count: int | None = None,
-        schedule: str | None = None,
-        zero_stage: int = 1,
-        sequence_parallel: bool | None = None,
-        shard_size: int | None = None,
-        recompute: str | None = None,
-        gradient_precision: str | None = None,
-        overlap_comm: bool = True,
-        overlap_efficiency: float | None = None,
-        straggler_factor: float = 1.0,
-        congestion_factor: float = 1.0,
-        stack: str | None = None,
-        attention: str = "flash",
-        lora_rank: int | None = None,
-        routing_imbalance: float | None = None,
+        **options: Unpack[StepOptions],
     ) -> DistributedResult:
         """One step of ``workload`` on ``fleet``.
 
@@ -92,35 +73,7 @@ class DistributedModel:
             workload: a transformer, or a network of known FLOP a sample (data parallelism only).
             fleet: nodes and the fabric between them.
             batch_size: samples (sequences) in a step, all ranks together.
-            seq_len: tokens of a sequence (4096).
-            precision: of the matrix products.
-            efficiency: share of peak that the caller owns; without it the result is the bound.
-            tp_size: tensor-parallel ranks.
-            pp_size: pipeline stages.
-            dp_size: data-parallel ranks: what TP, PP and CP leave; giving it only checks it.
-            ep_size: expert-parallel ranks, out of the ranks of a stage that the experts' own TP leaves.
-            cp_size: context-parallel ranks, which share each sequence and pass keys and values around a ring.
-            expert_tp_size: ranks that share one expert's matrices; by default as many as tp_size.
-            virtual_stages: model chunks a stage (interleaved schedule).
-            microbatch_count: micro-batches a step (one sequence each); more than sequences cuts sequences in parts.
-            schedule: gpipe, 1f1b, interleaved.
-            zero_stage: 0 to 3 (1).
-            sequence_parallel: split norms and residuals over TP; by default whenever tp_size > 1.
-            shard_size: data-parallel ranks that ZeRO shards over (hybrid sharding: replicas of such groups); by default all.
-            recompute: none, selective (attention core, activation functions, norms) or full; by default the cheapest
-                that fits, and none where nothing fits.
-            gradient_precision: bf16, fp16 or fp32; 16-bit by default.
-            overlap_comm: whether collectives may hide under compute.
-            overlap_efficiency: the share of every collective that hides; by default what fits under the compute that can
-                hide it.
-            straggler_factor: how much slower the slowest rank is (>= 1).
-            congestion_factor: how much slower the fabric is than its rate (>= 1).
-            stack: a software stack such as "megatron-2021": time from calibrated kernels instead of an efficiency, and
-                memory with what the stack keeps beyond the textbook.
-            attention: flash, flash-1 (FlashAttention-1), unfused (scores are stored) or fused-softmax (the same, with scale,
-                mask and softmax in one kernel); calibrated basis only.
-            lora_rank: train low-rank adapters of the attention products alone, all weights frozen.
-            routing_imbalance: tokens of the busiest expert-parallel rank over the mean (1.0: balanced); calibrated basis only.
+            **options: see ``TrainingOptions`` and ``PlanOptions``.
 
         Raises:
             InputError: an argument out of range, or two that contradict each other.
@@ -135,39 +88,7 @@ class DistributedModel:
             >>> step.feasible, step.plan["dp"], 0.4 < step.mfu <= 0.5
             (True, 32, True)
         """
-        setting = check_setting(
-            workload,
-            fleet,
-            batch_size=batch_size,
-            seq_len=seq_len,
-            precision=precision,
-            efficiency=efficiency,
-            zero_stage=zero_stage,
-            recompute=recompute,
-            gradient_precision=gradient_precision,
-            overlap_comm=overlap_comm,
-            overlap_efficiency=overlap_efficiency,
-            straggler_factor=straggler_factor,
-            congestion_factor=congestion_factor,
-            stack=stack,
-            attention=attention,
-            lora_rank=lora_rank,
-            routing_imbalance=routing_imbalance,
-        )
-        plan = check_plan(
-            setting,
-            tp_size=tp_size,
-            pp_size=pp_size,
-            dp_size=dp_size,
-            ep_size=ep_size,
-            cp_size=cp_size,
-            expert_tp_size=expert_tp_size,
-            virtual_stages=virtual_stages,
-            microbatch_count=microbatch_count,
-            schedule=schedule,
-            sequence_parallel=sequence_parallel,
-            shard_size=shard_size,
-        )
+        setting, plan = training_step(workload, fleet, batch_size=batch_size, **options)
         work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
         plan, memory = with_recompute(work, plan, setting)
         step = step_time(work, plan, setting)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.core.checks import boolean, instance, one_of, positive_quantity, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InfeasibleError, InputError, UnknownNameError
 from mlsysim.core.units import Quantity
-from mlsysim.lowering.training_setting import TrainingSetting, check_setting
+from mlsysim.lowering.options import TrainingOptions
+from mlsysim.lowering.training_setting import TrainingSetting
 from mlsysim.lowering.work import training_work
 from mlsysim.models.types import Workload
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
@@ -100,20 +101,7 @@ class ParallelismOptimizer:
         fleet: Fleet,
         *,
         batch_size: int,
-        seq_len: int | None = None,
-        precision: str = "bf16",
-        efficiency: float | None = None,
         zero_stage: int | None = None,
-        recompute: str | None = None,
-        gradient_precision: str | None = None,
-        overlap_comm: bool = True,
-        overlap_efficiency: float | None = None,
-        stack: str | None = None,
-        attention: str = "flash",
-        expert_tp_size: int | None = None,
-        shard_size: int | None = None,
-        lora_rank: int | None = None,
-        routing_imbalance: float | None = None,
         top_k: int = 5,
         space: str = "tp-pp-dp",
         fixed: Mapping[str, Any] | None = None,
@@ -129,27 +117,15 @@ class ParallelismOptimizer:
         restart_time: Quantity | str | None = None,
         executor: Executor | None = None,
         progress: bool | None = None,
+        **options: Unpack[TrainingOptions],
     ) -> ParallelismResult:
         """The best plan for ``batch_size`` samples of ``workload`` on ``fleet``.
 
         Args:
             workload: what is trained.
             fleet: what it is trained on.
-            batch_size: samples of a step; this and the next eleven are those of ``DistributedModel.solve``.
-            seq_len: tokens of a sequence.
-            precision: of the matrix products.
-            efficiency: share of peak that the caller owns.
-            gradient_precision: bf16, fp16 or fp32.
-            overlap_comm: whether collectives may hide under compute.
-            stack: a software stack, for calibrated kernels.
-            attention: the attention kernel, on a stack.
-            expert_tp_size: ranks that share one expert's matrices; by default as many as TP.
-            shard_size: data-parallel ranks that ZeRO shards over, in plans whose DP is a multiple of them; by default all.
-            lora_rank: train adapters alone.
-            routing_imbalance: tokens of the busiest expert-parallel rank over the mean.
+            batch_size: samples of a step.
             zero_stage: the one to search (1, or in the full space all).
-            recompute: the mode to search (the cheapest that fits, or in the full space all).
-            overlap_efficiency: 0.85 where collectives may hide and no stack says how.
             top_k: plans to rank.
             space: "tp-pp-dp" or "full".
             fixed: values of dimensions that are not to be searched: one, or several to choose from, such as
@@ -170,6 +146,7 @@ class ParallelismOptimizer:
             executor: any ``concurrent.futures`` executor to run the parts of a large search, such as Dask's
                 ``client.get_executor()``; by default this process.
             progress: whether to show a bar (by default on a terminal, after a second, with the extra ``cli``).
+            **options: those of ``DistributedModel.solve`` that all plans share, see ``TrainingOptions``.
 
         Raises:
             InputError: an argument out of range, or no legal plan at all (no factorization divides the batch).
@@ -188,28 +165,13 @@ class ParallelismOptimizer:
             (True, True)
         """
         whole = one_of("space", space, SPACES) == "full"
-        if stack is None and overlap_comm is True and overlap_efficiency is None:
-            overlap_efficiency = PAPER_OVERLAP
-        asked: dict[str, Any] = {
-            "batch_size": batch_size,
-            "seq_len": seq_len,
-            "precision": precision,
-            "efficiency": efficiency,
-            "gradient_precision": gradient_precision,
-            "overlap_comm": overlap_comm,
-            "overlap_efficiency": overlap_efficiency,
-            "stack": stack,
-            "attention": attention,
-            "lora_rank": lora_rank,
-            "routing_imbalance": routing_imbalance,
-        }
-        shared: dict[str, Any] = {"zero_stage": 1 if zero_stage is None else zero_stage, "recompute": recompute}
-        setting = check_setting(workload, fleet, **asked, **shared)
+        asked: dict[str, Any] = dict(options)
+        if not (asked.get("stack") or asked.get("overlap_efficiency") is not None) and asked.get("overlap_comm", True) is True:
+            asked["overlap_efficiency"] = PAPER_OVERLAP
+        setting = TrainingSetting.of(
+            workload, fleet, batch_size=batch_size, zero_stage=1 if zero_stage is None else zero_stage, **asked
+        )
         choices = _choices(setting, whole, zero_stage, fixed, max_tp_size, boolean("idle_accelerators", idle_accelerators))
-        if expert_tp_size is not None:
-            choices = replace(choices, expert_tp=whole_number("expert_tp_size", expert_tp_size))
-        if shard_size is not None:
-            choices = replace(choices, shard=whole_number("shard_size", shard_size))
         work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
         step_tokens = setting.batch_size * setting.seq_len
         prices = {
@@ -270,6 +232,7 @@ def _choices(
             max_tp=node if most is None else most,
             idle=idle,
         )
+    choices = replace(choices, expert_tp=setting.expert_tp, shard=setting.shards)
     given: dict[str, Any] = {name: _values(name, value) for name, value in (fixed or {}).items()}
     return replace(choices, **given)
 
@@ -335,7 +298,8 @@ def _result(question: Question, asked: dict[str, Any], found: Found, complete: b
         first = found.best[:, 0]
         plan = plan_of(first)
         used = plan["tp"] * plan["pp"] * plan["dp"] * plan["cp"]
-        best = DistributedModel().solve(setting.workload, used_fleet(fleet, used), **asked, **solve_arguments(plan))
+        arguments = {**asked, **solve_arguments(plan), "batch_size": setting.batch_size}
+        best = DistributedModel().solve(setting.workload, used_fleet(fleet, used), **arguments)
         value = question.objective.value(float(first[-2]), used)
         alternatives = tuple(nearest_alternatives(question, first))
     else:

@@ -1,0 +1,301 @@
+"""What is served, on what, and how: the arguments of all serving solvers, checked once and in plain numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self, Unpack
+
+from mlsysim.calibration.engines import Engine, engine
+from mlsysim.core.checks import (
+    boolean,
+    by_either_name,
+    fraction,
+    instance,
+    needed,
+    one_of,
+    positive_quantity,
+    real_number,
+    strict_keywords,
+    whole_number,
+)
+from mlsysim.core.errors import InconsistentError, InputError
+from mlsysim.core.options import with_defaults
+from mlsysim.core.precision import bytes_per_element, precision_name
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.offload import Offload, check_offload
+from mlsysim.lowering.options import ServingOptions
+from mlsysim.lowering.work import cached_tokens, keys_seen
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.systems.types import Fleet, Node
+
+SCHEDULES = ("static", "continuous", "offline")
+# Weights that have a format for storage only: their arithmetic is 16-bit, or that of the format named here.
+_ARITHMETIC = {"fp8_block": "fp8", "nvfp4": "fp4"}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A model on its accelerators and the load on it, checked and in plain numbers: every serving solver asks about one.
+
+    Attributes:
+        workload: the model.
+        accelerator: what each rank runs on.
+        prompt: tokens of a prompt, mean.
+        padded: tokens of the longest prompt of a batch.
+        output: tokens that a request generates; 0 where the caller left them out.
+        batch: sequences of a fixed batch, or requests in flight, of one replica.
+        arithmetic: number format of the arithmetic.
+        rated: the number format whose peak rate bounds the arithmetic.
+        weights: number format of the weights in memory.
+        cache: number format of the KV cache.
+        efficiency: share of peak arithmetic that the caller owns.
+        stack: the engine, on the calibrated basis.
+        tp: ranks that share each layer.
+        pp: stages.
+        replicas: copies of the model.
+        schedule: one of ``SCHEDULES``.
+        rounds: requests that each place in flight serves; None in the steady state.
+        requests: requests of an offline run; None for a run without end.
+        stream_interval: tokens that reach the client at a time.
+        attention_dp: whether each rank attends for sequences of its own.
+        prefix_hit: share of a prompt whose cache is there already.
+        block_tokens: tokens of a block of the KV cache.
+        offload: what lies in the host's memory.
+        per_node: accelerators of a node.
+        link_Bps: bandwidth that tensor parallelism has within a node.
+        network_Bps: bandwidth between nodes.
+    """
+
+    workload: TransformerWorkload
+    accelerator: HardwareNode
+    prompt: float
+    padded: float
+    output: float
+    batch: float
+    arithmetic: str
+    rated: str
+    weights: str
+    cache: str
+    efficiency: float | None
+    stack: Engine | None
+    tp: int
+    pp: int
+    replicas: int
+    schedule: str
+    rounds: int | None
+    requests: int | None
+    stream_interval: int
+    attention_dp: bool
+    prefix_hit: float
+    block_tokens: int
+    offload: Offload
+    per_node: int
+    link_Bps: float
+    network_Bps: float
+
+    @classmethod
+    @strict_keywords
+    def of(cls, workload: object, hardware: object, **options: Unpack[ServingOptions]) -> Self:
+        """The deployment that the arguments of ``ServingModel.solve`` describe.
+
+        Args:
+            workload: a decoder or an encoder.
+            hardware: one accelerator, a node or a fleet.
+            **options: see ``ServingOptions``.
+
+        Raises:
+            InputError: one is out of range, or two contradict each other.
+
+        Example:
+            >>> from mlsysim.hardware.registry import Hardware
+            >>> from mlsysim.models.registry import Models
+            >>> found = Deployment.of(Models.Language.Llama3_8B, Hardware.Cloud.H100, input_len=1024, output_len=256)
+            >>> found.context, found.cache, found.basis
+            (1152.0, 'fp16', 'bound')
+        """
+        asked: dict[str, Any] = with_defaults(ServingOptions, dict(options))
+        model = instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B")
+        stack, efficiency, output_len = asked["stack"], asked["efficiency"], asked["output_len"]
+        if efficiency is not None and stack is not None:
+            raise InconsistentError(
+                "efficiency", efficiency, f"none beside stack = {stack!r}: a stack knows its own efficiency"
+            )
+        served_by = None if stack is None else engine(instance("stack", stack, str, "the name of a serving engine"))
+        prompt, batch = prompt_tokens(asked["input_len"], asked["seq_len"]), whole_number("batch_size", asked["batch_size"])
+        padded = prompt if asked["padded_len"] is None else whole_number("padded_len", asked["padded_len"])
+        if padded < prompt:
+            called = "input_len" if asked["seq_len"] is None else "seq_len"
+            raise InconsistentError("padded_len", padded, f"at least the mean length, {called} = {prompt}")
+        output = 0 if output_len is None else whole_number("output_len", output_len)
+        if not model.causal and output:
+            raise InputError("workload", model.name, f"a decoder with output_len = {output}: an encoder generates no tokens")
+        schedule = one_of("schedule", asked["schedule"], SCHEDULES)
+        if schedule != "static" and not output:
+            raise InconsistentError("output_len", output_len, f'a whole number >= 1 with schedule = "{schedule}"')
+        hit = real_number("prefix_hit", asked["prefix_hit"], 0.0, 1.0)
+        if hit and not model.causal:
+            raise InconsistentError("prefix_hit", hit, f"0: {model.name} reads both ways, so that nothing is reused")
+        share = None if efficiency is None else fraction("efficiency", efficiency)
+        tp, pp = whole_number("tp_size", asked["tp_size"]), whole_number("pp_size", asked["pp_size"])
+        apart = boolean("attention_dp", asked["attention_dp"])
+        device, per_node, link_Bps, network_Bps = _machine(hardware, tp, pp)
+        _check_division(model, served_by, tp, pp, apart)
+        arithmetic = precision_name("precision", asked["precision"])
+        weights, cache, rounds, requests = (asked[name] for name in ("weight_precision", "kv_precision", "rounds", "requests"))
+        return cls(
+            workload=model,
+            accelerator=device,
+            prompt=float(prompt),
+            padded=float(padded),
+            output=float(output),
+            batch=float(batch),
+            arithmetic=arithmetic,
+            rated=_rated(arithmetic, device, served_by is not None),
+            weights=arithmetic if weights is None else precision_name("weight_precision", weights),
+            cache=_cache(arithmetic) if cache is None else precision_name("kv_precision", cache),
+            efficiency=share,
+            stack=served_by,
+            tp=tp,
+            pp=pp,
+            replicas=whole_number("replicas", asked["replicas"]),
+            schedule=schedule,
+            rounds=None if rounds is None else whole_number("rounds", rounds),
+            requests=None if requests is None else whole_number("requests", requests),
+            stream_interval=whole_number("stream_interval", asked["stream_interval"]),
+            attention_dp=apart,
+            prefix_hit=hit,
+            block_tokens=whole_number("page_size", asked["page_size"]),
+            offload=check_offload(asked["offload"], asked["host_memory"], hardware, device, calibrated=served_by is not None),
+            per_node=per_node,
+            link_Bps=link_Bps,
+            network_Bps=network_Bps,
+        )
+
+    @property
+    def context(self) -> float:
+        """Tokens that a sequence holds at the decode step that is timed."""
+        return self.prompt + self.output / 2
+
+    @property
+    def reach(self) -> float:
+        """Tokens of a whole sequence whose keys and values are kept."""
+        return cached_tokens(self.workload, int(self.prompt + self.output))
+
+    @property
+    def occupied(self) -> float:
+        """Tokens that a running sequence occupies, mean over its life unless the cache is reserved for all of it."""
+        grows = self.schedule != "static" and (self.stack is None or not self.stack.reserves)
+        return cached_tokens(self.workload, self.context) if grows else self.reach
+
+    @property
+    def held(self) -> float:
+        """Tokens of the blocks that a running sequence occupies: half of the last one is empty, mean over its life."""
+        return self.occupied + (self.block_tokens - 1) / 2
+
+    @property
+    def keys(self) -> float:
+        """Mean number of keys that a query of the prompt sees."""
+        return keys_seen(self.workload, int(self.prompt), causal=self.workload.causal)
+
+    @property
+    def prompts(self) -> float:
+        """Prompts that the time to first token covers: those of a fixed batch, else one."""
+        return self.batch if self.schedule == "static" else 1.0
+
+    @property
+    def attention_ranks(self) -> int:
+        """Ranks that share attention's heads."""
+        return 1 if self.attention_dp else self.tp
+
+    @property
+    def kv_shards(self) -> float:
+        """Ranks that divide the KV cache: as many as there are key heads, or all where each keeps sequences of its own.
+
+        A latent cache is one for all heads.
+        """
+        if self.attention_dp:
+            return float(self.tp * self.pp)
+        return (1.0 if self.workload.mla is not None else float(min(self.tp, self.workload.kv_head_count))) * self.pp
+
+    @property
+    def basis(self) -> str:
+        """What the answer rests on."""
+        return "calibrated" if self.stack is not None else "bound" if self.efficiency is None else "efficiency"
+
+
+def prompt_tokens(input_len: object = None, seq_len: object = None) -> int:
+    """The length of a prompt, by whichever of its names it was given.
+
+    Raises:
+        InputError: it is no whole number, left out, or given twice with different values.
+    """
+    return needed("input_len", by_either_name(whole_number, input_len=input_len, seq_len=seq_len), "a whole number >= 1")
+
+
+def requests_per_s(request_rate: object, arrival_rate: object) -> float | None:
+    """The rate at which requests arrive, by whichever of its names it was given; None where it was left out.
+
+    Raises:
+        InputError: it is no rate, or given twice with different values.
+    """
+    return by_either_name(_per_second, request_rate=request_rate, arrival_rate=arrival_rate)
+
+
+def _per_second(name: str, value: object) -> float:
+    return positive_quantity(name, value, "count/second")
+
+
+def _check_division(model: TransformerWorkload, served_by: Engine | None, tp: int, pp: int, apart: bool) -> None:
+    """Refuses ranks that cannot share the model's heads, experts or layers."""
+    torus = served_by is not None and served_by.has.torus
+    if served_by is not None and torus and model.moe is not None:
+        raise InconsistentError(
+            "stack", served_by.name, f"one for mixtures of experts such as {model.name}: it divides dense layers"
+        )
+    if model.heads % tp and not (apart or torus):
+        raise InconsistentError("tp_size", tp, f"a divisor of the {model.heads} heads of {model.name}")
+    if pp > model.layers:
+        raise InconsistentError("pp_size", pp, f"at most the {model.layers} layers of {model.name}")
+
+
+def _rated(arithmetic: str, device: HardwareNode, calibrated: bool) -> str:
+    """The precision whose peak the arithmetic runs at; weights of a format that the device has no rate for are unpacked."""
+    wanted = _ARITHMETIC.get(arithmetic, arithmetic)
+    stored = bytes_per_element(arithmetic) < 2
+    if arithmetic in _WEIGHT_ONLY or (stored and calibrated and wanted not in device.compute.precision_flops):
+        return "fp16"
+    return wanted
+
+
+# Formats that weights are stored in and nothing is computed in.
+_WEIGHT_ONLY = ("awq", "gptq", "q4_0", "q4_k_m", "q8_0")
+
+
+def _cache(arithmetic: str) -> str:
+    """The cache's format where nobody says: that of the arithmetic, but no narrower than 8 bits."""
+    if arithmetic in (*_WEIGHT_ONLY, "int4"):
+        return "fp16"
+    return {"fp8_block": "fp8", "nvfp4": "fp8", "fp4": "fp8"}.get(arithmetic, arithmetic)
+
+
+def _machine(hardware: object, tp: int, pp: int) -> tuple[HardwareNode, int, float, float]:
+    """The accelerator, how many share a node, the link that tensor parallelism uses, and the network between nodes."""
+    if isinstance(hardware, Fleet):
+        if tp * pp > hardware.accelerators:
+            raise InconsistentError(
+                "tp_size", tp, f"tp x pp at most the {hardware.accelerators} accelerators of {hardware.name}"
+            )
+        node = hardware.node
+        return node.accelerator, node.accelerators_per_node, node.intra_bandwidth_Bps, hardware.inter_bandwidth_Bps
+    if isinstance(hardware, Node):
+        most = hardware.accelerators_per_node
+        if tp * pp > most:
+            what = "tp_size" if pp == 1 else "pp_size"
+            raise InconsistentError(what, tp if pp == 1 else pp, f"at most the {most} accelerators of {hardware.name}")
+        return hardware.accelerator, most, hardware.intra_bandwidth_Bps, hardware.intra_bandwidth_Bps
+    device = instance("hardware", hardware, HardwareNode, "an accelerator such as Hardware.Cloud.H100, a Node or a Fleet")
+    link = device.interconnect_bandwidth_Bps
+    if tp * pp > 1 and link is None:
+        raise InconsistentError("tp_size", tp, f"1: {device.name} lists no link to its peers (a Node would)")
+    unlimited = float("inf") if link is None else link
+    return device, tp * pp, unlimited, unlimited

@@ -1,0 +1,134 @@
+"""The arguments that solvers share, of a serving deployment and of a training step: name, type, default and meaning of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, TypedDict
+
+from mlsysim.core.options import Option
+from mlsysim.core.units import Quantity
+
+
+class PromptOptions(TypedDict, total=False):
+    """The length of a prompt, by either of its two names."""
+
+    input_len: Annotated[int | None, Option(None, "tokens of a prompt")]
+    seq_len: Annotated[int | None, Option(None, "another name of ``input_len``")]
+
+
+class EngineOptions(PromptOptions, total=False):
+    """A prompt, and what computes it."""
+
+    stack: Annotated[str | None, Option(None, 'a calibrated engine such as "vllm-2025": its kernels and overheads')]
+    efficiency: Annotated[float | None, Option(None, "share of peak arithmetic that the caller owns; a stack knows its own")]
+    kv_precision: Annotated[str | None, Option(None, "number format of the KV cache; by default that of the arithmetic")]
+
+
+class FormatOptions(EngineOptions, total=False):
+    """The above, and the other number formats."""
+
+    precision: Annotated[str, Option("fp16", "number format of the arithmetic, and of weights and KV cache unless said")]
+    weight_precision: Annotated[str | None, Option(None, "number format of the weights in memory")]
+
+
+class LoadOptions(FormatOptions, total=False):
+    """The above, and the limits that requests keep where a system is asked for its highest load."""
+
+    max_ttft: Annotated[Quantity | str | None, Option(None, "limit on the time to the first token")]
+    max_tpot: Annotated[Quantity | str | None, Option(None, "limit on the time per token after it")]
+    max_latency: Annotated[Quantity | str | None, Option(None, "limit on the whole request")]
+    percentile: Annotated[float, Option(0.99, "share of the requests that keep the limits")]
+    output_spread: Annotated[float, Option(0.0, "standard deviation of the generated tokens over their mean")]
+    beams: Annotated[int, Option(1, "sequences that are searched for one request")]
+    harness_name: Annotated[
+        str | None, Option(None, 'what puts requests before the engine, such as "mlperf-vllm"; by default nothing does')
+    ]
+    tp_sizes: Annotated[
+        Sequence[int] | None,
+        Option(None, "values of ``tp_size`` to try; by default powers of two that divide a node and the heads"),
+    ]
+
+
+class DeploymentOptions(FormatOptions, total=False):
+    """The above, and how one copy of the model is divided."""
+
+    tp_size: Annotated[int, Option(1, "accelerators that share each layer")]
+    pp_size: Annotated[int, Option(1, "stages that share the layers")]
+    attention_dp: Annotated[bool, Option(False, "whether each of the ``tp_size`` ranks attends for sequences of its own")]
+
+
+class ServingOptions(DeploymentOptions, total=False):
+    """All that can be said of a deployment and its load."""
+
+    batch_size: Annotated[int, Option(1, "sequences of a fixed batch, or requests in flight, of one replica")]
+    output_len: Annotated[int | None, Option(None, "tokens that a request generates")]
+    replicas: Annotated[int, Option(1, "copies of the model, each with its own batch")]
+    schedule: Annotated[
+        str,
+        Option("static", '"static" (a fixed batch), "continuous" (requests always in flight) or "offline" (as many as fit)'),
+    ]
+    rounds: Annotated[int | None, Option(None, "requests that each place in flight serves; by default the steady state")]
+    requests: Annotated[int | None, Option(None, "equal requests of an offline run in all; by default it has no end")]
+    stream_interval: Annotated[int, Option(1, "tokens that reach the client at a time, the first with the last of so many")]
+    padded_len: Annotated[
+        int | None,
+        Option(None, "the longest prompt of a fixed batch, where ``input_len`` is the mean; by default all are as long"),
+    ]
+    prefix_hit: Annotated[float, Option(0.0, "share of a prompt's tokens that the prefix cache has: no prefill computes them")]
+    page_size: Annotated[int, Option(1, "tokens of a block of the KV cache, which is given out whole")]
+    offload: Annotated[
+        str | Mapping[str, float] | None,
+        Option(
+            None,
+            'what the host\'s memory keeps and every pass streams: "weights", "kv", "weights+kv", or shares of each by name',
+        ),
+    ]
+    host_memory: Annotated[
+        Quantity | str | None,
+        Option(None, "host memory of one accelerator; by default its part of the node's, or what is needed if nobody says"),
+    ]
+
+
+class TrainingOptions(TypedDict, total=False):
+    """What all plans of a training step share."""
+
+    seq_len: Annotated[int | None, Option(None, "tokens of a sequence; by default 4096")]
+    precision: Annotated[str, Option("bf16", "number format of the matrix products")]
+    efficiency: Annotated[float | None, Option(None, "share of peak that the caller owns; without it the result is the bound")]
+    recompute: Annotated[str | None, Option(None, "none, selective or full; by default the cheapest that fits, else none")]
+    gradient_precision: Annotated[str | None, Option(None, "bf16, fp16 or fp32; by default 16 bits")]
+    overlap_comm: Annotated[bool, Option(True, "whether collectives may hide under compute")]
+    overlap_efficiency: Annotated[
+        float | None,
+        Option(None, "share of every collective that hides; by default what fits under compute (in a search 0.85)"),
+    ]
+    straggler_factor: Annotated[float, Option(1.0, "how much slower the slowest rank is (>= 1)")]
+    congestion_factor: Annotated[float, Option(1.0, "how much slower the fabric is than its rate (>= 1)")]
+    stack: Annotated[str | None, Option(None, 'a calibrated software stack such as "megatron-2021", in place of an efficiency')]
+    attention: Annotated[str, Option("flash", "flash, flash-1, unfused or fused-softmax; calibrated basis only")]
+    expert_tp_size: Annotated[int | None, Option(None, "ranks that share one expert's matrices; by default as many as tp_size")]
+    shard_size: Annotated[int | None, Option(None, "data-parallel ranks that ZeRO shards over; by default all")]
+    lora_rank: Annotated[int | None, Option(None, "rank of adapters of the attention products, trained alone")]
+    routing_imbalance: Annotated[
+        float | None,
+        Option(None, "tokens of the busiest expert-parallel rank over the mean (>= 1); calibrated basis only"),
+    ]
+
+
+class PlanOptions(TypedDict, total=False):
+    """How a training step is split over its accelerators."""
+
+    tp_size: Annotated[int, Option(1, "tensor-parallel ranks")]
+    pp_size: Annotated[int, Option(1, "pipeline stages")]
+    dp_size: Annotated[int | None, Option(None, "data-parallel ranks: what TP, PP and CP leave; giving it only checks it")]
+    ep_size: Annotated[int, Option(1, "expert-parallel ranks, out of the ranks of a stage that the experts' own TP leaves")]
+    cp_size: Annotated[int, Option(1, "ranks that share each sequence and pass keys and values around a ring")]
+    virtual_stages: Annotated[int, Option(1, "model chunks a stage (interleaved schedule)")]
+    microbatch_count: Annotated[int | None, Option(None, "micro-batches a step; by default of one sequence each")]
+    schedule: Annotated[str | None, Option(None, "gpipe, 1f1b or interleaved; by default what ``virtual_stages`` needs")]
+    zero_stage: Annotated[int, Option(1, "0 to 3")]
+    sequence_parallel: Annotated[bool | None, Option(None, "whether norms are split over TP; by default if tp_size > 1")]
+
+
+class StepOptions(TrainingOptions, PlanOptions, total=False):
+    """All that can be said of one training step."""

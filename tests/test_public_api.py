@@ -1,0 +1,193 @@
+"""What callers may rely on: names, arguments, result fields, keys of results, registry, engine and harness names, as data.
+
+``public_api.toml`` only grows: a name that stands in it keeps working, with its type and its default.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mlsysim
+from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.registry import Group
+
+API = tomllib.loads((Path(__file__).parent / "public_api.toml").read_text("utf-8"))
+LLAMA, LLAMA_70B = mlsysim.Models.Language.Llama3_8B, mlsysim.Models.Language.Llama2_70B
+H100, NODE = mlsysim.Hardware.Cloud.H100, mlsysim.Systems.Nodes.DGX_H100
+FLEET = mlsysim.Fleet(name="16 H100", node=NODE, count=2)
+TOKENS = {"seq_len": 1024, "output_len": 128}
+ENGINE = {"stack": "vllm-2025"}
+TRAINING = {"batch_size": 64, "seq_len": 4096, "stack": "megatron-2021"}
+# Questions whose results show the keys of each solver's mappings.
+EXAMPLES: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
+    "BatchServerModel": [((mlsysim.Models.Vision.ResNet50, H100), {"latency_limit": "10 ms"})],
+    "BatchingOptimizer": [((LLAMA, H100), TOKENS | limit) for limit in ({}, ENGINE | {"max_itl": "20 ms"})],
+    "CapacityPlanner": [
+        (
+            (LLAMA, [NODE, FLEET]),
+            {"input_len": 1024, "output_len": 128, "request_rate": "50 count/s", "max_batch": 8, "tp_sizes": [1, 2]}
+            | {"pp_sizes": [1], "disaggregated": apart, "prices": {NODE.name: "2 USD/hour", FLEET.name: "3 USD/hour"}},
+        )
+        for apart in (True, False)
+    ],
+    "ContinuousBatchingModel": [((LLAMA, H100), TOKENS | engine) for engine in ({}, ENGINE)],
+    "DistributedModel": [((LLAMA, FLEET), TRAINING | given) for given in ({}, {"stack": None}, {"tp_size": 2, "pp_size": 2})],
+    "FleetOptimizer": [(([LLAMA], [FLEET]), {"batch_size": 64, "search": {"efficiency": 0.5}})],
+    "KVTransferModel": [((LLAMA, NODE), {"seq_len": 1024})],
+    "ParallelismOptimizer": [((LLAMA, FLEET), TRAINING | {"recompute": "full"})],
+    "PlacementOptimizer": [((FLEET,), {"duration_hours": 24, "sites": ["Quebec"]})],
+    "ScalingModel": [((), {"compute_budget": "1e23 flop"})],
+    "ServingModel": [
+        ((LLAMA, H100), TOKENS | given)
+        for given in ({}, ENGINE, ENGINE | {"offload": "weights"}, {"schedule": "offline"}, ENGINE | {"schedule": "continuous"})
+    ]
+    + [((LLAMA, NODE), TOKENS | ENGINE | {"tp_size": 2})],
+    "SingleNodeModel": [
+        ((mlsysim.Models.Vision.ResNet50, H100), {"batch_size": 64} | given) for given in ({}, {"is_training": True})
+    ],
+    "SpeculativeDecodingModel": [((LLAMA_70B, LLAMA, NODE), TOKENS | {"acceptance": 0.7, "tp_size": 8})],
+    "SustainabilityModel": [((FLEET,), {"duration_days": 30, "grid": "429 gCO2e/kWh"})],
+    "TailLatencyModel": [
+        ((LLAMA, H100), TOKENS | ENGINE | {"arrival_rate": "1 count/s"}),
+        ((), {"arrival_rate": "1 count/s", "service_time": "0.5 s"}),
+    ],
+    "TokenServerModel": [((LLAMA, H100), TOKENS | {"accelerators": 8, "max_ttft": "2 s", "max_tpot": "50 ms"})],
+}
+# A question to each solver that takes a stack, and to each that takes a harness: whatever else they say, they know the name.
+TAKES_STACK: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "ServingModel": ((LLAMA, H100), {"seq_len": 128}),
+    "DistributedModel": ((LLAMA, FLEET), {"batch_size": 64}),
+    "SingleNodeModel": ((mlsysim.Models.Vision.ResNet50, H100), {"batch_size": 64, "is_training": True}),
+    "BatchServerModel": ((mlsysim.Models.Vision.ResNet50, H100), {}),
+}
+TAKES_HARNESS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "BatchServerModel": ((mlsysim.Models.Vision.ResNet50, H100), {"stack": "tensorrt-mlperf"}),
+    "TokenServerModel": ((LLAMA, H100), TOKENS | ENGINE | {"accelerators": 8}),
+}
+REGISTRIES = {
+    f"{room}.{name}": group
+    for room in ("Hardware", "Models", "Systems", "Infra")
+    for name, group in vars(getattr(mlsysim, room)).items()
+    if isinstance(group, Group)
+}
+
+
+def solve_signature(solver):
+    return inspect.signature(getattr(mlsysim, solver).solve)
+
+
+def result_type(solver):
+    """The class that the solver's ``solve`` says it returns."""
+    solve = inspect.unwrap(getattr(mlsysim, solver).solve)
+    return solve.__globals__[solve.__annotations__["return"]]
+
+
+@functools.cache
+def key_paths(solver):
+    """Every key of the mappings in a solver's example results, after the name of its field."""
+    paths = set()
+    for inputs, arguments in EXAMPLES[solver]:
+        result = getattr(mlsysim, solver)().solve(*inputs, **arguments)
+        for field in dataclasses.fields(result):
+            value = getattr(result, field.name)
+            for item in value if isinstance(value, tuple) else (value,):
+                if isinstance(item, Mapping):
+                    paths |= {f"{field.name}: {key}" for key in item if isinstance(key, str)}
+    return paths
+
+
+def shown_default(parameter):
+    return "" if parameter.default is inspect.Parameter.empty else repr(parameter.default)
+
+
+@pytest.mark.parametrize("name", API["names"]["package"])
+def test_the_package_has_each_name(name):
+    assert name in mlsysim.__all__
+    assert getattr(mlsysim, name) is not None
+
+
+@pytest.mark.parametrize("name", API["names"]["constants"])
+def test_the_constants_have_each_name(name):
+    assert hasattr(mlsysim.core.constants, name)
+
+
+ARGUMENTS = [(solver, name) for solver, named in API["arguments"].items() for name in named]
+
+
+@pytest.mark.parametrize(("solver", "name"), ARGUMENTS)
+def test_each_argument_keeps_its_name_its_default_and_its_type(solver, name):
+    kind, default = API["arguments"][solver][name]
+    parameter = solve_signature(solver).parameters[name]
+    lost = set(kind.split(" | ")) - set(str(parameter.annotation).split(" | ")) - {"None"}
+    assert not lost, f"{parameter.annotation} no longer takes {kind}"
+    # None may say what else an argument left out means; that None itself is still taken, the next test sees.
+    assert default in ("", "None", shown_default(parameter))
+    assert default or parameter.default in (inspect.Parameter.empty, None)
+
+
+@pytest.mark.parametrize("solver", API["arguments"])
+def test_an_argument_at_its_default_is_one_left_out(solver):
+    defaults = {name: ast.literal_eval(default) for name, (_, default) in API["arguments"][solver].items() if default}
+    inputs, arguments = EXAMPLES[solver][0]
+    positional = list(API["arguments"][solver])[: len(inputs)]
+    every = {name: value for name, value in {**defaults, **arguments}.items() if name not in positional}
+    solve = getattr(mlsysim, solver)().solve
+    assert solve(*inputs, **every).to_dict() == solve(*inputs, **arguments).to_dict()
+
+
+@pytest.mark.parametrize("solver", API["fields"])
+def test_each_result_keeps_its_fields(solver):
+    assert set(API["fields"][solver]) <= {field.name for field in dataclasses.fields(result_type(solver))}
+
+
+@pytest.mark.parametrize("solver", API["keys"])
+def test_each_mapping_of_a_result_keeps_its_keys(solver):
+    assert set(API["keys"][solver]) <= key_paths(solver)
+
+
+@pytest.mark.parametrize("registry", API["registries"])
+def test_each_registry_keeps_its_names(registry):
+    group = REGISTRIES[registry]
+    assert [name for name in API["registries"][registry] if name not in group] == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "solver", "name"),
+    [
+        (argument, solver, name)
+        for argument in ("stack", "harness_name")
+        for solver, names in API[argument].items()
+        for name in names
+    ],
+)
+def test_each_engine_stack_and_harness_keeps_its_name(argument, solver, name):
+    inputs, arguments = (TAKES_STACK if argument == "stack" else TAKES_HARNESS)[solver]
+    refused = None
+    try:
+        getattr(mlsysim, solver)().solve(*inputs, **{**arguments, argument: name})
+    except InputError as error:
+        refused = error
+    # That it is not calibrated for this accelerator or workload is another matter.
+    assert not (isinstance(refused, UnknownNameError) and refused.value == name), refused
+
+
+def test_the_example_of_own_measurements_still_runs():
+    example = Path(__file__).parents[1] / "examples" / "my_cluster.anchor.toml"
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(example)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
