@@ -16,7 +16,7 @@ from mlsysim.calibration.engines import engine, engine_device, engine_names
 from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.fitting import engines as fit_engines
 from mlsysim.lowering.serving_kernels import Formats, calibrated_passes, serving_kernels, serving_shape
-from mlsysim.physics.serving.deployment import Shards
+from mlsysim.physics.serving.deployment import ServedModel, Shards
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
 from mlsysim.physics.serving.passes import prefill_pass
 from mlsysim.tables.predict import predict_table
@@ -286,7 +286,7 @@ def test_more_than_half_of_a_box_without_nvlink_meets_on_the_bus_between_its_soc
     assert kernels[0].collectives == kernels[1].collectives
     for tp in (2, 4, 8):
         times = [
-            prefill_pass(serving_shape(LLAMA70), 1.0, 8192.0, Shards(tp, 1, 8, tp), kernel, *found).reductions_s
+            prefill_pass(ServedModel(serving_shape(LLAMA70), Shards(tp, 1, 8, tp), kernel, *found), 1.0, 8192.0).reductions_s
             for kernel in kernels
         ]
         assert (times[1] > 1.5 * times[0]) == (tp == 8)

@@ -11,7 +11,7 @@ from mlsysim.lowering.serving_kernels import Formats, engine_kernels, serving_ke
 from mlsysim.physics.kernels.gemm import gemm_s
 from mlsysim.physics.serving import passes as serving_step
 from mlsysim.physics.serving.activations import elementwise_layer_s
-from mlsysim.physics.serving.deployment import Shards
+from mlsysim.physics.serving.deployment import ServedModel, Shards
 
 BERT, STACK = Models.get("bert_base"), "fastertransformer-bert"
 A100, T4, V100 = (Hardware.get(name) for name in ("a100_sxm_80gb", "t4", "v100_sxm2_16gb"))
@@ -73,7 +73,7 @@ def test_passes_over_what_the_cache_holds_are_faster():
     shape, shards, found = serving_shape(BERT), Shards(1.0, 1.0, 8.0, 1.0), engine(STACK)
 
     def per_token_s(tokens, device):
-        return elementwise_layer_s(shape, tokens, shards, device, found.coefficients, found.has) / tokens
+        return elementwise_layer_s(ServedModel(shape, shards, device, found.coefficients, found.has), tokens) / tokens
 
     cached = kernels()
     uncached = replace(cached, cache_B=0.0)
@@ -87,7 +87,8 @@ def test_an_all_reduce_among_nodes_waits_for_the_slower_link_not_for_both():
 
     def time_s(size_B, tp, nic_Bps):
         device = replace(kernels(), nic_Bps=nic_Bps)
-        return serving_step._all_reduce_s(size_B, Shards(tp, 1.0, 8.0, tp), device, coefficients, has)
+        model = ServedModel(serving_shape(BERT), Shards(tp, 1.0, 8.0, tp), device, coefficients, has)
+        return serving_step._all_reduce_s(model, size_B)
 
     inside_s, slow_s = time_s(1e9, 8.0, 1e9), time_s(1e9, 16.0, 1e9)
     assert slow_s == pytest.approx(2 * 1e9 / 8e9, rel=0.01)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Mapping
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -126,6 +127,16 @@ def with_unit(number: float, unit: str) -> Quantity:
     quantity: Any = object.__new__(ureg.Quantity)
     quantity._magnitude, quantity._units = number, parsed
     return quantity  # type: ignore[no-any-return]
+
+
+def with_units(numbers: Mapping[str, float], unit: str) -> dict[str, Quantity]:
+    """Each of the named ``numbers`` in ``unit``.
+
+    Example:
+        >>> f"{with_units({'wait': 0.5}, 'second')['wait'].m_as('ms'):g}"
+        '500'
+    """
+    return {name: with_unit(float(number), unit) for name, number in numbers.items()}
 
 
 _UNITS: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from mlsysim.core.checks import boolean, fraction, instance, one_of, real_number
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.options import with_defaults
 from mlsysim.core.precision import bytes_per_element, precision_name
+from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.options import TrainingOptions
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
@@ -20,7 +21,7 @@ from mlsysim.physics.training.memory import TEXTBOOK, MemoryTerms
 from mlsysim.physics.training.step import Overlap
 from mlsysim.systems.types import Fleet
 
-DEFAULT_SEQ_LEN = 4096
+_DEFAULT_SEQ_LEN = 4096
 ADAM_STATES_B = 8.0  # two fp32 moments
 MASTER_WEIGHT_B = 4.0
 # Attention kernels a caller can name: flash is FlashAttention-2 or the vendor's own.
@@ -56,6 +57,31 @@ def training_formats(precision: str, gradient_precision: str | None, frozen: boo
     if gradient_precision is not None:
         gradient_B = bytes_per_element(one_of("gradient_precision", gradient_precision, GRADIENT_PRECISIONS))
     return TrainingFormats(weight_B, gradient_B, ADAM_STATES_B + (0.0 if full else MASTER_WEIGHT_B))
+
+
+def sample_tokens(workload: Workload, seq_len: object) -> int:
+    """Tokens of a sample: those of a transformer's sequence, 4096 unless stated; a network without sequences has one.
+
+    Raises:
+        InputError: no whole number, or one stated of a network without sequences.
+    """
+    if isinstance(workload, TransformerWorkload):
+        return whole_number("seq_len", _DEFAULT_SEQ_LEN if seq_len is None else seq_len)
+    if seq_len is not None:
+        raise InputError("seq_len", seq_len, f"nothing: {workload.name} has no sequence")
+    return 1
+
+
+def lone_accelerators(workload: object, hardware: object) -> tuple[HardwareNode, int]:
+    """The accelerator of ``hardware``, each of which holds the whole workload, and their number.
+
+    Raises:
+        InputError: the workload is none, or the hardware is neither an accelerator nor a fleet.
+    """
+    instance("workload", workload, Workload, "a workload such as Models.Vision.ResNet50")
+    if isinstance(hardware, Fleet):
+        return hardware.node.accelerator, hardware.accelerators
+    return instance("hardware", hardware, HardwareNode, "an accelerator such as Hardware.Cloud.H100, or a Fleet of them"), 1
 
 
 def lone_plan(tokens: float, precision: str, recompute: float) -> Plan:
@@ -136,11 +162,7 @@ class TrainingSetting:
         asked: dict[str, Any] = with_defaults(TrainingOptions, dict(options))
         model = instance("workload", workload, Workload, "a workload such as Models.Language.Llama3_70B")
         system = instance("fleet", fleet, Fleet, "a Fleet")
-        length, seq_len = 1, asked["seq_len"]
-        if isinstance(model, TransformerWorkload):
-            length = whole_number("seq_len", DEFAULT_SEQ_LEN if seq_len is None else seq_len)
-        elif seq_len is not None:
-            raise InputError("seq_len", seq_len, f"nothing: {model.name} has no sequence")
+        length = sample_tokens(model, asked["seq_len"])
         fmt = precision_name("precision", asked["precision"])
         system.node.accelerator.rate_flops_per_s(fmt)
         share = None if asked["efficiency"] is None else fraction("efficiency", asked["efficiency"])

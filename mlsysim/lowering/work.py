@@ -192,9 +192,9 @@ def kv_elements(model: TransformerWorkload) -> float:
 
 
 @identity_cache()
-def inference_work(model: TransformerWorkload, weight_precision: str, kv_precision: str) -> InferenceWork:
-    """``model`` lowered for inference; weights as published, so that a nominal count is not contradicted."""
-    weight_B = bytes_per_element(weight_precision)
+def inference_work(model: TransformerWorkload, weights: str, cache: str) -> InferenceWork:
+    """``model`` lowered for inference, with weights and cache in these number formats; the published count of weights holds."""
+    weight_B = bytes_per_element(weights)
     embedding, head = counting.embedding_parameters(model), counting.head_parameters(model)
     routed = 0.0
     if model.moe is not None:
@@ -212,7 +212,7 @@ def inference_work(model: TransformerWorkload, weight_precision: str, kv_precisi
         expert_B=weight_B * routed,
         experts=float(model.moe.experts) if model.moe else 1.0,
         experts_per_token=float(model.moe.experts_per_token) if model.moe else 1.0,
-        kv_B=bytes_per_element(kv_precision) * kv_elements(model),
+        kv_B=bytes_per_element(cache) * kv_elements(model),
         residual_B=_ACTIVATION_B * model.hidden_dim,
         reductions=_reductions(model),
     )

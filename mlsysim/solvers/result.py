@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 import pint
@@ -26,8 +26,8 @@ class Result:
         basis: what the numbers rest on: ``bound`` (physics and datasheets), ``efficiency`` (a number that the caller
             owns), ``calibrated`` (fitted coefficients), ``law`` (a published empirical law) or ``identity`` (arithmetic
             on what the caller states).
-        feasible: whether it can run at all. When not, ``reason`` says why with the bytes, and the other numbers say
-            what would hold if it could.
+        feasible: whether it can run at all: there is no ``reason`` against it. When not, that says why with the bytes, and the
+            other numbers say what would hold if it could.
         reason: why it is infeasible, else empty.
         binding: what limits the result.
         breakdown: named parts that sum to the main quantity.
@@ -42,12 +42,15 @@ class Result:
     solver: str
     subject: str
     basis: str
-    feasible: bool
-    reason: str
+    feasible: bool = field(init=False)
+    reason: str = ""
     binding: str
     breakdown: Mapping[str, Quantity]
     diagnostics: tuple[str, ...] = ()
     coefficients: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "feasible", not self.reason)
 
     def require_feasible(self) -> Self:
         """This result, or ``InfeasibleError`` with the reason."""
@@ -57,7 +60,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values; a quantity becomes ``{"value": ..., "unit": ...}``."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {part.name: _plain(getattr(self, part.name)) for part in fields(self)}
 
     def to_json(self, indent: int | None = 2) -> str:
         """``to_dict`` as JSON."""

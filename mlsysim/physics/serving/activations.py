@@ -6,7 +6,7 @@ Sources: Shoeybi et al. 2019, Korthikanti et al. 2022 (the tensors of a layer); 
 from __future__ import annotations
 
 from mlsysim.physics.numeric import Num, maximum, minimum, where
-from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving.deployment import ServedModel, ServingKernels
 
 # Bytes that norms, residuals, activation functions, rotary embedding and the cache update move per 16-bit element of the
 # residual stream, of the feed-forward block (plain, gated) and of queries, keys and values.
@@ -24,14 +24,13 @@ _WIDE_UNFUSED_B = 24.0
 WIDE_B = 4.0  # of an element in 32 bits
 
 
-def elementwise_layer_s(
-    shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
-) -> Num:
+def elementwise_layer_s(model: ServedModel, tokens: Num) -> Num:
     """Seconds of a layer's passes between products; the cache feeds them what fits there of what the one before wrote."""
+    shape, shards, kernels, engine = model.shape, model.shards, model.kernels, model.engine
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
-    if has.wide:
-        return engine.passes * _wide_layer_B(shape, tokens, width, routed_B, shards, kernels) / kernels.own_streaming_Bps
+    if model.has.wide:
+        return engine.passes * _wide_layer_B(model, tokens, width, routed_B) / kernels.own_streaming_Bps
     ffn_B = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
     residual_B = _RESIDUAL_B * shape.hidden / shards.own
     moved_B = tokens * (residual_B + routed_B + (ffn_B * width + _QKV_B * shape.qkv_width) / shards.tp)
@@ -43,21 +42,23 @@ def elementwise_layer_s(
     return moved_B * ((1 - cached_share) / kernels.streaming_Bps + cached_share / cached_Bps)
 
 
-def _wide_layer_B(shape: ServingShape, tokens: Num, width: Num, routed_B: Num, shards: Shards, kernels: ServingKernels) -> Num:
+def _wide_layer_B(model: ServedModel, tokens: Num, width: Num, routed_B: Num) -> Num:
     """Bytes of a layer's passes in 32 bits, each operation a kernel of its own, less what the cache holds."""
+    shape, shards, kernels = model.shape, model.shards, model.kernels
     missed_share = _missed(tokens * shape.hidden * WIDE_B, kernels)
     ffn_B = where(shape.ffn_matrices > 2, _WIDE_FFN_B[1], _WIDE_FFN_B[0]) * _missed(tokens * width * WIDE_B, kernels)
     stream_B = _WIDE_RESIDUAL_B * missed_share * shape.hidden / shards.own
     return tokens * (stream_B + routed_B + (ffn_B * width + _WIDE_QKV_B * missed_share * shape.qkv_width) / shards.tp)
 
 
-def stored_score_s(head_dim: Num, scores: Num, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels) -> Num:
+def stored_score_s(model: ServedModel, scores: Num) -> Num:
     """Seconds of one score where ``scores`` are stored at a time: two batched products, the softmax between them."""
+    kernels, has = model.kernels, model.has
     moved_B: Num = has.score_B * kernels.element_B / 2
     if has.wide:
         moved_B = _WIDE_UNFUSED_B * _missed(scores * WIDE_B, kernels)
     peak_flops_per_s = kernels.attention.peak_flops_per_s * kernels.shared.unfused_share
-    return 4 * head_dim / peak_flops_per_s + moved_B * engine.passes / kernels.streaming_Bps
+    return 4 * model.shape.head_dim / peak_flops_per_s + moved_B * model.engine.passes / kernels.streaming_Bps
 
 
 def _missed(tensor_B: Num, kernels: ServingKernels) -> Num:

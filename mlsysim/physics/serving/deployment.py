@@ -256,3 +256,14 @@ class Shards:
     def own(self) -> Num:
         """Groups of ranks that each attend for sequences of their own; 1 where all ranks share every sequence."""
         return self.tp / self.attention
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model, divided over accelerators whose kernels are measured, under an engine."""
+
+    shape: ServingShape
+    shards: Shards
+    kernels: ServingKernels
+    engine: EngineCoefficients
+    has: EngineKernels

@@ -18,7 +18,7 @@ from mlsysim.physics.kernels.attention import decode_attention_s, prefill_attent
 from mlsysim.physics.kernels.collectives import collective_s
 from mlsysim.physics.numeric import Num, everywhere, floor, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.activations import WIDE_B, elementwise_layer_s, stored_score_s
-from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving.deployment import ServedModel
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
 from mlsysim.physics.serving.products import WORD_B, Product, layer_products_s, product_s, scaled
 
@@ -58,32 +58,23 @@ class PassTime:
         return seconds, max(seconds, key=lambda part: seconds[part])
 
 
-def decode_pass(
-    shape: ServingShape,
-    batch: Num,
-    context: Num,
-    shards: Shards,
-    kernels: ServingKernels,
-    engine: EngineCoefficients,
-    has: EngineKernels,
-) -> PassTime:
+def decode_pass(model: ServedModel, batch: Num, context: Num) -> PassTime:
     """Time one token of each of ``batch`` sequences that hold ``context`` tokens.
 
     Pipeline stages work on a ``pp``-th of the batch each, at the same time: a token still passes all layers.
     """
-    stage_batch = maximum(batch / shards.pp, minimum(batch, 1.0))
-    attention_s = decode_layer_attention_s(shape, stage_batch, context, shards, kernels, has) / engine.attention_share
-    return _pass(shape, stage_batch, stage_batch, attention_s, shards, kernels, engine, has, batch)
+    stage_batch = maximum(batch / model.shards.pp, minimum(batch, 1.0))
+    attention_s = decode_layer_attention_s(model, stage_batch, context) / model.engine.attention_share
+    return _pass(model, stage_batch, stage_batch, attention_s, batch)
 
 
-def decode_layer_attention_s(
-    shape: ServingShape, batch: Num, context: Num, shards: Shards, kernels: ServingKernels, has: EngineKernels
-) -> Num:
+def decode_layer_attention_s(model: ServedModel, batch: Num, context: Num) -> Num:
     """Seconds of one layer's attention in a decode step, mean over windowed and other layers.
 
     Without a grouped kernel each query head reads its keys for itself, from the last-level cache once the group's first has
     fetched them: max(bytes / memory, group bytes / cache bandwidth).
     """
+    shape, shards, kernels, has = model.shape, model.shards, model.kernels, model.has
     batch = batch / shards.own
     heads = maximum(shape.heads / shards.attention, 1.0)
     kv_heads = maximum(shape.cached_heads / shards.attention, 1.0)
@@ -100,36 +91,28 @@ def decode_layer_attention_s(
     return where(covered, attention_s, maximum(attention_s, repeated_s))
 
 
-def prefill_pass(
-    shape: ServingShape,
-    batch: Num,
-    prompt: Num,
-    shards: Shards,
-    kernels: ServingKernels,
-    engine: EngineCoefficients,
-    has: EngineKernels,
-    padding: Num = 1.0,
-) -> PassTime:
+def prefill_pass(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0) -> PassTime:
     """Time the prompts of ``batch`` sequences to their first token; parts of the batch or of a prompt fill pipeline stages.
 
     ``padding`` is the longest prompt over the mean ``prompt``.
     """
+    shards, has = model.shards, model.has
     if has.chunk:
         tokens = minimum(batch * prompt, has.chunk)
         chunks = batch * prompt / tokens
-        attention_s = prefill_layer_attention_s(shape, batch, prompt, shards, kernels, engine, has) / chunks
-        one_part = _pass(shape, tokens, batch, attention_s, shards, kernels, engine, has, batch)
-        one_part = replace(one_part, host_s=one_part.host_s * _launches(kernels, has) / has.step_launches)
-        queued = _queued_micro_batches(shape, shards, kernels, has)
-        passes = passes_of_micro_batches(chunks, shape.layers, shards.pp, has.in_flight, queued)
+        attention_s = prefill_layer_attention_s(model, batch, prompt) / chunks
+        one_part = _pass(model, tokens, batch, attention_s, batch)
+        one_part = replace(one_part, host_s=one_part.host_s * _launches(model) / has.step_launches)
+        queued = _queued_micro_batches(model)
+        passes = passes_of_micro_batches(chunks, model.shape.layers, shards.pp, has.in_flight, queued)
     else:
         parts = minimum(shards.pp, maximum(batch, 1.0))
         if has.stage_tokens:
             halvings = np.ceil(np.log2(maximum(batch / parts * prompt * padding / has.stage_tokens, 1.0)))
             parts = where(shards.pp > 1, minimum(parts * 2.0**halvings, maximum(batch, 1.0)), parts)
         part_batch = batch / parts
-        attention_s = prefill_layer_attention_s(shape, part_batch, prompt, shards, kernels, engine, has, padding)
-        one_part = _pass(shape, part_batch * prompt, part_batch, attention_s, shards, kernels, engine, has, batch)
+        attention_s = prefill_layer_attention_s(model, part_batch, prompt, padding)
+        one_part = _pass(model, part_batch * prompt, part_batch, attention_s, batch)
         passes = (parts + shards.pp - 1) / shards.pp
     return PassTime(
         weights_s=one_part.weights_s * passes,
@@ -137,36 +120,29 @@ def prefill_pass(
         elementwise_s=one_part.elementwise_s * passes,
         reductions_s=one_part.reductions_s * passes,
         head_s=one_part.head_s,
-        host_s=one_part.host_s + engine.request_s,
+        host_s=one_part.host_s + model.engine.request_s,
         hops_s=one_part.hops_s,
     )
 
 
-def _launches(kernels: ServingKernels, has: EngineKernels) -> float:
+def _launches(model: ServedModel) -> float:
     """The number of kernels that a layer of a micro-batch launches."""
+    kernels, has = model.kernels, model.has
     unpacked = has.unpacks and kernels.lends and kernels.weight_B < WORD_B
     return has.launches + (has.unpack_launches if unpacked else 0.0)
 
 
-def _queued_micro_batches(shape: ServingShape, shards: Shards, kernels: ServingKernels, has: EngineKernels) -> Num:
+def _queued_micro_batches(model: ServedModel) -> Num:
     """The number of micro-batches whose launches fit the queue of the last stage, which holds the fewest layers."""
-    if not has.queue:
+    if not model.has.queue:
         return np.inf
-    layers = maximum(floor((shape.layers + 1) / shards.pp) - 1, 1.0)
-    return has.queue / (layers * _launches(kernels, has))
+    layers = maximum(floor((model.shape.layers + 1) / model.shards.pp) - 1, 1.0)
+    return model.has.queue / (layers * _launches(model))
 
 
-def prefill_layer_attention_s(
-    shape: ServingShape,
-    batch: Num,
-    prompt: Num,
-    shards: Shards,
-    kernels: ServingKernels,
-    engine: EngineCoefficients,
-    has: EngineKernels,
-    padding: Num = 1.0,
-) -> Num:
+def prefill_layer_attention_s(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0) -> Num:
     """Seconds of one layer's attention over whole prompts; all store as many scores as the longest prompt."""
+    shape, shards, has = model.shape, model.shards, model.has
     batch = batch / shards.own
     heads = maximum(shape.heads / shards.attention, 1.0)
     longest = prompt * padding
@@ -175,21 +151,20 @@ def prefill_layer_attention_s(
     flash_s = stored_s = 0.0 * longest
     if somewhere(covered):
         kv_heads = maximum(shape.kv_heads / shards.attention, 1.0)
-        flash_s = _flash_s(shape, batch, prompt, heads, kv_heads, kernels, has)
+        flash_s = _flash_s(model, batch, prompt, heads, kv_heads)
     if not everywhere(covered):
         # Computed by micro-batches, a query sees the keys up to the end of its own.
         rows = minimum(longest, has.chunk) if has.chunk else longest
         keys = (longest + rows) / 2
-        score_s = stored_score_s(shape.head_dim, heads * rows * keys, kernels, engine, has)
-        stored_s = batch * heads * longest * keys * score_s + 2 * kernels.gemm.launch_s
+        score_s = stored_score_s(model, heads * rows * keys)
+        stored_s = batch * heads * longest * keys * score_s + 2 * model.kernels.gemm.launch_s
     return where(covered, flash_s, stored_s)
 
 
-def _flash_s(
-    shape: ServingShape, batch: Num, prompt: Num, heads: Num, kv_heads: Num, kernels: ServingKernels, has: EngineKernels
-) -> Num:
+def _flash_s(model: ServedModel, batch: Num, prompt: Num, heads: Num, kv_heads: Num) -> Num:
     """Seconds of the fused kernel. Attention to all of s tokens is the causal half of 2 s, with half as many sequences."""
-    if not has.causal:
+    shape, kernels = model.shape, model.kernels
+    if not model.has.causal:
         batch, prompt = batch / 2, 2 * prompt
     args = (kernels.prefill, kernels.attention, batch, prompt, heads, kv_heads, shape.head_dim, kernels.kv_B)
     attention_s = prefill_attention_s(*args)
@@ -198,60 +173,38 @@ def _flash_s(
     return attention_s
 
 
-def mixed_prefill_s(
-    shape: ServingShape,
-    step: PassTime,
-    batch: Num,
-    prompt: Num,
-    tokens: Num,
-    shards: Shards,
-    kernels: ServingKernels,
-    engine: EngineCoefficients,
-    has: EngineKernels,
-) -> Num:
+def mixed_prefill_s(model: ServedModel, step: PassTime, batch: Num, prompt: Num, tokens: Num) -> Num:
     """Seconds that ``tokens`` tokens of prompts of ``prompt`` tokens add to the decode ``step`` of ``batch`` sequences.
 
     The step reads its weights and pays its overheads anyhow: only what the longer products, their all-reduces and their own
     attention take beyond it is added.
     """
-    stage_batch, added_tokens = batch / shards.pp, tokens / shards.pp
-    attention_s = prefill_layer_attention_s(shape, added_tokens / prompt, prompt, shards, kernels, engine, has)
-    joined_s = _layer_s(shape, stage_batch + added_tokens, shards, kernels, engine, has)
-    return shape.layers * (joined_s + attention_s) - (step.weights_s + step.elementwise_s + step.layer_reductions_s)
+    stage_batch, added_tokens = batch / model.shards.pp, tokens / model.shards.pp
+    attention_s = prefill_layer_attention_s(model, added_tokens / prompt, prompt)
+    joined_s = _layer_s(model, stage_batch + added_tokens)
+    return model.shape.layers * (joined_s + attention_s) - (step.weights_s + step.elementwise_s + step.layer_reductions_s)
 
 
-def _layer_s(
-    shape: ServingShape, tokens: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels
-) -> Num:
+def _layer_s(model: ServedModel, tokens: Num) -> Num:
     """Seconds of one layer without attention and host."""
-    products_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
-    reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
-    return products_s + elementwise_layer_s(shape, tokens, shards, kernels, engine, has) + _reductions(shape, shards) * reduce_s
+    reduce_s = _all_reduce_s(model, tokens * model.shape.hidden * 2.0)
+    return layer_products_s(model, tokens) + elementwise_layer_s(model, tokens) + _reductions(model) * reduce_s
 
 
-def _reductions(shape: ServingShape, shards: Shards) -> Num:
+def _reductions(model: ServedModel) -> Num:
     """The number of all-reduces of a layer; ranks that attend for themselves gather and scatter tokens once for its experts."""
-    return where(shards.own > 1, 1.0 - shape.dense, shape.reductions)
+    return where(model.shards.own > 1, 1.0 - model.shape.dense, model.shape.reductions)
 
 
-def _pass(
-    shape: ServingShape,
-    tokens: Num,
-    sequences: Num,
-    attention_s: Num,
-    shards: Shards,
-    kernels: ServingKernels,
-    engine: EngineCoefficients,
-    has: EngineKernels,
-    batch: Num,
-) -> PassTime:
-    layer_s = layer_products_s(shape, tokens, shards, kernels, engine, has)
+def _pass(model: ServedModel, tokens: Num, sequences: Num, attention_s: Num, batch: Num) -> PassTime:
+    shape, shards, kernels, engine, has = model.shape, model.shards, model.kernels, model.engine, model.has
+    layer_s = layer_products_s(model, tokens)
     head_s: Num = 0.0 * tokens
     if somewhere(shape.vocab > 0):
         head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
         width = maximum(shape.vocab, 1.0) / shards.attention
-        head_s = product_s(sequences / shards.own, width, shape.hidden, head, kernels, engine, has)
-    reduce_s = _all_reduce_s(tokens * shape.hidden * 2.0, shards, kernels, engine, has)
+        head_s = product_s(model, sequences / shards.own, width, shape.hidden, head)
+    reduce_s = _all_reduce_s(model, tokens * shape.hidden * 2.0)
     handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
     hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / kernels.nic_Bps)
     scaled_s = engine.scaling_s if kernels.scales else 0.0
@@ -259,19 +212,20 @@ def _pass(
     return PassTime(
         weights_s=shape.layers * layer_s,
         attention_s=shape.layers * attention_s,
-        elementwise_s=shape.layers * elementwise_layer_s(shape, tokens, shards, kernels, engine, has),
-        reductions_s=shape.layers * _reductions(shape, shards) * reduce_s + hops_s,
+        elementwise_s=shape.layers * elementwise_layer_s(model, tokens),
+        reductions_s=shape.layers * _reductions(model) * reduce_s + hops_s,
         head_s=head_s,
         host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch / shards.own,
         hops_s=hops_s,
     )
 
 
-def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: EngineCoefficients, has: EngineKernels) -> Num:
+def _all_reduce_s(model: ServedModel, size_B: Num) -> Num:
     """Seconds within a node as measured; among nodes a tree over all cards of a node is added, and both run at once."""
+    shards, kernels = model.shards, model.kernels
     if not somewhere(shards.tp > 1):
         return 0.0 * size_B
-    links, share, ranks = kernels.collectives, engine.latency_share, minimum(shards.tp, shards.node)
+    links, share, ranks = kernels.collectives, model.engine.latency_share, minimum(shards.tp, shards.node)
     links = replace(
         links,
         bandwidth_Bps=links.bandwidth_Bps * where(2 * ranks > shards.node, kernels.crossing_share, 1.0),  # type: ignore[arg-type]
@@ -279,7 +233,7 @@ def _all_reduce_s(size_B: Num, shards: Shards, kernels: ServingKernels, engine: 
         ll_step_s=links.ll_step_s * share,  # type: ignore[arg-type]
         simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
     )
-    inside_s = collective_s("all_reduce", size_B, ranks, links, has.switch_reduces)
+    inside_s = collective_s("all_reduce", size_B, ranks, links, model.has.switch_reduces)
     nodes = shards.tp / shards.node
     if not somewhere(nodes > 1):
         return inside_s

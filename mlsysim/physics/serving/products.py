@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from mlsysim.physics.kernels.gemm import GemmKernel, gemm_s
 from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
-from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving.deployment import EngineCoefficients, ServedModel, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving.inference import touched_experts
 
 WORD_B = 2.0  # bytes of an element of the 16-bit formats
@@ -50,33 +50,26 @@ def _scaled_kernel(kernel: GemmKernel, compute_share: Num, memory_share: Num) ->
 _scaled_once = functools.lru_cache(maxsize=256)(_scaled_kernel)
 
 
-def product_s(
-    m: Num,
-    n: Num,
-    k: Num,
-    product: Product,
-    kernels: ServingKernels,
-    engine: EngineCoefficients,
-    has: EngineKernels,
-    groups: Num = 1.0,
-) -> Num:
+def product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product, groups: Num = 1.0) -> Num:
     """Seconds of an engine's product (``groups`` in one kernel), by the vendor's kernels (already ``scaled``) or its own."""
+    kernels, has = model.kernels, model.has
     if has.own_products:
         lent = kernels.lends and has.own_rows and (has.unpacks or product.weight_B >= WORD_B)
         if not lent or not somewhere(m > has.own_rows):
-            return _own_product_s(m, n * groups, k, product, kernels, engine)
+            return _own_product_s(model, m, n * groups, k, product)
         lent_s = _unpacked_product_s(m, n, k, product, kernels, groups)
         if not somewhere(m <= has.own_rows):
             return lent_s
-        return where(m > has.own_rows, lent_s, _own_product_s(m, n * groups, k, product, kernels, engine))
+        return where(m > has.own_rows, lent_s, _own_product_s(model, m, n * groups, k, product))
     return gemm_s(
         *(m, n, k, product.input_B, product.weight_B, product.output_B, product.kernel, product.peak_flops_per_s),
         *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B, groups),
     )
 
 
-def _own_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, engine: EngineCoefficients) -> Num:
+def _own_product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product) -> Num:
     """Seconds by the norm of three plain limits: reading the weights, unpacking them in the cores, multiplying."""
+    kernels, engine = model.kernels, model.engine
     weights_B = product.weight_B * n * k
     read_s = weights_B / (kernels.memory_Bps * kernels.own_memory_share * engine.memory_share)
     unpack_s = weights_B / (kernels.multiprocessors * engine.core_Bps)
@@ -95,21 +88,15 @@ def _unpacked_product_s(m: Num, n: Num, k: Num, product: Product, kernels: Servi
     )
 
 
-def layer_products_s(
-    shape: ServingShape,
-    tokens: Num,
-    shards: Shards,
-    kernels: ServingKernels,
-    engine: EngineCoefficients,
-    has: EngineKernels,
-) -> Num:
+def layer_products_s(model: ServedModel, tokens: Num) -> Num:
     """Seconds of one layer's matrix products, mean over dense and expert layers."""
+    shape, shards, kernels = model.shape, model.shards, model.kernels
     ranks = shards.attention
     layer_product = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s, kernels.output_B)
-    engine_product = scaled(layer_product, engine)
+    engine_product = scaled(layer_product, model.engine)
 
     def product(m: Num, n: Num, k: Num, groups: Num = 1.0) -> Num:
-        return product_s(m, n, k, engine_product, kernels, engine, has, groups)
+        return product_s(model, m, n, k, engine_product, groups)
 
     qkv_width = (shape.qkv_width - 2 * shape.key_width) / ranks + 2 * shape.key_width / minimum(ranks, shape.kv_heads)
     rows = tokens / shards.own

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from mlsysim.physics.numeric import Num, maximum, minimum, where
-from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving.deployment import ServedModel
 from mlsysim.physics.serving.passes import PassTime, decode_pass, mixed_prefill_s, prefill_pass
 
 
@@ -60,21 +60,15 @@ class Passes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class EnginePasses:
-    """A model on its accelerators under an engine, whose passes consist of measured kernels."""
+class EnginePasses(ServedModel):
+    """Passes of a served model, whose steps compute ``step_tokens`` tokens of prompts, padded by the factor ``padding``."""
 
-    shape: ServingShape
-    shards: Shards
-    kernels: ServingKernels
-    engine: EngineCoefficients
-    has: EngineKernels
     step_tokens: Num = 8192.0
     padding: Num = 1.0
 
     def prefill(self, batch: Num, prompt: Num) -> PassTime:
         """Time the prompts of ``batch`` sequences, part by part."""
-        args = (self.shape, batch, prompt, self.shards, self.kernels, self.engine, self.has, self.padding)
-        return prefill_pass(*args)
+        return prefill_pass(self, batch, prompt, self.padding)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """Seconds of the prompts of ``batch`` sequences."""
@@ -82,14 +76,12 @@ class EnginePasses:
 
     def decode(self, batch: Num, context: Num) -> PassTime:
         """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
-        return decode_pass(self.shape, batch, context, self.shards, self.kernels, self.engine, self.has)
+        return decode_pass(self, batch, context)
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; several may join one step."""
         tokens = maximum(minimum(prompt, self.step_tokens), tokens_a_step)
-        added_s = mixed_prefill_s(
-            self.shape, cast("PassTime", step), batch, prompt, tokens, self.shards, self.kernels, self.engine, self.has
-        )
+        added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens)
         return self.engine.interleave * added_s * prompt / tokens
 
 

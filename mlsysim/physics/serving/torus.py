@@ -15,7 +15,14 @@ from typing import cast
 
 from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.activations import elementwise_layer_s
-from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving.deployment import (
+    EngineCoefficients,
+    EngineKernels,
+    ServedModel,
+    ServingKernels,
+    ServingShape,
+    Shards,
+)
 from mlsysim.physics.serving.passes import PassTime, decode_layer_attention_s, prefill_layer_attention_s
 from mlsysim.physics.serving.products import Product, product_s, scaled
 from mlsysim.physics.serving.schedule import Step
@@ -48,8 +55,7 @@ class TorusDeployment:
         stage_batch = maximum(batch / self.pp, minimum(batch, 1.0))
 
         def attention_s(shards: Shards, sequences: Num) -> Num:
-            layer_s = decode_layer_attention_s(self.shape, sequences, context, shards, self.kernels, self.has)
-            return layer_s / self.engine.attention_share
+            return decode_layer_attention_s(self._divided(shards), sequences, context) / self.engine.attention_share
 
         return self._pass(stage_batch, stage_batch, self._attention(stage_batch, stage_batch, attention_s), batch)
 
@@ -82,10 +88,12 @@ class TorusDeployment:
         added_s = products_s + joined.attention_s + joined.layer_reductions_s - alone.layer_reductions_s
         return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
 
+    def _divided(self, shards: Shards) -> ServedModel:
+        return ServedModel(self.shape, shards, self.kernels, self.engine, self.has)
+
     def _prompts(self, batch: Num, prompt: Num) -> tuple[Num, Num]:
         def attention_s(shards: Shards, sequences: Num) -> Num:
-            args = (shards, self.kernels, self.engine, self.has)
-            return prefill_layer_attention_s(self.shape, sequences, prompt, *args)
+            return prefill_layer_attention_s(self._divided(shards), sequences, prompt)
 
         return self._attention(batch, batch * prompt, attention_s)
 
@@ -104,12 +112,13 @@ class TorusDeployment:
         shape, kernels, engine, chips = self.shape, self.kernels, self.engine, float(self.torus.chips)
         layout = self.layout(tokens)
         layer_s, exposed_s = self._covered(tokens, layout)
-        moved_s = elementwise_layer_s(shape, tokens / chips, Shards(1.0, 1.0, 1.0, 1.0), kernels, engine, self.has)
+        alone = self._divided(Shards(1.0, 1.0, 1.0, 1.0))
+        moved_s = elementwise_layer_s(alone, tokens / chips)
         head_s: Num = 0.0 * tokens
         if somewhere(shape.vocab > 0):
             head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
             width = maximum(shape.vocab, 1.0) / chips
-            head_s = product_s(sequences, width, shape.hidden, head, kernels, engine, self.has)
+            head_s = product_s(alone, sequences, width, shape.hidden, head)
         hops_s = (self.pp - 1) * (engine.hop_s + tokens * shape.hidden * 2.0 / chips / kernels.nic_Bps)
         sent_s = exposed_s + layout.waits_s + attention[1]
         layer_host_s = engine.layer_s + (engine.scaling_s if kernels.scales else 0.0)
@@ -146,7 +155,7 @@ class TorusDeployment:
         Of activations that arrive in pieces each is multiplied on its own (a part of the inner dimension), of those that leave,
         and of weights, each is a part of the outputs.
         """
-        shape, kernels = self.shape, self.kernels
+        shape, kernels, alone = self.shape, self.kernels, self._divided(Shards(1.0, 1.0, 1.0, 1.0))
         kernel = scaled(Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s), self.engine)
         rows = self.torus.chips / (layout.columns * layout.among)
         chip_tokens, hidden = tokens / layout.among, shape.hidden / layout.columns
@@ -154,9 +163,8 @@ class TorusDeployment:
         output_pieces = pieces / inner_pieces
 
         def block_s(into: Num, out: Num) -> Num:
-            args = (kernel, kernels, self.engine, self.has)
-            into_s = product_s(chip_tokens, into / rows / output_pieces, hidden / inner_pieces, *args)
-            return pieces * (into_s + product_s(chip_tokens, hidden / pieces, out / rows, *args))
+            into_s = product_s(alone, chip_tokens, into / rows / output_pieces, hidden / inner_pieces, kernel)
+            return pieces * (into_s + product_s(alone, chip_tokens, hidden / pieces, out / rows, kernel))
 
         up = (shape.ffn_matrices - 1) * shape.ffn
         parallel_s = block_s(up + shape.qkv_width, shape.ffn + shape.attention_width)

@@ -117,8 +117,6 @@ class PlacementOptimizer:
             solver="PlacementOptimizer",
             subject=f"{fleet.name} for {hours:g} hours",
             basis="identity",
-            feasible=True,
-            reason="",
             binding=max(("hire", "electricity", "tax"), key=lambda part: best[part]) if goal == "cost" else "carbon",
             breakdown={part: best[part] for part in ("hire", "electricity", "tax")},
             diagnostics=tuple(notes),

@@ -54,8 +54,6 @@ class ScalingModel:
             solver="ScalingModel",
             subject=f"a budget of {budget:.4g} FLOP at {ratio:g} tokens a parameter",
             basis="law",
-            feasible=True,
-            reason="",
             binding="compute budget",
             breakdown={},
             optimal_parameters=with_unit(parameters, "count"),

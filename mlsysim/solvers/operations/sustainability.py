@@ -95,8 +95,6 @@ class SustainabilityModel:
             solver="SustainabilityModel",
             subject=f"{fleet.name} for {days:g} days",
             basis="identity",
-            feasible=True,
-            reason="",
             binding="energy x carbon intensity",
             breakdown={
                 "equipment": with_unit(joules / effectiveness, "joule"),

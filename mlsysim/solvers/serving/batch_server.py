@@ -11,19 +11,18 @@ from mlsysim.calibration.inference import inference_fitted_names
 from mlsysim.calibration.served import Harness, harness, harness_fitted_names
 from mlsysim.core.checks import (
     fraction,
-    instance,
     positive_quantity,
     real_number,
     strict_keywords,
     whole_number,
 )
-from mlsysim.core.errors import InconsistentError, InputError
+from mlsysim.core.errors import InconsistentError
 from mlsysim.core.precision import precision_name
-from mlsysim.core.units import Quantity, with_unit
+from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.batches import BATCHES, Batches, bound_batches, engine_batches, loaded, lone_s
-from mlsysim.lowering.training_setting import DEFAULT_SEQ_LEN
-from mlsysim.models.types import TransformerWorkload, Workload
+from mlsysim.lowering.training_setting import lone_accelerators, sample_tokens
+from mlsysim.models.types import Workload
 from mlsysim.physics.queues.batch_queue import BatchLoad
 from mlsysim.solvers.result import Result
 from mlsysim.systems.types import Fleet
@@ -99,11 +98,7 @@ class BatchServerModel:
             >>> tight.throughput < loose.throughput, loose.basis, round(loose.latency.m_as("ms"))
             (True, 'calibrated', 15)
         """
-        instance("workload", workload, Workload, "a workload such as Models.Vision.ResNet50")
-        if not isinstance(hardware, Fleet):
-            instance("hardware", hardware, HardwareNode, "an accelerator such as Hardware.Cloud.H100, or a Fleet of them")
-        accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
-        count = hardware.accelerators if isinstance(hardware, Fleet) else 1
+        accelerator, count = lone_accelerators(workload, hardware)
         fmt = precision_name("precision", precision)
         size = whole_number("query_size", query_size)
         share = fraction("percentile", percentile)
@@ -111,11 +106,7 @@ class BatchServerModel:
         limit_s = None if latency_limit is None else positive_quantity("latency_limit", latency_limit, "second")
         if limit_s is not None and size > 1:
             raise InconsistentError("query_size", size, "1 beside latency_limit: samples that arrive at random come one by one")
-        tokens = 1
-        if isinstance(workload, TransformerWorkload):
-            tokens = whole_number("seq_len", DEFAULT_SEQ_LEN if seq_len is None else seq_len)
-        elif seq_len is not None:
-            raise InputError("seq_len", seq_len, f"nothing: {workload.name} has no sequence")
+        tokens = sample_tokens(workload, seq_len)
         filled = real_number("mean_tokens", tokens if mean_tokens is None else mean_tokens, 1, tokens)
         front = _NO_HARNESS if stack is None else harness(harness_name)
         samples = np.array([float(size)]) if limit_s is None else BATCHES
@@ -144,10 +135,9 @@ class BatchServerModel:
             solver="BatchServerModel",
             subject=f"{workload.name}, {asked}, in {fmt} on {where}",
             basis="bound" if stack is None else "calibrated",
-            feasible=not reason,
             reason=reason,
             binding="latency limit" if limit_s is not None else "batch",
-            breakdown={name: with_unit(part, "second") for name, part in parts.items()},
+            breakdown=with_units(parts, "second"),
             coefficients=coefficients,
             throughput=with_unit(replicas * load.load_per_s, "count/second"),
             latency=with_unit(load.latency_s, "second"),

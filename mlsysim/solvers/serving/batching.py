@@ -113,7 +113,6 @@ class BatchingOptimizer:
             subject=f"{deployment.workload.name}, {deployment.prompt:.0f} + {output_len} tokens on "
             f"{replica.accelerators} x {deployment.accelerator.name}",
             basis=best.basis,
-            feasible=batch > 0,
             reason=lacking or reason,
             binding="memory capacity" if lacking else binding,
             breakdown=breakdown,

@@ -264,7 +264,6 @@ def _result(asked: _Asked, tried: list[ServingReplica], found: Found, *, priced:
         solver="CapacityPlanner",
         subject=f"{asked.model.name}, {load.request_rate:g} requests/s of {asked.input_len} + {output} tokens",
         basis=tried[0].deployment.basis,
-        feasible=not reason,
         reason=reason,
         binding=binding,
         breakdown={name: with_unit(size, "count") for name, size in (("decode", decode), ("prefill", prefill)) if size},

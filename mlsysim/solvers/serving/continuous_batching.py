@@ -92,12 +92,11 @@ class ContinuousBatchingModel:
         reason, held = replica.lacking(), replica.held
         run = serving_result(replica.with_batch(flying))
         breakdown, binding = with_prefills_of_others(run)
-        answer: dict[str, Any] = {field.name: getattr(run, field.name) for field in fields(run)}
+        answer: dict[str, Any] = {field.name: getattr(run, field.name) for field in fields(run) if field.init}
         answer |= {
             "solver": "ContinuousBatchingModel",
             "subject": f"{workload.name}, {flying} requests of {deployment.prompt:.0f} + {output_len} tokens in "
             f"{deployment.arithmetic} on {held.accelerators} x {deployment.accelerator.name}",
-            "feasible": not reason,
             "reason": reason,
             "binding": "memory capacity" if reason or flying > most else binding,
             "breakdown": breakdown,

@@ -103,8 +103,6 @@ class KVTransferModel:
             solver="KVTransferModel",
             subject=f"{tokens} tokens of {model.name}, {senders} to {receivers} accelerators of {hardware.name}",
             basis="bound",
-            feasible=True,
-            reason="",
             binding="network",
             breakdown={"network": with_unit(seconds, "second")},
             kv_per_token=with_unit(each_B, "byte"),

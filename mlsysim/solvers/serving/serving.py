@@ -8,7 +8,7 @@ from typing import ClassVar, Unpack
 
 from mlsysim.core.checks import boolean, strict_keywords
 from mlsysim.core.errors import InconsistentError
-from mlsysim.core.units import Quantity, with_unit
+from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import ServingOptions
@@ -135,10 +135,9 @@ def serving_result(replica: ServingReplica, *, after_first: bool = True) -> Serv
         solver="ServingModel",
         subject=f"{workload.name}, batch {batch:.0f} x {deployment.prompt:.0f} tokens in {deployment.arithmetic} on {machine}",
         basis=deployment.basis,
-        feasible=not reason,
         reason=reason,
         binding="memory capacity" if reason else binding,
-        breakdown={name: with_unit(float(part), "second") for name, part in parts.items()},
+        breakdown=with_units(parts, "second"),
         diagnostics=_diagnostics(deployment),
         coefficients=coefficients_used(deployment),
         itl=with_unit(step_s, "second"),

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlsysim.core.checks import real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError
-from mlsysim.core.units import Quantity, with_unit
+from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.feasibility import over_budget
@@ -131,10 +131,9 @@ class SpeculativeDecodingModel:
             subject=f"{setting.workload.name} drafted by {draft.name}, batch {batch:.0f} at {context:.0f} "
             f"tokens on {target.accelerators} x {setting.accelerator.name}",
             basis=setting.basis,
-            feasible=not reason,
             reason=reason,
             binding="memory capacity" if reason else max(parts_s, key=lambda name: parts_s[name]),
-            breakdown={name: with_unit(seconds, "second") for name, seconds in parts_s.items()},
+            breakdown=with_units(parts_s, "second"),
             diagnostics=_vocabularies(setting.workload, draft),
             coefficients=coefficients_used(setting),
             draft_len=length,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Unpack
 
 from mlsysim.core.checks import needed, one_of, positive_quantity, real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InputError
-from mlsysim.core.units import Quantity, with_unit
+from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.arrivals import Paces, paces
 from mlsysim.lowering.deployment import Deployment, requests_per_s
@@ -202,7 +202,7 @@ def _of_servers(arrival_per_s: float, service_s: float, servers: int, cv2: float
         "servers": servers,
     }
     if reason:
-        return TailLatencyResult(feasible=False, reason=reason, binding="arrival rate", breakdown={}, **told)
+        return TailLatencyResult(reason=reason, binding="arrival rate", breakdown={}, **told)
     waits = float(queueing.erlang_c(arrival_per_s * service_s, servers))
     scale_s = float(queueing.delay_scale_s(service_s, servers, load, cv2))
     wait_s = waits * scale_s
@@ -220,20 +220,13 @@ def _of_servers(arrival_per_s: float, service_s: float, servers: int, cv2: float
             times[f"wait_{name}"] = queueing.wait_percentile_s(share, waits, scale_s)
             times[f"latency_{name}"] = queueing.sojourn_percentile_s(share, service, waits, scale_s)
     return TailLatencyResult(
-        feasible=True,
-        reason="",
         binding="waiting" if wait_s > service_s else "service",
         breakdown={"waiting": with_unit(wait_s, "second"), "service": with_unit(service_s, "second")},
         wait_probability=waits,
         wait_within=within,
         requests_in_flight=arrival_per_s * service_s,
-        **_seconds(times),
-        **told,
+        **(told | with_units(times, "second")),
     )
-
-
-def _seconds(times: dict[str, float]) -> dict[str, Any]:
-    return {name: with_unit(time_s, "second") for name, time_s in times.items()}
 
 
 def _approximate(servers: int) -> str:
@@ -267,7 +260,7 @@ def _of_deployment(
     reason = pace.reason or _unstable(load, arrival_per_s, capacity_per_s)
     if reason:
         binding = "memory capacity" if pace.reason else "arrival rate"
-        return TailLatencyResult(feasible=False, reason=reason, binding=binding, breakdown={}, **told)
+        return TailLatencyResult(reason=reason, binding=binding, breakdown={}, **told)
     return _seen(pace, arrival_per_s, setting.replicas, setting.output, cv2, limit_s, told)
 
 
@@ -284,13 +277,10 @@ def _seen(
     wait_s, first_s, whole_s = (spreads[name].mean_s for name in ("wait", "ttft", "latency"))
     parts = {"waiting": wait_s, "first token": first_s - wait_s, "further tokens": whole_s - first_s}
     return TailLatencyResult(
-        feasible=True,
-        reason="",
         binding=max(parts, key=lambda part: parts[part]),
-        breakdown={name: with_unit(time_s, "second") for name, time_s in parts.items()},
+        breakdown=with_units(parts, "second"),
         wait_probability=spreads["wait"].tail(0.0),
         wait_within=None if limit_s is None else 1 - spreads["wait"].tail(limit_s),
         requests_in_flight=arrival_per_s * (whole_s - wait_s),
-        **_seconds(times),
-        **told,
+        **(told | with_units(times, "second")),
     )

@@ -112,7 +112,6 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
         subject=f"{setting.workload.name}, {setting.prompt:.0f} + {setting.output:.0f} tokens, {load}, "
         f"in {setting.arithmetic} on {where}",
         basis=setting.basis,
-        feasible=not reason,
         reason=reason,
         binding="memory capacity" if pace.reason else "throughput" if limits is None else "latency limits",
         breakdown={

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Unpack
 
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.core.checks import strict_keywords
-from mlsysim.core.units import Quantity, with_unit
+from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.options import StepOptions
 from mlsysim.lowering.training_kernels import coefficients_used, step_time
@@ -151,10 +151,9 @@ def _result(setting: TrainingSetting, work: LayeredWork, plan: Plan, memory: Mem
         solver="DistributedModel",
         subject=f"{setting.workload.name} on {fleet.accelerators} x {fleet.node.accelerator.name}, batch {setting.batch_size}",
         basis=setting.basis,
-        feasible=not reason,
         reason=reason,
         binding="memory capacity" if reason else max(parts, key=lambda name: parts[name]).replace("_", " "),
-        breakdown={name: with_unit(part, "second") for name, part in parts.items()},
+        breakdown=with_units(parts, "second"),
         diagnostics=_diagnostics(setting, plan),
         coefficients=coefficients_used(setting),
         step_latency_total=with_unit(seconds, "second"),
@@ -166,7 +165,7 @@ def _result(setting: TrainingSetting, work: LayeredWork, plan: Plan, memory: Mem
         scaling_efficiency=mfu / (1.0 if setting.efficiency is None else setting.efficiency),
         flops_per_accelerator=with_unit(achieved, "flop/second"),
         memory_per_accelerator=with_unit(needed_B, "byte"),
-        memory={name: with_unit(size, "byte") for name, size in sizes.items()},
+        memory=with_units(sizes, "byte"),
         plan=plan_summary(plan),
     )
 

@@ -102,7 +102,6 @@ class FleetOptimizer:
             solver="FleetOptimizer",
             subject=f"{', '.join(models)} on {', '.join(systems)}",
             basis=some.basis,
-            feasible=not lost,
             reason=f"no plan fits for {', '.join(lost)} on any fleet" if lost else "",
             binding="memory capacity" if lost else objective,
             breakdown={},

@@ -312,7 +312,6 @@ def _result(question: Question, asked: dict[str, Any], found: Found, complete: b
         solver="ParallelismOptimizer",
         subject=f"{setting.workload.name} on {fleet.accelerators} x {device.name}, batch {setting.batch_size}",
         basis=setting.basis,
-        feasible=best is not None,
         reason=reason,
         binding="memory capacity" if best is None else best.binding,
         breakdown={} if best is None else dict(best.breakdown),

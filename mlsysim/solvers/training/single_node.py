@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlsysim.core.checks import boolean, fraction, instance, real_number, strict_keywords, whole_number
+from mlsysim.core.checks import boolean, fraction, real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element, precision_name
-from mlsysim.core.units import Quantity, with_unit
+from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.forward import inference_run
-from mlsysim.lowering.training_setting import DEFAULT_SEQ_LEN, lone_plan
+from mlsysim.lowering.training_setting import lone_accelerators, lone_plan, sample_tokens
 from mlsysim.lowering.work import training_work
-from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
+from mlsysim.models.types import CNNWorkload, Workload
 from mlsysim.physics.kernels.roofline import roofline_s
 from mlsysim.physics.layer.work import NONE, LayeredWork
 from mlsysim.physics.machine import Machine
@@ -89,26 +89,18 @@ class SingleNodeModel:
             >>> run.basis, run.feasible, run.binding
             ('bound', True, 'compute')
         """
-        instance("workload", workload, Workload, "a workload such as Models.Vision.ResNet50")
-        if not isinstance(hardware, Fleet):
-            instance("hardware", hardware, HardwareNode, "an accelerator such as Hardware.Cloud.H100, or a Fleet of them")
+        accelerator, count = lone_accelerators(workload, hardware)
         batch = whole_number("batch_size", batch_size)
         share = 1.0 if efficiency is None else fraction("efficiency", efficiency)
         fmt = precision_name("precision", precision)
         training = boolean("is_training", is_training)
-        accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
-        count = hardware.accelerators if isinstance(hardware, Fleet) else 1
         peak = accelerator.rate_flops_per_s(fmt)
         micro_batches = whole_number("microbatch_count", microbatch_count)
         if batch % (count * micro_batches):
             raise InputError("batch_size", batch, f"a multiple of accelerators x microbatch_count = {count * micro_batches}")
         if stack is not None and efficiency is not None:
             raise InconsistentError("stack", stack, "nothing beside efficiency: a stack's kernels are calibrated")
-        tokens = 1
-        if isinstance(workload, TransformerWorkload):
-            tokens = whole_number("seq_len", DEFAULT_SEQ_LEN if seq_len is None else seq_len)
-        elif seq_len is not None:
-            raise InputError("seq_len", seq_len, f"nothing: {workload.name} has no sequence")
+        tokens = sample_tokens(workload, seq_len)
         filled = real_number("mean_tokens", tokens if mean_tokens is None else mean_tokens, 1, tokens)
         masked = real_number("masked_share", masked_share, 0, 1)
         computed = max(1, round(filled))
@@ -149,10 +141,9 @@ class SingleNodeModel:
             solver="SingleNodeModel",
             subject=f"{workload.name}, batch {batch}, {'training' if training else 'inference'} in {fmt} on {where}",
             basis=basis,
-            feasible=not reason,
             reason=reason,
             binding="memory capacity" if reason else bound,
-            breakdown={name: with_unit(part, "second") for name, part in parts.items()},
+            breakdown=with_units(parts, "second"),
             diagnostics=notes,
             coefficients=coefficients,
             latency=with_unit(seconds, "second"),
