@@ -28,11 +28,11 @@ class MLSysError(Exception):
 
 
 class InputError(MLSysError, ValueError):
-    """An argument is wrong.
+    """An argument of the caller is wrong.
 
     Attributes:
         argument: name of the offending argument or field.
-        value: what was given.
+        value: the value that was given.
 
     Example:
         >>> print(InputError("batch_size", 0, "a whole number >= 1"))
@@ -129,7 +129,7 @@ def nearest(value: object, known: Iterable[str]) -> str | None:
 
 @functools.lru_cache(maxsize=1024)
 def _nearest(value: str, known: tuple[str, ...]) -> str | None:
-    """Comparing with hundreds of names takes milliseconds, and a table repeats its wrong ones."""
+    """The nearest name, cached: comparing with hundreds of names takes milliseconds, and a table repeats its wrong ones."""
     by_folded = {_folded(name): name for name in known}
     close = difflib.get_close_matches(_folded(value), by_folded, n=1, cutoff=0.6)
     return by_folded[close[0]] if close else None

@@ -28,7 +28,7 @@ BYTES_PER_ELEMENT = {
 
 
 def precision_name(name: str, value: object) -> str:
-    """The format's name in lower case.
+    """The number format's name in lower case.
 
     Example:
         >>> precision_name("precision", "BF16")
