@@ -18,7 +18,9 @@ from mlsysim import (
 )
 from mlsysim.calibration.stacks import stack, stack_names
 from mlsysim.core.errors import InconsistentError, UnknownNameError
-from mlsysim.fitting.stacks import RANGES, fit_all, training_anchors
+from mlsysim.fitting.calibration import cases
+from mlsysim.fitting.training import RANGES, TRAINING
+from mlsysim.fitting.written import refit
 
 ANCHORS = Path(__file__).parents[1] / "anchors"
 LLAMA = Models.Language.Llama3_70B
@@ -139,10 +141,7 @@ def some_runs(tmp_path):
 
 def fitted(root):
     """The fitted numbers, without the residuals that are written beside them."""
-    return [
-        {name: {key: value for key, value in entry.items() if isinstance(value, float)} for name, entry in tables.items()}
-        for tables in fit_all(root).values()
-    ]
+    return refit(TRAINING, root).values
 
 
 @pytest.mark.usefixtures("quick_fit")
@@ -156,5 +155,5 @@ def test_the_fit_reads_no_validation_row(some_runs):
 
 
 def test_half_or_more_of_every_role_split_is_validation():
-    roles = {role: len(training_anchors(ANCHORS, role)) for role in ("calibration", "validation")}
+    roles = {role: len(cases(ANCHORS, ("training",), role)) for role in ("calibration", "validation")}
     assert roles["validation"] >= roles["calibration"]

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlsysim.calibration.collectives import collective_coefficients, entries, fabric_coefficients
+from mlsysim.calibration.collectives import collective_coefficients, entries, fabric_coefficients, measured_devices
 from mlsysim.core.errors import DataError
-from mlsysim.fitting.collectives import fit_collectives
+from mlsysim.fitting.kernels import COLLECTIVE
+from mlsysim.fitting.written import refit
 from mlsysim.physics.kernels.collectives import KINDS, collective_s, hierarchical_all_reduce_s
-from mlsysim.validation.kernels.predictions import INTERCONNECT
 from mlsysim.validation.kernels.tables import VALIDATION, KernelTable, role_of
 
 FOLDER = Path(__file__).parents[1] / "anchors" / "kernels"
 MULTINODE = FOLDER / "collectives_multinode.csv"
-NVLINK = [device for device, link in INTERCONNECT.items() if link.startswith("nvlink")]
+NVLINK = [device for device, link in measured_devices().items() if link.startswith("nvlink")]
 FABRICS = sorted({row["fabric"] for row in KernelTable.read(MULTINODE).rows})
 MIB = 2.0**20
 
@@ -113,7 +113,7 @@ def test_unknown_kind():
         collective_s("broadcast", 1e6, 8, collective_coefficients("h100_sxm"))
 
 
-@pytest.mark.parametrize("device", INTERCONNECT)
+@pytest.mark.parametrize("device", measured_devices())
 def test_roles_follow_from_the_inputs(device):
     for row in KernelTable.read(FOLDER / f"collectives_{device}.csv").rows:
         assert row["role"] == role_of([device, *(row[name] for name in ("kind", "dtype", "ranks", "elements", "size_B"))])
@@ -131,7 +131,9 @@ def test_multinode_roles_follow_from_the_inputs():
 def refitted(tmp_path_factory):
     """The fit of a copy whose validation rows are nonsense."""
     pytest.importorskip("scipy")
-    folder = tmp_path_factory.mktemp("kernels")
+    root = tmp_path_factory.mktemp("anchors")
+    folder = root / "kernels"
+    folder.mkdir()
     for path in FOLDER.glob("collectives_*.csv"):
         shutil.copy(path, folder)
         rows = KernelTable.read(path).rows
@@ -139,16 +141,15 @@ def refitted(tmp_path_factory):
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows({**row, "measured_s": "1"} if row["role"] == VALIDATION else row for row in rows)
-    return fit_collectives(folder)
+    return refit(COLLECTIVE, root)
 
 
 @pytest.mark.parametrize("group", ["device", "fabric"])
 def test_fit_reads_calibration_rows_only(refitted, group):
-    committed = tables(group)
-    assert set(refitted[group]) == set(committed)
-    for name, entry in refitted[group].items():
-        for key in (key for key, value in entry.items() if isinstance(value, float)):
-            assert entry[key] == pytest.approx(committed[name][key], rel=1e-3), (name, key)
+    values = {key: pair for key, pair in refitted.values.items() if key.kind == group}
+    assert {key.entry for key in values} == set(tables(group))
+    for key, (written, again) in values.items():
+        assert again == pytest.approx(written, rel=1e-3), key
 
 
 def test_coefficients_are_few_and_inside_their_bounds():

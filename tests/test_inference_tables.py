@@ -7,7 +7,6 @@ import tomllib
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -263,21 +262,3 @@ def test_the_number_format_follows_the_target_the_device_and_the_round():
     assert precision(benchmark="bert-99") == "int8"
     assert precision(benchmark="bert-99.9") == "fp16"
     assert precision(benchmark="bert-99.9", accelerator="NVIDIA H100-SXM-80GB") == "fp8"
-
-
-def test_the_fit_is_given_calibration_runs_only(monkeypatch):
-    pytest.importorskip("scipy", reason="fits need scipy: pip install mlsysim-anchors[fit]")
-    from mlsysim.fitting import inference as fit_inference
-
-    counted = []
-
-    def unfitted(predict, measured, free, **_):
-        counted.append((len(measured), {key.split(" ")[0] for key in free}))
-        return SimpleNamespace(values={}, at_bound=())
-
-    monkeypatch.setattr(fit_inference, "fit", unfitted)
-    monkeypatch.setattr(fit_inference, "_note", lambda *_: None)
-    fit_inference.fit_all(ROOT)
-    rows = [row for table in TABLES for row in read(table)]
-    assert sum(count for count, _ in counted) == sum(row["role"] == "calibration" for row in rows)
-    assert [kinds for _, kinds in counted] == [{"stack", "device"}, {"stack"}]

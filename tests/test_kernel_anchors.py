@@ -199,4 +199,4 @@ def test_residuals_that_the_fit_has_not_written_are_red(pytester, tree):
     path.write_text("".join(lines[:-1]), encoding="utf-8")
     result = pytester.runpytest("anchors", "-k", "kernel_table and gemm-h100_sxm")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*gemm-h100_sxm-*rows*written*: run python -m mlsysim.fitting.kernels"])
+    result.stdout.fnmatch_lines(["*gemm-h100_sxm-*rows*written*: run python -m mlsysim.fitting"])

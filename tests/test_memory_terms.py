@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from mlsysim.calibration.stacks import stack, stack_names
-from mlsysim.fitting.stacks import training_anchors
-from mlsysim.fitting.toml_text import toml_tables
+from mlsysim.fitting.calibration import cases
+from mlsysim.fitting.memory import refit_memory
 from mlsysim.lowering.work import training_work
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE, kept_activation_B
@@ -157,9 +156,9 @@ def test_recomputation_is_chosen_with_the_stacks_memory(a100s):
 
 
 def test_fitting_keeps_what_is_stated_of_memory():
-    entries = tomllib.loads((ROOT / "mlsysim" / "calibration" / "data" / "stacks.toml").read_text("utf-8"))
-    assert entries["aleph-alpha-scaling"]["memory"]["logits_split"] == 0
-    assert tomllib.loads(toml_tables(entries, "Stacks.")) == entries
+    found = refit_memory(ROOT / "anchors")
+    assert not found.moved
+    assert found.changes["stacks.toml"][("aleph-alpha-scaling",)]["memory"]["logits_split"] == 0
 
 
 @pytest.mark.parametrize("name", stack_names())
@@ -169,7 +168,7 @@ def test_stacks_store_scores_only_where_the_kernel_does(name):
 
 
 def test_runs_that_ran_are_seldom_called_out_of_memory():
-    anchors = [anchor for role in ("calibration", "validation") for anchor in training_anchors(ROOT / "anchors", role)]
+    anchors = [anchor for role in ("calibration", "validation") for anchor in cases(ROOT / "anchors", ("training",), role)]
     missed = [anchor.id for anchor in anchors if anchor.case.expect_feasible and not predict(anchor).feasible]
     assert len(missed) <= FALSE_OOM * len(anchors), missed
 

@@ -146,21 +146,3 @@ def test_the_role_of_a_run_is_the_hash_of_its_cells(table):
         key = "|".join(cells[name] for name in sorted(cells) if name not in ("metric", "year"))
         assert row["role"] == ("validation" if zlib.crc32(key.encode()) % 5 > 1 else "calibration"), row["id"]
     assert sum(row["role"] == "validation" for row in rows) >= len(rows) / 2
-
-
-def test_the_fit_is_given_calibration_runs_only(monkeypatch):
-    pytest.importorskip("scipy", reason="fits need scipy: pip install mlsysim-anchors[fit]")
-    from mlsysim.fitting import data_parallel as fit_replicas
-
-    class StoppedError(Exception):
-        """The fit would begin here."""
-
-    def stop(model, measured, coefficients, weights):
-        raise StoppedError(sorted(measured))
-
-    monkeypatch.setattr(fit_replicas, "fit", stop)
-    with pytest.raises(StoppedError) as stopped:
-        fit_replicas.fit_all(ROOT)
-    allowed = fit_replicas.replica_anchors(ROOT, "calibration")
-    expected = [fit_replicas.measured_step_s(anchor, fit_replicas.replica_question(anchor.case.run)) for anchor in allowed]
-    assert stopped.value.args[0] == pytest.approx(sorted(expected))

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from mlsysim import Fleet, Hardware, Models, NetworkFabric, ServingModel, Systems
 from mlsysim.calibration.engines import engine, engine_device, engine_names
 from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
-from mlsysim.fitting import engines as fit_engines
+from mlsysim.fitting import engines
+from mlsysim.fitting.calibration import Key, cases
+from mlsysim.fitting.search import fitted, predicted
 from mlsysim.lowering.serving_kernels import Formats, calibrated_passes, serving_kernels, serving_shape
 from mlsysim.physics.serving.deployment import ServedModel, Shards
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
@@ -84,7 +86,7 @@ def staged_prompts_s(stages, queue, tokens=8192, precision="fp16"):
     """Seconds of a prompt of a 70B model on so many GPUs, by an engine whose launches queue as deep as said."""
     question = {"seq_len": tokens, "output_len": None, "batch_size": 1, "precision": precision}
     plan = {"tp_size": 1, "pp_size": stages, "replicas": 1, "schedule": "static", "stack": "llama.cpp-2024"}
-    setting = fit_engines.prepared(LLAMA70, DGX if stages > 1 else H100, {**question, **plan})
+    setting = engines.prepared(LLAMA70, DGX if stages > 1 else H100, {**question, **plan})
     passes = calibrated_passes(setting)
     return replace(passes, has=replace(passes.has, queue=queue)).prefill_s(1.0, float(tokens))
 
@@ -393,47 +395,28 @@ def test_the_role_of_a_figure_is_the_hash_of_its_run(table):
     assert sum(row["role"] == "validation" for row in rows) * 2 >= len(rows)
 
 
-def test_the_fit_is_given_calibration_figures_only(monkeypatch):
-    class StoppedError(Exception):
-        """The fit would begin here."""
-
-    def stop(runs):
-        raise StoppedError(sorted(value for run in runs for value in run.measured))
-
-    monkeypatch.setattr(fit_engines, "_weights", stop)
-    with pytest.raises(StoppedError) as stopped:
-        fit_engines.fit_all(ROOT)
-    files = [path for path in fit_engines.anchor_files(ROOT) if path.parent.name == "serving"]
-    anchors = [anchor for path in files for anchor in fit_engines.load(path) if anchor.case.run]
-    allowed = [anchor for anchor in anchors if anchor.case.role == "calibration"]
-    assert stopped.value.args[0] == pytest.approx(sorted(fit_engines._measured(anchor) for anchor in allowed))
-    assert len(allowed) * 2 <= len(anchors)
-
-
 @pytest.mark.parametrize("name", engine_names())
 def test_an_engine_has_at_most_six_coefficients(name):
     assert len(engine(name).fitted) <= 6
 
 
 def test_the_fit_and_a_solve_agree():
-    for anchor in fit_engines.serving_anchors(ROOT, "calibration")[::97]:
+    for anchor in cases(ROOT, ("serving",), "calibration")[::97]:
         asked = serving_question(anchor.case.run)
         run = ServingModel().solve(asked.workload, asked.hardware, **asked.arguments)
-        (group,) = fit_engines.gathered([anchor])
-        tables = [fit_engines._stated(file) for file in ("engines.toml", "engine_devices.toml")]
-        found = fit_engines._predicted([group], *tables, {})
+        found = predicted(engines.runs_of([anchor]), engines.ENGINES.tables())
         value = getattr(run, METRICS[asked.metric][0])
         expected = value.to_base_units().m if hasattr(value, "m") else value
         assert found[0] == pytest.approx(expected, rel=1e-6), anchor.id
 
 
-def test_a_fit_of_named_engines_leaves_the_others_as_they_are(monkeypatch):
-    monkeypatch.setattr(fit_engines, "_note", lambda *given: None)
-    vulkan = [anchor for anchor in fit_engines.serving_anchors(ROOT, "calibration") if anchor.source.key == "llama-cpp-gpus"]
-    monkeypatch.setattr(fit_engines, "serving_anchors", lambda root, role: vulkan)
-    before, after = fit_engines._stated("engines.toml"), fit_engines.fit_all(ROOT, "llama.cpp-vulkan")[0]
-    assert after["llama.cpp-vulkan"]["layer_s"] == pytest.approx(before["llama.cpp-vulkan"]["layer_s"], rel=0.02)
-    assert {name: entry for name, entry in after.items() if name != "llama.cpp-vulkan"} == {
-        name: entry for name, entry in before.items() if name != "llama.cpp-vulkan"
-    }
-    assert fit_engines.fit_all(ROOT, "no such engine")[0] == before
+def test_a_fit_of_some_coefficients_leaves_the_others_as_they_are():
+    before, after = engines.ENGINES.tables(), engines.ENGINES.tables()
+    vulkan = [anchor for anchor in cases(ROOT, ("serving",), "calibration") if anchor.source.key == "llama-cpp-gpus"]
+    key = Key("engine", "llama.cpp-vulkan", "layer_s")
+    assert key in fitted(engines.ENGINES, engines.runs_of(vulkan), after, [key])
+    assert after["engine"][key.entry].pop("layer_s") == pytest.approx(before["engine"][key.entry].pop("layer_s"), rel=0.02)
+    assert after["engine"] == before["engine"]
+    untouched = engines.ENGINES.tables()
+    assert fitted(engines.ENGINES, engines.runs_of(vulkan), untouched, []) == {}
+    assert untouched == engines.ENGINES.tables()

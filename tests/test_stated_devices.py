@@ -19,7 +19,6 @@ from mlsysim.calibration.collectives import collective_coefficients
 from mlsysim.calibration.stacks import fitted_names, measured_device, stack
 from mlsysim.core.errors import InputError, MLSysError
 from mlsysim.core.units import with_unit
-from mlsysim.fitting import peaks as fit_peaks
 from mlsysim.hardware.registry import Hardware
 from mlsysim.lowering.training_kernels import kernel_device, layer_shape, stack_step
 from mlsysim.physics.training.memory import MemoryTerms
@@ -27,6 +26,7 @@ from mlsysim.tables.accelerator_names import accelerator_entry
 from mlsysim.tables.predict import predict_table
 from mlsysim.tables.training import question
 from mlsysim.tables.training_steps import prepared
+from mlsysim.validation.kernels.predictions import peak_times
 from mlsysim.validation.kernels.tables import CALIBRATION, VALIDATION, KernelTable
 
 KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
@@ -178,7 +178,7 @@ def test_published_peaks_are_met():
         errors = []
         for device, dtype in dict.fromkeys((row["device"], row["dtype"]) for row in rows.rows):
             chosen = rows.where(device=device, dtype=dtype)
-            errors += list(np.abs(fit_peaks.peak_times(chosen, device, dtype, {}) / chosen.numbers("measured_s") - 1))
+            errors += list(np.abs(peak_times(chosen, device, dtype, {}) / chosen.numbers("measured_s") - 1))
         assert np.median(errors) < limit
 
 

@@ -14,7 +14,6 @@ from mlsysim import Hardware, Models, Systems, TailLatencyModel, TokenServerMode
 from mlsysim.calibration.engines import COEFFICIENTS, engine
 from mlsysim.calibration.loaded import LoadHarness, harness, loaded_engine, loaded_fitted_names, loaded_tables
 from mlsysim.core.errors import MLSysError
-from mlsysim.fitting.loaded import loaded_anchors
 from mlsysim.lowering.arrivals import paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.tables.predict import predict_table
@@ -67,10 +66,6 @@ def test_at_least_half_of_a_family_is_validation(family):
     roles = [anchor.case.role for path in files for anchor in load(path)]
     assert files
     assert roles.count("validation") >= len(roles) / 2
-
-
-def test_the_fit_reads_calibration_rows_alone():
-    assert {anchor.case.role for anchor in loaded_anchors(ROOT, "calibration")} == {"calibration"}
 
 
 def test_the_highest_load_is_where_a_limit_binds():

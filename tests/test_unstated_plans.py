@@ -12,7 +12,7 @@ import pytest
 from mlsysim.calibration.shared import fitted_names
 from mlsysim.calibration.stacks import stack, stack_names
 from mlsysim.core.errors import InconsistentError
-from mlsysim.fitting import memory as fit_memory
+from mlsysim.fitting.memory import refit_memory
 from mlsysim.lowering.training_kernels import kernel_device, layer_shape, stack_step
 from mlsysim.models.registry import Models
 from mlsysim.solvers.training.distributed import DistributedModel
@@ -118,9 +118,9 @@ def some_layouts(tmp_path):
 
 def test_the_fit_of_memory_reads_no_validation_row(some_layouts):
     root, exchange = some_layouts
-    before = fit_memory.fit_all(root)
-    assert before["aleph-alpha-scaling"]["memory"] == fit_memory.stated("stacks.toml")["aleph-alpha-scaling"]["memory"]
+    before = refit_memory(root)
+    assert not before.moved
     exchange("validation")
-    assert fit_memory.fit_all(root) == before
+    assert refit_memory(root) == before
     exchange("calibration")
-    assert fit_memory.fit_all(root) != before
+    assert refit_memory(root).moved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -26,8 +27,18 @@ def _entry(table: str, name: str) -> dict[str, Any]:
     known = {key: value for key, value in entries().get(table, {}).items() if isinstance(value, dict)}
     if name not in known:
         raise DataError(f"{table} = {name!r}: collectives are calibrated for {', '.join(sorted(known))}")
-    entry: dict[str, Any] = known[name]
-    return entry
+    entry = known[name]
+    return {**_entry(table, entry["like"]), **entry} if "like" in entry else dict(entry)
+
+
+def measured_devices() -> dict[str, str]:
+    """The devices whose collectives were measured, with the interconnect of each.
+
+    Example:
+        >>> measured_devices()["h100_sxm"]
+        'nvlink4'
+    """
+    return {name: entry["interconnect"] for name, entry in entries()["device"].items() if isinstance(entry, dict)}
 
 
 @functools.cache
@@ -46,9 +57,17 @@ def collective_coefficients(device: str) -> CollectiveCoefficients:
     """
     if device not in entries()["device"] and siblings.is_stated(device):
         return _stated_coefficients(device)
-    entry = _entry("device", device)
-    coefficients = {name: float(entry[name]) for name in DEVICE_NAMES}
-    return CollectiveCoefficients(**coefficients, tuner=tuner(entry["interconnect"]), shared=shared_collectives())
+    return coefficients_of(_entry("device", device))
+
+
+def coefficients_of(entry: Mapping[str, Any]) -> CollectiveCoefficients:
+    """Coefficients as an entry of a device states them; two cards are as fast as more, unless it says otherwise."""
+    coefficients = {name: float(entry[name]) for name in DEVICE_NAMES if name in entry}
+    return CollectiveCoefficients(
+        **{"pair_bandwidth_Bps": coefficients["bandwidth_Bps"], **coefficients},
+        tuner=tuner(entry["interconnect"]),
+        shared=shared_collectives(),
+    )
 
 
 def _stated_coefficients(device: str) -> CollectiveCoefficients:
@@ -101,5 +120,5 @@ def fitted_names(table: str, name: str) -> tuple[str, ...]:
 
 def residuals(table: str, name: str, role: str) -> dict[str, float]:
     """The error statistics that the fit has written for all rows of ``role``, in percent."""
-    percents: dict[str, float] = _entry(table, name)[role]["all"]
+    percents: dict[str, float] = _entry(table, name)[role]
     return percents

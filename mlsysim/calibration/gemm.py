@@ -130,6 +130,10 @@ def _behind(device: str) -> str:
 
 @functools.cache
 def _tables() -> dict[str, dict[str, dict[str, Any]]]:
-    tables = packaged_toml("calibration", "gemm.toml")
+    """Entries by device and format; narrow formats have what the device's 16-bit kernels have of ``SHARED``."""
+    tables: dict[str, dict[str, dict[str, Any]]] = packaged_toml("calibration", "gemm.toml")
     tables.pop("defaults")
+    for formats in tables.values():
+        for entry in formats.values():
+            entry |= {name: formats["bfloat16"][name] for name in SHARED}
     return tables

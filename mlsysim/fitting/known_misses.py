@@ -1,24 +1,19 @@
-"""Brings ``known_miss`` up to date after a recalibration: ``python -m mlsysim.fitting.known_misses anchors``.
+"""Brings ``known_miss`` up to date: clears the reasons of cases that land in their band again, and gives new misses theirs.
 
-Clears the reasons of cases that now land in their band (a strict xfail that passes is red), in tables and nowhere else: a
-``[[case]]`` of a TOML file is told, not edited. Cases that have left their band are listed. A miss needs a reason that somebody
-has thought of, so nothing is written for them unless ``--source KEY --reason "why"`` gives one.
+A strict xfail that passes is red, and so is a miss that nobody knows of. Only tables are edited: a ``[[case]]`` of a TOML file
+belongs to a person, who is told. A miss needs a reason that somebody has thought of.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlsysim.core.errors import UnknownNameError
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.comparison import compare
-from mlsysim.validation.anchors.loading import anchor_files, load
 
 COLUMN = "known_miss"
 
@@ -34,7 +29,7 @@ class Standing:
 
 
 def standing(anchors: Sequence[Anchor]) -> Standing:
-    """``anchors`` of one file: the ids of known misses that pass, and of misses that are not known."""
+    """The ids of known misses among ``anchors``, all of one file, that pass, and of misses that are not known."""
     passing: list[str] = []
     missing: list[str] = []
     for anchor in anchors:
@@ -69,43 +64,19 @@ def rewritten(table: str, found: Standing, reason: str) -> str:
     return out.getvalue()
 
 
-def updated(found: Standing, reason: str) -> set[str]:
-    """Writes the source's table, if it has one; the ids of the cases that are right now."""
+def updated(found: Standing, reason: str) -> list[str]:
+    """Writes the source's table, if it has one; without a ``reason`` new misses stay as they are.
+
+    Returns:
+        A line for each case that is left to a person.
+    """
     table = found.path.with_suffix(".csv")
     wanted = {*found.passing, *(found.missing if reason else ())}
-    if not wanted or not table.exists():
-        return set()
-    before = table.read_text(encoding="utf-8")
-    table.write_text(rewritten(before, found, reason), encoding="utf-8")
-    done = wanted & {row["id"] for row in csv.DictReader(io.StringIO(before))}
-    print(f"{table}: {len(done & set(found.passing))} pass again, {len(done & set(found.missing))} given a reason")
-    return done
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Updates the tables and lists what is left to a person; 1 while something is."""
-    about = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser(prog="python -m mlsysim.fitting.known_misses", description=about)
-    parser.add_argument("root", type=Path, help="the folder of the anchors")
-    parser.add_argument("--source", default="", help="the key of the source whose new misses --reason explains")
-    parser.add_argument("--reason", default="", help="why they miss")
-    asked = parser.parse_args(arguments)
-    if bool(asked.source) != bool(asked.reason):
-        parser.error("--source and --reason go together")
-    files = [standing(load(path)) for path in anchor_files(asked.root)]
-    if asked.source and asked.source not in {found.source for found in files}:
-        raise UnknownNameError.among("source", asked.source, [found.source for found in files])
-    left = 0
-    for found in files:
-        done = updated(found, asked.reason if found.source == asked.source else "")
-        told = [(case, "passes now: clear its known_miss") for case in found.passing]
-        told += [(case, "misses: it needs a known_miss") for case in found.missing]
-        for case, what in told:
-            if case not in done:
-                left += 1
-                print(f"{found.path}: case {case!r} {what}")
-    return 1 if left else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    done: set[str] = set()
+    if wanted and table.exists():
+        before = table.read_text(encoding="utf-8")
+        table.write_text(rewritten(before, found, reason), encoding="utf-8")
+        done = wanted & {row["id"] for row in csv.DictReader(io.StringIO(before))}
+    left = [(case, "passes now: clear its known_miss") for case in found.passing]
+    left += [(case, "misses: it needs a known_miss") for case in found.missing]
+    return [f"{found.source}: case {case!r} {told}" for case, told in left if case not in done]

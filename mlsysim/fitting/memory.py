@@ -1,14 +1,13 @@
-"""Fits what stacks keep in memory to layouts that fit or ran out of it: ``python -m mlsysim.fitting.memory anchors``.
+"""What stacks keep in memory, chosen by layouts that fit or ran out of it (``anchors/memory``).
 
-Reads the calibration cases of ``anchors/memory`` and no others; writes the ``memory`` of ``stacks.toml``, for the
-terms that an entry names in ``memory_fit``. Outcomes have no slope, so every value of a grid is tried; of those that tell
-as many layouts apart as the best does, the one with the least waste is taken: a plan called infeasible is never tried.
+Outcomes have no slope, so every value of a grid is tried; of those that tell as many layouts apart as the best does, the one
+with the least waste is taken: a plan called infeasible is never tried. An entry of ``stacks.toml`` names the terms in
+``memory_fit``.
 """
 
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +18,8 @@ import numpy.typing as npt
 
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.calibration.stacks import stack
-from mlsysim.fitting.stacks import STACKS, stated
-from mlsysim.fitting.toml_text import write_tables
+from mlsysim.fitting.calibration import CALIBRATION, Key, Place
+from mlsysim.fitting.written import Refit
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training.memory import MemoryTerms, training_memory
@@ -28,6 +27,7 @@ from mlsysim.tables.training_steps import prepared_row, stacked
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.loading import anchor_files, load
 
+STACKS = Place("stacks.toml")
 # Values tried of each term, from what is needed to what no allocator wastes.
 GRID = {"fragmentation": np.arange(1.0, 1.3001, 0.01), "logit_B": np.arange(2.0, 30.01, 1.0)}
 
@@ -61,8 +61,8 @@ def layouts(anchors: Iterable[Anchor]) -> list[Layouts]:
     for anchor in anchors:
         run = prepared_row(tuple(anchor.case.run.items()))
         usable_B = usable_memory_B(run.setting.fleet.node.accelerator.memory_capacity_B)
-        key = (run.asked.arguments["stack"], run.setting.attention, usable_B)
-        groups.setdefault(key, []).append((run.work, run.plan, anchor.case.outcome == "fits"))
+        group = (run.asked.arguments["stack"], run.setting.attention, usable_B)
+        groups.setdefault(group, []).append((run.work, run.plan, anchor.case.outcome == "fits"))
     found = []
     for (name, attention, usable_B), rows in groups.items():
         works, plans, ran = zip(*rows, strict=True)
@@ -72,7 +72,7 @@ def layouts(anchors: Iterable[Anchor]) -> list[Layouts]:
 
 
 def balanced_accuracy(groups: Iterable[Layouts], values: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-    """Mean of the shares of fitting and of failing layouts that are recognised; of each, where terms are columns."""
+    """Mean of the shares of fitting and of failing layouts that are recognised; one for each row, where terms are columns."""
     judged = [(group.fits(values), group.ran) for group in groups]
     fits, ran = (np.concatenate(part, axis=-1) for part in zip(*judged, strict=True))
     return np.asarray((fits[..., ran].mean(axis=-1) + (~fits[..., ~ran]).mean(axis=-1)) / 2)
@@ -87,10 +87,11 @@ def best_terms(groups: list[Layouts], names: Iterable[str]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in zip(names, points[first], strict=True)}
 
 
-def fit_all(root: Path) -> dict[str, dict[str, Any]]:
-    """Entries of ``stacks.toml`` with memory terms fitted to the calibration layouts under ``root``."""
-    stacks = stated(STACKS)
-    groups = layouts(memory_anchors(root, "calibration"))
+def refit_memory(root: Path) -> Refit:
+    """Chooses the terms that entries name, for them and those like them, by the calibration layouts under ``root``."""
+    stacks, groups = STACKS.entries(), layouts(memory_anchors(root, CALIBRATION))
+    values: dict[Key, tuple[float | None, float]] = {}
+    changes: dict[tuple[str, ...], dict[str, Any]] = {}
     for name, entry in stacks.items():
         if "memory_fit" not in entry:
             continue
@@ -98,9 +99,8 @@ def fit_all(root: Path) -> dict[str, dict[str, Any]]:
         terms = best_terms([group for group in groups if group.stack in family], entry["memory_fit"])
         for member in family:
             if "memory" in stacks[member]:
-                stacks[member]["memory"] = stacks[member]["memory"] | terms
-    return stacks
-
-
-if __name__ == "__main__":
-    write_tables(STACKS, fit_all(Path(sys.argv[1])))
+                before = stacks[member]["memory"]
+                values |= {Key("memory", member, term): (before.get(term), value) for term, value in terms.items()}
+                changes[STACKS.path(member)] = {"memory": before | terms}
+    moved = [key for key, (old, new) in values.items() if old != new]
+    return Refit("memory", values, moved, {STACKS.file: changes})

@@ -1,31 +1,27 @@
-"""Fits the harnesses before an engine: ``python -m mlsysim.fitting.served anchors``.
+"""Harnesses that put queries before an engine, fitted to ``anchors/inference_load``.
 
-Reads the calibration cases of ``anchors/inference_load`` and no others; writes ``served.toml``. Engines and clocks
-are those of ``inference.toml``, fitted before.
+Engines and clocks are those of the forward pass alone, fitted before.
 """
 
 from __future__ import annotations
 
-import sys
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.served import FILE, harness, harness_of, served_tables
+from mlsysim.calibration.served import COEFFICIENTS, FILE, Harness, harness
 from mlsysim.core.units import Q_
-from mlsysim.fitting.bounded import Coefficient, fit
-from mlsysim.fitting.toml_text import write_tables
+from mlsysim.fitting.bounded import Coefficient
+from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.batches import BATCHES, Batches, engine_batches, loaded, lone_s
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.served import served_question
 from mlsysim.validation.anchors.anchor import Anchor
-from mlsysim.validation.anchors.loading import anchor_files, load
-from mlsysim.validation.kernels.errors import ErrorStatistics, Times
+from mlsysim.validation.kernels.errors import Times
 
-FAMILY = "inference_load"
+# Physically meaningful ranges; a coefficient that ends at one is reported.
 RANGES = {
     "copied_share": Coefficient(0.7, 0.0, 2.0),
     "integer_share": Coefficient(0.9, 0.5, 1.2),
@@ -35,100 +31,47 @@ RANGES = {
 }
 
 
-@dataclass(frozen=True)
-class ServedRun:
-    """A case, lowered: one accelerator's batches, and its seconds a sample (a load) or a query (a stream)."""
-
-    harness: str
-    batches: Batches
-    limit_s: float | None
-    share: float
-    size_spread: float
-    measured_s: float
-
-    def seconds(self, tables: dict[str, dict[str, Any]]) -> float:
-        """Predicted, with the coefficients of ``tables``."""
-        front = harness_of(tables, self.harness)
-        if self.limit_s is None:
-            return float(lone_s(self.batches, front)[0])
-        found = loaded(self.batches, front, self.limit_s, self.share, self.size_spread)
-        return float(lone_s(self.batches, front)[0]) if found is None else 1 / found.load_per_s
+def _seconds(batches: Batches, limit_s: float | None, share: float, size_spread: float, entries: Mapping[str, Entry]) -> Times:
+    """Of one accelerator, the time of a sample under the load that meets ``limit_s``, or of a query that comes alone."""
+    front = Harness(**{part: float(entries["harness"][part]) for part in COEFFICIENTS})
+    found = None if limit_s is None else loaded(batches, front, limit_s, share, size_spread)
+    return np.array([float(lone_s(batches, front)[0]) if found is None else 1 / found.load_per_s])
 
 
-def served_anchors(root: Path, role: str) -> list[Anchor]:
-    """The cases of ``role``."""
-    files = [path for path in anchor_files(root) if path.parent.name == FAMILY]
-    return [anchor for path in files for anchor in load(path) if anchor.case.run and anchor.case.role == role]
-
-
-def gathered(anchor: Anchor) -> ServedRun:
-    """A case without its harness."""
-    asked = served_question(anchor.case.run)
-    given = asked.arguments
-    hardware = asked.hardware
+def _run(anchor: Anchor) -> Runs:
+    question = served_question(anchor.case.run)
+    stated, hardware = question.arguments, question.hardware
     accelerator, count = (hardware.node.accelerator, hardware.accelerators) if isinstance(hardware, Fleet) else (hardware, 1)
-    limit = given.get("latency_limit")
-    seq_len = given.get("seq_len", 1)
+    limit = stated.get("latency_limit")
+    seq_len = stated.get("seq_len", 1)
     batches = engine_batches(
-        asked.workload,
+        question.workload,
         accelerator,
-        given["stack"],
-        BATCHES if limit else np.array([float(given.get("query_size", 1))]),
-        precision=given["precision"],
+        stated["stack"],
+        BATCHES if limit else np.array([float(stated.get("query_size", 1))]),
+        precision=stated["precision"],
         seq_len=seq_len,
-        mean_tokens=given.get("mean_tokens", seq_len),
-        lone_clock=None if limit else harness(given["harness_name"]).lone_clock,
+        mean_tokens=stated.get("mean_tokens", seq_len),
+        lone_clock=None if limit else harness(stated["harness_name"]).lone_clock,
     )
+    limit_s = float(Q_(limit).m_as("second")) if limit else None
     value = anchor.case.value or 0.0
-    return ServedRun(
-        harness=given["harness_name"],
-        batches=batches,
-        limit_s=float(Q_(limit).m_as("second")) if limit else None,
-        share=given.get("percentile", 0.99),
-        size_spread=given.get("token_spread", 0.0),
-        measured_s=count / value if limit else value / 1e3,
+    return Runs(
+        on={"harness": stated["harness_name"]},
+        measured=np.array([count / value if limit else value / 1e3]),
+        sources=(anchor.source.key,),
+        predict=functools.partial(_seconds, batches, limit_s, stated.get("percentile", 0.99), stated.get("token_spread", 0.0)),
     )
 
 
-def fit_all(root: Path) -> dict[str, dict[str, Any]]:
-    """The entries of ``served.toml``, fitted to the calibration cases under ``root``."""
-    tables = {name: dict(entry) for name, entry in served_tables().items()}
-    runs = [gathered(anchor) for anchor in served_anchors(root, "calibration")]
-    free = {f"{name} {part}": RANGES[part] for name, entry in tables.items() for part in entry.get("fit", ())}
-    measured_s = np.array([run.measured_s for run in runs])
-    found = fit(lambda values: _predicted(runs, _trial(tables, values)), measured_s, free)
-    tables = _trial(tables, {key: free[key].written(value) for key, value in found.values.items()})
-    for name, entry in tables.items():
-        entry["at_bound"] = [key.split(" ")[1] for key in found.at_bound if key.split(" ")[0] == name]
-    for role in ("calibration", "validation"):
-        cases = [gathered(anchor) for anchor in served_anchors(root, role)]
-        for name, entry in tables.items():
-            own = [run for run in cases if run.harness == name]
-            errors = ErrorStatistics.of(_predicted(own, tables), np.array([run.measured_s for run in own]))
-            entry[role] = {part.name: getattr(errors, part.name) for part in fields(errors)}
-    return tables
+def gathered(root: Path, role: str) -> list[Runs]:
+    """The cases of ``role`` under ``root``, each on its own."""
+    return [_run(anchor) for anchor in cases(root, ("inference_load",), role)]
 
 
-def _trial(tables: Mapping[str, Mapping[str, Any]], values: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """The tables with ``values`` in place of what they state."""
-    trial = {name: dict(entry) for name, entry in tables.items()}
-    for key, value in values.items():
-        name, part = key.split(" ")
-        trial[name][part] = value
-    return trial
-
-
-def _predicted(runs: list[ServedRun], tables: dict[str, dict[str, Any]]) -> Times:
-    return np.array([run.seconds(tables) for run in runs])
-
-
-def main(root: Path) -> None:
-    """Fits, and writes the file beside the code that reads it."""
-    tables = fit_all(root)
-    write_tables(FILE, tables)
-    for cached in (served_tables, harness):
-        cached.cache_clear()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+SERVED = Calibration(
+    name="served",
+    files={"harness": Place(FILE)},
+    range_of=lambda key, _: RANGES[key.part],
+    gathered=gathered,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,65 @@ def toml_tables(tables: Mapping[str, Mapping[str, Any]], header: str) -> str:
     """
     lines = [f"# {line}".rstrip() for line in header.splitlines()]
     for name, entry in tables.items():
-        lines += ["", f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in entry.items())]
+        lines += ["", f"[{toml_key(name)}]", *(f"{key} = {toml_value(value)}" for key, value in entry.items())]
     return "\n".join(lines) + "\n"
 
 
-def write_tables(file: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes a file of fitted values anew, under the comment that it has."""
-    path = DATA / file
-    header = "\n".join(line[2:] for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
-    path.write_text(toml_tables(tables, header), encoding="utf-8")
+def amended(text: str, entries: Mapping[tuple[str, ...], Mapping[str, Any]]) -> str:
+    r"""A TOML text whose entries have other parts; a part that an entry does not have is added at its end.
+
+    Example:
+        >>> text = "# Clocks.\n[a]  # known\nx = 1\n\n[b.c]\ny = 2\n"
+        >>> print(amended(text, {("a",): {"x": 3, "z": 4}, ("b", "c"): {"y": 2}}), end="")
+        # Clocks.
+        [a]  # known
+        x = 3
+        z = 4
+        <BLANKLINE>
+        [b.c]
+        y = 2
+    """
+    lines: list[str] = []
+    left: dict[str, Any] = {}
+
+    def closed() -> None:
+        """Adds what the entry that ends here did not have, before the blank lines that follow it."""
+        place = len(lines)
+        while place and not lines[place - 1].strip():
+            place -= 1
+        lines[place:place] = [f"{part} = {toml_value(value)}" for part, value in left.items()]
+        left.clear()
+
+    for line in text.splitlines():
+        if line.startswith("["):
+            closed()
+            left |= entries.get(_path(line), {})
+        part = line.partition("=")[0].strip()
+        if part in left and "=" in line:
+            value = left.pop(part)
+            lines.append(line if _stands(line, part, value) else f"{part} = {toml_value(value)}")
+        else:
+            lines.append(line)
+    closed()
+    return "\n".join(lines) + "\n"
+
+
+def _path(header: str) -> tuple[str, ...]:
+    """The names in the header of a table.
+
+    Example:
+        >>> _path('[harness."llama.cpp"]')
+        ('harness', 'llama.cpp')
+    """
+    names = []
+    table: Any = tomllib.loads(header)
+    while table:
+        (name,) = table
+        names.append(name)
+        table = table[name]
+    return tuple(names)
+
+
+def _stands(line: str, part: str, value: Any) -> bool:
+    """Whether a line states ``value`` already, however it is written."""
+    return bool(tomllib.loads(line)[part] == value)

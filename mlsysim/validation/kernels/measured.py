@@ -12,7 +12,7 @@ from mlsysim.calibration import attention, collectives, gemm, siblings
 from mlsysim.core.toml import toml_file
 from mlsysim.hardware.registry import Hardware
 from mlsysim.validation.kernels.errors import Times
-from mlsysim.validation.kernels.predictions import INTERCONNECT, PREDICTORS, device_times, fabric_times, gemm_times, table_times
+from mlsysim.validation.kernels.predictions import PREDICTORS, device_times, fabric_times, gemm_times, table_times
 from mlsysim.validation.kernels.tables import KernelTable
 
 
@@ -91,7 +91,7 @@ def _attention(directory: Path) -> Iterator[MeasuredTable]:
 
 
 def _collectives(directory: Path) -> Iterator[MeasuredTable]:
-    for device, interconnect in INTERCONNECT.items():
+    for device, interconnect in collectives.measured_devices().items():
         yield MeasuredTable(
             id=f"collectives-{device}",
             family=f"collectives: {interconnect.rstrip('0123456789')}",

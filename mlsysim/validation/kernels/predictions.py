@@ -32,16 +32,6 @@ from mlsysim.validation.kernels.errors import Times
 from mlsysim.validation.kernels.tables import KernelTable
 
 Predict = Callable[[Mapping[str, float], KernelTable], Times]
-INTERCONNECT = {
-    "a100_sxm": "nvlink3",
-    "h100_sxm": "nvlink4",
-    "h200_sxm": "nvlink4",
-    "b200_sxm": "nvlink5",
-    "b300_sxm": "nvlink5",
-    "gb200": "nvlink5",
-    "gb300": "nvlink5",
-    "rtx_pro_6000_server": "pcie5",
-}
 
 
 def gemm_times(rows: KernelTable, kernel: GemmKernel, node: HardwareNode, dtype: str, units: float | None = None) -> Times:

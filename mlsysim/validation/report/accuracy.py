@@ -24,7 +24,7 @@ plan and the stack: the calculation on the back of an envelope, on the same vali
 _LEFT_OUT = """\
 Stacks and sustained clocks are fitted again to the calibration cases of all other sources; what no other source identifies
 stands at the median of the others. All rows of the source are then predicted, in both roles. The fits are kept in
-`anchors/left_out.toml`, written by `python -m mlsysim.fitting.leave_one_out anchors -o anchors/left_out.toml`; a test fails
+`anchors/left_out.toml`, written by `python -m mlsysim.fitting refresh`; a test fails
 when they give other errors today."""
 
 _SERVING_LEFT_OUT = """\
@@ -32,7 +32,7 @@ Engines and devices are fitted again to the calibration cases without those of o
 then predicted, in both roles. A device without figures has the median of its peers' shares, an engine without figures is the
 one engine that fits those of its peers together (`peers` of the calibration files). Rows: decode steps and whole batches; times
 to the first token stand beside them. The fits are kept in `anchors/serving_left_out.toml`, written by
-`python -m mlsysim.fitting.leave_out_serving anchors -o anchors/serving_left_out.toml`; a test fails when they give other
+`python -m mlsysim.fitting refresh`; a test fails when they give other
 errors today."""
 
 

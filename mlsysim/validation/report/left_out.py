@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from mlsysim.core.toml import toml_file
 from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.report.statistics import quantile
 
 TRAINING_FILE = "left_out.toml"
 SERVING_FILE = "serving_left_out.toml"
@@ -36,3 +38,33 @@ def read(root: Path, file: str) -> dict[str, dict[str, Any]]:
 def read_all(root: Path) -> dict[str, dict[str, Any]]:
     """The entries of both studies: training sources, and the devices, engines and models of serving."""
     return read(root, TRAINING_FILE) | read(root, SERVING_FILE)
+
+
+def summary(signed: Sequence[float]) -> dict[str, Any]:
+    """The errors of some cases as they are written; the bias is the mean of the signed error.
+
+    Example:
+        >>> summary([0.1, -0.3])
+        {'points': 2, 'median': 0.2, 'mean': 0.2, 'p90': 0.28, 'bias': -0.1}
+        >>> summary([])
+        {'points': 0}
+    """
+    if not signed:
+        return {"points": 0}
+    sizes = [abs(error) for error in signed]
+    found = {"median": quantile(sizes, 0.5), "mean": sum(sizes) / len(sizes), "p90": quantile(sizes, 0.9)}
+    found["bias"] = sum(signed) / len(signed)
+    return {"points": len(sizes)} | {name: round(float(value or 0.0), 4) for name, value in found.items()}
+
+
+def differences(written: Mapping[str, Any], now: Mapping[str, Any], rounding: float) -> str:
+    """Which figures of a summary differ from the written ones by more than their ``rounding``; "" if none do.
+
+    Example:
+        >>> differences({"points": 2, "median": 0.2}, {"points": 2, "median": 0.2002}, 0.0003)
+        ''
+        >>> differences({"points": 2, "median": 0.2}, {"points": 2, "median": 0.21}, 0.0003)
+        'median 0.2 -> 0.21'
+    """
+    moved = [part for part in now if part not in written or abs(now[part] - written[part]) > rounding]
+    return ", ".join(f"{part} {written.get(part)} -> {now[part]}" for part in moved)

@@ -16,7 +16,7 @@ def test_kernel_table(kernel_table: KernelPart, request: pytest.FixtureRequest) 
     request.node.user_properties.append((KERNELS, json.dumps(kernel_table.as_row(), separators=(",", ":"))))
     stale = kernel_table.stale_residuals()
     if stale:
-        pytest.fail(f"{kernel_table.id}: {stale}: run python -m mlsysim.fitting.kernels", pytrace=False)
+        pytest.fail(f"{kernel_table.id}: {stale}: run python -m mlsysim.fitting", pytrace=False)
 
 
 def test_kernel_gate(kernel_gate: tuple[KernelCheck, KernelPart]) -> None:

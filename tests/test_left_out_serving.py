@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.fitting import engine_tables, leave_out_serving
-from mlsysim.fitting import engines as fit_engines
-from mlsysim.fitting.bounded import Coefficient, fit
-from mlsysim.fitting.leave_out_serving import entry_id, left_out
+from mlsysim.fitting import engines, left_out_serving
+from mlsysim.fitting.calibration import Key
+from mlsysim.fitting.left_out_serving import entry_id, left_out
 from mlsysim.validation.report import accuracy
 
 pytest.importorskip("scipy", reason="fits need SciPy: pip install 'mlsysim-anchors[fit]'")
@@ -25,7 +23,7 @@ PARTS = [("device", "t4"), ("model", "BERT-6B"), ("engine", "fastertransformer-b
 
 @pytest.fixture(scope="module")
 def cases():
-    return [case for case in leave_out_serving.cases_of(ROOT) if case.engine in ENGINES]
+    return [case for case in left_out_serving.cases_of(ROOT) if case.engine in ENGINES]
 
 
 def poisoned(cases, which):
@@ -65,10 +63,10 @@ def test_validation_figures_change_nothing_of_any_fit(cases):
 
 
 def test_a_device_without_figures_forgets_what_was_fitted_to_them(cases):
-    found, stated = left_out("device", "t4", cases)["devices"]["t4"], fit_engines.stated()["device"]
+    found, stated = left_out("device", "t4", cases)["devices"]["t4"], engines.ENGINES.tables()["device"]
     assert all(found[part] != stated["t4"][part] for part in stated["t4"]["fit"])
     # Its one peer states no power limit.
-    assert found["sustained_share"] == fit_engines.DEVICE_RANGES["sustained_share"].start
+    assert found["sustained_share"] == engines.RANGES["device"]["sustained_share"].start
     assert found["fp32_share"] == pytest.approx(stated["a100_sxm"]["fp32_share"], rel=0.05)
 
 
@@ -79,25 +77,29 @@ def test_shares_that_no_figure_places_are_the_median_of_the_peers():
         "c": {"own_memory_share": 0.7},
         "d": {"own_memory_share": 0.1, "compute_share": 0.8},
     }
-    unknown = {"device a own_memory_share", "device a compute_share", "device d own_memory_share"}
+    unknown = {
+        Key("device", "a", "own_memory_share"),
+        Key("device", "a", "compute_share"),
+        Key("device", "d", "own_memory_share"),
+    }
 
     def share(part):
-        return leave_out_serving._share_of_peers(devices, "a", part, unknown)
+        return left_out_serving._share_of_peers(devices, Key("device", "a", part), unknown)
 
     assert share("own_memory_share") == pytest.approx(0.6)
     assert share("compute_share") == pytest.approx(0.8)
     assert share("link_share") == 1.0
     devices["a"]["peers"] = ["d"]
-    assert share("own_memory_share") == fit_engines.DEVICE_RANGES["own_memory_share"].start
+    assert share("own_memory_share") == engines.RANGES["device"]["own_memory_share"].start
 
 
 def test_an_entry_that_physics_has_left_behind_is_told(cases):
     entry = left_out("device", "t4", cases)
     entries = {entry_id("device", "t4"): entry}
-    entries |= leave_out_serving.pooled(leave_out_serving.errors([entry], cases))
-    assert leave_out_serving.stale(entries, cases) == ""
+    entries |= left_out_serving.pooled(left_out_serving.errors([entry], cases))
+    assert left_out_serving.stale(entries, cases) == ""
     moved = entries | {"device t4": entry | {"errors": entry["errors"] | {"median": 0.5}}}
-    assert leave_out_serving.stale(moved, cases).startswith("device t4: errors median 0.5 -> ")
+    assert left_out_serving.stale(moved, cases).startswith("device t4: errors median 0.5 -> ")
 
 
 def test_what_no_case_has_is_named(cases):
@@ -107,63 +109,11 @@ def test_what_no_case_has_is_named(cases):
 
 @pytest.mark.parametrize("kind", ["engine", "device"])
 def test_what_is_fitted_has_peers(kind):
-    known = fit_engines.stated()[kind]
+    known = engines.ENGINES.tables()[kind]
     for name, entry in known.items():
         assert entry.get("peers") or not entry.get("fit"), name
         assert name not in entry.get("peers", ())
         assert set(entry.get("peers", ())) <= set(known)
-
-
-def test_choices_together_are_what_each_gives_alone():
-    anchors = fit_engines.serving_anchors(ROOT, "calibration")
-    kinds = {run.schedule: run for run in fit_engines.gathered(anchors) if len(run.measured) > 2}
-    assert set(kinds) == {"static", "continuous", "offline"}
-    tables = fit_engines.stated()
-    for run in kinds.values():
-        engine, device = (
-            engine_tables.coefficients_of(tables["engine"], run.stack),
-            engine_tables.device_of(run, tables["device"]),
-        )
-        engines = [engine, replace(engine, layer_s=1.5e-4), replace(engine, compute_share=0.7, sequence_s=3e-5)]
-        alone = [run.predicted(one, device) for one in engines]
-        assert run.together(engines, device) == pytest.approx(np.array(alone), rel=1e-12)
-
-
-@pytest.mark.parametrize("stack", ["llama.cpp-2025", "tensorrt-llm-1.2"])
-def test_a_column_for_each_coefficient_also_of_the_engine_that_it_is_like(stack):
-    anchors = fit_engines.serving_anchors(ROOT, "calibration")
-    runs = [run for run in fit_engines.gathered(anchors) if run.stack == stack]
-    tables = fit_engines.stated()
-    keys = [*sorted(fit_engines.keys_of(runs, tables)), "engine llama.cpp-2024 passes", "engine vllm-2025 layer_s"]
-    places = [key.split(" ") for key in keys]
-    values = {key: tables[kind][name][part] for key, (kind, name, part) in zip(keys, places, strict=True)}
-    changed = {key: 1.1 * value for key, value in values.items()}
-    columns = engine_tables.varied(runs, tables, values, changed)
-    for column, (key, (kind, name, part)) in zip(columns.T, zip(keys, places, strict=True), strict=True):
-        trial = fit_engines.stated()
-        trial[kind][name][part] = changed[key]
-        assert column == pytest.approx(fit_engines.predicted(runs, trial), rel=1e-12)
-
-
-def test_slopes_of_all_coefficients_at_once_end_where_those_of_each_do():
-    x = np.array([1.0, 2.0, 4.0, 8.0])
-    ranges = {"a": Coefficient(2.0, 0.1, 10.0), "b": Coefficient(1e-2, 1e-4, 1.0, log=True)}
-
-    def predict(values):
-        return values["a"] * x + values["b"] * x**2
-
-    def varied(values, changed):
-        return np.stack([predict({**values, name: changed[name]}) for name in changed], axis=-1)
-
-    measured = 3 * x + 0.2 * x**2
-    one, other = fit(predict, measured, ranges, pull=0.01), fit(predict, measured, ranges, pull=0.01, varied=varied)
-    assert one.values == pytest.approx(other.values, rel=1e-3)
-
-
-def test_what_no_row_identifies_goes_to_its_prior_not_to_its_start():
-    x = np.array([1.0, 2.0])
-    free = {"a": Coefficient(4.0, 0.1, 10.0, prior=2.0)}
-    assert fit(lambda c: 3 * x + 0 * c["a"], 2 * x, free, pull=0.03).values["a"] == pytest.approx(2.0, abs=1e-3)
 
 
 def test_the_page_shows_each_beside_all_of_its_kind():

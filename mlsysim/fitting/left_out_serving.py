@@ -1,0 +1,238 @@
+"""Serving without a device, an engine or a model.
+
+Engines and devices are fitted again to the calibration cases that are left, and every case that was left out is predicted,
+calibration cases too: none was fitted. Shares of a device that no figure places are the median of its peers'; an engine without
+figures is the one engine that fits those of its peers together.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from mlsysim.calibration.engines import COEFFICIENTS, engine_device
+from mlsysim.calibration.stacks import resolved
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.fitting.bounded import fit
+from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, cases
+from mlsysim.fitting.engines import ENGINES, FIRST_TOKEN, PULL, RANGES, runs_of
+from mlsysim.fitting.search import components, fitted, identified, measured, predicted
+from mlsysim.physics.serving.deployment import EngineCoefficients
+from mlsysim.systems.types import Fleet
+from mlsysim.tables.serving import serving_question
+from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.kernels.errors import Times
+from mlsysim.validation.report.left_out import differences, summary
+
+HEADER = """\
+Serving predicted without a device, an engine or a model, written by python -m mlsysim.fitting refresh
+without: what the fit was given no figure of; engines, devices: the coefficients that its cases use, fitted to the others.
+sources: whose cases are predicted. errors: of |predicted / measured - 1| of decode steps and whole batches, in both roles, as
+fractions; first_token: those of prompts; bias is the mean of the signed error. devices, engines, models: the cases of all
+entries of that kind together."""
+KINDS = ("device", "engine", "model")
+# Signed errors of decode steps and whole batches, and of prompts.
+Signed = tuple[list[float], list[float]]
+# Recomputed errors may differ from the written ones by their rounding.
+_ROUNDING = 0.0003
+_DEFAULTS = EngineCoefficients()
+# A search from where the fit to all cases ended needs few steps.
+_TOLERANCE = 1e-3
+_ENGINE_ROWS = 40.0
+# Shares of a device that are 1 where nobody states them; links, and products of an engine's own, have no such rate.
+_OF_KERNELS = ("compute_share", "memory_share", "attention_share")
+
+
+@dataclass(frozen=True, eq=False)
+class ServingCase:
+    """A case, and what can be left out of a fit with it: ``device`` and ``engine`` are entries of the calibration files."""
+
+    anchor: Anchor
+    device: str
+    engine: str
+    model: str
+
+
+@functools.lru_cache(maxsize=4)
+def cases_of(root: Path) -> tuple[ServingCase, ...]:
+    """All serving cases under ``root`` that have an engine, of both roles."""
+    return tuple(_case(anchor) for role in (CALIBRATION, "validation") for anchor in cases(root, ("serving",), role))
+
+
+def _case(anchor: Anchor) -> ServingCase:
+    question = serving_question(anchor.case.run)
+    hardware = question.hardware
+    accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
+    return ServingCase(anchor, engine_device(accelerator.name).name, question.arguments["stack"], question.workload.name)
+
+
+def every(known: Iterable[ServingCase]) -> list[tuple[str, str]]:
+    """Each device, engine and model of the calibration cases: nothing is fitted to the others."""
+    fitted_to = [case for case in known if case.anchor.case.role == CALIBRATION]
+    return [(kind, name) for kind in KINDS for name in sorted({getattr(case, kind) for case in fitted_to})]
+
+
+def entry_id(kind: str, name: str) -> str:
+    """The name of an entry, as in "device b200_sxm"."""
+    return f"{kind} {name}"
+
+
+def left_out(kind: str, name: str, known: Sequence[ServingCase]) -> dict[str, Any]:
+    """An entry of ``serving_left_out.toml``: reads no figure of what is left out but to state the errors.
+
+    Raises:
+        UnknownNameError: no case has it.
+    """
+    chosen = _chosen(kind, name, known)
+    usable = [case for case in known if case.anchor.case.role == CALIBRATION]
+    tables = ENGINES.tables()
+    before, runs = _runs(usable), _runs(case for case in usable if getattr(case, kind) != name)
+    gone = identified(ENGINES, _runs(case for case in usable if getattr(case, kind) == name), tables)
+    keys = {key for _, part in components(ENGINES, before, tables) if part & gone for key in part}
+    for key in keys - identified(ENGINES, runs, tables):
+        tables[key.kind][key.entry][key.part] = RANGES[key.kind][key.part].start  # what a fit to all found is not its business
+    fitted(ENGINES, runs, tables, keys, _TOLERANCE, begin=("written",))
+    to_prior(runs, tables, keys)
+    used = _runs(chosen)
+    entry: dict[str, Any] = {
+        "kind": kind,
+        "without": name,
+        "engines": {engine: _engine(tables, engine) for engine in sorted({run.on["engine"] for run in used})},
+        "devices": {device: _shares(tables, device) for device in sorted({run.on["device"] for run in used})},
+        "sources": sorted({case.anchor.source.key for case in chosen}),
+    }
+    return entry | _judged(*_errors(entry, used))
+
+
+def to_prior(runs: Sequence[Runs], tables: Tables, keys: Collection[Key]) -> None:
+    """Gives what of ``keys`` no figure of ``runs`` places its prior: devices first, since engines are fitted on them."""
+    unknown = set(keys) - identified(ENGINES, runs, tables)
+    for key in sorted(unknown):
+        if key.kind == "device":
+            tables["device"][key.entry][key.part] = _share_of_peers(tables["device"], key, unknown)
+    seen = {run.on["engine"] for run in runs}
+    for name in sorted({key.entry for key in keys if key.kind == "engine"} - seen):
+        peers = [run for run in runs if run.on["engine"] in tables["engine"][name].get("peers", ())]
+        if peers:
+            tables["engine"][name].update(_shared_engine(peers, tables))
+
+
+def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[Key]) -> float:
+    """The median of its peers' shares, as far as figures place them; a peer that states none of its kernels' has theirs, 1."""
+    peers = [peer for peer in devices[key.entry].get("peers", ()) if key._replace(entry=peer) not in unknown]
+    shares = [resolved(devices, peer).get(key.part, 1.0 if key.part in _OF_KERNELS else None) for peer in peers]
+    return float(median([share for share in shares if share is not None] or [RANGES["device"][key.part].start]))
+
+
+def _shared_engine(runs: Sequence[Runs], tables: Tables) -> dict[str, float]:
+    """The coefficients of one engine that served all ``runs``; what none of their engines fits is the mean of theirs."""
+    names = sorted({run.on["engine"] for run in runs})
+    each = [_engine(tables, name) for name in names]
+    mean = {part: sum(one[part] for one in each) / len(each) for part in COEFFICIENTS}
+    parts = sorted({part for name in names for part in tables["engine"][name].get("fit", ())})
+    start = {part: RANGES["engine"][part].begun_at(mean[part]) for part in parts}
+    rows = {name: sum(len(run.measured) for run in runs if run.on["engine"] == name) for name in names}
+    weights = [np.full(len(run.measured), min(1.0, (_ENGINE_ROWS / rows[run.on["engine"]]) ** 0.5)) for run in runs]
+
+    def predict(values: Mapping[str, float]) -> Times:
+        trial = {name: {**tables["engine"][name], **mean, **values} for name in names}
+        return predicted(runs, {"engine": {**tables["engine"], **trial}, "device": tables["device"]})
+
+    found = fit(predict, measured(runs), start, np.concatenate(weights), PULL, _TOLERANCE)
+    return {**mean, **found.values}
+
+
+def _engine(tables: Tables, name: str) -> dict[str, float]:
+    """All coefficients of an engine, its own and those that it takes from another."""
+    entry = resolved(tables["engine"], name)
+    return {part: float(f"{entry.get(part, getattr(_DEFAULTS, part)):.4g}") for part in COEFFICIENTS}
+
+
+def _shares(tables: Tables, name: str) -> dict[str, float]:
+    entry = resolved(tables["device"], name)
+    return {part: float(f"{entry[part]:.4g}") for part in RANGES["device"] if part in entry}
+
+
+def _runs(known: Iterable[ServingCase]) -> list[Runs]:
+    return runs_of(case.anchor for case in known)
+
+
+def _chosen(kind: str, name: str, known: Iterable[ServingCase]) -> list[ServingCase]:
+    usable = list(known)
+    chosen = [case for case in usable if getattr(case, kind) == name]
+    if not chosen:
+        raise UnknownNameError.among(kind, name, sorted({getattr(case, kind) for case in usable}))
+    return chosen
+
+
+def _errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> Signed:
+    """Signed errors of ``runs`` with the coefficients of ``entry``: of decode steps and whole batches, and of prompts."""
+    tables = ENGINES.tables()
+    for name, coefficients in entry["engines"].items():
+        tables["engine"][name].update(coefficients)
+    for name, shares in entry["devices"].items():
+        tables["device"][name].update(shares)
+    signed = (predicted(runs, tables) / measured(runs) - 1).tolist()
+    pairs = list(zip(signed, (metric in FIRST_TOKEN for run in runs for metric in run.metrics), strict=True))
+    return [error for error, first in pairs if not first], [error for error, first in pairs if first]
+
+
+def _judged(tokens: Sequence[float], first: Sequence[float]) -> dict[str, Any]:
+    return {"errors": summary(tokens), "first_token": summary(first)}
+
+
+def errors(written: Iterable[Mapping[str, Any]], known: Sequence[ServingCase]) -> dict[str, Signed]:
+    """Today's errors of what each entry left out, with its coefficients, over the sources that it was written with."""
+    listed = list(written)
+    sources = {source for entry in listed for source in entry["sources"]}
+    usable = [case for case in known if case.anchor.source.key in sources]
+    whole = _runs(usable)
+    found = {}
+    for entry in listed:
+        kind, name = entry["kind"], entry["without"]
+        own = _runs(_chosen(kind, name, usable)) if kind == "model" else [run for run in whole if run.on[kind] == name]
+        found[entry_id(kind, name)] = _errors(entry, own)
+    return found
+
+
+def pooled(found: Mapping[str, Signed]) -> dict[str, dict[str, Any]]:
+    """For each kind, the errors of all its entries' cases together."""
+    return {f"{kind}s": {"kind": kind, **_judged(*_together(found, kind))} for kind in KINDS}
+
+
+def _together(found: Mapping[str, Signed], kind: str) -> Signed:
+    own = [pair for name, pair in found.items() if name.startswith(entry_id(kind, ""))]
+    return [error for tokens, _ in own for error in tokens], [error for _, first in own for error in first]
+
+
+def stale(written: Mapping[str, Mapping[str, Any]], known: Sequence[ServingCase]) -> str:
+    """How today's errors differ from the written ones, the written coefficients kept; "" if they do not."""
+    found = errors([entry for entry in written.values() if "without" in entry], known)
+    now = pooled(found) | {name: _judged(*pair) for name, pair in found.items()}
+    moved = [
+        f"{name}: {group} {told}"
+        for name, judged in now.items()
+        for group in ("errors", "first_token")
+        if (told := differences(written.get(name, {}).get(group, {}), judged[group], _ROUNDING))
+    ]
+    return ", ".join(moved)
+
+
+def entries(root: Path, done: Callable[[str], None] = lambda name: None) -> dict[str, dict[str, Any]]:
+    """The entries of ``serving_left_out.toml``: a fit for each device, engine and model that is left out.
+
+    Args:
+        root: the folder of anchors.
+        done: is told what was fitted, one after the other.
+    """
+    known, found = cases_of(root), {}
+    for kind, name in every(known):
+        found[entry_id(kind, name)] = left_out(kind, name, known)
+        done(entry_id(kind, name))
+    return pooled(errors(found.values(), known)) | found

@@ -1,0 +1,121 @@
+"""Software stacks, sustained clocks and what they share, fitted to training runs of language models (``anchors/training``)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlsysim.calibration.stacks import COEFFICIENTS, measured_device, stack
+from mlsysim.fitting.bounded import Coefficient
+from mlsysim.fitting.calibration import EVERY, Calibration, Entry, Key, Place, Runs, cases
+from mlsysim.lowering.training_kernels import kernel_device, stack_step
+from mlsysim.physics.training.step_inputs import KernelDevice, SharedCoefficients, StackCoefficients
+from mlsysim.tables.training import TrainingQuestion
+from mlsysim.tables.training_steps import prepared_row, stacked
+from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.kernels.errors import Times
+
+# Physically meaningful ranges; a coefficient that ends at one is reported.
+RANGES = {
+    "host_layer_s": Coefficient(1e-3, 0.0, 3e-3),
+    "tp_hidden_forward": Coefficient(0.3, 0.0, 0.95),
+    "tp_hidden_backward": Coefficient(0.5, 0.0, 0.95),
+    "accumulated_B": Coefficient(6.0, 0.0, 20.0),
+    "norm_B": Coefficient(60.0, 0.0, 250.0),
+    "dp_hidden": Coefficient(0.5, 0.0, 1.0),
+    "pp_hidden": Coefficient(0.3, 0.0, 1.0),
+    "network_share": Coefficient(0.7, 0.02, 1.0),
+    "host_step_s": Coefficient(0.02, 0.0, 0.5),
+    "routed_B": Coefficient(20.0, 0.0, 200.0),
+    "host_expert_s": Coefficient(2e-3, 0.0, 1e-2),
+    "ep_hidden": Coefficient(0.3, 0.0, 0.95),
+    "attention_rate": Coefficient(0.7, 0.2, 1.2),
+    "tp_wait_s": Coefficient(1e-4, 0.0, 3e-3),
+    "network_step_s": Coefficient(1e-4, 0.0, 2e-3),
+    "clock": Coefficient(0.85, 0.6, 1.05),
+}
+# Those that only runs with experts have: fitted to these runs alone, after all else is fitted to the runs without.
+EXPERT_PARTS = ("host_expert_s", "ep_hidden", "routed_B")
+_SHARED = tuple(part.name for part in fields(SharedCoefficients))
+
+
+def _range_of(key: Key, entry: Entry) -> Coefficient:
+    """The range of a coefficient; one that all share states its own, and lies in the middle of it where no row decides."""
+    if key.kind == "shared":
+        return Coefficient((entry["low"] + entry["high"]) / 2, entry["low"], entry["high"])
+    return RANGES[key.part]
+
+
+def _fits(kind: str, entry: Entry) -> list[str]:
+    if kind == "shared":
+        return ["value"] if entry["basis"] == "fitted" else []
+    return list(entry.get("fit", ())) if kind == "stack" else ["clock"] if entry["fitted"] else []
+
+
+def _steps(prepared: tuple[Any, ...], kernels: KernelDevice, entries: Mapping[str, Entry]) -> Times:
+    name, work, shape, plan, machine = prepared
+    own, shared = entries["stack"], entries["shared"]
+    coefficients = StackCoefficients(**{part: own[part] for part in COEFFICIENTS if part in own})
+    common = SharedCoefficients(**{part: shared[part] for part in _SHARED})
+    device = replace(kernels, clock=entries["device"]["clock"], shared=common)
+    step = stack_step(work, shape, plan, machine, device, replace(stack(name), coefficients=coefficients))
+    return np.asarray(step.total_s, dtype=float)
+
+
+def measured_step_s(anchor: Anchor, question: TrainingQuestion) -> float:
+    """What a case measured, as the time of one step."""
+    value = float(anchor.case.value or 0.0)
+    if anchor.case.metric == "step_latency_total":
+        return value
+    tokens = question.arguments["batch_size"] * question.arguments["seq_len"]
+    return float(tokens / value / question.fleet.accelerators)
+
+
+def runs_of(anchors: Iterable[Anchor]) -> list[Runs]:
+    """Training cases as runs of one stack on one accelerator at one precision, all with experts or all without."""
+    groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for anchor in anchors:
+        run = prepared_row(tuple(anchor.case.run.items()))
+        question = run.asked
+        routed = question.workload.moe is not None
+        accelerator = question.fleet.node.accelerator
+        row = (run.work, run.shape, run.plan, run.setting.machine(), measured_step_s(anchor, question), anchor.source.key)
+        group = (question.arguments["stack"], accelerator.name, run.setting.precision, routed)
+        groups.setdefault(group, []).append((accelerator, *row))
+    found = []
+    for (name, accelerator_name, precision, routed), rows in groups.items():
+        accelerators, works, shapes, plans, machines, measured, sources = zip(*rows, strict=True)
+        prepared = (name, *(stacked(part) for part in (works, shapes, plans, machines)))
+        kernels = kernel_device(accelerators[0], precision, stack(name).fused_quantisation)
+        found.append(
+            Runs(
+                on={"stack": name, "device": measured_device(accelerator_name), "shared": EVERY},
+                measured=np.array(measured),
+                sources=sources,
+                predict=functools.partial(_steps, prepared, kernels),
+                stage=int(routed),
+                decides=(lambda key: key.part in EXPERT_PARTS) if routed else (lambda key: key.part not in EXPERT_PARTS),
+            )
+        )
+    return found
+
+
+def gathered(root: Path, role: str) -> list[Runs]:
+    """The training runs of ``role`` under ``root``."""
+    return runs_of(cases(root, ("training",), role))
+
+
+TRAINING = Calibration(
+    name="training",
+    files={"stack": Place("stacks.toml"), "device": Place("devices.toml"), "shared": Place("shared.toml")},
+    range_of=_range_of,
+    gathered=gathered,
+    fits=_fits,
+    pull=0.03,
+    rows_at_full_weight=10.0,
+)
