@@ -77,7 +77,7 @@ def _named(given: _Spelling, names: tuple[_Spelling, ...]) -> bool:
 
 
 def _preferring(found: list[str], given: _Spelling) -> list[str]:
-    """Of several, those that have the given memory and mounting, or do not say."""
+    """The entries that have the given memory and mounting, or do not say."""
     for part in ("memory", "family", "form"):
         wanted = getattr(given, part)
         if wanted:

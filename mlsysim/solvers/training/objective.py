@@ -95,7 +95,7 @@ def check_objective(name: object, fleet: Fleet, *, step_tokens: float, peak_step
 
 
 def _power_W(fleet: Fleet, given: Quantity | str | None) -> float:
-    """Of one accelerator with its share of the node: as given, else the node's maximum, else its TDP."""
+    """Watts of one accelerator with its share of the node: as given, else the node's maximum, else its TDP."""
     if given is not None:
         return positive_quantity("accelerator_power", given, "watt")
     if fleet.node.max_power is not None:
