@@ -14,10 +14,10 @@ from mlsysim import Hardware, InputError, Models, ServingModel, Systems, TailLat
 from mlsysim.core.errors import InfeasibleError
 from mlsysim.lowering.arrivals import paces
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.physics.queues import queueing
+from mlsysim.physics.queues import prompt_queue, queueing
 from mlsysim.physics.queues.constant_service import ConstantService
-from mlsysim.physics.queues.open_loop import in_flight
-from mlsysim.physics.queues.prompt_queue import CELLS, turn
+from mlsysim.physics.queues.open_loop import in_flight, last_kept
+from mlsysim.physics.queues.prompt_queue import CELLS, turns
 
 loads = st.floats(0.01, 0.999)
 servers = st.integers(1, 300)
@@ -228,13 +228,53 @@ def test_prompts_that_join_steps_all_at_once_or_one_by_one(load):
     rate = load / added
     cycle = step / (1 - load)
     spread = rate * added**2 * cycle / (1 - load**2)
-    gated = turn(rate, step + added * np.arange(200.0), step + added * np.arange(200.0))
-    seen = CELLS @ (gated.wait_s + gated.first_s)
+    unlimited_s, none_shared_s = step + added * np.arange(200.0)[None], np.zeros(1)
+    gated = turns(rate, np.array([199]), unlimited_s, unlimited_s, none_shared_s)
+    seen = ((gated.wait_s + gated.first_s) * CELLS).sum()
     assert seen == pytest.approx((1 + 2 * load) * (spread + cycle**2) / (2 * cycle) + step + added, rel=1e-3)
-    assert gated.cycle_s == pytest.approx(cycle, rel=1e-6)
+    assert gated.cycle_s[0] == pytest.approx(cycle, rel=1e-6)
     whole = load / rate  # one in a step, which goes on for a while if none comes: M/D/1 with vacations
-    single = turn(rate, np.array([0.002, whole]), np.array([0.002, whole]))
-    assert CELLS @ single.wait_s == pytest.approx(load * whole / (2 * (1 - load)) + 0.001, rel=0.01)
+    single_s = np.array([[0.002, whole]])
+    single = turns(rate, np.array([1]), single_s, single_s, none_shared_s)
+    assert (single.wait_s * CELLS).sum() == pytest.approx(load * whole / (2 * (1 - load)) + 0.001, rel=0.01)
+
+
+@pytest.mark.parametrize("load", [0.3, 0.9, 3.0])
+@pytest.mark.parametrize("most", [1, 8, 40])
+def test_the_queue_of_prompts_is_the_stationary_one_of_its_chain(most, load):
+    coming = prompt_queue._poisson(np.linspace(0.2, load * most, most + 1)[None], np.array([most + 64]))
+    shares = prompt_queue._stationary(coming, np.array([most]))[0]
+    after = np.zeros(shares.size)
+    for state, share in enumerate(shares):
+        left = max(0, state - most)
+        after[left:] += share * coming[0, min(state, most), : shares.size - left]
+        after[-1] += share * coming[0, min(state, most), shares.size - left :].sum()
+    assert after == pytest.approx(shares, abs=1e-13)
+    assert shares.sum() == pytest.approx(1)
+
+
+def test_engines_that_differ_are_solved_as_each_alone():
+    most, rate = np.array([1, 8, 40]), 60.0
+    steps_s = np.array([[0.01], [0.02], [0.03]]) + 0.001 * np.arange(41)
+    shared_s = np.array([0.0, 0.002, 0.001])
+    together = turns(rate, most, steps_s, 1.1 * steps_s, shared_s)
+    for engine, k in enumerate(most):
+        own_s = steps_s[engine : engine + 1, : k + 1]
+        alone = turns(rate, most[engine : engine + 1], own_s, 1.1 * own_s, shared_s[engine : engine + 1])
+        for name in ("wait_s", "first_s", "behind", "cycle_s"):
+            assert getattr(alone, name)[0] == pytest.approx(getattr(together, name)[engine], rel=1e-9)
+
+
+@given(st.integers(1, 4095), st.sampled_from([0.1, 1.0, 3.0]))
+def test_the_last_load_that_keeps_a_limit_is_found(last, power):
+    looks = []
+
+    def missed(part):
+        looks.append(part)
+        return math.copysign(abs(part - last - 0.5) ** power, part - last - 0.5)
+
+    assert last_kept(missed, 4096, (4096 - last) ** power) == last
+    assert len(looks) <= 40
 
 
 def simulated(pace, rate, count):

@@ -49,6 +49,20 @@ def predicted(**changed):
     return predict_table([ROW | changed])[0]
 
 
+@pytest.mark.parametrize("limits", [{"max_ttft": "500 ms", "max_tpot": "15 ms"}, {}])
+def test_a_load_that_is_judged_is_held_up_to_the_highest(limits):
+    highest = solved(**limits)
+    held = solved(request_rate=0.999 * highest.requests_per_second, **limits)
+    over = solved(request_rate=1.001 * highest.requests_per_second, **limits)
+    assert held.feasible
+    assert held.requests_per_second.m_as("count/s") == pytest.approx(0.999 * rate(**limits))
+    assert held.tpot <= highest.tpot
+    assert not over.feasible
+    assert "requests a second" in over.reason
+    far = solved(request_rate=2 * highest.requests_per_second, **limits)
+    assert "can be served" in far.reason
+
+
 @pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
 def test_the_role_of_a_row_is_drawn_from_its_run(table):
     given = tomllib.loads(table.with_suffix(".toml").read_text("utf-8"))["defaults"].get("run", {})

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import inf
+import functools
+from dataclasses import dataclass, field
+from math import inf, log
 
 import numpy as np
-import numpy.typing as npt
 
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_bound import BoundPasses
 from mlsysim.lowering.serving_kernels import calibrated_passes
 from mlsysim.lowering.serving_memory import Room, room
 from mlsysim.lowering.work import inference_work
-from mlsysim.physics.numeric import Floats
-from mlsysim.physics.queues.open_loop import OpenLoop, in_flight
-from mlsysim.physics.queues.prompt_queue import CELLS, prompts_a_step, turn
+from mlsysim.physics.numeric import Floats, Whole
+from mlsysim.physics.queues.open_loop import OpenLoop, in_flight, last_kept, not_rare
+from mlsysim.physics.queues.prompt_queue import CELLS, Turns, prompts_a_step, turns
 from mlsysim.physics.queues.queueing import delay_scale_s
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving.schedule import Passes
 
 _LEVELS = 8  # numbers in flight at which the queue of prompts is solved
-_HALVINGS = 12  # of the capacity: to a four-thousandth of it
+_PARTS = 4096  # of the capacity: loads that are told apart
+_NOBODY = 1e-12  # so few requests count as none
 
 
 @dataclass(frozen=True)
 class Paces:
-    """A replica's speed by the number of requests in flight, 1 to ``places``; ``reason``: why none fits, with the bytes.
+    """A replica's speed by the number of requests in flight, 1 to ``places``; ``reason`` says, with the bytes, why none fits.
 
-    ``alone_s``: to the first token of a request that finds nobody; ``front_s``: of it, what keeps only the request waiting.
+    Every request takes ``output`` steps of the batch, in which the prompts of all others join once: n requests are completed in
+    output step(n) + n prompt. ``front_s`` is what keeps only the request itself waiting before its first token.
     """
 
     setting: Deployment
@@ -36,100 +38,164 @@ class Paces:
     places: int
     beams: int
     reason: str
-    alone_s: float
     front_s: float
     step_tokens: float
-    step_s: Floats
-    joined_s: Floats
-    token_s: Floats
-    completions_per_s: Floats
+    solved: dict[int, tuple[Floats, Floats, Floats]] = field(default_factory=dict, compare=False, repr=False)
+
+    @functools.cached_property
+    def alone_s(self) -> float:
+        """Time to the first token of a request that finds nobody."""
+        return float(self.passes.prefill_s(1.0, self.setting.prompt))
+
+    @functools.cached_property
+    def _times_s(self) -> tuple[Floats, Floats]:
+        return self._with(np.arange(1.0, self.places + 1.0))
 
     @property
+    def step_s(self) -> Floats:
+        """A decode step of 1, 2, ... requests."""
+        return self._times_s[0]
+
+    @property
+    def joined_s(self) -> Floats:
+        """What a prompt adds to the steps of 1, 2, ... requests."""
+        return self._times_s[1]
+
+    @functools.cached_property
+    def token_s(self) -> Floats:
+        """Time per output token with 1, 2, ... requests in flight, whose prompts join."""
+        others = np.arange(float(self.places))
+        return self.step_s + others / self.setting.output * self.joined_s
+
+    @functools.cached_property
+    def completions_per_s(self) -> Floats:
+        """Requests that a replica completes with 1, 2, ... in flight."""
+        batch = np.arange(1.0, self.places + 1.0)
+        return batch / (self.setting.output * self.step_s + batch * self.joined_s)
+
+    @functools.cached_property
     def capacity_per_s(self) -> float:
         """Requests that a replica completes with all places taken."""
-        return float(self.completions_per_s[-1])
+        step_s, joined_s = self._with(np.array([float(self.places)]))
+        return float(self.places / (self.setting.output * step_s[0] + self.places * joined_s[0]))
 
     @property
     def best_per_s(self) -> float:
         """Requests that a replica completes with as many places taken as complete most."""
         return float(self.completions_per_s.max())
 
+    def _with(self, batch: Floats) -> tuple[Floats, Floats]:
+        """A decode step of each number of requests, and what a prompt adds to it."""
+        prompt, sequences = self.setting.prompt, self.beams * batch
+        step = self.passes.decode(sequences, _context(self.setting, self.beams))
+        joined_s = self.passes.joining_s(step, sequences, prompt, batch * prompt / self.setting.output)
+        step_s, joined_s = (np.broadcast_to(np.asarray(part, float), batch.shape) for part in (step.total_s, joined_s))
+        return step_s, joined_s
+
     def under(self, arrival_per_s: float, cv2: float) -> OpenLoop:
-        """What requests see that arrive at this rate, below capacity; ``cv2``: of the time that they hold a place."""
+        """What requests see that arrive at this rate, below capacity; ``cv2``: of the time that they hold a place.
+
+        The queue of prompts is solved with some numbers that decode, and interpolated: with d that decode d + lambda W are in
+        flight, W the time before the first token. An empty engine starts at once.
+        """
         together = max(1.0, self.places / self.setting.output)
         last_s = self.step_s[max(0, self.places - 2)] + together * self.joined_s[-1]
-        wait_s, first_s, completions_per_s = self._turns(arrival_per_s)
+        completions_per_s = self.completions_per_s
+        if self.places > 1:
+            found = self._turns(arrival_per_s)
+            before_s = ((found.wait_s + found.first_s) * CELLS).sum(axis=1)
+            between = _Between.of(np.arange(1.0, self.places), self._levels + arrival_per_s * before_s)
+            completions_per_s = np.append(
+                self._completions_per_s(between, found, before_s, arrival_per_s), completions_per_s[-1]
+            )
         free, taken = in_flight(arrival_per_s, completions_per_s)
+        likely = not_rare(free)
+        wait_s, first_s = np.zeros((likely.size, CELLS.size)), np.full((likely.size, CELLS.size), self.alone_s)
+        if self.places > 1:
+            met = likely > 0
+            wait_s[met] = between.of_these(found.wait_s, likely[met] - 1)
+            first_s[met] = between.of_these(found.first_s, likely[met] - 1) + self.front_s
         return OpenLoop(
             free=free,
             taken=taken,
             place_s=float(delay_scale_s(1 / self.capacity_per_s, 1, arrival_per_s / self.capacity_per_s, cv2)),
             cells=CELLS,
+            likely=likely,
             wait_s=wait_s,
             first_s=first_s,
             last_s=self.front_s + float(last_s),
             token_s=self.token_s,
         )
 
-    def _turns(self, arrival_per_s: float) -> tuple[Floats, Floats, Floats]:
-        """Wait and time to the first token then, by the number in flight (rows) and cell of probability; completions by it.
+    @functools.cached_property
+    def _levels(self) -> Whole:
+        """Numbers that decode at which the queue of prompts is solved."""
+        return np.unique(np.rint(np.geomspace(1, self.places - 1, _LEVELS)).astype(int))
 
-        Solved with some numbers that decode, and interpolated: with d that decode d + lambda W are in flight, W the time before
-        the first token. An empty engine starts at once.
-        """
-        wait_s, first_s = np.zeros((self.places, CELLS.size)), np.full((self.places, CELLS.size), self.alone_s)
-        completions_per_s = self.completions_per_s.copy()
-        if self.places > 1:
-            levels = np.unique(np.rint(np.geomspace(1, self.places - 1, _LEVELS)).astype(int))
-            turns = [turn(arrival_per_s, *kept) for kept in self._steps_s(arrival_per_s, levels)]
-            before_s = np.array([CELLS @ (found.wait_s + found.first_s) for found in turns])
-            met, at = np.arange(1, self.places), levels + arrival_per_s * before_s
-            for rows, columns in ((wait_s, [found.wait_s for found in turns]), (first_s, [found.first_s for found in turns])):
-                for cell, values in enumerate(np.array(columns).T):
-                    rows[met, cell] = np.interp(met, at, values)
-            idle = [max(0.0, 1 - step_s / found.cycle_s) for step_s, found in zip(self.step_s[levels - 1], turns, strict=True)]
-            completions_per_s[met - 1] = self._completions_per_s(
-                decoding=np.minimum(np.interp(met, at, levels), met),
-                prompts_share=np.interp(met, at, idle),
-                before_s=np.interp(met, at, before_s),
-                behind=np.interp(met, at, [found.behind for found in turns]),
-                arrival_per_s=arrival_per_s,
-            )
-            first_s[met] += self.front_s
-        return wait_s, first_s, completions_per_s
+    def _turns(self, arrival_per_s: float) -> Turns:
+        """What prompts see with each of the levels decoding."""
+        at, fits = self._levels - 1, self.step_tokens / self.setting.prompt
+        most = prompts_a_step(arrival_per_s, self.step_s[at], self.joined_s[at], fits)
+        prompts = 2 ** int(np.ceil(np.log2(most.max())))
+        if prompts not in self.solved:
+            self.solved[prompts] = self._prompt_steps_s(prompts)
+        return turns(arrival_per_s, most, *self.solved[prompts])
 
-    def _completions_per_s(
-        self, decoding: Floats, prompts_share: Floats, before_s: Floats, behind: Floats, arrival_per_s: float
-    ) -> Floats:
+    def _completions_per_s(self, between: _Between, found: Turns, before_s: Floats, arrival_per_s: float) -> Floats:
         """Requests completed with 1, 2, ... in flight: n / (output step + n p + x), x what else a request spends in flight.
 
         After the first token come output - 1 steps, the prompts behind it in line, and those that come meanwhile. All in all
         it is in flight for W + ((output - 1) step + behind p) / (1 - rho), rho = lambda p, which gives x.
         """
+        in_flight_now = np.arange(1.0, self.places)
+        decoding = np.minimum(between.of_all(self._levels.astype(float)), in_flight_now)
+        prompts_share = between.of_all(np.maximum(0.0, 1 - self.step_s[self._levels - 1] / found.cycle_s))
+        behind, before_s = between.of_all(found.behind), between.of_all(before_s)
         prompt_s = prompts_share / arrival_per_s
         step_s = np.interp(decoding, np.arange(1, self.places + 1), self.step_s)
         else_s = np.maximum(before_s * (1 - prompts_share) + (behind - 1) * prompt_s - step_s, 0.0)
-        in_flight_now = np.arange(1.0, decoding.size + 1)
         rates: Floats = in_flight_now / (self.setting.output * step_s + in_flight_now * prompt_s + else_s)
         return rates
 
-    def _steps_s(self, arrival_per_s: float, levels: npt.NDArray[np.int_]) -> list[tuple[Floats, Floats, float]]:
-        """The arguments of ``turn`` after the rate, for each number that decodes.
+    def _prompt_steps_s(self, most: int) -> tuple[Floats, Floats, Floats]:
+        """The last three arguments of ``turns``: steps of each of the levels (rows) that 0 to ``most`` prompts (columns) join.
 
         A prompt that is too long for a step takes several, and others behind it fill its last.
         """
-        prompt, fits = self.setting.prompt, self.step_tokens / self.setting.prompt
-        batch, base_s = levels[:, None].astype(float), self.step_s[levels - 1]
-        most = [prompts_a_step(arrival_per_s, *pace, fits) for pace in zip(base_s, self.joined_s[levels - 1], strict=True)]
-        prompts = np.arange(max(most) + 1.0)
+        prompt, levels = self.setting.prompt, self._levels
+        batch, base_s, prompts = levels[:, None].astype(float), self.step_s[levels - 1], np.arange(most + 1.0)
         step = self.passes.decode(self.beams * batch, _context(self.setting, self.beams))
         each_step = np.maximum(prompts, 1.0) * min(prompt, self.step_tokens)
         added_s = prompts * np.asarray(self.passes.joining_s(step, self.beams * batch, prompt, each_step), float)
         steps = np.maximum(prompts * prompt / np.maximum(self.step_tokens - batch, 1.0), 1.0)
         begun = np.where(prompts > 1, steps, np.ceil(steps))
         shared_s = ((begun - steps) * added_s / steps)[:, 1]
-        kept_s, first_s = steps * base_s[:, None] + added_s, begun * base_s[:, None] + added_s
-        return [(kept_s[row, : k + 1], first_s[row, : k + 1], float(shared_s[row])) for row, k in enumerate(most)]
+        return steps * base_s[:, None] + added_s, begun * base_s[:, None] + added_s, shared_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Between:
+    """Where numbers in flight lie between those at which a queue was solved: the indices next to each, and how far it is on."""
+
+    low: Whole
+    high: Whole
+    share: Floats
+
+    @classmethod
+    def of(cls, numbers: Floats, solved_at: Floats) -> _Between:
+        """Places ``numbers`` among ``solved_at``, which rise; beyond its ends they are at the ends."""
+        place = np.interp(numbers, solved_at, np.arange(solved_at.size))
+        low = place.astype(int)
+        return cls(low, np.minimum(low + 1, solved_at.size - 1), place - low)
+
+    def of_all(self, values: Floats) -> Floats:
+        """Interpolates ``values``, one a solved queue, to all numbers."""
+        return values[self.low] + self.share * (values[self.high] - values[self.low])
+
+    def of_these(self, values: Floats, chosen: Whole) -> Floats:
+        """Interpolates ``values``, a row a solved queue, to the ``chosen`` numbers."""
+        low = values[self.low[chosen]]
+        return low + self.share[chosen, None] * (values[self.high[chosen]] - low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,55 +209,62 @@ class Limits:
 
     def kept(self, loop: OpenLoop, output: float) -> bool:
         """Whether requests of ``output`` tokens keep them."""
-        if loop.token_percentile_s(self.share) > self.token_s:
-            return False
-        after = ((self.first_s, 0.0), (self.request_s, output - 1))
-        return all(loop.after_wait(more).tail(limit_s) <= 1 - self.share for limit_s, more in after if limit_s < inf)
+        return self.missed(loop, output) <= 0
+
+    def missed(self, loop: OpenLoop, output: float) -> float:
+        """Logarithm of how many times more requests miss a limit than may; one that too many miss stands for the others."""
+        rest = 1 - self.share
+        slow = loop.slow(self.token_s) if self.token_s < inf else 0.0
+        if slow <= rest:
+            after = ((self.first_s, 0.0), (self.request_s, output - 1))
+            slow = max(slow, *(loop.late(more, limit_s) if limit_s < inf else 0.0 for limit_s, more in after))
+        return log(max(slow, _NOBODY) / rest)
 
 
-def highest_arrivals(pace: Paces, limits: Limits, output: float, cv2: float) -> float:
-    """The most arrivals a second within ``limits``; 0 where not even a lone request keeps them.
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests a second that arrive at a replica, and what they see (None: nobody arrives)."""
 
-    More arrivals lengthen every time, so that halving finds it.
+    arrival_per_s: float
+    seen: OpenLoop | None
+
+
+def highest_load(pace: Paces, limits: Limits, output: float, cv2: float, more_than_per_s: float = 0.0) -> Load:
+    """The most arrivals within ``limits``, to a four-thousandth of capacity.
+
+    More arrivals lengthen every time. There are none where lone requests do not keep the limits, or where no more than
+    ``more_than_per_s`` do.
     """
-    low, high = 0.0, pace.capacity_per_s
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if limits.kept(pace.under(middle, cv2), output) else (low, middle)
-    return low
+    seen: dict[int, OpenLoop] = {}
+
+    def missed(part: int) -> float:
+        seen[part] = pace.under(pace.capacity_per_s * part / _PARTS, cv2)
+        return limits.missed(seen[part], output)
+
+    least = int(more_than_per_s / pace.capacity_per_s * _PARTS) + 1
+    if least >= _PARTS or (least > 1 and missed(least) > 0):
+        return Load(0.0, None)
+    kept = last_kept(missed, _PARTS, -log(1 - limits.share), low=least if least > 1 else 0)
+    return Load(pace.capacity_per_s * kept / _PARTS, seen.get(kept))
 
 
 def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
-    """A replica's speed with 1, 2, ... requests in flight, at most ``most`` or as many as fit.
+    """A replica's speed with at most ``most`` requests in flight, or as many as fit.
 
-    Every request takes ``output`` steps of the batch, in which the prompts of all others join once: f(n) = n / (output step(n)
-    + n prompt). Under beam search a request decodes ``beams`` sequences, which share its prompt and the prompt's cache.
+    Under beam search a request decodes ``beams`` sequences, which share its prompt and the prompt's cache.
     """
     work = inference_work(setting.workload, setting.weights, setting.cache)
     held = room(setting, work)
     fit = held.most_sequences if beams == 1 else _searched(setting, work, held, beams)
-    places = int(max(1.0, min(fit, float(most or fit))))
     stack = setting.stack
-    passes: Passes = BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting)
-    batch = np.arange(1.0, places + 1.0)
-    prompt, output = setting.prompt, setting.output
-    step = passes.decode(beams * batch, _context(setting, beams))
-    step_s = np.broadcast_to(np.asarray(step.total_s, dtype=float), batch.shape)
-    joined = passes.joining_s(step, beams * batch, prompt, batch * prompt / output)
-    joined_s = np.broadcast_to(np.asarray(joined, float), batch.shape)
     return Paces(
         setting=setting,
-        passes=passes,
-        places=places,
+        passes=BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting),
+        places=int(max(1.0, min(fit, float(most or fit)))),
         beams=beams,
         reason=held.reason(setting, 1.0) if fit < 1 else "",
-        alone_s=float(passes.prefill_s(1.0, prompt)),
         front_s=0.0 if stack is None else float(stack.coefficients.request_s),
         step_tokens=float(stack.step_tokens) if stack is not None and stack.step_tokens else float("inf"),
-        step_s=step_s,
-        joined_s=joined_s,
-        token_s=step_s + (batch - 1) / output * joined_s,
-        completions_per_s=batch / (output * step_s + batch * joined_s),
     )
 
 

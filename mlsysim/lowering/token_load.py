@@ -12,14 +12,16 @@ from mlsysim.calibration.loaded import LoadHarness, Tables, harness, harness_of,
 from mlsysim.core.checks import fraction, positive_quantity, real_number, whole_number
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.options import with_defaults
-from mlsysim.lowering.arrivals import Limits, Paces, highest_arrivals, paces
+from mlsysim.lowering.arrivals import Limits, Paces, highest_load, paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import FormatOptions, LoadOptions
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.queues.open_loop import OpenLoop
 from mlsysim.systems.types import Fleet, Node
 
 _LIMITS = ("max_ttft", "max_tpot", "max_latency")
 _TP_SIZES = (1, 2, 4, 8, 16, 32, 64)
+ALMOST = 1 - 1e-9  # of the capacity: above it no queue is finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,16 @@ class LoadQuestion:
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """One way to lay the model out, and the requests a second that it takes of all accelerators."""
+    """One way to lay the model out, and the load of all its copies together.
+
+    ``held`` says whether they take it within the limits; ``seen`` is what its requests see, if that is known.
+    """
 
     setting: Deployment
     pace: Paces
     rate_per_s: float
+    held: bool
+    seen: OpenLoop | None = None
 
 
 def load_question(
@@ -101,23 +108,50 @@ def best_plan(question: LoadQuestion, tables: Tables | None = None) -> LoadPlan:
 
     No load within limits is above the capacity: layouts whose capacity is below what another takes are not searched.
     """
-    found = [(setting, _pace(setting, question, tables)) for setting in question.settings]
-    found.sort(key=lambda each: (not each[1].reason, each[0].replicas * each[1].best_per_s), reverse=True)
     best: LoadPlan | None = None
-    for setting, pace in found:
-        beaten = best is not None and (bool(pace.reason) or setting.replicas * pace.best_per_s <= best.rate_per_s)
-        if not beaten:
-            plan = LoadPlan(setting, pace, setting.replicas * _taken_per_s(setting, pace, question))
+    for layout in _layouts_by_most(question, tables):
+        if best is None or (not layout.pace.reason and layout.rate_per_s > best.rate_per_s):
+            plan = _highest(layout, question, 0.0 if best is None else best.rate_per_s)
             best = plan if best is None or plan.rate_per_s > best.rate_per_s else best
     if best is None:
         raise InconsistentError("tp_sizes", [], "at least one layout")
     return best
 
 
-def _taken_per_s(setting: Deployment, pace: Paces, question: LoadQuestion) -> float:
+def plan_at(question: LoadQuestion, rate_per_s: float) -> LoadPlan:
+    """The first layout that takes ``rate_per_s`` within the limits, those with the highest capacity first; else the first."""
+    layouts = _layouts_by_most(question, None)
+    plans = (_at(layout, question, rate_per_s) for layout in layouts)
+    return next((plan for plan in plans if plan.held), replace(layouts[0], rate_per_s=rate_per_s, held=False))
+
+
+def _layouts_by_most(question: LoadQuestion, tables: Tables | None) -> list[LoadPlan]:
+    """Every layout at the most that it could take whatever the limits; those that fit first, and of them the quickest."""
+    layouts = []
+    for setting in question.settings:
+        pace = _pace(setting, question, tables)
+        most_per_s = pace.best_per_s if question.limits is None else pace.capacity_per_s
+        layouts.append(LoadPlan(setting, pace, setting.replicas * most_per_s, held=not pace.reason))
+    return sorted(layouts, key=lambda plan: (plan.held, plan.rate_per_s), reverse=True)
+
+
+def _highest(layout: LoadPlan, question: LoadQuestion, enough_per_s: float) -> LoadPlan:
+    """The layout at its highest load, or at none if that is no more than ``enough_per_s``."""
     if question.limits is None:
-        return pace.best_per_s
-    return highest_arrivals(pace, question.limits, setting.output, question.spread**2)
+        return layout
+    setting, cv2 = layout.setting, question.spread**2
+    found = highest_load(layout.pace, question.limits, setting.output, cv2, enough_per_s / setting.replicas)
+    return replace(layout, rate_per_s=setting.replicas * found.arrival_per_s, seen=found.seen)
+
+
+def _at(layout: LoadPlan, question: LoadQuestion, rate_per_s: float) -> LoadPlan:
+    """The layout at a load, and whether it takes it."""
+    setting, pace, seen = layout.setting, layout.pace, None
+    held = layout.held and rate_per_s <= layout.rate_per_s * ALMOST
+    if held and question.limits is not None:
+        seen = pace.under(rate_per_s / setting.replicas, question.spread**2)
+        held = question.limits.kept(seen, setting.output)
+    return LoadPlan(setting, pace, rate_per_s, held, seen)
 
 
 def _pace(setting: Deployment, question: LoadQuestion, tables: Tables | None) -> Paces:

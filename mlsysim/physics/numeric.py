@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+Whole: TypeAlias = npt.NDArray[np.int_]
 Num: TypeAlias = float | Floats
 Truth: TypeAlias = bool | npt.NDArray[np.bool_]
 

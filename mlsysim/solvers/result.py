@@ -36,8 +36,6 @@ class Result:
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ()
-    # Whether one solve looks at many batches or loads: then it may take as long as a search.
-    SEARCHES: ClassVar[bool] = False
 
     solver: str
     subject: str

@@ -52,9 +52,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="write how far off the predictions are, beside a naive baseline and the aims, to FILE (.md; repeatable)",
     )
-    parser.addini("mlsysim_solve_budget_ms", "hard limit of one scalar solve, best round, in ms", default="3.0")
+    parser.addini("mlsysim_solve_budget_ms", "limit of a solve where its solver has none of its own, in ms", default="3.0")
     parser.addini("mlsysim_search_budget_ms", "time of a search beside its plans (lowering, ranking), in ms", default="60")
-    parser.addini("mlsysim_search_rate", "plans a second that a search must evaluate on top", default="100000")
 
 
 def pytest_configure(config: pytest.Config) -> None:

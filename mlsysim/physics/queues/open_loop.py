@@ -4,19 +4,23 @@ The engine shares its speed among the requests in flight, up to a most; others w
 depend on the number in flight this is a birth-death chain, p(n+1) = p(n) lambda / f(n+1); below the most it holds for any
 distribution of the requests' lengths (Cohen, "The multiple phase service network with generalized processor sharing", 1979).
 The wait for a place has an exponential tail (``queueing.wait_tail``); prompts join the steps of those in flight
-(``joining_queue``).
+(``prompt_queue``).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
-from mlsysim.physics.numeric import Floats
+from mlsysim.physics.numeric import Floats, Whole
 from mlsysim.physics.queues.queueing import percentile_s
 
+_FIRST_LOOK = 32  # of a range: limits are reached near its upper end
+_PATIENCE = 4  # looks in a row that each may leave more than half
 _NEVER = 1e-12  # states that are rarer than this change no percentile
 
 
@@ -37,6 +41,16 @@ def in_flight(arrival_per_s: float, completions_per_s: Floats) -> tuple[Floats, 
     weights[-1] /= 1 - load
     shares = weights / weights.sum()
     return shares[:-1], float(shares[-1])
+
+
+def not_rare(free: Floats) -> Whole:
+    """Which of the numbers in flight with these probabilities change a percentile.
+
+    Example:
+        >>> not_rare(np.array([1e-15, 0.1, 0.8, 0.1])).tolist()
+        [1, 2, 3]
+    """
+    return np.flatnonzero(free > _NEVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,7 @@ class Spread:
         """
         order = np.argsort(points_s, kind="stable")
         above = np.concatenate((np.cumsum(weights[order][::-1])[::-1], [0.0]))
-        mean_s = float(points_s @ weights) + taken * (shift_s + place_s)
+        mean_s = float((points_s * weights).sum()) + taken * (shift_s + place_s)
         return cls(points_s[order], above, mean_s, taken, shift_s, place_s)
 
     def tail(self, time_s: float) -> float:
@@ -87,7 +101,9 @@ class OpenLoop:
     Attributes:
         free: probabilities of 0 .. B-1 requests in flight; ``taken``: that it waits for a place.
         place_s: mean wait for a place of those who wait.
-        wait_s: for the prompt's turn, by the number in flight (rows) and cell of probability (columns, ``cells``).
+        cells: of probability, which add to 1.
+        likely: the numbers in flight that are not too rare to count (``not_rare``).
+        wait_s: for the prompt's turn, by the number in flight (rows, of ``likely``) and cell of probability (columns).
         first_s: from then to the first token, likewise.
         last_s: to the first token of who has waited for a place.
         token_s: time per output token, by the number in flight with it, 1 .. B.
@@ -97,6 +113,7 @@ class OpenLoop:
     taken: float
     place_s: float
     cells: Floats
+    likely: Whole
     wait_s: Floats
     first_s: Floats
     last_s: float
@@ -108,24 +125,75 @@ class OpenLoop:
 
     def after_wait(self, tokens: float) -> Spread:
         """Wait, first token and ``tokens`` more, as if the number in flight stayed what it finds."""
-        more_s = tokens * self.token_s
-        return self._spread(self.wait_s + self.first_s + more_s[:, None], self.last_s + float(more_s[-1]))
+        return self._spread(self._after_wait_s(tokens), self._last_s(tokens))
+
+    def late(self, tokens: float, limit_s: float) -> float:
+        """Share of the requests that take longer than ``limit_s`` to ``tokens`` tokens after the first.
+
+        It is ``after_wait(tokens).tail(limit_s)``, without the sorting that a percentile needs.
+        """
+        over = self._after_wait_s(tokens) > limit_s
+        late_s = limit_s - self._last_s(tokens)
+        in_time = math.exp(-late_s / self.place_s) if late_s >= 0 else 1.0
+        return float((self._weights() * over).sum()) + self.taken * in_time
+
+    def slow(self, token_s: float) -> float:
+        """Share of the requests whose output tokens take longer than ``token_s`` each."""
+        return float(self._in_flight()[self.token_s > token_s].sum())
 
     def token_mean_s(self) -> float:
         """Time per output token, mean."""
-        return float(self._found() @ self.token_s)
+        return float((self._in_flight() * self.token_s).sum())
 
     def token_percentile_s(self, share: float) -> float:
         """Time per output token that ``share`` of the requests do not exceed."""
         order = np.argsort(self.token_s, kind="stable")
-        reached = np.searchsorted(np.cumsum(self._found()[order]), share)
+        reached = np.searchsorted(np.cumsum(self._in_flight()[order]), share)
         return float(self.token_s[order][min(int(reached), order.size - 1)])
 
-    def _found(self) -> Floats:
+    def _in_flight(self) -> Floats:
+        """Probabilities of 1 .. B requests in flight, with the one that has come."""
         return np.append(self.free[:-1], self.free[-1] + self.taken)
 
+    def _after_wait_s(self, tokens: float) -> Floats:
+        return self.wait_s + self.first_s + tokens * self.token_s[self.likely, None]
+
+    def _last_s(self, tokens: float) -> float:
+        return self.last_s + tokens * float(self.token_s[-1])
+
+    def _weights(self) -> Floats:
+        weights: Floats = self.free[self.likely, None] * self.cells
+        return weights * ((1 - self.taken) / weights.sum())
+
     def _spread(self, times_s: Floats, shift_s: float) -> Spread:
-        likely = self.free > _NEVER
-        weights = self.free[likely, None] * self.cells
-        weights *= (1 - self.taken) / weights.sum()
-        return Spread.of(times_s[likely].ravel(), weights.ravel(), self.taken, shift_s, self.place_s)
+        return Spread.of(times_s.ravel(), self._weights().ravel(), self.taken, shift_s, self.place_s)
+
+
+def last_kept(missed: Callable[[int], float], high: int, at_high: float, low: int = 0) -> int:
+    """The last whole number between two at which a limit is kept, by few looks at how far it is missed.
+
+    The next look is where a line through the two that missed least, either way, crosses 0; halving, where that gains little.
+
+    Args:
+        missed: rises through 0.
+        high: is not kept.
+        at_high: ``missed`` there, above 0.
+        low: is kept; neither end is looked at.
+
+    Example:
+        >>> last_kept(lambda part: part - 100.5, high=4096, at_high=3995.5)
+        100
+    """
+    known = [(high, at_high)]
+    part, idle = high - max(1, (high - low) // _FIRST_LOOK), 0
+    while high - low > 1:
+        value, width = missed(part), high - low
+        low, high = (part, high) if value <= 0 else (low, part)
+        known = sorted([*known, (part, value)], key=lambda look: abs(look[1]))[:2]
+        idle = idle + 1 if 2 * (high - low) > width else 0
+        (near, at_near), (far, at_far) = known
+        crossing = near - at_near * (far - near) / (at_far - at_near) if at_far != at_near else inf
+        if idle == _PATIENCE or not low <= crossing <= high:
+            crossing, idle = (low + high) / 2, 0
+        part = min(max(math.floor(crossing), low + 1), high - 1)
+    return low

@@ -5,32 +5,38 @@ who came are computed together in the next one, at most so many: a queue with ga
 steps go on without prompts too. Its length at the starts of steps is a Markov chain: q' = q - k + Poisson(lambda T(k)) for
 k = min(q, K). An arrival falls into a long step more often than into a short one.
 
+Several engines are solved at once, and by sums of positive terms of our own: a linear solver of a library starts threads that
+take longer to wait for each other than such small systems take to solve.
+
 Sources: Yu et al., "Orca", OSDI 2022 (iteration-level scheduling); Bailey, "On queueing processes with bulk service", 1954;
-Takagi, "Queueing Analysis" 1, 1991, section 2 (vacations, gated service).
+Takagi, "Queueing Analysis" 1, 1991, section 2 (vacations, gated service); Grassmann, Taksar and Heyman, "Regenerative analysis
+and steady state distributions for Markov chains", Operations Research 33, 1985 (elimination without subtractions).
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from mlsysim.physics.numeric import Floats
+from mlsysim.physics.numeric import Floats, Whole
 
-# Shares of a step that are left when a request comes, each with every rounding of how many came before it.
-_REST = np.repeat((np.arange(8) + 0.5) / 8, 3)
-_ROUNDING = np.tile((np.arange(3) + 0.5) / 3, 8)
 _NEVER = 1e-6  # of all arrivals: rarer histories are left out
 # The spread of an answer, as means over cells of probability that are narrow where percentiles are asked.
 _EDGES = np.concatenate((np.linspace(0.0, 0.9, 19), 1 - np.geomspace(0.05, 0.0005, 9), [1.0]))
 CELLS = np.diff(_EDGES)
 _MOST_PROMPTS, _LINE = 256, 64  # in a step, and kept of those who wait beyond it
+_ABSORBS = 1e-60  # a state that is left more rarely has all of the probability of those below it, to any digit
+_RESCALED = 4  # states after which probabilities are scaled back: fewer than overflow in steps of 1 / _ABSORBS
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """What arrivals see, as means over cells of probability (``CELLS``), ordered by their sum, in seconds.
+class Turns:
+    """What arriving prompts see at each engine (rows), in seconds.
+
+    Times are means over cells of probability (columns, ``CELLS``) in the order of wait and first step together.
 
     Attributes:
         wait_s: until the step begins that computes the prompt.
@@ -41,95 +47,212 @@ class Turn:
 
     wait_s: Floats
     first_s: Floats
-    behind: float
-    cycle_s: float
+    behind: Floats
+    cycle_s: Floats
 
 
-def prompts_a_step(arrival_per_s: float, step_s: float, prompt_s: float, most: float) -> int:
-    """So many may well come in a step, up to ``most``: mean and six deviations of lambda C, C = step / (1 - lambda prompt).
+@dataclass(frozen=True, slots=True)
+class _Histories:
+    """What may have gone before an arrival: others that came in its step, how many of them before it, and what is left of it.
+
+    The share of the step that is left says how many of the others came before. That number is rarely whole: it is rounded up
+    or down with the probabilities that keep its mean. Histories are ordered by ``others``.
+
+    Attributes:
+        others: that came in the same step.
+        rest: which of ``_RESTS`` is left of the step.
+        before: how many of the others came before.
+        weight: probability among the histories with as many others.
+    """
+
+    others: Whole
+    rest: Whole
+    before: Whole
+    weight: Floats
+
+    @classmethod
+    def of(cls, most_others: int, roundings: int) -> _Histories:
+        """The histories with 0 to ``most_others`` others, each rounded by as many equally likely thresholds."""
+        up = (np.arange(roundings) + 0.5) / roundings
+        came = np.arange(most_others + 1)
+        rounded = np.floor(came[:, None, None] * (1 - _RESTS[:, None]) + up).astype(int)
+        higher = (rounded > rounded[..., :1]).mean(axis=-1)
+        weight = np.stack((1 - higher, higher), axis=-1) / _RESTS.size
+        others, rest, rounded_up = np.nonzero(weight > 0)
+        return cls(others, rest, rounded[others, rest, 0] + rounded_up, weight[others, rest, rounded_up])
+
+
+_RESTS = (np.arange(8) + 0.5) / 8
+_HISTORIES = _Histories.of(_MOST_PROMPTS + _LINE, roundings=3)
+_LOG_FACTORIALS = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1.0, _MOST_PROMPTS + _LINE + 1)))))
+
+
+def prompts_a_step(arrival_per_s: float, step_s: Floats, prompt_s: Floats, most: float) -> Whole:
+    """Prompts that may well come in a step of each engine, up to ``most``.
+
+    It is the mean and six deviations of lambda C, where C = step / (1 - lambda prompt) is a step with those that join it.
 
     Example:
-        >>> prompts_a_step(10.0, 0.02, 0.01, 8.0)
-        8
+        >>> prompts_a_step(10.0, np.array([0.02]), np.array([0.01]), 8.0).tolist()
+        [8]
     """
-    mean = arrival_per_s * step_s / max(1 - arrival_per_s * prompt_s, 0.05)
-    return int(max(1.0, min(most, max(8.0, np.ceil(mean + 6 * np.sqrt(mean))), _MOST_PROMPTS)))
+    mean = arrival_per_s * step_s / np.maximum(1 - arrival_per_s * prompt_s, 0.05)
+    likely = np.maximum(8.0, np.ceil(mean + 6 * np.sqrt(mean)))
+    whole: Whole = np.clip(likely, 1.0, max(1.0, min(most, _MOST_PROMPTS))).astype(int)
+    return whole
 
 
-def turn(arrival_per_s: float, steps_s: Floats, first_s: Floats, shared_s: float = 0.0) -> Turn:
-    """What a prompt sees that comes while others decode.
+def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, shared_s: Floats) -> Turns:
+    """What a prompt sees that comes while others decode, at each of several engines.
 
     With K unlimited and each prompt adding p to a step of s, mean wait + first step = (1 + 2 lambda p) E[C^2] / 2 E[C] + s + p.
 
     Args:
         arrival_per_s: lambda, at random; lambda T(K) < K, or else the line grows to what is kept of it.
-        steps_s: how long 0, 1, .. K prompts keep the engine, with the step that they join.
+        most: K of each engine: prompts that a step computes at most, up to 256.
+        steps_s: how long 0, 1, .. K prompts (columns) keep each engine (rows), with the step that they join.
         first_s: from then to their first token, likewise.
-        shared_s: longer if another prompt is behind them by then.
+        shared_s: longer if another prompt is behind them by then, of each engine.
 
     Example:
-        >>> rare = turn(1e-6, np.array([0.02, 0.03]), np.array([0.02, 0.03]))  # half a step, then one with the prompt
-        >>> round(float(CELLS @ rare.wait_s), 4), round(float(CELLS @ rare.first_s), 4), round(rare.cycle_s, 4)
-        (0.01, 0.03, 0.02)
+        >>> steps_s = np.array([[0.02, 0.03]])
+        >>> rare = turns(1e-6, np.array([1]), steps_s, steps_s, np.zeros(1))  # half a step, then one with the prompt
+        >>> [round(float(seen), 4) for seen in (*(rare.wait_s @ CELLS), *(rare.first_s @ CELLS), *rare.cycle_s)]
+        [0.01, 0.03, 0.02]
     """
-    most = steps_s.size - 1
-    states = most + _LINE
-    coming = _poisson(arrival_per_s * steps_s, states)
-    served = np.minimum(np.arange(states + 1), most)
-    shares = _stationary(coming, served)
-    found = shares * steps_s[served]
-    met = (found / found.sum())[:, None] * coming[served]
-    state, others = np.nonzero(met > _NEVER * met.max())
-    left = state - served[state]
-    # Those who came before it in the running step stand before it in line: a whole number, its mean kept.
-    before = left[:, None] + np.floor(others[:, None] * (1 - _REST) + _ROUNDING)
-    full = before // most
-    line = left[:, None] + others[:, None] + 1 - full * most
-    together = np.minimum(line, most).astype(int)
-    wait_s = _REST * steps_s[served[state]][:, None] + full * steps_s[most]
-    own_s = first_s[together]
-    weight = np.broadcast_to(met[state, others][:, None], own_s.shape)
-    if shared_s > 0:
-        followed = np.where(line > together, 1.0, -np.expm1(-arrival_per_s * own_s))
-        weight = np.concatenate((weight * (1 - followed), weight * followed))
-        wait_s, line, together, full = (np.concatenate((part, part)) for part in (wait_s, line, together, full))
-        own_s = np.concatenate((own_s, own_s + shared_s))
-    weight = weight.ravel() / weight.sum()
-    behind = line - together + arrival_per_s * (full * steps_s[most] + own_s)
-    wait_cells, first_cells = _cells(wait_s.ravel(), own_s.ravel(), weight)
-    return Turn(wait_cells, first_cells, float(weight @ behind.ravel()), float(found.sum()))
+    coming = _poisson(arrival_per_s * steps_s[:, : most.max() + 1], most + _LINE)
+    shares = _stationary(coming, most)
+    empty = np.zeros((most.size, CELLS.size))
+    found = Turns(empty, empty.copy(), np.zeros(most.size), np.zeros(most.size))
+    for k in np.unique(most):
+        engines = np.flatnonzero(most == k)
+        states, prompts = k + _LINE + 1, k + 1
+        seen = _seen(
+            arrival_per_s,
+            shares[engines, :states],
+            coming[engines, :prompts, :states],
+            steps_s[engines, :prompts],
+            first_s[engines, :prompts],
+            shared_s[engines],
+        )
+        for each, part in zip((found.wait_s, found.first_s, found.behind, found.cycle_s), seen, strict=True):
+            each[engines] = part
+    return found
 
 
-def _poisson(mean: Floats, most: int) -> Floats:
-    """Probabilities of 0 .. ``most`` arrivals for each mean; what is beyond counts as ``most``."""
-    counts = np.arange(1.0, most + 1)
-    logs = np.cumsum(np.log(mean)[:, None] - np.log(counts), axis=1)
-    shares: Floats = np.exp(np.concatenate((np.zeros((mean.size, 1)), logs), axis=1) - mean[:, None])
-    shares[:, -1] += np.maximum(0.0, 1 - shares.sum(axis=1))
+def _seen(
+    arrival_per_s: float, shares: Floats, coming: Floats, steps_s: Floats, first_s: Floats, shared_s: Floats
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """The four fields of ``Turns`` for engines (first axis of all) whose steps take equally many prompts at most.
+
+    ``shares`` are those of the states of the chain at the starts of steps; ``coming`` holds, for each number of prompts that a
+    step computes (rows), the probabilities of 0, 1, .. arrivals in it.
+    """
+    most = steps_s.shape[1] - 1
+    served = np.minimum(np.arange(shares.shape[1]), most)
+    busy_s = shares * steps_s[:, served]
+    cycle_s = busy_s.sum(axis=1)
+    met = busy_s[..., None] * coming[:, served]
+    met[met <= _NEVER * met.max(axis=(1, 2), keepdims=True)] = 0.0
+    met /= met.sum(axis=(1, 2), keepdims=True)
+    of_states, of_others = met.sum(axis=2), met.sum(axis=1)
+    states, others = (int(np.flatnonzero(part.any(axis=0))[-1]) for part in (of_states, of_others))
+    in_line = 1 + (of_states[:, most:] * np.arange(_LINE + 1)).sum(axis=1) + (of_others * np.arange(served.size)).sum(axis=1)
+    outcome_of, shape = _outcomes(most)
+    histories = int(np.searchsorted(_HISTORIES.others, others, side="right"))
+    chances = met[:, : states + 1, _HISTORIES.others[:histories]] * _HISTORIES.weight[:histories]
+    # Many histories come to the same outcome: times are computed, and sorted, once each.
+    outcome_of = outcome_of[: states + 1, :histories].ravel()
+    outcomes = [np.bincount(outcome_of, chance.ravel(), math.prod(shape)) for chance in chances]
+    likely = [np.flatnonzero(chance) for chance in outcomes]
+    weight = np.concatenate([chance[chosen] for chance, chosen in zip(outcomes, likely, strict=True)])
+    engine = np.repeat(np.arange(len(likely)), [chosen.size for chosen in likely])
+    now, rest, full, together, late = np.unravel_index(np.concatenate(likely), shape)
+    full_s, own_s = full * steps_s[engine, most], first_s[engine, together]
+    wait_s = _RESTS[rest] * steps_s[engine, now] + full_s
+    followed = np.where(late > 0, 1.0, -np.expm1(-arrival_per_s * own_s)) * (shared_s > 0)[engine]
+    in_line += _sums(engine, weight * (arrival_per_s * (full_s + own_s + followed * shared_s[engine]) - most * full - together))
+    split = np.flatnonzero(followed)
+    wait_s, first_s = np.append(wait_s, wait_s[split]), np.append(own_s, (own_s + shared_s[engine])[split])
+    weight = np.append(weight * (1 - followed), (weight * followed)[split])
+    return *_cells(np.append(engine, engine[split]), wait_s, first_s, weight), in_line, cycle_s
+
+
+@functools.lru_cache(maxsize=16)
+def _outcomes(most: int) -> tuple[Whole, tuple[int, ...]]:
+    """What each history (columns) comes to in each state of the chain (rows), as an index into an array of the returned shape.
+
+    The array's axes are the prompts that the running step computes, which rest of it is left, the full steps that follow, the
+    prompts of the step with the new one, and whether others are behind it then.
+    """
+    state = np.arange(most + _LINE + 1)[:, None]
+    histories = int(np.searchsorted(_HISTORIES.others, most + _LINE, side="right"))
+    others, before, rest = _HISTORIES.others[:histories], _HISTORIES.before[:histories], _HISTORIES.rest[:histories]
+    now = np.minimum(state, most)
+    full = (state - now + before) // most
+    line = state - now + others + 1 - full * most
+    together = np.minimum(line, most)
+    shape = (most + 1, _RESTS.size, int(full.max()) + 1, most + 1, 2)
+    parts = np.broadcast_arrays(now, rest, full, together, (line > together).astype(int))
+    return np.ravel_multi_index(parts, shape), shape
+
+
+def _poisson(mean: Floats, last: Whole) -> Floats:
+    """Probabilities of 0, 1, .. arrivals for each mean of each engine; more than its ``last`` count as ``last``."""
+    counts = np.arange(last.max() + 1)
+    shares: Floats = np.exp(counts * np.log(mean)[..., None] - _LOG_FACTORIALS[: counts.size] - mean[..., None])
+    shares *= (counts <= last[:, None])[:, None, :]
+    shares[np.arange(last.size), :, last] += np.maximum(0.0, 1 - shares.sum(axis=-1))
     return shares
 
 
-def _stationary(coming: Floats, served: npt.NDArray[np.int_]) -> Floats:
-    """Shares of the states of the chain; more than fit stay at the last."""
-    size = served.size
+def _stationary(coming: Floats, most: Whole) -> Floats:
+    """Stationary probabilities of the states (columns) of each engine's chain (rows); what goes beyond the last state is there.
+
+    States are eliminated from the last to the first, each of which leads to at most K below it; their probabilities follow
+    from the first to the last.
+    """
+    engines, last = np.arange(most.size)[:, None], most + _LINE
+    size = int(last.max()) + 1
     states = np.arange(size)
-    came = states - (states - served)[:, None]
-    moves = np.where(came >= 0, coming[served[:, None], np.maximum(came, 0)], 0.0)
-    moves[:, -1] = 1 - moves[:, :-1].sum(axis=1)
-    balance = moves.T - np.eye(size)
-    balance[-1] = 1.0
-    shares: Floats = np.linalg.solve(balance, np.append(np.zeros(size - 1), 1.0))
-    return np.maximum(shares, 0.0)
+    served = np.minimum(states, most[:, None])
+    came = states[:, None] - (states - served)[:, None, :]  # to each state (rows) from each (columns)
+    moves = np.where(came >= 0, coming[engines[..., None], served[:, None, :], np.maximum(came, 0)], 0.0)
+    moves *= ((states <= last[:, None])[:, :, None]) & ((states <= last[:, None])[:, None, :])
+    at_last = (engines[:, 0], last)
+    moves[at_last] = 0.0
+    moves[at_last] = np.maximum(0.0, 1 - moves.sum(axis=1))
+    for state in range(size - 1, 0, -1):
+        lowest = max(0, state - int(most.max()))
+        down, up = moves[:, lowest:state, state], moves[:, state, :state]
+        up /= np.maximum(down.sum(axis=1), _ABSORBS)[:, None]
+        moves[:, lowest:state, :state] += down[:, :, None] * up[:, None, :]
+    shares = np.zeros((most.size, size))
+    shares[:, 0] = 1.0
+    for state in range(1, size):
+        shares[:, state] = (shares[:, :state] * moves[:, state, :state]).sum(axis=1)
+        if state % _RESCALED == 0:
+            shares /= shares.max(axis=1)[:, None]
+    shares /= shares.sum(axis=1)[:, None]
+    return shares
 
 
-def _cells(wait_s: Floats, first_s: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    """Means over cells of probability, in the order of the sum."""
-    order = np.argsort(wait_s + first_s, kind="stable")
-    reached = np.concatenate(([0.0], np.cumsum(weight[order])))
+def _cells(engine: Whole, wait_s: Floats, first_s: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Means of both times over cells of probability (columns) for each engine (rows), in the order of their sum."""
+    order = np.lexsort((wait_s + first_s, engine.astype(np.int16)))
+    ordered = (weight / _sums(engine, weight)[engine])[order]
+    # The engines follow each other, each with a probability of 1.
+    reached = np.append(0.0, np.cumsum(ordered))
+    edges = np.arange(engine.max() + 1)[:, None] + _EDGES
 
     def means(values: Floats) -> Floats:
-        summed = np.concatenate(([0.0], np.cumsum(weight[order] * values[order])))
-        cells: Floats = np.diff(np.interp(_EDGES, reached / reached[-1], summed)) / CELLS
+        summed = np.append(0.0, np.cumsum(ordered * values[order]))
+        cells: Floats = np.diff(np.interp(edges, reached, summed)) / CELLS
         return cells
 
     return means(wait_s), means(first_s)
+
+
+def _sums(engine: Whole, values: Floats) -> Floats:
+    """The sum of the values of each engine."""
+    return np.bincount(engine, values)

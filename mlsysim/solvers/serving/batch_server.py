@@ -40,7 +40,6 @@ class BatchServerResult(Result):
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "batch")
-    SEARCHES: ClassVar[bool] = True
 
     throughput: Quantity
     latency: Quantity

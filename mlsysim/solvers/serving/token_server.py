@@ -6,18 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Unpack
 
 from mlsysim.calibration.loaded import loaded_fitted_names
-from mlsysim.core.checks import strict_keywords
+from mlsysim.core.checks import positive_quantity, strict_keywords
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.options import LoadOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
-from mlsysim.lowering.token_load import LoadPlan, LoadQuestion, best_plan, load_question
+from mlsysim.lowering.token_load import ALMOST, LoadPlan, LoadQuestion, best_plan, load_question, plan_at
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.result import Result
 from mlsysim.systems.types import Fleet, Node
-
-# So close to capacity no queue is finite.
-_ALMOST = 1 - 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +28,6 @@ class TokenServerResult(Result):
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("tokens_per_second", "requests_per_second", "ttft", "tpot", "tp_size", "replicas")
-    SEARCHES: ClassVar[bool] = True
 
     requests_per_second: Quantity
     tokens_per_second: Quantity
@@ -57,6 +53,7 @@ class TokenServerModel:
         *,
         accelerators: int,
         output_len: int,
+        request_rate: Quantity | str | None = None,
         **options: Unpack[LoadOptions],
     ) -> TokenServerResult:
         """The highest load of ``accelerators``.
@@ -66,6 +63,7 @@ class TokenServerModel:
             hardware: an accelerator, or a node or fleet whose links tensor parallelism uses.
             accelerators: in all: as many copies of the model as they hold.
             output_len: tokens that a request generates, mean.
+            request_rate: requests a time that are judged, all accelerators together; without it the highest load is searched.
             **options: see ``LoadOptions``; without a stack the result is the bound, and has no harness.
 
         Raises:
@@ -80,9 +78,16 @@ class TokenServerModel:
             >>> quick = TokenServerModel().solve(model, card, max_ttft="500 ms", max_tpot="15 ms", **asked)
             >>> quick.tokens_per_second < all_at_once.tokens_per_second, quick.tpot.m_as("ms") <= 15, quick.replicas
             (True, True, 8)
+            >>> twice = TokenServerModel().solve(
+            ...     model, card, max_ttft="500 ms", max_tpot="15 ms", request_rate=2 * quick.requests_per_second, **asked
+            ... )
+            >>> twice.feasible
+            False
         """
         question = load_question(workload, hardware, accelerators=accelerators, output_len=output_len, **options)
-        return _told(best_plan(question), question)
+        if request_rate is None:
+            return _told(best_plan(question), question)
+        return _told(plan_at(question, positive_quantity("request_rate", request_rate, "count/second")), question)
 
 
 def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
@@ -94,15 +99,25 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
         rate_per_s = setting.replicas / (first_s + (setting.output - 1) * token_s)
         alone = f"a lone request takes {1e3 * first_s:.3g} ms to its first token and {1e3 * token_s:.3g} ms for each after it"
         reason = reason or f"{alone}: no load keeps the limits"
+    elif not plan.held:
+        most_per_s = setting.replicas * (pace.best_per_s if limits is None else pace.capacity_per_s)
+        asked = f"{rate_per_s:.4g} requests a second"
+        over = (
+            f"{asked}: {most_per_s:.4g} can be served"
+            if rate_per_s > most_per_s * ALMOST
+            else f"{asked} do not keep the limits"
+        )
+        reason = reason or over
     if limits is None:
         best = int(pace.completions_per_s.argmax())
         # A step is under way when a place is free, and half of it is left.
         ttft_s, tpot_s = first_s + float(pace.step_s[best]) / 2, float(pace.token_s[best])
         parts_s = (0.0, ttft_s, (setting.output - 1) * tpot_s)
     else:
-        loop = pace.under(min(rate_per_s / setting.replicas, _ALMOST * pace.capacity_per_s), question.spread**2)
-        ttft, whole, wait_s = loop.after_wait(0.0), loop.after_wait(setting.output - 1), loop.wait().mean_s
-        ttft_s, tpot_s = ttft.percentile_s(limits.share), loop.token_percentile_s(limits.share)
+        arrival_per_s = min(rate_per_s / setting.replicas, ALMOST * pace.capacity_per_s)
+        seen = plan.seen or pace.under(arrival_per_s, question.spread**2)
+        ttft, whole, wait_s = seen.after_wait(0.0), seen.after_wait(setting.output - 1), seen.wait().mean_s
+        ttft_s, tpot_s = ttft.percentile_s(limits.share), seen.token_percentile_s(limits.share)
         parts_s = (wait_s, ttft.mean_s - wait_s, whole.mean_s - ttft.mean_s)
     load = "all at once" if limits is None else f"{limits.share:.0%} within limits"
     where = f"{question.accelerators} x {setting.accelerator.name}"

@@ -10,6 +10,7 @@ import pytest
 
 from mlsysim.validation.anchors import layouts, loading
 from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.times import timed_cases
 from mlsysim.validation.report import left_out, targets
 
 
@@ -41,10 +42,8 @@ def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
     applies_to = getattr(metafunc.function, "applies_to", lambda anchor: True)
     anchors = [anchor for anchor in loading.load_all(files) if applies_to(anchor)]
     if name == "timed":
-        first: dict[str, Anchor] = {}
-        for anchor in anchors:
-            first.setdefault(anchor.source.solver, anchor)
-        metafunc.parametrize(name, [pytest.param(anchor, id=solver) for solver, anchor in sorted(first.items())])
+        chosen = timed_cases(place, anchors)
+        metafunc.parametrize(name, [pytest.param(anchor, id=solver) for solver, anchor in sorted(chosen.items())])
     elif name == "cases":
         by_file: dict[Path, list[Anchor]] = {}
         for anchor in anchors:

@@ -1,0 +1,129 @@
+"""How long a solve may take: ``anchors/times.toml`` names each solver's slowest case and its limit.
+
+Limits are in milliseconds of the machine that they were measured on. A slower machine gets as much more as it takes longer to
+a yardstick: the mix of Python's arithmetic and small arrays that solves consist of. So a limit is near what is measured, and
+fails for the solver's sake only. ``python -m mlsysim.validation.anchors.times anchors`` prints which cases are the slowest now.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from mlsysim.core.errors import DataError, MLSysError, UnknownNameError
+from mlsysim.core.spec import Spec
+from mlsysim.core.toml import toml_file
+from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.inputs import call_of
+from mlsysim.validation.anchors.loading import anchor_files, load_all
+from mlsysim.validation.anchors.schema import Text
+
+FILE = "times.toml"
+_PRINTED = 3  # slowest cases of a solver
+
+
+class Limit(Spec):
+    """The slowest case of a solver, and how long it may take.
+
+    Attributes:
+        case: id of the case.
+        limit_ms: longest time of its quickest round.
+        reason: what the time goes into.
+    """
+
+    case: Text
+    limit_ms: float = Field(gt=0)
+    reason: Text
+
+
+class Times(Spec):
+    """The file: ``yardstick_ms`` is what the yardstick took where the limits were measured; ``solver`` has limits by solver."""
+
+    yardstick_ms: float = Field(gt=0)
+    solver: dict[str, Limit]
+
+    def limit_s(self, solver: str) -> float:
+        """The solver's limit on this machine."""
+        return 1e-3 * self.solver[solver].limit_ms * max(1.0, 1e3 * yardstick_s() / self.yardstick_ms)
+
+
+def times(root: Path) -> Times | None:
+    """The limits of a tree of anchors; None where it states none.
+
+    Raises:
+        DataError: the file is malformed.
+    """
+    path = root / FILE
+    if not path.exists():
+        return None
+    try:
+        return Times.model_validate(toml_file(path))
+    except (ValueError, MLSysError) as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
+    """The case that each solver is timed on: its slowest if the tree names it, else its first.
+
+    Raises:
+        DataError: a case that the tree names does not exist.
+    """
+    limits = times(root)
+    chosen: dict[str, Anchor] = {}
+    by_id = {}
+    for anchor in anchors:
+        chosen.setdefault(anchor.source.solver, anchor)
+        by_id[anchor.id] = anchor
+    for solver, limit in {} if limits is None else limits.solver.items():
+        if limit.case not in by_id or by_id[limit.case].source.solver != solver:
+            own = [name for name, anchor in by_id.items() if anchor.source.solver == solver]
+            raise DataError(f"{root / FILE}: {UnknownNameError.among(f'case of {solver}', limit.case, own, shown=3)}")
+        chosen[solver] = by_id[limit.case]
+    return chosen
+
+
+def yardstick_s() -> float:
+    """Seconds of a fixed piece of work, the quickest of several rounds."""
+    return best_s(_work, rounds=15)
+
+
+def best_s(work: Callable[[], object], rounds: int) -> float:
+    """Seconds of the quickest round: the machine's own time, whatever else runs on it."""
+    quickest = math.inf
+    for _ in range(rounds):
+        start = time.perf_counter()
+        work()
+        quickest = min(quickest, time.perf_counter() - start)
+    return quickest
+
+
+def _work() -> float:
+    total, small = 0.0, np.linspace(1.0, 2.0, 64)
+    for number in range(1, 400):
+        total += math.log(number) * max(1.0, number / 7) ** 0.5
+        total += float((small * number).sum()) if number % 4 == 0 else 0.0
+    return total
+
+
+def _slowest(anchors: Iterable[Anchor]) -> dict[str, list[tuple[float, str]]]:
+    """Seconds and ids of the cases of each solver, the slowest first."""
+    found: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for anchor in anchors:
+        call: Any = call_of(anchor)
+        found[anchor.source.solver].append((best_s(call.result, rounds=5), anchor.id))
+    return {solver: sorted(cases, reverse=True) for solver, cases in found.items()}
+
+
+if __name__ == "__main__":
+    print(f"yardstick {1e3 * yardstick_s():.3f} ms")
+    for solver, cases in _slowest(load_all(anchor_files(Path(sys.argv[1])))).items():
+        told = ", ".join(f"{1e3 * seconds:.3g} ms {case}" for seconds, case in cases[:_PRINTED])
+        print(f"{solver}: {told}; median {1e3 * cases[len(cases) // 2][0]:.3g} ms")
