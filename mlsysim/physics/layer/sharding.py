@@ -34,9 +34,12 @@ def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> Ra
 
 def trained_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:
     """Parameters of such a rank that have gradients: all of them, or the adapters alone where the rest is frozen."""
-    all_parameters = rank_parameters(work, plan, layers, ends)
+    return _trained(rank_parameters(work, plan, layers, ends), work, plan, layers)
+
+
+def _trained(every: RankParameters, work: LayeredWork, plan: Plan, layers: Num) -> RankParameters:
     adapters = layers * work.adapter_parameters / plan.tp
-    return RankParameters(where(work.frozen, adapters, all_parameters.dense), where(work.frozen, 0.0, all_parameters.expert))
+    return RankParameters(where(work.frozen, adapters, every.dense), where(work.frozen, 0.0, every.expert))
 
 
 def first_stage_ends(work: LayeredWork, plan: Plan) -> Num:
@@ -51,16 +54,8 @@ def last_stage_ends(work: LayeredWork, plan: Plan) -> Num:
     return work.head_parameters + where(plan.pp == 1, embedding, 0.0)
 
 
-def largest_rank(work: LayeredWork, plan: Plan) -> RankParameters:
-    """The fullest stage's parameters: the slowest to gather."""
-    return rank_parameters(work, plan, *_largest_stage(work, plan))
-
-
-def largest_trained(work: LayeredWork, plan: Plan) -> RankParameters:
-    """The fullest stage's parameters with gradients: the slowest to reduce and to update."""
-    return trained_parameters(work, plan, *_largest_stage(work, plan))
-
-
-def _largest_stage(work: LayeredWork, plan: Plan) -> tuple[Num, Num]:
-    fullest_layers, _ = stage_layers(work.layers, plan.pp)
-    return fullest_layers, maximum(first_stage_ends(work, plan), last_stage_ends(work, plan))
+def fullest_stage(work: LayeredWork, plan: Plan) -> tuple[RankParameters, RankParameters]:
+    """Parameters of a rank of the fullest stage, and those of them that are trained: the slowest to gather and to reduce."""
+    layers, _ = stage_layers(work.layers, plan.pp)
+    every = rank_parameters(work, plan, layers, maximum(first_stage_ends(work, plan), last_stage_ends(work, plan)))
+    return every, _trained(every, work, plan, layers)

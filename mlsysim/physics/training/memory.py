@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 from mlsysim.physics.layer.sharding import first_stage_ends, last_stage_ends, rank_parameters, trained_parameters
 from mlsysim.physics.layer.work import LOGIT_B, NONE, LayeredWork, kept_activation_B
-from mlsysim.physics.numeric import Num, Truth, minimum, where
+from mlsysim.physics.numeric import Num, Truth, maximum, minimum, where
 from mlsysim.physics.plan import Plan, held_by_first_stage, held_by_last_stage, stage_layers
 
 
@@ -77,12 +77,24 @@ MEMORY_PARTS = tuple(part.name for part in fields(MemoryUse))
 
 def training_memory(work: LayeredWork, plan: Plan, terms: MemoryTerms = TEXTBOOK) -> MemoryUse:
     """Memory of the fullest rank: the first stage (most micro-batches in flight) or the last (output head and logits)."""
-    fullest_layers, emptiest_layers = stage_layers(work.layers, plan.pp)
-    one_stage = where(plan.pp == 1, 1.0, 0.0)
-    kept = work if terms is TEXTBOOK else _kept_by_stack(work, terms)
-    first = _stage_memory(kept, plan, terms, fullest_layers, first_stage_ends(work, plan), held_by_first_stage(plan), one_stage)
-    last = _stage_memory(kept, plan, terms, emptiest_layers, last_stage_ends(work, plan), held_by_last_stage(plan), 1.0)
+    first, last = _end_stages(work, plan, terms)
     return choose(last.total_B > first.total_B, last, first)
+
+
+def fullest_rank_B(work: LayeredWork, plan: Plan, terms: MemoryTerms = TEXTBOOK) -> Num:
+    """Bytes of the fullest rank: the total of ``training_memory``, for a search that does not ask what they are made of."""
+    first, last = _end_stages(work, plan, terms)
+    return maximum(first.total_B, last.total_B)
+
+
+def _end_stages(work: LayeredWork, plan: Plan, terms: MemoryTerms) -> tuple[MemoryUse, MemoryUse]:
+    """Memory of a rank of the first stage and of the last."""
+    full, least = stage_layers(work.layers, plan.pp)
+    alone = where(plan.pp == 1, 1.0, 0.0)
+    kept = work if terms is TEXTBOOK else _kept_by_stack(work, terms)
+    first = _stage_memory(kept, plan, terms, full, first_stage_ends(work, plan), held_by_first_stage(plan), alone)
+    last = _stage_memory(kept, plan, terms, least, last_stage_ends(work, plan), held_by_last_stage(plan), 1.0)
+    return first, last
 
 
 def choose(condition: Truth, yes: MemoryUse, no: MemoryUse) -> MemoryUse:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mlsysim.physics.kernels.alpha_beta import all_reduce_s, all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
 from mlsysim.physics.kernels.roofline import roofline_s
 from mlsysim.physics.layer.context_parallel import ring_passes_B
-from mlsysim.physics.layer.sharding import largest_rank, largest_trained, rank_parameters
+from mlsysim.physics.layer.sharding import RankParameters, fullest_stage, rank_parameters
 from mlsysim.physics.layer.work import (
     BACKWARD_OVER_FORWARD,
     FULL,
@@ -117,21 +117,21 @@ def pipeline_send_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
 
 def data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Gradient and parameter traffic of one step, within the ranks that hold all shards together and between such replicas."""
-    return shard_traffic_s(work, plan, machine) + replica_reduction_s(work, plan, machine)
+    parameters, trained = fullest_stage(work, plan)
+    return shard_traffic_s(parameters, trained, plan, machine) + replica_reduction_s(trained, plan, machine)
 
 
-def replica_reduction_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+def replica_reduction_s(trained: RankParameters, plan: Plan, machine: Machine) -> Num:
     """Replicas of hybrid sharding all-reduce the gradients of their shards once a step, each rank over its own card."""
-    return all_reduce_s(plan.gradient_B * largest_trained(work, plan).sharded(plan), plan.shard_copies, machine.inter_Bps)
+    return all_reduce_s(plan.gradient_B * trained.sharded(plan), plan.shard_copies, machine.inter_Bps)
 
 
-def shard_traffic_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+def shard_traffic_s(parameters: RankParameters, trained: RankParameters, plan: Plan, machine: Machine) -> Num:
     """Traffic of the ranks that hold all shards together (without hybrid sharding all data-parallel ranks).
 
     ZeRO-0 all-reduces gradients; ZeRO-1 reduce-scatters them and gathers the updated weights; ZeRO-2 reduce-scatters in
     every micro-batch, since no rank keeps whole gradients; ZeRO-3 also gathers the weights twice a micro-batch.
     """
-    parameters, trained = largest_rank(work, plan), largest_trained(work, plan)
     shards, expert_shards = plan.data_ranks / plan.shard_copies, plan.expert_copies / plan.shard_copies
     dense_Bps = _replica_bandwidth_Bps(plan, machine, shards, plan.tp)
     expert_Bps = _replica_bandwidth_Bps(plan, machine, expert_shards, plan.expert_split * plan.ep)
@@ -156,6 +156,6 @@ def _replica_bandwidth_Bps(plan: Plan, machine: Machine, replicas: Num, stride: 
 
 def _optimizer_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Seconds of Adam's update: states read and written, gradient read, weight written; ZeRO divides it over DP."""
-    parameters = largest_trained(work, plan)
-    updated = where(plan.zero_stage >= 1, parameters.sharded(plan), parameters.whole)
+    _, trained = fullest_stage(work, plan)
+    updated = where(plan.zero_stage >= 1, trained.sharded(plan), trained.whole)
     return (2 * plan.optimizer_B + plan.gradient_B + plan.weight_B) * updated / machine.memory_Bps

@@ -77,10 +77,9 @@ def _one_changed(
     freed = pinned
     for name in names:
         freed = replace(pinned, **{part: getattr(question.choices, part) for part in _TOGETHER.get(name, (name,))})
-        for part in splits(setting, freed):
-            found = rows(setting, freed, part)
-            columns.append(found)
-            labels += [name] * found.shape[1]
+        changed = rows(setting, freed, splits(setting, freed))
+        columns.append(changed)
+        labels += [name] * changed.shape[1]
     # Recompute modes and ZeRO stages are axes of the block, freed one at a time.
     tried = block(setting, freed if names[0] in _MODE_DIMENSIONS else pinned, np.concatenate(columns, axis=1))
     work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
