@@ -108,6 +108,41 @@ def test_option_adds_files_to_a_run_of_other_tests(pytester, anchors):
     result.stdout.fnmatch_lines(["*test_in_band[[]my-cluster-good[]] PASSED*"])
 
 
+OWN = """
+import pytest
+
+@pytest.fixture(scope="module")
+def own():
+    yield
+
+def test_own(own):
+    pass
+"""
+
+
+def test_cases_stand_between_other_tests(pytester, anchors):
+    path = anchors(case("good"))
+    pytester.runpytest(path, "--snapshot-update").assert_outcomes(passed=5)
+    pytester.makepyfile(test_first=OWN, test_last=OWN)
+    result = pytester.runpytest("test_first.py", path, "test_last.py", "-v")
+    result.assert_outcomes(passed=7)
+    order = ["test_first.py::*", "*::test_in_band*", "*::test_snapshot*", "*::test_responds*", "test_last.py::*"]
+    result.stdout.fnmatch_lines(order)
+
+
+@pytest.mark.parametrize("marker", ["skip(reason='no')", "skipif(True, reason='no')"])
+def test_a_case_that_is_marked_is_skipped(pytester, anchors, marker):
+    pytester.makeconftest(f"""
+import pytest
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "in_band" in item.name:
+            item.add_marker(pytest.mark.{marker})
+""")
+    anchors(case("good"))
+    pytester.runpytest("my_cluster.anchor.toml").assert_outcomes(passed=3, skipped=1)
+
+
 @pytest.mark.parametrize("arguments", [["--anchors=."], ["my_cluster.anchor.toml", "--anchors=my_cluster.anchor.toml"]])
 def test_file_that_is_reached_twice_runs_once(pytester, anchors, arguments):
     anchors(case("good"))

@@ -67,7 +67,7 @@ class Comparison:
     macros: dict[str, str]
 
     def as_row(self) -> dict[str, Any]:
-        """As a dictionary of plain values."""
+        """The comparison as a dictionary of plain values."""
         return {name: getattr(self, name) for name in _COLUMNS}  # asdict copies every value: ten times the time
 
 
