@@ -1,4 +1,4 @@
-"""Stacks and devices of the forward pass alone (ResNet-50 and BERT served), as ``inference.toml`` has them."""
+"""Stacks and devices of the forward pass alone (ResNet-50 and BERT served), read from ``inference.toml``."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ FILE = "inference.toml"
 
 @dataclass(frozen=True, slots=True)
 class InferenceCoefficients:
-    """What an engine makes of the kernels; at most six of these are fitted to one stack.
+    """Coefficients that an engine adds to the kernels; at most six of these are fitted to one stack.
 
     Attributes:
         convolution_share: rate of its convolutions over the measured kernels' matrix products.
-        matmul_share: the same of its matrix products.
+        matmul_share: rate of its matrix products over the measured kernels'.
         moved: bytes that passes between products move over those of kernels that each do one thing.
         traffic: bytes that convolutions move over those of their operands and results: below 1 where one kernel does several.
         prologue_share: what a tile costs beside its main loop, over the measured kernels.
-        clock_share: of the clock that the accelerator sustains without the engine's own limit of power.
+        clock_share: share of the clock that the accelerator sustains without the engine's own limit of power.
         host_kernel_s: time of the host to launch a kernel.
-        step_s: of each batch, whatever its size.
+        step_s: time of each batch, whatever its size.
     """
 
     convolution_share: float = 0.8
@@ -44,7 +44,7 @@ class InferenceCoefficients:
     step_s: float = 0.0
 
     def of(self, convolutional: bool) -> ReplicaCoefficients:
-        """Those that a network of convolutions, or an encoder, is solved with."""
+        """The coefficients with which a network of convolutions, or else an encoder, is solved."""
         share = self.convolution_share if convolutional else self.matmul_share
         return ReplicaCoefficients(matmul_share=share, moved=self.moved, host_kernel_s=self.host_kernel_s, step_s=self.step_s)
 
@@ -54,12 +54,12 @@ COEFFICIENTS = tuple(part.name for part in fields(InferenceCoefficients))
 
 @dataclass(frozen=True)
 class InferenceStack:
-    """A stack: its coefficients, and what is stated of it.
+    """A software stack: its coefficients, and the facts that are stated about it.
 
     Attributes:
-        folded: normalisation and activation are part of the convolution's kernel; the shortcut is all that is left between.
-        unpadded: padding is left out of the arithmetic.
-        fused_attention: scores are not stored.
+        name, coefficients: the stack's name, and its fitted numbers.
+        folded: normalisation and activation are part of the convolution's kernel; only the shortcut is left between.
+        unpadded, fused_attention: padding is left out of the arithmetic; scores are not stored.
         channels_first_above_16: 32-bit values are kept channels-first.
     """
 
@@ -71,7 +71,7 @@ class InferenceStack:
     channels_first_above_16: bool = False
 
     def as_trained(self) -> ReplicaStack:
-        """The same facts as those of a stack that trains, whose forward pass this is."""
+        """A stack that trains with these facts, whose forward pass is this stack's."""
         return ReplicaStack(
             name=self.name,
             coefficients=ReplicaCoefficients(),
@@ -102,18 +102,18 @@ class InferenceHardware:
 
 @functools.cache
 def inference_tables() -> dict[str, dict[str, dict[str, Any]]]:
-    """The TOML as it stands: ``stack`` and ``device`` tables."""
+    """Give the TOML's tables ``stack`` and ``device``."""
     return packaged_toml("calibration", FILE)
 
 
 def inference_stack_names() -> tuple[str, ...]:
-    """All stacks."""
+    """The names of all stacks."""
     return tuple(inference_tables()["stack"])
 
 
 @functools.cache
 def inference_stack(name: str) -> InferenceStack:
-    """The stack of this name.
+    """The stack called ``name``.
 
     Raises:
         UnknownNameError: no such stack; the message lists them.
@@ -131,7 +131,7 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
     """The kernels that stand for an accelerator of the registry.
 
     Raises:
-        UnknownNameError: none do.
+        UnknownNameError: no kernels stand for it.
 
     Example:
         >>> inference_hardware("Tesla T4").kernels
@@ -150,10 +150,10 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
 
 
 def gemm_format(kernels: str, precision: str) -> str:
-    """The number format at which a device's kernels were measured that stands for ``precision``; all 8-bit ones are alike.
+    """The measured number format of a device's kernels that stands for ``precision``; all 8-bit ones are alike.
 
     Raises:
-        InputError: none does.
+        InputError: no kernels stand for it.
 
     Example:
         >>> gemm_format("a100_sxm", "int8"), gemm_format("h100_sxm", "int8"), gemm_format("l40s", "fp16")
@@ -188,7 +188,7 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
 
 
 def _trained(hardware_name: str, name: str) -> tuple[str, ...]:
-    """Those of ``data_parallel.toml``, where the accelerator has its clock from there and nothing of its own instead."""
+    """Names of ``data_parallel.toml`` that count, where the accelerator has its clock from there and states no other."""
     entry = inference_tables()["device"][name]
     names = fitted_device_names(hardware_name) if entry.get("as_trained") else ()
     return tuple(part for part in names if part.rpartition(".")[2] not in entry)

@@ -1,4 +1,4 @@
-"""Software stacks and sustained clocks, as ``stacks.toml`` and ``devices.toml`` have them."""
+"""Software stacks and sustained clocks, read from ``stacks.toml`` and ``devices.toml``."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ COEFFICIENTS = tuple(field.name for field in fields(StackCoefficients))
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack: its coefficients, and what is stated of it.
+    """A software stack: its coefficients, and the facts that are stated about it.
 
     Attributes:
+        name, coefficients: the stack's name, and its fitted numbers.
         gather_B, reduce_B: bytes a parameter that its collectives carry (None: the formats of the plan).
-        fused_quantisation: 8-bit products find their operands quantised by the kernel before.
-        vendor_attention: attention kernels of the vendor's own library, else FlashAttention.
-        memory: what it keeps with attention that stores no scores.
+        fused_quantisation, vendor_attention: the kernel before quantises; attention is the vendor's, else FlashAttention.
+        memory: terms of its memory with attention that stores no scores.
         score_B: bytes that it keeps per score, by the name of the attention kernel that stores them.
         keeps_operands: 8-bit products keep their quantised inputs for the backward pass, not the 16-bit ones.
     """
@@ -45,7 +45,7 @@ class Stack:
     keeps_operands: bool
 
     def memory_terms(self, attention: str, precision: str = "bf16") -> MemoryTerms:
-        """Its memory with this attention kernel and format of the matrix products.
+        """Terms of the stack's memory with this attention kernel and format of the matrix products.
 
         Example:
             >>> stack("megatron-2022").memory_terms("unfused").score_B, stack("megatron-2022").memory_terms("flash").score_B
@@ -57,7 +57,7 @@ class Stack:
 
 @functools.cache
 def stack(name: str) -> Stack:
-    """The stack of this name.
+    """The stack called ``name``.
 
     Raises:
         UnknownNameError: no such stack; the message lists them.

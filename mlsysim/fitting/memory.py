@@ -22,8 +22,9 @@ from mlsysim.fitting.calibration import CALIBRATION, Key, Place
 from mlsysim.fitting.written import Refit
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.plan import Plan
+from mlsysim.physics.records import stacked
 from mlsysim.physics.training.memory import MemoryTerms, training_memory
-from mlsysim.tables.training_steps import prepared_row, stacked
+from mlsysim.tables.training_steps import prepared_row
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.loading import anchor_files, load
 
@@ -79,7 +80,7 @@ def balanced_accuracy(groups: Iterable[Layouts], values: Mapping[str, Any]) -> n
 
 
 def best_terms(groups: list[Layouts], names: Iterable[str]) -> dict[str, float]:
-    """Of the grid points that tell most layouts apart the first: the least of the first term, then of the next."""
+    """The first of the grid points that tell most layouts apart: the least of the first term, then of the next."""
     names = list(names)
     points = np.array(list(itertools.product(*(GRID[name] for name in names))))
     scores = balanced_accuracy(groups, {name: points[:, place, np.newaxis] for place, name in enumerate(names)})

@@ -125,7 +125,7 @@ def _kernel_device(
     units: float,
     cache_B: float,
 ) -> KernelDevice:
-    """Of a measured device, at these rates: a search or a table asks for the same one again and again."""
+    """The kernels of a measured device at these rates, cached: a search or a table asks for one again and again."""
     kernels = kernels_of(device)
     head = gemm_kernel(kernels)
     gemm = gemm_kernel(kernels, gemm_format)

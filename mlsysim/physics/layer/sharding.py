@@ -1,4 +1,4 @@
-"""How many parameters a rank owns: tensor, pipeline and expert parallelism divide them, ZeRO shards the copies."""
+"""The parameters that a rank owns: tensor, pipeline and expert parallelism divide them, ZeRO shards the copies."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class RankParameters:
 
     @property
     def whole(self) -> Num:
-        """What the rank holds without ZeRO."""
+        """Parameters that the rank holds without ZeRO."""
         return self.dense + self.expert
 
     def sharded(self, plan: Plan) -> Num:
-        """Its share of what ZeRO divides. Experts are already spread over EP: fewer copies are left to divide."""
+        """Parameters that ZeRO leaves to the rank; experts, already spread over EP, have fewer copies left to divide."""
         return plan.shard_copies * (self.dense / plan.data_ranks + self.expert / plan.expert_copies)
 
 
@@ -33,7 +33,7 @@ def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> Ra
 
 
 def trained_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:
-    """Those of them that have gradients: all, or the adapters alone."""
+    """Parameters of such a rank that have gradients: all of them, or the adapters alone where the rest is frozen."""
     return _trained(rank_parameters(work, plan, layers, ends), work, plan, layers)
 
 

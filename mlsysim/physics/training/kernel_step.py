@@ -213,7 +213,7 @@ def _products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]
 
 
 def _attention_products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]:
-    """The same of attention alone: QKV and output."""
+    """Products (share of the layers, output, input features) of a rank's attention alone: QKV and output."""
     plain = ((1.0, _qkv_width(shape, plan), shape.hidden), (1.0, shape.hidden, shape.query_width / plan.tp))
     if not shape.latent.used:
         return plain
@@ -336,7 +336,7 @@ def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: Stack
 
 
 def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
-    """The same of the backward pass: input and weight gradients, and their accumulation."""
+    """Device time of one layer's backward pass of one micro-batch: input and weight gradients, and their accumulation."""
     tokens = plan.micro_batch_tokens
     products: Num = 0.0
     trained = where(work.frozen > 0, 0.0, 1.0)

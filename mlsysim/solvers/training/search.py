@@ -92,7 +92,7 @@ def _cheapest(columns: Floats, kept: int) -> Floats:
 
 
 def _front(columns: Floats) -> Floats:
-    """Those with less memory than every cheaper one."""
+    """The plans with less memory than every cheaper one."""
     ordered = columns[:, np.lexsort((columns[-1], columns[-3]))]
     least = np.minimum.accumulate(ordered[-1])
     chosen: Floats = ordered[:, np.append(True, ordered[-1][1:] < least[:-1])[: ordered.shape[1]]]

@@ -1,7 +1,8 @@
-"""What was predicted without itself, as the two studies have written it beside the anchors: read here, written by the fits."""
+"""Predictions of what was left out of a fit, written by the two studies beside the anchors and read here."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -25,14 +26,23 @@ class HeldOut:
     cases: tuple[str, ...]
 
     def chooses(self, anchor: Anchor) -> bool:
-        """Whether ``anchor`` is one of its cases."""
+        """True if ``anchor`` is one of the cases to predict."""
         return any(fnmatchcase(f"{anchor.source.key}/{anchor.case.id}", pattern) for pattern in self.cases)
 
 
 def read(root: Path, file: str) -> dict[str, dict[str, Any]]:
-    """The entries that ``file`` under ``root`` has; none without the file."""
+    """The entries of ``file`` under ``root``; none without the file. They are shared: nobody changes them."""
     path = root / file
-    return toml_file(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    status = path.stat()
+    return _parsed(path, (status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(path: Path, state: tuple[int, int]) -> dict[str, dict[str, Any]]:
+    """The document, parsed once a process unless the file changes: each aim asks for it."""
+    return toml_file(path)
 
 
 def read_all(root: Path) -> dict[str, dict[str, Any]]:
