@@ -600,7 +600,7 @@ def test_a_misspelt_keyword_is_named_with_the_nearest(solver, typo, meant):
         {"efficiency": -1e-9},
         {"efficiency": Q_("1 GB")},
         {"precision": 16},
-        {"precision": "float16"},
+        {"precision": "float61"},
         {"precision": ["fp16"]},
         {"seq_len": 0.5},
     ],

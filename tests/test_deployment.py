@@ -36,7 +36,7 @@ NEEDS = {
     TokenServerModel: ((LLAMA, H100), {"accelerators": 1, "output_len": 64}),
 }
 NEED_RATE = (CapacityPlanner, TailLatencyModel)
-TAKE_RATE = (*NEED_RATE, BatchingOptimizer, KVTransferModel)
+TAKE_RATE = (*NEED_RATE, BatchingOptimizer, KVTransferModel, TokenServerModel)
 
 
 def solve(model, **given):

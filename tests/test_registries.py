@@ -141,7 +141,7 @@ def test_attributes_are_exact_and_suggest():
     with pytest.raises(UnknownNameError, match="did you mean 'Llama2_70B'"):
         _ = Models.Language.Llama2_70b
     with pytest.raises(UnknownNameError, match="did you mean 'DGX_H100'"):
-        Systems.Nodes["DGX-H100"]
+        Systems.Nodes["DGX H10"]
     with pytest.raises(UnknownNameError, match="it has "):
         Hardware.Cloud.get("zzzzzz")
     with pytest.raises(UnknownNameError):

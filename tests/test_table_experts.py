@@ -3,7 +3,8 @@
 import pytest
 
 from mlsysim.core.errors import InputError
-from mlsysim.tables.experts import expert_workload, refuse_unmodelled
+from mlsysim.tables.experts import expert_workload
+from mlsysim.tables.names import refuse_unmodelled
 from mlsysim.tables.predict import predict_table
 from mlsysim.tables.training import question
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from mlsysim.calibration.names import engine_called
 from mlsysim.calibration.stacks import kernels_of, measured_device, measured_hardware, resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml
@@ -41,18 +42,21 @@ class Engine:
 
 @functools.cache
 def engine(name: str) -> Engine:
-    """The engine of this name.
+    """The engine of this name, or the one that another name of an engine and its release means.
 
     Raises:
-        UnknownNameError: no such engine; the message lists them.
+        UnknownNameError: no such engine; the message has the nearest names.
 
     Example:
-        >>> engine("vllm-2025").has.grouped_decode
-        True
+        >>> engine("vllm-2025").has.grouped_decode, engine("vLLM 0.12.0").name
+        (True, 'vllm-2025')
     """
     known = engine_tables()
     if name not in known:
-        raise UnknownNameError.among("stack", name, known, shown=30)
+        called = engine_called(name, alone=True)
+        if called is None:
+            raise UnknownNameError.among("stack", name, known)
+        return engine(called)
     entry = resolved(known, name)
     given = {key: float(entry[key]) for key in COEFFICIENTS if key in entry}
     return Engine(

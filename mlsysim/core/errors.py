@@ -69,11 +69,17 @@ class UnknownNameError(InputError, AttributeError):
         self.obj = ()
 
     @classmethod
-    def among(cls, argument: str, value: object, known: Iterable[str], shown: int = 12) -> UnknownNameError:
-        """The error for ``value`` not in ``known``; lists at most ``shown`` names."""
+    def among(cls, argument: str, value: object, known: Iterable[str], shown: int = 20) -> UnknownNameError:
+        """The error for ``value`` not in ``known``: a short list stands in the message, of a long one the three nearest."""
         names = list(known)
-        listed = ", ".join(names[:shown]) + (f", ... ({len(names)} in all)" if len(names) > shown else "")
-        return cls(argument, value, f"one of {listed}" if names else "nothing: no name is known", nearest(value, names))
+        near = nearest_names(value, names)
+        if len(names) > shown:
+            error = cls(argument, value, f"one of {len(names)} names", near[0] if near else None)
+            error.args = (f"{argument} = {_shown(value)}: expected one of {len(names)} names{or_nearest(value, names)}",)
+            return error
+        return cls(
+            argument, value, f"one of {', '.join(names)}" if names else "nothing: no name is known", next(iter(near), None)
+        )
 
 
 class UnknownArgumentError(InputError, TypeError):
@@ -124,15 +130,56 @@ def nearest(value: object, known: Iterable[str]) -> str | None:
         >>> nearest("h100", ["A100", "H100"])
         'H100'
     """
-    return _nearest(value, tuple(known)) if isinstance(value, str) else None
+    return next(iter(nearest_names(value, known, 1)), None)
+
+
+def nearest_names(value: object, known: Iterable[str], count: int = 3, least: float = 0.6) -> list[str]:
+    """The known names most like ``value`` ignoring case and punctuation, the nearest first.
+
+    Args:
+        value: what was given; nothing is near to what is no text.
+        known: the names.
+        count: how many names are returned at most.
+        least: the likeness that a name has at least, from 0 to 1.
+
+    Example:
+        >>> nearest_names("h10", ["A100", "H100", "H200", "TPU"], 2, least=0.5)
+        ['H100', 'H200']
+    """
+    return list(_nearest(value, tuple(known), count, least)) if isinstance(value, str) else []
+
+
+def or_nearest(value: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the three nearest of ``known``.
+
+    Example:
+        >>> or_nearest("h10", ["A100", "H100", "H200", "TPU"])
+        "; did you mean 'H100', 'H200' or 'A100'?"
+        >>> or_nearest("zzz", ["A100", "H100", "H200", "TPU"])
+        ", such as 'A100', 'H100' or 'H200'"
+    """
+    names = list(known)
+    near = nearest_names(value, names, least=0.45)
+    listed = either(near or names[:3])
+    return f"; did you mean {listed}?" if near else f", such as {listed}"
+
+
+def either(names: Iterable[str]) -> str:
+    """Quoted names as a choice.
+
+    Example:
+        >>> either(["A100", "H100", "H200"])
+        "'A100', 'H100' or 'H200'"
+    """
+    shown = [repr(name) for name in names]
+    return " or ".join(part for part in (", ".join(shown[:-1]), *shown[-1:]) if part)
 
 
 @functools.lru_cache(maxsize=1024)
-def _nearest(value: str, known: tuple[str, ...]) -> str | None:
+def _nearest(value: str, known: tuple[str, ...], count: int, least: float) -> tuple[str, ...]:
     """Comparing with hundreds of names takes milliseconds, and a table repeats its wrong ones."""
     by_folded = {_folded(name): name for name in known}
-    close = difflib.get_close_matches(_folded(value), by_folded, n=1, cutoff=0.6)
-    return by_folded[close[0]] if close else None
+    return tuple(by_folded[name] for name in difflib.get_close_matches(_folded(value), by_folded, n=count, cutoff=least))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -52,12 +52,13 @@ def written_out(function: Callable[..., Any]) -> tuple[inspect.Signature, str | 
         for name, option in options(kind).items()
     ]
     others = [argument for argument in signature.parameters.values() if argument is not unpacked[0]]
+    ahead = [argument for argument in others if argument.kind is not argument.KEYWORD_ONLY]
     lines = [
         written
         for line in (doc or "").split("\n")
         for written in (_meanings(kind, line) if line.strip().startswith(f"**{unpacked[0].name}:") else [line])
     ]
-    return signature.replace(parameters=[*others, *named]), "\n".join(lines) or doc
+    return signature.replace(parameters=[*ahead, *named, *others[len(ahead) :]]), "\n".join(lines) or doc
 
 
 def _meanings(kind: Any, line: str) -> list[str]:

@@ -1,40 +1,42 @@
-"""Number formats: their names and their widths in bytes."""
+"""Number formats: their names and their widths in bytes, as ``formats.toml`` has them."""
 
 from __future__ import annotations
 
-from mlsysim.core.checks import one_of
+import functools
 
-BYTES_PER_ELEMENT = {
-    "fp64": 8.0,
-    "fp32": 4.0,
-    "tf32": 4.0,
-    "bf16": 2.0,
-    "fp16": 2.0,
-    "fp8": 1.0,
-    "int8": 1.0,
-    "fp6": 0.75,
-    "fp4": 0.5,
-    "int4": 0.5,
-    # Stored weights with their scales: one of 8 bits for 16 elements (nvfp4), of 16 bits for 128 (awq, gptq) or for 32
-    # (GGUF q4_0, q8_0), of several widths by the matrix (q4_k_m: the mean of the published file of Llama-3-8B).
-    "fp8_block": 1.0,
-    "nvfp4": 0.5625,
-    "awq": 0.53,
-    "gptq": 0.53,
-    "q4_0": 0.5625,
-    "q4_k_m": 0.61,
-    "q8_0": 1.0625,
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.names import Names
+from mlsysim.core.toml import packaged_toml
+
+BYTES_PER_ELEMENT: dict[str, float] = {
+    name: entry["bytes"] for name, entry in packaged_toml("core", "formats.toml").items() if name != "defaults"
 }
 
 
 def precision_name(name: str, value: object) -> str:
-    """The format's name in lower case.
+    """The format that a spelling means.
+
+    Args:
+        name: the argument, for errors.
+        value: what was given for it.
+
+    Raises:
+        UnknownNameError: no format is spelt so.
 
     Example:
-        >>> precision_name("precision", "BF16")
-        'bf16'
+        >>> precision_name("precision", "BF16"), precision_name("precision", "bfloat16")
+        ('bf16', 'bf16')
     """
-    return one_of(name, value, BYTES_PER_ELEMENT)
+    found = _names().find(value) if isinstance(value, str) else ()
+    if len(found) != 1:
+        raise UnknownNameError.among(name, value, BYTES_PER_ELEMENT)
+    return found[0]
+
+
+@functools.cache
+def _names() -> Names:
+    entries = packaged_toml("core", "formats.toml")
+    return Names({format: (format, *entries[format].get("spellings", ())) for format in BYTES_PER_ELEMENT})
 
 
 def bytes_per_element(precision: str) -> float:

@@ -2,7 +2,8 @@
 
 A file is a table an entry, named by its id. The keys ``symbol`` (what users type; the id if absent), ``aliases``,
 ``group``, ``source``, ``locator``, ``evidence`` and ``notes`` belong to the registry; all others are the fields of the
-entry's type. A table ``[defaults]`` gives keys that the file's entries share.
+entry's type. A table ``[defaults]`` gives keys that the file's entries share. What else people call an entry stands in the
+room's ``names.toml`` (``core/names.py``).
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from mlsysim.core.errors import DataError, InputError, UnknownNameError, nearest
+from mlsysim.core.errors import DataError, InputError, UnknownNameError, either, nearest
+from mlsysim.core.names import Names, Reading
 from mlsysim.core.provenance import Provenance
-from mlsysim.core.toml import toml_file
+from mlsysim.core.toml import packaged_toml, toml_file
 
 T = TypeVar("T")
 E = TypeVar("E")
 
 _DEFAULTS = "defaults"
+# Files beside those of entries: how they are spelt, and how accelerators are put together where nobody says.
+_SPELLINGS = "names.toml"
+_NO_ENTRIES = (_SPELLINGS, "fleets.toml")
 _PROVENANCE = ("source", "locator", "evidence", "notes")
 
 
@@ -37,6 +42,11 @@ class _Entry:
     origin: str
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """All that the registry itself calls it: id, symbol, aliases and full name."""
+        return (self.id, self.symbol, *self.aliases, str(self.fields.get("name", self.id)))
+
+    @property
     def where(self) -> str:
         return f"{self.origin}, entry [{self.id}]"
 
@@ -49,6 +59,7 @@ class _Store:
         self.builders: dict[str, Callable[..., Any]] = {}
         self._entries: list[_Entry] | None = None
         self._named: dict[str, _Entry] = {}
+        self._spelt: Names | None = None
         self._built: dict[str, Any] = {}
 
     def entries(self, group: str | None) -> list[_Entry]:
@@ -61,11 +72,21 @@ class _Store:
             self._read_all()
         return self._entries or []
 
-    def find(self, name: str, group: str | None) -> _Entry | None:
-        """The entry with this id, symbol or alias, ignoring case."""
+    def find(self, name: str, group: str | None) -> list[_Entry]:
+        """The entries of ``group`` that ``name`` may mean: one, unless it is unknown or does not say which."""
         self._all()
         entry = self._named.get(name.lower())
-        return entry if entry is not None and group in (None, entry.group) else None
+        found = [entry] if entry is not None else [self._named[id.lower()] for id in self.names().find(name)]
+        return [entry for entry in found if group in (None, entry.group)]
+
+    def names(self) -> Names:
+        """All names of all entries, with the spellings that the room's ``names.toml`` lists."""
+        if self._spelt is None:
+            listed = (resources.files(f"mlsysim.{self.room}") / "data" / _SPELLINGS).is_file()
+            document = packaged_toml(self.room, _SPELLINGS) if listed else {}
+            known = {entry.id: entry.names for entry in self._all()}
+            self._spelt = Names(known, Reading.of(document), document.get("spellings", {}))
+        return self._spelt
 
     def value(self, entry: _Entry) -> Any:
         """The built entry.
@@ -84,12 +105,13 @@ class _Store:
         built = {entry.id: self._build(entry) for entry in added}
         self._named |= self._names(added, self._named)
         self._built |= built
-        self._entries = [*known, *added]
+        self._entries, self._spelt = [*known, *added], None
         return added
 
     def _read_all(self) -> None:
         data = resources.files(f"mlsysim.{self.room}") / "data"
-        files = sorted((item for item in data.iterdir() if item.name.endswith(".toml")), key=lambda item: item.name)
+        lists = (item for item in data.iterdir() if item.name.endswith(".toml") and item.name not in _NO_ENTRIES)
+        files = sorted(lists, key=lambda item: item.name)
         entries = [entry for file in files for entry in self._parsed(file, f"mlsysim/{self.room}/data/{file.name}")]
         named = self._names(entries, {})
         for point in metadata.entry_points(group=f"mlsysim.{self.room}"):
@@ -176,68 +198,94 @@ class Group(Generic[T]):
         self._label = label
 
     def get(self, name: str) -> T:
-        """The entry with this id, symbol or alias, ignoring case.
+        """The entry of this name: its id, symbol, alias, full name, or another spelling of it.
 
         Raises:
-            UnknownNameError: there is none; the message has the nearest name.
+            UnknownNameError: there is none, and the message has the three nearest names; or it does not say which.
 
         Example:
             >>> from mlsysim.hardware.registry import Hardware
-            >>> Hardware.get("h100").name
-            'H100 SXM5 80GB'
+            >>> Hardware.get("h100").name, Hardware.get("NVIDIA H100-SXM-80GB").name
+            ('H100 SXM5 80GB', 'H100 SXM5 80GB')
+            >>> Hardware.get("H100 96GB")
+            Traceback (most recent call last):
+            mlsysim.core.errors.UnknownNameError: Hardware has no 'H100 96GB'; did you mean 'H100', 'H100_PCIe' or 'H100_NVL'?
         """
-        entry = self._store.find(name, self._group) if isinstance(name, str) else None
-        if entry is None:
-            raise self._unknown(name)
-        return self._value(entry)
+        return self._value(self._entry(name))
+
+    def id_of(self, name: str) -> str:
+        """The id of the entry that ``name`` means.
+
+        Raises:
+            UnknownNameError: there is none, or the name does not say which.
+
+        Example:
+            >>> from mlsysim.hardware.registry import Hardware
+            >>> Hardware.id_of("TPU v5p")
+            'tpu_v5p'
+        """
+        return self._entry(name).id
+
+    def nearest(self, name: object) -> list[str]:
+        """The symbols of at most three entries whose names are spelt most like ``name``.
+
+        Example:
+            >>> from mlsysim.hardware.registry import Hardware
+            >>> Hardware.nearest("H100 SMX")
+            ['H100', 'H800', 'H200']
+        """
+        symbols = {entry.id: entry.symbol for entry in self._store.entries(self._group)}
+        return [symbols[id] for id in self._store.names().nearest(name, symbols)]
+
+    def _entry(self, name: str) -> _Entry:
+        entries = self._store.find(name, self._group) if isinstance(name, str) else []
+        if len(entries) != 1:
+            raise self._unknown(name, entries)
+        return entries[0]
 
     def names(self) -> list[str]:
         """The symbols, in the order of the files."""
         return [entry.symbol for entry in self._store.entries(self._group)]
 
     def spellings(self) -> dict[str, tuple[str, ...]]:
-        """All names of each entry by its id: id, symbol, aliases and the full name; no entry is built for it.
+        """All names of each entry by its id: id, symbol, aliases and the full name; no entry is built for them.
 
         Example:
             >>> from mlsysim.hardware.registry import Hardware
             >>> Hardware.Cloud.spellings()["tpu_v7"]
             ('tpu_v7', 'TPUv7', 'Ironwood', 'TPU7x', 'TPU7x Ironwood')
         """
-        return {
-            entry.id: (entry.id, entry.symbol, *entry.aliases, str(entry.fields.get("name", entry.id)))
-            for entry in self._store.entries(self._group)
-        }
+        return {entry.id: entry.names for entry in self._store.entries(self._group)}
 
     def _value(self, entry: _Entry) -> T:
         value: T = self._store.value(entry)
         return value
 
-    def _unknown(self, name: object) -> UnknownNameError:
-        entries = self._store.entries(self._group)
-        known = [name for entry in entries for name in (entry.symbol, *entry.aliases)]
-        near = nearest(name, known) or nearest(name, [entry.id for entry in entries])
-        # Hundreds of names would bury the hint: they are listed only where nothing comes near.
-        hint = (
-            f"did you mean {near!r}?"
-            if near
-            else f"it has {', '.join(self.names()[:40])}{', ...' if len(entries) > 40 else ''}"
-        )
-        error = UnknownNameError(self._label, name, f"one of its {len(entries)} names", near)
-        error.args = (f"{self._label} has no {name!r}; {hint}",)
+    def _unknown(self, name: object, several: list[_Entry]) -> UnknownNameError:
+        """The error for a name that means none of the entries, or ``several``."""
+        meant = [entry.symbol for entry in several[:3]] or self.nearest(name)
+        error = UnknownNameError(self._label, name, f"one of its {len(self)} names", next(iter(meant), None))
+        if len(several) > 1:
+            said = f"has several {name!r}: say which of {either(meant)}"
+        elif meant:
+            said = f"has no {name!r}; did you mean {either(meant)}?"
+        else:
+            said = f"has no {name!r}; it has {len(self)} names, such as {either(self.names()[:3])}"
+        error.args = (f"{self._label} {said}",)
         return error
 
     def __getattr__(self, name: str) -> T:
         if name.startswith("_"):  # copy, pickle, doctest and IPython probe for these: no file is read for them
             raise AttributeError(name)
-        entry = self._store.find(name, self._group)
-        if entry is None or name not in (entry.symbol, *entry.aliases):
-            raise self._unknown(name)
-        return self._value(entry)
+        entries = self._store.find(name, self._group)
+        if len(entries) != 1 or name not in (entries[0].symbol, *entries[0].aliases):
+            raise self._unknown(name, entries)
+        return self._value(entries[0])
 
     __getitem__ = get
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._store.find(name, self._group) is not None
+        return isinstance(name, str) and len(self._store.find(name, self._group)) == 1
 
     def __iter__(self) -> Iterator[T]:
         return (self._value(entry) for entry in self._store.entries(self._group))

@@ -56,6 +56,25 @@ class ComputeCore(Spec):
             raise error
         return rate
 
+    def scaled(self, multiprocessors: int | None) -> ComputeCore:
+        """Returns these cores with another number of multiprocessors; peaks go with it (None: these cores).
+
+        Example:
+            >>> ComputeCore(peak_flops="10 TFLOP/s", multiprocessors=4).scaled(2).peak_flops.m_as("TFLOP/s")
+            5.0
+        """
+        if multiprocessors is None:
+            return self
+        share = multiprocessors / (self.multiprocessors or 1)
+        return self.model_copy(
+            update={
+                "multiprocessors": multiprocessors,
+                "peak_flops": self.peak_flops * share,
+                "fp16_sum_flops": None if self.fp16_sum_flops is None else self.fp16_sum_flops * share,
+                "precision_flops": {name: rate * share for name, rate in self.precision_flops.items()},
+            }
+        )
+
 
 class MemoryHierarchy(Spec):
     """Device memory. "80 GB" of HBM is 80 GiB: the registry says so; what a caller writes is taken as written."""

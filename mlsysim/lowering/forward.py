@@ -43,8 +43,8 @@ class ForwardTime(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class InferenceRun:
-    """Seconds of a batch by part, and the fitted coefficients behind them."""
+class CalibratedRun:
+    """Seconds of a batch or a step by part, and the fitted coefficients behind them."""
 
     parts: dict[str, float]
     coefficients: tuple[str, ...]
@@ -59,7 +59,7 @@ def inference_run(
     seq_len: int,
     mean_tokens: float,
     precision: str,
-) -> InferenceRun:
+) -> CalibratedRun:
     """One forward pass of ``batch`` samples on one accelerator.
 
     Raises:
@@ -70,7 +70,7 @@ def inference_run(
     work = inference_work(workload, float(batch), precision, stack, seq_len=seq_len, mean_tokens=mean_tokens)
     time = forward_time(work, kernels, stack.coefficients, found.clock, found.traffic)
     parts = {part.removesuffix("_s"): float(getattr(time, part)) for part in time._fields}
-    return InferenceRun(parts, inference_fitted_names(stack_name, accelerator.name, precision))
+    return CalibratedRun(parts, inference_fitted_names(stack_name, accelerator.name, precision))
 
 
 def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernels, InferenceHardware]:

@@ -23,16 +23,16 @@ class OffloadedStep:
     alone: Step
     waiting_s: Num
 
-    @property
-    def total_s(self) -> Num:
-        """The longer of computation and transfers."""
-        return self.alone.total_s + self.waiting_s
-
     def parts(self) -> tuple[dict[str, float], str]:
         """Seconds by name, and what limits the step."""
         parts, binding = self.alone.parts()
         waiting_s = float(self.waiting_s)
         return {**parts, "host transfers beyond them": waiting_s}, "host transfers" if waiting_s > 0 else binding
+
+    @property
+    def total_s(self) -> Num:
+        """The longer of computation and transfers."""
+        return self.alone.total_s + self.waiting_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,10 +78,7 @@ class ServingOptions(DeploymentOptions, total=False):
     page_size: Annotated[int, Option(1, "tokens of a block of the KV cache, which is given out whole")]
     offload: Annotated[
         str | Mapping[str, float] | None,
-        Option(
-            None,
-            'what the host\'s memory keeps and every pass streams: "weights", "kv", "weights+kv", or shares of each by name',
-        ),
+        Option(None, 'what the host keeps and passes stream: "weights", "kv", "weights+kv" or shares such as {"weights": 0.5}'),
     ]
     host_memory: Annotated[
         Quantity | str | None,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self, Unpack
 
+from mlsysim.calibration.names import stack_called
 from mlsysim.calibration.stacks import stack as known_stack
 from mlsysim.calibration.stacks import stack_names
 from mlsysim.core.checks import boolean, fraction, instance, one_of, real_number, strict_keywords, whole_number
-from mlsysim.core.errors import InconsistentError, InputError
+from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.core.options import with_defaults
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.hardware.types import HardwareNode
@@ -228,7 +229,9 @@ class TrainingSetting:
 def _stack(stack: object, efficiency: float | None, overlap_comm: object, overlap_efficiency: object) -> str | None:
     if stack is None:
         return None
-    name = one_of("stack", stack, stack_names())
+    name = stack_called(stack) if isinstance(stack, str) else None
+    if name is None:
+        raise UnknownNameError.among("stack", stack, stack_names())
     if efficiency is not None:
         raise InconsistentError("efficiency", efficiency, "nothing beside stack: calibrated kernels have their own")
     if overlap_comm is not True or overlap_efficiency is not None:

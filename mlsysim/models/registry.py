@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 from mlsysim.core.registry import Registry
+from mlsysim.core.toml import packaged_toml
 from mlsysim.models.types import (
     CNNWorkload,
     DiffusionWorkload,
@@ -31,6 +32,19 @@ class ModelRegistry(Registry[Workload]):
         self.Recommendation = self.group("Recommendation", RecommendationWorkload)
         self.StateSpace = self.group("StateSpace", StateSpaceWorkload)
         self.Tiny = self.group("Tiny", CNNWorkload)
+
+    def weight_format(self, name: str) -> str:
+        """The number format of a checkpoint's weights, where its name says it; empty where it does not.
+
+        Example:
+            >>> Models.weight_format("Qwen/Qwen3-32B-FP8"), Models.weight_format("Qwen2.5-7B-Instruct-AWQ")
+            ('fp8', 'awq')
+            >>> Models.weight_format("Llama-3.1-8B")
+            ''
+        """
+        told = self._store.names().qualifier(name, "format")
+        formats: dict[str, str] = packaged_toml("models", "names.toml")["weight_formats"]
+        return "" if told is None else formats[told]
 
 
 Models = ModelRegistry()

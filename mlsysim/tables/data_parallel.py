@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlsysim.calibration.data_parallel import replica_hardware, replica_stack
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
-from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
-from mlsysim.systems.registry import Systems
-from mlsysim.systems.types import Fleet, NetworkFabric, Node
-from mlsysim.tables.accelerator_names import accelerator_entry
+from mlsysim.systems.fleets import sharing, usual_fleet
+from mlsysim.systems.types import Fleet
+from mlsysim.tables.cells import Cells, cell_text, whole_cell
+from mlsysim.tables.names import named_accelerator
 
-_POWER_LIMIT = re.compile(r"\s*\(\d+\s*w\)$")
 # "8x ConnectX-7 IB NDR 400Gb/s": cards and the rate of one.
 _CARDS = re.compile(r"(\d+)\s*x\s+[^,;+]*?(\d+)\s*gb")
-Cells = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -72,13 +69,13 @@ def replica_question(cells: Cells) -> ReplicaQuestion:
     Raises:
         InputError: a cell that is needed is empty or unknown, or a run that is not calibrated.
     """
-    if (task := _text(cells, "task")) not in ("", "train"):
+    if (task := cell_text(cells, "task")) not in ("", "train"):
         raise InputError("task", task, "train: only training rows are predicted")
-    accelerator, entry = named_accelerator(cells)
+    accelerator = _accelerator(cells)
     kernels = replica_hardware(accelerator.name).kernels  # what is not calibrated is refused by name
     count = whole_cell(cells, "n_accel")
-    benchmark = _text(cells, "benchmark")
-    workload: Workload = Models.get(_named("model", benchmark or _text(cells, "model")))
+    benchmark = cell_text(cells, "benchmark")
+    workload: Workload = Models.get(_named("model", benchmark or cell_text(cells, "model")))
     framework = named_framework(cells)
     kind = "encoder" if isinstance(workload, TransformerWorkload) else "convolutional"
     stack = _stack(kind, "mlperf" if benchmark else framework, cells)
@@ -96,16 +93,16 @@ def replica_question(cells: Cells) -> ReplicaQuestion:
         if "grad_accum" not in cells and arguments["masked_share"]:
             accumulated = _accumulated(arguments["seq_len"], batch)
             arguments |= {"batch_size": batch * accumulated, "microbatch_count": accumulated}
-    return ReplicaQuestion(workload, _hardware(accelerator, entry, cells, count), arguments)
+    return ReplicaQuestion(workload, _hardware(accelerator, cells, count), arguments)
 
 
 @functools.cache
-def _names(file: str) -> dict[str, Any]:
-    return packaged_toml("tables", file)
+def _facts() -> dict[str, Any]:
+    return packaged_toml("tables", "resnet_bert.toml")
 
 
 def _known(section: str) -> dict[str, Any]:
-    return {name: value for name, value in _names("resnet_bert_names.toml")[section].items() if name != "source"}
+    return {name: value for name, value in _facts()[section].items() if name != "source"}
 
 
 def _named(column: str, text: str) -> str:
@@ -115,68 +112,46 @@ def _named(column: str, text: str) -> str:
     return str(known[text])
 
 
-def _text(cells: Cells, column: str) -> str:
-    return cells.get(column, "").strip().lower()
-
-
-def whole_cell(cells: Cells, column: str, default: int | None = None) -> int:
-    """A whole number of at least 1; ``default``, if any, where the cell is empty."""
-    text = _text(cells, column)
-    if not text and default is not None:
-        return default
-    try:
-        number = float(text)
-        whole = int(number)
-    except (ValueError, OverflowError):
-        raise InputError(column, text, "a whole number >= 1" if text else "a number: the row leaves it out") from None
-    if whole != number or whole < 1:
-        raise InputError(column, text, "a whole number >= 1")
-    return whole
-
-
-def named_accelerator(cells: Cells) -> tuple[HardwareNode, str]:
-    """The accelerator and its name in the registry; a few spellings mean another device here than in other tables."""
-    text = _POWER_LIMIT.sub("", _text(cells, "accelerator"))
-    if not text:
-        raise InputError("accelerator", "", "a name: the row leaves it out")
-    for kind in _names("resnet_bert_names.toml")["uncalibrated"]["accelerators"]:
+def _accelerator(cells: Cells) -> HardwareNode:
+    """The accelerator, if it is of a kind whose kernels are calibrated."""
+    text = cell_text(cells, "accelerator")
+    for kind in _known("uncalibrated")["accelerators"]:
         if text.startswith(kind):
             raise InputError("accelerator", text, "an NVIDIA GPU from V100 on: no kernels of other kinds are calibrated")
-    entry = str(_names("resnet_bert_names.toml")["accelerator"].get(text) or accelerator_entry(text))
-    return Hardware.get(entry), entry
+    return named_accelerator(cells)
 
 
 def named_framework(cells: Cells) -> str:
     """The framework's own column; of DeepLearningExamples, the folder."""
-    named = _text(cells, "framework")
-    return named or _text(cells, "locator").partition("/")[0]
+    named = cell_text(cells, "framework")
+    return named or cell_text(cells, "locator").partition("/")[0]
 
 
 def _stack(kind: str, framework: str, cells: Cells) -> str:
     """The stack of a framework for networks of this kind, of its year where that is told; other frameworks are refused."""
-    release = _text(cells, "framework")
-    for foreign in _names("resnet_bert_names.toml")["uncalibrated"]["frameworks"]:
+    release = cell_text(cells, "framework")
+    for foreign in _facts()["uncalibrated"]["frameworks"]:
         if foreign in release:
             raise InputError("framework", release, f"none of {foreign}: no stack of it is calibrated")
-    older = _names("resnet_bert_names.toml")["older_stack"].get(f"{framework} {kind}")
-    if older is not None and _text(cells, "year") and whole_cell(cells, "year") <= older["until"]:
+    older = _facts()["older_stack"].get(f"{framework} {kind}")
+    if older is not None and cell_text(cells, "year") and whole_cell(cells, "year") <= older["until"]:
         return str(older["stack"])
-    stacks = _names("resnet_bert_names.toml")["stack"][kind]
+    stacks = _facts()["stack"][kind]
     if framework not in stacks:
         raise UnknownNameError.among("framework", framework, stacks)
     return str(stacks[framework])
 
 
 def _precision(cells: Cells, stack: str, kernels: str) -> str:
-    text = _text(cells, "precision")
+    text = cell_text(cells, "precision")
     return _named("precision", text) if text else replica_stack(stack).precisions.get(kernels, _named("precision", ""))
 
 
 def _batch(cells: Cells, each: int, kind: str, framework: str) -> int:
     """Samples of a step, all accelerators together; a batch an accelerator is that of one of ``each`` micro-batches."""
-    if _text(cells, "batch_per_accel"):
+    if cell_text(cells, "batch_per_accel"):
         return each * whole_cell(cells, "batch_per_accel")
-    usual = _names("resnet_bert_names.toml")["usual_batch"].get(f"{framework} {kind}")
+    usual = _facts()["usual_batch"].get(f"{framework} {kind}")
     if usual is not None and "batch_per_accel" in cells:
         return each * int(usual)
     return whole_cell(cells, "global_batch_seqs" if "global_batch_seqs" in cells else "batch_per_accel")
@@ -186,15 +161,15 @@ def _sequence(
     cells: Cells, benchmark: str, framework: str, accelerator: HardwareNode, precision: str
 ) -> dict[str, float | int]:
     """Tokens of a sample, the mean of those that are no padding, and the share that the output head is trained on."""
-    facts = _names("resnet_bert_names.toml")
+    facts = _facts()
     masked = float(facts["masked"]["share"])
     if benchmark:
         fixed = facts["mlperf_bert"]
         seq_len = whole_cell(cells, "seq_len", int(fixed["seq_len"]))
         return {"seq_len": seq_len, "mean_tokens": float(fixed["filled"]) * seq_len, "masked_share": masked}
-    if "fine-tun" in _text(cells, "locator") or "squad" in _text(cells, "variant"):
+    if "fine-tun" in cell_text(cells, "locator") or "squad" in cell_text(cells, "variant"):
         return {"seq_len": whole_cell(cells, "seq_len", int(facts["fine_tuning"]["seq_len"])), "masked_share": 0.0}
-    if _text(cells, "seq_len"):
+    if cell_text(cells, "seq_len"):
         return _pretraining(whole_cell(cells, "seq_len"))
     wide = "full" if precision in ("tf32", "fp32") else "half"
     memory_GiB = round(accelerator.memory_capacity_B / 2**30)
@@ -207,7 +182,7 @@ def _sequence(
 def _recipe_lengths(framework: str, memory_GiB: int, values: str, batch: int) -> set[int]:
     """Lengths at which the recipes of a framework (of all, where none is told) use this batch."""
     lengths = set()
-    for recipe in _names("resnet_bert_names.toml")["pretraining_batch"]:
+    for recipe in _facts()["pretraining_batch"]:
         same = recipe["framework"] == framework or not framework
         if same and (recipe["memory_GiB"], recipe["values"]) == (memory_GiB, values):
             if batch <= recipe["largest_at_512"]:
@@ -219,7 +194,7 @@ def _recipe_lengths(framework: str, memory_GiB: int, values: str, batch: int) ->
 
 def _pretraining(seq_len: int) -> dict[str, float | int]:
     """Samples of the short phase are cut to be full, those of the long one are not."""
-    facts = _names("resnet_bert_names.toml")
+    facts = _facts()
     long = seq_len > facts["pretraining_step"]["short"]
     filled = float(facts["mlperf_bert"]["filled"]) if long else 1.0
     return {"seq_len": seq_len, "mean_tokens": filled * seq_len, "masked_share": float(facts["masked"]["share"])}
@@ -227,54 +202,23 @@ def _pretraining(seq_len: int) -> dict[str, float | int]:
 
 def _accumulated(seq_len: int, batch: int) -> int:
     """Micro-batches of a step of the recipe, where the table does not say."""
-    recipe = _names("resnet_bert_names.toml")["pretraining_step"]
+    recipe = _facts()["pretraining_step"]
     samples = float(recipe["samples_at_128" if seq_len <= recipe["short"] else "samples_at_512"])
     return max(1, round(samples / batch))
 
 
-def _hardware(accelerator: HardwareNode, entry: str, cells: Cells, count: int) -> HardwareNode | Fleet:
-    """The fleet: the node that the accelerator usually sits in, as wide as the row says; without one, cards on PCI Express."""
+def _hardware(accelerator: HardwareNode, cells: Cells, count: int) -> HardwareNode | Fleet:
+    """The fleet: the node that the accelerator usually sits in, as wide as the row says, on the network that it says."""
     if count == 1:
         return accelerator
-    tables = _names("table_names.toml")
-    name = tables["node"].get(entry) or _names("resnet_bert_names.toml")["node"].get(entry)
-    usual = None if name is None else Systems.Nodes.get(name)
-    wide = tables["domain"].get(entry)
-    per_node = min(count, wide or whole_cell(cells, "accel_per_node", count if usual is None else usual.accelerators_per_node))
-    while wide and count % per_node:  # a domain that the job does not fill evenly: the largest equal parts
-        per_node -= 1
-    if count % per_node:
-        raise InputError("n_accel", count, f"a multiple of the {per_node} accelerators of a node")
-    default_Bps = 0.0 if usual is None or usual.network_bw is None else float(usual.network_bw.m_as("byte/second"))
-    network_Bps = _network_Bps(cells, per_node) or default_Bps or _known("network")["node_Bps"] / per_node
-    return built_fleet(entry, count, per_node, _link_Bps(usual, accelerator), network_Bps)
-
-
-def _link_Bps(usual: Node | None, accelerator: HardwareNode) -> float:
-    """One direction, of an accelerator within its node."""
-    if usual is not None:
-        return usual.intra_bandwidth_Bps
-    link = accelerator.host_link_bw
-    return _known("network")["card_Bps"] if link is None else float(link.m_as("byte/second"))
+    per_node = whole_cell(cells, "accel_per_node", 0) or None
+    network_Bps = _network_Bps(cells, sharing(accelerator, count, per_node))
+    return usual_fleet(accelerator, count, per_node, network_Bps=network_Bps or None)
 
 
 def _network_Bps(cells: Cells, per_node: int) -> float:
     """Line rate of the network cards for each accelerator, one direction; 0 where the row does not say it in numbers."""
-    text = _text(cells, "host_networking")
+    text = cell_text(cells, "host_networking")
     computing = text[text.find("compute:") :] if "compute:" in text else text
     rates = [float(cards) * float(gigabits) for cards, gigabits in _CARDS.findall(computing)]
     return max(rates, default=0.0) * 1e9 / 8 / per_node
-
-
-@functools.lru_cache(maxsize=4096)
-def built_fleet(entry: str, count: int, per_node: int, link_Bps: float, network_Bps: float) -> Fleet:
-    """Building checked types takes longer than solving them: rows with the same cells share the object."""
-    accelerator = Hardware.get(entry)
-    node = Node(
-        name=f"{per_node} x {accelerator.name}",
-        accelerator=accelerator,
-        accelerators_per_node=per_node,
-        intra_node_bw=f"{2 * link_Bps} byte/second",
-    )
-    fabric = NetworkFabric(name="network", bandwidth=f"{network_Bps} byte/second")
-    return Fleet(name=f"{count} x {accelerator.name}", node=node, count=count // per_node, fabric=fabric)

@@ -11,34 +11,18 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
 from typing import Any
 
 from mlsysim.core.errors import InputError
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.names import folded, longest_beginning
 from mlsysim.models.parameters import active_parameters, total_parameters
 from mlsysim.models.registry import Models
 from mlsysim.models.types import MixtureOfExperts, TransformerWorkload
+from mlsysim.tables.names import registered_model
 
 _MOST_SHARED = 8
 # Published counts are rounded; beyond this the row is of an architecture that its cells do not describe.
 _TOLERANCE = 0.15
-
-
-def refuse_unmodelled(name: str) -> None:
-    """Refuses models whose layers are not of the kinds that are modelled.
-
-    Raises:
-        InputError: with the reason.
-
-    Example:
-        >>> refuse_unmodelled("Nemotron_3_Nano")
-        Traceback (most recent call last):
-        mlsysim.core.errors.InputError: model = 'Nemotron_3_Nano': expected a transformer: most layers are Mamba-2
-    """
-    why = _longest_prefix(name, _unmodelled())
-    if why is not None:
-        raise InputError("model", name, str(why))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -68,11 +52,9 @@ def expert_workload(
         >>> unknown.moe.shared_experts, unknown.ffn_matrices
         (8, 3)
     """
-    known = _longest_prefix(name, _registered())
-    if known is not None:
-        model = Models.get(known)
-        if isinstance(model, TransformerWorkload) and _agrees(model, layers, hidden, experts, per_token):
-            return model.model_copy(update={"prediction_layers": 0}) if "womtp" in _plain(name) else model
+    model = registered_model(name) or _beginning(name)
+    if model is not None and _agrees(model, layers, hidden, experts, per_token):
+        return model.model_copy(update={"prediction_layers": 0}) if "womtp" in folded(name) else model
     fields: dict[str, Any] = {
         "name": name,
         "architecture": "MixtureOfExperts",
@@ -126,28 +108,7 @@ def _agrees(model: TransformerWorkload, layers: int, hidden: int, experts: int, 
     return found == (layers, hidden, experts, per_token)
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _longest_prefix(name: str, known: dict[str, str]) -> str | None:
-    """What the longest key stands for that ``name`` begins with, both without punctuation."""
-    plain = _plain(name)
-    found = [key for key in known if plain.startswith(key)]
-    return known[max(found, key=len)] if found else None
-
-
-@functools.cache
-def _tables() -> dict[str, dict[str, str]]:
-    names = packaged_toml("tables", "table_names.toml")
-    return {part: {_plain(key): str(value) for key, value in names[part].items()} for part in ("model", "not_modelled")}
-
-
-@functools.cache
-def _registered() -> dict[str, str]:
-    """Registry entries by plain name, and the names that tables have for them."""
-    return {_plain(entry): entry for entry in Models.Language.names()} | _tables()["model"]
-
-
-def _unmodelled() -> dict[str, str]:
-    return _tables()["not_modelled"]
+def _beginning(name: str) -> TransformerWorkload | None:
+    """The registered model whose name ``name`` begins with."""
+    begun = longest_beginning(name, [spelling for names in Models.Language.spellings().values() for spelling in names])
+    return None if begun is None else registered_model(begun)

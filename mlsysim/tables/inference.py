@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from mlsysim.calibration.inference import inference_hardware
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.hardware.registry import Hardware
+from mlsysim.hardware.slices import Slicing, slicing
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
-from mlsysim.systems.types import Fleet, Node
-from mlsysim.tables.accelerator_names import accelerator_entry
-from mlsysim.tables.data_parallel import ReplicaQuestion, named_accelerator, named_framework, whole_cell
-from mlsysim.tables.slices import Slicing, sliced, slicing
+from mlsysim.systems.fleets import usual_fleet
+from mlsysim.systems.types import Fleet
+from mlsysim.tables.cells import Cells, cell_text, whole_cell
+from mlsysim.tables.data_parallel import ReplicaQuestion, named_framework
+from mlsysim.tables.names import accelerator_id, named_accelerator
 
 _ROUND = re.compile(r"v?(\d+\.\d+)")
 _LINE = re.compile(r"(\S+?):L(\d+) @(\w+)")
-_BESIDE_NAME = re.compile(r"^nvidia\s+|[\s-]+cts$")
 _EIGHT_BITS_SUFFICE = 99.5
-Cells = Mapping[str, str]
 
 
 def is_inference(cells: Cells) -> bool:
@@ -64,7 +63,7 @@ def inference_question(cells: Cells) -> ReplicaQuestion:
 
 def _framework_run(cells: Cells) -> ReplicaQuestion:
     """A batch of images in a framework, or in TensorRT from within it."""
-    accelerator, _ = named_accelerator(cells)
+    accelerator = named_accelerator(cells)
     inference_hardware(accelerator.name)
     count = whole_cell(cells, "n_accel")
     model = cell_text(cells, "model")
@@ -147,10 +146,10 @@ def submitted(cells: Cells) -> ReplicaQuestion:
     """
     benchmark = _benchmark(cells)
     entry, cut = _accelerator(cells)
-    accelerator, count = Hardware.get(entry), accelerator_count(cells)
+    accelerator, count = named_accelerator(cells), whole_cell(cells, "n_accel")
     if cut is not None:
         # One slice is one of the system's: submissions leave the others idle, or to other benchmarks.
-        accelerator, count = sliced(entry, cut, _slice_units(entry)), count * cut.slices if cut.slices > 1 else 1
+        count = count * cut.slices if cut.slices > 1 else 1
     inference_hardware(accelerator.name)
     release = round_number(cells)
     workload = Models.get(benchmark["model"])
@@ -164,64 +163,21 @@ def submitted(cells: Cells) -> ReplicaQuestion:
 
 
 def _system(accelerator: HardwareNode, count: int) -> Fleet:
-    """Accelerators that never talk to each other, whatever their links."""
-    each = Node(
-        name=f"{count} x {accelerator.name}",
-        accelerator=accelerator,
-        accelerators_per_node=count,
-        intra_node_bw="2 byte/second",
-    )
-    return Fleet(name=each.name, node=each, count=1)
-
-
-def _slice_units(entry: str) -> int:
-    known = names_of("slice")["multiprocessors"]
-    chip = entry.partition("_")[0]
-    if chip not in known:
-        raise UnknownNameError.among("accelerator that is cut in slices", chip, known)
-    return int(known[chip])
+    """Accelerators that never talk to each other: one system, whatever its nodes."""
+    return usual_fleet(accelerator, count, per_node=count)
 
 
 @functools.cache
 def names_of(name: str) -> dict[str, Any]:
-    """A section of ``inference_names.toml``, without its source."""
-    document = packaged_toml("tables", "inference_names.toml")
+    """A section of ``mlperf_inference.toml``, without its source."""
+    document = packaged_toml("tables", "mlperf_inference.toml")
     return {key: value for key, value in document[name].items() if key != "source"}
 
 
-def cell_text(cells: Cells, column: str) -> str:
-    """A cell in lower case; empty where the row has none."""
-    return cells.get(column, "").strip().lower()
-
-
 def _accelerator(cells: Cells) -> tuple[str, Slicing | None]:
-    """The accelerator's name in the registry, and how it is cut."""
-    text, cut = slicing(cell_text(cells, "accelerator"))
-    if not text:
-        raise InputError("accelerator", "", "a name: systems without accelerators are not calibrated")
-    name = _BESIDE_NAME.sub("", _BESIDE_NAME.sub("", text))
-    listed = names_of("accelerator").get(name)
-    return (str(listed) if listed else accelerator_entry(text)), cut
-
-
-def accelerator_count(cells: Cells) -> int:
-    """Accelerators of the system that a row describes.
-
-    Raises:
-        InputError: no whole number.
-
-    Example:
-        >>> accelerator_count({"n_accel": "8.0"})
-        8
-    """
-    text = cell_text(cells, "n_accel")
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 1 <= number < float("inf") or number != int(number):
-        raise InputError("n_accel", text, "a whole number >= 1: accelerators of the system")
-    return int(number)
+    """The whole accelerator's id in the registry, and how it is cut."""
+    whole, cut = slicing(cell_text(cells, "accelerator"))
+    return accelerator_id({"accelerator": whole}), cut
 
 
 def round_number(cells: Cells) -> float:

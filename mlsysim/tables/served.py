@@ -6,8 +6,9 @@ from typing import Any
 
 from mlsysim.core.errors import InputError
 from mlsysim.solvers.serving.batch_server import BatchServerModel, BatchServerResult
+from mlsysim.tables.cells import Cells, cell_text
 from mlsysim.tables.data_parallel import ReplicaQuestion
-from mlsysim.tables.inference import Cells, cell_text, names_of, round_number, submitted, submitted_model
+from mlsysim.tables.inference import names_of, round_number, submitted, submitted_model
 
 SCENARIOS = ("server", "singlestream", "multistream")
 

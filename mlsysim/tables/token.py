@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +15,14 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.serving.token_server import TokenServerResult
+from mlsysim.systems.fleets import usual_nodes
 from mlsysim.systems.types import Fleet
-from mlsysim.tables.accelerator_names import accelerator_entry
-from mlsysim.tables.inference import accelerator_count, cell_text, round_number
-from mlsysim.tables.serving import built_hardware
+from mlsysim.tables.cells import Cells, cell_text, whole_cell
+from mlsysim.tables.inference import round_number
+from mlsysim.tables.names import accelerator_id, named_accelerator
 
 SCENARIOS = ("offline", "server", "interactive")
 _TENSOR_PARALLEL = 8
-Cells = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def token_question(cells: Cells) -> TokenQuestion:
         raise InputError(
             "scenario", scenario, f"one of {', '.join(SCENARIOS)}: lone requests to language models are not modelled"
         )
-    entry, count = _accelerator(cells), accelerator_count(cells)
+    entry, count = _accelerator(cells), whole_cell(cells, "n_accel")
     arguments: dict[str, Any] = {
         "accelerators": count,
         "seq_len": benchmark["prompt"],
@@ -101,7 +100,8 @@ def token_question(cells: Cells) -> TokenQuestion:
         arguments |= {argument: f"{within[part]} s" for part, argument in named.items() if part in within}
         arguments["percentile"] = limits["percentile"]
     model = instance("benchmark", Models.get(benchmark["model"]), TransformerWorkload, "a language model")
-    return TokenQuestion(model, built_hardware(entry, min(count, _TENSOR_PARALLEL)), arguments)
+    accelerator, ranks = named_accelerator(cells), min(count, _TENSOR_PARALLEL)
+    return TokenQuestion(model, accelerator if ranks == 1 else usual_nodes(accelerator, ranks), arguments)
 
 
 def token_figure(result: TokenServerResult, asked: str) -> float:
@@ -127,7 +127,7 @@ def _accelerator(cells: Cells) -> str:
         raise InputError("accelerator", "", "a name: language models on systems without accelerators are not calibrated")
     if "," in text:
         raise InputError("accelerator", text, "accelerators of one kind: how a system of several shares its load is not stated")
-    return accelerator_entry(text)
+    return accelerator_id(cells)
 
 
 def _precision(entry: str, benchmark: str) -> str:

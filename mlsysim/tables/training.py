@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlsysim.calibration.names import framework_called, stack_of_variant, unknown
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
-from mlsysim.hardware.registry import Hardware
 from mlsysim.models.parameters import total_parameters
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult
-from mlsysim.systems.registry import Systems
-from mlsysim.systems.types import Fleet, NetworkFabric, Node
-from mlsysim.tables.accelerator_names import accelerator_entry
-from mlsysim.tables.experts import expert_workload, refuse_unmodelled
-from mlsysim.tables.model_names import named_model, untold_fields
+from mlsysim.systems.fleets import usual_fleet
+from mlsysim.systems.types import Fleet
+from mlsysim.tables.cells import cell_text, number_cell, whole_cell
+from mlsysim.tables.experts import expert_workload
+from mlsysim.tables.names import named_accelerator, named_model, refuse_unmodelled, untold_fields
 
 METRICS = ("step_time_s", "tokens_per_s_per_accel", "tflops_per_accel", "mfu_pct", "hfu_pct")
 
@@ -54,7 +53,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     """
     fleet = _fleet(row)
     workload = _workload(row)
-    tp, pp, cp = (_whole(row, name, 1) for name in ("tp", "pp", "cp"))
+    tp, pp, cp = (whole_cell(row, name, 1) for name in ("tp", "pp", "cp"))
     if fleet.accelerators % (tp * pp * cp):
         raise InputError("n_accel", fleet.accelerators, f"a multiple of tp x pp x cp = {tp} x {pp} x {cp}")
     dp = fleet.accelerators // (tp * pp * cp)
@@ -66,7 +65,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     zero_stage = _zero_stage(row, framework)
     arguments = {
         "batch_size": batch,
-        "seq_len": _whole(row, "seq_len"),
+        "seq_len": whole_cell(row, "seq_len"),
         "precision": _precision(row),
         "tp_size": tp,
         "pp_size": pp,
@@ -74,140 +73,77 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         "microbatch_count": microbatch_count,
         "zero_stage": zero_stage,
         "shard_size": _shard_size(row, framework, fleet, tp, dp) if zero_stage else None,
-        "sequence_parallel": {"yes": tp > 1, "no": False}.get(_text(row, "sequence_parallel")),
-        "recompute": _text(row, "recompute") or framework.get("recompute"),
+        "sequence_parallel": {"yes": tp > 1, "no": False}.get(cell_text(row, "sequence_parallel")),
+        "recompute": cell_text(row, "recompute") or framework.get("recompute"),
         "attention": _attention(row),
-        "stack": _variant(row) or str(framework["stack"]),
+        "stack": stack_of_variant(cell_text(row, "variant"), cell_text(row, "model")) or str(framework["stack"]),
     }
     if cp > 1:
         arguments["cp_size"] = cp
     if workload.moe is not None:
         # Megatron-Core's recipes do not split experts, whatever TP the other layers have; no table says otherwise.
-        arguments |= {"ep_size": _whole(row, "ep", 1), "expert_tp_size": 1}
+        arguments |= {"ep_size": whole_cell(row, "ep", 1), "expert_tp_size": 1}
     rank = _lora_rank(row)
     if rank:
         arguments["lora_rank"] = rank
-    metric = _text(row, "metric")
+    metric = cell_text(row, "metric")
     if metric not in METRICS:
         raise UnknownNameError.among("metric", metric, METRICS)
-    if framework.get("tuned_micro_batch") and not _text(row, "micro_batch"):
+    if framework.get("tuned_micro_batch") and not cell_text(row, "micro_batch"):
         arguments["microbatch_count"] = _fastest_count(workload, fleet, arguments, batch // dp)
     # Of adapters, sources count the frozen products alone, forward and backward: 4 FLOP a parameter.
     return TrainingQuestion(workload, fleet, arguments, metric, "weights" if rank else framework["flops"])
 
 
 @functools.cache
-def _names() -> dict[str, Any]:
-    return packaged_toml("tables", "table_names.toml")
-
-
-def _text(row: Mapping[str, str], column: str) -> str:
-    return (row.get(column) or "").strip().lower()
-
-
-def _number(row: Mapping[str, str], column: str, default: float | None = None) -> float:
-    text = _text(row, column)
-    if not text:
-        if default is None:
-            raise InputError(column, "", "a number: the row leaves it out")
-        return default
-    try:
-        number = float(text)
-    except ValueError:
-        raise InputError(column, text, "a number") from None
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(column, text, "a number > 0")
-    return number
-
-
-def _whole(row: Mapping[str, str], column: str, default: int | None = None) -> int:
-    number = _number(row, column, default)
-    if number != int(number):
-        raise InputError(column, number, "a whole number")
-    return int(number)
+def _facts() -> dict[str, Any]:
+    return packaged_toml("tables", "training.toml")
 
 
 def _fleet(row: Mapping[str, str]) -> Fleet:
-    entry = accelerator_entry(_text(row, "accelerator"))
-    usual = _usual_node(entry)
-    count = _whole(row, "n_accel")
-    domain = _names()["domain"].get(entry)
-    given = _whole(row, "accel_per_node", domain or usual.accelerators_per_node)
-    # A table prints the tray or the host as the node; more than that is a part of the domain, such as a slice of a torus.
-    per_node = min(count, given if domain is None or given > usual.accelerators_per_node else domain)
-    while count % per_node:  # a domain that the job does not fill evenly: the largest equal parts
-        per_node -= 1
-    intra_GBps = _number(row, "intra_bw_GBps", usual.intra_bandwidth_Bps / 1e9)
-    inter_GBps = _number(row, "inter_bw_GBps_per_accel", _usual_network_GBps(entry))
-    return _built_fleet(entry, count, per_node, intra_GBps, inter_GBps)
-
-
-@functools.lru_cache(maxsize=4096)
-def _built_fleet(entry: str, count: int, per_node: int, intra_GBps: float, inter_GBps: float) -> Fleet:
-    """Building checked types takes longer than solving them: rows with the same cells share the object."""
-    hardware = Hardware.get(entry)
-    node = Node(
-        name=_usual_node(entry).name,
-        accelerator=hardware,
-        accelerators_per_node=per_node,
-        intra_node_bw=f"{2 * intra_GBps} GB/s",
+    link_GBps, network_GBps = number_cell(row, "intra_bw_GBps", 0.0), number_cell(row, "inter_bw_GBps_per_accel", 0.0)
+    return usual_fleet(
+        named_accelerator(row),
+        whole_cell(row, "n_accel"),
+        whole_cell(row, "accel_per_node", 0) or None,
+        1e9 * link_GBps or None,
+        1e9 * network_GBps or None,
     )
-    fabric = NetworkFabric(name="network", bandwidth=f"{inter_GBps} GB/s")
-    return Fleet(name=f"{count} x {hardware.name}", node=node, count=count // per_node, fabric=fabric)
-
-
-@functools.cache
-def _usual_node(entry: str) -> Node:
-    """The node that an accelerator usually sits in; without one eight on the links that its datasheet has."""
-    named = _names()["node"].get(entry)
-    if named is not None:
-        return Systems.Nodes.get(named)
-    hardware = Hardware.get(entry)
-    link = hardware.interconnect_bw if hardware.interconnect_bw is not None else hardware.host_link_bw
-    if link is None:
-        raise InputError("accelerator", hardware.name, "one whose node, link or host link is known")
-    return Node(name=hardware.name, accelerator=hardware, accelerators_per_node=8, intra_node_bw=2 * link)
-
-
-@functools.cache
-def _usual_network_GBps(entry: str) -> float:
-    network = _usual_node(entry).network_bw
-    return 25.0 if network is None else float(network.m_as("GB/s"))
 
 
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     refuse_unmodelled(row.get("model") or "")
     if (named := named_model(row)) is not None:
         return named
-    hidden, heads = _whole(row, "hidden"), _whole(row, "heads")
-    if _text(row, "experts") and _whole(row, "experts") > 1:
+    hidden, heads = whole_cell(row, "hidden"), whole_cell(row, "heads")
+    if whole_cell(row, "experts", 1) > 1:
         return expert_workload(
             row.get("model") or "model",
-            _whole(row, "layers"),
+            whole_cell(row, "layers"),
             hidden,
             heads,
-            _whole(row, "kv_heads", heads),
-            _whole(row, "ffn_hidden", 0) if _text(row, "ffn_hidden") else 0,
-            _whole(row, "vocab", 51200),
-            _whole(row, "experts"),
-            _whole(row, "experts_topk"),
-            _number(row, "params_b") if _text(row, "params_b") else 0.0,
-            _number(row, "active_params_b") if _text(row, "active_params_b") else 0.0,
+            whole_cell(row, "kv_heads", heads),
+            whole_cell(row, "ffn_hidden", 0),
+            whole_cell(row, "vocab", 51200),
+            whole_cell(row, "experts"),
+            whole_cell(row, "experts_topk"),
+            number_cell(row, "params_b", 0.0),
+            number_cell(row, "active_params_b", 0.0),
         )
-    return _built_workload(
+    return built_workload(
         row.get("model") or "model",
-        _whole(row, "layers"),
+        whole_cell(row, "layers"),
         hidden,
         heads,
-        _whole(row, "kv_heads", heads),
-        _whole(row, "ffn_hidden", 4 * hidden),
-        _whole(row, "vocab", 51200),
-        _number(row, "params_b") if _text(row, "params_b") else 0.0,
+        whole_cell(row, "kv_heads", heads),
+        whole_cell(row, "ffn_hidden", 4 * hidden),
+        whole_cell(row, "vocab", 51200),
+        number_cell(row, "params_b", 0.0),
     )
 
 
 @functools.lru_cache(maxsize=4096)
-def _built_workload(
+def built_workload(
     name: str, layers: int, hidden: int, heads: int, kv_heads: int, ffn: int, vocab: int, published_billions: float
 ) -> TransformerWorkload:
     """Gated or not, tied or not: tables do not say, the published count does; without one it is a plain GPT.
@@ -234,37 +170,17 @@ def _built_workload(
 
 def _lora_rank(row: Mapping[str, str]) -> int:
     """Rank of the adapters where the model's name or the variant says that only those are trained; 0 where they do not."""
-    text = f"{_text(row, 'model')} {_text(row, 'variant')}"
+    text = f"{cell_text(row, 'model')} {cell_text(row, 'variant')}"
     if "lora" not in text:
         return 0
     said = re.search(r"\b(?:r|rank)[ =]?(\d+)\b", text)
-    return int(said.group(1)) if said else int(_names()["lora"]["rank"])
+    return int(said.group(1)) if said else int(_facts()["lora"]["rank"])
 
 
-def _framework(row: Mapping[str, str]) -> dict[str, Any]:
+def _framework(row: Mapping[str, str]) -> Mapping[str, Any]:
     """The framework's entry; an older run of the same name may have had another stack, or counted other FLOP."""
-    names = _names()
-    text = _text(row, "framework")
-    # Releases of one framework share an entry: the longest name that the cell begins with.
-    known = [name for name in names["framework"] if text.startswith(name)]
-    if not known:
-        # Lists of containers, in any order: the first that an entry knows; else a name that the cell has in it.
-        known = [entry for part, entry in names["mentions"].items() if part in text]
-        known = known[:1] or [name for name in names["framework"] if name in text]
-    found: dict[str, Any] = names["framework"][max(known, key=len)] if known else names["unknown"]
-    if _text(row, "year"):
-        for era in sorted(found.get("until", ()), key=lambda era: era["year"]):
-            if _number(row, "year") <= era["year"]:
-                return {**found, **era}
-    return found
-
-
-def _variant(row: Mapping[str, str]) -> str | None:
-    """The stack that the variant names, or that the model's name does in brackets (tokendrop)."""
-    names = _names()
-    said = [stack for part, stack in names["model_says"].items() if part in _text(row, "model")]
-    found = names["variant"].get(_text(row, "variant")) or (said[0] if said else None)
-    return None if found is None else str(found)
+    year = number_cell(row, "year", 0.0) or None
+    return framework_called(cell_text(row, "framework"), year) or unknown()
 
 
 def _batches(row: Mapping[str, str], framework: Mapping[str, Any], accelerators: int, dp: int) -> tuple[int, int]:
@@ -274,14 +190,14 @@ def _batches(row: Mapping[str, str], framework: Mapping[str, Any], accelerators:
     micro-batch theirs is the whole batch, and without a batch it is what all accelerators have.
     """
     if not framework.get("batch_by_accelerator"):
-        return _whole(row, "global_batch_seqs"), _whole(row, "micro_batch", 1)
-    if not _text(row, "global_batch_seqs"):
-        batch = accelerators * _whole(row, "micro_batch")
+        return whole_cell(row, "global_batch_seqs"), whole_cell(row, "micro_batch", 1)
+    if not cell_text(row, "global_batch_seqs"):
+        batch = accelerators * whole_cell(row, "micro_batch")
         return batch, max(1, batch // dp)
-    batch = _whole(row, "global_batch_seqs")
+    batch = whole_cell(row, "global_batch_seqs")
     if batch % dp:
         raise InputError("global_batch_seqs", batch, f"a multiple of dp = {dp}")
-    each = _number(row, "micro_batch", batch / accelerators) * accelerators / dp
+    each = number_cell(row, "micro_batch", batch / accelerators) * accelerators / dp
     if each != int(each):
         raise InputError("micro_batch", each, "a whole number of sequences a data-parallel rank: no sequence is split")
     return batch, int(each)
@@ -289,7 +205,7 @@ def _batches(row: Mapping[str, str], framework: Mapping[str, Any], accelerators:
 
 def _shard_size(row: Mapping[str, str], framework: Mapping[str, Any], fleet: Fleet, tp: int, dp: int) -> int | None:
     """Data-parallel ranks that hold all shards together: those of a node or slice in hybrid sharding, else all."""
-    if "hsdp" not in _text(row, "sharding") and not framework.get("shards_in_domain"):
+    if "hsdp" not in cell_text(row, "sharding") and not framework.get("shards_in_domain"):
         return None
     shards = max(1, fleet.node.accelerators_per_node // tp)
     return shards if shards < dp and dp % shards == 0 else None
@@ -297,8 +213,8 @@ def _shard_size(row: Mapping[str, str], framework: Mapping[str, Any], fleet: Fle
 
 def _virtual_stages(row: Mapping[str, str], framework: Mapping[str, Any], layers: int, pp: int, count: int) -> int:
     """As the row says; else one layer a chunk where the framework's recipes interleave and the plan allows it."""
-    unstated = not _text(row, "vpp") and framework.get("interleaved") and pp > 1
-    return layers // pp if unstated and layers % pp == 0 and count % pp == 0 else _whole(row, "vpp", 1)
+    unstated = not cell_text(row, "vpp") and framework.get("interleaved") and pp > 1
+    return layers // pp if unstated and layers % pp == 0 and count % pp == 0 else whole_cell(row, "vpp", 1)
 
 
 def _fastest_count(workload: TransformerWorkload, fleet: Fleet, arguments: Mapping[str, Any], sequences: int) -> int:
@@ -313,7 +229,7 @@ def _fastest_count(workload: TransformerWorkload, fleet: Fleet, arguments: Mappi
 
 
 def _precision(row: Mapping[str, str]) -> str:
-    text = _text(row, "precision") or "bf16"
+    text = cell_text(row, "precision") or "bf16"
     named = [precision for precision in ("fp8", "int8", "fp4", "bf16", "fp16", "fp32") if precision in text]
     if not named:
         raise InputError("precision", text, "fp4, fp8, int8, bf16, fp16 or fp32")
@@ -321,7 +237,7 @@ def _precision(row: Mapping[str, str]) -> str:
 
 
 def _zero_stage(row: Mapping[str, str], framework: Mapping[str, Any]) -> int:
-    text = _text(row, "sharding") or framework.get("sharding", "")
+    text = cell_text(row, "sharding") or framework.get("sharding", "")
     if "offload" in text:
         raise InputError("sharding", text, "no offloading: it is not modelled")
     for stage in (3, 2, 1):
@@ -331,7 +247,7 @@ def _zero_stage(row: Mapping[str, str], framework: Mapping[str, Any]) -> int:
 
 
 def _attention(row: Mapping[str, str]) -> str:
-    text = _text(row, "flash_attention")
+    text = cell_text(row, "flash_attention")
     if text == "no":
-        return str(_names()["stored_scores"].get(_text(row, "variant"), "unfused"))
-    return "flash-1" if "v1" in text or "attentionv1" in _text(row, "variant") else "flash"
+        return str(_facts()["stored_scores"].get(cell_text(row, "variant"), "unfused"))
+    return "flash-1" if "v1" in text or "attentionv1" in cell_text(row, "variant") else "flash"

@@ -8,12 +8,13 @@ arXiv:2006.15704 (buckets: what overlaps, and that the last one cannot).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
 from mlsysim.physics.kernels.passes import Passes, ReplicaDevice
 from mlsysim.physics.numeric import Num, maximum, minimum, where
+from mlsysim.physics.training.step import Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class ReplicaPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaStep:
+class ReplicaStep(Parts):
     """Seconds of a step; the parts sum to it."""
 
     forward_s: Num
@@ -71,14 +72,6 @@ class ReplicaStep:
     dp_exposed_s: Num
     optimizer_s: Num
     fixed_s: Num
-
-    @property
-    def total_s(self) -> Num:
-        """The step."""
-        return sum((getattr(self, part) for part in REPLICA_PARTS), start=0.0)
-
-
-REPLICA_PARTS = tuple(part.name for part in fields(ReplicaStep))
 
 
 def all_reduce_s(plan: ReplicaPlan, network_share: Num, hop_s: Num) -> Num:

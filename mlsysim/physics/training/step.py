@@ -6,6 +6,7 @@ Sources: Narayanan et al. 2021 (pipelines), Rajbhandari et al. 2020 (ZeRO).
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any, cast
 
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.plan import Plan, stage_layers
@@ -66,8 +67,23 @@ class Overlap:
         return cls(share, share, share, share, whole_step, share)
 
 
+class Parts:
+    """A dataclass of seconds, each of a part of a whole."""
+
+    __slots__ = ()
+
+    @property
+    def total_s(self) -> Num:
+        """The whole."""
+        return sum(self.each_s().values(), start=0.0)
+
+    def each_s(self) -> dict[str, Num]:
+        """Each part by its name."""
+        return {part.name.removesuffix("_s"): getattr(self, part.name) for part in fields(cast("Any", self))}
+
+
 @dataclass(frozen=True, slots=True)
-class StepTime:
+class StepTime(Parts):
     """Seconds of one step on one rank; the parts sum to the total.
 
     ``bubble_s`` is the time that a rank of mean load waits for the pipeline: fill, drain and uneven stages.
@@ -82,11 +98,6 @@ class StepTime:
     dp_exposed_s: Num
     bubble_s: Num
     optimizer_s: Num
-
-    @property
-    def total_s(self) -> Num:
-        """The step."""
-        return sum((getattr(self, part) for part in STEP_PARTS), start=0.0)
 
 
 STEP_PARTS = tuple(part.name for part in fields(StepTime))

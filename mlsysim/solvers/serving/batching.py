@@ -20,6 +20,8 @@ from mlsysim.solvers.serving.serving import ServingResult, serving_result, with_
 from mlsysim.systems.types import Fleet, Node
 
 SCHEDULES = ("static", "continuous")
+# What a result has of the best batch as ``ServingModel`` answers it.
+_AS_SERVED = ("basis", "diagnostics", "coefficients", "ttft", "tokens_per_second", "requests_per_second")
 # Batches evaluated at once: memory stays bounded however small the model.
 _BLOCK = 8192
 
@@ -60,9 +62,9 @@ class BatchingOptimizer:
         workload: TransformerWorkload,
         hardware: HardwareNode | Node | Fleet,
         *,
-        output_len: int = 256,
         max_itl: Quantity | str | None = None,
         max_ttft: Quantity | str | None = None,
+        output_len: int = 256,
         request_rate: Quantity | str | None = None,
         arrival_rate: Quantity | str | None = None,
         schedule: str = "continuous",
@@ -73,9 +75,9 @@ class BatchingOptimizer:
         Args:
             workload: a decoder.
             hardware: one accelerator, a node or a fleet, as of ``ServingModel``.
-            output_len: tokens that a request generates.
             max_itl: most time between two tokens of a request, mean, prefills of others included (``ServingModel``'s ``tpot``).
             max_ttft: most time to first token.
+            output_len: tokens that a request generates.
             request_rate: requests a second, such as "20 count/s": how many replicas it needs.
             arrival_rate: another name of ``request_rate``.
             schedule: "continuous" (requests in flight) or "static" (a fixed batch, whose prompts are computed together).
@@ -112,18 +114,13 @@ class BatchingOptimizer:
             solver="BatchingOptimizer",
             subject=f"{deployment.workload.name}, {deployment.prompt:.0f} + {output_len} tokens on "
             f"{replica.accelerators} x {deployment.accelerator.name}",
-            basis=best.basis,
             reason=lacking or reason,
             binding="memory capacity" if lacking else binding,
             breakdown=breakdown,
-            diagnostics=best.diagnostics,
-            coefficients=best.coefficients,
             batch=batch,
             max_batch=replica.most,
             itl=best.tpot,
-            ttft=best.ttft,
-            tokens_per_second=best.tokens_per_second,
-            requests_per_second=best.requests_per_second,
+            **{name: getattr(best, name) for name in _AS_SERVED},
             replicas=replicas if batch else 0,
             total_searched=searched,
             best=best,

@@ -103,6 +103,7 @@ class CapacityPlanner:
         request_rate: Quantity | str | None = None,
         arrival_rate: Quantity | str | None = None,
         output_len: int,
+        prefix_hit: float = 0.0,
         max_ttft: Quantity | str | None = None,
         max_itl: Quantity | str | None = None,
         prices: Mapping[str, Quantity | str] | None = None,
@@ -111,7 +112,6 @@ class CapacityPlanner:
         pp_sizes: Sequence[int] | None = None,
         disaggregated: bool | None = None,
         max_batch: int = 1024,
-        prefix_hit: float = 0.0,
         top_k: int = 10,
         **options: Unpack[EngineOptions],
     ) -> CapacityResult:
@@ -124,6 +124,7 @@ class CapacityPlanner:
             request_rate: requests a second, such as "20 count/s".
             arrival_rate: another name of ``request_rate``.
             output_len: tokens that a request generates.
+            prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them.
             max_ttft: most time to first token.
             max_itl: most time between two tokens of a request, mean.
             prices: of one accelerator, an hour ("2 USD/hour"), by name of the hardware.
@@ -132,7 +133,6 @@ class CapacityPlanner:
             pp_sizes: to try; by default those that divide the layers, or leave the fullest stage at most 5 % above the mean.
             disaggregated: prefill and decode on accelerators of their own (True), together (False), or the better of both.
             max_batch: largest batch of a replica to try; all smaller ones are.
-            prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them.
             top_k: configurations to rank.
             **options: see ``EngineOptions``.
 

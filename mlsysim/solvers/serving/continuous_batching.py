@@ -47,8 +47,8 @@ class ContinuousBatchingModel:
         workload: TransformerWorkload,
         hardware: HardwareNode | Node | Fleet,
         *,
-        output_len: int = 256,
         concurrency: int | None = None,
+        output_len: int = 256,
         page_size: int = 16,
         prefix_hit: float = 0.0,
         **options: Unpack[DeploymentOptions],
@@ -58,8 +58,8 @@ class ContinuousBatchingModel:
         Args:
             workload: a decoder.
             hardware: one accelerator, a node or a fleet, as of ``ServingModel``.
-            output_len: tokens that a request generates.
             concurrency: requests in flight; by default as many as the KV cache holds.
+            output_len: tokens that a request generates.
             page_size: tokens of a block of the KV cache.
             prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them (their room is
                 counted for each request, as if it were not shared).

@@ -1,4 +1,7 @@
-"""The KV cache on its way from accelerators that prefill to those that decode: ``KVTransferModel``."""
+"""The KV cache on its way from accelerators that prefill to those that decode: ``KVTransferModel``.
+
+Sources: Patel et al., "Splitwise", ISCA 2024; Zhong et al., "DistServe", OSDI 2024.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +47,7 @@ class KVTransferResult(Result):
 
 
 class KVTransferModel:
-    """Bytes and time of one request's cache between a prefill and a decode replica, as ``CapacityPlanner`` counts them.
-
-    Sources: Patel et al., "Splitwise", ISCA 2024; Zhong et al., "DistServe", OSDI 2024.
-    """
+    """Bytes and time of one request's cache between a prefill and a decode replica, as ``CapacityPlanner`` counts them."""
 
     @strict_keywords
     def solve(

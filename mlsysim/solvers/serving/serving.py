@@ -83,9 +83,9 @@ class ServingModel:
         Args:
             workload: a decoder, or an encoder (one pass: all times are its own).
             hardware: one accelerator, a node whose links carry tensor parallelism, or a fleet of nodes.
+            **options: see ``ServingOptions``.
             tpot_excludes_first_token: what ``tpot`` means: the mean time between tokens (True; the first is the time to first
                 token's), or the whole request over its output tokens (False).
-            **options: see ``ServingOptions``.
 
         Raises:
             InputError: an argument out of range, a workload that is no transformer, a precision without a rate.

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Unpack
 
 from mlsysim.calibration.loaded import loaded_fitted_names
-from mlsysim.core.checks import positive_quantity, strict_keywords
-from mlsysim.core.units import Quantity, with_unit
+from mlsysim.core.checks import strict_keywords
+from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.deployment import requests_per_s
 from mlsysim.lowering.options import LoadOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.lowering.token_load import ALMOST, LoadPlan, LoadQuestion, best_plan, load_question, plan_at
@@ -54,6 +55,7 @@ class TokenServerModel:
         accelerators: int,
         output_len: int,
         request_rate: Quantity | str | None = None,
+        arrival_rate: Quantity | str | None = None,
         **options: Unpack[LoadOptions],
     ) -> TokenServerResult:
         """The highest load of ``accelerators``.
@@ -64,6 +66,7 @@ class TokenServerModel:
             accelerators: in all: as many copies of the model as they hold.
             output_len: tokens that a request generates, mean.
             request_rate: requests a time that are judged, all accelerators together; without it the highest load is searched.
+            arrival_rate: another name of ``request_rate``.
             **options: see ``LoadOptions``; without a stack the result is the bound, and has no harness.
 
         Raises:
@@ -85,9 +88,8 @@ class TokenServerModel:
             False
         """
         question = load_question(workload, hardware, accelerators=accelerators, output_len=output_len, **options)
-        if request_rate is None:
-            return _told(best_plan(question), question)
-        return _told(plan_at(question, positive_quantity("request_rate", request_rate, "count/second")), question)
+        rate_per_s = requests_per_s(request_rate, arrival_rate)
+        return _told(best_plan(question) if rate_per_s is None else plan_at(question, rate_per_s), question)
 
 
 def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
@@ -126,14 +128,11 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
         solver="TokenServerModel",
         subject=f"{setting.workload.name}, {setting.prompt:.0f} + {setting.output:.0f} tokens, {load}, "
         f"in {setting.arithmetic} on {where}",
-        basis=setting.basis,
         reason=reason,
-        binding="memory capacity" if pace.reason else "throughput" if limits is None else "latency limits",
-        breakdown={
-            name: with_unit(part_s, "second")
-            for name, part_s in zip(("waiting", "first token", "further tokens"), parts_s, strict=True)
-        },
+        basis=setting.basis,
         coefficients=(*coefficients_used(setting), *fitted),
+        binding="memory capacity" if pace.reason else "throughput" if limits is None else "latency limits",
+        breakdown=with_units(dict(zip(("waiting", "first token", "further tokens"), parts_s, strict=True)), "second"),
         requests_per_second=with_unit(rate_per_s, "count/second"),
         tokens_per_second=with_unit(rate_per_s * setting.output, "count/second"),
         ttft=with_unit(ttft_s, "second"),

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from mlsysim.calibration.data_parallel import replica_fitted_names, replica_stack
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.data_parallel import replica_kernels, replica_plan, replica_work, stack_step
+from mlsysim.lowering.forward import CalibratedRun
 from mlsysim.models.types import Workload
-from mlsysim.physics.training.data_parallel import REPLICA_PARTS
 from mlsysim.systems.types import Fleet
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaRun:
-    """Seconds of a step by part, and the fitted coefficients behind them."""
-
-    parts: dict[str, float]
-    coefficients: tuple[str, ...]
 
 
 def replica_run(
@@ -31,7 +21,7 @@ def replica_run(
     mean_tokens: float,
     masked_share: float,
     precision: str,
-) -> ReplicaRun:
+) -> CalibratedRun:
     """One step of ``batch`` samples, all accelerators together.
 
     Raises:
@@ -51,6 +41,6 @@ def replica_run(
         masked_share=masked_share,
     )
     step = stack_step(work, plan, kernels, found.coefficients, device.clock)
-    parts = {part.removesuffix("_s"): float(getattr(step, part)) for part in REPLICA_PARTS}
+    parts = {name: float(part_s) for name, part_s in step.each_s().items()}
     gemm_format = "fp8" if precision == "fp8" else "bfloat16"
-    return ReplicaRun(parts, replica_fitted_names(stack_name, accelerator.name, gemm_format))
+    return CalibratedRun(parts, replica_fitted_names(stack_name, accelerator.name, gemm_format))

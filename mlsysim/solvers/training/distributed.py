@@ -19,7 +19,7 @@ from mlsysim.physics.layer.work import FULL, NONE, RECOMPUTE_MODES, SELECTIVE, L
 from mlsysim.physics.numeric import Num, somewhere, where
 from mlsysim.physics.plan import SCHEDULES, Plan
 from mlsysim.physics.training.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
-from mlsysim.physics.training.step import STEP_PARTS, StepTime
+from mlsysim.physics.training.step import StepTime
 from mlsysim.solvers.result import Result
 from mlsysim.systems.types import Fleet
 
@@ -139,7 +139,7 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
 
 
 def _result(setting: TrainingSetting, work: LayeredWork, plan: Plan, memory: MemoryUse, step: StepTime) -> DistributedResult:
-    parts = {part.removesuffix("_s"): float(getattr(step, part)) for part in STEP_PARTS}
+    parts = {name: float(part_s) for name, part_s in step.each_s().items()}
     sizes = {part.removesuffix("_B"): float(getattr(memory, part)) for part in MEMORY_PARTS}
     seconds, needed_B = sum(parts.values()), sum(sizes.values())
     fleet, tokens = setting.fleet, setting.batch_size * setting.seq_len

@@ -25,6 +25,28 @@ HIGHER_IS_BETTER = ("mfu", "tokens_per_dollar", "tokens_per_joule")
 
 
 @dataclass(frozen=True, slots=True)
+class WholeTraining:
+    """A training from its first step to its last: its tokens, and what failures cost it.
+
+    Attributes:
+        tokens: of all steps.
+        mtbf_s: mean time between failures of one accelerator with its share of the node.
+        checkpoint_s: time to write a checkpoint.
+        restart_s: time of a restart.
+    """
+
+    tokens: float
+    mtbf_s: float
+    checkpoint_s: float
+    restart_s: float
+
+    def duration_s(self, step_s: Num, step_tokens: float, accelerators: Num) -> Num:
+        """All steps, and the time that failures take."""
+        working_s = step_s * (self.tokens / step_tokens)
+        return working_s / goodput(self.checkpoint_s, self.restart_s, self.mtbf_s / accelerators)
+
+
+@dataclass(frozen=True, slots=True)
 class Objective:
     """An objective, checked; what the caller gave is in SI units.
 
@@ -33,26 +55,21 @@ class Objective:
         step_tokens: tokens of a step.
         peak_step_s: model FLOP of a step over the peak of one accelerator: MFU is this / (accelerators x step).
         rate: USD or watts of one accelerator, by the second.
-        train_tokens, mtbf_s, checkpoint_s, restart_s: of the whole training; MTBF is that of one accelerator with its share of
-            the node.
+        training: what time_to_train is the time of.
     """
 
     name: str
     step_tokens: float
     peak_step_s: float
     rate: float = 0.0
-    train_tokens: float = 0.0
-    mtbf_s: float = 0.0
-    checkpoint_s: float = 0.0
-    restart_s: float = 0.0
+    training: WholeTraining | None = None
 
     def cost(self, step_s: Num, accelerators: Num) -> Num:
         """What the search makes least."""
         if self.name == "step_time":
             return step_s
-        if self.name == "time_to_train":
-            working_s = step_s * (self.train_tokens / self.step_tokens)
-            return working_s / goodput(self.checkpoint_s, self.restart_s, self.mtbf_s / accelerators)
+        if self.training is not None:
+            return self.training.duration_s(step_s, self.step_tokens, accelerators)
         return step_s * accelerators
 
     def value(self, step_s: float, accelerators: float) -> float | Quantity:
@@ -75,23 +92,21 @@ def check_objective(name: object, fleet: Fleet, *, step_tokens: float, peak_step
             raise InputError(key, value, f"a quantity: objective {chosen!r} needs it")
         if value is not None and key not in (*_NEEDS[chosen], *optional):
             raise InconsistentError(key, value, f"nothing beside objective {chosen!r}")
-    checked: dict[str, float] = {}
     if chosen == "tokens_per_dollar":
-        checked["rate"] = positive_quantity("accelerator_price", given["accelerator_price"], "USD/second")
+        rate = positive_quantity("accelerator_price", given["accelerator_price"], "USD/second")
+        return Objective(chosen, step_tokens, peak_step_s, rate)
     if chosen == "tokens_per_joule":
-        checked["rate"] = _power_W(fleet, given["accelerator_power"])
-    if chosen == "time_to_train":
-        tokens = given["train_tokens"]
-        is_count = isinstance(tokens, int) and not isinstance(tokens, bool)
-        checked = {
-            "train_tokens": float(whole_number("train_tokens", tokens))
-            if is_count
-            else positive_quantity("train_tokens", tokens, "count"),
-            "mtbf_s": positive_quantity("accelerator_mtbf", given["accelerator_mtbf"], "second"),
-            "checkpoint_s": positive_quantity("checkpoint_time", given["checkpoint_time"], "second"),
-            "restart_s": positive_quantity("restart_time", given["restart_time"], "second"),
-        }
-    return Objective(chosen, step_tokens, peak_step_s, **checked)
+        return Objective(chosen, step_tokens, peak_step_s, _power_W(fleet, given["accelerator_power"]))
+    return Objective(chosen, step_tokens, peak_step_s, training=_training(given) if chosen == "time_to_train" else None)
+
+
+def _training(given: dict[str, Any]) -> WholeTraining:
+    tokens = given["train_tokens"]
+    counted = isinstance(tokens, int) and not isinstance(tokens, bool)
+    return WholeTraining(
+        float(whole_number("train_tokens", tokens)) if counted else positive_quantity("train_tokens", tokens, "count"),
+        *(positive_quantity(name, given[name], "second") for name in ("accelerator_mtbf", "checkpoint_time", "restart_time")),
+    )
 
 
 def _power_W(fleet: Fleet, given: Quantity | str | None) -> float:

@@ -28,7 +28,14 @@ from mlsysim.systems.types import Fleet
 
 @dataclass(frozen=True, kw_only=True)
 class SingleNodeResult(Result):
-    """Time of one batch and the rate it gives. ``throughput`` counts samples (sequences, images) of all accelerators."""
+    """Time of one batch and the rate it gives.
+
+    Attributes:
+        latency: time of the batch.
+        throughput: samples (sequences, images) a second of all accelerators.
+        mfu: share of the peak that the model's arithmetic reaches.
+        memory: what one accelerator holds.
+    """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "mfu", "memory")
 

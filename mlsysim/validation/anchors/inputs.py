@@ -199,10 +199,12 @@ def _registered(kind: str, name: str) -> Any:
     if kind not in homes:
         raise InputError(kind, name, "a table: the registry has no entries of this kind")
     root, *path = name.split(".")
-    if not path:
+    if root not in roots:  # no path: names may have a dot of their own
+        if path and nearest(root, roots):
+            raise UnknownNameError.among(kind, name, roots)
         return homes[kind].get(name)
-    if root not in roots:
-        raise UnknownNameError.among(kind, name, roots)
+    if not path:
+        raise UnknownNameError.among(kind, name, homes)
     *groups, entry = path
     found = roots[root]
     for group in groups:

@@ -1,0 +1,120 @@
+"""What people call frameworks and serving engines, and which stack or engine of ours each is: ``data/names.toml``."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mlsysim.core.names import folded, longest_beginning
+from mlsysim.core.toml import packaged_toml
+
+_LATEST = 9999.0
+# "0.12.0", "v3"; not the year of an engine of ours that is not there.
+_RELEASE = re.compile(r"(v?\d{1,2}([.][a-z0-9.]+)?)?")
+
+
+def engine_called(text: str, year: float = _LATEST, *, alone: bool = False) -> str | None:
+    """Returns the engine of ours that a name means, or None.
+
+    Args:
+        text: the engine's name, with its release or without.
+        year: of the run; of an engine that was tuned again later, it tells which.
+        alone: nothing but a release may follow the name; in cells of tables anything may.
+
+    Example:
+        >>> engine_called("vLLM 0.12.0"), engine_called("vllm", 2023), engine_called("sglang-2025"), engine_called("mine")
+        ('vllm-2025', 'vllm-2024', 'sglang-2025', None)
+    """
+    own = _own("engines.toml").get(folded(text))
+    if own is not None:
+        return own
+    listed: dict[str, Any] = _names()["engine"]
+    name = longest_beginning(text, listed)
+    if name is None or (alone and not _is_release(text, name)):
+        return None
+    eras = listed[name]
+    if isinstance(eras, str):
+        return eras
+    return str(next((era["stack"] for era in eras if year <= era["until"]), eras[-1]["stack"]))
+
+
+def framework_called(text: str, year: float | None = None) -> Mapping[str, Any] | None:
+    """Returns what is known of the framework that a name means, its ``stack`` first of all; None where no name fits.
+
+    Args:
+        text: the framework's name, or a list of containers that mentions it.
+        year: of the run; an older one of the same name may have had another stack, or counted other FLOP.
+
+    Example:
+        >>> framework_called("Megatron-LM v3", 2021)["stack"], framework_called("MaxText")["batch_by_accelerator"]
+        ('megatron-2021', True)
+        >>> framework_called("mine") is None
+        True
+    """
+    names = _names()
+    listed: dict[str, dict[str, Any]] = names["framework"]
+    lowered = text.strip().lower()
+    name = longest_beginning(lowered, listed) if lowered else None
+    if name is None:
+        # Containers come in any order: the first that an entry knows; else a name that the text has in it.
+        mentioned = [entry for part, entry in names["mentions"].items() if part in lowered]
+        name = (mentioned or sorted((name for name in listed if name in lowered), key=len, reverse=True) or [None])[0]
+    if name is None:
+        return None
+    entry = listed[name]
+    if year is not None:
+        for era in sorted(entry.get("until", ()), key=lambda era: era["year"]):
+            if year <= era["year"]:
+                return {**entry, **era}
+    return entry
+
+
+def stack_called(text: str) -> str | None:
+    """Returns the training stack of ours that a name means, of a framework today's; None where no name fits.
+
+    Nothing but a release may follow a framework's name.
+
+    Example:
+        >>> stack_called("megatron-2021"), stack_called("torchtitan v0.1"), stack_called("pytorch-fsdp-pur")
+        ('megatron-2021', 'pytorch-fsdp', None)
+    """
+    own = _own("stacks.toml").get(folded(text))
+    listed: dict[str, dict[str, Any]] = _names()["framework"]
+    name = None if own is not None else longest_beginning(text, listed)
+    return str(listed[name]["stack"]) if name is not None and _is_release(text, name) else own
+
+
+def unknown() -> Mapping[str, Any]:
+    """Returns what stands for a framework or an engine that no name fits."""
+    entry: dict[str, Any] = _names()["unknown"]
+    return entry
+
+
+def stack_of_variant(variant: str, model: str) -> str | None:
+    """Returns the stack that a run's variant, or its model's name, says; None where neither does.
+
+    Example:
+        >>> stack_of_variant("MP mode pure", ""), stack_of_variant("", "Mixtral 8x7B (tokendrop)"), stack_of_variant("", "")
+        ('pytorch-fsdp-pure', 'megatron-core-tokendrop', None)
+    """
+    names = _names()
+    said = [stack for part, stack in names["model_says"].items() if part in model.lower()]
+    found: str | None = names["variant"].get(variant.strip().lower()) or (said[0] if said else None)
+    return found
+
+
+def _is_release(text: str, name: str) -> bool:
+    """Whether what follows ``name`` in ``text`` is a release, or nothing."""
+    return _RELEASE.fullmatch(folded(text)[len(folded(name)) :]) is not None
+
+
+@functools.cache
+def _names() -> dict[str, Any]:
+    return packaged_toml("calibration", "names.toml")
+
+
+@functools.cache
+def _own(file: str) -> dict[str, str]:
+    return {folded(name): name for name in packaged_toml("calibration", file)}

@@ -1,0 +1,181 @@
+"""The fleet that accelerators usually run in: the node, its links and its network, wherever nobody says."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.toml import packaged_toml
+from mlsysim.core.units import Q_, in_unit
+from mlsysim.hardware.registry import Hardware
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.systems.registry import Systems
+from mlsysim.systems.types import Fleet, NetworkFabric, Node
+
+
+def usual_node(accelerator: HardwareNode) -> Node:
+    """Returns the node that an accelerator usually sits in, with the network of its cards.
+
+    A slice or a variant of an accelerator, and one of a caller's own, sits in a node of the common size on its own links.
+
+    Args:
+        accelerator: of the registry, or a caller's own.
+
+    Example:
+        >>> usual_node(Hardware.Cloud.H100).name, usual_node(Hardware.Cloud.GB200).accelerators_per_node
+        ('DGX H100', 72)
+        >>> node = usual_node(Hardware.Cloud.L40S)
+        >>> node.accelerators_per_node, f"{node.intra_bandwidth_Bps / 1e9:g}"
+        (8, '31.5')
+    """
+    known = _facts()["node"].get(_id(accelerator))
+    if known is None:
+        return _common_node(accelerator)
+    node = Systems.Nodes.get(known)
+    if node.accelerator is accelerator:
+        return node
+    return node.model_copy(update={"name": f"{node.name} with {accelerator.name}", **_links(accelerator)})
+
+
+def usual_fleet(
+    accelerator: HardwareNode,
+    count: int,
+    per_node: int | None = None,
+    link_Bps: float | None = None,
+    network_Bps: float | None = None,
+) -> Fleet:
+    """Returns a fleet of exactly ``count`` accelerators; what is left out is that of the node that they usually sit in.
+
+    Args:
+        accelerator: of the registry, or a caller's own.
+        count: accelerators of the fleet.
+        per_node: accelerators that share a node. Of those in one NVLink domain or torus, a number no larger than the tray's or
+            the host's means that tray or host, and the domain is the node; a larger one is a part of the domain. Where it does
+            not divide ``count``, the node is the largest that does.
+        link_Bps: bytes per second of an accelerator within the node, one direction.
+        network_Bps: bytes per second of an accelerator between nodes, one direction.
+
+    Raises:
+        InputError: ``count`` is no whole number of at least 1.
+
+    Example:
+        >>> fleet = usual_fleet(Hardware.Cloud.GB200, 144, per_node=4)
+        >>> fleet.count, fleet.node.accelerators_per_node, f"{fleet.inter_bandwidth_Bps / 1e9:g} GB/s"
+        (2, 72, '50 GB/s')
+        >>> usual_fleet(Hardware.Cloud.H100, 16).count
+        2
+    """
+    if count < 1:
+        raise InputError("count", count, "a whole number >= 1")
+    node, shared = usual_node(accelerator), sharing(accelerator, count, per_node)
+    if network_Bps is None:
+        network_Bps = _network_Bps(node, shared)
+    return _fleet(_Key(accelerator), count, shared, link_Bps or node.intra_bandwidth_Bps, network_Bps)
+
+
+def usual_nodes(accelerator: HardwareNode, ranks: int) -> Fleet:
+    """Returns whole nodes, as many as ``ranks`` accelerators need: the fleet of a deployment of which only its size is known.
+
+    Args:
+        accelerator: of the registry, or a caller's own.
+        ranks: accelerators that the deployment takes.
+
+    Example:
+        >>> fleet = usual_nodes(Hardware.Cloud.H100, 12)
+        >>> fleet.count, fleet.node is Systems.Nodes.DGX_H100
+        (2, True)
+    """
+    return _nodes(_Key(accelerator), ranks)
+
+
+@functools.lru_cache(maxsize=1024)
+def _nodes(key: _Key, ranks: int) -> Fleet:
+    node = usual_node(key.accelerator)
+    size = _facts()["domain"].get(_id(key.accelerator), node.accelerators_per_node)
+    if size != node.accelerators_per_node:
+        node = node.model_copy(update={"accelerators_per_node": size})
+    count = -(-ranks // size)
+    fabric = NetworkFabric(name="network", bandwidth=Q_(_network_Bps(node, size), "byte/second"))
+    return Fleet(name=f"{count} x {node.name}", node=node, count=count, fabric=fabric)
+
+
+def sharing(accelerator: HardwareNode, count: int, per_node: int | None = None) -> int:
+    """Returns how many of ``count`` accelerators share a node; arguments as those of ``usual_fleet``.
+
+    Example:
+        >>> sharing(Hardware.Cloud.H100, 64), sharing(Hardware.Cloud.H100, 12), sharing(Hardware.Cloud.GB200, 36, 4)
+        (8, 6, 36)
+    """
+    usual = usual_node(accelerator).accelerators_per_node
+    domain: int | None = _facts()["domain"].get(_id(accelerator))
+    told = per_node or domain or usual
+    shared = min(count, told if domain is None or told > usual else domain)
+    while count % shared:
+        shared -= 1
+    return shared
+
+
+@functools.cache
+def _facts() -> dict[str, dict[str, Any]]:
+    return packaged_toml("systems", "fleets.toml")
+
+
+class _Key:
+    """An accelerator as a key of a cache: hashing it would cost more than building the fleet, and some cannot be hashed."""
+
+    def __init__(self, accelerator: HardwareNode) -> None:
+        self.accelerator = accelerator
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and other.accelerator is self.accelerator
+
+    def __hash__(self) -> int:
+        return id(self.accelerator)
+
+
+@functools.lru_cache(maxsize=4096)
+def _fleet(key: _Key, count: int, per_node: int, link_Bps: float, network_Bps: float) -> Fleet:
+    """Building checked types takes longer than solving them: questions about the same fleet share the object."""
+    accelerator = key.accelerator
+    node = Node(
+        name=usual_node(accelerator).name,
+        accelerator=accelerator,
+        accelerators_per_node=per_node,
+        intra_node_bw=Q_(2 * link_Bps, "byte/second"),
+    )
+    fabric = NetworkFabric(name="network", bandwidth=Q_(network_Bps, "byte/second"))
+    return Fleet(name=f"{count} x {accelerator.name}", node=node, count=count // per_node, fabric=fabric)
+
+
+def _id(accelerator: HardwareNode) -> str:
+    """The registry's id of an accelerator; empty for a slice, a variant of a caller's or one that it does not have."""
+    try:
+        entry = Hardware.id_of(accelerator.name)
+    except UnknownNameError:
+        return ""
+    return entry if Hardware.get(entry) is accelerator else ""
+
+
+def _common_node(accelerator: HardwareNode) -> Node:
+    """A node of the common size; a card's links are the host's bus."""
+    size = _facts()["other"]["accelerators_per_node"]
+    return Node(name=f"{size} x {accelerator.name}", accelerators_per_node=size, **_links(accelerator))
+
+
+def _links(accelerator: HardwareNode) -> dict[str, Any]:
+    """Fields of a node of these accelerators on their own links."""
+    other: dict[str, Any] = _facts()["other"]
+    link = accelerator.interconnect_bw
+    if link is None or accelerator.form_factor.startswith(other["card_form"]):
+        link = accelerator.host_link_bw if accelerator.host_link_bw is not None else Q_(other["bus_GBps"], "GB/s")
+    return {"accelerator": accelerator, "intra_node_bw": 2 * link}
+
+
+def _network_Bps(node: Node, sharing: int) -> float:
+    """Bytes per second of each accelerator between nodes: the node's own network, or the common one."""
+    if node.network_bw is not None:
+        return in_unit(node.network_bw, "byte/second")
+    other: dict[str, Any] = _facts()["other"]
+    is_card = node.accelerator.form_factor.startswith(other["card_form"])
+    return 1e9 * float(other["node_network_GBps"] / sharing if is_card else other["network_GBps"])

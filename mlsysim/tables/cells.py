@@ -1,0 +1,103 @@
+"""Cells of tables: text to numbers and flags. What is wrong with one is told with its column and its value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from mlsysim.core.errors import InputError
+
+Cells = Mapping[str, str]
+_FLAGS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+
+
+def cell_text(cells: Cells, column: str) -> str:
+    """Returns a cell in lower case; empty where the row has none.
+
+    Example:
+        >>> cell_text({"mode": " Static "}, "mode"), cell_text({}, "mode")
+        ('static', '')
+    """
+    return (cells.get(column) or "").strip().lower()
+
+
+def number_cell(cells: Cells, column: str, default: float | None = None) -> float:
+    """Returns a cell as a finite number above 0.
+
+    Args:
+        cells: the row.
+        column: which cell.
+        default: what an empty cell means; without one it is an error.
+
+    Raises:
+        InputError: the cell is empty or no such number; the error has its column and its value.
+
+    Example:
+        >>> number_cell({"params_b": "6.7"}, "params_b")
+        6.7
+        >>> number_cell({"params_b": "many"}, "params_b")
+        Traceback (most recent call last):
+        mlsysim.core.errors.InputError: params_b = 'many': expected a number > 0
+    """
+    text = cell_text(cells, column)
+    if not text:
+        if default is None:
+            raise InputError(column, "", "a number: the row leaves it out")
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(column, text, "a number > 0")
+    return number
+
+
+def whole_cell(cells: Cells, column: str, default: int | None = None, least: int = 1) -> int:
+    """Returns a cell as a whole number of at least ``least``; tables write "8.0" too.
+
+    Args:
+        cells: the row.
+        column: which cell.
+        default: what an empty cell means; without one it is an error.
+        least: the smallest number that the column takes.
+
+    Raises:
+        InputError: the cell is empty or no such number; the error has its column and its value.
+
+    Example:
+        >>> whole_cell({"tp": "8.0"}, "tp"), whole_cell({"output_len": "0"}, "output_len", least=0)
+        (8, 0)
+        >>> whole_cell({"tp": "2.5"}, "tp")
+        Traceback (most recent call last):
+        mlsysim.core.errors.InputError: tp = '2.5': expected a whole number >= 1
+    """
+    text = cell_text(cells, column)
+    if not text:
+        if default is None:
+            raise InputError(column, "", "a number: the row leaves it out")
+        return default
+    try:
+        number = float(text)
+        whole = int(number)
+    except (ValueError, OverflowError):
+        number, whole = math.nan, 0
+    if whole != number or whole < least:
+        raise InputError(column, text, f"a whole number >= {least}")
+    return whole
+
+
+def flag_cell(cells: Cells, column: str, default: bool) -> bool:
+    """Returns a cell that says yes or no; ``default`` where it is empty.
+
+    Raises:
+        InputError: the cell says something else.
+
+    Example:
+        >>> flag_cell({"flash_attention": "No"}, "flash_attention", True)
+        False
+    """
+    text = cell_text(cells, column)
+    if text and text not in _FLAGS:
+        raise InputError(column, text, "yes or no")
+    return _FLAGS[text] if text else default

@@ -1,0 +1,132 @@
+"""What the cells of a row name: the accelerator, and the model where columns leave its architecture out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
+from mlsysim.core.names import longest_beginning
+from mlsysim.core.toml import packaged_toml
+from mlsysim.hardware.registry import Hardware
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.models.registry import Models
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.tables.cells import Cells, cell_text
+
+# Columns without which a transformer cannot be built, and what the registry calls them.
+_NEEDED = {"layers": "layers", "hidden": "hidden_dim", "heads": "heads"}
+# What tables have no column for.
+_UNTOLD = ("head_dim", "ffn_matrices", "parallel_block", "sliding_window", "full_attention_every")
+
+
+def named_accelerator(cells: Cells) -> HardwareNode:
+    """Returns the accelerator that a row names; of one cut in slices, a slice.
+
+    Raises:
+        UnknownNameError: no accelerator is called so, or the name does not say which; the message has near names.
+        InputError: the cell is empty.
+
+    Example:
+        >>> named_accelerator({"accelerator": "NVIDIA A100-SXM4-80GB (400W)"}).name
+        'A100 SXM4 80GB'
+    """
+    return Hardware.get(_accelerator_text(cells))
+
+
+def accelerator_id(cells: Cells) -> str:
+    """Returns the registry's id of the accelerator that a row names.
+
+    Raises:
+        UnknownNameError, InputError: as ``named_accelerator``.
+
+    Example:
+        >>> accelerator_id({"accelerator": "TPU v5p-1024"})
+        'tpu_v5p'
+    """
+    return Hardware.id_of(_accelerator_text(cells))
+
+
+def _accelerator_text(cells: Cells) -> str:
+    text = cell_text(cells, "accelerator")
+    if not text:
+        raise InputError("accelerator", "", "a name: the row leaves it out")
+    return text
+
+
+def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
+    """Returns the registered model that a row names, where its own columns leave out what builds one; None where they do not.
+
+    Raises:
+        InputError: columns are left out, and no transformer of the registry has this name.
+        InconsistentError: a column that is there contradicts the registry.
+
+    Example:
+        >>> named_model({"model": "meta-llama/Llama-3.1-70B-Instruct"}).hidden_dim
+        8192
+        >>> named_model({"model": "mine", "layers": "2", "hidden": "64", "heads": "2"}) is None
+        True
+    """
+    missing = [column for column in _NEEDED if not cell_text(row, column)]
+    if not missing:
+        return None
+    model = registered_model(row.get("model") or "")
+    if model is None:
+        near = Models.Language.nearest(row.get("model") or "")
+        hint = near[0] if near else None
+        raise InputError(missing[0], "", "a number: the row leaves it out, and no registered model has its name", hint)
+    for column, field in _NEEDED.items():
+        if column not in missing and cell_text(row, column).removesuffix(".0") != str(getattr(model, field)):
+            raise InconsistentError(
+                column, row[column], f"the {getattr(model, field)} of {model.name}, or all of {', '.join(_NEEDED)}"
+            )
+    return model
+
+
+@functools.lru_cache(maxsize=4096)
+def registered_model(name: str) -> TransformerWorkload | None:
+    """Returns the language model of the registry that is called so, or None.
+
+    Example:
+        >>> registered_model("Qwen/Qwen3-32B-FP8").name, registered_model("in-house")
+        ('Qwen3-32B', None)
+    """
+    try:
+        return Models.Language.get(name)
+    except UnknownNameError:
+        return None
+
+
+def untold_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what tables of runs have no column for, of the registered dense model ``name``; empty if ``fields`` differ.
+
+    Example:
+        >>> palm = {"layers": 118, "hidden_dim": 18432, "heads": 48, "kv_heads": 1, "ffn_hidden": 73728}
+        >>> untold_fields("PaLM 540B", palm)["parallel_block"]
+        True
+        >>> untold_fields("PaLM 540B", palm | {"layers": 24})
+        {}
+    """
+    model = registered_model(name)
+    if model is None or model.moe is not None:
+        return {}
+    same = {field: getattr(model, field) for field in fields} | {"kv_heads": model.kv_head_count} == dict(fields)
+    return {field: getattr(model, field) for field in _UNTOLD} if same else {}
+
+
+def refuse_unmodelled(name: str) -> None:
+    """Refuses models whose layers are not of the kinds that are modelled.
+
+    Raises:
+        InputError: with the reason.
+
+    Example:
+        >>> refuse_unmodelled("Nemotron_3_Nano")
+        Traceback (most recent call last):
+        mlsysim.core.errors.InputError: model = 'Nemotron_3_Nano': expected a transformer: most layers are Mamba-2
+    """
+    listed: dict[str, str] = packaged_toml("tables", "training.toml")["not_modelled"]
+    unmodelled = longest_beginning(name, listed)
+    if unmodelled is not None:
+        raise InputError("model", name, listed[unmodelled])
