@@ -1,4 +1,4 @@
-"""What follows a change: a new source turns its own snapshot and the pages red and nothing else, and refresh writes what is accepted."""
+"""What follows a change: a new source turns its own snapshot and the pages red alone; refresh writes what is accepted."""
 
 from __future__ import annotations
 
