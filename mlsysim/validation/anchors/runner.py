@@ -10,13 +10,14 @@ from typing import Any
 
 import pint
 
-from mlsysim.core.errors import MLSysError, UnknownNameError
+from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.spec import Spec
 from mlsysim.core.units import in_unit, with_unit
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import Call, call_of
 from mlsysim.validation.anchors.schema import Macro
+from mlsysim.validation.anchors.solving import solved
 
 Plain = float | str
 
@@ -40,14 +41,13 @@ class Prediction:
     coefficients: tuple[str, ...]
 
 
-@functools.cache
 def result_of(anchor: Anchor) -> Any:
-    """The solver's result, solved at most once a process.
+    """The solver's result, solved at most once a process, together with those of the other cases of its source.
 
     Raises:
         DataError: the solver refuses the case's inputs.
     """
-    return _solved(anchor, call_of(anchor))
+    return solved(anchor, call_of)
 
 
 @functools.cache
@@ -78,8 +78,7 @@ def predict(anchor: Anchor) -> Prediction:
 def hardware_response(anchor: Anchor) -> float:
     """Relative change of the case's ``response_metric`` when every peak rate and bandwidth rises by 10 %."""
     name = anchor.case.response_metric or anchor.case.metric
-    call = call_of(anchor)
-    quicker = _solved(anchor, Call(call.solve, tuple(faster(spec) for spec in call.inputs), call.keywords))
+    quicker = solved(anchor, _on_faster_hardware)
     before = attribute(anchor, result_of(anchor), name)
     after = attribute(anchor, quicker, name)
     unit = str(before.units) if isinstance(before, pint.Quantity) else ""
@@ -93,15 +92,25 @@ def bound_of(anchor: Anchor) -> float | None:
     """
     if anchor.case.choice is not None or anchor.case.outcome is not None:
         return None
-    result, call = result_of(anchor), call_of(anchor)
+    result = result_of(anchor)
     if result.basis == "calibrated":
-        asked = {name: value for name, value in call.keywords.items() if name not in ("stack", "attention")}
-        if anchor.source.solver == "DistributedModel":
-            asked["recompute"] = asked.get("recompute") or "none"
-        result = _solved(anchor, Call(call.solve, call.inputs, asked))
+        result = solved(anchor, _without_stack)
     if result.basis != "bound":
         return None
     return number(anchor, attribute(anchor, result, anchor.case.metric), anchor.case.metric, anchor.case.unit)
+
+
+def _on_faster_hardware(anchor: Anchor) -> Call:
+    call = call_of(anchor)
+    return Call(call.solve, tuple(faster(spec) for spec in call.inputs), call.keywords)
+
+
+def _without_stack(anchor: Anchor) -> Call:
+    call = call_of(anchor)
+    asked = {name: value for name, value in call.keywords.items() if name not in ("stack", "attention")}
+    if anchor.source.solver == "DistributedModel":
+        asked["recompute"] = asked.get("recompute") or "none"
+    return Call(call.solve, call.inputs, asked)
 
 
 def time_exponent(anchor: Anchor, metric: str) -> float:
@@ -205,10 +214,3 @@ def breakdown(result: Any) -> dict[str, Plain | bool | int]:
 
 # What to_dict() says about the question and what a prediction holds already.
 _ABOUT = ("solver", "subject", "basis", "feasible", "reason")
-
-
-def _solved(anchor: Anchor, call: Call) -> Any:
-    try:
-        return call.result()
-    except MLSysError as error:
-        raise anchor.error(error) from error
