@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
+from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError, either
 from mlsysim.core.names import longest_beginning
 from mlsysim.core.toml import packaged_toml
 from mlsysim.hardware.registry import Hardware
@@ -73,9 +73,9 @@ def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
         return None
     model = registered_model(row.get("model") or "")
     if model is None:
-        near = Models.Language.nearest(row.get("model") or "")
-        hint = near[0] if near else None
-        raise InputError(missing[0], "", "a number: the row leaves it out, and no registered model has its name", hint)
+        near = Models.Language.nearest(row.get("model"))
+        like = f", such as {either(near)}" if near else ""
+        raise InputError(missing[0], "", f"a number: the row leaves it out, and no registered model has its name{like}")
     for column, field in _NEEDED.items():
         if column not in missing and cell_text(row, column).removesuffix(".0") != str(getattr(model, field)):
             raise InconsistentError(
