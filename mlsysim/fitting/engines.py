@@ -159,7 +159,7 @@ def runs_of(anchors: Iterable[Anchor]) -> list[Runs]:
 
 
 def _measured(anchor: Anchor) -> float:
-    """What the case measured, in seconds, counts a second, or as a share."""
+    """The figure that the case measured, in seconds, counts a second, or as a share."""
     value = float(anchor.case.value or 0.0)
     return value * {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0)
 

@@ -114,7 +114,7 @@ def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run |
 
 
 def table_kind(columns: Iterable[str]) -> tuple[Callable[[Cells], _Run | _Waiting], tuple[str, ...]]:
-    """What solves a run of the table with these ``columns``, and its metrics (none where it asks for an outcome).
+    """The kind of solve for a table with these ``columns``, and its metrics (none where it asks for an outcome).
 
     Raises:
         InputError: no such table is known.

@@ -38,7 +38,7 @@ class LoweredRun:
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """What a run comes to: seconds of a step, its recompute mode (an index of ``RECOMPUTE_MODES``), and what it holds."""
+    """The outcome of a run: seconds of a step, its recompute mode (an index of ``RECOMPUTE_MODES``), and its memory."""
 
     seconds: float
     recompute: int
@@ -90,7 +90,7 @@ def stacked(items: Iterable[T]) -> T:
 
 
 def run_steps(runs: Sequence[LoweredRun]) -> list[RunStep]:
-    """What each of ``runs`` comes to."""
+    """The outcome of each of ``runs``."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, run in enumerate(runs):
         asked = run.setting
