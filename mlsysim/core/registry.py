@@ -213,6 +213,17 @@ class Group(Generic[T]):
         """
         return self._value(self._entry(name))
 
+    def find(self, name: str) -> T | None:
+        """The entry of this name, as ``get`` reads it; None where it means no entry, or several.
+
+        Example:
+            >>> from mlsysim.hardware.registry import Hardware
+            >>> Hardware.find("NVIDIA H100-SXM-80GB").name, Hardware.find("abacus")
+            ('H100 SXM5 80GB', None)
+        """
+        entries = self._store.find(name, self._group)
+        return self._value(entries[0]) if len(entries) == 1 else None
+
     def id_of(self, name: str) -> str:
         """The id of the entry that ``name`` means.
 

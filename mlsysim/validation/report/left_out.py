@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -30,9 +31,18 @@ class HeldOut:
 
 
 def read(root: Path, file: str) -> dict[str, dict[str, Any]]:
-    """The entries of ``file`` under ``root``; none without the file."""
+    """The entries of ``file`` under ``root``; none without the file. They are shared: nobody changes them."""
     path = root / file
-    return toml_file(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    status = path.stat()
+    return _parsed(path, (status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(path: Path, state: tuple[int, int]) -> dict[str, dict[str, Any]]:
+    """The document, parsed once a process unless the file changes: each aim asks for it."""
+    return toml_file(path)
 
 
 def read_all(root: Path) -> dict[str, dict[str, Any]]:
