@@ -12,6 +12,7 @@ Which words say nothing and which spellings are listed is data: ``names.toml`` b
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ _PUNCTUATION = re.compile(r"[^a-z0-9.]+|(?<!\d)\.|\.(?!\d)")
 _TYPOGRAPHY = str.maketrans({"\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u00a0": " ", "_": " "})
 
 
+@functools.lru_cache(maxsize=16384)
 def folded(name: str) -> str:
     """Returns ``name`` without case and punctuation; what stands between two digits becomes a point.
 

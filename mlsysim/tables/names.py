@@ -126,7 +126,12 @@ def refuse_unmodelled(name: str) -> None:
         Traceback (most recent call last):
         mlsysim.core.errors.InputError: model = 'Nemotron_3_Nano': expected a transformer: most layers are Mamba-2
     """
-    listed: dict[str, str] = packaged_toml("tables", "training.toml")["not_modelled"]
-    unmodelled = longest_beginning(name, listed)
+    unmodelled = longest_beginning(name, _unmodelled())
     if unmodelled is not None:
-        raise InputError("model", name, listed[unmodelled])
+        raise InputError("model", name, _unmodelled()[unmodelled])
+
+
+@functools.cache
+def _unmodelled() -> dict[str, str]:
+    listed: dict[str, str] = packaged_toml("tables", "training.toml")["not_modelled"]
+    return listed
