@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError, either
+from mlsysim.core.errors import InconsistentError, InputError, either
 from mlsysim.core.names import longest_beginning
 from mlsysim.core.toml import packaged_toml
 from mlsysim.hardware.registry import Hardware
@@ -92,10 +92,7 @@ def registered_model(name: str) -> TransformerWorkload | None:
         >>> registered_model("Qwen/Qwen3-32B-FP8").name, registered_model("in-house")
         ('Qwen3-32B', None)
     """
-    try:
-        return Models.Language.get(name)
-    except UnknownNameError:
-        return None
+    return Models.Language.find(name)
 
 
 def untold_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,12 +123,13 @@ def refuse_unmodelled(name: str) -> None:
         Traceback (most recent call last):
         mlsysim.core.errors.InputError: model = 'Nemotron_3_Nano': expected a transformer: most layers are Mamba-2
     """
-    unmodelled = longest_beginning(name, _unmodelled())
+    listed = _not_modelled()
+    unmodelled = longest_beginning(name, listed)
     if unmodelled is not None:
-        raise InputError("model", name, _unmodelled()[unmodelled])
+        raise InputError("model", name, listed[unmodelled])
 
 
 @functools.cache
-def _unmodelled() -> dict[str, str]:
-    listed: dict[str, str] = packaged_toml("tables", "training.toml")["not_modelled"]
-    return listed
+def _not_modelled() -> dict[str, str]:
+    """Names of models with layers of other kinds, and what they have."""
+    return dict(packaged_toml("tables", "training.toml")["not_modelled"])
