@@ -13,7 +13,7 @@ import pint
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.spec import Spec
-from mlsysim.core.units import in_unit, with_unit
+from mlsysim.core.units import Quantity, in_unit, with_unit
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import Call, call_of
 from mlsysim.validation.anchors.schema import Macro
@@ -23,6 +23,8 @@ Plain = float | str
 
 # How much faster the hardware is made for the response check.
 FASTER = 1.1
+# A fifth of the rise in speed: what moves less hangs on something else than the hardware.
+LEAST_RESPONSE = (FASTER - 1) / 5
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,15 @@ def predict(anchor: Anchor) -> Prediction:
 
 
 def hardware_response(anchor: Anchor) -> float:
-    """Relative change of the case's ``response_metric`` when every peak rate and bandwidth rises by 10 %."""
-    name = anchor.case.response_metric or anchor.case.metric
+    """Relative change of the case's ``response_metric`` when every peak rate and bandwidth rises by 10 %.
+
+    Of a load that the solver can judge it is ``LEAST_RESPONSE`` where the faster hardware takes so much more.
+    """
+    name, result = anchor.case.response_metric or anchor.case.metric, result_of(anchor)
+    if name in result.JUDGED and _takes(_on_faster_hardware(anchor), (1 + LEAST_RESPONSE) * result.requests_per_second):
+        return LEAST_RESPONSE
     quicker = solved(anchor, _on_faster_hardware)
-    before = attribute(anchor, result_of(anchor), name)
+    before = attribute(anchor, result, name)
     after = attribute(anchor, quicker, name)
     unit = str(before.units) if isinstance(before, pint.Quantity) else ""
     return number(anchor, after, name, unit) / number(anchor, before, name, unit) - 1
@@ -88,16 +95,26 @@ def hardware_response(anchor: Anchor) -> float:
 def bound_of(anchor: Anchor) -> float | None:
     """What the case's metric is at the speed of light; None where the prediction rests on no hardware's limit.
 
-    A calibrated run is solved once more without its stack; recomputation that the source does not state counts as none.
+    A calibrated run is solved once more without its stack; recomputation that the source does not state counts as none. Of a
+    load that the solver can judge it is the lower end of the case's band where that load is taken.
     """
     if anchor.case.choice is not None or anchor.case.outcome is not None:
         return None
-    result = result_of(anchor)
+    name, result = anchor.case.metric, result_of(anchor)
     if result.basis == "calibrated":
+        if name in result.JUDGED and anchor.case.band is not None:
+            low, predicted = anchor.case.band[0], number(anchor, attribute(anchor, result, name), name, anchor.case.unit)
+            if _takes(_without_stack(anchor), low / predicted * result.requests_per_second):
+                return low
         result = solved(anchor, _without_stack)
     if result.basis != "bound":
         return None
-    return number(anchor, attribute(anchor, result, anchor.case.metric), anchor.case.metric, anchor.case.unit)
+    return number(anchor, attribute(anchor, result, name), name, anchor.case.unit)
+
+
+def _takes(call: Call, load: Quantity) -> bool:
+    """Whether the solver finds that so many requests a time are taken: one question where the highest load needs a search."""
+    return bool(call.solve(*call.inputs, **call.keywords, request_rate=load).feasible)
 
 
 def _on_faster_hardware(anchor: Anchor) -> Call:

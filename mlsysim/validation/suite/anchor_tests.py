@@ -14,11 +14,8 @@ import pytest
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.comparison import PAPER_MATCH, compare, relative
 from mlsysim.validation.anchors.record_keys import MOVE, ROW
-from mlsysim.validation.anchors.runner import FASTER, bound_of, hardware_response, predict, time_exponent
+from mlsysim.validation.anchors.runner import LEAST_RESPONSE, bound_of, hardware_response, predict, time_exponent
 from mlsysim.validation.report.report import percent, shown
-
-# A fifth of the rise in speed: what moves less hangs on something else than the hardware.
-LEAST_RESPONSE = (FASTER - 1) / 5
 
 
 def test_feasible_as_stated(anchor: Anchor) -> None:
