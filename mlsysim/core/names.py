@@ -184,7 +184,7 @@ class Names:
         return self._reading.parts(text).qualifiers.get(name)
 
     def nearest(self, text: object, among: Iterable[str]) -> list[str]:
-        """Returns the ids, of those ``among``, of at most three things whose names are spelt most like ``text``."""
+        """Find the ids, of those ``among``, of at most three things whose names are spelt most like ``text``."""
         if not isinstance(text, str):
             return []
         owners = {name: id for id in among for name in reversed(self._names[id])}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlsysim.calibration.engines import COEFFICIENTS, engine_device
-from mlsysim.calibration.stacks import resolved
+from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.fitting.bounded import fit
 from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, cases

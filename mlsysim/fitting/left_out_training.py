@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mlsysim.calibration.stacks import resolved
+from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import DataError
 from mlsysim.fitting.calibration import CALIBRATION, Runs, Tables, cases, lineage
 from mlsysim.fitting.search import fitted, identified, measured, predicted

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.stacks import resolved
+from mlsysim.calibration.store import resolved
 from mlsysim.fitting.bounded import fit
 from mlsysim.fitting.calibration import EVERY, Calibration, Entry, Key, Runs, Tables, lineage
 from mlsysim.validation.kernels.errors import Times

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.stacks import COEFFICIENTS, measured_device, stack
+from mlsysim.calibration.devices import measured_device
+from mlsysim.calibration.stacks import COEFFICIENTS, stack
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import EVERY, Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.lowering.training_kernels import kernel_device, stack_step

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlsysim.calibration.harnesses import Harness
 from mlsysim.calibration.inference import inference_stack
-from mlsysim.calibration.served import Harness
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode

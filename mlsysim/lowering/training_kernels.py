@@ -10,9 +10,10 @@ import numpy as np
 from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients
+from mlsysim.calibration.devices import kernels_of, measured_device, sustained_clock
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
 from mlsysim.calibration.shared import runs_older_flash, shared_coefficients
-from mlsysim.calibration.stacks import Stack, fitted_names, kernels_of, measured_device, stack, sustained_clock
+from mlsysim.calibration.stacks import Stack, fitted_names, stack
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.training_setting import SCORES_STORED, TrainingSetting

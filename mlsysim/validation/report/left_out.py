@@ -51,7 +51,7 @@ def read_all(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def summary(signed: Sequence[float]) -> dict[str, Any]:
-    """The errors of some cases as they are written; the bias is the mean of the signed error.
+    """Summarise errors as they are written; the bias is the mean of the signed error.
 
     Example:
         >>> summary([0.1, -0.3])
@@ -62,13 +62,13 @@ def summary(signed: Sequence[float]) -> dict[str, Any]:
     if not signed:
         return {"points": 0}
     sizes = [abs(error) for error in signed]
-    found = {"median": quantile(sizes, 0.5), "mean": sum(sizes) / len(sizes), "p90": quantile(sizes, 0.9)}
-    found["bias"] = sum(signed) / len(signed)
-    return {"points": len(sizes)} | {name: round(float(value or 0.0), 4) for name, value in found.items()}
+    figures = {"median": quantile(sizes, 0.5), "mean": sum(sizes) / len(sizes), "p90": quantile(sizes, 0.9)}
+    figures["bias"] = sum(signed) / len(signed)
+    return {"points": len(sizes)} | {name: round(float(value or 0.0), 4) for name, value in figures.items()}
 
 
 def differences(written: Mapping[str, Any], now: Mapping[str, Any], rounding: float) -> str:
-    """Which figures of a summary differ from the written ones by more than their ``rounding``; "" if none do.
+    """Name the figures of a summary that differ from the written ones by more than their ``rounding``; "" if none do.
 
     Example:
         >>> differences({"points": 2, "median": 0.2}, {"points": 2, "median": 0.2002}, 0.0003)
