@@ -11,6 +11,7 @@ from mlsysim.calibration import gemm
 from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
 from mlsysim.calibration.shared_kernels import shared_names
 from mlsysim.calibration.store import fitted_of, known_entry, stack_of
+from mlsysim.core.checks import one_of
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
@@ -86,8 +87,8 @@ def replica_stack(name: str) -> ReplicaStack:
         >>> replica_stack("nvidia-mlperf-bert").unpadded
         True
     """
-    entry = known_entry("stack", name, replica_tables()["stack"])
-    return stack_of(ReplicaStack, name, entry, ReplicaCoefficients)
+    stacks = replica_tables()["stack"]
+    return stack_of(ReplicaStack, one_of("stack", name, stacks), known_entry("stack", name, stacks), ReplicaCoefficients)
 
 
 @functools.cache

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlsysim.calibration.engines import Engine
-from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
+from mlsysim.calibration.store import coefficients, fitted_of, resolved
+from mlsysim.core.checks import one_of
 from mlsysim.core.toml import packaged_toml
 
 FILE = "harnesses.toml"
@@ -57,8 +58,7 @@ def query_harness(name: str) -> Harness:
         >>> query_harness("triton").request_s > query_harness("lwis").request_s
         True
     """
-    known_entry("harness", name, served_tables())
-    return query_harness_of(served_tables(), name)
+    return query_harness_of(served_tables(), one_of("harness", name, served_tables()))
 
 
 def query_harness_of(tables: dict[str, dict[str, Any]], name: str) -> Harness:
@@ -73,7 +73,7 @@ def harness_fitted_names(name: str) -> tuple[str, ...]:
         >>> harness_fitted_names("triton")[-1]
         'harness.triton.request_s'
     """
-    return fitted_of(served_tables(), name, "harness")
+    return fitted_of(served_tables(), one_of("harness", name, served_tables()), "harness")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,7 @@ def harness(name: str) -> LoadHarness:
         >>> harness("mlperf-vllm").engine
         'vllm-2025'
     """
-    known_entry("harness_name", name, loaded_tables()["harness"])
-    return harness_of(loaded_tables(), name)
+    return harness_of(loaded_tables(), one_of("harness_name", name, loaded_tables()["harness"]))
 
 
 def harness_of(tables: Tables, name: str) -> LoadHarness:

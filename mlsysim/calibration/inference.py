@@ -12,6 +12,7 @@ from mlsysim.calibration.data_parallel import ReplicaStack, fitted_device_names,
 from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
 from mlsysim.calibration.shared_kernels import shared_names
 from mlsysim.calibration.store import fitted_of, known_entry, stack_of
+from mlsysim.core.checks import one_of
 from mlsysim.core.errors import InputError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
@@ -122,8 +123,8 @@ def inference_stack(name: str) -> InferenceStack:
         >>> inference_stack("tensorrt-mlperf").folded
         True
     """
-    entry = known_entry("stack", name, inference_tables()["stack"])
-    return stack_of(InferenceStack, name, entry, InferenceCoefficients)
+    stacks = inference_tables()["stack"]
+    return stack_of(InferenceStack, one_of("stack", name, stacks), known_entry("stack", name, stacks), InferenceCoefficients)
 
 
 @functools.cache

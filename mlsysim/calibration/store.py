@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.checks import one_of
 
 Entries = Mapping[str, Mapping[str, Any]]
 T = TypeVar("T")
@@ -24,14 +24,16 @@ def resolved(entries: Entries, name: str) -> dict[str, Any]:
 
 
 def known_entry(argument: str, name: str, entries: Entries) -> dict[str, Any]:
-    """The resolved entry that a caller named in ``argument``.
+    """The resolved entry that a caller named in ``argument``, in any spelling of its name.
 
     Raises:
         UnknownNameError: there is none of this name; the message lists near ones.
+
+    Example:
+        >>> known_entry("stack", "My Stack", {"my-stack": {"x": 1}})
+        {'x': 1}
     """
-    if name not in entries:
-        raise UnknownNameError.among(argument, name, entries)
-    return resolved(entries, name)
+    return resolved(entries, one_of(argument, name, entries))
 
 
 def fitted_of(entries: Entries, name: str, called: str) -> tuple[str, ...]:
