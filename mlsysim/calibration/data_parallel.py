@@ -115,13 +115,13 @@ def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) 
         ['device.a30.clock']
     """
     hardware = replica_hardware(hardware_name)
-    own = fitted_of(replica_tables()["device"], hardware.name, "device")
-    clock = () if any(name.endswith(".clock") for name in own) else clock_names(hardware.kernels)
+    device = fitted_of(replica_tables()["device"], hardware.name, "device")
+    clock = () if any(name.endswith(".clock") for name in device) else clock_names(hardware.kernels)
     return (
         *shared_names("data_parallel"),
         *gemm.fitted_names(hardware.kernels, gemm_format),
         *clock,
-        *own,
+        *device,
         *fitted_of(replica_tables()["stack"], stack_name, "stack"),
     )
 

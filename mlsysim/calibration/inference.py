@@ -175,10 +175,10 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
         >>> [name for name in inference_fitted_names("tensorrt-mlperf", "Tesla T4", "int8") if "clock" in name]
         ['device.t4.clock']
     """
-    found = inference_hardware(hardware_name)
-    device = [*_trained(hardware_name, found.name), *fitted_of(inference_tables()["device"], found.name, "device")]
-    clock = () if any(name.endswith(".clock") for name in device) else clock_names(found.kernels)
-    products = gemm.fitted_names(found.kernels, gemm_format(found.kernels, precision))
+    hardware = inference_hardware(hardware_name)
+    device = [*_trained(hardware_name, hardware.name), *fitted_of(inference_tables()["device"], hardware.name, "device")]
+    clock = () if any(name.endswith(".clock") for name in device) else clock_names(hardware.kernels)
+    products = gemm.fitted_names(hardware.kernels, gemm_format(hardware.kernels, precision))
     return (
         *shared_names("data_parallel"),
         *products,
