@@ -242,3 +242,16 @@ def test_what_every_pytest_start_imports_is_light(module):
 def test_physics_knows_numbers_only(path):
     names = {name.split(".")[0] for name in imported_modules(ast.parse(path.read_text(encoding="utf-8")), ())}
     assert not names & {"pint", "pydantic"}
+
+
+# The library behind these starts threads, which on systems as small as a solve's wait for each other far longer than they compute.
+THREADED = frozenset(("linalg", "dot", "inner", "vdot", "matmul", "tensordot", "polyfit", "cov", "corrcoef"))
+
+
+@pytest.mark.parametrize("room", ["physics", "lowering", "solvers", "tables"])
+def test_a_solve_starts_no_threads(room):
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            numpy_name = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "np"
+            assert not (numpy_name and node.attr in THREADED), f"{path}:{node.lineno}: np.{node.attr}"
+            assert not isinstance(node, ast.MatMult), f"{path}: a product of matrices: sum the products of their elements"
