@@ -104,7 +104,7 @@ def errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> dict[str, Any]:
 
 
 def stale(name: str, entry: Mapping[str, Any], anchors: Sequence[Anchor]) -> str:
-    """How today's errors differ from the written ones, the written coefficients kept; "" if they do not."""
+    """Say how today's errors differ from the written ones, the written coefficients kept; "" if they do not."""
     now = errors(entry, _chosen(HeldOut(name, tuple(entry["without"]), tuple(entry["cases"])), anchors))
     return differences(entry["errors"], now, _ROUNDING)
 

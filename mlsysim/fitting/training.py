@@ -70,7 +70,7 @@ def _steps(prepared: tuple[Any, ...], kernels: KernelDevice, entries: Mapping[st
 
 
 def measured_step_s(anchor: Anchor, question: TrainingQuestion) -> float:
-    """What a case measured, as the time of one step."""
+    """Seconds of a step that the case measured."""
     value = float(anchor.case.value or 0.0)
     if anchor.case.metric == "step_latency_total":
         return value

@@ -165,7 +165,7 @@ def wire_plan(plan: Plan, stack: Stack) -> Plan:
 
 
 def stack_overlap(coefficients: StackCoefficients) -> Overlap:
-    """What a stack hides; its tensor-parallel collectives come with their hidden share already taken off."""
+    """Shares that a stack hides; its tensor-parallel collectives come with their hidden share already taken off."""
     return Overlap(tp=0.0, ep=0.0, pp=coefficients.pp_hidden, dp=coefficients.dp_hidden)
 
 

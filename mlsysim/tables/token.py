@@ -35,12 +35,12 @@ class TokenQuestion:
 
 
 def is_language(cells: Cells) -> bool:
-    """Whether a row's benchmark is a language model."""
+    """True if a row's benchmark is a language model."""
     return cell_text(cells, "benchmark") in names_of("benchmark")
 
 
 def is_submission(cells: Cells) -> bool:
-    """Whether a row of a table of serving measurements is one of MLPerf Inference."""
+    """True if a row of a table of serving measurements is one of MLPerf Inference."""
     return cell_text(cells, "engine").startswith("mlperf")
 
 
