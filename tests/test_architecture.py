@@ -244,7 +244,7 @@ def test_physics_knows_numbers_only(path):
     assert not names & {"pint", "pydantic"}
 
 
-# The library behind these starts threads, which on systems as small as a solve's wait for each other far longer than they compute.
+# The library behind these starts threads, which on systems as small as a solve's wait for each other longer than they compute.
 THREADED = frozenset(("linalg", "dot", "inner", "vdot", "matmul", "tensordot", "polyfit", "cov", "corrcoef"))
 
 
