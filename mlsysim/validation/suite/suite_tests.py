@@ -132,4 +132,4 @@ def test_time_of_a_solve(timed: Anchor, anchor_root: Path, request: pytest.Fixtu
     taken_s = best_s(call.result, rounds=100 if quick else 4)
     if taken_s > limit_s:
         took = f"{1e3 * taken_s:.3g} ms at best, the limit is {1e3 * limit_s:.3g} ms"
-        pytest.fail(f"{solver} takes, for {timed.id}, {took}", pytrace=False)
+        pytest.fail(f"{solver} takes on {timed.id} {took}", pytrace=False)
