@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mlsysim.hardware.registry import Hardware
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mlsysim"
 LONGEST_MODULE = 400
@@ -255,3 +257,19 @@ def test_a_solve_starts_no_threads(room):
             numpy_name = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "np"
             assert not (numpy_name and node.attr in THREADED), f"{path}:{node.lineno}: np.{node.attr}"
             assert not isinstance(node, ast.MatMult), f"{path}: a product of matrices: sum the products of their elements"
+
+
+def strings_of(path):
+    """The strings of a module's code, without its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and ast.get_docstring(node)}
+    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in texts)
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+def test_code_names_no_accelerator():
+    devices = tomllib.loads((PACKAGE / "calibration" / "data" / "devices.toml").read_text(encoding="utf-8"))
+    names = {*devices, *(chip.name for chip in Hardware), *Hardware.names()}
+    found = {path.name: names & set(strings_of(path)) for path in PACKAGE.rglob("*.py")}
+    assert {file: sorted(strays) for file, strays in found.items() if strays} == {}

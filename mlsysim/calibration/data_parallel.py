@@ -11,6 +11,7 @@ from mlsysim.calibration import gemm
 from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
 from mlsysim.calibration.shared_kernels import shared_names
 from mlsysim.calibration.store import fitted_of, known_entry, stack_of
+from mlsysim.core.checks import one_of
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
@@ -86,8 +87,8 @@ def replica_stack(name: str) -> ReplicaStack:
         >>> replica_stack("nvidia-mlperf-bert").unpadded
         True
     """
-    entry = known_entry("stack", name, replica_tables()["stack"])
-    return stack_of(ReplicaStack, name, entry, ReplicaCoefficients)
+    stacks = replica_tables()["stack"]
+    return stack_of(ReplicaStack, one_of("stack", name, stacks), known_entry("stack", name, stacks), ReplicaCoefficients)
 
 
 @functools.cache
@@ -114,13 +115,13 @@ def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) 
         ['device.a30.clock']
     """
     hardware = replica_hardware(hardware_name)
-    own = fitted_of(replica_tables()["device"], hardware.name, "device")
-    clock = () if any(name.endswith(".clock") for name in own) else clock_names(hardware.kernels)
+    device = fitted_of(replica_tables()["device"], hardware.name, "device")
+    clock = () if any(name.endswith(".clock") for name in device) else clock_names(hardware.kernels)
     return (
         *shared_names("data_parallel"),
         *gemm.fitted_names(hardware.kernels, gemm_format),
         *clock,
-        *own,
+        *device,
         *fitted_of(replica_tables()["stack"], stack_name, "stack"),
     )
 

@@ -12,6 +12,7 @@ from mlsysim.calibration.data_parallel import ReplicaStack, fitted_device_names,
 from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
 from mlsysim.calibration.shared_kernels import shared_names
 from mlsysim.calibration.store import fitted_of, known_entry, stack_of
+from mlsysim.core.checks import one_of
 from mlsysim.core.errors import InputError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
@@ -122,8 +123,8 @@ def inference_stack(name: str) -> InferenceStack:
         >>> inference_stack("tensorrt-mlperf").folded
         True
     """
-    entry = known_entry("stack", name, inference_tables()["stack"])
-    return stack_of(InferenceStack, name, entry, InferenceCoefficients)
+    stacks = inference_tables()["stack"]
+    return stack_of(InferenceStack, one_of("stack", name, stacks), known_entry("stack", name, stacks), InferenceCoefficients)
 
 
 @functools.cache
@@ -174,10 +175,10 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
         >>> [name for name in inference_fitted_names("tensorrt-mlperf", "Tesla T4", "int8") if "clock" in name]
         ['device.t4.clock']
     """
-    found = inference_hardware(hardware_name)
-    device = [*_trained(hardware_name, found.name), *fitted_of(inference_tables()["device"], found.name, "device")]
-    clock = () if any(name.endswith(".clock") for name in device) else clock_names(found.kernels)
-    products = gemm.fitted_names(found.kernels, gemm_format(found.kernels, precision))
+    hardware = inference_hardware(hardware_name)
+    device = [*_trained(hardware_name, hardware.name), *fitted_of(inference_tables()["device"], hardware.name, "device")]
+    clock = () if any(name.endswith(".clock") for name in device) else clock_names(hardware.kernels)
+    products = gemm.fitted_names(hardware.kernels, gemm_format(hardware.kernels, precision))
     return (
         *shared_names("data_parallel"),
         *products,
