@@ -135,10 +135,10 @@ def tree(pytester, few_plugins, imported_once):
 
 
 @installed
-def test_a_run_reports_what_it_selected(pytester, tree):
+def test_a_run_reports_what_it_selected(pytester, tree, strict):
     tree()
     result = pytester.runpytest(
-        "anchors", "-k", "kernel_table and gemm-h100_sxm-bfloat16", "--junitxml=j.xml", "--anchor-report=r.json", "-W", "error"
+        "anchors", "-k", "kernel_table and gemm-h100_sxm-bfloat16", "--junitxml=j.xml", "--anchor-report=r.json", *strict
     )
     result.assert_outcomes(passed=2, deselected=len(kernels.parts(KERNELS)) + len(kernels.checks(KERNELS)) - 2)
     result.stdout.fnmatch_lines(
