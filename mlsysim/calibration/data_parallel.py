@@ -5,14 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from mlsysim.calibration import gemm
-from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
-from mlsysim.calibration.shared_kernels import shared_names
-from mlsysim.calibration.store import fitted_of, known_entry, stack_of
-from mlsysim.core.checks import one_of
-from mlsysim.core.toml import packaged_toml
+from mlsysim.calibration.devices import clock_of, entry_of, format_shares, names_of_a_pass
+from mlsysim.calibration.store import fitted_of, stack_of, tables
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
 FILE = "data_parallel.toml"
@@ -66,17 +62,6 @@ class ReplicaHardware:
 
 
 @functools.cache
-def replica_tables() -> dict[str, dict[str, dict[str, Any]]]:
-    """Give the TOML's tables ``stack`` and ``device``."""
-    return packaged_toml("calibration", FILE)
-
-
-def replica_stack_names() -> tuple[str, ...]:
-    """The names of all stacks."""
-    return tuple(replica_tables()["stack"])
-
-
-@functools.cache
 def replica_stack(name: str) -> ReplicaStack:
     """The stack called ``name``.
 
@@ -87,8 +72,7 @@ def replica_stack(name: str) -> ReplicaStack:
         >>> replica_stack("nvidia-mlperf-bert").unpadded
         True
     """
-    stacks = replica_tables()["stack"]
-    return stack_of(ReplicaStack, one_of("stack", name, stacks), known_entry("stack", name, stacks), ReplicaCoefficients)
+    return stack_of(ReplicaStack, ReplicaCoefficients, FILE, name)
 
 
 @functools.cache
@@ -102,7 +86,7 @@ def replica_hardware(hardware_name: str) -> ReplicaHardware:
         >>> replica_hardware("A30").kernels
         'a100_sxm'
     """
-    name, entry = entry_of(replica_tables()["device"], hardware_name)
+    name, entry = entry_of(tables(FILE)["device"], hardware_name)
     return ReplicaHardware(name, entry["kernels"], clock_of(entry), format_shares(entry))
 
 
@@ -115,15 +99,9 @@ def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) 
         ['device.a30.clock']
     """
     hardware = replica_hardware(hardware_name)
-    device = fitted_of(replica_tables()["device"], hardware.name, "device")
-    clock = () if any(name.endswith(".clock") for name in device) else clock_names(hardware.kernels)
-    return (
-        *shared_names("data_parallel"),
-        *gemm.fitted_names(hardware.kernels, gemm_format),
-        *clock,
-        *device,
-        *fitted_of(replica_tables()["stack"], stack_name, "stack"),
-    )
+    device = fitted_of(tables(FILE)["device"], hardware.name, "device")
+    products = gemm.fitted_names(hardware.kernels, gemm_format)
+    return names_of_a_pass(FILE, stack_name, hardware.kernels, products, device)
 
 
 @functools.cache
@@ -134,4 +112,4 @@ def fitted_device_names(hardware_name: str) -> tuple[str, ...]:
         >>> fitted_device_names("Tesla V100 SXM2 16GB")
         ('device.v100.clock', 'device.v100.fp32_share')
     """
-    return fitted_of(replica_tables()["device"], replica_hardware(hardware_name).name, "device")
+    return fitted_of(tables(FILE)["device"], replica_hardware(hardware_name).name, "device")

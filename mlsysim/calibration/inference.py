@@ -5,16 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from mlsysim.calibration import gemm
 from mlsysim.calibration.data_parallel import ReplicaStack, fitted_device_names, replica_hardware
-from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
-from mlsysim.calibration.shared_kernels import shared_names
-from mlsysim.calibration.store import fitted_of, known_entry, stack_of
-from mlsysim.core.checks import one_of
+from mlsysim.calibration.devices import clock_of, entry_of, format_shares, names_of_a_pass
+from mlsysim.calibration.store import fitted_of, stack_of, tables
 from mlsysim.core.errors import InputError
-from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
 FILE = "inference.toml"
@@ -102,17 +98,6 @@ class InferenceHardware:
 
 
 @functools.cache
-def inference_tables() -> dict[str, dict[str, dict[str, Any]]]:
-    """Give the TOML's tables ``stack`` and ``device``."""
-    return packaged_toml("calibration", FILE)
-
-
-def inference_stack_names() -> tuple[str, ...]:
-    """The names of all stacks."""
-    return tuple(inference_tables()["stack"])
-
-
-@functools.cache
 def inference_stack(name: str) -> InferenceStack:
     """The stack called ``name``.
 
@@ -123,8 +108,7 @@ def inference_stack(name: str) -> InferenceStack:
         >>> inference_stack("tensorrt-mlperf").folded
         True
     """
-    stacks = inference_tables()["stack"]
-    return stack_of(InferenceStack, one_of("stack", name, stacks), known_entry("stack", name, stacks), InferenceCoefficients)
+    return stack_of(InferenceStack, InferenceCoefficients, FILE, name)
 
 
 @functools.cache
@@ -140,7 +124,7 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
         >>> inference_hardware("Tesla V100 SXM2 16GB").clock == replica_hardware("Tesla V100 SXM2 16GB").clock
         True
     """
-    name, entry = entry_of(inference_tables()["device"], hardware_name)
+    name, entry = entry_of(tables(FILE)["device"], hardware_name)
     shares = format_shares(entry)
     if entry.get("as_trained"):
         trained = replica_hardware(hardware_name)
@@ -176,20 +160,14 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
         ['device.t4.clock']
     """
     hardware = inference_hardware(hardware_name)
-    device = [*_trained(hardware_name, hardware.name), *fitted_of(inference_tables()["device"], hardware.name, "device")]
-    clock = () if any(name.endswith(".clock") for name in device) else clock_names(hardware.kernels)
+    own_names = fitted_of(tables(FILE)["device"], hardware.name, "device")
+    device = (*_trained(hardware_name, hardware.name), *own_names)
     products = gemm.fitted_names(hardware.kernels, gemm_format(hardware.kernels, precision))
-    return (
-        *shared_names("data_parallel"),
-        *products,
-        *clock,
-        *device,
-        *fitted_of(inference_tables()["stack"], stack_name, "stack"),
-    )
+    return names_of_a_pass(FILE, stack_name, hardware.kernels, products, device)
 
 
 def _trained(hardware_name: str, name: str) -> tuple[str, ...]:
     """Names of ``data_parallel.toml`` that count, where the accelerator has its clock from there and states no other."""
-    entry = inference_tables()["device"][name]
+    entry = tables(FILE)["device"][name]
     names = fitted_device_names(hardware_name) if entry.get("as_trained") else ()
     return tuple(part for part in names if part.rpartition(".")[2] not in entry)
