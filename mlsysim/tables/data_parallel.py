@@ -23,18 +23,10 @@ from mlsysim.systems.fleets import sharing, usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import Cells, cell_text, whole_cell
 from mlsysim.tables.names import named_accelerator
+from mlsysim.tables.question import Question
 
 # "8x ConnectX-7 IB NDR 400Gb/s": cards and the rate of one.
 _CARDS = re.compile(r"(\d+)\s*x\s+[^,;+]*?(\d+)\s*gb")
-
-
-@dataclass(frozen=True)
-class ReplicaQuestion:
-    """One row, ready to be solved: arguments of ``SingleNodeModel.solve``."""
-
-    workload: Workload
-    hardware: HardwareNode | Fleet
-    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +51,11 @@ def small_model_run(cells: Cells) -> SmallModelRun:
         ('calibrated', 'nvidia-mxnet', True)
     """
     asked = replica_question(cells)
-    result = SingleNodeModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    result = asked.answered_by(SingleNodeModel)
     return SmallModelRun(float(result.throughput.m_as("count/second")), result, asked.arguments["stack"])
 
 
-def replica_question(cells: Cells) -> ReplicaQuestion:
+def replica_question(cells: Cells) -> Question:
     """The question that a row asks; reads neither its value nor its notes.
 
     Raises:
@@ -93,7 +85,7 @@ def replica_question(cells: Cells) -> ReplicaQuestion:
         if "grad_accum" not in cells and arguments["masked_share"]:
             accumulated = _accumulated(arguments["seq_len"], batch)
             arguments |= {"batch_size": batch * accumulated, "microbatch_count": accumulated}
-    return ReplicaQuestion(workload, _hardware(accelerator, cells, count), arguments)
+    return Question(workload, _hardware(accelerator, cells, count), arguments)
 
 
 @functools.cache

@@ -239,7 +239,7 @@ def _inference_run(cells: Cells) -> _Run:
 def _language_run(cells: Cells) -> _Run:
     """A language model of MLPerf Inference on a whole system."""
     asked = token_question(cells)
-    result = TokenServerModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    result = asked.answered_by(TokenServerModel)
     figure = functools.partial(token_figure, result)
     return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
 
@@ -249,7 +249,7 @@ def _serving_run(cells: Cells) -> _Run:
     if is_submission(cells):
         return _language_run(submission_cells(cells))
     asked = serving_question({**cells, "metric": "ttft_ms"})
-    result = ServingModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    result = asked.answered_by(ServingModel)
     figure = functools.partial(serving_figure, result)
     return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
 

@@ -7,8 +7,8 @@ from typing import Any
 from mlsysim.core.errors import InputError
 from mlsysim.solvers.serving.batch_server import BatchServerModel, BatchServerResult
 from mlsysim.tables.cells import Cells, cell_text
-from mlsysim.tables.data_parallel import ReplicaQuestion
 from mlsysim.tables.inference import names_of, round_number, submitted, submitted_model
+from mlsysim.tables.question import Question
 
 SCENARIOS = ("server", "singlestream", "multistream")
 
@@ -33,13 +33,13 @@ def served_figure(cells: Cells) -> tuple[float, BatchServerResult, str]:
         0.5
     """
     asked = served_question(cells)
-    result = BatchServerModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    result = asked.answered_by(BatchServerModel)
     if cell_text(cells, "scenario") == "server":
         return float(result.throughput.m_as("count/second")), result, asked.arguments["stack"]
     return float(result.latency.m_as("ms")), result, asked.arguments["stack"]
 
 
-def served_question(cells: Cells) -> ReplicaQuestion:
+def served_question(cells: Cells) -> Question:
     """The question that a row asks of ``BatchServerModel``; reads neither its value nor its notes.
 
     Raises:
@@ -63,4 +63,4 @@ def served_question(cells: Cells) -> ReplicaQuestion:
     if model in rules["p90_tokens"]:
         tokens = names_of("squad")["mean_tokens"] if scenario == "server" else rules["p90_tokens"][model]
         arguments["mean_tokens"] = tokens
-    return ReplicaQuestion(asked.workload, asked.hardware, arguments)
+    return Question(asked.workload, asked.hardware, arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mlsysim.calibration.engines import engine
@@ -13,14 +12,13 @@ from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.precision import precision_name
 from mlsysim.core.toml import packaged_toml
 from mlsysim.core.units import in_unit
-from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.serving.serving import ServingResult
 from mlsysim.systems.fleets import usual_nodes
-from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import cell_text, flag_cell, number_cell, whole_cell
 from mlsysim.tables.names import named_accelerator, named_model, registered_model
+from mlsysim.tables.question import Question
 from mlsysim.tables.training import built_workload
 
 # What a metric of the tables is called on a result, and the unit that its name says. itl_ms is the mean time between tokens;
@@ -39,17 +37,7 @@ _SCHEDULES = {"static": "static", "closed-loop": "continuous", "offline": "offli
 _DEFAULT_VOCABULARY = 51200
 
 
-@dataclass(frozen=True)
-class ServingQuestion:
-    """One row, ready to be solved: of ``ServingModel.solve``; ``metric`` is one of ``METRICS``."""
-
-    workload: TransformerWorkload
-    hardware: HardwareNode | Fleet
-    arguments: dict[str, Any]
-    metric: str
-
-
-def serving_question(row: Mapping[str, str]) -> ServingQuestion:
+def serving_question(row: Mapping[str, str]) -> Question:
     """The question that ``row`` asks; reads neither its value nor its notes.
 
     Raises:
@@ -81,7 +69,7 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         # A system whose plan nobody states: the batch is that of all copies of the model.
         batch = max(1, batch // replicas)
     arguments: dict[str, Any] = {
-        "seq_len": max(1, prompt or 0),
+        "input_len": max(1, prompt or 0),
         "output_len": output or None,
         "batch_size": batch,
         "precision": weights,
@@ -110,10 +98,10 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
     if not workload.causal:
         part = facts["encoder"].get(cell_text(row, "engine"), facts["encoder"].get(stack, {"stack": stack, "mean_length": 1.0}))
         arguments["stack"] = facts["encoder_modes"].get(cell_text(row, "weight_precision"), part["stack"])
-        arguments["padded_len"] = arguments["seq_len"]
-        arguments["seq_len"] = max(1, round(arguments["seq_len"] * part["mean_length"]))
+        arguments["padded_len"] = arguments["input_len"]
+        arguments["input_len"] = max(1, round(arguments["input_len"] * part["mean_length"]))
         arguments["kv_precision"] = "fp16"
-    return ServingQuestion(workload, hardware, arguments, metric)
+    return Question(workload, hardware, arguments, metric)
 
 
 def serving_figure(result: ServingResult, metric: str) -> float:
