@@ -2,10 +2,12 @@
 
 import functools
 import itertools
+import math
 import time
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +15,12 @@ from hypothesis import strategies as st
 from mlsysim import DistributedModel, Fleet, InputError, Models, ParallelismOptimizer, Systems
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.lowering.training_setting import TrainingSetting
+from mlsysim.physics.plan import Plan
+from mlsysim.physics.training.kernel_step import LayerTimes, once_per_layer
 from mlsysim.solvers.training import search as searching
 from mlsysim.solvers.training.objective import Objective
 from mlsysim.solvers.training.parallelism import PAPER_OVERLAP, solve_arguments
-from mlsysim.solvers.training.plan_space import Choices, _factorizations, divisors, splits
+from mlsysim.solvers.training.plan_space import Choices, _factorizations, divisors, rows, splits, tasks
 from mlsysim.solvers.training.search import Question, exhausted
 from mlsysim.solvers.training.search_rows import found_row
 
@@ -67,6 +71,62 @@ def test_every_plan_is_judged_as_a_single_solve_judges_it(basis, data):
         assert step.plan == {name: row[name] for name in step.plan}
 
 
+TORUS = Fleet(name="256 TPU", node=Systems.Nodes.TPUv4_Host, count=64, fabric=Systems.Fabrics.ICI_v4)
+
+
+@pytest.mark.parametrize(
+    ("model", "on", "asked"),
+    [
+        (MIXTRAL, fleet(4), {"stack": "megatron-core"}),
+        (MIXTRAL, fleet(4), {"stack": "megatron-core", "expert_tp_size": 1, "routing_imbalance": 1.3}),
+        (Models.Language.DeepSeek_V2, fleet(32), {"stack": "megatron-core"}),
+        (LLAMA, fleet(2), {"stack": "pytorch-fsdp", "lora_rank": 16}),
+        (LLAMA, fleet(2), {"stack": "megatron-core", "attention": "unfused"}),
+        (LLAMA, TORUS, {"stack": "maxtext", "batch_size": 256}),
+    ],
+)
+def test_plans_that_share_their_layers_are_judged_as_single_solves_judge_them(model, on, asked):
+    found = search(model, on, top_k=1000, **asked)
+    for row in (*found.ranking[::25], *found.pareto):
+        step = alone(model, on, row, **{name: value for name, value in asked.items() if name != "expert_tp_size"})
+        assert step.step_latency_total.m_as("s") == pytest.approx(row["step_latency"].m_as("s"), rel=1e-12)
+        assert step.memory_per_accelerator.m_as("B") == pytest.approx(row["memory"].m_as("B"), rel=1e-12)
+
+
+def test_a_layer_is_computed_once_for_all_plans_that_split_it_alike():
+    ones = np.ones(6)
+    tp, chunks = np.array([1.0, 2.0, 1.0, 2.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0, 1.0, 2.0, 4.0])
+    plan = Plan(tp, 3 * ones, ones, 1.0, chunks, 8 * ones, 4096 * ones, np.arange(6.0), 0.0, 0.0, 1.0, 2.0, 2.0, 12.0)
+    asked = []
+
+    def times(split):
+        asked.append(split)
+        return LayerTimes(split.tp, split.virtual_stages, *[0.0] * 8)
+
+    layer = once_per_layer(times, plan)
+    assert [split.tp.size for split in asked] == [3]  # whether there are several chunks matters, not how many
+    assert (layer.forward_s == tp).all()
+    assert (layer.backward_s == np.minimum(chunks, 2.0)).all()
+    # What no layer may depend on is no number.
+    assert math.isnan(asked[0].pp)
+    assert math.isnan(asked[0].zero_stage)
+
+
+@pytest.mark.parametrize("stack", [None, "megatron-core"])
+def test_tasks_are_of_like_sizes_and_leave_nothing_out(stack):
+    basis = {"efficiency": 0.5} if stack is None else {"stack": stack}
+    setting = TrainingSetting.of(LLAMA, fleet(64), batch_size=1024, **basis, zero_stage=1)
+    parts = splits(setting, Choices())
+    every = rows(setting, Choices(), parts)
+    for size in (1, 500, 2048, 10**9):
+        lists = tasks(setting, Choices(), parts, size)
+        assert [part for task in lists for part in task] == parts
+        found = [rows(setting, Choices(), task) for task in lists]
+        assert (np.concatenate(found, axis=1) == every).all()
+        assert all(one.shape[1] <= size for one, task in zip(found, lists, strict=True) if len(task) > 1)
+    assert len(tasks(setting, Choices(), parts, 500)) > 4
+
+
 def test_experts_are_spread_in_every_legal_way():
     found = search(MIXTRAL, on=fleet(2), top_k=100_000, efficiency=0.5, fixed={"cp": 1})
     assert {row["ep"] for row in found.ranking} == {1, 2, 4, 8}
@@ -95,8 +155,9 @@ def test_more_room_never_makes_the_best_plan_slower():
     whole, paper, fixed = (plan.require_best().step_latency_total for plan in found)
     assert whole <= paper
     assert whole <= fixed
-    assert found[0].total_space >= found[0].total_searched >= found[0].total_evaluated >= found[0].total_feasible > 0
-    assert found[1].total_searched < found[2].total_searched < found[0].total_searched
+    assert found[0].total_space >= found[0].total_legal >= found[0].total_evaluated >= found[0].total_feasible > 0
+    assert found[0].total_searched == found[0].total_legal
+    assert found[1].total_legal < found[2].total_legal < found[0].total_legal
 
 
 def test_what_the_caller_fixes_stays_fixed():
@@ -197,7 +258,7 @@ def test_an_interrupt_returns_the_best_so_far(monkeypatch):
         return judged(question, parts)
 
     monkeypatch.setattr(searching, "searched", interrupted)
-    found = search(on=fleet(16), efficiency=0.5)
+    found = search(on=fleet(64), batch_size=1024, efficiency=0.5)
     assert not found.complete
     assert found.feasible
     assert "interrupted" in found.diagnostics[0]

@@ -1,1 +1,1 @@
-"""Coefficients, each with its source, and how they are read."""
+"""Coefficients of the calibrated models, each with its source, and the functions that read them."""

@@ -1,4 +1,4 @@
-"""Fitted attention kernels by device, as ``attention.toml`` has them.
+"""Fitted attention kernels by device, read from ``attention.toml``.
 
 Example:
     >>> 0 < prefill_kernel("h100_sxm", "fp8").matmul_efficiency < prefill_kernel("h100_sxm", "bfloat16").matmul_efficiency
@@ -14,14 +14,13 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from mlsysim.calibration import gemm
-from mlsysim.calibration import siblings as stated
+from mlsysim.calibration import gemm, siblings
 from mlsysim.calibration.shared_kernels import shared_attention, shared_names
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.kernels.attention import DecodeKernel, PrefillKernel
 
-# As the TOML names them.
+# Names of the coefficients in the TOML.
 _NAMES = {
     "prefill": (
         *("floor_s", "efficiency_bfloat16", "efficiency_fp8"),
@@ -33,7 +32,7 @@ _NAMES = {
 
 @functools.cache
 def prefill_kernel(device: str, kv_dtype: str = "bfloat16") -> PrefillKernel:
-    """Coefficients of prefill; ``kv_dtype`` ("bfloat16" or "fp8") is the number format of the cache.
+    """Coefficients of prefill on ``device`` with a cache in the number format ``kv_dtype`` ("bfloat16" or "fp8").
 
     Raises:
         UnknownNameError: the device was not measured, or not at this number format.
@@ -54,7 +53,7 @@ def prefill_kernel(device: str, kv_dtype: str = "bfloat16") -> PrefillKernel:
 
 @functools.cache
 def decode_kernel(device: str) -> DecodeKernel:
-    """Coefficients of decode, for all number formats of the cache.
+    """Coefficients of decode on ``device``, for all number formats of the cache.
 
     Raises:
         UnknownNameError: the device was not measured.
@@ -81,22 +80,22 @@ def fitted_names(phase: str, device: str, kv_dtypes: Iterable[str] = ("bfloat16"
         >>> [name for name in fitted_names("prefill", "a100_sxm") if "efficiency" in name]
         ['attention.prefill.a100_sxm.efficiency_bfloat16']
     """
-    without = {text.split(":")[0] for text in _entry(phase, device)["held"]}
-    without |= {f"efficiency_{name}" for name in ("bfloat16", "fp8") if name not in kv_dtypes}
-    behind = measured_attention(phase, device)
-    own = (f"attention.{phase}.{behind}.{name}" for name in _NAMES[phase] if name not in without)
-    return (*shared_names(f"attention.{phase}"), *own)
+    excluded = {text.split(":")[0] for text in _entry(phase, device)["held"]}
+    excluded |= {f"efficiency_{name}" for name in ("bfloat16", "fp8") if name not in kv_dtypes}
+    source = measured_attention(phase, device)
+    fitted = (f"attention.{phase}.{source}.{name}" for name in _NAMES[phase] if name not in excluded)
+    return (*shared_names(f"attention.{phase}"), *fitted)
 
 
 def residuals(phase: str, device: str, role: str) -> dict[str, float]:
     """The error statistics that the fit has written for the rows of ``role``, in percent."""
-    found: dict[str, float] = _entry(phase, device)[role]
-    return found
+    percents: dict[str, float] = _entry(phase, device)[role]
+    return percents
 
 
 def _entry(phase: str, device: str) -> dict[str, Any]:
     known: dict[str, dict[str, Any]] = _tables()[phase]
-    if device not in known and stated.is_stated(device):
+    if device not in known and siblings.is_stated(device):
         return _stated_entry(phase, device)
     if device not in known:
         raise UnknownNameError.among("fitted attention kernel", device, known)
@@ -104,21 +103,21 @@ def _entry(phase: str, device: str) -> dict[str, Any]:
 
 
 def _stated_entry(phase: str, device: str) -> dict[str, Any]:
-    """A sibling's kernel at this device's rates.
+    """Derive the entry of a device without measurements from its sibling's, at this device's rates.
 
     Attention reaches the share of its sibling as matrix products do, and the exponentials of the whole device go with its
     peak, unless they are stated.
     """
-    sibling = stated.sibling(device, "attention")
-    found = {**_entry(phase, sibling), "of": measured_attention(phase, device)}
+    sibling = siblings.sibling(device, "attention")
+    entry = {**_entry(phase, sibling), "of": measured_attention(phase, device)}
     if phase == "prefill":
         share = gemm.gemm_kernel(device).efficiency / gemm.gemm_kernel(sibling).efficiency
         for name in ("efficiency_bfloat16", "efficiency_fp8"):
-            found[name] = min(1.0, found[name] * share)
-        found["exponentials_per_s"] *= stated.peak_over_units(device) / stated.peak_over_units(sibling)
-        found |= stated.own(device, "attention")
-        found["held"] = [*found["held"], *(f"{name}: stated" for name in stated.own(device, "attention"))]
-    return found
+            entry[name] = min(1.0, entry[name] * share)
+        entry["exponentials_per_s"] *= siblings.peak_over_units(device) / siblings.peak_over_units(sibling)
+        entry |= siblings.stated_facts(device, "attention")
+        entry["held"] = [*entry["held"], *(f"{name}: stated" for name in siblings.stated_facts(device, "attention"))]
+    return entry
 
 
 def measured_attention(phase: str, device: str) -> str:
@@ -129,7 +128,7 @@ def measured_attention(phase: str, device: str) -> str:
         'a100_sxm'
     """
     while device not in _tables()[phase]:
-        device = stated.sibling(device, "attention")
+        device = siblings.sibling(device, "attention")
     return device
 
 

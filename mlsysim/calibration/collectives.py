@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from mlsysim.calibration import siblings as stated
+from mlsysim.calibration import siblings
 from mlsysim.calibration.shared_kernels import shared_collectives, shared_names
 from mlsysim.core.errors import DataError
 from mlsysim.core.toml import packaged_toml
@@ -19,7 +19,7 @@ DEVICE_NAMES = tuple(field.name for field in fields(CollectiveCoefficients) if f
 
 @functools.cache
 def entries() -> dict[str, Any]:
-    """The TOML as it stands: ``interconnect``, ``device`` and ``fabric`` tables."""
+    """Give the TOML's tables ``interconnect``, ``device`` and ``fabric``."""
     return packaged_toml("calibration", "collectives.toml")
 
 
@@ -27,8 +27,8 @@ def _entry(table: str, name: str) -> dict[str, Any]:
     known = {key: value for key, value in entries().get(table, {}).items() if isinstance(value, dict)}
     if name not in known:
         raise DataError(f"{table} = {name!r}: collectives are calibrated for {', '.join(sorted(known))}")
-    own = known[name]
-    return {**_entry(table, own["like"]), **own} if "like" in own else dict(own)
+    entry = known[name]
+    return {**_entry(table, entry["like"]), **entry} if "like" in entry else dict(entry)
 
 
 def measured_devices() -> dict[str, str]:
@@ -43,7 +43,7 @@ def measured_devices() -> dict[str, str]:
 
 @functools.cache
 def tuner(interconnect: str) -> Tuner:
-    """What NCCL's tuner believes of ``interconnect``."""
+    """NCCL's own belief about ``interconnect``, by which it chooses a protocol."""
     entry = _entry("interconnect", interconnect)
     return Tuner(**{field.name: float(entry[field.name]) for field in fields(Tuner)})
 
@@ -55,39 +55,39 @@ def collective_coefficients(device: str) -> CollectiveCoefficients:
     Raises:
         DataError: its collectives were not measured.
     """
-    if device not in entries()["device"] and stated.is_stated(device):
+    if device not in entries()["device"] and siblings.is_stated(device):
         return _stated_coefficients(device)
     return coefficients_of(_entry("device", device))
 
 
 def coefficients_of(entry: Mapping[str, Any]) -> CollectiveCoefficients:
     """Coefficients as an entry of a device states them; two cards are as fast as more, unless it says otherwise."""
-    own = {name: float(entry[name]) for name in DEVICE_NAMES if name in entry}
+    coefficients = {name: float(entry[name]) for name in DEVICE_NAMES if name in entry}
     return CollectiveCoefficients(
-        **{"pair_bandwidth_Bps": own["bandwidth_Bps"], **own},
+        **{"pair_bandwidth_Bps": coefficients["bandwidth_Bps"], **coefficients},
         tuner=tuner(entry["interconnect"]),
         shared=shared_collectives(),
     )
 
 
 def _stated_coefficients(device: str) -> CollectiveCoefficients:
-    """A sibling's steps, and its share of the link, on this device's link; what NCCL believes goes with the links too."""
-    sibling, own = stated.sibling(device, "collectives"), stated.own(device, "collectives")
+    """Give a sibling's steps, and its share of the link, on this device's link; NCCL's belief scales with the link too."""
+    sibling, facts = siblings.sibling(device, "collectives"), siblings.stated_facts(device, "collectives")
     base = collective_coefficients(sibling)
-    faster = stated.link_Bps(device, own.get("link", "peers")) / _link_behind_Bps(sibling)
-    given = {name: float(own[name]) for name in DEVICE_NAMES if name in own}
-    rates = {"bandwidth_Bps": base.bandwidth_Bps * faster, "pair_bandwidth_Bps": base.pair_bandwidth_Bps * faster}
-    if "bandwidth_share" in own:
-        rates = dict.fromkeys(rates, own["bandwidth_share"] * stated.link_Bps(device, "peers"))
-    believed = tuner(own["interconnect"]) if "interconnect" in own else base.tuner
-    links = {name: getattr(believed, name) * faster for name in ("ll_Bps", "ll128_Bps", "link_Bps")}
-    changed: dict[str, Any] = rates | given
-    return replace(base, **changed, tuner=replace(believed, **links))
+    speedup = siblings.link_Bps(device, facts.get("link", "peers")) / _link_behind_Bps(sibling)
+    stated_values = {name: float(facts[name]) for name in DEVICE_NAMES if name in facts}
+    rates = {"bandwidth_Bps": base.bandwidth_Bps * speedup, "pair_bandwidth_Bps": base.pair_bandwidth_Bps * speedup}
+    if "bandwidth_share" in facts:
+        rates = dict.fromkeys(rates, facts["bandwidth_share"] * siblings.link_Bps(device, "peers"))
+    belief = tuner(facts["interconnect"]) if "interconnect" in facts else base.tuner
+    links = {name: getattr(belief, name) * speedup for name in ("ll_Bps", "ll128_Bps", "link_Bps")}
+    changed: dict[str, Any] = rates | stated_values
+    return replace(base, **changed, tuner=replace(belief, **links))
 
 
 def _link_behind_Bps(device: str) -> float:
-    own = stated.own(device, "collectives") if stated.is_stated(device) else {}
-    return stated.link_Bps(device, own.get("link", "peers"))
+    facts = siblings.stated_facts(device, "collectives") if siblings.is_stated(device) else {}
+    return siblings.link_Bps(device, facts.get("link", "peers"))
 
 
 @functools.cache
@@ -108,17 +108,17 @@ def fitted_names(table: str, name: str) -> tuple[str, ...]:
         >>> fitted_names("fabric", "ib_ndr")
         ('collectives.fabric.ib_ndr.efficiency', 'collectives.fabric.ib_ndr.fill_s')
     """
-    asked, stated_parts = table, set[str]()
-    while table == "device" and name not in entries()["device"] and stated.is_stated(name):
-        own = stated.own(name, "collectives")
-        stated_parts |= {*own, *(("bandwidth_Bps", "pair_bandwidth_Bps") if "bandwidth_share" in own else ())}
-        name = stated.sibling(name, "collectives")
+    asked_table, stated_parts = table, set[str]()
+    while table == "device" and name not in entries()["device"] and siblings.is_stated(name):
+        facts = siblings.stated_facts(name, "collectives")
+        stated_parts |= {*facts, *(("bandwidth_Bps", "pair_bandwidth_Bps") if "bandwidth_share" in facts else ())}
+        name = siblings.sibling(name, "collectives")
     parts = (part for part in _entry(table, name)["fitted"] if part not in stated_parts)
     names = tuple(f"collectives.{table}.{name}.{part}" for part in parts)
-    return (*shared_names("collectives"), *names) if asked == "device" else names
+    return (*shared_names("collectives"), *names) if asked_table == "device" else names
 
 
 def residuals(table: str, name: str, role: str) -> dict[str, float]:
     """The error statistics that the fit has written for all rows of ``role``, in percent."""
-    found: dict[str, float] = _entry(table, name)[role]
-    return found
+    percents: dict[str, float] = _entry(table, name)[role]
+    return percents

@@ -22,20 +22,20 @@ COEFFICIENTS = tuple(part.name for part in fields(ReplicaCoefficients))
 
 @dataclass(frozen=True)
 class ReplicaStack:
-    """A stack: its coefficients, and what is stated of it.
+    """A software stack: its coefficients, and the facts that are stated about it.
 
     Attributes:
-        gradient_B: bytes a parameter that are reduced.
-        updated_B: bytes a parameter that the optimizer moves.
+        name, coefficients: the stack's name, and its fitted numbers.
+        gradient_B, updated_B: bytes a parameter that are reduced, and that the optimizer moves.
         sharded_optimizer: each accelerator of a node updates its part of the parameters.
         unpadded: padding is left out of the arithmetic.
-        bin_tokens: what is left of it where samples of like length are batched: lengths rounded up to a multiple of this.
+        bin_tokens: batches of samples of like length are padded to a multiple of this many tokens; 0: to the longest.
         accumulated_B: bytes a parameter and micro-batch to cast weights and to accumulate gradients.
         fused_attention: scores are not stored.
         fused_quantisation: 8-bit products find their operands quantised by the kernel before.
         elements_of_32_bits: passes between products run in 32 bits whatever the products do.
         channels_first_above_16: 32-bit values are kept channels-first.
-        precisions: of the matrix products by the measured device, where a table does not say.
+        precisions: number format of the matrix products by measured device, where a table does not say.
     """
 
     name: str
@@ -68,18 +68,18 @@ class ReplicaHardware:
 
 @functools.cache
 def replica_tables() -> dict[str, dict[str, dict[str, Any]]]:
-    """The TOML as it stands: ``stack`` and ``device`` tables."""
+    """Give the TOML's tables ``stack`` and ``device``."""
     return packaged_toml("calibration", FILE)
 
 
 def replica_stack_names() -> tuple[str, ...]:
-    """All stacks."""
+    """The names of all stacks."""
     return tuple(replica_tables()["stack"])
 
 
 @functools.cache
 def replica_stack(name: str) -> ReplicaStack:
-    """The stack of this name.
+    """The stack called ``name``.
 
     Raises:
         UnknownNameError: no such stack; the message lists them.
@@ -96,11 +96,11 @@ def replica_stack(name: str) -> ReplicaStack:
 
 def stack_of_entry(name: str, entry: Mapping[str, Any]) -> ReplicaStack:
     """The stack that a resolved entry describes."""
-    stated = [part.name for part in fields(ReplicaStack) if part.name not in ("name", "coefficients")]
+    facts = [part.name for part in fields(ReplicaStack) if part.name not in ("name", "coefficients")]
     return ReplicaStack(
         name=name,
         coefficients=ReplicaCoefficients(**{key: float(entry[key]) for key in COEFFICIENTS if key in entry}),
-        **{key: entry[key] for key in stated if key in entry},
+        **{key: entry[key] for key in facts if key in entry},
     )
 
 
@@ -109,7 +109,7 @@ def replica_hardware(hardware_name: str) -> ReplicaHardware:
     """The kernels that stand for an accelerator of the registry.
 
     Raises:
-        UnknownNameError: none do.
+        UnknownNameError: no kernels stand for it.
 
     Example:
         >>> replica_hardware("A30").kernels
@@ -129,14 +129,14 @@ def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) 
         >>> [name for name in replica_fitted_names("nvidia-mxnet", "A30", "bfloat16") if "clock" in name]
         ['device.a30.clock']
     """
-    found = replica_hardware(hardware_name)
-    own = _fitted("device", found.name)
-    clock = () if any(name.endswith(".clock") for name in own) else clock_names(found.kernels)
+    hardware = replica_hardware(hardware_name)
+    device = _fitted("device", hardware.name)
+    clock = () if any(name.endswith(".clock") for name in device) else clock_names(hardware.kernels)
     return (
         *shared_names("data_parallel"),
-        *gemm.fitted_names(found.kernels, gemm_format),
+        *gemm.fitted_names(hardware.kernels, gemm_format),
         *clock,
-        *own,
+        *device,
         *_fitted("stack", stack_name),
     )
 
@@ -153,7 +153,7 @@ def fitted_device_names(hardware_name: str) -> tuple[str, ...]:
 
 
 def _fitted(kind: str, name: str) -> list[str]:
-    """A coefficient that an entry shares with the one that it is like has one name."""
-    own = replica_tables()[kind][name]
-    shared = [key for key in _fitted(kind, own["like"]) if key.rpartition(".")[2] not in own] if "like" in own else []
-    return [*shared, *(f"{kind}.{name}.{part}" for part in own.get("fit", ()))]
+    """Names of an entry's fitted coefficients; one that it takes from the entry it is like keeps that entry's name."""
+    entry = replica_tables()[kind][name]
+    inherited = [key for key in _fitted(kind, entry["like"]) if key.rpartition(".")[2] not in entry] if "like" in entry else []
+    return [*inherited, *(f"{kind}.{name}.{part}" for part in entry.get("fit", ()))]

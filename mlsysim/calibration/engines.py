@@ -1,4 +1,4 @@
-"""Serving engines and the kernels that stand for a device, as ``engines.toml`` and ``engine_devices.toml`` have them."""
+"""Serving engines, and the kernels that stand for a device, read from ``engines.toml`` and ``engine_devices.toml``."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FORMAT_SHARES = ("fp32", "tf32", "int8")
 
 @dataclass(frozen=True)
 class Engine:
-    """A serving engine: its coefficients, and what is stated of it.
+    """A serving engine: its coefficients, and the facts that are stated about it.
 
     Attributes:
-        has: which kernels it has.
-        memory_share: of the device's memory, that weights and cache may fill.
-        most_sequences: that it decodes together.
+        name, coefficients: the engine's name, and its fitted numbers.
+        has, memory_share: its kernels, and the share of the device's memory that weights and cache may fill.
+        most_sequences: sequences that it decodes together at most.
         reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
-        step_tokens: that one pass computes at most (chunked prefill); 0: no limit.
+        step_tokens, fitted: tokens that a pass computes at most (chunked prefill; 0: no limit); names of fitted coefficients.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Engine:
 
 @functools.cache
 def engine(name: str) -> Engine:
-    """The engine of this name, or the one that another name of an engine and its release means.
+    """The engine called ``name``, or the one that another name of an engine and its release means.
 
     Raises:
         UnknownNameError: no such engine; the message has the nearest names.
@@ -58,10 +58,10 @@ def engine(name: str) -> Engine:
             raise UnknownNameError.among("stack", name, known)
         return engine(called)
     entry = resolved(known, name)
-    given = {key: float(entry[key]) for key in COEFFICIENTS if key in entry}
+    coefficients = {key: float(entry[key]) for key in COEFFICIENTS if key in entry}
     return Engine(
         name=name,
-        coefficients=EngineCoefficients(**given),
+        coefficients=EngineCoefficients(**coefficients),
         has=_kernels(entry.get("kernels", {})),
         memory_share=float(entry["memory_use"]),
         most_sequences=float(entry["most_sequences"]),
@@ -72,36 +72,36 @@ def engine(name: str) -> Engine:
 
 
 def _fitted(name: str) -> list[str]:
-    own = engine_tables()[name]
-    shared = [key for key in _fitted(own["like"]) if key.rpartition(".")[2] not in own] if "like" in own else []
-    return [*shared, *(f"engine.{name}.{part}" for part in own.get("fit", ()))]
+    entry = engine_tables()[name]
+    inherited = [key for key in _fitted(entry["like"]) if key.rpartition(".")[2] not in entry] if "like" in entry else []
+    return [*inherited, *(f"engine.{name}.{part}" for part in entry.get("fit", ()))]
 
 
 def engine_names() -> tuple[str, ...]:
-    """All engines."""
+    """The names of all engines."""
     return tuple(engine_tables())
 
 
-def _kernels(given: Mapping[str, Any]) -> EngineKernels:
-    hashable: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+def _kernels(facts: Mapping[str, Any]) -> EngineKernels:
+    hashable: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
     return EngineKernels(**hashable)
 
 
 @dataclass(frozen=True)
 class EngineDevice:
-    """Which measured kernels stand for an accelerator, and how its own differ.
+    """The measured kernels that stand for an accelerator, and how its own differ from them.
 
     Attributes:
-        gemm, attention, collectives: measured devices.
-        compute_share, memory_share, attention_share: of what those kernels reach, that this device's reach.
-        sustained_share: of its peak, that its power limit sustains at 16 bits.
+        name, gemm, attention, collectives: the entry, and the measured devices whose kernels stand for its own.
+        compute_share, memory_share, attention_share: shares of what those kernels reach that this device's reach.
+        sustained_share: share of its peak that its power limit sustains at 16 bits.
         fp32_share, tf32_share, int8_share: rate of products in that format over that of 16 bits, as shares of their peaks (a
             power limit holds back the matrix units more than the cores).
-        own_compute_share: the same of the kernels that an engine with products of its own calls (``compute_share``, unless an
-            entry states another); where none were measured, of its peak that such an engine's products reach.
-        own_memory_share: of the memory's rate, that an engine's own kernels reach.
-        link_share: of its links' stated bandwidth, that all-reduces reach.
-        crossing_share: of that, where more than half a node takes part: its two sockets' cards meet on the bus between them.
+        own_compute_share: share of the kernels that an engine with products of its own calls (``compute_share``, unless an
+            entry states another); where none were measured, share of its peak that such an engine's products reach.
+        own_memory_share: share of the memory's rate that an engine's own kernels reach.
+        link_share: share of its links' stated bandwidth that all-reduces reach.
+        crossing_share: share of that where more than half a node takes part: its two sockets' cards meet on the bus between.
         link: coefficients of collectives that differ from the measured device's.
         fitted: names of its fitted coefficients.
     """
@@ -125,7 +125,7 @@ class EngineDevice:
     fitted: tuple[str, ...]
 
     def format_share(self, precision: str) -> float:
-        """Of products at this number format.
+        """Rate of products at this number format over that of 16 bits, as shares of their peaks.
 
         Example:
             >>> engine_device("H100 SXM5 80GB").format_share("bf16")
@@ -136,10 +136,10 @@ class EngineDevice:
 
 @functools.cache
 def engine_device(hardware_name: str) -> EngineDevice:
-    """The kernels that stand for this accelerator: those that it trains with, unless it has an entry of its own here.
+    """The kernels that stand for this accelerator: those that it trains with, unless it has an entry here.
 
     Raises:
-        UnknownNameError: none do.
+        UnknownNameError: no kernels stand for it.
 
     Example:
         >>> engine_device("H100 SXM5 80GB").gemm, engine_device("Instinct MI300X").gemm
@@ -179,13 +179,13 @@ def engine_device(hardware_name: str) -> EngineDevice:
 
 @functools.cache
 def engine_tables() -> dict[str, dict[str, Any]]:
-    """``engines.toml`` as it stands."""
+    """Give the entries of ``engines.toml``."""
     return _read("engines.toml")
 
 
 @functools.cache
 def device_tables() -> dict[str, dict[str, Any]]:
-    """``engine_devices.toml`` as it stands."""
+    """Give the entries of ``engine_devices.toml``."""
     return _read("engine_devices.toml")
 
 

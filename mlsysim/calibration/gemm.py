@@ -1,4 +1,4 @@
-"""Fitted matrix-product kernels by device and number format, as ``gemm.toml`` has them.
+"""Fitted matrix-product kernels by device and number format, read from ``gemm.toml``.
 
 Example:
     >>> 0 < gemm_kernel("h100_sxm", "fp8").efficiency < gemm_kernel("h100_sxm").efficiency < 1
@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mlsysim.calibration import siblings as stated
+from mlsysim.calibration import siblings
 from mlsysim.calibration.shared_kernels import shared_gemm, shared_names
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml
@@ -28,7 +28,7 @@ class GemmFormat:
     precision: str
 
 
-# As the measurements name them. All write 16-bit outputs. fp8: one scale a tensor; fp8_block: one a block of 128; nvfp4: an
+# Named as measurements do. All write 16-bit outputs. fp8: one scale a tensor; fp8_block: one a block of 128; nvfp4: an
 # 8-bit scale for 16 elements; sq (SmoothQuant): 8-bit integers.
 FORMATS = {
     "bfloat16": GemmFormat(2.0, 2.0, 2.0, "bf16"),
@@ -39,7 +39,7 @@ FORMATS = {
 }
 
 
-# What all formats have from the device's 16-bit kernels.
+# Coefficients that all formats have from the device's 16-bit kernels.
 SHARED = ("cache_ratio", "memory_efficiency", "split_s")
 
 
@@ -51,8 +51,8 @@ def gemm_kernel(device: str, dtype: str = "bfloat16") -> GemmKernel:
         UnknownNameError: the device was not measured, or not at this format.
     """
     entry = _entry(device, dtype)
-    own = {field.name: entry[field.name] for field in fields(GemmKernel) if field.name in entry}
-    return GemmKernel(**own, shared=shared_gemm())
+    coefficients = {field.name: entry[field.name] for field in fields(GemmKernel) if field.name in entry}
+    return GemmKernel(**coefficients, shared=shared_gemm())
 
 
 def measured_devices() -> tuple[str, ...]:
@@ -71,28 +71,28 @@ def measured_formats(device: str) -> tuple[str, ...]:
 
 
 def fitted_names(device: str, dtype: str = "bfloat16") -> tuple[str, ...]:
-    """Names of the coefficients behind a product of this format: its own, and those of the 16-bit kernels that it shares.
+    """Names of the coefficients of a product at this format: its own, and those of 16-bit kernels that it shares.
 
     Example:
         >>> fitted_names("h100_sxm", "fp8")[-2:]
         ('gemm.h100_sxm.bfloat16.memory_efficiency', 'gemm.h100_sxm.bfloat16.split_s')
     """
     entry, entry16 = _entry(device, dtype), _entry(device, "bfloat16")
-    own = [f"gemm.{entry.get('of', f'{device}.{dtype}')}.{name}" for name in entry["fitted"]]
-    shared = [name for name in entry16["fitted"] if name in SHARED and dtype != "bfloat16"]
-    own += [f"gemm.{entry16.get('of', f'{device}.bfloat16')}.{name}" for name in shared]
-    return (*shared_names("gemm"), *own, *entry.get("peak", ()))
+    fitted = [f"gemm.{entry.get('of', f'{device}.{dtype}')}.{name}" for name in entry["fitted"]]
+    shared_parts = [name for name in entry16["fitted"] if name in SHARED and dtype != "bfloat16"]
+    fitted += [f"gemm.{entry16.get('of', f'{device}.bfloat16')}.{name}" for name in shared_parts]
+    return (*shared_names("gemm"), *fitted, *entry.get("peak", ()))
 
 
 def residuals(device: str, dtype: str, role: str) -> dict[str, float]:
     """The error statistics that the fit has written for the rows of ``role``, in percent."""
-    found: dict[str, float] = _entry(device, dtype)[role]
-    return found
+    percents: dict[str, float] = _entry(device, dtype)[role]
+    return percents
 
 
 def _entry(device: str, dtype: str) -> dict[str, Any]:
     known = _tables()
-    if device not in known and stated.is_stated(device):
+    if device not in known and siblings.is_stated(device):
         return _stated_entry(device, dtype)
     if device not in known:
         raise UnknownNameError.among("fitted GEMM kernel", device, known)
@@ -102,29 +102,29 @@ def _entry(device: str, dtype: str) -> dict[str, Any]:
 
 
 def _stated_entry(device: str, dtype: str) -> dict[str, Any]:
-    """A sibling's kernels with what is stated and what published peak rates say of this device.
+    """Derive the entry of a device without measurements from its sibling's, its stated facts and its published peaks.
 
     Where the peak was measured at 16 bits alone, another format reaches its sibling's share in the same proportion.
     """
-    sibling, measured = stated.sibling(device, "gemm"), _behind(device)
-    base = _entry(sibling, stated.stated_format(dtype, _tables()[measured]))
-    peak, peak16 = stated.fitted_peak(device, dtype), stated.fitted_peak(device, "bfloat16")
-    found = {**base, **stated.own(device, "gemm"), **peak}
+    sibling, measured = siblings.sibling(device, "gemm"), _behind(device)
+    base = _entry(sibling, siblings.stated_format(dtype, _tables()[measured]))
+    peak, peak16 = siblings.fitted_peak(device, dtype), siblings.fitted_peak(device, "bfloat16")
+    entry = {**base, **siblings.stated_facts(device, "gemm"), **peak}
     if not peak and peak16:
-        found["efficiency"] = base["efficiency"] * peak16["efficiency"] / _entry(sibling, "bfloat16")["efficiency"]
-    # Not its own: what the sibling was fitted with, less what is stated here.
-    own_peak, own_format = (peak, dtype) if peak else (peak16, "bfloat16")
-    replaced = (*stated.own(device, "gemm"), *own_peak.get("fitted", ()))
-    found["fitted"] = [name for name in base["fitted"] if name not in replaced]
-    found["of"] = base.get("of", f"{measured}.{stated.stated_format(dtype, _tables()[measured])}")
-    found["peak"] = [*base.get("peak", ()), *(f"peaks.{device}.{own_format}.{name}" for name in own_peak.get("fitted", ()))]
-    return found
+        entry["efficiency"] = base["efficiency"] * peak16["efficiency"] / _entry(sibling, "bfloat16")["efficiency"]
+    # The sibling's fitted coefficients are counted, less those that are stated here.
+    known_peak, at = (peak, dtype) if peak else (peak16, "bfloat16")
+    replaced = (*siblings.stated_facts(device, "gemm"), *known_peak.get("fitted", ()))
+    entry["fitted"] = [name for name in base["fitted"] if name not in replaced]
+    entry["of"] = base.get("of", f"{measured}.{siblings.stated_format(dtype, _tables()[measured])}")
+    entry["peak"] = [*base.get("peak", ()), *(f"peaks.{device}.{at}.{name}" for name in known_peak.get("fitted", ()))]
+    return entry
 
 
 def _behind(device: str) -> str:
-    """The device whose measured kernels are behind those of ``device``."""
+    """The device whose measured kernels stand behind those of ``device``."""
     while device not in _tables():
-        device = stated.sibling(device, "gemm")
+        device = siblings.sibling(device, "gemm")
     return device
 
 

@@ -1,4 +1,4 @@
-"""Stacks and devices of the forward pass alone (ResNet-50 and BERT served), as ``inference.toml`` has them."""
+"""Stacks and devices of the forward pass alone (ResNet-50 and BERT served), read from ``inference.toml``."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ SHARED_FORMATS = ("int8", "fp8", "tf32", "fp32")
 
 @dataclass(frozen=True, slots=True)
 class InferenceCoefficients:
-    """What an engine makes of the kernels; at most six of these are fitted to one stack.
+    """Coefficients that an engine adds to the kernels; at most six of these are fitted to one stack.
 
     Attributes:
         convolution_share: rate of its convolutions over the measured kernels' matrix products.
-        matmul_share: the same of its matrix products.
+        matmul_share: rate of its matrix products over the measured kernels'.
         moved: bytes that passes between products move over those of kernels that each do one thing.
         traffic: bytes that convolutions move over those of their operands and results: below 1 where one kernel does several.
         prologue_share: what a tile costs beside its main loop, over the measured kernels.
-        clock_share: of the clock that the accelerator sustains without the engine's own limit of power.
+        clock_share: share of the clock that the accelerator sustains without the engine's own limit of power.
         host_kernel_s: time of the host to launch a kernel.
-        step_s: of each batch, whatever its size.
+        step_s: time of each batch, whatever its size.
     """
 
     convolution_share: float = 0.8
@@ -45,7 +45,7 @@ class InferenceCoefficients:
     step_s: float = 0.0
 
     def of(self, convolutional: bool) -> ReplicaCoefficients:
-        """Those that a network of convolutions, or an encoder, is solved with."""
+        """The coefficients with which a network of convolutions, or else an encoder, is solved."""
         share = self.convolution_share if convolutional else self.matmul_share
         return ReplicaCoefficients(matmul_share=share, moved=self.moved, host_kernel_s=self.host_kernel_s, step_s=self.step_s)
 
@@ -55,12 +55,12 @@ COEFFICIENTS = tuple(part.name for part in fields(InferenceCoefficients))
 
 @dataclass(frozen=True)
 class InferenceStack:
-    """A stack: its coefficients, and what is stated of it.
+    """A software stack: its coefficients, and the facts that are stated about it.
 
     Attributes:
-        folded: normalisation and activation are part of the convolution's kernel; the shortcut is all that is left between.
-        unpadded: padding is left out of the arithmetic.
-        fused_attention: scores are not stored.
+        name, coefficients: the stack's name, and its fitted numbers.
+        folded: normalisation and activation are part of the convolution's kernel; only the shortcut is left between.
+        unpadded, fused_attention: padding is left out of the arithmetic; scores are not stored.
         channels_first_above_16: 32-bit values are kept channels-first.
     """
 
@@ -72,7 +72,7 @@ class InferenceStack:
     channels_first_above_16: bool = False
 
     def as_trained(self) -> ReplicaStack:
-        """The same facts as those of a stack that trains, whose forward pass this is."""
+        """A stack that trains with these facts, whose forward pass is this stack's."""
         return ReplicaStack(
             name=self.name,
             coefficients=ReplicaCoefficients(),
@@ -103,18 +103,18 @@ class InferenceHardware:
 
 @functools.cache
 def inference_tables() -> dict[str, dict[str, dict[str, Any]]]:
-    """The TOML as it stands: ``stack`` and ``device`` tables."""
+    """Give the TOML's tables ``stack`` and ``device``."""
     return packaged_toml("calibration", FILE)
 
 
 def inference_stack_names() -> tuple[str, ...]:
-    """All stacks."""
+    """The names of all stacks."""
     return tuple(inference_tables()["stack"])
 
 
 @functools.cache
 def inference_stack(name: str) -> InferenceStack:
-    """The stack of this name.
+    """The stack called ``name``.
 
     Raises:
         UnknownNameError: no such stack; the message lists them.
@@ -127,11 +127,11 @@ def inference_stack(name: str) -> InferenceStack:
     if name not in stacks:
         raise UnknownNameError.among("stack", name, stacks)
     entry = resolved(stacks, name)
-    stated = [part.name for part in fields(InferenceStack) if part.name not in ("name", "coefficients")]
+    facts = [part.name for part in fields(InferenceStack) if part.name not in ("name", "coefficients")]
     return InferenceStack(
         name=name,
         coefficients=InferenceCoefficients(**{key: float(entry[key]) for key in COEFFICIENTS if key in entry}),
-        **{key: entry[key] for key in stated if key in entry},
+        **{key: entry[key] for key in facts if key in entry},
     )
 
 
@@ -140,7 +140,7 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
     """The kernels that stand for an accelerator of the registry.
 
     Raises:
-        UnknownNameError: none do.
+        UnknownNameError: no kernels stand for it.
 
     Example:
         >>> inference_hardware("Tesla T4").kernels
@@ -159,10 +159,10 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
 
 
 def gemm_format(kernels: str, precision: str) -> str:
-    """The number format at which a device's kernels were measured that stands for ``precision``; all 8-bit ones are alike.
+    """The measured number format of a device's kernels that stands for ``precision``; all 8-bit ones are alike.
 
     Raises:
-        InputError: none does.
+        InputError: no kernels stand for it.
 
     Example:
         >>> gemm_format("a100_sxm", "int8"), gemm_format("h100_sxm", "int8"), gemm_format("l40s", "fp16")
@@ -183,22 +183,22 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
         >>> [name for name in inference_fitted_names("tensorrt-mlperf", "Tesla T4", "int8") if "clock" in name]
         ['device.t4.clock']
     """
-    found = inference_hardware(hardware_name)
-    device = [*_trained(hardware_name, found.name), *_fitted("device", found.name)]
-    clock = () if any(name.endswith(".clock") for name in device) else clock_names(found.kernels)
-    products = gemm.fitted_names(found.kernels, gemm_format(found.kernels, precision))
+    hardware = inference_hardware(hardware_name)
+    device = [*_trained(hardware_name, hardware.name), *_fitted("device", hardware.name)]
+    clock = () if any(name.endswith(".clock") for name in device) else clock_names(hardware.kernels)
+    products = gemm.fitted_names(hardware.kernels, gemm_format(hardware.kernels, precision))
     return (*shared_names("data_parallel"), *products, *clock, *device, *_fitted("stack", stack_name))
 
 
 def _trained(hardware_name: str, name: str) -> tuple[str, ...]:
-    """Those of ``data_parallel.toml``, where the accelerator has its clock from there and nothing of its own instead."""
+    """Names of ``data_parallel.toml`` that count, where the accelerator has its clock from there and states no other."""
     entry = inference_tables()["device"][name]
     names = fitted_device_names(hardware_name) if entry.get("as_trained") else ()
     return tuple(part for part in names if part.rpartition(".")[2] not in entry)
 
 
 def _fitted(kind: str, name: str) -> list[str]:
-    """A coefficient that an entry shares with the one that it is like has one name."""
-    own = inference_tables()[kind][name]
-    shared = [key for key in _fitted(kind, own["like"]) if key.rpartition(".")[2] not in own] if "like" in own else []
-    return [*shared, *(f"{kind}.{name}.{part}" for part in own.get("fit", ()))]
+    """Names of an entry's fitted coefficients; one that it takes from the entry it is like keeps that entry's name."""
+    entry = inference_tables()[kind][name]
+    inherited = [key for key in _fitted(kind, entry["like"]) if key.rpartition(".")[2] not in entry] if "like" in entry else []
+    return [*inherited, *(f"{kind}.{name}.{part}" for part in entry.get("fit", ()))]

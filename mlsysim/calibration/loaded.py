@@ -1,4 +1,4 @@
-"""Engines and accelerators under their highest load, as ``loaded.toml`` has them."""
+"""Engines and accelerators under their highest load, read from ``loaded.toml``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Tables = Mapping[str, dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class LoadHarness:
-    """What puts requests before an engine, and how far its submitters tuned it.
+    """The program that puts requests before an engine, and how far its submitters tuned it.
 
     Attributes:
-        engine: that it runs.
-        compute_share: of the engine's rate of arithmetic, what it reaches.
-        sequence_s: of each sequence of a pass, on top of the engine's.
+        name, engine: the harness's name, and that of the engine that it runs.
+        compute_share: share of the engine's rate of arithmetic that it reaches.
+        sequence_s: time of each sequence of a pass, on top of the engine's.
         reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
     """
 
@@ -36,13 +36,13 @@ class LoadHarness:
 
 @functools.cache
 def loaded_tables() -> dict[str, dict[str, dict[str, Any]]]:
-    """The TOML as it stands."""
+    """Give the TOML's tables ``harness`` and ``device``."""
     return packaged_toml("calibration", FILE)
 
 
 @functools.cache
 def harness(name: str) -> LoadHarness:
-    """The harness of this name.
+    """The harness called ``name``.
 
     Raises:
         UnknownNameError: no such harness; the message lists them.
@@ -58,14 +58,14 @@ def harness(name: str) -> LoadHarness:
 
 
 def harness_of(tables: Tables, name: str) -> LoadHarness:
-    """The harness of this name in ``tables``."""
+    """The harness called ``name`` in ``tables``."""
     entry = resolved(tables["harness"], name)
-    given = float(entry["compute_share"]), float(entry["sequence_s"]), bool(entry["reserves"])
-    return LoadHarness(name, str(entry["engine"]), *given)
+    numbers = float(entry["compute_share"]), float(entry["sequence_s"]), bool(entry["reserves"])
+    return LoadHarness(name, str(entry["engine"]), *numbers)
 
 
 def device_of(tables: Tables, hardware_name: str) -> str:
-    """The entry of this accelerator; empty where its clock holds under any load."""
+    """The name of this accelerator's entry; empty where its clock holds under any load."""
     return next((name for name, entry in tables["device"].items() if hardware_name in entry["hardware"]), "")
 
 
@@ -80,11 +80,11 @@ def loaded_engine(engine: Engine, hardware_name: str, front: LoadHarness | None,
     known = tables or loaded_tables()
     device = device_of(known, hardware_name)
     clock = float(known["device"][device]["clock"]) if device else 1.0
-    own = engine.coefficients
+    base = engine.coefficients
     changed = replace(
-        own,
-        compute_share=own.compute_share * clock * (front.compute_share if front else 1.0),
-        sequence_s=own.sequence_s + (front.sequence_s if front else 0.0),
+        base,
+        compute_share=base.compute_share * clock * (front.compute_share if front else 1.0),
+        sequence_s=base.sequence_s + (front.sequence_s if front else 0.0),
     )
     return replace(engine, coefficients=changed, reserves=front.reserves if front else engine.reserves)
 
@@ -104,6 +104,6 @@ def loaded_fitted_names(hardware_name: str, front: LoadHarness | None) -> tuple[
 
 
 def _harness_names(name: str) -> list[str]:
-    own = loaded_tables()["harness"][name]
-    shared = [key for key in _harness_names(own["like"]) if key.rpartition(".")[2] not in own] if "like" in own else []
-    return [*shared, *(f"harness.{name}.{part}" for part in own.get("fit", ()))]
+    entry = loaded_tables()["harness"][name]
+    inherited = [key for key in _harness_names(entry["like"]) if key.rpartition(".")[2] not in entry] if "like" in entry else []
+    return [*inherited, *(f"harness.{name}.{part}" for part in entry.get("fit", ()))]

@@ -1,4 +1,4 @@
-"""What the runtime takes of a device's memory, and how fast it is filled from the host's."""
+"""Memory that the runtime takes of a device, and the rate at which the device is filled from the host."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _entries() -> dict[str, Any]:
 
 
 def usable_memory_B(capacity_B: float) -> float:
-    """What a process can use of ``capacity_B``.
+    """Bytes that a process can use of a device's ``capacity_B``.
 
     Example:
         >>> round(usable_memory_B(80 * 2**30) / 2**30, 2)

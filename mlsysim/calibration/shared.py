@@ -1,4 +1,4 @@
-"""Coefficients that all devices and stacks share, as ``shared.toml`` has them."""
+"""Coefficients that all devices and stacks share, read from ``shared.toml``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = tuple(field.name for field in fields(SharedCoefficients))
 
 @functools.cache
 def shared_coefficients() -> SharedCoefficients:
-    """The values.
+    """The values of all shared coefficients.
 
     Example:
         >>> 0.5 < shared_coefficients().streaming < 1
@@ -27,7 +27,7 @@ def shared_coefficients() -> SharedCoefficients:
 
 
 def runs_older_flash(device: str) -> bool:
-    """Whether FlashAttention-2 is slower than the vendor's own kernel on ``device``, or on a sibling of its vendor behind it.
+    """True if FlashAttention-2 is slower than the vendor's own kernel on ``device``, or on a sibling of its vendor behind it.
 
     Example:
         >>> runs_older_flash("h100_sxm"), runs_older_flash("a100_sxm"), runs_older_flash("mi300x")
@@ -38,7 +38,7 @@ def runs_older_flash(device: str) -> bool:
 
 
 def fitted_names() -> tuple[str, ...]:
-    """Names of those that measured steps decided, by a fit or by hand.
+    """Names of the shared coefficients that measured steps decided, by a fit or by hand.
 
     Example:
         >>> "shared.launch_norm" in fitted_names()

@@ -1,4 +1,4 @@
-"""Constants of kernels that all devices share, as ``shared_kernels.toml`` has them."""
+"""Constants of kernels that all devices share, read from ``shared_kernels.toml``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlsysim.physics.serving.deployment import SharedServing
 
 @functools.cache
 def shared_gemm() -> SharedGemm:
-    """Of matrix products.
+    """Constants that the matrix products of all devices share.
 
     Example:
         >>> shared_gemm().overlap > 1
@@ -27,13 +27,13 @@ def shared_gemm() -> SharedGemm:
 
 @functools.cache
 def shared_attention() -> SharedAttention:
-    """Of attention."""
+    """Constants that the attention kernels of all devices share."""
     return SharedAttention(**_values("attention", SharedAttention))
 
 
 @functools.cache
 def shared_collectives() -> SharedCollectives:
-    """Of collectives."""
+    """Constants that the collectives of all devices share."""
     return SharedCollectives(**_values("collectives", SharedCollectives))
 
 
@@ -50,7 +50,7 @@ def shared_data_parallel() -> SharedDataParallel:
 
 
 def shared_names(kind: str) -> tuple[str, ...]:
-    """Names of those of a section ("gemm", "serving") or its phase ("attention.decode") that measured times decided.
+    """Names of the constants of a section ("gemm") or of its phase ("attention.decode") that measured times decided.
 
     Example:
         >>> shared_names("attention.prefill")

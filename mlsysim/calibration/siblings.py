@@ -21,12 +21,12 @@ _SAME_WIDTH = {"sq": "fp8", "fp8": "sq"}
 
 
 def stated_devices() -> tuple[str, ...]:
-    """All accelerators with stated kernels."""
+    """The names of all accelerators with stated kernels."""
     return tuple(_entries())
 
 
 def is_stated(device: str) -> bool:
-    """Whether something of ``device`` is stated here; its own kernel tables, where it has some, come first."""
+    """True if facts about ``device`` are stated here; its own kernel tables, where it has some, come first."""
     return device in _entries()
 
 
@@ -34,7 +34,7 @@ def sibling(device: str, family: str) -> str:
     """The device whose kernels of ``family`` (gemm, attention, collectives) stand for those of ``device``.
 
     Raises:
-        UnknownNameError: nothing is stated of ``device``.
+        UnknownNameError: no facts about ``device`` are stated.
 
     Example:
         >>> sibling("tpu_v5p", "gemm"), sibling("l40", "collectives")
@@ -45,7 +45,7 @@ def sibling(device: str, family: str) -> str:
 
 
 def line_of(device: str) -> Iterator[str]:
-    """``device`` and, one after the other, the siblings behind it as long as they are of its vendor.
+    """Yield ``device`` and, one after the other, the siblings behind it as long as they are of its vendor.
 
     What software was tuned to (a clock under load, the share of a kernel of its own) is passed on within a vendor; kernels,
     which are shares of a datasheet, come from whatever ``sibling`` names.
@@ -62,10 +62,10 @@ def line_of(device: str) -> Iterator[str]:
         device = str(_entry(device)["like"])
 
 
-def own(device: str, family: str) -> Mapping[str, Any]:
-    """What is stated of ``device`` itself in ``family``."""
-    found: Mapping[str, Any] = _entry(device).get(family, {})
-    return found
+def stated_facts(device: str, family: str) -> Mapping[str, Any]:
+    """Facts of ``family`` that are stated for ``device`` itself, not for its siblings."""
+    facts: Mapping[str, Any] = _entry(device).get(family, {})
+    return facts
 
 
 def fact(device: str, name: str, default: float) -> float:
@@ -84,19 +84,19 @@ def fact(device: str, name: str, default: float) -> float:
 
 
 def fitted_peak(device: str, dtype: str) -> Mapping[str, Any]:
-    """What was fitted to published peak rates of ``device`` at this number format (``peaks.toml``); often nothing."""
-    found: Mapping[str, Any] = _peaks().get(device, {}).get(dtype, {})
-    return found
+    """The numbers fitted to published peak rates of ``device`` at this number format (``peaks.toml``); often none."""
+    peak: Mapping[str, Any] = _peaks().get(device, {}).get(dtype, {})
+    return peak
 
 
 def written_residuals(role: str) -> Mapping[str, float]:
     """The error statistics of all published peak rates of ``role``, in percent."""
-    found: Mapping[str, float] = _tables("peaks.toml")["all"]["formats"][role]
-    return found
+    percents: Mapping[str, float] = _tables("peaks.toml")["all"]["formats"][role]
+    return percents
 
 
 def stated_format(dtype: str, known: Mapping[str, Any]) -> str:
-    """``dtype``, or where a sibling has none of it the other 8-bit format that it has.
+    """Give ``dtype``, or where a sibling has none of it the other 8-bit format that it has.
 
     Example:
         >>> stated_format("sq", {"bfloat16": 1, "fp8": 1}), stated_format("nvfp4", {"bfloat16": 1})
@@ -106,7 +106,7 @@ def stated_format(dtype: str, known: Mapping[str, Any]) -> str:
 
 
 def link_Bps(device: str, to: str = "peers") -> float:
-    """One direction, per accelerator: its link to its peers ("host", or where it has none: over the host's bus).
+    """Bandwidth of an accelerator's link to its peers (or to the "host", which stands in where it has none), one direction.
 
     Example:
         >>> link_Bps("v100_sxm") / 1e9, link_Bps("a100_pcie", "host") / 1e9
@@ -120,10 +120,10 @@ def link_Bps(device: str, to: str = "peers") -> float:
 
 
 def matrix_units(device: str) -> float:
-    """What works on a tile of a matrix product: the registry's multiprocessors, unless other units are stated.
+    """The number of units that work on tiles of a matrix product: the registry's multiprocessors, unless others are stated.
 
     Raises:
-        UnknownNameError: neither is known.
+        UnknownNameError: neither number is known.
 
     Example:
         >>> matrix_units("h100_sxm"), matrix_units("gaudi3")
@@ -138,17 +138,17 @@ def matrix_units(device: str) -> float:
 
 def own_fact(device: str, name: str, default: float | None) -> float | None:
     """A fact that holds for ``device`` alone, not for its siblings."""
-    found: float | None = _entry(device).get(name, default) if is_stated(device) else default
-    return found
+    value: float | None = _entry(device).get(name, default) if is_stated(device) else default
+    return value
 
 
 def peak_over_units(device: str) -> float:
-    """16-bit peak of one of its ``matrix_units``."""
+    """The 16-bit peak of one of the device's ``matrix_units``, in FLOP/s."""
     return hardware(device).rate_flops_per_s("bf16") / matrix_units(device)
 
 
 def hardware(device: str) -> HardwareNode:
-    """The registry entry of a device, measured or stated; of several that share their kernels the first."""
+    """The registry entry of a device, measured or stated; the first of several that share their kernels."""
     if is_stated(device):
         return Hardware[_entry(device)["hardware"]]
     return Hardware[_tables("gemm.toml")[device]["bfloat16"]["hardware"]]

@@ -1,4 +1,4 @@
-"""Software stacks and sustained clocks, as ``stacks.toml`` and ``devices.toml`` have them."""
+"""Software stacks and sustained clocks, read from ``stacks.toml`` and ``devices.toml``."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ COEFFICIENTS = tuple(field.name for field in fields(StackCoefficients))
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack: its coefficients, and what is stated of it.
+    """A software stack: its coefficients, and the facts that are stated about it.
 
     Attributes:
+        name, coefficients: the stack's name, and its fitted numbers.
         gather_B, reduce_B: bytes a parameter that its collectives carry (None: the formats of the plan).
-        fused_quantisation: 8-bit products find their operands quantised by the kernel before.
-        vendor_attention: attention kernels of the vendor's own library, else FlashAttention.
-        memory: what it keeps with attention that stores no scores.
+        fused_quantisation, vendor_attention: the kernel before quantises; attention is the vendor's, else FlashAttention.
+        memory: terms of its memory with attention that stores no scores.
         score_B: bytes that it keeps per score, by the name of the attention kernel that stores them.
         keeps_operands: 8-bit products keep their quantised inputs for the backward pass, not the 16-bit ones.
     """
@@ -44,7 +44,7 @@ class Stack:
     keeps_operands: bool
 
     def memory_terms(self, attention: str, precision: str = "bf16") -> MemoryTerms:
-        """Its memory with this attention kernel and format of the matrix products.
+        """Terms of the stack's memory with this attention kernel and format of the matrix products.
 
         Example:
             >>> stack("megatron-2022").memory_terms("unfused").score_B, stack("megatron-2022").memory_terms("flash").score_B
@@ -56,7 +56,7 @@ class Stack:
 
 @functools.cache
 def stack(name: str) -> Stack:
-    """The stack of this name.
+    """The stack called ``name``.
 
     Raises:
         UnknownNameError: no such stack; the message lists them.
@@ -66,10 +66,10 @@ def stack(name: str) -> Stack:
         0.0
     """
     entry = _entry("stack", name, "stacks.toml")
-    given = {key: float(entry[key]) for key in COEFFICIENTS if key in entry}
+    coefficients = {key: float(entry[key]) for key in COEFFICIENTS if key in entry}
     return Stack(
         name=name,
-        coefficients=StackCoefficients(**given),
+        coefficients=StackCoefficients(**coefficients),
         gather_B=entry.get("gather_B"),
         reduce_B=entry.get("reduce_B"),
         fused_quantisation=bool(entry.get("fused_quantisation", False)),
@@ -98,24 +98,25 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
 
 
 def _fitted_of_stack(name: str) -> list[str]:
-    """A coefficient that a stack shares with the one that it is like has one name."""
-    own = _tables("stacks.toml")[name]
-    shared = [key for key in _fitted_of_stack(own["like"]) if key.rpartition(".")[2] not in own] if "like" in own else []
-    chosen = (*own.get("fit", ()), *(f"memory.{term}" for term in own.get("memory_fit", ())))
-    return [*shared, *(f"stack.{name}.{part}" for part in chosen)]
+    """Names of a stack's fitted coefficients; one that it takes from the stack it is like keeps that stack's name."""
+    entry = _tables("stacks.toml")[name]
+    like = _fitted_of_stack(entry["like"]) if "like" in entry else []
+    inherited = [key for key in like if key.rpartition(".")[2] not in entry]
+    fitted = (*entry.get("fit", ()), *(f"memory.{term}" for term in entry.get("memory_fit", ())))
+    return [*inherited, *(f"stack.{name}.{part}" for part in fitted)]
 
 
 def stack_names() -> tuple[str, ...]:
-    """All stacks."""
+    """The names of all stacks."""
     return tuple(_tables("stacks.toml"))
 
 
 @functools.cache
 def measured_device(hardware_name: str) -> str:
-    """The entry of this accelerator, under whose name its kernels were measured unless the entry says another.
+    """The entry of this accelerator, which its measured kernels are named after unless the entry says otherwise.
 
     Raises:
-        UnknownNameError: none were.
+        UnknownNameError: it has none.
 
     Example:
         >>> measured_device("A100 SXM4 40GB")
@@ -134,13 +135,13 @@ def measured_hardware() -> tuple[str, ...]:
 
 @functools.cache
 def _devices() -> dict[str, str]:
-    """The device of each accelerator: of its entry, or, without one, of what is stated of its kernels."""
+    """The device of each accelerator: that of its entry, or, without one, that of its stated kernels."""
     stated = {siblings.hardware(device).name: device for device in siblings.stated_devices()}
     return stated | {name: device for device, entry in _tables("devices.toml").items() for name in entry["hardware"]}
 
 
 def kernels_of(device: str) -> str:
-    """The device whose measured kernels stand for those of ``device``: its own, unless its entry says another.
+    """The device whose measured kernels stand for ``device``: itself, unless its entry says another.
 
     Example:
         >>> kernels_of("h100_sxm"), kernels_of("a100_sxm_40gb")
@@ -155,7 +156,7 @@ def sustained_clock(device: str) -> float:
 
 
 def clock_names(device: str) -> tuple[str, ...]:
-    """The name of the fitted coefficient behind ``sustained_clock``, if one is."""
+    """The names of the fitted coefficient behind ``sustained_clock``: one or none."""
     name, entry = _clock_entry(device)
     return (f"clock.{name}",) if entry["fitted"] else ()
 
@@ -181,12 +182,12 @@ def resolved(entries: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, A
         >>> resolved({"a": {"x": 1, "y": 2}, "b": {"like": "a", "y": 3}}, "b")
         {'x': 1, 'y': 3, 'like': 'a'}
     """
-    own = entries[name]
-    return {**resolved(entries, own["like"]), **own} if "like" in own else dict(own)
+    entry = entries[name]
+    return {**resolved(entries, entry["like"]), **entry} if "like" in entry else dict(entry)
 
 
 def entry_of(devices: Mapping[str, Mapping[str, Any]], hardware_name: str) -> tuple[str, dict[str, Any]]:
-    """The entry of an accelerator in a family's table of devices, and its name.
+    """The name of an accelerator's entry in a family's table of devices, and that entry.
 
     Without one of its own an accelerator takes that of the nearest sibling that has one, on its own kernels.
 

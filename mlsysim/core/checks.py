@@ -20,7 +20,7 @@ _LARGEST_WHOLE = 2**63 - 1
 
 
 def strict_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: an unknown keyword raises ``UnknownArgumentError`` with the nearest name; unpacked options are written out."""
+    """Decorate a function so that an unknown keyword raises ``UnknownArgumentError``; unpacked options are written out."""
     signature, doc = written_out(function)
     known = [name for name in signature.parameters if name not in ("self", "cls")]
     accepted = frozenset(known)
@@ -38,7 +38,7 @@ def strict_keywords(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def whole_number(name: str, value: object, minimum: int = 1) -> int:
-    """``value`` as an int ``>= minimum``; floats, strings and booleans are refused.
+    """Check that ``value`` is an int ``>= minimum``; floats, strings and booleans are refused.
 
     Example:
         >>> whole_number("batch_size", 32)
@@ -54,7 +54,7 @@ def whole_number(name: str, value: object, minimum: int = 1) -> int:
 
 
 def real_number(name: str, value: object, minimum: float, maximum: float = math.inf, *, above: bool = False) -> float:
-    """``value`` as a finite float in [minimum, maximum], or (minimum, maximum] when ``above``.
+    """Check that ``value`` is a finite float in [minimum, maximum], or (minimum, maximum] when ``above``.
 
     Example:
         >>> real_number("efficiency", 0.42, 0, 1, above=True)
@@ -74,7 +74,7 @@ def real_number(name: str, value: object, minimum: float, maximum: float = math.
 
 
 def fraction(name: str, value: object) -> float:
-    """``value`` as a float in (0, 1]; a percentage is refused with a hint.
+    """Check that ``value`` is a float in (0, 1]; a percentage is refused with a hint.
 
     Example:
         >>> fraction("efficiency", 45)
@@ -85,7 +85,7 @@ def fraction(name: str, value: object) -> float:
 
 
 def one_of(name: str, value: object, known: Iterable[str]) -> str:
-    """``value`` if it is one of ``known``, ignoring case.
+    """Check that ``value`` is one of ``known``, ignoring case, and give it as ``known`` writes it.
 
     Example:
         >>> one_of("precision", "FP8", ["fp8", "bf16"])
@@ -101,14 +101,14 @@ def one_of(name: str, value: object, known: Iterable[str]) -> str:
 
 
 def boolean(name: str, value: object) -> bool:
-    """``value`` if it is True or False."""
+    """Check that ``value`` is True or False."""
     if not isinstance(value, bool):
         raise InputError(name, value, "True or False")
     return value
 
 
 def positive_quantity(name: str, value: object, unit: str) -> float:
-    """The magnitude of ``value`` in ``unit``, > 0.
+    """Check that ``value`` is a quantity > 0, and give its magnitude in ``unit``.
 
     Example:
         >>> positive_quantity("compute_budget", "5e23 flop", "flop")
@@ -121,7 +121,7 @@ def positive_quantity(name: str, value: object, unit: str) -> float:
 
 
 def by_either_name(check: Callable[[str, object], R], **named: object) -> R | None:
-    """The checked value of an argument that has two names, given by one of them, or by both if they agree; else None.
+    """Check an argument that has two names, given by one of them, or by both if they agree; None if by neither.
 
     Raises:
         InconsistentError: its two names have different values.
@@ -136,22 +136,22 @@ def by_either_name(check: Callable[[str, object], R], **named: object) -> R | No
     checked = {name: check(name, value) for name, value in named.items() if value is not None}
     first = next(iter(checked), "")
     for name, value in checked.items():
-        known = checked[first]
-        alike = math.isclose(value, known) if isinstance(value, float) and isinstance(known, float) else value == known
+        seen = checked[first]
+        alike = math.isclose(value, seen) if isinstance(value, float) and isinstance(seen, float) else value == seen
         if not alike:
             raise InconsistentError(name, named[name], f"{named[first]}, as {first} says: both name the same argument")
     return checked[first] if checked else None
 
 
 def needed(name: str, value: R | None, expected: str) -> R:
-    """``value`` unless it was left out."""
+    """Check that ``value`` was not left out."""
     if value is None:
         raise MissingArgumentError(name, None, expected)
     return value
 
 
 def instance(name: str, value: object, kind: type[R], expected: str) -> R:
-    """``value`` if it is a ``kind``."""
+    """Check that ``value`` is a ``kind``."""
     if not isinstance(value, kind):
         raise InputError(name, type(value).__name__, expected)
     return value

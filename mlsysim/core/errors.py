@@ -28,11 +28,11 @@ class MLSysError(Exception):
 
 
 class InputError(MLSysError, ValueError):
-    """An argument is wrong.
+    """An argument of the caller is wrong.
 
     Attributes:
         argument: name of the offending argument or field.
-        value: what was given.
+        value: the value that was given.
 
     Example:
         >>> print(InputError("batch_size", 0, "a whole number >= 1"))
@@ -177,7 +177,7 @@ def either(names: Iterable[str]) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _nearest(value: str, known: tuple[str, ...], count: int, least: float) -> tuple[str, ...]:
-    """Comparing with hundreds of names takes milliseconds, and a table repeats its wrong ones."""
+    """The nearest name, cached: comparing with hundreds of names takes milliseconds, and a table repeats its wrong ones."""
     by_folded = {_folded(name): name for name in known}
     return tuple(by_folded[name] for name in difflib.get_close_matches(_folded(value), by_folded, n=count, cutoff=least))
 

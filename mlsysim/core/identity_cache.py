@@ -12,9 +12,9 @@ R = TypeVar("R")
 
 
 def identity_cache(most: int = 4096) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
-    """Decorator: of the same object and equal further arguments (hashable) the function is asked once.
+    """Decorate a function so that it runs once for one object and equal further arguments (hashable).
 
-    Equal objects count as two. Beyond ``most`` answers all are forgotten.
+    Two equal objects are cached apart. Beyond ``most`` results all are forgotten.
 
     Example:
         >>> @identity_cache()
@@ -28,18 +28,18 @@ def identity_cache(most: int = 4096) -> Callable[[Callable[Concatenate[S, P], R]
     """
 
     def decorated(function: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-        # Each answer holds its object, so that no other can come to have the same id.
-        known: dict[tuple[Hashable, ...], tuple[S, R]] = {}
+        # Each result holds its object, so that no other can come to have its id.
+        cached: dict[tuple[Hashable, ...], tuple[S, R]] = {}
 
         @functools.wraps(function)
         def asked_once(subject: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
             key = (id(subject), *args, *kwargs.items())
-            found = known.get(key)
-            if found is None:
-                if len(known) >= most:
-                    known.clear()
-                found = known[key] = subject, function(subject, *args, **kwargs)
-            return found[1]
+            result = cached.get(key)
+            if result is None:
+                if len(cached) >= most:
+                    cached.clear()
+                result = cached[key] = subject, function(subject, *args, **kwargs)
+            return result[1]
 
         return asked_once
 

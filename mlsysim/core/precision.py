@@ -14,7 +14,7 @@ BYTES_PER_ELEMENT: dict[str, float] = {
 
 
 def precision_name(name: str, value: object) -> str:
-    """The format that a spelling means.
+    """The number format that a spelling means.
 
     Args:
         name: the argument, for errors.

@@ -1,4 +1,4 @@
-"""Where a fact comes from. Every registry entry and every anchor carries one."""
+"""The source of a fact, which every registry entry and every anchor carries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Evidence = Literal["seen", "recalled", "computed", "stated"]
 
 
 class Provenance(Spec):
-    """The source of a fact.
+    """The source of a fact, and how well it is known.
 
     ``evidence`` is ``seen`` (read in the source or a copy of it), ``recalled`` (quoted from memory, to be confirmed),
     ``computed`` (follows from other facts) or ``stated`` (the caller says so).

@@ -27,7 +27,7 @@ from mlsysim.core.units import Q_, Quantity, magnitude
 
 @dataclass(frozen=True)
 class QuantityField:
-    """pydantic annotation: a quantity convertible to ``unit``, finite, ``> 0`` (or ``>= 0``)."""
+    """A pydantic annotation: a quantity convertible to ``unit``, finite, ``> 0`` (or ``>= 0``)."""
 
     unit: str
     allow_zero: bool = False
@@ -39,7 +39,7 @@ class QuantityField:
         )
 
     def validate(self, value: object) -> Quantity:
-        """``value`` as a quantity of our registry, in the unit it was given in."""
+        """Check ``value``, and give it as a quantity of our registry in the unit it was given in."""
         number = magnitude("value", value, self.unit)
         quantity = Q_(value)  # type: ignore[arg-type]
         if self.forbid_bits and _counts_bits(quantity.units):
@@ -51,7 +51,7 @@ class QuantityField:
 
 @functools.lru_cache(maxsize=256)
 def _counts_bits(units: Any) -> bool:
-    """Printing a unit takes pint longer than all else that is checked here."""
+    """True if ``units`` are bits; cached, because printing a unit takes pint longer than all else that is checked here."""
     return "bit" in str(units)
 
 

@@ -1,4 +1,4 @@
-"""``Spec``: the base of every pydantic type here. Frozen, strict about names, and with errors of our own hierarchy."""
+"""The base of every pydantic type of the package, ``Spec``: frozen, strict about names, with errors of our own hierarchy."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Spec(BaseModel):
             raise _translated(error, type(self)) from None
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with ``update``, validated again, so that no derived value outlives the fields it came from."""
+        """Copy the record with ``update``, validated again, so that no derived value outlives the fields it came from."""
         fields = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**fields, **(update or {})})
 
 
 def _translated(error: ValidationError, model: type[Spec]) -> MLSysError:
-    """The most telling problem of a pydantic error as an error of ours: a misspelt field explains a missing one."""
+    """Turn a pydantic error's most telling problem into an error of ours: a misspelt field explains a missing one."""
     problems = error.errors(include_url=False)
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in first["loc"])

@@ -111,14 +111,14 @@ def magnitude(name: str, value: object, unit: str) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _text_magnitude(text: str, unit: str) -> float:
-    """Parsing takes pint 0.1 ms: the same text is parsed once."""
+    """The magnitude of ``text`` in ``unit``, cached: parsing takes pint 0.1 ms."""
     return float(Q_(text).m_as(unit))
 
 
 def with_unit(number: float, unit: str) -> Quantity:
-    """``number`` in ``unit``: what ``Q_(number, unit)`` gives, fifteen times faster, for results.
+    """Make the quantity ``Q_(number, unit)``, fifteen times faster, for results.
 
-    It sets pint's two slots itself, since pint's constructor takes 8 us and a result has thirty quantities; a test
+    This sets pint's two slots itself, since pint's constructor takes 8 us and a result has thirty quantities; a test
     compares the two.
     """
     parsed = _UNITS.get(unit)
@@ -143,10 +143,10 @@ _UNITS: dict[str, Any] = {}
 
 
 def in_unit(quantity: Quantity, unit: str) -> float:
-    """The magnitude of ``quantity`` in ``unit``: what ``m_as`` gives, which finds the factor anew each time (50 us).
+    """The magnitude of ``quantity`` in ``unit``, as ``m_as`` gives it, which finds the factor anew each time (50 us).
 
     Raises:
-        pint.DimensionalityError: it is no such quantity.
+        pint.DimensionalityError: ``quantity`` has another dimension.
 
     Example:
         >>> in_unit(with_unit(0.25, "second"), "ms")
@@ -158,7 +158,7 @@ def in_unit(quantity: Quantity, unit: str) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def _factor(units: Any, unit: str) -> float | None:
-    """How many ``unit`` a unit is; None where their zeros differ, as of temperatures."""
+    """The factor from ``units`` to ``unit``; None where their zeros differ, as those of temperatures do."""
     zero, one = (float(ureg.Quantity(number, units).m_as(unit)) for number in (0.0, 1.0))
     return one if zero == 0.0 else None
 

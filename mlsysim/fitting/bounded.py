@@ -52,7 +52,7 @@ class Coefficient:
         return self.start if self.prior is None else min(max(self.prior, self.low), self.high)
 
     def begun_at(self, value: float | None) -> Coefficient:
-        """The same coefficient with a search that begins at ``value``, off the bounds, and is pulled where it was before.
+        """Give the coefficient a search that begins at ``value``, off the bounds; it is pulled where it was before.
 
         Example:
             >>> Coefficient(0.9, 0.0, 1.0).begun_at(1.0)

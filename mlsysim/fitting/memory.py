@@ -79,7 +79,7 @@ def balanced_accuracy(groups: Iterable[Layouts], values: Mapping[str, Any]) -> n
 
 
 def best_terms(groups: list[Layouts], names: Iterable[str]) -> dict[str, float]:
-    """Of the grid points that tell most layouts apart the first: the least of the first term, then of the next."""
+    """The first of the grid points that tell most layouts apart: the least of the first term, then of the next."""
     names = list(names)
     points = np.array(list(itertools.product(*(GRID[name] for name in names))))
     scores = balanced_accuracy(groups, {name: points[:, place, np.newaxis] for place, name in enumerate(names)})

@@ -136,7 +136,7 @@ def _decided(run: Runs, tables: Tables, keys: Collection[Key]) -> set[Key]:
 
 
 def _held_by(run: Runs, tables: Tables, keys: Collection[Key]) -> dict[Key, tuple[str, str]]:
-    """Those of ``keys`` that a run hangs on, with the kind and the name under which its entries have them."""
+    """Find the ``keys`` that a run hangs on, with the kind and the name under which its entries have them."""
     found = {}
     names = {kind: [] if name == EVERY else lineage(tables[kind], name) for kind, name in run.on.items()}
     for key in keys:

@@ -32,7 +32,7 @@ RANGES = {
 
 
 def _seconds(batches: Batches, limit_s: float | None, share: float, size_spread: float, entries: Mapping[str, Entry]) -> Times:
-    """Of one accelerator, the time of a sample under the load that meets ``limit_s``, or of a query that comes alone."""
+    """Seconds of a sample on one accelerator under the load that meets ``limit_s``, or of a query that comes alone."""
     front = Harness(**{part: float(entries["harness"][part]) for part in COEFFICIENTS})
     found = None if limit_s is None else loaded(batches, front, limit_s, share, size_spread)
     return np.array([float(lone_s(batches, front)[0]) if found is None else 1 / found.load_per_s])

@@ -1,4 +1,4 @@
-"""What an accelerator is: its arithmetic, its memory, its power."""
+"""Types of an accelerator: its arithmetic, its memory, its power."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _known_precisions(rates: dict[str, Quantity]) -> dict[str, Quantity]:
 class ComputeCore(Spec):
     """Arithmetic rates: dense (no sparsity) peak, by number format, summed in 32 bits.
 
-    ``fp16_sum_flops`` is that of 16-bit products summed in 16 bits, where it is another (GeForce cards: twice the rate).
+    ``fp16_sum_flops`` is the rate of 16-bit products summed in 16 bits, where it differs (GeForce cards: twice the rate).
 
     Example:
         >>> core = ComputeCore(peak_flops="275 TFLOP/s", precision_flops={"bf16": "275 TFLOP/s"})
@@ -77,7 +77,7 @@ class ComputeCore(Spec):
 
 
 class MemoryHierarchy(Spec):
-    """Device memory. "80 GB" of HBM is 80 GiB: the registry says so; what a caller writes is taken as written."""
+    """Memory of a device. "80 GB" of HBM is 80 GiB: the registry says so; what a caller writes is taken as written."""
 
     capacity: Bytes
     bandwidth: ByteRate
@@ -122,8 +122,8 @@ class HardwareNode(Spec):
     @cached_property
     def fp16_sum_flops_per_s(self) -> float:
         """Dense peak of 16-bit products summed in 16 bits, in FLOP/s."""
-        own = self.compute.fp16_sum_flops
-        return self.rate_flops_per_s("fp16") if own is None else float(own.m_as("flop/second"))
+        stated_rate = self.compute.fp16_sum_flops
+        return self.rate_flops_per_s("fp16") if stated_rate is None else float(stated_rate.m_as("flop/second"))
 
     @cached_property
     def memory_capacity_B(self) -> float:

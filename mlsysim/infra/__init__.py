@@ -1,4 +1,4 @@
-"""Where systems run: the type of an electricity grid, and ``Infra``, the registry of grids."""
+"""Infrastructure: the type of an electricity grid, and ``Infra``, the registry of grids."""
 
 from mlsysim.infra import types
 from mlsysim.infra.registry import Infra

@@ -12,7 +12,7 @@ from mlsysim.infra.types import Grid
 
 
 class InfraRegistry(Registry[Grid]):
-    """Where systems run: ``Grids`` of countries, cloud regions and published studies."""
+    """Electricity ``Grids`` of countries, cloud regions and published studies."""
 
     def __init__(self) -> None:
         super().__init__("infra")

@@ -1,4 +1,4 @@
-"""Where systems run: the grid that feeds them."""
+"""Types of the places where systems run: the electricity grid and the site."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Grid(Spec):
 
 
 class Site(Spec):
-    """Where a job could run, and what that costs there.
+    """A place where a job could run, and what that costs there.
 
     Attributes:
-        grid: what feeds it.
-        pue: of the building; by default the grid entry's own, else 1.
-        electricity_price: a unit of energy at the meter.
-        accelerator_price: hire of one accelerator, if any.
+        name, grid: the site's name, and the grid that feeds it.
+        pue: power usage effectiveness of the building; by default the grid entry's own, else 1.
+        electricity_price: price of a unit of energy at the meter.
+        accelerator_price: hire of one accelerator for a unit of time, if any.
         hourly_carbon, hourly_price: the intensity and the price of the coming hours, where they vary: a job may then wait for
-            better ones. Both of one length.
+            better ones. Both have one length.
 
     Example:
         >>> hydro = Grid(name="hydro", carbon_intensity="20 gCO2e/kWh")
@@ -71,5 +71,5 @@ class Site(Spec):
 
     @property
     def hours(self) -> int:
-        """How many coming hours are known one by one."""
+        """The number of coming hours that are known one by one."""
         return max(len(self.hourly_carbon), len(self.hourly_price))

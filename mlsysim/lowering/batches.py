@@ -70,7 +70,7 @@ def engine_batches(
 def bound_batches(
     workload: Workload, accelerator: HardwareNode, samples: Floats, *, precision: str, mean_tokens: float
 ) -> Batches:
-    """The same at the speed of light: arithmetic at the datasheet's rate or one read of the weights; copies hidden."""
+    """Times of batches at the speed of light: the datasheet's arithmetic or one read of the weights; copies hidden."""
     tokens = max(1, round(mean_tokens))
     work = training_work(workload, tokens)
     flops = samples * tokens * (work.layers * work.layer_flops + work.head_flops)

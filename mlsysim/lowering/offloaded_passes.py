@@ -77,7 +77,7 @@ class OffloadedPasses:
         return joining_beyond_s(joined_s, waits.waiting_s, tokens_a_step / prompt)
 
     def _weights_s(self, tokens: Num, passes: Num) -> Num:
-        """Of routed experts, those that ``tokens`` touch; each chunk of a long pass fetches anew."""
+        """Seconds to fetch weights, of routed experts those that ``tokens`` touch; each chunk of a long pass fetches anew."""
         setting = self.setting
         if setting.stack is not None and setting.stack.has.chunk:
             passes = passes * maximum(tokens / setting.stack.has.chunk, 1.0)

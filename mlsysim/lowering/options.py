@@ -25,14 +25,14 @@ class EngineOptions(PromptOptions, total=False):
 
 
 class FormatOptions(EngineOptions, total=False):
-    """The above, and the other number formats."""
+    """A prompt, what computes it, and the number formats."""
 
     precision: Annotated[str, Option("fp16", "number format of the arithmetic, and of weights and KV cache unless said")]
     weight_precision: Annotated[str | None, Option(None, "number format of the weights in memory")]
 
 
 class LoadOptions(FormatOptions, total=False):
-    """The above, and the limits that requests keep where a system is asked for its highest load."""
+    """A prompt and what computes it, and the limits that requests keep where a system is asked for its highest load."""
 
     max_ttft: Annotated[Quantity | str | None, Option(None, "limit on the time to the first token")]
     max_tpot: Annotated[Quantity | str | None, Option(None, "limit on the time per token after it")]
@@ -50,7 +50,7 @@ class LoadOptions(FormatOptions, total=False):
 
 
 class DeploymentOptions(FormatOptions, total=False):
-    """The above, and how one copy of the model is divided."""
+    """A prompt, what computes it, and how one copy of the model is divided."""
 
     tp_size: Annotated[int, Option(1, "accelerators that share each layer")]
     pp_size: Annotated[int, Option(1, "stages that share the layers")]

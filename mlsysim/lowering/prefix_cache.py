@@ -28,7 +28,7 @@ class PrefixedDeployment:
     hit: float
 
     def decode(self, batch: Num, context: Num) -> Step:
-        """As without: a sequence attends to all of its tokens."""
+        """Time one token of each of ``batch`` sequences, which attends to cached tokens as to all others."""
         return self.whole.decode(batch, context)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
@@ -51,14 +51,14 @@ class PrefixedDeployment:
 
 @dataclass(frozen=True, slots=True)
 class PrefixedBound:
-    """The same at the speed of light; ``new`` tokens of a prompt, each of which sees ``keys`` on average."""
+    """Passes at the speed of light, with ``new`` uncached tokens of a prompt, each of which sees ``keys`` on average."""
 
     whole: BoundPasses
     new: float
     keys: float
 
     def decode(self, batch: Num, context: Num) -> Step:
-        """As without."""
+        """Time one token of each of ``batch`` sequences, which attends to cached tokens as to all others."""
         return self.whole.decode(batch, context)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:

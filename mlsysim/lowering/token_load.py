@@ -104,7 +104,7 @@ def _layouts(workload: object, hardware: object, count: int, tp_sizes: Sequence[
 
 
 def best_plan(question: LoadQuestion, tables: Tables | None = None) -> LoadPlan:
-    """Of the layouts that fit, the one that takes most; a fit brings ``tables`` of its own.
+    """The layout that takes the highest load of those that fit; a fit brings ``tables`` of its own.
 
     No load within limits is above the capacity: layouts whose capacity is below what another takes are not searched.
     """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
+import numpy as np
+
 from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients
@@ -23,7 +25,7 @@ from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, where
 from mlsysim.physics.plan import Plan
-from mlsysim.physics.training.kernel_step import kernel_parts
+from mlsysim.physics.training.kernel_step import LayerTimes, kernel_parts, layer_times, once_per_layer
 from mlsysim.physics.training.roofline_step import training_step
 from mlsysim.physics.training.step import Overlap, StepTime, assemble_step
 from mlsysim.physics.training.step_inputs import KernelDevice, LayerShape, StackCoefficients
@@ -122,7 +124,7 @@ def _kernel_device(
     units: float,
     cache_B: float,
 ) -> KernelDevice:
-    """Of a measured device, at these rates: a search or a table asks for the same one again and again."""
+    """The kernels of a measured device at these rates, cached: a search or a table asks for one again and again."""
     kernels = kernels_of(device)
     head = gemm_kernel(kernels)
     gemm = gemm_kernel(kernels, gemm_format)
@@ -147,10 +149,11 @@ def _kernel_device(
     )
 
 
-def wire_machine(machine: Machine, device: KernelDevice, network_share: Num, tp: Num) -> Machine:
+def wire_machine(machine: Machine, device: KernelDevice, found: Stack, tp: Num) -> Machine:
     """``machine`` with the bandwidths that large rings reach: on a torus those of the axes that tensor parallelism leaves."""
     left = where(tp > 1, (device.torus_axes - 1) / device.torus_axes, 1.0) if device.torus_axes > 1 else 1.0
-    return replace(machine, intra_Bps=device.collectives.bandwidth_Bps * left, inter_Bps=machine.inter_Bps * network_share)
+    inter_Bps = machine.inter_Bps * found.coefficients.network_share
+    return replace(machine, intra_Bps=device.collectives.bandwidth_Bps * left, inter_Bps=inter_Bps)
 
 
 def wire_plan(plan: Plan, stack: Stack) -> Plan:
@@ -169,8 +172,13 @@ def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, sta
     """One step of ``plan`` from calibrated kernels and the coefficients of a stack."""
     accelerator, found = setting.fleet.node.accelerator, stack(stack_name)
     device = kernel_device(accelerator, setting.precision, found.fused_quantisation)
-    shape = setting_shape(setting, found)
-    return stack_step(work, shape, plan, setting.machine(), device, found, setting.straggler_factor)
+    shape, machine = setting_shape(setting, found), setting.machine()
+
+    def times(split: Plan) -> LayerTimes:
+        return layer_times(work, shape, split, wire_machine(machine, device, found, split.tp), device, found.coefficients)
+
+    layer = once_per_layer(times, plan) if isinstance(plan.tp, np.ndarray) else None
+    return stack_step(work, shape, plan, machine, device, found, setting.straggler_factor, layer)
 
 
 def setting_shape(setting: TrainingSetting, found: Stack) -> LayerShape:
@@ -180,11 +188,23 @@ def setting_shape(setting: TrainingSetting, found: Stack) -> LayerShape:
 
 
 def stack_step(
-    work: LayeredWork, shape: LayerShape, plan: Plan, machine: Machine, device: KernelDevice, found: Stack, slower: float = 1.0
+    work: LayeredWork,
+    shape: LayerShape,
+    plan: Plan,
+    machine: Machine,
+    device: KernelDevice,
+    found: Stack,
+    slower: float = 1.0,
+    layer: LayerTimes | None = None,
 ) -> StepTime:
-    """One step on a stack, for a solve and for the fit alike; the slowest rank sets the pace of all that runs on a device."""
-    machine = wire_machine(machine, device, found.coefficients.network_share, plan.tp)
-    parts = kernel_parts(work, shape, wire_plan(plan, found), machine, device, found.coefficients)
+    """One step on a stack, for a solve and for the fit alike; the slowest rank sets the pace of all that runs on a device.
+
+    ``layer`` holds the times of the plan's layers where the caller has them already.
+    """
+    machine, coefficients = wire_machine(machine, device, found, plan.tp), found.coefficients
+    if layer is None:
+        layer = layer_times(work, shape, plan, machine, device, coefficients)
+    parts = kernel_parts(work, shape, layer, wire_plan(plan, found), machine, device, coefficients)
     if slower != 1.0:
         parts = replace(
             parts,

@@ -138,7 +138,7 @@ def _counted_work(model: CNNWorkload) -> LayeredWork:
 
 
 def _cached_head_dims(model: TransformerWorkload) -> tuple[float, float]:
-    """The same of a decode step, which absorbs the up-projections of latent attention (DeepSeek-V2 2024, section 2.1.2)."""
+    """Head widths in a decode step, which absorbs the up-projections of latent attention (DeepSeek-V2 2024, section 2.1.2)."""
     if model.mla is not None:
         return float(model.mla.kv_lora_rank + model.mla.rope_head_dim), float(model.mla.kv_lora_rank)
     return _attention_head_dims(model)

@@ -15,7 +15,7 @@ from mlsysim.core.units import in_unit
 
 
 class MixtureOfExperts(Spec):
-    """Expert layers. ``shared_experts`` see every token; ``every`` = 2 alternates dense and expert layers."""
+    """Expert layers of a transformer. ``shared_experts`` see every token; ``every`` = 2 alternates dense and expert layers."""
 
     experts: StrictInt = Field(ge=1)
     experts_per_token: StrictInt = Field(ge=1)
@@ -49,7 +49,7 @@ class LatentAttention(Spec):
 
 
 class Workload(Spec):
-    """What all workloads have."""
+    """Fields that all workloads have."""
 
     name: str = Field(min_length=1)
     architecture: str
@@ -92,7 +92,7 @@ class Architecture(Workload):
 
     @property
     def kv_head_count(self) -> int:
-        """Key/value heads: ``heads`` unless grouped-query attention says fewer."""
+        """The number of key/value heads: ``heads`` unless grouped-query attention says fewer."""
         return self.heads if self.kv_heads is None else self.kv_heads
 
     @property
@@ -102,7 +102,7 @@ class Architecture(Workload):
 
     @property
     def windowed_layers(self) -> int:
-        """Layers whose attention sees no further back than ``sliding_window``."""
+        """The number of layers whose attention sees no further back than ``sliding_window``."""
         if self.sliding_window is None:
             return 0
         return self.layers - (self.layers // self.full_attention_every if self.full_attention_every else 0)

@@ -1,4 +1,4 @@
-"""How many parameters an architecture has: matrices counted, biases and norms as far as they matter.
+"""Parameter counts of an architecture: matrices counted, biases and norms as far as they matter.
 
 Sources: Kaplan et al. 2020 section 2.1 (dense), DeepSeek-V2 section 2.1 (multi-head latent attention).
 """
@@ -31,7 +31,7 @@ def ffn_parameters(model: Architecture, width: float) -> float:
 
 
 def embedding_parameters(model: Architecture) -> float:
-    """Token and learned position embeddings, and the projections in and out where token embeddings are narrower."""
+    """Weights of token and learned position embeddings, and of projections where token embeddings are narrower."""
     width = embedding_width(model)
     projections = 2 * width * model.hidden_dim if width != model.hidden_dim else 0
     return float(width * model.vocab_size + projections + model.hidden_dim * model.positions)
@@ -43,25 +43,25 @@ def embedding_width(model: Architecture) -> int:
 
 
 def head_parameters(model: Architecture) -> float:
-    """An output head of its own (none where it is tied to the embedding, or where there is no vocabulary)."""
+    """Weights of the output head (none where it is tied to the embedding, or where there is no vocabulary)."""
     return 0.0 if model.tied_embeddings else float(embedding_width(model) * model.vocab_size)
 
 
 def moe_layers(model: Architecture) -> int:
-    """How many layers have experts."""
+    """The number of layers that have experts."""
     if model.moe is None:
         return 0
     return (model.layers - model.moe.first_dense_layers) // model.moe.every
 
 
 def total_parameters(model: Architecture, ffn_width: float) -> float:
-    """All parameters; ``ffn_width`` is the width of the dense feed-forward blocks."""
+    """All parameters of the model; ``ffn_width`` is the width of the dense feed-forward blocks."""
     h, experts = model.hidden_dim, moe_layers(model)
     total = model.layers * (attention_parameters(model) + 2 * h) + model.cross_attention_layers * attention_parameters(model)
     total += (model.layers - experts) * ffn_parameters(model, ffn_width)
     if model.moe is not None:
-        each = model.moe.experts * ffn_parameters(model, model.moe.ffn_hidden) + h * model.moe.experts
-        total += experts * (each + ffn_parameters(model, model.moe.shared_width))
+        routed = model.moe.experts * ffn_parameters(model, model.moe.ffn_hidden) + h * model.moe.experts
+        total += experts * (routed + ffn_parameters(model, model.moe.shared_width))
     return total + embedding_parameters(model) + head_parameters(model)
 
 
@@ -76,6 +76,6 @@ def active_parameters(model: Architecture, ffn_width: float) -> float:
 def solved_ffn_width(model: Architecture, parameters: float) -> float:
     """The dense feed-forward width with which the architecture has ``parameters`` (may come out absurd: the caller checks)."""
     dense = model.layers - moe_layers(model)
-    without = total_parameters(model, 0.0)
+    other_parameters = total_parameters(model, 0.0)
     per_width = dense * (ffn_parameters(model, 1.0) - ffn_parameters(model, 0.0))
-    return (parameters - without) / per_width if per_width else 0.0
+    return (parameters - other_parameters) / per_width if per_width else 0.0

@@ -1,4 +1,4 @@
-"""What a workload is: transformers by architecture, others by their operation count."""
+"""Types of workloads: transformers by architecture, others by their operation count."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How time, bytes and joules arise: pure functions of floats or numpy arrays in SI units. Imports nothing of ours."""
+"""Physics as pure functions of floats or numpy arrays in SI units, giving seconds, bytes and joules. Imports nothing else."""

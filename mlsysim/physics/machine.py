@@ -1,4 +1,4 @@
-"""What training runs on, as plain rates: the device, its links and the network."""
+"""The machine that training runs on, as plain rates: the device, its links and the network."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from mlsysim.physics.numeric import Num
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a step runs on, in SI units.
+    """The machine that a step runs on, in SI units.
 
     Attributes:
-        rate_flops_per_s: what one accelerator delivers (peak, or peak x the caller's efficiency).
+        rate_flops_per_s: rate that one accelerator delivers (peak, or peak x the caller's efficiency).
         memory_Bps: memory bandwidth of one accelerator.
         intra_Bps, inter_Bps: links inside a node and between nodes, per accelerator, one direction.
         per_node: accelerators that share a node.
-        oversubscription: of the fabric between nodes.
+        oversubscription: ratio of the fabric between nodes (1: none).
     """
 
     rate_flops_per_s: Num

@@ -20,7 +20,7 @@ Truth: TypeAlias = bool | npt.NDArray[np.bool_]
 
 
 def where(condition: Any, yes: Num, no: Num) -> Num:
-    """``yes`` where ``condition`` holds, else ``no``.
+    """Take ``yes`` where ``condition`` holds, else ``no``.
 
     Example:
         >>> where(3 > 2, 1.0, 0.0), where(np.array([True, False]), 1.0, 0.0)
@@ -32,7 +32,7 @@ def where(condition: Any, yes: Num, no: Num) -> Num:
 
 
 def somewhere(a: Any) -> bool:
-    """Whether ``a`` holds, or any element of it: what no plan or model of an array has need not be computed.
+    """True if ``a``, or any element of it, holds: what holds nowhere in an array need not be computed.
 
     Example:
         >>> somewhere(0.0), somewhere(np.array([0.0, 2.0]))
@@ -42,7 +42,7 @@ def somewhere(a: Any) -> bool:
 
 
 def everywhere(a: Any) -> bool:
-    """Whether ``a`` holds, or every element of it.
+    """True if ``a``, or every element of it, holds.
 
     Example:
         >>> everywhere(True), everywhere(np.array([0.0, 2.0]))
@@ -52,7 +52,7 @@ def everywhere(a: Any) -> bool:
 
 
 def maximum(a: Num, b: Num) -> Num:
-    """The larger of the two.
+    """The larger of the two, element by element.
 
     Example:
         >>> maximum(1.0, 2.0), maximum(np.array([1.0, 3.0]), 2.0)
@@ -64,7 +64,7 @@ def maximum(a: Num, b: Num) -> Num:
 
 
 def minimum(a: Num, b: Num) -> Num:
-    """The smaller of the two.
+    """The smaller of the two, element by element.
 
     Example:
         >>> minimum(1.0, 2.0)
@@ -76,7 +76,7 @@ def minimum(a: Num, b: Num) -> Num:
 
 
 def least_and_most(*values: Num) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
-    """``minimum`` and ``maximum`` for inner loops over these values: what they are is looked at once.
+    """Give ``minimum`` and ``maximum`` for inner loops over ``values``, whose types are looked at only once.
 
     Example:
         >>> least, most = least_and_most(1.0, 2.0)
@@ -99,7 +99,7 @@ def _greater(a: float, b: float) -> float:
 
 
 def ceil(a: Num) -> Num:
-    """Rounded up, as a float.
+    """Round up, to a float.
 
     Example:
         >>> ceil(31.5)
@@ -109,7 +109,7 @@ def ceil(a: Num) -> Num:
 
 
 def floor(a: Num) -> Num:
-    """Rounded down, as a float.
+    """Round down, to a float.
 
     Example:
         >>> floor(31.5)
@@ -119,7 +119,7 @@ def floor(a: Num) -> Num:
 
 
 def sqrt(a: Num) -> Num:
-    """Square root.
+    """The square root.
 
     Example:
         >>> sqrt(4.0)
@@ -139,7 +139,7 @@ def exp(a: Num) -> Num:
 
 
 def expm1(a: Num) -> Num:
-    """exp(a) - 1 without the loss of digits near zero.
+    """The value exp(a) - 1 without the loss of digits near zero.
 
     Example:
         >>> expm1(1e-20)

@@ -12,7 +12,7 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a step is split. Ranks are laid out TP innermost, then CP, then DP, PP outermost.
+    """The split of a step over ranks, which are laid out TP innermost, then CP, then DP, PP outermost.
 
     The TP x CP x DP ranks of a stage are laid out a second time for the experts: their own tensor parallelism innermost, then
     EP, then copies of the same experts (Liu et al. 2025, arXiv:2504.14960).
@@ -52,31 +52,31 @@ class Plan:
 
     @property
     def ranks(self) -> Num:
-        """Accelerators."""
+        """The number of accelerators."""
         return self.tp * self.pp * self.dp * self.cp
 
     @property
     def data_ranks(self) -> Num:
-        """Ranks that hold the same dense parameters: data and context parallel."""
+        """The number of ranks that hold the same dense parameters: data and context parallel."""
         return self.dp * self.cp
 
     @property
     def expert_split(self) -> Num:
-        """Ranks that share one expert's matrices."""
+        """The number of ranks that share one expert's matrices."""
         return where(self.expert_tp > 0, self.expert_tp, self.tp)
 
     @property
     def expert_copies(self) -> Num:
-        """Ranks that hold the same parameters of experts."""
+        """The number of ranks that hold the same parameters of experts."""
         return self.tp * self.data_ranks / (self.expert_split * self.ep)
 
     @property
     def routed_from(self) -> Num:
-        """Ranks that divide the tokens of a micro-batch before they are routed: those of TP, with sequence parallelism."""
+        """The number of ranks that divide a micro-batch's tokens before routing: those of TP, with sequence parallelism."""
         return where(self.sequence_parallel > 0, self.tp, 1.0)
 
     def ranks_in_node(self, group: Num, stride: Num, per_node: float) -> Num:
-        """How many of a group's ranks, ``stride`` apart, share a node."""
+        """The number of a group's ranks, ``stride`` apart, that share a node."""
         return minimum(group, maximum(per_node // stride, 1.0))
 
 
@@ -102,7 +102,7 @@ def held_by_first_stage(plan: Plan) -> Num:
 
 
 def held_by_last_stage(plan: Plan) -> Num:
-    """The same at the last stage, which finishes a micro-batch before it takes the next unless the schedule is GPipe."""
+    """Micro-batches whose activations the last stage holds at once: one, unless the schedule holds several."""
     interleaved = 1 + (plan.pp - 1) * (plan.virtual_stages - 1) / plan.virtual_stages
     held = where(plan.schedule == GPIPE, plan.micro_batches, where(plan.schedule == INTERLEAVED, interleaved, 1.0))
     return where(plan.pp == 1, 1.0, minimum(plan.micro_batches, held))

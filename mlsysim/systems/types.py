@@ -97,5 +97,5 @@ class Fleet(Spec):
 
     @property
     def oversubscription_ratio(self) -> float:
-        """Of the fabric; 1 where there is none."""
+        """Oversubscription of the fabric; 1 where there is none."""
         return 1.0 if self.fabric is None else self.fabric.oversubscription_ratio

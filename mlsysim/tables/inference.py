@@ -140,7 +140,7 @@ def submitted_model(cells: Cells) -> str:
 
 
 def submitted(cells: Cells) -> Question:
-    """Of a row of MLPerf Inference what all scenarios share: the model, the system, number format, engine and length.
+    """Read what all scenarios of a row of MLPerf Inference share: model, system, number format, engine and length.
 
     Raises:
         InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.

@@ -212,7 +212,7 @@ def _shard_size(row: Mapping[str, str], framework: Mapping[str, Any], fleet: Fle
 
 
 def _virtual_stages(row: Mapping[str, str], framework: Mapping[str, Any], layers: int, pp: int, count: int) -> int:
-    """As the row says; else one layer a chunk where the framework's recipes interleave and the plan allows it."""
+    """The row's model chunks; else one layer a chunk where the framework's recipes interleave and the plan allows it."""
     unstated = not cell_text(row, "vpp") and framework.get("interleaved") and pp > 1
     return layers // pp if unstated and layers % pp == 0 and count % pp == 0 else whole_cell(row, "vpp", 1)
 

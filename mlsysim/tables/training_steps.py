@@ -103,7 +103,7 @@ def run_steps(runs: Sequence[LoweredRun]) -> list[RunStep]:
 
 
 def _steps_alike(runs: Sequence[LoweredRun]) -> Iterator[RunStep]:
-    """The same of runs on one stack, accelerator, precision and attention kernel; all recompute modes are given, or none."""
+    """Steps of runs on one stack, accelerator, precision and attention kernel; all recompute modes are given, or none."""
     setting, found = runs[0].setting, stack(runs[0].asked.arguments["stack"])
     work = stacked(run.work for run in runs)
     plan, memory = with_recompute(work, stacked(run.plan for run in runs), setting)

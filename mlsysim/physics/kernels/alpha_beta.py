@@ -11,7 +11,7 @@ from mlsysim.physics.numeric import Num, Truth, maximum, minimum, where
 
 
 def reduce_scatter_s(size_B: Num, n: Num, bandwidth_Bps: Num, alpha_s: Num = 0.0) -> Num:
-    """(n-1)/n S/B + (n-1) alpha: a ring reduce-scatter, or the all-gather that mirrors it.
+    """Seconds of a ring reduce-scatter, or of the all-gather that mirrors it: (n-1)/n S/B + (n-1) alpha.
 
     Example:
         >>> reduce_scatter_s(800e6, 8, 350e9)
@@ -21,7 +21,7 @@ def reduce_scatter_s(size_B: Num, n: Num, bandwidth_Bps: Num, alpha_s: Num = 0.0
 
 
 def all_reduce_s(size_B: Num, n: Num, bandwidth_Bps: Num, alpha_s: Num = 0.0) -> Num:
-    """2 (n-1)/n S/B + 2 (n-1) alpha: a ring all-reduce, a reduce-scatter and an all-gather.
+    """Seconds of a ring all-reduce, a reduce-scatter and an all-gather: 2 (n-1)/n S/B + 2 (n-1) alpha.
 
     Example:
         >>> all_reduce_s(800e6, 8, 350e9)
@@ -31,7 +31,7 @@ def all_reduce_s(size_B: Num, n: Num, bandwidth_Bps: Num, alpha_s: Num = 0.0) ->
 
 
 def distinct_targets(targets: Num, draws: Num) -> Num:
-    """How many of ``targets`` at least one of ``draws`` random choices hits: n (1 - (1 - 1/n)^k).
+    """Mean number of ``targets`` that at least one of ``draws`` random choices hits: n (1 - (1 - 1/n)^k).
 
     Example:
         >>> float(distinct_targets(1.0, 8.0)), round(float(distinct_targets(8.0, 8.0)), 2)
@@ -43,7 +43,7 @@ def distinct_targets(targets: Num, draws: Num) -> Num:
 def all_to_all_s(
     size_B: Num, n: Num, local_n: Num, local_Bps: Num, remote_Bps: Num, oversubscription: Num = 1.0, copies: Num = 1.0
 ) -> Num:
-    """Every rank sends ``size_B``, evenly to all ``n``; ``local_n`` of the ranks share a node.
+    """Seconds in which every rank sends ``size_B``, evenly to all ``n`` ranks; ``local_n`` of them share a node.
 
     The two parts use different links at the same time. What leaves the node crosses the upper tier all at once, so an
     oversubscribed fabric thins it. With ``copies``, each byte goes to that many random ranks, but crosses once to a node and
@@ -60,7 +60,7 @@ def all_to_all_s(
 
 
 def ring_bandwidth_Bps(spans_nodes: Truth, ranks_in_node: Num, intra_Bps: Num, inter_Bps: Num) -> Num:
-    """What a rank of a ring sees: the scale-up link, or for a group across nodes the least of that and its nodes' cards.
+    """Bandwidth of a rank of a ring: the scale-up link's, or across nodes the least of that and its nodes' cards.
 
     A ring that crosses nodes can run as one ring through every card of the group's ranks in the node, so it sees
     ``inter_Bps`` x ``ranks_in_node``, never more than the scale-up link.

@@ -21,12 +21,12 @@ BACKWARD_FLOPS = 2.5
 
 @dataclass(frozen=True, slots=True)
 class AttentionDevice:
-    """What a device can do, from its datasheet.
+    """Figures of a device's datasheet that attention depends on.
 
     Attributes:
         peak_flops_per_s: dense matrix rate at the number format of keys and values.
-        bandwidth_Bps: of the memory.
-        multiprocessors: that thread blocks are spread over.
+        bandwidth_Bps: memory bandwidth.
+        multiprocessors: units that thread blocks are spread over.
         l2_B: last-level cache.
         array: rows of a systolic array; a shorter head leaves the others idle (1: no such array).
     """
@@ -40,7 +40,7 @@ class AttentionDevice:
 
 @dataclass(frozen=True, slots=True)
 class SharedAttention:
-    """What the kernels of all devices share; a device's coefficients are fitted with these in place.
+    """Constants of all devices' attention kernels; a device's coefficients are fitted with these in place.
 
     Attributes:
         streaming: share of the memory bandwidth that activations reach on their way in and out.
@@ -65,7 +65,7 @@ class PrefillKernel:
         matmul_efficiency: share of the peak that the matrix products reach when nothing else limits.
         exponentials_per_s: softmax rate of one multiprocessor, scores a second.
         tile_keys: keys' worth of time that each query costs beyond its scores (masked half tiles, prologue, epilogue).
-        window_tile_keys: the same with a sliding window.
+        window_tile_keys: such keys' worth of time with a sliding window.
         shared: what it has in common with all others.
     """
 
@@ -77,7 +77,7 @@ class PrefillKernel:
     shared: SharedAttention
 
     def at_rate(self, rate: Num) -> PrefillKernel:
-        """A kernel that computes at ``rate`` times this one's rates."""
+        """The kernel that computes at ``rate`` times this one's rates."""
         return replace(self, matmul_efficiency=self.matmul_efficiency * rate, exponentials_per_s=self.exponentials_per_s * rate)
 
 
@@ -128,7 +128,7 @@ def prefill_attention_s(
     kv_B: Num = 2.0,
     window: Num = 0.0,
 ) -> Num:
-    """Causal attention of ``batch`` prompts of ``seq_len`` tokens, rotary embedding and cache update included.
+    """Seconds of causal attention of ``batch`` prompts of ``seq_len`` tokens, rotary embedding and cache update included.
 
     t = t0 + activations/(streaming BW) + sqrt(all^2 + longest^2); with c the time of one score on the whole device,
     c^2 = (4 d / (P e))^2 + (1 / (SM x))^2, all = b h s (keys + k0) c and longest = SM tile (s + k0) c, the one block that
@@ -146,22 +146,22 @@ def prefill_attention_s(
         1.1
     """
     moved_B = batch * seq_len * head_dim * (4 * heads + 2 * (2 + kv_B) * kv_heads)
-    whole = _scores_s(kernel, device, batch, seq_len, heads, head_dim, window)
-    return kernel.floor_s + moved_B / (kernel.shared.streaming * device.bandwidth_Bps) + whole
+    scores_s = _scores_s(kernel, device, batch, seq_len, heads, head_dim, window)
+    return kernel.floor_s + moved_B / (kernel.shared.streaming * device.bandwidth_Bps) + scores_s
 
 
 def _scores_s(
     kernel: PrefillKernel, device: AttentionDevice, batch: Num, seq_len: Num, heads: Num, head_dim: Num, window: Num
 ) -> Num:
     windowed = (window > 0) & (window < seq_len)
-    extra = where(windowed, kernel.window_tile_keys, kernel.tile_keys)
+    tile_keys = where(windowed, kernel.window_tile_keys, kernel.tile_keys)
     reach = where(windowed, window, seq_len)
     matmul_s = 4 * maximum(head_dim, device.array) / (device.peak_flops_per_s * kernel.matmul_efficiency)
     softmax_s = 1 / (device.multiprocessors * kernel.exponentials_per_s)
     score_s = sqrt(matmul_s**2 + softmax_s**2)
-    every = batch * heads * seq_len * (attended_keys(seq_len, window) + extra)
-    longest = device.multiprocessors * minimum(seq_len, QUERY_TILE) * (reach + extra)
-    return score_s * sqrt(every**2 + longest**2)
+    all_scores = batch * heads * seq_len * (attended_keys(seq_len, window) + tile_keys)
+    longest_block = device.multiprocessors * minimum(seq_len, QUERY_TILE) * (reach + tile_keys)
+    return score_s * sqrt(all_scores**2 + longest_block**2)
 
 
 def decode_attention_s(
@@ -175,7 +175,7 @@ def decode_attention_s(
     kv_B: Num = 2.0,
     window: Num = 0.0,
 ) -> Num:
-    """One new token's attention of ``batch`` sequences that hold ``context`` tokens each (the new one included).
+    """Seconds of one new token's attention of ``batch`` sequences with ``context`` tokens each (the new one included).
 
     t = t0 + extra + sqrt(read^2 + blocks^2 + scalar^2): bytes of keys and values over the achieved bandwidth, less what
     the last-level cache keeps; thread blocks (one a sequence and KV head, split along the context where these are few)
@@ -192,13 +192,13 @@ def decode_attention_s(
     keys = where(windowed, window, context)
     ungrouped = heads > kernel.shared.largest_group * kv_heads
     streams = batch * kv_heads
-    kv = 2 * streams * keys * head_dim * kv_B
-    missed = kv / (1 + (kernel.l2_share * device.l2_B / kv) ** 4)
-    read_s = missed / (kernel.bandwidth_efficiency * device.bandwidth_Bps)
+    cached_B = 2 * streams * keys * head_dim * kv_B
+    missed_B = cached_B / (1 + (kernel.l2_share * device.l2_B / cached_B) ** 4)
+    read_s = missed_B / (kernel.bandwidth_efficiency * device.bandwidth_Bps)
     blocks_s = where(ungrouped, batch * heads, streams) * kernel.block_s / device.multiprocessors
     elements = where(ungrouped, 2 * batch * heads * keys * head_dim, 0.0)
     scalar_s = elements / (device.multiprocessors * kernel.scalar_elements_per_s)
-    ramp_s = kernel.ramp_s * missed / (missed + kernel.shared.ramp_B)
+    ramp_s = kernel.ramp_s * missed_B / (missed_B + kernel.shared.ramp_B)
     window_s = where(windowed & (kv_B > 1), kernel.window_s, 0.0) * streams / (streams + kernel.shared.window_streams)
     return kernel.floor_s + ramp_s + window_s + sqrt(read_s**2 + blocks_s**2 + scalar_s**2)
 

@@ -30,19 +30,19 @@ _EXCHANGE_STEPS = 2.0  # send and credit
 
 @dataclass(frozen=True, slots=True)
 class SharedCollectives:
-    """What all devices share; a device's coefficients are fitted with these in place.
+    """Constants of all devices' collectives; a device's coefficients are fitted with these in place.
 
     Attributes:
         rails: network cards of a domain that rings and trees use.
-        ll_share: of the bandwidth that LL reaches: half of its bytes are flags.
+        ll_share: share of the bandwidth that LL reaches: half of its bytes are flags.
         ll_spread: a step slows by this much once a rank's part leaves the first channel ...
         ll_channel_B: ... of this size.
         copy: the copy inside the device runs at this many times the wire's rate.
         overlap: steps hide behind the wire: norm of the two, between a sum (1) and a maximum (infinity).
         switch_steps: steps of Simple that a reduction in the switch takes.
-        switch_share: of the bandwidth that it reaches.
-        exchange_step_s: step of an all-to-all.
-        exchange_ll_Bps: one channel of LL.
+        switch_share: share of the bandwidth that a reduction in the switch reaches.
+        exchange_step_s: time of a step of an all-to-all.
+        exchange_ll_Bps: bandwidth of one channel of LL in an all-to-all.
     """
 
     rails: float
@@ -59,7 +59,7 @@ class SharedCollectives:
 
 @dataclass(frozen=True)
 class Tuner:
-    """What NCCL believes of an interconnect when it chooses a protocol: latency = base + steps x step.
+    """NCCL's own belief about an interconnect, by which it chooses a protocol: latency = base + steps x step.
 
     ``ll128_base_s`` is infinite where LL128 is off, ``switch_share`` 0 where the switch cannot reduce.
     """
@@ -95,7 +95,7 @@ class CollectiveCoefficients:
 class FabricCoefficients:
     """Three coefficients of a network.
 
-    A level of the tree, the share of eight cards' line rate (above one: more of a larger domain's cards than eight), and
+    They are the time of a level of the tree, the share of eight cards' line rate (above one: more cards than eight), and
     the longest pipeline fill of a level.
     """
 
@@ -105,12 +105,12 @@ class FabricCoefficients:
 
 
 def _overlapped_s(steps_s: Num, wire_s: Num, norm: float) -> Num:
-    """Steps that hide behind the wire: the norm of both."""
+    """Seconds of steps that hide behind the wire: the norm of both times."""
     return (steps_s**norm + wire_s**norm) ** (1 / norm)
 
 
 def _in_switch(n: Num, allowed: Truth, tuner: Tuner) -> Truth:
-    """NCCL lets the switch reduce where that moves more than a ring: not below about six ranks."""
+    """True where NCCL lets the switch reduce: where that moves more than a ring, so not below about six ranks."""
     return allowed & (tuner.switch_share * (n - 1) / n > n / (2 * (n - 1)))
 
 
@@ -119,41 +119,41 @@ def _switch_Bps(n: Num, bandwidth_Bps: Num, c: CollectiveCoefficients) -> Num:
 
 
 def _ring_s(S: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients, switch: Truth) -> Num:
-    """A ring collective, or an all-reduce in the switch where ``switch``: the time of the protocol that NCCL takes."""
+    """Seconds of a ring collective (or, with ``switch``, an all-reduce in the switch) by the protocol that NCCL takes."""
     t, shared = c.tuner, c.shared
     W = k * S / n
-    handled = W + S / n  # a rank also writes its own part
+    handled_B = W + S / n  # a rank also writes its own part
     wire_s = (W + S / n / shared.copy) / B
     fill_s = sqrt(c.fill_s * W / B)
     spread = 1 + shared.ll_spread * S / (S + n * shared.ll_channel_B)
-    ll = (c.launch_s + k * c.ll_step_s) * spread + handled / (shared.ll_share * B)
-    ll128 = c.launch_s + _overlapped_s(k * c.ll_step_s * _LINE128_STEP, wire_s / _LINE128_SHARE, shared.overlap) + fill_s
-    simple = c.launch_s + _overlapped_s(k * c.simple_step_s, wire_s, shared.overlap) + fill_s
-    expect_ll = t.ll_base_s + t.ll_step_s * k + W / t.ll_Bps
-    expect_ll128 = t.ll128_base_s + t.ll128_step_s * k + W / t.ll128_Bps
-    expect_simple = t.simple_base_s + t.simple_step_s * k + W / t.link_Bps
-    time = where(expect_ll <= minimum(expect_ll128, expect_simple), ll, where(expect_ll128 <= expect_simple, ll128, simple))
+    ll_s = (c.launch_s + k * c.ll_step_s) * spread + handled_B / (shared.ll_share * B)
+    ll128_s = c.launch_s + _overlapped_s(k * c.ll_step_s * _LINE128_STEP, wire_s / _LINE128_SHARE, shared.overlap) + fill_s
+    simple_s = c.launch_s + _overlapped_s(k * c.simple_step_s, wire_s, shared.overlap) + fill_s
+    tuned_ll = t.ll_base_s + t.ll_step_s * k + W / t.ll_Bps
+    tuned_ll128 = t.ll128_base_s + t.ll128_step_s * k + W / t.ll128_Bps
+    tuned_simple = t.simple_base_s + t.simple_step_s * k + W / t.link_Bps
+    ring_s = where(tuned_ll <= minimum(tuned_ll128, tuned_simple), ll_s, where(tuned_ll128 <= tuned_simple, ll128_s, simple_s))
     if t.switch_share <= 0:
-        return time
-    reduced = S / _switch_Bps(n, B, c)
-    in_switch = (
-        c.launch_s + _overlapped_s(shared.switch_steps * c.simple_step_s, reduced, shared.overlap) + sqrt(c.fill_s * reduced)
+        return ring_s
+    reduce_s = S / _switch_Bps(n, B, c)
+    switch_s = (
+        c.launch_s + _overlapped_s(shared.switch_steps * c.simple_step_s, reduce_s, shared.overlap) + sqrt(c.fill_s * reduce_s)
     )
-    expect_switch = t.switch_s + S / (t.switch_share * t.link_Bps * (n - 1) / n)
-    faster = expect_switch < minimum(expect_ll, minimum(expect_ll128, expect_simple))
-    return where(switch & faster, in_switch, time)
+    tuned_switch_s = t.switch_s + S / (t.switch_share * t.link_Bps * (n - 1) / n)
+    faster = tuned_switch_s < minimum(tuned_ll, minimum(tuned_ll128, tuned_simple))
+    return where(switch & faster, switch_s, ring_s)
 
 
 def _exchange_s(S: Num, n: Num, B: Num, c: CollectiveCoefficients) -> Num:
-    """All-to-all: every rank sends S/n to every other at once, so that the latency does not grow with n."""
+    """Seconds of an all-to-all: every rank sends S/n to every other at once, so that the latency does not grow with n."""
     W, shared = (n - 1) * S / n, c.shared
-    ll = c.launch_s + _EXCHANGE_STEPS * c.ll_step_s + S / n / shared.exchange_ll_Bps + W / (shared.ll_share * B)
-    simple = (
+    ll_s = c.launch_s + _EXCHANGE_STEPS * c.ll_step_s + S / n / shared.exchange_ll_Bps + W / (shared.ll_share * B)
+    simple_s = (
         c.launch_s
         + _overlapped_s(shared.exchange_step_s, (W + S / n / shared.copy) / B, shared.overlap)
         + sqrt(c.fill_s * W / B)
     )
-    return where(S / n <= _EXCHANGE_LL_B, ll, simple)
+    return where(S / n <= _EXCHANGE_LL_B, ll_s, simple_s)
 
 
 def collective_s(kind: str, size_B: Num, ranks: Num, device: CollectiveCoefficients, switch_reduces: Truth = True) -> Num:
@@ -181,12 +181,12 @@ def collective_s(kind: str, size_B: Num, ranks: Num, device: CollectiveCoefficie
     n = maximum(ranks, 2.0)
     B = where(n <= 2, device.pair_bandwidth_Bps, device.bandwidth_Bps)
     if kind == "all_to_all":
-        time = _exchange_s(size_B, n, B, device)
+        time_s = _exchange_s(size_B, n, B, device)
     else:
         reduces = kind == "all_reduce"
         steps = (2 if reduces else 1) * (n - 1)
-        time = _ring_s(size_B, n, steps, B, device, _in_switch(n, reduces & switch_reduces, device.tuner))
-    return where(ranks > 1, time, 0.0 * time)
+        time_s = _ring_s(size_B, n, steps, B, device, _in_switch(n, reduces & switch_reduces, device.tuner))
+    return where(ranks > 1, time_s, 0.0 * time_s)
 
 
 def hierarchical_all_reduce_s(
@@ -224,8 +224,8 @@ def hierarchical_all_reduce_s(
     switch_Bps = maximum(_switch_Bps(g, device.bandwidth_Bps, device), 1.0)
     domain_Bps = where(_in_switch(g, g > 0, device.tuner), switch_Bps, ring_Bps)
     domain_s = where(ranks_per_domain > 1, size_B / domain_Bps, 0.0)
-    used = minimum(ranks_per_domain, device.shared.rails)
-    rails = minimum(used * fabric.efficiency, ranks_per_domain)  # never more cards than there are
+    cards = minimum(ranks_per_domain, device.shared.rails)
+    rails = minimum(cards * fabric.efficiency, ranks_per_domain)  # never more cards than there are
     rails_Bps = rails * nic_Bps
     tree_s = where(domains > 2, 2.0, 1.0) * size_B / rails_Bps
     wire_s = _overlapped_s(domain_s, tree_s, device.shared.overlap)

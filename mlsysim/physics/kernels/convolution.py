@@ -35,14 +35,14 @@ _CHANNEL_STEP = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Convolutions:
-    """The layers of a network, one array element a distinct layer.
+    """The distinct layers of a network, one array element for each.
 
     Attributes:
-        inputs, outputs: channels.
-        window: of the filter, k of k x k.
-        stride: of the filter.
+        inputs, outputs: channels of the input and of the output.
+        window: width of the filter, k of k x k.
+        stride: pixels that the filter moves by.
         size: height and width of the input.
-        groups: that channels are split into.
+        groups: parts that channels are split into.
         count: how often the network has the layer.
         normalised: 1.0 where batch normalisation and ReLU follow.
         shortcut: 1.0 where a shortcut is added to the output.
@@ -73,7 +73,7 @@ def convolution_macs(layers: Convolutions) -> float:
 
 
 def convolution_parameters(layers: Convolutions) -> float:
-    """Weights of all filters, and scale and shift of each normalised channel (a bias without normalisation)."""
+    """The number of weights of all filters, with scale and shift of each normalised channel (else a bias)."""
     return float(np.sum(layers.count * layers.outputs * (_inner(layers) + 1 + layers.normalised)))
 
 
@@ -83,7 +83,7 @@ def convolution_passes(
     """Seconds of the forward and backward pass of ``batch`` images, and the kernels of both together.
 
     Args:
-        layers: of the network.
+        layers: the network's layers.
         batch: images on one accelerator, a number or an array of them.
         device: fitted kernels.
         moved: bytes that element-wise passes move over those of kernels that each do one thing.
@@ -100,27 +100,27 @@ def convolution_passes(
         True
     """
     b = np.asarray(batch, dtype=float)[..., None]
-    lay, value_B = layers, device.value_B
-    out = _outputs(lay)
-    pixels_in, pixels_out = b * lay.size**2, b * out**2
-    n, k = lay.outputs / lay.groups, _padded(lay)
-    read_B, written_B = value_B * pixels_in * lay.inputs / lay.groups, value_B * pixels_out * n
-    forward = lay.groups * _product_s(pixels_out, n, k, read_B, written_B, device)
-    k_back = n * (lay.window / lay.stride) ** 2
-    to_input = lay.groups * _product_s(pixels_in, lay.inputs / lay.groups, k_back, written_B, read_B, device)
+    net, value_B = layers, device.value_B
+    out_size = _outputs(net)
+    pixels_in, pixels_out = b * net.size**2, b * out_size**2
+    n, k = net.outputs / net.groups, _padded(net)
+    read_B, written_B = value_B * pixels_in * net.inputs / net.groups, value_B * pixels_out * n
+    products_s = net.groups * _product_s(pixels_out, n, k, read_B, written_B, device)
+    k_back = n * (net.window / net.stride) ** 2
+    input_gradient_s = net.groups * _product_s(pixels_in, net.inputs / net.groups, k_back, written_B, read_B, device)
     # Both operands are activations; the product is as small as the filter.
-    to_weights = lay.groups * _product_s(n, k, pixels_out, written_B, value_B * n * k, device, second_B=read_B)
-    value_s = moved * device.value_B * pixels_out * lay.outputs / device.streaming_Bps
-    normalise_forward = (_NORM_FORWARD * lay.normalised + _SHORTCUT_FORWARD * lay.shortcut) * value_s
-    normalise_backward = (_NORM_BACKWARD * lay.normalised + _SHORTCUT_BACKWARD * lay.shortcut) * value_s
+    weight_gradient_s = net.groups * _product_s(n, k, pixels_out, written_B, value_B * n * k, device, second_B=read_B)
+    value_s = moved * device.value_B * pixels_out * net.outputs / device.streaming_Bps
+    norm_forward_s = (_NORM_FORWARD * net.normalised + _SHORTCUT_FORWARD * net.shortcut) * value_s
+    norm_backward_s = (_NORM_BACKWARD * net.normalised + _SHORTCUT_BACKWARD * net.shortcut) * value_s
     # A transposition reads and writes: of input and output forward, of both and their gradients backward.
-    rewritten_s = 2 * transposed * (read_B + written_B) * lay.groups / device.streaming_Bps
+    rewritten_s = 2 * transposed * (read_B + written_B) * net.groups / device.streaming_Bps
     launch_s = device.gemm.launch_s
-    forward_s = forward + normalise_forward + rewritten_s + launch_s * lay.normalised
-    gradients_s = (1 - lay.first) * (to_input + rewritten_s) + to_weights + rewritten_s
-    backward_s = gradients_s + normalise_backward + 2 * launch_s * lay.normalised
-    kernels = float(np.sum(lay.count * (3 - lay.first + _NORM_KERNELS * lay.normalised)))
-    return Passes(np.sum(lay.count * forward_s, axis=-1), np.sum(lay.count * backward_s, axis=-1), kernels)
+    forward_s = products_s + norm_forward_s + rewritten_s + launch_s * net.normalised
+    gradients_s = (1 - net.first) * (input_gradient_s + rewritten_s) + weight_gradient_s + rewritten_s
+    backward_s = gradients_s + norm_backward_s + 2 * launch_s * net.normalised
+    kernels = float(np.sum(net.count * (3 - net.first + _NORM_KERNELS * net.normalised)))
+    return Passes(np.sum(net.count * forward_s, axis=-1), np.sum(net.count * backward_s, axis=-1), kernels)
 
 
 def _outputs(layers: Convolutions) -> Layers:
@@ -136,7 +136,7 @@ def _padded(layers: Convolutions) -> Layers:
 
 
 def _product_s(m: Num, n: Num, k: Num, first_B: Num, written_B: Num, device: ReplicaDevice, second_B: Num | None = None) -> Num:
-    """A product whose operands hold fewer bytes than m x k and n x k elements: windows overlap."""
+    """Seconds of a product whose operands hold fewer bytes than m x k and n x k elements, since windows overlap."""
     weight_B = device.value_B if second_B is None else second_B / (n * k)
     kernel = replace(device.gemm, most_splits=_MOST_SPLITS)
     peak, units = device.peak_flops_per_s, device.multiprocessors

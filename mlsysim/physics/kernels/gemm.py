@@ -1,4 +1,4 @@
-"""Time of one matrix product C[m, n] = A[m, k] B[k, n]: training (large m) and decode (m of a few tokens) alike.
+"""Time of one matrix product C[m, n] = A[m, k] B[k, n], for training (large m) and decode (m of a few tokens).
 
 The output is cut into tiles, each made by one multiprocessor. Its main loop takes as long as its arithmetic, as its operands
 need from the last-level cache, or as its pipeline needs at least, whichever is longest; tiles run in waves. Few tiles leave
@@ -25,7 +25,7 @@ LEAST_SPLITS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class SharedGemm:
-    """What the kernels of all devices and formats share; a device's coefficients are fitted with these in place.
+    """Constants of all devices' and formats' kernels; a device's coefficients are fitted with these in place.
 
     Attributes:
         overlap: norm of compute and memory time, between a sum (1) and a maximum (infinity).
@@ -49,12 +49,12 @@ class GemmKernel:
         prologue_k: what a tile costs beside its main loop, in elements of k.
         cache_ratio: rate at which the last-level cache feeds all multiprocessors, over the memory's.
         memory_efficiency: share of the memory bandwidth that a large read reaches.
-        launch_s: of a call, until its first and after its last tile; with quantisation, of those kernels too.
-        shared: what it has in common with all others.
+        launch_s: time of a call until its first and after its last tile; with quantisation, of those kernels too.
+        shared: constants of all devices' kernels.
         split_s: what splitting k costs beside the partial sums.
         quantise_sweeps: times the (narrow) activations' bytes that the quantisation before the product moves.
         step_s: least seconds of a tile's main loop for each element of k (latency of its pipeline).
-        most_splits: of k; 1 where the kernels cannot.
+        most_splits: parts that k is split into at most; 1 where the kernels cannot.
         whole_waves: a started wave takes as long as a full one (no persistent kernels).
         sustained: share of the peak that a card's power limit sustains; kernels that leave multiprocessors idle draw less, and
             reach it all the same.
@@ -88,7 +88,7 @@ def gemm_s(
     cache_B: Num = 0.0,
     groups: Num = 1.0,
 ) -> Num:
-    """Launch + quantisation + (compute^p + memory^p)^(1/p), seconds of one call; shapes broadcast.
+    """Seconds of one call: launch + quantisation + (compute^p + memory^p)^(1/p); shapes broadcast.
 
     Args:
         m: rows of A: tokens.
@@ -98,9 +98,9 @@ def gemm_s(
         weight_B: bytes of an element of B.
         output_B: bytes of an element of C.
         kernel: fitted coefficients.
-        peak_flops_per_s: dense, at the kernel's number format.
-        bandwidth_Bps: of the memory.
-        multiprocessors: that tiles are spread over.
+        peak_flops_per_s: dense peak rate at the kernel's number format.
+        bandwidth_Bps: memory bandwidth.
+        multiprocessors: units that tiles are spread over.
         cache_B: last-level cache, in which activations wait that the kernel before has written. Weights come from memory.
         groups: products of this shape in one kernel, each with its own weights (the experts of a rank).
 
@@ -126,7 +126,7 @@ def gemm_s(
 
 
 def _memory_s(moved_B: Num, kernel: GemmKernel, bandwidth_Bps: Num) -> Num:
-    """x/efficiency + sqrt(ramp x), x the seconds at full bandwidth: half the rate at 10 MB, most of it at 1 GB."""
+    """Seconds of traffic, x/efficiency + sqrt(ramp x), x those at full bandwidth: half the rate at 10 MB, most at 1 GB."""
     full_rate_s = moved_B / bandwidth_Bps
     return full_rate_s / kernel.memory_efficiency + sqrt(kernel.shared.ramp_s * full_rate_s)
 
@@ -144,7 +144,7 @@ def _compute_s(
     groups: Num,
     choice: tuple[Callable[[Num, Num], Num], Callable[[Num, Num], Num]],
 ) -> Num:
-    """The fastest tile, whole or with k split.
+    """Seconds of the fastest tile, whole or with k split.
 
     With x tiles for each multiprocessor: max(1, x) tile(k), or with s splits max(1, 2 x) tile(k/s) + reduction, where
     s = max(1/x, 2) fills all multiprocessors, as far as k and the kernel can be split. Of full waves (x >= 1) splits only add

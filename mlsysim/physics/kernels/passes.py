@@ -1,4 +1,4 @@
-"""What the passes of a model that one accelerator holds whole take: the device that runs them, and their seconds."""
+"""Passes of a model that one accelerator holds whole: their seconds, and the device that runs them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Passes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SharedDataParallel:
-    """What stacks of models that one accelerator holds whole share.
+    """Constants of all software stacks for models that one accelerator holds whole.
 
     Attributes:
         host_norm: norm of host and device time, between a sum (1) and a maximum (infinity).
@@ -37,12 +37,12 @@ class ReplicaDevice:
     """Fitted matrix products of an accelerator at one number format, its memory and its chip.
 
     Attributes:
-        gemm: the kernel.
-        peak_flops_per_s: at the format, at the clock that training sustains.
+        gemm: coefficients of the matrix products.
+        peak_flops_per_s: peak rate at the format and at the clock that training sustains.
         value_B: bytes of an activation.
         element_B: bytes of an element in the passes between products, else those of an activation.
         operand_B: bytes of an element of what a product multiplies (1 at 8 bits), else those of an activation.
-        memory_Bps, multiprocessors, cache_B: datasheet.
+        memory_Bps, multiprocessors, cache_B: figures of the datasheet.
         streaming: share of the memory bandwidth that element-wise passes reach.
         shared: constants of all such stacks.
     """
@@ -60,5 +60,5 @@ class ReplicaDevice:
 
     @property
     def streaming_Bps(self) -> Num:
-        """What element-wise passes reach."""
+        """Bandwidth that element-wise passes reach, in bytes per second."""
         return self.streaming * self.memory_Bps

@@ -24,7 +24,7 @@ def adapter_products_s(tokens: Num, n: Num, k: Num, rank: Num, product: Product)
         (9600.0, 19200.0)
     """
     r = maximum(rank, 1.0)
-    forward = product(tokens, r, k, 1.0) + product(tokens, n, r, 1.0)
-    inputs = product(tokens, r, n, 1.0) + product(tokens, k, r, 1.0)
-    weights = product(n, r, tokens, 1.0) + product(r, k, tokens, 1.0)
-    return forward, inputs + weights
+    forward_s = product(tokens, r, k, 1.0) + product(tokens, n, r, 1.0)
+    input_gradients_s = product(tokens, r, n, 1.0) + product(tokens, k, r, 1.0)
+    weight_gradients_s = product(n, r, tokens, 1.0) + product(r, k, tokens, 1.0)
+    return forward_s, input_gradients_s + weight_gradients_s

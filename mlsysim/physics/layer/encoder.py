@@ -29,10 +29,10 @@ _FORWARD_KERNELS, _BACKWARD_KERNELS = 16.0, 30.0  # a layer's
 
 @dataclass(frozen=True, slots=True)
 class EncoderShape:
-    """The model and its samples; numbers or arrays.
+    """The encoder and its samples; numbers or arrays.
 
     Attributes:
-        layers, hidden, heads, ffn, vocab: of the model; vocab is 0 where no output head is trained.
+        layers, hidden, heads, ffn, vocab: sizes of the model; vocab is 0 where no output head is trained.
         seq_len: tokens that a token's attention sees.
         head_share: share of the tokens that reach the output head.
         fused: 1.0 where attention stores no scores.
@@ -60,12 +60,12 @@ def encoder_passes(
     """Seconds of the forward and backward pass of ``tokens`` tokens, and the kernels of both together.
 
     Args:
-        shape: model and samples.
-        tokens: of a micro-batch on one accelerator, padding included where it is computed.
+        shape: the model and its samples.
+        tokens: tokens of a micro-batch on one accelerator, padding included where it is computed.
         device: fitted matrix products.
         attention: fitted fused attention.
-        chip: what it runs on.
-        backward_rate: of fused attention's backward pass over that of its forward pass.
+        chip: the device's figures that attention runs on.
+        backward_rate: rate of fused attention's backward pass over that of its forward pass.
         moved: bytes that element-wise passes move over those of the fused kernels above.
 
     Example:
@@ -116,7 +116,7 @@ def _attention_s(
     backward_rate: Num,
     moved: Num,
 ) -> tuple[Num, Num]:
-    """Forward and backward. Attention to all of s tokens is the causal half of 2 s, with half as many sequences."""
+    """Forward and backward seconds of attention to all s tokens: the causal half of 2 s, with half as many sequences."""
     sequences, width = tokens / shape.seq_len, shape.hidden / shape.heads
     fused = training_attention_s(kernel, chip, sequences / 2, 2 * shape.seq_len, shape.heads, width, backward_rate)
     scores = sequences * shape.heads * shape.seq_len**2
@@ -128,7 +128,7 @@ def _attention_s(
 
 
 def _head_s(shape: EncoderShape, tokens: Num, device: ReplicaDevice) -> tuple[Num, Num]:
-    """The output head on the masked tokens: a product and the loss; both gradients."""
+    """Forward and backward seconds of the output head on the masked tokens: products and the loss."""
     masked, vocab = maximum(1.0, tokens * shape.head_share), maximum(1.0, shape.vocab)
     loss_s = _HEAD_VALUES * device.value_B * masked * vocab / device.streaming_Bps
     forward = _product_s(masked, vocab, shape.hidden, device) + loss_s

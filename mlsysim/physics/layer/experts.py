@@ -25,7 +25,7 @@ Product: TypeAlias = Callable[[Num, Num, Num, Num], Num]
 _ACTIVATION_B = 2.0
 # Bytes of element-wise passes per element of an expert's gated block, forward and backward, as in dense layers.
 _FORWARD_FFN_B, _BACKWARD_FFN_B = 6.0, 10.0
-# Of each value that is put in order by expert: read and written.
+# Bytes to put a value in order by expert: read and written.
 _ORDERED_B = 2 * _ACTIVATION_B
 # An 8-bit product reads copies by row and by column that a pass over the 16-bit values wrote.
 _QUANTISED_B = 4.0
@@ -39,7 +39,7 @@ class ExpertShape:
 
     Attributes:
         experts, per_token: routed experts, and how many of them a token visits.
-        ffn, shared_ffn: width of one expert; of all shared experts together.
+        ffn, shared_ffn: width of one expert, and of all shared experts together.
         layers: share of the model's layers that have experts.
         imbalance: tokens of the busiest rank over the mean.
     """
@@ -76,7 +76,7 @@ def routed_rows(shape: ExpertShape, plan: Plan) -> Num:
 
 
 def local_experts(shape: ExpertShape, plan: Plan) -> Num:
-    """Experts of one rank."""
+    """The number of experts that one rank holds."""
     return maximum(shape.experts / plan.ep, 1.0)
 
 
@@ -90,7 +90,7 @@ def exchange_s(
     hidden_share: Num = 0.0,
     two_batches: Num = 0.0,
 ) -> Num:
-    """What one dispatch or combine of a micro-batch adds to the compute; nothing with one expert-parallel rank.
+    """Seconds that one dispatch or combine of a micro-batch adds to the compute; 0 with one expert-parallel rank.
 
     Within an NVLink domain the measured all-to-all; beyond it, the network cards at the same time, whichever is longer; what
     they need longer hides by ``hidden_share`` under the compute of another micro-batch (an interleaved schedule, or
@@ -101,16 +101,16 @@ def exchange_s(
         return 0.0
     ep, split = plan.ep, plan.expert_split
     token_B = _ACTIVATION_B * hidden * plan.micro_batch_tokens / plan.routed_from * shape.imbalance
-    copies = where(sent_once > 0, distinct_targets(ep, shape.per_token), shape.per_token)
+    rank_copies = where(sent_once > 0, distinct_targets(ep, shape.per_token), shape.per_token)
     in_node = plan.ranks_in_node(ep, split, machine.per_node)
     nodes = ep / in_node
-    local_s = collective_s("all_to_all", token_B * copies / nodes, in_node, collectives)
-    crossing = where(sent_once > 0, distinct_targets(nodes, shape.per_token), shape.per_token) * (nodes - 1) / nodes
-    remote_s = token_B * crossing * machine.oversubscription / machine.inter_Bps
+    local_s = collective_s("all_to_all", token_B * rank_copies / nodes, in_node, collectives)
+    node_copies = where(sent_once > 0, distinct_targets(nodes, shape.per_token), shape.per_token) * (nodes - 1) / nodes
+    remote_s = token_B * node_copies * machine.oversubscription / machine.inter_Bps
     rows_B = _ACTIVATION_B * hidden * routed_rows(shape, plan)
     # Only with several model chunks a rank does another micro-batch's compute stand beside these messages.
-    exposed = where((plan.virtual_stages > 1) | (two_batches > 0), 1 - hidden_share, 1.0)
-    longer_s = exposed * maximum(remote_s - local_s, 0.0)
+    exposed_share = where((plan.virtual_stages > 1) | (two_batches > 0), 1 - hidden_share, 1.0)
+    longer_s = exposed_share * maximum(remote_s - local_s, 0.0)
     return shape.layers * (local_s + longer_s + collective_s("all_gather", rows_B, split, collectives))
 
 
@@ -123,39 +123,39 @@ def expert_forward(
     """
     rows, groups = routed_rows(shape, plan), local_experts(shape, plan)
     width, shared = maximum(shape.ffn / plan.expert_split, 1.0), shape.shared_ffn / plan.tp
-    tokens, each = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
-    products = product(each, 2 * width, hidden, groups) + product(each, hidden, width, groups)
-    one = maximum(shared, 1.0)
-    both = product(tokens, 2 * one, hidden, 1.0) + product(tokens, hidden, one, 1.0)
-    products = products + where(shared > 0, both, 0.0)
-    products = products + routing(tokens / plan.routed_from, maximum(shape.experts, 1.0), hidden, 1.0)
+    tokens, rows_per_expert = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
+    products_s = product(rows_per_expert, 2 * width, hidden, groups) + product(rows_per_expert, hidden, width, groups)
+    shared_width = maximum(shared, 1.0)
+    shared_s = product(tokens, 2 * shared_width, hidden, 1.0) + product(tokens, hidden, shared_width, 1.0)
+    products_s = products_s + where(shared > 0, shared_s, 0.0)
+    products_s = products_s + routing(tokens / plan.routed_from, maximum(shape.experts, 1.0), hidden, 1.0)
     moved_B = _FORWARD_FFN_B * (rows * width + tokens * shared) + _ordered_B(shape, hidden, plan)
-    return ExpertPass(products, moved_B + quantised * _QUANTISED_B * rows * (hidden + width) + routed_B * rows * hidden)
+    return ExpertPass(products_s, moved_B + quantised * _QUANTISED_B * rows * (hidden + width) + routed_B * rows * hidden)
 
 
 def expert_backward(
     shape: ExpertShape, hidden: Num, plan: Plan, product: Product, routing: Product, quantised: bool, routed_B: Num = 0.0
 ) -> ExpertPass:
-    """The same of the backward pass: gradients of inputs and weights."""
+    """Backward pass of the feed-forward part of one expert layer (gradients of inputs and weights), collectives left out."""
     rows, groups = routed_rows(shape, plan), local_experts(shape, plan)
     width, shared = maximum(shape.ffn / plan.expert_split, 1.0), shape.shared_ffn / plan.tp
-    tokens, each = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
-    products: Num = 0.0
+    tokens, rows_per_expert = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
+    products_s: Num = 0.0
     for n, k in ((2 * width, hidden), (hidden, width)):
-        products = products + product(each, k, n, groups) + product(n, k, each, groups)
-    one = maximum(shared, 1.0)
-    both: Num = 0.0
-    for n, k in ((2 * one, hidden), (hidden, one)):
-        both = both + product(tokens, k, n, 1.0) + product(n, k, tokens, 1.0)
-    products = products + where(shared > 0, both, 0.0)
-    some, local = maximum(shape.experts, 1.0), tokens / plan.routed_from
-    products = products + routing(local, hidden, some, 1.0) + routing(some, hidden, local, 1.0)
+        products_s = products_s + product(rows_per_expert, k, n, groups) + product(n, k, rows_per_expert, groups)
+    shared_width = maximum(shared, 1.0)
+    shared_s: Num = 0.0
+    for n, k in ((2 * shared_width, hidden), (hidden, shared_width)):
+        shared_s = shared_s + product(tokens, k, n, 1.0) + product(n, k, tokens, 1.0)
+    products_s = products_s + where(shared > 0, shared_s, 0.0)
+    experts, local = maximum(shape.experts, 1.0), tokens / plan.routed_from
+    products_s = products_s + routing(local, hidden, experts, 1.0) + routing(experts, hidden, local, 1.0)
     moved_B = _BACKWARD_FFN_B * (rows * width + tokens * shared) + _ordered_B(shape, hidden, plan)
-    return ExpertPass(products, moved_B + quantised * _QUANTISED_B * rows * (hidden + 2 * width) + routed_B * rows * hidden)
+    return ExpertPass(products_s, moved_B + quantised * _QUANTISED_B * rows * (hidden + 2 * width) + routed_B * rows * hidden)
 
 
 def _ordered_B(shape: ExpertShape, hidden: Num, plan: Plan) -> Num:
     """Bytes to choose experts and to put token copies in their order, before and after they travel, there and back."""
-    tokens = plan.micro_batch_tokens / plan.routed_from
-    sent, rows = tokens * shape.per_token, routed_rows(shape, plan)
-    return _ORDERED_B * hidden * (tokens + sent + 2 * rows) + _ROUTING_B * tokens * shape.experts
+    rank_tokens = plan.micro_batch_tokens / plan.routed_from
+    sent_rows, rows = rank_tokens * shape.per_token, routed_rows(shape, plan)
+    return _ORDERED_B * hidden * (rank_tokens + sent_rows + 2 * rows) + _ROUTING_B * rank_tokens * shape.experts

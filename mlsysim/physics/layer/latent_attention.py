@@ -15,8 +15,8 @@ class LatentShape:
     """Ranks and head widths of latent attention; all zero where attention is an ordinary one.
 
     Attributes:
-        query_rank, key_rank: of the compressed queries (0: not compressed), and of the compressed keys and values.
-        plain_dim, rotary_dim, value_dim: of a head's queries and keys without and with rotary embedding, and of its values.
+        query_rank, key_rank: elements of the compressed queries (0: not compressed), and of compressed keys and values.
+        plain_dim, rotary_dim, value_dim: elements of a head's keys without and with rotary embedding, and of its values.
     """
 
     query_rank: Num = 0.0
@@ -27,7 +27,7 @@ class LatentShape:
 
     @property
     def used(self) -> bool:
-        """Whether any layer has it."""
+        """True where any layer has latent attention."""
         return somewhere(self.key_rank)
 
 

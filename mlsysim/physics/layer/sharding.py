@@ -1,4 +1,4 @@
-"""How many parameters a rank owns: tensor, pipeline and expert parallelism divide them, ZeRO shards the copies."""
+"""The parameters that a rank owns: tensor, pipeline and expert parallelism divide them, ZeRO shards the copies."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class RankParameters:
 
     @property
     def whole(self) -> Num:
-        """What the rank holds without ZeRO."""
+        """Parameters that the rank holds without ZeRO."""
         return self.dense + self.expert
 
     def sharded(self, plan: Plan) -> Num:
-        """Its share of what ZeRO divides. Experts are already spread over EP: fewer copies are left to divide."""
+        """Parameters that ZeRO leaves to the rank; experts, already spread over EP, have fewer copies left to divide."""
         return plan.shard_copies * (self.dense / plan.data_ranks + self.expert / plan.expert_copies)
 
 
@@ -33,8 +33,11 @@ def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> Ra
 
 
 def trained_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:
-    """Those of them that have gradients: all, or the adapters alone."""
-    every = rank_parameters(work, plan, layers, ends)
+    """Parameters of such a rank that have gradients: all of them, or the adapters alone where the rest is frozen."""
+    return _trained(rank_parameters(work, plan, layers, ends), work, plan, layers)
+
+
+def _trained(every: RankParameters, work: LayeredWork, plan: Plan, layers: Num) -> RankParameters:
     adapters = layers * work.adapter_parameters / plan.tp
     return RankParameters(where(work.frozen, adapters, every.dense), where(work.frozen, 0.0, every.expert))
 
@@ -51,16 +54,8 @@ def last_stage_ends(work: LayeredWork, plan: Plan) -> Num:
     return work.head_parameters + where(plan.pp == 1, embedding, 0.0)
 
 
-def largest_rank(work: LayeredWork, plan: Plan) -> RankParameters:
-    """The fullest stage's parameters: the slowest to gather."""
-    return rank_parameters(work, plan, *_largest_stage(work, plan))
-
-
-def largest_trained(work: LayeredWork, plan: Plan) -> RankParameters:
-    """Those of them that are trained: the slowest to reduce and to update."""
-    return trained_parameters(work, plan, *_largest_stage(work, plan))
-
-
-def _largest_stage(work: LayeredWork, plan: Plan) -> tuple[Num, Num]:
-    full, _ = stage_layers(work.layers, plan.pp)
-    return full, maximum(first_stage_ends(work, plan), last_stage_ends(work, plan))
+def fullest_stage(work: LayeredWork, plan: Plan) -> tuple[RankParameters, RankParameters]:
+    """Parameters of a rank of the fullest stage, and those of them that are trained: the slowest to gather and to reduce."""
+    layers, _ = stage_layers(work.layers, plan.pp)
+    every = rank_parameters(work, plan, layers, maximum(first_stage_ends(work, plan), last_stage_ends(work, plan)))
+    return every, _trained(every, work, plan, layers)

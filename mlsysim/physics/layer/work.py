@@ -1,4 +1,4 @@
-"""The work in a model, lowered to plain numbers: what one layer computes, keeps, and sends.
+"""The work of a model as plain numbers: what one layer computes, keeps, and sends.
 
 A convolutional network is one layer with one "token" a sample, no attention and no head.
 """
@@ -22,31 +22,31 @@ BACKWARD_OVER_FORWARD = 2.0
 
 @dataclass(frozen=True, slots=True)
 class LayeredWork:
-    """One model at one sequence length. All per token are forward figures; bytes assume 16-bit activations.
+    """One model at one sequence length. Figures per token are those of the forward pass; bytes assume 16-bit activations.
 
     Attributes:
-        layers: blocks.
+        layers: number of blocks.
         tokens_per_sample: sequence length (1 for images).
-        matmul_flops: of one layer, per token, in the weights that the token passes through.
-        attention_flops: of one layer's scores and values, per token, causal half only where causal.
-        full_attention_flops: the same without the causal discount (PaLM's convention).
-        head_flops: of the output head, per token.
-        layer_parameters: of one layer, routed experts left out (mean over layers).
-        expert_parameters: of one layer's routed experts, all of them (mean over layers).
-        embedding_parameters, head_parameters: at the first and last stage; a tied head is counted in both.
+        matmul_flops: one layer's FLOP per token in the weights that the token passes through.
+        attention_flops: FLOP of one layer's scores and values per token, the causal half only where causal.
+        full_attention_flops: FLOP of scores and values without the causal discount (PaLM's convention).
+        head_flops: FLOP of the output head per token.
+        layer_parameters: parameters of one layer, routed experts left out (mean over layers).
+        expert_parameters: parameters of all routed experts of one layer (mean over layers).
+        embedding_parameters, head_parameters: parameters at the first and last stage; a tied head is counted in both.
         tied_parameters: how many of those are one and the same where both stages share a rank.
         kept_split_B: activations kept per token and layer that tensor parallelism divides.
-        kept_residual_B: those that only sequence parallelism divides.
-        selective_split_B, selective_residual_B: the same with selective recomputation.
-        boundary_B: one residual vector: what full recomputation keeps, pipelines send and TP reduces.
-        logits: of one token: the vocabulary.
+        kept_residual_B: activations kept per token and layer that only sequence parallelism divides.
+        selective_split_B, selective_residual_B: both kinds where selective recomputation repeats the rest.
+        boundary_B: bytes of one residual vector: what full recomputation keeps, pipelines send and TP reduces.
+        logits: logits of one token: as many as the vocabulary has entries.
         ffn_elements: width of the feed-forward block, the chosen experts' together (mean over layers).
         scores: attention scores of one token, all heads.
         routed_copies: expert copies of a token (0 without experts).
         reductions: tensor-parallel all-reduces of a layer's forward pass (1 for parallel blocks, else 2).
         key_value_B: bytes that one token's keys and values pass around a ring of context-parallel ranks.
         frozen: 1.0 where only adapters are trained (LoRA), else 0.0.
-        adapter_parameters: of one layer, on top of its own.
+        adapter_parameters: parameters of one layer's adapters, on top of its own.
     """
 
     layers: float
@@ -81,7 +81,7 @@ class LayeredWork:
 
     @property
     def parameters(self) -> float:
-        """All parameters."""
+        """All parameters of the model, a tied head counted once."""
         body = self.layers * (self.layer_parameters + self.expert_parameters)
         return body + self.embedding_parameters + self.head_parameters - self.tied_parameters
 
@@ -102,7 +102,7 @@ class LayeredWork:
 
     @property
     def training_flops_full_attention(self) -> float:
-        """The same counting full, non-causal attention (Chowdhery et al. 2022, appendix B)."""
+        """Model FLOP of one token's forward and backward pass with non-causal attention (Chowdhery et al. 2022, appendix B)."""
         return self._trained(self.full_attention_flops)
 
     def _trained(self, attention_flops: float) -> float:
@@ -151,7 +151,7 @@ def kept_activation_B(work: LayeredWork, recompute: Num, tp: Num, sequence_paral
     Source: Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", 2022, table 2 (here
     without dropout, and with attention that stores no scores).
     """
-    shared = where(sequence_parallel, tp, 1.0)
-    everything = work.kept_split_B / tp + work.kept_residual_B / shared
-    selective = work.selective_split_B / tp + work.selective_residual_B / shared
-    return where(recompute == FULL, work.boundary_B / shared, where(recompute == SELECTIVE, selective, everything))
+    residual_ranks = where(sequence_parallel, tp, 1.0)
+    unrepeated = work.kept_split_B / tp + work.kept_residual_B / residual_ranks
+    selective = work.selective_split_B / tp + work.selective_residual_B / residual_ranks
+    return where(recompute == FULL, work.boundary_B / residual_ranks, where(recompute == SELECTIVE, selective, unrepeated))

@@ -9,7 +9,7 @@ from mlsysim.physics.numeric import Num
 
 
 def facility_energy_J(power_W: Num, duration_s: Num, pue: Num) -> Num:
-    """E = P t PUE: what the meter of the building reads.
+    """Joules that the meter of the building reads: E = P t PUE.
 
     Example:
         >>> round(facility_energy_J(10_000 * 330.0, 14.8 * 86400, 1.10) / 3.6e9)
@@ -19,7 +19,7 @@ def facility_energy_J(power_W: Num, duration_s: Num, pue: Num) -> Num:
 
 
 def emissions_g(energy_J: Num, intensity_g_per_J: Num) -> Num:
-    """Grams of CO2 equivalent of ``energy_J`` at a grid's intensity.
+    """Grams of CO2 equivalent that ``energy_J`` emits at a grid's intensity.
 
     Example:
         >>> round(emissions_g(1287 * 3.6e9, 429 / 3.6e6) / 1e6)

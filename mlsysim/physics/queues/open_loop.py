@@ -71,7 +71,7 @@ class Spread:
 
     @classmethod
     def of(cls, points_s: Floats, weights: Floats, taken: float, shift_s: float, place_s: float) -> Spread:
-        """Of points in any order, whose weights add to 1 - ``taken``.
+        """Make a spread of points in any order, whose weights add to 1 - ``taken``.
 
         Example:
             >>> late = Spread.of(np.array([2.0, 1.0]), np.array([0.25, 0.5]), 0.25, 3.0, 1.0)

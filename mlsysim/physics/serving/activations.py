@@ -1,4 +1,4 @@
-"""What a serving engine's activations move through memory beside its matrix products: element-wise passes and stored scores.
+"""Memory traffic of a serving engine's activations beside its matrix products: element-wise passes and stored scores.
 
 Sources: Shoeybi et al. 2019, Korthikanti et al. 2022 (the tensors of a layer); llama.cpp, ``ggml-cuda``, May 2024 (kernels).
 """
@@ -11,9 +11,9 @@ from mlsysim.physics.serving.deployment import ServedModel, ServingKernels
 # Bytes that norms, residuals, activation functions, rotary embedding and the cache update move per 16-bit element of the
 # residual stream, of the feed-forward block (plain, gated) and of queries, keys and values.
 _RESIDUAL_B, _FFN_B, _QKV_B = 16.0, (4.0, 6.0), 5.0
-# Of each copy of a token that an expert takes and gives back: gathered, scattered and summed.
+# Bytes of each copy of a token that an expert takes and gives back: gathered, scattered and summed.
 _ROUTED_B = 10.0
-# The same of an engine that keeps them in 32 bits and runs each operation as a kernel (llama.cpp's graph). An element of the
+# Bytes in an engine that keeps elements in 32 bits and runs each operation as a kernel (llama.cpp's graph). An element of the
 # residual stream: two norms r4 w4 and their weights r4 w4, two additions r8 w4, inputs of the six products r4 w2 each where
 # they are of its width, outputs of two r2 w4, merging of heads r4 w4. Of the feed-forward block: input r4 w2, two outputs
 # r2 w4, activation r4 w4, product r8 w4. Of queries, keys and values: output r2 w4, rotation or store r4 w4.
@@ -25,34 +25,34 @@ WIDE_B = 4.0  # of an element in 32 bits
 
 
 def elementwise_layer_s(model: ServedModel, tokens: Num) -> Num:
-    """Passes between the products: what one reads and writes moves at the last-level cache's rate, as far as it fits there."""
+    """Seconds of a layer's passes between products; the cache feeds them what fits there of what the one before wrote."""
     shape, shards, kernels, engine = model.shape, model.shards, model.kernels, model.engine
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
     if model.has.wide:
         return engine.passes * _wide_layer_B(model, tokens, width, routed_B) / kernels.own_streaming_Bps
-    gated = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
+    ffn_B = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
     residual_B = _RESIDUAL_B * shape.hidden / shards.own
-    moved_B = tokens * (residual_B + routed_B + (gated * width + _QKV_B * shape.qkv_width) / shards.tp)
+    moved_B = tokens * (residual_B + routed_B + (ffn_B * width + _QKV_B * shape.qkv_width) / shards.tp)
     # The longest lists: the residual stream twice read and once written, or the widest block read and written.
     list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum(width, shape.qkv_width) / shards.tp)
-    cached = minimum(1.0, kernels.cache_B / maximum(tokens * kernels.element_B * list_width, 1.0))
+    cached_share = minimum(1.0, kernels.cache_B / maximum(tokens * kernels.element_B * list_width, 1.0))
     cached_Bps = max(kernels.cache_read_Bps, kernels.streaming_Bps)
     moved_B = engine.passes * moved_B * kernels.element_B / 2
-    return moved_B * ((1 - cached) / kernels.streaming_Bps + cached / cached_Bps)
+    return moved_B * ((1 - cached_share) / kernels.streaming_Bps + cached_share / cached_Bps)
 
 
 def _wide_layer_B(model: ServedModel, tokens: Num, width: Num, routed_B: Num) -> Num:
-    """Bytes of a layer's passes in 32 bits, each operation a kernel of its own, less what the cache holds of it."""
+    """Bytes of a layer's passes in 32 bits, each operation a kernel of its own, less what the cache holds."""
     shape, shards, kernels = model.shape, model.shards, model.kernels
-    missed = _missed(tokens * shape.hidden * WIDE_B, kernels)
+    missed_share = _missed(tokens * shape.hidden * WIDE_B, kernels)
     ffn_B = where(shape.ffn_matrices > 2, _WIDE_FFN_B[1], _WIDE_FFN_B[0]) * _missed(tokens * width * WIDE_B, kernels)
-    stream_B = _WIDE_RESIDUAL_B * missed * shape.hidden / shards.own
-    return tokens * (stream_B + routed_B + (ffn_B * width + _WIDE_QKV_B * missed * shape.qkv_width) / shards.tp)
+    stream_B = _WIDE_RESIDUAL_B * missed_share * shape.hidden / shards.own
+    return tokens * (stream_B + routed_B + (ffn_B * width + _WIDE_QKV_B * missed_share * shape.qkv_width) / shards.tp)
 
 
 def stored_score_s(model: ServedModel, scores: Num) -> Num:
-    """Seconds of one score where they are stored, so many at a time: two batched products, the softmax between them."""
+    """Seconds of one score where ``scores`` are stored at a time: two batched products, the softmax between them."""
     kernels, has = model.kernels, model.has
     moved_B: Num = has.score_B * kernels.element_B / 2
     if has.wide:
@@ -62,10 +62,10 @@ def stored_score_s(model: ServedModel, scores: Num) -> Num:
 
 
 def _missed(tensor_B: Num, kernels: ServingKernels) -> Num:
-    """Share of the memory traffic of kernels that read the tensor of this size that the last one wrote, and write another.
+    """Share of memory traffic that misses the cache, of kernels that read one tensor of this size and write another.
 
-    They read in the last-level cache what it holds beside the tensor that they write: as ``gemm_s``.
+    They read in the last-level cache what it holds beside the tensor that they write, as ``gemm_s`` does.
     """
     tensor_B = maximum(tensor_B, 1.0)
-    held_B = minimum(tensor_B, maximum(0.0, kernels.cache_B - 2 * tensor_B))
-    return 1 - 0.5 * held_B / tensor_B
+    cached_B = minimum(tensor_B, maximum(0.0, kernels.cache_B - 2 * tensor_B))
+    return 1 - 0.5 * cached_B / tensor_B

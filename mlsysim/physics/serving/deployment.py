@@ -1,4 +1,4 @@
-"""What a calibrated serving pass is made from: a model's shape, a device's kernels, an engine, and how the model is divided.
+"""Inputs of a calibrated serving pass: a model's shape, a device's kernels, an engine, and how the model is divided.
 
 Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022 (what a pass reads and sends); NVIDIA TensorRT-LLM,
 "XQA kernel" (which groups of query heads share one read).
@@ -17,19 +17,19 @@ from mlsysim.physics.numeric import Num
 
 @dataclass(frozen=True, slots=True)
 class ServingShape:
-    """One model as its kernels see it, before it is divided over accelerators; elements unless said.
+    """One model as its kernels see it, before it is divided over accelerators; sizes are in elements.
 
     Attributes:
-        layers: blocks.
-        hidden: of the residual stream.
+        layers: number of blocks.
+        hidden: width of the residual stream.
         qkv_width: outputs of all projections before attention (of latent attention: weights over ``hidden``).
-        key_width: of keys and of values, of all their heads.
+        key_width: width of keys, and of values, over all their heads.
         attention_width: inputs of the projection after attention.
-        heads, kv_heads, head_dim: of attention as a prefill sees it.
-        cached_heads, cached_dim: of attention as a decode step sees it (latent attention: one, rank + rope over two).
-        window: of sliding-window layers; 0 is none. ``windowed``: their share.
-        ffn, ffn_matrices: of dense feed-forward blocks. ``dense``: the share of layers that have one.
-        experts, experts_per_token, expert_ffn, shared_ffn: of the other layers.
+        heads, kv_heads, head_dim: query heads, key heads and head width as a prefill sees them.
+        cached_heads, cached_dim: key heads and head width as a decode step sees them (latent attention: 1, (rank + rope) / 2).
+        window, windowed: keys that a query of a sliding-window layer sees (0: all), and the share of such layers.
+        ffn, ffn_matrices, dense: width and matrices of dense feed-forward blocks, and the share of layers that have one.
+        experts, experts_per_token, expert_ffn, shared_ffn: experts of the other layers, those of a token, and their widths.
         vocab: outputs of the head; 0 where there is none.
         reductions: all-reduces of a layer under tensor parallelism.
     """
@@ -59,7 +59,7 @@ class ServingShape:
 
 @dataclass(frozen=True, slots=True)
 class SharedServing:
-    """What all engines share.
+    """Constants of all serving engines.
 
     Attributes:
         cache_read_Bps: rate at which one multiprocessor reads from the last-level cache: keys and values again, and what the
@@ -76,17 +76,17 @@ class ServingKernels:
     """The fitted kernels of one accelerator at the number formats of one deployment, and its datasheet's rates.
 
     Attributes:
-        gemm, gemm_peak_flops_per_s, input_B, weight_B: of the layers' matrix products.
+        gemm, gemm_peak_flops_per_s, input_B, weight_B: matrix products of layers, their peak, and bytes of their elements.
         lends: the vendor's kernels are known, so that an engine with products of its own can call them.
         scales: activations are quantised by kernels of their own (4-bit block scales, 8-bit integers).
-        output_B, element_B: of an element that those products write, and that passes between them move.
-        head_gemm, head_peak_flops_per_s, head_weight_B: of the head's.
+        output_B, element_B: bytes of an element that those products write, and that passes between them move.
+        head_gemm, head_peak_flops_per_s, head_weight_B: matrix products of the output head.
         prefill, decode, attention, kv_B: attention kernels, their device, bytes of an element of the cache.
-        collectives: between accelerators of a node; None: not measured.
-        crossing_share: of their bandwidth, where more than half a node takes part.
-        fabric, nic_Bps: between nodes.
-        memory_Bps, multiprocessors, cache_B: of the accelerator.
-        own_peak_flops_per_s, own_compute_share, own_memory_share: of an engine's own products: their peak, the share of it that
+        collectives: coefficients between accelerators of a node.
+        crossing_share: share of their bandwidth that is left where more than half a node takes part.
+        fabric, nic_Bps: coefficients between nodes, and an accelerator's network bandwidth.
+        memory_Bps, multiprocessors, cache_B: figures of the accelerator's datasheet.
+        own_peak_flops_per_s, own_compute_share, own_memory_share: an engine's own products: their peak, the share of it that
             they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
         streaming: share of the memory bandwidth that element-wise passes reach.
         shared: constants of all engines.
@@ -127,32 +127,32 @@ class ServingKernels:
 
     @property
     def streaming_Bps(self) -> float:
-        """Rate of element-wise passes over large tensors, as attention scores are."""
+        """Bandwidth of element-wise passes over large tensors, as attention scores are."""
         return self.streaming * self.memory_Bps
 
     @property
     def own_streaming_Bps(self) -> float:
-        """The same of an engine's own kernels over activations and weights, which are small."""
+        """Bandwidth of an engine's own kernels over activations and weights, which are small."""
         return self.streaming_Bps * self.own_memory_share
 
 
 @dataclass(frozen=True, slots=True)
 class EngineCoefficients:
-    """What a serving engine adds to its kernels, and what it makes of them.
+    """Coefficients of a serving engine: what it adds to its kernels, and how fast it runs them.
 
     Attributes:
-        layer_s: of each layer of a pass: gaps between kernels, small kernels.
-        scaling_s: of each layer whose activations are quantised by kernels of their own.
-        fused_s: of each layer under tensor parallelism, that norms fused into its all-reduces save.
-        latency_share: of the latency of a benchmarked all-reduce that an engine's own sees (fused with the norm after it).
-        step_s: of each pass: scheduler, sampling, the copy of tokens to the host.
-        sequence_s: of each sequence of a pass.
-        layer_sequence_s: of each sequence in each layer of a pass, where attention handles them one by one.
-        request_s: of each request, before its first token.
-        compute_share, memory_share: of what the benchmarked kernels reach (clock under sustained load included).
-        attention_share: the same of decode attention.
+        layer_s: time of each layer of a pass: gaps between kernels, small kernels.
+        scaling_s: time of each layer whose activations are quantised by kernels of their own.
+        fused_s: time of each layer under tensor parallelism that norms fused into its all-reduces save.
+        latency_share: share of a benchmarked all-reduce's latency that an engine's own sees (fused with the norm after it).
+        step_s: time of each pass: scheduler, sampling, the copy of tokens to the host.
+        sequence_s: time of each sequence of a pass.
+        layer_sequence_s: time of each sequence in each layer of a pass, where attention handles them one by one.
+        request_s: time of each request before its first token.
+        compute_share, memory_share: shares of what benchmarked kernels reach (clock under sustained load included).
+        attention_share: share of what benchmarked decode attention reaches.
         passes: element-wise traffic, over that of fused kernels.
-        hop_s: of each hand-over between pipeline stages.
+        hop_s: time of each hand-over between pipeline stages.
         core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products,
             where that is a limit.
         interleave: share of a prefill that the other sequences of the batch wait for.
@@ -177,7 +177,7 @@ class EngineCoefficients:
 
 @dataclass(frozen=True, slots=True)
 class EngineKernels:
-    """Which kernels an engine has.
+    """Facts about the kernels that an engine has.
 
     Attributes:
         grouped_decode: query heads of a group share one read of their keys; else each reads for itself, from cache.
@@ -188,13 +188,13 @@ class EngineKernels:
         no_flash_on: devices (``engine_devices.toml``) that it has none for.
         own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
         own_rows: rows of inputs up to which it uses its own; 16-bit weights of more go to the vendor's kernels; 0: always.
-        unpacks: narrower weights go there too, unpacked to 16 bits by a kernel of their own; else they stay integers.
+        unpacks: the vendor's kernels take narrower weights too, unpacked to 16 bits by another kernel; else they stay integers.
         wide: activations in 32 bits, each operation a kernel.
         repeats_memory: what is read for each query head is read from memory, not from cache.
         chunk: tokens that a prefill computes at a time (a micro-batch); 0: all.
         in_flight: micro-batches of a prefill that are under way in a pipeline at most; 0: any number.
         launches, step_launches: kernels that a layer of a micro-batch, of a decode step launches: its overhead grows with them.
-        unpack_launches: those that unpack the weights of a micro-batch's layer, where they do.
+        unpack_launches: kernels that unpack the weights of a micro-batch's layer, where any do.
         queue: launches that an accelerator's queue holds; 0: any number.
         crossings: times that what a pipeline stage hands over crosses a link: 2 where it goes through the host's memory.
         integer_flash: fused attention of 8-bit integer models multiplies in 8 bits.
@@ -204,7 +204,7 @@ class EngineKernels:
             stage.
         switch_reduces: large all-reduces run in the switch, where it can.
         causal: queries see the keys before them only (encoders see all).
-        torus: all chips share every layer, in the layout that sends least (``physics/torus_partition.py``).
+        torus: all chips share every layer, in the layout that sends least (``torus_partition``).
     """
 
     grouped_decode: bool = True
@@ -238,7 +238,7 @@ class EngineKernels:
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """How a model is divided.
+    """The division of a model over accelerators.
 
     Attributes:
         tp: accelerators that share each layer.
@@ -254,7 +254,7 @@ class Shards:
 
     @property
     def own(self) -> Num:
-        """Ranks among which the sequences are divided in attention: 1 unless each attends for its own."""
+        """Groups of ranks that each attend for sequences of their own; 1 where all ranks share every sequence."""
         return self.tp / self.attention
 
 

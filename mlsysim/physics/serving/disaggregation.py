@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mlsysim.physics.numeric import Num, ceil, maximum, minimum
 
-# Beyond this a queue grows faster than any mean says.
+# The highest busy share planned for: beyond it a queue grows faster than any mean says.
 MOST_BUSY = 0.95
 
 
@@ -25,10 +25,10 @@ def prefill_pool(rate_per_s: Num, prefill_s: Num, transfer_s: Num, max_ttft_s: f
         6.0
     """
     slack_s = maximum(max_ttft_s - prefill_s, 0.01 * prefill_s) if max_ttft_s != float("inf") else 1e9 * prefill_s
-    busy = minimum(2 * slack_s / (prefill_s + 2 * slack_s), MOST_BUSY)
-    replicas = maximum(ceil(rate_per_s * prefill_s / busy * (1 - _ROUNDING)), ceil(rate_per_s * transfer_s))
-    share = rate_per_s * prefill_s / replicas
-    return replicas, prefill_s + share / (2 * (1 - share)) * prefill_s
+    most_busy = minimum(2 * slack_s / (prefill_s + 2 * slack_s), MOST_BUSY)
+    replicas = maximum(ceil(rate_per_s * prefill_s / most_busy * (1 - _ROUNDING)), ceil(rate_per_s * transfer_s))
+    busy_share = rate_per_s * prefill_s / replicas
+    return replicas, prefill_s + busy_share / (2 * (1 - busy_share)) * prefill_s
 
 
 # So that a load that a number of replicas meets exactly is not given one more by the last bit of a division.
@@ -36,7 +36,7 @@ _ROUNDING = 1e-9
 
 
 def kv_transfer_s(kv_B: Num, senders: Num, receivers: Num, network_Bps: float) -> Num:
-    """One sequence's cache from the accelerators that made it to those that read it, each at ``network_Bps``.
+    """Seconds to send one sequence's cache from the accelerators that made it to those that read it, at ``network_Bps`` each.
 
     Example:
         >>> kv_transfer_s(8e9, 4.0, 8.0, 50e9)

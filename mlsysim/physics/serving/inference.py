@@ -1,6 +1,6 @@
-"""Prefill and decode of a transformer, and the memory they need.
+"""Prefill and decode of a transformer by roofline, and the memory they need.
 
-Source: Pope et al., "Efficiently Scaling Transformer Inference", 2022 (here the roofline of each phase).
+Source: Pope et al., "Efficiently Scaling Transformer Inference", 2022.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from mlsysim.physics.numeric import Num, floor, maximum
 
 @dataclass(frozen=True, slots=True)
 class InferenceWork:
-    """One model, lowered for inference.
+    """The work of one model in inference, as plain numbers.
 
     Attributes:
-        layers: blocks.
-        matmul_flops: of all layers, per token.
-        attention_flops_per_key: of all layers, per query token and key, in a prefill.
-        decode_flops_per_key: the same in a decode step (latent attention works on the compressed keys and values).
-        head_flops: of one token's logits.
-        resident_B: all weights.
-        always_read_B: weights that every step reads (all but routed experts and the embedding table).
-        expert_B: all routed experts.
-        experts, experts_per_token: of one layer (1 and 1 without experts).
-        kv_B: keys and values of one token, all layers.
-        residual_B: one token's residual vector.
+        layers: number of blocks.
+        matmul_flops: FLOP of all layers' matrix products, per token.
+        attention_flops_per_key: FLOP of all layers' attention in a prefill, per query token and key.
+        decode_flops_per_key: FLOP of it in a decode step (latent attention works on the compressed keys and values).
+        head_flops: FLOP of one token's logits.
+        resident_B: bytes of all weights.
+        always_read_B: bytes of weights that every step reads (all but routed experts and the embedding table).
+        expert_B: bytes of all routed experts.
+        experts, experts_per_token: experts of one layer, and those of a token (1 and 1 without experts).
+        kv_B: bytes of one token's keys and values, all layers.
+        residual_B: bytes of one token's residual vector.
         reductions: tensor-parallel all-reduces a layer (1 for parallel blocks, else 2).
     """
 
@@ -63,13 +63,13 @@ def weights_read_B(work: InferenceWork, tokens: Num) -> Num:
 
 @dataclass(frozen=True, slots=True)
 class ServingMachine:
-    """What a phase runs on, in SI units.
+    """The accelerators that a prefill or decode phase runs on, in SI units.
 
     Attributes:
         tp: accelerators that share the model.
         kv_shards: how many of them divide the KV cache: beyond one rank a key head, each keeps a copy.
-        rate_flops_per_s, memory_Bps: of one accelerator.
-        link_Bps: between them, per accelerator, one direction.
+        rate_flops_per_s, memory_Bps: arithmetic rate and memory bandwidth of one accelerator.
+        link_Bps: bandwidth between them, per accelerator, one direction.
     """
 
     tp: Num
@@ -80,26 +80,26 @@ class ServingMachine:
 
 
 def decode_step_s(work: InferenceWork, batch: Num, context: Num, machine: ServingMachine) -> Num:
-    """One token for each of ``batch`` sequences at ``context`` tokens: weights and KV read once, or the arithmetic.
+    """Seconds of one token for each of ``batch`` sequences at ``context`` tokens: weights and KV read once, or the arithmetic.
 
-    Tensor parallelism divides both; its all-reduces depend on the layer they end, so they add.
+    Tensor parallelism divides both; its all-reduces depend on the layer they end, so their time is added.
     """
     flops = batch * (work.matmul_flops + work.decode_flops_per_key * context + work.head_flops)
-    moved = weights_read_B(work, batch) / machine.tp + work.kv_B * batch * context / machine.kv_shards
-    roofline = roofline_s(flops / machine.tp, moved, machine.rate_flops_per_s, machine.memory_Bps)
-    return roofline + _reductions_s(work, batch, machine)
+    moved_B = weights_read_B(work, batch) / machine.tp + work.kv_B * batch * context / machine.kv_shards
+    kernels_s = roofline_s(flops / machine.tp, moved_B, machine.rate_flops_per_s, machine.memory_Bps)
+    return kernels_s + _reductions_s(work, batch, machine)
 
 
 def prefill_s(work: InferenceWork, batch: Num, prompt: Num, keys: Num, machine: ServingMachine, cached: Num = 0.0) -> Num:
-    """The prompt of ``batch`` sequences, to their first token; ``keys`` is the mean number of keys a query sees.
+    """Seconds of ``batch`` prompts to their first token; ``keys`` is the mean number of keys a query sees.
 
     ``cached``: tokens before ``prompt`` whose keys and values are there already, and are read.
     """
     tokens = batch * prompt
     flops = tokens * (work.matmul_flops + work.attention_flops_per_key * keys) + batch * work.head_flops
-    moved = weights_read_B(work, tokens) / machine.tp + work.kv_B * (tokens + batch * cached) / machine.kv_shards
-    roofline = roofline_s(flops / machine.tp, moved, machine.rate_flops_per_s, machine.memory_Bps)
-    return roofline + _reductions_s(work, tokens, machine)
+    moved_B = weights_read_B(work, tokens) / machine.tp + work.kv_B * (tokens + batch * cached) / machine.kv_shards
+    kernels_s = roofline_s(flops / machine.tp, moved_B, machine.rate_flops_per_s, machine.memory_Bps)
+    return kernels_s + _reductions_s(work, tokens, machine)
 
 
 def _reductions_s(work: InferenceWork, tokens: Num, machine: ServingMachine) -> Num:
@@ -107,7 +107,7 @@ def _reductions_s(work: InferenceWork, tokens: Num, machine: ServingMachine) -> 
 
 
 def largest_batch(free_B: Num, kv_B: Num, context: Num) -> Num:
-    """Sequences of ``context`` tokens whose keys and values fit ``free_B``; 0 where nothing is free.
+    """The number of sequences of ``context`` tokens whose keys and values fit ``free_B``; 0 where nothing is free.
 
     Example:
         >>> int(largest_batch(10e9, 327680.0, 4096))

@@ -1,4 +1,4 @@
-"""How long the micro-batches of a prompt take through the stages of a pipeline.
+"""The time that the micro-batches of a prompt take through the stages of a pipeline.
 
 Sources: Huang et al., "GPipe", 2019, arXiv:1811.06965 (fill and drain); llama.cpp, pull request 6017, "pipeline parallelism"
 (March 2024): the micro-batches of a prompt follow each other through the GPUs, each with buffers of its own, of which there
@@ -23,8 +23,8 @@ def passes_of_micro_batches(micro_batches: Num, layers: Num, stages: Num, in_fli
 
     Args:
         micro_batches: n, at least 1 (a last, shorter one counts as its part).
-        layers: of the model; they and the head are dealt out evenly.
-        stages: of the pipeline.
+        layers: layers of the model; they and the head are dealt out evenly.
+        stages: stages of the pipeline.
         in_flight: micro-batches under way at most; 0: no limit.
         queued: micro-batches whose launches a stage's queue holds.
 
@@ -36,18 +36,18 @@ def passes_of_micro_batches(micro_batches: Num, layers: Num, stages: Num, in_fli
         >>> round(passes_of_micro_batches(16.0, 80.0, 4.0, queued=0.9), 2)
         12.46
     """
-    longest = where(stages > 1, ceil((layers + 1) / stages) / layers, 1.0)
-    after = micro_batches - 1
-    last = after * longest
+    stage = where(stages > 1, ceil((layers + 1) / stages) / layers, 1.0)
+    earlier = micro_batches - 1
+    last = earlier * stage
     if in_flight:
-        last = maximum(last, _held(after, in_flight, 1.0, longest))
+        last = maximum(last, _held(earlier, in_flight, 1.0, stage))
     if somewhere(queued < np.inf):
         held = ceil(queued)
-        last = maximum(last, where(stages > 1, _held(after, held, 1 - longest * (1 - held + queued), longest), 0.0))
+        last = maximum(last, where(stages > 1, _held(earlier, held, 1 - stage * (1 - held + queued), stage), 0.0))
     return 1 + last
 
 
-def _held(after: Num, under_way: Num, wait: Num, longest: Num) -> Num:
-    """When the one that comes ``after`` so many starts: every ``under_way``-th waits, the others follow as fast as they can."""
-    rounds = floor(after / under_way)
-    return rounds * wait + (after - rounds * under_way) * longest
+def _held(earlier: Num, under_way: Num, wait: Num, stage: Num) -> Num:
+    """Start of the micro-batch after ``earlier`` others: every ``under_way``-th waits, the rest follow as fast as they can."""
+    rounds = floor(earlier / under_way)
+    return rounds * wait + (earlier - rounds * under_way) * stage

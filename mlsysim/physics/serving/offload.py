@@ -16,7 +16,7 @@ _BUFFERED = 2
 
 
 def kept_share(offloaded: float, layers: float) -> float:
-    """Share of weights (or cache) on the accelerator: what is not offloaded, and two layers of what is.
+    """Share of weights (or cache) on the accelerator: all that is not offloaded, and two layers of the rest.
 
     Example:
         >>> kept_share(1.0, 64.0), kept_share(0.5, 64.0), kept_share(0.0, 64.0), kept_share(1.0, 1.0)
@@ -26,7 +26,7 @@ def kept_share(offloaded: float, layers: float) -> float:
 
 
 def streamed_weights_s(weights_B: Num, passes: Num, link_Bps: float) -> Num:
-    """``weights_B`` of an accelerator, fetched anew for each of ``passes`` micro-batches or chunks that go through it.
+    """Seconds to fetch ``weights_B`` anew for each of ``passes`` micro-batches or chunks that go through an accelerator.
 
     Example:
         >>> streamed_weights_s(50e9, 2.0, 50e9)
@@ -36,7 +36,7 @@ def streamed_weights_s(weights_B: Num, passes: Num, link_Bps: float) -> Num:
 
 
 def beyond_s(computed_s: Num, transferred_s: Num) -> Num:
-    """What transfers add to a pass that they overlap with: max(computed, transferred) - computed.
+    """Seconds that transfers add to a pass that they overlap with: max(computed, transferred) - computed.
 
     Example:
         >>> beyond_s(1.0, 2.5), beyond_s(1.0, 0.5)
@@ -46,7 +46,7 @@ def beyond_s(computed_s: Num, transferred_s: Num) -> Num:
 
 
 def joining_beyond_s(joined_s: Num, waiting_s: Num, prompts_a_step: Num) -> Num:
-    """What one prompt adds to steps of which ``waiting_s`` is a wait for transfers: only what does not fit into the wait.
+    """Seconds that one prompt adds to steps of which ``waiting_s`` is a wait for transfers: only what outlasts the wait.
 
     Example:
         >>> joining_beyond_s(0.25, 1.0, 0.5), joining_beyond_s(4.0, 1.0, 0.5)

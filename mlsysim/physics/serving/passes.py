@@ -25,7 +25,7 @@ from mlsysim.physics.serving.products import WORD_B, Product, layer_products_s, 
 
 @dataclass(frozen=True, slots=True)
 class PassTime:
-    """Parts of a pass through all layers, in seconds; they add (``hops_s`` is a part of ``reductions_s``)."""
+    """Seconds of the parts of a pass through all layers; they add up (``hops_s`` is a part of ``reductions_s``)."""
 
     weights_s: Num
     attention_s: Num
@@ -37,17 +37,17 @@ class PassTime:
 
     @property
     def layer_reductions_s(self) -> Num:
-        """All-reduces without the hand-overs between stages."""
+        """Seconds of all-reduces, without the hand-overs between stages."""
         return self.reductions_s - self.hops_s
 
     @property
     def total_s(self) -> Num:
-        """The whole pass."""
+        """Seconds of the whole pass."""
         return self.weights_s + self.attention_s + self.elementwise_s + self.reductions_s + self.head_s + self.host_s
 
     def parts(self) -> tuple[dict[str, float], str]:
-        """Seconds by name, and the longest."""
-        named = {
+        """Give the seconds of each part by name, and the name of the longest."""
+        seconds = {
             "matrix products": float(self.weights_s),
             "attention": float(self.attention_s),
             "element-wise passes": float(self.elementwise_s),
@@ -55,21 +55,21 @@ class PassTime:
             "logits": float(self.head_s),
             "engine overhead": float(self.host_s),
         }
-        return named, max(named, key=lambda part: named[part])
+        return seconds, max(seconds, key=lambda part: seconds[part])
 
 
 def decode_pass(model: ServedModel, batch: Num, context: Num) -> PassTime:
-    """One token of each of ``batch`` sequences that hold ``context`` tokens.
+    """Time one token of each of ``batch`` sequences that hold ``context`` tokens.
 
     Pipeline stages work on a ``pp``-th of the batch each, at the same time: a token still passes all layers.
     """
-    share = maximum(batch / model.shards.pp, minimum(batch, 1.0))
-    attention_s = decode_layer_attention_s(model, share, context) / model.engine.attention_share
-    return _pass(model, share, share, attention_s, batch)
+    stage_batch = maximum(batch / model.shards.pp, minimum(batch, 1.0))
+    attention_s = decode_layer_attention_s(model, stage_batch, context) / model.engine.attention_share
+    return _pass(model, stage_batch, stage_batch, attention_s, batch)
 
 
 def decode_layer_attention_s(model: ServedModel, batch: Num, context: Num) -> Num:
-    """Attention of one layer in a decode step, mean over windowed and other layers.
+    """Seconds of one layer's attention in a decode step, mean over windowed and other layers.
 
     Without a grouped kernel each query head reads its keys for itself, from the last-level cache once the group's first has
     fetched them: max(bytes / memory, group bytes / cache bandwidth).
@@ -85,14 +85,14 @@ def decode_layer_attention_s(model: ServedModel, batch: Num, context: Num) -> Nu
     if has.grouped_decode and not has.only_group:
         return attention_s
     repeated_B = 2 * batch * heads * context * shape.cached_dim * kernels.kv_B
-    again_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.cache_read_Bps
-    repeated_s = kernels.decode.floor_s + repeated_B / again_Bps
+    repeated_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.cache_read_Bps
+    repeated_s = kernels.decode.floor_s + repeated_B / repeated_Bps
     covered = has.grouped_decode & (heads == has.only_group * kv_heads) & (shape.cached_dim == has.only_head_dim)
     return where(covered, attention_s, maximum(attention_s, repeated_s))
 
 
 def prefill_pass(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0) -> PassTime:
-    """The prompts of ``batch`` sequences, to their first token; pipeline stages fill with parts of the batch or of a prompt.
+    """Time the prompts of ``batch`` sequences to their first token; parts of the batch or of a prompt fill pipeline stages.
 
     ``padding`` is the longest prompt over the mean ``prompt``.
     """
@@ -101,39 +101,39 @@ def prefill_pass(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0
         tokens = minimum(batch * prompt, has.chunk)
         chunks = batch * prompt / tokens
         attention_s = prefill_layer_attention_s(model, batch, prompt) / chunks
-        whole = _pass(model, tokens, batch, attention_s, batch)
-        whole = replace(whole, host_s=whole.host_s * _launches(model) / has.step_launches)
+        one_part = _pass(model, tokens, batch, attention_s, batch)
+        one_part = replace(one_part, host_s=one_part.host_s * _launches(model) / has.step_launches)
         queued = _queued_micro_batches(model)
-        filled = passes_of_micro_batches(chunks, model.shape.layers, shards.pp, has.in_flight, queued)
+        passes = passes_of_micro_batches(chunks, model.shape.layers, shards.pp, has.in_flight, queued)
     else:
         parts = minimum(shards.pp, maximum(batch, 1.0))
         if has.stage_tokens:
             halvings = np.ceil(np.log2(maximum(batch / parts * prompt * padding / has.stage_tokens, 1.0)))
             parts = where(shards.pp > 1, minimum(parts * 2.0**halvings, maximum(batch, 1.0)), parts)
-        share = batch / parts
-        attention_s = prefill_layer_attention_s(model, share, prompt, padding)
-        whole = _pass(model, share * prompt, share, attention_s, batch)
-        filled = (parts + shards.pp - 1) / shards.pp
+        part_batch = batch / parts
+        attention_s = prefill_layer_attention_s(model, part_batch, prompt, padding)
+        one_part = _pass(model, part_batch * prompt, part_batch, attention_s, batch)
+        passes = (parts + shards.pp - 1) / shards.pp
     return PassTime(
-        weights_s=whole.weights_s * filled,
-        attention_s=whole.attention_s * filled,
-        elementwise_s=whole.elementwise_s * filled,
-        reductions_s=whole.reductions_s * filled,
-        head_s=whole.head_s,
-        host_s=whole.host_s + model.engine.request_s,
-        hops_s=whole.hops_s,
+        weights_s=one_part.weights_s * passes,
+        attention_s=one_part.attention_s * passes,
+        elementwise_s=one_part.elementwise_s * passes,
+        reductions_s=one_part.reductions_s * passes,
+        head_s=one_part.head_s,
+        host_s=one_part.host_s + model.engine.request_s,
+        hops_s=one_part.hops_s,
     )
 
 
 def _launches(model: ServedModel) -> float:
-    """Kernels that a layer of a micro-batch launches."""
+    """The number of kernels that a layer of a micro-batch launches."""
     kernels, has = model.kernels, model.has
     unpacked = has.unpacks and kernels.lends and kernels.weight_B < WORD_B
     return has.launches + (has.unpack_launches if unpacked else 0.0)
 
 
 def _queued_micro_batches(model: ServedModel) -> Num:
-    """Micro-batches whose launches fit into the queue of the last stage, which holds the fewest layers."""
+    """The number of micro-batches whose launches fit the queue of the last stage, which holds the fewest layers."""
     if not model.has.queue:
         return np.inf
     layers = maximum(floor((model.shape.layers + 1) / model.shards.pp) - 1, 1.0)
@@ -141,7 +141,7 @@ def _queued_micro_batches(model: ServedModel) -> Num:
 
 
 def prefill_layer_attention_s(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0) -> Num:
-    """Attention of one layer over whole prompts; stored scores are those of the longest prompt for all of them."""
+    """Seconds of one layer's attention over whole prompts; all store as many scores as the longest prompt."""
     shape, shards, has = model.shape, model.shards, model.has
     batch = batch / shards.own
     heads = maximum(shape.heads / shards.attention, 1.0)
@@ -162,7 +162,7 @@ def prefill_layer_attention_s(model: ServedModel, batch: Num, prompt: Num, paddi
 
 
 def _flash_s(model: ServedModel, batch: Num, prompt: Num, heads: Num, kv_heads: Num) -> Num:
-    """The fused kernel. Attention to all of s tokens is the causal half of 2 s, with half as many sequences."""
+    """Seconds of the fused kernel. Attention to all of s tokens is the causal half of 2 s, with half as many sequences."""
     shape, kernels = model.shape, model.kernels
     if not model.has.causal:
         batch, prompt = batch / 2, 2 * prompt
@@ -174,25 +174,25 @@ def _flash_s(model: ServedModel, batch: Num, prompt: Num, heads: Num, kv_heads: 
 
 
 def mixed_prefill_s(model: ServedModel, step: PassTime, batch: Num, prompt: Num, tokens: Num) -> Num:
-    """What ``tokens`` tokens of prompts of ``prompt`` tokens add to a decode ``step`` of ``batch`` sequences that they join.
+    """Seconds that ``tokens`` tokens of prompts of ``prompt`` tokens add to the decode ``step`` of ``batch`` sequences.
 
     The step reads its weights and pays its overheads anyhow: only what the longer products, their all-reduces and their own
     attention take beyond it is added.
     """
-    share, added = batch / model.shards.pp, tokens / model.shards.pp
-    attention_s = prefill_layer_attention_s(model, added / prompt, prompt)
-    joined_s = _layer_s(model, share + added)
+    stage_batch, added_tokens = batch / model.shards.pp, tokens / model.shards.pp
+    attention_s = prefill_layer_attention_s(model, added_tokens / prompt, prompt)
+    joined_s = _layer_s(model, stage_batch + added_tokens)
     return model.shape.layers * (joined_s + attention_s) - (step.weights_s + step.elementwise_s + step.layer_reductions_s)
 
 
 def _layer_s(model: ServedModel, tokens: Num) -> Num:
-    """One layer without attention and host."""
+    """Seconds of one layer without attention and host."""
     reduce_s = _all_reduce_s(model, tokens * model.shape.hidden * 2.0)
     return layer_products_s(model, tokens) + elementwise_layer_s(model, tokens) + _reductions(model) * reduce_s
 
 
 def _reductions(model: ServedModel) -> Num:
-    """All-reduces of a layer; ranks that attend for themselves gather and scatter tokens once for its experts."""
+    """The number of all-reduces of a layer; ranks that attend for themselves gather and scatter tokens once for its experts."""
     return where(model.shards.own > 1, 1.0 - model.shape.dense, model.shape.reductions)
 
 
@@ -221,7 +221,7 @@ def _pass(model: ServedModel, tokens: Num, sequences: Num, attention_s: Num, bat
 
 
 def _all_reduce_s(model: ServedModel, size_B: Num) -> Num:
-    """Within a node as measured; among nodes a tree on top, over all cards of a node. Messages pass both in pieces, at once."""
+    """Seconds within a node as measured; among nodes a tree over all cards of a node is added, and both run at once."""
     shards, kernels = model.shards, model.kernels
     if not somewhere(shards.tp > 1):
         return 0.0 * size_B

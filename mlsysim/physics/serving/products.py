@@ -14,7 +14,7 @@ from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.deployment import EngineCoefficients, ServedModel, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving.inference import touched_experts
 
-WORD_B = 2.0  # of the 16-bit formats
+WORD_B = 2.0  # bytes of an element of the 16-bit formats
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Product:
 
 
 def scaled(product: Product, engine: EngineCoefficients) -> Product:
-    """``product`` with what the engine makes of its kernel: once a pass, for all its calls."""
+    """Give ``product`` at the rates that the engine reaches with its kernel, once a pass for all its calls."""
     compute_share, memory_share = engine.compute_share, engine.memory_share
     if isinstance(compute_share, float) and isinstance(memory_share, float):
         kernel = _scaled_once(product.kernel, compute_share, memory_share)
@@ -51,7 +51,7 @@ _scaled_once = functools.lru_cache(maxsize=256)(_scaled_kernel)
 
 
 def product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product, groups: Num = 1.0) -> Num:
-    """One product of an engine (``groups`` of them in one kernel), by the vendor's kernels (already ``scaled``) or its own."""
+    """Seconds of an engine's product (``groups`` in one kernel), by the vendor's kernels (already ``scaled``) or its own."""
     kernels, has = model.kernels, model.has
     if has.own_products:
         lent = kernels.lends and has.own_rows and (has.unpacks or product.weight_B >= WORD_B)
@@ -68,7 +68,7 @@ def product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product, grou
 
 
 def _own_product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product) -> Num:
-    """The norm of three plain limits: reading the weights, unpacking them in the cores, multiplying."""
+    """Seconds by the norm of three plain limits: reading the weights, unpacking them in the cores, multiplying."""
     kernels, engine = model.kernels, model.engine
     weights_B = product.weight_B * n * k
     read_s = weights_B / (kernels.memory_Bps * kernels.own_memory_share * engine.memory_share)
@@ -79,7 +79,7 @@ def _own_product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product)
 
 
 def _unpacked_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, groups: Num) -> Num:
-    """The vendor's 16-bit product; weights of another width are first written out in 16 bits."""
+    """Seconds of the vendor's 16-bit product; weights of another width are first written out in 16 bits."""
     narrow = product.weight_B != WORD_B
     unpack_s = (product.weight_B + WORD_B) * groups * n * k / kernels.own_streaming_Bps if narrow else 0.0
     return unpack_s + gemm_s(
@@ -89,21 +89,21 @@ def _unpacked_product_s(m: Num, n: Num, k: Num, product: Product, kernels: Servi
 
 
 def layer_products_s(model: ServedModel, tokens: Num) -> Num:
-    """Matrix products of one layer, mean over dense and expert layers."""
+    """Seconds of one layer's matrix products, mean over dense and expert layers."""
     shape, shards, kernels = model.shape, model.shards, model.kernels
-    heads = shards.attention
-    own = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s, kernels.output_B)
-    kind = scaled(own, model.engine)
+    ranks = shards.attention
+    layer_product = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s, kernels.output_B)
+    engine_product = scaled(layer_product, model.engine)
 
     def product(m: Num, n: Num, k: Num, groups: Num = 1.0) -> Num:
-        return product_s(model, m, n, k, kind, groups)
+        return product_s(model, m, n, k, engine_product, groups)
 
-    qkv_width = (shape.qkv_width - 2 * shape.key_width) / heads + 2 * shape.key_width / minimum(heads, shape.kv_heads)
+    qkv_width = (shape.qkv_width - 2 * shape.key_width) / ranks + 2 * shape.key_width / minimum(ranks, shape.kv_heads)
     rows = tokens / shards.own
-    layer_s = product(rows, qkv_width, shape.hidden) + product(rows, shape.hidden, shape.attention_width / heads)
+    layer_s = product(rows, qkv_width, shape.hidden) + product(rows, shape.hidden, shape.attention_width / ranks)
     up = shape.ffn_matrices - 1
     if somewhere(shape.dense > 0):
-        width = maximum(shape.ffn, 1.0) / heads
+        width = maximum(shape.ffn, 1.0) / ranks
         dense_s = product(rows, up * width, shape.hidden) + product(rows, shape.hidden, width)
         layer_s = layer_s + shape.dense * dense_s
     if somewhere(shape.dense < 1):
@@ -111,19 +111,19 @@ def layer_products_s(model: ServedModel, tokens: Num) -> Num:
     return layer_s
 
 
-def _experts_s(shape: ServingShape, tokens: Num, shards: Shards, call: Callable[..., Num]) -> Num:
-    """One layer's experts: a grouped product reads every expert that the batch touches, once.
+def _experts_s(shape: ServingShape, tokens: Num, shards: Shards, product: Callable[..., Num]) -> Num:
+    """Seconds of one layer's experts: a grouped product reads every expert that the batch touches, once.
 
     All ranks share the routed ones; the shared one belongs, as dense blocks and attention do, to those that share a sequence.
     """
-    tp, own, alone = shards.tp, tokens / shards.own, shards.attention
+    tp, shared_rows, ranks = shards.tp, tokens / shards.own, shards.attention
     touched = shape.experts * touched_experts(shape.experts, shape.experts_per_token, tokens)
-    each = tokens * shape.experts_per_token / touched
+    rows = tokens * shape.experts_per_token / touched
     up = shape.ffn_matrices - 1
     width = maximum(shape.expert_ffn, 1.0) / tp
-    routed = call(each, up * width, shape.hidden, touched) + call(each, shape.hidden, width, touched)
+    experts_s = product(rows, up * width, shape.hidden, touched) + product(rows, shape.hidden, width, touched)
     if somewhere(shape.shared_ffn > 0):
         width = maximum(shape.shared_ffn, 1.0)
-        shared = call(own, up * width / alone, shape.hidden) + call(own, shape.hidden, width / alone)
-        routed = routed + where(shape.shared_ffn > 0, shared, 0.0)
-    return routed
+        shared_s = product(shared_rows, up * width / ranks, shape.hidden) + product(shared_rows, shape.hidden, width / ranks)
+        experts_s = experts_s + where(shape.shared_ffn > 0, shared_s, 0.0)
+    return experts_s

@@ -1,4 +1,4 @@
-"""From passes to what a user of a server sees: a fixed batch, a fixed number of requests in flight, and the most it can do.
+"""Schedules of a server as its users see them: a fixed batch, a fixed number of requests in flight, and the most it can do.
 
 Source: Yu et al., "Orca", OSDI 2022 (iteration-level scheduling); Agrawal et al., "Sarathi-Serve", OSDI 2024, arXiv:2403.02310
 (chunked prefill).
@@ -15,27 +15,27 @@ from mlsysim.physics.serving.passes import PassTime, decode_pass, mixed_prefill_
 
 
 class Step(Protocol):
-    """A decode step and what it consists of."""
+    """A decode step and the parts that it consists of."""
 
     @property
     def total_s(self) -> Num:
-        """The whole step."""
+        """Seconds of the whole step."""
 
     def parts(self) -> tuple[dict[str, float], str]:
-        """Seconds by name, and what limits the step."""
+        """Give the seconds of each part by name, and the name of what limits the step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a schedule comes to.
+    """Latencies and rate that a schedule reaches.
 
     Attributes:
-        ttft_s: from a request's arrival to its first token, queueing for a place in the batch included.
+        ttft_s: time from a request's arrival to its first token, queueing for a place in the batch included.
         tpot_s: time per output token after the first, mean.
-        request_s: whole request.
-        tokens_per_s: output tokens of all sequences.
+        request_s: time from a request's arrival to its last token.
+        tokens_per_s: output tokens a second of all sequences.
         batch: sequences decoded together.
-        step: one decode step of them.
+        step: one decode step of these sequences.
     """
 
     ttft_s: Num
@@ -47,46 +47,46 @@ class Served:
 
 
 class Passes(Protocol):
-    """What every schedule needs of a deployment: the time of its passes, in seconds."""
+    """The times of a deployment's passes, in seconds, which are all that a schedule needs of it."""
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
-        """The prompts of ``batch`` sequences, alone."""
+        """Seconds of the prompts of ``batch`` sequences, alone."""
 
     def decode(self, batch: Num, context: Num) -> Step:
-        """One token of ``batch`` sequences."""
+        """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """What one prompt adds to the decode ``step`` of ``batch`` sequences; several may join one step."""
+        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; several may join one step."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnginePasses(ServedModel):
-    """The passes of a served model, of which a step computes ``step_tokens`` tokens of prompts, padded by a factor."""
+    """Passes of a served model, whose steps compute ``step_tokens`` tokens of prompts, padded by the factor ``padding``."""
 
     step_tokens: Num = 8192.0
     padding: Num = 1.0
 
     def prefill(self, batch: Num, prompt: Num) -> PassTime:
-        """The prompts of ``batch`` sequences, part by part."""
+        """Time the prompts of ``batch`` sequences, part by part."""
         return prefill_pass(self, batch, prompt, self.padding)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
-        """The prompts of ``batch`` sequences."""
+        """Seconds of the prompts of ``batch`` sequences."""
         return self.prefill(batch, prompt).total_s
 
     def decode(self, batch: Num, context: Num) -> PassTime:
-        """One token of ``batch`` sequences."""
+        """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
         return decode_pass(self, batch, context)
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """What one prompt adds to the decode ``step`` of ``batch`` sequences; several may join one step."""
+        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; several may join one step."""
         tokens = maximum(minimum(prompt, self.step_tokens), tokens_a_step)
         added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens)
         return self.engine.interleave * added_s * prompt / tokens
 
 
 def static_batch(passes: Passes, batch: Num, prompt: Num, output: Num, context: Num) -> Served:
-    """A fixed batch: all prompts together, then ``output - 1`` steps at the mean ``context``; nobody joins, nobody leaves.
+    """Serve a fixed batch: all prompts together, then ``output - 1`` steps at the mean ``context``; nobody joins or leaves.
 
     Tokens per second count ``batch output`` tokens over the whole request, prefill included.
     """
@@ -98,7 +98,7 @@ def static_batch(passes: Passes, batch: Num, prompt: Num, output: Num, context: 
 
 
 def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, output: Num, rounds: Num = 0.0) -> Served:
-    """``concurrency`` requests always in flight, of which at most ``most`` fit: a new one starts when one ends.
+    """Keep ``concurrency`` requests in flight, of which at most ``most`` fit the batch: a new one starts when one ends.
 
     Between two tokens of a sequence lies a step of the batch and, as often as others start, their prompts, which join it:
     TPOT = step(B) + (B - 1)/output x prompt in a step. A prompt waits for those before it (they are served in turn: M/D/1), and
@@ -123,7 +123,7 @@ def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, o
 def most_throughput(
     passes: Passes, most: Num, prompt: Num, output: Num, requests: Num = 0.0, step_tokens: Num = 8192.0
 ) -> Served:
-    """As many sequences as fit: every step decodes all, and the prompts of those that start join it.
+    """Serve as many sequences as fit: every step decodes all, and the prompts of those that start join it.
 
     Without end (``requests`` = 0) tokens per second = B / (step(B) + B / output x prompt in a step). A finite number N of equal
     ones comes in waves of B: who starts together (``step_tokens`` of prompts a step) ends together, and the last wave leaves
@@ -133,14 +133,14 @@ def most_throughput(
     batch = where(requests > 0, minimum(most, requests), most)
     step = passes.decode(batch, prompt + output / 2)
     step_s = step.total_s
-    each_step = maximum(batch * prompt / output, where(requests > 0, minimum(step_tokens, batch * prompt), 0.0))
-    joined_s = passes.joining_s(step, batch, prompt, each_step)
-    half_s = passes.decode(batch / 2, prompt + output / 2).total_s
-    grows_s = (step_s - half_s) / (batch / 2)
-    ramp = minimum(batch * prompt / each_step, output)
-    before = (requests - 1) // batch
-    steps = before * output + ramp * (requests - before * batch) / batch + output
-    token_s = steps / maximum(requests, 1.0) / output * (step_s - grows_s * batch) + grows_s + joined_s / output
+    prompt_tokens = maximum(batch * prompt / output, where(requests > 0, minimum(step_tokens, batch * prompt), 0.0))
+    joined_s = passes.joining_s(step, batch, prompt, prompt_tokens)
+    half_step_s = passes.decode(batch / 2, prompt + output / 2).total_s
+    sequence_s = (step_s - half_step_s) / (batch / 2)
+    ramp = minimum(batch * prompt / prompt_tokens, output)
+    full_waves = (requests - 1) // batch
+    steps = full_waves * output + ramp * (requests - full_waves * batch) / batch + output
+    token_s = steps / maximum(requests, 1.0) / output * (step_s - sequence_s * batch) + sequence_s + joined_s / output
     token_s = where(requests > 0, token_s, step_s / batch + joined_s / output)
     tpot_s = batch * token_s
     first_s = passes.prefill_s(1.0, prompt)
@@ -148,7 +148,7 @@ def most_throughput(
 
 
 def streamed(served: Served, output: Num, interval: Num) -> Served:
-    """Tokens that reach the client ``interval`` at a time: it has its first with the interval's last, and the end as before.
+    """Hand tokens to the client ``interval`` at a time: its first comes with the interval's last, and the end as before.
 
     TTFT' = TTFT + (interval - 1) TPOT, TPOT' = (request - TTFT') / (output - 1).
 

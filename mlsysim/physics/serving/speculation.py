@@ -12,7 +12,7 @@ from mlsysim.physics.serving.passes import PassTime
 def expected_tokens(draft_len: Num, acceptance: Num) -> Num:
     """Tokens that one round yields: (1 - a^(k+1)) / (1 - a), which is k + 1 where every draft is accepted.
 
-    ``acceptance``: chance that a drafted token is accepted, each for itself; the pass adds one of its own. 0 <= a <= 1.
+    ``acceptance`` (0 <= a <= 1) is the chance that a drafted token is accepted, each for itself; the pass adds one of its own.
 
     Example:
         >>> expected_tokens(4.0, 0.5), expected_tokens(4.0, 1.0)
@@ -24,7 +24,7 @@ def expected_tokens(draft_len: Num, acceptance: Num) -> Num:
 
 
 def verify_pass_s(alone: PassTime, wide: PassTime) -> Num:
-    """A pass that checks k + 1 tokens of each of B sequences, from decode steps of B and of B (k + 1).
+    """Seconds of a pass that checks k + 1 tokens of each of B sequences, from decode steps of B and of B (k + 1).
 
     Its products, its logits and its communication are those of all tokens; tokens of one sequence share a read of its keys, and
     the engine schedules B sequences.

@@ -31,7 +31,7 @@ from mlsysim.physics.serving.torus_partition import Divided, Torus, divided, exc
 
 @dataclass(frozen=True, slots=True)
 class TorusDeployment:
-    """A dense model on a torus. ``by_sequence``: attention may be divided by sequences; ``pp``: tori in a row."""
+    """A dense model on a torus; with ``by_sequence`` attention may be divided by sequences, and ``pp`` tori stand in a row."""
 
     shape: ServingShape
     torus: Torus
@@ -43,7 +43,7 @@ class TorusDeployment:
     step_tokens: Num
 
     def layout(self, tokens: Num) -> Divided:
-        """Of a pass over ``tokens`` tokens."""
+        """Choose the layout of a pass over ``tokens`` tokens."""
         shape = self.shape
         into = (shape.ffn_matrices - 1) * shape.ffn + shape.qkv_width
         out = shape.ffn + shape.attention_width
@@ -51,35 +51,35 @@ class TorusDeployment:
         return divided(self.torus, tokens, *args)
 
     def decode(self, batch: Num, context: Num) -> PassTime:
-        """One token of each of ``batch`` sequences that hold ``context`` tokens."""
-        share = maximum(batch / self.pp, minimum(batch, 1.0))
+        """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
+        stage_batch = maximum(batch / self.pp, minimum(batch, 1.0))
 
         def attention_s(shards: Shards, sequences: Num) -> Num:
             return decode_layer_attention_s(self._divided(shards), sequences, context) / self.engine.attention_share
 
-        return self._pass(share, share, self._attention(share, share, attention_s), batch)
+        return self._pass(stage_batch, stage_batch, self._attention(stage_batch, stage_batch, attention_s), batch)
 
     def prefill(self, batch: Num, prompt: Num) -> PassTime:
-        """The prompts of ``batch`` sequences, to their first token."""
+        """Time the prompts of ``batch`` sequences to their first token."""
         parts = minimum(self.pp, maximum(batch, 1.0))
-        share = batch / parts
-        whole = self._pass(share * prompt, share, self._prompts(share, prompt), batch)
-        filled = (parts + self.pp - 1) / self.pp
+        part_batch = batch / parts
+        one_part = self._pass(part_batch * prompt, part_batch, self._prompts(part_batch, prompt), batch)
+        passes = (parts + self.pp - 1) / self.pp
         return replace(
-            whole,
-            weights_s=whole.weights_s * filled,
-            attention_s=whole.attention_s * filled,
-            elementwise_s=whole.elementwise_s * filled,
-            reductions_s=whole.reductions_s * filled,
-            host_s=whole.host_s + self.engine.request_s,
+            one_part,
+            weights_s=one_part.weights_s * passes,
+            attention_s=one_part.attention_s * passes,
+            elementwise_s=one_part.elementwise_s * passes,
+            reductions_s=one_part.reductions_s * passes,
+            host_s=one_part.host_s + self.engine.request_s,
         )
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
-        """All parts of it."""
+        """Seconds of the prompts of ``batch`` sequences, to their first token."""
         return self.prefill(batch, prompt).total_s
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """What one prompt adds to the decode ``step`` of ``batch`` sequences: of the longer pass, what the step has not."""
+        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences: what the pass has beyond the step."""
         alone = cast("PassTime", step)
         tokens = maximum(minimum(prompt, self.step_tokens), tokens_a_step)
         added = self._prompts(tokens / prompt / self.pp, prompt)
@@ -97,16 +97,16 @@ class TorusDeployment:
 
         return self._attention(batch, batch * prompt, attention_s)
 
-    def _attention(self, batch: Num, tokens: Num, of: Callable[[Shards, Num], Num]) -> tuple[Num, Num]:
-        """Attention of one layer, and what is exchanged for it, in the faster of both divisions; a chip has whole sequences."""
+    def _attention(self, batch: Num, tokens: Num, layer_attention_s: Callable[[Shards, Num], Num]) -> tuple[Num, Num]:
+        """Seconds of one layer's attention and of its exchange, in the faster division; a chip has whole sequences."""
         chips = float(self.torus.chips)
-        heads_s = of(Shards(chips, self.pp, chips, chips), batch)
+        heads_s = layer_attention_s(Shards(chips, self.pp, chips, chips), batch)
         if not self.by_sequence:
             return heads_s, 0.0 * heads_s
-        sequences_s = of(Shards(chips, self.pp, chips, 1.0), maximum(batch, chips * minimum(batch, 1.0)))
+        sequences_s = layer_attention_s(Shards(chips, self.pp, chips, 1.0), maximum(batch, chips * minimum(batch, 1.0)))
         sent_s = 2 * exchange_s(self.torus, tokens, (self.shape.qkv_width + self.shape.attention_width) / 2)
-        faster = sequences_s + sent_s < heads_s
-        return where(faster, sequences_s, heads_s), where(faster, sent_s, 0.0 * heads_s)
+        by_sequence_faster = sequences_s + sent_s < heads_s
+        return where(by_sequence_faster, sequences_s, heads_s), where(by_sequence_faster, sent_s, 0.0 * heads_s)
 
     def _pass(self, tokens: Num, sequences: Num, attention: tuple[Num, Num], batch: Num) -> PassTime:
         shape, kernels, engine, chips = self.shape, self.kernels, self.engine, float(self.torus.chips)
@@ -133,42 +133,42 @@ class TorusDeployment:
         )
 
     def _covered(self, tokens: Num, layout: Divided) -> tuple[Num, Num]:
-        """A layer's products and the transfers that outlast them, in the number of pieces in which both are least.
+        """Seconds of a layer's products and of the transfers that outlast them, in the number of pieces that makes both least.
 
         More pieces leave less of a transfer bare, and make products of shorter operands.
         """
         products_s = self._products_s(tokens, layout, 1.0)
         exposed_s = layout.exposed_s(products_s, 1.0)
-        most = 2.0
-        while somewhere(layout.pieces >= most):
-            pieces = minimum(most, layout.pieces)
+        most_pieces = 2.0
+        while somewhere(layout.pieces >= most_pieces):
+            pieces = minimum(most_pieces, layout.pieces)
             cut_s = self._products_s(tokens, layout, pieces)
             left_s = layout.exposed_s(cut_s, pieces)
-            less = cut_s + left_s < products_s + exposed_s
-            products_s, exposed_s = where(less, cut_s, products_s), where(less, left_s, exposed_s)
-            most *= 2
+            faster = cut_s + left_s < products_s + exposed_s
+            products_s, exposed_s = where(faster, cut_s, products_s), where(faster, left_s, exposed_s)
+            most_pieces *= 2
         return products_s, exposed_s
 
     def _products_s(self, tokens: Num, layout: Divided, pieces: Num) -> Num:
-        """Matrix products of one layer; parallel blocks read the residual stream in one product and write it in one.
+        """Seconds of one layer's products; parallel blocks read the residual stream in one product and write it in one.
 
         Of activations that arrive in pieces each is multiplied on its own (a part of the inner dimension), of those that leave,
         and of weights, each is a part of the outputs.
         """
         shape, kernels, alone = self.shape, self.kernels, self._divided(Shards(1.0, 1.0, 1.0, 1.0))
-        kind = scaled(Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s), self.engine)
+        kernel = scaled(Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s), self.engine)
         rows = self.torus.chips / (layout.columns * layout.among)
-        own, hidden = tokens / layout.among, shape.hidden / layout.columns
-        deep = where(layout.among > 1, 1.0, pieces)
-        wide = pieces / deep
+        chip_tokens, hidden = tokens / layout.among, shape.hidden / layout.columns
+        inner_pieces = where(layout.among > 1, 1.0, pieces)
+        output_pieces = pieces / inner_pieces
 
-        def both(into: Num, out: Num) -> Num:
-            arriving = product_s(alone, own, into / rows / wide, hidden / deep, kind)
-            return pieces * (arriving + product_s(alone, own, hidden / pieces, out / rows, kind))
+        def block_s(into: Num, out: Num) -> Num:
+            into_s = product_s(alone, chip_tokens, into / rows / output_pieces, hidden / inner_pieces, kernel)
+            return pieces * (into_s + product_s(alone, chip_tokens, hidden / pieces, out / rows, kernel))
 
         up = (shape.ffn_matrices - 1) * shape.ffn
-        together = both(up + shape.qkv_width, shape.ffn + shape.attention_width)
+        parallel_s = block_s(up + shape.qkv_width, shape.ffn + shape.attention_width)
         if not somewhere(shape.reductions > 1):
-            return together
-        apart = both(up, shape.ffn) + both(shape.qkv_width, shape.attention_width)
-        return where(shape.reductions > 1, apart, together)
+            return parallel_s
+        serial_s = block_s(up, shape.ffn) + block_s(shape.qkv_width, shape.attention_width)
+        return where(shape.reductions > 1, serial_s, parallel_s)

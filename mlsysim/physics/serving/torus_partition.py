@@ -1,4 +1,4 @@
-"""How a transformer is divided over the chips of a torus: where weights stay, what is sent in each layer, how long that takes.
+"""Division of a transformer over a torus: where weights stay, what is sent in each layer, how long that takes.
 
 Notation: E the model's width, F that of the feed-forward block, T tokens of the pass, n chips. Stationary weights are split
 along F (one dimension: activations of width E are gathered and their products scattered, however many chips there are) or along
@@ -19,19 +19,19 @@ from dataclasses import dataclass
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 
 _ACTIVATION_B = 2.0
-# Of a ring of K chips, mean distance over K: to any other chip of a closed ring, of an open line.
+# Mean distance to another chip of a ring, over its number of chips: of a closed ring, of an open line.
 _CLOSED_DISTANCE, _OPEN_DISTANCE = 1 / 4, 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
 class Torus:
-    """The chips that share a model.
+    """The chips of a torus that share a model.
 
     Attributes:
-        axes: chips along each.
-        link_Bps: of a chip, over the links of all its axes, one direction.
-        hop_s: a step between neighbours.
-        launch_s: of a collective.
+        axes: chips along each axis.
+        link_Bps: bandwidth of a chip over the links of all its axes, one direction.
+        hop_s: time of a step between neighbours.
+        launch_s: time to launch a collective.
         closed: both ends of an axis are joined; of an open one a chip at the end receives over one link instead of two.
     """
 
@@ -43,11 +43,11 @@ class Torus:
 
     @property
     def chips(self) -> int:
-        """All of them."""
+        """The number of chips."""
         return math.prod(self.axes)
 
     def rate_Bps(self, axes: tuple[int, ...]) -> float:
-        """What a chip sends over the links of ``axes`` (places in ``self.axes``)."""
+        """Bandwidth of a chip over the links of ``axes`` (places in ``self.axes``), one direction."""
         return self.link_Bps * len(axes) / len(self.axes) * (1.0 if self.closed else 0.5)
 
     def steps(self, axes: tuple[int, ...]) -> int:
@@ -58,7 +58,7 @@ class Torus:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """``split``: axes along which the model's width is divided; ``gathered``: axes over which weights are gathered."""
+    """A layout; ``split``: axes that divide the model's width; ``gathered``: axes over which weights are gathered."""
 
     name: str
     split: tuple[int, ...]
@@ -75,12 +75,12 @@ def torus_axes(chips: int, dimensions: int) -> tuple[int, ...]:
     """
     if dimensions == 1:
         return (chips,)
-    found = [
+    factors = [
         tuple(sorted((first, *torus_axes(chips // first, dimensions - 1))))
         for first in range(1, chips + 1)
         if chips % first == 0
     ]
-    return min(found, key=lambda axes: (sum(axes), axes))
+    return min(factors, key=lambda axes: (sum(axes), axes))
 
 
 def padded_heads(heads: float, chips: int) -> float:
@@ -98,21 +98,21 @@ def padded_heads(heads: float, chips: int) -> float:
 
 @functools.cache
 def layouts(dimensions: int) -> tuple[Layout, ...]:
-    """All that are tried, two-dimensional ones first: of equals the first is taken.
+    """All layouts that are tried, two-dimensional ones first: of equals the first is taken.
 
     Example:
         >>> [layout.name for layout in layouts(3)][-4:]
         ['1D weight-stationary', 'X weight-gathered', 'XY weight-gathered', 'XYZ weight-gathered']
     """
-    every = tuple(range(dimensions))
-    splits = [tuple(axis for axis in every if chosen >> axis & 1) for chosen in range(1, 2**dimensions - 1)]
+    axes = tuple(range(dimensions))
+    splits = [tuple(axis for axis in axes if mask >> axis & 1) for mask in range(1, 2**dimensions - 1)]
     stationary = [Layout("2D weight-stationary", split, ()) for split in splits]
-    gathered = [Layout(f"{'XYZ'[:count]} weight-gathered", (), every[:count]) for count in range(1, min(dimensions, 3) + 1)]
+    gathered = [Layout(f"{'XYZ'[:count]} weight-gathered", (), axes[:count]) for count in range(1, min(dimensions, 3) + 1)]
     return (*stationary, Layout("1D weight-stationary", (), ()), *gathered)
 
 
 def volume_B(layout: Layout, torus: Torus, tokens: Num, hidden: Num, ffn: Num, weight_B: float) -> Num:
-    """Bytes that a chip sends in one feed-forward block, by the analysis that layouts are chosen with (two matrices of E x F).
+    """Bytes that a chip sends in one feed-forward block (two matrices of E x F), by the analysis that layouts are chosen with.
 
     Stationary: 2 T (E/X + F X/n), or 2 T E in one dimension; gathered over N: 2 T E/N (nothing where N is n: a chip has all of
     its tokens), and 2 E F N/n of weights. A collective over K chips counts as K/(K - 1) of itself, as in the paper.
@@ -126,23 +126,23 @@ def volume_B(layout: Layout, torus: Torus, tokens: Num, hidden: Num, ffn: Num, w
     columns = float(math.prod(torus.axes[axis] for axis in layout.split))
     among = float(math.prod(torus.axes[axis] for axis in layout.gathered))
     if layout.gathered:
-        sent = 2 * tokens * hidden / among if among < torus.chips else 0.0 * tokens
-        return sent * _ACTIVATION_B + 2 * hidden * ffn * among / torus.chips * weight_B
-    wide = ffn * columns / torus.chips if layout.split else 0.0
-    return 2 * tokens * (hidden / columns + wide) * _ACTIVATION_B
+        elements = 2 * tokens * hidden / among if among < torus.chips else 0.0 * tokens
+        return elements * _ACTIVATION_B + 2 * hidden * ffn * among / torus.chips * weight_B
+    ffn_share = ffn * columns / torus.chips if layout.split else 0.0
+    return 2 * tokens * (hidden / columns + ffn_share) * _ACTIVATION_B
 
 
 @dataclass(frozen=True, slots=True)
 class Divided:
-    """The layout of a pass.
+    """The layout chosen for a pass, and what is sent in it.
 
     Attributes:
         columns: chips that split the model's width.
         among: chips over which weights are gathered, and among which tokens are divided.
         covered_s: transfers of a layer that run beneath its products: of two that flank a product the longer.
-        bare_s: the others.
-        waits_s: its steps between neighbours and its launches.
-        pieces: in which a transfer is sent at most, one for each chip that has a part.
+        bare_s: transfers of a layer that nothing covers.
+        waits_s: a layer's steps between neighbours and its launches.
+        pieces: parts in which a transfer is sent at most, one for each chip that has a part.
     """
 
     columns: Num
@@ -153,7 +153,7 @@ class Divided:
     pieces: Num
 
     def exposed_s(self, products_s: Num, pieces: Num) -> Num:
-        """What of a layer's transfers no product covers: the bare ones, the first piece, and what outlasts the products.
+        """Seconds of a layer's transfers that no product covers: bare ones, the first piece, and what outlasts the products.
 
         Example:
             >>> sent = Divided(1.0, 1.0, covered_s=4.0, bare_s=0.5, waits_s=0.0, pieces=4.0)
@@ -165,16 +165,16 @@ class Divided:
 
 
 def divided(torus: Torus, tokens: Num, hidden: Num, ffn: Num, into: Num, out: Num, blocks: Num, weight_B: float) -> Divided:
-    """The layout with the least ``volume_B``, and what a whole layer sends in it.
+    """Choose the layout with the least ``volume_B``, and time what a whole layer sends in it.
 
     Args:
         torus: the chips.
-        tokens: of the pass.
-        hidden: E.
-        ffn: F.
+        tokens: tokens of the pass.
+        hidden: the model's width E.
+        ffn: the feed-forward block's width F.
         into: outputs of all of a layer's products that read the residual stream.
-        out: inputs of all that write it.
-        blocks: that read and write it one after the other (1 where attention and feed-forward are parallel).
+        out: inputs of all of a layer's products that write it.
+        blocks: blocks that read and write it one after the other (1 where attention and feed-forward are parallel).
         weight_B: bytes of an element of the weights.
 
     Example:
@@ -188,39 +188,39 @@ def divided(torus: Torus, tokens: Num, hidden: Num, ffn: Num, into: Num, out: Nu
     least_B: Num = 0.0
     for layout in layouts(len(torus.axes)):
         sent_B = volume_B(layout, torus, tokens, hidden, ffn, weight_B)
-        found = _layer(layout, torus, tokens, hidden, into, out, blocks, weight_B)
+        candidate = _layer(layout, torus, tokens, hidden, into, out, blocks, weight_B)
         if best is None:
-            best, least_B = found, sent_B
+            best, least_B = candidate, sent_B
             continue
         less = sent_B < least_B * (1 - _EQUAL)
         names = ("columns", "among", "covered_s", "bare_s", "waits_s", "pieces")
-        best = Divided(*(where(less, getattr(found, name), getattr(best, name)) for name in names))
+        best = Divided(*(where(less, getattr(candidate, name), getattr(best, name)) for name in names))
         least_B = where(less, sent_B, least_B)
     assert best is not None
     return best
 
 
-# Volumes closer than this are the same.
+# Volumes whose relative difference is smaller count as equal.
 _EQUAL = 1e-9
 
 
 def _layer(
     layout: Layout, torus: Torus, tokens: Num, hidden: Num, into: Num, out: Num, blocks: Num, weight_B: float
 ) -> Divided:
-    """What one layer sends: activations gathered and scattered along both widths, and weights."""
+    """Time what one layer sends: activations gathered and scattered along both widths, and weights."""
     every = range(len(torus.axes))
-    rest = tuple(axis for axis in every if axis not in (*layout.split, *layout.gathered))
+    stationary = tuple(axis for axis in every if axis not in (*layout.split, *layout.gathered))
     columns, among, rows = (
-        float(math.prod(torus.axes[axis] for axis in axes)) for axes in (layout.split, layout.gathered, rest)
+        float(math.prod(torus.axes[axis] for axis in axes)) for axes in (layout.split, layout.gathered, stationary)
     )
-    own = tokens / among
-    covered_s: Num = 0.0 * own
-    bare_s: Num = 0.0 * own
-    waits_s: Num = 0.0 * own
+    chip_tokens = tokens / among
+    covered_s: Num = 0.0 * chip_tokens
+    bare_s: Num = 0.0 * chip_tokens
+    waits_s: Num = 0.0 * chip_tokens
     # Each: bytes that a chip would hold without the division, the axes, collectives of that kind.
     moves = (
-        (own * hidden / columns * _ACTIVATION_B * blocks, rest, 2 * blocks),
-        (own * (into + out) / rows * _ACTIVATION_B / 2, layout.split, 2.0),
+        (chip_tokens * hidden / columns * _ACTIVATION_B * blocks, stationary, 2 * blocks),
+        (chip_tokens * (into + out) / rows * _ACTIVATION_B / 2, layout.split, 2.0),
         (hidden * (into + out) * among / torus.chips * weight_B / 2, layout.gathered, 2.0),
     )
     for size_B, axes, times in moves:
@@ -234,7 +234,7 @@ def _layer(
 
 
 def exchange_s(torus: Torus, tokens: Num, width: Num) -> Num:
-    """Queries, keys and values of ``width`` from chips with a part of the heads to those with a part of the sequences.
+    """Seconds to send queries, keys and values of ``width`` from a division of attention by heads to one by sequences.
 
     An all-to-all: each byte travels a quarter of a closed ring (a third of an open one) along every axis.
 

@@ -19,7 +19,7 @@ from mlsysim.physics.training.step import Parts
 
 @dataclass(frozen=True, slots=True)
 class ReplicaCoefficients:
-    """What a software stack makes of the kernels; at most six of these are fitted to one stack.
+    """Coefficients that a software stack adds to the kernels; at most six of these are fitted to one stack.
 
     Attributes:
         matmul_share: rate of its matrix products or convolutions over the measured kernels'.
@@ -27,7 +27,7 @@ class ReplicaCoefficients:
         host_kernel_s: time of the host to launch a kernel.
         dp_hidden: share of the all-reduce under the backward pass.
         network_share: share of the links' line rate that it reaches.
-        step_s: of each step, whatever its size: start of the input, loss scaling, the last bucket's wait.
+        step_s: time of each step, whatever its size: start of the input, loss scaling, the last bucket's wait.
     """
 
     matmul_share: Num = 0.8
@@ -40,16 +40,16 @@ class ReplicaCoefficients:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPlan:
-    """Numbers or arrays of them.
+    """A data-parallel step as numbers, or as arrays of them.
 
     Attributes:
         replicas: accelerators, all with the whole model.
-        per_node: of them in one node.
-        micro_batches: a step.
-        accumulated_B: bytes that each of them moves to cast weights and to accumulate gradients.
+        per_node: accelerators of one node.
+        micro_batches: micro-batches of one step on one accelerator.
+        accumulated_B: bytes that one micro-batch moves to cast weights and to accumulate gradients.
         gradient_B: bytes that are reduced.
         updated_B: bytes that the optimizer moves through memory.
-        intra_Bps, inter_Bps: per accelerator, one direction.
+        intra_Bps, inter_Bps: bandwidth of the links inside a node and between nodes, per accelerator, one direction.
     """
 
     replicas: Num
@@ -64,7 +64,7 @@ class ReplicaPlan:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStep(Parts):
-    """Seconds of a step; the parts sum to it."""
+    """Seconds of the parts of a data-parallel step; the parts sum to ``total_s``."""
 
     forward_s: Num
     backward_s: Num
@@ -75,7 +75,7 @@ class ReplicaStep(Parts):
 
 
 def all_reduce_s(plan: ReplicaPlan, network_share: Num, hop_s: Num) -> Num:
-    """Two-level ring: 2 (r-1)/r S over a node's links, 2 (N-1)/N of each rank's part S/r over its network card.
+    """Seconds of a two-level ring: 2 (r-1)/r S over a node's links, 2 (N-1)/N of each rank's part S/r over its network card.
 
     Example:
         >>> one_node = ReplicaPlan(8.0, 8.0, 1.0, 0.0, 100e6, 0.0, 300e9, 25e9)
@@ -83,26 +83,26 @@ def all_reduce_s(plan: ReplicaPlan, network_share: Num, hop_s: Num) -> Num:
         0.583
     """
     nodes = plan.replicas / plan.per_node
-    inside = 2 * (plan.per_node - 1) / plan.per_node * plan.gradient_B / (plan.intra_Bps * network_share)
+    inside_s = 2 * (plan.per_node - 1) / plan.per_node * plan.gradient_B / (plan.intra_Bps * network_share)
     part_B = plan.gradient_B / plan.per_node
-    across = 2 * (nodes - 1) / nodes * part_B / (plan.inter_Bps * network_share)
+    across_s = 2 * (nodes - 1) / nodes * part_B / (plan.inter_Bps * network_share)
     hops = 2 * np.log2(maximum(1.0, nodes))
-    return inside + where(nodes > 1, across + hops * hop_s, 0.0)
+    return inside_s + where(nodes > 1, across_s + hops * hop_s, 0.0)
 
 
 def replica_step(passes: Passes, plan: ReplicaPlan, device: ReplicaDevice, stack: ReplicaCoefficients) -> ReplicaStep:
-    """The step: host and device as (a^n + b^n)^(1/n), the all-reduce under the last micro-batch's backward pass."""
+    """Time a step: host and device as (a^n + b^n)^(1/n), the all-reduce under the last micro-batch's backward pass."""
     device_s = passes.forward_s + passes.backward_s
     host_s = passes.kernels * stack.host_kernel_s
-    together = (device_s**device.shared.host_norm + host_s**device.shared.host_norm) ** (1 / device.shared.host_norm)
+    overlapped_s = (device_s**device.shared.host_norm + host_s**device.shared.host_norm) ** (1 / device.shared.host_norm)
     accumulated_s = plan.accumulated_B / device.streaming_Bps
-    reduced = where(plan.replicas > 1, all_reduce_s(plan, stack.network_share, device.shared.hop_s), 0.0)
-    hidden = stack.dp_hidden * minimum(reduced, passes.backward_s)
+    reduce_s = where(plan.replicas > 1, all_reduce_s(plan, stack.network_share, device.shared.hop_s), 0.0)
+    hidden_s = stack.dp_hidden * minimum(reduce_s, passes.backward_s)
     return ReplicaStep(
         forward_s=plan.micro_batches * passes.forward_s,
         backward_s=plan.micro_batches * (passes.backward_s + accumulated_s),
-        host_s=plan.micro_batches * (together - device_s),
-        dp_exposed_s=reduced - hidden,
+        host_s=plan.micro_batches * (overlapped_s - device_s),
+        dp_exposed_s=reduce_s - hidden_s,
         optimizer_s=plan.updated_B / device.streaming_Bps,
-        fixed_s=stack.step_s + 0.0 * reduced,
+        fixed_s=stack.step_s + 0.0 * reduce_s,
     )

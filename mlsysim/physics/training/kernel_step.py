@@ -8,10 +8,12 @@ Sources: Narayanan et al. 2021, Korthikanti et al. 2022 (what a layer computes a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
+from mlsysim.physics.distinct import distinct_rows
 from mlsysim.physics.kernels.attention import training_attention_s
 from mlsysim.physics.kernels.collectives import collective_s
 from mlsysim.physics.kernels.gemm import gemm_s
@@ -19,7 +21,7 @@ from mlsysim.physics.layer.adapters import ADDED_B, LAUNCHED, adapter_products_s
 from mlsysim.physics.layer.context_parallel import merged_output_B
 from mlsysim.physics.layer.experts import ExpertPass, exchange_s, expert_backward, expert_forward
 from mlsysim.physics.layer.latent_attention import latent_elements, latent_head_dim, latent_products
-from mlsysim.physics.layer.sharding import largest_rank, largest_trained, trained_parameters
+from mlsysim.physics.layer.sharding import fullest_stage, trained_parameters
 from mlsysim.physics.layer.work import FULL, SELECTIVE, LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, where
@@ -54,10 +56,59 @@ _ALIGNED_HEAD = 8.0
 _FUSED_MATRICES = 4.0
 
 
-def kernel_parts(
+@dataclass(frozen=True, slots=True)
+class LayerTimes:
+    """Seconds of one layer, and of the output head, for one micro-batch on one rank.
+
+    They follow from the layer, the device, the stack and ``LAYER_FIELDS`` of the plan; its other fields say how often they run.
+
+    Attributes:
+        forward_s, backward_s: the passes, with the host that launches them.
+        attention_s: attention's part of both, under which a ring of context-parallel ranks can hide.
+        repeated_attention_s: what selective recomputation repeats.
+        unrepeated_s: what full recomputation leaves out of the forward pass.
+        repeated_ffn_s: what selective recomputation repeats beside attention.
+        sent_forward_s, sent_backward_s: what the exchange of tokens between experts' ranks adds to the passes.
+        head_s: the output head and its loss, forward and backward, with the host that launches them.
+        reduction_s: one tensor-parallel all-reduce.
+    """
+
+    forward_s: Num
+    backward_s: Num
+    attention_s: Num
+    repeated_attention_s: Num
+    unrepeated_s: Num
+    repeated_ffn_s: Num
+    sent_forward_s: Num
+    sent_backward_s: Num
+    head_s: Num
+    reduction_s: Num
+
+
+# Fields of a plan that ``LayerTimes`` depend on.
+LAYER_FIELDS = ("tp", "cp", "ep", "expert_tp", "micro_batch_tokens", "sequence_parallel", "virtual_stages")
+
+
+def once_per_layer(times: Callable[[Plan], LayerTimes], plan: Plan) -> LayerTimes:
+    """``times`` of every plan of an array, computed once for all that split a layer in the same way.
+
+    Args:
+        times: the layer of one model, machine, device and stack as plans split it.
+        plan: many plans.
+    """
+    # Whether there are several chunks matters to a layer, not how many.
+    seen = {name: getattr(plan, name) for name in LAYER_FIELDS} | {"virtual_stages": minimum(plan.virtual_stages, 2.0)}
+    rows = distinct_rows(*seen.values())
+    # No layer can depend unseen on another field of a plan: here it is no number.
+    unseen = dict.fromkeys((field.name for field in fields(Plan)), math.nan)
+    layer = times(Plan(**unseen | {name: rows.reduced(value) for name, value in seen.items()}))
+    return LayerTimes(*(rows.spread(getattr(layer, field.name)) for field in fields(LayerTimes)))
+
+
+def layer_times(
     work: LayeredWork, shape: LayerShape, plan: Plan, machine: Machine, device: KernelDevice, stack: StackCoefficients
-) -> StepParts:
-    """The parts of a step; tensor-parallel collectives come with what the stack hides already taken off."""
+) -> LayerTimes:
+    """The kernels and collectives of one layer and of the output head, for one micro-batch."""
     if somewhere(stack.attention_rate != 1.0):
         device = replace(device, attention=device.attention.at_rate(stack.attention_rate))
     attention_forward, attention_backward = _attention_s(shape, plan, device)
@@ -77,28 +128,55 @@ def kernel_parts(
     if somewhere(sent):
         sent_forward = _launched_s(forward + sent, host, norm) - _launched_s(forward, host, norm)
         sent_backward = _launched_s(backward + sent, host, norm) - _launched_s(backward, host, norm)
-    attention_s = attention_forward + attention_backward if somewhere(plan.cp > 1) else 0.0
-    forward, backward = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
+    repeated = attention_forward
     if shape.latent.used:
-        expanded = _expanded_s(shape, plan, device)
-        attention_forward = where(shape.latent.key_rank > 0, expanded, attention_forward)
-    reduction = _reduction_s(work, plan, machine, device)
+        repeated = where(shape.latent.key_rank > 0, _expanded_s(shape, plan, device), attention_forward)
+    dropped_s, added_s = _dropped_and_added_s(shape, plan, device, stack)
+    return LayerTimes(
+        forward_s=_launched_s(forward, host, norm),
+        backward_s=_launched_s(backward, host, norm),
+        attention_s=attention_forward + attention_backward if somewhere(plan.cp > 1) else 0.0,
+        repeated_attention_s=repeated,
+        unrepeated_s=dropped_s,
+        repeated_ffn_s=added_s,
+        sent_forward_s=sent_forward,
+        sent_backward_s=sent_backward,
+        head_s=_launched_s(_head_s(work, shape, plan, device), shared.launch_head * stack.host_layer_s, norm),
+        reduction_s=_reduction_s(work, plan, machine, device),
+    )
+
+
+def kernel_parts(
+    work: LayeredWork,
+    shape: LayerShape,
+    layer: LayerTimes,
+    plan: Plan,
+    machine: Machine,
+    device: KernelDevice,
+    stack: StackCoefficients,
+) -> StepParts:
+    """The parts of a step; tensor-parallel collectives come with what the stack hides already taken off."""
     repeats = where(plan.recompute == FULL, 2.0, 1.0)
     exposed = _reductions(work, shape) * (repeats * (1 - stack.tp_hidden_forward) + (1 - stack.tp_hidden_backward))
     # The adapters of attention's two products gather for themselves (together as much as one all-reduce), beside no product.
     exposed = exposed + where(shape.adapter_rank > 0, repeats + 1.0, 0.0)
+    parameters, trained = fullest_stage(work, plan)
+    updated = where(plan.zero_stage >= 1, trained.sharded(plan), trained.whole)
+    # Gathered weights are converted once forward and once backward.
+    cast_B = where(plan.zero_stage >= 3, stack.cast_B * 2 * plan.micro_batches * parameters.whole, 0.0)
+    selective = where(plan.recompute == SELECTIVE, layer.repeated_attention_s + layer.repeated_ffn_s, 0.0)
     return StepParts(
-        layer_s=forward + backward,
-        recompute_s=_recompute_s(shape, plan, device, stack, forward, attention_forward),
-        head_s=_launched_s(_head_s(work, shape, plan, device), shared.launch_head * stack.host_layer_s, norm) + reduction,
-        tp_s=(reduction + where(plan.tp > 1, stack.tp_wait_s, 0.0)) * exposed,
-        ep_s=repeats * sent_forward + sent_backward,
+        layer_s=layer.forward_s + layer.backward_s,
+        recompute_s=where(plan.recompute == FULL, layer.forward_s - layer.unrepeated_s, selective),
+        head_s=layer.head_s + layer.reduction_s,
+        tp_s=(layer.reduction_s + where(plan.tp > 1, stack.tp_wait_s, 0.0)) * exposed,
+        ep_s=repeats * layer.sent_forward_s + layer.sent_backward_s,
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),
-        dp_s=shard_traffic_s(work, plan, machine) + _cast_B(work, plan, stack) / device.streaming_Bps,
-        optimizer_s=_OPTIMIZER_B * _updated(work, plan) / device.streaming_Bps + stack.host_step_s,
-        replica_s=replica_reduction_s(work, plan, machine) + _replica_steps_s(work, plan, stack),
+        dp_s=shard_traffic_s(parameters, trained, plan, machine) + cast_B / device.streaming_Bps,
+        optimizer_s=_OPTIMIZER_B * updated / device.streaming_Bps + stack.host_step_s,
+        replica_s=replica_reduction_s(trained, plan, machine) + _replica_steps_s(work, plan, stack),
         cp_s=ring_exchange_s(work, plan, machine),
-        cp_window_s=attention_s,
+        cp_window_s=layer.attention_s,
         head_spread=shape.uneven * stack.written_layout,
     )
 
@@ -108,17 +186,13 @@ def _replica_steps_s(work: LayeredWork, plan: Plan, stack: StackCoefficients) ->
     return stack.network_step_s * 2 * (plan.shard_copies - 1) * work.layers / plan.pp
 
 
-def _recompute_s(
-    shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients, forward: Num, attention: Num
-) -> Num:
-    """What the backward pass repeats of one layer."""
-    dropped_s: Num = 0.0
-    added_s: Num = 0.0
-    if somewhere(stack.dropped_down) or somewhere(stack.repeated_ffn):
-        dense = _products(shape, plan)[-2:]
-        up_s, down_s = (share * _product_s(plan.micro_batch_tokens, n, k, device) for share, n, k in dense)
-        dropped_s, added_s = stack.dropped_down * down_s, stack.repeated_ffn * up_s
-    return where(plan.recompute == FULL, forward - dropped_s, where(plan.recompute == SELECTIVE, attention + added_s, 0.0))
+def _dropped_and_added_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> tuple[Num, Num]:
+    """What full recomputation drops of the forward pass, and what selective recomputation adds to attention."""
+    if not somewhere(stack.dropped_down) and not somewhere(stack.repeated_ffn):
+        return 0.0, 0.0
+    dense = _products(shape, plan)[-2:]
+    up_s, down_s = (share * _product_s(plan.micro_batch_tokens, n, k, device) for share, n, k in dense)
+    return stack.dropped_down * down_s, stack.repeated_ffn * up_s
 
 
 def _whole_sends(plan: Plan, stack: StackCoefficients) -> Truth:
@@ -139,7 +213,7 @@ def _products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]
 
 
 def _attention_products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]:
-    """The same of attention alone: QKV and output."""
+    """Products (share of the layers, output, input features) of a rank's attention alone: QKV and output."""
     plain = ((1.0, _qkv_width(shape, plan), shape.hidden), (1.0, shape.hidden, shape.query_width / plan.tp))
     if not shape.latent.used:
         return plain
@@ -262,7 +336,7 @@ def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: Stack
 
 
 def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
-    """The same of the backward pass: input and weight gradients, and their accumulation."""
+    """Device time of one layer's backward pass of one micro-batch: input and weight gradients, and their accumulation."""
     tokens = plan.micro_batch_tokens
     products: Num = 0.0
     trained = where(work.frozen > 0, 0.0, 1.0)
@@ -297,15 +371,3 @@ def _reduction_s(work: LayeredWork, plan: Plan, machine: Machine, device: Kernel
     local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, links)
     across = tensor_all_reduce_s(work, plan, machine)
     return where(plan.tp > machine.per_node, across, local)
-
-
-def _updated(work: LayeredWork, plan: Plan) -> Num:
-    """Parameters that a rank updates."""
-    parameters = largest_trained(work, plan)
-    return where(plan.zero_stage >= 1, parameters.sharded(plan), parameters.whole)
-
-
-def _cast_B(work: LayeredWork, plan: Plan, stack: StackCoefficients) -> Num:
-    """Bytes that converting gathered weights moves in a step."""
-    gathered = 2 * plan.micro_batches * largest_rank(work, plan).whole
-    return where(plan.zero_stage >= 3, stack.cast_B * gathered, 0.0)

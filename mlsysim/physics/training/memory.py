@@ -10,13 +10,13 @@ from dataclasses import dataclass, fields, replace
 
 from mlsysim.physics.layer.sharding import first_stage_ends, last_stage_ends, rank_parameters, trained_parameters
 from mlsysim.physics.layer.work import LOGIT_B, NONE, LayeredWork, kept_activation_B
-from mlsysim.physics.numeric import Num, Truth, minimum, where
+from mlsysim.physics.numeric import Num, Truth, maximum, minimum, where
 from mlsysim.physics.plan import Plan, held_by_first_stage, held_by_last_stage, stage_layers
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryTerms:
-    """What a software stack keeps beyond the textbook; the defaults are the textbook.
+    """Memory that a software stack keeps beyond the textbook; the defaults are the textbook.
 
     Attributes:
         in_flight: micro-batches that a pipeline stage holds beyond those of its schedule, up to all there are.
@@ -53,7 +53,7 @@ TEXTBOOK = MemoryTerms()
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Bytes on the fullest rank."""
+    """Bytes on the fullest rank of a training step, by use."""
 
     weights_B: Num
     gradients_B: Num
@@ -63,12 +63,12 @@ class MemoryUse:
 
     @property
     def total_B(self) -> Num:
-        """All of it."""
+        """Bytes of all uses together."""
         return self.weights_B + self.gradients_B + self.optimizer_B + self.activations_B + self.buffers_B
 
     @property
     def static_B(self) -> Num:
-        """What stays between steps: weights, gradients and optimizer states."""
+        """Bytes that stay between steps: weights, gradients and optimizer states."""
         return self.weights_B + self.gradients_B + self.optimizer_B
 
 
@@ -77,21 +77,33 @@ MEMORY_PARTS = tuple(part.name for part in fields(MemoryUse))
 
 def training_memory(work: LayeredWork, plan: Plan, terms: MemoryTerms = TEXTBOOK) -> MemoryUse:
     """Memory of the fullest rank: the first stage (most micro-batches in flight) or the last (output head and logits)."""
+    first, last = _end_stages(work, plan, terms)
+    return choose(last.total_B > first.total_B, last, first)
+
+
+def fullest_rank_B(work: LayeredWork, plan: Plan, terms: MemoryTerms = TEXTBOOK) -> Num:
+    """Bytes of the fullest rank: the total of ``training_memory``, for a search that does not ask what they are made of."""
+    first, last = _end_stages(work, plan, terms)
+    return maximum(first.total_B, last.total_B)
+
+
+def _end_stages(work: LayeredWork, plan: Plan, terms: MemoryTerms) -> tuple[MemoryUse, MemoryUse]:
+    """Memory of a rank of the first stage and of the last."""
     full, least = stage_layers(work.layers, plan.pp)
     alone = where(plan.pp == 1, 1.0, 0.0)
     kept = work if terms is TEXTBOOK else _kept_by_stack(work, terms)
     first = _stage_memory(kept, plan, terms, full, first_stage_ends(work, plan), held_by_first_stage(plan), alone)
     last = _stage_memory(kept, plan, terms, least, last_stage_ends(work, plan), held_by_last_stage(plan), 1.0)
-    return choose(last.total_B > first.total_B, last, first)
+    return first, last
 
 
 def choose(condition: Truth, yes: MemoryUse, no: MemoryUse) -> MemoryUse:
-    """``yes`` where ``condition`` holds, else ``no``."""
+    """Take ``yes`` where ``condition`` holds, else ``no``, plan by plan."""
     return MemoryUse(*(where(condition, getattr(yes, part), getattr(no, part)) for part in MEMORY_PARTS))
 
 
 def _kept_by_stack(work: LayeredWork, terms: MemoryTerms) -> LayeredWork:
-    """``work`` with what the stack keeps of a layer. Selective recomputation repeats just these parts, and keeps none of it."""
+    """Add to ``work`` what the stack keeps of a layer; selective recomputation repeats just these parts and keeps none."""
     elements = work.boundary_B / 2  # of a 16-bit residual vector
     input_B = terms.input_B - 2  # beyond the textbook's 16 bits: of two norms' outputs, and of the activation function's
     unkept_B = (1.0 - terms.routed_kept) * 2 * work.routed_copies * work.boundary_B
@@ -108,18 +120,18 @@ def _stage_memory(
 ) -> MemoryUse:
     parameters = rank_parameters(work, plan, layers, ends)
     trained = trained_parameters(work, plan, layers, ends)
-    whole, sharded = trained.whole, trained.sharded(plan)
-    per_layer = kept_activation_B(work, plan.recompute, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens
+    trained_whole, trained_sharded = trained.whole, trained.sharded(plan)
+    layer_B = kept_activation_B(work, plan.recompute, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens
     # Recomputation rebuilds one layer at a time; ZeRO-3 gathers one layer while it computes another.
-    rebuilt = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens - per_layer
-    gathered = where(plan.zero_stage >= 3, 2 * plan.weight_B * rank_parameters(work, plan, 1.0, 0.0).whole, 0.0)
-    logits = has_head * (terms.logit_B * work.logits) * plan.micro_batch_tokens / where(terms.logits_split, plan.tp, 1.0)
-    stays = where(plan.recompute == NONE, 1.0, 1 - terms.offloaded)
+    rebuilt_B = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens - layer_B
+    gathered_B = where(plan.zero_stage >= 3, 2 * plan.weight_B * rank_parameters(work, plan, 1.0, 0.0).whole, 0.0)
+    logits_B = has_head * (terms.logit_B * work.logits) * plan.micro_batch_tokens / where(terms.logits_split, plan.tp, 1.0)
+    device_share = where(plan.recompute == NONE, 1.0, 1 - terms.offloaded)
     in_flight = where(plan.pp == 1, scheduled, minimum(plan.micro_batches, scheduled + terms.in_flight))
     return MemoryUse(
         weights_B=plan.weight_B * where(plan.zero_stage >= 3, parameters.sharded(plan), parameters.whole),
-        gradients_B=plan.gradient_B * where(plan.zero_stage >= 2, sharded, whole),
-        optimizer_B=(plan.optimizer_B + terms.extra_optimizer_B) * where(plan.zero_stage >= 1, sharded, whole),
-        activations_B=terms.fragmentation * (layers * per_layer * in_flight * stays + logits),
-        buffers_B=terms.fragmentation * (rebuilt + gathered),
+        gradients_B=plan.gradient_B * where(plan.zero_stage >= 2, trained_sharded, trained_whole),
+        optimizer_B=(plan.optimizer_B + terms.extra_optimizer_B) * where(plan.zero_stage >= 1, trained_sharded, trained_whole),
+        activations_B=terms.fragmentation * (layers * layer_B * in_flight * device_share + logits_B),
+        buffers_B=terms.fragmentation * (rebuilt_B + gathered_B),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mlsysim.physics.kernels.alpha_beta import all_reduce_s, all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
 from mlsysim.physics.kernels.roofline import roofline_s
 from mlsysim.physics.layer.context_parallel import ring_passes_B
-from mlsysim.physics.layer.sharding import largest_rank, largest_trained, rank_parameters
+from mlsysim.physics.layer.sharding import RankParameters, fullest_stage, rank_parameters
 from mlsysim.physics.layer.work import (
     BACKWARD_OVER_FORWARD,
     FULL,
@@ -30,7 +30,7 @@ def training_step(work: LayeredWork, plan: Plan, machine: Machine, overlap: Over
 
 
 def roofline_parts(work: LayeredWork, plan: Plan, machine: Machine) -> StepParts:
-    """The parts of the step."""
+    """Seconds of a step's parts, each by roofline, before anything hides."""
     tokens = plan.micro_batch_tokens
     return StepParts(
         layer_s=_layer_compute_s(work, plan, machine),
@@ -55,9 +55,9 @@ def _layer_compute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     tokens = plan.micro_batch_tokens
     flops = work.trained_layer_flops * tokens / plan.tp
     parameters = rank_parameters(work, plan, 1.0, 0.0).whole
-    kept = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * tokens
-    moved = (2 * plan.weight_B + 2 * plan.gradient_B) * parameters + 2 * kept
-    return roofline_s(flops, moved, machine.rate_flops_per_s, machine.memory_Bps)
+    kept_B = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * tokens
+    moved_B = (2 * plan.weight_B + 2 * plan.gradient_B) * parameters + 2 * kept_B
+    return roofline_s(flops, moved_B, machine.rate_flops_per_s, machine.memory_Bps)
 
 
 def _recompute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
@@ -68,8 +68,8 @@ def _recompute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
 def _head_compute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     tokens = plan.micro_batch_tokens
     flops = (1 + BACKWARD_OVER_FORWARD) * work.head_flops * tokens / plan.tp
-    moved = ((2 * plan.weight_B + 2 * plan.gradient_B) * work.head_parameters + 2 * work.logits_B * tokens) / plan.tp
-    return roofline_s(flops, moved, machine.rate_flops_per_s, machine.memory_Bps)
+    moved_B = ((2 * plan.weight_B + 2 * plan.gradient_B) * work.head_parameters + 2 * work.logits_B * tokens) / plan.tp
+    return roofline_s(flops, moved_B, machine.rate_flops_per_s, machine.memory_Bps)
 
 
 def tensor_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
@@ -95,12 +95,12 @@ def expert_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     in_node = plan.ranks_in_node(plan.ep, plan.expert_split, machine.per_node)
     tokens_B = work.boundary_B * plan.micro_batch_tokens / plan.routed_from
     links = (machine.intra_Bps, machine.inter_Bps, machine.oversubscription)
-    sent = all_to_all_s(tokens_B, plan.ep, in_node, *links, work.routed_copies)
-    return where(plan.recompute == FULL, 6.0, 4.0) * sent
+    sent_s = all_to_all_s(tokens_B, plan.ep, in_node, *links, work.routed_copies)
+    return where(plan.recompute == FULL, 6.0, 4.0) * sent_s
 
 
 def ring_exchange_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
-    """What keys and values (and their gradients) need around the ring of context-parallel ranks: one layer and micro-batch."""
+    """Seconds that one layer's keys, values and their gradients travel around the ring of context-parallel ranks."""
     in_node = plan.ranks_in_node(plan.cp, plan.tp, machine.per_node)
     bandwidth = ring_bandwidth_Bps(plan.cp * plan.tp > machine.per_node, in_node, machine.intra_Bps, machine.inter_Bps)
     chunk_B = work.key_value_B * plan.micro_batch_tokens / plan.tp
@@ -110,34 +110,34 @@ def ring_exchange_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
 def pipeline_send_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Activations forward and gradients back across one stage boundary, for one micro-batch; every chunk sends its own."""
     shared = where(plan.sequence_parallel, plan.tp, 1.0)
-    sent = 2 * plan.virtual_stages * work.boundary_B * plan.micro_batch_tokens / shared
-    link = where(plan.ranks > machine.per_node, machine.inter_Bps, machine.intra_Bps)
-    return where(plan.pp > 1, sent / link, 0.0)
+    sent_B = 2 * plan.virtual_stages * work.boundary_B * plan.micro_batch_tokens / shared
+    link_Bps = where(plan.ranks > machine.per_node, machine.inter_Bps, machine.intra_Bps)
+    return where(plan.pp > 1, sent_B / link_Bps, 0.0)
 
 
 def data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Gradient and parameter traffic of one step, within the ranks that hold all shards together and between such replicas."""
-    return shard_traffic_s(work, plan, machine) + replica_reduction_s(work, plan, machine)
+    parameters, trained = fullest_stage(work, plan)
+    return shard_traffic_s(parameters, trained, plan, machine) + replica_reduction_s(trained, plan, machine)
 
 
-def replica_reduction_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+def replica_reduction_s(trained: RankParameters, plan: Plan, machine: Machine) -> Num:
     """Replicas of hybrid sharding all-reduce the gradients of their shards once a step, each rank over its own card."""
-    return all_reduce_s(plan.gradient_B * largest_trained(work, plan).sharded(plan), plan.shard_copies, machine.inter_Bps)
+    return all_reduce_s(plan.gradient_B * trained.sharded(plan), plan.shard_copies, machine.inter_Bps)
 
 
-def shard_traffic_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
+def shard_traffic_s(parameters: RankParameters, trained: RankParameters, plan: Plan, machine: Machine) -> Num:
     """Traffic of the ranks that hold all shards together (without hybrid sharding all data-parallel ranks).
 
     ZeRO-0 all-reduces gradients; ZeRO-1 reduce-scatters them and gathers the updated weights; ZeRO-2 reduce-scatters in
     every micro-batch, since no rank keeps whole gradients; ZeRO-3 also gathers the weights twice a micro-batch.
     """
-    parameters, trained = largest_rank(work, plan), largest_trained(work, plan)
     shards, expert_shards = plan.data_ranks / plan.shard_copies, plan.expert_copies / plan.shard_copies
-    dense = _replica_bandwidth_Bps(plan, machine, shards, plan.tp)
-    expert = _replica_bandwidth_Bps(plan, machine, expert_shards, plan.expert_split * plan.ep)
+    dense_Bps = _replica_bandwidth_Bps(plan, machine, shards, plan.tp)
+    expert_Bps = _replica_bandwidth_Bps(plan, machine, expert_shards, plan.expert_split * plan.ep)
     dense_B = _replicated_B(parameters.dense, trained.dense, plan)
     expert_B = _replicated_B(parameters.expert, trained.expert, plan)
-    return reduce_scatter_s(dense_B, shards, dense) + reduce_scatter_s(expert_B, expert_shards, expert)
+    return reduce_scatter_s(dense_B, shards, dense_Bps) + reduce_scatter_s(expert_B, expert_shards, expert_Bps)
 
 
 def _replicated_B(parameters: Num, trained: Num, plan: Plan) -> Num:
@@ -149,13 +149,13 @@ def _replicated_B(parameters: Num, trained: Num, plan: Plan) -> Num:
 
 
 def _replica_bandwidth_Bps(plan: Plan, machine: Machine, replicas: Num, stride: Num) -> Num:
-    """Of the ring through the ranks, ``stride`` apart, that hold the same parameters: of one expert a node has fewer."""
+    """Bandwidth of a ring through ``replicas`` ranks, ``stride`` apart, that hold the same parameters."""
     in_node = plan.ranks_in_node(replicas, stride, machine.per_node)
     return ring_bandwidth_Bps(replicas * stride > machine.per_node, in_node, machine.intra_Bps, machine.inter_Bps)
 
 
 def _optimizer_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
-    """Adam: reads and writes its states, reads the gradient, writes the weight; ZeRO divides it over DP."""
-    parameters = largest_trained(work, plan)
-    updated = where(plan.zero_stage >= 1, parameters.sharded(plan), parameters.whole)
+    """Seconds of Adam's update: states read and written, gradient read, weight written; ZeRO divides it over DP."""
+    _, trained = fullest_stage(work, plan)
+    updated = where(plan.zero_stage >= 1, trained.sharded(plan), trained.whole)
     return (2 * plan.optimizer_B + plan.gradient_B + plan.weight_B) * updated / machine.memory_Bps

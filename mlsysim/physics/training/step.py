@@ -1,4 +1,4 @@
-"""How the parts of a training step add up: what hides under what, and the pipeline.
+"""The assembly of a training step from its parts: which collectives hide under which compute, and the pipeline.
 
 Sources: Narayanan et al. 2021 (pipelines), Rajbhandari et al. 2020 (ZeRO).
 """
@@ -18,14 +18,14 @@ class StepParts:
 
     Attributes:
         layer_s: forward and backward of one layer and micro-batch.
-        recompute_s: what the backward pass repeats of it.
+        recompute_s: what the backward pass repeats of that layer.
         head_s: the output head of one micro-batch.
         tp_s, ep_s: tensor- and expert-parallel collectives of one layer and micro-batch.
         send_s: what one micro-batch sends across one stage boundary, both ways.
         dp_s: gradient and weight traffic of the step.
-        optimizer_s: the update.
+        optimizer_s: the update of the weights.
         cp_s: the ring of context-parallel ranks of one layer and micro-batch.
-        cp_window_s: the attention under which it can hide.
+        cp_window_s: the attention under which that ring can hide.
         head_spread: 1.0 where the last stage has as many layers fewer as the output head takes time.
         replica_s: reduction between replicas of shards, after the last gradient: nothing is left to hide it.
     """
@@ -46,7 +46,7 @@ class StepParts:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """How collectives hide under compute.
+    """Shares of the collectives that hide under compute.
 
     Attributes:
         tp, cp, ep, pp, dp: the part of each collective that hides where there is compute enough to hide it.
@@ -63,7 +63,7 @@ class Overlap:
 
     @classmethod
     def of_all(cls, share: Num, whole_step: bool = False) -> Overlap:
-        """The same share of every collective."""
+        """Let every collective hide by one common ``share``."""
         return cls(share, share, share, share, whole_step, share)
 
 
@@ -104,7 +104,7 @@ STEP_PARTS = tuple(part.name for part in fields(StepTime))
 
 
 def assemble_step(layers: Num, parts: StepParts, plan: Plan, overlap: Overlap) -> StepTime:
-    """The step from its parts.
+    """Add up a step from its parts.
 
     Collectives take turns under the compute of their layer: tensor parallelism first, then the ring of context parallelism
     (under attention alone), then experts, then the sends between stages, then data parallelism under what is left. Together
@@ -115,11 +115,11 @@ def assemble_step(layers: Num, parts: StepParts, plan: Plan, overlap: Overlap) -
     cp_hidden = overlap.cp * minimum(parts.cp_s, minimum(parts.cp_window_s, window - tp_hidden))
     ep_hidden = overlap.ep * minimum(parts.ep_s, window - tp_hidden - cp_hidden)
     # Only what every stage has can hide what every stage waits for: the emptiest one sets it.
-    _, least = stage_layers(layers, plan.pp)
-    left = (window - tp_hidden - cp_hidden - ep_hidden) * least
-    send_hidden = overlap.pp * minimum(parts.send_s, left)
+    _, emptiest_layers = stage_layers(layers, plan.pp)
+    left_window = (window - tp_hidden - cp_hidden - ep_hidden) * emptiest_layers
+    send_hidden = overlap.pp * minimum(parts.send_s, left_window)
     passes_under = plan.micro_batches if overlap.whole_step else where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
-    dp_hidden = overlap.dp * minimum(parts.dp_s, (left - send_hidden) * passes_under)
+    dp_hidden = overlap.dp * minimum(parts.dp_s, (left_window - send_hidden) * passes_under)
 
     block = window + (parts.tp_s - tp_hidden) + (parts.cp_s - cp_hidden) + (parts.ep_s - ep_hidden)
     send = parts.send_s - send_hidden
@@ -153,9 +153,9 @@ def pipeline_s(layers: Num, plan: Plan, layer_s: Num, head_s: Num, send_s: Num, 
         >>> float(total), float(busy)
         (88.0, 64.0)
     """
-    full, least = stage_layers(layers, plan.pp)
-    last_s = where(head_spread > 0, (layers * layer_s + head_s) / plan.pp, least * layer_s + head_s)
-    slowest = maximum(full * layer_s, last_s) + send_s
-    everything = layers * layer_s + head_s + plan.pp * send_s
-    ramp = (everything - slowest) / plan.virtual_stages
-    return plan.micro_batches * slowest + ramp, plan.micro_batches * everything / plan.pp
+    fullest_layers, emptiest_layers = stage_layers(layers, plan.pp)
+    last_s = where(head_spread > 0, (layers * layer_s + head_s) / plan.pp, emptiest_layers * layer_s + head_s)
+    slowest_s = maximum(fullest_layers * layer_s, last_s) + send_s
+    all_stages_s = layers * layer_s + head_s + plan.pp * send_s
+    ramp = (all_stages_s - slowest_s) / plan.virtual_stages
+    return plan.micro_batches * slowest_s + ramp, plan.micro_batches * all_stages_s / plan.pp

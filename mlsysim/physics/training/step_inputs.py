@@ -1,4 +1,4 @@
-"""What a calibrated training step is computed from: a layer's kernels, a device's, and the coefficients of a software stack."""
+"""Inputs of a calibrated training step: the kernels of a layer and of a device, and the coefficients of a software stack."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mlsysim.physics.numeric import Num
 
 @dataclass(frozen=True, slots=True)
 class SharedCoefficients:
-    """What all devices and stacks share: how far kernels other than matrix products are from their datasheet.
+    """Coefficients common to all devices and stacks, for kernels other than matrix products.
 
     Attributes:
         streaming: share of the memory bandwidth that element-wise passes reach.
         loss_B: bytes a logit that the loss moves, forward and backward: it reads and writes logits several times, in fp32.
         unfused_share: share of the peak of the batched products of attention that stores its scores.
-        unaligned_share: the same where a head is no multiple of 16 bytes wide, which tensor cores load at once.
+        unaligned_share: that share where a head is no multiple of 16 bytes wide, which tensor cores load at once.
         unfused_forward_B, unfused_backward_B: bytes a score that softmax, mask and dropout move.
         attention_backward: rate of the fused kernel's backward pass over that of its forward pass.
         flash_1: speed of FlashAttention-1 over FlashAttention-2.
@@ -48,21 +48,21 @@ class SharedCoefficients:
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What a layer's kernels look like before it is split.
+    """Shape of a layer's kernels before parallelism splits it.
 
     Attributes:
         hidden: width of the residual stream.
         query_width, key_width: elements of all query heads; of all key heads (values have as many).
         ffn, ffn_matrices: width of the feed-forward block, and 3 matrices where gated, else 2.
-        vocab: of the output head.
-        seq_len, heads, head_dim: of attention.
+        vocab: entries of the vocabulary.
+        seq_len, heads, head_dim: tokens of a sequence, query heads, and elements of a head.
         flash: 1.0 where attention stores no scores.
         older_on_hopper: 1.0 where a Hopper device runs FlashAttention-2 or older, not the vendor's own kernel.
         flash_1: 1.0 for FlashAttention-1.
         uneven: 1.0 where layers are of different kinds (dense first ones, ones that predict further tokens).
-        head_passes: of a token through the output head: more than one where further tokens are predicted.
+        head_passes: passes of a token through the output head: more than one where further tokens are predicted.
         window, windowed: keys that a query of a sliding-window layer sees, and the share of layers that have one.
-        adapter_rank: of the low-rank adapters beside the (frozen) products of attention; 0.0 where all weights are trained.
+        adapter_rank: rank of the adapters beside the (frozen) products of attention; 0.0 where all weights are trained.
         latent, routed: latent attention and expert layers, where there are any.
     """
 
@@ -89,16 +89,16 @@ class LayerShape:
 
 @dataclass(frozen=True, slots=True)
 class KernelDevice:
-    """Fitted kernels of one accelerator.
+    """Fitted kernels of one accelerator, its datasheet, and the constants that all accelerators share.
 
     Attributes:
-        gemm, gemm_peak_flops_per_s, gemm_input_B: of the layers' matrix products and their number format.
-        head_gemm, head_peak_flops_per_s: of the output head, 16-bit.
-        attention, attention_device: 16-bit.
-        collectives: within a node or NVLink domain.
-        memory_Bps, multiprocessors, cache_B: datasheet.
+        gemm, gemm_peak_flops_per_s, gemm_input_B: matrix products of layers, their peak, and the bytes of an element.
+        head_gemm, head_peak_flops_per_s: matrix products of the output head, 16-bit, and their peak.
+        attention, attention_device: fused 16-bit attention, and what it runs on.
+        collectives: coefficients within a node or NVLink domain.
+        memory_Bps, multiprocessors, cache_B: figures of the datasheet.
         clock: share of the clock of a short benchmark that hours of training sustain.
-        shared: what it has in common with all others.
+        shared: constants of all devices and stacks.
         torus_axes: axes of a torus of links (1: a switch); tensor parallelism has one of them.
     """
 
@@ -119,13 +119,13 @@ class KernelDevice:
 
     @property
     def streaming_Bps(self) -> Num:
-        """Rate of element-wise passes."""
+        """Bandwidth that element-wise passes reach, in bytes per second."""
         return self.shared.streaming * self.memory_Bps
 
 
 @dataclass(frozen=True, slots=True)
 class StackCoefficients:
-    """What a software stack adds, whatever the model, the plan or the device; at most six of these are fitted to one stack.
+    """Coefficients that a software stack adds, whatever the model, the plan or the device; at most six are fitted to one stack.
 
     Attributes:
         host_layer_s: time of the host to launch one pass of one layer.
@@ -137,21 +137,21 @@ class StackCoefficients:
         network_share: share of the network cards' line rate that its traffic between nodes reaches.
         host_step_s: time of the host once a step, when nothing else runs: gradient clipping and its checks, the optimizer's
             many small kernels, the next batch, logging.
-        cast_B: stated, not fitted: bytes a gathered parameter that converting it moves through memory.
-        scattered: stated: 1.0 where the ranks of a TP group each send their part of an activation to the next stage.
+        cast_B: bytes a gathered parameter that converting it moves through memory (stated, not fitted).
+        scattered: 1.0 where the ranks of a TP group each send their part of an activation to the next stage (stated).
         host_expert_s: what routing and the experts' kernels add to the host's time of a pass of an expert layer.
         routed_B: bytes an element of routed tokens that putting them in order moves beyond fused kernels, in each direction.
         ep_hidden: share of the all-to-alls between experts' ranks under compute, as far as the network's cards carry them:
             within an NVLink domain they occupy multiprocessors.
-        sent_once: stated: 1.0 where a token crosses once to a rank or node that has several of its experts.
-        written_layout: stated: 1.0 where stages of uneven layers are laid out by hand, so that the output head holds none up.
-        two_batches: stated: 1.0 where every schedule has another micro-batch's compute beside such messages (DualPipe).
-        dropped_down: stated: share of the feed-forward block's last product that full recomputation leaves out: no gradient
+        sent_once: 1.0 where a token crosses once to a rank or node that has several of its experts (stated).
+        written_layout: 1.0 where uneven stages are laid out by hand, so that the output head holds none up (stated).
+        two_batches: 1.0 where every schedule has another micro-batch's compute beside such messages (DualPipe; stated).
+        dropped_down: share of the feed-forward block's last product that full recomputation leaves out (stated): no gradient
             needs its result, and a compiler that sees the whole layer (XLA) drops it.
-        attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
-        tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
+        repeated_ffn: share of the rest of that block that selective recomputation repeats beside attention (stated).
         network_step_s: latency of a step of the ring by which replicas (hybrid sharding) reduce a layer's gradients.
-        repeated_ffn: stated: share of the rest of the feed-forward block that selective recomputation repeats beside attention.
+        tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
+        attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
     """
 
     host_layer_s: Num = 0.0

@@ -83,7 +83,7 @@ def _ordered(columns: Floats) -> Floats:
 
 
 def _front(ordered: Floats) -> Floats:
-    """Those with less latency than every cheaper one."""
+    """The configurations with less latency than every cheaper one."""
     itl_s = ordered[PLACE["itl_s"]]
     ahead = np.append(True, itl_s[1:] < np.minimum.accumulate(itl_s)[:-1])[: itl_s.size]
     front: Floats = ordered[:, ahead]

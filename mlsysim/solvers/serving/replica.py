@@ -44,7 +44,7 @@ class ServingReplica:
         return cls(deployment, work, held, whole, streamed_passes(whole, deployment, work, held.all_weights_B))
 
     def with_batch(self, batch: int) -> Self:
-        """The same replica under another number of requests."""
+        """Copy the replica with another number of requests."""
         return replace(self, deployment=replace(self.deployment, batch=float(batch)))
 
     @property

@@ -12,7 +12,7 @@ from mlsysim.core.units import Quantity
 from mlsysim.models.types import Workload
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.training.objective import HIGHER_IS_BETTER
-from mlsysim.solvers.training.parallelism import ParallelismOptimizer, ParallelismResult
+from mlsysim.solvers.training.parallelism import COUNTS, ParallelismOptimizer, ParallelismResult
 from mlsysim.systems.types import Fleet
 
 
@@ -22,17 +22,22 @@ class FleetResult(Result):
 
     Attributes:
         rows: one a workload and fleet, the best fleet of each workload first: objective value, step time, memory, plan, and how
-            many plans were searched; those that nothing fits on come last and say why.
+            many plans there were; those that nothing fits on come last and say why.
         best: name of the best fleet of each workload that fits on one.
         results: the full search of each, by workload and fleet.
-        total_searched: plans of all.
+        total_space, total_legal, total_evaluated, total_feasible, total_searched: plans of all searches together, as
+            ``ParallelismResult`` counts them.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("best", "total_searched")
+    HEADLINE: ClassVar[tuple[str, ...]] = ("best", "total_evaluated")
 
     rows: tuple[dict[str, Any], ...]
     best: dict[str, str]
     results: dict[tuple[str, str], ParallelismResult]
+    total_space: int
+    total_legal: int
+    total_evaluated: int
+    total_feasible: int
     total_searched: int
 
 
@@ -108,7 +113,7 @@ class FleetOptimizer:
             rows=tuple(rows),
             best={name: best[name] for name in models if name in best},
             results=results,
-            total_searched=sum(result.total_searched for result in results.values()),
+            **{count: sum(getattr(result, count) for result in results.values()) for count in COUNTS},
         )
 
 
@@ -125,7 +130,7 @@ def _row(model: str, fleet: str, result: ParallelismResult) -> dict[str, Any]:
     row["objective_value"] = result.objective_value
     row["step_latency"] = None if result.best is None else result.best.step_latency_total
     row["memory"] = None if result.best is None else result.best.memory_per_accelerator
-    return {**row, "plan": result.best_config, "total_searched": result.total_searched}
+    return {**row, "plan": result.best_config, **{count: getattr(result, count) for count in COUNTS}}
 
 
 def _order(row: dict[str, Any], objective: str, models: Mapping[str, Any]) -> tuple[int, bool, float]:

@@ -110,7 +110,7 @@ def _training(given: dict[str, Any]) -> WholeTraining:
 
 
 def _power_W(fleet: Fleet, given: Quantity | str | None) -> float:
-    """Of one accelerator with its share of the node: as given, else the node's maximum, else its TDP."""
+    """Watts of one accelerator with its share of the node: as given, else the node's maximum, else its TDP."""
     if given is not None:
         return positive_quantity("accelerator_power", given, "watt")
     if fleet.node.max_power is not None:

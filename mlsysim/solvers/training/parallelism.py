@@ -41,6 +41,8 @@ DIMENSIONS = (
     "zero_stage",
     "schedule",
 )
+# How many plans there were, from the whole space to those that fit.
+COUNTS = ("total_space", "total_legal", "total_evaluated", "total_feasible", "total_searched")
 _NAMED = {"recompute": RECOMPUTE_MODES, "schedule": SCHEDULES}
 
 
@@ -53,9 +55,11 @@ class ParallelismResult(Result):
         best: its full result, or None.
         objective: what was made best, and ``objective_value`` the best plan's.
         total_space: plans before legality: every factorization of the fleet times every other choice.
-        total_searched: the legal ones, all of which were judged.
-        total_evaluated: plans whose memory and step time were computed; the others share their splits with none that fits.
-        total_feasible: those that fit.
+        total_legal: plans that are possible at all; the memory of each is computed.
+        total_evaluated: legal plans whose step time is computed too. The others are left out before: neither they nor any plan
+            that differs from them in its recompute mode or ZeRO stage alone fits in memory.
+        total_feasible: plans that fit.
+        total_searched: ``total_legal``, under its older name.
         ranking: the best plans that fit, best first, each with its step time and memory.
         pareto: the plans that no other beats in both the objective and memory, best first.
         alternatives: for each dimension of the best plan, what its other values cost when nothing else is changed.
@@ -63,16 +67,17 @@ class ParallelismResult(Result):
         complete: whether the search came to its end (an interrupt returns the best so far).
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("best_config", "total_searched", "total_feasible")
+    HEADLINE: ClassVar[tuple[str, ...]] = ("best_config", "total_evaluated", "total_feasible")
 
     best_config: dict[str, Any]
     best: DistributedResult | None
     objective: str
     objective_value: float | Quantity | None
     total_space: int
-    total_searched: int
+    total_legal: int
     total_evaluated: int
     total_feasible: int
+    total_searched: int
     ranking: tuple[dict[str, Any], ...]
     pareto: tuple[dict[str, Any], ...]
     alternatives: tuple[dict[str, Any], ...]
@@ -156,12 +161,12 @@ class ParallelismOptimizer:
             >>> from mlsysim.systems.registry import Systems
             >>> fleet = Fleet(name="64 H100", node=Systems.Nodes.DGX_H100, count=8)
             >>> found = ParallelismOptimizer().solve(Models.Language.Llama3_70B, fleet, batch_size=64, efficiency=0.5)
-            >>> found.feasible, found.total_searched >= found.total_feasible > 0
+            >>> found.feasible, found.total_legal >= found.total_evaluated >= found.total_feasible > 0
             (True, True)
             >>> more = ParallelismOptimizer().solve(
             ...     Models.Language.Llama3_70B, fleet, batch_size=64, efficiency=0.5, space="full", fixed={"cp": 1}
             ... )
-            >>> more.best.step_latency_total <= found.best.step_latency_total, more.total_searched > 1000
+            >>> more.best.step_latency_total <= found.best.step_latency_total, more.total_evaluated > 1000
             (True, True)
         """
         whole = one_of("space", space, SPACES) == "full"
@@ -322,9 +327,10 @@ def _result(question: Question, asked: dict[str, Any], found: Found, complete: b
         objective=question.objective.name,
         objective_value=value,
         total_space=size(setting, question.choices),
-        total_searched=found.legal,
+        total_legal=found.legal,
         total_evaluated=found.evaluated,
         total_feasible=found.feasible,
+        total_searched=found.legal,
         ranking=tuple(found_row(column) for column in found.best.T),
         pareto=tuple(found_row(column) for column in found.front.T),
         alternatives=alternatives,

@@ -74,14 +74,13 @@ def splits(setting: TrainingSetting, choices: Choices) -> list[Split]:
     fleet, model = setting.fleet, setting.workload
     ranks, per_node = fleet.accelerators, fleet.node.accelerators_per_node
     heads, layers, seq_len = _shape(setting)
+    context = _context_parts(seq_len) if isinstance(model, TransformerWorkload) else [1]
     found = []
     for tp in _allowed(divisors(heads), choices.tp):
         if tp > min(choices.max_tp or tp, setting.seq_len) or (per_node % tp and tp % per_node):
             continue
         for pp in _allowed(range(1, min(layers, ranks // tp) + 1), choices.pp):
-            for cp in _allowed(_context_parts(seq_len), choices.cp):
-                if tp * pp * cp > ranks or (cp > 1 and not isinstance(model, TransformerWorkload)):
-                    continue
+            for cp in _allowed(context, choices.cp):
                 for dp in _data_parallel(setting.batch_size, ranks, per_node, tp * pp * cp, choices):
                     found.append((tp, pp, cp, dp))
     return found
@@ -103,6 +102,8 @@ def _context_parts(seq_len: int) -> list[int]:
 
 
 def _data_parallel(batch: int, ranks: int, per_node: int, others: int, choices: Choices) -> Sequence[int]:
+    if others > ranks:
+        return ()
     if not choices.idle:
         if ranks % others or batch % (ranks // others):
             return ()
@@ -165,44 +166,67 @@ def _kept(values: Any, rows: npt.NDArray[np.bool_]) -> Any:
     return values[rows] if np.ndim(values) == 3 else values
 
 
-def blocks(setting: TrainingSetting, choices: Choices, parts: Sequence[Split], size: int = 2048) -> Iterator[Block]:
-    """The plans of ``parts`` in blocks of about ``size`` rows: memory stays bounded however large the space is."""
-    waiting: list[Floats] = []
-    for place, part in enumerate(parts, start=1):
-        waiting.append(rows(setting, choices, part))
-        if sum(found.shape[1] for found in waiting) >= size or place == len(parts):
-            columns = np.concatenate(waiting, axis=1)
-            for start in range(0, columns.shape[1], size):
-                yield block(setting, choices, columns[:, start : start + size])
-            waiting = []
+def blocks(setting: TrainingSetting, choices: Choices, parts: Sequence[Split], size: int) -> Iterator[Block]:
+    """The plans of ``parts`` in blocks of at most ``size`` rows: memory stays bounded however large the space is."""
+    columns = rows(setting, choices, parts)
+    for start in range(0, columns.shape[1], size):
+        yield block(setting, choices, columns[:, start : start + size])
 
 
-def rows(setting: TrainingSetting, choices: Choices, part: Split) -> Floats:
-    """The plans of one split, but for their recompute modes and ZeRO stages: a row for each of ``ROWS``."""
-    tp, pp, cp, dp = part
-    local = setting.batch_size // dp
-    timing = np.array(_schedules(setting, choices, pp), dtype=float).reshape(-1, 2)
-    sizes = np.array(_allowed(divisors(local), choices.micro_batch), dtype=float)
-    stage, shared = tp * cp * dp, choices.expert_tp or tp
-    experts = [ep for ep in _allowed(divisors(_experts(setting)), choices.ep) if stage % (shared * ep) == 0]
-    along = (True,) if choices.sequence_parallel is None else choices.sequence_parallel
-    meshes = np.meshgrid(
-        np.arange(len(timing)),
-        sizes,
-        np.array(experts, dtype=float),
-        np.array(along if tp > 1 else (False,), dtype=float),
-        indexing="ij",
-    )
-    which, micro_batch, ep, split = (mesh.ravel() for mesh in meshes)
-    schedule, chunks = timing[which].T
-    found = np.stack([np.full_like(ep, size) for size in part] + [ep, chunks, schedule, micro_batch, split])
-    tokens = micro_batch * setting.seq_len / cp
-    runs = (schedule != INTERLEAVED) | ((local // micro_batch) % pp == 0)
-    legal: Floats = found[:, runs & ((split == 0) | (tokens >= tp))]
-    return legal
+def tasks(setting: TrainingSetting, choices: Choices, parts: Sequence[Split], size: int) -> list[list[Split]]:
+    """``parts`` in their order as lists of at most ``size`` rows, or of one split that has more by itself."""
+    lists: list[list[Split]] = []
+    room = 0
+    for part in parts:
+        count = math.prod(len(values) for values in _free(setting, choices, part))
+        if not lists or count > room:
+            lists.append([])
+            room = size
+        lists[-1].append(part)
+        room -= count
+    return lists
 
 
 ROWS = ("tp", "pp", "cp", "dp", "ep", "virtual_stages", "schedule", "micro_batch", "sequence_parallel")
+
+
+def rows(setting: TrainingSetting, choices: Choices, parts: Sequence[Split]) -> Floats:
+    """The legal plans of ``parts``, but for their recompute modes and ZeRO stages: a row for each of ``ROWS``."""
+    columns = np.concatenate([_combined(part, *_free(setting, choices, part)) for part in parts], axis=1)
+    row = dict(zip(ROWS, columns, strict=True))
+    # Interleaving takes micro-batches in rounds of PP; sequence parallelism leaves each rank a token.
+    micro_batches = setting.batch_size / row["dp"] / row["micro_batch"]
+    tokens = row["micro_batch"] * setting.seq_len / row["cp"]
+    in_rounds = (row["schedule"] != INTERLEAVED) | (micro_batches % row["pp"] == 0)
+    legal: Floats = columns[:, in_rounds & ((row["sequence_parallel"] == 0) | (tokens >= row["tp"]))]
+    return legal
+
+
+def _free(setting: TrainingSetting, choices: Choices, part: Split) -> tuple[Sequence[Any], ...]:
+    """What may be combined with ``part``: EP, schedules with their chunks, micro-batches, and sequence parallelism."""
+    tp, pp, cp, dp = part
+    shared = choices.expert_tp or tp
+    experts = [ep for ep in _allowed(divisors(_experts(setting)), choices.ep) if tp * cp * dp % (shared * ep) == 0]
+    along = (True,) if choices.sequence_parallel is None else choices.sequence_parallel
+    sizes = _allowed(divisors(setting.batch_size // dp), choices.micro_batch)
+    return experts, _schedules(setting, choices, pp), sizes, along if tp > 1 else (False,)
+
+
+def _combined(
+    part: Split, experts: Sequence[int], timing: Sequence[tuple[int, int]], sizes: Sequence[int], along: Sequence[bool]
+) -> Floats:
+    """Every combination: a row for each of ``ROWS``. Schedules change slowest, then micro-batches, EP, sequence parallelism."""
+    every = np.empty((len(ROWS), len(timing), len(sizes), len(experts), len(along)))
+    row = dict(zip(ROWS, every, strict=True))
+    for name, ranks in zip(ROWS, part, strict=False):
+        row[name][...] = ranks
+    schedules = np.array(timing).reshape(-1, 2)
+    row["schedule"][...] = schedules[:, 0, None, None, None]
+    row["virtual_stages"][...] = schedules[:, 1, None, None, None]
+    row["micro_batch"][...] = np.array(sizes)[:, None, None]
+    row["ep"][...] = np.array(experts)[:, None]
+    row["sequence_parallel"][...] = along
+    return every.reshape(len(ROWS), -1)
 
 
 def _experts(setting: TrainingSetting) -> int:

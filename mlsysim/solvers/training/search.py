@@ -17,16 +17,21 @@ from mlsysim.lowering.work import training_work
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.numeric import Floats
 from mlsysim.physics.plan import Plan
-from mlsysim.physics.training.memory import training_memory
+from mlsysim.physics.training.memory import fullest_rank_B
 from mlsysim.solvers.training.distributed import with_recompute
 from mlsysim.solvers.training.objective import Objective
-from mlsysim.solvers.training.plan_space import Block, Choices, Split, blocks
+from mlsysim.solvers.training.plan_space import Block, Choices, Split, blocks, tasks
 
 # What is kept of a plan that was evaluated: fields of the plan, and figures.
 COLUMNS = (
     *("tp", "pp", "dp", "cp", "ep", "expert_tp", "shard_copies", "virtual_stages", "micro_batches", "micro_batch_tokens"),
     *("schedule", "zero_stage", "sequence_parallel", "recompute", "cost", "step_s", "memory_B"),
 )
+# Rows of a task: some milliseconds of work, so that workers end together and a processor's cache holds a roofline's arrays.
+_TASK_ROWS = 2048
+# Rows of a task on a stack in one process, and the most that are computed together: plans share the kernels of their layers,
+# more of them in a larger block, until its arrays cost more than that saves.
+_STACK_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ def _cheapest(columns: Floats, kept: int) -> Floats:
 
 
 def _front(columns: Floats) -> Floats:
-    """Those with less memory than every cheaper one."""
+    """The plans with less memory than every cheaper one."""
     ordered = columns[:, np.lexsort((columns[-1], columns[-3]))]
     least = np.minimum.accumulate(ordered[-1])
     chosen: Floats = ordered[:, np.append(True, ordered[-1][1:] < least[:-1])[: ordered.shape[1]]]
@@ -98,7 +103,7 @@ def searched(question: Question, parts: Sequence[Split]) -> Found:
     """The plans of ``parts``: what one worker does."""
     work = training_work(question.setting.workload, question.setting.seq_len, question.setting.lora_rank)
     found = NOTHING
-    for block in blocks(question.setting, question.choices, parts):
+    for block in blocks(question.setting, question.choices, parts, _STACK_ROWS):
         found = found.with_(_evaluated(question, work, block), question.kept)
     return found
 
@@ -142,9 +147,10 @@ def memory_of(question: Question, work: LayeredWork, block: Block) -> tuple[Plan
     setting, plan = question.setting, block.plan
     if question.choices.recompute is None:
         plan, memory = with_recompute(work, plan, setting, question.budget_B)
+        total_B = memory.total_B
     else:
-        memory = training_memory(work, plan, setting.memory_terms)
-    return plan, np.broadcast_to(np.asarray(memory.total_B, dtype=float), block.legal.shape)
+        total_B = fullest_rank_B(work, plan, setting.memory_terms)
+    return plan, np.broadcast_to(np.asarray(total_B, dtype=float), block.legal.shape)
 
 
 def cost_of(question: Question, work: LayeredWork, block: Block) -> tuple[Floats, Floats]:
@@ -166,21 +172,18 @@ def exhausted(
             are too; by default this process.
         progress: whether to show a bar; by default on a terminal, after a second.
     """
-    tasks = [parts[start : start + _PART] for start in range(0, len(parts), _PART)]
+    alone_on_stack = executor is None and question.setting.stack is not None
+    lists = tasks(question.setting, question.choices, parts, _STACK_ROWS if alone_on_stack else _TASK_ROWS)
     found, done = NOTHING, False
-    with _bar(len(tasks), progress) as bar:
+    with _bar(len(lists), progress) as bar:
         try:
-            for part in _answers(question, tasks, executor):
+            for part in _answers(question, lists, executor):
                 found = found.with_(part, question.kept)
                 bar.update()
             done = True
         except KeyboardInterrupt:
             done = False
     return found, done
-
-
-# Splits of a task: some milliseconds of work, so that a worker is not idle for long and a bar moves.
-_PART = 16
 
 
 def _answers(question: Question, tasks: Sequence[Sequence[Split]], executor: Executor | None) -> Iterator[Found]:

@@ -32,13 +32,13 @@ def plan_of(column: Floats) -> dict[str, Any]:
 
 
 def found_row(column: Floats) -> dict[str, Any]:
-    """The same with its step time and memory."""
+    """A column of ``COLUMNS`` as a plan in the field's terms, with its step time and memory."""
     step_s, memory_B = (float(value) for value in column[-2:])
     return {**plan_of(column), "step_latency": with_unit(step_s, "second"), "memory": with_unit(memory_B, "byte")}
 
 
 def nearest_alternatives(question: Question, best: Floats) -> Iterator[dict[str, Any]]:
-    """Of each dimension of the best plan that was open, the next smaller and larger value: what it costs, or what it needs.
+    """The next smaller and larger value of each open dimension of the best plan, and what it costs or needs.
 
     Nothing else changes, but DP and the number of micro-batches, which follow. ``slower`` is the cost over the best plan's,
     less one.
@@ -77,10 +77,9 @@ def _one_changed(
     freed = pinned
     for name in names:
         freed = replace(pinned, **{part: getattr(question.choices, part) for part in _TOGETHER.get(name, (name,))})
-        for part in splits(setting, freed):
-            found = rows(setting, freed, part)
-            columns.append(found)
-            labels += [name] * found.shape[1]
+        changed = rows(setting, freed, splits(setting, freed))
+        columns.append(changed)
+        labels += [name] * changed.shape[1]
     # Recompute modes and ZeRO stages are axes of the block, freed one at a time.
     tried = block(setting, freed if names[0] in _MODE_DIMENSIONS else pinned, np.concatenate(columns, axis=1))
     work = training_work(setting.workload, setting.seq_len, setting.lora_rank)

@@ -184,7 +184,7 @@ def _training(work: LayeredWork, hardware: HardwareNode, batch: int, tokens: int
 
 
 def _inference(work: LayeredWork, hardware: HardwareNode, batch: int, tokens: int, precision: str, rate: float) -> _Solved:
-    """The same of one forward pass; logits of every token."""
+    """Seconds, parts, bytes and FLOP of one forward pass with the logits of every token."""
     flops = batch * tokens * (work.layers * work.layer_flops + work.head_flops)
     weights_B = bytes_per_element(precision) * work.parameters
     seconds = float(roofline_s(flops, weights_B, rate, hardware.memory_bandwidth_Bps))

@@ -66,7 +66,7 @@ class Comparison:
     macros: dict[str, str]
 
     def as_row(self) -> dict[str, Any]:
-        """As a dictionary of plain values."""
+        """The comparison as a dictionary of plain values."""
         return {part.name: getattr(self, part.name) for part in fields(self)}  # asdict copies every value: ten times the time
 
 

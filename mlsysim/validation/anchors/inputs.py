@@ -105,7 +105,7 @@ def _solver(name: str) -> type[Any]:
 
 @functools.cache
 def _signature(solver: str) -> inspect.Signature:
-    """Of ``solve``; the cases of a tree ask for few solvers."""
+    """The signature of a solver's ``solve``, cached: the cases of a tree ask for few solvers."""
     return inspect.signature(_solver(solver)().solve)
 
 

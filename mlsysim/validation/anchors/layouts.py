@@ -118,7 +118,7 @@ class Ranking:
 
     @property
     def id(self) -> str:
-        """As in ``hagemann2023-llama-65b-128-2048``."""
+        """The check's name, such as ``hagemann2023-llama-65b-128-2048``."""
         return f"{self.sweep.source}-{self.name}"
 
     @property
@@ -127,7 +127,7 @@ class Ranking:
         return self.sweep.known_gaps.get(self.name, "")
 
     def missed(self) -> str:
-        """What does not hold; "" if all does."""
+        """The claim that does not hold; "" if all do."""
         rows = [compare(anchor).as_row() for anchor in self.anchors]
         measured, predicted = (np.array([float(row[column]) for row in rows]) for column in ("measured", "predicted"))
         order = np.argsort(predicted, kind="stable")
@@ -153,7 +153,7 @@ class Choice:
 
     @property
     def id(self) -> str:
-        """That of the case."""
+        """The check's name: that of its case."""
         return self.anchor.id
 
     @property

@@ -78,7 +78,7 @@ class KernelPart:
 
     @property
     def id(self) -> str:
-        """As in ``gemm-h100_sxm-bfloat16-validation``."""
+        """The part's name, such as ``gemm-h100_sxm-bfloat16-validation``."""
         return f"{self.table.id}-{self.role}"
 
     @functools.cached_property
@@ -122,7 +122,7 @@ class KernelCheck:
 
     @property
     def id(self) -> str:
-        """As in ``gemm-h100_sxm-bfloat16-from-1024-tokens-median``."""
+        """The check's name, such as ``gemm-h100_sxm-bfloat16-from-1024-tokens-median``."""
         return f"{self.table}-{self.gate.id}-{self.statistic}"
 
     @property
@@ -148,7 +148,7 @@ class KernelCheck:
         return error
 
     def as_row(self, part: KernelPart) -> dict[str, Any]:
-        """As a dictionary of plain values."""
+        """The check as a dictionary of plain values."""
         found = round(self.found(part), _DIGITS)
         held = self.found(part) <= self.limit
         return {"id": self.id, "found": found, "limit": self.limit, "held": held, "known_gap": self.known_gap}

@@ -1,1 +1,1 @@
-"""Reports of how far off the predictions are."""
+"""Reports of the errors of predictions."""

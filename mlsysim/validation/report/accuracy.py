@@ -1,4 +1,4 @@
-"""The page of errors: aims, families, sources, a naive baseline, sources left out of the fit, the worst cases."""
+"""The accuracy page: aims, families, sources, a naive baseline, sources left out of the fit, the worst cases."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write(
     left_out: Sequence[Row],
     serving_left_out: Sequence[Row] = (),
 ) -> None:
-    """Writes the page."""
+    """Write the accuracy page to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(as_markdown(rows, kernels, targets, left_out, serving_left_out), encoding="utf-8")
 
@@ -56,7 +56,7 @@ def as_markdown(
     left_out: Sequence[Row],
     serving_left_out: Sequence[Row] = (),
 ) -> str:
-    """The page; what did not run is left out of it."""
+    """The accuracy page as Markdown; sections about what did not run are left out."""
     parts = [_HEAD, total(rows, kernels), *_aims(targets), *_groups("family", rows), *_groups("source", rows)]
     parts += [*_naive(rows), *_without(left_out, rows), *_serving_without(serving_left_out), *_worst(rows), *_kernels(kernels)]
     return "\n\n".join(parts) + "\n"
@@ -79,18 +79,18 @@ def _aims(targets: Sequence[Row]) -> list[str]:
 
 
 def _groups(column: str, rows: Sequence[Row]) -> list[str]:
-    """Calibration and validation side by side; families and sources without either are in docs/anchors.md."""
+    """A table with calibration and validation side by side; families and sources without either are in docs/anchors.md."""
     fitted = [row for row in rows if row["role"] in ("calibration", "validation")]
     body = []
     for name in sorted({str(row[column]) for row in fitted}):
-        own = [row for row in fitted if row[column] == name]
-        pair = [summarise(name, role, [row for row in own if row["role"] == role]) for role in ("calibration", "validation")]
+        group = [row for row in fitted if row[column] == name]
+        pair = [summarise(name, role, [row for row in group if row["role"] == role]) for role in ("calibration", "validation")]
         body.append(
             (
                 *(name, " / ".join(str(one.cases) for one in pair), _pair(pair, lambda one: one.median)),
                 *(_pair(pair, lambda one: one.mean), _pair(pair, lambda one: one.p90), _pair(pair, lambda one: one.bias, True)),
-                *(_pair(pair, lambda one: one.balanced_accuracy), str(summarise(name, "", own).coefficients)),
-                summarise(name, "", own).bases,
+                *(_pair(pair, lambda one: one.balanced_accuracy), str(summarise(name, "", group).coefficients)),
+                summarise(name, "", group).bases,
             )
         )
     header = (column.capitalize(), "Cases", "Median", "Mean", "p90", "Bias", "Balanced accuracy", "Coefficients", "Basis")
@@ -98,8 +98,8 @@ def _groups(column: str, rows: Sequence[Row]) -> list[str]:
 
 
 def _pair(pair: Iterable[Summary], value: Callable[[Summary], float | None], signed: bool = False) -> str:
-    found = [value(one) for one in pair]
-    return "-" if found == [None, None] else " / ".join(percent(one, signed=signed) for one in found)
+    numbers = [value(one) for one in pair]
+    return "-" if numbers == [None, None] else " / ".join(percent(one, signed=signed) for one in numbers)
 
 
 def _naive(rows: Sequence[Row]) -> list[str]:
@@ -108,8 +108,8 @@ def _naive(rows: Sequence[Row]) -> list[str]:
         return []
     groups = {name: [row for row in compared if row["source"] == name] for name in sorted({row["source"] for row in compared})}
     body = [
-        (name, str(len(own)), *_three(row["error"] for row in own), *_three(row["naive"] for row in own))
-        for name, own in [*groups.items(), ("all of them", compared)]
+        (name, str(len(group)), *_three(row["error"] for row in group), *_three(row["naive"] for row in group))
+        for name, group in [*groups.items(), ("all of them", compared)]
     ]
     header = ("Source", "Cases", "Median", "Mean", "p90", "naive: Median", "Mean", "p90")
     return ["## Beside half of peak", _NAIVE, markdown_table(header, body)]
@@ -125,20 +125,21 @@ def _without(left_out: Sequence[Row], rows: Sequence[Row]) -> list[str]:
         return []
     body, medians = [], []
     for entry in left_out:
-        alone = entry["without"] == [entry["id"]]
-        own = [abs(row["error"]) for row in rows if row["source"] == entry["id"] and row["error"] is not None]
-        name = entry["id"] if alone else f"{', '.join(entry['cases'])} without {', '.join(entry['without'])}"
-        found: dict[str, Any] = entry["errors"]
-        medians += [found["median"]] if alone else []
-        numbers = (percent(found[part]) for part in ("median", "mean", "p90"))
-        body.append((name, str(found["points"]), *numbers, percent(found["bias"], signed=True), percent(quantile(own, 0.5))))
+        single = entry["without"] == [entry["id"]]
+        fitted = [abs(row["error"]) for row in rows if row["source"] == entry["id"] and row["error"] is not None]
+        name = entry["id"] if single else f"{', '.join(entry['cases'])} without {', '.join(entry['without'])}"
+        errors: dict[str, Any] = entry["errors"]
+        medians += [errors["median"]] if single else []
+        numbers = (percent(errors[part]) for part in ("median", "mean", "p90"))
+        bias = percent(errors["bias"], signed=True)
+        body.append((name, str(errors["points"]), *numbers, bias, percent(quantile(fitted, 0.5))))
     header = ("Source", "Rows", "Median", "Mean", "p90", "Bias", "Median when its calibration rows are fitted")
     told = f"Median of the {len(medians)} sources' medians: {percent(quantile(medians, 0.5), digits=2)}."
     return ["## Each training source without itself", _LEFT_OUT, markdown_table(header, body), told]
 
 
 def _serving_without(entries: Sequence[Row]) -> list[str]:
-    """Each device, engine and model of serving without itself, and all of a kind together."""
+    """The section on serving: each device, engine and model without itself, and all of a kind together."""
     if not entries:
         return []
     together = [entry for entry in entries if "without" not in entry]
@@ -151,19 +152,19 @@ def _serving_without(entries: Sequence[Row]) -> list[str]:
     return ["## Serving without a device, an engine or a model", _SERVING_LEFT_OUT, markdown_table(header, body)]
 
 
-def _of_errors(found: Row) -> tuple[str, ...]:
-    if not found["points"]:
+def _of_errors(errors: Row) -> tuple[str, ...]:
+    if not errors["points"]:
         return ("0", *("-",) * 4)
-    numbers = (percent(found[part]) for part in ("median", "mean", "p90"))
-    return (str(found["points"]), *numbers, percent(found["bias"], signed=True))
+    numbers = (percent(errors[part]) for part in ("median", "mean", "p90"))
+    return (str(errors["points"]), *numbers, percent(errors["bias"], signed=True))
 
 
 def _worst(rows: Sequence[Row]) -> list[str]:
-    """The worst validation cases, those with a calibrated stack apart: a bound is no prediction of a real run."""
+    """Sections on the worst validation cases, those with a calibrated stack apart: a bound predicts no real run."""
     parts = []
     validation = [row for row in rows if row["role"] == "validation" and row["error"] is not None]
     for title, calibrated in (("calibrated", True), ("of a plain bound, law or identity", False)):
-        own = sorted(
+        worst = sorted(
             (row for row in validation if (row["basis"] == "calibrated") == calibrated),
             key=lambda row: (-abs(row["error"]), row["id"]),
         )[:WORST]
@@ -174,7 +175,7 @@ def _worst(rows: Sequence[Row]) -> list[str]:
                 f"{row['stack'] or '-'} on {row['accelerator'] or '-'}",
                 _why(row),
             )
-            for row in own
+            for row in worst
         ]
         if body:
             parts += [

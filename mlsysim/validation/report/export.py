@@ -24,7 +24,7 @@ LISTED_CASES = 30
 
 
 def write(path: Path, rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> None:
-    """Writes the report; the file's ending chooses the format."""
+    """Write the report to ``path``, whose ending chooses the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
         plot.draw(path, rows)
@@ -33,7 +33,7 @@ def write(path: Path, rows: Sequence[Row], moves: Sequence[Row], kernels: Sequen
 
 
 def as_json(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
-    """Every case, the statistics of families and kernel tables, the moved predictions and the macros."""
+    """The report as JSON: every case, statistics of families and kernel tables, moved predictions and macros."""
     document = {
         "families": [summary.as_row() for summary in by_family_and_role(rows)],
         "kernels": [summary.as_row() for summary in kernels_by_family(kernels)],
@@ -48,7 +48,7 @@ def as_json(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = 
 
 
 def as_markdown(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
-    """The terminal's numbers as Markdown tables, and every case with its source; what has moved is news, no part of a page."""
+    """The report as Markdown: the terminal's tables, and every case with its source; moved predictions are left out."""
     parts = []
     numbered = report.paper_rows(rows)
     if numbered:
@@ -76,7 +76,7 @@ def as_markdown(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row
 
 
 def _cases(rows: Sequence[Row]) -> list[str]:
-    """Errors by family, and the cases of sources that are no table of runs."""
+    """Sections on errors by family, and on the cases of sources that are no table of runs."""
     parts = ["## Errors by family", _summaries("Family", by_family_and_role(rows))]
     parts += report.outcomes(rows)
     sources = Counter(row["source"] for row in rows)
@@ -97,7 +97,7 @@ def _cases(rows: Sequence[Row]) -> list[str]:
 
 
 def _kernels(kernels: Sequence[Row]) -> list[str]:
-    """Errors of kernel times by family and table, and the gates that are known not to hold."""
+    """Sections on errors of kernel times by family and table, and on gates that are known not to hold."""
     gaps = [
         (f"`{gate['id']}`", report.percent(gate["found"]), report.percent(gate["limit"]), gate["known_gap"])
         for row in kernels
@@ -114,7 +114,7 @@ def _kernels(kernels: Sequence[Row]) -> list[str]:
 
 
 def _kernel_summaries(name: str, summaries: Sequence[KernelSummary]) -> str:
-    """Errors of kernel times, a line a group."""
+    """A table of errors of kernel times, one line for each group."""
     body = [
         (
             *(summary.family, summary.role, f"{summary.cases:,}", report.percent(summary.median)),
@@ -127,7 +127,7 @@ def _kernel_summaries(name: str, summaries: Sequence[KernelSummary]) -> str:
 
 
 def _summaries(name: str, summaries: Sequence[Summary]) -> str:
-    """Errors, a line a group."""
+    """A table of errors of cases, one line for each group."""
     body = [
         (
             *(summary.family, summary.role, str(summary.cases), report.percent(summary.median), report.percent(summary.mean)),
@@ -141,7 +141,7 @@ def _summaries(name: str, summaries: Sequence[Summary]) -> str:
 
 
 def as_latex(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
-    """The macros that the paper's own script printed, one ``newcommand`` a line."""
+    """The report as the macros that the paper's own script printed, one ``newcommand`` a line."""
     defined = [f"\\newcommand{{\\{name}}}{{{_escaped(text)}}}" for name, text in macros(rows).items()]
     return "\n".join(["% Written by pytest --anchor-report; do not edit.", *defined]) + "\n"
 
@@ -153,7 +153,7 @@ def macros(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def as_html(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
-    """One self-contained page."""
+    """The report as one self-contained HTML page."""
     return page.render(rows, moves, kernels)
 
 

@@ -1,4 +1,4 @@
-"""The report as one HTML page: tables, and a parity plot a family as inline SVG. No script, no network."""
+"""The report as one HTML page: tables, and a parity plot for each family as inline SVG. No script, no network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ figure { display: inline-block; margin: 0 1.5rem 1.5rem 0; } figcaption { font-s
 
 
 def render(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
-    """The page."""
+    """The page of ``rows``, of predictions that moved and of kernel tables, as HTML."""
     families = sorted({row["family"] for row in rows})
     plots = "\n".join(parity_plot(family, [row for row in rows if row["family"] == family]) for family in families)
     legend = "".join(f'<span class="role" style="background:{colour}"></span>{role}' for role, colour in _COLOURS.items())
@@ -37,7 +37,7 @@ def render(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = (
 
 
 def parity_plot(family: str, rows: Sequence[Row]) -> str:
-    """Predicted over measured, both logarithmic, each in its own case's unit; empty if no case has two positive numbers."""
+    """An SVG plot of predicted over measured, both logarithmic, in each case's unit; empty without positive numbers."""
     points = [row for row in rows if _positive(row["predicted"]) and _positive(row["measured"])]
     if not points:
         return ""

@@ -1,4 +1,4 @@
-"""What was predicted without itself, as the two studies have written it beside the anchors: read here, written by the fits."""
+"""Predictions of what was left out of a fit, written by the two studies beside the anchors and read here."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class HeldOut:
     cases: tuple[str, ...]
 
     def chooses(self, anchor: Anchor) -> bool:
-        """Whether ``anchor`` is one of its cases."""
+        """True if ``anchor`` is one of the cases to predict."""
         return any(fnmatchcase(f"{anchor.source.key}/{anchor.case.id}", pattern) for pattern in self.cases)
 
 
 def read(root: Path, file: str) -> dict[str, dict[str, Any]]:
-    """The entries that ``file`` under ``root`` has; none without the file."""
+    """The entries of ``file`` under ``root``; none without the file."""
     path = root / file
     return toml_file(path) if path.exists() else {}
 

@@ -1,4 +1,4 @@
-"""The errors as a picture: one line a source, one dot a case. Needs matplotlib (the ``plot`` extra)."""
+"""The errors as a picture: one line for each source, one dot for each case. It needs matplotlib (the ``plot`` extra)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WIDEST = 1.0
 
 
 def draw(path: Path, rows: Sequence[Row]) -> None:
-    """Writes the relative errors of ``rows``, by source and role, to ``path``.
+    """Draw the relative errors of ``rows``, by source and role, to ``path``.
 
     Raises:
         MLSysError: matplotlib is missing.

@@ -23,7 +23,7 @@ def paper_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def verdict(row: Row) -> str:
-    """The "Match?" cell: OK may not hide that the plan cannot run."""
+    """The "Match?" cell of a paper row; OK may not hide that the plan cannot run."""
     word = "OK" if row["matches_paper"] else "MISMATCH"
     return word if row["feasible"] else f"{word} (infeasible: {row['reason']})"
 
@@ -34,7 +34,7 @@ def corrections(row: Row, rows: Iterable[Row]) -> list[Row]:
 
 
 def shown(value: object, unit: str = "") -> str:
-    """A number as a person writes it.
+    """Write a number as a person does.
 
     Example:
         >>> shown(37487.2, "image/s"), shown(0.40123), shown("TP=8"), shown(40.7, "percent")
@@ -49,7 +49,7 @@ def shown(value: object, unit: str = "") -> str:
 
 
 def percent(fraction: float | None, *, signed: bool = False, digits: int = 1) -> str:
-    """A fraction in per cent; "-" where there is none.
+    """Write a fraction in per cent; "-" where there is none.
 
     Example:
         >>> percent(0.0312), percent(-0.5, signed=True), percent(None)
@@ -61,7 +61,7 @@ def percent(fraction: float | None, *, signed: bool = False, digits: int = 1) ->
 
 
 def standing(row: Row) -> str:
-    """How a prediction stands to its figure: basis, error, in the band or not."""
+    """Say how a prediction stands to its figure: basis, error, in the band or not."""
     error = [] if row["error"] is None else [percent(row["error"], signed=True)]
     place = "in band" if row["in_band"] else "known miss" if row["known_miss"] else "OUT OF BAND"
     plan = [] if row["feasible"] else [f"infeasible: {row['reason']}"]
@@ -69,7 +69,7 @@ def standing(row: Row) -> str:
 
 
 def table(header: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> list[str]:
-    """Aligned columns: the first ``left`` and the last to the left, numbers to the right."""
+    """Align columns: the first ``left`` and the last to the left, numbers to the right."""
     cells = [list(header), *(list(row) for row in body)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     last = len(header) - 1
@@ -83,7 +83,7 @@ def table(header: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    r"""A table as Markdown writes it.
+    r"""Write a table in Markdown.
 
     Example:
         >>> print(markdown_table(("Name", "Error"), [("a|b", "3 %")]))
@@ -152,7 +152,7 @@ def _kernels(kernels: Sequence[Row]) -> list[str]:
 
 
 def _aims(targets: Sequence[Row]) -> list[str]:
-    """How many aims are met, and which are not."""
+    """Lines that say how many aims are met, and which are not."""
     missed = [row for row in targets if not row["held"]]
     if not targets:
         return []
@@ -165,7 +165,7 @@ def _aims(targets: Sequence[Row]) -> list[str]:
 
 
 def gates(summary: KernelSummary) -> str:
-    """How many limits on single tables hold; calibration rows have none."""
+    """Say how many limits on single tables hold; calibration rows have none."""
     if not summary.gates:
         return "-"
     known = f", {summary.known_gaps} known gap{'s' if summary.known_gaps > 1 else ''}" if summary.known_gaps else ""
@@ -173,7 +173,7 @@ def gates(summary: KernelSummary) -> str:
 
 
 def outcomes(rows: Iterable[Row]) -> list[str]:
-    """A line a family and role whose cases fit in memory or do not."""
+    """One line for each family and role whose cases fit in memory or do not."""
     return [
         f"{summary.family}, {summary.role}: balanced accuracy {percent(summary.balanced_accuracy)} of plans that fit or do not"
         for summary in by_family_and_role(rows)

@@ -1,4 +1,4 @@
-"""How far off the predictions are: by family and role. Standard library only, so that the plugin stays light."""
+"""Statistics of the errors, by family and role. Standard library only, so that the plugin stays light."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Summary:
     hand_picked: int
 
     def as_row(self) -> dict[str, Any]:
-        """As a dictionary of plain values."""
+        """The summary as a dictionary of plain values."""
         return asdict(self)
 
 
 def summarise(family: str, role: str, rows: Sequence[Row]) -> Summary:
-    """The summary of ``rows``, known misses included."""
+    """Summarise ``rows``, known misses included."""
     errors = [float(row["error"]) for row in rows if row["error"] is not None]
     sizes = [abs(error) for error in errors]
     return Summary(
@@ -74,11 +74,11 @@ def balanced_accuracy(rows: Iterable[Row]) -> float | None:
             hits[row["measured"]].append(bool(row["in_band"]))
     if not all(hits.values()):
         return None
-    return sum(sum(found) / len(found) for found in hits.values()) / len(hits)
+    return sum(sum(outcomes) / len(outcomes) for outcomes in hits.values()) / len(hits)
 
 
 def by_family_and_role(rows: Iterable[Row]) -> list[Summary]:
-    """One summary a family and role, in alphabetical order."""
+    """One summary for each family and role, in alphabetical order."""
     return _grouped(rows, "family")
 
 
@@ -110,17 +110,17 @@ class KernelSummary:
     coefficients: int
 
     def as_row(self) -> dict[str, Any]:
-        """As a dictionary of plain values."""
+        """The summary as a dictionary of plain values."""
         return asdict(self)
 
 
 def kernels_by_family(kernels: Iterable[Row]) -> list[KernelSummary]:
-    """One summary a family and role, in the order of the tables' families."""
+    """One summary for each family and role, in the order of the tables' families."""
     return _kernel_groups(kernels, lambda row: str(row["family"]))
 
 
 def kernels_by_table(kernels: Iterable[Row]) -> list[KernelSummary]:
-    """One summary a table and role; its ``family`` is the table."""
+    """One summary for each table and role; its ``family`` is the table."""
     return _kernel_groups(kernels, lambda row: str(row["id"]).removesuffix(f"-{row['role']}"))
 
 
@@ -152,12 +152,12 @@ def _summarise_kernels(name: str, role: str, rows: Sequence[Row]) -> KernelSumma
 
 
 def distinct_coefficients(*groups: Iterable[Row]) -> int:
-    """How many fitted numbers the predictions used, each counted once."""
+    """The number of fitted numbers that the predictions used, each counted once."""
     return len({name for rows in groups for row in rows for name in row["coefficients"]})
 
 
 def total(rows: Sequence[Row], kernels: Sequence[Row]) -> str:
-    """What was fitted and what was measured, over everything that ran, as the last line of a report."""
+    """The last line of a report: how much was fitted and measured, over everything that ran."""
     count = {role: sum(row["role"] == role for row in rows) for role in ("calibration", "validation", "exact", "paper")}
     times = {role: sum(len(row["errors"]) for row in kernels if row["role"] == role) for role in ("calibration", "validation")}
     roles = ", ".join(f"{count[role] + number:,} {role}" for role, number in times.items())
@@ -169,7 +169,7 @@ def total(rows: Sequence[Row], kernels: Sequence[Row]) -> str:
 
 
 def quantile(values: Sequence[float], fraction: float) -> float | None:
-    """Linear interpolation between the sorted values; None of none.
+    """The quantile by linear interpolation between the sorted values; None without values.
 
     Example:
         >>> quantile([1.0, 2.0, 3.0, 4.0], 0.5)

@@ -1,6 +1,6 @@
 """Aims for chosen rows of the report, in ``anchors/targets.toml``: each is a test, and a line of the accuracy page.
 
-One that is missed says so in ``known_gaps``: a strict xfail, which turns red when it is met.
+An aim that is missed says so in ``known_gaps``: a strict xfail, which turns red when the aim is met.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MEASURES = ("median", "mean", "p90", "bias", "balanced_accuracy", "false_oom")
 
 
 class Rows(Spec):
-    """Which rows: each field that is given must match one of its patterns."""
+    """A choice of rows: each field that is given must match one of its patterns."""
 
     family: Patterns = ()
     source: Patterns = ()
@@ -79,7 +79,7 @@ class Target(Spec):
 
     @property
     def limits(self) -> dict[str, float]:
-        """The measures that have a limit."""
+        """The measures that have a limit, with it."""
         return {name: getattr(self, name) for name in MEASURES if getattr(self, name) is not None}
 
     @model_validator(mode="after")
@@ -113,7 +113,7 @@ class TargetCheck:
 
     @property
     def id(self) -> str:
-        """As in ``vtrain-multi-mean``."""
+        """The check's name, such as ``vtrain-multi-mean``."""
         return f"{self.target.id}-{self.measure.replace('_', '-')}"
 
     @property
@@ -123,33 +123,33 @@ class TargetCheck:
 
     @property
     def known_gap(self) -> str:
-        """Why it is missed; "" if it should hold."""
+        """The reason why the aim is missed; "" if it should hold."""
         return self.target.known_gaps.get(self.measure, "")
 
     def as_row(
         self, rows: Sequence[Row], left_out: Mapping[str, Mapping[str, Any]], kernels: Sequence[Row] = ()
     ) -> dict[str, Any]:
-        """What was found, and whether it holds; what no row measures is missed."""
+        """The measured value and whether it keeps the limit, as a row; a measure that no row has is missed."""
         if self.target.rows is not None:
             chosen = self.target.rows.choose(rows)
-            cases, found = len(chosen), _measured(self.measure, chosen)
+            cases, value = len(chosen), _measured(self.measure, chosen)
         elif self.target.kernels:
             pooled = [
                 one for one in kernels_by_family(kernels) if (one.family, one.role) == (self.target.kernels, "validation")
             ]
-            cases, found = sum(one.cases for one in pooled), getattr(pooled[0], self.measure) if pooled else None
+            cases, value = sum(one.cases for one in pooled), getattr(pooled[0], self.measure) if pooled else None
         else:
             errors = [entry["errors"] for name, entry in left_out.items() if _names(self.target.left_out, name, entry)]
-            cases, found = sum(entry["points"] for entry in errors), quantile([entry[self.measure] for entry in errors], 0.5)
+            cases, value = sum(entry["points"] for entry in errors), quantile([entry[self.measure] for entry in errors], 0.5)
         least = self.measure in AT_LEAST
-        held = found is not None and (found >= self.limit if least else abs(found) <= self.limit)
+        held = value is not None and (value >= self.limit if least else abs(value) <= self.limit)
         return {
             "file": FILE,
             "id": self.id,
             "title": self.target.title,
             "measure": self.measure,
             "cases": cases,
-            "found": found,
+            "found": value,
             "limit": self.limit,
             "at_least": least,
             "held": held,
@@ -164,14 +164,14 @@ def _names(wanted: str, name: str, entry: Mapping[str, Any]) -> bool:
 def _measured(measure: str, rows: Sequence[Row]) -> float | None:
     summary: Summary = summarise("", "", rows)
     if measure != "false_oom":
-        found: float | None = getattr(summary, measure)
-        return found
+        value: float | None = getattr(summary, measure)
+        return value
     fits = [row for row in rows if row["measured"] == "fits"]
     return sum(not row["in_band"] for row in fits) / len(fits) if fits else None
 
 
 def checks(root: Path) -> list[TargetCheck]:
-    """Every measure of every target under ``root``; none without the file."""
+    """The checks of every measure of every target under ``root``; none without the file."""
     targets = [_built(root, Target, table) for table in _document(root).get("target", [])]
     return [TargetCheck(target, measure) for target in targets for measure in target.limits]
 
