@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from mlsysim.calibration.data_parallel import replica_hardware, replica_stack
@@ -18,7 +17,6 @@ from mlsysim.core.toml import packaged_toml
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload, Workload
-from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.systems.fleets import sharing, usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import Cells, cell_text, whole_cell
@@ -27,32 +25,6 @@ from mlsysim.tables.question import Question
 
 # "8x ConnectX-7 IB NDR 400Gb/s": cards and the rate of one.
 _CARDS = re.compile(r"(\d+)\s*x\s+[^,;+]*?(\d+)\s*gb")
-
-
-@dataclass(frozen=True, slots=True)
-class SmallModelRun:
-    """A row's answer, of all accelerators together."""
-
-    samples_per_s: float
-    result: SingleNodeResult
-    stack: str
-
-
-def small_model_run(cells: Cells) -> SmallModelRun:
-    """The step of the run that a row describes.
-
-    Raises:
-        InputError: a cell that is needed is empty or unknown, or a run that is not calibrated.
-
-    Example:
-        >>> run = small_model_run({"benchmark": "resnet", "accelerator": "NVIDIA A100-SXM4-80GB (400W)", "n_accel": "8",
-        ...                        "accel_per_node": "8", "global_batch_seqs": "3264", "framework": "MXNet"})
-        >>> run.result.basis, run.stack, 23e3 < run.samples_per_s < 31e3
-        ('calibrated', 'nvidia-mxnet', True)
-    """
-    asked = replica_question(cells)
-    result = asked.answered_by(SingleNodeModel)
-    return SmallModelRun(float(result.throughput.m_as("count/second")), result, asked.arguments["stack"])
 
 
 def replica_question(cells: Cells) -> Question:

@@ -18,7 +18,6 @@ from mlsysim.hardware.slices import Slicing, slicing
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import Cells, cell_text, whole_cell
@@ -34,23 +33,6 @@ _EIGHT_BITS_SUFFICE = 99.5
 def is_inference(cells: Cells) -> bool:
     """Whether a row has a scenario, as those of MLPerf Inference do, or asks for inference."""
     return "scenario" in cells or cell_text(cells, "task") == "infer"
-
-
-def inference_rate(cells: Cells) -> tuple[float, SingleNodeResult, str]:
-    """Samples a second of all accelerators of the system that a row describes, the result and its stack.
-
-    Raises:
-        InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
-
-    Example:
-        >>> rate, result, stack = inference_rate({"benchmark": "resnet50", "scenario": "Offline", "round": "v3.0",
-        ...                                       "accelerator": "NVIDIA A100-SXM-80GB", "n_accel": "8"})
-        >>> 250e3 < rate < 400e3, result.basis, stack
-        (True, 'calibrated', 'tensorrt-mlperf')
-    """
-    asked = inference_question(cells)
-    result = asked.answered_by(SingleNodeModel)
-    return float(result.throughput.m_as("count/second")), result, asked.arguments["stack"]
 
 
 def inference_question(cells: Cells) -> Question:

@@ -18,11 +18,14 @@ from mlsysim.core.toml import packaged_toml
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.training.memory import MEMORY_PARTS
+from mlsysim.solvers.serving.batch_server import BatchServerModel
 from mlsysim.solvers.serving.serving import ServingModel
 from mlsysim.solvers.serving.token_server import TokenServerModel
-from mlsysim.tables.data_parallel import small_model_run
-from mlsysim.tables.inference import inference_rate, is_inference
-from mlsysim.tables.served import is_served, served_figure
+from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
+from mlsysim.tables.data_parallel import replica_question
+from mlsysim.tables.inference import inference_question, is_inference
+from mlsysim.tables.question import Question
+from mlsysim.tables.served import is_served, served_figure, served_question
 from mlsysim.tables.serving import METRICS as SERVING_METRICS
 from mlsysim.tables.serving import serving_figure, serving_question
 from mlsysim.tables.token import is_language, is_submission, submission_cells, token_figure, token_question
@@ -223,35 +226,33 @@ def _sequences(cells: Cells, batch_tokens: int) -> int:
 
 
 def _small_model_run(cells: Cells) -> _Run:
-    if is_inference(cells):
-        return _inference_run(cells)
-    run = small_model_run(cells)
-    return _Run(run.result.feasible, run.result.basis, run.stack, run.result.reason, lambda _: run.samples_per_s)
+    return _inference_run(cells) if is_inference(cells) else _solved(replica_question(cells), SingleNodeModel, _samples_per_s)
 
 
 def _inference_run(cells: Cells) -> _Run:
     if is_language(cells):
-        return _language_run(cells)
-    figure, result, stack = served_figure(cells) if is_served(cells) else inference_rate(cells)
-    return _Run(result.feasible, result.basis, stack, result.reason, lambda _: figure)
-
-
-def _language_run(cells: Cells) -> _Run:
-    """A language model of MLPerf Inference on a whole system."""
-    asked = token_question(cells)
-    result = asked.answered_by(TokenServerModel)
-    figure = functools.partial(token_figure, result)
-    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
+        return _solved(token_question(cells), TokenServerModel, token_figure)
+    if is_served(cells):
+        return _solved(served_question(cells), BatchServerModel, functools.partial(served_figure, cells))
+    return _solved(inference_question(cells), SingleNodeModel, _samples_per_s)
 
 
 def _serving_run(cells: Cells) -> _Run:
-    """A deployment under its scheduler; its metrics are those of a result."""
+    """A deployment under its scheduler, or a whole system of MLPerf Inference."""
     if is_submission(cells):
-        return _language_run(submission_cells(cells))
-    asked = serving_question({**cells, "metric": "ttft_ms"})
-    result = asked.answered_by(ServingModel)
-    figure = functools.partial(serving_figure, result)
-    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
+        return _solved(token_question(submission_cells(cells)), TokenServerModel, token_figure)
+    return _solved(serving_question({**cells, "metric": "ttft_ms"}), ServingModel, serving_figure)
+
+
+def _solved(asked: Question, solver: type[Any], figure: Callable[[Any, str], float]) -> _Run:
+    """The answer of a solver to a row, whose figures ``figure`` reads by their metric."""
+    result = asked.answered_by(solver)
+    read = functools.partial(figure, result)
+    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, read)
+
+
+def _samples_per_s(result: SingleNodeResult, _metric: str) -> float:
+    return float(result.throughput.m_as("count/second"))
 
 
 _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[str, ...]], ...] = (

@@ -19,7 +19,7 @@ from mlsysim.systems.fleets import usual_nodes
 from mlsysim.tables.cells import cell_text, flag_cell, number_cell, whole_cell
 from mlsysim.tables.names import named_accelerator, named_model, registered_model
 from mlsysim.tables.question import Question
-from mlsysim.tables.training import built_workload
+from mlsysim.tables.training import stated_workload
 
 # What a metric of the tables is called on a result, and the unit that its name says. itl_ms is the mean time between tokens;
 # whether tpot_ms is the same, or a whole request over its tokens, tpot_excludes_first_token says (yes unless it says no).
@@ -34,7 +34,6 @@ METRICS = {
     "mfu_pct": ("prefill_mfu", "percent"),
 }
 _SCHEDULES = {"static": "static", "closed-loop": "continuous", "offline": "offline"}
-_DEFAULT_VOCABULARY = 51200
 
 
 def serving_question(row: Mapping[str, str]) -> Question:
@@ -159,17 +158,7 @@ def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     if (named := named_model(row)) is not None:
         return named
     encoder = cell_text(row, "model").startswith(tuple(_facts()["encoder_models"]["prefixes"]))
-    heads, hidden = whole_cell(row, "heads"), whole_cell(row, "hidden")
-    built = built_workload(
-        row.get("model") or "model",
-        whole_cell(row, "layers"),
-        hidden,
-        heads,
-        whole_cell(row, "kv_heads", heads),
-        whole_cell(row, "ffn_hidden", 4 * hidden),
-        whole_cell(row, "vocab", _DEFAULT_VOCABULARY),
-        number_cell(row, "params_b", 0.0),
-    )
+    built = stated_workload(row)
     return _encoder(built) if encoder else built
 
 
