@@ -1,11 +1,20 @@
 """The tests' own plugins: pytester runs the anchor plugin in a pytest of its own."""
 
 import gc
+import sys
+
+import pytest
 
 pytest_plugins = ["pytester"]
 
 
-def pytest_collection_finish() -> None:
-    """What was collected, ten thousand tests, lives to the end: no full garbage collection need walk it again."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was collected, ten thousand tests, lives to the end: no full garbage collection need walk it again.
+
+    Where no test uses hypothesis, its plugin goes: at the end of a run it would import all of the package to say nothing.
+    """
     gc.collect()
     gc.freeze()
+    plugins = session.config.pluginmanager
+    if "hypothesis" not in sys.modules and plugins.has_plugin("hypothesispytest"):
+        plugins.unregister(name="hypothesispytest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 
 import numpy as np
 import pytest
@@ -42,11 +43,31 @@ def quick_fit(monkeypatch):
     monkeypatch.setattr(search, "fit", fit)
 
 
+@pytest.fixture
+def few_plugins(pytester, monkeypatch):
+    """An inner run loads the plugins that it needs: to look through the files of all that are installed takes longer.
+
+    (pytester itself clears the variables first.)
+    """
+    needed = ("mlsysim.validation.plugin", "syrupy", "pytest_benchmark.plugin", "xdist.plugin")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    installed = [name for name in needed if importlib.util.find_spec(name.partition(".")[0])]
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p {name}" for name in installed))
+
+
 @pytest.fixture(scope="session")
 def imported_once():
     """What an inner run imports first, pytester forgets again: the next run would have two copies of each class."""
-    for name in ("anchors.snapshots", "kernels.checks", "report.export", "suite.anchor_tests", "suite.kernel_tests"):
+    for name in (
+        "anchors.snapshots",
+        "kernels.checks",
+        "report.export",
+        "suite.anchor_tests",
+        "suite.case_items",
+        "suite.kernel_tests",
+    ):
         importlib.import_module(f"mlsysim.validation.{name}")
+    importlib.import_module("mlsysim.infra.registry")
     importlib.import_module("mlsysim.fitting.left_out_tests")
     importlib.import_module("mlsysim.validation.suite.suite_tests")
     importlib.import_module("mlsysim.validation.suite.parametrise")

@@ -17,6 +17,7 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.infra.registry import Infra
 from mlsysim.models.registry import Models
 from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.systems.fleets import usual_fleet, usual_node, usual_nodes
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet
@@ -219,3 +220,20 @@ def test_a_caller_says_otherwise():
     assert (fleet.count, fleet.node.intra_bandwidth_Bps, fleet.inter_bandwidth_Bps) == (8, 1e11, 1e10)
     with pytest.raises(InputError, match="count"):
         usual_fleet(Hardware.Cloud.H100, 0)
+
+
+def test_arguments_that_take_names_take_every_spelling():
+    model, hardware = Models.get("Qwen/Qwen3-32B"), Hardware.get("H200 SXM 141GB")
+    asked = {"input_len": 1024, "tp_size": 2}
+    named = ServingModel().solve(model, hardware, stack="vLLM 0.12.0", precision="bfloat16", **asked)
+    assert named == ServingModel().solve(model, hardware, stack="vllm-2025", precision="bf16", **asked)
+    fleet, run = usual_fleet(Hardware.Cloud.H100, 64), {"batch_size": 64, "tp_size": 8, "seq_len": 4096}
+    named_run = DistributedModel().solve(model, fleet, stack="Megatron-Core", precision="bfloat16", **run)
+    assert named_run == DistributedModel().solve(model, fleet, stack="megatron-core", precision="bf16", **run)
+
+
+def test_an_accelerator_alone_sits_in_its_usual_node():
+    asked = {"input_len": 512, "stack": "vllm-2025", "tp_size": 16}
+    alone = ServingModel().solve(Models.Language.Llama3_70B, Hardware.Cloud.H100, **asked)
+    two = Fleet(name="two", node=Systems.Nodes.DGX_H100, count=2)
+    assert alone.ttft == ServingModel().solve(Models.Language.Llama3_70B, two, **asked).ttft

@@ -12,10 +12,15 @@ import pytest
 import mlsysim
 from mlsysim.validation.plugin import AnchorModule
 
-pytestmark = pytest.mark.skipif(
-    not [point for point in importlib.metadata.entry_points(group="pytest11") if point.value == "mlsysim.validation.plugin"],
-    reason="the package is not installed: pip install -e .",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not [
+            point for point in importlib.metadata.entry_points(group="pytest11") if point.value == "mlsysim.validation.plugin"
+        ],
+        reason="the package is not installed: pip install -e .",
+    ),
+    pytest.mark.usefixtures("imported_once", "few_plugins"),
+]
 
 HEAD = """
 [source]
@@ -46,8 +51,6 @@ compute = { peak_flops = "1 PFLOP/s" }
 memory = { capacity = "80 GiB", bandwidth = "3 TW" }
 """
 
-pytestmark = pytest.mark.usefixtures("imported_once")
-
 
 def latency_ms(batch_size):
     run = mlsysim.SingleNodeModel().solve(mlsysim.Models.Vision.ResNet50, mlsysim.Hardware.Cloud.A100, batch_size=batch_size)
@@ -58,12 +61,6 @@ def case(name, factor=1.0, extra=""):
     """A case whose figure is ``factor`` times what the solver predicts."""
     value = factor * latency_ms(256)
     return f'\n[[case]]\nid = "{name}"\nvalue = {value!r}\nsolve = {{ batch_size = 256 }}\n{extra}\n'
-
-
-@pytest.fixture(autouse=True)
-def without_hypothesis(pytester, monkeypatch):
-    """Each inner run would import hypothesis anew: seconds a test. (pytester itself clears the variable first.)"""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
 
 
 @pytest.fixture
@@ -87,6 +84,13 @@ def report_section(result):
     return lines[start + 1 : end]
 
 
+def test_an_installed_package_needs_no_option(pytester, anchors, monkeypatch):
+    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")  # which would be imported anew
+    anchors(case("good"))
+    pytester.runpytest("my_cluster.anchor.toml").assert_outcomes(passed=4)
+
+
 def test_file_named_as_a_path_is_checked(pytester, anchors):
     anchors(case("good"))
     result = pytester.runpytest("my_cluster.anchor.toml", "-v")
@@ -102,6 +106,41 @@ def test_option_adds_files_to_a_run_of_other_tests(pytester, anchors):
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*test_own.py::test_own PASSED*"])
     result.stdout.fnmatch_lines(["*test_in_band[[]my-cluster-good[]] PASSED*"])
+
+
+OWN = """
+import pytest
+
+@pytest.fixture(scope="module")
+def own():
+    yield
+
+def test_own(own):
+    pass
+"""
+
+
+def test_cases_stand_between_other_tests(pytester, anchors):
+    path = anchors(case("good"))
+    pytester.runpytest(path, "--snapshot-update").assert_outcomes(passed=5)
+    pytester.makepyfile(test_first=OWN, test_last=OWN)
+    result = pytester.runpytest("test_first.py", path, "test_last.py", "-v")
+    result.assert_outcomes(passed=7)
+    order = ["test_first.py::*", "*::test_in_band*", "*::test_snapshot*", "*::test_responds*", "test_last.py::*"]
+    result.stdout.fnmatch_lines(order)
+
+
+@pytest.mark.parametrize("marker", ["skip(reason='no')", "skipif(True, reason='no')"])
+def test_a_case_that_is_marked_is_skipped(pytester, anchors, marker):
+    pytester.makeconftest(f"""
+import pytest
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "in_band" in item.name:
+            item.add_marker(pytest.mark.{marker})
+""")
+    anchors(case("good"))
+    pytester.runpytest("my_cluster.anchor.toml").assert_outcomes(passed=3, skipped=1)
 
 
 @pytest.mark.parametrize("arguments", [["--anchors=."], ["my_cluster.anchor.toml", "--anchors=my_cluster.anchor.toml"]])

@@ -16,6 +16,7 @@ from mlsysim.core.errors import InputError
 from mlsysim.lowering.work import training_work
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.solvers.training.distributed import DistributedModel
+from mlsysim.tables import predict
 from mlsysim.tables.predict import ADDED_COLUMNS, predict_table
 from mlsysim.tables.training import question
 from mlsysim.tables.training_figures import flops_per_token
@@ -250,39 +251,62 @@ def test_a_thousand_figures_take_less_than_a_second():
     assert min(seconds) < 1
 
 
-def command(*arguments, stdin=None):
-    return subprocess.run(
-        [sys.executable, "-m", "mlsysim", *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        text=True,
-        input=stdin,
-        timeout=60,
-    )
+def test_a_table_is_solved_in_blocks(table, monkeypatch):
+    whole = predict_table(table)
+    monkeypatch.setattr(predict, "_BLOCK_ROWS", 2)
+    read = []
+    rows = predict.predicted_rows(read.append(row["id"]) or row for row in table)
+    assert next(rows) == whole[0]
+    assert len(read) == 2  # no more than a block is held
+    assert [whole[0], *rows] == whole
 
 
-def test_command_writes_to_stdout(tmp_path):
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Runs the command line in this process; returns its exit code and what it wrote to stdout and stderr."""
+
+    def run(*arguments, stdin=""):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_command_writes_to_stdout(tmp_path, command):
     path = tmp_path / "runs.csv"
     path.write_text(TRAINING, encoding="utf-8")
-    done = command("predict", path)
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = rows_of(done.stdout)
+    code, written, told = command("predict", path)
+    assert (code, told) == (0, "")
+    rows = rows_of(written)
     assert list(rows[0]) == [*rows_of(TRAINING)[0], *ADDED_COLUMNS]
     assert [row["id"] for row in rows] == list("abcdef")
-    told = predict_table(rows_of(TRAINING))[0]["predicted"]
-    assert rows[0]["predicted"] == f"{told:.6g}"
+    assert rows[0]["predicted"] == f"{predict_table(rows_of(TRAINING))[0]['predicted']:.6g}"
     assert rows[0]["feasible"] == "True"
-    assert command("predict", "-", stdin=TRAINING).stdout == done.stdout
+    piped = subprocess.run(
+        [sys.executable, "-m", "mlsysim", "predict", "-"],
+        check=True,
+        capture_output=True,
+        text=True,
+        input=TRAINING,
+        timeout=60,
+    )
+    assert (piped.stdout, piped.stderr) == (written, "")
 
 
-def test_command_writes_a_file(tmp_path):
+def test_command_writes_a_file(tmp_path, command):
     path, output = tmp_path / "runs.csv", tmp_path / "predictions.csv"
     path.write_text("\ufeff" + LAYOUTS, encoding="utf-8")
-    done = command("predict", path, "-o", output)
-    assert (done.returncode, done.stdout) == (0, "")
-    assert [row["predicted"] for row in rows_of(output.read_text(encoding="utf-8"))] == ["fits", "OOM", "fits", "", ""]
-    again = command("predict", output)  # its own output is a table too
-    assert again.stdout == output.read_text(encoding="utf-8")
+    code, shown, told = command("predict", path, "-o", output)
+    assert (code, shown, told) == (0, "", f"{output}: 3 of 5 rows predicted\n")
+    written = output.read_text(encoding="utf-8")
+    assert [row["predicted"] for row in rows_of(written)] == ["fits", "OOM", "fits", "", ""]
+    assert command("predict", output)[1] == written  # its own output is a table too
+    assert command("predict", output, "-o", output)[0] == 0
+    assert output.read_text(encoding="utf-8") == written
 
 
 @pytest.mark.parametrize(
@@ -301,11 +325,11 @@ def test_command_says_in_one_line_what_is_wrong(tmp_path, capsys, content):
     assert told.err.count("\n") == 1
 
 
-def test_help_is_readable():
-    overview, predict = command("--help"), command("predict", "--help")
-    assert "predict" in overview.stdout
-    assert all(column in predict.stdout for column in ADDED_COLUMNS)
-    assert max(map(len, predict.stdout.splitlines())) <= 80
+def test_help_is_readable(command):
+    assert "predict" in command("--help")[1]
+    told = command("predict", "--help")[1]
+    assert all(column in told for column in ADDED_COLUMNS)
+    assert max(map(len, told.splitlines())) <= 80
 
 
 def test_the_script_is_the_module():

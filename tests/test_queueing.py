@@ -265,15 +265,17 @@ def test_engines_that_differ_are_solved_as_each_alone():
             assert getattr(alone, name)[0] == pytest.approx(getattr(together, name)[engine], rel=1e-9)
 
 
-@given(st.integers(1, 4095), st.sampled_from([0.1, 1.0, 3.0]))
-def test_the_last_load_that_keeps_a_limit_is_found(last, power):
+@given(st.integers(1, 4095), st.sampled_from([0.1, 1.0, 3.0]), st.sampled_from([None, 1, 2048, 4000]))
+def test_the_last_load_that_keeps_a_limit_is_found(last, power, guess):
     looks = []
 
     def missed(part):
         looks.append(part)
         return math.copysign(abs(part - last - 0.5) ** power, part - last - 0.5)
 
-    assert last_kept(missed, 4096, (4096 - last) ** power) == last
+    found, reached = last_kept(missed, 4096, (4096 - last) ** power, guess=guess)
+    assert found == last
+    assert last <= reached <= last + 1
     assert len(looks) <= 40
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import mlsysim
 from mlsysim.core.errors import DataError, InputError
-from mlsysim.validation.anchors import loading
+from mlsysim.validation.anchors import loading, runner
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.anchors.runner import faster, hardware_response, predict
 from mlsysim.validation.anchors.schema import Case, Gate
@@ -247,9 +247,9 @@ def test_faster_hardware_is_faster_in_every_rate_and_nothing_else():
 
 @pytest.fixture(scope="module")
 def rows():
-    """All rows of the repository's anchors."""
+    """The rows of the paper, and those that correct one: no others may have a row of its table or a macro of its script."""
     anchors = loading.load_all(loading.anchor_files(ANCHORS))
-    return [compare(anchor).as_row() for anchor in anchors]
+    return [compare(anchor).as_row() for anchor in anchors if anchor.case.role == "paper" or anchor.case.corrects]
 
 
 def test_the_paper_has_its_seven_rows_each_with_its_right_anchor(rows):
@@ -273,6 +273,15 @@ def test_training_anchors_of_the_paper_respond_to_a_faster_peak():
     anchors = {anchor.id: anchor for anchor in loading.load_all(loading.anchor_files(ANCHORS))}
     for name in ("paper-a3-llama3-405b-mfu", "paper-a4-palm-540b-mfu"):
         assert hardware_response(anchors[name]) == pytest.approx(1 / 1.1 - 1, abs=0.02)
+
+
+def test_a_load_is_judged_where_its_search_would_say_no_more(monkeypatch):
+    anchor = loading.load(ANCHORS / "token_load" / "mlperf_tokens_gptj.toml")[0]
+    bound, change = runner.bound_of(anchor), runner.hardware_response(anchor)
+    assert (bound, change) == (anchor.case.band[0], runner.LEAST_RESPONSE)
+    monkeypatch.setattr(runner, "_takes", lambda call, load: False)
+    assert runner.bound_of(anchor) > bound
+    assert 0.15 > runner.hardware_response(anchor) > change
 
 
 # The names that the paper's script prints.

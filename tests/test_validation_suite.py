@@ -10,10 +10,15 @@ import pytest
 from mlsysim.core.errors import MLSysError
 from mlsysim.validation.report import export
 
-pytestmark = pytest.mark.skipif(
-    not [point for point in importlib.metadata.entry_points(group="pytest11") if point.value == "mlsysim.validation.plugin"],
-    reason="the package is not installed: pip install -e .",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not [
+            point for point in importlib.metadata.entry_points(group="pytest11") if point.value == "mlsysim.validation.plugin"
+        ],
+        reason="the package is not installed: pip install -e .",
+    ),
+    pytest.mark.usefixtures("imported_once"),
+]
 
 SOURCE = """
 [source]
@@ -56,13 +61,10 @@ from mlsysim.validation.suite.suite_tests import test_family_gate, test_no_orpha
 ANCHORS = Path(__file__).parent
 """
 
-pytestmark = pytest.mark.usefixtures("imported_once")
-
 
 @pytest.fixture
-def tree(pytester, monkeypatch):
+def tree(pytester, few_plugins):
     """A repository of one family; returns its root. (The outer run has imported a module called test_anchors.)"""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
     family = pytester.path / "anchors" / "scaling"
     family.mkdir(parents=True)
     (family / "law.toml").write_text(SOURCE + CASES, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What people call frameworks and serving engines, and which stack or engine of ours each is: ``data/names.toml``."""
+"""Names that people give frameworks and serving engines, and the stack or engine that each means: ``data/names.toml``."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def stack_of_variant(variant: str, model: str) -> str | None:
 
 
 def _is_release(text: str, name: str) -> bool:
-    """Whether what follows ``name`` in ``text`` is a release, or nothing."""
+    """True if what follows ``name`` in ``text`` is a release, or if nothing does."""
     return _RELEASE.fullmatch(folded(text)[len(folded(name)) :]) is not None
 
 

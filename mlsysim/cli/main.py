@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from mlsysim import __version__
 
@@ -66,52 +69,83 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(table: str, output: str | None) -> None:
+    """Reads, solves and writes the table in blocks, so that its length does not matter; a malformed one is refused first."""
     from mlsysim.core.errors import InputError
-    from mlsysim.tables.predict import ADDED_COLUMNS, predict_table, table_kind
+    from mlsysim.tables.predict import ADDED_COLUMNS, predicted_rows, table_kind
 
-    columns, rows = _read(table)
+    with _opened(table, output) as file:
+        columns, count = _checked(table, file)
+        try:
+            table_kind(columns)
+        except InputError as error:
+            raise _TableError(f"{table}: {error}") from None
+        predictions = predicted_rows(dict(zip(columns, line, strict=True)) for line in _lines(file))
+        header = [*columns, *(column for column in ADDED_COLUMNS if column not in columns)]
+        if output is None:
+            _write(sys.stdout, header, predictions)
+            sys.stdout.flush()
+            return
+        with Path(output).open("w", encoding="utf-8", newline="") as written:
+            told = _write(written, header, predictions)
+    print(f"{output}: {told} of {count} rows predicted", file=sys.stderr)
+
+
+def _opened(table: str, output: str | None) -> TextIO:
+    """The table's text, to be read twice: what comes from stdin, or is written over, is copied to a temporary file."""
+    if table == "-":
+        return _copied(sys.stdin.buffer)
+    path = Path(table)
+    if output is not None and Path(output).exists() and path.samefile(output):
+        with path.open("rb") as file:
+            return _copied(file)
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _copied(file: IO[bytes]) -> TextIO:
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
+    shutil.copyfileobj(file, copy)
+    copy.seek(0)
+    return io.TextIOWrapper(copy, encoding="utf-8-sig", newline="")
+
+
+def _lines(file: TextIO) -> Iterator[list[str]]:
+    """The table's rows, without its line of column names and without empty lines."""
+    file.seek(0)
+    lines = (line for line in csv.reader(file) if line)
+    next(lines)
+    return lines
+
+
+def _checked(table: str, file: TextIO) -> tuple[list[str], int]:
+    """The columns of a CSV file, and how many rows it has."""
+    columns: list[str] = []
+    count = -1
     try:
-        table_kind(columns)
-        predictions = predict_table(rows)
-    except InputError as error:
-        raise _TableError(f"{table}: {error}") from None
-    header = [*columns, *(column for column in ADDED_COLUMNS if column not in columns)]
-    if output is None:
-        _write(sys.stdout, header, predictions)
-        sys.stdout.flush()
-        return
-    with Path(output).open("w", encoding="utf-8", newline="") as file:
-        _write(file, header, predictions)
-    told = sum(row["predicted"] != "" for row in predictions)
-    print(f"{output}: {told} of {len(predictions)} rows predicted", file=sys.stderr)
-
-
-def _read(table: str) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a CSV file."""
-    try:
-        if table == "-":
-            lines = list(csv.reader(sys.stdin))
-        else:
-            with Path(table).open(encoding="utf-8-sig", newline="") as file:
-                lines = list(csv.reader(file))
+        for line in csv.reader(file):
+            if not line:
+                continue
+            count += 1
+            columns = columns or line
+            if len(line) != len(columns):
+                raise _TableError(f"{table}: row {count} has {len(line)} cells, the table {len(columns)} columns")
     except (UnicodeDecodeError, csv.Error) as error:
         raise _TableError(f"{table}: no CSV in UTF-8: {error}") from None
-    lines = [line for line in lines if line]
-    if not lines:
+    if not columns:
         raise _TableError(f"{table}: empty: expected a line of column names")
-    columns = lines[0]
     if len(set(columns)) < len(columns):
         raise _TableError(f"{table}: a column name is there twice")
-    for number, line in enumerate(lines[1:], start=1):
-        if len(line) != len(columns):
-            raise _TableError(f"{table}: row {number} has {len(line)} cells, the table {len(columns)} columns")
-    return columns, [dict(zip(columns, line, strict=True)) for line in lines[1:]]
+    return columns, count
 
 
-def _write(file: TextIO, header: list[str], rows: list[dict[str, Any]]) -> None:
+def _write(file: TextIO, header: list[str], rows: Iterable[dict[str, Any]]) -> int:
+    """Writes the table; how many of its rows have a prediction."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([_shown(row[column]) for column in header] for row in rows)
+    told = 0
+    for row in rows:
+        writer.writerow([_shown(row[column]) for column in header])
+        told += row["predicted"] != ""
+    return told
 
 
 def _shown(value: Any) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
 from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, UnknownArgumentError, UnknownNameError
+from mlsysim.core.names import folded
 from mlsysim.core.options import written_out
 from mlsysim.core.units import magnitude
 
@@ -85,18 +86,22 @@ def fraction(name: str, value: object) -> float:
 
 
 def one_of(name: str, value: object, known: Iterable[str]) -> str:
-    """Check that ``value`` is one of ``known``, ignoring case, and give it as ``known`` writes it.
+    """Check that ``value`` is one of ``known``, case and punctuation set aside, and give it as ``known`` writes it.
+
+    Raises:
+        UnknownNameError: it is none of them.
 
     Example:
-        >>> one_of("precision", "FP8", ["fp8", "bf16"])
-        'fp8'
+        >>> one_of("precision", "FP8", ["fp8", "bf16"]), one_of("schedule", "zero bubble", ["1f1b", "zero_bubble"])
+        ('fp8', 'zero_bubble')
     """
     names = list(known)
     if isinstance(value, str):
         if value in names:
             return value
-        if value.lower() in names:
-            return value.lower()
+        alike = [candidate for candidate in names if folded(candidate) == folded(value)]
+        if len(alike) == 1:
+            return alike[0]
     raise UnknownNameError.among(name, value, names)
 
 

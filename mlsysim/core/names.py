@@ -12,6 +12,7 @@ Which words say nothing and which spellings are listed is data: ``names.toml`` b
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ _PUNCTUATION = re.compile(r"[^a-z0-9.]+|(?<!\d)\.|\.(?!\d)")
 _TYPOGRAPHY = str.maketrans({"\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u00a0": " ", "_": " "})
 
 
+@functools.lru_cache(maxsize=2**14)
 def folded(name: str) -> str:
     """Returns ``name`` without case and punctuation; what stands between two digits becomes a point.
 
@@ -182,7 +184,7 @@ class Names:
         return self._reading.parts(text).qualifiers.get(name)
 
     def nearest(self, text: object, among: Iterable[str]) -> list[str]:
-        """Returns the ids, of those ``among``, of at most three things whose names are spelt most like ``text``."""
+        """Find the ids, of those ``among``, of at most three things whose names are spelt most like ``text``."""
         if not isinstance(text, str):
             return []
         owners = {name: id for id in among for name in reversed(self._names[id])}

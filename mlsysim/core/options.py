@@ -18,7 +18,7 @@ _UNPACKED = "Unpack["
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What an argument is when a caller leaves it out, and what it means: ``Annotated[int, Option(1, "...")]``."""
+    """The default of an argument, and its meaning: ``Annotated[int, Option(1, "...")]``."""
 
     default: Any
     meaning: str

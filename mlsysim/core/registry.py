@@ -43,7 +43,7 @@ class _Entry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All that the registry itself calls it: id, symbol, aliases and full name."""
+        """All names that the registry itself gives the entry: id, symbol, aliases and full name."""
         return (self.id, self.symbol, *self.aliases, str(self.fields.get("name", self.id)))
 
     @property
@@ -63,7 +63,7 @@ class _Store:
         self._built: dict[str, Any] = {}
 
     def entries(self, group: str | None) -> list[_Entry]:
-        """All entries of ``group``, or of the room."""
+        """The entries of ``group``, or of the whole room."""
         return [entry for entry in self._all() if group in (None, entry.group)]
 
     def _all(self) -> list[_Entry]:
@@ -89,7 +89,7 @@ class _Store:
         return self._spelt
 
     def value(self, entry: _Entry) -> Any:
-        """The built entry.
+        """The object built from an entry.
 
         Raises:
             DataError: its fields are not those of its type.
@@ -212,6 +212,17 @@ class Group(Generic[T]):
             mlsysim.core.errors.UnknownNameError: Hardware has no 'H100 96GB'; did you mean 'H100', 'H100_PCIe' or 'H100_NVL'?
         """
         return self._value(self._entry(name))
+
+    def find(self, name: str) -> T | None:
+        """The entry of this name, as ``get`` reads it; None where it means no entry, or several.
+
+        Example:
+            >>> from mlsysim.hardware.registry import Hardware
+            >>> Hardware.find("NVIDIA H100-SXM-80GB").name, Hardware.find("abacus")
+            ('H100 SXM5 80GB', None)
+        """
+        entries = self._store.find(name, self._group)
+        return self._value(entries[0]) if len(entries) == 1 else None
 
     def id_of(self, name: str) -> str:
         """The id of the entry that ``name`` means.

@@ -7,9 +7,10 @@ reports it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from mlsysim.core.errors import MLSysError
 from mlsysim.validation.kernels.errors import Times
 
 K = TypeVar("K", bound=Hashable)
+_THREADS = "OPENBLAS_NUM_THREADS"
 _AT_BOUND = 1e-3  # of the range
 _SCALE = 0.05  # residuals beyond 5 % count linearly
 _STEP = 1e-7  # of a range: between rounding and curvature
@@ -126,10 +128,7 @@ def fit(
         >>> fit(lambda c: 3 * x + 0 * c["a"], 2 * x, {"a": Coefficient(1.0, 0.1, 10.0)}, pull=0.03).values["a"]
         1.0
     """
-    try:
-        from scipy.optimize import least_squares
-    except ImportError:
-        raise MLSysError("fits need SciPy: pip install 'mlsysim-anchors[fit]'") from None
+    least_squares = _solver()
     names = list(coefficients)
     forward = [np.log if coefficients[name].log else float for name in names]
     low, start, high, prior = (
@@ -160,3 +159,22 @@ def fit(
     near = np.minimum(solution.x - low, high - solution.x) < _AT_BOUND * (high - low)
     at_bound = tuple(name for name, hit in zip(names, near, strict=True) if hit)
     return Fit(unpacked(solution.x), at_bound, float(solution.cost))
+
+
+def _solver() -> Callable[..., Any]:
+    """SciPy's least squares, whose linear algebra computes on one thread unless the environment says otherwise.
+
+    For a fit of a hundred coefficients its threads wait for each other seventy times as long as one of them computes. The
+    library reads the variable when it is loaded, which is here.
+    """
+    limited = _THREADS not in os.environ
+    if limited:
+        os.environ[_THREADS] = "1"
+    try:
+        from scipy.optimize import least_squares
+    except ImportError:
+        raise MLSysError("fits need SciPy: pip install 'mlsysim-anchors[fit]'") from None
+    finally:
+        if limited:
+            del os.environ[_THREADS]
+    return least_squares  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""What a fit is made of: entries of files, runs that were measured, and what of the entries the runs decide.
+"""Parts of a fit: entries of files, measured runs, and what the runs decide of the entries.
 
 A family of fits is a ``Calibration``: which files hold its entries, within which ranges their coefficients lie, and how its
 cases become ``Runs``. The search, and the check that a written value is still what a fit finds, are the same for all families:
@@ -29,7 +29,7 @@ CALIBRATION = "calibration"
 
 
 class Place(NamedTuple):
-    """Where the entries of a kind stand: in tables of ``file`` called ``[around.NAME.within]``."""
+    """The place of a kind's entries: tables of ``file`` called ``[around.NAME.within]``."""
 
     file: str
     around: tuple[str, ...] = ()

@@ -14,10 +14,10 @@ from mlsysim.calibration.data_parallel import COEFFICIENTS, FILE, replica_stack
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, replica_kernels, replica_plan, replica_work, stack_step
+from mlsysim.physics.records import stacked
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients, ReplicaPlan
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.data_parallel import replica_question
-from mlsysim.tables.training_steps import stacked
 from mlsysim.validation.kernels.errors import Times
 
 # Physically meaningful ranges; a coefficient that ends at one is reported.

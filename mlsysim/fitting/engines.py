@@ -18,10 +18,10 @@ from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_kernels import Formats, engine_kernels, network_Bps, serving_kernels, serving_shape
 from mlsysim.lowering.serving_memory import room
 from mlsysim.lowering.work import inference_work
+from mlsysim.physics.records import stacked
 from mlsysim.physics.serving.deployment import EngineCoefficients, ServingShape, Shards
 from mlsysim.physics.serving.schedule import EnginePasses, Served, continuous_batch, most_throughput, static_batch, streamed
 from mlsysim.tables.serving import METRICS, serving_question
-from mlsysim.tables.training_steps import stacked
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.kernels.errors import Times
 

@@ -5,9 +5,8 @@ Engines and kernels are those of a batch, fitted before.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from mlsysim.calibration.loaded import FILE, device_of, loaded_tables
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
-from mlsysim.lowering.token_load import LoadQuestion, best_plan, load_question
+from mlsysim.lowering.token_load import LoadQuestion, best_plan, limit_per_s, load_question
 from mlsysim.tables.token import token_question
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.kernels.errors import Times
@@ -28,12 +27,22 @@ RANGES = {
 }
 
 
-def _requests_per_s(question: LoadQuestion, on: Mapping[str, str], entries: Mapping[str, Entry]) -> Times:
-    """The highest load, with what the entries state themselves: they have all that they take from another."""
-    own = {
-        kind: {on[kind]: {part: value for part, value in entry.items() if part != "like"}} for kind, entry in entries.items()
-    }
-    return np.array([best_plan(question, {"device": {}, **own}).rate_per_s])
+@dataclass(eq=False)
+class _Run:
+    """A case as the fit asks it again and again; ``found_per_s`` is its last answer, near which the next is looked for."""
+
+    question: LoadQuestion
+    on: Mapping[str, str]
+    found_per_s: float | None = None
+
+    def requests_per_s(self, entries: Mapping[str, Entry]) -> Times:
+        """The highest load, with what the entries state themselves: they have all that they take from another."""
+        own = {
+            kind: {self.on[kind]: {part: value for part, value in entry.items() if part != "like"}}
+            for kind, entry in entries.items()
+        }
+        self.found_per_s = limit_per_s(self.question, {"device": {}, **own}, self.found_per_s)
+        return np.array([self.found_per_s])
 
 
 def _run(anchor: Anchor) -> Runs:
@@ -48,7 +57,7 @@ def _run(anchor: Anchor) -> Runs:
         on=on,
         measured=np.array([(anchor.case.value or 0.0) / tokens]),
         sources=(anchor.source.key,),
-        predict=functools.partial(_requests_per_s, question, on),
+        predict=_Run(question, on).requests_per_s,
     )
 
 

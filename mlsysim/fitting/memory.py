@@ -22,8 +22,9 @@ from mlsysim.fitting.calibration import CALIBRATION, Key, Place
 from mlsysim.fitting.written import Refit
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.plan import Plan
+from mlsysim.physics.records import stacked
 from mlsysim.physics.training.memory import MemoryTerms, training_memory
-from mlsysim.tables.training_steps import prepared_row, stacked
+from mlsysim.tables.training_steps import prepared_row
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.loading import anchor_files, load
 

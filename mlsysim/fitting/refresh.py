@@ -39,7 +39,7 @@ STUDIES = {
 
 @dataclass(frozen=True)
 class Judgement:
-    """What stands in the folder of anchors beside what is so now.
+    """Differences between what the folder of anchors says and what holds now.
 
     Attributes:
         standings: the files whose ``known_miss`` no longer says what is so.
@@ -102,7 +102,7 @@ def judge(root: Path) -> Judgement:
 
 
 def _moves(anchors: Sequence[Anchor]) -> str:
-    """How many cases of a file moved away from their snapshots, and by how much at most; "" if none did."""
+    """Say how many cases of a file moved away from their snapshots, and by how much at most; "" if none did."""
     now = {anchor.id: snapshots.contents(anchor) for anchor in anchors}
     before = snapshots.read(anchors[0].snapshot_path)
     if now == before:

@@ -112,5 +112,5 @@ def _path(header: str) -> tuple[str, ...]:
 
 
 def _stands(line: str, part: str, value: Any) -> bool:
-    """Whether a line states ``value`` already, however it is written."""
+    """True if a line states ``value`` already, however it is written."""
     return bool(tomllib.loads(line)[part] == value)

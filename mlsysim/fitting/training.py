@@ -14,9 +14,10 @@ from mlsysim.calibration.stacks import COEFFICIENTS, measured_device, stack
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import EVERY, Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.lowering.training_kernels import kernel_device, stack_step
+from mlsysim.physics.records import stacked
 from mlsysim.physics.training.step_inputs import KernelDevice, SharedCoefficients, StackCoefficients
 from mlsysim.tables.training import TrainingQuestion
-from mlsysim.tables.training_steps import prepared_row, stacked
+from mlsysim.tables.training_steps import prepared_row
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.kernels.errors import Times
 

@@ -1,4 +1,4 @@
-"""What a fit finds beside what is written: which values differ, and the files with the new ones in their place.
+"""Comparison of a fit with what is written: which values differ, and the files with the new ones in them.
 
 A file is changed line by line: comments, order and all that is stated stay as a person wrote them.
 """
@@ -25,7 +25,7 @@ Changes = dict[str, dict[tuple[str, ...], dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Refit:
-    """What a fit of one family found.
+    """The outcome of a fit of one family.
 
     Attributes:
         name: the family.

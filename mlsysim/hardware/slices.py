@@ -15,7 +15,7 @@ _GIB = 2**30
 
 
 class Slicing(NamedTuple):
-    """How an accelerator is cut: slices in use, compute slices of each, and gigabytes of each."""
+    """The cut of an accelerator: slices in use, compute slices of each, and gigabytes of each."""
 
     slices: int
     compute: int

@@ -223,14 +223,21 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Requests a second that arrive at a replica, and what they see (None: nobody arrives)."""
+    """Requests a second that arrive at a replica, and what they see (None: nobody arrives).
+
+    ``limit_per_s`` is where between this load and the next that is told apart the limits are reached, by a straight line: it
+    moves smoothly with everything, for a fit.
+    """
 
     arrival_per_s: float
     seen: OpenLoop | None
+    limit_per_s: float
 
 
-def highest_load(pace: Paces, limits: Limits, output: float, cv2: float, more_than_per_s: float = 0.0) -> Load:
-    """The most arrivals within ``limits``, to a four-thousandth of capacity.
+def highest_load(
+    pace: Paces, limits: Limits, output: float, cv2: float, more_than_per_s: float = 0.0, guess_per_s: float | None = None
+) -> Load:
+    """The most arrivals within ``limits``, to a four-thousandth of capacity, searched from a guess if there is one.
 
     More arrivals lengthen every time. There are none where lone requests do not keep the limits, or where no more than
     ``more_than_per_s`` do.
@@ -243,9 +250,11 @@ def highest_load(pace: Paces, limits: Limits, output: float, cv2: float, more_th
 
     least = int(more_than_per_s / pace.capacity_per_s * _PARTS) + 1
     if least >= _PARTS or (least > 1 and missed(least) > 0):
-        return Load(0.0, None)
-    kept = last_kept(missed, _PARTS, -log(1 - limits.share), low=least if least > 1 else 0)
-    return Load(pace.capacity_per_s * kept / _PARTS, seen.get(kept))
+        return Load(0.0, None, 0.0)
+    guess = None if guess_per_s is None else int(guess_per_s / pace.capacity_per_s * _PARTS)
+    part, reached = last_kept(missed, _PARTS, -log(1 - limits.share), low=least if least > 1 else 0, guess=guess)
+    step_per_s = pace.capacity_per_s / _PARTS
+    return Load(step_per_s * part, seen.get(part), step_per_s * reached)
 
 
 def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:

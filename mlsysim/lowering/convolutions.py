@@ -36,7 +36,7 @@ def convolutions(name: str) -> Convolutions:
 
 
 def has_layers(workload: Workload) -> bool:
-    """Whether the layers of ``workload`` are known."""
+    """True if the layers of ``workload`` are known."""
     return workload.name in _networks()
 
 

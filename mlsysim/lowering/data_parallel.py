@@ -139,7 +139,7 @@ def replica_work(
 
 
 def replica_plan(workload: Workload, hardware: HardwareNode | Fleet, micro_batches: int, stack: ReplicaStack) -> ReplicaPlan:
-    """How the accelerators of a fleet exchange gradients; a lone one has nobody to."""
+    """The plan by which the accelerators of a fleet exchange gradients; a lone one has nobody to."""
     parameters = float(workload.parameters.m_as("count"))
     fleet = hardware if isinstance(hardware, Fleet) else None
     per_node = 1.0 if fleet is None else float(fleet.node.accelerators_per_node)
@@ -170,7 +170,7 @@ def work_passes(work: ReplicaWork, kernels: Kernels, coefficients: ReplicaCoeffi
 
 
 def clocked(kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> ReplicaDevice:
-    """The device at the clock that it sustains and the share of it that the stack's kernels reach."""
+    """Scale the device by the clock that it sustains, and by the share of it that the stack's kernels reach."""
     return ReplicaDevice(
         gemm=kernels.gemm,
         peak_flops_per_s=kernels.peak_flops_per_s * kernels.format_share * clock * coefficients.matmul_share,
@@ -188,6 +188,6 @@ def clocked(kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> 
 def stack_step(
     work: ReplicaWork, plan: ReplicaPlan, kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num
 ) -> ReplicaStep:
-    """One step on a stack, for a solve and for the fit alike."""
+    """Time one step on a stack, for a solve and for the fit alike."""
     passes = work_passes(work, kernels, coefficients, clock)
     return replica_step(passes, plan, clocked(kernels, coefficients, clock), coefficients)

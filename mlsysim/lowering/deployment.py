@@ -26,6 +26,7 @@ from mlsysim.lowering.offload import Offload, check_offload
 from mlsysim.lowering.options import ServingOptions
 from mlsysim.lowering.work import cached_tokens, keys_seen
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.systems.fleets import usual_nodes
 from mlsysim.systems.types import Fleet, Node
 
 SCHEDULES = ("static", "continuous", "offline")
@@ -294,8 +295,8 @@ def _machine(hardware: object, tp: int, pp: int) -> tuple[HardwareNode, int, flo
             raise InconsistentError(what, tp if pp == 1 else pp, f"at most the {most} accelerators of {hardware.name}")
         return hardware.accelerator, most, hardware.intra_bandwidth_Bps, hardware.intra_bandwidth_Bps
     device = instance("hardware", hardware, HardwareNode, "an accelerator such as Hardware.Cloud.H100, a Node or a Fleet")
-    link = device.interconnect_bandwidth_Bps
-    if tp * pp > 1 and link is None:
+    if tp * pp == 1:
+        return device, 1, float("inf"), float("inf")
+    if device.interconnect_bw is None and device.host_link_bw is None:
         raise InconsistentError("tp_size", tp, f"1: {device.name} lists no link to its peers (a Node would)")
-    unlimited = float("inf") if link is None else link
-    return device, tp * pp, unlimited, unlimited
+    return _machine(usual_nodes(device, tp * pp), tp, pp)

@@ -1,4 +1,4 @@
-"""Whether it fits: the reason in bytes."""
+"""Feasibility of a plan: the reason in bytes why it does not fit."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class ForwardTime(NamedTuple):
 
     @property
     def total_s(self) -> Num:
-        """The batch."""
+        """Seconds of the whole batch."""
         return self.device_s + self.host_s + self.fixed_s
 
 
@@ -60,7 +60,7 @@ def inference_run(
     mean_tokens: float,
     precision: str,
 ) -> CalibratedRun:
-    """One forward pass of ``batch`` samples on one accelerator.
+    """Time one forward pass of ``batch`` samples on one accelerator.
 
     Raises:
         InputError: a stack, accelerator, precision or workload that is not calibrated.

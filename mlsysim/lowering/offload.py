@@ -32,7 +32,7 @@ class Offload:
     host_B: float = math.inf
 
     def __bool__(self) -> bool:
-        """Whether anything is offloaded."""
+        """True if anything is offloaded."""
         return self.weights > 0 or self.cache > 0
 
 

@@ -25,7 +25,7 @@ class PrefixedDeployment:
     """
 
     whole: EnginePasses | TorusDeployment
-    hit: float
+    hit: Num
 
     def decode(self, batch: Num, context: Num) -> Step:
         """Time one token of each of ``batch`` sequences, which attends to cached tokens as to all others."""

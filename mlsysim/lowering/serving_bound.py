@@ -59,7 +59,7 @@ class BoundPasses:
         return cls(work, machine, setting)
 
     def decode(self, batch: Num, context: Num) -> BoundStep:
-        """One token of ``batch`` sequences."""
+        """Time one token of each of ``batch`` sequences."""
         work, machine = self.work, self.machine
         reach = cached_tokens(self.setting.workload, float(context))
         flops = batch * (work.matmul_flops + work.decode_flops_per_key * reach + work.head_flops)
@@ -75,7 +75,7 @@ class BoundPasses:
         return prefill_s(self.work, batch, prompt, self.setting.keys, self.machine)
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """What one prompt adds to the steps that it joins: its arithmetic."""
+        """Seconds that one prompt adds to the steps that it joins: those of its arithmetic."""
         work, machine = self.work, self.machine
         flops = prompt * (work.matmul_flops + work.attention_flops_per_key * self.setting.keys)
         return flops / machine.tp / machine.rate_flops_per_s

@@ -256,7 +256,7 @@ def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, h
 
 
 def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, causal: bool) -> EngineKernels:
-    """Which kernels an engine has on this accelerator at these formats: fused attention takes 16 bits or less.
+    """The kernels that an engine has on this accelerator at these formats: fused attention takes 16 bits or less.
 
     Example:
         >>> from mlsysim.hardware.registry import Hardware
@@ -302,7 +302,7 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
 
 
 def _padded(shape: ServingShape, chips: int) -> ServingShape:
-    """With the empty heads that divide evenly."""
+    """Add the empty heads with which all heads divide evenly over ``chips``."""
     heads = padded_heads(float(shape.heads), chips)
     added = (heads - shape.heads) * shape.attention_width / shape.heads
     return replace(shape, heads=heads, attention_width=shape.attention_width + added, qkv_width=shape.qkv_width + added)

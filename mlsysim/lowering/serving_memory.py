@@ -1,4 +1,4 @@
-"""What one copy of a model takes of its accelerators' memory and of the host's, and how many sequences fit beside it."""
+"""Memory that one copy of a model takes of its accelerators and of the host, and the sequences that fit beside it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from mlsysim.physics.serving.torus_partition import padded_heads
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Memory of one replica.
+    """Memory of one replica: its weights, its cache, and the sequences that fit.
 
     Attributes:
-        accelerators: of a replica.
+        accelerators: number of accelerators of a replica.
         shards: ranks that divide the cache.
-        each_kv_B: of one sequence, all ranks, with what it leaves unused of its last block.
-        weights_B: on one accelerator.
-        free_B: of one accelerator, beside its weights.
-        most_sequences: whose cache fits, or that the engine decodes together.
-        all_weights_B: of one accelerator, with those that lie in the host's memory.
+        each_kv_B: cache of one sequence over all ranks, with what it leaves unused of its last block.
+        weights_B: weights on one accelerator.
+        free_B: memory of one accelerator that is left beside its weights.
+        most_sequences: sequences whose cache fits, or that the engine decodes together.
+        all_weights_B: weights of one accelerator, with those that lie in the host's memory.
         kept: share of the cache on the accelerators.
         offload: what lies in the host's memory.
     """
@@ -44,15 +44,15 @@ class Room:
     offload: Offload
 
     def kv_B(self, batch: float) -> float:
-        """Cache of ``batch`` sequences."""
+        """Bytes of the cache of ``batch`` sequences."""
         return self.each_kv_B * batch
 
     def needed_B(self, batch: float) -> float:
-        """On one accelerator."""
+        """Bytes that ``batch`` sequences and the weights need on one accelerator."""
         return self.weights_B + self.kept * self.kv_B(batch) / self.shards
 
     def host_B(self, batch: float) -> float:
-        """In the host's memory, of one accelerator."""
+        """Bytes that one accelerator keeps in the host's memory."""
         return self.offload.weights * self.all_weights_B + self.offload.cache * self.kv_B(batch) / self.shards
 
     def reason(self, setting: Deployment, batch: float) -> str:
@@ -70,7 +70,7 @@ class Room:
 
 
 def room(setting: Deployment, work: InferenceWork) -> Room:
-    """What fits beside the weights; an engine keeps a part of the memory to itself, and workspace for its largest pass."""
+    """The memory of a deployment; an engine keeps a part to itself, and workspace for its largest pass."""
     ranks = setting.tp * setting.pp
     weights_B = work.resident_B / ranks
     usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
@@ -97,7 +97,7 @@ def room(setting: Deployment, work: InferenceWork) -> Room:
 
 
 def _copied_B(setting: Deployment, wide_B: float) -> float:
-    """What every rank that attends for sequences of its own keeps whole, beyond the first copy: all but the routed experts.
+    """Bytes that every rank with sequences of its own keeps whole beyond the first copy: all but the routed experts.
 
     Source: TensorRT-LLM, PyTorch models of Llama 4 and DeepSeek (with attention_dp, attention, dense blocks, shared experts,
     embedding and head have a tensor-parallel size of 1).

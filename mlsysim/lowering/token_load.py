@@ -109,7 +109,7 @@ def best_plan(question: LoadQuestion, tables: Tables | None = None) -> LoadPlan:
     No load within limits is above the capacity: layouts whose capacity is below what another takes are not searched.
     """
     best: LoadPlan | None = None
-    for layout in _layouts_by_most(question, tables):
+    for layout in _layouts_by_most(question, tables, with_all_places=question.limits is not None):
         if best is None or (not layout.pace.reason and layout.rate_per_s > best.rate_per_s):
             plan = _highest(layout, question, 0.0 if best is None else best.rate_per_s)
             best = plan if best is None or plan.rate_per_s > best.rate_per_s else best
@@ -118,19 +118,35 @@ def best_plan(question: LoadQuestion, tables: Tables | None = None) -> LoadPlan:
     return best
 
 
+def limit_per_s(question: LoadQuestion, tables: Tables, guess_per_s: float | None = None) -> float:
+    """Requests a second at which the question's one layout reaches the limits, for a fit, which brings ``tables`` of its own.
+
+    It lies between the highest load that a solve finds and the next, and moves smoothly with the tables.
+    """
+    (layout,) = _layouts_by_most(question, tables, with_all_places=question.limits is not None)
+    if question.limits is None:
+        return layout.rate_per_s
+    setting, guess_per_s = layout.setting, None if guess_per_s is None else guess_per_s / layout.setting.replicas
+    found = highest_load(layout.pace, question.limits, setting.output, question.spread**2, guess_per_s=guess_per_s)
+    return setting.replicas * found.limit_per_s
+
+
 def plan_at(question: LoadQuestion, rate_per_s: float) -> LoadPlan:
     """The first layout that takes ``rate_per_s`` within the limits, those with the highest capacity first; else the first."""
-    layouts = _layouts_by_most(question, None)
+    layouts = _layouts_by_most(question, None, with_all_places=True)
     plans = (_at(layout, question, rate_per_s) for layout in layouts)
     return next((plan for plan in plans if plan.held), replace(layouts[0], rate_per_s=rate_per_s, held=False))
 
 
-def _layouts_by_most(question: LoadQuestion, tables: Tables | None) -> list[LoadPlan]:
-    """Every layout at the most that it could take whatever the limits; those that fit first, and of them the quickest."""
+def _layouts_by_most(question: LoadQuestion, tables: Tables | None, with_all_places: bool) -> list[LoadPlan]:
+    """Every layout at the most that it could take whatever the limits; those that fit first, and of them the quickest.
+
+    ``with_all_places``: what it takes with all places taken, which is near its best and found more quickly.
+    """
     layouts = []
     for setting in question.settings:
         pace = _pace(setting, question, tables)
-        most_per_s = pace.best_per_s if question.limits is None else pace.capacity_per_s
+        most_per_s = pace.capacity_per_s if with_all_places else pace.best_per_s
         layouts.append(LoadPlan(setting, pace, setting.replicas * most_per_s, held=not pace.reason))
     return sorted(layouts, key=lambda plan: (plan.held, plan.rate_per_s), reverse=True)
 
@@ -146,12 +162,15 @@ def _highest(layout: LoadPlan, question: LoadQuestion, enough_per_s: float) -> L
 
 def _at(layout: LoadPlan, question: LoadQuestion, rate_per_s: float) -> LoadPlan:
     """The layout at a load, and whether it takes it."""
-    setting, pace, seen = layout.setting, layout.pace, None
-    held = layout.held and rate_per_s <= layout.rate_per_s * ALMOST
-    if held and question.limits is not None:
-        seen = pace.under(rate_per_s / setting.replicas, question.spread**2)
-        held = question.limits.kept(seen, setting.output)
-    return LoadPlan(setting, pace, rate_per_s, held, seen)
+    setting, pace = layout.setting, layout.pace
+    each_per_s = rate_per_s / setting.replicas
+    if not layout.held or question.limits is None:
+        held = layout.held and (each_per_s <= pace.capacity_per_s or each_per_s <= pace.best_per_s)
+        return LoadPlan(setting, pace, rate_per_s, held)
+    if each_per_s > pace.capacity_per_s * ALMOST:
+        return LoadPlan(setting, pace, rate_per_s, held=False)
+    seen = pace.under(each_per_s, question.spread**2)
+    return LoadPlan(setting, pace, rate_per_s, question.limits.kept(seen, setting.output), seen)
 
 
 def _pace(setting: Deployment, question: LoadQuestion, tables: Tables | None) -> Paces:

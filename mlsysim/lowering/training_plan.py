@@ -29,7 +29,7 @@ def training_step(
 
 
 def _plan(setting: TrainingSetting, asked: Mapping[str, Any]) -> Plan:
-    """One plan of scalars (recompute still to be chosen), or an ``InputError`` that names the argument."""
+    """Check one plan of scalars (recompute still to be chosen), or raise an ``InputError`` that names the argument."""
     ranks = setting.fleet.accelerators
     tp, pp = _model_parallel(setting.workload, ranks, asked["tp_size"], asked["pp_size"])
     cp = _context_parallel(setting, ranks // (tp * pp), asked["cp_size"])
@@ -109,7 +109,7 @@ def _model_parallel(workload: Workload, ranks: int, tp_size: object, pp_size: ob
 
 
 def _expert_parallel(setting: TrainingSetting, ep_size: object, tp: int, replicas: int) -> tuple[int, int]:
-    """EP and the experts' own TP (0: that of the other layers)."""
+    """Check EP and the experts' own TP (0: that of the other layers)."""
     ep = whole_number("ep_size", ep_size)
     workload, split = setting.workload, setting.expert_tp
     moe = workload.moe if isinstance(workload, TransformerWorkload) else None

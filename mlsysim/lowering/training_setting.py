@@ -86,7 +86,7 @@ def lone_accelerators(workload: object, hardware: object) -> tuple[HardwareNode,
 
 
 def lone_plan(tokens: float, precision: str, recompute: float) -> Plan:
-    """One accelerator, one micro-batch."""
+    """The plan of one accelerator with one micro-batch."""
     formats = training_formats(precision, None)
     return Plan(
         tp=1.0,
@@ -108,7 +108,7 @@ def lone_plan(tokens: float, precision: str, recompute: float) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetting:
-    """What all plans of one question share, checked.
+    """Checked arguments that all plans of one question share.
 
     Attributes:
         workload: what is trained.
@@ -204,16 +204,16 @@ class TrainingSetting:
 
     @property
     def peak_flops_per_s(self) -> float:
-        """Peak of one accelerator."""
+        """Peak rate of one accelerator, in FLOP/s."""
         return self.fleet.node.accelerator.rate_flops_per_s(self.precision)
 
     @property
     def memory_terms(self) -> MemoryTerms:
-        """What the stack adds to the textbook's memory; nothing without one."""
+        """Memory that the stack adds to the textbook's; none without a stack."""
         return TEXTBOOK if self.stack is None else known_stack(self.stack).memory_terms(self.attention, self.precision)
 
     def machine(self) -> Machine:
-        """What a rank runs on, at the caller's efficiency; the slowest rank sets the pace."""
+        """The machine that a rank runs on, at the caller's efficiency; the slowest rank sets the pace."""
         node = self.fleet.node
         share = 1.0 if self.efficiency is None else self.efficiency
         return Machine(

@@ -1,4 +1,4 @@
-"""Compute once what many rows of an array have in common.
+"""Computation that is done once for what many rows of an array have in common.
 
 A search asks for the kernels of thousands of plans, of which few differ in what a kernel sees: the rows that differ are found,
 computed, and their results given to every row.
@@ -16,7 +16,7 @@ from mlsysim.physics.numeric import Num
 
 @dataclass(frozen=True, slots=True)
 class DistinctRows:
-    """The rows that differ, and which of them each row is.
+    """Rows that differ from each other, and which of them stands for each row.
 
     Attributes:
         first: index of one row of each kind.
@@ -27,7 +27,7 @@ class DistinctRows:
     kind: npt.NDArray[np.intp]
 
     def reduced(self, column: Num) -> Num:
-        """One value of each kind; a number that all rows share stays one.
+        """Pick one value of each kind; a number that all rows share stays a number.
 
         Args:
             column: one value a row, of the shape of the columns, or one for all rows.
@@ -37,7 +37,7 @@ class DistinctRows:
         return np.broadcast_to(column, self.kind.shape).ravel()[self.first]
 
     def spread(self, values: Num) -> Num:
-        """One value a row, from one of each kind; a number that all kinds share stays one.
+        """Give every row the value of its kind; a number that all kinds share stays a number.
 
         Args:
             values: one value a kind, or one for all.
@@ -46,7 +46,7 @@ class DistinctRows:
 
 
 def distinct_rows(*columns: Num) -> DistinctRows:
-    """The rows of ``columns`` that differ in any of them.
+    """Find the rows of ``columns`` that differ in any of them.
 
     Args:
         columns: one value a row, of any shapes that broadcast together.

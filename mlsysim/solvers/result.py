@@ -36,6 +36,8 @@ class Result:
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ()
+    # Fields that a search for the highest load finds, and that ``solve(request_rate=...)`` judges without one.
+    JUDGED: ClassVar[tuple[str, ...]] = ()
 
     solver: str
     subject: str

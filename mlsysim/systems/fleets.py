@@ -136,7 +136,7 @@ class _Key:
 
 @functools.lru_cache(maxsize=4096)
 def _fleet(key: _Key, count: int, per_node: int, link_Bps: float, network_Bps: float) -> Fleet:
-    """Building checked types takes longer than solving them: questions about the same fleet share the object."""
+    """Build a fleet, cached: building checked types takes longer than solving a question about them."""
     accelerator = key.accelerator
     node = Node(
         name=usual_node(accelerator).name,

@@ -94,7 +94,7 @@ def _kind(
 
 
 def _misses(fields: dict[str, Any], published: tuple[float, float]) -> tuple[float, float]:
-    """How far all and active parameters are from the published ones."""
+    """The relative differences of all and of active parameters from the published ones."""
     model = TransformerWorkload.model_construct(**fields)
     width = fields["ffn_hidden"]
     counted = (total_parameters(model, width), active_parameters(model, width))

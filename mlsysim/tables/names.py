@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
+from mlsysim.core.errors import InconsistentError, InputError, either
 from mlsysim.core.names import longest_beginning
 from mlsysim.core.toml import packaged_toml
 from mlsysim.hardware.registry import Hardware
@@ -73,9 +73,9 @@ def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
         return None
     model = registered_model(row.get("model") or "")
     if model is None:
-        near = Models.Language.nearest(row.get("model") or "")
-        hint = near[0] if near else None
-        raise InputError(missing[0], "", "a number: the row leaves it out, and no registered model has its name", hint)
+        near = Models.Language.nearest(row.get("model"))
+        like = f", such as {either(near)}" if near else ""
+        raise InputError(missing[0], "", f"a number: the row leaves it out, and no registered model has its name{like}")
     for column, field in _NEEDED.items():
         if column not in missing and cell_text(row, column).removesuffix(".0") != str(getattr(model, field)):
             raise InconsistentError(
@@ -92,10 +92,7 @@ def registered_model(name: str) -> TransformerWorkload | None:
         >>> registered_model("Qwen/Qwen3-32B-FP8").name, registered_model("in-house")
         ('Qwen3-32B', None)
     """
-    try:
-        return Models.Language.get(name)
-    except UnknownNameError:
-        return None
+    return Models.Language.find(name)
 
 
 def untold_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +123,13 @@ def refuse_unmodelled(name: str) -> None:
         Traceback (most recent call last):
         mlsysim.core.errors.InputError: model = 'Nemotron_3_Nano': expected a transformer: most layers are Mamba-2
     """
-    listed: dict[str, str] = packaged_toml("tables", "training.toml")["not_modelled"]
+    listed = _not_modelled()
     unmodelled = longest_beginning(name, listed)
     if unmodelled is not None:
         raise InputError("model", name, listed[unmodelled])
+
+
+@functools.cache
+def _not_modelled() -> dict[str, str]:
+    """Names of models with layers of other kinds, and what they have."""
+    return dict(packaged_toml("tables", "training.toml")["not_modelled"])

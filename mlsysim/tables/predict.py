@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
@@ -18,8 +19,9 @@ from mlsysim.core.toml import packaged_toml
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.training.memory import MEMORY_PARTS
+from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving.batch_server import BatchServerModel
-from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.solvers.serving.together import serve_together
 from mlsysim.solvers.serving.token_server import TokenServerModel
 from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.tables.data_parallel import replica_question
@@ -44,6 +46,9 @@ _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_pe
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
 # A unit other than the one that the metric's name says: what it counts more of.
 _SCALES = {("step_time_s", "ms"): 1e3, ("step_time_s", "min"): 1 / 60, ("tflops_per_accel", "pflop/s"): 1e-3}
+
+# Rows whose runs are computed together: enough for full arrays, few enough to hold.
+_BLOCK_ROWS = 4096
 
 Cells = Mapping[str, str]
 _Key = tuple[tuple[str, str], ...]
@@ -84,15 +89,43 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         >>> days["predicted"], days["reason"]
         ('', "metric = 'train_days': expected a rate or a time of one step: run totals are not predicted")
     """
-    table = list(rows)
-    if not table:
-        return []
-    solve, metrics = table_kind(table[0])
+    return list(predicted_rows(rows))
+
+
+def predicted_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows that ``predict_table`` returns, one by one: a table of any length needs the memory of a few thousand rows.
+
+    Rows are read and solved in blocks; the runs of a block are computed together.
+
+    Args:
+        rows: of one table, as ``predict_table`` takes them.
+
+    Yields:
+        Each row with what is predicted of it, in order.
+
+    Raises:
+        InputError: the columns of a block's first row are those of no known table.
+
+    Example:
+        >>> from itertools import count, islice
+        >>> run = dict(model="Llama-3.1-8B", accelerator="H100", n_accel=8, seq_len=8192, global_batch_seqs=128,
+        ...            micro_batch=1, framework="Megatron-LM", metric="step_time_s")
+        >>> endless = ({**run, "id": number} for number in count())
+        >>> [row["id"] for row in islice(predicted_rows(endless), 2)]
+        [0, 1]
+    """
+    remaining = iter(rows)
+    while block := list(islice(remaining, _BLOCK_ROWS)):
+        yield from _predicted_block(block)
+
+
+def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    solve, metrics = table_kind(block[0])
     # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
     figure_columns = _FIGURE_COLUMNS - ({"locator"} if solve is _small_model_run else set())
     solved: dict[_Key, _Run | _Waiting | str] = {}
     asked: list[tuple[str, _Key, str, str]] = []
-    for row in table:
+    for row in block:
         cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
         run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
         metric, unit = cells.get("metric", "").strip().lower(), cells.get("unit", "").strip().lower()
@@ -102,18 +135,30 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             solved[key] = _guarded(solve, run_cells)
         asked.append((wrong, key, metric, unit))
     answers = _answered(solved)
-    return [
-        dict(row) | _added(wrong or answers[key], metric, unit)
-        for row, (wrong, key, metric, unit) in zip(table, asked, strict=True)
-    ]
+    for row, (wrong, key, metric, unit) in zip(block, asked, strict=True):
+        yield dict(row) | _added(wrong or answers[key], metric, unit)
 
 
 def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run | str]:
-    """All runs; the memory and steps of those that wait are computed together, much faster than one by one."""
-    waiting = {key: run for key, run in solved.items() if isinstance(run, _Waiting)}
-    steps = run_steps([run.run for run in waiting.values()])
+    """All runs; those that wait are computed together, much faster than one by one."""
     answers: dict[_Key, _Run | str] = {key: run for key, run in solved.items() if not isinstance(run, _Waiting)}
-    return answers | {key: run.answered(step) for (key, run), step in zip(waiting.items(), steps, strict=True)}
+    training = {key: run for key, run in solved.items() if isinstance(run, _WaitingTraining)}
+    steps = run_steps([run.run for run in training.values()])
+    answers |= {key: run.answered(step) for (key, run), step in zip(training.items(), steps, strict=True)}
+    serving = {key: run for key, run in solved.items() if isinstance(run, _WaitingServing)}
+    return answers | dict(zip(serving, _served([run.asked for run in serving.values()]), strict=True))
+
+
+def _served(questions: Sequence[Question]) -> list[_Run | str]:
+    """The runs of serving questions, or why there is none."""
+    try:
+        results = serve_together([((asked.workload, asked.hardware), asked.arguments) for asked in questions])
+    except (ArithmeticError, ValueError) as error:  # a row never ends the table: which one it was, each tells alone
+        return [_reason(error)] if len(questions) == 1 else [run for asked in questions for run in _served([asked])]
+    return [
+        _reason(result) if isinstance(result, MLSysError) else _answer(asked, result, serving_figure)
+        for asked, result in zip(questions, results, strict=True)
+    ]
 
 
 def table_kind(columns: Iterable[str]) -> tuple[Callable[[Cells], _Run | _Waiting], tuple[str, ...]]:
@@ -149,7 +194,12 @@ def _guarded(solve: Callable[[Cells], _Run | _Waiting], cells: Cells) -> _Run | 
     try:
         return solve(cells)
     except (MLSysError, ArithmeticError, ValueError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _added(answer: _Run | str, metric: str, unit: str) -> dict[str, Any]:
@@ -164,8 +214,14 @@ def _added(answer: _Run | str, metric: str, unit: str) -> dict[str, Any]:
     return dict(zip(ADDED_COLUMNS, (predicted, answer.feasible, answer.basis, answer.stack_used, answer.reason), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
 class _Waiting:
+    """A run that is computed together with others."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _WaitingTraining(_Waiting):
     """A training run whose memory and step are computed together with others'; of a layout only whether it fits is asked."""
 
     run: LoweredRun
@@ -182,8 +238,15 @@ class _Waiting:
         return _Run(not reason, setting.basis, asked.arguments["stack"], reason, (lambda _: outcome) if self.layout else figure)
 
 
-def _training_run(cells: Cells) -> _Waiting:
-    return _Waiting(lowered(question({**cells, "metric": "step_time_s"})))
+@dataclass(frozen=True, slots=True)
+class _WaitingServing(_Waiting):
+    """A deployment under its scheduler; its metrics are those of a result."""
+
+    asked: Question
+
+
+def _training_run(cells: Cells) -> _WaitingTraining:
+    return _WaitingTraining(lowered(question({**cells, "metric": "step_time_s"})))
 
 
 @functools.cache
@@ -191,7 +254,7 @@ def _layouts() -> dict[str, Any]:
     return packaged_toml("tables", "hagemann2023.toml")
 
 
-def _layout_run(cells: Cells) -> _Waiting:
+def _layout_run(cells: Cells) -> _WaitingTraining:
     """A layout that fits or does not: a training run of the paper's models."""
     known = _layouts()
     kernel = cells.get("kernel", "").strip().lower()
@@ -237,16 +300,19 @@ def _inference_run(cells: Cells) -> _Run:
     return _solved(inference_question(cells), SingleNodeModel, _samples_per_s)
 
 
-def _serving_run(cells: Cells) -> _Run:
-    """A deployment under its scheduler, or a whole system of MLPerf Inference."""
+def _serving_run(cells: Cells) -> _Run | _Waiting:
+    """A deployment under its scheduler, or a submission of a whole system."""
     if is_submission(cells):
         return _solved(token_question(submission_cells(cells)), TokenServerModel, token_figure)
-    return _solved(serving_question({**cells, "metric": "ttft_ms"}), ServingModel, serving_figure)
+    return _WaitingServing(serving_question({**cells, "metric": "ttft_ms"}))
 
 
 def _solved(asked: Question, solver: type[Any], figure: Callable[[Any, str], float]) -> _Run:
-    """The answer of a solver to a row, whose figures ``figure`` reads by their metric."""
-    result = asked.answered_by(solver)
+    return _answer(asked, asked.answered_by(solver), figure)
+
+
+def _answer(asked: Question, result: Result, figure: Callable[[Any, str], float]) -> _Run:
+    """A solver's answer to a row, whose figures ``figure`` reads by their metric."""
     read = functools.partial(figure, result)
     return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, read)
 

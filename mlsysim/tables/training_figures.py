@@ -1,4 +1,4 @@
-"""What published tables print of a training step: rates, and FLOP counted in several ways."""
+"""Figures that published tables print of a training step: rates, and FLOP counted in several ways."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -98,6 +99,24 @@ _PARAMETRISED = frozenset(
 )
 
 
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> list[pytest.Item] | None:
+    """A packaged test that is for each case becomes one light item a case of its module's ``ANCHORS``."""
+    if not (isinstance(obj, FunctionType) and obj.__dict__.get("each_case") and isinstance(collector, pytest.Module)):
+        return None
+    if not collector.funcnamefilter(name):
+        return None
+    place = collector.path if isinstance(collector, AnchorModule) else getattr(collector.obj, "ANCHORS", None)
+    if not isinstance(place, Path):
+        return None
+    from mlsysim.core.errors import DataError
+    from mlsysim.validation.suite.case_items import case_items
+
+    try:
+        return list(case_items(collector, name, obj, place))
+    except DataError as error:
+        raise pytest.Collector.CollectError(str(error)) from None
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes ``anchor`` runs once a case, with ``cases`` once a source, under its module's ``ANCHORS``."""
     wanted = _PARAMETRISED.intersection(metafunc.fixturenames)
@@ -120,6 +139,14 @@ def anchor_root(request: pytest.FixtureRequest) -> Path:
     """The folder whose anchors the requesting module tests: its ``ANCHORS``."""
     root: Path = request.module.ANCHORS
     return root
+
+
+@pytest.fixture(scope="module")
+def anchor_rows(anchor_root: Path) -> tuple[dict[str, Any], ...]:
+    """What a report says of every case under ``anchor_root``."""
+    from mlsysim.validation.suite import evidence
+
+    return evidence.rows(anchor_root)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

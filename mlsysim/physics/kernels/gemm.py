@@ -13,13 +13,15 @@ Sources: tiles, waves, split-k: NVIDIA, "Matrix Multiplication Background User's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from mlsysim.physics.numeric import Num, least_and_most, somewhere, sqrt
 
 TILES = ((256.0, 128.0), (128.0, 256.0), (64.0, 128.0), (64.0, 64.0))  # rows of A, columns of B
-SIZES = (256.0, 128.0, 64.0)
 LEAST_SPLITS = 2.0
 
 
@@ -125,6 +127,23 @@ def gemm_s(
     return kernel.launch_s + kernel.quantise_sweeps * inputs_B / bandwidth_Bps + overlapped_s
 
 
+def _tiles(*values: Num) -> Sequence[tuple[Num, Num]]:
+    """Rows and columns of the tiles: one by one, or of short arrays all at once along an axis before theirs.
+
+    Short arrays take as long as the calls that handle them, of which there are then a quarter.
+    """
+    shape = np.broadcast_shapes(*(value.shape for value in values if isinstance(value, np.ndarray)))
+    if not shape or math.prod(shape) > _SHORT:
+        return TILES
+    apart = (-1, *(1 for _ in shape))
+    return [(_ROWS.reshape(apart), _COLUMNS.reshape(apart))]
+
+
+# Beyond this many elements arithmetic takes longer than the calls.
+_SHORT = 512
+_ROWS, _COLUMNS = (np.array(sizes) for sizes in zip(*TILES, strict=True))
+
+
 def _memory_s(moved_B: Num, kernel: GemmKernel, bandwidth_Bps: Num) -> Num:
     """Seconds of traffic, x/efficiency + sqrt(ramp x), x those at full bandwidth: half the rate at 10 MB, most at 1 GB."""
     full_rate_s = moved_B / bandwidth_Bps
@@ -157,13 +176,13 @@ def _compute_s(
     step_s, prologue_k, whole_waves = kernel.step_s, kernel.prologue_k, kernel.whole_waves
     can_split = kernel.most_splits >= LEAST_SPLITS
     most_splits = most(LEAST_SPLITS, least(kernel.most_splits, k / kernel.shared.least_k_per_split))
-    fed_B = {size: (least(m, size) * input_B, least(n, size) * weight_B) for size in SIZES}
     best_s: Num = float("inf")
-    for rows, columns in TILES:
+    tiles = _tiles(m, n, k, per_flop_s, per_fed_B_s, groups) if least is np.minimum else TILES
+    for rows, columns in tiles:
         # -(-a // b) rounds up, for floats and arrays alike.
         waves = groups * (-(-m // rows) * -(-n // columns)) / units
         arithmetic_s = rows * columns * per_flop_s
-        pace_s = most(arithmetic_s, (fed_B[rows][0] + fed_B[columns][1]) * per_fed_B_s)
+        pace_s = most(arithmetic_s, (least(m, rows) * input_B + least(n, columns) * weight_B) * per_fed_B_s)
         if step_s:
             pace_s = most(pace_s, step_s)
         prologue_s = arithmetic_s * prologue_k
@@ -175,6 +194,8 @@ def _compute_s(
             # Each split writes a padded tile of partial sums, so that time never falls when a dimension grows.
             reduce_s = splits * waves * (rows * columns * per_partial_s)
             best_s = least(best_s, filled * (pace_s * k / splits + prologue_s) + (kernel.split_s + reduce_s))
+    if tiles is not TILES:
+        best_s = np.min(best_s, axis=0)
     if kernel.sustained < 1:
         best_s = most(best_s, groups * m * n * k * (2 / (peak * kernel.sustained)))
     return best_s

@@ -33,7 +33,7 @@ def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> Ra
 
 
 def trained_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:
-    """Parameters of such a rank that have gradients: all of them, or the adapters alone where the rest is frozen."""
+    """Parameters with gradients of a rank whose stage has ``layers`` layers: all, or the adapters alone."""
     return _trained(rank_parameters(work, plan, layers, ends), work, plan, layers)
 
 

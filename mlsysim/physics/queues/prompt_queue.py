@@ -212,25 +212,24 @@ def _stationary(coming: Floats, most: Whole) -> Floats:
     States are eliminated from the last to the first, each of which leads to at most K below it; their probabilities follow
     from the first to the last.
     """
-    engines, last = np.arange(most.size)[:, None], most + _LINE
-    size = int(last.max()) + 1
-    states = np.arange(size)
-    served = np.minimum(states, most[:, None])
-    came = states[:, None] - (states - served)[:, None, :]  # to each state (rows) from each (columns)
-    moves = np.where(came >= 0, coming[engines[..., None], served[:, None, :], np.maximum(came, 0)], 0.0)
-    moves *= ((states <= last[:, None])[:, :, None]) & ((states <= last[:, None])[:, None, :])
-    at_last = (engines[:, 0], last)
-    moves[at_last] = 0.0
-    moves[at_last] = np.maximum(0.0, 1 - moves.sum(axis=1))
+    size = int(most.max()) + _LINE + 1
+    moves = np.zeros((most.size, size, size))  # to each state (rows) from each (columns)
+    for chain, arrivals, k in zip(moves, coming, most, strict=True):
+        last = k + _LINE
+        chain[:last, :k] = arrivals[:k, :last].T
+        # Beyond K in line, K leave: the same probabilities, one state further up for each of those who stay.
+        fewer = np.append(np.zeros(last - 1), arrivals[k, :last])
+        chain[:last, k : last + 1] = np.lib.stride_tricks.sliding_window_view(fewer, last)[::-1][: _LINE + 1].T
+        chain[last, : last + 1] = np.maximum(0.0, 1 - chain[:last, : last + 1].sum(axis=0))
     for state in range(size - 1, 0, -1):
         lowest = max(0, state - int(most.max()))
         down, up = moves[:, lowest:state, state], moves[:, state, :state]
-        up /= np.maximum(down.sum(axis=1), _ABSORBS)[:, None]
+        up /= np.maximum(np.add.reduce(down, axis=1), _ABSORBS)[:, None]
         moves[:, lowest:state, :state] += down[:, :, None] * up[:, None, :]
     shares = np.zeros((most.size, size))
     shares[:, 0] = 1.0
     for state in range(1, size):
-        shares[:, state] = (shares[:, :state] * moves[:, state, :state]).sum(axis=1)
+        np.add.reduce(shares[:, :state] * moves[:, state, :state], axis=1, out=shares[:, state])
         if state % _RESCALED == 0:
             shares /= shares.max(axis=1)[:, None]
     shares /= shares.sum(axis=1)[:, None]

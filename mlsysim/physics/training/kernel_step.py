@@ -196,7 +196,7 @@ def _dropped_and_added_s(shape: LayerShape, plan: Plan, device: KernelDevice, st
 
 
 def _whole_sends(plan: Plan, stack: StackCoefficients) -> Truth:
-    """Whether every rank sends the whole activation; with sequence parallelism it has only its part."""
+    """True if every rank sends the whole activation; with sequence parallelism it has only its part."""
     return (plan.sequence_parallel > 0) | (stack.scattered == 0)
 
 
@@ -306,7 +306,7 @@ def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[N
 
 
 def _expanded_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
-    """What selective recomputation repeats of latent attention: queries, keys and values from their compressed vectors."""
+    """Seconds in which selective recomputation expands latent attention's queries, keys and values anew."""
     expanding = latent_products(shape.latent, shape.hidden, shape.heads, plan.tp)[1:4:2]
     return sum((_product_s(plan.micro_batch_tokens, n, k, device) for _, n, k in expanding), start=0.0)
 

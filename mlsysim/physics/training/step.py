@@ -68,17 +68,17 @@ class Overlap:
 
 
 class Parts:
-    """A dataclass of seconds, each of a part of a whole."""
+    """A base of dataclasses whose fields are seconds of the parts of a whole."""
 
     __slots__ = ()
 
     @property
     def total_s(self) -> Num:
-        """The whole."""
+        """Seconds of all parts together."""
         return sum(self.each_s().values(), start=0.0)
 
     def each_s(self) -> dict[str, Num]:
-        """Each part by its name."""
+        """The seconds of each part, by its name without "_s"."""
         return {part.name.removesuffix("_s"): getattr(self, part.name) for part in fields(cast("Any", self))}
 
 

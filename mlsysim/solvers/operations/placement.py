@@ -1,4 +1,4 @@
-"""Where and when to run a job: ``PlacementOptimizer``."""
+"""Place and start of a job: ``PlacementOptimizer``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How to spend a training budget: ``ScalingModel``."""
+"""Spending of a training budget: ``ScalingModel``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run takes from the grid and emits: ``SustainabilityModel``."""
+"""Energy that a run takes from the grid, and emissions: ``SustainabilityModel``."""
 
 from __future__ import annotations
 

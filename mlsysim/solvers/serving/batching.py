@@ -28,7 +28,7 @@ _BLOCK = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class BatchingResult(Result):
-    """The largest batch.
+    """The largest batch that a deployment can serve.
 
     Attributes:
         batch: sequences decoded together (0 where none meets the limits); ``max_batch``: that fit the memory.
@@ -145,7 +145,7 @@ def _largest(replica: ServingReplica, limits: dict[str, float]) -> tuple[int, in
 
 
 def _bound_by(replica: ServingReplica, batch: int, nearest: int, limits: dict[str, float]) -> tuple[str, str]:
-    """What keeps the batch from being one larger, and, where there is none, why."""
+    """Say what keeps the batch from being one larger, and, where there is none, why."""
     if batch == replica.most:
         engine = replica.deployment.stack is not None and replica.most < _most_by_memory(replica)
         return ("the engine's most sequences" if engine else "memory capacity"), ""

@@ -1,4 +1,4 @@
-"""How many accelerators a load and its latency limits take: ``CapacityPlanner``."""
+"""Accelerators that a load and its latency limits take: ``CapacityPlanner``."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class CapacityResult(Result):
 
 @dataclass(slots=True)
 class _Asked:
-    """The question in plain numbers, and what is counted of it on the way."""
+    """A question in plain numbers, and the counts of plans that its search makes on the way."""
 
     model: TransformerWorkload
     offers: list[Offer]
@@ -329,7 +329,7 @@ def _in_words(row: Mapping[str, Any]) -> str:
 
 
 def _verdict(asked: _Asked, tried: list[ServingReplica], found: Found) -> tuple[str, str]:
-    """What limits the winner, and, where there is none, why."""
+    """Say what limits the winner, and, where there is none, why."""
     if not found.searched:
         closest = min(tried, key=lambda replica: replica.held.needed_B(1.0) / replica.deployment.accelerator.memory_capacity_B)
         if asked.fit:

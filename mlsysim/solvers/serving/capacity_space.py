@@ -77,7 +77,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is to be served, and how fast: infinite where there is no limit."""
+    """The load that is to be served, and its latency limits: infinite where there is no limit."""
 
     request_rate: float
     max_ttft_s: float

@@ -25,7 +25,7 @@ from mlsysim.systems.types import Fleet, Node
 
 @dataclass(frozen=True, kw_only=True)
 class KVTransferResult(Result):
-    """What is sent for one request, and how long that takes.
+    """The bytes sent for one request, and how long that takes.
 
     Attributes:
         kv_per_token: bytes that one token leaves in the cache, all layers.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 from mlsysim.core.checks import boolean, strict_keywords
 from mlsysim.core.errors import InconsistentError
@@ -15,8 +16,8 @@ from mlsysim.lowering.options import ServingOptions
 from mlsysim.lowering.prefix_cache import computed
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.numeric import floor
-from mlsysim.physics.serving.schedule import Served, continuous_batch, most_throughput, static_batch, streamed
+from mlsysim.physics.numeric import Num, floor
+from mlsysim.physics.serving.schedule import Passes, Served, continuous_batch, most_throughput, static_batch, streamed
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving.replica import ServingReplica
 from mlsysim.systems.types import Fleet, Node
@@ -104,20 +105,92 @@ class ServingModel:
             >>> run.feasible, run.binding, f"{run.itl.to('s').magnitude:.1f} s"
             (True, 'host transfers', '2.2 s')
         """
-        after_first = boolean("tpot_excludes_first_token", tpot_excludes_first_token)
-        deployment = Deployment.of(workload, hardware, **options)
-        if not (after_first or deployment.output):
-            expected = "output_len too: a request's time is that of its tokens"
-            raise InconsistentError("tpot_excludes_first_token", False, expected)
-        return serving_result(ServingReplica.of(deployment), after_first=after_first)
+        asked: dict[str, Any] = {"tpot_excludes_first_token": tpot_excludes_first_token, **options}
+        replica, after_first = checked_question((workload, hardware), asked)
+        return serving_result(replica, after_first=after_first)
 
 
-def serving_result(replica: ServingReplica, *, after_first: bool = True) -> ServingResult:
-    """What ``ServingModel`` answers about a replica; ``after_first``: whether ``tpot`` excludes the first token."""
+def checked_question(inputs: Sequence[object], arguments: Mapping[str, Any]) -> tuple[ServingReplica, bool]:
+    """The replica that a question to ``ServingModel`` is about, and whether its ``tpot`` excludes the first token.
+
+    Raises:
+        InputError: as ``ServingModel.solve``.
+    """
+    options = dict(arguments)
+    after_first = boolean("tpot_excludes_first_token", options.pop("tpot_excludes_first_token", True))
+    deployment = Deployment.of(*inputs, **options)
+    if not (after_first or deployment.output):
+        expected = "output_len too: a request's time is that of its tokens"
+        raise InconsistentError("tpot_excludes_first_token", False, expected)
+    return ServingReplica.of(deployment), after_first
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledLoad:
+    """What a schedule is asked of its passes: each field a float, or an array with an element for each question.
+
+    Attributes:
+        batch: sequences of a fixed batch, or requests in flight.
+        most: sequences that fit; where none does, the one that is answered for.
+        prompt: tokens of a prompt.
+        output: tokens that a request generates.
+        context: tokens that a sequence holds at the decode step that is timed.
+        rounds: requests that each place in flight serves; 0 in the steady state.
+        requests: requests of an offline run; 0 for a run without end.
+        stream_interval: tokens that reach the client at a time.
+    """
+
+    batch: Num
+    most: Num
+    prompt: Num
+    output: Num
+    context: Num
+    rounds: Num
+    requests: Num
+    stream_interval: Num
+
+    @classmethod
+    def of(cls, replica: ServingReplica) -> Self:
+        """The load on a replica."""
+        deployment = replica.deployment
+        return cls(
+            batch=deployment.batch,
+            most=max(1.0, replica.held.most_sequences),
+            prompt=deployment.prompt,
+            output=deployment.output,
+            context=deployment.context,
+            rounds=float(deployment.rounds or 0),
+            requests=float(deployment.requests or 0),
+            stream_interval=float(deployment.stream_interval),
+        )
+
+
+def scheduled(deployment: Deployment, passes: Passes, load: ScheduledLoad) -> Served:
+    """What the deployment's schedule comes to under a load, or under each of an array of loads."""
+    prompt, output = load.prompt, load.output
+    if deployment.schedule == "offline":
+        step_tokens = math.inf if deployment.stack is None else deployment.stack.step_tokens
+        served = most_throughput(passes, load.most, prompt, output, load.requests, step_tokens)
+    elif deployment.schedule == "continuous":
+        served = continuous_batch(passes, load.batch, load.most, prompt, output, load.rounds)
+    else:
+        served = static_batch(passes, load.batch, prompt, output, load.context)
+    return streamed(served, output, load.stream_interval)
+
+
+def serving_result(replica: ServingReplica, served: Served | None = None, *, after_first: bool = True) -> ServingResult:
+    """What ``ServingModel`` answers about a replica.
+
+    Args:
+        replica: a copy of the model under its load.
+        served: what its schedule comes to, where that is computed already.
+        after_first: whether ``tpot`` excludes the first token.
+    """
     deployment, work, held = replica.deployment, replica.work, replica.held
     workload, device = deployment.workload, deployment.accelerator
-    batch, served = _served(replica)
-    served = streamed(served, deployment.output, float(deployment.stream_interval))
+    if served is None:
+        served = scheduled(deployment, replica.passes, ScheduledLoad.of(replica))
+    batch = float(floor(served.batch))
     reason = held.reason(deployment, batch)
     step_s = float(served.step.total_s) if workload.causal else float(served.ttft_s)
     tokens_per_s = float(served.tokens_per_s) if deployment.output else batch / step_s
@@ -165,20 +238,6 @@ def with_prefills_of_others(run: ServingResult) -> tuple[dict[str, Quantity], st
     largest = others_s > max(part.magnitude for part in run.breakdown.values())
     breakdown = {**run.breakdown, "prefills of others": with_unit(others_s, "second")}
     return breakdown, "prefills of others" if largest else run.binding
-
-
-def _served(replica: ServingReplica) -> tuple[float, Served]:
-    """The schedule's answer, and the batch that it decodes; where nothing fits, of one sequence that would."""
-    deployment, passes, most = replica.deployment, replica.passes, max(1.0, replica.held.most_sequences)
-    prompt, output = deployment.prompt, deployment.output
-    if deployment.schedule == "offline":
-        step_tokens = math.inf if deployment.stack is None else deployment.stack.step_tokens
-        served = most_throughput(passes, most, prompt, output, float(deployment.requests or 0), step_tokens)
-    elif deployment.schedule == "continuous":
-        served = continuous_batch(passes, deployment.batch, most, prompt, output, float(deployment.rounds or 0))
-    else:
-        return deployment.batch, static_batch(passes, deployment.batch, prompt, output, deployment.context)
-    return float(floor(served.batch)), served
 
 
 def _diagnostics(deployment: Deployment) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ _LONGEST = 16
 
 @dataclass(frozen=True, kw_only=True)
 class SpeculativeResult(Result):
-    """What drafting comes to.
+    """Latencies and rate that drafting reaches.
 
     Attributes:
         draft_len: tokens that the draft proposes each round (0: drafting does not pay).
@@ -155,7 +155,7 @@ def _vocabularies(target: TransformerWorkload, draft: TransformerWorkload) -> tu
 
 
 def _verify_s(target: ServingReplica, batch: float, context: float, lengths: Num) -> Num:
-    """One pass over ``lengths`` + 1 tokens of each sequence: products of all of them, each cache read once."""
+    """Time one pass over ``lengths`` + 1 tokens of each sequence: products of all tokens, each cache read once."""
     alone, wide = target.passes.decode(batch, context), target.passes.decode(batch * (lengths + 1), context)
     if isinstance(alone, PassTime) and isinstance(wide, PassTime):
         return verify_pass_s(alone, wide)

@@ -29,6 +29,7 @@ class TokenServerResult(Result):
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("tokens_per_second", "requests_per_second", "ttft", "tpot", "tp_size", "replicas")
+    JUDGED: ClassVar[tuple[str, ...]] = ("requests_per_second", "tokens_per_second")
 
     requests_per_second: Quantity
     tokens_per_second: Quantity
@@ -118,9 +119,9 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
     else:
         arrival_per_s = min(rate_per_s / setting.replicas, ALMOST * pace.capacity_per_s)
         seen = plan.seen or pace.under(arrival_per_s, question.spread**2)
-        ttft, whole, wait_s = seen.after_wait(0.0), seen.after_wait(setting.output - 1), seen.wait().mean_s
-        ttft_s, tpot_s = ttft.percentile_s(limits.share), seen.token_percentile_s(limits.share)
-        parts_s = (wait_s, ttft.mean_s - wait_s, whole.mean_s - ttft.mean_s)
+        first, wait_s, whole_s = seen.after_wait(0.0), seen.wait_mean_s(), seen.after_wait_mean_s(setting.output - 1)
+        ttft_s, tpot_s = first.percentile_s(limits.share), seen.token_percentile_s(limits.share)
+        parts_s = (wait_s, first.mean_s - wait_s, whole_s - first.mean_s)
     load = "all at once" if limits is None else f"{limits.share:.0%} within limits"
     where = f"{question.accelerators} x {setting.accelerator.name}"
     fitted = () if setting.stack is None else loaded_fitted_names(setting.accelerator.name, question.front)

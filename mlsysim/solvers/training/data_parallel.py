@@ -22,7 +22,7 @@ def replica_run(
     masked_share: float,
     precision: str,
 ) -> CalibratedRun:
-    """One step of ``batch`` samples, all accelerators together.
+    """Time one step of ``batch`` samples on all accelerators together.
 
     Raises:
         InputError: a stack, accelerator, precision or workload that is not calibrated.

@@ -92,7 +92,7 @@ class DistributedModel:
         work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
         plan, memory = with_recompute(work, plan, setting)
         step = step_time(work, plan, setting)
-        return _result(setting, work, plan, memory, step)
+        return distributed_result(setting, work, plan, memory, step)
 
 
 def with_recompute(
@@ -138,7 +138,10 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _result(setting: TrainingSetting, work: LayeredWork, plan: Plan, memory: MemoryUse, step: StepTime) -> DistributedResult:
+def distributed_result(
+    setting: TrainingSetting, work: LayeredWork, plan: Plan, memory: MemoryUse, step: StepTime
+) -> DistributedResult:
+    """The answer from the step and the memory of a plan, all of them records of floats."""
     parts = {name: float(part_s) for name, part_s in step.each_s().items()}
     sizes = {part.removesuffix("_B"): float(getattr(memory, part)) for part in MEMORY_PARTS}
     seconds, needed_B = sum(parts.values()), sum(sizes.values())

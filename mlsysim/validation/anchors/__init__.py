@@ -1,1 +1,1 @@
-"""What an anchor is: its schema, how it is read, solved and compared."""
+"""Anchors: their schema, and how they are read, solved and compared."""

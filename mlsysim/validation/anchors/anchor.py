@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlsysim.core.errors import DataError
@@ -12,12 +12,16 @@ from mlsysim.validation.anchors.schema import Case, Source
 
 @dataclass(frozen=True, eq=False)
 class Anchor:
-    """One case with its source and the file it stands in; compared by identity, so that results can be kept by it."""
+    """One case with its source and the file it stands in; compared by identity, so that results can be kept by it.
+
+    ``siblings`` are all cases of the file, this one among them: they are solved together.
+    """
 
     path: Path
     family: str
     source: Source
     case: Case
+    siblings: list[Anchor] = field(default_factory=list, repr=False)
 
     @property
     def id(self) -> str:

@@ -71,6 +71,7 @@ def _read(path: Path) -> tuple[dict[Path, _State], tuple[Anchor, ...]]:
     inherited = {name: head[name] for name in INHERITED if name in head}
     common = {**inherited, **document.get("defaults", {})}
     anchors: dict[str, Anchor] = {}
+    siblings: list[Anchor] = []
     for position, table in enumerate(document["case"], start=1):
         label = f"case {table['id']!r}" if "id" in table else f"case number {position}"
         try:
@@ -82,7 +83,8 @@ def _read(path: Path) -> tuple[dict[Path, _State], tuple[Anchor, ...]]:
             raise DataError(f"{path}: {label}: {error}") from None
         if case.id in anchors:
             raise DataError(f"{path}: {label}: this id stands twice in the file")
-        anchors[case.id] = Anchor(path, family, source, case)
+        anchors[case.id] = Anchor(path, family, source, case, siblings)
+        siblings.append(anchors[case.id])
         inputs.call_of(anchors[case.id])  # builds and checks the inputs, so that a wrong one stops the collection
     return {file: _state(file) for file in files}, tuple(anchors.values())
 
@@ -117,6 +119,16 @@ def _document(path: Path) -> tuple[dict[str, Any], list[Path]]:
     if not isinstance(document.get("case"), list) or not document["case"]:
         raise DataError(f"{path}: expected at least one [[case]]")
     return document, files
+
+
+def written(path: Path) -> dict[str, Any]:
+    """What a TOML file says, parsed once a process unless the file changes; empty without the file. Not to be changed."""
+    return _parsed(path, _state(path)) if path.exists() else {}
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(path: Path, state: _State) -> dict[str, Any]:
+    return _toml(path)
 
 
 def _toml(path: Path) -> dict[str, Any]:

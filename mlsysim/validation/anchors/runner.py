@@ -10,18 +10,21 @@ from typing import Any
 
 import pint
 
-from mlsysim.core.errors import MLSysError, UnknownNameError
+from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.spec import Spec
-from mlsysim.core.units import in_unit, with_unit
+from mlsysim.core.units import Quantity, in_unit, with_unit
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import Call, call_of
 from mlsysim.validation.anchors.schema import Macro
+from mlsysim.validation.anchors.solving import solved
 
 Plain = float | str
 
 # How much faster the hardware is made for the response check.
 FASTER = 1.1
+# A fifth of the rise in speed: what moves less hangs on something else than the hardware.
+LEAST_RESPONSE = (FASTER - 1) / 5
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,13 @@ class Prediction:
     coefficients: tuple[str, ...]
 
 
-@functools.cache
 def result_of(anchor: Anchor) -> Any:
-    """The solver's result, solved at most once a process.
+    """The solver's result, solved at most once a process, together with those of the other cases of its source.
 
     Raises:
         DataError: the solver refuses the case's inputs.
     """
-    return _solved(anchor, call_of(anchor))
+    return solved(anchor, call_of)
 
 
 @functools.cache
@@ -76,11 +78,15 @@ def predict(anchor: Anchor) -> Prediction:
 
 
 def hardware_response(anchor: Anchor) -> float:
-    """Relative change of the case's ``response_metric`` when every peak rate and bandwidth rises by 10 %."""
-    name = anchor.case.response_metric or anchor.case.metric
-    call = call_of(anchor)
-    quicker = _solved(anchor, Call(call.solve, tuple(faster(spec) for spec in call.inputs), call.keywords))
-    before = attribute(anchor, result_of(anchor), name)
+    """Relative change of the case's ``response_metric`` when every peak rate and bandwidth rises by 10 %.
+
+    Of a load that the solver can judge it is ``LEAST_RESPONSE`` where the faster hardware takes so much more.
+    """
+    name, result = anchor.case.response_metric or anchor.case.metric, result_of(anchor)
+    if name in result.JUDGED and _takes(_on_faster_hardware(anchor), (1 + LEAST_RESPONSE) * result.requests_per_second):
+        return LEAST_RESPONSE
+    quicker = solved(anchor, _on_faster_hardware)
+    before = attribute(anchor, result, name)
     after = attribute(anchor, quicker, name)
     unit = str(before.units) if isinstance(before, pint.Quantity) else ""
     return number(anchor, after, name, unit) / number(anchor, before, name, unit) - 1
@@ -89,19 +95,39 @@ def hardware_response(anchor: Anchor) -> float:
 def bound_of(anchor: Anchor) -> float | None:
     """What the case's metric is at the speed of light; None where the prediction rests on no hardware's limit.
 
-    A calibrated run is solved once more without its stack; recomputation that the source does not state counts as none.
+    A calibrated run is solved once more without its stack; recomputation that the source does not state counts as none. Of a
+    load that the solver can judge it is the lower end of the case's band where that load is taken.
     """
     if anchor.case.choice is not None or anchor.case.outcome is not None:
         return None
-    result, call = result_of(anchor), call_of(anchor)
+    name, result = anchor.case.metric, result_of(anchor)
     if result.basis == "calibrated":
-        asked = {name: value for name, value in call.keywords.items() if name not in ("stack", "attention")}
-        if anchor.source.solver == "DistributedModel":
-            asked["recompute"] = asked.get("recompute") or "none"
-        result = _solved(anchor, Call(call.solve, call.inputs, asked))
+        if name in result.JUDGED and anchor.case.band is not None:
+            low, predicted = anchor.case.band[0], number(anchor, attribute(anchor, result, name), name, anchor.case.unit)
+            if _takes(_without_stack(anchor), low / predicted * result.requests_per_second):
+                return low
+        result = solved(anchor, _without_stack)
     if result.basis != "bound":
         return None
-    return number(anchor, attribute(anchor, result, anchor.case.metric), anchor.case.metric, anchor.case.unit)
+    return number(anchor, attribute(anchor, result, name), name, anchor.case.unit)
+
+
+def _takes(call: Call, load: Quantity) -> bool:
+    """Whether the solver finds that so many requests a time are taken: one question where the highest load needs a search."""
+    return bool(call.solve(*call.inputs, **call.keywords, request_rate=load).feasible)
+
+
+def _on_faster_hardware(anchor: Anchor) -> Call:
+    call = call_of(anchor)
+    return Call(call.solve, tuple(faster(spec) for spec in call.inputs), call.keywords)
+
+
+def _without_stack(anchor: Anchor) -> Call:
+    call = call_of(anchor)
+    asked = {name: value for name, value in call.keywords.items() if name not in ("stack", "attention")}
+    if anchor.source.solver == "DistributedModel":
+        asked["recompute"] = asked.get("recompute") or "none"
+    return Call(call.solve, call.inputs, asked)
 
 
 def time_exponent(anchor: Anchor, metric: str) -> float:
@@ -205,10 +231,3 @@ def breakdown(result: Any) -> dict[str, Plain | bool | int]:
 
 # What to_dict() says about the question and what a prediction holds already.
 _ABOUT = ("solver", "subject", "basis", "feasible", "reason")
-
-
-def _solved(anchor: Anchor, call: Call) -> Any:
-    try:
-        return call.result()
-    except MLSysError as error:
-        raise anchor.error(error) from error

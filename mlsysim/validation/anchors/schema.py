@@ -174,7 +174,7 @@ class Case(Spec):
 
 
 class Gate(Spec):
-    """What a family's validation cases must keep to, as fractions.
+    """Limits that a family's validation cases must keep, as fractions.
 
     Of figures, all three of the largest errors (``bias`` is of the mean signed error); of outcomes, the least
     ``balanced_accuracy``: the mean of the shares of fitting and of OOM plans that are recognised.

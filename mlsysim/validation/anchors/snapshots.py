@@ -19,12 +19,12 @@ SIGNIFICANT_DIGITS = 6
 
 
 def text_of(snapshots: Mapping[str, Any]) -> str:
-    """The file's text."""
+    """The text of a snapshot file."""
     return json.dumps(dict(sorted(snapshots.items())), indent=2, ensure_ascii=False) + "\n"
 
 
 def contents(anchor: Anchor) -> dict[str, Any]:
-    """What is kept of a prediction; of one among many runs of a table, without its parts, so that the file stays readable."""
+    """The record kept of a prediction, without its parts if it is one of many runs of a table, so that files stay readable."""
     prediction = predict(anchor)
     kept = {
         "predicted": rounded(prediction.predicted),
@@ -73,13 +73,13 @@ class AnchorSnapshotExtension(AbstractSyrupyExtension):
 
     @classmethod
     def get_file_basename(cls, *, test_location: PyTestLocation, index: Any) -> str:
-        """The source's name."""
+        """The name of the test's source, which its snapshot file bears."""
         anchor = _anchor(test_location)
         return anchor.snapshot_path.stem if anchor else test_location.basename
 
     @classmethod
     def matches_test_location(cls, *, test_location: PyTestLocation, snapshot_location: str) -> bool:
-        """Whether the test's source keeps its snapshots there."""
+        """True if the test's source keeps its snapshots there."""
         anchor = _anchor(test_location)
         return anchor is not None and Path(snapshot_location) == anchor.snapshot_path
 
@@ -97,7 +97,7 @@ class AnchorSnapshotExtension(AbstractSyrupyExtension):
         return collection
 
     def read_snapshot_data_from_location(self, *, snapshot_location: str, snapshot_name: str, session_id: str) -> str | None:
-        """The file's text."""
+        """The snapshot of one case, as text."""
         path = Path(snapshot_location)
         return path.read_text(encoding="utf-8") if path.exists() else None
 

@@ -1,4 +1,4 @@
-"""How long a solve may take: ``anchors/times.toml`` names each solver's slowest case and its limit.
+"""Limits on the time of a solve: ``anchors/times.toml`` names each solver's slowest case and its limit.
 
 Limits are in milliseconds of the machine that they were measured on. A slower machine gets as much more as it takes longer to
 a yardstick: the mix of Python's arithmetic and small arrays that solves consist of. So a limit is near what is measured, and

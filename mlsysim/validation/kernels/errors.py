@@ -1,4 +1,4 @@
-"""How far predicted times lie from measured ones: the statistics that fits write and gates judge."""
+"""Statistics of the errors of predicted kernel times, which fits write and gates judge."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class MeasuredTable:
     residuals: Callable[[str], Mapping[str, float]]
 
     def rows(self, role: str) -> KernelTable:
-        """The rows of ``role``."""
+        """The measured rows of ``role``."""
         return KernelTable.read(self.path, role).where(**self.select)
 
 

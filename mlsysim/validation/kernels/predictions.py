@@ -1,4 +1,4 @@
-"""What the fitted coefficients predict of measured kernel tables: seconds of each row, by family."""
+"""Predictions of measured kernel tables from the fitted coefficients: seconds of each row, by family."""
 
 from __future__ import annotations
 

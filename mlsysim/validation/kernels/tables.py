@@ -56,7 +56,7 @@ class KernelTable:
         return len(self.rows)
 
     def numbers(self, column: str) -> npt.NDArray[np.float64]:
-        """A column as floats."""
+        """A column of the table as floats."""
         return np.array([float(row[column]) for row in self.rows])
 
     def where(self, **values: str) -> KernelTable:

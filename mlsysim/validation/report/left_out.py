@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -30,9 +31,18 @@ class HeldOut:
 
 
 def read(root: Path, file: str) -> dict[str, dict[str, Any]]:
-    """The entries of ``file`` under ``root``; none without the file."""
+    """The entries of ``file`` under ``root``; none without the file. They are shared: nobody changes them."""
     path = root / file
-    return toml_file(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    status = path.stat()
+    return _parsed(path, (status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(path: Path, state: tuple[int, int]) -> dict[str, dict[str, Any]]:
+    """The document, parsed once a process unless the file changes: each aim asks for it."""
+    return toml_file(path)
 
 
 def read_all(root: Path) -> dict[str, dict[str, Any]]:
@@ -41,7 +51,7 @@ def read_all(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def summary(signed: Sequence[float]) -> dict[str, Any]:
-    """The errors of some cases as they are written; the bias is the mean of the signed error.
+    """Summarise errors as they are written; the bias is the mean of the signed error.
 
     Example:
         >>> summary([0.1, -0.3])
@@ -52,13 +62,13 @@ def summary(signed: Sequence[float]) -> dict[str, Any]:
     if not signed:
         return {"points": 0}
     sizes = [abs(error) for error in signed]
-    found = {"median": quantile(sizes, 0.5), "mean": sum(sizes) / len(sizes), "p90": quantile(sizes, 0.9)}
-    found["bias"] = sum(signed) / len(signed)
-    return {"points": len(sizes)} | {name: round(float(value or 0.0), 4) for name, value in found.items()}
+    figures = {"median": quantile(sizes, 0.5), "mean": sum(sizes) / len(sizes), "p90": quantile(sizes, 0.9)}
+    figures["bias"] = sum(signed) / len(signed)
+    return {"points": len(sizes)} | {name: round(float(value or 0.0), 4) for name, value in figures.items()}
 
 
 def differences(written: Mapping[str, Any], now: Mapping[str, Any], rounding: float) -> str:
-    """Which figures of a summary differ from the written ones by more than their ``rounding``; "" if none do.
+    """Name the figures of a summary that differ from the written ones by more than their ``rounding``; "" if none do.
 
     Example:
         >>> differences({"points": 2, "median": 0.2}, {"points": 2, "median": 0.2002}, 0.0003)

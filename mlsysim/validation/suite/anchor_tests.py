@@ -1,6 +1,6 @@
 """The tests that every case must pass: ``anchors/test_anchors.py`` imports them, users' own files run them as they are.
 
-A test that takes ``anchor`` runs once a case, one that takes ``cases`` once a source.
+A test that takes ``anchor`` runs once a case (``case_items``), one that takes ``cases`` once a source.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ import pytest
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.comparison import PAPER_MATCH, compare, relative
 from mlsysim.validation.anchors.record_keys import MOVE, ROW
-from mlsysim.validation.anchors.runner import FASTER, bound_of, hardware_response, predict, time_exponent
+from mlsysim.validation.anchors.runner import LEAST_RESPONSE, bound_of, hardware_response, predict, time_exponent
 from mlsysim.validation.report.report import percent, shown
-
-# A fifth of the rise in speed: what moves less hangs on something else than the hardware.
-LEAST_RESPONSE = (FASTER - 1) / 5
 
 
 def test_feasible_as_stated(anchor: Anchor) -> None:
@@ -31,10 +28,9 @@ def test_feasible_as_stated(anchor: Anchor) -> None:
     pytest.fail(f"{anchor.id}: infeasible: {prediction.reason}", pytrace=False)
 
 
-def test_in_band(anchor: Anchor, request: pytest.FixtureRequest) -> None:
+def test_in_band(anchor: Anchor) -> None:
     """The prediction lies in the figure's band, and reproduces the paper's number where the case is the paper's."""
     found = compare(anchor)
-    request.node.user_properties.append((ROW, json.dumps(found.as_row())))
     if not found.in_band:
         off = "" if found.error is None else f", {percent(found.error, signed=True)}"
         band = "" if found.low is None else f" (band {shown(found.low)} to {shown(found.high, found.unit)})"
@@ -110,6 +106,11 @@ def _differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> str
     return "\n".join([f"{len(told)} differences from {path}", *told, "record an intended change with --snapshot-update"])
 
 
+def _row(anchor: Anchor) -> tuple[str, str]:
+    """What a report says of the case, whether it passes or not."""
+    return ROW, json.dumps(compare(anchor).as_row())
+
+
 def _known_miss(anchor: Anchor) -> tuple[pytest.MarkDecorator, ...]:
     return _strict_xfail(anchor.case.known_miss)
 
@@ -148,6 +149,11 @@ def _is_alone(anchor: Anchor) -> bool:
 
 
 # Read by the plugin when it makes one test a case, or one a source of the cases that it is for.
+test_feasible_as_stated.each_case = True  # type: ignore[attr-defined]
+test_in_band.each_case = True  # type: ignore[attr-defined]
+test_bound_is_not_beaten.each_case = True  # type: ignore[attr-defined]
+test_responds_to_hardware.each_case = True  # type: ignore[attr-defined]
+test_in_band.records = _row  # type: ignore[attr-defined]
 test_in_band.marks_for = _known_miss  # type: ignore[attr-defined]
 test_runs_hold.applies_to = _is_one_of_many  # type: ignore[attr-defined]
 test_feasible_as_stated.marks_for = _known_infeasible  # type: ignore[attr-defined]

@@ -59,7 +59,7 @@ _NUMBER = re.compile(r"(-?\d[\d,]*\.?\d*)")
 
 
 def reads_the_same(old: str, new: str) -> bool:
-    """Whether two lines differ in no more than the last digit of numbers: versions of Python add up in different ways.
+    """True if two lines differ in no more than the last digit of numbers, since versions of Python add up differently.
 
     Example:
         >>> reads_the_same("bias | -2.4 %", "bias | -2.3 %"), reads_the_same("bias | -2.4 %", "bias | -2.2 %")

@@ -1,4 +1,4 @@
-"""What each packaged test is run on: every case, or source, every family with a gate, one case a solver, every kernel table."""
+"""Cases of each packaged test: every case or source, family with a gate, solver's slowest case, and kernel table."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
 
 
 def _kernels(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
-    """Each role of a table, or each of its gates; a known gap is a strict xfail."""
+    """Parametrise by each role of a table, or by each of its gates; a known gap is a strict xfail."""
     from mlsysim.validation.kernels import checks as kernels
 
     if name == "kernel_table":
@@ -69,7 +69,7 @@ def _kernels(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
 
 
 def _known_gaps(metafunc: pytest.Metafunc, name: str, checks: Iterable[Any]) -> None:
-    """Each check; a known gap is a strict xfail."""
+    """Parametrise by each check; a known gap is a strict xfail."""
     params = []
     for check in checks:
         gap = pytest.mark.xfail(reason=f"known gap: {check.known_gap}", strict=True, raises=pytest.fail.Exception)

@@ -16,18 +16,18 @@ from mlsysim.validation.anchors.record_keys import SEARCH, TARGET
 from mlsysim.validation.anchors.times import best_s, times
 from mlsysim.validation.report import left_out
 from mlsysim.validation.report.report import percent
-from mlsysim.validation.report.statistics import summarise
+from mlsysim.validation.report.statistics import Row, summarise
 from mlsysim.validation.report.targets import TargetCheck
 from mlsysim.validation.suite import evidence
 
 _ROUND_S = 2e-3  # quicker solves are timed several at a time
 
 
-def test_family_gate(anchor_root: Path, family: str) -> None:
+def test_family_gate(anchor_root: Path, anchor_rows: tuple[Row, ...], family: str) -> None:
     """The family's validation cases, known misses included, stay within its gate."""
     gate = loading.load_gate(anchor_root / family)
     assert gate is not None
-    chosen = [row for row in evidence.rows(anchor_root) if row["family"] == family and row["role"] == "validation"]
+    chosen = [row for row in anchor_rows if row["family"] == family and row["role"] == "validation"]
     summary = summarise(family, "validation", chosen)
     accuracy = summary.balanced_accuracy
     if gate.balanced_accuracy is not None and (accuracy is None or accuracy < gate.balanced_accuracy):
@@ -45,9 +45,9 @@ def test_family_gate(anchor_root: Path, family: str) -> None:
             pytest.fail(f"{family}: {above}: {gate.reason}", pytrace=False)
 
 
-def test_target(anchor_root: Path, target: TargetCheck, request: pytest.FixtureRequest) -> None:
+def test_target(anchor_root: Path, anchor_rows: tuple[Row, ...], target: TargetCheck, request: pytest.FixtureRequest) -> None:
     """The rows that an aim is for meet it."""
-    row = target.as_row(evidence.rows(anchor_root), left_out.read_all(anchor_root), evidence.kernel_rows(anchor_root))
+    row = target.as_row(anchor_rows, left_out.read_all(anchor_root), evidence.kernel_rows(anchor_root))
     request.node.user_properties.append((TARGET, json.dumps(row)))
     if not row["held"]:
         found = (
