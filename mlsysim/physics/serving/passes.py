@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mlsysim.physics.kernels.attention import decode_attention_s, prefill_attention_s
+from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s, prefill_attention_s
 from mlsysim.physics.kernels.collectives import collective_s
 from mlsysim.physics.numeric import Num, everywhere, floor, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.activations import WIDE_B, elementwise_layer_s, stored_score_s
@@ -78,10 +78,12 @@ def decode_layer_attention_s(model: ServedModel, batch: Num, context: Num) -> Nu
     batch = batch / shards.own
     heads = maximum(shape.heads / shards.attention, 1.0)
     kv_heads = maximum(shape.cached_heads / shards.attention, 1.0)
-    args = (kernels.decode, kernels.attention, batch, context, heads, kv_heads, shape.cached_dim, kernels.kv_B)
-    attention_s = decode_attention_s(*args)
+    args = (kernels.decode, kernels.attention, batch, context)
+    each = AttentionHeads(heads, kv_heads, shape.cached_dim, kernels.kv_B)
+    attention_s = decode_attention_s(*args, each)
     if somewhere(shape.windowed > 0):
-        attention_s = (1 - shape.windowed) * attention_s + shape.windowed * decode_attention_s(*args, shape.window)
+        near_s = decode_attention_s(*args, replace(each, window=shape.window))
+        attention_s = (1 - shape.windowed) * attention_s + shape.windowed * near_s
     if has.grouped_decode and not has.only_group:
         return attention_s
     repeated_B = 2 * batch * heads * context * shape.cached_dim * kernels.kv_B
@@ -166,10 +168,12 @@ def _flash_s(model: ServedModel, batch: Num, prompt: Num, heads: Num, kv_heads: 
     shape, kernels = model.shape, model.kernels
     if not model.has.causal:
         batch, prompt = batch / 2, 2 * prompt
-    args = (kernels.prefill, kernels.attention, batch, prompt, heads, kv_heads, shape.head_dim, kernels.kv_B)
-    attention_s = prefill_attention_s(*args)
+    args = (kernels.prefill, kernels.attention, batch, prompt)
+    each = AttentionHeads(heads, kv_heads, shape.head_dim, kernels.kv_B)
+    attention_s = prefill_attention_s(*args, each)
     if somewhere(shape.windowed > 0):
-        attention_s = (1 - shape.windowed) * attention_s + shape.windowed * prefill_attention_s(*args, shape.window)
+        near_s = prefill_attention_s(*args, replace(each, window=shape.window))
+        attention_s = (1 - shape.windowed) * attention_s + shape.windowed * near_s
     return attention_s
 
 
