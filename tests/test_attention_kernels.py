@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import tomllib
 from dataclasses import replace
@@ -26,7 +25,7 @@ from mlsysim.physics.kernels.attention import (
     training_attention_s,
 )
 from mlsysim.validation.kernels import predictions
-from mlsysim.validation.kernels.tables import CALIBRATION, VALIDATION, KernelTable, role_of
+from mlsysim.validation.kernels.tables import VALIDATION, KernelTable, role_of
 
 KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
 HEAD = tomllib.loads((KERNELS / "attention.toml").read_text("utf-8"))
@@ -142,20 +141,13 @@ def test_carried_rows(phase, name):
 
 
 @pytest.fixture(scope="module")
-def fitted_on_other_validation(tmp_path_factory):
+def fitted_on_other_validation(tmp_path_factory, change_rows):
     root = tmp_path_factory.mktemp("anchors")
     directory = root / "kernels"
     directory.mkdir()
     shutil.copy(KERNELS / "attention.toml", directory)
     for path in KERNELS.glob("attention_*.csv"):
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows:
-            row["measured_s"] = row["measured_s"] if row["role"] == CALIBRATION else "1.0"
-        with (directory / path.name).open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
+        change_rows(shutil.copy(path, directory), VALIDATION, lambda row: row | {"measured_s": "1.0"})
     return refit(ATTENTIONS, root)
 
 
