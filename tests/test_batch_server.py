@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlsysim import BatchServerModel, Hardware, Models
-from mlsysim.calibration.served import COEFFICIENTS, harness_fitted_names, served_tables
+from mlsysim.calibration.harnesses import COEFFICIENTS, harness_fitted_names, served_tables
 from mlsysim.core.errors import MLSysError
 from mlsysim.physics.queues.batch_queue import batch_spread, highest_load, latency_in_batches
 from mlsysim.tables.predict import predict_table

@@ -144,7 +144,9 @@ def test_a_source_counts_as_so_many_rows():
 
 def test_choices_as_columns_are_what_each_gives_alone():
     tables = ENGINES.tables()
-    kinds = {run.predict.__self__.schedule: run for run in ENGINES.gathered(ROOT, "calibration") if len(run.measured) > 2}
+    kinds = {
+        run.predict.__self__.deployment.schedule: run for run in ENGINES.gathered(ROOT, "calibration") if len(run.measured) > 2
+    }
     assert set(kinds) == {"static", "continuous", "offline"}
     for run in kinds.values():
         name = run.on["engine"]

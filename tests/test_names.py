@@ -93,7 +93,7 @@ def test_a_spelling_of_the_anchors_is_one_device_in_every_table(text):
         ("GeForce RTX 4060 Ti", "rtx4060ti"),
         ("4090", "rtx4090"),
         ("M3 Max 40\u2011Core GPU 64GB", "apple_m3_max"),
-        ("Apple M3 Max 30-core GPU", "apple_m3_max_30_core"),
+        ("Apple M3 Max 30-core GPU", "apple_m3_max_30"),
         ("TPU v6e Trillium (assumed; README example)", "tpu_v6e"),
     ],
 )

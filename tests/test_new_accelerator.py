@@ -6,7 +6,7 @@ import pytest
 
 import mlsysim
 from mlsysim import Hardware, Models, Systems
-from mlsysim.calibration import siblings, stacks
+from mlsysim.calibration import devices, siblings
 from mlsysim.systems.types import Fleet, Node
 
 H100 = Hardware.Cloud.H100
@@ -25,9 +25,9 @@ def twin():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(siblings, "_entries", lambda: written | {"twin": {"hardware": "twin", "like": "h100_sxm"}})
         patch.setattr(siblings, "Hardware", Registry())
-        stacks._devices.cache_clear()
+        devices._devices.cache_clear()
         yield entry
-    stacks._devices.cache_clear()
+    devices._devices.cache_clear()
 
 
 def fleet_of(accelerator):

@@ -17,6 +17,7 @@ from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.fitting import engines
 from mlsysim.fitting.calibration import Key, cases
 from mlsysim.fitting.search import fitted, predicted
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_kernels import Formats, calibrated_passes, serving_kernels, serving_shape
 from mlsysim.physics.serving.deployment import ServedModel, Shards
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
@@ -86,7 +87,7 @@ def staged_prompts_s(stages, queue, tokens=8192, precision="fp16"):
     """Seconds of a prompt of a 70B model on so many GPUs, by an engine whose launches queue as deep as said."""
     question = {"seq_len": tokens, "output_len": None, "batch_size": 1, "precision": precision}
     plan = {"tp_size": 1, "pp_size": stages, "replicas": 1, "schedule": "static", "stack": "llama.cpp-2024"}
-    setting = engines.prepared(LLAMA70, DGX if stages > 1 else H100, {**question, **plan})
+    setting = Deployment.of(LLAMA70, DGX if stages > 1 else H100, **question, **plan)
     passes = calibrated_passes(setting)
     return replace(passes, has=replace(passes.has, queue=queue)).prefill_s(1.0, float(tokens))
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from mlsysim.calibration import gemm
 from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.collectives import collective_coefficients
-from mlsysim.calibration.stacks import fitted_names, measured_device, stack
+from mlsysim.calibration.devices import measured_device
+from mlsysim.calibration.stacks import fitted_names, stack
 from mlsysim.core.errors import InputError, MLSysError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.core.units import with_unit

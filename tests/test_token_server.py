@@ -12,7 +12,7 @@ import pytest
 
 from mlsysim import Hardware, Models, Systems, TailLatencyModel, TokenServerModel
 from mlsysim.calibration.engines import COEFFICIENTS, engine
-from mlsysim.calibration.loaded import LoadHarness, harness, loaded_engine, loaded_fitted_names, loaded_tables
+from mlsysim.calibration.harnesses import LoadHarness, harness, loaded_engine, loaded_fitted_names, loaded_tables
 from mlsysim.core.errors import MLSysError
 from mlsysim.lowering.arrivals import paces
 from mlsysim.lowering.deployment import Deployment

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from mlsysim.core.errors import InconsistentError
-from mlsysim.fitting.engines import prepared
 from mlsysim.lowering.serving_kernels import calibrated_passes
 from mlsysim.models.registry import Models
 from mlsysim.physics.serving.torus_partition import Torus, divided, exchange_s, layouts, volume_B
-from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.solvers.serving.serving import ServingModel, checked_question
 from mlsysim.tables.predict import predict_table
 from mlsysim.tables.serving import serving_question
 
@@ -94,7 +93,7 @@ def test_heads_are_padded_to_divide():
 def test_transfers_are_cut_where_that_pays():
     """A layer takes no longer than its products and, one after the other, all of its transfers, and no less than either."""
     asked = serving_question({**ROW, "metric": "itl_ms"})
-    passes = calibrated_passes(prepared(asked.workload, asked.hardware, asked.arguments))
+    passes = calibrated_passes(checked_question((asked.workload, asked.hardware), asked.arguments)[0].deployment)
     for tokens in (64.0, 2048.0, 1e5, 1e6):
         found = passes.layout(tokens)
         products_s, exposed_s = passes._covered(tokens, found)

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mlsysim.calibration import gemm
+from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
 from mlsysim.calibration.shared_kernels import shared_names
-from mlsysim.calibration.stacks import clock_names, entry_of, resolved, sustained_clock
-from mlsysim.core.errors import UnknownNameError
+from mlsysim.calibration.store import fitted_of, known_entry, stack_of
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
 FILE = "data_parallel.toml"
-# Number formats whose products may reach another share of their peak than those of 16 bits.
-SHARED_FORMATS = ("tf32", "fp32", "fp8")
 COEFFICIENTS = tuple(part.name for part in fields(ReplicaCoefficients))
 
 
@@ -88,20 +86,8 @@ def replica_stack(name: str) -> ReplicaStack:
         >>> replica_stack("nvidia-mlperf-bert").unpadded
         True
     """
-    stacks = replica_tables()["stack"]
-    if name not in stacks:
-        raise UnknownNameError.among("stack", name, stacks)
-    return stack_of_entry(name, resolved(stacks, name))
-
-
-def stack_of_entry(name: str, entry: Mapping[str, Any]) -> ReplicaStack:
-    """The stack that a resolved entry describes."""
-    facts = [part.name for part in fields(ReplicaStack) if part.name not in ("name", "coefficients")]
-    return ReplicaStack(
-        name=name,
-        coefficients=ReplicaCoefficients(**{key: float(entry[key]) for key in COEFFICIENTS if key in entry}),
-        **{key: entry[key] for key in facts if key in entry},
-    )
+    entry = known_entry("stack", name, replica_tables()["stack"])
+    return stack_of(ReplicaStack, name, entry, ReplicaCoefficients)
 
 
 @functools.cache
@@ -116,9 +102,7 @@ def replica_hardware(hardware_name: str) -> ReplicaHardware:
         'a100_sxm'
     """
     name, entry = entry_of(replica_tables()["device"], hardware_name)
-    clock = float(entry["clock"]) if "clock" in entry else sustained_clock(entry["kernels"])
-    shares = {fmt: float(entry[f"{fmt}_share"]) for fmt in SHARED_FORMATS if f"{fmt}_share" in entry}
-    return ReplicaHardware(name, entry["kernels"], clock, shares)
+    return ReplicaHardware(name, entry["kernels"], clock_of(entry), format_shares(entry))
 
 
 @functools.cache
@@ -130,14 +114,14 @@ def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) 
         ['device.a30.clock']
     """
     hardware = replica_hardware(hardware_name)
-    device = _fitted("device", hardware.name)
-    clock = () if any(name.endswith(".clock") for name in device) else clock_names(hardware.kernels)
+    own = fitted_of(replica_tables()["device"], hardware.name, "device")
+    clock = () if any(name.endswith(".clock") for name in own) else clock_names(hardware.kernels)
     return (
         *shared_names("data_parallel"),
         *gemm.fitted_names(hardware.kernels, gemm_format),
         *clock,
-        *device,
-        *_fitted("stack", stack_name),
+        *own,
+        *fitted_of(replica_tables()["stack"], stack_name, "stack"),
     )
 
 
@@ -149,11 +133,4 @@ def fitted_device_names(hardware_name: str) -> tuple[str, ...]:
         >>> fitted_device_names("Tesla V100 SXM2 16GB")
         ('device.v100.clock', 'device.v100.fp32_share')
     """
-    return tuple(_fitted("device", replica_hardware(hardware_name).name))
-
-
-def _fitted(kind: str, name: str) -> list[str]:
-    """Names of an entry's fitted coefficients; one that it takes from the entry it is like keeps that entry's name."""
-    entry = replica_tables()[kind][name]
-    inherited = [key for key in _fitted(kind, entry["like"]) if key.rpartition(".")[2] not in entry] if "like" in entry else []
-    return [*inherited, *(f"{kind}.{name}.{part}" for part in entry.get("fit", ()))]
+    return fitted_of(replica_tables()["device"], replica_hardware(hardware_name).name, "device")

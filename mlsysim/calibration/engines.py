@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from mlsysim.calibration.devices import kernels_of, measured_device, measured_hardware
 from mlsysim.calibration.names import engine_called
-from mlsysim.calibration.stacks import kernels_of, measured_device, measured_hardware, resolved
+from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels
@@ -52,29 +53,20 @@ def engine(name: str) -> Engine:
         (True, 'vllm-2025')
     """
     known = engine_tables()
-    if name not in known:
-        called = engine_called(name, alone=True)
-        if called is None:
-            raise UnknownNameError.among("stack", name, known)
+    called = name if name in known else engine_called(name, alone=True)
+    if called is not None and called != name:
         return engine(called)
-    entry = resolved(known, name)
-    coefficients = {key: float(entry[key]) for key in COEFFICIENTS if key in entry}
+    entry = known_entry("stack", name, known)
     return Engine(
         name=name,
-        coefficients=EngineCoefficients(**coefficients),
+        coefficients=coefficients(EngineCoefficients, entry),
         has=_kernels(entry.get("kernels", {})),
         memory_share=float(entry["memory_use"]),
         most_sequences=float(entry["most_sequences"]),
         reserves=bool(entry.get("reserves", True)),
         step_tokens=float(entry["step_tokens"]),
-        fitted=tuple(_fitted(name)),
+        fitted=fitted_of(engine_tables(), name, "engine"),
     )
-
-
-def _fitted(name: str) -> list[str]:
-    entry = engine_tables()[name]
-    inherited = [key for key in _fitted(entry["like"]) if key.rpartition(".")[2] not in entry] if "like" in entry else []
-    return [*inherited, *(f"engine.{name}.{part}" for part in entry.get("fit", ()))]
 
 
 def engine_names() -> tuple[str, ...]:
@@ -179,15 +171,11 @@ def engine_device(hardware_name: str) -> EngineDevice:
 
 @functools.cache
 def engine_tables() -> dict[str, dict[str, Any]]:
-    """Give the entries of ``engines.toml``."""
-    return _read("engines.toml")
+    """``engines.toml`` as it stands."""
+    return packaged_toml("calibration", "engines.toml")
 
 
 @functools.cache
 def device_tables() -> dict[str, dict[str, Any]]:
-    """Give the entries of ``engine_devices.toml``."""
-    return _read("engine_devices.toml")
-
-
-def _read(file: str) -> dict[str, dict[str, Any]]:
-    return packaged_toml("calibration", file)
+    """``engine_devices.toml`` as it stands."""
+    return packaged_toml("calibration", "engine_devices.toml")

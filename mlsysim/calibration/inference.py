@@ -9,15 +9,14 @@ from typing import Any
 
 from mlsysim.calibration import gemm
 from mlsysim.calibration.data_parallel import ReplicaStack, fitted_device_names, replica_hardware
+from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
 from mlsysim.calibration.shared_kernels import shared_names
-from mlsysim.calibration.stacks import clock_names, entry_of, resolved, sustained_clock
-from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.calibration.store import fitted_of, known_entry, stack_of
+from mlsysim.core.errors import InputError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
 FILE = "inference.toml"
-# Number formats whose products may reach another share of their peak than those of 16 bits.
-SHARED_FORMATS = ("int8", "fp8", "tf32", "fp32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +122,8 @@ def inference_stack(name: str) -> InferenceStack:
         >>> inference_stack("tensorrt-mlperf").folded
         True
     """
-    stacks = inference_tables()["stack"]
-    if name not in stacks:
-        raise UnknownNameError.among("stack", name, stacks)
-    entry = resolved(stacks, name)
-    facts = [part.name for part in fields(InferenceStack) if part.name not in ("name", "coefficients")]
-    return InferenceStack(
-        name=name,
-        coefficients=InferenceCoefficients(**{key: float(entry[key]) for key in COEFFICIENTS if key in entry}),
-        **{key: entry[key] for key in facts if key in entry},
-    )
+    entry = known_entry("stack", name, inference_tables()["stack"])
+    return stack_of(InferenceStack, name, entry, InferenceCoefficients)
 
 
 @functools.cache
@@ -149,12 +140,12 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
         True
     """
     name, entry = entry_of(inference_tables()["device"], hardware_name)
-    shares = {fmt: float(entry[f"{fmt}_share"]) for fmt in SHARED_FORMATS if f"{fmt}_share" in entry}
+    shares = format_shares(entry)
     if entry.get("as_trained"):
         trained = replica_hardware(hardware_name)
         clock, shares = trained.clock, {**trained.format_shares, **shares}
     else:
-        clock = float(entry["clock"]) if "clock" in entry else sustained_clock(entry["kernels"])
+        clock = clock_of(entry)
     return InferenceHardware(name, entry["kernels"], clock, float(entry.get("traffic", 1.0)), shares)
 
 
@@ -183,11 +174,17 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
         >>> [name for name in inference_fitted_names("tensorrt-mlperf", "Tesla T4", "int8") if "clock" in name]
         ['device.t4.clock']
     """
-    hardware = inference_hardware(hardware_name)
-    device = [*_trained(hardware_name, hardware.name), *_fitted("device", hardware.name)]
-    clock = () if any(name.endswith(".clock") for name in device) else clock_names(hardware.kernels)
-    products = gemm.fitted_names(hardware.kernels, gemm_format(hardware.kernels, precision))
-    return (*shared_names("data_parallel"), *products, *clock, *device, *_fitted("stack", stack_name))
+    found = inference_hardware(hardware_name)
+    device = [*_trained(hardware_name, found.name), *fitted_of(inference_tables()["device"], found.name, "device")]
+    clock = () if any(name.endswith(".clock") for name in device) else clock_names(found.kernels)
+    products = gemm.fitted_names(found.kernels, gemm_format(found.kernels, precision))
+    return (
+        *shared_names("data_parallel"),
+        *products,
+        *clock,
+        *device,
+        *fitted_of(inference_tables()["stack"], stack_name, "stack"),
+    )
 
 
 def _trained(hardware_name: str, name: str) -> tuple[str, ...]:
@@ -195,10 +192,3 @@ def _trained(hardware_name: str, name: str) -> tuple[str, ...]:
     entry = inference_tables()["device"][name]
     names = fitted_device_names(hardware_name) if entry.get("as_trained") else ()
     return tuple(part for part in names if part.rpartition(".")[2] not in entry)
-
-
-def _fitted(kind: str, name: str) -> list[str]:
-    """Names of an entry's fitted coefficients; one that it takes from the entry it is like keeps that entry's name."""
-    entry = inference_tables()[kind][name]
-    inherited = [key for key in _fitted(kind, entry["like"]) if key.rpartition(".")[2] not in entry] if "like" in entry else []
-    return [*inherited, *(f"{kind}.{name}.{part}" for part in entry.get("fit", ()))]

@@ -150,8 +150,19 @@ def peak_over_units(device: str) -> float:
 def hardware(device: str) -> HardwareNode:
     """The registry entry of a device, measured or stated; the first of several that share their kernels."""
     if is_stated(device):
-        return Hardware[_entry(device)["hardware"]]
+        return all_hardware(device)[0]
     return Hardware[_tables("gemm.toml")[device]["bfloat16"]["hardware"]]
+
+
+def all_hardware(device: str) -> list[HardwareNode]:
+    """The registry entries that a stated device stands for.
+
+    Example:
+        >>> [chip.name for chip in all_hardware("a100_pcie")]
+        ['A100 PCIe 80GB', 'A100 PCIe 40GB']
+    """
+    names = _entry(device)["hardware"]
+    return [Hardware[name] for name in ([names] if isinstance(names, str) else names)]
 
 
 def _entry(device: str) -> Mapping[str, Any]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from mlsysim.calibration import attention, collectives, gemm, shared, siblings
-from mlsysim.core.errors import UnknownNameError
+from mlsysim.calibration import attention, collectives, gemm, shared
+from mlsysim.calibration.devices import clock_names, kernels_of
+from mlsysim.calibration.store import coefficients, fitted_of, known_entry
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.memory import MemoryTerms
 from mlsysim.physics.training.step_inputs import StackCoefficients
@@ -65,11 +66,10 @@ def stack(name: str) -> Stack:
         >>> stack("megatron-2021").coefficients.tp_hidden_backward
         0.0
     """
-    entry = _entry("stack", name, "stacks.toml")
-    coefficients = {key: float(entry[key]) for key in COEFFICIENTS if key in entry}
+    entry = known_entry("stack", name, _tables())
     return Stack(
         name=name,
-        coefficients=StackCoefficients(**coefficients),
+        coefficients=coefficients(StackCoefficients, entry),
         gather_B=entry.get("gather_B"),
         reduce_B=entry.get("reduce_B"),
         fused_quantisation=bool(entry.get("fused_quantisation", False)),
@@ -94,116 +94,21 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
     names += collectives.fitted_names("device", kernels)
     names += shared.fitted_names()
     names += clock_names(device)
-    return (*names, *_fitted_of_stack(stack_name))
+    return (*names, *fitted_of(_with_memory(), stack_name, "stack"))
 
 
-def _fitted_of_stack(name: str) -> list[str]:
-    """Names of a stack's fitted coefficients; one that it takes from the stack it is like keeps that stack's name."""
-    entry = _tables("stacks.toml")[name]
-    like = _fitted_of_stack(entry["like"]) if "like" in entry else []
-    inherited = [key for key in like if key.rpartition(".")[2] not in entry]
-    fitted = (*entry.get("fit", ()), *(f"memory.{term}" for term in entry.get("memory_fit", ())))
-    return [*inherited, *(f"stack.{name}.{part}" for part in fitted)]
+@functools.cache
+def _with_memory() -> dict[str, dict[str, Any]]:
+    """The stacks, each with the fitted terms of its memory among what was fitted of it."""
+    terms = {name: [f"memory.{term}" for term in entry.get("memory_fit", ())] for name, entry in _tables().items()}
+    return {name: {**entry, "fit": [*entry.get("fit", ()), *terms[name]]} for name, entry in _tables().items()}
 
 
 def stack_names() -> tuple[str, ...]:
-    """The names of all stacks."""
-    return tuple(_tables("stacks.toml"))
+    """All stacks."""
+    return tuple(_tables())
 
 
 @functools.cache
-def measured_device(hardware_name: str) -> str:
-    """The entry of this accelerator, which its measured kernels are named after unless the entry says otherwise.
-
-    Raises:
-        UnknownNameError: it has none.
-
-    Example:
-        >>> measured_device("A100 SXM4 40GB")
-        'a100_sxm_40gb'
-    """
-    known = _devices()
-    if hardware_name not in known:
-        raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
-    return known[hardware_name]
-
-
-def measured_hardware() -> tuple[str, ...]:
-    """The registry names of all accelerators with calibrated kernels, measured or stated."""
-    return tuple(_devices())
-
-
-@functools.cache
-def _devices() -> dict[str, str]:
-    """The device of each accelerator: that of its entry, or, without one, that of its stated kernels."""
-    stated = {siblings.hardware(device).name: device for device in siblings.stated_devices()}
-    return stated | {name: device for device, entry in _tables("devices.toml").items() for name in entry["hardware"]}
-
-
-def kernels_of(device: str) -> str:
-    """The device whose measured kernels stand for ``device``: itself, unless its entry says another.
-
-    Example:
-        >>> kernels_of("h100_sxm"), kernels_of("a100_sxm_40gb")
-        ('h100_sxm', 'a100_sxm')
-    """
-    return str(_tables("devices.toml").get(device, {}).get("kernels", device))
-
-
-def sustained_clock(device: str) -> float:
-    """Share of the benchmark's clock that training sustains; a device without an entry has its sibling's."""
-    return float(_clock_entry(device)[1]["clock"])
-
-
-def clock_names(device: str) -> tuple[str, ...]:
-    """The names of the fitted coefficient behind ``sustained_clock``: one or none."""
-    name, entry = _clock_entry(device)
-    return (f"clock.{name}",) if entry["fitted"] else ()
-
-
-def _clock_entry(device: str) -> tuple[str, dict[str, Any]]:
-    known = _tables("devices.toml")
-    while device not in known:
-        device = siblings.sibling(device, "gemm")
-    return device, known[device]
-
-
-def _entry(kind: str, name: str, file: str) -> dict[str, Any]:
-    known = _tables(file)
-    if name not in known:
-        raise UnknownNameError.among(kind, name, known)
-    return resolved(known, name)
-
-
-def resolved(entries: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """An entry with what it takes from the one that it is ``like``.
-
-    Example:
-        >>> resolved({"a": {"x": 1, "y": 2}, "b": {"like": "a", "y": 3}}, "b")
-        {'x': 1, 'y': 3, 'like': 'a'}
-    """
-    entry = entries[name]
-    return {**resolved(entries, entry["like"]), **entry} if "like" in entry else dict(entry)
-
-
-def entry_of(devices: Mapping[str, Mapping[str, Any]], hardware_name: str) -> tuple[str, dict[str, Any]]:
-    """The name of an accelerator's entry in a family's table of devices, and that entry.
-
-    Without one of its own an accelerator takes that of the nearest sibling that has one, on its own kernels.
-
-    Raises:
-        UnknownNameError: neither it nor a sibling has one.
-    """
-    known = {listed: name for name, entry in devices.items() for listed in entry["hardware"]}
-    if hardware_name in known:
-        return known[hardware_name], resolved(devices, known[hardware_name])
-    device = _devices().get(hardware_name)
-    for relative in siblings.line_of(kernels_of(device)) if device else ():
-        if relative in devices:
-            return relative, {**resolved(devices, relative), "kernels": device}
-    raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
-
-
-@functools.cache
-def _tables(file: str) -> dict[str, dict[str, Any]]:
-    return packaged_toml("calibration", file)
+def _tables() -> dict[str, dict[str, Any]]:
+    return packaged_toml("calibration", "stacks.toml")

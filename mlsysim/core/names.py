@@ -41,7 +41,7 @@ def folded(name: str) -> str:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the names of one kind of thing are taken apart.
+    """Rules by which the names of one kind of thing are taken apart.
 
     Attributes:
         replacements: patterns and what stands in their place, in this order, in lower-case text.

@@ -80,7 +80,7 @@ class Coefficient:
 
 @dataclass(frozen=True)
 class Fit(Generic[K]):
-    """What a search found.
+    """The outcome of a search.
 
     Attributes:
         values: the fitted coefficients.

@@ -145,7 +145,7 @@ class Calibration:
         return self.range_of(key, entry).begun_at(entry.get(key.part))
 
     def weights(self, runs: Sequence[Runs]) -> list[Times]:
-        """What the errors of the rows of each of ``runs`` are multiplied by."""
+        """Factors by which the errors of the rows of each of ``runs`` are multiplied."""
         most = self.rows_at_full_weight
         if most is None:
             return [np.ones(len(run.measured)) for run in runs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.serving_kernels import Formats, engine_kernels, network_Bps, serving_kernels, serving_shape
-from mlsysim.lowering.serving_memory import room
-from mlsysim.lowering.work import inference_work
+from mlsysim.lowering.serving_kernels import Formats, network_Bps, serving_kernels
 from mlsysim.physics.records import stacked
-from mlsysim.physics.serving.deployment import EngineCoefficients, ServingShape, Shards
-from mlsysim.physics.serving.schedule import EnginePasses, Served, continuous_batch, most_throughput, static_batch, streamed
+from mlsysim.physics.serving.deployment import EngineCoefficients
+from mlsysim.physics.serving.schedule import EnginePasses
+from mlsysim.solvers.serving.replica import ServingReplica
+from mlsysim.solvers.serving.serving import ScheduledLoad, checked_question, scheduled
+from mlsysim.solvers.serving.together import stacked_engine
 from mlsysim.tables.serving import METRICS, serving_question
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.kernels.errors import Times
@@ -67,58 +68,50 @@ _SHARES = tuple(part.name for part in fields(EngineDevice) if part.name.endswith
 
 @dataclass(frozen=True, eq=False)
 class Figures:
-    """Figures of one engine on one accelerator at one set of formats under one schedule, as arrays."""
+    """Figures of one engine on one accelerator at one set of formats under one schedule, as arrays.
 
-    stack: str
-    accelerator: HardwareNode
-    formats: Formats
-    nic_Bps: float
-    schedule: str
-    shape: ServingShape
-    shards: Shards
-    settings: Mapping[str, Times]
-    most: Times
+    Attributes:
+        deployment: one of theirs, for what they share.
+        passes, load: of all of them.
+        replicas: copies of the model.
+        prompts: prompts that start together.
+        keyed: what ``prefill_mfu`` is the quotient of, with the time to the first token.
+        metrics: what each figure is.
+        after_first: whether its time between tokens leaves out the first.
+    """
+
+    deployment: Deployment
+    passes: EnginePasses
+    load: ScheduledLoad
+    replicas: Times
+    prompts: Times
     keyed: Times
-    encoder: bool
     metrics: tuple[str, ...]
-    first_excluded: Times
+    after_first: Times
 
     @np.errstate(divide="ignore")  # models of experts have a product of no columns, weighed by 0
     def predicted(self, entries: Mapping[str, Entry]) -> Times:
-        """The metric of every row; coefficients of the engine that are columns give a line each."""
-        own = self.settings
-        found = engine(self.stack)
-        device = _device(self.accelerator, entries.get("device", {}))
-        passes = EnginePasses(
-            shape=self.shape,
-            shards=self.shards,
-            kernels=serving_kernels(self.accelerator, self.formats, self.nic_Bps, device, found.has),
-            engine=EngineCoefficients(**{part: entries["engine"][part] for part in COEFFICIENTS if part in entries["engine"]}),
-            has=engine_kernels(found, self.accelerator, self.formats, causal=not self.encoder),
-            step_tokens=found.step_tokens,
-            padding=own["padded"] / own["prompt"],
+        """The figures; coefficients of the engine that are columns give a line each."""
+        deployment, own = self.deployment, entries["engine"]
+        assert deployment.stack is not None
+        device = _device(deployment.accelerator, entries["device"])
+        formats = Formats(deployment.arithmetic, deployment.weights, deployment.cache)
+        passes = replace(
+            self.passes,
+            kernels=serving_kernels(deployment.accelerator, formats, network_Bps(deployment), device, deployment.stack.has),
+            engine=EngineCoefficients(**{part: own[part] for part in COEFFICIENTS if part in own}),
         )
-        prompt, output = own["prompt"], own["output"]
-        if self.schedule == "static":
-            served = static_batch(passes, own["batch"], prompt, output, own["context"])
-        elif self.schedule == "offline":
-            served = most_throughput(passes, self.most, prompt, output, own["requests"], found.step_tokens)
-        else:
-            served = continuous_batch(passes, own["batch"], self.most, prompt, output, own["rounds"])
-        return self._metric(streamed(served, output, own["stream_interval"]))
-
-    def _metric(self, served: Served) -> Times:
-        batch, prompt, output, replicas = (self.settings[name] for name in ("batch", "prompt", "output", "replicas"))
-        decode_rate = batch / np.asarray(served.step.total_s)
-        tokens = np.where(output > 0, np.asarray(served.tokens_per_s), decode_rate) * replicas
+        served, output = scheduled(deployment, passes, self.load), np.asarray(self.load.output)
+        decode_rate = self.load.batch / np.asarray(served.step.total_s)
+        tokens = np.where(output > 0, np.asarray(served.tokens_per_s), decode_rate) * self.replicas
         by_name = {
             "ttft": served.ttft_s,
             "token_gap": served.tpot_s,
-            "tpot": np.where(self.first_excluded, served.tpot_s, served.request_s / np.maximum(output, 1.0)),
+            "tpot": np.where(self.after_first, served.tpot_s, served.request_s / np.maximum(output, 1.0)),
             "request_latency": served.request_s,
             "tokens_per_second": tokens,
             "requests_per_second": tokens / np.maximum(output, 1.0),
-            "prompt_tokens_per_second": np.where(self.schedule == "static", batch, 1.0) * prompt * replicas / served.ttft_s,
+            "prompt_tokens_per_second": self.prompts * self.load.prompt * self.replicas / served.ttft_s,
             "prefill_mfu": self.keyed / served.ttft_s,
         }
         return np.stack([np.asarray(by_name[name])[..., row] for row, name in enumerate(self.metrics)], axis=-1)
@@ -133,79 +126,52 @@ def _device(accelerator: HardwareNode, entry: Entry) -> EngineDevice:
 
 
 def runs_of(anchors: Iterable[Anchor]) -> list[Runs]:
-    """Serving cases, grouped so that each group shares its kernels."""
+    """Serving cases, grouped so that each group shares its kernels; engines on a torus have nothing that is fitted."""
     groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for anchor in anchors:
         question = serving_question(anchor.case.run)
-        setting = prepared(question.workload, question.hardware, question.arguments)
-        if setting.stack is not None and setting.stack.has.torus:
-            continue  # nothing of such engines is fitted
-        work = inference_work(setting.workload, setting.weights, setting.cache)
-        formats = Formats(setting.arithmetic, setting.weights, setting.cache)
-        assert setting.stack is not None
-        node = setting.accelerator
-        group = (
-            *(setting.stack.name, node.name, formats, network_Bps(setting), setting.schedule),
-            *(setting.workload.causal, node.compute.multiprocessors, node.memory_bandwidth_Bps),
-        )
-        flops = setting.prompts * setting.prompt * (work.matmul_flops + work.attention_flops_per_key * setting.keys)
-        rate = setting.tp * setting.pp * node.rate_flops_per_s(setting.rated)
-        name, _ = METRICS[question.metric]
-        most = max(1.0, room(setting, work).most_sequences)
-        excluded = question.arguments["tpot_excludes_first_token"]
-        row = (setting, most, flops / rate, name, excluded, _measured(anchor), anchor.source.key)
+        replica, after_first = checked_question((question.workload, question.hardware), question.arguments)
+        deployment, passes = replica.deployment, replica.passes
+        if deployment.stack is None or not isinstance(passes, EnginePasses):
+            continue
+        unit = {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0)
+        row = (replica, after_first, METRICS[question.metric][0], unit * float(anchor.case.value or 0.0), anchor.source.key)
+        group = (deployment.stack.name, id(passes.kernels), deployment.schedule, deployment.workload.causal)
         groups.setdefault(group, []).append(row)
-    return [_together(group, rows) for group, rows in groups.items()]
+    return [_together(rows) for rows in groups.values()]
 
 
-def _measured(anchor: Anchor) -> float:
-    """What the case measured, in seconds, counts a second, or as a share."""
-    value = float(anchor.case.value or 0.0)
-    return value * {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0)
-
-
-def prepared(workload: Any, hardware: Any, arguments: Mapping[str, Any]) -> Deployment:
-    """A question checked, as ``ServingModel.solve`` does."""
-    asked = {name: value for name, value in arguments.items() if name != "tpot_excludes_first_token"}
-    return Deployment.of(workload, hardware, **asked)
-
-
-_NUMBERS = ("prompt", "padded", "output", "context", "batch", "rounds", "requests", "stream_interval", "replicas")
-
-
-def _together(group: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
-    settings, most, keyed, metrics, excluded, measured, sources = zip(*rows, strict=True)
-    stack, _, formats, nic_Bps, schedule, *_ = group
-    first: Deployment = settings[0]
-
-    def numbers(name: str) -> Times:
-        return np.array([float(getattr(setting, name) or 0.0) for setting in settings])
-
+def _together(rows: Sequence[tuple[Any, ...]]) -> Runs:
+    replicas, after_first, metrics, measured, sources = zip(*rows, strict=True)
+    deployments = [replica.deployment for replica in replicas]
+    deployment: Deployment = deployments[0]
+    assert deployment.stack is not None
     figures = Figures(
-        stack=stack,
-        accelerator=first.accelerator,
-        formats=formats,
-        nic_Bps=nic_Bps,
-        schedule=schedule,
-        shape=stacked([serving_shape(setting.workload) for setting in settings]),
-        shards=Shards(*(numbers(name) for name in ("tp", "pp", "per_node", "attention_ranks"))),
-        settings={name: numbers(name) for name in _NUMBERS},
-        most=np.array(most),
-        keyed=np.array(keyed),
-        encoder=not first.workload.causal,
+        deployment=deployment,
+        passes=stacked_engine([replica.passes for replica in replicas]),
+        load=stacked(ScheduledLoad.of(replica) for replica in replicas),
+        replicas=np.array([each.replicas for each in deployments]),
+        prompts=np.array([each.prompts for each in deployments]),
+        keyed=np.array([_peaks_of_prompt(replica) for replica in replicas]),
         metrics=metrics,
-        first_excluded=np.array(excluded),
+        after_first=np.array(after_first),
     )
-    device = engine_device(first.accelerator.name).name
     return Runs(
-        on={"engine": stack, "device": device},
+        on={"engine": deployment.stack.name, "device": engine_device(deployment.accelerator.name).name},
         measured=np.array(measured),
         sources=sources,
         predict=figures.predicted,
         together="engine",
-        decides=functools.partial(_decides, stack, formats.precision),
+        decides=functools.partial(_decides, deployment.stack.name, deployment.arithmetic),
         metrics=metrics,
     )
+
+
+def _peaks_of_prompt(replica: ServingReplica) -> float:
+    """Seconds that the arithmetic of the prompts takes at the peak of all accelerators."""
+    deployment, work = replica.deployment, replica.work
+    flops = deployment.prompts * deployment.prompt * (work.matmul_flops + work.attention_flops_per_key * deployment.keys)
+    return float(flops / (deployment.tp * deployment.pp * deployment.accelerator.rate_flops_per_s(deployment.rated)))
 
 
 def _decides(stack: str, precision: str, key: Key) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlsysim.calibration.engines import COEFFICIENTS, engine_device
-from mlsysim.calibration.stacks import resolved
+from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.fitting.bounded import fit
 from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, cases
@@ -212,7 +212,7 @@ def _together(found: Mapping[str, Signed], kind: str) -> Signed:
 
 
 def stale(written: Mapping[str, Mapping[str, Any]], known: Sequence[ServingCase]) -> str:
-    """How today's errors differ from the written ones, the written coefficients kept; "" if they do not."""
+    """Say how today's errors differ from the written ones, the written coefficients kept; "" if they do not."""
     found = errors([entry for entry in written.values() if "without" in entry], known)
     now = pooled(found) | {name: _judged(*pair) for name, pair in found.items()}
     moved = [

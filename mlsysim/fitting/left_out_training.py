@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mlsysim.calibration.stacks import resolved
+from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import DataError
 from mlsysim.fitting.calibration import CALIBRATION, Runs, Tables, cases, lineage
 from mlsysim.fitting.search import fitted, identified, measured, predicted
@@ -104,7 +104,7 @@ def errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> dict[str, Any]:
 
 
 def stale(name: str, entry: Mapping[str, Any], anchors: Sequence[Anchor]) -> str:
-    """How today's errors differ from the written ones, the written coefficients kept; "" if they do not."""
+    """Say how today's errors differ from the written ones, the written coefficients kept; "" if they do not."""
     now = errors(entry, _chosen(HeldOut(name, tuple(entry["without"]), tuple(entry["cases"])), anchors))
     return differences(entry["errors"], now, _ROUNDING)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlsysim.calibration.loaded import FILE, device_of, loaded_tables
+from mlsysim.calibration.harnesses import FILE, device_of, loaded_tables
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.token_load import LoadQuestion, best_plan, limit_per_s, load_question

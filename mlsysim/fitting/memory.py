@@ -1,4 +1,4 @@
-"""What stacks keep in memory, chosen by layouts that fit or ran out of it (``anchors/memory``).
+"""Memory that stacks keep, chosen by layouts that fit or ran out of it (``anchors/memory``).
 
 Outcomes have no slope, so every value of a grid is tried; of those that tell as many layouts apart as the best does, the one
 with the least waste is taken: a plan called infeasible is never tried. An entry of ``stacks.toml`` names the terms in

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.stacks import resolved
+from mlsysim.calibration.store import resolved
 from mlsysim.fitting.bounded import fit
 from mlsysim.fitting.calibration import EVERY, Calibration, Entry, Key, Runs, Tables, lineage
 from mlsysim.validation.kernels.errors import Times
@@ -78,12 +78,12 @@ def components(
 
 
 def predicted(runs: Sequence[Runs], tables: Tables) -> Times:
-    """What ``tables`` predict for all ``runs``, one after the other."""
+    """Predictions of ``tables`` for all ``runs``, one after the other."""
     return np.concatenate([run.predict(entries_of(run, tables)) for run in runs])
 
 
 def measured(runs: Sequence[Runs]) -> Times:
-    """What was measured of all ``runs``, one after the other."""
+    """Measured figures of all ``runs``, one after the other."""
     return np.concatenate([run.measured for run in runs])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlsysim.calibration.served import COEFFICIENTS, FILE, Harness, harness
+from mlsysim.calibration.harnesses import COEFFICIENTS, FILE, QUERIES, Harness, query_harness
 from mlsysim.core.units import Q_
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
@@ -52,7 +52,7 @@ def _run(anchor: Anchor) -> Runs:
         precision=stated["precision"],
         seq_len=seq_len,
         mean_tokens=stated.get("mean_tokens", seq_len),
-        lone_clock=None if limit else harness(stated["harness_name"]).lone_clock,
+        lone_clock=None if limit else query_harness(stated["harness_name"]).lone_clock,
     )
     limit_s = float(Q_(limit).m_as("second")) if limit else None
     value = anchor.case.value or 0.0
@@ -71,7 +71,7 @@ def gathered(root: Path, role: str) -> list[Runs]:
 
 SERVED = Calibration(
     name="served",
-    files={"harness": Place(FILE)},
+    files={"harness": Place(FILE, around=(QUERIES,))},
     range_of=lambda key, _: RANGES[key.part],
     gathered=gathered,
 )

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.stacks import COEFFICIENTS, measured_device, stack
+from mlsysim.calibration.devices import measured_device
+from mlsysim.calibration.stacks import COEFFICIENTS, stack
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import EVERY, Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.lowering.training_kernels import kernel_device, stack_step
@@ -69,7 +70,7 @@ def _steps(prepared: tuple[Any, ...], kernels: KernelDevice, entries: Mapping[st
 
 
 def measured_step_s(anchor: Anchor, question: TrainingQuestion) -> float:
-    """What a case measured, as the time of one step."""
+    """Seconds of a step that the case measured."""
     value = float(anchor.case.value or 0.0)
     if anchor.case.metric == "step_latency_total":
         return value

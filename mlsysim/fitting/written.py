@@ -76,7 +76,7 @@ def refit(calibration: Calibration, root: Path) -> Refit:
 
 
 def same(old: float, new: float, high: float) -> bool:
-    """Whether two values agree to three digits, or are both nothing beside the ``high`` end of their range.
+    """True if two values agree to three digits, or are both nothing beside the ``high`` end of their range.
 
     Example:
         >>> same(0.8127, 0.8130, 1.05), same(0.8127, 0.814, 1.05), same(7.7e-10, 2e-12, 1e-4)

@@ -200,7 +200,7 @@ class _Between:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What ``share`` of the requests keep, in seconds (inf: no limit): to the first token, a token after it, the whole."""
+    """Limits that ``share`` of the requests keep, in seconds (inf: none): to the first token, a token after it, the whole."""
 
     share: float
     first_s: float
@@ -208,7 +208,7 @@ class Limits:
     request_s: float
 
     def kept(self, loop: OpenLoop, output: float) -> bool:
-        """Whether requests of ``output`` tokens keep them."""
+        """True where requests of ``output`` tokens keep these limits."""
         return self.missed(loop, output) <= 0
 
     def missed(self, loop: OpenLoop, output: float) -> float:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlsysim.calibration.harnesses import Harness
 from mlsysim.calibration.inference import inference_stack
-from mlsysim.calibration.served import Harness
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
@@ -80,7 +80,7 @@ def bound_batches(
 
 
 def busy_s(batches: Batches, harness: Harness) -> Floats:
-    """What each batch takes of the accelerator's time while others wait: the pass, and copies that nothing hides."""
+    """Accelerator's time that each batch takes while others wait: the pass, and copies that nothing hides."""
     share = 1.0
     if batches.encoder:
         share = harness.integer_share if batches.integer else harness.float_share

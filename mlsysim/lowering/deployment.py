@@ -1,4 +1,4 @@
-"""What is served, on what, and how: the arguments of all serving solvers, checked once and in plain numbers."""
+"""Arguments of all serving solvers, checked once and in plain numbers: what is served, on what, and how."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ class Deployment:
 
     @property
     def basis(self) -> str:
-        """What the answer rests on."""
+        """The basis of the answer: a bound, the caller's share, or a calibrated engine."""
         return "calibrated" if self.stack is not None else "bound" if self.efficiency is None else "efficiency"
 
 

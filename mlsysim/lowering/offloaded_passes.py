@@ -71,7 +71,7 @@ class OffloadedPasses:
         return computed_s + beyond_s(computed_s, maximum(arriving_s, leaving_s))
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """What one prompt adds to steps that it joins."""
+        """Seconds that one prompt adds to steps that it joins."""
         waits = cast("OffloadedStep", step)
         joined_s = self.whole.joining_s(waits.alone, batch, prompt, tokens_a_step)
         return joining_beyond_s(joined_s, waits.waiting_s, tokens_a_step / prompt)

@@ -87,7 +87,7 @@ class ServingOptions(DeploymentOptions, total=False):
 
 
 class TrainingOptions(TypedDict, total=False):
-    """What all plans of a training step share."""
+    """Arguments that all plans of a training step share."""
 
     seq_len: Annotated[int | None, Option(None, "tokens of a sequence; by default 4096")]
     precision: Annotated[str, Option("bf16", "number format of the matrix products")]
@@ -113,7 +113,7 @@ class TrainingOptions(TypedDict, total=False):
 
 
 class PlanOptions(TypedDict, total=False):
-    """How a training step is split over its accelerators."""
+    """The split of a training step over its accelerators."""
 
     tp_size: Annotated[int, Option(1, "tensor-parallel ranks")]
     pp_size: Annotated[int, Option(1, "pipeline stages")]

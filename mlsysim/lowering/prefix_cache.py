@@ -36,7 +36,7 @@ class PrefixedDeployment:
         return self.whole.prefill_s(batch, prompt * (1 - self.hit)) + self._across_s(batch, prompt)
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """What the new tokens of one prompt add to the steps that they join."""
+        """Seconds that the new tokens of one prompt add to the steps that they join."""
         new = 1 - self.hit
         joined_s = self.whole.joining_s(step, batch, prompt * new, tokens_a_step * new)
         return joined_s + self.whole.engine.interleave * self._across_s(1.0, prompt)

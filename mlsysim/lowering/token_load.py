@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Unpack
 
-from mlsysim.calibration.loaded import LoadHarness, Tables, harness, harness_of, loaded_engine
+from mlsysim.calibration.harnesses import LoadHarness, Tables, harness, harness_of, loaded_engine
 from mlsysim.core.checks import fraction, positive_quantity, real_number, whole_number
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.options import with_defaults

@@ -10,9 +10,10 @@ import numpy as np
 from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients
+from mlsysim.calibration.devices import kernels_of, measured_device, sustained_clock
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
 from mlsysim.calibration.shared import runs_older_flash, shared_coefficients
-from mlsysim.calibration.stacks import Stack, fitted_names, kernels_of, measured_device, stack, sustained_clock
+from mlsysim.calibration.stacks import Stack, fitted_names, stack
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.training_setting import SCORES_STORED, TrainingSetting
@@ -164,7 +165,7 @@ def wire_plan(plan: Plan, stack: Stack) -> Plan:
 
 
 def stack_overlap(coefficients: StackCoefficients) -> Overlap:
-    """What a stack hides; its tensor-parallel collectives come with their hidden share already taken off."""
+    """Shares that a stack hides; its tensor-parallel collectives come with their hidden share already taken off."""
     return Overlap(tp=0.0, ep=0.0, pp=coefficients.pp_hidden, dp=coefficients.dp_hidden)
 
 

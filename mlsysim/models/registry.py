@@ -9,6 +9,8 @@ Example:
 
 from __future__ import annotations
 
+import functools
+
 from mlsysim.core.registry import Registry
 from mlsysim.core.toml import packaged_toml
 from mlsysim.models.types import (
@@ -43,8 +45,13 @@ class ModelRegistry(Registry[Workload]):
             ''
         """
         told = self._store.names().qualifier(name, "format")
-        formats: dict[str, str] = packaged_toml("models", "names.toml")["weight_formats"]
-        return "" if told is None else formats[told]
+        return "" if told is None else _weight_formats()[told]
+
+
+@functools.cache
+def _weight_formats() -> dict[str, str]:
+    listed: dict[str, str] = packaged_toml("models", "names.toml")["weight_formats"]
+    return listed
 
 
 Models = ModelRegistry()

@@ -1,4 +1,4 @@
-"""What every result has: its basis, whether the plan can run, a readable card, and an export."""
+"""The base of all results: its basis, whether the plan can run, a readable card, and an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How accelerators are put together: nodes, the network between them, fleets."""
+"""Types of systems: nodes of accelerators, the network between them, and fleets."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _EIGHT_BITS_SUFFICE = 99.5
 
 
 def is_inference(cells: Cells) -> bool:
-    """Whether a row has a scenario, as those of MLPerf Inference do, or asks for inference."""
+    """True if a row has a scenario, as those of MLPerf Inference do, or asks for inference."""
     return "scenario" in cells or cell_text(cells, "task") == "infer"
 
 

@@ -162,7 +162,7 @@ def _served(questions: Sequence[Question]) -> list[_Run | str]:
 
 
 def table_kind(columns: Iterable[str]) -> tuple[Callable[[Cells], _Run | _Waiting], tuple[str, ...]]:
-    """What solves a run of the table with these ``columns``, and its metrics (none where it asks for an outcome).
+    """The kind of solve for a table with these ``columns``, and its metrics (none where it asks for an outcome).
 
     Raises:
         InputError: no such table is known.

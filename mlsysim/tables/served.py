@@ -14,7 +14,7 @@ SCENARIOS = ("server", "singlestream", "multistream")
 
 
 def is_served(cells: Cells) -> bool:
-    """Whether a row's queries arrive, or follow each other."""
+    """True if a row's queries arrive, or follow each other."""
     return cell_text(cells, "scenario") in SCENARIOS
 
 

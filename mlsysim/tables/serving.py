@@ -121,7 +121,7 @@ def _tokens(row: Mapping[str, str], column: str) -> int | None:
 
 
 def _requests(engine: str, prompt: int | None, output: int | None, replicas: int) -> int | None:
-    """How many requests a published offline benchmark sends, where its page says it."""
+    """The number of requests that a published offline benchmark sends, where its page says it."""
     for name, counts in _facts()["offline_requests"].items():
         if engine.startswith(name) and (count := counts.get(f"{prompt}+{output}")):
             return max(1, int(count) // replicas)

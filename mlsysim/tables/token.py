@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from mlsysim.calibration.loaded import harness
+from mlsysim.calibration.harnesses import harness
 from mlsysim.core.checks import instance
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
@@ -24,12 +24,12 @@ _TENSOR_PARALLEL = 8
 
 
 def is_language(cells: Cells) -> bool:
-    """Whether a row's benchmark is a language model."""
+    """True if a row's benchmark is a language model."""
     return cell_text(cells, "benchmark") in names_of("benchmark")
 
 
 def is_submission(cells: Cells) -> bool:
-    """Whether a row of a table of serving measurements is one of MLPerf Inference."""
+    """True if a row of a table of serving measurements is one of MLPerf Inference."""
     return cell_text(cells, "engine").startswith("mlperf")
 
 

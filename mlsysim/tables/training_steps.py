@@ -22,7 +22,7 @@ class LoweredRun(CheckedRun):
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """What a run comes to: seconds of a step, its recompute mode (an index of ``RECOMPUTE_MODES``), and what it holds."""
+    """The outcome of a run: seconds of a step, its recompute mode (an index of ``RECOMPUTE_MODES``), and its memory."""
 
     seconds: float
     recompute: int
@@ -60,7 +60,7 @@ def prepared_row(cells: tuple[tuple[str, str], ...]) -> LoweredRun:
 
 
 def run_steps(runs: Sequence[LoweredRun]) -> list[RunStep]:
-    """What each of ``runs`` comes to."""
+    """The outcome of each of ``runs``."""
     steps: dict[int, RunStep] = {}
     for group in compute_together(runs):
         count = len(group.places)

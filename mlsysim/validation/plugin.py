@@ -90,7 +90,7 @@ class AnchorModule(pytest.Module):
 
 
 def _is_empty(item: pytest.Item | pytest.Collector) -> bool:
-    """Whether the test is for no case of the file: pytest makes it a skip of an empty parameter set."""
+    """True if the test is for no case of the file: pytest makes it a skip of an empty parameter set."""
     return any("empty parameter set" in str(mark.kwargs.get("reason")) for mark in item.iter_markers("skip"))
 
 

@@ -103,7 +103,7 @@ def highest_load(batch: Floats, batch_s: Floats, limit_s: float, *, share: float
 
 
 def _one_by_one(one_s: float, limit_s: float, share: float) -> BatchLoad | None:
-    """Where batches save nothing, a server does better to take requests singly: M/D/1 at the load that keeps the limit."""
+    """The load of a server that takes requests singly, which is better where batches save nothing: M/D/1 within the limit."""
     if one_s >= limit_s:
         return None
     low, high = 0.0, _FULL

@@ -44,7 +44,7 @@ def in_flight(arrival_per_s: float, completions_per_s: Floats) -> tuple[Floats, 
 
 
 def not_rare(free: Floats) -> Whole:
-    """Which of the numbers in flight with these probabilities change a percentile.
+    """Find the numbers in flight that, with these probabilities, change a percentile.
 
     Example:
         >>> not_rare(np.array([1e-15, 0.1, 0.8, 0.1])).tolist()
@@ -96,7 +96,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class OpenLoop:
-    """What an arriving request sees, in seconds.
+    """Latencies of an arriving request, in seconds.
 
     Attributes:
         free: probabilities of 0 .. B-1 requests in flight; ``taken``: that it waits for a place.

@@ -34,7 +34,7 @@ _RESCALED = 4  # states after which probabilities are scaled back: fewer than ov
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What arriving prompts see at each engine (rows), in seconds.
+    """Waits of arriving prompts at each engine (rows), in seconds.
 
     Times are means over cells of probability (columns, ``CELLS``) in the order of wait and first step together.
 
@@ -103,7 +103,7 @@ def prompts_a_step(arrival_per_s: float, step_s: Floats, prompt_s: Floats, most:
 
 
 def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, shared_s: Floats) -> Turns:
-    """What a prompt sees that comes while others decode, at each of several engines.
+    """Waits of a prompt that comes while others decode, at each of several engines.
 
     With K unlimited and each prompt adding p to a step of s, mean wait + first step = (1 + 2 lambda p) E[C^2] / 2 E[C] + s + p.
 

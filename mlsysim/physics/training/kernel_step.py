@@ -187,7 +187,7 @@ def _replica_steps_s(work: LayeredWork, plan: Plan, stack: StackCoefficients) ->
 
 
 def _dropped_and_added_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> tuple[Num, Num]:
-    """What full recomputation drops of the forward pass, and what selective recomputation adds to attention."""
+    """Seconds that full recomputation drops of the forward pass, and that selective recomputation adds to attention."""
     if not somewhere(stack.dropped_down) and not somewhere(stack.repeated_ffn):
         return 0.0, 0.0
     dense = _products(shape, plan)[-2:]

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from mlsysim.calibration.harnesses import Harness, harness_fitted_names, query_harness
 from mlsysim.calibration.inference import inference_fitted_names
-from mlsysim.calibration.served import Harness, harness, harness_fitted_names
 from mlsysim.core.checks import (
     fraction,
     positive_quantity,
@@ -107,7 +107,7 @@ class BatchServerModel:
             raise InconsistentError("query_size", size, "1 beside latency_limit: samples that arrive at random come one by one")
         tokens = sample_tokens(workload, seq_len)
         filled = real_number("mean_tokens", tokens if mean_tokens is None else mean_tokens, 1, tokens)
-        front = _NO_HARNESS if stack is None else harness(harness_name)
+        front = _NO_HARNESS if stack is None else query_harness(harness_name)
         samples = np.array([float(size)]) if limit_s is None else BATCHES
         if stack is None:
             batches = bound_batches(workload, accelerator, samples, precision=fmt, mean_tokens=filled)

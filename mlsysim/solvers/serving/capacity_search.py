@@ -20,7 +20,7 @@ def _none() -> Floats:
 
 @dataclass(slots=True)
 class Found:
-    """What a search has seen so far.
+    """The state of a search: the configurations that it has seen so far.
 
     Attributes:
         kept: configurations to rank.

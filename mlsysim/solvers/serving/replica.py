@@ -49,7 +49,7 @@ class ServingReplica:
 
     @property
     def accelerators(self) -> int:
-        """How many share the model."""
+        """The number of accelerators that share the model."""
         return self.held.accelerators
 
     @property

@@ -25,7 +25,7 @@ from mlsysim.systems.types import Fleet, Node
 
 @dataclass(frozen=True, kw_only=True)
 class ServingResult(Result):
-    """What a schedule comes to on one deployment, or on ``replicas`` of them.
+    """Latencies and rates of a schedule on one deployment, or on ``replicas`` of them.
 
     ``ttft``: time to first token. Of a fixed batch (``schedule="static"``) it is the prefill of the whole batch, for which all
     requests wait; of a server with requests in flight ("continuous") it counts from a request's arrival, the prompts before it
@@ -179,7 +179,7 @@ def scheduled(deployment: Deployment, passes: Passes, load: ScheduledLoad) -> Se
 
 
 def serving_result(replica: ServingReplica, served: Served | None = None, *, after_first: bool = True) -> ServingResult:
-    """What ``ServingModel`` answers about a replica.
+    """The answer of ``ServingModel`` about a replica; ``after_first`` leaves the first token out of ``tpot``.
 
     Args:
         replica: a copy of the model under its load.
@@ -233,7 +233,7 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
 
 
 def with_prefills_of_others(run: ServingResult) -> tuple[dict[str, Quantity], str]:
-    """What lies between two tokens of a request, prompts that join its steps included, and the largest part of it."""
+    """The parts of the time between two tokens of a request, prompts that join its steps included, and the largest."""
     others_s = float(run.token_gap.magnitude - run.itl.magnitude)
     largest = others_s > max(part.magnitude for part in run.breakdown.values())
     breakdown = {**run.breakdown, "prefills of others": with_unit(others_s, "second")}

@@ -89,11 +89,12 @@ def _stacked_passes(passes: Sequence[Passes]) -> Passes:
     if isinstance(first, PrefixedDeployment):
         prefixed = [each for each in passes if isinstance(each, PrefixedDeployment)]
         hit = np.array([each.hit for each in prefixed])
-        return PrefixedDeployment(_stacked_engine([each.whole for each in prefixed]), hit)
-    return _stacked_engine(passes)
+        return PrefixedDeployment(stacked_engine([each.whole for each in prefixed]), hit)
+    return stacked_engine(passes)
 
 
-def _stacked_engine(passes: Sequence[object]) -> EnginePasses:
+def stacked_engine(passes: Sequence[object]) -> EnginePasses:
+    """Passes of one engine on the same kernels as passes of arrays."""
     rows = [each for each in passes if isinstance(each, EnginePasses)]
     shape, shards = (stacked(getattr(each, part) for each in rows) for part in ("shape", "shards"))
     return replace(rows[0], shape=shape, shards=shards, padding=np.array([each.padding for each in rows]))

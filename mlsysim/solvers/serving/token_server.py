@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Unpack
 
-from mlsysim.calibration.loaded import loaded_fitted_names
+from mlsysim.calibration.harnesses import loaded_fitted_names
 from mlsysim.core.checks import strict_keywords
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode

@@ -1,4 +1,4 @@
-"""Which fleet for which model: the best plan of each, in one call: ``FleetOptimizer``."""
+"""The best plan of a model on each of several fleets, in one call: ``FleetOptimizer``."""
 
 from __future__ import annotations
 

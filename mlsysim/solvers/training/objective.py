@@ -1,4 +1,4 @@
-"""What a search of plans makes least: time, or what the accelerators cost over it."""
+"""Objectives that a search of plans makes least: time, or what the accelerators cost over it."""
 
 from __future__ import annotations
 

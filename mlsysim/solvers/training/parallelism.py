@@ -215,7 +215,7 @@ def _choices(
     max_tp_size: int | None,
     idle: bool,
 ) -> Choices:
-    """What the caller leaves open."""
+    """Read the dimensions that the caller leaves open."""
     node = setting.fleet.node.accelerators_per_node
     most = None if max_tp_size is None else whole_number("max_tp_size", max_tp_size)
     if whole:

@@ -22,7 +22,7 @@ Split = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What a search may choose of each dimension; None is all that is legal.
+    """Values that a search may choose of each dimension; None is all that is legal.
 
     Attributes:
         tp, pp, cp, dp, ep: ranks.
@@ -203,7 +203,7 @@ def rows(setting: TrainingSetting, choices: Choices, parts: Sequence[Split]) -> 
 
 
 def _free(setting: TrainingSetting, choices: Choices, part: Split) -> tuple[Sequence[Any], ...]:
-    """What may be combined with ``part``: EP, schedules with their chunks, micro-batches, and sequence parallelism."""
+    """Values that may be combined with ``part``: EP, schedules with their chunks, micro-batches, sequence parallelism."""
     tp, pp, cp, dp = part
     shared = choices.expert_tp or tp
     experts = [ep for ep in _allowed(divisors(_experts(setting)), choices.ep) if tp * cp * dp % (shared * ep) == 0]
@@ -246,7 +246,7 @@ def _schedules(setting: TrainingSetting, choices: Choices, pp: int) -> list[tupl
 
 
 def _equal(layers: int, parts: int) -> bool:
-    """Whether the layers divide, by themselves or with the embedding and the head counted as layers (as Megatron can)."""
+    """True if the layers divide, by themselves or with embedding and head counted as layers (as Megatron can)."""
     return layers % parts == 0 or (layers + _ENDS) % parts == 0
 
 

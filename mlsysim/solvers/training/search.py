@@ -36,7 +36,7 @@ _STACK_ROWS = 8192
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a search needs to know, and hands to other processes.
+    """The question of a search, in a form that it hands to other processes.
 
     Attributes:
         budget_B: most memory of a rank.
@@ -52,7 +52,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a part of a space holds.
+    """The plans found in a part of a space, and their counts.
 
     Attributes:
         legal: plans that are possible at all.

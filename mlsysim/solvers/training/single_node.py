@@ -161,7 +161,7 @@ class SingleNodeModel:
 
 
 def _binding(parts: dict[str, float]) -> str:
-    """What limits: traffic sets the time as soon as it outlasts the arithmetic, of which it shows only the rest."""
+    """Name the limit: traffic sets the time as soon as it outlasts the arithmetic, of which it shows only the rest."""
     pass_s = parts["compute"] + parts["memory traffic"]
     if parts.get("optimizer", 0.0) > pass_s:
         return "optimizer"

@@ -1,4 +1,4 @@
-"""Whether the search finds the layouts that were measured best, and chooses as those who ran: ``anchors/layouts.toml``.
+"""Checks that the search finds the layouts measured best, and chooses as those who ran: ``anchors/layouts.toml``.
 
 A sweep compares the order of its measured layouts with the predicted one. A published choice is compared with the best plan
 that ``ParallelismOptimizer`` finds under the same constraints: fleet, batch, precision, stack, and all that its authors did not
@@ -162,7 +162,7 @@ class Choice:
         return self.published.known_gaps.get(self.anchor.id, "")
 
     def missed(self) -> str:
-        """How much slower it is than the best plan, where that is too much."""
+        """Say how much slower the plan is than the best one, where that is too much."""
         slower, best = slower_than_best(self.anchor, self.published)
         if slower <= self.published.within:
             return ""
@@ -220,7 +220,7 @@ _OF_THE_PLAN = (
 
 
 def checks(root: Path) -> list[Ranking | Choice]:
-    """What ``layouts.toml`` under ``root`` asks; nothing without the file."""
+    """The checks that ``layouts.toml`` under ``root`` asks for; none without the file."""
     layouts = _read(root)
     runs = [anchor for file in anchor_files(root) if file.parent.name == "training" for anchor in load(file)]
     return [*_rankings(layouts, runs), *_choices(layouts, runs)]
@@ -270,7 +270,7 @@ def _choices(layouts: Layouts, runs: Sequence[Anchor]) -> Iterator[Choice]:
 
 
 def _plan_of(anchor: Anchor) -> str:
-    """What the case asks, as text."""
+    """The plan that the case asks for, as text."""
     call = call_of(anchor)
     return f"{call.inputs!r} {sorted(call.keywords.items())}"
 

@@ -102,7 +102,7 @@ def load_gate(folder: Path) -> Gate | None:
 
 
 def _document(path: Path) -> tuple[dict[str, Any], list[Path]]:
-    """What the file says, the cases of its table among its own, and the files that it was read from."""
+    """The document in a file, the cases of its table among its own, and the files that it was read from."""
     document, files = _toml(path), [path]
     known = ("source", "defaults", "case")
     for name in document:

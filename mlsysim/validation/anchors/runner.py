@@ -29,7 +29,7 @@ LEAST_RESPONSE = (FASTER - 1) / 5
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a solver says of a case, in plain numbers and text: it crosses process borders and goes into reports.
+    """A solver's answer to a case, in plain numbers and text: it crosses process borders and goes into reports.
 
     ``unfactored`` is the solver's own answer, before the paper's factors.
     """
@@ -93,7 +93,7 @@ def hardware_response(anchor: Anchor) -> float:
 
 
 def bound_of(anchor: Anchor) -> float | None:
-    """What the case's metric is at the speed of light; None where the prediction rests on no hardware's limit.
+    """The case's metric at the speed of light; None where the prediction rests on no hardware's limit.
 
     A calibrated run is solved once more without its stack; recomputation that the source does not state counts as none. Of a
     load that the solver can judge it is the lower end of the case's band where that load is taken.

@@ -106,7 +106,7 @@ class Case(Spec):
 
     @property
     def feasible(self) -> bool:
-        """Whether the plan runs: the outcome, or what the case expects."""
+        """True if the plan runs, by the outcome or by what the case expects."""
         return self.expect_feasible if self.outcome is None else self.outcome == "fits"
 
     @property

@@ -144,7 +144,7 @@ def _is_one_of_many(anchor: Anchor) -> bool:
 
 
 def _is_alone(anchor: Anchor) -> bool:
-    """Whether it has tests of its own; of an outcome, whether it fits is the figure itself, and no speed changes it."""
+    """True if the anchor has tests of its own; the figure of an outcome is whether it fits, and no speed changes it."""
     return anchor.case.outcome is None and not _is_one_of_many(anchor)
 
 

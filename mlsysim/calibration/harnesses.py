@@ -1,19 +1,79 @@
-"""Engines and accelerators under their highest load, read from ``loaded.toml``."""
+"""What stands between requests and an engine: harnesses of queries and of language models (``harnesses.toml``)."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlsysim.calibration.engines import Engine
-from mlsysim.calibration.stacks import resolved
-from mlsysim.core.errors import UnknownNameError
+from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
 from mlsysim.core.toml import packaged_toml
 
-FILE = "loaded.toml"
+FILE = "harnesses.toml"
+QUERIES = "queries"  # the tables of harnesses that gather queries into batches
 Tables = Mapping[str, dict[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Harness:
+    """What a harness adds to an engine's passes; at most six of these are fitted to one.
+
+    Attributes:
+        copied_share: time of copies from the host that passes of other batches do not hide, over that of all copies.
+        integer_share: rate of an encoder with sequences as they arrive over that of batches sorted by length, 8-bit integers.
+        float_share: the same in other number formats.
+        query_s: of a query, whatever its size: hands it over, launches, collects the answer; adds to latency.
+        request_s: of each sample, on the accelerator's time.
+        lone_clock: share of the datasheet's rate while queries come one at a time: no limit of power holds it down.
+    """
+
+    copied_share: float
+    integer_share: float
+    float_share: float
+    query_s: float
+    request_s: float
+    lone_clock: float
+
+
+COEFFICIENTS = tuple(part.name for part in fields(Harness))
+
+
+@functools.cache
+def served_tables() -> dict[str, dict[str, Any]]:
+    """The harnesses of queries, as the TOML states them."""
+    return dict(packaged_toml("calibration", FILE)[QUERIES])
+
+
+@functools.cache
+def query_harness(name: str) -> Harness:
+    """The harness of this name.
+
+    Raises:
+        UnknownNameError: no such harness; the message lists them.
+
+    Example:
+        >>> query_harness("triton").request_s > query_harness("lwis").request_s
+        True
+    """
+    known_entry("harness", name, served_tables())
+    return query_harness_of(served_tables(), name)
+
+
+def query_harness_of(tables: dict[str, dict[str, Any]], name: str) -> Harness:
+    """The harness of this name in ``tables``."""
+    return coefficients(Harness, resolved(tables, name))
+
+
+def harness_fitted_names(name: str) -> tuple[str, ...]:
+    """Names of the coefficients that were fitted; one shared with the entry that it is like has one name.
+
+    Example:
+        >>> harness_fitted_names("triton")[-1]
+        'harness.triton.request_s'
+    """
+    return fitted_of(served_tables(), name, "harness")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +96,9 @@ class LoadHarness:
 
 @functools.cache
 def loaded_tables() -> dict[str, dict[str, dict[str, Any]]]:
-    """Give the TOML's tables ``harness`` and ``device``."""
-    return packaged_toml("calibration", FILE)
+    """The harnesses and devices of language models under load, as the TOML states them."""
+    tables = packaged_toml("calibration", FILE)
+    return {kind: tables[kind] for kind in ("harness", "device")}
 
 
 @functools.cache
@@ -51,9 +112,7 @@ def harness(name: str) -> LoadHarness:
         >>> harness("mlperf-vllm").engine
         'vllm-2025'
     """
-    known = loaded_tables()["harness"]
-    if name not in known:
-        raise UnknownNameError.among("harness_name", name, known)
+    known_entry("harness_name", name, loaded_tables()["harness"])
     return harness_of(loaded_tables(), name)
 
 
@@ -93,17 +152,11 @@ def loaded_fitted_names(hardware_name: str, front: LoadHarness | None) -> tuple[
     """Names of the fitted coefficients behind ``loaded_engine``, besides the engine's.
 
     Example:
-        >>> from mlsysim.calibration.loaded import harness
+        >>> from mlsysim.calibration.harnesses import harness
         >>> loaded_fitted_names("H200 SXM 141GB", harness("mlperf-vllm"))
         ('harness.mlperf-vllm.compute_share', 'harness.mlperf-vllm.sequence_s')
     """
     tables = loaded_tables()
     device = device_of(tables, hardware_name)
     clock = [f"loaded_device.{device}.{part}" for part in tables["device"][device].get("fit", ())] if device else []
-    return (*(_harness_names(front.name) if front else ()), *clock)
-
-
-def _harness_names(name: str) -> list[str]:
-    entry = loaded_tables()["harness"][name]
-    inherited = [key for key in _harness_names(entry["like"]) if key.rpartition(".")[2] not in entry] if "like" in entry else []
-    return [*inherited, *(f"harness.{name}.{part}" for part in entry.get("fit", ()))]
+    return (*(fitted_of(tables["harness"], front.name, "harness") if front else ()), *clock)

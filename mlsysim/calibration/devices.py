@@ -1,0 +1,107 @@
+"""Which accelerator has whose kernels, and the clock that hours of training sustain on it (``devices.toml``)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from mlsysim.calibration import siblings
+from mlsysim.calibration.store import Entries, resolved
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.toml import packaged_toml
+
+
+@functools.cache
+def measured_device(hardware_name: str) -> str:
+    """The entry of this accelerator, under whose name its kernels were measured unless the entry says another.
+
+    Raises:
+        UnknownNameError: none were.
+
+    Example:
+        >>> measured_device("A100 SXM4 40GB")
+        'a100_sxm_40gb'
+    """
+    known = _devices()
+    if hardware_name not in known:
+        raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
+    return known[hardware_name]
+
+
+def measured_hardware() -> tuple[str, ...]:
+    """The registry names of all accelerators with calibrated kernels, measured or stated."""
+    return tuple(_devices())
+
+
+@functools.cache
+def _devices() -> dict[str, str]:
+    """The device of each accelerator: of its entry, or, without one, of what is stated of its kernels."""
+    stated = {chip.name: device for device in siblings.stated_devices() for chip in siblings.all_hardware(device)}
+    return stated | {name: device for device, entry in _tables().items() for name in entry["hardware"]}
+
+
+def kernels_of(device: str) -> str:
+    """The device whose measured kernels stand for those of ``device``: its own, unless its entry says another.
+
+    Example:
+        >>> kernels_of("h100_sxm"), kernels_of("a100_sxm_40gb")
+        ('h100_sxm', 'a100_sxm')
+    """
+    return str(_tables().get(device, {}).get("kernels", device))
+
+
+def sustained_clock(device: str) -> float:
+    """Share of the benchmark's clock that training sustains; a device without an entry has its sibling's."""
+    return float(_clock_entry(device)[1]["clock"])
+
+
+def clock_names(device: str) -> tuple[str, ...]:
+    """The name of the fitted coefficient behind ``sustained_clock``, if one is."""
+    name, entry = _clock_entry(device)
+    return (f"clock.{name}",) if entry["fitted"] else ()
+
+
+def _clock_entry(device: str) -> tuple[str, dict[str, Any]]:
+    known = _tables()
+    while device not in known:
+        device = siblings.sibling(device, "gemm")
+    return device, known[device]
+
+
+def entry_of(devices: Entries, hardware_name: str) -> tuple[str, dict[str, Any]]:
+    """The entry of an accelerator in a family's table of devices, and its name.
+
+    Without one of its own an accelerator takes that of the nearest sibling that has one, on its own kernels.
+
+    Raises:
+        UnknownNameError: neither it nor a sibling has one.
+    """
+    known = {listed: name for name, entry in devices.items() for listed in entry["hardware"]}
+    if hardware_name in known:
+        return known[hardware_name], resolved(devices, known[hardware_name])
+    device = _devices().get(hardware_name)
+    for relative in siblings.line_of(kernels_of(device)) if device else ():
+        if relative in devices:
+            return relative, {**resolved(devices, relative), "kernels": device}
+    raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
+
+
+def format_shares(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Rates of products at other number formats over that of 16 bits, as shares of their peaks, that an entry has.
+
+    Example:
+        >>> format_shares({"clock": 0.9, "int8_share": 1.1})
+        {'int8': 1.1}
+    """
+    return {fmt: float(entry[f"{fmt}_share"]) for fmt in ("int8", "fp8", "tf32", "fp32") if f"{fmt}_share" in entry}
+
+
+def clock_of(entry: Mapping[str, Any]) -> float:
+    """The clock that an entry of a family of devices has of its own, else the one that its kernels' device trains at."""
+    return float(entry["clock"]) if "clock" in entry else sustained_clock(entry["kernels"])
+
+
+@functools.cache
+def _tables() -> dict[str, dict[str, Any]]:
+    return packaged_toml("calibration", "devices.toml")
