@@ -16,7 +16,6 @@ from mlsysim.calibration.inference import (
     inference_fitted_names,
     inference_hardware,
     inference_stack,
-    inference_stack_names,
     inference_tables,
 )
 from mlsysim.core.errors import MLSysError
@@ -114,7 +113,7 @@ def test_what_is_not_calibrated_is_refused(given, word):
         solved(**given)
 
 
-@pytest.mark.parametrize("name", inference_stack_names())
+@pytest.mark.parametrize("name", inference_tables()["stack"])
 def test_an_engine_has_at_most_six_fitted_coefficients_and_states_the_rest(name):
     entry = inference_tables()["stack"][name]
     assert len(entry.get("fit", ())) <= 6

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mlsysim.calibration import gemm
 from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
 from mlsysim.calibration.shared_kernels import shared_names
-from mlsysim.calibration.store import fitted_of, known_entry, stack_of
+from mlsysim.calibration.store import fitted_of, stack_reader
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
@@ -55,13 +55,16 @@ class ReplicaStack:
 class ReplicaHardware:
     """An accelerator's entry: whose measured kernels stand for it, the clock that it sustains, and its other formats.
 
-    ``format_shares`` are the rates of products at other number formats over that of 16 bits, as shares of their peaks.
+    ``format_shares`` are the rates of products at other number formats over that of 16 bits, as shares of their peaks;
+    ``traffic`` is the share of a convolution's bytes that the last-level cache does not hold, where an engine cuts batches to
+    fit in it.
     """
 
     name: str
     kernels: str
     clock: float
     format_shares: Mapping[str, float] = field(default_factory=dict)
+    traffic: float = 1.0
 
 
 @functools.cache
@@ -70,24 +73,7 @@ def replica_tables() -> dict[str, dict[str, dict[str, Any]]]:
     return packaged_toml("calibration", FILE)
 
 
-def replica_stack_names() -> tuple[str, ...]:
-    """The names of all stacks."""
-    return tuple(replica_tables()["stack"])
-
-
-@functools.cache
-def replica_stack(name: str) -> ReplicaStack:
-    """The stack called ``name``.
-
-    Raises:
-        UnknownNameError: no such stack; the message lists them.
-
-    Example:
-        >>> replica_stack("nvidia-mlperf-bert").unpadded
-        True
-    """
-    entry = known_entry("stack", name, replica_tables()["stack"])
-    return stack_of(ReplicaStack, name, entry, ReplicaCoefficients)
+replica_stack = stack_reader(FILE, ReplicaStack, ReplicaCoefficients)
 
 
 @functools.cache
@@ -115,14 +101,17 @@ def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) 
     """
     hardware = replica_hardware(hardware_name)
     own = fitted_of(replica_tables()["device"], hardware.name, "device")
-    clock = () if any(name.endswith(".clock") for name in own) else clock_names(hardware.kernels)
-    return (
-        *shared_names("data_parallel"),
-        *gemm.fitted_names(hardware.kernels, gemm_format),
-        *clock,
-        *own,
-        *fitted_of(replica_tables()["stack"], stack_name, "stack"),
-    )
+    stack = fitted_of(replica_tables()["stack"], stack_name, "stack")
+    return fitted_behind(hardware.kernels, gemm_format, own, stack)
+
+
+def fitted_behind(kernels: str, gemm_format: str, device: Sequence[str], stack: Sequence[str]) -> tuple[str, ...]:
+    """Names of the coefficients behind an answer: shared, of the products of a measured device, its clock, and what is given.
+
+    The measured device's clock counts where ``device``, the names of the accelerator's own, has none.
+    """
+    clock = () if any(name.endswith(".clock") for name in device) else clock_names(kernels)
+    return (*shared_names("data_parallel"), *gemm.fitted_names(kernels, gemm_format), *clock, *device, *stack)
 
 
 @functools.cache

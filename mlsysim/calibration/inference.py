@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mlsysim.calibration import gemm
-from mlsysim.calibration.data_parallel import ReplicaStack, fitted_device_names, replica_hardware
-from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
-from mlsysim.calibration.shared_kernels import shared_names
-from mlsysim.calibration.store import fitted_of, known_entry, stack_of
+from mlsysim.calibration.data_parallel import (
+    ReplicaHardware,
+    ReplicaStack,
+    fitted_behind,
+    fitted_device_names,
+    replica_hardware,
+)
+from mlsysim.calibration.devices import clock_of, entry_of, format_shares
+from mlsysim.calibration.store import fitted_of, stack_reader
 from mlsysim.core.errors import InputError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
@@ -84,50 +88,17 @@ class InferenceStack:
         )
 
 
-@dataclass(frozen=True)
-class InferenceHardware:
-    """An accelerator's entry: whose measured kernels stand for it, its clock under this load, and its number formats.
-
-    ``format_shares`` are the rates of products at other number formats over that of 16 bits, as shares of their peaks;
-    ``traffic`` is the share of a convolution's bytes that its last-level cache does not hold, where the engine cuts batches to
-    fit in it.
-    """
-
-    name: str
-    kernels: str
-    clock: float
-    traffic: float = 1.0
-    format_shares: Mapping[str, float] = field(default_factory=dict)
-
-
 @functools.cache
 def inference_tables() -> dict[str, dict[str, dict[str, Any]]]:
     """Give the TOML's tables ``stack`` and ``device``."""
     return packaged_toml("calibration", FILE)
 
 
-def inference_stack_names() -> tuple[str, ...]:
-    """The names of all stacks."""
-    return tuple(inference_tables()["stack"])
+inference_stack = stack_reader(FILE, InferenceStack, InferenceCoefficients)
 
 
 @functools.cache
-def inference_stack(name: str) -> InferenceStack:
-    """The stack called ``name``.
-
-    Raises:
-        UnknownNameError: no such stack; the message lists them.
-
-    Example:
-        >>> inference_stack("tensorrt-mlperf").folded
-        True
-    """
-    entry = known_entry("stack", name, inference_tables()["stack"])
-    return stack_of(InferenceStack, name, entry, InferenceCoefficients)
-
-
-@functools.cache
-def inference_hardware(hardware_name: str) -> InferenceHardware:
+def inference_hardware(hardware_name: str) -> ReplicaHardware:
     """The kernels that stand for an accelerator of the registry.
 
     Raises:
@@ -146,7 +117,7 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
         clock, shares = trained.clock, {**trained.format_shares, **shares}
     else:
         clock = clock_of(entry)
-    return InferenceHardware(name, entry["kernels"], clock, float(entry.get("traffic", 1.0)), shares)
+    return ReplicaHardware(name, entry["kernels"], clock, shares, float(entry.get("traffic", 1.0)))
 
 
 def gemm_format(kernels: str, precision: str) -> str:
@@ -176,15 +147,8 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
     """
     found = inference_hardware(hardware_name)
     device = [*_trained(hardware_name, found.name), *fitted_of(inference_tables()["device"], found.name, "device")]
-    clock = () if any(name.endswith(".clock") for name in device) else clock_names(found.kernels)
-    products = gemm.fitted_names(found.kernels, gemm_format(found.kernels, precision))
-    return (
-        *shared_names("data_parallel"),
-        *products,
-        *clock,
-        *device,
-        *fitted_of(inference_tables()["stack"], stack_name, "stack"),
-    )
+    stack = fitted_of(inference_tables()["stack"], stack_name, "stack")
+    return fitted_behind(found.kernels, gemm_format(found.kernels, precision), device, stack)
 
 
 def _trained(hardware_name: str, name: str) -> tuple[str, ...]:

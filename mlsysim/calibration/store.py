@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.toml import packaged_toml
 
 Entries = Mapping[str, Mapping[str, Any]]
 T = TypeVar("T")
@@ -62,3 +64,27 @@ def stack_of(kind: type[T], name: str, entry: Mapping[str, Any], of: Any) -> T:
     """A software stack: its name, its coefficients (``of`` is their type), and whatever else ``entry`` states of its fields."""
     stated = {field.name: entry[field.name] for field in fields(kind) if field.name in entry}  # type: ignore[arg-type]
     return kind(**{**stated, "name": name, "coefficients": coefficients(of, entry)})
+
+
+def stack_reader(file: str, kind: type[T], of: Any) -> Callable[[str], T]:
+    """A function that gives the software stack of a name in ``file``, the same object each time.
+
+    Args:
+        file: of this room.
+        kind: type of its stacks.
+        of: type of their coefficients.
+
+    Example:
+        >>> from mlsysim.calibration.inference import inference_stack
+        >>> inference_stack("tensorrt-mlperf").folded
+        True
+        >>> inference_stack("tensorrt")
+        Traceback (most recent call last):
+        mlsysim.core.errors.UnknownNameError: stack = 'tensorrt': ...
+    """
+
+    @functools.cache
+    def stack(name: str) -> T:
+        return stack_of(kind, name, known_entry("stack", name, packaged_toml("calibration", file)["stack"]), of)
+
+    return stack
