@@ -18,6 +18,7 @@ from mlsysim.infra.registry import Infra
 from mlsysim.models.registry import Models
 from mlsysim.solvers.serving.serving import ServingModel
 from mlsysim.solvers.training.distributed import DistributedModel
+from mlsysim.solvers.training.single_node import SingleNodeModel
 from mlsysim.systems.fleets import usual_fleet, usual_node, usual_nodes
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet
@@ -230,6 +231,9 @@ def test_arguments_that_take_names_take_every_spelling():
     fleet, run = usual_fleet(Hardware.Cloud.H100, 64), {"batch_size": 64, "tp_size": 8, "seq_len": 4096}
     named_run = DistributedModel().solve(model, fleet, stack="Megatron-Core", precision="bfloat16", **run)
     assert named_run == DistributedModel().solve(model, fleet, stack="megatron-core", precision="bf16", **run)
+    asked = {"batch_size": 64, "precision": "bf16"}
+    named_pass = SingleNodeModel().solve(Models.get("ResNet-50"), hardware, stack="TensorRT MLPerf", **asked)
+    assert named_pass == SingleNodeModel().solve(Models.get("ResNet-50"), hardware, stack="tensorrt-mlperf", **asked)
 
 
 def test_an_accelerator_alone_sits_in_its_usual_node():

@@ -1,4 +1,4 @@
-"""Which accelerator has whose kernels, and the clock that hours of training sustain on it (``devices.toml``)."""
+"""Devices whose kernels stand for an accelerator, and the clock that hours of training sustain on it (``devices.toml``)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mlsysim.core.toml import packaged_toml
 
 @functools.cache
 def measured_device(hardware_name: str) -> str:
-    """The entry of this accelerator, under whose name its kernels were measured unless the entry says another.
+    """The entry of this accelerator, which its measured kernels are named after unless the entry says otherwise.
 
     Raises:
-        UnknownNameError: none were.
+        UnknownNameError: it has none.
 
     Example:
         >>> measured_device("A100 SXM4 40GB")
@@ -36,13 +36,13 @@ def measured_hardware() -> tuple[str, ...]:
 
 @functools.cache
 def _devices() -> dict[str, str]:
-    """The device of each accelerator: of its entry, or, without one, of what is stated of its kernels."""
+    """The device of each accelerator: that of its entry, or, without one, that of its stated kernels."""
     stated = {chip.name: device for device in siblings.stated_devices() for chip in siblings.all_hardware(device)}
     return stated | {name: device for device, entry in _tables().items() for name in entry["hardware"]}
 
 
 def kernels_of(device: str) -> str:
-    """The device whose measured kernels stand for those of ``device``: its own, unless its entry says another.
+    """The device whose measured kernels stand for ``device``: itself, unless its entry says another.
 
     Example:
         >>> kernels_of("h100_sxm"), kernels_of("a100_sxm_40gb")
@@ -57,7 +57,7 @@ def sustained_clock(device: str) -> float:
 
 
 def clock_names(device: str) -> tuple[str, ...]:
-    """The name of the fitted coefficient behind ``sustained_clock``, if one is."""
+    """The names of the fitted coefficient behind ``sustained_clock``: one or none."""
     name, entry = _clock_entry(device)
     return (f"clock.{name}",) if entry["fitted"] else ()
 
@@ -70,7 +70,7 @@ def _clock_entry(device: str) -> tuple[str, dict[str, Any]]:
 
 
 def entry_of(devices: Entries, hardware_name: str) -> tuple[str, dict[str, Any]]:
-    """The entry of an accelerator in a family's table of devices, and its name.
+    """The name of an accelerator's entry in a family's table of devices, and that entry.
 
     Without one of its own an accelerator takes that of the nearest sibling that has one, on its own kernels.
 

@@ -171,11 +171,11 @@ def engine_device(hardware_name: str) -> EngineDevice:
 
 @functools.cache
 def engine_tables() -> dict[str, dict[str, Any]]:
-    """``engines.toml`` as it stands."""
+    """Give the entries of ``engines.toml``."""
     return packaged_toml("calibration", "engines.toml")
 
 
 @functools.cache
 def device_tables() -> dict[str, dict[str, Any]]:
-    """``engine_devices.toml`` as it stands."""
+    """Give the entries of ``engine_devices.toml``."""
     return packaged_toml("calibration", "engine_devices.toml")

@@ -1,4 +1,4 @@
-"""What stands between requests and an engine: harnesses of queries and of language models (``harnesses.toml``)."""
+"""Harnesses that stand between requests and an engine, of queries and of language models (``harnesses.toml``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlsysim.calibration.engines import Engine
-from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
+from mlsysim.calibration.store import coefficients, fitted_of, resolved
+from mlsysim.core.checks import one_of
 from mlsysim.core.toml import packaged_toml
 
 FILE = "harnesses.toml"
@@ -18,14 +19,14 @@ Tables = Mapping[str, dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Harness:
-    """What a harness adds to an engine's passes; at most six of these are fitted to one.
+    """Costs that a harness adds to an engine's passes; at most six of these are fitted to one.
 
     Attributes:
         copied_share: time of copies from the host that passes of other batches do not hide, over that of all copies.
         integer_share: rate of an encoder with sequences as they arrive over that of batches sorted by length, 8-bit integers.
-        float_share: the same in other number formats.
-        query_s: of a query, whatever its size: hands it over, launches, collects the answer; adds to latency.
-        request_s: of each sample, on the accelerator's time.
+        float_share: that rate in other number formats.
+        query_s: time of a query, whatever its size: hands it over, launches, collects the answer; adds to latency.
+        request_s: accelerator's time of each sample.
         lone_clock: share of the datasheet's rate while queries come one at a time: no limit of power holds it down.
     """
 
@@ -48,7 +49,7 @@ def served_tables() -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def query_harness(name: str) -> Harness:
-    """The harness of this name.
+    """The harness of queries called ``name``.
 
     Raises:
         UnknownNameError: no such harness; the message lists them.
@@ -57,23 +58,22 @@ def query_harness(name: str) -> Harness:
         >>> query_harness("triton").request_s > query_harness("lwis").request_s
         True
     """
-    known_entry("harness", name, served_tables())
-    return query_harness_of(served_tables(), name)
+    return query_harness_of(served_tables(), one_of("harness", name, served_tables()))
 
 
 def query_harness_of(tables: dict[str, dict[str, Any]], name: str) -> Harness:
-    """The harness of this name in ``tables``."""
+    """The harness of queries called ``name`` in ``tables``."""
     return coefficients(Harness, resolved(tables, name))
 
 
 def harness_fitted_names(name: str) -> tuple[str, ...]:
-    """Names of the coefficients that were fitted; one shared with the entry that it is like has one name.
+    """Names of the fitted coefficients; one taken from the entry that it is like keeps that entry's name.
 
     Example:
         >>> harness_fitted_names("triton")[-1]
         'harness.triton.request_s'
     """
-    return fitted_of(served_tables(), name, "harness")
+    return fitted_of(served_tables(), one_of("harness", name, served_tables()), "harness")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def loaded_tables() -> dict[str, dict[str, dict[str, Any]]]:
 
 @functools.cache
 def harness(name: str) -> LoadHarness:
-    """The harness called ``name``.
+    """The harness of language models called ``name``.
 
     Raises:
         UnknownNameError: no such harness; the message lists them.
@@ -112,12 +112,11 @@ def harness(name: str) -> LoadHarness:
         >>> harness("mlperf-vllm").engine
         'vllm-2025'
     """
-    known_entry("harness_name", name, loaded_tables()["harness"])
-    return harness_of(loaded_tables(), name)
+    return harness_of(loaded_tables(), one_of("harness_name", name, loaded_tables()["harness"]))
 
 
 def harness_of(tables: Tables, name: str) -> LoadHarness:
-    """The harness called ``name`` in ``tables``."""
+    """The harness of language models called ``name`` in ``tables``."""
     entry = resolved(tables["harness"], name)
     numbers = float(entry["compute_share"]), float(entry["sequence_s"]), bool(entry["reserves"])
     return LoadHarness(name, str(entry["engine"]), *numbers)

@@ -145,10 +145,10 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
         >>> [name for name in inference_fitted_names("tensorrt-mlperf", "Tesla T4", "int8") if "clock" in name]
         ['device.t4.clock']
     """
-    found = inference_hardware(hardware_name)
-    device = [*_trained(hardware_name, found.name), *fitted_of(inference_tables()["device"], found.name, "device")]
+    hardware = inference_hardware(hardware_name)
+    device = [*_trained(hardware_name, hardware.name), *fitted_of(inference_tables()["device"], hardware.name, "device")]
     stack = fitted_of(inference_tables()["stack"], stack_name, "stack")
-    return fitted_behind(found.kernels, gemm_format(found.kernels, precision), device, stack)
+    return fitted_behind(hardware.kernels, gemm_format(hardware.kernels, precision), device, stack)
 
 
 def _trained(hardware_name: str, name: str) -> tuple[str, ...]:

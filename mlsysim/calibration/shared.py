@@ -26,6 +26,7 @@ def shared_coefficients() -> SharedCoefficients:
     return SharedCoefficients(**{name: float(_table()[name]["value"]) for name in NAMES})
 
 
+@functools.cache
 def runs_older_flash(device: str) -> bool:
     """True if FlashAttention-2 is slower than the vendor's own kernel on ``device``, or on a sibling of its vendor behind it.
 

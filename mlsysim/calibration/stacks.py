@@ -105,7 +105,7 @@ def _with_memory() -> dict[str, dict[str, Any]]:
 
 
 def stack_names() -> tuple[str, ...]:
-    """All stacks."""
+    """The names of all stacks."""
     return tuple(_tables())
 
 

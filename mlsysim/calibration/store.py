@@ -1,4 +1,4 @@
-"""How entries of a calibration file are read: by name, with what they take from the entry that they are ``like``."""
+"""Reading of entries of a calibration file: by name, with what they take from the entry that they are ``like``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.checks import one_of
 from mlsysim.core.toml import packaged_toml
 
 Entries = Mapping[str, Mapping[str, Any]]
@@ -26,44 +26,46 @@ def resolved(entries: Entries, name: str) -> dict[str, Any]:
 
 
 def known_entry(argument: str, name: str, entries: Entries) -> dict[str, Any]:
-    """The resolved entry that a caller named in ``argument``.
+    """The resolved entry that a caller named in ``argument``, in any spelling of its name.
 
     Raises:
         UnknownNameError: there is none of this name; the message lists near ones.
+
+    Example:
+        >>> known_entry("stack", "My Stack", {"my-stack": {"x": 1}})
+        {'x': 1}
     """
-    if name not in entries:
-        raise UnknownNameError.among(argument, name, entries)
-    return resolved(entries, name)
+    return resolved(entries, one_of(argument, name, entries))
 
 
 def fitted_of(entries: Entries, name: str, called: str) -> tuple[str, ...]:
-    """Names of an entry's fitted coefficients; one that it shares with the entry that it is like has one name.
+    """Names of an entry's fitted coefficients; one that it takes from the entry it is like keeps that entry's name.
 
     Args:
-        entries: of one kind, by name.
-        name: the entry.
-        called: what the names begin with, such as "stack".
+        entries: entries of one kind, by name.
+        name: name of the entry.
+        called: beginning of the names, such as "stack".
 
     Example:
         >>> fitted_of({"a": {"fit": ["x", "y"]}, "b": {"like": "a", "y": 3, "fit": ["y"]}}, "b", "stack")
         ('stack.a.x', 'stack.b.y')
     """
     entry = entries[name]
-    behind = fitted_of(entries, entry["like"], called) if "like" in entry else ()
-    shared = (key for key in behind if key.rpartition(".")[2] not in entry)
-    return (*shared, *(f"{called}.{name}.{part}" for part in entry.get("fit", ())))
+    like = fitted_of(entries, entry["like"], called) if "like" in entry else ()
+    inherited = (key for key in like if key.rpartition(".")[2] not in entry)
+    return (*inherited, *(f"{called}.{name}.{part}" for part in entry.get("fit", ())))
 
 
 def coefficients(kind: type[T], entry: Mapping[str, Any]) -> T:
-    """The coefficients that ``entry`` has, as a ``kind``; those that it leaves out keep their defaults."""
+    """Read the coefficients of ``entry`` as a ``kind``; those that it leaves out keep their defaults."""
     names = (field.name for field in fields(kind))  # type: ignore[arg-type]
     return kind(**{name: float(entry[name]) for name in names if name in entry})
 
 
 def stack_of(kind: type[T], name: str, entry: Mapping[str, Any], of: Any) -> T:
-    """A software stack: its name, its coefficients (``of`` is their type), and whatever else ``entry`` states of its fields."""
-    stated = {field.name: entry[field.name] for field in fields(kind) if field.name in entry}  # type: ignore[arg-type]
-    return kind(**{**stated, "name": name, "coefficients": coefficients(of, entry)})
+    """Read a software stack: its name, its coefficients (``of`` is their type), and all else that ``entry`` states."""
+    facts = {field.name: entry[field.name] for field in fields(kind) if field.name in entry}  # type: ignore[arg-type]
+    return kind(**{**facts, "name": name, "coefficients": coefficients(of, entry)})
 
 
 def stack_reader(file: str, kind: type[T], of: Any) -> Callable[[str], T]:
@@ -78,13 +80,14 @@ def stack_reader(file: str, kind: type[T], of: Any) -> Callable[[str], T]:
         >>> from mlsysim.calibration.inference import inference_stack
         >>> inference_stack("tensorrt-mlperf").folded
         True
-        >>> inference_stack("tensorrt")
-        Traceback (most recent call last):
-        mlsysim.core.errors.UnknownNameError: stack = 'tensorrt': ...
+        >>> inference_stack("TensorRT MLPerf") is inference_stack("tensorrt-mlperf")
+        True
     """
 
     @functools.cache
     def stack(name: str) -> T:
-        return stack_of(kind, name, known_entry("stack", name, packaged_toml("calibration", file)["stack"]), of)
+        entries = packaged_toml("calibration", file)["stack"]
+        known = one_of("stack", name, entries)
+        return stack_of(kind, known, resolved(entries, known), of) if known == name else stack(known)
 
     return stack

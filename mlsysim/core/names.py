@@ -1,4 +1,4 @@
-"""Which thing a spelling means: the one reader of names, of tables, anchors, arguments and the registries alike.
+"""Meanings of spellings: the one reader of names, of tables, anchors, arguments and the registries alike.
 
 People write "H200 SXM 141GB", "NVIDIA H200-SXM-141GB" and "h200_sxm" for one thing. A name is compared in steps, and the
 first step that knows it decides:

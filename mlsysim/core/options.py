@@ -33,7 +33,13 @@ def options(kind: Any) -> dict[str, Option]:
 
 def with_defaults(kind: Any, stated: dict[str, Any]) -> dict[str, Any]:
     """Every option of ``kind``, as stated or at its default."""
-    return {name: stated.get(name, option.default) for name, option in options(kind).items()}
+    defaults = _defaults(kind)
+    return defaults | {name: value for name, value in stated.items() if name in defaults}
+
+
+@functools.cache
+def _defaults(kind: Any) -> dict[str, Any]:
+    return {name: option.default for name, option in options(kind).items()}
 
 
 def written_out(function: Callable[..., Any]) -> tuple[inspect.Signature, str | None]:

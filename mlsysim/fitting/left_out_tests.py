@@ -15,7 +15,7 @@ _COMMAND = "run python -m mlsysim.fitting refresh"
 
 
 def test_left_out(anchor_root: Path, left_out: str, request: pytest.FixtureRequest) -> None:
-    """What was written of a source that was left out of the fit is what today's physics gives with those coefficients."""
+    """Today's physics gives what was written of a source that was left out of the fit, with those coefficients."""
     entry = read(anchor_root, TRAINING_FILE)[left_out]
     request.node.user_properties.append((LEFT_OUT, json.dumps({"file": TRAINING_FILE, "id": left_out, **entry})))
     moved = left_out_training.stale(left_out, entry, left_out_training.anchors_of(anchor_root))
@@ -38,7 +38,7 @@ def test_every_source_is_left_out_once(anchor_root: Path) -> None:
 
 
 def test_serving_left_out(anchor_root: Path, request: pytest.FixtureRequest) -> None:
-    """What was written of serving without a device, an engine or a model is what today's physics gives; none is missing."""
+    """Today's physics gives what was written of serving without a device, an engine or a model; none is missing."""
     entries, cases = read(anchor_root, SERVING_FILE), left_out_serving.cases_of(anchor_root)
     for name, entry in entries.items():
         record = {"file": SERVING_FILE, "id": name, **entry}

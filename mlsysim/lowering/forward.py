@@ -70,7 +70,7 @@ def inference_run(
     work = inference_work(workload, float(batch), precision, stack, seq_len=seq_len, mean_tokens=mean_tokens)
     time = forward_time(work, kernels, stack.coefficients, found.clock, found.traffic)
     parts = {part.removesuffix("_s"): float(getattr(time, part)) for part in time._fields}
-    return CalibratedRun(parts, inference_fitted_names(stack_name, accelerator.name, precision))
+    return CalibratedRun(parts, inference_fitted_names(stack.name, accelerator.name, precision))
 
 
 def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernels, ReplicaHardware]:

@@ -34,12 +34,14 @@ def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> Ra
 
 def trained_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:
     """Parameters with gradients of a rank whose stage has ``layers`` layers: all, or the adapters alone."""
-    return _trained(rank_parameters(work, plan, layers, ends), work, plan, layers)
+    return stage_parameters(work, plan, layers, ends)[1]
 
 
-def _trained(every: RankParameters, work: LayeredWork, plan: Plan, layers: Num) -> RankParameters:
+def stage_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> tuple[RankParameters, RankParameters]:
+    """Parameters of a rank, as ``rank_parameters`` counts them, and those of them that are trained."""
+    every = rank_parameters(work, plan, layers, ends)
     adapters = layers * work.adapter_parameters / plan.tp
-    return RankParameters(where(work.frozen, adapters, every.dense), where(work.frozen, 0.0, every.expert))
+    return every, RankParameters(where(work.frozen, adapters, every.dense), where(work.frozen, 0.0, every.expert))
 
 
 def first_stage_ends(work: LayeredWork, plan: Plan) -> Num:
@@ -57,5 +59,4 @@ def last_stage_ends(work: LayeredWork, plan: Plan) -> Num:
 def fullest_stage(work: LayeredWork, plan: Plan) -> tuple[RankParameters, RankParameters]:
     """Parameters of a rank of the fullest stage, and those of them that are trained: the slowest to gather and to reduce."""
     layers, _ = stage_layers(work.layers, plan.pp)
-    every = rank_parameters(work, plan, layers, maximum(first_stage_ends(work, plan), last_stage_ends(work, plan)))
-    return every, _trained(every, work, plan, layers)
+    return stage_parameters(work, plan, layers, maximum(first_stage_ends(work, plan), last_stage_ends(work, plan)))

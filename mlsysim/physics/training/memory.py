@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-from mlsysim.physics.layer.sharding import first_stage_ends, last_stage_ends, rank_parameters, trained_parameters
+from mlsysim.physics.layer.sharding import first_stage_ends, last_stage_ends, rank_parameters, stage_parameters
 from mlsysim.physics.layer.work import LOGIT_B, NONE, LayeredWork, kept_activation_B
-from mlsysim.physics.numeric import Num, Truth, maximum, minimum, where
+from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, where
 from mlsysim.physics.plan import Plan, held_by_first_stage, held_by_last_stage, stage_layers
 
 
@@ -118,13 +118,14 @@ def _kept_by_stack(work: LayeredWork, terms: MemoryTerms) -> LayeredWork:
 def _stage_memory(
     work: LayeredWork, plan: Plan, terms: MemoryTerms, layers: Num, ends: Num, scheduled: Num, has_head: Num
 ) -> MemoryUse:
-    parameters = rank_parameters(work, plan, layers, ends)
-    trained = trained_parameters(work, plan, layers, ends)
+    parameters, trained = stage_parameters(work, plan, layers, ends)
     trained_whole, trained_sharded = trained.whole, trained.sharded(plan)
     layer_B = kept_activation_B(work, plan.recompute, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens
     # Recomputation rebuilds one layer at a time; ZeRO-3 gathers one layer while it computes another.
     rebuilt_B = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens - layer_B
-    gathered_B = where(plan.zero_stage >= 3, 2 * plan.weight_B * rank_parameters(work, plan, 1.0, 0.0).whole, 0.0)
+    gathered_B: Num = 0.0
+    if somewhere(plan.zero_stage >= 3):
+        gathered_B = where(plan.zero_stage >= 3, 2 * plan.weight_B * rank_parameters(work, plan, 1.0, 0.0).whole, 0.0)
     logits_B = has_head * (terms.logit_B * work.logits) * plan.micro_batch_tokens / where(terms.logits_split, plan.tp, 1.0)
     device_share = where(plan.recompute == NONE, 1.0, 1 - terms.offloaded)
     in_flight = where(plan.pp == 1, scheduled, minimum(plan.micro_batches, scheduled + terms.in_flight))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlsysim.calibration.harnesses import Harness, harness_fitted_names, query_harness
-from mlsysim.calibration.inference import inference_fitted_names
+from mlsysim.calibration.inference import inference_fitted_names, inference_stack
 from mlsysim.core.checks import (
     fraction,
     positive_quantity,
@@ -124,7 +124,8 @@ class BatchServerModel:
             )
         coefficients: tuple[str, ...] = ()
         if stack is not None:
-            coefficients = (*inference_fitted_names(stack, accelerator.name, fmt), *harness_fitted_names(harness_name))
+            engine = inference_stack(stack).name
+            coefficients = (*inference_fitted_names(engine, accelerator.name, fmt), *harness_fitted_names(harness_name))
         load, reason = _load(batches, front, limit_s, share, spread)
         replicas = 1 if limit_s is None else count
         parts = {"wait": load.latency_s - load.batch_s - front.query_s, "batch": load.batch_s, "query": front.query_s}

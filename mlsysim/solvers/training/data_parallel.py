@@ -43,4 +43,4 @@ def replica_run(
     step = stack_step(work, plan, kernels, found.coefficients, device.clock)
     parts = {name: float(part_s) for name, part_s in step.each_s().items()}
     gemm_format = "fp8" if precision == "fp8" else "bfloat16"
-    return CalibratedRun(parts, replica_fitted_names(stack_name, accelerator.name, gemm_format))
+    return CalibratedRun(parts, replica_fitted_names(found.name, accelerator.name, gemm_format))

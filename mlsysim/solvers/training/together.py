@@ -74,7 +74,7 @@ def compute_together(runs: Sequence[CheckedRun]) -> Iterator[ComputedRuns]:
 
 
 def _shared(setting: TrainingSetting) -> tuple[object, ...]:
-    """What all runs of one call of the physics have in common; the rest of a question may differ from row to row."""
+    """The values that all runs of one call of the physics share; the rest of a question may differ from row to row."""
     machine = (id(setting.fleet.node.accelerator), setting.straggler_factor)
     return *machine, setting.stack, setting.precision, setting.attention, setting.overlap, setting.recompute is None
 
