@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mlsysim.hardware.registry import Hardware
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mlsysim"
 LONGEST_MODULE = 400
@@ -242,3 +244,19 @@ def test_what_every_pytest_start_imports_is_light(module):
 def test_physics_knows_numbers_only(path):
     names = {name.split(".")[0] for name in imported_modules(ast.parse(path.read_text(encoding="utf-8")), ())}
     assert not names & {"pint", "pydantic"}
+
+
+def strings_of(path):
+    """The strings of a module's code, without its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and ast.get_docstring(node)}
+    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in texts)
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+def test_code_names_no_accelerator():
+    devices = tomllib.loads((PACKAGE / "calibration" / "data" / "devices.toml").read_text(encoding="utf-8"))
+    names = {*devices, *(chip.name for chip in Hardware), *Hardware.names()}
+    found = {path.name: names & set(strings_of(path)) for path in PACKAGE.rglob("*.py")}
+    assert {file: sorted(strays) for file, strays in found.items() if strays} == {}

@@ -20,7 +20,7 @@ from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.systems.fleets import sharing, usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import Cells, cell_text, whole_cell
-from mlsysim.tables.names import named_accelerator
+from mlsysim.tables.names import named_accelerator, named_format
 from mlsysim.tables.question import Question
 
 # "8x ConnectX-7 IB NDR 400Gb/s": cards and the rate of one.
@@ -108,7 +108,8 @@ def _stack(kind: str, framework: str, cells: Cells) -> str:
 
 def _precision(cells: Cells, stack: str, kernels: str) -> str:
     text = cell_text(cells, "precision")
-    return _named("precision", text) if text else replica_stack(stack).precisions.get(kernels, _named("precision", ""))
+    meant = _known("precision")
+    return named_format("precision", text, meant) if text else replica_stack(stack).precisions.get(kernels, meant[""])
 
 
 def _batch(cells: Cells, each: int, kind: str, framework: str) -> int:

@@ -22,7 +22,7 @@ from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import Cells, cell_text, whole_cell
 from mlsysim.tables.data_parallel import named_framework
-from mlsysim.tables.names import accelerator_id, named_accelerator
+from mlsysim.tables.names import accelerator_id, named_accelerator, named_format
 from mlsysim.tables.question import Question
 
 _ROUND = re.compile(r"v?(\d+\.\d+)")
@@ -58,13 +58,11 @@ def _framework_run(cells: Cells) -> Question:
         raise UnknownNameError.among("model", model, names_of("model"))
     workload = Models.get(registered)
     encoder = isinstance(workload, TransformerWorkload)
-    stacks, formats = names_of("encoder_framework" if encoder else "framework"), names_of("format")
+    stacks = names_of("encoder_framework" if encoder else "framework")
     if framework not in stacks:
         raise UnknownNameError.among("framework", framework, stacks)
-    if written not in formats:
-        raise UnknownNameError.among("precision", written, formats)
     arguments: dict[str, Any] = {
-        "precision": formats[written],
+        "precision": named_format("precision", written, names_of("format")),
         "stack": stacks[framework],
         "batch_size": count * whole_cell(cells, "batch_per_accel"),
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlsysim.core.errors import InconsistentError, InputError, either
 from mlsysim.core.names import longest_beginning
+from mlsysim.core.precision import precision_name
 from mlsysim.core.toml import packaged_toml
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
@@ -110,6 +111,28 @@ def untold_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     same = {field: getattr(model, field) for field in fields} | {"kv_heads": model.kv_head_count} == dict(fields)
     return {field: getattr(model, field) for field in _UNTOLD} if same else {}
+
+
+def named_format(column: str, text: str, meant: Mapping[str, str] | None = None) -> str:
+    """Returns the number format that a cell names.
+
+    Args:
+        column: which cell.
+        text: what it says.
+        meant: what the table means by some texts, before formats are read as people spell them.
+
+    Raises:
+        UnknownNameError: no format is spelt so.
+        InputError: the cell is empty.
+
+    Example:
+        >>> named_format("precision", "bfloat16"), named_format("weight_precision", "fp4", {"fp4": "nvfp4"})
+        ('bf16', 'nvfp4')
+    """
+    if not text:
+        raise InputError(column, "", "a number format: the row leaves it out")
+    told = (meant or {}).get(text)
+    return precision_name(column, text) if told is None else str(told)
 
 
 def refuse_unmodelled(name: str) -> None:

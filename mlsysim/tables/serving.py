@@ -9,7 +9,6 @@ from typing import Any
 from mlsysim.calibration.engines import engine
 from mlsysim.calibration.names import engine_called, unknown
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.core.precision import precision_name
 from mlsysim.core.toml import packaged_toml
 from mlsysim.core.units import in_unit
 from mlsysim.models.registry import Models
@@ -17,7 +16,7 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.serving.serving import ServingResult
 from mlsysim.systems.fleets import usual_nodes
 from mlsysim.tables.cells import cell_text, flag_cell, number_cell, whole_cell
-from mlsysim.tables.names import named_accelerator, named_model, registered_model
+from mlsysim.tables.names import named_accelerator, named_format, named_model, registered_model
 from mlsysim.tables.question import Question
 from mlsysim.tables.training import stated_workload
 
@@ -59,8 +58,9 @@ def serving_question(row: Mapping[str, str]) -> Question:
     replicas = accelerators // (tp * pp)
     accelerator = named_accelerator(row)
     hardware = accelerator if tp * pp == 1 else usual_nodes(accelerator, tp * pp)
-    weights = _precision("weight_precision", cell_text(row, "weight_precision") or Models.weight_format(row.get("model") or ""))
     facts = _facts()
+    written = cell_text(row, "weight_precision") or Models.weight_format(row.get("model") or "")
+    weights = named_format("weight_precision", written, facts["precision"])
     cache = cell_text(row, "kv_precision") or _cache(cell_text(row, "engine"), weights)
     prompt, output = _tokens(row, "input_len"), _tokens(row, "output_len")
     batch = whole_cell(row, "batch_or_concurrency", 1)
@@ -72,7 +72,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
         "output_len": output or None,
         "batch_size": batch,
         "precision": weights,
-        "kv_precision": _precision("kv_precision", cache),
+        "kv_precision": named_format("kv_precision", cache, facts["precision"]),
         "tp_size": tp,
         "pp_size": pp,
         "replicas": replicas,
@@ -132,14 +132,6 @@ def _cache(engine: str, weights: str) -> str:
     """The cache's format where a row leaves it out: the engine's own default, else by that of the weights."""
     own = [str(cache) for name, cache in _facts()["engine_cache"].items() if engine.startswith(name)]
     return own[0] if own else str(_facts()["cache"].get(weights, "fp16"))
-
-
-def _precision(column: str, text: str) -> str:
-    """The format that a cell names; tables mean some formats of weights by the names of arithmetic."""
-    if not text:
-        raise InputError(column, "", "a number format: the row leaves it out")
-    meant = _facts()["precision"].get(text)
-    return precision_name(column, text) if meant is None else str(meant)
 
 
 def _stack(row: Mapping[str, str]) -> str:

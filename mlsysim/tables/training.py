@@ -18,7 +18,7 @@ from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import cell_text, number_cell, whole_cell
 from mlsysim.tables.experts import expert_workload
-from mlsysim.tables.names import named_accelerator, named_model, refuse_unmodelled, untold_fields
+from mlsysim.tables.names import named_accelerator, named_format, named_model, refuse_unmodelled, untold_fields
 
 METRICS = ("step_time_s", "tokens_per_s_per_accel", "tflops_per_accel", "mfu_pct", "hfu_pct")
 
@@ -223,9 +223,7 @@ def _fastest_count(workload: TransformerWorkload, fleet: Fleet, arguments: Mappi
 def _precision(row: Mapping[str, str]) -> str:
     text = cell_text(row, "precision") or "bf16"
     named = [precision for precision in ("fp8", "int8", "fp4", "bf16", "fp16", "fp32") if precision in text]
-    if not named:
-        raise InputError("precision", text, "fp4, fp8, int8, bf16, fp16 or fp32")
-    return min(named, key=text.index)
+    return min(named, key=text.index) if named else named_format("precision", text)
 
 
 def _zero_stage(row: Mapping[str, str], framework: Mapping[str, Any]) -> int:

@@ -25,6 +25,7 @@ class CaseItem(pytest.Item):
     def __init__(self, *, test: FunctionType, anchor: Anchor, place: tuple[str, int | None], **rest: Any) -> None:
         super().__init__(**rest)
         self.obj, self.anchor = test, anchor
+        self.funcargs: dict[str, Any] = {}  # pytest-benchmark 5.0 looks here for a fixture of its own
         self._place = place
 
     def runtest(self) -> None:
