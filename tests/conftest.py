@@ -17,6 +17,12 @@ from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
 
 @pytest.fixture
+def strict():
+    """Warnings of an inner run are errors, but for the one that older versions of pytest give for an imported plugin."""
+    return ("-W", "error", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+
+
+@pytest.fixture
 def make_fleet():
     """Builds a fleet of H100 nodes; keyword arguments replace the parts."""
 

@@ -246,6 +246,19 @@ def test_physics_knows_numbers_only(path):
     assert not names & {"pint", "pydantic"}
 
 
+# The library behind these starts threads, which on systems as small as a solve's wait for each other longer than they compute.
+THREADED = frozenset(("linalg", "dot", "inner", "vdot", "matmul", "tensordot", "polyfit", "cov", "corrcoef"))
+
+
+@pytest.mark.parametrize("room", ["physics", "lowering", "solvers", "tables"])
+def test_a_solve_starts_no_threads(room):
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            numpy_name = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "np"
+            assert not (numpy_name and node.attr in THREADED), f"{path}:{node.lineno}: np.{node.attr}"
+            assert not isinstance(node, ast.MatMult), f"{path}: a product of matrices: sum the products of their elements"
+
+
 def strings_of(path):
     """The strings of a module's code, without its docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -16,8 +16,8 @@ from mlsysim.calibration.inference import (
     inference_fitted_names,
     inference_hardware,
     inference_stack,
-    inference_tables,
 )
+from mlsysim.calibration.store import tables
 from mlsysim.core.errors import MLSysError
 from mlsysim.lowering.forward import forward_time, inference_kernels, inference_work
 from mlsysim.tables.inference import inference_question
@@ -113,9 +113,9 @@ def test_what_is_not_calibrated_is_refused(given, word):
         solved(**given)
 
 
-@pytest.mark.parametrize("name", inference_tables()["stack"])
+@pytest.mark.parametrize("name", tables("inference.toml")["stack"])
 def test_an_engine_has_at_most_six_fitted_coefficients_and_states_the_rest(name):
-    entry = inference_tables()["stack"][name]
+    entry = tables("inference.toml")["stack"][name]
     assert len(entry.get("fit", ())) <= 6
     assert set(entry.get("fit", ())) <= set(COEFFICIENTS)
     assert entry["source"]
@@ -132,7 +132,7 @@ def test_a_clock_of_training_runs_is_counted_once_and_is_at_most_that_of_the_dat
 def test_a_device_takes_what_its_entry_is_like():
     names = inference_fitted_names("tensorrt-mlperf", "H100 PCIe 80GB", "int8")
     assert {"device.h100_sxm.int8_share", "device.h100_pcie.clock"} <= set(names)
-    assert all(entry["source"] != "TODO" for entry in inference_tables()["device"].values())
+    assert all(entry["source"] != "TODO" for entry in tables("inference.toml")["device"].values())
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)

@@ -251,10 +251,10 @@ def test_single_case_can_be_named(pytester, anchors):
     result.assert_outcomes(passed=1)
 
 
-def test_junit_carries_each_row(pytester, anchors):
+def test_junit_carries_each_row(pytester, anchors, strict):
     anchors(case("good"))
     # pytest warns when record_property meets this format; the rows must not depend on it.
-    pytester.runpytest("my_cluster.anchor.toml", "--junitxml=junit.xml", "-o", "junit_family=xunit2", "-W", "error")
+    pytester.runpytest("my_cluster.anchor.toml", "--junitxml=junit.xml", "-o", "junit_family=xunit2", *strict)
     text = (pytester.path / "junit.xml").read_text(encoding="utf-8")
     assert 'property name="mlsysim_anchor"' in text
     assert "my-cluster-good" in text

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlsysim import Fleet, Hardware, Models, SingleNodeModel, Systems
-from mlsysim.calibration.data_parallel import replica_tables
+from mlsysim.calibration.store import tables
 from mlsysim.core.errors import MLSysError
 from mlsysim.lowering.convolutions import convolutions
 from mlsysim.physics.kernels.convolution import convolution_macs, convolution_parameters, convolution_passes
@@ -131,7 +131,7 @@ def test_what_is_not_calibrated_is_refused():
 
 
 def test_at_most_six_coefficients_a_stack():
-    assert all(len(entry.get("fit", ())) <= 6 for entry in replica_tables()["stack"].values())
+    assert all(len(entry.get("fit", ())) <= 6 for entry in tables("data_parallel.toml")["stack"].values())
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")

@@ -201,8 +201,8 @@ def test_an_aim_is_red_when_missed_unless_known_and_then_when_met(pytester, tree
 
 
 def test_update_by_workers_is_refused(pytester, tree):
-    pytest.importorskip("xdist")
-    result = pytester.runpytest("anchors", "-n", "1", "--snapshot-update", "-k", "test_snapshot")
+    pytester.makeconftest("def pytest_configure(config): config.workerinput = {}")  # as pytest-xdist does in its workers
+    result = pytester.runpytest("anchors", "--snapshot-update", "-k", "test_snapshot")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*--snapshot-update writes one file from many tests: run it without -n*"])
     assert not (tree / "snapshots").exists()

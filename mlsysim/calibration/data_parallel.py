@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from mlsysim.calibration import gemm
-from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
-from mlsysim.calibration.shared_kernels import shared_names
-from mlsysim.calibration.store import fitted_of, stack_reader
-from mlsysim.core.toml import packaged_toml
+from mlsysim.calibration.devices import clock_of, entry_of, format_shares, names_of_a_pass
+from mlsysim.calibration.store import fitted_of, stack_of, tables
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
 FILE = "data_parallel.toml"
@@ -55,25 +52,27 @@ class ReplicaStack:
 class ReplicaHardware:
     """An accelerator's entry: whose measured kernels stand for it, the clock that it sustains, and its other formats.
 
-    ``format_shares`` are the rates of products at other number formats over that of 16 bits, as shares of their peaks;
-    ``traffic`` is the share of a convolution's bytes that the last-level cache does not hold, where an engine cuts batches to
-    fit in it.
+    ``format_shares`` are the rates of products at other number formats over that of 16 bits, as shares of their peaks.
     """
 
     name: str
     kernels: str
     clock: float
     format_shares: Mapping[str, float] = field(default_factory=dict)
-    traffic: float = 1.0
 
 
 @functools.cache
-def replica_tables() -> dict[str, dict[str, dict[str, Any]]]:
-    """Give the TOML's tables ``stack`` and ``device``."""
-    return packaged_toml("calibration", FILE)
+def replica_stack(name: str) -> ReplicaStack:
+    """The stack called ``name``.
 
+    Raises:
+        UnknownNameError: no such stack; the message lists them.
 
-replica_stack = stack_reader(FILE, ReplicaStack, ReplicaCoefficients)
+    Example:
+        >>> replica_stack("nvidia-mlperf-bert").unpadded
+        True
+    """
+    return stack_of(ReplicaStack, ReplicaCoefficients, FILE, name)
 
 
 @functools.cache
@@ -87,7 +86,7 @@ def replica_hardware(hardware_name: str) -> ReplicaHardware:
         >>> replica_hardware("A30").kernels
         'a100_sxm'
     """
-    name, entry = entry_of(replica_tables()["device"], hardware_name)
+    name, entry = entry_of(tables(FILE)["device"], hardware_name)
     return ReplicaHardware(name, entry["kernels"], clock_of(entry), format_shares(entry))
 
 
@@ -100,18 +99,9 @@ def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) 
         ['device.a30.clock']
     """
     hardware = replica_hardware(hardware_name)
-    own = fitted_of(replica_tables()["device"], hardware.name, "device")
-    stack = fitted_of(replica_tables()["stack"], stack_name, "stack")
-    return fitted_behind(hardware.kernels, gemm_format, own, stack)
-
-
-def fitted_behind(kernels: str, gemm_format: str, device: Sequence[str], stack: Sequence[str]) -> tuple[str, ...]:
-    """Names of the coefficients behind an answer: shared, of the products of a measured device, its clock, and what is given.
-
-    The measured device's clock counts where ``device``, the names of the accelerator's own, has none.
-    """
-    clock = () if any(name.endswith(".clock") for name in device) else clock_names(kernels)
-    return (*shared_names("data_parallel"), *gemm.fitted_names(kernels, gemm_format), *clock, *device, *stack)
+    device = fitted_of(tables(FILE)["device"], hardware.name, "device")
+    products = gemm.fitted_names(hardware.kernels, gemm_format)
+    return names_of_a_pass(FILE, stack_name, hardware.kernels, products, device)
 
 
 @functools.cache
@@ -122,4 +112,4 @@ def fitted_device_names(hardware_name: str) -> tuple[str, ...]:
         >>> fitted_device_names("Tesla V100 SXM2 16GB")
         ('device.v100.clock', 'device.v100.fp32_share')
     """
-    return fitted_of(replica_tables()["device"], replica_hardware(hardware_name).name, "device")
+    return fitted_of(tables(FILE)["device"], replica_hardware(hardware_name).name, "device")

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 from mlsysim.calibration import gemm
-from mlsysim.calibration.data_parallel import (
-    ReplicaHardware,
-    ReplicaStack,
-    fitted_behind,
-    fitted_device_names,
-    replica_hardware,
-)
-from mlsysim.calibration.devices import clock_of, entry_of, format_shares
-from mlsysim.calibration.store import fitted_of, stack_reader
+from mlsysim.calibration.data_parallel import ReplicaStack, fitted_device_names, replica_hardware
+from mlsysim.calibration.devices import clock_of, entry_of, format_shares, names_of_a_pass
+from mlsysim.calibration.store import fitted_of, stack_of, tables
 from mlsysim.core.errors import InputError
-from mlsysim.core.toml import packaged_toml
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
 FILE = "inference.toml"
@@ -88,17 +81,38 @@ class InferenceStack:
         )
 
 
+@dataclass(frozen=True)
+class InferenceHardware:
+    """An accelerator's entry: whose measured kernels stand for it, its clock under this load, and its number formats.
+
+    ``format_shares`` are the rates of products at other number formats over that of 16 bits, as shares of their peaks;
+    ``traffic`` is the share of a convolution's bytes that its last-level cache does not hold, where the engine cuts batches to
+    fit in it.
+    """
+
+    name: str
+    kernels: str
+    clock: float
+    traffic: float = 1.0
+    format_shares: Mapping[str, float] = field(default_factory=dict)
+
+
 @functools.cache
-def inference_tables() -> dict[str, dict[str, dict[str, Any]]]:
-    """Give the TOML's tables ``stack`` and ``device``."""
-    return packaged_toml("calibration", FILE)
+def inference_stack(name: str) -> InferenceStack:
+    """The stack called ``name``.
 
+    Raises:
+        UnknownNameError: no such stack; the message lists them.
 
-inference_stack = stack_reader(FILE, InferenceStack, InferenceCoefficients)
+    Example:
+        >>> inference_stack("tensorrt-mlperf").folded
+        True
+    """
+    return stack_of(InferenceStack, InferenceCoefficients, FILE, name)
 
 
 @functools.cache
-def inference_hardware(hardware_name: str) -> ReplicaHardware:
+def inference_hardware(hardware_name: str) -> InferenceHardware:
     """The kernels that stand for an accelerator of the registry.
 
     Raises:
@@ -110,14 +124,14 @@ def inference_hardware(hardware_name: str) -> ReplicaHardware:
         >>> inference_hardware("Tesla V100 SXM2 16GB").clock == replica_hardware("Tesla V100 SXM2 16GB").clock
         True
     """
-    name, entry = entry_of(inference_tables()["device"], hardware_name)
+    name, entry = entry_of(tables(FILE)["device"], hardware_name)
     shares = format_shares(entry)
     if entry.get("as_trained"):
         trained = replica_hardware(hardware_name)
         clock, shares = trained.clock, {**trained.format_shares, **shares}
     else:
         clock = clock_of(entry)
-    return ReplicaHardware(name, entry["kernels"], clock, shares, float(entry.get("traffic", 1.0)))
+    return InferenceHardware(name, entry["kernels"], clock, float(entry.get("traffic", 1.0)), shares)
 
 
 def gemm_format(kernels: str, precision: str) -> str:
@@ -146,13 +160,14 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
         ['device.t4.clock']
     """
     hardware = inference_hardware(hardware_name)
-    device = [*_trained(hardware_name, hardware.name), *fitted_of(inference_tables()["device"], hardware.name, "device")]
-    stack = fitted_of(inference_tables()["stack"], stack_name, "stack")
-    return fitted_behind(hardware.kernels, gemm_format(hardware.kernels, precision), device, stack)
+    own_names = fitted_of(tables(FILE)["device"], hardware.name, "device")
+    device = (*_trained(hardware_name, hardware.name), *own_names)
+    products = gemm.fitted_names(hardware.kernels, gemm_format(hardware.kernels, precision))
+    return names_of_a_pass(FILE, stack_name, hardware.kernels, products, device)
 
 
 def _trained(hardware_name: str, name: str) -> tuple[str, ...]:
     """Names of ``data_parallel.toml`` that count, where the accelerator has its clock from there and states no other."""
-    entry = inference_tables()["device"][name]
+    entry = tables(FILE)["device"][name]
     names = fitted_device_names(hardware_name) if entry.get("as_trained") else ()
     return tuple(part for part in names if part.rpartition(".")[2] not in entry)

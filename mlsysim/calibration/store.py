@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -23,6 +23,12 @@ def resolved(entries: Entries, name: str) -> dict[str, Any]:
     """
     entry = entries[name]
     return {**resolved(entries, entry["like"]), **entry} if "like" in entry else dict(entry)
+
+
+@functools.cache
+def tables(file: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """The tables of a calibration file by kind (``stack``, ``device``) and name, as the TOML states them."""
+    return packaged_toml("calibration", file)
 
 
 def known_entry(argument: str, name: str, entries: Entries) -> dict[str, Any]:
@@ -62,32 +68,13 @@ def coefficients(kind: type[T], entry: Mapping[str, Any]) -> T:
     return kind(**{name: float(entry[name]) for name in names if name in entry})
 
 
-def stack_of(kind: type[T], name: str, entry: Mapping[str, Any], of: Any) -> T:
-    """Read a software stack: its name, its coefficients (``of`` is their type), and all else that ``entry`` states."""
-    facts = {field.name: entry[field.name] for field in fields(kind) if field.name in entry}  # type: ignore[arg-type]
-    return kind(**{**facts, "name": name, "coefficients": coefficients(of, entry)})
+def stack_of(kind: type[T], coefficients_of: Any, file: str, name: str) -> T:
+    """The software stack called ``name`` in ``file``, as a ``kind`` with the coefficients and the facts that the file states.
 
-
-def stack_reader(file: str, kind: type[T], of: Any) -> Callable[[str], T]:
-    """A function that gives the software stack of a name in ``file``, the same object each time.
-
-    Args:
-        file: of this room.
-        kind: type of its stacks.
-        of: type of their coefficients.
-
-    Example:
-        >>> from mlsysim.calibration.inference import inference_stack
-        >>> inference_stack("tensorrt-mlperf").folded
-        True
-        >>> inference_stack("TensorRT MLPerf") is inference_stack("tensorrt-mlperf")
-        True
+    Raises:
+        UnknownNameError: no such stack; the message has near names.
     """
-
-    @functools.cache
-    def stack(name: str) -> T:
-        entries = packaged_toml("calibration", file)["stack"]
-        known = one_of("stack", name, entries)
-        return stack_of(kind, known, resolved(entries, known), of) if known == name else stack(known)
-
-    return stack
+    stacks = tables(file)["stack"]
+    entry = known_entry("stack", name, stacks)
+    stated = {field.name: entry[field.name] for field in fields(kind) if field.name in entry}  # type: ignore[arg-type]
+    return kind(**{**stated, "name": one_of("stack", name, stacks), "coefficients": coefficients(coefficients_of, entry)})

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.inference import COEFFICIENTS, FILE, InferenceCoefficients, inference_stack, inference_tables
+from mlsysim.calibration.inference import COEFFICIENTS, FILE, InferenceCoefficients, inference_stack
+from mlsysim.calibration.store import tables
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.data_parallel import Kernels, ReplicaWork
@@ -70,7 +71,7 @@ def _together(group: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
     workloads, accelerators, measured, sources = zip(*rows, strict=True)
     kernels, hardware = inference_kernels(accelerators[0], precision)
     work = inference_work(workloads[0], each, precision, inference_stack(stack), seq_len=seq_len, mean_tokens=tokens)
-    last = bool(inference_tables()["stack"][stack].get("fitted_last"))
+    last = bool(tables(FILE)["stack"][stack].get("fitted_last"))
     return Runs(
         on={"stack": stack, "device": hardware.name},
         measured=np.array(measured),

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mlsysim.calibration.attention import measured_attention, prefill_kernel
-from mlsysim.calibration.data_parallel import ReplicaHardware
 from mlsysim.calibration.gemm import gemm_kernel
 from mlsysim.calibration.inference import (
     InferenceCoefficients,
+    InferenceHardware,
     InferenceStack,
     gemm_format,
     inference_fitted_names,
@@ -73,7 +73,7 @@ def inference_run(
     return CalibratedRun(parts, inference_fitted_names(stack.name, accelerator.name, precision))
 
 
-def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernels, ReplicaHardware]:
+def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernels, InferenceHardware]:
     """The fitted kernels that stand for ``accelerator`` at ``precision``; 8-bit values are written as such.
 
     Raises:

@@ -28,8 +28,8 @@ _NEVER = 1e-6  # of all arrivals: rarer histories are left out
 _EDGES = np.concatenate((np.linspace(0.0, 0.9, 19), 1 - np.geomspace(0.05, 0.0005, 9), [1.0]))
 CELLS = np.diff(_EDGES)
 _MOST_PROMPTS, _LINE = 256, 64  # in a step, and kept of those who wait beyond it
-_ABSORBS = 1e-60  # a state that is left more rarely has all of the probability of those below it, to any digit
-_RESCALED = 4  # states after which probabilities are scaled back: fewer than overflow in steps of 1 / _ABSORBS
+_ABSORBS = 1e-30  # a state that is left more rarely has all of the probability of those below it, to any digit
+_RESCALED = 8  # states after which probabilities are scaled back: fewer than overflow in steps of 1 / _ABSORBS
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,8 @@ def _stationary(coming: Floats, most: Whole) -> Floats:
     States are eliminated from the last to the first, each of which leads to at most K below it; their probabilities follow
     from the first to the last.
     """
-    size = int(most.max()) + _LINE + 1
+    widest = int(most.max())
+    size = widest + _LINE + 1
     moves = np.zeros((most.size, size, size))  # to each state (rows) from each (columns)
     for chain, arrivals, k in zip(moves, coming, most, strict=True):
         last = k + _LINE
@@ -222,7 +223,7 @@ def _stationary(coming: Floats, most: Whole) -> Floats:
         chain[:last, k : last + 1] = np.lib.stride_tricks.sliding_window_view(fewer, last)[::-1][: _LINE + 1].T
         chain[last, : last + 1] = np.maximum(0.0, 1 - chain[:last, : last + 1].sum(axis=0))
     for state in range(size - 1, 0, -1):
-        lowest = max(0, state - int(most.max()))
+        lowest = max(0, state - widest)
         down, up = moves[:, lowest:state, state], moves[:, state, :state]
         up /= np.maximum(np.add.reduce(down, axis=1), _ABSORBS)[:, None]
         moves[:, lowest:state, :state] += down[:, :, None] * up[:, None, :]

@@ -109,11 +109,23 @@ def _signature(solver: str) -> inspect.Signature:
     return inspect.signature(_solver(solver)().solve)
 
 
+@functools.cache
+def _asked_for(solver: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The names of a solver's positional arguments, and of the keywords that it cannot do without."""
+    arguments = _signature(solver).parameters.values()
+    keywords = [argument for argument in arguments if argument.kind is argument.KEYWORD_ONLY]
+    positional = frozenset(argument.name for argument in arguments if argument.kind is argument.POSITIONAL_OR_KEYWORD)
+    return positional, frozenset(argument.name for argument in keywords if argument.default is argument.empty)
+
+
 def _check_arguments(solver: str, inputs: tuple[Spec, ...], keywords: dict[str, Any]) -> None:
     signature, called = _signature(solver), f"{solver}.solve"
     for name in keywords:
         if name not in signature.parameters:
             raise UnknownArgumentError.of(called, name, signature.parameters)
+    positional, needed = _asked_for(solver)
+    if len(inputs) == len(positional) and needed <= keywords.keys() and not positional & keywords.keys():
+        return  # the rule, and much faster than to bind them
     try:
         signature.bind(*inputs, **keywords)
     except TypeError as error:

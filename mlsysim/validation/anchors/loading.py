@@ -6,7 +6,7 @@ import csv
 import functools
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,18 +152,23 @@ def _csv_cases(path: Path) -> list[dict[str, Any]]:
     """Cases from a table: a dotted column such as ``solve.tp_size`` is a key of a table, an empty cell is absent."""
     if not path.exists():
         raise DataError(f"{path}: no such table")
-    cases: list[dict[str, Any]] = []
     with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            case: dict[str, Any] = {}
-            for column, cell in row.items():
-                if cell in ("", None):
-                    continue
-                *tables, name = column.split(".")
-                target = functools.reduce(lambda inner, key: inner.setdefault(key, {}), tables, case)
-                target[name] = cell if tables == ["run"] else _cell(cell)  # a run's cells are read as the table's own
-            cases.append(case)
-    return cases
+        lines = (line for line in csv.reader(file) if line)
+        columns = [tuple(column.split(".")) for column in next(lines, ())]
+        return [_csv_case(path, columns, line) for line in lines]
+
+
+def _csv_case(path: Path, columns: Sequence[tuple[str, ...]], line: Sequence[str]) -> dict[str, Any]:
+    if len(line) > len(columns):
+        raise DataError(f"{path}: {line[0]!r} has {len(line)} cells, the table {len(columns)} columns")
+    case: dict[str, Any] = {}
+    for (*tables, name), cell in zip(columns, line, strict=False):
+        if cell:
+            target = case
+            for table in tables:
+                target = target.setdefault(table, {})
+            target[name] = cell if tables == ["run"] else _cell(cell)  # a run's cells are read as the table's own
+    return case
 
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)

@@ -5,6 +5,7 @@ A file has one ``[source]``, optional ``[defaults]`` that every case inherits, a
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -24,6 +25,12 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 WIDEST_TOLERANCE = 0.5
 # Arguments of solve() by which a caller sets the answer: an anchor that is to prove something leaves them alone.
 KNOBS = ("efficiency", "overlap_efficiency", "congestion_factor", "straggler_factor")
+
+
+@functools.cache
+def _known_unit(unit: str) -> None:
+    """Refuses an unknown unit; thousands of cases share a few."""
+    Q_(1.0, unit)
 
 
 class Macro(Spec):
@@ -145,7 +152,7 @@ class Case(Spec):
             raise InconsistentError("outcome", self.outcome, expected)
         if self.known_infeasible and not self.expect_feasible:
             raise InconsistentError("known_infeasible", self.known_infeasible, "nothing with expect_feasible = false")
-        Q_(1.0, self.unit)  # an unknown unit raises here
+        _known_unit(self.unit)
         return self
 
     @model_validator(mode="after")
