@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +36,22 @@ def make_fleet():
         return Fleet(name="fleet", node=node, count=count, fabric=NetworkFabric(name="net", bandwidth=inter, **fabric))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def change_rows():
+    """Changes the rows of one role in a table: each is given to a function that returns its cells anew."""
+
+    def change(path, role, changed):
+        table = Path(path)
+        rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+        rows = [changed(row) if row["role"] == role else row for row in rows]
+        with table.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    return change
 
 
 @pytest.fixture

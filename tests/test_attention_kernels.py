@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import tomllib
 from dataclasses import replace
@@ -19,19 +18,20 @@ from mlsysim.fitting.written import refit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.physics.kernels.attention import (
     AttentionDevice,
+    AttentionHeads,
     attended_keys,
     decode_attention_s,
     prefill_attention_s,
     training_attention_s,
 )
 from mlsysim.validation.kernels import predictions
-from mlsysim.validation.kernels.tables import CALIBRATION, VALIDATION, KernelTable, role_of
+from mlsysim.validation.kernels.tables import VALIDATION, KernelTable, role_of
 
 KERNELS = Path(__file__).parents[1] / "anchors" / "kernels"
 HEAD = tomllib.loads((KERNELS / "attention.toml").read_text("utf-8"))
 FITTED = tomllib.loads((Path(attention.__file__).parent / "data" / "attention.toml").read_text("utf-8"))
 H100 = AttentionDevice(989.4e12, 3.35e12, 132.0, 50.0 * 2**20)
-SHAPE = (32.0, 8.0, 128.0)  # heads, key-value heads, head dimension
+SHAPE = AttentionHeads(32.0, 8.0, 128.0)
 LENGTHS = {"prefill": "seq_len", "decode": "context"}
 TABLES = [(phase, name) for phase in LENGTHS for name in HEAD["device"]]
 
@@ -44,18 +44,20 @@ def increasing(times):
 def test_more_work_takes_longer(name):
     prefill, decode = prefill_kernel(name), decode_kernel(name)
     grid = np.array([1.0, 2.0, 7.0, 64.0, 500.0, 4096.0])
-    assert increasing(prefill_attention_s(prefill, H100, grid, 512.0, *SHAPE))
-    assert increasing(prefill_attention_s(prefill, H100, 4.0, 16 * grid, *SHAPE))
-    assert increasing(prefill_attention_s(prefill, H100, 4.0, 2048.0, 8 * grid, 8.0, 128.0))
-    assert increasing(decode_attention_s(decode, H100, grid, 1024.0, *SHAPE))
-    assert increasing(decode_attention_s(decode, H100, 16.0, 64 * grid, *SHAPE))
-    assert increasing(decode_attention_s(decode, H100, 16.0, 1024.0, 32.0, 2.0, 128.0, np.array([0.5, 1.0, 2.0])))
+    assert increasing(prefill_attention_s(prefill, H100, grid, 512.0, SHAPE))
+    assert increasing(prefill_attention_s(prefill, H100, 4.0, 16 * grid, SHAPE))
+    assert increasing(prefill_attention_s(prefill, H100, 4.0, 2048.0, replace(SHAPE, heads=8 * grid)))
+    assert increasing(decode_attention_s(decode, H100, grid, 1024.0, SHAPE))
+    assert increasing(decode_attention_s(decode, H100, 16.0, 64 * grid, SHAPE))
+    assert increasing(
+        decode_attention_s(decode, H100, 16.0, 1024.0, AttentionHeads(32.0, 2.0, 128.0, np.array([0.5, 1.0, 2.0])))
+    )
 
 
 @pytest.mark.parametrize("part", ["peak_flops_per_s", "bandwidth_Bps", "multiprocessors"])
 def test_a_better_device_is_faster(part):
     better = replace(H100, **{part: 1.1 * getattr(H100, part)})
-    work = (16.0, 8192.0, *SHAPE)
+    work = (16.0, 8192.0, SHAPE)
     prefill, decode = prefill_kernel("h100_sxm"), decode_kernel("h100_sxm")
     assert prefill_attention_s(prefill, better, *work) < prefill_attention_s(prefill, H100, *work)
     slower = decode_attention_s(decode, H100, *work)
@@ -66,9 +68,9 @@ def test_a_better_device_is_faster(part):
 def test_never_faster_than_the_bound():
     batch, tokens = np.array([1.0, 64.0]), np.array([16384.0, 4096.0])
     flops = 4 * batch * tokens * attended_keys(tokens) * 32 * 128
-    assert np.all(prefill_attention_s(prefill_kernel("h100_sxm"), H100, batch, tokens, *SHAPE) > flops / 989.4e12)
+    assert np.all(prefill_attention_s(prefill_kernel("h100_sxm"), H100, batch, tokens, SHAPE) > flops / 989.4e12)
     kv_B = 2 * batch * tokens * 8 * 128 * 2
-    assert np.all(decode_attention_s(decode_kernel("h100_sxm"), H100, batch, tokens, *SHAPE) > kv_B / 3.35e12)
+    assert np.all(decode_attention_s(decode_kernel("h100_sxm"), H100, batch, tokens, SHAPE) > kv_B / 3.35e12)
 
 
 @pytest.mark.parametrize("window", [0.0, 128.0, 8192.0])
@@ -76,8 +78,9 @@ def test_never_faster_than_the_bound():
 def test_arrays_give_what_each_alone_gives(window, kv_heads):
     tokens = np.array([1.0, 512.0, 20000.0])
     for kernel, time_s in ((prefill_kernel("b200_sxm"), prefill_attention_s), (decode_kernel("b200_sxm"), decode_attention_s)):
-        together = time_s(kernel, H100, 4.0, tokens, 64.0, kv_heads, 128.0, 2.0, window)
-        alone = [time_s(kernel, H100, 4.0, float(one), 64.0, kv_heads, 128.0, 2.0, window) for one in tokens]
+        shape = AttentionHeads(64.0, kv_heads, 128.0, window=window)
+        together = time_s(kernel, H100, 4.0, tokens, shape)
+        alone = [time_s(kernel, H100, 4.0, float(one), shape) for one in tokens]
         assert all(isinstance(one, float) for one in alone)
         np.testing.assert_allclose(together, alone, rtol=1e-12)
         assert np.all(together > 0)
@@ -87,23 +90,24 @@ def test_windows():
     prefill, decode = prefill_kernel("b200_sxm"), decode_kernel("b200_sxm")
     assert attended_keys(100.0, 128.0) == attended_keys(100.0) == 50.0
     for kernel, time_s in ((prefill, prefill_attention_s), (decode, decode_attention_s)):
-        plain = time_s(kernel, H100, 32.0, 8192.0, *SHAPE)
-        assert time_s(kernel, H100, 32.0, 8192.0, *SHAPE, 2.0, 128.0) < plain
-        assert time_s(kernel, H100, 32.0, 8192.0, *SHAPE, 2.0, 8192.0) == plain
+        plain = time_s(kernel, H100, 32.0, 8192.0, SHAPE)
+        assert time_s(kernel, H100, 32.0, 8192.0, replace(SHAPE, window=128.0)) < plain
+        assert time_s(kernel, H100, 32.0, 8192.0, replace(SHAPE, window=8192.0)) == plain
 
 
 def test_large_groups_read_for_themselves():
     decode = decode_kernel("h100_sxm")
-    grouped, ungrouped = (decode_attention_s(decode, H100, 32.0, 4096.0, heads, 1.0, 128.0) for heads in (32.0, 33.0))
+    shapes = (AttentionHeads(heads, 1.0, 128.0) for heads in (32.0, 33.0))
+    grouped, ungrouped = (decode_attention_s(decode, H100, 32.0, 4096.0, shape) for shape in shapes)
     assert ungrouped > 3 * grouped
 
 
 def test_training():
-    kernel = prefill_kernel("h100_sxm")
-    forward, backward = training_attention_s(kernel, H100, 2.0, 4096.0, 32.0, 128.0, 0.62)
-    assert forward < prefill_attention_s(kernel, H100, 2.0, 4096.0, 32.0, 32.0, 128.0)
+    kernel, shape = prefill_kernel("h100_sxm"), AttentionHeads(32.0, 32.0, 128.0)
+    forward, backward = training_attention_s(kernel, H100, 2.0, 4096.0, shape, 0.62)
+    assert forward < prefill_attention_s(kernel, H100, 2.0, 4096.0, shape)
     assert backward == pytest.approx(forward * 2.5 / 0.62)
-    slower = training_attention_s(kernel, H100, 2.0, 4096.0, 32.0, 128.0, 0.62, generation=0.5)
+    slower = training_attention_s(kernel, H100, 2.0, 4096.0, shape, 0.62, generation=0.5)
     assert slower == pytest.approx((2 * forward, 2 * backward))
 
 
@@ -137,20 +141,13 @@ def test_carried_rows(phase, name):
 
 
 @pytest.fixture(scope="module")
-def fitted_on_other_validation(tmp_path_factory):
+def fitted_on_other_validation(tmp_path_factory, change_rows):
     root = tmp_path_factory.mktemp("anchors")
     directory = root / "kernels"
     directory.mkdir()
     shutil.copy(KERNELS / "attention.toml", directory)
     for path in KERNELS.glob("attention_*.csv"):
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows:
-            row["measured_s"] = row["measured_s"] if row["role"] == CALIBRATION else "1.0"
-        with (directory / path.name).open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
+        change_rows(shutil.copy(path, directory), VALIDATION, lambda row: row | {"measured_s": "1.0"})
     return refit(ATTENTIONS, root)
 
 

@@ -1,6 +1,5 @@
 """The calibrated basis: stacks on measured kernels, and the fit that makes them."""
 
-import csv
 import shutil
 from pathlib import Path
 
@@ -116,7 +115,7 @@ def test_no_stack_is_fitted_with_more_than_six_coefficients_or_beyond_its_ranges
 
 
 @pytest.fixture
-def some_runs(tmp_path):
+def some_runs(tmp_path, change_rows):
     """A tree with three small sources, and a way to multiply the measured values of one role."""
     pytest.importorskip("scipy")
     folder = tmp_path / "anchors" / "training"
@@ -127,14 +126,7 @@ def some_runs(tmp_path):
 
     def multiply(role, factor):
         for path in folder.glob("*.csv"):
-            rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-            for row in rows:
-                if row["role"] == role:
-                    row["value"] = repr(float(row["value"]) * factor)
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
+            change_rows(path, role, lambda row: row | {"value": repr(float(row["value"]) * factor)})
 
     return tmp_path / "anchors", multiply
 

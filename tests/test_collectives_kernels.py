@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -128,19 +127,14 @@ def test_multinode_roles_follow_from_the_inputs():
 
 
 @pytest.fixture(scope="module")
-def refitted(tmp_path_factory):
+def refitted(tmp_path_factory, change_rows):
     """The fit of a copy whose validation rows are nonsense."""
     pytest.importorskip("scipy")
     root = tmp_path_factory.mktemp("anchors")
     folder = root / "kernels"
     folder.mkdir()
     for path in FOLDER.glob("collectives_*.csv"):
-        shutil.copy(path, folder)
-        rows = KernelTable.read(path).rows
-        with (folder / path.name).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows({**row, "measured_s": "1"} if row["role"] == VALIDATION else row for row in rows)
+        change_rows(shutil.copy(path, folder), VALIDATION, lambda row: row | {"measured_s": "1.0"})
     return refit(COLLECTIVE, root)
 
 

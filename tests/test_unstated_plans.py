@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -98,20 +97,13 @@ def test_what_measured_steps_decided_is_counted():
 
 
 @pytest.fixture
-def some_layouts(tmp_path):
+def some_layouts(tmp_path, change_rows):
     folder = tmp_path / "anchors" / "memory"
     shutil.copytree(ANCHORS / "memory", folder)
     table = folder / "hagemann2023_fit.csv"
 
     def exchange(role):
-        rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-        for row in rows:
-            if row["role"] == role:
-                row["outcome"] = {"fits": "OOM", "OOM": "fits"}[row["outcome"]]
-        with table.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        change_rows(table, role, lambda row: row | {"outcome": {"fits": "OOM", "OOM": "fits"}[row["outcome"]]})
 
     return tmp_path / "anchors", exchange
 

@@ -68,8 +68,8 @@ def gathered(root: Path, role: str) -> list[Runs]:
 
 LOADED = Calibration(
     name="loaded",
+    pull=0.03,
     files={kind: Place(FILE, around=(kind,)) for kind in ("harness", "device")},
     range_of=lambda key, _: RANGES[key.part],
     gathered=gathered,
-    pull=0.03,
 )

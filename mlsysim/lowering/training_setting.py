@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self, Unpack
 
 from mlsysim.calibration.names import stack_called
@@ -87,23 +87,10 @@ def lone_accelerators(workload: object, hardware: object) -> tuple[HardwareNode,
 
 def lone_plan(tokens: float, precision: str, recompute: float) -> Plan:
     """The plan of one accelerator with one micro-batch."""
-    formats = training_formats(precision, None)
-    return Plan(
-        tp=1.0,
-        pp=1.0,
-        dp=1.0,
-        ep=1.0,
-        virtual_stages=1.0,
-        micro_batches=1.0,
-        micro_batch_tokens=tokens,
-        zero_stage=0.0,
-        sequence_parallel=0.0,
-        recompute=recompute,
-        schedule=ONE_F_ONE_B,
-        weight_B=formats.weight_B,
-        gradient_B=formats.gradient_B,
-        optimizer_B=formats.optimizer_B,
-    )
+    one = dict.fromkeys(("tp", "pp", "dp", "ep", "virtual_stages", "micro_batches"), 1.0)
+    bytes_each = asdict(training_formats(precision, None))
+    unsplit = {"zero_stage": 0.0, "sequence_parallel": 0.0, "schedule": float(ONE_F_ONE_B)}
+    return Plan(**one, **unsplit, **bytes_each, micro_batch_tokens=tokens, recompute=recompute)
 
 
 @dataclass(frozen=True, slots=True)

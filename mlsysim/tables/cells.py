@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mlsysim.core.errors import InputError
 
@@ -39,18 +39,7 @@ def number_cell(cells: Cells, column: str, default: float | None = None) -> floa
         Traceback (most recent call last):
         mlsysim.core.errors.InputError: params_b = 'many': expected a number > 0
     """
-    text = cell_text(cells, column)
-    if not text:
-        if default is None:
-            raise InputError(column, "", "a number: the row leaves it out")
-        return default
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(column, text, "a number > 0")
-    return number
+    return _number(cells, column, default, "a number > 0", lambda number: 0 < number < math.inf)
 
 
 def whole_cell(cells: Cells, column: str, default: int | None = None, least: int = 1) -> int:
@@ -72,19 +61,21 @@ def whole_cell(cells: Cells, column: str, default: int | None = None, least: int
         Traceback (most recent call last):
         mlsysim.core.errors.InputError: tp = '2.5': expected a whole number >= 1
     """
+    expected = f"a whole number >= {least}"
+    return int(_number(cells, column, default, expected, lambda number: number.is_integer() and number >= least))
+
+
+def _number(cells: Cells, column: str, default: float | None, expected: str, taken: Callable[[float], bool]) -> float:
     text = cell_text(cells, column)
-    if not text:
-        if default is None:
-            raise InputError(column, "", "a number: the row leaves it out")
+    if not text and default is not None:
         return default
     try:
         number = float(text)
-        whole = int(number)
-    except (ValueError, OverflowError):
-        number, whole = math.nan, 0
-    if whole != number or whole < least:
-        raise InputError(column, text, f"a whole number >= {least}")
-    return whole
+    except ValueError:
+        number = math.nan
+    if not taken(number):
+        raise InputError(column, text, expected if text else "a number: the row leaves it out")
+    return number
 
 
 def flag_cell(cells: Cells, column: str, default: bool) -> bool:

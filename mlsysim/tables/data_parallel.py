@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from mlsysim.calibration.data_parallel import replica_hardware, replica_stack
@@ -18,52 +17,17 @@ from mlsysim.core.toml import packaged_toml
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload, Workload
-from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.systems.fleets import sharing, usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import Cells, cell_text, whole_cell
 from mlsysim.tables.names import named_accelerator, named_format
+from mlsysim.tables.question import Question
 
 # "8x ConnectX-7 IB NDR 400Gb/s": cards and the rate of one.
 _CARDS = re.compile(r"(\d+)\s*x\s+[^,;+]*?(\d+)\s*gb")
 
 
-@dataclass(frozen=True)
-class ReplicaQuestion:
-    """One row, ready to be solved: arguments of ``SingleNodeModel.solve``."""
-
-    workload: Workload
-    hardware: HardwareNode | Fleet
-    arguments: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class SmallModelRun:
-    """A row's answer, of all accelerators together."""
-
-    samples_per_s: float
-    result: SingleNodeResult
-    stack: str
-
-
-def small_model_run(cells: Cells) -> SmallModelRun:
-    """The step of the run that a row describes.
-
-    Raises:
-        InputError: a cell that is needed is empty or unknown, or a run that is not calibrated.
-
-    Example:
-        >>> run = small_model_run({"benchmark": "resnet", "accelerator": "NVIDIA A100-SXM4-80GB (400W)", "n_accel": "8",
-        ...                        "accel_per_node": "8", "global_batch_seqs": "3264", "framework": "MXNet"})
-        >>> run.result.basis, run.stack, 23e3 < run.samples_per_s < 31e3
-        ('calibrated', 'nvidia-mxnet', True)
-    """
-    asked = replica_question(cells)
-    result = SingleNodeModel().solve(asked.workload, asked.hardware, **asked.arguments)
-    return SmallModelRun(float(result.throughput.m_as("count/second")), result, asked.arguments["stack"])
-
-
-def replica_question(cells: Cells) -> ReplicaQuestion:
+def replica_question(cells: Cells) -> Question:
     """The question that a row asks; reads neither its value nor its notes.
 
     Raises:
@@ -93,7 +57,7 @@ def replica_question(cells: Cells) -> ReplicaQuestion:
         if "grad_accum" not in cells and arguments["masked_share"]:
             accumulated = _accumulated(arguments["seq_len"], batch)
             arguments |= {"batch_size": batch * accumulated, "microbatch_count": accumulated}
-    return ReplicaQuestion(workload, _hardware(accelerator, cells, count), arguments)
+    return Question(workload, _hardware(accelerator, cells, count), arguments)
 
 
 @functools.cache

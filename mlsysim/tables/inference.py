@@ -18,12 +18,12 @@ from mlsysim.hardware.slices import Slicing, slicing
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import Cells, cell_text, whole_cell
-from mlsysim.tables.data_parallel import ReplicaQuestion, named_framework
+from mlsysim.tables.data_parallel import named_framework
 from mlsysim.tables.names import accelerator_id, named_accelerator, named_format
+from mlsysim.tables.question import Question
 
 _ROUND = re.compile(r"v?(\d+\.\d+)")
 _LINE = re.compile(r"(\S+?):L(\d+) @(\w+)")
@@ -35,24 +35,7 @@ def is_inference(cells: Cells) -> bool:
     return "scenario" in cells or cell_text(cells, "task") == "infer"
 
 
-def inference_rate(cells: Cells) -> tuple[float, SingleNodeResult, str]:
-    """Samples a second of all accelerators of the system that a row describes, the result and its stack.
-
-    Raises:
-        InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
-
-    Example:
-        >>> rate, result, stack = inference_rate({"benchmark": "resnet50", "scenario": "Offline", "round": "v3.0",
-        ...                                       "accelerator": "NVIDIA A100-SXM-80GB", "n_accel": "8"})
-        >>> 250e3 < rate < 400e3, result.basis, stack
-        (True, 'calibrated', 'tensorrt-mlperf')
-    """
-    asked = inference_question(cells)
-    result = SingleNodeModel().solve(asked.workload, asked.hardware, **asked.arguments)
-    return float(result.throughput.m_as("count/second")), result, asked.arguments["stack"]
-
-
-def inference_question(cells: Cells) -> ReplicaQuestion:
+def inference_question(cells: Cells) -> Question:
     """The question that a row asks; reads neither its value nor its notes.
 
     Raises:
@@ -61,7 +44,7 @@ def inference_question(cells: Cells) -> ReplicaQuestion:
     return _offline(cells) if "scenario" in cells else _framework_run(cells)
 
 
-def _framework_run(cells: Cells) -> ReplicaQuestion:
+def _framework_run(cells: Cells) -> Question:
     """A batch of images in a framework, or in TensorRT from within it."""
     accelerator = named_accelerator(cells)
     inference_hardware(accelerator.name)
@@ -85,7 +68,7 @@ def _framework_run(cells: Cells) -> ReplicaQuestion:
     }
     if encoder:
         arguments["seq_len"] = whole_cell(cells, "seq_len") if cell_text(cells, "seq_len") else _printed_length(cells)
-    return ReplicaQuestion(workload, accelerator if count == 1 else _system(accelerator, count), arguments)
+    return Question(workload, accelerator if count == 1 else _system(accelerator, count), arguments)
 
 
 def _printed_length(cells: Cells) -> int:
@@ -104,7 +87,7 @@ def _printed_length(cells: Cells) -> int:
     raise InputError("locator", text, "a line of a table whose lengths are listed: the row does not say that of its sequences")
 
 
-def _offline(cells: Cells) -> ReplicaQuestion:
+def _offline(cells: Cells) -> Question:
     if (scenario := cell_text(cells, "scenario")) != "offline":
         raise InputError("scenario", scenario, "offline: queries that arrive are a question for BatchServerModel")
     asked = submitted(cells)
@@ -116,7 +99,7 @@ def _offline(cells: Cells) -> ReplicaQuestion:
     arguments = asked.arguments | {"batch_size": count * each}
     if isinstance(asked.workload, TransformerWorkload):
         arguments["mean_tokens"] = names_of("squad")["mean_tokens"]
-    return ReplicaQuestion(asked.workload, asked.hardware, arguments)
+    return Question(asked.workload, asked.hardware, arguments)
 
 
 def _benchmark(cells: Cells) -> dict[str, Any]:
@@ -136,7 +119,7 @@ def submitted_model(cells: Cells) -> str:
     return str(_benchmark(cells)["model"])
 
 
-def submitted(cells: Cells) -> ReplicaQuestion:
+def submitted(cells: Cells) -> Question:
     """Read what all scenarios of a row of MLPerf Inference share: model, system, number format, engine and length.
 
     Raises:
@@ -157,7 +140,7 @@ def submitted(cells: Cells) -> ReplicaQuestion:
     }
     if isinstance(workload, TransformerWorkload):
         arguments["seq_len"] = names_of("squad")["seq_len"]
-    return ReplicaQuestion(workload, accelerator if count == 1 else _system(accelerator, count), arguments)
+    return Question(workload, accelerator if count == 1 else _system(accelerator, count), arguments)
 
 
 def _system(accelerator: HardwareNode, count: int) -> Fleet:

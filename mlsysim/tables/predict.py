@@ -19,14 +19,17 @@ from mlsysim.core.toml import packaged_toml
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.training.memory import MEMORY_PARTS
-from mlsysim.solvers.serving.serving import ServingResult
+from mlsysim.solvers.result import Result
+from mlsysim.solvers.serving.batch_server import BatchServerModel
 from mlsysim.solvers.serving.together import serve_together
 from mlsysim.solvers.serving.token_server import TokenServerModel
-from mlsysim.tables.data_parallel import small_model_run
-from mlsysim.tables.inference import inference_rate, is_inference
-from mlsysim.tables.served import is_served, served_figure
+from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
+from mlsysim.tables.data_parallel import replica_question
+from mlsysim.tables.inference import inference_question, is_inference
+from mlsysim.tables.question import Question
+from mlsysim.tables.served import is_served, served_figure, served_question
 from mlsysim.tables.serving import METRICS as SERVING_METRICS
-from mlsysim.tables.serving import ServingQuestion, serving_figure, serving_question
+from mlsysim.tables.serving import serving_figure, serving_question
 from mlsysim.tables.token import is_language, is_submission, submission_cells, token_figure, token_question
 from mlsysim.tables.training import question
 from mlsysim.tables.training_figures import training_figure
@@ -146,20 +149,16 @@ def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run |
     return answers | dict(zip(serving, _served([run.asked for run in serving.values()]), strict=True))
 
 
-def _served(questions: Sequence[ServingQuestion]) -> list[_Run | str]:
+def _served(questions: Sequence[Question]) -> list[_Run | str]:
     """The runs of serving questions, or why there is none."""
     try:
         results = serve_together([((asked.workload, asked.hardware), asked.arguments) for asked in questions])
     except (ArithmeticError, ValueError) as error:  # a row never ends the table: which one it was, each tells alone
         return [_reason(error)] if len(questions) == 1 else [run for asked in questions for run in _served([asked])]
-    return [_serving_answer(asked, result) for asked, result in zip(questions, results, strict=True)]
-
-
-def _serving_answer(asked: ServingQuestion, result: ServingResult | MLSysError) -> _Run | str:
-    if isinstance(result, MLSysError):
-        return _reason(result)
-    figure = functools.partial(serving_figure, result)
-    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
+    return [
+        _reason(result) if isinstance(result, MLSysError) else _answer(asked, result, serving_figure)
+        for asked, result in zip(questions, results, strict=True)
+    ]
 
 
 def table_kind(columns: Iterable[str]) -> tuple[Callable[[Cells], _Run | _Waiting], tuple[str, ...]]:
@@ -243,7 +242,7 @@ class _WaitingTraining(_Waiting):
 class _WaitingServing(_Waiting):
     """A deployment under its scheduler; its metrics are those of a result."""
 
-    asked: ServingQuestion
+    asked: Question
 
 
 def _training_run(cells: Cells) -> _WaitingTraining:
@@ -290,32 +289,36 @@ def _sequences(cells: Cells, batch_tokens: int) -> int:
 
 
 def _small_model_run(cells: Cells) -> _Run:
-    if is_inference(cells):
-        return _inference_run(cells)
-    run = small_model_run(cells)
-    return _Run(run.result.feasible, run.result.basis, run.stack, run.result.reason, lambda _: run.samples_per_s)
+    return _inference_run(cells) if is_inference(cells) else _solved(replica_question(cells), SingleNodeModel, _samples_per_s)
 
 
 def _inference_run(cells: Cells) -> _Run:
     if is_language(cells):
-        return _language_run(cells)
-    figure, result, stack = served_figure(cells) if is_served(cells) else inference_rate(cells)
-    return _Run(result.feasible, result.basis, stack, result.reason, lambda _: figure)
-
-
-def _language_run(cells: Cells) -> _Run:
-    """A language model of MLPerf Inference on a whole system."""
-    asked = token_question(cells)
-    result = TokenServerModel().solve(asked.workload, asked.hardware, **asked.arguments)
-    figure = functools.partial(token_figure, result)
-    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, figure)
+        return _solved(token_question(cells), TokenServerModel, token_figure)
+    if is_served(cells):
+        return _solved(served_question(cells), BatchServerModel, functools.partial(served_figure, cells))
+    return _solved(inference_question(cells), SingleNodeModel, _samples_per_s)
 
 
 def _serving_run(cells: Cells) -> _Run | _Waiting:
     """A deployment under its scheduler, or a submission of a whole system."""
     if is_submission(cells):
-        return _language_run(submission_cells(cells))
+        return _solved(token_question(submission_cells(cells)), TokenServerModel, token_figure)
     return _WaitingServing(serving_question({**cells, "metric": "ttft_ms"}))
+
+
+def _solved(asked: Question, solver: type[Any], figure: Callable[[Any, str], float]) -> _Run:
+    return _answer(asked, asked.answered_by(solver), figure)
+
+
+def _answer(asked: Question, result: Result, figure: Callable[[Any, str], float]) -> _Run:
+    """A solver's answer to a row, whose figures ``figure`` reads by their metric."""
+    read = functools.partial(figure, result)
+    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, read)
+
+
+def _samples_per_s(result: SingleNodeResult, _metric: str) -> float:
+    return float(result.throughput.m_as("count/second"))
 
 
 _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[str, ...]], ...] = (

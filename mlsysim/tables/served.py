@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mlsysim.core.errors import InputError
-from mlsysim.solvers.serving.batch_server import BatchServerModel, BatchServerResult
+from mlsysim.solvers.serving.batch_server import BatchServerResult
 from mlsysim.tables.cells import Cells, cell_text
-from mlsysim.tables.data_parallel import ReplicaQuestion
 from mlsysim.tables.inference import names_of, round_number, submitted, submitted_model
+from mlsysim.tables.question import Question
 
 SCENARIOS = ("server", "singlestream", "multistream")
 
@@ -18,28 +18,22 @@ def is_served(cells: Cells) -> bool:
     return cell_text(cells, "scenario") in SCENARIOS
 
 
-def served_figure(cells: Cells) -> tuple[float, BatchServerResult, str]:
-    """Samples a second of the whole system (server) or milliseconds of a query (streams), the result and its stack.
-
-    Raises:
-        InputError: a cell that is needed is empty or unknown, or a system that is not calibrated.
+def served_figure(cells: Cells, result: BatchServerResult, _metric: str) -> float:
+    """Samples a second of the whole system (server), or milliseconds of a query (streams).
 
     Example:
         >>> row = {"benchmark": "resnet50", "round": "v3.0", "accelerator": "NVIDIA A100-SXM-80GB", "n_accel": "8"}
-        >>> load, result, stack = served_figure(row | {"scenario": "Server"})
-        >>> 200e3 < load < 320e3, result.basis, stack
-        (True, 'calibrated', 'tensorrt-mlperf')
-        >>> round(served_figure(row | {"scenario": "SingleStream"})[0], 1)
+        >>> from mlsysim.solvers.serving.batch_server import BatchServerModel
+        >>> one = row | {"scenario": "SingleStream"}
+        >>> round(served_figure(one, served_question(one).answered_by(BatchServerModel), ""), 1)
         0.5
     """
-    asked = served_question(cells)
-    result = BatchServerModel().solve(asked.workload, asked.hardware, **asked.arguments)
     if cell_text(cells, "scenario") == "server":
-        return float(result.throughput.m_as("count/second")), result, asked.arguments["stack"]
-    return float(result.latency.m_as("ms")), result, asked.arguments["stack"]
+        return float(result.throughput.m_as("count/second"))
+    return float(result.latency.m_as("ms"))
 
 
-def served_question(cells: Cells) -> ReplicaQuestion:
+def served_question(cells: Cells) -> Question:
     """The question that a row asks of ``BatchServerModel``; reads neither its value nor its notes.
 
     Raises:
@@ -63,4 +57,4 @@ def served_question(cells: Cells) -> ReplicaQuestion:
     if model in rules["p90_tokens"]:
         tokens = names_of("squad")["mean_tokens"] if scenario == "server" else rules["p90_tokens"][model]
         arguments["mean_tokens"] = tokens
-    return ReplicaQuestion(asked.workload, asked.hardware, arguments)
+    return Question(asked.workload, asked.hardware, arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mlsysim.calibration.engines import engine
@@ -12,15 +11,14 @@ from mlsysim.calibration.names import engine_called, unknown
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.core.units import in_unit
-from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.serving.serving import ServingResult
 from mlsysim.systems.fleets import usual_nodes
-from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import cell_text, flag_cell, number_cell, whole_cell
 from mlsysim.tables.names import named_accelerator, named_format, named_model, registered_model
-from mlsysim.tables.training import built_workload
+from mlsysim.tables.question import Question
+from mlsysim.tables.training import stated_workload
 
 # What a metric of the tables is called on a result, and the unit that its name says. itl_ms is the mean time between tokens;
 # whether tpot_ms is the same, or a whole request over its tokens, tpot_excludes_first_token says (yes unless it says no).
@@ -35,20 +33,9 @@ METRICS = {
     "mfu_pct": ("prefill_mfu", "percent"),
 }
 _SCHEDULES = {"static": "static", "closed-loop": "continuous", "offline": "offline"}
-_DEFAULT_VOCABULARY = 51200
 
 
-@dataclass(frozen=True)
-class ServingQuestion:
-    """One row, ready to be solved: of ``ServingModel.solve``; ``metric`` is one of ``METRICS``."""
-
-    workload: TransformerWorkload
-    hardware: HardwareNode | Fleet
-    arguments: dict[str, Any]
-    metric: str
-
-
-def serving_question(row: Mapping[str, str]) -> ServingQuestion:
+def serving_question(row: Mapping[str, str]) -> Question:
     """The question that ``row`` asks; reads neither its value nor its notes.
 
     Raises:
@@ -81,7 +68,7 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
         # A system whose plan nobody states: the batch is that of all copies of the model.
         batch = max(1, batch // replicas)
     arguments: dict[str, Any] = {
-        "seq_len": max(1, prompt or 0),
+        "input_len": max(1, prompt or 0),
         "output_len": output or None,
         "batch_size": batch,
         "precision": weights,
@@ -110,10 +97,10 @@ def serving_question(row: Mapping[str, str]) -> ServingQuestion:
     if not workload.causal:
         part = facts["encoder"].get(cell_text(row, "engine"), facts["encoder"].get(stack, {"stack": stack, "mean_length": 1.0}))
         arguments["stack"] = facts["encoder_modes"].get(cell_text(row, "weight_precision"), part["stack"])
-        arguments["padded_len"] = arguments["seq_len"]
-        arguments["seq_len"] = max(1, round(arguments["seq_len"] * part["mean_length"]))
+        arguments["padded_len"] = arguments["input_len"]
+        arguments["input_len"] = max(1, round(arguments["input_len"] * part["mean_length"]))
         arguments["kv_precision"] = "fp16"
-    return ServingQuestion(workload, hardware, arguments, metric)
+    return Question(workload, hardware, arguments, metric)
 
 
 def serving_figure(result: ServingResult, metric: str) -> float:
@@ -163,17 +150,7 @@ def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     if (named := named_model(row)) is not None:
         return named
     encoder = cell_text(row, "model").startswith(tuple(_facts()["encoder_models"]["prefixes"]))
-    heads, hidden = whole_cell(row, "heads"), whole_cell(row, "hidden")
-    built = built_workload(
-        row.get("model") or "model",
-        whole_cell(row, "layers"),
-        hidden,
-        heads,
-        whole_cell(row, "kv_heads", heads),
-        whole_cell(row, "ffn_hidden", 4 * hidden),
-        whole_cell(row, "vocab", _DEFAULT_VOCABULARY),
-        number_cell(row, "params_b", 0.0),
-    )
+    built = stated_workload(row)
     return _encoder(built) if encoder else built
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 from mlsysim.calibration.harnesses import harness
@@ -11,27 +10,17 @@ from mlsysim.core.checks import instance
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.hardware.registry import Hardware
-from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.serving.token_server import TokenServerResult
 from mlsysim.systems.fleets import usual_nodes
-from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import Cells, cell_text, whole_cell
 from mlsysim.tables.inference import round_number
 from mlsysim.tables.names import accelerator_id, named_accelerator
+from mlsysim.tables.question import Question
 
 SCENARIOS = ("offline", "server", "interactive")
 _TENSOR_PARALLEL = 8
-
-
-@dataclass(frozen=True)
-class TokenQuestion:
-    """One row, ready to be solved: of ``TokenServerModel.solve``."""
-
-    workload: TransformerWorkload
-    hardware: HardwareNode | Fleet
-    arguments: dict[str, Any]
 
 
 def is_language(cells: Cells) -> bool:
@@ -63,7 +52,7 @@ def submission_cells(cells: Cells) -> dict[str, str]:
     return {**cells, "benchmark": models[model], "scenario": cell_text(cells, "mode"), "round": str(rounds[year])}
 
 
-def token_question(cells: Cells) -> TokenQuestion:
+def token_question(cells: Cells) -> Question:
     """The question that a row asks; reads neither its value nor its notes.
 
     Raises:
@@ -84,7 +73,7 @@ def token_question(cells: Cells) -> TokenQuestion:
     entry, count = _accelerator(cells), whole_cell(cells, "n_accel")
     arguments: dict[str, Any] = {
         "accelerators": count,
-        "seq_len": benchmark["prompt"],
+        "input_len": benchmark["prompt"],
         "output_len": benchmark["output"],
         "beams": benchmark.get("beams", 1),
         "output_spread": names_of("output")["spread"],
@@ -101,7 +90,7 @@ def token_question(cells: Cells) -> TokenQuestion:
         arguments["percentile"] = limits["percentile"]
     model = instance("benchmark", Models.get(benchmark["model"]), TransformerWorkload, "a language model")
     accelerator, ranks = named_accelerator(cells), min(count, _TENSOR_PARALLEL)
-    return TokenQuestion(model, accelerator if ranks == 1 else usual_nodes(accelerator, ranks), arguments)
+    return Question(model, accelerator if ranks == 1 else usual_nodes(accelerator, ranks), arguments)
 
 
 def token_figure(result: TokenServerResult, asked: str) -> float:

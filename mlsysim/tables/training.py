@@ -115,31 +115,23 @@ def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     refuse_unmodelled(row.get("model") or "")
     if (named := named_model(row)) is not None:
         return named
+    return stated_workload(row)
+
+
+def stated_workload(row: Mapping[str, str]) -> TransformerWorkload:
+    """The transformer that the row's columns describe, dense or of experts.
+
+    Raises:
+        InputError: a cell that is needed is empty or no number.
+    """
     hidden, heads = whole_cell(row, "hidden"), whole_cell(row, "heads")
-    if whole_cell(row, "experts", 1) > 1:
-        return expert_workload(
-            row.get("model") or "model",
-            whole_cell(row, "layers"),
-            hidden,
-            heads,
-            whole_cell(row, "kv_heads", heads),
-            whole_cell(row, "ffn_hidden", 0),
-            whole_cell(row, "vocab", 51200),
-            whole_cell(row, "experts"),
-            whole_cell(row, "experts_topk"),
-            number_cell(row, "params_b", 0.0),
-            number_cell(row, "active_params_b", 0.0),
-        )
-    return built_workload(
-        row.get("model") or "model",
-        whole_cell(row, "layers"),
-        hidden,
-        heads,
-        whole_cell(row, "kv_heads", heads),
-        whole_cell(row, "ffn_hidden", 4 * hidden),
-        whole_cell(row, "vocab", 51200),
-        number_cell(row, "params_b", 0.0),
-    )
+    name, layers, kv_heads = row.get("model") or "model", whole_cell(row, "layers"), whole_cell(row, "kv_heads", heads)
+    vocab, billions = whole_cell(row, "vocab", 51200), number_cell(row, "params_b", 0.0)
+    if whole_cell(row, "experts", 1) == 1:
+        return built_workload(name, layers, hidden, heads, kv_heads, whole_cell(row, "ffn_hidden", 4 * hidden), vocab, billions)
+    experts = whole_cell(row, "experts"), whole_cell(row, "experts_topk")
+    ffn, active = whole_cell(row, "ffn_hidden", 0), number_cell(row, "active_params_b", 0.0)
+    return expert_workload(name, layers, hidden, heads, kv_heads, ffn, vocab, *experts, billions, active)
 
 
 @functools.lru_cache(maxsize=4096)

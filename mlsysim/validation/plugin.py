@@ -32,27 +32,19 @@ _USER_FILES = pytest.StashKey[frozenset[Path]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The plugin's options, in one group."""
     group = parser.getgroup("mlsysim anchors")
-    group.addoption(
-        "--anchors",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help=f"also check the anchors of this *{USER_SUFFIX} file, or of all of them in this directory (repeatable)",
-    )
-    group.addoption(
-        "--anchor-report",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help=f"write the anchors' report to FILE; its ending chooses the format: {' '.join(REPORT_FORMATS)} (repeatable)",
-    )
-    group.addoption(
-        "--accuracy-report",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="write how far off the predictions are, beside a naive baseline and the aims, to FILE (.md; repeatable)",
-    )
+    options = {
+        "--anchors": ("PATH", f"also check the anchors of this *{USER_SUFFIX} file, or of all of them in this directory"),
+        "--anchor-report": (
+            "FILE",
+            f"write the anchors' report to FILE, in the format of its ending: {' '.join(REPORT_FORMATS)}",
+        ),
+        "--accuracy-report": (
+            "FILE",
+            "write how far off the predictions are, beside a naive baseline and the aims, to FILE.md",
+        ),
+    }
+    for name, (metavar, meaning) in options.items():
+        group.addoption(name, action="append", default=[], metavar=metavar, help=f"{meaning} (repeatable)")
     parser.addini("mlsysim_solve_budget_ms", "limit of a solve where its solver has none of its own, in ms", default="3.0")
     parser.addini("mlsysim_search_budget_ms", "time of a search beside its plans (lowering, ranking), in ms", default="60")
 

@@ -39,6 +39,25 @@ class AttentionDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionHeads:
+    """Heads of one layer on one rank, and the keys that they see.
+
+    Attributes:
+        heads: query heads.
+        kv_heads: heads of keys and values.
+        head_dim: width of a head.
+        kv_B: bytes of an element of the cache.
+        window: keys that a query of a sliding-window layer sees; 0 is all.
+    """
+
+    heads: Num
+    kv_heads: Num
+    head_dim: Num
+    kv_B: Num = 2.0
+    window: Num = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class SharedAttention:
     """Constants of all devices' attention kernels; a device's coefficients are fitted with these in place.
 
@@ -117,17 +136,7 @@ def attended_keys(seq_len: Num, window: Num = 0.0) -> Num:
     return reach * (1 - reach / (2 * seq_len))
 
 
-def prefill_attention_s(
-    kernel: PrefillKernel,
-    device: AttentionDevice,
-    batch: Num,
-    seq_len: Num,
-    heads: Num,
-    kv_heads: Num,
-    head_dim: Num,
-    kv_B: Num = 2.0,
-    window: Num = 0.0,
-) -> Num:
+def prefill_attention_s(kernel: PrefillKernel, device: AttentionDevice, batch: Num, seq_len: Num, shape: AttentionHeads) -> Num:
     """Seconds of causal attention of ``batch`` prompts of ``seq_len`` tokens, rotary embedding and cache update included.
 
     t = t0 + activations/(streaming BW) + sqrt(all^2 + longest^2); with c the time of one score on the whole device,
@@ -142,17 +151,16 @@ def prefill_attention_s(
     Example:
         >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
-        >>> round(1e3 * prefill_attention_s(kernel, device, 1.0, 8192.0, 32.0, 8.0, 128.0), 2)
+        >>> round(1e3 * prefill_attention_s(kernel, device, 1.0, 8192.0, AttentionHeads(32.0, 8.0, 128.0)), 2)
         1.1
     """
-    moved_B = batch * seq_len * head_dim * (4 * heads + 2 * (2 + kv_B) * kv_heads)
-    scores_s = _scores_s(kernel, device, batch, seq_len, heads, head_dim, window)
+    moved_B = batch * seq_len * shape.head_dim * (4 * shape.heads + 2 * (2 + shape.kv_B) * shape.kv_heads)
+    scores_s = _scores_s(kernel, device, batch, seq_len, shape)
     return kernel.floor_s + moved_B / (kernel.shared.streaming * device.bandwidth_Bps) + scores_s
 
 
-def _scores_s(
-    kernel: PrefillKernel, device: AttentionDevice, batch: Num, seq_len: Num, heads: Num, head_dim: Num, window: Num
-) -> Num:
+def _scores_s(kernel: PrefillKernel, device: AttentionDevice, batch: Num, seq_len: Num, shape: AttentionHeads) -> Num:
+    heads, head_dim, window = shape.heads, shape.head_dim, shape.window
     windowed = (window > 0) & (window < seq_len)
     tile_keys = where(windowed, kernel.window_tile_keys, kernel.tile_keys)
     reach = where(windowed, window, seq_len)
@@ -164,17 +172,7 @@ def _scores_s(
     return score_s * sqrt(all_scores**2 + longest_block**2)
 
 
-def decode_attention_s(
-    kernel: DecodeKernel,
-    device: AttentionDevice,
-    batch: Num,
-    context: Num,
-    heads: Num,
-    kv_heads: Num,
-    head_dim: Num,
-    kv_B: Num = 2.0,
-    window: Num = 0.0,
-) -> Num:
+def decode_attention_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num, context: Num, shape: AttentionHeads) -> Num:
     """Seconds of one new token's attention of ``batch`` sequences with ``context`` tokens each (the new one included).
 
     t = t0 + extra + sqrt(read^2 + blocks^2 + scalar^2): bytes of keys and values over the achieved bandwidth, less what
@@ -185,9 +183,10 @@ def decode_attention_s(
     Example:
         >>> kernel = DecodeKernel(9e-6, 0.9, 5e-6, 1.5e-6, 2.4e10, 0.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
-        >>> round(1e6 * decode_attention_s(kernel, device, 64.0, 4096.0, 32.0, 8.0, 128.0))
+        >>> round(1e6 * decode_attention_s(kernel, device, 64.0, 4096.0, AttentionHeads(32.0, 8.0, 128.0)))
         370
     """
+    heads, kv_heads, head_dim, kv_B, window = shape.heads, shape.kv_heads, shape.head_dim, shape.kv_B, shape.window
     windowed = (window > 0) & (window < context)
     keys = where(windowed, window, context)
     ungrouped = heads > kernel.shared.largest_group * kv_heads
@@ -208,10 +207,8 @@ def training_attention_s(
     device: AttentionDevice,
     batch: Num,
     seq_len: Num,
-    heads: Num,
-    head_dim: Num,
+    shape: AttentionHeads,
     backward_rate: Num,
-    window: Num = 0.0,
     generation: Num = 1.0,
 ) -> tuple[Num, Num]:
     """Forward and backward time of one layer's causal attention in training, launches and activation traffic left out.
@@ -222,9 +219,9 @@ def training_attention_s(
     Example:
         >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
-        >>> forward, backward = training_attention_s(kernel, device, 1.0, 8192.0, 32.0, 128.0, 0.5)
+        >>> forward, backward = training_attention_s(kernel, device, 1.0, 8192.0, AttentionHeads(32.0, 32.0, 128.0), 0.5)
         >>> round(backward / forward, 2)
         5.0
     """
-    forward = _scores_s(kernel, device, batch, seq_len, heads, head_dim, window) / generation
+    forward = _scores_s(kernel, device, batch, seq_len, shape) / generation
     return forward, forward * (BACKWARD_FLOPS / backward_rate)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlsysim.physics.kernels.attention import AttentionDevice, PrefillKernel, training_attention_s
+from mlsysim.physics.kernels.attention import AttentionDevice, AttentionHeads, PrefillKernel, training_attention_s
 from mlsysim.physics.kernels.gemm import gemm_s
 from mlsysim.physics.kernels.passes import Passes, ReplicaDevice
 from mlsysim.physics.numeric import Num, maximum, where
@@ -118,7 +118,8 @@ def _attention_s(
 ) -> tuple[Num, Num]:
     """Forward and backward seconds of attention to all s tokens: the causal half of 2 s, with half as many sequences."""
     sequences, width = tokens / shape.seq_len, shape.hidden / shape.heads
-    fused = training_attention_s(kernel, chip, sequences / 2, 2 * shape.seq_len, shape.heads, width, backward_rate)
+    heads = AttentionHeads(shape.heads, shape.heads, width)
+    fused = training_attention_s(kernel, chip, sequences / 2, 2 * shape.seq_len, heads, backward_rate)
     scores = sequences * shape.heads * shape.seq_len**2
     products_s = 4 * scores * width / (device.shared.batched_share * device.peak_flops_per_s)
     element_B = device.value_B if device.element_B is None else device.element_B

@@ -16,14 +16,14 @@ class RankParameters:
     dense: Num
     expert: Num
 
-    @property
-    def whole(self) -> Num:
-        """Parameters that the rank holds without ZeRO."""
-        return self.dense + self.expert
-
     def sharded(self, plan: Plan) -> Num:
         """Parameters that ZeRO leaves to the rank; experts, already spread over EP, have fewer copies left to divide."""
         return plan.shard_copies * (self.dense / plan.data_ranks + self.expert / plan.expert_copies)
+
+    @property
+    def whole(self) -> Num:
+        """What the rank holds without ZeRO."""
+        return self.dense + self.expert
 
 
 def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:

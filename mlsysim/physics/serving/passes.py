@@ -10,11 +10,13 @@ Sources: Pope et al., "Efficiently Scaling Transformer Inference", 2022 (what a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from mlsysim.physics.kernels.attention import decode_attention_s, prefill_attention_s
+from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s, prefill_attention_s
 from mlsysim.physics.kernels.collectives import collective_s
 from mlsysim.physics.numeric import Num, everywhere, floor, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.activations import WIDE_B, elementwise_layer_s, stored_score_s
@@ -78,10 +80,9 @@ def decode_layer_attention_s(model: ServedModel, batch: Num, context: Num) -> Nu
     batch = batch / shards.own
     heads = maximum(shape.heads / shards.attention, 1.0)
     kv_heads = maximum(shape.cached_heads / shards.attention, 1.0)
-    args = (kernels.decode, kernels.attention, batch, context, heads, kv_heads, shape.cached_dim, kernels.kv_B)
-    attention_s = decode_attention_s(*args)
-    if somewhere(shape.windowed > 0):
-        attention_s = (1 - shape.windowed) * attention_s + shape.windowed * decode_attention_s(*args, shape.window)
+    each = AttentionHeads(heads, kv_heads, shape.cached_dim, kernels.kv_B)
+    fused_s = partial(decode_attention_s, kernels.decode, kernels.attention, batch, context)
+    attention_s = _over_layers(model, fused_s, each)
     if has.grouped_decode and not has.only_group:
         return attention_s
     repeated_B = 2 * batch * heads * context * shape.cached_dim * kernels.kv_B
@@ -166,11 +167,17 @@ def _flash_s(model: ServedModel, batch: Num, prompt: Num, heads: Num, kv_heads: 
     shape, kernels = model.shape, model.kernels
     if not model.has.causal:
         batch, prompt = batch / 2, 2 * prompt
-    args = (kernels.prefill, kernels.attention, batch, prompt, heads, kv_heads, shape.head_dim, kernels.kv_B)
-    attention_s = prefill_attention_s(*args)
-    if somewhere(shape.windowed > 0):
-        attention_s = (1 - shape.windowed) * attention_s + shape.windowed * prefill_attention_s(*args, shape.window)
-    return attention_s
+    each = AttentionHeads(heads, kv_heads, shape.head_dim, kernels.kv_B)
+    fused_s = partial(prefill_attention_s, kernels.prefill, kernels.attention, batch, prompt)
+    return _over_layers(model, fused_s, each)
+
+
+def _over_layers(model: ServedModel, attention_s: Callable[[AttentionHeads], Num], heads: AttentionHeads) -> Num:
+    """The mean of attention's seconds over windowed layers and others."""
+    mean_s, windowed = attention_s(heads), model.shape.windowed
+    if somewhere(windowed > 0):
+        mean_s = (1 - windowed) * mean_s + windowed * attention_s(replace(heads, window=model.shape.window))
+    return mean_s
 
 
 def mixed_prefill_s(model: ServedModel, step: PassTime, batch: Num, prompt: Num, tokens: Num) -> Num:

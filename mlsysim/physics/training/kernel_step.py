@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 
 from mlsysim.physics.distinct import distinct_rows
-from mlsysim.physics.kernels.attention import training_attention_s
+from mlsysim.physics.kernels.attention import AttentionHeads, training_attention_s
 from mlsysim.physics.kernels.collectives import collective_s
 from mlsysim.physics.kernels.gemm import gemm_s
 from mlsysim.physics.layer.adapters import ADDED_B, LAUNCHED, adapter_products_s
@@ -288,7 +288,10 @@ def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[N
 
     def fused_s(window: Num) -> tuple[Num, Num]:
         return training_attention_s(
-            device.attention, clocked, batch, shape.seq_len, heads, head_dim, shared.attention_backward, window, generation
+            *(device.attention, clocked, batch, shape.seq_len),
+            AttentionHeads(heads, heads, head_dim, window=window),
+            shared.attention_backward,
+            generation,
         )
 
     fused = fused_s(0.0)

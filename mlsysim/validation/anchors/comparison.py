@@ -85,6 +85,13 @@ def _relative(path: Path, here: str) -> str:
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
 
 
+# What a comparison has of its case as it is.
+_OF_CASE = (
+    *("locator", "role", "evidence", "metric", "unit", "known_miss"),
+    *("hand_picked", "corrects", "paper", "reported", "primary", "row"),
+)
+
+
 @functools.cache
 def compare(anchor: Anchor) -> Comparison:
     """The comparison of ``anchor``'s prediction with its figure."""
@@ -103,20 +110,16 @@ def compare(anchor: Anchor) -> Comparison:
         "error": 100 * abs(error) if error is not None else "",
         "in_band": "yes" if in_band else "no",
     }
+    copied: dict[str, Any] = {name: getattr(case, name) for name in _OF_CASE} | _asked(anchor)
     return Comparison(
         id=anchor.id,
         family=anchor.family,
         file=relative(anchor.path),
         source=source.key,
         citation=source.citation,
-        locator=case.locator,
         title=case.title or anchor.id,
-        role=case.role,
-        evidence=case.evidence,
         solver=source.solver,
-        **_asked(anchor),
-        metric=case.metric,
-        unit=case.unit,
+        **copied,
         basis=prediction.basis,
         predicted=predicted,
         measured=_measured(anchor),
@@ -128,14 +131,7 @@ def compare(anchor: Anchor) -> Comparison:
         feasible=prediction.feasible,
         expect_feasible=case.feasible,
         reason=prediction.reason,
-        known_miss=case.known_miss,
         coefficients=prediction.coefficients,
-        hand_picked=case.hand_picked,
-        corrects=case.corrects,
-        paper=case.paper,
-        reported=case.reported,
-        primary=case.primary,
-        row=case.row,
         matches_paper=None if case.paper is None else matches(predicted, case.paper),
         macros={name: macro_text(anchor, macro, derived) for name, macro in case.macros.items()},
     )

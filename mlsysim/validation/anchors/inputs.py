@@ -14,6 +14,7 @@ from mlsysim.core.spec import Spec
 from mlsysim.models import types as workload_types
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
+from mlsysim.tables.question import Question
 from mlsysim.tables.served import served_question
 from mlsysim.tables.serving import serving_question
 from mlsysim.tables.token import token_question
@@ -50,9 +51,6 @@ def call_of(anchor: Anchor) -> Call:
 def _built(anchor: Anchor) -> Call:
     case = anchor.case
     solve = _solver(anchor.source.solver)().solve
-    if case.run and anchor.source.solver == "ServingModel":
-        served = serving_question(case.run)
-        return Call(solve, (served.workload, served.hardware), {**served.arguments, **case.solve})
     if case.run:
         inputs, arguments = _asked(anchor.source.solver, case.run)
         keywords = {**arguments, **case.solve}
@@ -74,17 +72,24 @@ _DRAFT = "draft"
 
 def _asked(solver: str, run: dict[str, str]) -> tuple[tuple[Spec, ...], dict[str, Any]]:
     """Inputs and arguments that the cells of a table of runs give ``solver``."""
-    if solver == "SingleNodeModel":
-        small = inference_question(run) if is_inference(run) else replica_question(run)
-        return (small.workload, small.hardware), small.arguments
-    if solver == "BatchServerModel":
-        served = served_question(run)
-        return (served.workload, served.hardware), served.arguments
-    if solver == "TokenServerModel":
-        tokens = token_question(run)
-        return (tokens.workload, tokens.hardware), tokens.arguments
-    asked = question(run)
-    return (asked.workload, asked.fleet), asked.arguments
+    if solver in _QUESTIONS:
+        asked = _QUESTIONS[solver](run)
+        return (asked.workload, asked.hardware), asked.arguments
+    trained = question(run)
+    return (trained.workload, trained.fleet), trained.arguments
+
+
+def _small_model_question(run: dict[str, str]) -> Question:
+    return inference_question(run) if is_inference(run) else replica_question(run)
+
+
+# What reads a row for a solver; those of others are training runs.
+_QUESTIONS: dict[str, Callable[[dict[str, str]], Question]] = {
+    "SingleNodeModel": _small_model_question,
+    "BatchServerModel": served_question,
+    "TokenServerModel": token_question,
+    "ServingModel": serving_question,
+}
 
 
 def _solver(name: str) -> type[Any]:

@@ -15,6 +15,7 @@ from mlsysim.core.units import magnitude
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.physics.kernels.attention import (
     AttentionDevice,
+    AttentionHeads,
     DecodeKernel,
     PrefillKernel,
     decode_attention_s,
@@ -108,9 +109,9 @@ def _kv_B(rows: KernelTable) -> Times:
     return np.array([1.0 if row["kv_cache_dtype"] == "fp8" else 2.0 for row in rows.rows])
 
 
-def _work(rows: KernelTable, length: str) -> tuple[Times, ...]:
+def _work(rows: KernelTable, length: str) -> tuple[Times, Times, AttentionHeads]:
     batch, tokens, heads, kv_heads, head_dim = map(rows.numbers, ("batch_size", length, "heads", "kv_heads", "head_dim"))
-    return batch, tokens, heads, kv_heads, head_dim, _kv_B(rows), rows.numbers("window_size")
+    return batch, tokens, AttentionHeads(heads, kv_heads, head_dim, _kv_B(rows), rows.numbers("window_size"))
 
 
 def _peak(device: Mapping[str, Any], dtype: str) -> float:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 Row = Mapping[str, Any]
 
 
+class AsRow:
+    """A dataclass of plain values."""
+
+    __slots__ = ()
+
+    def as_row(self) -> dict[str, Any]:
+        """The values by their names."""
+        return asdict(cast("Any", self))
+
+
 @dataclass(frozen=True)
-class Summary:
+class Summary(AsRow):
     """The errors of one family's cases in one role. Errors are fractions; a choice has none and counts only in band.
 
     ``balanced_accuracy`` is of outcomes: the mean of the shares of fitting and of OOM plans that are recognised.
@@ -32,10 +42,6 @@ class Summary:
     infeasible: int
     coefficients: int
     hand_picked: int
-
-    def as_row(self) -> dict[str, Any]:
-        """The summary as a dictionary of plain values."""
-        return asdict(self)
 
 
 def summarise(family: str, role: str, rows: Sequence[Row]) -> Summary:
@@ -90,7 +96,7 @@ def _grouped(rows: Iterable[Row], column: str) -> list[Summary]:
 
 
 @dataclass(frozen=True)
-class KernelSummary:
+class KernelSummary(AsRow):
     """The errors of one family's kernel measurements in one role, pooled over its tables. Errors are fractions.
 
     ``gates`` counts the limits on single tables, ``held`` those that hold, ``known_gaps`` those that are known not to.
@@ -108,10 +114,6 @@ class KernelSummary:
     held: int
     known_gaps: int
     coefficients: int
-
-    def as_row(self) -> dict[str, Any]:
-        """The summary as a dictionary of plain values."""
-        return asdict(self)
 
 
 def kernels_by_family(kernels: Iterable[Row]) -> list[KernelSummary]:

@@ -111,21 +111,6 @@ class TargetCheck:
     target: Target
     measure: str
 
-    @property
-    def id(self) -> str:
-        """The check's name, such as ``vtrain-multi-mean``."""
-        return f"{self.target.id}-{self.measure.replace('_', '-')}"
-
-    @property
-    def limit(self) -> float:
-        """The largest, or least, accepted value."""
-        return self.target.limits[self.measure]
-
-    @property
-    def known_gap(self) -> str:
-        """The reason why the aim is missed; "" if it should hold."""
-        return self.target.known_gaps.get(self.measure, "")
-
     def as_row(
         self, rows: Sequence[Row], left_out: Mapping[str, Mapping[str, Any]], kernels: Sequence[Row] = ()
     ) -> dict[str, Any]:
@@ -155,6 +140,21 @@ class TargetCheck:
             "held": held,
             "known_gap": self.known_gap,
         }
+
+    @property
+    def id(self) -> str:
+        """The check's name, such as ``vtrain-multi-mean``."""
+        return f"{self.target.id}-{self.measure.replace('_', '-')}"
+
+    @property
+    def limit(self) -> float:
+        """The largest, or least, accepted value."""
+        return self.target.limits[self.measure]
+
+    @property
+    def known_gap(self) -> str:
+        """The reason why the aim is missed; "" if it should hold."""
+        return self.target.known_gaps.get(self.measure, "")
 
 
 def _names(wanted: str, name: str, entry: Mapping[str, Any]) -> bool:
