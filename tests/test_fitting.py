@@ -210,8 +210,9 @@ def test_a_file_with_the_values_that_it_has_is_the_same_text(calibration):
 
 
 def test_three_digits_are_the_same_value():
-    assert same(0.8127, 0.8130, 1.05)
-    assert not same(0.8127, 0.814, 1.05)
+    assert same(0.8127, 0.8130, Coefficient(0.85, 0.6, 1.05))
+    assert not same(0.8127, 0.814, Coefficient(0.85, 0.6, 1.05))
+    assert not same(1.4e-5, 1.5e-5, Coefficient(1e-5, 1e-7, 2e-2, log=True))
 
 
 def test_the_command_finds_what_is_written(capsys):

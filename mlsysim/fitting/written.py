@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import CALIBRATION, Calibration, Key, Runs, Tables
 from mlsysim.fitting.search import entries_of, fitted
 from mlsysim.fitting.toml_text import DATA, amended
@@ -19,6 +20,10 @@ from mlsysim.validation.kernels.errors import ErrorStatistics, Times
 
 # Values that differ by less than this share are the same: three digits.
 _SAME = 1e-3
+# Beside a range whose logarithm is not fitted, what differs by less than this share of it is the same, too.
+_NEAR = 1e-4
+# Where the logarithm is fitted, what is above the low end by less than this share is at the end.
+_AT_END = 1e-2
 # What to write: parts of entries, by file and by the names of the tables down to the entry.
 Changes = dict[str, dict[tuple[str, ...], dict[str, Any]]]
 
@@ -68,21 +73,24 @@ def refit(calibration: Calibration, root: Path) -> Refit:
         kind, name, part = key
         old = before[kind][name].get(part)
         values[key] = (old, float(tables[kind][name][part]))
-        if old is not None and same(old, values[key][1], calibration.range_of(key, before[kind][name]).high):
+        if old is not None and same(old, values[key][1], calibration.range_of(key, before[kind][name])):
             tables[kind][name][part] = old
     moved = [key for key, (old, _) in values.items() if tables[key.kind][key.entry][key.part] != old]
     by_role = {role: runs if role == CALIBRATION else calibration.gathered(root, role) for role in calibration.written_roles}
     return Refit(calibration.name, values, moved, _changes(calibration, tables, at_bound, by_role))
 
 
-def same(old: float, new: float, high: float) -> bool:
-    """True if two values agree to three digits, or are both nothing beside the ``high`` end of their range.
+def same(old: float, new: float, known: Coefficient) -> bool:
+    """Whether two values agree to three digits, or lie as near as a ten-thousandth of their range, or both at its low end.
 
     Example:
-        >>> same(0.8127, 0.8130, 1.05), same(0.8127, 0.814, 1.05), same(7.7e-10, 2e-12, 1e-4)
+        >>> clock, host = Coefficient(0.85, 0.6, 1.05), Coefficient(1e-5, 0.0, 1e-4)
+        >>> same(0.8127, 0.8130, clock), same(0.8127, 0.814, clock), same(7.7e-10, 2e-12, host)
         (True, False, True)
     """
-    return abs(new - old) <= max(_SAME * abs(old), 1e-5 * high)
+    if known.log:
+        return abs(new - old) <= _SAME * abs(old) or max(old, new) <= (1 + _AT_END) * known.low
+    return abs(new - old) <= max(_SAME * abs(old), _NEAR * (known.high - known.low))
 
 
 def _changes(
