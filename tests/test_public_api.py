@@ -9,8 +9,6 @@ import ast
 import dataclasses
 import functools
 import inspect
-import subprocess
-import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -182,12 +180,6 @@ def test_each_engine_stack_and_harness_keeps_its_name(argument, solver, name):
     assert not (isinstance(refused, UnknownNameError) and refused.value == name), refused
 
 
-def test_the_example_of_own_measurements_still_runs():
-    example = Path(__file__).parents[1] / "examples" / "my_cluster.anchor.toml"
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(example)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
+def test_the_example_of_own_measurements_still_runs(pytester, imported_once, few_plugins):
+    run = pytester.runpytest(Path(__file__).parents[1] / "examples" / "my_cluster.anchor.toml")
+    assert run.ret == 0

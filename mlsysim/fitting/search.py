@@ -22,7 +22,7 @@ _KEPT = 2
 # A search begins where the entries stand and where the ranges say: the errors have dips, and neither is always in the best.
 BEGINNINGS = ("written", "range")
 # Another end counts where its errors are less by this share: between dips as deep as each other a written value stays.
-_BETTER = 1e-3
+_BETTER = 5e-3
 
 
 def fitted(
