@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from mlsysim.fitting import search
 from mlsysim.fitting.bounded import Fit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
+from mlsysim.tables.predict import predict_table
 
 
 @pytest.fixture
@@ -52,6 +54,35 @@ def change_rows():
             writer.writerows(rows)
 
     return change
+
+
+@pytest.fixture(scope="session")
+def other_validation(tmp_path_factory, change_rows):
+    """Copies the measured kernel tables of a kind into a tree of their own; their validation rows all say another time."""
+
+    def copied(kind):
+        root = tmp_path_factory.mktemp("anchors")
+        folder = root / "kernels"
+        folder.mkdir()
+        for path in (Path(__file__).parents[1] / "anchors" / "kernels").glob(f"{kind}*"):
+            copy = Path(shutil.copy(path, folder))
+            if copy.suffix == ".csv":
+                change_rows(copy, "validation", lambda row: row | {"measured_s": "1.0"})
+        return root
+
+    return copied
+
+
+@pytest.fixture
+def refusal():
+    """Why a row of a table has no prediction."""
+
+    def reason(row):
+        answer = predict_table([row])[0]
+        assert answer["predicted"] == ""
+        return answer["reason"]
+
+    return reason
 
 
 @pytest.fixture
