@@ -17,11 +17,14 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 from mlsysim.tables.predict import predict_table
 
+# What older versions of pytest say of a plugin that the outer run has imported already.
+_IMPORTED = "-W ignore::pytest.PytestAssertRewriteWarning"
+
 
 @pytest.fixture
 def strict():
     """Warnings of an inner run are errors, but for the one that older versions of pytest give for an imported plugin."""
-    return ("-W", "error", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+    return ("-W", "error", *_IMPORTED.split())
 
 
 @pytest.fixture
@@ -107,7 +110,7 @@ def few_plugins(pytester, monkeypatch):
     needed = ("mlsysim.validation.plugin", "syrupy", "pytest_benchmark.plugin", "xdist.plugin")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     installed = [name for name in needed if importlib.util.find_spec(name.partition(".")[0])]
-    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p {name}" for name in installed))
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join((_IMPORTED, *(f"-p {name}" for name in installed))))
 
 
 @pytest.fixture(scope="session")
