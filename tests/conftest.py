@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,16 @@ from mlsysim.fitting import search
 from mlsysim.fitting.bounded import Fit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
+from mlsysim.tables.predict import predict_table
+
+# What older versions of pytest say of a plugin that the outer run has imported already.
+_IMPORTED = "-W ignore::pytest.PytestAssertRewriteWarning"
 
 
 @pytest.fixture
 def strict():
     """Warnings of an inner run are errors, but for the one that older versions of pytest give for an imported plugin."""
-    return ("-W", "error", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+    return ("-W", "error", *_IMPORTED.split())
 
 
 @pytest.fixture
@@ -54,6 +59,35 @@ def change_rows():
     return change
 
 
+@pytest.fixture(scope="session")
+def other_validation(tmp_path_factory, change_rows):
+    """Copies the measured kernel tables of a kind into a tree of their own; their validation rows all say another time."""
+
+    def copied(kind):
+        root = tmp_path_factory.mktemp("anchors")
+        folder = root / "kernels"
+        folder.mkdir()
+        for path in (Path(__file__).parents[1] / "anchors" / "kernels").glob(f"{kind}*"):
+            copy = Path(shutil.copy(path, folder))
+            if copy.suffix == ".csv":
+                change_rows(copy, "validation", lambda row: row | {"measured_s": "1.0"})
+        return root
+
+    return copied
+
+
+@pytest.fixture
+def refusal():
+    """Why a row of a table has no prediction."""
+
+    def reason(row):
+        answer = predict_table([row])[0]
+        assert answer["predicted"] == ""
+        return answer["reason"]
+
+    return reason
+
+
 @pytest.fixture
 def quick_fit(monkeypatch):
     """A fit of one step, whose every value hangs on every figure that it is given: a real one takes minutes."""
@@ -76,7 +110,7 @@ def few_plugins(pytester, monkeypatch):
     needed = ("mlsysim.validation.plugin", "syrupy", "pytest_benchmark.plugin", "xdist.plugin")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     installed = [name for name in needed if importlib.util.find_spec(name.partition(".")[0])]
-    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p {name}" for name in installed))
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join((_IMPORTED, *(f"-p {name}" for name in installed))))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -141,14 +140,8 @@ def test_carried_rows(phase, name):
 
 
 @pytest.fixture(scope="module")
-def fitted_on_other_validation(tmp_path_factory, change_rows):
-    root = tmp_path_factory.mktemp("anchors")
-    directory = root / "kernels"
-    directory.mkdir()
-    shutil.copy(KERNELS / "attention.toml", directory)
-    for path in KERNELS.glob("attention_*.csv"):
-        change_rows(shutil.copy(path, directory), VALIDATION, lambda row: row | {"measured_s": "1.0"})
-    return refit(ATTENTIONS, root)
+def fitted_on_other_validation(other_validation):
+    return refit(ATTENTIONS, other_validation("attention"))
 
 
 @pytest.mark.parametrize(("phase", "name"), TABLES)

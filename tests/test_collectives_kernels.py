@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from mlsysim.core.errors import DataError
 from mlsysim.fitting.kernels import COLLECTIVE
 from mlsysim.fitting.written import refit
 from mlsysim.physics.kernels.collectives import KINDS, collective_s, hierarchical_all_reduce_s
-from mlsysim.validation.kernels.tables import VALIDATION, KernelTable, role_of
+from mlsysim.validation.kernels.tables import KernelTable, role_of
 
 FOLDER = Path(__file__).parents[1] / "anchors" / "kernels"
 MULTINODE = FOLDER / "collectives_multinode.csv"
@@ -127,15 +126,10 @@ def test_multinode_roles_follow_from_the_inputs():
 
 
 @pytest.fixture(scope="module")
-def refitted(tmp_path_factory, change_rows):
+def refitted(other_validation):
     """The fit of a copy whose validation rows are nonsense."""
     pytest.importorskip("scipy")
-    root = tmp_path_factory.mktemp("anchors")
-    folder = root / "kernels"
-    folder.mkdir()
-    for path in FOLDER.glob("collectives_*.csv"):
-        change_rows(shutil.copy(path, folder), VALIDATION, lambda row: row | {"measured_s": "1.0"})
-    return refit(COLLECTIVE, root)
+    return refit(COLLECTIVE, other_validation("collectives"))
 
 
 @pytest.mark.parametrize("group", ["device", "fabric"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -126,15 +125,9 @@ def test_coefficients_are_few_and_physical(name, dtype):
 
 
 @pytest.fixture(scope="module")
-def refitted(tmp_path_factory, change_rows):
+def refitted(other_validation):
     """The fit of tables whose validation rows all say another time."""
-    root = tmp_path_factory.mktemp("anchors")
-    folder = root / "kernels"
-    folder.mkdir()
-    shutil.copy(KERNELS / "gemm.toml", folder)
-    for path in KERNELS.glob("gemm_*.csv"):
-        change_rows(shutil.copy(path, folder), VALIDATION, lambda row: row | {"measured_s": "1.0"})
-    return refit(PRODUCTS, root)
+    return refit(PRODUCTS, other_validation("gemm"))
 
 
 @pytest.mark.parametrize(("name", "dtype"), KINDS)
