@@ -106,9 +106,9 @@ def test_what_has_no_measured_kernels_is_refused_by_name():
 
 
 def test_no_stack_is_fitted_with_more_than_six_coefficients_or_beyond_its_ranges():
-    from mlsysim.calibration.stacks import _tables
+    from mlsysim.calibration.store import tables
 
-    for name, entry in _tables().items():
+    for name, entry in tables("stacks.toml").items():
         assert len(entry.get("fit", [])) <= 6
         for part in entry.get("fit", []):
             assert RANGES[part].low <= getattr(stack(name).coefficients, part) <= RANGES[part].high

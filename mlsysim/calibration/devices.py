@@ -10,7 +10,8 @@ from mlsysim.calibration import siblings
 from mlsysim.calibration.shared_kernels import shared_names
 from mlsysim.calibration.store import Entries, fitted_of, resolved, tables
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.core.toml import packaged_toml
+
+_FILE = "devices.toml"
 
 
 @functools.cache
@@ -39,7 +40,7 @@ def measured_hardware() -> tuple[str, ...]:
 def _devices() -> dict[str, str]:
     """The device of each accelerator: that of its entry, or, without one, that of its stated kernels."""
     stated = {chip.name: device for device in siblings.stated_devices() for chip in siblings.all_hardware(device)}
-    return stated | {name: device for device, entry in _tables().items() for name in entry["hardware"]}
+    return stated | {name: device for device, entry in tables(_FILE).items() for name in entry["hardware"]}
 
 
 def kernels_of(device: str) -> str:
@@ -49,7 +50,7 @@ def kernels_of(device: str) -> str:
         >>> kernels_of("h100_sxm"), kernels_of("a100_sxm_40gb")
         ('h100_sxm', 'a100_sxm')
     """
-    return str(_tables().get(device, {}).get("kernels", device))
+    return str(tables(_FILE).get(device, {}).get("kernels", device))
 
 
 def sustained_clock(device: str) -> float:
@@ -64,7 +65,7 @@ def clock_names(device: str) -> tuple[str, ...]:
 
 
 def _clock_entry(device: str) -> tuple[str, dict[str, Any]]:
-    known = _tables()
+    known = tables(_FILE)
     while device not in known:
         device = siblings.sibling(device, "gemm")
     return device, known[device]
@@ -117,8 +118,3 @@ def names_of_a_pass(
     """
     clock = () if any(name.endswith(".clock") for name in device) else clock_names(kernels)
     return (*shared_names("data_parallel"), *products, *clock, *device, *fitted_of(tables(file)["stack"], stack_name, "stack"))
-
-
-@functools.cache
-def _tables() -> dict[str, dict[str, Any]]:
-    return packaged_toml("calibration", "devices.toml")

@@ -11,8 +11,8 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlsysim.calibration.store import tables
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.core.toml import packaged_toml
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 
@@ -91,7 +91,7 @@ def fitted_peak(device: str, dtype: str) -> Mapping[str, Any]:
 
 def written_residuals(role: str) -> Mapping[str, float]:
     """The error statistics of all published peak rates of ``role``, in percent."""
-    percents: Mapping[str, float] = _tables("peaks.toml")["all"]["formats"][role]
+    percents: Mapping[str, float] = tables("peaks.toml")["all"]["formats"][role]
     return percents
 
 
@@ -151,7 +151,7 @@ def hardware(device: str) -> HardwareNode:
     """The registry entry of a device, measured or stated; the first of several that share their kernels."""
     if is_stated(device):
         return all_hardware(device)[0]
-    return Hardware[_tables("gemm.toml")[device]["bfloat16"]["hardware"]]
+    return Hardware[tables("gemm.toml")[device]["bfloat16"]["hardware"]]
 
 
 def all_hardware(device: str) -> list[HardwareNode]:
@@ -174,14 +174,9 @@ def _entry(device: str) -> Mapping[str, Any]:
 
 @functools.cache
 def _entries() -> Mapping[str, Mapping[str, Any]]:
-    return {name: entry for name, entry in _tables("siblings.toml").items() if name != "defaults"}
+    return {name: entry for name, entry in tables("siblings.toml").items() if name != "defaults"}
 
 
 @functools.cache
 def _peaks() -> Mapping[str, Mapping[str, Any]]:
-    return {name: entry for name, entry in _tables("peaks.toml").items() if name not in ("defaults", "all")}
-
-
-@functools.cache
-def _tables(file: str) -> dict[str, dict[str, Any]]:
-    return packaged_toml("calibration", file)
+    return {name: entry for name, entry in tables("peaks.toml").items() if name not in ("defaults", "all")}

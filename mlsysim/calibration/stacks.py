@@ -9,11 +9,11 @@ from typing import Any
 
 from mlsysim.calibration import attention, collectives, gemm, shared
 from mlsysim.calibration.devices import clock_names, kernels_of
-from mlsysim.calibration.store import coefficients, fitted_of, known_entry
-from mlsysim.core.toml import packaged_toml
+from mlsysim.calibration.store import coefficients, fitted_of, known_entry, tables
 from mlsysim.physics.training.memory import MemoryTerms
 from mlsysim.physics.training.step_inputs import StackCoefficients
 
+_FILE = "stacks.toml"
 # Korthikanti et al. 2022, section 4.1: 5 a s^2 b of each layer, the output of softmax and of dropout and its mask.
 _SCORE_B = {"unfused": 5.0, "fused-softmax": 5.0}
 # Formats of products that leave a quantised copy of their inputs.
@@ -66,7 +66,7 @@ def stack(name: str) -> Stack:
         >>> stack("megatron-2021").coefficients.tp_hidden_backward
         0.0
     """
-    entry = known_entry("stack", name, _tables())
+    entry = known_entry("stack", name, tables(_FILE))
     return Stack(
         name=name,
         coefficients=coefficients(StackCoefficients, entry),
@@ -100,15 +100,10 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
 @functools.cache
 def _with_memory() -> dict[str, dict[str, Any]]:
     """The stacks, each with the fitted terms of its memory among what was fitted of it."""
-    terms = {name: [f"memory.{term}" for term in entry.get("memory_fit", ())] for name, entry in _tables().items()}
-    return {name: {**entry, "fit": [*entry.get("fit", ()), *terms[name]]} for name, entry in _tables().items()}
+    terms = {name: [f"memory.{term}" for term in entry.get("memory_fit", ())] for name, entry in tables(_FILE).items()}
+    return {name: {**entry, "fit": [*entry.get("fit", ()), *terms[name]]} for name, entry in tables(_FILE).items()}
 
 
 def stack_names() -> tuple[str, ...]:
     """The names of all stacks."""
-    return tuple(_tables())
-
-
-@functools.cache
-def _tables() -> dict[str, dict[str, Any]]:
-    return packaged_toml("calibration", "stacks.toml")
+    return tuple(tables(_FILE))

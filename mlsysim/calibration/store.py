@@ -26,8 +26,8 @@ def resolved(entries: Entries, name: str) -> dict[str, Any]:
 
 
 @functools.cache
-def tables(file: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """The tables of a calibration file by kind (``stack``, ``device``) and name, as the TOML states them."""
+def tables(file: str) -> dict[str, dict[str, Any]]:
+    """The tables of a calibration file by name, or by kind (``stack``, ``device``) and name, as the TOML states them."""
     return packaged_toml("calibration", file)
 
 
@@ -75,6 +75,7 @@ def stack_of(kind: type[T], coefficients_of: Any, file: str, name: str) -> T:
         UnknownNameError: no such stack; the message has near names.
     """
     stacks = tables(file)["stack"]
-    entry = known_entry("stack", name, stacks)
+    called = one_of("stack", name, stacks)
+    entry = resolved(stacks, called)
     stated = {field.name: entry[field.name] for field in fields(kind) if field.name in entry}  # type: ignore[arg-type]
-    return kind(**{**stated, "name": one_of("stack", name, stacks), "coefficients": coefficients(coefficients_of, entry)})
+    return kind(**{**stated, "name": called, "coefficients": coefficients(coefficients_of, entry)})

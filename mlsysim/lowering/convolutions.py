@@ -9,7 +9,6 @@ import numpy as np
 
 from mlsysim.core.errors import InputError
 from mlsysim.core.toml import packaged_toml
-from mlsysim.models.types import Workload
 from mlsysim.physics.kernels.convolution import Convolutions
 
 
@@ -33,11 +32,6 @@ def convolutions(name: str) -> Convolutions:
         return _listed_network(known[name]["layers"])
     sizes = ("image", "blocks", "width", "groups", "expansion", "classes")
     return _bottleneck_network(**{size: known[name][size] for size in sizes})
-
-
-def has_layers(workload: Workload) -> bool:
-    """True if the layers of ``workload`` are known."""
-    return workload.name in _networks()
 
 
 @functools.cache
