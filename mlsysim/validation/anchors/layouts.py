@@ -222,7 +222,7 @@ _OF_THE_PLAN = (
 def checks(root: Path) -> list[Ranking | Choice]:
     """The checks that ``layouts.toml`` under ``root`` asks for; none without the file."""
     layouts = _read(root)
-    runs = load_sound(file for file in anchor_files(root) if file.parent.name == "training").anchors
+    runs = [anchor for anchor in load_sound(anchor_files(root)).anchors if anchor.path.parent.name == "training"]
     return [*_rankings(layouts, runs), *_choices(layouts, runs)]
 
 
