@@ -205,7 +205,7 @@ def _csv_case(columns: Sequence[tuple[str, ...]], line: Sequence[str]) -> dict[s
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=2**14)
 def _cell(text: str) -> Any:
     """A cell as TOML would read it; what TOML does not know is text.
 
