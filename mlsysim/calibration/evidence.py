@@ -19,9 +19,12 @@ from mlsysim.core.toml import packaged_toml
 RUNS_FILE = "evidence.csv"
 LEFT_OUT_FILE = "left_out.csv"
 SOURCES_FILE = "evidence_sources.csv"
+NAMES_FILE = "source_names.toml"
 # Prompts are predicted less well than what follows them, and are judged apart.
 FIRST_TOKEN = "first token"
 WHOLE = "whole"
+# Bases of results that rest on fitted coefficients, and so have measurements to be compared with.
+FITTED_BASES = ("calibrated", "transferred")
 FIRST_TOKEN_FIELDS = frozenset(("ttft", "prompt_tokens_per_second", "prefill_mfu"))
 
 
@@ -146,7 +149,8 @@ def is_known_source(text: str) -> bool:
 
 @functools.cache
 def _source_words() -> tuple[str, ...]:
-    return tuple(word.lower() for word in packaged_toml("calibration", "source_names.toml"))
+    words = packaged_toml("calibration", NAMES_FILE)["words"]
+    return tuple(word.lower() for word in words if word != "source")
 
 
 @functools.cache

@@ -105,9 +105,7 @@ def spread(solver: str, quantity: str, facts: RunFacts, *, known_source: bool = 
     if not missing:
         return closest
     studies = [_study(study, solver, quantity) for study in missing]
-    width = math.hypot(*(one.log_width for one in studies))
-    if width <= closest.log_width:
-        return closest
+    width = max(math.hypot(*(one.log_width for one in studies)), closest.log_width)
     named = " and of ".join(f"this {_NAMED[study]}" for study in missing)
     scope = f"no measurement of {named}: interval from those left out"
     widest = max(studies, key=lambda one: one.log_width)

@@ -12,11 +12,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
 
-from mlsysim.calibration.evidence import FIRST_TOKEN, LEFT_OUT_FILE, RUNS_FILE, SOURCES_FILE, WHOLE, RunFacts, quantity_of
+from mlsysim.calibration.evidence import (
+    FIRST_TOKEN,
+    FITTED_BASES,
+    LEFT_OUT_FILE,
+    RUNS_FILE,
+    SOURCES_FILE,
+    WHOLE,
+    RunFacts,
+    quantity_of,
+)
 from mlsysim.fitting import left_out_serving, left_out_training
 from mlsysim.fitting.calibration import CALIBRATION
 from mlsysim.fitting.toml_text import DATA
-from mlsysim.solvers.result import FITTED_BASES
 from mlsysim.validation.anchors import loading
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.comparison import compare
@@ -78,7 +86,7 @@ def _runs(anchors: Iterable[Anchor]) -> Iterator[tuple[str, ...]]:
 
 
 def _run(anchor: Anchor) -> str:
-    """The same text for all figures of one run: of its cells, or of the case where it has none."""
+    """A text that all figures of one run share: of its cells, or of the case where it has none."""
     cells = sorted((name, str(value)) for name, value in anchor.case.run.items() if name != "metric")
     return f"{crc32(repr(cells or anchor.id).encode()):08x}"
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mlsysim.calibration.evidence import RUNS_FILE, measured_runs
+from mlsysim.calibration.evidence import FITTED_BASES, RUNS_FILE, measured_runs
 from mlsysim.fitting import left_out_serving, left_out_training
-from mlsysim.solvers.result import FITTED_BASES
 from mlsysim.validation.anchors.record_keys import LEFT_OUT, SERVING_LEFT_OUT
 from mlsysim.validation.report.left_out import SERVING_FILE, TRAINING_FILE, read
 from mlsysim.validation.report.statistics import Row

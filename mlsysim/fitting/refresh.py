@@ -1,8 +1,8 @@
 """All that follows a change of physics, coefficients or anchors, in order: ``python -m mlsysim.fitting refresh``.
 
-Fits, what was left out of fits, the evidence of intervals, known misses, snapshots and pages. Snapshots and new known misses are
-shown; they are written only with ``--accept``, and not where an aim that held is lost, unless ``--lose`` names it. Run again, it
-changes nothing.
+Fits, what was left out of fits, the evidence of intervals, known misses, snapshots and pages. Snapshots and new known misses
+are shown; they are written only with ``--accept``, and not where an aim that held is lost, unless ``--lose`` names it. Run
+again, it changes nothing.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.fitting import evidence, left_out_serving, left_out_training
 from mlsysim.fitting.families import FAMILIES
-from mlsysim.fitting.known_misses import Standing, standing, updated
 from mlsysim.fitting.toml_text import toml_tables
 from mlsysim.fitting.written import Refit
 from mlsysim.validation.anchors import loading, snapshots
 from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.known_misses import Standing, standing, updated
 from mlsysim.validation.report.left_out import SERVING_FILE, TRAINING_FILE, read_all
 from mlsysim.validation.report.report import percent
 from mlsysim.validation.report.targets import checks

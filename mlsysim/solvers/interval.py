@@ -72,7 +72,7 @@ def interval_about(solver: str, field: str, value: Any, facts: RunFacts) -> Inte
         value: what it says.
         facts: what the run is of.
     """
-    if not _is_speed(field, value):
+    if not is_speed(field, value):
         return None
     found = spread(solver, quantity_of(field), facts)
     if found is None:
@@ -85,7 +85,13 @@ def interval_about(solver: str, field: str, value: Any, facts: RunFacts) -> Inte
     return Interval(value / factor, value * factor, LEVEL, found.scope, found.runs, found.median, found.p90, elsewhere)
 
 
-def _is_speed(field: str, value: Any) -> bool:
+def is_speed(field: str, value: Any) -> bool:
+    """Tell whether a field's value is a time, a rate or a utilisation: what measurements are compared in.
+
+    Args:
+        field: name of the field.
+        value: what it says.
+    """
     if isinstance(value, pint.Quantity):
         return "[time]" in value.dimensionality
     return isinstance(value, float) and "mfu" in field

@@ -10,18 +10,16 @@ from typing import Any, ClassVar, Self
 
 import pint
 
-from mlsysim.calibration.evidence import MeasuredRun, RunFacts, quantity_of
+from mlsysim.calibration.evidence import FITTED_BASES, MeasuredRun, RunFacts, quantity_of
 from mlsysim.calibration.intervals import unmeasured
 from mlsysim.core.errors import InfeasibleError, UnknownNameError
 from mlsysim.core.units import Quantity
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import Workload
-from mlsysim.solvers.interval import Interval, interval_about, nearest_to
+from mlsysim.solvers.interval import Interval, interval_about, is_speed, nearest_to
 from mlsysim.solvers.shown import shown
 
 BASES = ("bound", "efficiency", "calibrated", "transferred", "law", "identity")
-# What rests on fitted coefficients, and so has measurements to be compared with.
-FITTED_BASES = ("calibrated", "transferred")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +137,7 @@ def run_facts(workload: Workload, accelerator: HardwareNode, stack: object, acce
 
 
 def fitted_basis(solver: str, facts: RunFacts) -> str:
-    """ "calibrated" where the stack and the accelerator have measurements of their own, else "transferred".
+    """Return "calibrated" where the stack and the accelerator have measurements of their own, else "transferred".
 
     Example:
         >>> fitted_basis("DistributedModel", RunFacts("GPT", "dense", "H100 SXM5 80GB", "no such stack", 8))
@@ -169,7 +167,7 @@ def _card(result: Result) -> str:
     headline = {name: getattr(result, name) for name in result.HEADLINE}
     for name, value in headline.items():
         if value is not None:
-            lines.append(f"  {name.replace('_', ' '):<{width}}  {shown(value)}{_spread(result, name)}")
+            lines.append(f"  {name.replace('_', ' '):<{width}}  {_told(result, name, value)}")
     if result.interval is not None and result.interval.elsewhere:
         told = f"{result.INTERVAL_OF.replace('_', ' ')} of a run that nobody has published: {result.interval.elsewhere}"
         lines.append(f"  elsewhere {told} (sources left out of the fit)")
@@ -184,9 +182,13 @@ def _card(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _spread(result: Result, name: str) -> str:
-    """What a card says beside a value: its interval, and of the main one what it rests on."""
+def _told(result: Result, name: str, value: Any) -> str:
+    """What a card says of a value: that it is a bound, or its interval, and of the main one what that rests on."""
+    main = name == result.INTERVAL_OF
+    if result.basis == "bound" and is_speed(name, value):
+        word = "least" if isinstance(value, pint.Quantity) and value.check("[time]") else "most"
+        return f"at {word} {shown(value)}{': no real run is this fast' if main else ''}"
     found = result.interval_of(name)
     if found is None:
-        return ""
-    return f" ({found})" if name == result.INTERVAL_OF else f" ({found.range})"
+        return shown(value)
+    return f"{shown(value)} ({found if main else found.range})"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pint
 
+from mlsysim.calibration.evidence import FITTED_BASES
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.spec import Spec
 from mlsysim.core.units import Quantity, in_unit, with_unit
-from mlsysim.solvers.result import FITTED_BASES
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import Call, call_of
 from mlsysim.validation.anchors.schema import Macro

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlsysim.solvers.result import FITTED_BASES
+from mlsysim.calibration.evidence import FITTED_BASES
 from mlsysim.validation.anchors.comparison import NAIVE_MFU
 from mlsysim.validation.report.coverage import of_known, of_unknown
 from mlsysim.validation.report.report import markdown_table, percent
@@ -32,10 +32,9 @@ when they give other errors today."""
 _SERVING_LEFT_OUT = """\
 Engines and devices are fitted again to the calibration cases without those of one device, engine, model or source; all of its
 rows are then predicted, in both roles. A device without figures has the median of its peers' shares, an engine without figures
-is the one engine that fits those of its peers together (`peers` of the calibration files). Rows: decode steps and whole batches;
-times to the first token stand beside them. The fits are kept in `anchors/serving_left_out.toml`, written by
-`python -m mlsysim.fitting refresh`; a test fails when they give other
-errors today."""
+is the one engine that fits those of its peers together (`peers` of the calibration files). Rows: decode steps and whole
+batches; times to the first token stand beside them. The fits are kept in `anchors/serving_left_out.toml`, written by
+`python -m mlsysim.fitting refresh`; a test fails when they give other errors today."""
 
 
 _COVERAGE = """\
