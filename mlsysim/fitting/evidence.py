@@ -79,7 +79,7 @@ def _runs(anchors: Iterable[Anchor]) -> Iterator[tuple[str, ...]]:
         error = math.log(float(found.predicted) / float(found.measured))
         seen.add((solver, result.facts))
         quantity = quantity_of(anchor.case.metric)
-        yield (anchor.case.id, _run(anchor), anchor.source.key, solver, quantity, *_cells(result.facts), f"{error:.4f}")
+        yield (anchor.id, _run(anchor), anchor.source.key, solver, quantity, *_cells(result.facts), f"{error:.4f}")
     for solver, facts in dict.fromkeys(fitted):
         if (solver, facts) not in seen:
             yield ("", "", "", solver, "", *_cells(facts), "")
