@@ -183,8 +183,9 @@ def _ring_s(S: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients, switch: T
             first_B = maximum(first_B, protocol.overtakes_at_B(slower))
         for faster in protocols[number + 1 :]:
             last_B = minimum(last_B, faster.overtakes_at_B(protocol))
-        seconds = where((last_B >= W) & (first_B < last_B), protocol.seconds(maximum(W, first_B)), math.inf)
-        least_s = minimum(least_s, seconds)
+        used = first_B < last_B
+        seconds = protocol.seconds(where(used, maximum(W, first_B), W))
+        least_s = minimum(least_s, where(used & (last_B >= W), seconds, math.inf))
     return least_s
 
 
