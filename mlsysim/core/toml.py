@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from mlsysim.core.errors import DataError, MLSysError, either, nearest
 
+_NAMES_FILE = re.compile(r".*?\.(toml|csv|json): ")
 _LONGEST_INTEGER = re.compile(r"\d(?:_?\d){4300}")
 
 
@@ -206,8 +207,10 @@ def reading(place: str) -> Iterator[None]:
     """
     try:
         yield
-    except DataError:
-        raise
+    except DataError as error:
+        if _NAMES_FILE.match(str(error)):
+            raise
+        raise DataError(f"{place}: {error}") from None
     except KeyError as error:
         raise DataError(f"{place}: no key {error.args[0]!r}") from None
     except RecursionError:

@@ -159,6 +159,8 @@ def _table_file(path: Path, name: object) -> Path:
         raise refused from None
     if not below:
         raise refused
+    if not file.exists():
+        raise DataError(f"{path}: [source]: table = {name!r}: No such file")
     return file
 
 
