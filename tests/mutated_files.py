@@ -295,7 +295,8 @@ def _package(one: Mutant, folder: Path) -> None:
     chance = random.Random(one.seed)
     with _packaged(one, folder):
         for path in chance.sample(KINDS["table"].files, 5):
-            for row in predict_table(chance.sample(_run_rows(path), 2)):
+            rows = _run_rows(path)
+            for row in predict_table(chance.sample(rows, min(2, len(rows)))):
                 _finite(row)
         mlsysim.systems.usual_node(mlsysim.Hardware.Cloud.L40S)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import mlsysim
+from mlsysim.calibration import engines
 from mlsysim.cli.main import main
 from mlsysim.core.errors import DataError, InputError
 from mlsysim.core.toml import packaged_toml
@@ -272,6 +274,24 @@ def test_a_pipe_is_no_file_to_wait_for(tmp_path):
 def test_a_file_of_the_package_is_named_by_its_room(monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"[a]\nb = [1, nan]\n")
     told(lambda: packaged_toml("models", "names.toml"), "mlsysim/models/data/names.toml", r"a\.b\.1 = nan: expected a number")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("memory_use = 0.9", "memory_uses = 0.9", "vllm-2025: no key 'memory_use'"),
+        ("memory_use = 0.9", 'memory_use = "most"', "vllm-2025: could not convert string to float: 'most'"),
+        ("memory_use = 0.9", "memory_use = [1]", "vllm-2025: .*float"),
+        ("memory_use = 0.9", "memory_use = nan", r"vllm-2025.memory_use = nan: expected a number"),
+    ],
+)
+def test_a_calibration_file_of_the_wrong_shape(monkeypatch, old, new, message):
+    text = (Path(mlsysim.__file__).parent / "calibration" / "data" / "engines.toml").read_text("utf-8")
+    start = text.index("[vllm-2025]")
+    assert old in text[start:]
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (text[:start] + text[start:].replace(old, new, 1)).encode())
+    monkeypatch.setattr(engines, "engine_tables", engines.engine_tables.__wrapped__)
+    told(lambda: engines.engine.__wrapped__("vllm-2025"), "mlsysim/calibration/data/engines.toml", message)  # not kept
 
 
 MODULE = """
