@@ -279,7 +279,7 @@ def test_a_file_of_the_package_is_named_by_its_room(monkeypatch):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("memory_use = 0.9", "memory_uses = 0.9", "vllm-2025: no key 'memory_use'"),
+        ('"tensorrt-llm"', '"tensorrt-lm"', "engines.toml: no key 'tensorrt-lm'; did you mean 'tensorrt-llm'"),
         ("memory_use = 0.9", 'memory_use = "most"', "vllm-2025: could not convert string to float: 'most'"),
         ("memory_use = 0.9", "memory_use = [1]", "vllm-2025: .*float"),
         ("memory_use = 0.9", "memory_use = nan", r"vllm-2025.memory_use = nan: expected a number"),
