@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mlsysim.calibration.evidence import FITTED_BASES, quantity_of
+from mlsysim.calibration.intervals import spread
 from mlsysim.models.types import Workload
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import call_of
@@ -24,8 +27,9 @@ class Comparison:
     """Everything that a report says of one case, as JSON knows it.
 
     ``error`` is predicted / measured - 1; of a range, to its nearer edge and 0 inside; None for a choice
-    or an outcome. ``naive`` is the error of half of peak: model FLOP / (0.5 x peak x accelerators), where the prediction is of
-    a training step. ``kind`` is ``dense``, ``moe`` or the workload's architecture.
+    or an outcome. ``expected_low`` and ``expected_high`` are the ends of the prediction's 90 % interval, where it has one.
+    ``naive`` is the error of half of peak: model FLOP / (0.5 x peak x accelerators), where the prediction is of a training
+    step. ``kind`` is ``dense``, ``moe`` or the workload's architecture.
     """
 
     id: str
@@ -50,6 +54,8 @@ class Comparison:
     low: float | None
     high: float | None
     error: float | None
+    expected_low: float | None
+    expected_high: float | None
     naive: float | None
     in_band: bool
     feasible: bool
@@ -104,6 +110,7 @@ def compare(anchor: Anchor) -> Comparison:
         in_band = low <= predicted <= high
     else:
         in_band = predicted == _measured(anchor)
+    expected = _expected(anchor, predicted) if prediction.basis in FITTED_BASES else (None, None)
     derived: dict[str, Plain] = {
         "predicted": predicted,
         "unfactored": prediction.unfactored,
@@ -126,6 +133,8 @@ def compare(anchor: Anchor) -> Comparison:
         low=low,
         high=high,
         error=error,
+        expected_low=expected[0],
+        expected_high=expected[1],
         naive=None if error is None else _naive_error(anchor, predicted),
         in_band=in_band,
         feasible=prediction.feasible,
@@ -135,6 +144,16 @@ def compare(anchor: Anchor) -> Comparison:
         matches_paper=None if case.paper is None else matches(predicted, case.paper),
         macros={name: macro_text(anchor, macro, derived) for name, macro in case.macros.items()},
     )
+
+
+def _expected(anchor: Anchor, predicted: Plain) -> tuple[float | None, float | None]:
+    """The ends of the 90 % interval about a prediction of the solver's own."""
+    facts = result_of(anchor).facts
+    if not isinstance(predicted, float) or facts is None or anchor.case.factors:
+        return None, None
+    found = spread(anchor.source.solver, quantity_of(anchor.case.metric), facts)
+    factor = math.exp(found.log_width) if found is not None else math.inf
+    return predicted / factor, predicted * factor
 
 
 def matches(predicted: Plain, paper: Plain) -> bool:
