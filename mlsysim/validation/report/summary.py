@@ -77,7 +77,7 @@ def _cut(text: str, width: int) -> str:
 
 def families(rows: Sequence[Row], kernels: Sequence[Row] = ()) -> list[str]:
     """A line for the validation runs of each family, for kernel times, and for what is exact."""
-    header = ("Family", "runs", "median", "p90", "90 % interval holds", "in band", "missed: in interval", "outside it")
+    header = ("Family", "runs", "median", "p90", "in 90 % interval", "in band", "covered misses", "misses")
     covered = {one.name: one for one in of_known({str(row["source"]): str(row["family"]) for row in rows})}
     judged: dict[str, list[Row]] = {}
     for row in rows:
