@@ -14,6 +14,7 @@ from mlsysim.calibration.intervals import spread
 from mlsysim.models.types import Workload
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import call_of
+from mlsysim.validation.anchors.record_keys import USER_SUFFIX
 from mlsysim.validation.anchors.runner import Plain, macro_text, plan_text, predict, result_of, time_exponent
 
 # "Match?" in the paper's report: within 5 % of the number that the paper prints.
@@ -28,6 +29,7 @@ class Comparison:
 
     ``error`` is predicted / measured - 1; of a range, to its nearer edge and 0 inside; None for a choice
     or an outcome. ``expected_low`` and ``expected_high`` are the ends of the prediction's 90 % interval, where it has one.
+    ``binding`` is what limits the result; ``nearest`` the published runs that are most like a user's own, with their errors.
     ``naive`` is the error of half of peak: model FLOP / (0.5 x peak x accelerators), where the prediction is of a training
     step. ``kind`` is ``dense``, ``moe`` or the workload's architecture.
     """
@@ -58,6 +60,8 @@ class Comparison:
     expected_high: float | None
     naive: float | None
     in_band: bool
+    binding: str
+    nearest: tuple[str, ...]
     feasible: bool
     expect_feasible: bool
     reason: str
@@ -137,6 +141,8 @@ def compare(anchor: Anchor) -> Comparison:
         expected_high=expected[1],
         naive=None if error is None else _naive_error(anchor, predicted),
         in_band=in_band,
+        binding=str(result_of(anchor).binding),
+        nearest=_nearest(anchor) if anchor.path.name.endswith(USER_SUFFIX) else (),
         feasible=prediction.feasible,
         expect_feasible=case.feasible,
         reason=prediction.reason,
@@ -154,6 +160,11 @@ def _expected(anchor: Anchor, predicted: Plain) -> tuple[float | None, float | N
     found = spread(anchor.source.solver, quantity_of(anchor.case.metric), facts)
     factor = math.exp(found.log_width) if found is not None else math.inf
     return predicted / factor, predicted * factor
+
+
+def _nearest(anchor: Anchor) -> tuple[str, ...]:
+    """The published runs that are most like a user's own, with their errors."""
+    return tuple(f"{run.id} {100 * math.expm1(run.error):+.1f} % ({run.citation})" for run in result_of(anchor).nearest)
 
 
 def matches(predicted: Plain, paper: Plain) -> bool:

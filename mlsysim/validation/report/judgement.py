@@ -54,7 +54,8 @@ def lines(rows: Iterable[Row], moves: Sequence[Row], targets: Sequence[Row] = ()
     seen = [(old, new) for old, new in pairs if _change(old, new) >= _UNSEEN]
     fresh = sum(move["before"] is None for move in moves)
     nearer, away = _nearer(seen)
-    head = f"{len(seen)} predictions moved: {nearer} came nearer to what was measured, {away} went away"
+    moved = f"{len(seen)} prediction{'' if len(seen) == 1 else 's'} moved"
+    head = f"{moved}: {nearer} came nearer to what was measured, {away} went away"
     told = [f"{number} {what}" for number, what in ((len(pairs) - len(seen), "moved by less than 0.05 %"), (fresh, "are new"))]
     body = [f"{head}; {', '.join(one for one in told if not one.startswith('0 '))}".rstrip("; ")]
     return [*body, *_families(seen, now), *_aims(targets), *_largest(seen)]
@@ -121,7 +122,7 @@ def _largest(seen: Sequence[tuple[Row, Row]]) -> list[str]:
     first = sorted(seen, key=lambda pair: (-_change(*pair), str(pair[1]["id"])))[:LARGEST]
     body = [
         (
-            str(new["id"]) if len(str(new["id"])) <= 40 else f"{str(new['id'])[:37]}...",
+            str(new["id"]) if len(str(new["id"])) <= 36 else f"{str(new['id'])[:33]}...",
             f"{shown(old['predicted'])} -> {shown(new['predicted'], new['unit'])}",
             shown(new["measured"]),
             " -> ".join(percent(row["error"], signed=True) for row in (old, new)),

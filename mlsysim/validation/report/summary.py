@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from mlsysim.validation.anchors.record_keys import USER_SUFFIX
 from mlsysim.validation.report import judgement
 from mlsysim.validation.report.coverage import Coverage, of_known
 from mlsysim.validation.report.report import paper_rows, percent, shown, table, verdict
@@ -31,7 +32,7 @@ def lines(
         solves: timed solves, by their solver and seconds.
         moves: predictions that an update of snapshots moved.
     """
-    sections = [_paper(rows), families(rows, kernels), _aims(targets), _times(solves, searches)]
+    sections = [_paper(rows), _own(rows), families(rows, kernels), _aims(targets), _times(solves, searches)]
     sections.append(judgement.lines(rows, moves, targets))
     return [line for section in sections for line in (*section, "") if section][:-1]
 
@@ -45,19 +46,21 @@ def last_line(rows: Sequence[Row], failed: int = 0, left_out: int = 0) -> str:
         left_out: how many tests were not selected.
 
     Example:
-        >>> row = {"family": "serving", "source": "?", "role": "validation", "error": 0.1, "known_miss": "", "basis": "law"}
+        >>> row = {"family": "serving", "file": "a.toml", "source": "?", "role": "validation", "error": 0.1, "known_miss": ""}
         >>> last_line([row, {**row, "error": -0.3, "known_miss": "slow"}], left_out=5)
         'filtered: 2 serving runs: half within 20.0 %; 1 known miss, see docs/anchors.md'
     """
     judged = [row for row in rows if row["role"] == "validation" and row["error"] is not None]
     known = of_known({str(row["source"]): str(row["family"]) for row in judged})
     names = sorted({str(row["family"]) for row in judged})
-    what = f"{len(judged):,} {names[0] + ' ' if len(names) == 1 else ''}runs" if judged else f"{len(rows):,} cases"
+    runs = "run" if len(judged) == 1 else "runs"
+    what = f"{len(judged):,} {names[0] + ' ' if len(names) == 1 else ''}{runs}" if judged else f"{len(rows):,} cases"
     told = [f"half within {percent(quantile([abs(row['error']) for row in judged], 0.5))}"] if judged else []
     told += [f"90 % intervals hold {percent(known[0].covered)}"] if known and not left_out else []
     misses = sum(bool(row["known_miss"]) for row in rows)
     counted = f"{misses:,} known miss{'' if misses == 1 else 'es'}" if misses else "no known miss"
-    counted += ", see docs/anchors.md" if misses and not failed else ""
+    explained = not failed and not any(row["file"].endswith(USER_SUFFIX) for row in rows)
+    counted += ", see docs/anchors.md" if misses and explained else ""
     head = f"{failed} FAILED: " if failed else ""
     return f"{head}{'filtered: ' if left_out else ''}{what}: {'; '.join([', '.join(told) or 'none of validation', counted])}"
 
@@ -68,6 +71,22 @@ def _paper(rows: Sequence[Row]) -> list[str]:
         figures = ", ".join(f"{who} {shown(row[key])}" for who, key in (("we", "predicted"), ("paper", "paper")))
         head, _, reason = verdict(row).partition(" ")
         told.append(_cut(f"{row['row']}: {row['title']} ... {head}  ({figures}) {reason}".rstrip(), WIDTH))
+    return told
+
+
+def _own(rows: Sequence[Row]) -> list[str]:
+    """What was measured and predicted of each case of users' own files, what binds it, and the published runs next to it."""
+    told = []
+    for row in rows:
+        if not row["file"].endswith(USER_SUFFIX):
+            continue
+        measured, predicted = (shown(row[name], row["unit"]) for name in ("measured", "predicted"))
+        ends = "" if row["expected_low"] is None else f" ({shown(row['expected_low'])} to {shown(row['expected_high'])})"
+        error = "" if row["error"] is None else f", {percent(row['error'], signed=True)}"
+        place = "in band" if row["in_band"] else "known miss" if row["known_miss"] else "OUT OF BAND"
+        head = f"{row['id']}: measured {measured}, predicted {predicted}{ends}{error}, {place}"
+        told += [_cut(f"{head}; limited by {row['binding']}", WIDTH)]
+        told += [_cut(f"  near it: {published}", WIDTH) for published in row["nearest"]]
     return told
 
 
