@@ -80,7 +80,7 @@ LL, LL128, SIMPLE = tuned(ll_base_s=-100.0), tuned(ll128_base_s=-100.0), tuned(s
 
 @pytest.mark.parametrize("kind", ["all_gather", "reduce_scatter"])
 def test_a_gather_by_each_protocol(kind):
-    """24 bytes on 4 ranks: 3 steps, 18 bytes on the wire at 10 B/s and a copy of 6 at twice that: 2.1 s; fill sqrt(5 x 1.8) = 3.
+    """24 bytes on 4 ranks: 3 steps, 18 bytes on the wire at 10 B/s, a copy of 6 at twice that: 2.1 s; fill sqrt(5 x 1.8) = 3.
 
     LL: (1 + 3 x 0.5) (1 + 24 / (24 + 4 x 6)) + 24 / (0.5 x 10). Others take their steps and the wire after each other here.
     """
@@ -102,9 +102,7 @@ def test_a_pair_and_one_rank():
     assert collective_s("all_gather", 24.0, 3.0, SIMPLE) == pytest.approx(three)
     assert collective_s("all_gather", 24.0, 1.0, SIMPLE) == 0
     assert collective_s("all_gather", 24.0, np.array([1.0, 3.0]), SIMPLE).tolist() == pytest.approx([0, three])
-    with pytest.raises(
-        ValueError, match="kind = 'gather': expected one of all_reduce, all_gather, reduce_scatter, all_to_all"
-    ):
+    with pytest.raises(ValueError, match="kind = 'gather': expected one of all_reduce, all_gather, reduce_scatter, all_to_all"):
         collective_s("gather", 24.0, 2.0, SIMPLE)
 
 
@@ -119,27 +117,38 @@ def test_steps_hide_behind_the_wire():
     [
         # Of 24 bytes, 18 on the wire: LL 1 + 3 + 3 = 7, LL128 1 + 6 + 1.5 = 8.5, simple 5 + 9 + 0.75 = 14.75.
         (DEVICE, LL),
-        (tuned(ll_base_s=2.5), LL),  # 8.5, as LL128: the first of equals
+        (tuned(ll_base_s=2.4), LL),  # 8.4
         (tuned(ll_base_s=2.6), LL128),
         (tuned(ll_step_s=1.6), LL128),
-        (tuned(ll_Bps=4.0), LL128),  # 1 + 3 + 4.5 = 8.5
-        (tuned(ll_Bps=3.9), LL128),
-        (tuned(ll_base_s=inf, ll128_base_s=7.25), LL128),  # 14.75, as simple
+        (tuned(ll_Bps=3.9), LL128),  # 1 + 3 + 4.6 = 8.6
+        (tuned(ll_base_s=inf, ll128_base_s=7.2), LL128),  # 14.7
         (tuned(ll_base_s=inf, ll128_base_s=7.3), SIMPLE),
         (tuned(ll_base_s=inf, ll128_step_s=4.1), SIMPLE),  # 1 + 12.3 + 1.5 = 14.8
         (tuned(ll_base_s=inf, ll128_Bps=2.0), SIMPLE),  # 1 + 6 + 9
         (tuned(ll_base_s=8.8, ll128_base_s=inf), SIMPLE),  # 8.8 + 3 + 3 = 14.8
-        (tuned(simple_base_s=-3.0, ll_base_s=1.0), SIMPLE),  # -3 + 9 + 0.75 = 6.75
-        (tuned(simple_base_s=-2.7, ll_base_s=1.0), LL),  # 7.05
+        (tuned(simple_base_s=-3.0), SIMPLE),  # -3 + 9 + 0.75 = 6.75
+        (tuned(simple_base_s=-2.0), LL),  # 7.75
         (tuned(simple_step_s=0.4), SIMPLE),  # 5 + 1.2 + 0.75 = 6.95
         (tuned(simple_step_s=0.4, link_Bps=18.0), LL),  # 5 + 1.2 + 1 = 7.2
     ],
 )
 def test_the_protocol_that_nccl_takes(device, same_as):
-    expected = collective_s("all_gather", 24.0, 4.0, same_as)
-    if device == tuned(ll_Bps=4.0):
-        expected = collective_s("all_gather", 24.0, 4.0, LL)  # equals again
-    assert collective_s("all_gather", 24.0, 4.0, device) == expected
+    """The one that it believes to be the fastest, be it so or not."""
+    quick = replace(device, ll_step_s=0.0, simple_step_s=0.0)
+    expected = collective_s("all_gather", 24.0, 4.0, replace(same_as, ll_step_s=0.0, simple_step_s=0.0))
+    assert collective_s("all_gather", 24.0, 4.0, quick) == expected
+
+
+def test_no_larger_message_is_faster():
+    """NCCL stays with LL up to 36 bytes on the wire: 4 + 36 / 6 = 7 + 36 / 12. LL at a tenth: 3.75 + 24 s for 18.
+
+    LL128 takes for 36 of them 4.75 s of steps, (36 + 6) / 10 / 0.92 s of wire and sqrt(5 x 3.6) to fill.
+    """
+    slow = replace(DEVICE, shared=replace(SHARED, ll_share=0.1))
+    first = 1 + 4.75 + 4.2 / 0.92 + 18**0.5
+    assert collective_s("all_gather", 24.0, 4.0, slow) == pytest.approx(first)
+    assert collective_s("all_gather", 48.0, 4.0, slow) == pytest.approx(first)
+    assert collective_s("all_gather", 8.0, 4.0, slow) == pytest.approx(2.5 * 1.25 + 8), "2 bytes a rank, of channels of 6"
 
 
 # The switch reduces at 0.8 of a link; NCCL believes it to take 2 + S / (0.8 x 24 x 7/8).
@@ -159,25 +168,29 @@ def test_an_all_reduce_in_the_switch():
     assert collective_s("all_gather", 56.0, 8.0, simple) == pytest.approx(collective_s("all_gather", 56.0, 8.0, SIMPLE))
 
 
-@pytest.mark.parametrize(("switch_s", "taken"), [(77.0, True), (78.1, False)])
-def test_nccl_takes_the_switch_where_it_believes_it_faster(switch_s, taken):
-    """Ring: 14 steps of 3 s, 98 bytes at 24 B/s, 5 s: 51.08; with a base of 35.25 more, 86.33. Switch: 56 / 16.8 + base."""
+@pytest.mark.parametrize(
+    ("switch_s", "seconds"),
+    [(77.9, 1 + 3 * 2 + 16 + 80**0.5), (82.0, 1 + 14 * 2 + (98 + 7 / 2) / 10 + 7)],
+)
+def test_nccl_takes_the_switch_where_it_believes_it_faster(switch_s, seconds):
+    """Ring: 35.25 + 14 x 3 + 98 / 24 = 81.33 s; switch: 77.9 + 56 / (0.8 x 24 x 7/8) = 81.23 s, or 85.33."""
     device = tuned(switch_share=0.8, ll_base_s=1e3, ll128_base_s=1e3, simple_base_s=35.25, switch_s=switch_s)
-    ring = collective_s("all_reduce", 56.0, 8.0, device, switch_reduces=False)
-    assert (collective_s("all_reduce", 56.0, 8.0, device) != ring) == taken
-    by_ll = tuned(switch_share=0.8, ll_base_s=switch_s + 3, ll_step_s=0.0, ll_Bps=inf, ll128_base_s=1e3, simple_base_s=1e3)
-    by_ll = replace(by_ll, tuner=replace(by_ll.tuner, switch_s=77.0))
-    assert collective_s("all_reduce", 56.0, 8.0, by_ll) != pytest.approx(1 + 3 * 2 + 16 + 80**0.5) or not taken
+    assert collective_s("all_reduce", 56.0, 8.0, device) == pytest.approx(seconds)
+    many = collective_s("all_reduce", 56.0, np.array([8.0, 8.0]), device, np.array([True, False]))
+    assert many.tolist() == pytest.approx([seconds, 46.15])
 
 
 def test_all_to_alls_of_a_domain():
     """24 bytes, 6 to each of three others: LL two steps of 0.5, 6 / 8 of a channel, 18 / 5; large ones 4 s and the wire."""
     assert collective_s("all_to_all", 24.0, 4.0, DEVICE) == pytest.approx(1 + 1 + 0.75 + 3.6)
-    small, large = 4 * 16384.0, 4 * 16384.0 + 4
-    assert collective_s("all_to_all", small, 4.0, DEVICE) == pytest.approx(1 + 1 + 16384 / 8 + 3 * 16384 / 5)
-    part = large / 4
-    wire_s = (3 * part + part / 2) / 10
-    assert collective_s("all_to_all", large, 4.0, DEVICE) == pytest.approx(1 + 4 + wire_s + (5 * 3 * part / 10) ** 0.5)
+    most = 16384.0  # of LL
+    larger_s = 1 + 4 + (3 * most + most / 2) / 10 + (5 * 3 * most / 10) ** 0.5
+    assert collective_s("all_to_all", 4 * most, 4.0, DEVICE) == pytest.approx(larger_s), "LL is slower here"
+    fast = replace(DEVICE, shared=replace(SHARED, ll_share=2.0, exchange_ll_Bps=32.0))
+    assert collective_s("all_to_all", 4 * most, 4.0, fast) == pytest.approx(1 + 1 + most / 32 + 3 * most / 20)
+    part = most + 1000
+    large_s = 1 + 4 + (3 * part + part / 2) / 10 + (5 * 3 * part / 10) ** 0.5
+    assert collective_s("all_to_all", 4 * part, 4.0, fast) == pytest.approx(large_s)
 
 
 FABRIC = FabricCoefficients(level_s=0.25, efficiency=0.5, fill_s=0.0)

@@ -118,7 +118,7 @@ def convolved(device=DEVICE, moved=1.0, transposed=0.0, **changed):
         # A stride of two leaves a fourth of the pixels: 32 in a tile of 64, 1 x 2 x 9; of the input's 128 each sees 128 x 2.25:
         # 2 x 1 x 4.5; weights 2 x 9 x 0.5; values a fourth.
         ({"stride": 2}, 18 + 1.5, 9 + 9 + 2.5, 6),
-        # Two groups of 32 inputs and 64 outputs: twice 2 x 1 x 4.5; twice (2, 32 in a tile of 64, 9) and (1, 4.5 in 5 tiles, 2).
+        # Two groups of 32 inputs and 64 outputs: 2 x 1 x 4.5; (2, 32 in a tile of 64, 9) and (1, 4.5 in 5 tiles, 2), twice.
         ({"groups": 2}, 18 + 6, 2 * (18 + 10) + 10, 6),
         # Three channels are padded to four: 36 of 64 in depth.
         ({"inputs": 3}, 2 * 2 * 36 / 64 + 6, 2 * 1 * 18 + 2 * 1 * 2 + 10, 6),
