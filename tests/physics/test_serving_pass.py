@@ -316,7 +316,7 @@ def test_prompts_that_the_fused_kernel_takes():
 
 
 def test_a_decode_step():
-    """64 sequences with 4 tokens; an all-reduce of 16 KiB between two at 4 KiB/s takes 4 s, two a layer; head 1 x 2 x 2 units."""
+    """64 sequences with 4 tokens; an all-reduce of 16 KiB between two at 4 KiB/s takes 4 s, two a layer."""
     step = decode_pass(served(), 64.0, 4.0)
     assert step == PassTime(3 * 48, pytest.approx(3 * 4), 3 * 16, pytest.approx(3 * 8), 4, 0, 0)
     assert step.total_s == pytest.approx(144 + 12 + 48 + 24 + 4)
