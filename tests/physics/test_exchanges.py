@@ -206,6 +206,8 @@ FABRIC = FabricCoefficients(level_s=0.25, efficiency=0.5, fill_s=0.0)
         (8.0, 4.0, 1 + 31 + 2 * 3 * 0.25 + 3.6 + 8),
         # Five domains are three levels deep, too.
         (5.0, 4.0, 1 + 19 + 2 * 3 * 0.25 + 3.6 + 8),
+        # Three of two ranks: 24 / 10 inside; 48 bytes over one card's worth; two levels, 2 x 5 steps.
+        (3.0, 2.0, 1 + 5 + 2 * 2 * 0.25 + 2.4 + 16),
         # One rank a domain has its own card and nothing to reduce inside.
         (2.0, 1.0, 1 + 1 + 0.5 + 24 / (0.5 * 3)),
         # Eight ranks use four cards, inside 24 x 14 / 80 = 4.2 s.
