@@ -290,13 +290,11 @@ def test_attention_by_sequences():
 
 
 def test_prompts_that_join_a_step_on_a_torus():
-    """64 tokens of prompts of 32: as much again of products, passes and transfers, and 1 s of scores, 4 of activations."""
+    """64 tokens of a prompt of 64: as much again of products, passes and transfers, and its attention: half of it counts."""
     both = deployed(engine=HOST)
     step = both.decode(64.0, 4.0)
-    added = 3 * (PRODUCTS_S + 12 + SENT_S / 2 + 5)
-    assert both.joining_s(step, 64.0, 32.0, 64.0) == pytest.approx(0.5 * added / 2), "two prompts, half of what they add"
-    whole = 3 * (PRODUCTS_S + 12 + SENT_S / 2 + 12 / 2)  # one prompt of 64 tokens, as many as a step takes
-    assert both.joining_s(step, 64.0, 64.0, 1.0) == pytest.approx(0.5 * whole)
-    # Of a prompt of 128 a step takes 64.
-    part = 3 * (PRODUCTS_S + 12 + SENT_S / 2 + (16 + 16) / 4)
-    assert both.joining_s(step, 64.0, 128.0, 1.0) == pytest.approx(0.5 * part * 2)
+    whole = 3 * (PRODUCTS_S + 12 + SENT_S / 2 + 12 / 2)
+    assert both.joining_s(step, 64.0, 64.0, 0.0) == pytest.approx(0.5 * whole)
+    # Of a prompt of 128 a step takes 64; its attention is 16 s of scores and 16 of activations for two prompts.
+    part = 3 * (PRODUCTS_S + 12 + SENT_S / 2 + 32 / 4)
+    assert both.joining_s(step, 64.0, 128.0, 0.0) == pytest.approx(0.5 * part * 2)
