@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf, log
 
 import numpy as np
 
 from mlsysim.lowering.deployment import Deployment
+from mlsysim.lowering.prefix_cache import computed, prefixed
 from mlsysim.lowering.serving_bound import BoundPasses
 from mlsysim.lowering.serving_kernels import calibrated_passes
 from mlsysim.lowering.serving_memory import Room, room
@@ -23,6 +24,7 @@ from mlsysim.physics.serving.schedule import Passes
 _LEVELS = 8  # numbers in flight at which the queue of prompts is solved
 _PARTS = 4096  # of the capacity: loads that are told apart
 _NOBODY = 1e-12  # so few requests count as none
+ALMOST = 1 - 1e-9  # of the capacity: above it a float no longer tells the queue from one that grows for ever
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Paces:
     """A replica's speed by the number of requests in flight, 1 to ``places``; ``reason`` says, with the bytes, why none fits.
 
     Every request takes ``output`` steps of the batch, in which the prompts of all others join once: n requests are completed in
-    output step(n) + n prompt. ``front_s`` is what keeps only the request itself waiting before its first token.
+    output step(n) + n prompt. ``front_s`` is what keeps only the request itself waiting before its first token; ``step_tokens``
+    are those of prompts, cached ones included, that a step takes.
     """
 
     setting: Deployment
@@ -83,6 +86,18 @@ class Paces:
     def best_per_s(self) -> float:
         """Requests that a replica completes with as many places taken as complete most."""
         return float(self.completions_per_s.max())
+
+    def with_places(self, places: int) -> Paces:
+        """Returns the same replica with fewer places.
+
+        Args:
+            places: most requests in flight, no more than there are.
+        """
+        fewer = replace(self, places=places, solved={})
+        # Steps of as many requests are the same ones.
+        fewer.__dict__["_times_s"] = tuple(part[:places] for part in self._times_s)
+        fewer.__dict__["capacity_per_s"] = float(self.completions_per_s[places - 1])
+        return fewer
 
     def _with(self, batch: Floats) -> tuple[Floats, Floats]:
         """A decode step of each number of requests, and what a prompt adds to it."""
@@ -265,15 +280,15 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
     work = inference_work(setting.workload, setting.weights, setting.cache)
     held = room(setting, work)
     fit = held.most_sequences if beams == 1 else _searched(setting, work, held, beams)
-    stack = setting.stack
+    stack, new = setting.stack, computed(setting)[0] / setting.prompt
     return Paces(
         setting=setting,
-        passes=BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting),
+        passes=prefixed(BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting), setting),
         places=int(max(1.0, min(fit, float(most or fit)))),
         beams=beams,
         reason=held.reason(setting, 1.0) if fit < 1 else "",
         front_s=0.0 if stack is None else float(stack.coefficients.request_s),
-        step_tokens=float(stack.step_tokens) if stack is not None and stack.step_tokens else float("inf"),
+        step_tokens=stack.step_tokens / new if stack is not None and stack.step_tokens else inf,
     )
 
 

@@ -89,6 +89,7 @@ class Architecture(Workload):
     moe: MixtureOfExperts | None = None
     mla: LatentAttention | None = None
     training_tokens: Count | None = None
+    weight_format: str = ""
 
     @property
     def kv_head_count(self) -> int:

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Unpack
 
 from mlsysim.core.checks import (
     boolean,
     instance,
     needed,
+    percentile_share,
     positive_quantity,
     real_number,
     strict_keywords,
     whole_number,
 )
 from mlsysim.core.errors import InconsistentError, InputError
+from mlsysim.core.precision import bytes_per_element
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.arrivals import Limits, paces
 from mlsysim.lowering.deployment import Deployment, prompt_tokens, requests_per_s
 from mlsysim.lowering.options import EngineOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.numeric import Floats
 from mlsysim.solvers.result import Result
-from mlsysim.solvers.serving.capacity_search import AXES, Found, search
-from mlsysim.solvers.serving.capacity_space import PLACE, Load, Offer, configurations, plans
+from mlsysim.solvers.serving.capacity_search import Deployed, Search, search
+from mlsysim.solvers.serving.capacity_space import AXES, Demand, Offer, Promise, Way, plans, ways
 from mlsysim.solvers.serving.replica import ServingReplica
 from mlsysim.systems.types import Fleet, Node
 
@@ -35,30 +37,43 @@ from mlsysim.systems.types import Fleet, Node
 class CapacityResult(Result):
     """The cheapest way to serve the load, or, without prices, the one with the fewest accelerators.
 
+    Every deployment that is told of keeps the limits by the open-loop model of ``TailLatencyModel``, with its replicas and the
+    batch as their places.
+
     Attributes:
         accelerators: in all; ``replicas``: that decode (and prefill, unless the pools are apart).
         cost_per_hour: of all accelerators; ``cost_per_million_tokens``: output tokens of the load. None without prices.
-        itl: mean time between two tokens of a request; ``ttft``: time to its first, of a server with requests in flight; both
-            at a full batch, so at the most that a replica can take. Of an infeasible question, those of the configuration that
-            comes closest, if any fits.
+        percentile: share of the requests that do not exceed ``ttft`` (to the first token), ``itl`` (mean time between two tokens
+            of a request after it) and ``request_latency``. Of an infeasible question, those of a lone request to the
+            deployment that comes closest, if the model fits any.
+        capacity: requests a second that all replicas complete with all places taken; ``utilization``: the load over it;
+            ``headroom``: what it has beyond the load, over the load.
         best_config: hardware, precision, TP, PP, batch, whether the pools are apart, and how many of each.
-        ranking: the cheapest configurations, cheapest first.
-        front: those that no other beats in both cost and ``itl``.
-        alternatives: for each value that was open, the cheapest configuration with it, and its cost over the best.
+        ranking: the cheapest plans, each with the fewest replicas that keep the limits, cheapest first.
+        front: of the plans that were searched, those that no other beats in both cost and ``itl``.
+        alternatives: for each value that was open, the cheapest deployment with it, and its cost over the best.
         why: the same in words.
         total_plans: TP x PP x precision x hardware; ``total_fit``: of these, where at least one sequence fits.
-        total_searched: configurations evaluated: plans that fit x batches x (together, or beside a prefill pool);
-            ``total_feasible``: within the limits.
+        total_searched: numbers of replicas of a plan whose requests were asked whether they keep the limits; plans that cannot
+            be among those told of are not. ``total_feasible``: plans that were found to keep the limits.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("accelerators", "best_config", "cost_per_million_tokens", "itl", "ttft")
+    HEADLINE: ClassVar[tuple[str, ...]] = (
+        *("accelerators", "best_config", "cost_per_hour", "cost_per_million_tokens", "utilization", "headroom", "percentile"),
+        *("itl", "ttft", "request_latency"),
+    )
 
     accelerators: int
     replicas: int
     cost_per_hour: Quantity | None
     cost_per_million_tokens: Quantity | None
+    percentile: float
     itl: Quantity | None
     ttft: Quantity | None
+    request_latency: Quantity | None
+    capacity: Quantity | None
+    utilization: float | None
+    headroom: float | None
     best_config: Mapping[str, Any]
     ranking: tuple[dict[str, Any], ...]
     front: tuple[dict[str, Any], ...]
@@ -72,27 +87,32 @@ class CapacityResult(Result):
 
 @dataclass(slots=True)
 class _Asked:
-    """A question in plain numbers, and the counts of plans that its search makes on the way."""
+    """A question in plain numbers, and what is counted and noted while its plans are laid out."""
 
     model: TransformerWorkload
     offers: list[Offer]
     precisions: list[str]
     tp_sizes: list[int] | None
     pp_sizes: list[int] | None
-    load: Load
+    demand: Demand
+    disaggregated: tuple[bool, ...]
     input_len: int
     output_len: int
     prefix_hit: float
     options: EngineOptions
-    notes: list[str]
-    plans: int = 0
+    priced: bool
+    notes: list[str] = field(default_factory=list)
+    tried: list[Deployment] = field(default_factory=list)
     fit: int = 0
     cut: bool = False
-    tried: list[ServingReplica] | None = None
 
 
 class CapacityPlanner:
-    """Tries every hardware x TP x PP x precision x batch x (prefill and decode together or apart): exhaustive, so exact."""
+    """Tries every hardware x TP x PP x precision x (prefill and decode together or apart), each with the replicas it needs.
+
+    A replica's batch is the largest at which all requests keep ``max_itl``, or, where that needs fewer replicas, a power of two.
+    Replicas are added until ``percentile`` of the requests keep every limit under random arrivals.
+    """
 
     @strict_keywords
     def solve(
@@ -106,8 +126,10 @@ class CapacityPlanner:
         prefix_hit: float = 0.0,
         max_ttft: Quantity | str | None = None,
         max_itl: Quantity | str | None = None,
+        max_latency: Quantity | str | None = None,
+        percentile: float = 0.99,
         prices: Mapping[str, Quantity | str] | None = None,
-        precisions: Sequence[str] = ("fp16", "fp8"),
+        precisions: Sequence[str] | None = None,
         tp_sizes: Sequence[int] | None = None,
         pp_sizes: Sequence[int] | None = None,
         disaggregated: bool | None = None,
@@ -119,66 +141,84 @@ class CapacityPlanner:
 
         Args:
             workload: a decoder.
-            hardware: what it could run on, each with a name of its own: accelerators, nodes (as many as needed), fleets (no
-                more than they have).
-            request_rate: requests a second, such as "20 count/s".
+            hardware: what it could run on, each with a name of its own: accelerators, in the nodes that they usually stand in,
+                or nodes (as many of both as needed), or fleets (no more than they have).
+            request_rate: requests a second, such as "20 count/s"; they arrive at random.
             arrival_rate: another name of ``request_rate``.
             output_len: tokens that a request generates.
             prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them.
             max_ttft: most time to first token.
-            max_itl: most time between two tokens of a request, mean.
+            max_itl: most time between two tokens of a request, mean over its tokens.
+            max_latency: most time of a whole request.
+            percentile: share of the requests that keep each limit.
             prices: of one accelerator, an hour ("2 USD/hour"), by name of the hardware.
-            precisions: number formats to try; one that an accelerator has no rate for is left out there, and said.
+            precisions: number formats to try, by default the one of the model's published weights; one that an accelerator has no
+                rate for is left out there, and said.
             tp_sizes: to try; by default the divisors of the node.
             pp_sizes: to try; by default those that divide the layers, or leave the fullest stage at most 5 % above the mean.
             disaggregated: prefill and decode on accelerators of their own (True), together (False), or the better of both.
-            max_batch: largest batch of a replica to try; all smaller ones are.
-            top_k: configurations to rank.
+            max_batch: most sequences that a replica decodes together.
+            top_k: plans to rank.
             **options: see ``EngineOptions``.
 
         Raises:
             InputError: an argument out of range; a price that is missing; no plan that is possible at all.
 
         Example:
+            >>> from mlsysim.hardware.registry import Hardware
             >>> from mlsysim.models.registry import Models
-            >>> from mlsysim.systems.registry import Systems
+            >>> from mlsysim.solvers.serving.tail_latency import TailLatencyModel
+            >>> load = dict(request_rate="20 count/s", input_len=1024, output_len=256, stack="vllm-2025")
+            >>> card, model = Hardware.Cloud.H100, Models.Language.Llama2_70B
             >>> found = CapacityPlanner().solve(
-            ...     Models.Language.Llama2_70B, [Systems.Nodes.DGX_A100_80GB, Systems.Nodes.DGX_H100], stack="vllm-2025",
-            ...     request_rate="20 count/s", input_len=1024, output_len=256, max_itl="60 ms", max_ttft="1 s",
-            ...     precisions=["fp16"], prices={"DGX A100 640GB": "1.8 USD/hour", "DGX H100": "3 USD/hour"},
+            ...     model, [card], max_itl="60 ms", max_ttft="1 s", prices={card.name: "3 USD/hour"}, disaggregated=False, **load
             ... )
-            >>> found.feasible, found.itl.to("ms").magnitude <= 60, found.total_searched > 1000
-            (True, True, True)
+            >>> plan = found.best_config
+            >>> served = TailLatencyModel().solve(
+            ...     model, card, tp_size=plan["tp"], pp_size=plan["pp"], batch_size=plan["batch"], replicas=plan["replicas"], **load
+            ... )
+            >>> found.accelerators, served.ttft_p99 == found.ttft, served.tpot_p99.m_as("ms") <= 60
+            (20, True, True)
         """
         rate = needed("request_rate", requests_per_s(request_rate, arrival_rate), "a rate, such as 20 count/s")
+        limits_s = {"max_ttft": max_ttft, "max_itl": max_itl, "max_latency": max_latency}
+        model = instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B")
+        formats = [_own_format(model)] if precisions is None else _listed("precisions", precisions)
         asked = _Asked(
-            model=instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B"),
+            model=model,
             offers=_offers(hardware, prices),
-            precisions=[
-                instance("precisions", name, str, "names of number formats") for name in _listed("precisions", precisions)
-            ],
+            precisions=[instance("precisions", name, str, "names of number formats") for name in formats],
             tp_sizes=_sizes("tp_sizes", tp_sizes),
             pp_sizes=_sizes("pp_sizes", pp_sizes),
-            load=Load(
-                request_rate=rate,
-                max_ttft_s=math.inf if max_ttft is None else positive_quantity("max_ttft", max_ttft, "second"),
-                max_itl_s=math.inf if max_itl is None else positive_quantity("max_itl", max_itl, "second"),
+            demand=Demand(
+                rate_per_s=rate,
+                limits=Limits(
+                    percentile_share("percentile", percentile),
+                    *(math.inf if each is None else positive_quantity(name, each, "second") for name, each in limits_s.items()),
+                ),
                 max_batch=whole_number("max_batch", max_batch),
-                disaggregated=(False, True) if disaggregated is None else (boolean("disaggregated", disaggregated),),
             ),
+            disaggregated=(False, True) if disaggregated is None else (boolean("disaggregated", disaggregated),),
             input_len=prompt_tokens(options.get("input_len"), options.get("seq_len")),
             output_len=whole_number("output_len", output_len),
             prefix_hit=real_number("prefix_hit", prefix_hit, 0.0, 1.0),
             options=options,
-            notes=[],
+            priced=prices is not None,
         )
-        found = search(_blocks(asked), asked.load, whole_number("top_k", top_k))
-        if asked.tried is None:
+        found = search(list(_ways(asked)), whole_number("top_k", top_k))
+        if not asked.tried:
             raise InconsistentError("hardware", [offer.hardware.name for offer in asked.offers], _POSSIBLE)
-        return _result(asked, asked.tried, found, priced=prices is not None)
+        if precisions is None and bytes_per_element(asked.precisions[0]) > 1:
+            asked.notes.extend(_if_quantised(asked, found))
+        return _result(asked, found)
 
 
 _POSSIBLE = "some plan that is possible: TP that divides the heads, TP x PP within the accelerators, a precision with a rate"
+_QUANTISED = "fp8"
+
+
+def _own_format(model: TransformerWorkload) -> str:
+    return model.weight_format or "fp16"
 
 
 def _listed(name: str, given: Any) -> list[Any]:
@@ -213,112 +253,144 @@ def _machine(item: object) -> HardwareNode | Node | Fleet:
     return instance("hardware", item, HardwareNode, "an accelerator such as Hardware.Cloud.H100, a Node or a Fleet")
 
 
-def _blocks(asked: _Asked) -> Iterator[tuple[Floats, float]]:
-    """All configurations, by hardware and precision; plans and those that fit are counted on the way."""
+def _ways(asked: _Asked) -> Iterator[Way]:
+    """All ways to serve, by hardware and number format; plans are counted on the way."""
     for number, offer in enumerate(asked.offers):
         legal = plans(asked.model, offer, asked.tp_sizes, asked.pp_sizes)
         for which, precision in enumerate(asked.precisions):
             try:
-                replicas = [
-                    ServingReplica.of(
-                        Deployment.of(
-                            asked.model,
-                            offer.hardware,
-                            **asked.options,
-                            precision=precision,
-                            tp_size=tp,
-                            pp_size=pp,
-                            output_len=asked.output_len,
-                            prefix_hit=asked.prefix_hit,
-                            schedule="continuous",
-                        )
+                settings = [
+                    Deployment.of(
+                        asked.model,
+                        offer.hardware,
+                        **asked.options,
+                        precision=precision,
+                        tp_size=tp,
+                        pp_size=pp,
+                        output_len=asked.output_len,
+                        prefix_hit=asked.prefix_hit,
+                        schedule="continuous",
                     )
                     for tp, pp in legal
                 ]
+                found = [paces(setting, None) for setting in settings]
             except InputError as error:
-                if error.argument != "precision" or len(asked.precisions) == 1:
+                if error.argument != "precision" or len(asked.precisions) * len(asked.offers) == 1:
                     raise
                 asked.notes.append(f"{precision} is left out on {offer.hardware.name}: {error}")
                 continue
-            asked.tried = [*(asked.tried or []), *replicas] if replicas else asked.tried
-            asked.plans += len(replicas)
-            asked.cut |= any(replica.most > asked.load.max_batch for replica in replicas)
-            asked.fit += sum(replica.most >= 1 for replica in replicas)
-            for columns in configurations(replicas, asked.load, offer, (number, which)):
-                yield columns, offer.available
+            fitting = [pace for pace in found if not pace.reason]
+            asked.tried += settings
+            asked.fit += len(fitting)
+            most = asked.demand.max_batch
+            asked.cut |= any(pace.places > most for pace in fitting)
+            limited = [replace(pace, places=min(pace.places, most)) for pace in fitting]
+            yield from ways(limited, offer, (number, which), asked.demand, asked.disaggregated)
 
 
-def _result(asked: _Asked, tried: list[ServingReplica], found: Found, *, priced: bool) -> CapacityResult:
-    load, output = asked.load, asked.output_len
-    binding, reason = _verdict(asked, tried, found)
-    ranking = tuple(_row(asked, column, priced) for column in found.best.T)
-    shown = ranking[0] if ranking else _row(asked, found.nearest[:, 0], priced) if found.nearest.size else None
+def _if_quantised(asked: _Asked, found: Search) -> Iterator[str]:
+    """What weights and cache of 8 bits would save."""
+    quantised = replace(asked, precisions=[_QUANTISED], notes=[], tried=[])
+    try:
+        best = search(list(_ways(quantised)), 1, found.ranking[0].cost if found.ranking else math.inf).ranking
+    except InputError:
+        return
+    if best and (not found.ranking or best[0].cost < found.ranking[0].cost):
+        row = _row(quantised, best[0])
+        plan = f"{row['replicas']} x (TP {row['tp']} x PP {row['pp']}) on {row['hardware']}"
+        yield f"if quantised to {_QUANTISED}: {row['accelerators']} accelerators, {plan}"
+
+
+def _result(asked: _Asked, found: Search) -> CapacityResult:
+    limits, output = asked.demand.limits, asked.output_len
+    ranking = [_row(asked, each) for each in found.ranking]
+    nearest = None if ranking else _nearest(found, asked.demand)
+    binding, reason = _bound_by(asked, found.ranking[0]) if ranking else _lacking(asked, found, nearest)
     best = ranking[0] if ranking else {}
-    alternatives = tuple(_alternatives(asked, found, priced)) if ranking else ()
-    config = {name: value for name, value in best.items() if name not in _FIGURES}
-    prefill = float(best["prefill_replicas"] * best["prefill_tp"] * best["prefill_pp"]) if best else 0.0
-    decode = float(best["accelerators"]) - prefill if best else 0.0
-    notes = [*asked.notes, *([f"batches beyond max_batch = {load.max_batch} fit and were not tried"] if asked.cut else [])]
-    used = {name: None for replica in tried for name in coefficients_used(replica.deployment)}
+    shown = best or ({} if nearest is None else _row(asked, nearest))
+    alternatives = tuple(_alternatives(asked, found)) if ranking else ()
+    prefill = best["prefill_replicas"] * best["prefill_tp"] * best["prefill_pp"] if best else 0
+    parts = {"decode": best["accelerators"] - prefill, "prefill": prefill} if best else {}
+    notes = [*asked.notes]
+    if asked.cut:
+        notes.append(f"batches beyond max_batch = {asked.demand.max_batch} fit and were not tried")
     return CapacityResult(
         solver="CapacityPlanner",
-        subject=f"{asked.model.name}, {load.request_rate:g} requests/s of {asked.input_len} + {output} tokens",
-        basis=tried[0].deployment.basis,
+        subject=f"{asked.model.name}, {asked.demand.rate_per_s:g} requests/s of {asked.input_len} + {output} tokens",
+        basis=asked.tried[0].basis,
         reason=reason,
         binding=binding,
-        breakdown={name: with_unit(size, "count") for name, size in (("decode", decode), ("prefill", prefill)) if size},
+        breakdown={name: with_unit(float(size), "count") for name, size in parts.items() if size},
         diagnostics=tuple(notes),
-        coefficients=tuple(used),
-        accelerators=best["accelerators"] if best else 0,
-        replicas=best["replicas"] if best else 0,
-        cost_per_hour=best.get("cost_per_hour"),
-        cost_per_million_tokens=best.get("cost_per_million_tokens"),
-        itl=shown["itl"] if shown else None,
-        ttft=shown["ttft"] if shown else None,
-        best_config=config,
-        ranking=ranking,
-        front=tuple(_row(asked, column, priced) for column in found.front.T),
+        coefficients=tuple({name: None for setting in asked.tried for name in coefficients_used(setting)}),
+        accelerators=best.get("accelerators", 0),
+        replicas=best.get("replicas", 0),
+        percentile=limits.share,
+        **{name: best.get(name) for name in ("cost_per_hour", "cost_per_million_tokens", *_ROOM)},
+        **{name: shown.get(name) for name in _TIMES},
+        best_config={name: value for name, value in best.items() if name not in _FIGURES},
+        ranking=tuple(ranking),
+        front=tuple(_row(asked, each) for each in found.front),
         alternatives=alternatives,
         why=tuple(_in_words(row) for row in alternatives),
-        total_plans=asked.plans,
+        total_plans=len(asked.tried),
         total_fit=asked.fit,
         total_searched=found.searched,
-        total_feasible=found.feasible,
+        total_feasible=len(found.known),
     )
 
 
-_FIGURES = ("itl", "ttft", "cost_per_hour", "cost_per_million_tokens", "requests_per_second")
+_TIMES = ("itl", "ttft", "request_latency")
+_ROOM = ("capacity", "utilization", "headroom")
+_FIGURES = (*_TIMES, *_ROOM, "cost_per_hour", "cost_per_million_tokens", "requests_per_second")
 
 
-def _row(asked: _Asked, column: Floats, priced: bool) -> dict[str, Any]:
-    """A configuration in the field's terms."""
-    value = {name: float(column[index]) for name, index in PLACE.items()}
-    counts = ("tp", "pp", "batch", "replicas", "prefill_replicas", "prefill_tp", "prefill_pp", "accelerators")
-    tokens_per_hour = asked.load.request_rate * asked.output_len * 3600
+def _row(asked: _Asked, deployed: Deployed) -> dict[str, Any]:
+    """A deployment in the field's terms."""
+    way, promise, rate_per_s = deployed.way, deployed.promise, asked.demand.rate_per_s
+    offer, pool, setting = way.offer, way.pool, way.pace.setting
+    capacity_per_s = deployed.replicas * promise.capacity_per_s
+    million_tokens_per_hour = rate_per_s * asked.output_len * 3600 / 1e6
     return {
-        "hardware": asked.offers[int(value["offer"])].hardware.name,
-        "precision": asked.precisions[int(value["precision"])],
-        "disaggregated": bool(value["disaggregated"]),
-        **{name: int(value[name]) for name in counts},
-        "requests_per_second": with_unit(value["requests_per_s"], "count/second"),
-        "itl": with_unit(value["itl_s"], "second"),
-        "ttft": with_unit(value["ttft_s"], "second"),
-        "cost_per_hour": with_unit(value["cost"], "USD/hour") if priced else None,
-        "cost_per_million_tokens": with_unit(value["cost"] / tokens_per_hour * 1e6, "USD") if priced else None,
+        "hardware": offer.hardware.name,
+        "precision": asked.precisions[way.place[1]],
+        "disaggregated": pool is not None,
+        "tp": setting.tp,
+        "pp": setting.pp,
+        "batch": promise.batch,
+        "replicas": deployed.replicas,
+        "prefill_replicas": 0 if pool is None else pool.replicas,
+        "prefill_tp": 0 if pool is None else pool.tp,
+        "prefill_pp": 0 if pool is None else pool.pp,
+        "accelerators": deployed.accelerators,
+        "requests_per_second": with_unit(promise.capacity_per_s, "count/second"),
+        "capacity": with_unit(capacity_per_s, "count/second"),
+        "utilization": rate_per_s / capacity_per_s,
+        "headroom": capacity_per_s / rate_per_s - 1,
+        "itl": with_unit(promise.itl_s, "second"),
+        "ttft": with_unit(promise.ttft_s, "second"),
+        "request_latency": with_unit(promise.request_s, "second"),
+        "cost_per_hour": with_unit(deployed.cost, "USD/hour") if asked.priced else None,
+        "cost_per_million_tokens": with_unit(deployed.cost / million_tokens_per_hour, "USD") if asked.priced else None,
     }
 
 
-def _alternatives(asked: _Asked, found: Found, priced: bool) -> Iterator[dict[str, Any]]:
-    """The cheapest configuration of every other value of each axis."""
-    best, cost = found.best[:, 0], PLACE["cost"]
-    own = _row(asked, best, priced)
-    for axis in AXES:
-        name = "hardware" if axis == "offer" else axis
-        for (of, value), column in sorted(found.by_value.items()):
-            if of == axis and value != best[PLACE[axis]]:
-                row = _row(asked, column[:, 0], priced)
-                dearer = float(column[cost, 0] / best[cost]) - 1
-                yield {"changed": name, "value": row[name], "instead_of": own[name], "dearer": dearer, **row}
+def _alternatives(asked: _Asked, found: Search) -> Iterator[dict[str, Any]]:
+    """The cheapest deployment of every other value of each axis."""
+    best = found.ranking[0]
+    own = _row(asked, best)
+    for axis, name in enumerate(AXES):
+        for value in sorted({values[axis] for values in found.known} - {best.way.values[axis]}):
+            other = found.cheapest(axis, value)
+            if other is not None:
+                row = _row(asked, other)
+                yield {
+                    "changed": name,
+                    "value": row[name],
+                    "instead_of": own[name],
+                    "dearer": other.cost / best.cost - 1,
+                    **row,
+                }
 
 
 def _in_words(row: Mapping[str, Any]) -> str:
@@ -328,29 +400,57 @@ def _in_words(row: Mapping[str, Any]) -> str:
     return f"{what}: {cost} at best ({row['accelerators']} accelerators, {itl_ms:.3g} ms between tokens)"
 
 
-def _verdict(asked: _Asked, tried: list[ServingReplica], found: Found) -> tuple[str, str]:
-    """Say what limits the winner, and, where there is none, why."""
-    if not found.searched:
-        closest = min(tried, key=lambda replica: replica.held.needed_B(1.0) / replica.deployment.accelerator.memory_capacity_B)
-        if asked.fit:
-            return "network", "no hardware has a network between a prefill and a decode pool"
+def _bound_by(asked: _Asked, best: Deployed) -> tuple[str, str]:
+    """Say what the winner is closest to: a limit, or what its replicas complete."""
+    used = {name: reached / limit for name, reached, limit in _reached(best.promise, asked.demand.limits)}
+    used["throughput"] = asked.demand.rate_per_s / (best.replicas * best.promise.capacity_per_s)
+    return max(used, key=lambda name: used[name]), ""
+
+
+def _reached(promise: Promise, limits: Limits) -> list[tuple[str, float, float]]:
+    """Each limit by its name, what comes of it, and how much it is."""
+    return [
+        ("ITL limit", promise.itl_s, limits.token_s),
+        ("TTFT limit", promise.ttft_s, limits.first_s),
+        ("latency limit", promise.request_s, limits.request_s),
+    ]
+
+
+def _nearest(found: Search, demand: Demand) -> Deployed | None:
+    """The deployment that comes closest: the one that lacks fewest accelerators, or that is least late to a lone request."""
+    if found.short:
+        needed = (found.fewest(way, math.inf) for way in found.short)
+        return min((each for each in needed if each is not None), key=lambda each: each.order, default=None)
+    lone = (Deployed(way, 1, None) for way in found.late)
+    return min(lone, key=lambda each: _lateness(each.promise, demand.limits), default=None)
+
+
+def _lateness(promise: Promise, limits: Limits) -> float:
+    return max(reached / limit for _, reached, limit in _reached(promise, limits))
+
+
+def _lacking(asked: _Asked, found: Search, nearest: Deployed | None) -> tuple[str, str]:
+    """Say which limit nothing keeps, and the best that is in reach."""
+    demand = asked.demand
+    if not asked.fit:
+        replicas = [ServingReplica.of(setting) for setting in asked.tried]
+        closest = min(replicas, key=lambda each: each.held.needed_B(1.0) / each.deployment.accelerator.memory_capacity_B)
         plan = f"TP {closest.deployment.tp} x PP {closest.deployment.pp} in {closest.deployment.arithmetic}"
-        return "memory capacity", f"the model fits none of {asked.plans} plans; at the nearest, {plan}, {closest.lacking()}"
-    if found.feasible:
-        least = min(found.without, key=lambda name: found.without[name])
-        return (least if found.without[least] < found.best[PLACE["cost"], 0] else "throughput"), ""
-    load, column = asked.load, found.nearest[:, 0]
-    available = asked.offers[int(column[PLACE["offer"]])].available
-    reached = {
-        "ITL limit": float(column[PLACE["itl_s"]]) / load.max_itl_s,
-        "TTFT limit": float(column[PLACE["ttft_s"]]) / load.max_ttft_s,
-        "fleet size": float(column[PLACE["accelerators"]]) / available,
-    }
-    worst = max(reached, key=lambda name: reached[name])
-    values = {
-        "ITL limit": f"ITL {column[PLACE['itl_s']] * 1e3:.4g} ms for a limit of {load.max_itl_s * 1e3:.4g} ms",
-        "TTFT limit": f"TTFT {column[PLACE['ttft_s']] * 1e3:.4g} ms for a limit of {load.max_ttft_s * 1e3:.4g} ms",
-        "fleet size": f"{column[PLACE['accelerators']]:.0f} accelerators of {available:.0f}",
-    }
-    missed = ", ".join(values[name] for name, share in reached.items() if share > 1)
-    return worst, f"none of {found.searched} configurations keeps the limits; at the nearest {missed}"
+        return (
+            "memory capacity",
+            f"the model fits none of {len(asked.tried)} plans; at the nearest, {plan}, {closest.lacking()}",
+        )
+    if nearest is None:
+        return "throughput", f"no number of replicas keeps the limits for {demand.limits.share} of the requests"
+    setting = nearest.way.pace.setting
+    plan = f"TP {setting.tp} x PP {setting.pp} in {setting.arithmetic} on {nearest.way.offer.hardware.name}"
+    if found.short:
+        most = f"{nearest.accelerators} accelerators of {nearest.way.offer.available:.0f}"
+        return "fleet size", f"{demand.rate_per_s:g} requests/s within the limits take at least {most}, with {plan}"
+    missed = ", ".join(
+        f"{name.removesuffix(' limit')} {reached * 1e3:.4g} ms for a limit of {limit * 1e3:.4g} ms"
+        for name, reached, limit in _reached(nearest.promise, demand.limits)
+        if reached > limit
+    )
+    worst = max(_reached(nearest.promise, demand.limits), key=lambda each: each[1] / each[2])[0]
+    return worst, f"not even a lone request keeps the limits on any of {asked.fit} plans: at the nearest, {plan}, {missed}"
