@@ -286,7 +286,7 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
         passes=prefixed(BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting), setting),
         places=int(max(1.0, min(fit, float(most or fit)))),
         beams=beams,
-        reason=held.reason(setting, 1.0) if fit < 1 else "",
+        reason=held.reason(setting, float(beams)) if fit < 1 else "",
         front_s=0.0 if stack is None else float(stack.coefficients.request_s),
         step_tokens=stack.step_tokens / new if stack is not None and stack.step_tokens else inf,
     )
