@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
 from mlsysim.core.checks import (
@@ -21,15 +21,26 @@ from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.lowering.arrivals import Limits, paces
-from mlsysim.lowering.deployment import Deployment, prompt_tokens, requests_per_s
+from mlsysim.lowering.arrivals import Limits
+from mlsysim.lowering.deployment import prompt_tokens, requests_per_s
 from mlsysim.lowering.options import EngineOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.result import Result
-from mlsysim.solvers.serving.capacity_search import Deployed, Search, search
-from mlsysim.solvers.serving.capacity_space import AXES, Demand, Offer, Promise, Way, plans, ways
-from mlsysim.solvers.serving.replica import ServingReplica
+from mlsysim.solvers.serving.capacity_answer import (
+    FIGURES,
+    ROOM,
+    TIMES,
+    alternatives,
+    bound_by,
+    closest,
+    in_words,
+    lacking,
+    row_of,
+)
+from mlsysim.solvers.serving.capacity_question import Asked, all_ways
+from mlsysim.solvers.serving.capacity_search import Search, search
+from mlsysim.solvers.serving.capacity_space import Demand, Offer
 from mlsysim.systems.types import Fleet, Node
 
 
@@ -43,8 +54,8 @@ class CapacityResult(Result):
     Attributes:
         accelerators: in all; ``replicas``: that decode (and prefill, unless the pools are apart).
         cost_per_hour: of all accelerators; ``cost_per_million_tokens``: output tokens of the load. None without prices.
-        percentile: share of the requests that do not exceed ``ttft`` (to the first token), ``itl`` (mean time between two tokens
-            of a request after it) and ``request_latency``. Of an infeasible question, those of a lone request to the
+        percentile: share of the requests that do not exceed ``ttft`` (to the first token), ``itl`` (mean time between two
+            tokens of a request after it) and ``request_latency``. Of an infeasible question, those of a lone request to the
             deployment that comes closest, if the model fits any.
         capacity: requests a second that all replicas complete with all places taken; ``utilization``: the load over it;
             ``headroom``: what it has beyond the load, over the load.
@@ -85,32 +96,10 @@ class CapacityResult(Result):
     total_feasible: int
 
 
-@dataclass(slots=True)
-class _Asked:
-    """A question in plain numbers, and what is counted and noted while its plans are laid out."""
-
-    model: TransformerWorkload
-    offers: list[Offer]
-    precisions: list[str]
-    tp_sizes: list[int] | None
-    pp_sizes: list[int] | None
-    demand: Demand
-    disaggregated: tuple[bool, ...]
-    input_len: int
-    output_len: int
-    prefix_hit: float
-    options: EngineOptions
-    priced: bool
-    notes: list[str] = field(default_factory=list)
-    tried: list[Deployment] = field(default_factory=list)
-    fit: int = 0
-    cut: bool = False
-
-
 class CapacityPlanner:
     """Tries every hardware x TP x PP x precision x (prefill and decode together or apart), each with the replicas it needs.
 
-    A replica's batch is the largest at which all requests keep ``max_itl``, or, where that needs fewer replicas, a power of two.
+    A replica's batch is the largest at which all requests keep ``max_itl``, or a power of two where that takes fewer replicas.
     Replicas are added until ``percentile`` of the requests keep every limit under random arrivals.
     """
 
@@ -152,8 +141,8 @@ class CapacityPlanner:
             max_latency: most time of a whole request.
             percentile: share of the requests that keep each limit.
             prices: of one accelerator, an hour ("2 USD/hour"), by name of the hardware.
-            precisions: number formats to try, by default the one of the model's published weights; one that an accelerator has no
-                rate for is left out there, and said.
+            precisions: number formats to try, by default the one of the model's published weights; one that an accelerator has
+                no rate for is left out there, and said.
             tp_sizes: to try; by default the divisors of the node.
             pp_sizes: to try; by default those that divide the layers, or leave the fullest stage at most 5 % above the mean.
             disaggregated: prefill and decode on accelerators of their own (True), together (False), or the better of both.
@@ -170,21 +159,19 @@ class CapacityPlanner:
             >>> from mlsysim.solvers.serving.tail_latency import TailLatencyModel
             >>> load = dict(request_rate="20 count/s", input_len=1024, output_len=256, stack="vllm-2025")
             >>> card, model = Hardware.Cloud.H100, Models.Language.Llama2_70B
-            >>> found = CapacityPlanner().solve(
-            ...     model, [card], max_itl="60 ms", max_ttft="1 s", prices={card.name: "3 USD/hour"}, disaggregated=False, **load
-            ... )
-            >>> plan = found.best_config
-            >>> served = TailLatencyModel().solve(
-            ...     model, card, tp_size=plan["tp"], pp_size=plan["pp"], batch_size=plan["batch"], replicas=plan["replicas"], **load
-            ... )
+            >>> asked = dict(max_itl="60 ms", max_ttft="1 s", prices={card.name: "3 USD/hour"}, disaggregated=False)
+            >>> found = CapacityPlanner().solve(model, [card], **asked, **load)
+            >>> plan = {"tp_size": "tp", "pp_size": "pp", "batch_size": "batch", "replicas": "replicas"}
+            >>> plan = {argument: found.best_config[name] for argument, name in plan.items()}
+            >>> served = TailLatencyModel().solve(model, card, **plan, **load)
             >>> found.accelerators, served.ttft_p99 == found.ttft, served.tpot_p99.m_as("ms") <= 60
-            (20, True, True)
+            (12, True, True)
         """
         rate = needed("request_rate", requests_per_s(request_rate, arrival_rate), "a rate, such as 20 count/s")
         limits_s = {"max_ttft": max_ttft, "max_itl": max_itl, "max_latency": max_latency}
         model = instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B")
         formats = [_own_format(model)] if precisions is None else _listed("precisions", precisions)
-        asked = _Asked(
+        asked = Asked(
             model=model,
             offers=_offers(hardware, prices),
             precisions=[instance("precisions", name, str, "names of number formats") for name in formats],
@@ -205,7 +192,9 @@ class CapacityPlanner:
             options=options,
             priced=prices is not None,
         )
-        found = search(list(_ways(asked)), whole_number("top_k", top_k))
+        found = search(list(all_ways(asked)), whole_number("top_k", top_k))
+        if not asked.tried and asked.refused:
+            raise asked.refused[-1]
         if not asked.tried:
             raise InconsistentError("hardware", [offer.hardware.name for offer in asked.offers], _POSSIBLE)
         if precisions is None and bytes_per_element(asked.precisions[0]) > 1:
@@ -253,62 +242,27 @@ def _machine(item: object) -> HardwareNode | Node | Fleet:
     return instance("hardware", item, HardwareNode, "an accelerator such as Hardware.Cloud.H100, a Node or a Fleet")
 
 
-def _ways(asked: _Asked) -> Iterator[Way]:
-    """All ways to serve, by hardware and number format; plans are counted on the way."""
-    for number, offer in enumerate(asked.offers):
-        legal = plans(asked.model, offer, asked.tp_sizes, asked.pp_sizes)
-        for which, precision in enumerate(asked.precisions):
-            try:
-                settings = [
-                    Deployment.of(
-                        asked.model,
-                        offer.hardware,
-                        **asked.options,
-                        precision=precision,
-                        tp_size=tp,
-                        pp_size=pp,
-                        output_len=asked.output_len,
-                        prefix_hit=asked.prefix_hit,
-                        schedule="continuous",
-                    )
-                    for tp, pp in legal
-                ]
-                found = [paces(setting, None) for setting in settings]
-            except InputError as error:
-                if error.argument != "precision" or len(asked.precisions) * len(asked.offers) == 1:
-                    raise
-                asked.notes.append(f"{precision} is left out on {offer.hardware.name}: {error}")
-                continue
-            fitting = [pace for pace in found if not pace.reason]
-            asked.tried += settings
-            asked.fit += len(fitting)
-            most = asked.demand.max_batch
-            asked.cut |= any(pace.places > most for pace in fitting)
-            limited = [replace(pace, places=min(pace.places, most)) for pace in fitting]
-            yield from ways(limited, offer, (number, which), asked.demand, asked.disaggregated)
-
-
-def _if_quantised(asked: _Asked, found: Search) -> Iterator[str]:
+def _if_quantised(asked: Asked, found: Search) -> Iterator[str]:
     """What weights and cache of 8 bits would save."""
-    quantised = replace(asked, precisions=[_QUANTISED], notes=[], tried=[])
+    quantised = replace(asked, precisions=[_QUANTISED], notes=[], tried=[], refused=[])
     try:
-        best = search(list(_ways(quantised)), 1, found.ranking[0].cost if found.ranking else math.inf).ranking
+        best = search(list(all_ways(quantised)), 1, found.ranking[0].cost if found.ranking else math.inf).ranking
     except InputError:
         return
     if best and (not found.ranking or best[0].cost < found.ranking[0].cost):
-        row = _row(quantised, best[0])
+        row = row_of(quantised, best[0])
         plan = f"{row['replicas']} x (TP {row['tp']} x PP {row['pp']}) on {row['hardware']}"
         yield f"if quantised to {_QUANTISED}: {row['accelerators']} accelerators, {plan}"
 
 
-def _result(asked: _Asked, found: Search) -> CapacityResult:
+def _result(asked: Asked, found: Search) -> CapacityResult:
     limits, output = asked.demand.limits, asked.output_len
-    ranking = [_row(asked, each) for each in found.ranking]
-    nearest = None if ranking else _nearest(found, asked.demand)
-    binding, reason = _bound_by(asked, found.ranking[0]) if ranking else _lacking(asked, found, nearest)
+    ranking = [row_of(asked, each) for each in found.ranking]
+    nearest = None if ranking else closest(found, asked.demand)
+    binding, reason = bound_by(asked, found.ranking[0]) if ranking else lacking(asked, found, nearest)
     best = ranking[0] if ranking else {}
-    shown = best or ({} if nearest is None else _row(asked, nearest))
-    alternatives = tuple(_alternatives(asked, found)) if ranking else ()
+    shown = best or ({} if nearest is None else row_of(asked, nearest))
+    others = tuple(alternatives(asked, found)) if ranking else ()
     prefill = best["prefill_replicas"] * best["prefill_tp"] * best["prefill_pp"] if best else 0
     parts = {"decode": best["accelerators"] - prefill, "prefill": prefill} if best else {}
     notes = [*asked.notes]
@@ -326,131 +280,15 @@ def _result(asked: _Asked, found: Search) -> CapacityResult:
         accelerators=best.get("accelerators", 0),
         replicas=best.get("replicas", 0),
         percentile=limits.share,
-        **{name: best.get(name) for name in ("cost_per_hour", "cost_per_million_tokens", *_ROOM)},
-        **{name: shown.get(name) for name in _TIMES},
-        best_config={name: value for name, value in best.items() if name not in _FIGURES},
+        **{name: best.get(name) for name in ("cost_per_hour", "cost_per_million_tokens", *ROOM)},
+        **{name: shown.get(name) for name in TIMES},
+        best_config={name: value for name, value in best.items() if name not in FIGURES},
         ranking=tuple(ranking),
-        front=tuple(_row(asked, each) for each in found.front),
-        alternatives=alternatives,
-        why=tuple(_in_words(row) for row in alternatives),
+        front=tuple(row_of(asked, each) for each in found.front),
+        alternatives=others,
+        why=tuple(in_words(row) for row in others),
         total_plans=len(asked.tried),
         total_fit=asked.fit,
         total_searched=found.searched,
         total_feasible=len(found.known),
     )
-
-
-_TIMES = ("itl", "ttft", "request_latency")
-_ROOM = ("capacity", "utilization", "headroom")
-_FIGURES = (*_TIMES, *_ROOM, "cost_per_hour", "cost_per_million_tokens", "requests_per_second")
-
-
-def _row(asked: _Asked, deployed: Deployed) -> dict[str, Any]:
-    """A deployment in the field's terms."""
-    way, promise, rate_per_s = deployed.way, deployed.promise, asked.demand.rate_per_s
-    offer, pool, setting = way.offer, way.pool, way.pace.setting
-    capacity_per_s = deployed.replicas * promise.capacity_per_s
-    million_tokens_per_hour = rate_per_s * asked.output_len * 3600 / 1e6
-    return {
-        "hardware": offer.hardware.name,
-        "precision": asked.precisions[way.place[1]],
-        "disaggregated": pool is not None,
-        "tp": setting.tp,
-        "pp": setting.pp,
-        "batch": promise.batch,
-        "replicas": deployed.replicas,
-        "prefill_replicas": 0 if pool is None else pool.replicas,
-        "prefill_tp": 0 if pool is None else pool.tp,
-        "prefill_pp": 0 if pool is None else pool.pp,
-        "accelerators": deployed.accelerators,
-        "requests_per_second": with_unit(promise.capacity_per_s, "count/second"),
-        "capacity": with_unit(capacity_per_s, "count/second"),
-        "utilization": rate_per_s / capacity_per_s,
-        "headroom": capacity_per_s / rate_per_s - 1,
-        "itl": with_unit(promise.itl_s, "second"),
-        "ttft": with_unit(promise.ttft_s, "second"),
-        "request_latency": with_unit(promise.request_s, "second"),
-        "cost_per_hour": with_unit(deployed.cost, "USD/hour") if asked.priced else None,
-        "cost_per_million_tokens": with_unit(deployed.cost / million_tokens_per_hour, "USD") if asked.priced else None,
-    }
-
-
-def _alternatives(asked: _Asked, found: Search) -> Iterator[dict[str, Any]]:
-    """The cheapest deployment of every other value of each axis."""
-    best = found.ranking[0]
-    own = _row(asked, best)
-    for axis, name in enumerate(AXES):
-        for value in sorted({values[axis] for values in found.known} - {best.way.values[axis]}):
-            other = found.cheapest(axis, value)
-            if other is not None:
-                row = _row(asked, other)
-                yield {
-                    "changed": name,
-                    "value": row[name],
-                    "instead_of": own[name],
-                    "dearer": other.cost / best.cost - 1,
-                    **row,
-                }
-
-
-def _in_words(row: Mapping[str, Any]) -> str:
-    what = f"{row['changed']} {row['value']} instead of {row['instead_of']}"
-    itl_ms = float(row["itl"].m_as("ms"))
-    cost = f"{row['dearer']:.1%} dearer" if row["dearer"] > 0 else "costs the same"
-    return f"{what}: {cost} at best ({row['accelerators']} accelerators, {itl_ms:.3g} ms between tokens)"
-
-
-def _bound_by(asked: _Asked, best: Deployed) -> tuple[str, str]:
-    """Say what the winner is closest to: a limit, or what its replicas complete."""
-    used = {name: reached / limit for name, reached, limit in _reached(best.promise, asked.demand.limits)}
-    used["throughput"] = asked.demand.rate_per_s / (best.replicas * best.promise.capacity_per_s)
-    return max(used, key=lambda name: used[name]), ""
-
-
-def _reached(promise: Promise, limits: Limits) -> list[tuple[str, float, float]]:
-    """Each limit by its name, what comes of it, and how much it is."""
-    return [
-        ("ITL limit", promise.itl_s, limits.token_s),
-        ("TTFT limit", promise.ttft_s, limits.first_s),
-        ("latency limit", promise.request_s, limits.request_s),
-    ]
-
-
-def _nearest(found: Search, demand: Demand) -> Deployed | None:
-    """The deployment that comes closest: the one that lacks fewest accelerators, or that is least late to a lone request."""
-    if found.short:
-        needed = (found.fewest(way, math.inf) for way in found.short)
-        return min((each for each in needed if each is not None), key=lambda each: each.order, default=None)
-    lone = (Deployed(way, 1, None) for way in found.late)
-    return min(lone, key=lambda each: _lateness(each.promise, demand.limits), default=None)
-
-
-def _lateness(promise: Promise, limits: Limits) -> float:
-    return max(reached / limit for _, reached, limit in _reached(promise, limits))
-
-
-def _lacking(asked: _Asked, found: Search, nearest: Deployed | None) -> tuple[str, str]:
-    """Say which limit nothing keeps, and the best that is in reach."""
-    demand = asked.demand
-    if not asked.fit:
-        replicas = [ServingReplica.of(setting) for setting in asked.tried]
-        closest = min(replicas, key=lambda each: each.held.needed_B(1.0) / each.deployment.accelerator.memory_capacity_B)
-        plan = f"TP {closest.deployment.tp} x PP {closest.deployment.pp} in {closest.deployment.arithmetic}"
-        return (
-            "memory capacity",
-            f"the model fits none of {len(asked.tried)} plans; at the nearest, {plan}, {closest.lacking()}",
-        )
-    if nearest is None:
-        return "throughput", f"no number of replicas keeps the limits for {demand.limits.share} of the requests"
-    setting = nearest.way.pace.setting
-    plan = f"TP {setting.tp} x PP {setting.pp} in {setting.arithmetic} on {nearest.way.offer.hardware.name}"
-    if found.short:
-        most = f"{nearest.accelerators} accelerators of {nearest.way.offer.available:.0f}"
-        return "fleet size", f"{demand.rate_per_s:g} requests/s within the limits take at least {most}, with {plan}"
-    missed = ", ".join(
-        f"{name.removesuffix(' limit')} {reached * 1e3:.4g} ms for a limit of {limit * 1e3:.4g} ms"
-        for name, reached, limit in _reached(nearest.promise, demand.limits)
-        if reached > limit
-    )
-    worst = max(_reached(nearest.promise, demand.limits), key=lambda each: each[1] / each[2])[0]
-    return worst, f"not even a lone request keeps the limits on any of {asked.fit} plans: at the nearest, {plan}, {missed}"

@@ -43,8 +43,8 @@ class TailLatencyResult(Result):
     request. ``ttft``, ``tpot``: time to first token of a server with requests in flight, wait included, and per output token
     after it; of a deployment only.
     ``requests_in_flight``: being served, mean, all servers. ``wait_within``: share of requests that wait no longer than the
-    ``wait_limit`` that was given. ``at_percentile``: of "wait", "ttft", "tpot" and "latency", what the share ``percentile`` of the
-    requests does not exceed.
+    ``wait_limit`` that was given. ``at_percentile``: of "wait", "ttft", "tpot" and "latency", what the share ``percentile`` of
+    the requests does not exceed.
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("utilization", "capacity", "wait_p99", "ttft_p99", "latency_p50", "latency_p99")
