@@ -20,10 +20,10 @@ from mlsysim import (
 )
 from mlsysim.lowering.arrivals import paces
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.pools import MOST_BUSY, prefill_pool
 from mlsysim.physics.queues.constant_service import ConstantService
 from mlsysim.physics.serving.disaggregation import decode_pool, kv_transfer_s
 from mlsysim.physics.serving.speculation import expected_tokens
+from mlsysim.solvers.serving.pools import MOST_BUSY, prefill_pool
 
 LLAMA, H100 = Models.Language.Llama3_8B, Hardware.Cloud.H100
 ASKED = {"seq_len": 1024, "output_len": 256}

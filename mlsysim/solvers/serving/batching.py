@@ -14,9 +14,9 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.arrivals import Limits, paces
 from mlsysim.lowering.deployment import Deployment, requests_per_s
 from mlsysim.lowering.options import DeploymentOptions
-from mlsysim.lowering.replicas import fewest, held, least_copies
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.result import Result
+from mlsysim.solvers.serving.fewest_replicas import fewest, held, least_copies
 from mlsysim.solvers.serving.replica import ServingReplica, whole_batches
 from mlsysim.solvers.serving.serving import ServingResult, serving_result, with_prefills_of_others
 from mlsysim.solvers.serving.tail_latency import TailLatencyResult, of_deployment

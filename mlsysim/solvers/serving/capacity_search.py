@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
-from mlsysim.lowering.replicas import fewest
 from mlsysim.solvers.serving.capacity_space import Held, Promise, Way
+from mlsysim.solvers.serving.fewest_replicas import fewest
 
 
 @dataclass(frozen=True)

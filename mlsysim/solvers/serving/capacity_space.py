@@ -12,13 +12,13 @@ import numpy as np
 
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.arrivals import Limits, Paces
-from mlsysim.lowering.pools import DecodePaces, PrefillPool, prefill_pool
-from mlsysim.lowering.replicas import held, hopeful, least_copies
 from mlsysim.lowering.work import cached_tokens, inference_work
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.numeric import Floats
 from mlsysim.physics.queues.open_loop import OpenLoop, Spread
 from mlsysim.physics.serving.disaggregation import kv_transfer_s
+from mlsysim.solvers.serving.fewest_replicas import held, hopeful, least_copies
+from mlsysim.solvers.serving.pools import DecodePaces, PrefillPool, prefill_pool
 from mlsysim.systems.fleets import usual_node
 from mlsysim.systems.types import Fleet, Node
 
