@@ -50,6 +50,11 @@ class Paces:
         """Time to the first token of a request that finds nobody."""
         return float(self.passes.prefill_s(1.0, self.setting.prompt))
 
+    @property
+    def _passing_s(self) -> float:
+        """Least time to a first token: a prompt adds to steps what it keeps one stage busy, and itself passes all of them."""
+        return self.alone_s if self.setting.pp > 1 else 0.0
+
     @functools.cached_property
     def _times_s(self) -> tuple[Floats, Floats]:
         return self._with(np.arange(1.0, self.places + 1.0))
@@ -129,7 +134,8 @@ class Paces:
         if self.places > 1:
             met = likely > 0
             wait_s[met] = between.of_these(found.wait_s, likely[met] - 1)
-            first_s[met] = between.of_these(found.first_s, likely[met] - 1) + self.front_s
+            joined_s = between.of_these(found.first_s, likely[met] - 1) + self.front_s
+            first_s[met] = np.maximum(joined_s, self._passing_s)
         return OpenLoop(
             free=free,
             taken=taken,
@@ -138,7 +144,7 @@ class Paces:
             likely=likely,
             wait_s=wait_s,
             first_s=first_s,
-            last_s=self.front_s + float(last_s),
+            last_s=max(self.front_s + float(last_s), self._passing_s),
             token_s=self.token_s,
         )
 
