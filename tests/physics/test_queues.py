@@ -239,7 +239,7 @@ def test_latencies_in_batches(share, spread):
     density = np.exp(-(z**2) / 2)
     found = float(latency_in_batches(np.array([spread]), share)[0])
     beyond = np.clip(2 - found / np.maximum(1 + spread * z, 1e-3), 0, 1)
-    assert (beyond * density).sum() / density.sum() == pytest.approx(1 - share, rel=0.1)
+    assert (beyond * density).sum() / density.sum() == pytest.approx(1 - share, rel=0.2)
     assert latency_in_batches(np.zeros(2), share) == pytest.approx([1 + share] * 2)
 
 
