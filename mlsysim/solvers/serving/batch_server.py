@@ -10,7 +10,7 @@ import numpy as np
 from mlsysim.calibration.harnesses import Harness, harness_fitted_names, query_harness
 from mlsysim.calibration.inference import inference_fitted_names, inference_stack
 from mlsysim.core.checks import (
-    fraction,
+    percentile_share,
     positive_quantity,
     real_number,
     strict_keywords,
@@ -24,7 +24,7 @@ from mlsysim.lowering.batches import BATCHES, Batches, bound_batches, engine_bat
 from mlsysim.lowering.training_setting import lone_accelerators, sample_tokens
 from mlsysim.models.types import Workload
 from mlsysim.physics.queues.batch_queue import BatchLoad
-from mlsysim.solvers.result import Result
+from mlsysim.solvers.result import Result, run_facts
 from mlsysim.systems.types import Fleet
 
 # At the speed of light nothing stands between a query and the pass.
@@ -40,6 +40,7 @@ class BatchServerResult(Result):
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "batch")
+    INTERVAL_OF: ClassVar[str] = "throughput"
 
     throughput: Quantity
     latency: Quantity
@@ -100,7 +101,7 @@ class BatchServerModel:
         accelerator, count = lone_accelerators(workload, hardware)
         fmt = precision_name("precision", precision)
         size = whole_number("query_size", query_size)
-        share = fraction("percentile", percentile)
+        share = percentile_share("percentile", percentile)
         spread = real_number("token_spread", token_spread, 0)
         limit_s = None if latency_limit is None else positive_quantity("latency_limit", latency_limit, "second")
         if limit_s is not None and size > 1:
@@ -139,6 +140,7 @@ class BatchServerModel:
             binding="latency limit" if limit_s is not None else "batch",
             breakdown=with_units(parts, "second"),
             coefficients=coefficients,
+            facts=run_facts(workload, accelerator, None if stack is None else inference_stack(stack), count),
             throughput=with_unit(replicas * load.load_per_s, "count/second"),
             latency=with_unit(load.latency_s, "second"),
             batch=load.batch,
