@@ -8,7 +8,7 @@ import pytest
 
 from mlsysim.physics.queues.batch_queue import batch_spread, highest_load, latency_in_batches
 from mlsysim.physics.queues.constant_service import ConstantService
-from mlsysim.physics.queues.open_loop import OpenLoop, Spread, in_flight, last_kept, not_rare
+from mlsysim.physics.queues.open_loop import OpenLoop, Spread, by_places, in_flight, last_kept, not_rare
 from mlsysim.physics.queues.prompt_queue import CELLS, prompts_a_step, turns
 from mlsysim.physics.queues.queueing import (
     ServiceTime,
@@ -138,6 +138,16 @@ def test_a_chain_of_requests_in_flight():
     free, taken = in_flight(1e-3, np.array([1e3, 1e4]))
     assert free == pytest.approx([1, 1e-6])
     assert not_rare(np.array([1e-13, 1e-11, 1.0, 0.0])).tolist() == [1, 2]
+
+
+def test_chains_of_every_number_of_places():
+    """Of two places 1, 1 and 1/2 / (1 - 1/2) of 3; of three 1, 1, 1/2 and 1/4 of 11/4; one alone is always taken.
+
+    Slow with two in flight: who finds one, or, of two places, none free.
+    """
+    taken, slow = by_places(2.0, np.array([2.0, 4.0, 6.0]), np.array([False, True, False]))
+    assert taken == pytest.approx([1, 1 / 3, 1 / 11])
+    assert slow == pytest.approx([0, 2 / 3, 4 / 11], abs=1e-9)
 
 
 def test_a_spread():
