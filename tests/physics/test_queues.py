@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mlsysim.physics.queues import prompt_queue
 from mlsysim.physics.queues.batch_queue import batch_spread, highest_load, latency_in_batches
 from mlsysim.physics.queues.constant_service import ConstantService
 from mlsysim.physics.queues.open_loop import OpenLoop, Spread, by_places, in_flight, last_kept, not_rare
@@ -122,9 +123,9 @@ def test_the_tail_of_constant_service(load):
     if load > 0.4:
         assert queue.wait_tail(23.999999) == pytest.approx(queue.wait_tail(24.0), rel=1e-3 if load < 0.9 else 1e-5)
     # Its integral is the mean wait, rho / (2 (1 - rho)).
-    times = np.linspace(0, 60 / queue.decay, 60_001)
-    tails = [queue.wait_tail(time) for time in times[::20]]
-    assert np.trapezoid(tails, times[::20]) == pytest.approx(load / (2 * (1 - load)), rel=2e-2)
+    width = 0.02 / queue.decay
+    middles = (np.arange(1000) + 0.5) * width
+    assert width * sum(map(queue.wait_tail, middles)) == pytest.approx(load / (2 * (1 - load)), rel=1e-2)
 
 
 # Requests in flight.
@@ -193,6 +194,29 @@ def test_its_tokens():
     # States that are too rare to count leave their share to the others.
     rare = replace(LOOP, likely=np.array([1]), wait_s=LOOP.wait_s[1:], first_s=LOOP.first_s[1:])
     assert rare.wait_mean_s() == 0.75 * 2.5 + 0.25 * 4
+
+
+def test_three_places():
+    """A fourth each finds none or one in flight, an eighth two, three eighths all; cells of a fourth and of three."""
+    loop = OpenLoop(
+        free=np.array([0.25, 0.25, 0.125]),
+        taken=0.375,
+        place_s=2.0,
+        cells=np.array([0.25, 0.75]),
+        likely=np.array([0, 1, 2]),
+        wait_s=np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]),
+        first_s=np.ones((3, 2)),
+        last_s=5.0,
+        token_s=np.array([1.0, 2.0, 4.0]),
+    )
+    assert loop.wait_mean_s() == 0.75 / 4 + (0.5 + 2.25) / 4 + (1 + 3.75) / 8 + 0.375 * 2
+    assert (loop.token_mean_s(), loop.slow(2.0)) == (0.25 + 0.5 + 0.5 * 4, 0.5)
+    assert [loop.token_percentile_s(share) for share in (0.2, 0.4, 0.6)] == [1, 2, 4]
+    # With a token: 2 and 3 s, 5 and 6, 9 and 10, or a place and 5 + 4 s.
+    assert loop.late(1.0, 9.0) == pytest.approx(0.75 / 8 + 0.375)
+    assert loop.late(1.0, 9.5) == pytest.approx(0.75 / 8 + 0.375 * exp(-0.25))
+    assert loop.after_wait(1.0).tail(9.5) == pytest.approx(loop.late(1.0, 9.5))
+    assert loop.after_wait(1.0).percentile_s(1 - 0.375 * exp(-2)) == pytest.approx(13)
 
 
 @pytest.mark.parametrize("guess", [None, 1, 63, 64, 65, 990])
@@ -311,6 +335,20 @@ def test_prompts_of_a_step():
     assert prompts_a_step(1e5, np.array([0.02]), np.array([0.0]), 500.0).tolist() == [256]
     assert prompts_a_step(1.0, np.array([1.0]), np.array([0.99]), 500.0).tolist() == [math.ceil(20 + 6 * math.sqrt(20))]
     assert prompts_a_step(1e-9, np.array([0.02]), np.array([0.0]), 500.0).tolist() == [8]
+
+
+def test_what_may_have_gone_before_an_arrival():
+    """Of n others came n (1 - r) before it, where r of eight rests of a step is left: rounded up where thirds say so."""
+    histories = prompt_queue._Histories.of(5, roundings=3)
+    assert histories.others.tolist() == sorted(histories.others)
+    for others in range(6):
+        for rest in range(8):
+            chosen = (histories.others == others) & (histories.rest == rest)
+            whole, part = divmod(others * (1 - (rest + 0.5) / 8), 1)
+            up = sum(part + third >= 1 for third in (1 / 6, 3 / 6, 5 / 6)) / 3
+            expected = {whole: (1 - up) / 8, whole + 1: up / 8}
+            found = dict(zip(histories.before[chosen].tolist(), histories.weight[chosen].tolist(), strict=True))
+            assert found == pytest.approx({before: weight for before, weight in expected.items() if weight > 1e-12})
 
 
 def test_one_prompt_a_step():
