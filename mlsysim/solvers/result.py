@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 import pint
 
-from mlsysim.core.errors import InfeasibleError
+from mlsysim.core.errors import InfeasibleError, UnsoundError
 from mlsysim.core.units import Quantity
 from mlsysim.solvers.shown import shown
 
@@ -51,6 +52,9 @@ class Result:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feasible", not self.reason)
+        for name, value in vars(self).items():
+            if not _is_sound(value, _PEAK_SHARES.get(name, math.inf)):
+                raise UnsoundError(f"{name} would be {shown(value)} (of {self.solver})")
 
     def require_feasible(self) -> Self:
         """This result, or ``InfeasibleError`` with the reason."""
@@ -68,6 +72,24 @@ class Result:
 
     def __str__(self) -> str:
         return _card(self)
+
+
+# Shares of the peak: nothing is faster. The last digits are lost in sums.
+_PEAK_SHARES = dict.fromkeys(("mfu", "hfu", "prefill_mfu"), 1 + 1e-9)
+
+
+def _is_sound(value: Any, most: float) -> bool:
+    """Whether all numbers in ``value`` are finite and from 0 to ``most``; inner results were looked at when they were made."""
+    kind = type(value)
+    if kind is Quantity:
+        return bool(0 <= value._magnitude <= most and value._magnitude < math.inf)
+    if kind is float or kind is int:
+        return bool(0 <= value <= most and value < math.inf)
+    if kind is dict:
+        return all(_is_sound(inner, most) for inner in value.values())
+    if kind is tuple:
+        return all(_is_sound(inner, most) for inner in value)
+    return True
 
 
 def _plain(value: Any) -> Any:

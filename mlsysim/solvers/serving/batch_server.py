@@ -10,7 +10,7 @@ import numpy as np
 from mlsysim.calibration.harnesses import Harness, harness_fitted_names, query_harness
 from mlsysim.calibration.inference import inference_fitted_names, inference_stack
 from mlsysim.core.checks import (
-    fraction,
+    percentile_share,
     positive_quantity,
     real_number,
     strict_keywords,
@@ -100,7 +100,7 @@ class BatchServerModel:
         accelerator, count = lone_accelerators(workload, hardware)
         fmt = precision_name("precision", precision)
         size = whole_number("query_size", query_size)
-        share = fraction("percentile", percentile)
+        share = percentile_share("percentile", percentile)
         spread = real_number("token_spread", token_spread, 0)
         limit_s = None if latency_limit is None else positive_quantity("latency_limit", latency_limit, "second")
         if limit_s is not None and size > 1:
@@ -128,7 +128,7 @@ class BatchServerModel:
             coefficients = (*inference_fitted_names(engine, accelerator.name, fmt), *harness_fitted_names(harness_name))
         load, reason = _load(batches, front, limit_s, share, spread)
         replicas = 1 if limit_s is None else count
-        parts = {"wait": load.latency_s - load.batch_s - front.query_s, "batch": load.batch_s, "query": front.query_s}
+        parts = {"wait": max(0.0, load.latency_s - load.batch_s - front.query_s), "batch": load.batch_s, "query": front.query_s}
         where = accelerator.name if count == 1 else f"{count} x {accelerator.name}"
         asked = f"queries of {size}" if limit_s is None else f"{share:.0%} within {1e3 * limit_s:g} ms"
         return BatchServerResult(
