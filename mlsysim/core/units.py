@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 else:
     Quantity = ureg.Quantity
 
-# What a quantity's text may be: one number and one unit, such as "3.35 TB/s" or "429 gCO2e/kWh". Nothing is evaluated.
+# What a quantity's text may be: one number and one unit (none: a plain ratio), such as "429 gCO2e/kWh". Nothing is evaluated.
 _LONGEST = 100
 _NAME_AND_POWER = r"[^\W\d]\w*(?:\s*(?:\*\*|\^)\s*-?\d)?"
 _UNIT = re.compile(rf"(?:1\s*/\s*)?{_NAME_AND_POWER}(?:\s*[*/]\s*{_NAME_AND_POWER})*")
-_QUANTITY = re.compile(rf"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*({_UNIT.pattern})\s*")
+_QUANTITY = re.compile(rf"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*((?:{_UNIT.pattern})?)\s*")
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d")
 # Whole numbers that a float holds exactly.
 _MOST_DIGITS = 15

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
@@ -52,9 +52,8 @@ class Result:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feasible", not self.reason)
-        for name, value in vars(self).items():
-            if not _is_sound(value, _PEAK_SHARES.get(name, math.inf)):
-                raise UnsoundError(f"{name} would be {shown(value)} (of {self.solver})")
+        for name, value in _unsound(vars(self)):
+            raise UnsoundError(f"{name} would be {shown(value)} (of {self.solver})")
 
     def require_feasible(self) -> Self:
         """This result, or ``InfeasibleError`` with the reason."""
@@ -74,22 +73,35 @@ class Result:
         return _card(self)
 
 
-# Shares of the peak: nothing is faster. The last digits are lost in sums.
-_PEAK_SHARES = dict.fromkeys(("mfu", "hfu", "prefill_mfu"), 1 + 1e-9)
+# The most that a figure may be: shares of the peak, for nothing is faster. The last digits are lost in sums.
+_MOST = dict.fromkeys(("mfu", "hfu", "prefill_mfu"), 1 + 1e-9)
+_LARGEST = sys.float_info.max
+# The least, where it is not 0: by how much one plan is slower than another.
+_LEAST = {"slower": -1.0}
 
 
-def _is_sound(value: Any, most: float) -> bool:
-    """Whether all numbers in ``value`` are finite and from 0 to ``most``; inner results were looked at when they were made."""
-    kind = type(value)
-    if kind is Quantity:
-        return bool(0 <= value._magnitude <= most and value._magnitude < math.inf)
-    if kind is float or kind is int:
-        return bool(0 <= value <= most and value < math.inf)
-    if kind is dict:
-        return all(_is_sound(inner, most) for inner in value.values())
-    if kind is tuple:
-        return all(_is_sound(inner, most) for inner in value)
-    return True
+def _unsound(figures: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Figures that are no finite number, negative, or above what they may be; results within were looked at when made."""
+    for name, value in figures.items():
+        kind = type(value)
+        if kind is Quantity:
+            number = value._magnitude
+        elif kind is float or kind is int:
+            number = value
+        elif kind is dict:
+            yield from _unsound(value)
+            continue
+        elif kind is tuple:
+            if value and type(value[0]) is not str:
+                for part in value:
+                    yield from _unsound(part if type(part) is dict else {name: part})
+            continue
+        else:
+            continue
+        if not (0 <= number <= _LARGEST) or name in _MOST:
+            least, most = _LEAST.get(name, 0.0), _MOST.get(name, _LARGEST)
+            if not least <= number <= most:
+                yield name, value
 
 
 def _plain(value: Any) -> Any:
