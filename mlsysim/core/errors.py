@@ -213,4 +213,6 @@ def _shown(value: object, limit: int = 80) -> str:
         text = repr(value) if isinstance(value, (str, bool, int, float, list, tuple, dict, type(None))) else str(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, a list within a list within ...
         text = f"{type(value).__name__} that is too long to show"
+    if " at 0x" in text:  # Python's own words for an object say nothing but where it lies
+        text = type(value).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -66,7 +66,10 @@ def Q_(value: float | str | Quantity, unit: str | None = None) -> Quantity:
             if parts is None:
                 raise ValueError(value)
             number = parts[1]
-            return with_unit(int(number) if number.isdigit() and len(number) <= _MOST_DIGITS else float(number), parts[2])
+            whole = number.isdigit() and len(number) <= _MOST_DIGITS
+            if not whole and math.isinf(float(number)):
+                raise ValueError(value)
+            return with_unit(int(number) if whole else float(number), parts[2])
         if isinstance(value, pint.Quantity) and value._REGISTRY is not ureg:
             return ureg.Quantity(value.magnitude, str(value.units))  # type: ignore[no-any-return]
         return ureg.Quantity(_number(value))  # type: ignore[no-any-return]

@@ -130,7 +130,7 @@ class BatchingOptimizer:
 def _largest(replica: ServingReplica, limits: dict[str, float]) -> tuple[int, int, int]:
     """The largest batch within the limits (0: none), how many were tried, and the one that comes closest to them."""
     searched, nearest, least = 0, 1, math.inf
-    for last in range(replica.most, 0, -_BLOCK):
+    for last in range(replica.held.most_tried(replica.deployment), 0, -_BLOCK):
         batches = whole_batches(max(1, last - _BLOCK + 1), last)
         served = replica.served(batches)
         over = np.maximum(served.tpot_s / limits["ITL"], served.ttft_s / limits["TTFT"])

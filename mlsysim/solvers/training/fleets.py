@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mlsysim.core.checks import listed, mapping, strict_keywords
+from mlsysim.core.checks import listed, mapping, one_of, strict_keywords
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity
 from mlsysim.models.types import Workload
 from mlsysim.solvers.result import Result
-from mlsysim.solvers.training.objective import HIGHER_IS_BETTER
+from mlsysim.solvers.training.objective import HIGHER_IS_BETTER, OBJECTIVES
 from mlsysim.solvers.training.parallelism import COUNTS, ParallelismOptimizer, ParallelismResult
 from mlsysim.systems.types import Fleet
 
@@ -83,9 +83,10 @@ class FleetOptimizer:
         """
         models = _named("workloads", workloads, Workload)
         systems = _named("fleets", fleets, Fleet)
+        objective = one_of("objective", objective, OBJECTIVES)
         needs_price = objective == "tokens_per_dollar"
         expected = f"a price for each of {', '.join(systems)}" if needs_price else f"nothing beside objective {objective!r}"
-        if prices is not None and (not needs_price or set(mapping("prices", prices, expected)) != set(systems)):
+        if prices is not None and set(mapping("prices", prices, expected)) != (set(systems) if needs_price else None):
             raise InconsistentError("prices", list(prices), expected)
         given = {} if search is None else mapping("search", search, "arguments of ParallelismOptimizer by their names")
         by_name = "samples of a step, or those of each workload by its name"
