@@ -107,18 +107,20 @@ def fraction(name: str, value: object) -> float:
 
 
 def percentile_share(name: str, value: object) -> float:
-    """Check that ``value`` is a float in (0, 1): a percentile, which no distribution with a tail reaches at 1.
+    """Check that ``value`` is a share of requests that keep a limit: above 0 and below 1, for all of them keep none.
 
     Example:
-        >>> percentile_share("percentile", 99)
+        >>> percentile_share("percentile", 0.99)
+        0.99
+        >>> percentile_share("percentile", 1.0)
         Traceback (most recent call last):
-        mlsysim.core.errors.InputError: percentile = 99: expected a number > 0 and < 1 (a share: 0.99 if the 99th is meant)
+        mlsysim.core.errors.InputError: percentile = 1.0: expected a share below 1: among all requests that come at random \
+some wait longer than any limit
     """
-    number = 0.0 if isinstance(value, (bool, str)) else real_number(name, value, -math.inf)
-    if not 0 < number < 1:
-        hint = f" (a share: {number / 100:g} if the {number:g}th is meant)" if 1 < number < 100 else ""
-        raise InputError(name, value, f"a number > 0 and < 1{hint}")
-    return number
+    share = fraction(name, value)
+    if share == 1:
+        raise InputError(name, value, "a share below 1: among all requests that come at random some wait longer than any limit")
+    return share
 
 
 def listed(name: str, value: object, kind: type[R], expected: str) -> list[R]:

@@ -12,7 +12,7 @@ from mlsysim.calibration.harnesses import LoadHarness, Tables, harness, harness_
 from mlsysim.core.checks import instance, listed, percentile_share, positive_quantity, real_number, whole_number
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.options import with_defaults
-from mlsysim.lowering.arrivals import Limits, Paces, highest_load, paces
+from mlsysim.lowering.arrivals import ALMOST, Limits, Paces, highest_load, paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import FormatOptions, LoadOptions
 from mlsysim.models.types import TransformerWorkload
@@ -21,7 +21,6 @@ from mlsysim.systems.types import Fleet, Node
 
 _LIMITS = ("max_ttft", "max_tpot", "max_latency")
 _TP_SIZES = (1, 2, 4, 8, 16, 32, 64)
-ALMOST = 1 - 1e-9  # of the capacity: above it no queue is finite
 
 
 @dataclass(frozen=True, slots=True)
