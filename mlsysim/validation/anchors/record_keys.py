@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # A user's own file of anchors; the plugin collects these.
 USER_SUFFIX = ".anchor.toml"
+# What a wheel calls the folder of the anchors.
+PACKAGE = "mlsysim_anchors"
 # The user_properties in which a test hands its findings to the controller (and to --junitxml).
 ROW = "mlsysim_anchor"
 MOVE = "mlsysim_moved"
@@ -12,5 +14,10 @@ TARGET = "mlsysim_target"
 LEFT_OUT = "mlsysim_left_out"
 SERVING_LEFT_OUT = "mlsysim_serving_left_out"
 SEARCH = "mlsysim_search"
+SOLVE = "mlsysim_solve"
+# The keyword of modules whose tests are of anchors.
+OF_ANCHORS = "mlsysim_anchors"
+# How much of the report a run prints.
+SUMMARIES = ("short", "full")
 # What --anchor-report can write, by the file's ending.
 REPORT_FORMATS = (".json", ".md", ".tex", ".html", ".png")
