@@ -76,23 +76,12 @@ def _stated_coefficients(device: str) -> CollectiveCoefficients:
     base = collective_coefficients(sibling)
     if "interconnect" in facts:
         base = replace(base, tuner=tuner(facts["interconnect"]))
-    on_link = on_another_link(base, siblings.link_Bps(device, facts.get("link", "peers")) / link_behind_Bps(sibling))
+    on_own_link = base.on_link(siblings.link_Bps(device, facts.get("link", "peers")) / link_behind_Bps(sibling))
     changed: dict[str, Any] = {name: float(facts[name]) for name in DEVICE_NAMES if name in facts}
     if "bandwidth_share" in facts:
         bandwidth_Bps = facts["bandwidth_share"] * siblings.link_Bps(device, "peers")
         changed = {"bandwidth_Bps": bandwidth_Bps, "pair_bandwidth_Bps": bandwidth_Bps, **changed}
-    return replace(on_link, **changed)
-
-
-def on_another_link(measured: CollectiveCoefficients, speedup: float) -> CollectiveCoefficients:
-    """The coefficients on a link of ``speedup`` times the bandwidth: the same shares of it, which NCCL believes in too."""
-    belief = measured.tuner
-    return replace(
-        measured,
-        bandwidth_Bps=measured.bandwidth_Bps * speedup,
-        pair_bandwidth_Bps=measured.pair_bandwidth_Bps * speedup,
-        tuner=replace(belief, **{name: getattr(belief, name) * speedup for name in ("ll_Bps", "ll128_Bps", "link_Bps")}),
-    )
+    return replace(on_own_link, **changed)
 
 
 def link_behind_Bps(device: str) -> float:

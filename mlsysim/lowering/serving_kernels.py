@@ -10,7 +10,7 @@ from typing import Any, cast
 from mlsysim.calibration import attention, collectives, gemm
 from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
-from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients, link_behind_Bps, on_another_link
+from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients, link_behind_Bps
 from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
 from mlsysim.calibration.shared import shared_coefficients
@@ -139,7 +139,7 @@ def serving_kernels(
     links = collective_coefficients(device.collectives)
     links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
     if link_Bps < math.inf:
-        links = on_another_link(links, link_Bps / _link_behind_Bps(accelerator.name, device.collectives, bool(device.link)))
+        links = links.on_link(link_Bps / _link_behind_Bps(accelerator.name, device.collectives, bool(device.link)))
     links = replace(
         links,
         bandwidth_Bps=links.bandwidth_Bps * device.link_share,
@@ -177,12 +177,9 @@ def serving_kernels(
 
 
 @functools.cache
-def _link_behind_Bps(accelerator: str, collectives: str, stated_link: bool) -> float:
-    """The link that coefficients of collectives stand for: of the accelerator's usual node, unless lent by another's."""
-    registered = Hardware.get(accelerator)
-    measured = stated.all_hardware(collectives) if stated.is_stated(collectives) else [stated.hardware(collectives)]
-    lent = registered not in measured and not stated_link
-    return link_behind_Bps(collectives) if lent else usual_node(registered).intra_bandwidth_Bps
+def _link_behind_Bps(accelerator: str, collectives: str, own_link: bool) -> float:
+    """The link that a device's coefficients of collectives stand for: where they are its own, that of its usual node."""
+    return usual_node(Hardware.get(accelerator)).intra_bandwidth_Bps if own_link else link_behind_Bps(collectives)
 
 
 def _lent_kernel(device: EngineDevice) -> GemmKernel:
