@@ -53,14 +53,14 @@ class BoundPasses:
     def of(cls, setting: Deployment, work: InferenceWork) -> Self:
         """The passes of a setting without a stack; stages of a pipeline all work at once, on their own part of the layers.
 
-        Ranks that attend for themselves each read all but the routed experts, and exchange nothing but the tokens of these: a
-        token goes once to each rank that has some of its own, and back.
+        Ranks that attend for themselves exchange nothing but the tokens of routed experts: one goes once to each rank that has
+        some of its own, and back.
         """
         device, model = setting.accelerator, setting.workload
         if setting.attention_dp:
             reached = float(distinct_targets(setting.tp, work.experts_per_token)) / setting.tp
             expert_layers = moe_layers(model) / model.layers
-            work = replace(work, always_read_B=work.always_read_B * setting.tp, reductions=expert_layers * reached)
+            work = replace(work, reductions=expert_layers * reached)
         rate = device.rate_flops_per_s(setting.rated) * (setting.efficiency or 1.0)
         tp, ranks = float(setting.tp), float(setting.tp * setting.pp)
         # Only the ranks of a stage reduce, each stage its own layers, all stages at once.
