@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import assume
 from hypothesis import strategies as st
 from random_systems import PARTS, ROUNDING, answer, faster, serving_questions, tried_on
 
+from mlsysim.calibration.engines import engine
 from mlsysim.hardware.registry import Hardware
 from mlsysim.models.registry import Models
 from mlsysim.solvers.serving.batching import BatchingOptimizer
 from mlsysim.solvers.serving.continuous_batching import ContinuousBatchingModel
 from mlsysim.solvers.serving.serving import ServingModel
 from mlsysim.systems.fleets import usual_nodes
+from mlsysim.systems.types import Fleet
 from mlsysim.tables.predict import predict_table
 
 TIMES = ("itl", "ttft", "token_gap", "request_latency")
@@ -30,7 +33,13 @@ def served(model, hardware, arguments, **changes):
 
 @tried_on(10, 2000, question=serving_questions(), schedule=st.sampled_from(SCHEDULES))
 def test_no_engine_is_faster_than_the_bound(question, schedule):
-    """Nor keeps more of a peak than there is; at as many sequences in a batch."""
+    """Nor keeps more of a peak than there is; at as many sequences in a batch.
+
+    An engine whose own products add in 16 bits has a peak of its own where that is faster.
+    """
+    _, hardware, arguments = question
+    accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
+    assume(not (engine(arguments["stack"]).has.own_products and accelerator.compute.fp16_sum_flops))
     run = answer(served, *question, schedule=schedule)
     bound = answer(served, *question, stack=None, schedule=schedule)
     assert run.prefill_mfu <= 1 + ROUNDING
@@ -56,8 +65,10 @@ def test_no_faster_machine_serves_slower(question, schedule, part, factor, bound
     better = answer(served, model, faster(hardware, part, factor), arguments)
     assert better.max_batch >= run.max_batch
     assert better.tokens_per_second >= run.tokens_per_second * (1 - ROUNDING)
+    # Where more are in flight than fit, who is served sooner waits longer for a place: the prompts of others take as long.
+    waits = schedule == "continuous" and arguments["batch_size"] > run.batch
     if better.batch == run.batch:
-        for name in TIMES:
+        for name in set(TIMES) - ({"ttft"} if waits else set()):
             assert seconds(better, name) <= seconds(run, name) * (1 + ROUNDING), name
 
 

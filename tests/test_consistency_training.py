@@ -74,7 +74,8 @@ def test_no_finer_cut_needs_more_memory(question, cut):
         changed = {cut: min(arguments[cut] + 1, 3)}
     else:
         changed = {cut: 2 * arguments[cut]}
-    assume(cut != "pp_size" or model.layers % (2 * arguments["pp_size"]) == 0)
+    # A stack keeps more micro-batches than a schedule needs, but none without a pipeline.
+    assume(cut != "pp_size" or (model.layers % (2 * arguments["pp_size"]) == 0 and not arguments["stack"]))
     assert held_B(answer(step, question, ranks=CUTS[cut], **changed)) <= held_B(run) * (1 + ROUNDING)
 
 
