@@ -30,7 +30,7 @@ class Paces:
     """A replica's speed by the number of requests in flight, 1 to ``places``; ``reason`` says, with the bytes, why none fits.
 
     Every request takes ``output`` steps of the batch, in which the prompts of all others join once: n requests are completed in
-    output step(n) + n prompt. ``front_s`` is what keeps only the request itself waiting before its first token.
+    output step(n) + n prompt.
     """
 
     setting: Deployment
@@ -38,9 +38,13 @@ class Paces:
     places: int
     beams: int
     reason: str
-    front_s: float
     step_tokens: float
     solved: dict[int, tuple[Floats, Floats, Floats]] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def front_s(self) -> float:
+        """What keeps only the request itself waiting before its first token."""
+        return float(self.passes.front_s)
 
     @functools.cached_property
     def alone_s(self) -> float:
@@ -272,7 +276,6 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
         places=int(max(1.0, min(fit, float(most or fit)))),
         beams=beams,
         reason=held.reason(setting, 1.0) if fit < 1 else "",
-        front_s=0.0 if stack is None else float(stack.coefficients.request_s),
         step_tokens=float(stack.step_tokens) if stack is not None and stack.step_tokens else float("inf"),
     )
 

@@ -52,6 +52,11 @@ class OffloadedPasses:
     weights_B: float
     hit: float
 
+    @property
+    def front_s(self) -> Num:
+        """Seconds of a request before its prompt is computed."""
+        return self.whole.front_s
+
     def decode(self, batch: Num, context: Num) -> OffloadedStep:
         """One token of ``batch`` sequences; the stages of a pipeline fetch their weights for each part of the batch."""
         step = self.whole.decode(batch, context)

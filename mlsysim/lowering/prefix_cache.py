@@ -27,6 +27,11 @@ class PrefixedDeployment:
     whole: EnginePasses | TorusDeployment
     hit: Num
 
+    @property
+    def front_s(self) -> Num:
+        """Seconds of a request before its prompt is computed."""
+        return self.whole.front_s
+
     def decode(self, batch: Num, context: Num) -> Step:
         """Time one token of each of ``batch`` sequences, which attends to cached tokens as to all others."""
         return self.whole.decode(batch, context)
@@ -57,19 +62,28 @@ class PrefixedBound:
     new: float
     keys: float
 
+    @property
+    def front_s(self) -> Num:
+        """Nothing."""
+        return self.whole.front_s
+
     def decode(self, batch: Num, context: Num) -> Step:
         """Time one token of each of ``batch`` sequences, which attends to cached tokens as to all others."""
         return self.whole.decode(batch, context)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The new tokens of ``batch`` prompts."""
-        cached = cached_tokens(self.whole.setting.workload, self.whole.setting.prompt - self.new)
-        return prefill_s(self.whole.work, batch, self.new, self.keys, self.whole.machine, cached)
+        return prefill_s(self.whole.work, batch, self.new, self.keys, self.whole.machine, self._cached)
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """Their arithmetic."""
-        work, machine = self.whole.work, self.whole.machine
-        return self.new * (work.matmul_flops + work.attention_flops_per_key * self.keys) / machine.tp / machine.rate_flops_per_s
+        """Seconds that the new tokens of one prompt add to the decode ``step`` of ``batch`` sequences."""
+        prompts = maximum(tokens_a_step / prompt, 1.0)
+        return self.whole.prompts_beside_s(step, batch, prompts, self.new, self.keys, self._cached) / prompts
+
+    @property
+    def _cached(self) -> float:
+        """Tokens of a prompt whose keys and values are read from the cache."""
+        return cached_tokens(self.whole.setting.workload, self.whole.setting.prompt - self.new)
 
 
 def prefixed(passes: Passes, deployment: Deployment) -> Passes:

@@ -49,6 +49,10 @@ class Served:
 class Passes(Protocol):
     """The times of a deployment's passes, in seconds, which are all that a schedule needs of it."""
 
+    @property
+    def front_s(self) -> Num:
+        """Seconds of a request before its prompt is computed, in which it keeps only itself waiting; ``prefill_s`` has them."""
+
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """Seconds of the prompts of ``batch`` sequences, alone."""
 
@@ -56,7 +60,10 @@ class Passes(Protocol):
         """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; several may join one step."""
+        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences.
+
+        ``tokens_a_step``: tokens of all prompts that join one step, this one included.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,11 @@ class EnginePasses(ServedModel):
 
     step_tokens: Num = 8192.0
     padding: Num = 1.0
+
+    @property
+    def front_s(self) -> Num:
+        """Seconds of a request before its prompt is computed."""
+        return self.engine.request_s
 
     def prefill(self, batch: Num, prompt: Num) -> PassTime:
         """Time the prompts of ``batch`` sequences, part by part."""
@@ -79,10 +91,20 @@ class EnginePasses(ServedModel):
         return decode_pass(self, batch, context)
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; several may join one step."""
-        tokens = maximum(minimum(prompt, self.step_tokens), tokens_a_step)
+        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; one too long for a step joins several."""
+        tokens = joined_tokens(prompt, tokens_a_step, self.step_tokens)
         added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens)
-        return self.engine.interleave * added_s * prompt / tokens
+        return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
+
+
+def joined_tokens(prompt: Num, tokens_a_step: Num, step_tokens: Num) -> Num:
+    """Tokens of prompts in a step that a prompt joins: of its own as many as fit a step, and all of the others' beside it.
+
+    Example:
+        >>> joined_tokens(1024.0, 1536.0, 8192.0), joined_tokens(20000.0, 21000.0, 8192.0)
+        (1536.0, 9192.0)
+    """
+    return minimum(prompt, step_tokens) + maximum(tokens_a_step - prompt, 0.0)
 
 
 def static_batch(passes: Passes, batch: Num, prompt: Num, output: Num, context: Num) -> Served:
@@ -100,24 +122,35 @@ def static_batch(passes: Passes, batch: Num, prompt: Num, output: Num, context: 
 def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, output: Num, rounds: Num = 0.0) -> Served:
     """Keep ``concurrency`` requests in flight, of which at most ``most`` fit the batch: a new one starts when one ends.
 
-    Between two tokens of a sequence lies a step of the batch and, as often as others start, their prompts, which join it:
-    TPOT = step(B) + (B - 1)/output x prompt in a step. A prompt waits for those before it (they are served in turn: M/D/1), and
-    who finds no place in the batch for (C - B) others to end. ``rounds``: requests of each slot in all; the first of each come
-    all at once, so that their prompts queue (0: steady state, none do).
+    A closed loop: while a request takes its O = ``output`` steps, each of the others ends and starts once, so that a request in
+    a batch of B sees all B prompts, its own included, whenever they come:
+
+        request = front + (half a step until the next begins) + O step(B) + B prompt in a step.
+
+    Of the others' prompts (B - 1)/O, as in any step, join the step that computes its own, and keep it from its first token; the
+    rest comes between its later tokens. The prompts that a prompt meets in its step, itself included, are thus 1 + (B - 1)/O.
+    Alone it waits for nobody. Beyond B requests the places are always taken, and a request takes ``concurrency``/B times what
+    one holds a place.
+
+    ``rounds``: requests of each slot in all. The first of each come all at once, so that (B - 1)/2 prompts, a step each, are
+    computed before one's own (0: steady state, none do).
     """
     batch = minimum(concurrency, most)
     step = passes.decode(batch, prompt + output / 2)
-    step_s = step.total_s
-    joined_s = passes.joining_s(step, batch, prompt, batch * prompt / output)
-    tpot_s = step_s + (batch - 1) / output * joined_s
-    alone_s = passes.prefill_s(1.0, prompt)
-    busy = minimum(batch / output * joined_s / tpot_s, 0.95)
-    queued_s = busy / (2 * (1 - busy)) * joined_s
-    burst_s = where(rounds > 0, (batch - 1) / 2 / maximum(rounds, 1.0), 0.0) * joined_s
-    waiting_s = (concurrency - batch) / batch * output * tpot_s
-    ttft_s = alone_s + step_s / 2 + queued_s + burst_s + waiting_s
-    request_s = ttft_s + (output - 1) * tpot_s
-    return Served(ttft_s, tpot_s, request_s, concurrency * output / request_s, batch, step)
+    step_s, others = step.total_s, batch - 1
+    alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
+    # A prompt that would add more than a pass of its own has one.
+    joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * (1 + others / output)), alone_s - front_s)
+    first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
+    queued = first_share * others / 2
+    ahead = (1 - first_share) * others / output + queued
+    computed_s = where(others > 0, maximum(alone_s, front_s + step_s + joined_s) + step_s / 2, alone_s)
+    own_s = computed_s + ahead * joined_s + queued * step_s
+    tpot_s = step_s + (others - ahead) / maximum(output - 1, 1.0) * joined_s
+    later_s = (output - 1) * tpot_s
+    held_s = output * step_s + batch * joined_s
+    request_s = where(concurrency > most, maximum(own_s + later_s, concurrency / batch * held_s), own_s + later_s)
+    return Served(request_s - later_s, tpot_s, request_s, concurrency * output / request_s, batch, step)
 
 
 def most_throughput(

@@ -25,7 +25,7 @@ from mlsysim.physics.serving.deployment import (
 )
 from mlsysim.physics.serving.passes import PassTime, decode_layer_attention_s, prefill_layer_attention_s
 from mlsysim.physics.serving.products import Product, product_s, scaled
-from mlsysim.physics.serving.schedule import Step
+from mlsysim.physics.serving.schedule import Step, joined_tokens
 from mlsysim.physics.serving.torus_partition import Divided, Torus, divided, exchange_s
 
 
@@ -41,6 +41,11 @@ class TorusDeployment:
     engine: EngineCoefficients
     has: EngineKernels
     step_tokens: Num
+
+    @property
+    def front_s(self) -> Num:
+        """Seconds of a request before its prompt is computed."""
+        return self.engine.request_s
 
     def layout(self, tokens: Num) -> Divided:
         """Choose the layout of a pass over ``tokens`` tokens."""
@@ -81,7 +86,7 @@ class TorusDeployment:
     def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences: what the pass has beyond the step."""
         alone = cast("PassTime", step)
-        tokens = maximum(minimum(prompt, self.step_tokens), tokens_a_step)
+        tokens = joined_tokens(prompt, tokens_a_step, self.step_tokens)
         added = self._prompts(tokens / prompt / self.pp, prompt)
         joined = self._pass((batch + tokens) / self.pp, batch / self.pp, added, batch)
         products_s = joined.weights_s + joined.elementwise_s - alone.weights_s - alone.elementwise_s
