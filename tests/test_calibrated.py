@@ -16,7 +16,7 @@ from mlsysim import (
     Systems,
 )
 from mlsysim.calibration.stacks import stack, stack_names
-from mlsysim.core.errors import InconsistentError, UnknownNameError
+from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.fitting.calibration import cases
 from mlsysim.fitting.training import RANGES, TRAINING
 from mlsysim.fitting.written import refit
@@ -92,7 +92,7 @@ def test_the_search_ranks_by_the_steps_of_single_solves():
         ({"overlap_comm": False}, InconsistentError, "overlap_efficiency"),
         ({"stack": "megatron-croe"}, UnknownNameError, "did you mean 'megatron-core'"),
         ({"attention": "flesh"}, UnknownNameError, "did you mean 'flash'"),
-        ({"precision": "int8"}, UnknownNameError, "number format of h100_sxm"),
+        ({"precision": "int8"}, InputError, "precision = 'int8': expected one of bf16, fp16, fp8: "),
     ],
 )
 def test_what_contradicts_a_stack_is_refused(asked, error, says):

@@ -178,7 +178,7 @@ def test_a_slice_is_a_slice_everywhere():
 
 
 def test_a_card_of_40_gigabytes_has_no_room_for_what_80_hold():
-    row = SERVING | {"model": "Llama-2-13B", "input_len": "2048", "output_len": "512", "batch_or_concurrency": "24"}
+    row = SERVING | {"model": "Llama-2-13B", "input_len": "2048", "output_len": "512", "batch_or_concurrency": "16"}
     small, large = predict_table([row | {"accelerator": f"A100-SXM-{size}GB"} for size in (40, 80)])
     assert (small["feasible"], large["feasible"]) == (False, True)
 

@@ -70,6 +70,17 @@ def measured_formats(device: str) -> tuple[str, ...]:
     return tuple(_tables()[_behind(device)])
 
 
+def has_format(device: str, dtype: str) -> bool:
+    """True if ``gemm_kernel`` has kernels of ``device`` at one of ``FORMATS``.
+
+    Example:
+        >>> has_format("h100_sxm", "fp8"), has_format("h100_sxm", "sq")
+        (True, False)
+    """
+    known = measured_formats(device)
+    return (dtype if device in _tables() else siblings.stated_format(dtype, dict.fromkeys(known))) in known
+
+
 def fitted_names(device: str, dtype: str = "bfloat16") -> tuple[str, ...]:
     """Names of the coefficients of a product at this format: its own, and those of 16-bit kernels that it shares.
 

@@ -42,8 +42,13 @@ class ComputeCore(Spec):
     def _rates_flops_per_s(self) -> dict[str, float]:
         return {name: in_unit(rate, "flop/second") for name, rate in self.precision_flops.items()}
 
-    def rate_flops_per_s(self, precision: str, device: str = "this device") -> float:
+    def rate_flops_per_s(self, precision: str, device: str = "this device", called: str | None = None) -> float:
         """Dense peak in FLOP/s at ``precision``; fp16 and bf16 stand in for each other where only one is listed.
+
+        Args:
+            precision: a number format.
+            device: what an error calls the device.
+            called: what an error calls the format, where a caller knows it by another name.
 
         Raises:
             UnknownNameError: the datasheet lists no rate for it.
@@ -51,8 +56,10 @@ class ComputeCore(Spec):
         rates = self._rates_flops_per_s
         rate = rates.get(precision) or rates.get(_SAME_RATE.get(precision, ""))
         if rate is None:
-            error = UnknownNameError.among("precision", precision, rates)
-            error.args = (f"precision = {precision!r}: {device} has no such rate; it lists {', '.join(rates) or 'none'}",)
+            error = UnknownNameError.among("precision", called or precision, rates)
+            error.args = (
+                f"precision = {(called or precision)!r}: {device} has no such rate; it lists {', '.join(rates) or 'none'}",
+            )
             raise error
         return rate
 
@@ -115,9 +122,9 @@ class HardwareNode(Spec):
     price: Money | None = None
     provenance: Provenance | None = None
 
-    def rate_flops_per_s(self, precision: str) -> float:
-        """Dense peak in FLOP/s at ``precision``."""
-        return self.compute.rate_flops_per_s(precision, self.name)
+    def rate_flops_per_s(self, precision: str, called: str | None = None) -> float:
+        """Dense peak in FLOP/s at ``precision``, which an error calls ``called``."""
+        return self.compute.rate_flops_per_s(precision, self.name, called)
 
     @cached_property
     def fp16_sum_flops_per_s(self) -> float:

@@ -275,7 +275,7 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
         passes=BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting),
         places=int(max(1.0, min(fit, float(most or fit)))),
         beams=beams,
-        reason=held.reason(setting, 1.0) if fit < 1 else "",
+        reason=held.reason(setting, float(beams)) if fit < 1 else "",
         step_tokens=float(stack.step_tokens) if stack is not None and stack.step_tokens else float("inf"),
     )
 

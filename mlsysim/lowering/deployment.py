@@ -20,7 +20,7 @@ from mlsysim.core.checks import (
 )
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.options import with_defaults
-from mlsysim.core.precision import bytes_per_element, precision_name
+from mlsysim.core.precision import BYTES_PER_ELEMENT, bytes_per_element, precision_name
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.offload import Offload, check_offload
 from mlsysim.lowering.options import ServingOptions
@@ -151,7 +151,7 @@ class Deployment:
             output=float(output),
             batch=float(batch),
             arithmetic=arithmetic,
-            rated=_rated(arithmetic, device, served_by is not None),
+            rated=_rated(arithmetic, device, served_by),
             weights=arithmetic if weights is None else precision_name("weight_precision", weights),
             cache=_cache(arithmetic) if cache is None else precision_name("kv_precision", cache),
             efficiency=share,
@@ -259,13 +259,28 @@ def _check_division(model: TransformerWorkload, served_by: Engine | None, tp: in
         raise InconsistentError("pp_size", pp, f"at most the {model.layers} layers of {model.name}")
 
 
-def _rated(arithmetic: str, device: HardwareNode, calibrated: bool) -> str:
-    """The precision whose peak the arithmetic runs at; weights of a format that the device has no rate for are unpacked."""
+def _rated(arithmetic: str, device: HardwareNode, served_by: Engine | None) -> str:
+    """The precision whose peak the arithmetic runs at; weights of a format that the device has no rate for are unpacked.
+
+    Raises:
+        InputError: the engine has no kernel for it, or without an engine the device no rate.
+    """
+    if served_by is not None and arithmetic not in (known := _kernel_formats(served_by)):
+        expected = f"one of {', '.join(known)}: {served_by.name} has no kernel for others"
+        raise InputError("precision", arithmetic, expected)
     wanted = _ARITHMETIC.get(arithmetic, arithmetic)
     stored = bytes_per_element(arithmetic) < 2
-    if arithmetic in _WEIGHT_ONLY or (stored and calibrated and wanted not in device.compute.precision_flops):
-        return "fp16"
-    return wanted
+    unpacked = stored and served_by is not None and wanted not in device.compute.precision_flops
+    rated = "fp16" if arithmetic in _WEIGHT_ONLY or unpacked else wanted
+    if served_by is None:
+        device.rate_flops_per_s(rated, arithmetic)
+    return rated
+
+
+def _kernel_formats(served_by: Engine) -> tuple[str, ...]:
+    """Formats that an engine multiplies in or unpacks; its own kernels, and those of a torus, sum 16 bits at most."""
+    widest = 2 if served_by.has.own_products or served_by.has.torus else 4
+    return tuple(name for name, width in BYTES_PER_ELEMENT.items() if width <= widest)
 
 
 # Formats that weights are stored in and nothing is computed in.

@@ -8,9 +8,23 @@ from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.hardware.types import HardwareNode
 
 
-def over_budget(needed_B: float, hardware: HardwareNode, what: str, parts_B: Mapping[str, float] | None = None) -> str:
-    """Why ``needed_B`` does not fit ``hardware``, or an empty string where it does."""
-    usable = usable_memory_B(hardware.memory_capacity_B)
+def over_budget(
+    needed_B: float,
+    hardware: HardwareNode,
+    what: str,
+    parts_B: Mapping[str, float] | None = None,
+    usable_B: float | None = None,
+) -> str:
+    """Why ``needed_B`` does not fit ``hardware``, or an empty string where it does.
+
+    Args:
+        needed_B: bytes that are needed on one accelerator.
+        hardware: the accelerator.
+        what: what needs them, as the start of a sentence.
+        parts_B: what they consist of, for the sentence.
+        usable_B: bytes of them that may be filled; by default all that the runtime leaves.
+    """
+    usable = usable_memory_B(hardware.memory_capacity_B) if usable_B is None else usable_B
     if needed_B <= usable:
         return ""
     largest = ""
@@ -20,5 +34,5 @@ def over_budget(needed_B: float, hardware: HardwareNode, what: str, parts_B: Map
     capacity = hardware.memory_capacity_B
     return (
         f"{what} {hardware.name} needs {needed_B / 1e9:.1f} GB{largest}; it has {capacity / 1e9:.1f} GB, "
-        f"of which {usable / 1e9:.1f} GB are usable"
+        f"of which {max(usable, 0.0) / 1e9:.1f} GB are usable"
     )

@@ -184,6 +184,17 @@ def _multiplies_integers(accelerator: HardwareNode, formats: Formats, has: Engin
     return has.own_rows > 0 and not has.unpacks and narrow and "int8" in accelerator.compute.precision_flops
 
 
+def peak_flops_per_s(setting: Deployment) -> float:
+    """Rate of one accelerator that the setting's arithmetic cannot pass; an engine's own products may sum in 16 bits or 8."""
+    device, found = setting.accelerator, setting.stack
+    rate = device.rate_flops_per_s(setting.rated)
+    if found is None or not found.has.own_products:
+        return rate
+    formats = Formats(setting.arithmetic, setting.weights, setting.cache)
+    integers = device.rate_flops_per_s("int8") if _multiplies_integers(device, formats, found.has) else 0.0
+    return max(rate, device.fp16_sum_flops_per_s, integers)
+
+
 def _decode_kernel(device: str, array: float) -> DecodeKernel:
     """Launches follow each other; a systolic array takes all query heads of a key head at once, and has no thread blocks."""
     found = replace(decode_kernel(device), floor_s=0.0, ramp_s=0.0)

@@ -26,7 +26,8 @@ class Room:
         shards: ranks that divide the cache.
         each_kv_B: cache of one sequence over all ranks, with what it leaves unused of its last block.
         weights_B: weights on one accelerator.
-        free_B: memory of one accelerator that is left beside its weights.
+        usable_B: memory of one accelerator that weights and cache may fill: the engine's share, without its workspace.
+        most_decoded: sequences that the engine decodes together at most, however much memory there is.
         most_sequences: sequences whose cache fits, or that the engine decodes together.
         all_weights_B: weights of one accelerator, with those that lie in the host's memory.
         kept: share of the cache on the accelerators.
@@ -37,7 +38,8 @@ class Room:
     shards: float
     each_kv_B: float
     weights_B: float
-    free_B: float
+    usable_B: float
+    most_decoded: float
     most_sequences: float
     all_weights_B: float
     kept: float
@@ -55,18 +57,26 @@ class Room:
         """Bytes that one accelerator keeps in the host's memory."""
         return self.offload.weights * self.all_weights_B + self.offload.cache * self.kv_B(batch) / self.shards
 
+    @property
+    def free_B(self) -> float:
+        """Memory of one accelerator that is left beside its weights."""
+        return self.usable_B - self.weights_B
+
     def reason(self, setting: Deployment, batch: float) -> str:
-        """Why ``batch`` sequences do not fit, with the bytes; else empty."""
-        parts_B = {"weights": self.weights_B, "KV cache": self.kept * self.kv_B(batch) / self.shards}
+        """Why ``batch`` sequences do not fit, with the numbers; empty where they do: no more than ``most_sequences``."""
+        if batch <= self.most_sequences:
+            return ""
+        device = setting.accelerator
         who = f"each of {self.accelerators}" if self.accelerators > 1 else "one"
-        over = over_budget(sum(parts_B.values()), setting.accelerator, who, parts_B)
-        host_B = self.host_B(batch)
-        if over or host_B <= self.offload.host_B:
+        parts_B = {"weights": self.weights_B, "KV cache": self.kept * self.kv_B(batch) / self.shards}
+        if over := over_budget(sum(parts_B.values()), device, who, parts_B, self.usable_B):
             return over
-        return (
-            f"{who} {setting.accelerator.name} needs {host_B / 1e9:.1f} GB of host memory; "
-            f"it has {self.offload.host_B / 1e9:.1f} GB"
-        )
+        host_B = self.host_B(batch)
+        if host_B > self.offload.host_B:
+            have_B = self.offload.host_B
+            return f"{who} {device.name} needs {host_B / 1e9:.1f} GB of host memory; it has {have_B / 1e9:.1f} GB"
+        engine = "" if setting.stack is None else setting.stack.name
+        return f"{engine} decodes {self.most_decoded:.0f} sequences together at most, of {batch:.0f}"
 
 
 def room(setting: Deployment, work: InferenceWork) -> Room:
@@ -90,10 +100,9 @@ def room(setting: Deployment, work: InferenceWork) -> Room:
         most = min(most, float(largest_batch(beside_B, token_B * offload.cache, setting.held)))
     elif offload.weights * all_weights_B > offload.host_B:
         most = 0.0
-    if found is not None:
-        most = min(most, found.most_sequences * setting.tp / setting.attention_ranks)
-    free_B = usable_B - weights_B
-    return Room(ranks, setting.kv_shards, each_kv_B, weights_B, free_B, most, all_weights_B, kept, offload)
+    decoded = float("inf") if found is None else found.most_sequences * setting.tp / setting.attention_ranks
+    most = min(most, decoded)
+    return Room(ranks, setting.kv_shards, each_kv_B, weights_B, usable_B, decoded, most, all_weights_B, kept, offload)
 
 
 def _copied_B(setting: Deployment, wide_B: float) -> float:

@@ -11,7 +11,7 @@ from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients
 from mlsysim.calibration.devices import kernels_of, measured_device, sustained_clock
-from mlsysim.calibration.gemm import FORMATS, gemm_kernel
+from mlsysim.calibration.gemm import FORMATS, gemm_kernel, has_format
 from mlsysim.calibration.shared import runs_older_flash, shared_coefficients
 from mlsysim.calibration.stacks import Stack, fitted_names, stack
 from mlsysim.core.errors import InconsistentError, InputError
@@ -104,8 +104,11 @@ def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation:
         InputError: none at this precision.
     """
     device = measured_device(accelerator.name)
-    if precision not in _GEMM_FORMAT:
-        raise InputError("precision", precision, f"one of {', '.join(_GEMM_FORMAT)}: no other kernels are calibrated")
+    kernels = kernels_of(device)
+    if precision not in _GEMM_FORMAT or not has_format(kernels, _GEMM_FORMAT[precision]):
+        known = [name for name, kind in _GEMM_FORMAT.items() if has_format(kernels, kind)]
+        expected = f"one of {', '.join(known)}: no other kernels are calibrated for {accelerator.name}"
+        raise InputError("precision", precision, expected)
     units = stated.own_fact(device, "matrix_units", accelerator.compute.multiprocessors)
     if units is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")

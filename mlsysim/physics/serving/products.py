@@ -39,9 +39,11 @@ def scaled(product: Product, engine: EngineCoefficients) -> Product:
 
 
 def _scaled_kernel(kernel: GemmKernel, compute_share: Num, memory_share: Num) -> GemmKernel:
+    # No engine lifts a kernel over the peak: its share was fitted to formats that stay below it.
+    efficiency = minimum(kernel.efficiency * compute_share, maximum(kernel.efficiency, 1.0))
     return replace(
         kernel,
-        efficiency=kernel.efficiency * compute_share,  # type: ignore[arg-type]
+        efficiency=efficiency,  # type: ignore[arg-type]
         memory_efficiency=kernel.memory_efficiency * memory_share,  # type: ignore[arg-type]
     )
 

@@ -67,14 +67,7 @@ class ServingReplica:
 
     def lacking(self) -> str:
         """Why not even one sequence fits, with the bytes; empty where one does."""
-        if self.most >= 1:
-            return ""
-        device, held = self.deployment.accelerator, self.held
-        sequence_B = held.each_kv_B / held.shards
-        return held.reason(self.deployment, 1.0) or (
-            f"{device.name} has {max(held.free_B, 0.0) / 1e9:.2f} GB for the KV cache beside "
-            f"{held.weights_B / 1e9:.1f} GB of weights and the engine's workspace; one sequence needs {sequence_B / 1e9:.2f} GB"
-        )
+        return self.held.reason(self.deployment, 1.0)
 
 
 def whole_batches(first: int, last: int) -> npt.NDArray[np.float64]:

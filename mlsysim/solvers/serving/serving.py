@@ -14,7 +14,7 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import ServingOptions
 from mlsysim.lowering.prefix_cache import computed
-from mlsysim.lowering.serving_kernels import coefficients_used
+from mlsysim.lowering.serving_kernels import coefficients_used, peak_flops_per_s
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.numeric import Num, floor
 from mlsysim.physics.serving.schedule import Passes, Served, continuous_batch, most_throughput, static_batch, streamed
@@ -198,7 +198,7 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
     gap_s = float(served.tpot_s) if workload.causal else step_s
     new, keys = computed(deployment)
     prompt_flops = new * (work.matmul_flops + work.attention_flops_per_key * keys)
-    rate = device.rate_flops_per_s(deployment.rated)
+    rate = peak_flops_per_s(deployment)
     parts, binding = served.step.parts() if workload.causal else ({"the pass": step_s}, "the pass")
     machine = f"{held.accelerators} x {device.name}"
     if deployment.replicas > 1:

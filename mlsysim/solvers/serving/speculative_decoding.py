@@ -173,11 +173,4 @@ def _no_room(target: ServingReplica, proposer: ServingReplica, batch: float) -> 
     needed_B = sum(parts_B.values())
     device = target.deployment.accelerator
     who = f"each of {target.accelerators}" if target.accelerators > 1 else "one"
-    reason = over_budget(needed_B, device, who, parts_B)
-    beyond_B = needed_B - parts_B["weights"] - target.held.free_B
-    if not reason and beyond_B > 0:
-        reason = (
-            f"{who} {device.name} needs {needed_B / 1e9:.1f} GB beside the engine's workspace, "
-            f"{beyond_B / 1e9:.1f} GB more than it has"
-        )
-    return reason, needed_B
+    return over_budget(needed_B, device, who, parts_B, target.held.usable_B), needed_B

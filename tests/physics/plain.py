@@ -1,0 +1,78 @@
+"""A machine and kernels so plain that a reader can work their times out on paper.
+
+Products and attention take their arithmetic over the peak, collectives their bytes over the bandwidth, nothing has a latency.
+A product of 64 x 64 x 64 takes one second: sizes are counted in ``UNIT`` elements, so that no tile is part empty.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel, PrefillKernel, SharedAttention
+from mlsysim.physics.kernels.collectives import CollectiveCoefficients, SharedCollectives, Tuner
+from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+from mlsysim.physics.layer.work import NONE, LayeredWork
+from mlsysim.physics.machine import Machine
+from mlsysim.physics.plan import ONE_F_ONE_B, Plan
+
+UNIT = 64.0
+PEAK = 2 * UNIT**3  # FLOP/s
+
+# No prologue, no memory, no launch; nothing is split.
+PRODUCTS = GemmKernel(1.0, 0.0, inf, inf, 0.0, SharedGemm(1.0, 0.0, 0.0, 1.0), most_splits=1.0)
+
+_ATTENTION = SharedAttention(1.0, 8.0, 1.0, 1.0)
+# No floor, no exponentials, no half-masked tiles; so small a chip that no thread block is the longest.
+PREFILL = PrefillKernel(0.0, 1.0, 1e30, 0.0, 0.0, _ATTENTION)
+DECODE = DecodeKernel(0.0, 1.0, 0.0, 0.0, inf, 0.0, 0.0, _ATTENTION)
+CHIP = AttentionDevice(PEAK, 1.0, 1e-15, 0.0)
+
+# The protocol "simple" whatever the size: no step, no launch, no fill, and a copy that takes no time.
+_SHARED_LINKS = SharedCollectives(8.0, 1.0, 0.0, 1.0, inf, 1.0, 1.0, 1.0, 0.0, inf)
+_TUNER = Tuner(inf, 0.0, inf, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0)
+
+
+def links(bandwidth_Bps):
+    """Collectives of k S/n bytes over ``bandwidth_Bps``: an all-gather (n-1)/n S/B, an all-reduce twice that."""
+    return CollectiveCoefficients(0.0, 0.0, 0.0, bandwidth_Bps, bandwidth_Bps, 0.0, _TUNER, _SHARED_LINKS)
+
+
+def plan(**changed):
+    """One rank, one micro-batch of one token, no ZeRO, nothing recomputed; 2, 2 and 12 bytes a parameter."""
+    usual = dict.fromkeys(("tp", "pp", "dp", "ep", "virtual_stages", "micro_batches", "micro_batch_tokens"), 1.0)
+    usual |= {"zero_stage": 0.0, "sequence_parallel": 0.0, "recompute": float(NONE), "schedule": float(ONE_F_ONE_B)}
+    return Plan(**usual | {"weight_B": 2.0, "gradient_B": 2.0, "optimizer_B": 12.0} | changed)
+
+
+def machine(**changed):
+    """1 FLOP/s and 1 B/s everywhere; eight accelerators a node."""
+    usual = {"rate_flops_per_s": 1.0, "memory_Bps": 1.0, "intra_Bps": 1.0, "inter_Bps": 1.0, "per_node": 8.0}
+    return Machine(**usual | changed)
+
+
+def work(**changed):
+    """One layer without parameters, arithmetic or activations."""
+    return LayeredWork(**dict.fromkeys(_ALWAYS, 0.0) | {"layers": 1.0, "tokens_per_sample": 1.0} | changed)
+
+
+_ALWAYS = (
+    "matmul_flops",
+    "attention_flops",
+    "full_attention_flops",
+    "head_flops",
+    "layer_parameters",
+    "expert_parameters",
+    "embedding_parameters",
+    "head_parameters",
+    "tied_parameters",
+    "kept_split_B",
+    "kept_residual_B",
+    "selective_split_B",
+    "selective_residual_B",
+    "boundary_B",
+    "logits",
+    "ffn_elements",
+    "scores",
+    "routed_copies",
+    "reductions",
+)

@@ -1,0 +1,383 @@
+"""A step of plain kernels: a product of 64^3 takes 1 s at the peak, here 2 s at half the clock; 16,384 bytes take 1 s."""
+
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+import pytest
+from plain import CHIP, PEAK, PREFILL, PRODUCTS, UNIT, links, machine, plan, work
+
+from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+from mlsysim.physics.layer.experts import ExpertShape
+from mlsysim.physics.layer.latent_attention import LatentShape
+from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE
+from mlsysim.physics.training.kernel_step import LayerTimes, kernel_parts, layer_times, once_per_layer
+from mlsysim.physics.training.step_inputs import KernelDevice, LayerShape, SharedCoefficients, StackCoefficients
+
+SHARED = SharedCoefficients(
+    streaming=0.5,
+    loss_B=3.0,
+    unfused_share=0.5,
+    unaligned_share=0.25,
+    unfused_forward_B=10.0,
+    unfused_backward_B=30.0,
+    attention_backward=0.5,
+    flash_1=0.4,
+    flash_2_on_hopper=0.8,
+    launch_norm=1.0,  # host and device take turns, so that both can be seen
+    launch_head=3.0,
+    launch_fallback=5.0,
+)
+DEVICE = KernelDevice(
+    gemm=PRODUCTS,
+    gemm_peak_flops_per_s=PEAK,
+    gemm_input_B=2.0,
+    head_gemm=PRODUCTS,
+    head_peak_flops_per_s=2 * PEAK,
+    attention=PREFILL,
+    attention_device=CHIP,
+    collectives=links(96.0),
+    memory_Bps=32768.0,
+    multiprocessors=1.0,
+    cache_B=0.0,
+    clock=0.5,
+    shared=SHARED,
+)
+# 128 tokens of two sequences; two ranks. Products of a rank, in units of 64: QKV 2 x 4 x 2, output 2 x 2 x 2, up and gate
+# 2 x 4 x 2, down 2 x 2 x 2: 48, 96 s forward and twice that backward.
+SHAPE = LayerShape(
+    hidden=2 * UNIT,
+    query_width=4 * UNIT,
+    key_width=2 * UNIT,
+    ffn=4 * UNIT,
+    ffn_matrices=3.0,
+    vocab=4 * UNIT,
+    seq_len=UNIT,
+    heads=4.0,
+    head_dim=UNIT,
+)
+SPLIT = plan(tp=2.0, micro_batch_tokens=2 * UNIT)
+MODEL = work(layers=4.0, reductions=2.0, boundary_B=3.0, layer_parameters=16384.0)
+NET = machine(memory_Bps=32768.0, intra_Bps=96.0, inter_Bps=24.0)
+# Residual stream 128 x 128 elements, feed-forward block 128 x 256 / 2, queries, keys and values 128 x 256: 1, 1 and 2 s a byte.
+FORWARD_S = 96 + 22 + 6 + 2 * 5
+# ... and 10 bytes to accumulate each of 16384 / 2 weight gradients.
+BACKWARD_S = 192 + 42 + 10 + 2 * 10 + 5
+# Fused: 2 sequences x 2 heads x 64 x 64 / 2 scores of 4 x 64 FLOP are 4 units: 8 s; backward 2.5 / 0.5 times as long.
+ATTENTION_S, ATTENTION_BACK_S = 8.0, 40.0
+
+
+def layer(shape=SHAPE, split=SPLIT, net=NET, device=DEVICE, model=MODEL, **stack):
+    return layer_times(model, shape, split, net, device, StackCoefficients(**stack))
+
+
+def test_a_layer():
+    found = layer()
+    assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S)
+    assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S)
+    assert found.repeated_attention_s == pytest.approx(8)
+    assert (found.attention_s, found.unrepeated_s, found.repeated_ffn_s) == (0, 0, 0)
+    assert (found.sent_forward_s, found.sent_backward_s) == (0, 0)
+    # An all-reduce of 3 x 128 bytes between two: 2 x 1/2 x 384 / 96.
+    assert found.reduction_s == pytest.approx(4)
+    # The head: three products of 2 x 2 x 2 at twice the peak, half the clock: 24 s; 3 bytes of each of 128 x 128 logits.
+    assert found.head_s == pytest.approx(24 + 3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "forward", "backward"),
+    [
+        # A plain block: up alone 2 x 2 x 2 instead of 2 x 4 x 2; 4 and 8 bytes instead of 6 and 10.
+        ({"ffn_matrices": 2.0}, -16 - 2, -32 - 2),
+        # One key head on both ranks: 4 x 64 = 2 x 2 x 64 of queries and 2 x 64 of keys and values: as many.
+        ({"key_width": UNIT}, 0, 0),
+        # Keys as wide as queries: two more units of outputs: 2 x 2 x 2, and 128 x 128 elements of 5 and 10 bytes.
+        ({"key_width": 4 * UNIT}, 16 + 5, 32 + 10),
+        # FlashAttention-1 at 0.4 of the rate; FlashAttention-2 on Hopper at 0.8.
+        ({"flash_1": 1.0}, 8 / 0.4 - 8, 40 / 0.4 - 40),
+        ({"older_on_hopper": 1.0}, 8 / 0.8 - 8, 40 / 0.8 - 40),
+        ({"flash_1": 1.0, "older_on_hopper": 1.0}, 8 / 0.32 - 8, 40 / 0.32 - 40),
+        # A quarter of the layers sees 32 of 64 keys: 32 x (1 - 32/128) = 24 on average instead of 32.
+        ({"window": 32.0, "windowed": 0.25}, -0.25 * 2, -0.25 * 10),
+        # Stored scores: 2 x 2 x 64 x 64 of 4 x 64 FLOP are 8 units, which take 2 s each; 16384 scores of 10 and 30 bytes.
+        ({"flash": 0.0}, 16 + 10 - 8, 32 + 30 - 40),
+    ],
+)
+def test_other_layers(changed, forward, backward):
+    found = layer(replace(SHAPE, **changed))
+    assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + forward)
+    assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S + backward)
+
+
+def test_stored_scores_of_heads_that_no_tensor_core_loads_at_once():
+    """Heads of 60: no multiple of eight, so that a unit takes 4 s: 30 s and 60; 10 and 30 bytes of 16384 scores.
+
+    Keys and values of 2 x 60 / 2 leave the product in as many tiles; 248 instead of 256 elements a token are moved, and the
+    product that makes the gradient of the input is 8 x 2 x 2 / 64 units less deep.
+    """
+    found = layer(replace(SHAPE, flash=0.0, head_dim=60.0, key_width=120.0))
+    assert found.forward_s == pytest.approx(FORWARD_S + 30 + 10 - 128 * 8 * 5 / 16384)
+    assert found.backward_s == pytest.approx(BACKWARD_S + 60 + 30 - 128 * 8 * 10 / 16384 - 1)
+
+
+@pytest.mark.parametrize(
+    ("stack", "forward", "backward"),
+    [
+        ({"norm_B": 3.0}, 3, 3),
+        ({"accumulated_B": 4.0}, 0, 2 - 5),
+        ({"host_layer_s": 7.0}, 7, 7),
+        ({"attention_rate": 2.0}, -4, -20),
+    ],
+)
+def test_what_a_stack_adds_to_a_layer(stack, forward, backward):
+    found = layer(**stack)
+    assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + forward)
+    assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S + backward)
+    assert found.head_s == pytest.approx(27 + 3 * stack.get("host_layer_s", 0))
+
+
+def test_host_and_device_run_beside_each_other():
+    """A norm of 2: 142 s of kernels and 142 s of launches take sqrt(2) x 142."""
+    device = replace(DEVICE, shared=replace(SHARED, launch_norm=2.0))
+    assert layer(device=device, host_layer_s=142.0).forward_s == pytest.approx(2**0.5 * 142)
+
+
+@pytest.mark.parametrize(("tokens", "launches"), [(2 * UNIT, 1), (3 * UNIT, 5), (2.5 * UNIT, 5)])
+def test_a_fused_softmax_takes_score_matrices_by_fours(tokens, launches):
+    """2 sequences x 4 heads / 2 = 4 matrices are one block; 3 x 2 and 2.5 x 2 take five times the launches."""
+    shape, split = replace(SHAPE, flash=0.0), replace(SPLIT, micro_batch_tokens=tokens)
+    quiet, busy = layer(shape, split).forward_s, layer(shape, split, host_layer_s=7.0).forward_s
+    assert busy - quiet == pytest.approx(7 * launches)
+    flash = replace(SPLIT, micro_batch_tokens=3 * UNIT)
+    assert layer(SHAPE, flash, host_layer_s=7.0).forward_s - layer(SHAPE, flash).forward_s == pytest.approx(7)
+
+
+def test_sequence_parallelism_divides_the_residual_stream():
+    found = layer(split=replace(SPLIT, sequence_parallel=1.0))
+    assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S - 22 / 2)
+    assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S - 42 / 2)
+
+
+def test_a_ring_merges_its_outputs_and_hides_under_attention_alone():
+    """8 bytes of 128 x 128 outputs for each of two more ranks."""
+    found = layer(split=replace(SPLIT, cp=3.0))
+    assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 2 * 8)
+    assert found.attention_s == pytest.approx(8 + 40)
+    assert layer(split=replace(SPLIT, cp=2.0)).attention_s == pytest.approx(8 + 40)
+
+
+def test_reductions_over_links_and_network():
+    assert layer(split=replace(SPLIT, tp=1.0)).reduction_s == 0
+    # One of a torus' two axes has half of the links.
+    assert layer(device=replace(DEVICE, torus_axes=2.0)).reduction_s == pytest.approx(8)
+    # Two ranks on two nodes: 384 bytes at one card's 24 B/s.
+    assert layer(net=replace(NET, per_node=1.0)).reduction_s == pytest.approx(16)
+    four = replace(SPLIT, tp=4.0)
+    assert layer(split=four).reduction_s == pytest.approx(2 * 3 / 4 * 4)
+    assert layer(split=four, device=replace(DEVICE, torus_axes=2.0)).reduction_s == pytest.approx(12)
+    # A node's own links, as long as they reach: two axes make them half, the roofline's ring would not.
+    full_node = replace(NET, per_node=2.0)
+    assert layer(net=full_node, device=replace(DEVICE, torus_axes=2.0)).reduction_s == pytest.approx(8)
+
+
+def test_heads():
+    assert layer(replace(SHAPE, head_passes=2.0)).head_s == pytest.approx(54)
+    assert layer(replace(SHAPE, vocab=0.0)).head_s == 0
+    assert layer(model=replace(MODEL, frozen=1.0)).head_s == pytest.approx(27 - 8), "no gradient of the weights"
+
+
+def test_frozen_weights_have_no_gradients():
+    """96 s less backward; adapters of rank 64 on QKV (64 x 4 wide, 2 deep) and output (2, 2), products at twice the peak.
+
+    Forward 2 x 1 x 2 + 2 x 4 x 1 = 12 and 2 x 1 x 2 + 2 x 2 x 1 = 8 units: 20 s; twice that backward; and 10 bytes of 128 x 256
+    and of 128 x 128 elements: 30 s, each way. 4 / 8 more launches.
+    """
+    frozen = replace(MODEL, frozen=1.0, adapter_parameters=1638.4)
+    plain = layer(model=frozen)
+    assert plain.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S - 96 - 5 + 0.5), "819.2 gradients are accumulated"
+    adapted = layer(replace(SHAPE, adapter_rank=UNIT), model=frozen, host_layer_s=8.0)
+    neither, one = layer(replace(SHAPE, adapter_rank=np.array([0.0, UNIT])), model=frozen).backward_s
+    assert (neither, one) == pytest.approx((plain.backward_s, adapted.backward_s - 12))
+    assert adapted.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 20 + 30 + 8 * 1.5)
+    assert adapted.backward_s == pytest.approx(plain.backward_s + 40 + 30 + 12)
+
+
+def test_products_read_and_write_their_operands():
+    """Without arithmetic: bytes of 2 x (m k + n k + m n), here of 64 x 64: QKV 4 + 8 + 8, output 3 x 4, up 20, down 12: 64.
+
+    The head's product of 2 x 2 x 2: 12, three times. A cache holds inputs: of 20 x 8 KiB those 4 that fit beside the rest.
+    """
+    reads = GemmKernel(inf, 0.0, inf, 1.0, 0.0, SharedGemm(1.0, 0.0, 0.0, 1.0), most_splits=1.0)
+    device = replace(DEVICE, gemm=reads, head_gemm=reads)
+    element_s = UNIT**2 / 32768
+    found = layer(device=device)
+    assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S - 96 + 64 * 2 * element_s)
+    assert found.head_s == pytest.approx(3 + 36 * 2 * element_s)
+    narrow = layer(device=replace(device, gemm_input_B=1.0))
+    assert narrow.forward_s == pytest.approx(
+        FORWARD_S + ATTENTION_S - 96 + (12 + 20 + 8 + 4 + 12 + 20 + 8 + 4) / 88 * 88 * element_s
+    )
+    cached = layer(device=replace(device, cache_B=1e9))
+    assert cached.forward_s == pytest.approx(FORWARD_S + ATTENTION_S - 96 + (64 - 16) * 2 * element_s)
+    assert cached.head_s == pytest.approx(3 + (36 - 12) * 2 * element_s)
+
+
+# Experts: 4, of which a token visits two; two on each of two ranks; one matrix is 128 x 64 (of two ranks that split it).
+ROUTED = ExpertShape(experts=4.0 * UNIT, per_token=2.0, ffn=2 * UNIT, layers=0.5)
+EP = replace(SPLIT, dp=2.0, ep=2.0)
+
+
+def test_experts():
+    """Half of the layers have 256 experts, 128 on a rank: 256 copies of tokens are two rows each, in tiles of 64.
+
+    Each of 128 experts: 1 x 2 x 2 and 1 x 2 x 1 units, 12 s; routing 2 x 4 x 2 at twice the peak: 16 s. Bytes: 6 of 256 x 64;
+    in order 4 x 128 x (128 + 256 + 2 x 256), 24 of 128 tokens x 256 experts. What remains dense: half of up and down (48 s) and
+    of 6 s of the activation function.
+    """
+    shape = replace(SHAPE, routed=ROUTED)
+    dense_s = FORWARD_S + ATTENTION_S - 24 - 3
+    moved_B = 6 * 256 * 64 + 4 * 128 * (128 + 256 + 512) + 24 * 128 * 256
+    experts_s = 128 * 12 + 16 + moved_B / 16384
+    # Dispatch and combine, in half of the layers: two copies of 2 x 128 x 128 bytes, of which half stay; as many are gathered.
+    sent_s = 2 * 0.5 * (65536 / 2 + 65536 / 2) / 96
+    found = layer(shape, EP)
+    assert found.sent_forward_s == pytest.approx(sent_s)
+    assert found.sent_backward_s == pytest.approx(sent_s)
+    assert found.forward_s == pytest.approx(dense_s + experts_s / 2)
+    host = layer(shape, EP, host_expert_s=6.0)
+    assert host.forward_s - found.forward_s == pytest.approx(3)
+    more = layer(shape, EP, routed_B=3.0)
+    assert more.forward_s - found.forward_s == pytest.approx(0.5 * 3 * 256 * 128 / 16384)
+    assert more.backward_s - found.backward_s == pytest.approx(0.5 * 3 * 256 * 128 / 16384)
+    quantised = layer(shape, EP, device=replace(DEVICE, gemm_input_B=1.0))
+    assert quantised.forward_s - found.forward_s == pytest.approx(0.5 * 4 * 256 * (128 + 64) / 16384)
+    assert quantised.backward_s - found.backward_s == pytest.approx(0.5 * 4 * 256 * (128 + 128) / 16384)
+
+
+LATENT = LatentShape(query_rank=UNIT, key_rank=2 * UNIT, plain_dim=UNIT / 2, rotary_dim=UNIT / 2, value_dim=UNIT)
+
+
+def test_latent_attention():
+    """Queries to 64 and out to 4 x 64 / 2 heads, keys to 128 + 32 (three tiles of 64) and out to 4 x 96 / 2 (three tiles).
+
+    2 x 1 x 2 + 2 x 2 x 1 + 2 x 3 x 2 + 2 x 3 x 2 + output 2 x 2 x 2 = 40 units instead of QKV's 16 and output's 8. Elements of
+    a token: 4 x (2 x 64 + 64) / 2 + 64 + 128 + 32 = 608 instead of 256. The mean head is (64 + 64) / 2 wide, as before.
+    """
+    found = layer(replace(SHAPE, latent=LATENT))
+    mixed = replace(LATENT, key_rank=np.array([0.0, 2 * UNIT]))
+    for part in ("forward_s", "backward_s", "repeated_attention_s"):
+        ordinary, latent = getattr(layer(replace(SHAPE, latent=mixed)), part)
+        assert (ordinary, latent) == pytest.approx((getattr(layer(), part), getattr(found, part))), "row by row"
+    assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 2 * (40 - 24) + 128 * (608 - 256) * 5 / 16384)
+    # Selective recomputation expands queries (2 x 2 x 1) and keys and values (2 x 3 x 2) again.
+    assert found.repeated_attention_s == pytest.approx(2 * (4 + 12))
+    wide = replace(LATENT, value_dim=2 * UNIT)
+    assert layer(replace(SHAPE, latent=wide)).forward_s - found.forward_s == pytest.approx(
+        4 + 2 * (2 * 2 * 2 + 2 * 2 * 2) + 128 * 128 * 5 / 16384
+    ), "heads half as wide again: 4 s; 128 more outputs of keys and values, as many more inputs of the output product"
+
+
+def test_a_compiler_drops_and_repeats_products():
+    """Down is 2 x 2 x 2 units, up and gate 2 x 4 x 2."""
+    found = layer(dropped_down=0.5, repeated_ffn=0.25)
+    assert (found.unrepeated_s, found.repeated_ffn_s) == (0.5 * 16, 0.25 * 32)
+    latent = layer(replace(SHAPE, latent=LATENT), dropped_down=0.5, repeated_ffn=0.25)
+    assert (latent.unrepeated_s, latent.repeated_ffn_s) == (8, 8), "whatever attention's products are"
+    assert layer(dropped_down=0.5).repeated_ffn_s == 0
+    assert layer(repeated_ffn=0.25).repeated_ffn_s == 8
+
+
+TIMES = LayerTimes(100.0, 200.0, 48.0, 8.0, 5.0, 3.0, 7.0, 11.0, 27.0, 4.0)
+
+
+def parts(split=SPLIT, shape=SHAPE, model=MODEL, net=NET, **stack):
+    return kernel_parts(model, shape, TIMES, split, net, DEVICE, StackCoefficients(**stack))
+
+
+@pytest.mark.parametrize(
+    ("mode", "recomputed", "reductions", "sent"),
+    [(NONE, 0, 4, 7 + 11), (SELECTIVE, 8 + 3, 4, 7 + 11), (FULL, 100 - 5, 6, 2 * 7 + 11)],
+)
+def test_parts_of_a_step(mode, recomputed, reductions, sent):
+    """Two reductions forward, two backward, two repeated, 4 s each; the exchange of tokens forward, backward, repeated."""
+    found = parts(replace(SPLIT, recompute=float(mode)))
+    assert (found.layer_s, found.head_s) == (300, 27 + 4)
+    assert found.recompute_s == recomputed
+    assert found.tp_s == 4 * reductions
+    assert found.ep_s == sent
+    assert (found.cp_window_s, found.cp_s, found.send_s, found.head_spread) == (48, 0, 0, 0)
+    # 48 bytes a parameter of (4 x 16384) / 2 at 16384 B/s.
+    assert found.optimizer_s == 48 * 2
+    assert (found.dp_s, found.replica_s) == (0, 0)
+
+
+def test_what_a_stack_hides_of_reductions():
+    full = replace(SPLIT, recompute=float(FULL))
+    assert parts(tp_hidden_forward=0.5, tp_hidden_backward=0.25).tp_s == 4 * 2 * (0.5 + 0.75)
+    assert parts(full, tp_hidden_forward=0.5, tp_hidden_backward=0.25).tp_s == 4 * 2 * (1 + 0.75)
+    assert parts(tp_wait_s=1.0).tp_s == (4 + 1) * 4
+    assert parts(replace(SPLIT, tp=1.0), tp_wait_s=1.0).tp_s == 16, "one rank waits for none"
+    # Adapters gather as much as one reduction, each pass.
+    adapted = replace(SHAPE, adapter_rank=1.0)
+    assert parts(shape=adapted, tp_hidden_forward=1.0, tp_hidden_backward=1.0).tp_s == 4 * 2
+    assert parts(full, adapted, tp_hidden_forward=1.0, tp_hidden_backward=1.0).tp_s == 4 * 3
+
+
+def test_experts_take_their_tokens_where_they_are():
+    """Half of the layers have no reduction after their feed-forward block: 1.5, unless a shared expert is in it."""
+    assert parts(shape=replace(SHAPE, routed=ROUTED)).tp_s == 4 * 3
+    assert parts(shape=replace(SHAPE, routed=replace(ROUTED, shared_ffn=0.5))).tp_s == 4 * 4
+
+
+def test_sends():
+    """16 ranks in two stages: 2 x 3 x 128 bytes at 24 B/s; ranks that share a send divide it, unless each has its part."""
+    deep = replace(SPLIT, pp=2.0, dp=4.0)
+    assert parts(deep).send_s == 32
+    assert parts(deep, scattered=1.0).send_s == 16
+    assert parts(replace(deep, sequence_parallel=1.0), scattered=1.0).send_s == 16
+    assert parts(replace(deep, sequence_parallel=1.0)).send_s == 16
+
+
+def test_gradients_weights_and_updates():
+    """4 x 16384 / 2 = 32768 parameters a rank, 2 + 2 bytes between four: 3/4 x 131072 / 96 s."""
+    four = replace(SPLIT, dp=4.0, zero_stage=1.0)
+    assert parts(four).dp_s == 1024
+    assert parts(four).optimizer_s == 48 * 2 / 4
+    assert parts(four, host_step_s=9.0).optimizer_s == 24 + 9
+    three = replace(four, zero_stage=3.0, micro_batches=5.0)
+    traffic_s = 3 / 4 * (2 * 5 + 2 * 2 * 5) * 32768 / 96
+    assert parts(three).dp_s == pytest.approx(traffic_s)
+    assert parts(three, cast_B=6.0).dp_s == pytest.approx(traffic_s + 6 * 2 * 5 * 2), "6 bytes, 32768 weights, ten times"
+    assert parts(replace(three, zero_stage=2.0), cast_B=6.0).dp_s == parts(replace(three, zero_stage=2.0)).dp_s
+
+
+def test_replicas_of_shards():
+    """Four ranks in two groups: 2 x 1/2 x 2 bytes x 2 x 32768 / 4 at 24 B/s; 2 x (2 - 1) steps of each of 4 layers."""
+    hybrid = replace(SPLIT, dp=4.0, zero_stage=1.0, shard_copies=2.0)
+    assert parts(hybrid).replica_s == pytest.approx(32768 / 24)
+    assert parts(hybrid, network_step_s=3.0).replica_s == pytest.approx(32768 / 24 + 3 * 2 * 4)
+    deep = replace(hybrid, pp=2.0)
+    assert parts(deep, network_step_s=3.0).replica_s == pytest.approx(16384 / 24 + 3 * 2 * 2)
+
+
+def test_a_ring_and_a_written_layout():
+    found = parts(replace(SPLIT, cp=2.0), model=replace(MODEL, key_value_B=6.0))
+    assert found.cp_s == 3 * 6 * 128 / 2 / 96
+    uneven = replace(SHAPE, uneven=1.0)
+    assert parts(shape=uneven, written_layout=0.5).head_spread == 0.5
+    assert parts(written_layout=0.5).head_spread == 0
+
+
+def test_layers_that_plans_split_alike_are_computed_once():
+    seen = []
+
+    def times(split):
+        seen.append(split)
+        return LayerTimes(*(split.tp * split.micro_batch_tokens for _ in range(10)))
+
+    many = plan(tp=np.array([1.0, 2.0, 1.0]), micro_batch_tokens=8.0, virtual_stages=np.array([3.0, 1.0, 2.0]), dp=5.0)
+    found = once_per_layer(times, many)
+    assert found.forward_s.tolist() == found.reduction_s.tolist() == [8, 16, 8]
+    (split,) = seen
+    assert sorted(zip(split.tp, split.virtual_stages, strict=True)) == [(1, 2), (2, 1)], "several chunks are several"
+    assert np.isnan(split.dp), "a layer cannot depend on what it is not told"
