@@ -127,8 +127,8 @@ def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, o
 
         request = front + (half a step until the next begins) + O step(B) + B prompt in a step.
 
-    Of the others' prompts (B - 1)/O, as in any step, join the step that computes its own, and keep it from its first token; the
-    rest comes between its later tokens. The prompts that a prompt meets in its step, itself included, are thus 1 + (B - 1)/O.
+    In each step (B - 1)/O of the others' prompts join. Those of its own prompt's step, and of the half before it, keep a request
+    from its first token; the rest comes between its later tokens. A prompt meets 1 + (B - 1)/O in its step, itself included.
     Alone it waits for nobody. Beyond B requests the places are always taken, and a request takes ``concurrency``/B times what
     one holds a place.
 
@@ -143,7 +143,7 @@ def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, o
     joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * (1 + others / output)), alone_s - front_s)
     first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
     queued = first_share * others / 2
-    ahead = (1 - first_share) * others / output + queued
+    ahead = (1 - first_share) * minimum(1.5 * others / output, others) + queued
     computed_s = where(others > 0, maximum(alone_s, front_s + step_s + joined_s) + step_s / 2, alone_s)
     own_s = computed_s + ahead * joined_s + queued * step_s
     tpot_s = step_s + (others - ahead) / maximum(output - 1, 1.0) * joined_s
