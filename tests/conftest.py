@@ -21,6 +21,32 @@ from mlsysim.tables.predict import predict_table
 _IMPORTED = "-W ignore::pytest.PytestAssertRewriteWarning"
 
 
+def _is_there(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ImportError:
+        return False
+
+
+class _Skipped(pytest.Module):
+    def collect(self):
+        pytest.skip("its properties need hypothesis: pip install hypothesis", allow_module_level=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """No tests are looked through for doctests."""
+    collectors = yield
+    return [one for one in collectors if type(one).__name__ != "DoctestModule"]
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    """A module that imports hypothesis is skipped where there is none: an error would stop all others."""
+    if not _is_there("hypothesis") and "\nfrom hypothesis import" in module_path.read_text(encoding="utf-8"):
+        return _Skipped.from_parent(parent, path=module_path)
+    return None
+
+
 @pytest.fixture
 def strict():
     """Warnings of an inner run are errors, but for the one that older versions of pytest give for an imported plugin."""

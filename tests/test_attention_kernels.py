@@ -53,6 +53,22 @@ def test_more_work_takes_longer(name):
     )
 
 
+@pytest.mark.parametrize("kv_B", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("name", measured_devices())
+def test_no_key_more_is_faster_beside_a_window(name, kv_B):
+    """A window's kernel costs more; where reading all keys is faster, decoding does that."""
+    tokens = np.concatenate([np.arange(1.0, 600.0), np.arange(1000.0, 5000.0, 7.0)])
+    for window in (128.0, 1024.0):
+        shape = replace(SHAPE, kv_B=kv_B, window=window)
+        for batch in (1.0, 64.0):
+            for times in (
+                prefill_attention_s(prefill_kernel(name), H100, batch, tokens, shape),
+                decode_attention_s(decode_kernel(name), H100, batch, tokens, shape),
+            ):
+                assert (np.diff(times) >= -1e-12 * times[1:]).all()
+            assert np.all(times <= decode_attention_s(decode_kernel(name), H100, batch, tokens, replace(shape, window=0.0)))
+
+
 @pytest.mark.parametrize("part", ["peak_flops_per_s", "bandwidth_Bps", "multiprocessors"])
 def test_a_better_device_is_faster(part):
     better = replace(H100, **{part: 1.1 * getattr(H100, part)})

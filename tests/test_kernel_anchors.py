@@ -185,10 +185,10 @@ def test_a_known_gap_that_is_closed_turns_red(pytester, tree):
 
 
 @installed
-def test_malformed_gates_stop_the_collection(pytester, tree):
+def test_malformed_gates_are_one_failing_test(pytester, tree):
     tree(GATES.replace("median = 0.07", "meadian = 0.07", 1))
-    result = pytester.runpytest("anchors")
-    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result = pytester.runpytest("anchors", "-k", "gemm-l40s-bfloat16")
+    result.assert_outcomes(passed=2, failed=1, deselected=len(kernels.parts(KERNELS)) - 2 + 1)
     result.stdout.fnmatch_lines(["*gates.toml*meadian*did you mean 'median'*"])
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import mlsysim
 from mlsysim.validation.plugin import AnchorModule
+from mlsysim.validation.report import export
 
 pytestmark = [
     pytest.mark.skipif(
@@ -215,10 +216,10 @@ def test_known_miss_does_not_hide_a_solver_that_fails(pytester, anchors):
         *("recalled", "wide-band", "fudge-factor", "wrong-dimension"),
     ],
 )
-def test_malformed_file_stops_the_collection_with_file_and_case(pytester, anchors, broken, message):
+def test_malformed_file_is_one_failing_test_that_names_file_and_case(pytester, anchors, broken, message):
     anchors(broken)
     result = pytester.runpytest("my_cluster.anchor.toml")
-    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([message])
     result.stdout.no_fnmatch_line("*Traceback*")
 
@@ -274,11 +275,39 @@ def test_reports_are_written(pytester, anchors):
     assert page.count("<circle") == 2
 
 
-def test_report_of_unknown_format_is_refused_before_the_run(pytester, anchors):
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("--anchor-report=report.png", "a picture needs matplotlib: *"),
+        ("--anchor-report=my_cluster.anchor.toml/report.md", "cannot be written: *"),
+        ("--anchor-report=folder.md", "cannot be written: *"),
+        ("--anchor-report=report.docx", "expected a file ending in .json, *"),
+        ("--accuracy-report=folder.md", "cannot be written: *"),
+        ("--accuracy-report=report.json", "expected a file ending in .md"),
+        (f"--accuracy-report={'x' * 300}.md", "cannot be written: *"),
+    ],
+)
+def test_report_that_cannot_be_written_is_refused_before_the_run(pytester, anchors, monkeypatch, option, reason):
     anchors(case("good"))
-    result = pytester.runpytest("my_cluster.anchor.toml", "--anchor-report=report.docx")
+    pytester.mkdir("folder.md")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = pytester.runpytest("my_cluster.anchor.toml", "--anchor-report=sound.md", option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*report.docx: expected a file ending in .json, .md, .tex, .html*"])
+    result.stderr.fnmatch_lines([f"*{option}: {reason}"])
+    assert not (pytester.path / "sound.md").exists()
+
+
+def test_report_that_fails_takes_no_other_with_it(pytester, anchors, monkeypatch):
+    def full(path, *_):
+        raise OSError(28, f"no space for {path.suffix}")
+
+    anchors(case("good"))
+    monkeypatch.setitem(export._FORMATS, ".json", full)
+    result = pytester.runpytest("my_cluster.anchor.toml", "--anchor-report=first.json", "--anchor-report=second.md")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["not written: first.json: *", "written: second.md"])
+    assert (pytester.path / "second.md").exists()
 
 
 def test_snapshot_is_recorded_compared_and_updated(pytester, anchors):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from importlib import metadata
 
 import pytest
@@ -254,6 +255,25 @@ def test_a_package_may_not_replace_an_entry(monkeypatch, chip_file):
     _offer(monkeypatch, chip_file(CHIP.replace("my_chip", "h100_sxm")))
     with pytest.raises(DataError, match="already taken"):
         HardwareRegistry().names()
+
+
+def test_threads_that_ask_for_an_entry_at_once_get_one_object():
+    registry, start, threads = HardwareRegistry(), threading.Barrier(12), 12
+    built = {}
+    names = ("H100", "L40S", "A100-SXM-80GB (7x1g.10gb MIG)", "RTX_4090")
+
+    def ask(number):
+        start.wait(timeout=30)
+        built[number] = [registry.get(name) for name in names]
+
+    workers = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=30)
+    assert len(built) == threads
+    for objects in zip(*built.values(), strict=True):
+        assert len({id(one) for one in objects}) == 1
 
 
 def _run(code):

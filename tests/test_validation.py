@@ -338,7 +338,7 @@ def test_a_cell_is_read_as_toml_reads_it(text):
 def test_a_row_with_more_cells_than_columns_is_named(tmp_path):
     table = tmp_path / "runs.csv"
     table.write_text("id,solve.tp_size,run.tp\na,8,\nb,8,1,2\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"runs\.csv: 'b' has 4 cells, the table 3 columns"):
+    with pytest.raises(DataError, match=r"runs\.csv: line 3 \('b'\) has 4 cells, the table 3 columns"):
         loading._csv_cases(table)
     table.write_text("id,solve.tp_size,run.tp\na,8,\n\nb,,1\n", encoding="utf-8")
     assert loading._csv_cases(table) == [{"id": "a", "solve": {"tp_size": 8}}, {"id": "b", "run": {"tp": "1"}}]

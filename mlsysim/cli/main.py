@@ -9,11 +9,15 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TextIO
 
 from mlsysim import __version__
+from mlsysim.core.csv_file import opened_table, table_lines
+from mlsysim.core.errors import DataError, InputError
 
 _PREDICT = """\
 Adds a prediction to every row of a table of training or of serving runs and
@@ -40,10 +44,6 @@ The columns value, notes and outcome are never read.
 """
 
 
-class _TableError(Exception):
-    """The table cannot be read; the message fits on one line."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code: 0, or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(prog="mlsysim", description="First-principles performance models of ML systems.")
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _predict(given.table, given.output)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (_TableError, OSError) as error:
+    except (DataError, OSError) as error:
         print(f"mlsysim predict: {error}", file=sys.stderr)
         return 2
     return 0
@@ -70,16 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _predict(table: str, output: str | None) -> None:
     """Reads, solves and writes the table in blocks, so that its length does not matter; a malformed one is refused first."""
-    from mlsysim.core.errors import InputError
     from mlsysim.tables.predict import ADDED_COLUMNS, predicted_rows, table_kind
 
     with _opened(table, output) as file:
-        columns, count = _checked(table, file)
+        _, columns = next(lines := table_lines(file, table))
+        count = sum(1 for _ in lines)
         try:
             table_kind(columns)
         except InputError as error:
-            raise _TableError(f"{table}: {error}") from None
-        predictions = predicted_rows(dict(zip(columns, line, strict=True)) for line in _lines(file))
+            raise DataError(f"{table}: {error}") from None
+        rows = islice(table_lines(file, table), 1, None)
+        predictions = predicted_rows(dict(zip(columns, line, strict=True)) for _, line in rows)
         header = [*columns, *(column for column in ADDED_COLUMNS if column not in columns)]
         if output is None:
             _write(sys.stdout, header, predictions)
@@ -90,51 +91,21 @@ def _predict(table: str, output: str | None) -> None:
     print(f"{output}: {told} of {count} rows predicted", file=sys.stderr)
 
 
-def _opened(table: str, output: str | None) -> TextIO:
-    """The table's text, to be read twice: what comes from stdin, or is written over, is copied to a temporary file."""
+def _opened(table: str, output: str | None) -> AbstractContextManager[TextIO]:
+    """The table's text, to be read twice: what comes from a pipe, or is written over, is copied to a temporary file."""
     if table == "-":
         return _copied(sys.stdin.buffer)
     path = Path(table)
-    if output is not None and Path(output).exists() and path.samefile(output):
+    if path.is_fifo() or (output is not None and Path(output).exists() and path.samefile(output)):
         with path.open("rb") as file:
             return _copied(file)
-    return path.open(encoding="utf-8-sig", newline="")
+    return opened_table(path, table)
 
 
 def _copied(file: IO[bytes]) -> TextIO:
     copy = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
     shutil.copyfileobj(file, copy)
-    copy.seek(0)
     return io.TextIOWrapper(copy, encoding="utf-8-sig", newline="")
-
-
-def _lines(file: TextIO) -> Iterator[list[str]]:
-    """The table's rows, without its line of column names and without empty lines."""
-    file.seek(0)
-    lines = (line for line in csv.reader(file) if line)
-    next(lines)
-    return lines
-
-
-def _checked(table: str, file: TextIO) -> tuple[list[str], int]:
-    """The columns of a CSV file, and how many rows it has."""
-    columns: list[str] = []
-    count = -1
-    try:
-        for line in csv.reader(file):
-            if not line:
-                continue
-            count += 1
-            columns = columns or line
-            if len(line) != len(columns):
-                raise _TableError(f"{table}: row {count} has {len(line)} cells, the table {len(columns)} columns")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise _TableError(f"{table}: no CSV in UTF-8: {error}") from None
-    if not columns:
-        raise _TableError(f"{table}: empty: expected a line of column names")
-    if len(set(columns)) < len(columns):
-        raise _TableError(f"{table}: a column name is there twice")
-    return columns, count
 
 
 def _write(file: TextIO, header: list[str], rows: Iterable[dict[str, Any]]) -> int:

@@ -8,6 +8,7 @@
         ``MissingArgumentError`` (also ``TypeError``): a needed argument was left out.
         ``InconsistentError``: values that contradict each other.
     ``DataError``: a data file (registry, anchor) is malformed.
+        ``MissingEntryError``: it names what should stand in another file and does not.
     ``InfeasibleError``: a number was required of a plan that cannot run.
 """
 
@@ -109,7 +110,19 @@ class InconsistentError(InputError):
 
 
 class DataError(MLSysError):
-    """A data file (registry entry, anchor) is malformed; the message names file and entry."""
+    r"""A data file (registry entry, anchor, table) is malformed; the message names file, place and reason, on one line.
+
+    Example:
+        >>> print(DataError("x.toml: [a]: what is wrong\n  on one line"))
+        x.toml: [a]: what is wrong on one line
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+
+
+class MissingEntryError(DataError):
+    """A data file names what should stand in another file and does not, or could not be read there."""
 
 
 class InfeasibleError(MLSysError):

@@ -8,7 +8,7 @@ room's ``names.toml`` (``core/names.py``).
 
 from __future__ import annotations
 
-import tomllib
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from mlsysim.core.errors import DataError, InputError, UnknownNameError, either, nearest
 from mlsysim.core.names import Names, Reading
 from mlsysim.core.provenance import Provenance
-from mlsysim.core.toml import packaged_toml, toml_file
+from mlsysim.core.toml import packaged_toml, reading, table_of, toml_file
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -28,6 +28,8 @@ _DEFAULTS = "defaults"
 _SPELLINGS = "names.toml"
 _NO_ENTRIES = (_SPELLINGS, "fleets.toml")
 _PROVENANCE = ("source", "locator", "evidence", "notes")
+# Two threads that ask for an entry get one object: caches go by identity. Entries of a room name those of others: one lock.
+_LOCK = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class _Store:
     def _all(self) -> list[_Entry]:
         """The entries of all groups, read at the first look-up."""
         if self._entries is None:
-            self._read_all()
+            with _LOCK:
+                if self._entries is None:
+                    self._read_all()
         return self._entries or []
 
     def find(self, name: str, group: str | None) -> list[_Entry]:
@@ -81,12 +85,18 @@ class _Store:
 
     def names(self) -> Names:
         """All names of all entries, with the spellings that the room's ``names.toml`` lists."""
-        if self._spelt is None:
+        spelt = self._spelt
+        if spelt is None:
             listed = (resources.files(f"mlsysim.{self.room}") / "data" / _SPELLINGS).is_file()
             document = packaged_toml(self.room, _SPELLINGS) if listed else {}
             known = {entry.id: entry.names for entry in self._all()}
-            self._spelt = Names(known, Reading.of(document), document.get("spellings", {}))
-        return self._spelt
+            place = f"mlsysim/{self.room}/data/{_SPELLINGS}"
+            try:
+                with reading(place):
+                    self._spelt = spelt = Names(known, Reading.of(document), document.get("spellings", {}))
+            except DataError as error:
+                raise DataError(f"{place}: {str(error).removeprefix(f'{place}: ')}") from None
+        return spelt
 
     def value(self, entry: _Entry) -> Any:
         """The object built from an entry.
@@ -94,18 +104,25 @@ class _Store:
         Raises:
             DataError: its fields are not those of its type.
         """
-        if entry.id not in self._built:
-            self._built[entry.id] = self._build(entry)
-        return self._built[entry.id]
+        built = self._built.get(entry.id)
+        if built is None:
+            with _LOCK:
+                built = self._built.get(entry.id)
+                if built is None:
+                    built = self._built[entry.id] = self._build(entry)
+        return built
 
     def load(self, path: str | Path) -> list[_Entry]:
         """Adds a user's file: all of its entries, or none if one is wrong."""
+        if not isinstance(path, (str, Path)):
+            raise InputError("path", path, "the path of a TOML file")
         known = self.entries(None)
         added = self._parsed(Path(path), str(path))
         built = {entry.id: self._build(entry) for entry in added}
-        self._named |= self._names(added, self._named)
-        self._built |= built
-        self._entries, self._spelt = [*known, *added], None
+        with _LOCK:
+            self._named |= self._names(added, self._named)
+            self._built |= built
+            self._entries, self._spelt = [*known, *added], None
         return added
 
     def _read_all(self) -> None:
@@ -119,23 +136,18 @@ class _Store:
             added = self._parsed(path, origin)
             named |= self._names(added, named)
             entries += added
-        self._entries, self._named = entries, named
+        self._named, self._entries = named, entries  # whoever sees the second needs the first
 
     def _parsed(self, file: Any, origin: str) -> list[_Entry]:
-        try:
-            tables = toml_file(file)
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise DataError(f"{origin}: cannot be read: {error}") from error
-        defaults = tables.pop(_DEFAULTS, {})
+        tables = toml_file(file, origin)
+        defaults = table_of(tables.pop(_DEFAULTS, {}), f"{origin}: [{_DEFAULTS}]")
         return [self._entry(key, table, defaults, origin) for key, table in tables.items()]
 
     def _entry(self, key: str, table: Any, defaults: dict[str, Any], origin: str) -> _Entry:
         where = f"{origin}, entry [{key}]"
-        if not isinstance(table, dict):
-            raise DataError(f"{where}: expected a table, got {table!r}")
-        fields = defaults | table
+        fields = defaults | table_of(table, where)
         symbol, aliases, group = fields.pop("symbol", key), fields.pop("aliases", []), fields.pop("group", None)
-        if group not in self.builders:
+        if not isinstance(group, str) or group not in self.builders:
             near = nearest(group, self.builders)
             hint = f"; did you mean {near!r}?" if near else ""
             raise DataError(f"{where}: group = {group!r}: expected one of {', '.join(self.builders)}{hint}")
@@ -150,11 +162,9 @@ class _Store:
 
     def _build(self, entry: _Entry) -> Any:
         fields = {key: value for key, value in entry.fields.items() if key not in _PROVENANCE}
-        try:
+        with reading(entry.where):
             provenance = Provenance(**{key: entry.fields[key] for key in _PROVENANCE if key in entry.fields})
             return self.builders[entry.group](**fields, provenance=provenance)
-        except (InputError, TypeError) as error:
-            raise DataError(f"{entry.where}: {error}") from error
 
     @staticmethod
     def _names(entries: list[_Entry], taken: dict[str, _Entry]) -> dict[str, _Entry]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mlsysim.core.errors import InputError, MLSysError, UnknownArgumentError
+from mlsysim.core.errors import DataError, InputError, MLSysError, UnknownArgumentError
+from mlsysim.core.toml import table_of
+
+S = TypeVar("S", bound="Spec")
 
 
 class Spec(BaseModel):
@@ -28,7 +31,7 @@ class Spec(BaseModel):
         frozen=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True, ser_json_inf_nan="constants"
     )
 
-    def __init__(self, **data: Any) -> None:
+    def __init__(self, /, **data: Any) -> None:
         try:
             super().__init__(**data)
         except ValidationError as error:
@@ -38,6 +41,32 @@ class Spec(BaseModel):
         """Copy the record with ``update``, validated again, so that no derived value outlives the fields it came from."""
         fields = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**fields, **(update or {})})
+
+
+def spec_of(kind: type[S], value: object, place: str) -> S:
+    """The record that a table of a data file describes.
+
+    Args:
+        kind: type of the record.
+        value: what stands in the file.
+        place: the file and the keys, as messages name them.
+
+    Raises:
+        DataError: it is no table, or its fields are not those of the record.
+
+    Example:
+        >>> class Point(Spec):
+        ...     x: int
+        >>> spec_of(Point, {"y": 1}, "points.toml: [a]")
+        Traceback (most recent call last):
+        mlsysim.core.errors.DataError: points.toml: [a]: Point() takes no argument 'y'; it takes x
+    """
+    try:
+        return kind(**table_of(value, place))
+    except DataError:
+        raise
+    except MLSysError as error:
+        raise DataError(f"{place}: {error}") from None
 
 
 def _translated(error: ValidationError, model: type[Spec]) -> MLSysError:

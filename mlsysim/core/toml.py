@@ -1,37 +1,221 @@
-"""The one reader of TOML files: those that the package carries, and those of users."""
+"""The one reader of TOML files: those that the package carries, and those of users.
+
+What is wrong with a file is one line, which names the file, the place in it and the reason.
+"""
 
 from __future__ import annotations
 
 import functools
+import math
 import pickle
+import re
 import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from mlsysim.core.errors import DataError, MLSysError, either, nearest
+
+_LONGEST_INTEGER = re.compile(r"\d(?:_?\d){4300}")
+
+
+class _Readable(Protocol):
+    """A path, or a file inside a package."""
+
+    def is_dir(self) -> bool: ...
+    def read_bytes(self) -> bytes: ...
 
 
 def packaged_toml(room: str, file: str) -> dict[str, Any]:
     """The document ``data/file`` of a room of the package, a copy for each caller; parsed once a process unless it changes.
 
+    Raises:
+        DataError: the file cannot be read, or has a figure that is no number (nan).
+
     Example:
         >>> sorted(packaged_toml("models", "diffusion.toml"))[:1]
         ['sd15_unet']
     """
-    document: dict[str, Any] = pickle.loads(_parsed((resources.files(f"mlsysim.{room}") / "data" / file).read_text("utf-8")))
+    name = f"mlsysim/{room}/data/{file}"
+    document: dict[str, Any] = pickle.loads(_parsed(file_text(resources.files(f"mlsysim.{room}") / "data" / file, name), name))
     return document
 
 
 @functools.lru_cache(maxsize=64)
-def _parsed(text: str) -> bytes:
+def _parsed(text: str, name: str) -> bytes:
     """The parsed text, pickled: a copy takes a tenth of a parse, and fits ask for their files again and again."""
-    return pickle.dumps(tomllib.loads(text))
+    document = parsed_toml(text, name)
+    for place, number in _numbers(document, ""):
+        if math.isnan(number):
+            raise DataError(f"{name}: {place} = nan: expected a number")
+    return pickle.dumps(document)
 
 
-def toml_file(path: Path) -> dict[str, Any]:
+def _numbers(value: object, place: str) -> Iterator[tuple[str, float]]:
+    """Every float of a document with the path of its key."""
+    if isinstance(value, float):
+        yield place, value
+    elif isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _numbers(inner, f"{place}.{key}" if place else str(key))
+
+
+def toml_file(path: Path, name: str = "", near: Callable[[str, int], str] | None = None) -> dict[str, Any]:
     """The document at ``path``.
 
+    Args:
+        path: of the file.
+        name: what messages call the file; its path if empty.
+        near: what stands at a line of the text, from the text and the number of that line: messages name it too.
+
     Raises:
-        tomllib.TOMLDecodeError: it is no TOML.
-        OSError: it cannot be read.
+        DataError: the file cannot be read, or is no TOML.
     """
-    return tomllib.loads(path.read_text("utf-8"))
+    called = name or str(path)
+    return parsed_toml(file_text(path, called), called, near)
+
+
+def parsed_toml(text: str, name: str, near: Callable[[str, int], str] | None = None) -> dict[str, Any]:
+    """The document that a TOML file called ``name`` says; ``near`` as ``toml_file`` takes it.
+
+    Raises:
+        DataError: the text is no TOML.
+
+    Example:
+        >>> parsed_toml("a = 1", "x.toml")
+        {'a': 1}
+        >>> parsed_toml("a = !", "x.toml")
+        Traceback (most recent call last):
+        mlsysim.core.errors.DataError: x.toml: cannot be read: Invalid value (at line 1, column 5)
+    """
+    lines = text.split("\n")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        told = re.search(r"at line (\d+)", str(error))
+        line, reason = int(told[1]) if told else len(lines), str(error)
+    except RecursionError:
+        line = 1 + max(range(len(lines)), key=lambda number: lines[number].count("[") + lines[number].count("{"))
+        reason = f"brackets are nested too deeply (at line {line})"
+    except ValueError:  # the one that Python has for a number, beside those of the parser
+        line = next((number for number, one in enumerate(lines, start=1) if _LONGEST_INTEGER.search(one)), len(lines))
+        reason = f"an integer has more than 4300 digits (at line {line})"
+    raise DataError(f"{name}: {near(text, line) if near is not None else ''}cannot be read: {reason}")
+
+
+def file_text(path: _Readable, name: str) -> str:
+    """The text of a file in UTF-8, without the mark that some editors put at its beginning; lines end as TOML has them.
+
+    Raises:
+        DataError: there is no such file, it may not be read, or it is not in UTF-8.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        if isinstance(path, Path) and path.exists() and not path.is_file():
+            raise OSError(0, "it is no ordinary file")
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{name}: line {line}: cannot be read: byte 0x{content[error.start]:02x} is not UTF-8") from None
+
+
+def table_of(value: object, place: str) -> dict[str, Any]:
+    """``value``, if it is a table.
+
+    Args:
+        value: what a document has at a place.
+        place: the file and the keys, as messages name them.
+
+    Raises:
+        DataError: it is something else.
+
+    Example:
+        >>> table_of(3, "x.toml: [defaults]")
+        Traceback (most recent call last):
+        mlsysim.core.errors.DataError: x.toml: [defaults]: expected a table, got 3
+    """
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: expected a table, got {_short(value)}")
+    return value
+
+
+def tables_of(document: dict[str, Any], key: str, place: str) -> list[dict[str, Any]]:
+    """The tables ``[[key]]`` of a document; none where it has no such key.
+
+    Args:
+        document: a parsed file.
+        key: name of the tables.
+        place: the file, as messages name it.
+
+    Raises:
+        DataError: the key holds something else than tables.
+
+    Example:
+        >>> tables_of({"case": [{"id": "a"}]}, "case", "x.toml")
+        [{'id': 'a'}]
+        >>> tables_of({"case": [1]}, "case", "x.toml")
+        Traceback (most recent call last):
+        mlsysim.core.errors.DataError: x.toml: [[case]] number 1: expected a table, got 1
+    """
+    value = document.get(key, [])
+    if not isinstance(value, list):
+        raise DataError(f"{place}: {key} = {_short(value)}: expected [[{key}]] tables")
+    return [table_of(table, f"{place}: [[{key}]] number {number}") for number, table in enumerate(value, start=1)]
+
+
+def only_keys(document: dict[str, Any], known: tuple[str, ...], place: str) -> None:
+    """Refuses a key that is none of ``known``.
+
+    Raises:
+        DataError: there is one; the message has the nearest known key.
+
+    Example:
+        >>> only_keys({"sorce": 1}, ("source", "case"), "x.toml")
+        Traceback (most recent call last):
+        mlsysim.core.errors.DataError: x.toml: no key 'sorce' here; there are source, case; did you mean 'source'?
+    """
+    for key in document:
+        if key not in known:
+            near = nearest(key, known)
+            hint = f"; did you mean {either([near])}?" if near else ""
+            raise DataError(f"{place}: no key {key!r} here; there are {', '.join(known)}{hint}")
+
+
+@contextmanager
+def reading(place: str) -> Iterator[None]:
+    """Tells what a data file has that its reader cannot take by the file and the place in it, whatever raised it.
+
+    Args:
+        place: the file and the keys, as messages name them.
+
+    Raises:
+        DataError: the reader raised an error.
+
+    Example:
+        >>> with reading("x.toml: [a]"):
+        ...     float({"share": "half"}["share"])
+        Traceback (most recent call last):
+        mlsysim.core.errors.DataError: x.toml: [a]: could not convert string to float: 'half'
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except KeyError as error:
+        raise DataError(f"{place}: no key {error.args[0]!r}") from None
+    except RecursionError:
+        raise DataError(f"{place}: what it is like leads back to itself") from None
+    except (MLSysError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, re.error) as error:
+        raise DataError(f"{place}: {error}") from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -54,7 +54,7 @@ class HardwareRegistry(Registry[HardwareNode]):
             return self._of_its_memory(name, super().get(name))
         key = self.id_of(whole), cut
         if key not in self._slices:
-            self._slices[key] = cut.of(key[0], super().get(whole))
+            self._slices.setdefault(key, cut.of(key[0], super().get(whole)))
         return self._slices[key]
 
     __getitem__ = get

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,7 +26,15 @@ from mlsysim.validation.anchors.record_keys import (
     USER_SUFFIX,
 )
 
+if TYPE_CHECKING:
+    from mlsysim.core.errors import DataError
+
 _USER_FILES = pytest.StashKey[frozenset[Path]]()
+# What is wrong with malformed files, by the message, and the first module that asked for one.
+_MALFORMED = pytest.StashKey[dict[str, tuple[pytest.Collector, "DataError"]]]()
+
+# Whether a report could not be written at the end.
+_LOST = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,15 +60,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Adds the files of ``--anchors`` to what is collected; refuses what cannot be written."""
     files = frozenset(path for given in config.getoption("--anchors") for path in _user_files(given))
-    config.stash[_USER_FILES] = files
+    config.stash[_USER_FILES], config.stash[_MALFORMED] = files, {}
     named = {_resolved(argument) for argument in config.args}
     config.args += [str(path) for path in sorted(files) if path not in named]
-    for name in config.getoption("--anchor-report"):
-        if Path(name).suffix not in REPORT_FORMATS:
-            raise pytest.UsageError(f"--anchor-report={name}: expected a file ending in {', '.join(REPORT_FORMATS)}")
-    for name in config.getoption("--accuracy-report"):
-        if Path(name).suffix != ".md":
-            raise pytest.UsageError(f"--accuracy-report={name}: expected a file ending in .md")
+    for option, endings in (("--anchor-report", REPORT_FORMATS), ("--accuracy-report", (".md",))):
+        for name in config.getoption(option):
+            reason = _unwritable(Path(name), endings)
+            if reason:
+                raise pytest.UsageError(f"{option}={name}: {reason}")
+
+
+def _unwritable(path: Path, endings: tuple[str, ...]) -> str:
+    """Why a report cannot be written to ``path``, which is tried before anything runs; "" if it can."""
+    if path.suffix not in endings:
+        return f"expected a file ending in {', '.join(endings)}"
+    if path.suffix == ".png":
+        try:
+            importlib.import_module("matplotlib")
+        except ImportError:
+            return "a picture needs matplotlib: pip install 'mlsysim-anchors[plot]'"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        path.open("a").close()
+        if not there:
+            path.unlink(missing_ok=True)  # another worker may have been first
+    except OSError as error:
+        return f"cannot be written: {error.strerror}"
+    return ""
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -108,13 +135,11 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     place = collector.path if isinstance(collector, AnchorModule) else getattr(collector.obj, "ANCHORS", None)
     if not isinstance(place, Path):
         return None
-    from mlsysim.core.errors import DataError
     from mlsysim.validation.suite.case_items import case_items
 
-    try:
-        return list(case_items(collector, name, obj, place))
-    except DataError as error:
-        raise pytest.Collector.CollectError(str(error)) from None
+    items, malformed = case_items(collector, name, obj, place)
+    _keep(collector, malformed)
+    return list(items)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -124,14 +149,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     place = own.path if own is not None else getattr(metafunc.module, "ANCHORS", None)
     if not wanted or not isinstance(place, Path):
         return
-    from mlsysim.core.errors import DataError
     from mlsysim.validation.suite import parametrise
 
-    try:
-        for name in sorted(wanted):
-            parametrise.by_name(metafunc, name, place)
-    except DataError as error:
-        raise pytest.Collector.CollectError(str(error)) from None
+    module = metafunc.definition.getparent(pytest.Module)
+    for name in sorted(wanted):
+        _keep(module, parametrise.by_name(metafunc, name, place))
+
+
+def _keep(module: pytest.Collector | None, malformed: list[DataError]) -> None:
+    """Keeps what is wrong with files until all tests are collected: many tests of several modules ask for the same files."""
+    assert module is not None
+    for error in malformed:
+        module.config.stash[_MALFORMED].setdefault(str(error), (module, error))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Adds a failing test for each malformed file, whichever tests are selected: the file's own are missing among them."""
+    for module, error in config.stash[_MALFORMED].values():
+        from mlsysim.validation.suite.case_items import malformed_item
+
+        items.append(malformed_item(module, error))
 
 
 @pytest.fixture(scope="module")
@@ -167,14 +205,31 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for name in config.getoption("--anchor-report"):
         from mlsysim.validation.report import export
 
-        export.write(Path(name), rows, moves, kernels)
-        terminalreporter.write_line(f"written: {name}")
+        _write(terminalreporter, name, export.write, rows, moves, kernels)
     for name in config.getoption("--accuracy-report"):
         from mlsysim.validation.report import accuracy
 
         left_out = [_properties(terminalreporter, key) for key in (LEFT_OUT, SERVING_LEFT_OUT)]
-        accuracy.write(Path(name), rows, kernels, targets, *left_out)
+        _write(terminalreporter, name, accuracy.write, rows, kernels, targets, *left_out)
+
+
+def _write(terminalreporter: Any, name: str, write: Callable[..., None], *content: Any) -> None:
+    """Writes one report; one that cannot be written takes no other with it, but the run has failed."""
+    try:
+        write(Path(name), *content)
+    except Exception as error:
+        terminalreporter.write_line(f"not written: {name}: {error}", red=True)
+        terminalreporter.config.stash[_LOST] = True
+    else:
         terminalreporter.write_line(f"written: {name}")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """A run whose report was lost has failed."""
+    yield
+    if session.config.stash.get(_LOST, False) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _properties(terminalreporter: Any, name: str) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ class PrefillKernel:
         matmul_efficiency: share of the peak that the matrix products reach when nothing else limits.
         exponentials_per_s: softmax rate of one multiprocessor, scores a second.
         tile_keys: keys' worth of time that each query costs beyond its scores (masked half tiles, prologue, epilogue).
-        window_tile_keys: such keys' worth of time with a sliding window.
+        window_tile_keys: such keys' worth of time with a sliding window, where that is more.
         shared: what it has in common with all others.
     """
 
@@ -162,7 +162,7 @@ def prefill_attention_s(kernel: PrefillKernel, device: AttentionDevice, batch: N
 def _scores_s(kernel: PrefillKernel, device: AttentionDevice, batch: Num, seq_len: Num, shape: AttentionHeads) -> Num:
     heads, head_dim, window = shape.heads, shape.head_dim, shape.window
     windowed = (window > 0) & (window < seq_len)
-    tile_keys = where(windowed, kernel.window_tile_keys, kernel.tile_keys)
+    tile_keys = where(windowed, max(kernel.tile_keys, kernel.window_tile_keys), kernel.tile_keys)
     reach = where(windowed, window, seq_len)
     matmul_s = 4 * maximum(head_dim, device.array) / (device.peak_flops_per_s * kernel.matmul_efficiency)
     softmax_s = 1 / (device.multiprocessors * kernel.exponentials_per_s)
@@ -178,7 +178,7 @@ def decode_attention_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num
     t = t0 + extra + sqrt(read^2 + blocks^2 + scalar^2): bytes of keys and values over the achieved bandwidth, less what
     the last-level cache keeps; thread blocks (one a sequence and KV head, split along the context where these are few)
     over the multiprocessors; and, with more query heads a KV head than a group, one block a query head whose scalar arithmetic
-    reads the same keys again and again from cache.
+    reads the same keys again and again from cache. A window's kernel is taken where it is faster than reading all keys.
 
     Example:
         >>> kernel = DecodeKernel(9e-6, 0.9, 5e-6, 1.5e-6, 2.4e10, 0.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
@@ -186,20 +186,29 @@ def decode_attention_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num
         >>> round(1e6 * decode_attention_s(kernel, device, 64.0, 4096.0, AttentionHeads(32.0, 8.0, 128.0)))
         370
     """
-    heads, kv_heads, head_dim, kv_B, window = shape.heads, shape.kv_heads, shape.head_dim, shape.kv_B, shape.window
-    windowed = (window > 0) & (window < context)
-    keys = where(windowed, window, context)
+    windowed = (shape.window > 0) & (shape.window < context)
+    keys = where(windowed, shape.window, context)
+    read_s = _read_keys_s(kernel, device, batch, keys, shape)
+    if not kernel.window_s:
+        return read_s
+    streams = batch * shape.kv_heads
+    window_s = where(windowed & (shape.kv_B > 1), kernel.window_s, 0.0) * streams / (streams + kernel.shared.window_streams)
+    return minimum(read_s + window_s, _read_keys_s(kernel, device, batch, context, shape))
+
+
+def _read_keys_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num, keys: Num, shape: AttentionHeads) -> Num:
+    """Seconds of one new token's attention of ``batch`` sequences to ``keys`` keys each."""
+    heads, kv_heads, head_dim = shape.heads, shape.kv_heads, shape.head_dim
     ungrouped = heads > kernel.shared.largest_group * kv_heads
     streams = batch * kv_heads
-    cached_B = 2 * streams * keys * head_dim * kv_B
+    cached_B = 2 * streams * keys * head_dim * shape.kv_B
     missed_B = cached_B / (1 + (kernel.l2_share * device.l2_B / cached_B) ** 4)
     read_s = missed_B / (kernel.bandwidth_efficiency * device.bandwidth_Bps)
     blocks_s = where(ungrouped, batch * heads, streams) * kernel.block_s / device.multiprocessors
     elements = where(ungrouped, 2 * batch * heads * keys * head_dim, 0.0)
     scalar_s = elements / (device.multiprocessors * kernel.scalar_elements_per_s)
     ramp_s = kernel.ramp_s * missed_B / (missed_B + kernel.shared.ramp_B)
-    window_s = where(windowed & (kv_B > 1), kernel.window_s, 0.0) * streams / (streams + kernel.shared.window_streams)
-    return kernel.floor_s + ramp_s + window_s + sqrt(read_s**2 + blocks_s**2 + scalar_s**2)
+    return kernel.floor_s + ramp_s + sqrt(read_s**2 + blocks_s**2 + scalar_s**2)
 
 
 def training_attention_s(

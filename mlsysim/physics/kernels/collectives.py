@@ -13,11 +13,13 @@ Source: NVIDIA NCCL, src/graph/tuning.cc (v2.30).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from mlsysim.physics.numeric import Num, Truth, maximum, minimum, sqrt, where
+from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, sqrt, where
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
@@ -118,42 +120,96 @@ def _switch_Bps(n: Num, bandwidth_Bps: Num, c: CollectiveCoefficients) -> Num:
     return c.shared.switch_share * c.tuner.switch_share * bandwidth_Bps * (n - 1) / n
 
 
+@dataclass(frozen=True, slots=True)
+class _Protocol:
+    """A way to run a ring: what NCCL believes of it (seconds without bytes, bytes a second), and its seconds by wire bytes."""
+
+    fixed_s: Num
+    believed_Bps: Num
+    seconds: Callable[[Num], Num]
+
+    def overtakes_at_B(self, slower: _Protocol) -> Num:
+        """Bytes over the wire from which NCCL believes this protocol to be faster than another of a lower rate."""
+        return maximum(self.fixed_s - slower.fixed_s, 0.0) / (1 / slower.believed_Bps - 1 / self.believed_Bps)
+
+
 def _ring_s(S: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients, switch: Truth) -> Num:
-    """Seconds of a ring collective (or, with ``switch``, an all-reduce in the switch) by the protocol that NCCL takes."""
+    """Seconds of a ring collective (or, with ``switch``, an all-reduce in the switch) by the protocol that NCCL takes.
+
+    NCCL may stay too long with a protocol of low latency; a message that still takes it is at most as slow as the first that
+    the next protocol carries, so that no larger message is faster.
+    """
     t, shared = c.tuner, c.shared
-    W = k * S / n
-    handled_B = W + S / n  # a rank also writes its own part
-    wire_s = (W + S / n / shared.copy) / B
-    fill_s = sqrt(c.fill_s * W / B)
-    spread = 1 + shared.ll_spread * S / (S + n * shared.ll_channel_B)
-    ll_s = (c.launch_s + k * c.ll_step_s) * spread + handled_B / (shared.ll_share * B)
-    ll128_s = c.launch_s + _overlapped_s(k * c.ll_step_s * _LINE128_STEP, wire_s / _LINE128_SHARE, shared.overlap) + fill_s
-    simple_s = c.launch_s + _overlapped_s(k * c.simple_step_s, wire_s, shared.overlap) + fill_s
-    tuned_ll = t.ll_base_s + t.ll_step_s * k + W / t.ll_Bps
-    tuned_ll128 = t.ll128_base_s + t.ll128_step_s * k + W / t.ll128_Bps
-    tuned_simple = t.simple_base_s + t.simple_step_s * k + W / t.link_Bps
-    ring_s = where(tuned_ll <= minimum(tuned_ll128, tuned_simple), ll_s, where(tuned_ll128 <= tuned_simple, ll128_s, simple_s))
-    if t.switch_share <= 0:
-        return ring_s
-    reduce_s = S / _switch_Bps(n, B, c)
-    switch_s = (
-        c.launch_s + _overlapped_s(shared.switch_steps * c.simple_step_s, reduce_s, shared.overlap) + sqrt(c.fill_s * reduce_s)
+
+    def wire_s(W: Num) -> Num:
+        return (W + W / k / shared.copy) / B
+
+    def ll_s(W: Num) -> Num:
+        part_B = W / k
+        spread = 1 + shared.ll_spread * part_B / (part_B + shared.ll_channel_B)
+        handled_B = W + part_B  # a rank also writes its own part
+        return (c.launch_s + k * c.ll_step_s) * spread + handled_B / (shared.ll_share * B)
+
+    def pipelined_s(step_s: float, wire_share: float, W: Num) -> Num:
+        return c.launch_s + _overlapped_s(k * step_s, wire_s(W) / wire_share, shared.overlap) + sqrt(c.fill_s * W / B)
+
+    def switch_s(W: Num) -> Num:
+        reduce_s = W * n / k / _switch_Bps(n, B, c)
+        steps_s = shared.switch_steps * c.simple_step_s
+        return c.launch_s + _overlapped_s(steps_s, reduce_s, shared.overlap) + sqrt(c.fill_s * reduce_s)
+
+    line128_s, simple_s = (
+        partial(pipelined_s, c.ll_step_s * _LINE128_STEP, _LINE128_SHARE),
+        partial(pipelined_s, c.simple_step_s, 1.0),
     )
-    tuned_switch_s = t.switch_s + S / (t.switch_share * t.link_Bps * (n - 1) / n)
-    faster = tuned_switch_s < minimum(tuned_ll, minimum(tuned_ll128, tuned_simple))
-    return where(switch & faster, switch_s, ring_s)
+    protocols = [
+        _Protocol(base_s + step_s * k, believed_Bps, seconds)
+        for base_s, step_s, believed_Bps, seconds in (
+            (t.ll_base_s, t.ll_step_s, t.ll_Bps, ll_s),
+            (t.ll128_base_s, t.ll128_step_s, t.ll128_Bps, line128_s),
+            (t.simple_base_s, t.simple_step_s, t.link_Bps, simple_s),
+        )
+        if base_s < math.inf
+    ]
+    if t.switch_share > 0 and somewhere(switch):
+        believed_Bps = t.switch_share * t.link_Bps * (n - 1) / n * k / n
+        protocols.append(_Protocol(where(switch, t.switch_s, math.inf), where(switch, believed_Bps, math.inf), switch_s))
+    W = k * S / n
+    least_s: Num = math.inf
+    for number, protocol in enumerate(protocols):
+        first_B: Num = 0.0
+        last_B: Num = math.inf
+        for slower in protocols[:number]:
+            first_B = maximum(first_B, protocol.overtakes_at_B(slower))
+        for faster in protocols[number + 1 :]:
+            last_B = minimum(last_B, faster.overtakes_at_B(protocol))
+        used = first_B < last_B
+        seconds = protocol.seconds(where(used, maximum(W, first_B), W))
+        least_s = minimum(least_s, where(used & (last_B >= W), seconds, math.inf))
+    return least_s
 
 
 def _exchange_s(S: Num, n: Num, B: Num, c: CollectiveCoefficients) -> Num:
     """Seconds of an all-to-all: every rank sends S/n to every other at once, so that the latency does not grow with n."""
-    W, shared = (n - 1) * S / n, c.shared
-    ll_s = c.launch_s + _EXCHANGE_STEPS * c.ll_step_s + S / n / shared.exchange_ll_Bps + W / (shared.ll_share * B)
-    simple_s = (
-        c.launch_s
-        + _overlapped_s(shared.exchange_step_s, (W + S / n / shared.copy) / B, shared.overlap)
-        + sqrt(c.fill_s * W / B)
-    )
-    return where(S / n <= _EXCHANGE_LL_B, ll_s, simple_s)
+    shared = c.shared
+
+    def ll_s(part_B: Num) -> Num:
+        return (
+            c.launch_s
+            + _EXCHANGE_STEPS * c.ll_step_s
+            + part_B / shared.exchange_ll_Bps
+            + (n - 1) * part_B / (shared.ll_share * B)
+        )
+
+    def simple_s(part_B: Num) -> Num:
+        wire_s = ((n - 1) * part_B + part_B / shared.copy) / B
+        return (
+            c.launch_s + _overlapped_s(shared.exchange_step_s, wire_s, shared.overlap) + sqrt(c.fill_s * (n - 1) * part_B / B)
+        )
+
+    part_B = S / n
+    longer_s = simple_s(maximum(part_B, _EXCHANGE_LL_B))
+    return where(part_B <= _EXCHANGE_LL_B, minimum(ll_s(part_B), longer_s), longer_s)
 
 
 def collective_s(kind: str, size_B: Num, ranks: Num, device: CollectiveCoefficients, switch_reduces: Truth = True) -> Num:

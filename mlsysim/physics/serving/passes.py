@@ -65,9 +65,14 @@ def decode_pass(model: ServedModel, batch: Num, context: Num) -> PassTime:
 
     Pipeline stages work on a ``pp``-th of the batch each, at the same time: a token still passes all layers.
     """
-    stage_batch = maximum(batch / model.shards.pp, minimum(batch, 1.0))
+    stage_batch = _stage_batch(model, batch)
     attention_s = decode_layer_attention_s(model, stage_batch, context) / model.engine.attention_share
     return _pass(model, stage_batch, stage_batch, attention_s, batch)
+
+
+def _stage_batch(model: ServedModel, batch: Num) -> Num:
+    """Sequences that a stage works on at a time: a stage has no less than one, where there is any."""
+    return maximum(batch / model.shards.pp, minimum(batch, 1.0))
 
 
 def decode_layer_attention_s(model: ServedModel, batch: Num, context: Num) -> Num:
@@ -186,7 +191,7 @@ def mixed_prefill_s(model: ServedModel, step: PassTime, batch: Num, prompt: Num,
     The step reads its weights and pays its overheads anyhow: only what the longer products, their all-reduces and their own
     attention take beyond it is added.
     """
-    stage_batch, added_tokens = batch / model.shards.pp, tokens / model.shards.pp
+    stage_batch, added_tokens = _stage_batch(model, batch), tokens / model.shards.pp
     attention_s = prefill_layer_attention_s(model, added_tokens / prompt, prompt)
     joined_s = _layer_s(model, stage_batch + added_tokens)
     return model.shape.layers * (joined_s + attention_s) - (step.weights_s + step.elementwise_s + step.layer_reductions_s)

@@ -53,16 +53,18 @@ _scaled_once = functools.lru_cache(maxsize=256)(_scaled_kernel)
 
 
 def product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product, groups: Num = 1.0) -> Num:
-    """Seconds of an engine's product (``groups`` in one kernel), by the vendor's kernels (already ``scaled``) or its own."""
+    """Seconds of an engine's product (``groups`` in one kernel), by the vendor's kernels (already ``scaled``) or its own.
+
+    An engine that has both turns to the vendor's at so many rows, where its own may be the slower: more rows are no faster.
+    """
     kernels, has = model.kernels, model.has
     if has.own_products:
-        lent = kernels.lends and has.own_rows and (has.unpacks or product.weight_B >= WORD_B)
-        if not lent or not somewhere(m > has.own_rows):
+        if not (kernels.lends and has.own_rows and (has.unpacks or product.weight_B >= WORD_B)):
             return _own_product_s(model, m, n * groups, k, product)
-        lent_s = _unpacked_product_s(m, n, k, product, kernels, groups)
-        if not somewhere(m <= has.own_rows):
-            return lent_s
-        return where(m > has.own_rows, lent_s, _own_product_s(model, m, n * groups, k, product))
+        own_s = _own_product_s(model, minimum(m, has.own_rows), n * groups, k, product)
+        if not somewhere(m > has.own_rows):
+            return own_s
+        return where(m > has.own_rows, maximum(own_s, _unpacked_product_s(m, n, k, product, kernels, groups)), own_s)
     return gemm_s(
         *(m, n, k, product.input_B, product.weight_B, product.output_B, product.kernel, product.peak_flops_per_s),
         *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B, groups),

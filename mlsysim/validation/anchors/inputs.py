@@ -144,7 +144,11 @@ def build(kind: str, description: object, name: str) -> Any:
         return _registered(kind, description)
     if not isinstance(description, dict):
         raise InputError(kind, description, "a name in the registry or a table")
-    return _from_table(kind, json.dumps(description, sort_keys=True), name)
+    try:
+        text = json.dumps(description, sort_keys=True)
+    except TypeError:  # TOML has dates
+        raise InputError(kind, description, "a table of texts, numbers, lists and tables") from None
+    return _from_table(kind, text, name)
 
 
 @functools.lru_cache(maxsize=4096)

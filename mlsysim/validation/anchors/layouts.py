@@ -16,15 +16,15 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from mlsysim.core.errors import DataError, MLSysError, UnknownNameError
-from mlsysim.core.spec import Spec
+from mlsysim.core.errors import MissingEntryError, UnknownNameError
+from mlsysim.core.spec import Spec, spec_of
 from mlsysim.core.toml import toml_file
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.parallelism import DIMENSIONS, ParallelismOptimizer, ParallelismResult
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.anchors.inputs import build, call_of
-from mlsysim.validation.anchors.loading import anchor_files, load
+from mlsysim.validation.anchors.loading import anchor_files, load_sound
 from mlsysim.validation.anchors.schema import Key, Text
 
 FILE = "layouts.toml"
@@ -222,7 +222,7 @@ _OF_THE_PLAN = (
 def checks(root: Path) -> list[Ranking | Choice]:
     """The checks that ``layouts.toml`` under ``root`` asks for; none without the file."""
     layouts = _read(root)
-    runs = [anchor for file in anchor_files(root) if file.parent.name == "training" for anchor in load(file)]
+    runs = [anchor for anchor in load_sound(anchor_files(root)).anchors if anchor.path.parent.name == "training"]
     return [*_rankings(layouts, runs), *_choices(layouts, runs)]
 
 
@@ -235,10 +235,7 @@ def _read(root: Path) -> Layouts:
     path = root / FILE
     if not path.exists():
         return Layouts()
-    try:
-        return Layouts.model_validate(toml_file(path))
-    except (ValueError, MLSysError) as error:
-        raise DataError(f"{path}: {error}") from None
+    return spec_of(Layouts, toml_file(path), str(path))
 
 
 def _rankings(layouts: Layouts, runs: Sequence[Anchor]) -> Iterator[Ranking]:
@@ -261,7 +258,7 @@ def _choices(layouts: Layouts, runs: Sequence[Anchor]) -> Iterator[Choice]:
             if any(fnmatchcase(f"{anchor.source.key}/{anchor.case.id}", pattern) for pattern in published.cases)
         }
         if not found:
-            raise DataError(f"{FILE}: no training case is called {', '.join(published.cases)}")
+            raise MissingEntryError(f"{FILE}: no training case is called {', '.join(published.cases)}")
         # Releases of a recipe that ask the same are one choice: that of the first.
         plans = {_plan_of(anchor): anchor for anchor in reversed(found.values())}
         choices = {anchor.id: Choice(published, anchor) for anchor in reversed(plans.values())}
@@ -278,4 +275,4 @@ def _plan_of(anchor: Anchor) -> str:
 def _all_named(known_gaps: Mapping[str, str], found: Mapping[str, Any]) -> None:
     for name in known_gaps:
         if name not in found:
-            raise DataError(f"{FILE}: {UnknownNameError.among('known_gaps', name, found)}")
+            raise MissingEntryError(f"{FILE}: {UnknownNameError.among('known_gaps', name, found)}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mlsysim.core.errors import DataError, MLSysError, UnknownNameError, nearest
+from mlsysim.core.csv_file import opened_table, table_lines
+from mlsysim.core.errors import DataError, UnknownNameError
+from mlsysim.core.spec import spec_of
+from mlsysim.core.toml import only_keys, table_of, tables_of, toml_file
 from mlsysim.validation.anchors import inputs
 from mlsysim.validation.anchors.anchor import Anchor, stem
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
@@ -27,18 +29,46 @@ def anchor_files(root: Path) -> list[Path]:
     return [path for path in found if path.name != GATE_FILE and path.parent.name != KERNEL_TABLES]
 
 
+class Loaded(NamedTuple):
+    """The anchors of files, without those of files that are malformed; and what is wrong with these."""
+
+    anchors: list[Anchor]
+    malformed: list[DataError]
+
+
 def load_all(paths: Iterable[Path]) -> list[Anchor]:
-    """Every anchor of ``paths``; ids must differ across files, and ``corrects`` must name one of them."""
+    """Every anchor of ``paths``.
+
+    Raises:
+        DataError: a file is malformed.
+    """
+    loaded = load_sound(paths)
+    if loaded.malformed:
+        raise loaded.malformed[0]
+    return loaded.anchors
+
+
+def load_sound(paths: Iterable[Path]) -> Loaded:
+    """Every anchor of those of ``paths`` that are sound; ids must differ across files, and ``corrects`` must name one."""
     anchors: dict[str, Anchor] = {}
+    malformed: list[DataError] = []
     for path in paths:
-        for anchor in load(path):
-            if anchor.id in anchors:
-                raise anchor.error(f"its id {anchor.id!r} is also in {anchors[anchor.id].path}")
-            anchors[anchor.id] = anchor
-    for anchor in anchors.values():
-        if anchor.case.corrects and anchor.case.corrects not in anchors:
-            raise anchor.error(UnknownNameError.among("corrects", anchor.case.corrects, anchors))
-    return list(anchors.values())
+        try:
+            found = load(path)
+            for anchor in found:
+                if anchor.id in anchors:
+                    raise anchor.error(f"its id {anchor.id!r} is also in {anchors[anchor.id].path}")
+        except DataError as error:
+            malformed.append(error)
+        else:
+            anchors |= {anchor.id: anchor for anchor in found}
+    if not malformed:  # else the case may stand in a file that was left out
+        wrong = {
+            anchor.path: anchor for anchor in anchors.values() if anchor.case.corrects and anchor.case.corrects not in anchors
+        }
+        malformed = [one.error(UnknownNameError.among("corrects", one.case.corrects, anchors)) for one in wrong.values()]
+        anchors = {id: anchor for id, anchor in anchors.items() if anchor.path not in wrong}
+    return Loaded(list(anchors.values()), malformed)
 
 
 def load(path: Path) -> tuple[Anchor, ...]:
@@ -56,33 +86,30 @@ _READ: dict[Path, tuple[dict[Path, _State], tuple[Anchor, ...]]] = {}
 
 
 def _state(file: Path) -> _State:
-    status = file.stat()
+    try:
+        status = file.stat()
+    except OSError:
+        return 0, -1  # what no file has
     return status.st_mtime_ns, status.st_size
 
 
 def _read(path: Path) -> tuple[dict[Path, _State], tuple[Anchor, ...]]:
     document, files = _document(path)
     head = document["source"]
-    try:
-        source = Source(**head)
-    except MLSysError as error:
-        raise DataError(f"{path}: [source]: {error}") from None
+    source = spec_of(Source, head, f"{path}: [source]")
     family = source.family or (stem(path) if path.name.endswith(USER_SUFFIX) else path.parent.name)
     inherited = {name: head[name] for name in INHERITED if name in head}
-    common = {**inherited, **document.get("defaults", {})}
+    common = {**inherited, **table_of(document.get("defaults", {}), f"{path}: [defaults]")}
     anchors: dict[str, Anchor] = {}
     siblings: list[Anchor] = []
     for position, table in enumerate(document["case"], start=1):
-        label = f"case {table['id']!r}" if "id" in table else f"case number {position}"
-        try:
-            fields = _merged(common, table)
-            if source.year is not None and fields.get("run"):
-                fields["run"] = {"year": str(source.year), **fields["run"]}  # a framework's stack depends on it
-            case = Case(**fields)
-        except MLSysError as error:
-            raise DataError(f"{path}: {label}: {error}") from None
+        place = f"{path}: " + (f"case {table['id']!r}" if "id" in table else f"case number {position}")
+        fields = _merged(common, table)
+        if source.year is not None and isinstance(fields.get("run"), dict):
+            fields["run"] = {"year": str(source.year), **fields["run"]}  # a framework's stack depends on it
+        case = spec_of(Case, fields, place)
         if case.id in anchors:
-            raise DataError(f"{path}: {label}: this id stands twice in the file")
+            raise DataError(f"{place}: this id stands twice in the file")
         anchors[case.id] = Anchor(path, family, source, case, siblings)
         siblings.append(anchors[case.id])
         inputs.call_of(anchors[case.id])  # builds and checks the inputs, so that a wrong one stops the collection
@@ -90,35 +117,49 @@ def _read(path: Path) -> tuple[dict[Path, _State], tuple[Anchor, ...]]:
 
 
 def load_gate(folder: Path) -> Gate | None:
-    """The gate of the family in ``folder``, if it has one."""
+    """The gate of the family in ``folder``, if it has one.
+
+    Raises:
+        DataError: its file is malformed.
+    """
     path = folder / GATE_FILE
     if not path.exists():
         return None
-    document = _toml(path)
-    try:
-        return Gate(**document["gate"])
-    except (MLSysError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: [gate]: {error}") from None
+    document = toml_file(path)
+    only_keys(document, ("gate",), str(path))
+    return spec_of(Gate, document.get("gate"), f"{path}: [gate]")
 
 
 def _document(path: Path) -> tuple[dict[str, Any], list[Path]]:
     """The document in a file, the cases of its table among its own, and the files that it was read from."""
-    document, files = _toml(path), [path]
-    known = ("source", "defaults", "case")
-    for name in document:
-        if name not in known:
-            near = nearest(name, known)
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise DataError(f"{path}: no key {name!r} here; there are {', '.join(known)}{hint}")
-    if not isinstance(document.get("source"), dict):
-        raise DataError(f"{path}: expected a [source] table")
-    table = document["source"].pop("table", None)
+    document, files = toml_file(path, near=_case_near), [path]
+    only_keys(document, ("source", "defaults", "case"), str(path))
+    head = table_of(document.get("source"), f"{path}: [source]")
+    cases = tables_of(document, "case", str(path))
+    table = head.pop("table", None)
     if table is not None:
-        files.append(path.parent / table)
-        document["case"] = [*document.get("case", []), *_csv_cases(files[-1])]
-    if not isinstance(document.get("case"), list) or not document["case"]:
+        files.append(_table_file(path, table))
+        cases = [*cases, *_csv_cases(files[-1])]
+    if not cases:
         raise DataError(f"{path}: expected at least one [[case]]")
-    return document, files
+    return {**document, "case": cases}, files
+
+
+def _table_file(path: Path, name: object) -> Path:
+    """The file of the table that a source names: beside the source's own file or below it, wherever links lead."""
+    refused = DataError(
+        f"{path}: [source]: table = {str(name)[:80]!r}: expected the name of a CSV file beside or below this file"
+    )
+    if not isinstance(name, str):
+        raise refused
+    try:
+        file = (path.parent / name).resolve()
+        below = path.parent.resolve() in file.parents
+    except (OSError, ValueError):  # a name that no file can have
+        raise refused from None
+    if not below:
+        raise refused
+    return file
 
 
 def written(path: Path) -> dict[str, Any]:
@@ -128,21 +169,12 @@ def written(path: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=16)
 def _parsed(path: Path, state: _State) -> dict[str, Any]:
-    return _toml(path)
+    return toml_file(path)
 
 
-def _toml(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8")
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path}: {_case_near(text, str(error))}{error}") from None
-
-
-def _case_near(text: str, message: str) -> str:
-    """The id of the case in whose lines a TOML error lies: the parser knows only the line."""
-    at = re.search(r"at line (\d+)", message)
-    before = text.splitlines()[: int(at[1])] if at else []
+def _case_near(text: str, line: int) -> str:
+    """The id of the case in whose lines something lies, as a message begins; empty where it lies in none."""
+    before = text.splitlines()[:line]
     start = max((number for number, line in enumerate(before) if line.strip() == "[[case]]"), default=None)
     ids = re.findall(r'^id\s*=\s*"([^"]*)"', "\n".join(before[start:]), re.MULTILINE) if start is not None else []
     return f"case {ids[-1]!r}: " if ids else ""
@@ -150,19 +182,18 @@ def _case_near(text: str, message: str) -> str:
 
 def _csv_cases(path: Path) -> list[dict[str, Any]]:
     """Cases from a table: a dotted column such as ``solve.tp_size`` is a key of a table, an empty cell is absent."""
-    if not path.exists():
-        raise DataError(f"{path}: no such table")
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = (line for line in csv.reader(file) if line)
-        columns = [tuple(column.split(".")) for column in next(lines, ())]
-        return [_csv_case(path, columns, line) for line in lines]
+    with opened_table(path, str(path)) as file:
+        lines = table_lines(file, str(path))
+        columns = [tuple(column.split(".")) for column in next(lines)[1]]
+        for number, (*tables, name) in enumerate(columns):
+            if any(other[: len(tables) + 1] == (*tables, name) for other in columns[:number] + columns[number + 1 :]):
+                raise DataError(f"{path}: column {'.'.join((*tables, name))!r} is a cell and a table at once")
+        return [_csv_case(columns, line) for _, line in lines]
 
 
-def _csv_case(path: Path, columns: Sequence[tuple[str, ...]], line: Sequence[str]) -> dict[str, Any]:
-    if len(line) > len(columns):
-        raise DataError(f"{path}: {line[0]!r} has {len(line)} cells, the table {len(columns)} columns")
+def _csv_case(columns: Sequence[tuple[str, ...]], line: Sequence[str]) -> dict[str, Any]:
     case: dict[str, Any] = {}
-    for (*tables, name), cell in zip(columns, line, strict=False):
+    for (*tables, name), cell in zip(columns, line, strict=True):
         if cell:
             target = case
             for table in tables:
@@ -183,11 +214,11 @@ def _cell(text: str) -> Any:
         (12, 1500.0, 'A100 80GB', True, [1, 2], '007')
     """
     # TOML's parser takes 0.1 ms a cell: plain numbers need none.
-    if _NUMBER.fullmatch(text):
-        return float(text) if set(text) & set(".eE") else int(text)
     try:
+        if _NUMBER.fullmatch(text):
+            return float(text) if set(text) & set(".eE") else int(text)
         return tomllib.loads(f"cell = {text}")["cell"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

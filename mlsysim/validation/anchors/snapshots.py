@@ -11,6 +11,7 @@ from syrupy.data import Snapshot, SnapshotCollection, SnapshotCollections
 from syrupy.extensions.base import AbstractSyrupyExtension
 from syrupy.location import PyTestLocation
 
+from mlsysim.core.toml import file_text, reading, table_of
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.runner import breakdown, predict, result_of
 
@@ -51,9 +52,16 @@ def rounded(value: Any) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The snapshots of one source by case id; none if there is no file."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    """The snapshots of one source by case id; none if there is no file.
+
+    Raises:
+        DataError: the file is no JSON object of snapshots.
+    """
+    if not path.exists():
+        return {}
+    with reading(str(path)):
+        found = json.loads(file_text(path, str(path)))
+        return {case: table_of(kept, f"{path}: {case!r}") for case, kept in table_of(found, str(path)).items()}
 
 
 class AnchorSnapshotExtension(AbstractSyrupyExtension):

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from mlsysim.core.errors import DataError, MLSysError, UnknownNameError
-from mlsysim.core.spec import Spec
+from mlsysim.core.errors import MissingEntryError, UnknownNameError
+from mlsysim.core.spec import Spec, spec_of
 from mlsysim.core.toml import toml_file
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import call_of
@@ -65,17 +65,14 @@ def times(root: Path) -> Times | None:
     path = root / FILE
     if not path.exists():
         return None
-    try:
-        return Times.model_validate(toml_file(path))
-    except (ValueError, MLSysError) as error:
-        raise DataError(f"{path}: {error}") from None
+    return spec_of(Times, toml_file(path), str(path))
 
 
 def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
     """The case that each solver is timed on: its slowest if the tree names it, else its first.
 
     Raises:
-        DataError: a case that the tree names does not exist.
+        MissingEntryError: a case that the tree names does not exist.
     """
     limits = times(root)
     chosen: dict[str, Anchor] = {}
@@ -86,7 +83,7 @@ def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
     for solver, limit in {} if limits is None else limits.solver.items():
         if limit.case not in by_id or by_id[limit.case].source.solver != solver:
             own = [name for name, anchor in by_id.items() if anchor.source.solver == solver]
-            raise DataError(f"{root / FILE}: {UnknownNameError.among(f'case of {solver}', limit.case, own, shown=3)}")
+            raise MissingEntryError(f"{root / FILE}: {UnknownNameError.among(f'case of {solver}', limit.case, own, shown=3)}")
         chosen[solver] = by_id[limit.case]
     return chosen
 

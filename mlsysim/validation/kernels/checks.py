@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from mlsysim.core.errors import DataError, InputError, MLSysError, UnknownNameError
-from mlsysim.core.spec import Spec
-from mlsysim.core.toml import toml_file
+from mlsysim.core.errors import DataError, InputError, UnknownNameError
+from mlsysim.core.spec import Spec, spec_of
+from mlsysim.core.toml import tables_of, toml_file
 from mlsysim.validation.anchors.schema import Key, Text
 from mlsysim.validation.kernels.errors import ErrorStatistics, Times
 from mlsysim.validation.kernels.measured import MeasuredTable, measured_tables
@@ -154,38 +153,59 @@ class KernelCheck:
         return {"id": self.id, "found": found, "limit": self.limit, "held": held, "known_gap": self.known_gap}
 
 
+class Kernels(NamedTuple):
+    """Both roles of every table of a folder that is sound, and what is wrong with the files of others."""
+
+    parts: tuple[KernelPart, ...]
+    malformed: list[DataError]
+
+
 def parts(directory: Path) -> tuple[KernelPart, ...]:
-    """Both roles of every table in ``directory``; none without the folder. Read once a process.
+    """Both roles of every table in ``directory``; none without the folder.
 
     Raises:
-        DataError: a gate is malformed, or names what is not there.
+        DataError: a table or a gate is malformed, or a gate names what is not there.
     """
-    return _parts(directory.resolve()) if (directory / GATES_FILE).is_file() else ()
+    found = sound(directory)
+    if found.malformed:
+        raise found.malformed[0]
+    return found.parts
+
+
+def sound(directory: Path) -> Kernels:
+    """Both roles of every sound table in ``directory``, judged by its gates; read once a process."""
+    return _read(directory.resolve()) if (directory / GATES_FILE).exists() else Kernels((), [])
 
 
 def checks(directory: Path) -> list[tuple[KernelCheck, KernelPart]]:
     """Every gate's every statistic with the rows that it judges."""
-    return [(check, part) for part in parts(directory) for check in part.checks]
+    return [(check, part) for part in sound(directory).parts for check in part.checks]
 
 
 @functools.cache
-def _parts(directory: Path) -> tuple[KernelPart, ...]:
-    tables = measured_tables(directory)
-    judged = _checks(directory / GATES_FILE, {table.id: table for table in tables})
-    return tuple(
-        KernelPart(table, role, tuple(judged[table.id]) if role == VALIDATION else ())
+def _read(directory: Path) -> Kernels:
+    tables, malformed = measured_tables(directory)
+    judged: dict[str, list[KernelCheck]] = {}
+    try:
+        judged = _checks(directory / GATES_FILE, {table.id: table for table in tables}, whole=not malformed)
+    except DataError as error:
+        malformed = [*malformed, error]
+    found = [
+        KernelPart(table, role, tuple(judged.get(table.id, ())) if role == VALIDATION else ())
         for table in tables
         for role in (CALIBRATION, VALIDATION)
-    )
+    ]
+    return Kernels(tuple(found), malformed)
 
 
-def _checks(path: Path, tables: Mapping[str, MeasuredTable]) -> dict[str, list[KernelCheck]]:
+def _checks(path: Path, tables: Mapping[str, MeasuredTable], whole: bool) -> dict[str, list[KernelCheck]]:
+    """The checks of each table; a gate may name what is not there only where not the ``whole`` folder could be read."""
     found: dict[str, list[KernelCheck]] = {name: [] for name in tables}
     for gate in load_gates(path):
         named = [name for name, table in tables.items() if table.family == gate.family and fnmatchcase(name, gate.tables)]
-        if not named:
+        if whole and not named:
             raise DataError(f"{path}: gate {gate.id!r}: no table of {gate.family!r} is called {gate.tables!r}")
-        for gaps in gate.known_gaps.values():
+        for gaps in gate.known_gaps.values() if whole else ():
             for name in gaps:
                 if name not in named:
                     raise DataError(f"{path}: gate {gate.id!r}: {UnknownNameError.among('known_gaps', name, named)}")
@@ -198,17 +218,13 @@ def _checks(path: Path, tables: Mapping[str, MeasuredTable]) -> dict[str, list[K
 
 
 def load_gates(path: Path) -> list[KernelGate]:
-    """The gates of a file."""
-    try:
-        document = toml_file(path)
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path}: {error}") from None
+    """The gates of a file.
+
+    Raises:
+        DataError: it is malformed.
+    """
+    document = toml_file(path)
     if set(document) != {"gate"}:
         raise DataError(f"{path}: expected [[gate]] tables and nothing else, not {', '.join(document) or 'an empty file'}")
-    gates = []
-    for number, table in enumerate(document["gate"], start=1):
-        try:
-            gates.append(KernelGate(**table))
-        except MLSysError as error:
-            raise DataError(f"{path}: gate {table.get('id', number)!r}: {error}") from None
-    return gates
+    tables = tables_of(document, "gate", str(path))
+    return [spec_of(KernelGate, table, f"{path}: gate {table.get('id', number)!r}") for number, table in enumerate(tables, 1)]

@@ -6,11 +6,13 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlsysim.calibration import attention, collectives, gemm, siblings
-from mlsysim.core.toml import toml_file
+from mlsysim.core.errors import DataError
+from mlsysim.core.toml import reading, table_of, toml_file
 from mlsysim.hardware.registry import Hardware
+from mlsysim.physics.kernels.collectives import KINDS
 from mlsysim.validation.kernels.errors import Times
 from mlsysim.validation.kernels.predictions import PREDICTORS, device_times, fabric_times, gemm_times, table_times
 from mlsysim.validation.kernels.tables import KernelTable
@@ -41,19 +43,50 @@ class MeasuredTable:
         return KernelTable.read(self.path, role).where(**self.select)
 
 
-def measured_tables(directory: Path) -> list[MeasuredTable]:
+class Found(NamedTuple):
+    """The tables of a folder that are sound, and what is wrong with the files of others."""
+
+    tables: list[MeasuredTable]
+    malformed: list[DataError]
+
+
+# The tables of one file, made when asked for: a malformed file leaves out its own.
+_File = Callable[[], Iterator[MeasuredTable]]
+
+
+def measured_tables(directory: Path) -> Found:
     """All tables of a folder such as ``anchors/kernels``, in the order of its heads."""
-    return [*_gemm(directory), *_peaks(directory), *_attention(directory), *_collectives(directory), *_multinode(directory)]
+    tables: list[MeasuredTable] = []
+    malformed: list[DataError] = []
+    for family in (_gemm, _peaks, _attention, _collectives, _multinode):
+        try:
+            files = list(family(directory))
+        except DataError as error:
+            malformed.append(error)
+            continue
+        for file in files:
+            try:
+                tables += file()
+            except DataError as error:
+                malformed.append(error)
+    told = {str(error): error for error in malformed}  # families share heads
+    return Found(tables, list(told.values()))
 
 
-def _gemm(directory: Path) -> Iterator[MeasuredTable]:
-    for device, head in _devices(directory / "gemm.toml"):
-        node = Hardware[head["hardware"]]
-        for dtype in head["dtypes"]:
+def _gemm(directory: Path) -> Iterator[_File]:
+    for device, head, place in _devices(directory / "gemm.toml"):
+        yield functools.partial(_gemm_tables, directory / f"gemm_{device}.csv", device, head, place)
+
+
+def _gemm_tables(path: Path, device: str, head: Mapping[str, Any], place: str) -> Iterator[MeasuredTable]:
+    with reading(place):
+        node, dtypes = Hardware[head["hardware"]], list(head["dtypes"])
+        KernelTable.read(path).refuse_others("dtype", dtypes)
+        for dtype in dtypes:
             yield MeasuredTable(
                 id=f"gemm-{device}-{dtype}",
                 family="kernels: gemm",
-                path=directory / f"gemm_{device}.csv",
+                path=path,
                 select={"dtype": dtype},
                 predict=functools.partial(gemm_times, kernel=gemm.gemm_kernel(device, dtype), node=node, dtype=dtype),
                 coefficients=gemm.fitted_names(device, dtype),
@@ -61,9 +94,14 @@ def _gemm(directory: Path) -> Iterator[MeasuredTable]:
             )
 
 
-def _peaks(directory: Path) -> Iterator[MeasuredTable]:
+def _peaks(directory: Path) -> Iterator[_File]:
     path = directory / "matmul_peak.csv"
     if path.is_file():
+        yield functools.partial(_peak_table, path)
+
+
+def _peak_table(path: Path) -> Iterator[MeasuredTable]:
+    with reading(str(path)):
         kinds = dict.fromkeys((row["device"], row["dtype"]) for row in KernelTable.read(path).rows)
         yield MeasuredTable(
             id="gemm-peaks",
@@ -76,50 +114,70 @@ def _peaks(directory: Path) -> Iterator[MeasuredTable]:
         )
 
 
-def _attention(directory: Path) -> Iterator[MeasuredTable]:
-    for phase, predictor in PREDICTORS.items():
-        for device, head in _devices(directory / "attention.toml"):
+def _attention(directory: Path) -> Iterator[_File]:
+    for phase in PREDICTORS:
+        for device, head, place in _devices(directory / "attention.toml"):
+            path = directory / f"attention_{phase}_{device}.csv"
+            yield functools.partial(_attention_table, path, phase, device, head, place)
+
+
+def _attention_table(path: Path, phase: str, device: str, head: Mapping[str, Any], place: str) -> Iterator[MeasuredTable]:
+    KernelTable.read(path)
+    with reading(place):
+        yield MeasuredTable(
+            id=f"attention-{phase}-{device}",
+            family=f"kernels: attention {phase}",
+            path=path,
+            select={},
+            predict=functools.partial(PREDICTORS[phase](head), attention.fitted_values(phase, device)),
+            coefficients=attention.fitted_names(phase, device),
+            residuals=functools.partial(attention.residuals, phase, device),
+        )
+
+
+def _collectives(directory: Path) -> Iterator[_File]:
+    for device, interconnect in collectives.measured_devices().items():
+        yield functools.partial(_collective_table, directory / f"collectives_{device}.csv", device, interconnect)
+
+
+def _collective_table(path: Path, device: str, interconnect: str) -> Iterator[MeasuredTable]:
+    KernelTable.read(path).refuse_others("kind", KINDS)
+    yield MeasuredTable(
+        id=f"collectives-{device}",
+        family=f"collectives: {interconnect.rstrip('0123456789')}",
+        path=path,
+        select={},
+        predict=functools.partial(device_times, device=collectives.collective_coefficients(device)),
+        coefficients=collectives.fitted_names("device", device),
+        residuals=functools.partial(collectives.residuals, "device", device),
+    )
+
+
+def _multinode(directory: Path) -> Iterator[_File]:
+    yield functools.partial(_fabric_tables, directory / "collectives_multinode.csv")
+
+
+def _fabric_tables(path: Path) -> Iterator[MeasuredTable]:
+    rows = KernelTable.read(path).rows
+    with reading(str(path)):
+        for fabric in sorted({row["fabric"] for row in rows}):
+            names = sorted({row["device"] for row in rows if row["fabric"] == fabric})
+            devices = {name: collectives.collective_coefficients(name) for name in names}
+            inside = (part for name in names for part in collectives.fitted_names("device", name))
             yield MeasuredTable(
-                id=f"attention-{phase}-{device}",
-                family=f"kernels: attention {phase}",
-                path=directory / f"attention_{phase}_{device}.csv",
-                select={},
-                predict=functools.partial(predictor(head), attention.fitted_values(phase, device)),
-                coefficients=attention.fitted_names(phase, device),
-                residuals=functools.partial(attention.residuals, phase, device),
+                id=f"collectives-multinode-{fabric}",
+                family="collectives: multi-node",
+                path=path,
+                select={"fabric": fabric},
+                predict=functools.partial(fabric_times, devices=devices, fabric=collectives.fabric_coefficients(fabric)),
+                coefficients=(*collectives.fitted_names("fabric", fabric), *inside),
+                residuals=functools.partial(collectives.residuals, "fabric", fabric),
             )
 
 
-def _collectives(directory: Path) -> Iterator[MeasuredTable]:
-    for device, interconnect in collectives.measured_devices().items():
-        yield MeasuredTable(
-            id=f"collectives-{device}",
-            family=f"collectives: {interconnect.rstrip('0123456789')}",
-            path=directory / f"collectives_{device}.csv",
-            select={},
-            predict=functools.partial(device_times, device=collectives.collective_coefficients(device)),
-            coefficients=collectives.fitted_names("device", device),
-            residuals=functools.partial(collectives.residuals, "device", device),
-        )
-
-
-def _multinode(directory: Path) -> Iterator[MeasuredTable]:
-    path = directory / "collectives_multinode.csv"
-    rows = KernelTable.read(path).rows
-    for fabric in sorted({row["fabric"] for row in rows}):
-        names = sorted({row["device"] for row in rows if row["fabric"] == fabric})
-        devices = {name: collectives.collective_coefficients(name) for name in names}
-        inside = (part for name in names for part in collectives.fitted_names("device", name))
-        yield MeasuredTable(
-            id=f"collectives-multinode-{fabric}",
-            family="collectives: multi-node",
-            path=path,
-            select={"fabric": fabric},
-            predict=functools.partial(fabric_times, devices=devices, fabric=collectives.fabric_coefficients(fabric)),
-            coefficients=(*collectives.fitted_names("fabric", fabric), *inside),
-            residuals=functools.partial(collectives.residuals, "fabric", fabric),
-        )
-
-
-def _devices(head: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from toml_file(head)["device"].items()
+def _devices(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """The devices that a head names, with what it says of each and its place in the file."""
+    devices = table_of(toml_file(path).get("device"), f"{path}: [device]")
+    for device, head in devices.items():
+        place = f"{path}: [device.{device}]"
+        yield device, table_of(head, place), place

@@ -6,7 +6,8 @@ row's inputs, so that it neither depends on the value nor on the order of the fi
 
 from __future__ import annotations
 
-import csv
+import functools
+import math
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,9 +15,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mlsysim.core.csv_file import opened_table, table_lines
 from mlsysim.core.errors import DataError
 
 CALIBRATION, VALIDATION = "calibration", "validation"
+# The columns whose cells are text; those of all others are numbers.
+_TEXT = {
+    *("id", "role", "dtype", "attn_dtype", "kv_cache_dtype", "kind", "device", "fabric", "system", "time_from"),
+    *("source", "locator", "note"),
+}
 
 
 def role_of(inputs: Iterable[object]) -> str:
@@ -33,24 +40,31 @@ def role_of(inputs: Iterable[object]) -> str:
 class KernelTable:
     """Rows of one CSV as columns; ``role`` and ``measured_s`` are always there."""
 
-    def __init__(self, rows: Sequence[dict[str, str]]) -> None:
+    def __init__(self, rows: Sequence[dict[str, str]], path: Path | None = None) -> None:
         self.rows = list(rows)
+        self.path = path
 
     @classmethod
     def read(cls, path: Path, role: str | None = None) -> KernelTable:
         """The rows of ``path`` with ``role`` (all of them without one).
 
         Raises:
-            DataError: a row has another role, or no positive time.
+            DataError: the file cannot be read, or a row has another role, no positive time or a cell that is no number.
         """
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        for number, row in enumerate(rows, start=2):
-            if row.get("role") not in (CALIBRATION, VALIDATION):
-                raise DataError(f"{path.name} line {number}: role = {row.get('role')!r}: expected calibration or validation")
-            if not float(row["measured_s"]) > 0:
-                raise DataError(f"{path.name} line {number}: measured_s = {row['measured_s']!r}: expected a time > 0")
-        return cls([row for row in rows if role in (None, row["role"])])
+        status = path.stat() if path.exists() else None
+        rows = _rows(path, (status.st_mtime_ns, status.st_size) if status else (0, -1))
+        return cls([row for row in rows if role in (None, row["role"])], path)
+
+    def refuse_others(self, column: str, known: Iterable[str]) -> None:
+        """Refuses rows that no reader of the table would take.
+
+        Raises:
+            DataError: the ``column`` has something that is not ``known``.
+        """
+        listed = tuple(known)
+        for row in self.rows:
+            if row.get(column) not in listed:
+                raise DataError(f"{self.path}: {column} = {row.get(column)!r}: expected one of {', '.join(listed)}")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,3 +76,33 @@ class KernelTable:
     def where(self, **values: str) -> KernelTable:
         """The rows that have these values."""
         return KernelTable([row for row in self.rows if all(row[column] == value for column, value in values.items())])
+
+
+@functools.lru_cache(maxsize=64)
+def _rows(path: Path, state: tuple[int, int]) -> tuple[dict[str, str], ...]:
+    """The checked rows of a file, read once a process unless it changes. Not to be changed."""
+    with opened_table(path, str(path)) as file:
+        lines = table_lines(file, str(path))
+        _, columns = next(lines)
+        if missing := [column for column in ("role", "measured_s") if column not in columns]:
+            raise DataError(f"{path}: no column {missing[0]!r}")
+        numbers = [column for column in columns if column not in _TEXT]
+        rows = []
+        for line, cells in lines:
+            row = dict(zip(columns, cells, strict=True))
+            if row["role"] not in (CALIBRATION, VALIDATION):
+                raise DataError(f"{path}: line {line}: role = {row['role']!r}: expected calibration or validation")
+            for column in numbers:
+                if not _is_number(row[column], column == "measured_s"):
+                    expected = "a time > 0" if column == "measured_s" else "a number >= 0"
+                    raise DataError(f"{path}: line {line}: {column} = {row[column]!r}: expected {expected}")
+            rows.append(row)
+    return tuple(rows)
+
+
+def _is_number(cell: str, positive: bool) -> bool:
+    try:
+        number = float(cell)
+    except ValueError:
+        return False
+    return 0 < number < math.inf if positive else 0 <= number < math.inf

@@ -5,7 +5,6 @@ An aim that is missed says so in ``known_gaps``: a strict xfail, which turns red
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,9 +13,9 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from mlsysim.core.errors import DataError, InconsistentError, MLSysError, UnknownNameError
-from mlsysim.core.spec import Spec
-from mlsysim.core.toml import toml_file
+from mlsysim.core.errors import InconsistentError, UnknownNameError
+from mlsysim.core.spec import Spec, spec_of
+from mlsysim.core.toml import only_keys, tables_of, toml_file
 from mlsysim.validation.anchors.schema import Key, Text
 from mlsysim.validation.report.left_out import HeldOut
 from mlsysim.validation.report.statistics import Row, Summary, kernels_by_family, quantile, summarise
@@ -172,32 +171,23 @@ def _measured(measure: str, rows: Sequence[Row]) -> float | None:
 
 def checks(root: Path) -> list[TargetCheck]:
     """The checks of every measure of every target under ``root``; none without the file."""
-    targets = [_built(root, Target, table) for table in _document(root).get("target", [])]
-    return [TargetCheck(target, measure) for target in targets for measure in target.limits]
+    return [TargetCheck(target, measure) for target in _built(root, Target, "target") for measure in target.limits]
 
 
 def held_out_groups(root: Path) -> list[HeldOut]:
     """The groups that are predicted without some sources, beside each source without itself."""
-    groups = [_built(root, Group, table) for table in _document(root).get("held_out", [])]
-    return [HeldOut(group.id, group.without, group.cases) for group in groups]
+    return [HeldOut(group.id, group.without, group.cases) for group in _built(root, Group, "held_out")]
 
 
 def _document(root: Path) -> dict[str, Any]:
     path = root / FILE
     if not path.exists():
         return {}
-    try:
-        document = toml_file(path)
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path}: {error}") from None
-    for name in document:
-        if name not in ("target", "held_out"):
-            raise DataError(f"{path}: {UnknownNameError.among('key', name, ('target', 'held_out'))}")
+    document = toml_file(path)
+    only_keys(document, ("target", "held_out"), str(path))
     return document
 
 
-def _built(root: Path, kind: type[T], table: dict[str, Any]) -> T:
-    try:
-        return kind(**table)
-    except MLSysError as error:
-        raise DataError(f"{root / FILE}: {table.get('id', 'an entry without id')}: {error}") from None
+def _built(root: Path, kind: type[T], key: str) -> list[T]:
+    tables = tables_of(_document(root), key, str(root / FILE))
+    return [spec_of(kind, table, f"{root / FILE}: {table.get('id', 'an entry without id')}") for table in tables]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mlsysim.core.errors import DataError
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.comparison import PAPER_MATCH, compare, relative
 from mlsysim.validation.anchors.record_keys import MOVE, ROW
@@ -68,7 +69,11 @@ def test_snapshot(cases: tuple[Anchor, ...], request: pytest.FixtureRequest) -> 
     if update and hasattr(request.config, "workerinput"):
         pytest.fail("--snapshot-update writes one file from many tests: run it without -n", pytrace=False)
     path = cases[0].snapshot_path
-    now, before = {anchor.id: snapshots.contents(anchor) for anchor in cases}, snapshots.read(path)
+    now = {anchor.id: snapshots.contents(anchor) for anchor in cases}
+    try:
+        before = snapshots.read(path)
+    except DataError as error:
+        pytest.fail(str(error), pytrace=False)
     if update:
         for anchor in cases:
             was, kept = before.get(anchor.id), now[anchor.id]
@@ -133,7 +138,7 @@ def test_runs_hold(cases: tuple[Anchor, ...]) -> None:
                 continue
             try:
                 check(anchor)
-            except pytest.fail.Exception as failure:
+            except (pytest.fail.Exception, DataError) as failure:
                 failures.append(str(failure))
     if failures:
         pytest.fail("\n".join(failures), pytrace=False)

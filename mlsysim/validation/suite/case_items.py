@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from mlsysim.core.errors import DataError
 from mlsysim.validation.anchors.anchor import Anchor
-from mlsysim.validation.anchors.loading import anchor_files, load_all
+from mlsysim.validation.anchors.comparison import relative
+from mlsysim.validation.anchors.loading import anchor_files, load_sound
 
 
 class CaseItem(pytest.Item):
@@ -45,17 +47,44 @@ class CaseItem(pytest.Item):
         return self.path, self._place[1], self.name
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any) -> Any:
-        """The message alone, where the test failed with one; the trace of everything else."""
-        if isinstance(excinfo.value, pytest.fail.Exception) and not excinfo.value.pytrace:
+        """The message alone, where the test failed with one or a file is wrong; the trace of everything else."""
+        told = isinstance(excinfo.value, pytest.fail.Exception) and not excinfo.value.pytrace
+        if told or isinstance(excinfo.value, DataError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, *args)
 
 
-def case_items(module: pytest.Module, name: str, test: FunctionType, place: Path) -> list[CaseItem]:
+class MalformedItem(pytest.Item):
+    """A file that cannot be read: one test, which fails with what is wrong, while the others' cases are tested."""
+
+    def __init__(self, *, error: DataError, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.error = error
+
+    def runtest(self) -> None:
+        """Fails."""
+        pytest.fail(str(self.error), pytrace=False)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """The module's file, and the name of the test."""
+        return self.path, None, self.name
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any) -> str:
+        """What is wrong, on one line."""
+        return str(excinfo.value)
+
+
+def malformed_item(module: pytest.Collector, error: DataError) -> MalformedItem:
+    """The failing test of a file that cannot be read, named after the file."""
+    file = Path(str(error).partition(": ")[0])
+    return MalformedItem.from_parent(module, name=f"test_file_is_sound[{relative(file)}]", error=error)
+
+
+def case_items(module: pytest.Module, name: str, test: FunctionType, place: Path) -> tuple[list[CaseItem], list[DataError]]:
     """An item for each case of the anchor file, or the tree of them, at ``place`` that the test is for.
 
-    Raises:
-        DataError: a file is malformed.
+    Returns:
+        The items, and what is wrong with malformed files, whose cases are left out.
     """
     applies_to: Callable[[Anchor], bool] = getattr(test, "applies_to", lambda anchor: True)
     marks_for: Callable[[Anchor], Iterable[pytest.MarkDecorator]] = getattr(test, "marks_for", lambda anchor: ())
@@ -63,10 +92,11 @@ def case_items(module: pytest.Module, name: str, test: FunctionType, place: Path
     code = test.__code__
     at = (os.path.relpath(code.co_filename, module.config.rootpath), code.co_firstlineno - 1)
     items = []
-    for anchor in load_all(files):
+    anchors, malformed = load_sound(files)
+    for anchor in anchors:
         if applies_to(anchor):
             item = CaseItem.from_parent(module, name=f"{name}[{anchor.id}]", test=test, anchor=anchor, place=at)
             for mark in marks_for(anchor):
                 item.add_marker(mark)
             items.append(item)
-    return items
+    return items, malformed

@@ -16,8 +16,8 @@ from mlsysim.validation.report import accuracy, export, left_out, targets
 
 
 def rows(root: Path) -> tuple[dict[str, Any], ...]:
-    """The comparison of every case, in the order of files and ids."""
-    return _compared(tuple(anchor for path in loading.anchor_files(root) for anchor in loading.load(path)))
+    """The comparison of every case of the sound files, in the order of files and ids."""
+    return _compared(tuple(loading.load_sound(loading.anchor_files(root)).anchors))
 
 
 @functools.lru_cache(maxsize=4)
@@ -27,8 +27,8 @@ def _compared(anchors: tuple[Anchor, ...]) -> tuple[dict[str, Any], ...]:
 
 
 def kernel_rows(root: Path) -> tuple[dict[str, Any], ...]:
-    """The errors of every table of kernels."""
-    return _judged(kernels.parts(root / loading.KERNEL_TABLES))
+    """The errors of every sound table of kernels."""
+    return _judged(kernels.sound(root / loading.KERNEL_TABLES).parts)
 
 
 @functools.lru_cache(maxsize=4)

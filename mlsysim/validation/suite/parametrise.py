@@ -2,76 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlsysim.core.errors import DataError, MissingEntryError
 from mlsysim.validation.anchors import layouts, loading
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.times import timed_cases
+from mlsysim.validation.kernels import checks as kernels
 from mlsysim.validation.report import left_out, targets
 
 
-def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
+def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> list[DataError]:
     """Parametrises the argument ``name`` from the anchor file, or the tree of them, at ``place``.
 
     A test function may carry ``applies_to`` (which anchors it is for) and ``marks_for`` (what marks each gets).
+
+    Returns:
+        What is wrong with malformed files, whose cases are left out.
     """
+    params: list[Any] = []
     if name.startswith("kernel"):
-        _kernels(metafunc, name, place / loading.KERNEL_TABLES)
-        return
+        found = kernels.sound(place / loading.KERNEL_TABLES)
+        if name == "kernel_table":
+            params = [pytest.param(part, id=part.id) for part in found.parts]
+        else:
+            params = [_param((check, part), check.id, check.known_gap) for part in found.parts for check in part.checks]
+        metafunc.parametrize(name, params)
+        return found.malformed
+    anchors, malformed = loading.load_sound([place] if place.is_file() else loading.anchor_files(place))
+    try:
+        params = _params(metafunc.function, name, place, anchors, malformed)
+    except DataError as error:
+        if not (malformed and isinstance(error, MissingEntryError)):  # the case may stand in a file that was left out
+            malformed = [*malformed, error]
+    metafunc.parametrize(name, params)
+    return malformed
+
+
+def _params(
+    function: Callable[..., None], name: str, place: Path, anchors: Sequence[Anchor], malformed: list[DataError]
+) -> list[Any]:
     if name == "target":
-        _known_gaps(metafunc, name, targets.checks(place))
-        return
+        return [_param(check, check.id, check.known_gap) for check in targets.checks(place)]
     if name == "layout":
-        _known_gaps(metafunc, name, layouts.checks(place))
-        return
+        return [_param(check, check.id, check.known_gap) for check in layouts.checks(place)]
     if name == "timed_search":
-        metafunc.parametrize(name, [pytest.param(search, id=search.id) for search in layouts.timed_searches(place)])
-        return
+        return [pytest.param(search, id=search.id) for search in layouts.timed_searches(place)]
     if name == "left_out":
-        metafunc.parametrize(name, [pytest.param(entry, id=entry) for entry in left_out.read(place, left_out.TRAINING_FILE)])
-        return
-    files = [place] if place.is_file() else loading.anchor_files(place)
+        return [pytest.param(entry, id=entry) for entry in left_out.read(place, left_out.TRAINING_FILE)]
     if name == "family":
-        gated = {path.parent for path in files if loading.load_gate(path.parent) is not None}
-        metafunc.parametrize(name, sorted(folder.name for folder in gated))
-        return
-    applies_to = getattr(metafunc.function, "applies_to", lambda anchor: True)
-    anchors = [anchor for anchor in loading.load_all(files) if applies_to(anchor)]
+        return _gated(place, malformed)
+    applies_to = getattr(function, "applies_to", lambda anchor: True)
+    chosen = [anchor for anchor in anchors if applies_to(anchor)]
     if name == "timed":
-        chosen = timed_cases(place, anchors)
-        metafunc.parametrize(name, [pytest.param(anchor, id=solver) for solver, anchor in sorted(chosen.items())])
-    elif name == "cases":
+        return [pytest.param(anchor, id=solver) for solver, anchor in sorted(timed_cases(place, chosen).items())]
+    if name == "cases":
         by_file: dict[Path, list[Anchor]] = {}
-        for anchor in anchors:
+        for anchor in chosen:
             by_file.setdefault(anchor.path, []).append(anchor)
-        metafunc.parametrize(name, [pytest.param(tuple(cases), id=cases[0].source.key) for cases in by_file.values()])
-    else:
-        marks_for = getattr(metafunc.function, "marks_for", lambda anchor: ())
-        metafunc.parametrize(name, [pytest.param(anchor, id=anchor.id, marks=marks_for(anchor)) for anchor in anchors])
+        return [pytest.param(tuple(cases), id=cases[0].source.key) for cases in by_file.values()]
+    marks_for = getattr(function, "marks_for", lambda anchor: ())
+    return [pytest.param(anchor, id=anchor.id, marks=marks_for(anchor)) for anchor in chosen]
 
 
-def _kernels(metafunc: pytest.Metafunc, name: str, place: Path) -> None:
-    """Parametrise by each role of a table, or by each of its gates; a known gap is a strict xfail."""
-    from mlsysim.validation.kernels import checks as kernels
-
-    if name == "kernel_table":
-        metafunc.parametrize(name, [pytest.param(part, id=part.id) for part in kernels.parts(place)])
-        return
-    params = []
-    for check, part in kernels.checks(place):
-        gap = pytest.mark.xfail(reason=f"known gap: {check.known_gap}", strict=True, raises=pytest.fail.Exception)
-        params.append(pytest.param((check, part), id=check.id, marks=(gap,) if check.known_gap else ()))
-    metafunc.parametrize(name, params)
+def _gated(place: Path, malformed: list[DataError]) -> list[str]:
+    """The families with a gate that can be read."""
+    gated = []
+    for folder in sorted({path.parent for path in loading.anchor_files(place)}):
+        try:
+            if loading.load_gate(folder) is not None:
+                gated.append(folder.name)
+        except DataError as error:
+            malformed.append(error)
+    return gated
 
 
-def _known_gaps(metafunc: pytest.Metafunc, name: str, checks: Iterable[Any]) -> None:
-    """Parametrise by each check; a known gap is a strict xfail."""
-    params = []
-    for check in checks:
-        gap = pytest.mark.xfail(reason=f"known gap: {check.known_gap}", strict=True, raises=pytest.fail.Exception)
-        params.append(pytest.param(check, id=check.id, marks=(gap,) if check.known_gap else ()))
-    metafunc.parametrize(name, params)
+def _param(value: object, id: str, known_gap: str) -> Any:
+    """One check; a known gap is a strict xfail."""
+    gap = pytest.mark.xfail(reason=f"known gap: {known_gap}", strict=True, raises=pytest.fail.Exception)
+    return pytest.param(value, id=id, marks=(gap,) if known_gap else ())
