@@ -288,7 +288,8 @@ def simulated(pace, rate, count):
         if not decoding:
             return (pace.alone_s - pace.front_s) * tokens / prompt
         step = pace.passes.decode(float(decoding), pace.setting.context)
-        joined = tokens and pace.passes.joining_s(step, float(decoding), prompt, float(tokens)) * tokens / prompt
+        beside = max(tokens - min(prompt, budget), 0.0)
+        joined = tokens and pace.passes.joining_s(step, float(decoding), prompt, beside) * tokens / prompt
         return float(step.total_s + joined)
 
     arrivals = np.cumsum(np.random.default_rng(3).exponential(1 / rate, count)).tolist()

@@ -92,7 +92,8 @@ class Paces:
         """A decode step of each number of requests, and what a prompt adds to it."""
         prompt, sequences = self.setting.prompt, self.beams * batch
         step = self.passes.decode(sequences, _context(self.setting, self.beams))
-        joined_s = self.passes.joining_s(step, sequences, prompt, batch * prompt / self.setting.output)
+        beside = np.maximum(batch * prompt / self.setting.output - min(prompt, self.step_tokens), 0.0)
+        joined_s = self.passes.joining_s(step, sequences, prompt, beside)
         step_s, joined_s = (np.broadcast_to(np.asarray(part, float), batch.shape) for part in (step.total_s, joined_s))
         return step_s, joined_s
 
@@ -169,8 +170,8 @@ class Paces:
         prompt, levels = self.setting.prompt, self._levels
         batch, base_s, prompts = levels[:, None].astype(float), self.step_s[levels - 1], np.arange(most + 1.0)
         step = self.passes.decode(self.beams * batch, _context(self.setting, self.beams))
-        each_step = np.maximum(prompts, 1.0) * min(prompt, self.step_tokens)
-        added_s = prompts * np.asarray(self.passes.joining_s(step, self.beams * batch, prompt, each_step), float)
+        beside = np.maximum(prompts - 1, 0.0) * min(prompt, self.step_tokens)
+        added_s = prompts * np.asarray(self.passes.joining_s(step, self.beams * batch, prompt, beside), float)
         steps = np.maximum(prompts * prompt / np.maximum(self.step_tokens - batch, 1.0), 1.0)
         begun = np.where(prompts > 1, steps, np.ceil(steps))
         shared_s = ((begun - steps) * added_s / steps)[:, 1]

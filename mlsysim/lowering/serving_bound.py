@@ -86,9 +86,9 @@ class BoundPasses:
         """The prompts of ``batch`` sequences."""
         return prefill_s(self.work, batch, prompt, self.setting.keys, self.machine)
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences."""
-        prompts = maximum(tokens_a_step / prompt, 1.0)
+        prompts = 1 + beside / prompt
         return self.prompts_beside_s(step, batch, prompts, prompt, self.setting.keys) / prompts
 
     def prompts_beside_s(self, step: Step, batch: Num, prompts: Num, new: Num, keys: Num, cached: Num = 0.0) -> Num:

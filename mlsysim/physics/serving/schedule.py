@@ -59,11 +59,8 @@ class Passes(Protocol):
     def decode(self, batch: Num, context: Num) -> Step:
         """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences.
-
-        ``tokens_a_step``: tokens of all prompts that join one step, this one included.
-        """
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
+        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences that ``beside`` tokens of others join."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +87,11 @@ class EnginePasses(ServedModel):
         """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
         return decode_pass(self, batch, context)
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; one too long for a step joins several."""
-        tokens = joined_tokens(prompt, tokens_a_step, self.step_tokens)
+        tokens = minimum(prompt, self.step_tokens) + beside
         added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens)
         return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
-
-
-def joined_tokens(prompt: Num, tokens_a_step: Num, step_tokens: Num) -> Num:
-    """Tokens of prompts in a step that a prompt joins: of its own as many as fit a step, and all of the others' beside it.
-
-    Example:
-        >>> joined_tokens(1024.0, 1536.0, 8192.0), joined_tokens(20000.0, 21000.0, 8192.0)
-        (1536.0, 9192.0)
-    """
-    return minimum(prompt, step_tokens) + maximum(tokens_a_step - prompt, 0.0)
 
 
 def static_batch(passes: Passes, batch: Num, prompt: Num, output: Num, context: Num) -> Served:
@@ -127,10 +114,10 @@ def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, o
 
         request = front + (half a step until the next begins) + O step(B) + B prompt in a step.
 
-    In each step (B - 1)/O of the others' prompts join. Those of its own prompt's step, and of the half before it, keep a request
-    from its first token; the rest comes between its later tokens. A prompt meets 1 + (B - 1)/O in its step, itself included.
-    Alone it waits for nobody. Beyond B requests the places are always taken, and a request takes ``concurrency``/B times what
-    one holds a place.
+    In each step (B - 1)/O of the others' prompts join. Those of its own prompt's step, and of the half before it, keep a
+    request from its first token, by up to a fifth longer where several join each step and so end together; the rest comes
+    between its later tokens. A prompt meets 1 + (B - 1)/O in its step, itself included. Alone it waits for nobody. Beyond B
+    requests the places are always taken, and a request takes ``concurrency``/B times what one holds a place.
 
     ``rounds``: requests of each slot in all. The first of each come all at once, so that (B - 1)/2 prompts, a step each, are
     computed before one's own (0: steady state, none do).
@@ -140,7 +127,7 @@ def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, o
     step_s, others = step.total_s, batch - 1
     alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
     # A prompt that would add more than a pass of its own has one.
-    joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * (1 + others / output)), alone_s - front_s)
+    joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * others / output), alone_s - front_s)
     first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
     queued = first_share * others / 2
     ahead = (1 - first_share) * minimum(1.5 * others / output, others) + queued
@@ -167,7 +154,7 @@ def most_throughput(
     step = passes.decode(batch, prompt + output / 2)
     step_s = step.total_s
     prompt_tokens = maximum(batch * prompt / output, where(requests > 0, minimum(step_tokens, batch * prompt), 0.0))
-    joined_s = passes.joining_s(step, batch, prompt, prompt_tokens)
+    joined_s = passes.joining_s(step, batch, prompt, maximum(prompt_tokens - minimum(prompt, step_tokens), 0.0))
     half_step_s = passes.decode(batch / 2, prompt + output / 2).total_s
     sequence_s = (step_s - half_step_s) / (batch / 2)
     ramp = minimum(batch * prompt / prompt_tokens, output)

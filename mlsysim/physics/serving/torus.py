@@ -25,7 +25,7 @@ from mlsysim.physics.serving.deployment import (
 )
 from mlsysim.physics.serving.passes import PassTime, decode_layer_attention_s, prefill_layer_attention_s
 from mlsysim.physics.serving.products import Product, product_s, scaled
-from mlsysim.physics.serving.schedule import Step, joined_tokens
+from mlsysim.physics.serving.schedule import Step
 from mlsysim.physics.serving.torus_partition import Divided, Torus, divided, exchange_s
 
 
@@ -83,10 +83,10 @@ class TorusDeployment:
         """Seconds of the prompts of ``batch`` sequences, to their first token."""
         return self.prefill(batch, prompt).total_s
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences: what the pass has beyond the step."""
         alone = cast("PassTime", step)
-        tokens = joined_tokens(prompt, tokens_a_step, self.step_tokens)
+        tokens = minimum(prompt, self.step_tokens) + beside
         added = self._prompts(tokens / prompt / self.pp, prompt)
         joined = self._pass((batch + tokens) / self.pp, batch / self.pp, added, batch)
         products_s = joined.weights_s + joined.elementwise_s - alone.weights_s - alone.elementwise_s
