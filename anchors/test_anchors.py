@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-from mlsysim.fitting.left_out_tests import test_every_source_is_left_out_once, test_left_out, test_serving_left_out
+from mlsysim.fitting.left_out_tests import (
+    test_every_source_is_left_out_once,
+    test_evidence,
+    test_left_out,
+    test_serving_left_out,
+)
 from mlsysim.validation.suite.anchor_tests import (
     test_bound_is_not_beaten,
     test_feasible_as_stated,
@@ -13,6 +18,7 @@ from mlsysim.validation.suite.anchor_tests import (
 )
 from mlsysim.validation.suite.suite_tests import (
     test_family_gate,
+    test_intervals_hold_what_they_say,
     test_layout,
     test_no_orphan_snapshots,
     test_page_is_current,
@@ -26,9 +32,11 @@ ANCHORS = Path(__file__).parent
 __all__ = [
     "test_bound_is_not_beaten",
     "test_every_source_is_left_out_once",
+    "test_evidence",
     "test_family_gate",
     "test_feasible_as_stated",
     "test_in_band",
+    "test_intervals_hold_what_they_say",
     "test_layout",
     "test_left_out",
     "test_no_orphan_snapshots",

@@ -45,7 +45,7 @@ ARROWS = {
     "solvers.operations": ("solvers.", "lowering", *BELOW_LOWERING),
     "tables": BELOW_TABLES,
     "validation.anchors": ("tables", LAZY, *BELOW_TABLES),  # the facade has only rooms below it
-    "validation.report": ("validation.anchors", "core"),
+    "validation.report": ("validation.anchors", "calibration", "core"),
     "validation.kernels": ("validation.anchors", "validation.report", *BELOW_LOWERING),
     "validation.suite": ("validation.anchors", "validation.report", "validation.kernels", "core"),
     "validation": ("validation", "core"),

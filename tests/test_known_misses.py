@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlsysim.fitting import known_misses
+from mlsysim.validation.anchors import known_misses
 from mlsysim.validation.anchors.loading import load
 
 SOURCE = """

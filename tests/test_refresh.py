@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.fitting import left_out_serving, left_out_training, refresh
+from mlsysim.fitting import evidence, left_out_serving, left_out_training, refresh
 from mlsysim.fitting.families import CALIBRATIONS
 from mlsysim.fitting.left_out_tests import test_every_source_is_left_out_once as every_source_is_left_out_once
 from mlsysim.fitting.toml_text import toml_tables
@@ -34,6 +34,8 @@ def root(tmp_path, monkeypatch):
         shutil.copy(REPOSITORY / "snapshots" / "training" / f"{source}.json", tmp_path / "snapshots" / "training")
     written = read(REPOSITORY / "anchors", TRAINING_FILE)
     (folder / TRAINING_FILE).write_text(toml_tables({name: written[name] for name in SOURCES}, "Left out."))
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(evidence, "DATA", tmp_path / "data")
     monkeypatch.setattr(refresh, "FAMILIES", {})
     monkeypatch.setattr(refresh, "STUDIES", {})
     monkeypatch.setattr(refresh, "apart", lambda function, *arguments: function(*arguments))

@@ -25,9 +25,13 @@ writes it as CSV: all columns in order, then
 
   predicted   in the row's own metric and unit ("fits" or "OOM" for a table of
               layouts); empty where it cannot be told
+  low, high   where nine in ten measurements are expected
   feasible    whether the plan fits the memory
-  basis       calibrated (measured kernels and a software stack) or bound
-              (physics and datasheets only)
+  basis       calibrated (measured kernels and a software stack), transferred
+              (those of a relative: this stack or accelerator was not measured)
+              or bound (physics and datasheets only)
+  scope       the measured runs that low and high rest on; of a row whose source
+              is no publication that was measured, all sources left out of fits
   stack_used  the software stack; "generic" for a framework that is not known
   reason      why there is no prediction, or why the plan does not fit
 

@@ -1,4 +1,4 @@
-"""Serving without a device, an engine or a model.
+"""Serving without a device, an engine, a model or a source.
 
 Engines and devices are fitted again to the calibration cases that are left, and every case that was left out is predicted,
 calibration cases too: none was fitted. Shares of a device that no figure places are the median of its peers'; an engine without
@@ -31,12 +31,13 @@ from mlsysim.validation.kernels.errors import Times
 from mlsysim.validation.report.left_out import differences, summary
 
 HEADER = """\
-Serving predicted without a device, an engine or a model, written by python -m mlsysim.fitting refresh
+Serving predicted without a device, an engine, a model or a source, written by python -m mlsysim.fitting refresh
 without: what the fit was given no figure of; engines, devices: the coefficients that its cases use, fitted to the others.
 sources: whose cases are predicted. errors: of |predicted / measured - 1| of decode steps and whole batches, in both roles, as
-fractions; first_token: those of prompts; bias is the mean of the signed error. devices, engines, models: the cases of all
-entries of that kind together."""
-KINDS = ("device", "engine", "model")
+fractions; first_token: those of prompts; bias is the mean of the signed error. devices, engines, models, serving sources: the
+cases of all entries of that kind together."""
+# What can be left out, and what all entries of that kind together are called.
+KINDS = {"device": "devices", "engine": "engines", "model": "models", "source": "serving sources"}
 # Signed errors of decode steps and whole batches, and of prompts.
 Signed = tuple[list[float], list[float]]
 # Recomputed errors may differ from the written ones by their rounding.
@@ -57,6 +58,7 @@ class ServingCase:
     device: str
     engine: str
     model: str
+    source: str
 
 
 @functools.lru_cache(maxsize=4)
@@ -69,11 +71,12 @@ def _case(anchor: Anchor) -> ServingCase:
     question = serving_question(anchor.case.run)
     hardware = question.hardware
     accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
-    return ServingCase(anchor, engine_device(accelerator.name).name, question.arguments["stack"], question.workload.name)
+    device, engine = engine_device(accelerator.name).name, question.arguments["stack"]
+    return ServingCase(anchor, device, engine, question.workload.name, anchor.source.key)
 
 
 def every(known: Iterable[ServingCase]) -> list[tuple[str, str]]:
-    """Each device, engine and model of the calibration cases: nothing is fitted to the others."""
+    """Each device, engine, model and source of the calibration cases: nothing is fitted to the others."""
     fitted_to = [case for case in known if case.anchor.case.role == CALIBRATION]
     return [(kind, name) for kind in KINDS for name in sorted({getattr(case, kind) for case in fitted_to})]
 
@@ -196,14 +199,18 @@ def errors(written: Iterable[Mapping[str, Any]], known: Sequence[ServingCase]) -
     found = {}
     for entry in listed:
         kind, name = entry["kind"], entry["without"]
-        own = _runs(_chosen(kind, name, usable)) if kind == "model" else [run for run in whole if run.on[kind] == name]
+        own = (
+            _runs(_chosen(kind, name, usable))
+            if kind in ("model", "source")
+            else [run for run in whole if run.on[kind] == name]
+        )
         found[entry_id(kind, name)] = _errors(entry, own)
     return found
 
 
 def pooled(found: Mapping[str, Signed]) -> dict[str, dict[str, Any]]:
     """For each kind, the errors of all its entries' cases together."""
-    return {f"{kind}s": {"kind": kind, **_judged(*_together(found, kind))} for kind in KINDS}
+    return {name: {"kind": kind, **_judged(*_together(found, kind))} for kind, name in KINDS.items()}
 
 
 def _together(found: Mapping[str, Signed], kind: str) -> Signed:
@@ -225,7 +232,7 @@ def stale(written: Mapping[str, Mapping[str, Any]], known: Sequence[ServingCase]
 
 
 def entries(root: Path, done: Callable[[str], None] = lambda name: None) -> dict[str, dict[str, Any]]:
-    """The entries of ``serving_left_out.toml``: a fit for each device, engine and model that is left out.
+    """The entries of ``serving_left_out.toml``: a fit for each device, engine, model and source that is left out.
 
     Args:
         root: the folder of anchors.

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from mlsysim.calibration.evidence import FITTED_BASES, RUNS_FILE, measured_runs
 from mlsysim.fitting import left_out_serving, left_out_training
 from mlsysim.validation.anchors.record_keys import LEFT_OUT, SERVING_LEFT_OUT
 from mlsysim.validation.report.left_out import SERVING_FILE, TRAINING_FILE, read
+from mlsysim.validation.report.statistics import Row
 
+# Errors are written with four digits, and versions of Python add up differently.
+_ROUNDING = 2e-4
 _COMMAND = "run python -m mlsysim.fitting refresh"
 
 
@@ -48,3 +53,19 @@ def test_serving_left_out(anchor_root: Path, request: pytest.FixtureRequest) -> 
     moved = f"entries differ: {', '.join(differ)}" if differ else left_out_serving.stale(entries, cases)
     if moved:
         pytest.fail(f"{SERVING_FILE}: {moved}: {_COMMAND}", pytrace=False)
+
+
+def test_evidence(anchor_rows: tuple[Row, ...]) -> None:
+    """The errors that intervals rest on are those of today's predictions; a case that is not among them may wait."""
+    now = {
+        (row["source"], row["id"]): math.log(row["predicted"] / row["measured"])
+        for row in anchor_rows
+        if row["role"] == "validation" and row["error"] is not None and row["basis"] in FITTED_BASES
+    }
+    moved = [
+        f"{run.source}/{run.id} {run.error} -> {now.get((run.source, run.id), math.nan):.4f}"
+        for run in measured_runs()
+        if not abs(now.get((run.source, run.id), math.inf) - run.error) <= _ROUNDING
+    ]
+    if moved:
+        pytest.fail(f"{RUNS_FILE}: {len(moved)} of {len(measured_runs())} moved, as {moved[0]}: {_COMMAND}", pytrace=False)

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import DataError
 from mlsysim.fitting.calibration import CALIBRATION, Runs, Tables, cases, lineage
@@ -93,6 +95,18 @@ def left_out(held: HeldOut, tables: Tables, anchors: Sequence[Anchor]) -> dict[s
 
 def errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> dict[str, Any]:
     """Errors of ``runs`` with the coefficients of ``entry``."""
+    return summary((predicted(runs, _tables(entry)) / measured(runs) - 1).tolist())
+
+
+def log_errors(name: str, entry: Mapping[str, Any], anchors: Sequence[Anchor]) -> list[float]:
+    """ln(predicted / measured) of the cases of an entry, with its coefficients."""
+    runs = _chosen(HeldOut(name, tuple(entry["without"]), tuple(entry["cases"])), anchors)
+    logs: list[float] = np.log(predicted(runs, _tables(entry)) / measured(runs)).tolist()
+    return logs
+
+
+def _tables(entry: Mapping[str, Any]) -> Tables:
+    """The calibration with the coefficients of ``entry``."""
     tables = TRAINING.tables()
     for name, clock in entry["clocks"].items():
         tables["device"][name]["clock"] = clock
@@ -100,7 +114,7 @@ def errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> dict[str, Any]:
         tables["shared"][name]["value"] = value
     for name, fit in entry["stacks"].items():
         tables["stack"][name].update(fit)
-    return summary((predicted(runs, tables) / measured(runs) - 1).tolist())
+    return tables
 
 
 def stale(name: str, entry: Mapping[str, Any], anchors: Sequence[Anchor]) -> str:

@@ -1,7 +1,8 @@
 """All that follows a change of physics, coefficients or anchors, in order: ``python -m mlsysim.fitting refresh``.
 
-Fits, what was left out of fits, known misses, snapshots and pages. Snapshots and new known misses are shown; they are written
-only with ``--accept``, and not where an aim that held is lost, unless ``--lose`` names it. Run again, it changes nothing.
+Fits, what was left out of fits, the evidence of intervals, known misses, snapshots and pages. Snapshots and new known misses
+are shown; they are written only with ``--accept``, and not where an aim that held is lost, unless ``--lose`` names it. Run
+again, it changes nothing.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.fitting import left_out_serving, left_out_training
+from mlsysim.fitting import evidence, left_out_serving, left_out_training
 from mlsysim.fitting.families import FAMILIES
-from mlsysim.fitting.known_misses import Standing, standing, updated
 from mlsysim.fitting.toml_text import toml_tables
 from mlsysim.fitting.written import Refit
 from mlsysim.validation.anchors import loading, snapshots
 from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.known_misses import Standing, standing, updated
 from mlsysim.validation.report.left_out import SERVING_FILE, TRAINING_FILE, read_all
 from mlsysim.validation.report.report import percent
 from mlsysim.validation.report.targets import checks
-from mlsysim.validation.suite import evidence
+from mlsysim.validation.suite import evidence as whole_run
 
 T = TypeVar("T")
 PAGES = ("anchors.md", "accuracy.md")
@@ -77,9 +78,9 @@ def write_pages(root: Path) -> list[str]:
     """Writes the pages that would read otherwise now; their names."""
     changed = []
     for name in PAGES:
-        path, text = root.parent / "docs" / name, evidence.page(root, name)
+        path, text = root.parent / "docs" / name, whole_run.page(root, name)
         old, new = (path.read_text("utf-8") if path.exists() else "").splitlines(), text.splitlines()
-        same = len(old) == len(new) and all(map(evidence.reads_the_same, old, new))
+        same = len(old) == len(new) and all(map(whole_run.reads_the_same, old, new))
         if not same and _written(path, text):
             changed.append(name)
     return changed
@@ -89,7 +90,7 @@ def judge(root: Path) -> Judgement:
     """Compares what stands under ``root`` with what is so now, and clears the reasons of misses that are none any more."""
     files = [loading.load(path) for path in loading.anchor_files(root)]
     found = tuple(one for one in map(standing, files) if one.passing or one.missing)
-    rows, tables, entries = evidence.rows(root), evidence.kernel_rows(root), read_all(root)
+    rows, tables, entries = whole_run.rows(root), whole_run.kernel_rows(root), read_all(root)
     aims = [check.as_row(rows, entries, tables) for check in checks(root)]
     lost = {
         str(aim["id"]): f"{percent(aim['found'])}, the aim is {percent(aim['limit'])}"
@@ -170,7 +171,7 @@ def main(arguments: Sequence[str]) -> int:
     for aim in options.lose:
         if aim not in aims:
             raise UnknownNameError.among("--lose", aim, aims)
-    with _bar(len(FAMILIES) + len(STUDIES) + 3) as begin:
+    with _bar(len(FAMILIES) + len(STUDIES) + 4) as begin:
         for name in FAMILIES:
             begin(f"fit {name}")
             fit = apart(fit_and_write, name, root)
@@ -180,6 +181,9 @@ def main(arguments: Sequence[str]) -> int:
             begin(file)
             if apart(write_study, file, root):
                 print(f"{file} written")
+        begin("intervals")
+        for file in apart(evidence.write, root):
+            print(f"{file} written")
         begin("compare")
         judgement = apart(judge, root)
         refused = sorted(set(judgement.lost) - set(options.lose))

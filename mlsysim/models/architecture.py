@@ -61,6 +61,11 @@ class Workload(Spec):
         """Published parameters, as a plain number."""
         return in_unit(self.parameters, "count")
 
+    @property
+    def kind(self) -> str:
+        """What measurements are told apart by: the architecture."""
+        return self.architecture
+
 
 class Architecture(Workload):
     """The fields of a transformer that its parameters, its work and its memory are counted from."""
@@ -89,6 +94,11 @@ class Architecture(Workload):
     moe: MixtureOfExperts | None = None
     mla: LatentAttention | None = None
     training_tokens: Count | None = None
+
+    @property
+    def kind(self) -> str:
+        """What measurements are told apart by: "moe" with experts, else "dense"."""
+        return "dense" if self.moe is None else "moe"
 
     @property
     def kv_head_count(self) -> int:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import pint
 
-from mlsysim.core.errors import InfeasibleError
+from mlsysim.calibration.evidence import FITTED_BASES, MeasuredRun, RunFacts, quantity_of
+from mlsysim.calibration.intervals import unmeasured
+from mlsysim.core.errors import InfeasibleError, UnknownNameError
 from mlsysim.core.units import Quantity
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.models.types import Workload
+from mlsysim.solvers.interval import Interval, interval_about, is_speed, nearest_to
 from mlsysim.solvers.shown import shown
 
-BASES = ("bound", "efficiency", "calibrated", "law", "identity")
+BASES = ("bound", "efficiency", "calibrated", "transferred", "law", "identity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +30,9 @@ class Result:
         solver: name of the solver.
         subject: the question in a few words: the workload and what it runs on.
         basis: what the numbers rest on: ``bound`` (physics and datasheets), ``efficiency`` (a number that the caller
-            owns), ``calibrated`` (fitted coefficients), ``law`` (a published empirical law) or ``identity`` (arithmetic
-            on what the caller states).
+            owns), ``calibrated`` (fitted coefficients of a stack and an accelerator that were measured), ``transferred``
+            (fitted coefficients of a relative, because the stack or the accelerator was not), ``law`` (a published empirical
+            law) or ``identity`` (arithmetic on what the caller states).
         feasible: whether it can run at all: there is no ``reason`` against it. When not, that says why with the bytes, and the
             other numbers say what would hold if it could.
         reason: why it is infeasible, else empty.
@@ -33,11 +40,18 @@ class Result:
         breakdown: named parts that sum to the main quantity.
         diagnostics: what a reader should know of the input.
         coefficients: names of the fitted coefficients that it rests on (calibrated basis).
+        facts: what a calibrated run is of, by which measured runs like it are found.
+        interval: where nine in ten measurements of ``INTERVAL_OF`` are expected; None where nothing was fitted or measured.
+        scope: the measured runs that the interval rests on.
+        nearest: the three published runs that are most like this one, with their errors.
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ()
     # Fields that a search for the highest load finds, and that ``solve(request_rate=...)`` judges without one.
     JUDGED: ClassVar[tuple[str, ...]] = ()
+    # The field whose interval is the result's, and the solver whose measured runs tell how wide it is ("": this one).
+    INTERVAL_OF: ClassVar[str] = ""
+    MEASURED_AS: ClassVar[str] = ""
 
     solver: str
     subject: str
@@ -48,9 +62,47 @@ class Result:
     breakdown: Mapping[str, Quantity]
     diagnostics: tuple[str, ...] = ()
     coefficients: tuple[str, ...] = ()
+    facts: RunFacts | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feasible", not self.reason)
+        if self.basis == "calibrated" and self.facts is not None:
+            object.__setattr__(self, "basis", fitted_basis(self.MEASURED_AS or self.solver, self.facts))
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        """Where nine in ten measurements of ``INTERVAL_OF`` are expected; None where nothing was fitted or measured."""
+        return self.interval_of(self.INTERVAL_OF) if self.INTERVAL_OF else None
+
+    @property
+    def scope(self) -> str:
+        """The measured runs that the interval rests on, in words."""
+        return f"none: {self.basis}" if self.interval is None else self.interval.scope
+
+    @cached_property
+    def nearest(self) -> tuple[MeasuredRun, ...]:
+        """The three published runs that are most like this one, of as many sources as there are."""
+        if self.interval is None or self.facts is None:
+            return ()
+        return nearest_to(self.MEASURED_AS or self.solver, quantity_of(self.INTERVAL_OF), self.facts)
+
+    def interval_of(self, name: str) -> Interval | None:
+        """Where nine in ten measurements of a field are expected.
+
+        Args:
+            name: a field that is a time, a rate or a utilisation.
+
+        Returns:
+            The interval; None where nothing was fitted, or nothing like it was measured.
+
+        Raises:
+            UnknownNameError: the result has no such field.
+        """
+        if name not in {part.name for part in fields(self)}:
+            raise UnknownNameError.among("name", name, [part.name for part in fields(self)])
+        if self.basis not in FITTED_BASES or self.facts is None:
+            return None
+        return interval_about(self.MEASURED_AS or self.solver, name, getattr(self, name), self.facts)
 
     def require_feasible(self) -> Self:
         """This result, or ``InfeasibleError`` with the reason."""
@@ -60,7 +112,8 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values; a quantity becomes ``{"value": ..., "unit": ...}``."""
-        return {part.name: _plain(getattr(self, part.name)) for part in fields(self)}
+        own = {part.name: _plain(getattr(self, part.name)) for part in fields(self) if part.name != "facts"}
+        return own | ({} if self.interval is None else {"interval": self.interval.to_dict()})
 
     def to_json(self, indent: int | None = 2) -> str:
         """``to_dict`` as JSON."""
@@ -68,6 +121,29 @@ class Result:
 
     def __str__(self) -> str:
         return _card(self)
+
+
+def run_facts(workload: Workload, accelerator: HardwareNode, stack: object, accelerators: float) -> RunFacts:
+    """What a run is of.
+
+    Args:
+        workload: the model.
+        accelerator: what it runs on.
+        stack: the name of its stack or engine, an object that has one, or None.
+        accelerators: how many.
+    """
+    named = "" if stack is None else str(getattr(stack, "name", stack))
+    return RunFacts(workload.name, workload.kind, accelerator.name, named, float(accelerators))
+
+
+def fitted_basis(solver: str, facts: RunFacts) -> str:
+    """Return "calibrated" where the stack and the accelerator have measurements of their own, else "transferred".
+
+    Example:
+        >>> fitted_basis("DistributedModel", RunFacts("GPT", "dense", "H100 SXM5 80GB", "no such stack", 8))
+        'transferred'
+    """
+    return "transferred" if {"stack", "device"} & set(unmeasured(solver, facts)) else "calibrated"
 
 
 def _plain(value: Any) -> Any:
@@ -89,7 +165,12 @@ def _card(result: Result) -> str:
     lines.insert(1, f"  {state}")
     width = max((len(name) for name in (*result.HEADLINE, *result.breakdown)), default=0)
     headline = {name: getattr(result, name) for name in result.HEADLINE}
-    lines += [f"  {name.replace('_', ' '):<{width}}  {shown(value)}" for name, value in headline.items() if value is not None]
+    for name, value in headline.items():
+        if value is not None:
+            lines.append(f"  {name.replace('_', ' '):<{width}}  {_told(result, name, value)}")
+    if result.interval is not None and result.interval.elsewhere:
+        told = f"{result.INTERVAL_OF.replace('_', ' ')} of a run that nobody has published: {result.interval.elsewhere}"
+        lines.append(f"  elsewhere {told} (sources left out of the fit)")
     if result.breakdown:
         total: Any = sum(float(part.magnitude) for part in result.breakdown.values())
         lines.append("  breakdown")
@@ -99,3 +180,15 @@ def _card(result: Result) -> str:
     lines.append(f"  binding   {result.binding}")
     lines += [f"  note      {note}" for note in result.diagnostics]
     return "\n".join(lines)
+
+
+def _told(result: Result, name: str, value: Any) -> str:
+    """What a card says of a value: that it is a bound, or its interval, and of the main one what that rests on."""
+    main = name == result.INTERVAL_OF
+    if result.basis == "bound" and is_speed(name, value):
+        word = "least" if isinstance(value, pint.Quantity) and value.check("[time]") else "most"
+        return f"at {word} {shown(value)}{': no real run is this fast' if main else ''}"
+    found = result.interval_of(name)
+    if found is None:
+        return shown(value)
+    return f"{shown(value)} ({found if main else found.range})"

@@ -36,11 +36,29 @@ def shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def _quantity(quantity: Any) -> str:
+def shown_range(low: Any, high: Any) -> str:
+    """The ends of a range about a value, in the unit in which ``shown`` writes that value, without it.
+
+    Example:
+        >>> from mlsysim.core.units import Q_
+        >>> shown_range(Q_("0.8 s"), Q_("1.25 s")), shown_range(0.3512, 0.4234)
+        ('0.8-1.25', '0.351-0.423')
+    """
+    if isinstance(low, pint.Quantity):
+        # Intervals are even in the logarithm: the value lies at the ends' geometric mean.
+        unit = _unit(low * (high / low).m_as("dimensionless") ** 0.5)
+        low, high = low.m_as(unit), high.m_as(unit)
+    return "-".join(f"{end:,.3g}" if abs(end) < 1e3 else f"{end:,.0f}" for end in (low, high))
+
+
+def _unit(quantity: Any) -> str:
+    """The largest unit in which the number is at least 1, else the smallest."""
     units = _SCALES.get(str(quantity.dimensionality), (str(quantity.units),))
-    for unit in units:
-        number = float(quantity.m_as(unit))
-        if abs(number) >= 1:
-            break
+    return next((unit for unit in units if abs(float(quantity.m_as(unit))) >= 1), units[-1])
+
+
+def _quantity(quantity: Any) -> str:
+    unit = _unit(quantity)
+    number = float(quantity.m_as(unit))
     text = f"{number:,.4g}" if abs(number) < 1e4 else f"{number:,.0f}"
     return f"{text} {unit}"

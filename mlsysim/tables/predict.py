@@ -14,15 +14,18 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from mlsysim.calibration.evidence import WHOLE, RunFacts, is_known_source, quantity_of
+from mlsysim.calibration.intervals import spread
 from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.training.memory import MEMORY_PARTS
-from mlsysim.solvers.result import Result
+from mlsysim.solvers.result import Result, fitted_basis, run_facts
 from mlsysim.solvers.serving.batch_server import BatchServerModel
 from mlsysim.solvers.serving.together import serve_together
 from mlsysim.solvers.serving.token_server import TokenServerModel
+from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
@@ -35,7 +38,7 @@ from mlsysim.tables.training import question
 from mlsysim.tables.training_figures import training_figure
 from mlsysim.tables.training_steps import LoweredRun, RunStep, lowered, run_steps
 
-ADDED_COLUMNS = ("predicted", "feasible", "basis", "stack_used", "reason")
+ADDED_COLUMNS = ("predicted", "low", "high", "feasible", "basis", "stack_used", "scope", "reason")
 # What was measured, and what people say of it: never read.
 UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
 # What a figure is and where it was published; its year is none of that: it tells the era of a stack. Rows that differ in
@@ -63,13 +66,17 @@ class _Run:
     stack_used: str
     reason: str
     figure: Callable[[str], float | str]
+    solver: str = ""
+    facts: RunFacts | None = None
 
 
 def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every row with its columns in order, then ``predicted``, ``feasible``, ``basis``, ``stack_used`` and ``reason``.
+    """Every row with its columns in order, then what is predicted of it: ``ADDED_COLUMNS``.
 
-    ``predicted`` is in the row's own metric and unit; "fits" or "OOM" where the table asks for the outcome. A row that cannot
-    be predicted has it empty (as ``feasible`` and the others) and says why in ``reason``. For a plan that does not fit,
+    ``predicted`` is in the row's own metric and unit; "fits" or "OOM" where the table asks for the outcome. Nine in ten
+    measurements are expected from ``low`` to ``high``, by the errors of the runs that ``scope`` names; a row whose ``source``
+    is none of the publications that were measured here has the interval of sources left out of the fit. A row that cannot be
+    predicted has it empty (as ``feasible`` and the others) and says why in ``reason``. For a plan that does not fit,
     ``feasible`` is False, ``reason`` says why with the bytes, and ``predicted`` is what would hold if it did.
     Neither ``value`` nor ``notes`` nor ``outcome`` is read.
 
@@ -124,7 +131,7 @@ def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, A
     # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
     figure_columns = _FIGURE_COLUMNS - ({"locator"} if solve is _small_model_run else set())
     solved: dict[_Key, _Run | _Waiting | str] = {}
-    asked: list[tuple[str, _Key, str, str]] = []
+    asked: list[tuple[str, _Key, str, str, bool]] = []
     for row in block:
         cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
         run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
@@ -133,10 +140,10 @@ def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, A
         key = tuple(run_cells.items())
         if not wrong and key not in solved:
             solved[key] = _guarded(solve, run_cells)
-        asked.append((wrong, key, metric, unit))
+        asked.append((wrong, key, metric, unit, is_known_source(cells.get("source", ""))))
     answers = _answered(solved)
-    for row, (wrong, key, metric, unit) in zip(block, asked, strict=True):
-        yield dict(row) | _added(wrong or answers[key], metric, unit)
+    for row, (wrong, key, metric, unit, known_source) in zip(block, asked, strict=True):
+        yield dict(row) | _added(wrong or answers[key], metric, unit, known_source=known_source)
 
 
 def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run | str]:
@@ -202,16 +209,32 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _added(answer: _Run | str, metric: str, unit: str) -> dict[str, Any]:
+def _added(answer: _Run | str, metric: str, unit: str, *, known_source: bool) -> dict[str, Any]:
+    nothing = dict.fromkeys(ADDED_COLUMNS, "")
     if isinstance(answer, str):
-        return dict.fromkeys(ADDED_COLUMNS, "") | {"reason": answer}
+        return nothing | {"reason": answer}
     # Tables without a metric say by the unit what is counted.
     predicted = answer.figure(metric or unit)
+    told: dict[str, Any] = {}
     if not isinstance(predicted, str):
         predicted *= _SCALES.get((metric, unit), 1.0)
         if not math.isfinite(predicted):
-            return dict.fromkeys(ADDED_COLUMNS, "") | {"reason": f"the prediction is {predicted}: the row asks for no real run"}
-    return dict(zip(ADDED_COLUMNS, (predicted, answer.feasible, answer.basis, answer.stack_used, answer.reason), strict=True))
+            return nothing | {"reason": f"the prediction is {predicted}: the row asks for no real run"}
+        told = _interval(answer, metric, predicted, known_source=known_source)
+    told |= {"predicted": predicted, "feasible": answer.feasible, "basis": answer.basis}
+    return nothing | told | {"stack_used": answer.stack_used, "reason": answer.reason}
+
+
+def _interval(answer: _Run, metric: str, predicted: float, *, known_source: bool) -> dict[str, Any]:
+    if answer.facts is None:
+        return {}
+    field = SERVING_METRICS[metric][0] if answer.solver == "ServingModel" else metric
+    quantity = quantity_of(field) if answer.solver == "ServingModel" else WHOLE
+    found = spread(answer.solver, quantity, answer.facts, known_source=known_source)
+    if found is None:
+        return {}
+    factor = math.exp(found.log_width)
+    return {"low": predicted / factor, "high": predicted * factor, "scope": f"{found.scope}: {found.runs} runs"}
 
 
 class _Waiting:
@@ -235,7 +258,11 @@ class _WaitingTraining(_Waiting):
         outcome = "OOM" if reason else "fits"
         recompute = RECOMPUTE_MODES[step.recompute]
         figure = functools.partial(training_figure, asked, step.seconds, recompute)
-        return _Run(not reason, setting.basis, asked.arguments["stack"], reason, (lambda _: outcome) if self.layout else figure)
+        stack, fleet = asked.arguments["stack"], setting.fleet
+        facts = run_facts(setting.workload, fleet.node.accelerator, stack, fleet.accelerators)
+        basis = fitted_basis(DistributedModel.__name__, facts)
+        read = (lambda _: outcome) if self.layout else figure
+        return _Run(not reason, basis, stack, reason, read, DistributedModel.__name__, facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +341,8 @@ def _solved(asked: Question, solver: type[Any], figure: Callable[[Any, str], flo
 def _answer(asked: Question, result: Result, figure: Callable[[Any, str], float]) -> _Run:
     """A solver's answer to a row, whose figures ``figure`` reads by their metric."""
     read = functools.partial(figure, result)
-    return _Run(result.feasible, result.basis, asked.arguments["stack"], result.reason, read)
+    stack = asked.arguments["stack"]
+    return _Run(result.feasible, result.basis, stack, result.reason, read, result.MEASURED_AS or result.solver, result.facts)
 
 
 def _samples_per_s(result: SingleNodeResult, _metric: str) -> float:

@@ -24,7 +24,7 @@ from mlsysim.lowering.batches import BATCHES, Batches, bound_batches, engine_bat
 from mlsysim.lowering.training_setting import lone_accelerators, sample_tokens
 from mlsysim.models.types import Workload
 from mlsysim.physics.queues.batch_queue import BatchLoad
-from mlsysim.solvers.result import Result
+from mlsysim.solvers.result import Result, run_facts
 from mlsysim.systems.types import Fleet
 
 # At the speed of light nothing stands between a query and the pass.
@@ -40,6 +40,7 @@ class BatchServerResult(Result):
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "batch")
+    INTERVAL_OF: ClassVar[str] = "throughput"
 
     throughput: Quantity
     latency: Quantity
@@ -139,6 +140,7 @@ class BatchServerModel:
             binding="latency limit" if limit_s is not None else "batch",
             breakdown=with_units(parts, "second"),
             coefficients=coefficients,
+            facts=run_facts(workload, accelerator, None if stack is None else inference_stack(stack), count),
             throughput=with_unit(replicas * load.load_per_s, "count/second"),
             latency=with_unit(load.latency_s, "second"),
             batch=load.batch,

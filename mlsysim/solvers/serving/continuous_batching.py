@@ -29,6 +29,8 @@ class ContinuousBatchingResult(ServingResult):
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("batch", "ttft", "tpot", "tokens_per_second", "kv_use", "max_batch")
+    INTERVAL_OF: ClassVar[str] = "tpot"
+    MEASURED_AS: ClassVar[str] = "ServingModel"
 
     concurrency: int
     kv_use: float

@@ -18,7 +18,7 @@ from mlsysim.lowering.serving_kernels import coefficients_used, peak_flops_per_s
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.numeric import Num, floor
 from mlsysim.physics.serving.schedule import Passes, Served, continuous_batch, most_throughput, static_batch, streamed
-from mlsysim.solvers.result import Result
+from mlsysim.solvers.result import Result, run_facts
 from mlsysim.solvers.serving.replica import ServingReplica
 from mlsysim.systems.types import Fleet, Node
 
@@ -43,6 +43,7 @@ class ServingResult(Result):
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("itl", "ttft", "tokens_per_second", "memory_per_accelerator", "max_batch")
+    INTERVAL_OF: ClassVar[str] = "itl"
 
     itl: Quantity
     ttft: Quantity
@@ -213,6 +214,7 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
         breakdown=with_units(parts, "second"),
         diagnostics=_diagnostics(deployment),
         coefficients=coefficients_used(deployment),
+        facts=run_facts(workload, device, deployment.stack, deployment.replicas * held.accelerators),
         itl=with_unit(step_s, "second"),
         ttft=with_unit(ttft_s, "second"),
         token_gap=with_unit(gap_s, "second"),

@@ -14,7 +14,7 @@ from mlsysim.lowering.options import LoadOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.lowering.token_load import ALMOST, LoadPlan, LoadQuestion, best_plan, load_question, plan_at
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.solvers.result import Result
+from mlsysim.solvers.result import Result, run_facts
 from mlsysim.systems.types import Fleet, Node
 
 
@@ -29,6 +29,7 @@ class TokenServerResult(Result):
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("tokens_per_second", "requests_per_second", "ttft", "tpot", "tp_size", "replicas")
+    INTERVAL_OF: ClassVar[str] = "tokens_per_second"
     JUDGED: ClassVar[tuple[str, ...]] = ("requests_per_second", "tokens_per_second")
 
     requests_per_second: Quantity
@@ -132,6 +133,7 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
         reason=reason,
         basis=setting.basis,
         coefficients=(*coefficients_used(setting), *fitted),
+        facts=run_facts(setting.workload, setting.accelerator, setting.stack, question.accelerators),
         binding="memory capacity" if pace.reason else "throughput" if limits is None else "latency limits",
         breakdown=with_units(dict(zip(("waiting", "first token", "further tokens"), parts_s, strict=True)), "second"),
         requests_per_second=with_unit(rate_per_s, "count/second"),

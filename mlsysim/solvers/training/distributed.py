@@ -20,7 +20,7 @@ from mlsysim.physics.numeric import Num, somewhere, where
 from mlsysim.physics.plan import SCHEDULES, Plan
 from mlsysim.physics.training.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
 from mlsysim.physics.training.step import StepTime
-from mlsysim.solvers.result import Result
+from mlsysim.solvers.result import Result, run_facts
 from mlsysim.systems.types import Fleet
 
 
@@ -34,6 +34,7 @@ class DistributedResult(Result):
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("step_latency_total", "tokens_per_second", "mfu", "memory_per_accelerator", "plan")
+    INTERVAL_OF: ClassVar[str] = "step_latency_total"
 
     step_latency_total: Quantity
     throughput: Quantity
@@ -159,6 +160,7 @@ def distributed_result(
         breakdown=with_units(parts, "second"),
         diagnostics=_diagnostics(setting, plan),
         coefficients=coefficients_used(setting),
+        facts=run_facts(setting.workload, fleet.node.accelerator, setting.stack, fleet.accelerators),
         step_latency_total=with_unit(seconds, "second"),
         throughput=with_unit(setting.batch_size / seconds, "count/second"),
         tokens_per_second=with_unit(tokens / seconds, "count/second"),

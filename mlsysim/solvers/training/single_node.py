@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mlsysim.calibration.data_parallel import ReplicaStack, replica_stack
+from mlsysim.calibration.inference import InferenceStack, inference_stack
 from mlsysim.core.checks import boolean, fraction, real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element, precision_name
@@ -21,7 +23,7 @@ from mlsysim.physics.machine import Machine
 from mlsysim.physics.training.memory import training_memory
 from mlsysim.physics.training.roofline_step import training_step
 from mlsysim.physics.training.step import Overlap
-from mlsysim.solvers.result import Result
+from mlsysim.solvers.result import Result, run_facts
 from mlsysim.solvers.training.data_parallel import replica_run
 from mlsysim.systems.types import Fleet
 
@@ -38,6 +40,7 @@ class SingleNodeResult(Result):
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "mfu", "memory")
+    INTERVAL_OF: ClassVar[str] = "throughput"
 
     latency: Quantity
     throughput: Quantity
@@ -119,11 +122,14 @@ class SingleNodeModel:
         parts = {name: part * (1 if name == "optimizer" else micro_batches) for name, part in parts.items()}
         seconds = sum(parts.values())
         coefficients: tuple[str, ...] = ()
+        used: InferenceStack | ReplicaStack | None = None
         if stack is not None and not training:
+            used = inference_stack(stack)
             served = inference_run(workload, accelerator, stack, batch=each, seq_len=tokens, mean_tokens=filled, precision=fmt)
             parts, coefficients = served.parts, served.coefficients
             seconds = sum(parts.values())
         elif stack is not None:
+            used = replica_stack(stack)
             run = replica_run(
                 workload,
                 hardware,
@@ -153,6 +159,7 @@ class SingleNodeModel:
             breakdown=with_units(parts, "second"),
             diagnostics=notes,
             coefficients=coefficients,
+            facts=run_facts(workload, accelerator, used, count),
             latency=with_unit(seconds, "second"),
             throughput=with_unit(batch / seconds, "count/second"),
             mfu=flops / (seconds * peak),

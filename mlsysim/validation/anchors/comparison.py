@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mlsysim.models.types import TransformerWorkload, Workload
+from mlsysim.models.types import Workload
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.anchors.runner import Plain, macro_text, plan_text, predict, result_of, time_exponent
@@ -155,12 +155,9 @@ def _asked(anchor: Anchor) -> dict[str, str]:
     workload = next((spec for spec in call.inputs if isinstance(spec, Workload)), None)
     machine = next((spec for spec in call.inputs if not isinstance(spec, Workload)), None)
     node = getattr(machine, "node", machine)
-    kind = "" if workload is None else str(getattr(workload, "architecture", ""))
-    if isinstance(workload, TransformerWorkload):
-        kind = "dense" if workload.moe is None else "moe"
     return {
         "model": "" if workload is None else workload.name,
-        "kind": kind,
+        "kind": "" if workload is None else workload.kind,
         "accelerator": str(getattr(getattr(node, "accelerator", node), "name", "")),
         "stack": str(call.keywords.get("stack") or anchor.source.stack),
     }

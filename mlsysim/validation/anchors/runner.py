@@ -10,6 +10,7 @@ from typing import Any
 
 import pint
 
+from mlsysim.calibration.evidence import FITTED_BASES
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.spec import Spec
@@ -101,7 +102,7 @@ def bound_of(anchor: Anchor) -> float | None:
     if anchor.case.choice is not None or anchor.case.outcome is not None:
         return None
     name, result = anchor.case.metric, result_of(anchor)
-    if result.basis == "calibrated":
+    if result.basis in FITTED_BASES:
         if name in result.JUDGED and anchor.case.band is not None:
             low, predicted = anchor.case.band[0], number(anchor, attribute(anchor, result, name), name, anchor.case.unit)
             if _takes(_without_stack(anchor), low / predicted * result.requests_per_second):

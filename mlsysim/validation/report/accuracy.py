@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlsysim.calibration.evidence import FITTED_BASES
 from mlsysim.validation.anchors.comparison import NAIVE_MFU
+from mlsysim.validation.report.coverage import of_known, of_unknown
 from mlsysim.validation.report.report import markdown_table, percent
 from mlsysim.validation.report.statistics import Row, Summary, kernels_by_family, quantile, summarise, total
 
@@ -28,12 +30,18 @@ stands at the median of the others. All rows of the source are then predicted, i
 when they give other errors today."""
 
 _SERVING_LEFT_OUT = """\
-Engines and devices are fitted again to the calibration cases without those of one device, engine or model; all of its rows are
-then predicted, in both roles. A device without figures has the median of its peers' shares, an engine without figures is the
-one engine that fits those of its peers together (`peers` of the calibration files). Rows: decode steps and whole batches; times
-to the first token stand beside them. The fits are kept in `anchors/serving_left_out.toml`, written by
-`python -m mlsysim.fitting refresh`; a test fails when they give other
-errors today."""
+Engines and devices are fitted again to the calibration cases without those of one device, engine, model or source; all of its
+rows are then predicted, in both roles. A device without figures has the median of its peers' shares, an engine without figures
+is the one engine that fits those of its peers together (`peers` of the calibration files). Rows: decode steps and whole
+batches; times to the first token stand beside them. The fits are kept in `anchors/serving_left_out.toml`, written by
+`python -m mlsysim.fitting refresh`; a test fails when they give other errors today."""
+
+
+_COVERAGE = """\
+Each calibrated prediction has an interval that is meant to hold nine in ten measurements, from the errors of validation runs of
+its stack, accelerator and kind of model, or of a wider scope where these are fewer than twenty. Known: each tenth of the runs
+against intervals from the other nine. New: each source, stack, device and model that a fit was not given, against intervals
+from the others that were left out, every one of them weighing the same. Width: the median of high / low."""
 
 
 def write(
@@ -58,7 +66,14 @@ def as_markdown(
 ) -> str:
     """The accuracy page as Markdown; sections about what did not run are left out."""
     parts = [_HEAD, total(rows, kernels), *_aims(targets), *_groups("family", rows), *_groups("source", rows)]
-    parts += [*_naive(rows), *_without(left_out, rows), *_serving_without(serving_left_out), *_worst(rows), *_kernels(kernels)]
+    parts += [
+        *_coverage(rows, whole=bool(left_out and serving_left_out)),
+        *_naive(rows),
+        *_without(left_out, rows),
+        *_serving_without(serving_left_out),
+        *_worst(rows),
+        *_kernels(kernels),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -102,6 +117,17 @@ def _pair(pair: Iterable[Summary], value: Callable[[Summary], float | None], sig
     return "-" if numbers == [None, None] else " / ".join(percent(one, signed=signed) for one in numbers)
 
 
+def _coverage(rows: Sequence[Row], *, whole: bool) -> list[str]:
+    """The section on intervals; what was left out of fits only where all of it ran."""
+    known = of_known({str(row["source"]): str(row["family"]) for row in rows})
+    found = [(f"known, {one.name}", one) for one in known] + [
+        (f"new, {one.name}", one) for one in (of_unknown() if whole else ())
+    ]
+    body = [(name, f"{one.figures:,}", percent(one.covered), f"{one.width:.2f}") for name, one in found]
+    header = ("Measurements", "Figures, or things left out", "In their interval", "Width")
+    return ["## Intervals", _COVERAGE, markdown_table(header, body)] if body else []
+
+
 def _naive(rows: Sequence[Row]) -> list[str]:
     compared = [row for row in rows if row["naive"] is not None and row["role"] == "validation"]
     if not compared:
@@ -139,7 +165,7 @@ def _without(left_out: Sequence[Row], rows: Sequence[Row]) -> list[str]:
 
 
 def _serving_without(entries: Sequence[Row]) -> list[str]:
-    """The section on serving: each device, engine and model without itself, and all of a kind together."""
+    """The section on serving: each device, engine, model and source without itself, and all of a kind together."""
     if not entries:
         return []
     together = [entry for entry in entries if "without" not in entry]
@@ -149,7 +175,7 @@ def _serving_without(entries: Sequence[Row]) -> list[str]:
         name = entry.get("without", f"**each {entry['kind']}**")
         body.append((str(entry["kind"]), name, *_of_errors(entry["errors"]), *_of_errors(entry["first_token"])[:2]))
     header = ("Kind", "Without", "Rows", "Median", "Mean", "p90", "Bias", "First token: rows", "Median")
-    return ["## Serving without a device, an engine or a model", _SERVING_LEFT_OUT, markdown_table(header, body)]
+    return ["## Serving without a device, an engine, a model or a source", _SERVING_LEFT_OUT, markdown_table(header, body)]
 
 
 def _of_errors(errors: Row) -> tuple[str, ...]:
@@ -165,7 +191,7 @@ def _worst(rows: Sequence[Row]) -> list[str]:
     validation = [row for row in rows if row["role"] == "validation" and row["error"] is not None]
     for title, calibrated in (("calibrated", True), ("of a plain bound, law or identity", False)):
         worst = sorted(
-            (row for row in validation if (row["basis"] == "calibrated") == calibrated),
+            (row for row in validation if (row["basis"] in FITTED_BASES) == calibrated),
             key=lambda row: (-abs(row["error"]), row["id"]),
         )[:WORST]
         body = [

@@ -14,12 +14,15 @@ from mlsysim.validation.anchors.anchor import Anchor, snapshot_path
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.anchors.record_keys import SEARCH, TARGET
 from mlsysim.validation.anchors.times import best_s, times
-from mlsysim.validation.report import left_out
+from mlsysim.validation.report import coverage, left_out
 from mlsysim.validation.report.report import percent
 from mlsysim.validation.report.statistics import Row, summarise
 from mlsysim.validation.report.targets import TargetCheck
 from mlsysim.validation.suite import evidence
 
+# What 90 % intervals are to hold of figures that took no part in them: of all known runs, and of new sources.
+_OF_ALL = (0.88, 0.93)
+_OF_NEW_SOURCES = 0.8
 _ROUND_S = 2e-3  # quicker solves are timed several at a time
 
 
@@ -56,6 +59,19 @@ def test_target(anchor_root: Path, anchor_rows: tuple[Row, ...], target: TargetC
             else "there are no such cases"
         )
         pytest.fail(f"{target.id}: {target.target.title}: {found}; the aim is {percent(target.limit)}", pytrace=False)
+
+
+def test_intervals_hold_what_they_say(anchor_rows: tuple[Row, ...]) -> None:
+    """Measurements that took no part in an interval lie in it as often as it says: of all, of each family, of new sources."""
+    known = coverage.of_known({str(row["source"]): str(row["family"]) for row in anchor_rows})
+    wrong = [f"{one.name}: {percent(one.covered)} of {one.figures}" for one in known[1:] if not one.holds]
+    if not _OF_ALL[0] <= known[0].covered <= _OF_ALL[1]:
+        wrong.append(f"all: {percent(known[0].covered)}, not between {percent(_OF_ALL[0])} and {percent(_OF_ALL[1])}")
+    for one in coverage.of_unknown():
+        if one.name.startswith("each source") and one.covered < _OF_NEW_SOURCES:
+            wrong.append(f"{one.name}: {percent(one.covered)}, below {percent(_OF_NEW_SOURCES)}")
+    if wrong:
+        pytest.fail(f"in their intervals: {'; '.join(wrong)}", pytrace=False)
 
 
 def test_layout(layout: layouts.Ranking | layouts.Choice) -> None:

@@ -1,0 +1,158 @@
+"""What was measured of runs like a given one: errors of validation runs, and of runs predicted without what they are of.
+
+``data/evidence.csv`` has a row for each validation run, and one without an error for what else calibration runs are of;
+``data/left_out.csv`` has the errors of runs that were predicted by a fit
+without their source, stack, engine, device or model. Both are written by ``python -m mlsysim.fitting refresh``.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+from collections.abc import Mapping
+from importlib import resources
+from typing import NamedTuple
+
+from mlsysim.core.toml import packaged_toml
+
+RUNS_FILE = "evidence.csv"
+LEFT_OUT_FILE = "left_out.csv"
+SOURCES_FILE = "evidence_sources.csv"
+NAMES_FILE = "source_names.toml"
+# Prompts are predicted less well than what follows them, and are judged apart.
+FIRST_TOKEN = "first token"
+WHOLE = "whole"
+# Bases of results that rest on fitted coefficients, and so have measurements to be compared with.
+FITTED_BASES = ("calibrated", "transferred")
+FIRST_TOKEN_FIELDS = frozenset(("ttft", "prompt_tokens_per_second", "prefill_mfu"))
+
+
+class RunFacts(NamedTuple):
+    """What a run is of, by the names of the registries: by it runs like it are found.
+
+    ``kind`` is "dense", "moe" or the workload's architecture; ``stack`` is the training stack or serving engine, "" for none.
+    """
+
+    model: str
+    kind: str
+    accelerator: str
+    stack: str
+    accelerators: float
+
+
+class MeasuredRun(NamedTuple):
+    """A published figure beside its prediction.
+
+    Attributes:
+        id: of the anchor's case.
+        run: the same for all figures of one run.
+        source: key of the publication.
+        solver: whose prediction it is.
+        quantity: ``WHOLE`` or ``FIRST_TOKEN``.
+        facts: what the run is of.
+        error: ln(predicted / measured).
+    """
+
+    id: str
+    run: str
+    source: str
+    solver: str
+    quantity: str
+    facts: RunFacts
+    error: float
+
+    @property
+    def citation(self) -> str:
+        """Who published it."""
+        return publications()[self.source].citation
+
+    @property
+    def url(self) -> str:
+        """Where it was published."""
+        return publications()[self.source].url
+
+
+class LeftOut(NamedTuple):
+    """|ln(predicted / measured)| of the runs that a fit without ``name`` predicted; ``study`` says what kind of thing it is."""
+
+    study: str
+    name: str
+    solver: str
+    quantity: str
+    errors: tuple[float, ...]
+
+
+class Publication(NamedTuple):
+    """Where a source of measurements was published."""
+
+    key: str
+    citation: str
+    url: str
+
+
+def quantity_of(field: str) -> str:
+    """Tell whether a result's field speaks of prompts alone or of the whole run.
+
+    Example:
+        >>> quantity_of("ttft"), quantity_of("tokens_per_second")
+        ('first token', 'whole')
+    """
+    return FIRST_TOKEN if field in FIRST_TOKEN_FIELDS else WHOLE
+
+
+@functools.cache
+def measured_runs() -> tuple[MeasuredRun, ...]:
+    """All validation runs with a number, in the order of their sources."""
+    return tuple(
+        MeasuredRun(row["id"], row["run"], row["source"], row["solver"], row["quantity"], _facts(row), float(row["error"]))
+        for row in _rows(RUNS_FILE)
+        if row["error"]
+    )
+
+
+@functools.cache
+def measured_facts(solver: str) -> frozenset[RunFacts]:
+    """What runs of a solver were measured of, those that coefficients were fitted to included."""
+    return frozenset(_facts(row) for row in _rows(RUNS_FILE) if row["solver"] == solver)
+
+
+def _facts(row: Mapping[str, str]) -> RunFacts:
+    return RunFacts(row["model"], row["kind"], row["accelerator"], row["stack"], float(row["accelerators"] or 1))
+
+
+@functools.cache
+def left_out() -> tuple[LeftOut, ...]:
+    """The errors of each study of what was left out of a fit."""
+    return tuple(
+        LeftOut(row["study"], row["name"], row["solver"], row["quantity"], tuple(map(float, row["errors"].split())))
+        for row in _rows(LEFT_OUT_FILE)
+    )
+
+
+@functools.cache
+def publications() -> Mapping[str, Publication]:
+    """Where each source was published, by its key."""
+    return {row["key"]: Publication(row["key"], row["citation"], row["url"]) for row in _rows(SOURCES_FILE)}
+
+
+def is_known_source(text: str) -> bool:
+    """Tell whether a table's ``source`` cell names a publication that has measurements here.
+
+    Example:
+        >>> is_known_source("mosaicml/llm-foundry"), is_known_source("somebody/cluster")
+        (True, False)
+    """
+    lowered = text.lower()
+    return any(word in lowered for word in _source_words())
+
+
+@functools.cache
+def _source_words() -> tuple[str, ...]:
+    words = packaged_toml("calibration", NAMES_FILE)["words"]
+    return tuple(word.lower() for word in words if word != "source")
+
+
+@functools.cache
+def _rows(file: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((resources.files("mlsysim.calibration") / "data" / file).read_text("utf-8"))))

@@ -1,0 +1,214 @@
+"""Intervals of predictions: split-conformal on the log errors of runs like the one in question.
+
+Sources: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005 (split-conformal prediction); Barber et al.,
+"Conformal prediction beyond exchangeability", Annals of Statistics 2023 (weighted quantiles, here of groups).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mlsysim.calibration.evidence import LeftOut, MeasuredRun, RunFacts, left_out, measured_facts, measured_runs
+
+LEVEL = 0.9
+# Runs that a scope needs: the 90 % quantile of twenty is the second largest.
+ENOUGH = 20
+# Rows that a group of a study weighs as, at most: one sweep of a thousand runs is still one way to be new.
+GROUP_ROWS = 40
+# What can be without measurements, in the order in which it is said, and the study that tells what that costs.
+STUDIES = ("source", "stack", "device", "model")
+# What runs have in common with one, from the narrowest scope to the widest.
+SCOPES: tuple[tuple[str, ...], ...] = (
+    ("stack", "accelerator", "kind"),
+    ("stack", "model"),
+    ("stack", "kind"),
+    ("stack",),
+    ("accelerator", "kind"),
+    ("kind",),
+    (),
+)
+_NAMED = {"source": "source", "stack": "engine or stack", "device": "accelerator", "model": "model"}
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How far predictions like one were off: ``log_width`` covers ``LEVEL`` of |ln(predicted / measured)|.
+
+    Attributes:
+        log_width: half the interval's width, as a natural logarithm.
+        scope: the runs that it rests on, in words.
+        runs: how many these are.
+        median: the middle of their |predicted / measured - 1|.
+        p90: what nine in ten of them stay within.
+    """
+
+    log_width: float
+    scope: str
+    runs: int
+    median: float
+    p90: float
+
+
+def conformal_quantile(errors: Sequence[float], level: float = LEVEL) -> float:
+    """Return the ceil((n + 1) level)-th smallest of n errors, the largest where there are too few.
+
+    Example:
+        >>> conformal_quantile([0.1 * step for step in range(1, 20)], 0.9)
+        1.8
+    """
+    ordered = sorted(errors)
+    return ordered[min(math.ceil((len(ordered) + 1) * level), len(ordered)) - 1]
+
+
+def grouped_quantile(groups: Sequence[Sequence[float]], level: float = LEVEL) -> float:
+    """Return the quantile of errors in groups of which a new one is asked: a group weighs as ``GROUP_ROWS`` rows at most.
+
+    Example:
+        >>> grouped_quantile([[0.1] * 1000, [0.5] * 40], 0.4), grouped_quantile([[0.1] * 1000, [0.5] * 40])
+        (0.1, 0.5)
+    """
+    weighed = sorted((error, min(len(group), GROUP_ROWS) / len(group)) for group in groups for error in group)
+    wanted, seen = level * sum(weight for _, weight in weighed), 0.0
+    for error, weight in weighed:
+        seen += weight
+        if seen >= wanted - 1e-9:
+            return error
+    return weighed[-1][0]
+
+
+def spread(solver: str, quantity: str, facts: RunFacts, *, known_source: bool = True) -> Spread | None:
+    """Return how far predictions of runs like one were off; None where a solver's predictions were never measured.
+
+    Where the source, the stack, the accelerator or the model has no measurements of its own, the interval comes from
+    predictions by fits without things of that kind; of several, their widths add as independent errors do.
+
+    Args:
+        solver: name of the solver whose prediction it is.
+        quantity: ``evidence.WHOLE`` or ``evidence.FIRST_TOKEN``.
+        facts: what the run is of.
+        known_source: whether it is a run of a publication that has measurements here.
+
+    Example:
+        >>> facts = RunFacts("Llama-3 70B", "dense", "H100 SXM5 80GB", "no such stack", 64)
+        >>> known, new = spread("DistributedModel", "whole", facts._replace(stack="megatron-core")), spread(
+        ...     "DistributedModel", "whole", facts)
+        >>> known.log_width < new.log_width, new.scope.startswith("no measurement of this engine or stack")
+        (True, True)
+    """
+    closest = _pool(solver, quantity).closest(facts, solver)
+    if closest is None:
+        return None
+    missing = unmeasured(solver, facts, known_source=known_source)
+    if not missing:
+        return closest
+    studies = [_study(study, solver, quantity) for study in missing]
+    width = max(math.hypot(*(one.log_width for one in studies)), closest.log_width)
+    named = " and of ".join(f"this {_NAMED[study]}" for study in missing)
+    scope = f"no measurement of {named}: interval from those left out"
+    widest = max(studies, key=lambda one: one.log_width)
+    return Spread(width, scope, widest.runs, widest.median, widest.p90)
+
+
+def unmeasured(solver: str, facts: RunFacts, *, known_source: bool = True) -> tuple[str, ...]:
+    """Name what of a run has no measurements of its own, of ``STUDIES``.
+
+    A stack that is not known stands for its source too. Models matter where their engine's kernels were not measured for them:
+    in serving language models.
+    """
+    known = _known(solver)
+    missing = []
+    if facts.stack not in known["stack"]:
+        missing.append("stack")
+    elif not known_source:
+        missing.append("source")
+    if facts.accelerator not in known["device"]:
+        missing.append("device")
+    if any(one.study == "model" and one.solver == solver for one in left_out()) and facts.model not in known["model"]:
+        missing.append("model")
+    return tuple(missing)
+
+
+@functools.cache
+def _known(solver: str) -> dict[str, frozenset[str]]:
+    facts = measured_facts(solver)
+    return {
+        "stack": frozenset(one.stack for one in facts),
+        "device": frozenset(one.accelerator for one in facts),
+        "model": frozenset(one.model for one in facts),
+    }
+
+
+class Pool:
+    """Figures of one solver and one quantity, by what their runs have in common."""
+
+    def __init__(self, runs: Iterable[MeasuredRun]) -> None:
+        """Sort the figures into the scopes that they belong to.
+
+        Args:
+            runs: the figures.
+        """
+        self._errors: dict[tuple[tuple[str, ...], tuple[str, ...]], list[float]] = {}
+        self._spreads: dict[tuple[tuple[str, ...], tuple[str, ...]], Spread] = {}
+        for run in runs:
+            for names in SCOPES:
+                self._errors.setdefault((names, _values(run.facts, names)), []).append(abs(run.error))
+
+    def closest(self, facts: RunFacts, solver: str = "") -> Spread | None:
+        """Return the spread of the narrowest scope of a run that has ``ENOUGH`` figures; None of an empty pool.
+
+        Args:
+            facts: what the run is of.
+            solver: what the scope of all figures is called.
+        """
+        for names in SCOPES:
+            key = names, _values(facts, names)
+            errors = self._errors.get(key, ())
+            if errors and (len(errors) >= ENOUGH or not names):
+                if key not in self._spreads:
+                    self._spreads[key] = _spread_of(errors, ", ".join(key[1]) or solver)
+                return self._spreads[key]
+        return None
+
+
+def _values(facts: RunFacts, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(getattr(facts, name) for name in names)
+
+
+@functools.cache
+def _pool(solver: str, quantity: str) -> Pool:
+    return Pool(run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity))
+
+
+def _spread_of(errors: Sequence[float], scope: str) -> Spread:
+    shares = sorted(math.expm1(error) for error in errors)
+    return Spread(conformal_quantile(errors), scope, len(errors), shares[len(shares) // 2], conformal_quantile(shares))
+
+
+@functools.cache
+def _study(study: str, solver: str, quantity: str) -> Spread:
+    return spread_of_groups([one.errors for one in groups_of(study, solver, quantity)])
+
+
+def groups_of(study: str, solver: str, quantity: str) -> list[LeftOut]:
+    """Return what a study left out, one after the other: of this solver where it was studied, else of all.
+
+    Args:
+        study: of ``STUDIES``.
+        solver: name of the solver.
+        quantity: ``evidence.WHOLE`` or ``evidence.FIRST_TOKEN``.
+    """
+    every = [one for one in left_out() if one.quantity == quantity]
+    asked = [one for one in every if one.study == study]
+    own = [one for one in asked if one.solver == solver]
+    # Stacks of training runs are their sources' own: who leaves one out leaves out the other.
+    with_source = [one for one in every if one.study == "source" and one.solver == solver] if study == "stack" else []
+    return own or with_source or asked
+
+
+def spread_of_groups(groups: Sequence[Sequence[float]]) -> Spread:
+    """Return how far off a new group is to be expected, from the errors of each of some others."""
+    middle, wide = grouped_quantile(groups, 0.5), grouped_quantile(groups)
+    return Spread(wide, "", sum(map(len, groups)), math.expm1(middle), math.expm1(wide))

@@ -1,0 +1,135 @@
+"""Where a measurement of what a result says is expected, and the published runs that are most like it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pint
+
+from mlsysim.calibration.evidence import MeasuredRun, RunFacts, measured_runs, quantity_of
+from mlsysim.calibration.intervals import LEVEL, spread
+from mlsysim.core.units import Quantity
+from mlsysim.solvers.shown import shown_range
+
+NEAREST = 3
+# Of two runs, what a difference in each fact costs; a factor of e in accelerators costs one.
+_WEIGHTS = {"stack": 4.0, "accelerator": 3.0, "kind": 4.0, "model": 1.0}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where ``level`` of measurements are expected.
+
+    Attributes:
+        low: the lower end.
+        high: the upper end.
+        level: the share of measurements.
+        scope: the runs that it rests on: what they have in common, or what they were predicted without.
+        runs: how many they are.
+        median: the middle of their |predicted / measured - 1|.
+        p90: what nine in ten of them stay within.
+        elsewhere: the ends for a run of somebody who published none of them, from sources left out of the fit, in the unit of a
+            card; "" where the interval is as wide.
+    """
+
+    low: Quantity | float
+    high: Quantity | float
+    level: float
+    scope: str
+    runs: int
+    median: float
+    p90: float
+    elsewhere: str
+
+    @property
+    def range(self) -> str:
+        """The ends, as in "7.9-9.1", in the unit in which a card writes the value."""
+        return shown_range(self.low, self.high)
+
+    def __str__(self) -> str:
+        like_this = f"{self.runs:,} runs like this" if not self.scope.startswith("no ") else f"{self.scope}, {self.runs:,} runs"
+        return f"{self.range}; {like_this}: half within {100 * self.median:.1f} %, nine in ten within {100 * self.p90:.1f} %"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values; quantities by their number, in the unit of the result's field."""
+        ends = {
+            "low": float(getattr(self.low, "magnitude", self.low)),
+            "high": float(getattr(self.high, "magnitude", self.high)),
+        }
+        told = {name: getattr(self, name) for name in ("level", "scope", "runs", "median", "p90")}
+        return ends | told
+
+
+def interval_about(solver: str, field: str, value: Any, facts: RunFacts) -> Interval | None:
+    """Return the interval of a field's value; None for what is no time, no rate and no utilisation, or was never measured.
+
+    Args:
+        solver: whose measured runs tell how wide it is.
+        field: name of the field.
+        value: what it says.
+        facts: what the run is of.
+    """
+    if not is_speed(field, value):
+        return None
+    found = spread(solver, quantity_of(field), facts)
+    if found is None:
+        return None
+    factor = math.exp(found.log_width)
+    other = spread(solver, quantity_of(field), facts, known_source=False)
+    elsewhere = ""
+    if other is not None and other.log_width > found.log_width:
+        elsewhere = shown_range(value * math.exp(-other.log_width), value * math.exp(other.log_width))
+    return Interval(value / factor, value * factor, LEVEL, found.scope, found.runs, found.median, found.p90, elsewhere)
+
+
+def is_speed(field: str, value: Any) -> bool:
+    """Tell whether a field's value is a time, a rate or a utilisation: what measurements are compared in.
+
+    Args:
+        field: name of the field.
+        value: what it says.
+    """
+    if isinstance(value, pint.Quantity):
+        return "[time]" in value.dimensionality
+    return isinstance(value, float) and "mfu" in field
+
+
+def nearest_to(solver: str, quantity: str, facts: RunFacts) -> tuple[MeasuredRun, ...]:
+    """Return the published runs that have most in common with one; of equally near ones, those of different sources first.
+
+    Args:
+        solver: whose measured runs they are.
+        quantity: ``evidence.WHOLE`` or ``evidence.FIRST_TOKEN``.
+        facts: what the run is of.
+
+    Example:
+        >>> runs = nearest_to("ServingModel", "whole", RunFacts("Llama-3.1 8B", "dense", "H100 SXM5 80GB", "vllm-2025", 1))
+        >>> len(runs), {run.facts.stack for run in runs}
+        (3, {'vllm-2025'})
+    """
+    measured = [run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity)]
+    runs = sorted(measured, key=lambda run: _distance(run.facts, facts))
+    return tuple(_apart(runs))[:NEAREST]
+
+
+def _distance(one: RunFacts, other: RunFacts) -> float:
+    different = sum(cost for name, cost in _WEIGHTS.items() if getattr(one, name) != getattr(other, name))
+    return different + abs(math.log(max(one.accelerators, 1.0) / max(other.accelerators, 1.0)))
+
+
+def _apart(runs: list[MeasuredRun]) -> Iterator[MeasuredRun]:
+    """A run of each set of facts, and only then their repetitions."""
+    seen: set[RunFacts] = set()
+    repeated = []
+    for run in runs:
+        if run.facts in seen:
+            repeated.append(run)
+            continue
+        seen.add(run.facts)
+        yield run
+        if len(seen) >= NEAREST:
+            break
+    yield from repeated

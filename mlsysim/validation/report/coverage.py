@@ -1,0 +1,92 @@
+"""How often measurements lie in the intervals of predictions that they took no part in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE, MeasuredRun, left_out, measured_runs
+from mlsysim.calibration.intervals import LEVEL, Pool, spread_of_groups
+
+FOLDS = 10
+# Two-sided 99 % of a normal distribution.
+_Z = 2.576
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Measurements of a family, or of a way of being new, against their intervals.
+
+    Attributes:
+        name: the family, or what was left out.
+        figures: how many there are.
+        covered: the share of them that lies in its interval.
+        width: the median of the intervals' high / low.
+    """
+
+    name: str
+    figures: int
+    covered: float
+    width: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the share is what chance makes of the stated level, 99 times in 100, for so many figures."""
+        return abs(self.covered - LEVEL) <= _Z * math.sqrt(LEVEL * (1 - LEVEL) / max(self.figures, 1))
+
+
+def of_known(family_of: Mapping[str, str]) -> list[Coverage]:
+    """Cross-conformal by run: each tenth of the runs against intervals from the other nine; all together, then each family.
+
+    Args:
+        family_of: the family of each source that is judged.
+    """
+    judged: list[tuple[str, bool, float]] = []
+    for fold in range(FOLDS):
+        rest = [run for run in measured_runs() if _fold(run) != fold]
+        kinds = {(run.solver, run.quantity) for run in measured_runs()}
+        pools = {kind: Pool(run for run in rest if (run.solver, run.quantity) == kind) for kind in kinds}
+        for run in measured_runs():
+            if _fold(run) != fold or run.source not in family_of:
+                continue
+            found = pools[run.solver, run.quantity].closest(run.facts)
+            if found is not None:
+                judged.append((family_of[run.source], abs(run.error) <= found.log_width, found.log_width))
+    if not judged:
+        return []
+    families = sorted({family for family, _, _ in judged})
+    return [_coverage("all", judged), *(_coverage(name, [one for one in judged if one[0] == name]) for name in families)]
+
+
+def of_unknown() -> list[Coverage]:
+    """Each source, stack, device and model that a fit was not given, against intervals from the others that were left out.
+
+    The share is the mean of theirs: one sweep of a thousand runs is one source.
+    """
+    found = []
+    for study in dict.fromkeys(one.study for one in left_out()):
+        for quantity in (WHOLE, FIRST_TOKEN):
+            every = [one for one in left_out() if (one.study, one.quantity) == (study, quantity)]
+            shares, widths = [], []
+            for one in every:
+                others = [other.errors for other in every if other is not one and other.solver == one.solver]
+                if not others:
+                    continue
+                width = spread_of_groups(others).log_width
+                shares.append(sum(error <= width for error in one.errors) / len(one.errors))
+                widths.append(math.exp(2 * width))
+            if shares:
+                covered = sum(shares) / len(shares)
+                found.append(Coverage(f"each {study} left out, {quantity}", len(shares), covered, median(widths)))
+    return found
+
+
+def _fold(run: MeasuredRun) -> int:
+    return int(run.run, 16) % FOLDS
+
+
+def _coverage(name: str, judged: Sequence[tuple[str, bool, float]]) -> Coverage:
+    widths: Iterable[float] = (math.exp(2 * width) for _, _, width in judged)
+    return Coverage(name, len(judged), sum(held for _, held, _ in judged) / len(judged), median(widths))

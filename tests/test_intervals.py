@@ -1,0 +1,186 @@
+"""Intervals of predictions: quantiles by hand, scopes that widen, what is said of what was never measured."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+from mlsysim.calibration import evidence, intervals
+from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE, MeasuredRun, RunFacts
+from mlsysim.calibration.intervals import Pool, conformal_quantile, grouped_quantile, spread, unmeasured
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.hardware.registry import Hardware
+from mlsysim.models.registry import Models
+from mlsysim.solvers.operations.scaling import ScalingModel
+from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.tables.predict import predict_table
+
+ASKED = {"input_len": 1024, "output_len": 256, "batch_size": 16, "schedule": "continuous"}
+ROW = {
+    "source": "NVIDIA TensorRT-LLM performance doc",
+    "model": "Llama-3.1-8B",
+    "accelerator": "H100-SXM-80GB",
+    "n_accel": "1",
+    "engine": "vLLM 0.12",
+    "weight_precision": "fp16",
+    "mode": "closed-loop",
+    "input_len": "1024",
+    "output_len": "256",
+    "batch_or_concurrency": "16",
+    "metric": "itl_ms",
+}
+KNOWN = RunFacts("Llama-3.1-70B", "dense", "H100 SXM5 80GB", "vllm-2025", 8)
+
+
+def serve(**asked):
+    return ServingModel().solve(Models.Language.Llama3_8B, Hardware.Cloud.H100, **{**ASKED, **asked})
+
+
+def run_of(error, *, stack="s", accelerator="a", model="m"):
+    return MeasuredRun("i", "0", "source", "S", WHOLE, RunFacts(model, "dense", accelerator, stack, 8), error)
+
+
+def test_a_conformal_quantile_by_hand():
+    # ceil(10 x 0.9) = 9 of 9; ceil(11 x 0.9) = 10 of 10; ceil(21 x 0.9) = 19 of 20; one error has none larger than itself.
+    assert conformal_quantile([float(step) for step in range(9)]) == 8
+    assert conformal_quantile([float(step) for step in range(10)]) == 9
+    assert conformal_quantile([float(step) for step in range(20)]) == 18
+    assert conformal_quantile([0.3]) == 0.3
+
+
+def test_a_sweep_is_one_group():
+    # 4 groups of weight 40 each: 0.9 x 160 = 144 of the weight lies below the fourth's middle rows.
+    groups = [[0.1] * 400, [0.2] * 40, [0.3] * 4000, [0.4] * 40]
+    assert grouped_quantile(groups, 0.25) == 0.1
+    assert grouped_quantile(groups, 0.5) == 0.2
+    assert grouped_quantile(groups) == 0.4
+    # Groups smaller than 40 weigh as their rows: 10 of 50 are above 0.1.
+    assert grouped_quantile([[0.1] * 40, [0.9] * 10], 0.79) == 0.1
+    assert grouped_quantile([[0.1] * 40, [0.9] * 10], 0.81) == 0.9
+
+
+def test_a_scope_widens_until_it_has_enough_runs():
+    of_b = [run_of(-0.5, accelerator="b") for _ in range(19)]
+    pool = Pool([*(run_of(0.1) for _ in range(20)), *of_b, run_of(0.5, stack="t")])
+    narrow = pool.closest(RunFacts("m", "dense", "a", "s", 8))
+    assert (narrow.log_width, narrow.runs, narrow.scope) == (0.1, 20, "s, a, dense")
+    wider = pool.closest(RunFacts("m", "dense", "b", "s", 8))
+    assert (wider.log_width, wider.runs, wider.scope) == (0.5, 39, "s, m")
+    assert wider.median == pytest.approx(math.expm1(0.1))
+    assert pool.closest(RunFacts("x", "moe", "x", "x", 8), "S").scope == "S"
+    assert Pool([]).closest(KNOWN) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ({}, ()),
+        ({"stack": "mine"}, ("stack",)),
+        ({"accelerator": "Mine"}, ("device",)),
+        ({"model": "Mine"}, ("model",)),
+        ({"stack": "mine", "accelerator": "Mine"}, ("stack", "device")),
+    ],
+)
+def test_what_was_never_measured_is_wider_and_says_so(change, missing):
+    facts = KNOWN._replace(**change)
+    assert unmeasured("ServingModel", facts) == missing
+    known, found = spread("ServingModel", WHOLE, KNOWN), spread("ServingModel", WHOLE, facts)
+    assert (found.log_width > known.log_width) == bool(missing)
+    assert found.scope.startswith("no measurement of this") == bool(missing)
+
+
+def test_widths_of_what_is_missing_add_as_independent_errors():
+    both = spread("ServingModel", WHOLE, KNOWN._replace(stack="mine", accelerator="Mine")).log_width
+    each = [
+        spread("ServingModel", WHOLE, KNOWN._replace(**change)).log_width
+        for change in ({"stack": "mine"}, {"accelerator": "Mine"})
+    ]
+    assert both == pytest.approx(math.hypot(*each))
+
+
+def test_a_stack_that_is_not_known_stands_for_its_source():
+    assert unmeasured("ServingModel", KNOWN, known_source=False) == ("source",)
+    assert unmeasured("ServingModel", KNOWN._replace(stack="mine"), known_source=False) == ("stack",)
+
+
+def test_prompts_have_an_interval_of_their_own():
+    assert spread("ServingModel", FIRST_TOKEN, KNOWN).log_width > spread("ServingModel", WHOLE, KNOWN).log_width
+    assert spread("NoSuchModel", WHOLE, KNOWN) is None
+
+
+def test_a_result_has_an_interval_about_its_value():
+    run = serve(stack="vllm-2025")
+    assert run.interval.low < run.itl < run.interval.high
+    assert (run.interval.low * run.interval.high).m_as("s**2") == pytest.approx(run.itl.m_as("s") ** 2)
+    assert run.interval == run.interval_of("itl")
+    ttft = run.interval_of("ttft")
+    assert ttft.high / ttft.low > run.interval.high / run.interval.low
+    assert run.interval_of("weights") is None
+    assert run.interval_of("max_batch") is None
+    with pytest.raises(UnknownNameError, match="itl"):
+        run.interval_of("itll")
+
+
+def test_a_card_says_how_sure_it_is():
+    lines = str(serve(stack="vllm-2025")).splitlines()
+    told = next(line for line in lines if line.strip().startswith("itl"))
+    assert "runs like this: half within" in told
+    assert any(line.startswith("  elsewhere itl of a run that nobody has published") for line in lines)
+
+
+def test_a_bound_says_that_it_is_one():
+    run = serve()
+    assert run.interval is None
+    assert run.scope == "none: bound"
+    assert run.nearest == ()
+    told = str(run)
+    assert re.search("itl +at least 5[.]2", told)
+    assert "no real run is this fast" in told
+    assert re.search("tokens per second +at most", told)
+
+
+def test_an_identity_and_a_law_have_no_interval():
+    assert ScalingModel().solve(compute_budget="1e23 flop").interval is None
+
+
+def test_the_nearest_runs_are_cited():
+    nearest = serve(stack="vllm-2025").nearest
+    assert len(nearest) == 3
+    assert all(run.facts.stack == "vllm-2025" and run.citation and run.url.startswith("https://") for run in nearest)
+
+
+def test_an_export_has_the_interval():
+    told = serve(stack="vllm-2025").to_dict()
+    assert told["interval"]["low"] < told["itl"]["value"] < told["interval"]["high"]
+    assert "facts" not in told
+
+
+def test_rows_of_other_sources_are_less_sure():
+    known, other, none = predict_table([ROW, ROW | {"source": "somebody's cluster"}, ROW | {"source": ""}])
+    for row in (known, other, none):
+        assert row["low"] < row["predicted"] < row["high"]
+    assert known["predicted"] == other["predicted"]
+    assert other["high"] > known["high"]
+    assert (none["low"], none["high"]) == (other["low"], other["high"])
+    assert "this source" in other["scope"]
+
+
+def test_a_row_in_another_unit_has_its_interval_there():
+    run = ROW | {"metric": "ttft_ms"}
+    (row,) = predict_table([run])
+    itl = predict_table([ROW])[0]
+    assert row["high"] / row["low"] > itl["high"] / itl["low"]
+
+
+def test_every_name_of_a_source_is_of_one_that_is_there():
+    words = evidence.packaged_toml("calibration", evidence.NAMES_FILE)["words"]
+    words.pop("source")
+    assert {key for keys in words.values() for key in keys} <= set(evidence.publications())
+
+
+def test_every_run_has_a_publication_and_every_study_more_than_one_thing():
+    assert {run.source for run in evidence.measured_runs()} == set(evidence.publications())
+    for study in intervals.STUDIES:
+        assert len([one for one in evidence.left_out() if one.study == study]) > 5
