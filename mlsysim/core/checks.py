@@ -85,6 +85,23 @@ def fraction(name: str, value: object) -> float:
     return real_number(name, value, 0.0, 1.0, above=True)
 
 
+def percentile_share(name: str, value: object) -> float:
+    """Check that ``value`` is a share of requests that keep a limit: above 0 and below 1, for all of them keep none.
+
+    Example:
+        >>> percentile_share("percentile", 0.99)
+        0.99
+        >>> percentile_share("percentile", 1.0)
+        Traceback (most recent call last):
+        mlsysim.core.errors.InputError: percentile = 1.0: expected a share below 1: among all requests that come at random \
+some wait longer than any limit
+    """
+    share = fraction(name, value)
+    if share == 1:
+        raise InputError(name, value, "a share below 1: among all requests that come at random some wait longer than any limit")
+    return share
+
+
 def one_of(name: str, value: object, known: Iterable[str]) -> str:
     """Check that ``value`` is one of ``known``, case and punctuation set aside, and give it as ``known`` writes it.
 

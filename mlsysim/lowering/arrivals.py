@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf, log
 
 import numpy as np
 
 from mlsysim.lowering.deployment import Deployment
+from mlsysim.lowering.prefix_cache import computed, prefixed
 from mlsysim.lowering.serving_bound import BoundPasses
 from mlsysim.lowering.serving_kernels import calibrated_passes
 from mlsysim.lowering.serving_memory import Room, room
@@ -23,6 +24,7 @@ from mlsysim.physics.serving.schedule import Passes
 _LEVELS = 8  # numbers in flight at which the queue of prompts is solved
 _PARTS = 4096  # of the capacity: loads that are told apart
 _NOBODY = 1e-12  # so few requests count as none
+ALMOST = 1 - 1e-9  # of the capacity: above it a float no longer tells the queue from one that grows for ever
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Paces:
     """A replica's speed by the number of requests in flight, 1 to ``places``; ``reason`` says, with the bytes, why none fits.
 
     Every request takes ``output`` steps of the batch, in which the prompts of all others join once: n requests are completed in
-    output step(n) + n prompt.
+    output step(n) + n prompt. ``step_tokens`` are those of prompts, cached ones included, that a step takes.
     """
 
     setting: Deployment
@@ -50,6 +52,11 @@ class Paces:
     def alone_s(self) -> float:
         """Time to the first token of a request that finds nobody."""
         return float(self.passes.prefill_s(1.0, self.setting.prompt))
+
+    @property
+    def _passing_s(self) -> float:
+        """Least time to a first token: a prompt adds to steps what it keeps one stage busy, and itself passes all of them."""
+        return self.alone_s if self.setting.pp > 1 else 0.0
 
     @functools.cached_property
     def _times_s(self) -> tuple[Floats, Floats]:
@@ -88,6 +95,18 @@ class Paces:
         """Requests that a replica completes with as many places taken as complete most."""
         return float(self.completions_per_s.max())
 
+    def with_places(self, places: int) -> Paces:
+        """Returns the same replica with fewer places.
+
+        Args:
+            places: most requests in flight, no more than there are.
+        """
+        fewer = replace(self, places=places, solved={})
+        # Steps of as many requests are the same ones.
+        fewer.__dict__["_times_s"] = tuple(part[:places] for part in self._times_s)
+        fewer.__dict__["capacity_per_s"] = float(self.completions_per_s[places - 1])
+        return fewer
+
     def _with(self, batch: Floats) -> tuple[Floats, Floats]:
         """A decode step of each number of requests, and what a prompt adds to it."""
         prompt, sequences = self.setting.prompt, self.beams * batch
@@ -119,7 +138,8 @@ class Paces:
         if self.places > 1:
             met = likely > 0
             wait_s[met] = between.of_these(found.wait_s, likely[met] - 1)
-            first_s[met] = between.of_these(found.first_s, likely[met] - 1) + self.front_s
+            joined_s = between.of_these(found.first_s, likely[met] - 1) + self.front_s
+            first_s[met] = np.maximum(joined_s, self._passing_s)
         return OpenLoop(
             free=free,
             taken=taken,
@@ -128,7 +148,7 @@ class Paces:
             likely=likely,
             wait_s=wait_s,
             first_s=first_s,
-            last_s=self.front_s + float(last_s),
+            last_s=max(self.front_s + float(last_s), self._passing_s),
             token_s=self.token_s,
         )
 
@@ -270,14 +290,14 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
     work = inference_work(setting.workload, setting.weights, setting.cache)
     held = room(setting, work)
     fit = held.most_sequences if beams == 1 else _searched(setting, work, held, beams)
-    stack = setting.stack
+    stack, new = setting.stack, computed(setting)[0] / setting.prompt
     return Paces(
         setting=setting,
-        passes=BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting),
+        passes=prefixed(BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting), setting),
         places=int(max(1.0, min(fit, float(most or fit)))),
         beams=beams,
         reason=held.reason(setting, float(beams)) if fit < 1 else "",
-        step_tokens=float(stack.step_tokens) if stack is not None and stack.step_tokens else float("inf"),
+        step_tokens=stack.step_tokens / new if stack is not None and stack.step_tokens else inf,
     )
 
 

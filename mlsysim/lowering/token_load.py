@@ -9,10 +9,10 @@ from math import inf
 from typing import Any, Unpack
 
 from mlsysim.calibration.harnesses import LoadHarness, Tables, harness, harness_of, loaded_engine
-from mlsysim.core.checks import fraction, positive_quantity, real_number, whole_number
+from mlsysim.core.checks import percentile_share, positive_quantity, real_number, whole_number
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.options import with_defaults
-from mlsysim.lowering.arrivals import Limits, Paces, highest_load, paces
+from mlsysim.lowering.arrivals import ALMOST, Limits, Paces, highest_load, paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import FormatOptions, LoadOptions
 from mlsysim.models.types import TransformerWorkload
@@ -21,7 +21,6 @@ from mlsysim.systems.types import Fleet, Node
 
 _LIMITS = ("max_ttft", "max_tpot", "max_latency")
 _TP_SIZES = (1, 2, 4, 8, 16, 32, 64)
-ALMOST = 1 - 1e-9  # of the capacity: above it no queue is finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def load_question(
     """
     asked = with_defaults(LoadOptions, dict(options))
     formats: FormatOptions = with_defaults(FormatOptions, dict(options))  # type: ignore[assignment]
-    count, share = whole_number("accelerators", accelerators), fraction("percentile", asked["percentile"])
+    count, share = whole_number("accelerators", accelerators), percentile_share("percentile", asked["percentile"])
     limits_s = [inf if asked[name] is None else positive_quantity(name, asked[name], "second") for name in _LIMITS]
     return LoadQuestion(
         settings=tuple(

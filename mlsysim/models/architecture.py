@@ -94,6 +94,7 @@ class Architecture(Workload):
     moe: MixtureOfExperts | None = None
     mla: LatentAttention | None = None
     training_tokens: Count | None = None
+    weight_format: str = ""
 
     @property
     def kind(self) -> str:

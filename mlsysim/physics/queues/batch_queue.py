@@ -98,12 +98,18 @@ def highest_load(batch: Floats, batch_s: Floats, limit_s: float, *, share: float
     one_s = float(batch_s[0])
     if found is not None and found.load_per_s * one_s >= 1:
         return found
-    alone = _one_by_one(one_s, limit_s, share)
+    alone = one_by_one(one_s, limit_s, share)
     return max((load for load in (found, alone) if load is not None), key=lambda load: load.load_per_s, default=None)
 
 
-def _one_by_one(one_s: float, limit_s: float, share: float) -> BatchLoad | None:
-    """The load of a server that takes requests singly, which is better where batches save nothing: M/D/1 within the limit."""
+def one_by_one(one_s: float, limit_s: float, share: float) -> BatchLoad | None:
+    """The load of a server that takes requests singly, which is better where batches save nothing: M/D/1 within the limit.
+
+    Example:
+        >>> found = one_by_one(0.1, 0.25, share=0.9)  # who waits longer than 1.5 services is one of ten
+        >>> round(found.load_per_s, 1)
+        5.0
+    """
     if one_s >= limit_s:
         return None
     low, high = 0.0, _FULL

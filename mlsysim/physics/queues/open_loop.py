@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from math import inf
 
 import numpy as np
+import numpy.typing as npt
 
 from mlsysim.physics.numeric import Floats, Whole
 from mlsysim.physics.queues.queueing import percentile_s
@@ -41,6 +42,29 @@ def in_flight(arrival_per_s: float, completions_per_s: Floats) -> tuple[Floats, 
     weights[-1] /= 1 - load
     shares = weights / weights.sum()
     return shares[:-1], float(shares[-1])
+
+
+def by_places(arrival_per_s: float, completions_per_s: Floats, slow: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Probability that all places are taken, and that a request counts as ``slow``, for each number of places 1 .. B at once.
+
+    It is what ``in_flight`` gives for each, with f(n) as they are; where arrivals are beyond f(B), all are taken.
+
+    Args:
+        arrival_per_s: at random.
+        completions_per_s: f(1) .. f(B).
+        slow: whether requests are slow with 1 .. B in flight.
+
+    Example:
+        >>> taken, slow = by_places(1.0, np.array([2.0, 2.0]), np.array([False, True]))
+        >>> taken.round(6).tolist(), slow.round(6).tolist()  # M/M/1 at load 0.5: half find it idle
+        ([0.5, 0.25], [0.0, 0.5])
+    """
+    steps = np.concatenate(([0.0], np.cumsum(np.log(arrival_per_s) - np.log(completions_per_s))))
+    weights = np.exp(steps - steps.max())
+    free, idle = weights[:-1], 1 - arrival_per_s / completions_per_s
+    taken = weights[1:] / np.maximum(idle, _NEVER)
+    total = np.cumsum(free) + taken
+    return taken / total, (np.cumsum(free * slow) + taken * slow) / total
 
 
 def not_rare(free: Floats) -> Whole:

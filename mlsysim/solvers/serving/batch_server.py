@@ -10,7 +10,7 @@ import numpy as np
 from mlsysim.calibration.harnesses import Harness, harness_fitted_names, query_harness
 from mlsysim.calibration.inference import inference_fitted_names, inference_stack
 from mlsysim.core.checks import (
-    fraction,
+    percentile_share,
     positive_quantity,
     real_number,
     strict_keywords,
@@ -101,7 +101,7 @@ class BatchServerModel:
         accelerator, count = lone_accelerators(workload, hardware)
         fmt = precision_name("precision", precision)
         size = whole_number("query_size", query_size)
-        share = fraction("percentile", percentile)
+        share = percentile_share("percentile", percentile)
         spread = real_number("token_spread", token_spread, 0)
         limit_s = None if latency_limit is None else positive_quantity("latency_limit", latency_limit, "second")
         if limit_s is not None and size > 1:

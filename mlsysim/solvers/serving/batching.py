@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from dataclasses import dataclass, replace
+from typing import ClassVar, Unpack, cast
 
 import numpy as np
 
-from mlsysim.core.checks import one_of, positive_quantity, strict_keywords
+from mlsysim.core.checks import one_of, percentile_share, positive_quantity, strict_keywords
 from mlsysim.core.units import Quantity
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.arrivals import Limits, paces
 from mlsysim.lowering.deployment import Deployment, requests_per_s
 from mlsysim.lowering.options import DeploymentOptions
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.result import Result
+from mlsysim.solvers.serving.fewest_replicas import fewest, held, least_copies
 from mlsysim.solvers.serving.replica import ServingReplica, whole_batches
 from mlsysim.solvers.serving.serving import ServingResult, serving_result, with_prefills_of_others
+from mlsysim.solvers.serving.tail_latency import TailLatencyResult, of_deployment
 from mlsysim.systems.types import Fleet, Node
 
 SCHEDULES = ("static", "continuous")
@@ -36,11 +39,17 @@ class BatchingResult(Result):
             ``ttft`` is that of a server with requests in flight ("continuous") or of a fixed batch ("static").
         tokens_per_second, requests_per_second: of one replica.
         replicas: that the request rate needs at this batch (1 where no rate is given, 0 where infeasible).
+        utilization: the request rate over what these replicas complete; ``headroom``: what they complete beyond it, over it.
+            None without a rate.
+        tail: the answer of ``TailLatencyModel`` about these replicas, of which ``percentile`` of the requests keep the limits;
+            None without a rate, of a fixed batch, and where infeasible.
         total_searched: batches evaluated, from the largest that fits down.
         best: the whole answer of ``ServingModel`` at this batch.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("batch", "itl", "ttft", "tokens_per_second", "replicas", "max_batch")
+    HEADLINE: ClassVar[tuple[str, ...]] = (
+        *("batch", "itl", "ttft", "tokens_per_second", "replicas", "utilization", "headroom", "max_batch"),
+    )
 
     batch: int
     max_batch: int
@@ -51,6 +60,9 @@ class BatchingResult(Result):
     replicas: int
     total_searched: int
     best: ServingResult
+    utilization: float | None = None
+    headroom: float | None = None
+    tail: TailLatencyResult | None = None
 
 
 class BatchingOptimizer:
@@ -67,6 +79,7 @@ class BatchingOptimizer:
         output_len: int = 256,
         request_rate: Quantity | str | None = None,
         arrival_rate: Quantity | str | None = None,
+        percentile: float = 0.99,
         schedule: str = "continuous",
         **options: Unpack[DeploymentOptions],
     ) -> BatchingResult:
@@ -78,8 +91,9 @@ class BatchingOptimizer:
             max_itl: most time between two tokens of a request, mean, prefills of others included (``ServingModel``'s ``tpot``).
             max_ttft: most time to first token.
             output_len: tokens that a request generates.
-            request_rate: requests a second, such as "20 count/s": how many replicas it needs.
+            request_rate: requests a second, such as "20 count/s", that arrive at random: how many replicas it needs.
             arrival_rate: another name of ``request_rate``.
+            percentile: share of these requests that keep the limits.
             schedule: "continuous" (requests in flight) or "static" (a fixed batch, whose prompts are computed together).
             **options: see ``DeploymentOptions``.
 
@@ -99,7 +113,7 @@ class BatchingOptimizer:
             "ITL": math.inf if max_itl is None else positive_quantity("max_itl", max_itl, "second"),
             "TTFT": math.inf if max_ttft is None else positive_quantity("max_ttft", max_ttft, "second"),
         }
-        rate = requests_per_s(request_rate, arrival_rate)
+        rate, share = requests_per_s(request_rate, arrival_rate), percentile_share("percentile", percentile)
         plan = one_of("schedule", schedule, SCHEDULES)
         deployment = Deployment.of(workload, hardware, **options, output_len=output_len, schedule=plan)
         replica = ServingReplica.of(deployment)
@@ -108,8 +122,13 @@ class BatchingOptimizer:
         binding, reason = _bound_by(replica, batch, nearest, limits)
         best = serving_result(replica.with_batch(batch or nearest))
         per_s = float(best.requests_per_second.m_as("count/second"))
+        replicas, tail = 1, None
+        if rate is not None:
+            replicas = math.ceil(rate / per_s)
+            if plan == "continuous" and batch:
+                replicas, tail = _replicas(deployment, batch, rate, Limits(share, limits["TTFT"], limits["ITL"], math.inf))
+                per_s = float(tail.capacity.m_as("count/second")) / replicas
         breakdown = with_prefills_of_others(best)[0] if best.tpot > best.itl else best.breakdown
-        replicas = 1 if rate is None else math.ceil(rate / per_s)
         return BatchingResult(
             solver="BatchingOptimizer",
             subject=f"{deployment.workload.name}, {deployment.prompt:.0f} + {output_len} tokens on "
@@ -124,7 +143,19 @@ class BatchingOptimizer:
             replicas=replicas if batch else 0,
             total_searched=searched,
             best=best,
+            utilization=None if rate is None or not batch else rate / (replicas * per_s),
+            headroom=None if rate is None or not batch else replicas * per_s / rate - 1,
+            tail=tail,
         )
+
+
+def _replicas(deployment: Deployment, batch: int, rate_per_s: float, limits: Limits) -> tuple[int, TailLatencyResult]:
+    """The fewest replicas with so many places whose requests keep the limits, and what these see."""
+    pace = paces(deployment, batch)
+    found = fewest(lambda count: held(pace, limits, rate_per_s / count), least_copies(rate_per_s, pace.capacity_per_s))
+    # One request in flight keeps the limits, and so do those of copies without end, which find nobody.
+    replicas, _ = cast("tuple[int, object]", found)
+    return replicas, of_deployment(replace(deployment, replicas=replicas), batch, rate_per_s, limits.share)
 
 
 def _largest(replica: ServingReplica, limits: dict[str, float]) -> tuple[int, int, int]:

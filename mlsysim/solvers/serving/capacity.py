@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
 from mlsysim.core.checks import (
     boolean,
     instance,
     needed,
+    percentile_share,
     positive_quantity,
     real_number,
     strict_keywords,
     whole_number,
 )
 from mlsysim.core.errors import InconsistentError, InputError
+from mlsysim.core.precision import bytes_per_element
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.lowering.deployment import Deployment, prompt_tokens, requests_per_s
+from mlsysim.lowering.arrivals import Limits
+from mlsysim.lowering.deployment import prompt_tokens, requests_per_s
 from mlsysim.lowering.options import EngineOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.numeric import Floats
 from mlsysim.solvers.result import Result
-from mlsysim.solvers.serving.capacity_search import AXES, Found, search
-from mlsysim.solvers.serving.capacity_space import PLACE, Load, Offer, configurations, plans
-from mlsysim.solvers.serving.replica import ServingReplica
+from mlsysim.solvers.serving.capacity_answer import (
+    FIGURES,
+    ROOM,
+    TIMES,
+    alternatives,
+    bound_by,
+    closest,
+    in_words,
+    lacking,
+    row_of,
+)
+from mlsysim.solvers.serving.capacity_question import Asked, all_ways
+from mlsysim.solvers.serving.capacity_search import Search, search
+from mlsysim.solvers.serving.capacity_space import Demand, Offer
 from mlsysim.systems.types import Fleet, Node
 
 
@@ -35,30 +48,43 @@ from mlsysim.systems.types import Fleet, Node
 class CapacityResult(Result):
     """The cheapest way to serve the load, or, without prices, the one with the fewest accelerators.
 
+    Every deployment that is told of keeps the limits by the open-loop model of ``TailLatencyModel``, with its replicas and the
+    batch as their places.
+
     Attributes:
         accelerators: in all; ``replicas``: that decode (and prefill, unless the pools are apart).
         cost_per_hour: of all accelerators; ``cost_per_million_tokens``: output tokens of the load. None without prices.
-        itl: mean time between two tokens of a request; ``ttft``: time to its first, of a server with requests in flight; both
-            at a full batch, so at the most that a replica can take. Of an infeasible question, those of the configuration that
-            comes closest, if any fits.
+        percentile: share of the requests that do not exceed ``ttft`` (to the first token), ``itl`` (mean time between two
+            tokens of a request after it) and ``request_latency``. Of an infeasible question, those of a lone request to the
+            deployment that comes closest, if the model fits any.
+        capacity: requests a second that all replicas complete with all places taken; ``utilization``: the load over it;
+            ``headroom``: what it has beyond the load, over the load.
         best_config: hardware, precision, TP, PP, batch, whether the pools are apart, and how many of each.
-        ranking: the cheapest configurations, cheapest first.
-        front: those that no other beats in both cost and ``itl``.
-        alternatives: for each value that was open, the cheapest configuration with it, and its cost over the best.
+        ranking: the cheapest plans, each with the fewest replicas that keep the limits, cheapest first.
+        front: of the plans that were searched, those that no other beats in both cost and ``itl``.
+        alternatives: for each value that was open, the cheapest deployment with it, and its cost over the best.
         why: the same in words.
         total_plans: TP x PP x precision x hardware; ``total_fit``: of these, where at least one sequence fits.
-        total_searched: configurations evaluated: plans that fit x batches x (together, or beside a prefill pool);
-            ``total_feasible``: within the limits.
+        total_searched: numbers of replicas of a plan whose requests were asked whether they keep the limits; plans that cannot
+            be among those told of are not. ``total_feasible``: plans that were found to keep the limits.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("accelerators", "best_config", "cost_per_million_tokens", "itl", "ttft")
+    HEADLINE: ClassVar[tuple[str, ...]] = (
+        *("accelerators", "best_config", "cost_per_hour", "cost_per_million_tokens", "utilization", "headroom", "percentile"),
+        *("itl", "ttft", "request_latency"),
+    )
 
     accelerators: int
     replicas: int
     cost_per_hour: Quantity | None
     cost_per_million_tokens: Quantity | None
+    percentile: float
     itl: Quantity | None
     ttft: Quantity | None
+    request_latency: Quantity | None
+    capacity: Quantity | None
+    utilization: float | None
+    headroom: float | None
     best_config: Mapping[str, Any]
     ranking: tuple[dict[str, Any], ...]
     front: tuple[dict[str, Any], ...]
@@ -70,29 +96,12 @@ class CapacityResult(Result):
     total_feasible: int
 
 
-@dataclass(slots=True)
-class _Asked:
-    """A question in plain numbers, and the counts of plans that its search makes on the way."""
-
-    model: TransformerWorkload
-    offers: list[Offer]
-    precisions: list[str]
-    tp_sizes: list[int] | None
-    pp_sizes: list[int] | None
-    load: Load
-    input_len: int
-    output_len: int
-    prefix_hit: float
-    options: EngineOptions
-    notes: list[str]
-    plans: int = 0
-    fit: int = 0
-    cut: bool = False
-    tried: list[ServingReplica] | None = None
-
-
 class CapacityPlanner:
-    """Tries every hardware x TP x PP x precision x batch x (prefill and decode together or apart): exhaustive, so exact."""
+    """Tries every hardware x TP x PP x precision x (prefill and decode together or apart), each with the replicas it needs.
+
+    A replica's batch is the largest at which all requests keep ``max_itl``, or a power of two where that takes fewer replicas.
+    Replicas are added until ``percentile`` of the requests keep every limit under random arrivals.
+    """
 
     @strict_keywords
     def solve(
@@ -106,8 +115,10 @@ class CapacityPlanner:
         prefix_hit: float = 0.0,
         max_ttft: Quantity | str | None = None,
         max_itl: Quantity | str | None = None,
+        max_latency: Quantity | str | None = None,
+        percentile: float = 0.99,
         prices: Mapping[str, Quantity | str] | None = None,
-        precisions: Sequence[str] = ("fp16", "fp8"),
+        precisions: Sequence[str] | None = None,
         tp_sizes: Sequence[int] | None = None,
         pp_sizes: Sequence[int] | None = None,
         disaggregated: bool | None = None,
@@ -119,66 +130,84 @@ class CapacityPlanner:
 
         Args:
             workload: a decoder.
-            hardware: what it could run on, each with a name of its own: accelerators, nodes (as many as needed), fleets (no
-                more than they have).
-            request_rate: requests a second, such as "20 count/s".
+            hardware: what it could run on, each with a name of its own: accelerators, in the nodes that they usually stand in,
+                or nodes (as many of both as needed), or fleets (no more than they have).
+            request_rate: requests a second, such as "20 count/s"; they arrive at random.
             arrival_rate: another name of ``request_rate``.
             output_len: tokens that a request generates.
             prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them.
             max_ttft: most time to first token.
-            max_itl: most time between two tokens of a request, mean.
+            max_itl: most time between two tokens of a request, mean over its tokens.
+            max_latency: most time of a whole request.
+            percentile: share of the requests that keep each limit.
             prices: of one accelerator, an hour ("2 USD/hour"), by name of the hardware.
-            precisions: number formats to try; one that an accelerator has no rate for is left out there, and said.
+            precisions: number formats to try, by default the one of the model's published weights; one that an accelerator has
+                no rate for is left out there, and said.
             tp_sizes: to try; by default the divisors of the node.
             pp_sizes: to try; by default those that divide the layers, or leave the fullest stage at most 5 % above the mean.
             disaggregated: prefill and decode on accelerators of their own (True), together (False), or the better of both.
-            max_batch: largest batch of a replica to try; all smaller ones are.
-            top_k: configurations to rank.
+            max_batch: most sequences that a replica decodes together.
+            top_k: plans to rank.
             **options: see ``EngineOptions``.
 
         Raises:
             InputError: an argument out of range; a price that is missing; no plan that is possible at all.
 
         Example:
+            >>> from mlsysim.hardware.registry import Hardware
             >>> from mlsysim.models.registry import Models
-            >>> from mlsysim.systems.registry import Systems
-            >>> found = CapacityPlanner().solve(
-            ...     Models.Language.Llama2_70B, [Systems.Nodes.DGX_A100_80GB, Systems.Nodes.DGX_H100], stack="vllm-2025",
-            ...     request_rate="20 count/s", input_len=1024, output_len=256, max_itl="60 ms", max_ttft="1 s",
-            ...     precisions=["fp16"], prices={"DGX A100 640GB": "1.8 USD/hour", "DGX H100": "3 USD/hour"},
-            ... )
-            >>> found.feasible, found.itl.to("ms").magnitude <= 60, found.total_searched > 1000
-            (True, True, True)
+            >>> from mlsysim.solvers.serving.tail_latency import TailLatencyModel
+            >>> load = dict(request_rate="20 count/s", input_len=1024, output_len=256, stack="vllm-2025")
+            >>> card, model = Hardware.Cloud.H100, Models.Language.Llama2_70B
+            >>> asked = dict(max_itl="60 ms", max_ttft="1 s", prices={card.name: "3 USD/hour"}, disaggregated=False)
+            >>> found = CapacityPlanner().solve(model, [card], **asked, **load)
+            >>> plan = {"tp_size": "tp", "pp_size": "pp", "batch_size": "batch", "replicas": "replicas"}
+            >>> plan = {argument: found.best_config[name] for argument, name in plan.items()}
+            >>> served = TailLatencyModel().solve(model, card, **plan, **load)
+            >>> found.accelerators, served.ttft_p99 == found.ttft, served.tpot_p99.m_as("ms") <= 60
+            (12, True, True)
         """
         rate = needed("request_rate", requests_per_s(request_rate, arrival_rate), "a rate, such as 20 count/s")
-        asked = _Asked(
-            model=instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B"),
+        limits_s = {"max_ttft": max_ttft, "max_itl": max_itl, "max_latency": max_latency}
+        model = instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B")
+        formats = [_own_format(model)] if precisions is None else _listed("precisions", precisions)
+        asked = Asked(
+            model=model,
             offers=_offers(hardware, prices),
-            precisions=[
-                instance("precisions", name, str, "names of number formats") for name in _listed("precisions", precisions)
-            ],
+            precisions=[instance("precisions", name, str, "names of number formats") for name in formats],
             tp_sizes=_sizes("tp_sizes", tp_sizes),
             pp_sizes=_sizes("pp_sizes", pp_sizes),
-            load=Load(
-                request_rate=rate,
-                max_ttft_s=math.inf if max_ttft is None else positive_quantity("max_ttft", max_ttft, "second"),
-                max_itl_s=math.inf if max_itl is None else positive_quantity("max_itl", max_itl, "second"),
+            demand=Demand(
+                rate_per_s=rate,
+                limits=Limits(
+                    percentile_share("percentile", percentile),
+                    *(math.inf if each is None else positive_quantity(name, each, "second") for name, each in limits_s.items()),
+                ),
                 max_batch=whole_number("max_batch", max_batch),
-                disaggregated=(False, True) if disaggregated is None else (boolean("disaggregated", disaggregated),),
             ),
+            disaggregated=(False, True) if disaggregated is None else (boolean("disaggregated", disaggregated),),
             input_len=prompt_tokens(options.get("input_len"), options.get("seq_len")),
             output_len=whole_number("output_len", output_len),
             prefix_hit=real_number("prefix_hit", prefix_hit, 0.0, 1.0),
             options=options,
-            notes=[],
+            priced=prices is not None,
         )
-        found = search(_blocks(asked), asked.load, whole_number("top_k", top_k))
-        if asked.tried is None:
+        found = search(list(all_ways(asked)), whole_number("top_k", top_k))
+        if not asked.tried and asked.refused:
+            raise asked.refused[-1]
+        if not asked.tried:
             raise InconsistentError("hardware", [offer.hardware.name for offer in asked.offers], _POSSIBLE)
-        return _result(asked, asked.tried, found, priced=prices is not None)
+        if precisions is None and bytes_per_element(asked.precisions[0]) > 1:
+            asked.notes.extend(_if_quantised(asked, found))
+        return _result(asked, found)
 
 
 _POSSIBLE = "some plan that is possible: TP that divides the heads, TP x PP within the accelerators, a precision with a rate"
+_QUANTISED = "fp8"
+
+
+def _own_format(model: TransformerWorkload) -> str:
+    return model.weight_format or "fp16"
 
 
 def _listed(name: str, given: Any) -> list[Any]:
@@ -213,144 +242,53 @@ def _machine(item: object) -> HardwareNode | Node | Fleet:
     return instance("hardware", item, HardwareNode, "an accelerator such as Hardware.Cloud.H100, a Node or a Fleet")
 
 
-def _blocks(asked: _Asked) -> Iterator[tuple[Floats, float]]:
-    """All configurations, by hardware and precision; plans and those that fit are counted on the way."""
-    for number, offer in enumerate(asked.offers):
-        legal = plans(asked.model, offer, asked.tp_sizes, asked.pp_sizes)
-        for which, precision in enumerate(asked.precisions):
-            try:
-                replicas = [
-                    ServingReplica.of(
-                        Deployment.of(
-                            asked.model,
-                            offer.hardware,
-                            **asked.options,
-                            precision=precision,
-                            tp_size=tp,
-                            pp_size=pp,
-                            output_len=asked.output_len,
-                            prefix_hit=asked.prefix_hit,
-                            schedule="continuous",
-                        )
-                    )
-                    for tp, pp in legal
-                ]
-            except InputError as error:
-                if error.argument != "precision" or len(asked.precisions) == 1:
-                    raise
-                asked.notes.append(f"{precision} is left out on {offer.hardware.name}: {error}")
-                continue
-            asked.tried = [*(asked.tried or []), *replicas] if replicas else asked.tried
-            asked.plans += len(replicas)
-            asked.cut |= any(replica.most > asked.load.max_batch for replica in replicas)
-            asked.fit += sum(replica.most >= 1 for replica in replicas)
-            for columns in configurations(replicas, asked.load, offer, (number, which)):
-                yield columns, offer.available
+def _if_quantised(asked: Asked, found: Search) -> Iterator[str]:
+    """What weights and cache of 8 bits would save."""
+    quantised = replace(asked, precisions=[_QUANTISED], notes=[], tried=[], refused=[])
+    try:
+        best = search(list(all_ways(quantised)), 1, found.ranking[0].cost if found.ranking else math.inf).ranking
+    except InputError:
+        return
+    if best and (not found.ranking or best[0].cost < found.ranking[0].cost):
+        row = row_of(quantised, best[0])
+        plan = f"{row['replicas']} x (TP {row['tp']} x PP {row['pp']}) on {row['hardware']}"
+        yield f"if quantised to {_QUANTISED}: {row['accelerators']} accelerators, {plan}"
 
 
-def _result(asked: _Asked, tried: list[ServingReplica], found: Found, *, priced: bool) -> CapacityResult:
-    load, output = asked.load, asked.output_len
-    binding, reason = _verdict(asked, tried, found)
-    ranking = tuple(_row(asked, column, priced) for column in found.best.T)
-    shown = ranking[0] if ranking else _row(asked, found.nearest[:, 0], priced) if found.nearest.size else None
+def _result(asked: Asked, found: Search) -> CapacityResult:
+    limits, output = asked.demand.limits, asked.output_len
+    ranking = [row_of(asked, each) for each in found.ranking]
+    nearest = None if ranking else closest(found, asked.demand)
+    binding, reason = bound_by(asked, found.ranking[0]) if ranking else lacking(asked, found, nearest)
     best = ranking[0] if ranking else {}
-    alternatives = tuple(_alternatives(asked, found, priced)) if ranking else ()
-    config = {name: value for name, value in best.items() if name not in _FIGURES}
-    prefill = float(best["prefill_replicas"] * best["prefill_tp"] * best["prefill_pp"]) if best else 0.0
-    decode = float(best["accelerators"]) - prefill if best else 0.0
-    notes = [*asked.notes, *([f"batches beyond max_batch = {load.max_batch} fit and were not tried"] if asked.cut else [])]
-    used = {name: None for replica in tried for name in coefficients_used(replica.deployment)}
+    shown = best or ({} if nearest is None else row_of(asked, nearest))
+    others = tuple(alternatives(asked, found)) if ranking else ()
+    prefill = best["prefill_replicas"] * best["prefill_tp"] * best["prefill_pp"] if best else 0
+    parts = {"decode": best["accelerators"] - prefill, "prefill": prefill} if best else {}
+    notes = [*asked.notes]
+    if asked.cut:
+        notes.append(f"batches beyond max_batch = {asked.demand.max_batch} fit and were not tried")
     return CapacityResult(
         solver="CapacityPlanner",
-        subject=f"{asked.model.name}, {load.request_rate:g} requests/s of {asked.input_len} + {output} tokens",
-        basis=tried[0].deployment.basis,
+        subject=f"{asked.model.name}, {asked.demand.rate_per_s:g} requests/s of {asked.input_len} + {output} tokens",
+        basis=asked.tried[0].basis,
         reason=reason,
         binding=binding,
-        breakdown={name: with_unit(size, "count") for name, size in (("decode", decode), ("prefill", prefill)) if size},
+        breakdown={name: with_unit(float(size), "count") for name, size in parts.items() if size},
         diagnostics=tuple(notes),
-        coefficients=tuple(used),
-        accelerators=best["accelerators"] if best else 0,
-        replicas=best["replicas"] if best else 0,
-        cost_per_hour=best.get("cost_per_hour"),
-        cost_per_million_tokens=best.get("cost_per_million_tokens"),
-        itl=shown["itl"] if shown else None,
-        ttft=shown["ttft"] if shown else None,
-        best_config=config,
-        ranking=ranking,
-        front=tuple(_row(asked, column, priced) for column in found.front.T),
-        alternatives=alternatives,
-        why=tuple(_in_words(row) for row in alternatives),
-        total_plans=asked.plans,
+        coefficients=tuple({name: None for setting in asked.tried for name in coefficients_used(setting)}),
+        accelerators=best.get("accelerators", 0),
+        replicas=best.get("replicas", 0),
+        percentile=limits.share,
+        **{name: best.get(name) for name in ("cost_per_hour", "cost_per_million_tokens", *ROOM)},
+        **{name: shown.get(name) for name in TIMES},
+        best_config={name: value for name, value in best.items() if name not in FIGURES},
+        ranking=tuple(ranking),
+        front=tuple(row_of(asked, each) for each in found.front),
+        alternatives=others,
+        why=tuple(in_words(row) for row in others),
+        total_plans=len(asked.tried),
         total_fit=asked.fit,
         total_searched=found.searched,
-        total_feasible=found.feasible,
+        total_feasible=len(found.known),
     )
-
-
-_FIGURES = ("itl", "ttft", "cost_per_hour", "cost_per_million_tokens", "requests_per_second")
-
-
-def _row(asked: _Asked, column: Floats, priced: bool) -> dict[str, Any]:
-    """A configuration in the field's terms."""
-    value = {name: float(column[index]) for name, index in PLACE.items()}
-    counts = ("tp", "pp", "batch", "replicas", "prefill_replicas", "prefill_tp", "prefill_pp", "accelerators")
-    tokens_per_hour = asked.load.request_rate * asked.output_len * 3600
-    return {
-        "hardware": asked.offers[int(value["offer"])].hardware.name,
-        "precision": asked.precisions[int(value["precision"])],
-        "disaggregated": bool(value["disaggregated"]),
-        **{name: int(value[name]) for name in counts},
-        "requests_per_second": with_unit(value["requests_per_s"], "count/second"),
-        "itl": with_unit(value["itl_s"], "second"),
-        "ttft": with_unit(value["ttft_s"], "second"),
-        "cost_per_hour": with_unit(value["cost"], "USD/hour") if priced else None,
-        "cost_per_million_tokens": with_unit(value["cost"] / tokens_per_hour * 1e6, "USD") if priced else None,
-    }
-
-
-def _alternatives(asked: _Asked, found: Found, priced: bool) -> Iterator[dict[str, Any]]:
-    """The cheapest configuration of every other value of each axis."""
-    best, cost = found.best[:, 0], PLACE["cost"]
-    own = _row(asked, best, priced)
-    for axis in AXES:
-        name = "hardware" if axis == "offer" else axis
-        for (of, value), column in sorted(found.by_value.items()):
-            if of == axis and value != best[PLACE[axis]]:
-                row = _row(asked, column[:, 0], priced)
-                dearer = float(column[cost, 0] / best[cost]) - 1
-                yield {"changed": name, "value": row[name], "instead_of": own[name], "dearer": dearer, **row}
-
-
-def _in_words(row: Mapping[str, Any]) -> str:
-    what = f"{row['changed']} {row['value']} instead of {row['instead_of']}"
-    itl_ms = float(row["itl"].m_as("ms"))
-    cost = f"{row['dearer']:.1%} dearer" if row["dearer"] > 0 else "costs the same"
-    return f"{what}: {cost} at best ({row['accelerators']} accelerators, {itl_ms:.3g} ms between tokens)"
-
-
-def _verdict(asked: _Asked, tried: list[ServingReplica], found: Found) -> tuple[str, str]:
-    """Say what limits the winner, and, where there is none, why."""
-    if not found.searched:
-        closest = min(tried, key=lambda replica: replica.held.needed_B(1.0) / replica.deployment.accelerator.memory_capacity_B)
-        if asked.fit:
-            return "network", "no hardware has a network between a prefill and a decode pool"
-        plan = f"TP {closest.deployment.tp} x PP {closest.deployment.pp} in {closest.deployment.arithmetic}"
-        return "memory capacity", f"the model fits none of {asked.plans} plans; at the nearest, {plan}, {closest.lacking()}"
-    if found.feasible:
-        least = min(found.without, key=lambda name: found.without[name])
-        return (least if found.without[least] < found.best[PLACE["cost"], 0] else "throughput"), ""
-    load, column = asked.load, found.nearest[:, 0]
-    available = asked.offers[int(column[PLACE["offer"]])].available
-    reached = {
-        "ITL limit": float(column[PLACE["itl_s"]]) / load.max_itl_s,
-        "TTFT limit": float(column[PLACE["ttft_s"]]) / load.max_ttft_s,
-        "fleet size": float(column[PLACE["accelerators"]]) / available,
-    }
-    worst = max(reached, key=lambda name: reached[name])
-    values = {
-        "ITL limit": f"ITL {column[PLACE['itl_s']] * 1e3:.4g} ms for a limit of {load.max_itl_s * 1e3:.4g} ms",
-        "TTFT limit": f"TTFT {column[PLACE['ttft_s']] * 1e3:.4g} ms for a limit of {load.max_ttft_s * 1e3:.4g} ms",
-        "fleet size": f"{column[PLACE['accelerators']]:.0f} accelerators of {available:.0f}",
-    }
-    missed = ", ".join(values[name] for name, share in reached.items() if share > 1)
-    return worst, f"none of {found.searched} configurations keeps the limits; at the nearest {missed}"

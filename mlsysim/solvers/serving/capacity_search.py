@@ -1,98 +1,131 @@
-"""Exhausting the ways to serve a load: counts, the cheapest, and the front of cost against inter-token latency."""
+"""The cheapest ways to serve a load: each with the fewest replicas that keep the limits, and no more of them than matters."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 
-import numpy as np
-
-from mlsysim.physics.numeric import Floats
-from mlsysim.solvers.serving.capacity_space import COLUMNS, PLACE, Load
-
-# What the winner is compared along.
-AXES = ("offer", "precision", "tp", "pp", "disaggregated")
+from mlsysim.solvers.serving.capacity_space import Held, Promise, Way
+from mlsysim.solvers.serving.fewest_replicas import fewest
 
 
-def _none() -> Floats:
-    return np.empty((len(COLUMNS), 0))
+@dataclass(frozen=True)
+class Deployed:
+    """A way to serve with the fewest replicas that keep the limits, and what its requests see; None: that of a lone request."""
+
+    way: Way
+    replicas: int
+    held: Held | None
+
+    @functools.cached_property
+    def promise(self) -> Promise:
+        """What the asked share of requests does not exceed."""
+        return self.way.lone if self.held is None else self.way.promise(self.held)
+
+    @property
+    def accelerators(self) -> int:
+        """All accelerators."""
+        return self.way.accelerators(self.replicas)
+
+    @property
+    def cost(self) -> float:
+        """Price of all accelerators, an hour."""
+        return self.way.cost(self.replicas)
+
+    @property
+    def order(self) -> tuple[float, float, float]:
+        """Cheapest first; of one cost, those with the least latency between tokens, then before the first."""
+        return self.cost, self.promise.itl_s, self.promise.ttft_s
 
 
 @dataclass(slots=True)
-class Found:
-    """The state of a search: the configurations that it has seen so far.
+class Search:
+    """The state of a search: what it has found so far.
 
     Attributes:
-        kept: configurations to rank.
-        searched, feasible: configurations evaluated, and those within the limits.
-        best: columns of the cheapest, cheapest first; of one cost, those with the least latency.
-        front: those that no other beats in both cost and inter-token latency.
-        by_value: of each axis and value, the cheapest column.
-        without: of each limit, the least cost if it were lifted and the others kept.
-        nearest: where none is within the limits, the one that comes closest, and how far over it is.
+        kept: ways to rank.
+        below: the most that one may cost.
+        known: the cheapest deployment of each way, by its values on the axes.
+        searched: numbers of replicas of a way that were asked whether they keep the limits.
+        late: ways of which not even a lone request keeps the limits.
+        short: ways that the hardware has no room for, were the limits to be kept.
     """
 
     kept: int
+    below: float = inf
+    known: dict[tuple[int, ...], Deployed] = field(default_factory=dict)
     searched: int = 0
-    feasible: int = 0
-    best: Floats = field(default_factory=_none)
-    front: Floats = field(default_factory=_none)
-    by_value: dict[tuple[str, float], Floats] = field(default_factory=dict)
-    without: dict[str, float] = field(default_factory=dict)
-    nearest: Floats = field(default_factory=_none)
-    over: float = float("inf")
+    late: list[Way] = field(default_factory=list)
+    short: list[Way] = field(default_factory=list)
 
-    def add(self, columns: Floats, load: Load, available: float) -> None:
-        """A block of configurations of one offer."""
-        self.searched += columns.shape[1]
-        shares = {
-            "ITL limit": columns[PLACE["itl_s"]] / load.max_itl_s,
-            "TTFT limit": columns[PLACE["ttft_s"]] / load.max_ttft_s,
-            "fleet size": columns[PLACE["accelerators"]] / available,
-        }
-        for name in shares:
-            others = np.max([share for other, share in shares.items() if other != name], axis=0) <= 1
-            least_cost = float(np.min(columns[PLACE["cost"]], where=others, initial=np.inf))
-            self.without[name] = min(self.without.get(name, np.inf), least_cost)
-        over = np.max(list(shares.values()), axis=0)
-        within = columns[:, over <= 1]
-        if not within.shape[1]:
-            least = int(over.argmin())
-            if not self.feasible and over[least] < self.over:
-                self.over, self.nearest = float(over[least]), columns[:, least : least + 1]
+    @property
+    def ranking(self) -> list[Deployed]:
+        """The cheapest deployments, cheapest first."""
+        return sorted(self.known.values(), key=lambda each: each.order)[: self.kept]
+
+    @property
+    def front(self) -> list[Deployed]:
+        """The deployments with less latency between tokens than every cheaper one."""
+        front: list[Deployed] = []
+        for each in sorted(self.known.values(), key=lambda each: each.order):
+            if not front or each.promise.itl_s < front[-1].promise.itl_s:
+                front.append(each)
+        return front
+
+    def cheapest(self, axis: int, value: int) -> Deployed | None:
+        """The cheapest deployment with a value on an axis."""
+        having = (each for values, each in self.known.items() if values[axis] == value)
+        return min(having, key=lambda each: each.order, default=None)
+
+    def fewest(self, way: Way, most: float) -> Deployed | None:
+        """The way with the fewest replicas that keep the limits, no more than ``most``."""
+
+        def holds(replicas: int) -> Held | None:
+            self.searched += 1
+            return way.held(replicas)
+
+        found = fewest(holds, way.least_replicas, most)
+        return None if found is None else Deployed(way, *found)
+
+    def look(self, way: Way) -> None:
+        """Add a way, if its deployment can be among the cheapest at all, or with one of its values."""
+        worth = self._worth(way)
+        if way.cost(way.least_replicas) > worth:
             return
-        self.feasible += within.shape[1]
-        ordered = _ordered(within)
-        self.best = _ordered(np.concatenate([self.best, ordered[:, : self.kept]], axis=1))[:, : self.kept]
-        self.front = _front(_ordered(np.concatenate([self.front, _front(ordered)], axis=1)))
-        for axis in AXES:
-            self._cheapest_by(axis, ordered)
+        found = self.fewest(way, way.most_replicas(worth))
+        if found is not None:
+            known = self.known.get(way.values)
+            if known is None or found.order < known.order:
+                self.known[way.values] = found
+        elif way.most_replicas(inf) < inf:
+            self.short.append(way)
 
-    def _cheapest_by(self, axis: str, ordered: Floats) -> None:
-        values, first = np.unique(ordered[PLACE[axis]], return_index=True)
-        for value, index in zip(values, first, strict=True):
-            known = self.by_value.get((axis, float(value)), _none())
-            both = np.concatenate([known, ordered[:, index : index + 1]], axis=1)
-            self.by_value[axis, float(value)] = _ordered(both)[:, :1]
-
-
-def _ordered(columns: Floats) -> Floats:
-    """Cheapest first; of one cost, those with the least latency between tokens, then before the first."""
-    ordered: Floats = columns[:, np.lexsort(tuple(columns[PLACE[name]] for name in ("ttft_s", "itl_s", "cost")))]
-    return ordered
+    def _worth(self, way: Way) -> float:
+        """The most that a deployment may cost to be told of."""
+        ranking = self.ranking
+        costs = [ranking[-1].cost if len(ranking) == self.kept else inf]
+        for axis, value in enumerate(way.values):
+            cheapest = self.cheapest(axis, value)
+            costs.append(inf if cheapest is None else cheapest.cost)
+        return min(max(costs), self.below)
 
 
-def _front(ordered: Floats) -> Floats:
-    """The configurations with less latency than every cheaper one."""
-    itl_s = ordered[PLACE["itl_s"]]
-    ahead = np.append(True, itl_s[1:] < np.minimum.accumulate(itl_s)[:-1])[: itl_s.size]
-    front: Floats = ordered[:, ahead]
-    return front
+def search(ways: Iterable[Way], kept: int, below: float = inf) -> Search:
+    """Searches the ways from the one that might be cheapest on.
 
-
-def search(blocks: Iterable[tuple[Floats, float]], load: Load, kept: int) -> Found:
-    """All blocks of configurations, each with the accelerators that its offer has."""
-    found = Found(kept)
-    for columns, available in blocks:
-        found.add(columns, load, available)
+    Args:
+        ways: what to try.
+        kept: deployments to rank.
+        below: the most that one may cost.
+    """
+    found, able = Search(kept, below), []
+    for way in ways:
+        if way.least_replicas:
+            able.append(way)
+        else:
+            found.late.append(way)
+    for way in sorted(able, key=lambda way: (way.cost(way.least_replicas), way.lone.itl_s)):
+        found.look(way)
     return found

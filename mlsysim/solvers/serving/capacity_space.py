@@ -1,39 +1,33 @@
-"""Every way to serve a load on one kind of hardware in one number format, as arrays: plans, batches, one pool or two."""
+"""Every way to serve a load: hardware, number format, TP x PP, prompts beside decoding or in a pool of their own."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from math import inf
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.lowering.prefix_cache import prefixed
-from mlsysim.lowering.serving_bound import BoundPasses
-from mlsysim.lowering.work import cached_tokens
+from mlsysim.lowering.arrivals import Limits, Paces
+from mlsysim.lowering.work import cached_tokens, inference_work
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.numeric import Floats, minimum
-from mlsysim.physics.serving.deployment import Shards
-from mlsysim.physics.serving.disaggregation import decode_pool, kv_transfer_s, prefill_pool
-from mlsysim.physics.serving.inference import ServingMachine
-from mlsysim.physics.serving.schedule import EnginePasses, Passes, continuous_batch
-from mlsysim.physics.serving.torus import TorusDeployment
-from mlsysim.solvers.serving.replica import ServingReplica, whole_batches
+from mlsysim.physics.numeric import Floats
+from mlsysim.physics.queues.open_loop import OpenLoop, Spread
+from mlsysim.physics.serving.disaggregation import kv_transfer_s
+from mlsysim.solvers.serving.fewest_replicas import held, hopeful, least_copies
+from mlsysim.solvers.serving.pools import DecodePaces, PrefillPool, prefill_pool
+from mlsysim.systems.fleets import usual_node
 from mlsysim.systems.types import Fleet, Node
 
-# What is kept of a configuration: where it stands (offer, precision: places in the lists asked), the plan, and its figures.
-# ``cost`` is of all accelerators, an hour; ``requests_per_s``: that one replica can take; ``prefill_*``: of a pool of its own.
-COLUMNS = (
-    *("offer", "precision", "tp", "pp", "batch", "disaggregated", "replicas", "prefill_replicas", "prefill_tp", "prefill_pp"),
-    *("requests_per_s", "accelerators", "ttft_s", "itl_s", "cost"),
-)
-PLACE = {name: index for index, name in enumerate(COLUMNS)}
 # Layers of the fullest stage over the mean, at most: passes are timed as if stages were alike.
 _UNEVEN = 1.05
-# Configurations evaluated at once: memory stays bounded, and arrays stay in the cache.
-_BLOCK = 8192
+# What tells ways from each other, and what the winner is compared along.
+AXES = ("hardware", "precision", "tp", "pp", "disaggregated")
+# The last bits of a division are no breach of a limit.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +39,7 @@ class Offer:
         price: of one accelerator, an hour (1 where nobody says: then the cost counts accelerators).
         node: accelerators that a replica may lie on by default.
         available: accelerators in all.
-        network_Bps: of one accelerator, from a prefill pool to a decode pool; 0: they have none.
+        network_Bps: of one accelerator, from a prefill pool to a decode pool.
     """
 
     hardware: HardwareNode | Node | Fleet
@@ -56,34 +50,220 @@ class Offer:
 
     @classmethod
     def of(cls, hardware: HardwareNode | Node | Fleet, price: float) -> Offer:
-        """A fleet has an end; nodes and accelerators are bought as needed."""
+        """A fleet has an end; nodes are bought as needed, and an accelerator stands in its usual node."""
         if isinstance(hardware, Fleet):
             node = hardware.node
             network_Bps = hardware.inter_bandwidth_Bps if hardware.count > 1 else node.intra_bandwidth_Bps
             return cls(hardware, price, node.accelerators_per_node, float(hardware.accelerators), network_Bps)
-        if isinstance(hardware, Node):
-            card = hardware.network_bw
-            network_Bps = hardware.intra_bandwidth_Bps if card is None else float(card.m_as("byte/second"))
-            return cls(hardware, price, hardware.accelerators_per_node, float("inf"), network_Bps)
-        return cls(hardware, price, 1, float("inf"), hardware.interconnect_bandwidth_Bps or 0.0)
+        node = hardware if isinstance(hardware, Node) else usual_node(hardware)
+        card = node.network_bw
+        network_Bps = node.intra_bandwidth_Bps if card is None else float(card.m_as("byte/second"))
+        return cls(hardware, price, node.accelerators_per_node, inf, network_Bps)
 
     @property
     def most_ranks(self) -> float:
         """Accelerators that one replica may have."""
-        if isinstance(self.hardware, Fleet):
-            return self.available
-        return float(self.node) if isinstance(self.hardware, Node) else 1.0
+        if isinstance(self.hardware, HardwareNode) and (self.hardware.interconnect_bw or self.hardware.host_link_bw) is None:
+            return 1.0  # nobody says what links it to others
+        return self.available if isinstance(self.hardware, Fleet) else float(self.node)
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """The load that is to be served, and its latency limits: infinite where there is no limit."""
+class Demand:
+    """The load that is to be served, its limits, and the most sequences that one replica may decode together."""
 
-    request_rate: float
-    max_ttft_s: float
-    max_itl_s: float
+    rate_per_s: float
+    limits: Limits
     max_batch: int
-    disaggregated: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What the asked share of requests does not exceed, and what one replica completes with all its places taken."""
+
+    batch: int
+    capacity_per_s: float
+    ttft_s: float
+    itl_s: float
+    request_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A batch with which the limits are kept, and what requests see then: of pools apart, the time per output token."""
+
+    batch: int
+    seen: OpenLoop | Spread
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to serve: a plan on some hardware, whose replicas decode.
+
+    Attributes:
+        offer: where it runs.
+        place: of the offer and the number format in what was asked.
+        pace: of one replica with as many places as it may have.
+        demand: what it is to serve.
+    """
+
+    offer: Offer
+    place: tuple[int, int]
+    pace: Paces
+    demand: Demand
+
+    @property
+    def pool(self) -> PrefillPool | None:
+        """Replicas that prefill, where those that decode do not."""
+        return None
+
+    @property
+    def ranks(self) -> int:
+        """Accelerators of one replica."""
+        return self.pace.setting.tp * self.pace.setting.pp
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Its values on ``AXES``, which tell it from others."""
+        return (*self.place, self.pace.setting.tp, self.pace.setting.pp, int(self.pool is not None))
+
+    def accelerators(self, replicas: int) -> int:
+        """Accelerators of so many replicas, those of the prefill pool included."""
+        return replicas * self.ranks + (self.pool.accelerators if self.pool is not None else 0)
+
+    def cost(self, replicas: int) -> float:
+        """Price of so many replicas, an hour."""
+        return self.accelerators(replicas) * self.offer.price
+
+    def most_replicas(self, cost: float) -> float:
+        """Replicas that the hardware has room for and that cost no more than ``cost``."""
+        most = min(self.offer.available, (1 + _ROUNDING) * cost / self.offer.price)
+        return inf if most == inf else (most - self.accelerators(0)) // self.ranks
+
+    @property
+    def further(self) -> float:
+        """Tokens of a request after the first."""
+        return self.pace.setting.output - 1
+
+    @property
+    def first_s(self) -> float:
+        """Time to the first token of a request that finds nobody."""
+        return self.pace.alone_s
+
+    @property
+    def token_s(self) -> Floats:
+        """Time per output token with 1, 2, ... requests in flight."""
+        return self.pace.token_s
+
+    @property
+    def completions_per_s(self) -> Floats:
+        """Requests that a replica completes with 1, 2, ... in flight."""
+        return self.pace.completions_per_s
+
+    @functools.cached_property
+    def lone(self) -> Promise:
+        """What a request that finds nobody sees."""
+        token_s = float(self.token_s[0])
+        return Promise(1, float(self.completions_per_s[0]), self.first_s, token_s, self.first_s + self.further * token_s)
+
+    @functools.cached_property
+    def batches(self) -> list[int]:
+        """Most sequences of a replica to try: first the most of which all keep the limit between tokens, then powers of two.
+
+        Where few requests would meet a fuller replica, or steps grow by leaps, another number may need fewer replicas.
+        """
+        quick = np.flatnonzero(self.token_s <= self.demand.limits.token_s)
+        if not quick.size:
+            return []
+        ladder = {2**power for power in range(self.pace.places.bit_length())} | {self.pace.places}
+        return list(dict.fromkeys([int(quick[-1]) + 1, *sorted(ladder, reverse=True)]))
+
+    @functools.cached_property
+    def least_replicas(self) -> int:
+        """Replicas below which the load is beyond what they complete; 0 where not even a lone request keeps the limits."""
+        lone, limits = self.lone, self.demand.limits
+        late = lone.ttft_s > limits.first_s or lone.request_s > limits.request_s
+        if late or not self.batches:
+            return 0
+        best_per_s = max(float(self.completions_per_s[batch - 1]) for batch in self.batches)
+        return least_copies(self.demand.rate_per_s, best_per_s)
+
+    def held(self, replicas: int) -> Held | None:
+        """The first batch with which so many replicas keep the limits, and what their requests see; None where none does."""
+        arrival_per_s, limits = self.demand.rate_per_s / replicas, self.demand.limits
+        may = hopeful(self.completions_per_s, self.token_s, limits, arrival_per_s)
+        looked = ((batch, self.seen(batch, arrival_per_s)) for batch in self.batches if may[batch - 1])
+        return next((Held(batch, seen) for batch, seen in looked if seen is not None), None)
+
+    def seen(self, batch: int, arrival_per_s: float) -> OpenLoop | Spread | None:
+        """What requests see of a replica with so many places, or None where they do not keep the limits."""
+        raise NotImplementedError
+
+    def promise(self, held: Held) -> Promise:
+        """What the asked share of requests does not exceed."""
+        raise NotImplementedError
+
+
+class Together(Way):
+    """Replicas compute prompts beside decoding: the open-loop model of ``TailLatencyModel`` says what requests see."""
+
+    def seen(self, batch: int, arrival_per_s: float) -> OpenLoop | None:
+        """What requests see of a replica with so many places, or None where they do not keep the limits."""
+        return held(self.pace.with_places(batch), self.demand.limits, arrival_per_s)
+
+    def promise(self, held: Held) -> Promise:
+        """What the asked share of requests does not exceed."""
+        share, seen = self.demand.limits.share, cast("OpenLoop", held.seen)
+        first, whole = seen.after_wait(0.0), seen.after_wait(self.further)
+        times_s = first.percentile_s(share), seen.token_percentile_s(share), whole.percentile_s(share)
+        return Promise(held.batch, float(self.completions_per_s[held.batch - 1]), *times_s)
+
+
+@dataclass(frozen=True)
+class Apart(Way):
+    """Replicas that only decode, beside a pool that prefills and sends each cache in ``transfer_s``.
+
+    Its requests' times are sums of percentiles, as if who waits longest for the first token met the fullest replica.
+    """
+
+    prefill: PrefillPool
+    transfer_s: float
+
+    @property
+    def pool(self) -> PrefillPool:
+        """Replicas that prefill."""
+        return self.prefill
+
+    @functools.cached_property
+    def _decoding(self) -> DecodePaces:
+        return DecodePaces(self.pace, self.transfer_s)
+
+    @property
+    def first_s(self) -> float:
+        """Time to the first token that the asked share of requests does not exceed."""
+        return self.prefill.ttft_s
+
+    @property
+    def token_s(self) -> Floats:
+        """Time per output token with 1, 2, ... requests in flight."""
+        return self._decoding.token_s
+
+    @property
+    def completions_per_s(self) -> Floats:
+        """Requests that a replica completes with 1, 2, ... in flight."""
+        return self._decoding.completions_per_s
+
+    def seen(self, batch: int, arrival_per_s: float) -> Spread | None:
+        """The time per output token of a replica with so many places, or None where requests do not keep the limits."""
+        limits, tokens = self.demand.limits, self._decoding.under(arrival_per_s, batch)
+        most_s = min(limits.token_s, (limits.request_s - self.first_s) / max(self.further, 1.0))
+        return tokens if tokens.tail(most_s) <= 1 - limits.share else None
+
+    def promise(self, held: Held) -> Promise:
+        """What the asked share of requests does not exceed."""
+        itl_s = cast("Spread", held.seen).percentile_s(self.demand.limits.share)
+        per_s = float(self.completions_per_s[held.batch - 1])
+        return Promise(held.batch, per_s, self.first_s, itl_s, self.first_s + self.further * itl_s)
 
 
 def plans(
@@ -101,123 +281,45 @@ def plans(
     ]
 
 
-def configurations(replicas: Sequence[ServingReplica], load: Load, offer: Offer, place: tuple[int, int]) -> Iterator[Floats]:
-    """Columns of ``COLUMNS`` in blocks: each replica's batches up to its room, decoding beside prefills or after them.
-
-    ``place``: of the offer and the precision in what was asked.
-    """
-    fitting = [replica for replica in replicas if replica.most >= 1]
-    apart = True in load.disaggregated and offer.network_Bps > 0
-    pools = _prefill_pools(fitting, load, offer) if apart else []
-    for part in _parts(fitting, load.max_batch):
-        counts = [len(batches) for _, batches in part]
-        passes = _stacked([replica for replica, _ in part], counts)
-        batch = np.concatenate([batches for _, batches in part])
-        tp, pp = (np.repeat([float(getattr(r.deployment, name)) for r, _ in part], counts) for name in ("tp", "pp"))
-        setting = part[0][0].deployment
-        served = continuous_batch(prefixed(passes, setting), batch, batch, setting.prompt, setting.output)
-        given = {"offer": place[0], "precision": place[1], "tp": tp, "pp": pp, "batch": batch}
-        if False in load.disaggregated:
-            per_s = served.tokens_per_s / setting.output
-            yield _columns(load, offer, given, per_s, served.ttft_s, served.tpot_s)
-        for pool in pools:
-            transfer_s = kv_transfer_s(
-                _prompt_kv_B(part[0][0]), pool["prefill_tp"] * pool["prefill_pp"], tp * pp, offer.network_Bps
-            )
-            per_s, tpot_s = decode_pool(batch, setting.output, served.step.total_s, transfer_s)
-            yield _columns(load, offer, {**given, **pool, "disaggregated": 1.0}, per_s, pool["ttft_s"], tpot_s)
+def ways(
+    pace_of_plans: Sequence[Paces], offer: Offer, place: tuple[int, int], demand: Demand, disaggregated: Sequence[bool]
+) -> Iterator[Way]:
+    """Every way to serve on plans that fit: as they are, and beside each prefill pool that is worth trying."""
+    together = [Together(offer, place, pace, demand) for pace in pace_of_plans]
+    if False in disaggregated:
+        yield from together
+    if True in disaggregated:
+        for pool in _pools(together, offer, demand):
+            for each in together:
+                sent_s = _transfer_s(each.pace, pool.ranks, each.ranks, offer)
+                yield Apart(offer, place, each.pace, demand, pool, sent_s)
 
 
-def _columns(load: Load, offer: Offer, given: dict[str, Any], per_s: Any, ttft_s: Any, itl_s: Any) -> Floats:
-    found = {"disaggregated": 0.0, "prefill_replicas": 0.0, "prefill_tp": 0.0, "prefill_pp": 0.0, **given}
-    replicas = np.ceil(load.request_rate / per_s)
-    prefill = found["prefill_replicas"] * found["prefill_tp"] * found["prefill_pp"]
-    accelerators = replicas * found["tp"] * found["pp"] + prefill
-    found |= {"replicas": replicas, "requests_per_s": per_s, "accelerators": accelerators}
-    found |= {"ttft_s": ttft_s, "itl_s": itl_s, "cost": accelerators * offer.price}
-    size = len(replicas)
-    columns: Floats = np.stack([np.broadcast_to(np.asarray(found[name], dtype=float), size) for name in COLUMNS])
-    return columns
-
-
-def _prefill_pools(replicas: Sequence[ServingReplica], load: Load, offer: Offer) -> list[dict[str, float]]:
-    """The prefill pools worth trying beside every decode plan; where none keeps the limit, the fastest.
+def _pools(together: Sequence[Way], offer: Offer, demand: Demand) -> list[PrefillPool]:
+    """The prefill pools worth trying beside every decode plan; where none keeps the limit, the one that is least late.
 
     A decode plan sees of a pool only how many accelerators send it a cache at once: of pools with as many senders, or more, the
-    one with the fewest accelerators is the best for all.
+    one with the fewest accelerators is the best for all. Half of what a limit on the request leaves is for the first token.
     """
-    found = []
-    for replica in replicas:
-        setting, ranks = replica.deployment, float(replica.accelerators)
-        transfer_s = float(kv_transfer_s(_prompt_kv_B(replica), ranks, ranks, offer.network_Bps))
-        prefill_s = float(replica.passes.prefill_s(1.0, setting.prompt))
-        count, ttft_s = prefill_pool(load.request_rate, prefill_s, transfer_s, load.max_ttft_s)
-        late_s = float(ttft_s) - load.max_ttft_s
-        if late_s <= _ROUNDING * load.max_ttft_s:
-            late_s, ttft_s = 0.0, minimum(ttft_s, load.max_ttft_s)
-        pool = {"prefill_replicas": float(count), "prefill_tp": float(setting.tp), "prefill_pp": float(setting.pp)}
-        found.append((late_s, float(count) * ranks, -ranks, {**pool, "ttft_s": float(ttft_s)}))
-    if not found:
-        return []
-    if min(late_s for late_s, *_ in found) > 0:
-        return [min(found, key=lambda row: row[0])[-1]]
-    chosen: list[tuple[float, dict[str, float]]] = []
-    for late_s, _, senders, pool in sorted(found, key=lambda row: (*row[:3], row[3]["ttft_s"])):
-        if late_s == 0 and all(senders < other for other, _ in chosen):
-            chosen.append((senders, pool))
-    return [pool for _, pool in chosen]
+    limits, pools = demand.limits, []
+    quickest_s = min((each.lone.request_s - each.first_s for each in together), default=0.0)
+    for each in together:
+        left_s = max(limits.request_s - each.first_s - quickest_s, 0.0)
+        limit_s = min(limits.first_s, each.first_s + left_s / 2)
+        sent_s = _transfer_s(each.pace, each.ranks, each.ranks, offer)
+        pool = prefill_pool(each.pace, demand.rate_per_s, sent_s, limits.share, limit_s)
+        pools.append((max(0.0, pool.ttft_s - limit_s), pool))
+    in_time = [pool for late_s, pool in pools if late_s == 0]
+    chosen = [] if in_time else [pool for _, pool in sorted(pools, key=lambda each: each[0])[:1]]
+    for pool in sorted(in_time, key=lambda pool: (pool.accelerators, -pool.ranks, pool.ttft_s)):
+        if all(pool.ranks > other.ranks for other in chosen):
+            chosen.append(pool)
+    return chosen
 
 
-# A pool's queue is made to last just as long as the limit allows: the last bits of a division are no breach of it.
-_ROUNDING = 1e-9
-
-
-def _prompt_kv_B(replica: ServingReplica) -> float:
-    setting = replica.deployment
-    return replica.work.kv_B * cached_tokens(setting.workload, setting.prompt)
-
-
-def _parts(
-    replicas: Sequence[ServingReplica], max_batch: int
-) -> Iterator[list[tuple[ServingReplica, npt.NDArray[np.float64]]]]:
-    """Replicas with all their batches, about ``_BLOCK`` at a time; those of one part share their kernels."""
-    waiting: list[tuple[ServingReplica, npt.NDArray[np.float64]]] = []
-    size = 0
-    for replica in replicas:
-        most = min(replica.most, max_batch)
-        for first in range(1, most + 1, _BLOCK):
-            if waiting and (size >= _BLOCK or not _alike(waiting[0][0].whole_passes, replica.whole_passes)):
-                yield waiting
-                waiting, size = [], 0
-            batches = whole_batches(first, min(most, first + _BLOCK - 1))
-            waiting.append((replica, batches))
-            size += batches.size
-    if waiting:
-        yield waiting
-
-
-def _alike(first: Passes, second: Passes) -> bool:
-    if isinstance(first, EnginePasses) and isinstance(second, EnginePasses):
-        return first.kernels is second.kernels
-    return isinstance(first, BoundPasses) and isinstance(second, BoundPasses)
-
-
-def _stacked(replicas: Sequence[ServingReplica], counts: Sequence[int]) -> Passes:
-    """Passes of several plans of one model on one accelerator, each as often as it has batches."""
-    first = replicas[0].whole_passes
-
-    def spread(values: Sequence[Any]) -> Floats:
-        repeated: Floats = np.repeat(np.array(values, dtype=float), counts)
-        return repeated
-
-    if isinstance(first, EnginePasses):
-        shards = [replica.whole_passes.shards for replica in replicas if isinstance(replica.whole_passes, EnginePasses)]
-        names = ("tp", "pp", "node", "attention")
-        return replace(first, shards=Shards(*(spread([getattr(each, name) for each in shards]) for name in names)))
-    if isinstance(first, BoundPasses):
-        machines = [replica.whole_passes.machine for replica in replicas if isinstance(replica.whole_passes, BoundPasses)]
-        fields = ("tp", "kv_shards", "rate_flops_per_s", "memory_Bps", "link_Bps")
-        return replace(first, machine=ServingMachine(*(spread([getattr(each, name) for each in machines]) for name in fields)))
-    if isinstance(first, TorusDeployment):
-        return first  # no two tori are alike
-    raise TypeError(type(first).__name__)
+def _transfer_s(pace: Paces, senders: int, receivers: int, offer: Offer) -> float:
+    """Seconds to send a prompt's cache."""
+    setting = pace.setting
+    cache_B = inference_work(setting.workload, setting.weights, setting.cache).kv_B
+    cache_B *= cached_tokens(setting.workload, setting.prompt)
+    return float(kv_transfer_s(cache_B, float(senders), float(receivers), offer.network_Bps))

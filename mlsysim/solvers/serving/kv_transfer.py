@@ -91,9 +91,11 @@ class KVTransferModel:
         senders = whole_number("prefill_accelerators", prefill_accelerators)
         receivers = whole_number("decode_accelerators", decode_accelerators)
         per_s = requests_per_s(request_rate, arrival_rate) or 0.0
-        if not isinstance(hardware, (Node, Fleet)):
-            instance("hardware", hardware, HardwareNode, "an accelerator such as Hardware.Cloud.H100, a Node or a Fleet")
-        network_Bps = Offer.of(hardware, 1.0).network_Bps
+        if isinstance(hardware, (Node, Fleet)):
+            network_Bps = Offer.of(hardware, 1.0).network_Bps
+        else:
+            expected = "an accelerator such as Hardware.Cloud.H100, a Node or a Fleet"
+            network_Bps = instance("hardware", hardware, HardwareNode, expected).interconnect_bandwidth_Bps or 0.0
         if not 0 < network_Bps < float("inf"):
             raise InconsistentError("hardware", hardware.name, "one with a network between its accelerators")
         each_B = kv_elements(model) * bytes_per_element(precision_name("kv_precision", kv_precision))

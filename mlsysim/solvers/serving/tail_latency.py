@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
-from mlsysim.core.checks import needed, one_of, positive_quantity, real_number, strict_keywords, whole_number
+from mlsysim.core.checks import (
+    needed,
+    one_of,
+    percentile_share,
+    positive_quantity,
+    real_number,
+    strict_keywords,
+    whole_number,
+)
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.lowering.arrivals import Paces, paces
+from mlsysim.lowering.arrivals import ALMOST, Paces, paces
 from mlsysim.lowering.deployment import Deployment, requests_per_s
 from mlsysim.lowering.options import DeploymentOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
@@ -21,7 +30,6 @@ from mlsysim.systems.types import Fleet, Node
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 DISTRIBUTIONS = {"exponential": 1.0, "deterministic": 0.0}
-_SATURATED = 1 - 1e-9  # so close to capacity a float no longer tells the queue from one that grows for ever
 _MOST_SERVERS = 1_000_000  # Erlang's recursion takes a step each
 _NO_QUEUE = 1e-12  # below this load hardly one arrival in 1e12 waits
 
@@ -35,7 +43,8 @@ class TailLatencyResult(Result):
     request. ``ttft``, ``tpot``: time to first token of a server with requests in flight, wait included, and per output token
     after it; of a deployment only.
     ``requests_in_flight``: being served, mean, all servers. ``wait_within``: share of requests that wait no longer than the
-    ``wait_limit`` that was given.
+    ``wait_limit`` that was given. ``at_percentile``: of "wait", "ttft", "tpot" and "latency", what the share ``percentile`` of
+    the requests does not exceed.
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("utilization", "capacity", "wait_p99", "ttft_p99", "latency_p50", "latency_p99")
@@ -63,6 +72,8 @@ class TailLatencyResult(Result):
     latency_p50: Quantity | None = None
     latency_p90: Quantity | None = None
     latency_p99: Quantity | None = None
+    percentile: float = 0.99
+    at_percentile: Mapping[str, Quantity] | None = None
 
 
 class TailLatencyModel:
@@ -89,6 +100,8 @@ class TailLatencyModel:
         output_len: int | None = None,
         batch_size: int | None = None,
         replicas: int | None = None,
+        prefix_hit: float | None = None,
+        percentile: float = 0.99,
         **options: Unpack[DeploymentOptions],
     ) -> TailLatencyResult:
         """Latencies at ``request_rate``, of servers that are described or of a serving deployment.
@@ -108,6 +121,8 @@ class TailLatencyModel:
             output_len: tokens that a request generates.
             batch_size: most requests in flight of one replica; as many as fit if not given.
             replicas: copies of the model, each with an equal share of the requests at random.
+            prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them.
+            percentile: share of the requests that do not exceed the times of ``at_percentile``, beside P50, P90 and P99.
             **options: see ``DeploymentOptions``.
 
         Raises:
@@ -123,12 +138,14 @@ class TailLatencyModel:
         arrival_per_s = needed("request_rate", requests_per_s(request_rate, arrival_rate), "a rate, such as 20 count/s")
         limit_s = None if wait_limit is None else positive_quantity("wait_limit", wait_limit, "second")
         cv2 = None if service_cv2 is None else real_number("service_cv2", service_cv2, 0.0)
+        share = percentile_share("percentile", percentile)
         # Here None says of every argument that it is left out.
         served: dict[str, Any] = {
             **options,
             "output_len": output_len,
             "batch_size": batch_size,
             "replicas": replicas,
+            "prefix_hit": prefix_hit,
         }
         described: dict[str, Any] = {
             "service_time": service_time,
@@ -139,12 +156,12 @@ class TailLatencyModel:
         if workload is None and hardware is None:
             _refuse_beside(served, "nothing without a workload and hardware")
             service_s, k = _service_s(service_time, service_rate), 1 if servers is None else _servers(servers)
-            return _of_servers(arrival_per_s, service_s, k, _variation(distribution, cv2), limit_s)
+            return _of_servers(arrival_per_s, service_s, k, _variation(distribution, cv2), limit_s, share)
         _refuse_beside(described, "nothing beside a workload: its deployment says how long a request takes")
         most = None if batch_size is None else whole_number("batch_size", batch_size)
         stated = {name: value for name, value in served.items() if value is not None}
         deployment = Deployment.of(workload, hardware, **{**stated, "schedule": "continuous"})
-        return _of_deployment(deployment, most, arrival_per_s, cv2 or 0.0, limit_s)
+        return of_deployment(deployment, most, arrival_per_s, share, cv2 or 0.0, limit_s)
 
 
 def _refuse_beside(arguments: dict[str, Any], expected: str) -> None:
@@ -179,12 +196,14 @@ def _variation(distribution: str | None, cv2: float | None) -> float:
 
 
 def _unstable(load: float, arrival_per_s: float, capacity_per_s: float) -> str:
-    if load < _SATURATED:
+    if load < ALMOST:
         return ""
     return f"unstable: load {load:.4g} of capacity ({arrival_per_s:.4g} arrivals a second, {capacity_per_s:.4g} can be served)"
 
 
-def _of_servers(arrival_per_s: float, service_s: float, servers: int, cv2: float, limit_s: float | None) -> TailLatencyResult:
+def _of_servers(
+    arrival_per_s: float, service_s: float, servers: int, cv2: float, limit_s: float | None, share: float
+) -> TailLatencyResult:
     capacity_per_s = servers / service_s
     load = arrival_per_s / capacity_per_s
     reason = _unstable(load, arrival_per_s, capacity_per_s)
@@ -199,6 +218,7 @@ def _of_servers(arrival_per_s: float, service_s: float, servers: int, cv2: float
         "arrival_rate": with_unit(arrival_per_s, "count/second"),
         "capacity": with_unit(capacity_per_s, "count/second"),
         "utilization": load,
+        "percentile": share,
         "servers": servers,
     }
     if reason:
@@ -208,23 +228,25 @@ def _of_servers(arrival_per_s: float, service_s: float, servers: int, cv2: float
     wait_s = waits * scale_s
     service = queueing.ServiceTime.of(service_s, cv2)
     within = None if limit_s is None else 1 - float(queueing.wait_tail(limit_s, waits, scale_s))
-    times = {"wait_mean": wait_s, "latency_mean": wait_s + service_s}
+    times, shares = {"wait_mean": wait_s, "latency_mean": wait_s + service_s}, {**SHARES, "asked": share}
     if kind == "D" and servers == 1 and load > _NO_QUEUE:
         constant = ConstantService.of(load)
         within = None if limit_s is None else 1 - constant.wait_tail(limit_s / service_s)
-        for name, share in SHARES.items():
-            times[f"wait_{name}"] = service_s * constant.wait_percentile(share)
+        for name, each in shares.items():
+            times[f"wait_{name}"] = service_s * constant.wait_percentile(each)
             times[f"latency_{name}"] = times[f"wait_{name}"] + service_s
     else:
-        for name, share in SHARES.items():
-            times[f"wait_{name}"] = queueing.wait_percentile_s(share, waits, scale_s)
-            times[f"latency_{name}"] = queueing.sojourn_percentile_s(share, service, waits, scale_s)
+        for name, each in shares.items():
+            times[f"wait_{name}"] = queueing.wait_percentile_s(each, waits, scale_s)
+            times[f"latency_{name}"] = queueing.sojourn_percentile_s(each, service, waits, scale_s)
+    asked = {name: times.pop(f"{name}_asked") for name in ("wait", "latency")}
     return TailLatencyResult(
         binding="waiting" if wait_s > service_s else "service",
         breakdown={"waiting": with_unit(wait_s, "second"), "service": with_unit(service_s, "second")},
         wait_probability=waits,
         wait_within=within,
         requests_in_flight=arrival_per_s * service_s,
+        at_percentile=with_units(asked, "second"),
         **(told | with_units(times, "second")),
     )
 
@@ -237,9 +259,19 @@ def _approximate(servers: int) -> str:
 _FROZEN = "percentiles: as if the number in flight stayed what a request finds on arrival"
 
 
-def _of_deployment(
-    setting: Deployment, most: int | None, arrival_per_s: float, cv2: float, limit_s: float | None
+def of_deployment(
+    setting: Deployment, most: int | None, arrival_per_s: float, share: float, cv2: float = 0.0, limit_s: float | None = None
 ) -> TailLatencyResult:
+    """The answer of ``TailLatencyModel`` about a deployment.
+
+    Args:
+        setting: with its replicas.
+        most: requests in flight of one replica, at most; None for as many as fit.
+        arrival_per_s: requests a second, all replicas together.
+        share: of the requests that do not exceed the times of ``at_percentile``.
+        cv2: squared coefficient of variation of the time that requests hold a place in the batch.
+        limit_s: a wait whose share of requests is asked.
+    """
     pace = paces(setting, most)
     capacity_per_s = setting.replicas * pace.capacity_per_s
     load = arrival_per_s / capacity_per_s
@@ -255,6 +287,7 @@ def _of_deployment(
         "arrival_rate": with_unit(arrival_per_s, "count/second"),
         "capacity": with_unit(capacity_per_s, "count/second"),
         "utilization": load,
+        "percentile": share,
         "servers": setting.replicas,
     }
     reason = pace.reason or _unstable(load, arrival_per_s, capacity_per_s)
@@ -272,6 +305,8 @@ def _seen(
     spreads = {"wait": loop.wait(), "ttft": loop.after_wait(0.0), "latency": loop.after_wait(output - 1.0)}
     times = {f"{name}_mean": spread.mean_s for name, spread in spreads.items()}
     times |= {f"{name}_{at}": spread.percentile_s(share) for name, spread in spreads.items() for at, share in SHARES.items()}
+    asked = {name: spread.percentile_s(told["percentile"]) for name, spread in spreads.items()}
+    asked["tpot"] = loop.token_percentile_s(told["percentile"])
     times["tpot_mean"] = loop.token_mean_s()
     times |= {f"tpot_{at}": loop.token_percentile_s(share) for at, share in SHARES.items()}
     wait_s, first_s, whole_s = (spreads[name].mean_s for name in ("wait", "ttft", "latency"))
@@ -282,5 +317,6 @@ def _seen(
         wait_probability=spreads["wait"].tail(0.0),
         wait_within=None if limit_s is None else 1 - spreads["wait"].tail(limit_s),
         requests_in_flight=arrival_per_s * (whole_s - wait_s),
+        at_percentile=with_units(asked, "second"),
         **(told | with_units(times, "second")),
     )

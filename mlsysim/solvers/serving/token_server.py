@@ -9,10 +9,11 @@ from mlsysim.calibration.harnesses import loaded_fitted_names
 from mlsysim.core.checks import strict_keywords
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.arrivals import ALMOST
 from mlsysim.lowering.deployment import requests_per_s
 from mlsysim.lowering.options import LoadOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
-from mlsysim.lowering.token_load import ALMOST, LoadPlan, LoadQuestion, best_plan, load_question, plan_at
+from mlsysim.lowering.token_load import LoadPlan, LoadQuestion, best_plan, load_question, plan_at
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.result import Result, run_facts
 from mlsysim.systems.types import Fleet, Node

@@ -1,0 +1,130 @@
+"""What a search for capacity found, in the field's terms: deployments, what others would cost, and what binds or lacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlsysim.core.units import with_unit
+from mlsysim.lowering.arrivals import Limits
+from mlsysim.solvers.serving.capacity_question import Asked
+from mlsysim.solvers.serving.capacity_search import Deployed, Search
+from mlsysim.solvers.serving.capacity_space import AXES, Demand, Promise
+from mlsysim.solvers.serving.replica import ServingReplica
+
+TIMES = ("itl", "ttft", "request_latency")
+ROOM = ("capacity", "utilization", "headroom")
+FIGURES = (*TIMES, *ROOM, "cost_per_hour", "cost_per_million_tokens", "requests_per_second")
+
+
+def row_of(asked: Asked, deployed: Deployed) -> dict[str, Any]:
+    """A deployment in the field's terms."""
+    way, promise, rate_per_s = deployed.way, deployed.promise, asked.demand.rate_per_s
+    offer, pool, setting = way.offer, way.pool, way.pace.setting
+    capacity_per_s = deployed.replicas * promise.capacity_per_s
+    million_tokens_per_hour = rate_per_s * asked.output_len * 3600 / 1e6
+    return {
+        "hardware": offer.hardware.name,
+        "precision": asked.precisions[way.place[1]],
+        "disaggregated": pool is not None,
+        "tp": setting.tp,
+        "pp": setting.pp,
+        "batch": promise.batch,
+        "replicas": deployed.replicas,
+        "prefill_replicas": 0 if pool is None else pool.replicas,
+        "prefill_tp": 0 if pool is None else pool.tp,
+        "prefill_pp": 0 if pool is None else pool.pp,
+        "accelerators": deployed.accelerators,
+        "requests_per_second": with_unit(promise.capacity_per_s, "count/second"),
+        "capacity": with_unit(capacity_per_s, "count/second"),
+        "utilization": rate_per_s / capacity_per_s,
+        "headroom": capacity_per_s / rate_per_s - 1,
+        "itl": with_unit(promise.itl_s, "second"),
+        "ttft": with_unit(promise.ttft_s, "second"),
+        "request_latency": with_unit(promise.request_s, "second"),
+        "cost_per_hour": with_unit(deployed.cost, "USD/hour") if asked.priced else None,
+        "cost_per_million_tokens": with_unit(deployed.cost / million_tokens_per_hour, "USD") if asked.priced else None,
+    }
+
+
+def alternatives(asked: Asked, found: Search) -> Iterator[dict[str, Any]]:
+    """The cheapest deployment of every other value of each axis."""
+    best = found.ranking[0]
+    own = row_of(asked, best)
+    for axis, name in enumerate(AXES):
+        for value in sorted({values[axis] for values in found.known} - {best.way.values[axis]}):
+            other = found.cheapest(axis, value)
+            if other is not None:
+                row = row_of(asked, other)
+                yield {
+                    "changed": name,
+                    "value": row[name],
+                    "instead_of": own[name],
+                    "dearer": other.cost / best.cost - 1,
+                    **row,
+                }
+
+
+def in_words(row: Mapping[str, Any]) -> str:
+    """What one of the alternatives costs."""
+    what = f"{row['changed']} {row['value']} instead of {row['instead_of']}"
+    itl_ms = float(row["itl"].m_as("ms"))
+    cost = f"{row['dearer']:.1%} dearer" if row["dearer"] > 0 else "costs the same"
+    return f"{what}: {cost} at best ({row['accelerators']} accelerators, {itl_ms:.3g} ms between tokens)"
+
+
+def bound_by(asked: Asked, best: Deployed) -> tuple[str, str]:
+    """Say what the winner is closest to: a limit, or what its replicas complete."""
+    used = {name: reached / limit for name, reached, limit in _reached(best.promise, asked.demand.limits)}
+    used["throughput"] = asked.demand.rate_per_s / (best.replicas * best.promise.capacity_per_s)
+    return max(used, key=lambda name: used[name]), ""
+
+
+def _reached(promise: Promise, limits: Limits) -> list[tuple[str, float, float]]:
+    """Each limit by its name, what comes of it, and how much it is."""
+    return [
+        ("ITL limit", promise.itl_s, limits.token_s),
+        ("TTFT limit", promise.ttft_s, limits.first_s),
+        ("latency limit", promise.request_s, limits.request_s),
+    ]
+
+
+def closest(found: Search, demand: Demand) -> Deployed | None:
+    """The deployment that comes closest: the one that lacks fewest accelerators, or that is least late to a lone request."""
+    if found.short:
+        needed = (found.fewest(way, math.inf) for way in found.short)
+        return min((each for each in needed if each is not None), key=lambda each: each.order, default=None)
+    lone = (Deployed(way, 1, None) for way in found.late)
+    return min(lone, key=lambda each: _lateness(each.promise, demand.limits), default=None)
+
+
+def _lateness(promise: Promise, limits: Limits) -> float:
+    return max(reached / limit for _, reached, limit in _reached(promise, limits))
+
+
+def lacking(asked: Asked, found: Search, nearest: Deployed | None) -> tuple[str, str]:
+    """Say which limit nothing keeps, and the best that is in reach."""
+    demand = asked.demand
+    if not asked.fit:
+        replicas = [ServingReplica.of(setting) for setting in asked.tried]
+        best = min(replicas, key=lambda each: each.held.needed_B(1.0) / each.deployment.accelerator.memory_capacity_B)
+        plan = f"TP {best.deployment.tp} x PP {best.deployment.pp} in {best.deployment.arithmetic}"
+        return (
+            "memory capacity",
+            f"the model fits none of {len(asked.tried)} plans; at the nearest, {plan}, {best.lacking()}",
+        )
+    if nearest is None:
+        return "throughput", f"no number of replicas keeps the limits for {demand.limits.share} of the requests"
+    setting = nearest.way.pace.setting
+    plan = f"TP {setting.tp} x PP {setting.pp} in {setting.arithmetic} on {nearest.way.offer.hardware.name}"
+    if found.short:
+        most = f"{nearest.accelerators} accelerators of {nearest.way.offer.available:.0f}"
+        return "fleet size", f"{demand.rate_per_s:g} requests/s within the limits take at least {most}, with {plan}"
+    missed = ", ".join(
+        f"{name.removesuffix(' limit')} {reached * 1e3:.4g} ms for a limit of {limit * 1e3:.4g} ms"
+        for name, reached, limit in _reached(nearest.promise, demand.limits)
+        if reached > limit
+    )
+    worst = max(_reached(nearest.promise, demand.limits), key=lambda each: each[1] / each[2])[0]
+    return worst, f"not even a lone request keeps the limits on any of {asked.fit} plans: at the nearest, {plan}, {missed}"

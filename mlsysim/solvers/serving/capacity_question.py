@@ -1,0 +1,72 @@
+"""A question to ``CapacityPlanner`` in plain numbers, and every way to serve that it opens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from mlsysim.core.errors import InputError
+from mlsysim.lowering.arrivals import paces
+from mlsysim.lowering.deployment import Deployment
+from mlsysim.lowering.options import EngineOptions
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.serving.capacity_space import Demand, Offer, Way, plans, ways
+
+
+@dataclass(slots=True)
+class Asked:
+    """A question in plain numbers, and what is counted and noted while its plans are laid out."""
+
+    model: TransformerWorkload
+    offers: list[Offer]
+    precisions: list[str]
+    tp_sizes: list[int] | None
+    pp_sizes: list[int] | None
+    demand: Demand
+    disaggregated: tuple[bool, ...]
+    input_len: int
+    output_len: int
+    prefix_hit: float
+    options: EngineOptions
+    priced: bool
+    notes: list[str] = field(default_factory=list)
+    tried: list[Deployment] = field(default_factory=list)
+    refused: list[InputError] = field(default_factory=list)
+    fit: int = 0
+    cut: bool = False
+
+
+def all_ways(asked: Asked) -> Iterator[Way]:
+    """All ways to serve, by hardware and number format; plans are counted on the way."""
+    for number, offer in enumerate(asked.offers):
+        legal = plans(asked.model, offer, asked.tp_sizes, asked.pp_sizes)
+        for which, precision in enumerate(asked.precisions):
+            try:
+                settings = [
+                    Deployment.of(
+                        asked.model,
+                        offer.hardware,
+                        **asked.options,
+                        precision=precision,
+                        tp_size=tp,
+                        pp_size=pp,
+                        output_len=asked.output_len,
+                        prefix_hit=asked.prefix_hit,
+                        schedule="continuous",
+                    )
+                    for tp, pp in legal
+                ]
+                found = [paces(setting, None) for setting in settings]
+            except InputError as error:
+                if error.argument != "precision":
+                    raise
+                asked.refused.append(error)
+                asked.notes.append(f"{precision} is left out on {offer.hardware.name}: {error}")
+                continue
+            fitting = [pace for pace in found if not pace.reason]
+            asked.tried += settings
+            asked.fit += len(fitting)
+            most = asked.demand.max_batch
+            asked.cut |= any(pace.places > most for pace in fitting)
+            limited = [replace(pace, places=min(pace.places, most)) for pace in fitting]
+            yield from ways(limited, offer, (number, which), asked.demand, asked.disaggregated)

@@ -1,0 +1,96 @@
+"""How many copies of a model a load takes, each of which keeps the limits under its share of the arrivals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil, inf
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mlsysim.lowering.arrivals import ALMOST, Limits, Paces
+from mlsysim.physics.numeric import Floats
+from mlsysim.physics.queues.open_loop import OpenLoop, by_places
+from mlsysim.physics.queues.queueing import delay_scale_s
+
+_FIRST_STEP = 16  # of the copies that the capacity alone takes: limits rarely ask for much more
+_DOUBT = 2.0  # times as many requests as may miss a limit: the chain alone is as near as that
+_ENDLESS = 2**50  # copies among which each has next to no arrivals
+Found = TypeVar("Found")
+
+
+def held(pace: Paces, limits: Limits, arrival_per_s: float) -> OpenLoop | None:
+    """Returns what requests see that arrive at this rate, or None where they do not keep the limits.
+
+    It asks the open-loop model, as ``TailLatencyModel`` does.
+
+    Args:
+        pace: of one copy with its places.
+        limits: that a share of the requests keep.
+        arrival_per_s: requests a second that come to this copy.
+    """
+    if arrival_per_s >= ALMOST * pace.capacity_per_s:
+        return None
+    seen = pace.under(arrival_per_s, 0.0)
+    return seen if limits.kept(seen, pace.setting.output) else None
+
+
+def hopeful(completions_per_s: Floats, token_s: Floats, limits: Limits, arrival_per_s: float) -> npt.NDArray[np.bool_]:
+    """Returns which numbers of places 1, 2, ... may keep the limits: the chain alone, without the prompts' turns, is no worse.
+
+    Args:
+        completions_per_s: requests that a copy completes with 1, 2, ... in flight.
+        token_s: time per output token with as many.
+        limits: that a share of the requests keep.
+        arrival_per_s: requests a second that come to this copy.
+    """
+    taken, slow = by_places(arrival_per_s, completions_per_s, token_s > limits.token_s)
+    place_s = delay_scale_s(1 / completions_per_s, 1, np.minimum(arrival_per_s / completions_per_s, ALMOST), 0.0)
+    late = taken * np.exp(-min(limits.first_s, limits.request_s) / place_s)
+    return np.asarray(np.maximum(late, slow) <= _DOUBT * (1 - limits.share)) & (arrival_per_s < ALMOST * completions_per_s)
+
+
+def fewest(holds: Callable[[int], Found | None], least: int, most: float = inf) -> tuple[int, Found] | None:
+    """Returns the least number of copies that hold, and what ``holds`` says of them; None where ``most`` do not.
+
+    More copies never hold less. The search steps up from ``least``, ever faster, and then halves the last step.
+
+    Args:
+        holds: what a number of copies comes to, or None where it does not hold.
+        least: copies below which none hold.
+        most: copies that there may be.
+
+    Example:
+        >>> fewest(lambda count: "enough" if count >= 23 else None, least=10)
+        (23, 'enough')
+        >>> fewest(lambda count: None, least=1, most=8) is None
+        True
+    """
+    most = min(most, _ENDLESS)
+    low, count, step = least - 1, least, max(1, least // _FIRST_STEP)
+    while count <= most:
+        found = holds(count)
+        if found is not None:
+            break
+        low, count, step = count, count + step if count + step <= most or count == most else int(most), 2 * step
+    else:
+        return None
+    while count - low > 1:
+        middle = (low + count) // 2
+        nearer = holds(middle)
+        if nearer is None:
+            low = middle
+        else:
+            count, found = middle, nearer
+    return count, found
+
+
+def least_copies(rate_per_s: float, capacity_per_s: float) -> int:
+    """Returns the copies below which ``rate_per_s`` is beyond what they can complete.
+
+    Example:
+        >>> least_copies(20.0, 5.0), least_copies(20.0, 6.0)  # at capacity a queue has no end
+        (5, 4)
+    """
+    return max(1, ceil(rate_per_s / (ALMOST * capacity_per_s)))
