@@ -317,7 +317,7 @@ def simulated(pace, rate, count):
 @pytest.mark.parametrize(
     ("asked", "places", "share"),
     [
-        ({"seq_len": 512, "output_len": 64}, 16, 0.4),
+        ({"seq_len": 512, "output_len": 64}, 16, 0.5),
         ({"seq_len": 1024, "output_len": 256, "stack": "vllm-2025"}, None, 0.4),
         ({"seq_len": 1024, "output_len": 256, "stack": "vllm-2025"}, None, 0.8),
         ({"seq_len": 2048, "output_len": 256, "precision": "fp8", "stack": "tensorrt-llm-1.2"}, 64, 0.6),

@@ -19,7 +19,7 @@ from mlsysim.physics.queues.open_loop import OpenLoop, in_flight, last_kept, not
 from mlsysim.physics.queues.prompt_queue import CELLS, Turns, prompts_a_step, turns
 from mlsysim.physics.queues.queueing import delay_scale_s
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
-from mlsysim.physics.serving.schedule import Passes
+from mlsysim.physics.serving.schedule import Passes, prompts_together
 
 _LEVELS = 8  # numbers in flight at which the queue of prompts is solved
 _PARTS = 4096  # of the capacity: loads that are told apart
@@ -111,7 +111,7 @@ class Paces:
         """A decode step of each number of requests, and what a prompt adds to it."""
         prompt, sequences = self.setting.prompt, self.beams * batch
         step = self.passes.decode(sequences, _context(self.setting, self.beams))
-        beside = np.maximum(batch * prompt / self.setting.output - min(prompt, self.step_tokens), 0.0)
+        beside = prompt * (prompts_together(batch, self.setting.output) - 1)
         joined_s = self.passes.joining_s(step, sequences, prompt, beside)
         step_s, joined_s = (np.broadcast_to(np.asarray(part, float), batch.shape) for part in (step.total_s, joined_s))
         return step_s, joined_s

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
+from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.serving.deployment import ServedModel
 from mlsysim.physics.serving.passes import PassTime, decode_pass, mixed_prefill_s, prefill_pass
@@ -106,6 +107,16 @@ def static_batch(passes: Passes, batch: Num, prompt: Num, output: Num, context: 
     return Served(first_s, step_s, request_s, batch * maximum(output, 1.0) / request_s, batch, step)
 
 
+def prompts_together(batch: Num, output: Num) -> Num:
+    """Prompts that join a step which any join: B requests, that start at random, join O (1 - (1 - 1/O)^B) of O steps.
+
+    Example:
+        >>> prompts_together(1.0, 64.0), prompts_together(48.0, 1.0), round(prompts_together(16.0, 64.0), 3)
+        (1.0, 48.0, 1.122)
+    """
+    return batch / distinct_targets(output, batch)
+
+
 def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, output: Num, rounds: Num = 0.0) -> Served:
     """Keep ``concurrency`` requests in flight, of which at most ``most`` fit the batch: a new one starts when one ends.
 
@@ -115,9 +126,9 @@ def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, o
         request = front + (half a step until the next begins) + O step(B) + B prompt in a step.
 
     In each step (B - 1)/O of the others' prompts join. Those of its own prompt's step, and of the half before it, keep a
-    request from its first token, by up to a fifth longer where several join each step and so end together; the rest comes
-    between its later tokens. A prompt meets 1 + (B - 1)/O in its step, itself included. Alone it waits for nobody. Beyond B
-    requests the places are always taken, and a request takes ``concurrency``/B times what one holds a place.
+    request from its first token, by up to a quarter longer where several join each step and so end together; the rest comes
+    between its later tokens. Alone it waits for nobody. Beyond B requests the places are always taken, and a request takes
+    ``concurrency``/B times what one holds a place.
 
     ``rounds``: requests of each slot in all. The first of each come all at once, so that (B - 1)/2 prompts, a step each, are
     computed before one's own (0: steady state, none do).
@@ -127,10 +138,11 @@ def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, o
     step_s, others = step.total_s, batch - 1
     alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
     # A prompt that would add more than a pass of its own has one.
-    joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * others / output), alone_s - front_s)
+    together = prompts_together(batch, output)
+    joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * (together - 1)), alone_s - front_s)
     first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
     queued = first_share * others / 2
-    ahead = (1 - first_share) * minimum(1.5 * others / output, others) + queued
+    ahead = (1 - first_share) * minimum(minimum(1.5 * others / output, 1.5 * together - 1), others) + queued
     computed_s = where(others > 0, maximum(alone_s, front_s + step_s + joined_s) + step_s / 2, alone_s)
     own_s = computed_s + ahead * joined_s + queued * step_s
     tpot_s = step_s + (others - ahead) / maximum(output - 1, 1.0) * joined_s
@@ -153,8 +165,9 @@ def most_throughput(
     batch = where(requests > 0, minimum(most, requests), most)
     step = passes.decode(batch, prompt + output / 2)
     step_s = step.total_s
-    prompt_tokens = maximum(batch * prompt / output, where(requests > 0, minimum(step_tokens, batch * prompt), 0.0))
-    joined_s = passes.joining_s(step, batch, prompt, maximum(prompt_tokens - minimum(prompt, step_tokens), 0.0))
+    prompt_tokens = maximum(batch * prompt / output, minimum(step_tokens, batch * prompt))
+    started = where(requests > 0, prompt_tokens - minimum(prompt, step_tokens), prompt * (prompts_together(batch, output) - 1))
+    joined_s = passes.joining_s(step, batch, prompt, started)
     half_step_s = passes.decode(batch / 2, prompt + output / 2).total_s
     sequence_s = (step_s - half_step_s) / (batch / 2)
     ramp = minimum(batch * prompt / prompt_tokens, output)
