@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
 from mlsysim.calibration.memory import usable_memory_B
-from mlsysim.core.checks import boolean, instance, one_of, positive_quantity, strict_keywords, whole_number
+from mlsysim.core.checks import boolean, instance, mapping, one_of, positive_quantity, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InfeasibleError, InputError, UnknownNameError
 from mlsysim.core.units import Quantity
 from mlsysim.lowering.options import TrainingOptions
@@ -238,7 +238,8 @@ def _choices(
             idle=idle,
         )
     choices = replace(choices, expert_tp=setting.expert_tp, shard=setting.shards)
-    given: dict[str, Any] = {name: _values(name, value) for name, value in (fixed or {}).items()}
+    named = {} if fixed is None else mapping("fixed", fixed, f"values of {', '.join(DIMENSIONS)}, by these names")
+    given: dict[str, Any] = {name: _values(name, value) for name, value in named.items()}
     return replace(choices, **given)
 
 
