@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlsysim.core.units import with_unit
-from mlsysim.lowering.arrivals import Limits
+from mlsysim.lowering.arrivals import Limits, highest_load
 from mlsysim.solvers.serving.capacity_question import Asked
 from mlsysim.solvers.serving.capacity_search import Deployed, Search
 from mlsysim.solvers.serving.capacity_space import AXES, Demand, Promise
@@ -81,6 +81,16 @@ def bound_by(asked: Asked, best: Deployed) -> tuple[str, str]:
     return max(used, key=lambda name: used[name]), ""
 
 
+def _reachable(nearest: Deployed, demand: Demand) -> str:
+    """What the hardware that there is takes within the limits, of a plan that the open-loop model answers for."""
+    way, held = nearest.way, nearest.held
+    if held is None or way.pool is not None:
+        return ""
+    pace = way.pace.with_places(held.batch)
+    each_per_s = highest_load(pace, demand.limits, pace.setting.output, 0.0).arrival_per_s
+    return f"; that has room for {way.most_replicas(math.inf) * each_per_s:.4g} requests/s"
+
+
 def _reached(promise: Promise, limits: Limits) -> list[tuple[str, float, float]]:
     """Each limit by its name, what comes of it, and how much it is."""
     return [
@@ -120,7 +130,8 @@ def lacking(asked: Asked, found: Search, nearest: Deployed | None) -> tuple[str,
     plan = f"TP {setting.tp} x PP {setting.pp} in {setting.arithmetic} on {nearest.way.offer.hardware.name}"
     if found.short:
         most = f"{nearest.accelerators} accelerators of {nearest.way.offer.available:.0f}"
-        return "fleet size", f"{demand.rate_per_s:g} requests/s within the limits take at least {most}, with {plan}"
+        reach = f"{demand.rate_per_s:g} requests/s within the limits take at least {most}, with {plan}"
+        return "fleet size", reach + _reachable(nearest, demand)
     missed = ", ".join(
         f"{name.removesuffix(' limit')} {reached * 1e3:.4g} ms for a limit of {limit * 1e3:.4g} ms"
         for name, reached, limit in _reached(nearest.promise, demand.limits)

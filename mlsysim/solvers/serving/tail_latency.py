@@ -25,7 +25,7 @@ from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.queues import queueing
 from mlsysim.physics.queues.constant_service import ConstantService
-from mlsysim.solvers.result import Result
+from mlsysim.solvers.result import Result, fitted_basis, run_facts
 from mlsysim.systems.types import Fleet, Node
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -270,6 +270,12 @@ def _approximate(servers: int) -> str:
 _FROZEN = "percentiles: as if the number in flight stayed what a request finds on arrival"
 
 
+def served_basis(setting: Deployment) -> str:
+    """What the tails of a deployment rest on: those of an engine, on what was measured of ``ServingModel``."""
+    facts = run_facts(setting.workload, setting.accelerator, setting.stack, setting.replicas * setting.tp * setting.pp)
+    return setting.basis if setting.stack is None else fitted_basis("ServingModel", facts)
+
+
 def of_deployment(
     setting: Deployment, most: int | None, arrival_per_s: float, share: float, cv2: float = 0.0, limit_s: float | None = None
 ) -> TailLatencyResult:
@@ -292,7 +298,7 @@ def of_deployment(
         "solver": "TailLatencyModel",
         "subject": f"{setting.workload.name}, {arrival_per_s:.4g} requests a second of {setting.prompt:.0f} + "
         f"{setting.output:.0f} tokens in {setting.arithmetic} on {machine}, {pace.places} places each",
-        "basis": setting.basis,
+        "basis": served_basis(setting),
         "diagnostics": (_FROZEN,),
         "coefficients": coefficients_used(setting),
         "arrival_rate": with_unit(arrival_per_s, "count/second"),
