@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -97,7 +98,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Way:
+class Way(ABC):
     """A way to serve: a plan on some hardware, whose replicas decode.
 
     Attributes:
@@ -195,13 +196,13 @@ class Way:
         looked = ((batch, self.seen(batch, arrival_per_s)) for batch in self.batches if may[batch - 1])
         return next((Held(batch, seen) for batch, seen in looked if seen is not None), None)
 
+    @abstractmethod
     def seen(self, batch: int, arrival_per_s: float) -> OpenLoop | Spread | None:
         """What requests see of a replica with so many places, or None where they do not keep the limits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def promise(self, held: Held) -> Promise:
         """What the asked share of requests does not exceed."""
-        raise NotImplementedError
 
 
 class Together(Way):
