@@ -370,7 +370,25 @@ def test_a_fleet_has_an_end():
     assert not found.feasible
     assert found.binding == "fleet size"
     assert "accelerators of 8" in found.reason
+    enough = found.reason.split("enough for ")[1].split(",")[0]
+    asked = {"stack": "vllm-2025", "precisions": ["fp16"]}
+    for share, feasible in ((0.99, True), (1.01, False)):
+        assert capacity(LLAMA, [one], **asked, request_rate=f"{share * float(enough)} count/s").feasible == feasible
     assert capacity(LLAMA, [one]).accelerators <= 8
+
+
+def test_limits_that_only_a_request_alone_keeps_are_said():
+    """A card for each of the requests that come in hours is no answer."""
+    alone = single_prefill()
+    found = capacity(LLAMA, [HGX], stack="vllm-2025", tp_sizes=[1], pp_sizes=[1], disaggregated=False, max_ttft=1.01 * alone)
+    assert not found.feasible
+    assert found.binding == "TTFT limit"
+    assert found.reason.startswith("only requests that meet no others keep the limits")
+    assert ms(found.ttft) == pytest.approx(ms(alone))
+
+
+def single_prefill():
+    return ServingModel().solve(LLAMA, HGX, stack="vllm-2025", **ASKED).ttft
 
 
 def test_a_model_that_fits_no_plan_is_said_with_bytes():

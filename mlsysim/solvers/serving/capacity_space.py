@@ -192,9 +192,14 @@ class Way(ABC):
     def held(self, replicas: int) -> Held | None:
         """The first batch with which so many replicas keep the limits, and what their requests see; None where none does."""
         arrival_per_s, limits = self.demand.rate_per_s / replicas, self.demand.limits
-        may = hopeful(self.completions_per_s, self.token_s, limits, arrival_per_s)
+        may = hopeful(self.completions_per_s, self.token_s, limits, arrival_per_s, self.in_time)
         looked = ((batch, self.seen(batch, arrival_per_s)) for batch in self.batches if may[batch - 1])
         return next((Held(batch, seen) for batch, seen in looked if seen is not None), None)
+
+    @property
+    def in_time(self) -> float:
+        """Share of the requests that find others in flight whose first token may be in time, at most."""
+        return 1.0
 
     @abstractmethod
     def seen(self, batch: int, arrival_per_s: float) -> OpenLoop | Spread | None:
@@ -207,6 +212,11 @@ class Way(ABC):
 
 class Together(Way):
     """Replicas compute prompts beside decoding: the open-loop model of ``TailLatencyModel`` says what requests see."""
+
+    @functools.cached_property
+    def in_time(self) -> float:
+        """Share of the requests that find others in flight whose first token may be in time, at most."""
+        return self.pace.in_time(self.demand.limits.first_s)
 
     def seen(self, batch: int, arrival_per_s: float) -> OpenLoop | None:
         """What requests see of a replica with so many places, or None where they do not keep the limits."""
@@ -243,6 +253,11 @@ class Apart(Way):
     def first_s(self) -> float:
         """Time to the first token that the asked share of requests does not exceed."""
         return self.prefill.ttft_s
+
+    @property
+    def met_s(self) -> float:
+        """The same: no other decodes where prompts are computed."""
+        return self.first_s
 
     @property
     def token_s(self) -> Floats:
