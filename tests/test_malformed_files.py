@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import mlsysim
+from mlsysim.calibration import engines
 from mlsysim.cli.main import main
 from mlsysim.core.errors import DataError, InputError
 from mlsysim.core.toml import packaged_toml
@@ -233,11 +235,11 @@ def test_a_registry_loads_a_path(path):
     ("row", "message"),
     [
         ("test,bfloat16,1,2,3,0.1", "line 4: role = 'test': expected calibration or validation"),
-        ("validation,bfloat16,1,2,3,0", "line 4: measured_s = '0': expected a time > 0"),
-        ("validation,bfloat16,1,2,3,inf", "line 4: measured_s = 'inf': expected a time > 0"),
-        ("validation,bfloat16,many,2,3,0.1", "line 4: m = 'many': expected a number >= 0"),
-        ("validation,bfloat16,,2,3,0.1", "line 4: m = '': expected a number >= 0"),
-        ("validation,bfloat16,nan,2,3,0.1", "line 4: m = 'nan': expected a number >= 0"),
+        ("validation,bfloat16,1,2,3,0", "line 4: measured_s = '0': expected a number > 0"),
+        ("validation,bfloat16,1,2,3,inf", "line 4: measured_s = 'inf': expected a number > 0"),
+        ("validation,bfloat16,many,2,3,0.1", "line 4: m = 'many': expected a number > 0"),
+        ("validation,bfloat16,,2,3,0.1", "line 4: m = '': expected a number > 0"),
+        ("validation,bfloat16,nan,2,3,0.1", "line 4: m = 'nan': expected a number > 0"),
     ],
 )
 def test_a_kernel_table_of_the_wrong_shape(tmp_path, row, message):
@@ -272,6 +274,24 @@ def test_a_pipe_is_no_file_to_wait_for(tmp_path):
 def test_a_file_of_the_package_is_named_by_its_room(monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"[a]\nb = [1, nan]\n")
     told(lambda: packaged_toml("models", "names.toml"), "mlsysim/models/data/names.toml", r"a\.b\.1 = nan: expected a number")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"tensorrt-llm"', '"tensorrt-lm"', "engines.toml: no key 'tensorrt-lm'; did you mean 'tensorrt-llm'"),
+        ("memory_use = 0.9", 'memory_use = "most"', "vllm-2025: could not convert string to float: 'most'"),
+        ("memory_use = 0.9", "memory_use = [1]", "vllm-2025: .*float"),
+        ("memory_use = 0.9", "memory_use = nan", r"vllm-2025.memory_use = nan: expected a number"),
+    ],
+)
+def test_a_calibration_file_of_the_wrong_shape(monkeypatch, old, new, message):
+    text = (Path(mlsysim.__file__).parent / "calibration" / "data" / "engines.toml").read_text("utf-8")
+    start = text.index("[vllm-2025]")
+    assert old in text[start:]
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (text[:start] + text[start:].replace(old, new, 1)).encode())
+    monkeypatch.setattr(engines, "engine_tables", engines.engine_tables.__wrapped__)
+    told(lambda: engines.engine.__wrapped__("vllm-2025"), "mlsysim/calibration/data/engines.toml", message)  # not kept
 
 
 MODULE = """
@@ -347,4 +367,4 @@ def test_a_malformed_kernel_table_leaves_the_others_to_be_judged(tree, pytester)
     result = tree({}, "-k", "gemm-l40s or gemm-a100_sxm or in_band", "-rf")
     assert result.parseoutcomes()["failed"] == 1
     assert result.parseoutcomes()["passed"] > 4
-    result.stdout.fnmatch_lines(["*gemm_l40s.csv: line 2: measured_s = 'soon': expected a time > 0"])
+    result.stdout.fnmatch_lines(["*gemm_l40s.csv: line 2: measured_s = 'soon': expected a number > 0"])

@@ -97,7 +97,9 @@ def test_file_named_as_a_path_is_checked(pytester, anchors):
     result = pytester.runpytest("my_cluster.anchor.toml", "-v")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*my_cluster.anchor.toml::test_in_band[[]my-cluster-good[]] PASSED*"])
-    result.stdout.fnmatch_lines(["my_cluster  validation      1*0.0 %*1/1*"])
+    result.stdout.fnmatch_lines(
+        ["my-cluster-good: measured * ms, predicted * ms, +0.0 %, in band; limited by compute", "1 my_cluster run: half *"]
+    )
 
 
 def test_option_adds_files_to_a_run_of_other_tests(pytester, anchors):
@@ -180,7 +182,9 @@ def test_known_miss_is_expected_but_counts(pytester, anchors):
     result = pytester.runpytest("my_cluster.anchor.toml")
     assert result.ret == 0
     result.assert_outcomes(passed=7, xfailed=1)
-    result.stdout.fnmatch_lines(["my_cluster  validation      2          25.0 %*-25.0 %*1/2*1 *"])
+    result.stdout.fnmatch_lines(
+        ["my_cluster     2  25.0 %  45.0 % * 1 * 0  1", "2 my_cluster runs: half within 25.0 %; 1 known miss"]
+    )
 
 
 def test_known_miss_that_passes_turns_red(pytester, anchors):
@@ -243,7 +247,7 @@ def test_selection_reports_only_what_ran(pytester, anchors):
     anchors(case("one"), case("two"))
     result = pytester.runpytest("my_cluster.anchor.toml", "-k", "one and in_band")
     result.assert_outcomes(passed=1, deselected=7)
-    result.stdout.fnmatch_lines(["my_cluster  validation      1 *"])
+    result.stdout.fnmatch_lines(["filtered: 1 my_cluster run: *"])
 
 
 def test_single_case_can_be_named(pytester, anchors):
@@ -329,7 +333,9 @@ def test_snapshot_is_recorded_compared_and_updated(pytester, anchors):
 
     updated = pytester.runpytest(path, "--snapshot-update")
     assert updated.ret == 0
-    updated.stdout.fnmatch_lines(["1 predictions moved*", "Anchor *from*to*", "my-cluster-good *+0.4 %"])
+    updated.stdout.fnmatch_lines(
+        ["1 prediction moved: 0 came nearer*, 1 went away", "Largest moves *", "my-cluster-good *-0.0 % -> +0.4 %"]
+    )
     pytester.runpytest(path).assert_outcomes(passed=5)
 
 

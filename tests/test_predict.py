@@ -1,6 +1,7 @@
 """Tables of training runs: every row comes back, in order, with a prediction or the reason why there is none."""
 
 import csv
+import functools
 import importlib
 import io
 import subprocess
@@ -60,6 +61,8 @@ a,v1.1,resnet,x,NVIDIA A100-SXM4-80GB (400W),8,8,3264,,,samples_per_s,26351,MXNe
 b,v3.0,bert,x,NVIDIA H100-SXM5-80GB,8,8,768,,1.0,samples_per_s_end_to_end,7654,PyTorch
 c,v3.0,resnet,x,Abacus,8,8,3264,,1.0,samples_per_s,1,stones
 """
+SERVED = {"model": "Llama-3.1-8B", "accelerator": "H100", "mode": "closed-loop", "output_len": 8, "metric": "itl_ms"}
+SERVED |= {"weight_precision": "bf16", "kv_precision": "bf16"}
 TABLES = {"training": TRAINING, "layouts": LAYOUTS, "images": IMAGES, "mlperf": MLPERF}
 
 
@@ -259,6 +262,29 @@ def test_a_table_is_solved_in_blocks(table, monkeypatch):
     assert next(rows) == whole[0]
     assert len(read) == 2  # no more than a block is held
     assert [whole[0], *rows] == whole
+
+
+def test_no_cache_grows_with_a_table():
+    """What is kept for the next row is bounded: a table in which every row asks for something else takes no more memory."""
+
+    def sizes():
+        modules = [module for name, module in list(sys.modules.items()) if name.startswith("mlsysim.")]
+        caches = [one for module in modules for one in vars(module).values() if isinstance(one, functools._lru_cache_wrapper)]
+        return {one.__qualname__: one.cache_info().currsize for one in caches if one.cache_parameters()["maxsize"] is None}
+
+    def trained(number):
+        names = {"framework": f"Megatron-LM {number}", "accelerator": f"A100 (run {number})", "model": f"mine {number}"}
+        return run_of("step_time_s", layers=40 + number, seq_len=2048 + number, global_batch_seqs=256 * number, **names)
+
+    def served(number):
+        asked = {"input_len": number, "batch_or_concurrency": number, "tp": 2 ** (number % 3)}
+        return SERVED | asked | {"engine": f"vLLM 0.{number}", "accelerator": f"H100 (run {number})"}
+
+    for row in (trained, served):
+        predict_table(map(row, range(1, 9)))
+        before = sizes()
+        assert any(answer["predicted"] for answer in predict_table(map(row, range(1, 25))))
+        assert sizes() == before
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ Example:
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from mlsysim.calibration import gemm, siblings
 from mlsysim.calibration.shared_kernels import shared_attention, shared_names
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.physics.kernels.attention import DecodeKernel, PrefillKernel
 
 # Names of the coefficients in the TOML.
@@ -30,7 +29,7 @@ _NAMES = {
 }
 
 
-@functools.cache
+@reads("calibration", "attention.toml")
 def prefill_kernel(device: str, kv_dtype: str = "bfloat16") -> PrefillKernel:
     """Coefficients of prefill on ``device`` with a cache in the number format ``kv_dtype`` ("bfloat16" or "fp8").
 
@@ -51,7 +50,7 @@ def prefill_kernel(device: str, kv_dtype: str = "bfloat16") -> PrefillKernel:
     )
 
 
-@functools.cache
+@reads("calibration", "attention.toml")
 def decode_kernel(device: str) -> DecodeKernel:
     """Coefficients of decode on ``device``, for all number formats of the cache.
 
@@ -80,11 +79,16 @@ def fitted_names(phase: str, device: str, kv_dtypes: Iterable[str] = ("bfloat16"
         >>> [name for name in fitted_names("prefill", "a100_sxm") if "efficiency" in name]
         ['attention.prefill.a100_sxm.efficiency_bfloat16']
     """
-    excluded = {text.split(":")[0] for text in _entry(phase, device)["held"]}
-    excluded |= {f"efficiency_{name}" for name in ("bfloat16", "fp8") if name not in kv_dtypes}
+    excluded = _held(phase, device) | {f"efficiency_{name}" for name in ("bfloat16", "fp8") if name not in kv_dtypes}
     source = measured_attention(phase, device)
     fitted = (f"attention.{phase}.{source}.{name}" for name in _NAMES[phase] if name not in excluded)
     return (*shared_names(f"attention.{phase}"), *fitted)
+
+
+@reads("calibration", "attention.toml")
+def _held(phase: str, device: str) -> frozenset[str]:
+    """The coefficients of an entry that were not fitted: its remarks begin with their names."""
+    return frozenset(text.split(":")[0] for text in _entry(phase, device)["held"])
 
 
 def residuals(phase: str, device: str, role: str) -> dict[str, float]:
@@ -132,6 +136,6 @@ def measured_attention(phase: str, device: str) -> str:
     return device
 
 
-@functools.cache
+@reads("calibration", "attention.toml")
 def _tables() -> dict[str, Any]:
     return packaged_toml("calibration", "attention.toml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -10,14 +9,14 @@ from typing import Any
 from mlsysim.calibration import siblings
 from mlsysim.calibration.shared_kernels import shared_collectives, shared_names
 from mlsysim.core.errors import DataError
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients, Tuner
 
 # A device's own coefficients.
 DEVICE_NAMES = tuple(field.name for field in fields(CollectiveCoefficients) if field.name not in ("tuner", "shared"))
 
 
-@functools.cache
+@reads("calibration", "collectives.toml")
 def entries() -> dict[str, Any]:
     """Give the TOML's tables ``interconnect``, ``device`` and ``fabric``."""
     return packaged_toml("calibration", "collectives.toml")
@@ -41,14 +40,14 @@ def measured_devices() -> dict[str, str]:
     return {name: entry["interconnect"] for name, entry in entries()["device"].items() if isinstance(entry, dict)}
 
 
-@functools.cache
+@reads("calibration", "collectives.toml")
 def tuner(interconnect: str) -> Tuner:
     """NCCL's own belief about ``interconnect``, by which it chooses a protocol."""
     entry = _entry("interconnect", interconnect)
     return Tuner(**{field.name: float(entry[field.name]) for field in fields(Tuner)})
 
 
-@functools.cache
+@reads("calibration", "collectives.toml")
 def collective_coefficients(device: str) -> CollectiveCoefficients:
     """Coefficients of ``device`` (``h100_sxm``, ``gb200``, ...).
 
@@ -90,7 +89,7 @@ def _link_behind_Bps(device: str) -> float:
     return siblings.link_Bps(device, facts.get("link", "peers"))
 
 
-@functools.cache
+@reads("calibration", "collectives.toml")
 def fabric_coefficients(fabric: str) -> FabricCoefficients:
     """Coefficients of a network between domains (``ib_ndr``, ``efa_v2``, ...).
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from mlsysim.calibration import gemm
 from mlsysim.calibration.devices import clock_of, entry_of, format_shares, names_of_a_pass
 from mlsysim.calibration.store import fitted_of, stack_of, tables
+from mlsysim.core.toml import reads
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
 FILE = "data_parallel.toml"
@@ -61,7 +61,7 @@ class ReplicaHardware:
     format_shares: Mapping[str, float] = field(default_factory=dict)
 
 
-@functools.cache
+@reads("calibration", "data_parallel.toml")
 def replica_stack(name: str) -> ReplicaStack:
     """The stack called ``name``.
 
@@ -75,7 +75,7 @@ def replica_stack(name: str) -> ReplicaStack:
     return stack_of(ReplicaStack, ReplicaCoefficients, FILE, name)
 
 
-@functools.cache
+@reads("calibration", "data_parallel.toml")
 def replica_hardware(hardware_name: str) -> ReplicaHardware:
     """The kernels that stand for an accelerator of the registry.
 
@@ -90,7 +90,7 @@ def replica_hardware(hardware_name: str) -> ReplicaHardware:
     return ReplicaHardware(name, entry["kernels"], clock_of(entry), format_shares(entry))
 
 
-@functools.cache
+@reads("calibration", "data_parallel.toml")
 def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) -> tuple[str, ...]:
     """Names of every coefficient that a step of this stack on this accelerator was fitted with.
 
@@ -104,7 +104,7 @@ def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) 
     return names_of_a_pass(FILE, stack_name, hardware.kernels, products, device)
 
 
-@functools.cache
+@reads("calibration", "data_parallel.toml")
 def fitted_device_names(hardware_name: str) -> tuple[str, ...]:
     """Names of the fitted coefficients of an accelerator's entry.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +9,12 @@ from mlsysim.calibration import siblings
 from mlsysim.calibration.shared_kernels import shared_names
 from mlsysim.calibration.store import Entries, fitted_of, resolved, tables
 from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.toml import reads
 
 _FILE = "devices.toml"
 
 
-@functools.cache
+@reads("calibration", "devices.toml")
 def measured_device(hardware_name: str) -> str:
     """The entry of this accelerator, which its measured kernels are named after unless the entry says otherwise.
 
@@ -36,7 +36,7 @@ def measured_hardware() -> tuple[str, ...]:
     return tuple(_devices())
 
 
-@functools.cache
+@reads("calibration", "devices.toml")
 def _devices() -> dict[str, str]:
     """The device of each accelerator: that of its entry, or, without one, that of its stated kernels."""
     stated = {chip.name: device for device in siblings.stated_devices() for chip in siblings.all_hardware(device)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,7 +10,7 @@ from mlsysim.calibration.devices import kernels_of, measured_device, measured_ha
 from mlsysim.calibration.names import engine_called
 from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels
 
 COEFFICIENTS = tuple(field.name for field in fields(EngineCoefficients))
@@ -41,7 +40,7 @@ class Engine:
     fitted: tuple[str, ...]
 
 
-@functools.cache
+@reads("calibration", "engines.toml")
 def engine(name: str) -> Engine:
     """The engine called ``name``, or the one that another name of an engine and its release means.
 
@@ -126,7 +125,7 @@ class EngineDevice:
         return float(getattr(self, f"{precision}_share")) if precision in FORMAT_SHARES else 1.0
 
 
-@functools.cache
+@reads("calibration", "engine_devices.toml")
 def engine_device(hardware_name: str) -> EngineDevice:
     """The kernels that stand for this accelerator: those that it trains with, unless it has an entry here.
 
@@ -169,13 +168,13 @@ def engine_device(hardware_name: str) -> EngineDevice:
     )
 
 
-@functools.cache
+@reads("calibration", "engines.toml")
 def engine_tables() -> dict[str, dict[str, Any]]:
     """Give the entries of ``engines.toml``."""
     return packaged_toml("calibration", "engines.toml")
 
 
-@functools.cache
+@reads("calibration", "engine_devices.toml")
 def device_tables() -> dict[str, dict[str, Any]]:
     """Give the entries of ``engine_devices.toml``."""
     return packaged_toml("calibration", "engine_devices.toml")

@@ -7,14 +7,13 @@ Example:
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, fields
 from typing import Any
 
 from mlsysim.calibration import siblings
 from mlsysim.calibration.shared_kernels import shared_gemm, shared_names
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.physics.kernels.gemm import GemmKernel
 
 
@@ -43,7 +42,7 @@ FORMATS = {
 SHARED = ("cache_ratio", "memory_efficiency", "split_s")
 
 
-@functools.cache
+@reads("calibration", "gemm.toml")
 def gemm_kernel(device: str, dtype: str = "bfloat16") -> GemmKernel:
     """Coefficients of a device's kernels at one of ``FORMATS``.
 
@@ -139,7 +138,7 @@ def _behind(device: str) -> str:
     return device
 
 
-@functools.cache
+@reads("calibration", "gemm.toml")
 def _tables() -> dict[str, dict[str, dict[str, Any]]]:
     """Entries by device and format; narrow formats have what the device's 16-bit kernels have of ``SHARED``."""
     tables: dict[str, dict[str, dict[str, Any]]] = packaged_toml("calibration", "gemm.toml")

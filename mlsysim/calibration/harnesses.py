@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from mlsysim.calibration.engines import Engine
 from mlsysim.calibration.store import coefficients, fitted_of, resolved
 from mlsysim.core.checks import one_of
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 
 FILE = "harnesses.toml"
 QUERIES = "queries"  # the tables of harnesses that gather queries into batches
@@ -41,13 +40,13 @@ class Harness:
 COEFFICIENTS = tuple(part.name for part in fields(Harness))
 
 
-@functools.cache
+@reads("calibration", "harnesses.toml")
 def served_tables() -> dict[str, dict[str, Any]]:
     """The harnesses of queries, as the TOML states them."""
     return dict(packaged_toml("calibration", FILE)[QUERIES])
 
 
-@functools.cache
+@reads("calibration", "harnesses.toml")
 def query_harness(name: str) -> Harness:
     """The harness of queries called ``name``.
 
@@ -94,14 +93,14 @@ class LoadHarness:
     reserves: bool
 
 
-@functools.cache
+@reads("calibration", "harnesses.toml")
 def loaded_tables() -> dict[str, dict[str, dict[str, Any]]]:
     """The harnesses and devices of language models under load, as the TOML states them."""
     tables = packaged_toml("calibration", FILE)
     return {kind: tables[kind] for kind in ("harness", "device")}
 
 
-@functools.cache
+@reads("calibration", "harnesses.toml")
 def harness(name: str) -> LoadHarness:
     """The harness of language models called ``name``.
 

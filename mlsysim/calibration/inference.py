@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
@@ -11,6 +10,7 @@ from mlsysim.calibration.data_parallel import ReplicaStack, fitted_device_names,
 from mlsysim.calibration.devices import clock_of, entry_of, format_shares, names_of_a_pass
 from mlsysim.calibration.store import fitted_of, stack_of, tables
 from mlsysim.core.errors import InputError
+from mlsysim.core.toml import reads
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
 FILE = "inference.toml"
@@ -97,7 +97,7 @@ class InferenceHardware:
     format_shares: Mapping[str, float] = field(default_factory=dict)
 
 
-@functools.cache
+@reads("calibration", "inference.toml")
 def inference_stack(name: str) -> InferenceStack:
     """The stack called ``name``.
 
@@ -111,7 +111,7 @@ def inference_stack(name: str) -> InferenceStack:
     return stack_of(InferenceStack, InferenceCoefficients, FILE, name)
 
 
-@functools.cache
+@reads("calibration", "inference.toml")
 def inference_hardware(hardware_name: str) -> InferenceHardware:
     """The kernels that stand for an accelerator of the registry.
 
@@ -151,7 +151,7 @@ def gemm_format(kernels: str, precision: str) -> str:
     raise InputError("precision", precision, "one of int8, fp8, fp16, bf16, tf32, fp32: no other kernels are calibrated")
 
 
-@functools.cache
+@reads("calibration", "inference.toml")
 def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) -> tuple[str, ...]:
     """Names of every coefficient that a pass of this stack on this accelerator was fitted with.
 

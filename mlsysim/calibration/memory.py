@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.core.units import magnitude
 
 # A phone or a microcontroller runs no CUDA context: the reserve is at most this part of the capacity.
 _LARGEST_SHARE = 0.05
 
 
-@functools.cache
+@reads("calibration", "memory.toml")
 def runtime_reserve_B() -> float:
     """Bytes that context, driver and communication buffers take of a data-centre accelerator."""
     return magnitude("runtime_reserve", _entries()["runtime_reserve"]["value"], "byte")
 
 
-@functools.cache
+@reads("calibration", "memory.toml")
 def host_link_share() -> float:
     """Share of the link to the host that large transfers reach.
 
@@ -29,7 +28,7 @@ def host_link_share() -> float:
     return float(_entries()["host_link"]["share"])
 
 
-@functools.cache
+@reads("calibration", "memory.toml")
 def _entries() -> dict[str, Any]:
     return packaged_toml("calibration", "memory.toml")
 

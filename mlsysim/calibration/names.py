@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from mlsysim.core.names import folded, longest_beginning
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 
 _LATEST = 9999.0
 # "0.12.0", "v3"; not the year of an engine of ours that is not there.
@@ -110,11 +109,11 @@ def _is_release(text: str, name: str) -> bool:
     return _RELEASE.fullmatch(folded(text)[len(folded(name)) :]) is not None
 
 
-@functools.cache
+@reads("calibration", "names.toml")
 def _names() -> dict[str, Any]:
     return packaged_toml("calibration", "names.toml")
 
 
-@functools.cache
+@reads("calibration", "names.toml")
 def _own(file: str) -> dict[str, str]:
     return {folded(name): name for name in packaged_toml("calibration", file)}

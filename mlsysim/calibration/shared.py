@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import fields
 from typing import Any
 
 from mlsysim.calibration.siblings import line_of
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.physics.training.step_inputs import SharedCoefficients
 
 # How an entry came about. Those that measured steps decided are counted among a prediction's coefficients.
@@ -15,7 +14,7 @@ BASES = ("stated", "chosen", "fitted")
 NAMES = tuple(field.name for field in fields(SharedCoefficients))
 
 
-@functools.cache
+@reads("calibration", "shared.toml")
 def shared_coefficients() -> SharedCoefficients:
     """The values of all shared coefficients.
 
@@ -26,7 +25,7 @@ def shared_coefficients() -> SharedCoefficients:
     return SharedCoefficients(**{name: float(_table()[name]["value"]) for name in NAMES})
 
 
-@functools.cache
+@reads("calibration", "shared.toml")
 def runs_older_flash(device: str) -> bool:
     """True if FlashAttention-2 is slower than the vendor's own kernel on ``device``, or on a sibling of its vendor behind it.
 
@@ -48,6 +47,6 @@ def fitted_names() -> tuple[str, ...]:
     return tuple(f"shared.{name}" for name in NAMES if _table()[name]["basis"] != "stated")
 
 
-@functools.cache
+@reads("calibration", "shared.toml")
 def _table() -> dict[str, dict[str, Any]]:
     return packaged_toml("calibration", "shared.toml")

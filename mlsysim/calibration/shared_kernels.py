@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import fields
 from typing import Any
 
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.physics.kernels.attention import SharedAttention
 from mlsysim.physics.kernels.collectives import SharedCollectives
 from mlsysim.physics.kernels.gemm import SharedGemm
@@ -14,7 +13,7 @@ from mlsysim.physics.kernels.passes import SharedDataParallel
 from mlsysim.physics.serving.deployment import SharedServing
 
 
-@functools.cache
+@reads("calibration", "shared_kernels.toml")
 def shared_gemm() -> SharedGemm:
     """Constants that the matrix products of all devices share.
 
@@ -25,25 +24,25 @@ def shared_gemm() -> SharedGemm:
     return SharedGemm(**_values("gemm", SharedGemm))
 
 
-@functools.cache
+@reads("calibration", "shared_kernels.toml")
 def shared_attention() -> SharedAttention:
     """Constants that the attention kernels of all devices share."""
     return SharedAttention(**_values("attention", SharedAttention))
 
 
-@functools.cache
+@reads("calibration", "shared_kernels.toml")
 def shared_collectives() -> SharedCollectives:
     """Constants that the collectives of all devices share."""
     return SharedCollectives(**_values("collectives", SharedCollectives))
 
 
-@functools.cache
+@reads("calibration", "shared_kernels.toml")
 def shared_serving() -> SharedServing:
     """Constants that all serving engines share."""
     return SharedServing(**_values("serving", SharedServing))
 
 
-@functools.cache
+@reads("calibration", "shared_kernels.toml")
 def shared_data_parallel() -> SharedDataParallel:
     """Constants that all stacks of models that one accelerator holds whole share."""
     return SharedDataParallel(**_values("data_parallel", SharedDataParallel))
@@ -69,6 +68,6 @@ def _values(kind: str, shared: Any) -> dict[str, float]:
     return {field.name: float(_table()[kind][field.name]["value"]) for field in fields(shared)}
 
 
-@functools.cache
+@reads("calibration", "shared_kernels.toml")
 def _table() -> dict[str, dict[str, dict[str, Any]]]:
     return packaged_toml("calibration", "shared_kernels.toml")

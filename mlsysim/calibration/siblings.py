@@ -7,12 +7,12 @@ rate itself is the device's own.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlsysim.calibration.store import tables
 from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.toml import reads
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 
@@ -172,11 +172,11 @@ def _entry(device: str) -> Mapping[str, Any]:
     return known[device]
 
 
-@functools.cache
+@reads("calibration", "siblings.toml")
 def _entries() -> Mapping[str, Mapping[str, Any]]:
     return {name: entry for name, entry in tables("siblings.toml").items() if name != "defaults"}
 
 
-@functools.cache
+@reads("calibration", "siblings.toml")
 def _peaks() -> Mapping[str, Mapping[str, Any]]:
     return {name: entry for name, entry in tables("peaks.toml").items() if name not in ("defaults", "all")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from mlsysim.calibration import attention, collectives, gemm, shared
 from mlsysim.calibration.devices import clock_names, kernels_of
 from mlsysim.calibration.store import coefficients, fitted_of, known_entry, tables
+from mlsysim.core.toml import reads
 from mlsysim.physics.training.memory import MemoryTerms
 from mlsysim.physics.training.step_inputs import StackCoefficients
 
@@ -55,7 +55,7 @@ class Stack:
         return replace(self.memory, score_B=self.score_B.get(attention, 0.0), input_B=input_B)
 
 
-@functools.cache
+@reads("calibration", "stacks.toml")
 def stack(name: str) -> Stack:
     """The stack called ``name``.
 
@@ -80,7 +80,7 @@ def stack(name: str) -> Stack:
     )
 
 
-@functools.cache
+@reads("calibration", "stacks.toml")
 def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, ...]:
     """Names of every coefficient that a training step of this stack on this device was fitted with.
 
@@ -97,7 +97,7 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
     return (*names, *fitted_of(_with_memory(), stack_name, "stack"))
 
 
-@functools.cache
+@reads("calibration", "stacks.toml")
 def _with_memory() -> dict[str, dict[str, Any]]:
     """The stacks, each with the fitted terms of its memory among what was fitted of it."""
     terms = {name: [f"memory.{term}" for term in entry.get("memory_fit", ())] for name, entry in tables(_FILE).items()}

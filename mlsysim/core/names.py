@@ -24,6 +24,8 @@ _BRACKETS = re.compile(r"\([^()]*\)")
 _POINT = re.compile(r"(?<=\d)p(?=\d)")
 _GAP = re.compile(r"(?<=\d)[^a-z0-9]+(?=\d)")
 _PUNCTUATION = re.compile(r"[^a-z0-9.]+|(?<!\d)\.|\.(?!\d)")
+# Names whose meaning is kept: a table of any length may have another one in each row.
+_MOST_ANSWERS = 2**14
 # The hyphens and spaces that word processors write.
 _TYPOGRAPHY = str.maketrans({"\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u00a0": " ", "_": " "})
 
@@ -148,9 +150,12 @@ class Names:
 
     def find(self, text: str) -> tuple[str, ...]:
         """Returns the ids that ``text`` may mean: one if it is a name, several if it does not say which, none if unknown."""
-        if text not in self._answers:
-            self._answers[text] = self._found(text)
-        return self._answers[text]
+        answer = self._answers.get(text)
+        if answer is None:
+            if len(self._answers) >= _MOST_ANSWERS:
+                self._answers.clear()
+            answer = self._answers[text] = self._found(text)
+        return answer
 
     def _found(self, text: str) -> tuple[str, ...]:
         if (exact := self._folded.get(folded(text))) and folded(text):

@@ -90,12 +90,8 @@ class _Store:
             listed = (resources.files(f"mlsysim.{self.room}") / "data" / _SPELLINGS).is_file()
             document = packaged_toml(self.room, _SPELLINGS) if listed else {}
             known = {entry.id: entry.names for entry in self._all()}
-            place = f"mlsysim/{self.room}/data/{_SPELLINGS}"
-            try:
-                with reading(place):
-                    self._spelt = spelt = Names(known, Reading.of(document), document.get("spellings", {}))
-            except DataError as error:
-                raise DataError(f"{place}: {str(error).removeprefix(f'{place}: ')}") from None
+            with reading(f"mlsysim/{self.room}/data/{_SPELLINGS}"):
+                self._spelt = spelt = Names(known, Reading.of(document), document.get("spellings", {}))
         return spelt
 
     def value(self, entry: _Entry) -> Any:

@@ -12,12 +12,16 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
-from mlsysim.core.errors import DataError, MLSysError, either, nearest
+from mlsysim.core.errors import DataError, MLSysError, either, nearest, or_nearest
 
+P = ParamSpec("P")
+R = TypeVar("R")
+_NAMES_FILE = re.compile(r".*?\.(toml|csv|json): ")
 _LONGEST_INTEGER = re.compile(r"\d(?:_?\d){4300}")
 
 
@@ -46,20 +50,83 @@ def packaged_toml(room: str, file: str) -> dict[str, Any]:
 @functools.lru_cache(maxsize=64)
 def _parsed(text: str, name: str) -> bytes:
     """The parsed text, pickled: a copy takes a tenth of a parse, and fits ask for their files again and again."""
-    document = parsed_toml(text, name)
-    for place, number in _numbers(document, ""):
-        if math.isnan(number):
-            raise DataError(f"{name}: {place} = nan: expected a number")
-    return pickle.dumps(document)
+    return pickle.dumps(_placed(parsed_toml(text, name), name, ""))
 
 
-def _numbers(value: object, place: str) -> Iterator[tuple[str, float]]:
-    """Every float of a document with the path of its key."""
-    if isinstance(value, float):
-        yield place, value
-    elif isinstance(value, (dict, list)):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _numbers(inner, f"{place}.{key}" if place else str(key))
+class _Table(dict[str, Any]):
+    """A table of a file of the package: a key that is missing is told by the file and by where the table stands in it."""
+
+    place: str
+
+    def __missing__(self, key: str) -> Any:
+        raise DataError(f"{self.place}: no key {key!r}{or_nearest(key, self)}")
+
+
+def _placed(value: Any, name: str, place: str) -> Any:
+    """A part of a document, in which tables know where they stand.
+
+    Raises:
+        DataError: a figure is not a number.
+    """
+    if isinstance(value, dict):
+        table = _Table((key, _placed(inner, name, f"{place}.{key}" if place else key)) for key, inner in value.items())
+        table.place = f"{name}: [{place}]" if place else name
+        return table
+    if isinstance(value, list):
+        return [_placed(inner, name, f"{place}.{number}") for number, inner in enumerate(value)]
+    if isinstance(value, float) and math.isnan(value):
+        raise DataError(f"{name}: {place} = nan: expected a number")
+    return value
+
+
+def reads(room: str, file: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorates a function that reads entries of a file of the package: it is asked once for equal arguments, all hashable.
+
+    What it stumbles over is told by the file and by what it was asked for; so is a result whose figures are no numbers.
+
+    Args:
+        room: the package's room.
+        file: the name of the file among the room's data.
+
+    Raises:
+        DataError: the file has something that the function cannot take.
+
+    Example:
+        >>> @reads("models", "tiny.toml")
+        ... def width(name: str) -> float:
+        ...     return float({"narrow": "half"}[name])
+        >>> width("narrow")
+        Traceback (most recent call last):
+        mlsysim.core.errors.DataError: mlsysim/models/data/tiny.toml: narrow: could not convert string to float: 'half'
+    """
+
+    def decorated(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.cache
+        @functools.wraps(function)
+        def once(*args: P.args, **kwargs: P.kwargs) -> R:
+            place = f"mlsysim/{room}/data/{file}: {', '.join(map(str, args)) or function.__name__.strip('_')}"
+            try:
+                result = function(*args, **kwargs)
+            except MLSysError:  # a name that the caller asks for, or what is told already
+                raise
+            except Exception:
+                with reading(place):
+                    raise
+            _check_numbers(result, place)
+            return result
+
+        return cast("Callable[P, R]", once)
+
+    return decorated
+
+
+def _check_numbers(result: object, place: str) -> None:
+    """Refuses a record whose figures are something else."""
+    for part in fields(result) if is_dataclass(result) else ():
+        value = getattr(result, part.name)
+        if part.type in ("float", "int") and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise DataError(f"{place}: {part.name} = {_short(value)}: expected a number")
+        _check_numbers(value, place)
 
 
 def toml_file(path: Path, name: str = "", near: Callable[[str, int], str] | None = None) -> dict[str, Any]:
@@ -206,8 +273,10 @@ def reading(place: str) -> Iterator[None]:
     """
     try:
         yield
-    except DataError:
-        raise
+    except DataError as error:
+        if _NAMES_FILE.match(str(error)):
+            raise
+        raise DataError(f"{place}: {error}") from None
     except KeyError as error:
         raise DataError(f"{place}: no key {error.args[0]!r}") from None
     except RecursionError:

@@ -19,6 +19,8 @@ from mlsysim.hardware.types import HardwareNode
 
 # Names round a device's memory, count it in powers of two or leave a reserve out.
 _ROUNDING = 0.15
+# Spellings that are known to agree with the device's memory: a table of any length may have another one in each row.
+_MOST_CHECKED = 2**14
 # What a variant of a device does not share with it: fields that its own entry states, or that nobody knows.
 _OWN = dict.fromkeys(("tdp", "idle_power", "price", "interconnect_bw"))
 
@@ -68,6 +70,8 @@ class HardwareRegistry(Registry[HardwareNode]):
             if not least <= share <= 1 + _ROUNDING:
                 capacity = f"{device.memory_capacity_B / 1e9:.0f} GB"
                 raise UnknownNameError("accelerator", name, f"one of that memory: {device.name} has {capacity}")
+            if len(self._checked) >= _MOST_CHECKED:
+                self._checked.clear()
             self._checked.add(name)
         return device
 

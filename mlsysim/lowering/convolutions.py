@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 
 from mlsysim.core.errors import InputError
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.physics.kernels.convolution import Convolutions
 
 
-@functools.cache
+@reads("lowering", "convolutions.toml")
 def convolutions(name: str) -> Convolutions:
     """The layers of the network of this name.
 
@@ -34,7 +33,7 @@ def convolutions(name: str) -> Convolutions:
     return _bottleneck_network(**{size: known[name][size] for size in sizes})
 
 
-@functools.cache
+@reads("lowering", "convolutions.toml")
 def _networks() -> dict[str, dict[str, Any]]:
     document = packaged_toml("lowering", "convolutions.toml")
     return {name: entry for name, entry in document.items() if name != "defaults"}

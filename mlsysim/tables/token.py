@@ -65,6 +65,8 @@ def token_question(cells: Cells) -> Question:
         ('2.0 s', '0.2 s', 'fp8')
     """
     name, scenario = cell_text(cells, "benchmark"), cell_text(cells, "scenario")
+    if not is_language(cells):
+        raise UnknownNameError.among("benchmark", name, names_of("benchmark"))
     benchmark, limits = names_of("benchmark")[name], names_of("limits")
     if scenario not in SCENARIOS:
         raise InputError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,13 @@ from mlsysim.validation.anchors.record_keys import (
     KERNELS,
     LEFT_OUT,
     MOVE,
+    OF_ANCHORS,
     REPORT_FORMATS,
     ROW,
     SEARCH,
     SERVING_LEFT_OUT,
+    SOLVE,
+    SUMMARIES,
     TARGET,
     USER_SUFFIX,
 )
@@ -53,6 +56,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     }
     for name, (metavar, meaning) in options.items():
         group.addoption(name, action="append", default=[], metavar=metavar, help=f"{meaning} (repeatable)")
+    group.addoption(
+        "--anchors-summary",
+        choices=SUMMARIES,
+        default=SUMMARIES[0],
+        help="what is printed of all anchors: a table of families and a verdict, or every table (default: %(default)s)",
+    )
     parser.addini("mlsysim_solve_budget_ms", "limit of a solve where its solver has none of its own, in ms", default="3.0")
     parser.addini("mlsysim_search_budget_ms", "time of a search beside its plans (lowering, ranking), in ms", default="60")
 
@@ -135,6 +144,7 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     place = collector.path if isinstance(collector, AnchorModule) else getattr(collector.obj, "ANCHORS", None)
     if not isinstance(place, Path):
         return None
+    collector.keywords[OF_ANCHORS] = True
     from mlsysim.validation.suite.case_items import case_items
 
     items, malformed = case_items(collector, name, obj, place)
@@ -152,6 +162,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from mlsysim.validation.suite import parametrise
 
     module = metafunc.definition.getparent(pytest.Module)
+    assert module is not None
+    module.keywords[OF_ANCHORS] = True
     for name in sorted(wanted):
         _keep(module, parametrise.by_name(metafunc, name, place))
 
@@ -187,21 +199,34 @@ def anchor_rows(anchor_root: Path) -> tuple[dict[str, Any], ...]:
     return evidence.rows(anchor_root)
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The report, if anchors ran; on the controller when pytest-xdist spreads them."""
+@pytest.hookimpl(wrapper=True)
+def pytest_report_teststatus(report: Any, config: pytest.Config) -> Generator[None, Any, Any]:
+    """Thousands of cases that pass, or miss as is known, print nothing; what fails does, and with -v all do."""
+    status = yield
+    if status[0] in ("passed", "xfailed") and config.get_verbosity() <= 0 and OF_ANCHORS in getattr(report, "keywords", ()):
+        return status[0], "", ""
+    return status
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
+    """The report, if anchors ran, below all others; on the controller when pytest-xdist spreads them."""
+    yield
     rows = _properties(terminalreporter, ROW)
     kernels = _properties(terminalreporter, KERNELS)
     if not rows and not kernels:
         return
-    from mlsysim.validation.report import report
+    from mlsysim.validation.report import report, summary
 
     moves, targets = _properties(terminalreporter, MOVE), _properties(terminalreporter, TARGET)
+    searches, solves = _properties(terminalreporter, SEARCH), _properties(terminalreporter, SOLVE)
     terminalreporter.section("mlsysim anchors")
-    for line in report.lines(rows, moves, kernels, targets):
+    full = config.getoption("--anchors-summary") == SUMMARIES[-1]
+    told = (
+        report.lines(rows, moves, kernels, targets) if full else summary.lines(rows, kernels, targets, searches, solves, moves)
+    )
+    for line in told:
         terminalreporter.write_line(line)
-    for search in _properties(terminalreporter, SEARCH):
-        rate = f"{search['plans'] / search['seconds']:,.0f} a second on one core"
-        terminalreporter.write_line(f"search {search['id']}: {search['plans']:,} plans in {search['seconds']:.2f} s, {rate}")
     for name in config.getoption("--anchor-report"):
         from mlsysim.validation.report import export
 
@@ -211,6 +236,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
         left_out = [_properties(terminalreporter, key) for key in (LEFT_OUT, SERVING_LEFT_OUT)]
         _write(terminalreporter, name, accuracy.write, rows, kernels, targets, *left_out)
+    failed, deselected = (len(terminalreporter.stats.get(name, ())) for name in ("failed", "deselected"))
+    terminalreporter.write_line("")
+    terminalreporter.write_line(summary.last_line(rows, failed, deselected), bold=True, red=bool(failed), green=not failed)
 
 
 def _write(terminalreporter: Any, name: str, write: Callable[..., None], *content: Any) -> None:

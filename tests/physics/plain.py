@@ -6,14 +6,16 @@ A product of 64 x 64 x 64 takes one second: sizes are counted in ``UNIT`` elemen
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel, PrefillKernel, SharedAttention
-from mlsysim.physics.kernels.collectives import CollectiveCoefficients, SharedCollectives, Tuner
+from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients, SharedCollectives, Tuner
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
 from mlsysim.physics.layer.work import NONE, LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.plan import ONE_F_ONE_B, Plan
+from mlsysim.physics.serving.deployment import ServingKernels, SharedServing
 
 UNIT = 64.0
 PEAK = 2 * UNIT**3  # FLOP/s
@@ -76,3 +78,14 @@ _ALWAYS = (
     "routed_copies",
     "reductions",
 )
+
+
+def serving_kernels(**changed):
+    """Kernels of an accelerator that streams 16,384 B/s, sends 4,096 B/s inside a node and 1,024 B/s outside."""
+    usual = {"gemm": PRODUCTS, "gemm_peak_flops_per_s": PEAK, "input_B": 2.0, "weight_B": 2.0, "lends": True, "output_B": 2.0}
+    usual |= {"element_B": 2.0, "scales": False, "head_gemm": PRODUCTS, "head_peak_flops_per_s": 2 * PEAK, "head_weight_B": 2.0}
+    usual |= {"prefill": PREFILL, "decode": DECODE, "attention": replace(CHIP, bandwidth_Bps=16384.0), "kv_B": 2.0}
+    usual |= {"collectives": links(4096.0), "crossing_share": 0.5, "fabric": FabricCoefficients(0.25, 1.0, 0.0)}
+    usual |= {"nic_Bps": 1024.0, "memory_Bps": 32768.0, "multiprocessors": 1.0, "cache_B": 0.0}
+    usual |= {"own_peak_flops_per_s": 4 * PEAK, "own_compute_share": 0.5, "own_memory_share": 0.25, "streaming": 0.5}
+    return ServingKernels(**usual | {"shared": SharedServing(65536.0, 0.5)} | changed)

@@ -65,7 +65,7 @@ class Layout:
     gathered: tuple[int, ...]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def torus_axes(chips: int, dimensions: int) -> tuple[int, ...]:
     """The most even ``dimensions`` factors of ``chips``, ascending: how slices are cut.
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mlsysim.calibration.evidence import FITTED_BASES, quantity_of
+from mlsysim.calibration.intervals import spread
 from mlsysim.models.types import Workload
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import call_of
+from mlsysim.validation.anchors.record_keys import USER_SUFFIX
 from mlsysim.validation.anchors.runner import Plain, macro_text, plan_text, predict, result_of, time_exponent
 
 # "Match?" in the paper's report: within 5 % of the number that the paper prints.
@@ -24,8 +28,10 @@ class Comparison:
     """Everything that a report says of one case, as JSON knows it.
 
     ``error`` is predicted / measured - 1; of a range, to its nearer edge and 0 inside; None for a choice
-    or an outcome. ``naive`` is the error of half of peak: model FLOP / (0.5 x peak x accelerators), where the prediction is of
-    a training step. ``kind`` is ``dense``, ``moe`` or the workload's architecture.
+    or an outcome. ``expected_low`` and ``expected_high`` are the ends of the prediction's 90 % interval, where it has one.
+    ``binding`` is what limits the result; ``nearest`` the published runs that are most like a user's own, with their errors.
+    ``naive`` is the error of half of peak: model FLOP / (0.5 x peak x accelerators), where the prediction is of a training
+    step. ``kind`` is ``dense``, ``moe`` or the workload's architecture.
     """
 
     id: str
@@ -50,8 +56,12 @@ class Comparison:
     low: float | None
     high: float | None
     error: float | None
+    expected_low: float | None
+    expected_high: float | None
     naive: float | None
     in_band: bool
+    binding: str
+    nearest: tuple[str, ...]
     feasible: bool
     expect_feasible: bool
     reason: str
@@ -104,6 +114,7 @@ def compare(anchor: Anchor) -> Comparison:
         in_band = low <= predicted <= high
     else:
         in_band = predicted == _measured(anchor)
+    expected = _expected(anchor, predicted) if prediction.basis in FITTED_BASES else (None, None)
     derived: dict[str, Plain] = {
         "predicted": predicted,
         "unfactored": prediction.unfactored,
@@ -126,8 +137,12 @@ def compare(anchor: Anchor) -> Comparison:
         low=low,
         high=high,
         error=error,
+        expected_low=expected[0],
+        expected_high=expected[1],
         naive=None if error is None else _naive_error(anchor, predicted),
         in_band=in_band,
+        binding=str(result_of(anchor).binding),
+        nearest=_nearest(anchor) if anchor.path.name.endswith(USER_SUFFIX) else (),
         feasible=prediction.feasible,
         expect_feasible=case.feasible,
         reason=prediction.reason,
@@ -135,6 +150,21 @@ def compare(anchor: Anchor) -> Comparison:
         matches_paper=None if case.paper is None else matches(predicted, case.paper),
         macros={name: macro_text(anchor, macro, derived) for name, macro in case.macros.items()},
     )
+
+
+def _expected(anchor: Anchor, predicted: Plain) -> tuple[float | None, float | None]:
+    """The ends of the 90 % interval about a prediction of the solver's own."""
+    facts = result_of(anchor).facts
+    if not isinstance(predicted, float) or facts is None or anchor.case.factors:
+        return None, None
+    found = spread(anchor.source.solver, quantity_of(anchor.case.metric), facts)
+    factor = math.exp(found.log_width) if found is not None else math.inf
+    return predicted / factor, predicted * factor
+
+
+def _nearest(anchor: Anchor) -> tuple[str, ...]:
+    """The published runs that are most like a user's own, with their errors."""
+    return tuple(f"{run.id} {100 * math.expm1(run.error):+.1f} % ({run.citation})" for run in result_of(anchor).nearest)
 
 
 def matches(predicted: Plain, paper: Plain) -> bool:

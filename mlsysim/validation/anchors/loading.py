@@ -159,6 +159,8 @@ def _table_file(path: Path, name: object) -> Path:
         raise refused from None
     if not below:
         raise refused
+    if not file.exists():
+        raise DataError(f"{path}: [source]: table = {name!r}: No such file")
     return file
 
 
@@ -205,7 +207,7 @@ def _csv_case(columns: Sequence[tuple[str, ...]], line: Sequence[str]) -> dict[s
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=2**14)
 def _cell(text: str) -> Any:
     """A cell as TOML would read it; what TOML does not know is text.
 

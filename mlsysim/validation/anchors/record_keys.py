@@ -12,5 +12,10 @@ TARGET = "mlsysim_target"
 LEFT_OUT = "mlsysim_left_out"
 SERVING_LEFT_OUT = "mlsysim_serving_left_out"
 SEARCH = "mlsysim_search"
+SOLVE = "mlsysim_solve"
+# The keyword of modules whose tests are of anchors.
+OF_ANCHORS = "mlsysim_anchors"
+# How much of the report a run prints.
+SUMMARIES = ("short", "full")
 # What --anchor-report can write, by the file's ending.
 REPORT_FORMATS = (".json", ".md", ".tex", ".html", ".png")

@@ -81,7 +81,7 @@ def _gemm(directory: Path) -> Iterator[_File]:
 def _gemm_tables(path: Path, device: str, head: Mapping[str, Any], place: str) -> Iterator[MeasuredTable]:
     with reading(place):
         node, dtypes = Hardware[head["hardware"]], list(head["dtypes"])
-        KernelTable.read(path).refuse_others("dtype", dtypes)
+        KernelTable.read(path).require("m", "n", "k").refuse_others("dtype", dtypes)
         for dtype in dtypes:
             yield MeasuredTable(
                 id=f"gemm-{device}-{dtype}",
@@ -102,7 +102,7 @@ def _peaks(directory: Path) -> Iterator[_File]:
 
 def _peak_table(path: Path) -> Iterator[MeasuredTable]:
     with reading(str(path)):
-        kinds = dict.fromkeys((row["device"], row["dtype"]) for row in KernelTable.read(path).rows)
+        kinds = dict.fromkeys((row["device"], row["dtype"]) for row in KernelTable.read(path).require("m", "n", "k").rows)
         yield MeasuredTable(
             id="gemm-peaks",
             family="kernels: peak rates",
@@ -122,7 +122,8 @@ def _attention(directory: Path) -> Iterator[_File]:
 
 
 def _attention_table(path: Path, phase: str, device: str, head: Mapping[str, Any], place: str) -> Iterator[MeasuredTable]:
-    KernelTable.read(path)
+    length = "seq_len" if phase == "prefill" else "context"
+    KernelTable.read(path).require("batch_size", length, "heads", "kv_heads", "head_dim", "kv_cache_dtype", "window_size")
     with reading(place):
         yield MeasuredTable(
             id=f"attention-{phase}-{device}",
@@ -141,7 +142,7 @@ def _collectives(directory: Path) -> Iterator[_File]:
 
 
 def _collective_table(path: Path, device: str, interconnect: str) -> Iterator[MeasuredTable]:
-    KernelTable.read(path).refuse_others("kind", KINDS)
+    KernelTable.read(path).require("size_B", "ranks", "dtype").refuse_others("kind", KINDS)
     yield MeasuredTable(
         id=f"collectives-{device}",
         family=f"collectives: {interconnect.rstrip('0123456789')}",
@@ -158,7 +159,7 @@ def _multinode(directory: Path) -> Iterator[_File]:
 
 
 def _fabric_tables(path: Path) -> Iterator[MeasuredTable]:
-    rows = KernelTable.read(path).rows
+    rows = KernelTable.read(path).require("size_B", "domains", "ranks_per_domain", "nic_Bps").rows
     with reading(str(path)):
         for fabric in sorted({row["fabric"] for row in rows}):
             names = sorted({row["device"] for row in rows if row["fabric"] == fabric})

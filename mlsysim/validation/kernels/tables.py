@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ _TEXT = {
     *("id", "role", "dtype", "attn_dtype", "kv_cache_dtype", "kind", "device", "fabric", "system", "time_from"),
     *("source", "locator", "note"),
 }
+_MAY_BE_0 = ("window_size",)  # none
 
 
 def role_of(inputs: Iterable[object]) -> str:
@@ -54,6 +56,17 @@ class KernelTable:
         status = path.stat() if path.exists() else None
         rows = _rows(path, (status.st_mtime_ns, status.st_size) if status else (0, -1))
         return cls([row for row in rows if role in (None, row["role"])], path)
+
+    def require(self, *columns: str) -> KernelTable:
+        """The table, which has these columns.
+
+        Raises:
+            DataError: one is missing.
+        """
+        for column in columns:
+            if self.rows and column not in self.rows[0]:
+                raise DataError(f"{self.path}: no column {column!r}")
+        return self
 
     def refuse_others(self, column: str, known: Iterable[str]) -> None:
         """Refuses rows that no reader of the table would take.
@@ -93,16 +106,15 @@ def _rows(path: Path, state: tuple[int, int]) -> tuple[dict[str, str], ...]:
             if row["role"] not in (CALIBRATION, VALIDATION):
                 raise DataError(f"{path}: line {line}: role = {row['role']!r}: expected calibration or validation")
             for column in numbers:
-                if not _is_number(row[column], column == "measured_s"):
-                    expected = "a time > 0" if column == "measured_s" else "a number >= 0"
+                if not _is_number(row[column], least=0 if column in _MAY_BE_0 else sys.float_info.min):
+                    expected = f"a number {'>=' if column in _MAY_BE_0 else '>'} 0"
                     raise DataError(f"{path}: line {line}: {column} = {row[column]!r}: expected {expected}")
             rows.append(row)
     return tuple(rows)
 
 
-def _is_number(cell: str, positive: bool) -> bool:
+def _is_number(cell: str, least: float) -> bool:
     try:
-        number = float(cell)
+        return least <= float(cell) < math.inf
     except ValueError:
         return False
-    return 0 < number < math.inf if positive else 0 <= number < math.inf

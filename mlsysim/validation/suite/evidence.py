@@ -12,7 +12,7 @@ from mlsysim.validation.anchors import loading
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.kernels import checks as kernels
-from mlsysim.validation.report import accuracy, export, left_out, targets
+from mlsysim.validation.report import accuracy, export, judgement, left_out, targets
 
 
 def rows(root: Path) -> tuple[dict[str, Any], ...]:
@@ -24,6 +24,17 @@ def rows(root: Path) -> tuple[dict[str, Any], ...]:
 def _compared(anchors: tuple[Anchor, ...]) -> tuple[dict[str, Any], ...]:
     """Files that change give other anchors, and so other rows."""
     return tuple(compare(anchor).as_row() for anchor in sorted(anchors, key=lambda one: (one.path, one.id)))
+
+
+@functools.lru_cache(maxsize=1)
+def rows_as_kept(root: Path) -> tuple[dict[str, Any], ...]:
+    """The comparison of every case with what its snapshot says was predicted; a case without one as it is now."""
+    from mlsysim.validation.anchors import snapshots  # needs syrupy, as the update does that asks for this
+
+    kept: dict[str, Any] = {}
+    for path in loading.anchor_files(root):
+        kept |= snapshots.read(loading.load(path)[0].snapshot_path)
+    return tuple(judgement.as_it_was(row, kept[row["id"]]["predicted"]) if row["id"] in kept else row for row in rows(root))
 
 
 def kernel_rows(root: Path) -> tuple[dict[str, Any], ...]:

@@ -11,8 +11,9 @@ import pytest
 
 from mlsysim.validation.anchors import layouts, loading
 from mlsysim.validation.anchors.anchor import Anchor, snapshot_path
+from mlsysim.validation.anchors.comparison import relative
 from mlsysim.validation.anchors.inputs import call_of
-from mlsysim.validation.anchors.record_keys import SEARCH, TARGET
+from mlsysim.validation.anchors.record_keys import SEARCH, SOLVE, TARGET
 from mlsysim.validation.anchors.times import best_s, times
 from mlsysim.validation.report import coverage, left_out
 from mlsysim.validation.report.report import percent
@@ -50,7 +51,13 @@ def test_family_gate(anchor_root: Path, anchor_rows: tuple[Row, ...], family: st
 
 def test_target(anchor_root: Path, anchor_rows: tuple[Row, ...], target: TargetCheck, request: pytest.FixtureRequest) -> None:
     """The rows that an aim is for meet it."""
-    row = target.as_row(anchor_rows, left_out.read_all(anchor_root), evidence.kernel_rows(anchor_root))
+    beside = left_out.read_all(anchor_root), evidence.kernel_rows(anchor_root)
+    row = target.as_row(anchor_rows, *beside)
+    if request.config.getoption("update_snapshots", False):
+        was = target.as_row(
+            evidence.rows_as_kept(anchor_root), left_out.read_all(anchor_root), evidence.kernel_rows(anchor_root)
+        )
+        row["before"] = was["found"]
     request.node.user_properties.append((TARGET, json.dumps(row)))
     if not row["held"]:
         found = (
@@ -146,6 +153,8 @@ def test_time_of_a_solve(timed: Anchor, anchor_root: Path, request: pytest.Fixtu
         limit_s = limits.limit_s(solver)
     # What pytest-benchmark tells is time on the wall, which grows where another process takes the core.
     taken_s = best_s(call.result, rounds=100 if quick else 4)
+    record = {"file": relative(timed.path), "id": timed.id, "solver": solver, "seconds": taken_s}
+    request.node.user_properties.append((SOLVE, json.dumps(record)))
     if taken_s > limit_s:
         took = f"{1e3 * taken_s:.3g} ms at best, the limit is {1e3 * limit_s:.3g} ms"
         pytest.fail(f"{solver} takes on {timed.id} {took}", pytrace=False)

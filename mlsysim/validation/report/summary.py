@@ -1,0 +1,169 @@
+"""What a run prints by default: the paper's rows, a table of families, the aims that are missed, times, and a verdict."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from mlsysim.validation.anchors.record_keys import USER_SUFFIX
+from mlsysim.validation.report import judgement
+from mlsysim.validation.report.coverage import Coverage, of_known
+from mlsysim.validation.report.report import paper_rows, percent, shown, table, verdict
+from mlsysim.validation.report.statistics import Row, quantile
+
+WIDTH = 100
+
+
+def lines(
+    rows: Sequence[Row],
+    kernels: Sequence[Row] = (),
+    targets: Sequence[Row] = (),
+    searches: Sequence[Row] = (),
+    solves: Sequence[Row] = (),
+    moves: Sequence[Row] = (),
+) -> list[str]:
+    """The report on what ran, at most ``WIDTH`` columns wide; ``report.lines`` says all.
+
+    Args:
+        rows: comparisons as dictionaries.
+        kernels: errors of tables of kernels.
+        targets: aims.
+        searches: timed searches, by their plans and seconds.
+        solves: timed solves, by their solver and seconds.
+        moves: predictions that an update of snapshots moved.
+    """
+    sections = [_paper(rows), _own(rows), families(rows, kernels), _aims(targets), _times(solves, searches)]
+    sections.append(judgement.lines(rows, moves, targets))
+    return [line for section in sections for line in (*section, "") if section][:-1]
+
+
+def last_line(rows: Sequence[Row], failed: int = 0, left_out: int = 0) -> str:
+    """The verdict on the validation runs among ``rows``.
+
+    Args:
+        rows: comparisons as dictionaries.
+        failed: how many tests failed.
+        left_out: how many tests were not selected.
+
+    Example:
+        >>> row = {"family": "serving", "file": "a.toml", "source": "?", "role": "validation", "error": 0.1, "known_miss": ""}
+        >>> last_line([row, {**row, "error": -0.3, "known_miss": "slow"}], left_out=5)
+        'filtered: 2 serving runs: half within 20.0 %; 1 known miss, see docs/anchors.md'
+    """
+    judged = [row for row in rows if row["role"] == "validation" and row["error"] is not None]
+    known = of_known({str(row["source"]): str(row["family"]) for row in judged})
+    names = sorted({str(row["family"]) for row in judged})
+    runs = "run" if len(judged) == 1 else "runs"
+    what = f"{len(judged):,} {names[0] + ' ' if len(names) == 1 else ''}{runs}" if judged else f"{len(rows):,} cases"
+    told = [f"half within {percent(quantile([abs(row['error']) for row in judged], 0.5))}"] if judged else []
+    told += [f"90 % intervals hold {percent(known[0].covered)}"] if known and not left_out else []
+    misses = sum(bool(row["known_miss"]) for row in rows)
+    counted = f"{misses:,} known miss{'' if misses == 1 else 'es'}" if misses else "no known miss"
+    explained = not failed and not any(row["file"].endswith(USER_SUFFIX) for row in rows)
+    counted += ", see docs/anchors.md" if misses and explained else ""
+    head = f"{failed} FAILED: " if failed else ""
+    return f"{head}{'filtered: ' if left_out else ''}{what}: {'; '.join([', '.join(told) or 'none of validation', counted])}"
+
+
+def _paper(rows: Sequence[Row]) -> list[str]:
+    told = []
+    for row in paper_rows(rows):
+        figures = ", ".join(f"{who} {shown(row[key])}" for who, key in (("we", "predicted"), ("paper", "paper")))
+        head, _, reason = verdict(row).partition(" ")
+        told.append(_cut(f"{row['row']}: {row['title']} ... {head}  ({figures}) {reason}".rstrip(), WIDTH))
+    return told
+
+
+def _own(rows: Sequence[Row]) -> list[str]:
+    """What was measured and predicted of each case of users' own files, what binds it, and the published runs next to it."""
+    told = []
+    for row in rows:
+        if not row["file"].endswith(USER_SUFFIX):
+            continue
+        measured, predicted = (shown(row[name], row["unit"]) for name in ("measured", "predicted"))
+        ends = "" if row["expected_low"] is None else f" ({shown(row['expected_low'])} to {shown(row['expected_high'])})"
+        error = "" if row["error"] is None else f", {percent(row['error'], signed=True)}"
+        place = "in band" if row["in_band"] else "known miss" if row["known_miss"] else "OUT OF BAND"
+        head = f"{row['id']}: measured {measured}, predicted {predicted}{ends}{error}, {place}"
+        told += [_cut(f"{head}; limited by {row['binding']}", WIDTH)]
+        told += [_cut(f"  near it: {published}", WIDTH) for published in row["nearest"]]
+    return told
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def families(rows: Sequence[Row], kernels: Sequence[Row] = ()) -> list[str]:
+    """A line for the validation runs of each family, for kernel times, and for what is exact."""
+    header = ("Family", "runs", "median", "p90", "in 90 % interval", "in band", "covered misses", "misses")
+    covered = {one.name: one for one in of_known({str(row["source"]): str(row["family"]) for row in rows})}
+    judged: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["role"] == "validation":
+            judged.setdefault(str(row["family"]), []).append(row)
+    body = [_family(name, judged[name], covered) for name in sorted(judged)]
+    errors = [abs(error) for row in kernels if row["role"] == "validation" for error in row["errors"]]
+    if errors:
+        gates = [gate for row in kernels for gate in row["gates"]]
+        held = f"{sum(bool(gate['held']) for gate in gates)}/{len(gates)} gates"
+        body.append(("kernel times", f"{len(errors):,}", *_middle(errors), "-", held, "-", "-"))
+    exact = [row for row in rows if row["role"] == "exact"]
+    if exact:
+        body.append(("exact", str(len(exact)), "-", "-", "-", f"{sum(bool(row['in_band']) for row in exact)}", "-", "-"))
+    return table(header, body) if body else []
+
+
+def _family(name: str, rows: Sequence[Row], covered: Mapping[str, Coverage]) -> tuple[str, ...]:
+    errors = [abs(row["error"]) for row in rows if row["error"] is not None]
+    missed = [row for row in rows if not row["in_band"]]
+    inside = sum(in_interval(row) for row in missed)
+    held = percent(covered[name].covered) if name in covered else "-"
+    in_band = str(len(rows) - len(missed))
+    return (name, f"{len(rows):,}", *_middle(errors), held, in_band, str(inside), str(len(missed) - inside))
+
+
+def _middle(errors: Sequence[float]) -> tuple[str, str]:
+    return percent(quantile(errors, 0.5)), percent(quantile(errors, 0.9))
+
+
+def in_interval(row: Row) -> bool:
+    """Whether what was measured lies in the prediction's own 90 % interval."""
+    low, high, measured = row["expected_low"], row["expected_high"], row["measured"]
+    return low is not None and high is not None and not isinstance(measured, str) and low <= measured <= high
+
+
+def _aims(targets: Sequence[Row]) -> list[str]:
+    if not targets:
+        return []
+    missed = [row for row in targets if not row["held"]]
+    head = f"{len(targets) - len(missed)} of {len(targets)} aims are met"
+    told = ", ".join(
+        f"{row['id']} {percent(row['found'])} for {percent(row['limit'])}{'' if row['known_gap'] else ' (NOT KNOWN)'}"
+        for row in missed
+    )
+    return _wrapped(f"{head}; missed: {told}" if missed else head)
+
+
+def _times(solves: Sequence[Row], searches: Sequence[Row]) -> list[str]:
+    told = ", ".join(f"{row['solver']} {_seconds(row['seconds'])}" for row in sorted(solves, key=lambda row: row["seconds"]))
+    rates = [row["plans"] / row["seconds"] / 1e6 for row in searches]
+    searched = f"searches {min(rates):.1f} to {max(rates):.1f} million plans a second" if rates else ""
+    parts = [part for part in (f"slowest solve of each: {told}" if told else "", searched) if part]
+    return _wrapped("; ".join(parts)) if parts else []
+
+
+def _seconds(seconds: float) -> str:
+    """Write a time with two digits.
+
+    Example:
+        >>> _seconds(0.0123), _seconds(5.77e-6)
+        ('12 ms', '5.8 us')
+    """
+    scale, unit = next(((scale, unit) for scale, unit in ((1.0, "s"), (1e-3, "ms")) if seconds >= scale), (1e-6, "us"))
+    number = seconds / scale
+    return f"{number:.{0 if number >= 10 else 1}f} {unit}"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)

@@ -1,0 +1,402 @@
+"""Data files with one random error each, and what the package makes of them: an answer, or one line that names the file.
+
+``python tests/mutated_files.py --count 3000`` tries that many, of all kinds, and lists those that end in a raw exception, a
+figure that is no number, more than five seconds or a message that names no file. Equal seeds give equal files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import mlsysim
+from mlsysim.cli.main import main as command
+from mlsysim.core import registry, toml
+from mlsysim.core.errors import DataError, MLSysError
+from mlsysim.tables.predict import predict_table, table_kind
+from mlsysim.validation.anchors import layouts, loading, times
+from mlsysim.validation.anchors.comparison import compare
+from mlsysim.validation.kernels import checks
+from mlsysim.validation.report import targets
+
+ROOT = Path(__file__).parents[1]
+ANCHORS, PACKAGE = ROOT / "anchors", ROOT / "mlsysim"
+LIMIT_S = 5
+ROWS = 5  # of a table, or cases: an error in one of many is found like that in one of a few
+SOURCES = sorted(path for path in ANCHORS.glob("*/*.toml") if path.parent.name != "kernels" and path.name != "family.toml")
+REGISTRIES = {"hardware": mlsysim.Hardware, "models": mlsysim.Models, "systems": mlsysim.Systems, "infra": mlsysim.Infra}
+METRICS = {"training": "step_time_s", "serving": "itl_ms"}
+
+VALUES = (
+    *("3", "-1", "0", "2.5", "1e308", "1e-300", "nan", "inf", "-inf", "true", '""', '"x"', '"9 W"', '"9**9**9 W"', "[]", "[1]"),
+    *('["x"]', "[[1]]", "{}", "{ a = 1 }", "1979-05-27", "07:32:00", '"a\\nb"', '"\\u0000"', "1" * 4400, "[" * 400 + "]" * 400),
+    *("'''\nx'''", "!", "99999999999999999999", '"H100"', '"none"', '"é"'),
+)
+CELLS = (
+    *(
+        "",
+        "nan",
+        "inf",
+        "-inf",
+        "-1",
+        "0",
+        "1e400",
+        "1e-300",
+        "x",
+        "99999999999",
+        "1" * 4400,
+        "\0",
+        "'",
+        '"',
+        "1,5",
+        "é",
+        "[1]",
+    ),
+    *("true", "H100", "9**9", "{ a = 1 }", "1979-05-27", " ", "\r", "2.5", "64", "x" * 140000),
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One file with an error.
+
+    Attributes:
+        kind: which reader is asked, a key of ``KINDS``.
+        path: of the file that was changed.
+        content: its new content.
+        seed: of the further choices.
+    """
+
+    kind: str
+    path: Path
+    content: bytes
+    seed: str
+
+
+def mutant(seed: int, number: int, kinds: tuple[str, ...]) -> Mutant:
+    """The file of this number, of one of the kinds."""
+    chance = random.Random(f"{seed}-{number}")
+    kind = kinds[number % len(kinds)]
+    path = chance.choice(KINDS[kind].files)
+    text = KINDS[kind].text(path, chance)
+    return Mutant(kind, path, _changed(text, kind == "table" or path.suffix == ".csv", chance), f"{seed}-{number}")
+
+
+def _changed(text: str, table: bool, chance: random.Random) -> bytes:
+    lines = text.splitlines(keepends=True)
+    place = chance.randrange(len(lines))
+    change = chance.randrange(18)
+    if change == 0:
+        content = bytearray(text.encode())
+        content[chance.randrange(len(content))] = chance.randrange(256)
+        return bytes(content)
+    if change == 1:
+        return text.encode()[: chance.randrange(len(text))]
+    if change == 2:
+        lines.insert(chance.randrange(len(lines)), lines[place])
+    elif change == 3:
+        del lines[place]
+    elif change == 4:
+        lines.insert(
+            place, chance.choice(("[x]\n", "x = 1\n", "[[x]]\n", "x\n", "\0\n", "x,y\n", "[defaults]\n", "table = '.'\n"))
+        )
+    elif change == 5:
+        return chance.choice((b"\xef\xbb\xbf" + text.encode(), text.replace("\n", "\r\n").encode(), text.encode("utf-16"), b""))
+    elif table:
+        lines = _changed_cell(lines, chance)
+    else:
+        keys = [number for number, line in enumerate(lines) if " = " in line] or [place]
+        lines = _changed_value(lines, chance.choice(keys), change, chance)
+    return "".join(lines).encode()
+
+
+def _changed_cell(lines: list[str], chance: random.Random) -> list[str]:
+    rows = list(csv.reader(lines))
+    row = rows[chance.randrange(len(rows))] or [""]
+    place = chance.randrange(len(row))
+    change = chance.randrange(6)
+    if change == 0:
+        row.insert(place, chance.choice(CELLS))
+    elif change == 1:
+        del row[place]
+    else:
+        row[place] = chance.choice(CELLS)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().splitlines(keepends=True)
+
+
+def _changed_value(lines: list[str], place: int, change: int, chance: random.Random) -> list[str]:
+    key, _, value = lines[place].partition(" = ")
+    if change == 6:
+        lines[place] = f"{key}x = {value}"
+    elif change == 7:
+        del lines[place]
+    elif change == 8 and len(value) > 3:
+        cut = chance.randrange(len(value) - 1)
+        lines[place] = f"{key} = {value[:cut]}{value[cut + 1 :]}"
+    else:
+        lines[place] = f"{key} = {chance.choice(VALUES)}\n"
+    return lines
+
+
+def _plain(path: Path, chance: random.Random) -> str:
+    return path.read_text("utf-8")
+
+
+def _rows(path: Path, chance: random.Random) -> str:
+    """A few rows of a table."""
+    header, *rows = path.read_text("utf-8").splitlines(keepends=True)
+    return header + "".join(chance.sample(rows, min(ROWS, len(rows))))
+
+
+def _cases(path: Path, chance: random.Random) -> str:
+    """A few cases of an anchor file, or of its table."""
+    if path.suffix == ".csv":
+        return _rows(path, chance)
+    head, *cases = path.read_text("utf-8").split("[[case]]")
+    return "[[case]]".join([head, *chance.sample(cases, min(ROWS, len(cases)))])
+
+
+def _anchors(one: Mutant, folder: Path) -> None:
+    """An anchor file and its table, one of them changed: read, and its first cases solved."""
+    chance, path = random.Random(one.seed), folder / one.path.name
+    path.write_bytes(one.content)
+    if path.suffix == ".csv":
+        shutil.copy(one.path.with_suffix(".toml"), folder)
+    elif one.path.with_suffix(".csv").exists():
+        path.with_suffix(".csv").write_text(_rows(one.path.with_suffix(".csv"), chance), "utf-8")
+    for anchor in loading.load_all([path.with_suffix(".toml")])[:2]:
+        _finite(compare(anchor).as_row())
+
+
+def _tree(one: Mutant, folder: Path) -> None:
+    """A file of the whole tree: gates, aims, limits of time."""
+    path = folder / one.path.name
+    path.write_bytes(one.content)
+    if path.name == loading.GATE_FILE:
+        loading.load_gate(folder)
+    targets.checks(folder)
+    targets.held_out_groups(folder)
+    layouts.checks(folder)
+    times.times(folder)
+
+
+def _kernels(one: Mutant, folder: Path) -> None:
+    """A table of kernel times, a head or the gates: read and judged."""
+    for path in (ANCHORS / "kernels").iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / one.path.name).unlink()
+    (folder / one.path.name).write_bytes(one.content)
+    found = checks._read.__wrapped__(folder)
+    for part in found.parts:
+        if part.table.path.name == one.path.name and len(part.rows):
+            _finite(part.as_row())
+    if found.malformed:
+        raise found.malformed[0]
+
+
+def _run_rows(path: Path) -> list[dict[str, str]]:
+    """A table of runs as people publish it, from a source's own."""
+    given = tomllib.loads(path.read_text("utf-8")).get("defaults", {}).get("run", {})
+    with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+        rows = [{key[4:]: cell for key, cell in row.items() if key.startswith("run.") and cell} for row in csv.DictReader(file)]
+    columns = dict.fromkeys(key for row in rows for key in row)
+    metric = METRICS.get(path.parent.name, "samples_per_s")
+    return [{**dict.fromkeys(columns, ""), **given, **row, "metric": metric} for row in rows]
+
+
+def _run_text(path: Path, chance: random.Random) -> str:
+    rows = _run_rows(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(chance.sample(rows, min(ROWS, len(rows))))
+    return text.getvalue()
+
+
+def _runs() -> list[Path]:
+    """The sources whose rows make a table that ``mlsysim predict`` knows."""
+    found = []
+    for path in SOURCES:
+        if path.with_suffix(".csv").exists() and (rows := _run_rows(path)):
+            with contextlib.suppress(MLSysError):
+                table_kind(rows[0])
+                found.append(path)
+    return found
+
+
+def _predict(one: Mutant, folder: Path) -> None:
+    """A table for the command."""
+    table, written = folder / f"{one.path.stem}.csv", folder / "out.csv"
+    table.write_bytes(one.content)
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told):
+        code = command(["predict", str(table), "-o", str(written)])
+    line = told.getvalue()
+    assert line.count("\n") == 1, f"the command says {line!r}"
+    if code:
+        assert code == 2, f"exit code {code}"
+        raise DataError(line)
+    with written.open(encoding="utf-8", newline="") as file:
+        csv.field_size_limit(2**20)
+        for row in csv.DictReader(file):
+            assert row["predicted"] or row["reason"], "a row without prediction and reason"
+            assert row["predicted"] in ("", "fits", "OOM") or math.isfinite(float(row["predicted"])), row["predicted"]
+
+
+@contextlib.contextmanager
+def _packaged(one: Mutant, folder: Path) -> Iterator[None]:
+    """The package with a changed data file."""
+    room = one.path.parents[1].name
+    for path in PACKAGE.glob("*/data"):
+        (folder / path.parent.name).mkdir()
+        (folder / path.parent.name / "data").symlink_to(path)
+    (folder / room / "data").unlink()
+    shutil.copytree(one.path.parent, folder / room / "data")
+    (folder / room / "data" / one.path.name).write_bytes(one.content)
+    resources = mock.Mock(files=lambda package: folder / package.partition(".")[2])
+    with mock.patch.object(registry, "resources", resources), mock.patch.object(toml, "resources", resources):
+        yield
+
+
+def _registry(one: Mutant, folder: Path) -> None:
+    """A file of a registry: all of its changed entries are built, and some names looked up."""
+    room = one.path.parents[1].name
+    before = tomllib.loads(one.path.read_text("utf-8"))
+    with _packaged(one, folder):
+        entries = type(REGISTRIES[room])()
+        names = entries.names()
+        after = toml.toml_file(folder / room / "data" / one.path.name, one.path.name)
+        changed = [name for name in after if after[name] != before.get(name)][:4] if one.path.name != "names.toml" else []
+        for name in (*changed, *random.Random(one.seed).sample(names, 3), "NVIDIA H100-SXM-80GB", "no such thing"):
+            with contextlib.suppress(registry.UnknownNameError):
+                entries.get(name)
+
+
+def _package(one: Mutant, folder: Path) -> None:
+    """Any other data file of the package: rows of several kinds are predicted. In a process of its own: it is read once."""
+    chance = random.Random(one.seed)
+    with _packaged(one, folder):
+        for path in chance.sample(KINDS["table"].files, 5):
+            rows = _run_rows(path)
+            for row in predict_table(chance.sample(rows, min(2, len(rows)))):
+                _finite(row)
+        mlsysim.systems.usual_node(mlsysim.Hardware.Cloud.L40S)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Files that one reader takes, their text before the change, and what asks the reader."""
+
+    files: list[Path]
+    text: Callable[[Path, random.Random], str]
+    ask: Callable[[Mutant, Path], None]
+
+
+_DATA = sorted(PACKAGE.glob("*/data/*.toml"))
+_LISTED = [path for path in _DATA if path.parents[1].name in REGISTRIES and path.name != "fleets.toml"]
+_OTHERS = [path for path in _DATA if path not in _LISTED and path.parents[1].name != "core"]
+_TABLES = [path.with_suffix(".csv") for path in SOURCES if path.with_suffix(".csv").exists()]
+KINDS = {
+    "anchors": Kind([*SOURCES, *_TABLES], _cases, _anchors),
+    "kernels": Kind(sorted((ANCHORS / "kernels").iterdir()), _cases, _kernels),
+    "table": Kind(_runs(), _run_text, _predict),
+    "registry": Kind(_LISTED, _plain, _registry),
+    "tree": Kind([*ANCHORS.glob("*.toml"), *ANCHORS.glob("*/family.toml")], _plain, _tree),
+    "package": Kind(_OTHERS, _plain, _package),
+}
+# Those whose readers keep nothing of a file that has changed since.
+HERE = tuple(kind for kind in KINDS if kind != "package")
+
+
+def _finite(value: object, place: str = "") -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _finite(inner, f"{place}.{key}")
+    assert not isinstance(value, float) or math.isfinite(value), f"{place} = {value}"
+
+
+class _SlowError(Exception):
+    """A file that takes longer than the limit."""
+
+
+def _ring(*_: object) -> None:
+    raise _SlowError(f"more than {LIMIT_S} s")
+
+
+def fault(one: Mutant) -> str:
+    """What is wrong with what the package makes of a file; "" if it answers, or says in one line what is wrong with it."""
+    signal.signal(signal.SIGALRM, _ring)
+    signal.alarm(LIMIT_S)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            KINDS[one.kind].ask(one, Path(folder))
+    except DataError as error:
+        line = str(error).rstrip("\n")
+        return "" if re.search(r"\w\.(toml|csv)\b", line) and "\n" not in line else f"no file is named in {line!r}"
+    except MLSysError:
+        return "" if one.kind == "package" else "an error that names no file"
+    except BaseException as error:
+        return f"{type(error).__name__}: {str(error)[:200]}"
+    finally:
+        signal.alarm(0)
+    return ""
+
+
+def _fault_apart(one: Mutant) -> str:
+    """``fault`` in a process of its own."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, fault(one).encode()[:4000])
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        text = told.read()
+    _, status = os.waitpid(child, 0)
+    return text or (f"ended with {status}" if status else "")
+
+
+def faults(count: int, seed: int, kinds: tuple[str, ...], report: Callable[[Any], None] = print) -> int:
+    """How many of ``count`` files are answered wrongly; each is reported."""
+    found = 0
+    for number in range(count):
+        one = mutant(seed, number, kinds)
+        wrong = fault(one) if one.kind in HERE else _fault_apart(one)
+        if wrong:
+            found += 1
+            report(f"{number} {one.kind} {one.path.relative_to(ROOT)}: {wrong}")
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="*", default=["package", *HERE])
+    asked = parser.parse_args()
+    # What is read apart comes first: until then this process has read no data.
+    apart = [kind for kind in asked.kinds if kind not in HERE]
+    each = asked.count // len(asked.kinds)
+    wrong = faults(each * len(apart), asked.seed, tuple(apart)) if apart else 0
+    here = tuple(kind for kind in asked.kinds if kind in HERE)
+    wrong += faults(asked.count - each * len(apart), asked.seed, here) if here else 0
+    print(f"{asked.count} files, {wrong} answered wrongly")
+    sys.exit(wrong > 0)

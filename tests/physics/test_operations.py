@@ -1,0 +1,111 @@
+"""Energy, failures, scaling laws and hourly sums; and the elementwise choices that all physics is made of."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mlsysim.physics import numeric
+from mlsysim.physics.distinct import distinct_rows
+from mlsysim.physics.machine import Machine
+from mlsysim.physics.operations.energy import emissions_g, facility_energy_J
+from mlsysim.physics.operations.placement import sums_over_run
+from mlsysim.physics.operations.reliability import checkpoint_interval_s, goodput
+from mlsysim.physics.operations.scaling import compute_optimal_parameters
+from mlsysim.physics.records import floats, stacked, unstacked
+
+
+def test_energy():
+    """3 W for 5 s at a PUE of 2 are 30 J, which emit 4 g each."""
+    assert facility_energy_J(3.0, 5.0, 2.0) == 30
+    assert emissions_g(30.0, 4.0) == 120
+
+
+def test_checkpoints():
+    """sqrt(2 x 8 x 400) - 8 = 72 s; never longer than between failures, never shorter than a checkpoint."""
+    assert checkpoint_interval_s(8.0, 400.0) == 72
+    assert checkpoint_interval_s(8.0, 4.0) == 8, "sqrt(64) - 8 = 0"
+    assert checkpoint_interval_s(1.0, 1.5) == 1, "sqrt(3) - 1 = 0.73"
+    assert checkpoint_interval_s(1.0, 2.0) == 1
+    assert checkpoint_interval_s(9.0, 18.0) == 9, "sqrt(324) - 9"
+
+
+def test_goodput():
+    """72 s of work take 400 e^(20/400) (e^(80/400) - 1) s of the wall."""
+    assert goodput(8.0, 20.0, 400.0) == pytest.approx(72 / (400 * math.exp(0.05) * (math.exp(0.2) - 1)))
+
+
+def test_compute_optimal_models():
+    """C = 6 N x 20 N: 12000 FLOP make N = 10; with 5 a parameter, and 3 FLOP, C = 15 N^2."""
+    assert compute_optimal_parameters(12000.0) == 10
+    assert compute_optimal_parameters(1500.0, 5.0, 3.0) == 10
+
+
+def test_hourly_sums():
+    """4 + 2 / 2, 2 + 1 / 2, 1 + 3 / 2 of one and a half hours; all four of four."""
+    prices = np.array([4.0, 2.0, 1.0, 3.0])
+    assert sums_over_run(prices, 1.5).tolist() == [5, 2.5, 2.5]
+    assert sums_over_run(prices, 2.0).tolist() == [6, 3, 4]
+    assert sums_over_run(prices, 4.0).tolist() == [10]
+    assert sums_over_run(prices, 0.5).tolist() == [2, 1, 0.5, 1.5]
+
+
+UP, DOWN = np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])
+
+
+def test_choices_of_floats_and_arrays():
+    assert (numeric.where(True, 1.0, 2.0), numeric.where(False, 1.0, 2.0)) == (1, 2)
+    assert numeric.where(UP > 2, UP, 0.0).tolist() == [0, 0, 3]
+    assert (numeric.maximum(1.0, 2.0), numeric.maximum(2.0, 1.0), numeric.minimum(1.0, 2.0), numeric.minimum(2.0, 1.0)) == (
+        *(2, 2),
+        *(1, 1),
+    )
+    for more, less in ((numeric.maximum, numeric.minimum), reversed(numeric.least_and_most(UP, 1.0))):
+        assert (more(UP, DOWN).tolist(), less(UP, DOWN).tolist()) == ([3, 2, 3], [1, 2, 1])
+        assert (more(UP, 2.0).tolist(), less(2.0, UP).tolist()) == ([2, 2, 3], [1, 2, 2])
+    least, most = numeric.least_and_most(1.0, 2.0)
+    assert (least(1.0, 2.0), least(2.0, 1.0), most(1.0, 2.0), most(2.0, 1.0)) == (1, 1, 2, 2)
+
+
+def test_what_holds_somewhere_and_everywhere():
+    for holds, some, every in ((UP > 2, True, False), (UP > 0, True, True), (UP > 3, False, False)):
+        assert (numeric.somewhere(holds), numeric.everywhere(holds)) == (some, every)
+    for one in (0.0, 1.0):
+        assert numeric.somewhere(one) is numeric.everywhere(one) is bool(one)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "result"),
+    [("ceil", 1.5, 2.0), ("floor", 1.5, 1.0), ("sqrt", 9.0, 3.0), ("exp", 0.0, 1.0), ("expm1", 1e-20, 1e-20)],
+)
+def test_functions_of_floats_and_arrays(name, value, result):
+    function = getattr(numeric, name)
+    assert function(value) == result
+    assert isinstance(function(value), float)
+    assert function(np.array([value])).tolist() == [result]
+
+
+def test_records_of_floats_and_of_arrays():
+    one, two = Machine(1.0, 2.0, 3.0, 4.0, 8.0), Machine(5.0, 2.0, 3.0, 4.0, 8.0)
+    both = stacked([one, two])
+    assert both.rate_flops_per_s.tolist() == [1, 5]
+    assert unstacked(both, 2) == [one, two]
+    assert floats(3, 2) == [3.0, 3.0]
+    from mlsysim.physics.layer.latent_attention import LatentShape
+    from mlsysim.physics.training.step_inputs import LayerShape
+
+    shapes = [LayerShape(*(float(i) for i in range(9)), latent=LatentShape(query_rank=rank)) for rank in (1.0, 2.0)]
+    within = stacked(shapes)
+    assert within.latent.query_rank.tolist() == [1, 2]
+    assert unstacked(within, 2) == shapes
+
+
+def test_distinct_rows():
+    """Four rows of two columns, of which the first and the third agree."""
+    tp, tokens = np.array([[1.0, 2.0], [1.0, 2.0]]), np.array([[5.0, 5.0], [5.0, 4.0]])
+    rows = distinct_rows(tp, tokens, 3.0)
+    kinds = list(zip(rows.reduced(tp).tolist(), rows.reduced(tokens).tolist(), strict=True))
+    assert sorted(kinds) == [(1, 5), (2, 4), (2, 5)]
+    assert rows.spread(rows.reduced(tokens) * 10).tolist() == [[50, 50], [50, 40]]
+    assert rows.reduced(np.array([7.0])).tolist() == [7, 7, 7]
+    assert (rows.reduced(3.0), rows.spread(3.0)) == (3, 3)
