@@ -255,11 +255,6 @@ class Apart(Way):
         return self.prefill.ttft_s
 
     @property
-    def met_s(self) -> float:
-        """The same: no other decodes where prompts are computed."""
-        return self.first_s
-
-    @property
     def token_s(self) -> Floats:
         """Time per output token with 1, 2, ... requests in flight."""
         return self._decoding.token_s
