@@ -44,8 +44,8 @@ def in_flight(arrival_per_s: float, completions_per_s: Floats) -> tuple[Floats, 
     return shares[:-1], float(shares[-1])
 
 
-def by_places(arrival_per_s: float, completions_per_s: Floats, slow: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
-    """Probabilities that nobody is there, that all places are taken, and to be ``slow``, for each number of places 1 .. B.
+def by_places(arrival_per_s: float, completions_per_s: Floats, slow: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Probabilities that all places are taken, and that a request is ``slow``, for each number of places 1 .. B at once.
 
     It is what ``in_flight`` gives for each, with f(n) as they are; where arrivals are beyond f(B), all are taken.
 
@@ -55,9 +55,9 @@ def by_places(arrival_per_s: float, completions_per_s: Floats, slow: npt.NDArray
         slow: whether requests are slow with 1 .. B in flight.
 
     Example:
-        >>> chances = by_places(1.0, np.array([2.0, 2.0]), np.array([False, True]))
-        >>> [chance.round(6).tolist() for chance in chances]  # M/M/1 at load 0.5: half find it idle
-        [[0.5, 0.5], [0.5, 0.25], [0.0, 0.5]]
+        >>> taken, slow = by_places(1.0, np.array([2.0, 2.0]), np.array([False, True]))
+        >>> taken.round(6).tolist(), slow.round(6).tolist()  # M/M/1 at load 0.5: half find it idle
+        ([0.5, 0.25], [0.0, 0.5])
     """
     steps = np.concatenate(([0.0], np.cumsum(np.log(arrival_per_s) - np.log(completions_per_s))))
     # Sums of logarithms: what one number of places makes certain is beyond a float at another.
@@ -65,7 +65,7 @@ def by_places(arrival_per_s: float, completions_per_s: Floats, slow: npt.NDArray
     total = np.logaddexp(np.logaddexp.accumulate(steps[:-1]), full)
     slow_free = np.logaddexp.accumulate(np.where(slow, steps[:-1], -inf))
     taken = np.exp(full - total)
-    return np.exp(-total), taken, np.exp(slow_free - total) + taken * slow
+    return taken, np.exp(slow_free - total) + taken * slow
 
 
 def not_rare(free: Floats) -> Whole:

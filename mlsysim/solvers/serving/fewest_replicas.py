@@ -48,10 +48,11 @@ def hopeful(
         arrival_per_s: requests a second that come to this copy.
         in_time: share of the requests that find others in flight whose first token may be in time, at most.
     """
-    idle, taken, late = by_places(arrival_per_s, completions_per_s, token_s > limits.token_s)
+    taken, late = by_places(arrival_per_s, completions_per_s, token_s > limits.token_s)
+    _, met = by_places(arrival_per_s, completions_per_s, np.arange(token_s.size) > 0)
     place_s = delay_scale_s(1 / completions_per_s, 1, np.minimum(arrival_per_s / completions_per_s, ALMOST), 0.0)
     no_place = taken * np.exp(-min(limits.first_s, limits.request_s) / place_s)
-    late = np.maximum(late, np.maximum(no_place, (1 - idle) * (1 - in_time)))
+    late = np.maximum(late, np.maximum(no_place, met * (1 - in_time)))
     return np.asarray(late <= _DOUBT * (1 - limits.share)) & (arrival_per_s < ALMOST * completions_per_s)
 
 
