@@ -6,6 +6,7 @@ Names load on first use (PEP 562), so that the pytest plugin costs nothing where
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ if TYPE_CHECKING:
     from mlsysim.systems.registry import Systems
     from mlsysim.systems.types import Fleet, NetworkFabric, Node
     from mlsysim.tables.predict import predict_table
+
+# Another distribution brings a package of this name: each overwrites files of the other.
+for _other in Path(__file__).parents[1].glob("mlsysim-*.dist-info"):
+    raise ImportError(
+        f"{_other.stem} and mlsysim-anchors both bring the package mlsysim and overwrite each other's files: "
+        "pip uninstall mlsysim mlsysim-anchors, then pip install mlsysim-anchors"
+    )
 
 __version__ = "0.1.0"
 

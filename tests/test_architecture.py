@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -79,8 +81,13 @@ def inside(path):
     return path.relative_to(PACKAGE).with_suffix("").parts
 
 
-MODULES = [pytest.param(room, path, id=str(path.relative_to(ROOT))) for room in ARROWS for path in modules(room)]
-SOURCES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in sorted(PACKAGE.rglob("*.py"))]
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@functools.cache
+def tree_of(path):
+    """The syntax tree of a module, which several tests read."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported_modules(tree, package):
@@ -99,10 +106,10 @@ def imported_modules(tree, package):
             yield node.args[0].value
 
 
-def rooms_of(source, package):
-    """The rooms and sub-rooms of ours that ``source`` imports."""
+def rooms_of(tree, package):
+    """The rooms and sub-rooms of ours that ``tree`` imports."""
     rooms = set()
-    for name in imported_modules(ast.parse(source), package):
+    for name in imported_modules(tree, package):
         parts = name.split(".")
         if parts[0] in ("anchors", "tests"):
             rooms.add(parts[0])
@@ -114,7 +121,7 @@ def rooms_of(source, package):
 def imports_of(path):
     """The modules of the package that the one at ``path`` imports, wherever and for whatever the statement stands."""
     package = path.relative_to(ROOT).parent.parts
-    for name in imported_modules(ast.parse(path.read_text(encoding="utf-8")), package):
+    for name in imported_modules(tree_of(path), package):
         parts = name.split(".")
         while parts and parts[0] == "mlsysim":
             for file in (ROOT.joinpath(*parts).with_suffix(".py"), ROOT.joinpath(*parts) / "__init__.py"):
@@ -126,11 +133,13 @@ def imports_of(path):
                 parts = parts[:-1]
 
 
-@pytest.mark.parametrize(("room", "path"), MODULES)
-def test_arrows_point_one_way(room, path):
-    package = path.relative_to(ROOT).parent.parts
-    strays = {other for other in rooms_of(path.read_text(encoding="utf-8"), package) if not may_import(room, other)}
-    assert not strays, f"{path.relative_to(ROOT)} imports {sorted(strays)}; {room} may import {sorted(ARROWS[room])}"
+@pytest.mark.parametrize("room", ARROWS)
+def test_arrows_point_one_way(room):
+    strays = {}
+    for path in modules(room):
+        imported = rooms_of(tree_of(path), path.relative_to(ROOT).parent.parts)
+        strays[str(path.relative_to(ROOT))] = sorted(other for other in imported if not may_import(room, other))
+    assert {name: found for name, found in strays.items() if found} == {}, f"{room} may import {sorted(ARROWS[room])}"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +185,7 @@ def test_no_circle_of_imports():
     ],
 )
 def test_the_reader_of_arrows_sees(source, rooms):
-    assert rooms_of(source, ("mlsysim", "solvers")) == rooms
+    assert rooms_of(ast.parse(source), ("mlsysim", "solvers")) == rooms
 
 
 def test_every_room_has_an_arrow():
@@ -185,17 +194,16 @@ def test_every_room_has_an_arrow():
     assert {path.name for path in PACKAGE.glob("*.py")} <= {"__init__.py", "__main__.py"}
 
 
-@pytest.mark.parametrize("path", SOURCES)
-def test_a_module_can_be_held_in_a_head(path):
-    source = path.read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= LONGEST_MODULE
-    assert path.stem.strip("_") not in {"util", "utils", "helper", "helpers", "misc", "common"}, "say what it does"
-    assert ast.get_docstring(ast.parse(source)), "say what the module is for"
+def test_a_module_can_be_held_in_a_head():
+    assert [path for path in SOURCES if len(path.read_text(encoding="utf-8").splitlines()) > LONGEST_MODULE] == []
+    vague = {"util", "utils", "helper", "helpers", "misc", "common"}
+    assert [path for path in SOURCES if path.stem.strip("_") in vague] == [], "say what it does"
+    assert [path for path in SOURCES if not ast.get_docstring(tree_of(path))] == [], "say what the module is for"
 
 
-@pytest.mark.parametrize("folder", sorted({path.parent for path in PACKAGE.rglob("*.py")}), ids=lambda path: path.name)
-def test_a_folder_can_be_held_in_a_head(folder):
-    assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MOST_MODULES
+def test_a_folder_can_be_held_in_a_head():
+    counts = Counter(path.parent for path in SOURCES if path.name != "__init__.py")
+    assert {folder: count for folder, count in counts.items() if count > MOST_MODULES} == {}
 
 
 def test_the_package_is_typed():
@@ -233,17 +241,17 @@ def test_facts_are_data(room):
     assert list((PACKAGE / room).rglob("*.toml")), f"{room} holds facts: they belong into TOML"
 
 
-@pytest.mark.parametrize("module", ["mlsysim", "mlsysim.validation.plugin"])
-def test_what_every_pytest_start_imports_is_light(module):
-    code = f"import sys, {module}; print(*sorted({{'numpy', 'pint', 'pydantic'}} & set(sys.modules)))"
+def test_an_import_of_the_package_is_light():
+    """What every start of pytest imports of it, the plugin, is held in test_plugin.py."""
+    code = "import sys, mlsysim; print(*sorted({'numpy', 'pint', 'pydantic'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "physics").rglob("*.py")), ids=lambda path: path.name)
-def test_physics_knows_numbers_only(path):
-    names = {name.split(".")[0] for name in imported_modules(ast.parse(path.read_text(encoding="utf-8")), ())}
-    assert not names & {"pint", "pydantic"}
+def test_physics_knows_numbers_only():
+    for path in sorted((PACKAGE / "physics").rglob("*.py")):
+        names = {name.split(".")[0] for name in imported_modules(tree_of(path), ())}
+        assert not names & {"pint", "pydantic"}, path
 
 
 # The library behind these starts threads, which on systems as small as a solve's wait for each other longer than they compute.
@@ -253,7 +261,7 @@ THREADED = frozenset(("linalg", "dot", "inner", "vdot", "matmul", "tensordot", "
 @pytest.mark.parametrize("room", ["physics", "lowering", "solvers", "tables"])
 def test_a_solve_starts_no_threads(room):
     for path in sorted((PACKAGE / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             numpy_name = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "np"
             assert not (numpy_name and node.attr in THREADED), f"{path}:{node.lineno}: np.{node.attr}"
             assert not isinstance(node, ast.MatMult), f"{path}: a product of matrices: sum the products of their elements"
@@ -261,7 +269,7 @@ def test_a_solve_starts_no_threads(room):
 
 def strings_of(path):
     """The strings of a module's code, without its docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
     texts = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and ast.get_docstring(node)}
     constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in texts)

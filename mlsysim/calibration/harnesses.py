@@ -57,7 +57,7 @@ def query_harness(name: str) -> Harness:
         >>> query_harness("triton").request_s > query_harness("lwis").request_s
         True
     """
-    return query_harness_of(served_tables(), one_of("harness", name, served_tables()))
+    return query_harness_of(served_tables(), one_of("harness_name", name, served_tables()))
 
 
 def query_harness_of(tables: dict[str, dict[str, Any]], name: str) -> Harness:
@@ -72,7 +72,7 @@ def harness_fitted_names(name: str) -> tuple[str, ...]:
         >>> harness_fitted_names("triton")[-1]
         'harness.triton.request_s'
     """
-    return fitted_of(served_tables(), one_of("harness", name, served_tables()), "harness")
+    return fitted_of(served_tables(), one_of("harness_name", name, served_tables()), "harness")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,18 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Any, ParamSpec, TypeVar
 
-from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, UnknownArgumentError, UnknownNameError
+from mlsysim.core.blame import blamed
+from mlsysim.core.errors import (
+    InconsistentError,
+    InputError,
+    MissingArgumentError,
+    UnknownArgumentError,
+    UnknownNameError,
+    UnsoundError,
+)
 from mlsysim.core.names import folded
 from mlsysim.core.options import written_out
 from mlsysim.core.units import magnitude
@@ -16,12 +24,15 @@ from mlsysim.core.units import magnitude
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Beyond this a float no longer holds the number, and products of several overflow.
-_LARGEST_WHOLE = 2**63 - 1
+# The largest whole number that counts anything in a system: batches, tokens of a sequence, accelerators.
+_LARGEST_WHOLE = 10**12
 
 
 def strict_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function so that an unknown keyword raises ``UnknownArgumentError``; unpacked options are written out."""
+    """Decorate a function so that an unknown keyword raises ``UnknownArgumentError``; unpacked options are written out.
+
+    Where arithmetic fails, or a result is unsound, an ``InputError`` names the argument whose size explains it.
+    """
     signature, doc = written_out(function)
     known = [name for name in signature.parameters if name not in ("self", "cls")]
     accepted = frozenset(known)
@@ -31,15 +42,24 @@ def strict_keywords(function: Callable[P, R]) -> Callable[P, R]:
         if not accepted.issuperset(kwargs):
             unknown = next(name for name in kwargs if name not in accepted)
             raise UnknownArgumentError.of(function.__qualname__, unknown, known)
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except (UnsoundError, ArithmeticError, ValueError, RuntimeWarning) as error:
+            if isinstance(error, InputError):
+                raise
+            trouble = str(error) if isinstance(error, UnsoundError) else "the answer would be no number"
+            explained = blamed(signature, args, kwargs, trouble)
+            if explained is None:
+                raise
+            raise explained from None
 
     checked.__signature__ = signature  # type: ignore[attr-defined]
     checked.__doc__ = doc
     return checked
 
 
-def whole_number(name: str, value: object, minimum: int = 1) -> int:
-    """Check that ``value`` is an int ``>= minimum``; floats, strings and booleans are refused.
+def whole_number(name: str, value: object, minimum: int = 1, maximum: int = _LARGEST_WHOLE) -> int:
+    """Check that ``value`` is an int from ``minimum`` to ``maximum``; floats, strings and booleans are refused.
 
     Example:
         >>> whole_number("batch_size", 32)
@@ -49,8 +69,9 @@ def whole_number(name: str, value: object, minimum: int = 1) -> int:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         number = minimum - 1
-    if isinstance(value, bool) or not minimum <= number <= _LARGEST_WHOLE:
-        raise InputError(name, value, f"a whole number >= {minimum}")
+    if isinstance(value, bool) or not minimum <= number <= maximum:
+        most = f" and <= {maximum:.0g}" if number > maximum else ""
+        raise InputError(name, value, f"a whole number >= {minimum}{most}")
     return number
 
 
@@ -62,8 +83,8 @@ def real_number(name: str, value: object, minimum: float, maximum: float = math.
         0.42
     """
     try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     inside = minimum < number <= maximum if above else minimum <= number <= maximum
     if not inside or not math.isfinite(number):
@@ -100,6 +121,27 @@ some wait longer than any limit
     if share == 1:
         raise InputError(name, value, "a share below 1: among all requests that come at random some wait longer than any limit")
     return share
+
+
+def listed(name: str, value: object, kind: type[R], expected: str) -> list[R]:
+    """Check that ``value`` is a list, or another sequence or a set, of at least one ``kind``.
+
+    Example:
+        >>> listed("tp_sizes", 8, int, "whole numbers")
+        Traceback (most recent call last):
+        mlsysim.core.errors.InputError: tp_sizes = 8: expected whole numbers in a list
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, Set)) or not value:
+        shown = value if isinstance(value, (str, int, float, Sequence, Set)) else getattr(value, "name", type(value).__name__)
+        raise InputError(name, shown, f"{expected} in a list")
+    return [instance(name, item, kind, expected) for item in value]
+
+
+def mapping(name: str, value: object, expected: str) -> Mapping[Any, Any]:
+    """Check that ``value`` is a mapping."""
+    if not isinstance(value, Mapping):
+        raise InputError(name, value, expected)
+    return value
 
 
 def one_of(name: str, value: object, known: Iterable[str]) -> str:

@@ -10,6 +10,7 @@
     ``DataError``: a data file (registry, anchor) is malformed.
         ``MissingEntryError``: it names what should stand in another file and does not.
     ``InfeasibleError``: a number was required of a plan that cannot run.
+    ``UnsoundError``: an answer came out that cannot be, such as a time that is no number.
 """
 
 from __future__ import annotations
@@ -129,6 +130,13 @@ class InfeasibleError(MLSysError):
     """A plan that cannot run was asked for a number that only a running plan has."""
 
 
+class UnsoundError(MLSysError):
+    """A figure of a result is no finite number, is negative, or is faster than the peak.
+
+    Where the size of an argument explains it, ``solve`` raises an ``InputError`` that names the argument instead.
+    """
+
+
 def _rebuilt(kind: type[MLSysError], args: tuple[Any, ...], state: dict[str, Any]) -> MLSysError:
     error = kind.__new__(kind, *args)
     error.args = args
@@ -201,5 +209,10 @@ def _folded(name: str) -> str:
 
 
 def _shown(value: object, limit: int = 80) -> str:
-    text = repr(value) if isinstance(value, (str, bool, int, float, list, tuple, dict, type(None))) else str(value)
+    try:
+        text = repr(value) if isinstance(value, (str, bool, int, float, list, tuple, dict, type(None))) else str(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a list within a list within ...
+        text = f"{type(value).__name__} that is too long to show"
+    if " at 0x" in text:  # Python's own words for an object say nothing but where it lies
+        text = type(value).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

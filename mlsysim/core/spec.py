@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -37,10 +37,27 @@ class Spec(BaseModel):
         except ValidationError as error:
             raise _translated(error, type(self)) from None
 
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Build the record from a mapping, as pydantic does, with errors of ours."""
+        return _or_ours(cls, lambda: super(Spec, cls).model_validate(obj, **options))
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """Build the record from JSON, as pydantic does, with errors of ours."""
+        return _or_ours(cls, lambda: super(Spec, cls).model_validate_json(json_data, **options))
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Copy the record with ``update``, validated again, so that no derived value outlives the fields it came from."""
         fields = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**fields, **(update or {})})
+
+
+def _or_ours(model: type[S], build: Callable[[], S]) -> S:
+    try:
+        return build()
+    except ValidationError as error:
+        raise _translated(error, model) from None
 
 
 def spec_of(kind: type[S], value: object, place: str) -> S:

@@ -79,14 +79,15 @@ def _placed(value: Any, name: str, place: str) -> Any:
     return value
 
 
-def reads(room: str, file: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorates a function that reads entries of a file of the package: it is asked once for equal arguments, all hashable.
+def reads(room: str, file: str, kept: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorates a function that reads entries of a file of the package.
 
     What it stumbles over is told by the file and by what it was asked for; so is a result whose figures are no numbers.
 
     Args:
         room: the package's room.
         file: the name of the file among the room's data.
+        kept: the function is asked once for equal arguments, all hashable; else anew each time, of rows of a table.
 
     Raises:
         DataError: the file has something that the function cannot take.
@@ -101,10 +102,10 @@ def reads(room: str, file: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorated(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.cache
         @functools.wraps(function)
-        def once(*args: P.args, **kwargs: P.kwargs) -> R:
-            place = f"mlsysim/{room}/data/{file}: {', '.join(map(str, args)) or function.__name__.strip('_')}"
+        def told(*args: P.args, **kwargs: P.kwargs) -> R:
+            asked = ", ".join(arg for arg in args if isinstance(arg, str))
+            place = f"mlsysim/{room}/data/{file}: {asked or function.__name__.strip('_')}"
             try:
                 result = function(*args, **kwargs)
             except MLSysError:  # a name that the caller asks for, or what is told already
@@ -115,7 +116,7 @@ def reads(room: str, file: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             _check_numbers(result, place)
             return result
 
-        return cast("Callable[P, R]", once)
+        return cast("Callable[P, R]", functools.cache(told)) if kept else told
 
     return decorated
 

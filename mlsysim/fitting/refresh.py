@@ -22,7 +22,7 @@ from mlsysim.fitting.families import FAMILIES
 from mlsysim.fitting.toml_text import toml_tables
 from mlsysim.fitting.written import Refit
 from mlsysim.validation.anchors import loading, snapshots
-from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.anchor import Anchor, snapshot_root
 from mlsysim.validation.anchors.known_misses import Standing, standing, updated
 from mlsysim.validation.report.left_out import SERVING_FILE, TRAINING_FILE, read_all
 from mlsysim.validation.report.report import percent
@@ -125,7 +125,7 @@ def write_snapshots(root: Path) -> None:
         expected.add(anchors[0].snapshot_path)
         anchors[0].snapshot_path.parent.mkdir(parents=True, exist_ok=True)
         _written(anchors[0].snapshot_path, snapshots.text_of({anchor.id: snapshots.contents(anchor) for anchor in anchors}))
-    for path in (root.parent / "snapshots").rglob("*.json"):
+    for path in snapshot_root(root).rglob("*.json"):
         if path not in expected:
             path.unlink()
 

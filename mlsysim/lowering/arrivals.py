@@ -297,7 +297,7 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
     """
     work = inference_work(setting.workload, setting.weights, setting.cache)
     held = room(setting, work)
-    fit = held.most_sequences if beams == 1 else _searched(setting, work, held, beams)
+    fit = float(held.most_tried(setting)) if beams == 1 else _searched(setting, work, held, beams)
     stack, new = setting.stack, computed(setting)[0] / setting.prompt
     return Paces(
         setting=setting,

@@ -24,7 +24,7 @@ from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, replica_work, work_passes
 from mlsysim.models.types import Workload
-from mlsysim.physics.numeric import Num
+from mlsysim.physics.numeric import Num, added_in_norm
 
 # The host runs ahead of the device until it cannot: close to a maximum of the two, not their sum.
 
@@ -132,6 +132,5 @@ def forward_time(
     moved_B = kernels.value_B * (stack.traffic * cache_traffic if work.network is not None else 1.0)
     passes = work_passes(work, replace(kernels, gemm=product, value_B=moved_B), coefficients, clock * stack.clock_share)
     host_s = passes.kernels / 3 * coefficients.host_kernel_s
-    norm = shared_data_parallel().host_norm
-    together_s = (passes.forward_s**norm + host_s**norm) ** (1 / norm)
-    return ForwardTime(passes.forward_s, together_s - passes.forward_s, coefficients.step_s + 0.0 * passes.forward_s)
+    beside_s = added_in_norm(passes.forward_s, host_s, shared_data_parallel().host_norm)
+    return ForwardTime(passes.forward_s, beside_s, coefficients.step_s + 0.0 * passes.forward_s)

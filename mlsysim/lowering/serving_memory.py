@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlsysim.calibration.engines import Engine
 from mlsysim.calibration.memory import usable_memory_B
+from mlsysim.core.errors import InputError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.feasibility import over_budget
@@ -15,6 +16,9 @@ from mlsysim.models import parameters as counting
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving.offload import kept_share
 from mlsysim.physics.serving.torus_partition import padded_heads
+
+# A hundred times what engines decode at once: queues with more places take too long to solve.
+_MOST_TRIED = 2**17
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,17 @@ class Room:
     def free_B(self) -> float:
         """Memory of one accelerator that is left beside its weights."""
         return self.usable_B - self.weights_B
+
+    def most_tried(self, setting: Deployment) -> int:
+        """All the sequences that fit, for who tries every number of them.
+
+        Raises:
+            InputError: there are more than anybody could serve at once.
+        """
+        if self.most_sequences > _MOST_TRIED:
+            expected = f"one whose memory has room for at most {_MOST_TRIED} requests of these lengths"
+            raise InputError("hardware", setting.accelerator.name, f"{expected}, not for {self.most_sequences:.3g}")
+        return int(self.most_sequences)
 
     def reason(self, setting: Deployment, batch: float) -> str:
         """Why ``batch`` sequences do not fit, with the numbers; empty where they do: no more than ``most_sequences``."""

@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, Unpack
 
 from mlsysim.calibration.harnesses import LoadHarness, Tables, harness, harness_of, loaded_engine
-from mlsysim.core.checks import percentile_share, positive_quantity, real_number, whole_number
+from mlsysim.core.checks import instance, listed, percentile_share, positive_quantity, real_number, whole_number
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.options import with_defaults
 from mlsysim.lowering.arrivals import ALMOST, Limits, Paces, highest_load, paces
@@ -65,6 +65,7 @@ def load_question(
     asked = with_defaults(LoadOptions, dict(options))
     formats: FormatOptions = with_defaults(FormatOptions, dict(options))  # type: ignore[assignment]
     count, share = whole_number("accelerators", accelerators), percentile_share("percentile", asked["percentile"])
+    front = asked["harness_name"]
     limits_s = [inf if asked[name] is None else positive_quantity(name, asked[name], "second") for name in _LIMITS]
     return LoadQuestion(
         settings=tuple(
@@ -84,7 +85,7 @@ def load_question(
         limits=Limits(share, *limits_s) if min(limits_s) < inf else None,
         beams=whole_number("beams", asked["beams"]),
         spread=real_number("output_spread", asked["output_spread"], 0.0),
-        front=None if asked["harness_name"] is None else harness(asked["harness_name"]),
+        front=None if front is None else harness(instance("harness_name", front, str, "the name of a harness")),
     )
 
 
@@ -94,7 +95,9 @@ def _layouts(workload: object, hardware: object, count: int, tp_sizes: Sequence[
         return [(1, False)]
     node = hardware.node if isinstance(hardware, Fleet) else hardware
     most = node.accelerators_per_node if isinstance(node, Node) else 1
-    sizes = tp_sizes or [size for size in _TP_SIZES if size <= most]
+    sizes = [size for size in _TP_SIZES if size <= most]
+    if tp_sizes is not None:
+        sizes = [whole_number("tp_sizes", size) for size in listed("tp_sizes", tp_sizes, object, "whole numbers")]
     possible = [size for size in sizes if count % size == 0 and workload.heads % size == 0]
     if not possible:
         raise InconsistentError("tp_sizes", list(sizes), f"a divisor of {count} accelerators and {workload.heads} heads")

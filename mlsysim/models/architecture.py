@@ -13,13 +13,16 @@ from mlsysim.core.quantities import Count
 from mlsysim.core.spec import Spec
 from mlsysim.core.units import in_unit
 
+# Sizes of models: ten times what anybody has built.
+MOST_LAYERS, MOST_WIDE = 10_000, 10**9
+
 
 class MixtureOfExperts(Spec):
     """Expert layers of a transformer. ``shared_experts`` see every token; ``every`` = 2 alternates dense and expert layers."""
 
-    experts: StrictInt = Field(ge=1)
-    experts_per_token: StrictInt = Field(ge=1)
-    ffn_hidden: StrictInt = Field(ge=1)
+    experts: StrictInt = Field(ge=1, le=MOST_WIDE)
+    experts_per_token: StrictInt = Field(ge=1, le=MOST_WIDE)
+    ffn_hidden: StrictInt = Field(ge=1, le=MOST_WIDE)
     shared_experts: StrictInt = Field(default=0, ge=0)
     shared_ffn_hidden: StrictInt | None = Field(default=None, ge=1)
     first_dense_layers: StrictInt = Field(default=0, ge=0)
@@ -70,12 +73,12 @@ class Workload(Spec):
 class Architecture(Workload):
     """The fields of a transformer that its parameters, its work and its memory are counted from."""
 
-    layers: StrictInt = Field(ge=1)
-    hidden_dim: StrictInt = Field(ge=1)
-    heads: StrictInt = Field(ge=1)
+    layers: StrictInt = Field(ge=1, le=MOST_LAYERS)
+    hidden_dim: StrictInt = Field(ge=1, le=MOST_WIDE)
+    heads: StrictInt = Field(ge=1, le=MOST_WIDE)
     kv_heads: StrictInt | None = Field(default=None, ge=1)
     head_dim: StrictInt | None = Field(default=None, ge=1)
-    ffn_hidden: StrictInt | None = Field(default=None, ge=1)
+    ffn_hidden: StrictInt | None = Field(default=None, ge=1, le=MOST_WIDE)
     ffn_matrices: Literal[2, 3] = 2
     vocab_size: StrictInt = Field(default=0, ge=0)
     tied_embeddings: bool = False

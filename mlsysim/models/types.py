@@ -11,7 +11,7 @@ from mlsysim.core.errors import InconsistentError
 from mlsysim.core.quantities import Count, Flops
 from mlsysim.core.units import in_unit, with_unit
 from mlsysim.models import parameters as counting
-from mlsysim.models.architecture import Architecture, LatentAttention, MixtureOfExperts, Workload
+from mlsysim.models.architecture import MOST_LAYERS, MOST_WIDE, Architecture, LatentAttention, MixtureOfExperts, Workload
 
 __all__ = [
     "CNNWorkload",
@@ -141,9 +141,9 @@ class StateSpaceWorkload(Workload):
     """A state-space model (Mamba)."""
 
     architecture: str = "StateSpace"
-    layers: StrictInt = Field(ge=1)
-    hidden_dim: StrictInt = Field(ge=1)
-    inner_dim: StrictInt = Field(ge=1)
+    layers: StrictInt = Field(ge=1, le=MOST_LAYERS)
+    hidden_dim: StrictInt = Field(ge=1, le=MOST_WIDE)
+    inner_dim: StrictInt = Field(ge=1, le=MOST_WIDE)
     state_dim: StrictInt = Field(default=16, ge=1)
     vocab_size: StrictInt = Field(default=0, ge=0)
     training_tokens: Count | None = None

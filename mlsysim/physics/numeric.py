@@ -146,3 +146,16 @@ def expm1(a: Num) -> Num:
         1e-20
     """
     return np.expm1(a) if isinstance(a, np.ndarray) else math.expm1(a)
+
+
+def added_in_norm(base: Num, other: Num, norm: float) -> Num:
+    """What ``other`` adds to ``base`` where both overlap, (base^p + other^p)^(1/p) - base, without the loss of a difference.
+
+    Example:
+        >>> added_in_norm(3.0, 4.0, 2.0), added_in_norm(1.0, 1e-9, 4.0) > 0
+        (2.0, True)
+    """
+    powers = (other / base) ** norm
+    if isinstance(powers, np.ndarray):
+        return base * np.expm1(np.log1p(powers) / norm)
+    return base * math.expm1(math.log1p(powers) / norm)

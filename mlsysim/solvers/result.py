@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -12,7 +13,7 @@ import pint
 
 from mlsysim.calibration.evidence import FITTED_BASES, MeasuredRun, RunFacts, quantity_of
 from mlsysim.calibration.intervals import unmeasured
-from mlsysim.core.errors import InfeasibleError, UnknownNameError
+from mlsysim.core.errors import InfeasibleError, UnknownNameError, UnsoundError
 from mlsysim.core.units import Quantity
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import Workload
@@ -66,6 +67,8 @@ class Result:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feasible", not self.reason)
+        for name, value in _unsound(vars(self)):
+            raise UnsoundError(f"{name} would be {shown(value)} (of {self.solver})")
         if self.basis == "calibrated" and self.facts is not None:
             object.__setattr__(self, "basis", fitted_basis(self.MEASURED_AS or self.solver, self.facts))
 
@@ -121,6 +124,37 @@ class Result:
 
     def __str__(self) -> str:
         return _card(self)
+
+
+# The most that a figure may be: shares of the peak, for nothing is faster. The last digits are lost in sums.
+_MOST = dict.fromkeys(("mfu", "hfu", "prefill_mfu"), 1 + 1e-9)
+_LARGEST = sys.float_info.max
+# The least, where it is not 0: by how much one plan is slower than another.
+_LEAST = {"slower": -1.0}
+
+
+def _unsound(figures: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Figures that are no finite number, negative, or above what they may be; results within were looked at when made."""
+    for name, value in figures.items():
+        kind = type(value)
+        if kind is Quantity:
+            number = value._magnitude
+        elif kind is float or kind is int:
+            number = value
+        elif kind is dict:
+            yield from _unsound(value)
+            continue
+        elif kind is tuple:
+            if value and type(value[0]) is not str:
+                for part in value:
+                    yield from _unsound(part if type(part) is dict else {name: part})
+            continue
+        else:
+            continue
+        if not (0 <= number <= _LARGEST) or name in _MOST:
+            least, most = _LEAST.get(name, 0.0), _MOST.get(name, _LARGEST)
+            if not least <= number <= most:
+                yield name, value
 
 
 def run_facts(workload: Workload, accelerator: HardwareNode, stack: object, accelerators: float) -> RunFacts:

@@ -20,6 +20,9 @@ _SCALES = {
     "[carbon]": ("tCO2e", "kgCO2e", "gCO2e"),
 }
 
+# Between these a number is written out whole.
+_LEAST_WHOLE, _MOST_WHOLE = 1e4, 1e15
+
 
 def shown(value: object) -> str:
     """A value as a person writes it: four digits, a fitting unit.
@@ -60,5 +63,5 @@ def _unit(quantity: Any) -> str:
 def _quantity(quantity: Any) -> str:
     unit = _unit(quantity)
     number = float(quantity.m_as(unit))
-    text = f"{number:,.4g}" if abs(number) < 1e4 else f"{number:,.0f}"
+    text = f"{number:,.0f}" if _LEAST_WHOLE <= abs(number) < _MOST_WHOLE else f"{number:,.4g}"
     return f"{text} {unit}"

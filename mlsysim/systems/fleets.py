@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.checks import whole_number
+from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.core.units import Q_, in_unit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.systems.registry import Systems
-from mlsysim.systems.types import Fleet, NetworkFabric, Node
+from mlsysim.systems.types import MOST_NODES, MOST_PER_NODE, Fleet, NetworkFabric, Node
 
 
 def usual_node(accelerator: HardwareNode) -> Node:
@@ -66,8 +67,9 @@ def usual_fleet(
         >>> usual_fleet(Hardware.Cloud.H100, 16).count
         2
     """
-    if count < 1:
-        raise InputError("count", count, "a whole number >= 1")
+    whole_number("count", count, maximum=MOST_NODES)
+    if per_node is not None:
+        whole_number("per_node", per_node, maximum=MOST_PER_NODE)
     node, shared = usual_node(accelerator), sharing(accelerator, count, per_node)
     if network_Bps is None:
         network_Bps = _network_Bps(node, shared)

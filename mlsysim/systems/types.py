@@ -13,6 +13,9 @@ from mlsysim.core.spec import Spec
 from mlsysim.core.units import in_unit
 from mlsysim.hardware.types import HardwareNode
 
+# Ten times what anybody has built.
+MOST_PER_NODE, MOST_NODES = 100_000, 10_000_000
+
 
 class NetworkFabric(Spec):
     """The network between nodes. ``bandwidth`` is per accelerator, one direction.
@@ -47,7 +50,7 @@ class Node(Spec):
 
     name: str = Field(min_length=1)
     accelerator: HardwareNode
-    accelerators_per_node: StrictInt = Field(ge=1)
+    accelerators_per_node: StrictInt = Field(ge=1, le=MOST_PER_NODE)
     intra_node_bw: ByteRate
     network_bw: ByteRate | None = None
     host_memory: Bytes | None = None
@@ -73,7 +76,7 @@ class Fleet(Spec):
 
     name: str = Field(min_length=1)
     node: Node
-    count: StrictInt = Field(ge=1)
+    count: StrictInt = Field(ge=1, le=MOST_NODES)
     fabric: NetworkFabric | None = None
     provenance: Provenance | None = None
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from mlsysim.core.errors import InputError
 
 Cells = Mapping[str, str]
+# A float holds every whole number up to here.
+_MOST = 2**53
 _FLAGS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
@@ -62,7 +64,7 @@ def whole_cell(cells: Cells, column: str, default: int | None = None, least: int
         mlsysim.core.errors.InputError: tp = '2.5': expected a whole number >= 1
     """
     expected = f"a whole number >= {least}"
-    return int(_number(cells, column, default, expected, lambda number: number.is_integer() and number >= least))
+    return int(_number(cells, column, default, expected, lambda number: number.is_integer() and least <= number <= _MOST))
 
 
 def _number(cells: Cells, column: str, default: float | None, expected: str, taken: Callable[[float], bool]) -> float:

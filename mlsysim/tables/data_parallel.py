@@ -13,7 +13,7 @@ from typing import Any
 
 from mlsysim.calibration.data_parallel import replica_hardware, replica_stack
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload, Workload
@@ -27,6 +27,7 @@ from mlsysim.tables.question import Question
 _CARDS = re.compile(r"(\d+)\s*x\s+[^,;+]*?(\d+)\s*gb")
 
 
+@reads("tables", "resnet_bert.toml", kept=False)
 def replica_question(cells: Cells) -> Question:
     """The question that a row asks; reads neither its value nor its notes.
 

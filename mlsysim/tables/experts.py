@@ -22,7 +22,7 @@ from mlsysim.tables.names import registered_model
 
 _MOST_SHARED = 8
 # Published counts are rounded; beyond this the row is of an architecture that its cells do not describe.
-_TOLERANCE = 0.15
+PARAMETERS_TOLERANCE = 0.15
 
 
 @functools.lru_cache(maxsize=4096)
@@ -71,9 +71,10 @@ def expert_workload(
     ]
     kind = min(kinds, key=lambda kind: sum(_misses(fields | kind, published))) if any(published) else kinds[0]
     misses = _misses(fields | kind, published)
-    if max(misses) > _TOLERANCE:
+    if max(misses) > PARAMETERS_TOLERANCE:
         counted = f"{billions or active_billions:g}"
-        raise InputError("params_b", counted, f"within {_TOLERANCE:.0%} of what {experts} experts of width {expert_ffn} have")
+        expected = f"within {PARAMETERS_TOLERANCE:.0%} of what {experts} experts of width {expert_ffn} have"
+        raise InputError("params_b", counted, expected)
     return TransformerWorkload.of_architecture(**fields | kind)
 
 

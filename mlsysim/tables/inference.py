@@ -12,7 +12,7 @@ from typing import Any
 
 from mlsysim.calibration.inference import inference_hardware
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.slices import Slicing, slicing
 from mlsysim.hardware.types import HardwareNode
@@ -35,6 +35,7 @@ def is_inference(cells: Cells) -> bool:
     return "scenario" in cells or cell_text(cells, "task") == "infer"
 
 
+@reads("tables", "mlperf_inference.toml", kept=False)
 def inference_question(cells: Cells) -> Question:
     """The question that a row asks; reads neither its value nor its notes.
 
@@ -119,6 +120,7 @@ def submitted_model(cells: Cells) -> str:
     return str(_benchmark(cells)["model"])
 
 
+@reads("tables", "mlperf_inference.toml", kept=False)
 def submitted(cells: Cells) -> Question:
     """Read what all scenarios of a row of MLPerf Inference share: model, system, number format, engine and length.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from mlsysim.calibration.evidence import WHOLE, RunFacts, is_known_source, quantity_of
 from mlsysim.calibration.intervals import spread
+from mlsysim.core.checks import mapping
 from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.lowering.feasibility import over_budget
@@ -121,8 +122,10 @@ def predicted_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]
         >>> [row["id"] for row in islice(predicted_rows(endless), 2)]
         [0, 1]
     """
+    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
+        raise InputError("rows", rows, "the rows of a table, each a mapping from columns to cells")
     remaining = iter(rows)
-    while block := list(islice(remaining, _BLOCK_ROWS)):
+    while block := [mapping("rows", row, "mappings from columns to cells") for row in islice(remaining, _BLOCK_ROWS)]:
         yield from _predicted_block(block)
 
 
@@ -160,7 +163,7 @@ def _served(questions: Sequence[Question]) -> list[_Run | str]:
     """The runs of serving questions, or why there is none."""
     try:
         results = serve_together([((asked.workload, asked.hardware), asked.arguments) for asked in questions])
-    except (ArithmeticError, ValueError) as error:  # a row never ends the table: which one it was, each tells alone
+    except (MLSysError, ArithmeticError, ValueError) as error:  # a row never ends the table: which one it was, each tells alone
         return [_reason(error)] if len(questions) == 1 else [run for asked in questions for run in _served([asked])]
     return [
         _reason(result) if isinstance(result, MLSysError) else _answer(asked, result, serving_figure)
@@ -214,11 +217,14 @@ def _added(answer: _Run | str, metric: str, unit: str, *, known_source: bool) ->
     if isinstance(answer, str):
         return nothing | {"reason": answer}
     # Tables without a metric say by the unit what is counted.
-    predicted = answer.figure(metric or unit)
+    try:
+        predicted = answer.figure(metric or unit)
+    except (MLSysError, ArithmeticError, ValueError) as error:
+        return nothing | {"reason": _reason(error)}
     told: dict[str, Any] = {}
     if not isinstance(predicted, str):
         predicted *= _SCALES.get((metric, unit), 1.0)
-        if not math.isfinite(predicted):
+        if not 0 <= predicted < math.inf:
             return nothing | {"reason": f"the prediction is {predicted}: the row asks for no real run"}
         told = _interval(answer, metric, predicted, known_source=known_source)
     told |= {"predicted": predicted, "feasible": answer.feasible, "basis": answer.basis}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlsysim.core.errors import InputError
+from mlsysim.core.toml import reads
 from mlsysim.solvers.serving.batch_server import BatchServerResult
 from mlsysim.tables.cells import Cells, cell_text
 from mlsysim.tables.inference import names_of, round_number, submitted, submitted_model
@@ -33,6 +34,7 @@ def served_figure(cells: Cells, result: BatchServerResult, _metric: str) -> floa
     return float(result.latency.m_as("ms"))
 
 
+@reads("tables", "mlperf_inference.toml", kept=False)
 def served_question(cells: Cells) -> Question:
     """The question that a row asks of ``BatchServerModel``; reads neither its value nor its notes.
 

@@ -9,7 +9,7 @@ from typing import Any
 from mlsysim.calibration.engines import engine
 from mlsysim.calibration.names import engine_called, unknown
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.core.units import in_unit
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
@@ -35,6 +35,7 @@ METRICS = {
 _SCHEDULES = {"static": "static", "closed-loop": "continuous", "offline": "offline"}
 
 
+@reads("tables", "serving.toml", kept=False)
 def serving_question(row: Mapping[str, str]) -> Question:
     """The question that ``row`` asks; reads neither its value nor its notes.
 

@@ -8,7 +8,7 @@ from typing import Any
 from mlsysim.calibration.harnesses import harness
 from mlsysim.core.checks import instance
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.hardware.registry import Hardware
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
@@ -52,6 +52,7 @@ def submission_cells(cells: Cells) -> dict[str, str]:
     return {**cells, "benchmark": models[model], "scenario": cell_text(cells, "mode"), "round": str(rounds[year])}
 
 
+@reads("tables", "mlperf_llm.toml", kept=False)
 def token_question(cells: Cells) -> Question:
     """The question that a row asks; reads neither its value nor its notes.
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlsysim.calibration.names import framework_called, stack_of_variant, unknown
-from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
-from mlsysim.models.parameters import total_parameters
+from mlsysim.models.parameters import embedding_parameters, head_parameters, total_parameters
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult
 from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import cell_text, number_cell, whole_cell
-from mlsysim.tables.experts import expert_workload
+from mlsysim.tables.experts import PARAMETERS_TOLERANCE, expert_workload
 from mlsysim.tables.names import named_accelerator, named_format, named_model, refuse_unmodelled, untold_fields
 
 METRICS = ("step_time_s", "tokens_per_s_per_accel", "tflops_per_accel", "mfu_pct", "hfu_pct")
@@ -128,7 +128,9 @@ def stated_workload(row: Mapping[str, str]) -> TransformerWorkload:
     name, layers, kv_heads = row.get("model") or "model", whole_cell(row, "layers"), whole_cell(row, "kv_heads", heads)
     vocab, billions = whole_cell(row, "vocab", 51200), number_cell(row, "params_b", 0.0)
     if whole_cell(row, "experts", 1) == 1:
-        return built_workload(name, layers, hidden, heads, kv_heads, whole_cell(row, "ffn_hidden", 4 * hidden), vocab, billions)
+        ffn = whole_cell(row, "ffn_hidden", 4 * hidden)
+        built = built_workload(name, layers, hidden, heads, kv_heads, ffn, vocab, billions)
+        return _check_parameters(built, billions) if billions and cell_text(row, "ffn_hidden") else built
     experts = whole_cell(row, "experts"), whole_cell(row, "experts_topk")
     ffn, active = whole_cell(row, "ffn_hidden", 0), number_cell(row, "active_params_b", 0.0)
     return expert_workload(name, layers, hidden, heads, kv_heads, ffn, vocab, *experts, billions, active)
@@ -158,6 +160,17 @@ def built_workload(
         wider = min((other | {"head_dim": width} for other in kinds for width in _HEAD_WIDTHS), key=miss)
         kind = wider if miss(wider) < _CLOSE / 2 else kind
     return TransformerWorkload.of_architecture(**(fields | kind))
+
+
+def _check_parameters(model: TransformerWorkload, published_billions: float) -> TransformerWorkload:
+    """Refuse a model whose layers have other parameters than the row says, counted with or without the token embeddings."""
+    tables = embedding_parameters(model) + head_parameters(model)
+    counts = (model.parameter_count, model.parameter_count - tables)
+    if min(abs(count / (published_billions * 1e9) - 1) for count in counts) > PARAMETERS_TOLERANCE:
+        size = f"{model.layers} layers of hidden {model.hidden_dim} and ffn_hidden {model.ffn_width}"
+        expected = f"within {PARAMETERS_TOLERANCE:.0%} of the {model.parameter_count / 1e9:.3g} of {size}"
+        raise InconsistentError("params_b", f"{published_billions:g}", expected)
+    return model
 
 
 def _lora_rank(row: Mapping[str, str]) -> int:

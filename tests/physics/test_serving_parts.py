@@ -75,6 +75,7 @@ def test_a_prefill_by_roofline():
 def test_sequences_that_fit():
     """6 bytes x 5 tokens a sequence."""
     assert [largest_batch(free_B, 6.0, 5.0) for free_B in (100.0, 90.0, 89.0, -5.0)] == [3, 3, 2, 0]
+    assert largest_batch(-5.0, 0.5, 1.0) == 0
 
 
 @pytest.mark.parametrize(

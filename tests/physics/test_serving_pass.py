@@ -84,6 +84,7 @@ def test_experts():
     attention = 2 * 24
     assert layer_products_s(served(experts), 128.0) == pytest.approx(attention + 4 * 6 * 2)
     assert layer_products_s(served(experts), 1.0) == pytest.approx(24 + 2 * 6 * 2)
+    assert layer_products_s(served(experts), 256.0) == pytest.approx(4 * 24 + 4 * 12 * 2), "two rows of tiles"
     half = replace(SHAPE, dense=0.5)
     assert layer_products_s(served(half), 128.0) == pytest.approx(attention + 0.5 * 48 + 0.5 * 48)
     # A shared expert as wide as a dense block.
@@ -133,8 +134,9 @@ def test_an_engines_own_products():
     assert product_s(model, 64.0, 256.0, 128.0, QUANTISED, 3.0) == pytest.approx(3 * 14)
     half = served(engine=replace(engine, memory_share=0.5, compute_share=1.0), has=OWN, multiprocessors=2.0)
     assert product_s(half, 64.0, 256.0, 128.0, QUANTISED) == pytest.approx(4 + 4 + 2)
-    squared = replace(QUANTISED, kernel=replace(QUANTISED.kernel, shared=SharedGemm(2.0, 0.0, 0.0, 1.0)))
-    assert product_s(model, 64.0, 256.0, 128.0, squared) == pytest.approx((64 + 4 + 16) ** 0.5)
+    assert product_s(half, 64.0, 256.0, 128.0, replace(QUANTISED, weight_B=1.0)) == pytest.approx(4 + 8 + 4)
+    squared = replace(QUANTISED, weight_B=1.0, kernel=replace(QUANTISED.kernel, shared=SharedGemm(2.0, 0.0, 0.0, 1.0)))
+    assert product_s(model, 64.0, 256.0, 128.0, squared) == pytest.approx((64 + 16 + 64) ** 0.5)
 
 
 def test_products_that_an_engine_lends():
@@ -152,6 +154,7 @@ def test_products_that_an_engine_lends():
     assert product_s(served(has=has), 192.0, *size, word) == 24
     assert product_s(served(has=has), np.array([64.0, 192.0]), *size, word).tolist() == [own, 24]
     assert product_s(served(has=has), 192.0, *size, word, 2.0) == 48
+    assert product_s(served(has=has), 64.0, *size, word, 2.0) == 2 * own
     # Narrower weights stay with the engine, unless it unpacks them; nothing is lent that is not known.
     assert product_s(served(has=has), 192.0, *size, narrow) == 3 * 8 + 2
     unpacks = served(has=has | {"unpacks": True})
@@ -191,6 +194,8 @@ def test_a_cache_feeds_the_passes():
     assert elementwise_layer_s(served(cache_B=16384.0), 64.0) == 16 * (0.75 + 0.25 / 4)
     assert elementwise_layer_s(served(cache_B=1e9), 64.0) == 4
     narrow = replace(SHAPE, qkv_width=UNIT, ffn=2 * UNIT)  # 3 x 128 elements are the longest: 48 KiB
+    own = served(narrow, replace(TWO, attention=1.0), cache_B=16384.0)  # a rank has half of the stream: 24 KiB of 3 x 64
+    assert elementwise_layer_s(own, 64.0) == 64 * (1024 + 544) / 16384 * (1 / 3 + 2 / 3 / 4)
     assert elementwise_layer_s(served(narrow, cache_B=24576.0), 64.0) == 64 * (2048 + 544) / 16384 * (0.5 + 0.5 / 4)
     wide = replace(SHAPE, qkv_width=UNIT)  # 2 x 256 / 2 are fewer
     assert elementwise_layer_s(served(wide, cache_B=24576.0), 64.0) == 64 * (2048 + 928) / 16384 * (0.5 + 0.5 / 4)
@@ -242,6 +247,7 @@ def decode_attention_s(shape=SHAPE, shards=TWO, has=None, **kernels):
 def test_attention_of_a_decode_step():
     """Two ranks have a key head each: 2 x 64 sequences x 4 keys x 64 elements of 2 bytes: 4 s."""
     assert decode_attention_s() == pytest.approx(4)
+    assert decode_attention_s(kv_B=1.0) == pytest.approx(2)
     assert decode_attention_s(shards=replace(TWO, attention=1.0)) == pytest.approx(4), "half of the sequences, twice the heads"
     assert decode_attention_s(shards=replace(TWO, tp=8.0, attention=8.0)) == pytest.approx(4), "a key head is not divided"
     # A fourth of the layers sees one key of four.
@@ -264,6 +270,7 @@ def test_attention_without_a_grouped_kernel():
     assert decode_attention_s(has=one | {"only_group": 4.0}) == pytest.approx(8)
     assert decode_attention_s(has=one | {"only_head_dim": 128.0}) == pytest.approx(8)
     assert decode_attention_s(has=one | each) == pytest.approx(8)
+    assert decode_attention_s(has=one, shards=replace(TWO, attention=1.0)) == pytest.approx(4), "two groups of two"
 
 
 def prompts_s(shape=SHAPE, shards=TWO, prompt=64.0, padding=1.0, has=None, **kernels):
@@ -289,6 +296,7 @@ STORES = {"flash_prefill": False}
 def test_attention_that_stores_its_scores():
     """All of 2 x 2 x 64 x 64 scores: at half the peak 16 s, 13 bytes of 16384: 13 s; two launches."""
     assert prompts_s(has=STORES) == pytest.approx(16 + 13)
+    assert prefill_layer_attention_s(served(has=STORES), 2.0, 64.0) == pytest.approx(29)
     launch = serving_kernels().gemm
     assert prompts_s(has=STORES, gemm=replace(launch, launch_s=0.5)) == pytest.approx(30)
     assert prompts_s(has=STORES, shards=replace(TWO, attention=1.0)) == pytest.approx(29)
@@ -329,6 +337,7 @@ def test_a_decode_step():
     assert (parts["element-wise passes"], parts["communication"]) == (48, pytest.approx(24))
     assert parts["attention"] == pytest.approx(12)
     assert len(parts) == 6
+    assert decode_pass(served(), 64.0, 400.0).parts()[1] == "attention"
 
 
 def test_the_head_has_formats_of_its_own():
@@ -371,8 +380,9 @@ def test_stages_of_a_decode_step():
     three = decode_pass(served(shards=replace(TWO, pp=3.0), has={"crossings": 2.0}), 192.0, 4.0)
     assert three.hops_s == 2 * 32
     assert decode_pass(served(shards=two, has=WIDE), 128.0, 4.0).hops_s == 32
-    lone = decode_pass(served(shards=two), 1.0, 4.0)
-    assert lone.attention_s == pytest.approx(3 * 4 / 64), "no stage works on half a sequence"
+    for batch in (1.0, 1.5):
+        lone = decode_pass(served(shards=two), batch, 4.0)
+        assert lone.attention_s == pytest.approx(3 * 4 / 64), "no stage works on half a sequence"
     assert decode_pass(served(shards=two), 0.5, 4.0).attention_s == pytest.approx(3 * 4 / 128)
 
 
@@ -397,6 +407,16 @@ def test_reductions_of_an_engine_have_less_latency():
     low = replace(late, tuner=replace(late.tuner, ll_base_s=0.0, simple_base_s=1e9, link_Bps=2.0), ll_step_s=0.25)
     found = decode_pass(served(collectives=low, engine=engine), 64.0, 4.0).reductions_s
     assert found == pytest.approx(3 * 2 * (6 + 0.5 + 0.25))
+
+
+def test_reductions_in_the_switch():
+    """16 KiB of 8 ranks at 0.8 x 7/8 of 4 KiB/s, where the engine has it; else 2 x 7/8 of them."""
+    able = replace(links(4096.0), tuner=replace(links(1.0).tuner, simple_base_s=1.0, link_Bps=1e9, switch_share=0.8))
+    eight = Shards(tp=8.0, pp=1.0, node=16.0, attention=8.0)
+    in_switch = 16384 / (0.8 * 7 / 8 * 4096)
+    assert decode_pass(served(shards=eight, collectives=able), 64.0, 4.0).reductions_s == pytest.approx(6 * in_switch)
+    without = served(shards=eight, collectives=able, has={"switch_reduces": False})
+    assert decode_pass(without, 64.0, 4.0).reductions_s == pytest.approx(6 * 7)
 
 
 def test_reductions_across_nodes():
@@ -436,6 +456,8 @@ def test_stages_of_a_prefill():
     assert prefill_pass(served(shards=two, has={"stage_tokens": 128.0}), 4.0, 64.0).weights_s == 288 * 3 / 2
     assert prefill_pass(served(shards=two, has={"stage_tokens": 128.0}), 4.0, 64.0, 1.5).weights_s == 144 * 5 / 2
     assert prefill_pass(served(shards=two, has={"stage_tokens": 16.0}), 4.0, 64.0).weights_s == 144 * 5 / 2
+    assert prefill_pass(served(shards=two, has={"stage_tokens": 128.0}), 8.0, 64.0).weights_s == 288 * 5 / 2, "8 in 4 parts"
+    assert prefill_pass(served(shards=two, has=halved), 1.0, 256.0).weights_s == 4 * 144
     assert prefill_pass(served(has={"stage_tokens": 16.0}), 4.0, 64.0).weights_s == 144 * 4, "no stages, no parts"
 
 
@@ -473,6 +495,9 @@ def test_micro_batches_in_a_pipeline():
     deep = replace(SHAPE, layers=7.0)  # 4 of 7 layers, 3 on the last stage: a sixth of a micro-batch
     queued = prefill_pass(served(deep, two, has=queue), 2.0, 128.0).weights_s
     assert queued == pytest.approx((1 + 3 * (1 - 4 / 7 / 6)) * 7 * 48)
+    deep = replace(SHAPE, layers=8.0)  # 5 of 8 layers with the head, 3 on the last stage
+    queued = prefill_pass(served(deep, two, has=queue), 2.0, 128.0).weights_s
+    assert queued == pytest.approx((1 + 3 * (1 - 5 / 8 / 6)) * 8 * 48)
 
 
 def test_prompts_that_join_a_step():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlsysim.physics.kernels.passes import Passes, ReplicaDevice
-from mlsysim.physics.numeric import Num, maximum, minimum, where
+from mlsysim.physics.numeric import Num, added_in_norm, maximum, minimum, where
 from mlsysim.physics.training.step import Parts
 
 
@@ -94,14 +94,14 @@ def replica_step(passes: Passes, plan: ReplicaPlan, device: ReplicaDevice, stack
     """Time a step: host and device as (a^n + b^n)^(1/n), the all-reduce under the last micro-batch's backward pass."""
     device_s = passes.forward_s + passes.backward_s
     host_s = passes.kernels * stack.host_kernel_s
-    overlapped_s = (device_s**device.shared.host_norm + host_s**device.shared.host_norm) ** (1 / device.shared.host_norm)
+    beside_s = added_in_norm(device_s, host_s, device.shared.host_norm)
     accumulated_s = plan.accumulated_B / device.streaming_Bps
     reduce_s = where(plan.replicas > 1, all_reduce_s(plan, stack.network_share, device.shared.hop_s), 0.0)
     hidden_s = stack.dp_hidden * minimum(reduce_s, passes.backward_s)
     return ReplicaStep(
         forward_s=plan.micro_batches * passes.forward_s,
         backward_s=plan.micro_batches * (passes.backward_s + accumulated_s),
-        host_s=plan.micro_batches * (overlapped_s - device_s),
+        host_s=plan.micro_batches * beside_s,
         dp_exposed_s=reduce_s - hidden_s,
         optimizer_s=plan.updated_B / device.streaming_Bps,
         fixed_s=stack.step_s + 0.0 * reduce_s,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mlsysim.core.checks import instance, one_of, real_number, strict_keywords
+from mlsysim.core.checks import instance, listed, one_of, real_number, strict_keywords
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity, magnitude, with_unit
 from mlsysim.infra.registry import Infra
@@ -135,10 +135,8 @@ def _sites(given: Sequence[Site | Grid | str] | None) -> list[Site]:
     if given is None:
         clouds = [grid for grid in Infra.Grids if grid.name.startswith(_CLOUDS)]
         return [Site(name=grid.name, grid=grid) for grid in clouds]
-    if isinstance(given, str) or not given:
-        raise InputError("sites", given, "at least one Site, in a list")
     found = []
-    for place in given:
+    for place in listed("sites", given, object, "Sites, or grids and their names"):
         grid = Infra.Grids.get(place) if isinstance(place, str) else place
         site = Site(name=grid.name, grid=grid) if isinstance(grid, Grid) else grid
         found.append(instance("sites", site, Site, "Sites, or grids of Infra.Grids"))
@@ -153,14 +151,15 @@ def _tried(site: Site, fleet: Fleet, hours: float, watts: float, tax: float, lat
     prices = [float(value.m_as("USD/joule")) for value in site.hourly_price] or [price] * site.hours
     intensities = [float(value.m_as("gCO2e/joule")) for value in site.hourly_carbon]
     intensities = intensities or [site.grid.carbon_intensity_g_per_J] * site.hours
-    if not site.hours:  # the same at all hours: now is as good as any
-        span = int(np.ceil(hours))
-        prices, intensities = [price] * span, [site.grid.carbon_intensity_g_per_J] * span
-    known = len(prices) if latest is None else min(len(prices), int(latest))
-    if hours > known:
-        known = 0
-    electricity = sums_over_run(np.array(prices[:known]), hours) * hourly_J if known else np.empty(0)
-    carbon = sums_over_run(np.array(intensities[:known]), hours) * hourly_J if known else np.empty(0)
+    if site.hours:
+        known = site.hours if latest is None else min(site.hours, int(latest))
+        known = known if hours <= known else 0
+        electricity = sums_over_run(np.array(prices[:known]), hours) * hourly_J if known else np.empty(0)
+        carbon = sums_over_run(np.array(intensities[:known]), hours) * hourly_J if known else np.empty(0)
+    else:  # the same at all hours: now is as good as any
+        starts = 1 if latest is None or np.ceil(hours) <= int(latest) else 0
+        electricity = np.full(starts, price * hours * hourly_J)
+        carbon = np.full(starts, site.grid.carbon_intensity_g_per_J * hours * hourly_J)
     rate = 0.0 if site.accelerator_price is None else float(site.accelerator_price.m_as("USD/second"))
     hire = np.full_like(carbon, rate * fleet.accelerators * hours * _HOUR_S)
     return {

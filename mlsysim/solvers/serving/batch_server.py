@@ -10,6 +10,7 @@ import numpy as np
 from mlsysim.calibration.harnesses import Harness, harness_fitted_names, query_harness
 from mlsysim.calibration.inference import inference_fitted_names, inference_stack
 from mlsysim.core.checks import (
+    instance,
     percentile_share,
     positive_quantity,
     real_number,
@@ -108,7 +109,9 @@ class BatchServerModel:
             raise InconsistentError("query_size", size, "1 beside latency_limit: samples that arrive at random come one by one")
         tokens = sample_tokens(workload, seq_len)
         filled = real_number("mean_tokens", tokens if mean_tokens is None else mean_tokens, 1, tokens)
-        front = _NO_HARNESS if stack is None else query_harness(harness_name)
+        if stack is not None:
+            instance("stack", stack, str, "the name of an engine")
+        front = _NO_HARNESS if stack is None else query_harness(instance("harness_name", harness_name, str, "a harness's name"))
         samples = np.array([float(size)]) if limit_s is None else BATCHES
         if stack is None:
             batches = bound_batches(workload, accelerator, samples, precision=fmt, mean_tokens=filled)
@@ -129,7 +132,7 @@ class BatchServerModel:
             coefficients = (*inference_fitted_names(engine, accelerator.name, fmt), *harness_fitted_names(harness_name))
         load, reason = _load(batches, front, limit_s, share, spread)
         replicas = 1 if limit_s is None else count
-        parts = {"wait": load.latency_s - load.batch_s - front.query_s, "batch": load.batch_s, "query": front.query_s}
+        parts = {"wait": max(0.0, load.latency_s - load.batch_s - front.query_s), "batch": load.batch_s, "query": front.query_s}
         where = accelerator.name if count == 1 else f"{count} x {accelerator.name}"
         asked = f"queries of {size}" if limit_s is None else f"{share:.0%} within {1e3 * limit_s:g} ms"
         return BatchServerResult(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack, cast
+from typing import ClassVar, Unpack
 
 import numpy as np
 
 from mlsysim.core.checks import one_of, percentile_share, positive_quantity, strict_keywords
+from mlsysim.core.errors import InputError
 from mlsysim.core.units import Quantity
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.arrivals import Limits, paces
@@ -154,14 +155,16 @@ def _replicas(deployment: Deployment, batch: int, rate_per_s: float, limits: Lim
     pace = paces(deployment, batch)
     found = fewest(lambda count: held(pace, limits, rate_per_s / count), least_copies(rate_per_s, pace.capacity_per_s))
     # One request in flight keeps the limits, and so do those of copies without end, which find nobody.
-    replicas, _ = cast("tuple[int, object]", found)
+    if found is None:
+        raise InputError("request_rate", f"{rate_per_s:.4g} count/s", "a rate that fewer than 2**50 copies serve")
+    replicas, _ = found
     return replicas, of_deployment(replace(deployment, replicas=replicas), batch, rate_per_s, limits.share)
 
 
 def _largest(replica: ServingReplica, limits: dict[str, float]) -> tuple[int, int, int]:
     """The largest batch within the limits (0: none), how many were tried, and the one that comes closest to them."""
     searched, nearest, least = 0, 1, math.inf
-    for last in range(replica.most, 0, -_BLOCK):
+    for last in range(replica.held.most_tried(replica.deployment), 0, -_BLOCK):
         batches = whole_batches(max(1, last - _BLOCK + 1), last)
         served = replica.served(batches)
         over = np.maximum(served.tpot_s / limits["ITL"], served.ttft_s / limits["TTFT"])

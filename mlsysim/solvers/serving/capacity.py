@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Unpack
 from mlsysim.core.checks import (
     boolean,
     instance,
+    mapping,
     needed,
     percentile_share,
     positive_quantity,
@@ -231,8 +232,9 @@ def _offers(hardware: Any, prices: Mapping[str, Any] | None) -> list[Offer]:
     names = [item.name for item in listed]
     if len(set(names)) < len(names):
         raise InputError("hardware", names, "each with a name of its own")
-    if prices is not None and set(prices) != set(names):
-        raise InconsistentError("prices", sorted(prices), f"a price for each of {', '.join(names)}")
+    priced = f"a price for each of {', '.join(names)}"
+    if prices is not None and set(mapping("prices", prices, priced)) != set(names):
+        raise InconsistentError("prices", list(prices), priced)
     rates = {name: 1.0 if prices is None else positive_quantity("prices", prices[name], "USD/hour") for name in names}
     return [Offer.of(item, rates[item.name]) for item in listed]
 

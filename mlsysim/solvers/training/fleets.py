@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mlsysim.core.checks import instance, strict_keywords
+from mlsysim.core.checks import listed, mapping, one_of, strict_keywords
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity
 from mlsysim.models.types import Workload
 from mlsysim.solvers.result import Result
-from mlsysim.solvers.training.objective import HIGHER_IS_BETTER
+from mlsysim.solvers.training.objective import HIGHER_IS_BETTER, OBJECTIVES
 from mlsysim.solvers.training.parallelism import COUNTS, ParallelismOptimizer, ParallelismResult
 from mlsysim.systems.types import Fleet
 
@@ -83,17 +83,20 @@ class FleetOptimizer:
         """
         models = _named("workloads", workloads, Workload)
         systems = _named("fleets", fleets, Fleet)
+        objective = one_of("objective", objective, OBJECTIVES)
         needs_price = objective == "tokens_per_dollar"
-        if prices is not None and (not needs_price or set(prices) != set(systems)):
-            expected = f"a price for each of {', '.join(systems)}" if needs_price else f"nothing beside objective {objective!r}"
-            raise InconsistentError("prices", sorted(prices), expected)
+        expected = f"a price for each of {', '.join(systems)}" if needs_price else f"nothing beside objective {objective!r}"
+        if prices is not None and set(mapping("prices", prices, expected)) != (set(systems) if needs_price else None):
+            raise InconsistentError("prices", list(prices), expected)
+        given = {} if search is None else mapping("search", search, "arguments of ParallelismOptimizer by their names")
+        by_name = "samples of a step, or those of each workload by its name"
         results = {}
         for model_name, model in models.items():
-            batch = batch_size if isinstance(batch_size, int) else batch_size.get(model_name)
+            batch = batch_size if isinstance(batch_size, int) else mapping("batch_size", batch_size, by_name).get(model_name)
             if batch is None:
                 raise InconsistentError("batch_size", batch_size, f"one for {model_name}")
             for fleet_name, fleet in systems.items():
-                asked = {**(search or {}), "objective": objective, "batch_size": batch}
+                asked = {**given, "objective": objective, "batch_size": batch}
                 if prices is not None:
                     asked["accelerator_price"] = prices[fleet_name]
                 results[model_name, fleet_name] = ParallelismOptimizer().solve(model, fleet, **asked)
@@ -118,10 +121,10 @@ class FleetOptimizer:
 
 
 def _named(argument: str, given: Sequence[Any], kind: type[Any]) -> dict[str, Any]:
-    items = [instance(argument, item, kind, f"{kind.__name__}s") for item in given]
+    items = listed(argument, given, kind, f"{kind.__name__}s")
     named = {item.name: item for item in items}
-    if not items or len(named) < len(items):
-        raise InputError(argument, [item.name for item in items], "at least one, each with a name of its own")
+    if len(named) < len(items):
+        raise InputError(argument, [item.name for item in items], "each with a name of its own")
     return named
 
 

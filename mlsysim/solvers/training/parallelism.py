@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
 from mlsysim.calibration.memory import usable_memory_B
-from mlsysim.core.checks import boolean, instance, one_of, positive_quantity, strict_keywords, whole_number
+from mlsysim.core.checks import boolean, instance, mapping, one_of, positive_quantity, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InfeasibleError, InputError, UnknownNameError
 from mlsysim.core.units import Quantity
 from mlsysim.lowering.options import TrainingOptions
@@ -18,7 +18,7 @@ from mlsysim.models.types import Workload
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.plan import ONE_F_ONE_B, SCHEDULES
 from mlsysim.solvers.result import Result
-from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult
+from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult, textbook_memory
 from mlsysim.solvers.training.objective import check_objective
 from mlsysim.solvers.training.plan_space import Choices, size, splits
 from mlsysim.solvers.training.search import Found, Question, exhausted
@@ -238,7 +238,8 @@ def _choices(
             idle=idle,
         )
     choices = replace(choices, expert_tp=setting.expert_tp, shard=setting.shards)
-    given: dict[str, Any] = {name: _values(name, value) for name, value in (fixed or {}).items()}
+    named = {} if fixed is None else mapping("fixed", fixed, f"values of {', '.join(DIMENSIONS)}, by these names")
+    given: dict[str, Any] = {name: _values(name, value) for name, value in named.items()}
     return replace(choices, **given)
 
 
@@ -320,7 +321,7 @@ def _result(question: Question, asked: dict[str, Any], found: Found, complete: b
         reason=reason,
         binding="memory capacity" if best is None else best.binding,
         breakdown={} if best is None else dict(best.breakdown),
-        diagnostics=notes if best is None else (*notes, *best.diagnostics),
+        diagnostics=(*notes, *textbook_memory(setting)) if best is None else (*notes, *best.diagnostics),
         coefficients=() if best is None else best.coefficients,
         best_config={} if best is None else dict(best.plan),
         best=best,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -60,8 +62,14 @@ def divisors(number: int) -> list[int]:
         >>> divisors(24)
         [1, 2, 3, 4, 6, 8, 12, 24]
     """
+    return list(_divisors(number))
+
+
+@functools.lru_cache(maxsize=256)
+def _divisors(number: int) -> tuple[int, ...]:
+    """The divisors, cached: splits ask for those of one batch again and again, and a large one has a million to try."""
     small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
-    return small + [number // d for d in reversed(small) if d * d != number]
+    return (*small, *(number // d for d in reversed(small) if d * d != number))
 
 
 def splits(setting: TrainingSetting, choices: Choices) -> list[Split]:
@@ -80,7 +88,7 @@ def splits(setting: TrainingSetting, choices: Choices) -> list[Split]:
         if tp > min(choices.max_tp or tp, setting.seq_len) or (per_node % tp and tp % per_node):
             continue
         for pp in _allowed(range(1, min(layers, ranks // tp) + 1), choices.pp):
-            for cp in _allowed(context, choices.cp):
+            for cp in _allowed(context[: bisect.bisect_right(context, ranks // (tp * pp))], choices.cp):
                 for dp in _data_parallel(setting.batch_size, ranks, per_node, tp * pp * cp, choices):
                     found.append((tp, pp, cp, dp))
     return found
@@ -208,7 +216,8 @@ def _free(setting: TrainingSetting, choices: Choices, part: Split) -> tuple[Sequ
     shared = choices.expert_tp or tp
     experts = [ep for ep in _allowed(divisors(_experts(setting)), choices.ep) if tp * cp * dp % (shared * ep) == 0]
     along = (True,) if choices.sequence_parallel is None else choices.sequence_parallel
-    sizes = _allowed(divisors(setting.batch_size // dp), choices.micro_batch)
+    local = setting.batch_size // dp
+    sizes = _allowed([size for size in divisors(setting.batch_size) if local % size == 0], choices.micro_batch)
     return experts, _schedules(setting, choices, pp), sizes, along if tp > 1 else (False,)
 
 

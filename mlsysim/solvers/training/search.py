@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlsysim.core.errors import InputError
 from mlsysim.lowering.training_kernels import step_time
 from mlsysim.lowering.training_setting import TrainingSetting
 from mlsysim.lowering.work import training_work
@@ -190,7 +191,10 @@ def _answers(question: Question, tasks: Sequence[Sequence[Split]], executor: Exe
     if executor is None:
         yield from (searched(question, task) for task in tasks)
         return
-    waiting = [executor.submit(searched, question, task) for task in tasks]
+    try:
+        waiting = [executor.submit(searched, question, task) for task in tasks]
+    except RuntimeError:
+        raise InputError("executor", type(executor).__name__, "one that takes work: this one was shut down") from None
     try:
         for future in waiting:
             yield future.result()

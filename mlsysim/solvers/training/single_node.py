@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from mlsysim.calibration.data_parallel import ReplicaStack, replica_stack
 from mlsysim.calibration.inference import InferenceStack, inference_stack
-from mlsysim.core.checks import boolean, fraction, real_number, strict_keywords, whole_number
+from mlsysim.core.checks import boolean, fraction, instance, real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.core.units import Quantity, with_unit, with_units
@@ -110,6 +110,8 @@ class SingleNodeModel:
             raise InputError("batch_size", batch, f"a multiple of accelerators x microbatch_count = {count * micro_batches}")
         if stack is not None and efficiency is not None:
             raise InconsistentError("stack", stack, "nothing beside efficiency: a stack's kernels are calibrated")
+        if stack is not None:
+            instance("stack", stack, str, "the name of a software stack")
         tokens = sample_tokens(workload, seq_len)
         filled = real_number("mean_tokens", tokens if mean_tokens is None else mean_tokens, 1, tokens)
         masked = real_number("masked_share", masked_share, 0, 1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlsysim.core.errors import DataError
-from mlsysim.validation.anchors.record_keys import USER_SUFFIX
+from mlsysim.validation.anchors.record_keys import PACKAGE, USER_SUFFIX
 from mlsysim.validation.anchors.schema import Case, Source
 
 
@@ -44,7 +45,19 @@ def stem(path: Path) -> str:
 
 
 def snapshot_path(path: Path) -> Path:
-    """``snapshots/`` beside a user's file; the repository's own are in ``snapshots/<family>/`` beside ``anchors/``."""
+    """The snapshots of a file: beside a user's own; of the repository's, in a folder a family."""
     if path.name.endswith(USER_SUFFIX):
         return path.parent / "snapshots" / f"{stem(path)}.json"
-    return path.parents[2] / "snapshots" / path.parent.name / f"{stem(path)}.json"
+    return snapshot_root(path.parents[1]) / path.parent.name / f"{stem(path)}.json"
+
+
+@functools.cache
+def snapshot_root(root: Path) -> Path:
+    """The folder of the snapshots of a tree of anchors: beside it in the repository, in it where a wheel has brought both."""
+    inside = root / "snapshots"
+    return inside if inside.is_dir() else root.parent / "snapshots"
+
+
+def is_installed(root: Path) -> bool:
+    """Whether a tree of anchors is the package that a wheel has brought, which is not written to."""
+    return root.name == PACKAGE

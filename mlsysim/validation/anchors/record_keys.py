@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # A user's own file of anchors; the plugin collects these.
 USER_SUFFIX = ".anchor.toml"
+# What a wheel calls the folder of the anchors.
+PACKAGE = "mlsysim_anchors"
 # The user_properties in which a test hands its findings to the controller (and to --junitxml).
 ROW = "mlsysim_anchor"
 MOVE = "mlsysim_moved"

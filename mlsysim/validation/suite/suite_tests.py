@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlsysim.validation.anchors import layouts, loading
-from mlsysim.validation.anchors.anchor import Anchor, snapshot_path
+from mlsysim.validation.anchors.anchor import Anchor, is_installed, snapshot_path, snapshot_root
 from mlsysim.validation.anchors.comparison import relative
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.anchors.record_keys import SEARCH, SOLVE, TARGET
@@ -111,6 +111,8 @@ def test_time_of_a_whole_search(timed_search: layouts.TimedSearch, request: pyte
 @pytest.mark.parametrize("page", ["anchors.md", "accuracy.md"])
 def test_page_is_current(anchor_root: Path, page: str, request: pytest.FixtureRequest) -> None:
     """The pages that a run has written say what a run would write today."""
+    if is_installed(anchor_root):
+        pytest.skip("the pages are not among what is installed")
     path = anchor_root.parent / "docs" / page
     asked = [*request.config.getoption("--anchor-report"), *request.config.getoption("--accuracy-report")]
     if path.resolve() in {Path(name).resolve() for name in asked}:
@@ -130,7 +132,7 @@ def test_no_orphan_snapshots(anchor_root: Path, request: pytest.FixtureRequest) 
     """Every file of snapshots belongs to a source; ``--snapshot-update`` removes the others."""
     pytest.importorskip("syrupy", reason="snapshots need syrupy: pip install mlsysim-anchors[test]")
     expected = {snapshot_path(path) for path in loading.anchor_files(anchor_root)}
-    orphans = [path for path in sorted((anchor_root.parent / "snapshots").rglob("*.json")) if path not in expected]
+    orphans = [path for path in sorted(snapshot_root(anchor_root).rglob("*.json")) if path not in expected]
     if request.config.getoption("update_snapshots", False):
         for path in orphans:
             path.unlink()
