@@ -18,7 +18,7 @@ def never_falls(seconds):
     return bool(np.all(np.diff(seconds) >= -ROUNDING * seconds[1:])) and bool(np.all(np.isfinite(seconds)))
 
 
-@tried_on(25, 2000, question=serving_questions())
+@tried_on(10, 2000, question=serving_questions())
 def test_no_sequence_or_token_more_makes_a_pass_faster(question):
     """A decode step and a prefill by the sequences, by their length; a step with the prompts that join it."""
     model, hardware, arguments = question

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.work import cached_tokens
+from mlsysim.models.parameters import moe_layers
+from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.serving.inference import InferenceWork, ServingMachine, decode_step_s, prefill_s, weights_read_B
 from mlsysim.physics.serving.schedule import Step
@@ -49,8 +51,16 @@ class BoundPasses:
 
     @classmethod
     def of(cls, setting: Deployment, work: InferenceWork) -> Self:
-        """The passes of a setting without a stack; stages of a pipeline all work at once, on their own part of the layers."""
-        device = setting.accelerator
+        """The passes of a setting without a stack; stages of a pipeline all work at once, on their own part of the layers.
+
+        Ranks that attend for themselves exchange nothing but the tokens of routed experts: one goes once to each rank that has
+        some of its own, and back.
+        """
+        device, model = setting.accelerator, setting.workload
+        if setting.attention_dp:
+            reached = float(distinct_targets(setting.tp, work.experts_per_token)) / setting.tp
+            expert_layers = moe_layers(model) / model.layers
+            work = replace(work, reductions=expert_layers * reached)
         rate = device.rate_flops_per_s(setting.rated) * (setting.efficiency or 1.0)
         tp, ranks = float(setting.tp), float(setting.tp * setting.pp)
         # Only the ranks of a stage reduce, each stage its own layers, all stages at once.
