@@ -53,6 +53,18 @@ class Paces:
         """Time to the first token of a request that finds nobody."""
         return float(self.passes.prefill_s(1.0, self.setting.prompt))
 
+    def in_time(self, first_s: float) -> float:
+        """Returns the share of the requests that find others in flight whose first token may come by ``first_s``, at most.
+
+        The step that runs when they come has any part of itself left, and only then may their prompt join one.
+
+        Args:
+            first_s: limit on the time to the first token.
+        """
+        step_s = float(self.step_s.min())
+        joined_s = max(self.front_s + step_s + float(self.joined_s.min()), self._passing_s)
+        return min(max((first_s - joined_s) / step_s, 0.0), 1.0)
+
     @property
     def _passing_s(self) -> float:
         """Least time to a first token: a prompt adds to steps what it keeps one stage busy, and itself passes all of them."""
