@@ -146,6 +146,7 @@ def imported_once():
         "anchors.snapshots",
         "kernels.checks",
         "report.export",
+        "report.summary",
         "suite.anchor_tests",
         "suite.case_items",
         "suite.kernel_tests",

@@ -193,6 +193,33 @@ def test_a_guard_that_finds_no_argument_out_of_the_ordinary_says_what_is_wrong(m
         ScalingModel().solve(compute_budget="1e23 flop")
 
 
+def test_a_decode_step_is_no_shorter_than_one_read_of_the_weights(monkeypatch):
+    """16 GB of weights take 4.8 ms of 3.35 TB/s; a kernel that claimed five times the bandwidth would be told."""
+    run = ServingModel().solve(LLAMA, H100, stack="vllm-2025", **LOAD)
+    assert run.itl.m_as("ms") > 15 / 3.35
+    monkeypatch.setattr("mlsysim.solvers.serving.serving.weights_read_B", lambda work, batch: 5 * work.resident_B)
+    with pytest.raises(UnsoundError, match=r"itl would be .* less than one read of 80\S* GB of weights"):
+        ServingModel().solve(LLAMA, H100, stack="vllm-2025", **LOAD)
+
+
+def test_memory_without_a_stack_is_said_to_be_the_textbooks():
+    """16 bytes a parameter of Mixtral's 46.7 G are 93 GB on each of 8: no plan fits, and on a stack that keeps 14 some do."""
+    model, asked = Models.Language.Mixtral_8x7B, {"batch_size": 2, "seq_len": 512, "space": "full"}
+    alone, on_stack = (
+        ParallelismOptimizer().solve(model, FLEET, **asked, **basis) for basis in ({}, {"stack": "megatron-core"})
+    )
+    assert not alone.feasible
+    assert alone.diagnostics == ("memory is the textbook's, 16 bytes a parameter and what a layer keeps: a stack has its own",)
+    assert on_stack.feasible
+
+
+def test_context_parallelism_without_a_stack_is_said_to_slow_no_kernel():
+    asked = {"batch_size": 8, "seq_len": 8192, "cp_size": 4}
+    for basis, said in (({"efficiency": 0.4}, True), ({"stack": "megatron-core"}, False)):
+        notes = DistributedModel().solve(LLAMA, FLEET, **asked, **basis).diagnostics
+        assert any("however finely cp_size = 4 cuts them" in note for note in notes) == said
+
+
 def test_a_host_that_is_much_faster_than_the_device_adds_little_and_never_less_than_nothing():
     assert added_in_norm(3.0, 4.0, 2.0) == pytest.approx(2.0)
     for host_s in (0.0, 1e-12, 1e-6, 1e-3):

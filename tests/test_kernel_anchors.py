@@ -137,9 +137,8 @@ def tree(pytester, few_plugins, imported_once):
 @installed
 def test_a_run_reports_what_it_selected(pytester, tree, strict):
     tree()
-    result = pytester.runpytest(
-        "anchors", "-k", "kernel_table and gemm-h100_sxm-bfloat16", "--junitxml=j.xml", "--anchor-report=r.json", *strict
-    )
+    only = ("-k", "kernel_table and gemm-h100_sxm-bfloat16", "--anchors-summary=full")
+    result = pytester.runpytest("anchors", *only, "--junitxml=j.xml", "--anchor-report=r.json", *strict)
     result.assert_outcomes(passed=2, deselected=len(kernels.parts(KERNELS)) + len(kernels.checks(KERNELS)) - 2)
     result.stdout.fnmatch_lines(
         [

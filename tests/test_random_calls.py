@@ -19,7 +19,7 @@ import mlsysim
 from mlsysim import Fleet, Hardware, Infra, Models, NetworkFabric, Node, Systems, TransformerWorkload
 from mlsysim.calibration.engines import engine_names
 from mlsysim.calibration.stacks import stack_names
-from mlsysim.core.errors import MLSysError
+from mlsysim.core.errors import MLSysError, UnsoundError
 from mlsysim.core.precision import BYTES_PER_ELEMENT
 from mlsysim.core.units import ureg
 
@@ -197,6 +197,8 @@ def check(number):
         text = str(result)
         json.loads(result.to_json())
         return "" if text.startswith(solver) else f"the card begins with {text[:40]}"
+    except UnsoundError as error:
+        return f"a result that cannot be, which no argument explains: {error}"
     except MLSysError as error:
         message = str(error)
         shown = INTERNALS.search(message) or len(message) > 2000 or error.__cause__ is not None

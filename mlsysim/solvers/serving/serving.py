@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self, Unpack
 
 from mlsysim.core.checks import boolean, strict_keywords
-from mlsysim.core.errors import InconsistentError
+from mlsysim.core.errors import InconsistentError, UnsoundError
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
@@ -17,10 +17,13 @@ from mlsysim.lowering.prefix_cache import computed
 from mlsysim.lowering.serving_kernels import coefficients_used, peak_flops_per_s
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.numeric import Num, floor
+from mlsysim.physics.serving.inference import weights_read_B
 from mlsysim.physics.serving.schedule import Passes, Served, continuous_batch, most_throughput, static_batch, streamed
 from mlsysim.solvers.result import Result, run_facts
 from mlsysim.solvers.serving.replica import ServingReplica
 from mlsysim.systems.types import Fleet, Node
+
+_ROUNDING = 1 - 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +197,7 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
     batch = float(floor(served.batch))
     reason = held.reason(deployment, batch)
     step_s = float(served.step.total_s) if workload.causal else float(served.ttft_s)
+    _check_reads(replica, batch, step_s)
     tokens_per_s = float(served.tokens_per_s) if deployment.output else batch / step_s
     request_s, ttft_s = float(served.request_s), float(served.ttft_s)
     gap_s = float(served.tpot_s) if workload.causal else step_s
@@ -232,6 +236,14 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
         max_batch=replica.most,
         batch=int(batch),
     )
+
+
+def _check_reads(replica: ServingReplica, batch: float, step_s: float) -> None:
+    """Refuse a step that is shorter than one read of the weights that it needs, but for what the last-level cache holds."""
+    device = replica.deployment.accelerator
+    read_B = weights_read_B(replica.work, batch) / replica.accelerators - device.cache_B
+    if step_s < _ROUNDING * read_B / device.memory_bandwidth_Bps:
+        raise UnsoundError(f"itl would be {1e3 * step_s:.4g} ms, less than one read of {read_B / 1e9:.4g} GB of weights")
 
 
 def with_prefills_of_others(run: ServingResult) -> tuple[dict[str, Quantity], str]:

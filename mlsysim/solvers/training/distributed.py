@@ -158,7 +158,7 @@ def distributed_result(
         reason=reason,
         binding="memory capacity" if reason else max(parts, key=lambda name: parts[name]).replace("_", " "),
         breakdown=with_units(parts, "second"),
-        diagnostics=_diagnostics(setting, plan),
+        diagnostics=(*_diagnostics(setting, plan), *(textbook_memory(setting) if reason else ())),
         coefficients=coefficients_used(setting),
         facts=run_facts(setting.workload, fleet.node.accelerator, setting.stack, fleet.accelerators),
         step_latency_total=with_unit(seconds, "second"),
@@ -173,6 +173,15 @@ def distributed_result(
         memory=with_units(sizes, "byte"),
         plan=plan_summary(plan),
     )
+
+
+def textbook_memory(setting: TrainingSetting) -> tuple[str, ...]:
+    """What a reader should know of memory that no stack was asked of: a plan that does not fit may fit on one."""
+    if setting.stack is not None:
+        return ()
+    formats = setting.formats
+    bytes_each = formats.weight_B + formats.gradient_B + formats.optimizer_B
+    return (f"memory is the textbook's, {bytes_each:g} bytes a parameter and what a layer keeps: a stack has its own",)
 
 
 def _diagnostics(setting: TrainingSetting, plan: Plan) -> tuple[str, ...]:
@@ -190,6 +199,10 @@ def _diagnostics(setting: TrainingSetting, plan: Plan) -> tuple[str, ...]:
         notes.append(f"activation memory is not counted: {model.name} does not say how many it keeps")
     if plan.tp > setting.fleet.node.accelerators_per_node:
         notes.append(f"tensor parallelism of {int(plan.tp)} crosses nodes of {setting.fleet.node.accelerators_per_node}")
+    if setting.stack is None and plan.cp > 1:
+        notes.append(
+            f"without a stack kernels are as fast however finely cp_size = {int(plan.cp)} cuts them: it costs its ring alone"
+        )
     layers = getattr(model, "layers", 1)
     if layers % (plan.pp * plan.virtual_stages):
         notes.append(f"{layers} layers do not divide over {int(plan.pp)} stages: the fullest has {-(-layers // int(plan.pp))}")

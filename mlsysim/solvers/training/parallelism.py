@@ -18,7 +18,7 @@ from mlsysim.models.types import Workload
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.plan import ONE_F_ONE_B, SCHEDULES
 from mlsysim.solvers.result import Result
-from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult
+from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult, textbook_memory
 from mlsysim.solvers.training.objective import check_objective
 from mlsysim.solvers.training.plan_space import Choices, size, splits
 from mlsysim.solvers.training.search import Found, Question, exhausted
@@ -321,7 +321,7 @@ def _result(question: Question, asked: dict[str, Any], found: Found, complete: b
         reason=reason,
         binding="memory capacity" if best is None else best.binding,
         breakdown={} if best is None else dict(best.breakdown),
-        diagnostics=notes if best is None else (*notes, *best.diagnostics),
+        diagnostics=(*notes, *textbook_memory(setting)) if best is None else (*notes, *best.diagnostics),
         coefficients=() if best is None else best.coefficients,
         best_config={} if best is None else dict(best.plan),
         best=best,

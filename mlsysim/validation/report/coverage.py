@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,21 +44,27 @@ def of_known(family_of: Mapping[str, str]) -> list[Coverage]:
     Args:
         family_of: the family of each source that is judged.
     """
-    judged: list[tuple[str, bool, float]] = []
-    for fold in range(FOLDS):
-        rest = [run for run in measured_runs() if _fold(run) != fold]
-        kinds = {(run.solver, run.quantity) for run in measured_runs()}
-        pools = {kind: Pool(run for run in rest if (run.solver, run.quantity) == kind) for kind in kinds}
-        for run in measured_runs():
-            if _fold(run) != fold or run.source not in family_of:
-                continue
-            found = pools[run.solver, run.quantity].closest(run.facts)
-            if found is not None:
-                judged.append((family_of[run.source], abs(run.error) <= found.log_width, found.log_width))
+    if family_of.keys().isdisjoint(run.source for run in measured_runs()):
+        return []  # a user's own sources
+    judged = [(family_of[source], held, width) for source, held, width in _judged() if source in family_of]
     if not judged:
         return []
     families = sorted({family for family, _, _ in judged})
     return [_coverage("all", judged), *(_coverage(name, [one for one in judged if one[0] == name]) for name in families)]
+
+
+@functools.cache
+def _judged() -> tuple[tuple[str, bool, float], ...]:
+    """The source of each measured run, whether it lies in the interval from the other folds, and that interval's width."""
+    judged = []
+    kinds = {(run.solver, run.quantity) for run in measured_runs()}
+    for fold in range(FOLDS):
+        rest = [run for run in measured_runs() if _fold(run) != fold]
+        pools = {kind: Pool(run for run in rest if (run.solver, run.quantity) == kind) for kind in kinds}
+        for run in measured_runs():
+            if _fold(run) == fold and (found := pools[run.solver, run.quantity].closest(run.facts)) is not None:
+                judged.append((run.source, abs(run.error) <= found.log_width, found.log_width))
+    return tuple(judged)
 
 
 def of_unknown() -> list[Coverage]:
