@@ -7,10 +7,12 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from mlsysim.calibration.engines import engine_device, engine_names
+from mlsysim.calibration.stacks import stack_names
 from mlsysim.core.errors import MLSysError, UnknownNameError
 from mlsysim.hardware.registry import Hardware
 from mlsysim.models.registry import Models
 from mlsysim.systems.fleets import usual_nodes
+from mlsysim.systems.types import Fleet, Node
 
 ROUNDING = 1e-9
 # Each run draws the same examples; a failing one is made smaller, but not explained (which takes minutes).
@@ -58,6 +60,7 @@ def _has_kernels(accelerator):
 
 
 MODELS = sorted(Models.Language, key=lambda model: model.name)
+ACCELERATORS = sorted(Hardware, key=lambda one: one.name)
 SERVED_ON = sorted((accelerator for accelerator in Hardware if _has_kernels(accelerator)), key=lambda one: one.name)
 
 
@@ -80,3 +83,58 @@ def serving_questions(draw, stacks=None):
     model = draw(st.sampled_from(MODELS))
     hardware = answer(usual_nodes, accelerator, tp * pp) if tp * pp > 1 else accelerator
     return model, hardware, arguments
+
+
+def faster(hardware, part, factor):
+    """The same accelerator, node or fleet with one of its rates ``factor`` times as high: ``PARTS``."""
+    if isinstance(hardware, Fleet):
+        if part == "network":
+            fabric = hardware.fabric
+            return hardware.model_copy(update={"fabric": fabric.model_copy(update={"bandwidth": fabric.bandwidth * factor})})
+        return hardware.model_copy(update={"node": faster(hardware.node, part, factor)})
+    if isinstance(hardware, Node):
+        if part == "link":
+            return hardware.model_copy(update={"intra_node_bw": hardware.intra_node_bw * factor})
+        return hardware.model_copy(update={"accelerator": faster(hardware.accelerator, part, factor)})
+    compute, memory = hardware.compute, hardware.memory
+    if part == "peak":
+        rates = {"peak_flops": compute.peak_flops * factor}
+        rates["precision_flops"] = {name: rate * factor for name, rate in compute.precision_flops.items()}
+        if compute.fp16_sum_flops is not None:
+            rates["fp16_sum_flops"] = compute.fp16_sum_flops * factor
+        return hardware.model_copy(update={"compute": compute.model_copy(update=rates)})
+    changed = {"memory": "bandwidth", "capacity": "capacity", "cache": "l2_capacity"}.get(part)
+    if changed is None or getattr(memory, changed) is None:
+        return hardware
+    memory = memory.model_copy(update={changed: getattr(memory, changed) * factor})
+    return hardware.model_copy(update={"memory": memory})
+
+
+PARTS = ("peak", "memory", "cache", "capacity", "link", "network")
+
+
+@st.composite
+def training_questions(draw, stacks=None):
+    """A model, a fleet of the accelerator's usual nodes, and the arguments of ``DistributedModel``, legal or not."""
+    model = draw(st.sampled_from(MODELS))
+    tp, pp = draw(st.sampled_from([1, 1, 2, 4, 8])), draw(st.sampled_from([1, 1, 2, 4]))
+    cp, dp = draw(st.sampled_from([1, 1, 1, 2, 4])), draw(st.sampled_from([1, 2, 4, 8]))
+    passes, sequences = draw(st.sampled_from([1, 4, 8])), draw(st.sampled_from([1, 1, 2]))
+    stack = draw(st.sampled_from([None, *stack_names()] if stacks is None else stacks))
+    arguments = {
+        "stack": stack,
+        "batch_size": dp * passes * sequences,
+        "microbatch_count": passes,
+        "seq_len": draw(st.sampled_from([128, 2048, 32768])),
+        "precision": draw(st.sampled_from(["bf16", "bf16", "fp16", "fp8"])),
+        "tp_size": tp,
+        "pp_size": pp,
+        "cp_size": cp,
+        "ep_size": draw(st.sampled_from([1, 2, 4])) if model.moe else 1,
+        "zero_stage": draw(st.sampled_from([0, 1, 2, 3])),
+        "recompute": draw(st.sampled_from(["none", "selective", "full"])),
+        "sequence_parallel": draw(st.sampled_from([None, True, False])),
+        "lora_rank": draw(st.sampled_from([None, None, None, 16])),
+        "efficiency": draw(st.sampled_from([None, 0.4])) if stack is None else None,
+    }
+    return model, draw(st.sampled_from(ACCELERATORS)), tp * pp * cp * dp, arguments

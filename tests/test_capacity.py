@@ -94,9 +94,9 @@ def test_cached_prefixes_are_not_computed(stack):
     assert ms(runs[2].tpot) - ms(runs[2].itl) > ms(half.tpot) - ms(half.itl)
 
 
-def test_at_the_speed_of_light_cached_and_new_arithmetic_make_the_whole():
+def test_where_arithmetic_is_all_cached_and_new_make_the_whole():
     """FLOPs of the new tokens of half a cached prompt, and of a prompt as long as the cached half, are those of all of it."""
-    asked = {"seq_len": 8192, "concurrency": 16}
+    asked = {"seq_len": 8192, "concurrency": 16, "efficiency": 0.01}
     whole, rest, first = (flying(**given) for given in (asked, {**asked, "prefix_hit": 0.5}, {**asked, "seq_len": 4096}))
     joined = [ms(run.breakdown["prefills of others"]) for run in (whole, rest, first)]
     assert joined[1] + joined[2] == pytest.approx(joined[0], rel=1e-3)
@@ -237,15 +237,10 @@ def test_every_ranked_deployment_keeps_the_limits_by_the_tail_model(stack, share
 
 def test_the_batch_is_the_largest_at_which_all_requests_keep_the_limit_between_tokens():
     found = capacity(LLAMA, [HGX], stack="vllm-2025", max_itl="15 ms", disaggregated=False, tp_sizes=[1], pp_sizes=[1])
-    batch = found.best_config["batch"]
-    for places, within in ((batch, True), (batch + 1, False)):
-        full = single(places)
-        assert (ms(full.tpot) <= 15) == within
-
-
-def single(batch):
-    run = {"stack": "vllm-2025", "schedule": "continuous", "batch_size": batch, **ASKED}
-    return ServingModel().solve(LLAMA, HGX, **run)
+    batch, run = found.best_config["batch"], {"stack": "vllm-2025", "schedule": "continuous", **ASKED}
+    full_s = paces(Deployment.of(LLAMA, HGX, **run), None).token_s
+    assert full_s[batch - 1] <= 0.015 < full_s[batch]
+    assert ms(ServingModel().solve(LLAMA, HGX, batch_size=batch, **run).tpot) <= 15
 
 
 def test_a_planned_load_does_not_wait_behind_a_full_replica():
@@ -375,7 +370,25 @@ def test_a_fleet_has_an_end():
     assert not found.feasible
     assert found.binding == "fleet size"
     assert "accelerators of 8" in found.reason
+    enough = found.reason.split("enough for ")[1].split(",")[0]
+    asked = {"stack": "vllm-2025", "precisions": ["fp16"]}
+    for share, feasible in ((0.99, True), (1.01, False)):
+        assert capacity(LLAMA, [one], **asked, request_rate=f"{share * float(enough)} count/s").feasible == feasible
     assert capacity(LLAMA, [one]).accelerators <= 8
+
+
+def test_limits_that_only_a_request_alone_keeps_are_said():
+    """A card for each of the requests that come in hours is no answer."""
+    alone = single_prefill()
+    found = capacity(LLAMA, [HGX], stack="vllm-2025", tp_sizes=[1], pp_sizes=[1], disaggregated=False, max_ttft=1.01 * alone)
+    assert not found.feasible
+    assert found.binding == "TTFT limit"
+    assert found.reason.startswith("only requests that meet no others keep the limits")
+    assert ms(found.ttft) == pytest.approx(ms(alone))
+
+
+def single_prefill():
+    return ServingModel().solve(LLAMA, HGX, stack="vllm-2025", **ASKED).ttft
 
 
 def test_a_model_that_fits_no_plan_is_said_with_bytes():

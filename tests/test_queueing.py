@@ -16,7 +16,7 @@ from mlsysim.lowering.arrivals import paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.physics.queues import prompt_queue, queueing
 from mlsysim.physics.queues.constant_service import ConstantService
-from mlsysim.physics.queues.open_loop import in_flight, last_kept
+from mlsysim.physics.queues.open_loop import by_places, in_flight, last_kept
 from mlsysim.physics.queues.prompt_queue import CELLS, turns
 
 loads = st.floats(0.01, 0.999)
@@ -288,7 +288,8 @@ def simulated(pace, rate, count):
         if not decoding:
             return (pace.alone_s - pace.front_s) * tokens / prompt
         step = pace.passes.decode(float(decoding), pace.setting.context)
-        joined = tokens and pace.passes.joining_s(step, float(decoding), prompt, float(tokens)) * tokens / prompt
+        beside = max(tokens - min(prompt, budget), 0.0)
+        joined = tokens and pace.passes.joining_s(step, float(decoding), prompt, beside) * tokens / prompt
         return float(step.total_s + joined)
 
     arrivals = np.cumsum(np.random.default_rng(3).exponential(1 / rate, count)).tolist()
@@ -316,7 +317,7 @@ def simulated(pace, rate, count):
 @pytest.mark.parametrize(
     ("asked", "places", "share"),
     [
-        ({"seq_len": 512, "output_len": 64}, 16, 0.4),
+        ({"seq_len": 512, "output_len": 64}, 16, 0.5),
         ({"seq_len": 1024, "output_len": 256, "stack": "vllm-2025"}, None, 0.4),
         ({"seq_len": 1024, "output_len": 256, "stack": "vllm-2025"}, None, 0.8),
         ({"seq_len": 2048, "output_len": 256, "precision": "fp8", "stack": "tensorrt-llm-1.2"}, 64, 0.6),
@@ -373,3 +374,28 @@ def test_bad_deployments_are_named(asked, argument):
     with pytest.raises(InputError) as caught:
         serve(1, **asked)
     assert caught.value.argument == argument
+
+
+def test_every_number_of_places_at_once_is_the_chain_of_each():
+    completions_per_s = np.array([0.9, 1.7, 2.4, 2.3, 3.0])
+    slow = np.array([False, False, True, False, True])
+    for arrival_per_s in (1e-6, 0.5, 0.89, 1e300):
+        taken, late = by_places(arrival_per_s, completions_per_s, slow)
+        for places in range(1, 6):
+            if arrival_per_s < completions_per_s[places - 1]:
+                free, waits = in_flight(arrival_per_s, completions_per_s[:places])
+                assert taken[places - 1] == pytest.approx(waits)
+                assert late[places - 1] == pytest.approx(free @ slow[:places] + waits * slow[places - 1])
+            else:
+                assert taken[places - 1] == pytest.approx(1)
+
+
+def test_a_prompt_passes_all_stages_of_a_pipeline():
+    """What it adds to steps keeps one stage busy; its own first token comes no sooner than without others."""
+    load = {"input_len": 4000, "output_len": 1000, "stack": "vllm-2025", "pp_size": 4, "batch_size": 128}
+    runs = [
+        TailLatencyModel().solve(Models.Language.Llama3_8B, Hardware.Cloud.L40S, **load, request_rate=f"{rate} count/s")
+        for rate in (1e-3, 0.3, 1.0)
+    ]
+    firsts = [run.ttft_p50.m_as("s") for run in runs]
+    assert firsts == sorted(firsts)

@@ -73,18 +73,23 @@ def _stated_coefficients(device: str) -> CollectiveCoefficients:
     """Give a sibling's steps, and its share of the link, on this device's link; NCCL's belief scales with the link too."""
     sibling, facts = siblings.sibling(device, "collectives"), siblings.stated_facts(device, "collectives")
     base = collective_coefficients(sibling)
-    speedup = siblings.link_Bps(device, facts.get("link", "peers")) / _link_behind_Bps(sibling)
-    stated_values = {name: float(facts[name]) for name in DEVICE_NAMES if name in facts}
-    rates = {"bandwidth_Bps": base.bandwidth_Bps * speedup, "pair_bandwidth_Bps": base.pair_bandwidth_Bps * speedup}
+    if "interconnect" in facts:
+        base = replace(base, tuner=tuner(facts["interconnect"]))
+    on_own_link = base.on_link(siblings.link_Bps(device, facts.get("link", "peers")) / link_behind_Bps(sibling))
+    changed: dict[str, Any] = {name: float(facts[name]) for name in DEVICE_NAMES if name in facts}
     if "bandwidth_share" in facts:
-        rates = dict.fromkeys(rates, facts["bandwidth_share"] * siblings.link_Bps(device, "peers"))
-    belief = tuner(facts["interconnect"]) if "interconnect" in facts else base.tuner
-    links = {name: getattr(belief, name) * speedup for name in ("ll_Bps", "ll128_Bps", "link_Bps")}
-    changed: dict[str, Any] = rates | stated_values
-    return replace(base, **changed, tuner=replace(belief, **links))
+        bandwidth_Bps = facts["bandwidth_share"] * siblings.link_Bps(device, "peers")
+        changed = {"bandwidth_Bps": bandwidth_Bps, "pair_bandwidth_Bps": bandwidth_Bps, **changed}
+    return replace(on_own_link, **changed)
 
 
-def _link_behind_Bps(device: str) -> float:
+def link_behind_Bps(device: str) -> float:
+    """Bandwidth of the link, one direction, that a device's coefficients stand for, in bytes per second.
+
+    Example:
+        >>> link_behind_Bps("h100_sxm") / 1e9
+        450.0
+    """
     facts = siblings.stated_facts(device, "collectives") if siblings.is_stated(device) else {}
     return siblings.link_Bps(device, facts.get("link", "peers"))
 

@@ -98,7 +98,9 @@ class Figures:
         formats = Formats(deployment.arithmetic, deployment.weights, deployment.cache)
         passes = replace(
             self.passes,
-            kernels=serving_kernels(deployment.accelerator, formats, network_Bps(deployment), device, deployment.stack.has),
+            kernels=serving_kernels(
+                *(deployment.accelerator, formats, network_Bps(deployment), device, deployment.stack.has, deployment.link_Bps)
+            ),
             engine=EngineCoefficients(**{part: own[part] for part in COEFFICIENTS if part in own}),
         )
         served, output = scheduled(deployment, passes, self.load), np.asarray(self.load.output)

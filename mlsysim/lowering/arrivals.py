@@ -19,7 +19,7 @@ from mlsysim.physics.queues.open_loop import OpenLoop, in_flight, last_kept, not
 from mlsysim.physics.queues.prompt_queue import CELLS, Turns, prompts_a_step, turns
 from mlsysim.physics.queues.queueing import delay_scale_s
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
-from mlsysim.physics.serving.schedule import Passes
+from mlsysim.physics.serving.schedule import Passes, prompts_together
 
 _LEVELS = 8  # numbers in flight at which the queue of prompts is solved
 _PARTS = 4096  # of the capacity: loads that are told apart
@@ -32,8 +32,7 @@ class Paces:
     """A replica's speed by the number of requests in flight, 1 to ``places``; ``reason`` says, with the bytes, why none fits.
 
     Every request takes ``output`` steps of the batch, in which the prompts of all others join once: n requests are completed in
-    output step(n) + n prompt. ``front_s`` is what keeps only the request itself waiting before its first token; ``step_tokens``
-    are those of prompts, cached ones included, that a step takes.
+    output step(n) + n prompt. ``step_tokens`` are those of prompts, cached ones included, that a step takes.
     """
 
     setting: Deployment
@@ -41,14 +40,30 @@ class Paces:
     places: int
     beams: int
     reason: str
-    front_s: float
     step_tokens: float
     solved: dict[int, tuple[Floats, Floats, Floats]] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def front_s(self) -> float:
+        """What keeps only the request itself waiting before its first token."""
+        return float(self.passes.front_s)
 
     @functools.cached_property
     def alone_s(self) -> float:
         """Time to the first token of a request that finds nobody."""
         return float(self.passes.prefill_s(1.0, self.setting.prompt))
+
+    def in_time(self, first_s: float) -> float:
+        """Returns the share of the requests that find others in flight whose first token may come by ``first_s``, at most.
+
+        The step that runs when they come has any part of itself left, and only then may their prompt join one.
+
+        Args:
+            first_s: limit on the time to the first token.
+        """
+        step_s = float(self.step_s.min())
+        joined_s = max(self.front_s + step_s + float(self.joined_s.min()), self._passing_s)
+        return min(max((first_s - joined_s) / step_s, 0.0), 1.0)
 
     @property
     def _passing_s(self) -> float:
@@ -108,7 +123,8 @@ class Paces:
         """A decode step of each number of requests, and what a prompt adds to it."""
         prompt, sequences = self.setting.prompt, self.beams * batch
         step = self.passes.decode(sequences, _context(self.setting, self.beams))
-        joined_s = self.passes.joining_s(step, sequences, prompt, batch * prompt / self.setting.output)
+        beside = prompt * (prompts_together(batch, self.setting.output) - 1)
+        joined_s = self.passes.joining_s(step, sequences, prompt, beside)
         step_s, joined_s = (np.broadcast_to(np.asarray(part, float), batch.shape) for part in (step.total_s, joined_s))
         return step_s, joined_s
 
@@ -186,8 +202,8 @@ class Paces:
         prompt, levels = self.setting.prompt, self._levels
         batch, base_s, prompts = levels[:, None].astype(float), self.step_s[levels - 1], np.arange(most + 1.0)
         step = self.passes.decode(self.beams * batch, _context(self.setting, self.beams))
-        each_step = np.maximum(prompts, 1.0) * min(prompt, self.step_tokens)
-        added_s = prompts * np.asarray(self.passes.joining_s(step, self.beams * batch, prompt, each_step), float)
+        beside = np.maximum(prompts - 1, 0.0) * min(prompt, self.step_tokens)
+        added_s = prompts * np.asarray(self.passes.joining_s(step, self.beams * batch, prompt, beside), float)
         steps = np.maximum(prompts * prompt / np.maximum(self.step_tokens - batch, 1.0), 1.0)
         begun = np.where(prompts > 1, steps, np.ceil(steps))
         shared_s = ((begun - steps) * added_s / steps)[:, 1]
@@ -293,7 +309,6 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
         places=int(max(1.0, min(fit, float(most or fit)))),
         beams=beams,
         reason=held.reason(setting, float(beams)) if fit < 1 else "",
-        front_s=0.0 if stack is None else float(stack.coefficients.request_s),
         step_tokens=stack.step_tokens / new if stack is not None and stack.step_tokens else inf,
     )
 

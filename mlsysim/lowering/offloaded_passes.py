@@ -52,6 +52,11 @@ class OffloadedPasses:
     weights_B: float
     hit: float
 
+    @property
+    def front_s(self) -> Num:
+        """Seconds of a request before its prompt is computed."""
+        return self.whole.front_s
+
     def decode(self, batch: Num, context: Num) -> OffloadedStep:
         """One token of ``batch`` sequences; the stages of a pipeline fetch their weights for each part of the batch."""
         step = self.whole.decode(batch, context)
@@ -70,11 +75,11 @@ class OffloadedPasses:
         leaving_s = self._cache_s(batch, prompt * (1 - self.hit))
         return computed_s + beyond_s(computed_s, maximum(arriving_s, leaving_s))
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
         """Seconds that one prompt adds to steps that it joins."""
         waits = cast("OffloadedStep", step)
-        joined_s = self.whole.joining_s(waits.alone, batch, prompt, tokens_a_step)
-        return joining_beyond_s(joined_s, waits.waiting_s, tokens_a_step / prompt)
+        joined_s = self.whole.joining_s(waits.alone, batch, prompt, beside)
+        return joining_beyond_s(joined_s, waits.waiting_s, 1 + beside / prompt)
 
     def _weights_s(self, tokens: Num, passes: Num) -> Num:
         """Seconds to fetch weights, of routed experts those that ``tokens`` touch; each chunk of a long pass fetches anew."""

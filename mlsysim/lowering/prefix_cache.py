@@ -27,6 +27,11 @@ class PrefixedDeployment:
     whole: EnginePasses | TorusDeployment
     hit: Num
 
+    @property
+    def front_s(self) -> Num:
+        """Seconds of a request before its prompt is computed."""
+        return self.whole.front_s
+
     def decode(self, batch: Num, context: Num) -> Step:
         """Time one token of each of ``batch`` sequences, which attends to cached tokens as to all others."""
         return self.whole.decode(batch, context)
@@ -35,10 +40,10 @@ class PrefixedDeployment:
         """The new tokens of ``batch`` prompts."""
         return self.whole.prefill_s(batch, prompt * (1 - self.hit)) + self._across_s(batch, prompt)
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
         """Seconds that the new tokens of one prompt add to the steps that they join."""
         new = 1 - self.hit
-        joined_s = self.whole.joining_s(step, batch, prompt * new, tokens_a_step * new)
+        joined_s = self.whole.joining_s(step, batch, prompt * new, beside * new)
         return joined_s + self.whole.engine.interleave * self._across_s(1.0, prompt)
 
     def _across_s(self, batch: Num, prompt: Num) -> Num:
@@ -57,19 +62,28 @@ class PrefixedBound:
     new: float
     keys: float
 
+    @property
+    def front_s(self) -> Num:
+        """Nothing."""
+        return self.whole.front_s
+
     def decode(self, batch: Num, context: Num) -> Step:
         """Time one token of each of ``batch`` sequences, which attends to cached tokens as to all others."""
         return self.whole.decode(batch, context)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The new tokens of ``batch`` prompts."""
-        cached = cached_tokens(self.whole.setting.workload, self.whole.setting.prompt - self.new)
-        return prefill_s(self.whole.work, batch, self.new, self.keys, self.whole.machine, cached)
+        return prefill_s(self.whole.work, batch, self.new, self.keys, self.whole.machine, self._cached)
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """Their arithmetic."""
-        work, machine = self.whole.work, self.whole.machine
-        return self.new * (work.matmul_flops + work.attention_flops_per_key * self.keys) / machine.tp / machine.rate_flops_per_s
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
+        """Seconds that the new tokens of one prompt add to the decode ``step`` of ``batch`` sequences."""
+        prompts = 1 + beside / prompt
+        return self.whole.prompts_beside_s(step, batch, prompts, self.new, self.keys, self._cached) / prompts
+
+    @property
+    def _cached(self) -> float:
+        """Tokens of a prompt whose keys and values are read from the cache."""
+        return cached_tokens(self.whole.setting.workload, self.whole.setting.prompt - self.new)
 
 
 def prefixed(passes: Passes, deployment: Deployment) -> Passes:

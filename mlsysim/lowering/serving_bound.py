@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Self, cast
 
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.work import cached_tokens
-from mlsysim.physics.numeric import Num
-from mlsysim.physics.serving.inference import InferenceWork, ServingMachine, decode_step_s, prefill_s, weights_read_B
+from mlsysim.models.parameters import moe_layers
+from mlsysim.physics.kernels.alpha_beta import distinct_targets
+from mlsysim.physics.numeric import Num, maximum
+from mlsysim.physics.serving.inference import (
+    InferenceWork,
+    ServingMachine,
+    decode_step_s,
+    prefill_s,
+    reductions_s,
+    weights_read_B,
+)
 from mlsysim.physics.serving.schedule import Step
 
 
@@ -49,14 +58,27 @@ class BoundPasses:
 
     @classmethod
     def of(cls, setting: Deployment, work: InferenceWork) -> Self:
-        """The passes of a setting without a stack; stages of a pipeline all work at once, on their own part of the layers."""
-        device = setting.accelerator
+        """The passes of a setting without a stack; stages of a pipeline all work at once, on their own part of the layers.
+
+        Ranks that attend for themselves exchange nothing but the tokens of routed experts: one goes once to each rank that has
+        some of its own, and back.
+        """
+        device, model = setting.accelerator, setting.workload
+        if setting.attention_dp:
+            reached = float(distinct_targets(setting.tp, work.experts_per_token)) / setting.tp
+            expert_layers = moe_layers(model) / model.layers
+            work = replace(work, reductions=expert_layers * reached)
         rate = device.rate_flops_per_s(setting.rated) * (setting.efficiency or 1.0)
         tp, ranks = float(setting.tp), float(setting.tp * setting.pp)
         # Only the ranks of a stage reduce, each stage its own layers, all stages at once.
         link_Bps = setting.link_Bps * setting.pp * (1 - 1 / ranks) / (1 - 1 / tp) if tp > 1 else float("inf")
         machine = ServingMachine(ranks, setting.kv_shards, rate, device.memory_bandwidth_Bps, link_Bps)
         return cls(work, machine, setting)
+
+    @property
+    def front_s(self) -> Num:
+        """Nothing."""
+        return 0.0
 
     def decode(self, batch: Num, context: Num) -> BoundStep:
         """Time one token of each of ``batch`` sequences."""
@@ -74,8 +96,20 @@ class BoundPasses:
         """The prompts of ``batch`` sequences."""
         return prefill_s(self.work, batch, prompt, self.setting.keys, self.machine)
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """Seconds that one prompt adds to the steps that it joins: those of its arithmetic."""
-        work, machine = self.work, self.machine
-        flops = prompt * (work.matmul_flops + work.attention_flops_per_key * self.setting.keys)
-        return flops / machine.tp / machine.rate_flops_per_s
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
+        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences."""
+        prompts = 1 + beside / prompt
+        return self.prompts_beside_s(step, batch, prompts, prompt, self.setting.keys) / prompts
+
+    def prompts_beside_s(self, step: Step, batch: Num, prompts: Num, new: Num, keys: Num, cached: Num = 0.0) -> Num:
+        """Seconds that ``prompts`` prompts of ``new`` tokens add to the decode ``step`` of ``batch`` sequences.
+
+        Both read the weights once, and the arithmetic of the prompts fills what memory leaves idle.
+        """
+        work, machine, alone, tokens = self.work, self.machine, cast("BoundStep", step), prompts * new
+        flops = tokens * (work.matmul_flops + work.attention_flops_per_key * keys) + prompts * work.head_flops
+        arithmetic_s = alone.arithmetic_s + flops / machine.tp / machine.rate_flops_per_s
+        weights_s = weights_read_B(work, batch + tokens) / machine.tp / machine.memory_Bps
+        moved_s = work.kv_B * (tokens + prompts * cached) / machine.kv_shards / machine.memory_Bps
+        alone_s = maximum(alone.weights_s + alone.cache_s, alone.arithmetic_s)
+        return maximum(weights_s + alone.cache_s + moved_s, arithmetic_s) - alone_s + reductions_s(work, tokens, machine)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from mlsysim.calibration import attention, collectives, gemm
 from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
-from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients
+from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients, link_behind_Bps
 from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
 from mlsysim.calibration.shared import shared_coefficients
@@ -17,6 +18,7 @@ from mlsysim.calibration.shared_kernels import shared_gemm, shared_names, shared
 from mlsysim.core.errors import InconsistentError, InputError, MLSysError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.precision import bytes_per_element
+from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.models import parameters as counting
@@ -28,6 +30,7 @@ from mlsysim.physics.serving.products import WORD_B
 from mlsysim.physics.serving.schedule import EnginePasses
 from mlsysim.physics.serving.torus import TorusDeployment
 from mlsysim.physics.serving.torus_partition import Torus, padded_heads, torus_axes
+from mlsysim.systems.fleets import usual_node
 
 # The measured products that a number format of the weights runs at; all others are weight-only: 16-bit products that read
 # fewer bytes.
@@ -104,10 +107,12 @@ def serving_kernels(
     nic_Bps: float = _LINE_RATE_Bps,
     device: EngineDevice | None = None,
     has: EngineKernels | None = None,
+    link_Bps: float = math.inf,
 ) -> ServingKernels:
     """The fitted kernels of ``accelerator`` at ``formats``, at its own datasheet's rates.
 
-    ``has``: of an engine that brings some of its own. A fit brings a ``device`` of its own.
+    ``has``: of an engine that brings some of its own. A fit brings a ``device`` of its own. ``link_Bps``: of an accelerator
+    within its node, one direction; infinite where none is used.
 
     Raises:
         UnknownNameError: no kernels stand for it.
@@ -133,6 +138,8 @@ def serving_kernels(
     flash, array = prefill_kernel(device.attention), stated.fact(device.attention, "array", 1.0)
     links = collective_coefficients(device.collectives)
     links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
+    if link_Bps < math.inf:
+        links = links.on_link(link_Bps / _link_behind_Bps(accelerator.name, device.collectives, bool(device.link)))
     links = replace(
         links,
         bandwidth_Bps=links.bandwidth_Bps * device.link_share,
@@ -162,11 +169,17 @@ def serving_kernels(
         multiprocessors=float(units),
         cache_B=accelerator.cache_B,
         own_peak_flops_per_s=accelerator.rate_flops_per_s("int8" if multiplied else "fp16"),
-        own_compute_share=1.0 if multiplied else device.own_compute_share,
+        own_compute_share=1.0 if multiplied else min(device.own_compute_share, 1.0),
         own_memory_share=own_memory_share,
         streaming=float(shared_coefficients().streaming),
         shared=shared_serving(),
     )
+
+
+@functools.cache
+def _link_behind_Bps(accelerator: str, collectives: str, own_link: bool) -> float:
+    """The link that a device's coefficients of collectives stand for: where they are its own, that of its usual node."""
+    return usual_node(Hardware.get(accelerator)).intra_bandwidth_Bps if own_link else link_behind_Bps(collectives)
 
 
 def _lent_kernel(device: EngineDevice) -> GemmKernel:
@@ -261,9 +274,11 @@ def network_Bps(setting: Deployment) -> float:
 
 
 @identity_cache()
-def _kept_kernels(accelerator: HardwareNode, formats: Formats, nic_Bps: float, has: EngineKernels) -> ServingKernels:
+def _kept_kernels(
+    accelerator: HardwareNode, formats: Formats, nic_Bps: float, has: EngineKernels, link_Bps: float
+) -> ServingKernels:
     """Looking kernels up takes longer than a step: questions on one accelerator share them."""
-    return serving_kernels(accelerator, formats, nic_Bps, has=has)
+    return serving_kernels(accelerator, formats, nic_Bps, has=has, link_Bps=link_Bps)
 
 
 def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, causal: bool) -> EngineKernels:
@@ -288,7 +303,7 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
         raise InconsistentError("stack", None, "an engine: passes without one are bounds")
     formats = Formats(setting.arithmetic, setting.weights, setting.cache)
     shape = serving_shape(setting.workload)
-    kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has)
+    kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has, setting.link_Bps)
     has = engine_kernels(found, setting.accelerator, formats, setting.workload.causal)
     if has.torus:
         return TorusDeployment(

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import prefill_kernel
-from mlsysim.calibration.collectives import collective_coefficients
+from mlsysim.calibration.collectives import collective_coefficients, link_behind_Bps
 from mlsysim.calibration.devices import kernels_of, measured_device, sustained_clock
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, has_format
 from mlsysim.calibration.shared import runs_older_flash, shared_coefficients
@@ -144,6 +144,7 @@ def _kernel_device(
         attention_device=AttentionDevice(peak16, memory_Bps, units, cache_B, stated.fact(device, "array", 1.0)),
         # The benchmark's pipeline fill is that of a lone call; in a step, calls queue on the stream behind each other's tails.
         collectives=replace(collective_coefficients(kernels), fill_s=0.0),
+        link_Bps=link_behind_Bps(kernels),
         memory_Bps=memory_Bps,
         multiprocessors=units,
         cache_B=cache_B,
@@ -175,8 +176,8 @@ def stack_overlap(coefficients: StackCoefficients) -> Overlap:
 def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, stack_name: str) -> StepTime:
     """One step of ``plan`` from calibrated kernels and the coefficients of a stack."""
     accelerator, found = setting.fleet.node.accelerator, stack(stack_name)
-    device = kernel_device(accelerator, setting.precision, found.fused_quantisation)
     shape, machine = setting_shape(setting, found), setting.machine()
+    device = kernel_device(accelerator, setting.precision, found.fused_quantisation).in_node(machine.intra_Bps)
 
     def times(split: Plan) -> LayerTimes:
         return layer_times(work, shape, split, wire_machine(machine, device, found, split.tp), device, found.coefficients)
@@ -205,6 +206,7 @@ def stack_step(
 
     ``layer`` holds the times of the plan's layers where the caller has them already.
     """
+    device = device.in_node(machine.intra_Bps)
     machine, coefficients = wire_machine(machine, device, found, plan.tp), found.coefficients
     if layer is None:
         layer = layer_times(work, shape, plan, machine, device, coefficients)

@@ -21,10 +21,12 @@ from mlsysim.validation.anchors.record_keys import (
     OF_ANCHORS,
     REPORT_FORMATS,
     ROW,
+    RUN,
     SEARCH,
     SERVING_LEFT_OUT,
     SOLVE,
     SUMMARIES,
+    TABLE_SUFFIX,
     TARGET,
     USER_SUFFIX,
 )
@@ -44,7 +46,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The plugin's options, in one group."""
     group = parser.getgroup("mlsysim anchors")
     options = {
-        "--anchors": ("PATH", f"also check the anchors of this *{USER_SUFFIX} file, or of all of them in this directory"),
+        "--anchors": (
+            "PATH",
+            f"also check this *{USER_SUFFIX} file, or all in this directory, or this table of runs (*{TABLE_SUFFIX})",
+        ),
         "--anchor-report": (
             "FILE",
             f"write the anchors' report to FILE, in the format of its ending: {' '.join(REPORT_FORMATS)}",
@@ -100,7 +105,11 @@ def _unwritable(path: Path, endings: tuple[str, ...]) -> str:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """A ``*.anchor.toml`` that was asked for by name or by ``--anchors`` is a module of tests."""
+    """A ``*.anchor.toml`` that was asked for by name or by ``--anchors`` is a module of tests; so is a table of runs."""
+    if file_path.suffix == TABLE_SUFFIX and file_path.resolve() in parent.config.stash[_USER_FILES]:
+        from mlsysim.validation.suite.run_items import RunsFile
+
+        return RunsFile.from_parent(parent, path=file_path)
     if not file_path.name.endswith(USER_SUFFIX):
         return None
     if parent.session.isinitpath(file_path) or file_path.resolve() in parent.config.stash[_USER_FILES]:
@@ -212,6 +221,13 @@ def pytest_report_teststatus(report: Any, config: pytest.Config) -> Generator[No
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
     """The report, if anchors ran, below all others; on the controller when pytest-xdist spreads them."""
     yield
+    runs = _properties(terminalreporter, RUN)
+    if runs:
+        from mlsysim.validation.report import summary
+
+        terminalreporter.section("runs")
+        for line in summary.runs(runs):
+            terminalreporter.write_line(line)
     rows = _properties(terminalreporter, ROW)
     kernels = _properties(terminalreporter, KERNELS)
     if not rows and not kernels:
@@ -282,8 +298,9 @@ def _user_files(given: str) -> list[Path]:
         return files
     if not path.is_file():
         raise pytest.UsageError(f"--anchors={given}: no such file or directory")
-    if not path.name.endswith(USER_SUFFIX):
-        raise pytest.UsageError(f"--anchors={given}: expected a directory or a file ending in {USER_SUFFIX}")
+    if not path.name.endswith((USER_SUFFIX, TABLE_SUFFIX)):
+        endings = f"{USER_SUFFIX} or {TABLE_SUFFIX}"
+        raise pytest.UsageError(f"--anchors={given}: expected a directory or a file ending in {endings}")
     return [path]
 
 

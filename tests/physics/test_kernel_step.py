@@ -37,6 +37,7 @@ DEVICE = KernelDevice(
     attention=PREFILL,
     attention_device=CHIP,
     collectives=links(96.0),
+    link_Bps=96.0,
     memory_Bps=32768.0,
     multiprocessors=1.0,
     cache_B=0.0,
@@ -76,7 +77,7 @@ def test_a_layer():
     assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S)
     assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S)
     assert found.repeated_attention_s == pytest.approx(8)
-    assert (found.attention_s, found.unrepeated_s, found.repeated_ffn_s) == (0, 0, 0)
+    assert (found.ring_window_s, found.unrepeated_s, found.repeated_ffn_s) == (0, 0, 0)
     assert (found.sent_forward_s, found.sent_backward_s) == (0, 0)
     # An all-reduce of 3 x 128 bytes between two: 2 x 1/2 x 384 / 96.
     assert found.reduction_s == pytest.approx(4)
@@ -158,12 +159,20 @@ def test_sequence_parallelism_divides_the_residual_stream():
     assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S - 42 / 2)
 
 
-def test_a_ring_merges_its_outputs_and_hides_under_attention_alone():
-    """8 bytes of 128 x 128 outputs for each of two more ranks."""
+def test_a_ring_merges_its_outputs_and_hides_under_attention_and_while_the_host_launches():
+    """8 bytes of 128 x 128 outputs for each of two more ranks; the host adds 5 s to each pass, in which the ring moves on."""
     found = layer(split=replace(SPLIT, cp=3.0))
     assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 2 * 8)
-    assert found.attention_s == pytest.approx(8 + 40)
-    assert layer(split=replace(SPLIT, cp=2.0)).attention_s == pytest.approx(8 + 40)
+    assert found.ring_window_s == pytest.approx(8 + 40)
+    assert layer(split=replace(SPLIT, cp=2.0), host_layer_s=5.0).ring_window_s == pytest.approx(8 + 40 + 2 * 5)
+
+
+def test_collectives_run_on_the_links_of_the_node():
+    """3 x 128 bytes between two, 2 x 1/2 of them sent: 4 s at 96 B/s, 8 s at 48."""
+    slower = DEVICE.in_node(48.0)
+    assert layer(device=slower, net=replace(NET, intra_Bps=48.0)).reduction_s == pytest.approx(8)
+    assert (slower.link_Bps, slower.in_node(48.0)) == (48, slower)
+    assert slower.collectives.tuner.link_Bps == 0.5 * DEVICE.collectives.tuner.link_Bps
 
 
 def test_reductions_over_links_and_network():

@@ -85,6 +85,13 @@ def test_functions_of_floats_and_arrays(name, value, result):
     assert function(np.array([value])).tolist() == [result]
 
 
+def test_what_an_overlapping_time_adds():
+    """By a norm of two 3 and 4 are 5; by one of four 1 and 1e-9 are 1 + 1e-36 / 4."""
+    assert numeric.added_in_norm(3.0, 4.0, 2.0) == pytest.approx(2)
+    assert numeric.added_in_norm(1.0, 1e-9, 4.0) == pytest.approx(1e-36 / 4)
+    assert numeric.added_in_norm(np.array([3.0, 6.0]), 8.0, 2.0) == pytest.approx([73**0.5 - 3, 4])
+
+
 def test_records_of_floats_and_of_arrays():
     one, two = Machine(1.0, 2.0, 3.0, 4.0, 8.0), Machine(5.0, 2.0, 3.0, 4.0, 8.0)
     both = stacked([one, two])

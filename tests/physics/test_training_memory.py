@@ -64,6 +64,8 @@ def test_gathered_layers():
     """ZeRO-3 holds two layers of 20 / 2 + 24 / 4 = 16 parameters gathered."""
     assert training_memory(MODEL, split(zero_stage=3.0)).buffers_B == 2 * 2 * 16
     assert training_memory(MODEL, split(zero_stage=2.0)).buffers_B == 0
+    assert training_memory(MODEL, split(zero_stage=3.0, dp=4.0, ep=4.0)).buffers_B == 2 * 2 * 10, "experts without a copy stay"
+    assert training_memory(MODEL, split(zero_stage=3.0, dp=1.0, ep=1.0)).buffers_B == 0, "one rank has all"
 
 
 def test_the_first_stage_and_the_last():

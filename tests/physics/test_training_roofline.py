@@ -1,5 +1,6 @@
 """The parts of a step by roofline, at a few FLOP and bytes a second."""
 
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -56,6 +57,9 @@ def test_arithmetic():
     assert parts.layer_s == 402 * 10 / 2 / 5
     assert parts.head_s == 120 * 10 / 2 / 5
     assert parts.cp_window_s == 3 * 30 * 10 / 2 / 5, "the ring hides under attention alone"
+    waits = roofline_parts(MODEL, split(), machine(rate_flops_per_s=5.0, memory_Bps=0.5))
+    assert waits.layer_s == (12 * 17 + 2 * 8 * 10) / 0.5, "... but for the time that a layer waits for memory"
+    assert waits.cp_window_s == waits.layer_s - 312 * 10 / 2 / 5
 
 
 @pytest.mark.parametrize(("mode", "flops"), [(NONE, 0), (SELECTIVE, 30), (FULL, 130)])
@@ -75,6 +79,13 @@ def test_traffic():
     # Sequence parallelism keeps (8 + 4) / 2; what is recomputed is written and read when it is rebuilt.
     assert roofline_parts(MODEL, split(sequence_parallel=1.0), READS).layer_s == 12 * 17 + 2 * 6 * 10
     assert roofline_parts(MODEL, split(recompute=float(FULL)), READS).layer_s == parts.layer_s
+
+
+def test_frozen_weights_have_no_gradients_to_move():
+    """17 parameters are read twice, the gradients of one adapter parameter are read and written; the head's are neither."""
+    parts = roofline_parts(replace(MODEL, frozen=1.0), split(), READS)
+    assert parts.layer_s == 2 * 2 * 17 + 2 * 4 * 1 + 2 * 8 * 10
+    assert parts.head_s == (2 * 2 * 14 + 2 * 30 * 10) / 2
 
 
 @pytest.mark.parametrize(("zero_stage", "parameters"), [(0, 45 + 18), (1, 45 / 4 + 18 / 2), (3, 45 / 4 + 18 / 2)])

@@ -45,7 +45,7 @@ def in_flight(arrival_per_s: float, completions_per_s: Floats) -> tuple[Floats, 
 
 
 def by_places(arrival_per_s: float, completions_per_s: Floats, slow: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Probability that all places are taken, and that a request counts as ``slow``, for each number of places 1 .. B at once.
+    """Probabilities that all places are taken, and that a request is ``slow``, for each number of places 1 .. B at once.
 
     It is what ``in_flight`` gives for each, with f(n) as they are; where arrivals are beyond f(B), all are taken.
 
@@ -60,11 +60,12 @@ def by_places(arrival_per_s: float, completions_per_s: Floats, slow: npt.NDArray
         ([0.5, 0.25], [0.0, 0.5])
     """
     steps = np.concatenate(([0.0], np.cumsum(np.log(arrival_per_s) - np.log(completions_per_s))))
-    weights = np.exp(steps - steps.max())
-    free, idle = weights[:-1], 1 - arrival_per_s / completions_per_s
-    taken = weights[1:] / np.maximum(idle, _NEVER)
-    total = np.cumsum(free) + taken
-    return taken / total, (np.cumsum(free * slow) + taken * slow) / total
+    # Sums of logarithms: what one number of places makes certain is beyond a float at another.
+    full = steps[1:] - np.log(np.maximum(1 - arrival_per_s / completions_per_s, _NEVER))
+    total = np.logaddexp(np.logaddexp.accumulate(steps[:-1]), full)
+    slow_free = np.logaddexp.accumulate(np.where(slow, steps[:-1], -inf))
+    taken = np.exp(full - total)
+    return taken, np.exp(slow_free - total) + taken * slow
 
 
 def not_rare(free: Floats) -> Whole:

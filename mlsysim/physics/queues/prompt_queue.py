@@ -247,7 +247,7 @@ def _cells(engine: Whole, wait_s: Floats, first_s: Floats, weight: Floats) -> tu
 
     def means(values: Floats) -> Floats:
         summed = np.append(0.0, np.cumsum(ordered * values[order]))
-        cells: Floats = np.diff(np.interp(edges, reached, summed)) / CELLS
+        cells: Floats = np.maximum(np.diff(np.interp(edges, reached, summed)), 0.0) / CELLS
         return cells
 
     return means(wait_s), means(first_s)

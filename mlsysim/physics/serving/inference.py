@@ -87,7 +87,7 @@ def decode_step_s(work: InferenceWork, batch: Num, context: Num, machine: Servin
     flops = batch * (work.matmul_flops + work.decode_flops_per_key * context + work.head_flops)
     moved_B = weights_read_B(work, batch) / machine.tp + work.kv_B * batch * context / machine.kv_shards
     kernels_s = roofline_s(flops / machine.tp, moved_B, machine.rate_flops_per_s, machine.memory_Bps)
-    return kernels_s + _reductions_s(work, batch, machine)
+    return kernels_s + reductions_s(work, batch, machine)
 
 
 def prefill_s(work: InferenceWork, batch: Num, prompt: Num, keys: Num, machine: ServingMachine, cached: Num = 0.0) -> Num:
@@ -99,10 +99,11 @@ def prefill_s(work: InferenceWork, batch: Num, prompt: Num, keys: Num, machine: 
     flops = tokens * (work.matmul_flops + work.attention_flops_per_key * keys) + batch * work.head_flops
     moved_B = weights_read_B(work, tokens) / machine.tp + work.kv_B * (tokens + batch * cached) / machine.kv_shards
     kernels_s = roofline_s(flops / machine.tp, moved_B, machine.rate_flops_per_s, machine.memory_Bps)
-    return kernels_s + _reductions_s(work, tokens, machine)
+    return kernels_s + reductions_s(work, tokens, machine)
 
 
-def _reductions_s(work: InferenceWork, tokens: Num, machine: ServingMachine) -> Num:
+def reductions_s(work: InferenceWork, tokens: Num, machine: ServingMachine) -> Num:
+    """Seconds of the all-reduces of a pass over ``tokens`` tokens."""
     return work.layers * work.reductions * all_reduce_s(work.residual_B * tokens, machine.tp, machine.link_Bps)
 
 

@@ -152,19 +152,21 @@ def prefill_layer_attention_s(model: ServedModel, batch: Num, prompt: Num, paddi
     batch = batch / shards.own
     heads = maximum(shape.heads / shards.attention, 1.0)
     longest = prompt * padding
-    covered = has.flash_prefill & ((has.flash_head_dim == 0) | (shape.head_dim == has.flash_head_dim))
-    covered = covered & ((has.flash_longest == 0) | (longest <= has.flash_longest))
+    fused = has.flash_prefill & ((has.flash_head_dim == 0) | (shape.head_dim == has.flash_head_dim))
+    covered = fused & ((has.flash_longest == 0) | (longest <= has.flash_longest))
     flash_s = stored_s = 0.0 * longest
-    if somewhere(covered):
+    if somewhere(fused):
         kv_heads = maximum(shape.kv_heads / shards.attention, 1.0)
-        flash_s = _flash_s(model, batch, prompt, heads, kv_heads)
+        covered_prompt = minimum(prompt, has.flash_longest / padding) if has.flash_longest else prompt
+        flash_s = where(fused, _flash_s(model, batch, covered_prompt, heads, kv_heads), flash_s)
     if not everywhere(covered):
         # Computed by micro-batches, a query sees the keys up to the end of its own.
         rows = minimum(longest, has.chunk) if has.chunk else longest
         keys = (longest + rows) / 2
         score_s = stored_score_s(model, heads * rows * keys)
         stored_s = batch * heads * longest * keys * score_s + 2 * model.kernels.gemm.launch_s
-    return where(covered, flash_s, stored_s)
+    # A prompt beyond the longest of a fused kernel is no faster than that one.
+    return where(covered, flash_s, maximum(stored_s, flash_s))
 
 
 def _flash_s(model: ServedModel, batch: Num, prompt: Num, heads: Num, kv_heads: Num) -> Num:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
+from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.serving.deployment import ServedModel
 from mlsysim.physics.serving.passes import PassTime, decode_pass, mixed_prefill_s, prefill_pass
@@ -49,14 +50,18 @@ class Served:
 class Passes(Protocol):
     """The times of a deployment's passes, in seconds, which are all that a schedule needs of it."""
 
+    @property
+    def front_s(self) -> Num:
+        """Seconds of a request before its prompt is computed, in which it keeps only itself waiting; ``prefill_s`` has them."""
+
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """Seconds of the prompts of ``batch`` sequences, alone."""
 
     def decode(self, batch: Num, context: Num) -> Step:
         """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; several may join one step."""
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
+        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences that ``beside`` tokens of others join."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,11 @@ class EnginePasses(ServedModel):
 
     step_tokens: Num = 8192.0
     padding: Num = 1.0
+
+    @property
+    def front_s(self) -> Num:
+        """Seconds of a request before its prompt is computed."""
+        return self.engine.request_s
 
     def prefill(self, batch: Num, prompt: Num) -> PassTime:
         """Time the prompts of ``batch`` sequences, part by part."""
@@ -78,11 +88,11 @@ class EnginePasses(ServedModel):
         """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
         return decode_pass(self, batch, context)
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
-        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; several may join one step."""
-        tokens = maximum(minimum(prompt, self.step_tokens), tokens_a_step)
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
+        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; one too long for a step joins several."""
+        tokens = minimum(prompt, self.step_tokens) + beside
         added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens)
-        return self.engine.interleave * added_s * prompt / tokens
+        return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
 
 
 def static_batch(passes: Passes, batch: Num, prompt: Num, output: Num, context: Num) -> Served:
@@ -97,27 +107,49 @@ def static_batch(passes: Passes, batch: Num, prompt: Num, output: Num, context: 
     return Served(first_s, step_s, request_s, batch * maximum(output, 1.0) / request_s, batch, step)
 
 
+def prompts_together(batch: Num, output: Num) -> Num:
+    """Prompts that join a step which any join: B requests, that start at random, join O (1 - (1 - 1/O)^B) of O steps.
+
+    Example:
+        >>> prompts_together(1.0, 64.0), prompts_together(48.0, 1.0), round(prompts_together(16.0, 64.0), 3)
+        (1.0, 48.0, 1.122)
+    """
+    return batch / distinct_targets(output, batch)
+
+
 def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, output: Num, rounds: Num = 0.0) -> Served:
     """Keep ``concurrency`` requests in flight, of which at most ``most`` fit the batch: a new one starts when one ends.
 
-    Between two tokens of a sequence lies a step of the batch and, as often as others start, their prompts, which join it:
-    TPOT = step(B) + (B - 1)/output x prompt in a step. A prompt waits for those before it (they are served in turn: M/D/1), and
-    who finds no place in the batch for (C - B) others to end. ``rounds``: requests of each slot in all; the first of each come
-    all at once, so that their prompts queue (0: steady state, none do).
+    A closed loop: while a request takes its O = ``output`` steps, each of the others ends and starts once, so that a request in
+    a batch of B sees all B prompts, its own included, whenever they come:
+
+        request = front + (half a step until the next begins) + O step(B) + B prompt in a step.
+
+    In each step (B - 1)/O of the others' prompts join. Those of its own prompt's step, and of the half before it, keep a
+    request from its first token, by up to a quarter longer where several join each step and so end together; the rest comes
+    between its later tokens. Alone it waits for nobody. Beyond B requests the places are always taken, and a request takes
+    ``concurrency``/B times what one holds a place.
+
+    ``rounds``: requests of each slot in all. The first of each come all at once, so that (B - 1)/2 prompts, a step each, are
+    computed before one's own (0: steady state, none do).
     """
     batch = minimum(concurrency, most)
     step = passes.decode(batch, prompt + output / 2)
-    step_s = step.total_s
-    joined_s = passes.joining_s(step, batch, prompt, batch * prompt / output)
-    tpot_s = step_s + (batch - 1) / output * joined_s
-    alone_s = passes.prefill_s(1.0, prompt)
-    busy = minimum(batch / output * joined_s / tpot_s, 0.95)
-    queued_s = busy / (2 * (1 - busy)) * joined_s
-    burst_s = where(rounds > 0, (batch - 1) / 2 / maximum(rounds, 1.0), 0.0) * joined_s
-    waiting_s = (concurrency - batch) / batch * output * tpot_s
-    ttft_s = alone_s + step_s / 2 + queued_s + burst_s + waiting_s
-    request_s = ttft_s + (output - 1) * tpot_s
-    return Served(ttft_s, tpot_s, request_s, concurrency * output / request_s, batch, step)
+    step_s, others = step.total_s, batch - 1
+    alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
+    # A prompt that would add more than a pass of its own has one.
+    together = prompts_together(batch, output)
+    joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * (together - 1)), alone_s - front_s)
+    first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
+    queued = first_share * others / 2
+    ahead = (1 - first_share) * minimum(minimum(1.5 * others / output, 1.5 * together - 1), others) + queued
+    computed_s = where(others > 0, maximum(alone_s, front_s + step_s + joined_s) + step_s / 2, alone_s)
+    own_s = computed_s + ahead * joined_s + queued * step_s
+    tpot_s = step_s + (others - ahead) / maximum(output - 1, 1.0) * joined_s
+    later_s = (output - 1) * tpot_s
+    held_s = output * step_s + batch * joined_s
+    request_s = where(concurrency > most, maximum(own_s + later_s, concurrency / batch * held_s), own_s + later_s)
+    return Served(request_s - later_s, tpot_s, request_s, concurrency * output / request_s, batch, step)
 
 
 def most_throughput(
@@ -133,8 +165,9 @@ def most_throughput(
     batch = where(requests > 0, minimum(most, requests), most)
     step = passes.decode(batch, prompt + output / 2)
     step_s = step.total_s
-    prompt_tokens = maximum(batch * prompt / output, where(requests > 0, minimum(step_tokens, batch * prompt), 0.0))
-    joined_s = passes.joining_s(step, batch, prompt, prompt_tokens)
+    prompt_tokens = maximum(batch * prompt / output, minimum(step_tokens, batch * prompt))
+    started = where(requests > 0, prompt_tokens - minimum(prompt, step_tokens), prompt * (prompts_together(batch, output) - 1))
+    joined_s = passes.joining_s(step, batch, prompt, started)
     half_step_s = passes.decode(batch / 2, prompt + output / 2).total_s
     sequence_s = (step_s - half_step_s) / (batch / 2)
     ramp = minimum(batch * prompt / prompt_tokens, output)

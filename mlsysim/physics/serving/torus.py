@@ -42,6 +42,11 @@ class TorusDeployment:
     has: EngineKernels
     step_tokens: Num
 
+    @property
+    def front_s(self) -> Num:
+        """Seconds of a request before its prompt is computed."""
+        return self.engine.request_s
+
     def layout(self, tokens: Num) -> Divided:
         """Choose the layout of a pass over ``tokens`` tokens."""
         shape = self.shape
@@ -78,10 +83,10 @@ class TorusDeployment:
         """Seconds of the prompts of ``batch`` sequences, to their first token."""
         return self.prefill(batch, prompt).total_s
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, tokens_a_step: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences: what the pass has beyond the step."""
         alone = cast("PassTime", step)
-        tokens = maximum(minimum(prompt, self.step_tokens), tokens_a_step)
+        tokens = minimum(prompt, self.step_tokens) + beside
         added = self._prompts(tokens / prompt / self.pp, prompt)
         joined = self._pass((batch + tokens) / self.pp, batch / self.pp, added, batch)
         products_s = joined.weights_s + joined.elementwise_s - alone.weights_s - alone.elementwise_s

@@ -64,7 +64,7 @@ class LayerTimes:
 
     Attributes:
         forward_s, backward_s: the passes, with the host that launches them.
-        attention_s: attention's part of both, under which a ring of context-parallel ranks can hide.
+        ring_window_s: what a ring of context-parallel ranks can hide under: attention, and what the kernels wait for the host.
         repeated_attention_s: what selective recomputation repeats.
         unrepeated_s: what full recomputation leaves out of the forward pass.
         repeated_ffn_s: what selective recomputation repeats beside attention.
@@ -75,7 +75,7 @@ class LayerTimes:
 
     forward_s: Num
     backward_s: Num
-    attention_s: Num
+    ring_window_s: Num
     repeated_attention_s: Num
     unrepeated_s: Num
     repeated_ffn_s: Num
@@ -132,10 +132,12 @@ def layer_times(
     if shape.latent.used:
         repeated = where(shape.latent.key_rank > 0, _expanded_s(shape, plan, device), attention_forward)
     dropped_s, added_s = _dropped_and_added_s(shape, plan, device, stack)
+    forward_s, backward_s = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
+    waits_s = forward_s - forward + backward_s - backward
     return LayerTimes(
-        forward_s=_launched_s(forward, host, norm),
-        backward_s=_launched_s(backward, host, norm),
-        attention_s=attention_forward + attention_backward if somewhere(plan.cp > 1) else 0.0,
+        forward_s=forward_s,
+        backward_s=backward_s,
+        ring_window_s=attention_forward + attention_backward + waits_s if somewhere(plan.cp > 1) else 0.0,
         repeated_attention_s=repeated,
         unrepeated_s=dropped_s,
         repeated_ffn_s=added_s,
@@ -176,7 +178,7 @@ def kernel_parts(
         optimizer_s=_OPTIMIZER_B * updated / device.streaming_Bps + stack.host_step_s,
         replica_s=replica_reduction_s(trained, plan, machine) + _replica_steps_s(work, plan, stack),
         cp_s=ring_exchange_s(work, plan, machine),
-        cp_window_s=layer.attention_s,
+        cp_window_s=layer.ring_window_s,
         head_spread=shape.uneven * stack.written_layout,
     )
 

@@ -121,11 +121,14 @@ def _stage_memory(
     parameters, trained = stage_parameters(work, plan, layers, ends)
     trained_whole, trained_sharded = trained.whole, trained.sharded(plan)
     layer_B = kept_activation_B(work, plan.recompute, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens
-    # Recomputation rebuilds one layer at a time; ZeRO-3 gathers one layer while it computes another.
+    # Recomputation rebuilds one layer at a time; ZeRO-3 gathers one layer of other ranks' shards while it computes another.
     rebuilt_B = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens - layer_B
     gathered_B: Num = 0.0
     if somewhere(plan.zero_stage >= 3):
-        gathered_B = where(plan.zero_stage >= 3, 2 * plan.weight_B * rank_parameters(work, plan, 1.0, 0.0).whole, 0.0)
+        one_layer = rank_parameters(work, plan, 1.0, 0.0)
+        dense = where(plan.data_ranks > plan.shard_copies, one_layer.dense, 0.0)
+        expert = where(plan.expert_copies > plan.shard_copies, one_layer.expert, 0.0)
+        gathered_B = where(plan.zero_stage >= 3, 2 * plan.weight_B * (dense + expert), 0.0)
     logits_B = has_head * (terms.logit_B * work.logits) * plan.micro_batch_tokens / where(terms.logits_split, plan.tp, 1.0)
     device_share = where(plan.recompute == NONE, 1.0, 1 - terms.offloaded)
     in_flight = where(plan.pp == 1, scheduled, minimum(plan.micro_batches, scheduled + terms.in_flight))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mlsysim.physics.kernels.alpha_beta import all_reduce_s, all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
 from mlsysim.physics.kernels.roofline import roofline_s
 from mlsysim.physics.layer.context_parallel import ring_passes_B
-from mlsysim.physics.layer.sharding import RankParameters, fullest_stage, rank_parameters
+from mlsysim.physics.layer.sharding import RankParameters, fullest_stage, stage_parameters
 from mlsysim.physics.layer.work import (
     BACKWARD_OVER_FORWARD,
     FULL,
@@ -32,8 +32,11 @@ def training_step(work: LayeredWork, plan: Plan, machine: Machine, overlap: Over
 def roofline_parts(work: LayeredWork, plan: Plan, machine: Machine) -> StepParts:
     """Seconds of a step's parts, each by roofline, before anything hides."""
     tokens = plan.micro_batch_tokens
+    layer_s = _layer_compute_s(work, plan, machine)
+    attention_flops = (1 + BACKWARD_OVER_FORWARD) * work.attention_flops
+    other_s = (work.trained_layer_flops - attention_flops) * tokens / plan.tp / machine.rate_flops_per_s
     return StepParts(
-        layer_s=_layer_compute_s(work, plan, machine),
+        layer_s=layer_s,
         recompute_s=_recompute_s(work, plan, machine),
         head_s=_head_compute_s(work, plan, machine),
         tp_s=tensor_parallel_s(work, plan, machine),
@@ -42,7 +45,7 @@ def roofline_parts(work: LayeredWork, plan: Plan, machine: Machine) -> StepParts
         dp_s=data_parallel_s(work, plan, machine),
         optimizer_s=_optimizer_s(work, plan, machine),
         cp_s=ring_exchange_s(work, plan, machine),
-        cp_window_s=(1 + BACKWARD_OVER_FORWARD) * work.attention_flops * tokens / plan.tp / machine.rate_flops_per_s,
+        cp_window_s=layer_s - other_s,
     )
 
 
@@ -50,13 +53,13 @@ def _layer_compute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Forward and backward of one layer and micro-batch on one rank.
 
     Traffic: each pass reads the weights; the forward writes the activations that the backward reads, kept or rebuilt;
-    gradients are read and written once a micro-batch.
+    gradients of what is trained are read and written once a micro-batch.
     """
     tokens = plan.micro_batch_tokens
     flops = work.trained_layer_flops * tokens / plan.tp
-    parameters = rank_parameters(work, plan, 1.0, 0.0).whole
+    parameters, trained = stage_parameters(work, plan, 1.0, 0.0)
     kept_B = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * tokens
-    moved_B = (2 * plan.weight_B + 2 * plan.gradient_B) * parameters + 2 * kept_B
+    moved_B = 2 * plan.weight_B * parameters.whole + 2 * plan.gradient_B * trained.whole + 2 * kept_B
     return roofline_s(flops, moved_B, machine.rate_flops_per_s, machine.memory_Bps)
 
 
@@ -68,7 +71,8 @@ def _recompute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
 def _head_compute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     tokens = plan.micro_batch_tokens
     flops = (1 + BACKWARD_OVER_FORWARD) * work.head_flops * tokens / plan.tp
-    moved_B = ((2 * plan.weight_B + 2 * plan.gradient_B) * work.head_parameters + 2 * work.logits_B * tokens) / plan.tp
+    gradient_B = where(work.frozen, 0.0, plan.gradient_B)
+    moved_B = ((2 * plan.weight_B + 2 * gradient_B) * work.head_parameters + 2 * work.logits_B * tokens) / plan.tp
     return roofline_s(flops, moved_B, machine.rate_flops_per_s, machine.memory_Bps)
 
 

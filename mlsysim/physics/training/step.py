@@ -25,7 +25,7 @@ class StepParts:
         dp_s: gradient and weight traffic of the step.
         optimizer_s: the update of the weights.
         cp_s: the ring of context-parallel ranks of one layer and micro-batch.
-        cp_window_s: the attention under which that ring can hide.
+        cp_window_s: what that ring can hide under: attention, and what the layer's arithmetic waits for.
         head_spread: 1.0 where the last stage has as many layers fewer as the output head takes time.
         replica_s: reduction between replicas of shards, after the last gradient: nothing is left to hide it.
     """
@@ -107,8 +107,8 @@ def assemble_step(layers: Num, parts: StepParts, plan: Plan, overlap: Overlap) -
     """Add up a step from its parts.
 
     Collectives take turns under the compute of their layer: tensor parallelism first, then the ring of context parallelism
-    (under attention alone), then experts, then the sends between stages, then data parallelism under what is left. Together
-    they never hide under more compute than there is.
+    (under attention, and while arithmetic waits for memory or the host), then experts, then the sends between stages, then data
+    parallelism under what is left. Together they never hide under more compute than there is.
     """
     window = parts.layer_s + parts.recompute_s
     tp_hidden = overlap.tp * minimum(parts.tp_s, window)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlsysim.physics.kernels.attention import AttentionDevice, PrefillKernel
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients
 from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.layer.experts import NO_EXPERTS, ExpertShape
 from mlsysim.physics.layer.latent_attention import NO_LATENT, LatentShape
-from mlsysim.physics.numeric import Num
+from mlsysim.physics.numeric import Num, somewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class KernelDevice:
         gemm, gemm_peak_flops_per_s, gemm_input_B: matrix products of layers, their peak, and the bytes of an element.
         head_gemm, head_peak_flops_per_s: matrix products of the output head, 16-bit, and their peak.
         attention, attention_device: fused 16-bit attention, and what it runs on.
-        collectives: coefficients within a node or NVLink domain.
+        collectives, link_Bps: coefficients within a node or NVLink domain, and the bandwidth of the link that they stand for.
         memory_Bps, multiprocessors, cache_B: figures of the datasheet.
         clock: share of the clock of a short benchmark that hours of training sustain.
         shared: constants of all devices and stacks.
@@ -110,6 +110,7 @@ class KernelDevice:
     attention: PrefillKernel
     attention_device: AttentionDevice
     collectives: CollectiveCoefficients
+    link_Bps: Num
     memory_Bps: float
     multiprocessors: float
     cache_B: float
@@ -121,6 +122,13 @@ class KernelDevice:
     def streaming_Bps(self) -> Num:
         """Bandwidth that element-wise passes reach, in bytes per second."""
         return self.shared.streaming * self.memory_Bps
+
+    def in_node(self, link_Bps: Num) -> KernelDevice:
+        """The kernels of the accelerator in a node whose links have ``link_Bps``."""
+        speedup = link_Bps / self.link_Bps
+        if not somewhere(speedup != 1):
+            return self
+        return replace(self, collectives=self.collectives.on_link(speedup), link_Bps=link_Bps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from mlsysim.solvers.serving.capacity_answer import (
 from mlsysim.solvers.serving.capacity_question import Asked, all_ways
 from mlsysim.solvers.serving.capacity_search import Search, search
 from mlsysim.solvers.serving.capacity_space import Demand, Offer
+from mlsysim.solvers.serving.tail_latency import served_basis
 from mlsysim.systems.types import Fleet, Node
 
 
@@ -263,6 +264,7 @@ def _result(asked: Asked, found: Search) -> CapacityResult:
     nearest = None if ranking else closest(found, asked.demand)
     binding, reason = bound_by(asked, found.ranking[0]) if ranking else lacking(asked, found, nearest)
     best = ranking[0] if ranking else {}
+    setting = found.ranking[0].way.pace.setting if ranking else asked.tried[0]
     shown = best or ({} if nearest is None else row_of(asked, nearest))
     others = tuple(alternatives(asked, found)) if ranking else ()
     prefill = best["prefill_replicas"] * best["prefill_tp"] * best["prefill_pp"] if best else 0
@@ -273,7 +275,7 @@ def _result(asked: Asked, found: Search) -> CapacityResult:
     return CapacityResult(
         solver="CapacityPlanner",
         subject=f"{asked.model.name}, {asked.demand.rate_per_s:g} requests/s of {asked.input_len} + {output} tokens",
-        basis=asked.tried[0].basis,
+        basis=served_basis(setting),
         reason=reason,
         binding=binding,
         breakdown={name: with_unit(float(size), "count") for name, size in parts.items() if size},

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlsysim.core.units import with_unit
-from mlsysim.lowering.arrivals import Limits
+from mlsysim.lowering.arrivals import Limits, highest_load
 from mlsysim.solvers.serving.capacity_question import Asked
-from mlsysim.solvers.serving.capacity_search import Deployed, Search
+from mlsysim.solvers.serving.capacity_search import REACH, Deployed, Search
 from mlsysim.solvers.serving.capacity_space import AXES, Demand, Promise
 from mlsysim.solvers.serving.replica import ServingReplica
 
@@ -92,10 +91,9 @@ def _reached(promise: Promise, limits: Limits) -> list[tuple[str, float, float]]
 
 def closest(found: Search, demand: Demand) -> Deployed | None:
     """The deployment that comes closest: the one that lacks fewest accelerators, or that is least late to a lone request."""
-    if found.short:
-        needed = (found.fewest(way, math.inf) for way in found.short)
-        return min((each for each in needed if each is not None), key=lambda each: each.order, default=None)
-    lone = (Deployed(way, 1, None) for way in found.late)
+    if found.short is not None:
+        return found.short
+    lone = (Deployed(way, 1, None) for way in found.able or found.late)
     return min(lone, key=lambda each: _lateness(each.promise, demand.limits), default=None)
 
 
@@ -105,26 +103,39 @@ def _lateness(promise: Promise, limits: Limits) -> float:
 
 def lacking(asked: Asked, found: Search, nearest: Deployed | None) -> tuple[str, str]:
     """Say which limit nothing keeps, and the best that is in reach."""
-    demand = asked.demand
-    if not asked.fit:
-        replicas = [ServingReplica.of(setting) for setting in asked.tried]
-        best = min(replicas, key=lambda each: each.held.needed_B(1.0) / each.deployment.accelerator.memory_capacity_B)
-        plan = f"TP {best.deployment.tp} x PP {best.deployment.pp} in {best.deployment.arithmetic}"
-        return (
-            "memory capacity",
-            f"the model fits none of {len(asked.tried)} plans; at the nearest, {plan}, {best.lacking()}",
-        )
     if nearest is None:
-        return "throughput", f"no number of replicas keeps the limits for {demand.limits.share} of the requests"
-    setting = nearest.way.pace.setting
-    plan = f"TP {setting.tp} x PP {setting.pp} in {setting.arithmetic} on {nearest.way.offer.hardware.name}"
-    if found.short:
-        most = f"{nearest.accelerators} accelerators of {nearest.way.offer.available:.0f}"
-        return "fleet size", f"{demand.rate_per_s:g} requests/s within the limits take at least {most}, with {plan}"
-    missed = ", ".join(
-        f"{name.removesuffix(' limit')} {reached * 1e3:.4g} ms for a limit of {limit * 1e3:.4g} ms"
-        for name, reached, limit in _reached(nearest.promise, demand.limits)
-        if reached > limit
+        return "memory capacity", _no_room(asked)
+    demand, setting, hardware = asked.demand, nearest.way.pace.setting, nearest.way.offer.hardware.name
+    plan = f"TP {setting.tp} x PP {setting.pp} in {setting.arithmetic} on {hardware}"
+    if found.short is not None:
+        return "fleet size", f"{demand.rate_per_s:g} requests/s within the limits take {_too_few(asked, nearest)}, with {plan}"
+    reached = _reached(nearest.promise, demand.limits)
+    worst = max(reached, key=lambda each: each[1] / each[2])[0]
+    told = ", ".join(
+        f"{name.removesuffix(' limit')} {time_s * 1e3:.4g} ms for a limit of {limit_s * 1e3:.4g} ms"
+        for name, time_s, limit_s in reached
+        if time_s > limit_s or (name == worst and found.able)
     )
-    worst = max(_reached(nearest.promise, demand.limits), key=lambda each: each[1] / each[2])[0]
-    return worst, f"not even a lone request keeps the limits on any of {asked.fit} plans: at the nearest, {plan}, {missed}"
+    if found.able:
+        only = f"only requests that meet no others keep the limits: more than {REACH[-1]} times what the load fills"
+        return worst, f"{only}; at the nearest, {plan}, a lone request has {told}"
+    return worst, f"not even a lone request keeps the limits on any of {asked.fit} plans: at the nearest, {plan}, {told}"
+
+
+def _no_room(asked: Asked) -> str:
+    replicas = [ServingReplica.of(setting) for setting in asked.tried]
+    best = min(replicas, key=lambda each: each.held.needed_B(1.0) / each.deployment.accelerator.memory_capacity_B)
+    plan = f"TP {best.deployment.tp} x PP {best.deployment.pp} in {best.deployment.arithmetic}"
+    return f"the model fits none of {len(asked.tried)} plans; at the nearest, {plan}, {best.lacking()}"
+
+
+def _too_few(asked: Asked, nearest: Deployed) -> str:
+    """How many accelerators are needed of how many, and what these take, where the open-loop model answers for the plan."""
+    way, held = nearest.way, nearest.held
+    available = asked.offers[way.place[0]].available
+    most = f"{nearest.accelerators} accelerators of {available:.0f}"
+    if held is None or way.pool is not None:
+        return most
+    pace = way.pace.with_places(held.batch)
+    each_per_s = highest_load(pace, asked.demand.limits, pace.setting.output, 0.0).arrival_per_s
+    return f"{most}, which are enough for {available // way.ranks * each_per_s:.4g}"

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from mlsysim.solvers.serving.capacity_space import Held, Promise, Way
 from mlsysim.solvers.serving.fewest_replicas import fewest
+
+# A deployment that costs more than so many times the cheapest is not told of.
+_TOLD = 10.0
+# Times what the load fills. Limits that take more are kept by requests that meet no others, and nobody would buy that.
+REACH = (1, 2, 4, 16, 64, 256, 1024)
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,24 @@ class Search:
         kept: ways to rank.
         below: the most that one may cost.
         known: the cheapest deployment of each way, by its values on the axes.
-        searched: numbers of replicas of a way that were asked whether they keep the limits.
+        able: ways of which a lone request keeps the limits, the one that might be cheapest first.
         late: ways of which not even a lone request keeps the limits.
-        short: ways that the hardware has no room for, were the limits to be kept.
+        short: the cheapest deployment that keeps the limits, were there more of the hardware, where none does as it is.
     """
 
     kept: int
     below: float = inf
     known: dict[tuple[int, ...], Deployed] = field(default_factory=dict)
-    searched: int = 0
+    able: list[Way] = field(default_factory=list)
     late: list[Way] = field(default_factory=list)
-    short: list[Way] = field(default_factory=list)
+    short: Deployed | None = None
+    _failed: dict[int, float] = field(default_factory=dict)
+    _asked: dict[tuple[int, int], Held | None] = field(default_factory=dict)
+
+    @property
+    def searched(self) -> int:
+        """The number of replicas of a way that were asked whether they keep the limits."""
+        return len(self._asked)
 
     @property
     def ranking(self) -> list[Deployed]:
@@ -79,28 +91,27 @@ class Search:
         having = (each for values, each in self.known.items() if values[axis] == value)
         return min(having, key=lambda each: each.order, default=None)
 
-    def fewest(self, way: Way, most: float) -> Deployed | None:
-        """The way with the fewest replicas that keep the limits, no more than ``most``."""
-
-        def holds(replicas: int) -> Held | None:
-            self.searched += 1
-            return way.held(replicas)
-
-        found = fewest(holds, way.least_replicas, most)
-        return None if found is None else Deployed(way, *found)
-
-    def look(self, way: Way) -> None:
-        """Add a way, if its deployment can be among the cheapest at all, or with one of its values."""
-        worth = self._worth(way)
-        if way.cost(way.least_replicas) > worth:
+    def look(self, way: Way, ceiling: float) -> None:
+        """Add a way, if it can be among those to tell of with no more than this cost."""
+        most = way.most_replicas(min(ceiling, self._worth(way)))
+        least = self._failed.get(id(way), way.least_replicas - 1) + 1
+        if least > most:
             return
-        found = self.fewest(way, way.most_replicas(worth))
-        if found is not None:
-            known = self.known.get(way.values)
-            if known is None or found.order < known.order:
-                self.known[way.values] = found
-        elif way.most_replicas(inf) < inf:
-            self.short.append(way)
+        held = functools.partial(self._held, way)
+        too_few = not self.known and held(int(most)) is None
+        found = None if too_few else fewest(held, int(least), most)
+        if found is None:
+            self._failed[id(way)] = most
+            return
+        deployed, known = Deployed(way, *found), self.known.get(way.values)
+        if known is None or deployed.order < known.order:
+            self.known[way.values] = deployed
+
+    def _held(self, way: Way, replicas: int) -> Held | None:
+        asked = id(way), replicas
+        if asked not in self._asked:
+            self._asked[asked] = way.held(replicas)
+        return self._asked[asked]
 
     def _worth(self, way: Way) -> float:
         """The most that a deployment may cost to be told of."""
@@ -115,17 +126,26 @@ class Search:
 def search(ways: Iterable[Way], kept: int, below: float = inf) -> Search:
     """Searches the ways from the one that might be cheapest on.
 
+    Nobody knows beforehand how many replicas the limits take: all ways are given ever more, until one keeps them.
+
     Args:
         ways: what to try.
         kept: deployments to rank.
         below: the most that one may cost.
     """
-    found, able = Search(kept, below), []
-    for way in ways:
-        if way.least_replicas:
-            able.append(way)
-        else:
-            found.late.append(way)
-    for way in sorted(able, key=lambda way: (way.cost(way.least_replicas), way.lone.itl_s)):
-        found.look(way)
+    all_ways = list(ways)
+    able = [way for way in all_ways if way.least_replicas]
+    able.sort(key=lambda way: (way.cost(way.least_replicas), way.lone.itl_s))
+    found = Search(kept, below, able=able, late=[way for way in all_ways if not way.least_replicas])
+    for times in REACH:
+        for way in able:
+            found.look(way, times * able[0].cost(able[0].least_replicas))
+        if found.known:
+            break
+    if found.known:
+        for way in able:
+            found.look(way, _TOLD * found.ranking[0].cost)
+    elif below == inf and any(way.offer.available < inf for way in able):
+        more = (replace(way, offer=replace(way.offer, available=inf)) for way in able)
+        found.short = next(iter(search(more, 1).ranking), None)
     return found

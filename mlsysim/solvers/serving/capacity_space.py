@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -97,7 +98,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Way:
+class Way(ABC):
     """A way to serve: a plan on some hardware, whose replicas decode.
 
     Attributes:
@@ -191,21 +192,31 @@ class Way:
     def held(self, replicas: int) -> Held | None:
         """The first batch with which so many replicas keep the limits, and what their requests see; None where none does."""
         arrival_per_s, limits = self.demand.rate_per_s / replicas, self.demand.limits
-        may = hopeful(self.completions_per_s, self.token_s, limits, arrival_per_s)
+        may = hopeful(self.completions_per_s, self.token_s, limits, arrival_per_s, self.in_time)
         looked = ((batch, self.seen(batch, arrival_per_s)) for batch in self.batches if may[batch - 1])
         return next((Held(batch, seen) for batch, seen in looked if seen is not None), None)
 
+    @property
+    def in_time(self) -> float:
+        """Share of the requests that find others in flight whose first token may be in time, at most."""
+        return 1.0
+
+    @abstractmethod
     def seen(self, batch: int, arrival_per_s: float) -> OpenLoop | Spread | None:
         """What requests see of a replica with so many places, or None where they do not keep the limits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def promise(self, held: Held) -> Promise:
         """What the asked share of requests does not exceed."""
-        raise NotImplementedError
 
 
 class Together(Way):
     """Replicas compute prompts beside decoding: the open-loop model of ``TailLatencyModel`` says what requests see."""
+
+    @functools.cached_property
+    def in_time(self) -> float:
+        """Share of the requests that find others in flight whose first token may be in time, at most."""
+        return self.pace.in_time(self.demand.limits.first_s)
 
     def seen(self, batch: int, arrival_per_s: float) -> OpenLoop | None:
         """What requests see of a replica with so many places, or None where they do not keep the limits."""

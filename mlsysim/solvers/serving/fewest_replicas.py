@@ -36,7 +36,9 @@ def held(pace: Paces, limits: Limits, arrival_per_s: float) -> OpenLoop | None:
     return seen if limits.kept(seen, pace.setting.output) else None
 
 
-def hopeful(completions_per_s: Floats, token_s: Floats, limits: Limits, arrival_per_s: float) -> npt.NDArray[np.bool_]:
+def hopeful(
+    completions_per_s: Floats, token_s: Floats, limits: Limits, arrival_per_s: float, in_time: float
+) -> npt.NDArray[np.bool_]:
     """Returns which numbers of places 1, 2, ... may keep the limits: the chain alone, without the prompts' turns, is no worse.
 
     Args:
@@ -44,11 +46,14 @@ def hopeful(completions_per_s: Floats, token_s: Floats, limits: Limits, arrival_
         token_s: time per output token with as many.
         limits: that a share of the requests keep.
         arrival_per_s: requests a second that come to this copy.
+        in_time: share of the requests that find others in flight whose first token may be in time, at most.
     """
-    taken, slow = by_places(arrival_per_s, completions_per_s, token_s > limits.token_s)
+    taken, late = by_places(arrival_per_s, completions_per_s, token_s > limits.token_s)
+    _, met = by_places(arrival_per_s, completions_per_s, np.arange(token_s.size) > 0)
     place_s = delay_scale_s(1 / completions_per_s, 1, np.minimum(arrival_per_s / completions_per_s, ALMOST), 0.0)
-    late = taken * np.exp(-min(limits.first_s, limits.request_s) / place_s)
-    return np.asarray(np.maximum(late, slow) <= _DOUBT * (1 - limits.share)) & (arrival_per_s < ALMOST * completions_per_s)
+    no_place = taken * np.exp(-min(limits.first_s, limits.request_s) / place_s)
+    late = np.maximum(late, np.maximum(no_place, met * (1 - in_time)))
+    return np.asarray(late <= _DOUBT * (1 - limits.share)) & (arrival_per_s < ALMOST * completions_per_s)
 
 
 def fewest(holds: Callable[[int], Found | None], least: int, most: float = inf) -> tuple[int, Found] | None:

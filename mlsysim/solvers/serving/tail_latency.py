@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
@@ -25,7 +25,7 @@ from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.queues import queueing
 from mlsysim.physics.queues.constant_service import ConstantService
-from mlsysim.solvers.result import Result
+from mlsysim.solvers.result import Result, fitted_basis, run_facts
 from mlsysim.systems.types import Fleet, Node
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -228,7 +228,7 @@ def _of_servers(
     wait_s = waits * scale_s
     service = queueing.ServiceTime.of(service_s, cv2)
     within = None if limit_s is None else 1 - float(queueing.wait_tail(limit_s, waits, scale_s))
-    times, shares = {"wait_mean": wait_s, "latency_mean": wait_s + service_s}, {**SHARES, "asked": share}
+    times, shares = {"wait_mean": wait_s, "latency_mean": wait_s + service_s}, _shares(share)
     if kind == "D" and servers == 1 and load > _NO_QUEUE:
         constant = ConstantService.of(load)
         within = None if limit_s is None else 1 - constant.wait_tail(limit_s / service_s)
@@ -239,7 +239,7 @@ def _of_servers(
         for name, each in shares.items():
             times[f"wait_{name}"] = queueing.wait_percentile_s(each, waits, scale_s)
             times[f"latency_{name}"] = queueing.sojourn_percentile_s(each, service, waits, scale_s)
-    asked = {name: times.pop(f"{name}_asked") for name in ("wait", "latency")}
+    asked = _asked(times, ("wait", "latency"), share)
     return TailLatencyResult(
         binding="waiting" if wait_s > service_s else "service",
         breakdown={"waiting": with_unit(wait_s, "second"), "service": with_unit(service_s, "second")},
@@ -251,12 +251,29 @@ def _of_servers(
     )
 
 
+def _shares(asked: float) -> dict[str, float]:
+    """The shares that every result has, and the one that is asked, unless it is one of them."""
+    return SHARES if asked in SHARES.values() else {**SHARES, "asked": asked}
+
+
+def _asked(times: dict[str, float], names: Iterable[str], asked: float) -> dict[str, float]:
+    """Takes the times at the share that is asked out of those at ``_shares``, or repeats them."""
+    at = next((at for at, share in SHARES.items() if share == asked), None)
+    return {name: times.pop(f"{name}_asked") if at is None else times[f"{name}_{at}"] for name in names}
+
+
 def _approximate(servers: int) -> str:
     mean = "exact" if servers == 1 else "Allen and Cunneen's"
     return f"mean wait {mean}; percentiles by an exponential tail, and service times by their first two moments"
 
 
 _FROZEN = "percentiles: as if the number in flight stayed what a request finds on arrival"
+
+
+def served_basis(setting: Deployment) -> str:
+    """What the tails of a deployment rest on: those of an engine, on what was measured of ``ServingModel``."""
+    facts = run_facts(setting.workload, setting.accelerator, setting.stack, setting.replicas * setting.tp * setting.pp)
+    return setting.basis if setting.stack is None else fitted_basis("ServingModel", facts)
 
 
 def of_deployment(
@@ -281,7 +298,7 @@ def of_deployment(
         "solver": "TailLatencyModel",
         "subject": f"{setting.workload.name}, {arrival_per_s:.4g} requests a second of {setting.prompt:.0f} + "
         f"{setting.output:.0f} tokens in {setting.arithmetic} on {machine}, {pace.places} places each",
-        "basis": setting.basis,
+        "basis": served_basis(setting),
         "diagnostics": (_FROZEN,),
         "coefficients": coefficients_used(setting),
         "arrival_rate": with_unit(arrival_per_s, "count/second"),
@@ -304,11 +321,11 @@ def _seen(
     loop = pace.under(arrival_per_s / replicas, cv2)
     spreads = {"wait": loop.wait(), "ttft": loop.after_wait(0.0), "latency": loop.after_wait(output - 1.0)}
     times = {f"{name}_mean": spread.mean_s for name, spread in spreads.items()}
-    times |= {f"{name}_{at}": spread.percentile_s(share) for name, spread in spreads.items() for at, share in SHARES.items()}
-    asked = {name: spread.percentile_s(told["percentile"]) for name, spread in spreads.items()}
-    asked["tpot"] = loop.token_percentile_s(told["percentile"])
+    shares = _shares(told["percentile"])
+    times |= {f"{name}_{at}": spread.percentile_s(share) for name, spread in spreads.items() for at, share in shares.items()}
     times["tpot_mean"] = loop.token_mean_s()
-    times |= {f"tpot_{at}": loop.token_percentile_s(share) for at, share in SHARES.items()}
+    times |= {f"tpot_{at}": loop.token_percentile_s(share) for at, share in shares.items()}
+    asked = _asked(times, (*spreads, "tpot"), told["percentile"])
     wait_s, first_s, whole_s = (spreads[name].mean_s for name in ("wait", "ttft", "latency"))
     parts = {"waiting": wait_s, "first token": first_s - wait_s, "further tokens": whole_s - first_s}
     return TailLatencyResult(

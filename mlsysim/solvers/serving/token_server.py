@@ -99,7 +99,7 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
     """The plan's answer; where nothing keeps the limits, that of lone requests one after another."""
     setting, pace, limits = plan.setting, plan.pace, question.limits
     reason, rate_per_s = pace.reason, plan.rate_per_s
-    first_s, token_s = pace.alone_s + pace.front_s, float(pace.token_s[0])
+    first_s, token_s = pace.alone_s, float(pace.token_s[0])
     if rate_per_s == 0:
         rate_per_s = setting.replicas / (first_s + (setting.output - 1) * token_s)
         alone = f"a lone request takes {1e3 * first_s:.3g} ms to its first token and {1e3 * token_s:.3g} ms for each after it"

@@ -80,6 +80,8 @@ def load(path: Path) -> tuple[Anchor, ...]:
     return known[1]
 
 
+# What a user's own file need not say.
+_OF_A_USER = {"url": "unpublished", "locator": "own measurement", "tolerance_reason": "the user's own"}
 _State = tuple[int, int]
 # The anchors of each file, beside what the files that they come from were when they were read.
 _READ: dict[Path, tuple[dict[Path, _State], tuple[Anchor, ...]]] = {}
@@ -96,6 +98,8 @@ def _state(file: Path) -> _State:
 def _read(path: Path) -> tuple[dict[Path, _State], tuple[Anchor, ...]]:
     document, files = _document(path)
     head = document["source"]
+    if path.name.endswith(USER_SUFFIX):
+        head = {**_OF_A_USER, **head}
     source = spec_of(Source, head, f"{path}: [source]")
     family = source.family or (stem(path) if path.name.endswith(USER_SUFFIX) else path.parent.name)
     inherited = {name: head[name] for name in INHERITED if name in head}

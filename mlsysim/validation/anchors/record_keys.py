@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # A user's own file of anchors; the plugin collects these.
 USER_SUFFIX = ".anchor.toml"
+# A user's own table of runs.
+TABLE_SUFFIX = ".csv"
 # What a wheel calls the folder of the anchors.
 PACKAGE = "mlsysim_anchors"
 # The user_properties in which a test hands its findings to the controller (and to --junitxml).
@@ -15,6 +17,7 @@ LEFT_OUT = "mlsysim_left_out"
 SERVING_LEFT_OUT = "mlsysim_serving_left_out"
 SEARCH = "mlsysim_search"
 SOLVE = "mlsysim_solve"
+RUN = "mlsysim_run"
 # The keyword of modules whose tests are of anchors.
 OF_ANCHORS = "mlsysim_anchors"
 # How much of the report a run prints.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ class AnchorSnapshotExtension(AbstractSyrupyExtension):
 
 
 def _anchor(test_location: PyTestLocation) -> Anchor | None:
-    """A case of the test's source; None where syrupy has rebuilt the test from a worker's report."""
+    """A case of the test's source; None where it has none, or where syrupy has rebuilt the test from a worker's report."""
     callspec = getattr(test_location.item, "callspec", None)
     found = callspec.params.get("cases") if callspec is not None else None
-    return found[0] if found else None
+    return found[0] if isinstance(found, Sequence) and found else None  # of no cases pytest makes a value of its own

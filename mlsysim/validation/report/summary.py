@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
@@ -35,6 +36,26 @@ def lines(
     sections = [_paper(rows), _own(rows), families(rows, kernels), _aims(targets), _times(solves, searches)]
     sections.append(judgement.lines(rows, moves, targets))
     return [line for section in sections for line in (*section, "") if section][:-1]
+
+
+def runs(records: Sequence[Row]) -> list[str]:
+    """A line for each run of a user's table, what their intervals rest on, and how many lie in theirs.
+
+    Args:
+        records: of each run what is ``told`` of it, its ``error``, the ``scope`` of its interval, and whether that ``held``.
+
+    Example:
+        >>> records = [{"told": "a: 1", "error": -0.1, "scope": "x", "held": True}]
+        >>> runs([*records, {"told": "b: 2", "error": 0.5, "scope": "x", "held": False}])
+        ['a: 1', 'b: 2', '', 'intervals of 2: x', '2 runs: half within 30.0 %, 1 in their 90 % interval']
+    """
+    held = sum(bool(record["held"]) for record in records)
+    middle = percent(quantile([abs(record["error"]) for record in records], 0.5))
+    scopes = Counter(str(record["scope"]) for record in records)
+    told = [_cut(line, WIDTH) for line in (str(record["told"]) for record in records)]
+    rests = [_cut(f"intervals of {count}: {scope}", WIDTH) for scope, count in scopes.most_common()]
+    last = f"{len(records):,} run{'' if len(records) == 1 else 's'}: half within {middle}, {held:,} in their 90 % interval"
+    return [*told, "", *rests, last]
 
 
 def last_line(rows: Sequence[Row], failed: int = 0, left_out: int = 0) -> str:

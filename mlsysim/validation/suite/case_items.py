@@ -19,6 +19,7 @@ from mlsysim.core.errors import DataError
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.comparison import relative
 from mlsysim.validation.anchors.loading import anchor_files, load_sound
+from mlsysim.validation.anchors.record_keys import USER_SUFFIX
 
 
 class CaseItem(pytest.Item):
@@ -35,7 +36,12 @@ class CaseItem(pytest.Item):
         records = self.obj.__dict__.get("records")
         if records is not None:
             self.user_properties.append(records(self.anchor))
-        self.obj(self.anchor)
+        try:
+            self.obj(self.anchor)
+        except DataError:
+            if records is None and self.anchor.path.name.endswith(USER_SUFFIX):
+                pytest.skip("the solver refuses the case: its test_in_band says why")
+            raise
 
     @functools.cached_property
     def location(self) -> tuple[str, int | None, str]:

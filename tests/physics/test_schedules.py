@@ -1,0 +1,215 @@
+"""Schedules of a server: what users see of passes whose times are plain."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from plain import UNIT, serving_kernels
+
+from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServingShape, Shards
+from mlsysim.physics.serving.passes import decode_pass, prefill_pass
+from mlsysim.physics.serving.schedule import (
+    EnginePasses,
+    Served,
+    continuous_batch,
+    most_throughput,
+    prompts_together,
+    static_batch,
+    streamed,
+)
+
+
+@dataclass
+class Step:
+    total_s: float
+
+
+class Plain:
+    """A prompt takes 3 s and a second for each 10 tokens; a step 1 s, 1/4 s a sequence and 1/100 s a token that it holds.
+
+    A prompt that joins a step adds 1/20 s a token, and 1/1000 s for each token of others that join it, too.
+    """
+
+    front_s = 2.0
+
+    def prefill_s(self, batch, prompt):
+        return self.front_s + 1 + batch * prompt / 10
+
+    def decode(self, batch, context):
+        return Step(1 + batch / 4 + context / 100)
+
+    def joining_s(self, step, batch, prompt, beside):
+        assert np.all(step.total_s > 0)
+        return prompt / 20 + beside / 1000
+
+
+PASSES = Plain()
+
+
+def test_a_fixed_batch():
+    """4 prompts of 100: 43 s; 10 tokens, of which 9 in steps of 1 + 1 + 1.05 s; 40 tokens in 43 + 9 x 3.05 s."""
+    served = static_batch(PASSES, 4.0, 100.0, 10.0, 105.0)
+    assert (served.ttft_s, served.tpot_s, served.batch) == (43, pytest.approx(3.05), 4)
+    assert served.request_s == pytest.approx(43 + 9 * 3.05)
+    assert served.tokens_per_s == pytest.approx(40 / (43 + 27.45))
+    assert served.step.total_s == served.tpot_s
+    none = static_batch(PASSES, 4.0, 100.0, 0.0, 100.0)
+    assert (none.request_s, none.tokens_per_s) == (43, 4 / 43)
+
+
+def test_the_most_that_a_server_does_without_end():
+    """8 sequences of 100 + 50: a step of 1 + 2 + 1.25 s and 8 / 50 prompts, each with those that join its step."""
+    served = most_throughput(PASSES, 8.0, 100.0, 50.0)
+    joined_s = 5 + 0.1 * (8 / (50 * (1 - 0.98**8)) - 1)
+    assert served.tpot_s == pytest.approx(4.25 + 8 * joined_s / 50)
+    assert served.tokens_per_s == pytest.approx(8 / served.tpot_s)
+    assert served.ttft_s == 13
+    assert served.request_s == pytest.approx(13 + 49 * served.tpot_s)
+    assert served.batch == 8
+
+
+def test_prompts_that_join_together():
+    """Five that start at random among 50 steps are found in 50 (1 - (49/50)^5) of them."""
+    assert prompts_together(5.0, 50.0) == pytest.approx(5 / (50 * (1 - 0.98**5)))
+    assert (prompts_together(1.0, 50.0), prompts_together(5.0, 1.0)) == (pytest.approx(1), 5)
+
+
+def served_joined_s(tokens, prompt, step_tokens=8192.0):
+    """Of a prompt that joins a step with so many tokens of prompts, its own among them."""
+    return prompt / 20 + max(tokens - min(prompt, step_tokens), 0) / 1000
+
+
+def test_a_finite_number_of_requests_comes_in_waves():
+    """20 requests of 100 + 50 by eights: two full waves, and four more. 400 tokens of prompts a step start four at a time.
+
+    A wave starts within 800 / 400 = 2 steps, the last one within 2 x 4/8, and takes 50: 2 x 50 + 1 + 50 = 151 steps. A step of
+    4.25 s is 8 x 1/4 s of its sequences and 2.25 s whatever they are.
+    """
+    served = most_throughput(PASSES, 8.0, 100.0, 50.0, 20.0, 400.0)
+    joined_s = served_joined_s(400.0, 100.0)
+    token_s = 151 / 20 / 50 * 2.25 + 0.25 + joined_s / 50
+    assert served.tpot_s == pytest.approx(8 * token_s)
+    assert served.tokens_per_s == pytest.approx(1 / token_s)
+    # Fewer than fit: five at once, in one wave of 50 steps and 500 / 400 to start.
+    five = most_throughput(PASSES, 8.0, 100.0, 50.0, 5.0, 400.0)
+    assert five.batch == 5
+    assert five.tpot_s == pytest.approx(5 * ((1.25 + 50) / 5 / 50 * 2.25 + 0.25 + joined_s / 50))
+    # A wave starts in no more steps than it has: 25 tokens a step would take 32 of 10; prompts of 10 + 10 tokens join anyhow.
+    slow = most_throughput(PASSES, 8.0, 100.0, 10.0, 16.0, 40.0)
+    step_s = 1 + 2 + 1.05
+    tokens = 80.0  # 8 x 100 / 10
+    token_s = (10 + 10 + 10) / 16 / 10 * (step_s - 2) + 0.25 + served_joined_s(tokens, 100.0, 40.0) / 10
+    assert slow.tpot_s == pytest.approx(8 * token_s)
+
+
+SERVED = Served(4.0, 2.0, 22.0, 5.0, 3.0, Step(1.0))
+
+
+@pytest.mark.parametrize(
+    ("output", "interval", "ttft_s", "tpot_s"),
+    [
+        # Ten tokens end at 22 s. By fours the first comes with the fourth, at 10 s; nine intervals of 12 / 9 s remain.
+        (10.0, 4.0, 10, 12 / 9),
+        (10.0, 1.0, 4, 2),
+        (10.0, 20.0, 22, 0),
+        (0.0, 4.0, 4, 2),
+    ],
+)
+def test_tokens_that_are_handed_out_together(output, interval, ttft_s, tpot_s):
+    found = streamed(SERVED, output, interval)
+    assert (found.ttft_s, found.tpot_s, found.request_s) == (ttft_s, pytest.approx(tpot_s), 22)
+
+
+SHAPE = ServingShape(
+    *(2.0, 2 * UNIT, 8 * UNIT, 2 * UNIT, 4 * UNIT, 4.0, 2.0, UNIT, 2.0, UNIT, 0.0, 0.0),
+    *(4 * UNIT, 3.0, 1.0, 0.0, 0.0, 0.0, 0.0, 4 * UNIT, 2.0),
+)
+
+
+def test_passes_of_an_engine():
+    """Its prompts, its steps and half of what a prompt adds to them: 64 tokens of a prompt of 128, twice."""
+    engine = EngineCoefficients(layer_s=1.0, request_s=3.0, interleave=0.5)
+    model = (SHAPE, Shards(2.0, 1.0, 8.0, 2.0), serving_kernels(), engine, EngineKernels())
+    passes = EnginePasses(*model, step_tokens=64.0, padding=2.0)
+    assert passes.prefill(2.0, 64.0) == prefill_pass(passes, 2.0, 64.0, 2.0)
+    assert passes.prefill_s(2.0, 64.0) == passes.prefill(2.0, 64.0).total_s
+    step = passes.decode(64.0, 4.0)
+    assert step == decode_pass(passes, 64.0, 4.0)
+    joined = passes.joining_s(step, 64.0, 128.0, 0.0)
+    # 64 more tokens: products of 24 units at 0.9, passes of 16 s, two reductions of 4; attention of half a prompt, 16 + 16 s
+    # for two of 128.
+    assert joined == pytest.approx(0.5 * 2 * 2 * (24 / 0.9 + 16 + 8 + 32 / 4))
+    assert passes.joining_s(step, 64.0, 64.0, 0.0) == pytest.approx(0.5 * 2 * (24 / 0.9 + 16 + 8 + 12 / 2))
+
+
+# 100 + 50 tokens: alone 13 s, 2 of them before its prompt is computed; a step of B: 1 + B / 4 + 1.25 s.
+
+
+def test_a_request_alone_waits_for_nobody():
+    served = continuous_batch(PASSES, 1.0, 8.0, 100.0, 50.0)
+    assert (served.ttft_s, served.tpot_s) == (13, pytest.approx(2.5))
+    assert served.request_s == pytest.approx(13 + 49 * 2.5)
+    assert served.tokens_per_s == pytest.approx(50 / (13 + 49 * 2.5))
+
+
+def test_requests_in_flight():
+    """Five: steps of 3.5 s; a prompt adds 5 s, and a tenth for each that joins its step with it.
+
+    The next step begins in 1.75 s; its own prompt and step take max(13, 2 + 3.5 + 5) s, and 1.5 x 4 / 50 prompts join them. The
+    other 4 - 0.12 prompts come between its 49 later tokens.
+    """
+    served = continuous_batch(PASSES, 5.0, 8.0, 100.0, 50.0)
+    joined_s = 5 + 0.1 * (prompts_together(5.0, 50.0) - 1)
+    first_s, token_s = 13 + 1.75 + 0.12 * joined_s, 3.5 + 3.88 / 49 * joined_s
+    assert served.tpot_s == pytest.approx(token_s)
+    assert served.ttft_s == pytest.approx(first_s)
+    assert served.request_s == pytest.approx(first_s + 49 * token_s)
+    assert served.tokens_per_s == pytest.approx(5 * 50 / served.request_s)
+    assert served.batch == 5
+    # A step of 8.25 s with the prompt takes longer than the prompt alone.
+    long = continuous_batch(PASSES, 5.0, 8.0, 100.0, 1000.0)
+    step_s = 1 + 1.25 + 6
+    joined_s = 5 + 0.1 * (prompts_together(5.0, 1000.0) - 1)
+    assert long.ttft_s == pytest.approx(2 + step_s + joined_s + step_s / 2 + 1.5 * 4 / 1000 * joined_s)
+    # Where several join each step, one and a half times those of its own, but for itself.
+    several = continuous_batch(PASSES, 5.0, 8.0, 100.0, 2.0)
+    together = 5 / (2 * (1 - 0.5**5))
+    step_s, joined_s = 1 + 1.25 + 1.01, 5 + 0.1 * (together - 1)
+    assert several.ttft_s == pytest.approx(13 + step_s / 2 + (1.5 * together - 1) * joined_s)
+    assert several.tpot_s == pytest.approx(step_s + (5 - 1.5 * together) * joined_s)
+
+
+def test_prompts_of_short_outputs():
+    """Of one output token all four others' prompts come in its step; a prompt adds no more than a pass of its own, 11 s."""
+    served = continuous_batch(PASSES, 5.0, 8.0, 100.0, 1.0)
+    joined_s = 5 + 0.4
+    step_s = 1 + 1.25 + 1.005
+    assert served.ttft_s == pytest.approx(max(13, 2 + step_s + joined_s) + step_s / 2 + 4 * joined_s)
+    assert served.request_s == served.ttft_s
+    heavy = Plain()
+    heavy.joining_s = lambda *_: 100.0
+    capped = continuous_batch(heavy, 5.0, 8.0, 100.0, 50.0)
+    assert capped.tpot_s == pytest.approx(3.5 + 3.88 / 49 * 11)
+
+
+def test_requests_beyond_the_places():
+    """24 for 8 places: a place is held for 50 steps of 4.25 s and all 8 prompts, and each waits for two others to leave it."""
+    served = continuous_batch(PASSES, 24.0, 8.0, 100.0, 50.0)
+    joined_s = 5 + 0.1 * (prompts_together(8.0, 50.0) - 1)
+    held_s = 50 * 4.25 + 8 * joined_s
+    assert served.request_s == pytest.approx(3 * held_s)
+    assert served.tokens_per_s == pytest.approx(24 * 50 / (3 * held_s))
+    token_s = 4.25 + (7 - 0.21) / 49 * joined_s
+    assert served.tpot_s == pytest.approx(token_s)
+    assert served.ttft_s == pytest.approx(3 * held_s - 49 * token_s)
+    both = continuous_batch(PASSES, np.array([5.0, 24.0]), 8.0, 100.0, 50.0)
+    assert both.request_s[1] == pytest.approx(3 * held_s)
+
+
+def test_first_prompts_come_all_at_once():
+    """Of four rounds a fourth is the first: half of four others' prompts, and their steps, come before one's own."""
+    served = continuous_batch(PASSES, 5.0, 8.0, 100.0, 50.0, rounds=4.0)
+    joined_s, queued = 5 + 0.1 * (prompts_together(5.0, 50.0) - 1), 4 / 2 / 4
+    ahead = 0.75 * 0.12 + queued
+    assert served.ttft_s == pytest.approx(13 + 1.75 + ahead * joined_s + queued * 3.5)
+    assert served.tpot_s == pytest.approx(3.5 + (4 - ahead) / 49 * joined_s)

@@ -1,0 +1,210 @@
+"""Requests in flight wait for at most the others that are there: values worked by hand, a simulation, and what always holds."""
+
+import random
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import assume
+from hypothesis import strategies as st
+from random_systems import ROUNDING, answer, serving_questions, tried_on
+
+from mlsysim import (
+    BatchingOptimizer,
+    CapacityPlanner,
+    ContinuousBatchingModel,
+    Hardware,
+    Models,
+    ServingModel,
+    TailLatencyModel,
+)
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.physics.serving.schedule import continuous_batch
+
+LLAMA, H100 = Models.Language.Llama3_8B, Hardware.Cloud.H100
+
+
+@dataclass(frozen=True)
+class Step:
+    total_s: float
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server whose decode steps, prompts in a step, prompts alone and front always take the same time."""
+
+    step_s: float
+    joined_s: float
+    alone_s: float
+    front_s: float = 0.0
+
+    def prefill_s(self, batch, prompt):
+        return batch * (self.alone_s - self.front_s) + self.front_s
+
+    def decode(self, batch, context):
+        return Step(self.step_s)
+
+    def joining_s(self, step, batch, prompt, beside):
+        return self.joined_s
+
+
+def loop(server, concurrency, output, most=1e9, rounds=0.0):
+    served = continuous_batch(server, float(concurrency), float(most), 100.0, float(output), rounds)
+    return served.ttft_s, served.tpot_s, served.request_s, served.tokens_per_s
+
+
+SERVER = Server(step_s=2.0, joined_s=5.0, alone_s=7.0, front_s=1.0)
+
+
+def test_a_lone_request_waits_for_nobody():
+    assert loop(SERVER, 1, 4) == (7.0, 2.0, 13.0, 4 / 13)
+
+
+def test_a_request_meets_the_prompts_of_all_others_once():
+    """Three, of eight tokens: front 1, half a step 1, 8 steps 16, 3 prompts 15; 3/8 of the others' in a step and a half."""
+    ahead = 1.5 * 2 / 8
+    ttft_s, tpot_s, request_s, tokens_per_s = loop(SERVER, 3, 8)
+    assert ttft_s == 1 + 1 + 2 + 5 + ahead * 5
+    assert tpot_s == pytest.approx(2 + (2 - ahead) / 7 * 5)
+    assert request_s == pytest.approx(33)
+    assert tokens_per_s == pytest.approx(3 * 8 / 33)
+
+
+def test_requests_of_one_token_are_computed_together():
+    ttft_s, _, request_s, _ = loop(SERVER, 3, 1)
+    assert ttft_s == request_s == 1 + 1 + 2 + 3 * 5
+
+
+def test_the_first_requests_come_all_at_once():
+    """In one round of two, one prompt of two is ahead on average, in a step of its own; in the other those of the steps."""
+    ttft_s, tpot_s, request_s, _ = loop(SERVER, 3, 8, rounds=2.0)
+    ahead = 0.5 * 1 + 0.5 * 1.5 * 2 / 8
+    assert ttft_s == pytest.approx(1 + 1 + 2 + 5 + ahead * 5 + 0.5 * 2)
+    assert tpot_s == pytest.approx(2 + (2 - ahead) / 7 * 5)
+    assert request_s == pytest.approx(33 + 0.5 * 2)
+
+
+def test_who_finds_no_place_waits_for_as_many_turns_as_share_it():
+    """Two places, each held for four steps and two prompts, 18; six requests take turns: three times as long."""
+    ttft_s, tpot_s, request_s, tokens_per_s = loop(SERVER, 6, 4, most=2)
+    assert (request_s, tokens_per_s) == (3 * 18, pytest.approx(2 * 4 / 18))
+    assert ttft_s == pytest.approx(54 - 3 * tpot_s)
+
+
+def test_a_prompt_costs_no_more_than_a_pass_of_its_own():
+    assert loop(Server(2.0, 9.0, 7.0, 1.0), 3, 4) == loop(Server(2.0, 6.0, 7.0, 1.0), 3, 4)
+
+
+def simulated(server, concurrency, output, count):
+    """Mean seconds to the first token and of a request, step by step: lengths vary by a half, answers return within a step."""
+    chance, now, decoding, seen = random.Random(1), 0.0, {}, []
+    cycle_s = output * server.step_s + concurrency * server.joined_s
+    waiting = {who: chance.uniform(0, cycle_s) for who in range(concurrency)}
+    while len(seen) < count:
+        joining = [who for who, came in waiting.items() if came <= now]
+        if not joining and not decoding:
+            now = min(waiting.values())
+            continue
+        now += server.step_s + len(joining) * server.joined_s
+        decoding |= {who: [chance.randint(output // 2, output + output // 2), waiting.pop(who), now] for who in joining}
+        for who in list(decoding):
+            decoding[who][0] -= 1
+            if not decoding[who][0]:
+                _, came, first = decoding.pop(who)
+                seen.append((first - came, now - came))
+                waiting[who] = now + chance.uniform(0, server.step_s)
+    return [sum(times) / len(times) for times in zip(*seen[count // 10 :], strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "output", "joined_s", "share"),
+    [(2, 64, 4.0, 0.02), (16, 64, 2.0, 0.08), (48, 256, 10.0, 0.08), (64, 32, 3.0, 0.26)],
+)
+def test_a_loop_is_like_one_simulated_step_by_step(concurrency, output, joined_s, share):
+    """The more prompts join a step, the more they cluster: those that come together end together."""
+    server = Server(1.0, joined_s, 1.0 + joined_s)
+    ttft_s, _, request_s, _ = loop(server, concurrency, output)
+    first_s, whole_s = simulated(server, concurrency, output, 4000)
+    assert request_s == pytest.approx(whole_s, rel=0.005)
+    assert (1 - share) * first_s < ttft_s < 1.01 * first_s
+
+
+def flying(stack, concurrency, model=LLAMA, hardware=H100, **asked):
+    return ServingModel().solve(model, hardware, stack=stack, schedule="continuous", batch_size=concurrency, **asked)
+
+
+def ms(quantity):
+    return quantity.m_as("ms")
+
+
+def per_s(run):
+    return run.tokens_per_second.m_as("count/second")
+
+
+def faster(device, memory=1.0, arithmetic=1.0):
+    """The accelerator with so many times its bandwidth and its rates."""
+    quicker = device.memory.model_copy(update={"bandwidth": device.memory.bandwidth * memory})
+    rates = {name: rate * arithmetic for name, rate in device.compute.precision_flops.items()}
+    update = {"peak_flops": device.compute.peak_flops * arithmetic, "precision_flops": rates}
+    return device.model_copy(update={"memory": quicker, "compute": device.compute.model_copy(update=update)})
+
+
+@pytest.mark.parametrize("stack", [None, "vllm-2025", "llama.cpp-2024"])
+def test_solvers_agree_on_a_lone_request(stack):
+    asked = {"seq_len": 8192, "output_len": 8}
+    alone = ServingModel().solve(LLAMA, H100, stack=stack, batch_size=1, **asked)
+    in_flight = flying(stack, 1, **asked)
+    counted = ContinuousBatchingModel().solve(LLAMA, H100, stack=stack, concurrency=1, **asked)
+    rare = TailLatencyModel().solve(LLAMA, H100, stack=stack, request_rate="0.001 count/s", **asked)
+    assert ms(in_flight.ttft) == ms(counted.ttft) == pytest.approx(ms(alone.ttft))
+    assert ms(rare.ttft_mean) == pytest.approx(ms(alone.ttft), rel=2e-3)
+    assert ms(in_flight.request_latency) == pytest.approx(ms(alone.request_latency))
+
+
+def test_a_limit_that_a_lone_request_keeps_is_kept():
+    asked = {"seq_len": 8192, "output_len": 8, "stack": "vllm-2025"}
+    assert BatchingOptimizer().solve(LLAMA, H100, max_ttft="300 ms", **asked).batch >= 1
+    assert CapacityPlanner().solve(LLAMA, H100, max_ttft="1 s", request_rate="1 count/s", **asked).feasible
+
+
+def test_faster_memory_raises_the_rate_of_two_long_prompts():
+    """At the speed of light arithmetic bounds a step with a prompt: two in 128 steps and a half, whatever the memory."""
+    asked = {"seq_len": 16384, "output_len": 128}
+    for memory in (1, 2, 4):
+        hardware = faster(H100, memory)
+        run, prompt_s = flying(None, 2, hardware=hardware, **asked), flying(None, 1, hardware=hardware, **asked).ttft.m_as("s")
+        assert per_s(run) == pytest.approx(2 * 128 / (126.5 * run.itl.m_as("s") + 2 * prompt_s), rel=0.01)
+
+
+@tried_on(
+    12,
+    1500,
+    question=serving_questions(),
+    concurrency=st.sampled_from([2, 3, 17, 128, 600]),
+    rounds=st.sampled_from([None, None, 1, 10]),
+)
+def test_a_closed_loop_keeps_its_laws(question, concurrency, rounds):
+    """Little's law; nobody waits for more than the others; better hardware serves no slower; bounds are below."""
+    model, hardware, arguments = question
+    assume(model.causal)
+    asked = {**arguments, "schedule": "continuous"}
+    flown = {**asked, "batch_size": concurrency, "rounds": rounds}
+    one, run = (answer(ServingModel().solve, model, hardware, **given) for given in ({**asked, "batch_size": 1}, flown))
+    static = ServingModel().solve(model, hardware, **{**arguments, "batch_size": 1})
+    assert ms(one.ttft) == pytest.approx(ms(static.ttft))
+    assert per_s(run) * run.request_latency.m_as("s") == pytest.approx(concurrency * asked["output_len"])
+    assert ms(run.request_latency) == pytest.approx(ms(run.ttft) + (asked["output_len"] - 1) * ms(run.tpot))
+    assert ms(run.tpot) >= ms(run.itl)
+    if concurrency > run.max_batch:
+        return
+    assert ms(run.ttft) <= concurrency * (ms(one.ttft) + ms(run.itl)) * (1 + ROUNDING)
+    if isinstance(hardware, HardwareNode):
+        for memory, arithmetic in ((1.1, 1), (2, 1), (1, 2), (2, 2)):
+            better = ServingModel().solve(model, faster(hardware, memory, arithmetic), **flown)
+            assert per_s(better) >= per_s(run) * (1 - ROUNDING)
+            assert ms(better.ttft) <= ms(run.ttft) * (1 + ROUNDING)
+    if asked["tp_size"] > 1 or asked["precision"] not in ("fp16", "bf16"):
+        return  # some links carry more than their node lists, and some engines unpack formats to faster ones
+    bound = ServingModel().solve(model, hardware, **{**flown, "stack": None})
+    if concurrency <= bound.max_batch:
+        assert per_s(bound) >= per_s(run)
+        assert ms(bound.ttft) <= ms(run.ttft)
