@@ -26,6 +26,7 @@ from typing import Any
 from unittest import mock
 
 import mlsysim
+from mlsysim.calibration import evidence
 from mlsysim.cli.main import main as command
 from mlsysim.core import registry, toml
 from mlsysim.core.errors import DataError, MLSysError
@@ -272,7 +273,9 @@ def _packaged(one: Mutant, folder: Path) -> Iterator[None]:
     shutil.copytree(one.path.parent, folder / room / "data")
     (folder / room / "data" / one.path.name).write_bytes(one.content)
     resources = mock.Mock(files=lambda package: folder / package.partition(".")[2])
-    with mock.patch.object(registry, "resources", resources), mock.patch.object(toml, "resources", resources):
+    with contextlib.ExitStack() as patched:
+        for module in (registry, toml, evidence):
+            patched.enter_context(mock.patch.object(module, "resources", resources))
         yield
 
 
@@ -294,6 +297,8 @@ def _package(one: Mutant, folder: Path) -> None:
     """Any other data file of the package: rows of several kinds are predicted. In a process of its own: it is read once."""
     chance = random.Random(one.seed)
     with _packaged(one, folder):
+        for read in (evidence.measured_runs, evidence.left_out, evidence.publications):
+            read()
         for path in chance.sample(KINDS["table"].files, 5):
             rows = _run_rows(path)
             for row in predict_table(chance.sample(rows, min(2, len(rows)))):
@@ -310,7 +315,7 @@ class Kind:
     ask: Callable[[Mutant, Path], None]
 
 
-_DATA = sorted(PACKAGE.glob("*/data/*.toml"))
+_DATA = sorted(path for ending in ("toml", "csv") for path in PACKAGE.glob(f"*/data/*.{ending}"))
 _LISTED = [path for path in _DATA if path.parents[1].name in REGISTRIES and path.name != "fleets.toml"]
 _OTHERS = [path for path in _DATA if path not in _LISTED and path.parents[1].name != "core"]
 _TABLES = [path.with_suffix(".csv") for path in SOURCES if path.with_suffix(".csv").exists()]

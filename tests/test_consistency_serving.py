@@ -13,12 +13,13 @@ from mlsysim.models.registry import Models
 from mlsysim.solvers.serving.batching import BatchingOptimizer
 from mlsysim.solvers.serving.continuous_batching import ContinuousBatchingModel
 from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.solvers.serving.tail_latency import TailLatencyModel
 from mlsysim.systems.fleets import usual_nodes
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.predict import predict_table
 
 TIMES = ("itl", "ttft", "token_gap", "request_latency")
-SCHEDULES = ("static", "offline")
+SCHEDULES = ("static", "continuous", "offline")
 
 
 def seconds(result, name):
@@ -35,11 +36,13 @@ def served(model, hardware, arguments, **changes):
 def test_no_engine_is_faster_than_the_bound(question, schedule):
     """Nor keeps more of a peak than there is; at as many sequences in a batch.
 
-    An engine whose own products add in 16 bits has a peak of its own where that is faster.
+    An engine whose own products add in 16 bits has a peak of its own where that is faster; one on a torus may gather weights,
+    which sends less than the bound's all-reduces.
     """
     _, hardware, arguments = question
     accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
-    assume(not (engine(arguments["stack"]).has.own_products and accelerator.compute.fp16_sum_flops))
+    kernels = engine(arguments["stack"]).has
+    assume(not (kernels.torus or (kernels.own_products and accelerator.compute.fp16_sum_flops)))
     run = answer(served, *question, schedule=schedule)
     bound = answer(served, *question, stack=None, schedule=schedule)
     assert run.prefill_mfu <= 1 + ROUNDING
@@ -91,6 +94,22 @@ def test_continuous_batching_is_serving_with_requests_in_flight(question):
     same = answer(ContinuousBatchingModel().solve, model, hardware, concurrency=arguments["batch_size"], page_size=1, **others)
     for name in (*TIMES, "tokens_per_second", "kv_cache", "memory_per_accelerator", "max_batch", "batch", "prefill_mfu"):
         assert getattr(same, name) == getattr(run, name), name
+
+
+@tried_on(5, 500, question=serving_questions())
+def test_a_request_alone_takes_the_same_in_every_schedule(question):
+    """In a fixed batch of one, in flight alone, and where one comes in years."""
+    model, hardware, arguments = question
+    others = {name: value for name, value in arguments.items() if name != "batch_size"}
+    alone = others | {"batch_size": 1}
+    fixed, flying = (answer(served, model, hardware, alone, schedule=schedule) for schedule in SCHEDULES[:2])
+    for name in TIMES:
+        assert seconds(flying, name) == pytest.approx(seconds(fixed, name)), name
+    rare = answer(TailLatencyModel().solve, model, hardware, request_rate="1e-12 count/s", **others)
+    assert rare.feasible == fixed.feasible
+    if rare.feasible:
+        assert seconds(rare, "ttft_mean") == pytest.approx(seconds(fixed, "ttft"), rel=1e-4)
+        assert seconds(rare, "latency_mean") == pytest.approx(seconds(fixed, "request_latency"), rel=1e-4)
 
 
 @tried_on(4, 200, question=serving_questions(), limit=st.sampled_from([None, "50 ms", "500 ms"]))

@@ -7,14 +7,14 @@ without their source, stack, engine, device or model. Both are written by ``pyth
 
 from __future__ import annotations
 
-import csv
 import functools
 import io
 from collections.abc import Mapping
 from importlib import resources
 from typing import NamedTuple
 
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.csv_file import table_lines
+from mlsysim.core.toml import file_text, packaged_toml, reads
 
 RUNS_FILE = "evidence.csv"
 LEFT_OUT_FILE = "left_out.csv"
@@ -101,7 +101,7 @@ def quantity_of(field: str) -> str:
     return FIRST_TOKEN if field in FIRST_TOKEN_FIELDS else WHOLE
 
 
-@functools.cache
+@reads("calibration", RUNS_FILE)
 def measured_runs() -> tuple[MeasuredRun, ...]:
     """All validation runs with a number, in the order of their sources."""
     return tuple(
@@ -111,7 +111,7 @@ def measured_runs() -> tuple[MeasuredRun, ...]:
     )
 
 
-@functools.cache
+@reads("calibration", RUNS_FILE)
 def measured_facts(solver: str) -> frozenset[RunFacts]:
     """What runs of a solver were measured of, those that coefficients were fitted to included."""
     return frozenset(_facts(row) for row in _rows(RUNS_FILE) if row["solver"] == solver)
@@ -121,7 +121,7 @@ def _facts(row: Mapping[str, str]) -> RunFacts:
     return RunFacts(row["model"], row["kind"], row["accelerator"], row["stack"], float(row["accelerators"] or 1))
 
 
-@functools.cache
+@reads("calibration", LEFT_OUT_FILE)
 def left_out() -> tuple[LeftOut, ...]:
     """The errors of each study of what was left out of a fit."""
     return tuple(
@@ -130,7 +130,7 @@ def left_out() -> tuple[LeftOut, ...]:
     )
 
 
-@functools.cache
+@reads("calibration", SOURCES_FILE)
 def publications() -> Mapping[str, Publication]:
     """Where each source was published, by its key."""
     return {row["key"]: Publication(row["key"], row["citation"], row["url"]) for row in _rows(SOURCES_FILE)}
@@ -147,7 +147,7 @@ def is_known_source(text: str) -> bool:
     return any(word in lowered for word in _source_words())
 
 
-@functools.cache
+@reads("calibration", NAMES_FILE)
 def _source_words() -> tuple[str, ...]:
     words = packaged_toml("calibration", NAMES_FILE)["words"]
     return tuple(word.lower() for word in words if word != "source")
@@ -155,4 +155,7 @@ def _source_words() -> tuple[str, ...]:
 
 @functools.cache
 def _rows(file: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO((resources.files("mlsysim.calibration") / "data" / file).read_text("utf-8"))))
+    name = f"mlsysim/calibration/data/{file}"
+    text = io.StringIO(file_text(resources.files("mlsysim.calibration") / "data" / file, name), newline="")
+    (_, columns), *lines = table_lines(text, name)
+    return [dict(zip(columns, cells, strict=True)) for _, cells in lines]
