@@ -22,13 +22,20 @@ from mlsysim.validation.anchors.loading import anchor_files, load_sound
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
 
 
-class CaseItem(pytest.Item):
+class BareItem(pytest.Item):
+    """A test that asks for no fixtures."""
+
+    def __init__(self, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.funcargs: dict[str, Any] = {}  # pytest-benchmark 5.0 looks here for a fixture of its own
+
+
+class CaseItem(BareItem):
     """A packaged test on one case."""
 
     def __init__(self, *, test: FunctionType, anchor: Anchor, place: tuple[str, int | None], **rest: Any) -> None:
         super().__init__(**rest)
         self.obj, self.anchor = test, anchor
-        self.funcargs: dict[str, Any] = {}  # pytest-benchmark 5.0 looks here for a fixture of its own
         self._place = place
 
     def runtest(self) -> None:
@@ -60,7 +67,7 @@ class CaseItem(pytest.Item):
         return super().repr_failure(excinfo, *args)
 
 
-class MalformedItem(pytest.Item):
+class MalformedItem(BareItem):
     """A file that cannot be read: one test, which fails with what is wrong, while the others' cases are tested."""
 
     def __init__(self, *, error: DataError, **rest: Any) -> None:

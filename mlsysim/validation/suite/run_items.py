@@ -14,6 +14,7 @@ from mlsysim.validation.anchors.comparison import relative
 from mlsysim.validation.anchors.record_keys import RUN
 from mlsysim.validation.anchors.runs import predicted_runs
 from mlsysim.validation.report.report import percent, shown
+from mlsysim.validation.suite.case_items import BareItem
 
 
 class RunsFile(pytest.File):
@@ -29,7 +30,7 @@ class RunsFile(pytest.File):
             yield RunItem.from_parent(self, name=str(row["id"]), row=row)
 
 
-class RunItem(pytest.Item):
+class RunItem(BareItem):
     """A run, and what is predicted of it."""
 
     def __init__(self, *, row: dict[str, Any], **rest: Any) -> None:

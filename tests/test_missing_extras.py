@@ -1,0 +1,36 @@
+"""A test suite on a machine that lacks what some of its tests need: they are skipped, and say what to install."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RUN = """
+import sys, pytest
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {package!r}:
+            raise ModuleNotFoundError(name)
+    def pytest_configure(self):
+        sys.meta_path.insert(0, self)  # before pytest's own finder, which rewrites plug-ins
+sys.exit(pytest.main({options!r}, plugins=[Absent()]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "module"), [("hypothesis", "test_closed_loop.py"), ("scipy", "test_collectives_kernels.py")]
+)
+def test_a_test_that_needs_it_is_skipped_with_a_reason(package, module):
+    options = ["-q", "-rs", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", str(ROOT / "tests" / module)]
+    code = RUN.format(package=package, options=options)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120, cwd=ROOT, env=environment
+    )
+    assert done.returncode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED), done.stdout + done.stderr
+    assert any("SKIPPED" in line and package in line for line in done.stdout.splitlines()), done.stdout
