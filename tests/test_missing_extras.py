@@ -18,7 +18,9 @@ class Absent:
             raise ModuleNotFoundError(name)
     def pytest_configure(self):
         sys.meta_path.insert(0, self)  # before pytest's own finder, which rewrites plug-ins
-sys.exit(pytest.main({options!r}, plugins=[Absent()]))
+absent = Absent()
+sys.meta_path.insert(0, absent)
+sys.exit(pytest.main({options!r}, plugins=[absent]))
 """
 
 
