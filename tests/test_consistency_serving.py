@@ -62,12 +62,14 @@ def test_no_engine_is_faster_than_the_bound(question, schedule):
     bound=st.booleans(),
 )
 def test_no_faster_machine_serves_slower(question, schedule, part, factor, bound):
+    """With more memory a server may take more at a time than is best: rates are compared where it takes as many."""
     model, hardware, arguments = question
     arguments = arguments | {"schedule": schedule} | ({"stack": None} if bound else {})
     run = answer(served, model, hardware, arguments)
     better = answer(served, model, faster(hardware, part, factor), arguments)
     assert better.max_batch >= run.max_batch
-    assert better.tokens_per_second >= run.tokens_per_second * (1 - ROUNDING)
+    if better.batch == run.batch:
+        assert better.tokens_per_second >= run.tokens_per_second * (1 - ROUNDING)
     # Where more are in flight than fit, who is served sooner waits longer for a place: the prompts of others take as long.
     waits = schedule == "continuous" and arguments["batch_size"] > run.batch
     if better.batch == run.batch:
@@ -77,8 +79,13 @@ def test_no_faster_machine_serves_slower(question, schedule, part, factor, bound
 
 @tried_on(8, 2000, question=serving_questions(), longer=st.sampled_from([1, 100, 5000]))
 def test_no_longer_prompt_or_larger_batch_is_faster(question, longer):
-    run = answer(served, *question)
+    """Two engines change with size: on a torus the layout, and in a pipeline whose stages hand over at most so many tokens the
+    parts that overlap.
+    """
     arguments = question[2]
+    kernels = engine(arguments["stack"]).has
+    assume(not kernels.torus and (arguments["pp_size"] == 1 or not kernels.stage_tokens))
+    run = answer(served, *question)
     for more in ({"input_len": arguments["input_len"] + longer}, {"batch_size": arguments["batch_size"] + longer}):
         other = answer(served, *question, **more)
         assert other.max_batch <= run.max_batch

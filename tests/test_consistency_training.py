@@ -7,7 +7,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from random_systems import PARTS, ROUNDING, answer, faster, training_questions, tried_on
 
-from mlsysim.calibration.stacks import stack_names
+from mlsysim.calibration.stacks import stack, stack_names
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.parallelism import ParallelismOptimizer
 from mlsysim.systems.fleets import usual_fleet
@@ -30,6 +30,8 @@ def step(question, fleet=None, ranks=1, **changes):
 
 @tried_on(12, 3000, question=training_questions(stacks=sorted(stack_names())))
 def test_no_stack_is_faster_than_the_bound(question):
+    """Of the schedules that both can be asked for: two batches that pass each other in a pipeline are none of them."""
+    assume(not stack(question[3]["stack"]).coefficients.two_batches)
     run = answer(step, question)
     assert run.mfu <= 1 + ROUNDING
     assert seconds(step(question, stack=None)) <= seconds(run) * (1 + ROUNDING)
