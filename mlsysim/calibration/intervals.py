@@ -10,8 +10,9 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from mlsysim.calibration.evidence import LeftOut, MeasuredRun, RunFacts, left_out, measured_facts, measured_runs
+from mlsysim.calibration.evidence import MeasuredRun, RunFacts, left_out, measured_facts, measured_runs
 
 LEVEL = 0.9
 # Runs that a scope needs: the 90 % quantile of twenty is the second largest.
@@ -50,6 +51,15 @@ class Spread:
     runs: int
     median: float
     p90: float
+
+    def about(self, value: Any) -> tuple[Any, Any]:
+        """Return the ends of the interval about a number or a quantity.
+
+        Args:
+            value: what is predicted.
+        """
+        factor = math.exp(self.log_width)
+        return value / factor, value * factor
 
 
 def conformal_quantile(errors: Sequence[float], level: float = LEVEL) -> float:
@@ -126,18 +136,20 @@ def unmeasured(solver: str, facts: RunFacts, *, known_source: bool = True) -> tu
         missing.append("source")
     if facts.accelerator not in known["device"]:
         missing.append("device")
-    if any(one.study == "model" and one.solver == solver for one in left_out()) and facts.model not in known["model"]:
+    if known["model"] and facts.model not in known["model"]:
         missing.append("model")
     return tuple(missing)
 
 
 @functools.cache
 def _known(solver: str) -> dict[str, frozenset[str]]:
+    """What a solver was measured on; no models where leaving one out was never studied. Every calibrated solve asks."""
     facts = measured_facts(solver)
+    studied = any(one.study == "model" and one.solver == solver for one in left_out())
     return {
         "stack": frozenset(one.stack for one in facts),
         "device": frozenset(one.accelerator for one in facts),
-        "model": frozenset(one.model for one in facts),
+        "model": frozenset(one.model for one in facts if studied),
     }
 
 
@@ -189,26 +201,12 @@ def _spread_of(errors: Sequence[float], scope: str) -> Spread:
 
 @functools.cache
 def _study(study: str, solver: str, quantity: str) -> Spread:
-    return spread_of_groups([one.errors for one in groups_of(study, solver, quantity)])
-
-
-def groups_of(study: str, solver: str, quantity: str) -> list[LeftOut]:
-    """Return what a study left out, one after the other: of this solver where it was studied, else of all.
-
-    Args:
-        study: of ``STUDIES``.
-        solver: name of the solver.
-        quantity: ``evidence.WHOLE`` or ``evidence.FIRST_TOKEN``.
-    """
+    """How far off predictions without a thing of a kind were: of this solver where that was studied, else of all."""
     every = [one for one in left_out() if one.quantity == quantity]
     asked = [one for one in every if one.study == study]
     own = [one for one in asked if one.solver == solver]
     # Stacks of training runs are their sources' own: who leaves one out leaves out the other.
     with_source = [one for one in every if one.study == "source" and one.solver == solver] if study == "stack" else []
-    return own or with_source or asked
-
-
-def spread_of_groups(groups: Sequence[Sequence[float]]) -> Spread:
-    """Return how far off a new group is to be expected, from the errors of each of some others."""
+    groups = [one.errors for one in own or with_source or asked]
     middle, wide = grouped_quantile(groups, 0.5), grouped_quantile(groups)
     return Spread(wide, "", sum(map(len, groups)), math.expm1(middle), math.expm1(wide))

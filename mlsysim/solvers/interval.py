@@ -77,12 +77,11 @@ def interval_about(solver: str, field: str, value: Any, facts: RunFacts) -> Inte
     found = spread(solver, quantity_of(field), facts)
     if found is None:
         return None
-    factor = math.exp(found.log_width)
     other = spread(solver, quantity_of(field), facts, known_source=False)
     elsewhere = ""
     if other is not None and other.log_width > found.log_width:
-        elsewhere = shown_range(value * math.exp(-other.log_width), value * math.exp(other.log_width))
-    return Interval(value / factor, value * factor, LEVEL, found.scope, found.runs, found.median, found.p90, elsewhere)
+        elsewhere = shown_range(*other.about(value))
+    return Interval(*found.about(value), LEVEL, found.scope, found.runs, found.median, found.p90, elsewhere)
 
 
 def is_speed(field: str, value: Any) -> bool:

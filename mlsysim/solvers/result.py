@@ -70,7 +70,12 @@ class Result:
         for name, value in _unsound(vars(self)):
             raise UnsoundError(f"{name} would be {shown(value)} (of {self.solver})")
         if self.basis == "calibrated" and self.facts is not None:
-            object.__setattr__(self, "basis", fitted_basis(self.MEASURED_AS or self.solver, self.facts))
+            object.__setattr__(self, "basis", fitted_basis(self.measured_as, self.facts))
+
+    @property
+    def measured_as(self) -> str:
+        """The solver whose measured runs tell how far off this result may be."""
+        return self.MEASURED_AS or self.solver
 
     @cached_property
     def interval(self) -> Interval | None:
@@ -87,7 +92,7 @@ class Result:
         """The three published runs that are most like this one, of as many sources as there are."""
         if self.interval is None or self.facts is None:
             return ()
-        return nearest_to(self.MEASURED_AS or self.solver, quantity_of(self.INTERVAL_OF), self.facts)
+        return nearest_to(self.measured_as, quantity_of(self.INTERVAL_OF), self.facts)
 
     def interval_of(self, name: str) -> Interval | None:
         """Where nine in ten measurements of a field are expected.
@@ -105,7 +110,7 @@ class Result:
             raise UnknownNameError.among("name", name, [part.name for part in fields(self)])
         if self.basis not in FITTED_BASES or self.facts is None:
             return None
-        return interval_about(self.MEASURED_AS or self.solver, name, getattr(self, name), self.facts)
+        return interval_about(self.measured_as, name, getattr(self, name), self.facts)
 
     def require_feasible(self) -> Self:
         """This result, or ``InfeasibleError`` with the reason."""

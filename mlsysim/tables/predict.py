@@ -239,8 +239,8 @@ def _interval(answer: _Run, metric: str, predicted: float, *, known_source: bool
     found = spread(answer.solver, quantity, answer.facts, known_source=known_source)
     if found is None:
         return {}
-    factor = math.exp(found.log_width)
-    return {"low": predicted / factor, "high": predicted * factor, "scope": f"{found.scope}: {found.runs} runs"}
+    low, high = found.about(predicted)
+    return {"low": low, "high": high, "scope": f"{found.scope}: {found.runs} runs"}
 
 
 class _Waiting:
@@ -348,7 +348,7 @@ def _answer(asked: Question, result: Result, figure: Callable[[Any, str], float]
     """A solver's answer to a row, whose figures ``figure`` reads by their metric."""
     read = functools.partial(figure, result)
     stack = asked.arguments["stack"]
-    return _Run(result.feasible, result.basis, stack, result.reason, read, result.MEASURED_AS or result.solver, result.facts)
+    return _Run(result.feasible, result.basis, stack, result.reason, read, result.measured_as, result.facts)
 
 
 def _samples_per_s(result: SingleNodeResult, _metric: str) -> float:

@@ -158,8 +158,7 @@ def _expected(anchor: Anchor, predicted: Plain) -> tuple[float | None, float | N
     if not isinstance(predicted, float) or facts is None or anchor.case.factors:
         return None, None
     found = spread(anchor.source.solver, quantity_of(anchor.case.metric), facts)
-    factor = math.exp(found.log_width) if found is not None else math.inf
-    return predicted / factor, predicted * factor
+    return found.about(predicted) if found is not None else (None, None)
 
 
 def _nearest(anchor: Anchor) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE, MeasuredRun, left_out, measured_runs
-from mlsysim.calibration.intervals import LEVEL, Pool, spread_of_groups
+from mlsysim.calibration.intervals import LEVEL, Pool, grouped_quantile
 
 FOLDS = 10
 # Two-sided 99 % of a normal distribution.
@@ -81,7 +81,7 @@ def of_unknown() -> list[Coverage]:
                 others = [other.errors for other in every if other is not one and other.solver == one.solver]
                 if not others:
                     continue
-                width = spread_of_groups(others).log_width
+                width = grouped_quantile(others)
                 shares.append(sum(error <= width for error in one.errors) / len(one.errors))
                 widths.append(math.exp(2 * width))
             if shares:

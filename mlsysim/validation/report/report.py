@@ -60,12 +60,16 @@ def percent(fraction: float | None, *, signed: bool = False, digits: int = 1) ->
     return f"{100 * fraction:{'+' if signed else ''}.{digits}f} %"
 
 
+def place_of(row: Row) -> str:
+    """Say whether a prediction lies in its figure's band."""
+    return "in band" if row["in_band"] else "known miss" if row["known_miss"] else "OUT OF BAND"
+
+
 def standing(row: Row) -> str:
     """Say how a prediction stands to its figure: basis, error, in the band or not."""
     error = [] if row["error"] is None else [percent(row["error"], signed=True)]
-    place = "in band" if row["in_band"] else "known miss" if row["known_miss"] else "OUT OF BAND"
     plan = [] if row["feasible"] else [f"infeasible: {row['reason']}"]
-    return ", ".join([row["basis"], *error, place, *plan])
+    return ", ".join([row["basis"], *error, place_of(row), *plan])
 
 
 def table(header: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> list[str]:

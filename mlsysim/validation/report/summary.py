@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
 from mlsysim.validation.report import judgement
 from mlsysim.validation.report.coverage import Coverage, of_known
-from mlsysim.validation.report.report import paper_rows, percent, shown, table, verdict
+from mlsysim.validation.report.report import paper_rows, percent, place_of, shown, table, verdict
 from mlsysim.validation.report.statistics import Row, quantile
 
 WIDTH = 100
@@ -104,8 +104,7 @@ def _own(rows: Sequence[Row]) -> list[str]:
         measured, predicted = (shown(row[name], row["unit"]) for name in ("measured", "predicted"))
         ends = "" if row["expected_low"] is None else f" ({shown(row['expected_low'])} to {shown(row['expected_high'])})"
         error = "" if row["error"] is None else f", {percent(row['error'], signed=True)}"
-        place = "in band" if row["in_band"] else "known miss" if row["known_miss"] else "OUT OF BAND"
-        head = f"{row['id']}: measured {measured}, predicted {predicted}{ends}{error}, {place}"
+        head = f"{row['id']}: measured {measured}, predicted {predicted}{ends}{error}, {place_of(row)}"
         told += [_cut(f"{head}; limited by {row['binding']}", WIDTH)]
         told += [_cut(f"  near it: {published}", WIDTH) for published in row["nearest"]]
     return told
