@@ -15,7 +15,7 @@ from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
 from mlsysim.physics.layer.work import NONE, LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.plan import ONE_F_ONE_B, Plan
-from mlsysim.physics.serving.deployment import ServingKernels, SharedServing
+from mlsysim.physics.serving.deployment import ServingKernels, ServingShape, SharedServing
 
 UNIT = 64.0
 PEAK = 2 * UNIT**3  # FLOP/s
@@ -89,3 +89,55 @@ def serving_kernels(**changed):
     usual |= {"nic_Bps": 1024.0, "memory_Bps": 32768.0, "multiprocessors": 1.0, "cache_B": 0.0}
     usual |= {"own_peak_flops_per_s": 4 * PEAK, "own_compute_share": 0.5, "own_memory_share": 0.25, "streaming": 0.5}
     return ServingKernels(**usual | {"shared": SharedServing(65536.0, 0.5)} | changed)
+
+
+def three_layers(**changed):
+    """Three layers and both ends of a model, in small round numbers."""
+    usual = {
+        "layers": 3.0,
+        "matmul_flops": 100.0,
+        "attention_flops": 30.0,
+        "full_attention_flops": 60.0,
+        "head_flops": 40.0,
+        "layer_parameters": 20.0,
+        "expert_parameters": 24.0,
+        "embedding_parameters": 10.0,
+        "head_parameters": 14.0,
+        "tied_parameters": 6.0,
+        "kept_split_B": 8.0,
+        "kept_residual_B": 4.0,
+        "selective_split_B": 3.0,
+        "selective_residual_B": 2.0,
+        "boundary_B": 6.0,
+        "logits": 5.0,
+        "adapter_parameters": 2.0,
+    }
+    return work(**usual | changed)
+
+
+def served_shape(**changed):
+    """Three layers; four query heads and two of keys, 64 wide; gated blocks of 256; a vocabulary of 256."""
+    usual = {
+        "layers": 3.0,
+        "hidden": 2 * UNIT,
+        "qkv_width": 8 * UNIT,
+        "key_width": 2 * UNIT,
+        "attention_width": 4 * UNIT,
+        "heads": 4.0,
+        "kv_heads": 2.0,
+        "head_dim": UNIT,
+        "cached_heads": 2.0,
+        "cached_dim": UNIT,
+        "window": 0.0,
+        "windowed": 0.0,
+        "ffn": 4 * UNIT,
+        "ffn_matrices": 3.0,
+        "dense": 1.0,
+        "experts": 0.0,
+        "experts_per_token": 0.0,
+        "expert_ffn": 0.0,
+        "shared_ffn": 0.0,
+        "vocab": 4 * UNIT,
+        "reductions": 2.0,
+    }
+    return ServingShape(**usual | changed)

@@ -1,7 +1,7 @@
 """The work, the parameters and the activations of a layer; the pieces that a rank owns."""
 
 import pytest
-from plain import plan, work
+from plain import plan, three_layers, work
 
 from mlsysim.physics.layer.context_parallel import merged_output_B, ring_passes_B
 from mlsysim.physics.layer.sharding import (
@@ -22,25 +22,7 @@ from mlsysim.physics.layer.work import (
     recomputed_flops,
 )
 
-MODEL = work(
-    layers=3.0,
-    matmul_flops=100.0,
-    attention_flops=30.0,
-    full_attention_flops=60.0,
-    head_flops=40.0,
-    layer_parameters=20.0,
-    expert_parameters=24.0,
-    embedding_parameters=10.0,
-    head_parameters=14.0,
-    tied_parameters=6.0,
-    kept_split_B=8.0,
-    kept_residual_B=4.0,
-    selective_split_B=3.0,
-    selective_residual_B=2.0,
-    boundary_B=6.0,
-    logits=5.0,
-    adapter_parameters=2.0,
-)
+MODEL = three_layers()
 FROZEN = work(matmul_flops=100.0, attention_flops=30.0, head_flops=40.0, adapter_parameters=2.0, frozen=1.0)
 
 

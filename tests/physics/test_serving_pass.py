@@ -5,11 +5,11 @@ from math import inf
 
 import numpy as np
 import pytest
-from plain import PEAK, UNIT, links, serving_kernels
+from plain import PEAK, UNIT, links, served_shape, serving_kernels
 
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
 from mlsysim.physics.serving.activations import elementwise_layer_s, stored_score_s
-from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServedModel, ServingShape, Shards
+from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServedModel, Shards
 from mlsysim.physics.serving.passes import (
     PassTime,
     decode_layer_attention_s,
@@ -21,29 +21,7 @@ from mlsysim.physics.serving.passes import (
 from mlsysim.physics.serving.products import Product, layer_products_s, product_s, scaled
 
 # Three layers; four query heads and two of keys, 64 wide; gated blocks of 256; a vocabulary of 256.
-SHAPE = ServingShape(
-    layers=3.0,
-    hidden=2 * UNIT,
-    qkv_width=8 * UNIT,
-    key_width=2 * UNIT,
-    attention_width=4 * UNIT,
-    heads=4.0,
-    kv_heads=2.0,
-    head_dim=UNIT,
-    cached_heads=2.0,
-    cached_dim=UNIT,
-    window=0.0,
-    windowed=0.0,
-    ffn=4 * UNIT,
-    ffn_matrices=3.0,
-    dense=1.0,
-    experts=4.0,
-    experts_per_token=2.0,
-    expert_ffn=2 * UNIT,
-    shared_ffn=0.0,
-    vocab=4 * UNIT,
-    reductions=2.0,
-)
+SHAPE = served_shape(experts=4.0, experts_per_token=2.0, expert_ffn=2 * UNIT)
 TWO = Shards(tp=2.0, pp=1.0, node=8.0, attention=2.0)
 ENGINE = EngineCoefficients(layer_s=0.0, scaling_s=0.0, hop_s=0.0, compute_share=0.5)
 READS = GemmKernel(inf, 0.0, inf, 1.0, 0.0, SharedGemm(1.0, 0.0, 0.0, 1.0), most_splits=1.0)

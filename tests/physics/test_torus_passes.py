@@ -8,10 +8,10 @@ from math import inf
 
 import numpy as np
 import pytest
-from plain import UNIT, serving_kernels
+from plain import UNIT, served_shape, serving_kernels
 
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
-from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServingShape
+from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels
 from mlsysim.physics.serving.passes import PassTime
 from mlsysim.physics.serving.torus import TorusDeployment
 from mlsysim.physics.serving.torus_partition import (
@@ -150,29 +150,7 @@ def test_an_exchange_of_heads_for_sequences():
 
 
 # Passes: three layers, four query heads and two of keys; hidden 128, blocks of 256, on a ring of two chips.
-SHAPE = ServingShape(
-    layers=3.0,
-    hidden=2 * UNIT,
-    qkv_width=8 * UNIT,
-    key_width=2 * UNIT,
-    attention_width=4 * UNIT,
-    heads=4.0,
-    kv_heads=2.0,
-    head_dim=UNIT,
-    cached_heads=2.0,
-    cached_dim=UNIT,
-    window=0.0,
-    windowed=0.0,
-    ffn=4 * UNIT,
-    ffn_matrices=3.0,
-    dense=1.0,
-    experts=0.0,
-    experts_per_token=0.0,
-    expert_ffn=0.0,
-    shared_ffn=0.0,
-    vocab=4 * UNIT,
-    reductions=2.0,
-)
+SHAPE = served_shape()
 PAIR = Torus((2,), 8192.0, hop_s=0.0, launch_s=0.0)
 ENGINE = EngineCoefficients(layer_s=0.0, scaling_s=0.0, hop_s=0.0, compute_share=0.5)
 HOST = replace(ENGINE, layer_s=1.0, scaling_s=0.5, step_s=7.0, sequence_s=0.125, request_s=11.0, hop_s=2.0, interleave=0.5)

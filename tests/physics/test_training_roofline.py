@@ -5,7 +5,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from plain import machine, plan, work
+from plain import machine, plan, three_layers, work
 
 from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE
 from mlsysim.physics.training.roofline_step import (
@@ -19,28 +19,7 @@ from mlsysim.physics.training.roofline_step import (
 )
 from mlsysim.physics.training.step import Overlap
 
-MODEL = work(
-    layers=3.0,
-    matmul_flops=100.0,
-    attention_flops=30.0,
-    full_attention_flops=60.0,
-    head_flops=40.0,
-    layer_parameters=20.0,
-    expert_parameters=24.0,
-    embedding_parameters=10.0,
-    head_parameters=14.0,
-    tied_parameters=6.0,
-    kept_split_B=8.0,
-    kept_residual_B=4.0,
-    selective_split_B=3.0,
-    selective_residual_B=2.0,
-    boundary_B=6.0,
-    logits=5.0,
-    routed_copies=2.0,
-    reductions=2.0,
-    key_value_B=12.0,
-    adapter_parameters=2.0,
-)
+MODEL = three_layers(routed_copies=2.0, reductions=2.0, key_value_B=12.0)
 COUNTS = machine(rate_flops_per_s=5.0, memory_Bps=inf)
 READS = machine(rate_flops_per_s=inf)
 SLOW = machine(intra_Bps=4.0, inter_Bps=1.0)
