@@ -29,6 +29,8 @@ class Stack:
         name, coefficients: the stack's name, and its fitted numbers.
         gather_B, reduce_B: bytes a parameter that its collectives carry (None: the formats of the plan).
         fused_quantisation, vendor_attention: the kernel before quantises; attention is the vendor's, else FlashAttention.
+        eager: PyTorch runs each operation of norms, rotation and gates by itself, unless the run is compiled (None: its kernels
+            are its own, and compiling changes nothing).
         memory: terms of its memory with attention that stores no scores.
         score_B: bytes that it keeps per score, by the name of the attention kernel that stores them.
         keeps_operands: 8-bit products keep their quantised inputs for the backward pass, not the 16-bit ones.
@@ -40,6 +42,7 @@ class Stack:
     reduce_B: float | None
     fused_quantisation: bool
     vendor_attention: bool
+    eager: bool | None
     memory: MemoryTerms
     score_B: Mapping[str, float]
     keeps_operands: bool
@@ -74,6 +77,7 @@ def stack(name: str) -> Stack:
         reduce_B=entry.get("reduce_B"),
         fused_quantisation=bool(entry.get("fused_quantisation", False)),
         vendor_attention=bool(entry.get("vendor_attention", False)),
+        eager=entry.get("eager"),
         memory=MemoryTerms(**{key: float(value) for key, value in entry.get("memory", {}).items()}),
         score_B={**_SCORE_B, **entry.get("score_B", {})},
         keeps_operands=bool(entry.get("keeps_operands", False)),

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from mlsysim.calibration.devices import measured_device
+from mlsysim.calibration.names import unknown
 from mlsysim.calibration.stacks import COEFFICIENTS, stack
 from mlsysim.fitting.bounded import Coefficient
-from mlsysim.fitting.calibration import EVERY, Calibration, Entry, Key, Place, Runs, cases
+from mlsysim.fitting.calibration import CALIBRATION, EVERY, Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.lowering.training_kernels import kernel_device, stack_step
 from mlsysim.physics.records import stacked
 from mlsysim.physics.training.step_inputs import KernelDevice, SharedCoefficients, StackCoefficients
@@ -37,12 +38,15 @@ RANGES = {
     "host_expert_s": Coefficient(2e-3, 0.0, 1e-2),
     "ep_hidden": Coefficient(0.3, 0.0, 0.95),
     "attention_rate": Coefficient(0.7, 0.2, 1.2),
+    "hopper_rate": Coefficient(0.8, 0.4, 1.2),
     "tp_wait_s": Coefficient(1e-4, 0.0, 3e-3),
     "network_step_s": Coefficient(1e-4, 0.0, 2e-3),
     "clock": Coefficient(0.85, 0.6, 1.05),
 }
 # Those that only runs with experts have: fitted to these runs alone, after all else is fitted to the runs without.
 EXPERT_PARTS = ("host_expert_s", "ep_hidden", "routed_B")
+# The stack of a framework that no name fits.
+UNKNOWN = str(unknown()["stack"])
 _SHARED = tuple(part.name for part in fields(SharedCoefficients))
 
 
@@ -108,8 +112,22 @@ def runs_of(anchors: Iterable[Anchor]) -> list[Runs]:
 
 
 def gathered(root: Path, role: str) -> list[Runs]:
-    """The training runs of ``role`` under ``root``."""
-    return runs_of(cases(root, ("training",), role))
+    """The training runs of ``role`` under ``root``; those that are fitted also as runs of a framework that nobody knows."""
+    runs = runs_of(cases(root, ("training",), role))
+    return [*runs, *map(_of_any_stack, runs)] if role == CALIBRATION else runs
+
+
+def _of_any_stack(run: Runs) -> Runs:
+    """``run`` as if its stack were unknown: decides, after all else, what the stack of unknown frameworks has."""
+    prepared, kernels = run.predict.args  # type: ignore[attr-defined]
+    return replace(
+        run,
+        on={**run.on, "stack": UNKNOWN},
+        predict=functools.partial(_steps, (UNKNOWN, *prepared[1:]), kernels),
+        stage=2,
+        decides=lambda key: key.entry == UNKNOWN and key.part not in EXPERT_PARTS and not run.stage,
+        judges=("stack",),
+    )
 
 
 TRAINING = Calibration(

@@ -106,6 +106,10 @@ class TrainingOptions(TypedDict, total=False):
     expert_tp_size: Annotated[int | None, Option(None, "ranks that share one expert's matrices; by default as many as tp_size")]
     shard_size: Annotated[int | None, Option(None, "data-parallel ranks that ZeRO shards over; by default all")]
     lora_rank: Annotated[int | None, Option(None, "rank of adapters of the attention products, trained alone")]
+    compiled: Annotated[
+        bool | None, Option(None, "whether torch.compile fuses the passes between products; by default as the stack's users do")
+    ]
+    async_tp: Annotated[bool, Option(False, "whether tensor-parallel collectives run in parts beside the products")]
     routing_imbalance: Annotated[
         float | None,
         Option(None, "tokens of the busiest expert-parallel rank over the mean (>= 1); calibrated basis only"),

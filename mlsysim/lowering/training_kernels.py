@@ -42,6 +42,8 @@ def layer_shape(
     found: Stack,
     lora_rank: int = 0,
     routing_imbalance: float = 1.0,
+    eager: bool = False,
+    async_tp: bool = False,
 ) -> LayerShape:
     """The kernels of one layer of ``workload``.
 
@@ -68,6 +70,8 @@ def layer_shape(
         head_passes=1.0 + workload.prediction_layers,
         window=float(workload.sliding_window or 0),
         windowed=workload.windowed_layers / workload.layers,
+        eager=float(eager),
+        async_tp=float(async_tp),
         adapter_rank=float(lora_rank),
         latent=_latent(workload),
         routed=_routed(workload, routing_imbalance),
@@ -188,7 +192,8 @@ def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, sta
 
 def setting_shape(setting: TrainingSetting, found: Stack) -> LayerShape:
     """The kernels of one layer of a setting."""
-    accelerator, given = setting.fleet.node.accelerator, (setting.lora_rank, setting.routing_imbalance)
+    accelerator = setting.fleet.node.accelerator
+    given = (setting.lora_rank, setting.routing_imbalance, setting.eager, setting.async_tp)
     return layer_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found, *given)
 
 

@@ -116,6 +116,8 @@ class TrainingSetting:
         shards: data-parallel ranks that ZeRO shards over; 0 for all.
         lora_rank: rank of the adapters; 0 where all weights are trained.
         routing_imbalance: tokens of the busiest expert-parallel rank over the mean.
+        eager: whether each operation between products runs by itself.
+        async_tp: whether tensor-parallel collectives run in parts beside the products.
     """
 
     workload: Workload
@@ -136,6 +138,8 @@ class TrainingSetting:
     shards: int
     lora_rank: int
     routing_imbalance: float
+    eager: bool
+    async_tp: bool
 
     @classmethod
     @strict_keywords
@@ -178,6 +182,8 @@ class TrainingSetting:
             shards=0 if shards is None else whole_number("shard_size", shards),
             lora_rank=_lora_rank(model, asked["lora_rank"]),
             routing_imbalance=_routing_imbalance(model, asked["routing_imbalance"], asked["stack"]),
+            eager=_eager(asked["compiled"], asked["stack"]),
+            async_tp=_async_tp(asked["async_tp"], asked["stack"]),
             straggler_factor=real_number("straggler_factor", asked["straggler_factor"], 1.0),
             congestion_factor=real_number("congestion_factor", asked["congestion_factor"], 1.0),
         )
@@ -246,6 +252,24 @@ def _routing_imbalance(model: Workload, routing_imbalance: object, stack: object
     if factor > model.moe.experts:
         raise InconsistentError("routing_imbalance", factor, f"at most the {model.moe.experts} experts: all tokens to one")
     return factor
+
+
+def _eager(compiled: object, stack: object) -> bool:
+    name = stack_called(stack) if isinstance(stack, str) else None
+    usual = None if name is None else known_stack(name).eager
+    if compiled is None:
+        return bool(usual)
+    if usual is None:
+        raise InconsistentError(
+            "compiled", compiled, f"nothing with stack {stack!r}: only PyTorch's own kernels are compiled or not"
+        )
+    return not boolean("compiled", compiled)
+
+
+def _async_tp(async_tp: object, stack: object) -> bool:
+    if boolean("async_tp", async_tp) and stack is None:
+        raise InconsistentError("async_tp", async_tp, "nothing without stack: only calibrated steps have it")
+    return bool(async_tp)
 
 
 def _overlap(overlap_comm: object, overlap_efficiency: object, is_bound: bool) -> Overlap:

@@ -59,6 +59,8 @@ def _accelerator_text(cells: Cells) -> str:
 def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
     """Returns the registered model that a row names, where its own columns leave out what builds one; None where they do not.
 
+    Heads of usual width build one, and as many layers as the row's parameters make.
+
     Raises:
         InputError: columns are left out, and no transformer of the registry has this name.
         InconsistentError: a column that is there contradicts the registry.
@@ -74,6 +76,8 @@ def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
         return None
     model = registered_model(row.get("model") or "")
     if model is None:
+        if "hidden" not in missing and (cell_text(row, "params_b") or "layers" not in missing):
+            return None
         near = Models.Language.nearest(row.get("model"))
         like = f", such as {either(near)}" if near else ""
         raise InputError(missing[0], "", f"a number: the row leaves it out, and no registered model has its name{like}")

@@ -18,7 +18,7 @@ from mlsysim.systems.fleets import usual_nodes
 from mlsysim.tables.cells import cell_text, flag_cell, number_cell, whole_cell
 from mlsysim.tables.names import named_accelerator, named_format, named_model, registered_model
 from mlsysim.tables.question import Question
-from mlsysim.tables.training import stated_workload
+from mlsysim.tables.stated_models import stated_workload
 
 # What a metric of the tables is called on a result, and the unit that its name says. itl_ms is the mean time between tokens;
 # whether tpot_ms is the same, or a whole request over its tokens, tpot_excludes_first_token says (yes unless it says no).

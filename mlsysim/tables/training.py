@@ -9,23 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlsysim.calibration.names import framework_called, stack_of_variant, unknown
-from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
+from mlsysim.calibration.stacks import stack as known_stack
+from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
-from mlsysim.models.parameters import embedding_parameters, head_parameters, total_parameters
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult
 from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import cell_text, number_cell, whole_cell
-from mlsysim.tables.experts import PARAMETERS_TOLERANCE, expert_workload
-from mlsysim.tables.names import named_accelerator, named_format, named_model, refuse_unmodelled, untold_fields
+from mlsysim.tables.names import named_accelerator, named_format, named_model, refuse_unmodelled
+from mlsysim.tables.stated_models import stated_workload
 
 METRICS = ("step_time_s", "tokens_per_s_per_accel", "tflops_per_accel", "mfu_pct", "hfu_pct")
 
 
-# Counts of parameters nearer than this are of one architecture; nominal ones ("16B") are seldom further off.
-_CLOSE = 0.04
-_HEAD_WIDTHS = (128, 256)
+_COMPILED = re.compile(r"\b(?:eager|compiled?)\b")
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,9 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
     microbatch_count = batch // (dp * micro_batch)
     zero_stage = _zero_stage(row, framework)
-    arguments = {
+    variant = cell_text(row, "variant")
+    stack = stack_of_variant(variant, cell_text(row, "model")) or str(framework["stack"])
+    arguments: dict[str, Any] = {
         "batch_size": batch,
         "seq_len": whole_cell(row, "seq_len"),
         "precision": _precision(row),
@@ -76,13 +76,17 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         "sequence_parallel": {"yes": tp > 1, "no": False}.get(cell_text(row, "sequence_parallel")),
         "recompute": cell_text(row, "recompute") or framework.get("recompute"),
         "attention": _attention(row),
-        "stack": stack_of_variant(cell_text(row, "variant"), cell_text(row, "model")) or str(framework["stack"]),
+        "stack": stack,
     }
     if cp > 1:
         arguments["cp_size"] = cp
     if workload.moe is not None:
         # Megatron-Core's recipes do not split experts, whatever TP the other layers have; no table says otherwise.
         arguments |= {"ep_size": whole_cell(row, "ep", 1), "expert_tp_size": 1}
+    if known_stack(stack).eager is not None and (said := _COMPILED.search(variant)):
+        arguments["compiled"] = said.group() != "eager"
+    if "async tp" in variant:
+        arguments["async_tp"] = True
     rank = _lora_rank(row)
     if rank:
         arguments["lora_rank"] = rank
@@ -113,64 +117,7 @@ def _fleet(row: Mapping[str, str]) -> Fleet:
 
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     refuse_unmodelled(row.get("model") or "")
-    if (named := named_model(row)) is not None:
-        return named
-    return stated_workload(row)
-
-
-def stated_workload(row: Mapping[str, str]) -> TransformerWorkload:
-    """The transformer that the row's columns describe, dense or of experts.
-
-    Raises:
-        InputError: a cell that is needed is empty or no number.
-    """
-    hidden, heads = whole_cell(row, "hidden"), whole_cell(row, "heads")
-    name, layers, kv_heads = row.get("model") or "model", whole_cell(row, "layers"), whole_cell(row, "kv_heads", heads)
-    vocab, billions = whole_cell(row, "vocab", 51200), number_cell(row, "params_b", 0.0)
-    if whole_cell(row, "experts", 1) == 1:
-        ffn = whole_cell(row, "ffn_hidden", 4 * hidden)
-        built = built_workload(name, layers, hidden, heads, kv_heads, ffn, vocab, billions)
-        return _check_parameters(built, billions) if billions and cell_text(row, "ffn_hidden") else built
-    experts = whole_cell(row, "experts"), whole_cell(row, "experts_topk")
-    ffn, active = whole_cell(row, "ffn_hidden", 0), number_cell(row, "active_params_b", 0.0)
-    return expert_workload(name, layers, hidden, heads, kv_heads, ffn, vocab, *experts, billions, active)
-
-
-@functools.lru_cache(maxsize=4096)
-def built_workload(
-    name: str, layers: int, hidden: int, heads: int, kv_heads: int, ffn: int, vocab: int, published_billions: float
-) -> TransformerWorkload:
-    """Gated or not, tied or not: tables do not say, the published count does; without one it is a plain GPT.
-
-    A model that the registry knows, of the same size, is built as it says there.
-    """
-    size = {"layers": layers, "hidden_dim": hidden, "heads": heads, "kv_heads": kv_heads, "ffn_hidden": ffn}
-    known = untold_fields(name, size)
-    fields: dict[str, Any] = {"name": name, "architecture": "Transformer", "vocab_size": vocab} | size | known
-    matrices = (known["ffn_matrices"],) if known else (2, 3)
-    kinds = [{"ffn_matrices": count, "tied_embeddings": tied} for count in matrices for tied in (True, False)]
-
-    def miss(kind: dict[str, Any]) -> float:
-        uncounted = TransformerWorkload.model_construct(**(fields | kind))
-        return abs(total_parameters(uncounted, ffn) / (published_billions * 1e9) - 1)
-
-    kind = min(kinds, key=miss) if published_billions else kinds[0]
-    if published_billions and miss(kind) > _CLOSE and not known:
-        # Heads are usually hidden / heads wide. Where no such model has the published count, one of usual width may.
-        wider = min((other | {"head_dim": width} for other in kinds for width in _HEAD_WIDTHS), key=miss)
-        kind = wider if miss(wider) < _CLOSE / 2 else kind
-    return TransformerWorkload.of_architecture(**(fields | kind))
-
-
-def _check_parameters(model: TransformerWorkload, published_billions: float) -> TransformerWorkload:
-    """Refuse a model whose layers have other parameters than the row says, counted with or without the token embeddings."""
-    tables = embedding_parameters(model) + head_parameters(model)
-    counts = (model.parameter_count, model.parameter_count - tables)
-    if min(abs(count / (published_billions * 1e9) - 1) for count in counts) > PARAMETERS_TOLERANCE:
-        size = f"{model.layers} layers of hidden {model.hidden_dim} and ffn_hidden {model.ffn_width}"
-        expected = f"within {PARAMETERS_TOLERANCE:.0%} of the {model.parameter_count / 1e9:.3g} of {size}"
-        raise InconsistentError("params_b", f"{published_billions:g}", expected)
-    return model
+    return named_model(row) or stated_workload(row, whole_cell(row, "tp", 1), whole_cell(row, "pp", 1))
 
 
 def _lora_rank(row: Mapping[str, str]) -> int:

@@ -28,6 +28,7 @@ from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, whe
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training.roofline_step import (
     pipeline_send_s,
+    reductions_of_step,
     replica_reduction_s,
     ring_exchange_s,
     shard_traffic_s,
@@ -49,6 +50,12 @@ _FORWARD_QKV_B, _BACKWARD_QKV_B = 5.0, 10.0
 # Adam reads and writes two moments and the master weight (24), reads the 32-bit gradient and writes the 16-bit weight (6);
 # before it the gradients are cast (r2 w4), unscaled (r4 w4) and their norm is taken (r4).
 _OPTIMIZER_B = 24.0 + 6.0 + 6.0 + 8.0 + 4.0
+# What PyTorch moves beyond these where it runs each operation of a gated layer by itself. Each of two RMSNorms forward: to fp32
+# r2 w4, square r4 w4, mean r4, product r4 w4, to 16 bits r4 w2, weight r2 w2 (32 for 4); backward: weight r2 r2 w2, r2 r2 w2,
+# to fp32 r2 w4, product r4 w4 and r4 r4 w4, square r4 w4, sum r4 r4 w4, to 16 bits r4 w2 (62 for 10). The gate: silu r2 w2 and
+# product r2 r2 w2 for r2 r2 w2; backward 12 and 6 for 10. The rotation of queries and keys: to fp32 r2 w4, product r4 w4, to 16
+# bits r4 w2, and as much backward (LayerNorm and GELU are one kernel each).
+_EAGER_RESIDUAL_B, _EAGER_FFN_B, _EAGER_QKV_B = (2 * 28.0, 2 * 52.0), (4.0, 8.0), 20.0
 # 16-bit elements that a tensor core loads at once: cuBLAS has no fast kernel for other widths of a batched product.
 _ALIGNED_HEAD = 8.0
 # Score matrices (a sequence's of a head) that a block of Megatron-LM's fused softmax takes; no other multiple has a kernel
@@ -65,9 +72,8 @@ class LayerTimes:
     Attributes:
         forward_s, backward_s: the passes, with the host that launches them.
         ring_window_s: what a ring of context-parallel ranks can hide under: attention, and what the kernels wait for the host.
-        repeated_attention_s: what selective recomputation repeats.
+        selective_s: what selective recomputation repeats.
         unrepeated_s: what full recomputation leaves out of the forward pass.
-        repeated_ffn_s: what selective recomputation repeats beside attention.
         sent_forward_s, sent_backward_s: what the exchange of tokens between experts' ranks adds to the passes.
         head_s: the output head and its loss, forward and backward, with the host that launches them.
         reduction_s: one tensor-parallel all-reduce.
@@ -76,9 +82,8 @@ class LayerTimes:
     forward_s: Num
     backward_s: Num
     ring_window_s: Num
-    repeated_attention_s: Num
+    selective_s: Num
     unrepeated_s: Num
-    repeated_ffn_s: Num
     sent_forward_s: Num
     sent_backward_s: Num
     head_s: Num
@@ -111,7 +116,7 @@ def layer_times(
     """The kernels and collectives of one layer and of the output head, for one micro-batch."""
     if somewhere(stack.attention_rate != 1.0):
         device = replace(device, attention=device.attention.at_rate(stack.attention_rate))
-    attention_forward, attention_backward = _attention_s(shape, plan, device)
+    attention_forward, attention_backward = _attention_s(shape, plan, device, stack.hopper_rate)
     forward = _forward_s(shape, plan, device, stack) + attention_forward
     backward = _backward_s(work, shape, plan, device, stack) + attention_backward
     shared = device.shared
@@ -134,13 +139,13 @@ def layer_times(
     dropped_s, added_s = _dropped_and_added_s(shape, plan, device, stack)
     forward_s, backward_s = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
     waits_s = forward_s - forward + backward_s - backward
+    chosen_s = stack.repeated_layers * (forward_s - dropped_s) + stack.repeated_products * (forward_s - attention_forward)
     return LayerTimes(
         forward_s=forward_s,
         backward_s=backward_s,
         ring_window_s=attention_forward + attention_backward + waits_s if somewhere(plan.cp > 1) else 0.0,
-        repeated_attention_s=repeated,
+        selective_s=stack.repeated_core * repeated + added_s + chosen_s,
         unrepeated_s=dropped_s,
-        repeated_ffn_s=added_s,
         sent_forward_s=sent_forward,
         sent_backward_s=sent_backward,
         head_s=_launched_s(_head_s(work, shape, plan, device), shared.launch_head * stack.host_layer_s, norm),
@@ -159,14 +164,20 @@ def kernel_parts(
 ) -> StepParts:
     """The parts of a step; tensor-parallel collectives come with what the stack hides already taken off."""
     repeats = where(plan.recompute == FULL, 2.0, 1.0)
-    exposed = _reductions(work, shape) * (repeats * (1 - stack.tp_hidden_forward) + (1 - stack.tp_hidden_backward))
+    # All-gathers in as many parts as ranks, each under the product of the part before: one part shows.
+    beside = shape.async_tp * (1 - 1 / plan.tp)
+    forward_shown, backward_shown = 1 - maximum(stack.tp_hidden_forward, beside), 1 - maximum(stack.tp_hidden_backward, beside)
+    exposed = _reductions(work, shape) * (repeats * forward_shown + backward_shown)
     # The adapters of attention's two products gather for themselves (together as much as one all-reduce), beside no product.
     exposed = exposed + where(shape.adapter_rank > 0, repeats + 1.0, 0.0)
     parameters, trained = fullest_stage(work, plan)
     updated = where(plan.zero_stage >= 1, trained.sharded(plan), trained.whole)
-    # Gathered weights are converted once forward and once backward.
-    cast_B = where(plan.zero_stage >= 3, stack.cast_B * 2 * plan.micro_batches * parameters.whole, 0.0)
-    selective = where(plan.recompute == SELECTIVE, layer.repeated_attention_s + layer.repeated_ffn_s, 0.0)
+    # Weights are gathered once forward and once backward of each micro-batch.
+    reductions = where(stack.reduced_once > 0, 1.0, reductions_of_step(plan))
+    converted_B = where(plan.zero_stage >= 3, 2 * plan.micro_batches * stack.gathered_B * parameters.whole, 0.0)
+    converted_B = converted_B + where(plan.zero_stage >= 2, reductions * stack.reduced_B * trained.whole, 0.0)
+    selective = where(plan.recompute == SELECTIVE, layer.selective_s, 0.0)
+    replicas_s = replica_reduction_s(trained, plan, machine) + _replica_steps_s(work, plan, stack)
     return StepParts(
         layer_s=layer.forward_s + layer.backward_s,
         recompute_s=where(plan.recompute == FULL, layer.forward_s - layer.unrepeated_s, selective),
@@ -174,9 +185,11 @@ def kernel_parts(
         tp_s=(layer.reduction_s + where(plan.tp > 1, stack.tp_wait_s, 0.0)) * exposed,
         ep_s=repeats * layer.sent_forward_s + layer.sent_backward_s,
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),
-        dp_s=shard_traffic_s(parameters, trained, plan, machine) + cast_B / device.streaming_Bps,
+        dp_s=shard_traffic_s(parameters, trained, plan, machine, reductions)
+        + converted_B / device.streaming_Bps
+        + stack.replicas_hidden * replicas_s,
         optimizer_s=_OPTIMIZER_B * updated / device.streaming_Bps + stack.host_step_s,
-        replica_s=replica_reduction_s(trained, plan, machine) + _replica_steps_s(work, plan, stack),
+        replica_s=(1 - stack.replicas_hidden) * replicas_s,
         cp_s=ring_exchange_s(work, plan, machine),
         cp_window_s=layer.ring_window_s,
         head_spread=shape.uneven * stack.written_layout,
@@ -278,7 +291,7 @@ def _adapters_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[Nu
     return adapted * forward, adapted * backward
 
 
-def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[Num, Num]:
+def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice, hopper_rate: Num) -> tuple[Num, Num]:
     """Forward and backward of one layer's attention on one rank, fused or storing its scores."""
     batch, heads = plan.micro_batch_tokens / shape.seq_len, shape.heads / plan.tp
     clock, chip, shared = device.clock, device.attention_device, device.shared
@@ -286,7 +299,9 @@ def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[N
     head_dim = shape.head_dim
     if shape.latent.used:
         head_dim = where(shape.latent.key_rank > 0, latent_head_dim(shape.latent), head_dim)
-    generation = where(shape.older_on_hopper, shared.flash_2_on_hopper, 1.0) * where(shape.flash_1, shared.flash_1, 1.0)
+    generation = where(shape.older_on_hopper, hopper_rate * shared.flash_2_on_hopper, 1.0) * where(
+        shape.flash_1, shared.flash_1, 1.0
+    )
 
     def fused_s(window: Num) -> tuple[Num, Num]:
         return training_attention_s(
@@ -327,6 +342,16 @@ def _elements(shape: LayerShape, plan: Plan) -> tuple[Num, Num, Num]:
     return tokens * shape.hidden / shared, tokens * shape.ffn * (1.0 - shape.routed.layers) / plan.tp, qkv
 
 
+def _eager_B(shape: LayerShape, plan: Plan, backward: int) -> Num:
+    """Bytes that the passes of a gated layer move beyond fused ones, one way, where each operation runs by itself."""
+    if not somewhere(shape.eager):
+        return 0.0
+    residual, ffn, _ = _elements(shape, plan)
+    turned = plan.micro_batch_tokens * (shape.query_width + shape.key_width) / plan.tp
+    moved_B = _EAGER_RESIDUAL_B[backward] * residual + _EAGER_FFN_B[backward] * ffn + _EAGER_QKV_B * turned
+    return shape.eager * where(shape.ffn_matrices > 2, moved_B, 0.0)
+
+
 def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
     """Device time of one layer's forward pass of one micro-batch, without its attention."""
     tokens = plan.micro_batch_tokens
@@ -335,6 +360,7 @@ def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: Stack
     residual, ffn, qkv = _elements(shape, plan)
     per_ffn = where(shape.ffn_matrices > 2, _FORWARD_FFN_B[1], _FORWARD_FFN_B[0])
     moved_B = (_FORWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _FORWARD_QKV_B * qkv
+    moved_B = moved_B + _eager_B(shape, plan, 0)
     moved_B = moved_B + merged_output_B(tokens * shape.query_width / plan.tp, plan.cp)
     products = products + _expert_s(shape, plan, device, partial(expert_forward, routed_B=stack.routed_B))
     return products + moved_B / device.streaming_Bps
@@ -351,6 +377,7 @@ def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: Kernel
     residual, ffn, qkv = _elements(shape, plan)
     per_ffn = where(shape.ffn_matrices > 2, _BACKWARD_FFN_B[1], _BACKWARD_FFN_B[0])
     moved_B = (_BACKWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _BACKWARD_QKV_B * qkv
+    moved_B = moved_B + _eager_B(shape, plan, 1)
     moved_B = moved_B + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
     products = products + _expert_s(shape, plan, device, partial(expert_backward, routed_B=stack.routed_B))
     return products + moved_B / device.streaming_Bps

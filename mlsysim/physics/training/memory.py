@@ -32,6 +32,7 @@ class MemoryTerms:
             weight, and only the lower half is kept beside it.
         routed_kept: share that is kept of routed tokens; the textbook keeps them as experts take them and as they give them
             back.
+        repeated: share of a layer that selective recomputation drops but for its input, beside what it always repeats.
         offloaded: share of the activations kept for recomputation that waits in the host's memory, not the accelerator's.
     """
 
@@ -45,6 +46,7 @@ class MemoryTerms:
     input_B: float = 2.0
     extra_optimizer_B: float = 0.0
     routed_kept: float = 1.0
+    repeated: float = 0.0
     offloaded: float = 0.0
 
 
@@ -103,15 +105,25 @@ def choose(condition: Truth, yes: MemoryUse, no: MemoryUse) -> MemoryUse:
 
 
 def _kept_by_stack(work: LayeredWork, terms: MemoryTerms) -> LayeredWork:
-    """Add to ``work`` what the stack keeps of a layer; selective recomputation repeats just these parts and keeps none."""
+    """Add to ``work`` what the stack keeps of a layer.
+
+    Selective recomputation repeats just these parts and keeps none, or it drops a share of whole layers but for their inputs.
+    """
     elements = work.boundary_B / 2  # of a 16-bit residual vector
     input_B = terms.input_B - 2  # beyond the textbook's 16 bits: of two norms' outputs, and of the activation function's
     unkept_B = (1.0 - terms.routed_kept) * 2 * work.routed_copies * work.boundary_B
+    kept_split_B = work.kept_split_B + (terms.ffn_B + input_B) * work.ffn_elements + terms.score_B * work.scores
+    kept_residual_B = work.kept_residual_B + (terms.norm_B + 2 * input_B) * elements - unkept_B
+    selective_split_B, selective_residual_B = work.selective_split_B, work.selective_residual_B - unkept_B
+    if terms.repeated:
+        selective_split_B = (1 - terms.repeated) * kept_split_B
+        selective_residual_B = (1 - terms.repeated) * kept_residual_B + terms.repeated * work.boundary_B
     return replace(
         work,
-        kept_split_B=work.kept_split_B + (terms.ffn_B + input_B) * work.ffn_elements + terms.score_B * work.scores,
-        kept_residual_B=work.kept_residual_B + (terms.norm_B + 2 * input_B) * elements - unkept_B,
-        selective_residual_B=work.selective_residual_B - unkept_B,
+        kept_split_B=kept_split_B,
+        kept_residual_B=kept_residual_B,
+        selective_split_B=selective_split_B,
+        selective_residual_B=selective_residual_B,
     )
 
 

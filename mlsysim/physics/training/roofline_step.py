@@ -130,23 +130,31 @@ def replica_reduction_s(trained: RankParameters, plan: Plan, machine: Machine) -
     return all_reduce_s(plan.gradient_B * trained.sharded(plan), plan.shard_copies, machine.inter_Bps)
 
 
-def shard_traffic_s(parameters: RankParameters, trained: RankParameters, plan: Plan, machine: Machine) -> Num:
+def reductions_of_step(plan: Plan) -> Num:
+    """The number of times that a step reduces its gradients: from ZeRO-2 on, no rank keeps whole gradients meanwhile."""
+    return where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
+
+
+def shard_traffic_s(
+    parameters: RankParameters, trained: RankParameters, plan: Plan, machine: Machine, reductions: Num | None = None
+) -> Num:
     """Traffic of the ranks that hold all shards together (without hybrid sharding all data-parallel ranks).
 
     ZeRO-0 all-reduces gradients; ZeRO-1 reduce-scatters them and gathers the updated weights; ZeRO-2 reduce-scatters in
-    every micro-batch, since no rank keeps whole gradients; ZeRO-3 also gathers the weights twice a micro-batch.
+    every micro-batch, since no rank keeps whole gradients, or as often as ``reductions`` says; ZeRO-3 also gathers the weights
+    twice a micro-batch.
     """
     shards, expert_shards = plan.data_ranks / plan.shard_copies, plan.expert_copies / plan.shard_copies
     dense_Bps = _replica_bandwidth_Bps(plan, machine, shards, plan.tp)
     expert_Bps = _replica_bandwidth_Bps(plan, machine, expert_shards, plan.expert_split * plan.ep)
-    dense_B = _replicated_B(parameters.dense, trained.dense, plan)
-    expert_B = _replicated_B(parameters.expert, trained.expert, plan)
+    passes = reductions_of_step(plan) if reductions is None else reductions
+    dense_B = _replicated_B(parameters.dense, trained.dense, plan, passes)
+    expert_B = _replicated_B(parameters.expert, trained.expert, plan, passes)
     return reduce_scatter_s(dense_B, shards, dense_Bps) + reduce_scatter_s(expert_B, expert_shards, expert_Bps)
 
 
-def _replicated_B(parameters: Num, trained: Num, plan: Plan) -> Num:
+def _replicated_B(parameters: Num, trained: Num, plan: Plan, passes: Num) -> Num:
     """Bytes that ranks with the same parameters reduce and gather in a step; frozen ones are only gathered (ZeRO-3)."""
-    passes = where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
     gathers = 2 * plan.micro_batches * plan.weight_B * parameters
     updated_B = where(plan.zero_stage == 0, plan.gradient_B, plan.weight_B) * trained
     return plan.gradient_B * passes * trained + where(plan.zero_stage >= 3, gathers, updated_B)

@@ -62,6 +62,8 @@ class LayerShape:
         uneven: 1.0 where layers are of different kinds (dense first ones, ones that predict further tokens).
         head_passes: passes of a token through the output head: more than one where further tokens are predicted.
         window, windowed: keys that a query of a sliding-window layer sees, and the share of layers that have one.
+        eager: 1.0 where PyTorch runs each operation of norm, rotation and gate by itself; 0.0 where they are fused.
+        async_tp: 1.0 where tensor-parallel collectives are cut in parts that run beside the products, whatever the stack does.
         adapter_rank: rank of the adapters beside the (frozen) products of attention; 0.0 where all weights are trained.
         latent, routed: latent attention and expert layers, where there are any.
     """
@@ -82,6 +84,8 @@ class LayerShape:
     head_passes: Num = 1.0
     window: Num = 0.0
     windowed: Num = 0.0
+    eager: Num = 0.0
+    async_tp: Num = 0.0
     adapter_rank: Num = 0.0
     latent: LatentShape = NO_LATENT
     routed: ExpertShape = NO_EXPERTS
@@ -145,7 +149,10 @@ class StackCoefficients:
         network_share: share of the network cards' line rate that its traffic between nodes reaches.
         host_step_s: time of the host once a step, when nothing else runs: gradient clipping and its checks, the optimizer's
             many small kernels, the next batch, logging.
-        cast_B: bytes a gathered parameter that converting it moves through memory (stated, not fitted).
+        gathered_B: bytes that a parameter moves through memory each time that it is gathered, to be copied or cast (stated).
+        reduced_B: bytes that it moves each time that its gradient is reduced, to be cast for the wire (stated).
+        reduced_once: 1.0 where sharded gradients are reduced once a step, not in each micro-batch (stated).
+        replicas_hidden: 1.0 where replicas of shards reduce layer by layer under the backward pass, not after it (stated).
         scattered: 1.0 where the ranks of a TP group each send their part of an activation to the next stage (stated).
         host_expert_s: what routing and the experts' kernels add to the host's time of a pass of an expert layer.
         routed_B: bytes an element of routed tokens that putting them in order moves beyond fused kernels, in each direction.
@@ -157,9 +164,13 @@ class StackCoefficients:
         dropped_down: share of the feed-forward block's last product that full recomputation leaves out (stated): no gradient
             needs its result, and a compiler that sees the whole layer (XLA) drops it.
         repeated_ffn: share of the rest of that block that selective recomputation repeats beside attention (stated).
+        repeated_core: share of attention that it repeats (stated): all of it with Megatron's, none with PyTorch's.
+        repeated_layers: share of the layers that it repeats whole (stated).
+        repeated_products: share of a layer beside attention that it repeats (stated).
         network_step_s: latency of a step of the ring by which replicas (hybrid sharding) reduce a layer's gradients.
         tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
         attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
+        hopper_rate: on Hopper, speed of its release of FlashAttention over FlashAttention-2 as published for it.
     """
 
     host_layer_s: Num = 0.0
@@ -171,7 +182,10 @@ class StackCoefficients:
     pp_hidden: Num = 0.0
     network_share: Num = 0.85
     host_step_s: Num = 0.0
-    cast_B: Num = 0.0
+    gathered_B: Num = 0.0
+    reduced_B: Num = 0.0
+    reduced_once: Num = 0.0
+    replicas_hidden: Num = 0.0
     scattered: Num = 0.0
     host_expert_s: Num = 0.0
     routed_B: Num = 0.0
@@ -181,6 +195,10 @@ class StackCoefficients:
     two_batches: Num = 0.0
     dropped_down: Num = 0.0
     repeated_ffn: Num = 0.0
+    repeated_core: Num = 1.0
+    repeated_layers: Num = 0.0
+    repeated_products: Num = 0.0
     network_step_s: Num = 0.0
     tp_wait_s: Num = 0.0
     attention_rate: Num = 1.0
+    hopper_rate: Num = 1.0
