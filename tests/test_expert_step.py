@@ -188,6 +188,8 @@ def test_frozen_weights_are_kept_as_the_products_take_them():
         (LLAMA, {"routing_imbalance": 1.2}, "routing_imbalance = 1.2: .*has no experts"),
         (MIXTRAL, {"routing_imbalance": 9.0}, "routing_imbalance = 9.0: .*the 8 experts"),
         (MIXTRAL, {"routing_imbalance": 1.2, "stack": None}, "routing_imbalance = 1.2: .*without stack"),
+        (LLAMA, {"compiled": True}, "compiled = True: .*'megatron-core'"),
+        (LLAMA, {"async_tp": True, "stack": None}, "async_tp = True: .*without stack"),
         (LLAMA, {"cp_size": 3}, "cp_size = 3: .*the 4096 tokens"),
         (LLAMA, {"cp_size": 128}, "cp_size = 128: .*the 64 ranks"),
         (LLAMA, {"lora_rank": 10**6}, "lora_rank = 1000000: .*width of its layers"),

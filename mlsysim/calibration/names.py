@@ -77,7 +77,7 @@ def stack_called(text: str) -> str | None:
 
     Example:
         >>> stack_called("megatron-2021"), stack_called("torchtitan v0.1"), stack_called("pytorch-fsdp-pur")
-        ('megatron-2021', 'pytorch-fsdp', None)
+        ('megatron-2021', 'torchtitan', None)
     """
     own = _own("stacks.toml").get(folded(text))
     listed: dict[str, dict[str, Any]] = _names()["framework"]

@@ -76,8 +76,8 @@ def test_a_layer():
     found = layer()
     assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S)
     assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S)
-    assert found.repeated_attention_s == pytest.approx(8)
-    assert (found.ring_window_s, found.unrepeated_s, found.repeated_ffn_s) == (0, 0, 0)
+    assert found.selective_s == pytest.approx(8)
+    assert (found.ring_window_s, found.unrepeated_s) == (0, 0)
     assert (found.sent_forward_s, found.sent_backward_s) == (0, 0)
     # An all-reduce of 3 x 128 bytes between two: 2 x 1/2 x 384 / 96.
     assert found.reduction_s == pytest.approx(4)
@@ -274,12 +274,12 @@ def test_latent_attention():
     """
     found = layer(replace(SHAPE, latent=LATENT))
     mixed = replace(LATENT, key_rank=np.array([0.0, 2 * UNIT]))
-    for part in ("forward_s", "backward_s", "repeated_attention_s"):
+    for part in ("forward_s", "backward_s", "selective_s"):
         ordinary, latent = getattr(layer(replace(SHAPE, latent=mixed)), part)
         assert (ordinary, latent) == pytest.approx((getattr(layer(), part), getattr(found, part))), "row by row"
     assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 2 * (40 - 24) + 128 * (608 - 256) * 5 / 16384)
     # Selective recomputation expands queries (2 x 2 x 1) and keys and values (2 x 3 x 2) again.
-    assert found.repeated_attention_s == pytest.approx(2 * (4 + 12))
+    assert found.selective_s == pytest.approx(2 * (4 + 12))
     wide = replace(LATENT, value_dim=2 * UNIT)
     assert layer(replace(SHAPE, latent=wide)).forward_s - found.forward_s == pytest.approx(
         4 + 2 * (2 * 2 * 2 + 2 * 2 * 2) + 128 * 128 * 5 / 16384
@@ -289,14 +289,31 @@ def test_latent_attention():
 def test_a_compiler_drops_and_repeats_products():
     """Down is 2 x 2 x 2 units, up and gate 2 x 4 x 2."""
     found = layer(dropped_down=0.5, repeated_ffn=0.25)
-    assert (found.unrepeated_s, found.repeated_ffn_s) == (0.5 * 16, 0.25 * 32)
-    latent = layer(replace(SHAPE, latent=LATENT), dropped_down=0.5, repeated_ffn=0.25)
-    assert (latent.unrepeated_s, latent.repeated_ffn_s) == (8, 8), "whatever attention's products are"
-    assert layer(dropped_down=0.5).repeated_ffn_s == 0
-    assert layer(repeated_ffn=0.25).repeated_ffn_s == 8
+    assert (found.unrepeated_s, found.selective_s) == (0.5 * 16, 8 + 0.25 * 32)
+    latent = layer(replace(SHAPE, latent=LATENT), repeated_core=0.0, dropped_down=0.5, repeated_ffn=0.25)
+    assert (latent.unrepeated_s, latent.selective_s) == (8, 8), "whatever attention's products are"
+    assert layer(dropped_down=0.5).selective_s == 8
+    assert layer(repeated_ffn=0.25).selective_s == 8 + 8
 
 
-TIMES = LayerTimes(100.0, 200.0, 48.0, 8.0, 5.0, 3.0, 7.0, 11.0, 27.0, 4.0)
+def test_pytorch_repeats_whole_layers_or_products():
+    """Every second layer but for its last product, or every second product; attention's core only where the stack says so."""
+    layers = layer(repeated_core=0.0, repeated_layers=0.5, dropped_down=1.0)
+    assert layers.selective_s == pytest.approx(0.5 * (FORWARD_S + ATTENTION_S - 16))
+    products = layer(repeated_core=0.0, repeated_products=0.5)
+    assert products.selective_s == pytest.approx(0.5 * FORWARD_S)
+
+
+def test_each_operation_by_itself():
+    """56 and 104 bytes of the residual stream, 4 and 8 of the gate (1 s each), 20 of 128 x 192 turned elements (1.5 s)."""
+    found = layer(replace(SHAPE, eager=1.0))
+    assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 56 + 4 + 20 * 1.5)
+    assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S + 104 + 8 + 20 * 1.5)
+    plain = replace(SHAPE, ffn_matrices=2.0)
+    assert layer(replace(plain, eager=1.0)).forward_s == layer(plain).forward_s, "LayerNorm and GELU are one kernel each"
+
+
+TIMES = LayerTimes(100.0, 200.0, 48.0, 11.0, 5.0, 7.0, 11.0, 27.0, 4.0)
 
 
 def parts(split=SPLIT, shape=SHAPE, model=MODEL, net=NET, **stack):
@@ -305,7 +322,7 @@ def parts(split=SPLIT, shape=SHAPE, model=MODEL, net=NET, **stack):
 
 @pytest.mark.parametrize(
     ("mode", "recomputed", "reductions", "sent"),
-    [(NONE, 0, 4, 7 + 11), (SELECTIVE, 8 + 3, 4, 7 + 11), (FULL, 100 - 5, 6, 2 * 7 + 11)],
+    [(NONE, 0, 4, 7 + 11), (SELECTIVE, 11, 4, 7 + 11), (FULL, 100 - 5, 6, 2 * 7 + 11)],
 )
 def test_parts_of_a_step(mode, recomputed, reductions, sent):
     """Two reductions forward, two backward, two repeated, 4 s each; the exchange of tokens forward, backward, repeated."""
@@ -326,6 +343,10 @@ def test_what_a_stack_hides_of_reductions():
     assert parts(full, tp_hidden_forward=0.5, tp_hidden_backward=0.25).tp_s == 4 * 2 * (1 + 0.75)
     assert parts(tp_wait_s=1.0).tp_s == (4 + 1) * 4
     assert parts(replace(SPLIT, tp=1.0), tp_wait_s=1.0).tp_s == 16, "one rank waits for none"
+    # In parts beside the product before, of two ranks every second part shows.
+    beside = replace(SHAPE, async_tp=1.0)
+    assert parts(shape=beside).tp_s == 4 * 4 * 0.5
+    assert parts(full, beside, tp_hidden_forward=0.75).tp_s == 4 * 2 * (2 * 0.25 + 0.5), "where the stack hides less"
     # Adapters gather as much as one reduction, each pass.
     adapted = replace(SHAPE, adapter_rank=1.0)
     assert parts(shape=adapted, tp_hidden_forward=1.0, tp_hidden_backward=1.0).tp_s == 4 * 2
@@ -356,8 +377,14 @@ def test_gradients_weights_and_updates():
     three = replace(four, zero_stage=3.0, micro_batches=5.0)
     traffic_s = 3 / 4 * (2 * 5 + 2 * 2 * 5) * 32768 / 96
     assert parts(three).dp_s == pytest.approx(traffic_s)
-    assert parts(three, cast_B=6.0).dp_s == pytest.approx(traffic_s + 6 * 2 * 5 * 2), "6 bytes, 32768 weights, ten times"
-    assert parts(replace(three, zero_stage=2.0), cast_B=6.0).dp_s == parts(replace(three, zero_stage=2.0)).dp_s
+    assert parts(three, gathered_B=6.0).dp_s == pytest.approx(traffic_s + 6 * 2 * 5 * 2), "6 bytes, 32768 weights, ten times"
+    assert parts(three, reduced_B=6.0).dp_s == pytest.approx(traffic_s + 6 * 2 * 5), "and as many gradients, five times"
+    once_s = 3 / 4 * (2 + 2 * 2 * 5) * 32768 / 96
+    assert parts(three, reduced_once=1.0, reduced_B=6.0).dp_s == pytest.approx(once_s + 6 * 2)
+    two = replace(three, zero_stage=2.0)
+    assert parts(two, gathered_B=6.0).dp_s == parts(two).dp_s
+    assert parts(two, reduced_B=6.0).dp_s == pytest.approx(parts(two).dp_s + 6 * 2 * 5)
+    assert parts(four, reduced_B=6.0).dp_s == 1024
 
 
 def test_replicas_of_shards():
@@ -365,6 +392,10 @@ def test_replicas_of_shards():
     hybrid = replace(SPLIT, dp=4.0, zero_stage=1.0, shard_copies=2.0)
     assert parts(hybrid).replica_s == pytest.approx(32768 / 24)
     assert parts(hybrid, network_step_s=3.0).replica_s == pytest.approx(32768 / 24 + 3 * 2 * 4)
+    under = parts(hybrid, replicas_hidden=1.0)
+    assert (under.replica_s, under.dp_s) == (0, pytest.approx(parts(hybrid).dp_s + 32768 / 24)), (
+        "layer by layer, as its own shards"
+    )
     deep = replace(hybrid, pp=2.0)
     assert parts(deep, network_step_s=3.0).replica_s == pytest.approx(16384 / 24 + 3 * 2 * 2)
 
@@ -382,7 +413,7 @@ def test_layers_that_plans_split_alike_are_computed_once():
 
     def times(split):
         seen.append(split)
-        return LayerTimes(*(split.tp * split.micro_batch_tokens for _ in range(10)))
+        return LayerTimes(*(split.tp * split.micro_batch_tokens for _ in range(9)))
 
     many = plan(tp=np.array([1.0, 2.0, 1.0]), micro_batch_tokens=8.0, virtual_stages=np.array([3.0, 1.0, 2.0]), dp=5.0)
     found = once_per_layer(times, many)

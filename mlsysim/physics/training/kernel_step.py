@@ -20,12 +20,13 @@ from mlsysim.physics.kernels.gemm import gemm_s
 from mlsysim.physics.layer.adapters import ADDED_B, LAUNCHED, adapter_products_s
 from mlsysim.physics.layer.context_parallel import merged_output_B
 from mlsysim.physics.layer.experts import ExpertPass, exchange_s, expert_backward, expert_forward
-from mlsysim.physics.layer.latent_attention import latent_elements, latent_head_dim, latent_products
+from mlsysim.physics.layer.latent_attention import latent_head_dim, latent_products
 from mlsysim.physics.layer.sharding import fullest_stage, trained_parameters
 from mlsysim.physics.layer.work import FULL, SELECTIVE, LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, where
 from mlsysim.physics.plan import Plan
+from mlsysim.physics.training.element_passes import backward_passes_B, forward_passes_B, qkv_width
 from mlsysim.physics.training.roofline_step import (
     pipeline_send_s,
     reductions_of_step,
@@ -37,25 +38,9 @@ from mlsysim.physics.training.roofline_step import (
 from mlsysim.physics.training.step import StepParts
 from mlsysim.physics.training.step_inputs import KernelDevice, LayerShape, StackCoefficients
 
-# Bytes that element-wise passes move per element of the tensor they run over, 16-bit values, fused as in Megatron-LM. They
-# follow from what a kernel reads and writes (r, w; m is a dropout mask of one byte), and are no coefficients:
-# residual stream forward, twice: norm (r2 w2), bias + dropout + residual (r2 r2 w2 m1); backward, twice: norm (r2 r2 w2, and
-# r2 r2 for the gradients of its weights), dropout (r2 m1 w2), sum of the branch and the residual (r2 r2 w2).
-_FORWARD_RESIDUAL_B, _BACKWARD_RESIDUAL_B = 2 * (4.0 + 7.0), 2 * (10.0 + 5.0 + 6.0)
-# Activation function of one, or of two (gated) tensors: r2 [r2] w2; backward r2 r2 w2 and r2 for the bias, or r2 r2 r2 w2 w2.
-_FORWARD_FFN_B, _BACKWARD_FFN_B = (4.0, 6.0), (8.0, 10.0)
-# Queries, keys and values are cut apart, turned and laid out for the attention kernel: r2 w2 and a quarter more for the
-# rotation's own passes; twice that backward.
-_FORWARD_QKV_B, _BACKWARD_QKV_B = 5.0, 10.0
 # Adam reads and writes two moments and the master weight (24), reads the 32-bit gradient and writes the 16-bit weight (6);
 # before it the gradients are cast (r2 w4), unscaled (r4 w4) and their norm is taken (r4).
 _OPTIMIZER_B = 24.0 + 6.0 + 6.0 + 8.0 + 4.0
-# What PyTorch moves beyond these where it runs each operation of a gated layer by itself. Each of two RMSNorms forward: to fp32
-# r2 w4, square r4 w4, mean r4, product r4 w4, to 16 bits r4 w2, weight r2 w2 (32 for 4); backward: weight r2 r2 w2, r2 r2 w2,
-# to fp32 r2 w4, product r4 w4 and r4 r4 w4, square r4 w4, sum r4 r4 w4, to 16 bits r4 w2 (62 for 10). The gate: silu r2 w2 and
-# product r2 r2 w2 for r2 r2 w2; backward 12 and 6 for 10. The rotation of queries and keys: to fp32 r2 w4, product r4 w4, to 16
-# bits r4 w2, and as much backward (LayerNorm and GELU are one kernel each).
-_EAGER_RESIDUAL_B, _EAGER_FFN_B, _EAGER_QKV_B = (2 * 28.0, 2 * 52.0), (4.0, 8.0), 20.0
 # 16-bit elements that a tensor core loads at once: cuBLAS has no fast kernel for other widths of a batched product.
 _ALIGNED_HEAD = 8.0
 # Score matrices (a sequence's of a head) that a block of Megatron-LM's fused softmax takes; no other multiple has a kernel
@@ -229,18 +214,12 @@ def _products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]
 
 def _attention_products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]:
     """Products (share of the layers, output, input features) of a rank's attention alone: QKV and output."""
-    plain = ((1.0, _qkv_width(shape, plan), shape.hidden), (1.0, shape.hidden, shape.query_width / plan.tp))
+    plain = ((1.0, qkv_width(shape, plan), shape.hidden), (1.0, shape.hidden, shape.query_width / plan.tp))
     if not shape.latent.used:
         return plain
     latent = where(shape.latent.key_rank > 0, 1.0, 0.0)
     compressed = latent_products(shape.latent, shape.hidden, shape.heads, plan.tp)
     return (*((1.0 - latent, n, k) for _, n, k in plain), *((latent * share, n, k) for share, n, k in compressed))
-
-
-def _qkv_width(shape: LayerShape, plan: Plan) -> Num:
-    """Output features of a rank's query, key and value product; beyond one rank a key head, ranks repeat the key heads."""
-    key_heads = shape.key_width / shape.head_dim
-    return shape.query_width / plan.tp + 2 * shape.key_width / minimum(plan.tp, key_heads)
 
 
 def _reductions(work: LayeredWork, shape: LayerShape) -> Num:
@@ -331,37 +310,12 @@ def _expanded_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
     return sum((_product_s(plan.micro_batch_tokens, n, k, device) for _, n, k in expanding), start=0.0)
 
 
-def _elements(shape: LayerShape, plan: Plan) -> tuple[Num, Num, Num]:
-    """Elements of a rank's residual stream, feed-forward block and queries, keys and values."""
-    tokens = plan.micro_batch_tokens
-    shared = where(plan.sequence_parallel > 0, plan.tp, 1.0)
-    qkv = tokens * _qkv_width(shape, plan)
-    if shape.latent.used:
-        latent = tokens * latent_elements(shape.latent, shape.heads, plan.tp)
-        qkv = where(shape.latent.key_rank > 0, latent, qkv)
-    return tokens * shape.hidden / shared, tokens * shape.ffn * (1.0 - shape.routed.layers) / plan.tp, qkv
-
-
-def _eager_B(shape: LayerShape, plan: Plan, backward: int) -> Num:
-    """Bytes that the passes of a gated layer move beyond fused ones, one way, where each operation runs by itself."""
-    if not somewhere(shape.eager):
-        return 0.0
-    residual, ffn, _ = _elements(shape, plan)
-    turned = plan.micro_batch_tokens * (shape.query_width + shape.key_width) / plan.tp
-    moved_B = _EAGER_RESIDUAL_B[backward] * residual + _EAGER_FFN_B[backward] * ffn + _EAGER_QKV_B * turned
-    return shape.eager * where(shape.ffn_matrices > 2, moved_B, 0.0)
-
-
 def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
     """Device time of one layer's forward pass of one micro-batch, without its attention."""
     tokens = plan.micro_batch_tokens
     products: Num = sum((share * _product_s(tokens, n, k, device) for share, n, k in _products(shape, plan)), start=0.0)
     products = products + _adapters_s(shape, plan, device)[0]
-    residual, ffn, qkv = _elements(shape, plan)
-    per_ffn = where(shape.ffn_matrices > 2, _FORWARD_FFN_B[1], _FORWARD_FFN_B[0])
-    moved_B = (_FORWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _FORWARD_QKV_B * qkv
-    moved_B = moved_B + _eager_B(shape, plan, 0)
-    moved_B = moved_B + merged_output_B(tokens * shape.query_width / plan.tp, plan.cp)
+    moved_B = forward_passes_B(shape, plan, stack.norm_B) + merged_output_B(tokens * shape.query_width / plan.tp, plan.cp)
     products = products + _expert_s(shape, plan, device, partial(expert_forward, routed_B=stack.routed_B))
     return products + moved_B / device.streaming_Bps
 
@@ -374,11 +328,9 @@ def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: Kernel
     for share, n, k in _products(shape, plan):
         products = products + share * (_product_s(tokens, k, n, device) + trained * _product_s(n, k, tokens, device))
     products = products + _adapters_s(shape, plan, device)[1]
-    residual, ffn, qkv = _elements(shape, plan)
-    per_ffn = where(shape.ffn_matrices > 2, _BACKWARD_FFN_B[1], _BACKWARD_FFN_B[0])
-    moved_B = (_BACKWARD_RESIDUAL_B + stack.norm_B) * residual + per_ffn * ffn + _BACKWARD_QKV_B * qkv
-    moved_B = moved_B + _eager_B(shape, plan, 1)
-    moved_B = moved_B + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
+    moved_B = (
+        backward_passes_B(shape, plan, stack.norm_B) + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
+    )
     products = products + _expert_s(shape, plan, device, partial(expert_backward, routed_B=stack.routed_B))
     return products + moved_B / device.streaming_Bps
 
