@@ -25,7 +25,7 @@ def typer():
         importlib.import_module(name)
 
 
-@pytest.mark.usefixtures("imported_once", "few_plugins", "typer")
+@pytest.mark.usefixtures("typer", "imported_once", "few_plugins")
 @pytest.mark.parametrize("kind", ["training", "serving"])
 def test_a_new_file_of_anchors_runs_as_it_is(pytester, capsys, kind):
     assert main(["anchor", "new", kind]) == HOLDS

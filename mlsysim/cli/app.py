@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+from typing import Annotated, Any
 
 import typer
 
@@ -24,14 +25,15 @@ def run(words: list[str]) -> int:
         MLSysError: what a command was given is wrong, or cannot run.
     """
     try:
-        typer.main.get_command(application())(args=words, prog_name="mlsysim")
+        _command()(args=words, prog_name="mlsysim")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else HOLDS
     return HOLDS
 
 
-def application() -> typer.Typer:
-    """The application with all commands."""
+@functools.cache
+def _command() -> Any:
+    """The application with all commands; made once a process, for typer changes what it is made of."""
     app = typer.Typer(help=f"First-principles performance models of ML systems. {MEANINGS}", add_completion=False)
     app.callback(invoke_without_command=True)(_version)
     anchors = typer.Typer(help="Your own measurements as tests of pytest.")
@@ -40,7 +42,7 @@ def application() -> typer.Typer:
     # Its arguments are read, and its help is written, where typer is missing too.
     passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app.command("predict", context_settings=passed_on)(_predict)
-    return app
+    return typer.main.get_command(app)
 
 
 def _version(
