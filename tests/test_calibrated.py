@@ -21,7 +21,7 @@ from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.fitting.calibration import cases
 from mlsysim.fitting.training import RANGES, TRAINING
 from mlsysim.fitting.written import refit
-from mlsysim.systems.fleets import usual_node
+from mlsysim.systems.fleets import usual_fleet
 
 ANCHORS = Path(__file__).parents[1] / "anchors"
 LLAMA = Models.Language.Llama3_70B
@@ -104,7 +104,7 @@ def test_what_contradicts_a_stack_is_refused(asked, error, says):
 
 def test_what_has_no_measured_kernels_is_refused_by_name():
     with pytest.raises(UnknownNameError, match="Groq LPU"):
-        DistributedModel().solve(LLAMA, fleet(usual_node(Hardware.Cloud.Groq_LPU)), **ASKED)
+        DistributedModel().solve(LLAMA, usual_fleet(Hardware.Cloud.Groq_LPU, 256), **ASKED)
 
 
 def test_no_stack_is_fitted_with_more_than_six_coefficients_or_beyond_its_ranges():
