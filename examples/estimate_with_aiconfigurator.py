@@ -3,8 +3,8 @@
     pip install aiconfigurator
     pytest anchors/ -k serving --estimator=examples.estimate_with_aiconfigurator:AIConfigurator
 
-Written against ``aiconfigurator.cli.api.cli_estimate`` of release 0.12.0 (Apache-2.0), and not run here. It names checkpoints as
-Hugging Face does: it can tell cases of the models and the systems that are listed below.
+Written against ``aiconfigurator.cli.api.cli_estimate`` of release 0.12.0 (Apache-2.0), and not run here. It names
+checkpoints as Hugging Face does: it can tell cases of the models and the systems that are listed below.
 """
 
 from __future__ import annotations

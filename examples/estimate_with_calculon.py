@@ -4,7 +4,8 @@
     CALCULON_SYSTEM=systems/a100_80g.json pytest anchors/ -k training --estimator=examples.estimate_with_calculon:Calculon
 
 Calculon (Isaev et al., SC 2023) describes a machine in a JSON file of its repository, which ``CALCULON_SYSTEM`` names: the
-cases of that accelerator can be told. The names of its classes and fields are recalled from that repository, and were not run here.
+cases of that accelerator can be told. The names of its classes and fields are recalled from that repository, and were
+not run here.
 """
 
 from __future__ import annotations
