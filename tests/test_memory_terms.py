@@ -57,6 +57,14 @@ def test_defaults_are_the_textbook(recompute):
         assert training_memory(WORK, split, MemoryTerms()) == training_memory(WORK, split)
 
 
+def test_selective_recomputation_of_whole_layers():
+    """Half of the layers keep all, the other half their input alone."""
+    terms, given = MemoryTerms(repeated=0.5), {"pp": 1.0}
+    half = (activations(TEXTBOOK, **given) + activations(TEXTBOOK, recompute=float(FULL), **given)) / 2
+    assert activations(terms, recompute=float(SELECTIVE), **given) == pytest.approx(half)
+    assert activations(terms, **given) == activations(TEXTBOOK, **given)
+
+
 def test_textbook_by_hand():
     """Weights and gradients 2 n each, optimizer 12 n / dp; p micro-batches of L/p layers; no logits at the first stage."""
     parameters = (LAYERS / 4 * WORK.layer_parameters + WORK.embedding_parameters) / 2
