@@ -60,7 +60,7 @@ def _bottleneck_network(
         inputs = wide
     rows.append((inputs, classes, 1, 1, 1, 1, 1, 0, 0, 0))
     columns = [np.array(column, dtype=float) for column in zip(*rows, strict=True)]
-    return Convolutions(*columns, scored=0 * columns[0])
+    return Convolutions(*columns, 0 * columns[0])
 
 
 def _listed_network(layers: list[list[int]], scores: int) -> Convolutions:
