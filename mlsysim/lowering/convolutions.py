@@ -59,8 +59,7 @@ def _bottleneck_network(
             rows.append((narrow, narrow, 3, 1, size, groups, count - 1, 1, 0, 0))
         inputs = wide
     rows.append((inputs, classes, 1, 1, 1, 1, 1, 0, 0, 0))
-    columns = [np.array(column, dtype=float) for column in zip(*rows, strict=True)]
-    return Convolutions(*columns, 0 * columns[0])
+    return Convolutions(*(np.array(column, dtype=float) for column in zip(*((*row, 0) for row in rows), strict=True)))
 
 
 def _listed_network(layers: list[list[int]], scores: int) -> Convolutions:
