@@ -65,21 +65,28 @@ def gathered(root: Path, role: str) -> list[Runs]:
         if anchor.source.solver != SingleNodeModel.__name__:
             continue
         question = inference_question(anchor.case.run)
-        if anchor.family == _BOXES and not tables(FILE)["stack"][question.arguments["stack"]].get("fitted_last"):
-            continue
         stated, hardware = question.arguments, question.hardware
         accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
         each = stated["batch_size"] / (hardware.accelerators if isinstance(hardware, Fleet) else 1)
         seq_len = stated.get("seq_len", 1)
         tokens = stated.get("mean_tokens", seq_len)
-        group = (stated["stack"], accelerator.name, stated["precision"], question.workload.name, each, seq_len, tokens)
+        group = (
+            stated["stack"],
+            accelerator.name,
+            stated["precision"],
+            question.workload.name,
+            each,
+            seq_len,
+            tokens,
+            anchor.family == _BOXES,
+        )
         row = (question.workload, accelerator, stated["batch_size"] / (anchor.case.value or 0.0), anchor.source.key)
         groups.setdefault(group, []).append(row)
     return [_together(group, rows) for group, rows in groups.items()]
 
 
 def _together(group: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
-    stack, _, precision, _, each, seq_len, tokens = group
+    stack, _, precision, _, each, seq_len, tokens, boxes = group
     workloads, accelerators, measured, sources = zip(*rows, strict=True)
     kernels, hardware = inference_kernels(accelerators[0], precision)
     work = inference_work(workloads[0], each, precision, inference_stack(stack), seq_len=seq_len, mean_tokens=tokens)
@@ -89,9 +96,9 @@ def _together(group: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
         measured=np.array(measured),
         sources=sources,
         predict=functools.partial(_batches, work, kernels, hardware.clock, precision, len(measured)),
-        stage=int(last),
-        # Stacks that are fitted last say nothing of the devices.
-        decides=(lambda key: key.kind == "stack") if last else (lambda key: True),
+        stage=int(last or boxes),
+        # Stacks that are fitted last say nothing of the devices, and boxes nothing but what selecting them moves.
+        decides=(lambda key: key.part == "score_B") if boxes else (lambda key: not last or key.kind == "stack"),
     )
 
 
