@@ -54,8 +54,34 @@ def kernels_of(device: str) -> str:
 
 
 def sustained_clock(device: str) -> float:
-    """Share of the benchmark's clock that training sustains; a device without an entry has its sibling's."""
-    return float(_clock_entry(device)[1]["clock"])
+    """Share of the benchmark's clock that training sustains; a device without an entry has its sibling's, at its own power."""
+    return float(_clock_entry(device)[1]["clock"]) * clock_share(device)
+
+
+def clock_device(device: str) -> str:
+    """The device whose clock a device sustains, but for ``clock_share``: itself, or the nearest sibling with an entry.
+
+    Example:
+        >>> clock_device("h100_sxm"), clock_device("a800_sxm")
+        ('h100_sxm', 'a100_sxm')
+    """
+    return _clock_entry(device)[0]
+
+
+def clock_share(device: str) -> float:
+    """Clock of a device over that of the sibling whose clock it has: the cube root of their power limits.
+
+    Dynamic power goes with the clock and the square of a voltage that goes with the clock; stated as ``power_share``.
+
+    Example:
+        >>> clock_share("h100_sxm"), round(clock_share("h100_sxm_96gb"), 3)
+        (1.0, 0.894)
+    """
+    share = 1.0
+    while device not in tables(_FILE):
+        share *= float(siblings.own_fact(device, "power_share", 1.0) or 1.0) ** (1 / 3)
+        device = siblings.sibling(device, "gemm")
+    return share
 
 
 def clock_names(device: str) -> tuple[str, ...]:

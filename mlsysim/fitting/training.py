@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.devices import measured_device
+from mlsysim.calibration.devices import clock_device, clock_share, measured_device
 from mlsysim.calibration.names import unknown
 from mlsysim.calibration.stacks import COEFFICIENTS, stack
 from mlsysim.fitting.bounded import Coefficient
@@ -64,11 +64,11 @@ def _fits(kind: str, entry: Entry) -> list[str]:
 
 
 def _steps(prepared: tuple[Any, ...], kernels: KernelDevice, entries: Mapping[str, Entry]) -> Times:
-    name, work, shape, plan, machine = prepared
+    name, work, shape, plan, machine, clock_share = prepared
     own, shared = entries["stack"], entries["shared"]
     coefficients = StackCoefficients(**{part: own[part] for part in COEFFICIENTS if part in own})
     common = SharedCoefficients(**{part: shared[part] for part in _SHARED})
-    device = replace(kernels, clock=entries["device"]["clock"], shared=common)
+    device = replace(kernels, clock=entries["device"]["clock"] * clock_share, shared=common)
     step = stack_step(work, shape, plan, machine, device, replace(stack(name), coefficients=coefficients))
     return np.asarray(step.total_s, dtype=float)
 
@@ -96,11 +96,12 @@ def runs_of(anchors: Iterable[Anchor]) -> list[Runs]:
     found = []
     for (name, accelerator_name, precision, routed), rows in groups.items():
         accelerators, works, shapes, plans, machines, measured, sources = zip(*rows, strict=True)
-        prepared = (name, *(stacked(part) for part in (works, shapes, plans, machines)))
+        share = clock_share(measured_device(accelerator_name))
+        prepared = (name, *(stacked(part) for part in (works, shapes, plans, machines)), share)
         kernels = kernel_device(accelerators[0], precision, stack(name).fused_quantisation)
         found.append(
             Runs(
-                on={"stack": name, "device": measured_device(accelerator_name), "shared": EVERY},
+                on={"stack": name, "device": clock_device(measured_device(accelerator_name)), "shared": EVERY},
                 measured=np.array(measured),
                 sources=sources,
                 predict=functools.partial(_steps, prepared, kernels),

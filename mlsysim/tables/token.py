@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 from mlsysim.calibration.harnesses import harness
@@ -117,7 +118,7 @@ def _accelerator(cells: Cells) -> str:
     text = cell_text(cells, "accelerator")
     if not text:
         raise InputError("accelerator", "", "a name: language models on systems without accelerators are not calibrated")
-    if "," in text:
+    if "," in re.sub(r"[(].*?[)]", "", text):
         raise InputError("accelerator", text, "accelerators of one kind: how a system of several shares its load is not stated")
     return accelerator_id(cells)
 

@@ -60,7 +60,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     if batch % (dp * micro_batch):
         raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
     microbatch_count = batch // (dp * micro_batch)
-    zero_stage = _zero_stage(row, framework)
+    zero_stage = _zero_stage(row, framework, pp)
     variant = cell_text(row, "variant")
     stack = stack_of_variant(variant, cell_text(row, "model")) or str(framework["stack"])
     arguments: dict[str, Any] = {
@@ -186,8 +186,10 @@ def _precision(row: Mapping[str, str]) -> str:
     return min(named, key=text.index) if named else named_format("precision", text)
 
 
-def _zero_stage(row: Mapping[str, str], framework: Mapping[str, Any]) -> int:
+def _zero_stage(row: Mapping[str, str], framework: Mapping[str, Any], pp: int) -> int:
     text = cell_text(row, "sharding") or framework.get("sharding", "")
+    if pp > 1 and text != "none":
+        text = framework.get("pipelined_sharding", text)
     if "offload" in text:
         raise InputError("sharding", text, "no offloading: it is not modelled")
     for stage in (3, 2, 1):

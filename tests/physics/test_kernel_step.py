@@ -27,6 +27,7 @@ SHARED = SharedCoefficients(
     launch_norm=1.0,  # host and device take turns, so that both can be seen
     launch_head=3.0,
     launch_fallback=5.0,
+    async_tp_hidden=0.5,
 )
 DEVICE = KernelDevice(
     gemm=PRODUCTS,
@@ -343,10 +344,12 @@ def test_what_a_stack_hides_of_reductions():
     assert parts(full, tp_hidden_forward=0.5, tp_hidden_backward=0.25).tp_s == 4 * 2 * (1 + 0.75)
     assert parts(tp_wait_s=1.0).tp_s == (4 + 1) * 4
     assert parts(replace(SPLIT, tp=1.0), tp_wait_s=1.0).tp_s == 16, "one rank waits for none"
-    # In parts beside the product before, of two ranks every second part shows.
+    # In parts beside the products: half of the time, whatever the stack hides less, and no copies of 128 x 128 elements.
     beside = replace(SHAPE, async_tp=1.0)
     assert parts(shape=beside).tp_s == 4 * 4 * 0.5
     assert parts(full, beside, tp_hidden_forward=0.75).tp_s == 4 * 2 * (2 * 0.25 + 0.5), "where the stack hides less"
+    assert parts(tp_copied_B=8.0).tp_s == (4 + 8) * 4
+    assert parts(shape=beside, tp_copied_B=8.0).tp_s == 4 * 4 * 0.5
     # Adapters gather as much as one reduction, each pass.
     adapted = replace(SHAPE, adapter_rank=1.0)
     assert parts(shape=adapted, tp_hidden_forward=1.0, tp_hidden_backward=1.0).tp_s == 4 * 2

@@ -149,12 +149,13 @@ def kernel_parts(
 ) -> StepParts:
     """The parts of a step; tensor-parallel collectives come with what the stack hides already taken off."""
     repeats = where(plan.recompute == FULL, 2.0, 1.0)
-    # All-gathers in as many parts as ranks, each under the product of the part before: one part shows.
-    beside = shape.async_tp * (1 - 1 / plan.tp)
+    beside = shape.async_tp * device.shared.async_tp_hidden
     forward_shown, backward_shown = 1 - maximum(stack.tp_hidden_forward, beside), 1 - maximum(stack.tp_hidden_backward, beside)
     exposed = _reductions(work, shape) * (repeats * forward_shown + backward_shown)
     # The adapters of attention's two products gather for themselves (together as much as one all-reduce), beside no product.
     exposed = exposed + where(shape.adapter_rank > 0, repeats + 1.0, 0.0)
+    elements = plan.micro_batch_tokens * shape.hidden
+    copied_s = (1 - shape.async_tp) * stack.tp_copied_B * elements / device.streaming_Bps
     parameters, trained = fullest_stage(work, plan)
     updated = where(plan.zero_stage >= 1, trained.sharded(plan), trained.whole)
     # Weights are gathered once forward and once backward of each micro-batch.
@@ -167,7 +168,7 @@ def kernel_parts(
         layer_s=layer.forward_s + layer.backward_s,
         recompute_s=where(plan.recompute == FULL, layer.forward_s - layer.unrepeated_s, selective),
         head_s=layer.head_s + layer.reduction_s,
-        tp_s=(layer.reduction_s + where(plan.tp > 1, stack.tp_wait_s, 0.0)) * exposed,
+        tp_s=(layer.reduction_s + where(plan.tp > 1, stack.tp_wait_s + copied_s, 0.0)) * exposed,
         ep_s=repeats * layer.sent_forward_s + layer.sent_backward_s,
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),
         dp_s=shard_traffic_s(parameters, trained, plan, machine, reductions)

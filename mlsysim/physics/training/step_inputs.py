@@ -27,6 +27,7 @@ class SharedCoefficients:
         flash_2_on_hopper: speed of FlashAttention-2 over the vendor's own kernel, on Hopper (1 on Ampere).
         launch_norm: the host runs ahead of the device until it cannot: the norm of the two times, between a sum (1) and a
             maximum (infinity).
+        async_tp_hidden: share of tensor-parallel collectives that runs beside the products they are cut to fit.
         launch_fallback: host time of a layer's pass, in those of a usual one, where attention that stores its scores falls back
             to separate kernels: the fused softmax takes score matrices by fours.
         launch_head: host time of the embedding, the output head and the loss of a micro-batch, in those of a layer's pass.
@@ -44,6 +45,7 @@ class SharedCoefficients:
     launch_norm: Num
     launch_head: Num
     launch_fallback: Num
+    async_tp_hidden: Num
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,8 @@ class StackCoefficients:
         host_layer_s: time of the host to launch one pass of one layer.
         tp_hidden_forward, tp_hidden_backward: share of tensor-parallel collectives under compute.
         accumulated_B: bytes a parameter and micro-batch to accumulate weight gradients.
+        tp_copied_B: bytes an element that tensor-parallel ranks copy beside each gather and scatter of an activation, where
+            they cut it along another dimension than memory does (stated).
         norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones, in each direction.
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
         pp_hidden: share of the sends between stages under compute.
@@ -177,6 +181,7 @@ class StackCoefficients:
     tp_hidden_forward: Num = 0.0
     tp_hidden_backward: Num = 0.0
     accumulated_B: Num = 10.0
+    tp_copied_B: Num = 0.0
     norm_B: Num = 0.0
     dp_hidden: Num = 0.0
     pp_hidden: Num = 0.0
