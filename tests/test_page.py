@@ -34,6 +34,7 @@ def findings() -> Findings:
     files = [path for path in anchor_files(ROOT / "anchors") if path.parent.name in FAMILIES]
     rows = [compare(anchor).as_row() for path in files for anchor in load(path)]
     moved = next(row for row in rows if row["family"] == "cnn" and row["role"] == "validation")
+    moved["estimates"] = {"theirs": {"predicted": 1.0, "error": -0.5, "reason": ""}}
     moves = [{"id": moved["id"], "file": moved["file"], "before": moved["predicted"] * 1.1, "after": moved["predicted"]}]
     return Findings(rows, moves=moves, verdict=summary.last_line(rows))
 
@@ -160,7 +161,7 @@ def test_the_report_in_json_keeps_its_schema(findings: Findings) -> None:
     assert schema["$id"] == export.SCHEMA
     document = json.loads(export.as_json(findings))
     jsonschema.validate(document, schema)
-    assert document["judgement"]["moved"] == 1
+    assert (document["judgement"]["moved"], document["estimators"][0]["cases"]) == (1, 1)
     del document["cases"][0]["predicted"]
     with pytest.raises(jsonschema.ValidationError, match="predicted"):
         jsonschema.validate(document, schema)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlsysim.validation.report import html, judgement, plot, report, tables
+from mlsysim.validation.report import estimates, html, judgement, plot, report, tables
 from mlsysim.validation.report.findings import Findings
 from mlsysim.validation.report.statistics import (
     Row,
@@ -56,6 +56,7 @@ def as_json(findings: Findings) -> str:
         "kernels": [summary.as_row() for summary in kernels_by_family(kernels)],
         "kernel_tables": [summary.as_row() for summary in kernels_by_table(kernels)],
         "kernel_gates": [gate for row in kernels for gate in row["gates"]],
+        "estimators": estimates.compared(rows),
         "aims": list(findings.targets),
         "sources": {str(row["source"]): {name: row[name] for name in _OF_SOURCE} for row in rows},
         **{_SHARED[name]: ones for name, ones in shared.items()},
@@ -113,6 +114,7 @@ def as_markdown(findings: Findings) -> str:
                 figure, predicted = (report.shown(right[name], right["unit"]) for name in ("measured", "predicted"))
                 told.append(f"  - `{right['id']}`: {figure}; we predict {predicted} ({report.standing(right)})")
         parts += ["## What the primary sources say", "\n".join(told)]
+    parts += estimates.as_markdown(rows)
     if rows:
         parts += _cases(rows)
     if kernels:

@@ -14,7 +14,7 @@ from string import Template
 from typing import Any
 
 from mlsysim.core.errors import MLSysError
-from mlsysim.validation.report import coefficients, judgement, summary, tables
+from mlsysim.validation.report import coefficients, estimates, judgement, summary, tables
 from mlsysim.validation.report.accuracy import COVERAGE
 from mlsysim.validation.report.findings import Findings
 from mlsysim.validation.report.report import Table, corrections, paper_rows, shown, standing
@@ -92,6 +92,7 @@ def _sections(findings: Findings) -> Mapping[str, tuple[str, Sequence[Table]]]:
         "moved": (moved.head, moved.tables) if moved is not None else ("", ()),
         "paper": ("", (tables.of_paper(rows), _primary(rows))),
         "families": ("", (summary.families(rows, kernels),)),
+        "estimators": ("", (estimates.of_estimators(rows),)),
         "misses": ("", ()),
         "aims": (f"{met} of {len(targets)} aims are met.", (tables.of_aims(targets),)),
         "intervals": (COVERAGE, (tables.of_intervals(rows, whole=bool(targets)),)),

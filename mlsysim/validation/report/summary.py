@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
-from mlsysim.validation.report import judgement
+from mlsysim.validation.report import estimates, judgement
 from mlsysim.validation.report.coverage import Coverage, of_known
 from mlsysim.validation.report.report import Table, paper_rows, percent, place_of, shown, table, verdict
 from mlsysim.validation.report.statistics import Row, quantile
@@ -34,7 +34,14 @@ def lines(
         moves: predictions that an update of snapshots moved.
     """
     known = families(rows, kernels)
-    sections = [_paper(rows), _own(rows), table(*known) if known.body else [], _aims(targets), _times(solves, searches)]
+    sections = [
+        _paper(rows),
+        _own(rows),
+        table(*known) if known.body else [],
+        estimates.lines(rows),
+        _aims(targets),
+        _times(solves, searches),
+    ]
     sections.append(judgement.lines(rows, moves, targets))
     return [line for section in sections for line in (*section, "") if section][:-1]
 
