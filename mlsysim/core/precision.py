@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
-from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.errors import UnknownNameError, nearest_names
 from mlsysim.core.names import Names, Reading
 from mlsysim.core.toml import packaged_toml
 
@@ -89,7 +89,9 @@ def precision_name(name: str, value: object) -> str:
     """
     found = _names().find(value) if isinstance(value, str) else ()
     if len(found) != 1:
-        raise UnknownNameError.among(name, value, BYTES_PER_ELEMENT)
+        listed = [entry for entry in BYTES_PER_ELEMENT if number_format(entry).arithmetic == entry]
+        near = next(iter(nearest_names(value, BYTES_PER_ELEMENT)), None)
+        raise UnknownNameError(name, value, f"one of {', '.join(listed)} or a format of weights such as awq or nvfp4", near)
     return found[0]
 
 

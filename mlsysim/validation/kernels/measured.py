@@ -14,7 +14,14 @@ from mlsysim.core.toml import reading, table_of, toml_file
 from mlsysim.hardware.registry import Hardware
 from mlsysim.physics.kernels.collectives import KINDS
 from mlsysim.validation.kernels.errors import Times
-from mlsysim.validation.kernels.predictions import PREDICTORS, PRODUCT_TABLES, device_times, fabric_times, gemm_times, table_times
+from mlsysim.validation.kernels.predictions import (
+    PREDICTORS,
+    PRODUCT_TABLES,
+    device_times,
+    fabric_times,
+    gemm_times,
+    table_times,
+)
 from mlsysim.validation.kernels.tables import KernelTable
 
 
@@ -85,7 +92,7 @@ def _gemm_tables(file: str, path: Path, device: str, head: Mapping[str, Any], pl
         KernelTable.read(path).require("m", "n", "k").refuse_others("dtype", dtypes)
         for dtype in dtypes:
             yield MeasuredTable(
-                id=f"{file}-{device}-{dtype}",
+                id=f"gemm-{device}-{dtype}",
                 family=PRODUCT_TABLES[file],
                 path=path,
                 select={"dtype": dtype},
