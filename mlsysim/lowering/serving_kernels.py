@@ -163,7 +163,7 @@ def serving_kernels(
         weight_B=layer.weight_B,
         output_B=output_B,
         experts=experts,
-        lends=own and bool(device.gemm),
+        lends=own and device.lends,
         element_B=2.0 if own else 4.0 if wide else has.integer_element_B if integer else 2.0,
         scales=not own and _product_format(accelerator, formats.precision, formats.weights, device.gemm)[0] in _SCALED,
         head_gemm=head,
@@ -196,7 +196,7 @@ def _link_behind_Bps(accelerator: str, collectives: str, own_link: bool) -> floa
 
 def _lent_kernel(device: EngineDevice) -> GemmKernel:
     """The vendor's 16-bit kernel that an engine with products of its own calls where it has no better one."""
-    if not device.gemm:
+    if not device.lends:
         # Never evaluated but for what all kernels share.
         return GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
     kernel = gemm_kernel(device.gemm)
