@@ -14,6 +14,19 @@ from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCo
 from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.numeric import Num
 
+WORD_B = 2.0  # bytes of an element of the 16-bit formats
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product's kernel, its formats (bytes of an element) and its peak."""
+
+    kernel: GemmKernel
+    input_B: float
+    weight_B: float
+    peak_flops_per_s: float
+    output_B: float = WORD_B
+
 
 @dataclass(frozen=True, slots=True)
 class ServingShape:
@@ -65,10 +78,13 @@ class SharedServing:
         cache_read_Bps: rate at which one multiprocessor reads from the last-level cache: keys and values again, and what the
             kernel before has written.
         unfused_share: share of the peak that the batched products of attention with stored scores reach.
+        network_share: share of a benchmarked all-reduce's latency that one among nodes has at least: NCCL's, whatever kernel of
+            its own an engine has within a node.
     """
 
     cache_read_Bps: float
     unfused_share: float
+    network_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +106,7 @@ class ServingKernels:
             they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
         streaming: share of the memory bandwidth that element-wise passes reach.
         shared: constants of all engines.
+        experts: matrix products of routed experts, where their format is not that of the layers' other weights.
     """
 
     gemm: GemmKernel
@@ -119,6 +136,12 @@ class ServingKernels:
     own_memory_share: float
     streaming: float
     shared: SharedServing
+    experts: Product | None = None
+
+    @property
+    def narrowest_B(self) -> float:
+        """Bytes of an element of the narrowest weights of a layer."""
+        return self.weight_B if self.experts is None else min(self.weight_B, self.experts.weight_B)
 
     @property
     def cache_read_Bps(self) -> float:
