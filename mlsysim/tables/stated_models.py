@@ -20,6 +20,7 @@ from mlsysim.tables.names import untold_fields
 # Counts of parameters nearer than this are of one architecture; nominal ones ("16B") are seldom further off.
 _CLOSE = 0.04
 _HEAD_WIDTH = 128
+_HEAD_WIDTHS = (128, 256)
 _FFN_STEP = 64
 _VOCABULARY = 51200
 
@@ -100,10 +101,13 @@ def built_workload(
 
     kind = min(kinds, key=miss) if published_billions else kinds[0]
     if published_billions and not known and miss(kind) > _CLOSE:
-        # Where the row states the block's width, its heads may together be wider than the hidden size.
-        gated = [_gated(fields | {"tied_embeddings": tied}, published_billions) for tied in (True, False)]
-        others = [other | {"head_dim": _HEAD_WIDTH} for other in kinds] if ffn else gated
-        kind = min([kind, *others], key=miss)
+        if ffn:
+            # The heads of a row that states the block's width may together be wider than the hidden size.
+            wider = min((other | {"head_dim": width} for other in kinds for width in _HEAD_WIDTHS), key=miss)
+            kind = wider if miss(wider) < _CLOSE / 2 else kind
+        else:
+            gated = (_gated(fields | {"tied_embeddings": tied}, published_billions) for tied in (True, False))
+            kind = min((kind, *gated), key=miss)
     return TransformerWorkload.of_architecture(**(fields | kind))
 
 
