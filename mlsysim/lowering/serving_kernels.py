@@ -307,6 +307,7 @@ def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, c
 
     Example:
         >>> from mlsysim.hardware.registry import Hardware
+        >>> from mlsysim.calibration.engines import engine
         >>> ft, v100 = engine("fastertransformer-bert"), Hardware.get("v100_sxm2_16gb")
         >>> engine_kernels(ft, v100, Formats("fp16", "fp16", "fp16"), causal=False).flash_prefill
         False
