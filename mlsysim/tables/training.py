@@ -16,7 +16,7 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult
 from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
-from mlsysim.tables.cells import cell_text, number_cell, whole_cell
+from mlsysim.tables.cells import cell_text, number_cell, software_cell, whole_cell
 from mlsysim.tables.names import named_accelerator, named_format, named_model, refuse_unmodelled
 from mlsysim.tables.stated_models import stated_workload
 
@@ -62,7 +62,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     microbatch_count = batch // (dp * micro_batch)
     zero_stage = _zero_stage(row, framework, pp)
     variant = cell_text(row, "variant")
-    stack = stack_of_variant(variant, cell_text(row, "model")) or str(framework["stack"])
+    stack = _stack(row, framework)
     arguments: dict[str, Any] = {
         "batch_size": batch,
         "seq_len": whole_cell(row, "seq_len"),
@@ -132,7 +132,13 @@ def _lora_rank(row: Mapping[str, str]) -> int:
 def _framework(row: Mapping[str, str]) -> Mapping[str, Any]:
     """The framework's entry; an older run of the same name may have had another stack, or counted other FLOP."""
     year = number_cell(row, "year", 0.0) or None
-    return framework_called(cell_text(row, "framework"), year) or unknown()
+    return framework_called(software_cell(row, "framework"), year) or unknown()
+
+
+def _stack(row: Mapping[str, str], framework: Mapping[str, Any]) -> str:
+    """The stack of a framework, unless the variant or the model says another; a user's own is what it says."""
+    said = None if "own" in framework else stack_of_variant(cell_text(row, "variant"), cell_text(row, "model"))
+    return said or str(framework["stack"])
 
 
 def _batches(row: Mapping[str, str], framework: Mapping[str, Any], accelerators: int, dp: int) -> tuple[int, int]:
