@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self, Unpack
 
-from mlsysim.calibration.engines import Engine, engine
+from mlsysim.calibration.engines import Engine
+from mlsysim.calibration.harnesses import reached_through
 from mlsysim.core.checks import (
     boolean,
     by_either_name,
@@ -58,6 +59,7 @@ class Deployment:
         rounds: requests that each place in flight serves; None in the steady state.
         requests: requests of an offline run; None for a run without end.
         stream_interval: tokens that reach the client at a time.
+        batch_wait_iters: steps that the scheduler holds prompts back.
         attention_dp: whether each rank attends for sequences of its own.
         prefix_hit: share of a prompt whose cache is there already.
         block_tokens: tokens of a block of the KV cache.
@@ -86,6 +88,7 @@ class Deployment:
     rounds: int | None
     requests: int | None
     stream_interval: int
+    batch_wait_iters: int
     attention_dp: bool
     prefix_hit: float
     block_tokens: int
@@ -121,7 +124,7 @@ class Deployment:
             raise InconsistentError(
                 "efficiency", efficiency, f"none beside stack = {stack!r}: a stack knows its own efficiency"
             )
-        served_by = None if stack is None else engine(instance("stack", stack, str, "the name of a serving engine"))
+        served_by = _served_by(stack, asked["harness_name"])
         prompt, batch = prompt_tokens(asked["input_len"], asked["seq_len"]), whole_number("batch_size", asked["batch_size"])
         padded = prompt if asked["padded_len"] is None else whole_number("padded_len", asked["padded_len"])
         if padded < prompt:
@@ -163,6 +166,7 @@ class Deployment:
             rounds=None if rounds is None else whole_number("rounds", rounds),
             requests=None if requests is None else whole_number("requests", requests),
             stream_interval=whole_number("stream_interval", asked["stream_interval"]),
+            batch_wait_iters=_held_back(asked["batch_wait_iters"], schedule),
             attention_dp=apart,
             prefix_hit=hit,
             block_tokens=whole_number("page_size", asked["page_size"]),
@@ -222,6 +226,24 @@ class Deployment:
     def basis(self) -> str:
         """The basis of the answer: a bound, the caller's share, or a calibrated engine."""
         return "calibrated" if self.stack is not None else "bound" if self.efficiency is None else "efficiency"
+
+
+def _served_by(stack: object, client: object) -> Engine | None:
+    """The engine of that name behind what its users reach it through."""
+    name = None if client is None else instance("harness_name", client, str, "the name of a client")
+    if stack is None:
+        if name is not None:
+            raise InconsistentError("harness_name", name, "nothing without a stack: a bound has no client")
+        return None
+    return reached_through(instance("stack", stack, str, "the name of a serving engine"), name)
+
+
+def _held_back(value: object, schedule: str) -> int:
+    """Steps that prompts are held back, of a schedule in which they come one after the other."""
+    steps = whole_number("batch_wait_iters", value, 0)
+    if steps and schedule != "continuous":
+        raise InconsistentError("batch_wait_iters", steps, f'0 with schedule = "{schedule}": prompts wait for none to come')
+    return steps
 
 
 def prompt_tokens(input_len: object = None, seq_len: object = None) -> int:

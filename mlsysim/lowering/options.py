@@ -55,6 +55,10 @@ class DeploymentOptions(FormatOptions, total=False):
     tp_size: Annotated[int, Option(1, "accelerators that share each layer")]
     pp_size: Annotated[int, Option(1, "stages that share the layers")]
     attention_dp: Annotated[bool, Option(False, "whether each of the ``tp_size`` ranks attends for sequences of its own")]
+    harness_name: Annotated[
+        str | None,
+        Option(None, 'what users reach the engine through, such as "http" or "in-process"; by default as the stack usually is'),
+    ]
 
 
 class ServingOptions(DeploymentOptions, total=False):
@@ -70,6 +74,9 @@ class ServingOptions(DeploymentOptions, total=False):
     rounds: Annotated[int | None, Option(None, "requests that each place in flight serves; by default the steady state")]
     requests: Annotated[int | None, Option(None, "equal requests of an offline run in all; by default it has no end")]
     stream_interval: Annotated[int, Option(1, "tokens that reach the client at a time, the first with the last of so many")]
+    batch_wait_iters: Annotated[
+        int, Option(0, "steps that the scheduler holds prompts back while others decode, so that more join together")
+    ]
     padded_len: Annotated[
         int | None,
         Option(None, "the longest prompt of a fixed batch, where ``input_len`` is the mean; by default all are as long"),

@@ -11,7 +11,7 @@ from mlsysim.calibration import attention, collectives, gemm
 from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients, link_behind_Bps
-from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
+from mlsysim.calibration.engines import Engine, EngineDevice, engine_device
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_gemm, shared_names, shared_serving
@@ -285,6 +285,7 @@ def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, c
     """The kernels that an engine has on this accelerator at these formats: fused attention takes 16 bits or less.
 
     Example:
+        >>> from mlsysim.calibration.engines import engine
         >>> from mlsysim.hardware.registry import Hardware
         >>> ft, v100 = engine("fastertransformer-bert"), Hardware.get("v100_sxm2_16gb")
         >>> engine_kernels(ft, v100, Formats("fp16", "fp16", "fp16"), causal=False).flash_prefill
@@ -355,14 +356,14 @@ def coefficients_used(setting: Deployment) -> tuple[str, ...]:
     if setting.stack.has.own_products:
         return (*shared_names("serving"), *device.fitted, *setting.stack.fitted)
     name = _product_format(setting.accelerator, Formats(setting.arithmetic, setting.weights, setting.cache), device.gemm)[0]
-    return _coefficient_names(setting.stack.name, setting.accelerator.name, name, setting.tp > 1)
+    return _coefficient_names(setting.stack.fitted, setting.accelerator.name, name, setting.tp > 1)
 
 
 @functools.cache
-def _coefficient_names(stack: str, hardware: str, gemm_format: str, reduces: bool) -> tuple[str, ...]:
+def _coefficient_names(of_engine: tuple[str, ...], hardware: str, gemm_format: str, reduces: bool) -> tuple[str, ...]:
     device = engine_device(hardware)
     names = list(dict.fromkeys(name for fmt in ("bfloat16", gemm_format) for name in gemm.fitted_names(device.gemm, fmt)))
     names += [*attention.fitted_names("prefill", device.attention), *attention.fitted_names("decode", device.attention)]
     if reduces:
         names += collectives.fitted_names("device", device.collectives)
-    return (*shared_names("serving"), *names, *device.fitted, *engine(stack).fitted)
+    return (*shared_names("serving"), *names, *device.fitted, *of_engine)

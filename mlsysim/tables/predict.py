@@ -132,7 +132,9 @@ def predicted_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]
 def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     solve, metrics = table_kind(block[0])
     # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
-    figure_columns = _FIGURE_COLUMNS - ({"locator"} if solve is _small_model_run else set())
+    # Figures of a server are those of what its source measured them through.
+    told = {"locator"} if solve is _small_model_run else {"source"} if solve is _serving_run else set()
+    figure_columns = _FIGURE_COLUMNS - told
     solved: dict[_Key, _Run | _Waiting | str] = {}
     asked: list[tuple[str, _Key, str, str, bool]] = []
     for row in block:
