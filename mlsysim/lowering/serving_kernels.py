@@ -150,7 +150,7 @@ def serving_kernels(
         gemm_peak_flops_per_s=peak,
         input_B=input_B,
         weight_B=bytes_per_element(formats.weights),
-        lends=own and bool(device.gemm),
+        lends=own and device.lends,
         output_B=4.0 if wide else has.integer_output_B if integer else 2.0,
         element_B=2.0 if own else 4.0 if wide else has.integer_element_B if integer else 2.0,
         scales=formats.precision in _SCALED,
@@ -184,7 +184,7 @@ def _link_behind_Bps(accelerator: str, collectives: str, own_link: bool) -> floa
 
 def _lent_kernel(device: EngineDevice) -> GemmKernel:
     """The vendor's 16-bit kernel that an engine with products of its own calls where it has no better one."""
-    if not device.gemm:
+    if not device.lends:
         # Never evaluated but for what all kernels share.
         return GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
     kernel = gemm_kernel(device.gemm)
