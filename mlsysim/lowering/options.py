@@ -59,6 +59,10 @@ class DeploymentOptions(FormatOptions, total=False):
         str | None,
         Option(None, 'what users reach the engine through, such as "http" or "in-process"; by default as the stack usually is'),
     ]
+    max_num_batched_tokens: Annotated[
+        int | None, Option(None, "tokens that a step of the stack computes at most (chunked prefill); by default its own")
+    ]
+    max_num_seqs: Annotated[int | None, Option(None, "sequences that the stack decodes together at most; by default its own")]
 
 
 class ServingOptions(DeploymentOptions, total=False):
