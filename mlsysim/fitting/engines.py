@@ -100,7 +100,7 @@ class Figures:
         device = _device(deployment.accelerator, entries["device"])
         coefficients = {part: own[part] for part in COEFFICIENTS if part in own}
         coefficients["request_s"] = coefficients.get("request_s", 0.0) + entries[CLIENT]["request_s"]
-        formats = Formats(deployment.arithmetic, deployment.weights, deployment.cache)
+        formats = Formats.of(deployment)
         passes = replace(
             self.passes,
             kernels=serving_kernels(

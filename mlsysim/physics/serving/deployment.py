@@ -14,6 +14,19 @@ from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCo
 from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.numeric import Num
 
+WORD_B = 2.0  # bytes of an element of the 16-bit formats
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product's kernel, its formats (bytes of an element) and its peak."""
+
+    kernel: GemmKernel
+    input_B: float
+    weight_B: float
+    peak_flops_per_s: float
+    output_B: float = WORD_B
+
 
 @dataclass(frozen=True, slots=True)
 class ServingShape:
@@ -90,6 +103,7 @@ class ServingKernels:
             they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
         streaming: share of the memory bandwidth that element-wise passes reach.
         shared: constants of all engines.
+        experts: matrix products of routed experts, where their format is not that of the layers' other weights.
     """
 
     gemm: GemmKernel
@@ -119,6 +133,12 @@ class ServingKernels:
     own_memory_share: float
     streaming: float
     shared: SharedServing
+    experts: Product | None = None
+
+    @property
+    def narrowest_B(self) -> float:
+        """Bytes of an element of the narrowest weights of a layer."""
+        return self.weight_B if self.experts is None else min(self.weight_B, self.experts.weight_B)
 
     @property
     def cache_read_Bps(self) -> float:

@@ -13,14 +13,13 @@ from mlsysim.calibration.evidence import FITTED_BASES, quantity_of
 from mlsysim.calibration.intervals import spread
 from mlsysim.models.types import Workload
 from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.estimators import naive_error
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
-from mlsysim.validation.anchors.runner import Plain, macro_text, plan_text, predict, result_of, time_exponent
+from mlsysim.validation.anchors.runner import Plain, macro_text, plan_text, predict, result_of
 
 # "Match?" in the paper's report: within 5 % of the number that the paper prints.
 PAPER_MATCH = 0.05
-# The baseline that a calculation on the back of an envelope uses.
-NAIVE_MFU = 0.5
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Comparison:
     or an outcome. ``expected_low`` and ``expected_high`` are the ends of the prediction's 90 % interval, where it has one.
     ``binding`` is what limits the result; ``nearest`` the published runs that are most like a user's own, with their errors.
     ``naive`` is the error of half of peak: model FLOP / (0.5 x peak x accelerators), where the prediction is of a training
-    step. ``kind`` is ``dense``, ``moe`` or the workload's architecture.
+    step. ``kind`` is ``dense``, ``moe`` or the workload's architecture, ``plan`` how the solver was asked to run it.
     """
 
     id: str
@@ -39,6 +38,7 @@ class Comparison:
     file: str
     source: str
     citation: str
+    url: str
     locator: str
     title: str
     role: str
@@ -48,6 +48,7 @@ class Comparison:
     kind: str
     accelerator: str
     stack: str
+    plan: str
     metric: str
     unit: str
     basis: str
@@ -128,6 +129,7 @@ def compare(anchor: Anchor) -> Comparison:
         file=relative(anchor.path),
         source=source.key,
         citation=source.citation,
+        url=source.url,
         title=case.title or anchor.id,
         solver=source.solver,
         **copied,
@@ -139,7 +141,7 @@ def compare(anchor: Anchor) -> Comparison:
         error=error,
         expected_low=expected[0],
         expected_high=expected[1],
-        naive=None if error is None else _naive_error(anchor, predicted),
+        naive=None if error is None else naive_error(anchor),
         in_band=in_band,
         binding=str(result_of(anchor).binding),
         nearest=_nearest(anchor) if anchor.path.name.endswith(USER_SUFFIX) else (),
@@ -179,26 +181,22 @@ def matches(predicted: Plain, paper: Plain) -> bool:
 
 
 def _asked(anchor: Anchor) -> dict[str, str]:
-    """The model, its kind, the accelerator and the software stack, by which rows are chosen; "" for what there is not."""
+    """The model, its kind, the accelerator, the software stack and the plan, by which rows are chosen; "" for none."""
     call = call_of(anchor)
     workload = next((spec for spec in call.inputs if isinstance(spec, Workload)), None)
     machine = next((spec for spec in call.inputs if not isinstance(spec, Workload)), None)
     node = getattr(machine, "node", machine)
+    keywords = {"accelerators": getattr(machine, "accelerators", None), **call.keywords}
+    plan = [
+        f"{name}={value}" for name, value in keywords.items() if name != "stack" and value is not None and value is not False
+    ]
     return {
         "model": "" if workload is None else workload.name,
         "kind": "" if workload is None else workload.kind,
         "accelerator": str(getattr(getattr(node, "accelerator", node), "name", "")),
         "stack": str(call.keywords.get("stack") or anchor.source.stack),
+        "plan": ", ".join(plan),
     }
-
-
-def _naive_error(anchor: Anchor, predicted: Plain) -> float | None:
-    """The error of a step that takes model FLOP / (half of peak): the prediction's own MFU says how far that is."""
-    mfu, measured = getattr(result_of(anchor), "mfu", None), anchor.case.value
-    if not isinstance(mfu, float) or not isinstance(predicted, float) or not measured or anchor.case.factors:
-        return None
-    share = -1.0 if anchor.case.metric.startswith("mfu") else time_exponent(anchor, anchor.case.metric)
-    return predicted * (mfu / NAIVE_MFU) ** share / measured - 1 if share else None
 
 
 def _relative_error(predicted: float, value: float | None, low: float, high: float) -> float:

@@ -123,9 +123,13 @@ def _on_faster_hardware(anchor: Anchor) -> Call:
     return Call(call.solve, tuple(faster(spec) for spec in call.inputs), call.keywords)
 
 
+# Arguments that a bound has nothing of.
+_OF_A_STACK = ("stack", "attention", "harness_name")
+
+
 def _without_stack(anchor: Anchor) -> Call:
     call = call_of(anchor)
-    asked = {name: value for name, value in call.keywords.items() if name not in ("stack", "attention")}
+    asked = {name: value for name, value in call.keywords.items() if name not in _OF_A_STACK}
     if anchor.source.solver == "DistributedModel":
         asked["recompute"] = asked.get("recompute") or "none"
     return Call(call.solve, call.inputs, asked)
