@@ -25,7 +25,7 @@ from mlsysim.core.options import with_defaults
 from mlsysim.core.precision import BYTES_PER_ELEMENT, UNPACKED, number_format, precision_name
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.offload import Offload, check_offload
-from mlsysim.lowering.options import ServingOptions
+from mlsysim.lowering.options import STACK_OPTIONS, ServingOptions
 from mlsysim.lowering.work import cached_tokens, keys_seen
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.systems.fleets import usual_nodes
@@ -231,15 +231,11 @@ class Deployment:
         return "calibrated" if self.stack is not None else "bound" if self.efficiency is None else "efficiency"
 
 
-# Arguments that a stack takes, and a bound has nothing of.
-_OF_A_STACK = ("harness_name", "max_num_batched_tokens", "max_num_seqs")
-
-
 def _served_by(stack: object, asked: Mapping[str, Any]) -> Engine | None:
     """The engine of that name behind what its users reach it through, with the limits that it is started with."""
-    client, tokens, sequences = (asked[name] for name in _OF_A_STACK)
+    client, tokens, sequences = (asked[name] for name in STACK_OPTIONS)
     if stack is None:
-        for name in _OF_A_STACK:
+        for name in STACK_OPTIONS:
             if asked[name] is not None:
                 raise InconsistentError(name, asked[name], "nothing without a stack, whose it is")
         return None

@@ -8,6 +8,9 @@ from typing import Annotated, TypedDict
 from mlsysim.core.options import Option
 from mlsysim.core.units import Quantity
 
+# Options of an engine, of which a bound has nothing.
+STACK_OPTIONS = ("harness_name", "max_num_batched_tokens", "max_num_seqs")
+
 
 class PromptOptions(TypedDict, total=False):
     """The length of a prompt, by either of its two names."""

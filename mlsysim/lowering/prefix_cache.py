@@ -126,7 +126,7 @@ def conversation(prompt: int, output: int, shared: int, turns: int) -> tuple[int
     """
     question = prompt - shared
     mean = round(prompt + (turns - 1) / 2 * (question + output))
-    return mean, 1 - question / mean
+    return mean, (mean - question) / mean
 
 
 # A share that a caller divided out is the whole number of tokens it stands for.
