@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Self, Unpack
 
 from mlsysim.calibration.engines import Engine
@@ -24,7 +25,7 @@ from mlsysim.core.options import with_defaults
 from mlsysim.core.precision import BYTES_PER_ELEMENT, UNPACKED, number_format, precision_name
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.offload import Offload, check_offload
-from mlsysim.lowering.options import ServingOptions
+from mlsysim.lowering.options import STACK_OPTIONS, ServingOptions
 from mlsysim.lowering.work import cached_tokens, keys_seen
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.systems.fleets import usual_nodes
@@ -124,7 +125,7 @@ class Deployment:
             raise InconsistentError(
                 "efficiency", efficiency, f"none beside stack = {stack!r}: a stack knows its own efficiency"
             )
-        served_by = _served_by(stack, asked["harness_name"])
+        served_by = _served_by(stack, asked)
         prompt, batch = prompt_tokens(asked["input_len"], asked["seq_len"]), whole_number("batch_size", asked["batch_size"])
         padded = prompt if asked["padded_len"] is None else whole_number("padded_len", asked["padded_len"])
         if padded < prompt:
@@ -230,14 +231,21 @@ class Deployment:
         return "calibrated" if self.stack is not None else "bound" if self.efficiency is None else "efficiency"
 
 
-def _served_by(stack: object, client: object) -> Engine | None:
-    """The engine of that name behind what its users reach it through."""
-    name = None if client is None else instance("harness_name", client, str, "the name of a client")
+def _served_by(stack: object, asked: Mapping[str, Any]) -> Engine | None:
+    """The engine of that name behind what its users reach it through, with the limits that it is started with."""
+    client, tokens, sequences = (asked[name] for name in STACK_OPTIONS)
     if stack is None:
-        if name is not None:
-            raise InconsistentError("harness_name", name, "nothing without a stack: a bound has no client")
+        for name in STACK_OPTIONS:
+            if asked[name] is not None:
+                raise InconsistentError(name, asked[name], "nothing without a stack, whose it is")
         return None
-    return reached_through(instance("stack", stack, str, "the name of a serving engine"), name)
+    named = None if client is None else instance("harness_name", client, str, "the name of a client")
+    found = reached_through(instance("stack", stack, str, "the name of a serving engine"), named)
+    if tokens is not None:
+        found = replace(found, step_tokens=float(whole_number("max_num_batched_tokens", tokens)))
+    if sequences is not None:
+        found = replace(found, most_sequences=float(whole_number("max_num_seqs", sequences)))
+    return found
 
 
 def _held_back(value: object, schedule: str) -> int:

@@ -8,6 +8,9 @@ from typing import Annotated, TypedDict
 from mlsysim.core.options import Option
 from mlsysim.core.units import Quantity
 
+# Options of an engine, of which a bound has nothing.
+STACK_OPTIONS = ("harness_name", "max_num_batched_tokens", "max_num_seqs")
+
 
 class PromptOptions(TypedDict, total=False):
     """The length of a prompt, by either of its two names."""
@@ -62,6 +65,10 @@ class DeploymentOptions(FormatOptions, total=False):
         str | None,
         Option(None, 'what users reach the engine through, such as "http" or "in-process"; by default as the stack usually is'),
     ]
+    max_num_batched_tokens: Annotated[
+        int | None, Option(None, "tokens that a step of the stack computes at most (chunked prefill); by default its own")
+    ]
+    max_num_seqs: Annotated[int | None, Option(None, "sequences that the stack decodes together at most; by default its own")]
 
 
 class ServingOptions(DeploymentOptions, total=False):

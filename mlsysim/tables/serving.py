@@ -85,6 +85,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
     }
     if harness:
         arguments["harness_name"] = harness
+    arguments |= {name: whole_cell(row, name) for name in ("max_num_batched_tokens", "max_num_seqs") if cell_text(row, name)}
     if stack in facts["weight_only"]["stacks"]:
         arguments |= {"weight_precision": weights, "precision": facts["weight_only"]["arithmetic"].get(weights, weights)}
     if torus:
