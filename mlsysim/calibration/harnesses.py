@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -23,7 +24,6 @@ def client_tables() -> dict[str, dict[str, Any]]:
     return dict(packaged_toml("calibration", FILE)[CLIENT])
 
 
-@reads("calibration", "harnesses.toml")
 def reached_through(engine_name: str, client: str | None = None) -> Engine:
     """The engine called ``engine_name`` with what its users' client and HTTP server add to each request.
 
@@ -38,7 +38,12 @@ def reached_through(engine_name: str, client: str | None = None) -> Engine:
         >>> [reached_through("vllm-2025", client).coefficients.request_s for client in (None, "in-process")]
         [0.005, 0.0]
     """
-    found, known = engine(engine_name), client_tables()
+    return _behind(engine(engine_name), client)
+
+
+@functools.lru_cache(maxsize=256)
+def _behind(found: Engine, client: str | None) -> Engine:
+    known = client_tables()
     name = one_of("harness_name", found.client if client is None else client, known)
     request_s = found.coefficients.request_s + float(resolved(known, name)["request_s"])
     fitted = (*found.fitted, *fitted_of(known, name, CLIENT))

@@ -380,16 +380,14 @@ def coefficients_used(setting: Deployment) -> tuple[str, ...]:
     if setting.experts != setting.weights:
         parts.append((setting.experts, setting.experts))
     kinds = tuple(_product_format(setting.accelerator, *formats, device.gemm)[0] for formats in parts)
-    return _coefficient_names(setting.stack.fitted, setting.accelerator.name, kinds, setting.tp > 1)
+    return (*_coefficient_names(setting.accelerator.name, kinds, setting.tp > 1), *setting.stack.fitted)
 
 
 @functools.cache
-def _coefficient_names(
-    of_engine: tuple[str, ...], hardware: str, gemm_formats: tuple[str, ...], reduces: bool
-) -> tuple[str, ...]:
+def _coefficient_names(hardware: str, gemm_formats: tuple[str, ...], reduces: bool) -> tuple[str, ...]:
     device = engine_device(hardware)
     names = list(dict.fromkeys(name for fmt in ("bfloat16", *gemm_formats) for name in gemm.fitted_names(device.gemm, fmt)))
     names += [*attention.fitted_names("prefill", device.attention), *attention.fitted_names("decode", device.attention)]
     if reduces:
         names += collectives.fitted_names("device", device.collectives)
-    return (*shared_names("serving"), *names, *device.fitted, *of_engine)
+    return (*shared_names("serving"), *names, *device.fitted)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlsysim.calibration.engines import engine
 from mlsysim.calibration.names import engine_called, unknown
+from mlsysim.calibration.own import ENGINE, is_own, own_stack
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.core.units import in_unit
@@ -15,7 +16,7 @@ from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.serving.serving import ServingResult
 from mlsysim.systems.fleets import usual_nodes
-from mlsysim.tables.cells import cell_text, flag_cell, number_cell, whole_cell
+from mlsysim.tables.cells import cell_text, flag_cell, number_cell, software_cell, whole_cell
 from mlsysim.tables.names import named_accelerator, named_format, named_model, registered_model
 from mlsysim.tables.question import Question
 from mlsysim.tables.training import stated_workload
@@ -45,7 +46,10 @@ def serving_question(row: Mapping[str, str]) -> Question:
     metric = cell_text(row, "metric")
     if metric not in METRICS:
         raise UnknownNameError.among("metric", metric, METRICS)
-    stack = _stack(row)
+    own = own_stack(written, ENGINE) if is_own(written := software_cell(row, "engine")) else None
+    if own is not None:  # facts about the engine are those of the one that its runs name
+        row = {**row, "engine": own.called}
+    stack = _stack(row) if own is None else own.like
     mode = cell_text(row, "mode") or "static"
     if mode not in _SCHEDULES:
         raise InputError("mode", mode, f"one of {', '.join(_SCHEDULES)}: no other load is modelled")
@@ -82,10 +86,8 @@ def serving_question(row: Mapping[str, str]) -> Question:
         "stream_interval": whole_cell(row, "stream_interval", 1),
         "offload": cell_text(row, "offload") or None,
         "tpot_excludes_first_token": output is None or not output or flag_cell(row, "tpot_excludes_first_token", True),
+        **_started_with(row, harness),
     }
-    if harness:
-        arguments["harness_name"] = harness
-    arguments |= {name: whole_cell(row, name) for name in ("max_num_batched_tokens", "max_num_seqs") if cell_text(row, name)}
     if stack in facts["weight_only"]["stacks"]:
         arguments |= {"weight_precision": weights, "precision": facts["weight_only"]["arithmetic"].get(weights, weights)}
     if torus:
@@ -105,6 +107,8 @@ def serving_question(row: Mapping[str, str]) -> Question:
         arguments["padded_len"] = arguments["input_len"]
         arguments["input_len"] = max(1, round(arguments["input_len"] * part["mean_length"]))
         arguments["kv_precision"] = "fp16"
+    elif own is not None:
+        arguments["stack"] = own.file
     return Question(workload, hardware, arguments, metric)
 
 
@@ -145,6 +149,12 @@ def _harness(row: Mapping[str, str]) -> str:
     through = (named for word, named in _facts()["harness_of_source"].items() if word in source)
     named = next(through, {"released": "", "other": ""})
     return cell_text(row, "harness") or str(named["released" if released else "other"])
+
+
+def _started_with(row: Mapping[str, str], harness: str) -> dict[str, Any]:
+    """Limits that the row's engine was started with, and what it was reached through."""
+    limits = {name: whole_cell(row, name) for name in ("max_num_batched_tokens", "max_num_seqs") if cell_text(row, name)}
+    return {**limits, "harness_name": harness} if harness else limits
 
 
 def _scripted_wait(row: Mapping[str, str], harness: str, tp: int) -> int:
