@@ -94,8 +94,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
         # Such an engine chooses how attention is divided.
         arguments["attention_dp"] = True
     if mode == "closed-loop":
-        arguments["rounds"] = facts["closed_loop"]["rounds"]
-        arguments["batch_wait_iters"] = whole_cell(row, "batch_wait_iters", _scripted_wait(row, harness, tp), least=0)
+        arguments |= {"rounds": facts["closed_loop"]["rounds"], "batch_wait_iters": _held_back(row, harness, tp)}
     if mode == "offline":
         arguments["requests"] = _requests(cell_text(row, "engine"), prompt, output, replicas)
     workload = _workload(row)
@@ -157,8 +156,10 @@ def _started_with(row: Mapping[str, str], harness: str) -> dict[str, Any]:
     return {**limits, "harness_name": harness} if harness else limits
 
 
-def _scripted_wait(row: Mapping[str, str], harness: str, tp: int) -> int:
-    """Steps that a harness's scripts have this row's engine hold prompts back."""
+def _held_back(row: Mapping[str, str], harness: str, tp: int) -> int:
+    """Steps that the row's engine holds prompts back, as it says, or as its harness's scripts have it."""
+    if cell_text(row, "batch_wait_iters"):
+        return whole_cell(row, "batch_wait_iters", least=0)
     known = _facts()["batch_wait"].get(harness)
     if known is None or cell_text(row, "engine") != known["engine"] or tp >= known["tp_below"]:
         return 0
