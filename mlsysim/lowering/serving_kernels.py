@@ -261,6 +261,8 @@ def _vendor_product(accelerator: HardwareNode, precision: str, weights: str, dev
     if arithmetic in _WIDE:
         # A tile's fixed time counts fewer elements of k where each takes longer.
         product = replace(product, prologue_k=product.prologue_k * (peak / accelerator.rate_flops_per_s("fp16")))
+    if arithmetic == "tf32":
+        product = replace(product, large_tiles=True, most_splits=1.0)
     if name == "nvfp4":
         # They also choose among 4-bit kernels by shape; the benchmark ran one that cannot split k and stalls when k is long.
         product = replace(product, step_s=0.0, most_splits=wide.most_splits)
@@ -306,8 +308,8 @@ def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, c
     """The kernels that an engine has on this accelerator at these formats: fused attention takes 16 bits or less.
 
     Example:
-        >>> from mlsysim.hardware.registry import Hardware
         >>> from mlsysim.calibration.engines import engine
+        >>> from mlsysim.hardware.registry import Hardware
         >>> ft, v100 = engine("fastertransformer-bert"), Hardware.get("v100_sxm2_16gb")
         >>> engine_kernels(ft, v100, Formats("fp16", "fp16", "fp16"), causal=False).flash_prefill
         False
