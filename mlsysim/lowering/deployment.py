@@ -28,6 +28,7 @@ from mlsysim.lowering.offload import Offload, check_offload
 from mlsysim.lowering.options import STACK_OPTIONS, ServingOptions
 from mlsysim.lowering.work import cached_tokens, keys_seen
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.serving.speculation import expected_tokens, rounds_of
 from mlsysim.systems.fleets import usual_nodes
 from mlsysim.systems.types import Fleet, Node
 
@@ -63,6 +64,8 @@ class Deployment:
         attention_dp: whether each rank attends for sequences of its own.
         prefix_hit: share of a prompt whose cache is there already.
         block_tokens: tokens of a block of the KV cache.
+        draft_len, draft: tokens that are drafted a round (0: none), and the model that drafts (None: a module of its own).
+        round_tokens: tokens that a round yields of each sequence, mean; 1 without drafts.
         offload: what lies in the host's memory.
         per_node: accelerators of a node.
         link_Bps: bandwidth that tensor parallelism has within a node.
@@ -93,6 +96,9 @@ class Deployment:
     attention_dp: bool
     prefix_hit: float
     block_tokens: int
+    draft_len: int
+    draft: TransformerWorkload | None
+    round_tokens: float
     offload: Offload
     per_node: int
     link_Bps: float
@@ -173,6 +179,7 @@ class Deployment:
             attention_dp=apart,
             prefix_hit=hit,
             block_tokens=whole_number("page_size", asked["page_size"]),
+            **_drafting(model, asked, served_by, (tp, pp, apart)),
             offload=check_offload(asked["offload"], asked["host_memory"], hardware, device, calibrated=served_by is not None),
             per_node=per_node,
             link_Bps=link_Bps,
@@ -183,6 +190,11 @@ class Deployment:
     def context(self) -> float:
         """Tokens that a sequence holds at the decode step that is timed."""
         return self.prompt + self.output / 2
+
+    @property
+    def rounds_each(self) -> float:
+        """Decode steps of a request, its prompt's pass among them; of its tokens, each is one without drafts."""
+        return float(rounds_of(self.output, self.round_tokens)) if self.draft_len and self.output else self.output
 
     @property
     def reach(self) -> float:
@@ -246,6 +258,26 @@ def _served_by(stack: object, asked: Mapping[str, Any]) -> Engine | None:
     if sequences is not None:
         found = replace(found, most_sequences=float(whole_number("max_num_seqs", sequences)))
     return found
+
+
+def _drafting(
+    model: TransformerWorkload, asked: Mapping[str, Any], served_by: Engine | None, division: tuple[int, int, bool]
+) -> dict[str, Any]:
+    """Drafted tokens, what drafts them, and the tokens that a round yields."""
+    length = whole_number("draft_len", asked["draft_len"], 0)
+    chance, draft = asked["acceptance"], asked["draft"]
+    if not length:
+        for name in ("acceptance", "draft"):
+            if asked[name] is not None:
+                raise InconsistentError(name, asked[name], "nothing without draft_len: no token is drafted")
+        return {"draft_len": 0, "draft": None, "round_tokens": 1.0}
+    if draft is not None:
+        instance("draft", draft, TransformerWorkload, "a decoder such as Models.Language.Llama3_8B")
+        _check_division(draft, served_by, *division)
+    if not (model.causal and (draft is None or draft.causal)):
+        raise InconsistentError("draft_len", length, f"0: {model.name} or what drafts for it generates no tokens")
+    accepted = real_number("acceptance", needed("acceptance", chance, "a chance, 0 to 1"), 0.0, 1.0)
+    return {"draft_len": length, "draft": draft, "round_tokens": float(expected_tokens(float(length), accepted))}
 
 
 def _held_back(value: object, schedule: str) -> int:

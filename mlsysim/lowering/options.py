@@ -7,6 +7,7 @@ from typing import Annotated, TypedDict
 
 from mlsysim.core.options import Option
 from mlsysim.core.units import Quantity
+from mlsysim.models.types import TransformerWorkload
 
 # Options of an engine, of which a bound has nothing.
 STACK_OPTIONS = ("harness_name", "max_num_batched_tokens", "max_num_seqs")
@@ -69,6 +70,12 @@ class DeploymentOptions(FormatOptions, total=False):
         int | None, Option(None, "tokens that a step of the stack computes at most (chunked prefill); by default its own")
     ]
     max_num_seqs: Annotated[int | None, Option(None, "sequences that the stack decodes together at most; by default its own")]
+    draft_len: Annotated[int, Option(0, "tokens that are drafted for each sequence and checked in one pass; 0: none are")]
+    acceptance: Annotated[float | None, Option(None, "chance that a drafted token is accepted, 0 to 1")]
+    draft: Annotated[
+        TransformerWorkload | None,
+        Option(None, "the model that drafts, on the same ranks in turn; by default a module of the model's own (MTP)"),
+    ]
 
 
 class ServingOptions(DeploymentOptions, total=False):

@@ -23,6 +23,16 @@ def expected_tokens(draft_len: Num, acceptance: Num) -> Num:
     return where(certain, draft_len + 1.0, (1 - chance ** (draft_len + 1)) / (1 - chance))
 
 
+def rounds_of(output: Num, tokens: Num) -> Num:
+    """Passes that ``output`` tokens take, of which rounds of drafts yield ``tokens`` each; the prompt's yields one.
+
+    Example:
+        >>> rounds_of(101.0, 2.5), rounds_of(101.0, 1.0)
+        (41.0, 101.0)
+    """
+    return 1 + (output - 1) / tokens
+
+
 def verify_pass_s(alone: PassTime, wide: PassTime) -> Num:
     """Seconds of a pass that checks k + 1 tokens of each of B sequences, from decode steps of B and of B (k + 1).
 
