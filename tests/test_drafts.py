@@ -6,6 +6,7 @@ from mlsysim import ContinuousBatchingModel, Hardware, Models, ServingModel, Spe
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Q_
 from mlsysim.systems.registry import Systems
+from mlsysim.tables.predict import predict_table
 
 LARGE, SMALL, DGX = Models.Language.Llama3_70B, Models.Language.Llama3_8B, Systems.Nodes.DGX_H100
 LOAD = {"input_len": 1024, "output_len": 301, "tp_size": 4}
@@ -82,6 +83,21 @@ def test_requests_at_random_hold_their_places_shorter_with_drafts_that_are_accep
     assert drafted.latency_mean < plain.latency_mean
     assert drafted.requests_in_flight < plain.requests_in_flight
     assert drafted.capacity > Q_(0, "count/s")
+
+
+def test_a_row_says_what_is_drafted():
+    row = {"metric": "tpot_ms", "model": "Llama-3-70B", "accelerator": "H100-SXM-80GB", "engine": "vllm 0.15.1", "tp": "4"}
+    row |= {"mode": "closed-loop", "input_len": "1024", "output_len": "301", "batch_or_concurrency": "8", "weight_precision": "fp8"}
+    plain, module, model, none = predict_table(
+        [
+            row,
+            row | {"draft_len": "3", "acceptance": "0.8"},
+            row | {"draft_len": "3", "acceptance": "0.8", "draft_model": "Llama-3-8B"},
+            row | {"draft_len": "3"},
+        ]
+    )
+    assert module["predicted"] < model["predicted"] < plain["predicted"]
+    assert none["reason"].startswith("acceptance = ''")
 
 
 @pytest.mark.parametrize(

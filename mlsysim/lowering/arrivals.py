@@ -9,7 +9,7 @@ from math import inf, log
 import numpy as np
 
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.drafts import drafted
+from mlsysim.lowering.offloaded_passes import drafted
 from mlsysim.lowering.prefix_cache import computed, prefixed
 from mlsysim.lowering.serving_bound import BoundPasses
 from mlsysim.lowering.serving_kernels import calibrated_passes

@@ -151,6 +151,9 @@ class Deployment:
         apart = boolean("attention_dp", asked["attention_dp"])
         device, per_node, link_Bps, network_Bps = _machine(hardware, tp, pp)
         _check_division(model, served_by, tp, pp, apart)
+        drafts = _drafting(model, asked)
+        if drafts["draft"] is not None:
+            _check_division(drafts["draft"], served_by, tp, pp, apart)
         arithmetic, weights, experts = _formats(model, asked["precision"], asked["weight_precision"])
         rated = _rated(arithmetic, experts, device, served_by)
         cache, rounds, requests = (asked[name] for name in ("kv_precision", "rounds", "requests"))
@@ -179,7 +182,7 @@ class Deployment:
             attention_dp=apart,
             prefix_hit=hit,
             block_tokens=whole_number("page_size", asked["page_size"]),
-            **_drafting(model, asked, served_by, (tp, pp, apart)),
+            **drafts,
             offload=check_offload(asked["offload"], asked["host_memory"], hardware, device, calibrated=served_by is not None),
             per_node=per_node,
             link_Bps=link_Bps,
@@ -245,7 +248,7 @@ class Deployment:
 
 def _served_by(stack: object, asked: Mapping[str, Any]) -> Engine | None:
     """The engine of that name behind what its users reach it through, with the limits that it is started with."""
-    client, tokens, sequences = (asked[name] for name in STACK_OPTIONS)
+    client = asked["harness_name"]
     if stack is None:
         for name in STACK_OPTIONS:
             if asked[name] is not None:
@@ -253,19 +256,15 @@ def _served_by(stack: object, asked: Mapping[str, Any]) -> Engine | None:
         return None
     named = None if client is None else instance("harness_name", client, str, "the name of a client")
     found = reached_through(instance("stack", stack, str, "the name of a serving engine"), named)
-    if tokens is not None:
-        found = replace(found, step_tokens=float(whole_number("max_num_batched_tokens", tokens)))
-    if sequences is not None:
-        found = replace(found, most_sequences=float(whole_number("max_num_seqs", sequences)))
-    return found
+    limits = (("step_tokens", "max_num_batched_tokens"), ("most_sequences", "max_num_seqs"))
+    stated: dict[str, Any] = {part: float(whole_number(name, asked[name])) for part, name in limits if asked[name] is not None}
+    return replace(found, **stated)
 
 
-def _drafting(
-    model: TransformerWorkload, asked: Mapping[str, Any], served_by: Engine | None, division: tuple[int, int, bool]
-) -> dict[str, Any]:
+def _drafting(model: TransformerWorkload, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Drafted tokens, what drafts them, and the tokens that a round yields."""
     length = whole_number("draft_len", asked["draft_len"], 0)
-    chance, draft = asked["acceptance"], asked["draft"]
+    draft = asked["draft"]
     if not length:
         for name in ("acceptance", "draft"):
             if asked[name] is not None:
@@ -273,10 +272,9 @@ def _drafting(
         return {"draft_len": 0, "draft": None, "round_tokens": 1.0}
     if draft is not None:
         instance("draft", draft, TransformerWorkload, "a decoder such as Models.Language.Llama3_8B")
-        _check_division(draft, served_by, *division)
     if not (model.causal and (draft is None or draft.causal)):
         raise InconsistentError("draft_len", length, f"0: {model.name} or what drafts for it generates no tokens")
-    accepted = real_number("acceptance", needed("acceptance", chance, "a chance, 0 to 1"), 0.0, 1.0)
+    accepted = real_number("acceptance", needed("acceptance", asked["acceptance"], "a chance, 0 to 1"), 0.0, 1.0)
     return {"draft_len": length, "draft": draft, "round_tokens": float(expected_tokens(float(length), accepted))}
 
 

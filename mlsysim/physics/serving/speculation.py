@@ -6,7 +6,6 @@ Source: Leviathan et al., "Fast Inference from Transformers via Speculative Deco
 from __future__ import annotations
 
 from mlsysim.physics.numeric import Num, where
-from mlsysim.physics.serving.passes import PassTime
 
 
 def expected_tokens(draft_len: Num, acceptance: Num) -> Num:
@@ -31,12 +30,3 @@ def rounds_of(output: Num, tokens: Num) -> Num:
         (41.0, 101.0)
     """
     return 1 + (output - 1) / tokens
-
-
-def verify_pass_s(alone: PassTime, wide: PassTime) -> Num:
-    """Seconds of a pass that checks k + 1 tokens of each of B sequences, from decode steps of B and of B (k + 1).
-
-    Its products, its logits and its communication are those of all tokens; tokens of one sequence share a read of its keys, and
-    the engine schedules B sequences.
-    """
-    return wide.total_s - (wide.attention_s - alone.attention_s) - (wide.host_s - alone.host_s)

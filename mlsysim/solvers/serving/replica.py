@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.drafts import drafted
-from mlsysim.lowering.offloaded_passes import streamed_passes, whole_passes
+from mlsysim.lowering.offloaded_passes import drafted, streamed_passes, whole_passes
 from mlsysim.lowering.serving_memory import Room, room
 from mlsysim.lowering.work import inference_work
 from mlsysim.physics.numeric import Num

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar, Unpack, cast
 
 import numpy as np
 
@@ -12,11 +12,11 @@ from mlsysim.core.errors import InconsistentError
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.drafts import check_s
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.options import FormatOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.serving.drafts import CheckedStep
 from mlsysim.physics.serving.speculation import expected_tokens
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving.replica import ServingReplica, whole_batches
@@ -116,9 +116,9 @@ class SpeculativeDecodingModel:
         )
         batch, context = setting.batch, setting.context
         each_s = float(proposer.passes.decode(batch, context).total_s)
-        alone = target.passes.decode(batch, context)
+        alone, wide = (cast("CheckedStep", target.passes.decode(many, context)) for many in (batch, batch * (lengths + 1)))
         plain_s = float(alone.total_s)
-        checks_s = np.asarray(check_s(alone, target.passes.decode(batch * (lengths + 1), context)))
+        checks_s = np.asarray(wide.check_s(alone))
         tokens = np.asarray(expected_tokens(lengths, chance))
         speedups = plain_s * tokens / (lengths * each_s + checks_s)
         best = int(np.argmax(speedups))

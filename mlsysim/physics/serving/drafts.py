@@ -1,20 +1,23 @@
-"""Decode steps that check drafted tokens: rounds of drafts and one pass over them, in every schedule."""
+"""Decode steps that check drafted tokens: rounds of drafts and one pass over them, in every schedule.
+
+Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", ICML 2023.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass
+from typing import Protocol, cast
 
-from mlsysim.core.errors import InconsistentError
-from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.offloaded_passes import whole_passes
-from mlsysim.lowering.prefix_cache import PrefixedDeployment, prefixed
-from mlsysim.lowering.serving_bound import BoundStep
-from mlsysim.lowering.work import inference_work
-from mlsysim.physics.numeric import Num, maximum
+from mlsysim.physics.numeric import Num
 from mlsysim.physics.serving.passes import PassTime
-from mlsysim.physics.serving.schedule import EnginePasses, Passes, Step
-from mlsysim.physics.serving.speculation import verify_pass_s
+from mlsysim.physics.serving.schedule import Passes, Step
+
+
+class CheckedStep(Step, Protocol):
+    """A decode step of B (k + 1) sequences that can stand for k + 1 tokens of each of B."""
+
+    def check_s(self, alone: Step) -> Num:
+        """Seconds of a pass over k + 1 tokens of each of B sequences, where ``alone`` is a decode step of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +44,6 @@ class Round:
         """Seconds by name, and the longer of both."""
         seconds = {"drafts": float(self.drafts_s), "check of drafts": float(self.check_s)}
         return seconds, max(seconds, key=lambda part: seconds[part])
-
-
-def check_s(alone: Step, wide: Step) -> Num:
-    """Seconds of a pass over k + 1 tokens of each of B sequences, from decode steps of B and of B (k + 1).
-
-    Products are of all tokens; each cache is read once.
-    """
-    if isinstance(alone, PassTime) and isinstance(wide, PassTime):
-        return verify_pass_s(alone, wide)
-    if isinstance(alone, BoundStep) and isinstance(wide, BoundStep):
-        sent_s = wide.total_s - maximum(wide.weights_s + wide.cache_s, wide.arithmetic_s)
-        return maximum(wide.weights_s + alone.cache_s, wide.arithmetic_s) + sent_s
-    raise TypeError(type(alone).__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +76,11 @@ class DraftedPasses:
 
     def decode(self, batch: Num, context: Num) -> Round:
         """One round of ``batch`` sequences; a schedule that counts rounds does not know the ``context`` in tokens."""
-        alone = self.whole.decode(batch, self.context)
-        wide = self.whole.decode(batch * (self.length + 1), self.context)
+        alone = cast("CheckedStep", self.whole.decode(batch, self.context))
+        wide = cast("CheckedStep", self.whole.decode(batch * (self.length + 1), self.context))
         drafting = None if self.draft is None else self.draft.decode(batch, self.context)
         each_s = self._module_s(alone) if drafting is None else drafting.total_s
-        return Round(wide, drafting, check_s(alone, wide), self.length * each_s)
+        return Round(wide, drafting, wide.check_s(alone), self.length * each_s)
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
         """Seconds that one prompt adds to the round that it joins: to its check, and to one of its drafts."""
@@ -104,23 +94,3 @@ class DraftedPasses:
         """A layer's part of a step, and all of the head."""
         head_s = alone.head_s if isinstance(alone, PassTime) else 0.0
         return head_s + (alone.total_s - head_s) / self.layers
-
-
-def drafted(passes: Passes, deployment: Deployment) -> Passes:
-    """``passes`` as they are, or in rounds where the deployment drafts.
-
-    Raises:
-        InconsistentError: passes whose rounds are not modelled, such as those with a part in the host's memory.
-    """
-    if not deployment.draft_len:
-        return passes
-    plain = passes.whole if isinstance(passes, PrefixedDeployment) else passes
-    if deployment.offload or not (deployment.stack is None or isinstance(plain, EnginePasses)):
-        raise InconsistentError("draft_len", deployment.draft_len, "0 with an offload or on a torus")
-    proposing = None
-    if deployment.draft is not None:
-        proposer = replace(deployment, workload=deployment.draft, draft=None, draft_len=0)
-        work = inference_work(proposer.workload, proposer.weights, proposer.cache)
-        proposing = prefixed(whole_passes(proposer, work), proposer)
-    layers = float(deployment.workload.layers)
-    return DraftedPasses(passes, proposing, float(deployment.draft_len), deployment.context, layers)
