@@ -87,7 +87,13 @@ def test_requests_at_random_hold_their_places_shorter_with_drafts_that_are_accep
 
 def test_a_row_says_what_is_drafted():
     row = {"metric": "tpot_ms", "model": "Llama-3-70B", "accelerator": "H100-SXM-80GB", "engine": "vllm 0.15.1", "tp": "4"}
-    row |= {"mode": "closed-loop", "input_len": "1024", "output_len": "301", "batch_or_concurrency": "8", "weight_precision": "fp8"}
+    row |= {
+        "mode": "closed-loop",
+        "input_len": "1024",
+        "output_len": "301",
+        "batch_or_concurrency": "8",
+        "weight_precision": "fp8",
+    }
     plain, module, model, none = predict_table(
         [
             row,
