@@ -170,7 +170,7 @@ class Deployment:
             experts=experts,
             cache=_cache(asked["precision"], arithmetic, device) if cache is None else precision_name("kv_precision", cache),
             efficiency=share,
-            stack=served_by,
+            stack=None if served_by is None else _limited(served_by, device, asked),
             tp=tp,
             pp=pp,
             replicas=whole_number("replicas", asked["replicas"]),
@@ -247,7 +247,7 @@ class Deployment:
 
 
 def _served_by(stack: object, asked: Mapping[str, Any]) -> Engine | None:
-    """The engine of that name behind what its users reach it through, with the limits that it is started with."""
+    """The engine of that name behind what its users reach it through."""
     client = asked["harness_name"]
     if stack is None:
         for name in STACK_OPTIONS:
@@ -255,10 +255,14 @@ def _served_by(stack: object, asked: Mapping[str, Any]) -> Engine | None:
                 raise InconsistentError(name, asked[name], "nothing without a stack, whose it is")
         return None
     named = None if client is None else instance("harness_name", client, str, "the name of a client")
-    found = reached_through(instance("stack", stack, str, "the name of a serving engine"), named)
+    return reached_through(instance("stack", stack, str, "the name of a serving engine"), named)
+
+
+def _limited(found: Engine, device: HardwareNode, asked: Mapping[str, Any]) -> Engine:
+    """The engine with the limits that it is started with: those of its default on this accelerator, unless stated."""
     limits = (("step_tokens", "max_num_batched_tokens"), ("most_sequences", "max_num_seqs"))
     stated: dict[str, Any] = {part: float(whole_number(name, asked[name])) for part, name in limits if asked[name] is not None}
-    return replace(found, **stated)
+    return replace(found.on(device.name, device.memory_capacity_B / 2**30), **stated)
 
 
 def _drafting(model: TransformerWorkload, asked: Mapping[str, Any]) -> dict[str, Any]:
