@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self, Unpack
 
 from mlsysim.calibration.engines import Engine
-from mlsysim.calibration.harnesses import reached_through
 from mlsysim.core.checks import (
     boolean,
     by_either_name,
@@ -25,10 +23,10 @@ from mlsysim.core.options import with_defaults
 from mlsysim.core.precision import BYTES_PER_ELEMENT, UNPACKED, number_format, precision_name
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.offload import Offload, check_offload
-from mlsysim.lowering.options import STACK_OPTIONS, ServingOptions
+from mlsysim.lowering.options import ServingOptions, drafting, held_back, limited, named_engine
 from mlsysim.lowering.work import cached_tokens, keys_seen
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.serving.speculation import expected_tokens, rounds_of
+from mlsysim.physics.serving.speculation import rounds_of
 from mlsysim.systems.fleets import usual_nodes
 from mlsysim.systems.types import Fleet, Node
 
@@ -131,7 +129,7 @@ class Deployment:
             raise InconsistentError(
                 "efficiency", efficiency, f"none beside stack = {stack!r}: a stack knows its own efficiency"
             )
-        served_by = _served_by(stack, asked)
+        served_by = named_engine(stack, asked)
         prompt, batch = prompt_tokens(asked["input_len"], asked["seq_len"]), whole_number("batch_size", asked["batch_size"])
         padded = prompt if asked["padded_len"] is None else whole_number("padded_len", asked["padded_len"])
         if padded < prompt:
@@ -151,7 +149,7 @@ class Deployment:
         apart = boolean("attention_dp", asked["attention_dp"])
         device, per_node, link_Bps, network_Bps = _machine(hardware, tp, pp)
         _check_division(model, served_by, tp, pp, apart)
-        drafts = _drafting(model, asked)
+        drafts = drafting(model, asked)
         if drafts["draft"] is not None:
             _check_division(drafts["draft"], served_by, tp, pp, apart)
         arithmetic, weights, experts = _formats(model, asked["precision"], asked["weight_precision"])
@@ -170,7 +168,7 @@ class Deployment:
             experts=experts,
             cache=_cache(asked["precision"], arithmetic, device) if cache is None else precision_name("kv_precision", cache),
             efficiency=share,
-            stack=None if served_by is None else _limited(served_by, device, asked),
+            stack=None if served_by is None else limited(served_by, device, asked),
             tp=tp,
             pp=pp,
             replicas=whole_number("replicas", asked["replicas"]),
@@ -178,7 +176,7 @@ class Deployment:
             rounds=None if rounds is None else whole_number("rounds", rounds),
             requests=None if requests is None else whole_number("requests", requests),
             stream_interval=whole_number("stream_interval", asked["stream_interval"]),
-            batch_wait_iters=_held_back(asked["batch_wait_iters"], schedule),
+            batch_wait_iters=held_back(asked["batch_wait_iters"], schedule),
             attention_dp=apart,
             prefix_hit=hit,
             block_tokens=whole_number("page_size", asked["page_size"]),
@@ -244,50 +242,6 @@ class Deployment:
     def basis(self) -> str:
         """The basis of the answer: a bound, the caller's share, or a calibrated engine."""
         return "calibrated" if self.stack is not None else "bound" if self.efficiency is None else "efficiency"
-
-
-def _served_by(stack: object, asked: Mapping[str, Any]) -> Engine | None:
-    """The engine of that name behind what its users reach it through."""
-    client = asked["harness_name"]
-    if stack is None:
-        for name in STACK_OPTIONS:
-            if asked[name] is not None:
-                raise InconsistentError(name, asked[name], "nothing without a stack, whose it is")
-        return None
-    named = None if client is None else instance("harness_name", client, str, "the name of a client")
-    return reached_through(instance("stack", stack, str, "the name of a serving engine"), named)
-
-
-def _limited(found: Engine, device: HardwareNode, asked: Mapping[str, Any]) -> Engine:
-    """The engine with the limits that it is started with: those of its default on this accelerator, unless stated."""
-    limits = (("step_tokens", "max_num_batched_tokens"), ("most_sequences", "max_num_seqs"))
-    stated: dict[str, Any] = {part: float(whole_number(name, asked[name])) for part, name in limits if asked[name] is not None}
-    return replace(found.on(device.name, device.memory_capacity_B / 2**30), **stated)
-
-
-def _drafting(model: TransformerWorkload, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Drafted tokens, what drafts them, and the tokens that a round yields."""
-    length = whole_number("draft_len", asked["draft_len"], 0)
-    draft = asked["draft"]
-    if not length:
-        for name in ("acceptance", "draft"):
-            if asked[name] is not None:
-                raise InconsistentError(name, asked[name], "nothing without draft_len: no token is drafted")
-        return {"draft_len": 0, "draft": None, "round_tokens": 1.0}
-    if draft is not None:
-        instance("draft", draft, TransformerWorkload, "a decoder such as Models.Language.Llama3_8B")
-    if not (model.causal and (draft is None or draft.causal)):
-        raise InconsistentError("draft_len", length, f"0: {model.name} or what drafts for it generates no tokens")
-    accepted = real_number("acceptance", needed("acceptance", asked["acceptance"], "a chance, 0 to 1"), 0.0, 1.0)
-    return {"draft_len": length, "draft": draft, "round_tokens": float(expected_tokens(float(length), accepted))}
-
-
-def _held_back(value: object, schedule: str) -> int:
-    """Steps that prompts are held back, of a schedule in which they come one after the other."""
-    steps = whole_number("batch_wait_iters", value, 0)
-    if steps and schedule != "continuous":
-        raise InconsistentError("batch_wait_iters", steps, f'0 with schedule = "{schedule}": prompts wait for none to come')
-    return steps
 
 
 def prompt_tokens(input_len: object = None, seq_len: object = None) -> int:
