@@ -1,4 +1,4 @@
-"""Serving engines and the kernels that stand for devices, fitted to measurements of language models (``anchors/serving``)."""
+"""Serving engines, their clients and the kernels that stand for devices, fitted to measurements of language models."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device
+from mlsysim.calibration.harnesses import CLIENT, FILE
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.hardware.types import HardwareNode
@@ -44,7 +45,11 @@ RANGES = {
         "interleave": Coefficient(0.9, 0.2, 1.5),
         "core_Bps": Coefficient(1.2e10, 2e9, 4e10),
         "hop_s": Coefficient(1e-4, 0.0, 1e-3),
+        "link_share": Coefficient(1.0, 0.1, 1.5),
+        "network_share": Coefficient(1.0, 0.1, 1.5),
     },
+    # A source that nobody fitted has the stated server and client of a user.
+    CLIENT: {"request_s": Coefficient(5e-3, 0.0, 3e-1)},
     "device": {
         "compute_share": Coefficient(1.0, 0.3, 1.8),
         "memory_share": Coefficient(1.0, 0.4, 1.3),
@@ -95,13 +100,15 @@ class Figures:
         deployment, own = self.deployment, entries["engine"]
         assert deployment.stack is not None
         device = _device(deployment.accelerator, entries["device"])
+        coefficients = {part: own[part] for part in COEFFICIENTS if part in own}
+        coefficients["request_s"] = coefficients.get("request_s", 0.0) + entries[CLIENT]["request_s"]
         formats = Formats.of(deployment)
         passes = replace(
             self.passes,
             kernels=serving_kernels(
                 *(deployment.accelerator, formats, network_Bps(deployment), device, deployment.stack.has, deployment.link_Bps)
             ),
-            engine=EngineCoefficients(**{part: own[part] for part in COEFFICIENTS if part in own}),
+            engine=EngineCoefficients(**coefficients),
         )
         served, output = scheduled(deployment, passes, self.load), np.asarray(self.load.output)
         decode_rate = self.load.batch / np.asarray(served.step.total_s)
@@ -127,19 +134,42 @@ def _device(accelerator: HardwareNode, entry: Entry) -> EngineDevice:
     return replace(engine_device(accelerator.name), **shares)
 
 
+class MeasuredFigure(NamedTuple):
+    """A figure of a deployment, by the field of its result and in SI units, and the source that says so.
+
+    ``after_first`` says whether its time between tokens leaves out the first.
+    """
+
+    replica: ServingReplica
+    after_first: bool
+    field: str
+    value: float
+    source: str
+
+
 def runs_of(anchors: Iterable[Anchor]) -> list[Runs]:
     """Serving cases, grouped so that each group shares its kernels; engines on a torus have nothing that is fitted."""
+    return grouped(map(_figure, anchors))
+
+
+def _figure(anchor: Anchor) -> MeasuredFigure:
+    question = serving_question(anchor.case.run)
+    asked = checked_question((question.workload, question.hardware), question.arguments)
+    unit = {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0)
+    return MeasuredFigure(*asked, METRICS[question.metric][0], unit * float(anchor.case.value or 0.0), anchor.source.key)
+
+
+def grouped(figures: Iterable[MeasuredFigure]) -> list[Runs]:
+    """Measured figures, grouped so that each group shares its kernels; engines on a torus have nothing that is fitted."""
     groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
-    for anchor in anchors:
-        question = serving_question(anchor.case.run)
-        replica, after_first = checked_question((question.workload, question.hardware), question.arguments)
+    for figure in figures:
+        replica = figure.replica
         deployment, passes = replica.deployment, replica.passes
         if deployment.stack is None or not isinstance(passes, EnginePasses):
             continue
-        unit = {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0)
-        row = (replica, after_first, METRICS[question.metric][0], unit * float(anchor.case.value or 0.0), anchor.source.key)
-        group = (deployment.stack.name, id(passes.kernels), deployment.schedule, deployment.workload.causal)
-        groups.setdefault(group, []).append(row)
+        stack = deployment.stack
+        group = (stack.name, stack.client, id(passes.kernels), deployment.schedule, deployment.workload.causal)
+        groups.setdefault(group, []).append(figure)
     return [_together(rows) for rows in groups.values()]
 
 
@@ -159,7 +189,11 @@ def _together(rows: Sequence[tuple[Any, ...]]) -> Runs:
         after_first=np.array(after_first),
     )
     return Runs(
-        on={"engine": deployment.stack.name, "device": engine_device(deployment.accelerator.name).name},
+        on={
+            "engine": deployment.stack.name,
+            "device": engine_device(deployment.accelerator.name).name,
+            CLIENT: deployment.stack.client,
+        },
         measured=np.array(measured),
         sources=sources,
         predict=figures.predicted,
@@ -195,7 +229,7 @@ def gathered(root: Path, role: str) -> list[Runs]:
 
 ENGINES = Calibration(
     name="engines",
-    files={"engine": Place("engines.toml"), "device": Place("engine_devices.toml")},
+    files={"engine": Place("engines.toml"), "device": Place("engine_devices.toml"), CLIENT: Place(FILE, around=(CLIENT,))},
     range_of=lambda key, _: RANGES[key.kind][key.part],
     gathered=gathered,
     pull=PULL,
