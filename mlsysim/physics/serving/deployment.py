@@ -78,10 +78,13 @@ class SharedServing:
         cache_read_Bps: rate at which one multiprocessor reads from the last-level cache: keys and values again, and what the
             kernel before has written.
         unfused_share: share of the peak that the batched products of attention with stored scores reach.
+        network_share: share of a benchmarked all-reduce's latency that one among nodes has at least: NCCL's, whatever kernel of
+            its own an engine has within a node.
     """
 
     cache_read_Bps: float
     unfused_share: float
+    network_share: float
 
 
 @dataclass(frozen=True, slots=True)

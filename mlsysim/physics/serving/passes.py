@@ -18,7 +18,7 @@ import numpy as np
 
 from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s, prefill_attention_s
 from mlsysim.physics.kernels.collectives import collective_s
-from mlsysim.physics.numeric import Num, everywhere, floor, maximum, minimum, somewhere, where
+from mlsysim.physics.numeric import Num, ceil, everywhere, floor, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.activations import WIDE_B, elementwise_layer_s, stored_score_s
 from mlsysim.physics.serving.deployment import WORD_B, Product, ServedModel
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
@@ -63,11 +63,19 @@ class PassTime:
 def decode_pass(model: ServedModel, batch: Num, context: Num) -> PassTime:
     """Time one token of each of ``batch`` sequences that hold ``context`` tokens.
 
-    Pipeline stages work on a ``pp``-th of the batch each, at the same time: a token still passes all layers.
+    Pipeline stages work on a ``pp``-th of the batch each, at the same time: a token still passes all layers. The last stage has
+    the head besides its layers, and as many parts of the batch as there are stages wait for it, each for the part before.
     """
     stage_batch = _stage_batch(model, batch)
     attention_s = decode_layer_attention_s(model, stage_batch, context) / model.engine.attention_share
-    return _pass(model, stage_batch, stage_batch, attention_s, batch)
+    step, pp = _pass(model, stage_batch, stage_batch, attention_s, batch), model.shards.pp
+    if not somewhere(pp > 1):
+        return step
+    engine, shape, each_s = model.engine, model.shape, step.head_s + model.engine.step_s
+    layers_s = step.total_s - step.hops_s - each_s - engine.sequence_s * batch / model.shards.own
+    last_stage_s = layers_s * ceil(shape.layers / pp) / shape.layers + each_s
+    waited_s = minimum(pp, maximum(batch, 1.0)) * last_stage_s - (layers_s + step.hops_s + each_s)
+    return replace(step, head_s=step.head_s + where(pp > 1, maximum(waited_s, 0.0), 0.0))
 
 
 def _stage_batch(model: ServedModel, batch: Num) -> Num:
@@ -235,12 +243,18 @@ def _pass(model: ServedModel, tokens: Num, sequences: Num, attention_s: Num, bat
 
 
 def _all_reduce_s(model: ServedModel, size_B: Num) -> Num:
-    """Seconds within a node as measured; among nodes a tree over all cards of a node is added, and both run at once."""
+    """Seconds within a node as measured, less what an engine's own kernel saves.
+
+    Among nodes NCCL runs alone, a tree over all cards of a node is added, and both run at once.
+    """
     shards, kernels = model.shards, model.kernels
     if not somewhere(shards.tp > 1):
         return 0.0 * size_B
     links, share, ranks = kernels.collectives, model.engine.latency_share, minimum(shards.tp, shards.node)
     wide = where(2 * ranks > shards.node, kernels.crossing_share, 1.0) * model.engine.link_share
+    nodes = shards.tp / shards.node
+    if somewhere(nodes > 1):
+        share = where(nodes > 1, maximum(share, kernels.shared.network_share), share)
     links = replace(
         links,
         bandwidth_Bps=links.bandwidth_Bps * wide,  # type: ignore[arg-type]
@@ -250,7 +264,6 @@ def _all_reduce_s(model: ServedModel, size_B: Num) -> Num:
         simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
     )
     inside_s = collective_s("all_reduce", size_B, ranks, links, model.has.switch_reduces)
-    nodes = shards.tp / shards.node
     if not somewhere(nodes > 1):
         return inside_s
     depth = np.ceil(np.log2(maximum(nodes, 1.0)))
