@@ -129,10 +129,14 @@ def measured_runs() -> tuple[MeasuredRun, ...]:
     """All validation runs with a number, in the order of their sources."""
     return tuple(
         MeasuredRun(
-            *(row[name] for name in ("id", "run", "source", "solver", "quantity")),
+            id=row["id"],
+            run=row["run"],
+            source=row["source"],
+            solver=row["solver"],
+            quantity=row["quantity"],
             facts=_facts(row),
             error=float(row["error"]),
-            assumed=tuple(row["assumed"].split()),
+            assumed=tuple(row.get("assumed", "").split()),
         )
         for row in _rows(RUNS_FILE)
         if row["error"]
@@ -162,12 +166,7 @@ def left_out() -> tuple[LeftOut, ...]:
 def assumed_facts() -> tuple[Assumed, ...]:
     """What each fact costs where it is left out."""
     return tuple(
-        Assumed(
-            *(row[name] for name in ("solver", "quantity", "fact")),
-            int(row["runs"]),
-            float(row["stated"]),
-            float(row["missing"]),
-        )
+        Assumed(row["solver"], row["quantity"], row["fact"], int(row["runs"]), float(row["stated"]), float(row["missing"]))
         for row in _rows(ASSUMED_FILE)
     )
 
