@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import NamedTuple
 
+from mlsysim.calibration.names import unknown
 from mlsysim.core.csv_file import table_lines
 from mlsysim.core.toml import file_text, packaged_toml, reads
 
@@ -150,7 +151,9 @@ def measured_facts(solver: str) -> frozenset[RunFacts]:
 
 
 def _facts(row: Mapping[str, str]) -> RunFacts:
-    return RunFacts(row["model"], row["kind"], row["accelerator"], row["stack"], float(row["accelerators"] or 1))
+    # What stands for all that nobody knows is no stack of which one run tells something of another.
+    stack = "" if row["stack"] == unknown()["stack"] else row["stack"]
+    return RunFacts(row["model"], row["kind"], row["accelerator"], stack, float(row["accelerators"] or 1))
 
 
 @reads("calibration", LEFT_OUT_FILE)
