@@ -7,7 +7,6 @@ from typing import Any, Self, Unpack
 
 from mlsysim.calibration.engines import Engine, engine
 from mlsysim.core.checks import (
-    boolean,
     by_either_name,
     fraction,
     instance,
@@ -22,6 +21,7 @@ from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.options import with_defaults
 from mlsysim.core.precision import BYTES_PER_ELEMENT, bytes_per_element, precision_name
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.expert_plan import ExpertPlan, attention_groups, expert_plan
 from mlsysim.lowering.offload import Offload, check_offload
 from mlsysim.lowering.options import ServingOptions
 from mlsysim.lowering.work import cached_tokens, keys_seen
@@ -29,6 +29,7 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.systems.fleets import usual_nodes
 from mlsysim.systems.types import Fleet, Node
 
+EXPERT_ARGUMENTS = ("ep_size", "redundant_experts", "routing_imbalance", "two_batch_overlap")
 SCHEDULES = ("static", "continuous", "offline")
 # Weights that have a format for storage only: their arithmetic is 16-bit, or that of the format named here.
 _ARITHMETIC = {"fp8_block": "fp8", "nvfp4": "fp4"}
@@ -58,7 +59,8 @@ class Deployment:
         rounds: requests that each place in flight serves; None in the steady state.
         requests: requests of an offline run; None for a run without end.
         stream_interval: tokens that reach the client at a time.
-        attention_dp: whether each rank attends for sequences of its own.
+        attention_dp: groups of a stage's ranks that attend for sequences of their own; 1: all share every sequence.
+        experts: how the routed experts are divided.
         prefix_hit: share of a prompt whose cache is there already.
         block_tokens: tokens of a block of the KV cache.
         offload: what lies in the host's memory.
@@ -86,7 +88,8 @@ class Deployment:
     rounds: int | None
     requests: int | None
     stream_interval: int
-    attention_dp: bool
+    attention_dp: int
+    experts: ExpertPlan
     prefix_hit: float
     block_tokens: int
     offload: Offload
@@ -138,9 +141,10 @@ class Deployment:
             raise InconsistentError("prefix_hit", hit, f"0: {model.name} reads both ways, so that nothing is reused")
         share = None if efficiency is None else fraction("efficiency", efficiency)
         tp, pp = whole_number("tp_size", asked["tp_size"]), whole_number("pp_size", asked["pp_size"])
-        apart = boolean("attention_dp", asked["attention_dp"])
+        groups = attention_groups(asked["attention_dp"], tp)
         device, per_node, link_Bps, network_Bps = _machine(hardware, tp, pp)
-        _check_division(model, served_by, tp, pp, apart)
+        _check_division(model, served_by, tp, pp, groups)
+        experts = expert_plan(model, tp, per_node, groups, **{name: asked[name] for name in EXPERT_ARGUMENTS})
         arithmetic = precision_name("precision", asked["precision"])
         weights, cache, rounds, requests = (asked[name] for name in ("weight_precision", "kv_precision", "rounds", "requests"))
         return cls(
@@ -163,7 +167,8 @@ class Deployment:
             rounds=None if rounds is None else whole_number("rounds", rounds),
             requests=None if requests is None else whole_number("requests", requests),
             stream_interval=whole_number("stream_interval", asked["stream_interval"]),
-            attention_dp=apart,
+            attention_dp=groups,
+            experts=experts,
             prefix_hit=hit,
             block_tokens=whole_number("page_size", asked["page_size"]),
             offload=check_offload(asked["offload"], asked["host_memory"], hardware, device, calibrated=served_by is not None),
@@ -206,17 +211,16 @@ class Deployment:
     @property
     def attention_ranks(self) -> int:
         """Ranks that share attention's heads."""
-        return 1 if self.attention_dp else self.tp
+        return self.tp // self.attention_dp
 
     @property
     def kv_shards(self) -> float:
-        """Ranks that divide the KV cache: as many as there are key heads, or all where each keeps sequences of its own.
+        """Ranks that divide the KV cache: in each group with sequences of its own, as many as there are key heads.
 
         A latent cache is one for all heads.
         """
-        if self.attention_dp:
-            return float(self.tp * self.pp)
-        return (1.0 if self.workload.mla is not None else float(min(self.tp, self.workload.kv_head_count))) * self.pp
+        heads = 1 if self.workload.mla is not None else self.workload.kv_head_count
+        return float(self.attention_dp * min(self.attention_ranks, heads) * self.pp)
 
     @property
     def basis(self) -> str:
@@ -246,15 +250,20 @@ def _per_second(name: str, value: object) -> float:
     return positive_quantity(name, value, "count/second")
 
 
-def _check_division(model: TransformerWorkload, served_by: Engine | None, tp: int, pp: int, apart: bool) -> None:
+def _check_division(model: TransformerWorkload, served_by: Engine | None, tp: int, pp: int, groups: int) -> None:
     """Refuses ranks that cannot share the model's heads, experts or layers."""
     torus = served_by is not None and served_by.has.torus
     if served_by is not None and torus and model.moe is not None:
         raise InconsistentError(
             "stack", served_by.name, f"one for mixtures of experts such as {model.name}: it divides dense layers"
         )
-    if model.heads % tp and not (apart or torus):
-        raise InconsistentError("tp_size", tp, f"a divisor of the {model.heads} heads of {model.name}")
+    if torus and groups not in (1, tp):
+        raise InconsistentError("attention_dp", groups, "True or False: chips of a slice share all sequences or none")
+    if model.heads % (tp // groups) and not torus:
+        named, each = ("tp_size", "") if groups == 1 else ("attention_dp", "ranks of a group that are ")
+        raise InconsistentError(
+            named, tp if groups == 1 else groups, f"{each}a divisor of the {model.heads} heads of {model.name}"
+        )
     if pp > model.layers:
         raise InconsistentError("pp_size", pp, f"at most the {model.layers} layers of {model.name}")
 

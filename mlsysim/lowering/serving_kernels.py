@@ -21,11 +21,13 @@ from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
+from mlsysim.lowering.work import latent_shape
 from mlsysim.models import parameters as counting
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
 from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.serving.deployment import EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving.expert_ranks import deviations_of_busiest
 from mlsysim.physics.serving.products import WORD_B
 from mlsysim.physics.serving.schedule import EnginePasses
 from mlsysim.physics.serving.torus import TorusDeployment
@@ -39,6 +41,8 @@ _GEMM_FORMAT = {"fp8": "fp8", "fp8_block": "fp8_block", "nvfp4": "nvfp4", "fp4":
 _WIDE = ("fp32", "tf32")
 # Formats whose activations kernels of their own quantise.
 _SCALED = ("nvfp4", "fp4", "int8")
+# Bytes of scales beside an 8-bit element that is dispatched to an expert: 32 bits for 128 (DeepEP, docs/legacy.md).
+_DISPATCH_SCALE_B = {"fp8": 4 / 128, "fp8_block": 4 / 128}
 _LINE_RATE_Bps = 25e9
 
 
@@ -89,6 +93,7 @@ def serving_shape(workload: TransformerWorkload) -> ServingShape:
         shared_ffn=float(moe.shared_width) if moe else 0.0,
         vocab=float(workload.vocab_size) if workload.causal else 0.0,
         reductions=1.0 if workload.parallel_block else 2.0,
+        latent=latent_shape(workload),
     )
 
 
@@ -173,6 +178,7 @@ def serving_kernels(
         own_memory_share=own_memory_share,
         streaming=float(shared_coefficients().streaming),
         shared=shared_serving(),
+        dispatch_B=input_B + _DISPATCH_SCALE_B.get(formats.precision, 0.0) if input_B < WORD_B else WORD_B,
     )
 
 
@@ -310,7 +316,7 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
             shape=_padded(shape, setting.tp),
             torus=_torus(setting, kernels),
             pp=float(setting.pp),
-            by_sequence=setting.attention_dp,
+            by_sequence=setting.attention_dp > 1,
             kernels=kernels,
             engine=found.coefficients,
             has=has,
@@ -318,12 +324,27 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
         )
     return EnginePasses(
         shape=shape,
-        shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
+        shards=_shards(setting),
         kernels=kernels,
         engine=found.coefficients,
         has=has,
         step_tokens=found.step_tokens,
         padding=setting.padded / setting.prompt,
+    )
+
+
+def _shards(setting: Deployment) -> Shards:
+    """The division of the model; nodes hold as many of its ranks as there are."""
+    return Shards(
+        tp=float(setting.tp),
+        pp=float(setting.pp),
+        node=float(setting.per_node),
+        attention=float(setting.attention_ranks),
+        ep=float(setting.experts.ep),
+        redundant=float(setting.experts.redundant),
+        deviations=deviations_of_busiest(setting.experts.ep),
+        imbalance=setting.experts.imbalance,
+        overlapped=float(setting.experts.overlapped),
     )
 
 

@@ -9,6 +9,7 @@ from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.models import parameters as counting
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
+from mlsysim.physics.layer.latent_attention import NO_LATENT, LatentShape
 from mlsysim.physics.layer.work import LayeredWork, attended_tokens, attention_flops
 from mlsysim.physics.serving.inference import InferenceWork
 
@@ -149,6 +150,21 @@ def _attention_head_dims(model: TransformerWorkload) -> tuple[float, float]:
     if model.mla is not None:
         return float(model.mla.nope_head_dim + model.mla.rope_head_dim), float(model.mla.v_head_dim)
     return float(model.head_width), float(model.head_width)
+
+
+def latent_shape(model: TransformerWorkload) -> LatentShape:
+    """Ranks and head widths of the model's latent attention; of another, none.
+
+    Example:
+        >>> from mlsysim.models.registry import Models
+        >>> latent_shape(Models.get("deepseek_v3")).key_rank, latent_shape(Models.Language.Llama3_8B).used
+        (512.0, False)
+    """
+    mla = model.mla
+    if mla is None:
+        return NO_LATENT
+    dims = (mla.q_lora_rank, mla.kv_lora_rank, mla.nope_head_dim, mla.rope_head_dim, mla.v_head_dim)
+    return LatentShape(*(float(size) for size in dims))
 
 
 def keys_seen(model: TransformerWorkload, seq_len: int, causal: bool) -> float:

@@ -49,10 +49,12 @@ def serving_question(row: Mapping[str, str]) -> Question:
     mode = cell_text(row, "mode") or "static"
     if mode not in _SCHEDULES:
         raise InputError("mode", mode, f"one of {', '.join(_SCHEDULES)}: no other load is modelled")
-    pp = whole_cell(row, "pp", 1)
+    pp, workload = whole_cell(row, "pp", 1), _workload(row)
     torus = engine(stack).has.torus
     # A slice shares every layer: where nobody says otherwise, all of its chips.
     tp = whole_cell(row, "tp", whole_cell(row, "n_accel", 1) // pp if torus else 1)
+    experts = _expert_arguments(row, workload, tp)
+    tp = experts.pop("tp_size", tp)
     accelerators = whole_cell(row, "n_accel", tp * pp)
     if accelerators % (tp * pp):
         raise InputError("n_accel", accelerators, f"a multiple of tp x pp = {tp} x {pp}")
@@ -92,9 +94,9 @@ def serving_question(row: Mapping[str, str]) -> Question:
         arguments["rounds"] = facts["closed_loop"]["rounds"]
     if mode == "offline":
         arguments["requests"] = _requests(cell_text(row, "engine"), prompt, output, replicas)
-    workload = _workload(row)
     if tp > 1 and workload.moe is not None and stack in facts["attention_dp"]["stacks"]:
         arguments["attention_dp"] = True
+    arguments |= experts
     if not workload.causal:
         part = facts["encoder"].get(cell_text(row, "engine"), facts["encoder"].get(stack, {"stack": stack, "mean_length": 1.0}))
         arguments["stack"] = facts["encoder_modes"].get(cell_text(row, "weight_precision"), part["stack"])
@@ -102,6 +104,22 @@ def serving_question(row: Mapping[str, str]) -> Question:
         arguments["input_len"] = max(1, round(arguments["input_len"] * part["mean_length"]))
         arguments["kv_precision"] = "fp16"
     return Question(workload, hardware, arguments, metric)
+
+
+def _expert_arguments(row: Mapping[str, str], workload: TransformerWorkload, tp: int) -> dict[str, Any]:
+    """How a row divides a model with experts, where its cells say so.
+
+    ``dp`` ranks or groups attend for sequences of their own, each of ``tp`` ranks; with those of vLLM they are ``tp`` x ``dp``
+    ranks, with SGLang's, which counts all in ``tp``, no more than the accelerators allow. ``ep`` of them share the experts.
+    """
+    if workload.moe is None:
+        return {}
+    ep, groups = (max(1, whole_cell(row, column, 1, least=0)) for column in ("ep", "dp"))
+    ranks = tp * groups if tp * groups <= whole_cell(row, "n_accel", tp * groups) else tp
+    arguments: dict[str, Any] = {"ep_size": ep} if ep > 1 else {}
+    if groups > 1:
+        arguments |= {"tp_size": ranks, "attention_dp": groups}
+    return arguments
 
 
 def serving_figure(result: ServingResult, metric: str) -> float:

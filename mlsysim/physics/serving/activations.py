@@ -24,11 +24,15 @@ _WIDE_UNFUSED_B = 24.0
 WIDE_B = 4.0  # of an element in 32 bits
 
 
-def elementwise_layer_s(model: ServedModel, tokens: Num) -> Num:
-    """Seconds of a layer's passes between products; the cache feeds them what fits there of what the one before wrote."""
+def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -> Num:
+    """Seconds of a layer's passes between products; the cache feeds them what fits there of what the one before wrote.
+
+    ``over_mean``: copies of tokens on the busiest rank of experts over those on the mean one.
+    """
     shape, shards, kernels, engine = model.shape, model.shards, model.kernels, model.engine
     width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
+    routed_B = routed_B * over_mean / shards.ep
     if model.has.wide:
         return engine.passes * _wide_layer_B(model, tokens, width, routed_B) / kernels.own_streaming_Bps
     ffn_B = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
