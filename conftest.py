@@ -1,11 +1,14 @@
 """The tests' own plugins: pytester runs the anchor plugin in a pytest of its own."""
 
 import gc
+import importlib.util
 import sys
 
 import pytest
 
 pytest_plugins = ["pytester"]
+# Modules of commands need typer; without it their doctests are left out.
+collect_ignore = [] if importlib.util.find_spec("typer") else ["mlsysim/cli/app.py", "mlsysim/cli/anchor.py"]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

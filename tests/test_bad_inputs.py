@@ -176,11 +176,6 @@ REFUSED = {
         "precision = 'fp61': .*bf16.*did you mean 'fp1?6'",
         lambda: single(precision="fp61"),
     ),
-    "precision='int4' on H100 serving (no int4 peak)": (
-        "precision",
-        "precision = 'int4': H100.* lists .*fp8",
-        lambda: serve(precision="int4"),
-    ),
     "precision=None": ("precision", "precision = None: .*one of .*bf16", lambda: single(precision=None)),
     "Serving seq_len=0": ("seq_len", "seq_len = 0: .*>= 1", lambda: serve(seq_len=0)),
     "Serving seq_len=-100": ("seq_len", "seq_len = -100: .*>= 1", lambda: serve(seq_len=-100)),
@@ -410,6 +405,14 @@ def fp4_where_it_is_listed():
     assert four.feasible
     assert four.weights.m_as("GB") == pytest.approx(LLAMA.parameter_count / 2e9)
     assert four.ttft < sixteen.ttft
+
+
+@legitimate("precision='int4' on H100 serving (no int4 peak)")
+def int4_weights_are_unpacked():
+    four, sixteen = (assert_sound(serve(precision=name)) for name in ("int4", "fp16"))
+    assert four.weights.m_as("GB") == pytest.approx(LLAMA.parameter_count * 4.125 / 8e9)
+    assert four.tpot < 0.5 * sixteen.tpot
+    assert four.prefill_mfu == pytest.approx(sixteen.prefill_mfu)
 
 
 @legitimate("Serving: Llama2-70B fp16 on one 80GB GPU")

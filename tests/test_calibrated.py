@@ -21,6 +21,7 @@ from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.fitting.calibration import cases
 from mlsysim.fitting.training import RANGES, TRAINING
 from mlsysim.fitting.written import refit
+from mlsysim.systems.fleets import usual_fleet
 
 ANCHORS = Path(__file__).parents[1] / "anchors"
 LLAMA = Models.Language.Llama3_70B
@@ -102,8 +103,8 @@ def test_what_contradicts_a_stack_is_refused(asked, error, says):
 
 
 def test_what_has_no_measured_kernels_is_refused_by_name():
-    with pytest.raises(UnknownNameError, match="Trainium1"):
-        DistributedModel().solve(LLAMA, fleet(Systems.Nodes.AWS_trn1_32xlarge), **ASKED)
+    with pytest.raises(UnknownNameError, match="Groq LPU"):
+        DistributedModel().solve(LLAMA, usual_fleet(Hardware.Cloud.Groq_LPU, 256), **ASKED)
 
 
 def test_no_stack_is_fitted_with_more_than_six_coefficients_or_beyond_its_ranges():

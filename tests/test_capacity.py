@@ -360,8 +360,9 @@ def test_without_prices_accelerators_count():
     found = capacity(max_itl="20 ms")
     assert found.cost_per_hour is found.cost_per_million_tokens is None
     assert found.accelerators == min(row["accelerators"] for row in found.ranking)
-    both = capacity(max_itl="20 ms", precisions=["fp16", "fp8"])
-    assert any(A100.name in note and "fp8" in note for note in both.diagnostics)
+    tpu = Hardware.get("tpu_v4")
+    both = capacity(LLAMA, [A100, tpu], max_itl="20 ms", precisions=["fp16", "fp32"])
+    assert any(tpu.name in note and "fp32" in note for note in both.diagnostics)
 
 
 def test_a_fleet_has_an_end():

@@ -113,7 +113,7 @@ def test_an_engine_that_is_faster_than_others_stays_below_the_peak(name, stack, 
 def test_a_message_has_the_format_that_the_caller_named():
     fleet = Fleet(name="f", node=Systems.Nodes.DGX_H100, count=1)
     for ask, named in (
-        (lambda: serve(precision="nvfp4"), "nvfp4"),
+        (lambda: serve(precision="fp32", hardware=Hardware.get("tpu_v4")), "fp32"),
         (lambda: DistributedModel().solve(LLAMA8, fleet, batch_size=8, stack="megatron-core", precision="int8"), "int8"),
         (lambda: DistributedModel().solve(LLAMA8, fleet, batch_size=8, stack="megatron-core", precision="fp64"), "fp64"),
     ):

@@ -147,7 +147,10 @@ FITTING = (
     (r"precision", lambda rng: rng.choice(list(BYTES_PER_ELEMENT))),
     (r"schedule|objective|recompute|space|attention$|offload", lambda rng: rng.choice(CHOICES)),
     (r"stack", lambda rng: rng.choice((*engine_names(), *stack_names()))),
-    (r"idle|overlap_comm|sequence_parallel|attention_dp|two_batch|training|excludes|disaggregated", lambda rng: rng.random() < 0.5),
+    (
+        r"idle|overlap_comm|sequence_parallel|attention_dp|two_batch|training|excludes|disaggregated",
+        lambda rng: rng.random() < 0.5,
+    ),
     (r"grid", lambda rng: quantity(rng, "gCO2e/kWh")),
     (r"tax", lambda rng: quantity(rng, "USD/tCO2e")),
     (r"price", lambda rng: quantity(rng, "USD/hour")),

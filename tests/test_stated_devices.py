@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mlsysim
 from mlsysim.calibration import gemm
 from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.collectives import collective_coefficients
@@ -23,7 +24,9 @@ from mlsysim.core.toml import packaged_toml
 from mlsysim.core.units import with_unit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.lowering.training_kernels import kernel_device, layer_shape, stack_step
+from mlsysim.models.registry import Models
 from mlsysim.physics.training.memory import MemoryTerms
+from mlsysim.systems.fleets import usual_fleet
 from mlsysim.tables.predict import predict_table
 from mlsysim.tables.training import question
 from mlsysim.tables.training_steps import prepared
@@ -242,3 +245,21 @@ def test_a_micro_batch_by_accelerator_is_that_of_the_whole_tensor_parallel_group
     assert question(cells).arguments["microbatch_count"] == 1
     with pytest.raises(MLSysError, match="multiple of dp"):
         question(cells | {"global_batch_seqs": "15"})
+
+
+def test_a_device_without_links_has_its_siblings():
+    assert Hardware["jetson_thor_t5000"].interconnect_bw is Hardware["jetson_thor_t5000"].host_link_bw is None
+    assert collective_coefficients("jetson_thor") == collective_coefficients("rtx_pro_6000_server")
+
+
+@pytest.mark.parametrize(
+    "name", ["Arc Pro B60", "Strix Halo", "Jetson AGX Orin 64GB", "DGX Spark", "Trainium2", "Gaudi 3", "TPU v7", "MI355X"]
+)
+def test_what_was_never_measured_serves_and_trains_on_a_sibling(name):
+    chip = Hardware[name]
+    served = mlsysim.ServingModel().solve(Models.Language.Llama3_8B, chip, stack="vllm-2025", input_len=512)
+    trained = mlsysim.DistributedModel().solve(
+        Models.Language.GPT2, usual_fleet(chip, 1), batch_size=8, seq_len=1024, stack="megatron-core"
+    )
+    assert served.basis == ("calibrated" if name == "DGX Spark" else "transferred")
+    assert trained.basis == ("calibrated" if name == "TPU v7" else "transferred")

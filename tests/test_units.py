@@ -194,7 +194,10 @@ def test_unknown_names_list_what_is_known():
     assert (error.argument, error.value, error.suggestion) == ("grid", "Frence", "France")
 
 
-@pytest.mark.parametrize(("name", "width"), [("fp32", 4), ("bf16", 2), ("fp8", 1), ("int4", 0.5), ("fp6", 0.75), ("fp64", 8)])
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("fp32", 4), ("bf16", 2), ("fp8", 1), ("int4", 4.125 / 8), ("fp4", 0.5), ("mxfp4", 4.25 / 8), ("fp6", 0.75), ("fp64", 8)],
+)
 def test_formats_have_widths(name, width):
     assert bytes_per_element(name) == width
     assert precision_name("precision", name.upper()) == name

@@ -75,7 +75,7 @@ def _stated_coefficients(device: str) -> CollectiveCoefficients:
     base = collective_coefficients(sibling)
     if "interconnect" in facts:
         base = replace(base, tuner=tuner(facts["interconnect"]))
-    on_own_link = base.on_link(siblings.link_Bps(device, facts.get("link", "peers")) / link_behind_Bps(sibling))
+    on_own_link = base.on_link(link_behind_Bps(device) / link_behind_Bps(sibling))
     changed: dict[str, Any] = {name: float(facts[name]) for name in DEVICE_NAMES if name in facts}
     if "bandwidth_share" in facts:
         bandwidth_Bps = facts["bandwidth_share"] * siblings.link_Bps(device, "peers")
@@ -91,6 +91,8 @@ def link_behind_Bps(device: str) -> float:
         450.0
     """
     facts = siblings.stated_facts(device, "collectives") if siblings.is_stated(device) else {}
+    if facts.get("link") == "none":
+        return link_behind_Bps(siblings.sibling(device, "collectives"))
     return siblings.link_Bps(device, facts.get("link", "peers"))
 
 

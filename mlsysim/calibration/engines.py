@@ -88,8 +88,9 @@ class EngineDevice:
         sustained_share: share of its peak that its power limit sustains at 16 bits.
         fp32_share, tf32_share, int8_share: rate of products in that format over that of 16 bits, as shares of their peaks (a
             power limit holds back the matrix units more than the cores).
-        own_compute_share: share of the kernels that an engine with products of its own calls (``compute_share``, unless an
-            entry states another); where none were measured, share of its peak that such an engine's products reach.
+        lends: whether an engine with products of its own calls the vendor's, too, where they are faster.
+        own_compute_share: share of the kernels that such an engine calls (``compute_share``, unless an entry states another);
+            where it calls none, share of its peak that the engine's own products reach.
         own_memory_share: share of the memory's rate that an engine's own kernels reach.
         link_share: share of its links' stated bandwidth that all-reduces reach.
         crossing_share: share of that where more than half a node takes part: its two sockets' cards meet on the bus between.
@@ -110,6 +111,7 @@ class EngineDevice:
     int8_share: float
     link_share: float
     crossing_share: float
+    lends: bool
     own_compute_share: float
     own_memory_share: float
     link: Mapping[str, float]
@@ -161,6 +163,7 @@ def engine_device(hardware_name: str) -> EngineDevice:
         int8_share=float(entry.get("int8_share", 1.0)),
         link_share=float(entry.get("link_share", 1.0)),
         crossing_share=float(entry.get("crossing_share", 1.0)),
+        lends=bool(entry.get("lends", "gemm" in entry)),
         own_compute_share=float(entry.get("own_compute_share", entry.get("compute_share", 1.0))),
         own_memory_share=float(entry.get("own_memory_share", 0.9)),
         link={key: float(value) for key, value in entry.get("link", {}).items()},

@@ -28,18 +28,35 @@ class GemmFormat:
 
 
 # Named as measurements do. All write 16-bit outputs. fp8: one scale a tensor; fp8_block: one a block of 128; nvfp4: an
-# 8-bit scale for 16 elements; sq (SmoothQuant): 8-bit integers.
+# 8-bit scale for 16 elements; sq (SmoothQuant): 8-bit integers; int4_wo, int8_wo: weights alone, unpacked to 16-bit products.
 FORMATS = {
     "bfloat16": GemmFormat(2.0, 2.0, 2.0, "bf16"),
     "fp8": GemmFormat(1.0, 1.0, 2.0, "fp8"),
     "fp8_block": GemmFormat(1.0, 1.0, 2.0, "fp8"),
     "nvfp4": GemmFormat(0.5625, 0.5625, 2.0, "fp4"),
     "sq": GemmFormat(1.0, 1.0, 2.0, "int8"),
+    "int4_wo": GemmFormat(2.0, 0.515625, 2.0, "bf16"),
+    "int8_wo": GemmFormat(2.0, 1.0, 2.0, "bf16"),
 }
+WEIGHT_ONLY = ("int4_wo", "int8_wo")
+# The one device whose weight-only kernels were measured.
+_WEIGHT_ONLY_DEVICE = "a100_sxm"
 
 
 # Coefficients that all formats have from the device's 16-bit kernels.
 SHARED = ("cache_ratio", "memory_efficiency", "split_s")
+
+
+def shared_parts(dtype: str) -> tuple[str, ...]:
+    """Coefficients that products of a format have from the device's 16-bit ones; weight-only ones are such with other reads.
+
+    Example:
+        >>> shared_parts("bfloat16"), shared_parts("int4_wo")[-1]
+        ((), 'prologue_k')
+    """
+    if dtype == "bfloat16":
+        return ()
+    return (*SHARED, "prologue_k") if dtype in WEIGHT_ONLY else SHARED
 
 
 @reads("calibration", "gemm.toml")
@@ -60,13 +77,23 @@ def measured_devices() -> tuple[str, ...]:
 
 
 def measured_formats(device: str) -> tuple[str, ...]:
-    """The formats that a device was fitted at, or the sibling whose kernels stand for its own.
+    """The formats that a device multiplies in and was fitted at, or the sibling whose kernels stand for its own.
 
     Example:
         >>> measured_formats("mi300x") == measured_formats("h100_sxm")
         True
     """
-    return tuple(_tables()[_behind(device)])
+    return tuple(dtype for dtype in _tables()[_behind(device)] if dtype not in WEIGHT_ONLY)
+
+
+def weight_only_kind(weight_B: float) -> str:
+    """The measured weight-only kernels that weights of this width are nearer to.
+
+    Example:
+        >>> weight_only_kind(0.53), weight_only_kind(1.06)
+        ('int4_wo', 'int8_wo')
+    """
+    return min(WEIGHT_ONLY, key=lambda dtype: abs(FORMATS[dtype].weight_B - weight_B))
 
 
 def has_format(device: str, dtype: str) -> bool:
@@ -89,9 +116,9 @@ def fitted_names(device: str, dtype: str = "bfloat16") -> tuple[str, ...]:
     """
     entry, entry16 = _entry(device, dtype), _entry(device, "bfloat16")
     fitted = [f"gemm.{entry.get('of', f'{device}.{dtype}')}.{name}" for name in entry["fitted"]]
-    shared_parts = [name for name in entry16["fitted"] if name in SHARED and dtype != "bfloat16"]
-    fitted += [f"gemm.{entry16.get('of', f'{device}.bfloat16')}.{name}" for name in shared_parts]
-    return (*shared_names("gemm"), *fitted, *entry.get("peak", ()))
+    shared = [name for name in entry16["fitted"] if name in entry.get("shares", shared_parts(dtype))]
+    fitted += [f"gemm.{entry16.get('of', f'{device}.bfloat16')}.{name}" for name in shared]
+    return tuple(dict.fromkeys((*shared_names("gemm"), *fitted, *entry.get("behind", ()), *entry.get("peak", ()))))
 
 
 def residuals(device: str, dtype: str, role: str) -> dict[str, float]:
@@ -102,6 +129,8 @@ def residuals(device: str, dtype: str, role: str) -> dict[str, float]:
 
 def _entry(device: str, dtype: str) -> dict[str, Any]:
     known = _tables()
+    if dtype in WEIGHT_ONLY and device != _WEIGHT_ONLY_DEVICE:
+        return _unpacking_entry(device, dtype)
     if device not in known and siblings.is_stated(device):
         return _stated_entry(device, dtype)
     if device not in known:
@@ -109,6 +138,15 @@ def _entry(device: str, dtype: str) -> dict[str, Any]:
     if dtype not in known[device]:
         raise UnknownNameError.among(f"number format of {device} GEMM", dtype, known[device])
     return known[device][dtype]
+
+
+def _unpacking_entry(device: str, dtype: str) -> dict[str, Any]:
+    """Derive weight-only kernels of a device: its 16-bit ones, less the share that unpacking costs where it was measured."""
+    base, measured = _entry(device, "bfloat16"), _tables()[_WEIGHT_ONLY_DEVICE]
+    held = {name: measured[dtype][name] for name in ("most_splits", "shallow_tiles")}
+    behind = [f"gemm.{_WEIGHT_ONLY_DEVICE}.{kind}.efficiency" for kind in (dtype, "bfloat16")]
+    efficiency = base["efficiency"] * measured[dtype]["efficiency"] / measured["bfloat16"]["efficiency"]
+    return {**base, **held, "efficiency": efficiency, "fitted": [], "shares": base["fitted"], "behind": behind}
 
 
 def _stated_entry(device: str, dtype: str) -> dict[str, Any]:
@@ -144,6 +182,6 @@ def _tables() -> dict[str, dict[str, dict[str, Any]]]:
     tables: dict[str, dict[str, dict[str, Any]]] = packaged_toml("calibration", "gemm.toml")
     tables.pop("defaults")
     for formats in tables.values():
-        for entry in formats.values():
-            entry |= {name: formats["bfloat16"][name] for name in SHARED}
+        for dtype, entry in formats.items():
+            entry |= {name: formats["bfloat16"][name] for name in shared_parts(dtype)}
     return tables

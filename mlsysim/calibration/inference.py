@@ -27,6 +27,7 @@ class InferenceCoefficients:
         traffic: bytes that convolutions move over those of their operands and results: below 1 where one kernel does several.
         prologue_share: what a tile costs beside its main loop, over the measured kernels.
         clock_share: share of the clock that the accelerator sustains without the engine's own limit of power.
+        score_B: bytes that the selection of boxes moves for each of their scores (formats, layouts, levels put together).
         host_kernel_s: time of the host to launch a kernel.
         step_s: time of each batch, whatever its size.
     """
@@ -37,6 +38,7 @@ class InferenceCoefficients:
     traffic: float = 1.0
     prologue_share: float = 1.0
     clock_share: float = 1.0
+    score_B: float = 0.0
     host_kernel_s: float = 0.0
     step_s: float = 0.0
 

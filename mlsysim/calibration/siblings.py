@@ -159,7 +159,7 @@ def all_hardware(device: str) -> list[HardwareNode]:
 
     Example:
         >>> [chip.name for chip in all_hardware("a100_pcie")]
-        ['A100 PCIe 80GB', 'A100 PCIe 40GB']
+        ['A100 PCIe 80GB', 'A100 PCIe 40GB', 'A800 PCIe 80GB']
     """
     names = _entry(device)["hardware"]
     return [Hardware[name] for name in ([names] if isinstance(names, str) else names)]

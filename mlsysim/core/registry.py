@@ -213,9 +213,9 @@ class Group(Generic[T]):
             >>> from mlsysim.hardware.registry import Hardware
             >>> Hardware.get("h100").name, Hardware.get("NVIDIA H100-SXM-80GB").name
             ('H100 SXM5 80GB', 'H100 SXM5 80GB')
-            >>> Hardware.get("H100 96GB")
+            >>> Hardware.get("H100 86GB")
             Traceback (most recent call last):
-            mlsysim.core.errors.UnknownNameError: Hardware has no 'H100 96GB'; did you mean 'H100', 'H100_PCIe' or 'H100_NVL'?
+            mlsysim.core.errors.UnknownNameError: Hardware has no 'H100 86GB'; did you mean 'H100', 'H100_PCIe' or 'H100_NVL'?
         """
         return self._value(self._entry(name))
 

@@ -95,7 +95,7 @@ class Figures:
         deployment, own = self.deployment, entries["engine"]
         assert deployment.stack is not None
         device = _device(deployment.accelerator, entries["device"])
-        formats = Formats(deployment.arithmetic, deployment.weights, deployment.cache)
+        formats = Formats.of(deployment)
         passes = replace(
             self.passes,
             kernels=serving_kernels(

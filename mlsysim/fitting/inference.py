@@ -1,4 +1,7 @@
-"""Engines and clocks of the forward pass alone, fitted to ``anchors/inference`` and ``anchors/inference_frameworks``."""
+"""Engines and clocks of the forward pass alone, fitted to ``anchors/inference`` and ``anchors/inference_frameworks``.
+
+Of ``anchors/retinanet`` what is read offline says what the selection of boxes costs, and of nothing else.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.data_parallel import Kernels, ReplicaWork
 from mlsysim.lowering.forward import forward_time, inference_kernels, inference_work
+from mlsysim.solvers.training.single_node import SingleNodeModel
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.inference import inference_question
 from mlsysim.validation.kernels.errors import Times
@@ -27,6 +31,7 @@ RANGES = {
     "moved": Coefficient(0.5, 0.0, 3.0),
     "traffic": Coefficient(0.8, 0.1, 1.2),
     "clock_share": Coefficient(0.8, 0.4, 1.0),
+    "score_B": Coefficient(12.0, 1.0, 60.0),
     "host_kernel_s": Coefficient(5e-6, 0.0, 3e-4),
     "step_s": Coefficient(1e-4, 0.0, 2e-2),
     "clock": Coefficient(0.8, 0.2, 1.2),
@@ -37,6 +42,9 @@ RANGES = {
     # transform leaves out five in nine.
     "fp32_share": Coefficient(1.0, 0.5, 1.8),
 }
+
+# Runs that select boxes; they decide what that moves, and nothing of the engines and devices that others are fitted to.
+_BOXES = "retinanet"
 
 
 def _batches(
@@ -53,21 +61,32 @@ def _batches(
 def gathered(root: Path, role: str) -> list[Runs]:
     """The runs of ``role`` under ``root``: each group asks the same of one accelerator."""
     groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
-    for anchor in cases(root, ("inference", "inference_frameworks"), role):
+    for anchor in cases(root, ("inference", "inference_frameworks", _BOXES), role):
+        if anchor.source.solver != SingleNodeModel.__name__:
+            continue
         question = inference_question(anchor.case.run)
         stated, hardware = question.arguments, question.hardware
         accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
         each = stated["batch_size"] / (hardware.accelerators if isinstance(hardware, Fleet) else 1)
         seq_len = stated.get("seq_len", 1)
         tokens = stated.get("mean_tokens", seq_len)
-        group = (stated["stack"], accelerator.name, stated["precision"], question.workload.name, each, seq_len, tokens)
+        group = (
+            stated["stack"],
+            accelerator.name,
+            stated["precision"],
+            question.workload.name,
+            each,
+            seq_len,
+            tokens,
+            anchor.family == _BOXES,
+        )
         row = (question.workload, accelerator, stated["batch_size"] / (anchor.case.value or 0.0), anchor.source.key)
         groups.setdefault(group, []).append(row)
     return [_together(group, rows) for group, rows in groups.items()]
 
 
 def _together(group: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
-    stack, _, precision, _, each, seq_len, tokens = group
+    stack, _, precision, _, each, seq_len, tokens, boxes = group
     workloads, accelerators, measured, sources = zip(*rows, strict=True)
     kernels, hardware = inference_kernels(accelerators[0], precision)
     work = inference_work(workloads[0], each, precision, inference_stack(stack), seq_len=seq_len, mean_tokens=tokens)
@@ -77,9 +96,9 @@ def _together(group: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
         measured=np.array(measured),
         sources=sources,
         predict=functools.partial(_batches, work, kernels, hardware.clock, precision, len(measured)),
-        stage=int(last),
-        # Stacks that are fitted last say nothing of the devices.
-        decides=(lambda key: key.kind == "stack") if last else (lambda key: True),
+        stage=int(last or boxes),
+        # Stacks that are fitted last say nothing of the devices, and boxes nothing but what selecting them moves.
+        decides=(lambda key: key.part == "score_B") if boxes else (lambda key: not last or key.kind == "stack"),
     )
 
 

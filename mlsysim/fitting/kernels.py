@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlsysim.calibration.collectives import coefficients_of, collective_coefficients, tuner
-from mlsysim.calibration.gemm import FORMATS, SHARED
+from mlsysim.calibration.gemm import FORMATS, shared_parts
 from mlsysim.calibration.shared_kernels import shared_gemm
 from mlsysim.calibration.siblings import is_stated
 from mlsysim.core.errors import DataError
@@ -27,6 +27,7 @@ from mlsysim.validation.anchors.loading import KERNEL_TABLES
 from mlsysim.validation.kernels.errors import Times
 from mlsysim.validation.kernels.predictions import (
     PREDICTORS,
+    PRODUCT_TABLES,
     Predict,
     device_times,
     fabric_times,
@@ -105,8 +106,9 @@ def _heads(root: Path, file: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _products(root: Path, role: str) -> list[Runs]:
     """Matrix products: narrow formats follow the 16-bit kernels, with which they share what is the device's."""
     found = []
-    for device, head in _heads(root, "gemm.toml"):
-        table = KernelTable.read(root / KERNEL_TABLES / f"gemm_{device}.csv", role)
+    heads = [(file, *each) for file in PRODUCT_TABLES for each in _heads(root, f"{file}.toml")]
+    for file, device, head in heads:
+        table = KernelTable.read(root / KERNEL_TABLES / f"{file}_{device}.csv", role)
         for dtype in head["dtypes"]:
             rows = table.where(dtype=dtype)
             predict = functools.partial(_product_times, rows, Hardware[head["hardware"]], dtype)
@@ -131,8 +133,9 @@ def _is_of(kind: str, key: Key) -> bool:
 
 
 def _product_times(rows: KernelTable, node: HardwareNode, dtype: str, entries: Mapping[str, Entry]) -> Times:
-    own = {**entries[dtype], **{part: entries["bfloat16"][part] for part in SHARED}}
+    own = {**entries[dtype], **{part: entries["bfloat16"][part] for part in shared_parts(dtype)}}
     values = {part: own[part] for part in (*GEMM, "most_splits", "whole_waves")}
+    values["shallow_tiles"] = own.get("shallow_tiles", False)
     return gemm_times(rows, GemmKernel(**values, shared=shared_gemm()), node, dtype)
 
 

@@ -75,7 +75,7 @@ class HardwareRegistry(Registry[HardwareNode]):
             self._checked.add(name)
         return device
 
-    def _built(self, like: str = "", multiprocessors: int | None = None, **fields: Any) -> HardwareNode:
+    def _built(self, like: str = "", multiprocessors: int | None = None, peak_flops: str = "", **fields: Any) -> HardwareNode:
         """A device from its entry; of a variant (``like``) from that of the other device and what differs."""
         if not like:
             return HardwareNode(**fields)
@@ -85,7 +85,7 @@ class HardwareRegistry(Registry[HardwareNode]):
             update={
                 **_OWN,
                 **fields,
-                "compute": base.compute.scaled(multiprocessors),
+                "compute": base.compute.scaled(multiprocessors, peak_flops),
                 "memory": base.memory.model_copy(update=memory),
             }
         )

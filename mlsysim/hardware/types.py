@@ -63,19 +63,26 @@ class ComputeCore(Spec):
             raise error
         return rate
 
-    def scaled(self, multiprocessors: int | None) -> ComputeCore:
-        """Returns these cores with another number of multiprocessors; peaks go with it (None: these cores).
+    def scaled(self, multiprocessors: int | None, peak_flops: str = "") -> ComputeCore:
+        """Returns these cores in another number or at another clock: all peaks go with the number, or with the peak stated.
+
+        Args:
+            multiprocessors: how many there are (None: as many as here).
+            peak_flops: ``peak_flops`` of the other cores where it does not go with their number, because their clock differs.
 
         Example:
-            >>> ComputeCore(peak_flops="10 TFLOP/s", multiprocessors=4).scaled(2).peak_flops.m_as("TFLOP/s")
-            5.0
+            >>> cores = ComputeCore(peak_flops="10 TFLOP/s", multiprocessors=4)
+            >>> cores.scaled(2).peak_flops.m_as("TFLOP/s"), cores.scaled(2, "6 TFLOP/s").peak_flops.m_as("TFLOP/s")
+            (5.0, 6.0)
         """
-        if multiprocessors is None:
+        if multiprocessors is None and not peak_flops:
             return self
-        share = multiprocessors / (self.multiprocessors or 1)
+        share = (multiprocessors or 1) / (self.multiprocessors or 1)
+        if peak_flops:
+            share = (ComputeCore(peak_flops=peak_flops).peak_flops / self.peak_flops).m_as("")
         return self.model_copy(
             update={
-                "multiprocessors": multiprocessors,
+                "multiprocessors": multiprocessors or self.multiprocessors,
                 "peak_flops": self.peak_flops * share,
                 "fp16_sum_flops": None if self.fp16_sum_flops is None else self.fp16_sum_flops * share,
                 "precision_flops": {name: rate * share for name, rate in self.precision_flops.items()},

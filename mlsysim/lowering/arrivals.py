@@ -304,7 +304,7 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
 
     Under beam search a request decodes ``beams`` sequences, which share its prompt and the prompt's cache.
     """
-    work = inference_work(setting.workload, setting.weights, setting.cache)
+    work = inference_work(setting.workload, setting.weights, setting.cache, setting.experts)
     held = room(setting, work)
     fit = float(held.most_tried(setting)) if beams == 1 else _searched(setting, work, held, beams)
     stack, new = setting.stack, computed(setting)[0] / setting.prompt

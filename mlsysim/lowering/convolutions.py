@@ -28,7 +28,7 @@ def convolutions(name: str) -> Convolutions:
     if name not in known:
         raise InputError("workload", name, f"a network whose layers are known ({', '.join(known)}) beside stack")
     if "layers" in known[name]:
-        return _listed_network(known[name]["layers"])
+        return _listed_network(known[name]["layers"], known[name].get("scores", 0))
     sizes = ("image", "blocks", "width", "groups", "expansion", "classes")
     return _bottleneck_network(**{size: known[name][size] for size in sizes})
 
@@ -42,7 +42,7 @@ def _networks() -> dict[str, dict[str, Any]]:
 def _bottleneck_network(
     *, image: int, blocks: list[int], width: int, groups: int, expansion: int, classes: int
 ) -> Convolutions:
-    """Rows of (inputs, outputs, window, stride, size, groups, count, normalised, shortcut, first)."""
+    """Rows of (inputs, outputs, window, stride, size, groups, count, normalised, shortcut, first); nothing is scored."""
     size = image // 4  # the stem strides by two, the pooling after it too
     rows = [(3, width, 7, 2, image, 1, 1, 1, 0, 1)]
     inputs = width
@@ -59,10 +59,10 @@ def _bottleneck_network(
             rows.append((narrow, narrow, 3, 1, size, groups, count - 1, 1, 0, 0))
         inputs = wide
     rows.append((inputs, classes, 1, 1, 1, 1, 1, 0, 0, 0))
-    return Convolutions(*(np.array(column, dtype=float) for column in zip(*rows, strict=True)))
+    return Convolutions(*(np.array(column, dtype=float) for column in zip(*((*row, 0) for row in rows), strict=True)))
 
 
-def _listed_network(layers: list[list[int]]) -> Convolutions:
-    """Rows as ``Convolutions`` has them, of which the first takes the image."""
-    rows = [(*layer, float(place == 0)) for place, layer in enumerate(layers)]
+def _listed_network(layers: list[list[int]], scores: int) -> Convolutions:
+    """Rows as ``Convolutions`` has them, of which the first takes the image; ``scores`` outputs are those of boxes."""
+    rows = [(*layer, float(place == 0), float(layer[1] == scores)) for place, layer in enumerate(layers)]
     return Convolutions(*(np.array(column, dtype=float) for column in zip(*rows, strict=True)))

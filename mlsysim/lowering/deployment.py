@@ -19,9 +19,9 @@ from mlsysim.core.checks import (
 )
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.options import with_defaults
-from mlsysim.core.precision import BYTES_PER_ELEMENT, bytes_per_element, precision_name
+from mlsysim.core.precision import BYTES_PER_ELEMENT, UNPACKED, number_format, precision_name
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.lowering.expert_plan import ExpertPlan, attention_groups, expert_plan
+from mlsysim.lowering.expert_plan import ExpertPlan, attention_groups, check_experts
 from mlsysim.lowering.offload import Offload, check_offload
 from mlsysim.lowering.options import ServingOptions
 from mlsysim.lowering.work import cached_tokens, keys_seen
@@ -31,8 +31,6 @@ from mlsysim.systems.types import Fleet, Node
 
 EXPERT_ARGUMENTS = ("ep_size", "redundant_experts", "routing_imbalance", "two_batch_overlap")
 SCHEDULES = ("static", "continuous", "offline")
-# Weights that have a format for storage only: their arithmetic is 16-bit, or that of the format named here.
-_ARITHMETIC = {"fp8_block": "fp8", "nvfp4": "fp4"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class Deployment:
         arithmetic: number format of the arithmetic.
         rated: the number format whose peak rate bounds the arithmetic.
         weights: number format of the weights in memory.
+        experts: number format of routed experts in memory.
         cache: number format of the KV cache.
         efficiency: share of peak arithmetic that the caller owns.
         stack: the engine, on the calibrated basis.
@@ -60,7 +59,7 @@ class Deployment:
         requests: requests of an offline run; None for a run without end.
         stream_interval: tokens that reach the client at a time.
         attention_dp: groups of a stage's ranks that attend for sequences of their own; 1: all share every sequence.
-        experts: how the routed experts are divided.
+        expert_plan: how the routed experts are divided over ranks.
         prefix_hit: share of a prompt whose cache is there already.
         block_tokens: tokens of a block of the KV cache.
         offload: what lies in the host's memory.
@@ -78,6 +77,7 @@ class Deployment:
     arithmetic: str
     rated: str
     weights: str
+    experts: str
     cache: str
     efficiency: float | None
     stack: Engine | None
@@ -89,7 +89,7 @@ class Deployment:
     requests: int | None
     stream_interval: int
     attention_dp: int
-    experts: ExpertPlan
+    expert_plan: ExpertPlan
     prefix_hit: float
     block_tokens: int
     offload: Offload
@@ -144,9 +144,10 @@ class Deployment:
         groups = attention_groups(asked["attention_dp"], tp)
         device, per_node, link_Bps, network_Bps = _machine(hardware, tp, pp)
         _check_division(model, served_by, tp, pp, groups)
-        experts = expert_plan(model, tp, per_node, groups, **{name: asked[name] for name in EXPERT_ARGUMENTS})
-        arithmetic = precision_name("precision", asked["precision"])
-        weights, cache, rounds, requests = (asked[name] for name in ("weight_precision", "kv_precision", "rounds", "requests"))
+        divided = check_experts(model, tp, per_node, groups, **{name: asked[name] for name in EXPERT_ARGUMENTS})
+        arithmetic, weights, experts = _formats(model, asked["precision"], asked["weight_precision"])
+        rated = _rated(arithmetic, experts, device, served_by)
+        cache, rounds, requests = (asked[name] for name in ("kv_precision", "rounds", "requests"))
         return cls(
             workload=model,
             accelerator=device,
@@ -155,9 +156,10 @@ class Deployment:
             output=float(output),
             batch=float(batch),
             arithmetic=arithmetic,
-            rated=_rated(arithmetic, device, served_by),
-            weights=arithmetic if weights is None else precision_name("weight_precision", weights),
-            cache=_cache(arithmetic) if cache is None else precision_name("kv_precision", cache),
+            rated=rated,
+            weights=weights,
+            experts=experts,
+            cache=_cache(asked["precision"], arithmetic, device) if cache is None else precision_name("kv_precision", cache),
             efficiency=share,
             stack=served_by,
             tp=tp,
@@ -168,7 +170,7 @@ class Deployment:
             requests=None if requests is None else whole_number("requests", requests),
             stream_interval=whole_number("stream_interval", asked["stream_interval"]),
             attention_dp=groups,
-            experts=experts,
+            expert_plan=divided,
             prefix_hit=hit,
             block_tokens=whole_number("page_size", asked["page_size"]),
             offload=check_offload(asked["offload"], asked["host_memory"], hardware, device, calibrated=served_by is not None),
@@ -268,8 +270,22 @@ def _check_division(model: TransformerWorkload, served_by: Engine | None, tp: in
         raise InconsistentError("pp_size", pp, f"at most the {model.layers} layers of {model.name}")
 
 
-def _rated(arithmetic: str, device: HardwareNode, served_by: Engine | None) -> str:
-    """The precision whose peak the arithmetic runs at; weights of a format that the device has no rate for are unpacked.
+def _formats(model: TransformerWorkload, precision: object, weight_precision: object) -> tuple[str, str, str]:
+    """Number formats of the arithmetic, of the weights and of routed experts: where nobody says, those of the published model.
+
+    Where experts alone have a format of their own, who names that one means the model as it is published.
+    """
+    own = model.weight_format or UNPACKED
+    arithmetic = own if precision is None else precision_name("precision", precision)
+    weights = arithmetic if weight_precision is None else precision_name("weight_precision", weight_precision)
+    as_published = precision is None and weight_precision is None
+    if model.expert_format and (as_published or weights == model.expert_format):
+        return own if arithmetic == model.expert_format else arithmetic, own, model.expert_format
+    return arithmetic, weights, weights
+
+
+def _rated(arithmetic: str, experts: str, device: HardwareNode, served_by: Engine | None) -> str:
+    """The precision whose peak the arithmetic runs at, the faster of two; narrow weights without a rate are unpacked.
 
     Raises:
         InputError: the engine has no kernel for it, or without an engine the device no rate.
@@ -277,13 +293,14 @@ def _rated(arithmetic: str, device: HardwareNode, served_by: Engine | None) -> s
     if served_by is not None and arithmetic not in (known := _kernel_formats(served_by)):
         expected = f"one of {', '.join(known)}: {served_by.name} has no kernel for others"
         raise InputError("precision", arithmetic, expected)
-    wanted = _ARITHMETIC.get(arithmetic, arithmetic)
-    stored = bytes_per_element(arithmetic) < 2
-    unpacked = stored and served_by is not None and wanted not in device.compute.precision_flops
-    rated = "fp16" if arithmetic in _WEIGHT_ONLY or unpacked else wanted
+    rates = device.compute.precision_flops
+    rated = number_format(arithmetic).arithmetic_on(rates)
     if served_by is None:
         device.rate_flops_per_s(rated, arithmetic)
-    return rated
+    of_experts = number_format(experts).arithmetic_on(rates)
+    if experts == arithmetic or of_experts not in rates or rated not in rates:
+        return rated
+    return max(rated, of_experts, key=device.rate_flops_per_s)
 
 
 def _kernel_formats(served_by: Engine) -> tuple[str, ...]:
@@ -292,15 +309,13 @@ def _kernel_formats(served_by: Engine) -> tuple[str, ...]:
     return tuple(name for name, width in BYTES_PER_ELEMENT.items() if width <= widest)
 
 
-# Formats that weights are stored in and nothing is computed in.
-_WEIGHT_ONLY = ("awq", "gptq", "q4_0", "q4_k_m", "q8_0")
-
-
-def _cache(arithmetic: str) -> str:
-    """The cache's format where nobody says: that of the arithmetic, but no narrower than 8 bits."""
-    if arithmetic in (*_WEIGHT_ONLY, "int4"):
-        return "fp16"
-    return {"fp8_block": "fp8", "nvfp4": "fp8", "fp4": "fp8"}.get(arithmetic, arithmetic)
+def _cache(precision: object, arithmetic: str, device: HardwareNode) -> str:
+    """The cache's format where nobody says: that of the arithmetic named, but no narrower than 8 bits; else 16 bits."""
+    stored = number_format(arithmetic)
+    if precision is None and stored.bytes < number_format(UNPACKED).bytes:
+        return UNPACKED
+    multiplied = stored.arithmetic_on(device.compute.precision_flops)
+    return multiplied if multiplied != stored.arithmetic else stored.cache
 
 
 def _machine(hardware: object, tp: int, pp: int) -> tuple[HardwareNode, int, float, float]:

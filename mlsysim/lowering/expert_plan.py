@@ -47,7 +47,7 @@ def attention_groups(value: object, tp: int) -> int:
     return groups
 
 
-def expert_plan(
+def check_experts(
     workload: TransformerWorkload,
     tp: int,
     per_node: int,
@@ -78,7 +78,7 @@ def expert_plan(
 
     Example:
         >>> from mlsysim.models.registry import Models
-        >>> plan = expert_plan(Models.get("deepseek_v3"), 72, 8, 72, ep_size=72)
+        >>> plan = check_experts(Models.get("deepseek_v3"), 72, 8, 72, ep_size=72)
         >>> plan.redundant, plan.overlapped
         (32, True)
     """

@@ -18,12 +18,14 @@ from mlsysim.calibration.inference import (
     inference_hardware,
     inference_stack,
 )
+from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_data_parallel
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, replica_work, work_passes
 from mlsysim.models.types import Workload
+from mlsysim.physics.kernels.convolution import convolution_scores
 from mlsysim.physics.numeric import Num, added_in_norm
 
 # The host runs ahead of the device until it cannot: close to a maximum of the two, not their sum.
@@ -131,6 +133,12 @@ def forward_time(
     product = replace(kernels.gemm, prologue_k=kernels.gemm.prologue_k * stack.prologue_share)
     moved_B = kernels.value_B * (stack.traffic * cache_traffic if work.network is not None else 1.0)
     passes = work_passes(work, replace(kernels, gemm=product, value_B=moved_B), coefficients, clock * stack.clock_share)
+    selected_s: Num = 0.0
+    if work.network is not None and stack.score_B:
+        # Scores of boxes stream through memory as often as kernels rewrite them.
+        scored_B = stack.score_B * convolution_scores(work.network) * work.batch
+        selected_s = scored_B / (kernels.memory_Bps * shared_coefficients().streaming)
+    device_s = passes.forward_s + selected_s
     host_s = passes.kernels / 3 * coefficients.host_kernel_s
-    beside_s = added_in_norm(passes.forward_s, host_s, shared_data_parallel().host_norm)
-    return ForwardTime(passes.forward_s, beside_s, coefficients.step_s + 0.0 * passes.forward_s)
+    beside_s = added_in_norm(device_s, host_s, shared_data_parallel().host_norm)
+    return ForwardTime(device_s, beside_s, coefficients.step_s + 0.0 * device_s)

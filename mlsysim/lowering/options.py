@@ -21,13 +21,16 @@ class EngineOptions(PromptOptions, total=False):
 
     stack: Annotated[str | None, Option(None, 'a calibrated engine such as "vllm-2025": its kernels and overheads')]
     efficiency: Annotated[float | None, Option(None, "share of peak arithmetic that the caller owns; a stack knows its own")]
-    kv_precision: Annotated[str | None, Option(None, "number format of the KV cache; by default that of the arithmetic")]
+    kv_precision: Annotated[str | None, Option(None, "number format of the KV cache; by default that of ``precision``")]
 
 
 class FormatOptions(EngineOptions, total=False):
     """A prompt, what computes it, and the number formats."""
 
-    precision: Annotated[str, Option("fp16", "number format of the arithmetic, and of weights and KV cache unless said")]
+    precision: Annotated[
+        str | None,
+        Option(None, "number format of the arithmetic, and of weights and KV cache unless said; by default the model's own"),
+    ]
     weight_precision: Annotated[str | None, Option(None, "number format of the weights in memory")]
 
 

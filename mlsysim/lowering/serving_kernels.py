@@ -12,12 +12,12 @@ from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients, link_behind_Bps
 from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
-from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_formats
+from mlsysim.calibration.gemm import FORMATS, WEIGHT_ONLY, gemm_kernel, measured_formats, weight_only_kind
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_gemm, shared_names, shared_serving
-from mlsysim.core.errors import InconsistentError, InputError, MLSysError
+from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.identity_cache import identity_cache
-from mlsysim.core.precision import bytes_per_element
+from mlsysim.core.precision import bytes_per_element, number_format
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
@@ -26,23 +26,19 @@ from mlsysim.models import parameters as counting
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
 from mlsysim.physics.kernels.gemm import GemmKernel
-from mlsysim.physics.serving.deployment import EngineKernels, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving.deployment import WORD_B, EngineKernels, Product, ServingKernels, ServingShape, Shards
 from mlsysim.physics.serving.expert_ranks import deviations_of_busiest
-from mlsysim.physics.serving.products import WORD_B
 from mlsysim.physics.serving.schedule import EnginePasses
 from mlsysim.physics.serving.torus import TorusDeployment
 from mlsysim.physics.serving.torus_partition import Torus, padded_heads, torus_axes
 from mlsysim.systems.fleets import usual_node
 
-# The measured products that a number format of the weights runs at; all others are weight-only: 16-bit products that read
-# fewer bytes.
-_GEMM_FORMAT = {"fp8": "fp8", "fp8_block": "fp8_block", "nvfp4": "nvfp4", "fp4": "nvfp4", "int8": "sq"}
 # 32-bit products run on the 16-bit kernels' coefficients, at their own peak and width.
 _WIDE = ("fp32", "tf32")
-# Formats whose activations kernels of their own quantise.
-_SCALED = ("nvfp4", "fp4", "int8")
 # Bytes of scales beside an 8-bit element that is dispatched to an expert: 32 bits for 128 (DeepEP, docs/legacy.md).
-_DISPATCH_SCALE_B = {"fp8": 4 / 128, "fp8_block": 4 / 128}
+_DISPATCH_SCALE_B = 4 / 128
+# Measured products whose activations kernels of their own quantise.
+_SCALED = ("nvfp4", "sq")
 _LINE_RATE_Bps = 25e9
 
 
@@ -99,11 +95,18 @@ def serving_shape(workload: TransformerWorkload) -> ServingShape:
 
 @dataclass(frozen=True, slots=True)
 class Formats:
-    """Number formats of a deployment: of the arithmetic, of weights in memory, of the cache."""
+    """Number formats of a deployment: of the arithmetic, of weights in memory, of the cache, of routed experts in memory."""
 
     precision: str
     weights: str
     cache: str
+    experts: str = ""
+
+    @classmethod
+    def of(cls, setting: Deployment) -> Formats:
+        """The formats of a deployment; experts are named where theirs is not that of the other weights."""
+        experts = "" if setting.experts == setting.weights else setting.experts
+        return cls(setting.arithmetic, setting.weights, setting.cache, experts)
 
 
 def serving_kernels(
@@ -129,15 +132,24 @@ def serving_kernels(
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
     has = has or EngineKernels()
     own = has.own_products
+    arithmetic = number_format(formats.precision).arithmetic_on(accelerator.compute.precision_flops)
+    wide, integer = arithmetic in _WIDE, arithmetic == "int8"
+    output_B = 4.0 if wide else has.integer_output_B if integer else 2.0
     if own:
-        product = head = _lent_kernel(device)
-        peak, input_B = accelerator.fp16_sum_flops_per_s, 2.0
+        head = _lent_kernel(device)
+        layer = Product(head, 2.0, bytes_per_element(formats.weights), accelerator.fp16_sum_flops_per_s, output_B)
+        experts = replace(layer, weight_B=bytes_per_element(formats.experts)) if formats.experts else None
     else:
-        product, head, peak, input_B = _vendor_products(accelerator, formats, device)
+        head = _head_kernel(device)
+        layer = _vendor_product(accelerator, formats.precision, formats.weights, device, output_B)
+        experts = None
+        if formats.experts:
+            experts = _vendor_product(accelerator, formats.experts, formats.experts, device, output_B)
     memory_Bps = accelerator.memory_bandwidth_Bps * (1.0 if own else device.memory_share)
     own_memory_share = device.own_memory_share if own else 1.0
     multiplied = own and _multiplies_integers(accelerator, formats, has)
-    wide, integer = formats.precision in _WIDE, formats.precision == "int8"
+    dispatched_B = min(WORD_B, (experts or layer).input_B)
+    peak = layer.peak_flops_per_s
     peak16 = peak if wide or own else accelerator.rate_flops_per_s("fp16")
     attention_peak = peak if integer and has.integer_flash else peak16
     flash, array = prefill_kernel(device.attention), stated.fact(device.attention, "array", 1.0)
@@ -151,17 +163,18 @@ def serving_kernels(
         pair_bandwidth_Bps=links.pair_bandwidth_Bps * device.link_share,
     )
     return ServingKernels(
-        gemm=product,
+        gemm=layer.kernel,
         gemm_peak_flops_per_s=peak,
-        input_B=input_B,
-        weight_B=bytes_per_element(formats.weights),
-        lends=own and bool(device.gemm),
-        output_B=4.0 if wide else has.integer_output_B if integer else 2.0,
+        input_B=layer.input_B,
+        weight_B=layer.weight_B,
+        output_B=output_B,
+        experts=experts,
+        lends=own and device.lends,
         element_B=2.0 if own else 4.0 if wide else has.integer_element_B if integer else 2.0,
-        scales=formats.precision in _SCALED,
+        scales=not own and _product_format(accelerator, formats.precision, formats.weights, device.gemm)[0] in _SCALED,
         head_gemm=head,
         head_peak_flops_per_s=peak16,
-        head_weight_B=bytes_per_element(formats.weights) if own else 4.0 if wide else 2.0,
+        head_weight_B=layer.weight_B if own else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=_decode_kernel(device.attention, array),
         attention=AttentionDevice(attention_peak, memory_Bps * own_memory_share, float(units), accelerator.cache_B, array),
@@ -178,7 +191,7 @@ def serving_kernels(
         own_memory_share=own_memory_share,
         streaming=float(shared_coefficients().streaming),
         shared=shared_serving(),
-        dispatch_B=input_B + _DISPATCH_SCALE_B.get(formats.precision, 0.0) if input_B < WORD_B else WORD_B,
+        dispatch_B=dispatched_B + (_DISPATCH_SCALE_B if dispatched_B == 1 else 0.0),
     )
 
 
@@ -190,7 +203,7 @@ def _link_behind_Bps(accelerator: str, collectives: str, own_link: bool) -> floa
 
 def _lent_kernel(device: EngineDevice) -> GemmKernel:
     """The vendor's 16-bit kernel that an engine with products of its own calls where it has no better one."""
-    if not device.gemm:
+    if not device.lends:
         # Never evaluated but for what all kernels share.
         return GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
     kernel = gemm_kernel(device.gemm)
@@ -199,7 +212,7 @@ def _lent_kernel(device: EngineDevice) -> GemmKernel:
 
 def _multiplies_integers(accelerator: HardwareNode, formats: Formats, has: EngineKernels) -> bool:
     """Whether an engine multiplies narrow weights as they are; what its kernels reach of the integer peak is its own share."""
-    narrow = bytes_per_element(formats.weights) < WORD_B
+    narrow = bytes_per_element(formats.experts or formats.weights) < WORD_B
     return has.own_rows > 0 and not has.unpacks and narrow and "int8" in accelerator.compute.precision_flops
 
 
@@ -209,7 +222,7 @@ def peak_flops_per_s(setting: Deployment) -> float:
     rate = device.rate_flops_per_s(setting.rated)
     if found is None or not found.has.own_products:
         return rate
-    formats = Formats(setting.arithmetic, setting.weights, setting.cache)
+    formats = Formats.of(setting)
     integers = device.rate_flops_per_s("int8") if _multiplies_integers(device, formats, found.has) else 0.0
     return max(rate, device.fp16_sum_flops_per_s, integers)
 
@@ -222,10 +235,17 @@ def _decode_kernel(device: str, array: float) -> DecodeKernel:
     return replace(found, block_s=0.0, shared=replace(found.shared, largest_group=float("inf")))
 
 
-def _vendor_products(
-    accelerator: HardwareNode, formats: Formats, device: EngineDevice
-) -> tuple[GemmKernel, GemmKernel, float, float]:
-    """Kernels of the layers' products and of the head's, the layers' peak, bytes of an element of their inputs.
+def _head_kernel(device: EngineDevice) -> GemmKernel:
+    """The 16-bit kernel of the output head, which is launched behind the kernel before."""
+    if not device.gemm:
+        # Never evaluated: an accelerator without measured products is refused where a layer's are looked up.
+        return _lent_kernel(device)
+    head = gemm_kernel(device.gemm)
+    return replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
+
+
+def _vendor_product(accelerator: HardwareNode, precision: str, weights: str, device: EngineDevice, output_B: float) -> Product:
+    """A layer's product at these formats: its kernel, the bytes of its elements, its peak.
 
     What a lone call waits for its launch is no part of a layer's kernels, which follow each other: the engine's time per layer
     has what is left of it. Engines also quantise within the kernel before, which the benchmark does not.
@@ -233,11 +253,10 @@ def _vendor_products(
     if not device.gemm:
         expected = "one whose matrix products were measured: only engines with kernels of their own (llama.cpp) run on it here"
         raise InputError("accelerator", accelerator.name, expected)
-    name, peak, input_B = _product_format(accelerator, formats, device.gemm)
-    head = gemm_kernel(device.gemm)
-    head = replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
-    product = gemm_kernel(device.gemm, name)
-    share = device.format_share(formats.precision)
+    name, peak, input_B = _product_format(accelerator, precision, weights, device.gemm)
+    product, wide = gemm_kernel(device.gemm, name), gemm_kernel(device.gemm)
+    arithmetic = number_format(precision).arithmetic_on(accelerator.compute.precision_flops)
+    share = device.format_share(arithmetic)
     limited = device.sustained_share < 1
     product = replace(
         product,
@@ -246,32 +265,35 @@ def _vendor_products(
         launch_s=0.0,
         quantise_sweeps=0.0,
     )
-    if formats.precision in _WIDE:
+    if arithmetic in _WIDE:
         # A tile's fixed time counts fewer elements of k where each takes longer.
-        slower = peak / accelerator.rate_flops_per_s("fp16")
-        product = replace(product, prologue_k=product.prologue_k * slower)
-        head = replace(head, prologue_k=head.prologue_k * slower)
+        product = replace(product, prologue_k=product.prologue_k * (peak / accelerator.rate_flops_per_s("fp16")))
     if name == "nvfp4":
         # They also choose among 4-bit kernels by shape; the benchmark ran one that cannot split k and stalls when k is long.
-        product = replace(product, step_s=0.0, most_splits=head.most_splits)
-    return product, head, peak, input_B
+        product = replace(product, step_s=0.0, most_splits=wide.most_splits)
+    if name in WEIGHT_ONLY:
+        # The benchmark's kernel does not split k; those of engines do (Marlin, arXiv:2408.11743: striped partitioning).
+        product = replace(product, most_splits=wide.most_splits)
+    return Product(product, input_B, bytes_per_element(weights), peak, output_B)
 
 
-def _product_format(accelerator: HardwareNode, formats: Formats, measured: str) -> tuple[str, float, float]:
-    """The measured format of the layers' products, their peak, and bytes of an element of their inputs."""
-    if formats.precision in _WIDE:
-        return "bfloat16", accelerator.rate_flops_per_s(formats.precision), 4.0
-    name = _GEMM_FORMAT.get(formats.precision, "bfloat16")
-    if name != "bfloat16":
-        try:
-            peak = accelerator.rate_flops_per_s(FORMATS[name].precision)
-        except MLSysError:
-            return "bfloat16", accelerator.rate_flops_per_s("bf16"), 2.0
-        if name in measured_formats(measured):
-            return name, peak, FORMATS[name].input_B
-        fallback = "fp8" if "fp8" in measured_formats(measured) else "bfloat16"
-        return fallback, peak, FORMATS[name].input_B
-    return "bfloat16", accelerator.rate_flops_per_s("bf16"), 2.0
+def _product_format(accelerator: HardwareNode, precision: str, weights: str, measured: str) -> tuple[str, float, float]:
+    """The measured products that a layer's run as, their peak, and bytes of an element of their inputs.
+
+    Narrow weights that the accelerator does not multiply as they are, or that 16-bit arithmetic was asked for, are unpacked; a
+    systolic array has no kernel of its own for that.
+    """
+    stored = number_format(precision)
+    arithmetic = stored.arithmetic_on(accelerator.compute.precision_flops)
+    if arithmetic in _WIDE:
+        return "bfloat16", accelerator.rate_flops_per_s(arithmetic), 4.0
+    if number_format(arithmetic).bytes >= WORD_B:
+        unpacked = bytes_per_element(weights) < WORD_B and stated.fact(measured, "array", 1.0) == 1
+        kind = weight_only_kind(bytes_per_element(weights)) if unpacked else "bfloat16"
+        return kind, accelerator.rate_flops_per_s("bf16"), WORD_B
+    peak, known = accelerator.rate_flops_per_s(arithmetic), measured_formats(measured)
+    name = next((kind for kind in (stored.kernel, "fp8") if kind in known), "bfloat16")
+    return name, peak, FORMATS[stored.kernel].input_B if stored.kernel else 1.0
 
 
 def network_Bps(setting: Deployment) -> float:
@@ -307,7 +329,7 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
     found = setting.stack
     if found is None:
         raise InconsistentError("stack", None, "an engine: passes without one are bounds")
-    formats = Formats(setting.arithmetic, setting.weights, setting.cache)
+    formats = Formats.of(setting)
     shape = serving_shape(setting.workload)
     kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has, setting.link_Bps)
     has = engine_kernels(found, setting.accelerator, formats, setting.workload.causal)
@@ -340,11 +362,11 @@ def _shards(setting: Deployment) -> Shards:
         pp=float(setting.pp),
         node=float(setting.per_node),
         attention=float(setting.attention_ranks),
-        ep=float(setting.experts.ep),
-        redundant=float(setting.experts.redundant),
-        deviations=deviations_of_busiest(setting.experts.ep),
-        imbalance=setting.experts.imbalance,
-        overlapped=float(setting.experts.overlapped),
+        ep=float(setting.expert_plan.ep),
+        redundant=float(setting.expert_plan.redundant),
+        deviations=deviations_of_busiest(setting.expert_plan.ep),
+        imbalance=setting.expert_plan.imbalance,
+        overlapped=float(setting.expert_plan.overlapped),
     )
 
 
@@ -375,14 +397,17 @@ def coefficients_used(setting: Deployment) -> tuple[str, ...]:
     device = engine_device(setting.accelerator.name)
     if setting.stack.has.own_products:
         return (*shared_names("serving"), *device.fitted, *setting.stack.fitted)
-    name = _product_format(setting.accelerator, Formats(setting.arithmetic, setting.weights, setting.cache), device.gemm)[0]
-    return _coefficient_names(setting.stack.name, setting.accelerator.name, name, setting.tp > 1)
+    parts = [(setting.arithmetic, setting.weights)]
+    if setting.experts != setting.weights:
+        parts.append((setting.experts, setting.experts))
+    kinds = tuple(_product_format(setting.accelerator, *formats, device.gemm)[0] for formats in parts)
+    return _coefficient_names(setting.stack.name, setting.accelerator.name, kinds, setting.tp > 1)
 
 
 @functools.cache
-def _coefficient_names(stack: str, hardware: str, gemm_format: str, reduces: bool) -> tuple[str, ...]:
+def _coefficient_names(stack: str, hardware: str, gemm_formats: tuple[str, ...], reduces: bool) -> tuple[str, ...]:
     device = engine_device(hardware)
-    names = list(dict.fromkeys(name for fmt in ("bfloat16", gemm_format) for name in gemm.fitted_names(device.gemm, fmt)))
+    names = list(dict.fromkeys(name for fmt in ("bfloat16", *gemm_formats) for name in gemm.fitted_names(device.gemm, fmt)))
     names += [*attention.fitted_names("prefill", device.attention), *attention.fitted_names("decode", device.attention)]
     if reduces:
         names += collectives.fitted_names("device", device.collectives)

@@ -97,7 +97,7 @@ class Room:
 def room(setting: Deployment, work: InferenceWork) -> Room:
     """The memory of a deployment; an engine keeps a part to itself, and workspace for its largest pass."""
     ranks = setting.tp * setting.pp
-    copies = setting.experts.redundant / setting.workload.moe.experts if setting.workload.moe else 0.0
+    copies = setting.expert_plan.redundant / setting.workload.moe.experts if setting.workload.moe else 0.0
     weights_B = (work.resident_B + copies * work.expert_B) / ranks
     usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
     found = setting.stack

@@ -208,9 +208,13 @@ def kv_elements(model: TransformerWorkload) -> float:
 
 
 @identity_cache()
-def inference_work(model: TransformerWorkload, weights: str, cache: str) -> InferenceWork:
-    """``model`` lowered for inference, with weights and cache in these number formats; the published count of weights holds."""
+def inference_work(model: TransformerWorkload, weights: str, cache: str, experts: str = "") -> InferenceWork:
+    """``model`` lowered for inference, with weights and cache in these number formats; the published count of weights holds.
+
+    ``experts``: the number format of routed experts, where it is another.
+    """
     weight_B = bytes_per_element(weights)
+    expert_B = bytes_per_element(experts or weights)
     embedding, head = counting.embedding_parameters(model), counting.head_parameters(model)
     routed = 0.0
     if model.moe is not None:
@@ -223,9 +227,9 @@ def inference_work(model: TransformerWorkload, weights: str, cache: str) -> Infe
         attention_flops_per_key=model.layers * float(attention_flops(model.heads, qk, v, 1.0)),
         decode_flops_per_key=model.layers * float(attention_flops(model.heads, *_cached_head_dims(model), 1.0)),
         head_flops=2.0 * model.hidden_dim * model.vocab_size,
-        resident_B=weight_B * model.parameter_count,
+        resident_B=weight_B * (model.parameter_count - routed) + expert_B * routed,
         always_read_B=weight_B * read,
-        expert_B=weight_B * routed,
+        expert_B=expert_B * routed,
         experts=float(model.moe.experts) if model.moe else 1.0,
         experts_per_token=float(model.moe.experts_per_token) if model.moe else 1.0,
         kv_B=bytes_per_element(cache) * kv_elements(model),

@@ -98,6 +98,7 @@ class Architecture(Workload):
     mla: LatentAttention | None = None
     training_tokens: Count | None = None
     weight_format: str = ""
+    expert_format: str = ""
 
     @property
     def kind(self) -> str:

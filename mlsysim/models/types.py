@@ -34,7 +34,8 @@ class TransformerWorkload(Architecture):
     ``sliding_window`` holds in all layers, or, given ``full_attention_every`` = n, in all but every n-th.
     ``prediction_layers`` are trained with it beyond ``layers`` to predict further tokens, each with its own pass through the
     output head; ``parameters`` leaves them out.
-    ``weight_format`` is the number format of its published weights, where it is none of 16 bits.
+    ``weight_format`` is the number format of its published weights, where it is none of 16 bits, and ``expert_format`` that of
+    its routed experts, where only these have one of their own.
     ``embedding_dim`` is the width of the token embeddings where it is projected to ``hidden_dim`` (OPT-350M).
     ``parameters`` may differ from the count of the architecture by ``parameter_tolerance``; ``parameter_note`` says why.
 

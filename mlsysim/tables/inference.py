@@ -138,7 +138,7 @@ def submitted(cells: Cells) -> Question:
     workload = Models.get(benchmark["model"])
     arguments: dict[str, Any] = {
         "precision": _precision(entry, release, benchmark["target"]),
-        "stack": _stack(cells, release),
+        "stack": _stack(cells, release, benchmark["model"]),
     }
     if isinstance(workload, TransformerWorkload):
         arguments["seq_len"] = names_of("squad")["seq_len"]
@@ -187,8 +187,11 @@ def _precision(entry: str, release: float, target: float) -> str:
     return "fp8" if release >= since.get(entry.partition("_")[0], float("inf")) else "fp16"
 
 
-def _stack(cells: Cells, release: float) -> str:
+def _stack(cells: Cells, release: float, model: str) -> str:
     stacks = names_of("stack")
     if "maxq" in cell_text(cells, "system"):
         return str(stacks["limited"])
+    for since, name in reversed(names_of("boxes").get(model, ())):
+        if release >= since:
+            return str(name)
     return str(stacks["newer" if release >= stacks["newer_from"] else "older"])

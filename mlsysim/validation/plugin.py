@@ -59,6 +59,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "write how far off the predictions are, beside a naive baseline and the aims, to FILE.md",
         ),
     }
+    options["--estimator"] = (
+        "NAME",
+        "predict the same cases with this estimator too: module:object, or one that is registered",
+    )
     for name, (metavar, meaning) in options.items():
         group.addoption(name, action="append", default=[], metavar=metavar, help=f"{meaning} (repeatable)")
     group.addoption(
@@ -75,6 +79,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Adds the files of ``--anchors`` to what is collected; refuses what cannot be written."""
     files = frozenset(path for given in config.getoption("--anchors") for path in _user_files(given))
     config.stash[_USER_FILES], config.stash[_MALFORMED] = files, {}
+    for name in config.getoption("--estimator"):
+        _ask(name)
     named = {_resolved(argument) for argument in config.args}
     config.args += [str(path) for path in sorted(files) if path not in named]
     for option, endings in (("--anchor-report", REPORT_FORMATS), ("--accuracy-report", (".md",))):
@@ -82,6 +88,27 @@ def pytest_configure(config: pytest.Config) -> None:
             reason = _unwritable(Path(name), endings)
             if reason:
                 raise pytest.UsageError(f"{option}={name}: {reason}")
+
+
+def _ask(name: str) -> None:
+    """Adds an estimator to those of this run; refuses what is none."""
+    from mlsysim.core.errors import InputError
+    from mlsysim.validation.anchors import estimators
+
+    try:
+        estimators.ASKED[name] = estimators.estimator(name)
+    except InputError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Forgets the run's estimators: another run of the same process may ask for others."""
+    asked = config.getoption("--estimator")
+    if asked:
+        from mlsysim.validation.anchors import estimators
+
+        for name in asked:
+            estimators.ASKED.pop(name, None)
 
 
 def _unwritable(path: Path, endings: tuple[str, ...]) -> str:

@@ -70,6 +70,15 @@ def test_tiles_and_waves(sizes, seconds):
     assert product_s(**sizes) == pytest.approx(seconds)
 
 
+def test_tiles_of_few_rows():
+    """A tile of 16 x 128 takes half the time of 64 x 64: two multiprocessors make 32 rows in 20 s, 33 in a wave and a half."""
+    shallow = replace(TILES, shallow_tiles=True)
+    assert product_s(shallow, m=16.0, n=128.0) == pytest.approx(20)
+    assert product_s(shallow, m=32.0, n=128.0) == pytest.approx(20)
+    assert product_s(shallow, m=33.0, n=128.0) == pytest.approx(30)
+    assert product_s(m=16.0, n=128.0) == pytest.approx(40)
+
+
 def test_started_waves():
     whole = replace(TILES, whole_waves=True)
     assert product_s(whole, n=192.0) == pytest.approx(80)

@@ -9,7 +9,7 @@ from plain import PEAK, PRODUCTS, UNIT, links, served_shape, serving_kernels
 from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s
 from mlsysim.physics.layer.latent_attention import LatentShape
 from mlsysim.physics.queues.finite_run import Answers, Batch, run_per_s
-from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServedModel, SharedServing, Shards
+from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServedModel, Shards, SharedServing
 from mlsysim.physics.serving.expert_ranks import busiest_rank, deviations_of_busiest, exchange, sent_B
 from mlsysim.physics.serving.layer_time import layer_time
 from mlsysim.physics.serving.passes import decode_pass, mixed_prefill_s
@@ -87,7 +87,7 @@ def test_other_kernels_send_once_to_a_node_and_once_to_a_rank():
     assert inside.dispatch_s == pytest.approx(100 * 1.75 * 3 / 4 * 280 / 4096)
 
 
-# DeepEP docs/legacy.md@dd758caf45, H800: microseconds of dispatch (8 bits) and combine (16 bits) of 128 tokens a rank, by ranks.
+# DeepEP docs/legacy.md@dd758caf45, H800: microseconds of dispatch and combine of 128 tokens a rank, by ranks.
 LOW_LATENCY = {8: (77, 114), 16: (118, 195), 32: (155, 273), 64: (173, 314), 128: (192, 369), 256: (194, 360)}
 
 

@@ -15,6 +15,7 @@ from mlsysim.physics.kernels.convolution import (
     convolution_macs,
     convolution_parameters,
     convolution_passes,
+    convolution_scores,
 )
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
 from mlsysim.physics.kernels.passes import Passes, ReplicaDevice, SharedDataParallel
@@ -90,7 +91,7 @@ def test_operands_of_an_encoder():
 def convolutions(**changed):
     """One layer: 8 x 8 pixels, 64 channels to 128, 3 x 3, with a normalisation."""
     usual = {"inputs": 64, "outputs": 128, "window": 3, "stride": 1, "size": 8, "groups": 1, "count": 1}
-    usual |= {"normalised": 1, "shortcut": 0, "first": 0}
+    usual |= {"normalised": 1, "shortcut": 0, "first": 0, "scored": 0}
     return Convolutions(*(np.array([float(value)]) for value in (usual | changed).values()))
 
 
@@ -186,3 +187,8 @@ def test_a_data_parallel_step():
     assert replica_step(passes, replace(PLAN, replicas=1.0), DEVICE, stack).dp_exposed_s == 0
     two = replace(PLAN, replicas=2.0, per_node=2.0)
     assert replica_step(passes, two, DEVICE, stack).dp_exposed_s == 2 * 1 / 2 * 48 / 3 - 1.5
+
+
+def test_scores_of_boxes_are_those_of_layers_that_give_them():
+    assert convolution_scores(convolutions(scored=1, count=2)) == 2 * 8 * 8 * 128
+    assert convolution_scores(convolutions()) == 0

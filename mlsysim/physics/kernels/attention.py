@@ -185,7 +185,7 @@ def decode_attention_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num
     the last-level cache keeps; thread blocks (one a sequence and KV head, split along the context where these are few)
     over the multiprocessors; and, with more query heads a KV head than a group, one block a query head whose scalar arithmetic
     reads the same keys again and again from cache. A window's kernel is taken where it is faster than reading all keys. All
-    query heads of latent attention share one cached vector on matrix units: 4 b h keys d / (share P) is in the scalar part's place.
+    query heads of latent attention share one cached vector, on matrix units: 4 b h keys d / (share P) for the scalar part.
 
     Example:
         >>> kernel = DecodeKernel(9e-6, 0.9, 5e-6, 1.5e-6, 2.4e10, 0.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))

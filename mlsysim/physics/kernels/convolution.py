@@ -47,6 +47,7 @@ class Convolutions:
         normalised: 1.0 where batch normalisation and ReLU follow.
         shortcut: 1.0 where a shortcut is added to the output.
         first: 1.0 where the input is the image, whose gradient nobody needs.
+        scored: 1.0 where the outputs are scores of boxes, of which a selection keeps few.
     """
 
     inputs: Layers
@@ -59,13 +60,14 @@ class Convolutions:
     normalised: Layers
     shortcut: Layers
     first: Layers
+    scored: Layers
 
 
 def convolution_macs(layers: Convolutions) -> float:
     """Multiply-accumulates of one image, forward.
 
     Example:
-        >>> one = [np.array([float(v)]) for v in (64, 64, 3, 1, 56, 1, 1, 1, 0, 0)]
+        >>> one = [np.array([float(v)]) for v in (64, 64, 3, 1, 56, 1, 1, 1, 0, 0, 0)]
         >>> convolution_macs(Convolutions(*one)) == 56 * 56 * 64 * 64 * 9
         True
     """
@@ -94,7 +96,7 @@ def convolution_passes(
         >>> from mlsysim.physics.kernels.passes import SharedDataParallel
         >>> kernel = GemmKernel(0.9, 180.0, 2.6, 0.8, 3e-6, SharedGemm(2.5, 2.5e-7, 12.0, 256.0))
         >>> a100 = ReplicaDevice(kernel, 312e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8, SharedDataParallel(5.0, 20e-6, 0.6))
-        >>> one = Convolutions(*[np.array([float(v)]) for v in (64, 64, 3, 1, 56, 1, 1, 1, 0, 0)])
+        >>> one = Convolutions(*[np.array([float(v)]) for v in (64, 64, 3, 1, 56, 1, 1, 1, 0, 0, 0)])
         >>> small, large = (convolution_passes(one, batch, a100).forward_s for batch in (64.0, 128.0))
         >>> bool(1.7 < large / small < 2.1)
         True
@@ -121,6 +123,17 @@ def convolution_passes(
     backward_s = gradients_s + norm_backward_s + 2 * launch_s * net.normalised
     kernels = float(np.sum(net.count * (3 - net.first + _NORM_KERNELS * net.normalised)))
     return Passes(np.sum(net.count * forward_s, axis=-1), np.sum(net.count * backward_s, axis=-1), kernels)
+
+
+def convolution_scores(layers: Convolutions) -> float:
+    """The number of scores of one image, among which its boxes are selected.
+
+    Example:
+        >>> head = Convolutions(*[np.array([float(v)]) for v in (256, 2376, 3, 1, 100, 1, 1, 0, 0, 0, 1)])
+        >>> convolution_scores(head) == 100 * 100 * 9 * 264
+        True
+    """
+    return float(np.sum(layers.scored * layers.count * _outputs(layers) ** 2 * layers.outputs))
 
 
 def _outputs(layers: Convolutions) -> Layers:

@@ -22,6 +22,8 @@ import numpy as np
 from mlsysim.physics.numeric import Num, least_and_most, somewhere, sqrt
 
 TILES = ((256.0, 128.0), (128.0, 256.0), (64.0, 128.0), (64.0, 64.0))  # rows of A, columns of B
+# Kernels that unpack weights take few rows too: a decode step's do not wait for the arithmetic of 64.
+SHALLOW_TILES = (*TILES, (32.0, 128.0), (16.0, 128.0))
 LEAST_SPLITS = 2.0
 
 
@@ -60,6 +62,7 @@ class GemmKernel:
         whole_waves: a started wave takes as long as a full one (no persistent kernels).
         sustained: share of the peak that a card's power limit sustains; kernels that leave multiprocessors idle draw less, and
             reach it all the same.
+        shallow_tiles: tiles of 16 and 32 rows are there, too (kernels that unpack narrow weights).
     """
 
     efficiency: float
@@ -74,6 +77,7 @@ class GemmKernel:
     most_splits: float = 32.0
     whole_waves: bool = False
     sustained: float = 1.0
+    shallow_tiles: bool = False
 
 
 def gemm_s(
@@ -127,21 +131,22 @@ def gemm_s(
     return kernel.launch_s + kernel.quantise_sweeps * inputs_B / bandwidth_Bps + overlapped_s
 
 
-def _tiles(*values: Num) -> Sequence[tuple[Num, Num]]:
+def _tiles(sizes: Sequence[tuple[float, float]], *values: Num) -> Sequence[tuple[Num, Num]]:
     """Rows and columns of the tiles: one by one, or of short arrays all at once along an axis before theirs.
 
     Short arrays take as long as the calls that handle them, of which there are then a quarter.
     """
     shape = np.broadcast_shapes(*(value.shape for value in values if isinstance(value, np.ndarray)))
     if not shape or math.prod(shape) > _SHORT:
-        return TILES
+        return sizes
     apart = (-1, *(1 for _ in shape))
-    return [(_ROWS.reshape(apart), _COLUMNS.reshape(apart))]
+    rows, columns = _TILE_ARRAYS[sizes is SHALLOW_TILES]
+    return [(rows.reshape(apart), columns.reshape(apart))]
 
 
 # Beyond this many elements arithmetic takes longer than the calls.
 _SHORT = 512
-_ROWS, _COLUMNS = (np.array(sizes) for sizes in zip(*TILES, strict=True))
+_TILE_ARRAYS = [tuple(np.array(edge) for edge in zip(*sizes, strict=True)) for sizes in (TILES, SHALLOW_TILES)]
 
 
 def _memory_s(moved_B: Num, kernel: GemmKernel, bandwidth_Bps: Num) -> Num:
@@ -177,7 +182,8 @@ def _compute_s(
     can_split = kernel.most_splits >= LEAST_SPLITS
     most_splits = most(LEAST_SPLITS, least(kernel.most_splits, k / kernel.shared.least_k_per_split))
     best_s: Num = float("inf")
-    tiles = _tiles(m, n, k, per_flop_s, per_fed_B_s, groups) if least is np.minimum else TILES
+    sizes = SHALLOW_TILES if kernel.shallow_tiles else TILES
+    tiles = _tiles(sizes, m, n, k, per_flop_s, per_fed_B_s, groups) if least is np.minimum else sizes
     for rows, columns in tiles:
         # -(-a // b) rounds up, for floats and arrays alike.
         waves = groups * (-(-m // rows) * -(-n // columns)) / units
@@ -194,7 +200,7 @@ def _compute_s(
             # Each split writes a padded tile of partial sums, so that time never falls when a dimension grows.
             reduce_s = splits * waves * (rows * columns * per_partial_s)
             best_s = least(best_s, filled * (pace_s * k / splits + prologue_s) + (kernel.split_s + reduce_s))
-    if tiles is not TILES:
+    if tiles is not sizes:
         best_s = np.min(best_s, axis=0)
     if kernel.sustained < 1:
         best_s = most(best_s, groups * m * n * k * (2 / (peak * kernel.sustained)))

@@ -15,6 +15,19 @@ from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.layer.latent_attention import NO_LATENT, LatentShape
 from mlsysim.physics.numeric import Num, Truth
 
+WORD_B = 2.0  # bytes of an element of the 16-bit formats
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product's kernel, its formats (bytes of an element) and its peak."""
+
+    kernel: GemmKernel
+    input_B: float
+    weight_B: float
+    peak_flops_per_s: float
+    output_B: float = WORD_B
+
 
 @dataclass(frozen=True, slots=True)
 class ServingShape:
@@ -100,6 +113,7 @@ class ServingKernels:
         streaming: share of the memory bandwidth that element-wise passes reach.
         shared: constants of all engines.
         dispatch_B: bytes of an element of a token on its way to its experts, scales included.
+        experts: matrix products of routed experts, where their format is not that of the layers' other weights.
     """
 
     gemm: GemmKernel
@@ -130,6 +144,12 @@ class ServingKernels:
     streaming: float
     shared: SharedServing
     dispatch_B: float = 2.0
+    experts: Product | None = None
+
+    @property
+    def narrowest_B(self) -> float:
+        """Bytes of an element of the narrowest weights of a layer."""
+        return self.weight_B if self.experts is None else min(self.weight_B, self.experts.weight_B)
 
     @property
     def cache_read_Bps(self) -> float:

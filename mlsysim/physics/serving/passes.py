@@ -20,10 +20,10 @@ from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s
 from mlsysim.physics.layer.latent_attention import absorbed_dim
 from mlsysim.physics.numeric import Num, everywhere, floor, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.activations import WIDE_B, stored_score_s
-from mlsysim.physics.serving.deployment import ServedModel
+from mlsysim.physics.serving.deployment import WORD_B, Product, ServedModel
 from mlsysim.physics.serving.layer_time import layer_time
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
-from mlsysim.physics.serving.products import WORD_B, Product, product_s, scaled
+from mlsysim.physics.serving.products import product_s, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def prefill_pass(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0
 def _launches(model: ServedModel) -> float:
     """The number of kernels that a layer of a micro-batch launches."""
     kernels, has = model.kernels, model.has
-    unpacked = has.unpacks and kernels.lends and kernels.weight_B < WORD_B
+    unpacked = has.unpacks and kernels.lends and kernels.narrowest_B < WORD_B
     return has.launches + (has.unpack_launches if unpacked else 0.0)
 
 

@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mlsysim.physics.kernels.gemm import GemmKernel, gemm_s
 from mlsysim.physics.layer.latent_attention import EXPANDS, absorbed_products, latent_products
 from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
-from mlsysim.physics.serving.deployment import EngineCoefficients, ServedModel, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving.deployment import (
+    WORD_B,
+    EngineCoefficients,
+    Product,
+    ServedModel,
+    ServingKernels,
+    ServingShape,
+    Shards,
+)
 from mlsysim.physics.serving.expert_ranks import RankLoad
-
-WORD_B = 2.0  # bytes of an element of the 16-bit formats
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """A matrix product's kernel, its formats (bytes of an element) and its peak."""
-
-    kernel: GemmKernel
-    input_B: float
-    weight_B: float
-    peak_flops_per_s: float
-    output_B: float = 2.0
 
 
 def scaled(product: Product, engine: EngineCoefficients) -> Product:
@@ -102,9 +97,13 @@ def layer_products_s(model: ServedModel, tokens: Num, load: RankLoad, *, decodin
     ranks = shards.attention
     layer_product = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s, kernels.output_B)
     engine_product = scaled(layer_product, model.engine)
+    expert_product = engine_product if kernels.experts is None else scaled(kernels.experts, model.engine)
 
     def product(m: Num, n: Num, k: Num, groups: Num = 1.0) -> Num:
         return product_s(model, m, n, k, engine_product, groups)
+
+    def expert(m: Num, n: Num, k: Num, groups: Num) -> Num:
+        return product_s(model, m, n, k, expert_product, groups)
 
     qkv_width = (shape.qkv_width - 2 * shape.key_width) / ranks + 2 * shape.key_width / minimum(ranks, shape.kv_heads)
     rows = tokens / shards.own
@@ -119,7 +118,7 @@ def layer_products_s(model: ServedModel, tokens: Num, load: RankLoad, *, decodin
         dense_s = product(rows, up * width, shape.hidden) + product(rows, shape.hidden, width)
         ffn_s = shape.dense * dense_s
     if somewhere(shape.dense < 1):
-        ffn_s = ffn_s + (1 - shape.dense) * _experts_s(shape, tokens, load, shards, product)
+        ffn_s = ffn_s + (1 - shape.dense) * _experts_s(shape, tokens, load, shards, product, expert)
     return attention_s, ffn_s
 
 
@@ -135,7 +134,14 @@ def _latent_products_s(shape: ServingShape, rows: Num, ranks: Num, product: Call
     return products_s
 
 
-def _experts_s(shape: ServingShape, tokens: Num, load: RankLoad, shards: Shards, product: Callable[..., Num]) -> Num:
+def _experts_s(
+    shape: ServingShape,
+    tokens: Num,
+    load: RankLoad,
+    shards: Shards,
+    product: Callable[..., Num],
+    expert: Callable[..., Num],
+) -> Num:
     """Seconds of one layer's experts: a grouped product reads every expert that the batch touches, once.
 
     All ranks share the width of the routed ones, or those of a part of them; the shared one belongs, as dense blocks and
@@ -145,7 +151,7 @@ def _experts_s(shape: ServingShape, tokens: Num, load: RankLoad, shards: Shards,
     touched, rows = load.touched, load.rows / load.touched
     up = shape.ffn_matrices - 1
     width = maximum(shape.expert_ffn, 1.0) * shards.ep / shards.tp
-    experts_s = product(rows, up * width, shape.hidden, touched) + product(rows, shape.hidden, width, touched)
+    experts_s = expert(rows, up * width, shape.hidden, touched) + expert(rows, shape.hidden, width, touched)
     if somewhere(shape.shared_ffn > 0):
         width = maximum(shape.shared_ffn, 1.0)
         shared_s = product(shared_rows, up * width / ranks, shape.hidden) + product(shared_rows, shape.hidden, width / ranks)

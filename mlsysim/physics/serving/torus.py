@@ -18,13 +18,14 @@ from mlsysim.physics.serving.activations import elementwise_layer_s
 from mlsysim.physics.serving.deployment import (
     EngineCoefficients,
     EngineKernels,
+    Product,
     ServedModel,
     ServingKernels,
     ServingShape,
     Shards,
 )
 from mlsysim.physics.serving.passes import PassTime, decode_layer_attention_s, prefill_layer_attention_s
-from mlsysim.physics.serving.products import Product, product_s, scaled
+from mlsysim.physics.serving.products import product_s, scaled
 from mlsysim.physics.serving.schedule import Step
 from mlsysim.physics.serving.torus_partition import Divided, Torus, divided, exchange_s
 

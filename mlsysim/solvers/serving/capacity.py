@@ -209,7 +209,7 @@ _QUANTISED = "fp8"
 
 
 def _own_format(model: TransformerWorkload) -> str:
-    return model.weight_format or "fp16"
+    return model.expert_format or model.weight_format or "fp16"
 
 
 def _listed(name: str, given: Any) -> list[Any]:

@@ -331,6 +331,6 @@ def _pools(together: Sequence[Way], offer: Offer, demand: Demand) -> list[Prefil
 def _transfer_s(pace: Paces, senders: int, receivers: int, offer: Offer) -> float:
     """Seconds to send a prompt's cache."""
     setting = pace.setting
-    cache_B = inference_work(setting.workload, setting.weights, setting.cache).kv_B
+    cache_B = inference_work(setting.workload, setting.weights, setting.cache, setting.experts).kv_B
     cache_B *= cached_tokens(setting.workload, setting.prompt)
     return float(kv_transfer_s(cache_B, float(senders), float(receivers), offer.network_Bps))

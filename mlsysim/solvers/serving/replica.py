@@ -38,7 +38,7 @@ class ServingReplica:
     @classmethod
     def of(cls, deployment: Deployment) -> Self:
         """The replica of a deployment."""
-        work = inference_work(deployment.workload, deployment.weights, deployment.cache)
+        work = inference_work(deployment.workload, deployment.weights, deployment.cache, deployment.experts)
         held = room(deployment, work)
         whole = whole_passes(deployment, work)
         return cls(deployment, work, held, whole, streamed_passes(whole, deployment, work, held.all_weights_B))

@@ -13,14 +13,13 @@ from mlsysim.calibration.evidence import FITTED_BASES, quantity_of
 from mlsysim.calibration.intervals import spread
 from mlsysim.models.types import Workload
 from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.estimators import naive_error
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
-from mlsysim.validation.anchors.runner import Plain, macro_text, plan_text, predict, result_of, time_exponent
+from mlsysim.validation.anchors.runner import Plain, macro_text, plan_text, predict, result_of
 
 # "Match?" in the paper's report: within 5 % of the number that the paper prints.
 PAPER_MATCH = 0.05
-# The baseline that a calculation on the back of an envelope uses.
-NAIVE_MFU = 0.5
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def compare(anchor: Anchor) -> Comparison:
         error=error,
         expected_low=expected[0],
         expected_high=expected[1],
-        naive=None if error is None else _naive_error(anchor, predicted),
+        naive=None if error is None else naive_error(anchor),
         in_band=in_band,
         binding=str(result_of(anchor).binding),
         nearest=_nearest(anchor) if anchor.path.name.endswith(USER_SUFFIX) else (),
@@ -190,15 +189,6 @@ def _asked(anchor: Anchor) -> dict[str, str]:
         "accelerator": str(getattr(getattr(node, "accelerator", node), "name", "")),
         "stack": str(call.keywords.get("stack") or anchor.source.stack),
     }
-
-
-def _naive_error(anchor: Anchor, predicted: Plain) -> float | None:
-    """The error of a step that takes model FLOP / (half of peak): the prediction's own MFU says how far that is."""
-    mfu, measured = getattr(result_of(anchor), "mfu", None), anchor.case.value
-    if not isinstance(mfu, float) or not isinstance(predicted, float) or not measured or anchor.case.factors:
-        return None
-    share = -1.0 if anchor.case.metric.startswith("mfu") else time_exponent(anchor, anchor.case.metric)
-    return predicted * (mfu / NAIVE_MFU) ** share / measured - 1 if share else None
 
 
 def _relative_error(predicted: float, value: float | None, low: float, high: float) -> float:

@@ -14,7 +14,14 @@ from mlsysim.core.toml import reading, table_of, toml_file
 from mlsysim.hardware.registry import Hardware
 from mlsysim.physics.kernels.collectives import KINDS
 from mlsysim.validation.kernels.errors import Times
-from mlsysim.validation.kernels.predictions import PREDICTORS, device_times, fabric_times, gemm_times, table_times
+from mlsysim.validation.kernels.predictions import (
+    PREDICTORS,
+    PRODUCT_TABLES,
+    device_times,
+    fabric_times,
+    gemm_times,
+    table_times,
+)
 from mlsysim.validation.kernels.tables import KernelTable
 
 
@@ -74,18 +81,19 @@ def measured_tables(directory: Path) -> Found:
 
 
 def _gemm(directory: Path) -> Iterator[_File]:
-    for device, head, place in _devices(directory / "gemm.toml"):
-        yield functools.partial(_gemm_tables, directory / f"gemm_{device}.csv", device, head, place)
+    for file in PRODUCT_TABLES:
+        for device, head, place in _devices(directory / f"{file}.toml"):
+            yield functools.partial(_gemm_tables, file, directory / f"{file}_{device}.csv", device, head, place)
 
 
-def _gemm_tables(path: Path, device: str, head: Mapping[str, Any], place: str) -> Iterator[MeasuredTable]:
+def _gemm_tables(file: str, path: Path, device: str, head: Mapping[str, Any], place: str) -> Iterator[MeasuredTable]:
     with reading(place):
         node, dtypes = Hardware[head["hardware"]], list(head["dtypes"])
         KernelTable.read(path).require("m", "n", "k").refuse_others("dtype", dtypes)
         for dtype in dtypes:
             yield MeasuredTable(
                 id=f"gemm-{device}-{dtype}",
-                family="kernels: gemm",
+                family=PRODUCT_TABLES[file],
                 path=path,
                 select={"dtype": dtype},
                 predict=functools.partial(gemm_times, kernel=gemm.gemm_kernel(device, dtype), node=node, dtype=dtype),

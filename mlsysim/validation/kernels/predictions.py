@@ -148,5 +148,7 @@ def fabric_times(table: KernelTable, devices: Mapping[str, CollectiveCoefficient
     return predicted
 
 
+# Tables of matrix products (the name of their head) and the family that reports call them.
+PRODUCT_TABLES = {"gemm": "kernels: gemm", "gemm_weight_only": "kernels: weight-only products"}
 # How coefficients predict a phase of attention.
 PREDICTORS = {"prefill": prefill_predictor, "decode": decode_predictor}

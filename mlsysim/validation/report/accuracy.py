@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlsysim.calibration.evidence import FITTED_BASES
-from mlsysim.validation.anchors.comparison import NAIVE_MFU
+from mlsysim.validation.anchors.estimators import NAIVE_MFU
 from mlsysim.validation.report.coverage import of_known, of_unknown
 from mlsysim.validation.report.report import markdown_table, percent
 from mlsysim.validation.report.statistics import Row, Summary, kernels_by_family, quantile, summarise, total

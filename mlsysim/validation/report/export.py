@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mlsysim.validation.report import estimates, plot, report
 from mlsysim.validation.report import html as page
-from mlsysim.validation.report import plot, report
 from mlsysim.validation.report.statistics import (
     KernelSummary,
     Row,
@@ -39,6 +39,7 @@ def as_json(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = 
         "kernels": [summary.as_row() for summary in kernels_by_family(kernels)],
         "kernel_tables": [summary.as_row() for summary in kernels_by_table(kernels)],
         "kernel_gates": [gate for row in kernels for gate in row["gates"]],
+        "estimators": estimates.compared(rows),
         "total": total(rows, kernels),
         "cases": list(rows),
         "moved": list(moves),
@@ -68,6 +69,7 @@ def as_markdown(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row
                 figure, predicted = (report.shown(right[name], right["unit"]) for name in ("measured", "predicted"))
                 told.append(f"  - `{right['id']}`: {figure}; we predict {predicted} ({report.standing(right)})")
         parts += ["## What the primary sources say", "\n".join(told)]
+    parts += estimates.as_markdown(rows)
     if rows:
         parts += _cases(rows)
     if kernels:

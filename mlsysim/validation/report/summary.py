@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
-from mlsysim.validation.report import judgement
+from mlsysim.validation.report import estimates, judgement
 from mlsysim.validation.report.coverage import Coverage, of_known
 from mlsysim.validation.report.report import paper_rows, percent, place_of, shown, table, verdict
 from mlsysim.validation.report.statistics import Row, quantile
@@ -33,7 +33,14 @@ def lines(
         solves: timed solves, by their solver and seconds.
         moves: predictions that an update of snapshots moved.
     """
-    sections = [_paper(rows), _own(rows), families(rows, kernels), _aims(targets), _times(solves, searches)]
+    sections = [
+        _paper(rows),
+        _own(rows),
+        families(rows, kernels),
+        estimates.lines(rows),
+        _aims(targets),
+        _times(solves, searches),
+    ]
     sections.append(judgement.lines(rows, moves, targets))
     return [line for section in sections for line in (*section, "") if section][:-1]
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from mlsysim.core.errors import DataError
+from mlsysim.validation.anchors import estimators
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.comparison import PAPER_MATCH, compare, relative
 from mlsysim.validation.anchors.record_keys import MOVE, ROW
@@ -113,7 +114,10 @@ def _differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> str
 
 def _row(anchor: Anchor) -> tuple[str, str]:
     """What a report says of the case, whether it passes or not."""
-    return ROW, json.dumps(compare(anchor).as_row())
+    row = compare(anchor).as_row()
+    if estimators.ASKED:
+        row["estimates"] = estimators.estimates(anchor)
+    return ROW, json.dumps(row)
 
 
 def _known_miss(anchor: Anchor) -> tuple[pytest.MarkDecorator, ...]:

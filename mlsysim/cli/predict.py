@@ -1,0 +1,120 @@
+"""The command ``mlsysim predict TABLE.csv``, which needs nothing more than the package."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+from mlsysim.core.csv_file import opened_table, table_lines
+from mlsysim.core.errors import DataError, InputError
+
+_PREDICT = """\
+Adds a prediction to every row of a table of training or of serving runs and
+writes it as CSV: all columns in order, then
+
+  predicted   in the row's own metric and unit ("fits" or "OOM" for a table of
+              layouts); empty where it cannot be told
+  low, high   where nine in ten measurements are expected
+  feasible    whether the plan fits the memory
+  basis       calibrated (measured kernels and a software stack), transferred
+              (those of a relative: this stack or accelerator was not measured)
+              or bound (physics and datasheets only)
+  scope       the measured runs that low and high rest on; of a row whose source
+              is no publication that was measured, all sources left out of fits
+  stack_used  the software stack; "generic" for a framework that is not known
+  reason      why there is no prediction, or why the plan does not fit
+
+Columns are those of the published measurement tables: accelerator, n_accel,
+layers, hidden, heads, ffn_hidden, vocab, seq_len, global_batch_seqs,
+micro_batch, tp, pp, vpp, sharding, recompute, precision, framework, metric, ...
+Of serving: accelerator, engine, mode, input_len, output_len,
+batch_or_concurrency, weight_precision, kv_precision, tp, pp, metric, ...
+There itl_ms is the mean time between tokens; tpot_ms is the same, or, where
+the column tpot_excludes_first_token says "no", a request's time over its
+tokens; offload is "weights", "kv" or "weights+kv" in the host's memory.
+A model that the registry knows by its name needs no layers, hidden and heads.
+The columns value, notes and outcome are never read.
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: what follows its name.
+
+    Raises:
+        DataError: the table is none.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mlsysim predict", description=_PREDICT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", metavar="TABLE.csv", help="the table; - reads it from stdin")
+    parser.add_argument("-o", "--output", metavar="OUT.csv", help="where to write the table (default: stdout)")
+    options = parser.parse_args(arguments)
+    _predict(options.table, options.output)
+
+
+def _predict(table: str, output: str | None) -> None:
+    """Reads, solves and writes the table in blocks, so that its length does not matter; a malformed one is refused first."""
+    from mlsysim.tables.predict import ADDED_COLUMNS, predicted_rows, table_kind
+
+    with _opened(table, output) as file:
+        _, columns = next(lines := table_lines(file, table))
+        count = sum(1 for _ in lines)
+        try:
+            table_kind(columns)
+        except InputError as error:
+            raise DataError(f"{table}: {error}") from None
+        rows = islice(table_lines(file, table), 1, None)
+        predictions = predicted_rows(dict(zip(columns, line, strict=True)) for _, line in rows)
+        header = [*columns, *(column for column in ADDED_COLUMNS if column not in columns)]
+        if output is None:
+            _write(sys.stdout, header, predictions)
+            sys.stdout.flush()
+            return
+        with Path(output).open("w", encoding="utf-8", newline="") as written:
+            told = _write(written, header, predictions)
+    print(f"{output}: {told} of {count} rows predicted", file=sys.stderr)
+
+
+def _opened(table: str, output: str | None) -> AbstractContextManager[TextIO]:
+    """The table's text, to be read twice: what comes from a pipe, or is written over, is copied to a temporary file."""
+    if table == "-":
+        return _copied(sys.stdin.buffer)
+    path = Path(table)
+    if path.is_fifo() or (output is not None and Path(output).exists() and path.samefile(output)):
+        with path.open("rb") as file:
+            return _copied(file)
+    return opened_table(path, table)
+
+
+def _copied(file: IO[bytes]) -> TextIO:
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
+    shutil.copyfileobj(file, copy)
+    return io.TextIOWrapper(copy, encoding="utf-8-sig", newline="")
+
+
+def _write(file: TextIO, header: list[str], rows: Iterable[dict[str, Any]]) -> int:
+    """Writes the table; how many of its rows have a prediction."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    told = 0
+    for row in rows:
+        writer.writerow([_shown(row[column]) for column in header])
+        told += row["predicted"] != ""
+    return told
+
+
+def _shown(value: Any) -> str:
+    """Numbers with six significant digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
