@@ -7,7 +7,8 @@ import pytest
 from mlsysim import Hardware, Models, ServingModel
 from mlsysim.calibration.engines import engine
 from mlsysim.core.errors import InconsistentError
-from mlsysim.lowering.serving_kernels import Formats, engine_kernels, serving_kernels, serving_shape
+from mlsysim.lowering.serving_kernels import Formats, engine_kernels, serving_kernels
+from mlsysim.lowering.work import serving_shape
 from mlsysim.physics.kernels.gemm import gemm_s
 from mlsysim.physics.serving.activations import elementwise_layer_s
 from mlsysim.physics.serving.deployment import ServedModel, Shards

@@ -11,7 +11,7 @@ from mlsysim.core.precision import bytes_per_element
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.offload import Offload
-from mlsysim.lowering.serving_kernels import serving_shape
+from mlsysim.lowering.work import serving_shape
 from mlsysim.models import parameters as counting
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving.offload import kept_share
