@@ -11,7 +11,7 @@ import pytest
 
 import mlsysim
 from mlsysim.validation.plugin import AnchorModule
-from mlsysim.validation.report import export
+from mlsysim.validation.report import export, judgement
 
 pytestmark = [
     pytest.mark.skipif(
@@ -191,7 +191,9 @@ def test_known_miss_that_passes_turns_red(pytester, anchors):
     anchors(case("healed", 1.0, 'known_miss = "the data loader"'))
     result = pytester.runpytest("my_cluster.anchor.toml")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*XPASS(strict)*the data loader*"])
+    result.stdout.fnmatch_lines(
+        ["*XPASS(strict)*the data loader; once it passes, delete known_miss of case 'healed' in my_cluster.anchor.toml*"]
+    )
 
 
 def test_known_miss_does_not_hide_a_solver_that_fails(pytester, anchors):
@@ -267,22 +269,38 @@ def test_junit_carries_each_row(pytester, anchors, strict):
 
 def test_reports_are_written(pytester, anchors):
     anchors(case("good"), case("slow", 2.0, 'known_miss = "the data loader"'))
-    names = ["out/report.json", "report.md", "report.tex", "report.html"]
+    names = ["out/report.json", "report.md", "report.tex"]
     result = pytester.runpytest("my_cluster.anchor.toml", *(f"--anchor-report={name}" for name in names))
     assert result.ret == 0
     document = json.loads((pytester.path / "out/report.json").read_text(encoding="utf-8"))
     assert [row["id"] for row in document["cases"]] == ["my-cluster-good", "my-cluster-slow"]
     assert document["cases"][1]["error"] == pytest.approx(-0.5)
     assert document["families"][0]["median"] == pytest.approx(0.25)
+    assert document["sources"]["my-cluster"]["file"] == "my_cluster.anchor.toml"
+    assert document["verdict"] in result.stdout.str()
     assert "| `my-cluster-good` |" in (pytester.path / "report.md").read_text(encoding="utf-8")
-    page = (pytester.path / "report.html").read_text(encoding="utf-8")
-    assert page.count("<circle") == 2
+
+
+def test_the_judgement_of_an_update_is_in_every_format(pytester, anchors):
+    anchors(case("good"))
+    pytester.runpytest("my_cluster.anchor.toml", "--snapshot-update")
+    anchors(case("good").replace("batch_size = 256", "batch_size = 512"))
+    names = ["report.json", "report.md"]
+    result = pytester.runpytest("my_cluster.anchor.toml", "--snapshot-update", *(f"--anchor-report={name}" for name in names))
+    told = "1 prediction moved: 0 came nearer to what was measured, 1 went away"
+    result.stdout.fnmatch_lines([told])
+    document = json.loads((pytester.path / "report.json").read_text(encoding="utf-8"))
+    assert [(one["id"], one["error_before"]) for one in document["judgement"]["largest"]] == [
+        ("my-cluster-good", pytest.approx(0.0, abs=1e-5))
+    ]
+    assert told in (pytester.path / "report.md").read_text(encoding="utf-8").partition(judgement.MOVED)[2]
 
 
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
         ("--anchor-report=report.png", "a picture needs matplotlib: *"),
+        ("--anchor-report=report.html", "a page with plots needs vl-convert-python: *"),
         ("--anchor-report=my_cluster.anchor.toml/report.md", "cannot be written: *"),
         ("--anchor-report=folder.md", "cannot be written: *"),
         ("--anchor-report=report.docx", "expected a file ending in .json, *"),
@@ -294,7 +312,8 @@ def test_reports_are_written(pytester, anchors):
 def test_report_that_cannot_be_written_is_refused_before_the_run(pytester, anchors, monkeypatch, option, reason):
     anchors(case("good"))
     pytester.mkdir("folder.md")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for module in ("matplotlib", "vl_convert"):
+        monkeypatch.setitem(sys.modules, module, None)
     result = pytester.runpytest("my_cluster.anchor.toml", "--anchor-report=sound.md", option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*{option}: {reason}"])

@@ -29,9 +29,9 @@ CASES = [row("x", 100.0), row("y", 120.0), row("z", 200.0)]
 def test_a_miss_inside_its_interval_is_told_from_one_outside():
     # 120 is outside 90-110, and 100 lies in 96-150; 200 has 160-250, in which 100 is not.
     assert [summary.in_interval(one) for one in CASES] == [True, True, False]
-    header, line = summary.families(CASES)
-    assert " ".join(header.split()) == "Family runs median p90 in 90 % interval in band covered misses misses"
-    assert line.split() == ["a", "3", "20.0", "%", "84.0", "%", "-", "1", "1", "1"]
+    families = summary.families(CASES)
+    assert families.header == ("Family", "runs", "median", "p90", "in 90 % interval", "in band", "covered misses", "misses")
+    assert families.body == [("a", "3", "20.0 %", "84.0 %", "-", "1", "1", "1")]
 
 
 def test_every_line_fits():

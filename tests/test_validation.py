@@ -13,6 +13,7 @@ from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.anchors.runner import faster, hardware_response, predict
 from mlsysim.validation.anchors.schema import Case, Gate
 from mlsysim.validation.report import export, report, statistics
+from mlsysim.validation.report.findings import Findings
 
 ANCHORS = Path(__file__).parents[1] / "anchors"
 
@@ -312,7 +313,7 @@ MACROS = [
 
 
 def test_latex_defines_every_macro_of_the_papers_script(rows):
-    text = export.as_latex(rows, [])
+    text = export.as_latex(Findings(rows))
     assert {f"\\newcommand{{\\{name}}}" for name in MACROS} == {line.rpartition("{")[0] for line in text.splitlines()[1:]}
     assert "\\newcommand{\\AnchorSixEnergyMWh}{1287}" in text
     assert "\\newcommand{\\AnchorFiveError}{7.8}" in text

@@ -9,6 +9,7 @@ import pytest
 
 from mlsysim.core.errors import MLSysError
 from mlsysim.validation.report import export
+from mlsysim.validation.report.findings import Findings
 
 pytestmark = [
     pytest.mark.skipif(
@@ -219,11 +220,11 @@ def test_solve_over_its_time_budget_fails(pytester, tree, monkeypatch):
 def test_report_as_a_picture_needs_the_plot_extra_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MLSysError, match=r"mlsysim-anchors\[plot\]"):
-        export.write(tmp_path / "errors.png", [], [])
+        export.write(tmp_path / "errors.png", Findings())
 
 
 def test_report_as_a_picture(tmp_path):
     pytest.importorskip("matplotlib", reason="pictures need matplotlib: pip install mlsysim-anchors[plot]")
     rows = [{"source": "a", "role": "validation", "error": error} for error in (0.1, -0.2, 3.0, None)]
-    export.write(tmp_path / "errors.png", rows, [])
+    export.write(tmp_path / "errors.png", Findings(rows))
     assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")

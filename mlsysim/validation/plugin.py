@@ -90,6 +90,19 @@ def pytest_configure(config: pytest.Config) -> None:
                 raise pytest.UsageError(f"{option}={name}: {reason}")
 
 
+def _lacking(ending: str) -> str:
+    """What a format needs that is not installed; "" if nothing."""
+    needed = {".png": "a picture needs matplotlib", ".html": "a page with plots needs vl-convert-python"}
+    try:
+        if ending == ".png":
+            importlib.import_module("matplotlib")
+        elif ending == ".html":
+            importlib.import_module("vl_convert")
+    except ImportError:
+        return f"{needed[ending]}: pip install 'mlsysim-anchors[plot]'"
+    return ""
+
+
 def _ask(name: str) -> None:
     """Adds an estimator to those of this run; refuses what is none."""
     from mlsysim.core.errors import InputError
@@ -115,11 +128,8 @@ def _unwritable(path: Path, endings: tuple[str, ...]) -> str:
     """Why a report cannot be written to ``path``, which is tried before anything runs; "" if it can."""
     if path.suffix not in endings:
         return f"expected a file ending in {', '.join(endings)}"
-    if path.suffix == ".png":
-        try:
-            importlib.import_module("matplotlib")
-        except ImportError:
-            return "a picture needs matplotlib: pip install 'mlsysim-anchors[plot]'"
+    if lacking := _lacking(path.suffix):
+        return lacking
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         there = path.exists()
@@ -270,18 +280,20 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Ite
     )
     for line in told:
         terminalreporter.write_line(line)
+    failed, deselected = (len(terminalreporter.stats.get(name, ())) for name in ("failed", "deselected"))
+    verdict = summary.last_line(rows, failed, deselected)
     for name in config.getoption("--anchor-report"):
         from mlsysim.validation.report import export
+        from mlsysim.validation.report.findings import Findings
 
-        _write(terminalreporter, name, export.write, rows, moves, kernels)
+        _write(terminalreporter, name, export.write, Findings(rows, kernels, targets, moves, verdict))
     for name in config.getoption("--accuracy-report"):
         from mlsysim.validation.report import accuracy
 
         left_out = [_properties(terminalreporter, key) for key in (LEFT_OUT, SERVING_LEFT_OUT)]
         _write(terminalreporter, name, accuracy.write, rows, kernels, targets, *left_out)
-    failed, deselected = (len(terminalreporter.stats.get(name, ())) for name in ("failed", "deselected"))
     terminalreporter.write_line("")
-    terminalreporter.write_line(summary.last_line(rows, failed, deselected), bold=True, red=bool(failed), green=not failed)
+    terminalreporter.write_line(verdict, bold=True, red=bool(failed), green=not failed)
 
 
 def _write(terminalreporter: Any, name: str, write: Callable[..., None], *content: Any) -> None:

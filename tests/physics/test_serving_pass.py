@@ -354,10 +354,15 @@ def test_the_host():
 
 
 def test_stages_of_a_decode_step():
-    """Two stages have 64 of 128 sequences each; hand-overs of 64 x 128 x 2 bytes at 1 KiB/s: 16 s, and 2 s each."""
+    """Two stages have 64 of 128 sequences each; hand-overs of 64 x 128 x 2 bytes at 1 KiB/s: 16 s, and 2 s each.
+
+    Three layers of 84.75 s, two of them on the last stage with the head (4 s) and what a step costs (7 s): twice that.
+    """
     two = replace(TWO, pp=2.0)
     step = decode_pass(served(shards=two, engine=HOST), 128.0, 4.0)
-    assert (step.weights_s, step.head_s, step.hops_s) == (144, 4, 18)
+    waited_s = 2 * (2 * 84.75 + 4 + 7) - (3 * 84.75 + 18 + 4 + 7)
+    assert (step.weights_s, step.head_s, step.hops_s) == (144, pytest.approx(4 + waited_s), 18)
+    assert decode_pass(served(shards=two, engine=HOST), 1.0, 4.0).head_s == 4, "nobody waits for a lone sequence"
     assert step.reductions_s == pytest.approx(24 + 18)
     assert step.host_s == 3 * (1 + 8 - 0.25) + 7 + 16
     three = decode_pass(served(shards=replace(TWO, pp=3.0), has={"crossings": 2.0}), 192.0, 4.0)
@@ -411,6 +416,10 @@ def test_reductions_across_nodes():
     assert decode_pass(served(shards=six, nic_Bps=8192.0), 64.0, 4.0).reductions_s == pytest.approx(3 * 2 * (1 + inside))
     both = Shards(tp=np.array([2.0, 4.0]), pp=1.0, node=2.0, attention=np.array([2.0, 4.0]))
     assert decode_pass(served(shards=both), 64.0, 4.0).reductions_s == pytest.approx([24, 99])
+    # Among nodes an engine's own kernel of less latency does not run: 1.5 times a launch of 1 s and two steps of 0.5.
+    late = {"collectives": replace(links(4096.0), launch_s=1.0, simple_step_s=0.5), "nic_Bps": 8192.0}
+    own = replace(ENGINE, latency_share=0.5)
+    assert decode_pass(served(shards=four, engine=own, **late), 64.0, 4.0).reductions_s == pytest.approx(3 * 2 * (0.5 + 4 + 3))
 
 
 def test_a_prefill():

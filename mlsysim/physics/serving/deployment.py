@@ -81,6 +81,8 @@ class SharedServing:
         cache_read_Bps: rate at which one multiprocessor reads from the last-level cache: keys and values again, and what the
             kernel before has written.
         unfused_share: share of the peak that the batched products of attention with stored scores reach.
+        network_share: share of a benchmarked all-reduce's latency that one among nodes has at least: NCCL's, whatever kernel of
+            its own an engine has within a node.
         exchange_s: time of a dispatch or combine of no tokens between ranks of experts.
         exchange_share: share of a network card's line rate that those reach.
         exchange_multiprocessors: units that they take while they run, but for low-latency ones.
@@ -88,6 +90,7 @@ class SharedServing:
 
     cache_read_Bps: float
     unfused_share: float
+    network_share: float
     exchange_s: float
     exchange_share: float
     exchange_multiprocessors: float

@@ -122,11 +122,17 @@ def _own_sequences_s(model: ServedModel, token_B: Num, sent: Exchange) -> Num:
 
 
 def all_reduce_s(model: ServedModel, size_B: Num, ranks: Num) -> Num:
-    """Seconds within a node as measured; among nodes a tree over all cards of a node is added, and both run at once."""
+    """Seconds within a node as measured, less what an engine's own kernel saves.
+
+    Among nodes NCCL runs alone, a tree over all cards of a node is added, and both run at once.
+    """
     shards, kernels = model.shards, model.kernels
     if not somewhere(ranks > 1):
         return 0.0 * size_B
     links, share, inside = kernels.collectives, model.engine.latency_share, minimum(ranks, shards.node)
+    nodes = ranks / shards.node
+    if somewhere(nodes > 1):
+        share = where(nodes > 1, maximum(share, kernels.shared.network_share), share)
     links = replace(
         links,
         bandwidth_Bps=links.bandwidth_Bps * where(2 * inside > shards.node, kernels.crossing_share, 1.0),  # type: ignore[arg-type]
@@ -135,7 +141,6 @@ def all_reduce_s(model: ServedModel, size_B: Num, ranks: Num) -> Num:
         simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
     )
     inside_s = collective_s("all_reduce", size_B, inside, links, model.has.switch_reduces)
-    nodes = ranks / shards.node
     if not somewhere(nodes > 1):
         return inside_s
     depth = np.ceil(np.log2(maximum(nodes, 1.0)))

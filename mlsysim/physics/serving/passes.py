@@ -18,7 +18,7 @@ import numpy as np
 
 from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s, prefill_attention_s
 from mlsysim.physics.layer.latent_attention import absorbed_dim
-from mlsysim.physics.numeric import Num, everywhere, floor, maximum, minimum, somewhere, where
+from mlsysim.physics.numeric import Num, ceil, everywhere, floor, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.activations import WIDE_B, stored_score_s
 from mlsysim.physics.serving.deployment import WORD_B, Product, ServedModel
 from mlsysim.physics.serving.layer_time import layer_time
@@ -64,14 +64,22 @@ class PassTime:
 def decode_pass(model: ServedModel, batch: Num, context: Num) -> PassTime:
     """Time one token of each of ``batch`` sequences that hold ``context`` tokens.
 
-    Pipeline stages work on a ``pp``-th of the batch each, at the same time: a token still passes all layers.
+    Pipeline stages work on a ``pp``-th of the batch each, at the same time: a token still passes all layers. The last stage has
+    the head besides its layers, and as many parts of the batch as there are stages wait for it, each for the part before.
     """
     stage_batch = _stage_batch(model, batch)
 
     def attention_s(share: float) -> Num:
         return decode_layer_attention_s(model, share * stage_batch, context) / model.engine.attention_share
 
-    return _pass(model, stage_batch, stage_batch, attention_s, batch, decoding=True)
+    step, pp = _pass(model, stage_batch, stage_batch, attention_s, batch, decoding=True), model.shards.pp
+    if not somewhere(pp > 1):
+        return step
+    engine, shape, each_s = model.engine, model.shape, step.head_s + model.engine.step_s
+    layers_s = step.total_s - step.hops_s - each_s - engine.sequence_s * batch / model.shards.own
+    last_stage_s = layers_s * ceil(shape.layers / pp) / shape.layers + each_s
+    waited_s = minimum(pp, maximum(batch, 1.0)) * last_stage_s - (layers_s + step.hops_s + each_s)
+    return replace(step, head_s=step.head_s + where(pp > 1, maximum(waited_s, 0.0), 0.0))
 
 
 def _stage_batch(model: ServedModel, batch: Num) -> Num:

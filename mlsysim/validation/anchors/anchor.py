@@ -15,7 +15,8 @@ from mlsysim.validation.anchors.schema import Case, Source
 class Anchor:
     """One case with its source and the file it stands in; compared by identity, so that results can be kept by it.
 
-    ``siblings`` are all cases of the file, this one among them: they are solved together.
+    ``siblings`` are all cases of the file, this one among them: they are solved together. ``written_in`` is the file in which
+    the case itself stands: ``path``, or the table that it names.
     """
 
     path: Path
@@ -23,6 +24,7 @@ class Anchor:
     source: Source
     case: Case
     siblings: list[Anchor] = field(default_factory=list, repr=False)
+    written_in: Path | None = None
 
     @property
     def id(self) -> str:

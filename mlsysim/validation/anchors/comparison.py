@@ -30,7 +30,7 @@ class Comparison:
     or an outcome. ``expected_low`` and ``expected_high`` are the ends of the prediction's 90 % interval, where it has one.
     ``binding`` is what limits the result; ``nearest`` the published runs that are most like a user's own, with their errors.
     ``naive`` is the error of half of peak: model FLOP / (0.5 x peak x accelerators), where the prediction is of a training
-    step. ``kind`` is ``dense``, ``moe`` or the workload's architecture.
+    step. ``kind`` is ``dense``, ``moe`` or the workload's architecture, ``plan`` how the solver was asked to run it.
     """
 
     id: str
@@ -38,6 +38,7 @@ class Comparison:
     file: str
     source: str
     citation: str
+    url: str
     locator: str
     title: str
     role: str
@@ -47,6 +48,7 @@ class Comparison:
     kind: str
     accelerator: str
     stack: str
+    plan: str
     metric: str
     unit: str
     basis: str
@@ -127,6 +129,7 @@ def compare(anchor: Anchor) -> Comparison:
         file=relative(anchor.path),
         source=source.key,
         citation=source.citation,
+        url=source.url,
         title=case.title or anchor.id,
         solver=source.solver,
         **copied,
@@ -178,16 +181,21 @@ def matches(predicted: Plain, paper: Plain) -> bool:
 
 
 def _asked(anchor: Anchor) -> dict[str, str]:
-    """The model, its kind, the accelerator and the software stack, by which rows are chosen; "" for what there is not."""
+    """The model, its kind, the accelerator, the software stack and the plan, by which rows are chosen; "" for none."""
     call = call_of(anchor)
     workload = next((spec for spec in call.inputs if isinstance(spec, Workload)), None)
     machine = next((spec for spec in call.inputs if not isinstance(spec, Workload)), None)
     node = getattr(machine, "node", machine)
+    keywords = {"accelerators": getattr(machine, "accelerators", None), **call.keywords}
+    plan = [
+        f"{name}={value}" for name, value in keywords.items() if name != "stack" and value is not None and value is not False
+    ]
     return {
         "model": "" if workload is None else workload.name,
         "kind": "" if workload is None else workload.kind,
         "accelerator": str(getattr(getattr(node, "accelerator", node), "name", "")),
         "stack": str(call.keywords.get("stack") or anchor.source.stack),
+        "plan": ", ".join(plan),
     }
 
 

@@ -126,6 +126,11 @@ class Ranking:
         """Why it misses; "" if it should hold."""
         return self.sweep.known_gaps.get(self.name, "")
 
+    @property
+    def gap_place(self) -> str:
+        """Where its known gap is written."""
+        return f"known_gaps.{self.name!r} of the sweep of {self.sweep.source} in {FILE}"
+
     def missed(self) -> str:
         """The claim that does not hold; "" if all do."""
         rows = [compare(anchor).as_row() for anchor in self.anchors]
@@ -160,6 +165,11 @@ class Choice:
     def known_gap(self) -> str:
         """Why it misses; "" if it should hold."""
         return self.published.known_gaps.get(self.anchor.id, "")
+
+    @property
+    def gap_place(self) -> str:
+        """Where its known gap is written."""
+        return f"known_gaps.{self.anchor.id!r} in {FILE}"
 
     def missed(self) -> str:
         """Say how much slower the plan is than the best one, where that is too much."""

@@ -96,7 +96,7 @@ def _state(file: Path) -> _State:
 
 
 def _read(path: Path) -> tuple[dict[Path, _State], tuple[Anchor, ...]]:
-    document, files = _document(path)
+    document, files, in_table = _document(path)
     head = document["source"]
     if path.name.endswith(USER_SUFFIX):
         head = {**_OF_A_USER, **head}
@@ -114,7 +114,8 @@ def _read(path: Path) -> tuple[dict[Path, _State], tuple[Anchor, ...]]:
         case = spec_of(Case, fields, place)
         if case.id in anchors:
             raise DataError(f"{place}: this id stands twice in the file")
-        anchors[case.id] = Anchor(path, family, source, case, siblings)
+        written_in = files[-1] if position > len(document["case"]) - in_table else path
+        anchors[case.id] = Anchor(path, family, source, case, siblings, written_in)
         siblings.append(anchors[case.id])
         inputs.call_of(anchors[case.id])  # builds and checks the inputs, so that a wrong one stops the collection
     return {file: _state(file) for file in files}, tuple(anchors.values())
@@ -134,19 +135,20 @@ def load_gate(folder: Path) -> Gate | None:
     return spec_of(Gate, document.get("gate"), f"{path}: [gate]")
 
 
-def _document(path: Path) -> tuple[dict[str, Any], list[Path]]:
-    """The document in a file, the cases of its table among its own, and the files that it was read from."""
-    document, files = toml_file(path, near=_case_near), [path]
+def _document(path: Path) -> tuple[dict[str, Any], list[Path], int]:
+    """The document in a file, its table's cases after its own; the files it was read from; how many cases are the table's."""
+    document, files, in_table = toml_file(path, near=_case_near), [path], 0
     only_keys(document, ("source", "defaults", "case"), str(path))
     head = table_of(document.get("source"), f"{path}: [source]")
     cases = tables_of(document, "case", str(path))
     table = head.pop("table", None)
     if table is not None:
         files.append(_table_file(path, table))
-        cases = [*cases, *_csv_cases(files[-1])]
+        rows = _csv_cases(files[-1])
+        cases, in_table = [*cases, *rows], len(rows)
     if not cases:
         raise DataError(f"{path}: expected at least one [[case]]")
-    return {**document, "case": cases}, files
+    return {**document, "case": cases}, files, in_table
 
 
 def _table_file(path: Path, name: object) -> Path:

@@ -134,6 +134,11 @@ class KernelCheck:
         """Why it is missed; "" if it should hold."""
         return self.gate.known_gaps.get(self.statistic, {}).get(self.table, "")
 
+    @property
+    def gap_place(self) -> str:
+        """Where its known gap is written."""
+        return f"known_gaps.{self.statistic}.{self.table!r} of gate {self.gate.id!r} in {GATES_FILE}"
+
     def found(self, part: KernelPart) -> float:
         """The error of the rows that the gate is for.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlsysim.calibration.evidence import FITTED_BASES
 from mlsysim.validation.anchors.estimators import NAIVE_MFU
-from mlsysim.validation.report.coverage import of_known, of_unknown
+from mlsysim.validation.report import tables
 from mlsysim.validation.report.report import markdown_table, percent
 from mlsysim.validation.report.statistics import Row, Summary, kernels_by_family, quantile, summarise, total
 
@@ -37,7 +37,7 @@ batches; times to the first token stand beside them. The fits are kept in `ancho
 `python -m mlsysim.fitting refresh`; a test fails when they give other errors today."""
 
 
-_COVERAGE = """\
+COVERAGE = """\
 Each calibrated prediction has an interval that is meant to hold nine in ten measurements, from the errors of validation runs of
 its stack, accelerator and kind of model, or of a wider scope where these are fewer than twenty. Known: each tenth of the runs
 against intervals from the other nine. New: each source, stack, device and model that a fit was not given, against intervals
@@ -80,17 +80,9 @@ def as_markdown(
 def _aims(targets: Sequence[Row]) -> list[str]:
     if not targets:
         return []
-    body = [
-        (
-            *(str(row["title"]), str(row["measure"]).replace("_", " "), str(row["cases"]), percent(row["found"], digits=2)),
-            f"{'>=' if row['at_least'] else '<='} {percent(row['limit'])}",
-            "met" if row["held"] else f"**missed**: {row['known_gap']}",
-        )
-        for row in targets
-    ]
     met = sum(bool(row["held"]) for row in targets)
     head = f"{met} of {len(targets)} aims are met. They stand in `anchors/targets.toml`; those of kernels follow at the end."
-    return ["## Aims", head, markdown_table(("Rows", "Measure", "Cases", "Found", "Aim", "Standing"), body)]
+    return ["## Aims", head, tables.of_aims(targets, "**").as_markdown()]
 
 
 def _groups(column: str, rows: Sequence[Row]) -> list[str]:
@@ -119,13 +111,8 @@ def _pair(pair: Iterable[Summary], value: Callable[[Summary], float | None], sig
 
 def _coverage(rows: Sequence[Row], *, whole: bool) -> list[str]:
     """The section on intervals; what was left out of fits only where all of it ran."""
-    known = of_known({str(row["source"]): str(row["family"]) for row in rows})
-    found = [(f"known, {one.name}", one) for one in known] + [
-        (f"new, {one.name}", one) for one in (of_unknown() if whole else ())
-    ]
-    body = [(name, f"{one.figures:,}", percent(one.covered), f"{one.width:.2f}") for name, one in found]
-    header = ("Measurements", "Figures, or things left out", "In their interval", "Width")
-    return ["## Intervals", _COVERAGE, markdown_table(header, body)] if body else []
+    table = tables.of_intervals(rows, whole=whole)
+    return ["## Intervals", COVERAGE, table.as_markdown()] if table.body else []
 
 
 def _naive(rows: Sequence[Row]) -> list[str]:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from mlsysim.validation.report.report import markdown_table, percent, table
+from mlsysim.validation.report.report import Table, percent, table
 from mlsysim.validation.report.statistics import Row, quantile
 
 _HEADER = ("Estimator", "family", "cases", "ours: median", "p90", "its: median", "p90", "not told")
@@ -73,14 +73,23 @@ def lines(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def of_estimators(rows: Sequence[Row]) -> Table:
+    """The comparison as a table, which is empty where no other estimator was asked.
+
+    Args:
+        rows: comparisons as dictionaries.
+    """
+    return Table(_HEADER, [_cells(one) for one in compared(rows)], left=2)
+
+
 def as_markdown(rows: Sequence[Row]) -> list[str]:
     """Write the comparison as a section in Markdown; none where no other estimator was asked.
 
     Args:
         rows: comparisons as dictionaries.
     """
-    found = compared(rows)
-    return ["## Beside other estimators", markdown_table(_HEADER, [_cells(one) for one in found])] if found else []
+    found = of_estimators(rows)
+    return ["## Beside other estimators", found.as_markdown()] if found.body else []
 
 
 def _cells(one: dict[str, Any]) -> tuple[str, ...]:

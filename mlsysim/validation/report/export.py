@@ -1,4 +1,4 @@
-"""The report as a file: JSON for programs, Markdown for pages, LaTeX macros for papers, HTML with parity plots."""
+"""The report as a file: JSON for programs, Markdown for pages, LaTeX macros for papers, HTML for people, PNG for a glance."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from mlsysim.validation.report import estimates, plot, report
-from mlsysim.validation.report import html as page
+from mlsysim.validation.report import estimates, html, judgement, plot, report, tables
+from mlsysim.validation.report.findings import Findings
 from mlsysim.validation.report.statistics import (
-    KernelSummary,
     Row,
     Summary,
     by_family_and_role,
@@ -21,47 +21,92 @@ from mlsysim.validation.report.statistics import (
 
 # A page of a thousand cases is read by nobody: sources with more are summarised.
 LISTED_CASES = 30
+# The schema of the report in JSON, beside this module. A change that breaks readers takes the next number.
+SCHEMA_FILE = "report.schema.json"
+SCHEMA = "urn:mlsysim-anchors:report:1"
+# What the cases of a source share, and so is said of the source.
+_OF_SOURCE = ("citation", "url", "file", "solver")
+# What many cases share stands once, in a list; a case says the place in it.
+_SHARED = {"coefficients": "coefficient_sets", "plan": "plans", "locator": "locators"}
+# What a case says only where it is something else.
+_EXPECTED = {"expect_feasible": True, "feasible": True, "in_band": True}
+_DIGITS = 6
 
 
-def write(path: Path, rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> None:
+def write(path: Path, findings: Findings) -> None:
     """Write the report to ``path``, whose ending chooses the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
-        plot.draw(path, rows)
+        plot.draw(path, findings.rows)
         return
-    path.write_text(_FORMATS[path.suffix](rows, moves, kernels), encoding="utf-8")
+    path.write_text(_FORMATS[path.suffix](findings), encoding="utf-8")
 
 
-def as_json(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
-    """The report as JSON: every case, statistics of families and kernel tables, moved predictions and macros."""
+def as_json(findings: Findings) -> str:
+    """The report as JSON, a case a line: what it says is in ``report.schema.json`` beside this module."""
+    rows, kernels = findings.rows, findings.kernels
+    shared = {name: list(dict.fromkeys(_shared(row, name) for row in rows)) for name in _SHARED}
+    places = {name: {one: place for place, one in enumerate(ones)} for name, ones in shared.items()}
+    judged = judgement.judged(rows, findings.moves, findings.targets)
     document = {
+        "$schema": SCHEMA,
+        "verdict": findings.verdict,
+        "total": total(rows, kernels),
         "families": [summary.as_row() for summary in by_family_and_role(rows)],
         "kernels": [summary.as_row() for summary in kernels_by_family(kernels)],
         "kernel_tables": [summary.as_row() for summary in kernels_by_table(kernels)],
         "kernel_gates": [gate for row in kernels for gate in row["gates"]],
         "estimators": estimates.compared(rows),
-        "total": total(rows, kernels),
-        "cases": list(rows),
-        "moved": list(moves),
+        "aims": list(findings.targets),
+        "sources": {str(row["source"]): {name: row[name] for name in _OF_SOURCE} for row in rows},
+        **{_SHARED[name]: ones for name, ones in shared.items()},
+        "cases": [{**_stated(row), **{name: places[name][_shared(row, name)] for name in _SHARED}} for row in rows],
+        "moved": list(findings.moves),
+        "judgement": judged.as_row() if judged is not None else None,
         "macros": macros(rows),
     }
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    parts = (f"{_line(name)}: {_lines(value)}" for name, value in document.items())
+    return "\n".join(("{", ",\n".join(parts), "}", ""))
 
 
-def as_markdown(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
-    """The report as Markdown: the terminal's tables, and every case with its source; moved predictions are left out."""
+def _shared(row: Row, name: str) -> Any:
+    """A text, or a list that has travelled as JSON, as a key."""
+    return row[name] if isinstance(row[name], str) else tuple(row[name])
+
+
+def _stated(row: Row) -> dict[str, Any]:
+    """What a case says for itself: nothing that its source says, or that is empty or as one expects."""
+    return {
+        name: float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+        for name, value in row.items()
+        if name not in _OF_SOURCE
+        and value not in (None, "", (), {}, [])
+        and value is not _EXPECTED.get(name)
+        and (name, value) != ("title", row["id"])
+    }
+
+
+def _lines(value: Any) -> str:
+    """JSON with a line for each entry of a list or table."""
+    if not value or not isinstance(value, list | dict):
+        return _line(value)
+    entries = map(_line, value) if isinstance(value, list) else (f"{_line(name)}: {_line(one)}" for name, one in value.items())
+    brackets = "[]" if isinstance(value, list) else "{}"
+    return "\n".join((brackets[0], ",\n".join(entries), brackets[1]))
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def as_markdown(findings: Findings) -> str:
+    """The report as Markdown: the terminal's tables, the cases of small sources with where they were read, and what moved."""
+    rows, kernels = findings.rows, findings.kernels
+    judged = judgement.judged(rows, findings.moves, findings.targets)
     parts = []
     numbered = report.paper_rows(rows)
     if numbered:
-        body = [
-            (
-                f"{row['row']}: {row['title']}",
-                *(report.shown(row[name]) for name in ("predicted", "paper", "reported")),
-                report.verdict(row),
-            )
-            for row in numbered
-        ]
-        parts += ["## The paper's anchors", report.markdown_table(("Anchor", "Solver", "Paper", "Reported", "Match?"), body)]
+        parts += ["## The paper's anchors", tables.of_paper(rows).as_markdown()]
         told = []
         for row in numbered:
             told.append(f"- {row['row']}: {row['primary']}")
@@ -74,6 +119,8 @@ def as_markdown(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row
         parts += _cases(rows)
     if kernels:
         parts += _kernels(kernels)
+    if judged is not None:
+        parts.append(judged.as_markdown())
     return "\n\n".join(["# mlsysim anchors", total(rows, kernels), *parts]) + "\n"
 
 
@@ -106,26 +153,13 @@ def _kernels(kernels: Sequence[Row]) -> list[str]:
         for gate in row["gates"]
         if gate["known_gap"] or not gate["held"]
     ]
-    parts = ["## Kernels by family", _kernel_summaries("Family", kernels_by_family(kernels))]
-    parts += ["## Kernels by table", _kernel_summaries("Table", kernels_by_table(kernels))]
+    parts = ["## Kernels by family", tables.of_kernels("Family", kernels_by_family(kernels)).as_markdown()]
+    parts += ["## Kernels by table", tables.of_kernels("Table", kernels_by_table(kernels)).as_markdown()]
     return (
         [*parts, "## Kernel gates that do not hold", report.markdown_table(("Gate", "Found", "Limit", "Why"), gaps)]
         if gaps
         else parts
     )
-
-
-def _kernel_summaries(name: str, summaries: Sequence[KernelSummary]) -> str:
-    """A table of errors of kernel times, one line for each group."""
-    body = [
-        (
-            *(summary.family, summary.role, f"{summary.cases:,}", report.percent(summary.median)),
-            *(report.percent(summary.mean), report.percent(summary.p90), report.percent(summary.bias, signed=True)),
-            *(report.gates(summary), str(summary.coefficients)),
-        )
-        for summary in summaries
-    ]
-    return report.markdown_table((name, "Role", "Times", "Median", "Mean", "p90", "Bias", "Gates", "Coefficients"), body)
 
 
 def _summaries(name: str, summaries: Sequence[Summary]) -> str:
@@ -142,9 +176,9 @@ def _summaries(name: str, summaries: Sequence[Summary]) -> str:
     return report.markdown_table(header, body)
 
 
-def as_latex(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
+def as_latex(findings: Findings) -> str:
     """The report as the macros that the paper's own script printed, one ``newcommand`` a line."""
-    defined = [f"\\newcommand{{\\{name}}}{{{_escaped(text)}}}" for name, text in macros(rows).items()]
+    defined = [f"\\newcommand{{\\{name}}}{{{_escaped(text)}}}" for name, text in macros(findings.rows).items()]
     return "\n".join(["% Written by pytest --anchor-report; do not edit.", *defined]) + "\n"
 
 
@@ -154,20 +188,15 @@ def macros(rows: Sequence[Row]) -> dict[str, str]:
     return {name: text for row in ordered for name, text in row["macros"].items()}
 
 
-def as_html(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
-    """The report as one self-contained HTML page."""
-    return page.render(rows, moves, kernels)
-
-
 def _escaped(text: str) -> str:
     for special in "&%$#_{}":
         text = text.replace(special, f"\\{special}")
     return text
 
 
-_FORMATS: dict[str, Callable[[Sequence[Row], Sequence[Row], Sequence[Row]], str]] = {
+_FORMATS: dict[str, Callable[[Findings], str]] = {
     ".json": as_json,
     ".md": as_markdown,
     ".tex": as_latex,
-    ".html": as_html,
+    ".html": html.render,
 }

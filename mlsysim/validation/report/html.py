@@ -1,84 +1,150 @@
-"""The report as one HTML page: tables, and a parity plot for each family as inline SVG. No script, no network."""
+"""The report as one HTML page that needs nothing beside it. What it looks like stands in ``page/``; this says what is in it.
+
+Its plots are drawn by Vega-Lite, whose script comes from vl-convert-python (the ``plot`` extra) and stands in the page.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 import math
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
 
-from mlsysim.validation.report import report
-from mlsysim.validation.report.statistics import Row
+from mlsysim.core.errors import MLSysError
+from mlsysim.validation.report import coefficients, estimates, judgement, summary, tables
+from mlsysim.validation.report.accuracy import COVERAGE
+from mlsysim.validation.report.findings import Findings
+from mlsysim.validation.report.report import Table, corrections, paper_rows, shown, standing
+from mlsysim.validation.report.statistics import Row, kernels_by_family, kernels_by_table, total
 
-_SIDE, _MARGIN = 320, 46
-_COLOURS = {"paper": "#8a6d00", "exact": "#555555", "calibration": "#1b6ca8", "validation": "#b03a2e"}
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222; }
-pre { overflow-x: auto; background: #f6f6f4; padding: 1rem; font-size: 12.5px; }
-figure { display: inline-block; margin: 0 1.5rem 1.5rem 0; } figcaption { font-size: 13px; }
-.role { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin: 0 .3em 0 1em; }
-"""
-
-
-def render(rows: Sequence[Row], moves: Sequence[Row], kernels: Sequence[Row] = ()) -> str:
-    """The page of ``rows``, of predictions that moved and of kernel tables, as HTML."""
-    families = sorted({row["family"] for row in rows})
-    plots = "\n".join(parity_plot(family, [row for row in rows if row["family"] == family]) for family in families)
-    legend = "".join(f'<span class="role" style="background:{colour}"></span>{role}' for role, colour in _COLOURS.items())
-    text = escape("\n".join(report.lines(rows, moves, kernels)))
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>mlsysim anchors</title><style>{_STYLE}</style></head><body>
-<h1>mlsysim anchors</h1>
-<pre>{text}</pre>
-<h2>Predicted against measured</h2>
-<p>On the diagonal they are equal; the dashed lines are a factor of two. Open circles are outside their band.{legend}</p>
-{plots}
-</body></html>
-"""
+_FOLDER = Path(__file__).with_name("page")
+_DIGITS = 5
+# What the page knows of a case under the same name.
+_COPIED = (
+    *("family", "role", "model", "accelerator", "stack", "plan", "metric", "unit", "basis", "locator", "known_miss"),
+    *("source", "measured", "predicted", "error"),
+)
 
 
-def parity_plot(family: str, rows: Sequence[Row]) -> str:
-    """An SVG plot of predicted over measured, both logarithmic, in each case's unit; empty without positive numbers."""
-    points = [row for row in rows if _positive(row["predicted"]) and _positive(row["measured"])]
-    if not points:
-        return ""
-    numbers = [float(row[name]) for row in points for name in ("predicted", "measured")]
-    low, high = math.floor(math.log10(min(numbers)) - 0.2), math.ceil(math.log10(max(numbers)) + 0.2)
+def render(findings: Findings) -> str:
+    """The page of a run.
 
-    def place(number: float) -> float:
-        return _MARGIN + (math.log10(number) - low) / (high - low) * (_SIDE - 2 * _MARGIN)
-
-    near, far = _MARGIN, _SIDE - _MARGIN
-    shift = math.log10(2) / (high - low) * (far - near)
-    marks = [f'<rect x="{near}" y="{near}" width="{far - near}" height="{far - near}" fill="none" stroke="#bbb"/>']
-    marks += [_line(near, _SIDE - near, far, _SIDE - far, "")]
-    marks.append(_line(near, _SIDE - near - shift, far - shift, _SIDE - far, "4"))
-    marks.append(_line(near + shift, _SIDE - near, far, _SIDE - far + shift, "4"))
-    for decade in range(low, high + 1):
-        at = place(10.0**decade)
-        marks.append(f'<text x="{at:.1f}" y="{far + 16}" font-size="10" text-anchor="middle">1e{decade}</text>')
-        marks.append(f'<text x="{near - 6}" y="{_SIDE - at + 3:.1f}" font-size="10" text-anchor="end">1e{decade}</text>')
-    marks += [_point(row, place) for row in points]
-    label, middle = 'font-size="11" text-anchor="middle"', _SIDE / 2
-    marks.append(f'<text x="{middle}" y="{_SIDE - 8}" {label}>measured</text>')
-    marks.append(f'<text x="12" y="{middle}" {label} transform="rotate(-90 12 {middle})">predicted</text>')
-    title = escape(family)
-    svg = f'<svg width="{_SIDE}" height="{_SIDE}" role="img" aria-label="{title}">{"".join(marks)}</svg>'
-    return f"<figure>{svg}<figcaption>{title}: {len(points)} of {len(rows)} cases</figcaption></figure>"
+    Raises:
+        MLSysError: vl-convert-python is missing.
+    """
+    text = {name: (_FOLDER / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js", "plots.json")}
+    return Template(text["page.html"]).substitute(
+        style=text["page.css"],
+        report=_json(_content(findings)),
+        plots=_json(json.loads(text["plots.json"])),
+        vega=_vega(),
+        script=text["page.js"],
+    )
 
 
-def _point(row: Row, place: Callable[[float], float]) -> str:
-    x, y = place(float(row["measured"])), _SIDE - place(float(row["predicted"]))
-    colour = _COLOURS[row["role"]]
-    fill = colour if row["in_band"] else "none"
-    measured, predicted = (report.shown(row[name], row["unit"]) for name in ("measured", "predicted"))
-    about = escape(f"{row['id']}: measured {measured}, predicted {predicted}")
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{colour}"><title>{about}</title></circle>'
+@functools.cache
+def _vega() -> str:
+    """The script of Vega, Vega-Lite and Vega-Embed."""
+    try:
+        import vl_convert
+    except ImportError:
+        raise MLSysError("a page with plots needs vl-convert-python: pip install 'mlsysim-anchors[plot]'") from None
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return script.replace("</script", "<\\/script")
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, dash: str) -> str:
-    dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#999"{dashes}/>'
+def _json(content: Any) -> str:
+    r"""JSON in which nothing ends the script element that it stands in.
+
+    Example:
+        >>> _json({"a": "</script>"})
+        '{"a":"\\u003c/script>"}'
+    """
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+def _content(findings: Findings) -> dict[str, Any]:
+    rows = findings.rows
+    return {
+        "verdict": findings.verdict,
+        "total": total(rows, findings.kernels),
+        "sections": {name: {"said": said, "tables": _told(parts)} for name, (said, parts) in _sections(findings).items()},
+        "sources": {str(row["source"]): {name: row[name] for name in ("citation", "url")} for row in rows},
+        "cases": _columns(rows),
+    }
+
+
+def _told(parts: Sequence[Table]) -> list[dict[str, Any]]:
+    return [part._asdict() for part in parts if part.body]
+
+
+def _sections(findings: Findings) -> Mapping[str, tuple[str, Sequence[Table]]]:
+    """What is said in each section of the page, and its tables."""
+    rows, kernels, targets = findings.rows, findings.kernels, findings.targets
+    moved = judgement.judged(rows, findings.moves, targets)
+    met = sum(bool(row["held"]) for row in targets)
+    origins = coefficients.origins([*rows, *kernels])
+    fitted = [(one.name, f"{one.value:.4g}", f"{one.cases:,}", one.file, one.source) for one in origins]
+    return {
+        "moved": (moved.head, moved.tables) if moved is not None else ("", ()),
+        "paper": ("", (tables.of_paper(rows), _primary(rows))),
+        "families": ("", (summary.families(rows, kernels),)),
+        "estimators": ("", (estimates.of_estimators(rows),)),
+        "misses": ("", ()),
+        "aims": (f"{met} of {len(targets)} aims are met.", (tables.of_aims(targets),)),
+        "intervals": (COVERAGE, (tables.of_intervals(rows, whole=bool(targets)),)),
+        "kernels": (
+            "",
+            (tables.of_kernels("Family", kernels_by_family(kernels)), tables.of_kernels("Table", kernels_by_table(kernels))),
+        ),
+        "coefficients": (
+            f"{len(fitted):,} coefficients",
+            (Table(("Coefficient", "Value", "Cases", "File", "Source"), fitted),),
+        ),
+    }
+
+
+def _primary(rows: Sequence[Row]) -> Table:
+    """What the primary source of each of the paper's rows says, and what is predicted for that."""
+    body: list[tuple[str, ...]] = []
+    for row in paper_rows(rows):
+        body.append((f"{row['row']}: {row['title']}", row["primary"], "", ""))
+        for right in corrections(row, rows):
+            figures = (shown(right[name], right["unit"]) for name in ("measured", "predicted"))
+            body.append((str(right["id"]), *figures, standing(right)))
+    return Table(("Anchor", "Primary source", "Predicted", "Standing"), body, left=4)
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, Any]:
+    """The cases by column: a table of thousands, each name once."""
+    columns: dict[str, list[Any]] = {name: [_number(row[name]) for row in rows] for name in _COPIED}
+    columns["case"] = [str(row["id"]).removeprefix(f"{row['source']}-") for row in rows]
+    columns["low"] = [_number(row["expected_low"]) for row in rows]
+    columns["high"] = [_number(row["expected_high"]) for row in rows]
+    columns["standing"] = [_standing(row) for row in rows]
+    return {name: _compact(column) for name, column in columns.items()}
+
+
+def _standing(row: Row) -> str:
+    return "in band" if row["in_band"] else "covered miss" if summary.in_interval(row) else "miss"
+
+
+def _number(value: Any) -> Any:
+    """A number with as many digits as anyone reads."""
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+def _compact(column: list[Any]) -> Any:
+    """A column of few texts as the texts and the place of each.
+
+    Example:
+        >>> _compact(["a", "b", "a", "a"])
+        {'texts': ['a', 'b'], 'places': [0, 1, 0, 0]}
+    """
+    if not all(isinstance(value, str) for value in column):
+        return column
+    texts = {text: place for place, text in enumerate(dict.fromkeys(column))}
+    return {"texts": list(texts), "places": [texts[text] for text in column]} if 2 * len(texts) <= len(column) else column

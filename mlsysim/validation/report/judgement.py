@@ -3,14 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from mlsysim.validation.report.report import percent, shown, table
-from mlsysim.validation.report.statistics import Row, quantile
+from mlsysim.validation.report.report import Table, percent, shown, table
+from mlsysim.validation.report.statistics import AsRow, Row, quantile
 
 LARGEST = 20
+# The heading of the section that a page of Markdown ends with, after an update of snapshots.
+MOVED = "## What moved"
 # A change that prints as 0.0 %.
 _UNSEEN = 5e-4
+
+
+@dataclass(frozen=True)
+class Judgement(AsRow):
+    """What became of predictions that moved. Errors and shares are fractions.
+
+    Attributes:
+        moved, nearer, away: how many moved, came nearer to what was measured, went away from it.
+        unseen: how many moved by less than 0.05 %; they count in nothing else.
+        new: how many had no snapshot.
+        families: of each family and role with runs that moved, over all of its runs: their median, p90 and share
+            ``in_interval``, each before and after; ``moved``, ``nearer`` and ``away``.
+        aims: the aims whose figure moved, ``before`` and ``found`` now; ``change`` is "MET NOW", "LOST" or "".
+        largest: the largest moves, with what was measured, and the error before and after.
+    """
+
+    moved: int
+    nearer: int
+    away: int
+    unseen: int
+    new: int
+    families: tuple[dict[str, Any], ...]
+    aims: tuple[dict[str, Any], ...]
+    largest: tuple[dict[str, Any], ...]
+
+    @property
+    def head(self) -> str:
+        """One line: how many moved, and which way."""
+        told = [
+            f"{number} {what}" for number, what in ((self.unseen, "moved by less than 0.05 %"), (self.new, "are new")) if number
+        ]
+        moved = f"{self.moved} prediction{'' if self.moved == 1 else 's'} moved"
+        return "; ".join(
+            [f"{moved}: {self.nearer} came nearer to what was measured, {self.away} went away", *[", ".join(told)] * bool(told)]
+        )
+
+    @property
+    def tables(self) -> list[Table]:
+        """Families, aims and the largest moves, as text; those that have a line."""
+        families = [
+            (
+                *(one["family"], one["role"], str(one["moved"])),
+                *(" -> ".join(percent(share) for share in one[name]) for name in ("median", "p90", "in_interval")),
+                *(str(one["nearer"]), str(one["away"])),
+            )
+            for one in self.families
+        ]
+        aims = [
+            (
+                *(one["id"], " -> ".join(percent(one[name], digits=2) for name in ("before", "found"))),
+                *(f"for {percent(one['limit'])}", one["change"]),
+            )
+            for one in self.aims
+        ]
+        largest = [
+            (
+                one["id"] if len(one["id"]) <= 36 else f"{one['id'][:33]}...",
+                f"{shown(one['before'])} -> {shown(one['after'], one['unit'])}",
+                shown(one["measured"]),
+                " -> ".join(percent(one[name], signed=True) for name in ("error_before", "error_after")),
+            )
+            for one in self.largest
+        ]
+        all_three = [
+            Table(("Family", "role", "moved", "median", "p90", "in interval", "nearer", "away"), families, left=2),
+            Table(("Aim", "before -> after", "", ""), aims),
+            Table(("Largest moves", "predicted", "measured", "error"), largest),
+        ]
+        return [one for one in all_three if one.body]
+
+    def as_markdown(self) -> str:
+        """The judgement as a section of a page."""
+        return "\n\n".join([MOVED, self.head, *(one.as_markdown() for one in self.tables)])
 
 
 def as_it_was(row: Row, before: object) -> dict[str, Any]:
@@ -35,8 +111,8 @@ def as_it_was(row: Row, before: object) -> dict[str, Any]:
     return {**row, **ends, "predicted": float(before), "error": (1 + row["error"]) * share - 1, "in_band": in_band}
 
 
-def lines(rows: Iterable[Row], moves: Sequence[Row], targets: Sequence[Row] = ()) -> list[str]:
-    """The judgement on predictions that moved.
+def judged(rows: Iterable[Row], moves: Sequence[Row], targets: Sequence[Row] = ()) -> Judgement | None:
+    """The judgement on predictions that moved; None where none did.
 
     Args:
         rows: comparisons of today's predictions.
@@ -44,7 +120,7 @@ def lines(rows: Iterable[Row], moves: Sequence[Row], targets: Sequence[Row] = ()
         targets: aims, with what was ``found`` today and ``before``.
     """
     if not moves:
-        return []
+        return None
     now = {(row["file"], row["id"]): row for row in rows}
     pairs = [
         (as_it_was(now[move["file"], move["id"]], move["before"]), now[move["file"], move["id"]])
@@ -52,13 +128,25 @@ def lines(rows: Iterable[Row], moves: Sequence[Row], targets: Sequence[Row] = ()
         if (move["file"], move["id"]) in now and move["before"] is not None
     ]
     seen = [(old, new) for old, new in pairs if _change(old, new) >= _UNSEEN]
-    fresh = sum(move["before"] is None for move in moves)
     nearer, away = _nearer(seen)
-    moved = f"{len(seen)} prediction{'' if len(seen) == 1 else 's'} moved"
-    head = f"{moved}: {nearer} came nearer to what was measured, {away} went away"
-    told = [f"{number} {what}" for number, what in ((len(pairs) - len(seen), "moved by less than 0.05 %"), (fresh, "are new"))]
-    body = [f"{head}; {', '.join(one for one in told if not one.startswith('0 '))}".rstrip("; ")]
-    return [*body, *_families(seen, now), *_aims(targets), *_largest(seen)]
+    return Judgement(
+        moved=len(seen),
+        nearer=nearer,
+        away=away,
+        unseen=len(pairs) - len(seen),
+        new=sum(move["before"] is None for move in moves),
+        families=tuple(_families(seen, now)),
+        aims=tuple(_aims(targets)),
+        largest=tuple(_largest(seen)),
+    )
+
+
+def lines(rows: Iterable[Row], moves: Sequence[Row], targets: Sequence[Row] = ()) -> list[str]:
+    """The judgement on predictions that moved, as the terminal shows it; its arguments are those of ``judged``."""
+    judgement = judged(rows, moves, targets)
+    if judgement is None:
+        return []
+    return [judgement.head, *(line for one in judgement.tables for line in ("", *table(one.header, one.body, left=one.left)))]
 
 
 def _change(old: Row, new: Row) -> float:
@@ -69,64 +157,61 @@ def _change(old: Row, new: Row) -> float:
 
 
 def _nearer(pairs: Iterable[tuple[Row, Row]]) -> tuple[int, int]:
-    judged = [(abs(old["error"]), abs(new["error"])) for old, new in pairs if new["error"] is not None]
-    return sum(new < old for old, new in judged), sum(new > old for old, new in judged)
+    errors = [(abs(old["error"]), abs(new["error"])) for old, new in pairs if new["error"] is not None]
+    return sum(new < old for old, new in errors), sum(new > old for old, new in errors)
 
 
-def _families(seen: Sequence[tuple[Row, Row]], now: Mapping[tuple[str, str], Row]) -> list[str]:
+def _families(seen: Sequence[tuple[Row, Row]], now: Mapping[tuple[str, str], Row]) -> list[dict[str, Any]]:
     """Median, p90 and coverage of each family and role that has runs that moved, over all of its runs."""
     before = {(new["file"], new["id"]): old for old, new in seen}
     groups: dict[tuple[str, str], list[tuple[Row, Row]]] = {}
     for key, row in now.items():
         groups.setdefault((str(row["family"]), str(row["role"])), []).append((before.get(key, row), row))
-    body = []
+    told = []
     for (family, role), pairs in sorted(groups.items()):
         moved = [pair for pair in pairs if pair[0] is not pair[1]]
         if moved:
             nearer, away = _nearer(moved)
-            middle, wide = (_pair(pairs, fraction) for fraction in (0.5, 0.9))
-            body.append((family, role, str(len(moved)), middle, wide, _covered(pairs), f"{nearer}", f"{away}"))
-    header = ("Family", "role", "moved", "median", "p90", "in interval", "nearer", "away")
-    return ["", *table(header, body, left=2)] if body else []
+            sides = [[pair[side] for pair in pairs] for side in (0, 1)]
+            told.append(
+                {
+                    **{"family": family, "role": role, "moved": len(moved), "nearer": nearer, "away": away},
+                    **{name: [_error(side, share) for side in sides] for name, share in (("median", 0.5), ("p90", 0.9))},
+                    "in_interval": [_covered(side) for side in sides],
+                }
+            )
+    return told
 
 
-def _pair(pairs: Sequence[tuple[Row, Row]], fraction: float) -> str:
-    ends = [[abs(pair[side]["error"]) for pair in pairs if pair[side]["error"] is not None] for side in (0, 1)]
-    return " -> ".join(percent(quantile(errors, fraction)) for errors in ends)
+def _error(rows: Sequence[Row], fraction: float) -> float | None:
+    return quantile([abs(row["error"]) for row in rows if row["error"] is not None], fraction)
 
 
-def _covered(pairs: Sequence[tuple[Row, Row]]) -> str:
-    shares = []
-    for side in (0, 1):
-        rows = [pair[side] for pair in pairs if pair[side]["expected_low"] is not None]
-        held = sum(row["expected_low"] <= row["measured"] <= row["expected_high"] for row in rows)
-        shares.append(percent(held / len(rows)) if rows else "-")
-    return " -> ".join(shares)
+def _covered(rows: Sequence[Row]) -> float | None:
+    held = [row["expected_low"] <= row["measured"] <= row["expected_high"] for row in rows if row["expected_low"] is not None]
+    return sum(held) / len(held) if held else None
 
 
-def _aims(targets: Sequence[Row]) -> list[str]:
-    """A line for each aim whose figure moved; of those that were met and are not, and the other way round, it says so."""
+def _aims(targets: Sequence[Row]) -> list[dict[str, Any]]:
+    """Each aim whose figure moved; of those that were met and are not, and the other way round, it says so."""
     told = []
     for row in targets:
         before, found = row.get("before"), row["found"]
         if before is None or found is None or abs(found - before) < _UNSEEN / 10:
             continue
         was = before >= row["limit"] if row["at_least"] else abs(before) <= row["limit"]
-        verdict = "" if was == row["held"] else "MET NOW" if row["held"] else "LOST"
-        figures = " -> ".join(percent(figure, digits=2) for figure in (before, found))
-        told.append((str(row["id"]), figures, f"for {percent(row['limit'])}", verdict))
-    return ["", *table(("Aim", "before -> after", "", ""), told)] if told else []
+        change = "" if was == row["held"] else "MET NOW" if row["held"] else "LOST"
+        told.append({"id": str(row["id"]), "before": before, "found": found, "limit": row["limit"], "change": change})
+    return told
 
 
-def _largest(seen: Sequence[tuple[Row, Row]]) -> list[str]:
+def _largest(seen: Sequence[tuple[Row, Row]]) -> list[dict[str, Any]]:
     first = sorted(seen, key=lambda pair: (-_change(*pair), str(pair[1]["id"])))[:LARGEST]
-    body = [
-        (
-            str(new["id"]) if len(str(new["id"])) <= 36 else f"{str(new['id'])[:33]}...",
-            f"{shown(old['predicted'])} -> {shown(new['predicted'], new['unit'])}",
-            shown(new["measured"]),
-            " -> ".join(percent(row["error"], signed=True) for row in (old, new)),
-        )
+    return [
+        {
+            **{"id": str(new["id"]), "unit": new["unit"], "measured": new["measured"]},
+            **{"before": old["predicted"], "after": new["predicted"]},
+            **{"error_before": old["error"], "error_after": new["error"]},
+        }
         for old, new in first
     ]
-    return ["", *table(("Largest moves", "predicted", "measured", "error"), body)] if body else []

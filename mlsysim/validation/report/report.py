@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlsysim.validation.report.statistics import KernelSummary, Row, by_family_and_role, kernels_by_family, total
+
+
+class Table(NamedTuple):
+    """A table of text; ``left`` is how many of its first columns are no numbers."""
+
+    header: Sequence[str]
+    body: Sequence[Sequence[str]]
+    left: int = 1
+
+    def as_markdown(self) -> str:
+        """The table in Markdown."""
+        return markdown_table(self.header, self.body)
 
 
 def lines(

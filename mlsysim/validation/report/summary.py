@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
 from mlsysim.validation.report import estimates, judgement
 from mlsysim.validation.report.coverage import Coverage, of_known
-from mlsysim.validation.report.report import paper_rows, percent, place_of, shown, table, verdict
+from mlsysim.validation.report.report import Table, paper_rows, percent, place_of, shown, table, verdict
 from mlsysim.validation.report.statistics import Row, quantile
 
 WIDTH = 100
@@ -33,10 +33,11 @@ def lines(
         solves: timed solves, by their solver and seconds.
         moves: predictions that an update of snapshots moved.
     """
+    known = families(rows, kernels)
     sections = [
         _paper(rows),
         _own(rows),
-        families(rows, kernels),
+        table(*known) if known.body else [],
         estimates.lines(rows),
         _aims(targets),
         _times(solves, searches),
@@ -121,7 +122,7 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def families(rows: Sequence[Row], kernels: Sequence[Row] = ()) -> list[str]:
+def families(rows: Sequence[Row], kernels: Sequence[Row] = ()) -> Table:
     """A line for the validation runs of each family, for kernel times, and for what is exact."""
     header = ("Family", "runs", "median", "p90", "in 90 % interval", "in band", "covered misses", "misses")
     covered = {one.name: one for one in of_known({str(row["source"]): str(row["family"]) for row in rows})}
@@ -138,7 +139,7 @@ def families(rows: Sequence[Row], kernels: Sequence[Row] = ()) -> list[str]:
     exact = [row for row in rows if row["role"] == "exact"]
     if exact:
         body.append(("exact", str(len(exact)), "-", "-", "-", f"{sum(bool(row['in_band']) for row in exact)}", "-", "-"))
-    return table(header, body) if body else []
+    return Table(header, body)
 
 
 def _family(name: str, rows: Sequence[Row], covered: Mapping[str, Coverage]) -> tuple[str, ...]:

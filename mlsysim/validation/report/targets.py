@@ -155,6 +155,11 @@ class TargetCheck:
         """The reason why the aim is missed; "" if it should hold."""
         return self.target.known_gaps.get(self.measure, "")
 
+    @property
+    def gap_place(self) -> str:
+        """Where its known gap is written."""
+        return f"known_gaps.{self.measure} of target {self.target.id!r} in {FILE}"
+
 
 def _names(wanted: str, name: str, entry: Mapping[str, Any]) -> bool:
     return entry.get("without") == [name] if wanted == SOURCES else name == wanted

@@ -121,16 +121,21 @@ def _row(anchor: Anchor) -> tuple[str, str]:
 
 
 def _known_miss(anchor: Anchor) -> tuple[pytest.MarkDecorator, ...]:
-    return _strict_xfail(anchor.case.known_miss)
+    return _strict_xfail(anchor, "known_miss")
 
 
 def _known_infeasible(anchor: Anchor) -> tuple[pytest.MarkDecorator, ...]:
-    return _strict_xfail(anchor.case.known_infeasible)
+    return _strict_xfail(anchor, "known_infeasible")
 
 
-def _strict_xfail(reason: str) -> tuple[pytest.MarkDecorator, ...]:
-    """Strict: a known miss that starts to pass turns red. Only a missed figure counts, not a solver that fails."""
-    return (pytest.mark.xfail(reason=reason, strict=True, raises=pytest.fail.Exception),) if reason else ()
+def _strict_xfail(anchor: Anchor, name: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Strict: a known miss that starts to pass turns red, and says what to delete. A solver that fails is no known miss."""
+    reason = getattr(anchor.case, name)
+    if not reason:
+        return ()
+    place = f"{name} of case {anchor.case.id!r} in {relative(anchor.written_in or anchor.path)}"
+    told = f"{reason}; once it passes, delete {place}"
+    return (pytest.mark.xfail(reason=told, strict=True, raises=pytest.fail.Exception),)
 
 
 def test_runs_hold(cases: tuple[Anchor, ...]) -> None:

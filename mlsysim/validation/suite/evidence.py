@@ -13,6 +13,7 @@ from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.kernels import checks as kernels
 from mlsysim.validation.report import accuracy, export, judgement, left_out, targets
+from mlsysim.validation.report.findings import Findings
 
 
 def rows(root: Path) -> tuple[dict[str, Any], ...]:
@@ -61,7 +62,7 @@ def _accuracy(root: Path) -> str:
 
 
 _PAGES: dict[str, Callable[[Path], str]] = {
-    "anchors.md": lambda root: export.as_markdown(rows(root), (), kernel_rows(root)),
+    "anchors.md": lambda root: export.as_markdown(Findings(rows(root), kernel_rows(root))),
     "accuracy.md": _accuracy,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -14,6 +14,22 @@ from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.times import timed_cases
 from mlsysim.validation.kernels import checks as kernels
 from mlsysim.validation.report import left_out, targets
+
+
+class Check(Protocol):
+    """What has a name and may be known to fail."""
+
+    @property
+    def id(self) -> str:
+        """The name."""
+
+    @property
+    def known_gap(self) -> str:
+        """Why it fails; "" if it should hold."""
+
+    @property
+    def gap_place(self) -> str:
+        """Where ``known_gap`` is written: key, entry and file."""
 
 
 def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> list[DataError]:
@@ -30,7 +46,7 @@ def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> list[DataError
         if name == "kernel_table":
             params = [pytest.param(part, id=part.id) for part in found.parts]
         else:
-            params = [_param((check, part), check.id, check.known_gap) for part in found.parts for check in part.checks]
+            params = [_param((check, part), check) for part in found.parts for check in part.checks]
         metafunc.parametrize(name, params)
         return found.malformed
     anchors, malformed = loading.load_sound([place] if place.is_file() else loading.anchor_files(place))
@@ -47,9 +63,9 @@ def _params(
     function: Callable[..., None], name: str, place: Path, anchors: Sequence[Anchor], malformed: list[DataError]
 ) -> list[Any]:
     if name == "target":
-        return [_param(check, check.id, check.known_gap) for check in targets.checks(place)]
+        return [_param(check, check) for check in targets.checks(place)]
     if name == "layout":
-        return [_param(check, check.id, check.known_gap) for check in layouts.checks(place)]
+        return [_param(check, check) for check in layouts.checks(place)]
     if name == "timed_search":
         return [pytest.param(search, id=search.id) for search in layouts.timed_searches(place)]
     if name == "left_out":
@@ -81,7 +97,8 @@ def _gated(place: Path, malformed: list[DataError]) -> list[str]:
     return gated
 
 
-def _param(value: object, id: str, known_gap: str) -> Any:
-    """One check; a known gap is a strict xfail."""
-    gap = pytest.mark.xfail(reason=f"known gap: {known_gap}", strict=True, raises=pytest.fail.Exception)
-    return pytest.param(value, id=id, marks=(gap,) if known_gap else ())
+def _param(value: object, check: Check) -> Any:
+    """One check; a known gap is a strict xfail, which says what to delete once it passes."""
+    told = f"known gap: {check.known_gap}; once it passes, delete {check.gap_place}"
+    gap = pytest.mark.xfail(reason=told, strict=True, raises=pytest.fail.Exception)
+    return pytest.param(value, id=check.id, marks=(gap,) if check.known_gap else ())

@@ -1,0 +1,67 @@
+"""The tables that pages of several formats have in common, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlsysim.validation.report.coverage import of_known, of_unknown
+from mlsysim.validation.report.report import Table, gates, paper_rows, percent, shown, verdict
+from mlsysim.validation.report.statistics import KernelSummary, Row
+
+
+def of_paper(rows: Sequence[Row]) -> Table:
+    """The paper's numbered rows, with what its solver, its text and its own runs say."""
+    body = [
+        (
+            f"{row['row']}: {row['title']}",
+            *(shown(row[name]) for name in ("predicted", "paper", "reported")),
+            verdict(row),
+        )
+        for row in paper_rows(rows)
+    ]
+    return Table(("Anchor", "Solver", "Paper", "Reported", "Match?"), body)
+
+
+def of_aims(targets: Sequence[Row], emphasis: str = "") -> Table:
+    """A line for each aim; of one that is missed it says why.
+
+    Args:
+        targets: aims.
+        emphasis: what stands about the word "missed".
+
+    Example:
+        >>> aim = {"title": "Serving", "measure": "mean", "cases": 3, "found": 0.2, "at_least": False, "limit": 0.1}
+        >>> of_aims([{**aim, "held": False, "known_gap": "no kernels"}]).body
+        [('Serving', 'mean', '3', '20.00 %', '<= 10.0 %', 'missed: no kernels')]
+    """
+    body = [
+        (
+            *(str(row["title"]), str(row["measure"]).replace("_", " "), str(row["cases"]), percent(row["found"], digits=2)),
+            f"{'>=' if row['at_least'] else '<='} {percent(row['limit'])}",
+            "met" if row["held"] else f"{emphasis}missed{emphasis}: {row['known_gap']}",
+        )
+        for row in targets
+    ]
+    return Table(("Rows", "Measure", "Cases", "Found", "Aim", "Standing"), body, left=2)
+
+
+def of_intervals(rows: Sequence[Row], *, whole: bool) -> Table:
+    """How often intervals hold, by family; and by what was left out of fits, where ``whole``, as all of it must have run."""
+    known = of_known({str(row["source"]): str(row["family"]) for row in rows})
+    found = [(f"known, {one.name}", one) for one in known]
+    found += [(f"new, {one.name}", one) for one in (of_unknown() if whole else ())]
+    body = [(name, f"{one.figures:,}", percent(one.covered), f"{one.width:.2f}") for name, one in found]
+    return Table(("Measurements", "Figures, or things left out", "In their interval", "Width"), body)
+
+
+def of_kernels(name: str, summaries: Sequence[KernelSummary]) -> Table:
+    """A line for each group of kernel times, which the first column's ``name`` says what they are."""
+    body = [
+        (
+            *(summary.family, summary.role, f"{summary.cases:,}", percent(summary.median)),
+            *(percent(summary.mean), percent(summary.p90), percent(summary.bias, signed=True)),
+            *(gates(summary), str(summary.coefficients)),
+        )
+        for summary in summaries
+    ]
+    return Table((name, "Role", "Times", "Median", "Mean", "p90", "Bias", "Gates", "Coefficients"), body, left=2)
