@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from mlsysim.validation.report import judgement, summary
+from mlsysim.validation.report import judgement, misses, summary
+
+RUN = {
+    **{"kind": "dense", "metric": "tpot", "accelerator": "H100 SXM5 80GB", "stack": "vllm", "model": "m"},
+    "plan": "schedule=continuous, tp_size=4",
+}
 
 
 def row(name, predicted, measured=100.0, **changed):
@@ -16,7 +23,7 @@ def row(name, predicted, measured=100.0, **changed):
         **{"expected_low": predicted / 1.25, "expected_high": predicted * 1.25, "in_band": 90 <= predicted <= 110},
         **{"known_miss": "" if 90 <= predicted <= 110 else "slow", "row": None, "basis": "calibrated"},
     }
-    return known | changed
+    return RUN | known | changed
 
 
 def move(name, before, after):
@@ -28,10 +35,42 @@ CASES = [row("x", 100.0), row("y", 120.0), row("z", 200.0)]
 
 def test_a_miss_inside_its_interval_is_told_from_one_outside():
     # 120 is outside 90-110, and 100 lies in 96-150; 200 has 160-250, in which 100 is not.
-    assert [summary.in_interval(one) for one in CASES] == [True, True, False]
+    assert [misses.standing(one) for one in CASES] == ["in band", "covered miss", "miss"]
     families = summary.families(CASES)
     assert families.header == ("Family", "runs", "median", "p90", "in 90 % interval", "in band", "covered misses", "misses")
     assert families.body == [("a", "3", "20.0 %", "84.0 %", "-", "1", "1", "1")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"),
+    [
+        ({}, "split"),
+        ({"metric": "ttft"}, "first-token"),
+        ({"metric": "ttft", "plan": "schedule=static, batch_size=8"}, "small-batch"),
+        ({"plan": "batch_size=9"}, "scatter"),
+        ({"accelerator": "Tesla V100 SXM2 16GB"}, "relative"),
+        ({"kind": "moe"}, "experts"),
+        ({"basis": "identity"}, "stated"),
+        ({"known_miss": "somebody moved the fan"}, misses.OWN),
+    ],
+)
+def test_a_miss_has_the_reason_of_its_kind_or_its_own(changed, kind):
+    one = row("v", 200.0, **changed)
+    cases = [*CASES, one]  # z and v miss; "slow" stands at several
+    found = misses.reasons(cases)
+    assert found[one["file"], "v"].kind == kind
+    reasons = {known.id: known.reason for known in misses.kinds()} | {misses.OWN: "somebody moved the fan"}
+    assert found[one["file"], "v"].text == reasons[kind]
+    told = {name: int(count) for name, count, *_ in misses.by_kind(cases).body}
+    assert sum(told.values()) == len(found) == 2
+    assert sum(int(line[2]) for line in misses.by_source(cases).body) == 2
+
+
+def test_kinds_ask_about_arguments_that_solvers_have():
+    arguments = (Path(__file__).parent / "public_api.toml").read_text("utf-8")
+    for kind in misses.kinds():
+        for name in {*kind.facts, *kind.at_least, *kind.at_most} - {*RUN, "basis", "family", "kernels"}:
+            assert f"\n{name} = " in arguments, (kind.id, name)
 
 
 def test_every_line_fits():

@@ -130,12 +130,14 @@ def all_reduce_s(model: ServedModel, size_B: Num, ranks: Num) -> Num:
     if not somewhere(ranks > 1):
         return 0.0 * size_B
     links, share, inside = kernels.collectives, model.engine.latency_share, minimum(ranks, shards.node)
+    wide = where(2 * inside > shards.node, kernels.crossing_share, 1.0) * model.engine.link_share
     nodes = ranks / shards.node
     if somewhere(nodes > 1):
         share = where(nodes > 1, maximum(share, kernels.shared.network_share), share)
     links = replace(
         links,
-        bandwidth_Bps=links.bandwidth_Bps * where(2 * inside > shards.node, kernels.crossing_share, 1.0),  # type: ignore[arg-type]
+        bandwidth_Bps=links.bandwidth_Bps * wide,  # type: ignore[arg-type]
+        pair_bandwidth_Bps=links.pair_bandwidth_Bps * model.engine.link_share,  # type: ignore[arg-type]
         launch_s=links.launch_s * share,  # type: ignore[arg-type]
         ll_step_s=links.ll_step_s * share,  # type: ignore[arg-type]
         simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
@@ -144,5 +146,5 @@ def all_reduce_s(model: ServedModel, size_B: Num, ranks: Num) -> Num:
     if not somewhere(nodes > 1):
         return inside_s
     depth = np.ceil(np.log2(maximum(nodes, 1.0)))
-    wire_s = 2 * size_B / (shards.node * kernels.nic_Bps)
+    wire_s = 2 * size_B / (shards.node * kernels.nic_Bps * model.engine.network_share)
     return where(nodes > 1, 2 * depth * kernels.fabric.level_s + maximum(inside_s, wire_s), inside_s)

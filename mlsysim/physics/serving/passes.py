@@ -229,7 +229,7 @@ def _pass(
         width = maximum(shape.vocab, 1.0) / shards.attention
         head_s = product_s(model, sequences / shards.own, width, shape.hidden, head)
     handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
-    hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / kernels.nic_Bps)
+    hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / (kernels.nic_Bps * engine.network_share))
     scaled_s = engine.scaling_s if kernels.scales else 0.0
     layer_host_s = engine.layer_s + engine.layer_sequence_s * batch + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
     return PassTime(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlsysim.validation.report import estimates, html, judgement, plot, report, tables
+from mlsysim.validation.report import estimates, html, judgement, misses, plot, report, tables
 from mlsysim.validation.report.findings import Findings
 from mlsysim.validation.report.statistics import (
     Row,
@@ -47,7 +47,7 @@ def as_json(findings: Findings) -> str:
     rows, kernels = findings.rows, findings.kernels
     shared = {name: list(dict.fromkeys(_shared(row, name) for row in rows)) for name in _SHARED}
     places = {name: {one: place for place, one in enumerate(ones)} for name, ones in shared.items()}
-    judged = judgement.judged(rows, findings.moves, findings.targets)
+    judged, told = judgement.judged(rows, findings.moves, findings.targets), misses.reasons(rows)
     document = {
         "$schema": SCHEMA,
         "verdict": findings.verdict,
@@ -60,13 +60,23 @@ def as_json(findings: Findings) -> str:
         "aims": list(findings.targets),
         "sources": {str(row["source"]): {name: row[name] for name in _OF_SOURCE} for row in rows},
         **{_SHARED[name]: ones for name, ones in shared.items()},
-        "cases": [{**_stated(row), **{name: places[name][_shared(row, name)] for name in _SHARED}} for row in rows],
+        "miss_kinds": {kind.id: kind.reason for kind in misses.kinds()},
+        "cases": [
+            {**_stated(row), **_of_miss(row, told), **{name: places[name][_shared(row, name)] for name in _SHARED}}
+            for row in rows
+        ],
         "moved": list(findings.moves),
         "judgement": judged.as_row() if judged is not None else None,
         "macros": macros(rows),
     }
     parts = (f"{_line(name)}: {_lines(value)}" for name, value in document.items())
     return "\n".join(("{", ",\n".join(parts), "}", ""))
+
+
+def _of_miss(row: Row, told: Mapping[tuple[str, str], misses.Reason]) -> dict[str, str]:
+    """How a case outside its band stands, and of which kind it is."""
+    standing, reason = misses.standing(row), told.get((str(row["file"]), str(row["id"])))
+    return ({"standing": standing} if standing != misses.IN_BAND else {}) | ({"miss_kind": reason.kind} if reason else {})
 
 
 def _shared(row: Row, name: str) -> Any:
@@ -128,6 +138,7 @@ def _cases(rows: Sequence[Row]) -> list[str]:
     """Sections on errors by family, and on the cases of sources that are no table of runs."""
     parts = ["## Errors by family", _summaries("Family", by_family_and_role(rows))]
     parts += report.outcomes(rows)
+    parts += _misses(rows)
     sources = Counter(row["source"] for row in rows)
     cases = [
         (
@@ -143,6 +154,16 @@ def _cases(rows: Sequence[Row]) -> list[str]:
         report.markdown_table(("Case", "Measured", "Predicted", "Standing", "Source"), cases),
     ]
     return parts
+
+
+def _misses(rows: Sequence[Row]) -> list[str]:
+    """The section on cases outside their band: how many of each standing, the kinds, and where the misses are."""
+    stands = Counter(misses.standing(row) for row in rows)
+    if not stands[misses.COVERED] + stands[misses.MISS]:
+        return []
+    counted = "; ".join(f"{name}: {stands[name]:,}" for name in (misses.IN_BAND, misses.COVERED, misses.MISS))
+    sections = [one.as_markdown() for one in (misses.by_kind(rows), misses.by_source(rows)) if one.body]
+    return ["## Known misses", misses.EXPLAINED, f"Of all cases, {counted}.", *sections]
 
 
 def _kernels(kernels: Sequence[Row]) -> list[str]:

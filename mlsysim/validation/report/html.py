@@ -14,7 +14,7 @@ from string import Template
 from typing import Any
 
 from mlsysim.core.errors import MLSysError
-from mlsysim.validation.report import coefficients, estimates, judgement, summary, tables
+from mlsysim.validation.report import coefficients, estimates, judgement, misses, summary, tables
 from mlsysim.validation.report.accuracy import COVERAGE
 from mlsysim.validation.report.findings import Findings
 from mlsysim.validation.report.report import Table, corrections, paper_rows, shown, standing
@@ -93,7 +93,7 @@ def _sections(findings: Findings) -> Mapping[str, tuple[str, Sequence[Table]]]:
         "paper": ("", (tables.of_paper(rows), _primary(rows))),
         "families": ("", (summary.families(rows, kernels),)),
         "estimators": ("", (estimates.of_estimators(rows),)),
-        "misses": ("", ()),
+        "misses": (misses.EXPLAINED.replace("`", ""), (misses.by_kind(rows), misses.by_source(rows))),
         "aims": (f"{met} of {len(targets)} aims are met.", (tables.of_aims(targets),)),
         "intervals": (COVERAGE, (tables.of_intervals(rows, whole=bool(targets)),)),
         "kernels": (
@@ -124,12 +124,10 @@ def _columns(rows: Sequence[Row]) -> dict[str, Any]:
     columns["case"] = [str(row["id"]).removeprefix(f"{row['source']}-") for row in rows]
     columns["low"] = [_number(row["expected_low"]) for row in rows]
     columns["high"] = [_number(row["expected_high"]) for row in rows]
-    columns["standing"] = [_standing(row) for row in rows]
+    told = misses.reasons(rows)
+    columns["reason"] = [told[key].text if (key := (row["file"], row["id"])) in told else "" for row in rows]
+    columns["standing"] = [misses.standing(row) for row in rows]
     return {name: _compact(column) for name, column in columns.items()}
-
-
-def _standing(row: Row) -> str:
-    return "in band" if row["in_band"] else "covered miss" if summary.in_interval(row) else "miss"
 
 
 def _number(value: Any) -> Any:

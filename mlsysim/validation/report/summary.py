@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
-from mlsysim.validation.report import estimates, judgement
+from mlsysim.validation.report import estimates, judgement, misses
 from mlsysim.validation.report.coverage import Coverage, of_known
 from mlsysim.validation.report.report import Table, paper_rows, percent, place_of, shown, table, verdict
 from mlsysim.validation.report.statistics import Row, quantile
@@ -38,6 +38,7 @@ def lines(
         _paper(rows),
         _own(rows),
         table(*known) if known.body else [],
+        _missed(rows),
         estimates.lines(rows),
         _aims(targets),
         _times(solves, searches),
@@ -86,10 +87,10 @@ def last_line(rows: Sequence[Row], failed: int = 0, left_out: int = 0) -> str:
     what = f"{len(judged):,} {names[0] + ' ' if len(names) == 1 else ''}{runs}" if judged else f"{len(rows):,} cases"
     told = [f"half within {percent(quantile([abs(row['error']) for row in judged], 0.5))}"] if judged else []
     told += [f"90 % intervals hold {percent(known[0].covered)}"] if known and not left_out else []
-    misses = sum(bool(row["known_miss"]) for row in rows)
-    counted = f"{misses:,} known miss{'' if misses == 1 else 'es'}" if misses else "no known miss"
+    count = sum(bool(row["known_miss"]) for row in rows)
+    counted = f"{count:,} known miss{'' if count == 1 else 'es'}" if count else "no known miss"
     explained = not failed and not any(row["file"].endswith(USER_SUFFIX) for row in rows)
-    counted += ", see docs/anchors.md" if misses and explained else ""
+    counted += ", see docs/anchors.md" if count and explained else ""
     head = f"{failed} FAILED: " if failed else ""
     return f"{head}{'filtered: ' if left_out else ''}{what}: {'; '.join([', '.join(told) or 'none of validation', counted])}"
 
@@ -144,21 +145,25 @@ def families(rows: Sequence[Row], kernels: Sequence[Row] = ()) -> Table:
 
 def _family(name: str, rows: Sequence[Row], covered: Mapping[str, Coverage]) -> tuple[str, ...]:
     errors = [abs(row["error"]) for row in rows if row["error"] is not None]
-    missed = [row for row in rows if not row["in_band"]]
-    inside = sum(in_interval(row) for row in missed)
+    stands = Counter(map(misses.standing, rows))
     held = percent(covered[name].covered) if name in covered else "-"
-    in_band = str(len(rows) - len(missed))
-    return (name, f"{len(rows):,}", *_middle(errors), held, in_band, str(inside), str(len(missed) - inside))
+    counts = (str(stands[one]) for one in (misses.IN_BAND, misses.COVERED, misses.MISS))
+    return (name, f"{len(rows):,}", *_middle(errors), held, *counts)
+
+
+def _missed(rows: Sequence[Row]) -> list[str]:
+    """How many of all cases miss their band, in which way, and of which kinds those outside both are."""
+    stands = Counter(misses.standing(row) for row in rows)
+    if not stands[misses.MISS] + stands[misses.COVERED]:
+        return []
+    found = Counter(reason.kind for reason in misses.reasons(rows).values())
+    kinds = ", ".join(f"{kind} {count}" for kind, count in found.most_common())
+    covered = f"outside their source's band: {stands[misses.COVERED]:,} covered by their own 90 % interval"
+    return _wrapped(f"{covered}; {stands[misses.MISS]:,} by neither{f', by kind: {kinds}' if kinds else ''}")
 
 
 def _middle(errors: Sequence[float]) -> tuple[str, str]:
     return percent(quantile(errors, 0.5)), percent(quantile(errors, 0.9))
-
-
-def in_interval(row: Row) -> bool:
-    """Whether what was measured lies in the prediction's own 90 % interval."""
-    low, high, measured = row["expected_low"], row["expected_high"], row["measured"]
-    return low is not None and high is not None and not isinstance(measured, str) and low <= measured <= high
 
 
 def _aims(targets: Sequence[Row]) -> list[str]:

@@ -68,7 +68,8 @@ const cases = columns.case.map((own, number) => {
   one.figures = `measured ${shown(one.measured, one.unit)}, predicted ${shown(one.predicted, one.unit)}`
     + (one.intervalText && ` (90 %: ${one.intervalText})`) + (one.error === null ? "" : `, ${percent(one.error)}`);
   one.ran = [one.model, one.accelerator, one.stack].filter(Boolean).join(", ");
-  one.words = [one.id, one.ran, one.plan, one.citation, one.locator, one.known_miss, one.metric, one.unit].join(" ").toLowerCase();
+  one.why = one.standing === "in band" ? "" : [one.reason, one.known_miss || "NOT KNOWN"].filter((told, place, all) => told && all.indexOf(told) === place).join("; ");
+  one.words = [one.id, one.ran, one.plan, one.citation, one.locator, one.why, one.metric, one.unit].join(" ").toLowerCase();
   return one;
 });
 
@@ -126,7 +127,7 @@ function rowOf(one) {
   cell("predicted", shown(one.predicted, ""), "number").append(element("small", one.intervalText));
   cell("standing", one.standing, `standing-${one.standing.replace(" ", "-")}`);
   for (const [label, column] of SHOWN.slice(5)) cell(label, one[column]);
-  if (one.standing !== "in band") name.append(element("small", `misses: ${one.known_miss || "NOT KNOWN"}`));
+  if (one.standing !== "in band") name.append(element("small", one.why));
   return row;
 }
 
