@@ -25,6 +25,10 @@ class ExpertPlan:
     imbalance: float = 0.0
     overlapped: bool = False
 
+    def of_a_rank(self, workload: TransformerWorkload) -> float:
+        """Routed experts of a layer that a rank holds, or a part of the width of each of."""
+        return 0.0 if workload.moe is None else (workload.moe.experts + self.redundant) / self.ep
+
 
 WHOLE = ExpertPlan()
 

@@ -22,10 +22,11 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.work import serving_shape
+from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
 from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.serving.deployment import WORD_B, EngineKernels, Product, ServingKernels, ServingShape, Shards
-from mlsysim.physics.serving.expert_ranks import deviations_of_busiest
+from mlsysim.physics.serving.expert_ranks import deviations_of_busiest, dispatched_copies, sent_B
 from mlsysim.physics.serving.schedule import EnginePasses
 from mlsysim.physics.serving.torus import TorusDeployment
 from mlsysim.physics.serving.torus_partition import Torus, padded_heads, torus_axes
@@ -336,6 +337,27 @@ def _torus(setting: Deployment, kernels: ServingKernels) -> Torus:
         launch_s=links.launch_s,
         closed=axes == 1 or setting.tp % int(stated.fact(device, "torus_cube", 1.0)) == 0,
     )
+
+
+def exchanged_B(setting: Deployment) -> tuple[float, float]:
+    """Bytes of all copies of one token that a decode step sends to the experts of one layer, and back; none are sent: 0.
+
+    Without an engine each rank with any of a token's experts is sent one copy, in 16 bits.
+    """
+    ep = setting.expert_plan.ep
+    if ep == 1 or setting.attention_dp == 1:
+        return 0.0, 0.0
+    if setting.stack is None:
+        moe = setting.workload.moe
+        copies = float(distinct_targets(float(ep), float(moe.experts_per_token))) if moe else 0.0
+        return (copies * WORD_B * setting.workload.hidden_dim,) * 2
+    passes = calibrated_passes(setting)
+    if isinstance(passes, TorusDeployment):
+        return 0.0, 0.0
+    low_latency = passes.has.sent_per_expert
+    copies = float(dispatched_copies(passes, low_latency=low_latency))
+    there_B, back_B = sent_B(passes, low_latency=low_latency)
+    return copies * float(there_B), copies * float(back_B)
 
 
 def coefficients_used(setting: Deployment) -> tuple[str, ...]:

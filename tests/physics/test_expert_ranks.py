@@ -12,7 +12,7 @@ from mlsysim.physics.queues.finite_run import Answers, Batch, run_per_s
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServedModel, Shards, SharedServing
 from mlsysim.physics.serving.expert_ranks import busiest_rank, deviations_of_busiest, exchange, sent_B
 from mlsysim.physics.serving.layer_time import layer_time
-from mlsysim.physics.serving.passes import decode_pass, mixed_prefill_s
+from mlsysim.physics.serving.passes import decode_pass, mixed_prefill_s, prefill_pass
 from mlsysim.physics.serving.products import layer_products_s
 
 SHAPE = served_shape(dense=0.0, experts=8.0, experts_per_token=2.0, expert_ffn=2 * UNIT)
@@ -164,6 +164,18 @@ def test_one_half_computes_while_the_other_travels():
     # Where two halves take longer than all at once they are not taken.
     few = layer_time(both, 4.0, lambda share: 0.0, decoding=True)
     assert few.total_s == pytest.approx(layer_time(one, 4.0, lambda share: 0.0, decoding=True).total_s)
+
+
+def test_a_lone_prompt_is_one_ranks():
+    """Its rank has all 64 tokens around attention, 24 units; each rank computes 32 copies of two experts, 12 units a tile."""
+    model = served(shards=replace(FOUR, node=4.0))
+    alone, four = prefill_pass(model, 1.0, 64.0), prefill_pass(model, 4.0, 64.0)
+    assert alone.weights_s == pytest.approx(3 * (24 + 24))
+    assert alone.attention_s == pytest.approx(four.attention_s)
+    # It sends as much as each of four does, and these are sent as much as they send.
+    assert alone.reductions_s == pytest.approx(four.reductions_s)
+    # Of two sequences in a decode step each is a rank's: no rank has half of one.
+    assert decode_pass(model, 2.0, 64.0).attention_s == pytest.approx(decode_pass(model, 4.0, 64.0).attention_s)
 
 
 def test_prompts_beside_a_decode_step_dispatch_once_to_a_rank():

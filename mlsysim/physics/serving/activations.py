@@ -30,16 +30,18 @@ def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -
     ``over_mean``: copies of tokens on the busiest rank of experts over those on the mean one.
     """
     shape, shards, kernels, engine = model.shape, model.shards, model.kernels, model.engine
-    width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
+    width = shape.dense * shape.ffn + (1 - shape.dense) * shape.shared_ffn
+    routed_width = (1 - shape.dense) * shape.experts_per_token * shape.expert_ffn
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
     routed_B = routed_B * over_mean / shards.ep
     if model.has.wide:
-        return engine.passes * _wide_layer_B(model, tokens, width, routed_B) / kernels.own_streaming_Bps
+        return engine.passes * _wide_layer_B(model, tokens, width + routed_width, routed_B) / kernels.own_streaming_Bps
     ffn_B = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
-    residual_B = _RESIDUAL_B * shape.hidden / shards.own
-    moved_B = tokens * (residual_B + routed_B + (ffn_B * width + _QKV_B * shape.qkv_width) / shards.tp)
+    residual_B, ranks = _RESIDUAL_B * shape.hidden / shards.own, shards.own * shards.attention
+    routed_B = routed_B + ffn_B * routed_width * over_mean / shards.tp
+    moved_B = tokens * (residual_B + routed_B + (ffn_B * width + _QKV_B * shape.qkv_width) / ranks)
     # The longest lists: the residual stream twice read and once written, or the widest block read and written.
-    list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum(width, shape.qkv_width) / shards.tp)
+    list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum(width + routed_width, shape.qkv_width) / ranks)
     cached_share = minimum(1.0, kernels.cache_B / maximum(tokens * kernels.element_B * list_width, 1.0))
     cached_Bps = max(kernels.cache_read_Bps, kernels.streaming_Bps)
     moved_B = engine.passes * moved_B * kernels.element_B / 2

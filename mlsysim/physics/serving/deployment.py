@@ -13,7 +13,7 @@ from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel, Pre
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients
 from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.layer.latent_attention import NO_LATENT, LatentShape
-from mlsysim.physics.numeric import Num, Truth
+from mlsysim.physics.numeric import Num, Truth, minimum
 
 WORD_B = 2.0  # bytes of an element of the 16-bit formats
 
@@ -290,6 +290,7 @@ class Shards:
         deviations: standard deviations by which the busiest of ``ep`` parts is expected to lie above the mean.
         imbalance: tokens of the busiest part over the mean; 0: what chance makes of even routing.
         overlapped: whether half of the tokens may compute while those of the other half are exchanged.
+        sequences: that there are at a time: groups beyond as many have none.
     """
 
     tp: Num
@@ -301,16 +302,22 @@ class Shards:
     deviations: Num = 0.0
     imbalance: Num = 0.0
     overlapped: Num = 0.0
+    sequences: Num = inf
 
     @property
     def own(self) -> Num:
         """Groups of ranks that each attend for sequences of their own; 1 where all ranks share every sequence."""
-        return self.tp / self.attention
+        return minimum(self.tp / self.attention, self.sequences)
+
+    @property
+    def apart(self) -> Truth:
+        """True where not all ranks share every sequence."""
+        return self.attention < self.tp
 
     @property
     def exchanges(self) -> Truth:
         """True where tokens travel to the ranks of their experts: ranks of one sequence have its tokens already."""
-        return (self.ep > 1) & (self.own > 1)
+        return (self.ep > 1) & self.apart
 
 
 @dataclass(frozen=True, slots=True)

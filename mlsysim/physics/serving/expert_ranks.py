@@ -102,6 +102,12 @@ def sent_B(model: ServedModel, *, low_latency: bool) -> tuple[Num, Num]:
     return model.shape.hidden * model.kernels.dispatch_B + told_B, model.shape.hidden * _ACTIVATION_B
 
 
+def dispatched_copies(model: ServedModel, *, low_latency: bool) -> Num:
+    """Copies of a token on their way to its experts, one on the rank that has it included."""
+    per_token = maximum(model.shape.experts_per_token, 1.0)
+    return per_token if low_latency else distinct_targets(model.shards.ep, per_token)
+
+
 def exchange(model: ServedModel, tokens: Num, load: RankLoad, *, decoding: bool) -> Exchange:
     """Time the dispatch and combine of ``tokens`` tokens of all ranks: within an NVLink domain and beyond it at once.
 
@@ -122,12 +128,14 @@ def exchange(model: ServedModel, tokens: Num, load: RankLoad, *, decoding: bool)
     if low_latency:
         local_copies, remote_copies = per_token * (in_node - 1) / ep, per_token * (nodes - 1) / nodes
     else:
-        local_copies = distinct_targets(ep, per_token) * (in_node - 1) / in_node
+        local_copies = dispatched_copies(model, low_latency=False) * (in_node - 1) / in_node
         remote_copies = distinct_targets(nodes, per_token) * (nodes - 1) / nodes
     copy_s = maximum(
         local_copies / kernels.collectives.bandwidth_Bps, remote_copies / (kernels.shared.exchange_share * kernels.nic_Bps)
     )
     there_B, back_B = sent_B(model, low_latency=low_latency)
-    copies_s = copy_s * tokens / shards.tp * load.over_mean
+    # A rank sends what it has, and takes what the busiest is sent.
+    rank_tokens = maximum(tokens / (shards.own * shards.attention), tokens / shards.tp * load.over_mean)
+    copies_s = copy_s * rank_tokens
     multiprocessors = 0.0 if low_latency else kernels.shared.exchange_multiprocessors
     return Exchange(2 * kernels.shared.exchange_s, copies_s * there_B, copies_s * back_B, multiprocessors)

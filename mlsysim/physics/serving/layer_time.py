@@ -91,14 +91,14 @@ def _whole(model: ServedModel, tokens: Num, attention_s: Num, decoding: bool) ->
     around_s, ffn_s = layer_products_s(model, tokens, load, decoding=decoding)
     elementwise_s = elementwise_layer_s(model, tokens, load.over_mean)
     token_B, sent = tokens * shape.hidden * 2.0, NOTHING
-    if not somewhere(shards.own > 1):
+    if not somewhere(shards.apart):
         sent_s = shape.reductions * all_reduce_s(model, token_B, shards.tp)
     else:
         if somewhere(shards.exchanges):
             sent = exchange(model, tokens, load, decoding=decoding)
         sent_s = _own_sequences_s(model, token_B, sent)
-        if not everywhere(shards.own > 1):
-            sent_s = where(shards.own > 1, sent_s, shape.reductions * all_reduce_s(model, token_B, shards.tp))
+        if not everywhere(shards.apart):
+            sent_s = where(shards.apart, sent_s, shape.reductions * all_reduce_s(model, token_B, shards.tp))
     time = LayerTime(around_s + ffn_s, attention_s, elementwise_s, sent_s)
     return _Whole(time, around_s + attention_s + elementwise_s / 2, ffn_s + elementwise_s / 2, sent)
 

@@ -68,6 +68,7 @@ def decode_pass(model: ServedModel, batch: Num, context: Num) -> PassTime:
     the head besides its layers, and as many parts of the batch as there are stages wait for it, each for the part before.
     """
     stage_batch = _stage_batch(model, batch)
+    model = _with_idle_groups(model, stage_batch)
 
     def attention_s(share: float) -> Num:
         return decode_layer_attention_s(model, share * stage_batch, context) / model.engine.attention_share
@@ -85,6 +86,13 @@ def decode_pass(model: ServedModel, batch: Num, context: Num) -> PassTime:
 def _stage_batch(model: ServedModel, batch: Num) -> Num:
     """Sequences that a stage works on at a time: a stage has no less than one, where there is any."""
     return maximum(batch / model.shards.pp, minimum(batch, 1.0))
+
+
+def _with_idle_groups(model: ServedModel, sequences: Num) -> ServedModel:
+    """The model, of whose groups of ranks some have none of so few ``sequences``: each is one group's."""
+    if not somewhere(model.shards.apart):
+        return model
+    return replace(model, shards=replace(model.shards, sequences=maximum(sequences, 1.0)))
 
 
 def decode_layer_attention_s(model: ServedModel, batch: Num, context: Num) -> Num:
@@ -129,6 +137,7 @@ def prefill_pass(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0
             halvings = np.ceil(np.log2(maximum(batch / parts * prompt * padding / has.stage_tokens, 1.0)))
             parts = where(shards.pp > 1, minimum(parts * 2.0**halvings, maximum(batch, 1.0)), parts)
         part_batch = batch / parts
+        model = _with_idle_groups(model, part_batch)
         attention_s = prefill_layer_attention_s(model, part_batch, prompt, padding)
         one_part = _pass(model, part_batch * prompt, part_batch, lambda share: share * attention_s, batch)
         passes = (parts + shards.pp - 1) / shards.pp
