@@ -237,5 +237,9 @@ def test_a_run_lasts_as_long_as_its_longest_answer():
     # Steps last as long whatever is under way: a thousand requests at once take the longest answer's.
     assert run_per_s(batch, spread, 1e-9, 1000.0) == pytest.approx(1000 / alone_s, rel=0.05)
     assert run_per_s(batch, spread, 1e-9, 1.0) < run_per_s(batch, spread, 1e5) < 10
+    # Prompts are computed before the end, all of them: none is left to the batch that empties.
+    prompts = replace(batch, joined_s=np.full(1000, 0.01))
+    longer_s = [2000 / run_per_s(each, spread, 1e-9, 2000.0) for each in (batch, prompts)]
+    assert longer_s[1] - longer_s[0] == pytest.approx(2000 * 0.01)
     older = replace(batch, aged_s=np.full(1000, 1e-3))
     assert run_per_s(older, spread, 1e4) < run_per_s(batch, spread, 1e4)

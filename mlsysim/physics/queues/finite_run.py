@@ -88,8 +88,9 @@ class Batch:
 def run_per_s(batch: Batch, answers: Answers, least_s: float, least_requests: float = 1.0) -> float:
     """Requests a second of a run with the fewest requests that last ``least_s``, no fewer than ``least_requests``.
 
-    More than there are places come at the full rate r until none waits; those under way are then (1 + spread^2)/2 of a request
-    from their ends, and take the time of the longest. Fewer start all at once, and the batch empties from then on.
+    While more wait than there are places, a request takes its share of all steps, and its prompt. Of those under way when none
+    waits any more (1 + spread^2)/2 are left, which take the time of the longest. Fewer start all at once, and the batch empties
+    from then on.
 
     Args:
         batch: one replica.
@@ -105,12 +106,12 @@ def run_per_s(batch: Batch, answers: Answers, least_s: float, least_requests: fl
     """
     places, mean = batch.places, answers.mean
     tokens = np.linspace(0.0, answers.longest(places), _POINTS)
-    full_per_s = places / (mean * float(batch.step_s[-1]) + places * float(batch.joined_s[-1]))
-    drain_s = batch.drained_s(places, answers.left(tokens), tokens, 0.0)
-    under_way = places * (1 + answers.spread**2) / 2
-    requests = max(full_per_s * (least_s - drain_s) + under_way, least_requests)
+    steps_s, prompt_s = mean * float(batch.step_s[-1]) / places, float(batch.joined_s[-1])
+    left = places * (1 + answers.spread**2) / 2
+    ends_s = batch.drained_s(places, answers.left(tokens), tokens, 0.0) - left * steps_s
+    requests = max((least_s - ends_s) / (steps_s + prompt_s), least_requests)
     if requests >= places:
-        return requests / ((requests - under_way) / full_per_s + drain_s)
+        return requests / (requests * (steps_s + prompt_s) + ends_s)
     longer = answers.longer(tokens)
 
     def lasts_s(requests: float) -> float:
