@@ -9,8 +9,9 @@ import pytest
 from mlsysim.core.errors import DataError
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.anchors.loading import load
-from mlsysim.validation.report import accuracy, recalled, targets
+from mlsysim.validation.report import accuracy, targets
 from mlsysim.validation.report.report import percent
+from mlsysim.validation.suite import recalled
 
 ROOT = Path(__file__).parents[1] / "anchors"
 LEFT_OUT = {
