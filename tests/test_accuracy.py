@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from mlsysim.core.errors import DataError
+from mlsysim.validation.anchors import recalled
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.anchors.loading import load
 from mlsysim.validation.report import accuracy, targets
 from mlsysim.validation.report.report import percent
-from mlsysim.validation.suite import recalled
 
 ROOT = Path(__file__).parents[1] / "anchors"
 LEFT_OUT = {

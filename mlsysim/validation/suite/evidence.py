@@ -8,13 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlsysim.validation.anchors import loading
+from mlsysim.validation.anchors import loading, recalled
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.kernels import checks as kernels
 from mlsysim.validation.report import accuracy, export, judgement, left_out, targets
 from mlsysim.validation.report.findings import Findings
-from mlsysim.validation.suite import recalled
 
 
 def rows(root: Path) -> tuple[dict[str, Any], ...]:
