@@ -30,6 +30,7 @@ class Engine:
         most_sequences: sequences that it decodes together at most.
         reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
         step_tokens, fitted: tokens that a pass computes at most (chunked prefill; 0: no limit); names of fitted coefficients.
+        client: what its users reach it through (``harnesses.toml``).
         file: of a user's own engine, the path by which it is named.
     """
 
@@ -41,6 +42,7 @@ class Engine:
     reserves: bool
     step_tokens: float
     fitted: tuple[str, ...]
+    client: str
     file: str = ""
 
 
@@ -83,6 +85,7 @@ def _shipped(name: str) -> Engine:
         reserves=bool(entry.get("reserves", True)),
         step_tokens=float(entry["step_tokens"]),
         fitted=fitted_of(engine_tables(), name, "engine"),
+        client=str(entry["client"]),
     )
 
 
