@@ -94,6 +94,7 @@ def test_tables_say_how_ranks_are_divided():
     # SGLang counts all ranks in tp, and deals them out to dp groups.
     counted = serving_question(row | {"tp": "16", "dp": "8", "ep": "16", "n_accel": "16"}).arguments
     assert [counted[name] for name in ("tp_size", "attention_dp", "ep_size", "replicas")] == [16, 8, 16, 1]
+    assert counted["precision"] == "fp8_block", "the published weights"
     plain = serving_question(row | {"tp": "8", "dp": "1", "ep": "0", "n_accel": "16"}).arguments
     assert (plain["tp_size"], plain["replicas"]) == (8, 2)
     assert not {"ep_size", "attention_dp"} & set(plain)

@@ -66,8 +66,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
     accelerator, harness = named_accelerator(row), _harness(row)
     hardware = accelerator if tp * pp == 1 else usual_nodes(accelerator, tp * pp)
     facts = _facts()
-    written = cell_text(row, "weight_precision") or Models.weight_format(row.get("model") or "")
-    weights = named_format("weight_precision", written, facts["precision"])
+    weights = _weights(row, workload)
     cache = cell_text(row, "kv_precision") or _cache(cell_text(row, "engine"), weights)
     prompt, output = _tokens(row, "input_len"), _tokens(row, "output_len")
     batch = whole_cell(row, "batch_or_concurrency", 1)
@@ -183,6 +182,14 @@ def _held_back(row: Mapping[str, str], harness: str, tp: int) -> int:
         return 0
     tokens = f"{whole_cell(row, 'input_len')}+{whole_cell(row, 'output_len', 0, least=0)}"
     return int(known["steps"]) if tokens == known["tokens"] else 0
+
+
+def _weights(row: Mapping[str, str], workload: TransformerWorkload) -> str:
+    """The weights' format; one of the width in which they are published means these: nobody quantises them again."""
+    written = cell_text(row, "weight_precision") or Models.weight_format(row.get("model") or "")
+    named = named_format("weight_precision", written, _facts()["precision"])
+    published = workload.weight_format
+    return published if published == f"{named}_block" else named
 
 
 def _stack(row: Mapping[str, str]) -> str:

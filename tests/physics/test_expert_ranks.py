@@ -9,6 +9,7 @@ from plain import PEAK, PRODUCTS, UNIT, links, served_shape, serving_kernels
 from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s
 from mlsysim.physics.layer.latent_attention import LatentShape
 from mlsysim.physics.queues.finite_run import Answers, Batch, run_per_s
+from mlsysim.physics.serving.activations import elementwise_layer_s
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServedModel, Shards, SharedServing
 from mlsysim.physics.serving.expert_ranks import busiest_rank, deviations_of_busiest, exchange, sent_B
 from mlsysim.physics.serving.layer_time import layer_time
@@ -196,7 +197,7 @@ LATENT = LatentShape(query_rank=UNIT, key_rank=2 * UNIT, plain_dim=UNIT, rotary_
 def test_products_of_latent_attention():
     """Of four heads, two on each rank; the residual stream is 128 wide.
 
-    Compress queries 1 x 1 x 2, expand them to 2 x 128: 1 x 4 x 1; compress keys and values to 192: 1 x 3 x 2; expand them to
+    Compress queries to 64, and keys and values to 192: 1 x 4 x 2; expand queries to 2 x 128: 1 x 4 x 1; keys and values to
     2 x 192: 1 x 6 x 2; output 1 x 2 x 4. A decode step has, for each of two heads, 128 x 64 and 128 x 128 instead: 2 x (2 + 4).
     """
     two = Shards(2.0, 1.0, 8.0, 2.0)
@@ -204,6 +205,9 @@ def test_products_of_latent_attention():
     load = busiest_rank(SHAPE, two, 64.0)
     assert layer_products_s(model, 64.0, load)[0] == pytest.approx(2 + 4 + 6 + 12 + 8)
     assert layer_products_s(model, 64.0, load, decoding=True)[0] == pytest.approx(2 + 4 + 6 + 2 * (2 + 4) + 8)
+    # Passes between: 5 bytes of 2 x (2 x 128 + 128) elements of heads, and 64 + 128 + 64 that each rank repeats, for 2 x 320.
+    plain = served(replace(SHAPE, dense=1.0, qkv_width=2 * (768.0 + 256.0)), shards=two)
+    assert elementwise_layer_s(model, 64.0) == pytest.approx(elementwise_layer_s(plain, 64.0))
     mixed = replace(LATENT, key_rank=np.array([2 * UNIT, 0.0]))
     either = served(replace(SHAPE, latent=mixed, dense=np.array([1.0, 1.0])), shards=two)
     assert layer_products_s(either, 64.0, load)[0] == pytest.approx([32, 8 + 4])

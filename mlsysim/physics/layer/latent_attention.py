@@ -55,10 +55,6 @@ def latent_products(shape: LatentShape, hidden: Num, heads: Num, tp: Num) -> tup
     )
 
 
-# Which of ``latent_products`` expands keys and values: a decode step has ``absorbed_products`` in its place.
-EXPANDS = 3
-
-
 def absorbed_products(shape: LatentShape, heads: Num, tp: Num) -> tuple[tuple[Num, Num, Num], ...]:
     """(groups, n, k) of a rank's products that a decode step has where a prefill expands keys and values.
 

@@ -5,6 +5,7 @@ Sources: Shoeybi et al. 2019, Korthikanti et al. 2022 (the tensors of a layer); 
 
 from __future__ import annotations
 
+from mlsysim.physics.layer.latent_attention import latent_elements
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.serving.deployment import ServedModel, ServingKernels
 
@@ -37,11 +38,16 @@ def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -
     if model.has.wide:
         return engine.passes * _wide_layer_B(model, tokens, width + routed_width, routed_B) / kernels.own_streaming_Bps
     ffn_B = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
+    qkv_width = shape.qkv_width
+    if shape.latent.used:
+        # What compresses is repeated by each rank.
+        expanded = shards.attention * latent_elements(shape.latent, shape.heads, shards.attention)
+        qkv_width = where(shape.latent.key_rank > 0, expanded, qkv_width)
     residual_B, ranks = _RESIDUAL_B * shape.hidden / shards.own, shards.own * shards.attention
     routed_B = routed_B + ffn_B * routed_width * over_mean / shards.tp
-    moved_B = tokens * (residual_B + routed_B + (ffn_B * width + _QKV_B * shape.qkv_width) / ranks)
+    moved_B = tokens * (residual_B + routed_B + (ffn_B * width + _QKV_B * qkv_width) / ranks)
     # The longest lists: the residual stream twice read and once written, or the widest block read and written.
-    list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum(width + routed_width, shape.qkv_width) / ranks)
+    list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum(width + routed_width, qkv_width) / ranks)
     cached_share = minimum(1.0, kernels.cache_B / maximum(tokens * kernels.element_B * list_width, 1.0))
     cached_Bps = max(kernels.cache_read_Bps, kernels.streaming_Bps)
     moved_B = engine.passes * moved_B * kernels.element_B / 2

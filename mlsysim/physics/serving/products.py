@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mlsysim.physics.kernels.gemm import GemmKernel, gemm_s
-from mlsysim.physics.layer.latent_attention import EXPANDS, absorbed_products, latent_products
+from mlsysim.physics.layer.latent_attention import absorbed_products, latent_products
 from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.deployment import (
     WORD_B,
@@ -123,11 +123,15 @@ def layer_products_s(model: ServedModel, tokens: Num, load: RankLoad, *, decodin
 
 
 def _latent_products_s(shape: ServingShape, rows: Num, ranks: Num, product: Callable[..., Num], decoding: bool) -> Num:
-    """Seconds of the products around latent attention, of which each rank repeats those that compress."""
-    products_s: Num = 0.0
-    for place, (share, n, k) in enumerate(latent_products(shape.latent, shape.hidden, shape.heads, ranks)):
-        if not (decoding and place == EXPANDS):
-            products_s = products_s + share * product(rows, n, k)
+    """Seconds of the products around latent attention.
+
+    What compresses queries, and keys and values, is one product (vLLM, SGLang, TensorRT-LLM: ``fused_qkv_a_proj``), which each
+    rank repeats.
+    """
+    queries, expand_queries, keys, expand_keys, output = latent_products(shape.latent, shape.hidden, shape.heads, ranks)
+    products_s = product(rows, queries[0] * queries[1] + keys[1], shape.hidden)
+    for _, n, k in (expand_queries, output) if decoding else (expand_queries, expand_keys, output):
+        products_s = products_s + product(rows, n, k)
     if decoding:
         for groups, n, k in absorbed_products(shape.latent, shape.heads, ranks):
             products_s = products_s + product(rows, n, k, groups)
