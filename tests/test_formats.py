@@ -109,6 +109,13 @@ def test_a_model_answers_in_the_formats_that_it_is_published_in():
     assert Deployment.of(Models.Language.DeepSeek_V3, H100, input_len=1).weights == "fp8_block"
 
 
+def test_files_of_an_engine_may_keep_fewer_bits_beside_experts():
+    """ggml-org/gpt-oss-20b-GGUF: 12.1 GB."""
+    model, card = Models.get("gpt-oss-20b"), Hardware.get("rtx_4090")
+    assert serve(model, card, stack="llama.cpp-2025").weights.m_as("GB") == pytest.approx(12.1, rel=0.01)
+    assert serve(model, card, stack="vllm-2025").weights.m_as("GB") == pytest.approx(13.8, rel=0.01)
+
+
 def test_weights_without_arithmetic_leave_the_cache_at_sixteen_bits():
     caches = [Deployment.of(LLAMA, H100, input_len=1, precision=name).cache for name in ("awq", "fp8", "nvfp4", "mxfp4")]
     assert caches == ["fp16", "fp8", "fp16", "fp16"]

@@ -28,6 +28,7 @@ class Engine:
         most_sequences: sequences that it decodes together at most.
         reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
         step_tokens, fitted: tokens that a pass computes at most (chunked prefill; 0: no limit); names of fitted coefficients.
+        beside_experts: number format of the other weights in its files, where experts alone have one; empty: the model's own.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Engine:
     reserves: bool
     step_tokens: float
     fitted: tuple[str, ...]
+    beside_experts: str = ""
 
 
 @reads("calibration", "engines.toml")
@@ -65,6 +67,7 @@ def engine(name: str) -> Engine:
         reserves=bool(entry.get("reserves", True)),
         step_tokens=float(entry["step_tokens"]),
         fitted=fitted_of(engine_tables(), name, "engine"),
+        beside_experts=str(entry.get("beside_experts", "")),
     )
 
 

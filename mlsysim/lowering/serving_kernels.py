@@ -205,8 +205,8 @@ def _lent_kernel(device: EngineDevice) -> GemmKernel:
 
 def _multiplies_integers(accelerator: HardwareNode, formats: Formats, has: EngineKernels) -> bool:
     """Whether an engine multiplies narrow weights as they are; what its kernels reach of the integer peak is its own share."""
-    narrow = bytes_per_element(formats.experts or formats.weights) < WORD_B
-    return has.own_rows > 0 and not has.unpacks and narrow and "int8" in accelerator.compute.precision_flops
+    own = has.own_rows > 0 and not has.unpacks and bytes_per_element(formats.experts or formats.weights) < WORD_B
+    return own and "int8" in accelerator.compute.precision_flops
 
 
 def peak_flops_per_s(setting: Deployment) -> float:
@@ -231,8 +231,7 @@ def _decode_kernel(device: str, array: float) -> DecodeKernel:
 def _head_kernel(device: EngineDevice) -> GemmKernel:
     """The 16-bit kernel of the output head, which is launched behind the kernel before."""
     if not device.gemm:
-        # Never evaluated: an accelerator without measured products is refused where a layer's are looked up.
-        return _lent_kernel(device)
+        return _lent_kernel(device)  # never evaluated: a layer's products are refused
     head = gemm_kernel(device.gemm)
     return replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
 
@@ -265,9 +264,18 @@ def _vendor_product(accelerator: HardwareNode, precision: str, weights: str, dev
         # They also choose among 4-bit kernels by shape; the benchmark ran one that cannot split k and stalls when k is long.
         product = replace(product, step_s=0.0, most_splits=wide.most_splits)
     if name in WEIGHT_ONLY:
-        # The benchmark's kernel does not split k; those of engines do (Marlin, arXiv:2408.11743: striped partitioning).
-        product = replace(product, most_splits=wide.most_splits)
+        product = _as_engines_unpack(product, wide.most_splits, accelerator, device)
     return Product(product, input_B, bytes_per_element(weights), peak, output_B)
+
+
+def _as_engines_unpack(product: GemmKernel, most_splits: float, accelerator: HardwareNode, device: EngineDevice) -> GemmKernel:
+    """The benchmark's weight-only kernel as engines have it: it splits k (Marlin, arXiv:2408.11743), a few rows take the cores.
+
+    It reads memory at the share that an engine's own unpacking kernels reach, where that is higher.
+    """
+    memory_efficiency = max(product.memory_efficiency, device.own_memory_share)
+    cores = accelerator.rate_flops_per_s("fp32") if "fp32" in accelerator.compute.precision_flops else 0.0
+    return replace(product, most_splits=most_splits, memory_efficiency=memory_efficiency, core_flops_per_s=cores)
 
 
 def _product_format(accelerator: HardwareNode, precision: str, weights: str, measured: str) -> tuple[str, float, float]:
