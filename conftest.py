@@ -8,7 +8,8 @@ import pytest
 
 pytest_plugins = ["pytester"]
 # Modules of commands need typer; without it their doctests are left out.
-collect_ignore = [] if importlib.util.find_spec("typer") else ["mlsysim/cli/app.py", "mlsysim/cli/anchor.py"]
+COMMANDS = [f"mlsysim/cli/{name}.py" for name in ("app", "anchor", "calibrate")]
+collect_ignore = [] if importlib.util.find_spec("typer") else COMMANDS
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

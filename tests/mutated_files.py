@@ -306,6 +306,22 @@ def _package(one: Mutant, folder: Path) -> None:
         mlsysim.systems.usual_node(mlsysim.Hardware.Cloud.L40S)
 
 
+def _own(one: Mutant, folder: Path) -> None:
+    """A user's own stack or engine: runs on it are predicted."""
+    path = folder / one.path.name
+    path.write_bytes(one.content)
+    training, serving = (
+        {"accelerator": accelerator, "model": "Llama-3.1-8B", "n_accel": "8", "tp": "8"} for accelerator in ("H100", "A100")
+    )
+    training |= {"framework": str(path), "seq_len": "4096", "global_batch_seqs": "16", "metric": "step_time_s"}
+    serving |= {"engine": str(path), "mode": "static", "input_len": "512", "metric": "ttft_ms", "weight_precision": "fp16"}
+    is_stack = "stack" in one.path.name
+    for row in predict_table([training] if is_stack else [serving]):
+        _finite(row)
+        if not row["predicted"]:
+            raise DataError(row["reason"])
+
+
 @dataclass(frozen=True)
 class Kind:
     """Files that one reader takes, their text before the change, and what asks the reader."""
@@ -325,6 +341,7 @@ KINDS = {
     "table": Kind(_runs(), _run_text, _predict),
     "registry": Kind(_LISTED, _plain, _registry),
     "tree": Kind([*ANCHORS.glob("*.toml"), *ANCHORS.glob("*/family.toml")], _plain, _tree),
+    "own": Kind([ROOT / "tests" / f"own_{kind}.toml" for kind in ("stack", "engine")], _plain, _own),
     "package": Kind(_OTHERS, _plain, _package),
 }
 # Those whose readers keep nothing of a file that has changed since.

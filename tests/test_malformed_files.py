@@ -291,7 +291,7 @@ def test_a_calibration_file_of_the_wrong_shape(monkeypatch, old, new, message):
     assert old in text[start:]
     monkeypatch.setattr(Path, "read_bytes", lambda path: (text[:start] + text[start:].replace(old, new, 1)).encode())
     monkeypatch.setattr(engines, "engine_tables", engines.engine_tables.__wrapped__)
-    told(lambda: engines.engine.__wrapped__("vllm-2025"), "mlsysim/calibration/data/engines.toml", message)  # not kept
+    told(lambda: engines._shipped.__wrapped__("vllm-2025"), "mlsysim/calibration/data/engines.toml", message)  # not kept
 
 
 MODULE = """

@@ -124,7 +124,7 @@ def test_published_models(text, entry):
 
 
 @pytest.mark.parametrize(
-    "text", ["mistralai/Mistral-7B-Instruct-v0.2", "DeepSeek-R1-Distill-Llama-70B", "Kimi-K2-Thinking", "Llama-2-70B-32K"]
+    "text", ["mistralai/Mistral-7B-Instruct-v0.9", "DeepSeek-R1-Distill-Llama-7B", "Kimi-K9-Thinking", "Llama-2-70B-32K"]
 )
 def test_a_model_of_another_architecture_is_not_guessed(text):
     with pytest.raises(UnknownNameError):
@@ -241,3 +241,29 @@ def test_an_accelerator_alone_sits_in_its_usual_node():
     alone = ServingModel().solve(Models.Language.Llama3_70B, Hardware.Cloud.H100, **asked)
     two = Fleet(name="two", node=Systems.Nodes.DGX_H100, count=2)
     assert alone.ttft == ServingModel().solve(Models.Language.Llama3_70B, two, **asked).ttft
+
+
+def test_every_published_checkpoint_is_an_entry_or_refused_by_the_name_of_its_layers():
+    with (Path(__file__).parent / "model_ids.csv").open(encoding="utf-8", newline="") as file:
+        expected = {row["name"]: row["entry"] for row in csv.DictReader(file)}
+    for name, entry in expected.items():
+        if entry != "-":
+            assert Models.id_of(name) == entry, name
+            continue
+        with pytest.raises(UnknownNameError, match=r"expected .*(layer|modelled)"):
+            Models.get(name)
+
+
+def test_models_of_the_list_have_the_formats_that_they_are_published_in():
+    formats = {name: (Models.get(name).weight_format, Models.get(name).expert_format) for name in OWN_FORMATS}
+    assert formats == OWN_FORMATS
+
+
+OWN_FORMATS = {
+    "openai/gpt-oss-120b": ("", "mxfp4"),
+    "deepseek-ai/DeepSeek-R1-0528": ("fp8_block", ""),
+    "moonshotai/Kimi-K2-Thinking": ("", "int4"),
+    "MiniMaxAI/MiniMax-M2.5": ("fp8_block", ""),
+    "mistralai/Devstral-2-123B-Instruct-2512": ("fp8", ""),
+    "Qwen/Qwen3-32B": ("", ""),
+}

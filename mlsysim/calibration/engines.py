@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlsysim.calibration.devices import kernels_of, measured_device, measured_hardware
 from mlsysim.calibration.names import engine_called
+from mlsysim.calibration.own import ENGINE, OwnStack, is_own, known_parts, own_stack
 from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
@@ -29,6 +31,7 @@ class Engine:
         reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
         step_tokens, fitted: tokens that a pass computes at most (chunked prefill; 0: no limit); names of fitted coefficients.
         beside_experts: number format of the other weights in its files, where experts alone have one; empty: the model's own.
+        file: of a user's own engine, the path by which it is named.
     """
 
     name: str
@@ -40,23 +43,38 @@ class Engine:
     step_tokens: float
     fitted: tuple[str, ...]
     beside_experts: str = ""
+    file: str = ""
 
 
-@reads("calibration", "engines.toml")
 def engine(name: str) -> Engine:
-    """The engine called ``name``, or the one that another name of an engine and its release means.
+    """The engine called ``name``, the one that another name of an engine and its release means, or the user's own in a file.
 
     Raises:
         UnknownNameError: no such engine; the message has the nearest names.
+        DataError: the file is none that ``mlsysim calibrate`` wrote.
 
     Example:
         >>> engine("vllm-2025").has.grouped_decode, engine("vLLM 0.12.0").name
         (True, 'vllm-2025')
     """
+    return _calibrated(own_stack(name, ENGINE)) if is_own(name) else _shipped(name)
+
+
+@functools.lru_cache(maxsize=64)
+def _calibrated(own: OwnStack) -> Engine:
+    """The user's own engine: it keeps the name of the one that it is like, by which facts about it are found."""
+    base = _shipped(own.like)
+    left = tuple(name for name in base.fitted if name.rpartition(".")[2] not in own.values)
+    numbers = replace(base.coefficients, **known_parts(own, COEFFICIENTS))
+    return replace(base, coefficients=numbers, fitted=(*left, *own.names), file=own.file)
+
+
+@reads("calibration", "engines.toml")
+def _shipped(name: str) -> Engine:
     known = engine_tables()
     called = name if name in known else engine_called(name, alone=True)
     if called is not None and called != name:
-        return engine(called)
+        return _shipped(called)
     entry = known_entry("stack", name, known)
     return Engine(
         name=name,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlsysim.calibration.evidence import MeasuredRun, RunFacts, left_out, measured_facts, measured_runs
+from mlsysim.calibration.own import is_own, own_stack
 
 LEVEL = 0.9
 # Runs that a scope needs: the 90 % quantile of twenty is the second largest.
@@ -108,6 +109,8 @@ def spread(solver: str, quantity: str, facts: RunFacts, *, known_source: bool = 
         >>> known.log_width < new.log_width, new.scope.startswith("no measurement of this engine or stack")
         (True, True)
     """
+    if is_own(facts.stack):
+        return _of_own(solver, quantity, facts)
     closest = _pool(solver, quantity).closest(facts, solver)
     if closest is None:
         return None
@@ -122,12 +125,31 @@ def spread(solver: str, quantity: str, facts: RunFacts, *, known_source: bool = 
     return Spread(width, scope, widest.runs, widest.median, widest.p90)
 
 
+def _of_own(solver: str, quantity: str, facts: RunFacts) -> Spread | None:
+    """The spread of a user's own stack, by its runs; on an accelerator that it was not calibrated on it is wider."""
+    own = own_stack(facts.stack)
+    errors = own.errors.get(quantity) if solver == own.solver else None
+    if errors is None:
+        return spread(solver, quantity, facts._replace(stack=own.like))
+    measured = Spread(errors.log_width, f"the runs of {own.file}", errors.runs, errors.median, errors.p90)
+    if facts.accelerator in own.accelerators:
+        return measured
+    left = _study("device", solver, quantity)
+    scope = f"no measurement of this accelerator by {own.file}: interval from those left out"
+    return Spread(math.hypot(left.log_width, errors.log_width), scope, left.runs, left.median, left.p90)
+
+
 def unmeasured(solver: str, facts: RunFacts, *, known_source: bool = True) -> tuple[str, ...]:
     """Name what of a run has no measurements of its own, of ``STUDIES``.
 
     A stack that is not known stands for its source too. Models matter where their engine's kernels were not measured for them:
     in serving language models.
     """
+    if is_own(facts.stack):
+        own = own_stack(facts.stack)
+        if solver == own.solver:
+            return () if facts.accelerator in own.accelerators else ("device",)
+        facts = facts._replace(stack=own.like)
     known = _known(solver)
     missing = []
     if facts.stack not in known["stack"]:

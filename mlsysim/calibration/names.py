@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mlsysim.calibration.own import ENGINE, STACK, is_own, own_stack
 from mlsysim.core.names import folded, longest_beginning
 from mlsysim.core.toml import packaged_toml, reads
 
@@ -26,6 +27,8 @@ def engine_called(text: str, year: float = _LATEST, *, alone: bool = False) -> s
         >>> engine_called("vLLM 0.12.0"), engine_called("vllm", 2023), engine_called("sglang-2025"), engine_called("mine")
         ('vllm-2025', 'vllm-2024', 'sglang-2025', None)
     """
+    if is_own(text):
+        return own_stack(text, ENGINE).file
     own = _own("engines.toml").get(folded(text))
     if own is not None:
         return own
@@ -52,6 +55,9 @@ def framework_called(text: str, year: float | None = None) -> Mapping[str, Any] 
         >>> framework_called("mine") is None
         True
     """
+    if is_own(text):
+        own = own_stack(text, STACK)
+        return {**(framework_called(own.called, own.year) or unknown()), "stack": own.file, "own": True}
     names = _names()
     listed: dict[str, dict[str, Any]] = names["framework"]
     lowered = text.strip().lower()
@@ -79,6 +85,8 @@ def stack_called(text: str) -> str | None:
         >>> stack_called("megatron-2021"), stack_called("torchtitan v0.1"), stack_called("pytorch-fsdp-pur")
         ('megatron-2021', 'pytorch-fsdp', None)
     """
+    if is_own(text):
+        return own_stack(text, STACK).file
     own = _own("stacks.toml").get(folded(text))
     listed: dict[str, dict[str, Any]] = _names()["framework"]
     name = None if own is not None else longest_beginning(text, listed)

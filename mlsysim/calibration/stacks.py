@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlsysim.calibration import attention, collectives, gemm, shared
 from mlsysim.calibration.devices import clock_names, kernels_of
+from mlsysim.calibration.own import STACK, OwnStack, is_own, known_parts, own_stack
 from mlsysim.calibration.store import coefficients, fitted_of, known_entry, tables
 from mlsysim.core.toml import reads
 from mlsysim.physics.training.memory import MemoryTerms
@@ -55,17 +57,28 @@ class Stack:
         return replace(self.memory, score_B=self.score_B.get(attention, 0.0), input_B=input_B)
 
 
-@reads("calibration", "stacks.toml")
 def stack(name: str) -> Stack:
-    """The stack called ``name``.
+    """The stack called ``name``, or the user's own in the file of this path.
 
     Raises:
         UnknownNameError: no such stack; the message lists them.
+        DataError: the file is none that ``mlsysim calibrate`` wrote.
 
     Example:
         >>> stack("megatron-2021").coefficients.tp_hidden_backward
         0.0
     """
+    return _calibrated(own_stack(name, STACK)) if is_own(name) else _shipped(name)
+
+
+@functools.lru_cache(maxsize=64)
+def _calibrated(own: OwnStack) -> Stack:
+    base = _shipped(own.like)
+    return replace(base, name=own.file, coefficients=replace(base.coefficients, **known_parts(own, COEFFICIENTS)))
+
+
+@reads("calibration", "stacks.toml")
+def _shipped(name: str) -> Stack:
     entry = known_entry("stack", name, tables(_FILE))
     return Stack(
         name=name,
@@ -80,7 +93,6 @@ def stack(name: str) -> Stack:
     )
 
 
-@reads("calibration", "stacks.toml")
 def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, ...]:
     """Names of every coefficient that a training step of this stack on this device was fitted with.
 
@@ -88,6 +100,15 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
         >>> [name for name in fitted_names("megatron-2021", "a100_sxm", "bfloat16") if "clock" in name]
         ['clock.a100_sxm']
     """
+    if is_own(stack_name):
+        own = own_stack(stack_name, STACK)
+        base = (name for name in fitted_names(own.like, device, gemm_format) if name.rpartition(".")[2] not in own.values)
+        return (*base, *own.names)
+    return _fitted_names(stack_name, device, gemm_format)
+
+
+@reads("calibration", "stacks.toml")
+def _fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, ...]:
     kernels = kernels_of(device)
     names = list(dict.fromkeys(name for fmt in ("bfloat16", gemm_format) for name in gemm.fitted_names(kernels, fmt)))
     names += attention.fitted_names("prefill", kernels, ["bfloat16"])

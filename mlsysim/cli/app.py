@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mlsysim import __version__
-from mlsysim.cli import anchor, predict
+from mlsysim.cli import anchor, calibrate, predict
 from mlsysim.cli.exits import HOLDS, MEANINGS
 
 
@@ -39,6 +39,7 @@ def _command() -> Any:
     anchors = typer.Typer(help="Your own measurements as tests of pytest.")
     anchors.command("new")(anchor.new)
     app.add_typer(anchors, name="anchor")
+    app.command("calibrate")(calibrate.calibrate)
     # Its arguments are read, and its help is written, where typer is missing too.
     passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app.command("predict", context_settings=passed_on)(_predict)

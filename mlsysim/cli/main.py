@@ -14,7 +14,7 @@ from mlsysim.cli.exits import BAD_INPUT, HOLDS, INFEASIBLE
 from mlsysim.core.errors import InfeasibleError, MLSysError
 
 # Commands that the ``cli`` extra brings, by their name.
-WITH_TYPER = ("anchor",)
+WITH_TYPER = ("anchor", "calibrate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -184,6 +184,10 @@ class Names:
             left = have or silent or (left if qualifier in self._reading.lenient else [])
         return left
 
+    def bare(self, text: str) -> str:
+        """Returns ``text`` without what says nothing and without its qualifiers, case and punctuation set aside."""
+        return self._reading.parts(self._bare(text)).core
+
     def qualifier(self, text: str, name: str) -> str | None:
         """Returns what ``text`` says of this qualifier, such as its memory; None if it does not."""
         return self._reading.parts(text).qualifiers.get(name)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mlsysim.core.errors import DataError, InputError, UnknownNameError, either, nearest
-from mlsysim.core.names import Names, Reading
+from mlsysim.core.names import Names, Reading, longest_beginning
 from mlsysim.core.provenance import Provenance
 from mlsysim.core.toml import packaged_toml, reading, table_of, toml_file
 
@@ -26,6 +26,8 @@ E = TypeVar("E")
 _DEFAULTS = "defaults"
 # Files beside those of entries: how they are spelt, and how accelerators are put together where nobody says.
 _SPELLINGS = "names.toml"
+# Its table of what a room leaves out, by how names begin, and what an entry would have to be.
+_LEFT_OUT = "not_modelled"
 _NO_ENTRIES = (_SPELLINGS, "fleets.toml")
 _PROVENANCE = ("source", "locator", "evidence", "notes")
 # Two threads that ask for an entry get one object: caches go by identity. Entries of a room name those of others: one lock.
@@ -87,12 +89,24 @@ class _Store:
         """All names of all entries, with the spellings that the room's ``names.toml`` lists."""
         spelt = self._spelt
         if spelt is None:
-            listed = (resources.files(f"mlsysim.{self.room}") / "data" / _SPELLINGS).is_file()
-            document = packaged_toml(self.room, _SPELLINGS) if listed else {}
+            document = self.document()
             known = {entry.id: entry.names for entry in self._all()}
             with reading(f"mlsysim/{self.room}/data/{_SPELLINGS}"):
                 self._spelt = spelt = Names(known, Reading.of(document), document.get("spellings", {}))
         return spelt
+
+    def left_out(self, name: object) -> str:
+        """What an entry of this name would have to be, where the room's ``names.toml`` says why it is none; else empty."""
+        if not isinstance(name, str):
+            return ""
+        listed: dict[str, str] = self.document().get(_LEFT_OUT, {})
+        beginning = longest_beginning(self.names().bare(name), listed)
+        return "" if beginning is None else listed[beginning]
+
+    def document(self) -> dict[str, Any]:
+        """The room's ``names.toml``; empty where it has none."""
+        listed = (resources.files(f"mlsysim.{self.room}") / "data" / _SPELLINGS).is_file()
+        return packaged_toml(self.room, _SPELLINGS) if listed else {}
 
     def value(self, entry: _Entry) -> Any:
         """The object built from an entry.
@@ -282,7 +296,10 @@ class Group(Generic[T]):
         """The error for a name that means none of the entries, or ``several``."""
         meant = [entry.symbol for entry in several[:3]] or self.nearest(name)
         error = UnknownNameError(self._label, name, f"one of its {len(self)} names", next(iter(meant), None))
-        if len(several) > 1:
+        if not several and (expected := self._store.left_out(name)):
+            error = UnknownNameError(self._label, name, expected)
+            said = f"has no {name!r}: expected {expected}"
+        elif len(several) > 1:
             said = f"has several {name!r}: say which of {either(meant)}"
         elif meant:
             said = f"has no {name!r}; did you mean {either(meant)}?"

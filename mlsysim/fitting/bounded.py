@@ -35,6 +35,7 @@ class Coefficient:
         low, high: the ends of the range.
         log: its logarithm is fitted, as of those that range over decades.
         prior: where it is pulled to (None: to its start).
+        stiffness: how many times as strongly as others it is pulled there.
     """
 
     start: float
@@ -42,6 +43,7 @@ class Coefficient:
     high: float
     log: bool = False
     prior: float | None = None
+    stiffness: float = 1.0
 
     @property
     def pulled_to(self) -> float:
@@ -58,7 +60,7 @@ class Coefficient:
 
         Example:
             >>> Coefficient(0.9, 0.0, 1.0).begun_at(1.0)
-            Coefficient(start=0.9999, low=0.0, high=1.0, log=False, prior=0.9)
+            Coefficient(start=0.9999, low=0.0, high=1.0, log=False, prior=0.9, stiffness=1.0)
         """
         if value is None:
             return self
@@ -136,12 +138,14 @@ def fit(
         for end in ("low", "start", "high", "pulled_to")
     )
 
+    pulls = pull * np.array([coefficients[name].stiffness for name in names])
+
     def unpacked(x: Times) -> dict[K, float]:
         return {name: float(np.exp(v) if coefficients[name].log else v) for name, v in zip(names, x, strict=True)}
 
     def residuals(x: Times) -> Times:
         missed = weights * np.log(predict(unpacked(x)) / measured)
-        return np.concatenate([missed, pull * (x - prior) / (high - low)]) if pull else missed
+        return np.concatenate([missed, pulls * (x - prior) / (high - low)]) if pull else missed
 
     def slopes(x: Times) -> Times:
         """How the residuals move, by steps towards the middle of the ranges."""
@@ -152,7 +156,7 @@ def fit(
         else:
             columns = varied(values, changed)
         missed = np.broadcast_to(weights, measured.shape)[:, None] * np.log(columns / predict(values)[:, None]) / steps
-        return np.concatenate([missed, np.diag(pull / (high - low))]) if pull else missed
+        return np.concatenate([missed, np.diag(pulls / (high - low))]) if pull else missed
 
     options = {"loss": "soft_l1", "f_scale": _SCALE, "x_scale": high - low, "ftol": tolerance}
     solution = least_squares(residuals, start, jac=slopes, bounds=(low, high), **options)

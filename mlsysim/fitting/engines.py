@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,8 @@ RANGES = {
         "interleave": Coefficient(0.9, 0.2, 1.5),
         "core_Bps": Coefficient(1.2e10, 2e9, 4e10),
         "hop_s": Coefficient(1e-4, 0.0, 1e-3),
+        "link_share": Coefficient(1.0, 0.1, 1.5),
+        "network_share": Coefficient(1.0, 0.1, 1.5),
     },
     "device": {
         "compute_share": Coefficient(1.0, 0.3, 1.8),
@@ -127,19 +129,41 @@ def _device(accelerator: HardwareNode, entry: Entry) -> EngineDevice:
     return replace(engine_device(accelerator.name), **shares)
 
 
+class MeasuredFigure(NamedTuple):
+    """A figure of a deployment, by the field of its result and in SI units, and the source that says so.
+
+    ``after_first`` says whether its time between tokens leaves out the first.
+    """
+
+    replica: ServingReplica
+    after_first: bool
+    field: str
+    value: float
+    source: str
+
+
 def runs_of(anchors: Iterable[Anchor]) -> list[Runs]:
     """Serving cases, grouped so that each group shares its kernels; engines on a torus have nothing that is fitted."""
+    return grouped(map(_figure, anchors))
+
+
+def _figure(anchor: Anchor) -> MeasuredFigure:
+    question = serving_question(anchor.case.run)
+    asked = checked_question((question.workload, question.hardware), question.arguments)
+    unit = {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0)
+    return MeasuredFigure(*asked, METRICS[question.metric][0], unit * float(anchor.case.value or 0.0), anchor.source.key)
+
+
+def grouped(figures: Iterable[MeasuredFigure]) -> list[Runs]:
+    """Measured figures, grouped so that each group shares its kernels; engines on a torus have nothing that is fitted."""
     groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
-    for anchor in anchors:
-        question = serving_question(anchor.case.run)
-        replica, after_first = checked_question((question.workload, question.hardware), question.arguments)
+    for figure in figures:
+        replica = figure.replica
         deployment, passes = replica.deployment, replica.passes
         if deployment.stack is None or not isinstance(passes, EnginePasses):
             continue
-        unit = {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0)
-        row = (replica, after_first, METRICS[question.metric][0], unit * float(anchor.case.value or 0.0), anchor.source.key)
         group = (deployment.stack.name, id(passes.kernels), deployment.schedule, deployment.workload.causal)
-        groups.setdefault(group, []).append(row)
+        groups.setdefault(group, []).append(figure)
     return [_together(rows) for rows in groups.values()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ def toml_value(value: Any) -> str:
         return "{ " + ", ".join(f"{toml_key(key)} = {toml_value(entry)}" for key, entry in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(toml_value, value)) + "]"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def toml_tables(tables: Mapping[str, Mapping[str, Any]], header: str) -> str:
@@ -52,7 +53,7 @@ def toml_tables(tables: Mapping[str, Mapping[str, Any]], header: str) -> str:
     """
     lines = [f"# {line}".rstrip() for line in header.splitlines()]
     for name, entry in tables.items():
-        lines += ["", f"[{toml_key(name)}]", *(f"{key} = {toml_value(value)}" for key, value in entry.items())]
+        lines += ["", f"[{toml_key(name)}]", *(f"{toml_key(key)} = {toml_value(value)}" for key, value in entry.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from mlsysim.lowering.training_kernels import kernel_device, stack_step
 from mlsysim.physics.records import stacked
 from mlsysim.physics.training.step_inputs import KernelDevice, SharedCoefficients, StackCoefficients
 from mlsysim.tables.training import TrainingQuestion
-from mlsysim.tables.training_steps import prepared_row
+from mlsysim.tables.training_steps import LoweredRun, prepared_row
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.kernels.errors import Times
 
@@ -40,6 +40,8 @@ RANGES = {
     "tp_wait_s": Coefficient(1e-4, 0.0, 3e-3),
     "network_step_s": Coefficient(1e-4, 0.0, 2e-3),
     "clock": Coefficient(0.85, 0.6, 1.05),
+    "link_share": Coefficient(1.0, 0.1, 1.5),
+    "compute_share": Coefficient(1.0, 0.5, 1.3),
 }
 # Those that only runs with experts have: fitted to these runs alone, after all else is fitted to the runs without.
 EXPERT_PARTS = ("host_expert_s", "ep_hidden", "routed_B")
@@ -78,15 +80,28 @@ def measured_step_s(anchor: Anchor, question: TrainingQuestion) -> float:
     return float(tokens / value / question.fleet.accelerators)
 
 
+class MeasuredStep(NamedTuple):
+    """A training run, the seconds that its step took, and the source that says so."""
+
+    run: LoweredRun
+    seconds: float
+    source: str
+
+
 def runs_of(anchors: Iterable[Anchor]) -> list[Runs]:
     """Training cases as runs of one stack on one accelerator at one precision, all with experts or all without."""
+    rows = ((anchor, prepared_row(tuple(anchor.case.run.items()))) for anchor in anchors)
+    return grouped(MeasuredStep(run, measured_step_s(anchor, run.asked), anchor.source.key) for anchor, run in rows)
+
+
+def grouped(steps: Iterable[MeasuredStep]) -> list[Runs]:
+    """Measured steps as runs of one stack on one accelerator at one precision, all with experts or all without."""
     groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
-    for anchor in anchors:
-        run = prepared_row(tuple(anchor.case.run.items()))
+    for run, seconds, source in steps:
         question = run.asked
         routed = question.workload.moe is not None
         accelerator = question.fleet.node.accelerator
-        row = (run.work, run.shape, run.plan, run.setting.machine(), measured_step_s(anchor, question), anchor.source.key)
+        row = (run.work, run.shape, run.plan, run.setting.machine(), seconds, source)
         group = (question.arguments["stack"], accelerator.name, run.setting.precision, routed)
         groups.setdefault(group, []).append((accelerator, *row))
     found = []

@@ -11,7 +11,7 @@ from mlsysim.calibration import attention, collectives, gemm
 from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients, link_behind_Bps
-from mlsysim.calibration.engines import Engine, EngineDevice, engine, engine_device
+from mlsysim.calibration.engines import Engine, EngineDevice, engine_device
 from mlsysim.calibration.gemm import FORMATS, WEIGHT_ONLY, gemm_kernel, measured_formats, weight_only_kind
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_gemm, shared_names, shared_serving
@@ -315,6 +315,7 @@ def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, c
 
     Example:
         >>> from mlsysim.hardware.registry import Hardware
+        >>> from mlsysim.calibration.engines import engine
         >>> ft, v100 = engine("fastertransformer-bert"), Hardware.get("v100_sxm2_16gb")
         >>> engine_kernels(ft, v100, Formats("fp16", "fp16", "fp16"), causal=False).flash_prefill
         False
@@ -387,14 +388,14 @@ def coefficients_used(setting: Deployment) -> tuple[str, ...]:
     if setting.experts != setting.weights:
         parts.append((setting.experts, setting.experts))
     kinds = tuple(_product_format(setting.accelerator, *formats, device.gemm)[0] for formats in parts)
-    return _coefficient_names(setting.stack.name, setting.accelerator.name, kinds, setting.tp > 1)
+    return (*_coefficient_names(setting.accelerator.name, kinds, setting.tp > 1), *setting.stack.fitted)
 
 
 @functools.cache
-def _coefficient_names(stack: str, hardware: str, gemm_formats: tuple[str, ...], reduces: bool) -> tuple[str, ...]:
+def _coefficient_names(hardware: str, gemm_formats: tuple[str, ...], reduces: bool) -> tuple[str, ...]:
     device = engine_device(hardware)
     names = list(dict.fromkeys(name for fmt in ("bfloat16", *gemm_formats) for name in gemm.fitted_names(device.gemm, fmt)))
     names += [*attention.fitted_names("prefill", device.attention), *attention.fitted_names("decode", device.attention)]
     if reduces:
         names += collectives.fitted_names("device", device.collectives)
-    return (*shared_names("serving"), *names, *device.fitted, *engine(stack).fitted)
+    return (*shared_names("serving"), *names, *device.fitted)

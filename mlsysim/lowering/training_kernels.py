@@ -177,10 +177,11 @@ def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, sta
     """One step of ``plan`` from calibrated kernels and the coefficients of a stack."""
     accelerator, found = setting.fleet.node.accelerator, stack(stack_name)
     shape, machine = setting_shape(setting, found), setting.machine()
-    device = kernel_device(accelerator, setting.precision, found.fused_quantisation).in_node(machine.intra_Bps)
+    device, coefficients = kernel_device(accelerator, setting.precision, found.fused_quantisation), found.coefficients
+    used = device.under(coefficients, machine.intra_Bps)
 
     def times(split: Plan) -> LayerTimes:
-        return layer_times(work, shape, split, wire_machine(machine, device, found, split.tp), device, found.coefficients)
+        return layer_times(work, shape, split, wire_machine(machine, used, found, split.tp), used, coefficients)
 
     layer = once_per_layer(times, plan) if isinstance(plan.tp, np.ndarray) else None
     return stack_step(work, shape, plan, machine, device, found, setting.straggler_factor, layer)
@@ -206,8 +207,9 @@ def stack_step(
 
     ``layer`` holds the times of the plan's layers where the caller has them already.
     """
-    device = device.in_node(machine.intra_Bps)
-    machine, coefficients = wire_machine(machine, device, found, plan.tp), found.coefficients
+    coefficients = found.coefficients
+    device = device.under(coefficients, machine.intra_Bps)
+    machine = wire_machine(machine, device, found, plan.tp)
     if layer is None:
         layer = layer_times(work, shape, plan, machine, device, coefficients)
     parts = kernel_parts(work, shape, layer, wire_plan(plan, found), machine, device, coefficients)

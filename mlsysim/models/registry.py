@@ -47,6 +47,17 @@ class ModelRegistry(Registry[Workload]):
         told = self._store.names().qualifier(name, "format")
         return "" if told is None else _weight_formats()[told]
 
+    def not_modelled(self, name: str) -> str:
+        """What a transformer of this name would have to be, where its layers are of a kind that is not modelled; else empty.
+
+        Example:
+            >>> Models.not_modelled("Qwen/Qwen3-Next-80B-A3B-Instruct")
+            'a transformer: most layers are linear attention (gated delta net)'
+            >>> Models.not_modelled("Qwen/Qwen3-32B")
+            ''
+        """
+        return self._store.left_out(name)
+
 
 @functools.cache
 def _weight_formats() -> dict[str, str]:

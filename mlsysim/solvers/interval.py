@@ -11,6 +11,7 @@ import pint
 
 from mlsysim.calibration.evidence import MeasuredRun, RunFacts, measured_runs, quantity_of
 from mlsysim.calibration.intervals import LEVEL, spread
+from mlsysim.calibration.own import is_own, own_stack
 from mlsysim.core.units import Quantity
 from mlsysim.solvers.shown import shown_range
 
@@ -109,6 +110,8 @@ def nearest_to(solver: str, quantity: str, facts: RunFacts) -> tuple[MeasuredRun
         >>> len(runs), {run.facts.stack for run in runs}
         (3, {'vllm-2025'})
     """
+    if is_own(facts.stack):
+        facts = facts._replace(stack=own_stack(facts.stack).like)
     measured = [run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity)]
     runs = sorted(measured, key=lambda run: _distance(run.facts, facts))
     return tuple(_apart(runs))[:NEAREST]

@@ -171,7 +171,7 @@ def run_facts(workload: Workload, accelerator: HardwareNode, stack: object, acce
         stack: the name of its stack or engine, an object that has one, or None.
         accelerators: how many.
     """
-    named = "" if stack is None else str(getattr(stack, "name", stack))
+    named = "" if stack is None else str(getattr(stack, "file", "") or getattr(stack, "name", stack))
     return RunFacts(workload.name, workload.kind, accelerator.name, named, float(accelerators))
 
 

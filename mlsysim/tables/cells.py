@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from mlsysim.calibration.own import is_own
 from mlsysim.core.errors import InputError
 
 Cells = Mapping[str, str]
@@ -21,6 +22,17 @@ def cell_text(cells: Cells, column: str) -> str:
         ('static', '')
     """
     return (cells.get(column) or "").strip().lower()
+
+
+def software_cell(cells: Cells, column: str) -> str:
+    """Returns what a cell says of a framework or an engine: in lower case, unless it is the path of a user's own file.
+
+    Example:
+        >>> software_cell({"engine": "vLLM 0.12"}, "engine"), software_cell({"engine": " runs/Mine.toml"}, "engine")
+        ('vllm 0.12', 'runs/Mine.toml')
+    """
+    written = (cells.get(column) or "").strip()
+    return written if is_own(written) else written.lower()
 
 
 def number_cell(cells: Cells, column: str, default: float | None = None) -> float:

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlsysim.core.errors import InconsistentError, InputError, either
-from mlsysim.core.names import longest_beginning
 from mlsysim.core.precision import precision_name
-from mlsysim.core.toml import packaged_toml
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
@@ -74,6 +72,7 @@ def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
         return None
     model = registered_model(row.get("model") or "")
     if model is None:
+        refuse_unmodelled(row.get("model") or "")
         near = Models.Language.nearest(row.get("model"))
         like = f", such as {either(near)}" if near else ""
         raise InputError(missing[0], "", f"a number: the row leaves it out, and no registered model has its name{like}")
@@ -146,13 +145,6 @@ def refuse_unmodelled(name: str) -> None:
         Traceback (most recent call last):
         mlsysim.core.errors.InputError: model = 'Nemotron_3_Nano': expected a transformer: most layers are Mamba-2
     """
-    listed = _not_modelled()
-    unmodelled = longest_beginning(name, listed)
-    if unmodelled is not None:
-        raise InputError("model", name, listed[unmodelled])
-
-
-@functools.cache
-def _not_modelled() -> dict[str, str]:
-    """Names of models with layers of other kinds, and what they have."""
-    return dict(packaged_toml("tables", "training.toml")["not_modelled"])
+    reason = Models.not_modelled(name)
+    if reason:
+        raise InputError("model", name, reason)

@@ -44,7 +44,7 @@ ADDED_COLUMNS = ("predicted", "low", "high", "feasible", "basis", "stack_used", 
 UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
 # What a figure is and where it was published; its year is none of that: it tells the era of a stack. Rows that differ in
 # these alone are figures of one run, solved once.
-_FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator"))
+FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator"))
 _RUN_TOTALS = ("accel_hours", "train_days")
 _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_per_accel", "mfu_pct", "hfu_pct")
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
@@ -132,7 +132,7 @@ def predicted_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]
 def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     solve, metrics = table_kind(block[0])
     # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
-    figure_columns = _FIGURE_COLUMNS - ({"locator"} if solve is _small_model_run else set())
+    figure_columns = FIGURE_COLUMNS - ({"locator"} if solve is _small_model_run else set())
     solved: dict[_Key, _Run | _Waiting | str] = {}
     asked: list[tuple[str, _Key, str, str, bool]] = []
     for row in block:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlsysim.calibration.engines import engine
 from mlsysim.calibration.names import engine_called, unknown
+from mlsysim.calibration.own import ENGINE, is_own, own_stack
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.core.units import in_unit
@@ -15,7 +16,7 @@ from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.serving.serving import ServingResult
 from mlsysim.systems.fleets import usual_nodes
-from mlsysim.tables.cells import cell_text, flag_cell, number_cell, whole_cell
+from mlsysim.tables.cells import cell_text, flag_cell, number_cell, software_cell, whole_cell
 from mlsysim.tables.names import named_accelerator, named_format, named_model, registered_model
 from mlsysim.tables.question import Question
 from mlsysim.tables.training import stated_workload
@@ -45,7 +46,10 @@ def serving_question(row: Mapping[str, str]) -> Question:
     metric = cell_text(row, "metric")
     if metric not in METRICS:
         raise UnknownNameError.among("metric", metric, METRICS)
-    stack = _stack(row)
+    own = own_stack(written, ENGINE) if is_own(written := software_cell(row, "engine")) else None
+    if own is not None:  # facts about the engine are those of the one that its runs name
+        row = {**row, "engine": own.called}
+    stack = _stack(row) if own is None else own.like
     mode = cell_text(row, "mode") or "static"
     if mode not in _SCHEDULES:
         raise InputError("mode", mode, f"one of {', '.join(_SCHEDULES)}: no other load is modelled")
@@ -101,6 +105,8 @@ def serving_question(row: Mapping[str, str]) -> Question:
         arguments["padded_len"] = arguments["input_len"]
         arguments["input_len"] = max(1, round(arguments["input_len"] * part["mean_length"]))
         arguments["kv_precision"] = "fp16"
+    elif own is not None:
+        arguments["stack"] = own.file
     return Question(workload, hardware, arguments, metric)
 
 

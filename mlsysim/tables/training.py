@@ -16,7 +16,7 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult
 from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
-from mlsysim.tables.cells import cell_text, number_cell, whole_cell
+from mlsysim.tables.cells import cell_text, number_cell, software_cell, whole_cell
 from mlsysim.tables.experts import PARAMETERS_TOLERANCE, expert_workload
 from mlsysim.tables.names import named_accelerator, named_format, named_model, refuse_unmodelled, untold_fields
 
@@ -76,7 +76,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         "sequence_parallel": {"yes": tp > 1, "no": False}.get(cell_text(row, "sequence_parallel")),
         "recompute": cell_text(row, "recompute") or framework.get("recompute"),
         "attention": _attention(row),
-        "stack": stack_of_variant(cell_text(row, "variant"), cell_text(row, "model")) or str(framework["stack"]),
+        "stack": _stack(row, framework),
     }
     if cp > 1:
         arguments["cp_size"] = cp
@@ -185,7 +185,13 @@ def _lora_rank(row: Mapping[str, str]) -> int:
 def _framework(row: Mapping[str, str]) -> Mapping[str, Any]:
     """The framework's entry; an older run of the same name may have had another stack, or counted other FLOP."""
     year = number_cell(row, "year", 0.0) or None
-    return framework_called(cell_text(row, "framework"), year) or unknown()
+    return framework_called(software_cell(row, "framework"), year) or unknown()
+
+
+def _stack(row: Mapping[str, str], framework: Mapping[str, Any]) -> str:
+    """The stack of a framework, unless the variant or the model says another; a user's own is what it says."""
+    said = None if "own" in framework else stack_of_variant(cell_text(row, "variant"), cell_text(row, "model"))
+    return said or str(framework["stack"])
 
 
 def _batches(row: Mapping[str, str], framework: Mapping[str, Any], accelerators: int, dp: int) -> tuple[int, int]:

@@ -175,6 +175,14 @@ def test_collectives_run_on_the_links_of_the_node():
     assert slower.collectives.tuner.link_Bps == 0.5 * DEVICE.collectives.tuner.link_Bps
 
 
+def test_links_and_clock_of_a_cluster():
+    """A third of 96 B/s, and four fifths of a clock of a half."""
+    found = DEVICE.under(StackCoefficients(link_share=1 / 3, compute_share=0.8), 96.0)
+    assert (found.link_Bps, found.clock) == (pytest.approx(32), pytest.approx(0.4))
+    assert found.collectives.bandwidth_Bps == pytest.approx(32)
+    assert DEVICE.under(StackCoefficients(), 96.0) == DEVICE
+
+
 def test_reductions_over_links_and_network():
     assert layer(split=replace(SPLIT, tp=1.0)).reduction_s == 0
     # One of a torus' two axes has half of the links.

@@ -380,6 +380,16 @@ def test_reductions():
     assert decode_pass(served(shards=replace(TWO, tp=1.0, attention=1.0)), 64.0, 4.0).reductions_s == 0
 
 
+def test_links_and_network_of_a_cluster():
+    """Links of a quarter take four times as long; so does a tree of 2 x 16 KiB over two cards of a quarter."""
+    links_alone, both = replace(ENGINE, link_share=0.25), replace(ENGINE, link_share=0.25, network_share=0.25)
+    four = replace(TWO, tp=4.0, attention=4.0)
+    assert decode_pass(served(shards=four, engine=links_alone), 64.0, 4.0).reductions_s == pytest.approx(3 * 2 * 24)
+    pairs = replace(four, node=2.0)
+    assert decode_pass(served(shards=pairs, engine=links_alone), 64.0, 4.0).reductions_s == pytest.approx(3 * 2 * (0.5 + 16))
+    assert decode_pass(served(shards=pairs, engine=both), 64.0, 4.0).reductions_s == pytest.approx(3 * 2 * (0.5 + 64))
+
+
 def test_reductions_of_an_engine_have_less_latency():
     """A launch of 1 s and two steps of 0.5, at a half; a pair has a bandwidth of its own."""
     late = replace(links(4096.0), launch_s=1.0, simple_step_s=0.5)

@@ -179,6 +179,8 @@ class EngineCoefficients:
         core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products,
             where that is a limit.
         interleave: share of a prefill that the other sequences of the batch wait for.
+        link_share, network_share: bandwidth of the links within a node, and of the network between nodes, over what the
+            device's coefficients and the datasheet say: of one cluster.
     """
 
     layer_s: Num = 3e-5
@@ -196,6 +198,8 @@ class EngineCoefficients:
     hop_s: Num = 1e-5
     core_Bps: Num = inf
     interleave: Num = 1.0
+    link_share: Num = 1.0
+    network_share: Num = 1.0
 
 
 @dataclass(frozen=True, slots=True)

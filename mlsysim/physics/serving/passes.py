@@ -228,7 +228,7 @@ def _pass(model: ServedModel, tokens: Num, sequences: Num, attention_s: Num, bat
         head_s = product_s(model, sequences / shards.own, width, shape.hidden, head)
     reduce_s = _all_reduce_s(model, tokens * shape.hidden * 2.0)
     handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
-    hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / kernels.nic_Bps)
+    hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / (kernels.nic_Bps * engine.network_share))
     scaled_s = engine.scaling_s if kernels.scales else 0.0
     layer_host_s = engine.layer_s + engine.layer_sequence_s * batch + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
     return PassTime(
@@ -251,12 +251,14 @@ def _all_reduce_s(model: ServedModel, size_B: Num) -> Num:
     if not somewhere(shards.tp > 1):
         return 0.0 * size_B
     links, share, ranks = kernels.collectives, model.engine.latency_share, minimum(shards.tp, shards.node)
+    wide = where(2 * ranks > shards.node, kernels.crossing_share, 1.0) * model.engine.link_share
     nodes = shards.tp / shards.node
     if somewhere(nodes > 1):
         share = where(nodes > 1, maximum(share, kernels.shared.network_share), share)
     links = replace(
         links,
-        bandwidth_Bps=links.bandwidth_Bps * where(2 * ranks > shards.node, kernels.crossing_share, 1.0),  # type: ignore[arg-type]
+        bandwidth_Bps=links.bandwidth_Bps * wide,  # type: ignore[arg-type]
+        pair_bandwidth_Bps=links.pair_bandwidth_Bps * model.engine.link_share,  # type: ignore[arg-type]
         launch_s=links.launch_s * share,  # type: ignore[arg-type]
         ll_step_s=links.ll_step_s * share,  # type: ignore[arg-type]
         simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
@@ -265,5 +267,5 @@ def _all_reduce_s(model: ServedModel, size_B: Num) -> Num:
     if not somewhere(nodes > 1):
         return inside_s
     depth = np.ceil(np.log2(maximum(nodes, 1.0)))
-    wire_s = 2 * size_B / (shards.node * kernels.nic_Bps)
+    wire_s = 2 * size_B / (shards.node * kernels.nic_Bps * model.engine.network_share)
     return where(nodes > 1, 2 * depth * kernels.fabric.level_s + maximum(inside_s, wire_s), inside_s)

@@ -123,6 +123,10 @@ class KernelDevice:
         """Bandwidth that element-wise passes reach, in bytes per second."""
         return self.shared.streaming * self.memory_Bps
 
+    def under(self, stack: StackCoefficients, link_Bps: Num) -> KernelDevice:
+        """The kernels of the accelerator under a stack, in a node whose links have ``link_Bps`` by their datasheet."""
+        return replace(self, clock=self.clock * stack.compute_share).in_node(link_Bps * stack.link_share)
+
     def in_node(self, link_Bps: Num) -> KernelDevice:
         """The kernels of the accelerator in a node whose links have ``link_Bps``."""
         speedup = link_Bps / self.link_Bps
@@ -160,6 +164,8 @@ class StackCoefficients:
         network_step_s: latency of a step of the ring by which replicas (hybrid sharding) reduce a layer's gradients.
         tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
         attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
+        link_share: bandwidth of the links within a node over what the device's coefficients stand for: of one cluster.
+        compute_share: speed of its compute over the clock that hours of training sustain elsewhere: of one cluster.
     """
 
     host_layer_s: Num = 0.0
@@ -184,3 +190,5 @@ class StackCoefficients:
     network_step_s: Num = 0.0
     tp_wait_s: Num = 0.0
     attention_rate: Num = 1.0
+    link_share: Num = 1.0
+    compute_share: Num = 1.0
