@@ -137,9 +137,8 @@ def serving_kernels(
     else:
         head = _head_kernel(device)
         layer = _vendor_product(accelerator, formats.precision, formats.weights, device, output_B)
-        experts = None
-        if formats.experts:
-            experts = _vendor_product(accelerator, formats.experts, formats.experts, device, output_B)
+        own_format = formats.experts
+        experts = _vendor_product(accelerator, own_format, own_format, device, output_B) if own_format else None
     memory_Bps = accelerator.memory_bandwidth_Bps * (1.0 if own else device.memory_share)
     own_memory_share = device.own_memory_share if own else 1.0
     multiplied = own and _multiplies_integers(accelerator, formats, has)
@@ -273,9 +272,9 @@ def _as_engines_unpack(product: GemmKernel, most_splits: float, accelerator: Har
 
     It reads memory at the share that an engine's own unpacking kernels reach, where that is higher.
     """
-    memory_efficiency = max(product.memory_efficiency, device.own_memory_share)
+    share = max(product.memory_efficiency, device.own_memory_share)
     cores = accelerator.rate_flops_per_s("fp32") if "fp32" in accelerator.compute.precision_flops else 0.0
-    return replace(product, most_splits=most_splits, memory_efficiency=memory_efficiency, core_flops_per_s=cores)
+    return replace(product, most_splits=most_splits, memory_efficiency=share, core_flops_per_s=cores)
 
 
 def _product_format(accelerator: HardwareNode, precision: str, weights: str, measured: str) -> tuple[str, float, float]:
