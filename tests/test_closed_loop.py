@@ -94,8 +94,12 @@ def test_a_prompt_costs_no_more_than_a_pass_of_its_own():
     assert loop(Server(2.0, 9.0, 7.0, 1.0), 3, 4) == loop(Server(2.0, 6.0, 7.0, 1.0), 3, 4)
 
 
-def simulated(server, concurrency, output, count):
-    """Mean seconds to the first token and of a request, step by step: lengths vary by a half, answers return within a step."""
+def simulated(server, concurrency, output, count, held_steps=0):
+    """Mean seconds to the first token and of a request, step by step: lengths vary by a half, answers return within a step.
+
+    Prompts are held back ``held_steps`` steps from the first that waits on.
+    """
+    held = 0
     chance, now, decoding, seen = random.Random(1), 0.0, {}, []
     cycle_s = output * server.step_s + concurrency * server.joined_s
     waiting = {who: chance.uniform(0, cycle_s) for who in range(concurrency)}
@@ -104,6 +108,10 @@ def simulated(server, concurrency, output, count):
         if not joining and not decoding:
             now = min(waiting.values())
             continue
+        if joining and decoding and held < held_steps:
+            held, joining = held + 1, []
+        elif joining:
+            held = 0
         now += server.step_s + len(joining) * server.joined_s
         decoding |= {who: [chance.randint(output // 2, output + output // 2), waiting.pop(who), now] for who in joining}
         for who in list(decoding):
@@ -126,6 +134,15 @@ def test_a_loop_is_like_one_simulated_step_by_step(concurrency, output, joined_s
     first_s, whole_s = simulated(server, concurrency, output, 4000)
     assert request_s == pytest.approx(whole_s, rel=0.005)
     assert (1 - share) * first_s < ttft_s < 1.01 * first_s
+
+
+@pytest.mark.parametrize(("concurrency", "held_steps"), [(4, 20), (16, 20), (64, 10)])
+def test_prompts_that_are_held_back_are_like_those_simulated(concurrency, held_steps):
+    server = Server(1.0, 2.0, 3.0)
+    served = continuous_batch(server, float(concurrency), 1e9, 100.0, 512.0, 0.0, float(held_steps))
+    first_s, whole_s = simulated(server, concurrency, 512, 4000, held_steps)
+    assert served.ttft_s == pytest.approx(first_s, rel=0.07)
+    assert served.request_s == pytest.approx(whole_s, rel=0.02)
 
 
 def flying(stack, concurrency, model=LLAMA, hardware=H100, **asked):

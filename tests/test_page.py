@@ -20,7 +20,7 @@ from mlsysim.validation.report.findings import Findings
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = ("cnn", "paper", "queueing", "sustainability")
-MOST_BYTES = 3_000_000
+MOST_BYTES, MOST_BYTES_OF_JSON = 3_000_000, 5_000_000
 OPTIONS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -105,6 +105,7 @@ def test_the_page_shows_the_run(opened: Any, findings: Findings) -> None:
     assert text_of(opened, "#verdict") == findings.verdict
     assert "1: ResNet-50 DGX A100" in text_of(opened, "#paper")
     assert text_of(opened, "#moved .said").startswith("1 prediction moved: ")
+    assert "covered miss" in text_of(opened, "#misses .said")
     assert count_of(opened, "#coefficients tbody tr") == len({name for row in findings.rows for name in row["coefficients"]})
     with_error = sum(row["error"] is not None for row in findings.rows)
     assert count_of(opened, "#overview svg .mark-symbol path") == with_error
@@ -152,6 +153,11 @@ def test_it_is_dark_in_the_dark(opened: Any) -> None:
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert opened.execute_script(ground) == light
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def test_the_report_in_json_is_small(findings: Findings) -> None:
+    a_case = len(export.as_json(Findings(findings.rows))) / len(findings.rows)
+    assert a_case * sum(len(load(path)) for path in anchor_files(ROOT / "anchors")) < MOST_BYTES_OF_JSON
 
 
 def test_the_report_in_json_keeps_its_schema(findings: Findings) -> None:

@@ -72,6 +72,7 @@ TAKES_STACK: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 TAKES_HARNESS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "BatchServerModel": ((mlsysim.Models.Vision.ResNet50, H100), {"stack": "tensorrt-mlperf"}),
     "TokenServerModel": ((LLAMA, H100), TOKENS | ENGINE | {"accelerators": 8}),
+    "ServingModel": ((LLAMA, H100), TOKENS | ENGINE),
 }
 REGISTRIES = {
     f"{room}.{name}": group

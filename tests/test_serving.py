@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mlsysim import Fleet, Hardware, Models, NetworkFabric, ServingModel, Systems
 from mlsysim.calibration.engines import engine, engine_device, engine_names
 from mlsysim.calibration.evidence import FITTED_BASES
+from mlsysim.calibration.harnesses import reached_through
 from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.fitting import engines
 from mlsysim.fitting.calibration import Key, cases
@@ -244,6 +245,43 @@ def test_tokens_that_reach_the_client_in_bunches_come_late_but_end_on_time(sched
     assert ms(late.ttft) == pytest.approx(ms(late.request_latency)), "an answer that is shorter than a bunch comes whole"
 
 
+def test_a_client_adds_its_time_to_the_first_token_alone():
+    near, far = (serve(harness_name=name) for name in ("in-process", "inferencemax"))
+    added_s = reached_through("vllm-2025", "inferencemax").coefficients.request_s
+    assert far.ttft.m_as("s") == pytest.approx(near.ttft.m_as("s") + added_s)
+    assert far.itl == near.itl
+    assert set(far.coefficients) - set(near.coefficients) == {"client.inferencemax.request_s"}
+    with pytest.raises(InconsistentError, match="nothing without a stack"):
+        serve(stack=None, harness_name="http")
+    with pytest.raises(InconsistentError, match='0 with schedule = "offline"'):
+        serve(schedule="offline", batch_wait_iters=20)
+
+
+@pytest.mark.parametrize(
+    ("cells", "harness", "held_back"),
+    [
+        ({"source": "InferenceMAX, by somebody", "engine": "trtllm"}, "inferencemax", 20),
+        ({"source": "InferenceMAX", "engine": "trtllm", "batch_wait_iters": "0"}, "inferencemax", 0),
+        ({"source": "InferenceMAX", "engine": "trtllm", "tp": "8"}, "inferencemax", 0),
+        ({"source": "InferenceMAX", "engine": "vllm"}, "inferencemax", 0),
+        ({"source": "aiconfigurator's own", "engine": "trtllm 1.0.0rc3"}, "aiconfigurator", 0),
+        ({"source": "somebody", "engine": "vllm"}, None, 0),
+        ({"source": "somebody", "engine": "vllm", "harness": "in-process"}, "in-process", 0),
+    ],
+)
+def test_a_row_says_what_it_was_measured_through(cells, harness, held_back):
+    row = {
+        "metric": "ttft_ms",
+        "model": "Llama-3.1-8B",
+        "accelerator": "H200-SXM-141GB",
+        "mode": "closed-loop",
+        "weight_precision": "fp8",
+    }
+    row |= {"input_len": "1024", "output_len": "1024", "batch_or_concurrency": "8", "year": "2026"} | cells
+    asked = serving_question(row).arguments
+    assert (asked.get("harness_name"), asked["batch_wait_iters"]) == (harness, held_back)
+
+
 def test_a_cache_that_no_row_states_has_the_format_of_its_engine_or_of_the_weights():
     row = {"metric": "itl_ms", "model": "Llama-3.1-8B", "accelerator": "H200-SXM-141GB", "weight_precision": "fp8"}
     row |= {"input_len": "1000", "output_len": "100", "mode": "static", "batch_or_concurrency": "8"}
@@ -391,7 +429,7 @@ def test_the_role_of_a_figure_is_the_hash_of_its_run(table):
     for row in rows:
         own = {name.removeprefix("run."): cell for name, cell in row.items() if name.startswith("run.") and cell}
         cells = given["run"] | own
-        key = "|".join(cells[name] for name in sorted(cells) if name != "metric")
+        key = "|".join(cells[name] for name in sorted(cells) if name not in ("metric", "harness"))
         calibration = (zlib.crc32(key.encode()) % 2 == 1) == odd
         assert row["role"] == ("calibration" if calibration else "validation"), row["id"]
     assert sum(row["role"] == "validation" for row in rows) * 2 >= len(rows)

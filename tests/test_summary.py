@@ -46,7 +46,9 @@ def test_a_miss_inside_its_interval_is_told_from_one_outside():
     [
         ({}, "split"),
         ({"metric": "ttft"}, "first-token"),
-        ({"metric": "ttft", "plan": "schedule=static, batch_size=8"}, "small-batch"),
+        ({"metric": "ttft", "plan": "schedule=static, batch_size=8"}, "prompt"),
+        ({"plan": "schedule=static, batch_size=8"}, "small-batch"),
+        ({"plan": "batch_size=8, pp_size=2"}, "pipeline"),
         ({"plan": "batch_size=9"}, "scatter"),
         ({"accelerator": "Tesla V100 SXM2 16GB"}, "relative"),
         ({"kind": "moe"}, "experts"),

@@ -31,6 +31,7 @@ class Engine:
         reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
         step_tokens, fitted: tokens that a pass computes at most (chunked prefill; 0: no limit); names of fitted coefficients.
         beside_experts: number format of the other weights in its files, where experts alone have one; empty: the model's own.
+        client: what its users reach it through (``harnesses.toml``).
         file: of a user's own engine, the path by which it is named.
     """
 
@@ -42,6 +43,7 @@ class Engine:
     reserves: bool
     step_tokens: float
     fitted: tuple[str, ...]
+    client: str
     beside_experts: str = ""
     file: str = ""
 
@@ -86,6 +88,7 @@ def _shipped(name: str) -> Engine:
         step_tokens=float(entry["step_tokens"]),
         fitted=fitted_of(engine_tables(), name, "engine"),
         beside_experts=str(entry.get("beside_experts", "")),
+        client=str(entry["client"]),
     )
 
 

@@ -1,19 +1,53 @@
-"""Harnesses that stand between requests and an engine, of queries and of language models (``harnesses.toml``)."""
+"""What stands between requests and an engine: clients of servers, harnesses of queries and of language models."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from mlsysim.calibration.engines import Engine
+from mlsysim.calibration.engines import Engine, engine
 from mlsysim.calibration.store import coefficients, fitted_of, resolved
 from mlsysim.core.checks import one_of
 from mlsysim.core.toml import packaged_toml, reads
 
 FILE = "harnesses.toml"
+CLIENT = "client"  # the tables of what a server's users reach it through
 QUERIES = "queries"  # the tables of harnesses that gather queries into batches
 Tables = Mapping[str, dict[str, dict[str, Any]]]
+
+
+@reads("calibration", "harnesses.toml")
+def client_tables() -> dict[str, dict[str, Any]]:
+    """What users reach a server through, as the TOML states it."""
+    return dict(packaged_toml("calibration", FILE)[CLIENT])
+
+
+def reached_through(engine_name: str, client: str | None = None) -> Engine:
+    """The engine called ``engine_name`` with what its users' client and HTTP server add to each request.
+
+    Args:
+        engine_name: any name of an engine.
+        client: name of a ``client`` in ``harnesses.toml``; by default the one that the engine's entry names.
+
+    Raises:
+        UnknownNameError: no such engine, or no such client; the message has near names.
+
+    Example:
+        >>> [reached_through("vllm-2025", client).coefficients.request_s for client in (None, "in-process")]
+        [0.005, 0.0]
+    """
+    return _behind(engine(engine_name), client)
+
+
+@functools.lru_cache(maxsize=256)
+def _behind(found: Engine, client: str | None) -> Engine:
+    known = client_tables()
+    name = one_of("harness_name", found.client if client is None else client, known)
+    request_s = found.coefficients.request_s + float(resolved(known, name)["request_s"])
+    fitted = (*found.fitted, *fitted_of(known, name, CLIENT))
+    return replace(found, client=name, coefficients=replace(found.coefficients, request_s=request_s), fitted=fitted)
 
 
 @dataclass(frozen=True, slots=True)

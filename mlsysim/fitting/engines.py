@@ -1,4 +1,4 @@
-"""Serving engines and the kernels that stand for devices, fitted to measurements of language models (``anchors/serving``)."""
+"""Serving engines, their clients and the kernels that stand for devices, fitted to measurements of language models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device
+from mlsysim.calibration.harnesses import CLIENT, FILE
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.hardware.types import HardwareNode
@@ -47,6 +48,8 @@ RANGES = {
         "link_share": Coefficient(1.0, 0.1, 1.5),
         "network_share": Coefficient(1.0, 0.1, 1.5),
     },
+    # A source that nobody fitted has the stated server and client of a user.
+    CLIENT: {"request_s": Coefficient(5e-3, 0.0, 3e-1)},
     "device": {
         "compute_share": Coefficient(1.0, 0.3, 1.8),
         "memory_share": Coefficient(1.0, 0.4, 1.3),
@@ -97,13 +100,15 @@ class Figures:
         deployment, own = self.deployment, entries["engine"]
         assert deployment.stack is not None
         device = _device(deployment.accelerator, entries["device"])
+        coefficients = {part: own[part] for part in COEFFICIENTS if part in own}
+        coefficients["request_s"] = coefficients.get("request_s", 0.0) + entries[CLIENT]["request_s"]
         formats = Formats.of(deployment)
         passes = replace(
             self.passes,
             kernels=serving_kernels(
                 *(deployment.accelerator, formats, network_Bps(deployment), device, deployment.stack.has, deployment.link_Bps)
             ),
-            engine=EngineCoefficients(**{part: own[part] for part in COEFFICIENTS if part in own}),
+            engine=EngineCoefficients(**coefficients),
         )
         served, output = scheduled(deployment, passes, self.load), np.asarray(self.load.output)
         decode_rate = self.load.batch / np.asarray(served.step.total_s)
@@ -162,7 +167,8 @@ def grouped(figures: Iterable[MeasuredFigure]) -> list[Runs]:
         deployment, passes = replica.deployment, replica.passes
         if deployment.stack is None or not isinstance(passes, EnginePasses):
             continue
-        group = (deployment.stack.name, id(passes.kernels), deployment.schedule, deployment.workload.causal)
+        stack = deployment.stack
+        group = (stack.name, stack.client, id(passes.kernels), deployment.schedule, deployment.workload.causal)
         groups.setdefault(group, []).append(figure)
     return [_together(rows) for rows in groups.values()]
 
@@ -183,7 +189,11 @@ def _together(rows: Sequence[tuple[Any, ...]]) -> Runs:
         after_first=np.array(after_first),
     )
     return Runs(
-        on={"engine": deployment.stack.name, "device": engine_device(deployment.accelerator.name).name},
+        on={
+            "engine": deployment.stack.name,
+            "device": engine_device(deployment.accelerator.name).name,
+            CLIENT: deployment.stack.client,
+        },
         measured=np.array(measured),
         sources=sources,
         predict=figures.predicted,
@@ -219,7 +229,7 @@ def gathered(root: Path, role: str) -> list[Runs]:
 
 ENGINES = Calibration(
     name="engines",
-    files={"engine": Place("engines.toml"), "device": Place("engine_devices.toml")},
+    files={"engine": Place("engines.toml"), "device": Place("engine_devices.toml"), CLIENT: Place(FILE, around=(CLIENT,))},
     range_of=lambda key, _: RANGES[key.kind][key.part],
     gathered=gathered,
     pull=PULL,

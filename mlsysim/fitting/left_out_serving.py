@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlsysim.calibration.engines import COEFFICIENTS, engine_device
+from mlsysim.calibration.harnesses import CLIENT
 from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.fitting.bounded import fit
@@ -32,7 +33,7 @@ from mlsysim.validation.report.left_out import differences, summary
 
 HEADER = """\
 Serving predicted without a device, an engine, a model or a source, written by python -m mlsysim.fitting refresh
-without: what the fit was given no figure of; engines, devices: the coefficients that its cases use, fitted to the others.
+without: what the fit was given no figure of; engines, devices, clients: coefficients that its cases use, fitted to the others.
 sources: whose cases are predicted. errors: of |predicted / measured - 1| of decode steps and whole batches, in both roles, as
 fractions; first_token: those of prompts; bias is the mean of the signed error. devices, engines, models, serving sources: the
 cases of all entries of that kind together."""
@@ -108,6 +109,7 @@ def left_out(kind: str, name: str, known: Sequence[ServingCase]) -> dict[str, An
         "without": name,
         "engines": {engine: _engine(tables, engine) for engine in sorted({run.on["engine"] for run in used})},
         "devices": {device: _shares(tables, device) for device in sorted({run.on["device"] for run in used})},
+        "clients": {name: tables[CLIENT][name]["request_s"] for name in sorted({run.on[CLIENT] for run in used})},
         "sources": sorted({case.anchor.source.key for case in chosen}),
     }
     return entry | _judged(*_errors(entry, used))
@@ -145,7 +147,7 @@ def _shared_engine(runs: Sequence[Runs], tables: Tables) -> dict[str, float]:
 
     def predict(values: Mapping[str, float]) -> Times:
         trial = {name: {**tables["engine"][name], **mean, **values} for name in names}
-        return predicted(runs, {"engine": {**tables["engine"], **trial}, "device": tables["device"]})
+        return predicted(runs, {**tables, "engine": {**tables["engine"], **trial}})
 
     found = fit(predict, measured(runs), start, np.concatenate(weights), PULL, _TOLERANCE)
     return {**mean, **found.values}
@@ -181,6 +183,8 @@ def _errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> Signed:
         tables["engine"][name].update(coefficients)
     for name, shares in entry["devices"].items():
         tables["device"][name].update(shares)
+    for name, request_s in entry.get("clients", {}).items():
+        tables[CLIENT][name]["request_s"] = request_s
     signed = (predicted(runs, tables) / measured(runs) - 1).tolist()
     pairs = list(zip(signed, (metric in FIRST_TOKEN for run in runs for metric in run.metrics), strict=True))
     return [error for error, first in pairs if not first], [error for error, first in pairs if first]

@@ -15,6 +15,7 @@ from mlsysim.lowering.serving_kernels import calibrated_passes
 from mlsysim.lowering.serving_memory import Room, room
 from mlsysim.lowering.work import inference_work
 from mlsysim.physics.numeric import Floats, Whole
+from mlsysim.physics.queues.even_arrivals import even_in_flight, even_steps
 from mlsysim.physics.queues.open_loop import OpenLoop, in_flight, last_kept, not_rare
 from mlsysim.physics.queues.prompt_queue import CELLS, Turns, prompts_a_step, turns
 from mlsysim.physics.queues.queueing import delay_scale_s
@@ -161,6 +162,35 @@ class Paces:
             wait_s=wait_s,
             first_s=first_s,
             last_s=max(self.front_s + float(last_s), self._passing_s),
+            token_s=self.token_s,
+        )
+
+    def under_even(self, arrival_per_s: float) -> OpenLoop:
+        """What requests see that arrive at equal intervals, below capacity: as many as always are in flight."""
+        output, step_s, joined_s = self.setting.output, self.step_s, self.joined_s
+        steps = even_steps(arrival_per_s, step_s, joined_s)
+        # One that is too long for a step begins in several.
+        begun = np.ceil(np.maximum(self.setting.prompt / np.maximum(self.step_tokens - np.arange(self.places), 1.0), 1.0))
+        met_s = np.maximum(self.front_s + steps.own_s + (begun - 1) * step_s, self._passing_s)
+        # Beside 0, 1, .. others: alone, or in the steps of those.
+        first_s = np.append(self.alone_s, met_s[:-1])
+        waits_s = np.append(0.0, steps.found_s[:-1] / 2)
+        flying = even_in_flight(arrival_per_s, waits_s + first_s + (output - 1) * self.token_s)
+        others = min(max(flying - 1, 0.0), self.places - 1.0)
+        low = min(int(others), max(self.places - 2, 0))
+        free = np.zeros(self.places)
+        free[low : low + 2] = np.array([1 - (others - low), others - low])[: self.places]
+        likely = not_rare(free)
+        middles = np.cumsum(CELLS) - CELLS / 2
+        return OpenLoop(
+            free=free,
+            taken=0.0,
+            place_s=float(step_s[-1]),
+            cells=CELLS,
+            likely=likely,
+            wait_s=2 * waits_s[likely, None] * middles,
+            first_s=np.repeat(first_s[likely, None], CELLS.size, axis=1),
+            last_s=float(first_s[-1]),
             token_s=self.token_s,
         )
 

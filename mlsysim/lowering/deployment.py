@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Self, Unpack
 
-from mlsysim.calibration.engines import Engine, engine
+from mlsysim.calibration.engines import Engine
+from mlsysim.calibration.harnesses import reached_through
 from mlsysim.core.checks import (
     boolean,
     by_either_name,
@@ -23,7 +25,7 @@ from mlsysim.core.options import with_defaults
 from mlsysim.core.precision import BYTES_PER_ELEMENT, UNPACKED, number_format, precision_name
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.offload import Offload, check_offload
-from mlsysim.lowering.options import ServingOptions
+from mlsysim.lowering.options import STACK_OPTIONS, ServingOptions
 from mlsysim.lowering.work import cached_tokens, keys_seen
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.systems.fleets import usual_nodes
@@ -57,6 +59,7 @@ class Deployment:
         rounds: requests that each place in flight serves; None in the steady state.
         requests: requests of an offline run; None for a run without end.
         stream_interval: tokens that reach the client at a time.
+        batch_wait_iters: steps that the scheduler holds prompts back.
         attention_dp: whether each rank attends for sequences of its own.
         prefix_hit: share of a prompt whose cache is there already.
         block_tokens: tokens of a block of the KV cache.
@@ -86,6 +89,7 @@ class Deployment:
     rounds: int | None
     requests: int | None
     stream_interval: int
+    batch_wait_iters: int
     attention_dp: bool
     prefix_hit: float
     block_tokens: int
@@ -121,7 +125,7 @@ class Deployment:
             raise InconsistentError(
                 "efficiency", efficiency, f"none beside stack = {stack!r}: a stack knows its own efficiency"
             )
-        served_by = None if stack is None else engine(instance("stack", stack, str, "the name of a serving engine"))
+        served_by = _served_by(stack, asked)
         prompt, batch = prompt_tokens(asked["input_len"], asked["seq_len"]), whole_number("batch_size", asked["batch_size"])
         padded = prompt if asked["padded_len"] is None else whole_number("padded_len", asked["padded_len"])
         if padded < prompt:
@@ -165,6 +169,7 @@ class Deployment:
             rounds=None if rounds is None else whole_number("rounds", rounds),
             requests=None if requests is None else whole_number("requests", requests),
             stream_interval=whole_number("stream_interval", asked["stream_interval"]),
+            batch_wait_iters=_held_back(asked["batch_wait_iters"], schedule),
             attention_dp=apart,
             prefix_hit=hit,
             block_tokens=whole_number("page_size", asked["page_size"]),
@@ -224,6 +229,31 @@ class Deployment:
     def basis(self) -> str:
         """The basis of the answer: a bound, the caller's share, or a calibrated engine."""
         return "calibrated" if self.stack is not None else "bound" if self.efficiency is None else "efficiency"
+
+
+def _served_by(stack: object, asked: Mapping[str, Any]) -> Engine | None:
+    """The engine of that name behind what its users reach it through, with the limits that it is started with."""
+    client, tokens, sequences = (asked[name] for name in STACK_OPTIONS)
+    if stack is None:
+        for name in STACK_OPTIONS:
+            if asked[name] is not None:
+                raise InconsistentError(name, asked[name], "nothing without a stack, whose it is")
+        return None
+    named = None if client is None else instance("harness_name", client, str, "the name of a client")
+    found = reached_through(instance("stack", stack, str, "the name of a serving engine"), named)
+    if tokens is not None:
+        found = replace(found, step_tokens=float(whole_number("max_num_batched_tokens", tokens)))
+    if sequences is not None:
+        found = replace(found, most_sequences=float(whole_number("max_num_seqs", sequences)))
+    return found
+
+
+def _held_back(value: object, schedule: str) -> int:
+    """Steps that prompts are held back, of a schedule in which they come one after the other."""
+    steps = whole_number("batch_wait_iters", value, 0)
+    if steps and schedule != "continuous":
+        raise InconsistentError("batch_wait_iters", steps, f'0 with schedule = "{schedule}": prompts wait for none to come')
+    return steps
 
 
 def prompt_tokens(input_len: object = None, seq_len: object = None) -> int:

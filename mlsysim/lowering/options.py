@@ -8,6 +8,9 @@ from typing import Annotated, TypedDict
 from mlsysim.core.options import Option
 from mlsysim.core.units import Quantity
 
+# Options of an engine, of which a bound has nothing.
+STACK_OPTIONS = ("harness_name", "max_num_batched_tokens", "max_num_seqs")
+
 
 class PromptOptions(TypedDict, total=False):
     """The length of a prompt, by either of its two names."""
@@ -58,6 +61,14 @@ class DeploymentOptions(FormatOptions, total=False):
     tp_size: Annotated[int, Option(1, "accelerators that share each layer")]
     pp_size: Annotated[int, Option(1, "stages that share the layers")]
     attention_dp: Annotated[bool, Option(False, "whether each of the ``tp_size`` ranks attends for sequences of its own")]
+    harness_name: Annotated[
+        str | None,
+        Option(None, 'what users reach the engine through, such as "http" or "in-process"; by default as the stack usually is'),
+    ]
+    max_num_batched_tokens: Annotated[
+        int | None, Option(None, "tokens that a step of the stack computes at most (chunked prefill); by default its own")
+    ]
+    max_num_seqs: Annotated[int | None, Option(None, "sequences that the stack decodes together at most; by default its own")]
 
 
 class ServingOptions(DeploymentOptions, total=False):
@@ -73,6 +84,9 @@ class ServingOptions(DeploymentOptions, total=False):
     rounds: Annotated[int | None, Option(None, "requests that each place in flight serves; by default the steady state")]
     requests: Annotated[int | None, Option(None, "equal requests of an offline run in all; by default it has no end")]
     stream_interval: Annotated[int, Option(1, "tokens that reach the client at a time, the first with the last of so many")]
+    batch_wait_iters: Annotated[
+        int, Option(0, "steps that the scheduler holds prompts back while others decode, so that more join together")
+    ]
     padded_len: Annotated[
         int | None,
         Option(None, "the longest prompt of a fixed batch, where ``input_len`` is the mean; by default all are as long"),

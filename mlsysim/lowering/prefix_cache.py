@@ -108,5 +108,26 @@ def computed(deployment: Deployment) -> tuple[float, float]:
     return new, (deployment.keys * prompt - keys_seen(deployment.workload, int(cached), causal=True) * cached) / new
 
 
+def conversation(prompt: int, output: int, shared: int, turns: int) -> tuple[int, float]:
+    """Tokens of a prompt with the turns before it, mean over all turns, and the share of them that the cache has.
+
+    Turn k holds k - 1 questions and answers: prompt + (k - 1)(prompt - shared + output) tokens, of which those of its own
+    question are new.
+
+    Args:
+        prompt: tokens of the first turn's prompt.
+        output: tokens of an answer.
+        shared: tokens that begin all prompts, which the cache has from the first turn on.
+        turns: requests of a conversation.
+
+    Example:
+        >>> conversation(500, 200, 100, 1), conversation(500, 200, 100, 3)
+        ((500, 0.2), (1100, 0.6363636363636364))
+    """
+    question = prompt - shared
+    mean = round(prompt + (turns - 1) / 2 * (question + output))
+    return mean, (mean - question) / mean
+
+
 # A share that a caller divided out is the whole number of tokens it stands for.
 _ROUNDING = 1e-6

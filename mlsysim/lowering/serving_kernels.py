@@ -313,8 +313,8 @@ def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, c
     """The kernels that an engine has on this accelerator at these formats: fused attention takes 16 bits or less.
 
     Example:
-        >>> from mlsysim.hardware.registry import Hardware
         >>> from mlsysim.calibration.engines import engine
+        >>> from mlsysim.hardware.registry import Hardware
         >>> ft, v100 = engine("fastertransformer-bert"), Hardware.get("v100_sxm2_16gb")
         >>> engine_kernels(ft, v100, Formats("fp16", "fp16", "fp16"), causal=False).flash_prefill
         False

@@ -1,6 +1,7 @@
 """Predictions for tables of runs: a row in, the same row and what is predicted of it out.
 
-The tables are known by their columns: LLM serving (``engine``, ``mode``, ...), LLM training runs (``layers``, ...), layouts
+The tables are known by their columns: LLM serving (``engine``, ``mode``, ...), servers whose requests arrive at a rate
+(``arrival_rate_per_s``), LLM training runs (``layers``, ...), layouts
 that fit or ran out of memory (``activation_checkpointing``, ...), ResNet-50 and BERT (``batch_per_accel`` or
 ``benchmark``), and MLPerf Inference (``scenario``).
 """
@@ -24,12 +25,15 @@ from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.training.memory import MEMORY_PARTS
 from mlsysim.solvers.result import Result, fitted_basis, run_facts
 from mlsysim.solvers.serving.batch_server import BatchServerModel
+from mlsysim.solvers.serving.tail_latency import TailLatencyModel
 from mlsysim.solvers.serving.together import serve_together
 from mlsysim.solvers.serving.token_server import TokenServerModel
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
+from mlsysim.tables.open_loop import METRICS as OPEN_LOOP_METRICS
+from mlsysim.tables.open_loop import open_loop_figure, open_loop_question
 from mlsysim.tables.question import Question
 from mlsysim.tables.served import is_served, served_figure, served_question
 from mlsysim.tables.serving import METRICS as SERVING_METRICS
@@ -132,7 +136,9 @@ def predicted_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]
 def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     solve, metrics = table_kind(block[0])
     # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
-    figure_columns = FIGURE_COLUMNS - ({"locator"} if solve is _small_model_run else set())
+    # Figures of a server are those of what its source measured them through.
+    told = {"locator"} if solve is _small_model_run else {"source"} if solve in (_serving_run, _open_loop_run) else set()
+    figure_columns = FIGURE_COLUMNS - told
     solved: dict[_Key, _Run | _Waiting | str] = {}
     asked: list[tuple[str, _Key, str, str, bool]] = []
     for row in block:
@@ -333,6 +339,11 @@ def _inference_run(cells: Cells) -> _Run:
     return _solved(inference_question(cells), SingleNodeModel, _samples_per_s)
 
 
+def _open_loop_run(cells: Cells) -> _Run:
+    """A deployment whose requests arrive at a rate."""
+    return _solved(open_loop_question(cells), TailLatencyModel, open_loop_figure)
+
+
 def _serving_run(cells: Cells) -> _Run | _Waiting:
     """A deployment under its scheduler, or a submission of a whole system."""
     if is_submission(cells):
@@ -355,8 +366,10 @@ def _samples_per_s(result: SingleNodeResult, _metric: str) -> float:
     return float(result.throughput.m_as("count/second"))
 
 
+_OPEN_LOOP = frozenset(("model", "accelerator", "engine", "arrival_rate_per_s", "question_len", "output_len", "metric"))
 _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[str, ...]], ...] = (
     (frozenset(("model", "accelerator", "engine", "mode", "input_len", "metric")), _serving_run, tuple(SERVING_METRICS)),
+    (_OPEN_LOOP, _open_loop_run, tuple(OPEN_LOOP_METRICS)),
     (frozenset(("accelerator", "n_accel", "layers", "hidden", "global_batch_seqs", "metric")), _training_run, _FIGURES),
     (frozenset(("model", "accelerator", "n_accel", "seq_len", "micro_batch", "activation_checkpointing")), _layout_run, ()),
     (frozenset(("model", "accelerator", "n_accel", "seq_len", "global_batch_seqs", "metric")), _training_run, _FIGURES),

@@ -61,7 +61,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
     if accelerators % (tp * pp):
         raise InputError("n_accel", accelerators, f"a multiple of tp x pp = {tp} x {pp}")
     replicas = accelerators // (tp * pp)
-    accelerator = named_accelerator(row)
+    accelerator, harness = named_accelerator(row), _harness(row)
     hardware = accelerator if tp * pp == 1 else usual_nodes(accelerator, tp * pp)
     facts = _facts()
     written = cell_text(row, "weight_precision") or Models.weight_format(row.get("model") or "")
@@ -86,6 +86,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
         "stream_interval": whole_cell(row, "stream_interval", 1),
         "offload": cell_text(row, "offload") or None,
         "tpot_excludes_first_token": output is None or not output or flag_cell(row, "tpot_excludes_first_token", True),
+        **_started_with(row, harness),
     }
     if stack in facts["weight_only"]["stacks"]:
         arguments |= {"weight_precision": weights, "precision": facts["weight_only"]["arithmetic"].get(weights, weights)}
@@ -93,7 +94,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
         # Such an engine chooses how attention is divided.
         arguments["attention_dp"] = True
     if mode == "closed-loop":
-        arguments["rounds"] = facts["closed_loop"]["rounds"]
+        arguments |= {"rounds": facts["closed_loop"]["rounds"], "batch_wait_iters": _held_back(row, harness, tp)}
     if mode == "offline":
         arguments["requests"] = _requests(cell_text(row, "engine"), prompt, output, replicas)
     workload = _workload(row)
@@ -139,6 +140,31 @@ def _cache(engine: str, weights: str) -> str:
     """The cache's format where a row leaves it out: the engine's own default, else by that of the weights."""
     own = [str(cache) for name, cache in _facts()["engine_cache"].items() if engine.startswith(name)]
     return own[0] if own else str(_facts()["cache"].get(weights, "fp16"))
+
+
+def _harness(row: Mapping[str, str]) -> str:
+    """What the row says that its figures were measured through, else what its source measures through; empty: as its engine."""
+    source, released = cell_text(row, "source"), any(char.isdigit() for char in cell_text(row, "engine"))
+    through = (named for word, named in _facts()["harness_of_source"].items() if word in source)
+    named = next(through, {"released": "", "other": ""})
+    return cell_text(row, "harness") or str(named["released" if released else "other"])
+
+
+def _started_with(row: Mapping[str, str], harness: str) -> dict[str, Any]:
+    """Limits that the row's engine was started with, and what it was reached through."""
+    limits = {name: whole_cell(row, name) for name in ("max_num_batched_tokens", "max_num_seqs") if cell_text(row, name)}
+    return {**limits, "harness_name": harness} if harness else limits
+
+
+def _held_back(row: Mapping[str, str], harness: str, tp: int) -> int:
+    """Steps that the row's engine holds prompts back, as it says, or as its harness's scripts have it."""
+    if cell_text(row, "batch_wait_iters"):
+        return whole_cell(row, "batch_wait_iters", least=0)
+    known = _facts()["batch_wait"].get(harness)
+    if known is None or cell_text(row, "engine") != known["engine"] or tp >= known["tp_below"]:
+        return 0
+    tokens = f"{whole_cell(row, 'input_len')}+{whole_cell(row, 'output_len', 0, least=0)}"
+    return int(known["steps"]) if tokens == known["tokens"] else 0
 
 
 def _stack(row: Mapping[str, str]) -> str:

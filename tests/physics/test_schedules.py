@@ -12,6 +12,7 @@ from mlsysim.physics.serving.schedule import (
     EnginePasses,
     Served,
     continuous_batch,
+    gathered,
     most_throughput,
     prompts_together,
     static_batch,
@@ -72,6 +73,15 @@ def test_prompts_that_join_together():
     """Five that start at random among 50 steps are found in 50 (1 - (49/50)^5) of them."""
     assert prompts_together(5.0, 50.0) == pytest.approx(5 / (50 * (1 - 0.98**5)))
     assert (prompts_together(1.0, 50.0), prompts_together(5.0, 1.0)) == (pytest.approx(1), 5)
+
+
+def test_prompts_that_are_held_back():
+    """A tenth of a prompt a step, held back 20 steps: two come in a window that a third opens.
+
+    The one in three that opens it waits 20 steps, the others 10 in the mean; they join with 2 and with 2 others: 2/3 + 2 x 3/3.
+    """
+    assert gathered(0.1, 20.0) == (pytest.approx(20 / 3 + 10 * 2 / 3), pytest.approx(2 / 3 + 2))
+    assert gathered(0.1, 0.0) == (0, 0)
 
 
 def served_joined_s(tokens, prompt, step_tokens=8192.0):

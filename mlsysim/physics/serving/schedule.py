@@ -117,7 +117,29 @@ def prompts_together(batch: Num, output: Num) -> Num:
     return batch / distinct_targets(output, batch)
 
 
-def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, output: Num, rounds: Num = 0.0) -> Served:
+def gathered(joins: Num, steps: Num) -> tuple[Num, Num]:
+    """Steps that a prompt is held back, and others that join with it, where the first that waits opens a window of ``steps``.
+
+    With m = ``joins`` steps others in a window, one prompt in 1 + m opens it and waits for its end, the others for half of it;
+    all of a window join together: m others beside the one that opens it, 1 + m beside each other.
+
+    Args:
+        joins: prompts that come in a step, mean, at random.
+        steps: that the scheduler holds prompts back (0: none are).
+
+    Source: NVIDIA TensorRT-LLM, ``batch_wait_timeout_iters``: the scheduler counts iterations from the first waiting prompt on.
+
+    Example:
+        >>> gathered(0.0, 20.0), gathered(0.05, 20.0)
+        ((20.0, 0.0), (15.0, 1.5))
+    """
+    inside = joins * steps
+    return steps * (1 + inside / 2) / (1 + inside), inside * (2 + inside) / (1 + inside)
+
+
+def continuous_batch(
+    passes: Passes, concurrency: Num, most: Num, prompt: Num, output: Num, rounds: Num = 0.0, wait_steps: Num = 0.0
+) -> Served:
     """Keep ``concurrency`` requests in flight, of which at most ``most`` fit the batch: a new one starts when one ends.
 
     A closed loop: while a request takes its O = ``output`` steps, each of the others ends and starts once, so that a request in
@@ -132,23 +154,28 @@ def continuous_batch(passes: Passes, concurrency: Num, most: Num, prompt: Num, o
 
     ``rounds``: requests of each slot in all. The first of each come all at once, so that (B - 1)/2 prompts, a step each, are
     computed before one's own (0: steady state, none do).
+
+    ``wait_steps``: that prompts are held back while others decode, so that more join together (``gathered``).
     """
     batch = minimum(concurrency, most)
     step = passes.decode(batch, prompt + output / 2)
     step_s, others = step.total_s, batch - 1
     alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
     # A prompt that would add more than a pass of its own has one.
-    together = prompts_together(batch, output)
+    held_steps, beside = gathered(others / output, wait_steps)
+    together = maximum(prompts_together(batch, output), 1 + beside)
     joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * (together - 1)), alone_s - front_s)
     first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
     queued = first_share * others / 2
-    ahead = (1 - first_share) * minimum(minimum(1.5 * others / output, 1.5 * together - 1), others) + queued
+    meanwhile = minimum(1.5 * others / output, 1.5 * together - 1) + beside
+    ahead = (1 - first_share) * minimum(meanwhile, others) + queued
     computed_s = where(others > 0, maximum(alone_s, front_s + step_s + joined_s) + step_s / 2, alone_s)
-    own_s = computed_s + ahead * joined_s + queued * step_s
+    held_back_s = where(others > 0, (1 - first_share) * held_steps * step_s, 0.0)
+    own_s = computed_s + held_back_s + ahead * joined_s + queued * step_s
     tpot_s = step_s + (others - ahead) / maximum(output - 1, 1.0) * joined_s
     later_s = (output - 1) * tpot_s
-    held_s = output * step_s + batch * joined_s
-    request_s = where(concurrency > most, maximum(own_s + later_s, concurrency / batch * held_s), own_s + later_s)
+    place_s = output * step_s + batch * joined_s
+    request_s = where(concurrency > most, maximum(own_s + later_s, concurrency / batch * place_s), own_s + later_s)
     return Served(request_s - later_s, tpot_s, request_s, concurrency * output / request_s, batch, step)
 
 

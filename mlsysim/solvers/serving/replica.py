@@ -62,8 +62,8 @@ class ServingReplica:
         deployment = self.deployment
         if deployment.schedule == "static":
             return static_batch(self.passes, batch, deployment.prompt, deployment.output, deployment.context)
-        rounds = float(deployment.rounds or 0)
-        return continuous_batch(self.passes, batch, batch, deployment.prompt, deployment.output, rounds)
+        rounds, wait_steps = float(deployment.rounds or 0), float(deployment.batch_wait_iters)
+        return continuous_batch(self.passes, batch, batch, deployment.prompt, deployment.output, rounds, wait_steps)
 
     def lacking(self) -> str:
         """Why not even one sequence fits, with the bytes; empty where one does."""

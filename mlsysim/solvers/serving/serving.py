@@ -142,6 +142,7 @@ class ScheduledLoad:
         rounds: requests that each place in flight serves; 0 in the steady state.
         requests: requests of an offline run; 0 for a run without end.
         stream_interval: tokens that reach the client at a time.
+        wait_steps: steps that the scheduler holds prompts back.
     """
 
     batch: Num
@@ -152,6 +153,7 @@ class ScheduledLoad:
     rounds: Num
     requests: Num
     stream_interval: Num
+    wait_steps: Num
 
     @classmethod
     def of(cls, replica: ServingReplica) -> Self:
@@ -166,6 +168,7 @@ class ScheduledLoad:
             rounds=float(deployment.rounds or 0),
             requests=float(deployment.requests or 0),
             stream_interval=float(deployment.stream_interval),
+            wait_steps=float(deployment.batch_wait_iters),
         )
 
 
@@ -176,7 +179,7 @@ def scheduled(deployment: Deployment, passes: Passes, load: ScheduledLoad) -> Se
         step_tokens = math.inf if deployment.stack is None else deployment.stack.step_tokens
         served = most_throughput(passes, load.most, prompt, output, load.requests, step_tokens)
     elif deployment.schedule == "continuous":
-        served = continuous_batch(passes, load.batch, load.most, prompt, output, load.rounds)
+        served = continuous_batch(passes, load.batch, load.most, prompt, output, load.rounds, load.wait_steps)
     else:
         served = static_batch(passes, load.batch, prompt, output, load.context)
     return streamed(served, output, load.stream_interval)

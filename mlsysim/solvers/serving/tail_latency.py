@@ -18,17 +18,20 @@ from mlsysim.core.checks import (
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.lowering.arrivals import ALMOST, Paces, paces
-from mlsysim.lowering.deployment import Deployment, requests_per_s
+from mlsysim.lowering.arrivals import ALMOST, paces
+from mlsysim.lowering.deployment import Deployment, prompt_tokens, requests_per_s
 from mlsysim.lowering.options import DeploymentOptions
+from mlsysim.lowering.prefix_cache import conversation
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.queues import queueing
 from mlsysim.physics.queues.constant_service import ConstantService
+from mlsysim.physics.queues.open_loop import OpenLoop
 from mlsysim.solvers.result import Result, fitted_basis, run_facts
 from mlsysim.systems.types import Fleet, Node
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+ARRIVALS = ("random", "even")
 DISTRIBUTIONS = {"exponential": 1.0, "deterministic": 0.0}
 _MOST_SERVERS = 1_000_000  # Erlang's recursion takes a step each
 _NO_QUEUE = 1e-12  # below this load hardly one arrival in 1e12 waits
@@ -101,6 +104,9 @@ class TailLatencyModel:
         batch_size: int | None = None,
         replicas: int | None = None,
         prefix_hit: float | None = None,
+        shared_len: int | None = None,
+        turns: int | None = None,
+        arrivals: str = "random",
         percentile: float = 0.99,
         **options: Unpack[DeploymentOptions],
     ) -> TailLatencyResult:
@@ -109,7 +115,7 @@ class TailLatencyModel:
         Args:
             workload: a decoder to serve; without it ``service_time`` or ``service_rate`` say how long a request takes.
             hardware: what it runs on, as for ``ServingModel``.
-            request_rate: requests a time, all servers together, at random (Poisson).
+            request_rate: requests a time, all servers together.
             arrival_rate: another name of ``request_rate``.
             service_time: mean time that a server needs for a request.
             service_rate: requests a time that one server completes, instead.
@@ -121,7 +127,11 @@ class TailLatencyModel:
             output_len: tokens that a request generates.
             batch_size: most requests in flight of one replica; as many as fit if not given.
             replicas: copies of the model, each with an equal share of the requests at random.
-            prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them.
+            prefix_hit: share of a prompt's tokens that the prefix cache has, so that no prefill computes them; if not given,
+                what ``shared_len`` and earlier turns are of it.
+            shared_len: tokens of ``input_len`` that begin all prompts (a system prompt), which the prefix cache has.
+            turns: requests of a conversation, each of which holds the questions and answers before it; 1 if not given.
+            arrivals: "random" (Poisson), or "even": at equal intervals, as load generators send at a constant rate.
             percentile: share of the requests that do not exceed the times of ``at_percentile``, beside P50, P90 and P99.
             **options: see ``DeploymentOptions``.
 
@@ -138,7 +148,7 @@ class TailLatencyModel:
         arrival_per_s = needed("request_rate", requests_per_s(request_rate, arrival_rate), "a rate, such as 20 count/s")
         limit_s = None if wait_limit is None else positive_quantity("wait_limit", wait_limit, "second")
         cv2 = None if service_cv2 is None else real_number("service_cv2", service_cv2, 0.0)
-        share = percentile_share("percentile", percentile)
+        share, evenly = percentile_share("percentile", percentile), one_of("arrivals", arrivals, ARRIVALS) == "even"
         # Here None says of every argument that it is left out.
         served: dict[str, Any] = {
             **options,
@@ -146,6 +156,8 @@ class TailLatencyModel:
             "batch_size": batch_size,
             "replicas": replicas,
             "prefix_hit": prefix_hit,
+            "shared_len": shared_len,
+            "turns": turns,
         }
         described: dict[str, Any] = {
             "service_time": service_time,
@@ -156,12 +168,29 @@ class TailLatencyModel:
         if workload is None and hardware is None:
             _refuse_beside(served, "nothing without a workload and hardware")
             service_s, k = _service_s(service_time, service_rate), 1 if servers is None else _servers(servers)
+            if evenly:
+                raise InconsistentError("arrivals", arrivals, '"random" without a workload and hardware')
             return _of_servers(arrival_per_s, service_s, k, _variation(distribution, cv2), limit_s, share)
         _refuse_beside(described, "nothing beside a workload: its deployment says how long a request takes")
         most = None if batch_size is None else whole_number("batch_size", batch_size)
         stated = {name: value for name, value in served.items() if value is not None}
-        deployment = Deployment.of(workload, hardware, **{**stated, "schedule": "continuous"})
-        return of_deployment(deployment, most, arrival_per_s, share, cv2 or 0.0, limit_s)
+        deployment = Deployment.of(workload, hardware, **{**_with_history(stated), "schedule": "continuous"})
+        return of_deployment(deployment, most, arrival_per_s, share, cv2 or 0.0, limit_s, evenly=evenly)
+
+
+def _with_history(stated: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a deployment whose prompts hold what all share and the turns before them, mean over the turns."""
+    asked = dict(stated)
+    shared, turns = asked.pop("shared_len", None), asked.pop("turns", None)
+    if shared is None and turns is None:
+        return asked
+    prompt, output = prompt_tokens(asked.pop("input_len", None), asked.pop("seq_len", None)), asked.get("output_len")
+    begun = 0 if shared is None else whole_number("shared_len", shared, 0)
+    if begun >= prompt:
+        raise InconsistentError("shared_len", begun, f"less than the {prompt} tokens of a prompt")
+    answer = needed("output_len", None if output is None else whole_number("output_len", output), "a whole number >= 1")
+    asked["input_len"], hit = conversation(prompt, answer, begun, 1 if turns is None else whole_number("turns", turns))
+    return {"prefix_hit": hit} | asked
 
 
 def _refuse_beside(arguments: dict[str, Any], expected: str) -> None:
@@ -277,7 +306,14 @@ def served_basis(setting: Deployment) -> str:
 
 
 def of_deployment(
-    setting: Deployment, most: int | None, arrival_per_s: float, share: float, cv2: float = 0.0, limit_s: float | None = None
+    setting: Deployment,
+    most: int | None,
+    arrival_per_s: float,
+    share: float,
+    cv2: float = 0.0,
+    limit_s: float | None = None,
+    *,
+    evenly: bool = False,
 ) -> TailLatencyResult:
     """The answer of ``TailLatencyModel`` about a deployment.
 
@@ -288,6 +324,7 @@ def of_deployment(
         share: of the requests that do not exceed the times of ``at_percentile``.
         cv2: squared coefficient of variation of the time that requests hold a place in the batch.
         limit_s: a wait whose share of requests is asked.
+        evenly: whether requests arrive at equal intervals, and not at random.
     """
     pace = paces(setting, most)
     capacity_per_s = setting.replicas * pace.capacity_per_s
@@ -311,14 +348,15 @@ def of_deployment(
     if reason:
         binding = "memory capacity" if pace.reason else "arrival rate"
         return TailLatencyResult(reason=reason, binding=binding, breakdown={}, **told)
-    return _seen(pace, arrival_per_s, setting.replicas, setting.output, cv2, limit_s, told)
+    each_per_s = arrival_per_s / setting.replicas
+    loop = pace.under_even(each_per_s) if evenly else pace.under(each_per_s, cv2)
+    return _seen(loop, arrival_per_s, setting.output, limit_s, told)
 
 
 def _seen(
-    pace: Paces, arrival_per_s: float, replicas: int, output: float, cv2: float, limit_s: float | None, told: dict[str, Any]
+    loop: OpenLoop, arrival_per_s: float, output: float, limit_s: float | None, told: dict[str, Any]
 ) -> TailLatencyResult:
     """A request of a replica at its share of the arrivals."""
-    loop = pace.under(arrival_per_s / replicas, cv2)
     spreads = {"wait": loop.wait(), "ttft": loop.after_wait(0.0), "latency": loop.after_wait(output - 1.0)}
     times = {f"{name}_mean": spread.mean_s for name, spread in spreads.items()}
     shares = _shares(told["percentile"])

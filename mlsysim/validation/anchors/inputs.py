@@ -14,6 +14,7 @@ from mlsysim.core.spec import Spec
 from mlsysim.models import types as workload_types
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
+from mlsysim.tables.open_loop import open_loop_question
 from mlsysim.tables.question import Question
 from mlsysim.tables.served import served_question
 from mlsysim.tables.serving import serving_question
@@ -89,6 +90,7 @@ _QUESTIONS: dict[str, Callable[[dict[str, str]], Question]] = {
     "BatchServerModel": served_question,
     "TokenServerModel": token_question,
     "ServingModel": serving_question,
+    "TailLatencyModel": open_loop_question,
 }
 
 

@@ -15,6 +15,7 @@ from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.spec import Spec
 from mlsysim.core.units import Quantity, in_unit, with_unit
+from mlsysim.lowering.options import STACK_OPTIONS
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import Call, call_of
 from mlsysim.validation.anchors.schema import Macro
@@ -123,9 +124,13 @@ def _on_faster_hardware(anchor: Anchor) -> Call:
     return Call(call.solve, tuple(faster(spec) for spec in call.inputs), call.keywords)
 
 
+# Arguments that a bound has nothing of.
+_OF_A_STACK = ("stack", "attention", *STACK_OPTIONS)
+
+
 def _without_stack(anchor: Anchor) -> Call:
     call = call_of(anchor)
-    asked = {name: value for name, value in call.keywords.items() if name not in ("stack", "attention")}
+    asked = {name: value for name, value in call.keywords.items() if name not in _OF_A_STACK}
     if anchor.source.solver == "DistributedModel":
         asked["recompute"] = asked.get("recompute") or "none"
     return Call(call.solve, call.inputs, asked)

@@ -126,7 +126,7 @@ function rowOf(one) {
   cell("measured", shown(one.measured, ""), "number").append(element("small", one.unit));
   cell("predicted", shown(one.predicted, ""), "number").append(element("small", one.intervalText));
   cell("standing", one.standing, `standing-${one.standing.replace(" ", "-")}`);
-  for (const [label, column] of SHOWN.slice(5)) cell(label, one[column]);
+  for (const [label, column] of SHOWN.slice(5)) cell(label, one[column].replaceAll("_", "_\u200b")); // where a line may end
   if (one.standing !== "in band") name.append(element("small", one.why));
   return row;
 }
