@@ -259,6 +259,8 @@ def _vendor_product(accelerator: HardwareNode, precision: str, weights: str, dev
     if arithmetic in _WIDE:
         # A tile's fixed time counts fewer elements of k where each takes longer.
         product = replace(product, prologue_k=product.prologue_k * (peak / accelerator.rate_flops_per_s("fp16")))
+    if arithmetic == "tf32":
+        product = replace(product, large_tiles=True, most_splits=1.0)
     if name == "nvfp4":
         # They also choose among 4-bit kernels by shape; the benchmark ran one that cannot split k and stalls when k is long.
         product = replace(product, step_s=0.0, most_splits=wide.most_splits)

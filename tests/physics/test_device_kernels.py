@@ -86,6 +86,14 @@ def test_few_rows_in_the_cores():
     assert product_s(cores, m=2.0, groups=2.0) == pytest.approx(32)
 
 
+def test_large_tiles_alone():
+    """A tile of 128 x 128 takes four times as long as one of 64 x 64, which a small product cannot take."""
+    large = replace(TILES, large_tiles=True)
+    assert product_s(large) == pytest.approx(4 * 40)
+    assert product_s(large, m=129.0, n=256.0) == pytest.approx(2 * 4 * 40)
+    assert product_s(large, m=np.array([64.0, 129.0]), n=256.0) == pytest.approx([4 * 40, 2 * 4 * 40])
+
+
 def test_started_waves():
     whole = replace(TILES, whole_waves=True)
     assert product_s(whole, n=192.0) == pytest.approx(80)

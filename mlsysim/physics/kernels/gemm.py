@@ -21,9 +21,12 @@ import numpy as np
 
 from mlsysim.physics.numeric import Num, least_and_most, somewhere, sqrt
 
-TILES = ((256.0, 128.0), (128.0, 256.0), (64.0, 128.0), (64.0, 64.0))  # rows of A, columns of B
+Tiles = tuple[tuple[float, float], ...]
+TILES: Tiles = ((256.0, 128.0), (128.0, 256.0), (64.0, 128.0), (64.0, 64.0))  # rows of A, columns of B
 # Kernels that unpack weights take few rows too: a decode step's do not wait for the arithmetic of 64.
-SHALLOW_TILES = (*TILES, (32.0, 128.0), (16.0, 128.0))
+SHALLOW_TILES: Tiles = (*TILES, (32.0, 128.0), (16.0, 128.0))
+# Libraries of 2020 to 2022 have TF32 kernels of large tiles alone, which do not split k.
+LARGE_TILES: Tiles = (*TILES[:2], (128.0, 128.0))
 LEAST_SPLITS = 2.0
 
 
@@ -65,6 +68,7 @@ class GemmKernel:
         shallow_tiles: tiles of 16 and 32 rows are there, too (kernels that unpack narrow weights).
         core_flops_per_s: rate of the cores beside the matrix units, where there are kernels that unpack weights and multiply a
             few rows in them; 0 where there are none.
+        large_tiles: there are tiles of 128 rows and columns and more, and no others (TF32).
     """
 
     efficiency: float
@@ -81,6 +85,7 @@ class GemmKernel:
     sustained: float = 1.0
     shallow_tiles: bool = False
     core_flops_per_s: float = 0.0
+    large_tiles: bool = False
 
 
 def gemm_s(
@@ -134,7 +139,7 @@ def gemm_s(
     return kernel.launch_s + kernel.quantise_sweeps * inputs_B / bandwidth_Bps + overlapped_s
 
 
-def _tiles(sizes: Sequence[tuple[float, float]], *values: Num) -> Sequence[tuple[Num, Num]]:
+def _tiles(sizes: Tiles, *values: Num) -> Sequence[tuple[Num, Num]]:
     """Rows and columns of the tiles: one by one, or of short arrays all at once along an axis before theirs.
 
     Short arrays take as long as the calls that handle them, of which there are then a quarter.
@@ -143,13 +148,15 @@ def _tiles(sizes: Sequence[tuple[float, float]], *values: Num) -> Sequence[tuple
     if not shape or math.prod(shape) > _SHORT:
         return sizes
     apart = (-1, *(1 for _ in shape))
-    rows, columns = _TILE_ARRAYS[sizes is SHALLOW_TILES]
+    rows, columns = _TILE_ARRAYS[sizes]
     return [(rows.reshape(apart), columns.reshape(apart))]
 
 
 # Beyond this many elements arithmetic takes longer than the calls.
 _SHORT = 512
-_TILE_ARRAYS = [tuple(np.array(edge) for edge in zip(*sizes, strict=True)) for sizes in (TILES, SHALLOW_TILES)]
+_TILE_ARRAYS = {
+    sizes: tuple(np.array(edge) for edge in zip(*sizes, strict=True)) for sizes in (TILES, SHALLOW_TILES, LARGE_TILES)
+}
 
 
 def _memory_s(moved_B: Num, kernel: GemmKernel, bandwidth_Bps: Num) -> Num:
@@ -185,7 +192,7 @@ def _compute_s(
     can_split = kernel.most_splits >= LEAST_SPLITS
     most_splits = most(LEAST_SPLITS, least(kernel.most_splits, k / kernel.shared.least_k_per_split))
     best_s: Num = float("inf")
-    sizes = SHALLOW_TILES if kernel.shallow_tiles else TILES
+    sizes = SHALLOW_TILES if kernel.shallow_tiles else LARGE_TILES if kernel.large_tiles else TILES
     tiles = _tiles(sizes, m, n, k, per_flop_s, per_fed_B_s, groups) if least is np.minimum else sizes
     for rows, columns in tiles:
         # -(-a // b) rounds up, for floats and arrays alike.
