@@ -12,7 +12,7 @@ from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients, link_behind_Bps
 from mlsysim.calibration.engines import Engine, EngineDevice, engine_device
-from mlsysim.calibration.gemm import FORMATS, WEIGHT_ONLY, gemm_kernel, measured_formats, weight_only_kind
+from mlsysim.calibration.gemm import FORMATS, WEIGHT_ONLY, as_engines_unpack, gemm_kernel, measured_formats, weight_only_kind
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_gemm, shared_names, shared_serving
 from mlsysim.core.errors import InconsistentError, InputError
@@ -265,18 +265,9 @@ def _vendor_product(accelerator: HardwareNode, precision: str, weights: str, dev
         # They also choose among 4-bit kernels by shape; the benchmark ran one that cannot split k and stalls when k is long.
         product = replace(product, step_s=0.0, most_splits=wide.most_splits)
     if name in WEIGHT_ONLY:
-        product = _as_engines_unpack(product, wide.most_splits, accelerator, device)
+        cores = accelerator.rate_flops_per_s("fp32") if "fp32" in accelerator.compute.precision_flops else 0.0
+        product = as_engines_unpack(product, wide, device.own_memory_share, cores)
     return Product(product, input_B, bytes_per_element(weights), peak, output_B)
-
-
-def _as_engines_unpack(product: GemmKernel, most_splits: float, accelerator: HardwareNode, device: EngineDevice) -> GemmKernel:
-    """The benchmark's weight-only kernel as engines have it: it splits k (Marlin, arXiv:2408.11743), a few rows take the cores.
-
-    It reads memory at the share that an engine's own unpacking kernels reach, where that is higher.
-    """
-    share = max(product.memory_efficiency, device.own_memory_share)
-    cores = accelerator.rate_flops_per_s("fp32") if "fp32" in accelerator.compute.precision_flops else 0.0
-    return replace(product, most_splits=most_splits, memory_efficiency=share, core_flops_per_s=cores)
 
 
 def _product_format(accelerator: HardwareNode, precision: str, weights: str, measured: str) -> tuple[str, float, float]:
