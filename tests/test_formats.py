@@ -116,6 +116,12 @@ def test_files_of_an_engine_may_keep_fewer_bits_beside_experts():
     assert serve(model, card, stack="vllm-2025").weights.m_as("GB") == pytest.approx(13.8, rel=0.01)
 
 
+@pytest.mark.parametrize(("name", "gibibytes"), [("gpt-oss-120b", 60.8), ("gpt-oss-20b", 12.8)])
+def test_checkpoints_of_experts_in_four_bits(name, gibibytes):
+    """OpenAI, gpt-oss model card, table 1: sizes of the checkpoints (recalled)."""
+    assert serve(Models.get(name), B200).weights.m_as("byte") / 2**30 == pytest.approx(gibibytes, rel=0.005)
+
+
 def test_weights_without_arithmetic_leave_the_cache_at_sixteen_bits():
     caches = [Deployment.of(LLAMA, H100, input_len=1, precision=name).cache for name in ("awq", "fp8", "nvfp4", "mxfp4")]
     assert caches == ["fp16", "fp8", "fp16", "fp16"]
