@@ -180,6 +180,16 @@ class Deployment:
         )
 
     @property
+    def formats(self) -> str:
+        """The number formats as people say them: of the arithmetic, and of weights and experts that have others."""
+        beside = []
+        if self.weights != self.arithmetic:
+            beside.append(f"{self.weights} weights")
+        if self.experts != self.weights:
+            beside.append(f"{self.experts} experts")
+        return f"{self.arithmetic} ({', '.join(beside)})" if beside else self.arithmetic
+
+    @property
     def context(self) -> float:
         """Tokens that a sequence holds at the decode step that is timed."""
         return self.prompt + self.output / 2
