@@ -8,14 +8,22 @@ import re
 import pytest
 
 from mlsysim.calibration import evidence, intervals
-from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE, MeasuredRun, RunFacts
+from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE, MeasuredRun, RunFacts, assumed_facts
 from mlsysim.calibration.intervals import Pool, conformal_quantile, grouped_quantile, spread, unmeasured
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.hardware.registry import Hardware
 from mlsysim.models.registry import Models
 from mlsysim.solvers.operations.scaling import ScalingModel
+from mlsysim.solvers.serving.capacity import CapacityPlanner
 from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.solvers.serving.tail_latency import TailLatencyModel
+from mlsysim.solvers.training.parallelism import ParallelismOptimizer
+from mlsysim.systems.registry import Systems
+from mlsysim.systems.types import Fleet
 from mlsysim.tables.predict import predict_table
+
+LLAMA, H100 = Models.Language.Llama3_8B, Hardware.Cloud.H100
+FLEET = Fleet(name="16 H100", node=Systems.Nodes.DGX_H100, count=2)
 
 ASKED = {"input_len": 1024, "output_len": 256, "batch_size": 16, "schedule": "continuous"}
 ROW = {
@@ -184,3 +192,71 @@ def test_every_run_has_a_publication_and_every_study_more_than_one_thing():
     assert {run.source for run in evidence.measured_runs()} == set(evidence.publications())
     for study in intervals.STUDIES:
         assert len([one for one in evidence.left_out() if one.study == study]) > 5
+
+
+def test_what_a_row_leaves_out_is_listed_and_makes_it_wider():
+    run = {"model": "Llama-3.1-8B", "accelerator": "H100", "n_accel": 16, "seq_len": 8192, "global_batch_seqs": 64, "tp": 2}
+    run |= {"framework": "Megatron-LM", "precision": "bf16", "metric": "step_time_s", "micro_batch": 1}
+    run |= {"recompute": "none", "flash_attention": "yes", "sharding": "zero1", "sequence_parallel": "yes"}
+    run |= {"inter_bw_GBps_per_accel": 50, "source": "mosaicml/llm-foundry"}
+    left = (
+        {},
+        {"recompute": ""},
+        {"recompute": "", "micro_batch": ""},
+        {"sharding": ""},
+        {"n_accel": 8, "inter_bw_GBps_per_accel": ""},
+    )
+    whole, one, two, free, alone = predict_table([run | change for change in left])
+    assert (whole["assumed"], one["assumed"], two["assumed"]) == ("", "recompute=none", "recompute=none, micro_batch=1")
+    assert (free["assumed"], alone["assumed"]) == ("sharding=zero1", ""), "a lone node has no network"
+    widths = [math.log(row["high"] / row["low"]) for row in (whole, one, two, free)]
+    assert 2 * widths[0] < widths[1] < widths[2]
+    assert widths[3] == pytest.approx(widths[0]), "leaving it out was measured to cost nothing"
+    costs = {fact.fact: fact.missing / fact.stated for fact in assumed_facts() if fact.solver == "DistributedModel"}
+    assert widths[1] / widths[0] == pytest.approx(costs["recompute"])
+    both = math.sqrt(costs["recompute"] ** 2 + costs["micro_batch"] ** 2 - 1)
+    assert widths[2] / widths[0] == pytest.approx(both)
+
+
+def test_what_a_serving_row_leaves_out():
+    run = {"model": "Llama-3.1-8B", "accelerator": "H100", "engine": "vLLM", "weight_precision": "fp16", "metric": "itl_ms"}
+    run |= {
+        "mode": "static",
+        "input_len": 1024,
+        "output_len": 128,
+        "batch_or_concurrency": 8,
+        "kv_precision": "fp16",
+        "n_accel": 4,
+    }
+    left = ({"tp": 4}, {}, {"tp": 4, "batch_or_concurrency": ""}, {"tp": 4, "batch_or_concurrency": "", "mode": "offline"})
+    whole, split, lone, offline = predict_table([run | change for change in left])
+    assert [row["assumed"] for row in (whole, split, lone, offline)] == ["", "tp=1", "batch_or_concurrency=1", ""]
+    assert lone["high"] / lone["low"] > 2 * whole["high"] / whole["low"]
+    torus = run | {
+        "accelerator": "TPU v5e",
+        "engine": "JetStream",
+        "n_accel": 8,
+        "weight_precision": "bf16",
+        "kv_precision": "bf16",
+    }
+    assert predict_table([torus])[0]["assumed"] in ("", "tp=1"), "a slice shares every layer"
+
+
+def test_searches_and_tails_have_the_interval_of_what_they_stand_on():
+    best = ParallelismOptimizer().solve(LLAMA, FLEET, batch_size=64, seq_len=4096, stack="megatron-core")
+    assert best.interval == best.best.interval
+    assert best.scope == best.best.scope
+    assert "step latency total" in str(best)
+    bound = ParallelismOptimizer().solve(LLAMA, FLEET, batch_size=64, seq_len=4096)
+    assert bound.interval is None
+    load = {"input_len": 1000, "output_len": 100, "stack": "vllm-2025"}
+    planned = CapacityPlanner().solve(LLAMA, [H100], request_rate="5 count/s", max_ttft="2 s", **load)
+    tail = TailLatencyModel().solve(LLAMA, H100, arrival_rate="1 count/s", **load)
+    for result in (planned, tail):
+        low, high = result.interval.low, result.interval.high
+        assert low < result.capacity < high
+        assert result.interval.scope.startswith("vllm-2025")
+        assert result.nearest[0].solver == "ServingModel"
+        assert result.to_dict()["interval"]["low"] == pytest.approx(low.m_as("count/second"))
+    assert tail.interval_of("ttft_p99") is None, "a queue multiplies an error"
+    assert planned.interval_of("ttft") is None

@@ -127,6 +127,14 @@ def test_twelve_runs_find_links_that_are_a_third_slower(tmp_path, monkeypatch, o
     assert (mine["basis"], mine["stack_used"]) == ("calibrated", "mine.toml")
 
 
+def test_runs_are_told_apart_and_a_stack_of_ones_own_is_calibrated_anew(tmp_path, own):
+    rows = [row | {"id": "same", "framework": STACK} for row in training_rows(PLANS[:3])]
+    found = own(written(tmp_path / "runs.csv", measured(rows, rows)))
+    assert [run.id for run in found.runs] == ["same", "same (2)", "same (3)"]
+    assert found.like == own_stack(STACK).like
+    assert max(abs(found.left_out - 1)) < max(abs(found.shipped - 1)), "they run as that file says"
+
+
 def test_five_runs_on_one_node_say_nothing_of_the_network(tmp_path, own):
     rows = training_rows(PLANS[:5])
     found = own(written(tmp_path / "runs.csv", measured(rows, slower(rows))))

@@ -2,7 +2,8 @@
 
 ``data/evidence.csv`` has a row for each validation run, and one without an error for what else calibration runs are of;
 ``data/left_out.csv`` has the errors of runs that were predicted by a fit
-without their source, stack, engine, device or model. Both are written by ``python -m mlsysim.fitting refresh``.
+without their source, stack, engine, device or model; ``data/assumed.csv`` says how far off runs are that leave a fact out. All
+are written by ``python -m mlsysim.fitting refresh``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mlsysim.core.toml import file_text, packaged_toml, reads
 RUNS_FILE = "evidence.csv"
 LEFT_OUT_FILE = "left_out.csv"
 SOURCES_FILE = "evidence_sources.csv"
+ASSUMED_FILE = "assumed.csv"
 NAMES_FILE = "source_names.toml"
 # Prompts are predicted less well than what follows them, and are judged apart.
 FIRST_TOKEN = "first token"
@@ -52,6 +54,7 @@ class MeasuredRun(NamedTuple):
         quantity: ``WHOLE`` or ``FIRST_TOKEN``.
         facts: what the run is of.
         error: ln(predicted / measured).
+        assumed: columns of its table that it leaves out, and that defaults stand for.
     """
 
     id: str
@@ -61,6 +64,7 @@ class MeasuredRun(NamedTuple):
     quantity: str
     facts: RunFacts
     error: float
+    assumed: tuple[str, ...] = ()
 
     @property
     def citation(self) -> str:
@@ -81,6 +85,25 @@ class LeftOut(NamedTuple):
     solver: str
     quantity: str
     errors: tuple[float, ...]
+
+
+class Assumed(NamedTuple):
+    """What it costs that a fact is left out: how far off nine in ten runs are that state it, as they are and without it.
+
+    Attributes:
+        solver: whose predictions they are.
+        quantity: ``WHOLE`` or ``FIRST_TOKEN``.
+        fact: the column of the table.
+        runs: how many validation runs state it.
+        stated, missing: what 90 % of their |ln(predicted / measured)| are within, with it and without.
+    """
+
+    solver: str
+    quantity: str
+    fact: str
+    runs: int
+    stated: float
+    missing: float
 
 
 class Publication(NamedTuple):
@@ -105,7 +128,16 @@ def quantity_of(field: str) -> str:
 def measured_runs() -> tuple[MeasuredRun, ...]:
     """All validation runs with a number, in the order of their sources."""
     return tuple(
-        MeasuredRun(row["id"], row["run"], row["source"], row["solver"], row["quantity"], _facts(row), float(row["error"]))
+        MeasuredRun(
+            id=row["id"],
+            run=row["run"],
+            source=row["source"],
+            solver=row["solver"],
+            quantity=row["quantity"],
+            facts=_facts(row),
+            error=float(row["error"]),
+            assumed=tuple(row.get("assumed", "").split()),
+        )
         for row in _rows(RUNS_FILE)
         if row["error"]
     )
@@ -127,6 +159,15 @@ def left_out() -> tuple[LeftOut, ...]:
     return tuple(
         LeftOut(row["study"], row["name"], row["solver"], row["quantity"], tuple(map(float, row["errors"].split())))
         for row in _rows(LEFT_OUT_FILE)
+    )
+
+
+@reads("calibration", ASSUMED_FILE)
+def assumed_facts() -> tuple[Assumed, ...]:
+    """What each fact costs where it is left out."""
+    return tuple(
+        Assumed(row["solver"], row["quantity"], row["fact"], int(row["runs"]), float(row["stated"]), float(row["missing"]))
+        for row in _rows(ASSUMED_FILE)
     )
 
 

@@ -1,18 +1,19 @@
 """Intervals of predictions: split-conformal on the log errors of runs like the one in question.
 
 Sources: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005 (split-conformal prediction); Barber et al.,
-"Conformal prediction beyond exchangeability", Annals of Statistics 2023 (weighted quantiles, here of groups).
+"Conformal prediction beyond exchangeability", Annals of Statistics 2023 (weighted quantiles, here of groups); Lei et al.,
+"Distribution-Free Predictive Inference for Regression", JASA 2018, section 5.2 (errors over a scale: of the facts left out).
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mlsysim.calibration.evidence import MeasuredRun, RunFacts, left_out, measured_facts, measured_runs
+from mlsysim.calibration.evidence import MeasuredRun, RunFacts, assumed_facts, left_out, measured_facts, measured_runs
 from mlsysim.calibration.own import is_own, own_stack
 
 LEVEL = 0.9
@@ -90,7 +91,9 @@ def grouped_quantile(groups: Sequence[Sequence[float]], level: float = LEVEL) ->
     return weighed[-1][0]
 
 
-def spread(solver: str, quantity: str, facts: RunFacts, *, known_source: bool = True) -> Spread | None:
+def spread(
+    solver: str, quantity: str, facts: RunFacts, *, known_source: bool = True, assumed: Collection[str] = ()
+) -> Spread | None:
     """Return how far predictions of runs like one were off; None where a solver's predictions were never measured.
 
     Where the source, the stack, the accelerator or the model has no measurements of its own, the interval comes from
@@ -101,6 +104,7 @@ def spread(solver: str, quantity: str, facts: RunFacts, *, known_source: bool = 
         quantity: ``evidence.WHOLE`` or ``evidence.FIRST_TOKEN``.
         facts: what the run is of.
         known_source: whether it is a run of a publication that has measurements here.
+        assumed: columns that its row leaves out, and that defaults stand for.
 
     Example:
         >>> facts = RunFacts("Llama-3 70B", "dense", "H100 SXM5 80GB", "no such stack", 64)
@@ -110,14 +114,15 @@ def spread(solver: str, quantity: str, facts: RunFacts, *, known_source: bool = 
         (True, True)
     """
     if is_own(facts.stack):
-        return _of_own(solver, quantity, facts)
-    closest = _pool(solver, quantity).closest(facts, solver)
+        return _of_own(solver, quantity, facts, assumed)
+    closest = _pool(solver, quantity).closest(facts, solver, assumed)
     if closest is None:
         return None
     missing = unmeasured(solver, facts, known_source=known_source)
     if not missing:
         return closest
     studies = [_study(study, solver, quantity) for study in missing]
+    # Things that were left out of fits leave facts out too: what a row leaves out widens it where it costs more than being new.
     width = max(math.hypot(*(one.log_width for one in studies)), closest.log_width)
     named = " and of ".join(f"this {_NAMED[study]}" for study in missing)
     scope = f"no measurement of {named}: interval from those left out"
@@ -125,18 +130,43 @@ def spread(solver: str, quantity: str, facts: RunFacts, *, known_source: bool = 
     return Spread(width, scope, widest.runs, widest.median, widest.p90)
 
 
-def _of_own(solver: str, quantity: str, facts: RunFacts) -> Spread | None:
+def scale(costs: Mapping[str, float], assumed: Collection[str]) -> float:
+    """Return how many times as far off as a run that states all of its facts one is that leaves some out.
+
+    Args:
+        costs: of each fact, how many times as far off runs are without it: measured on those that state it.
+        assumed: columns that the run's row leaves out; what they cost adds as independent errors do.
+
+    Example:
+        >>> scale({"a": 3.0, "b": 2.0, "c": 0.9}, ["a", "c"]), round(scale({"a": 3.0, "b": 2.0}, ["a", "b", "d"]) ** 2)
+        (3.0, 12)
+    """
+    return math.sqrt(1 + sum(max(costs.get(fact, 1.0), 1.0) ** 2 - 1 for fact in assumed))
+
+
+@functools.lru_cache(maxsize=1024)
+def _scale(solver: str, quantity: str, assumed: tuple[str, ...]) -> float:
+    kind = solver, quantity
+    return scale({one.fact: one.missing / one.stated for one in assumed_facts() if (one.solver, one.quantity) == kind}, assumed)
+
+
+def _scaled(run: MeasuredRun) -> float:
+    return abs(run.error) / _scale(run.solver, run.quantity, run.assumed)
+
+
+def _of_own(solver: str, quantity: str, facts: RunFacts, assumed: Collection[str]) -> Spread | None:
     """The spread of a user's own stack, by its runs; on an accelerator that it was not calibrated on it is wider."""
     own = own_stack(facts.stack)
     errors = own.errors.get(quantity) if solver == own.solver else None
     if errors is None:
-        return spread(solver, quantity, facts._replace(stack=own.like))
-    measured = Spread(errors.log_width, f"the runs of {own.file}", errors.runs, errors.median, errors.p90)
+        return spread(solver, quantity, facts._replace(stack=own.like), assumed=assumed)
+    wider = _scale(solver, quantity, tuple(assumed))
+    measured = Spread(wider * errors.log_width, f"the runs of {own.file}", errors.runs, errors.median, errors.p90)
     if facts.accelerator in own.accelerators:
         return measured
     left = _study("device", solver, quantity)
     scope = f"no measurement of this accelerator by {own.file}: interval from those left out"
-    return Spread(math.hypot(left.log_width, errors.log_width), scope, left.runs, left.median, left.p90)
+    return Spread(wider * math.hypot(left.log_width, errors.log_width), scope, left.runs, left.median, left.p90)
 
 
 def unmeasured(solver: str, facts: RunFacts, *, known_source: bool = True) -> tuple[str, ...]:
@@ -184,18 +214,21 @@ class Pool:
         Args:
             runs: the figures.
         """
-        self._errors: dict[tuple[tuple[str, ...], tuple[str, ...]], list[float]] = {}
+        self._errors: dict[tuple[tuple[str, ...], tuple[str, ...]], list[tuple[float, float]]] = {}
         self._spreads: dict[tuple[tuple[str, ...], tuple[str, ...]], Spread] = {}
+        self._kind = "", ""
         for run in runs:
+            self._kind = run.solver, run.quantity
             for names in SCOPES:
-                self._errors.setdefault((names, _values(run.facts, names)), []).append(abs(run.error))
+                self._errors.setdefault((names, _values(run.facts, names)), []).append((abs(run.error), _scaled(run)))
 
-    def closest(self, facts: RunFacts, solver: str = "") -> Spread | None:
+    def closest(self, facts: RunFacts, solver: str = "", assumed: Collection[str] = ()) -> Spread | None:
         """Return the spread of the narrowest scope of a run that has ``ENOUGH`` figures; None of an empty pool.
 
         Args:
             facts: what the run is of.
             solver: what the scope of all figures is called.
+            assumed: columns that its row leaves out.
         """
         for names in SCOPES:
             key = names, _values(facts, names)
@@ -203,7 +236,8 @@ class Pool:
             if errors and (len(errors) >= ENOUGH or not names):
                 if key not in self._spreads:
                     self._spreads[key] = _spread_of(errors, ", ".join(key[1]) or solver)
-                return self._spreads[key]
+                found = self._spreads[key]
+                return replace(found, log_width=found.log_width * _scale(*self._kind, tuple(assumed))) if assumed else found
         return None
 
 
@@ -216,9 +250,15 @@ def _pool(solver: str, quantity: str) -> Pool:
     return Pool(run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity))
 
 
-def _spread_of(errors: Sequence[float], scope: str) -> Spread:
-    shares = sorted(math.expm1(error) for error in errors)
-    return Spread(conformal_quantile(errors), scope, len(errors), shares[len(shares) // 2], conformal_quantile(shares))
+def _spread_of(errors: Sequence[tuple[float, float]], scope: str) -> Spread:
+    shares = sorted(math.expm1(error) for error, _ in errors)
+    return Spread(
+        conformal_quantile([scaled for _, scaled in errors]),
+        scope,
+        len(errors),
+        shares[len(shares) // 2],
+        conformal_quantile(shares),
+    )
 
 
 @functools.cache

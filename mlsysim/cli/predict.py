@@ -30,6 +30,8 @@ writes it as CSV: all columns in order, then
               or bound (physics and datasheets only)
   scope       the measured runs that low and high rest on; of a row whose source
               is no publication that was measured, all sources left out of fits
+  assumed     the columns that the row leaves out though they matter, and what
+              stands for them: they make low and high wider
   stack_used  the software stack; "generic" for a framework that is not known
   reason      why there is no prediction, or why the plan does not fit
 

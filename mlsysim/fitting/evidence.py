@@ -13,6 +13,7 @@ from pathlib import Path
 from zlib import crc32
 
 from mlsysim.calibration.evidence import (
+    ASSUMED_FILE,
     FIRST_TOKEN,
     FITTED_BASES,
     LEFT_OUT_FILE,
@@ -22,17 +23,25 @@ from mlsysim.calibration.evidence import (
     RunFacts,
     quantity_of,
 )
+from mlsysim.calibration.intervals import conformal_quantile
 from mlsysim.fitting import left_out_serving, left_out_training
 from mlsysim.fitting.calibration import CALIBRATION
 from mlsysim.fitting.toml_text import DATA
+from mlsysim.tables.assumed import FACTS
+from mlsysim.tables.predict import predicted_rows
 from mlsysim.validation.anchors import loading
 from mlsysim.validation.anchors.anchor import Anchor
-from mlsysim.validation.anchors.comparison import compare
+from mlsysim.validation.anchors.comparison import assumed, compare
 from mlsysim.validation.anchors.runner import result_of
 from mlsysim.validation.report.left_out import SERVING_FILE, TRAINING_FILE, read
 
-FILES = (RUNS_FILE, LEFT_OUT_FILE, SOURCES_FILE)
-_RUN_COLUMNS = ("id", "run", "source", "solver", "quantity", "model", "kind", "accelerator", "stack", "accelerators", "error")
+FILES = (RUNS_FILE, LEFT_OUT_FILE, SOURCES_FILE, ASSUMED_FILE)
+_RUN_COLUMNS = (
+    *("id", "run", "source", "solver", "quantity", "model", "kind", "accelerator", "stack", "accelerators", "error", "assumed"),
+)
+_ASSUMED_COLUMNS = ("solver", "quantity", "fact", "runs", "stated", "missing")
+# Runs that state a fact, below which nothing is said of what it costs to leave it out.
+_FEWEST = 30
 # The study that an entry of serving without a thing of a kind belongs to.
 _STUDY_OF = {"device": "device", "engine": "stack", "model": "model", "source": "source"}
 
@@ -48,6 +57,7 @@ def texts(root: Path) -> dict[str, str]:
         RUNS_FILE: _csv(_RUN_COLUMNS, runs),
         LEFT_OUT_FILE: _csv(("study", "name", "solver", "quantity", "errors"), [*_training(root), *_serving(root)]),
         SOURCES_FILE: _csv(("key", "citation", "url"), sources),
+        ASSUMED_FILE: _csv(_ASSUMED_COLUMNS, assumed_rows(anchors)),
     }
 
 
@@ -79,10 +89,44 @@ def _runs(anchors: Iterable[Anchor]) -> Iterator[tuple[str, ...]]:
         error = math.log(float(found.predicted) / float(found.measured))
         seen.add((solver, result.facts))
         quantity = quantity_of(anchor.case.metric)
-        yield (anchor.id, _run(anchor), anchor.source.key, solver, quantity, *_cells(result.facts), f"{error:.4f}")
+        left = " ".join(assumed(anchor))
+        yield (anchor.id, _run(anchor), anchor.source.key, solver, quantity, *_cells(result.facts), f"{error:.4f}", left)
     for solver, facts in dict.fromkeys(fitted):
         if (solver, facts) not in seen:
-            yield ("", "", "", solver, "", *_cells(facts), "")
+            yield ("", "", "", solver, "", *_cells(facts), "", "")
+
+
+def assumed_rows(anchors: Iterable[Anchor]) -> list[tuple[str, ...]]:
+    """A row for each fact of training and serving: how far off the validation runs are that state it, with it and without.
+
+    A run without a fact is its row without the cell, predicted again.
+    """
+    groups: dict[tuple[str, str], list[Anchor]] = {}
+    for anchor in sorted(anchors, key=lambda one: one.id):
+        if anchor.case.role == "validation" and anchor.case.run and isinstance(anchor.case.value, float | int):
+            groups.setdefault((anchor.source.solver, quantity_of(anchor.case.metric)), []).append(anchor)
+    return [
+        (solver, quantity, fact, *told)
+        for (solver, quantity), group in sorted(groups.items())
+        for fact in FACTS.get(solver, ())
+        if (told := _without(fact, group)) is not None
+    ]
+
+
+def _without(fact: str, anchors: Sequence[Anchor]) -> tuple[str, str, str] | None:
+    stating = [anchor for anchor in anchors if anchor.case.run.get(fact, "").strip()]
+    columns = dict.fromkeys(name for anchor in stating for name in anchor.case.run)
+    rows = [dict.fromkeys(columns, "") | dict(anchor.case.run) for anchor in stating]
+    both = zip(stating, predicted_rows(rows), predicted_rows([row | {fact: ""} for row in rows]), strict=True)
+    pairs = []
+    for anchor, whole, without in both:
+        if f"{fact}=" in without["assumed"] and whole["predicted"] and without["predicted"]:
+            error = math.log(float(compare(anchor).predicted) / float(compare(anchor).measured))
+            pairs.append((abs(error), abs(error + math.log(without["predicted"] / whole["predicted"]))))
+    if len(pairs) < _FEWEST:
+        return None
+    stated, missing = (conformal_quantile([pair[place] for pair in pairs]) for place in (0, 1))
+    return str(len(pairs)), f"{stated:.3f}", f"{missing:.3f}"
 
 
 def _run(anchor: Anchor) -> str:

@@ -53,6 +53,8 @@ class Result:
     # The field whose interval is the result's, and the solver whose measured runs tell how wide it is ("": this one).
     INTERVAL_OF: ClassVar[str] = ""
     MEASURED_AS: ClassVar[str] = ""
+    # Whether other times and rates have intervals too: not where they are tails of a queue, which multiplies an error.
+    INTERVALS_OF_ALL: ClassVar[bool] = True
 
     solver: str
     subject: str
@@ -101,14 +103,14 @@ class Result:
             name: a field that is a time, a rate or a utilisation.
 
         Returns:
-            The interval; None where nothing was fitted, or nothing like it was measured.
+            The interval; None where nothing was fitted, nothing like it was measured, or the field is a tail of a queue.
 
         Raises:
             UnknownNameError: the result has no such field.
         """
         if name not in {part.name for part in fields(self)}:
             raise UnknownNameError.among("name", name, [part.name for part in fields(self)])
-        if self.basis not in FITTED_BASES or self.facts is None:
+        if self.basis not in FITTED_BASES or self.facts is None or not (self.INTERVALS_OF_ALL or name == self.INTERVAL_OF):
             return None
         return interval_about(self.measured_as, name, getattr(self, name), self.facts)
 

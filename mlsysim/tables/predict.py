@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -25,11 +25,13 @@ from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.training.memory import MEMORY_PARTS
 from mlsysim.solvers.result import Result, fitted_basis, run_facts
 from mlsysim.solvers.serving.batch_server import BatchServerModel
+from mlsysim.solvers.serving.serving import ServingModel
 from mlsysim.solvers.serving.tail_latency import TailLatencyModel
 from mlsysim.solvers.serving.together import serve_together
 from mlsysim.solvers.serving.token_server import TokenServerModel
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
+from mlsysim.tables.assumed import assumed_of
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
 from mlsysim.tables.open_loop import METRICS as OPEN_LOOP_METRICS
@@ -43,7 +45,7 @@ from mlsysim.tables.training import question
 from mlsysim.tables.training_figures import training_figure
 from mlsysim.tables.training_steps import LoweredRun, RunStep, lowered, run_steps
 
-ADDED_COLUMNS = ("predicted", "low", "high", "feasible", "basis", "stack_used", "scope", "reason")
+ADDED_COLUMNS = ("predicted", "low", "high", "feasible", "basis", "stack_used", "scope", "assumed", "reason")
 # What was measured, and what people say of it: never read.
 UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
 # What a figure is and where it was published; its year is none of that: it tells the era of a stack. Rows that differ in
@@ -73,13 +75,15 @@ class _Run:
     figure: Callable[[str], float | str]
     solver: str = ""
     facts: RunFacts | None = None
+    assumed: Mapping[str, str] = field(default_factory=dict)
 
 
 def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Every row with its columns in order, then what is predicted of it: ``ADDED_COLUMNS``.
 
     ``predicted`` is in the row's own metric and unit; "fits" or "OOM" where the table asks for the outcome. Nine in ten
-    measurements are expected from ``low`` to ``high``, by the errors of the runs that ``scope`` names; a row whose ``source``
+    measurements are expected from ``low`` to ``high``, by the errors of the runs that ``scope`` names, the wider the more that
+    defaults stand for, which ``assumed`` lists; a row whose ``source``
     is none of the publications that were measured here has the interval of sources left out of the fit. A row that cannot be
     predicted has it empty (as ``feasible`` and the others) and says why in ``reason``. For a plan that does not fit,
     ``feasible`` is False, ``reason`` says why with the bytes, and ``predicted`` is what would hold if it did.
@@ -162,7 +166,10 @@ def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run |
     steps = run_steps([run.run for run in training.values()])
     answers |= {key: run.answered(step) for (key, run), step in zip(training.items(), steps, strict=True)}
     serving = {key: run for key, run in solved.items() if isinstance(run, _WaitingServing)}
-    return answers | dict(zip(serving, _served([run.asked for run in serving.values()]), strict=True))
+    served = _served([run.asked for run in serving.values()])
+    for (key, run), answer in zip(serving.items(), served, strict=True):
+        answers[key] = answer if isinstance(answer, str) else replace(answer, assumed=run.assumed)
+    return answers
 
 
 def _served(questions: Sequence[Question]) -> list[_Run | str]:
@@ -234,7 +241,8 @@ def _added(answer: _Run | str, metric: str, unit: str, *, known_source: bool) ->
             return nothing | {"reason": f"the prediction is {predicted}: the row asks for no real run"}
         told = _interval(answer, metric, predicted, known_source=known_source)
     told |= {"predicted": predicted, "feasible": answer.feasible, "basis": answer.basis}
-    return nothing | told | {"stack_used": answer.stack_used, "reason": answer.reason}
+    assumed = ", ".join(f"{column}={value}" for column, value in answer.assumed.items())
+    return nothing | told | {"stack_used": answer.stack_used, "assumed": assumed, "reason": answer.reason}
 
 
 def _interval(answer: _Run, metric: str, predicted: float, *, known_source: bool) -> dict[str, Any]:
@@ -242,7 +250,7 @@ def _interval(answer: _Run, metric: str, predicted: float, *, known_source: bool
         return {}
     field = SERVING_METRICS[metric][0] if answer.solver == "ServingModel" else metric
     quantity = quantity_of(field) if answer.solver == "ServingModel" else WHOLE
-    found = spread(answer.solver, quantity, answer.facts, known_source=known_source)
+    found = spread(answer.solver, quantity, answer.facts, known_source=known_source, assumed=answer.assumed)
     if found is None:
         return {}
     low, high = found.about(predicted)
@@ -260,6 +268,7 @@ class _WaitingTraining(_Waiting):
     """A training run whose memory and step are computed together with others'; of a layout only whether it fits is asked."""
 
     run: LoweredRun
+    assumed: Mapping[str, str]
     layout: bool = False
 
     def answered(self, step: RunStep) -> _Run:
@@ -274,7 +283,10 @@ class _WaitingTraining(_Waiting):
         facts = run_facts(setting.workload, fleet.node.accelerator, stack, fleet.accelerators)
         basis = fitted_basis(DistributedModel.__name__, facts)
         read = (lambda _: outcome) if self.layout else figure
-        return _Run(not reason, basis, stack, reason, read, DistributedModel.__name__, facts)
+        assumed = dict(self.assumed)
+        if "recompute" in assumed:
+            assumed["recompute"] = recompute
+        return _Run(not reason, basis, stack, reason, read, DistributedModel.__name__, facts, assumed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,10 +294,12 @@ class _WaitingServing(_Waiting):
     """A deployment under its scheduler; its metrics are those of a result."""
 
     asked: Question
+    assumed: Mapping[str, str]
 
 
 def _training_run(cells: Cells) -> _WaitingTraining:
-    return _WaitingTraining(lowered(question({**cells, "metric": "step_time_s"})))
+    run = lowered(question({**cells, "metric": "step_time_s"}))
+    return _WaitingTraining(run, assumed_of(DistributedModel.__name__, cells, run.asked.fleet, run.asked.arguments))
 
 
 @functools.cache
@@ -305,7 +319,7 @@ def _layout_run(cells: Cells) -> _WaitingTraining:
         "flash_attention": "no" if kernel in known["stores_scores"]["kernels"] else "yes",
         "variant": kernel,
     }
-    return replace(_training_run({**cells, **added}), layout=True)
+    return replace(_training_run({**cells, **added}), layout=True, assumed={})
 
 
 def _chosen(cells: Cells, column: str, known: Mapping[str, Any]) -> Any:
@@ -348,7 +362,8 @@ def _serving_run(cells: Cells) -> _Run | _Waiting:
     """A deployment under its scheduler, or a submission of a whole system."""
     if is_submission(cells):
         return _solved(token_question(submission_cells(cells)), TokenServerModel, token_figure)
-    return _WaitingServing(serving_question({**cells, "metric": "ttft_ms"}))
+    asked = serving_question({**cells, "metric": "ttft_ms"})
+    return _WaitingServing(asked, assumed_of(ServingModel.__name__, cells, asked.hardware, asked.arguments))
 
 
 def _solved(asked: Question, solver: type[Any], figure: Callable[[Any, str], float]) -> _Run:
@@ -359,7 +374,7 @@ def _answer(asked: Question, result: Result, figure: Callable[[Any, str], float]
     """A solver's answer to a row, whose figures ``figure`` reads by their metric."""
     read = functools.partial(figure, result)
     stack = asked.arguments["stack"]
-    return _Run(result.feasible, result.basis, stack, result.reason, read, result.measured_as, result.facts)
+    return _Run(result.feasible, result.basis, stack, result.reason, read, result.solver, result.facts)
 
 
 def _samples_per_s(result: SingleNodeResult, _metric: str) -> float:

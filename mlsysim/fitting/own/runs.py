@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mlsysim.calibration.evidence import WHOLE, quantity_of
-from mlsysim.calibration.own import ENGINE, STACK
+from mlsysim.calibration.own import ENGINE, STACK, is_own, own_stack
 from mlsysim.core.errors import DataError, InputError, MLSysError
 from mlsysim.fitting import engines, training
 from mlsysim.fitting.calibration import Runs
@@ -56,7 +57,8 @@ class OwnRun:
     def software(self) -> str:
         """The shipped stack or engine that stands for it."""
         if isinstance(self.measured, MeasuredStep):
-            return str(self.measured.run.setting.stack)
+            name = str(self.measured.run.setting.stack)
+            return own_stack(name).like if is_own(name) else name
         stack = self.measured.replica.deployment.stack
         return "" if stack is None else stack.name
 
@@ -75,12 +77,24 @@ def read_runs(paths: Sequence[Path]) -> list[OwnRun]:
     Raises:
         DataError: a file is neither, a run cannot be predicted, or runs are of different software.
     """
-    runs = [run for path in paths for run in _read(path)]
+    runs = _named_apart([run for path in paths for run in _read(path)])
     software = sorted({(run.kind, run.software) for run in runs})
     if not runs or len(software) > 1:
         names = ", ".join(name for _, name in software) or "nothing"
         raise DataError(f"{', '.join(map(str, paths))}: runs of {names}: expected those of one stack or engine")
+    if sum(len(group.measured) for group in together(runs)) < len(runs):
+        raise DataError(f"{', '.join(map(str, paths))}: runs of {software[0][1]}: expected an engine with fitted coefficients")
     return runs
+
+
+def _named_apart(runs: Sequence[OwnRun]) -> list[OwnRun]:
+    """The runs, those whose name another has with a number behind it."""
+    seen: Counter[str] = Counter()
+    apart = []
+    for run in runs:
+        seen[run.id] += 1
+        apart.append(run if seen[run.id] == 1 else replace(run, id=f"{run.id} ({seen[run.id]})"))
+    return apart
 
 
 def together(runs: Sequence[OwnRun]) -> list[Runs]:

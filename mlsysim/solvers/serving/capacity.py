@@ -42,7 +42,7 @@ from mlsysim.solvers.serving.capacity_answer import (
 from mlsysim.solvers.serving.capacity_question import Asked, all_ways
 from mlsysim.solvers.serving.capacity_search import Search, search
 from mlsysim.solvers.serving.capacity_space import Demand, Offer
-from mlsysim.solvers.serving.tail_latency import served_basis
+from mlsysim.solvers.serving.tail_latency import served_facts
 from mlsysim.systems.types import Fleet, Node
 
 
@@ -71,8 +71,20 @@ class CapacityResult(Result):
             be among those told of are not. ``total_feasible``: plans that were found to keep the limits.
     """
 
+    INTERVAL_OF: ClassVar[str] = "capacity"
+    MEASURED_AS: ClassVar[str] = "ServingModel"
+    INTERVALS_OF_ALL: ClassVar[bool] = False
     HEADLINE: ClassVar[tuple[str, ...]] = (
-        *("accelerators", "best_config", "cost_per_hour", "cost_per_million_tokens", "utilization", "headroom", "percentile"),
+        *(
+            "accelerators",
+            "best_config",
+            "cost_per_hour",
+            "cost_per_million_tokens",
+            "capacity",
+            "utilization",
+            "headroom",
+            "percentile",
+        ),
         *("itl", "ttft", "request_latency"),
     )
 
@@ -275,7 +287,8 @@ def _result(asked: Asked, found: Search) -> CapacityResult:
     return CapacityResult(
         solver="CapacityPlanner",
         subject=f"{asked.model.name}, {asked.demand.rate_per_s:g} requests/s of {asked.input_len} + {output} tokens",
-        basis=served_basis(setting),
+        basis=setting.basis,
+        facts=served_facts(setting),
         reason=reason,
         binding=binding,
         breakdown={name: with_unit(float(size), "count") for name, size in parts.items() if size},

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
+from mlsysim.calibration.evidence import RunFacts
 from mlsysim.core.checks import (
     needed,
     one_of,
@@ -27,7 +28,7 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.queues import queueing
 from mlsysim.physics.queues.constant_service import ConstantService
 from mlsysim.physics.queues.open_loop import OpenLoop
-from mlsysim.solvers.result import Result, fitted_basis, run_facts
+from mlsysim.solvers.result import Result, run_facts
 from mlsysim.systems.types import Fleet, Node
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -50,6 +51,9 @@ class TailLatencyResult(Result):
     the requests does not exceed.
     """
 
+    INTERVAL_OF: ClassVar[str] = "capacity"
+    MEASURED_AS: ClassVar[str] = "ServingModel"
+    INTERVALS_OF_ALL: ClassVar[bool] = False
     HEADLINE: ClassVar[tuple[str, ...]] = ("utilization", "capacity", "wait_p99", "ttft_p99", "latency_p50", "latency_p99")
 
     arrival_rate: Quantity
@@ -299,10 +303,9 @@ def _approximate(servers: int) -> str:
 _FROZEN = "percentiles: as if the number in flight stayed what a request finds on arrival"
 
 
-def served_basis(setting: Deployment) -> str:
-    """What the tails of a deployment rest on: those of an engine, on what was measured of ``ServingModel``."""
-    facts = run_facts(setting.workload, setting.accelerator, setting.stack, setting.replicas * setting.tp * setting.pp)
-    return setting.basis if setting.stack is None else fitted_basis("ServingModel", facts)
+def served_facts(setting: Deployment) -> RunFacts:
+    """What a deployment is of, all replicas together: by it measured runs like it are found."""
+    return run_facts(setting.workload, setting.accelerator, setting.stack, setting.replicas * setting.tp * setting.pp)
 
 
 def of_deployment(
@@ -335,7 +338,8 @@ def of_deployment(
         "solver": "TailLatencyModel",
         "subject": f"{setting.workload.name}, {arrival_per_s:.4g} requests a second of {setting.prompt:.0f} + "
         f"{setting.output:.0f} tokens in {setting.arithmetic} on {machine}, {pace.places} places each",
-        "basis": served_basis(setting),
+        "basis": setting.basis,
+        "facts": served_facts(setting),
         "diagnostics": (_FROZEN,),
         "coefficients": coefficients_used(setting),
         "arrival_rate": with_unit(arrival_per_s, "count/second"),

@@ -53,6 +53,7 @@ class ParallelismResult(Result):
     Attributes:
         best_config: its tp, pp, dp and the rest; empty when no plan fits.
         best: its full result, or None.
+        step_latency_total: its step, with the interval of the result.
         objective: what was made best, and ``objective_value`` the best plan's.
         total_space: plans before legality: every factorization of the fleet times every other choice.
         total_legal: plans that are possible at all; the memory of each is computed.
@@ -67,10 +68,13 @@ class ParallelismResult(Result):
         complete: whether the search came to its end (an interrupt returns the best so far).
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("best_config", "total_evaluated", "total_feasible")
+    INTERVAL_OF: ClassVar[str] = "step_latency_total"
+    MEASURED_AS: ClassVar[str] = "DistributedModel"
+    HEADLINE: ClassVar[tuple[str, ...]] = ("best_config", "step_latency_total", "total_evaluated", "total_feasible")
 
     best_config: dict[str, Any]
     best: DistributedResult | None
+    step_latency_total: Quantity | None
     objective: str
     objective_value: float | Quantity | None
     total_space: int
@@ -325,6 +329,8 @@ def _result(question: Question, asked: dict[str, Any], found: Found, complete: b
         coefficients=() if best is None else best.coefficients,
         best_config={} if best is None else dict(best.plan),
         best=best,
+        facts=None if best is None else best.facts,
+        step_latency_total=None if best is None else best.step_latency_total,
         objective=question.objective.name,
         objective_value=value,
         total_space=size(setting, question.choices),

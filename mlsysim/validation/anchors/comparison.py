@@ -12,6 +12,7 @@ from typing import Any
 from mlsysim.calibration.evidence import FITTED_BASES, quantity_of
 from mlsysim.calibration.intervals import spread
 from mlsysim.models.types import Workload
+from mlsysim.tables.assumed import assumed_of
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.estimators import naive_error
 from mlsysim.validation.anchors.inputs import call_of
@@ -159,8 +160,14 @@ def _expected(anchor: Anchor, predicted: Plain) -> tuple[float | None, float | N
     facts = result_of(anchor).facts
     if not isinstance(predicted, float) or facts is None or anchor.case.factors:
         return None, None
-    found = spread(anchor.source.solver, quantity_of(anchor.case.metric), facts)
+    found = spread(anchor.source.solver, quantity_of(anchor.case.metric), facts, assumed=assumed(anchor))
     return found.about(predicted) if found is not None else (None, None)
+
+
+def assumed(anchor: Anchor) -> dict[str, str]:
+    """The columns that a case of a table of runs leaves out though they matter, and what stands for each."""
+    call = call_of(anchor)
+    return assumed_of(anchor.source.solver, anchor.case.run, call.inputs[-1] if call.inputs else None, call.keywords)
 
 
 def _nearest(anchor: Anchor) -> tuple[str, ...]:

@@ -62,7 +62,10 @@ def _judged() -> tuple[tuple[str, bool, float], ...]:
         rest = [run for run in measured_runs() if _fold(run) != fold]
         pools = {kind: Pool(run for run in rest if (run.solver, run.quantity) == kind) for kind in kinds}
         for run in measured_runs():
-            if _fold(run) == fold and (found := pools[run.solver, run.quantity].closest(run.facts)) is not None:
+            if (
+                _fold(run) == fold
+                and (found := pools[run.solver, run.quantity].closest(run.facts, assumed=run.assumed)) is not None
+            ):
                 judged.append((run.source, abs(run.error) <= found.log_width, found.log_width))
     return tuple(judged)
 

@@ -1,0 +1,84 @@
+"""Facts of a run that its row leaves out and a default stands for: they are listed, and make a prediction's interval wider."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlsysim.calibration.engines import engine
+from mlsysim.calibration.names import framework_called, unknown
+from mlsysim.systems.types import Fleet
+from mlsysim.tables.cells import Cells, cell_text, software_cell
+
+# Columns whose absence a default fills, by the solver whose tables have them.
+FACTS = {
+    "DistributedModel": (
+        *("recompute", "flash_attention", "precision", "micro_batch", "inter_bw_GBps_per_accel", "sharding", "vpp"),
+        "sequence_parallel",
+    ),
+    "ServingModel": ("mode", "kv_precision", "batch_or_concurrency", "tp"),
+}
+
+
+def assumed_of(solver: str, cells: Cells, hardware: object, arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns that a row of runs leaves out though they matter to it, each with what stands for it.
+
+    Args:
+        solver: whose question it is; of others than training and serving nothing is assumed.
+        cells: the row.
+        hardware: what the question is asked of.
+        arguments: keywords of the question.
+
+    Example:
+        >>> row = {"model": "Llama-3.1-8B", "accelerator": "H100", "n_accel": "8", "framework": "Megatron-Core"}
+        >>> from mlsysim.tables.training import question
+        >>> asked = question(row | {"seq_len": "8192", "global_batch_seqs": "64", "metric": "step_time_s", "precision": "fp8"})
+        >>> assumed_of("DistributedModel", row | {"precision": "fp8"}, asked.fleet, asked.arguments)
+        {'recompute': 'the least that fits', 'flash_attention': 'flash', 'micro_batch': '1', 'sharding': 'zero1'}
+    """
+    if not cells:
+        return {}
+    if solver == "DistributedModel" and isinstance(hardware, Fleet):
+        told = _of_training(cells, hardware, arguments)
+    elif solver == "ServingModel":
+        told = _of_serving(arguments)
+    else:
+        return {}
+    return {column: value for column, value in told.items() if not cell_text(cells, column)}
+
+
+def _of_training(cells: Cells, fleet: Fleet, arguments: Mapping[str, Any]) -> dict[str, str]:
+    """What stands for each column that matters, were it left out."""
+    tp, pp, cp = (int(arguments.get(name) or 1) for name in ("tp_size", "pp_size", "cp_size"))
+    dp = fleet.accelerators // (tp * pp * cp)
+    sequences = arguments["batch_size"] // dp
+    framework = framework_called(software_cell(cells, "framework")) or unknown()
+    told = {
+        "recompute": str(arguments.get("recompute") or "the least that fits"),
+        "flash_attention": str(arguments["attention"]),
+        "precision": str(arguments["precision"]),
+    }
+    if sequences > 1 and not framework.get("batch_by_accelerator"):
+        told["micro_batch"] = str(sequences // (arguments.get("microbatch_count") or sequences))
+    if fleet.count > 1:
+        told["inter_bw_GBps_per_accel"] = f"{fleet.inter_bandwidth_Bps / 1e9:g}"
+    if dp > 1:
+        told["sharding"] = f"zero{arguments['zero_stage']}"
+    if pp > 1:
+        told["vpp"] = str(arguments["virtual_stages"])
+    if tp > 1:
+        told["sequence_parallel"] = (
+            "by the plan" if arguments["sequence_parallel"] is None else str(arguments["sequence_parallel"])
+        )
+    return told
+
+
+def _of_serving(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """What stands for each column that matters, were it left out."""
+    told = {"mode": str(arguments["schedule"]), "kv_precision": str(arguments["kv_precision"])}
+    if arguments["schedule"] != "offline":
+        told["batch_or_concurrency"] = str(arguments["batch_size"])
+    # A slice of a torus shares every layer.
+    if arguments["replicas"] * arguments["tp_size"] * arguments["pp_size"] > 1 and not engine(arguments["stack"]).has.torus:
+        told["tp"] = str(arguments["tp_size"])
+    return told
