@@ -50,6 +50,7 @@ def test_a_miss_inside_its_interval_is_told_from_one_outside():
         ({"plan": "schedule=static, batch_size=8"}, "small-batch"),
         ({"plan": "batch_size=8, pp_size=2"}, "pipeline"),
         ({"plan": "batch_size=9"}, "scatter"),
+        ({"plan": "batch_size={'a': 1, 'b': 2}"}, "scatter"),
         ({"accelerator": "Tesla V100 SXM2 16GB"}, "relative"),
         ({"kind": "moe"}, "experts"),
         ({"basis": "identity"}, "stated"),

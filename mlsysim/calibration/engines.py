@@ -21,6 +21,16 @@ FORMAT_SHARES = ("fp32", "tf32", "int8")
 
 
 @dataclass(frozen=True)
+class CardLimits:
+    """Limits that an engine starts with on accelerators of less memory than ``below_GiB``, or with ``named`` in their name."""
+
+    below_GiB: float
+    step_tokens: float
+    most_sequences: float
+    named: str = ""
+
+
+@dataclass(frozen=True)
 class Engine:
     """A serving engine: its coefficients, and the facts that are stated about it.
 
@@ -30,7 +40,9 @@ class Engine:
         most_sequences: sequences that it decodes together at most.
         reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
         step_tokens, fitted: tokens that a pass computes at most (chunked prefill; 0: no limit); names of fitted coefficients.
+        beside_experts: number format of the other weights in its files, where experts alone have one; empty: the model's own.
         client: what its users reach it through (``harnesses.toml``).
+        cards: its limits on smaller accelerators, the smallest first; ``step_tokens`` and ``most_sequences`` are of all others.
         file: of a user's own engine, the path by which it is named.
     """
 
@@ -43,7 +55,21 @@ class Engine:
     step_tokens: float
     fitted: tuple[str, ...]
     client: str
+    beside_experts: str = ""
+    cards: tuple[CardLimits, ...] = ()
     file: str = ""
+
+    def on(self, hardware_name: str, memory_GiB: float) -> Engine:
+        """The engine with the limits that it starts with on an accelerator.
+
+        Example:
+            >>> [engine("sglang-2025").on("", memory_GiB).step_tokens for memory_GiB in (24, 80, 180)]
+            [2048.0, 8192.0, 16384.0]
+        """
+        for card in self.cards:
+            if memory_GiB < card.below_GiB or (card.named and card.named in hardware_name):
+                return replace(self, step_tokens=card.step_tokens, most_sequences=card.most_sequences)
+        return self
 
 
 def engine(name: str) -> Engine:
@@ -86,8 +112,15 @@ def _shipped(name: str) -> Engine:
         reserves=bool(entry.get("reserves", True)),
         step_tokens=float(entry["step_tokens"]),
         fitted=fitted_of(engine_tables(), name, "engine"),
+        beside_experts=str(entry.get("beside_experts", "")),
         client=str(entry["client"]),
+        cards=tuple(_card(card, entry) for card in entry.get("cards", ())),
     )
+
+
+def _card(card: Mapping[str, Any], entry: Mapping[str, Any]) -> CardLimits:
+    tokens, sequences = (float(card.get(part, entry[part])) for part in ("step_tokens", "most_sequences"))
+    return CardLimits(float(card["below_GiB"]), tokens, sequences, str(card.get("named", "")))
 
 
 def engine_names() -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from math import inf, log
 import numpy as np
 
 from mlsysim.lowering.deployment import Deployment
+from mlsysim.lowering.offloaded_passes import drafted
 from mlsysim.lowering.prefix_cache import computed, prefixed
 from mlsysim.lowering.serving_bound import BoundPasses
 from mlsysim.lowering.serving_kernels import calibrated_passes
@@ -32,8 +33,9 @@ ALMOST = 1 - 1e-9  # of the capacity: above it a float no longer tells the queue
 class Paces:
     """A replica's speed by the number of requests in flight, 1 to ``places``; ``reason`` says, with the bytes, why none fits.
 
-    Every request takes ``output`` steps of the batch, in which the prompts of all others join once: n requests are completed in
-    output step(n) + n prompt. ``step_tokens`` are those of prompts, cached ones included, that a step takes.
+    Every request takes ``output`` steps of the batch (with drafts, rounds), in which the prompts of all others join once: n
+    requests are completed in output step(n) + n prompt. ``step_tokens`` are those of prompts, cached ones included, that a step
+    takes.
     """
 
     setting: Deployment
@@ -89,19 +91,19 @@ class Paces:
     def token_s(self) -> Floats:
         """Time per output token with 1, 2, ... requests in flight, whose prompts join."""
         others = np.arange(float(self.places))
-        return self.step_s + others / self.setting.output * self.joined_s
+        return (self.step_s + others / self.setting.rounds_each * self.joined_s) / self.setting.round_tokens
 
     @functools.cached_property
     def completions_per_s(self) -> Floats:
         """Requests that a replica completes with 1, 2, ... in flight."""
         batch = np.arange(1.0, self.places + 1.0)
-        return batch / (self.setting.output * self.step_s + batch * self.joined_s)
+        return batch / (self.setting.rounds_each * self.step_s + batch * self.joined_s)
 
     @functools.cached_property
     def capacity_per_s(self) -> float:
         """Requests that a replica completes with all places taken."""
         step_s, joined_s = self._with(np.array([float(self.places)]))
-        return float(self.places / (self.setting.output * step_s[0] + self.places * joined_s[0]))
+        return float(self.places / (self.setting.rounds_each * step_s[0] + self.places * joined_s[0]))
 
     @property
     def best_per_s(self) -> float:
@@ -124,7 +126,7 @@ class Paces:
         """A decode step of each number of requests, and what a prompt adds to it."""
         prompt, sequences = self.setting.prompt, self.beams * batch
         step = self.passes.decode(sequences, _context(self.setting, self.beams))
-        beside = prompt * (prompts_together(batch, self.setting.output) - 1)
+        beside = prompt * (prompts_together(batch, self.setting.rounds_each) - 1)
         joined_s = self.passes.joining_s(step, sequences, prompt, beside)
         step_s, joined_s = (np.broadcast_to(np.asarray(part, float), batch.shape) for part in (step.total_s, joined_s))
         return step_s, joined_s
@@ -135,7 +137,7 @@ class Paces:
         The queue of prompts is solved with some numbers that decode, and interpolated: with d that decode d + lambda W are in
         flight, W the time before the first token. An empty engine starts at once.
         """
-        together = max(1.0, self.places / self.setting.output)
+        together = max(1.0, self.places / self.setting.rounds_each)
         last_s = self.step_s[max(0, self.places - 2)] + together * self.joined_s[-1]
         completions_per_s = self.completions_per_s
         if self.places > 1:
@@ -221,7 +223,7 @@ class Paces:
         prompt_s = prompts_share / arrival_per_s
         step_s = np.interp(decoding, np.arange(1, self.places + 1), self.step_s)
         else_s = np.maximum(before_s * (1 - prompts_share) + (behind - 1) * prompt_s - step_s, 0.0)
-        rates: Floats = in_flight_now / (self.setting.output * step_s + in_flight_now * prompt_s + else_s)
+        rates: Floats = in_flight_now / (self.setting.rounds_each * step_s + in_flight_now * prompt_s + else_s)
         return rates
 
     def _prompt_steps_s(self, most: int) -> tuple[Floats, Floats, Floats]:
@@ -333,9 +335,10 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
     held = room(setting, work)
     fit = float(held.most_tried(setting)) if beams == 1 else _searched(setting, work, held, beams)
     stack, new = setting.stack, computed(setting)[0] / setting.prompt
+    passes = prefixed(BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting), setting)
     return Paces(
         setting=setting,
-        passes=prefixed(BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting), setting),
+        passes=drafted(passes, setting),
         places=int(max(1.0, min(fit, float(most or fit)))),
         beams=beams,
         reason=held.reason(setting, float(beams)) if fit < 1 else "",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self, Unpack
 
 from mlsysim.calibration.engines import Engine
-from mlsysim.calibration.harnesses import reached_through
 from mlsysim.core.checks import (
     boolean,
     by_either_name,
@@ -25,9 +23,10 @@ from mlsysim.core.options import with_defaults
 from mlsysim.core.precision import BYTES_PER_ELEMENT, UNPACKED, number_format, precision_name
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.offload import Offload, check_offload
-from mlsysim.lowering.options import STACK_OPTIONS, ServingOptions
+from mlsysim.lowering.options import ServingOptions, drafting, held_back, limited, named_engine
 from mlsysim.lowering.work import cached_tokens, keys_seen
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.serving.speculation import rounds_of
 from mlsysim.systems.fleets import usual_nodes
 from mlsysim.systems.types import Fleet, Node
 
@@ -63,6 +62,8 @@ class Deployment:
         attention_dp: whether each rank attends for sequences of its own.
         prefix_hit: share of a prompt whose cache is there already.
         block_tokens: tokens of a block of the KV cache.
+        draft_len, draft: tokens that are drafted a round (0: none), and the model that drafts (None: a module of its own).
+        round_tokens: tokens that a round yields of each sequence, mean; 1 without drafts.
         offload: what lies in the host's memory.
         per_node: accelerators of a node.
         link_Bps: bandwidth that tensor parallelism has within a node.
@@ -93,6 +94,9 @@ class Deployment:
     attention_dp: bool
     prefix_hit: float
     block_tokens: int
+    draft_len: int
+    draft: TransformerWorkload | None
+    round_tokens: float
     offload: Offload
     per_node: int
     link_Bps: float
@@ -125,7 +129,7 @@ class Deployment:
             raise InconsistentError(
                 "efficiency", efficiency, f"none beside stack = {stack!r}: a stack knows its own efficiency"
             )
-        served_by = _served_by(stack, asked)
+        served_by = named_engine(stack, asked)
         prompt, batch = prompt_tokens(asked["input_len"], asked["seq_len"]), whole_number("batch_size", asked["batch_size"])
         padded = prompt if asked["padded_len"] is None else whole_number("padded_len", asked["padded_len"])
         if padded < prompt:
@@ -145,7 +149,10 @@ class Deployment:
         apart = boolean("attention_dp", asked["attention_dp"])
         device, per_node, link_Bps, network_Bps = _machine(hardware, tp, pp)
         _check_division(model, served_by, tp, pp, apart)
-        arithmetic, weights, experts = _formats(model, asked["precision"], asked["weight_precision"])
+        drafts = drafting(model, asked)
+        if drafts["draft"] is not None:
+            _check_division(drafts["draft"], served_by, tp, pp, apart)
+        arithmetic, weights, experts = _formats(model, served_by, asked["precision"], asked["weight_precision"])
         rated = _rated(arithmetic, experts, device, served_by)
         cache, rounds, requests = (asked[name] for name in ("kv_precision", "rounds", "requests"))
         return cls(
@@ -161,7 +168,7 @@ class Deployment:
             experts=experts,
             cache=_cache(asked["precision"], arithmetic, device) if cache is None else precision_name("kv_precision", cache),
             efficiency=share,
-            stack=served_by,
+            stack=None if served_by is None else limited(served_by, device, asked),
             tp=tp,
             pp=pp,
             replicas=whole_number("replicas", asked["replicas"]),
@@ -169,10 +176,11 @@ class Deployment:
             rounds=None if rounds is None else whole_number("rounds", rounds),
             requests=None if requests is None else whole_number("requests", requests),
             stream_interval=whole_number("stream_interval", asked["stream_interval"]),
-            batch_wait_iters=_held_back(asked["batch_wait_iters"], schedule),
+            batch_wait_iters=held_back(asked["batch_wait_iters"], schedule),
             attention_dp=apart,
             prefix_hit=hit,
             block_tokens=whole_number("page_size", asked["page_size"]),
+            **drafts,
             offload=check_offload(asked["offload"], asked["host_memory"], hardware, device, calibrated=served_by is not None),
             per_node=per_node,
             link_Bps=link_Bps,
@@ -180,9 +188,24 @@ class Deployment:
         )
 
     @property
+    def formats(self) -> str:
+        """The number formats as people say them: of the arithmetic, and of weights and experts that have others."""
+        beside = []
+        if self.weights != self.arithmetic:
+            beside.append(f"{self.weights} weights")
+        if self.experts != self.weights:
+            beside.append(f"{self.experts} experts")
+        return f"{self.arithmetic} ({', '.join(beside)})" if beside else self.arithmetic
+
+    @property
     def context(self) -> float:
         """Tokens that a sequence holds at the decode step that is timed."""
         return self.prompt + self.output / 2
+
+    @property
+    def rounds_each(self) -> float:
+        """Decode steps of a request, its prompt's pass among them; of its tokens, each is one without drafts."""
+        return float(rounds_of(self.output, self.round_tokens)) if self.draft_len and self.output else self.output
 
     @property
     def reach(self) -> float:
@@ -231,31 +254,6 @@ class Deployment:
         return "calibrated" if self.stack is not None else "bound" if self.efficiency is None else "efficiency"
 
 
-def _served_by(stack: object, asked: Mapping[str, Any]) -> Engine | None:
-    """The engine of that name behind what its users reach it through, with the limits that it is started with."""
-    client, tokens, sequences = (asked[name] for name in STACK_OPTIONS)
-    if stack is None:
-        for name in STACK_OPTIONS:
-            if asked[name] is not None:
-                raise InconsistentError(name, asked[name], "nothing without a stack, whose it is")
-        return None
-    named = None if client is None else instance("harness_name", client, str, "the name of a client")
-    found = reached_through(instance("stack", stack, str, "the name of a serving engine"), named)
-    if tokens is not None:
-        found = replace(found, step_tokens=float(whole_number("max_num_batched_tokens", tokens)))
-    if sequences is not None:
-        found = replace(found, most_sequences=float(whole_number("max_num_seqs", sequences)))
-    return found
-
-
-def _held_back(value: object, schedule: str) -> int:
-    """Steps that prompts are held back, of a schedule in which they come one after the other."""
-    steps = whole_number("batch_wait_iters", value, 0)
-    if steps and schedule != "continuous":
-        raise InconsistentError("batch_wait_iters", steps, f'0 with schedule = "{schedule}": prompts wait for none to come')
-    return steps
-
-
 def prompt_tokens(input_len: object = None, seq_len: object = None) -> int:
     """The length of a prompt, by whichever of its names it was given.
 
@@ -291,7 +289,9 @@ def _check_division(model: TransformerWorkload, served_by: Engine | None, tp: in
         raise InconsistentError("pp_size", pp, f"at most the {model.layers} layers of {model.name}")
 
 
-def _formats(model: TransformerWorkload, precision: object, weight_precision: object) -> tuple[str, str, str]:
+def _formats(
+    model: TransformerWorkload, served_by: Engine | None, precision: object, weight_precision: object
+) -> tuple[str, str, str]:
     """Number formats of the arithmetic, of the weights and of routed experts: where nobody says, those of the published model.
 
     Where experts alone have a format of their own, who names that one means the model as it is published.
@@ -301,7 +301,8 @@ def _formats(model: TransformerWorkload, precision: object, weight_precision: ob
     weights = arithmetic if weight_precision is None else precision_name("weight_precision", weight_precision)
     as_published = precision is None and weight_precision is None
     if model.expert_format and (as_published or weights == model.expert_format):
-        return own if arithmetic == model.expert_format else arithmetic, own, model.expert_format
+        beside = own if served_by is None else served_by.beside_experts or own
+        return own if arithmetic == model.expert_format else arithmetic, beside, model.expert_format
     return arithmetic, weights, weights
 
 

@@ -1,19 +1,21 @@
-"""Passes of a model of which a part lies in the host's memory: no faster than that part arrives."""
+"""Passes of a model of which a part lies in the host's memory: no faster than that part arrives. Passes with drafts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
+from mlsysim.core.errors import InconsistentError
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.prefix_cache import computed, prefixed
+from mlsysim.lowering.prefix_cache import PrefixedDeployment, computed, prefixed
 from mlsysim.lowering.serving_bound import BoundPasses
 from mlsysim.lowering.serving_kernels import calibrated_passes
-from mlsysim.lowering.work import cached_tokens
+from mlsysim.lowering.work import cached_tokens, inference_work
 from mlsysim.physics.numeric import Num, maximum, minimum
+from mlsysim.physics.serving.drafts import DraftedPasses
 from mlsysim.physics.serving.inference import InferenceWork, weights_read_B
 from mlsysim.physics.serving.offload import beyond_s, joining_beyond_s, streamed_weights_s
-from mlsysim.physics.serving.schedule import Passes, Step
+from mlsysim.physics.serving.schedule import EnginePasses, Passes, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,26 @@ class OffloadedPasses:
 def whole_passes(deployment: Deployment, work: InferenceWork) -> Passes:
     """The passes of a deployment, were no prompt cached and all of the model on its accelerators."""
     return BoundPasses.of(deployment, work) if deployment.stack is None else calibrated_passes(deployment)
+
+
+def drafted(passes: Passes, deployment: Deployment) -> Passes:
+    """``passes`` as they are, or in rounds where the deployment drafts.
+
+    Raises:
+        InconsistentError: passes whose rounds are not modelled, such as those with a part in the host's memory.
+    """
+    if not deployment.draft_len:
+        return passes
+    plain = passes.whole if isinstance(passes, PrefixedDeployment) else passes
+    if deployment.offload or not (deployment.stack is None or isinstance(plain, EnginePasses)):
+        raise InconsistentError("draft_len", deployment.draft_len, "0 with an offload or on a torus")
+    proposing = None
+    if deployment.draft is not None:
+        proposer = replace(deployment, workload=deployment.draft, draft=None, draft_len=0)
+        work = inference_work(proposer.workload, proposer.weights, proposer.cache)
+        proposing = prefixed(whole_passes(proposer, work), proposer)
+    layers = float(deployment.workload.layers)
+    return DraftedPasses(passes, proposing, float(deployment.draft_len), deployment.context, layers)
 
 
 def streamed_passes(whole: Passes, deployment: Deployment, work: InferenceWork, weights_B: float) -> Passes:

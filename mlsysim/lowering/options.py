@@ -1,12 +1,23 @@
-"""The arguments that solvers share, of a serving deployment and of a training step: name, type, default and meaning of each."""
+"""The arguments that solvers share, of a serving deployment and of a training step: name, type, default and meaning of each.
+
+What a server is started with is checked here, too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, TypedDict
+from dataclasses import replace
+from typing import Annotated, Any, TypedDict
 
+from mlsysim.calibration.engines import Engine
+from mlsysim.calibration.harnesses import reached_through
+from mlsysim.core.checks import instance, needed, real_number, whole_number
+from mlsysim.core.errors import InconsistentError
 from mlsysim.core.options import Option
 from mlsysim.core.units import Quantity
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.serving.speculation import expected_tokens
 
 # Options of an engine, of which a bound has nothing.
 STACK_OPTIONS = ("harness_name", "max_num_batched_tokens", "max_num_seqs")
@@ -69,6 +80,12 @@ class DeploymentOptions(FormatOptions, total=False):
         int | None, Option(None, "tokens that a step of the stack computes at most (chunked prefill); by default its own")
     ]
     max_num_seqs: Annotated[int | None, Option(None, "sequences that the stack decodes together at most; by default its own")]
+    draft_len: Annotated[int, Option(0, "tokens that are drafted for each sequence and checked in one pass; 0: none are")]
+    acceptance: Annotated[float | None, Option(None, "chance that a drafted token is accepted, 0 to 1")]
+    draft: Annotated[
+        TransformerWorkload | None,
+        Option(None, "the model that drafts, on the same ranks in turn; by default a module of the model's own (MTP)"),
+    ]
 
 
 class ServingOptions(DeploymentOptions, total=False):
@@ -146,3 +163,47 @@ class PlanOptions(TypedDict, total=False):
 
 class StepOptions(TrainingOptions, PlanOptions, total=False):
     """All that can be said of one training step."""
+
+
+def named_engine(stack: object, asked: Mapping[str, Any]) -> Engine | None:
+    """The engine of that name behind what its users reach it through."""
+    client = asked["harness_name"]
+    if stack is None:
+        for name in STACK_OPTIONS:
+            if asked[name] is not None:
+                raise InconsistentError(name, asked[name], "nothing without a stack, whose it is")
+        return None
+    named = None if client is None else instance("harness_name", client, str, "the name of a client")
+    return reached_through(instance("stack", stack, str, "the name of a serving engine"), named)
+
+
+def limited(found: Engine, device: HardwareNode, asked: Mapping[str, Any]) -> Engine:
+    """The engine with the limits that it is started with: those of its default on this accelerator, unless stated."""
+    limits = (("step_tokens", "max_num_batched_tokens"), ("most_sequences", "max_num_seqs"))
+    stated: dict[str, Any] = {part: float(whole_number(name, asked[name])) for part, name in limits if asked[name] is not None}
+    return replace(found.on(device.name, device.memory_capacity_B / 2**30), **stated)
+
+
+def drafting(model: TransformerWorkload, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Drafted tokens, what drafts them, and the tokens that a round yields."""
+    length = whole_number("draft_len", asked["draft_len"], 0)
+    draft = asked["draft"]
+    if not length:
+        for name in ("acceptance", "draft"):
+            if asked[name] is not None:
+                raise InconsistentError(name, asked[name], "nothing without draft_len: no token is drafted")
+        return {"draft_len": 0, "draft": None, "round_tokens": 1.0}
+    if draft is not None:
+        instance("draft", draft, TransformerWorkload, "a decoder such as Models.Language.Llama3_8B")
+    if not (model.causal and (draft is None or draft.causal)):
+        raise InconsistentError("draft_len", length, f"0: {model.name} or what drafts for it generates no tokens")
+    accepted = real_number("acceptance", needed("acceptance", asked["acceptance"], "a chance, 0 to 1"), 0.0, 1.0)
+    return {"draft_len": length, "draft": draft, "round_tokens": float(expected_tokens(float(length), accepted))}
+
+
+def held_back(value: object, schedule: str) -> int:
+    """Steps that prompts are held back, of a schedule in which they come one after the other."""
+    steps = whole_number("batch_wait_iters", value, 0)
+    if steps and schedule != "continuous":
+        raise InconsistentError("batch_wait_iters", steps, f'0 with schedule = "{schedule}": prompts wait for none to come')
+    return steps

@@ -30,6 +30,11 @@ class BoundStep:
     cache_s: Num
     arithmetic_s: Num
 
+    def check_s(self, alone: BoundStep) -> Num:
+        """Seconds of a pass over k + 1 tokens of each of B sequences, of whom ``alone`` is a decode step: each cache once."""
+        sent_s = self.total_s - maximum(self.weights_s + self.cache_s, self.arithmetic_s)
+        return maximum(self.weights_s + alone.cache_s, self.arithmetic_s) + sent_s
+
     def parts(self) -> tuple[dict[str, float], str]:
         """Seconds by name, and what limits the step."""
         weights, cache, arithmetic = float(self.weights_s), float(self.cache_s), float(self.arithmetic_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlsysim.calibration.engines import Engine
 from mlsysim.calibration.memory import usable_memory_B
@@ -12,6 +12,7 @@ from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.offload import Offload
 from mlsysim.lowering.serving_kernels import serving_shape
+from mlsysim.lowering.work import inference_work
 from mlsysim.models import parameters as counting
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving.offload import kept_share
@@ -96,7 +97,8 @@ class Room:
 
 def room(setting: Deployment, work: InferenceWork) -> Room:
     """The memory of a deployment; an engine keeps a part to itself, and workspace for its largest pass."""
-    ranks = setting.tp * setting.pp
+    ranks, proposed = setting.tp * setting.pp, _proposer(setting, work)
+    work = replace(work, resident_B=work.resident_B + proposed[0], kv_B=work.kv_B + proposed[1])
     weights_B = work.resident_B / ranks
     usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
     found = setting.stack
@@ -118,6 +120,16 @@ def room(setting: Deployment, work: InferenceWork) -> Room:
     decoded = float("inf") if found is None else found.most_sequences * setting.tp / setting.attention_ranks
     most = min(most, decoded)
     return Room(ranks, setting.kv_shards, each_kv_B, weights_B, usable_B, decoded, most, all_weights_B, kept, offload)
+
+
+def _proposer(setting: Deployment, work: InferenceWork) -> tuple[float, float]:
+    """Bytes of the weights of what drafts tokens, and of its cache for each token: a model's, or a layer more."""
+    if not setting.draft_len:
+        return 0.0, 0.0
+    if setting.draft is None:
+        return work.resident_B / setting.workload.layers, work.kv_B / setting.workload.layers
+    proposed = inference_work(setting.draft, setting.weights, setting.cache)
+    return proposed.resident_B, proposed.kv_B
 
 
 def _copied_B(setting: Deployment, wide_B: float) -> float:

@@ -20,7 +20,7 @@ METRICS = {f"{part}_{figure}_ms": f"{field}_{at}" for part, field in _PARTS.item
 # What a request that arrives at a rate is asked with, of what a row of a closed loop says.
 _ASKED = (
     *("precision", "weight_precision", "kv_precision", "tp_size", "pp_size", "attention_dp", "replicas", "stack"),
-    *("harness_name", "max_num_batched_tokens", "max_num_seqs"),
+    *("harness_name", "max_num_batched_tokens", "max_num_seqs", "draft_len", "acceptance", "draft"),
 )
 
 

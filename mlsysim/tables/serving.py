@@ -33,6 +33,7 @@ METRICS = {
     "samples_per_s": ("requests_per_second", "count/second"),
     "mfu_pct": ("prefill_mfu", "percent"),
 }
+_STARTED_WITH = ("max_num_batched_tokens", "max_num_seqs", "draft_len")
 _SCHEDULES = {"static": "static", "closed-loop": "continuous", "offline": "offline"}
 
 
@@ -151,9 +152,13 @@ def _harness(row: Mapping[str, str]) -> str:
 
 
 def _started_with(row: Mapping[str, str], harness: str) -> dict[str, Any]:
-    """Limits that the row's engine was started with, and what it was reached through."""
-    limits = {name: whole_cell(row, name) for name in ("max_num_batched_tokens", "max_num_seqs") if cell_text(row, name)}
-    return {**limits, "harness_name": harness} if harness else limits
+    """Limits and drafts that the row's engine was started with, and what it was reached through."""
+    started: dict[str, Any] = {name: whole_cell(row, name) for name in _STARTED_WITH if cell_text(row, name)}
+    if started.get("draft_len"):
+        started["acceptance"] = number_cell(row, "acceptance")
+        if named := row.get("draft_model"):
+            started["draft"] = Models.Language.get(named)
+    return {**started, "harness_name": harness} if harness else started
 
 
 def _held_back(row: Mapping[str, str], harness: str, tp: int) -> int:

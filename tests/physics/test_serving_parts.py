@@ -18,7 +18,7 @@ from mlsysim.physics.serving.inference import (
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
 from mlsysim.physics.serving.offload import beyond_s, joining_beyond_s, kept_share, streamed_weights_s
 from mlsysim.physics.serving.passes import PassTime
-from mlsysim.physics.serving.speculation import expected_tokens, verify_pass_s
+from mlsysim.physics.serving.speculation import expected_tokens, rounds_of
 
 WORK = InferenceWork(
     layers=3.0,
@@ -118,7 +118,8 @@ def test_drafts():
 def test_a_pass_that_checks_drafts():
     """All parts of the wide pass, but attention and the host of one token a sequence: 10 + 2 + 30 + 40 + 50 + 6."""
     alone, wide = PassTime(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1.0), PassTime(10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 10.0)
-    assert verify_pass_s(alone, wide) == 138
+    assert wide.check_s(alone) == 138
+    assert rounds_of(101.0, 2.5) == 41, "the prompt yields the first, and 40 rounds the others"
 
 
 def test_caches_are_sent_by_as_many_as_send_and_receive():

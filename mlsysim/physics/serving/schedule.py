@@ -13,6 +13,7 @@ from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.serving.deployment import ServedModel
 from mlsysim.physics.serving.passes import PassTime, decode_pass, mixed_prefill_s, prefill_pass
+from mlsysim.physics.serving.speculation import rounds_of
 
 
 class Step(Protocol):
@@ -205,6 +206,12 @@ def most_throughput(
     tpot_s = batch * token_s
     first_s = passes.prefill_s(1.0, prompt)
     return Served(first_s, tpot_s, first_s + (output - 1) * tpot_s, 1 / token_s, batch, step)
+
+
+def in_tokens(served: Served, output: Num, tokens: Num) -> Served:
+    """What a schedule of rounds comes to in tokens: a round yields ``tokens`` of a request's ``output`` (``rounds_of``)."""
+    rate = served.tokens_per_s * output / rounds_of(output, tokens)
+    return replace(served, tpot_s=served.tpot_s / tokens, tokens_per_s=rate)
 
 
 def streamed(served: Served, output: Num, interval: Num) -> Served:

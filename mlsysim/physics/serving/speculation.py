@@ -6,7 +6,6 @@ Source: Leviathan et al., "Fast Inference from Transformers via Speculative Deco
 from __future__ import annotations
 
 from mlsysim.physics.numeric import Num, where
-from mlsysim.physics.serving.passes import PassTime
 
 
 def expected_tokens(draft_len: Num, acceptance: Num) -> Num:
@@ -23,10 +22,11 @@ def expected_tokens(draft_len: Num, acceptance: Num) -> Num:
     return where(certain, draft_len + 1.0, (1 - chance ** (draft_len + 1)) / (1 - chance))
 
 
-def verify_pass_s(alone: PassTime, wide: PassTime) -> Num:
-    """Seconds of a pass that checks k + 1 tokens of each of B sequences, from decode steps of B and of B (k + 1).
+def rounds_of(output: Num, tokens: Num) -> Num:
+    """Passes that ``output`` tokens take, of which rounds of drafts yield ``tokens`` each; the prompt's yields one.
 
-    Its products, its logits and its communication are those of all tokens; tokens of one sequence share a read of its keys, and
-    the engine schedules B sequences.
+    Example:
+        >>> rounds_of(101.0, 2.5), rounds_of(101.0, 1.0)
+        (41.0, 101.0)
     """
-    return wide.total_s - (wide.attention_s - alone.attention_s) - (wide.host_s - alone.host_s)
+    return 1 + (output - 1) / tokens

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.offloaded_passes import streamed_passes, whole_passes
+from mlsysim.lowering.offloaded_passes import drafted, streamed_passes, whole_passes
 from mlsysim.lowering.serving_memory import Room, room
 from mlsysim.lowering.work import inference_work
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.serving.inference import InferenceWork
-from mlsysim.physics.serving.schedule import Passes, Served, continuous_batch, static_batch
+from mlsysim.physics.serving.schedule import Passes, Served, continuous_batch, in_tokens, static_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class ServingReplica:
         work = inference_work(deployment.workload, deployment.weights, deployment.cache, deployment.experts)
         held = room(deployment, work)
         whole = whole_passes(deployment, work)
-        return cls(deployment, work, held, whole, streamed_passes(whole, deployment, work, held.all_weights_B))
+        passes = drafted(streamed_passes(whole, deployment, work, held.all_weights_B), deployment)
+        return cls(deployment, work, held, whole, passes)
 
     def with_batch(self, batch: int) -> Self:
         """Copy the replica with another number of requests."""
@@ -60,10 +61,13 @@ class ServingReplica:
     def served(self, batch: Num) -> Served:
         """The schedule's answer to ``batch`` sequences, one or an array of them, without a look at the memory."""
         deployment = self.deployment
+        output = deployment.rounds_each
         if deployment.schedule == "static":
-            return static_batch(self.passes, batch, deployment.prompt, deployment.output, deployment.context)
+            served = static_batch(self.passes, batch, deployment.prompt, output, deployment.context)
+            return in_tokens(served, deployment.output, deployment.round_tokens) if deployment.draft_len else served
         rounds, wait_steps = float(deployment.rounds or 0), float(deployment.batch_wait_iters)
-        return continuous_batch(self.passes, batch, batch, deployment.prompt, deployment.output, rounds, wait_steps)
+        served = continuous_batch(self.passes, batch, batch, deployment.prompt, output, rounds, wait_steps)
+        return in_tokens(served, deployment.output, deployment.round_tokens) if deployment.draft_len else served
 
     def lacking(self) -> str:
         """Why not even one sequence fits, with the bytes; empty where one does."""

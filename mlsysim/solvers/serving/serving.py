@@ -18,7 +18,15 @@ from mlsysim.lowering.serving_kernels import coefficients_used, peak_flops_per_s
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.numeric import Num, floor
 from mlsysim.physics.serving.inference import weights_read_B
-from mlsysim.physics.serving.schedule import Passes, Served, continuous_batch, most_throughput, static_batch, streamed
+from mlsysim.physics.serving.schedule import (
+    Passes,
+    Served,
+    continuous_batch,
+    in_tokens,
+    most_throughput,
+    static_batch,
+    streamed,
+)
 from mlsysim.solvers.result import Result, run_facts
 from mlsysim.solvers.serving.replica import ServingReplica
 from mlsysim.systems.types import Fleet, Node
@@ -33,7 +41,8 @@ class ServingResult(Result):
     ``ttft``: time to first token. Of a fixed batch (``schedule="static"``) it is the prefill of the whole batch, for which all
     requests wait; of a server with requests in flight ("continuous") it counts from a request's arrival, the prompts before it
     and the wait for a place included; "offline", where all requests wait from the start, it is the prefill of one prompt.
-    ``itl``: inter-token latency, one decode step: at the context ``input_len``, or, given ``output_len``, at the mean context.
+    ``itl``: inter-token latency, one decode step: at the context ``input_len``, or, given ``output_len``, at the mean context;
+    with drafts, a round over the tokens that it yields.
     ``token_gap``: mean time between two tokens of a request, prefills of others in between included. ``tpot``: time per output
     token; ``tpot_excludes_first_token``: whether it is that of the tokens after the first, ``token_gap``, or of all of them,
     ``request_latency`` / output_len. ``request_latency``: a whole request, ttft + (output_len - 1) token_gap.
@@ -175,13 +184,16 @@ class ScheduledLoad:
 def scheduled(deployment: Deployment, passes: Passes, load: ScheduledLoad) -> Served:
     """What the deployment's schedule comes to under a load, or under each of an array of loads."""
     prompt, output = load.prompt, load.output
+    steps: Num = deployment.rounds_each if deployment.draft_len else output
     if deployment.schedule == "offline":
         step_tokens = math.inf if deployment.stack is None else deployment.stack.step_tokens
-        served = most_throughput(passes, load.most, prompt, output, load.requests, step_tokens)
+        served = most_throughput(passes, load.most, prompt, steps, load.requests, step_tokens)
     elif deployment.schedule == "continuous":
-        served = continuous_batch(passes, load.batch, load.most, prompt, output, load.rounds, load.wait_steps)
+        served = continuous_batch(passes, load.batch, load.most, prompt, steps, load.rounds, load.wait_steps)
     else:
-        served = static_batch(passes, load.batch, prompt, output, load.context)
+        served = static_batch(passes, load.batch, prompt, steps, load.context)
+    if deployment.draft_len:
+        served = in_tokens(served, output, deployment.round_tokens)
     return streamed(served, output, load.stream_interval)
 
 
@@ -201,6 +213,8 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
     reason = held.reason(deployment, batch)
     step_s = float(served.step.total_s) if workload.causal else float(served.ttft_s)
     _check_reads(replica, batch, step_s)
+    # A round of drafts yields several tokens of each sequence.
+    step_s /= deployment.round_tokens
     tokens_per_s = float(served.tokens_per_s) if deployment.output else batch / step_s
     request_s, ttft_s = float(served.request_s), float(served.ttft_s)
     gap_s = float(served.tpot_s) if workload.causal else step_s
@@ -208,13 +222,14 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
     prompt_flops = new * (work.matmul_flops + work.attention_flops_per_key * keys)
     rate = peak_flops_per_s(deployment)
     parts, binding = served.step.parts() if workload.causal else ({"the pass": step_s}, "the pass")
+    parts = {name: part_s / deployment.round_tokens for name, part_s in parts.items()}
     machine = f"{held.accelerators} x {device.name}"
     if deployment.replicas > 1:
         machine = f"{deployment.replicas} x ({machine})"
     prompts_per_s = deployment.replicas * deployment.prompts / ttft_s
     return ServingResult(
         solver="ServingModel",
-        subject=f"{workload.name}, batch {batch:.0f} x {deployment.prompt:.0f} tokens in {deployment.arithmetic} on {machine}",
+        subject=f"{workload.name}, batch {batch:.0f} x {deployment.prompt:.0f} tokens in {deployment.formats} on {machine}",
         basis=deployment.basis,
         reason=reason,
         binding="memory capacity" if reason else binding,

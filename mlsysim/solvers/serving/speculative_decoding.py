@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar, Unpack, cast
 
 import numpy as np
 
@@ -14,12 +14,10 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.options import FormatOptions
-from mlsysim.lowering.serving_bound import BoundStep
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.numeric import Num, maximum
-from mlsysim.physics.serving.passes import PassTime
-from mlsysim.physics.serving.speculation import expected_tokens, verify_pass_s
+from mlsysim.physics.serving.drafts import CheckedStep
+from mlsysim.physics.serving.speculation import expected_tokens
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving.replica import ServingReplica, whole_batches
 from mlsysim.systems.types import Fleet, Node
@@ -117,9 +115,10 @@ class SpeculativeDecodingModel:
             whole_batches(0, _LONGEST) if draft_len is None else np.array([float(whole_number("draft_len", draft_len, 0))])
         )
         batch, context = setting.batch, setting.context
-        plain_s = float(target.passes.decode(batch, context).total_s)
         each_s = float(proposer.passes.decode(batch, context).total_s)
-        checks_s = np.asarray(_verify_s(target, batch, context, lengths))
+        alone, wide = (cast("CheckedStep", target.passes.decode(many, context)) for many in (batch, batch * (lengths + 1)))
+        plain_s = float(alone.total_s)
+        checks_s = np.asarray(wide.check_s(alone))
         tokens = np.asarray(expected_tokens(lengths, chance))
         speedups = plain_s * tokens / (lengths * each_s + checks_s)
         best = int(np.argmax(speedups))
@@ -152,17 +151,6 @@ def _vocabularies(target: TransformerWorkload, draft: TransformerWorkload) -> tu
     if target.vocab_size == draft.vocab_size:
         return ()
     return (f"vocabularies differ ({target.vocab_size} and {draft.vocab_size}): drafted tokens are checked in a shared one",)
-
-
-def _verify_s(target: ServingReplica, batch: float, context: float, lengths: Num) -> Num:
-    """Time one pass over ``lengths`` + 1 tokens of each sequence: products of all tokens, each cache read once."""
-    alone, wide = target.passes.decode(batch, context), target.passes.decode(batch * (lengths + 1), context)
-    if isinstance(alone, PassTime) and isinstance(wide, PassTime):
-        return verify_pass_s(alone, wide)
-    if isinstance(alone, BoundStep) and isinstance(wide, BoundStep):
-        sent_s = wide.total_s - maximum(wide.weights_s + wide.cache_s, wide.arithmetic_s)
-        return maximum(wide.weights_s + alone.cache_s, wide.arithmetic_s) + sent_s
-    raise TypeError(type(alone).__name__)
 
 
 def _no_room(target: ServingReplica, proposer: ServingReplica, batch: float) -> tuple[str, float]:

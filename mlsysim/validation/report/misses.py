@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -50,8 +51,16 @@ class Kind(Spec):
         if not {*self.facts, *self.at_least, *self.at_most} <= facts.keys():
             return False
         matches = all(any(fnmatchcase(facts[name], one) for one in patterns) for name, patterns in self.facts.items())
-        above = all(float(facts[name]) >= limit for name, limit in self.at_least.items())
-        return matches and above and all(float(facts[name]) <= limit for name, limit in self.at_most.items())
+        above = all(_number(facts[name]) >= limit for name, limit in self.at_least.items())
+        return matches and above and all(_number(facts[name]) <= limit for name, limit in self.at_most.items())
+
+
+def _number(text: str) -> float:
+    """Read a number of a plan; what is none, such as a batch for each model, is within no limit."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 class Reason(NamedTuple):
