@@ -155,7 +155,7 @@ class Deployment:
         drafts = drafting(model, asked)
         if drafts["draft"] is not None:
             _check_division(drafts["draft"], served_by, tp, pp, apart)
-        arithmetic, weights, experts = _formats(model, asked["precision"], asked["weight_precision"])
+        arithmetic, weights, experts = _formats(model, served_by, asked["precision"], asked["weight_precision"])
         rated = _rated(arithmetic, experts, device, served_by)
         cache, rounds, requests = (asked[name] for name in ("kv_precision", "rounds", "requests"))
         divided = check_experts(model, tp, per_node, apart, **{name: asked[name] for name in EXPERT_ARGUMENTS})
@@ -191,6 +191,16 @@ class Deployment:
             link_Bps=link_Bps,
             network_Bps=network_Bps,
         )
+
+    @property
+    def formats(self) -> str:
+        """The number formats as people say them: of the arithmetic, and of weights and experts that have others."""
+        beside = []
+        if self.weights != self.arithmetic:
+            beside.append(f"{self.weights} weights")
+        if self.experts != self.weights:
+            beside.append(f"{self.experts} experts")
+        return f"{self.arithmetic} ({', '.join(beside)})" if beside else self.arithmetic
 
     @property
     def context(self) -> float:
@@ -288,7 +298,9 @@ def _check_division(model: TransformerWorkload, served_by: Engine | None, tp: in
         raise InconsistentError("pp_size", pp, f"at most the {model.layers} layers of {model.name}")
 
 
-def _formats(model: TransformerWorkload, precision: object, weight_precision: object) -> tuple[str, str, str]:
+def _formats(
+    model: TransformerWorkload, served_by: Engine | None, precision: object, weight_precision: object
+) -> tuple[str, str, str]:
     """Number formats of the arithmetic, of the weights and of routed experts: where nobody says, those of the published model.
 
     Where experts alone have a format of their own, who names that one means the model as it is published.
@@ -298,7 +310,8 @@ def _formats(model: TransformerWorkload, precision: object, weight_precision: ob
     weights = arithmetic if weight_precision is None else precision_name("weight_precision", weight_precision)
     as_published = precision is None and weight_precision is None
     if model.expert_format and (as_published or weights == model.expert_format):
-        return own if arithmetic == model.expert_format else arithmetic, own, model.expert_format
+        beside = own if served_by is None else served_by.beside_experts or own
+        return own if arithmetic == model.expert_format else arithmetic, beside, model.expert_format
     return arithmetic, weights, weights
 
 

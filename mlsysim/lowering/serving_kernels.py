@@ -12,7 +12,7 @@ from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.attention import decode_kernel, prefill_kernel
 from mlsysim.calibration.collectives import collective_coefficients, fabric_coefficients, link_behind_Bps
 from mlsysim.calibration.engines import Engine, EngineDevice, engine_device
-from mlsysim.calibration.gemm import FORMATS, WEIGHT_ONLY, gemm_kernel, measured_formats, weight_only_kind
+from mlsysim.calibration.gemm import FORMATS, WEIGHT_ONLY, as_engines_unpack, gemm_kernel, measured_formats, weight_only_kind
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_gemm, shared_names, shared_serving
 from mlsysim.core.errors import InconsistentError, InputError
@@ -90,9 +90,8 @@ def serving_kernels(
     else:
         head = _head_kernel(device)
         layer = _vendor_product(accelerator, formats.precision, formats.weights, device, output_B)
-        experts = None
-        if formats.experts:
-            experts = _vendor_product(accelerator, formats.experts, formats.experts, device, output_B)
+        own_format = formats.experts
+        experts = _vendor_product(accelerator, own_format, own_format, device, output_B) if own_format else None
     memory_Bps = accelerator.memory_bandwidth_Bps * (1.0 if own else device.memory_share)
     own_memory_share = device.own_memory_share if own else 1.0
     multiplied = own and _multiplies_integers(accelerator, formats, has)
@@ -160,8 +159,8 @@ def _lent_kernel(device: EngineDevice) -> GemmKernel:
 
 def _multiplies_integers(accelerator: HardwareNode, formats: Formats, has: EngineKernels) -> bool:
     """Whether an engine multiplies narrow weights as they are; what its kernels reach of the integer peak is its own share."""
-    narrow = bytes_per_element(formats.experts or formats.weights) < WORD_B
-    return has.own_rows > 0 and not has.unpacks and narrow and "int8" in accelerator.compute.precision_flops
+    own = has.own_rows > 0 and not has.unpacks and bytes_per_element(formats.experts or formats.weights) < WORD_B
+    return own and "int8" in accelerator.compute.precision_flops
 
 
 def peak_flops_per_s(setting: Deployment) -> float:
@@ -186,8 +185,7 @@ def _decode_kernel(device: str, array: float) -> DecodeKernel:
 def _head_kernel(device: EngineDevice) -> GemmKernel:
     """The 16-bit kernel of the output head, which is launched behind the kernel before."""
     if not device.gemm:
-        # Never evaluated: an accelerator without measured products is refused where a layer's are looked up.
-        return _lent_kernel(device)
+        return _lent_kernel(device)  # never evaluated: a layer's products are refused
     head = gemm_kernel(device.gemm)
     return replace(head, efficiency=head.efficiency * device.compute_share, launch_s=0.0)
 
@@ -222,8 +220,8 @@ def _vendor_product(accelerator: HardwareNode, precision: str, weights: str, dev
         # They also choose among 4-bit kernels by shape; the benchmark ran one that cannot split k and stalls when k is long.
         product = replace(product, step_s=0.0, most_splits=wide.most_splits)
     if name in WEIGHT_ONLY:
-        # The benchmark's kernel does not split k; those of engines do (Marlin, arXiv:2408.11743: striped partitioning).
-        product = replace(product, most_splits=wide.most_splits)
+        cores = accelerator.rate_flops_per_s("fp32") if "fp32" in accelerator.compute.precision_flops else 0.0
+        product = as_engines_unpack(product, wide, device.own_memory_share, cores)
     return Product(product, input_B, bytes_per_element(weights), peak, output_B)
 
 

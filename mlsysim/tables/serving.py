@@ -50,7 +50,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
     own = own_stack(written, ENGINE) if is_own(written := software_cell(row, "engine")) else None
     if own is not None:  # facts about the engine are those of the one that its runs name
         row = {**row, "engine": own.called}
-    stack = _stack(row) if own is None else own.like
+    stack = _stack(row) if own is None else engine(own.file).name
     mode = cell_text(row, "mode") or "static"
     if mode not in _SCHEDULES:
         raise InputError("mode", mode, f"one of {', '.join(_SCHEDULES)}: no other load is modelled")

@@ -235,7 +235,7 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
     prompts_per_s = deployment.replicas * deployment.prompts / ttft_s
     return ServingResult(
         solver="ServingModel",
-        subject=f"{workload.name}, batch {batch:.0f} x {deployment.prompt:.0f} tokens in {deployment.arithmetic} on {machine}",
+        subject=f"{workload.name}, batch {batch:.0f} x {deployment.prompt:.0f} tokens in {deployment.formats} on {machine}",
         basis=deployment.basis,
         reason=reason,
         binding="memory capacity" if reason else binding,

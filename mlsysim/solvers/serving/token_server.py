@@ -132,7 +132,7 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
     return TokenServerResult(
         solver="TokenServerModel",
         subject=f"{setting.workload.name}, {setting.prompt:.0f} + {setting.output:.0f} tokens, {load}, "
-        f"in {setting.arithmetic} on {where}",
+        f"in {setting.formats} on {where}",
         reason=reason,
         basis=setting.basis,
         coefficients=(*coefficients_used(setting), *fitted),
