@@ -106,7 +106,21 @@ def test_a_model_answers_in_the_formats_that_it_is_published_in():
     assert own.weights.m_as("byte") == pytest.approx(expected_B)
     kernels = serving_kernels(H100, Formats.of(Deployment.of(MIXED, H100, input_len=1)))
     assert (kernels.weight_B, kernels.experts.weight_B) == (2.0, 0.53125)
+    assert "in fp16 (mxfp4 experts) on" in str(own)
     assert Deployment.of(Models.Language.DeepSeek_V3, H100, input_len=1).weights == "fp8_block"
+
+
+def test_files_of_an_engine_may_keep_fewer_bits_beside_experts():
+    """ggml-org/gpt-oss-20b-GGUF: 12.1 GB."""
+    model, card = Models.get("gpt-oss-20b"), Hardware.get("rtx_4090")
+    assert serve(model, card, stack="llama.cpp-2025").weights.m_as("GB") == pytest.approx(12.1, rel=0.01)
+    assert serve(model, card, stack="vllm-2025").weights.m_as("GB") == pytest.approx(13.8, rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "gibibytes"), [("gpt-oss-120b", 60.8), ("gpt-oss-20b", 12.8)])
+def test_checkpoints_of_experts_in_four_bits(name, gibibytes):
+    """OpenAI, gpt-oss model card, table 1: sizes of the checkpoints (recalled)."""
+    assert serve(Models.get(name), B200).weights.m_as("byte") / 2**30 == pytest.approx(gibibytes, rel=0.005)
 
 
 def test_weights_without_arithmetic_leave_the_cache_at_sixteen_bits():

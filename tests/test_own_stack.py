@@ -211,7 +211,7 @@ def test_a_file_stands_for_an_engine():
         (STACK, ("[errors]", "[error]"), "no key 'error' here"),
         (STACK, ('like = "megatron-core"', ""), "no key 'like'"),
         (STACK, ("0.04", "9"), "log_width = 9"),
-        (STACK, ('"megatron-core"', '"megatron-cor"'), "did you mean 'megatron-core'"),
+        (STACK, ('"megatron-core"', '"megatron-cor"'), r"mine.toml: \[stack\]: like: .*did you mean 'megatron-core'"),
     ],
 )
 def test_a_file_that_is_none_is_told_in_one_line(tmp_path, file, change, told):

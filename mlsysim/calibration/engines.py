@@ -12,7 +12,7 @@ from mlsysim.calibration.names import engine_called
 from mlsysim.calibration.own import ENGINE, OwnStack, is_own, known_parts, own_stack
 from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.core.toml import packaged_toml, reads
+from mlsysim.core.toml import packaged_toml, reading, reads
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels
 
 COEFFICIENTS = tuple(field.name for field in fields(EngineCoefficients))
@@ -40,6 +40,7 @@ class Engine:
         most_sequences: sequences that it decodes together at most.
         reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
         step_tokens, fitted: tokens that a pass computes at most (chunked prefill; 0: no limit); names of fitted coefficients.
+        beside_experts: number format of the other weights in its files, where experts alone have one; empty: the model's own.
         client: what its users reach it through (``harnesses.toml``).
         cards: its limits on smaller accelerators, the smallest first; ``step_tokens`` and ``most_sequences`` are of all others.
         file: of a user's own engine, the path by which it is named.
@@ -54,6 +55,7 @@ class Engine:
     step_tokens: float
     fitted: tuple[str, ...]
     client: str
+    beside_experts: str = ""
     cards: tuple[CardLimits, ...] = ()
     file: str = ""
 
@@ -87,7 +89,8 @@ def engine(name: str) -> Engine:
 @functools.lru_cache(maxsize=64)
 def _calibrated(own: OwnStack) -> Engine:
     """The user's own engine: it keeps the name of the one that it is like, by which facts about it are found."""
-    base = _shipped(own.like)
+    with reading(f"{own.file}: [{own.kind}]: like"):
+        base = _shipped(own.like)
     left = tuple(name for name in base.fitted if name.rpartition(".")[2] not in own.values)
     numbers = replace(base.coefficients, **known_parts(own, COEFFICIENTS))
     return replace(base, coefficients=numbers, fitted=(*left, *own.names), file=own.file)
@@ -109,6 +112,7 @@ def _shipped(name: str) -> Engine:
         reserves=bool(entry.get("reserves", True)),
         step_tokens=float(entry["step_tokens"]),
         fitted=fitted_of(engine_tables(), name, "engine"),
+        beside_experts=str(entry.get("beside_experts", "")),
         client=str(entry["client"]),
         cards=tuple(_card(card, entry) for card in entry.get("cards", ())),
     )

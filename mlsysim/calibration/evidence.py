@@ -137,7 +137,7 @@ def measured_runs() -> tuple[MeasuredRun, ...]:
             quantity=row["quantity"],
             facts=_facts(row),
             error=float(row["error"]),
-            assumed=tuple(row.get("assumed", "").split()),
+            assumed=tuple(row["assumed"].split()),
         )
         for row in _rows(RUNS_FILE)
         if row["error"]

@@ -7,7 +7,7 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlsysim.calibration import siblings
@@ -94,6 +94,19 @@ def weight_only_kind(weight_B: float) -> str:
         ('int4_wo', 'int8_wo')
     """
     return min(WEIGHT_ONLY, key=lambda dtype: abs(FORMATS[dtype].weight_B - weight_B))
+
+
+def as_engines_unpack(product: GemmKernel, wide: GemmKernel, memory_share: float, core_flops_per_s: float) -> GemmKernel:
+    """The benchmark's weight-only kernel as engines have it: it splits k (Marlin, arXiv:2408.11743), a few rows take the cores.
+
+    Args:
+        product: the weight-only kernel.
+        wide: the device's 16-bit kernel.
+        memory_share: share of the memory's rate that an engine's own kernels reach, which unpack weights too.
+        core_flops_per_s: rate of the cores beside the matrix units.
+    """
+    share = max(product.memory_efficiency, memory_share)
+    return replace(product, most_splits=wide.most_splits, memory_efficiency=share, core_flops_per_s=core_flops_per_s)
 
 
 def has_format(device: str, dtype: str) -> bool:

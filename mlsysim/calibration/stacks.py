@@ -11,7 +11,7 @@ from mlsysim.calibration import attention, collectives, gemm, shared
 from mlsysim.calibration.devices import clock_names, kernels_of
 from mlsysim.calibration.own import STACK, OwnStack, is_own, known_parts, own_stack
 from mlsysim.calibration.store import coefficients, fitted_of, known_entry, tables
-from mlsysim.core.toml import reads
+from mlsysim.core.toml import reading, reads
 from mlsysim.physics.training.memory import MemoryTerms
 from mlsysim.physics.training.step_inputs import StackCoefficients
 
@@ -76,7 +76,8 @@ def stack(name: str) -> Stack:
 
 @functools.lru_cache(maxsize=64)
 def _calibrated(own: OwnStack) -> Stack:
-    base = _shipped(own.like)
+    with reading(f"{own.file}: [{own.kind}]: like"):
+        base = _shipped(own.like)
     return replace(base, name=own.file, coefficients=replace(base.coefficients, **known_parts(own, COEFFICIENTS)))
 
 

@@ -79,6 +79,13 @@ def test_tiles_of_few_rows():
     assert product_s(m=16.0, n=128.0) == pytest.approx(40)
 
 
+def test_few_rows_in_the_cores():
+    """64 columns of 32 elements, unpacked and multiplied in cores of 1024 FLOP/s: 8 s a row, up to the 40 of a tile."""
+    cores = replace(TILES, core_flops_per_s=1024.0)
+    assert [product_s(cores, m=rows) for rows in (1.0, 4.0, 5.0, 6.0)] == pytest.approx([8, 32, 40, 40])
+    assert product_s(cores, m=2.0, groups=2.0) == pytest.approx(32)
+
+
 def test_large_tiles_alone():
     """A tile of 128 x 128 takes four times as long as one of 64 x 64, which a small product cannot take."""
     large = replace(TILES, large_tiles=True)
@@ -162,7 +169,7 @@ def test_products_of_many_shapes(kernel, times):
     assert product_s(kernel, n=np.repeat(widths, times)) == pytest.approx(np.repeat(alone, times))
 
 
-SHARED = SharedAttention(streaming=0.5, largest_group=2.0, ramp_B=768.0, window_streams=6.0)
+SHARED = SharedAttention(streaming=0.5, largest_group=2.0, ramp_B=768.0, window_streams=6.0, latent_share=0.5)
 # A score takes 4 x 96 / (256 / 2) = 3 s of products and 1 / (2 / 8) = 4 s of exponentials: 5 s together.
 PREFILL = PrefillKernel(1.0, 0.5, 0.125, 8.0, 16.0, SHARED)
 DEVICE = AttentionDevice(256.0, 61440.0, 2.0, 0.0)

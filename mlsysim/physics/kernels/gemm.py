@@ -66,6 +66,8 @@ class GemmKernel:
         sustained: share of the peak that a card's power limit sustains; kernels that leave multiprocessors idle draw less, and
             reach it all the same.
         shallow_tiles: tiles of 16 and 32 rows are there, too (kernels that unpack narrow weights).
+        core_flops_per_s: rate of the cores beside the matrix units, where there are kernels that unpack weights and multiply a
+            few rows in them; 0 where there are none.
         large_tiles: there are tiles of 128 rows and columns and more, and no others (TF32).
     """
 
@@ -82,6 +84,7 @@ class GemmKernel:
     whole_waves: bool = False
     sustained: float = 1.0
     shallow_tiles: bool = False
+    core_flops_per_s: float = 0.0
     large_tiles: bool = False
 
 
@@ -209,6 +212,9 @@ def _compute_s(
             best_s = least(best_s, filled * (pace_s * k / splits + prologue_s) + (kernel.split_s + reduce_s))
     if tiles is not sizes:
         best_s = np.min(best_s, axis=0)
+    if kernel.core_flops_per_s:
+        # Unpacking a weight costs the cores as much as multiplying it.
+        best_s = least(best_s, groups * m * n * k * (4 / kernel.core_flops_per_s))
     if kernel.sustained < 1:
         best_s = most(best_s, groups * m * n * k * (2 / (peak * kernel.sustained)))
     return best_s

@@ -29,11 +29,14 @@ def row_of(asked: Asked, deployed: Deployed) -> dict[str, Any]:
         "disaggregated": pool is not None,
         "tp": setting.tp,
         "pp": setting.pp,
+        "ep": setting.expert_plan.ep,
+        "attention_dp": setting.attention_dp,
         "batch": promise.batch,
         "replicas": deployed.replicas,
         "prefill_replicas": 0 if pool is None else pool.replicas,
         "prefill_tp": 0 if pool is None else pool.tp,
         "prefill_pp": 0 if pool is None else pool.pp,
+        "prefill_ep": 0 if pool is None else pool.ep,
         "accelerators": deployed.accelerators,
         "requests_per_second": with_unit(promise.capacity_per_s, "count/second"),
         "capacity": with_unit(capacity_per_s, "count/second"),
@@ -106,7 +109,7 @@ def lacking(asked: Asked, found: Search, nearest: Deployed | None) -> tuple[str,
     if nearest is None:
         return "memory capacity", _no_room(asked)
     demand, setting, hardware = asked.demand, nearest.way.pace.setting, nearest.way.offer.hardware.name
-    plan = f"TP {setting.tp} x PP {setting.pp} in {setting.arithmetic} on {hardware}"
+    plan = f"TP {setting.tp} x PP {setting.pp} in {setting.formats} on {hardware}"
     if found.short is not None:
         return "fleet size", f"{demand.rate_per_s:g} requests/s within the limits take {_too_few(asked, nearest)}, with {plan}"
     reached = _reached(nearest.promise, demand.limits)
@@ -125,7 +128,7 @@ def lacking(asked: Asked, found: Search, nearest: Deployed | None) -> tuple[str,
 def _no_room(asked: Asked) -> str:
     replicas = [ServingReplica.of(setting) for setting in asked.tried]
     best = min(replicas, key=lambda each: each.held.needed_B(1.0) / each.deployment.accelerator.memory_capacity_B)
-    plan = f"TP {best.deployment.tp} x PP {best.deployment.pp} in {best.deployment.arithmetic}"
+    plan = f"TP {best.deployment.tp} x PP {best.deployment.pp} in {best.deployment.formats}"
     return f"the model fits none of {len(asked.tried)} plans; at the nearest, {plan}, {best.lacking()}"
 
 

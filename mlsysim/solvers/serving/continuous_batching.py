@@ -98,7 +98,7 @@ class ContinuousBatchingModel:
         answer |= {
             "solver": "ContinuousBatchingModel",
             "subject": f"{workload.name}, {flying} requests of {deployment.prompt:.0f} + {output_len} tokens in "
-            f"{deployment.arithmetic} on {held.accelerators} x {deployment.accelerator.name}",
+            f"{deployment.formats} on {held.accelerators} x {deployment.accelerator.name}",
             "reason": reason,
             "binding": "memory capacity" if reason or flying > most else binding,
             "breakdown": breakdown,

@@ -337,7 +337,7 @@ def of_deployment(
     told: dict[str, Any] = {
         "solver": "TailLatencyModel",
         "subject": f"{setting.workload.name}, {arrival_per_s:.4g} requests a second of {setting.prompt:.0f} + "
-        f"{setting.output:.0f} tokens in {setting.arithmetic} on {machine}, {pace.places} places each",
+        f"{setting.output:.0f} tokens in {setting.formats} on {machine}, {pace.places} places each",
         "basis": setting.basis,
         "facts": served_facts(setting),
         "diagnostics": (_FROZEN,),
