@@ -212,7 +212,7 @@ def test_what_a_row_leaves_out_is_listed_and_makes_it_wider():
     widths = [math.log(row["high"] / row["low"]) for row in (whole, one, two, free)]
     assert 2 * widths[0] < widths[1] < widths[2]
     costs = {fact.fact: fact.missing / fact.stated for fact in assumed_facts() if fact.solver == "DistributedModel"}
-    assert widths[3] / widths[0] == pytest.approx(costs["sharding"])
+    assert widths[3] / widths[0] == pytest.approx(max(1.0, costs["sharding"])), "narrower it never is"
     assert widths[1] / widths[0] == pytest.approx(costs["recompute"])
     both = math.sqrt(costs["recompute"] ** 2 + costs["micro_batch"] ** 2 - 1)
     assert widths[2] / widths[0] == pytest.approx(both)
