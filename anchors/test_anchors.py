@@ -17,6 +17,7 @@ from mlsysim.validation.suite.anchor_tests import (
     test_snapshot,
 )
 from mlsysim.validation.suite.suite_tests import (
+    test_coefficients_have_a_source,
     test_family_gate,
     test_intervals_hold_what_they_say,
     test_layout,
@@ -31,6 +32,7 @@ ANCHORS = Path(__file__).parent
 
 __all__ = [
     "test_bound_is_not_beaten",
+    "test_coefficients_have_a_source",
     "test_every_source_is_left_out_once",
     "test_evidence",
     "test_family_gate",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mlsysim.calibration.store import tables
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.anchors.loading import anchor_files, load
 from mlsysim.validation.report import coefficients, export, html, summary
@@ -173,6 +174,10 @@ def test_the_report_in_json_keeps_its_schema(findings: Findings) -> None:
         jsonschema.validate(document, schema)
 
 
-def test_every_coefficient_has_a_source(findings: Findings) -> None:
-    for origin in coefficients.origins(findings.rows):
-        assert origin.source, origin.name
+def test_a_coefficient_is_found_with_its_source() -> None:
+    names = ["client.inferencemax.request_s", "gemm.shared.overlap", "engine.no-such.layer_s"]
+    engine, client, shared = sorted(coefficients.origins([{"coefficients": names}]), key=lambda one: one.file)
+    assert (engine.value, engine.file, engine.source) == (None, "", "")
+    assert (client.file, shared.file) == ("harnesses.toml", "shared_kernels.toml")
+    assert client.source
+    assert shared.value == pytest.approx(tables("shared_kernels.toml")["gemm"]["overlap"]["value"])

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlsysim.calibration.store import tables
-from mlsysim.core.errors import MissingEntryError
 from mlsysim.validation.report.statistics import AsRow, Row
 
 # The files of mlsysim/calibration/data/ that may state a coefficient whose name begins so, and the tables there above the
@@ -18,6 +17,7 @@ _PLACES: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         f"{name}.shared": (("shared_kernels.toml", (name,)),)
         for name in ("attention", "collectives", "data_parallel", "gemm", "serving")
     },
+    "client": (("harnesses.toml", ("client",)),),
     "clock": (("devices.toml", ()),),
     "device": (("data_parallel.toml", ("device",)), ("inference.toml", ("device",))),
     "engine": (("engines.toml", ()),),
@@ -36,14 +36,14 @@ class Origin(AsRow):
 
     Attributes:
         name: as predictions name it.
-        value: in the unit that the name ends in (``_s``, ``_B``, ``_Bps``); a share or a count without one.
-        file: in ``mlsysim/calibration/data/``.
+        value: in the unit that the name ends in (``_s``, ``_B``, ``_Bps``); a share or a count without one; None if not found.
+        file: in ``mlsysim/calibration/data/``; "" where none has it, which a test of the anchors refuses.
         source: the publication or the measurements that it comes from, as the file says.
         cases: how many cases and kernel tables are predicted with it.
     """
 
     name: str
-    value: float
+    value: float | None
     file: str
     source: str
     cases: int
@@ -76,7 +76,7 @@ def _origin(name: str, cases: int) -> Origin:
             document = document.get(table, {})
         for value, source in _values(document, parts, head):
             return Origin(name, value, file, source, cases)
-    raise MissingEntryError(f"coefficient {name!r} stands in no file of mlsysim/calibration/data")
+    return Origin(name, None, "", "", cases)
 
 
 def _values(table: Mapping[str, Any], parts: list[str], source: str) -> Iterable[tuple[float, str]]:

@@ -87,7 +87,9 @@ def _sections(findings: Findings) -> Mapping[str, tuple[str, Sequence[Table]]]:
     moved = judgement.judged(rows, findings.moves, targets)
     met = sum(bool(row["held"]) for row in targets)
     origins = coefficients.origins([*rows, *kernels])
-    fitted = [(one.name, f"{one.value:.4g}", f"{one.cases:,}", one.file, one.source) for one in origins]
+    fitted = [
+        (one.name, "-" if one.value is None else f"{one.value:.4g}", f"{one.cases:,}", one.file, one.source) for one in origins
+    ]
     return {
         "moved": (moved.head, moved.tables) if moved is not None else ("", ()),
         "paper": ("", (tables.of_paper(rows), _primary(rows))),

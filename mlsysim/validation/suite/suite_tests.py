@@ -15,7 +15,7 @@ from mlsysim.validation.anchors.comparison import relative
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.anchors.record_keys import SEARCH, SOLVE, TARGET
 from mlsysim.validation.anchors.times import best_s, times
-from mlsysim.validation.report import coverage, judgement, left_out
+from mlsysim.validation.report import coefficients, coverage, judgement, left_out
 from mlsysim.validation.report.report import percent
 from mlsysim.validation.report.statistics import Row, summarise
 from mlsysim.validation.report.targets import TargetCheck
@@ -79,6 +79,14 @@ def test_intervals_hold_what_they_say(anchor_rows: tuple[Row, ...]) -> None:
             wrong.append(f"{one.name}: {percent(one.covered)}, below {percent(_OF_NEW_SOURCES)}")
     if wrong:
         pytest.fail(f"in their intervals: {'; '.join(wrong)}", pytrace=False)
+
+
+def test_coefficients_have_a_source(anchor_rows: tuple[Row, ...]) -> None:
+    """Every number that a prediction rests on is found in a file, with its source: the page shows both."""
+    names = {name for group in {tuple(row["coefficients"]) for row in anchor_rows} for name in group}
+    missing = [one.name for one in coefficients.origins([{"coefficients": names}]) if not one.source]
+    if missing:
+        pytest.fail(f"no file or no source is known of {', '.join(missing)}: see report/coefficients.py", pytrace=False)
 
 
 def test_layout(layout: layouts.Ranking | layouts.Choice) -> None:
