@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from mlsysim.core.errors import DataError
+from mlsysim.validation.anchors import recalled
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.anchors.loading import load
 from mlsysim.validation.report import accuracy, targets
+from mlsysim.validation.report.report import percent
 
 ROOT = Path(__file__).parents[1] / "anchors"
 LEFT_OUT = {
@@ -148,3 +150,13 @@ def test_the_page_says_what_is_missed_and_what_was_left_out():
     assert "| a/* without a, b | 4 |" in text
     assert r"| `x` | +50.0 % | t on A100 | too \| slow |" in text
     assert accuracy.as_markdown([], [], [], []).count("##") == 0
+
+
+def test_runs_that_are_partly_recalled_stand_beside_what_is_predicted(tmp_path):
+    assert recalled.rows(tmp_path) == []
+    runs = recalled.rows(ROOT)
+    text = accuracy.as_markdown([], [], [], [], recalled=runs)
+    assert text.count("##") == 1
+    for run in runs:
+        error = percent(run["predicted"] / run["value"] - 1, signed=True)
+        assert f"| `{run['id']}` | {run['metric']} | {run['value']:,.0f} | {run['predicted']:,.0f} | {error} |" in text

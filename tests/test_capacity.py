@@ -419,6 +419,39 @@ def test_layers_of_a_prime_number_may_be_staged():
     assert found.best_config["pp"] > 1
 
 
+def test_experts_are_dealt_out_where_that_costs_less():
+    model, fleet = Models.get("deepseek_v3"), Fleet(name="4", node=HGX, count=4, fabric=Systems.Fabrics.InfiniBand_NDR)
+    asked = {"request_rate": "20 count/s", "input_len": 1000, "output_len": 400, "stack": "sglang-2025"}
+    found = CapacityPlanner().solve(model, [fleet], **asked, max_itl="80 ms", pp_sizes=[1], disaggregated=False)
+    best = found.best_config
+    assert best["ep"] == best["attention_dp"] == best["tp"] > 1
+    others = {row["value"]: row["accelerators"] for row in found.alternatives if row["changed"] == "ep"}
+    assert others.get(1, math.inf) > found.accelerators
+    plan = {"tp_size": best["tp"], "ep_size": best["ep"], "attention_dp": best["attention_dp"], "replicas": best["replicas"]}
+    seen = TailLatencyModel().solve(model, fleet, **asked, **plan, batch_size=best["batch"], precision=best["precision"])
+    assert seen.at_percentile["tpot"].m_as("ms") <= 80 * (1 + 1e-9)
+    dense = CapacityPlanner().solve(LLAMA, [H100], request_rate="20 count/s", **ASKED)
+    assert {row["ep"] for row in dense.ranking} == {1}
+
+
+def test_pools_have_divisions_of_their_own():
+    model, fleet = Models.get("deepseek_v3"), Fleet(name="8", node=HGX, count=8, fabric=Systems.Fabrics.InfiniBand_NDR)
+    asked = {"request_rate": "20 count/s", "input_len": 2000, "output_len": 200, "stack": "sglang-2025", "max_ttft": "5 s"}
+    found = CapacityPlanner().solve(model, [fleet], **asked, pp_sizes=[1], disaggregated=True)
+    assert found.feasible
+    best = found.best_config
+    assert best["prefill_ep"] in (1, best["prefill_tp"])
+    assert found.accelerators == best["prefill_replicas"] * best["prefill_tp"] + best["replicas"] * best["tp"]
+    # Groups of ranks with sequences of their own each take prompts, and send a cache from the rank that has it.
+    divided = {"tp_size": 8, "ep_size": 8, "attention_dp": 8}
+    pace = paces(Deployment.of(model, fleet, input_len=2000, output_len=200, stack="sglang-2025", **divided), None)
+    pool = prefill_pool(pace, 20.0, 0.001, 0.99)
+    round_s = float(pace.passes.prefill_s(8.0, 2000.0))
+    assert pool.senders == 1
+    assert pool.replicas == math.ceil(20.0 * round_s / MOST_BUSY / 8)
+    assert pool.ttft_s > round_s
+
+
 def test_a_prefill_pool_is_the_smallest_that_keeps_its_limit():
     for limit_s in (1.0, 2.0, math.inf):
         pace = paces(Deployment.of(LLAMA, HGX, stack="vllm-2025", schedule="continuous", **LONG), None)

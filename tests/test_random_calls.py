@@ -147,7 +147,10 @@ FITTING = (
     (r"precision", lambda rng: rng.choice(list(BYTES_PER_ELEMENT))),
     (r"schedule|objective|recompute|space|attention$|offload", lambda rng: rng.choice(CHOICES)),
     (r"stack", lambda rng: rng.choice((*engine_names(), *stack_names()))),
-    (r"idle|overlap_comm|sequence_parallel|attention_dp|training|excludes|disaggregated", lambda rng: rng.random() < 0.5),
+    (
+        r"idle|overlap_comm|sequence_parallel|attention_dp|two_batch|training|excludes|disaggregated",
+        lambda rng: rng.random() < 0.5,
+    ),
     (r"grid", lambda rng: quantity(rng, "gCO2e/kWh")),
     (r"tax", lambda rng: quantity(rng, "USD/tCO2e")),
     (r"price", lambda rng: quantity(rng, "USD/hour")),
@@ -160,7 +163,7 @@ FITTING = (
     (r"train_tokens", lambda rng: quantity(rng, "count")),
     (r"sizes", lambda rng: [2 ** rng.randrange(5) for _ in range(rng.randrange(1, 4))]),
     (r"size|accelerators", lambda rng: 2 ** rng.randrange(rng.choice((4, 12)))),
-    (r"len|batch|count|concurrency|rounds|requests|interval|replicas|top_k|beams", whole),
+    (r"len|batch|count|concurrency|rounds|requests|interval|replicas|top_k|beams|experts", whole),
     (r".", lambda rng: rng.choice((rng.random(), 1 + rng.random(), 10 ** rng.uniform(-9, 9), 10 ** rng.uniform(-320, 308)))),
 )
 

@@ -60,23 +60,26 @@ def keeps(run, limits):
 
 
 def plans(model, node):
-    """TP x PP of a replica in a node."""
+    """TP x PP of a replica in a node, and whether its ranks have whole experts and sequences of their own."""
     for tp in range(1, node + 1):
         for pp in range(1, node // tp + 1):
             even = -(-model.layers // pp) * pp <= 1.05 * model.layers
             if node % tp == model.heads % tp == 0 and even:
-                yield tp, pp
+                yield tp, pp, 1
+                if model.moe is not None and 1 < tp <= model.moe.experts:
+                    yield tp, pp, tp
 
 
 def smaller(model, card, load, below):
     """Deployments with fewer accelerators: every plan, the most replicas and some fewer, every batch that is chosen among."""
-    for tp, pp in plans(model, usual_node(card).accelerators_per_node):
+    for tp, pp, ep in plans(model, usual_node(card).accelerators_per_node):
         asked = {name: value for name, value in load.items() if name != "request_rate"}
-        most = ServingModel().solve(model, card, **asked, tp_size=tp, pp_size=pp, schedule="continuous").max_batch
+        divided = {"tp_size": tp, "pp_size": pp, "ep_size": ep, "attention_dp": ep}
+        most = ServingModel().solve(model, card, **asked, **divided, schedule="continuous").max_batch
         places = {2**power for power in range(10)} | {most, 1024}
         for replicas in range((below - 1) // (tp * pp), max(0, (below - 1) // (tp * pp) - 3), -1):
             for batch in sorted(size for size in places if 1 <= size <= min(most, 1024)):
-                yield {"tp_size": tp, "pp_size": pp, "replicas": replicas, "batch_size": batch}
+                yield divided | {"replicas": replicas, "batch_size": batch}
 
 
 @some(0, 1, 2, 4, of=200)
@@ -88,7 +91,8 @@ def test_a_plan_keeps_its_limits_by_the_tail_model_and_no_smaller_one_does(seed)
         return TailLatencyModel().solve(model, card, **load, **plan, percentile=share)
 
     for row in found.ranking:
-        run = seen(tp_size=row["tp"], pp_size=row["pp"], replicas=row["replicas"], batch_size=row["batch"])
+        divided = {"tp_size": row["tp"], "pp_size": row["pp"], "ep_size": row["ep"], "attention_dp": row["attention_dp"]}
+        run = seen(**divided, replicas=row["replicas"], batch_size=row["batch"])
         assert keeps(run, limits), row
         assert row["ttft"].m_as("s") == pytest.approx(run.at_percentile["ttft"].m_as("s"))
     # Where nothing keeps the limits, nothing does with a few nodes either.

@@ -20,7 +20,8 @@ from mlsysim.fitting import engines
 from mlsysim.fitting.calibration import Key, cases
 from mlsysim.fitting.search import fitted, predicted
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.serving_kernels import Formats, calibrated_passes, serving_kernels, serving_shape
+from mlsysim.lowering.serving_kernels import Formats, calibrated_passes, serving_kernels
+from mlsysim.lowering.work import serving_shape
 from mlsysim.physics.serving.deployment import ServedModel, Shards
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
 from mlsysim.physics.serving.passes import prefill_pass

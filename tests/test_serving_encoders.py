@@ -7,11 +7,12 @@ import pytest
 from mlsysim import Hardware, Models, ServingModel
 from mlsysim.calibration.engines import engine
 from mlsysim.core.errors import InconsistentError
-from mlsysim.lowering.serving_kernels import Formats, engine_kernels, serving_kernels, serving_shape
+from mlsysim.lowering.serving_kernels import Formats, engine_kernels, serving_kernels
+from mlsysim.lowering.work import serving_shape
 from mlsysim.physics.kernels.gemm import gemm_s
-from mlsysim.physics.serving import passes as serving_step
 from mlsysim.physics.serving.activations import elementwise_layer_s
 from mlsysim.physics.serving.deployment import ServedModel, Shards
+from mlsysim.physics.serving.layer_time import all_reduce_s
 
 BERT, STACK = Models.get("bert_base"), "fastertransformer-bert"
 A100, T4, V100 = (Hardware.get(name) for name in ("a100_sxm_80gb", "t4", "v100_sxm2_16gb"))
@@ -88,7 +89,7 @@ def test_an_all_reduce_among_nodes_waits_for_the_slower_link_not_for_both():
     def time_s(size_B, tp, nic_Bps):
         device = replace(kernels(), nic_Bps=nic_Bps)
         model = ServedModel(serving_shape(BERT), Shards(tp, 1.0, 8.0, tp), device, coefficients, has)
-        return serving_step._all_reduce_s(model, size_B)
+        return all_reduce_s(model, size_B, tp)
 
     inside_s, slow_s = time_s(1e9, 8.0, 1e9), time_s(1e9, 16.0, 1e9)
     assert slow_s == pytest.approx(2 * 1e9 / 8e9, rel=0.01)

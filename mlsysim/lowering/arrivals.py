@@ -110,6 +110,11 @@ class Paces:
         """Requests that a replica completes with as many places taken as complete most."""
         return float(self.completions_per_s.max())
 
+    def aged_s(self) -> Floats:
+        """What each token that all sequences hold beyond the mean adds to a step of 1, 2, ... requests."""
+        sequences, context = self.beams * np.arange(1.0, self.places + 1.0), _context(self.setting, self.beams)
+        return np.asarray((self.passes.decode(sequences, 2 * context).total_s - self.step_s) / context, float)
+
     def with_places(self, places: int) -> Paces:
         """Returns the same replica with fewer places.
 

@@ -7,7 +7,6 @@ from typing import Any, Self, Unpack
 
 from mlsysim.calibration.engines import Engine
 from mlsysim.core.checks import (
-    boolean,
     by_either_name,
     fraction,
     instance,
@@ -22,6 +21,7 @@ from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.options import with_defaults
 from mlsysim.core.precision import BYTES_PER_ELEMENT, UNPACKED, number_format, precision_name
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.expert_plan import ExpertPlan, attention_groups, check_experts
 from mlsysim.lowering.offload import Offload, check_offload
 from mlsysim.lowering.options import ServingOptions, drafting, held_back, limited, named_engine
 from mlsysim.lowering.work import cached_tokens, keys_seen
@@ -30,6 +30,7 @@ from mlsysim.physics.serving.speculation import rounds_of
 from mlsysim.systems.fleets import usual_nodes
 from mlsysim.systems.types import Fleet, Node
 
+EXPERT_ARGUMENTS = ("ep_size", "redundant_experts", "routing_imbalance", "two_batch_overlap")
 SCHEDULES = ("static", "continuous", "offline")
 
 
@@ -59,7 +60,8 @@ class Deployment:
         requests: requests of an offline run; None for a run without end.
         stream_interval: tokens that reach the client at a time.
         batch_wait_iters: steps that the scheduler holds prompts back.
-        attention_dp: whether each rank attends for sequences of its own.
+        attention_dp: groups of a stage's ranks that attend for sequences of their own; 1: all share every sequence.
+        expert_plan: how the routed experts are divided over ranks.
         prefix_hit: share of a prompt whose cache is there already.
         block_tokens: tokens of a block of the KV cache.
         draft_len, draft: tokens that are drafted a round (0: none), and the model that drafts (None: a module of its own).
@@ -91,7 +93,8 @@ class Deployment:
     requests: int | None
     stream_interval: int
     batch_wait_iters: int
-    attention_dp: bool
+    attention_dp: int
+    expert_plan: ExpertPlan
     prefix_hit: float
     block_tokens: int
     draft_len: int
@@ -146,7 +149,7 @@ class Deployment:
             raise InconsistentError("prefix_hit", hit, f"0: {model.name} reads both ways, so that nothing is reused")
         share = None if efficiency is None else fraction("efficiency", efficiency)
         tp, pp = whole_number("tp_size", asked["tp_size"]), whole_number("pp_size", asked["pp_size"])
-        apart = boolean("attention_dp", asked["attention_dp"])
+        apart = attention_groups(asked["attention_dp"], tp)
         device, per_node, link_Bps, network_Bps = _machine(hardware, tp, pp)
         _check_division(model, served_by, tp, pp, apart)
         drafts = drafting(model, asked)
@@ -155,6 +158,7 @@ class Deployment:
         arithmetic, weights, experts = _formats(model, served_by, asked["precision"], asked["weight_precision"])
         rated = _rated(arithmetic, experts, device, served_by)
         cache, rounds, requests = (asked[name] for name in ("kv_precision", "rounds", "requests"))
+        divided = check_experts(model, tp, per_node, apart, **{name: asked[name] for name in EXPERT_ARGUMENTS})
         return cls(
             workload=model,
             accelerator=device,
@@ -181,6 +185,7 @@ class Deployment:
             prefix_hit=hit,
             block_tokens=whole_number("page_size", asked["page_size"]),
             **drafts,
+            expert_plan=divided,
             offload=check_offload(asked["offload"], asked["host_memory"], hardware, device, calibrated=served_by is not None),
             per_node=per_node,
             link_Bps=link_Bps,
@@ -236,17 +241,16 @@ class Deployment:
     @property
     def attention_ranks(self) -> int:
         """Ranks that share attention's heads."""
-        return 1 if self.attention_dp else self.tp
+        return self.tp // self.attention_dp
 
     @property
     def kv_shards(self) -> float:
-        """Ranks that divide the KV cache: as many as there are key heads, or all where each keeps sequences of its own.
+        """Ranks that divide the KV cache: in each group with sequences of its own, as many as there are key heads.
 
         A latent cache is one for all heads.
         """
-        if self.attention_dp:
-            return float(self.tp * self.pp)
-        return (1.0 if self.workload.mla is not None else float(min(self.tp, self.workload.kv_head_count))) * self.pp
+        heads = 1 if self.workload.mla is not None else self.workload.kv_head_count
+        return float(self.attention_dp * min(self.attention_ranks, heads) * self.pp)
 
     @property
     def basis(self) -> str:
@@ -276,15 +280,20 @@ def _per_second(name: str, value: object) -> float:
     return positive_quantity(name, value, "count/second")
 
 
-def _check_division(model: TransformerWorkload, served_by: Engine | None, tp: int, pp: int, apart: bool) -> None:
+def _check_division(model: TransformerWorkload, served_by: Engine | None, tp: int, pp: int, groups: int) -> None:
     """Refuses ranks that cannot share the model's heads, experts or layers."""
     torus = served_by is not None and served_by.has.torus
     if served_by is not None and torus and model.moe is not None:
         raise InconsistentError(
             "stack", served_by.name, f"one for mixtures of experts such as {model.name}: it divides dense layers"
         )
-    if model.heads % tp and not (apart or torus):
-        raise InconsistentError("tp_size", tp, f"a divisor of the {model.heads} heads of {model.name}")
+    if torus and groups not in (1, tp):
+        raise InconsistentError("attention_dp", groups, "True or False: chips of a slice share all sequences or none")
+    if model.heads % (tp // groups) and not torus:
+        named, each = ("tp_size", "") if groups == 1 else ("attention_dp", "ranks of a group that are ")
+        raise InconsistentError(
+            named, tp if groups == 1 else groups, f"{each}a divisor of the {model.heads} heads of {model.name}"
+        )
     if pp > model.layers:
         raise InconsistentError("pp_size", pp, f"at most the {model.layers} layers of {model.name}")
 

@@ -56,6 +56,11 @@ class LoadOptions(FormatOptions, total=False):
     max_latency: Annotated[Quantity | str | None, Option(None, "limit on the whole request")]
     percentile: Annotated[float, Option(0.99, "share of the requests that keep the limits")]
     output_spread: Annotated[float, Option(0.0, "standard deviation of the generated tokens over their mean")]
+    run_time: Annotated[
+        Quantity | str | None,
+        Option(None, "least time of a run without limits, at whose end a batch empties; by default it has no end"),
+    ]
+    requests: Annotated[int | None, Option(None, "least requests of such a run, all accelerators together")]
     beams: Annotated[int, Option(1, "sequences that are searched for one request")]
     harness_name: Annotated[
         str | None, Option(None, 'what puts requests before the engine, such as "mlperf-vllm"; by default nothing does')
@@ -71,7 +76,23 @@ class DeploymentOptions(FormatOptions, total=False):
 
     tp_size: Annotated[int, Option(1, "accelerators that share each layer")]
     pp_size: Annotated[int, Option(1, "stages that share the layers")]
-    attention_dp: Annotated[bool, Option(False, "whether each of the ``tp_size`` ranks attends for sequences of its own")]
+    attention_dp: Annotated[
+        bool | int,
+        Option(False, "groups of the ``tp_size`` ranks that attend for sequences of their own; True: each rank is one"),
+    ]
+    ep_size: Annotated[
+        int, Option(1, "parts of the ``tp_size`` ranks that experts are dealt out to; 1: all share each's width")
+    ]
+    redundant_experts: Annotated[
+        int | None, Option(None, "second copies of experts; by default the fewest with which each part has as many")
+    ]
+    routing_imbalance: Annotated[
+        float | None, Option(None, "tokens of the busiest part over the mean (>= 1); by default chance's, of even routing")
+    ]
+    two_batch_overlap: Annotated[
+        bool | None,
+        Option(None, "whether half of a batch computes while the other travels to experts; by default over several nodes"),
+    ]
     harness_name: Annotated[
         str | None,
         Option(None, 'what users reach the engine through, such as "http" or "in-process"; by default as the stack usually is'),

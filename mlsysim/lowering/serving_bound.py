@@ -69,7 +69,7 @@ class BoundPasses:
         some of its own, and back.
         """
         device, model = setting.accelerator, setting.workload
-        if setting.attention_dp:
+        if setting.attention_dp > 1:
             reached = float(distinct_targets(setting.tp, work.experts_per_token)) / setting.tp
             expert_layers = moe_layers(model) / model.layers
             work = replace(work, reductions=expert_layers * reached)

@@ -21,11 +21,12 @@ from mlsysim.core.precision import bytes_per_element, number_format
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.models import parameters as counting
-from mlsysim.models.types import TransformerWorkload
+from mlsysim.lowering.work import serving_shape
+from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
 from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.serving.deployment import WORD_B, EngineKernels, Product, ServingKernels, ServingShape, Shards
+from mlsysim.physics.serving.expert_ranks import deviations_of_busiest, dispatched_copies, sent_B
 from mlsysim.physics.serving.schedule import EnginePasses
 from mlsysim.physics.serving.torus import TorusDeployment
 from mlsysim.physics.serving.torus_partition import Torus, padded_heads, torus_axes
@@ -33,59 +34,11 @@ from mlsysim.systems.fleets import usual_node
 
 # 32-bit products run on the 16-bit kernels' coefficients, at their own peak and width.
 _WIDE = ("fp32", "tf32")
+# Bytes of scales beside an 8-bit element that is dispatched to an expert: 32 bits for 128 (DeepEP, docs/legacy.md).
+_DISPATCH_SCALE_B = 4 / 128
 # Measured products whose activations kernels of their own quantise.
 _SCALED = ("nvfp4", "sq")
 _LINE_RATE_Bps = 25e9
-
-
-@identity_cache()
-def serving_shape(workload: TransformerWorkload) -> ServingShape:
-    """``workload`` as its kernels see it.
-
-    Example:
-        >>> from mlsysim.models.registry import Models
-        >>> shape = serving_shape(Models.Language.Llama2_70B)
-        >>> shape.qkv_width, shape.kv_heads, shape.dense
-        (10240.0, 8.0, 1.0)
-    """
-    h = float(workload.hidden_dim)
-    moe, mla = workload.moe, workload.mla
-    expert_layers = counting.moe_layers(workload)
-    width = float(workload.heads * workload.head_width)
-    key_width = float(workload.kv_head_count * workload.head_width)
-    qkv_width, output_width, head_dim = width + 2 * key_width, width, float(workload.head_width)
-    kv_heads = cached_heads = float(workload.kv_head_count)
-    cached_dim = head_dim
-    if mla is not None:
-        output_width = float(workload.heads * mla.v_head_dim)
-        qkv_width = counting.attention_parameters(workload) / h - output_width
-        head_dim = (mla.nope_head_dim + mla.rope_head_dim + mla.v_head_dim) / 2
-        kv_heads, cached_heads, key_width = float(workload.heads), 1.0, 0.0
-        # The cache holds one vector a token where attention elsewhere holds a key and a value.
-        cached_dim = (mla.kv_lora_rank + mla.rope_head_dim) / 2
-    return ServingShape(
-        layers=float(workload.layers),
-        hidden=h,
-        qkv_width=qkv_width,
-        key_width=key_width,
-        attention_width=output_width,
-        heads=float(workload.heads),
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        cached_heads=cached_heads,
-        cached_dim=cached_dim,
-        window=float(workload.sliding_window or 0),
-        windowed=workload.windowed_layers / workload.layers,
-        ffn=float(workload.ffn_width) if expert_layers < workload.layers else 0.0,
-        ffn_matrices=float(workload.ffn_matrices),
-        dense=1 - expert_layers / workload.layers,
-        experts=float(moe.experts) if moe else 1.0,
-        experts_per_token=float(moe.experts_per_token) if moe else 1.0,
-        expert_ffn=float(moe.ffn_hidden) if moe else 0.0,
-        shared_ffn=float(moe.shared_width) if moe else 0.0,
-        vocab=float(workload.vocab_size) if workload.causal else 0.0,
-        reductions=1.0 if workload.parallel_block else 2.0,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +95,7 @@ def serving_kernels(
     memory_Bps = accelerator.memory_bandwidth_Bps * (1.0 if own else device.memory_share)
     own_memory_share = device.own_memory_share if own else 1.0
     multiplied = own and _multiplies_integers(accelerator, formats, has)
+    dispatched_B = min(WORD_B, (experts or layer).input_B)
     peak = layer.peak_flops_per_s
     peak16 = peak if wide or own else accelerator.rate_flops_per_s("fp16")
     attention_peak = peak if integer and has.integer_flash else peak16
@@ -184,6 +138,7 @@ def serving_kernels(
         own_memory_share=own_memory_share,
         streaming=float(shared_coefficients().streaming),
         shared=shared_serving(),
+        dispatch_B=dispatched_B + (_DISPATCH_SCALE_B if dispatched_B == 1 else 0.0),
     )
 
 
@@ -332,7 +287,7 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
             shape=_padded(shape, setting.tp),
             torus=_torus(setting, kernels),
             pp=float(setting.pp),
-            by_sequence=setting.attention_dp,
+            by_sequence=setting.attention_dp > 1,
             kernels=kernels,
             engine=found.coefficients,
             has=has,
@@ -340,12 +295,27 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
         )
     return EnginePasses(
         shape=shape,
-        shards=Shards(float(setting.tp), float(setting.pp), float(setting.per_node), float(setting.attention_ranks)),
+        shards=_shards(setting),
         kernels=kernels,
         engine=found.coefficients,
         has=has,
         step_tokens=found.step_tokens,
         padding=setting.padded / setting.prompt,
+    )
+
+
+def _shards(setting: Deployment) -> Shards:
+    """The division of the model; nodes hold as many of its ranks as there are."""
+    return Shards(
+        tp=float(setting.tp),
+        pp=float(setting.pp),
+        node=float(setting.per_node),
+        attention=float(setting.attention_ranks),
+        ep=float(setting.expert_plan.ep),
+        redundant=float(setting.expert_plan.redundant),
+        deviations=deviations_of_busiest(setting.expert_plan.ep),
+        imbalance=setting.expert_plan.imbalance,
+        overlapped=float(setting.expert_plan.overlapped),
     )
 
 
@@ -367,6 +337,27 @@ def _torus(setting: Deployment, kernels: ServingKernels) -> Torus:
         launch_s=links.launch_s,
         closed=axes == 1 or setting.tp % int(stated.fact(device, "torus_cube", 1.0)) == 0,
     )
+
+
+def exchanged_B(setting: Deployment) -> tuple[float, float]:
+    """Bytes of all copies of one token that a decode step sends to the experts of one layer, and back; none are sent: 0.
+
+    Without an engine each rank with any of a token's experts is sent one copy, in 16 bits.
+    """
+    ep = setting.expert_plan.ep
+    if ep == 1 or setting.attention_dp == 1:
+        return 0.0, 0.0
+    if setting.stack is None:
+        moe = setting.workload.moe
+        copies = float(distinct_targets(float(ep), float(moe.experts_per_token))) if moe else 0.0
+        return (copies * WORD_B * setting.workload.hidden_dim,) * 2
+    passes = calibrated_passes(setting)
+    if isinstance(passes, TorusDeployment):
+        return 0.0, 0.0
+    low_latency = passes.has.sent_per_expert
+    copies = float(dispatched_copies(passes, low_latency=low_latency))
+    there_B, back_B = sent_B(passes, low_latency=low_latency)
+    return copies * float(there_B), copies * float(back_B)
 
 
 def coefficients_used(setting: Deployment) -> tuple[str, ...]:

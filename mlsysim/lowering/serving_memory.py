@@ -11,8 +11,7 @@ from mlsysim.core.precision import bytes_per_element
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.offload import Offload
-from mlsysim.lowering.serving_kernels import serving_shape
-from mlsysim.lowering.work import inference_work
+from mlsysim.lowering.work import inference_work, serving_shape
 from mlsysim.models import parameters as counting
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving.offload import kept_share
@@ -99,7 +98,8 @@ def room(setting: Deployment, work: InferenceWork) -> Room:
     """The memory of a deployment; an engine keeps a part to itself, and workspace for its largest pass."""
     ranks, proposed = setting.tp * setting.pp, _proposer(setting, work)
     work = replace(work, resident_B=work.resident_B + proposed[0], kv_B=work.kv_B + proposed[1])
-    weights_B = work.resident_B / ranks
+    copies = setting.expert_plan.redundant / setting.workload.moe.experts if setting.workload.moe else 0.0
+    weights_B = (work.resident_B + copies * work.expert_B) / ranks
     usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
     found = setting.stack
     if found is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -16,6 +15,7 @@ from mlsysim.lowering.arrivals import ALMOST, Limits, Paces, highest_load, paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import FormatOptions, LoadOptions
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.queues.finite_run import Answers, Batch, run_per_s
 from mlsysim.physics.queues.open_loop import OpenLoop
 from mlsysim.systems.types import Fleet, Node
 
@@ -25,7 +25,10 @@ _TP_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True, slots=True)
 class LoadQuestion:
-    """The arguments of ``TokenServerModel.solve``, checked: every layout of the model, and what is asked of each."""
+    """The arguments of ``TokenServerModel.solve``, checked: every layout of the model, and what is asked of each.
+
+    ``run_s`` and ``requests``: least time, and requests, of a run without limits; None where it has no end.
+    """
 
     settings: tuple[Deployment, ...]
     accelerators: int
@@ -33,6 +36,8 @@ class LoadQuestion:
     beams: int
     spread: float
     front: LoadHarness | None
+    run_s: float | None = None
+    requests: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,11 @@ def load_question(
     count, share = whole_number("accelerators", accelerators), percentile_share("percentile", asked["percentile"])
     front = asked["harness_name"]
     limits_s = [inf if asked[name] is None else positive_quantity(name, asked[name], "second") for name in _LIMITS]
+    if min(limits_s) < inf:
+        for name in ("run_time", "requests"):
+            if asked[name] is not None:
+                raise InconsistentError(name, asked[name], "left out beside limits, with which requests arrive without end")
+    ends = asked["run_time"] is not None or asked["requests"] is not None
     return LoadQuestion(
         settings=tuple(
             Deployment.of(
@@ -78,21 +88,24 @@ def load_question(
                 tp_size=tp,
                 replicas=count // tp,
                 attention_dp=apart,
+                ep_size=ep,
             )
-            for tp, apart in _layouts(workload, hardware, count, asked["tp_sizes"])
+            for tp, apart, ep in _layouts(workload, hardware, count, asked["tp_sizes"])
         ),
         accelerators=count,
         limits=Limits(share, *limits_s) if min(limits_s) < inf else None,
         beams=whole_number("beams", asked["beams"]),
         spread=real_number("output_spread", asked["output_spread"], 0.0),
         front=None if front is None else harness(instance("harness_name", front, str, "the name of a harness")),
+        run_s=None if not ends else positive_quantity("run_time", asked["run_time"] or "1e-9 s", "second"),
+        requests=1 if asked["requests"] is None else whole_number("requests", asked["requests"]),
     )
 
 
-def _layouts(workload: object, hardware: object, count: int, tp_sizes: Sequence[int] | None) -> list[tuple[int, bool]]:
-    """Tensor parallelism, and whether attention is divided by sequences, as engines do with experts."""
+def _layouts(workload: object, hardware: object, count: int, tp_sizes: Sequence[int] | None) -> list[tuple[int, bool, int]]:
+    """Tensor parallelism, whether attention is divided by sequences, as engines do with experts, and parts of these."""
     if not isinstance(workload, TransformerWorkload):
-        return [(1, False)]
+        return [(1, False, 1)]
     node = hardware.node if isinstance(hardware, Fleet) else hardware
     most = node.accelerators_per_node if isinstance(node, Node) else 1
     sizes = [size for size in _TP_SIZES if size <= most]
@@ -101,8 +114,12 @@ def _layouts(workload: object, hardware: object, count: int, tp_sizes: Sequence[
     possible = [size for size in sizes if count % size == 0 and workload.heads % size == 0]
     if not possible:
         raise InconsistentError("tp_sizes", list(sizes), f"a divisor of {count} accelerators and {workload.heads} heads")
-    apart = (False, True) if workload.moe is not None else (False,)
-    return [(size, split) for size, split in itertools.product(possible, apart) if size > 1 or not split]
+    layouts = [(size, False, 1) for size in possible]
+    if workload.moe is not None:
+        # Where ranks attend for sequences of their own, experts are cut by width or, where there are enough, dealt out.
+        apart = [size for size in possible if size > 1]
+        layouts += [(size, True, ep) for size in apart for ep in (1, size) if ep <= workload.moe.experts]
+    return layouts
 
 
 def best_plan(question: LoadQuestion, tables: Tables | None = None) -> LoadPlan:
@@ -148,9 +165,19 @@ def _layouts_by_most(question: LoadQuestion, tables: Tables | None, with_all_pla
     layouts = []
     for setting in question.settings:
         pace = _pace(setting, question, tables)
-        most_per_s = pace.capacity_per_s if with_all_places else pace.best_per_s
+        most_per_s = pace.capacity_per_s if with_all_places else unlimited_per_s(setting, pace, question)
         layouts.append(LoadPlan(setting, pace, setting.replicas * most_per_s, held=not pace.reason))
     return sorted(layouts, key=lambda plan: (plan.held, plan.rate_per_s), reverse=True)
+
+
+def unlimited_per_s(setting: Deployment, pace: Paces, question: LoadQuestion) -> float:
+    """Requests a second of one copy whose requests all wait from the start, with the best number of places taken."""
+    if question.run_s is None:
+        return pace.best_per_s
+    best = int(pace.completions_per_s.argmax()) + 1
+    batch = Batch(*(times_s[:best] for times_s in (pace.step_s, pace.aged_s(), pace.joined_s)))
+    answers = Answers(setting.output, question.spread)
+    return run_per_s(batch, answers, question.run_s, question.requests / setting.replicas)
 
 
 def _highest(layout: LoadPlan, question: LoadQuestion, enough_per_s: float) -> LoadPlan:
@@ -167,7 +194,8 @@ def _at(layout: LoadPlan, question: LoadQuestion, rate_per_s: float) -> LoadPlan
     setting, pace = layout.setting, layout.pace
     each_per_s = rate_per_s / setting.replicas
     if not layout.held or question.limits is None:
-        held = layout.held and (each_per_s <= pace.capacity_per_s or each_per_s <= pace.best_per_s)
+        enough = question.run_s is None and each_per_s <= pace.capacity_per_s
+        held = layout.held and (enough or each_per_s <= unlimited_per_s(setting, pace, question))
         return LoadPlan(setting, pace, rate_per_s, held)
     if each_per_s > pace.capacity_per_s * ALMOST:
         return LoadPlan(setting, pace, rate_per_s, held=False)

@@ -17,11 +17,11 @@ from mlsysim.calibration.stacks import Stack, fitted_names, stack
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.training_setting import SCORES_STORED, TrainingSetting
+from mlsysim.lowering.work import latent_shape
 from mlsysim.models.parameters import moe_layers
 from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.physics.kernels.attention import AttentionDevice
 from mlsysim.physics.layer.experts import NO_EXPERTS, ExpertShape
-from mlsysim.physics.layer.latent_attention import NO_LATENT, LatentShape
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, where
@@ -69,17 +69,9 @@ def layer_shape(
         window=float(workload.sliding_window or 0),
         windowed=workload.windowed_layers / workload.layers,
         adapter_rank=float(lora_rank),
-        latent=_latent(workload),
+        latent=latent_shape(workload),
         routed=_routed(workload, routing_imbalance),
     )
-
-
-def _latent(workload: TransformerWorkload) -> LatentShape:
-    mla = workload.mla
-    if mla is None:
-        return NO_LATENT
-    dims = (mla.q_lora_rank, mla.kv_lora_rank, mla.nope_head_dim, mla.rope_head_dim, mla.v_head_dim)
-    return LatentShape(*(float(size) for size in dims))
 
 
 def _routed(workload: TransformerWorkload, routing_imbalance: float) -> ExpertShape:

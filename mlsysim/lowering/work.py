@@ -9,7 +9,9 @@ from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.models import parameters as counting
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
+from mlsysim.physics.layer.latent_attention import NO_LATENT, LatentShape
 from mlsysim.physics.layer.work import LayeredWork, attended_tokens, attention_flops
+from mlsysim.physics.serving.deployment import ServingShape
 from mlsysim.physics.serving.inference import InferenceWork
 
 # Activations and their copies in the residual stream are 16-bit in every training precision here.
@@ -151,6 +153,21 @@ def _attention_head_dims(model: TransformerWorkload) -> tuple[float, float]:
     return float(model.head_width), float(model.head_width)
 
 
+def latent_shape(model: TransformerWorkload) -> LatentShape:
+    """Ranks and head widths of the model's latent attention; of another, none.
+
+    Example:
+        >>> from mlsysim.models.registry import Models
+        >>> latent_shape(Models.get("deepseek_v3")).key_rank, latent_shape(Models.Language.Llama3_8B).used
+        (512.0, False)
+    """
+    mla = model.mla
+    if mla is None:
+        return NO_LATENT
+    dims = (mla.q_lora_rank, mla.kv_lora_rank, mla.nope_head_dim, mla.rope_head_dim, mla.v_head_dim)
+    return LatentShape(*(float(size) for size in dims))
+
+
 def keys_seen(model: TransformerWorkload, seq_len: int, causal: bool) -> float:
     """Keys that a query of a ``seq_len``-token pass sees, mean over its positions and over the layers (windowed ones see less).
 
@@ -225,3 +242,54 @@ def inference_work(model: TransformerWorkload, weights: str, cache: str, experts
 def _reductions(model: TransformerWorkload) -> float:
     """All-reduces of a layer's forward pass: after attention and after the feed-forward block, one where they are parallel."""
     return 1.0 if model.parallel_block else 2.0
+
+
+@identity_cache()
+def serving_shape(workload: TransformerWorkload) -> ServingShape:
+    """``workload`` as its kernels see it.
+
+    Example:
+        >>> from mlsysim.models.registry import Models
+        >>> shape = serving_shape(Models.Language.Llama2_70B)
+        >>> shape.qkv_width, shape.kv_heads, shape.dense
+        (10240.0, 8.0, 1.0)
+    """
+    h = float(workload.hidden_dim)
+    moe, mla = workload.moe, workload.mla
+    expert_layers = counting.moe_layers(workload)
+    width = float(workload.heads * workload.head_width)
+    key_width = float(workload.kv_head_count * workload.head_width)
+    qkv_width, output_width, head_dim = width + 2 * key_width, width, float(workload.head_width)
+    kv_heads = cached_heads = float(workload.kv_head_count)
+    cached_dim = head_dim
+    if mla is not None:
+        output_width = float(workload.heads * mla.v_head_dim)
+        qkv_width = counting.attention_parameters(workload) / h - output_width
+        head_dim = (mla.nope_head_dim + mla.rope_head_dim + mla.v_head_dim) / 2
+        kv_heads, cached_heads, key_width = float(workload.heads), 1.0, 0.0
+        # The cache holds one vector a token where attention elsewhere holds a key and a value.
+        cached_dim = (mla.kv_lora_rank + mla.rope_head_dim) / 2
+    return ServingShape(
+        layers=float(workload.layers),
+        hidden=h,
+        qkv_width=qkv_width,
+        key_width=key_width,
+        attention_width=output_width,
+        heads=float(workload.heads),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        cached_heads=cached_heads,
+        cached_dim=cached_dim,
+        window=float(workload.sliding_window or 0),
+        windowed=workload.windowed_layers / workload.layers,
+        ffn=float(workload.ffn_width) if expert_layers < workload.layers else 0.0,
+        ffn_matrices=float(workload.ffn_matrices),
+        dense=1 - expert_layers / workload.layers,
+        experts=float(moe.experts) if moe else 1.0,
+        experts_per_token=float(moe.experts_per_token) if moe else 1.0,
+        expert_ffn=float(moe.ffn_hidden) if moe else 0.0,
+        shared_ffn=float(moe.shared_width) if moe else 0.0,
+        vocab=float(workload.vocab_size) if workload.causal else 0.0,
+        reductions=1.0 if workload.parallel_block else 2.0,
+        latent=latent_shape(workload),
+    )

@@ -54,10 +54,12 @@ def serving_question(row: Mapping[str, str]) -> Question:
     mode = cell_text(row, "mode") or "static"
     if mode not in _SCHEDULES:
         raise InputError("mode", mode, f"one of {', '.join(_SCHEDULES)}: no other load is modelled")
-    pp = whole_cell(row, "pp", 1)
+    pp, workload = whole_cell(row, "pp", 1), _workload(row)
     torus = engine(stack).has.torus
     # A slice shares every layer: where nobody says otherwise, all of its chips.
     tp = whole_cell(row, "tp", whole_cell(row, "n_accel", 1) // pp if torus else 1)
+    experts = _expert_arguments(row, workload, tp)
+    tp = experts.pop("tp_size", tp)
     accelerators = whole_cell(row, "n_accel", tp * pp)
     if accelerators % (tp * pp):
         raise InputError("n_accel", accelerators, f"a multiple of tp x pp = {tp} x {pp}")
@@ -65,8 +67,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
     accelerator, harness = named_accelerator(row), _harness(row)
     hardware = accelerator if tp * pp == 1 else usual_nodes(accelerator, tp * pp)
     facts = _facts()
-    written = cell_text(row, "weight_precision") or Models.weight_format(row.get("model") or "")
-    weights = named_format("weight_precision", written, facts["precision"])
+    weights = _weights(row, workload)
     cache = cell_text(row, "kv_precision") or _cache(cell_text(row, "engine"), weights)
     prompt, output = _tokens(row, "input_len"), _tokens(row, "output_len")
     batch = whole_cell(row, "batch_or_concurrency", 1)
@@ -98,9 +99,9 @@ def serving_question(row: Mapping[str, str]) -> Question:
         arguments |= {"rounds": facts["closed_loop"]["rounds"], "batch_wait_iters": _held_back(row, harness, tp)}
     if mode == "offline":
         arguments["requests"] = _requests(cell_text(row, "engine"), prompt, output, replicas)
-    workload = _workload(row)
     if tp > 1 and workload.moe is not None and stack in facts["attention_dp"]["stacks"]:
         arguments["attention_dp"] = True
+    arguments |= experts
     if not workload.causal:
         part = facts["encoder"].get(cell_text(row, "engine"), facts["encoder"].get(stack, {"stack": stack, "mean_length": 1.0}))
         arguments["stack"] = facts["encoder_modes"].get(cell_text(row, "weight_precision"), part["stack"])
@@ -110,6 +111,22 @@ def serving_question(row: Mapping[str, str]) -> Question:
     elif own is not None:
         arguments["stack"] = own.file
     return Question(workload, hardware, arguments, metric)
+
+
+def _expert_arguments(row: Mapping[str, str], workload: TransformerWorkload, tp: int) -> dict[str, Any]:
+    """How a row divides a model with experts, where its cells say so.
+
+    ``dp`` ranks or groups attend for sequences of their own, each of ``tp`` ranks; with those of vLLM they are ``tp`` x ``dp``
+    ranks, with SGLang's, which counts all in ``tp``, no more than the accelerators allow. ``ep`` of them share the experts.
+    """
+    if workload.moe is None:
+        return {}
+    ep, groups = (max(1, whole_cell(row, column, 1, least=0)) for column in ("ep", "dp"))
+    ranks = tp * groups if tp * groups <= whole_cell(row, "n_accel", tp * groups) else tp
+    arguments: dict[str, Any] = {"ep_size": ep} if ep > 1 else {}
+    if groups > 1:
+        arguments |= {"tp_size": ranks, "attention_dp": groups}
+    return arguments
 
 
 def serving_figure(result: ServingResult, metric: str) -> float:
@@ -170,6 +187,14 @@ def _held_back(row: Mapping[str, str], harness: str, tp: int) -> int:
         return 0
     tokens = f"{whole_cell(row, 'input_len')}+{whole_cell(row, 'output_len', 0, least=0)}"
     return int(known["steps"]) if tokens == known["tokens"] else 0
+
+
+def _weights(row: Mapping[str, str], workload: TransformerWorkload) -> str:
+    """The weights' format; one of the width in which they are published means these: nobody quantises them again."""
+    written = cell_text(row, "weight_precision") or Models.weight_format(row.get("model") or "")
+    named = named_format("weight_precision", written, _facts()["precision"])
+    published = workload.weight_format
+    return published if published == f"{named}_block" else named
 
 
 def _stack(row: Mapping[str, str]) -> str:

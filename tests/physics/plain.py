@@ -23,7 +23,7 @@ PEAK = 2 * UNIT**3  # FLOP/s
 # No prologue, no memory, no launch; nothing is split.
 PRODUCTS = GemmKernel(1.0, 0.0, inf, inf, 0.0, SharedGemm(1.0, 0.0, 0.0, 1.0), most_splits=1.0)
 
-_ATTENTION = SharedAttention(1.0, 8.0, 1.0, 1.0)
+_ATTENTION = SharedAttention(1.0, 8.0, 1.0, 1.0, 0.5)
 # No floor, no exponentials, no half-masked tiles; so small a chip that no thread block is the longest.
 PREFILL = PrefillKernel(0.0, 1.0, 1e30, 0.0, 0.0, _ATTENTION)
 DECODE = DecodeKernel(0.0, 1.0, 0.0, 0.0, inf, 0.0, 0.0, _ATTENTION)
@@ -88,7 +88,7 @@ def serving_kernels(**changed):
     usual |= {"collectives": links(4096.0), "crossing_share": 0.5, "fabric": FabricCoefficients(0.25, 1.0, 0.0)}
     usual |= {"nic_Bps": 1024.0, "memory_Bps": 32768.0, "multiprocessors": 1.0, "cache_B": 0.0}
     usual |= {"own_peak_flops_per_s": 4 * PEAK, "own_compute_share": 0.5, "own_memory_share": 0.25, "streaming": 0.5}
-    return ServingKernels(**usual | {"shared": SharedServing(65536.0, 0.5, 1.5)} | changed)
+    return ServingKernels(**usual | {"shared": SharedServing(65536.0, 0.5, 1.5, 0.0, 1.0, 0.0)} | changed)
 
 
 def three_layers(**changed):

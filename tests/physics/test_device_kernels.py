@@ -169,7 +169,7 @@ def test_products_of_many_shapes(kernel, times):
     assert product_s(kernel, n=np.repeat(widths, times)) == pytest.approx(np.repeat(alone, times))
 
 
-SHARED = SharedAttention(streaming=0.5, largest_group=2.0, ramp_B=768.0, window_streams=6.0)
+SHARED = SharedAttention(streaming=0.5, largest_group=2.0, ramp_B=768.0, window_streams=6.0, latent_share=0.5)
 # A score takes 4 x 96 / (256 / 2) = 3 s of products and 1 / (2 / 8) = 4 s of exponentials: 5 s together.
 PREFILL = PrefillKernel(1.0, 0.5, 0.125, 8.0, 16.0, SHARED)
 DEVICE = AttentionDevice(256.0, 61440.0, 2.0, 0.0)

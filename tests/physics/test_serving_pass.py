@@ -10,6 +10,7 @@ from plain import PEAK, UNIT, links, served_shape, serving_kernels
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
 from mlsysim.physics.serving.activations import elementwise_layer_s, stored_score_s
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServedModel, Shards
+from mlsysim.physics.serving.expert_ranks import busiest_rank
 from mlsysim.physics.serving.passes import (
     PassTime,
     decode_layer_attention_s,
@@ -35,21 +36,25 @@ def served(shape=SHAPE, shards=TWO, engine=ENGINE, has=None, **kernels):
 # Products.
 
 
+def products_s(model, tokens, **kind):
+    return sum(layer_products_s(model, tokens, busiest_rank(model.shape, model.shards, tokens), **kind))
+
+
 def test_products_of_a_layer():
     """QKV 1 x 4 x 2, output 1 x 2 x 2, up and gate 1 x 4 x 2, down 1 x 2 x 2: 24 units, half the peak."""
-    assert layer_products_s(served(), 64.0) == 48
-    assert layer_products_s(served(shards=replace(TWO, tp=1.0, attention=1.0)), 64.0) == 96
+    assert products_s(served(), 64.0) == 48
+    assert products_s(served(shards=replace(TWO, tp=1.0, attention=1.0)), 64.0) == 96
     # Four ranks share two key heads: QKV 64 + 2 x 64 wide, output 64, up and gate 128, down 64 deep: 6 + 2 + 4 + 2.
-    assert layer_products_s(served(shards=replace(TWO, tp=4.0, attention=4.0)), 64.0) == 28
+    assert products_s(served(shards=replace(TWO, tp=4.0, attention=4.0)), 64.0) == 28
     plain = replace(SHAPE, ffn_matrices=2.0)
-    assert layer_products_s(served(plain), 64.0) == 40
+    assert products_s(served(plain), 64.0) == 40
 
 
 def test_ranks_that_attend_for_themselves():
     """Each of two has half of 128 tokens, and all of attention and of the dense block: 1 x 8 x 2 + 1 x 2 x 4 + 16 + 8 units."""
     own = replace(TWO, attention=1.0)
     assert own.own == 2
-    assert layer_products_s(served(shards=own), 128.0) == 96
+    assert products_s(served(shards=own), 128.0) == 96
 
 
 def test_experts():
@@ -60,18 +65,18 @@ def test_experts():
     """
     experts = replace(SHAPE, dense=0.0)
     attention = 2 * 24
-    assert layer_products_s(served(experts), 128.0) == pytest.approx(attention + 4 * 6 * 2)
-    assert layer_products_s(served(experts), 1.0) == pytest.approx(24 + 2 * 6 * 2)
-    assert layer_products_s(served(experts), 256.0) == pytest.approx(4 * 24 + 4 * 12 * 2), "two rows of tiles"
+    assert products_s(served(experts), 128.0) == pytest.approx(attention + 4 * 6 * 2)
+    assert products_s(served(experts), 1.0) == pytest.approx(24 + 2 * 6 * 2)
+    assert products_s(served(experts), 256.0) == pytest.approx(4 * 24 + 4 * 12 * 2), "two rows of tiles"
     half = replace(SHAPE, dense=0.5)
-    assert layer_products_s(served(half), 128.0) == pytest.approx(attention + 0.5 * 48 + 0.5 * 48)
+    assert products_s(served(half), 128.0) == pytest.approx(attention + 0.5 * 48 + 0.5 * 48)
     # A shared expert as wide as a dense block.
     shared = replace(experts, shared_ffn=4 * UNIT)
-    assert layer_products_s(served(shared), 128.0) == pytest.approx(attention + 48 + 48)
+    assert products_s(served(shared), 128.0) == pytest.approx(attention + 48 + 48)
     own = served(replace(shared, shared_ffn=2 * UNIT), shards=replace(TWO, attention=1.0))
-    assert layer_products_s(own, 128.0) == pytest.approx(2 * 24 + 48 + 2 * (8 + 4)), "whole, for half of the tokens"
+    assert products_s(own, 128.0) == pytest.approx(2 * 24 + 48 + 2 * (8 + 4)), "whole, for half of the tokens"
     some = replace(shared, shared_ffn=np.array([0.0, 4 * UNIT]), dense=np.array([0.0, 0.0]))
-    assert layer_products_s(served(some), 128.0) == pytest.approx([96, 144])
+    assert products_s(served(some), 128.0) == pytest.approx([96, 144])
 
 
 def test_operands_of_products():
@@ -83,7 +88,7 @@ def test_operands_of_products():
     assert product_s(cached, 64.0, 256.0, 128.0, product) == pytest.approx((8 * 1 + 4 * 4) * ELEMENT_S)
     # The layer's own formats: QKV 2 i + 8 w + 4 o, output 2 i + 4 w + 2 o, up 2 i + 8 w + 4 o, down 2 i + 4 w + 2 o.
     layer = served(gemm=READS, input_B=1.0, weight_B=0.5, output_B=4.0)
-    assert layer_products_s(layer, 64.0) == pytest.approx((8 * 1 + 24 * 0.5 + 12 * 4) * ELEMENT_S)
+    assert products_s(layer, 64.0) == pytest.approx((8 * 1 + 24 * 0.5 + 12 * 4) * ELEMENT_S)
 
 
 def test_what_an_engine_reaches_of_a_kernel():

@@ -4,14 +4,15 @@ All times are seconds of one kernel call on one device; every argument of the wo
 physics; the coefficients (``PrefillKernel``, ``DecodeKernel``) belong to a device and come from measured kernels.
 
 Sources: Dao, "FlashAttention-2", 2023, arXiv:2307.08691 (the fused kernel, its tiles, 2.5 times the arithmetic backwards);
-Shah et al., "FlashAttention-3", 2024, arXiv:2407.08608 (exponentials overlap with matrix products, at a lower rate).
+Shah et al., "FlashAttention-3", 2024, arXiv:2407.08608 (exponentials overlap with matrix products, at a lower rate);
+DeepSeek-AI, FlashMLA, 2025 (decode attention over compressed keys and values).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mlsysim.physics.numeric import Num, maximum, minimum, sqrt, where
+from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, sqrt, where
 
 # Queries that one thread block works on: while it loops over keys, no other block can help it.
 QUERY_TILE = 128.0
@@ -48,6 +49,8 @@ class AttentionHeads:
         head_dim: width of a head.
         kv_B: bytes of an element of the cache.
         window: keys that a query of a sliding-window layer sees; 0 is all.
+        absorbed_dim: elements of the one cached vector that all query heads of latent attention multiply with, mean over scores
+            and output; 0: ordinary attention.
     """
 
     heads: Num
@@ -55,6 +58,7 @@ class AttentionHeads:
     head_dim: Num
     kv_B: Num = 2.0
     window: Num = 0.0
+    absorbed_dim: Num = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +71,14 @@ class SharedAttention:
             reads for itself.
         ramp_B: reads of this size see half of a decode kernel's ramp.
         window_streams: a window of this many sequences times heads costs half of its extra.
+        latent_share: share of the peak that decode kernels of latent attention reach where arithmetic limits them.
     """
 
     streaming: float
     largest_group: float
     ramp_B: float
     window_streams: float
+    latent_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +155,7 @@ def prefill_attention_s(kernel: PrefillKernel, device: AttentionDevice, batch: N
     20-45 %.
 
     Example:
-        >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
+        >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
         >>> round(1e3 * prefill_attention_s(kernel, device, 1.0, 8192.0, AttentionHeads(32.0, 8.0, 128.0)), 2)
         1.1
@@ -178,10 +184,11 @@ def decode_attention_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num
     t = t0 + extra + sqrt(read^2 + blocks^2 + scalar^2): bytes of keys and values over the achieved bandwidth, less what
     the last-level cache keeps; thread blocks (one a sequence and KV head, split along the context where these are few)
     over the multiprocessors; and, with more query heads a KV head than a group, one block a query head whose scalar arithmetic
-    reads the same keys again and again from cache. A window's kernel is taken where it is faster than reading all keys.
+    reads the same keys again and again from cache. A window's kernel is taken where it is faster than reading all keys. All
+    query heads of latent attention share one cached vector, on matrix units: 4 b h keys d / (share P) for the scalar part.
 
     Example:
-        >>> kernel = DecodeKernel(9e-6, 0.9, 5e-6, 1.5e-6, 2.4e10, 0.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
+        >>> kernel = DecodeKernel(9e-6, 0.9, 5e-6, 1.5e-6, 2.4e10, 0.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
         >>> round(1e6 * decode_attention_s(kernel, device, 64.0, 4096.0, AttentionHeads(32.0, 8.0, 128.0)))
         370
@@ -199,7 +206,7 @@ def decode_attention_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num
 def _read_keys_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num, keys: Num, shape: AttentionHeads) -> Num:
     """Seconds of one new token's attention of ``batch`` sequences to ``keys`` keys each."""
     heads, kv_heads, head_dim = shape.heads, shape.kv_heads, shape.head_dim
-    ungrouped = heads > kernel.shared.largest_group * kv_heads
+    ungrouped = (heads > kernel.shared.largest_group * kv_heads) & (shape.absorbed_dim == 0)
     streams = batch * kv_heads
     cached_B = 2 * streams * keys * head_dim * shape.kv_B
     missed_B = cached_B / (1 + (kernel.l2_share * device.l2_B / cached_B) ** 4)
@@ -207,8 +214,12 @@ def _read_keys_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num, keys
     blocks_s = where(ungrouped, batch * heads, streams) * kernel.block_s / device.multiprocessors
     elements = where(ungrouped, 2 * batch * heads * keys * head_dim, 0.0)
     scalar_s = elements / (device.multiprocessors * kernel.scalar_elements_per_s)
+    arithmetic_s = scalar_s
+    if somewhere(shape.absorbed_dim):
+        latent_s = 4 * batch * heads * keys * shape.absorbed_dim / (device.peak_flops_per_s * kernel.shared.latent_share)
+        arithmetic_s = where(shape.absorbed_dim > 0, latent_s, scalar_s)
     ramp_s = kernel.ramp_s * missed_B / (missed_B + kernel.shared.ramp_B)
-    return kernel.floor_s + ramp_s + sqrt(read_s**2 + blocks_s**2 + scalar_s**2)
+    return kernel.floor_s + ramp_s + sqrt(read_s**2 + blocks_s**2 + arithmetic_s**2)
 
 
 def training_attention_s(
@@ -226,7 +237,7 @@ def training_attention_s(
     the training knows: 1.0 for the vendor's own. Backward is 2.5 times the arithmetic at ``backward_rate`` of the rate.
 
     Example:
-        >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
+        >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
         >>> forward, backward = training_attention_s(kernel, device, 1.0, 8192.0, AttentionHeads(32.0, 32.0, 128.0), 0.5)
         >>> round(backward / forward, 2)

@@ -76,7 +76,7 @@ def encoder_passes(
         >>> a100 = ReplicaDevice(kernel, 290e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8, SharedDataParallel(5.0, 20e-6, 0.6))
         >>> chip = AttentionDevice(290e12, 1.9e12, 108.0, 40 * 2.0**20)
         >>> bert = EncoderShape(24.0, 1024.0, 16.0, 4096.0, 30522.0, 128.0, 0.15, 0.0)
-        >>> attention = PrefillKernel(11e-6, 0.5, 2.2e10, 180.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0))
+        >>> attention = PrefillKernel(11e-6, 0.5, 2.2e10, 180.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
         >>> passes = encoder_passes(bert, 32768.0, a100, attention, chip, 0.62)
         >>> 0.3 < (passes.forward_s + passes.backward_s) < 0.5
         True

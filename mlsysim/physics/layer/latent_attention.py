@@ -1,4 +1,4 @@
-"""Matrix products of multi-head latent attention in training: keys and values from one compressed vector a token.
+"""Matrix products of multi-head latent attention: keys and values from one compressed vector a token.
 
 Source: DeepSeek-AI 2024, "DeepSeek-V2", arXiv:2405.04434, section 2.1.
 """
@@ -55,6 +55,21 @@ def latent_products(shape: LatentShape, hidden: Num, heads: Num, tp: Num) -> tup
     )
 
 
+def absorbed_products(shape: LatentShape, heads: Num, tp: Num) -> tuple[tuple[Num, Num, Num], ...]:
+    """(groups, n, k) of a rank's products that a decode step has where a prefill expands keys and values.
+
+    Each head's queries take on its keys' expansion, and its output that of its values, so that the compressed vectors are
+    attended to as they are cached: the same weights and arithmetic, one small product a head.
+
+    Example:
+        >>> deepseek = LatentShape(1536.0, 512.0, 128.0, 64.0, 128.0)
+        >>> sum(groups * n * k for groups, n, k in absorbed_products(deepseek, 128.0, 8.0)), 16 * 256 * 512
+        (2097152.0, 2097152)
+    """
+    groups, rank = maximum(heads / tp, 1.0), maximum(shape.key_rank, 1.0)
+    return (groups, rank, maximum(shape.plain_dim, 1.0)), (groups, maximum(shape.value_dim, 1.0), rank)
+
+
 def latent_elements(shape: LatentShape, heads: Num, tp: Num) -> Num:
     """Elements a token of queries, keys and values on one rank, compressed ones included.
 
@@ -74,3 +89,13 @@ def latent_head_dim(shape: LatentShape) -> Num:
         160.0
     """
     return (shape.plain_dim + shape.rotary_dim + shape.value_dim) / 2
+
+
+def absorbed_dim(shape: LatentShape) -> Num:
+    """The head width of an ordinary kernel with as much arithmetic as attention to the vectors as they are cached.
+
+    Example:
+        >>> absorbed_dim(LatentShape(1536.0, 512.0, 128.0, 64.0, 128.0))
+        544.0
+    """
+    return shape.key_rank + shape.rotary_dim / 2

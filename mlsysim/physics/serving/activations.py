@@ -5,6 +5,7 @@ Sources: Shoeybi et al. 2019, Korthikanti et al. 2022 (the tensors of a layer); 
 
 from __future__ import annotations
 
+from mlsysim.physics.layer.latent_attention import latent_elements
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.serving.deployment import ServedModel, ServingKernels
 
@@ -24,18 +25,29 @@ _WIDE_UNFUSED_B = 24.0
 WIDE_B = 4.0  # of an element in 32 bits
 
 
-def elementwise_layer_s(model: ServedModel, tokens: Num) -> Num:
-    """Seconds of a layer's passes between products; the cache feeds them what fits there of what the one before wrote."""
+def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -> Num:
+    """Seconds of a layer's passes between products; the cache feeds them what fits there of what the one before wrote.
+
+    ``over_mean``: copies of tokens on the busiest rank of experts over those on the mean one.
+    """
     shape, shards, kernels, engine = model.shape, model.shards, model.kernels, model.engine
-    width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
+    width = shape.dense * shape.ffn + (1 - shape.dense) * shape.shared_ffn
+    routed_width = (1 - shape.dense) * shape.experts_per_token * shape.expert_ffn
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
+    routed_B = routed_B * over_mean / shards.ep
     if model.has.wide:
-        return engine.passes * _wide_layer_B(model, tokens, width, routed_B) / kernels.own_streaming_Bps
+        return engine.passes * _wide_layer_B(model, tokens, width + routed_width, routed_B) / kernels.own_streaming_Bps
     ffn_B = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
-    residual_B = _RESIDUAL_B * shape.hidden / shards.own
-    moved_B = tokens * (residual_B + routed_B + (ffn_B * width + _QKV_B * shape.qkv_width) / shards.tp)
+    qkv_width = shape.qkv_width
+    if shape.latent.used:
+        # What compresses is repeated by each rank.
+        expanded = shards.attention * latent_elements(shape.latent, shape.heads, shards.attention)
+        qkv_width = where(shape.latent.key_rank > 0, expanded, qkv_width)
+    residual_B, ranks = _RESIDUAL_B * shape.hidden / shards.own, shards.own * shards.attention
+    routed_B = routed_B + ffn_B * routed_width * over_mean / shards.tp
+    moved_B = tokens * (residual_B + routed_B + (ffn_B * width + _QKV_B * qkv_width) / ranks)
     # The longest lists: the residual stream twice read and once written, or the widest block read and written.
-    list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum(width, shape.qkv_width) / shards.tp)
+    list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum(width + routed_width, qkv_width) / ranks)
     cached_share = minimum(1.0, kernels.cache_B / maximum(tokens * kernels.element_B * list_width, 1.0))
     cached_Bps = max(kernels.cache_read_Bps, kernels.streaming_Bps)
     moved_B = engine.passes * moved_B * kernels.element_B / 2

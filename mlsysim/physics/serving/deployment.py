@@ -12,7 +12,8 @@ from math import inf
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel, PrefillKernel
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients
 from mlsysim.physics.kernels.gemm import GemmKernel
-from mlsysim.physics.numeric import Num
+from mlsysim.physics.layer.latent_attention import NO_LATENT, LatentShape
+from mlsysim.physics.numeric import Num, Truth, minimum
 
 WORD_B = 2.0  # bytes of an element of the 16-bit formats
 
@@ -45,6 +46,7 @@ class ServingShape:
         experts, experts_per_token, expert_ffn, shared_ffn: experts of the other layers, those of a token, and their widths.
         vocab: outputs of the head; 0 where there is none.
         reductions: all-reduces of a layer under tensor parallelism.
+        latent: ranks and widths of latent attention.
     """
 
     layers: Num
@@ -68,6 +70,7 @@ class ServingShape:
     shared_ffn: Num
     vocab: Num
     reductions: Num
+    latent: LatentShape = NO_LATENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +83,17 @@ class SharedServing:
         unfused_share: share of the peak that the batched products of attention with stored scores reach.
         network_share: share of a benchmarked all-reduce's latency that one among nodes has at least: NCCL's, whatever kernel of
             its own an engine has within a node.
+        exchange_s: time of a dispatch or combine of no tokens between ranks of experts.
+        exchange_share: share of a network card's line rate that those reach.
+        exchange_multiprocessors: units that they take while they run, but for low-latency ones.
     """
 
     cache_read_Bps: float
     unfused_share: float
     network_share: float
+    exchange_s: float
+    exchange_share: float
+    exchange_multiprocessors: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,7 @@ class ServingKernels:
             they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
         streaming: share of the memory bandwidth that element-wise passes reach.
         shared: constants of all engines.
+        dispatch_B: bytes of an element of a token on its way to its experts, scales included.
         experts: matrix products of routed experts, where their format is not that of the layers' other weights.
     """
 
@@ -136,6 +146,7 @@ class ServingKernels:
     own_memory_share: float
     streaming: float
     shared: SharedServing
+    dispatch_B: float = 2.0
     experts: Product | None = None
 
     @property
@@ -232,6 +243,7 @@ class EngineKernels:
         switch_reduces: large all-reduces run in the switch, where it can.
         causal: queries see the keys before them only (encoders see all).
         torus: all chips share every layer, in the layout that sends least (``torus_partition``).
+        sent_per_expert: decode steps send a token to each of its experts (low latency), not once to a rank or node.
     """
 
     grouped_decode: bool = True
@@ -261,6 +273,7 @@ class EngineKernels:
     switch_reduces: bool = True
     causal: bool = True
     torus: bool = False
+    sent_per_expert: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,18 +284,40 @@ class Shards:
         tp: accelerators that share each layer.
         pp: stages that the layers are divided over.
         node: accelerators of a node.
-        attention: accelerators that share attention's heads: ``tp``, or 1 where each attends for sequences of its own.
+        attention: accelerators that share attention's heads: ``tp``, or fewer where groups attend for sequences of their own.
+        ep: parts that the routed experts are dealt out to; 1: all ranks have a part of the width of each.
+        redundant: second copies of busy experts, beside all the experts.
+        deviations: standard deviations by which the busiest of ``ep`` parts is expected to lie above the mean.
+        imbalance: tokens of the busiest part over the mean; 0: what chance makes of even routing.
+        overlapped: whether half of the tokens may compute while those of the other half are exchanged.
+        sequences: that there are at a time: groups beyond as many have none.
     """
 
     tp: Num
     pp: Num
     node: Num
     attention: Num
+    ep: Num = 1.0
+    redundant: Num = 0.0
+    deviations: Num = 0.0
+    imbalance: Num = 0.0
+    overlapped: Num = 0.0
+    sequences: Num = inf
 
     @property
     def own(self) -> Num:
         """Groups of ranks that each attend for sequences of their own; 1 where all ranks share every sequence."""
-        return self.tp / self.attention
+        return minimum(self.tp / self.attention, self.sequences)
+
+    @property
+    def apart(self) -> Truth:
+        """True where not all ranks share every sequence."""
+        return self.attention < self.tp
+
+    @property
+    def exchanges(self) -> Truth:
+        """True where tokens travel to the ranks of their experts: ranks of one sequence have its tokens already."""
+        return (self.ep > 1) & self.apart
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,13 @@ from functools import partial
 import numpy as np
 
 from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s, prefill_attention_s
-from mlsysim.physics.kernels.collectives import collective_s
+from mlsysim.physics.layer.latent_attention import absorbed_dim
 from mlsysim.physics.numeric import Num, ceil, everywhere, floor, maximum, minimum, somewhere, where
-from mlsysim.physics.serving.activations import WIDE_B, elementwise_layer_s, stored_score_s
+from mlsysim.physics.serving.activations import WIDE_B, stored_score_s
 from mlsysim.physics.serving.deployment import WORD_B, Product, ServedModel
+from mlsysim.physics.serving.layer_time import layer_time
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
-from mlsysim.physics.serving.products import layer_products_s, product_s, scaled
+from mlsysim.physics.serving.products import product_s, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,12 @@ def decode_pass(model: ServedModel, batch: Num, context: Num) -> PassTime:
     the head besides its layers, and as many parts of the batch as there are stages wait for it, each for the part before.
     """
     stage_batch = _stage_batch(model, batch)
-    attention_s = decode_layer_attention_s(model, stage_batch, context) / model.engine.attention_share
-    step, pp = _pass(model, stage_batch, stage_batch, attention_s, batch), model.shards.pp
+    model = _with_idle_groups(model, stage_batch)
+
+    def attention_s(share: float) -> Num:
+        return decode_layer_attention_s(model, share * stage_batch, context) / model.engine.attention_share
+
+    step, pp = _pass(model, stage_batch, stage_batch, attention_s, batch, decoding=True), model.shards.pp
     if not somewhere(pp > 1):
         return step
     engine, shape, each_s = model.engine, model.shape, step.head_s + model.engine.step_s
@@ -91,6 +96,13 @@ def _stage_batch(model: ServedModel, batch: Num) -> Num:
     return maximum(batch / model.shards.pp, minimum(batch, 1.0))
 
 
+def _with_idle_groups(model: ServedModel, sequences: Num) -> ServedModel:
+    """The model, of whose groups of ranks some have none of so few ``sequences``: each is one group's."""
+    if not somewhere(model.shards.apart):
+        return model
+    return replace(model, shards=replace(model.shards, sequences=maximum(sequences, 1.0)))
+
+
 def decode_layer_attention_s(model: ServedModel, batch: Num, context: Num) -> Num:
     """Seconds of one layer's attention in a decode step, mean over windowed and other layers.
 
@@ -101,7 +113,7 @@ def decode_layer_attention_s(model: ServedModel, batch: Num, context: Num) -> Nu
     batch = batch / shards.own
     heads = maximum(shape.heads / shards.attention, 1.0)
     kv_heads = maximum(shape.cached_heads / shards.attention, 1.0)
-    each = AttentionHeads(heads, kv_heads, shape.cached_dim, kernels.kv_B)
+    each = AttentionHeads(heads, kv_heads, shape.cached_dim, kernels.kv_B, absorbed_dim=absorbed_dim(shape.latent))
     fused_s = partial(decode_attention_s, kernels.decode, kernels.attention, batch, context)
     attention_s = _over_layers(model, fused_s, each)
     if has.grouped_decode and not has.only_group:
@@ -123,7 +135,7 @@ def prefill_pass(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0
         tokens = minimum(batch * prompt, has.chunk)
         chunks = batch * prompt / tokens
         attention_s = prefill_layer_attention_s(model, batch, prompt) / chunks
-        one_part = _pass(model, tokens, batch, attention_s, batch)
+        one_part = _pass(model, tokens, batch, lambda share: share * attention_s, batch)
         one_part = replace(one_part, host_s=one_part.host_s * _launches(model) / has.step_launches)
         queued = _queued_micro_batches(model)
         passes = passes_of_micro_batches(chunks, model.shape.layers, shards.pp, has.in_flight, queued)
@@ -133,8 +145,9 @@ def prefill_pass(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0
             halvings = np.ceil(np.log2(maximum(batch / parts * prompt * padding / has.stage_tokens, 1.0)))
             parts = where(shards.pp > 1, minimum(parts * 2.0**halvings, maximum(batch, 1.0)), parts)
         part_batch = batch / parts
+        model = _with_idle_groups(model, part_batch)
         attention_s = prefill_layer_attention_s(model, part_batch, prompt, padding)
-        one_part = _pass(model, part_batch * prompt, part_batch, attention_s, batch)
+        one_part = _pass(model, part_batch * prompt, part_batch, lambda share: share * attention_s, batch)
         passes = (parts + shards.pp - 1) / shards.pp
     return PassTime(
         weights_s=one_part.weights_s * passes,
@@ -210,70 +223,38 @@ def mixed_prefill_s(model: ServedModel, step: PassTime, batch: Num, prompt: Num,
     attention take beyond it is added.
     """
     stage_batch, added_tokens = _stage_batch(model, batch), tokens / model.shards.pp
-    attention_s = prefill_layer_attention_s(model, added_tokens / prompt, prompt)
-    joined_s = _layer_s(model, stage_batch + added_tokens)
-    return model.shape.layers * (joined_s + attention_s) - (step.weights_s + step.elementwise_s + step.layer_reductions_s)
+    attention_s = step.attention_s / model.shape.layers + prefill_layer_attention_s(model, added_tokens / prompt, prompt)
+    joined = layer_time(model, stage_batch + added_tokens, lambda share: share * attention_s)
+    step_s = step.weights_s + step.attention_s + step.elementwise_s + step.layer_reductions_s
+    return model.shape.layers * joined.total_s - step_s
 
 
-def _layer_s(model: ServedModel, tokens: Num) -> Num:
-    """Seconds of one layer without attention and host."""
-    reduce_s = _all_reduce_s(model, tokens * model.shape.hidden * 2.0)
-    return layer_products_s(model, tokens) + elementwise_layer_s(model, tokens) + _reductions(model) * reduce_s
-
-
-def _reductions(model: ServedModel) -> Num:
-    """The number of all-reduces of a layer; ranks that attend for themselves gather and scatter tokens once for its experts."""
-    return where(model.shards.own > 1, 1.0 - model.shape.dense, model.shape.reductions)
-
-
-def _pass(model: ServedModel, tokens: Num, sequences: Num, attention_s: Num, batch: Num) -> PassTime:
+def _pass(
+    model: ServedModel,
+    tokens: Num,
+    sequences: Num,
+    attention_s: Callable[[float], Num],
+    batch: Num,
+    *,
+    decoding: bool = False,
+) -> PassTime:
     shape, shards, kernels, engine, has = model.shape, model.shards, model.kernels, model.engine, model.has
-    layer_s = layer_products_s(model, tokens)
+    layer = layer_time(model, tokens, attention_s, decoding=decoding)
     head_s: Num = 0.0 * tokens
     if somewhere(shape.vocab > 0):
         head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
         width = maximum(shape.vocab, 1.0) / shards.attention
         head_s = product_s(model, sequences / shards.own, width, shape.hidden, head)
-    reduce_s = _all_reduce_s(model, tokens * shape.hidden * 2.0)
     handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
     hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / (kernels.nic_Bps * engine.network_share))
     scaled_s = engine.scaling_s if kernels.scales else 0.0
     layer_host_s = engine.layer_s + engine.layer_sequence_s * batch + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
     return PassTime(
-        weights_s=shape.layers * layer_s,
-        attention_s=shape.layers * attention_s,
-        elementwise_s=shape.layers * elementwise_layer_s(model, tokens),
-        reductions_s=shape.layers * _reductions(model) * reduce_s + hops_s,
+        weights_s=shape.layers * layer.products_s,
+        attention_s=shape.layers * layer.attention_s,
+        elementwise_s=shape.layers * layer.elementwise_s,
+        reductions_s=shape.layers * layer.sent_s + hops_s,
         head_s=head_s,
         host_s=shape.layers * layer_host_s + engine.step_s + engine.sequence_s * batch / shards.own,
         hops_s=hops_s,
     )
-
-
-def _all_reduce_s(model: ServedModel, size_B: Num) -> Num:
-    """Seconds within a node as measured, less what an engine's own kernel saves.
-
-    Among nodes NCCL runs alone, a tree over all cards of a node is added, and both run at once.
-    """
-    shards, kernels = model.shards, model.kernels
-    if not somewhere(shards.tp > 1):
-        return 0.0 * size_B
-    links, share, ranks = kernels.collectives, model.engine.latency_share, minimum(shards.tp, shards.node)
-    wide = where(2 * ranks > shards.node, kernels.crossing_share, 1.0) * model.engine.link_share
-    nodes = shards.tp / shards.node
-    if somewhere(nodes > 1):
-        share = where(nodes > 1, maximum(share, kernels.shared.network_share), share)
-    links = replace(
-        links,
-        bandwidth_Bps=links.bandwidth_Bps * wide,  # type: ignore[arg-type]
-        pair_bandwidth_Bps=links.pair_bandwidth_Bps * model.engine.link_share,  # type: ignore[arg-type]
-        launch_s=links.launch_s * share,  # type: ignore[arg-type]
-        ll_step_s=links.ll_step_s * share,  # type: ignore[arg-type]
-        simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
-    )
-    inside_s = collective_s("all_reduce", size_B, ranks, links, model.has.switch_reduces)
-    if not somewhere(nodes > 1):
-        return inside_s
-    depth = np.ceil(np.log2(maximum(nodes, 1.0)))
-    wire_s = 2 * size_B / (shards.node * kernels.nic_Bps * model.engine.network_share)
-    return where(nodes > 1, 2 * depth * kernels.fabric.level_s + maximum(inside_s, wire_s), inside_s)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mlsysim.physics.kernels.gemm import GemmKernel, gemm_s
+from mlsysim.physics.layer.latent_attention import absorbed_products, latent_products
 from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.deployment import (
     WORD_B,
@@ -20,7 +21,7 @@ from mlsysim.physics.serving.deployment import (
     ServingShape,
     Shards,
 )
-from mlsysim.physics.serving.inference import touched_experts
+from mlsysim.physics.serving.expert_ranks import RankLoad
 
 
 def scaled(product: Product, engine: EngineCoefficients) -> Product:
@@ -87,45 +88,73 @@ def _unpacked_product_s(m: Num, n: Num, k: Num, product: Product, kernels: Servi
     )
 
 
-def layer_products_s(model: ServedModel, tokens: Num) -> Num:
-    """Seconds of one layer's matrix products, mean over dense and expert layers."""
+def layer_products_s(model: ServedModel, tokens: Num, load: RankLoad, *, decoding: bool = False) -> tuple[Num, Num]:
+    """Seconds of one layer's matrix products around attention and in feed-forward blocks, mean over dense and expert layers.
+
+    ``load`` is the routed work of the busiest rank; ``decoding`` absorbs the products of latent attention.
+    """
     shape, shards, kernels = model.shape, model.shards, model.kernels
     ranks = shards.attention
     layer_product = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s, kernels.output_B)
     engine_product = scaled(layer_product, model.engine)
     expert_product = engine_product if kernels.experts is None else scaled(kernels.experts, model.engine)
 
-    def product(m: Num, n: Num, k: Num) -> Num:
-        return product_s(model, m, n, k, engine_product)
+    def product(m: Num, n: Num, k: Num, groups: Num = 1.0) -> Num:
+        return product_s(model, m, n, k, engine_product, groups)
 
     def expert(m: Num, n: Num, k: Num, groups: Num) -> Num:
         return product_s(model, m, n, k, expert_product, groups)
 
     qkv_width = (shape.qkv_width - 2 * shape.key_width) / ranks + 2 * shape.key_width / minimum(ranks, shape.kv_heads)
     rows = tokens / shards.own
-    layer_s = product(rows, qkv_width, shape.hidden) + product(rows, shape.hidden, shape.attention_width / ranks)
+    attention_s = product(rows, qkv_width, shape.hidden) + product(rows, shape.hidden, shape.attention_width / ranks)
+    if shape.latent.used:
+        latent_s = _latent_products_s(shape, rows, ranks, product, decoding)
+        attention_s = where(shape.latent.key_rank > 0, latent_s, attention_s)
+    ffn_s: Num = 0.0
     up = shape.ffn_matrices - 1
     if somewhere(shape.dense > 0):
         width = maximum(shape.ffn, 1.0) / ranks
         dense_s = product(rows, up * width, shape.hidden) + product(rows, shape.hidden, width)
-        layer_s = layer_s + shape.dense * dense_s
+        ffn_s = shape.dense * dense_s
     if somewhere(shape.dense < 1):
-        layer_s = layer_s + (1 - shape.dense) * _experts_s(shape, tokens, shards, product, expert)
-    return layer_s
+        ffn_s = ffn_s + (1 - shape.dense) * _experts_s(shape, tokens, load, shards, product, expert)
+    return attention_s, ffn_s
+
+
+def _latent_products_s(shape: ServingShape, rows: Num, ranks: Num, product: Callable[..., Num], decoding: bool) -> Num:
+    """Seconds of the products around latent attention.
+
+    What compresses queries, and keys and values, is one product (vLLM, SGLang, TensorRT-LLM: ``fused_qkv_a_proj``), which each
+    rank repeats.
+    """
+    queries, expand_queries, keys, expand_keys, output = latent_products(shape.latent, shape.hidden, shape.heads, ranks)
+    products_s = product(rows, queries[0] * queries[1] + keys[1], shape.hidden)
+    for _, n, k in (expand_queries, output) if decoding else (expand_queries, expand_keys, output):
+        products_s = products_s + product(rows, n, k)
+    if decoding:
+        for groups, n, k in absorbed_products(shape.latent, shape.heads, ranks):
+            products_s = products_s + product(rows, n, k, groups)
+    return products_s
 
 
 def _experts_s(
-    shape: ServingShape, tokens: Num, shards: Shards, product: Callable[..., Num], expert: Callable[..., Num]
+    shape: ServingShape,
+    tokens: Num,
+    load: RankLoad,
+    shards: Shards,
+    product: Callable[..., Num],
+    expert: Callable[..., Num],
 ) -> Num:
     """Seconds of one layer's experts: a grouped product reads every expert that the batch touches, once.
 
-    All ranks share the routed ones; the shared one belongs, as dense blocks and attention do, to those that share a sequence.
+    All ranks share the width of the routed ones, or those of a part of them; the shared one belongs, as dense blocks and
+    attention do, to those that share a sequence.
     """
-    tp, shared_rows, ranks = shards.tp, tokens / shards.own, shards.attention
-    touched = shape.experts * touched_experts(shape.experts, shape.experts_per_token, tokens)
-    rows = tokens * shape.experts_per_token / touched
+    shared_rows, ranks = tokens / shards.own, shards.attention
+    touched, rows = load.touched, load.rows / load.touched
     up = shape.ffn_matrices - 1
-    width = maximum(shape.expert_ffn, 1.0) / tp
+    width = maximum(shape.expert_ffn, 1.0) * shards.ep / shards.tp
     experts_s = expert(rows, up * width, shape.hidden, touched) + expert(rows, shape.hidden, width, touched)
     if somewhere(shape.shared_ffn > 0):
         width = maximum(shape.shared_ffn, 1.0)

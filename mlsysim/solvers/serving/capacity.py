@@ -61,12 +61,13 @@ class CapacityResult(Result):
             deployment that comes closest, if the model fits any.
         capacity: requests a second that all replicas complete with all places taken; ``utilization``: the load over it;
             ``headroom``: what it has beyond the load, over the load.
-        best_config: hardware, precision, TP, PP, batch, whether the pools are apart, and how many of each.
+        best_config: hardware, precision, TP, PP, parts of the experts and groups of ranks with sequences of their own, batch,
+            whether the pools are apart, and how many of each.
         ranking: the cheapest plans, each with the fewest replicas that keep the limits, cheapest first.
         front: of the plans that were searched, those that no other beats in both cost and ``itl``.
         alternatives: for each value that was open, the cheapest deployment with it, and its cost over the best.
         why: the same in words.
-        total_plans: TP x PP x precision x hardware; ``total_fit``: of these, where at least one sequence fits.
+        total_plans: TP x PP x EP x precision x hardware; ``total_fit``: of these, where at least one sequence fits.
         total_searched: numbers of replicas of a plan whose requests were asked whether they keep the limits; plans that cannot
             be among those told of are not. ``total_feasible``: plans that were found to keep the limits.
     """
@@ -112,6 +113,8 @@ class CapacityResult(Result):
 
 class CapacityPlanner:
     """Tries every hardware x TP x PP x precision x (prefill and decode together or apart), each with the replicas it needs.
+
+    Experts are cut by width, or dealt out to ranks with sequences of their own; each pool has a division of its own.
 
     A replica's batch is the largest at which all requests keep ``max_itl``, or a power of two where that takes fewer replicas.
     Replicas are added until ``percentile`` of the requests keep every limit under random arrivals.

@@ -50,11 +50,13 @@ def all_ways(asked: Asked) -> Iterator[Way]:
                         precision=precision,
                         tp_size=tp,
                         pp_size=pp,
+                        ep_size=ep,
+                        attention_dp=ep,
                         output_len=asked.output_len,
                         prefix_hit=asked.prefix_hit,
                         schedule="continuous",
                     )
-                    for tp, pp in legal
+                    for tp, pp, ep in legal
                 ]
                 found = [paces(setting, None) for setting in settings]
             except InputError as error:

@@ -26,7 +26,7 @@ from mlsysim.systems.types import Fleet, Node
 # Layers of the fullest stage over the mean, at most: passes are timed as if stages were alike.
 _UNEVEN = 1.05
 # What tells ways from each other, and what the winner is compared along.
-AXES = ("hardware", "precision", "tp", "pp", "disaggregated")
+AXES = ("hardware", "precision", "tp", "pp", "disaggregated", "ep")
 # The last bits of a division are no breach of a limit.
 _ROUNDING = 1e-9
 
@@ -126,7 +126,8 @@ class Way(ABC):
     @property
     def values(self) -> tuple[int, ...]:
         """Its values on ``AXES``, which tell it from others."""
-        return (*self.place, self.pace.setting.tp, self.pace.setting.pp, int(self.pool is not None))
+        setting = self.pace.setting
+        return (*self.place, setting.tp, setting.pp, int(self.pool is not None), setting.expert_plan.ep)
 
     def accelerators(self, replicas: int) -> int:
         """Accelerators of so many replicas, those of the prefill pool included."""
@@ -279,17 +280,24 @@ class Apart(Way):
 
 def plans(
     model: TransformerWorkload, offer: Offer, tp_sizes: Sequence[int] | None, pp_sizes: Sequence[int] | None
-) -> list[tuple[int, int]]:
-    """TP x PP of a replica: TP divides the heads and, unless asked, stays in a node; PP, unless asked, is even."""
+) -> list[tuple[int, int, int]]:
+    """TP x PP of a replica, and parts that its experts are dealt out to.
+
+    TP divides the heads and, unless asked, stays in a node; PP, unless asked, is even. Experts are cut by width, or dealt out
+    to all ranks of a stage, each of which then attends for sequences of its own; in a fleet also over nodes.
+    """
     tensor = [tp for tp in range(1, offer.node + 1) if offer.node % tp == 0] if tp_sizes is None else tp_sizes
     even = [pp for pp in range(1, model.layers + 1) if -(-model.layers // pp) * pp <= _UNEVEN * model.layers]
     stages = even if pp_sizes is None else pp_sizes
-    return [
-        (tp, pp)
-        for tp in tensor
-        for pp in stages
-        if model.heads % tp == 0 and pp <= model.layers and tp * pp <= offer.most_ranks
-    ]
+    stages = [pp for pp in stages if pp <= model.layers]
+    shared = [(tp, pp, 1) for tp in tensor for pp in stages if model.heads % tp == 0 and tp * pp <= offer.most_ranks]
+    if model.moe is None:
+        return shared
+    wide = [size for size in tensor if size > 1]
+    if tp_sizes is None and isinstance(offer.hardware, Fleet):
+        wide += [offer.node * 2**power for power in range(1, 10)]
+    most = min(offer.most_ranks, float(model.moe.experts))
+    return shared + [(tp, pp, tp) for tp in wide for pp in stages if tp <= most and tp * pp <= offer.most_ranks]
 
 
 def ways(
@@ -302,7 +310,7 @@ def ways(
     if True in disaggregated:
         for pool in _pools(together, offer, demand):
             for each in together:
-                sent_s = _transfer_s(each.pace, pool.ranks, each.ranks, offer)
+                sent_s = _transfer_s(each.pace, pool.senders, offer)
                 yield Apart(offer, place, each.pace, demand, pool, sent_s)
 
 
@@ -317,20 +325,21 @@ def _pools(together: Sequence[Way], offer: Offer, demand: Demand) -> list[Prefil
     for each in together:
         left_s = max(limits.request_s - each.first_s - quickest_s, 0.0)
         limit_s = min(limits.first_s, each.first_s + left_s / 2)
-        sent_s = _transfer_s(each.pace, each.ranks, each.ranks, offer)
+        sent_s = _transfer_s(each.pace, each.ranks // each.pace.setting.attention_dp, offer)
         pool = prefill_pool(each.pace, demand.rate_per_s, sent_s, limits.share, limit_s)
         pools.append((max(0.0, pool.ttft_s - limit_s), pool))
     in_time = [pool for late_s, pool in pools if late_s == 0]
     chosen = [] if in_time else [pool for _, pool in sorted(pools, key=lambda each: each[0])[:1]]
-    for pool in sorted(in_time, key=lambda pool: (pool.accelerators, -pool.ranks, pool.ttft_s)):
-        if all(pool.ranks > other.ranks for other in chosen):
+    for pool in sorted(in_time, key=lambda pool: (pool.accelerators, -pool.senders, pool.ttft_s)):
+        if all(pool.senders > other.senders for other in chosen):
             chosen.append(pool)
     return chosen
 
 
-def _transfer_s(pace: Paces, senders: int, receivers: int, offer: Offer) -> float:
-    """Seconds to send a prompt's cache."""
+def _transfer_s(pace: Paces, senders: int, offer: Offer) -> float:
+    """Seconds to send a prompt's cache to the ranks of one of the plan's groups."""
     setting = pace.setting
+    receivers = setting.tp * setting.pp // setting.attention_dp
     cache_B = inference_work(setting.workload, setting.weights, setting.cache, setting.experts).kv_B
     cache_B *= cached_tokens(setting.workload, setting.prompt)
     return float(kv_transfer_s(cache_B, float(senders), float(receivers), offer.network_Bps))

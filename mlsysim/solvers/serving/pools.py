@@ -1,7 +1,8 @@
 """Prefill and decode on accelerators of their own, under requests that arrive at random.
 
-A prefill replica takes one prompt after another, M/D/1. A cache then goes to a decode replica, where it takes a place in the
-batch while it arrives; with n of them in flight a step has no prompts, so that the replica is a birth-death chain.
+A prefill replica, or each of its groups of ranks that attend for sequences of their own, takes one prompt after another, M/D/1.
+A cache then goes to a decode replica, where it takes a place in the batch while it arrives; with n of them in flight a step has
+no prompts, so that the replica is a birth-death chain.
 
 Sources: Patel et al., "Splitwise", ISCA 2024; Zhong et al., "DistServe", OSDI 2024 (first tokens wait as in M/D/1).
 """
@@ -32,12 +33,17 @@ _NO_QUEUE = 1e-12  # below this busy share hardly one arrival in 1e12 waits
 
 @dataclass(frozen=True, slots=True)
 class PrefillPool:
-    """Replicas of a model that compute prompts alone, and the time to first token that the asked share does not exceed."""
+    """Replicas of a model that compute prompts alone, and the time to first token that the asked share does not exceed.
+
+    ``senders``: accelerators that hold the cache of one prompt.
+    """
 
     replicas: int
     ranks: int
     tp: int
     pp: int
+    ep: int
+    senders: int
     ttft_s: float
 
     @property
@@ -54,21 +60,24 @@ def prefill_pool(pace: Paces, rate_per_s: float, transfer_s: float, share: float
     Args:
         pace: of one replica.
         rate_per_s: requests a second, of the whole pool.
-        transfer_s: seconds to send a cache; each replica sends one after another.
+        transfer_s: seconds to send a cache; each group of ranks sends one after another.
         share: of the requests that keep the limit.
         limit_s: limit on the time to first token.
     """
-    prefill_s = pace.alone_s
+    setting = pace.setting
+    groups = setting.attention_dp
+    prefill_s = pace.alone_s if groups == 1 else float(pace.passes.prefill_s(float(groups), setting.prompt))
     allowed = one_by_one(prefill_s, limit_s, share) if limit_s < inf else None
     most_busy = MOST_BUSY if allowed is None else min(MOST_BUSY, max(_LEAST_BUSY, allowed.load_per_s * prefill_s))
-    replicas = max(1, ceil(rate_per_s * prefill_s / most_busy * (1 - _ROUNDING)), ceil(rate_per_s * transfer_s))
-    busy_share = rate_per_s * prefill_s / replicas
+    busy_groups = max(rate_per_s * prefill_s / most_busy * (1 - _ROUNDING), rate_per_s * transfer_s)
+    replicas = max(1, ceil(busy_groups / groups))
+    busy_share = rate_per_s * prefill_s / (replicas * groups)
     waiting = ConstantService.of(busy_share).wait_percentile(share) if busy_share > _NO_QUEUE else 0.0
     ttft_s = prefill_s * (1 + waiting)
     if limit_s < ttft_s <= limit_s * (1 + _ROUNDING):
         ttft_s = limit_s  # the last bits of a division are no breach of it
-    setting = pace.setting
-    return PrefillPool(replicas, setting.tp * setting.pp, setting.tp, setting.pp, ttft_s)
+    ranks = setting.tp * setting.pp
+    return PrefillPool(replicas, ranks, setting.tp, setting.pp, setting.expert_plan.ep, ranks // groups, ttft_s)
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,8 @@ class DecodePaces:
     @functools.cached_property
     def _pool(self) -> tuple[Floats, Floats]:
         batch = np.arange(1.0, self.pace.places + 1.0)
-        per_s, token_s = decode_pool(batch, self.pace.setting.output, self.pace.step_s, self.transfer_s)
+        setting = self.pace.setting
+        per_s, token_s = decode_pool(batch, setting.output, self.pace.step_s, self.transfer_s, float(setting.attention_dp))
         return np.asarray(per_s), np.asarray(token_s)
 
     @property

@@ -14,7 +14,7 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import ServingOptions
 from mlsysim.lowering.prefix_cache import computed
-from mlsysim.lowering.serving_kernels import coefficients_used, peak_flops_per_s
+from mlsysim.lowering.serving_kernels import coefficients_used, exchanged_B, peak_flops_per_s
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.numeric import Num, floor
 from mlsysim.physics.serving.inference import weights_read_B
@@ -51,7 +51,9 @@ class ServingResult(Result):
     token, cached ones included. ``prefill_mfu``: share of the peak that the prompts' arithmetic reaches. ``max_batch``:
     sequences whose KV cache fits. ``batch``: sequences decoded together.
     ``weights`` and ``kv_cache`` are of the whole model; ``memory_per_accelerator`` is what each holds, and
-    ``host_memory_per_accelerator`` what lies in the host's memory for each.
+    ``host_memory_per_accelerator`` what lies in the host's memory for each. ``experts_per_rank``: routed experts of a layer
+    that a rank holds, whole or its part of the width of each, second copies included. ``dispatch_per_token`` and
+    ``combine_per_token``: bytes of all copies of one token that a decode step sends to the experts of one layer, and back.
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("itl", "ttft", "tokens_per_second", "memory_per_accelerator", "max_batch")
@@ -73,6 +75,9 @@ class ServingResult(Result):
     host_memory_per_accelerator: Quantity
     max_batch: int
     batch: int
+    experts_per_rank: float
+    dispatch_per_token: Quantity
+    combine_per_token: Quantity
 
 
 class ServingModel:
@@ -221,6 +226,7 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
     new, keys = computed(deployment)
     prompt_flops = new * (work.matmul_flops + work.attention_flops_per_key * keys)
     rate = peak_flops_per_s(deployment)
+    dispatched_B, combined_B = exchanged_B(deployment)
     parts, binding = served.step.parts() if workload.causal else ({"the pass": step_s}, "the pass")
     parts = {name: part_s / deployment.round_tokens for name, part_s in parts.items()}
     machine = f"{held.accelerators} x {device.name}"
@@ -253,6 +259,9 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
         host_memory_per_accelerator=with_unit(held.host_B(batch), "byte"),
         max_batch=replica.most,
         batch=int(batch),
+        experts_per_rank=deployment.expert_plan.of_a_rank(workload),
+        dispatch_per_token=with_unit(dispatched_B, "byte"),
+        combine_per_token=with_unit(combined_B, "byte"),
     )
 
 

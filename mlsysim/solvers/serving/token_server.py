@@ -13,7 +13,7 @@ from mlsysim.lowering.arrivals import ALMOST
 from mlsysim.lowering.deployment import requests_per_s
 from mlsysim.lowering.options import LoadOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
-from mlsysim.lowering.token_load import LoadPlan, LoadQuestion, best_plan, load_question, plan_at
+from mlsysim.lowering.token_load import LoadPlan, LoadQuestion, best_plan, load_question, plan_at, unlimited_per_s
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.result import Result, run_facts
 from mlsysim.systems.types import Fleet, Node
@@ -46,7 +46,8 @@ class TokenServerModel:
     """How many requests a second all accelerators take, with the tensor parallelism that takes most.
 
     With limits, requests arrive at random (Poisson) and ``percentile`` of them keep each: the open-loop model of
-    ``TailLatencyModel``, turned around. Without limits all requests wait from the start, and the batch is the best one.
+    ``TailLatencyModel``, turned around. Without limits all requests wait from the start, and the batch is the best one; of a
+    run that ends (``run_time``, ``requests``) the last and longest answers decode in a batch that empties.
     """
 
     @strict_keywords
@@ -105,7 +106,8 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
         alone = f"a lone request takes {1e3 * first_s:.3g} ms to its first token and {1e3 * token_s:.3g} ms for each after it"
         reason = reason or f"{alone}: no load keeps the limits"
     elif not plan.held:
-        most_per_s = setting.replicas * (pace.best_per_s if limits is None else pace.capacity_per_s)
+        each_per_s = unlimited_per_s(setting, pace, question) if limits is None else pace.capacity_per_s
+        most_per_s = setting.replicas * each_per_s
         asked = f"{rate_per_s:.4g} requests a second"
         over = (
             f"{asked}: {most_per_s:.4g} can be served"

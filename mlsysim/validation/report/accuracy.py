@@ -23,6 +23,9 @@ and the page has not."""
 _NAIVE = f"""\
 Model FLOP (causal attention once, no recomputation) over {100 * NAIVE_MFU:.0f} % of the peak of the accelerators, whatever the
 plan and the stack: the calculation on the back of an envelope, on the same validation cases and in the same metric."""
+_RECALLED = """\
+Published runs of which something that decides their speed is quoted from memory. They are no anchors: nothing is fitted to
+them, and nothing is judged by them. They stand in `anchors/recalled.toml` with their sources."""
 _LEFT_OUT = """\
 Stacks and sustained clocks are fitted again to the calibration cases of all other sources; what no other source identifies
 stands at the median of the others. All rows of the source are then predicted, in both roles. The fits are kept in
@@ -63,6 +66,7 @@ def as_markdown(
     targets: Sequence[Row],
     left_out: Sequence[Row],
     serving_left_out: Sequence[Row] = (),
+    recalled: Sequence[Row] = (),
 ) -> str:
     """The accuracy page as Markdown; sections about what did not run are left out."""
     parts = [_HEAD, total(rows, kernels), *_aims(targets), *_groups("family", rows), *_groups("source", rows)]
@@ -72,9 +76,23 @@ def as_markdown(
         *_without(left_out, rows),
         *_serving_without(serving_left_out),
         *_worst(rows),
+        *_recalled(recalled),
         *_kernels(kernels),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _recalled(runs: Sequence[Row]) -> list[str]:
+    """Runs that are no anchors, since something that decides their speed is quoted from memory."""
+    body = [
+        (
+            *(f"`{run['id']}`", str(run["metric"]), f"{run['value']:,.0f}", f"{run['predicted']:,.0f}"),
+            *(percent(run["predicted"] / run["value"] - 1, signed=True), str(run["recalled"])),
+        )
+        for run in runs
+    ]
+    header = ("Run", "Metric", "Published", "Predicted", "Error", "Recalled")
+    return ["## Runs that are partly recalled", _RECALLED, markdown_table(header, body)] if body else []
 
 
 def _aims(targets: Sequence[Row]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlsysim.validation.anchors import loading
+from mlsysim.validation.anchors import loading, recalled
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.kernels import checks as kernels
@@ -57,8 +57,8 @@ def _accuracy(root: Path) -> str:
     found, tables, entries = rows(root), kernel_rows(root), left_out.read_all(root)
     judged = sorted((check.as_row(found, entries, tables) for check in targets.checks(root)), key=lambda row: str(row["id"]))
     studies = [left_out.read(root, file) for file in (left_out.TRAINING_FILE, left_out.SERVING_FILE)]
-    each = [[{"id": name, **entries[name]} for name in sorted(entries)] for entries in studies]
-    return accuracy.as_markdown(found, tables, judged, *each)
+    training, serving = ([{"id": name, **entries[name]} for name in sorted(entries)] for entries in studies)
+    return accuracy.as_markdown(found, tables, judged, training, serving, recalled.rows(root))
 
 
 _PAGES: dict[str, Callable[[Path], str]] = {

@@ -1,0 +1,150 @@
+"""Time of one layer of a serving pass: products, attention, element-wise passes, and what its ranks send each other.
+
+Ranks that share sequences add up their parts of attention's and the feed-forward block's output, two all-reduces a layer. Ranks
+that attend for sequences of their own send tokens only to experts: gathered and scattered where these are cut by width, else
+dispatched and combined. Of two halves of the tokens one computes while the other travels.
+
+Sources: Shoeybi et al. 2019 (two all-reduces a layer); DeepSeek-AI, open-infra-index, day 6, "DeepSeek-V3/R1 Inference System
+Overview" (two micro-batches in turn).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from mlsysim.physics.kernels.collectives import collective_s
+from mlsysim.physics.numeric import Num, everywhere, maximum, minimum, somewhere, where
+from mlsysim.physics.serving.activations import elementwise_layer_s
+from mlsysim.physics.serving.deployment import ServedModel
+from mlsysim.physics.serving.expert_ranks import NO_EXPERTS, NOTHING, Exchange, busiest_rank, exchange
+from mlsysim.physics.serving.products import layer_products_s
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """Seconds of one layer's kernels, mean over its kinds of layers, and of what its ranks send each other."""
+
+    products_s: Num
+    attention_s: Num
+    elementwise_s: Num
+    sent_s: Num
+
+    @property
+    def computed_s(self) -> Num:
+        """Seconds of the kernels that compute."""
+        return self.products_s + self.attention_s + self.elementwise_s
+
+    @property
+    def total_s(self) -> Num:
+        """Seconds of the layer."""
+        return self.computed_s + self.sent_s
+
+
+def layer_time(model: ServedModel, tokens: Num, attention_s: Callable[[float], Num], *, decoding: bool = False) -> LayerTime:
+    """Time one layer of ``tokens`` tokens, whole or, where that is allowed and faster, as two halves that take turns.
+
+    Args:
+        model: the model, its division and its kernels.
+        tokens: tokens of all ranks.
+        attention_s: seconds of attention of a share of them.
+        decoding: whether they are one token a sequence: kernels of a decode step.
+    """
+    shape, shards = model.shape, model.shards
+    if not somewhere(shards.overlapped):
+        return _whole(model, tokens, attention_s(1.0), decoding).time
+    halved = _whole(model, tokens / 2, attention_s(0.5), decoding)
+    half, sent = halved.time, halved.exchange
+    # One half's dispatch or combine meets what the other computes up to its dispatch, or from there to its combine.
+    lost = sent.multiprocessors / model.kernels.multiprocessors
+    exposed_s: Num = 0.0
+    for travels_s in (sent.dispatch_s, sent.combine_s):
+        for computed_s in (halved.before_s, halved.after_s):
+            exposed_s = exposed_s + maximum(travels_s - computed_s, 0.0) + lost * minimum(travels_s, computed_s)
+    wire_s = (1 - shape.dense) * (sent.dispatch_s + sent.combine_s)
+    hidden_s = 2 * wire_s - (1 - shape.dense) * exposed_s
+    halves = LayerTime(2 * half.products_s, 2 * half.attention_s, 2 * half.elementwise_s, 2 * half.sent_s - hidden_s)
+    allowed = (shards.overlapped > 0) & shards.exchanges
+    # All at once computes as long as a half at least, and has as much on the wire as both.
+    if everywhere(allowed & (half.computed_s + half.sent_s - wire_s <= hidden_s)):
+        return halves
+    whole = _whole(model, tokens, attention_s(1.0), decoding).time
+    taken = allowed & (halves.total_s < whole.total_s)
+    return LayerTime(*(where(taken, getattr(halves, part.name), getattr(whole, part.name)) for part in fields(LayerTime)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A layer whose tokens compute, travel and compute again: what it computes before and after that, and how they travel."""
+
+    time: LayerTime
+    before_s: Num
+    after_s: Num
+    exchange: Exchange
+
+
+def _whole(model: ServedModel, tokens: Num, attention_s: Num, decoding: bool) -> _Whole:
+    shape, shards = model.shape, model.shards
+    load = NO_EXPERTS if everywhere(shape.dense == 1) else busiest_rank(shape, shards, tokens)
+    around_s, ffn_s = layer_products_s(model, tokens, load, decoding=decoding)
+    elementwise_s = elementwise_layer_s(model, tokens, load.over_mean)
+    token_B, sent = tokens * shape.hidden * 2.0, NOTHING
+    if not somewhere(shards.apart):
+        sent_s = shape.reductions * all_reduce_s(model, token_B, shards.tp)
+    else:
+        if somewhere(shards.exchanges):
+            sent = exchange(model, tokens, load, decoding=decoding)
+        sent_s = _own_sequences_s(model, token_B, sent)
+        if not everywhere(shards.apart):
+            sent_s = where(shards.apart, sent_s, shape.reductions * all_reduce_s(model, token_B, shards.tp))
+    time = LayerTime(around_s + ffn_s, attention_s, elementwise_s, sent_s)
+    return _Whole(time, around_s + attention_s + elementwise_s / 2, ffn_s + elementwise_s / 2, sent)
+
+
+def _own_sequences_s(model: ServedModel, token_B: Num, sent: Exchange) -> Num:
+    """Seconds of what groups of ranks with sequences of their own send: within a group, and to experts.
+
+    All ranks gather ``token_B`` of all tokens, and scatter the parts of their results, unless experts are dealt out.
+    """
+    shape, shards = model.shape, model.shards
+    # After attention, and after a dense block, the ranks of a group add up.
+    group_s = (1 + shape.dense) * all_reduce_s(model, token_B / shards.own, shards.attention)
+    if not somewhere(shards.ep > 1):
+        return group_s + (1 - shape.dense) * all_reduce_s(model, token_B, shards.tp)
+    # Ranks that share the width of their experts gather what one of them was sent.
+    split_B = token_B * minimum(shape.experts_per_token / shards.ep, 1.0)
+    experts_s = sent.total_s + all_reduce_s(model, split_B, shards.tp / shards.ep)
+    if not everywhere(shards.ep > 1):
+        experts_s = where(shards.ep > 1, experts_s, all_reduce_s(model, token_B, shards.tp))
+    return group_s + (1 - shape.dense) * experts_s
+
+
+def all_reduce_s(model: ServedModel, size_B: Num, ranks: Num) -> Num:
+    """Seconds within a node as measured, less what an engine's own kernel saves.
+
+    Among nodes NCCL runs alone, a tree over all cards of a node is added, and both run at once.
+    """
+    shards, kernels = model.shards, model.kernels
+    if not somewhere(ranks > 1):
+        return 0.0 * size_B
+    links, share, inside = kernels.collectives, model.engine.latency_share, minimum(ranks, shards.node)
+    wide = where(2 * inside > shards.node, kernels.crossing_share, 1.0) * model.engine.link_share
+    nodes = ranks / shards.node
+    if somewhere(nodes > 1):
+        share = where(nodes > 1, maximum(share, kernels.shared.network_share), share)
+    links = replace(
+        links,
+        bandwidth_Bps=links.bandwidth_Bps * wide,  # type: ignore[arg-type]
+        pair_bandwidth_Bps=links.pair_bandwidth_Bps * model.engine.link_share,  # type: ignore[arg-type]
+        launch_s=links.launch_s * share,  # type: ignore[arg-type]
+        ll_step_s=links.ll_step_s * share,  # type: ignore[arg-type]
+        simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
+    )
+    inside_s = collective_s("all_reduce", size_B, inside, links, model.has.switch_reduces)
+    if not somewhere(nodes > 1):
+        return inside_s
+    depth = np.ceil(np.log2(maximum(nodes, 1.0)))
+    wire_s = 2 * size_B / (shards.node * kernels.nic_Bps * model.engine.network_share)
+    return where(nodes > 1, 2 * depth * kernels.fabric.level_s + maximum(inside_s, wire_s), inside_s)
