@@ -265,13 +265,13 @@ def _predict(one: Mutant, folder: Path) -> None:
 @contextlib.contextmanager
 def _packaged(one: Mutant, folder: Path) -> Iterator[None]:
     """The package with a changed data file."""
-    room = one.path.parents[1].name
+    room, _, *inner = one.path.relative_to(PACKAGE).parts
     for path in PACKAGE.glob("*/data"):
         (folder / path.parent.name).mkdir()
         (folder / path.parent.name / "data").symlink_to(path)
     (folder / room / "data").unlink()
-    shutil.copytree(one.path.parent, folder / room / "data")
-    (folder / room / "data" / one.path.name).write_bytes(one.content)
+    shutil.copytree(PACKAGE / room / "data", folder / room / "data")
+    (folder / room / "data").joinpath(*inner).write_bytes(one.content)
     resources = mock.Mock(files=lambda package: folder / package.partition(".")[2])
     with contextlib.ExitStack() as patched:
         for module in (registry, toml, evidence):
@@ -331,7 +331,7 @@ class Kind:
     ask: Callable[[Mutant, Path], None]
 
 
-_DATA = sorted(path for ending in ("toml", "csv") for path in PACKAGE.glob(f"*/data/*.{ending}"))
+_DATA = sorted(path for ending in ("toml", "csv") for path in PACKAGE.glob(f"*/data/**/*.{ending}"))
 _LISTED = [path for path in _DATA if path.parents[1].name in REGISTRIES and path.name != "fleets.toml"]
 _OTHERS = [path for path in _DATA if path not in _LISTED and path.parents[1].name != "core"]
 _TABLES = [path.with_suffix(".csv") for path in SOURCES if path.with_suffix(".csv").exists()]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mlsysim.calibration.device_entries import device_entries
 from mlsysim.hardware.registry import Hardware
 
 ROOT = Path(__file__).parents[1]
@@ -277,7 +278,6 @@ def strings_of(path):
 
 
 def test_code_names_no_accelerator():
-    devices = tomllib.loads((PACKAGE / "calibration" / "data" / "devices.toml").read_text(encoding="utf-8"))
-    names = {*devices, *(chip.name for chip in Hardware), *Hardware.names()}
+    names = {*device_entries("training"), *(chip.name for chip in Hardware), *Hardware.names()}
     found = {path.name: names & set(strings_of(path)) for path in PACKAGE.rglob("*.py")}
     assert {file: sorted(strays) for file, strays in found.items() if strays} == {}

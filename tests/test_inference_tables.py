@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlsysim import Fleet, Hardware, Models, NetworkFabric, Node, SingleNodeModel
+from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.inference import (
     COEFFICIENTS,
     inference_fitted_names,
@@ -132,7 +133,7 @@ def test_a_clock_of_training_runs_is_counted_once_and_is_at_most_that_of_the_dat
 def test_a_device_takes_what_its_entry_is_like():
     names = inference_fitted_names("tensorrt-mlperf", "H100 PCIe 80GB", "int8")
     assert {"device.h100_sxm.int8_share", "device.h100_pcie.clock"} <= set(names)
-    assert all(entry["source"] != "TODO" for entry in tables("inference.toml")["device"].values())
+    assert all(entry["source"] != "TODO" for entry in device_entries("inference").values())
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)

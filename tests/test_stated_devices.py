@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import tomllib
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ import mlsysim
 from mlsysim.calibration import gemm
 from mlsysim.calibration import siblings as stated
 from mlsysim.calibration.collectives import collective_coefficients
+from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.devices import measured_device
 from mlsysim.calibration.stacks import fitted_names, stack
 from mlsysim.core.errors import InputError, MLSysError
@@ -71,8 +70,7 @@ def test_every_stated_device_says_where_it_comes_from_and_predicts(device):
 
 
 def test_each_statement_has_a_source():
-    text = (resources.files("mlsysim.calibration") / "data" / "siblings.toml").read_text("utf-8")
-    for name, entry in tomllib.loads(text).items():
+    for name, entry in device_entries("kernels").items():
         assert entry.get("source"), name
         figures = {"gemm", "attention", "matrix_units", "array", "torus_axes", "collectives"} & set(entry)
         if figures - {"collectives"} or entry.get("collectives", {"link": "host"}) != {"link": "host"}:

@@ -1,4 +1,4 @@
-"""Stacks and devices of data-parallel training of models that one accelerator holds whole (``data_parallel.toml``)."""
+"""Data-parallel training of models that one accelerator holds whole: stacks (``data_parallel.toml``) and devices."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from mlsysim.calibration import gemm
+from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.devices import clock_of, entry_of, format_shares, names_of_a_pass
-from mlsysim.calibration.store import fitted_of, stack_of, tables
+from mlsysim.calibration.store import fitted_of, stack_of
 from mlsysim.core.toml import reads
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
@@ -86,7 +87,7 @@ def replica_hardware(hardware_name: str) -> ReplicaHardware:
         >>> replica_hardware("A30").kernels
         'a100_sxm'
     """
-    name, entry = entry_of(tables(FILE)["device"], hardware_name)
+    name, entry = entry_of(device_entries("data_parallel"), hardware_name)
     return ReplicaHardware(name, entry["kernels"], clock_of(entry), format_shares(entry))
 
 
@@ -99,7 +100,7 @@ def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) 
         ['device.a30.clock']
     """
     hardware = replica_hardware(hardware_name)
-    device = fitted_of(tables(FILE)["device"], hardware.name, "device")
+    device = fitted_of(device_entries("data_parallel"), hardware.name, "device")
     products = gemm.fitted_names(hardware.kernels, gemm_format)
     return names_of_a_pass(FILE, stack_name, hardware.kernels, products, device)
 
@@ -112,4 +113,4 @@ def fitted_device_names(hardware_name: str) -> tuple[str, ...]:
         >>> fitted_device_names("Tesla V100 SXM2 16GB")
         ('device.v100.clock', 'device.v100.fp32_share')
     """
-    return fitted_of(tables(FILE)["device"], replica_hardware(hardware_name).name, "device")
+    return fitted_of(device_entries("data_parallel"), replica_hardware(hardware_name).name, "device")

@@ -1,4 +1,4 @@
-"""Devices whose kernels stand for an accelerator, and the clock that hours of training sustain on it (``devices.toml``)."""
+"""Devices whose kernels stand for an accelerator, and the clock that hours of training sustain on it (``devices/``)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlsysim.calibration import siblings
+from mlsysim.calibration.device_entries import DEVICES, device_entries
 from mlsysim.calibration.shared_kernels import shared_names
 from mlsysim.calibration.store import Entries, fitted_of, resolved, tables
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import reads
 
-_FILE = "devices.toml"
 
-
-@reads("calibration", "devices.toml")
+@reads("calibration", DEVICES)
 def measured_device(hardware_name: str) -> str:
     """The entry of this accelerator, which its measured kernels are named after unless the entry says otherwise.
 
@@ -36,11 +35,11 @@ def measured_hardware() -> tuple[str, ...]:
     return tuple(_devices())
 
 
-@reads("calibration", "devices.toml")
+@reads("calibration", DEVICES)
 def _devices() -> dict[str, str]:
     """The device of each accelerator: that of its entry, or, without one, that of its stated kernels."""
     stated = {chip.name: device for device in siblings.stated_devices() for chip in siblings.all_hardware(device)}
-    return stated | {name: device for device, entry in tables(_FILE).items() for name in entry["hardware"]}
+    return stated | {name: device for device, entry in device_entries("training").items() for name in entry["hardware"]}
 
 
 def kernels_of(device: str) -> str:
@@ -50,7 +49,7 @@ def kernels_of(device: str) -> str:
         >>> kernels_of("h100_sxm"), kernels_of("a100_sxm_40gb")
         ('h100_sxm', 'a100_sxm')
     """
-    return str(tables(_FILE).get(device, {}).get("kernels", device))
+    return str(device_entries("training").get(device, {}).get("kernels", device))
 
 
 def sustained_clock(device: str) -> float:
@@ -78,7 +77,7 @@ def clock_share(device: str) -> float:
         (1.0, 0.894)
     """
     share = 1.0
-    while device not in tables(_FILE):
+    while device not in device_entries("training"):
         share *= float(siblings.own_fact(device, "power_share", 1.0) or 1.0) ** (1 / 3)
         device = siblings.sibling(device, "gemm")
     return share
@@ -91,7 +90,7 @@ def clock_names(device: str) -> tuple[str, ...]:
 
 
 def _clock_entry(device: str) -> tuple[str, dict[str, Any]]:
-    known = tables(_FILE)
+    known = device_entries("training")
     while device not in known:
         device = siblings.sibling(device, "gemm")
     return device, known[device]

@@ -1,4 +1,4 @@
-"""Serving engines, and the kernels that stand for a device, read from ``engines.toml`` and ``engine_devices.toml``."""
+"""Serving engines, and the kernels that stand for a device, read from ``engines.toml`` and ``devices/``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from mlsysim.calibration.device_entries import DEVICES, device_entries
 from mlsysim.calibration.devices import kernels_of, measured_device, measured_hardware
 from mlsysim.calibration.names import engine_called
 from mlsysim.calibration.own import ENGINE, OwnStack, is_own, known_parts, own_stack
@@ -182,7 +183,7 @@ class EngineDevice:
         return float(getattr(self, f"{precision}_share")) if precision in FORMAT_SHARES else 1.0
 
 
-@reads("calibration", "engine_devices.toml")
+@reads("calibration", DEVICES)
 def engine_device(hardware_name: str) -> EngineDevice:
     """The kernels that stand for this accelerator: those that it trains with, unless it has an entry here.
 
@@ -232,7 +233,6 @@ def engine_tables() -> dict[str, dict[str, Any]]:
     return packaged_toml("calibration", "engines.toml")
 
 
-@reads("calibration", "engine_devices.toml")
 def device_tables() -> dict[str, dict[str, Any]]:
-    """Give the entries of ``engine_devices.toml``."""
-    return packaged_toml("calibration", "engine_devices.toml")
+    """Give what entries of devices say of serving."""
+    return device_entries("serving")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.engines import Engine, engine
 from mlsysim.calibration.store import coefficients, fitted_of, resolved
 from mlsysim.core.checks import one_of
@@ -129,9 +130,8 @@ class LoadHarness:
 
 @reads("calibration", "harnesses.toml")
 def loaded_tables() -> dict[str, dict[str, dict[str, Any]]]:
-    """The harnesses and devices of language models under load, as the TOML states them."""
-    tables = packaged_toml("calibration", FILE)
-    return {kind: tables[kind] for kind in ("harness", "device")}
+    """The harnesses of language models under load, and what entries of devices say of it, as the TOML states them."""
+    return {"harness": dict(packaged_toml("calibration", FILE)["harness"]), "device": device_entries("loaded")}
 
 
 @reads("calibration", "harnesses.toml")

@@ -1,4 +1,4 @@
-"""Stacks and devices of the forward pass alone (ResNet-50 and BERT served), read from ``inference.toml``."""
+"""The forward pass alone of ResNet-50 and BERT: stacks (``inference.toml``) and devices."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, fields
 
 from mlsysim.calibration import gemm
 from mlsysim.calibration.data_parallel import ReplicaStack, fitted_device_names, replica_hardware
+from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.devices import clock_of, entry_of, format_shares, names_of_a_pass
-from mlsysim.calibration.store import fitted_of, stack_of, tables
+from mlsysim.calibration.store import fitted_of, stack_of
 from mlsysim.core.errors import InputError
 from mlsysim.core.toml import reads
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
@@ -126,7 +127,7 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
         >>> inference_hardware("Tesla V100 SXM2 16GB").clock == replica_hardware("Tesla V100 SXM2 16GB").clock
         True
     """
-    name, entry = entry_of(tables(FILE)["device"], hardware_name)
+    name, entry = entry_of(device_entries("inference"), hardware_name)
     shares = format_shares(entry)
     if entry.get("as_trained"):
         trained = replica_hardware(hardware_name)
@@ -162,14 +163,14 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
         ['device.t4.clock']
     """
     hardware = inference_hardware(hardware_name)
-    own_names = fitted_of(tables(FILE)["device"], hardware.name, "device")
+    own_names = fitted_of(device_entries("inference"), hardware.name, "device")
     device = (*_trained(hardware_name, hardware.name), *own_names)
     products = gemm.fitted_names(hardware.kernels, gemm_format(hardware.kernels, precision))
     return names_of_a_pass(FILE, stack_name, hardware.kernels, products, device)
 
 
 def _trained(hardware_name: str, name: str) -> tuple[str, ...]:
-    """Names of ``data_parallel.toml`` that count, where the accelerator has its clock from there and states no other."""
-    entry = tables(FILE)["device"][name]
+    """Names of coefficients of training that count, where the accelerator has its clock from there and states no other."""
+    entry = device_entries("inference")[name]
     names = fitted_device_names(hardware_name) if entry.get("as_trained") else ()
     return tuple(part for part in names if part.rpartition(".")[2] not in entry)

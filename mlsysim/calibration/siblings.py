@@ -1,6 +1,6 @@
 """Kernels of accelerators that no kernel table covers: a measured sibling's, with what is known of the device itself.
 
-``siblings.toml`` names the sibling (``like``) and states what differs, each with its source; ``peaks.toml`` has what was fitted
+The section ``kernels`` of an entry names the sibling (``like``) and states what differs; ``peaks.toml`` has what was fitted
 to published peak rates of matrix products. A share of a datasheet rate (efficiency, bandwidth) goes with the sibling, the
 rate itself is the device's own.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.store import tables
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import reads
@@ -172,11 +173,10 @@ def _entry(device: str) -> Mapping[str, Any]:
     return known[device]
 
 
-@reads("calibration", "siblings.toml")
 def _entries() -> Mapping[str, Mapping[str, Any]]:
-    return {name: entry for name, entry in tables("siblings.toml").items() if name != "defaults"}
+    return device_entries("kernels")
 
 
-@reads("calibration", "siblings.toml")
+@reads("calibration", "peaks.toml")
 def _peaks() -> Mapping[str, Mapping[str, Any]]:
     return {name: entry for name, entry in tables("peaks.toml").items() if name not in ("defaults", "all")}

@@ -47,6 +47,21 @@ def packaged_toml(room: str, file: str) -> dict[str, Any]:
     return document
 
 
+def packaged_folder(room: str, folder: str) -> list[str]:
+    """The names of the TOML files in a folder of a room's data, as ``packaged_toml`` takes them, in alphabetical order.
+
+    Args:
+        room: the package's room.
+        folder: among the room's data, with a slash at its end.
+
+    Example:
+        >>> packaged_folder("calibration", "devices/")[0]
+        'devices/ada.toml'
+    """
+    names = (file.name for file in (resources.files(f"mlsysim.{room}") / "data" / folder.rstrip("/")).iterdir())
+    return sorted(f"{folder}{name}" for name in names if name.endswith(".toml"))
+
+
 @functools.lru_cache(maxsize=64)
 def _parsed(text: str, name: str) -> bytes:
     """The parsed text, pickled: a copy takes a tenth of a parse, and fits ask for their files again and again."""
@@ -86,7 +101,7 @@ def reads(room: str, file: str, kept: bool = True) -> Callable[[Callable[P, R]],
 
     Args:
         room: the package's room.
-        file: the name of the file among the room's data.
+        file: the name of the file among the room's data, or of a folder of them, with a slash at its end.
         kept: the function is asked once for equal arguments, all hashable; else anew each time, of rows of a table.
 
     Raises:
@@ -105,7 +120,7 @@ def reads(room: str, file: str, kept: bool = True) -> Callable[[Callable[P, R]],
         @functools.wraps(function)
         def told(*args: P.args, **kwargs: P.kwargs) -> R:
             asked = ", ".join(arg for arg in args if isinstance(arg, str))
-            place = f"mlsysim/{room}/data/{file}: {asked or function.__name__.strip('_')}"
+            place = f"mlsysim/{room}/data/{_listed(room, file)}: {asked or function.__name__.strip('_')}"
             try:
                 result = function(*args, **kwargs)
             except MLSysError:  # a name that the caller asks for, or what is told already
@@ -119,6 +134,14 @@ def reads(room: str, file: str, kept: bool = True) -> Callable[[Callable[P, R]],
         return cast("Callable[P, R]", functools.cache(told)) if kept else told
 
     return decorated
+
+
+def _listed(room: str, file: str) -> str:
+    """A file's name; of a folder, with the first and the last of its files."""
+    if not file.endswith("/"):
+        return file
+    first, *_, last = (name.removeprefix(file) for name in packaged_folder(room, file))
+    return f"{file} ({first} to {last})"
 
 
 def _check_numbers(result: object, place: str) -> None:

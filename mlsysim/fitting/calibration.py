@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mlsysim.calibration.device_entries import DEVICES, device_entries, device_file
 from mlsysim.core.toml import packaged_toml
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.validation.anchors.anchor import Anchor
@@ -29,7 +30,7 @@ CALIBRATION = "calibration"
 
 
 class Place(NamedTuple):
-    """The place of a kind's entries: tables of ``file`` called ``[around.NAME.within]``."""
+    """The place of a kind's entries: tables of ``file`` called ``[around.NAME.within]``; ``DEVICES`` is a folder of files."""
 
     file: str
     around: tuple[str, ...] = ()
@@ -37,6 +38,8 @@ class Place(NamedTuple):
 
     def entries(self) -> dict[str, dict[str, Any]]:
         """The entries as the file states them, each a copy."""
+        if self.file == DEVICES:
+            return {name: dict(entry) for name, entry in device_entries(*self.within).items()}
         tables: Any = packaged_toml("calibration", self.file)
         for name in self.around:
             tables = tables[name]
@@ -56,6 +59,10 @@ class Place(NamedTuple):
             ('h100_sxm', 'fp8')
         """
         return (*self.around, name, *self.within)
+
+    def file_of(self, name: str) -> str:
+        """The file that has the entry ``name``."""
+        return device_file(name) if self.file == DEVICES else self.file
 
 
 class Key(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlsysim.calibration.data_parallel import COEFFICIENTS, FILE, replica_stack
+from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, replica_kernels, replica_plan, replica_work, stack_step
@@ -84,7 +85,7 @@ def _together(stack: str, precision: str, rows: list[tuple[Any, ...]]) -> Runs:
 
 DATA_PARALLEL = Calibration(
     name="data-parallel",
-    files={kind: Place(FILE, around=(kind,)) for kind in ("stack", "device")},
+    files={"stack": Place(FILE, around=("stack",)), "device": Place(DEVICES, within=("data_parallel",))},
     range_of=lambda key, _: RANGES[key.part],
     gathered=gathered,
     rows_at_full_weight=40.0,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device
 from mlsysim.calibration.harnesses import CLIENT, FILE
 from mlsysim.fitting.bounded import Coefficient
@@ -229,7 +230,11 @@ def gathered(root: Path, role: str) -> list[Runs]:
 
 ENGINES = Calibration(
     name="engines",
-    files={"engine": Place("engines.toml"), "device": Place("engine_devices.toml"), CLIENT: Place(FILE, around=(CLIENT,))},
+    files={
+        "engine": Place("engines.toml"),
+        "device": Place(DEVICES, within=("serving",)),
+        CLIENT: Place(FILE, around=(CLIENT,)),
+    },
     range_of=lambda key, _: RANGES[key.kind][key.part],
     gathered=gathered,
     pull=PULL,

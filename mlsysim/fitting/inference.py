@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.inference import COEFFICIENTS, FILE, InferenceCoefficients, inference_stack
 from mlsysim.calibration.store import tables
 from mlsysim.fitting.bounded import Coefficient
@@ -104,7 +105,7 @@ def _together(group: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
 
 INFERENCE = Calibration(
     name="inference",
-    files={kind: Place(FILE, around=(kind,)) for kind in ("stack", "device")},
+    files={"stack": Place(FILE, around=("stack",)), "device": Place(DEVICES, within=("inference",))},
     range_of=lambda key, _: RANGES[key.part],
     gathered=gathered,
     pull=0.005,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.harnesses import FILE, device_of, loaded_tables
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
@@ -69,7 +70,7 @@ def gathered(root: Path, role: str) -> list[Runs]:
 LOADED = Calibration(
     name="loaded",
     pull=0.03,
-    files={kind: Place(FILE, around=(kind,)) for kind in ("harness", "device")},
+    files={"harness": Place(FILE, around=("harness",)), "device": Place(DEVICES, within=("loaded",))},
     range_of=lambda key, _: RANGES[key.part],
     gathered=gathered,
 )

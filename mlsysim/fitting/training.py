@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.devices import clock_device, clock_share, measured_device
 from mlsysim.calibration.names import unknown
 from mlsysim.calibration.stacks import COEFFICIENTS, stack
@@ -148,7 +149,7 @@ def _of_any_stack(run: Runs) -> Runs:
 
 TRAINING = Calibration(
     name="training",
-    files={"stack": Place("stacks.toml"), "device": Place("devices.toml"), "shared": Place("shared.toml")},
+    files={"stack": Place("stacks.toml"), "device": Place(DEVICES, within=("training",)), "shared": Place("shared.toml")},
     range_of=_range_of,
     gathered=gathered,
     fits=_fits,

@@ -109,7 +109,7 @@ def _changes(
                 parts |= _statistics(
                     role, [(run, ratio) for run, ratio in judged if run.on.get(kind) == name and kind in (run.judges or run.on)]
                 )
-            changes.setdefault(place.file, {})[place.path(name)] = parts
+            changes.setdefault(place.file_of(name), {})[place.path(name)] = parts
     return changes
 
 

@@ -223,7 +223,7 @@ class EngineKernels:
         flash_prefill: prefill stores no scores.
         flash_head_dim, flash_longest: the one head width, and the longest sequence, that it has such a kernel for; 0: all.
         score_B: bytes that attention moves at 16 bits for each score that it stores.
-        no_flash_on: devices (``engine_devices.toml``) that it has none for.
+        no_flash_on: devices (of ``data/devices/``) that it has none for.
         own_products: matrix products of the engine's own instead of the vendor's: no tiles, each limit a plain rate.
         own_rows: rows of inputs up to which it uses its own; 16-bit weights of more go to the vendor's kernels; 0: always.
         unpacks: the vendor's kernels take narrower weights too, unpacked to 16 bits by another kernel; else they stay integers.

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlsysim.calibration.device_entries import DEVICES, device_entries, device_file
 from mlsysim.calibration.store import tables
 from mlsysim.validation.report.statistics import AsRow, Row
 
 # The files of mlsysim/calibration/data/ that may state a coefficient whose name begins so, and the tables there above the
-# rest of the name. The longest beginning counts.
+# rest of the name; of devices, the folder and the section. The longest beginning counts.
 _PLACES: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     **{name: ((f"{name}.toml", ()),) for name in ("attention", "collectives", "gemm", "peaks", "shared")},
     **{
@@ -18,12 +19,12 @@ _PLACES: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         for name in ("attention", "collectives", "data_parallel", "gemm", "serving")
     },
     "client": (("harnesses.toml", ("client",)),),
-    "clock": (("devices.toml", ()),),
-    "device": (("data_parallel.toml", ("device",)), ("inference.toml", ("device",))),
+    "clock": ((DEVICES, ("training",)),),
+    "device": ((DEVICES, ("data_parallel",)), (DEVICES, ("inference",))),
     "engine": (("engines.toml", ()),),
-    "engine_device": (("engine_devices.toml", ()),),
+    "engine_device": ((DEVICES, ("serving",)),),
     "harness": (("harnesses.toml", ("queries",)), ("harnesses.toml", ("harness",))),
-    "loaded_device": (("harnesses.toml", ("device",)),),
+    "loaded_device": ((DEVICES, ("loaded",)),),
     "stack": (("stacks.toml", ()), ("data_parallel.toml", ("stack",)), ("inference.toml", ("stack",))),
 }
 # What is left out of a name where an entry has one coefficient alone.
@@ -70,12 +71,12 @@ def _origin(name: str, cases: int) -> Origin:
     beginning = max((one for one in _PLACES if name.startswith(f"{one}.")), key=len, default="")
     parts = name.removeprefix(f"{beginning}.").split(".")
     for file, above in _PLACES.get(beginning, ()):
-        document: Any = tables(file)
+        document: Any = device_entries(*above) if file == DEVICES else tables(file)
         head = document.get("defaults", {}).get("source", "")
-        for table in above:
+        for table in above if file != DEVICES else ():
             document = document.get(table, {})
         for value, source in _values(document, parts, head):
-            return Origin(name, value, file, source, cases)
+            return Origin(name, value, device_file(parts[0]) if file == DEVICES else file, source, cases)
     return Origin(name, None, "", "", cases)
 
 
