@@ -58,7 +58,7 @@ class LoadOptions(FormatOptions, total=False):
     output_spread: Annotated[float, Option(0.0, "standard deviation of the generated tokens over their mean")]
     run_time: Annotated[
         Quantity | str | None,
-        Option(None, "least time of a run without limits, at whose end a batch empties; by default it has no end"),
+        Option(None, "least time in which requests of a run wait or arrive; then its batch empties; by default it has no end"),
     ]
     requests: Annotated[int | None, Option(None, "least requests of such a run, all accelerators together")]
     beams: Annotated[int, Option(1, "sequences that are searched for one request")]

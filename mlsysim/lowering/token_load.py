@@ -15,7 +15,7 @@ from mlsysim.lowering.arrivals import ALMOST, Limits, Paces, highest_load, paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import FormatOptions, LoadOptions
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.queues.finite_run import Answers, Batch, run_per_s
+from mlsysim.physics.queues.finite_run import Answers, Batch, completed_per_s, run_per_s
 from mlsysim.physics.queues.open_loop import OpenLoop
 from mlsysim.systems.types import Fleet, Node
 
@@ -27,7 +27,7 @@ _TP_SIZES = (1, 2, 4, 8, 16, 32, 64)
 class LoadQuestion:
     """The arguments of ``TokenServerModel.solve``, checked: every layout of the model, and what is asked of each.
 
-    ``run_s`` and ``requests``: least time, and requests, of a run without limits; None where it has no end.
+    ``run_s`` and ``requests``: least time in which requests wait or arrive, and their least number; None where it has no end.
     """
 
     settings: tuple[Deployment, ...]
@@ -72,10 +72,6 @@ def load_question(
     count, share = whole_number("accelerators", accelerators), percentile_share("percentile", asked["percentile"])
     front = asked["harness_name"]
     limits_s = [inf if asked[name] is None else positive_quantity(name, asked[name], "second") for name in _LIMITS]
-    if min(limits_s) < inf:
-        for name in ("run_time", "requests"):
-            if asked[name] is not None:
-                raise InconsistentError(name, asked[name], "left out beside limits, with which requests arrive without end")
     ends = asked["run_time"] is not None or asked["requests"] is not None
     return LoadQuestion(
         settings=tuple(
@@ -147,7 +143,7 @@ def limit_per_s(question: LoadQuestion, tables: Tables, guess_per_s: float | Non
         return layout.rate_per_s
     setting, guess_per_s = layout.setting, None if guess_per_s is None else guess_per_s / layout.setting.replicas
     found = highest_load(layout.pace, question.limits, setting.output, question.spread**2, guess_per_s=guess_per_s)
-    return setting.replicas * found.limit_per_s
+    return setting.replicas * found.limit_per_s * completed_share(layout.pace, setting, question, found.limit_per_s, found.seen)
 
 
 def plan_at(question: LoadQuestion, rate_per_s: float) -> LoadPlan:
@@ -175,9 +171,28 @@ def unlimited_per_s(setting: Deployment, pace: Paces, question: LoadQuestion) ->
     if question.run_s is None:
         return pace.best_per_s
     best = int(pace.completions_per_s.argmax()) + 1
-    batch = Batch(*(times_s[:best] for times_s in (pace.step_s, pace.aged_s(), pace.joined_s)))
     answers = Answers(setting.output, question.spread)
-    return run_per_s(batch, answers, question.run_s, question.requests / setting.replicas)
+    return run_per_s(_batch(pace, best), answers, question.run_s, question.requests / setting.replicas)
+
+
+def completed_share(
+    pace: Paces, setting: Deployment, question: LoadQuestion, arrival_per_s: float, seen: OpenLoop | None
+) -> float:
+    """Requests that a run completes in a second over those that arrive at one copy: less than 1 where the run ends.
+
+    ``seen``: what its requests see, if that is known.
+    """
+    if question.run_s is None or question.limits is None or arrival_per_s <= 0:
+        return 1.0
+    seen = seen or pace.under(min(arrival_per_s, ALMOST * pace.capacity_per_s), question.spread**2)
+    in_flight = min(arrival_per_s * (seen.wait_mean_s() + seen.after_wait_mean_s(setting.output - 1)), float(pace.step_s.size))
+    answers, requests = Answers(setting.output, question.spread), question.requests / setting.replicas
+    completed = completed_per_s(_batch(pace, pace.step_s.size), answers, arrival_per_s, in_flight, question.run_s, requests)
+    return completed / arrival_per_s
+
+
+def _batch(pace: Paces, places: int) -> Batch:
+    return Batch(*(times_s[:places] for times_s in (pace.step_s, pace.aged_s(), pace.joined_s)))
 
 
 def _highest(layout: LoadPlan, question: LoadQuestion, enough_per_s: float) -> LoadPlan:

@@ -85,9 +85,8 @@ def token_question(cells: Cells) -> Question:
         "kv_precision": names_of("precision")["cache"],
         **_engine(cells, entry),
     }
-    if scenario == "offline":
-        arguments |= {"run_time": names_of("offline")["run_time"], "requests": benchmark["samples"]}
-    else:
+    arguments |= {"run_time": names_of("run")["run_time"], "requests": benchmark["samples"]}
+    if scenario != "offline":
         if name not in limits[scenario]:
             raise UnknownNameError.among(f"benchmark with limits in the {scenario} scenario", name, limits[scenario])
         within = limits[scenario][name]

@@ -8,7 +8,7 @@ from plain import PEAK, PRODUCTS, UNIT, links, served_shape, serving_kernels
 
 from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s
 from mlsysim.physics.layer.latent_attention import LatentShape
-from mlsysim.physics.queues.finite_run import Answers, Batch, run_per_s
+from mlsysim.physics.queues.finite_run import Answers, Batch, completed_per_s, run_per_s
 from mlsysim.physics.serving.activations import elementwise_layer_s
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServedModel, Shards, SharedServing
 from mlsysim.physics.serving.expert_ranks import busiest_rank, deviations_of_busiest, exchange, sent_B
@@ -247,3 +247,13 @@ def test_a_run_lasts_as_long_as_its_longest_answer():
     assert longer_s[1] - longer_s[0] == pytest.approx(2000 * 0.01)
     older = replace(batch, aged_s=np.full(1000, 1e-3))
     assert run_per_s(older, spread, 1e4) < run_per_s(batch, spread, 1e4)
+
+
+def test_a_run_whose_requests_arrive_ends_with_the_last_answer():
+    """Ten equal answers of 100 tokens under way, 0.01 s each: the last has all of 1 s, and a tenth for its tail, to go."""
+    batch, equal = Batch(np.full(20, 0.01), np.zeros(20), np.zeros(20)), Answers(100.0, 0.0)
+    drained_s = equal.longest(10.0) * 0.01
+    assert 1.0 <= drained_s < 1.1
+    assert completed_per_s(batch, equal, 10.0, 10.0, 9.0) == pytest.approx(10 * 9 / (9 + drained_s))
+    # A thousand requests at ten a second arrive in 100 s, though nine are asked for.
+    assert completed_per_s(batch, equal, 10.0, 10.0, 9.0, 1000.0) == pytest.approx(10 * 100 / (100 + drained_s))

@@ -1,4 +1,4 @@
-"""A run of requests that all wait from its start: the last and longest answers decode in a batch that empties.
+"""A run that ends: the last and longest answers decode in a batch that empties, whether requests all wait or arrive at a rate.
 
 Places that become free are taken while any request waits; then the rest drains: the run lasts as long as its longest answer.
 Lengths of answers follow a Weibull distribution of the given mean and spread.
@@ -124,3 +124,30 @@ def run_per_s(batch: Batch, answers: Answers, least_s: float, least_requests: fl
         few, many = (middle, many) if lasts_s(middle) < least_s else (few, middle)
     requests = max(few, least_requests)
     return requests / max(lasts_s(requests), least_s)
+
+
+def completed_per_s(
+    batch: Batch, answers: Answers, arrival_per_s: float, in_flight: float, least_s: float, least_requests: float = 1.0
+) -> float:
+    """Requests a second that a run completes whose requests arrive at a rate until it has lasted long enough.
+
+    It goes on until the last request that is under way by then has its answer: lambda T / (T + the time to drain).
+
+    Args:
+        batch: one replica.
+        answers: lengths of the answers.
+        arrival_per_s: requests a second that arrive at it.
+        in_flight: requests under way at a time.
+        least_s: least time in which requests arrive.
+        least_requests: least number of them.
+
+    Example:
+        >>> level = Batch(np.full(100, 0.01), np.zeros(100), np.zeros(100))
+        >>> round(completed_per_s(level, Answers(100.0, 0.0), 10.0, 10.0, 1e6), 3)
+        10.0
+        >>> 8 < completed_per_s(level, Answers(100.0, 1.0), 10.0, 10.0, 30.0) < 9.5
+        True
+    """
+    arriving_s = max(least_s, least_requests / arrival_per_s)
+    tokens = np.linspace(0.0, answers.longest(in_flight), _POINTS)
+    return arrival_per_s * arriving_s / (arriving_s + batch.drained_s(in_flight, answers.left(tokens), tokens, 0.0))

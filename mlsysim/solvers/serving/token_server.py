@@ -13,7 +13,15 @@ from mlsysim.lowering.arrivals import ALMOST
 from mlsysim.lowering.deployment import requests_per_s
 from mlsysim.lowering.options import LoadOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
-from mlsysim.lowering.token_load import LoadPlan, LoadQuestion, best_plan, load_question, plan_at, unlimited_per_s
+from mlsysim.lowering.token_load import (
+    LoadPlan,
+    LoadQuestion,
+    best_plan,
+    completed_share,
+    load_question,
+    plan_at,
+    unlimited_per_s,
+)
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.result import Result, run_facts
 from mlsysim.systems.types import Fleet, Node
@@ -46,8 +54,9 @@ class TokenServerModel:
     """How many requests a second all accelerators take, with the tensor parallelism that takes most.
 
     With limits, requests arrive at random (Poisson) and ``percentile`` of them keep each: the open-loop model of
-    ``TailLatencyModel``, turned around. Without limits all requests wait from the start, and the batch is the best one; of a
-    run that ends (``run_time``, ``requests``) the last and longest answers decode in a batch that empties.
+    ``TailLatencyModel``, turned around. Without limits all requests wait from the start, and the batch is the best one. Of a
+    run that ends (``run_time``, ``requests``) the answer is what it completes in a second: the last and longest answers, which
+    decode in a batch that empties, take their part of its time.
     """
 
     @strict_keywords
@@ -126,6 +135,8 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
         first, wait_s, whole_s = seen.after_wait(0.0), seen.wait_mean_s(), seen.after_wait_mean_s(setting.output - 1)
         ttft_s, tpot_s = first.percentile_s(limits.share), seen.token_percentile_s(limits.share)
         parts_s = (wait_s, first.mean_s - wait_s, whole_s - first.mean_s)
+    share = 1.0 if reason else completed_share(pace, setting, question, rate_per_s / setting.replicas, plan.seen)
+    completed_per_s = rate_per_s * share
     load = "all at once" if limits is None else f"{limits.share:.0%} within limits"
     where = f"{question.accelerators} x {setting.accelerator.name}"
     fitted = () if setting.stack is None else loaded_fitted_names(setting.accelerator.name, question.front)
@@ -139,8 +150,8 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
         facts=run_facts(setting.workload, setting.accelerator, setting.stack, question.accelerators),
         binding="memory capacity" if pace.reason else "throughput" if limits is None else "latency limits",
         breakdown=with_units(dict(zip(("waiting", "first token", "further tokens"), parts_s, strict=True)), "second"),
-        requests_per_second=with_unit(rate_per_s, "count/second"),
-        tokens_per_second=with_unit(rate_per_s * setting.output, "count/second"),
+        requests_per_second=with_unit(completed_per_s, "count/second"),
+        tokens_per_second=with_unit(completed_per_s * setting.output, "count/second"),
         ttft=with_unit(ttft_s, "second"),
         tpot=with_unit(tpot_s, "second"),
         tp_size=setting.tp,
