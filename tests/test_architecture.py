@@ -279,5 +279,5 @@ def strings_of(path):
 
 def test_code_names_no_accelerator():
     names = {*device_entries("training"), *(chip.name for chip in Hardware), *Hardware.names()}
-    found = {path.name: names & set(strings_of(path)) for path in PACKAGE.rglob("*.py")}
+    found = {str(path.relative_to(PACKAGE)): names & set(strings_of(path)) for path in PACKAGE.rglob("*.py")}
     assert {file: sorted(strays) for file, strays in found.items() if strays} == {}

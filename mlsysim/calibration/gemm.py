@@ -39,8 +39,6 @@ FORMATS = {
     "int8_wo": GemmFormat(2.0, 1.0, 2.0, "bf16"),
 }
 WEIGHT_ONLY = ("int4_wo", "int8_wo")
-# The one device whose weight-only kernels were measured.
-_WEIGHT_ONLY_DEVICE = "a100_sxm"
 
 
 # Coefficients that all formats have from the device's 16-bit kernels.
@@ -142,7 +140,7 @@ def residuals(device: str, dtype: str, role: str) -> dict[str, float]:
 
 def _entry(device: str, dtype: str) -> dict[str, Any]:
     known = _tables()
-    if dtype in WEIGHT_ONLY and device != _WEIGHT_ONLY_DEVICE:
+    if dtype in WEIGHT_ONLY and dtype not in known.get(device, {}):
         return _unpacking_entry(device, dtype)
     if device not in known and siblings.is_stated(device):
         return _stated_entry(device, dtype)
@@ -155,9 +153,10 @@ def _entry(device: str, dtype: str) -> dict[str, Any]:
 
 def _unpacking_entry(device: str, dtype: str) -> dict[str, Any]:
     """Derive weight-only kernels of a device: its 16-bit ones, less the share that unpacking costs where it was measured."""
-    base, measured = _entry(device, "bfloat16"), _tables()[_WEIGHT_ONLY_DEVICE]
+    unpacking, measured = next((name, formats) for name, formats in _tables().items() if dtype in formats)
+    base = _entry(device, "bfloat16")
     held = {name: measured[dtype][name] for name in ("most_splits", "shallow_tiles")}
-    behind = [f"gemm.{_WEIGHT_ONLY_DEVICE}.{kind}.efficiency" for kind in (dtype, "bfloat16")]
+    behind = [f"gemm.{unpacking}.{kind}.efficiency" for kind in (dtype, "bfloat16")]
     efficiency = base["efficiency"] * measured[dtype]["efficiency"] / measured["bfloat16"]["efficiency"]
     return {**base, **held, "efficiency": efficiency, "fitted": [], "shares": base["fitted"], "behind": behind}
 

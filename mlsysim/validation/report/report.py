@@ -61,15 +61,16 @@ def shown(value: object, unit: str = "") -> str:
 
 
 def percent(fraction: float | None, *, signed: bool = False, digits: int = 1) -> str:
-    """Write a fraction in per cent; "-" where there is none.
+    """Write a fraction in per cent; "-" where there is none. Nought is never negative, however it was added up.
 
     Example:
-        >>> percent(0.0312), percent(-0.5, signed=True), percent(None)
-        ('3.1 %', '-50.0 %', '-')
+        >>> percent(0.0312), percent(-0.5, signed=True), percent(None), percent(-1e-17, signed=True)
+        ('3.1 %', '-50.0 %', '-', '+0.0 %')
     """
     if fraction is None:
         return "-"
-    return f"{100 * fraction:{'+' if signed else ''}.{digits}f} %"
+    rounded = round(100 * fraction, digits) + 0.0
+    return f"{rounded:{'+' if signed else ''}.{digits}f} %"
 
 
 def place_of(row: Row) -> str:
