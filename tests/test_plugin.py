@@ -353,7 +353,7 @@ def test_snapshot_is_recorded_compared_and_updated(pytester, anchors):
     updated = pytester.runpytest(path, "--snapshot-update")
     assert updated.ret == 0
     updated.stdout.fnmatch_lines(
-        ["1 prediction moved: 0 came nearer*, 1 went away", "Largest moves *", "my-cluster-good *-0.0 % -> +0.4 %"]
+        ["1 prediction moved: 0 came nearer*, 1 went away", "Largest moves *", "my-cluster-good *+0.0 % -> +0.4 %"]
     )
     pytester.runpytest(path).assert_outcomes(passed=5)
 
