@@ -1,4 +1,4 @@
-"""Software stacks and sustained clocks, read from ``stacks.toml`` and ``devices.toml``."""
+"""Software stacks, read from ``stacks.toml``."""
 
 from __future__ import annotations
 

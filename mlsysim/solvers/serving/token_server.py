@@ -78,7 +78,8 @@ class TokenServerModel:
             hardware: an accelerator, or a node or fleet whose links tensor parallelism uses.
             accelerators: in all: as many copies of the model as they hold.
             output_len: tokens that a request generates, mean.
-            request_rate: requests a time that are judged, all accelerators together; without it the highest load is searched.
+            request_rate: requests a time that arrive and are judged, all accelerators together; a run that ends completes
+                fewer. Without it the highest load is searched.
             arrival_rate: another name of ``request_rate``.
             **options: see ``LoadOptions``; without a stack the result is the bound, and has no harness.
 
