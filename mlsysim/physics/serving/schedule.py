@@ -194,8 +194,10 @@ def continuous_batch(
     tpot_s = step_s + (others - ahead) / maximum(output - 1, 1.0) * joined_s
     later_s = (output - 1) * tpot_s
     place_s = output * step_s + batch * joined_s
-    request_s = where(concurrency > most, maximum(own_s + later_s, concurrency / batch * place_s), own_s + later_s)
-    return Served(request_s - later_s, tpot_s, request_s, concurrency * output / request_s, batch, step)
+    # Not as a difference: of a long output nothing would be left of it.
+    ttft_s = where(concurrency > most, maximum(own_s, concurrency / batch * place_s - later_s), own_s)
+    request_s = ttft_s + later_s
+    return Served(ttft_s, tpot_s, request_s, concurrency * output / request_s, batch, step)
 
 
 def most_throughput(
