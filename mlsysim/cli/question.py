@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlsysim.models.types import TransformerWorkload, Workload
+
 
 def stack_named(name: str) -> str:
     """Read the name of a training stack or of a framework, of which it is today's.
@@ -47,3 +52,32 @@ def engine_named(name: str) -> str:
     except UnknownNameError:
         raise UnknownNameError.among("--engine", name, engine_names()) from None
     return known.file or known.name
+
+
+def model_named(name: str) -> Workload:
+    """Read a model: a name of the registry, in any published spelling.
+
+    Args:
+        name: what was typed.
+
+    Raises:
+        UnknownNameError: there is none of this name; the message has the nearest.
+    """
+    from mlsysim.models.registry import Models
+
+    return Models.get(name)
+
+
+def transformer_named(name: str) -> TransformerWorkload:
+    """Read a model that tokens are served of.
+
+    Args:
+        name: what was typed.
+
+    Raises:
+        InputError: it is unknown, or no transformer.
+    """
+    from mlsysim.core.checks import instance
+    from mlsysim.models.types import TransformerWorkload
+
+    return instance("MODEL", model_named(name), TransformerWorkload, "a transformer: only these are served token by token")

@@ -1,0 +1,130 @@
+"""Options of commands, from the arguments that solvers share: each has its meaning once, in ``lowering/options.py``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from mlsysim.core.errors import InputError
+from mlsysim.core.options import options as documented
+
+# What people call an argument where it is more than its name without the unit of its count.
+_CALLED = {
+    "input_len": "prompt",
+    "output_len": "output",
+    "seq_len": "seq",
+    "microbatch_count": "micro-batches",
+    "virtual_stages": "vpp",
+    "zero_stage": "zero",
+    "max_num_batched_tokens": "max-num-batched-tokens",
+    "draft_len": "draft-len",
+    "padded_len": "padded-len",
+    "page_size": "page-size",
+    "shard_size": "shard-size",
+    "train_tokens": "tokens",
+    "accelerator_price": "price",
+    "accelerator_power": "power",
+    "accelerator_mtbf": "mtbf",
+    "request_rate": "rate",
+    "harness_name": "harness",
+}
+_MARKUP = re.compile(r"``([^`]*)``")
+
+
+def flag_of(argument: str) -> str:
+    """The option by which a command takes an argument of a solver.
+
+    Args:
+        argument: its name.
+
+    Example:
+        >>> flag_of("tp_size"), flag_of("input_len"), flag_of("kv_precision"), flag_of("max_ttft")
+        ('--tp', '--prompt', '--kv-precision', '--ttft')
+    """
+    called = _CALLED.get(argument) or argument.removesuffix("_size").removeprefix("max_" if argument in _LIMITS else "")
+    return f"--{called.replace('_', '-')}"
+
+
+_LIMITS = ("max_ttft", "max_itl", "max_latency")
+
+
+def taking(kind: Any, *, without: Collection[str] = (), called: Mapping[str, str] | None = None) -> Callable[..., Any]:
+    """Decorate a command's function so that it takes the arguments of solvers as options, in ``**options``.
+
+    What a line does not give is None, and is left to the solver.
+
+    Args:
+        kind: the ``TypedDict`` of the arguments.
+        without: arguments that the function takes itself, or that nobody types.
+        called: options of another name than ``flag_of`` gives, by their arguments.
+    """
+
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(function, eval_str=True)
+        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        flags = {name: (called or {}).get(name) or flag_of(name) for name in documented(kind) if name not in without}
+        hints = get_type_hints(kind)
+        added = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[
+                    _typed(hints[name]) | None,
+                    typer.Option(
+                        *_declared(flag, hints[name]), help=_help(documented(kind)[name].meaning), rich_help_panel="More"
+                    ),
+                ],
+            )
+            for name, flag in flags.items()
+        ]
+
+        def command(**arguments: Any) -> Any:
+            with in_flags(flags):
+                return function(**{name: value for name, value in arguments.items() if name not in flags or value is not None})
+
+        command.__signature__ = signature.replace(parameters=[*(one.replace(kind=one.KEYWORD_ONLY) for one in own), *added])  # type: ignore[attr-defined]
+        command.__doc__, command.__name__ = function.__doc__, function.__name__
+        return command
+
+    return decorated
+
+
+def _typed(hint: Any) -> Any:
+    """The type of what is typed: a number where an argument takes one, else text."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return next((kind for kind in (int, float, bool) if kind in kinds), str)
+
+
+def _declared(flag: str, hint: Any) -> list[str]:
+    return [f"{flag}/--no-{flag.removeprefix('--')}"] if _typed(hint) is bool else [flag]
+
+
+def _help(meaning: str) -> str:
+    """The meaning of an argument as a sentence; arguments that it names become options."""
+    plain = _MARKUP.sub(lambda match: flag_of(match[1]) if match[1].isidentifier() else match[1], meaning)
+    return f"{plain[:1].upper()}{plain[1:]}."
+
+
+@contextmanager
+def in_flags(flags: Mapping[str, str]) -> Iterator[None]:
+    """Let errors that are raised meanwhile name options as a command has them.
+
+    Args:
+        flags: options by their arguments.
+    """
+    try:
+        yield
+    except InputError as error:
+        told = str(error)
+        if error.argument in flags and told.startswith(f"{error.argument} = "):
+            told = flags[error.argument] + told[len(error.argument) :]
+        names = sorted((name for name in flags if "_" in name), key=len, reverse=True)
+        error.args = (re.sub(rf"\b({'|'.join(names)})\b", lambda match: flags[match[1]], told) if names else told,)
+        raise
