@@ -24,12 +24,11 @@ SHOWN = {
     "accelerators": "accelerators",
     "cost_per_hour": "cost",
     "cost_per_million_tokens": "cost per 1M output tokens",
-    "capacity": "can serve",
+    "capacity": "can serve requests/s",
     "ttft": "first token",
     "itl": "between tokens",
     "request_latency": "whole request",
 }
-Limit = Annotated[str | None, typer.Option()]
 
 
 @taking(EngineOptions, called={"stack": "--engine"}, without=("seq_len", "input_len"))
@@ -68,7 +67,7 @@ def planned(
     workload = transformer_named(model)
     if options.get("stack") is not None:
         options["stack"] = engine_named(options["stack"])
-    machines = {name: machine_called(name, "--on") for name in machines_listed(on)}
+    machines = {name: machine_called(name, "--on") for name in machines_listed(on, "--on")}
     result = CapacityPlanner().solve(
         workload,
         list(machines.values()),
@@ -124,11 +123,15 @@ def _sizes(flag: str, text: str | None) -> list[int] | None:
 
 def _in_words(plan: Mapping[str, Any]) -> str:
     """A deployment in the field's words."""
-    split = f"TP {plan['tp']} x PP {plan['pp']}" + (f" x EP {plan['ep']}" if plan["ep"] > 1 else "")
-    told = f"{plan['replicas']} x ({split}) of {plan['hardware']} in {plan['precision']}, {plan['batch']} sequences each"
+    parts = (
+        f"TP {plan['tp']}"
+        + (f" x PP {plan['pp']}" if plan["pp"] > 1 else "")
+        + (f" x EP {plan['ep']}" if plan["ep"] > 1 else "")
+    )
+    told = f"{plan['replicas']} x ({parts}) {plan['hardware']}, {plan['precision']}, batch {plan['batch']}"
     if plan["disaggregated"]:
-        prefill = f"TP {plan['prefill_tp']} x PP {plan['prefill_pp']}"
-        told += f"; prefill apart on {plan['prefill_replicas']} x ({prefill})"
+        stages = f" x PP {plan['prefill_pp']}" if plan["prefill_pp"] > 1 else ""
+        told += f"; prefill on {plan['prefill_replicas']} x (TP {plan['prefill_tp']}{stages})"
     return told
 
 
@@ -145,7 +148,7 @@ def _ranking(result: CapacityResult) -> Iterator[Table]:
         )
         for row in result.ranking
     ]
-    numbers = ("accelerators", *(("cost", "per 1M tokens") if priced else ()), "load", "first token", "between")
+    numbers = ("count", *(("cost", "per 1M tokens") if priced else ()), "load", "first token", "between")
     if len(rows) > 1:
         yield Table((*numbers, "deployment"), rows, "The best deployments", numbers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -16,23 +16,33 @@ from mlsysim.core.options import options as documented
 
 # What people call an argument where it is more than its name without the unit of its count.
 _CALLED = {
-    "input_len": "prompt",
-    "output_len": "output",
     "seq_len": "seq",
     "microbatch_count": "micro-batches",
     "virtual_stages": "vpp",
     "zero_stage": "zero",
-    "max_num_batched_tokens": "max-num-batched-tokens",
-    "draft_len": "draft-len",
-    "padded_len": "padded-len",
     "page_size": "page-size",
     "shard_size": "shard-size",
-    "train_tokens": "tokens",
-    "accelerator_price": "price",
-    "accelerator_power": "power",
-    "accelerator_mtbf": "mtbf",
-    "request_rate": "rate",
     "harness_name": "harness",
+}
+# Arguments of solvers that commands take in a way of their own, for errors that name them.
+_TAKEN = {
+    "workload": "MODEL",
+    "hardware": "--on",
+    "fleet": "--on",
+    "basis": "--bound",
+    "batch_size": "--batch",
+    "request_rate": "--rate",
+    "prices": "--price",
+    "precisions": "--precision",
+    "tp_sizes": "--tp",
+    "pp_sizes": "--pp",
+    "input_len": "--prompt",
+    "output_len": "--output",
+    "max_ttft": "--ttft",
+    "max_itl": "--itl",
+    "max_latency": "--latency",
+    "top_k": "--top",
+    "fixed": "fixed dimensions",
 }
 _MARKUP = re.compile(r"``([^`]*)``")
 
@@ -47,14 +57,13 @@ def flag_of(argument: str) -> str:
         >>> flag_of("tp_size"), flag_of("input_len"), flag_of("kv_precision"), flag_of("max_ttft")
         ('--tp', '--prompt', '--kv-precision', '--ttft')
     """
-    called = _CALLED.get(argument) or argument.removesuffix("_size").removeprefix("max_" if argument in _LIMITS else "")
-    return f"--{called.replace('_', '-')}"
+    called = _CALLED.get(argument) or argument.removesuffix("_size")
+    return _TAKEN.get(argument) or f"--{called.replace('_', '-')}"
 
 
-_LIMITS = ("max_ttft", "max_itl", "max_latency")
-
-
-def taking(kind: Any, *, without: Collection[str] = (), called: Mapping[str, str] | None = None) -> Callable[..., Any]:
+def taking(
+    kind: Any, *, without: Collection[str] = (), first: Sequence[str] = (), called: Mapping[str, str] | None = None
+) -> Callable[..., Any]:
     """Decorate a command's function so that it takes the arguments of solvers as options, in ``**options``.
 
     What a line does not give is None, and is left to the solver.
@@ -62,25 +71,27 @@ def taking(kind: Any, *, without: Collection[str] = (), called: Mapping[str, str
     Args:
         kind: the ``TypedDict`` of the arguments.
         without: arguments that the function takes itself, or that nobody types.
+        first: arguments that most lines have: help shows them before the others.
         called: options of another name than ``flag_of`` gives, by their arguments.
     """
 
     def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(function, eval_str=True)
         own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
-        flags = {name: (called or {}).get(name) or flag_of(name) for name in documented(kind) if name not in without}
+        known = {name: option.meaning for name, option in documented(kind).items() if name not in without}
+        flags = {name: (called or {}).get(name) or flag_of(name) for name in (*first, *known)}
         hints = get_type_hints(kind)
+
+        def _option(name: str, flag: str) -> Any:
+            panel = None if name in first else "More"
+            return typer.Option(*_declared(flag, hints[name]), help=_help(known[name], flags), rich_help_panel=panel)
+
         added = [
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[
-                    _typed(hints[name]) | None,
-                    typer.Option(
-                        *_declared(flag, hints[name]), help=_help(documented(kind)[name].meaning), rich_help_panel="More"
-                    ),
-                ],
+                annotation=Annotated[_typed(hints[name]) | None, _option(name, flag)],
             )
             for name, flag in flags.items()
         ]
@@ -106,10 +117,11 @@ def _declared(flag: str, hint: Any) -> list[str]:
     return [f"{flag}/--no-{flag.removeprefix('--')}"] if _typed(hint) is bool else [flag]
 
 
-def _help(meaning: str) -> str:
+def _help(meaning: str, flags: Mapping[str, str]) -> str:
     """The meaning of an argument as a sentence; arguments that it names become options."""
-    plain = _MARKUP.sub(lambda match: flag_of(match[1]) if match[1].isidentifier() else match[1], meaning)
-    return f"{plain[:1].upper()}{plain[1:]}."
+    plain = _MARKUP.sub(lambda match: {**_TAKEN, **flags}.get(match[1], match[1]), meaning)
+    begins = plain.split(maxsplit=1)[0]
+    return f"{plain[:1].upper() if begins.isalpha() else plain[:1]}{plain[1:]}."
 
 
 @contextmanager
@@ -122,9 +134,9 @@ def in_flags(flags: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        told = str(error)
+        told, flags = str(error), {**_TAKEN, **flags}
         if error.argument in flags and told.startswith(f"{error.argument} = "):
             told = flags[error.argument] + told[len(error.argument) :]
-        names = sorted((name for name in flags if "_" in name), key=len, reverse=True)
-        error.args = (re.sub(rf"\b({'|'.join(names)})\b", lambda match: flags[match[1]], told) if names else told,)
+        names = "|".join(sorted((name for name in flags if "_" in name), key=len, reverse=True))
+        error.args = (re.sub(rf"\b({names})\b", lambda match: flags[match[1]], told),)
         raise

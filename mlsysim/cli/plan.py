@@ -10,7 +10,7 @@ import typer
 from mlsysim.cli.options import taking
 from mlsysim.cli.output import Notes, Table
 from mlsysim.cli.question import model_named, stack_named
-from mlsysim.cli.results import Answer, answering, plan_in_words, value_of
+from mlsysim.cli.results import Answer, answering, memory_of, plan_in_words, told, value_of
 from mlsysim.cli.serve import Bound, Model, On
 from mlsysim.cli.train import Batch
 from mlsysim.cli.values import count, hourly
@@ -19,17 +19,20 @@ from mlsysim.lowering.options import TrainingOptions
 
 if TYPE_CHECKING:
     from mlsysim.solvers.training.parallelism import ParallelismResult
+    from mlsysim.systems.types import Fleet
 
 SHOWN = {"step_latency_total": "step", "best_config": "best plan"}
-# Dimensions that a line may fix, by the options; those whose values are words.
-_FIXED = {"tp": int, "pp": int, "cp": int, "ep": int, "dp": int, "vpp": int, "micro_batch": int, "zero": int}
+# What a search calls the dimensions that a line may fix, where it is not the option's name.
+_DIMENSIONS = {"vpp": "virtual_stages", "micro-batch": "micro_batch", "zero": "zero_stage"}
+# The options that most lines have.
+FIRST = ("seq_len", "stack", "precision", "recompute")
 
 
 def _sizes(name: str) -> Any:
     return typer.Option(f"--{name}", help="Try these alone, such as 4,8.", rich_help_panel="Fixed dimensions")
 
 
-@taking(TrainingOptions)
+@taking(TrainingOptions, first=FIRST)
 def planned(
     model: Model,
     on: On,
@@ -64,18 +67,15 @@ def planned(
     typed = {"tp": tp, "pp": pp, "dp": dp, "cp": cp, "ep": ep, "vpp": vpp, "micro-batch": micro_batch, "zero": zero}
     fixed = {_DIMENSIONS.get(name, name): _numbers(f"--{name}", text) for name, text in typed.items() if text is not None}
     answers = []
-    for name in machines_listed(on):
+    for name in machines_listed(on, "--on"):
         fleet = fleet_called(name, "--on")
         chosen = recommended_stack(workload, fleet, options, "bound" if bound else None)
         asked = {**chosen.added_to(options), "space": "full", "top_k": top, "progress": False, "fixed": fixed or None}
         result = ParallelismOptimizer().solve(workload, fleet, batch_size=batch, **asked)
-        figures, data = _figures(result, fleet.accelerators, tokens, price)
+        figures, data = _figures(result, fleet, tokens, price)
         blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
         answers.append(Answer(name, result, chosen.notes, figures, blocks, data))
     return answers
-
-
-_DIMENSIONS = {"vpp": "virtual_stages", "micro-batch": "micro_batch", "zero": "zero_stage"}
 
 
 def _numbers(flag: str, text: str) -> tuple[int, ...]:
@@ -87,33 +87,35 @@ def _numbers(flag: str, text: str) -> tuple[int, ...]:
 
 
 def _figures(
-    result: ParallelismResult, accelerators: int, tokens: str | None, price: str | None
+    result: ParallelismResult, fleet: Fleet, tokens: str | None, price: str | None
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """What the best plan comes to, for a person and for a program."""
     from mlsysim.core.checks import positive_quantity
-    from mlsysim.solvers.shown import shown
 
     best = result.best
     if best is None:
         return {}, {}
     figures = {
-        "tokens": value_of(best.tokens_per_second),
-        "MFU": f"{best.mfu:.1%}",
-        "memory each": value_of(best.memory_per_accelerator),
+        "tokens/s": told(best, "tokens_per_second", best.tokens_per_second),
+        "MFU": told(best, "mfu", best.mfu),
+        **memory_of(best, fleet.node.accelerator),
         "plans": f"{result.total_legal:,} legal, {result.total_feasible:,} fit",
     }
     data: dict[str, Any] = {}
     rate = None if price is None else positive_quantity("--price", hourly(price), "USD/hour")
     if rate is not None:
-        data["usd_per_hour"] = rate * accelerators
-        figures["price"] = f"{rate * accelerators:,.4g} $/h"
+        rate *= fleet.accelerators
+        data["usd_per_hour"] = rate
+        figures["price"] = f"{rate:,.4g} $/h"
     if tokens is not None:
         hours = count(tokens) / float(best.tokens_per_second.m_as("count/hour"))
         data["days"] = hours / 24
         figures[f"for {tokens} tokens"] = f"{hours / 24:,.3g} days"
         if rate is not None:
-            data["usd"] = rate * accelerators * hours
-            figures[f"for {tokens} tokens"] += f", {shown(data['usd'])} $"
+            data["usd"] = rate * hours
+            figures[f"for {tokens} tokens"] += (
+                f", {data['usd'] / 1e6:,.3g} million $" if data["usd"] > 1e6 else f", {data['usd']:,.0f} $"
+            )
     return figures, data
 
 

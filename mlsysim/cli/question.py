@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mlsysim.hardware.types import HardwareNode
     from mlsysim.models.types import TransformerWorkload, Workload
+    from mlsysim.systems.types import Fleet, Node
 
 
 def stack_named(name: str) -> str:
@@ -77,7 +79,25 @@ def transformer_named(name: str) -> TransformerWorkload:
     Raises:
         InputError: it is unknown, or no transformer.
     """
-    from mlsysim.core.checks import instance
+    from mlsysim.core.errors import InputError
     from mlsysim.models.types import TransformerWorkload
 
-    return instance("MODEL", model_named(name), TransformerWorkload, "a transformer: only these are served token by token")
+    workload = model_named(name)
+    if not isinstance(workload, TransformerWorkload):
+        raise InputError(
+            "MODEL", name, f"a transformer, which is served token by token; this is one of {workload.architecture}"
+        )
+    return workload
+
+
+def accelerator_of(machine: HardwareNode | Node | Fleet) -> HardwareNode:
+    """The accelerator of a machine.
+
+    Args:
+        machine: an accelerator, a node or a fleet.
+    """
+    from mlsysim.systems.types import Fleet, Node
+
+    if isinstance(machine, Fleet):
+        machine = machine.node
+    return machine.accelerator if isinstance(machine, Node) else machine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,13 @@ from mlsysim.cli.exits import HOLDS, INFEASIBLE
 from mlsysim.cli.output import Code, Document, Facts, Notes, Table, at_work, tell, with_output
 
 if TYPE_CHECKING:
+    from mlsysim.hardware.types import HardwareNode
     from mlsysim.solvers.result import Result
 
 BAR = 24
+# Parts below this share of the whole are rounding.
+LEAST = 1e-6
+_UNITS = {"count/s": "", " count": "", " second": " s", " USD / hour": " $/h", " USD": " $"}
 # The fields that a command shows, by what it calls them; a field that a result does not have, or that is None, is left out.
 Shown = Mapping[str, str]
 
@@ -28,6 +32,7 @@ class Answer:
         figures: further figures by their names, as they are told.
         blocks: what else is told of it, where it is the only one.
         data: what else a program is told.
+        without: fields that say nothing here.
     """
 
     on: str
@@ -36,6 +41,7 @@ class Answer:
     figures: Mapping[str, str] = field(default_factory=dict)
     blocks: Sequence[Facts | Table | Notes | Code] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    without: Collection[str] = ()
 
 
 def answering(command: str, ask: Callable[..., list[Answer]], shown: Shown) -> Callable[..., int]:
@@ -76,7 +82,8 @@ def document_of(command: str, answers: Sequence[Answer], shown: Shown) -> Docume
     data = {"command": command, "answers": [_plain(answer) for answer in answers]}
     if len(answers) == 1:
         (answer,) = answers
-        blocks = [Facts(list(_facts(answer, shown))), parts_of(answer), *answer.blocks, *_noted(_notes(answer))]
+        parts = [parts_of(answer)] if all(part.check("[time]") for part in answer.result.breakdown.values()) else []
+        blocks = [Facts(list(_facts(answer, shown))), *parts, *answer.blocks, *_noted(_notes(answer))]
         return Document(answer.result.subject, blocks, data)
     rows = [dict(_compared(answer, shown)) for answer in answers]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -118,7 +125,7 @@ def _compared(answer: Answer, shown: Shown) -> Iterator[tuple[str, str]]:
 def _figures(answer: Answer, shown: Shown) -> Iterator[tuple[str, str]]:
     for name, called in shown.items():
         value = getattr(answer.result, name, None)
-        if value is not None:
+        if value is not None and name not in answer.without:
             yield called, told(answer.result, name, value)
     yield from answer.figures.items()
 
@@ -132,11 +139,13 @@ def told(result: Result, name: str, value: Any) -> str:
         value: what the field says.
     """
     interval = result.interval_of(name)
+    if isinstance(value, float) and name.endswith("mfu"):
+        return f"{value:.1%}" + (f" ({100 * interval.low:.3g}-{100 * interval.high:.3g} %)" if interval is not None else "")
     return value_of(value) + (f" ({interval.range})" if interval is not None else "")
 
 
 def value_of(value: Any) -> str:
-    """A value as people write it; rates of tokens and requests without the word count.
+    """A value as people write it: counts and their rates, whose names say what is counted, without a unit.
 
     Args:
         value: of a field.
@@ -145,7 +154,20 @@ def value_of(value: Any) -> str:
 
     if isinstance(value, Mapping):
         return plan_in_words(value)
-    return shown(value).replace(" second", " s").replace("count/s", "/s").removesuffix(" count")
+    text = shown(value)
+    for unit, plain in _UNITS.items():
+        text = text.replace(unit, plain)
+    return text.strip()
+
+
+def memory_of(result: Any, accelerator: HardwareNode) -> dict[str, str]:
+    """What a plan or a deployment needs of an accelerator's memory, as a figure.
+
+    Args:
+        result: has ``memory_per_accelerator``.
+        accelerator: whose memory it is.
+    """
+    return {"memory each": f"{value_of(result.memory_per_accelerator)} of {value_of(accelerator.memory.capacity.to('GB'))}"}
 
 
 def plan_in_words(plan: Mapping[str, Any]) -> str:
@@ -183,10 +205,12 @@ def _rests_on(result: Result) -> str:
     interval = result.interval
     if interval is None:
         return ""
-    scope = interval.scope if interval.scope.startswith("no ") else f"runs of {interval.scope}"
+    scope = f"{interval.runs:,} runs of {interval.scope}"
+    if interval.scope.startswith("no "):
+        scope = f"{interval.scope}, {interval.runs:,} runs"
     half, most = (f"{100 * share:.1f} %" for share in (interval.median, interval.p90))
     elsewhere = f"; of somebody who has published nothing: {interval.elsewhere}" if interval.elsewhere else ""
-    return f"from {interval.runs:,} {scope}: half within {half}, nine in ten within {most}{elsewhere}"
+    return f"{scope}: half within {half}, nine in ten within {most}{elsewhere}"
 
 
 def parts_of(answer: Answer) -> Table:
@@ -195,7 +219,7 @@ def parts_of(answer: Answer) -> Table:
     Args:
         answer: the answer.
     """
-    parts = {name: float(part.magnitude) for name, part in answer.result.breakdown.items() if part.magnitude}
+    parts = {name: float(part.magnitude) for name, part in answer.result.breakdown.items()}
     total = sum(parts.values())
     body = [
         (
@@ -205,10 +229,12 @@ def parts_of(answer: Answer) -> Table:
             "#" * round(BAR * part / total),
         )
         for name, part in parts.items()
+        if part > LEAST * total
     ]
-    return Table(("part", "", "share", ""), body, "Where it goes", ("", "share"))
+    return Table(("part", "time", "share", ""), body, "Where it goes", ("time", "share"))
 
 
 def _notes(answer: Answer) -> list[str]:
     """What to know of an answer; an argument of a solver that a note names is an option here."""
-    return [note.replace('basis="bound" is', "--bound asks for") for note in (*answer.notes, *answer.result.diagnostics)]
+    notes = [note.replace('basis="bound" is', "--bound asks for") for note in (*answer.notes, *answer.result.diagnostics)]
+    return notes if answer.result.feasible else ["the figures are what would hold if it could run", *notes]

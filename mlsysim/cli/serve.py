@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from mlsysim.cli.options import taking
-from mlsysim.cli.question import engine_named, transformer_named
-from mlsysim.cli.results import Answer, answering
+from mlsysim.cli.question import accelerator_of, engine_named, transformer_named
+from mlsysim.cli.results import Answer, answering, memory_of
 from mlsysim.lowering.options import ServingOptions
 
 Model = Annotated[str, typer.Argument(help="The model: a name of `mlsysim list models`, or an id on Hugging Face.")]
@@ -18,14 +18,15 @@ SHOWN = {
     "itl": "between tokens",
     "ttft": "first token",
     "request_latency": "whole request",
-    "tokens_per_second": "output tokens",
-    "requests_per_second": "requests",
-    "memory_per_accelerator": "memory each",
+    "tokens_per_second": "output tokens/s",
+    "requests_per_second": "requests/s",
     "max_batch": "largest batch",
 }
+# The options that most lines have.
+FIRST = ("batch_size", "input_len", "output_len", "tp_size", "pp_size", "stack", "precision", "kv_precision")
 
 
-@taking(ServingOptions, called={"stack": "--engine"}, without=("seq_len",))
+@taking(ServingOptions, called={"stack": "--engine"}, without=("seq_len",), first=FIRST)
 def served(model: Model, on: On, bound: Bound = False, **options: Any) -> list[Answer]:
     """Tell how fast a deployment serves a batch of prompts, whether it fits, and what takes the time.
 
@@ -42,11 +43,13 @@ def served(model: Model, on: On, bound: Bound = False, **options: Any) -> list[A
     if options.get("draft") is not None:
         options["draft"] = Models.get(options["draft"])
     answers = []
-    for name in machines_listed(on):
+    for name in machines_listed(on, "--on"):
         machine = machine_called(name, "--on")
         chosen = recommended_engine(workload, machine, options, "bound" if bound else None)
         result = ServingModel().solve(workload, machine, **chosen.added_to(options))
-        answers.append(Answer(name, result, chosen.notes))
+        device = accelerator_of(machine)
+        without = () if options.get("output_len") else ("request_latency", "requests_per_second")
+        answers.append(Answer(name, result, chosen.notes, memory_of(result, device), without=without))
     return answers
 
 

@@ -8,22 +8,23 @@ import typer
 
 from mlsysim.cli.options import taking
 from mlsysim.cli.question import model_named, stack_named
-from mlsysim.cli.results import Answer, answering
+from mlsysim.cli.results import Answer, answering, memory_of
 from mlsysim.cli.serve import Bound, Model, On
 from mlsysim.lowering.options import StepOptions
 
 Batch = Annotated[int, typer.Option("--batch", help="Sequences of a step, all ranks together.")]
 SHOWN = {
     "step_latency_total": "step",
-    "tokens_per_second": "tokens",
-    "tokens_per_second_per_accelerator": "tokens each",
+    "tokens_per_second": "tokens/s",
+    "tokens_per_second_per_accelerator": "tokens/s each",
     "mfu": "MFU",
-    "memory_per_accelerator": "memory each",
     "plan": "plan",
 }
+# The options that most lines have.
+FIRST = ("seq_len", "tp_size", "pp_size", "microbatch_count", "zero_stage", "recompute", "precision", "stack")
 
 
-@taking(StepOptions)
+@taking(StepOptions, first=FIRST)
 def trained(model: Model, on: On, batch: Batch, bound: Bound = False, **options: Any) -> list[Answer]:
     """Tell how long a training step of a parallel plan takes, whether it fits, and what takes the time.
 
@@ -37,11 +38,11 @@ def trained(model: Model, on: On, batch: Batch, bound: Bound = False, **options:
     if options.get("stack") is not None:
         options["stack"] = stack_named(options["stack"])
     answers = []
-    for name in machines_listed(on):
+    for name in machines_listed(on, "--on"):
         fleet = fleet_called(name, "--on")
         chosen = recommended_stack(workload, fleet, options, "bound" if bound else None)
         result = DistributedModel().solve(workload, fleet, batch_size=batch, **chosen.added_to(options))
-        answers.append(Answer(name, result, chosen.notes))
+        answers.append(Answer(name, result, chosen.notes, memory_of(result, fleet.node.accelerator)))
     return answers
 
 

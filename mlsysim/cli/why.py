@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from mlsysim.cli.options import flag_of
-from mlsysim.cli.output import AsJson, AsMarkdown, Document, Facts, Table, at_work, tell
-from mlsysim.cli.results import Answer, code_of, document_of, value_of
+from mlsysim.cli.output import AsJson, AsMarkdown, Table, at_work, tell
+from mlsysim.cli.results import LEAST, Answer, code_of, document_of, value_of
 from mlsysim.cli.serve import SHOWN as SERVED
 from mlsysim.cli.serve import served
 from mlsysim.cli.train import SHOWN as TRAINED
@@ -34,20 +36,17 @@ def why(
     """
     words, ask, shown = _asked(context.args)
     plans = [("as asked", words), *((options, [*words, *shlex.split(options)]) for options in against or ())]
-    answers: list[tuple[str, Answer]] = []
+    answers: list[Answer] = []
     with at_work("solving"):
         for called, line in plans:
-            found: list[Answer] = _parsed(ask, line)
-            answers += [(answer.on if not against else called, answer) for answer in found]
-    base = document_of("why", [answer for _, answer in answers], shown)
-    data = {**base.data, "plans": [called for called, _ in answers]}
+            answers += [answer if against is None else replace(answer, on=called) for answer in _parsed(ask, line)]
+    told = document_of("why", answers, shown)
     if len(answers) == 1:
-        block, facts = waterfall(answers[0][1]), [one for one in base.blocks if isinstance(one, Facts)]
-        document = Document(base.title, [*facts, block], data)
+        blocks = [waterfall(answers[0]) if isinstance(block, Table) else block for block in told.blocks]
     else:
-        document = Document(base.title, [side_by_side(answers, shown), parts_side_by_side(answers)], data)
-    tell(document, as_json=as_json, as_markdown=as_markdown)
-    return code_of([answer for _, answer in answers])
+        blocks = [told.blocks[0], parts_side_by_side(answers), *told.blocks[1:]]
+    tell(replace(told, blocks=blocks), as_json=as_json, as_markdown=as_markdown)
+    return code_of(answers)
 
 
 def _asked(words: Sequence[str]) -> tuple[list[str], Any, dict[str, str]]:
@@ -72,7 +71,8 @@ def split_of(answer: Answer) -> dict[str, float]:
     Args:
         answer: a step, or a token.
     """
-    parts = {name.replace("_", " "): float(part.m_as("s")) for name, part in answer.result.breakdown.items() if part.magnitude}
+    every = {name.replace("_", " "): float(part.m_as("s")) for name, part in answer.result.breakdown.items()}
+    parts = {name: part for name, part in every.items() if part > LEAST * sum(every.values())}
     mfu, step = getattr(answer.result, "mfu", None), getattr(answer.result, "step_latency_total", None)
     if mfu is None or step is None or "compute" not in parts:
         return parts
@@ -87,54 +87,39 @@ def waterfall(answer: Answer) -> Table:
     Args:
         answer: a step, or a token.
     """
-    from mlsysim.core.units import with_unit
-
     parts = split_of(answer)
     total, before, body = sum(parts.values()), 0.0, []
     for name, part in parts.items():
         begin, end = (round(BAR * at / total) for at in (before, before + part))
-        body.append((name, value_of(with_unit(part, "second")), f"{part / total:.1%}", " " * begin + "#" * (end - begin)))
+        body.append((name, _seconds(part), f"{part / total:.1%}", " " * begin + "#" * (end - begin)))
         before += part
-    body.append(("in all", value_of(with_unit(total, "second")), "100.0%", "#" * BAR))
+    body.append(("in all", _seconds(total), "100.0%", "#" * BAR))
     return Table(("part", "time", "share", ""), body, "Where the time goes", ("time", "share"))
 
 
-def side_by_side(answers: Sequence[tuple[str, Answer]], shown: dict[str, str]) -> Table:
-    """The figures of several plans, a column each.
-
-    Args:
-        answers: with what each is called.
-        shown: the fields that are shown, by what they are called.
-    """
-    rows = [("runs", *("it fits" if answer.result.feasible else "INFEASIBLE" for _, answer in answers))]
-    for name, called in shown.items():
-        values = [getattr(answer.result, name, None) for _, answer in answers]
-        if any(value is not None for value in values):
-            rows.append((called, *("-" if value is None else value_of(value) for value in values)))
-    return Table(("", *(called for called, _ in answers)), rows)
-
-
-def parts_side_by_side(answers: Sequence[tuple[str, Answer]]) -> Table:
+def parts_side_by_side(answers: Sequence[Answer]) -> Table:
     """The parts of several plans, and how much more time than the first each other takes.
 
     Args:
-        answers: with what each is called.
+        answers: two at least.
     """
-    from mlsysim.core.units import with_unit
-
-    split = [split_of(answer) for _, answer in answers]
-    split = [{**parts, "in all": sum(parts.values())} for parts in split]
+    split = [{**parts, "in all": sum(parts.values())} for parts in map(split_of, answers)]
     names = list(dict.fromkeys(name for parts in split for name in parts if name != "in all"))
     body = []
     for name in (*names, "in all"):
         first, *others = (parts.get(name, 0.0) for parts in split)
-        cells = [value_of(with_unit(first, "second")) if first else "-"]
-        for other in others:
-            more = value_of(with_unit(abs(other - first), "second"))
-            sign = "+" if other >= first else "-"
-            cells += [value_of(with_unit(other, "second")) if other else "-", f"{sign}{more}" if other != first else "same"]
-        body.append((name, *cells))
-    header = ["part", answers[0][0]]
-    for called, _ in answers[1:]:
-        header += [called, "difference"]
+        body.append((name, _seconds(first), *(cell for other in others for cell in (_seconds(other), _more(first, other)))))
+    header = ["part", answers[0].on, *(cell for answer in answers[1:] for cell in (answer.on, "difference"))]
     return Table(header, body, "Where the time goes", header[1:])
+
+
+def _seconds(part: float) -> str:
+    from mlsysim.core.units import with_unit
+
+    return value_of(with_unit(part, "second")) if part else "-"
+
+
+def _more(first: float, other: float) -> str:
+    if math.isclose(first, other, rel_tol=1e-9):
+        return "same"
+    return f"{'+' if other > first else '-'}{_seconds(abs(other - first))}"
