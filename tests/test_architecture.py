@@ -53,7 +53,8 @@ ARROWS = {
     "validation.suite": ("validation.anchors", "validation.report", "validation.kernels", "core"),
     "validation": ("validation", "core"),
     "fitting": BELOW_FITTING,
-    "cli": ("fitting", LAZY, *BELOW_FITTING),
+    "launch": ("tables", *BELOW_TABLES),
+    "cli": ("fitting", "launch", LAZY, *BELOW_FITTING),
     "anchors": ("validation", "fitting"),
 }
 
