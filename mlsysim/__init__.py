@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlsysim import core, hardware, infra, launch, models, solvers, systems
+    from mlsysim import core, hardware, infra, launch, models, plots, solvers, systems
     from mlsysim.core.errors import InfeasibleError, InputError, MLSysError
     from mlsysim.core.units import Q_, ureg
     from mlsysim.hardware.registry import Hardware
@@ -96,6 +96,7 @@ _ROOMS = (
     "lowering",
     "models",
     "physics",
+    "plots",
     "solvers",
     "systems",
     "tables",
@@ -141,6 +142,7 @@ __all__ = [
     "launch",
     "model_from_config",
     "models",
+    "plots",
     "predict_table",
     "solvers",
     "systems",
