@@ -82,7 +82,7 @@ def document_of(command: str, answers: Sequence[Answer], shown: Shown) -> Docume
     data = {"command": command, "answers": [_plain(answer) for answer in answers]}
     if len(answers) == 1:
         (answer,) = answers
-        parts = [parts_of(answer)] if all(part.check("[time]") for part in answer.result.breakdown.values()) else []
+        parts = [parts_of(answer)] if _of_time(answer.result) else []
         blocks = [Facts(list(_facts(answer, shown))), *parts, *answer.blocks, *_noted(_notes(answer))]
         return Document(answer.result.subject, blocks, data)
     rows = [dict(_compared(answer, shown)) for answer in answers]
@@ -92,6 +92,11 @@ def document_of(command: str, answers: Sequence[Answer], shown: Shown) -> Docume
     notes = [f"{answer.on}: {note}" for answer in answers for note in _notes(answer)]
     subject = answers[0].result.subject.split(" on ")[0]
     return Document(subject, [table, *_noted(notes)], data)
+
+
+def _of_time(result: Result) -> bool:
+    """Whether the parts of a result are times; of an answer without any there is nothing to show."""
+    return bool(result.breakdown) and all(part.check("[time]") for part in result.breakdown.values())
 
 
 def _noted(notes: Sequence[str]) -> list[Notes]:

@@ -15,6 +15,7 @@ from mlsysim.lowering.options import StepOptions
 Batch = Annotated[int, typer.Option("--batch", help="Sequences of a step, all ranks together.")]
 SHOWN = {
     "step_latency_total": "step",
+    "throughput": "samples/s",
     "tokens_per_second": "tokens/s",
     "tokens_per_second_per_accelerator": "tokens/s each",
     "mfu": "MFU",
@@ -30,6 +31,7 @@ def trained(model: Model, on: On, batch: Batch, bound: Bound = False, **options:
 
     Without --stack it is the stack that measurements support best on the accelerator.
     """
+    from mlsysim.models.types import TransformerWorkload
     from mlsysim.solvers.recommended import recommended_stack
     from mlsysim.solvers.training.distributed import DistributedModel
     from mlsysim.systems.fleet_text import fleet_called, machines_listed
@@ -37,12 +39,15 @@ def trained(model: Model, on: On, batch: Batch, bound: Bound = False, **options:
     workload = model_named(model)
     if options.get("stack") is not None:
         options["stack"] = stack_named(options["stack"])
+    tokens = isinstance(workload, TransformerWorkload)
+    counted = ("throughput",) if tokens else ("tokens_per_second", "tokens_per_second_per_accelerator")
     answers = []
     for name in machines_listed(on, "--on"):
         fleet = fleet_called(name, "--on")
         chosen = recommended_stack(workload, fleet, options, "bound" if bound else None)
         result = DistributedModel().solve(workload, fleet, batch_size=batch, **chosen.added_to(options))
-        answers.append(Answer(name, result, chosen.notes, memory_of(result, fleet.node.accelerator)))
+        memory = memory_of(result, fleet.node.accelerator)
+        answers.append(Answer(name, result, chosen.notes, memory, without=counted))
     return answers
 
 
