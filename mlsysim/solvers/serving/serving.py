@@ -157,6 +157,7 @@ class ScheduledLoad:
         requests: requests of an offline run; 0 for a run without end.
         stream_interval: tokens that reach the client at a time.
         wait_steps: steps that the scheduler holds prompts back.
+        output_cv: spread of the outputs' lengths.
     """
 
     batch: Num
@@ -168,6 +169,7 @@ class ScheduledLoad:
     requests: Num
     stream_interval: Num
     wait_steps: Num
+    output_cv: Num
 
     @classmethod
     def of(cls, replica: ServingReplica) -> Self:
@@ -183,6 +185,7 @@ class ScheduledLoad:
             requests=float(deployment.requests or 0),
             stream_interval=float(deployment.stream_interval),
             wait_steps=float(deployment.batch_wait_iters),
+            output_cv=deployment.output_cv,
         )
 
 
@@ -192,9 +195,9 @@ def scheduled(deployment: Deployment, passes: Passes, load: ScheduledLoad) -> Se
     steps: Num = deployment.rounds_each if deployment.draft_len else output
     if deployment.schedule == "offline":
         step_tokens = math.inf if deployment.stack is None else deployment.stack.step_tokens
-        served = most_throughput(passes, load.most, prompt, steps, load.requests, step_tokens)
+        served = most_throughput(passes, load.most, prompt, steps, load.requests, step_tokens, load.output_cv)
     elif deployment.schedule == "continuous":
-        served = continuous_batch(passes, load.batch, load.most, prompt, steps, load.rounds, load.wait_steps)
+        served = continuous_batch(passes, load.batch, load.most, prompt, steps, load.rounds, load.wait_steps, load.output_cv)
     else:
         served = static_batch(passes, load.batch, prompt, steps, load.context)
     if deployment.draft_len:
