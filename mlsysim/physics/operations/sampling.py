@@ -26,13 +26,3 @@ def pass_at_k(drawn: int, correct: int, k: int) -> float:
         return 1.0
     last = np.arange(drawn - correct + 1, drawn + 1, dtype=float)
     return float(-np.expm1(np.log1p(-k / last).sum()))
-
-
-def best_of_k(chance: float, k: float) -> float:
-    """The chance that one of ``k`` independent answers is right, each with ``chance``: 1 - (1 - p)^k.
-
-    Example:
-        >>> round(best_of_k(0.5, 3.0), 12)
-        0.875
-    """
-    return float(-np.expm1(k * np.log1p(-chance))) if chance < 1 else 1.0

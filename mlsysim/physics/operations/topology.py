@@ -3,8 +3,8 @@
 Bandwidths are in one direction; endpoints are accelerators; a path counts every link, those to the first switch included.
 ``bisection`` is the rate at which the smaller half can send to the other, and no more than it can inject.
 
-Sources: Dally and Towles, "Principles and Practices of Interconnection Networks", 2004, chapters 3 to 5 (torus); Al-Fares et al.,
-"A Scalable, Commodity Data Center Network Architecture", SIGCOMM 2008 (fat tree); Kim et al., "Technology-Driven,
+Sources: Dally and Towles, "Principles and Practices of Interconnection Networks", 2004, chapters 3 to 5 (torus); Al-Fares et
+al., "A Scalable, Commodity Data Center Network Architecture", SIGCOMM 2008 (fat tree); Kim et al., "Technology-Driven,
 Highly-Scalable Dragonfly Topology", ISCA 2008; Wang et al., "Rail-only", 2023 (rails).
 """
 
@@ -125,7 +125,7 @@ def dragonfly(per_router: int, routers: int, global_links: int, groups: int) -> 
     else:
         crossing = float(routers // 2 * (routers - routers // 2))
     local = (per_router - 1) * 2 + (group - per_router) * 3
-    # To another group: the endpoint's link, the global one and the last, and a local one at each end where another router has it.
+    # To another group: both endpoints' links, the global one, and a local one at each end where another router has it.
     far = others * group * (3 + 2 * (1 - 1 / routers))
     return Shape(
         endpoints=endpoints,

@@ -35,7 +35,7 @@ class DataResult(Result):
 class DataModel:
     """Records that accelerators take against what storage, CPUs and network give: the slowest stage sets the pace.
 
-    Source: MLPerf Storage v1.0, rules: ideal rate = batch / computation time, required bandwidth = accelerators x rate x record.
+    Source: MLPerf Storage v1.0, rules: ideal rate = batch / computation time; required bandwidth = n x rate x record.
     """
 
     @strict_keywords
@@ -73,7 +73,9 @@ class DataModel:
         record_B = positive_quantity("record_size", record_size, "byte")
         count = whole_number("accelerators", accelerators)
         expected = "a bandwidth such as '10 GB/s': an accelerator has no storage of its own"
-        storage = positive_quantity("storage_bandwidth", needed("storage_bandwidth", storage_bandwidth, expected), "byte/second")
+        storage = positive_quantity(
+            "storage_bandwidth", needed("storage_bandwidth", storage_bandwidth, expected), "byte/second"
+        )
         supplies = {"storage": storage / record_B}
         if preparation_rate is not None:
             supplies["preparation"] = positive_quantity("preparation_rate", preparation_rate, "count/second")

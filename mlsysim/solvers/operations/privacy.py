@@ -46,9 +46,9 @@ class ResponsibleEngineeringResult(Result):
 class ResponsibleEngineeringModel:
     """Epsilon of DP-SGD by its noise, or the noise that an epsilon needs: Gaussian noise on Poisson-sampled batches.
 
-    Accountants differ by a third on the same run, so that the result names its own and the conversion. The classic conversion of Renyi's divergence
-    is epsilon = min over a of rdp(a) + ln(1 / delta) / (a - 1), which printed figures up to 2020 used; the improved one is
-    Canonne, Kamath and Steinke's. What per-example gradients cost in time is not in it.
+    Accountants differ by a third on the same run, so that the result names its own and the conversion. The classic conversion
+    of Renyi's divergence is epsilon = min over a of rdp(a) + ln(1 / delta) / (a - 1), which figures up to 2020 used; the
+    improved one is Canonne, Kamath and Steinke's. What per-example gradients cost in time is not in it.
     Sources: Abadi et al. 2016; Mironov 2017, proposition 3; Mironov, Talwar, Zhang 2019; Canonne et al. 2020.
     """
 
@@ -100,7 +100,9 @@ class ResponsibleEngineeringModel:
             raise InconsistentError("epochs", epochs, "epochs or steps, and not both")
         rate = batch / number
         run_length = _steps(epochs, steps, number, batch)
-        noise = None if noise_multiplier is None else real_number("noise_multiplier", noise_multiplier, _LEAST_NOISE, _MOST_NOISE)
+        noise = (
+            None if noise_multiplier is None else real_number("noise_multiplier", noise_multiplier, _LEAST_NOISE, _MOST_NOISE)
+        )
         loss = None if epsilon is None else real_number("epsilon", epsilon, 0.0, _MOST_EPSILON, above=True)
         spent = _accountant(converted, rate, run_length, chance)
         if noise is None:

@@ -156,7 +156,9 @@ def _sizes(count: int | None, dimensions: int, sizes: object) -> list[int]:
     joined = needed("accelerators", count, "a whole number >= 2, or sizes")
     side = round(joined ** (1 / dimensions))
     if side**dimensions != joined:
-        raise InputError("sizes", None, f"accelerators along each of {dimensions} dimensions: {joined} is no power of one number")
+        raise InputError(
+            "sizes", None, f"accelerators along each of {dimensions} dimensions: {joined} is no power of one number"
+        )
     return [side] * dimensions
 
 

@@ -23,7 +23,7 @@ METHODS = ("quantization", "pruning", "n_m")
 
 @dataclass(frozen=True, kw_only=True)
 class CompressionResult(Result):
-    """The same deployment before and after; what has no predicted speed has None.
+    """A deployment before and after compression; what has no predicted speed has None.
 
     Attributes:
         weights: bytes of the weights after compression.
@@ -80,8 +80,8 @@ class CompressionModel:
         Args:
             workload: a transformer; before, its weights are in the format that it is published in.
             hardware: one accelerator, a node or a fleet.
-            method: "quantization" (to ``weight_precision``, or ``precision`` with its arithmetic), "pruning" (to ``sparsity``) or
-                "n_m" (to ``pattern``).
+            method: "quantization" (to ``weight_precision``, or to ``precision`` with its arithmetic), "pruning" (to
+                ``sparsity``) or "n_m" (to ``pattern``).
             sparsity: share of the weights that are zeros, below 1; of pruning.
             pattern: values kept of how many, such as "2:4".
             **options: see ``ServingOptions``.
@@ -109,7 +109,9 @@ class CompressionModel:
             after_B = float(after.weights.m_as("byte"))
             if not after_B < before_B:
                 expected = f"a format narrower than the {deployed.weights} of {workload.name}"
-                raise InconsistentError("weight_precision", options.get("weight_precision") or options.get("precision"), expected)
+                raise InconsistentError(
+                    "weight_precision", options.get("weight_precision") or options.get("precision"), expected
+                )
             reason, memory, notes = after.reason, after.memory_per_accelerator, after.diagnostics
         else:
             each_B = bytes_per_element(deployed.weights)
@@ -130,7 +132,7 @@ class CompressionModel:
             subject=f"{workload.name}: {_told(named, options, kept)}, on {getattr(hardware, 'name', 'hardware')}",
             basis=before.basis if after is None else after.basis,
             reason=reason,
-            binding="memory capacity" if reason else before.binding if after is None else after.binding,
+            binding="memory capacity" if reason else "bytes of weights" if after is None else after.binding,
             breakdown=with_units({"weights": after_B, "saved": before_B - after_B}, "byte"),
             diagnostics=(*notes, "what compression does to answers is not in this"),
             coefficients=() if after is None else after.coefficients,
@@ -155,7 +157,9 @@ def _kept(
     if method == "quantization":
         for name, value in (("sparsity", sparsity), ("pattern", pattern)):
             if value is not None:
-                raise InconsistentError(name, value, f'nothing with method = "quantization", or another of {", ".join(METHODS)}')
+                raise InconsistentError(
+                    name, value, f'nothing with method = "quantization", or another of {", ".join(METHODS)}'
+                )
         if not formats:
             raise InputError("weight_precision", None, "the format of the compressed weights, such as fp8 or int4")
         return None

@@ -86,7 +86,8 @@ class InferenceScalingModel:
             >>> from mlsysim.hardware.registry import Hardware
             >>> from mlsysim.models.registry import Models
             >>> run = InferenceScalingModel().solve(
-            ...     Models.Language.Llama3_8B, Hardware.Cloud.H100, input_len=512, output_len=128, samples=8, reasoning_tokens=1024
+            ...     Models.Language.Llama3_8B, Hardware.Cloud.H100, input_len=512, output_len=128, samples=8,
+            ...     reasoning_tokens=1024,
             ... )
             >>> run.tokens.m_as("count"), 8 < run.times_plain < 12
             (9216.0, True)
@@ -137,7 +138,9 @@ def _chance(samples: int, drawn: int | None, correct: int | None) -> float | Non
     if right > number:
         raise InconsistentError("correct", right, f"at most the {number} answers that were judged")
     if samples > number:
-        raise InconsistentError("samples", samples, f"at most the {number} answers that were judged: beyond them nothing is known")
+        raise InconsistentError(
+            "samples", samples, f"at most the {number} answers that were judged: beyond them nothing is known"
+        )
     return pass_at_k(number, right, samples)
 
 

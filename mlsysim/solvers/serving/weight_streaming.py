@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from mlsysim.core.checks import instance, one_of, positive_quantity, strict_keywords
 from mlsysim.core.errors import InconsistentError
@@ -91,9 +91,9 @@ class WeightStreamingModel:
         else:
             link_Bps = float(device.host_link_bw.m_as("byte/second"))
         output = 1 if named == "decode" else None
-        asked = {"batch_size": batch_size, "output_len": output, **options}
+        asked: dict[str, Any] = {"batch_size": batch_size, "output_len": output, **options}
         deployment = Deployment.of(workload, device, offload="weights", **asked)
-        run = ServingModel().solve(workload, device, offload="weights", **asked)  # type: ignore[arg-type]
+        run = ServingModel().solve(workload, device, offload="weights", **asked)
         seconds = float((run.itl if named == "decode" else run.ttft).m_as("second"))
         tokens = deployment.batch * (1.0 if named == "decode" else deployment.prompt)
         stream_s = min(seconds, float(run.host_memory_per_accelerator.m_as("byte")) / link_Bps)
