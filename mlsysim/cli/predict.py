@@ -19,7 +19,9 @@ from mlsysim.core.errors import DataError, InputError
 
 _PREDICT = """\
 Adds a prediction to every row of a table of training or of serving runs and
-writes it as CSV: all columns in order, then
+writes it as CSV. Example: mlsysim predict runs.csv -o out.csv
+
+All columns come back in order, then
 
   predicted   in the row's own metric and unit ("fits" or "OOM" for a table of
               layouts); empty where it cannot be told
