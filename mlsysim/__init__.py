@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlsysim import core, hardware, infra, models, plots, solvers, systems
+    from mlsysim import core, hardware, infra, launch, models, plots, solvers, systems
     from mlsysim.core.errors import InfeasibleError, InputError, MissingExtraError, MLSysError
     from mlsysim.core.units import Q_, ureg
     from mlsysim.hardware.registry import Hardware
     from mlsysim.hardware.types import HardwareNode
     from mlsysim.infra.registry import Infra
     from mlsysim.infra.types import Grid, Site
+    from mlsysim.launch.hf_config import model_from_config
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
     from mlsysim.solvers.operations.data import DataModel, TransformationModel
@@ -97,6 +98,7 @@ _HOMES = {
     "TransformationModel": "solvers.operations.data",
     "TransformerWorkload": "models.types",
     "WeightStreamingModel": "solvers.serving.weight_streaming",
+    "model_from_config": "launch.hf_config",
     "predict_table": "tables.predict",
     "ureg": "core.units",
 }
@@ -106,6 +108,7 @@ _ROOMS = (
     "fitting",
     "hardware",
     "infra",
+    "launch",
     "lowering",
     "models",
     "physics",
@@ -161,6 +164,8 @@ __all__ = [
     "core",
     "hardware",
     "infra",
+    "launch",
+    "model_from_config",
     "models",
     "plots",
     "predict_table",
