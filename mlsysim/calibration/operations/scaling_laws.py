@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mlsysim.calibration.store import coefficients
-from mlsysim.core.checks import one_of
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.names import folded
 from mlsysim.core.toml import packaged_toml, reads
@@ -120,7 +118,7 @@ class DataSetLaw:
         return self.trained_on if self.measured_on == self.trained_on else f"{self.trained_on}, measured on {self.measured_on}"
 
     def by(self, law: object) -> DataSetLaw:
-        """The same by another parametric law of the same data set, where it is one that splits a budget."""
+        """Take the loss from ``law`` where both are parametric: then it is another law of the same runs."""
         both = isinstance(self.form, ParametricLaw) and isinstance(law, ParametricLaw)
         return replace(self, form=law) if both else self  # type: ignore[arg-type]
 
@@ -153,10 +151,18 @@ def _errors(of: str) -> dict[str, float]:
     return {name: float(value) for name, value in packaged_toml("calibration", FILE)[of].items() if name != "source"}
 
 
-@functools.cache
-def laws() -> list[str]:
-    """Names of the laws that split a budget."""
-    return list(packaged_toml("calibration", FILE)[LAW])
+@reads("calibration", FILE)
+def repeats_half_life() -> tuple[float, str]:
+    """The repeats of a token after which more of them are worth little, and where that was published."""
+    entry = packaged_toml("calibration", FILE)["repeats"]
+    return float(entry["half_life"]), str(entry["source"])
+
+
+@reads("calibration", FILE)
+def _laws() -> dict[str, str]:
+    """The names of the laws that split a budget, after each spelling."""
+    entries = packaged_toml("calibration", FILE)[LAW]
+    return {folded(called): name for name, entry in entries.items() for called in (name, *entry.get("names", ()))}
 
 
 def scaling_law(name: str) -> Law:
@@ -166,10 +172,14 @@ def scaling_law(name: str) -> Law:
         UnknownNameError: there is none of this name.
 
     Example:
-        >>> scaling_law("Besiroglu").split.alpha
-        0.3478
+        >>> scaling_law("Besiroglu").split.alpha, scaling_law("approach1").name
+        (0.3478, 'chinchilla-1')
     """
-    return _law(one_of("law", name, laws()))
+    called = _laws()
+    known = called.get(folded(name)) if isinstance(name, str) else None
+    if known is None:
+        raise UnknownNameError.among("law", name, dict.fromkeys(called.values()))
+    return _law(known)
 
 
 @reads("calibration", FILE)
@@ -185,7 +195,7 @@ def _fitted(kind: str, name: str, entry: dict[str, Any]) -> tuple[str, ...]:
 
 @reads("calibration", FILE)
 def _called() -> dict[str, dict[str, str]]:
-    """The entry of every spelling of what was trained on, and there of what was measured on; the first of each is the default."""
+    """The entries by what was trained on, and there by what was measured on, in every spelling; the first is the default."""
     called: dict[str, dict[str, str]] = {}
     for key, entry in packaged_toml("calibration", FILE)[DATASET].items():
         for trained in (entry["trained_on"], *entry["names"]):

@@ -53,10 +53,11 @@ def _losses(sizes: Times, tokens: Times, entries: Mapping[str, Entry]) -> Times:
     return np.asarray(coefficients(OvertrainingLaw, entries[DATASET]).loss(sizes, tokens))
 
 
-def gathered(root: Path, role: str, chosen: Callable[[Anchor], bool] = lambda anchor: True) -> list[Runs]:
-    """The cases of ``role`` under ``root`` that decide a fitted law: those of a law together, and those of a data set.
+def gathered(kind: str, root: Path, role: str, chosen: Callable[[Anchor], bool] = lambda anchor: True) -> list[Runs]:
+    """The cases of ``role`` under ``root`` that decide a fitted law: those of one law, or of one data set, together.
 
     Args:
+        kind: ``LAW`` or ``DATASET``.
         root: the folder of anchors.
         role: "calibration" or "validation".
         chosen: tells which of them.
@@ -64,7 +65,8 @@ def gathered(root: Path, role: str, chosen: Callable[[Anchor], bool] = lambda an
     groups: dict[tuple[str, str], list[Anchor]] = {}
     for path in anchor_files(root):
         for anchor in load(path) if path.parent.name in FOLDERS else ():
-            if anchor.case.role == role and (place := _place(anchor)) in _fitted() and chosen(anchor):
+            place = _place(anchor)
+            if anchor.case.role == role and place[0] == kind and place in _fitted() and chosen(anchor):
                 groups.setdefault(place, []).append(anchor)
     return [_runs(*place, anchors) for place, anchors in groups.items()]
 
@@ -87,18 +89,23 @@ def _runs(kind: str, name: str, anchors: Sequence[Anchor]) -> Runs:
     if kind == LAW:
         predict = functools.partial(_law_parameters, [_asked(anchor, "compute_budget") for anchor in anchors])
     else:
-        predict = functools.partial(
-            _losses, *(np.array([_asked(anchor, part) for anchor in anchors]) for part in ("parameters", "tokens"))
-        )
-    measured = np.array([anchor.case.value or 0.0 for anchor in anchors])
-    return Runs(on={kind: name}, measured=measured, sources=[anchor.source.key for anchor in anchors], predict=predict)
+        sizes, tokens = (np.array([_asked(anchor, part) for anchor in anchors]) for part in ("parameters", "tokens"))
+        predict = functools.partial(_losses, sizes, tokens)
+    values = np.array([anchor.case.value or 0.0 for anchor in anchors])
+    return Runs(on={kind: name}, measured=values, sources=[anchor.source.key for anchor in anchors], predict=predict)
 
 
 SCALING = Calibration(
     name="scaling",
-    files=FILES,
+    files={LAW: FILES[LAW]},
     range_of=lambda key, _: RANGES[key.kind][key.part],
-    gathered=gathered,
+    gathered=functools.partial(gathered, LAW),
+)
+LOSSES = Calibration(
+    name="losses",
+    files={DATASET: FILES[DATASET]},
+    range_of=lambda key, _: RANGES[key.kind][key.part],
+    gathered=functools.partial(gathered, DATASET),
     pull=0.003,
     error_weight=ERROR_WEIGHT,
 )
@@ -106,18 +113,14 @@ SCALING = Calibration(
 
 def within(root: Path) -> ErrorStatistics:
     """How far off losses are that lie within what their laws were fitted to: of validation rows, as the laws are written."""
-    return _errors(gathered(root, VALIDATION, lambda anchor: _inside(anchor)), SCALING.tables())
+    return _errors(gathered(DATASET, root, VALIDATION, _inside), LOSSES.tables())
 
 
 def beyond(root: Path) -> ErrorStatistics:
     """How far off losses of larger models are by laws that were fitted to the smaller ones: of calibration rows."""
-    tables = SCALING.tables()
-    fitted(SCALING, gathered(root, CALIBRATION, lambda anchor: _of_data(anchor) and not _large(anchor)), tables)
-    return _errors(gathered(root, CALIBRATION, lambda anchor: _of_data(anchor) and _large(anchor)), tables)
-
-
-def _of_data(anchor: Anchor) -> bool:
-    return _place(anchor)[0] == DATASET
+    tables = LOSSES.tables()
+    fitted(LOSSES, gathered(DATASET, root, CALIBRATION, lambda anchor: not _large(anchor)), tables)
+    return _errors(gathered(DATASET, root, CALIBRATION, _large), tables)
 
 
 def _large(anchor: Anchor) -> bool:
@@ -125,8 +128,8 @@ def _large(anchor: Anchor) -> bool:
 
 
 def _inside(anchor: Anchor) -> bool:
-    law = data_set_law(anchor.case.solve["dataset"], anchor.case.solve.get("measured_on")) if _of_data(anchor) else None
-    return law is not None and law.spread(_asked(anchor, "parameters"), _asked(anchor, "tokens")).times == 1
+    law = data_set_law(anchor.case.solve["dataset"], anchor.case.solve.get("measured_on"))
+    return law.spread(_asked(anchor, "parameters"), _asked(anchor, "tokens")).times == 1
 
 
 def _errors(runs: Sequence[Runs], tables: Tables) -> ErrorStatistics:

@@ -105,7 +105,7 @@ class ParametricLaw:
     def lifetime_optimum(self, reducible: float, inference_tokens: float) -> tuple[float, float]:
         """Parameters and tokens of a loss that make 6 N D + 2 N D_inference least (Sardana et al., equation 3).
 
-        At the least, 6 D (1 - alpha A N^-alpha / (beta B D^-beta)) + 2 D_inference = 0: the left side rises with N from below 0.
+        At the least, 6 D (1 - alpha A N^-alpha / (beta B D^-beta)) + 2 D_inference = 0; the left side rises with N.
 
         Example:
             >>> law = ParametricLaw(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mlsysim.calibration.intervals import LEVEL
-from mlsysim.calibration.operations.scaling_laws import DataSetLaw, Law, Spread, data_set_law, scaling_law
+from mlsysim.calibration.operations.scaling_laws import DataSetLaw, Law, Spread, data_set_law, repeats_half_life, scaling_law
 from mlsysim.core.checks import needed, positive_quantity, real_number, strict_keywords
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity, with_unit
@@ -22,9 +22,6 @@ from mlsysim.solvers.result import Result
 
 FLOPS_PER_PARAMETER_TOKEN = TRAINING_FLOP
 RULE = "20 tokens a parameter"
-# R_D* of Muennighoff et al. 2023, quoted from memory: results that rest on it say so.
-_REPEATS_HALF_LIFE = 15.387756
-_REPEATS_NOTE = "repeated tokens count for less by R_D* = 15.39 of Muennighoff et al. 2023, which is quoted from memory and stands on no anchor"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +79,9 @@ class ScalingResult(Result):
 class ScalingModel:
     """Compute-optimal parameters and tokens of a budget, and the loss of runs on data sets that were measured.
 
-    Without a ``law`` the split is Chinchilla's rule of thumb: C = 6 N D with D = 20 N, within about 10 % of Hoffmann et al. 2022
-    from 1e19 to 1e25 FLOP. The laws disagree above 1e24 FLOP by up to three times in parameters: never mix them. A loss is
-    answered for a named data set alone, because its level belongs to the data and the tokenizer.
+    Without a ``law`` the split is Chinchilla's rule of thumb: C = 6 N D with D = 20 N, within about 10 % of the fits of
+    Hoffmann et al. 2022 from 1e19 to 1e25 FLOP. The laws disagree above 1e24 FLOP by up to three times in parameters: never mix them. A
+    loss is answered for a named data set alone, because its level belongs to the data and the tokenizer.
     """
 
     @strict_keywords
@@ -110,7 +107,7 @@ class ScalingModel:
                 "hoffmann" or "besiroglu" (parametric), or "llama-3".
             parameters: of a run, as "8e9 count"; needs ``tokens``.
             tokens: of a run.
-            dataset: what the model is trained on: its loss is answered ("C4", "RedPajama", "RefinedWeb", "Pile", "MassiveText").
+            dataset: what the model is trained on, for its loss: "C4", "RedPajama", "RefinedWeb", "Pile" or "MassiveText".
             measured_on: what its loss is measured on; by default the first that is known.
             unique_tokens: of the run's tokens, those that do not repeat.
             inference_tokens: tokens of all answers over the model's life; needs a parametric law.
@@ -130,7 +127,7 @@ class ScalingModel:
             '69.3, 1.39'
             >>> run = ScalingModel().solve(parameters="1e9 count", tokens="100e9 count", dataset="RedPajama", law="besiroglu")
             >>> f"{run.loss:.1f}, {run.overtraining:.1f}"
-            '2.7, 1.3'
+            '2.6, 1.2'
         """
         run = _run(parameters, tokens)
         spent = None if compute_budget is None else positive_quantity("compute_budget", compute_budget, "flop")
@@ -230,8 +227,9 @@ def _effective(run: tuple[float, float] | None, unique_tokens: Quantity | str | 
         raise InputError("unique_tokens", unique_tokens, "at least 1 count")
     if unique >= run[1]:
         return run[1]
-    notes.append(_REPEATS_NOTE)
-    return float(effective_amount(unique, run[1], _REPEATS_HALF_LIFE))
+    half_life, source = repeats_half_life()
+    notes.append(f"repeated tokens count for less by {source}")
+    return float(effective_amount(unique, run[1], half_life))
 
 
 def _data_law(
