@@ -80,8 +80,8 @@ class ScalingModel:
     """Compute-optimal parameters and tokens of a budget, and the loss of runs on data sets that were measured.
 
     Without a ``law`` the split is Chinchilla's rule of thumb: C = 6 N D with D = 20 N, within about 10 % of the fits of
-    Hoffmann et al. 2022 from 1e19 to 1e25 FLOP. The laws disagree above 1e24 FLOP by up to three times in parameters: never mix them. A
-    loss is answered for a named data set alone, because its level belongs to the data and the tokenizer.
+    Hoffmann et al. 2022 from 1e19 to 1e25 FLOP. The laws disagree above 1e24 FLOP by up to three times in parameters: never
+    mix them. A loss is answered for a named data set alone, because its level belongs to the data and the tokenizer.
     """
 
     @strict_keywords
