@@ -151,7 +151,7 @@ def _decode(
 ) -> tuple[Result, str, float]:
     asked = recommended_engine(workload, hardware, arguments, None).added_to(arguments)
     bound = {name: value for name, value in asked.items() if name not in ("stack", *STACK_OPTIONS)}
-    load = {"batch_size": 1 if batch_size is None else batch_size, "input_len": tokens}
+    load: dict[str, Any] = {"batch_size": 1 if batch_size is None else batch_size, "input_len": tokens}
     run = ServingModel().solve(workload, hardware, **load, **asked).require_feasible()
     light = ServingModel().solve(workload, hardware, **load, **bound)
     return run, "itl", float((light.itl / run.itl).m_as(""))

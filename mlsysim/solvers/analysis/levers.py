@@ -197,7 +197,8 @@ def metric_of(result: Result, metric: object) -> str:
     """
     known = [name for name, value in vars(result).items() if _is_number(value)]
     if metric is None:
-        return result.INTERVAL_OF or next(name for name in result.HEADLINE if name in known)
+        timed = [name for name in result.HEADLINE if name in known and time_power(result, name)]
+        return result.INTERVAL_OF or next(iter(timed or known))
     if not isinstance(metric, str) or metric not in known:
         raise UnknownNameError.among("metric", metric, known)
     return metric
