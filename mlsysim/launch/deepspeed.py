@@ -43,7 +43,7 @@ def deepspeed_run(text: str, run: Run, seq_len: int | None) -> None:
     tp = max(1, whole_number(f"{run.name}: autotp_size", inner(document, "tensor_parallel", run.name).get("autotp_size", 1), 0))
     numbers = {key: _stated(document, key, run) for key in (_BATCH, _MICRO, _STEPS)}
     dp = _ranks(numbers, tp, run)
-    micro, steps, batch = _batches(numbers, dp)
+    count, batch = _batches(numbers, dp)
     stage = whole_number(f"{run.name}: zero_optimization.stage", zero.get("stage", 0), 0, 3)
     if seq_len is None:
         raise MissingArgumentError("seq_len", None, "the tokens of a sequence: a DeepSpeed file does not say them")
@@ -57,7 +57,7 @@ def deepspeed_run(text: str, run: Run, seq_len: int | None) -> None:
         "precision": half,
         "gradient_precision": kept if kept in _FP32 else half if half != "fp32" else None,
         "tp_size": tp,
-        "microbatch_count": batch // (micro * dp),
+        "microbatch_count": count,
         "zero_stage": stage,
     }
     run.assumed.append("DeepSpeed's measured runs are of 2021 and 2022: a newer release may be faster")
@@ -96,8 +96,8 @@ def _ranks(numbers: Mapping[str, int | None], tp: int, run: Run) -> int:
     return run.ranks(tp, 1)
 
 
-def _batches(numbers: Mapping[str, int | None], dp: int) -> tuple[int, int, int]:
-    """Sequences of a micro-batch, micro-batches of a step, and sequences of a step: two of the three suffice."""
+def _batches(numbers: Mapping[str, int | None], dp: int) -> tuple[int, int]:
+    """Micro-batches of a step, and its sequences: two of the file's three numbers suffice."""
     batch, micro, steps = (numbers[key] for key in (_BATCH, _MICRO, _STEPS))
     if micro is None and batch is None:
         raise MissingArgumentError(_BATCH, None, f"a number, or {_MICRO}")
@@ -108,4 +108,4 @@ def _batches(numbers: Mapping[str, int | None], dp: int) -> tuple[int, int, int]
     if batch % (micro * dp) or (steps is not None and micro * dp * steps != batch):
         each = f"{_MICRO} x {_STEPS} x ranks = {micro} x {steps or 'any'} x {dp}"
         raise InconsistentError(_BATCH, batch, each)
-    return micro, batch // (micro * dp), batch
+    return batch // (micro * dp), batch

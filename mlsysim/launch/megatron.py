@@ -42,7 +42,8 @@ def megatron_run(text: str, run: Run) -> None:
     Example:
         >>> from mlsysim.models.registry import Models
         >>> run = Run("megatron", "arguments", Models.Language.Llama3_8B, 8)
-        >>> megatron_run("--tensor-model-parallel-size 2 --micro-batch-size 1 --global-batch-size 64 --seq-length 8192 --bf16", run)
+        >>> text = "--tensor-model-parallel-size 2 --micro-batch-size 1 --global-batch-size 64 --seq-length 8192 --bf16"
+        >>> megatron_run(text, run)
         >>> run.arguments["tp_size"], run.arguments["microbatch_count"], run.arguments["gradient_precision"]
         (2, 16, 'fp32')
     """
@@ -130,7 +131,9 @@ def _read(words: list[str]) -> Stated:
         key, equals, value = word.partition("=")
         if equals and not key.startswith("-") and re.fullmatch(r"(cfg\.)?(model|train|ddp|optimizer|dataset)\.\w+", key):
             option = "--" + key.rsplit(".", 1)[1].replace("_", "-")
-            plain += [option] if value.lower() == "true" else [] if value.lower() in ("false", "none", "null") else [option, value]
+            plain += (
+                [option] if value.lower() == "true" else [] if value.lower() in ("false", "none", "null") else [option, value]
+            )
         else:
             plain.append(word)
     return read_options(plain, train_facts()["megatron"])
@@ -205,7 +208,9 @@ def _gradients(stated: Stated) -> str:
 
 def _zero_stage(stated: Stated) -> int:
     if stated.get("fsdp"):
-        return int(known_value("--data-parallel-sharding-strategy", stated.get("sharding") or "optim_grads_params", _STRATEGIES))
+        return int(
+            known_value("--data-parallel-sharding-strategy", stated.get("sharding") or "optim_grads_params", _STRATEGIES)
+        )
     if stated.get("fsdp2"):
         return 2 if stated.get("no_reshard") else 3
     return 1 if stated.get("distributed_optimizer") else 0
@@ -216,12 +221,12 @@ def _virtual_stages(stated: Stated, layers: int, pp: int, run: Run) -> int:
     if pp == 1:
         return 1
     if stated.get("chunk_layers"):
-        return max(1, -(-layers // pp // stated.get("chunk_layers")))
+        return max(1, -(-layers // (pp * int(stated.get("chunk_layers")))))
     if stated.get("layout"):
         run.assumed.append("the layout of stages: layers are dealt out as evenly as they go")
         stages = _stages(str(stated.get("layout")))
         return max(1, stages // pp) if stages else 1
-    return max(1, stated.get("chunks") or 1)
+    return max(1, int(stated.get("chunks") or 1))
 
 
 def _stages(layout: str) -> int:

@@ -16,7 +16,7 @@ _MODES = {"none": "none", "selective": "selective", "full": "full", "memory_budg
 
 
 def torchtitan_run(text: str, run: Run) -> None:
-    """Fills ``run`` with what a torchtitan file says.
+    r"""Fills ``run`` with what a torchtitan file says.
 
     Args:
         text: the TOML.
@@ -28,14 +28,17 @@ def torchtitan_run(text: str, run: Run) -> None:
 
     Example:
         >>> run = Run("torchtitan", "llama.toml", accelerators=8)
-        >>> torchtitan_run('[model]\\nname = "llama3"\\nflavor = "8B"\\n[training]\\nlocal_batch_size = 1\\nseq_len = 8192', run)
+        >>> torchtitan_run('[model]\nname = "llama3"\nflavor = "8B"\n[training]\nlocal_batch_size = 1\nseq_len = 8192', run)
         >>> run.workload.name, run.arguments["batch_size"], run.arguments["zero_stage"], run.arguments["recompute"]
         ('Llama-3-8B', 8, 3, 'selective')
     """
     document = toml_table(text, run.name)
     tables = {key: inner(document, key, run.name) for key in run.facts["read"] if key != "ignored"}
     _told(document, run)
-    training, split = _Table(tables["training"], f"{run.name}: training"), _Table(tables["parallelism"], f"{run.name}: parallelism")
+    training, split = (
+        _Table(tables["training"], f"{run.name}: training"),
+        _Table(tables["parallelism"], f"{run.name}: parallelism"),
+    )
     if run.workload is None:
         run.workload = _model(_Table(tables["model"], f"{run.name}: model"), run)
     refuse_offload(f"{run.name}: training.enable_cpu_offload", training.flag("enable_cpu_offload"))
@@ -159,13 +162,16 @@ def _zero_stage(split: _Table, copies: int, shards: int, pp: int, run: Run) -> i
     if shards == 1:
         return 0 if copies > 1 else 3
     policy = split.text("fsdp_reshard_after_forward", "default")
-    reshards = known_value(f"{split.name}.fsdp_reshard_after_forward", policy, {"always": True, "never": False, "default": pp == 1})
+    reshards = known_value(
+        f"{split.name}.fsdp_reshard_after_forward", policy, {"always": True, "never": False, "default": pp == 1}
+    )
     if reshards:
         return 3
     if pp == 1:
         return 2
     run.assumed.append(
-        "FSDP beside a pipeline gathers weights once a step (ZeRO-2): its gradients stay whole until the last micro-batch, as ZeRO-1's"
+        "FSDP beside a pipeline gathers weights once a step (ZeRO-2) and keeps its gradients whole until the last micro-batch: "
+        "it is counted as ZeRO-1"
     )
     return 1
 

@@ -1,7 +1,7 @@
 """A training run from its launch file, and what it comes to: ``training_launch`` and ``answer_training``.
 
-``training_launch(source)`` takes a Megatron-LM or Megatron-Bridge argument list or script, a torchtitan TOML, a DeepSpeed JSON, or the
-YAML of NanoTron and llm-foundry, as text or by its path.
+``training_launch(source)`` takes a Megatron-LM or Megatron-Bridge argument list or script, a torchtitan TOML, a DeepSpeed JSON,
+or YAML of NanoTron and llm-foundry, as text or by its path; ``answer_training(launch, hardware)`` answers about it.
 """
 
 from __future__ import annotations
@@ -50,11 +50,12 @@ def training_launch(
         InputError: it is no launch file that is known here, or a value is none that its option takes.
 
     Example:
-        >>> script = "torchrun --nproc_per_node 8 pretrain_gpt.py --num-layers 32 --hidden-size 4096 --ffn-hidden-size 14336 " + (
-        ...     "--num-attention-heads 32 --group-query-attention --num-query-groups 8 --swiglu --seq-length 8192 --vocab-size 128256 "
-        ...     "--disable-bias-linear --untie-embeddings-and-output-weights --position-embedding-type rope --bf16 "
-        ...     "--tensor-model-parallel-size 2 --micro-batch-size 1 --global-batch-size 128 --use-distributed-optimizer"
-        ... )
+        >>> sizes = "--num-layers 32 --hidden-size 4096 --ffn-hidden-size 14336 --num-attention-heads 32 "
+        >>> sizes += "--group-query-attention --num-query-groups 8 --swiglu --disable-bias-linear "
+        >>> sizes += "--untie-embeddings-and-output-weights "
+        >>> sizes += "--position-embedding-type rope --vocab-size 128256 --seq-length 8192 "
+        >>> plan = "--bf16 --tensor-model-parallel-size 2 --micro-batch-size 1 --global-batch-size 128"
+        >>> script = f"torchrun --nproc_per_node 8 pretrain_gpt.py {sizes}{plan}"
         >>> launch = training_launch(script)
         >>> launch.workload.name, launch.accelerators, launch.arguments["microbatch_count"], launch.arguments["stack"]
         ('Llama-3-8B', 8, 32, 'megatron-core')
@@ -83,7 +84,7 @@ def training_launch(
 
 
 def answer_training(launch: TrainingLaunch, hardware: HardwareNode | Fleet) -> DistributedResult:
-    """What a training run comes to: whether it fits, the time of a step with its interval, and what was assumed.
+    r"""What a training run comes to: whether it fits, the time of a step with its interval, and what was assumed.
 
     Args:
         launch: from ``training_launch``.
@@ -94,7 +95,7 @@ def answer_training(launch: TrainingLaunch, hardware: HardwareNode | Fleet) -> D
 
     Example:
         >>> from mlsysim.hardware.registry import Hardware
-        >>> toml = '[model]\\nname = "llama3"\\nflavor = "8B"\\n[training]\\nlocal_batch_size = 1\\nseq_len = 8192'
+        >>> toml = '[model]\nname = "llama3"\nflavor = "8B"\n[training]\nlocal_batch_size = 1\nseq_len = 8192'
         >>> step = answer_training(training_launch(toml, accelerators=64), Hardware.Cloud.H100)
         >>> step.feasible, step.plan["dp"], 0.2 < step.mfu < 0.6
         (True, 64, True)

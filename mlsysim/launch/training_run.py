@@ -1,4 +1,4 @@
-"""A training run as a launch file states it: the model, the accelerators, and the plan as keywords of ``DistributedModel.solve``."""
+"""A training run as a launch file states it: model, accelerators, and the plan as ``DistributedModel.solve`` takes it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """The framework's entry in ``train_options.toml``."""
-        return train_facts()[self.framework]
+        facts: dict[str, Any] = train_facts()[self.framework]
+        return facts
 
     def counted(self) -> int:
         """The accelerators of the run.
@@ -159,7 +160,8 @@ def refuse_offload(name: str, value: object) -> None:
     Example:
         >>> refuse_offload("enable_cpu_offload", True)
         Traceback (most recent call last):
-        mlsysim.core.errors.NotModelledError: enable_cpu_offload = True: expected nothing: offloading is not modelled in training
+        mlsysim.core.errors.NotModelledError: enable_cpu_offload = True: expected nothing: offloading is not modelled in \
+training
     """
     if value:
         raise NotModelledError(name, value, "nothing: offloading is not modelled in training")

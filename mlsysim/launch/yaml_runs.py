@@ -63,7 +63,9 @@ def _nanotron(document: Mapping[str, Any], run: Run) -> None:
     if run.workload is None:
         config = inner(model, "model_config", f"{run.name}: model")
         multiple = _whole(model, "make_vocab_size_divisible_by", 1, f"{run.name}: model")
-        run.workload = model_from_config({"model_type": "llama", **{key: config[key] for key in config if key != "is_llama_config"}})
+        run.workload = model_from_config(
+            {"model_type": "llama", **{key: config[key] for key in config if key != "is_llama_config"}}
+        )
         if multiple > 1:
             run.assumed.append(f"a vocabulary padded to a multiple of {multiple} x tp: it is counted as it is")
     sizes = {key: _whole(split, key, 1, f"{run.name}: parallelism") for key in ("dp", "tp", "pp")}
@@ -160,7 +162,10 @@ def _mpt(model: Mapping[str, Any], run: Run) -> TransformerWorkload:
     hidden, heads = _whole(model, "d_model", None, name), _whole(model, "n_heads", None, name)
     config = {"model_type": "mpt", "d_model": hidden, "n_heads": heads, "n_layers": model.get("n_layers")}
     config |= {"expansion_ratio": model.get("expansion_ratio", 4), "vocab_size": model.get("vocab_size")}
-    config |= {"attn_config": {key: attention[key] for key in ("kv_n_heads",) if key in attention}, "max_seq_len": model.get("max_seq_len")}
+    config |= {
+        "attn_config": {key: attention[key] for key in ("kv_n_heads",) if key in attention},
+        "max_seq_len": model.get("max_seq_len"),
+    }
     built = model_from_config(config)
     symbol, known = like_registered(built, vocabulary=False)
     if known is not None:
