@@ -12,9 +12,9 @@ hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from mlsysim import Hardware  # noqa: E402
+from mlsysim import CapacityPlanner, Hardware, Models  # noqa: E402
 from mlsysim.core.errors import InputError, NotModelledError  # noqa: E402
-from mlsysim.launch import answer_serving, serving_launch  # noqa: E402
+from mlsysim.launch import answer_serving, export_serving, planned_serving, serving_launch  # noqa: E402
 from mlsysim.launch.shell import read_script  # noqa: E402
 from mlsysim.launch.shell_words import MARK  # noqa: E402
 
@@ -170,9 +170,50 @@ def test_a_script_cannot_grow_without_end(script):
 WORDS = [*" ".join(LINES).split(), "${A[@]}", "$((1/0))", "<<E", "'", '"', "(", "-tp=0", "--", "-", "A=(", "${x:-", "\0"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=8)), max_size=12))
 def test_any_words_are_a_deployment_or_an_error_of_ours(words):
     for begun in ("vllm serve", "python -m sglang.launch_server", "trtllm-serve"):
         with contextlib.suppress(InputError):
             serving_launch(f"{begun} {' '.join(words)}", files=FILES)
+
+
+@pytest.mark.parametrize("target", ["vllm", "sglang", "trtllm"])
+@pytest.mark.parametrize(
+    ("model", "plan"),
+    [
+        ("Qwen/Qwen3-32B", {"tp_size": 2, "max_num_seqs": 64, "kv_precision": "fp8", "max_num_batched_tokens": 4096}),
+        ("meta-llama/Llama-3.1-8B-Instruct", {"precision": "fp8", "max_num_seqs": 32, "kv_precision": "fp8"}),
+        ("deepseek-ai/DeepSeek-V3", {"tp_size": 8, "attention_dp": 8, "ep_size": 8, "max_num_seqs": 128}),
+    ],
+)
+def test_a_line_that_is_written_is_read_back_as_the_same_plan(target, model, plan):
+    workload = serving_launch(f"vllm serve {model}").workload
+    if target == "trtllm" and "precision" in plan:  # of a checkpoint in that format alone
+        with pytest.raises(InputError, match="precision = 'fp8'"):
+            export_serving(planned_serving(workload, plan, model=model), target)
+        model = "nvidia/Llama-3.1-8B-Instruct-FP8"
+    line = export_serving(planned_serving(workload, plan, model=model), target)
+    back = serving_launch(line)
+    assert back.workload is workload
+    wanted = dict(plan)
+    if back.arguments.get("attention_dp") is True:
+        wanted["attention_dp"] = True
+    assert {name: back.arguments.get(name) for name in wanted} == wanted
+    assert back.unknown == ()
+
+
+def test_a_deployment_that_a_search_found_goes_out_and_comes_back():
+    load = {"request_rate": "20 count/s", "input_len": 1000, "output_len": 300, "max_itl": "40 ms", "stack": "vllm-2025"}
+    found = CapacityPlanner().solve(Models.Language.Qwen3_32B, [Hardware.Cloud.H200], disaggregated=False, **load)
+    launch = planned_serving(Models.Language.Qwen3_32B, found.best_config, model="Qwen/Qwen3-32B")
+    back = serving_launch(export_serving(launch, "vllm"))
+    assert back.accelerators == found.accelerators
+    named = {"tp_size": "tp", "pp_size": "pp", "replicas": "replicas", "max_num_seqs": "batch"}
+    assert {name: back.arguments[name] for name in named} == {name: found.best_config[part] for name, part in named.items()}
+    manifest = export_serving(launch, "kubernetes")
+    assert f"replicas: {found.best_config['replicas']}" in manifest
+    assert f"nvidia.com/gpu: {found.best_config['tp'] * found.best_config['pp']}" in manifest
+    yaml = pytest.importorskip("yaml")
+    command = yaml.safe_load(manifest)["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert serving_launch(" ".join(command)).arguments["max_num_seqs"] == found.best_config["batch"]
