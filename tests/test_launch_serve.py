@@ -13,6 +13,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from mlsysim import CapacityPlanner, Hardware, Models  # noqa: E402
+from mlsysim.calibration.memory import usable_memory_B  # noqa: E402
 from mlsysim.core.errors import InputError, NotModelledError  # noqa: E402
 from mlsysim.launch import answer_serving, export_serving, planned_serving, serving_launch  # noqa: E402
 from mlsysim.launch.shell import read_script  # noqa: E402
@@ -131,8 +132,8 @@ def test_a_stated_share_of_the_memory_holds_as_many_sequences():
     load = {"input_len": 4000, "output_len": 400}
     runs = [answer_serving(serving_launch(f"{line}{share}"), Hardware.Cloud.H100, **load) for share in (0.3, 0.5, 0.9)]
     most = [run.max_batch for run in runs]
-    # 8.03 G weights of 2 bytes; a token's cache is 131,072 bytes: 0.2 of 85.9 GB are 131,072 tokens.
-    assert (most[1] - most[0]) * 4200 == pytest.approx(0.2 * 80 * 2**30 / 131072, rel=0.03)
+    # A token's cache is 131,072 bytes; a sequence holds 4,200 tokens, mean over its life, and half a block of 16.
+    assert (most[1] - most[0]) * 4207.5 == pytest.approx(0.2 * usable_memory_B(80 * 2**30) / 131072, abs=4208)
     assert not answer_serving(serving_launch(f"{line}0.1"), Hardware.Cloud.H100, **load).feasible
     own = answer_serving(serving_launch("vllm serve meta-llama/Llama-3.1-8B-Instruct"), Hardware.Cloud.H100, **load)
     assert own.max_batch == most[2]
