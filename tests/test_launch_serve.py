@@ -13,6 +13,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from mlsysim import CapacityPlanner, Hardware, Models  # noqa: E402
+from mlsysim.calibration.memory import usable_memory_B  # noqa: E402
 from mlsysim.core.errors import InputError, NotModelledError  # noqa: E402
 from mlsysim.launch import answer_serving, export_serving, planned_serving, serving_launch  # noqa: E402
 from mlsysim.launch.shell import read_script  # noqa: E402
@@ -30,7 +31,7 @@ VLLM, SGLANG, TRTLLM = {"stack": "vllm-2025"}, {"stack": "sglang-2025"}, {"stack
 MEANT = [
     VLLM
     | {"tp_size": 4, "pp_size": 1, "replicas": 1, "precision": "fp8", "kv_precision": "fp8", "max_num_seqs": 256}
-    | {"max_num_batched_tokens": 8192, "page_size": 16},
+    | {"max_num_batched_tokens": 8192, "page_size": 16, "memory_share": 0.92},
     VLLM
     | {"tp_size": 16, "attention_dp": 16, "ep_size": 16, "redundant_experts": 32, "two_batch_overlap": True, "draft_len": 1}
     | {"max_num_seqs": 256, "kv_precision": "bf16"},
@@ -124,6 +125,18 @@ def test_a_wrong_line_is_told_by_its_option(line, error, said):
     with pytest.raises(error) as caught:
         serving_launch(line)
     assert said in str(caught.value)
+
+
+def test_a_stated_share_of_the_memory_holds_as_many_sequences():
+    line = "vllm serve meta-llama/Llama-3.1-8B-Instruct --gpu-memory-utilization "
+    load = {"input_len": 4000, "output_len": 400}
+    runs = [answer_serving(serving_launch(f"{line}{share}"), Hardware.Cloud.H100, **load) for share in (0.3, 0.5, 0.9)]
+    most = [run.max_batch for run in runs]
+    # A token's cache is 131,072 bytes; a sequence holds 4,200 tokens, mean over its life, and half a block of 16.
+    assert (most[1] - most[0]) * 4207.5 == pytest.approx(0.2 * usable_memory_B(80 * 2**30) / 131072, abs=4208)
+    assert not answer_serving(serving_launch(f"{line}0.1"), Hardware.Cloud.H100, **load).feasible
+    own = answer_serving(serving_launch("vllm serve meta-llama/Llama-3.1-8B-Instruct"), Hardware.Cloud.H100, **load)
+    assert own.max_batch == most[2]
 
 
 def test_an_option_that_nobody_described_is_told():

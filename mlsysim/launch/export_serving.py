@@ -86,7 +86,15 @@ def planned_serving(
 _PLAN = {"tp": "tp_size", "pp": "pp_size", "ep": "ep_size", "batch": "batch_size"}
 _KEYWORDS = (
     *("stack", "precision", "kv_precision", "tp_size", "pp_size", "ep_size", "attention_dp", "replicas", "batch_size"),
-    *("max_num_seqs", "max_num_batched_tokens", "redundant_experts", "two_batch_overlap", "stream_interval", "page_size"),
+    *(
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "memory_share",
+        "redundant_experts",
+        "two_batch_overlap",
+        "stream_interval",
+        "page_size",
+    ),
 )
 # Parts of a found deployment that no line states.
 _TOLD = (
@@ -182,6 +190,7 @@ def _vllm(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
         "--max-num-seqs": asked.get("max_num_seqs"),
         "--max-num-batched-tokens": asked.get("max_num_batched_tokens"),
         "--max-model-len": launch.max_model_len,
+        "--gpu-memory-utilization": asked.get("memory_share"),
         "--quantization": _quantization(launch, asked),
         "--dtype": {"fp16": "half", "bf16": "bfloat16"}.get(str(dtype)),
         "--kv-cache-dtype": _cache(asked, {}),
@@ -207,6 +216,7 @@ def _sglang(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
         "--max-running-requests": most * max(groups, copies) if most else None,
         "--chunked-prefill-size": budget * groups if budget else None,
         "--context-length": launch.max_model_len,
+        "--mem-fraction-static": asked.get("memory_share"),
         "--quantization": _quantization(launch, asked),
         "--kv-cache-dtype": _cache(asked, {"fp8": "fp8_e4m3"}),
         "--stream-interval": _above_one(asked.get("stream_interval")),

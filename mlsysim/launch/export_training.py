@@ -197,7 +197,9 @@ def _formats(asked: Mapping[str, Any]) -> list[str]:
     )
     if precision == "fp16" and gradients == "fp32":
         return [*lines, "--accumulate-allreduce-grads-in-fp32"]
-    return [*lines, "--grad-reduce-in-bf16"] if gradients in (None, "bf16") and precision not in ("fp32", "fp16") else [*lines]
+    # Where nobody says, a stack has its framework's own default, and plans without one 16 bits.
+    narrow = gradients == "bf16" or (gradients is None and asked["stack"] is None)
+    return [*lines, "--grad-reduce-in-bf16"] if narrow and precision not in ("fp32", "fp16") else [*lines]
 
 
 _RECOMPUTED = {

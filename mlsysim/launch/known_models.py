@@ -32,13 +32,13 @@ def like_registered(model: TransformerWorkload, vocabulary: bool = True) -> tupl
     if named is not None and _compared(named) == wanted and _distance(named, model) == (False, 0):
         return _symbol(model.name), named
     alike = [
-        (_distance(entry, model), symbol, entry)
+        (_distance(entry, model), entry.weight_format != model.weight_format, symbol, entry)
         for symbol, entry in zip(Models.Language.names(), Models.Language, strict=True)
         if entry.layers == model.layers and entry.hidden_dim == model.hidden_dim and _compared(entry) == wanted
     ]
     if not alike:
         return "", None
-    (tied_apart, apart), symbol, entry = min(alike, key=lambda one: one[0])
+    (tied_apart, apart), _, symbol, entry = min(alike, key=lambda one: one[:2])
     same = not tied_apart and apart <= (0 if vocabulary else _PADDED * model.vocab_size)
     return (symbol, entry) if same else ("", None)
 

@@ -144,6 +144,7 @@ _AS_STATED = {
     "max_num_batched_tokens": "step_tokens",
     "stream_interval": "stream",
     "batch_wait_iters": "wait_steps",
+    "memory_share": "memory",
 }
 
 

@@ -56,9 +56,9 @@ def plan_of(engine: str, stated: Stated, model: TransformerWorkload, arguments: 
             assumed.append("two micro-batches: not counted, for attention is shared by all ranks")
     _drafts(stated, arguments, assumed)
     _offloads(stated, model, arguments)
-    for name, whose in (("memory", "of the memory"), ("memory_of_free", "of what the weights leave free")):
-        if stated.get(name) is not None:
-            assumed.append(f"{stated.get(name):g} {whose} for the cache: the engine's own share is counted")
+    if stated.get("memory_of_free") is not None:
+        free = f"{stated.get('memory_of_free'):g} of what the weights leave free"
+        assumed.append(f"{free} for the cache: the engine's own share of the whole is counted")
 
 
 def merged_file(stated: Stated, table: Mapping[str, Any], script: Script, files: Mapping[str, str]) -> Stated:
