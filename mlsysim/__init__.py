@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
     from mlsysim.solvers.operations.placement import PlacementOptimizer
+    from mlsysim.solvers.operations.power import PowerModel
     from mlsysim.solvers.operations.scaling import ScalingModel
     from mlsysim.solvers.operations.sustainability import SustainabilityModel
     from mlsysim.solvers.serving.batch_server import BatchServerModel
@@ -70,6 +71,7 @@ _HOMES = {
     "Node": "systems.types",
     "ParallelismOptimizer": "solvers.training.parallelism",
     "PlacementOptimizer": "solvers.operations.placement",
+    "PowerModel": "solvers.operations.power",
     "Q_": "core.units",
     "ScalingModel": "solvers.operations.scaling",
     "ServingModel": "solvers.serving.serving",
@@ -122,6 +124,7 @@ __all__ = [
     "Node",
     "ParallelismOptimizer",
     "PlacementOptimizer",
+    "PowerModel",
     "ScalingModel",
     "ServingModel",
     "SingleNodeModel",

@@ -45,6 +45,7 @@ EXAMPLES: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "KVTransferModel": [((LLAMA, NODE), {"seq_len": 1024})],
     "ParallelismOptimizer": [((LLAMA, FLEET), TRAINING | {"recompute": "full"})],
     "PlacementOptimizer": [((FLEET,), {"duration_hours": 24, "sites": ["Quebec"]})],
+    "PowerModel": [((mlsysim.ServingModel().solve(LLAMA, H100, **TOKENS, **ENGINE),), {})],
     "ScalingModel": [((), {"compute_budget": "1e23 flop"})],
     "ServingModel": [
         ((LLAMA, H100), TOKENS | given)

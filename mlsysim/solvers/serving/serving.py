@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, Unpack
 
+from mlsysim.calibration.power import AcceleratorLoad
 from mlsysim.core.checks import boolean, strict_keywords
 from mlsysim.core.errors import InconsistentError, UnsoundError
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import ServingOptions
+from mlsysim.lowering.operations.power import serving_activity
 from mlsysim.lowering.prefix_cache import computed
 from mlsysim.lowering.serving_kernels import coefficients_used, exchanged_B, peak_flops_per_s
 from mlsysim.models.types import TransformerWorkload
@@ -27,7 +29,7 @@ from mlsysim.physics.serving.schedule import (
     static_batch,
     streamed,
 )
-from mlsysim.solvers.result import Result, run_facts
+from mlsysim.solvers.result import Result, drawn, run_facts
 from mlsysim.solvers.serving.replica import ServingReplica
 from mlsysim.systems.types import Fleet, Node
 
@@ -54,9 +56,13 @@ class ServingResult(Result):
     ``host_memory_per_accelerator`` what lies in the host's memory for each. ``experts_per_rank``: routed experts of a layer
     that a rank holds, whole or its part of the width of each, second copies included. ``dispatch_per_token`` and
     ``combine_per_token``: bytes of all copies of one token that a decode step sends to the experts of one layer, and back.
+    ``power``: of one accelerator, mean; ``energy``: of all accelerators for an output token, or for a sequence of a model that
+    generates nothing; hosts and the building are not in them (``PowerModel``). Both are None of a bound.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("itl", "ttft", "tokens_per_second", "memory_per_accelerator", "max_batch")
+    HEADLINE: ClassVar[tuple[str, ...]] = (
+        *("itl", "ttft", "tokens_per_second", "memory_per_accelerator", "max_batch", "power", "energy"),
+    )
     INTERVAL_OF: ClassVar[str] = "itl"
 
     itl: Quantity
@@ -78,6 +84,8 @@ class ServingResult(Result):
     experts_per_rank: float
     dispatch_per_token: Quantity
     combine_per_token: Quantity
+    power: Quantity | None = None
+    energy: Quantity | None = None
 
 
 class ServingModel:
@@ -233,6 +241,10 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
     if deployment.replicas > 1:
         machine = f"{deployment.replicas} x ({machine})"
     prompts_per_s = deployment.replicas * deployment.prompts / ttft_s
+    activity = None
+    if deployment.basis != "bound":
+        activity = serving_activity(deployment, work, served, held.accelerators, tokens_per_s)
+    accelerators = float(deployment.replicas * held.accelerators)
     return ServingResult(
         solver="ServingModel",
         subject=f"{workload.name}, batch {batch:.0f} x {deployment.prompt:.0f} tokens in {deployment.formats} on {machine}",
@@ -242,7 +254,7 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
         breakdown=with_units(parts, "second"),
         diagnostics=_diagnostics(deployment),
         coefficients=coefficients_used(deployment),
-        facts=run_facts(workload, device, deployment.stack, deployment.replicas * held.accelerators),
+        facts=run_facts(workload, device, deployment.stack, accelerators),
         itl=with_unit(step_s, "second"),
         ttft=with_unit(ttft_s, "second"),
         token_gap=with_unit(gap_s, "second"),
@@ -262,6 +274,7 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
         experts_per_rank=deployment.expert_plan.of_a_rank(workload),
         dispatch_per_token=with_unit(dispatched_B, "byte"),
         combine_per_token=with_unit(combined_B, "byte"),
+        **drawn(AcceleratorLoad.of(device, activity, accelerators, held.accelerators / tokens_per_s, "joule/count")),
     )
 
 

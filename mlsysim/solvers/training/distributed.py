@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
 from mlsysim.calibration.memory import usable_memory_B
+from mlsysim.calibration.power import AcceleratorLoad
 from mlsysim.core.checks import strict_keywords
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.options import StepOptions
+from mlsysim.lowering.operations.power import training_activity
 from mlsysim.lowering.training_kernels import coefficients_used, step_time
 from mlsysim.lowering.training_plan import training_step
 from mlsysim.lowering.training_setting import TrainingSetting
@@ -20,7 +22,7 @@ from mlsysim.physics.numeric import Num, somewhere, where
 from mlsysim.physics.plan import SCHEDULES, Plan
 from mlsysim.physics.training.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
 from mlsysim.physics.training.step import StepTime
-from mlsysim.solvers.result import Result, run_facts
+from mlsysim.solvers.result import Result, drawn, run_facts
 from mlsysim.systems.types import Fleet
 
 
@@ -30,10 +32,14 @@ class DistributedResult(Result):
 
     ``mfu`` counts model FLOP (causal attention once, no recomputation) over peak x time; ``mfu_full_attention`` counts
     attention without the causal discount, as PaLM's and most published MFU do. ``scaling_efficiency`` is MFU over the
-    caller's efficiency (over 1 for the bound). ``throughput`` counts samples, ``tokens_per_second`` tokens.
+    caller's efficiency (over 1 for the bound). ``throughput`` counts samples, ``tokens_per_second`` tokens. ``power`` is that
+    of one accelerator, mean; ``energy`` that of all accelerators in a step, without hosts and building (``PowerModel``); a
+    bound has neither.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("step_latency_total", "tokens_per_second", "mfu", "memory_per_accelerator", "plan")
+    HEADLINE: ClassVar[tuple[str, ...]] = (
+        *("step_latency_total", "tokens_per_second", "mfu", "memory_per_accelerator", "power", "energy", "plan"),
+    )
     INTERVAL_OF: ClassVar[str] = "step_latency_total"
 
     step_latency_total: Quantity
@@ -47,6 +53,8 @@ class DistributedResult(Result):
     memory_per_accelerator: Quantity
     memory: dict[str, Quantity]
     plan: dict[str, Any]
+    power: Quantity | None = None
+    energy: Quantity | None = None
 
 
 class DistributedModel:
@@ -147,10 +155,12 @@ def distributed_result(
     sizes = {part.removesuffix("_B"): float(getattr(memory, part)) for part in MEMORY_PARTS}
     seconds, needed_B = sum(parts.values()), sum(sizes.values())
     fleet, tokens = setting.fleet, setting.batch_size * setting.seq_len
-    reason = over_budget(needed_B, fleet.node.accelerator, "each", sizes)
+    device = fleet.node.accelerator
+    reason = over_budget(needed_B, device, "each", sizes)
     machine_flops = setting.peak_flops_per_s * fleet.accelerators * seconds
     mfu = work.training_flops * tokens / machine_flops
     achieved = work.training_flops * tokens / fleet.accelerators / seconds
+    activity = None if setting.basis == "bound" else training_activity(setting, work, plan, step)
     return DistributedResult(
         solver="DistributedModel",
         subject=f"{setting.workload.name} on {fleet.accelerators} x {fleet.node.accelerator.name}, batch {setting.batch_size}",
@@ -160,7 +170,7 @@ def distributed_result(
         breakdown=with_units(parts, "second"),
         diagnostics=(*_diagnostics(setting, plan), *(textbook_memory(setting) if reason else ())),
         coefficients=coefficients_used(setting),
-        facts=run_facts(setting.workload, fleet.node.accelerator, setting.stack, fleet.accelerators),
+        facts=run_facts(setting.workload, device, setting.stack, fleet.accelerators),
         step_latency_total=with_unit(seconds, "second"),
         throughput=with_unit(setting.batch_size / seconds, "count/second"),
         tokens_per_second=with_unit(tokens / seconds, "count/second"),
@@ -172,6 +182,7 @@ def distributed_result(
         memory_per_accelerator=with_unit(needed_B, "byte"),
         memory=with_units(sizes, "byte"),
         plan=plan_summary(plan),
+        **drawn(AcceleratorLoad.of(device, activity, float(fleet.accelerators), fleet.accelerators * seconds, "joule")),
     )
 
 

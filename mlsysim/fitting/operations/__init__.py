@@ -1,0 +1,1 @@
+"""Fits of what operations rest on: the power of accelerators."""
