@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlsysim import core, hardware, infra, models, solvers, systems
+    from mlsysim import core, hardware, infra, models, plots, solvers, systems
     from mlsysim.core.errors import InfeasibleError, InputError, MLSysError
     from mlsysim.core.units import Q_, ureg
     from mlsysim.hardware.registry import Hardware
@@ -95,6 +95,7 @@ _ROOMS = (
     "lowering",
     "models",
     "physics",
+    "plots",
     "solvers",
     "systems",
     "tables",
@@ -139,6 +140,7 @@ __all__ = [
     "hardware",
     "infra",
     "models",
+    "plots",
     "predict_table",
     "solvers",
     "systems",

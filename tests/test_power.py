@@ -7,7 +7,7 @@ import math
 import pytest
 
 from mlsysim import Q_, DistributedModel, Fleet, Hardware, InputError, Models, PowerModel, ServingModel, Systems
-from mlsysim.calibration.power import power_device
+from mlsysim.calibration.operations.power import power_device
 
 LLAMA, H100 = Models.Language.Llama3_8B, Hardware.Cloud.H100
 FLEET = Fleet(name="16 H100", node=Systems.Nodes.DGX_H100, count=2)

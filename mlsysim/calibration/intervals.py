@@ -24,8 +24,8 @@ from mlsysim.calibration.evidence import (
     measured_facts,
     measured_runs,
 )
+from mlsysim.calibration.operations.power import power_device
 from mlsysim.calibration.own import is_own, own_stack
-from mlsysim.calibration.power import power_device
 
 LEVEL = 0.9
 # Runs that a scope needs: the 90 % quantile of twenty is the second largest.
@@ -279,6 +279,16 @@ def _spread_of(errors: Sequence[tuple[float, float]], scope: str) -> Spread:
         shares[len(shares) // 2],
         conformal_quantile(shares),
     )
+
+
+def spread_of(runs: Sequence[MeasuredRun], scope: str = "") -> Spread:
+    """Return how far predictions of these runs were off.
+
+    Args:
+        runs: the figures, one at least.
+        scope: what they have in common, in words.
+    """
+    return _spread_of([(abs(run.error), _scaled(run)) for run in runs], scope)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import pint
 
 from mlsysim.calibration.evidence import FITTED_BASES, MeasuredRun, RunFacts, quantity_of
 from mlsysim.calibration.intervals import unmeasured
-from mlsysim.calibration.power import AcceleratorLoad
+from mlsysim.calibration.operations.power import AcceleratorLoad
 from mlsysim.core.errors import InfeasibleError, UnknownNameError, UnsoundError
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode

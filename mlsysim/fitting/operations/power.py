@@ -10,7 +10,7 @@ import numpy as np
 
 from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.evidence import POWER as QUANTITY
-from mlsysim.calibration.power import POOLED, SECTION, power_device
+from mlsysim.calibration.operations.power import POOLED, SECTION, power_device
 from mlsysim.calibration.store import coefficients
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import CALIBRATION, Calibration, Entry, Place, Runs, cases

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlsysim.calibration.power import AcceleratorLoad
+from mlsysim.calibration.operations.power import AcceleratorLoad
 from mlsysim.core.checks import instance, one_of, positive_quantity, real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity, magnitude, with_unit, with_units

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import pint
 
 from mlsysim.calibration.evidence import ENERGY, FITTED_BASES, POWER, quantity_of
-from mlsysim.calibration.power import power_names
+from mlsysim.calibration.operations.power import power_names
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.spec import Spec
@@ -139,6 +140,8 @@ _OF_A_STACK = ("stack", "attention", "compiled", "async_tp", *STACK_OPTIONS)
 def _without_stack(anchor: Anchor) -> Call:
     call = call_of(anchor)
     asked = {name: value for name, value in call.keywords.items() if name not in _OF_A_STACK}
+    if "basis" in inspect.signature(call.solve).parameters:
+        asked["basis"] = "bound"
     if anchor.source.solver == "DistributedModel":
         asked["recompute"] = asked.get("recompute") or "none"
     return Call(call.solve, call.inputs, asked)

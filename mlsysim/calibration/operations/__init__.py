@@ -1,0 +1,1 @@
+"""Coefficients of operations: what activities of accelerators draw."""
