@@ -13,7 +13,7 @@ from mlsysim.calibration.evidence import POWER as QUANTITY
 from mlsysim.calibration.operations.power import POOLED, SECTION, power_device
 from mlsysim.calibration.store import coefficients
 from mlsysim.fitting.bounded import Coefficient
-from mlsysim.fitting.calibration import CALIBRATION, Calibration, Entry, Place, Runs, cases
+from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.physics.operations.power import Activity, PowerCoefficients, capped_share, demand_share
 from mlsysim.physics.records import stacked
 from mlsysim.validation.anchors.anchor import Anchor
@@ -68,5 +68,4 @@ POWER = Calibration(
     range_of=lambda key, _: RANGES[key.part],
     gathered=gathered,
     rows_at_full_weight=_ROWS_OF_A_MODEL,
-    written_roles=(CALIBRATION, "validation"),
 )
