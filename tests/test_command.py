@@ -9,6 +9,7 @@ import math
 import os
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,7 @@ def words_of(example):
 def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("runs.csv").write_text(RUNS, "utf-8")
+    shutil.copy(Path(__file__).parents[1] / "examples" / "scenario.toml", "scenario.toml")
 
 
 @pytest.mark.usefixtures("typer", "runs")

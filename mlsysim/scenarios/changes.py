@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pint
 
 from mlsysim.core.errors import MLSysError
 from mlsysim.core.precision import BYTES_PER_ELEMENT
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.scenarios.figures import Figure
 from mlsysim.scenarios.limits import Limit
-from mlsysim.scenarios.scenario import Scenario
 from mlsysim.solvers.analysis.levers import MEMORY, RATES, varied
+from mlsysim.solvers.result import Result
 from mlsysim.solvers.shown import shown
 from mlsysim.systems.types import Fleet, Node
 
+# Arguments that make a plan: without any of them the search chooses it.
+OF_A_PLAN = ("tp_size", "pp_size", "dp_size", "cp_size", "ep_size", "virtual_stages", "microbatch_count", "schedule")
 # How much more of a rate is tried: it tells which one to buy. A gain below the second is not worth a line.
 _FASTER, _LEAST = 1.25, 0.01
-_MAIN = {"train": "tokens_per_second", "serve": "tokens_per_second"}
-_OF_A_QUEUE = "ttft_p99"
+_SPEED, _OF_A_QUEUE = "tokens_per_second", "ttft_p99"
+
+
+class Asked(Protocol):
+    """A scenario, as what judges it sees it."""
+
+    name: str
+    kind: str
+    system: HardwareNode | Node | Fleet
+    arguments: Mapping[str, Any]
+    limits: tuple[Limit, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen because nobody stated it."""
+
+    @property
+    def answer(self) -> Result:
+        """The solver's result."""
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """Every figure by its name."""
+
+    def with_changes(self, system: Any = None, **arguments: Any) -> Asked:
+        """Return the scenario on another system, or with other arguments."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +79,7 @@ class Change:
         return {"text": self.text, "figure": self.figure, **plain, "gain": None if self.before is None else self.gain}
 
 
-def best_changes(scenario: Scenario, missed: tuple[Limit, ...], most: int = 3) -> tuple[Change, ...]:
+def best_changes(scenario: Asked, missed: tuple[Limit, ...], most: int = 3) -> tuple[Change, ...]:
     """Return the changes that help most, the best first: of the first limit that is missed, else of the speed.
 
     Args:
@@ -78,13 +105,13 @@ def best_changes(scenario: Scenario, missed: tuple[Limit, ...], most: int = 3) -
     return tuple(sorted(changes, key=lambda change: -change.gain)[:most])
 
 
-def _judged_by(scenario: Scenario, missed: tuple[Limit, ...]) -> tuple[str, bool]:
+def _judged_by(scenario: Asked, missed: tuple[Limit, ...]) -> tuple[str, bool]:
     for limit in missed:
         if limit.name in scenario.figures:
             return limit.name, limit.upper
     if scenario.kind == "serve" and hasattr(scenario.answer, _OF_A_QUEUE):
         return _OF_A_QUEUE, True
-    return _MAIN[scenario.kind], False
+    return _SPEED, False
 
 
 def _gain(now: Any, then: Any, upper: bool) -> float:
@@ -98,7 +125,7 @@ def _number(value: Any) -> float:
     return float(value.magnitude) if isinstance(value, pint.Quantity) else float(value)
 
 
-def _candidates(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
+def _candidates(scenario: Asked) -> Iterator[tuple[str, Asked]]:
     asked = scenario.arguments
     yield from _formats(scenario)
     tp = int(asked.get("tp_size") or 1)
@@ -115,10 +142,7 @@ def _candidates(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
     if scenario.kind == "serve" and "replicas" in asked:
         yield f"replicas = {2 * asked['replicas']}", scenario.with_changes(replicas=2 * asked["replicas"])
     if scenario.kind == "train" and "tp_size" in asked:
-        free = {name: value for name, value in asked.items() if not name.endswith("_size") or name == "batch_size"}
-        searched = scenario.with_changes()
-        searched.arguments = {name: value for name, value in free.items() if name not in ("microbatch_count", "virtual_stages")}
-        yield "the plan that the search finds", searched
+        yield "the plan that the search finds", scenario.with_changes(**dict.fromkeys(OF_A_PLAN))
     machine = scenario.system
     if isinstance(machine, Fleet):
         yield f"{2 * machine.count} nodes", scenario.with_changes(_more(machine))
@@ -130,7 +154,7 @@ def _more(fleet: Fleet) -> Fleet:
     return fleet.model_copy(update={"count": 2 * fleet.count})
 
 
-def _formats(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
+def _formats(scenario: Asked) -> Iterator[tuple[str, Asked]]:
     """Narrower formats that the accelerator multiplies in; of serving, also weights alone."""
     device = _accelerator(scenario.system)
     now = BYTES_PER_ELEMENT.get(str(scenario.arguments.get("precision") or "bf16"), 2.0)

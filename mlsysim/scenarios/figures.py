@@ -37,10 +37,19 @@ class Figure:
     note: str = ""
 
     @property
+    def shown(self) -> str:
+        """The value as a card writes it."""
+        return shown(self.value)
+
+    @property
+    def interval(self) -> str:
+        """The ends of its interval in the unit that the value is shown in; "" where it has none."""
+        return "" if self.low is None else shown_range(self.low, self.high)
+
+    @property
     def text(self) -> str:
-        """The value as a card writes it, with its interval."""
-        told = shown(self.value)
-        return told if self.low is None else f"{told} ({shown_range(self.low, self.high)})"
+        """The value with its interval."""
+        return f"{self.shown} ({self.interval})" if self.interval else self.shown
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; quantities by their number, beside the unit."""

@@ -13,10 +13,12 @@ from mlsysim.core.units import in_unit
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload, Workload
+from mlsysim.scenarios.changes import OF_A_PLAN
 from mlsysim.scenarios.figures import Figure, figures
 from mlsysim.scenarios.limits import Limit
 from mlsysim.scenarios.place import Place
-from mlsysim.solvers.recommended import recommended_engine, recommended_stack
+from mlsysim.scenarios.scorecard import Scorecard, scorecard
+from mlsysim.solvers.recommended import Recommended, recommended_engine, recommended_stack
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving.serving import ServingModel
 from mlsysim.solvers.serving.tail_latency import TailLatencyModel
@@ -27,8 +29,6 @@ from mlsysim.systems.fleets import usual_fleet, whole_nodes
 from mlsysim.systems.types import Fleet, Node
 
 KEYS = ("name", "model", "on", "train", "serve", "place", "limits")
-# Arguments that make a plan: without any of them the search chooses it.
-_OF_A_PLAN = ("tp_size", "pp_size", "dp_size", "cp_size", "ep_size", "virtual_stages", "microbatch_count", "schedule")
 _OWN = {"train": ("tokens", "basis"), "serve": ("basis",)}
 
 
@@ -93,7 +93,7 @@ class Scenario:
         self.basis = options.pop("basis", None)
         given = options.pop("tokens", None)
         self.tokens = None if given is None else positive_quantity("tokens", given, "count")
-        self.arguments = options
+        self.arguments: Mapping[str, Any] = options
         self.place = Place.of({} if place is None else mapping("place", place, "a table of a grid, a PUE and a price"))
         texts = listed("limits", limits, str, 'limits such as "mfu > 0.4"') if limits else []
         self.limits = tuple(map(Limit.of, texts))
@@ -123,12 +123,10 @@ class Scenario:
         served = None
         if self.kind == "serve" and self._rate is not None:
             served = self._per_s() * float(self.arguments.get("output_len") or 0) or None
-        return figures(self.answer, self._used, self.place, self.tokens, served)
+        return figures(self.answer, self.system, self.place, self.tokens, served)
 
-    def scorecard(self) -> Any:
+    def scorecard(self) -> Scorecard:
         """Return the scorecard: what it comes to, whether the limits hold, and the three changes that would help most."""
-        from mlsysim.scenarios.scorecard import scorecard
-
         return scorecard(self)
 
     @property
@@ -139,23 +137,29 @@ class Scenario:
         rate = getattr(self.answer, "arrival_rate", None)
         return 0.0 if rate is None else in_unit(rate, "count/second")
 
+    @functools.cached_property
+    def _recommended(self) -> Recommended:
+        """The stack or the engine that is taken where nobody names one."""
+        if self.kind == "train":
+            return recommended_stack(self.workload, _fleet(self.system), self.arguments, self.basis)
+        return recommended_engine(self.workload, self.system, self.arguments, self.basis)
+
     @property
-    def _used(self) -> Fleet | Node | HardwareNode:
-        """The system, of which a plan that was searched may use a part."""
-        return self.system
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen because nobody stated it."""
+        return self._recommended.notes
 
     def _trained(self) -> Result:
-        fleet = _fleet(self.system)
-        asked = recommended_stack(self.workload, fleet, self.arguments, self.basis).added_to(self.arguments)
+        fleet, asked = _fleet(self.system), self._recommended.added_to(self.arguments)
         batch = needed("batch_size", asked.pop("batch_size", None), "sequences of a step")
-        if any(asked.get(name) is not None for name in _OF_A_PLAN) or not isinstance(self.workload, TransformerWorkload):
+        if any(asked.get(name) is not None for name in OF_A_PLAN) or not isinstance(self.workload, TransformerWorkload):
             return DistributedModel().solve(self.workload, fleet, batch_size=batch, **asked)
         searched = {name: value for name, value in asked.items() if name in _searchable()}
         found = ParallelismOptimizer().solve(self.workload, fleet, batch_size=batch, **searched)
         return found if found.best is None else found.best
 
     def _served(self) -> Result:
-        asked = recommended_engine(self.workload, self.system, self.arguments, self.basis).added_to(self.arguments)
+        asked = self._recommended.added_to(self.arguments)
         solver: Any = ServingModel() if self._rate is None else TailLatencyModel()
         if self._rate is not None:
             asked["arrival_rate"] = asked.pop("request_rate", asked.get("arrival_rate"))
@@ -163,7 +167,7 @@ class Scenario:
         return result
 
 
-_ANSWERS = ("answer", "figures")
+_ANSWERS = ("answer", "figures", "_recommended")
 
 
 @functools.cache

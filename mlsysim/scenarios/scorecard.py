@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlsysim.scenarios.changes import Change, best_changes
+from mlsysim.scenarios.changes import Asked, Change, best_changes
 from mlsysim.scenarios.figures import Figure
 from mlsysim.scenarios.limits import Limit
-from mlsysim.scenarios.scenario import Scenario
 from mlsysim.solvers.result import Result
 
 # What a card shows of the figures that there are, in this order.
@@ -75,6 +74,7 @@ class Scorecard:
         figures: what is shown.
         verdicts: the limits, and whether they hold.
         changes: what would help most, each as the solver finds it.
+        notes: what a reader should know of the answer.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Scorecard:
     figures: tuple[Figure, ...]
     verdicts: tuple[Verdict, ...]
     changes: tuple[Change, ...]
+    notes: tuple[str, ...]
 
     @property
     def feasible(self) -> bool:
@@ -100,10 +101,10 @@ class Scorecard:
         told += [(figure.name.replace("_", " "), _noted(figure)) for figure in self.figures]
         told += [("limit", verdict.text) for verdict in self.verdicts]
         told += [("would help", str(change)) for change in self.changes]
-        return told + [("note", note) for note in self.answer.diagnostics]
+        return told + [("note", note) for note in self.notes]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """The card as plain values."""
         return {
             "name": self.name,
             "feasible": self.feasible,
@@ -114,6 +115,7 @@ class Scorecard:
             "figures": [figure.to_dict() for figure in self.figures],
             "limits": [verdict.to_dict() for verdict in self.verdicts],
             "changes": [change.to_dict() for change in self.changes],
+            "notes": list(self.notes),
             "answer": self.answer.to_dict(),
         }
 
@@ -135,7 +137,7 @@ def _noted(figure: Figure) -> str:
     return f"{figure.text}, {figure.note}" if figure.note else figure.text
 
 
-def scorecard(scenario: Scenario, *, with_changes: bool = True) -> Scorecard:
+def scorecard(scenario: Asked, *, with_changes: bool = True) -> Scorecard:
     """Make the scorecard of a scenario.
 
     Args:
@@ -154,6 +156,7 @@ def scorecard(scenario: Scenario, *, with_changes: bool = True) -> Scorecard:
         figures=_chosen(known) if answer.feasible else (),
         verdicts=verdicts,
         changes=best_changes(scenario, missed) if with_changes else (),
+        notes=tuple(dict.fromkeys((*scenario.notes, *answer.diagnostics))),
     )
 
 
