@@ -44,7 +44,8 @@ COMMANDS = (
         lambda: import_module("mlsysim.cli.serve").serve,
         (
             "mlsysim serve Qwen/Qwen3-32B --on H200 --tp 2 --batch 32 --prompt 1000 --output 300 --engine vllm",
-            "mlsysim serve Qwen/Qwen3-32B --on H100,H200 --batch 32 --prompt 1000 --output 300 --precision fp8",
+            "mlsysim serve Qwen/Qwen3-32B-FP8 --on H100,H200 --batch 32 --prompt 1000 --output 300",
+            "mlsysim serve --from 'vllm serve Qwen/Qwen3-32B -tp 2 --max-num-seqs 64' --on H200 --prompt 1000 --output 300",
         ),
     ),
     Command(
@@ -91,7 +92,11 @@ COMMANDS = (
         lambda: import_module("mlsysim.cli.check").check,
         ("mlsysim check scenario.toml", "mlsysim check scenario.toml --changes"),
     ),
-    Command("predict", lambda: import_module("mlsysim.cli.predict").main, ("mlsysim predict runs.csv -o out.csv",)),
+    Command(
+        "predict",
+        lambda: import_module("mlsysim.cli.predict").main,
+        ("mlsysim predict --example training", "mlsysim predict runs.csv -o out.csv"),
+    ),
     Command(
         "anchor new",
         lambda: import_module("mlsysim.cli.anchor").new,

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlsysim.core.checks import listed, mapping, needed, positive_quantity, strict_keywords
+from mlsysim.core.checks import instance, listed, mapping, needed, positive_quantity, strict_keywords
 from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.core.units import in_unit
 from mlsysim.hardware.types import HardwareNode
@@ -97,7 +97,7 @@ class Scenario:
         self.place = Place.of({} if place is None else mapping("place", place, "a table of a grid, a PUE and a price"))
         texts = listed("limits", limits, str, 'limits such as "mfu > 0.4"') if limits else []
         self.limits = tuple(map(Limit.of, texts))
-        self.name = name or f"{self.workload.name} on {self.system.name}"
+        self.name = instance("name", name, str, "a text") or f"{self.workload.name} on {self.system.name}"
 
     def with_changes(self, system: Any = None, **arguments: Any) -> Scenario:
         """Return the scenario on another system, or with other arguments.
@@ -190,8 +190,10 @@ def _workload(model: object) -> Workload:
         return model
     if isinstance(model, Mapping):
         fields = {"name": "the scenario's", **model}
-        make = TransformerWorkload if "parameters" in fields else TransformerWorkload.of_architecture
-        return make(**fields)
+        if "parameters" in fields:
+            return TransformerWorkload(**fields)
+        needed("model", fields.get("ffn_hidden"), "a name, or a table with parameters or ffn_hidden")
+        return TransformerWorkload.of_architecture(**fields)
     if not isinstance(model, str):
         raise InputError("model", model, "a workload, its name or a table of its fields")
     found = Models.find(model)
