@@ -115,6 +115,7 @@ def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["predict", "--example", "training", "-o", "runs.csv"]) == HOLDS
     shutil.copy(LAUNCH / "megatron_llama3_8b.sh", "run.sh")
+    shutil.copy(Path(__file__).parents[1] / "examples" / "scenario.toml", "scenario.toml")
 
 
 @pytest.mark.usefixtures("typer", "runs")
