@@ -188,7 +188,6 @@ CAPACITY = "capacity Qwen/Qwen3-8B --on H200,H100 --rate 20 --prompt 100 --outpu
         ("plan Llama-3-70B --on '64 x H100' --batch 64 --tokens many", "--tokens = 'many'"),
         (f"{CAPACITY} --price B200=2", "--price = 'B200=2': expected a price of 'H200' or 'H100', which --on names"),
         (f"{CAPACITY} --price 2", "--price = '2': expected a price of 'H200' or 'H100'"),
-        (f"{CAPACITY} --price H200=2", "--price"),
         (f"{CAPACITY} --ttft 2", "--ttft = '2': expected a quantity in second"),
         ("why Llama-3-8B --on H100 --batch 1 --against '--foo 2'", "--foo"),
         ("why --on H100 --batch 1", "MODEL is missing: a name"),
@@ -390,6 +389,10 @@ def test_capacity_takes_the_cheaper_machine(capsys):
         told, code = asked(capsys, f"{CAPACITY} --ttft 2s --itl 40ms --price H200={h200} --price H100={h100}")
         assert told["answers"][0]["best_config"]["hardware"].startswith(cheapest)
         assert code == HOLDS
+    told, code = asked(capsys, f"{CAPACITY} --ttft 2s --itl 40ms --price H200=2")
+    priced, apart = told["answers"]
+    assert (priced["on"], apart["on"], apart["cost_per_hour"]) == ("H200", "H100", None)
+    assert "no price of H100" in " ".join(apart["notes"])
     _, code = asked(capsys, f"{CAPACITY} --ttft 1us")
     assert code == INFEASIBLE
 

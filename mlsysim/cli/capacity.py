@@ -75,36 +75,58 @@ def planned(
     if options.get("stack") is not None:
         options["stack"] = engine_named(options["stack"])
     machines = {name: machine_called(name, "--on") for name in machines_listed(on, "--on")}
-    result = CapacityPlanner().solve(
-        workload,
-        list(machines.values()),
-        request_rate=rate(requests),
-        input_len=prompt,
-        output_len=output,
-        prefix_hit=prefix_hit,
-        max_ttft=ttft,
-        max_itl=itl,
-        max_latency=latency,
-        percentile=percentile,
-        prices=_prices(price or (), {name: machine.name for name, machine in machines.items()}),
-        precisions=None if precision is None else precision.split(","),
-        tp_sizes=_sizes("--tp", tp),
-        pp_sizes=_sizes("--pp", pp),
-        disaggregated=disaggregated,
-        top_k=top,
-        basis="bound" if bound else None,
+    prices = _prices(price or (), {name: machine.name for name, machine in machines.items()})
+    asked = {
+        "request_rate": rate(requests),
+        "input_len": prompt,
+        "output_len": output,
+        "prefix_hit": prefix_hit,
+        "max_ttft": ttft,
+        "max_itl": itl,
+        "max_latency": latency,
+        "percentile": percentile,
+        "precisions": None if precision is None else precision.split(","),
+        "tp_sizes": _sizes("--tp", tp),
+        "pp_sizes": _sizes("--pp", pp),
+        "disaggregated": disaggregated,
+        "top_k": top,
+        "basis": "bound" if bound else None,
         **options,
-    )
-    figures = {"best": _in_words(result.best_config)} if result.best_config else {}
-    blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
-    text = ""
-    if export is not None:
-        from mlsysim.launch import export_serving, planned_serving
+    }
+    answers: list[Answer] = []
+    for names in _comparable(machines, prices):
+        priced = prices if set(prices or ()) >= {machines[name].name for name in names} else None
+        some = None if priced is None else {machines[name].name: priced[machines[name].name] for name in names}
+        result = CapacityPlanner().solve(workload, [machines[name] for name in names], prices=some, **asked)
+        figures = {"best": _in_words(result.best_config)} if result.best_config else {}
+        blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
+        lacking = (f"no price of {names[0]} is given: the fewest accelerators",) if prices and priced is None else ()
+        # What won is that of the machines whose prices compare.
+        text = "" if export is None or answers else _exported(workload, result, export, model, options)
+        answers.append(Answer(",".join(names), result, (*assumed, *lacking), figures, blocks, exported=text))
+    return answers
 
-        result.require_feasible()
-        formats = {} if options.get("kv_precision") is None else {"kv_precision": options["kv_precision"]}
-        text = export_serving(planned_serving(workload, result.best_config, model=model, **formats), export)
-    return [Answer(on, result, assumed, figures, blocks, exported=text)]
+
+def _exported(workload: Any, result: CapacityResult, target: Any, model: Any, options: Mapping[str, Any]) -> str:
+    """What won, as an engine reads it."""
+    from mlsysim.launch import export_serving, planned_serving
+
+    result.require_feasible()
+    formats = {} if options.get("kv_precision") is None else {"kv_precision": options["kv_precision"]}
+    return export_serving(planned_serving(workload, result.best_config, model=model, **formats), target)
+
+
+def _comparable(machines: Mapping[str, Any], prices: Mapping[str, str] | None) -> list[list[str]]:
+    """The machines that one answer can compare: all with a price together, and each without one apart.
+
+    Args:
+        machines: by what was typed.
+        prices: by their full names.
+    """
+    if not prices:
+        return [list(machines)]
+    priced = [name for name, machine in machines.items() if machine.name in prices]
+    return [priced, *([name] for name in machines if name not in priced)]
 
 
 def _prices(typed: Sequence[str], names: Mapping[str, str]) -> dict[str, str] | None:
