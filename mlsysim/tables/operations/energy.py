@@ -9,6 +9,7 @@ from mlsysim.calibration.operations.power import TrainedPower, trained_power
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.physics.operations.energy import facility_energy_J
+from mlsysim.systems.fleets import COOLING, host_share
 from mlsysim.tables.cells import Cells, cell_text, number_cell, whole_cell
 from mlsysim.tables.names import named_accelerator
 from mlsysim.tables.question import Question
@@ -133,7 +134,8 @@ def training_energy(cells: Cells) -> EnergyAnswer:
     if cell_text(cells, "power_w_per_accel") and any(basis.startswith(word) for word in words["assumed"]):
         mwh = _mwh(number_cell(cells, "power_w_per_accel"), hours, pue)
         return EnergyAnswer(mwh, None, "the row's own hours and watts", "identity", assumed)
-    chip = trained_power(named_accelerator(cells), hosts=not any(basis.startswith(word) for word in words["accelerator_only"]))
+    alone = any(basis.startswith(word) for word in words["accelerator_only"])
+    chip = trained_power(named_accelerator(cells), 0.0 if alone else host_share(COOLING[0]))
     if chip is None:
         raise InputError("accelerator", cells.get("accelerator"), "one whose TDP is known")
     return _predicted(chip, hours, pue, assumed)
