@@ -1,1 +1,1 @@
-"""Coefficients of operations: what activities of accelerators draw."""
+"""Coefficients of operations: scaling laws, failures, and what activities of accelerators draw."""

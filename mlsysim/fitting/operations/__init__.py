@@ -1,1 +1,1 @@
-"""Fits of what operations rest on: the power of accelerators."""
+"""Fits of operations: scaling laws, and the power of accelerators."""
