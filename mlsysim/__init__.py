@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
     from mlsysim.solvers.operations.data import DataModel, TransformationModel
+    from mlsysim.solvers.operations.economics import EconomicsModel
     from mlsysim.solvers.operations.orchestration import OrchestrationModel
     from mlsysim.solvers.operations.placement import PlacementOptimizer
     from mlsysim.solvers.operations.power import PowerModel
@@ -66,6 +67,7 @@ _HOMES = {
     "ContinuousBatchingModel": "solvers.serving.continuous_batching",
     "DataModel": "solvers.operations.data",
     "DistributedModel": "solvers.training.distributed",
+    "EconomicsModel": "solvers.operations.economics",
     "Fleet": "systems.types",
     "FleetOptimizer": "solvers.training.fleets",
     "Grid": "infra.types",
@@ -131,6 +133,7 @@ __all__ = [
     "ContinuousBatchingModel",
     "DataModel",
     "DistributedModel",
+    "EconomicsModel",
     "Fleet",
     "FleetOptimizer",
     "Grid",

@@ -51,6 +51,9 @@ ttft_p90_ms, itl_mean_ms.
 There itl_ms is the mean time between tokens; tpot_ms is the same, or, where
 the column tpot_excludes_first_token says "no", a request's time over its
 tokens; offload is "weights", "kv" or "weights+kv" in the host's memory.
+Of energy (kind, power_basis, ...): predicted_power_w_per_accel and
+predicted_j_per_output_token of a served model, predicted_energy_mwh of a
+training run; what was measured is never read.
 A model that the registry knows by its name needs no layers, hidden and heads.
 The columns value, notes and outcome are never read.
 """
@@ -76,6 +79,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _predict(table: str, output: str | None) -> None:
     """Reads, solves and writes the table in blocks, so that its length does not matter; a malformed one is refused first."""
+    from mlsysim.tables.operations.energy import further_columns
     from mlsysim.tables.predict import ADDED_COLUMNS, predicted_rows, table_kind
 
     with _opened(table, output) as file:
@@ -87,7 +91,8 @@ def _predict(table: str, output: str | None) -> None:
             raise DataError(f"{table}: {error}") from None
         rows = islice(table_lines(file, table), 1, None)
         predictions = predicted_rows(dict(zip(columns, line, strict=True)) for _, line in rows)
-        header = [*columns, *(column for column in ADDED_COLUMNS if column not in columns)]
+        added = (*further_columns(columns), *ADDED_COLUMNS)
+        header = [*columns, *(column for column in added if column not in columns)]
         if output is None:
             _write(sys.stdout, header, predictions)
             sys.stdout.flush()

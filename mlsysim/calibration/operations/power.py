@@ -27,7 +27,7 @@ class PowerDevice:
         name: the entry.
         coefficients: what activities draw, over TDP.
         measured: whether its own power was measured.
-        runs: measured runs that were not fitted.
+        runs: the measured runs that it was fitted to.
         median: the middle of their |predicted / measured - 1|.
         p90: what nine in ten measurements are expected to stay within.
     """
@@ -62,7 +62,7 @@ def power_device(hardware_name: str) -> PowerDevice:
     entries = device_entries(SECTION)
     name = next((name for name, entry in entries.items() if hardware_name in entry["hardware"]), POOLED)
     entry = entries[name]
-    errors = entry["validation"]
+    errors = entry["calibration"]
     stated = entry.get("interval")
     return PowerDevice(
         name=name,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mlsysim.calibration.operations.power import TrainedPower, trained_power
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.toml import packaged_toml, reads
+from mlsysim.core.units import in_unit
 from mlsysim.physics.operations.energy import facility_energy_J
 from mlsysim.systems.fleets import COOLING, host_share
 from mlsysim.tables.cells import Cells, cell_text, number_cell, whole_cell
@@ -19,6 +20,8 @@ ENERGY_COLUMNS = ("kind", "accelerator", "power_basis", "energy_mwh", "j_per_out
 # Columns that rows of energy have beside the usual ones.
 WATTS, JOULES, MWH = "predicted_power_w_per_accel", "predicted_j_per_output_token", "predicted_energy_mwh"
 FURTHER_COLUMNS = (WATTS, JOULES, MWH)
+# What a row of a served model asks for, as tables of serving call it.
+METRIC = "j_per_output_token"
 _HOUR_S, _MWH_J = 3600.0, 3.6e9
 
 
@@ -58,7 +61,7 @@ def is_served(cells: Cells) -> bool:
 
 @reads("tables", "energy.toml", kept=False)
 def energy_serving_cells(cells: Cells) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the cells of a row of a served model as a table of serving has them, and what stands for those that it leaves out.
+    """Returns a served model's cells as a table of serving has them, and what stands for those that its row leaves out.
 
     What was measured (watts, joules, rates, latencies) is not read.
 
@@ -66,8 +69,8 @@ def energy_serving_cells(cells: Cells) -> tuple[dict[str, str], dict[str, str]]:
         InputError: the row's task has no length that can be guessed.
 
     Example:
-        >>> row = {"model": "Qwen/Qwen3-8B", "accelerator": "H100", "task": "gpqa", "avg_batch": "7.9", "avg_output_len": "900.2"}
-        >>> asked, assumed = energy_serving_cells(row)
+        >>> row = {"model": "Qwen/Qwen3-8B", "accelerator": "H100", "task": "gpqa", "avg_batch": "7.9"}
+        >>> asked, assumed = energy_serving_cells(row | {"avg_output_len": "900.2"})
         >>> asked["batch_or_concurrency"], asked["output_len"], assumed["input_len"]
         ('8', '900', '250')
     """
@@ -83,7 +86,9 @@ def energy_serving_cells(cells: Cells) -> tuple[dict[str, str], dict[str, str]]:
         task = cell_text(cells, "task")
         known = {name: tokens for name, tokens in facts["prompt_tokens"].items() if name != "source"}
         if task not in known:
-            expected = f"a task whose prompts are text, as {', '.join(known)}, or an input_len: how long others are nobody prints"
+            expected = (
+                f"a task whose prompts are text, as {', '.join(known)}, or an input_len: how long others are nobody prints"
+            )
             raise InputError("task", task, expected)
         asked["input_len"] = assumed["input_len"] = str(known[task])
     asked["output_len"] = _rounded(cells, "avg_output_len")
@@ -99,7 +104,7 @@ def energy_serving_cells(cells: Cells) -> tuple[dict[str, str], dict[str, str]]:
 
 def energy_serving_question(asked: Mapping[str, str]) -> Question:
     """Returns the question to ``ServingModel`` that the cells of ``energy_serving_cells`` make."""
-    return serving_question({**asked, "metric": "j_per_output_token"})
+    return serving_question({**asked, "metric": METRIC})
 
 
 def _rounded(cells: Cells, column: str) -> str:
@@ -111,8 +116,8 @@ def _rounded(cells: Cells, column: str) -> str:
 def training_energy(cells: Cells) -> EnergyAnswer:
     """Returns the energy of a training run: hours of its accelerators, times their power, times PUE where the row includes it.
 
-    A wattage that the source assumed is an input of its own arithmetic. One that it measured is not read: the power is then that
-    of other runs on the chip, or a share of its TDP.
+    A wattage that the source assumed is an input of its own arithmetic (without a figure, TDP). One that it measured is not
+    read: the power is then that of other runs on the chip, or a share of its TDP.
 
     Raises:
         InputError: the row has no hours, or no accelerator whose power is known.
@@ -131,14 +136,22 @@ def training_energy(cells: Cells) -> EnergyAnswer:
         pue = number_cell(cells, "pue", 1.0)
     if not includes or (includes == "yes" and not cell_text(cells, "pue")):
         assumed["pue"] = f"{pue:g}"
-    if cell_text(cells, "power_w_per_accel") and any(basis.startswith(word) for word in words["assumed"]):
-        mwh = _mwh(number_cell(cells, "power_w_per_accel"), hours, pue)
-        return EnergyAnswer(mwh, None, "the row's own hours and watts", "identity", assumed)
+    watts = _assumed_W(cells) if any(basis.startswith(word) for word in words["assumed"]) else None
+    if watts is not None:
+        return EnergyAnswer(_mwh(watts, hours, pue), None, "the row's own hours and watts", "identity", assumed)
     alone = any(basis.startswith(word) for word in words["accelerator_only"])
     chip = trained_power(named_accelerator(cells), 0.0 if alone else host_share(COOLING[0]))
     if chip is None:
         raise InputError("accelerator", cells.get("accelerator"), "one whose TDP is known")
     return _predicted(chip, hours, pue, assumed)
+
+
+def _assumed_W(cells: Cells) -> float | None:
+    """The wattage that a row multiplies: its own figure, else the TDP where it says so."""
+    if cell_text(cells, "power_w_per_accel"):
+        return number_cell(cells, "power_w_per_accel")
+    tdp = named_accelerator(cells).tdp if cell_text(cells, "power_basis").startswith("tdp") else None
+    return None if tdp is None else in_unit(tdp, "watt")
 
 
 def _predicted(chip: TrainedPower, hours: float, pue: float, assumed: dict[str, str]) -> EnergyAnswer:
@@ -162,6 +175,16 @@ def _hours(cells: Cells) -> float:
     return number_cell(cells, "n_accel") * number_cell(cells, "train_days") * 24
 
 
-def as_columns(watts: Any = "", joules: Any = "", mwh: Any = "") -> dict[str, Any]:
-    """Returns the columns that rows of energy have beside the usual ones."""
-    return {WATTS: watts, JOULES: joules, MWH: mwh}
+def further_columns(columns: Iterable[str]) -> tuple[str, ...]:
+    """Returns the columns that a table with these ``columns`` gets beside the usual ones; none unless it is of energy.
+
+    Example:
+        >>> further_columns(ENERGY_COLUMNS)[-1], further_columns(["metric"])
+        ('predicted_energy_mwh', ())
+    """
+    return FURTHER_COLUMNS if set(ENERGY_COLUMNS) <= set(columns) else ()
+
+
+def served_columns(figure: Callable[[str], float | str]) -> dict[str, Any]:
+    """Returns the columns of a served model, from a figure of its run by a metric's name."""
+    return {WATTS: figure("power_w_per_accel"), JOULES: figure(METRIC)}
