@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mlsysim.launch.hf_config import model_from_config
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.solvers.analysis.efficiency import EfficiencyModel
+    from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
+    from mlsysim.solvers.analysis.synthesis import SynthesisSolver
     from mlsysim.solvers.operations.data import DataModel, TransformationModel
     from mlsysim.solvers.operations.economics import EconomicsModel
     from mlsysim.solvers.operations.orchestration import OrchestrationModel
@@ -68,6 +71,7 @@ _HOMES = {
     "DataModel": "solvers.operations.data",
     "DistributedModel": "solvers.training.distributed",
     "EconomicsModel": "solvers.operations.economics",
+    "EfficiencyModel": "solvers.analysis.efficiency",
     "Fleet": "systems.types",
     "FleetOptimizer": "solvers.training.fleets",
     "Grid": "infra.types",
@@ -90,11 +94,13 @@ _HOMES = {
     "Q_": "core.units",
     "ResponsibleEngineeringModel": "solvers.operations.privacy",
     "ScalingModel": "solvers.operations.scaling",
+    "SensitivitySolver": "solvers.analysis.sensitivity",
     "ServingModel": "solvers.serving.serving",
     "SingleNodeModel": "solvers.training.single_node",
     "Site": "infra.types",
     "SpeculativeDecodingModel": "solvers.serving.speculative_decoding",
     "SustainabilityModel": "solvers.operations.sustainability",
+    "SynthesisSolver": "solvers.analysis.synthesis",
     "Systems": "systems.registry",
     "TailLatencyModel": "solvers.serving.tail_latency",
     "TokenServerModel": "solvers.serving.token_server",
@@ -134,6 +140,7 @@ __all__ = [
     "DataModel",
     "DistributedModel",
     "EconomicsModel",
+    "EfficiencyModel",
     "Fleet",
     "FleetOptimizer",
     "Grid",
@@ -155,11 +162,13 @@ __all__ = [
     "PowerModel",
     "ResponsibleEngineeringModel",
     "ScalingModel",
+    "SensitivitySolver",
     "ServingModel",
     "SingleNodeModel",
     "Site",
     "SpeculativeDecodingModel",
     "SustainabilityModel",
+    "SynthesisSolver",
     "Systems",
     "TailLatencyModel",
     "TokenServerModel",
