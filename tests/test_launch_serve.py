@@ -53,6 +53,7 @@ MEANT = [
     | {"tp_size": 4, "precision": "fp8", "kv_precision": "fp8", "max_num_seqs": 1024, "page_size": 32}
     | {"max_num_batched_tokens": 8192, "batch_wait_iters": 20, "stream_interval": 20},
 ]
+CARDS = (Hardware.Cloud.H200, Hardware.Cloud.A100)
 COUNTS = (4, 16, 2, 2, 72, 4, 8, 8, 4)
 LENGTHS = (16384, None, None, 8192, None, None, None, 9236, None)
 CACHING = (False, None, None, None, False, None, None, False, None)
@@ -125,6 +126,33 @@ def test_a_wrong_line_is_told_by_its_option(line, error, said):
     with pytest.raises(error) as caught:
         serving_launch(line)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments"),
+    [
+        ("docker run --gpus all vllm/vllm-openai:latest --model Qwen/Qwen3-32B -tp 2", {"tp_size": 2, "stack": "vllm-2025"}),
+        ("python3 -m vllm.entrypoints.openai.api_server --model Qwen/Qwen3-32B --max_num_seqs=8", {"max_num_seqs": 8}),
+        ("llama-server -m /m/qwen2.5-7b-instruct-q4_k_m.gguf -np 4", {"precision": "q4_k_m", "max_num_seqs": 4}),
+        ("llama-server -hf bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:Q4_K_M", {"precision": "q4_k_m"}),
+        ("vllm serve Qwen/Qwen3-30B-A3B -tp 2 -ep", {"tp_size": 2, "ep_size": 2}),
+        ("vllm serve Qwen/Qwen3-30B-A3B -tp 2 -dp 2", {"tp_size": 4, "attention_dp": 2}),
+        (
+            "vllm serve deepseek-ai/DeepSeek-V3 --speculative-config.method mtp --speculative-config.num_speculative_tokens 2",
+            {"draft_len": 2},
+        ),
+    ],
+)
+def test_other_ways_to_start_a_server(line, arguments):
+    launch = serving_launch(line)
+    assert {name: launch.arguments.get(name) for name in arguments} == arguments
+    assert launch.unknown == ()
+
+
+def test_as_many_requests_as_the_engine_lets_in_by_default():
+    launch = serving_launch("vllm serve meta-llama/Llama-3.1-8B-Instruct")
+    runs = {card.name: answer_serving(launch, card, input_len=100, output_len=100).batch for card in CARDS}
+    assert list(runs.values()) == [1024, 256]
 
 
 def test_a_stated_share_of_the_memory_holds_as_many_sequences():

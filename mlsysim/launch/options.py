@@ -84,7 +84,9 @@ def read_options(words: Sequence[str], table: Mapping[str, Any]) -> Stated:
         elif name in switches or positive in switches:
             found.ignored.append(name)
         elif "." in name and name.split(".")[0] in known:
-            nested.setdefault(name.split(".")[0], {})[name.split(".", 1)[1]] = _taken(name, value, left, "text")
+            nested.setdefault(name.split(".")[0], {})[name.split(".", 1)[1].replace("-", "_")] = _taken(
+                name, value, left, "text"
+            )
         else:
             told = value if value is not None else left.pop(0) if left and not _is_option(left[0]) else ""
             found.unknown.append(f"{name} {told}".strip()[:200].replace("\0", ""))

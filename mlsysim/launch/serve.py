@@ -32,6 +32,8 @@ _COMMANDS = {
     ("trtllm-serve",): "trtllm",
     ("llama-server",): "llama",
 }
+# A container that starts vLLM's server with the words after it.
+_IMAGE = "vllm/vllm-openai"
 _OTHERS = ("text-generation-launcher", "lmdeploy", "ollama", "tritonserver")
 
 
@@ -48,6 +50,7 @@ class ServingLaunch:
         arguments: keywords of ``ServingModel.solve`` that the line decides; the load is the caller's.
         max_model_len: the longest sequence that it takes, in tokens; None: the model's own.
         prefix_caching: whether prompts share what they have in common; None: the engine's default.
+        sequences: that the engine decodes together by default, of each group of ranks with sequences of its own.
         drafts_by: what drafts tokens, such as mtp or eagle; empty: nothing does.
         role: of a disaggregated pair, prefill or decode; empty: it does both.
         assumed: what the line leaves open or what is simplified, each with what stands for it.
@@ -63,6 +66,7 @@ class ServingLaunch:
     arguments: dict[str, Any]
     max_model_len: int | None = None
     prefix_caching: bool | None = None
+    sequences: int | None = None
     drafts_by: str = ""
     role: str = ""
     assumed: tuple[str, ...] = ()
@@ -130,6 +134,7 @@ layers are linear attention (gated delta net)
         arguments=plan.arguments,
         max_model_len=stated.get("length") or None,
         prefix_caching=_prefix_caching(stated),
+        sequences=int(table["sequences"]),
         drafts_by=_drafts_by(stated),
         role=_role(stated),
         assumed=tuple(plan.assumed),
@@ -167,6 +172,8 @@ def _command(script: Script, name: str) -> tuple[str, list[str], dict[str, str]]
         for begun, engine in _COMMANDS.items():
             for place in range(len(words) - len(begun) + 1):
                 first = words[place].rsplit("/", 1)[-1]
+                if words[place].startswith(_IMAGE):
+                    return "vllm", words[place + 1 :], {}
                 if (first, *words[place + 1 : place + len(begun)]) == begun:
                     settings = {key: value for key, value in command.environment.items() if "CUDA_VISIBLE" not in key}
                     return (
