@@ -193,7 +193,7 @@ TEXTS = [path.read_text("utf-8") for path in (DATA / name for name in FILES)]
 WORDS = [*" ".join(TEXTS[2:5]).split(), "${A[@]}", "'", '"', "--num-layers", "0", "-1", "1e9", "[", "{", "]"]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(TEXTS), st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 12), st.sampled_from(WORDS)), max_size=3)
 )
@@ -204,7 +204,7 @@ def test_a_changed_file_is_a_run_or_an_error_of_ours(text, changes):
         training_launch(text, accelerators=64, seq_len=4096)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.randoms(use_true_random=False), st.sampled_from([None, True, -1, 0, 10**30, 1.5, "x", [], {}, [1], {"a": 1}]))
 def test_a_wrong_value_of_a_json_is_no_traceback(chance, value):
     document = json.loads(DEEPSPEED)

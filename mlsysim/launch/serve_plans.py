@@ -47,7 +47,7 @@ def plan_of(engine: str, stated: Stated, model: TransformerWorkload, arguments: 
         {'tp_size': 2, 'pp_size': 1, 'replicas': 4}
     """
     _refuse(stated)
-    tp, pp, dp = (max(1, stated.get(name, 1)) for name in ("tp", "pp", "dp"))
+    tp, pp, dp = (stated.get(name, 1) for name in ("tp", "pp", "dp"))
     arguments |= {"tp_size": tp, "pp_size": pp, "replicas": 1}
     _PLANS[engine](stated, model, tp, dp, arguments, assumed)
     if arguments.get("ep_size", 1) > 1:
