@@ -259,3 +259,19 @@ def test_a_deployment_that_a_search_found_goes_out_and_comes_back():
     yaml = pytest.importorskip("yaml")
     command = yaml.safe_load(manifest)["spec"]["template"]["spec"]["containers"][0]["command"]
     assert serving_launch(" ".join(command)).arguments["max_num_seqs"] == found.best_config["batch"]
+
+
+@pytest.mark.parametrize("target", ["vllm", "sglang", "kubernetes"])
+def test_pools_apart_have_a_line_each(target):
+    plan = {"stack": "vllm-2025", "precision": "fp16", "disaggregated": True, "tp": 2, "pp": 1, "ep": 1, "attention_dp": 1}
+    plan |= {"batch": 118, "replicas": 3, "prefill_replicas": 2, "prefill_tp": 1, "prefill_pp": 1, "prefill_ep": 1}
+    launch = planned_serving(Models.Language.Qwen3_32B, {**plan, "accelerators": 8}, model="Qwen/Qwen3-32B")
+    assert (launch.accelerators, launch.prefill.accelerators) == (6, 2)
+    text = export_serving(launch, target)
+    if target == "kubernetes":
+        assert text.count("kind: Deployment") == 2
+        assert "qwen3-32b-prefill" in text
+        return
+    prefill, decode = (serving_launch(line) for line in text.splitlines())
+    assert (prefill.role, prefill.accelerators, decode.role, decode.accelerators) == ("prefill", 2, "decode", 6)
+    assert decode.arguments["max_num_seqs"] == 118

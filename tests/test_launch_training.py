@@ -99,6 +99,11 @@ DEEPSPEED = (DATA / "deepspeed_llama2_13b_zero3.json").read_text("utf-8")
         (SCRIPT.replace("--vocab-size 128256", ""), InputError, "--vocab-size"),
         (SCRIPT.replace("--hidden-size 4096", "--hidden-size wide"), InputError, "--hidden-size = 'wide'"),
         (SCRIPT.replace("--tensor-model-parallel-size 2", "--tensor-model-parallel-size 3"), InputError, "tp x pp x cp = 3"),
+        (
+            "python run.py --model-recipe-name llama3_8b -ng 64 -tp 2 -mb 1 -gb 128",
+            InputError,
+            "--pipeline-model-parallel-size",
+        ),
         (TITAN.replace('"70B"', '"71B"'), InputError, "model.flavor = '71B'"),
         (TITAN.replace("[training]", "[training]\nenable_cpu_offload = true"), NotModelledError, "enable_cpu_offload"),
         (TITAN.replace("8192", '"long"'), InputError, "training.seq_len = 'long'"),
@@ -119,7 +124,7 @@ def test_options_of_a_recipe_and_of_slurm():
     )
     assert training_launch(script).accelerators == 32
     bridge = training_launch(
-        "python run.py --model-recipe-name llama3_8b -ng 64 -tp 2 -mb 1 -gb 128 -c fp8_cs model.seq_length=8192 train.a=1",
+        "python run.py -mr llama3_8b -ng 64 -tp 2 -pp 1 -mb 1 -gb 128 -c fp8_cs model.seq_length=8192 train.a=1",
         workload=Models.Language.Llama3_8B,
     )
     assert (bridge.accelerators, bridge.arguments["precision"], bridge.arguments["seq_len"]) == (64, "fp8", 8192)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mlsysim.core.errors import InconsistentError, InputError, NotModelledError
+from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, NotModelledError
 from mlsysim.launch.known_models import like_registered
 from mlsysim.launch.megatron_model import stated_model
 from mlsysim.launch.options import Stated, read_options
@@ -23,6 +23,12 @@ _OF_SLURM = {
     "--ntasks-per-node": ("SLURM_NTASKS_PER_NODE",),
 }
 _MARKS = ("--num-layers", "--tensor-model-parallel-size", "--micro-batch-size", "--model-parallel-size", "-tp")
+_OF_A_RECIPE = {
+    "tp": "--tensor-model-parallel-size",
+    "pp": "--pipeline-model-parallel-size",
+    "micro": "--micro-batch-size",
+    "batch": "--global-batch-size",
+}
 _FORMATS = {"bf16": "bf16", "fp8_cs": "fp8", "fp8_mx": "fp8", "fp8_sc": "fp8", "fp8_ds": "fp8", "nvfp4": "fp4"}
 _STRATEGIES = {"no_shard": 0, "optim": 1, "optim_grads": 2, "optim_grads_params": 3}
 _RECOMPUTED = {"full": "full", "selective": "selective", "none": "none"}
@@ -56,6 +62,7 @@ def megatron_run(text: str, run: Run) -> None:
     run.assumed += [f"line {line}: every side of a branch of the script was read" for line in script.branches]
     _count(before, stated, run)
     _refuse(stated)
+    _whole_plan(stated)
     tp, pp, cp = (stated.get(name, 1) for name in ("tp", "pp", "cp"))
     if run.workload is None:
         run.workload = _model(stated, tp, run)
@@ -164,11 +171,20 @@ def _refuse(stated: Stated) -> None:
             raise NotModelledError("--hybrid-override-pattern", pattern, "attention in every layer: M is a Mamba layer")
 
 
+def _whole_plan(stated: Stated) -> None:
+    """Refuses a recipe's name beside a part of its plan: what it states stands in the recipe, which is not read."""
+    if stated.get("recipe"):
+        for name, option in _OF_A_RECIPE.items():
+            if stated.get(name) is None:
+                expected = f"its value on the line: recipe {str(stated.get('recipe'))[:40]} states it, and recipes are not read"
+                raise MissingArgumentError(option, None, expected)
+
+
 def _model(stated: Stated, tp: int, run: Run) -> TransformerWorkload:
     """The model that a recipe names, or that the sizes describe: the registry's where it has the same layers."""
     recipe = stated.get("recipe")
     if recipe and not stated.get("layers"):
-        run.assumed.append(f"recipe {str(recipe)[:60]}: of its settings only those on the line are read")
+        run.assumed.append(f"recipe {str(recipe)[:60]}: recomputation and the like are those of the line")
         named = registered(str(recipe))
         if named is not None:
             return named

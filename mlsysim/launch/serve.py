@@ -53,6 +53,7 @@ class ServingLaunch:
         sequences: that the engine decodes together by default, of each group of ranks with sequences of its own.
         drafts_by: what drafts tokens, such as mtp or eagle; empty: nothing does.
         role: of a disaggregated pair, prefill or decode; empty: it does both.
+        prefill: the pool that computes the prompts, where a search found one beside this, which decodes.
         assumed: what the line leaves open or what is simplified, each with what stands for it.
         ignored: options that change no answer.
         unknown: options that nobody described here: read them before the answer is believed.
@@ -69,6 +70,7 @@ class ServingLaunch:
     sequences: int | None = None
     drafts_by: str = ""
     role: str = ""
+    prefill: ServingLaunch | None = None
     assumed: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
@@ -201,4 +203,5 @@ def _role(stated: Stated) -> str:
     table = stated.get("transfer") or {}
     named = {"kv_consumer": "decode", "kv_producer": "prefill"}.get(str(table.get("kv_role")), "")
     role = str(stated.get("role") or named).lower()
-    return "" if role in ("null", "both", "none", "mixed") else role
+    named = {"context": "prefill", "generation": "decode"}.get(role, role)
+    return "" if named in ("null", "both", "none", "mixed") else named
