@@ -19,7 +19,7 @@ UNITS = {
     "cost": "USD",
     "cost_per_million": "USD",
     "cost_per_hour": "USD/hour",
-    "energy": "megawatt_hour",
+    "run_energy": "megawatt_hour",
     "carbon": "tCO2e",
 }
 
