@@ -192,6 +192,7 @@ CAPACITY = "capacity Qwen/Qwen3-8B --on H200,H100 --rate 20 --prompt 100 --outpu
         ("why Llama-3-8B --on H100 --batch 1 --against '--foo 2'", "--foo"),
         ("why --on H100 --batch 1", "MODEL is missing: a name"),
         ("train Llama-3-8B --on H100", "--batch is missing"),
+        ("train Llama-3-8B --batch 8", "--on"),
         ("serve --on H100", 'MODEL is missing: a model, or --from "vllm serve ..."'),
         ("serve --on H100 --from 'ls -l' --prompt 10 --output 10", "vllm serve"),
         ("serve --on H100 --from 'vllm serve Qwen/Qwen3-32B' --prompt 10", "--output is missing"),
