@@ -21,6 +21,7 @@ from mlsysim.scenarios.walls import DOMAINS, walls
 from mlsysim.solvers.operations.power import PowerModel
 from mlsysim.solvers.serving.serving import ServingModel
 from mlsysim.solvers.training.distributed import DistributedModel
+from mlsysim.systems.hire import hire_price
 
 ROOT = Path(__file__).parents[1]
 LLAMA = mlsysim.Models.Language.Llama3_8B
@@ -64,6 +65,9 @@ def test_serving_costs_what_its_tokens_do():
         serve={"input_len": 1000, "output_len": 300, "request_rate": "2 count/s"}, place={"price": "3.6 USD/hour"}
     ).figures
     assert queue["cost_per_million"].value.m_as("USD") == pytest.approx(1e-3 / 600 * 1e6)
+    rented = serving(serve=SERVE | {"stack": "vllm-2025"}).figures["cost_per_hour"]
+    assert rented.value.m_as("USD/hour") == pytest.approx(hire_price(Hardware.Cloud.H100.name).median)
+    assert "2025" in rented.note
     assert queue["ttft_p99"].value > queue["ttft_p50"].value
 
 

@@ -111,16 +111,16 @@ def _following(
         low, high = (None if end is None else with_unit(amount * end, unit) for end in ends)
         return Figure(name, with_unit(amount, unit), low, high, note)
 
-    price = None if place.price_USD_per_s is None else place.price_USD_per_s * accelerators
-    if price is not None:
-        yield Figure("cost_per_hour", with_unit(3600 * price, "USD/hour"), note="at the caller's price")
-        yield scaled("cost_per_million", price / per_s * 1e6, "USD", "tokens, at the caller's price")
+    rent = place.rent("" if answer.facts is None else answer.facts.accelerator)
+    if rent is not None:
+        yield Figure("cost_per_hour", with_unit(3600 * rent[0] * accelerators, "USD/hour"), note=rent[1])
+        yield scaled("cost_per_million", rent[0] * accelerators / per_s * 1e6, "USD", f"tokens, {rent[1]}")
     if tokens is None:
         return
     seconds = tokens / per_s
     yield scaled("days", seconds / _SECONDS_A_DAY, "day", "of computing, without failures")
-    if price is not None:
-        yield scaled("cost", price * seconds, "USD", "of computing, at the caller's price")
+    if rent is not None:
+        yield scaled("cost", rent[0] * accelerators * seconds, "USD", f"of computing, {rent[1]}")
     if place.grid is None or not isinstance(system, Fleet):
         return
     watts, note = _equipment_W(answer, system)
@@ -134,7 +134,7 @@ def _following(
 def _equipment_W(answer: Result, system: Fleet) -> tuple[Quantity | None, str]:
     """Power of an accelerator with its share of the host, from what it does, and what that is; None where that is not known."""
     if answer.load is None:
-        return None, "at the most that its nodes or its accelerators take: an upper estimate"
+        return None, "of its chips or nodes, whatever they do"
     power = PowerModel().solve(answer, accelerators_per_node=system.node.accelerators_per_node)
     each = with_unit(float(power.node_power.m_as("watt")) / system.node.accelerators_per_node, "watt")
     return each, "of accelerators by what they do, and their hosts"
