@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlsysim.infra.types import Grid, Site
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.solvers.compare import compare
     from mlsysim.solvers.operations.placement import PlacementOptimizer
     from mlsysim.solvers.operations.scaling import ScalingModel
     from mlsysim.solvers.operations.sustainability import SustainabilityModel
@@ -81,6 +82,7 @@ _HOMES = {
     "TailLatencyModel": "solvers.serving.tail_latency",
     "TokenServerModel": "solvers.serving.token_server",
     "TransformerWorkload": "models.types",
+    "compare": "solvers.compare",
     "predict_table": "tables.predict",
     "ureg": "core.units",
 }
@@ -133,6 +135,7 @@ __all__ = [
     "TailLatencyModel",
     "TokenServerModel",
     "TransformerWorkload",
+    "compare",
     "core",
     "hardware",
     "infra",

@@ -189,6 +189,13 @@ class PlanOptions(TypedDict, total=False):
     schedule: Annotated[str | None, Option(None, "gpipe, 1f1b or interleaved; by default what ``virtual_stages`` needs")]
     zero_stage: Annotated[int, Option(1, "0 to 3")]
     sequence_parallel: Annotated[bool | None, Option(None, "whether norms are split over TP; by default if tp_size > 1")]
+    tp: Annotated[int | None, Option(None, "another name of ``tp_size``")]
+    pp: Annotated[int | None, Option(None, "another name of ``pp_size``")]
+    dp: Annotated[int | None, Option(None, "another name of ``dp_size``")]
+    cp: Annotated[int | None, Option(None, "another name of ``cp_size``")]
+    ep: Annotated[int | None, Option(None, "another name of ``ep_size``")]
+    micro_batches: Annotated[int | None, Option(None, "another name of ``microbatch_count``")]
+    micro_batch_tokens: Annotated[int | None, Option(None, "tokens of a micro-batch on a rank; giving it only checks it")]
 
 
 class StepOptions(TrainingOptions, PlanOptions, total=False):

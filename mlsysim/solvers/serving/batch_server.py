@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,6 +43,7 @@ class BatchServerResult(Result):
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "batch")
     INTERVAL_OF: ClassVar[str] = "throughput"
+    COUNTED: ClassVar[Mapping[str, str]] = {"throughput": "samples"}
 
     throughput: Quantity
     latency: Quantity

@@ -75,6 +75,8 @@ class CapacityResult(Result):
     INTERVAL_OF: ClassVar[str] = "capacity"
     MEASURED_AS: ClassVar[str] = "ServingModel"
     INTERVALS_OF_ALL: ClassVar[bool] = False
+    COUNTED: ClassVar[Mapping[str, str]] = {"capacity": "requests", "breakdown": "accelerators"}
+    ROWS_OF: ClassVar[str] = "ranking"
     HEADLINE: ClassVar[tuple[str, ...]] = (
         *(
             "accelerators",

@@ -55,6 +55,7 @@ class TailLatencyResult(Result):
     INTERVAL_OF: ClassVar[str] = "capacity"
     MEASURED_AS: ClassVar[str] = "ServingModel"
     INTERVALS_OF_ALL: ClassVar[bool] = False
+    COUNTED: ClassVar[Mapping[str, str]] = {"capacity": "requests", "arrival_rate": "requests"}
     HEADLINE: ClassVar[tuple[str, ...]] = ("utilization", "capacity", "wait_p99", "ttft_p99", "latency_p50", "latency_p99")
 
     arrival_rate: Quantity

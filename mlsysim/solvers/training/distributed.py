@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
@@ -44,6 +45,7 @@ class DistributedResult(Result):
         "plan",
     )
     INTERVAL_OF: ClassVar[str] = "step_latency_total"
+    COUNTED: ClassVar[Mapping[str, str]] = {"throughput": "samples"}
 
     step_latency_total: Quantity
     throughput: Quantity
@@ -57,6 +59,11 @@ class DistributedResult(Result):
     memory_free: Quantity
     memory: dict[str, Quantity]
     plan: dict[str, Any]
+
+    @property
+    def step_time(self) -> Quantity:
+        """Time of the step."""
+        return self.step_latency_total
 
 
 class DistributedModel:

@@ -30,6 +30,7 @@ class FleetResult(Result):
             ``ParallelismResult`` counts them.
     """
 
+    ROWS_OF: ClassVar[str] = "rows"
     HEADLINE: ClassVar[tuple[str, ...]] = ("best", "total_evaluated")
 
     rows: tuple[dict[str, Any], ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,6 +42,7 @@ class SingleNodeResult(Result):
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "mfu", "memory")
     INTERVAL_OF: ClassVar[str] = "throughput"
+    COUNTED: ClassVar[Mapping[str, str]] = {"throughput": "samples"}
 
     latency: Quantity
     throughput: Quantity
