@@ -59,7 +59,7 @@ class Comparison:
         about = [
             f"{place}: {one.solver}: {one.subject} ({_state(one)})" for place, one in zip(header[1:], _both(self), strict=False)
         ]
-        lines = []
+        lines: list[str] = []
         for term, row in zip((None, *self.terms), (header, *rows), strict=True):
             if term is not None and term.kind == PART and not any(line.startswith("breakdown") for line in lines):
                 lines.append("breakdown")
