@@ -8,7 +8,6 @@ from mlsysim.calibration.engines import Engine
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.core.errors import InputError
 from mlsysim.core.precision import bytes_per_element
-from mlsysim.core.units import in_gib
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.offload import Offload
@@ -90,7 +89,7 @@ class Room:
         host_B = self.host_B(batch)
         if host_B > self.offload.host_B:
             have_B = self.offload.host_B
-            return f"{who} {device.name} needs {in_gib(host_B)} of host memory; it has {in_gib(have_B)}"
+            return f"{who} {device.name} needs {host_B / 1e9:.1f} GB of host memory; it has {have_B / 1e9:.1f} GB"
         engine = "" if setting.stack is None else setting.stack.name
         return f"{engine} decodes {self.most_decoded:.0f} sequences together at most, of {batch:.0f}"
 

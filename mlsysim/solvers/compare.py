@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -28,7 +28,7 @@ class Term:
         first, second: what each result says; None where it has no such part.
         texts: both as people write them.
         change: the second over the first, less one; of a part, what it adds to the whole of the first; None of what is no
-            number.
+            number, and of a plan's entries.
     """
 
     name: str
@@ -123,7 +123,7 @@ def _figures(first: Result, second: Result) -> Iterator[Term]:
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             for key in dict.fromkeys((*one, *other)):
                 if one.get(key) != other.get(key):
-                    yield _figure(str(key), one.get(key), other.get(key), counted)
+                    yield replace(_figure(str(key), one.get(key), other.get(key), counted), change=None)
         elif one is not None or other is not None:
             yield _figure(name, one, other, counted)
 
@@ -156,7 +156,9 @@ def _number(value: Any) -> float | None:
 def _percent(term: Term) -> str:
     if term.change is None:
         return ""
-    return f"{100 * term.change:+.1f} %" + (" of the whole" if term.kind == PART else "")
+    # Adding nought takes the sign off a rounded nought.
+    percent = round(100 * term.change, 1) + 0.0
+    return f"{percent:+.1f} %" + (" of the whole" if term.kind == PART else "")
 
 
 def _state(result: Result) -> str:
