@@ -18,6 +18,7 @@ from mlsysim.core.checks import (
     strict_keywords,
     whole_number,
 )
+from mlsysim.core.choices import Precision
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.precision import precision_name
 from mlsysim.core.units import Quantity, with_unit, with_units
@@ -66,7 +67,7 @@ class BatchServerModel:
         latency_limit: str | Quantity | None = None,
         percentile: float = 0.99,
         query_size: int = 1,
-        precision: str = "fp16",
+        precision: Precision | str = "fp16",
         seq_len: int | None = None,
         mean_tokens: float | None = None,
         token_spread: float = 0.0,

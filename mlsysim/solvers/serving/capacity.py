@@ -18,6 +18,7 @@ from mlsysim.core.checks import (
     strict_keywords,
     whole_number,
 )
+from mlsysim.core.choices import Basis
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.core.units import Quantity, with_unit
@@ -143,7 +144,7 @@ class CapacityPlanner:
         disaggregated: bool | None = None,
         max_batch: int = 1024,
         top_k: int = 10,
-        basis: str | None = None,
+        basis: Basis | str | None = None,
         **options: Unpack[EngineOptions],
     ) -> CapacityResult:
         """The cheapest deployment that serves ``request_rate`` within the limits.

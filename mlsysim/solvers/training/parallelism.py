@@ -18,6 +18,7 @@ from mlsysim.core.checks import (
     strict_keywords,
     whole_number,
 )
+from mlsysim.core.choices import Basis, Objective, SearchSpace
 from mlsysim.core.errors import InconsistentError, InfeasibleError, InputError, UnknownNameError
 from mlsysim.core.units import Quantity, in_gib
 from mlsysim.lowering.options import TrainingOptions
@@ -143,7 +144,7 @@ class ParallelismOptimizer:
         zero_stage: int | None = None,
         batch_size: int,
         top_k: int = 5,
-        space: str = "tp-pp-dp",
+        space: SearchSpace | str = "tp-pp-dp",
         fixed: Mapping[str, Any] | None = None,
         max_memory: Quantity | str | None = None,
         margin: float | None = None,
@@ -151,7 +152,7 @@ class ParallelismOptimizer:
         idle_accelerators: bool = False,
         tokens: Quantity | str | int | None = None,
         price: Quantity | str | None = None,
-        objective: str = "step_time",
+        objective: Objective | str = "step_time",
         accelerator_price: Quantity | str | None = None,
         accelerator_power: Quantity | str | None = None,
         train_tokens: Quantity | str | int | None = None,
@@ -160,7 +161,7 @@ class ParallelismOptimizer:
         restart_time: Quantity | str | None = None,
         executor: Executor | None = None,
         progress: bool | None = None,
-        basis: str | None = None,
+        basis: Basis | str | None = None,
         **options: Unpack[TrainingOptions],
     ) -> ParallelismResult:
         """The best plan for ``batch_size`` samples of ``workload`` on ``fleet``.
