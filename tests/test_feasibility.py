@@ -66,7 +66,7 @@ def test_16_gb_of_weights_do_not_fit_a_card_of_16_gb():
     run = serve(hardware=Hardware.get("t4"), stack="vllm-2024", output_len=2)
     assert not run.feasible
     assert run.max_batch == 0
-    assert "needs 15.2 GiB (weights 15 GiB, KV cache 0.2 GiB); it has 16 GiB" in run.reason
+    assert "needs 15.2 GiB (weights 15 GiB, KV cache 0.3 GiB); it has 16 GiB" in run.reason
 
 
 @pytest.mark.parametrize("ask", [BatchingOptimizer, ContinuousBatchingModel])
