@@ -12,7 +12,7 @@ from mlsysim.solvers.interval import is_speed
 from mlsysim.solvers.shown import shown
 
 # What a count of a field counts, by a word of its name.
-_COUNTED = ("tokens", "requests", "samples", "images", "accelerators")
+_COUNTED = ("tokens", "requests", "samples", "images", "accelerators", "parameters")
 _BASES = {
     "bound": "bound: physics and datasheets alone, which no real run reaches",
     "efficiency": "efficiency: the share of the peak that the caller states",
@@ -58,7 +58,7 @@ def card_of(result: Any) -> Card:
         title=f"{result.solver}: {result.subject}",
         state="feasible" if result.feasible else f"INFEASIBLE: {result.reason}",
         basis=_basis(result),
-        headline=tuple((_words(name), told(result, name, value)) for name, value in named if value is not None),
+        headline=tuple((_words(name), told(result, name, value)) for name, value in named if value is not None and value != {}),
         parts=tuple(_parts(result)),
         remarks=tuple(_remarks(result)),
     )
