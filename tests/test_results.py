@@ -90,9 +90,9 @@ def test_the_export_is_json(run):
 
 def test_the_card_shows_the_headline_and_the_parts(run):
     card = str(run)
-    shown = [name for name in run.HEADLINE if getattr(run, name) is not None]
+    answered = [name for name in run.HEADLINE if getattr(run, name) is not None]
     parts = [name for name, part in run.breakdown.items() if part.magnitude]
-    for name in (*shown, *parts):
+    for name in (*answered, *parts):
         assert name.replace("_", " ") in card
     assert f"basis     {run.basis}" in card
     assert "INFEASIBLE" not in card
