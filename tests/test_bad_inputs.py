@@ -591,7 +591,7 @@ def weights_stream_over_the_host_link():
 
 @legitimate("Sensitivity Llama2-70B on A100 (infeasible)")
 def what_cannot_run_has_no_elasticities():
-    with pytest.raises(InfeasibleError, match=r"one A100 SXM4 80GB needs 138\.\d GB"):
+    with pytest.raises(InfeasibleError, match=r"one A100 SXM4 80GB needs 128\.\d GiB"):
         SensitivitySolver().solve("ServingModel", LLAMA, Hardware.Cloud.A100, input_len=512)
 
 
