@@ -76,6 +76,8 @@ def readable_unit(quantity: Any) -> str:
 def written_unit(unit: str, counted: str = "") -> str:
     """What people write for a unit, with what is counted in place of "count".
 
+    Money's sign comes before the number: ``shown`` sees to that.
+
     Example:
         >>> written_unit("second"), written_unit("USD/hour"), written_unit("Mcount/s", "tokens"), written_unit("GFLOP/s")
         ('s', '$/h', 'M tokens/s', 'GFLOP/s')
@@ -91,7 +93,8 @@ def _quantity(quantity: Any, counted: str) -> str:
     unit = readable_unit(quantity)
     number = float(quantity.m_as(unit))
     text = f"{number:,.0f}" if _LEAST_WHOLE <= abs(number) < _MOST_WHOLE else f"{number:,.4g}"
-    return f"{text} {written_unit(unit, counted)}"
+    written = written_unit(unit, counted)
+    return f"${text}{written[1:]}" if written.startswith("$") else f"{text} {written}"
 
 
 # Parts that something is divided into: one part is no division.
