@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mlsysim.launch.hf_config import model_from_config
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.scenarios.files import load_config
+    from mlsysim.scenarios.scenario import Scenario
+    from mlsysim.scenarios.walls import walls
     from mlsysim.solvers.analysis.efficiency import EfficiencyModel
     from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
     from mlsysim.solvers.analysis.synthesis import SynthesisSolver
@@ -93,6 +96,7 @@ _HOMES = {
     "Q_": "core.units",
     "ResponsibleEngineeringModel": "solvers.operations.privacy",
     "ScalingModel": "solvers.operations.scaling",
+    "Scenario": "scenarios.scenario",
     "SensitivitySolver": "solvers.analysis.sensitivity",
     "ServingModel": "solvers.serving.serving",
     "SingleNodeModel": "solvers.training.single_node",
@@ -107,10 +111,12 @@ _HOMES = {
     "TransformationModel": "solvers.operations.data",
     "TransformerWorkload": "models.types",
     "WeightStreamingModel": "solvers.serving.weight_streaming",
+    "load_config": "scenarios.files",
     "compare": "solvers.compare",
     "model_from_config": "launch.hf_config",
     "predict_table": "tables.predict",
     "ureg": "core.units",
+    "walls": "scenarios.walls",
 }
 _ROOMS = (
     "calibration",
@@ -123,6 +129,7 @@ _ROOMS = (
     "models",
     "physics",
     "plots",
+    "scenarios",
     "solvers",
     "systems",
     "tables",
@@ -161,6 +168,7 @@ __all__ = [
     "PowerModel",
     "ResponsibleEngineeringModel",
     "ScalingModel",
+    "Scenario",
     "SensitivitySolver",
     "ServingModel",
     "SingleNodeModel",
@@ -180,6 +188,7 @@ __all__ = [
     "hardware",
     "infra",
     "launch",
+    "load_config",
     "model_from_config",
     "models",
     "plots",
@@ -187,6 +196,7 @@ __all__ = [
     "solvers",
     "systems",
     "ureg",
+    "walls",
 ]
 
 
