@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlsysim.solvers.analysis.efficiency import EfficiencyModel
     from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
     from mlsysim.solvers.analysis.synthesis import SynthesisSolver
+    from mlsysim.solvers.compare import compare
     from mlsysim.solvers.operations.data import DataModel, TransformationModel
     from mlsysim.solvers.operations.economics import EconomicsModel
     from mlsysim.solvers.operations.orchestration import OrchestrationModel
@@ -113,6 +114,7 @@ _HOMES = {
     "TransformerWorkload": "models.types",
     "WeightStreamingModel": "solvers.serving.weight_streaming",
     "load_config": "scenarios.files",
+    "compare": "solvers.compare",
     "model_from_config": "launch.hf_config",
     "predict_table": "tables.predict",
     "ureg": "core.units",
@@ -184,6 +186,7 @@ __all__ = [
     "TransformationModel",
     "TransformerWorkload",
     "WeightStreamingModel",
+    "compare",
     "core",
     "hardware",
     "infra",

@@ -162,7 +162,7 @@ def test_a_model_that_does_not_fit_is_said_with_bytes():
     found = BatchingOptimizer().solve(Models.Language.Llama2_70B, H100, **ASKED, max_itl="1 s")
     assert not found.feasible
     assert found.reason.startswith("one H100")
-    assert "138" in found.reason
+    assert "128.5 GiB" in found.reason
     assert (found.batch, found.max_batch, found.total_searched) == (0, 0, 0)
 
 
@@ -171,7 +171,7 @@ def test_weights_that_leave_an_engine_no_cache_are_infeasible():
     asked = {"seq_len": 600_000, "output_len": 8, "stack": "vllm-2025"}
     found = ContinuousBatchingModel().solve(LLAMA, H100, **asked)
     assert not found.feasible
-    assert "GB" in found.reason
+    assert "GiB" in found.reason
     assert found.binding == "memory capacity"
 
 
@@ -402,8 +402,7 @@ def test_a_model_that_fits_no_plan_is_said_with_bytes():
     found = capacity(Models.Language.Llama2_70B, [Hardware.Cloud.H100, Hardware.Cloud.A100], tp_sizes=[1], pp_sizes=[1])
     assert not found.feasible
     assert found.binding == "memory capacity"
-    assert "138" in found.reason
-    assert "GB" in found.reason
+    assert "128.5 GiB" in found.reason
     assert (found.total_plans, found.total_fit, found.total_searched, found.ranking) == (2, 0, 0, ())
     assert str(found).splitlines()[1].startswith("  INFEASIBLE: ")
 
@@ -550,7 +549,7 @@ def test_the_best_draft_is_the_best_of_all(stack):
 def test_drafts_need_room_and_sense():
     found = SpeculativeDecodingModel().solve(LLAMA, BIG, H100, acceptance=0.5, seq_len=1024)
     assert not found.feasible
-    assert "draft's weights 138" in found.reason
+    assert "draft's weights 128.5 GiB" in found.reason
     for argument, value in (("acceptance", 3), ("acceptance", -1), ("draft_len", -1), ("draft_tp_size", 8), ("seq_len", 0)):
         with pytest.raises(InputError) as caught:
             drafted(**{argument: value})

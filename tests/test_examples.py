@@ -46,7 +46,7 @@ def test_a_training_run_is_sized(printed):
 def test_a_serving_fleet_is_picked(printed):
     text = "\n".join(printed("pick_a_serving_fleet"))
     assert re.search(r"accelerators +\d+", text)
-    assert re.search(r"cost per million tokens +0\.\d+ USD", text)
+    assert re.search(r"cost per million tokens +\$0\.\d+", text)
     assert "H200 SXM 141GB instead of H100" in text or "H100 SXM5 80GB instead of H200" in text
 
 

@@ -47,7 +47,7 @@ def test_a_deployment_is_feasible_if_and_only_if_what_is_asked_fits(stack, devic
         return
     needed = batch_size if schedule == "static" else 1
     assert run.feasible == (needed <= run.max_batch)
-    assert run.feasible or re.search(r"\d+(\.\d)? GB|sequences together at most, of \d+", run.reason)
+    assert run.feasible or re.search(r"\d+(\.\d)? GiB|sequences together at most, of \d+", run.reason)
 
 
 def test_an_engine_fills_its_own_share_of_the_memory():
@@ -66,7 +66,7 @@ def test_16_gb_of_weights_do_not_fit_a_card_of_16_gb():
     run = serve(hardware=Hardware.get("t4"), stack="vllm-2024", output_len=2)
     assert not run.feasible
     assert run.max_batch == 0
-    assert "needs 16.3 GB (weights 16.1 GB, KV cache 0.3 GB); it has 17.2 GB" in run.reason
+    assert "needs 15.2 GiB (weights 15 GiB, KV cache 0.3 GiB); it has 16 GiB" in run.reason
 
 
 @pytest.mark.parametrize("ask", [BatchingOptimizer, ContinuousBatchingModel])

@@ -81,7 +81,7 @@ def test_a_search_leaves_the_margin_free():
     for found, share in ((usual, plan_margin()), (half, 0.5)):
         assert all(row["memory"].m_as("byte") <= (1 - share) * usable_B for row in found.ranking)
         assert found.best.memory_free.m_as("byte") >= share * usable_B
-        assert f"every plan leaves {share:.0%} of the usable memory free (margin)" in found.diagnostics
+        assert f"every plan leaves {100 * share:g} % of the usable memory free (margin)" in found.diagnostics
     assert not any("margin" in note for note in whole.diagnostics)
     assert plan(stack=None, efficiency=0.4).to_dict() == plan(stack=None, efficiency=0.4, margin=0).to_dict()
 

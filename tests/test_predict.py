@@ -120,7 +120,7 @@ def test_layouts():
     rows = predict_table(rows_of(LAYOUTS))
     assert [row["predicted"] for row in rows] == ["fits", "OOM", "fits", "", ""]
     assert [row["feasible"] for row in rows] == [True, False, True, "", ""]
-    assert "GB" in rows[1]["reason"]
+    assert "GiB" in rows[1]["reason"]
     assert [row["reason"].split(" =")[0] for row in rows[3:]] == ["model", "seq_len"]
 
 
@@ -233,7 +233,7 @@ def test_a_plan_that_does_not_fit_says_so_beside_its_figure():
     (row,) = predict_table([run_of("step_time_s", tp="1", micro_batch="4", n_accel="8")])
     assert row["feasible"] is False
     assert row["predicted"] > 0
-    assert "GB" in row["reason"]
+    assert "GiB" in row["reason"]
 
 
 def test_no_rows_and_no_columns():

@@ -352,7 +352,7 @@ def test_a_model_that_does_not_fit_is_said_in_bytes():
     asked = {"arrival_rate": "1 request/s", **SHAPE}
     result = TailLatencyModel().solve(Models.Language.Llama2_70B, H100, **asked)
     assert not result.feasible
-    assert "GB" in result.reason
+    assert "GiB" in result.reason
     assert result.latency_p99 is None
     fits = TailLatencyModel().solve(Models.Language.Llama2_70B, Systems.Nodes.DGX_H100, tp_size=8, **asked)
     assert fits.feasible

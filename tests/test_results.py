@@ -91,13 +91,14 @@ def test_the_export_is_json(run):
 def test_the_card_shows_the_headline_and_the_parts(run):
     card = str(run)
     answered = [name for name in run.HEADLINE if getattr(run, name) is not None]
-    for name in (*answered, *run.breakdown):
+    parts = [name for name, part in run.breakdown.items() if part.magnitude]
+    for name in (*answered, *parts):
         assert name.replace("_", " ") in card
     assert f"basis     {run.basis}" in card
     assert "INFEASIBLE" not in card
     if run.breakdown:
         shares = [float(line.split()[-1].rstrip("%")) for line in card.splitlines() if line.endswith("%")]
-        assert len(shares) == len(run.breakdown)
+        assert len(shares) == len(parts), "what is nothing is left out"
         assert sum(shares) == pytest.approx(100, abs=0.1 * len(shares))
 
 
@@ -105,21 +106,21 @@ def test_infeasible_is_said_first(too_big):
     title, state, *rest = str(too_big).splitlines()
     assert too_big.solver in title
     assert state == f"  INFEASIBLE: {too_big.reason}"
-    assert " GB" in too_big.reason
+    assert " GiB" in too_big.reason
     assert not any("INFEASIBLE" in line for line in rest)
     assert not too_big.feasible
     assert too_big.binding == "memory capacity"
     assert json.loads(too_big.to_json())["feasible"] is False
-    with pytest.raises(InfeasibleError, match="GB") as caught:
+    with pytest.raises(InfeasibleError, match="GiB") as caught:
         too_big.require_feasible()
     assert str(caught.value) == f"{too_big.subject}: {too_big.reason}"
 
 
 def test_the_reason_has_the_bytes():
     reason = TOO_BIG["serving"]().reason
-    weights, cache = 2 * LLAMA_70B.parameter_count / 1e9, 327680 * 4096 / 1e9
-    assert f"needs {weights + cache:.1f} GB (weights {weights:.1f} GB, KV cache {cache:.1f} GB)" in reason
-    assert "it has 85.9 GB, of which 84.3 GB are usable" in reason
+    weights, cache = 2 * LLAMA_70B.parameter_count / 2**30, 327680 * 4096 / 2**30
+    assert f"needs {weights + cache:.1f} GiB (weights {weights:.1f} GiB, KV cache {cache:.2g} GiB)" in reason
+    assert "it has 80 GiB, of which 78.5 GiB are usable" in reason
 
 
 def test_infeasible_results_travel_and_export(too_big):

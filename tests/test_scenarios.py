@@ -205,7 +205,7 @@ def test_exit_codes_of_check(checked):
     assert "FAILS" in printed.out
     code, printed = checked(FILE.replace("Llama-3-8B", "Llama-2-70B"))
     assert code == INFEASIBLE
-    assert "138" in printed.out
+    assert "128.5 GiB" in printed.out
     code, printed = checked(FILE.replace("input_len", "inptu_len"))
     assert code == BAD_INPUT
     assert "scenario.toml:5: serve = 'inptu_len'" in printed.err

@@ -112,7 +112,7 @@ def test_a_rate_grows_where_its_time_falls():
 
 
 def test_what_cannot_run_has_no_sensitivity():
-    with pytest.raises(InfeasibleError, match=r"one A100 SXM4 80GB needs 138\.1 GB"):
+    with pytest.raises(InfeasibleError, match=r"one A100 SXM4 80GB needs 128\.6 GiB"):
         SensitivitySolver().solve("ServingModel", LLAMA_70B, Hardware.Cloud.A100, input_len=512)
 
 

@@ -319,7 +319,7 @@ def test_ranks_that_attend_for_themselves_keep_all_but_routed_experts():
 def test_weights_that_do_not_fit_are_said_first_with_their_bytes():
     run = serve(LLAMA70)
     assert not run.feasible
-    assert "weights 141" in run.reason
+    assert "weights 131.4 GiB" in run.reason
     assert "GB" in str(run)
 
 

@@ -111,7 +111,7 @@ def test_a_model_too_large_for_one_is_shared_by_several():
     assert found.tp_size > 1
     alone = solved(Models.Language.Llama2_70B, H100, precision="fp16")
     assert not alone.feasible
-    assert "GB" in alone.reason
+    assert "GiB" in alone.reason
 
 
 def test_the_chosen_layout_is_the_best_of_all():

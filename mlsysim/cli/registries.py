@@ -74,7 +74,7 @@ def _hardware() -> Iterator[Listed]:
             {
                 "name": symbol,
                 "full name": each.name,
-                "year": str(each.release_year),
+                "year": "" if each.release_year is None else str(each.release_year),
                 "memory GiB": each.memory_capacity_B / 2**30,
                 "memory TB/s": each.memory_bandwidth_Bps / 1e12,
                 "peak TFLOP/s": each.compute.peak_flops.m_as("TFLOP/s"),

@@ -11,7 +11,8 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 _UNPACKED = "Unpack["
 
@@ -74,4 +75,6 @@ def _meanings(kind: Any, line: str) -> list[str]:
 
 def _shown(annotation: Any) -> str:
     """A type as source has it, without the modules that its parts come from."""
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join("None" if part is NoneType else _shown(part) for part in get_args(annotation))
     return re.sub(r"(\w+\.)+", "", inspect.formatannotation(annotation))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, Self, TypeVar
 
@@ -47,10 +48,62 @@ class Spec(BaseModel):
         """Build the record from JSON, as pydantic does, with errors of ours."""
         return _or_ours(cls, lambda: super(Spec, cls).model_validate_json(json_data, **options))
 
+    def __str__(self) -> str:
+        """What is known, a field a line; ``repr`` has all of it, on one."""
+        return described(self)
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Copy the record with ``update``, validated again, so that no derived value outlives the fields it came from."""
         fields = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**fields, **(update or {})})
+
+
+# Columns of a record that is printed.
+_WIDTH = 100
+
+
+def described(record: Spec) -> str:
+    """A record as people read it: its kind and name, then what is known of it, a field a line.
+
+    Args:
+        record: what is printed. What it has in it is told in a line: by its name or source, or where it has none by its fields.
+
+    Example:
+        >>> class Point(Spec):
+        ...     name: str
+        ...     x: int
+        ...     y: int | None = None
+        >>> print(Point(name="here", x=1))
+        Point: here
+          x  1
+    """
+    told = {name: _told(getattr(record, name)) for name in type(record).model_fields if name != "name"}
+    told = {name.replace("_", " "): text for name, text in told.items() if text}
+    width = max(map(len, told), default=0)
+    named = getattr(record, "name", "")
+    title = f"{type(record).__name__}: {named}" if named else type(record).__name__
+    lines = (
+        textwrap.fill(text, _WIDTH, initial_indent=f"  {name:<{width}}  ", subsequent_indent=" " * (width + 4))
+        for name, text in told.items()
+    )
+    return "\n".join([title, *lines])
+
+
+def _told(value: Any) -> str:
+    """A field's value in a line; "" of what is not known, or is nothing."""
+    if isinstance(value, Spec):
+        named = next((name for name in ("name", "source") if name in type(value).model_fields), None)
+        if named is not None:
+            return str(getattr(value, named))
+        parts = ((name, _told(getattr(value, name))) for name in type(value).model_fields)
+        return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in parts if text)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_told(inner)}" for key, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_told, value))
+    if value is None or (isinstance(value, (bool, int, float)) and not value):
+        return ""
+    return f"{value.magnitude:,.6g} {value.units:~}".replace(" / ", "/") if hasattr(value, "magnitude") else str(value)
 
 
 def _or_ours(model: type[S], build: Callable[[], S]) -> S:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.registry import Registry
 from mlsysim.hardware.slices import Slicing, slicing
 from mlsysim.hardware.types import HardwareNode
@@ -78,7 +78,10 @@ class HardwareRegistry(Registry[HardwareNode]):
     def _built(self, like: str = "", multiprocessors: int | None = None, peak_flops: str = "", **fields: Any) -> HardwareNode:
         """A device from its entry; of a variant (``like``) from that of the other device and what differs."""
         if not like:
-            return HardwareNode(**fields)
+            device = HardwareNode(**fields)
+            if device.release_year is None:
+                raise InputError("release_year", None, "the year in which it came out: entries have it")
+            return device
         base = self.get(like)
         memory: Mapping[str, Any] = fields.pop("memory", {})
         return base.model_copy(

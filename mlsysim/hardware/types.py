@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StrictInt
+from pydantic import AfterValidator, Field, StrictInt, model_validator
 
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.precision import precision_name
@@ -26,6 +27,7 @@ class ComputeCore(Spec):
     """Arithmetic rates: dense (no sparsity) peak, by number format, summed in 32 bits.
 
     ``fp16_sum_flops`` is the rate of 16-bit products summed in 16 bits, where it differs (GeForce cards: twice the rate).
+    ``peak_flops`` is what people call the chip's rate: of 16-bit products unless it is stated.
 
     Example:
         >>> core = ComputeCore(peak_flops="275 TFLOP/s", precision_flops={"bf16": "275 TFLOP/s"})
@@ -37,6 +39,15 @@ class ComputeCore(Spec):
     precision_flops: Annotated[dict[str, FlopRate], AfterValidator(_known_precisions)] = Field(default_factory=dict)
     fp16_sum_flops: FlopRate | None = None
     multiprocessors: StrictInt | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_peak(cls, fields: Any) -> Any:
+        rates = fields.get("precision_flops") if isinstance(fields, Mapping) else None
+        if not isinstance(rates, Mapping) or not rates or "peak_flops" in fields:
+            return fields
+        named = next((name for name in _SAME_RATE if name in rates), next(iter(rates)))
+        return {**fields, "peak_flops": rates[named]}
 
     @cached_property
     def _rates_flops_per_s(self) -> dict[str, float]:
@@ -100,7 +111,7 @@ class MemoryHierarchy(Spec):
 
 
 class HardwareNode(Spec):
-    """One accelerator (a GPU, a TPU chip, a CPU socket, a phone).
+    """One accelerator (a GPU, a TPU chip, a CPU socket, a phone). One of your own needs its rates and its memory alone.
 
     ``interconnect_bw`` is one direction, per device, to its nearest peers (NVLink, ICI, Infinity Fabric).
 
@@ -114,10 +125,15 @@ class HardwareNode(Spec):
         ... )
         >>> chip.memory_capacity_B
         32000000000.0
+        >>> own = HardwareNode(
+        ...     compute={"precision_flops": {"bf16": "1 PFLOP/s"}}, memory={"capacity": "96 GiB", "bandwidth": "4 TB/s"}
+        ... )
+        >>> own.name, own.compute.peak_flops.m_as("TFLOP/s")
+        ('own accelerator', 1000.0)
     """
 
-    name: str = Field(min_length=1)
-    release_year: StrictInt = Field(ge=1950, le=2100)
+    name: str = Field(default="own accelerator", min_length=1)
+    release_year: StrictInt | None = Field(default=None, ge=1950, le=2100)
     compute: ComputeCore
     memory: MemoryHierarchy
     tdp: Power | None = None

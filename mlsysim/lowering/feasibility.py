@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mlsysim.calibration.memory import usable_memory_B
+from mlsysim.core.units import in_gib
 from mlsysim.hardware.types import HardwareNode
 
 
@@ -30,9 +31,9 @@ def over_budget(
     largest = ""
     if parts_B:
         ordered = sorted(parts_B.items(), key=lambda part: -part[1])
-        largest = " (" + ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in ordered if size > 0) + ")"
+        largest = " (" + ", ".join(f"{name} {in_gib(size)}" for name, size in ordered if size > 0) + ")"
     capacity = hardware.memory_capacity_B
     return (
-        f"{what} {hardware.name} needs {needed_B / 1e9:.1f} GB{largest}; it has {capacity / 1e9:.1f} GB, "
-        f"of which {max(usable, 0.0) / 1e9:.1f} GB are usable"
+        f"{what} {hardware.name} needs {in_gib(needed_B)}{largest}; it has {in_gib(capacity)}, "
+        f"of which {in_gib(max(usable, 0.0))} are usable"
     )

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypedDict
 from mlsysim.calibration.engines import Engine
 from mlsysim.calibration.harnesses import reached_through
 from mlsysim.core.checks import fraction, instance, needed, real_number, whole_number
+from mlsysim.core.choices import AttentionKernel, GradientFormat, PipelineSchedule, Precision, Recomputation, ServingSchedule
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.options import Option
 from mlsysim.core.units import Quantity
@@ -35,17 +36,19 @@ class EngineOptions(PromptOptions, total=False):
 
     stack: Annotated[str | None, Option(None, 'a calibrated engine such as "vllm-2025": its kernels and overheads')]
     efficiency: Annotated[float | None, Option(None, "share of peak arithmetic that the caller owns; a stack knows its own")]
-    kv_precision: Annotated[str | None, Option(None, "number format of the KV cache; by default that of ``precision``")]
+    kv_precision: Annotated[
+        Precision | str | None, Option(None, "number format of the KV cache; by default that of ``precision``")
+    ]
 
 
 class FormatOptions(EngineOptions, total=False):
     """A prompt, what computes it, and the number formats."""
 
     precision: Annotated[
-        str | None,
+        Precision | str | None,
         Option(None, "number format of the arithmetic, and of weights and KV cache unless said; by default the model's own"),
     ]
-    weight_precision: Annotated[str | None, Option(None, "number format of the weights in memory")]
+    weight_precision: Annotated[Precision | str | None, Option(None, "number format of the weights in memory")]
 
 
 class LoadOptions(FormatOptions, total=False):
@@ -122,7 +125,7 @@ class ServingOptions(DeploymentOptions, total=False):
     output_len: Annotated[int | None, Option(None, "tokens that a request generates")]
     replicas: Annotated[int, Option(1, "copies of the model, each with its own batch")]
     schedule: Annotated[
-        str,
+        ServingSchedule | str,
         Option("static", '"static" (a fixed batch), "continuous" (requests always in flight) or "offline" (as many as fit)'),
     ]
     rounds: Annotated[int | None, Option(None, "requests that each place in flight serves; by default the steady state")]
@@ -151,11 +154,13 @@ class TrainingOptions(TypedDict, total=False):
     """Arguments that all plans of a training step share."""
 
     seq_len: Annotated[int | None, Option(None, "tokens of a sequence; by default 4096")]
-    precision: Annotated[str, Option("bf16", "number format of the matrix products")]
+    precision: Annotated[Precision | str, Option("bf16", "number format of the matrix products")]
     efficiency: Annotated[float | None, Option(None, "share of peak that the caller owns; without it the result is the bound")]
-    recompute: Annotated[str | None, Option(None, "none, selective or full; by default the cheapest that fits, else none")]
+    recompute: Annotated[
+        Recomputation | str | None, Option(None, "none, selective or full; by default the cheapest that fits, else none")
+    ]
     gradient_precision: Annotated[
-        str | None, Option(None, "bf16, fp16 or fp32; by default as the stack accumulates, else 16 bits")
+        GradientFormat | str | None, Option(None, "bf16, fp16 or fp32; by default as the stack accumulates, else 16 bits")
     ]
     overlap_comm: Annotated[bool, Option(True, "whether collectives may hide under compute")]
     overlap_efficiency: Annotated[
@@ -165,7 +170,9 @@ class TrainingOptions(TypedDict, total=False):
     straggler_factor: Annotated[float, Option(1.0, "how much slower the slowest rank is (>= 1)")]
     congestion_factor: Annotated[float, Option(1.0, "how much slower the fabric is than its rate (>= 1)")]
     stack: Annotated[str | None, Option(None, 'a calibrated software stack such as "megatron-2021", in place of an efficiency')]
-    attention: Annotated[str, Option("flash", "flash, flash-1, unfused or fused-softmax; calibrated basis only")]
+    attention: Annotated[
+        AttentionKernel | str, Option("flash", "flash, flash-1, unfused or fused-softmax; calibrated basis only")
+    ]
     expert_tp_size: Annotated[int | None, Option(None, "ranks that share one expert's matrices; by default as many as tp_size")]
     shard_size: Annotated[int | None, Option(None, "data-parallel ranks that ZeRO shards over; by default all")]
     lora_rank: Annotated[int | None, Option(None, "rank of adapters of the attention products, trained alone")]
@@ -189,9 +196,18 @@ class PlanOptions(TypedDict, total=False):
     cp_size: Annotated[int, Option(1, "ranks that share each sequence and pass keys and values around a ring")]
     virtual_stages: Annotated[int, Option(1, "model chunks a stage (interleaved schedule)")]
     microbatch_count: Annotated[int | None, Option(None, "micro-batches a step; by default of one sequence each")]
-    schedule: Annotated[str | None, Option(None, "gpipe, 1f1b or interleaved; by default what ``virtual_stages`` needs")]
+    schedule: Annotated[
+        PipelineSchedule | str | None, Option(None, "gpipe, 1f1b or interleaved; by default what ``virtual_stages`` needs")
+    ]
     zero_stage: Annotated[int, Option(1, "0 to 3")]
     sequence_parallel: Annotated[bool | None, Option(None, "whether norms are split over TP; by default if tp_size > 1")]
+    tp: Annotated[int | None, Option(None, "another name of ``tp_size``")]
+    pp: Annotated[int | None, Option(None, "another name of ``pp_size``")]
+    dp: Annotated[int | None, Option(None, "another name of ``dp_size``")]
+    cp: Annotated[int | None, Option(None, "another name of ``cp_size``")]
+    ep: Annotated[int | None, Option(None, "another name of ``ep_size``")]
+    micro_batches: Annotated[int | None, Option(None, "another name of ``microbatch_count``")]
+    micro_batch_tokens: Annotated[int | None, Option(None, "tokens of a micro-batch on a rank; giving it only checks it")]
 
 
 class StepOptions(TrainingOptions, PlanOptions, total=False):

@@ -22,10 +22,30 @@ def training_step(
     Raises:
         InputError: one is out of range, or two contradict each other.
     """
-    asked = with_defaults(PlanOptions, dict(options))
-    shared: Any = {name: value for name, value in options.items() if name not in asked}
+    stated = _by_long_names(options)
+    asked = with_defaults(PlanOptions, stated)
+    shared: Any = {name: value for name, value in stated.items() if name not in asked}
     setting = TrainingSetting.of(workload, fleet, batch_size=batch_size, zero_stage=asked["zero_stage"], **shared)
     return setting, _plan(setting, asked)
+
+
+# Short names of a plan's sizes, as results print them.
+_SHORT = {"tp": "tp_size", "pp": "pp_size", "dp": "dp_size", "cp": "cp_size", "ep": "ep_size"} | {
+    "micro_batches": "microbatch_count"
+}
+
+
+def _by_long_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, each under the name by which it is read."""
+    stated = dict(options)
+    for short, name in _SHORT.items():
+        size = stated.pop(short, None)
+        if size is None:
+            continue
+        if stated.get(name) not in (None, size):
+            raise InconsistentError(short, size, f"{stated[name]}, as {name} says: both name the same argument")
+        stated[name] = size
+    return stated
 
 
 def _plan(setting: TrainingSetting, asked: Mapping[str, Any]) -> Plan:
@@ -55,6 +75,9 @@ def _plan(setting: TrainingSetting, asked: Mapping[str, Any]) -> Plan:
     if tokens < parts or tokens != int(tokens):
         expected = f"one that leaves a whole number of tokens, at least {parts} (one a sequence part), not {tokens:g}"
         raise InconsistentError("microbatch_count", count, expected)
+    told = asked["micro_batch_tokens"]
+    if told is not None and whole_number("micro_batch_tokens", told) != tokens:
+        raise InconsistentError("micro_batch_tokens", told, f"{tokens:g}: {local} sequences in {count} micro-batches")
     chunks, kind = _schedule(setting.workload, asked["schedule"], asked["virtual_stages"], pp, count)
     formats = setting.formats
     return Plan(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pint
 
@@ -18,8 +18,13 @@ from mlsysim.core.errors import InfeasibleError, UnknownNameError, UnsoundError
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import Workload
-from mlsysim.solvers.interval import Interval, interval_about, is_speed, nearest_to
+from mlsysim.solvers.card import as_html, as_text, card_of
+from mlsysim.solvers.frame import framed
+from mlsysim.solvers.interval import Interval, interval_about, nearest_to
 from mlsysim.solvers.shown import shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BASES = ("bound", "efficiency", "calibrated", "transferred", "law", "identity")
 
@@ -55,6 +60,10 @@ class Result:
     # The field whose interval is the result's, and the solver whose measured runs tell how wide it is ("": this one).
     INTERVAL_OF: ClassVar[str] = ""
     MEASURED_AS: ClassVar[str] = ""
+    # What counts of a field are of, where the field's name does not say it; "breakdown": those of its parts.
+    COUNTED: ClassVar[Mapping[str, str]] = {}
+    # The field that has the rows of ``to_frame``; without one the result is a row itself.
+    ROWS_OF: ClassVar[str] = ""
     # Whether other times and rates have intervals too: not where they are tails of a queue, which multiplies an error.
     INTERVALS_OF_ALL: ClassVar[bool] = True
 
@@ -133,7 +142,21 @@ class Result:
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def __str__(self) -> str:
-        return _card(self)
+        return as_text(card_of(self))
+
+    def _repr_html_(self) -> str:
+        """The card as a notebook shows it."""
+        return as_html(card_of(self))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Fields as a table of pandas: a row for each plan of a ranking, where there is one, else a single row.
+
+        Quantities are numbers in base units, with the unit in the column's name.
+
+        Raises:
+            MLSysError: pandas is not installed.
+        """
+        return framed([self.to_dict()] if not self.ROWS_OF else [_plain(row) for row in getattr(self, self.ROWS_OF)])
 
 
 # By these others find what is like a result; they say nothing of it.
@@ -214,39 +237,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(inner) for inner in value]
     return value
-
-
-def _card(result: Result) -> str:
-    """The readable card: infeasibility first, then the headline, the breakdown and what binds."""
-    lines = [f"{result.solver}: {result.subject}", f"  basis     {result.basis}"]
-    state = "feasible" if result.feasible else f"INFEASIBLE: {result.reason}"
-    lines.insert(1, f"  {state}")
-    width = max((len(name) for name in (*result.HEADLINE, *result.breakdown)), default=0)
-    headline = {name: getattr(result, name) for name in result.HEADLINE}
-    for name, value in headline.items():
-        if value is not None:
-            lines.append(f"  {name.replace('_', ' '):<{width}}  {_told(result, name, value)}")
-    if result.interval is not None and result.interval.elsewhere:
-        told = f"{result.INTERVAL_OF.replace('_', ' ')} of a run that nobody has published: {result.interval.elsewhere}"
-        lines.append(f"  elsewhere {told} (sources left out of the fit)")
-    if result.breakdown:
-        total: Any = sum(float(part.magnitude) for part in result.breakdown.values())
-        lines.append("  breakdown")
-        for name, part in result.breakdown.items():
-            share = float(part.magnitude) / total if total else 0.0
-            lines.append(f"    {name.replace('_', ' '):<{width}}  {shown(part):>12}  {share:6.1%}")
-    lines.append(f"  binding   {result.binding}")
-    lines += [f"  note      {note}" for note in result.diagnostics]
-    return "\n".join(lines)
-
-
-def _told(result: Result, name: str, value: Any) -> str:
-    """What a card says of a value: that it is a bound, or its interval, and of the main one what that rests on."""
-    main = name == result.INTERVAL_OF
-    if result.basis == "bound" and is_speed(name, value):
-        word = "least" if isinstance(value, pint.Quantity) and value.check("[time]") else "most"
-        return f"at {word} {shown(value)}{': no real run is this fast' if main else ''}"
-    found = result.interval_of(name)
-    if found is None:
-        return shown(value)
-    return f"{shown(value)} ({found if main else found.range})"

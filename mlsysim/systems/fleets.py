@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from mlsysim.core.checks import whole_number
+from mlsysim.core.checks import instance, whole_number
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.core.units import Q_, in_unit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.systems.registry import Systems
-from mlsysim.systems.types import MOST_NODES, MOST_PER_NODE, Fleet, NetworkFabric, Node
+from mlsysim.systems.types import MOST_NODES, MOST_PER_NODE, Fleet, NetworkFabric, Node, build_as_usual
 
 # How a node is cooled: fans take power, too.
 COOLING = ("air", "immersion")
@@ -90,6 +90,15 @@ def usual_fleet(
     if network_Bps is None:
         network_Bps = _network_Bps(node, shared)
     return _fleet(_Key(accelerator), count, shared, link_Bps or node.intra_bandwidth_Bps, network_Bps)
+
+
+def _of(accelerator: HardwareNode | str, count: int, per_node: int | None) -> Fleet:
+    named = Hardware.get(accelerator) if isinstance(accelerator, str) else accelerator
+    device = instance("accelerator", named, HardwareNode, "the name of an accelerator such as H100, or an accelerator")
+    return usual_fleet(device, count, per_node)
+
+
+build_as_usual(_of)
 
 
 def usual_nodes(accelerator: HardwareNode, ranks: int) -> Fleet:

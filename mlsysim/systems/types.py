@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 from pydantic import Field, StrictInt, model_validator
 
@@ -15,6 +17,27 @@ from mlsysim.hardware.types import HardwareNode
 
 # Ten times what anybody has built.
 MOST_PER_NODE, MOST_NODES = 100_000, 10_000_000
+# What builds a fleet from what its accelerators usually have: ``systems.fleets`` puts it here, which knows nodes and builds on
+# these types. The package imports both.
+_built_as_usual: dict[str, Callable[[HardwareNode | str, int, int | None], Fleet]] = {}
+
+
+def build_as_usual(build: Callable[[HardwareNode | str, int, int | None], Fleet]) -> None:
+    """Have ``Fleet.of`` build fleets by a function of the accelerator, their number and the number in a node.
+
+    Args:
+        build: the function.
+    """
+    _built_as_usual["fleet"] = build
+
+
+def _with_name(fields: Any, number: str, part: str) -> Any:
+    """The fields of a record; without a name it is called by how many of what it has, such as "8 x H100 SXM5 80GB"."""
+    if not isinstance(fields, Mapping) or "name" in fields:
+        return fields
+    inner = fields.get(part)
+    called = inner.get("name", part) if isinstance(inner, Mapping) else getattr(inner, "name", part)
+    return {**fields, "name": f"{fields.get(number)} x {called}"}
 
 
 class NetworkFabric(Spec):
@@ -28,7 +51,7 @@ class NetworkFabric(Spec):
         50000000000.0
     """
 
-    name: str = Field(min_length=1)
+    name: str = Field(default="network", min_length=1)
     bandwidth: ByteRate
     oversubscription_ratio: float = Field(default=1.0, ge=1.0, allow_inf_nan=False)
     latency: Latency | None = None
@@ -46,9 +69,14 @@ class Node(Spec):
 
     ``intra_node_bw`` is per accelerator, both directions summed, as datasheets print it (NVLink 4: 900 GB/s).
     ``network_bw`` is what its network cards give each accelerator, one direction. ``host_memory`` is of the whole node.
+
+    Example:
+        >>> from mlsysim.hardware.registry import Hardware
+        >>> Node(accelerator=Hardware.Cloud.H100, accelerators_per_node=4, intra_node_bw="900 GB/s").name
+        '4 x H100 SXM5 80GB'
     """
 
-    name: str = Field(min_length=1)
+    name: str = Field(default="", min_length=1)
     accelerator: HardwareNode
     accelerators_per_node: StrictInt = Field(ge=1, le=MOST_PER_NODE)
     intra_node_bw: ByteRate
@@ -57,6 +85,11 @@ class Node(Spec):
     max_power: Power | None = None
     price: Money | None = None
     provenance: Provenance | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, fields: Any) -> Any:
+        return _with_name(fields, "accelerators_per_node", "accelerator")
 
     @cached_property
     def intra_bandwidth_Bps(self) -> float:
@@ -67,6 +100,8 @@ class Node(Spec):
 class Fleet(Spec):
     """``count`` nodes on one fabric. ``fabric`` may be left out for a single node, or where the node knows its network.
 
+    ``Fleet.of("H100", 512)`` is so many accelerators in the nodes and on the network that they usually have.
+
     Example:
         >>> from mlsysim.hardware.registry import Hardware
         >>> node = Node(name="HGX", accelerator=Hardware.Cloud.H100, accelerators_per_node=8, intra_node_bw="900 GB/s")
@@ -74,11 +109,35 @@ class Fleet(Spec):
         8
     """
 
-    name: str = Field(min_length=1)
+    name: str = Field(default="", min_length=1)
     node: Node
     count: StrictInt = Field(ge=1, le=MOST_NODES)
     fabric: NetworkFabric | None = None
     provenance: Provenance | None = None
+
+    @classmethod
+    def of(cls, accelerator: HardwareNode | str, count: int, per_node: int | None = None) -> Fleet:
+        """So many accelerators with the node, links and network that they usually have (``systems/data/fleets.toml``).
+
+        Args:
+            accelerator: its name, as people spell it, or one of your own, in a node of the common size on its own links.
+            count: accelerators in all.
+            per_node: accelerators of a node; by default as many as usual, or the most that divide ``count``.
+
+        Raises:
+            InputError: no accelerator is called so, or a number is no whole number of at least 1.
+
+        Example:
+            >>> fleet = Fleet.of("H100", 512)
+            >>> fleet.count, fleet.node.name, f"{fleet.inter_bandwidth_Bps / 1e9:g} GB/s"
+            (64, 'DGX H100', '50 GB/s')
+        """
+        return _built_as_usual["fleet"](accelerator, count, per_node)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, fields: Any) -> Any:
+        return _with_name(fields, "count", "node")
 
     @model_validator(mode="after")
     def _network_is_known(self) -> Fleet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from mlsysim.core.checks import (
     strict_keywords,
     whole_number,
 )
+from mlsysim.core.choices import Precision
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.precision import precision_name
 from mlsysim.core.units import Quantity, with_unit, with_units
@@ -42,6 +44,7 @@ class BatchServerResult(Result):
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "batch")
     INTERVAL_OF: ClassVar[str] = "throughput"
+    COUNTED: ClassVar[Mapping[str, str]] = {"throughput": "samples"}
 
     throughput: Quantity
     latency: Quantity
@@ -64,7 +67,7 @@ class BatchServerModel:
         latency_limit: str | Quantity | None = None,
         percentile: float = 0.99,
         query_size: int = 1,
-        precision: str = "fp16",
+        precision: Precision | str = "fp16",
         seq_len: int | None = None,
         mean_tokens: float | None = None,
         token_spread: float = 0.0,

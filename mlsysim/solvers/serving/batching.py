@@ -9,6 +9,7 @@ from typing import ClassVar, Unpack
 import numpy as np
 
 from mlsysim.core.checks import one_of, percentile_share, positive_quantity, strict_keywords
+from mlsysim.core.choices import Basis, BatchSchedule
 from mlsysim.core.errors import InputError
 from mlsysim.core.units import Quantity
 from mlsysim.hardware.types import HardwareNode
@@ -84,8 +85,8 @@ class BatchingOptimizer:
         request_rate: Quantity | str | None = None,
         arrival_rate: Quantity | str | None = None,
         percentile: float = 0.99,
-        schedule: str = "continuous",
-        basis: str | None = None,
+        schedule: BatchSchedule | str = "continuous",
+        basis: Basis | str | None = None,
         **options: Unpack[DeploymentOptions],
     ) -> BatchingResult:
         """The largest batch that fits the memory and keeps the limits.

@@ -18,6 +18,7 @@ from mlsysim.core.checks import (
     strict_keywords,
     whole_number,
 )
+from mlsysim.core.choices import Basis
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.core.units import Quantity, with_unit
@@ -75,6 +76,8 @@ class CapacityResult(Result):
     INTERVAL_OF: ClassVar[str] = "capacity"
     MEASURED_AS: ClassVar[str] = "ServingModel"
     INTERVALS_OF_ALL: ClassVar[bool] = False
+    COUNTED: ClassVar[Mapping[str, str]] = {"capacity": "requests", "breakdown": "accelerators"}
+    ROWS_OF: ClassVar[str] = "ranking"
     HEADLINE: ClassVar[tuple[str, ...]] = (
         *(
             "accelerators",
@@ -141,7 +144,7 @@ class CapacityPlanner:
         disaggregated: bool | None = None,
         max_batch: int = 1024,
         top_k: int = 10,
-        basis: str | None = None,
+        basis: Basis | str | None = None,
         **options: Unpack[EngineOptions],
     ) -> CapacityResult:
         """The cheapest deployment that serves ``request_rate`` within the limits.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Unpack
 
 from mlsysim.core.checks import instance, strict_keywords, whole_number
+from mlsysim.core.choices import Precision
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.core.units import Quantity, with_unit
@@ -55,7 +56,7 @@ class KVTransferModel:
         workload: TransformerWorkload,
         hardware: HardwareNode | Node | Fleet,
         *,
-        kv_precision: str = "fp16",
+        kv_precision: Precision | str = "fp16",
         prefill_accelerators: int = 1,
         decode_accelerators: int = 1,
         request_rate: Quantity | str | None = None,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, Unpack
 from mlsysim.calibration.operations.power import AcceleratorLoad
 from mlsysim.core.checks import boolean, strict_keywords
 from mlsysim.core.errors import InconsistentError, UnsoundError
-from mlsysim.core.units import Quantity, with_unit, with_units
+from mlsysim.core.units import Quantity, in_gib, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.operations.power import serving_activity
@@ -340,7 +340,7 @@ def _check_reads(replica: ServingReplica, batch: float, step_s: float) -> None:
     device = replica.deployment.accelerator
     read_B = weights_read_B(replica.work, batch) / replica.accelerators - device.cache_B
     if step_s < _ROUNDING * read_B / device.memory_bandwidth_Bps:
-        raise UnsoundError(f"itl would be {1e3 * step_s:.4g} ms, less than one read of {read_B / 1e9:.4g} GB of weights")
+        raise UnsoundError(f"itl would be {1e3 * step_s:.4g} ms, less than one read of {in_gib(float(read_B))} of weights")
 
 
 def with_prefills_of_others(run: ServingResult) -> tuple[dict[str, Quantity], str]:

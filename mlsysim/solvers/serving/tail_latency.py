@@ -16,6 +16,7 @@ from mlsysim.core.checks import (
     strict_keywords,
     whole_number,
 )
+from mlsysim.core.choices import Arrivals, Basis, ServiceTimes
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
@@ -55,6 +56,7 @@ class TailLatencyResult(Result):
     INTERVAL_OF: ClassVar[str] = "capacity"
     MEASURED_AS: ClassVar[str] = "ServingModel"
     INTERVALS_OF_ALL: ClassVar[bool] = False
+    COUNTED: ClassVar[Mapping[str, str]] = {"capacity": "requests", "arrival_rate": "requests"}
     HEADLINE: ClassVar[tuple[str, ...]] = ("utilization", "capacity", "wait_p99", "ttft_p99", "latency_p50", "latency_p99")
 
     arrival_rate: Quantity
@@ -102,7 +104,7 @@ class TailLatencyModel:
         service_time: Quantity | str | None = None,
         service_rate: Quantity | str | None = None,
         servers: int | None = None,
-        distribution: str | None = None,
+        distribution: ServiceTimes | str | None = None,
         service_cv2: float | None = None,
         wait_limit: Quantity | str | None = None,
         output_len: int | None = None,
@@ -111,9 +113,9 @@ class TailLatencyModel:
         prefix_hit: float | None = None,
         shared_len: int | None = None,
         turns: int | None = None,
-        arrivals: str = "random",
+        arrivals: Arrivals | str = "random",
         percentile: float = 0.99,
-        basis: str | None = None,
+        basis: Basis | str | None = None,
         **options: Unpack[DeploymentOptions],
     ) -> TailLatencyResult:
         """Latencies at ``request_rate``, of servers that are described or of a serving deployment.

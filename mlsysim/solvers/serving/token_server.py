@@ -7,6 +7,7 @@ from typing import ClassVar, Unpack
 
 from mlsysim.calibration.harnesses import loaded_fitted_names
 from mlsysim.core.checks import strict_keywords
+from mlsysim.core.choices import Basis
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.arrivals import ALMOST
@@ -70,7 +71,7 @@ class TokenServerModel:
         output_len: int,
         request_rate: Quantity | str | None = None,
         arrival_rate: Quantity | str | None = None,
-        basis: str | None = None,
+        basis: Basis | str | None = None,
         **options: Unpack[LoadOptions],
     ) -> TokenServerResult:
         """The highest load of ``accelerators``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
@@ -44,6 +45,7 @@ class DistributedResult(Result):
         *("power", "energy", "plan"),
     )
     INTERVAL_OF: ClassVar[str] = "step_latency_total"
+    COUNTED: ClassVar[Mapping[str, str]] = {"throughput": "samples"}
 
     step_latency_total: Quantity
     throughput: Quantity
@@ -59,6 +61,11 @@ class DistributedResult(Result):
     plan: dict[str, Any]
     power: Quantity | None = None
     energy: Quantity | None = None
+
+    @property
+    def step_time(self) -> Quantity:
+        """Time of the step."""
+        return self.step_latency_total
 
 
 class DistributedModel:

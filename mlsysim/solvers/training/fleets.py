@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mlsysim.core.checks import listed, mapping, one_of, strict_keywords
+from mlsysim.core.choices import Basis, Objective
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity
 from mlsysim.models.types import Workload
@@ -30,6 +31,7 @@ class FleetResult(Result):
             ``ParallelismResult`` counts them.
     """
 
+    ROWS_OF: ClassVar[str] = "rows"
     HEADLINE: ClassVar[tuple[str, ...]] = ("best", "total_evaluated")
 
     rows: tuple[dict[str, Any], ...]
@@ -53,9 +55,9 @@ class FleetOptimizer:
         *,
         batch_size: int | Mapping[str, int],
         prices: Mapping[str, Quantity | str] | None = None,
-        objective: str = "step_time",
+        objective: Objective | str = "step_time",
         search: Mapping[str, Any] | None = None,
-        basis: str | None = None,
+        basis: Basis | str | None = None,
     ) -> FleetResult:
         """The best plan of each workload on each fleet, and the best fleet.
 

@@ -21,7 +21,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "time_to_train": ("train_tokens", "accelerator_mtbf", "checkpoint_time", "restart_time"),
 }
 OBJECTIVES = tuple(_NEEDS)
-_MOST_TOKENS = 10**18
+MOST_TOKENS = 10**18
 HIGHER_IS_BETTER = ("mfu", "tokens_per_dollar", "tokens_per_joule")
 
 
@@ -103,7 +103,7 @@ def check_objective(name: object, fleet: Fleet, *, step_tokens: float, peak_step
 
 def _training(given: dict[str, Any]) -> WholeTraining:
     tokens = given["train_tokens"]
-    counted = isinstance(tokens, int) and whole_number("train_tokens", tokens, maximum=_MOST_TOKENS) > 0
+    counted = isinstance(tokens, int) and whole_number("train_tokens", tokens, maximum=MOST_TOKENS) > 0
     return WholeTraining(
         float(tokens) if counted else positive_quantity("train_tokens", tokens, "count"),
         *(positive_quantity(name, given[name], "second") for name in ("accelerator_mtbf", "checkpoint_time", "restart_time")),

@@ -18,8 +18,9 @@ from mlsysim.core.checks import (
     strict_keywords,
     whole_number,
 )
+from mlsysim.core.choices import Basis, Objective, SearchSpace
 from mlsysim.core.errors import InconsistentError, InfeasibleError, InputError, UnknownNameError
-from mlsysim.core.units import Quantity
+from mlsysim.core.units import Quantity, in_gib
 from mlsysim.lowering.options import TrainingOptions
 from mlsysim.lowering.training_setting import TrainingSetting
 from mlsysim.lowering.work import training_work
@@ -28,6 +29,7 @@ from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.plan import ONE_F_ONE_B, SCHEDULES
 from mlsysim.solvers.recommended import NOTHING_CHOSEN, recommended_stack
 from mlsysim.solvers.result import Result
+from mlsysim.solvers.training.best_plan import best_config, best_figures, solve_arguments, whole_training
 from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult, textbook_memory
 from mlsysim.solvers.training.objective import check_objective
 from mlsysim.solvers.training.plan_space import Choices, size, splits
@@ -61,9 +63,13 @@ class ParallelismResult(Result):
     """The best plan that fits.
 
     Attributes:
-        best_config: its tp, pp, dp and the rest; empty when no plan fits.
+        best_config: its tp, pp, dp and the rest, for ``DistributedModel.solve(**best_config)``; empty when no plan fits.
         best: its full result, or None.
-        step_latency_total: its step, with the interval of the result.
+        step_latency_total: its step, with the interval of the result; ``step_time`` is the same.
+        tokens_per_second, mfu, memory_per_accelerator, memory_free: of the best plan, as ``DistributedResult`` has them.
+        duration: of the whole training, where its ``tokens`` are given; of objective time_to_train with what failures cost.
+        cost: of its accelerators over that time, where the ``price`` is given, too; else None.
+        faster: what the step would gain if its largest parts beside compute were hidden.
         objective: what was made best, and ``objective_value`` the best plan's.
         total_space: plans before legality: every factorization of the fleet times every other choice.
         total_legal: plans that are possible at all; the memory of each is computed.
@@ -80,7 +86,11 @@ class ParallelismResult(Result):
 
     INTERVAL_OF: ClassVar[str] = "step_latency_total"
     MEASURED_AS: ClassVar[str] = "DistributedModel"
-    HEADLINE: ClassVar[tuple[str, ...]] = ("best_config", "step_latency_total", "total_evaluated", "total_feasible")
+    ROWS_OF: ClassVar[str] = "ranking"
+    HEADLINE: ClassVar[tuple[str, ...]] = (
+        *("best_config", "step_latency_total", "tokens_per_second", "mfu", "memory_per_accelerator", "memory_free"),
+        *("duration", "cost", "faster", "total_evaluated", "total_feasible"),
+    )
 
     best_config: dict[str, Any]
     best: DistributedResult | None
@@ -97,6 +107,18 @@ class ParallelismResult(Result):
     alternatives: tuple[dict[str, Any], ...]
     why: tuple[str, ...]
     complete: bool
+    tokens_per_second: Quantity | None = None
+    mfu: float | None = None
+    memory_per_accelerator: Quantity | None = None
+    memory_free: Quantity | None = None
+    duration: Quantity | None = None
+    cost: Quantity | None = None
+    faster: str | None = None
+
+    @property
+    def step_time(self) -> Quantity | None:
+        """Time of the best plan's step."""
+        return self.step_latency_total
 
     def require_best(self) -> DistributedResult:
         """The best plan's result, or ``InfeasibleError``."""
@@ -122,13 +144,15 @@ class ParallelismOptimizer:
         zero_stage: int | None = None,
         batch_size: int,
         top_k: int = 5,
-        space: str = "tp-pp-dp",
+        space: SearchSpace | str = "tp-pp-dp",
         fixed: Mapping[str, Any] | None = None,
         max_memory: Quantity | str | None = None,
         margin: float | None = None,
         max_tp_size: int | None = None,
         idle_accelerators: bool = False,
-        objective: str = "step_time",
+        tokens: Quantity | str | int | None = None,
+        price: Quantity | str | None = None,
+        objective: Objective | str = "step_time",
         accelerator_price: Quantity | str | None = None,
         accelerator_power: Quantity | str | None = None,
         train_tokens: Quantity | str | int | None = None,
@@ -137,7 +161,7 @@ class ParallelismOptimizer:
         restart_time: Quantity | str | None = None,
         executor: Executor | None = None,
         progress: bool | None = None,
-        basis: str | None = None,
+        basis: Basis | str | None = None,
         **options: Unpack[TrainingOptions],
     ) -> ParallelismResult:
         """The best plan for ``batch_size`` samples of ``workload`` on ``fleet``.
@@ -156,6 +180,8 @@ class ParallelismOptimizer:
                 stack, the least with which hardly a published layout ran out of memory that was predicted to fit; else none.
             max_tp_size: most TP ranks; by default those of a node: wider, its collectives cross the network.
             idle_accelerators: whether a plan may leave accelerators unused: whole nodes, or part of one.
+            tokens: of the whole training, to tell how long it takes; another name of ``train_tokens``.
+            price: of one accelerator, such as "2.5 USD/hour", to tell what that costs; another name of ``accelerator_price``.
             objective: step_time, mfu, tokens_per_dollar, tokens_per_joule or time_to_train; they can differ only between
                 plans of different numbers of accelerators.
             accelerator_price: of one accelerator, such as "2.5 USD/hour" (for tokens_per_dollar).
@@ -200,10 +226,11 @@ class ParallelismOptimizer:
         choices = _choices(setting, whole, zero_stage, fixed, max_tp_size, boolean("idle_accelerators", idle_accelerators))
         work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
         step_tokens = setting.batch_size * setting.seq_len
+        whole_run = whole_training(tokens, train_tokens, price, accelerator_price)
         prices = {
-            "accelerator_price": accelerator_price,
+            "accelerator_price": price if accelerator_price is None and objective == "tokens_per_dollar" else accelerator_price,
             "accelerator_power": accelerator_power,
-            "train_tokens": train_tokens,
+            "train_tokens": tokens if train_tokens is None and objective == "time_to_train" else train_tokens,
             "accelerator_mtbf": accelerator_mtbf,
             "checkpoint_time": checkpoint_time,
             "restart_time": restart_time,
@@ -226,8 +253,8 @@ class ParallelismOptimizer:
         found, complete = exhausted(question, parts, executor, progress)
         if not found.legal and complete:
             raise _no_plan(setting, fixed)
-        left = (f"every plan leaves {free:.0%} of the usable memory free (margin)",) if free else ()
-        return _result(question, asked, found, complete, (*chosen.notes, *left))
+        left = (f"every plan leaves {100 * free:g} % of the usable memory free (margin)",) if free else ()
+        return _result(question, asked, found, complete, (*chosen.notes, *left), whole_run)
 
 
 def _choices(
@@ -300,24 +327,6 @@ def _no_plan(setting: TrainingSetting, fixed: Mapping[str, Any] | None) -> Input
     return InconsistentError("batch_size", setting.batch_size, expected)
 
 
-def solve_arguments(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``DistributedModel.solve`` that make this plan."""
-    return {
-        "tp_size": plan["tp"],
-        "pp_size": plan["pp"],
-        "cp_size": plan["cp"],
-        "ep_size": plan["ep"],
-        "expert_tp_size": plan["expert_tp"] or None,
-        "shard_size": plan["dp"] // plan["shard_copies"],
-        "virtual_stages": plan["virtual_stages"],
-        "microbatch_count": plan["micro_batches"],
-        "schedule": plan["schedule"],
-        "sequence_parallel": plan["sequence_parallel"],
-        "recompute": plan["recompute"],
-        "zero_stage": plan["zero_stage"],
-    }
-
-
 def used_fleet(fleet: Fleet, accelerators: int) -> Fleet:
     """The part of ``fleet`` that a plan of so many accelerators uses."""
     if accelerators == fleet.accelerators:
@@ -329,11 +338,18 @@ def used_fleet(fleet: Fleet, accelerators: int) -> Fleet:
 
 
 def _result(
-    question: Question, asked: dict[str, Any], found: Found, complete: bool, said: tuple[str, ...]
+    question: Question,
+    asked: dict[str, Any],
+    found: Found,
+    complete: bool,
+    said: tuple[str, ...],
+    whole_run: tuple[float | None, float | None],
 ) -> ParallelismResult:
+    """The answer; ``said`` is what its card notes, ``whole_run`` tokens and price of the whole training."""
     setting, fleet = question.setting, question.setting.fleet
     device = fleet.node.accelerator
-    best, reason, value = None, "", None
+    best, reason, value, config = None, "", None, dict[str, Any]()
+    figures: dict[str, Any] = {}
     alternatives: tuple[dict[str, Any], ...] = ()
     if found.feasible:
         first = found.best[:, 0]
@@ -341,12 +357,13 @@ def _result(
         used = plan["tp"] * plan["pp"] * plan["dp"] * plan["cp"]
         arguments = {**asked, **solve_arguments(plan), "batch_size": setting.batch_size}
         best = DistributedModel().solve(setting.workload, used_fleet(fleet, used), **arguments)
+        config, figures = best_config(best, plan), best_figures(best, used, question.objective, *whole_run)
         value = question.objective.value(float(first[-2]), used)
         alternatives = tuple(nearest_alternatives(question, first))
     else:
         reason = (
-            f"none of {found.legal} plans fits: the smallest needs {found.least_B / 1e9:.1f} GB on each {device.name}, "
-            f"of which {question.budget_B / 1e9:.1f} GB are usable"
+            f"none of {found.legal} plans fits: the smallest needs {in_gib(found.least_B)} on each {device.name}, "
+            f"of which {in_gib(question.budget_B)} are usable"
         )
     notes = (*said, *(() if complete else ("the search was interrupted: the best so far",)))
     return ParallelismResult(
@@ -358,7 +375,7 @@ def _result(
         breakdown={} if best is None else dict(best.breakdown),
         diagnostics=(*notes, *textbook_memory(setting)) if best is None else (*notes, *best.diagnostics),
         coefficients=() if best is None else best.coefficients,
-        best_config={} if best is None else dict(best.plan),
+        best_config=config,
         best=best,
         facts=None if best is None else best.facts,
         step_latency_total=None if best is None else best.step_latency_total,
@@ -374,4 +391,5 @@ def _result(
         alternatives=alternatives,
         why=tuple(in_words(row, question.budget_B) for row in alternatives),
         complete=complete,
+        **figures,
     )

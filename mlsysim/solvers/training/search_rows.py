@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.core.units import with_unit
+from mlsysim.core.units import in_gib, with_unit
 from mlsysim.lowering.work import training_work
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.numeric import Floats
@@ -121,5 +121,5 @@ def in_words(row: Mapping[str, Any], budget_B: float) -> str:
     """An alternative as a sentence."""
     what = f"{row['changed']} {row['value']} instead of {row['instead_of']}"
     if not row["fits"]:
-        return f"{what}: does not fit ({row['memory'].m_as('byte') / 1e9:.1f} GB, {budget_B / 1e9:.1f} GB usable)"
+        return f"{what}: does not fit ({in_gib(row['memory'].m_as('byte'))}, {in_gib(budget_B)} usable)"
     return f"{what}: {100 * row['slower']:+.1f} %"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from mlsysim.calibration.data_parallel import ReplicaStack, replica_stack
 from mlsysim.calibration.inference import InferenceStack, inference_stack
 from mlsysim.core.checks import boolean, fraction, instance, real_number, strict_keywords, whole_number
+from mlsysim.core.choices import Precision
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.core.units import Quantity, with_unit, with_units
@@ -41,6 +43,7 @@ class SingleNodeResult(Result):
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "mfu", "memory")
     INTERVAL_OF: ClassVar[str] = "throughput"
+    COUNTED: ClassVar[Mapping[str, str]] = {"throughput": "samples"}
 
     latency: Quantity
     throughput: Quantity
@@ -63,7 +66,7 @@ class SingleNodeModel:
         hardware: HardwareNode | Fleet,
         *,
         batch_size: int,
-        precision: str = "fp16",
+        precision: Precision | str = "fp16",
         efficiency: float | None = None,
         is_training: bool = False,
         seq_len: int | None = None,
