@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from mlsysim.infra.types import Grid, Site
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.solvers.operations.checkpoint import CheckpointModel
     from mlsysim.solvers.operations.placement import PlacementOptimizer
+    from mlsysim.solvers.operations.reliability import ReliabilityModel
     from mlsysim.solvers.operations.scaling import ScalingModel
     from mlsysim.solvers.operations.sustainability import SustainabilityModel
+    from mlsysim.solvers.operations.time_to_train import time_to_train
     from mlsysim.solvers.serving.batch_server import BatchServerModel
     from mlsysim.solvers.serving.batching import BatchingOptimizer
     from mlsysim.solvers.serving.capacity import CapacityPlanner
@@ -53,6 +56,7 @@ _HOMES = {
     "BatchingOptimizer": "solvers.serving.batching",
     "CNNWorkload": "models.types",
     "CapacityPlanner": "solvers.serving.capacity",
+    "CheckpointModel": "solvers.operations.checkpoint",
     "ContinuousBatchingModel": "solvers.serving.continuous_batching",
     "DistributedModel": "solvers.training.distributed",
     "Fleet": "systems.types",
@@ -71,6 +75,7 @@ _HOMES = {
     "ParallelismOptimizer": "solvers.training.parallelism",
     "PlacementOptimizer": "solvers.operations.placement",
     "Q_": "core.units",
+    "ReliabilityModel": "solvers.operations.reliability",
     "ScalingModel": "solvers.operations.scaling",
     "ServingModel": "solvers.serving.serving",
     "SingleNodeModel": "solvers.training.single_node",
@@ -82,6 +87,7 @@ _HOMES = {
     "TokenServerModel": "solvers.serving.token_server",
     "TransformerWorkload": "models.types",
     "predict_table": "tables.predict",
+    "time_to_train": "solvers.operations.time_to_train",
     "ureg": "core.units",
 }
 _ROOMS = (
@@ -105,6 +111,7 @@ __all__ = [
     "BatchingOptimizer",
     "CNNWorkload",
     "CapacityPlanner",
+    "CheckpointModel",
     "ContinuousBatchingModel",
     "DistributedModel",
     "Fleet",
@@ -122,6 +129,7 @@ __all__ = [
     "Node",
     "ParallelismOptimizer",
     "PlacementOptimizer",
+    "ReliabilityModel",
     "ScalingModel",
     "ServingModel",
     "SingleNodeModel",
@@ -139,6 +147,7 @@ __all__ = [
     "predict_table",
     "solvers",
     "systems",
+    "time_to_train",
     "ureg",
 ]
 

@@ -45,6 +45,8 @@ EXAMPLES: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "KVTransferModel": [((LLAMA, NODE), {"seq_len": 1024})],
     "ParallelismOptimizer": [((LLAMA, FLEET), TRAINING | {"recompute": "full"})],
     "PlacementOptimizer": [((FLEET,), {"duration_hours": 24, "sites": ["Quebec"]})],
+    "CheckpointModel": [((LLAMA, FLEET), {"storage_bandwidth": "10 GB/s"})],
+    "ReliabilityModel": [((FLEET,), {"duration": "30 day", "checkpoint_time": "60 s"})],
     "ScalingModel": [((), {"compute_budget": "1e23 flop"})],
     "ServingModel": [
         ((LLAMA, H100), TOKENS | given)
