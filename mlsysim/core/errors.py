@@ -7,9 +7,11 @@
         ``UnknownArgumentError`` (also ``TypeError``): no such keyword.
         ``MissingArgumentError`` (also ``TypeError``): a needed argument was left out.
         ``InconsistentError``: values that contradict each other.
+        ``NotModelledError``: it is understood, and it is of a kind that no solver computes.
     ``DataError``: a data file (registry, anchor) is malformed.
         ``MissingEntryError``: it names what should stand in another file and does not.
     ``InfeasibleError``: a number was required of a plan that cannot run.
+    ``MissingExtraError`` (also ``ImportError``): a library that the package can do without is not installed.
     ``UnsoundError``: an answer came out that cannot be, such as a time that is no number.
 """
 
@@ -110,6 +112,15 @@ class InconsistentError(InputError):
     """Two values of the input contradict each other; the message has both numbers."""
 
 
+class NotModelledError(InputError):
+    """A layer, a format or a feature that is understood and that no solver computes; the message names it.
+
+    Example:
+        >>> print(NotModelledError("model_type", "jamba", "a transformer: it has Mamba layers"))
+        model_type = 'jamba': expected a transformer: it has Mamba layers
+    """
+
+
 class DataError(MLSysError):
     r"""A data file (registry entry, anchor, table) is malformed; the message names file, place and reason, on one line.
 
@@ -128,6 +139,18 @@ class MissingEntryError(DataError):
 
 class InfeasibleError(MLSysError):
     """A plan that cannot run was asked for a number that only a running plan has."""
+
+
+class MissingExtraError(MLSysError, ImportError):
+    """A question needs a library that is not installed; the message says how to install it.
+
+    Example:
+        >>> print(MissingExtraError("ResponsibleEngineeringModel", "dp-accounting", "privacy"))
+        ResponsibleEngineeringModel needs dp-accounting: pip install mlsysim-anchors[privacy]
+    """
+
+    def __init__(self, wanted_by: str, library: str, extra: str) -> None:
+        super().__init__(f"{wanted_by} needs {library}: pip install mlsysim-anchors[{extra}]")
 
 
 class UnsoundError(MLSysError):

@@ -128,7 +128,7 @@ class TailLatencyModel:
             servers: that share one queue, one request each at a time; 1 if not given.
             distribution: of service times, "exponential" (if nothing is given) or "deterministic".
             service_cv2: squared coefficient of variation of service times, instead; of a serving deployment, of the time that
-                requests hold a place in the batch (0 if not given: all are as long as ``output_len``).
+                requests hold a place in the batch (if not given, that of the output lengths, ``output_cv``).
             wait_limit: a wait whose share of requests is asked (``wait_within``).
             output_len: tokens that a request generates.
             batch_size: most requests in flight of one replica; as many as fit if not given.
@@ -186,7 +186,8 @@ class TailLatencyModel:
         engine = recommended_engine(workload, hardware, stated, basis)
         asked = {**engine.added_to(_with_history(stated)), "schedule": "continuous"}
         deployment = Deployment.of(workload, hardware, **asked)
-        seen = of_deployment(deployment, most, arrival_per_s, share, cv2 or 0.0, limit_s, evenly=evenly)
+        variation = deployment.output_cv**2 if cv2 is None else cv2
+        seen = of_deployment(deployment, most, arrival_per_s, share, variation, limit_s, evenly=evenly)
         return replace(seen, diagnostics=(*engine.notes, *seen.diagnostics)) if engine.notes else seen
 
 
@@ -309,6 +310,7 @@ def _approximate(servers: int) -> str:
 
 
 _FROZEN = "percentiles: as if the number in flight stayed what a request finds on arrival"
+_MEAN_LENGTH = "latency: of a request whose output has the mean length"
 
 
 def served_facts(setting: Deployment) -> RunFacts:
@@ -348,7 +350,7 @@ def of_deployment(
         f"{setting.output:.0f} tokens in {setting.formats} on {machine}, {pace.places} places each",
         "basis": setting.basis,
         "facts": served_facts(setting),
-        "diagnostics": (_FROZEN,),
+        "diagnostics": (_FROZEN, *((_MEAN_LENGTH,) if setting.output_cv else ())),
         "coefficients": coefficients_used(setting),
         "arrival_rate": with_unit(arrival_per_s, "count/second"),
         "capacity": with_unit(capacity_per_s, "count/second"),

@@ -10,7 +10,7 @@ from mlsysim.core.checks import strict_keywords
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.options import StepOptions
-from mlsysim.lowering.training_kernels import coefficients_used, step_time
+from mlsysim.lowering.training_kernels import coefficients_used, kernels_of_step, step_time
 from mlsysim.lowering.training_plan import training_step
 from mlsysim.lowering.training_setting import TrainingSetting
 from mlsysim.lowering.work import training_work
@@ -21,6 +21,7 @@ from mlsysim.physics.plan import SCHEDULES, Plan
 from mlsysim.physics.training.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
 from mlsysim.physics.training.step import StepTime
 from mlsysim.solvers.result import Result, run_facts
+from mlsysim.solvers.step_kernels import StepKernels, told
 from mlsysim.systems.types import Fleet
 
 
@@ -30,10 +31,18 @@ class DistributedResult(Result):
 
     ``mfu`` counts model FLOP (causal attention once, no recomputation) over peak x time; ``mfu_full_attention`` counts
     attention without the causal discount, as PaLM's and most published MFU do. ``scaling_efficiency`` is MFU over the
-    caller's efficiency (over 1 for the bound). ``throughput`` counts samples, ``tokens_per_second`` tokens.
+    caller's efficiency (over 1 for the bound). ``throughput`` counts samples, ``tokens_per_second`` tokens. ``memory_free`` is
+    what the plan leaves of the memory that the runtime does not take, 0 where it does not fit.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("step_latency_total", "tokens_per_second", "mfu", "memory_per_accelerator", "plan")
+    HEADLINE: ClassVar[tuple[str, ...]] = (
+        "step_latency_total",
+        "tokens_per_second",
+        "mfu",
+        "memory_per_accelerator",
+        "memory_free",
+        "plan",
+    )
     INTERVAL_OF: ClassVar[str] = "step_latency_total"
 
     step_latency_total: Quantity
@@ -45,6 +54,7 @@ class DistributedResult(Result):
     scaling_efficiency: float
     flops_per_accelerator: Quantity
     memory_per_accelerator: Quantity
+    memory_free: Quantity
     memory: dict[str, Quantity]
     plan: dict[str, Any]
 
@@ -94,6 +104,44 @@ class DistributedModel:
         plan, memory = with_recompute(work, plan, setting)
         step = step_time(work, plan, setting)
         return distributed_result(setting, work, plan, memory, step)
+
+    @strict_keywords
+    def kernels(
+        self,
+        workload: Workload,
+        fleet: Fleet,
+        *,
+        batch_size: int,
+        **options: Unpack[StepOptions],
+    ) -> StepKernels:
+        """The kernels of the forward and backward passes of one step on a ``stack``, what recomputation repeats left out.
+
+        Args:
+            workload: a transformer.
+            fleet: nodes and the fabric between them.
+            batch_size: samples (sequences) in a step, all ranks together.
+            **options: see ``TrainingOptions`` and ``PlanOptions``.
+
+        Raises:
+            InputError: as ``solve``; without a ``stack`` a layer has no kernels to tell of.
+
+        Example:
+            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim.systems.registry import Systems
+            >>> fleet = Fleet(name="8 H100", node=Systems.Nodes.DGX_H100, count=1)
+            >>> step = DistributedModel().kernels(
+            ...     Models.Language.Llama3_8B, fleet, batch_size=64, seq_len=8192, tp_size=2, stack="megatron-core"
+            ... )
+            >>> step.kernels[0].name, step.busy < step.step
+            ('feed-forward up', True)
+        """
+        setting, plan = training_step(workload, fleet, batch_size=batch_size, **options)
+        work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
+        plan, _ = with_recompute(work, plan, setting)
+        listed = kernels_of_step(work, plan, setting)
+        step_s = float(step_time(work, plan, setting).total_s)
+        bandwidth_Bps = setting.fleet.node.accelerator.memory_bandwidth_Bps
+        return told(_subject(setting), listed, step_s, setting.peak_flops_per_s, bandwidth_Bps)
 
 
 def with_recompute(
@@ -153,7 +201,7 @@ def distributed_result(
     achieved = work.training_flops * tokens / fleet.accelerators / seconds
     return DistributedResult(
         solver="DistributedModel",
-        subject=f"{setting.workload.name} on {fleet.accelerators} x {fleet.node.accelerator.name}, batch {setting.batch_size}",
+        subject=_subject(setting),
         basis=setting.basis,
         reason=reason,
         binding="memory capacity" if reason else max(parts, key=lambda name: parts[name]).replace("_", " "),
@@ -170,9 +218,15 @@ def distributed_result(
         scaling_efficiency=mfu / (1.0 if setting.efficiency is None else setting.efficiency),
         flops_per_accelerator=with_unit(achieved, "flop/second"),
         memory_per_accelerator=with_unit(needed_B, "byte"),
+        memory_free=with_unit(max(usable_memory_B(fleet.node.accelerator.memory_capacity_B) - needed_B, 0.0), "byte"),
         memory=with_units(sizes, "byte"),
         plan=plan_summary(plan),
     )
+
+
+def _subject(setting: TrainingSetting) -> str:
+    fleet = setting.fleet
+    return f"{setting.workload.name} on {fleet.accelerators} x {fleet.node.accelerator.name}, batch {setting.batch_size}"
 
 
 def textbook_memory(setting: TrainingSetting) -> tuple[str, ...]:
