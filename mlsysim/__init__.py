@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mlsysim.launch.hf_config import model_from_config
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.scenarios.files import load_config
+    from mlsysim.scenarios.scenario import Scenario
+    from mlsysim.scenarios.walls import walls
     from mlsysim.solvers.analysis.efficiency import EfficiencyModel
     from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
     from mlsysim.solvers.analysis.synthesis import SynthesisSolver
@@ -97,6 +100,7 @@ _HOMES = {
     "ReliabilityModel": "solvers.operations.reliability",
     "ResponsibleEngineeringModel": "solvers.operations.privacy",
     "ScalingModel": "solvers.operations.scaling",
+    "Scenario": "scenarios.scenario",
     "SensitivitySolver": "solvers.analysis.sensitivity",
     "ServingModel": "solvers.serving.serving",
     "SingleNodeModel": "solvers.training.single_node",
@@ -111,10 +115,12 @@ _HOMES = {
     "TransformationModel": "solvers.operations.data",
     "TransformerWorkload": "models.types",
     "WeightStreamingModel": "solvers.serving.weight_streaming",
+    "load_config": "scenarios.files",
     "model_from_config": "launch.hf_config",
     "predict_table": "tables.predict",
     "time_to_train": "solvers.operations.time_to_train",
     "ureg": "core.units",
+    "walls": "scenarios.walls",
 }
 _ROOMS = (
     "calibration",
@@ -127,6 +133,7 @@ _ROOMS = (
     "models",
     "physics",
     "plots",
+    "scenarios",
     "solvers",
     "systems",
     "tables",
@@ -167,6 +174,7 @@ __all__ = [
     "ReliabilityModel",
     "ResponsibleEngineeringModel",
     "ScalingModel",
+    "Scenario",
     "SensitivitySolver",
     "ServingModel",
     "SingleNodeModel",
@@ -185,6 +193,7 @@ __all__ = [
     "hardware",
     "infra",
     "launch",
+    "load_config",
     "model_from_config",
     "models",
     "plots",
@@ -193,6 +202,7 @@ __all__ = [
     "systems",
     "time_to_train",
     "ureg",
+    "walls",
 ]
 
 
