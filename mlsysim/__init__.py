@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlsysim.solvers.operations.data import DataModel, TransformationModel
     from mlsysim.solvers.operations.orchestration import OrchestrationModel
     from mlsysim.solvers.operations.placement import PlacementOptimizer
+    from mlsysim.solvers.operations.power import PowerModel
     from mlsysim.solvers.operations.privacy import ResponsibleEngineeringModel
     from mlsysim.solvers.operations.reliability import ReliabilityModel
     from mlsysim.solvers.operations.scaling import ScalingModel
@@ -91,6 +92,7 @@ _HOMES = {
     "OrchestrationModel": "solvers.operations.orchestration",
     "ParallelismOptimizer": "solvers.training.parallelism",
     "PlacementOptimizer": "solvers.operations.placement",
+    "PowerModel": "solvers.operations.power",
     "Q_": "core.units",
     "ReliabilityModel": "solvers.operations.reliability",
     "ResponsibleEngineeringModel": "solvers.operations.privacy",
@@ -161,6 +163,7 @@ __all__ = [
     "OrchestrationModel",
     "ParallelismOptimizer",
     "PlacementOptimizer",
+    "PowerModel",
     "ReliabilityModel",
     "ResponsibleEngineeringModel",
     "ScalingModel",

@@ -57,6 +57,7 @@ EXAMPLES: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "PlacementOptimizer": [((FLEET,), {"duration_hours": 24, "sites": ["Quebec"]})],
     "CheckpointModel": [((LLAMA, FLEET), {"storage_bandwidth": "10 GB/s"})],
     "ReliabilityModel": [((FLEET,), {"duration": "30 day", "checkpoint_time": "60 s"})],
+    "PowerModel": [((mlsysim.ServingModel().solve(LLAMA, H100, **TOKENS, **ENGINE),), {})],
     "ScalingModel": [((), {"compute_budget": "1e23 flop"})],
     "ServingModel": [
         ((LLAMA, H100), TOKENS | given)

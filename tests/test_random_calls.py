@@ -32,6 +32,7 @@ SOLVERS = [
 ]
 LLAMA, H100, DGX = Models.Language.Llama3_8B, Hardware.Cloud.H100, Systems.Nodes.DGX_H100
 FLEET = Fleet(name="fleet", node=DGX, count=4)
+RUN = mlsysim.ServingModel().solve(LLAMA, H100, input_len=512, output_len=64, stack="vllm-2025")
 # Text of the inside that no message shows.
 INTERNALS = re.compile(r"pint\.|pydantic|cannot convert|traceback|\bat 0x|validation error|object is not", re.IGNORECASE)
 
@@ -56,6 +57,7 @@ USUAL = {
     "PlacementOptimizer": {"fleet": FLEET, "duration_hours": 24},
     "CheckpointModel": {"workload": LLAMA, "fleet": FLEET, "storage_bandwidth": "10 GB/s"},
     "ReliabilityModel": {"fleet": FLEET, "duration": "30 day", "checkpoint_time": "60 s"},
+    "PowerModel": {"run": RUN},
     "ScalingModel": {"compute_budget": "1e23 flop"},
     "ServingModel": {"workload": LLAMA, "hardware": H100, "input_len": 512, "output_len": 64},
     "SingleNodeModel": {"workload": Models.Vision.ResNet50, "hardware": H100, "batch_size": 32},
