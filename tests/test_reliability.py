@@ -13,6 +13,7 @@ from mlsysim.calibration.stacks import stack_names
 from mlsysim.core.errors import InconsistentError, InfeasibleError, InputError, MissingArgumentError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.solvers.operations.checkpoint import CheckpointModel
+from mlsysim.solvers.operations.power import PowerModel
 from mlsysim.solvers.operations.reliability import ReliabilityModel
 from mlsysim.solvers.operations.time_to_train import time_to_train
 from mlsysim.solvers.training.distributed import DistributedModel
@@ -155,6 +156,19 @@ def test_a_training_takes_longer_than_its_steps(plan):
         assert bounds.low < getattr(run, name) < bounds.high
     alone = plan.interval
     assert run.interval.high / run.duration >= alone.high / plan.step_latency_total
+
+
+def test_the_energy_of_a_training_is_less_than_its_power_all_along(plan):
+    run = time_to_train(plan, "1e12 count", checkpoint_time="20 s", pue=1.2)
+    power = PowerModel().solve(plan, pue=1.2)
+    working = run.breakdown["work kept"] + run.breakdown["lost work"]
+    most, least = (power.facility_power * part for part in (run.duration, working))
+    assert least.m_as("MWh") < run.energy.m_as("MWh") < most.m_as("MWh")
+    bounds = run.interval_of("energy")
+    assert bounds.low < run.energy < bounds.high
+    assert bounds.high / run.energy >= run.interval.high / run.duration
+    twice = time_to_train(plan, "1e12 count", checkpoint_time="20 s", pue=2.4)
+    assert twice.energy.m_as("MWh") == pytest.approx(2 * run.energy.m_as("MWh"))
 
 
 def test_a_training_of_the_best_plan_of_a_search():

@@ -105,9 +105,9 @@ def _first_order(cells: Cells) -> LawAnswer:
 
 def _effective_time(cells: Cells) -> LawAnswer:
     """Where a row states all that it hangs on."""
-    parts = (number_cell(cells, name) for name in ("interval_s", "write_cost_s", "restart_s"))
+    interval_s, checkpoint_s, restart_s = (number_cell(cells, name) for name in ("interval_s", "write_cost_s", "restart_s"))
     mtbf_s = 1000 * 86400 * NODE_ACCELERATORS / (number_cell(cells, "rate_per_1000_node_days") * _accelerators(cells))
-    return _identity(float(renewal_goodput(*parts, mtbf_s)), "daly")
+    return _identity(float(renewal_goodput(interval_s, checkpoint_s, restart_s, mtbf_s)), "daly")
 
 
 def _size(cells: Cells) -> LawAnswer:
