@@ -6,13 +6,14 @@ import math
 
 import pytest
 
-from mlsysim import Fleet, Hardware, Models, Node, Systems
+from mlsysim import Fleet, Hardware, Models, Node, Systems, predict_table
 from mlsysim.calibration.operations.checkpoints import FILE as CHECKPOINTS
 from mlsysim.calibration.operations.failures import fleet_class
 from mlsysim.calibration.stacks import stack_names
 from mlsysim.core.errors import InconsistentError, InfeasibleError, InputError, MissingArgumentError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.solvers.operations.checkpoint import CheckpointModel
+from mlsysim.solvers.operations.power import PowerModel
 from mlsysim.solvers.operations.reliability import ReliabilityModel
 from mlsysim.solvers.operations.time_to_train import time_to_train
 from mlsysim.solvers.training.distributed import DistributedModel
@@ -157,6 +158,19 @@ def test_a_training_takes_longer_than_its_steps(plan):
     assert run.interval.high / run.duration >= alone.high / plan.step_latency_total
 
 
+def test_the_energy_of_a_training_is_less_than_its_power_all_along(plan):
+    run = time_to_train(plan, "1e12 count", checkpoint_time="20 s", pue=1.2)
+    power = PowerModel().solve(plan, pue=1.2)
+    working = run.breakdown["work kept"] + run.breakdown["lost work"]
+    most, least = (power.facility_power * part for part in (run.duration, working))
+    assert least.m_as("MWh") < run.energy.m_as("MWh") < most.m_as("MWh")
+    bounds = run.interval_of("energy")
+    assert bounds.low < run.energy < bounds.high
+    assert bounds.high / run.energy >= run.interval.high / run.duration
+    twice = time_to_train(plan, "1e12 count", checkpoint_time="20 s", pue=2.4)
+    assert twice.energy.m_as("MWh") == pytest.approx(2 * run.energy.m_as("MWh"))
+
+
 def test_a_training_of_the_best_plan_of_a_search():
     found = ParallelismOptimizer().solve(LLAMA, nodes(2), batch_size=64, efficiency=0.4)
     run = time_to_train(found, "1e11 count", checkpoint_time="20 s")
@@ -174,3 +188,62 @@ def test_a_training_needs_a_plan_that_fits(plan):
         time_to_train(too_big, "1e12 count", checkpoint_time="20 s")
     with pytest.raises(InfeasibleError, match="work that is kept"):
         time_to_train(plan, "1e12 count", checkpoint_time="20 s", node_mtbf="60 s")
+
+
+ROW = dict.fromkeys(("kind", "system", "quantity", "unit", "n_accel", "n_nodes", "duration_days", "mttf_hours"), "")
+ROW |= dict.fromkeys(("write_cost_s", "restart_s", "interval_s", "rate_per_1000_node_days"), "")
+
+
+def predicted(**cells):
+    return predict_table([ROW | cells])[0]
+
+
+def test_a_table_of_counts_and_of_times_between_failures():
+    row = predicted(kind="count", quantity="unexpected", n_nodes="128", duration_days="30")
+    assert row["predicted"] == pytest.approx(fails(128).failures)
+    assert (row["low"], row["high"]) == (fails(128).interval.low, fails(128).interval.high)
+    assert row["assumed"] == "fleet_class=any"
+    projected = predicted(kind="mttf", quantity="MTTF (projected)", unit="hours", n_nodes="2048", rate_per_1000_node_days="6.5")
+    assert projected["predicted"] == pytest.approx(1.8, rel=0.01)
+    assert projected["low"] == ""
+    measured = predicted(kind="mttf", quantity="MTTF (measured)", unit="days", n_nodes="1")
+    assert measured["predicted"] == pytest.approx(47.7, rel=0.01)
+    assert measured["low"] < measured["predicted"] < measured["high"]
+
+
+def test_a_table_of_intervals_and_of_effective_time():
+    young = predicted(kind="formula_value", quantity="Young optimal interval", mttf_hours="24", write_cost_s="300")
+    assert young["predicted"] == pytest.approx(7200)
+    daly = predicted(kind="formula_value", quantity="Daly optimal interval", mttf_hours="24", write_cost_s="300")
+    assert daly["predicted"] == pytest.approx(7001.389)
+    lesson = predicted(kind="worked_example", mttf_hours="7.9", write_cost_s="36", restart_s="1080")
+    assert lesson["predicted"] == pytest.approx(0.919, abs=5e-4)
+    whole = {"n_nodes": "256", "rate_per_1000_node_days": "6.5", "interval_s": "3600", "write_cost_s": "1", "restart_s": "600"}
+    assert predicted(kind="ettr", **whole)["predicted"] == pytest.approx(0.954, abs=1e-3)
+
+
+def test_a_table_of_checkpoints():
+    row = predicted(kind="checkpoint_size", system="Llama 3 8B")
+    assert row["predicted"] == pytest.approx(104.7, rel=1e-3)
+    assert row["assumed"] == "optimizer=adam, stack=master-weights"
+    assert predicted(kind="checkpoint", system="BLOOM-176B", quantity="weights checkpoint")["predicted"] == pytest.approx(
+        328, rel=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ({"kind": "category_count"}, "kind = 'category_count'"),
+        ({"kind": "count", "quantity": "planned", "n_nodes": "8", "duration_days": "3"}, "quantity = 'planned'"),
+        ({"kind": "count", "quantity": "failures", "n_nodes": "8"}, "duration_days = ''"),
+        ({"kind": "count", "quantity": "failures", "duration_days": "8"}, "n_accel = ''"),
+        ({"kind": "mttf", "unit": "GB", "n_nodes": "8"}, "unit = '1 gb'"),
+        ({"kind": "formula_value", "quantity": "another"}, "quantity = 'another'"),
+        ({"kind": "checkpoint_size", "system": "Llama 3 1T-class"}, "system = 'Llama 3 1T-class'"),
+    ],
+)
+def test_a_row_that_nothing_follows_for_says_why(cells, reason):
+    row = predicted(**cells)
+    assert row["predicted"] == ""
+    assert row["reason"].startswith(reason)

@@ -3,7 +3,7 @@
 The tables are known by their columns: LLM serving (``engine``, ``mode``, ...), servers whose requests arrive at a rate
 (``arrival_rate_per_s``), LLM training runs (``layers``, ...), layouts
 that fit or ran out of memory (``activation_checkpointing``, ...), ResNet-50 and BERT (``batch_per_accel`` or
-``benchmark``), MLPerf Inference (``scenario``), and scaling studies (``law``, ``params_b``, ...).
+``benchmark``), MLPerf Inference (``scenario``), and studies of scaling (``law``, ...) and failures (``mttf_hours``, ...).
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from mlsysim.tables.inference import inference_question, is_inference
 from mlsysim.tables.layouts import layout_cells
 from mlsysim.tables.open_loop import METRICS as OPEN_LOOP_METRICS
 from mlsysim.tables.open_loop import open_loop_figure, open_loop_question
+from mlsysim.tables.operations.law_answer import LawAnswer
+from mlsysim.tables.operations.reliability import RELIABILITY_COLUMNS, reliability_answer
 from mlsysim.tables.operations.scaling import SCALING_COLUMNS, scaling_answer
 from mlsysim.tables.question import Question
 from mlsysim.tables.served import is_served, served_figure, served_question
@@ -144,8 +146,9 @@ def predicted_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]
 def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     solve, metrics = table_kind(block[0])
     # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
-    # Figures of a server are those of what its source measured them through.
+    # Figures of a server are those of what its source measured them through; laws answer in the row's own unit.
     told = {"locator"} if solve is _small_model_run else {"source"} if solve in (_serving_run, _open_loop_run) else set()
+    told |= {"unit"} if isinstance(solve, functools.partial) else set()
     figure_columns = FIGURE_COLUMNS - told
     solved: dict[_Key, _Run | _Waiting | str] = {}
     asked: list[tuple[str, _Key, str, str, bool]] = []
@@ -312,10 +315,12 @@ def _layout_run(cells: Cells) -> _WaitingTraining:
     return replace(_training_run(layout_cells(cells)), layout=True, assumed={})
 
 
-def _scaling_run(cells: Cells) -> _Run:
-    """What a law of a published scaling study says of its rows."""
-    found = scaling_answer(cells)
-    return _Run(True, "law", found.law, "", lambda _: found.value, assumed=found.assumed, ends=found.ends, scope=found.scope)
+def _law_run(answer: Callable[[Cells], LawAnswer], cells: Cells) -> _Run:
+    """What a published law says of a row."""
+    found = answer(cells)
+    return _Run(
+        True, found.basis, found.law, "", lambda _: found.value, assumed=found.assumed, ends=found.ends, scope=found.scope
+    )
 
 
 def _small_model_run(cells: Cells) -> _Run:
@@ -368,5 +373,6 @@ _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[st
     (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _small_model_run, _SAMPLE_RATES),
     (frozenset(("benchmark", "accelerator", "n_accel", "global_batch_seqs", "metric")), _small_model_run, _SAMPLE_RATES),
     (frozenset(("benchmark", "scenario", "round", "accelerator", "n_accel")), _inference_run, ()),
-    (frozenset(SCALING_COLUMNS), _scaling_run, ()),
+    (frozenset(SCALING_COLUMNS), functools.partial(_law_run, scaling_answer), ()),
+    (frozenset(RELIABILITY_COLUMNS), functools.partial(_law_run, reliability_answer), ()),
 )

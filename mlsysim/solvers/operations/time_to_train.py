@@ -12,10 +12,12 @@ from mlsysim.core.checks import positive_quantity, strict_keywords
 from mlsysim.core.errors import InputError
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.solvers.interval import Interval
+from mlsysim.solvers.operations.power import PowerModel
 from mlsysim.solvers.operations.reliability import ReliabilityResult, failure_rate, reliability
 from mlsysim.solvers.result import Result
 
-_SCALED = ("duration", "accelerator_hours", "cost")
+_SCALED = ("duration", "accelerator_hours", "cost", "energy")
+_CERTAIN = (1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,23 +29,27 @@ class TrainingRunResult(Result):
         steps: optimizer steps.
         accelerator_hours: what is hired.
         cost: of these, where a price was given.
+        energy: at the building's meter, hosts included, where the plan's power is known; what waits draws idle power.
         failures: those to expect.
         goodput: share of the time that is work kept.
         reliability: the failures, and where the time goes.
         step_interval: the interval of the plan's step, over the step; (1, 1) where it has none.
+        power_interval: the interval of its power, over the power.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("duration", "accelerator_hours", "cost", "failures", "goodput", "steps")
+    HEADLINE: ClassVar[tuple[str, ...]] = ("duration", "accelerator_hours", "cost", "energy", "failures", "goodput", "steps")
     INTERVAL_OF: ClassVar[str] = "duration"
 
     duration: Quantity
     steps: float
     accelerator_hours: float
     cost: Quantity | None = None
+    energy: Quantity | None = None
     failures: float
     goodput: float
     reliability: ReliabilityResult
     step_interval: tuple[float, float]
+    power_interval: tuple[float, float] = _CERTAIN
 
     def interval_of(self, name: str) -> Interval | None:
         """Where nine in ten trainings are expected: by the intervals of step and failures, taken as independent."""
@@ -52,11 +58,12 @@ class TrainingRunResult(Result):
             return self.reliability.interval_of(name) if name in ("failures", "goodput") else super().interval_of(name)
         kept = self.reliability.interval_of("goodput")
         of_failures = (
-            (1.0, 1.0) if kept is None else (self.goodput / _number(kept.high), self.goodput / max(_number(kept.low), 1e-9))
+            _CERTAIN if kept is None else (self.goodput / _number(kept.high), self.goodput / max(_number(kept.low), 1e-9))
         )
+        of_power = self.power_interval if name == "energy" else _CERTAIN
         low, high = (
-            math.exp(sign * math.hypot(math.log(step), math.log(rest)))
-            for sign, step, rest in zip((-1, 1), self.step_interval, of_failures, strict=True)
+            math.exp(sign * math.hypot(*(math.log(part) for part in parts)))
+            for sign, *parts in zip((-1, 1), self.step_interval, of_failures, of_power, strict=True)
         )
         scope = f"the plan's step, and {self.reliability.failure_rate.known_by}"
         return Interval(value * low, value * high, LEVEL, scope, self.reliability.failure_rate.fleets, 0.0, 0.0, "")
@@ -75,6 +82,7 @@ def time_to_train(
     node_days: float | None = None,
     node_mtbf: Quantity | str | None = None,
     price: Quantity | str | None = None,
+    pue: float = 1.0,
 ) -> TrainingRunResult:
     """How long a plan trains for ``tokens``, with failures, and what it costs.
 
@@ -89,9 +97,10 @@ def time_to_train(
         node_days: nodes of eight accelerators times days.
         node_mtbf: mean time between failures of such a node.
         price: of an accelerator, as "2 USD/hour".
+        pue: power usage effectiveness: what the building's meter reads over what its computers take.
 
     Returns:
-        Days, accelerator-hours, dollars and failures, with intervals.
+        Days, accelerator-hours, dollars, energy and failures, with intervals.
 
     Raises:
         InputError: ``plan`` is no plan of a training of tokens, or an argument is out of range.
@@ -132,7 +141,7 @@ def time_to_train(
     found = reliability(accelerators, working_s / kept, known, subject=subject, **asked)
     hours = accelerators * working_s / kept / 3600
     interval = plan.interval
-    ends = (1.0, 1.0) if interval is None else (_number(interval.low / step), _number(interval.high / step))
+    ends = _CERTAIN if interval is None else (_number(interval.low / step), _number(interval.high / step))
     return TrainingRunResult(
         solver="time_to_train",
         subject=subject,
@@ -149,7 +158,23 @@ def time_to_train(
         goodput=kept,
         reliability=found,
         step_interval=ends,
+        **_energy(plan, found, pue),
     )
+
+
+def _energy(plan: Result, found: ReliabilityResult, pue: float) -> dict[str, Any]:
+    """The fields of energy: working accelerators draw the plan's power, those that wait for storage or a restart idle power."""
+    if plan.load is None:
+        return {}
+    drawn = PowerModel().solve(plan, pue=pue)
+    idle_W = plan.load.accelerator.coefficients.idle * plan.load.accelerator.tdp_W
+    saved_W = plan.load.accelerators * (float(drawn.power.m_as("watt")) - idle_W) * pue
+    seconds = {name: float(part.m_as("second")) for name, part in found.breakdown.items()}
+    waiting_s = seconds["checkpoints"] + seconds["restarts"]
+    joules = float(drawn.facility_power.m_as("watt")) * sum(seconds.values()) - saved_W * waiting_s
+    interval = drawn.interval_of("power")
+    ends = _CERTAIN if interval is None else tuple(_number(end / drawn.power) for end in (interval.low, interval.high))
+    return {"energy": with_unit(joules, "joule"), "power_interval": ends}
 
 
 def _number(value: Any) -> float:
