@@ -33,6 +33,7 @@ from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
 from mlsysim.solvers.analysis.synthesis import SynthesisSolver
 from mlsysim.solvers.operations.checkpoint import CheckpointModel
 from mlsysim.solvers.operations.data import DataModel, TransformationModel
+from mlsysim.solvers.operations.economics import EconomicsModel
 from mlsysim.solvers.operations.orchestration import OrchestrationModel
 from mlsysim.solvers.operations.placement import PlacementOptimizer
 from mlsysim.solvers.operations.privacy import ResponsibleEngineeringModel
@@ -54,24 +55,7 @@ from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
 # The list has this many lines: those below, under the solver that they wait for, and the cases of this module.
 LINES = 121
-LATER = {
-    "EconomicsModel": (
-        "Economics duration -30 days",
-        "Economics unit_cost missing (TPUv5p -> H100 price)",
-        "Economics amortization_years=0",
-    ),
-    "load_config": ("load_config model name typo", "load_config precision typo & negative batch"),
-    "ReliabilityModel": (
-        "Reliability job 0 h",
-        "Reliability checkpoint_time=-60",
-        "Reliability on 100K GPUs recovery 1e6 s",
-    ),
-    "CheckpointModel": (
-        "Checkpoint H100 has no 'fast' storage; A100 none",
-        "Checkpoint interval=0",
-        "Checkpoint interval 0.01h -> penalty>1",
-    ),
-}
+LATER: dict[str, tuple[str, ...]] = {}
 
 H100, RESNET, LLAMA = Hardware.Cloud.H100, Models.Vision.ResNet50, Models.Language.Llama2_70B
 NAN, INF = float("nan"), float("inf")
@@ -341,6 +325,21 @@ REFUSED = {
         "mfu",
         "SustainabilityModel.solve.* no argument 'mfu'",
         lambda: SustainabilityModel().solve(fleet(), duration_days=1, grid="429 gCO2e/kWh", mfu=42),
+    ),
+    "Economics duration -30 days": (
+        "duration_days",
+        "duration_days = -30: .*> 0",
+        lambda: EconomicsModel().solve(H100, duration_days=-30, price="2 USD/hour"),
+    ),
+    "Economics unit_cost missing (TPUv5p -> H100 price)": (
+        "capex",
+        "capex = None: .*no price of TPU v5p is known, and others' are not taken",
+        lambda: EconomicsModel().solve(Hardware.get("tpu_v5p"), duration_days=30, amortization_years=4),
+    ),
+    "Economics amortization_years=0": (
+        "amortization_years",
+        "amortization_years = 0: .*> 0",
+        lambda: EconomicsModel().solve(H100, duration_days=30, amortization_years=0),
     ),
     "ParallelismOptimizer bad efficiency=2 (swallowed)": (
         "efficiency",
