@@ -29,10 +29,10 @@ from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.systems.fleet_text import fleet_called, machine_called
 
 
-@pytest.fixture
-def without_typer(monkeypatch):
-    """A machine that has no typer."""
-    monkeypatch.setitem(sys.modules, "typer", None)
+@pytest.fixture(params=["typer", "rich"])
+def without_typer(request, monkeypatch):
+    """A machine that lacks what the extra brings."""
+    monkeypatch.setitem(sys.modules, request.param, None)
 
 
 @pytest.fixture
