@@ -258,11 +258,20 @@ def _predict(one: Mutant, folder: Path) -> None:
     if code:
         assert code == 2, f"exit code {code}"
         raise DataError(line)
-    with written.open(encoding="utf-8", newline="") as file:
-        csv.field_size_limit(2**20)
+    with written.open(encoding="utf-8", newline="") as file, _long_cells():
         for row in csv.DictReader(file):
             assert row["predicted"] or row["reason"], "a row without prediction and reason"
             assert row["predicted"] in ("", "fits", "OOM") or math.isfinite(float(row["predicted"])), row["predicted"]
+
+
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    """Cells of tables may be a megabyte long for as long as it takes: the limit is that of the whole process."""
+    before = csv.field_size_limit(2**20)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 @contextlib.contextmanager
