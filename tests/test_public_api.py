@@ -49,12 +49,22 @@ EXAMPLES: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
         )
     ],
     "DistributedModel": [((LLAMA, FLEET), TRAINING | given) for given in ({}, {"stack": None}, {"tp_size": 2, "pp_size": 2})],
+    "EconomicsModel": [
+        ((FLEET,), {"duration_days": 30} | given)
+        for given in (
+            {"price": "2 USD/hour"},
+            {"capex": "40000 USD", "amortization_years": 4, "power": "1 kW", "electricity_price": "0.09 USD/kWh"}
+            | {"staff": "1e6 USD/year"},
+        )
+    ],
     "FleetOptimizer": [(([LLAMA], [FLEET]), {"batch_size": 64, "search": {"efficiency": 0.5}})],
     "InferenceScalingModel": [((LLAMA, H100), TOKENS | {"samples": 4, "reasoning_tokens": 512})],
     "KVTransferModel": [((LLAMA, NODE), {"seq_len": 1024})],
     "OrchestrationModel": [((), {"arrival_rate": "20 count/day", "job_duration": "8 hour", "accelerators": 64})],
     "ParallelismOptimizer": [((LLAMA, FLEET), TRAINING | {"recompute": "full"})],
     "PlacementOptimizer": [((FLEET,), {"duration_hours": 24, "sites": ["Quebec"]})],
+    "CheckpointModel": [((LLAMA, FLEET), {"storage_bandwidth": "10 GB/s"})],
+    "ReliabilityModel": [((FLEET,), {"duration": "30 day", "checkpoint_time": "60 s"})],
     "PowerModel": [((mlsysim.ServingModel().solve(LLAMA, H100, **TOKENS, **ENGINE),), {})],
     "ScalingModel": [((), {"compute_budget": "1e23 flop"})],
     "ServingModel": [

@@ -3,7 +3,8 @@
 The tables are known by their columns: LLM serving (``engine``, ``mode``, ...), servers whose requests arrive at a rate
 (``arrival_rate_per_s``), LLM training runs (``layers``, ...), layouts
 that fit or ran out of memory (``activation_checkpointing``, ...), ResNet-50 and BERT (``batch_per_accel`` or
-``benchmark``), MLPerf Inference (``scenario``), and scaling studies (``law``, ``params_b``, ...).
+``benchmark``), MLPerf Inference (``scenario``), energy (``power_basis``, ...), and studies of scaling (``law``, ...) and of
+failures (``mttf_hours``, ...).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from mlsysim.calibration.evidence import WHOLE, RunFacts, is_known_source, quantity_of
 from mlsysim.calibration.intervals import spread
 from mlsysim.core.checks import mapping
-from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
+from mlsysim.core.errors import InputError, MLSysError
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.training.memory import MEMORY_PARTS
@@ -31,12 +32,15 @@ from mlsysim.solvers.serving.token_server import TokenServerModel
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.tables.assumed import assumed_of
-from mlsysim.tables.columns import no_such_table
+from mlsysim.tables.columns import no_such_table, wrong_metric
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
 from mlsysim.tables.layouts import layout_cells
 from mlsysim.tables.open_loop import METRICS as OPEN_LOOP_METRICS
 from mlsysim.tables.open_loop import open_loop_figure, open_loop_question
+from mlsysim.tables.operations import energy
+from mlsysim.tables.operations.law_answer import LawAnswer
+from mlsysim.tables.operations.reliability import RELIABILITY_COLUMNS, reliability_answer
 from mlsysim.tables.operations.scaling import SCALING_COLUMNS, scaling_answer
 from mlsysim.tables.question import Question
 from mlsysim.tables.served import is_served, served_figure, served_question
@@ -53,7 +57,6 @@ UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
 # What a figure is and where it was published; its year is none of that: it tells the era of a stack. Rows that differ in
 # these alone are figures of one run, solved once.
 FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator"))
-_RUN_TOTALS = ("accel_hours", "train_days")
 _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_per_accel", "mfu_pct", "hfu_pct")
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
 # A unit other than the one that the metric's name says: what it counts more of.
@@ -68,7 +71,10 @@ _Key = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A solved run: what all figures of it share, and the figure of a metric; ``ends``: of an interval that a law states."""
+    """A solved run: what all figures of it share, and the figure of a metric; ``ends``: of an interval that a law states.
+
+    ``metric`` is that of tables without such a column, and ``further`` what stands in columns that only they have.
+    """
 
     feasible: bool
     basis: str
@@ -80,6 +86,8 @@ class _Run:
     assumed: Mapping[str, str] = field(default_factory=dict)
     ends: tuple[float, float] | None = None
     scope: str = ""
+    metric: str = ""
+    further: Mapping[str, Any] = field(default_factory=dict)
 
 
 def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -143,9 +151,11 @@ def predicted_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]
 
 def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     solve, metrics = table_kind(block[0])
+    further = energy.further_columns(block[0])
     # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
-    # Figures of a server are those of what its source measured them through.
+    # Figures of a server are those of what its source measured them through; laws answer in the row's own unit.
     told = {"locator"} if solve is _small_model_run else {"source"} if solve in (_serving_run, _open_loop_run) else set()
+    told |= {"unit"} if isinstance(solve, functools.partial) else set()
     figure_columns = FIGURE_COLUMNS - told
     solved: dict[_Key, _Run | _Waiting | str] = {}
     asked: list[tuple[str, _Key, str, str, bool]] = []
@@ -153,14 +163,15 @@ def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, A
         cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
         run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
         metric, unit = cells.get("metric", "").strip().lower(), cells.get("unit", "").strip().lower()
-        wrong = _wrong_metric(metric, metrics) if metrics else ""
+        wrong = wrong_metric(metric, metrics) if metrics else ""
         key = tuple(run_cells.items())
         if not wrong and key not in solved:
             solved[key] = _guarded(solve, run_cells)
         asked.append((wrong, key, metric, unit, is_known_source(cells.get("source", ""))))
     answers = _answered(solved)
     for row, (wrong, key, metric, unit, known_source) in zip(block, asked, strict=True):
-        yield dict(row) | _added(wrong or answers[key], metric, unit, known_source=known_source)
+        answer = wrong or answers[key]
+        yield dict(row) | dict.fromkeys(further, "") | _added(answer, metric, unit, known_source=known_source)
 
 
 def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run | str]:
@@ -172,7 +183,7 @@ def _answered(solved: Mapping[_Key, _Run | _Waiting | str]) -> dict[_Key, _Run |
     serving = {key: run for key, run in solved.items() if isinstance(run, _WaitingServing)}
     served = _served([run.asked for run in serving.values()])
     for (key, run), answer in zip(serving.items(), served, strict=True):
-        answers[key] = answer if isinstance(answer, str) else replace(answer, assumed=run.assumed)
+        answers[key] = answer if isinstance(answer, str) else run.answered(answer)
     return answers
 
 
@@ -206,15 +217,6 @@ def _cell(value: Any) -> str:
     return "" if value is None or value != value else str(value)  # noqa: PLR0124
 
 
-def _wrong_metric(metric: str, metrics: tuple[str, ...]) -> str:
-    """Why ``metric`` is none of the table's, or an empty string."""
-    if metric in metrics:
-        return ""
-    if metric in _RUN_TOTALS:
-        return str(InputError("metric", metric, "a rate or a time of one step: run totals are not predicted"))
-    return str(UnknownNameError.among("metric", metric, metrics))
-
-
 def _guarded(solve: Callable[[Cells], _Run | _Waiting], cells: Cells) -> _Run | _Waiting | str:
     """The run, or why there is none: a row never ends the table."""
     try:
@@ -232,7 +234,8 @@ def _added(answer: _Run | str, metric: str, unit: str, *, known_source: bool) ->
     nothing = dict.fromkeys(ADDED_COLUMNS, "")
     if isinstance(answer, str):
         return nothing | {"reason": answer}
-    # Tables without a metric say by the unit what is counted.
+    # Tables without a metric say by the unit what is counted, or count one thing alone.
+    metric = answer.metric or metric
     try:
         predicted = answer.figure(metric or unit)
     except (MLSysError, ArithmeticError, ValueError) as error:
@@ -245,7 +248,7 @@ def _added(answer: _Run | str, metric: str, unit: str, *, known_source: bool) ->
         told = _interval(answer, metric, predicted, known_source=known_source)
     told |= {"predicted": predicted, "feasible": answer.feasible, "basis": answer.basis}
     assumed = ", ".join(f"{column}={value}" for column, value in answer.assumed.items())
-    return nothing | told | {"stack_used": answer.stack_used, "assumed": assumed, "reason": answer.reason}
+    return {**nothing, **told, "stack_used": answer.stack_used, "assumed": assumed, "reason": answer.reason, **answer.further}
 
 
 def _interval(answer: _Run, metric: str, predicted: float, *, known_source: bool) -> dict[str, Any]:
@@ -300,6 +303,12 @@ class _WaitingServing(_Waiting):
 
     asked: Question
     assumed: Mapping[str, str]
+    energy: bool = False
+
+    def answered(self, run: _Run) -> _Run:
+        """The run with what its row leaves out, and of a table of energy what only that tells."""
+        answer = replace(run, assumed=self.assumed)
+        return replace(answer, metric=energy.METRIC, further=energy.served_columns(run.figure)) if self.energy else answer
 
 
 def _training_run(cells: Cells) -> _WaitingTraining:
@@ -312,10 +321,24 @@ def _layout_run(cells: Cells) -> _WaitingTraining:
     return replace(_training_run(layout_cells(cells)), layout=True, assumed={})
 
 
-def _scaling_run(cells: Cells) -> _Run:
-    """What a law of a published scaling study says of its rows."""
-    found = scaling_answer(cells)
-    return _Run(True, "law", found.law, "", lambda _: found.value, assumed=found.assumed, ends=found.ends, scope=found.scope)
+def _law_run(answer: Callable[[Cells], LawAnswer], cells: Cells) -> _Run:
+    """What a published law says of a row."""
+    found = answer(cells)
+    return _Run(
+        True, found.basis, found.law, "", lambda _: found.value, assumed=found.assumed, ends=found.ends, scope=found.scope
+    )
+
+
+def _energy_run(cells: Cells) -> _Run | _Waiting:
+    """The energy of a served token, or of a training run."""
+    if energy.is_served(cells):
+        asked, assumed = energy.energy_serving_cells(cells)
+        question = energy.energy_serving_question(asked)
+        assumed |= assumed_of(ServingModel.__name__, asked, question.hardware, question.arguments)
+        return _WaitingServing(question, assumed, energy=True)
+    found = energy.training_energy(cells)
+    told = _Run(True, found.basis, "", "", lambda _: found.mwh, assumed=found.assumed, ends=found.ends, scope=found.scope)
+    return replace(told, further={energy.MWH: found.mwh})
 
 
 def _small_model_run(cells: Cells) -> _Run:
@@ -368,5 +391,7 @@ _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[st
     (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _small_model_run, _SAMPLE_RATES),
     (frozenset(("benchmark", "accelerator", "n_accel", "global_batch_seqs", "metric")), _small_model_run, _SAMPLE_RATES),
     (frozenset(("benchmark", "scenario", "round", "accelerator", "n_accel")), _inference_run, ()),
-    (frozenset(SCALING_COLUMNS), _scaling_run, ()),
+    (frozenset(SCALING_COLUMNS), functools.partial(_law_run, scaling_answer), ()),
+    (frozenset(RELIABILITY_COLUMNS), functools.partial(_law_run, reliability_answer), ()),
+    (frozenset(energy.ENERGY_COLUMNS), _energy_run, ()),
 )
