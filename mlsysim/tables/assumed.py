@@ -53,7 +53,11 @@ def _of_training(cells: Cells, fleet: Fleet, arguments: Mapping[str, Any]) -> di
     dp = fleet.accelerators // (tp * pp * cp)
     sequences = arguments["batch_size"] // dp
     framework = framework_called(software_cell(cells, "framework")) or unknown()
+    size = "as registered models of its size"
     told = {
+        **{"layers": "by its parameters", "hidden": size, "heads": size},
+        "seq_len": str(arguments["seq_len"]),
+        "global_batch_seqs": str(arguments["batch_size"]),
         "recompute": str(arguments.get("recompute") or "the least that fits"),
         "flash_attention": str(arguments["attention"]),
         "precision": str(arguments["precision"]),

@@ -75,7 +75,7 @@ def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
     model = registered_model(row.get("model") or "")
     if model is None:
         refuse_unmodelled(row.get("model") or "")
-        if "hidden" not in missing and (cell_text(row, "params_b") or "layers" not in missing):
+        if cell_text(row, "params_b") or not {"hidden", "layers"} & set(missing):
             return None
         near = Models.Language.nearest(row.get("model"))
         like = f", such as {either(near)}" if near else ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -46,7 +47,7 @@ from mlsysim.tables.training_figures import training_figure
 from mlsysim.tables.training_steps import LoweredRun, RunStep, lowered, run_steps
 
 ADDED_COLUMNS = ("predicted", "low", "high", "feasible", "basis", "stack_used", "scope", "assumed", "reason")
-# What was measured, and what people say of it: never read.
+# What was measured, and what people say of it: never read, but for the release of a training framework that notes name.
 UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
 # What a figure is and where it was published; its year is none of that: it tells the era of a stack. Rows that differ in
 # these alone are figures of one run, solved once.
@@ -56,6 +57,8 @@ _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_pe
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
 # A unit other than the one that the metric's name says: what it counts more of.
 _SCALES = {("step_time_s", "ms"): 1e3, ("step_time_s", "min"): 1 / 60, ("tflops_per_accel", "pflop/s"): 1e-3}
+
+_RELEASE = re.compile(r"\brelease (\d\d\.\d\d)\b")
 
 # Rows whose runs are computed together: enough for full arrays, few enough to hold.
 _BLOCK_ROWS = 4096
@@ -87,7 +90,8 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     is none of the publications that were measured here has the interval of sources left out of the fit. A row that cannot be
     predicted has it empty (as ``feasible`` and the others) and says why in ``reason``. For a plan that does not fit,
     ``feasible`` is False, ``reason`` says why with the bytes, and ``predicted`` is what would hold if it did.
-    Neither ``value`` nor ``notes`` nor ``outcome`` is read.
+    Neither ``value`` nor ``outcome`` is read, and of ``notes`` nothing but a training framework's release ("release 26.06"),
+    where the table has no column for it.
 
     Args:
         rows: of one table; cells are text or numbers, None or empty where the table does not say.
@@ -147,6 +151,8 @@ def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, A
     asked: list[tuple[str, _Key, str, str, bool]] = []
     for row in block:
         cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
+        if "framework" in cells and (release := _RELEASE.search(_cell(row.get("notes")))):
+            cells = {"release": release.group(1)} | cells
         run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
         metric, unit = cells.get("metric", "").strip().lower(), cells.get("unit", "").strip().lower()
         wrong = _wrong_metric(metric, metrics) if metrics else ""

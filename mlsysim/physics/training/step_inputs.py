@@ -162,8 +162,15 @@ class StackCoefficients:
         reduced_once: 1.0 where sharded gradients are reduced once a step, not in each micro-batch (stated).
         replicas_hidden: 1.0 where replicas of shards reduce layer by layer under the backward pass, not after it (stated).
         scattered: 1.0 where the ranks of a TP group each send their part of an activation to the next stage (stated).
+        interleaved_sends_hidden: share of the sends between stages under compute where a rank has several chunks of the model:
+            another chunk's compute stands beside them (stated).
+        weights_alone: 1.0 where ranks that share optimizer states send each other the updated weights after the step, one rank
+            after the other, beside nothing (stated).
         host_expert_s: what routing and the experts' kernels add to the host's time of a pass of an expert layer.
         routed_B: bytes an element of routed tokens that putting them in order moves beyond fused kernels, in each direction.
+        biased_B: the same where experts have biases and a clamped activation, each operation of which runs by itself (stated).
+        exchange_units: share of the multiprocessors that the exchange between experts' ranks takes, where it always runs beside
+            another micro-batch's compute (stated; 0: it runs alone).
         ep_hidden: share of the all-to-alls between experts' ranks under compute, as far as the network's cards carry them:
             within an NVLink domain they occupy multiprocessors.
         sent_once: 1.0 where a token crosses once to a rank or node that has several of its experts (stated).
@@ -175,7 +182,8 @@ class StackCoefficients:
         repeated_core: share of attention that it repeats (stated): all of it with Megatron's, none with PyTorch's.
         repeated_layers: share of the layers that it repeats whole (stated).
         repeated_products: share of a layer beside attention that it repeats (stated).
-        network_step_s: latency of a step of the ring by which replicas (hybrid sharding) reduce a layer's gradients.
+        network_step_s: latency of a step of the ring by which replicas (hybrid sharding) reduce a layer's gradients, and of the
+            chain by which a rank sends its weights to all others.
         tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
         attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
         hopper_rate: on Hopper, speed of its release of FlashAttention over FlashAttention-2 as published for it.
@@ -198,8 +206,12 @@ class StackCoefficients:
     reduced_once: Num = 0.0
     replicas_hidden: Num = 0.0
     scattered: Num = 0.0
+    interleaved_sends_hidden: Num = 0.0
+    weights_alone: Num = 0.0
     host_expert_s: Num = 0.0
     routed_B: Num = 0.0
+    biased_B: Num = 0.0
+    exchange_units: Num = 0.0
     ep_hidden: Num = 0.0
     sent_once: Num = 0.0
     written_layout: Num = 0.0
