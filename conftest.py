@@ -7,9 +7,11 @@ import sys
 import pytest
 
 pytest_plugins = ["pytester"]
-# Modules of commands need typer; without it their doctests are left out.
+# Modules of commands need typer, and plots matplotlib; without it their doctests are left out.
 COMMANDS = [f"mlsysim/cli/{name}.py" for name in ("app", "anchor", "calibrate")]
 collect_ignore = [] if importlib.util.find_spec("typer") else COMMANDS
+if not importlib.util.find_spec("matplotlib"):
+    collect_ignore = [*collect_ignore, "mlsysim/plots"]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -47,13 +47,15 @@ ARROWS = {
     "solvers.serving": ("solvers.", "lowering", *BELOW_LOWERING),
     "solvers.operations": ("solvers.", "lowering", *BELOW_LOWERING),
     "tables": BELOW_TABLES,
+    "plots": BELOW_TABLES,
     "validation.anchors": ("tables", LAZY, *BELOW_TABLES),  # the facade has only rooms below it
-    "validation.report": ("validation.anchors", "calibration", "core"),
+    "validation.report": ("validation.anchors", "plots", "calibration", "core"),
     "validation.kernels": ("validation.anchors", "validation.report", *BELOW_LOWERING),
     "validation.suite": ("validation.anchors", "validation.report", "validation.kernels", "core"),
     "validation": ("validation", "core"),
     "fitting": BELOW_FITTING,
-    "cli": ("fitting", LAZY, *BELOW_FITTING),
+    "launch": ("tables", *BELOW_TABLES),
+    "cli": ("fitting", "launch", "plots", LAZY, *BELOW_FITTING),
     "anchors": ("validation", "fitting"),
 }
 

@@ -125,3 +125,22 @@ def test_a_fixed_batch_and_a_server_mean_different_times_to_the_first_token():
     load = {"input_len": 1024, "output_len": 128, "batch_size": 32, "stack": "vllm-2025"}
     batch, server = (ServingModel().solve(LLAMA, H100, **load, schedule=kind) for kind in ("static", "continuous"))
     assert batch.ttft > 5 * server.ttft  # all 32 prompts at once, or each as it comes
+
+
+def test_outputs_of_spread_lengths_are_met_at_longer_contexts():
+    load = {"input_len": 200, "output_len": 400, "stack": "vllm-2025"}
+    even, spread = (Deployment.of(LLAMA, H100, **load, schedule="continuous", output_cv=cv) for cv in (0.0, 1.0))
+    assert (even.context, spread.context) == (400, 600)
+    model = ContinuousBatchingModel()
+    slower = model.solve(LLAMA, H100, **load, concurrency=128, output_cv=1.0)
+    longer = model.solve(LLAMA, H100, **load, concurrency=128)
+    assert slower.itl > longer.itl
+    assert slower.max_batch < longer.max_batch
+    with pytest.raises(InconsistentError, match="output_cv"):
+        ServingModel().solve(LLAMA, H100, **load, output_cv=0.5)
+
+
+def test_spread_outputs_wait_as_long_as_places_held_for_spread_times():
+    load = {"input_len": 512, "output_len": 256, "stack": "vllm-2025", "batch_size": 8, "request_rate": "3 count/s"}
+    stated = TailLatencyModel().solve(LLAMA, H100, **load, service_cv2=0.0, output_cv=1.0)
+    assert TailLatencyModel().solve(LLAMA, H100, **load, output_cv=1.0).wait_p99 > stated.wait_p99

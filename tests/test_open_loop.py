@@ -104,9 +104,10 @@ def test_limits_of_an_engine_are_arguments():
     assert ms(chunked.ttft_mean) > ms(whole.ttft_mean), "a prompt takes six steps"
     few, many = (solve(2, max_num_seqs=most) for most in (4, 64))
     assert few.wait_p99 > many.wait_p99, "few places are taken more often"
+    bound = {"basis": "bound"}
     for name in ("max_num_seqs", "max_num_batched_tokens"):
         with pytest.raises(InconsistentError, match="nothing without a stack"):
-            TailLatencyModel().solve(LLAMA, H100, input_len=600, output_len=200, request_rate="1 count/s", **{name: 8})
+            TailLatencyModel().solve(LLAMA, H100, input_len=600, output_len=200, request_rate="1 count/s", **bound, **{name: 8})
     with pytest.raises(InputError, match="arrivals"):
         solve(arrivals="evn")
 

@@ -30,7 +30,7 @@ TRAINING = {"batch_size": 64, "seq_len": 4096, "stack": "megatron-2021"}
 # Questions whose results show the keys of each solver's mappings.
 EXAMPLES: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "BatchServerModel": [((mlsysim.Models.Vision.ResNet50, H100), {"latency_limit": "10 ms"})],
-    "BatchingOptimizer": [((LLAMA, H100), TOKENS | limit) for limit in ({}, ENGINE | {"max_itl": "20 ms"})],
+    "BatchingOptimizer": [((LLAMA, H100), TOKENS | limit) for limit in ({}, {"basis": "bound"}, ENGINE | {"max_itl": "20 ms"})],
     "CapacityPlanner": [
         (
             (LLAMA, [NODE, FLEET]),

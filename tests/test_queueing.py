@@ -186,7 +186,8 @@ SHAPE = {"seq_len": 1024, "output_len": 256}
 
 
 def serve(rate, **asked):
-    return TailLatencyModel().solve(LLAMA, H100, arrival_rate=f"{rate} request/s", **{**SHAPE, **asked})
+    basis = {} if asked.get("stack") or asked.get("efficiency") else {"basis": "bound"}
+    return TailLatencyModel().solve(LLAMA, H100, arrival_rate=f"{rate} request/s", **{**SHAPE, **asked, **basis})
 
 
 @pytest.mark.parametrize("stack", [None, "vllm-2025"])

@@ -478,3 +478,12 @@ def test_a_fit_of_some_coefficients_leaves_the_others_as_they_are():
     untouched = engines.ENGINES.tables()
     assert fitted(engines.ENGINES, engines.runs_of(vulkan), untouched, []) == {}
     assert untouched == engines.ENGINES.tables()
+
+
+def test_the_first_token_does_not_vanish_beside_an_output_of_any_length():
+    load = {"input_len": 512, "schedule": "continuous", "batch_size": 1}
+    short, long = (
+        ServingModel().solve(Models.Language.Llama3_8B, Hardware.Cloud.H100, **load, output_len=length)
+        for length in (64, 10**12)
+    )
+    assert long.ttft == short.ttft

@@ -78,6 +78,17 @@ class MeasuredRun(NamedTuple):
         return publications()[self.source].url
 
 
+class PublishedRun(NamedTuple):
+    """A published run by which something is supported, those that coefficients were fitted to included."""
+
+    source: str
+    run: str
+    solver: str
+    kind: str
+    accelerator: str
+    stack: str
+
+
 class LeftOut(NamedTuple):
     """|ln(predicted / measured)| of the runs that a fit without ``name`` predicted; ``study`` says what kind of thing it is."""
 
@@ -148,6 +159,12 @@ def measured_runs() -> tuple[MeasuredRun, ...]:
 def measured_facts(solver: str) -> frozenset[RunFacts]:
     """What runs of a solver were measured of, those that coefficients were fitted to included."""
     return frozenset(_facts(row) for row in _rows(RUNS_FILE) if row["solver"] == solver)
+
+
+@reads("calibration", RUNS_FILE)
+def published_runs() -> frozenset[PublishedRun]:
+    """All published runs, each once however many figures it has."""
+    return frozenset(PublishedRun(*(row[name] for name in PublishedRun._fields)) for row in _rows(RUNS_FILE))
 
 
 def _facts(row: Mapping[str, str]) -> RunFacts:

@@ -261,6 +261,16 @@ def _spread_of(errors: Sequence[tuple[float, float]], scope: str) -> Spread:
     )
 
 
+def spread_of(runs: Sequence[MeasuredRun], scope: str = "") -> Spread:
+    """Return how far predictions of these runs were off.
+
+    Args:
+        runs: the figures, one at least.
+        scope: what they have in common, in words.
+    """
+    return _spread_of([(abs(run.error), _scaled(run)) for run in runs], scope)
+
+
 @functools.cache
 def _study(study: str, solver: str, quantity: str) -> Spread:
     """How far off predictions without a thing of a kind were: of this solver where that was studied, else of all."""

@@ -93,6 +93,30 @@ def stack_called(text: str) -> str | None:
     return str(listed[name]["stack"]) if name is not None and _is_release(text, name) else own
 
 
+@reads("calibration", "names.toml")
+def follower(name: str) -> str:
+    """Returns the stack or engine of today that followed an older one: itself where none did.
+
+    Example:
+        >>> follower("vllm-2024"), follower("fastertransformer"), follower("sglang-2025")
+        ('vllm-2025', 'tensorrt-llm-1.0', 'sglang-2025')
+    """
+    return str(_names()["followed_by"].get(name, name))
+
+
+@reads("calibration", "names.toml")
+def todays_stacks() -> frozenset[str]:
+    """Returns the training stacks that frameworks' names mean today."""
+    return frozenset(follower(entry["stack"]) for entry in _names()["framework"].values())
+
+
+@reads("calibration", "names.toml")
+def todays_engines() -> frozenset[str]:
+    """Returns the engines that their names mean today."""
+    listed: dict[str, Any] = _names()["engine"]
+    return frozenset(follower(eras if isinstance(eras, str) else eras[-1]["stack"]) for eras in listed.values())
+
+
 def unknown() -> Mapping[str, Any]:
     """Returns what stands for a framework or an engine that no name fits."""
     entry: dict[str, Any] = _names()["unknown"]

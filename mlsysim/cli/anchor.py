@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mlsysim.cli.output import AsJson, AsMarkdown, Code, Document, tell
 from mlsysim.core.errors import InputError
 from mlsysim.core.toml import file_text
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
@@ -24,11 +25,14 @@ class Kind(StrEnum):
 def new(
     kind: Annotated[Kind, typer.Argument(help="What was measured.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help=f"A new file, *{USER_SUFFIX}.")] = None,
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
 ) -> None:
     """Print a commented file of anchors: replace its figures by yours, then run pytest on it."""
     text = template(kind)
     if output is None:
-        typer.echo(text, nl=False)
+        block = Code(text, "toml")
+        tell(Document("", [block], {"command": "anchor new", "text": text}), as_json=as_json, as_markdown=as_markdown)
         return
     if not output.name.endswith(USER_SUFFIX):
         raise InputError("output", str(output), f"a name that ends in {USER_SUFFIX}, by which pytest knows the file")

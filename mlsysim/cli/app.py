@@ -1,15 +1,16 @@
-"""All commands of ``mlsysim`` as one typer application: a file a command, listed here."""
+"""The commands as one typer application, of which only what a line asks for is imported."""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from mlsysim import __version__
-from mlsysim.cli import anchor, calibrate, predict
+from mlsysim.cli.commands import ALONE, GROUPS, Command, commands_named
 from mlsysim.cli.exits import HOLDS, MEANINGS
+from mlsysim.core.errors import MLSysError
 
 
 def run(words: list[str]) -> int:
@@ -25,25 +26,43 @@ def run(words: list[str]) -> int:
         MLSysError: what a command was given is wrong, or cannot run.
     """
     try:
-        _command()(args=words, prog_name="mlsysim")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else HOLDS
-    return HOLDS
+        code = application(commands_named(words))(args=words, prog_name="mlsysim", standalone_mode=False)
+    except SystemExit as end:  # a shell asked for completions, or argparse has told what is wrong
+        code = end.code
+    except Exception as error:  # typer has brought its own click since 2026: its errors have no name that is always there
+        if not hasattr(error, "format_message"):
+            raise
+        raise MLSysError(f"{error.format_message()} ({_path(error)} --help)") from None
+    return code if isinstance(code, int) else HOLDS
 
 
-@functools.cache
-def _command() -> Any:
-    """The application with all commands; made once a process, for typer changes what it is made of."""
-    app = typer.Typer(help=f"First-principles performance models of ML systems. {MEANINGS}", add_completion=False)
+def application(commands: Sequence[Command]) -> Any:
+    """Make the application of these commands.
+
+    Args:
+        commands: those that a line may mean.
+    """
+    app = typer.Typer(help=f"First-principles performance models of ML systems. {MEANINGS}")
     app.callback(invoke_without_command=True)(_version)
-    anchors = typer.Typer(help="Your own measurements as tests of pytest.")
-    anchors.command("new")(anchor.new)
-    app.add_typer(anchors, name="anchor")
-    app.command("calibrate")(calibrate.calibrate)
-    # Its arguments are read, and its help is written, where typer is missing too.
-    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    app.command("predict", context_settings=passed_on)(_predict)
+    groups = {name: typer.Typer(help=about) for name, about in GROUPS.items()}
+    for name, group in groups.items():
+        if any(command.group == name for command in commands):
+            app.add_typer(group, name=name)
+    for command in commands:
+        group = groups.get(command.group, app)
+        examples = "\n\n".join(("Examples:", *command.examples))
+        if command.name == ALONE:
+            # Its arguments are read, and its help is written, where typer is missing too.
+            passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+            group.command(command.name, context_settings=passed_on)(_predict)
+            continue
+        group.command(command.name.rpartition(" ")[2], epilog=examples)(command.function())
     return typer.main.get_command(app)
+
+
+def _path(error: Any) -> str:
+    """The command that an error of its arguments is about, as it is typed."""
+    return str(getattr(error.ctx, "command_path", "mlsysim"))
 
 
 def _version(
@@ -55,6 +74,9 @@ def _version(
         typer.echo(context.get_help())
 
 
-def _predict(context: typer.Context) -> None:
+def _predict(context: typer.Context) -> int:
     """Predict every row of a table of training or serving runs."""
+    from mlsysim.cli import predict
+
     predict.main(context.args)
+    return HOLDS

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlsysim.cli.output import AsJson, AsMarkdown, Document, Notes, Table, at_work, tell
 from mlsysim.core.errors import InputError
-from mlsysim.fitting.own.fit import OwnCalibration, Placed, calibrated
-from mlsysim.fitting.own.runs import read_runs
-from mlsysim.validation.report.report import percent, shown, table
-from mlsysim.validation.report.statistics import quantile
+
+if TYPE_CHECKING:
+    from mlsysim.fitting.own.fit import OwnCalibration
 
 
 def calibrate(
@@ -19,29 +19,36 @@ def calibrate(
         list[Path], typer.Argument(help="Tables of runs (*.csv, with a column value) or files of anchors (*.anchor.toml).")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, *.toml.")],
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
 ) -> None:
     """Fit to your own runs the few coefficients of a stack or an engine that they can tell; the rest stays as shipped.
 
     Prints how far off each run is as shipped, and by a fit that was not given it. What is written is named like a stack:
     stack="my-stack.toml", and in a table's column framework or engine.
     """
+    from mlsysim.fitting.own.fit import calibrated
+    from mlsysim.fitting.own.runs import read_runs
+
     if not output.name.endswith(".toml") or output.name.endswith(".anchor.toml"):
         raise InputError("output", str(output), "a name that ends in .toml")
-    found = calibrated(read_runs(runs))
+    with at_work("fitting"):
+        found = calibrated(read_runs(runs))
     output.write_text(found.text(), encoding="utf-8")
-    for line in told(found):
-        typer.echo(line)
-    typer.echo(f'written: {output}; use it as stack="{output}", or in a table as the framework or the engine')
+    tell(told(found, output), as_json=as_json, as_markdown=as_markdown)
 
 
-def told(found: OwnCalibration) -> list[str]:
-    """Say what a calibration has found, in lines.
+def told(found: OwnCalibration, output: Path) -> Document:
+    """Say what a calibration has found.
 
     Args:
         found: the calibration.
+        output: the file that it was written to.
     """
+    from mlsysim.validation.report.report import percent, shown
+    from mlsysim.validation.report.statistics import quantile
+
     what = "training" if found.kind == "stack" else "serving"
-    lines = [f"{len(found.runs)} figures of {what}, calibrated from {found.like}", ""]
     header = ("run", "as shipped", "calibrated without it")
     body: list[tuple[str, ...]] = [
         (run.id, percent(before - 1, signed=True), percent(after - 1, signed=True))
@@ -50,20 +57,35 @@ def told(found: OwnCalibration) -> list[str]:
     sizes = [[abs(float(ratio) - 1) for ratio in ratios] for ratios in (found.shipped, found.left_out)]
     for name, share in (("median", 0.5), ("p90", 0.9)):
         body.append((name, *(percent(quantile(each, share)) for each in sizes)))
-    lines += [*table(header, body), ""]
+    blocks: list[Table | Notes] = [Table(header, body, numbers=header[1:])]
     if sum(sizes[1]) >= sum(sizes[0]):
-        lines += [
-            "The calibration predicts a run that it has not seen no better than what is shipped: more runs are needed.",
-            "",
+        blocks.append(
+            Notes(["The calibration predicts a run that it has not seen no better than what is shipped: more runs are needed."])
+        )
+    placed, left = ([one for one in found.placed if one.identified is wanted] for wanted in (True, False))
+    if placed:
+        rows = [
+            (one.part, *map(shown, (one.shipped, one.value, one.width)), "at the end of its range" if one.at_bound else "")
+            for one in placed
         ]
-    placed = [_placed(one) for one in found.placed if one.identified]
-    lines += table(("coefficient", "shipped", "calibrated", "+-", ""), placed) if placed else []
-    left = [one for one in found.placed if not one.identified]
+        blocks.append(Table(("coefficient", "shipped", "calibrated", "+-", ""), rows, numbers=("shipped", "calibrated", "+-")))
     if left:
-        lines += ["", "not identified by these runs, and near what is shipped; what would place them:"]
-        lines += table(("coefficient", "runs"), [(one.part, one.placed_by) for one in left])
-    return [*lines, ""]
-
-
-def _placed(one: Placed) -> tuple[str, ...]:
-    return (one.part, shown(one.shipped), shown(one.value), shown(one.width), "at the end of its range" if one.at_bound else "")
+        title = "not identified by these runs, and near what is shipped; what would place them:"
+        blocks.append(Table(("coefficient", "runs"), [(one.part, one.placed_by) for one in left], title))
+    written = f'written: {output}; use it as stack="{output}", or in a table as the framework or the engine'
+    blocks.append(Notes([written]))
+    data: dict[str, Any] = {
+        "command": "calibrate",
+        "kind": found.kind,
+        "like": found.like,
+        "written": str(output),
+        "runs": [
+            {"id": run.id, "shipped": float(before) - 1, "left_out": float(after) - 1}
+            for run, before, after in zip(found.runs, found.shipped, found.left_out, strict=True)
+        ],
+        "coefficients": [
+            {name: getattr(one, name) for name in ("part", "shipped", "value", "width", "identified", "at_bound")}
+            for one in found.placed
+        ],
+    }
+    return Document(f"{len(found.runs)} figures of {what}, calibrated from {found.like}", blocks, data)

@@ -3,4 +3,5 @@
 from __future__ import annotations
 
 HOLDS, FAILS, BAD_INPUT, INFEASIBLE = range(4)
+INTERRUPTED = 130  # as shells have it
 MEANINGS = "Exit codes: 0 holds, 1 an assertion fails, 2 bad input, 3 infeasible."

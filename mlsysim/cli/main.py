@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 
 from mlsysim import __version__
-from mlsysim.cli import predict
-from mlsysim.cli.exits import BAD_INPUT, HOLDS, INFEASIBLE
+from mlsysim.cli.commands import ALONE, COMMANDS
+from mlsysim.cli.exits import BAD_INPUT, HOLDS, INFEASIBLE, INTERRUPTED
 from mlsysim.core.errors import InfeasibleError, MLSysError
 
-# Commands that the ``cli`` extra brings, by their name.
-WITH_TYPER = ("anchor", "calibrate")
+# Commands that the ``cli`` extra brings, by their first word.
+WITH_TYPER = tuple(dict.fromkeys(command.name.split()[0] for command in COMMANDS if command.name != ALONE))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return HOLDS
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except InfeasibleError as error:
         return _told(words, error, INFEASIBLE)
     except (MLSysError, OSError) as error:
@@ -40,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _told(words: Sequence[str], error: Exception, code: int) -> int:
-    print(f"mlsysim {words[0]}: {error}", file=sys.stderr)
+    told = words[0] if words and not words[0].startswith("-") else ""
+    print(f"mlsysim {told}".rstrip() + f": {error}", file=sys.stderr)
     return code
 
 
@@ -65,5 +68,7 @@ def _without_typer(words: list[str]) -> int:
     if words[:1] != ["predict"]:
         parser.parse_args(words)
         raise MLSysError("it needs typer: pip install 'mlsysim-anchors[cli]'")
+    from mlsysim.cli import predict
+
     predict.main(words[1:])
     return HOLDS

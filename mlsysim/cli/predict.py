@@ -19,7 +19,9 @@ from mlsysim.core.errors import DataError, InputError
 
 _PREDICT = """\
 Adds a prediction to every row of a table of training or of serving runs and
-writes it as CSV: all columns in order, then
+writes it as CSV. Example: mlsysim predict runs.csv -o out.csv
+
+All columns come back in order, then
 
   predicted   in the row's own metric and unit ("fits" or "OOM" for a table of
               layouts); empty where it cannot be told
@@ -42,9 +44,10 @@ Of serving: accelerator, engine, mode, input_len, output_len,
 batch_or_concurrency, weight_precision, kv_precision, tp, pp, metric, ...
 What a server is started with and reached through: max_num_batched_tokens,
 max_num_seqs, stream_interval, batch_wait_iters, draft_len, acceptance,
-draft_model, harness. Of requests that arrive at a rate, in place of mode and
-input_len: arrival_rate_per_s, arrivals (random or even), system_prompt_len,
-question_len, turns, prefix_caching; metrics such as ttft_p90_ms, itl_mean_ms.
+draft_model, output_cv, harness. Of requests that arrive at a rate, in place of
+mode and input_len: arrival_rate_per_s, arrivals (random or even),
+system_prompt_len, question_len, turns, prefix_caching; metrics such as
+ttft_p90_ms, itl_mean_ms.
 There itl_ms is the mean time between tokens; tpot_ms is the same, or, where
 the column tpot_excludes_first_token says "no", a request's time over its
 tokens; offload is "weights", "kv" or "weights+kv" in the host's memory.

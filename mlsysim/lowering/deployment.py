@@ -23,9 +23,10 @@ from mlsysim.core.precision import BYTES_PER_ELEMENT, UNPACKED, number_format, p
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.expert_plan import ExpertPlan, attention_groups, check_experts
 from mlsysim.lowering.offload import Offload, check_offload
-from mlsysim.lowering.options import ServingOptions, drafting, held_back, limited, named_engine
+from mlsysim.lowering.options import ServingOptions, drafting, held_back, limited, named_engine, spread
 from mlsysim.lowering.work import cached_tokens, keys_seen
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.serving.schedule import met_output
 from mlsysim.physics.serving.speculation import rounds_of
 from mlsysim.systems.fleets import usual_nodes
 from mlsysim.systems.types import Fleet, Node
@@ -43,7 +44,8 @@ class Deployment:
         accelerator: what each rank runs on.
         prompt: tokens of a prompt, mean.
         padded: tokens of the longest prompt of a batch.
-        output: tokens that a request generates; 0 where the caller left them out.
+        output: tokens that a request generates, mean; 0 where the caller left them out.
+        output_cv: standard deviation of these tokens over their mean.
         batch: sequences of a fixed batch, or requests in flight, of one replica.
         arithmetic: number format of the arithmetic.
         rated: the number format whose peak rate bounds the arithmetic.
@@ -77,6 +79,7 @@ class Deployment:
     prompt: float
     padded: float
     output: float
+    output_cv: float
     batch: float
     arithmetic: str
     rated: str
@@ -165,6 +168,7 @@ class Deployment:
             prompt=float(prompt),
             padded=float(padded),
             output=float(output),
+            output_cv=spread(asked["output_cv"], schedule),
             batch=float(batch),
             arithmetic=arithmetic,
             rated=rated,
@@ -204,8 +208,11 @@ class Deployment:
 
     @property
     def context(self) -> float:
-        """Tokens that a sequence holds at the decode step that is timed."""
-        return self.prompt + self.output / 2
+        """Tokens that a sequence holds at the decode step that is timed, mean over the sequences in flight.
+
+        Half of the output of each lies behind it.
+        """
+        return self.prompt + self._met_output / 2
 
     @property
     def rounds_each(self) -> float:
@@ -215,7 +222,12 @@ class Deployment:
     @property
     def reach(self) -> float:
         """Tokens of a whole sequence whose keys and values are kept."""
-        return cached_tokens(self.workload, int(self.prompt + self.output))
+        return cached_tokens(self.workload, int(self.prompt + self._met_output))
+
+    @property
+    def _met_output(self) -> float:
+        """Tokens that a sequence in flight generates in all, mean over them."""
+        return float(met_output(self.output, self.output_cv))
 
     @property
     def occupied(self) -> float:

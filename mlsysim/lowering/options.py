@@ -103,6 +103,9 @@ class DeploymentOptions(FormatOptions, total=False):
     max_num_seqs: Annotated[int | None, Option(None, "sequences that the stack decodes together at most; by default its own")]
     draft_len: Annotated[int, Option(0, "tokens that are drafted for each sequence and checked in one pass; 0: none are")]
     acceptance: Annotated[float | None, Option(None, "chance that a drafted token is accepted, 0 to 1")]
+    output_cv: Annotated[
+        float, Option(0.0, "spread of output lengths, standard deviation over mean; 0: all are as long as ``output_len``")
+    ]
     draft: Annotated[
         TransformerWorkload | None,
         Option(None, "the model that drafts, on the same ranks in turn; by default a module of the model's own (MTP)"),
@@ -232,3 +235,15 @@ def held_back(value: object, schedule: str) -> int:
     if steps and schedule != "continuous":
         raise InconsistentError("batch_wait_iters", steps, f'0 with schedule = "{schedule}": prompts wait for none to come')
     return steps
+
+
+def spread(value: object, schedule: str) -> float:
+    """Spread of output lengths, of a schedule in which a sequence that ends makes room for another."""
+    cv = real_number("output_cv", value, 0.0, _WIDEST)
+    if cv and schedule == "static":
+        raise InconsistentError("output_cv", cv, '0 with schedule = "static": all sequences of a fixed batch end together')
+    return cv
+
+
+# Lengths of requests of all kinds together are rarely spread by more than twice their mean.
+_WIDEST = 10.0

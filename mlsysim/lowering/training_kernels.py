@@ -21,6 +21,7 @@ from mlsysim.lowering.work import latent_shape
 from mlsysim.models.parameters import moe_layers
 from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.physics.kernels.attention import AttentionDevice
+from mlsysim.physics.kernels.roofline import KernelWork
 from mlsysim.physics.layer.experts import NO_EXPERTS, ExpertShape
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.machine import Machine
@@ -30,6 +31,7 @@ from mlsysim.physics.training.kernel_step import LayerTimes, kernel_parts, layer
 from mlsysim.physics.training.roofline_step import training_step
 from mlsysim.physics.training.step import Overlap, StepTime, assemble_step
 from mlsysim.physics.training.step_inputs import KernelDevice, LayerShape, StackCoefficients
+from mlsysim.physics.training.step_kernels import step_kernels
 
 _GEMM_FORMAT = {"bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "int8": "sq", "fp4": "nvfp4"}
 
@@ -183,6 +185,21 @@ def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, sta
 
     layer = once_per_layer(times, plan) if isinstance(plan.tp, np.ndarray) else None
     return stack_step(work, shape, plan, machine, device, found, setting.straggler_factor, layer)
+
+
+def kernels_of_step(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> tuple[KernelWork, ...]:
+    """The kernels of one step of ``plan`` on the setting's stack, one by one.
+
+    Raises:
+        InconsistentError: there is no stack, without which a layer is one piece of work.
+    """
+    if setting.stack is None:
+        raise InconsistentError("stack", None, "a stack: without one a layer has no kernels to tell of")
+    found = stack(setting.stack)
+    shape, machine = setting_shape(setting, found), setting.machine()
+    device = kernel_device(setting.fleet.node.accelerator, setting.precision, found.fused_quantisation)
+    used = device.under(found.coefficients, machine.intra_Bps)
+    return step_kernels(work, shape, plan, wire_machine(machine, used, found, plan.tp), used, found.coefficients)
 
 
 def setting_shape(setting: TrainingSetting, found: Stack) -> LayerShape:

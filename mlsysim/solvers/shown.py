@@ -49,19 +49,19 @@ def shown_range(low: Any, high: Any) -> str:
     """
     if isinstance(low, pint.Quantity):
         # Intervals are even in the logarithm: the value lies at the ends' geometric mean.
-        unit = _unit(low * (high / low).m_as("dimensionless") ** 0.5)
+        unit = readable_unit(low * (high / low).m_as("dimensionless") ** 0.5)
         low, high = low.m_as(unit), high.m_as(unit)
     return "-".join(f"{end:,.3g}" if abs(end) < 1e3 else f"{end:,.0f}" for end in (low, high))
 
 
-def _unit(quantity: Any) -> str:
+def readable_unit(quantity: Any) -> str:
     """The largest unit in which the number is at least 1, else the smallest."""
     units = _SCALES.get(str(quantity.dimensionality), (str(quantity.units),))
     return next((unit for unit in units if abs(float(quantity.m_as(unit))) >= 1), units[-1])
 
 
 def _quantity(quantity: Any) -> str:
-    unit = _unit(quantity)
+    unit = readable_unit(quantity)
     number = float(quantity.m_as(unit))
     text = f"{number:,.0f}" if _LEAST_WHOLE <= abs(number) < _MOST_WHOLE else f"{number:,.4g}"
     return f"{text} {unit}"

@@ -97,8 +97,26 @@ def _nodes(key: _Key, ranks: int) -> Fleet:
     size = _facts()["domain"].get(_id(key.accelerator), node.accelerators_per_node)
     if size != node.accelerators_per_node:
         node = node.model_copy(update={"accelerators_per_node": size})
-    count = -(-ranks // size)
-    fabric = NetworkFabric(name="network", bandwidth=Q_(_network_Bps(node, size), "byte/second"))
+    return whole_nodes(node, -(-ranks // size))
+
+
+def whole_nodes(node: Node, count: int) -> Fleet:
+    """Returns so many of a node, on the network of their cards: the node's own, or the common one.
+
+    Args:
+        node: of the registry, or a caller's own.
+        count: nodes of the fleet.
+
+    Raises:
+        InputError: ``count`` is no whole number of at least 1.
+
+    Example:
+        >>> fleet = whole_nodes(Systems.Nodes.DGX_H100, 64)
+        >>> fleet.accelerators, f"{fleet.inter_bandwidth_Bps / 1e9:g} GB/s"
+        (512, '50 GB/s')
+    """
+    whole_number("count", count, maximum=MOST_NODES)
+    fabric = NetworkFabric(name="network", bandwidth=Q_(_network_Bps(node, node.accelerators_per_node), "byte/second"))
     return Fleet(name=f"{count} x {node.name}", node=node, count=count, fabric=fabric)
 
 

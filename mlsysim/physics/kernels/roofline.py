@@ -5,7 +5,66 @@ Source: Williams, Waterman, Patterson, "Roofline", CACM 2009.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from mlsysim.physics.numeric import Num, maximum
+
+# What the matrix products of a layer, and a step's other kernels, are called where each is told of.
+QKV, OUTPUT = "query, key and value", "attention output"
+COMPRESSION, EXPANSION = "latent compression", "latent expansion"
+UP, DOWN = "feed-forward up", "feed-forward down"
+EXPERTS_UP, EXPERTS_DOWN = "experts up", "experts down"
+SHARED_UP, SHARED_DOWN, ROUTING = "shared expert up", "shared expert down", "routing"
+ATTENTION, HEAD, ELEMENT_WISE = "attention", "output head", "element-wise passes"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelWork:
+    """All calls of one kernel in a step, on one accelerator.
+
+    Attributes:
+        name: what it computes.
+        direction: the pass that it belongs to: "forward", "backward", "prefill" or "decode"; "" where it is of several.
+        flops: its arithmetic.
+        moved_B: operands read and results written, each once.
+        seconds: the time that it takes.
+    """
+
+    name: str
+    direction: str
+    flops: float
+    moved_B: float
+    seconds: float
+
+    @property
+    def intensity(self) -> float:
+        """FLOP for each byte of operands and results."""
+        return self.flops / self.moved_B
+
+    @property
+    def rate_flops_per_s(self) -> float:
+        """FLOP a second that it reaches."""
+        return self.flops / self.seconds
+
+    def times(self, calls: float) -> KernelWork:
+        """This kernel, called ``calls`` times as often.
+
+        Example:
+            >>> KernelWork("attention", "forward", 4.0, 2.0, 1.0).times(3.0).flops
+            12.0
+        """
+        return KernelWork(self.name, self.direction, calls * self.flops, calls * self.moved_B, calls * self.seconds)
+
+    def beside(self, other: KernelWork) -> KernelWork:
+        """This kernel's calls and those of ``other``, under this one's name.
+
+        Example:
+            >>> up = KernelWork("up", "forward", 4.0, 2.0, 1.0)
+            >>> up.beside(up.times(2.0)).seconds
+            3.0
+        """
+        parts = (self.flops + other.flops, self.moved_B + other.moved_B, self.seconds + other.seconds)
+        return KernelWork(self.name, self.direction, *parts)
 
 
 def roofline_s(flops: Num, moved_B: Num, rate_flops_per_s: Num, bandwidth_Bps: Num) -> Num:

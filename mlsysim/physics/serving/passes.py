@@ -75,8 +75,8 @@ def decode_pass(model: ServedModel, batch: Num, context: Num) -> PassTime:
     Pipeline stages work on a ``pp``-th of the batch each, at the same time: a token still passes all layers. The last stage has
     the head besides its layers, and as many parts of the batch as there are stages wait for it, each for the part before.
     """
-    stage_batch = _stage_batch(model, batch)
-    model = _with_idle_groups(model, stage_batch)
+    stage_batch = sequences_of_stage(model, batch)
+    model = with_idle_groups(model, stage_batch)
 
     def attention_s(share: float) -> Num:
         return decode_layer_attention_s(model, share * stage_batch, context) / model.engine.attention_share
@@ -91,12 +91,12 @@ def decode_pass(model: ServedModel, batch: Num, context: Num) -> PassTime:
     return replace(step, head_s=step.head_s + where(pp > 1, maximum(waited_s, 0.0), 0.0))
 
 
-def _stage_batch(model: ServedModel, batch: Num) -> Num:
+def sequences_of_stage(model: ServedModel, batch: Num) -> Num:
     """Sequences that a stage works on at a time: a stage has no less than one, where there is any."""
     return maximum(batch / model.shards.pp, minimum(batch, 1.0))
 
 
-def _with_idle_groups(model: ServedModel, sequences: Num) -> ServedModel:
+def with_idle_groups(model: ServedModel, sequences: Num) -> ServedModel:
     """The model, of whose groups of ranks some have none of so few ``sequences``: each is one group's."""
     if not somewhere(model.shards.apart):
         return model
@@ -145,7 +145,7 @@ def prefill_pass(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0
             halvings = np.ceil(np.log2(maximum(batch / parts * prompt * padding / has.stage_tokens, 1.0)))
             parts = where(shards.pp > 1, minimum(parts * 2.0**halvings, maximum(batch, 1.0)), parts)
         part_batch = batch / parts
-        model = _with_idle_groups(model, part_batch)
+        model = with_idle_groups(model, part_batch)
         attention_s = prefill_layer_attention_s(model, part_batch, prompt, padding)
         one_part = _pass(model, part_batch * prompt, part_batch, lambda share: share * attention_s, batch)
         passes = (parts + shards.pp - 1) / shards.pp
@@ -222,7 +222,7 @@ def mixed_prefill_s(model: ServedModel, step: PassTime, batch: Num, prompt: Num,
     The step reads its weights and pays its overheads anyhow: only what the longer products, their all-reduces and their own
     attention take beyond it is added.
     """
-    stage_batch, added_tokens = _stage_batch(model, batch), tokens / model.shards.pp
+    stage_batch, added_tokens = sequences_of_stage(model, batch), tokens / model.shards.pp
     attention_s = step.attention_s / model.shape.layers + prefill_layer_attention_s(model, added_tokens / prompt, prompt)
     joined = layer_time(model, stage_batch + added_tokens, lambda share: share * attention_s)
     step_s = step.weights_s + step.attention_s + step.elementwise_s + step.layer_reductions_s

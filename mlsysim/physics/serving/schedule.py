@@ -138,8 +138,25 @@ def gathered(joins: Num, steps: Num) -> tuple[Num, Num]:
     return steps * (1 + inside / 2) / (1 + inside), inside * (2 + inside) / (1 + inside)
 
 
+def met_output(output: Num, output_cv: Num) -> Num:
+    """Tokens that a sequence in flight generates in all, E[O^2] / E[O] = O (1 + cv^2): a long output is in flight for longer.
+
+    Example:
+        >>> met_output(200.0, 0.0), met_output(200.0, 1.0)  # all alike; lengths of which each next token may be the last
+        (200.0, 400.0)
+    """
+    return output * (1 + output_cv**2)
+
+
 def continuous_batch(
-    passes: Passes, concurrency: Num, most: Num, prompt: Num, output: Num, rounds: Num = 0.0, wait_steps: Num = 0.0
+    passes: Passes,
+    concurrency: Num,
+    most: Num,
+    prompt: Num,
+    output: Num,
+    rounds: Num = 0.0,
+    wait_steps: Num = 0.0,
+    output_cv: Num = 0.0,
 ) -> Served:
     """Keep ``concurrency`` requests in flight, of which at most ``most`` fit the batch: a new one starts when one ends.
 
@@ -157,9 +174,10 @@ def continuous_batch(
     computed before one's own (0: steady state, none do).
 
     ``wait_steps``: that prompts are held back while others decode, so that more join together (``gathered``).
+    ``output_cv``: spread of the outputs, by which those in flight are longer than their mean (``met_output``).
     """
     batch = minimum(concurrency, most)
-    step = passes.decode(batch, prompt + output / 2)
+    step = passes.decode(batch, prompt + met_output(output, output_cv) / 2)
     step_s, others = step.total_s, batch - 1
     alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
     # A prompt that would add more than a pass of its own has one.
@@ -176,12 +194,20 @@ def continuous_batch(
     tpot_s = step_s + (others - ahead) / maximum(output - 1, 1.0) * joined_s
     later_s = (output - 1) * tpot_s
     place_s = output * step_s + batch * joined_s
-    request_s = where(concurrency > most, maximum(own_s + later_s, concurrency / batch * place_s), own_s + later_s)
-    return Served(request_s - later_s, tpot_s, request_s, concurrency * output / request_s, batch, step)
+    # Not as a difference: of a long output nothing would be left of it.
+    ttft_s = where(concurrency > most, maximum(own_s, concurrency / batch * place_s - later_s), own_s)
+    request_s = ttft_s + later_s
+    return Served(ttft_s, tpot_s, request_s, concurrency * output / request_s, batch, step)
 
 
 def most_throughput(
-    passes: Passes, most: Num, prompt: Num, output: Num, requests: Num = 0.0, step_tokens: Num = 8192.0
+    passes: Passes,
+    most: Num,
+    prompt: Num,
+    output: Num,
+    requests: Num = 0.0,
+    step_tokens: Num = 8192.0,
+    output_cv: Num = 0.0,
 ) -> Served:
     """Serve as many sequences as fit: every step decodes all, and the prompts of those that start join it.
 
@@ -191,12 +217,13 @@ def most_throughput(
     grows with its sequences by each token: total = steps step(0) + N output step'(B) + N prompt in a step.
     """
     batch = where(requests > 0, minimum(most, requests), most)
-    step = passes.decode(batch, prompt + output / 2)
+    context = prompt + met_output(output, output_cv) / 2
+    step = passes.decode(batch, context)
     step_s = step.total_s
     prompt_tokens = maximum(batch * prompt / output, minimum(step_tokens, batch * prompt))
     started = where(requests > 0, prompt_tokens - minimum(prompt, step_tokens), prompt * (prompts_together(batch, output) - 1))
     joined_s = passes.joining_s(step, batch, prompt, started)
-    half_step_s = passes.decode(batch / 2, prompt + output / 2).total_s
+    half_step_s = passes.decode(batch / 2, context).total_s
     sequence_s = (step_s - half_step_s) / (batch / 2)
     ramp = minimum(batch * prompt / prompt_tokens, output)
     full_waves = (requests - 1) // batch

@@ -101,7 +101,7 @@ def layer_times(
     """The kernels and collectives of one layer and of the output head, for one micro-batch."""
     if somewhere(stack.attention_rate != 1.0):
         device = replace(device, attention=device.attention.at_rate(stack.attention_rate))
-    attention_forward, attention_backward = _attention_s(shape, plan, device, stack.hopper_rate)
+    attention_forward, attention_backward = attention_s(shape, plan, device, stack.hopper_rate)
     forward = _forward_s(shape, plan, device, stack) + attention_forward
     backward = _backward_s(work, shape, plan, device, stack) + attention_backward
     shared = device.shared
@@ -210,8 +210,8 @@ def _dropped_and_added_s(shape: LayerShape, plan: Plan, device: KernelDevice, st
     """Seconds that full recomputation drops of the forward pass, and that selective recomputation adds to attention."""
     if not somewhere(stack.dropped_down) and not somewhere(stack.repeated_ffn):
         return 0.0, 0.0
-    dense = _products(shape, plan)[-2:]
-    up_s, down_s = (share * _product_s(plan.micro_batch_tokens, n, k, device) for share, n, k in dense)
+    dense = layer_products(shape, plan)[-2:]
+    up_s, down_s = (share * product_s(plan.micro_batch_tokens, n, k, device) for share, n, k in dense)
     return stack.dropped_down * down_s, stack.repeated_ffn * up_s
 
 
@@ -225,7 +225,7 @@ def _launched_s(device_s: Num, host_s: Num, norm: Num) -> Num:
     return (device_s**norm + host_s**norm) ** (1 / norm)
 
 
-def _products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]:
+def layer_products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]:
     """(share of the layers, output, input features) of a rank's products: attention's, then up (and gate) and down."""
     up = (shape.ffn_matrices - 1) * shape.ffn / plan.tp
     dense = 1.0 - shape.routed.layers
@@ -248,14 +248,16 @@ def _reductions(work: LayeredWork, shape: LayerShape) -> Num:
     return work.reductions - routed_alone
 
 
-def _product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1.0) -> Num:
+def product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1.0) -> Num:
+    """Seconds of a layer's matrix product, or of ``groups`` of them in one kernel."""
     size_B = device.gemm_input_B
     peak = device.gemm_peak_flops_per_s * device.clock
     chip = (device.memory_Bps, device.multiprocessors, device.cache_B)
     return gemm_s(m, n, k, size_B, size_B, 2.0, device.gemm, peak, *chip, groups)
 
 
-def _head_product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1.0) -> Num:
+def head_product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1.0) -> Num:
+    """Seconds of a 16-bit matrix product, as ``product_s``."""
     peak = device.head_peak_flops_per_s * device.clock
     chip = (device.memory_Bps, device.multiprocessors, device.cache_B)
     return gemm_s(m, n, k, 2.0, 2.0, 2.0, device.head_gemm, peak, *chip, groups)
@@ -265,8 +267,8 @@ def _expert_s(shape: LayerShape, plan: Plan, device: KernelDevice, one_pass: Cal
     """Seconds of the feed-forward part of the expert layers, as a share of all layers."""
     if not somewhere(shape.routed.layers):
         return 0.0
-    product = partial(_grouped, _product_s, device)
-    routing = partial(_grouped, _head_product_s, device)
+    product = partial(_grouped, product_s, device)
+    routing = partial(_grouped, head_product_s, device)
     found = one_pass(shape.routed, shape.hidden, plan, product, routing, device.gemm_input_B < 2.0)
     return shape.routed.layers * (found.products_s + found.moved_B / device.streaming_Bps)
 
@@ -288,14 +290,14 @@ def _adapters_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[Nu
     forward: Num = 0.0
     backward: Num = 0.0
     for share, n, k in _attention_products(shape, plan):
-        one_way, other = adapter_products_s(tokens, n, k, shape.adapter_rank, partial(_grouped, _head_product_s, device))
+        one_way, other = adapter_products_s(tokens, n, k, shape.adapter_rank, partial(_grouped, head_product_s, device))
         added = ADDED_B * tokens * n / device.streaming_Bps
         forward, backward = forward + share * (one_way + added), backward + share * (other + added)
     adapted = where(shape.adapter_rank > 0, 1.0, 0.0)
     return adapted * forward, adapted * backward
 
 
-def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice, hopper_rate: Num) -> tuple[Num, Num]:
+def attention_s(shape: LayerShape, plan: Plan, device: KernelDevice, hopper_rate: Num) -> tuple[Num, Num]:
     """Forward and backward of one layer's attention on one rank, fused or storing its scores."""
     batch, heads = plan.micro_batch_tokens / shape.seq_len, shape.heads / plan.tp
     clock, chip, shared = device.clock, device.attention_device, device.shared
@@ -332,13 +334,13 @@ def _attention_s(shape: LayerShape, plan: Plan, device: KernelDevice, hopper_rat
 def _expanded_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
     """Seconds in which selective recomputation expands latent attention's queries, keys and values anew."""
     expanding = latent_products(shape.latent, shape.hidden, shape.heads, plan.tp)[1:4:2]
-    return sum((_product_s(plan.micro_batch_tokens, n, k, device) for _, n, k in expanding), start=0.0)
+    return sum((product_s(plan.micro_batch_tokens, n, k, device) for _, n, k in expanding), start=0.0)
 
 
 def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
     """Device time of one layer's forward pass of one micro-batch, without its attention."""
     tokens = plan.micro_batch_tokens
-    products: Num = sum((share * _product_s(tokens, n, k, device) for share, n, k in _products(shape, plan)), start=0.0)
+    products: Num = sum((share * product_s(tokens, n, k, device) for share, n, k in layer_products(shape, plan)), start=0.0)
     products = products + _adapters_s(shape, plan, device)[0]
     moved_B = forward_passes_B(shape, plan, stack.norm_B) + merged_output_B(tokens * shape.query_width / plan.tp, plan.cp)
     products = products + _expert_s(shape, plan, device, partial(expert_forward, routed_B=_routed_B(shape, stack)))
@@ -350,8 +352,8 @@ def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: Kernel
     tokens = plan.micro_batch_tokens
     products: Num = 0.0
     trained = where(work.frozen > 0, 0.0, 1.0)
-    for share, n, k in _products(shape, plan):
-        products = products + share * (_product_s(tokens, k, n, device) + trained * _product_s(n, k, tokens, device))
+    for share, n, k in layer_products(shape, plan):
+        products = products + share * (product_s(tokens, k, n, device) + trained * product_s(n, k, tokens, device))
     products = products + _adapters_s(shape, plan, device)[1]
     moved_B = (
         backward_passes_B(shape, plan, stack.norm_B) + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
@@ -364,8 +366,8 @@ def _head_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevi
     """The output head of one micro-batch: three products (two of a frozen one) and the loss."""
     tokens, vocab, hidden = plan.micro_batch_tokens, shape.vocab / plan.tp, shape.hidden
     some = maximum(vocab, 1.0)
-    products = _head_product_s(tokens, some, hidden, device) + _head_product_s(tokens, hidden, some, device)
-    products = products + where(work.frozen > 0, 0.0, _head_product_s(some, hidden, tokens, device))
+    products = head_product_s(tokens, some, hidden, device) + head_product_s(tokens, hidden, some, device)
+    products = products + where(work.frozen > 0, 0.0, head_product_s(some, hidden, tokens, device))
     loss = device.shared.loss_B * tokens * vocab / device.streaming_Bps
     return where(vocab > 0, shape.head_passes * (products + loss), 0.0)
 

@@ -16,6 +16,7 @@ from mlsysim.lowering.arrivals import Limits, paces
 from mlsysim.lowering.deployment import Deployment, requests_per_s
 from mlsysim.lowering.options import DeploymentOptions
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.recommended import recommended_engine
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving.fewest_replicas import fewest, held, least_copies
 from mlsysim.solvers.serving.replica import ServingReplica, whole_batches
@@ -25,7 +26,7 @@ from mlsysim.systems.types import Fleet, Node
 
 SCHEDULES = ("static", "continuous")
 # What a result has of the best batch as ``ServingModel`` answers it.
-_AS_SERVED = ("basis", "diagnostics", "coefficients", "ttft", "tokens_per_second", "requests_per_second")
+_AS_SERVED = ("basis", "coefficients", "facts", "ttft", "tokens_per_second", "requests_per_second")
 # Batches evaluated at once: memory stays bounded however small the model.
 _BLOCK = 8192
 
@@ -48,6 +49,8 @@ class BatchingResult(Result):
         best: the whole answer of ``ServingModel`` at this batch.
     """
 
+    INTERVAL_OF: ClassVar[str] = "itl"
+    MEASURED_AS: ClassVar[str] = "ServingModel"
     HEADLINE: ClassVar[tuple[str, ...]] = (
         *("batch", "itl", "ttft", "tokens_per_second", "replicas", "utilization", "headroom", "max_batch"),
     )
@@ -82,6 +85,7 @@ class BatchingOptimizer:
         arrival_rate: Quantity | str | None = None,
         percentile: float = 0.99,
         schedule: str = "continuous",
+        basis: str | None = None,
         **options: Unpack[DeploymentOptions],
     ) -> BatchingResult:
         """The largest batch that fits the memory and keeps the limits.
@@ -96,6 +100,8 @@ class BatchingOptimizer:
             arrival_rate: another name of ``request_rate``.
             percentile: share of these requests that keep the limits.
             schedule: "continuous" (requests in flight) or "static" (a fixed batch, whose prompts are computed together).
+            basis: "bound" for the speed of light; by default, without ``stack`` or ``efficiency``, the engine that is best
+                supported on the accelerator is taken, and named.
             **options: see ``DeploymentOptions``.
 
         Raises:
@@ -116,7 +122,9 @@ class BatchingOptimizer:
         }
         rate, share = requests_per_s(request_rate, arrival_rate), percentile_share("percentile", percentile)
         plan = one_of("schedule", schedule, SCHEDULES)
-        deployment = Deployment.of(workload, hardware, **options, output_len=output_len, schedule=plan)
+        engine = recommended_engine(workload, hardware, options, basis)
+        asked = {**engine.added_to(options), "output_len": output_len, "schedule": plan}
+        deployment = Deployment.of(workload, hardware, **asked)
         replica = ServingReplica.of(deployment)
         lacking = replica.lacking()
         batch, searched, nearest = (0, 0, 1) if lacking else _largest(replica, limits)
@@ -136,6 +144,7 @@ class BatchingOptimizer:
             f"{replica.accelerators} x {deployment.accelerator.name}",
             reason=lacking or reason,
             binding="memory capacity" if lacking else binding,
+            diagnostics=(*engine.notes, *best.diagnostics),
             breakdown=breakdown,
             batch=batch,
             max_batch=replica.most,

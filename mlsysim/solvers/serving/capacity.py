@@ -61,8 +61,8 @@ class CapacityResult(Result):
             deployment that comes closest, if the model fits any.
         capacity: requests a second that all replicas complete with all places taken; ``utilization``: the load over it;
             ``headroom``: what it has beyond the load, over the load.
-        best_config: hardware, precision, TP, PP, parts of the experts and groups of ranks with sequences of their own, batch,
-            whether the pools are apart, and how many of each.
+        best_config: hardware, stack, precision, TP, PP, parts of the experts and groups of ranks with sequences of their own,
+            batch, whether the pools are apart, and how many of each.
         ranking: the cheapest plans, each with the fewest replicas that keep the limits, cheapest first.
         front: of the plans that were searched, those that no other beats in both cost and ``itl``.
         alternatives: for each value that was open, the cheapest deployment with it, and its cost over the best.
@@ -141,6 +141,7 @@ class CapacityPlanner:
         disaggregated: bool | None = None,
         max_batch: int = 1024,
         top_k: int = 10,
+        basis: str | None = None,
         **options: Unpack[EngineOptions],
     ) -> CapacityResult:
         """The cheapest deployment that serves ``request_rate`` within the limits.
@@ -165,6 +166,8 @@ class CapacityPlanner:
             disaggregated: prefill and decode on accelerators of their own (True), together (False), or the better of both.
             max_batch: most sequences that a replica decodes together.
             top_k: plans to rank.
+            basis: "bound" for the speed of light; by default, without ``stack`` or ``efficiency``, each accelerator's
+                best-supported engine is taken, and named.
             **options: see ``EngineOptions``.
 
         Raises:
@@ -207,6 +210,7 @@ class CapacityPlanner:
             output_len=whole_number("output_len", output_len),
             prefix_hit=real_number("prefix_hit", prefix_hit, 0.0, 1.0),
             options=options,
+            basis=basis,
             priced=prices is not None,
         )
         found = search(list(all_ways(asked)), whole_number("top_k", top_k))
@@ -284,7 +288,7 @@ def _result(asked: Asked, found: Search) -> CapacityResult:
     others = tuple(alternatives(asked, found)) if ranking else ()
     prefill = best["prefill_replicas"] * best["prefill_tp"] * best["prefill_pp"] if best else 0
     parts = {"decode": best["accelerators"] - prefill, "prefill": prefill} if best else {}
-    notes = [*asked.notes]
+    notes = list(dict.fromkeys(asked.notes))
     if asked.cut:
         notes.append(f"batches beyond max_batch = {asked.demand.max_batch} fit and were not tried")
     return CapacityResult(

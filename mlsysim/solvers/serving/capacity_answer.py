@@ -25,6 +25,7 @@ def row_of(asked: Asked, deployed: Deployed) -> dict[str, Any]:
     million_tokens_per_hour = rate_per_s * asked.output_len * 3600 / 1e6
     return {
         "hardware": offer.hardware.name,
+        "stack": None if setting.stack is None else setting.stack.file or setting.stack.name,
         "precision": asked.precisions[way.place[1]],
         "disaggregated": pool is not None,
         "tp": setting.tp,

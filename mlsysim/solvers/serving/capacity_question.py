@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mlsysim.core.errors import InputError
 from mlsysim.lowering.arrivals import paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import EngineOptions
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.recommended import recommended_engine
 from mlsysim.solvers.serving.capacity_space import Demand, Offer, Way, plans, ways
 
 
@@ -28,6 +30,7 @@ class Asked:
     output_len: int
     prefix_hit: float
     options: EngineOptions
+    basis: str | None
     priced: bool
     notes: list[str] = field(default_factory=list)
     tried: list[Deployment] = field(default_factory=list)
@@ -39,6 +42,9 @@ class Asked:
 def all_ways(asked: Asked) -> Iterator[Way]:
     """All ways to serve, by hardware and number format; plans are counted on the way."""
     for number, offer in enumerate(asked.offers):
+        engine = recommended_engine(asked.model, offer.hardware, asked.options, asked.basis)
+        options: Any = engine.added_to(asked.options)
+        asked.notes.extend(engine.notes)
         legal = plans(asked.model, offer, asked.tp_sizes, asked.pp_sizes)
         for which, precision in enumerate(asked.precisions):
             try:
@@ -46,7 +52,7 @@ def all_ways(asked: Asked) -> Iterator[Way]:
                     Deployment.of(
                         asked.model,
                         offer.hardware,
-                        **asked.options,
+                        **options,
                         precision=precision,
                         tp_size=tp,
                         pp_size=pp,

@@ -18,7 +18,10 @@ from mlsysim.lowering.serving_kernels import coefficients_used, exchanged_B, pea
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.numeric import Num, floor
 from mlsysim.physics.serving.inference import weights_read_B
+from mlsysim.physics.serving.pass_kernels import decode_kernels, prefill_kernels
+from mlsysim.physics.serving.passes import PassTime
 from mlsysim.physics.serving.schedule import (
+    EnginePasses,
     Passes,
     Served,
     continuous_batch,
@@ -29,6 +32,7 @@ from mlsysim.physics.serving.schedule import (
 )
 from mlsysim.solvers.result import Result, run_facts
 from mlsysim.solvers.serving.replica import ServingReplica
+from mlsysim.solvers.step_kernels import StepKernels, told
 from mlsysim.systems.types import Fleet, Node
 
 _ROUNDING = 1 - 1e-9
@@ -127,6 +131,50 @@ class ServingModel:
         replica, after_first = checked_question((workload, hardware), asked)
         return serving_result(replica, after_first=after_first)
 
+    @strict_keywords
+    def kernels(
+        self,
+        workload: TransformerWorkload,
+        hardware: HardwareNode | Node | Fleet,
+        *,
+        prefill: bool = False,
+        **options: Unpack[ServingOptions],
+    ) -> StepKernels:
+        """The kernels of one decode step of ``batch_size`` sequences on an engine (``stack``), or of their prompts.
+
+        Args:
+            workload: a decoder, or an encoder (``prefill=True``: its one pass).
+            hardware: one accelerator, a node whose links carry tensor parallelism, or a fleet of nodes.
+            prefill: the prompts, computed together, instead of a decode step.
+            **options: see ``ServingOptions``.
+
+        Raises:
+            InputError: as ``solve``; there is no engine, or it lays a layer out over a torus.
+
+        Example:
+            >>> from mlsysim.hardware.registry import Hardware
+            >>> from mlsysim.models.registry import Models
+            >>> load = dict(input_len=1024, batch_size=16, stack="vllm-2025")
+            >>> step = ServingModel().kernels(Models.Language.Llama3_8B, Hardware.Cloud.H100, **load)
+            >>> step.kernels[0].name, step.kernels[0].intensity < 17, step.busy < step.step
+            ('feed-forward up', True, True)
+        """
+        replica, _ = checked_question((workload, hardware), dict(options))
+        deployment, passes = replica.deployment, replica.whole_passes
+        if not isinstance(passes, EnginePasses):
+            raise InconsistentError("stack", options.get("stack"), "an engine whose kernels are told apart, such as vllm-2025")
+        load = ScheduledLoad.of(replica)
+        batch = float(floor(scheduled(deployment, replica.passes, load).batch))
+        one_pass: PassTime
+        if boolean("prefill", prefill):
+            listed, one_pass = prefill_kernels(passes, batch, deployment.prompt), passes.prefill(batch, deployment.prompt)
+        else:
+            listed, one_pass = decode_kernels(passes, batch, deployment.context), passes.decode(batch, deployment.context)
+        what = "prompts" if prefill else "a decode step"
+        subject = f"{what} of {_subject(replica, batch)}"
+        bandwidth_Bps = deployment.accelerator.memory_bandwidth_Bps
+        return told(subject, listed, float(one_pass.total_s), peak_flops_per_s(deployment), bandwidth_Bps)
+
 
 def checked_question(inputs: Sequence[object], arguments: Mapping[str, Any]) -> tuple[ServingReplica, bool]:
     """The replica that a question to ``ServingModel`` is about, and whether its ``tpot`` excludes the first token.
@@ -157,6 +205,7 @@ class ScheduledLoad:
         requests: requests of an offline run; 0 for a run without end.
         stream_interval: tokens that reach the client at a time.
         wait_steps: steps that the scheduler holds prompts back.
+        output_cv: spread of the outputs' lengths.
     """
 
     batch: Num
@@ -168,6 +217,7 @@ class ScheduledLoad:
     requests: Num
     stream_interval: Num
     wait_steps: Num
+    output_cv: Num
 
     @classmethod
     def of(cls, replica: ServingReplica) -> Self:
@@ -183,6 +233,7 @@ class ScheduledLoad:
             requests=float(deployment.requests or 0),
             stream_interval=float(deployment.stream_interval),
             wait_steps=float(deployment.batch_wait_iters),
+            output_cv=deployment.output_cv,
         )
 
 
@@ -192,9 +243,9 @@ def scheduled(deployment: Deployment, passes: Passes, load: ScheduledLoad) -> Se
     steps: Num = deployment.rounds_each if deployment.draft_len else output
     if deployment.schedule == "offline":
         step_tokens = math.inf if deployment.stack is None else deployment.stack.step_tokens
-        served = most_throughput(passes, load.most, prompt, steps, load.requests, step_tokens)
+        served = most_throughput(passes, load.most, prompt, steps, load.requests, step_tokens, load.output_cv)
     elif deployment.schedule == "continuous":
-        served = continuous_batch(passes, load.batch, load.most, prompt, steps, load.rounds, load.wait_steps)
+        served = continuous_batch(passes, load.batch, load.most, prompt, steps, load.rounds, load.wait_steps, load.output_cv)
     else:
         served = static_batch(passes, load.batch, prompt, steps, load.context)
     if deployment.draft_len:
@@ -229,13 +280,10 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
     dispatched_B, combined_B = exchanged_B(deployment)
     parts, binding = served.step.parts() if workload.causal else ({"the pass": step_s}, "the pass")
     parts = {name: part_s / deployment.round_tokens for name, part_s in parts.items()}
-    machine = f"{held.accelerators} x {device.name}"
-    if deployment.replicas > 1:
-        machine = f"{deployment.replicas} x ({machine})"
     prompts_per_s = deployment.replicas * deployment.prompts / ttft_s
     return ServingResult(
         solver="ServingModel",
-        subject=f"{workload.name}, batch {batch:.0f} x {deployment.prompt:.0f} tokens in {deployment.formats} on {machine}",
+        subject=_subject(replica, batch),
         basis=deployment.basis,
         reason=reason,
         binding="memory capacity" if reason else binding,
@@ -263,6 +311,15 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
         dispatch_per_token=with_unit(dispatched_B, "byte"),
         combine_per_token=with_unit(combined_B, "byte"),
     )
+
+
+def _subject(replica: ServingReplica, batch: float) -> str:
+    deployment = replica.deployment
+    machine = f"{replica.accelerators} x {deployment.accelerator.name}"
+    if deployment.replicas > 1:
+        machine = f"{deployment.replicas} x ({machine})"
+    load = f"batch {batch:.0f} x {deployment.prompt:.0f} tokens in {deployment.formats}"
+    return f"{deployment.workload.name}, {load} on {machine}"
 
 
 def _check_reads(replica: ServingReplica, batch: float, step_s: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
 from mlsysim.calibration.evidence import RunFacts
@@ -28,6 +28,7 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.queues import queueing
 from mlsysim.physics.queues.constant_service import ConstantService
 from mlsysim.physics.queues.open_loop import OpenLoop
+from mlsysim.solvers.recommended import recommended_engine
 from mlsysim.solvers.result import Result, run_facts
 from mlsysim.systems.types import Fleet, Node
 
@@ -112,6 +113,7 @@ class TailLatencyModel:
         turns: int | None = None,
         arrivals: str = "random",
         percentile: float = 0.99,
+        basis: str | None = None,
         **options: Unpack[DeploymentOptions],
     ) -> TailLatencyResult:
         """Latencies at ``request_rate``, of servers that are described or of a serving deployment.
@@ -126,7 +128,7 @@ class TailLatencyModel:
             servers: that share one queue, one request each at a time; 1 if not given.
             distribution: of service times, "exponential" (if nothing is given) or "deterministic".
             service_cv2: squared coefficient of variation of service times, instead; of a serving deployment, of the time that
-                requests hold a place in the batch (0 if not given: all are as long as ``output_len``).
+                requests hold a place in the batch (if not given, that of the output lengths, ``output_cv``).
             wait_limit: a wait whose share of requests is asked (``wait_within``).
             output_len: tokens that a request generates.
             batch_size: most requests in flight of one replica; as many as fit if not given.
@@ -137,6 +139,8 @@ class TailLatencyModel:
             turns: requests of a conversation, each of which holds the questions and answers before it; 1 if not given.
             arrivals: "random" (Poisson), or "even": at equal intervals, as load generators send at a constant rate.
             percentile: share of the requests that do not exceed the times of ``at_percentile``, beside P50, P90 and P99.
+            basis: "bound" for the speed of light; by default, without ``stack`` or ``efficiency``, the engine that is best
+                supported on the accelerator is taken, and named.
             **options: see ``DeploymentOptions``.
 
         Raises:
@@ -162,6 +166,7 @@ class TailLatencyModel:
             "prefix_hit": prefix_hit,
             "shared_len": shared_len,
             "turns": turns,
+            "basis": basis,
         }
         described: dict[str, Any] = {
             "service_time": service_time,
@@ -177,9 +182,13 @@ class TailLatencyModel:
             return _of_servers(arrival_per_s, service_s, k, _variation(distribution, cv2), limit_s, share)
         _refuse_beside(described, "nothing beside a workload: its deployment says how long a request takes")
         most = None if batch_size is None else whole_number("batch_size", batch_size)
-        stated = {name: value for name, value in served.items() if value is not None}
-        deployment = Deployment.of(workload, hardware, **{**_with_history(stated), "schedule": "continuous"})
-        return of_deployment(deployment, most, arrival_per_s, share, cv2 or 0.0, limit_s, evenly=evenly)
+        stated = {name: value for name, value in served.items() if value is not None and name != "basis"}
+        engine = recommended_engine(workload, hardware, stated, basis)
+        asked = {**engine.added_to(_with_history(stated)), "schedule": "continuous"}
+        deployment = Deployment.of(workload, hardware, **asked)
+        variation = deployment.output_cv**2 if cv2 is None else cv2
+        seen = of_deployment(deployment, most, arrival_per_s, share, variation, limit_s, evenly=evenly)
+        return replace(seen, diagnostics=(*engine.notes, *seen.diagnostics)) if engine.notes else seen
 
 
 def _with_history(stated: dict[str, Any]) -> dict[str, Any]:
@@ -301,6 +310,7 @@ def _approximate(servers: int) -> str:
 
 
 _FROZEN = "percentiles: as if the number in flight stayed what a request finds on arrival"
+_MEAN_LENGTH = "latency: of a request whose output has the mean length"
 
 
 def served_facts(setting: Deployment) -> RunFacts:
@@ -340,7 +350,7 @@ def of_deployment(
         f"{setting.output:.0f} tokens in {setting.formats} on {machine}, {pace.places} places each",
         "basis": setting.basis,
         "facts": served_facts(setting),
-        "diagnostics": (_FROZEN,),
+        "diagnostics": (_FROZEN, *((_MEAN_LENGTH,) if setting.output_cv else ())),
         "coefficients": coefficients_used(setting),
         "arrival_rate": with_unit(arrival_per_s, "count/second"),
         "capacity": with_unit(capacity_per_s, "count/second"),

@@ -23,6 +23,7 @@ from mlsysim.lowering.token_load import (
     unlimited_per_s,
 )
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.solvers.recommended import recommended_engine
 from mlsysim.solvers.result import Result, run_facts
 from mlsysim.systems.types import Fleet, Node
 
@@ -69,6 +70,7 @@ class TokenServerModel:
         output_len: int,
         request_rate: Quantity | str | None = None,
         arrival_rate: Quantity | str | None = None,
+        basis: str | None = None,
         **options: Unpack[LoadOptions],
     ) -> TokenServerResult:
         """The highest load of ``accelerators``.
@@ -81,7 +83,9 @@ class TokenServerModel:
             request_rate: requests a time that arrive and are judged, all accelerators together; a run that ends completes
                 fewer. Without it the highest load is searched.
             arrival_rate: another name of ``request_rate``.
-            **options: see ``LoadOptions``; without a stack the result is the bound, and has no harness.
+            basis: "bound" for the speed of light; by default, without ``stack`` or ``efficiency``, the engine that is best
+                supported on the accelerator is taken, and named.
+            **options: see ``LoadOptions``.
 
         Raises:
             InputError: an argument out of range, or no tensor parallelism is possible.
@@ -101,12 +105,14 @@ class TokenServerModel:
             >>> twice.feasible
             False
         """
-        question = load_question(workload, hardware, accelerators=accelerators, output_len=output_len, **options)
+        engine = recommended_engine(workload, hardware, options, basis)
+        asked = {**engine.added_to(options), "accelerators": accelerators, "output_len": output_len}
+        question = load_question(workload, hardware, **asked)
         rate_per_s = requests_per_s(request_rate, arrival_rate)
-        return _told(best_plan(question) if rate_per_s is None else plan_at(question, rate_per_s), question)
+        return _told(best_plan(question) if rate_per_s is None else plan_at(question, rate_per_s), question, engine.notes)
 
 
-def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
+def _told(plan: LoadPlan, question: LoadQuestion, notes: tuple[str, ...]) -> TokenServerResult:
     """The plan's answer; where nothing keeps the limits, that of lone requests one after another."""
     setting, pace, limits = plan.setting, plan.pace, question.limits
     reason, rate_per_s = pace.reason, plan.rate_per_s
@@ -147,6 +153,7 @@ def _told(plan: LoadPlan, question: LoadQuestion) -> TokenServerResult:
         f"in {setting.formats} on {where}",
         reason=reason,
         basis=setting.basis,
+        diagnostics=notes,
         coefficients=(*coefficients_used(setting), *fitted),
         facts=run_facts(setting.workload, setting.accelerator, setting.stack, question.accelerators),
         binding="memory capacity" if pace.reason else "throughput" if limits is None else "latency limits",

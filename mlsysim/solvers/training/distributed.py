@@ -10,7 +10,7 @@ from mlsysim.core.checks import strict_keywords
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.options import StepOptions
-from mlsysim.lowering.training_kernels import coefficients_used, step_time
+from mlsysim.lowering.training_kernels import coefficients_used, kernels_of_step, step_time
 from mlsysim.lowering.training_plan import training_step
 from mlsysim.lowering.training_setting import TrainingSetting
 from mlsysim.lowering.work import training_work
@@ -21,6 +21,7 @@ from mlsysim.physics.plan import SCHEDULES, Plan
 from mlsysim.physics.training.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
 from mlsysim.physics.training.step import StepTime
 from mlsysim.solvers.result import Result, run_facts
+from mlsysim.solvers.step_kernels import StepKernels, told
 from mlsysim.systems.types import Fleet
 
 
@@ -95,6 +96,44 @@ class DistributedModel:
         step = step_time(work, plan, setting)
         return distributed_result(setting, work, plan, memory, step)
 
+    @strict_keywords
+    def kernels(
+        self,
+        workload: Workload,
+        fleet: Fleet,
+        *,
+        batch_size: int,
+        **options: Unpack[StepOptions],
+    ) -> StepKernels:
+        """The kernels of the forward and backward passes of one step on a ``stack``, what recomputation repeats left out.
+
+        Args:
+            workload: a transformer.
+            fleet: nodes and the fabric between them.
+            batch_size: samples (sequences) in a step, all ranks together.
+            **options: see ``TrainingOptions`` and ``PlanOptions``.
+
+        Raises:
+            InputError: as ``solve``; without a ``stack`` a layer has no kernels to tell of.
+
+        Example:
+            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim.systems.registry import Systems
+            >>> fleet = Fleet(name="8 H100", node=Systems.Nodes.DGX_H100, count=1)
+            >>> step = DistributedModel().kernels(
+            ...     Models.Language.Llama3_8B, fleet, batch_size=64, seq_len=8192, tp_size=2, stack="megatron-core"
+            ... )
+            >>> step.kernels[0].name, step.busy < step.step
+            ('feed-forward up', True)
+        """
+        setting, plan = training_step(workload, fleet, batch_size=batch_size, **options)
+        work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
+        plan, _ = with_recompute(work, plan, setting)
+        listed = kernels_of_step(work, plan, setting)
+        step_s = float(step_time(work, plan, setting).total_s)
+        bandwidth_Bps = setting.fleet.node.accelerator.memory_bandwidth_Bps
+        return told(_subject(setting), listed, step_s, setting.peak_flops_per_s, bandwidth_Bps)
+
 
 def with_recompute(
     work: LayeredWork, plan: Plan, setting: TrainingSetting, budget_B: float | None = None
@@ -153,7 +192,7 @@ def distributed_result(
     achieved = work.training_flops * tokens / fleet.accelerators / seconds
     return DistributedResult(
         solver="DistributedModel",
-        subject=f"{setting.workload.name} on {fleet.accelerators} x {fleet.node.accelerator.name}, batch {setting.batch_size}",
+        subject=_subject(setting),
         basis=setting.basis,
         reason=reason,
         binding="memory capacity" if reason else max(parts, key=lambda name: parts[name]).replace("_", " "),
@@ -173,6 +212,11 @@ def distributed_result(
         memory=with_units(sizes, "byte"),
         plan=plan_summary(plan),
     )
+
+
+def _subject(setting: TrainingSetting) -> str:
+    fleet = setting.fleet
+    return f"{setting.workload.name} on {fleet.accelerators} x {fleet.node.accelerator.name}, batch {setting.batch_size}"
 
 
 def textbook_memory(setting: TrainingSetting) -> tuple[str, ...]:

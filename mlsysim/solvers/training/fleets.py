@@ -10,6 +10,7 @@ from mlsysim.core.checks import listed, mapping, one_of, strict_keywords
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity
 from mlsysim.models.types import Workload
+from mlsysim.solvers.recommended import recommended_stack
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.training.objective import HIGHER_IS_BETTER, OBJECTIVES
 from mlsysim.solvers.training.parallelism import COUNTS, ParallelismOptimizer, ParallelismResult
@@ -54,6 +55,7 @@ class FleetOptimizer:
         prices: Mapping[str, Quantity | str] | None = None,
         objective: str = "step_time",
         search: Mapping[str, Any] | None = None,
+        basis: str | None = None,
     ) -> FleetResult:
         """The best plan of each workload on each fleet, and the best fleet.
 
@@ -63,6 +65,8 @@ class FleetOptimizer:
             batch_size: samples of a step, or those of each workload by its name.
             prices: of one accelerator, by the name of the fleet (for objective="tokens_per_dollar").
             objective: as ``ParallelismOptimizer.solve`` takes it.
+            basis: "bound" for the speed of light; where ``search`` has neither stack nor efficiency, the stack that is
+                best supported on each fleet's accelerator is taken, and named.
             search: its other arguments, the same for all: ``space``, ``stack``, ``executor``, ...
 
         Raises:
@@ -90,15 +94,17 @@ class FleetOptimizer:
             raise InconsistentError("prices", list(prices), expected)
         given = {} if search is None else mapping("search", search, "arguments of ParallelismOptimizer by their names")
         by_name = "samples of a step, or those of each workload by its name"
-        results = {}
+        results, notes = {}, list[str]()
         for model_name, model in models.items():
             batch = batch_size if isinstance(batch_size, int) else mapping("batch_size", batch_size, by_name).get(model_name)
             if batch is None:
                 raise InconsistentError("batch_size", batch_size, f"one for {model_name}")
             for fleet_name, fleet in systems.items():
-                asked = {**given, "objective": objective, "batch_size": batch}
+                chosen = recommended_stack(model, fleet, given, basis)
+                asked = {**chosen.added_to(given), "objective": objective, "batch_size": batch, "basis": basis}
                 if prices is not None:
                     asked["accelerator_price"] = prices[fleet_name]
+                notes.extend(chosen.notes)
                 results[model_name, fleet_name] = ParallelismOptimizer().solve(model, fleet, **asked)
         rows = sorted(
             (_row(*names, result) for names, result in results.items()), key=lambda row: _order(row, objective, models)
@@ -113,6 +119,7 @@ class FleetOptimizer:
             reason=f"no plan fits for {', '.join(lost)} on any fleet" if lost else "",
             binding="memory capacity" if lost else objective,
             breakdown={},
+            diagnostics=tuple(dict.fromkeys(notes)),
             rows=tuple(rows),
             best={name: best[name] for name in models if name in best},
             results=results,

@@ -17,6 +17,7 @@ from mlsysim.lowering.work import training_work
 from mlsysim.models.types import Workload
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.plan import ONE_F_ONE_B, SCHEDULES
+from mlsysim.solvers.recommended import NOTHING_CHOSEN, Recommended, recommended_stack
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult, textbook_memory
 from mlsysim.solvers.training.objective import check_objective
@@ -126,6 +127,7 @@ class ParallelismOptimizer:
         restart_time: Quantity | str | None = None,
         executor: Executor | None = None,
         progress: bool | None = None,
+        basis: str | None = None,
         **options: Unpack[TrainingOptions],
     ) -> ParallelismResult:
         """The best plan for ``batch_size`` samples of ``workload`` on ``fleet``.
@@ -155,6 +157,8 @@ class ParallelismOptimizer:
             executor: any ``concurrent.futures`` executor to run the parts of a large search, such as Dask's
                 ``client.get_executor()``; by default this process.
             progress: whether to show a bar (by default on a terminal, after a second, with the extra ``cli``).
+            basis: "bound" for the speed of light, which ``space="tp-pp-dp"`` is anyway without ``stack`` or ``efficiency``; the
+                full space then takes the stack that is best supported on the accelerator, and names it.
             **options: those of ``DistributedModel.solve`` that all plans share, see ``TrainingOptions``.
 
         Raises:
@@ -174,7 +178,8 @@ class ParallelismOptimizer:
             (True, True)
         """
         whole = one_of("space", space, SPACES) == "full"
-        asked: dict[str, Any] = dict(options)
+        chosen = recommended_stack(workload, fleet, options, basis) if whole or basis is not None else NOTHING_CHOSEN
+        asked = chosen.added_to(options)
         if not (asked.get("stack") or asked.get("overlap_efficiency") is not None) and asked.get("overlap_comm", True) is True:
             asked["overlap_efficiency"] = PAPER_OVERLAP
         setting = TrainingSetting.of(
@@ -208,7 +213,7 @@ class ParallelismOptimizer:
         found, complete = exhausted(question, parts, executor, progress)
         if not found.legal and complete:
             raise _no_plan(setting, fixed)
-        return _result(question, asked, found, complete)
+        return _result(question, asked, found, complete, chosen)
 
 
 def _choices(
@@ -299,7 +304,7 @@ def used_fleet(fleet: Fleet, accelerators: int) -> Fleet:
     return fleet.model_copy(update={"count": 1, "node": fleet.node.model_copy(update={"accelerators_per_node": accelerators})})
 
 
-def _result(question: Question, asked: dict[str, Any], found: Found, complete: bool) -> ParallelismResult:
+def _result(question: Question, asked: dict[str, Any], found: Found, complete: bool, chosen: Recommended) -> ParallelismResult:
     setting, fleet = question.setting, question.setting.fleet
     device = fleet.node.accelerator
     best, reason, value = None, "", None
@@ -317,7 +322,7 @@ def _result(question: Question, asked: dict[str, Any], found: Found, complete: b
             f"none of {found.legal} plans fits: the smallest needs {found.least_B / 1e9:.1f} GB on each {device.name}, "
             f"of which {question.budget_B / 1e9:.1f} GB are usable"
         )
-    notes = () if complete else ("the search was interrupted: the best so far",)
+    notes = (*chosen.notes, *(() if complete else ("the search was interrupted: the best so far",)))
     return ParallelismResult(
         solver="ParallelismOptimizer",
         subject=f"{setting.workload.name} on {fleet.accelerators} x {device.name}, batch {setting.batch_size}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -131,6 +132,8 @@ _OF_A_STACK = ("stack", "attention", "compiled", "async_tp", *STACK_OPTIONS)
 def _without_stack(anchor: Anchor) -> Call:
     call = call_of(anchor)
     asked = {name: value for name, value in call.keywords.items() if name not in _OF_A_STACK}
+    if "basis" in inspect.signature(call.solve).parameters:
+        asked["basis"] = "bound"
     if anchor.source.solver == "DistributedModel":
         asked["recompute"] = asked.get("recompute") or "none"
     return Call(call.solve, call.inputs, asked)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE, MeasuredRun, left_out, measured_runs
 from mlsysim.calibration.intervals import LEVEL, Pool, grouped_quantile
@@ -46,27 +47,44 @@ def of_known(family_of: Mapping[str, str]) -> list[Coverage]:
     """
     if family_of.keys().isdisjoint(run.source for run in measured_runs()):
         return []  # a user's own sources
-    judged = [(family_of[source], held, width) for source, held, width in _judged() if source in family_of]
+    kinds = sorted({(run.solver, run.quantity) for run in measured_runs()})
+    every = (one for kind in kinds for one in judged_runs(*kind))
+    judged = [(family_of[one.run.source], one.held, one.width) for one in every if one.run.source in family_of]
     if not judged:
         return []
     families = sorted({family for family, _, _ in judged})
     return [_coverage("all", judged), *(_coverage(name, [one for one in judged if one[0] == name]) for name in families)]
 
 
+class Judged(NamedTuple):
+    """A measured run against the interval that the other folds give it.
+
+    Attributes:
+        run: the run.
+        held: whether its measurement lies in that interval.
+        width: half of its width, as a natural logarithm.
+    """
+
+    run: MeasuredRun
+    held: bool
+    width: float
+
+
 @functools.cache
-def _judged() -> tuple[tuple[str, bool, float], ...]:
-    """The source of each measured run, whether it lies in the interval from the other folds, and that interval's width."""
+def judged_runs(solver: str, quantity: str) -> tuple[Judged, ...]:
+    """Judge the measured runs of a solver, each by the nine tenths of the runs that it is not among.
+
+    Args:
+        solver: whose predictions they are.
+        quantity: ``evidence.WHOLE`` or ``evidence.FIRST_TOKEN``.
+    """
+    runs = [run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity)]
     judged = []
-    kinds = {(run.solver, run.quantity) for run in measured_runs()}
     for fold in range(FOLDS):
-        rest = [run for run in measured_runs() if _fold(run) != fold]
-        pools = {kind: Pool(run for run in rest if (run.solver, run.quantity) == kind) for kind in kinds}
-        for run in measured_runs():
-            if (
-                _fold(run) == fold
-                and (found := pools[run.solver, run.quantity].closest(run.facts, assumed=run.assumed)) is not None
-            ):
-                judged.append((run.source, abs(run.error) <= found.log_width, found.log_width))
+        pool = Pool(run for run in runs if _fold(run) != fold)
+        for run in runs:
+            if _fold(run) == fold and (found := pool.closest(run.facts, assumed=run.assumed)) is not None:
+                judged.append(Judged(run, abs(run.error) <= found.log_width, found.log_width))
     return tuple(judged)
 
 

@@ -1,0 +1,79 @@
+"""The commands of ``mlsysim``: where each stands, and the examples that its help shows and a test runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from mlsysim.core.errors import UnknownNameError
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        name: what is typed; of one in a group, the group first.
+        function: imports its module, and gives its function there.
+        examples: lines that run as they are, the plainest first.
+    """
+
+    name: str
+    function: Callable[[], Callable[..., Any]]
+    examples: tuple[str, ...]
+
+    @property
+    def group(self) -> str:
+        """The group that it is in; empty for none."""
+        return self.name.rpartition(" ")[0]
+
+
+COMMANDS = (
+    Command(
+        "trust",
+        lambda: import_module("mlsysim.cli.trust").trust,
+        (
+            "mlsysim trust Llama-3-70B --on H100 --stack megatron-core",
+            "mlsysim trust Qwen/Qwen3-32B --on H200",
+        ),
+    ),
+    Command(
+        "list",
+        lambda: import_module("mlsysim.cli.registries").entries,
+        ("mlsysim list hardware h100", "mlsysim list models qwen3", "mlsysim list engines"),
+    ),
+    Command("predict", lambda: import_module("mlsysim.cli.predict").main, ("mlsysim predict runs.csv -o out.csv",)),
+    Command(
+        "anchor new",
+        lambda: import_module("mlsysim.cli.anchor").new,
+        ("mlsysim anchor new training", "mlsysim anchor new serving -o my.anchor.toml"),
+    ),
+    Command(
+        "calibrate", lambda: import_module("mlsysim.cli.calibrate").calibrate, ("mlsysim calibrate runs.csv -o my-stack.toml",)
+    ),
+)
+# What the groups among them are about.
+GROUPS = {"anchor": "Your own measurements as tests of pytest."}
+# The one that needs no extra, by its first word; all others need the extra ``cli``.
+ALONE = "predict"
+
+
+def commands_named(words: Sequence[str]) -> tuple[Command, ...]:
+    """Find the commands that a line may mean by its first word: those of a group, or all where it begins with an option.
+
+    Args:
+        words: what follows the program's name.
+
+    Raises:
+        UnknownNameError: no command and no group begins so; the message has the nearest.
+
+    Example:
+        >>> [command.name for command in commands_named(["anchor", "new"])]
+        ['anchor new']
+    """
+    if not words or words[0].startswith("-"):
+        return COMMANDS
+    named = tuple(command for command in COMMANDS if command.name.split()[0] == words[0])
+    if not named:
+        raise UnknownNameError.among("command", words[0], dict.fromkeys(command.name.split()[0] for command in COMMANDS))
+    return named

@@ -1,0 +1,98 @@
+"""The stack or the engine of an answer that recommends something: the caller's, or the best supported of the accelerator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mlsysim.calibration.best_supported import Supported, best_engine, best_stack
+from mlsysim.core.checks import one_of
+from mlsysim.core.errors import InconsistentError
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.models.types import TransformerWorkload
+from mlsysim.systems.types import Fleet, Node
+
+# What a caller can ask for in place of the best-supported stack.
+BASES = ("bound",)
+# Options of training that only an answer without a stack has.
+_WITHOUT_STACK = ("overlap_comm", "overlap_efficiency")
+
+
+class Recommended(NamedTuple):
+    """The stack that an answer takes, and what its card says of it; None where it takes the caller's, or is a bound."""
+
+    stack: str | None
+    notes: tuple[str, ...]
+
+    def added_to(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The caller's options, with the stack where one was chosen for them."""
+        return dict(options) if self.stack is None else {**options, "stack": self.stack}
+
+
+NOTHING_CHOSEN = Recommended(None, ())
+
+
+def recommended_engine(workload: object, hardware: object, options: Mapping[str, Any], basis: str | None) -> Recommended:
+    """The engine that an answer takes where the caller names none.
+
+    Args:
+        workload: what is served.
+        hardware: an accelerator, a node or a fleet.
+        options: the caller's; with ``stack`` or ``efficiency`` among them nothing is chosen.
+        basis: "bound" for the speed of light; None for the best-supported engine.
+
+    Raises:
+        InputError: ``basis`` is no such word, or stands beside a stack or an efficiency.
+    """
+    if _settled(options, basis):
+        return NOTHING_CHOSEN
+    device = _accelerator(hardware)
+    if not isinstance(workload, TransformerWorkload) or device is None:
+        return NOTHING_CHOSEN  # the solver says what is wrong with them
+    return _taken("engine", best_engine(device.name, workload.kind), device)
+
+
+def recommended_stack(workload: object, fleet: object, options: Mapping[str, Any], basis: str | None) -> Recommended:
+    """The training stack that an answer takes where the caller names none.
+
+    Args:
+        workload: what is trained; only of transformers stacks know the layers.
+        fleet: what it is trained on.
+        options: the caller's; with ``stack``, ``efficiency`` or an overlap of the caller's own nothing is chosen.
+        basis: "bound" for the speed of light; None for the best-supported stack.
+
+    Raises:
+        InputError: ``basis`` is no such word, or stands beside a stack or an efficiency.
+    """
+    if _settled(options, basis) or any(options.get(name) not in (None, True) for name in _WITHOUT_STACK):
+        return NOTHING_CHOSEN
+    if not isinstance(workload, TransformerWorkload) or not isinstance(fleet, Fleet):
+        return NOTHING_CHOSEN
+    device = fleet.node.accelerator
+    return _taken("stack", best_stack(device.name, workload.kind), device)
+
+
+def _settled(options: Mapping[str, Any], basis: str | None) -> bool:
+    """Whether the caller has said what the answer rests on."""
+    if basis is not None:
+        one_of("basis", basis, BASES)
+        for name in ("stack", "efficiency"):
+            if options.get(name) is not None:
+                raise InconsistentError("basis", basis, f"nothing beside {name}: it says what the answer rests on")
+    return basis is not None or options.get("stack") is not None or options.get("efficiency") is not None
+
+
+def _accelerator(hardware: object) -> HardwareNode | None:
+    if isinstance(hardware, Fleet):
+        return hardware.node.accelerator
+    if isinstance(hardware, Node):
+        return hardware.accelerator
+    return hardware if isinstance(hardware, HardwareNode) else None
+
+
+def _taken(what: str, best: Supported | None, device: HardwareNode) -> Recommended:
+    if best is None:
+        return Recommended(None, (f"no {what} is taken, for nothing like {device.name} was measured: these are bounds",))
+    return Recommended(
+        best.name, (f'{what} {best.name}, the best supported here by {best.evidence}; basis="bound" is the speed of light',)
+    )
