@@ -163,7 +163,7 @@ class StackCoefficients:
         replicas_hidden: 1.0 where replicas of shards reduce layer by layer under the backward pass, not after it (stated).
         scattered: 1.0 where the ranks of a TP group each send their part of an activation to the next stage (stated).
         interleaved_sends_hidden: share of the sends between stages under compute where a rank has several chunks of the model:
-            another chunk's compute stands beside them (stated).
+            another chunk's compute stands beside them.
         weights_alone: 1.0 where ranks that share optimizer states send each other the updated weights after the step, one rank
             after the other, beside nothing (stated).
         host_expert_s: what routing and the experts' kernels add to the host's time of a pass of an expert layer.
