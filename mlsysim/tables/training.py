@@ -151,7 +151,7 @@ def _stack(
         if (
             release >= recipe.get("since", "")
             and any(text in precision for text in recipe.get("precisions", ("",)))
-            and any(text in accelerator for text in recipe["accelerators"])
+            and any(text in accelerator for text in recipe.get("accelerators", ("",)))
             and workload.name in recipe.get("models", (workload.name,))
             and zero_stage == recipe.get("zero_stage", zero_stage)
         ):

@@ -184,6 +184,14 @@ def test_links_and_clock_of_a_cluster():
     assert DEVICE.under(StackCoefficients(), 96.0) == DEVICE
 
 
+def test_products_of_another_kernel_than_the_vendors():
+    """At half the rate, products of 96 units take 192 s: forward, and twice that backward; the head keeps its own."""
+    found = layer(device=DEVICE.under(StackCoefficients(product_rate=0.5), 96.0))
+    assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 96)
+    assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S + 192)
+    assert found.head_s == pytest.approx(27)
+
+
 def test_reductions_over_links_and_network():
     assert layer(split=replace(SPLIT, tp=1.0)).reduction_s == 0
     # One of a torus' two axes has half of the links.

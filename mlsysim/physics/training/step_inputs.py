@@ -109,7 +109,7 @@ class KernelDevice:
     """
 
     gemm: GemmKernel
-    gemm_peak_flops_per_s: float
+    gemm_peak_flops_per_s: Num
     gemm_input_B: float
     head_gemm: GemmKernel
     head_peak_flops_per_s: float
@@ -131,7 +131,9 @@ class KernelDevice:
 
     def under(self, stack: StackCoefficients, link_Bps: Num) -> KernelDevice:
         """The kernels of the accelerator under a stack, in a node whose links have ``link_Bps`` by their datasheet."""
-        return replace(self, clock=self.clock * stack.compute_share).in_node(link_Bps * stack.link_share)
+        peak = self.gemm_peak_flops_per_s * stack.product_rate
+        used = replace(self, clock=self.clock * stack.compute_share, gemm_peak_flops_per_s=peak)
+        return used.in_node(link_Bps * stack.link_share)
 
     def in_node(self, link_Bps: Num) -> KernelDevice:
         """The kernels of the accelerator in a node whose links have ``link_Bps``."""
@@ -188,6 +190,7 @@ class StackCoefficients:
         attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
         hopper_rate: on Hopper, speed of its release of FlashAttention over FlashAttention-2 as published for it.
         link_share: bandwidth of the links within a node over what the device's coefficients stand for: of one cluster.
+        product_rate: speed of its products of layers over the vendor's kernel of that format (stated).
         compute_share: speed of its compute over the clock that hours of training sustain elsewhere: of one cluster.
     """
 
@@ -226,4 +229,5 @@ class StackCoefficients:
     attention_rate: Num = 1.0
     hopper_rate: Num = 1.0
     link_share: Num = 1.0
+    product_rate: Num = 1.0
     compute_share: Num = 1.0
