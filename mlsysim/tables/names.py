@@ -17,8 +17,6 @@ from mlsysim.tables.cells import Cells, cell_text
 
 # Columns without which a transformer cannot be built, and what the registry calls them.
 _NEEDED = {"layers": "layers", "hidden": "hidden_dim", "heads": "heads"}
-# Published counts of one model, with embeddings or without, and rounded, are nearer than this.
-_SAME_SIZE = 0.15
 # What tables have no column for.
 _UNTOLD = ("head_dim", "ffn_matrices", "parallel_block", "sliding_window", "full_attention_every")
 
@@ -75,10 +73,7 @@ def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
     missing = [column for column in _NEEDED if not cell_text(row, column)]
     if not missing:
         return None
-    name = row.get("model") or ""
-    model = registered_model(name)
-    if model is None:
-        model = _of_size(begun_model(name), cell_text(row, "params_b"))
+    model = registered_model(row.get("model") or "")
     if model is None:
         refuse_unmodelled(row.get("model") or "")
         if cell_text(row, "params_b") or not {"hidden", "layers"} & set(missing):
@@ -114,13 +109,6 @@ def begun_model(name: str) -> TransformerWorkload | None:
     """
     begun = longest_beginning(name, [spelling for names in Models.Language.spellings().values() for spelling in names])
     return None if begun is None else registered_model(begun)
-
-
-def _of_size(model: TransformerWorkload | None, billions: str) -> TransformerWorkload | None:
-    """``model`` where the row's count of parameters is its own, or where the row has none."""
-    if model is None or not billions:
-        return model
-    return model if abs(float(billions) * 1e9 / model.parameter_count - 1) < _SAME_SIZE else None
 
 
 def untold_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mlsysim.solvers.training.distributed import DistributedModel, DistributedRe
 from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import cell_text, number_cell, software_cell, whole_cell
-from mlsysim.tables.names import named_accelerator, named_format, named_model, refuse_unmodelled
+from mlsysim.tables.names import begun_model, named_accelerator, named_format, named_model, refuse_unmodelled, registered_model
 from mlsysim.tables.stated_models import stated_workload
 
 METRICS = ("step_time_s", "tokens_per_s_per_accel", "tflops_per_accel", "mfu_pct", "hfu_pct")
@@ -119,7 +119,12 @@ def _fleet(row: Mapping[str, str]) -> Fleet:
 
 
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:
-    refuse_unmodelled(row.get("model") or "")
+    """The model of the row; one of which it has the name alone may say after it what was done to it ("LoRA")."""
+    name = row.get("model") or ""
+    refuse_unmodelled(name)
+    begun = None if cell_text(row, "layers") or cell_text(row, "params_b") or registered_model(name) else begun_model(name)
+    if begun is not None:
+        row = {**row, "model": begun.name}
     return named_model(row) or stated_workload(row, whole_cell(row, "tp", 1), whole_cell(row, "pp", 1))
 
 
