@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
     from mlsysim.solvers.analysis.synthesis import SynthesisSolver
     from mlsysim.solvers.operations.data import DataModel, TransformationModel
+    from mlsysim.solvers.operations.economics import EconomicsModel
     from mlsysim.solvers.operations.orchestration import OrchestrationModel
     from mlsysim.solvers.operations.placement import PlacementOptimizer
     from mlsysim.solvers.operations.power import PowerModel
@@ -72,6 +73,7 @@ _HOMES = {
     "ContinuousBatchingModel": "solvers.serving.continuous_batching",
     "DataModel": "solvers.operations.data",
     "DistributedModel": "solvers.training.distributed",
+    "EconomicsModel": "solvers.operations.economics",
     "EfficiencyModel": "solvers.analysis.efficiency",
     "Fleet": "systems.types",
     "FleetOptimizer": "solvers.training.fleets",
@@ -144,6 +146,7 @@ __all__ = [
     "ContinuousBatchingModel",
     "DataModel",
     "DistributedModel",
+    "EconomicsModel",
     "EfficiencyModel",
     "Fleet",
     "FleetOptimizer",

@@ -32,6 +32,7 @@ from mlsysim.solvers.analysis.efficiency import EfficiencyModel
 from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
 from mlsysim.solvers.analysis.synthesis import SynthesisSolver
 from mlsysim.solvers.operations.data import DataModel, TransformationModel
+from mlsysim.solvers.operations.economics import EconomicsModel
 from mlsysim.solvers.operations.orchestration import OrchestrationModel
 from mlsysim.solvers.operations.placement import PlacementOptimizer
 from mlsysim.solvers.operations.privacy import ResponsibleEngineeringModel
@@ -53,11 +54,6 @@ from mlsysim.systems.types import Fleet, NetworkFabric, Node
 # The list has this many lines: those below, under the solver that they wait for, and the cases of this module.
 LINES = 121
 LATER = {
-    "EconomicsModel": (
-        "Economics duration -30 days",
-        "Economics unit_cost missing (TPUv5p -> H100 price)",
-        "Economics amortization_years=0",
-    ),
     "ReliabilityModel": (
         "Reliability job 0 h",
         "Reliability checkpoint_time=-60",
@@ -314,6 +310,21 @@ REFUSED = {
         "mfu",
         "SustainabilityModel.solve.* no argument 'mfu'",
         lambda: SustainabilityModel().solve(fleet(), duration_days=1, grid="429 gCO2e/kWh", mfu=42),
+    ),
+    "Economics duration -30 days": (
+        "duration_days",
+        "duration_days = -30: .*> 0",
+        lambda: EconomicsModel().solve(H100, duration_days=-30, price="2 USD/hour"),
+    ),
+    "Economics unit_cost missing (TPUv5p -> H100 price)": (
+        "capex",
+        "capex = None: .*no price of TPU v5p is known, and others' are not taken",
+        lambda: EconomicsModel().solve(Hardware.get("tpu_v5p"), duration_days=30, amortization_years=4),
+    ),
+    "Economics amortization_years=0": (
+        "amortization_years",
+        "amortization_years = 0: .*> 0",
+        lambda: EconomicsModel().solve(H100, duration_days=30, amortization_years=0),
     ),
     "ParallelismOptimizer bad efficiency=2 (swallowed)": (
         "efficiency",
