@@ -429,11 +429,11 @@ def test_updated_weights_that_travel_alone():
     sharded = replace(SPLIT, dp=4.0, zero_stage=1.0)
     both, each = parts(sharded), 0.75 * 65536 / 96
     assert (both.dp_s, both.replica_s) == (pytest.approx(2 * each), 0)
-    alone = parts(sharded, weights_alone=1.0, network_step_s=7.0)
+    alone = parts(sharded, weights_alone=1.0, chain_step_s=7.0)
     assert (alone.dp_s, alone.replica_s) == (pytest.approx(each), pytest.approx(each + 7 * 4 * 3))
     for stage in (0.0, 3.0):
         other = replace(sharded, zero_stage=stage)
-        assert parts(other, weights_alone=1.0, network_step_s=7.0) == parts(other), "nothing is left to send"
+        assert parts(other, weights_alone=1.0, chain_step_s=7.0) == parts(other), "nothing is left to send"
 
 
 def test_a_ring_and_a_written_layout():

@@ -198,7 +198,7 @@ def _chain_s(plan: Plan, stack: StackCoefficients) -> Num:
     """Latency of ranks that send their weights one after the other, each to all others in a chain: r (r - 1) steps."""
     shards = plan.data_ranks / plan.shard_copies
     sharded = (plan.zero_stage >= 1) & (plan.zero_stage <= 2)
-    return where(sharded, stack.weights_alone * stack.network_step_s * shards * (shards - 1), 0.0)
+    return where(sharded, stack.weights_alone * stack.chain_step_s * shards * (shards - 1), 0.0)
 
 
 def _replica_steps_s(work: LayeredWork, plan: Plan, stack: StackCoefficients) -> Num:

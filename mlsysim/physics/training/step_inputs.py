@@ -184,8 +184,8 @@ class StackCoefficients:
         repeated_core: share of attention that it repeats (stated): all of it with Megatron's, none with PyTorch's.
         repeated_layers: share of the layers that it repeats whole (stated).
         repeated_products: share of a layer beside attention that it repeats (stated).
-        network_step_s: latency of a step of the ring by which replicas (hybrid sharding) reduce a layer's gradients, and of the
-            chain by which a rank sends its weights to all others.
+        network_step_s: latency of a step of the ring by which replicas (hybrid sharding) reduce a layer's gradients.
+        chain_step_s: latency of a step of the chain by which a rank sends its weights to all others (stated).
         tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
         attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
         hopper_rate: on Hopper, speed of its release of FlashAttention over FlashAttention-2 as published for it.
@@ -225,6 +225,7 @@ class StackCoefficients:
     repeated_layers: Num = 0.0
     repeated_products: Num = 0.0
     network_step_s: Num = 0.0
+    chain_step_s: Num = 0.0
     tp_wait_s: Num = 0.0
     attention_rate: Num = 1.0
     hopper_rate: Num = 1.0
