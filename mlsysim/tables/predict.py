@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -48,7 +47,7 @@ from mlsysim.tables.served import is_served, served_figure, served_question
 from mlsysim.tables.serving import METRICS as SERVING_METRICS
 from mlsysim.tables.serving import serving_figure, serving_question
 from mlsysim.tables.token import is_language, is_submission, submission_cells, token_figure, token_question
-from mlsysim.tables.training import question
+from mlsysim.tables.training import noted_release, question
 from mlsysim.tables.training_figures import training_figure
 from mlsysim.tables.training_steps import LoweredRun, RunStep, lowered, run_steps
 
@@ -62,8 +61,6 @@ _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_pe
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
 # A unit other than the one that the metric's name says: what it counts more of.
 _SCALES = {("step_time_s", "ms"): 1e3, ("step_time_s", "min"): 1 / 60, ("tflops_per_accel", "pflop/s"): 1e-3}
-
-_RELEASE = re.compile(r"\brelease (\d\d\.\d\d)\b")
 
 # Rows whose runs are computed together: enough for full arrays, few enough to hold.
 _BLOCK_ROWS = 4096
@@ -165,8 +162,7 @@ def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, A
     asked: list[tuple[str, _Key, str, str, bool]] = []
     for row in block:
         cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
-        if "framework" in cells and (release := _RELEASE.search(_cell(row.get("notes")))):
-            cells = {"release": release.group(1)} | cells
+        cells = noted_release(_cell(row.get("notes"))) | cells if "framework" in cells else cells
         run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
         metric, unit = cells.get("metric", "").strip().lower(), cells.get("unit", "").strip().lower()
         wrong = wrong_metric(metric, metrics) if metrics else ""

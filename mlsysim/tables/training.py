@@ -164,6 +164,17 @@ def _stack(
     return str(framework["stack"])
 
 
+def noted_release(notes: str) -> dict[str, str]:
+    """The cell ``release`` that a row's notes make up for: nothing else is read of them.
+
+    Example:
+        >>> noted_release("release 26.06; 9e9 tokens/s"), noted_release("9e9 tokens/s")
+        ({'release': '26.06'}, {})
+    """
+    said = re.search(r"\brelease (\d\d\.\d\d)\b", notes)
+    return {"release": said.group(1)} if said else {}
+
+
 def _release(row: Mapping[str, str]) -> str:
     """The year and month of the framework's release, as ``26.06``; empty where the row does not say."""
     said = _RELEASE.search(f"{cell_text(row, 'release')} {cell_text(row, 'framework')}")
