@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlsysim import core, hardware, infra, models, plots, solvers, systems
+    from mlsysim import core, hardware, infra, launch, models, plots, solvers, systems
     from mlsysim.core.errors import InfeasibleError, InputError, MLSysError
     from mlsysim.core.units import Q_, ureg
     from mlsysim.hardware.registry import Hardware
     from mlsysim.hardware.types import HardwareNode
     from mlsysim.infra.registry import Infra
     from mlsysim.infra.types import Grid, Site
+    from mlsysim.launch.hf_config import model_from_config
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
     from mlsysim.solvers.operations.placement import PlacementOptimizer
@@ -81,6 +82,7 @@ _HOMES = {
     "TailLatencyModel": "solvers.serving.tail_latency",
     "TokenServerModel": "solvers.serving.token_server",
     "TransformerWorkload": "models.types",
+    "model_from_config": "launch.hf_config",
     "predict_table": "tables.predict",
     "ureg": "core.units",
 }
@@ -90,6 +92,7 @@ _ROOMS = (
     "fitting",
     "hardware",
     "infra",
+    "launch",
     "lowering",
     "models",
     "physics",
@@ -136,6 +139,8 @@ __all__ = [
     "core",
     "hardware",
     "infra",
+    "launch",
+    "model_from_config",
     "models",
     "plots",
     "predict_table",

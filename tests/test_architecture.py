@@ -54,7 +54,8 @@ ARROWS = {
     "validation.suite": ("validation.anchors", "validation.report", "validation.kernels", "core"),
     "validation": ("validation", "core"),
     "fitting": BELOW_FITTING,
-    "cli": ("fitting", "plots", LAZY, *BELOW_FITTING),
+    "launch": ("tables", *BELOW_TABLES),
+    "cli": ("fitting", "launch", "plots", LAZY, *BELOW_FITTING),
     "anchors": ("validation", "fitting"),
 }
 

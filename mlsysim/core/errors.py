@@ -7,6 +7,7 @@
         ``UnknownArgumentError`` (also ``TypeError``): no such keyword.
         ``MissingArgumentError`` (also ``TypeError``): a needed argument was left out.
         ``InconsistentError``: values that contradict each other.
+        ``NotModelledError``: it is understood, and it is of a kind that no solver computes.
     ``DataError``: a data file (registry, anchor) is malformed.
         ``MissingEntryError``: it names what should stand in another file and does not.
     ``InfeasibleError``: a number was required of a plan that cannot run.
@@ -108,6 +109,15 @@ class MissingArgumentError(InputError, TypeError):
 
 class InconsistentError(InputError):
     """Two values of the input contradict each other; the message has both numbers."""
+
+
+class NotModelledError(InputError):
+    """A layer, a format or a feature that is understood and that no solver computes; the message names it.
+
+    Example:
+        >>> print(NotModelledError("model_type", "jamba", "a transformer: it has Mamba layers"))
+        model_type = 'jamba': expected a transformer: it has Mamba layers
+    """
 
 
 class DataError(MLSysError):

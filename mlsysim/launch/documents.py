@@ -1,0 +1,192 @@
+"""Texts that people paste or name by a path, JSON, TOML and YAML, as tables; what is wrong with one is told by its place."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mlsysim.core.errors import DataError, InputError
+from mlsysim.core.toml import file_text, parsed_toml
+
+# A pasted text has lines or brackets; the path of a file has neither.
+_PASTED = re.compile(r"[\n{}\[\]\"]")
+_LONGEST_TEXT = 1_000_000
+_LONGEST_PATH = 1024
+
+
+def text_of(source: str | Path, name: str) -> tuple[str, str]:
+    """The text that ``source`` is or names, and what messages call it.
+
+    Args:
+        source: the path of a file, or a text pasted in.
+        name: what messages call a text that is pasted in.
+
+    Raises:
+        InputError: it is neither, the file cannot be read, or it is longer than any launch file.
+
+    Example:
+        >>> text_of('{"a": 1}', "config.json")
+        ('{"a": 1}', 'config.json')
+        >>> text_of("absent.json", "config.json")
+        Traceback (most recent call last):
+        mlsysim.core.errors.InputError: config.json = 'absent.json': expected a file that can \
+be read (No such file or directory)
+    """
+    if isinstance(source, str) and (len(source) > _LONGEST_PATH or _PASTED.search(source)):
+        text = source
+    elif isinstance(source, (str, Path)) and str(source):
+        try:
+            text = file_text(Path(source), "")
+        except DataError as error:
+            reason = str(error).removeprefix(": ").removeprefix("cannot be read: ")
+            raise InputError(name, str(source), f"a file that can be read ({reason})") from None
+        name = str(source)
+    else:
+        raise InputError(name, source, "a path, or the text itself")
+    if len(text) > _LONGEST_TEXT:
+        raise InputError(name, text[:40], f"a text of at most {_LONGEST_TEXT} characters, not {len(text)}")
+    return text, name
+
+
+def is_file(path: str | Path) -> bool:
+    r"""Whether there is an ordinary file at ``path``; a text that can be none has none.
+
+    Example:
+        >>> is_file("vllm serve model"), is_file("no\0path")
+        (False, False)
+    """
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def json_table(text: str, name: str) -> dict[str, Any]:
+    """The table that a JSON text says.
+
+    Args:
+        text: of a file such as ``config.json``.
+        name: what messages call it.
+
+    Raises:
+        InputError: it is no JSON, or no table; the message has the line and the column.
+
+    Example:
+        >>> json_table('{"hidden_size": }', "config.json")
+        Traceback (most recent call last):
+        mlsysim.core.errors.InputError: config.json, line 1, column 17 = '}': expected JSON: Expecting value
+    """
+    try:
+        value = json.loads(text, parse_constant=_no_number)
+    except json.JSONDecodeError as error:
+        place = f"{name}, line {error.lineno}, column {error.colno}"
+        near = text[error.pos : error.pos + 20].split("\n", maxsplit=1)[0] or "the end of the text"
+        raise InputError(place, near, f"JSON: {error.msg}") from None
+    except RecursionError:
+        raise InputError(name, text[:20], "JSON whose brackets are not nested so deeply") from None
+    except ValueError as error:
+        reason = "an integer has too many digits" if "digits" in str(error) else str(error)
+        raise InputError(name, text[:20], f"JSON: {reason}") from None
+    return _table(value, name)
+
+
+def toml_table(text: str, name: str) -> dict[str, Any]:
+    """The table that a TOML text says.
+
+    Args:
+        text: of a file such as torchtitan's.
+        name: what messages call it.
+
+    Raises:
+        InputError: it is no TOML; the message has the line and the column.
+
+    Example:
+        >>> toml_table("seq_len =", "llama.toml")
+        Traceback (most recent call last):
+        mlsysim.core.errors.InputError: llama.toml = 'seq_len =': expected TOML: Invalid value (at end of document)
+    """
+    try:
+        return parsed_toml(text, name)
+    except DataError as error:
+        reason = str(error).removeprefix(f"{name}: ").removeprefix("cannot be read: ")
+        raise InputError(name, text[:40].strip(), f"TOML: {reason}") from None
+
+
+def yaml_table(text: str, name: str) -> dict[str, Any]:
+    """The table that a YAML text says, read by PyYAML.
+
+    Args:
+        text: of a file such as those of NanoTron, llm-foundry and TensorRT-LLM.
+        name: what messages call it.
+
+    Raises:
+        InputError: it is no YAML, or PyYAML is not installed.
+
+    Example:
+        >>> import pytest
+        >>> _ = pytest.importorskip("yaml")
+        >>> yaml_table("tp: 2", "run.yaml")
+        {'tp': 2}
+        >>> yaml_table("tp: [2", "run.yaml")
+        Traceback (most recent call last):
+        mlsysim.core.errors.InputError: run.yaml, line 1, column 7 = 'tp: [2': expected YAML: expected ',' \
+or ']', but got '<stream end>'
+    """
+    try:
+        yaml = importlib.import_module("yaml")
+    except ModuleNotFoundError:
+        raise InputError(name, "YAML", "the extra yaml: pip install 'mlsysim-anchors[yaml]'") from None
+    if "&" in text and "*" in text:  # repeated references grow without end, and no launch file has them
+        raise InputError(name, "&", "YAML without anchors and references")
+    try:
+        return _table(yaml.safe_load(text), name)
+    except RecursionError:
+        raise InputError(name, text[:20], "YAML whose brackets are not nested so deeply") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = name if mark is None else f"{name}, line {mark.line + 1}, column {mark.column + 1}"
+        near = "" if mark is None else text.split("\n")[min(mark.line, text.count("\n"))][:40]
+        raise InputError(place, near, f"YAML: {error.problem}") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        OverflowError,
+        AttributeError,
+        TypeError,
+    ) as error:  # a date that is none, a key that is a list
+        raise InputError(name, text[:20], f"YAML: {str(error).splitlines()[0]}") from None
+
+
+def inner(table: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
+    """The table under ``key``; empty where there is none.
+
+    Args:
+        table: of a document.
+        key: in it.
+        name: what messages call the document.
+
+    Raises:
+        InputError: something else stands there.
+
+    Example:
+        >>> inner({"training": {"steps": 1}}, "training", "x.toml"), inner({}, "training", "x.toml")
+        ({'steps': 1}, {})
+    """
+    value = table.get(key)
+    if value is None:
+        return {}
+    return _table(value, f"{name}: {key}")
+
+
+def _table(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(name, value, "a table of keys and values")
+    return {str(key): inner_value for key, inner_value in value.items()}
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number")

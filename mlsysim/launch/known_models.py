@@ -1,0 +1,48 @@
+"""The registry's entry that has the same architecture as a model from elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlsysim.models.registry import Models
+from mlsysim.models.types import TransformerWorkload
+
+# What two architectures are compared by; lengths, biases and positions change less than a thousandth of a step.
+_COMPARED = ("layers", "hidden_dim", "heads", "kv_head_count", "head_width", "ffn_matrices", "tied_embeddings", "vocab_size")
+_ALIKE = ("sliding_window", "full_attention_every", "causal", "cross_attention_layers")
+
+
+def like_registered(model: TransformerWorkload, vocabulary: bool = True) -> tuple[str, TransformerWorkload | None]:
+    """The symbol and the entry of the registry with this architecture; an empty symbol and None where there is none.
+
+    Args:
+        model: from a configuration or a launch script.
+        vocabulary: whether the vocabulary and a tied head must be the same; scripts of training pad the first and seldom say
+            the second.
+
+    Example:
+        >>> symbol, entry = like_registered(Models.Language.Qwen3_32B.model_copy(update={"name": "mine"}))
+        >>> symbol, entry is Models.Language.Qwen3_32B
+        ('Qwen3_32B', True)
+    """
+    wanted = _compared(model, vocabulary)
+    named = Models.Language.find(model.name)
+    if named is not None and _compared(named, vocabulary) == wanted:
+        return _symbol(model.name), named
+    for symbol, entry in zip(Models.Language.names(), Models.Language, strict=True):
+        if entry.layers == model.layers and entry.hidden_dim == model.hidden_dim and _compared(entry, vocabulary) == wanted:
+            return symbol, entry
+    return "", None
+
+
+def _symbol(name: str) -> str:
+    return Models.Language.spellings()[Models.Language.id_of(name)][1]
+
+
+def _compared(model: TransformerWorkload, vocabulary: bool) -> tuple[Any, ...]:
+    compared = _COMPARED if vocabulary else _COMPARED[:-2]
+    sizes = tuple(getattr(model, name) for name in (*compared, *_ALIKE))
+    moe, latent = model.moe, model.mla
+    experts = moe and (moe.experts, moe.experts_per_token, moe.ffn_hidden, moe.shared_width, moe.first_dense_layers, moe.every)
+    all_experts = moe is not None and not moe.first_dense_layers and moe.every == 1
+    return (*sizes, 0 if all_experts else model.ffn_width, experts, latent)

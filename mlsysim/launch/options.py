@@ -1,0 +1,230 @@
+"""Options of a command line, read by a table of what they are called and what their values are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlsysim.core.checks import real_number, whole_number
+from mlsysim.core.errors import InputError
+from mlsysim.launch.documents import json_table
+from mlsysim.launch.shell import resolved
+
+_SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+_DEFAULT = ("auto", "-1", "none", "null", "")
+
+
+@dataclass
+class Stated:
+    """What a command line or a file states.
+
+    Attributes:
+        values: by our name of the option.
+        others: words that belong to no option.
+        assumed: options that change the answer and are not modelled, each with what stands for it.
+        ignored: options that change no answer.
+        unknown: options that nobody described here.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of an option by our name, or the default where the line leaves it out."""
+        return self.values.get(name, default)
+
+
+def read_options(words: Sequence[str], table: Mapping[str, Any]) -> Stated:
+    """The options among ``words``.
+
+    Args:
+        words: of a command, after its name.
+        table: ``read``, ``assumed`` and ``ignored``, as ``serve_options.toml`` has them of an engine.
+
+    Raises:
+        InputError: an option has no value, or one that it does not take.
+
+    Example:
+        >>> table = {"read": {"tp": {"names": ["--tp"], "kind": "whole"}}, "ignored": {"values": ["--port"]}}
+        >>> found = read_options(["model", "--tp=2", "--port", "80", "--new", "x"], table)
+        >>> found.values, found.others, found.ignored, found.unknown
+        ({'tp': 2}, ['model'], ['--port 80'], ['--new x'])
+    """
+    known = {name: (field_name, entry) for field_name, entry in table["read"].items() for name in entry["names"]}
+    noted: Mapping[str, Any] = table.get("assumed", {})
+    values, switches = table.get("ignored", {}).get("values", ()), table.get("ignored", {}).get("switches", ())
+    found = Stated()
+    nested: dict[str, dict[str, Any]] = {}
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not _is_option(word):
+            found.others.append(word)
+            continue
+        name, _, given = word.partition("=")
+        name, value = _dashed(name), given if "=" in word else None
+        positive = name.replace("--no-", "--", 1)
+        if name in known or (positive in known and known[positive][1]["kind"] == "switch"):
+            field_name, entry = known.get(name) or known[positive]
+            if entry["kind"] == "switch":
+                found.values[field_name] = (name in known) == _switched(name, value)
+            else:
+                found.values[field_name] = option_value(name, entry["kind"], _taken(name, value, left, entry["kind"]))
+        elif name in noted:
+            told = "" if noted[name]["kind"] == "switch" else f" {_taken(name, value, left, noted[name]['kind'])}"
+            found.assumed.append(f"{name}{told[:80]}: {noted[name]['note']}")
+        elif name in values:
+            found.ignored.append(f"{name} {_taken(name, value, left, 'text')}")
+        elif name in switches or positive in switches:
+            found.ignored.append(name)
+        elif "." in name and name.split(".")[0] in known:
+            nested.setdefault(name.split(".")[0], {})[name.split(".", 1)[1]] = _taken(name, value, left, "text")
+        else:
+            told = value if value is not None else left.pop(0) if left and not _is_option(left[0]) else ""
+            found.unknown.append(f"{name} {told}".strip()[:200].replace("\0", ""))
+    for name, inside in nested.items():
+        found.values[known[name][0]] = {
+            **found.values.get(known[name][0], {}),
+            **{key: _typed(one) for key, one in inside.items()},
+        }
+    return found
+
+
+def read_keys(document: Mapping[str, Any], table: Mapping[str, Any], name: str) -> Stated:
+    """The options that a file states by keys, those of inner tables with dots.
+
+    Args:
+        document: the file's table.
+        table: as ``read_options`` takes it; an entry's ``key`` is what files call it.
+        name: what messages call the file.
+
+    Raises:
+        InputError: a value is none that the option takes.
+
+    Example:
+        >>> table = {"read": {"cache": {"names": [], "kind": "text", "key": "kv.dtype"}}}
+        >>> found = read_keys({"kv": {"dtype": "fp8", "new": 1}}, table, "x.yaml")
+        >>> found.values, found.unknown
+        ({'cache': 'fp8'}, ['kv.new'])
+    """
+    known = {entry["key"]: (field_name, entry) for field_name, entry in table["read"].items() if "key" in entry}
+    noted = {entry["key"]: entry for entry in table.get("assumed", {}).values() if "key" in entry}
+    ignored = table.get("ignored", {}).get("keys", ())
+    found = Stated()
+    flat: list[tuple[str, Any]] = [(str(key), value) for key, value in document.items()]
+    while flat:
+        key, value = flat.pop(0)
+        if key in known:
+            field_name, entry = known[key]
+            if value is not None:
+                found.values[field_name] = keyed_value(f"{name}: {key}", entry["kind"], value)
+        elif key in noted:
+            found.assumed.append(f"{key} = {json.dumps(value, default=str)[:80]}: {noted[key]['note']}")
+        elif key in ignored:
+            found.ignored.append(key)
+        elif isinstance(value, Mapping) and value and key.count(".") < 4:
+            flat += [(f"{key}.{inside}", one) for inside, one in value.items()]
+        else:
+            found.unknown.append(key[:200])
+    return found
+
+
+def option_value(name: str, kind: str, text: str) -> Any:
+    """The value that an option's text says; None where it says the default.
+
+    Args:
+        name: the option, for messages.
+        kind: what its values are, as ``serve_options.toml`` lists them.
+        text: what the command line has.
+
+    Raises:
+        InputError: it is no such value.
+
+    Example:
+        >>> option_value("--n", "tokens", "8k"), option_value("--n", "tokens", "8K"), option_value("--n", "tokens", "auto")
+        (8000, 8192, None)
+    """
+    text = resolved(name, text).strip()
+    if kind == "json":
+        return json_table(text, name)
+    if kind in ("whole", "tokens"):
+        if kind == "tokens" and text.lower() in _DEFAULT:
+            return None
+        times = _SUFFIXES.get(text[-1:], 1) if kind == "tokens" else 1
+        plain = text[:-1] if times > 1 else text
+        if not plain.isascii() or not plain.replace(".", "", 1).isdigit() or len(plain) > 18 or (times == 1 and "." in plain):
+            raise InputError(name, text, "a whole number")
+        return whole_number(name, int(float(plain) * times) if times > 1 else int(plain), 0)
+    if kind in ("share", "real"):
+        return keyed_value(name, kind, _typed(text))
+    return text
+
+
+def keyed_value(name: str, kind: str, value: object) -> Any:
+    """The value of an option that a file states, checked to be of its kind.
+
+    Args:
+        name: the file and the key, for messages.
+        kind: what its values are.
+        value: what the file has.
+
+    Raises:
+        InputError: it is of another kind.
+
+    Example:
+        >>> keyed_value("x.yaml: stream_interval", "whole", 10)
+        10
+    """
+    if kind in ("whole", "tokens"):
+        return whole_number(name, value, 0)
+    if kind == "share":
+        return real_number(name, value, 0.0, 1.0)
+    if kind == "real":
+        return real_number(name, value, 0.0)
+    if kind == "switch" and not isinstance(value, bool):
+        raise InputError(name, value, "true or false")
+    if kind == "text" and not isinstance(value, str):
+        raise InputError(name, value, "a text")
+    return value
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and len(word) > 1 and not word[1:].replace(".", "", 1).isdigit()
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-").replace("\0", "")
+
+
+def _taken(name: str, value: str | None, left: list[str], kind: str) -> str:
+    """The option's value: what stands behind its sign, else the next word, or all of a list."""
+    if value is not None:
+        return value
+    if not left or (_is_option(left[0]) and kind != "text" and left[0].startswith("--")):
+        raise InputError(name, None, "a value after it")
+    told = left.pop(0)
+    while kind == "list" and left and not _is_option(left[0]):
+        told += f" {left.pop(0)}"
+    return told.replace("\0", "") if kind == "list" else told
+
+
+def _switched(name: str, value: str | None) -> bool:
+    if value is None or value.lower() in _TRUE:
+        return True
+    if value.lower() in _FALSE:
+        return False
+    raise InputError(name, value, "no value, true or false")
+
+
+def _typed(text: str) -> Any:
+    """A text as the number or the truth value that it says."""
+    try:
+        return json.loads(text, parse_constant=str)
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,208 @@
+"""A server's command line, such as ``vllm serve ...``, as a deployment: ``serving_launch``.
+
+``serving_launch(text)`` takes a pasted command line, or the path of a script that has one; ``answer_serving(launch, hardware,
+input_len=..., output_len=...)`` (``launch/answers.py``) answers about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlsysim.calibration.names import engine_called, unknown
+from mlsysim.core.errors import InputError, MissingArgumentError, NotModelledError
+from mlsysim.core.toml import packaged_toml, reads
+from mlsysim.launch.documents import is_file, text_of
+from mlsysim.launch.options import Stated, read_options
+from mlsysim.launch.serve_formats import served_model, stated_formats
+from mlsysim.launch.serve_plans import merged_file, plan_of
+from mlsysim.launch.shell import read_script, resolved
+from mlsysim.launch.shell_words import MARK, Script
+from mlsysim.models.types import TransformerWorkload
+
+_FILE = "serve_options.toml"
+# The words by which a command line is a server's: an engine's table, and the words that begin it.
+_COMMANDS = {
+    ("vllm", "serve"): "vllm",
+    ("-m", "vllm.entrypoints.openai.api_server"): "vllm",
+    ("-m", "sglang.launch_server"): "sglang",
+    ("sglang", "serve"): "sglang",
+    ("trtllm-serve", "serve"): "trtllm",
+    ("trtllm-serve",): "trtllm",
+    ("llama-server",): "llama",
+}
+_OTHERS = ("text-generation-launcher", "lmdeploy", "ollama", "tritonserver")
+
+
+@dataclass(frozen=True)
+class ServingLaunch:
+    """A deployment as a server's command line states it.
+
+    Attributes:
+        engine: what the line starts: vllm, sglang, trtllm or llama.cpp.
+        stack: the calibrated engine that stands for it.
+        model: what the line calls the model.
+        workload: the model.
+        accelerators: of all copies together.
+        arguments: keywords of ``ServingModel.solve`` that the line decides; the load is the caller's.
+        max_model_len: the longest sequence that it takes, in tokens; None: the model's own.
+        prefix_caching: whether prompts share what they have in common; None: the engine's default.
+        drafts_by: what drafts tokens, such as mtp or eagle; empty: nothing does.
+        role: of a disaggregated pair, prefill or decode; empty: it does both.
+        assumed: what the line leaves open or what is simplified, each with what stands for it.
+        ignored: options that change no answer.
+        unknown: options that nobody described here: read them before the answer is believed.
+    """
+
+    engine: str
+    stack: str
+    model: str
+    workload: TransformerWorkload
+    accelerators: int
+    arguments: dict[str, Any]
+    max_model_len: int | None = None
+    prefix_caching: bool | None = None
+    drafts_by: str = ""
+    role: str = ""
+    assumed: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass
+class _Plan:
+    """What is collected on the way to a launch."""
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    assumed: list[str] = field(default_factory=list)
+
+
+def serving_launch(
+    source: str | Path, *, files: Mapping[str, str] | None = None, workload: TransformerWorkload | None = None
+) -> ServingLaunch:
+    """The deployment that a server's command line describes.
+
+    Args:
+        source: a command line (``vllm serve``, ``python -m sglang.launch_server``, ``trtllm-serve``, ``llama-server``) as text,
+            or the path of a shell script that has one. Nothing of it is run.
+        files: texts of files that the line names and that are not there to be read, by their names.
+        workload: the model, where the line names one that the registry does not have, or a path.
+
+    Raises:
+        InputError: the text has no server's command line, or an option's value is none that it takes.
+        NotModelledError: an option, or the model's layers, are of a kind that is not modelled.
+        UnknownNameError: no registered model is called so, and it is no path of a ``config.json``.
+
+    Example:
+        >>> launch = serving_launch("vllm serve Qwen/Qwen3-32B --tensor-parallel-size 2 --max-num-seqs 64 --kv-cache-dtype fp8")
+        >>> launch.stack, launch.workload.name, launch.accelerators
+        ('vllm-2025', 'Qwen3-32B', 2)
+        >>> {name: launch.arguments[name] for name in ("tp_size", "max_num_seqs", "kv_precision")}
+        {'tp_size': 2, 'max_num_seqs': 64, 'kv_precision': 'fp8'}
+        >>> serving_launch("vllm serve Qwen/Qwen3-Next-80B-A3B-Instruct")
+        Traceback (most recent call last):
+        mlsysim.core.errors.NotModelledError: model = 'Qwen/Qwen3-Next-80B-A3B-Instruct': expected a transformer: most \
+layers are linear attention (gated delta net)
+    """
+    text, name = _line_of(source)
+    script = read_script(text, name)
+    engine, words, environment = _command(script, name)
+    table = _facts()[engine]
+    stated = read_options(words, table)
+    stated = merged_file(stated, table, script, files or {}) if stated.get("file") else stated
+    called = _model_name(stated, engine)
+    model, notes = (workload, ()) if workload is not None else served_model(called)
+    plan = _Plan(assumed=[*notes, *stated.assumed])
+    plan.arguments["stack"] = engine_called(table["engine"]) or str(unknown()["stack"])
+    plan_of(engine, stated, model, plan.arguments, plan.assumed)
+    stated_formats(stated, called, model, _facts(), plan.arguments)
+    plan.arguments["page_size"] = stated.get("block") or table["block"]
+    plan.arguments |= {name: stated.get(key) for name, key in _AS_STATED.items() if stated.get(key) is not None}
+    plan.assumed += [f"{key}={value}: kernels are those of the engine's default" for key, value in environment.items()]
+    plan.assumed += [f"line {line}: every side of a branch of the script was read" for line in script.branches]
+    return ServingLaunch(
+        engine=str(table["engine"]),
+        stack=plan.arguments["stack"],
+        model=called,
+        workload=model,
+        accelerators=plan.arguments["tp_size"] * plan.arguments["pp_size"] * plan.arguments["replicas"],
+        arguments=plan.arguments,
+        max_model_len=stated.get("length") or None,
+        prefix_caching=_prefix_caching(stated),
+        drafts_by=_drafts_by(stated),
+        role=_role(stated),
+        assumed=tuple(plan.assumed),
+        ignored=tuple(stated.ignored),
+        unknown=tuple(stated.unknown),
+    )
+
+
+# Arguments that are what an option states, as the plan left them in the stated values.
+_AS_STATED = {
+    "max_num_seqs": "most",
+    "max_num_batched_tokens": "step_tokens",
+    "stream_interval": "stream",
+    "batch_wait_iters": "wait_steps",
+}
+
+
+@reads("launch", _FILE)
+def _facts() -> dict[str, Any]:
+    return packaged_toml("launch", _FILE)
+
+
+def _line_of(source: str | Path) -> tuple[str, str]:
+    """The text of a command line, or of the script at a path."""
+    if isinstance(source, str) and " " in source.strip() and not is_file(source):
+        return source, "command line"
+    return text_of(source, "command line")
+
+
+def _command(script: Script, name: str) -> tuple[str, list[str], dict[str, str]]:
+    """The engine's table, the words after the command, and the variables set before it, of the first server of a script."""
+    for command in script.commands:
+        words = list(command.words)
+        for begun, engine in _COMMANDS.items():
+            for place in range(len(words) - len(begun) + 1):
+                first = words[place].rsplit("/", 1)[-1]
+                if (first, *words[place + 1 : place + len(begun)]) == begun:
+                    settings = {key: value for key, value in command.environment.items() if "CUDA_VISIBLE" not in key}
+                    return (
+                        engine,
+                        words[place + len(begun) :],
+                        {key: value for key, value in settings.items() if "\0" not in value},
+                    )
+        if words[0].rsplit("/", 1)[-1] in _OTHERS:
+            raise NotModelledError(name, words[0], "vllm serve, python -m sglang.launch_server, trtllm-serve or llama-server")
+    begins = " ".join(script.commands[0].words)[:60].replace(MARK, "") if script.commands else ""
+    raise InputError(name, begins, "a line with vllm serve, python -m sglang.launch_server, trtllm-serve or llama-server")
+
+
+def _model_name(stated: Stated, engine: str) -> str:
+    """What the line calls its model: an option, or its first word that belongs to none."""
+    named = stated.get("model") or next(iter(stated.others), None)
+    if not named:
+        raise MissingArgumentError("model", None, f"a model's name on the line of {engine}")
+    return resolved("model", str(named)).strip()
+
+
+def _prefix_caching(stated: Stated) -> bool | None:
+    if stated.get("no_prefix_caching"):
+        return False
+    value = stated.get("prefix_caching")
+    return None if value is None else bool(value)
+
+
+def _drafts_by(stated: Stated) -> str:
+    table = stated.get("speculation") or {}
+    named = table.get("method") or stated.get("drafts_by") or ("draft_model" if table or stated.get("draft_model") else "")
+    return {"nextn": "mtp"}.get(str(named).lower(), str(named).lower())
+
+
+def _role(stated: Stated) -> str:
+    table = stated.get("transfer") or {}
+    named = {"kv_consumer": "decode", "kv_producer": "prefill"}.get(str(table.get("kv_role")), "")
+    role = str(stated.get("role") or named).lower()
+    return "" if role in ("null", "both", "none", "mixed") else role
