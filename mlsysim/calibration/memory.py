@@ -18,6 +18,17 @@ def runtime_reserve_B() -> float:
 
 
 @reads("calibration", "memory.toml")
+def plan_margin() -> float:
+    """Share of the usable memory that a search of plans leaves free: predictions are that much too small, rarely more.
+
+    Example:
+        >>> 0 < plan_margin() < 0.1
+        True
+    """
+    return float(_entries()["plan_margin"]["share"])
+
+
+@reads("calibration", "memory.toml")
 def host_link_share() -> float:
     """Share of the link to the host that large transfers reach.
 

@@ -35,6 +35,7 @@ class Stack:
             are its own, and compiling changes nothing).
         memory: terms of its memory with attention that stores no scores.
         score_B: bytes that it keeps per score, by the name of the attention kernel that stores them.
+        gradients: number format that it accumulates gradients in beside 16-bit weights, unless it is told another ("": theirs).
         keeps_operands: 8-bit products keep their quantised inputs for the backward pass, not the 16-bit ones.
     """
 
@@ -48,6 +49,7 @@ class Stack:
     memory: MemoryTerms
     score_B: Mapping[str, float]
     keeps_operands: bool
+    gradients: str
 
     def memory_terms(self, attention: str, precision: str = "bf16") -> MemoryTerms:
         """Terms of the stack's memory with this attention kernel and format of the matrix products.
@@ -95,6 +97,7 @@ def _shipped(name: str) -> Stack:
         memory=MemoryTerms(**{key: float(value) for key, value in entry.get("memory", {}).items()}),
         score_B={**_SCORE_B, **entry.get("score_B", {})},
         keeps_operands=bool(entry.get("keeps_operands", False)),
+        gradients=str(entry.get("gradients", "")),
     )
 
 

@@ -2,7 +2,7 @@
 
 Outcomes have no slope, so every value of a grid is tried; of those that tell as many layouts apart as the best does, the one
 with the least waste is taken: a plan called infeasible is never tried. An entry of ``stacks.toml`` names the terms in
-``memory_fit``.
+``memory_fit``. What a search leaves free (``memory.toml``) is the least with which hardly a layout called feasible failed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.calibration.stacks import stack
+from mlsysim.core.toml import packaged_toml
 from mlsysim.fitting.calibration import CALIBRATION, Key, Place
 from mlsysim.fitting.written import Refit
 from mlsysim.physics.layer.work import LayeredWork
@@ -29,8 +30,13 @@ from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.loading import anchor_files, load
 
 STACKS = Place("stacks.toml")
+MEMORY_FILE, MARGIN = "memory.toml", "plan_margin"
 # Values tried of each term, from what is needed to what no allocator wastes.
 GRID = {"fragmentation": np.arange(1.0, 1.3001, 0.01), "logit_B": np.arange(2.0, 30.01, 1.0)}
+
+# Of layouts that are predicted to fit with the margin, the share that may run out of memory; and the margins that are tried.
+MOST_LOST = 0.01
+MARGINS = np.arange(0.0, 0.301, 0.01)
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,10 @@ class Layouts:
     usable_B: float
     ran: npt.NDArray[np.bool_]
 
-    def fits(self, values: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-        """Which of them these terms call feasible; terms of a column each give a row each."""
+    def fits(self, values: Mapping[str, Any], margin: Any = 0.0) -> npt.NDArray[np.bool_]:
+        """Which of them these terms call feasible; terms, or margins, of a column each give a row each."""
         used = training_memory(self.work, self.plan, replace(self.terms, **values))
-        return np.asarray(used.total_B <= self.usable_B)
+        return np.asarray(used.total_B <= (1 - margin) * self.usable_B)
 
 
 def memory_anchors(root: Path, role: str) -> list[Anchor]:
@@ -88,20 +94,39 @@ def best_terms(groups: list[Layouts], names: Iterable[str]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in zip(names, points[first], strict=True)}
 
 
+def least_margin(groups: Iterable[Layouts], values: Mapping[str, Mapping[str, float]]) -> float:
+    """The least of ``MARGINS`` with which at most ``MOST_LOST`` of the layouts called feasible ran out of memory.
+
+    Args:
+        groups: the layouts.
+        values: terms of memory by stack, in place of those that are written.
+    """
+    margins = MARGINS[:, np.newaxis]
+    judged = [(group.fits(values.get(group.stack, {}), margins), np.atleast_1d(group.ran)) for group in groups]
+    fits, ran = (np.concatenate(part, axis=-1) for part in zip(*judged, strict=True))
+    lost = (fits & ~ran).sum(axis=-1) / np.maximum(fits.sum(axis=-1), 1)
+    kept = np.flatnonzero(lost <= MOST_LOST)
+    return float(f"{MARGINS[kept[0] if kept.size else -1]:.4g}")
+
+
 def refit_memory(root: Path) -> Refit:
     """Chooses the terms that entries name, for them and those like them, by the calibration layouts under ``root``."""
     stacks, groups = STACKS.entries(), layouts(memory_anchors(root, CALIBRATION))
     values: dict[Key, tuple[float | None, float]] = {}
     changes: dict[tuple[str, ...], dict[str, Any]] = {}
+    chosen: dict[str, dict[str, float]] = {}
     for name, entry in stacks.items():
         if "memory_fit" not in entry:
             continue
         family = [name, *(other for other, own in stacks.items() if own.get("like") == name)]
         terms = best_terms([group for group in groups if group.stack in family], entry["memory_fit"])
+        chosen |= dict.fromkeys(family, terms)
         for member in family:
             if "memory" in stacks[member]:
                 before = stacks[member]["memory"]
                 values |= {Key("memory", member, term): (before.get(term), value) for term, value in terms.items()}
                 changes[STACKS.path(member)] = {"memory": before | terms}
+    margin = least_margin(groups, chosen)
+    values[Key(MEMORY_FILE, MARGIN, "share")] = (packaged_toml("calibration", MEMORY_FILE)[MARGIN]["share"], margin)
     moved = [key for key, (old, new) in values.items() if old != new]
-    return Refit("memory", values, moved, {STACKS.file: changes})
+    return Refit("memory", values, moved, {STACKS.file: changes, MEMORY_FILE: {(MARGIN,): {"share": margin}}})

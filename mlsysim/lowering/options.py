@@ -151,7 +151,9 @@ class TrainingOptions(TypedDict, total=False):
     precision: Annotated[str, Option("bf16", "number format of the matrix products")]
     efficiency: Annotated[float | None, Option(None, "share of peak that the caller owns; without it the result is the bound")]
     recompute: Annotated[str | None, Option(None, "none, selective or full; by default the cheapest that fits, else none")]
-    gradient_precision: Annotated[str | None, Option(None, "bf16, fp16 or fp32; by default 16 bits")]
+    gradient_precision: Annotated[
+        str | None, Option(None, "bf16, fp16 or fp32; by default as the stack accumulates, else 16 bits")
+    ]
     overlap_comm: Annotated[bool, Option(True, "whether collectives may hide under compute")]
     overlap_efficiency: Annotated[
         float | None,

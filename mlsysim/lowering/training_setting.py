@@ -41,10 +41,13 @@ class TrainingFormats:
     optimizer_B: float
 
 
-def training_formats(precision: str, gradient_precision: str | None, frozen: bool = False) -> TrainingFormats:
+def training_formats(
+    precision: str, gradient_precision: str | None, frozen: bool = False, accumulated: str = ""
+) -> TrainingFormats:
     """Formats of mixed-precision training: 16-bit weights and gradients unless said, whatever the matrix products use.
 
-    Frozen weights, which no update needs more precisely, are kept as the products take them.
+    Frozen weights, which no update needs more precisely, are kept as the products take them. A stack may accumulate gradients
+    in another format than its 16-bit weights; with fp16 it does not, whose loss is scaled.
 
     Example:
         >>> training_formats("fp8", None)
@@ -52,7 +55,7 @@ def training_formats(precision: str, gradient_precision: str | None, frozen: boo
     """
     full = precision in ("fp32", "tf32", "fp64")
     weight_B = bytes_per_element(precision) if full else 2.0
-    gradient_B = weight_B
+    gradient_B = bytes_per_element(accumulated) if accumulated and not full and precision != "fp16" else weight_B
     if frozen:
         weight_B = bytes_per_element(precision)
     if gradient_precision is not None:
@@ -165,6 +168,7 @@ class TrainingSetting:
         mode = None if mode is None else RECOMPUTE_MODES.index(one_of("recompute", mode, RECOMPUTE_MODES))
         overlap_comm, overlap_efficiency = asked["overlap_comm"], asked["overlap_efficiency"]
         expert_tp, shards = asked["expert_tp_size"], asked["shard_size"]
+        stack = _stack(asked["stack"], share, overlap_comm, overlap_efficiency)
         return cls(
             workload=model,
             fleet=system,
@@ -174,9 +178,9 @@ class TrainingSetting:
             efficiency=share,
             zero_stage=stage,
             recompute=0 if isinstance(model, CNNWorkload) else mode,
-            formats=training_formats(fmt, asked["gradient_precision"], frozen=asked["lora_rank"] is not None),
+            formats=training_formats(fmt, asked["gradient_precision"], asked["lora_rank"] is not None, _accumulated(stack)),
             overlap=_overlap(overlap_comm, overlap_efficiency, share is None),
-            stack=_stack(asked["stack"], share, overlap_comm, overlap_efficiency),
+            stack=stack,
             attention=one_of("attention", asked["attention"], ATTENTION_KERNELS),
             expert_tp=0 if expert_tp is None else whole_number("expert_tp_size", expert_tp),
             shards=0 if shards is None else whole_number("shard_size", shards),
@@ -230,6 +234,11 @@ def _stack(stack: object, efficiency: float | None, overlap_comm: object, overla
     if overlap_comm is not True or overlap_efficiency is not None:
         raise InconsistentError("overlap_efficiency", overlap_efficiency, "nothing beside stack: the stack says what hides")
     return name
+
+
+def _accumulated(stack: str | None) -> str:
+    """The format that the stack accumulates gradients in; the weights' where it does not say, and without a stack."""
+    return "" if stack is None else known_stack(stack).gradients
 
 
 def _lora_rank(model: Workload, lora_rank: object) -> int:

@@ -78,6 +78,8 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         "attention": _attention(row),
         "stack": stack,
     }
+    if known_stack(stack).gradients:
+        arguments["gradient_precision"] = framework.get("gradients", _facts()["published"]["gradients"])
     if cp > 1:
         arguments["cp_size"] = cp
     if workload.moe is not None:

@@ -31,10 +31,18 @@ class DistributedResult(Result):
 
     ``mfu`` counts model FLOP (causal attention once, no recomputation) over peak x time; ``mfu_full_attention`` counts
     attention without the causal discount, as PaLM's and most published MFU do. ``scaling_efficiency`` is MFU over the
-    caller's efficiency (over 1 for the bound). ``throughput`` counts samples, ``tokens_per_second`` tokens.
+    caller's efficiency (over 1 for the bound). ``throughput`` counts samples, ``tokens_per_second`` tokens. ``memory_free`` is
+    what the plan leaves of the memory that the runtime does not take, 0 where it does not fit.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("step_latency_total", "tokens_per_second", "mfu", "memory_per_accelerator", "plan")
+    HEADLINE: ClassVar[tuple[str, ...]] = (
+        "step_latency_total",
+        "tokens_per_second",
+        "mfu",
+        "memory_per_accelerator",
+        "memory_free",
+        "plan",
+    )
     INTERVAL_OF: ClassVar[str] = "step_latency_total"
 
     step_latency_total: Quantity
@@ -46,6 +54,7 @@ class DistributedResult(Result):
     scaling_efficiency: float
     flops_per_accelerator: Quantity
     memory_per_accelerator: Quantity
+    memory_free: Quantity
     memory: dict[str, Quantity]
     plan: dict[str, Any]
 
@@ -209,6 +218,7 @@ def distributed_result(
         scaling_efficiency=mfu / (1.0 if setting.efficiency is None else setting.efficiency),
         flops_per_accelerator=with_unit(achieved, "flop/second"),
         memory_per_accelerator=with_unit(needed_B, "byte"),
+        memory_free=with_unit(max(usable_memory_B(fleet.node.accelerator.memory_capacity_B) - needed_B, 0.0), "byte"),
         memory=with_units(sizes, "byte"),
         plan=plan_summary(plan),
     )

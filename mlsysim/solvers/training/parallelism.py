@@ -7,8 +7,17 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
-from mlsysim.calibration.memory import usable_memory_B
-from mlsysim.core.checks import boolean, instance, mapping, one_of, positive_quantity, strict_keywords, whole_number
+from mlsysim.calibration.memory import plan_margin, usable_memory_B
+from mlsysim.core.checks import (
+    boolean,
+    instance,
+    mapping,
+    one_of,
+    positive_quantity,
+    real_number,
+    strict_keywords,
+    whole_number,
+)
 from mlsysim.core.errors import InconsistentError, InfeasibleError, InputError, UnknownNameError
 from mlsysim.core.units import Quantity
 from mlsysim.lowering.options import TrainingOptions
@@ -17,7 +26,7 @@ from mlsysim.lowering.work import training_work
 from mlsysim.models.types import Workload
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.plan import ONE_F_ONE_B, SCHEDULES
-from mlsysim.solvers.recommended import NOTHING_CHOSEN, Recommended, recommended_stack
+from mlsysim.solvers.recommended import NOTHING_CHOSEN, recommended_stack
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult, textbook_memory
 from mlsysim.solvers.training.objective import check_objective
@@ -116,6 +125,7 @@ class ParallelismOptimizer:
         space: str = "tp-pp-dp",
         fixed: Mapping[str, Any] | None = None,
         max_memory: Quantity | str | None = None,
+        margin: float | None = None,
         max_tp_size: int | None = None,
         idle_accelerators: bool = False,
         objective: str = "step_time",
@@ -142,6 +152,8 @@ class ParallelismOptimizer:
             fixed: values of dimensions that are not to be searched: one, or several to choose from, such as
                 ``{"tp": 8, "pp": (8, 16), "recompute": "none"}``.
             max_memory: most memory of an accelerator (what it has, less the reserve).
+            margin: share of that memory that a plan leaves free, because predictions of it are not exact. By default, on a
+                stack, the least with which hardly a published layout ran out of memory that was predicted to fit; else none.
             max_tp_size: most TP ranks; by default those of a node: wider, its collectives cross the network.
             idle_accelerators: whether a plan may leave accelerators unused: whole nodes, or part of one.
             objective: step_time, mfu, tokens_per_dollar, tokens_per_joule or time_to_train; they can differ only between
@@ -203,7 +215,8 @@ class ParallelismOptimizer:
             peak_step_s=work.training_flops * step_tokens / setting.peak_flops_per_s,
             given=prices,
         )
-        budget_B = usable_memory_B(fleet.node.accelerator.memory_capacity_B)
+        free = _margin(margin, setting)
+        budget_B = (1 - free) * usable_memory_B(fleet.node.accelerator.memory_capacity_B)
         if max_memory is not None:
             budget_B = min(budget_B, positive_quantity("max_memory", max_memory, "byte"))
         question = Question(setting, choices, goal, budget_B, whole_number("top_k", top_k))
@@ -213,7 +226,8 @@ class ParallelismOptimizer:
         found, complete = exhausted(question, parts, executor, progress)
         if not found.legal and complete:
             raise _no_plan(setting, fixed)
-        return _result(question, asked, found, complete, chosen)
+        left = (f"every plan leaves {free:.0%} of the usable memory free (margin)",) if free else ()
+        return _result(question, asked, found, complete, (*chosen.notes, *left))
 
 
 def _choices(
@@ -250,6 +264,16 @@ def _choices(
     named = {} if fixed is None else mapping("fixed", fixed, f"values of {', '.join(DIMENSIONS)}, by these names")
     given: dict[str, Any] = {name: _values(name, value) for name, value in named.items()}
     return replace(choices, **given)
+
+
+def _margin(margin: float | None, setting: TrainingSetting) -> float:
+    """The share of memory that plans leave free: as asked, else what measured layouts of stacks justify."""
+    if margin is None:
+        return 0.0 if setting.stack is None else plan_margin()
+    share = real_number("margin", margin, 0.0)
+    if share >= 1:
+        raise InputError("margin", margin, "a share of the memory, at least 0 and less than 1")
+    return share
 
 
 def _values(name: str, given: Any) -> tuple[Any, ...]:
@@ -304,7 +328,9 @@ def used_fleet(fleet: Fleet, accelerators: int) -> Fleet:
     return fleet.model_copy(update={"count": 1, "node": fleet.node.model_copy(update={"accelerators_per_node": accelerators})})
 
 
-def _result(question: Question, asked: dict[str, Any], found: Found, complete: bool, chosen: Recommended) -> ParallelismResult:
+def _result(
+    question: Question, asked: dict[str, Any], found: Found, complete: bool, said: tuple[str, ...]
+) -> ParallelismResult:
     setting, fleet = question.setting, question.setting.fleet
     device = fleet.node.accelerator
     best, reason, value = None, "", None
@@ -322,7 +348,7 @@ def _result(question: Question, asked: dict[str, Any], found: Found, complete: b
             f"none of {found.legal} plans fits: the smallest needs {found.least_B / 1e9:.1f} GB on each {device.name}, "
             f"of which {question.budget_B / 1e9:.1f} GB are usable"
         )
-    notes = (*chosen.notes, *(() if complete else ("the search was interrupted: the best so far",)))
+    notes = (*said, *(() if complete else ("the search was interrupted: the best so far",)))
     return ParallelismResult(
         solver="ParallelismOptimizer",
         subject=f"{setting.workload.name} on {fleet.accelerators} x {device.name}, batch {setting.batch_size}",

@@ -212,7 +212,8 @@ def slower_than_best(anchor: Anchor, published: Published) -> tuple[float, Mappi
             most = None if "virtual_stages" in published.unstated else plan["virtual_stages"]
             fixed |= {} if most is None else {"virtual_stages": tuple(range(1, most + 1))}
         widest = max(fleet.node.accelerators_per_node, plan["tp"])
-        asked = {**given, "space": "full", "max_tp_size": widest, "fixed": fixed, "top_k": 1}
+        # Who ran the plan knew that it fits: none is left out for being near the limit.
+        asked = {**given, "space": "full", "max_tp_size": widest, "fixed": fixed, "top_k": 1, "margin": 0.0}
         return ParallelismOptimizer().solve(workload, fleet, **asked)
 
     best = searched({*published.free, *published.unstated}).best
