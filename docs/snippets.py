@@ -3,7 +3,8 @@
 Blocks of Python share their names. In a block ``console``, lines that begin with ``$`` are commands. A block with a title is a
 file of that name, which later blocks read. Pictures that a page saves are part of the site.
 
-MkDocs calls ``on_page_markdown`` when it builds the site; the tests run the same snippets.
+MkDocs calls ``on_page_markdown`` when it builds the site; the tests run the same snippets, and so does
+``python docs/snippets.py PAGE``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import contextlib
 import io
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -54,10 +54,9 @@ def snippets(page: str) -> list[Snippet]:
 
 @contextlib.contextmanager
 def session() -> Iterator[Path]:
-    """A folder in which the snippets of a page run, with the repository's examples and anchors in it."""
+    """A folder in which the snippets of a page run, with the repository's examples in it."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("examples", "anchors", "pyproject.toml", "conftest.py", "snapshots"):
-            (Path(folder) / name).symlink_to(ROOT / name)
+        (Path(folder) / "examples").symlink_to(ROOT / "examples")
         with contextlib.chdir(folder):
             yield Path(folder)
 
@@ -96,23 +95,17 @@ def _python(text: str, names: dict[str, Any]) -> str:
 
 
 def _command(words: list[str]) -> str:
-    """What a command prints: one of ours in this process, which has read its data already, another in its own."""
-    program, *rest = words
-    if program == "mlsysim":
-        from mlsysim.cli.main import main
+    """What one of our commands prints, in this process, which has read its data already."""
+    from mlsysim.cli.main import main
 
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            code = main(rest)
-        text = out.getvalue()
-    else:
-        done = subprocess.run(
-            [sys.executable, "-m", program, *rest], check=False, capture_output=True, text=True, timeout=300
-        )
-        code, text = done.returncode, done.stdout + done.stderr
+    if words[0] != "mlsysim":
+        raise SnippetError(f"{shlex.join(words)} is no command of ours: show it in a block of bash")
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = main(words[1:])
     if code:
-        raise SnippetError(f"{shlex.join(words)} gave {code}:\n{text}")
-    return text
+        raise SnippetError(f"{shlex.join(words)} gave {code}:\n{out.getvalue()}")
+    return out.getvalue()
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
@@ -133,3 +126,11 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
             if picture.suffix in _PICTURES and not picture.is_symlink():
                 files.append(File.generated(config, (where / picture.name).as_posix(), content=picture.read_bytes()))
     return "".join([*parts, markdown[end:]])
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        page_text = Path(name).read_text("utf-8")
+        with session() as place:
+            for _, words_printed in printed(page_text, place):
+                print(words_printed)

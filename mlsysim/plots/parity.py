@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlsysim.core.errors import InputError
-from mlsysim.plots.figure import COLOURS, FAINT, INK, MARKERS, drawn
+from mlsysim.plots.figure import COLOURS, FAINT, INK, MARKERS, drawn, plain_log_axis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _MEASURED = ("measured", "value")
 _UNITS = ("unit", "metric")
 _FACTORS = (1.1, 1.25)
+# On a longer axis plain numbers cover each other.
+_FEW_DECADES = 1e3
 # With more points than this, their intervals cover each other.
 _MOST_INTERVALS = 60
 _MOST_GROUPS = len(COLOURS) - 1
@@ -70,6 +72,9 @@ def parity(rows: Iterable[Mapping[str, Any]], *, by: str = "accelerator") -> Fig
         axes.set_yscale("log")
         axes.set_xlim(ends)
         axes.set_ylim(ends)
+        if largest / least < _FEW_DECADES:
+            plain_log_axis(axes.xaxis)
+            plain_log_axis(axes.yaxis)
         axes.set_xlabel(f"measured ({unit})")
         axes.set_ylabel(f"predicted ({unit})")
         axes.grid(visible=True)
