@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlsysim import core, hardware, infra, launch, models, plots, solvers, systems
-    from mlsysim.core.errors import InfeasibleError, InputError, MLSysError
+    from mlsysim.core.errors import InfeasibleError, InputError, MissingExtraError, MLSysError
     from mlsysim.core.units import Q_, ureg
     from mlsysim.hardware.registry import Hardware
     from mlsysim.hardware.types import HardwareNode
@@ -20,18 +20,25 @@ if TYPE_CHECKING:
     from mlsysim.launch.hf_config import model_from_config
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.solvers.operations.data import DataModel, TransformationModel
+    from mlsysim.solvers.operations.orchestration import OrchestrationModel
     from mlsysim.solvers.operations.placement import PlacementOptimizer
+    from mlsysim.solvers.operations.privacy import ResponsibleEngineeringModel
     from mlsysim.solvers.operations.scaling import ScalingModel
     from mlsysim.solvers.operations.sustainability import SustainabilityModel
+    from mlsysim.solvers.operations.topology import TopologyModel
     from mlsysim.solvers.serving.batch_server import BatchServerModel
     from mlsysim.solvers.serving.batching import BatchingOptimizer
     from mlsysim.solvers.serving.capacity import CapacityPlanner
+    from mlsysim.solvers.serving.compression import CompressionModel
     from mlsysim.solvers.serving.continuous_batching import ContinuousBatchingModel
+    from mlsysim.solvers.serving.inference_scaling import InferenceScalingModel
     from mlsysim.solvers.serving.kv_transfer import KVTransferModel
     from mlsysim.solvers.serving.serving import ServingModel
     from mlsysim.solvers.serving.speculative_decoding import SpeculativeDecodingModel
     from mlsysim.solvers.serving.tail_latency import TailLatencyModel
     from mlsysim.solvers.serving.token_server import TokenServerModel
+    from mlsysim.solvers.serving.weight_streaming import WeightStreamingModel
     from mlsysim.solvers.training.distributed import DistributedModel
     from mlsysim.solvers.training.fleets import FleetOptimizer
     from mlsysim.solvers.training.parallelism import ParallelismOptimizer
@@ -54,7 +61,9 @@ _HOMES = {
     "BatchingOptimizer": "solvers.serving.batching",
     "CNNWorkload": "models.types",
     "CapacityPlanner": "solvers.serving.capacity",
+    "CompressionModel": "solvers.serving.compression",
     "ContinuousBatchingModel": "solvers.serving.continuous_batching",
+    "DataModel": "solvers.operations.data",
     "DistributedModel": "solvers.training.distributed",
     "Fleet": "systems.types",
     "FleetOptimizer": "solvers.training.fleets",
@@ -62,16 +71,20 @@ _HOMES = {
     "Hardware": "hardware.registry",
     "HardwareNode": "hardware.types",
     "InfeasibleError": "core.errors",
+    "InferenceScalingModel": "solvers.serving.inference_scaling",
     "Infra": "infra.registry",
     "InputError": "core.errors",
     "KVTransferModel": "solvers.serving.kv_transfer",
     "MLSysError": "core.errors",
+    "MissingExtraError": "core.errors",
     "Models": "models.registry",
     "NetworkFabric": "systems.types",
     "Node": "systems.types",
+    "OrchestrationModel": "solvers.operations.orchestration",
     "ParallelismOptimizer": "solvers.training.parallelism",
     "PlacementOptimizer": "solvers.operations.placement",
     "Q_": "core.units",
+    "ResponsibleEngineeringModel": "solvers.operations.privacy",
     "ScalingModel": "solvers.operations.scaling",
     "ServingModel": "solvers.serving.serving",
     "SingleNodeModel": "solvers.training.single_node",
@@ -81,7 +94,10 @@ _HOMES = {
     "Systems": "systems.registry",
     "TailLatencyModel": "solvers.serving.tail_latency",
     "TokenServerModel": "solvers.serving.token_server",
+    "TopologyModel": "solvers.operations.topology",
+    "TransformationModel": "solvers.operations.data",
     "TransformerWorkload": "models.types",
+    "WeightStreamingModel": "solvers.serving.weight_streaming",
     "model_from_config": "launch.hf_config",
     "predict_table": "tables.predict",
     "ureg": "core.units",
@@ -109,7 +125,9 @@ __all__ = [
     "BatchingOptimizer",
     "CNNWorkload",
     "CapacityPlanner",
+    "CompressionModel",
     "ContinuousBatchingModel",
+    "DataModel",
     "DistributedModel",
     "Fleet",
     "FleetOptimizer",
@@ -117,15 +135,19 @@ __all__ = [
     "Hardware",
     "HardwareNode",
     "InfeasibleError",
+    "InferenceScalingModel",
     "Infra",
     "InputError",
     "KVTransferModel",
     "MLSysError",
+    "MissingExtraError",
     "Models",
     "NetworkFabric",
     "Node",
+    "OrchestrationModel",
     "ParallelismOptimizer",
     "PlacementOptimizer",
+    "ResponsibleEngineeringModel",
     "ScalingModel",
     "ServingModel",
     "SingleNodeModel",
@@ -135,7 +157,10 @@ __all__ = [
     "Systems",
     "TailLatencyModel",
     "TokenServerModel",
+    "TopologyModel",
+    "TransformationModel",
     "TransformerWorkload",
+    "WeightStreamingModel",
     "core",
     "hardware",
     "infra",

@@ -26,13 +26,19 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import ComputeCore, HardwareNode, MemoryHierarchy
 from mlsysim.models.registry import Models
 from mlsysim.models.types import CNNWorkload, RecommendationWorkload, TransformerWorkload
+from mlsysim.solvers.operations.data import DataModel, TransformationModel
+from mlsysim.solvers.operations.orchestration import OrchestrationModel
 from mlsysim.solvers.operations.placement import PlacementOptimizer
+from mlsysim.solvers.operations.privacy import ResponsibleEngineeringModel
 from mlsysim.solvers.operations.scaling import ScalingModel
 from mlsysim.solvers.operations.sustainability import SustainabilityModel
+from mlsysim.solvers.operations.topology import TopologyModel
 from mlsysim.solvers.serving.batching import BatchingOptimizer
+from mlsysim.solvers.serving.compression import CompressionModel
 from mlsysim.solvers.serving.continuous_batching import ContinuousBatchingModel
 from mlsysim.solvers.serving.serving import ServingModel
 from mlsysim.solvers.serving.tail_latency import TailLatencyModel
+from mlsysim.solvers.serving.weight_streaming import WeightStreamingModel
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.parallelism import ParallelismOptimizer
 from mlsysim.solvers.training.single_node import SingleNodeModel
@@ -57,26 +63,9 @@ LATER = {
         "Checkpoint interval=0",
         "Checkpoint interval 0.01h -> penalty>1",
     ),
-    "OrchestrationModel": ("Orchestration rho>1", "Orchestration duration=0"),
-    "CompressionModel": (
-        "Compression method='quantisation' typo",
-        "Compression target_bitwidth=64",
-        "Compression sparsity=1.0",
-        "Compression n_m sparsity=0.9",
-    ),
     "EfficiencyModel": ("Efficiency workload_type typo", "Efficiency efficiency=-1"),
-    "TopologyModel": (
-        "Topology typo 'fat-tree' (registry spelling!)",
-        "Topology 'hypercube' unknown",
-        "Topology torus_3d 8 nodes beta",
-        "Topology num_nodes=-8 torus",
-    ),
-    "TransformationModel": ("Transformation batch=-10", "Transformation cpu 0"),
-    "DataModel": ("Data: hardware without storage (A100)",),
     "SynthesisSolver": ("Synthesis target_latency=0", "Synthesis target negative"),
     "SensitivitySolver": ("Sensitivity Llama2-70B on A100 (infeasible)",),
-    "ResponsibleEngineeringModel": ("RespEng epsilon=-3",),
-    "WeightStreamingModel": ("WeightStreaming phase='decodee'", "WeightStreaming on H100 (interconnect=PCIe)"),
     "load_config": ("load_config model name typo", "load_config precision typo & negative batch"),
 }
 
@@ -116,6 +105,11 @@ def serve_arrivals(**given):
 
 def scale(budget):
     return ScalingModel().solve(compute_budget=budget)
+
+
+def compress(**given):
+    asked = {"input_len": 512, "weight_precision": "int4", **given}
+    return CompressionModel().solve(Models.Language.Llama3_8B, H100, **asked)
 
 
 def core(peak):
@@ -325,6 +319,66 @@ REFUSED = {
         "SingleNodeModel.solve.* no argument 'batchsize'.*did you mean 'batch_size'",
         lambda: SingleNodeModel().solve(RESNET, H100, batchsize=32),
     ),
+    "Compression method='quantisation' typo": (
+        "method",
+        "method = 'quantisation': .*quantization.*did you mean 'quantization'",
+        lambda: compress(method="quantisation"),
+    ),
+    "Compression target_bitwidth=64": (
+        "weight_precision",
+        "weight_precision = 'fp64': .*narrower than the fp16",
+        lambda: compress(weight_precision="fp64"),
+    ),
+    "Compression sparsity=1.0": (
+        "sparsity",
+        "sparsity = 1.0: .*below 1",
+        lambda: compress(method="pruning", weight_precision=None, sparsity=1.0),
+    ),
+    "Compression n_m sparsity=0.9": (
+        "sparsity",
+        "sparsity = 0.9: .*0.5, which pattern 2:4 is",
+        lambda: compress(method="n_m", weight_precision=None, pattern="2:4", sparsity=0.9),
+    ),
+    "Orchestration duration=0": (
+        "job_duration",
+        "job_duration = '0 hour': .*> 0 second",
+        lambda: OrchestrationModel().solve(arrival_rate="1 count/hour", job_duration="0 hour"),
+    ),
+    "Topology 'hypercube' unknown": (
+        "topology",
+        "topology = 'hypercube': .*one of torus, ",
+        lambda: TopologyModel().solve("hypercube", accelerators=64, link_bandwidth="50 GB/s"),
+    ),
+    "Topology num_nodes=-8 torus": (
+        "accelerators",
+        "accelerators = -8: .*>= 2",
+        lambda: TopologyModel().solve("torus_3d", accelerators=-8, link_bandwidth="50 GB/s"),
+    ),
+    "Transformation batch=-10": (
+        "batch_size",
+        "batch_size = -10: .*>= 1",
+        lambda: TransformationModel().solve(batch_size=-10, worker_rate="300 count/s"),
+    ),
+    "Transformation cpu 0": (
+        "worker_rate",
+        "worker_rate = '0 count/s': .*> 0",
+        lambda: TransformationModel().solve(batch_size=10, worker_rate="0 count/s"),
+    ),
+    "Data: hardware without storage (A100)": (
+        "storage_bandwidth",
+        "storage_bandwidth = None: .*no storage of its own",
+        lambda: DataModel().solve(sample_rate="900 count/s", record_size="100 kB"),
+    ),
+    "RespEng epsilon=-3": (
+        "epsilon",
+        "epsilon = -3: .*> 0",
+        lambda: ResponsibleEngineeringModel().solve(examples=60000, batch_size=256, epochs=1, epsilon=-3),
+    ),
+    "WeightStreaming phase='decodee'": (
+        "phase",
+        "phase = 'decodee': .*did you mean 'decode'",
+        lambda: WeightStreamingModel().solve(LLAMA, H100, phase="decodee", input_len=128),
+    ),
     "DLRM single node (no parameters)": (
         "parameters",
         "RecommendationWorkload.parameters = None: .*required",
@@ -472,6 +526,42 @@ def overloaded_queue():
         assert result.latency_p99 is None
         with pytest.raises(InfeasibleError, match="unstable"):
             result.require_feasible()
+
+
+@legitimate("Orchestration rho>1")
+def more_jobs_than_a_cluster_does():
+    result = OrchestrationModel().solve(arrival_rate="3 count/hour", job_duration="1 hour", accelerators=2)
+    assert not result.feasible
+    assert re.match(r"saturated: 1\.5 times the work", result.reason)
+    assert (result.wait_mean, result.wait_percentile, result.turnaround, result.jobs_waiting) == (None, None, None, None)
+    assert result.utilization == 1
+    with pytest.raises(InfeasibleError, match="saturated"):
+        result.require_feasible()
+
+
+@legitimate("Topology typo 'fat-tree' (registry spelling!)")
+def the_registry_spells_it_with_a_dash():
+    said = [
+        TopologyModel().solve(name, accelerators=64, link_bandwidth="50 GB/s") for name in ("fat-tree", "fat_tree", "Fat Tree")
+    ]
+    assert said[0] == said[1] == said[2]
+    assert said[0].bisection_bandwidth.m_as("GB/s") == pytest.approx(32 * 50)
+
+
+@legitimate("Topology torus_3d 8 nodes beta")
+def no_more_crosses_the_middle_than_a_half_sends():
+    for sizes in ([2, 2, 2], [2], [3], [3, 3, 3], [2, 3, 5], [16, 16, 16]):
+        result = assert_sound(TopologyModel().solve("torus", sizes=sizes, link_bandwidth="50 GB/s"))
+        assert 0 < result.bisection_share <= 1
+    assert TopologyModel().solve("torus_3d", accelerators=8, link_bandwidth="50 GB/s").bisection_share == pytest.approx(1 / 3)
+
+
+@legitimate("WeightStreaming on H100 (interconnect=PCIe)")
+def weights_stream_over_the_host_link():
+    result = assert_sound(WeightStreamingModel().solve(Models.Language.Llama3_8B, H100, input_len=128))
+    assert result.stream_bandwidth.m_as("GB/s") == pytest.approx(H100.host_link_bw.m_as("GB/s"))
+    assert result.binding == "stream"
+    assert any("host link of H100" in note for note in result.diagnostics)
 
 
 @legitimate("compute budget 5e5 EFLOP (unit with prefix)")

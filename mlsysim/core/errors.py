@@ -11,6 +11,7 @@
     ``DataError``: a data file (registry, anchor) is malformed.
         ``MissingEntryError``: it names what should stand in another file and does not.
     ``InfeasibleError``: a number was required of a plan that cannot run.
+    ``MissingExtraError`` (also ``ImportError``): a library that the package can do without is not installed.
     ``UnsoundError``: an answer came out that cannot be, such as a time that is no number.
 """
 
@@ -138,6 +139,18 @@ class MissingEntryError(DataError):
 
 class InfeasibleError(MLSysError):
     """A plan that cannot run was asked for a number that only a running plan has."""
+
+
+class MissingExtraError(MLSysError, ImportError):
+    """A question needs a library that is not installed; the message says how to install it.
+
+    Example:
+        >>> print(MissingExtraError("ResponsibleEngineeringModel", "dp-accounting", "privacy"))
+        ResponsibleEngineeringModel needs dp-accounting: pip install mlsysim-anchors[privacy]
+    """
+
+    def __init__(self, wanted_by: str, library: str, extra: str) -> None:
+        super().__init__(f"{wanted_by} needs {library}: pip install mlsysim-anchors[{extra}]")
 
 
 class UnsoundError(MLSysError):

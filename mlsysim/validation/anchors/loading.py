@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +55,7 @@ def load_sound(paths: Iterable[Path]) -> Loaded:
     malformed: list[DataError] = []
     for path in paths:
         try:
-            found = load(path)
+            found = [anchor for anchor in load(path) if _can_be_solved(anchor.source)]
             for anchor in found:
                 if anchor.id in anchors:
                     raise anchor.error(f"its id {anchor.id!r} is also in {anchors[anchor.id].path}")
@@ -69,6 +70,11 @@ def load_sound(paths: Iterable[Path]) -> Loaded:
         malformed = [one.error(UnknownNameError.among("corrects", one.case.corrects, anchors)) for one in wrong.values()]
         anchors = {id: anchor for id, anchor in anchors.items() if anchor.path not in wrong}
     return Loaded(list(anchors.values()), malformed)
+
+
+def _can_be_solved(source: Source) -> bool:
+    """Whether the library is installed that a source's solver needs, if any."""
+    return not source.requires or importlib.util.find_spec(source.requires) is not None
 
 
 def load(path: Path) -> tuple[Anchor, ...]:

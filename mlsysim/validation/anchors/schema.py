@@ -42,7 +42,10 @@ class Macro(Spec):
 
 
 class Source(Spec):
-    """The publication; what it says of metric, unit and tolerance holds for each case that says nothing else."""
+    """The publication; what it says of metric, unit and tolerance holds for each case that says nothing else.
+
+    ``requires`` is the library without which its solver has no answer: where that is not installed, its cases are left out.
+    """
 
     key: Key
     citation: Text
@@ -51,6 +54,7 @@ class Source(Spec):
     solver: Text
     family: Text | None = None
     stack: str = ""
+    requires: str = ""
     locator: str = ""
     metric: str = ""
     definition: str = ""
