@@ -108,10 +108,57 @@ def _command(words: list[str]) -> str:
     return out.getvalue()
 
 
+def expanded(page: str) -> str:
+    """A page with its lists written out: ``::: modules of PACKAGE`` (those that it does not name), ``::: solvers of ROOM``.
+
+    Example:
+        >>> "mlsysim.physics.queues.queueing" in expanded("::: modules of mlsysim.physics.queues")
+        True
+    """
+    named = set(re.findall(r"^::: (mlsysim[\w.]+)$", page, re.MULTILINE))
+
+    def modules(match: re.Match[str]) -> str:
+        folder = ROOT.joinpath(*match[1].split("."))
+        found = [f"{match[1]}.{path.stem}" for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
+        return "\n\n".join(f"::: {name}" for name in found if name not in named and name.rpartition(".")[2] not in _PLAIN)
+
+    def listed(match: re.Match[str]) -> str:
+        options = "\n    options:\n      force_inspection: true\n      show_signature: false\n"
+        return "\n".join(f"::: {home}.{name}{options}" for home, name in _solvers(match[1]))
+
+    def questions(_: re.Match[str]) -> str:
+        import mlsysim
+
+        rows = [f"| [`{name}`][{home}.{name}] | {_first_line(getattr(mlsysim, name))} |" for home, name in _solvers("")]
+        return "\n".join(["| solver | question |", "|---|---|", *rows])
+
+    page = re.sub(r"^::: modules of ([\w.]+)$", modules, page, flags=re.MULTILINE)
+    page = re.sub(r"^::: solvers of (\w+)$", listed, page, flags=re.MULTILINE)
+    return re.sub(r"^::: solvers$", questions, page, flags=re.MULTILINE)
+
+
+# Modules of numbers and arrays, without a formula.
+_PLAIN = ("numeric", "distinct", "records")
+
+
+def _solvers(room: str) -> list[tuple[str, str]]:
+    """Home and name of each solver of a room, or of all."""
+    import mlsysim
+
+    found = [getattr(mlsysim, name) for name in mlsysim.__all__ if hasattr(getattr(mlsysim, name), "solve")]
+    homes = [(one.__module__, one.__name__) for one in found]
+    return sorted(home for home in homes if home[0].startswith(f"mlsysim.solvers.{room}"))
+
+
+def _first_line(solver: type) -> str:
+    return (solver.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+
+
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
     """Writes below each snippet of a page what it prints, and adds the pictures that it saves to the site."""
     from mkdocs.structure.files import File
 
+    markdown = expanded(markdown)
     if not any(snippet.runs for snippet in snippets(markdown)):
         return markdown
     parts, end = [], 0

@@ -98,7 +98,7 @@ def test_commands_of_shells_have_the_options_that_they_are_given():
 
 
 def test_theory_has_every_module_of_the_physics():
-    text = "".join(path.read_text("utf-8") for path in (DOCS / "theory").glob("*.md"))
+    text = "\n".join(snippets.expanded(path.read_text("utf-8")) for path in (DOCS / "theory").glob("*.md"))
     told = re.findall(r"^::: mlsysim\.physics\.([\w.]+)$", text, re.MULTILINE)
     physics = ROOT / "mlsysim" / "physics"
     modules = {".".join(path.relative_to(physics).with_suffix("").parts) for path in physics.rglob("*.py")}
@@ -107,7 +107,7 @@ def test_theory_has_every_module_of_the_physics():
 
 
 def test_the_reference_has_every_solver_and_plot():
-    text = "".join(path.read_text("utf-8") for path in (DOCS / "reference").glob("*.md"))
+    text = "\n".join(snippets.expanded(path.read_text("utf-8")) for path in (DOCS / "reference").glob("*.md"))
     told = {name.rpartition(".")[2] for name in re.findall(r"^::: (mlsysim\S+)$", text, re.MULTILINE)}
     solvers = {name for name in mlsysim.__all__ if hasattr(getattr(mlsysim, name), "solve")}
     assert solvers <= told
