@@ -18,9 +18,14 @@ import pytest
 from mlsysim.calibration.evidence import measured_runs
 from mlsysim.calibration.intervals import conformal_quantile
 from mlsysim.cli.commands import ALONE, COMMANDS
-from mlsysim.cli.exits import BAD_INPUT, HOLDS, INFEASIBLE
+from mlsysim.cli.exits import BAD_INPUT, FAULT, HOLDS, INFEASIBLE
 from mlsysim.cli.main import WITH_TYPER, main
 from mlsysim.core.errors import InfeasibleError
+from mlsysim.models.registry import Models
+from mlsysim.solvers.recommended import recommended_engine
+from mlsysim.solvers.serving.serving import ServingModel
+from mlsysim.solvers.training.distributed import DistributedModel
+from mlsysim.systems.fleet_text import fleet_called, machine_called
 
 
 @pytest.fixture
@@ -101,7 +106,7 @@ EXAMPLES = [example for command in COMMANDS for example in command.examples]
 WITH_OUTPUT = [command for command in COMMANDS if command.name not in (ALONE, "calibrate")]
 # Seconds of CPU that a command may take, and what importing numpy, pint and pydantic takes where that was measured: on a slower
 # machine it may take as many times as long.
-LIMITS_S = {"trust": 1.2, "list": 1.2}
+LIMITS_S = {"train": 1.2, "serve": 1.2, "why": 1.2, "trust": 1.2, "list": 1.2, "plan": 3.0, "capacity": 3.0}
 IMPORTS, IMPORTS_S = "import numpy, pint, pydantic", 0.35
 
 
@@ -149,6 +154,9 @@ def test_an_answer_is_one_document_of_json_or_markdown(capsys, command):
     assert "one of --json and --markdown" in capsys.readouterr().err
 
 
+CAPACITY = "capacity Qwen/Qwen3-8B --on H200,H100 --rate 20 --prompt 100 --output 30"
+
+
 @pytest.mark.usefixtures("typer")
 @pytest.mark.parametrize(
     ("line", "told"),
@@ -165,6 +173,27 @@ def test_an_answer_is_one_document_of_json_or_markdown(capsys, command):
         ("trust Llama-3-70B --on H100 --engine vlm", "did you mean 'vllm-2025'"),
         ("trust Llama-3-70B --on H100 --engine vllm --stack megatron-core", "nothing beside --stack"),
         ("trust Llama-3-70B --onn H100", "--on"),
+        ("serve Qwen/Qwen3-32B --on H100 --bacth 3", "--batch"),
+        ("serve Qwen/Qwen3-32B --on H100", "--prompt = None"),
+        ("serve Qwen/Qwen3-32B --on H100 --prompt 10 --tp 3", "--tp = 3: expected a divisor of the 64 heads"),
+        ("serve Qwen/Qwen3-32B --on H100 --prompt 10 --precision fp61", "--precision = 'fp61'"),
+        ("serve Qwen/Qwen3-32B --on H100 --prompt 10 --engine vlm", "did you mean 'vllm-2025'"),
+        ("serve Qwen/Qwen3-32B --on H100 --prompt 10 --engine vllm --bound", "--bound = 'bound'"),
+        ("serve ResNet50 --on H100 --prompt 10", "MODEL = 'ResNet50': expected a transformer"),
+        ("serve Qwen/Qwen3-Next-80B-A3B-Instruct --on H100 --prompt 10", "linear attention"),
+        ("serve Qwen/Qwen3-32B --on '' --prompt 10", "--on = ''"),
+        ("train Llama-3-70B --on '8 x H100' --batch 7", "--batch = 7: expected a multiple of the 8 data-parallel ranks"),
+        ("train Llama-3-70B --on '64 x H100' --batch 64 --tp 16 --pp 3", "--tp x --pp = 16 x 3"),
+        ("train Llama-3-70B --on '64 x H100' --batch many", "--batch"),
+        ("plan Llama-3-70B --on '64 x H100' --batch 64 --tp 3,5", "fixed dimensions"),
+        ("plan Llama-3-70B --on '64 x H100' --batch 64 --tp few", "--tp = 'few': expected whole numbers"),
+        ("plan Llama-3-70B --on '64 x H100' --batch 64 --tokens many", "--tokens = 'many'"),
+        (f"{CAPACITY} --price B200=2", "--price = 'B200=2': expected a price of 'H200' or 'H100', which --on names"),
+        (f"{CAPACITY} --price 2", "--price = '2': expected a price of 'H200' or 'H100'"),
+        (f"{CAPACITY} --price H200=2", "--price"),
+        (f"{CAPACITY} --ttft 2", "--ttft = '2': expected a quantity in second"),
+        ("why Llama-3-8B --on H100 --batch 1 --against '--foo 2'", "--foo"),
+        ("why", "Missing argument"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_said_with_what_is_near(capsys, line, told):
@@ -200,6 +229,134 @@ def test_a_list_holds_what_the_registry_does_and_a_word_narrows_it(capsys):
     assert 1 <= len(few) < len(every)
     assert all(one in every for one in few)
     assert next(one for one in every if one["name"] == "H100")["memory GiB"] == 80
+
+
+def asked(capsys, line):
+    """What a line tells a program, and its exit code."""
+    code = main([*shlex.split(line), "--json"])
+    return json.loads(capsys.readouterr().out), code
+
+
+@pytest.mark.usefixtures("typer")
+def test_serve_tells_what_the_solver_does_and_takes_the_best_engine(capsys):
+    line = "serve Qwen/Qwen3-32B --on '8 x H200,DGX H100' --tp 2 --batch 32 --prompt 1000 --output 300"
+    told, code = asked(capsys, line)
+    assert code == HOLDS
+    for answer, machine in zip(told["answers"], ("8 x H200", "DGX H100"), strict=True):
+        hardware = machine_called(machine)
+        load = {"tp_size": 2, "batch_size": 32, "input_len": 1000, "output_len": 300}
+        best = recommended_engine(Models.get("Qwen3-32B"), hardware, {}, None)
+        run = ServingModel().solve(Models.get("Qwen3-32B"), hardware, stack=best.stack, **load)
+        assert answer["on"] == machine
+        assert answer["itl"]["value"] == run.itl.m_as("s")
+        assert best.stack in answer["notes"][0]
+    bound, _ = asked(capsys, f"{line} --bound")
+    assert bound["answers"][0]["basis"] == "bound"
+    assert bound["answers"][0]["itl"]["value"] < told["answers"][0]["itl"]["value"]
+    named, _ = asked(capsys, f"{line} --engine 'sglang 0.5'")
+    assert named["answers"][0]["notes"] == []
+
+
+@pytest.mark.usefixtures("typer")
+def test_train_passes_its_options_on_and_says_what_cannot_run(capsys):
+    line = (
+        "train Llama-3-8B --on '2 x DGX H100' --batch 64 --seq 4096 --tp 2 --no-overlap-comm --recompute full --efficiency 0.5"
+    )
+    told, code = asked(capsys, line)
+    fleet = fleet_called("2 x DGX H100")
+    options = {"seq_len": 4096, "tp_size": 2, "overlap_comm": False, "recompute": "full", "efficiency": 0.5}
+    step = DistributedModel().solve(Models.get("Llama-3-8B"), fleet, batch_size=64, **options)
+    assert (told["answers"][0]["step_latency_total"]["value"], code) == (step.step_latency_total.m_as("s"), HOLDS)
+    assert main(shlex.split("train Llama-3.1-405B --on '8 x H100' --batch 8 --tp 8")) == INFEASIBLE
+    printed = capsys.readouterr().out
+    assert "INFEASIBLE: each H100 SXM5 80GB needs" in printed
+    assert main(shlex.split("train Llama-3-8B --on '8 x H100,8 x V100' --batch 8 --tp 1")) == HOLDS, "one of them runs"
+
+
+@pytest.mark.usefixtures("typer")
+def test_plan_is_as_fast_as_any_plan_and_tells_days_and_money(capsys):
+    told, _ = asked(
+        capsys, "plan Llama-3-8B --on '64 x H100' --batch 256 --seq 8192 --tokens 1T --price '$2/h' --recompute none"
+    )
+    (answer,) = told["answers"]
+    plan, _ = asked(capsys, "train Llama-3-8B --on '64 x H100' --batch 256 --seq 8192 --tp 2 --recompute none")
+    assert answer["step_latency_total"]["value"] <= plan["answers"][0]["step_latency_total"]["value"]
+    hours = 1e12 / answer["best"]["tokens_per_second"]["value"] / 3600
+    assert answer["days"] == pytest.approx(hours / 24)
+    assert answer["usd"] == pytest.approx(2 * 64 * hours)
+    fixed, _ = asked(
+        capsys, "plan Llama-3-8B --on '64 x H100' --batch 256 --seq 8192 --tp 4 --vpp 1 --zero 1,2 --micro-batch 1"
+    )
+    best = fixed["answers"][0]["best_config"]
+    assert (best["tp"], best["virtual_stages"], best["micro_batch_tokens"]) == (4, 1, 8192)
+    assert best["zero_stage"] in (1, 2)
+
+
+@pytest.mark.usefixtures("typer")
+def test_capacity_takes_the_cheaper_machine(capsys):
+    for h200, h100, cheapest in ((1, 9, "H200"), (9, 1, "H100")):
+        told, code = asked(capsys, f"{CAPACITY} --ttft 2s --itl 40ms --price H200={h200} --price H100={h100}")
+        assert told["answers"][0]["best_config"]["hardware"].startswith(cheapest)
+        assert code == HOLDS
+    _, code = asked(capsys, f"{CAPACITY} --ttft 1us")
+    assert code == INFEASIBLE
+
+
+@pytest.mark.usefixtures("typer")
+def test_why_takes_the_options_of_train_or_serve_and_those_against_them(capsys):
+    train, serve = "Llama-3-8B --on '8 x H100' --batch 64 --tp 2", "Llama-3-8B --on H100 --batch 8 --prompt 100 --output 30"
+    for line, command in ((train, "train"), (serve, "serve"), (f"train {train}", "train"), (f"serve {serve}", "serve")):
+        why, _ = asked(capsys, f"why {line}")
+        told, _ = asked(capsys, f"{command} {line.removeprefix(command)}")
+        assert why["answers"] == told["answers"]
+    two, _ = asked(capsys, f"why {train} --against '--tp 4 --recompute full'")
+    other, _ = asked(capsys, "train Llama-3-8B --on '8 x H100' --batch 64 --tp 4 --recompute full")
+    assert two["answers"][1]["step_latency_total"] == other["answers"][0]["step_latency_total"]
+    assert [answer["on"] for answer in two["answers"]] == ["as asked", "--tp 4 --recompute full"]
+
+
+@pytest.mark.usefixtures("typer")
+def test_a_waterfall_adds_up_and_begins_at_the_peak():
+    from mlsysim.cli.results import Answer
+    from mlsysim.cli.why import split_of
+
+    step = DistributedModel().solve(
+        Models.get("Llama-3-8B"), fleet_called("8 x H100"), batch_size=64, tp_size=2, stack="megatron-core"
+    )
+    parts = split_of(Answer("8 x H100", step))
+    seconds = step.step_latency_total.m_as("s")
+    assert sum(parts.values()) == pytest.approx(seconds)
+    assert next(iter(parts.items())) == ("arithmetic at the peak", pytest.approx(step.mfu * seconds))
+
+
+@pytest.mark.usefixtures("typer")
+def test_every_argument_that_solvers_share_is_an_option(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    from mlsysim.cli.options import flag_of
+    from mlsysim.core.options import options
+    from mlsysim.lowering.options import ServingOptions, StepOptions
+
+    for command, kind, other in (
+        ("train", StepOptions, {}),
+        ("serve", ServingOptions, {"stack": "--engine", "seq_len": "--prompt"}),
+    ):
+        main([command, "--help"])
+        printed = capsys.readouterr().out.split()
+        missing = [name for name in options(kind) if (other.get(name) or flag_of(name)) not in printed]
+        assert not missing
+
+
+@pytest.mark.usefixtures("typer")
+def test_a_fault_is_one_line_unless_a_traceback_is_asked_for(monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("what nobody foresaw")
+
+    monkeypatch.setattr("mlsysim.cli.predict.main", fail)
+    assert main(["predict", "runs.csv"]) == FAULT
+    assert "RuntimeError: what nobody foresaw" in capsys.readouterr().err
+    monkeypatch.setenv("MLSYSIM_TRACEBACK", "1")
+    with pytest.raises(RuntimeError):
+        main(["predict", "runs.csv"])
 
 
 def cpu_s(*command):

@@ -56,7 +56,8 @@ def application(commands: Sequence[Command]) -> Any:
             passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
             group.command(command.name, context_settings=passed_on)(_predict)
             continue
-        group.command(command.name.rpartition(" ")[2], epilog=examples)(command.function())
+        name = command.name.rpartition(" ")[2]
+        group.command(name, epilog=examples, context_settings=command.settings)(command.function())
     return typer.main.get_command(app)
 
 

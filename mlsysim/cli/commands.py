@@ -16,11 +16,13 @@ class Command(NamedTuple):
         name: what is typed; of one in a group, the group first.
         function: imports its module, and gives its function there.
         examples: lines that run as they are, the plainest first.
+        settings: of its context, as click has them.
     """
 
     name: str
     function: Callable[[], Callable[..., Any]]
     examples: tuple[str, ...]
+    settings: dict[str, Any] | None = None
 
     @property
     def group(self) -> str:
@@ -29,6 +31,48 @@ class Command(NamedTuple):
 
 
 COMMANDS = (
+    Command(
+        "train",
+        lambda: import_module("mlsysim.cli.train").train,
+        (
+            'mlsysim train Llama-3-70B --on "64 x DGX H100" --batch 1024 --seq 8192 --tp 8 --pp 4 --stack megatron-core',
+            'mlsysim train Llama-3-8B --on "64 x H100, 64 x B200" --batch 256 --seq 8192 --tp 2',
+        ),
+    ),
+    Command(
+        "serve",
+        lambda: import_module("mlsysim.cli.serve").serve,
+        (
+            "mlsysim serve Qwen/Qwen3-32B --on H200 --tp 2 --batch 32 --prompt 1000 --output 300 --engine vllm",
+            "mlsysim serve Qwen/Qwen3-32B --on H100,H200 --batch 32 --prompt 1000 --output 300 --precision fp8",
+        ),
+    ),
+    Command(
+        "plan",
+        lambda: import_module("mlsysim.cli.plan").plan,
+        (
+            'mlsysim plan Llama-3-70B --on "64 x DGX H100" --batch 1024 --seq 8192 --tokens 15T --price 2.5',
+            'mlsysim plan Llama-3-8B --on "64 x H100" --batch 256 --seq 8192 --tp 1,2 --recompute none',
+        ),
+    ),
+    Command(
+        "capacity",
+        lambda: import_module("mlsysim.cli.capacity").capacity,
+        (
+            "mlsysim capacity Qwen/Qwen3-32B --on H200,H100 --rate 20 --prompt 1000 --output 300 --ttft 2s --itl 40ms",
+            "mlsysim capacity Qwen/Qwen3-8B --on H200 --rate 1200/min --prompt 1000 --output 300 --ttft 1s --price H200=2.5",
+        ),
+    ),
+    Command(
+        "why",
+        lambda: import_module("mlsysim.cli.why").why,
+        (
+            "mlsysim why Llama-3-8B --on 'DGX H100' --batch 64 --seq 8192 --tp 2",
+            "mlsysim why Llama-3-8B --on 'DGX H100' --batch 64 --seq 8192 --tp 2 --against '--tp 1 --recompute full'",
+            "mlsysim why Qwen/Qwen3-32B --on H200 --batch 32 --prompt 1000 --output 300 --against '--precision fp8'",
+        ),
+        {"allow_extra_args": True, "ignore_unknown_options": True},
+    ),
     Command(
         "trust",
         lambda: import_module("mlsysim.cli.trust").trust,

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 
 from mlsysim import __version__
 from mlsysim.cli.commands import ALONE, COMMANDS
-from mlsysim.cli.exits import BAD_INPUT, HOLDS, INFEASIBLE, INTERRUPTED
+from mlsysim.cli.exits import BAD_INPUT, FAULT, HOLDS, INFEASIBLE, INTERRUPTED
 from mlsysim.core.errors import InfeasibleError, MLSysError
 
 # Commands that the ``cli`` extra brings, by their first word.
 WITH_TYPER = tuple(dict.fromkeys(command.name.split()[0] for command in COMMANDS if command.name != ALONE))
+# The variable of the environment by which an error that nobody foresaw shows where it arose.
+TRACEBACK = "MLSYSIM_TRACEBACK"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 where all holds, 1 where an assertion fails, 2 for bad input, which is told in one line, 3 for
-        what cannot run.
+        what cannot run; 70 for a fault of mlsysim itself.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -39,9 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _told(words, error, INFEASIBLE)
     except (MLSysError, OSError) as error:
         return _told(words, error, BAD_INPUT)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        return _told(words, f"{type(error).__name__}: {error}: a fault of mlsysim itself; {TRACEBACK}=1 shows where", FAULT)
 
 
-def _told(words: Sequence[str], error: Exception, code: int) -> int:
+def _told(words: Sequence[str], error: object, code: int) -> int:
     told = words[0] if words and not words[0].startswith("-") else ""
     print(f"mlsysim {told}".rstrip() + f": {error}", file=sys.stderr)
     return code

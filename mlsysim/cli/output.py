@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import json
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -70,6 +72,24 @@ class Document:
     data: Mapping[str, Any]
 
 
+def with_output(command: Callable[..., int], like: Callable[..., Any]) -> Callable[..., int]:
+    """Give a command the signature of a function, and the options of the output.
+
+    Args:
+        command: takes what the function does, and ``as_json`` and ``as_markdown``.
+        like: the function.
+    """
+    signature = inspect.signature(like, eval_str=True)
+    output = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in (("as_json", AsJson), ("as_markdown", AsMarkdown))
+    ]
+    own = [one.replace(kind=one.KEYWORD_ONLY) for one in signature.parameters.values()]
+    command.__signature__ = signature.replace(parameters=[*own, *output], return_annotation=int)  # type: ignore[attr-defined]
+    command.__doc__, command.__name__ = like.__doc__, like.__name__
+    return command
+
+
 def tell(document: Document, *, as_json: bool = False, as_markdown: bool = False) -> None:
     """Write a document to stdout.
 
@@ -120,14 +140,13 @@ def _text(document: Document) -> None:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    terminal = Console(highlight=False)
+    console = terminal if terminal.is_terminal else Console(file=io.StringIO(), highlight=False, width=WIDTH)
     if document.title:
         console.print(Text(document.title, style="bold"))
     for block in document.blocks:
         if isinstance(block, Code):
-            sys.stdout.write(block.text)
+            console.out(block.text, end="", highlight=False)
             continue
         console.print()
         if block.title:
@@ -147,6 +166,8 @@ def _text(document: Document) -> None:
             for name, told in rows:
                 grid.add_row(f"  {name}", Text(told, style="bold red" if told.startswith("INFEASIBLE") else ""))
         console.print(grid)
+    if isinstance(console.file, io.StringIO):
+        print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()))
 
 
 @contextmanager

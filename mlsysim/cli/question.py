@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlsysim.hardware.types import HardwareNode
+    from mlsysim.models.types import TransformerWorkload, Workload
+    from mlsysim.systems.types import Fleet, Node
+
 
 def stack_named(name: str) -> str:
     """Read the name of a training stack or of a framework, of which it is today's.
@@ -47,3 +54,50 @@ def engine_named(name: str) -> str:
     except UnknownNameError:
         raise UnknownNameError.among("--engine", name, engine_names()) from None
     return known.file or known.name
+
+
+def model_named(name: str) -> Workload:
+    """Read a model: a name of the registry, in any published spelling.
+
+    Args:
+        name: what was typed.
+
+    Raises:
+        UnknownNameError: there is none of this name; the message has the nearest.
+    """
+    from mlsysim.models.registry import Models
+
+    return Models.get(name)
+
+
+def transformer_named(name: str) -> TransformerWorkload:
+    """Read a model that tokens are served of.
+
+    Args:
+        name: what was typed.
+
+    Raises:
+        InputError: it is unknown, or no transformer.
+    """
+    from mlsysim.core.errors import InputError
+    from mlsysim.models.types import TransformerWorkload
+
+    workload = model_named(name)
+    if not isinstance(workload, TransformerWorkload):
+        raise InputError(
+            "MODEL", name, f"a transformer, which is served token by token; this is one of {workload.architecture}"
+        )
+    return workload
+
+
+def accelerator_of(machine: HardwareNode | Node | Fleet) -> HardwareNode:
+    """The accelerator of a machine.
+
+    Args:
+        machine: an accelerator, a node or a fleet.
+    """
+    from mlsysim.systems.types import Fleet, Node
+
+    if isinstance(machine, Fleet):
+        machine = machine.node
+    return machine.accelerator if isinstance(machine, Node) else machine

@@ -81,17 +81,24 @@ def fleet_called(text: str, argument: str = "fleet") -> Fleet:
     return whole_nodes(machine, 1) if isinstance(machine, Node) else usual_fleet(machine, 1)
 
 
-def machines_listed(text: str) -> list[str]:
+def machines_listed(text: str, argument: str = "hardware") -> list[str]:
     """Split a list of machines at its commas; those within a number, as in "1,024 x H100", stay.
 
     Args:
         text: the list.
+        argument: what an error calls it.
+
+    Raises:
+        InputError: the list is empty.
 
     Example:
         >>> machines_listed("H200, 1,024 x H100,DGX B200")
         ['H200', '1024 x H100', 'DGX B200']
     """
-    return [part.strip() for part in _without_thousands(text).split(",") if part.strip()]
+    listed = [part.strip() for part in _without_thousands(text).split(",") if part.strip()]
+    if not listed:
+        raise InputError(argument, text, _EXPECTED)
+    return list(dict.fromkeys(listed))
 
 
 def _named(name: str) -> HardwareNode | Node | None:

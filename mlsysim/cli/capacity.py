@@ -1,0 +1,156 @@
+"""The command ``mlsysim capacity``: the accelerators that a load within its limits takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlsysim.cli.options import taking
+from mlsysim.cli.output import Notes, Table
+from mlsysim.cli.question import engine_named, transformer_named
+from mlsysim.cli.results import Answer, answering, value_of
+from mlsysim.cli.serve import Bound, Model, On
+from mlsysim.cli.values import hourly, rate
+from mlsysim.core.errors import InputError, either
+from mlsysim.lowering.options import EngineOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mlsysim.solvers.serving.capacity import CapacityResult
+
+SHOWN = {
+    "accelerators": "accelerators",
+    "cost_per_hour": "cost",
+    "cost_per_million_tokens": "cost per 1M output tokens",
+    "capacity": "can serve requests/s",
+    "ttft": "first token",
+    "itl": "between tokens",
+    "request_latency": "whole request",
+}
+
+
+@taking(EngineOptions, called={"stack": "--engine"}, without=("seq_len", "input_len"))
+def planned(
+    model: Model,
+    on: On,
+    requests: Annotated[str, typer.Option("--rate", help="Requests that arrive at random: 20 (a second), 1200/min.")],
+    prompt: Annotated[int, typer.Option("--prompt", help="Tokens of a prompt.")],
+    output: Annotated[int, typer.Option("--output", help="Tokens of an answer.")],
+    ttft: Annotated[str | None, typer.Option("--ttft", help='Most time to the first token, such as "2s".')] = None,
+    itl: Annotated[str | None, typer.Option("--itl", help='Most time between two tokens, such as "40ms".')] = None,
+    latency: Annotated[str | None, typer.Option("--latency", help="Most time of a whole request.")] = None,
+    percentile: Annotated[float, typer.Option("--percentile", help="Share of the requests that keep the limits.")] = 0.99,
+    price: Annotated[
+        list[str] | None, typer.Option("--price", help="Of an accelerator an hour, in USD: H200=2.5; may be repeated.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="Number formats to try, such as fp16,fp8.")] = None,
+    tp: Annotated[str | None, typer.Option("--tp", help="Try these alone, such as 1,2.")] = None,
+    pp: Annotated[str | None, typer.Option("--pp", help="Try these alone.")] = None,
+    disaggregated: Annotated[
+        bool | None,
+        typer.Option("--disaggregated/--together", help="Prefill and decode apart, or together; by default the better."),
+    ] = None,
+    prefix_hit: Annotated[float, typer.Option("--prefix-hit", help="Share of a prompt that the prefix cache has.")] = 0.0,
+    top: Annotated[int, typer.Option("--top", help="Plans to show.")] = 5,
+    bound: Bound = False,
+    **options: Any,
+) -> list[Answer]:
+    """Find the cheapest deployment that serves requests at a rate within limits, and how many replicas it takes.
+
+    Without prices it is the one with the fewest accelerators. Without --engine it is the engine that measurements support best.
+    """
+    from mlsysim.solvers.serving.capacity import CapacityPlanner
+    from mlsysim.systems.fleet_text import machine_called, machines_listed
+
+    workload = transformer_named(model)
+    if options.get("stack") is not None:
+        options["stack"] = engine_named(options["stack"])
+    machines = {name: machine_called(name, "--on") for name in machines_listed(on, "--on")}
+    result = CapacityPlanner().solve(
+        workload,
+        list(machines.values()),
+        request_rate=rate(requests),
+        input_len=prompt,
+        output_len=output,
+        prefix_hit=prefix_hit,
+        max_ttft=ttft,
+        max_itl=itl,
+        max_latency=latency,
+        percentile=percentile,
+        prices=_prices(price or (), {name: machine.name for name, machine in machines.items()}),
+        precisions=None if precision is None else precision.split(","),
+        tp_sizes=_sizes("--tp", tp),
+        pp_sizes=_sizes("--pp", pp),
+        disaggregated=disaggregated,
+        top_k=top,
+        basis="bound" if bound else None,
+        **options,
+    )
+    figures = {"best": _in_words(result.best_config)} if result.best_config else {}
+    blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
+    return [Answer(on, result, (), figures, blocks)]
+
+
+def _prices(typed: Sequence[str], names: Mapping[str, str]) -> dict[str, str] | None:
+    """Prices by the full names of machines; one without a name is of the only one.
+
+    Args:
+        typed: as "H200=2.5".
+        names: full names of the machines by what was typed.
+    """
+    from mlsysim.systems.fleet_text import machine_called
+
+    prices = {}
+    for text in typed:
+        name, equals, money = text.rpartition("=")
+        if not equals and len(names) > 1:
+            raise InputError("--price", text, f"a price of {either(names)}, such as {next(iter(names))}={text}")
+        full = next(iter(names.values())) if not equals else names.get(name.strip()) or machine_called(name, "--price").name
+        if full not in names.values():
+            raise InputError("--price", text, f"a price of {either(names)}, which --on names")
+        prices[full] = hourly(money)
+    return prices or None
+
+
+def _sizes(flag: str, text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(flag, text, "whole numbers, such as 1,2") from None
+
+
+def _in_words(plan: Mapping[str, Any]) -> str:
+    """A deployment in the field's words."""
+    parts = (
+        f"TP {plan['tp']}"
+        + (f" x PP {plan['pp']}" if plan["pp"] > 1 else "")
+        + (f" x EP {plan['ep']}" if plan["ep"] > 1 else "")
+    )
+    told = f"{plan['replicas']} x ({parts}) {plan['hardware']}, {plan['precision']}, batch {plan['batch']}"
+    if plan["disaggregated"]:
+        stages = f" x PP {plan['prefill_pp']}" if plan["prefill_pp"] > 1 else ""
+        told += f"; prefill on {plan['prefill_replicas']} x (TP {plan['prefill_tp']}{stages})"
+    return told
+
+
+def _ranking(result: CapacityResult) -> Iterator[Table]:
+    priced = result.cost_per_hour is not None
+    rows = [
+        (
+            str(row["accelerators"]),
+            *([value_of(row["cost_per_hour"]), value_of(row["cost_per_million_tokens"])] if priced else ()),
+            f"{row['utilization']:.0%}",
+            value_of(row["ttft"]),
+            value_of(row["itl"]),
+            _in_words(row),
+        )
+        for row in result.ranking
+    ]
+    numbers = ("count", *(("cost", "per 1M tokens") if priced else ()), "load", "first token", "between")
+    if len(rows) > 1:
+        yield Table((*numbers, "deployment"), rows, "The best deployments", numbers)
+
+
+capacity = answering("capacity", planned, SHOWN)

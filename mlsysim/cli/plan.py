@@ -1,0 +1,128 @@
+"""The command ``mlsysim plan``: the best way to split a training step over a fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlsysim.cli.options import taking
+from mlsysim.cli.output import Notes, Table
+from mlsysim.cli.question import model_named, stack_named
+from mlsysim.cli.results import Answer, answering, memory_of, plan_in_words, told, value_of
+from mlsysim.cli.serve import Bound, Model, On
+from mlsysim.cli.train import Batch
+from mlsysim.cli.values import count, hourly
+from mlsysim.core.errors import InputError
+from mlsysim.lowering.options import TrainingOptions
+
+if TYPE_CHECKING:
+    from mlsysim.solvers.training.parallelism import ParallelismResult
+    from mlsysim.systems.types import Fleet
+
+SHOWN = {"step_latency_total": "step", "best_config": "best plan"}
+# What a search calls the dimensions that a line may fix, where it is not the option's name.
+_DIMENSIONS = {"vpp": "virtual_stages", "micro-batch": "micro_batch", "zero": "zero_stage"}
+# The options that most lines have.
+FIRST = ("seq_len", "stack", "precision", "recompute")
+
+
+def _sizes(name: str) -> Any:
+    return typer.Option(f"--{name}", help="Try these alone, such as 4,8.", rich_help_panel="Fixed dimensions")
+
+
+@taking(TrainingOptions, first=FIRST)
+def planned(
+    model: Model,
+    on: On,
+    batch: Batch,
+    tokens: Annotated[
+        str | None, typer.Option("--tokens", help='Of the whole training, such as "15T": the days it takes.')
+    ] = None,
+    price: Annotated[str | None, typer.Option("--price", help="Of one accelerator an hour, in USD: what it costs.")] = None,
+    top: Annotated[int, typer.Option("--top", help="Plans to show.")] = 5,
+    bound: Bound = False,
+    tp: Annotated[str | None, _sizes("tp")] = None,
+    pp: Annotated[str | None, _sizes("pp")] = None,
+    dp: Annotated[str | None, _sizes("dp")] = None,
+    cp: Annotated[str | None, _sizes("cp")] = None,
+    ep: Annotated[str | None, _sizes("ep")] = None,
+    vpp: Annotated[str | None, _sizes("vpp")] = None,
+    micro_batch: Annotated[str | None, _sizes("micro-batch")] = None,
+    zero: Annotated[str | None, _sizes("zero")] = None,
+    **options: Any,
+) -> list[Answer]:
+    """Search the best plan of a training step: TP x PP x DP x CP x EP x micro-batch x recompute x ZeRO x schedule.
+
+    Says what each other choice would cost. Without --stack it is the stack that measurements support best on the accelerator.
+    """
+    from mlsysim.solvers.recommended import recommended_stack
+    from mlsysim.solvers.training.parallelism import ParallelismOptimizer
+    from mlsysim.systems.fleet_text import fleet_called, machines_listed
+
+    workload = model_named(model)
+    if options.get("stack") is not None:
+        options["stack"] = stack_named(options["stack"])
+    typed = {"tp": tp, "pp": pp, "dp": dp, "cp": cp, "ep": ep, "vpp": vpp, "micro-batch": micro_batch, "zero": zero}
+    fixed = {_DIMENSIONS.get(name, name): _numbers(f"--{name}", text) for name, text in typed.items() if text is not None}
+    answers = []
+    for name in machines_listed(on, "--on"):
+        fleet = fleet_called(name, "--on")
+        chosen = recommended_stack(workload, fleet, options, "bound" if bound else None)
+        asked = {**chosen.added_to(options), "space": "full", "top_k": top, "progress": False, "fixed": fixed or None}
+        result = ParallelismOptimizer().solve(workload, fleet, batch_size=batch, **asked)
+        figures, data = _figures(result, fleet, tokens, price)
+        blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
+        answers.append(Answer(name, result, chosen.notes, figures, blocks, data))
+    return answers
+
+
+def _numbers(flag: str, text: str) -> tuple[int, ...]:
+    """Read the values of a dimension."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(flag, text, "whole numbers, such as 4,8") from None
+
+
+def _figures(
+    result: ParallelismResult, fleet: Fleet, tokens: str | None, price: str | None
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """What the best plan comes to, for a person and for a program."""
+    from mlsysim.core.checks import positive_quantity
+
+    best = result.best
+    if best is None:
+        return {}, {}
+    figures = {
+        "tokens/s": told(best, "tokens_per_second", best.tokens_per_second),
+        "MFU": told(best, "mfu", best.mfu),
+        **memory_of(best, fleet.node.accelerator),
+        "plans": f"{result.total_legal:,} legal, {result.total_feasible:,} fit",
+    }
+    data: dict[str, Any] = {}
+    rate = None if price is None else positive_quantity("--price", hourly(price), "USD/hour")
+    if rate is not None:
+        rate *= fleet.accelerators
+        data["usd_per_hour"] = rate
+        figures["price"] = f"{rate:,.4g} $/h"
+    if tokens is not None:
+        hours = count(tokens) / float(best.tokens_per_second.m_as("count/hour"))
+        data["days"] = hours / 24
+        figures[f"for {tokens} tokens"] = f"{hours / 24:,.3g} days"
+        if rate is not None:
+            data["usd"] = rate * hours
+            figures[f"for {tokens} tokens"] += (
+                f", {data['usd'] / 1e6:,.3g} million $" if data["usd"] > 1e6 else f", {data['usd']:,.0f} $"
+            )
+    return figures, data
+
+
+def _ranking(result: ParallelismResult) -> Iterator[Table]:
+    if len(result.ranking) > 1:
+        rows = [(value_of(row["step_latency"]), value_of(row["memory"]), plan_in_words(row)) for row in result.ranking]
+        yield Table(("step", "memory each", "plan"), rows, "The best plans", ("step", "memory each"))
+
+
+plan = answering("plan", planned, SHOWN)
