@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mlsysim.launch.hf_config import model_from_config
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.solvers.analysis.efficiency import EfficiencyModel
+    from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
+    from mlsysim.solvers.analysis.synthesis import SynthesisSolver
     from mlsysim.solvers.operations.data import DataModel, TransformationModel
     from mlsysim.solvers.operations.orchestration import OrchestrationModel
     from mlsysim.solvers.operations.placement import PlacementOptimizer
@@ -65,6 +68,7 @@ _HOMES = {
     "ContinuousBatchingModel": "solvers.serving.continuous_batching",
     "DataModel": "solvers.operations.data",
     "DistributedModel": "solvers.training.distributed",
+    "EfficiencyModel": "solvers.analysis.efficiency",
     "Fleet": "systems.types",
     "FleetOptimizer": "solvers.training.fleets",
     "Grid": "infra.types",
@@ -86,11 +90,13 @@ _HOMES = {
     "Q_": "core.units",
     "ResponsibleEngineeringModel": "solvers.operations.privacy",
     "ScalingModel": "solvers.operations.scaling",
+    "SensitivitySolver": "solvers.analysis.sensitivity",
     "ServingModel": "solvers.serving.serving",
     "SingleNodeModel": "solvers.training.single_node",
     "Site": "infra.types",
     "SpeculativeDecodingModel": "solvers.serving.speculative_decoding",
     "SustainabilityModel": "solvers.operations.sustainability",
+    "SynthesisSolver": "solvers.analysis.synthesis",
     "Systems": "systems.registry",
     "TailLatencyModel": "solvers.serving.tail_latency",
     "TokenServerModel": "solvers.serving.token_server",
@@ -129,6 +135,7 @@ __all__ = [
     "ContinuousBatchingModel",
     "DataModel",
     "DistributedModel",
+    "EfficiencyModel",
     "Fleet",
     "FleetOptimizer",
     "Grid",
@@ -149,11 +156,13 @@ __all__ = [
     "PlacementOptimizer",
     "ResponsibleEngineeringModel",
     "ScalingModel",
+    "SensitivitySolver",
     "ServingModel",
     "SingleNodeModel",
     "Site",
     "SpeculativeDecodingModel",
     "SustainabilityModel",
+    "SynthesisSolver",
     "Systems",
     "TailLatencyModel",
     "TokenServerModel",

@@ -46,6 +46,7 @@ ARROWS = {
     "solvers.training": ("solvers.", "lowering", *BELOW_LOWERING),
     "solvers.serving": ("solvers.", "lowering", *BELOW_LOWERING),
     "solvers.operations": ("solvers.", "lowering", *BELOW_LOWERING),
+    "solvers.analysis": ("solvers", "lowering", *BELOW_LOWERING),  # it asks the others
     "tables": BELOW_TABLES,
     "plots": BELOW_TABLES,
     "validation.anchors": ("tables", LAZY, *BELOW_TABLES),  # the facade has only rooms below it

@@ -26,6 +26,9 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import ComputeCore, HardwareNode, MemoryHierarchy
 from mlsysim.models.registry import Models
 from mlsysim.models.types import CNNWorkload, RecommendationWorkload, TransformerWorkload
+from mlsysim.solvers.analysis.efficiency import EfficiencyModel
+from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
+from mlsysim.solvers.analysis.synthesis import SynthesisSolver
 from mlsysim.solvers.operations.data import DataModel, TransformationModel
 from mlsysim.solvers.operations.orchestration import OrchestrationModel
 from mlsysim.solvers.operations.placement import PlacementOptimizer
@@ -63,9 +66,6 @@ LATER = {
         "Checkpoint interval=0",
         "Checkpoint interval 0.01h -> penalty>1",
     ),
-    "EfficiencyModel": ("Efficiency workload_type typo", "Efficiency efficiency=-1"),
-    "SynthesisSolver": ("Synthesis target_latency=0", "Synthesis target negative"),
-    "SensitivitySolver": ("Sensitivity Llama2-70B on A100 (infeasible)",),
     "load_config": ("load_config model name typo", "load_config precision typo & negative batch"),
 }
 
@@ -110,6 +110,11 @@ def scale(budget):
 def compress(**given):
     asked = {"input_len": 512, "weight_precision": "int4", **given}
     return CompressionModel().solve(Models.Language.Llama3_8B, H100, **asked)
+
+
+def synthesise(**given):
+    asked = {"lever": "memory bandwidth", "input_len": 512, **given}
+    return SynthesisSolver().solve("ServingModel", Models.Language.Llama3_8B, H100, **asked)
 
 
 def core(peak):
@@ -379,6 +384,26 @@ REFUSED = {
         "phase = 'decodee': .*did you mean 'decode'",
         lambda: WeightStreamingModel().solve(LLAMA, H100, phase="decodee", input_len=128),
     ),
+    "Efficiency workload_type typo": (
+        "work",
+        "work = 'trainning': .*did you mean 'training'",
+        lambda: EfficiencyModel().solve(Models.Language.Llama3_8B, H100, work="trainning"),
+    ),
+    "Efficiency efficiency=-1": (
+        "efficiency",
+        "efficiency = -1: .*what is asked for",
+        lambda: EfficiencyModel().solve(Models.Language.Llama3_8B, H100, efficiency=-1),
+    ),
+    "Synthesis target_latency=0": (
+        "limit",
+        "limit = '0 ms': .*> 0 second",
+        lambda: synthesise(limit="0 ms"),
+    ),
+    "Synthesis target negative": (
+        "limit",
+        "limit = '-5 ms': .*> 0 second",
+        lambda: synthesise(limit="-5 ms"),
+    ),
     "DLRM single node (no parameters)": (
         "parameters",
         "RecommendationWorkload.parameters = None: .*required",
@@ -562,6 +587,12 @@ def weights_stream_over_the_host_link():
     assert result.stream_bandwidth.m_as("GB/s") == pytest.approx(H100.host_link_bw.m_as("GB/s"))
     assert result.binding == "stream"
     assert any("host link of H100" in note for note in result.diagnostics)
+
+
+@legitimate("Sensitivity Llama2-70B on A100 (infeasible)")
+def what_cannot_run_has_no_elasticities():
+    with pytest.raises(InfeasibleError, match=r"one A100 SXM4 80GB needs 138\.\d GB"):
+        SensitivitySolver().solve("ServingModel", LLAMA, Hardware.Cloud.A100, input_len=512)
 
 
 @legitimate("compute budget 5e5 EFLOP (unit with prefix)")

@@ -173,7 +173,7 @@ def test_marks_and_line_ends_of_editors_are_read(tmp_path, mark, ending):
         (GOOD.replace('id = "x"', "id = 3"), "case 3: Case.id = 3"),
         (GOOD + CASE, "case 'x': this id stands twice"),
         (GOOD + "run = 3\n", "case 'x': Case.run = 3"),
-        (GOOD.replace('{ compute_budget = "5.76e23 flop" }', "{}"), "case 'x': solve = "),
+        (GOOD.replace("Scaling", "Distributed").replace('{ compute_budget = "5.76e23 flop" }', "{}"), "case 'x': solve = "),
         (GOOD + 'workload = { made = 1979-05-27 }\nhardware = ""\n', "case 'x': "),
         (GOOD + 'corrects = "another"\n', "case 'x': corrects = 'another'"),
         *((HEAD + f"table = {table}\n" + DEFAULTS + CASE, r"\[source\]: table = .*beside or below this file") for table in (

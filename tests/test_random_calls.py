@@ -59,6 +59,7 @@ USUAL = {
     "SingleNodeModel": {"workload": Models.Vision.ResNet50, "hardware": H100, "batch_size": 32},
     "CompressionModel": {"workload": LLAMA, "hardware": H100, "input_len": 512, "weight_precision": "int4"},
     "DataModel": {"sample_rate": "900 count/s", "record_size": "100 kB", "storage_bandwidth": "10 GB/s"},
+    "EfficiencyModel": {"workload": LLAMA, "hardware": H100, "work": "decode"},
     "InferenceScalingModel": {"workload": LLAMA, "hardware": H100, "input_len": 512, "output_len": 64, "samples": 4},
     "OrchestrationModel": {"arrival_rate": "20 count/day", "job_duration": "8 hour", "accelerators": 64},
     "TopologyModel": {"topology": "fat-tree", "accelerators": 64, "link_bandwidth": "50 GB/s"},

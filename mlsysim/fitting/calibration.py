@@ -117,6 +117,7 @@ class Calibration:
         fits: names of the parts of an entry that are fitted.
         pull: error that a coefficient costs a whole range away from its prior: one that no row identifies stays there.
         rows_at_full_weight: a source counts as at most so many rows (None: every row counts alike).
+        error_weight: how many times as large errors count, where measurements are known better than to a few per cent.
         starts: other values to begin from, beside the written ones, where a search can end in a dip.
         digits: of the values that are written.
         written_roles: the roles whose errors are written beside the coefficients.
@@ -129,6 +130,7 @@ class Calibration:
     fits: Callable[[str, Entry], Sequence[str]] = lambda kind, entry: entry.get("fit", ())
     pull: float = 0.0
     rows_at_full_weight: float | None = None
+    error_weight: float = 1.0
     starts: Sequence[Mapping[str, float]] = ()
     digits: int = 4
     written_roles: Sequence[str] = (CALIBRATION,)
@@ -155,10 +157,12 @@ class Calibration:
         """Factors by which the errors of the rows of each of ``runs`` are multiplied."""
         most = self.rows_at_full_weight
         if most is None:
-            return [np.ones(len(run.measured)) for run in runs]
+            return [np.full(len(run.measured), self.error_weight) for run in runs]
         sources = [source for run in runs for source in run.sources]
         count = {source: sources.count(source) for source in set(sources)}
-        return [np.array([min(1.0, (most / count[source]) ** 0.5) for source in run.sources]) for run in runs]
+        return [
+            self.error_weight * np.array([min(1.0, (most / count[source]) ** 0.5) for source in run.sources]) for run in runs
+        ]
 
 
 def lineage(entries: Mapping[str, Entry], name: str) -> list[str]:

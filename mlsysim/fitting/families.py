@@ -12,11 +12,25 @@ from mlsysim.fitting.inference import INFERENCE
 from mlsysim.fitting.kernels import ATTENTIONS, COLLECTIVE, PEAKS, PRODUCTS
 from mlsysim.fitting.loaded import LOADED
 from mlsysim.fitting.memory import refit_memory
+from mlsysim.fitting.operations.scaling import LOSSES, SCALING
 from mlsysim.fitting.served import SERVED
 from mlsysim.fitting.training import TRAINING
 from mlsysim.fitting.written import Refit, refit
 
-CALIBRATIONS = (PRODUCTS, PEAKS, ATTENTIONS, COLLECTIVE, TRAINING, DATA_PARALLEL, INFERENCE, SERVED, ENGINES, LOADED)
+CALIBRATIONS = (
+    PRODUCTS,
+    PEAKS,
+    ATTENTIONS,
+    COLLECTIVE,
+    TRAINING,
+    DATA_PARALLEL,
+    INFERENCE,
+    SERVED,
+    ENGINES,
+    LOADED,
+    SCALING,
+    LOSSES,
+)
 # How each family is fitted to the calibration rows under a folder of anchors.
 FAMILIES: Mapping[str, Callable[[Path], Refit]] = {
     **{calibration.name: partial(refit, calibration) for calibration in CALIBRATIONS},

@@ -138,6 +138,8 @@ _MOST = dict.fromkeys(("mfu", "hfu", "prefill_mfu"), 1 + 1e-9)
 _LARGEST = sys.float_info.max
 # The least, where it is not 0: by how much one plan is slower than another.
 _LEAST = {"slower": -1.0}
+# Figures by name that may be negative: a faster rate makes a time less.
+_SIGNED = ("elasticities",)
 
 
 def _unsound(figures: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -149,7 +151,8 @@ def _unsound(figures: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         elif kind is float or kind is int:
             number = value
         elif kind is dict:
-            yield from _unsound(value)
+            if name not in _SIGNED:
+                yield from _unsound(value)
             continue
         elif kind is tuple:
             if value and type(value[0]) is not str:

@@ -3,7 +3,7 @@
 The tables are known by their columns: LLM serving (``engine``, ``mode``, ...), servers whose requests arrive at a rate
 (``arrival_rate_per_s``), LLM training runs (``layers``, ...), layouts
 that fit or ran out of memory (``activation_checkpointing``, ...), ResNet-50 and BERT (``batch_per_accel`` or
-``benchmark``), and MLPerf Inference (``scenario``).
+``benchmark``), MLPerf Inference (``scenario``), and scaling studies (``law``, ``params_b``, ...).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from mlsysim.calibration.evidence import WHOLE, RunFacts, is_known_source, quant
 from mlsysim.calibration.intervals import spread
 from mlsysim.core.checks import mapping
 from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
-from mlsysim.core.toml import packaged_toml
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.training.memory import MEMORY_PARTS
@@ -34,8 +33,10 @@ from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResu
 from mlsysim.tables.assumed import assumed_of
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
+from mlsysim.tables.layouts import layout_cells
 from mlsysim.tables.open_loop import METRICS as OPEN_LOOP_METRICS
 from mlsysim.tables.open_loop import open_loop_figure, open_loop_question
+from mlsysim.tables.operations.scaling import SCALING_COLUMNS, scaling_answer
 from mlsysim.tables.question import Question
 from mlsysim.tables.served import is_served, served_figure, served_question
 from mlsysim.tables.serving import METRICS as SERVING_METRICS
@@ -66,7 +67,7 @@ _Key = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A solved run: what all figures of it share, and the figure of a metric."""
+    """A solved run: what all figures of it share, and the figure of a metric; ``ends``: of an interval that a law states."""
 
     feasible: bool
     basis: str
@@ -76,6 +77,8 @@ class _Run:
     solver: str = ""
     facts: RunFacts | None = None
     assumed: Mapping[str, str] = field(default_factory=dict)
+    ends: tuple[float, float] | None = None
+    scope: str = ""
 
 
 def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -246,6 +249,8 @@ def _added(answer: _Run | str, metric: str, unit: str, *, known_source: bool) ->
 
 
 def _interval(answer: _Run, metric: str, predicted: float, *, known_source: bool) -> dict[str, Any]:
+    if answer.ends is not None:
+        return {"low": answer.ends[0], "high": answer.ends[1], "scope": answer.scope}
     if answer.facts is None:
         return {}
     field = SERVING_METRICS[metric][0] if answer.solver == "ServingModel" else metric
@@ -302,43 +307,15 @@ def _training_run(cells: Cells) -> _WaitingTraining:
     return _WaitingTraining(run, assumed_of(DistributedModel.__name__, cells, run.asked.fleet, run.asked.arguments))
 
 
-@functools.cache
-def _layouts() -> dict[str, Any]:
-    return packaged_toml("tables", "hagemann2023.toml")
-
-
 def _layout_run(cells: Cells) -> _WaitingTraining:
     """A layout that fits or does not: a training run of the paper's models."""
-    known = _layouts()
-    kernel = cells.get("kernel", "").strip().lower()
-    added = {column: str(known["defaults"][column]) for column in ("vocab", "sharding", "precision", "framework")}
-    added |= {column: str(value) for column, value in _chosen(cells, "model", known["model"]).items()}
-    added |= {
-        "global_batch_seqs": str(_sequences(cells, known["defaults"]["batch_tokens"])),
-        "recompute": _chosen(cells, "activation_checkpointing", known["recompute"]),
-        "flash_attention": "no" if kernel in known["stores_scores"]["kernels"] else "yes",
-        "variant": kernel,
-    }
-    return replace(_training_run({**cells, **added}), layout=True, assumed={})
+    return replace(_training_run(layout_cells(cells)), layout=True, assumed={})
 
 
-def _chosen(cells: Cells, column: str, known: Mapping[str, Any]) -> Any:
-    text = cells.get(column, "").strip().lower()
-    if text not in known:
-        raise UnknownNameError.among(column, text, known)
-    return known[text]
-
-
-def _sequences(cells: Cells, batch_tokens: int) -> int:
-    """Sequences of a batch of ``batch_tokens``."""
-    text = cells.get("seq_len", "").strip()
-    try:
-        sequences = round(batch_tokens / float(text))
-    except (ValueError, ArithmeticError):
-        sequences = 0
-    if sequences < 1:
-        raise InputError("seq_len", text, f"tokens of a sequence, at most the {batch_tokens} of a batch")
-    return sequences
+def _scaling_run(cells: Cells) -> _Run:
+    """What a law of a published scaling study says of its rows."""
+    found = scaling_answer(cells)
+    return _Run(True, "law", found.law, "", lambda _: found.value, assumed=found.assumed, ends=found.ends, scope=found.scope)
 
 
 def _small_model_run(cells: Cells) -> _Run:
@@ -391,4 +368,5 @@ _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[st
     (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _small_model_run, _SAMPLE_RATES),
     (frozenset(("benchmark", "accelerator", "n_accel", "global_batch_seqs", "metric")), _small_model_run, _SAMPLE_RATES),
     (frozenset(("benchmark", "scenario", "round", "accelerator", "n_accel")), _inference_run, ()),
+    (frozenset(SCALING_COLUMNS), _scaling_run, ()),
 )

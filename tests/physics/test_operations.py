@@ -11,7 +11,13 @@ from mlsysim.physics.machine import Machine
 from mlsysim.physics.operations.energy import emissions_g, facility_energy_J
 from mlsysim.physics.operations.placement import sums_over_run
 from mlsysim.physics.operations.reliability import checkpoint_interval_s, goodput
-from mlsysim.physics.operations.scaling import compute_optimal_parameters
+from mlsysim.physics.operations.scaling import (
+    OvertrainingLaw,
+    ParametricLaw,
+    compute_law_loss,
+    compute_optimal_parameters,
+    effective_amount,
+)
 from mlsysim.physics.records import floats, stacked, unstacked
 
 
@@ -19,6 +25,51 @@ def test_energy():
     """3 W for 5 s at a PUE of 2 are 30 J, which emit 4 g each."""
     assert facility_energy_J(3.0, 5.0, 2.0) == 30
     assert emissions_g(30.0, 4.0) == 120
+
+
+# 2 / sqrt(N) and 8 / sqrt(D) beside a loss of 1: both halve when N and D are four times as many.
+LAW = ParametricLaw(E=1.0, A=2.0, B=8.0, alpha=0.5, beta=0.5)
+
+
+def test_the_loss_of_a_parametric_law():
+    """Of 4 parameters and 16 tokens 2 / 2 + 8 / 4 = 3 is left above 1; without the last 2 the tokens are what they were."""
+    assert LAW.reducible(4.0, 16.0) == 3
+    assert LAW.loss(4.0, 16.0) == 4
+    assert LAW.tokens_to(3.0, 4.0) == 16
+    assert LAW.tokens_to(1.0, 4.0) == math.inf
+    assert LAW.loss(np.array([4.0, 1.0]), 16.0).tolist() == [4, 5]
+
+
+def test_the_optimum_of_a_parametric_law():
+    """G = 2 / 8; with 96 FLOP N = 1 / 4 x sqrt(16) = 1 and D = 96 / 6 = 16: 2 + 2 is left, half of it after 16 x 96 FLOP."""
+    assert LAW.optimum(96.0) == pytest.approx((1, 16))
+    assert LAW.budget_to(4.0) == pytest.approx(96)
+    assert LAW.budget_to(2.0) == pytest.approx(16 * 96)
+    # 4 parameters and 16 tokens take 384 FLOP, and leave 3: so do 96 x (4 / 3)^4 FLOP.
+    assert LAW.overtraining(4.0, 16.0) == pytest.approx(384 / (96 * 256 / 81))
+    steep = ParametricLaw(E=0.0, A=1.0, B=1.0, alpha=1.0, beta=0.5)
+    # A N^-1 : B D^-1/2 = 1/2 : 1 at the optimum: N = 2, D = 1 leave 1.5, after 12 FLOP.
+    assert steep.optimum(12.0) == pytest.approx((2, 1))
+    assert steep.budget_to(1.5) == pytest.approx(12)
+
+
+def test_the_optimum_over_a_life():
+    """Shares of 3 and 1 of a loss of 4 (N = 4 / 9, D = 64): 6 x 64 x (1 - 3) + 2 x 384 = 0."""
+    assert LAW.lifetime_optimum(4.0, 384.0) == pytest.approx((4 / 9, 64))
+    assert LAW.lifetime_optimum(4.0, 0.0) == pytest.approx((1, 16))
+
+
+def test_other_laws_of_loss():
+    """40 tokens a parameter are twice 20, and 4e18 FLOP four times 1e18: 1 + (2 x 2 + 3 / 2) / sqrt(4)."""
+    law, size = OvertrainingLaw(E=1.0, a=2.0, b=3.0, h=1.0, k=0.5), math.sqrt(4e18 / 240)
+    assert law.loss(size, 40 * size) == pytest.approx(3.75)
+    assert compute_law_loss(8.0, 1.0, 2.0, 0.5) == 1.5
+
+
+def test_tokens_that_repeat():
+    """Ten tokens three times, where two repeats count for 1 - 1/e of two."""
+    assert effective_amount(10.0, 30.0, 2.0) == pytest.approx(10 + 20 * (1 - math.exp(-1)))
+    assert effective_amount(10.0, 10.0, 2.0) == 10
 
 
 def test_checkpoints():

@@ -17,7 +17,7 @@ from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.estimators import naive_error
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
-from mlsysim.validation.anchors.runner import Plain, macro_text, plan_text, predict, result_of
+from mlsysim.validation.anchors.runner import Plain, macro_text, number, plan_text, predict, result_of
 
 # "Match?" in the paper's report: within 5 % of the number that the paper prints.
 PAPER_MATCH = 0.05
@@ -116,7 +116,7 @@ def compare(anchor: Anchor) -> Comparison:
         in_band = low <= predicted <= high
     else:
         in_band = predicted == _measured(anchor)
-    expected = _expected(anchor, predicted) if prediction.basis in FITTED_BASES else (None, None)
+    expected = _expected(anchor, predicted) if prediction.basis in FITTED_BASES else _expected_of_law(anchor)
     derived: dict[str, Plain] = {
         "predicted": predicted,
         "unfactored": prediction.unfactored,
@@ -162,6 +162,16 @@ def _expected(anchor: Anchor, predicted: Plain) -> tuple[float | None, float | N
         return None, None
     found = spread(anchor.source.solver, quantity_of(anchor.case.metric), facts, assumed=assumed(anchor))
     return found.about(predicted) if found is not None else (None, None)
+
+
+def _expected_of_law(anchor: Anchor) -> tuple[float | None, float | None]:
+    """The ends of the interval that a result states of its own accord, beside a law and not the errors of measured runs."""
+    result, case = result_of(anchor), anchor.case
+    found = result.interval if case.metric == result.INTERVAL_OF else None
+    if found is None or case.factors:
+        return None, None
+    low, high = (number(anchor, end, case.metric, case.unit) for end in (found.low, found.high))
+    return low, high
 
 
 def assumed(anchor: Anchor) -> dict[str, str]:

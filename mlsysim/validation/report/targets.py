@@ -27,8 +27,8 @@ Limit = Annotated[float | None, Field(gt=0, lt=1)]
 SOURCES = "sources"
 Patterns = tuple[Text, ...]
 # Whether a measure's limit is the least or the largest accepted value.
-AT_LEAST = ("balanced_accuracy",)
-MEASURES = ("median", "mean", "p90", "bias", "balanced_accuracy", "false_oom")
+AT_LEAST = ("balanced_accuracy", "covered")
+MEASURES = ("median", "mean", "p90", "bias", "balanced_accuracy", "false_oom", "covered")
 
 
 class Rows(Spec):
@@ -60,7 +60,8 @@ class Target(Spec):
     ``kernels`` is a family of kernel tables, whose validation rows are pooled. ``left_out`` names an entry of ``left_out.toml``
     or ``serving_left_out.toml``: "sources" is the median over the entries of single sources; "devices", "engines" and "models"
     are all serving cases, each predicted without its own. ``bias`` is the size of the mean signed error,
-    ``balanced_accuracy`` a least, ``false_oom`` a largest share.
+    ``balanced_accuracy`` a least, ``false_oom`` a largest share; ``covered`` is the least share of the rows that lie in the
+    90 % interval of their prediction.
     """
 
     id: Key
@@ -74,6 +75,7 @@ class Target(Spec):
     bias: Limit = None
     balanced_accuracy: Limit = None
     false_oom: Limit = None
+    covered: Limit = None
     known_gaps: dict[str, Text] = Field(default_factory=dict)
 
     @property
@@ -166,6 +168,9 @@ def _names(wanted: str, name: str, entry: Mapping[str, Any]) -> bool:
 
 
 def _measured(measure: str, rows: Sequence[Row]) -> float | None:
+    if measure == "covered":
+        ends = [(row["expected_low"], row["measured"], row["expected_high"]) for row in rows if row["expected_low"] is not None]
+        return sum(low <= value <= high for low, value, high in ends) / len(ends) if ends else None
     summary: Summary = summarise("", "", rows)
     if measure != "false_oom":
         value: float | None = getattr(summary, measure)

@@ -1,0 +1,1 @@
+"""Coefficients of operations: scaling laws and failures."""

@@ -1,0 +1,1 @@
+"""Questions about other solvers' answers: what they hang on, and what it would take."""

@@ -1,0 +1,1 @@
+"""Tables of operations: scaling studies."""
