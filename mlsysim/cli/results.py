@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlsysim.cli.exits import HOLDS, INFEASIBLE
 from mlsysim.cli.output import Code, Document, Facts, Notes, Table, at_work, tell, with_output
+from mlsysim.cli.plot import PARETO, WATERFALL, Plot, write
 
 if TYPE_CHECKING:
     from mlsysim.hardware.types import HardwareNode
@@ -53,13 +55,15 @@ def answering(command: str, ask: Callable[..., list[Answer]], shown: Shown) -> C
         shown: the fields that are shown, by what they are called.
     """
 
-    def answered(*, as_json: bool, as_markdown: bool, **arguments: Any) -> int:
+    def answered(*, as_json: bool, as_markdown: bool, plot: Path | None = None, **arguments: Any) -> int:
         with at_work("solving"):
             answers = ask(**arguments)
+            if plot is not None:
+                write(command, [answer.result for answer in answers], plot)
         tell(document_of(command, answers, shown), as_json=as_json, as_markdown=as_markdown)
         return code_of(answers)
 
-    return with_output(answered, ask)
+    return with_output(answered, ask, **({"plot": Plot} if command in (*WATERFALL, *PARETO) else {}))
 
 
 def code_of(answers: Sequence[Answer]) -> int:
