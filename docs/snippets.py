@@ -109,7 +109,7 @@ def _command(words: list[str]) -> str:
 
 
 def expanded(page: str) -> str:
-    """A page with its lists written out: ``::: modules of PACKAGE`` (those that it does not name), ``::: solvers of ROOM``.
+    """A page with its lists written out: ``::: modules of PACKAGE`` (those that it does not name), ``::: solvers`` and ``::: solvers by room``.
 
     Example:
         >>> "mlsysim.physics.queues.queueing" in expanded("::: modules of mlsysim.physics.queues")
@@ -122,18 +122,21 @@ def expanded(page: str) -> str:
         found = [f"{match[1]}.{path.stem}" for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
         return "\n\n".join(f"::: {name}" for name in found if name not in named and name.rpartition(".")[2] not in _PLAIN)
 
-    def listed(match: re.Match[str]) -> str:
+    def by_room(_: re.Match[str]) -> str:
         options = "\n    options:\n      force_inspection: true\n      show_signature: false\n"
-        return "\n".join(f"::: {home}.{name}{options}" for home, name in _solvers(match[1]))
+        rooms: dict[str, list[str]] = {"training": [], "serving": [], "operations": []}
+        for home, name in _solvers():
+            rooms.setdefault(home.split(".")[2], []).append(f"::: {home}.{name}{options}")
+        return "\n".join(f"## {room.capitalize()}\n\n" + "\n".join(listed) for room, listed in rooms.items())
 
     def questions(_: re.Match[str]) -> str:
         import mlsysim
 
-        rows = [f"| [`{name}`][{home}.{name}] | {_first_line(getattr(mlsysim, name))} |" for home, name in _solvers("")]
+        rows = [f"| [`{name}`][{home}.{name}] | {_first_line(getattr(mlsysim, name))} |" for home, name in _solvers()]
         return "\n".join(["| solver | question |", "|---|---|", *rows])
 
     page = re.sub(r"^::: modules of ([\w.]+)$", modules, page, flags=re.MULTILINE)
-    page = re.sub(r"^::: solvers of (\w+)$", listed, page, flags=re.MULTILINE)
+    page = re.sub(r"^::: solvers by room$", by_room, page, flags=re.MULTILINE)
     return re.sub(r"^::: solvers$", questions, page, flags=re.MULTILINE)
 
 
@@ -141,13 +144,13 @@ def expanded(page: str) -> str:
 _PLAIN = ("numeric", "distinct", "records")
 
 
-def _solvers(room: str) -> list[tuple[str, str]]:
-    """Home and name of each solver of a room, or of all."""
+def _solvers() -> list[tuple[str, str]]:
+    """Home and name of each solver."""
     import mlsysim
 
     found = [getattr(mlsysim, name) for name in mlsysim.__all__ if hasattr(getattr(mlsysim, name), "solve")]
     homes = [(one.__module__, one.__name__) for one in found]
-    return sorted(home for home in homes if home[0].startswith(f"mlsysim.solvers.{room}"))
+    return sorted(homes)
 
 
 def _first_line(solver: type) -> str:
