@@ -109,7 +109,9 @@ def _command(words: list[str]) -> str:
 
 
 def expanded(page: str) -> str:
-    """A page with its lists written out: ``::: modules of PACKAGE`` (those that it does not name), ``::: solvers`` and ``::: solvers by room``.
+    """A page with its lists written out: ``::: modules of PACKAGE``, ``::: solvers`` and ``::: solvers by room``.
+
+    Modules that the page names by themselves are left out of the first.
 
     Example:
         >>> "mlsysim.physics.queues.queueing" in expanded("::: modules of mlsysim.physics.queues")
