@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlsysim.solvers.operations.data import DataModel, TransformationModel
     from mlsysim.solvers.operations.orchestration import OrchestrationModel
     from mlsysim.solvers.operations.placement import PlacementOptimizer
+    from mlsysim.solvers.operations.power import PowerModel
     from mlsysim.solvers.operations.privacy import ResponsibleEngineeringModel
     from mlsysim.solvers.operations.scaling import ScalingModel
     from mlsysim.solvers.operations.sustainability import SustainabilityModel
@@ -87,6 +88,7 @@ _HOMES = {
     "OrchestrationModel": "solvers.operations.orchestration",
     "ParallelismOptimizer": "solvers.training.parallelism",
     "PlacementOptimizer": "solvers.operations.placement",
+    "PowerModel": "solvers.operations.power",
     "Q_": "core.units",
     "ResponsibleEngineeringModel": "solvers.operations.privacy",
     "ScalingModel": "solvers.operations.scaling",
@@ -154,6 +156,7 @@ __all__ = [
     "OrchestrationModel",
     "ParallelismOptimizer",
     "PlacementOptimizer",
+    "PowerModel",
     "ResponsibleEngineeringModel",
     "ScalingModel",
     "SensitivitySolver",

@@ -4,6 +4,7 @@ import csv
 import functools
 import importlib
 import io
+import json
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mlsysim.cli.main import main
+from mlsysim.cli.predict import examples
 from mlsysim.core.errors import InputError
 from mlsysim.lowering.work import training_work
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
@@ -398,3 +400,45 @@ def test_a_registered_model_needs_no_columns_of_its_architecture():
 )
 def test_a_name_that_says_too_little_or_another_thing_is_refused(cells, text, refusal):
     assert text in refusal(RUN | cells)
+
+
+@pytest.mark.parametrize("kind", examples())
+def test_an_example_is_a_table_of_runs_that_are_predicted_near_what_was_measured(command, kind, tmp_path):
+    path = tmp_path / "runs.csv"
+    assert command("predict", "--example", kind, "-o", str(path))[0] == 0
+    assert command("predict", "--example", kind)[1] == path.read_text("utf-8")
+    rows = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+    for row, predicted in zip(rows, predict_table(rows), strict=True):
+        assert predicted["basis"] in ("calibrated", "transferred")
+        if "outcome" in row:
+            assert predicted["predicted"] == row["outcome"]
+        else:
+            assert predicted["low"] / 1.5 < float(row["value"]) < 1.5 * predicted["high"]
+    code, _, told = command("predict", "--example", kind, "-o", str(path))
+    assert (code, "not there yet" in told) == (2, True), "what somebody has filled in is not written over"
+
+
+def test_rows_are_written_as_json_and_markdown_too(command, tmp_path):
+    path = tmp_path / "runs.csv"
+    command("predict", "--example", "serving", "-o", str(path))
+    rows = list(csv.DictReader(io.StringIO(command("predict", str(path))[1])))
+    document = json.loads(command("predict", str(path), "--json")[1])
+    assert [f"{row['predicted']:.6g}" for row in document["rows"]] == [row["predicted"] for row in rows]
+    lines = command("predict", str(path), "--markdown")[1].splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [row["id"] for row in rows]
+    assert lines[0].count("|") == lines[1].count("|") == len(rows[0]) + 1
+
+
+def test_a_wrong_column_is_named_with_the_right_one(command, tmp_path):
+    with pytest.raises(InputError, match=r"accelerator in place of gpu, n_accel in place of num_gpus, and global_batch_seqs$"):
+        predict_table([dict.fromkeys(("model", "gpu", "num_gpus", "seq_len", "framework", "metric"), "1")])
+    with pytest.raises(InputError, match="accelerator in place of accelerater"):
+        predict_table(
+            [{{"accelerator": "accelerater"}.get(column, column): cell for column, cell in run_of("mfu_pct").items()}]
+        )
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        "model,accelerator,n_accel,seq_len,global_batch_seqs,mbs,metric\nLlama-3-8B,H100,8,4096,8,1,mfu_pct\n", "utf-8"
+    )
+    code, _, told = command("predict", str(path))
+    assert (code, told) == (0, f"{path}: the column 'mbs' is not read; call it 'micro_batch'\n")

@@ -32,6 +32,7 @@ SOLVERS = [
 ]
 LLAMA, H100, DGX = Models.Language.Llama3_8B, Hardware.Cloud.H100, Systems.Nodes.DGX_H100
 FLEET = Fleet(name="fleet", node=DGX, count=4)
+RUN = mlsysim.ServingModel().solve(LLAMA, H100, input_len=512, output_len=64, stack="vllm-2025")
 # Text of the inside that no message shows.
 INTERNALS = re.compile(r"pint\.|pydantic|cannot convert|traceback|\bat 0x|validation error|object is not", re.IGNORECASE)
 
@@ -54,6 +55,7 @@ USUAL = {
     "KVTransferModel": {"workload": LLAMA, "hardware": DGX, "input_len": 512},
     "ParallelismOptimizer": {"workload": LLAMA, "fleet": FLEET, "batch_size": 64},
     "PlacementOptimizer": {"fleet": FLEET, "duration_hours": 24},
+    "PowerModel": {"run": RUN},
     "ScalingModel": {"compute_budget": "1e23 flop"},
     "ServingModel": {"workload": LLAMA, "hardware": H100, "input_len": 512, "output_len": 64},
     "SingleNodeModel": {"workload": Models.Vision.ResNet50, "hardware": H100, "batch_size": 32},

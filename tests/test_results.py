@@ -81,7 +81,7 @@ def test_the_export_is_json(run):
     assert json.loads(run.to_json(indent=None)) == exported
     assert "\n" not in run.to_json(indent=None)
     of_interval = {"interval"} if run.interval else set()
-    assert set(exported) == {field.name for field in dataclasses.fields(run)} - {"facts"} | of_interval
+    assert set(exported) == {field.name for field in dataclasses.fields(run)} - {"facts", "load"} | of_interval
     for name, value in exported.items():
         if isinstance(value, dict) and set(value) == {"value", "unit"}:
             assert Q_(value["value"], value["unit"]) == getattr(run, name), name

@@ -1,6 +1,6 @@
 """Questions answered together have the answers that each has alone."""
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 
 import pint
 import pytest
@@ -53,6 +53,8 @@ TRAINING = [
 def plain(value):
     if isinstance(value, pint.Quantity):
         return float(value.magnitude), str(value.units)
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {part.name: getattr(value, part.name) for part in fields(value)}
     return {name: plain(inner) for name, inner in value.items()} if isinstance(value, dict) else value
 
 

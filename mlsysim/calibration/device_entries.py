@@ -21,6 +21,8 @@ each with its ``source``, and with ``hardware``: the registry entries that it st
   of products in that format over that of 16 bits, as shares of their peaks), ``traffic`` (share of a convolution's bytes that
   the cache does not hold).
 - ``loaded``: the clock under a language model's load, over that of its serving.
+- ``power``: what activities draw, as shares of TDP (``physics.operations.power.PowerCoefficients``); accelerators without one
+  have the entry ``pooled``, whose ``interval`` is stated.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from mlsysim.core.errors import DataError
 from mlsysim.core.toml import only_keys, packaged_folder, packaged_toml, reads, table_of
 
 DEVICES = "devices/"
-SECTIONS = ("kernels", "training", "serving", "data_parallel", "inference", "loaded")
+SECTIONS = ("kernels", "training", "serving", "data_parallel", "inference", "loaded", "power")
 
 
 @reads("calibration", DEVICES)

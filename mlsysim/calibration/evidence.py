@@ -26,6 +26,9 @@ NAMES_FILE = "source_names.toml"
 # Prompts are predicted less well than what follows them, and are judged apart.
 FIRST_TOKEN = "first token"
 WHOLE = "whole"
+# Power has its own measurements, and the interval of energy those of power and of time.
+POWER = "power"
+ENERGY = "energy"
 # Bases of results that rest on fitted coefficients, and so have measurements to be compared with.
 FITTED_BASES = ("calibrated", "transferred")
 FIRST_TOKEN_FIELDS = frozenset(("ttft", "prompt_tokens_per_second", "prefill_mfu"))
@@ -127,12 +130,14 @@ class Publication(NamedTuple):
 
 
 def quantity_of(field: str) -> str:
-    """Tell whether a result's field speaks of prompts alone or of the whole run.
+    """Tell whether a result's field speaks of prompts alone, of the whole run, of power or of energy.
 
     Example:
-        >>> quantity_of("ttft"), quantity_of("tokens_per_second")
-        ('first token', 'whole')
+        >>> quantity_of("ttft"), quantity_of("tokens_per_second"), quantity_of("power")
+        ('first token', 'whole', 'power')
     """
+    if field in (POWER, ENERGY):
+        return field
     return FIRST_TOKEN if field in FIRST_TOKEN_FIELDS else WHOLE
 
 

@@ -13,7 +13,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlsysim.calibration.evidence import MeasuredRun, RunFacts, assumed_facts, left_out, measured_facts, measured_runs
+from mlsysim.calibration.evidence import (
+    ENERGY,
+    POWER,
+    WHOLE,
+    MeasuredRun,
+    RunFacts,
+    assumed_facts,
+    left_out,
+    measured_facts,
+    measured_runs,
+)
+from mlsysim.calibration.operations.power import power_device
 from mlsysim.calibration.own import is_own, own_stack
 
 LEVEL = 0.9
@@ -101,7 +112,7 @@ def spread(
 
     Args:
         solver: name of the solver whose prediction it is.
-        quantity: ``evidence.WHOLE`` or ``evidence.FIRST_TOKEN``.
+        quantity: ``evidence.WHOLE``, ``evidence.FIRST_TOKEN``, ``evidence.POWER`` or ``evidence.ENERGY``.
         facts: what the run is of.
         known_source: whether it is a run of a publication that has measurements here.
         assumed: columns that its row leaves out, and that defaults stand for.
@@ -113,6 +124,15 @@ def spread(
         >>> known.log_width < new.log_width, new.scope.startswith("no measurement of this engine or stack")
         (True, True)
     """
+    if quantity == POWER:
+        drawn = power_device(facts.accelerator)
+        return Spread(drawn.log_width, drawn.scope, drawn.runs, drawn.median, drawn.p90)
+    if quantity == ENERGY:
+        power = spread(solver, POWER, facts)
+        time = spread(solver, WHOLE, facts, known_source=known_source, assumed=assumed)
+        if power is None or time is None:
+            return None
+        return replace(power, log_width=math.hypot(power.log_width, time.log_width))
     if is_own(facts.stack):
         return _of_own(solver, quantity, facts, assumed)
     closest = _pool(solver, quantity).closest(facts, solver, assumed)

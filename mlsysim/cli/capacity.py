@@ -33,7 +33,8 @@ SHOWN = {
 
 @taking(EngineOptions, called={"stack": "--engine"}, without=("seq_len", "input_len"))
 def planned(
-    model: Model,
+    model: Model = None,
+    *,
     on: On,
     requests: Annotated[str, typer.Option("--rate", help="Requests that arrive at random: 20 (a second), 1200/min.")],
     prompt: Annotated[int, typer.Option("--prompt", help="Tokens of a prompt.")],
@@ -64,7 +65,7 @@ def planned(
     from mlsysim.solvers.serving.capacity import CapacityPlanner
     from mlsysim.systems.fleet_text import machine_called, machines_listed
 
-    workload = transformer_named(model)
+    workload, assumed = transformer_named(model)
     if options.get("stack") is not None:
         options["stack"] = engine_named(options["stack"])
     machines = {name: machine_called(name, "--on") for name in machines_listed(on, "--on")}
@@ -90,7 +91,7 @@ def planned(
     )
     figures = {"best": _in_words(result.best_config)} if result.best_config else {}
     blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
-    return [Answer(on, result, (), figures, blocks)]
+    return [Answer(on, result, assumed, figures, blocks)]
 
 
 def _prices(typed: Sequence[str], names: Mapping[str, str]) -> dict[str, str] | None:

@@ -44,7 +44,8 @@ COMMANDS = (
         lambda: import_module("mlsysim.cli.serve").serve,
         (
             "mlsysim serve Qwen/Qwen3-32B --on H200 --tp 2 --batch 32 --prompt 1000 --output 300 --engine vllm",
-            "mlsysim serve Qwen/Qwen3-32B --on H100,H200 --batch 32 --prompt 1000 --output 300 --precision fp8",
+            "mlsysim serve Qwen/Qwen3-32B-FP8 --on H100,H200 --batch 32 --prompt 1000 --output 300",
+            "mlsysim serve --from 'vllm serve Qwen/Qwen3-32B -tp 2 --max-num-seqs 64' --on H200 --prompt 1000 --output 300",
         ),
     ),
     Command(
@@ -86,7 +87,11 @@ COMMANDS = (
         lambda: import_module("mlsysim.cli.registries").entries,
         ("mlsysim list hardware h100", "mlsysim list models qwen3", "mlsysim list engines"),
     ),
-    Command("predict", lambda: import_module("mlsysim.cli.predict").main, ("mlsysim predict runs.csv -o out.csv",)),
+    Command(
+        "predict",
+        lambda: import_module("mlsysim.cli.predict").main,
+        ("mlsysim predict --example training", "mlsysim predict runs.csv -o out.csv"),
+    ),
     Command(
         "anchor new",
         lambda: import_module("mlsysim.cli.anchor").new,

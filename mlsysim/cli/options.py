@@ -42,6 +42,7 @@ _TAKEN = {
     "max_itl": "--itl",
     "max_latency": "--latency",
     "top_k": "--top",
+    "max_memory": "--max-memory",
     "fixed": "fixed dimensions",
 }
 _MARKUP = re.compile(r"``([^`]*)``")
@@ -137,6 +138,7 @@ def in_flags(flags: Mapping[str, str]) -> Iterator[None]:
         told, flags = str(error), {**_TAKEN, **flags}
         if error.argument in flags and told.startswith(f"{error.argument} = "):
             told = flags[error.argument] + told[len(error.argument) :]
+        told = told.replace(" = None: expected ", " is missing: ")
         names = "|".join(sorted((name for name in flags if "_" in name), key=len, reverse=True))
         error.args = (re.sub(rf"\b({names})\b", lambda match: flags[match[1]], told),)
         raise

@@ -34,7 +34,8 @@ def _sizes(name: str) -> Any:
 
 @taking(TrainingOptions, first=FIRST)
 def planned(
-    model: Model,
+    model: Model = None,
+    *,
     on: On,
     batch: Batch,
     tokens: Annotated[
@@ -42,6 +43,13 @@ def planned(
     ] = None,
     price: Annotated[str | None, typer.Option("--price", help="Of one accelerator an hour, in USD: what it costs.")] = None,
     top: Annotated[int, typer.Option("--top", help="Plans to show.")] = 5,
+    margin: Annotated[
+        float | None,
+        typer.Option("--margin", help="Share of the memory that a plan leaves free; by default what is known to fit."),
+    ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option("--max-memory", help='Most memory of an accelerator, such as "60GB".')
+    ] = None,
     bound: Bound = False,
     tp: Annotated[str | None, _sizes("tp")] = None,
     pp: Annotated[str | None, _sizes("pp")] = None,
@@ -61,7 +69,7 @@ def planned(
     from mlsysim.solvers.training.parallelism import ParallelismOptimizer
     from mlsysim.systems.fleet_text import fleet_called, machines_listed
 
-    workload = model_named(model)
+    workload, assumed = model_named(model)
     if options.get("stack") is not None:
         options["stack"] = stack_named(options["stack"])
     typed = {"tp": tp, "pp": pp, "dp": dp, "cp": cp, "ep": ep, "vpp": vpp, "micro-batch": micro_batch, "zero": zero}
@@ -71,10 +79,11 @@ def planned(
         fleet = fleet_called(name, "--on")
         chosen = recommended_stack(workload, fleet, options, "bound" if bound else None)
         asked = {**chosen.added_to(options), "space": "full", "top_k": top, "progress": False, "fixed": fixed or None}
+        asked |= {"margin": margin, "max_memory": max_memory}
         result = ParallelismOptimizer().solve(workload, fleet, batch_size=batch, **asked)
         figures, data = _figures(result, fleet, tokens, price)
         blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
-        answers.append(Answer(name, result, chosen.notes, figures, blocks, data))
+        answers.append(Answer(name, result, (*chosen.notes, *assumed), figures, blocks, data))
     return answers
 
 

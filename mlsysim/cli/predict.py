@@ -5,21 +5,29 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from importlib import resources
+from importlib.resources.abc import Traversable
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TextIO
 
 from mlsysim.core.csv_file import opened_table, table_lines
-from mlsysim.core.errors import DataError, InputError
+from mlsysim.core.errors import DataError, InconsistentError, InputError, MissingArgumentError, UnknownNameError
+from mlsysim.core.toml import file_text
 
+_EXAMPLE = ".example.csv"
 _PREDICT = """\
 Adds a prediction to every row of a table of training or of serving runs and
-writes it as CSV. Example: mlsysim predict runs.csv -o out.csv
+writes it as CSV. Examples:
+
+  mlsysim predict --example training
+  mlsysim predict runs.csv -o out.csv
 
 All columns come back in order, then
 
@@ -68,14 +76,49 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="mlsysim predict", description=_PREDICT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", metavar="TABLE.csv", help="the table; - reads it from stdin")
+    kinds = examples()
+    parser.add_argument("table", metavar="TABLE.csv", nargs="?", help="the table; - reads it from stdin")
     parser.add_argument("-o", "--output", metavar="OUT.csv", help="where to write the table (default: stdout)")
+    parser.add_argument("--example", metavar="KIND", help=f"print a table to start from: {', '.join(kinds)}")
+    parser.add_argument("--json", action="store_true", help="write one document for programs")
+    parser.add_argument("--markdown", action="store_true", help="write a table in Markdown")
     options = parser.parse_args(arguments)
-    _predict(options.table, options.output)
+    if options.example is not None:
+        if options.example not in kinds:
+            raise UnknownNameError.among("--example", options.example, kinds)
+        _example(kinds[options.example], options.output)
+    elif options.table is None:
+        raise MissingArgumentError("TABLE.csv", None, f"a table, or --example {next(iter(kinds))} for one to start from")
+    elif options.json and options.markdown:
+        raise InconsistentError("--json", True, "one of --json and --markdown")
+    else:
+        _predict(options.table, options.output, _as_json if options.json else _as_markdown if options.markdown else _write)
 
 
-def _predict(table: str, output: str | None) -> None:
+def examples() -> dict[str, Traversable]:
+    """Tables to start from, by the kind of their runs."""
+    files = (resources.files("mlsysim.cli") / "data").iterdir()
+    found = {file.name.removesuffix(_EXAMPLE): file for file in files if file.name.endswith(_EXAMPLE)}
+    first = [kind for kind in ("training", "serving", "open-loop") if kind in found]
+    return {kind: found[kind] for kind in (*first, *sorted(found.keys() - set(first)))}
+
+
+def _example(table: Traversable, output: str | None) -> None:
+    """Write a table to start from; a file that is there already is somebody's own."""
+    text = file_text(table, f"mlsysim/cli/data/{table.name}")
+    if output is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    if Path(output).exists():
+        raise InputError("output", output, "a file that is not there yet")
+    Path(output).write_text(text, encoding="utf-8")
+    print(f"written: {output}; put your runs in place of its rows, then: mlsysim predict {output}", file=sys.stderr)
+
+
+def _predict(table: str, output: str | None, write: Callable[[TextIO, list[str], Iterable[dict[str, Any]]], int]) -> None:
     """Reads, solves and writes the table in blocks, so that its length does not matter; a malformed one is refused first."""
+    from mlsysim.tables.columns import renamed
     from mlsysim.tables.predict import ADDED_COLUMNS, predicted_rows, table_kind
 
     with _opened(table, output) as file:
@@ -85,15 +128,17 @@ def _predict(table: str, output: str | None) -> None:
             table_kind(columns)
         except InputError as error:
             raise DataError(f"{table}: {error}") from None
+        for name, meant in renamed(columns).items():
+            print(f"{table}: the column {name!r} is not read; call it {meant!r}", file=sys.stderr)
         rows = islice(table_lines(file, table), 1, None)
         predictions = predicted_rows(dict(zip(columns, line, strict=True)) for _, line in rows)
         header = [*columns, *(column for column in ADDED_COLUMNS if column not in columns)]
         if output is None:
-            _write(sys.stdout, header, predictions)
+            write(sys.stdout, header, predictions)
             sys.stdout.flush()
             return
         with Path(output).open("w", encoding="utf-8", newline="") as written:
-            told = _write(written, header, predictions)
+            told = write(written, header, predictions)
     print(f"{output}: {told} of {count} rows predicted", file=sys.stderr)
 
 
@@ -128,3 +173,21 @@ def _write(file: TextIO, header: list[str], rows: Iterable[dict[str, Any]]) -> i
 def _shown(value: Any) -> str:
     """Numbers with six significant digits."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _as_json(file: TextIO, header: list[str], rows: Iterable[dict[str, Any]]) -> int:
+    """Writes the rows as one document; how many of them have a prediction."""
+    written = [{column: row[column] for column in header} for row in rows]
+    file.write(json.dumps({"command": "predict", "rows": written}, indent=2, allow_nan=False) + "\n")
+    return sum(row["predicted"] != "" for row in written)
+
+
+def _as_markdown(file: TextIO, header: list[str], rows: Iterable[dict[str, Any]]) -> int:
+    """Writes the table in Markdown; how many of its rows have a prediction."""
+    file.write(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}\n")
+    told = 0
+    for row in rows:
+        cells = (_shown(row[column]).replace("|", "\\|").replace("\n", " ") for column in header)
+        file.write(f"| {' | '.join(cells)} |\n")
+        told += row["predicted"] != ""
+    return told

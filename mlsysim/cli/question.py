@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlsysim.hardware.types import HardwareNode
@@ -56,25 +58,41 @@ def engine_named(name: str) -> str:
     return known.file or known.name
 
 
-def model_named(name: str) -> Workload:
-    """Read a model: a name of the registry, in any published spelling.
+def model_named(name: str | None) -> tuple[Workload, tuple[str, ...]]:
+    """Read a model: a name of the registry, in any published spelling, or the path of a ``config.json``.
 
     Args:
         name: what was typed.
 
+    Returns:
+        The model, and what was assumed of it.
+
     Raises:
-        UnknownNameError: there is none of this name; the message has the nearest.
+        InputError: there is none of this name, with the nearest; or the file describes none that is modelled.
     """
+    from mlsysim.core.errors import MissingArgumentError
     from mlsysim.models.registry import Models
 
-    return Models.get(name)
+    if name is None:
+        raise MissingArgumentError("MODEL", None, "a name of `mlsysim list models`, or the path of a config.json")
+    if name.endswith(".json") or os.path.isfile(f"{name}/config.json"):  # noqa: PTH113 (a name may be no path at all)
+        # The room is imported where it is needed: its import takes as long as an answer.
+        from mlsysim.launch.hf_config import read_config
+
+        reading = read_config(name)
+        known = (f"{name} has the architecture of {reading.registered}",) if reading.registered else ()
+        return reading.model, (*known, *reading.assumed)
+    return Models.get(name), ()
 
 
-def transformer_named(name: str) -> TransformerWorkload:
+def transformer_named(name: str | None) -> tuple[TransformerWorkload, tuple[str, ...]]:
     """Read a model that tokens are served of.
 
     Args:
         name: what was typed.
+
+    Returns:
+        The model, and what was assumed of it.
 
     Raises:
         InputError: it is unknown, or no transformer.
@@ -82,12 +100,32 @@ def transformer_named(name: str) -> TransformerWorkload:
     from mlsysim.core.errors import InputError
     from mlsysim.models.types import TransformerWorkload
 
-    workload = model_named(name)
+    workload, assumed = model_named(name)
     if not isinstance(workload, TransformerWorkload):
         raise InputError(
             "MODEL", name, f"a transformer, which is served token by token; this is one of {workload.architecture}"
         )
-    return workload
+    return workload, assumed
+
+
+def checkpoint_formats(name: str, workload: TransformerWorkload, options: Mapping[str, Any]) -> dict[str, str]:
+    """Read the number formats that a checkpoint's name says, where neither a line nor the model does.
+
+    Args:
+        name: of the model, such as "Qwen/Qwen3-32B-FP8".
+        workload: the model.
+        options: of the line.
+
+    Returns:
+        Arguments of ``ServingModel.solve``: what engines do with such a checkpoint, whose cache has 16 bits.
+    """
+    from mlsysim.models.registry import Models
+
+    written = Models.weight_format(name)
+    stated = {"precision", "weight_precision"} & options.keys()
+    if not written or stated or workload.weight_format or workload.expert_format:
+        return {}
+    return {"precision": written, **({} if "kv_precision" in options else {"kv_precision": "bf16"})}
 
 
 def accelerator_of(machine: HardwareNode | Node | Fleet) -> HardwareNode:

@@ -176,7 +176,10 @@ def memory_of(result: Any, accelerator: HardwareNode) -> dict[str, str]:
         result: has ``memory_per_accelerator``.
         accelerator: whose memory it is.
     """
-    return {"memory each": f"{value_of(result.memory_per_accelerator)} of {value_of(accelerator.memory.capacity.to('GB'))}"}
+    needed, capacity = result.memory_per_accelerator, accelerator.memory.capacity.to("GB")
+    free = getattr(result, "memory_free", None)
+    spare = f", {value_of(free)} free" if free is not None and free.magnitude else ""
+    return {"memory each": f"{value_of(needed)} of {value_of(capacity)}{spare}"}
 
 
 def plan_in_words(plan: Mapping[str, Any]) -> str:

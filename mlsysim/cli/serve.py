@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsysim.cli.options import taking
-from mlsysim.cli.question import accelerator_of, engine_named, transformer_named
+from mlsysim.cli.options import flag_of, taking
+from mlsysim.cli.question import accelerator_of, checkpoint_formats, engine_named, transformer_named
 from mlsysim.cli.results import Answer, answering, memory_of
+from mlsysim.core.errors import MissingArgumentError
 from mlsysim.lowering.options import ServingOptions
 
-Model = Annotated[str, typer.Argument(help="The model: a name of `mlsysim list models`, or an id on Hugging Face.")]
+if TYPE_CHECKING:
+    from mlsysim.hardware.types import HardwareNode
+    from mlsysim.solvers.result import Result
+    from mlsysim.systems.types import Fleet, Node
+
+    Asked = Callable[[HardwareNode | Node | Fleet], tuple[Result, tuple[str, ...]]]
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="A name of `mlsysim list models`, an id on Hugging Face, or the path of a config.json.", show_default=False
+    ),
+]
 On = Annotated[str, typer.Option("--on", help='What it runs on: "H200", "8 x H200", "64 x DGX H100"; several with commas.')]
 Bound = Annotated[bool, typer.Option("--bound", help="The speed of light: physics and datasheets alone.")]
 SHOWN = {
@@ -27,30 +41,69 @@ FIRST = ("batch_size", "input_len", "output_len", "tp_size", "pp_size", "stack",
 
 
 @taking(ServingOptions, called={"stack": "--engine"}, without=("seq_len",), first=FIRST)
-def served(model: Model, on: On, bound: Bound = False, **options: Any) -> list[Answer]:
+def served(
+    model: Model = None,
+    *,
+    on: On,
+    source: Annotated[
+        str | None, typer.Option("--from", help='A server\'s command line, such as "vllm serve ...", or a script that has one.')
+    ] = None,
+    bound: Bound = False,
+    **options: Any,
+) -> list[Answer]:
     """Tell how fast a deployment serves a batch of prompts, whether it fits, and what takes the time.
 
-    Without --engine it is the engine that measurements support best on the accelerator.
+    Without --engine it is the engine that measurements support best on the accelerator; with --from the one that is started,
+    and without --batch then as many requests in flight as it lets in.
     """
     from mlsysim.models.registry import Models
-    from mlsysim.solvers.recommended import recommended_engine
-    from mlsysim.solvers.serving.serving import ServingModel
     from mlsysim.systems.fleet_text import machine_called, machines_listed
 
-    workload = transformer_named(model)
     if options.get("stack") is not None:
         options["stack"] = engine_named(options["stack"])
     if options.get("draft") is not None:
         options["draft"] = Models.get(options["draft"])
+    without = () if options.get("output_len") else ("request_latency", "requests_per_second")
+    answer = _described(model, bound, options) if source is None else _pasted(source, model, bound, options)
     answers = []
     for name in machines_listed(on, "--on"):
         machine = machine_called(name, "--on")
-        chosen = recommended_engine(workload, machine, options, "bound" if bound else None)
-        result = ServingModel().solve(workload, machine, **chosen.added_to(options))
-        device = accelerator_of(machine)
-        without = () if options.get("output_len") else ("request_latency", "requests_per_second")
-        answers.append(Answer(name, result, chosen.notes, memory_of(result, device), without=without))
+        result, notes = answer(machine)
+        answers.append(Answer(name, result, notes, memory_of(result, accelerator_of(machine)), without=without))
     return answers
+
+
+def _described(model: str | None, bound: bool, options: dict[str, Any]) -> Asked:
+    """Ask about the deployment that a line's own options describe."""
+    from mlsysim.solvers.recommended import recommended_engine
+    from mlsysim.solvers.serving.serving import ServingModel
+
+    if model is None:
+        raise MissingArgumentError("MODEL", None, 'a model, or --from "vllm serve ..."')
+    workload, assumed = transformer_named(model)
+    formats = checkpoint_formats(model, workload, options)
+    if formats:
+        assumed = (*assumed, f"the name says so: {', '.join(f'{flag_of(name)} {told}' for name, told in formats.items())}")
+
+    def answer(machine: HardwareNode | Node | Fleet) -> tuple[Result, tuple[str, ...]]:
+        chosen = recommended_engine(workload, machine, options, "bound" if bound else None)
+        result = ServingModel().solve(workload, machine, **{**formats, **chosen.added_to(options)})
+        return result, (*chosen.notes, *assumed)
+
+    return answer
+
+
+def _pasted(source: str, model: str | None, bound: bool, options: dict[str, Any]) -> Asked:
+    """Ask about the deployment that a server's command line starts; options of our own line win."""
+    from mlsysim.launch import answer_serving, serving_launch
+
+    launch = serving_launch(source, workload=None if model is None else transformer_named(model)[0])
+    load = {name: options.pop(name, None) for name in ("input_len", "output_len", "batch_size", "acceptance")}
+    for name in ("input_len", "output_len"):
+        if load[name] is None:
+            raise MissingArgumentError(flag_of(name), None, "a number of tokens, which a server's command line does not say")
+    basis = {"stack": None, "harness_name": None, "max_num_seqs": None, "max_num_batched_tokens": None} if bound else {}
+    return lambda machine: (answer_serving(launch, machine, **load, **{**options, **basis}), ())
 
 
 serve = answering("serve", served, SHOWN)

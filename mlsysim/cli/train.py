@@ -26,7 +26,7 @@ FIRST = ("seq_len", "tp_size", "pp_size", "microbatch_count", "zero_stage", "rec
 
 
 @taking(StepOptions, first=FIRST)
-def trained(model: Model, on: On, batch: Batch, bound: Bound = False, **options: Any) -> list[Answer]:
+def trained(model: Model = None, *, on: On, batch: Batch, bound: Bound = False, **options: Any) -> list[Answer]:
     """Tell how long a training step of a parallel plan takes, whether it fits, and what takes the time.
 
     Without --stack it is the stack that measurements support best on the accelerator.
@@ -36,7 +36,7 @@ def trained(model: Model, on: On, batch: Batch, bound: Bound = False, **options:
     from mlsysim.solvers.training.distributed import DistributedModel
     from mlsysim.systems.fleet_text import fleet_called, machines_listed
 
-    workload = model_named(model)
+    workload, assumed = model_named(model)
     if options.get("stack") is not None:
         options["stack"] = stack_named(options["stack"])
     tokens = isinstance(workload, TransformerWorkload)
@@ -47,7 +47,7 @@ def trained(model: Model, on: On, batch: Batch, bound: Bound = False, **options:
         chosen = recommended_stack(workload, fleet, options, "bound" if bound else None)
         result = DistributedModel().solve(workload, fleet, batch_size=batch, **chosen.added_to(options))
         memory = memory_of(result, fleet.node.accelerator)
-        answers.append(Answer(name, result, chosen.notes, memory, without=counted))
+        answers.append(Answer(name, result, (*chosen.notes, *assumed), memory, without=counted))
     return answers
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlsysim.cli.output import AsJson, AsMarkdown, Document, Facts, Notes, Table, tell
-from mlsysim.cli.question import engine_named, stack_named
+from mlsysim.cli.question import engine_named, model_named, stack_named
 from mlsysim.core.errors import InconsistentError
 
 if TYPE_CHECKING:
@@ -33,10 +33,9 @@ def trust(
 
     Without a stack or an engine, all that were measured on the device are compared.
     """
-    from mlsysim.models.registry import Models
     from mlsysim.systems.fleet_text import fleet_called
 
-    workload, fleet = Models.get(model), fleet_called(on, "--on")
+    (workload, _), fleet = model_named(model), fleet_called(on, "--on")
     device, count = fleet.node.accelerator.name, float(fleet.accelerators)
     if stack is not None and engine is not None:
         raise InconsistentError("--engine", engine, "nothing beside --stack: a run trains or serves")

@@ -14,9 +14,11 @@ from zlib import crc32
 
 from mlsysim.calibration.evidence import (
     ASSUMED_FILE,
+    ENERGY,
     FIRST_TOKEN,
     FITTED_BASES,
     LEFT_OUT_FILE,
+    POWER,
     RUNS_FILE,
     SOURCES_FILE,
     WHOLE,
@@ -80,7 +82,7 @@ def _runs(anchors: Iterable[Anchor]) -> Iterator[tuple[str, ...]]:
         if anchor.case.role not in (CALIBRATION, "validation") or not isinstance(anchor.case.value, float | int):
             continue
         result, solver = result_of(anchor), anchor.source.solver
-        if result.basis not in FITTED_BASES or result.facts is None:
+        if result.basis not in FITTED_BASES or result.facts is None or quantity_of(anchor.case.metric) in (POWER, ENERGY):
             continue
         if anchor.case.role == CALIBRATION:
             fitted.append((solver, result.facts))

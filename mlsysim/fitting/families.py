@@ -12,6 +12,7 @@ from mlsysim.fitting.inference import INFERENCE
 from mlsysim.fitting.kernels import ATTENTIONS, COLLECTIVE, PEAKS, PRODUCTS
 from mlsysim.fitting.loaded import LOADED
 from mlsysim.fitting.memory import refit_memory
+from mlsysim.fitting.operations.power import POWER
 from mlsysim.fitting.operations.scaling import LOSSES, SCALING
 from mlsysim.fitting.served import SERVED
 from mlsysim.fitting.training import TRAINING
@@ -30,6 +31,7 @@ CALIBRATIONS = (
     LOADED,
     SCALING,
     LOSSES,
+    POWER,
 )
 # How each family is fitted to the calibration rows under a folder of anchors.
 FAMILIES: Mapping[str, Callable[[Path], Refit]] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pint
 
-from mlsysim.calibration.evidence import MeasuredRun, RunFacts, measured_runs, quantity_of
+from mlsysim.calibration.evidence import ENERGY, MeasuredRun, RunFacts, measured_runs, quantity_of
 from mlsysim.calibration.intervals import LEVEL, spread
 from mlsysim.calibration.own import is_own, own_stack
 from mlsysim.core.units import Quantity
@@ -65,7 +65,7 @@ class Interval:
 
 
 def interval_about(solver: str, field: str, value: Any, facts: RunFacts) -> Interval | None:
-    """Return the interval of a field's value; None for what is no time, no rate and no utilisation, or was never measured.
+    """Return the interval of a field's value; None for what is no time, rate, power, energy or utilisation, or never measured.
 
     Args:
         solver: whose measured runs tell how wide it is.
@@ -86,14 +86,14 @@ def interval_about(solver: str, field: str, value: Any, facts: RunFacts) -> Inte
 
 
 def is_speed(field: str, value: Any) -> bool:
-    """Tell whether a field's value is a time, a rate or a utilisation: what measurements are compared in.
+    """Tell whether a field's value is a time, a rate, a power, an energy or a utilisation: what measurements are compared in.
 
     Args:
         field: name of the field.
         value: what it says.
     """
     if isinstance(value, pint.Quantity):
-        return "[time]" in value.dimensionality
+        return "[time]" in value.dimensionality or quantity_of(field) == ENERGY
     return isinstance(value, float) and "mfu" in field
 
 

@@ -13,8 +13,9 @@ import pint
 
 from mlsysim.calibration.evidence import FITTED_BASES, MeasuredRun, RunFacts, quantity_of
 from mlsysim.calibration.intervals import unmeasured
+from mlsysim.calibration.operations.power import AcceleratorLoad
 from mlsysim.core.errors import InfeasibleError, UnknownNameError, UnsoundError
-from mlsysim.core.units import Quantity
+from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import Workload
 from mlsysim.solvers.interval import Interval, interval_about, is_speed, nearest_to
@@ -42,6 +43,7 @@ class Result:
         diagnostics: what a reader should know of the input.
         coefficients: names of the fitted coefficients that it rests on (calibrated basis).
         facts: what a calibrated run is of, by which measured runs like it are found.
+        load: what it asks of its accelerators, by which ``PowerModel`` finds their power; None where that is not known.
         interval: where nine in ten measurements of ``INTERVAL_OF`` are expected; None where nothing was fitted or measured.
         scope: the measured runs that the interval rests on.
         nearest: the three published runs that are most like this one, with their errors.
@@ -66,6 +68,7 @@ class Result:
     diagnostics: tuple[str, ...] = ()
     coefficients: tuple[str, ...] = ()
     facts: RunFacts | None = field(default=None, repr=False)
+    load: AcceleratorLoad | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feasible", not self.reason)
@@ -122,7 +125,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values; a quantity becomes ``{"value": ..., "unit": ...}``."""
-        own = {part.name: _plain(getattr(self, part.name)) for part in fields(self) if part.name != "facts"}
+        own = {part.name: _plain(getattr(self, part.name)) for part in fields(self) if part.name not in _UNPRINTED}
         return own | ({} if self.interval is None else {"interval": self.interval.to_dict()})
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -133,6 +136,8 @@ class Result:
         return _card(self)
 
 
+# By these others find what is like a result; they say nothing of it.
+_UNPRINTED = ("facts", "load")
 # The most that a figure may be: shares of the peak, for nothing is faster. The last digits are lost in sums.
 _MOST = dict.fromkeys(("mfu", "hfu", "prefill_mfu"), 1 + 1e-9)
 _LARGEST = sys.float_info.max
@@ -178,6 +183,15 @@ def run_facts(workload: Workload, accelerator: HardwareNode, stack: object, acce
     """
     named = "" if stack is None else str(getattr(stack, "file", "") or getattr(stack, "name", stack))
     return RunFacts(workload.name, workload.kind, accelerator.name, named, float(accelerators))
+
+
+def drawn(load: AcceleratorLoad | None) -> dict[str, Any]:
+    """The fields ``load``, ``power`` and ``energy`` of a result: power of one accelerator, energy of all for a unit of work."""
+    if load is None:
+        return {}
+    watts = load.accelerator.drawn_W(load.activity)
+    energy = with_unit(watts * load.accelerator_s, load.unit)
+    return {"load": load, "power": with_unit(watts, "watt"), "energy": energy}
 
 
 def fitted_basis(solver: str, facts: RunFacts) -> str:

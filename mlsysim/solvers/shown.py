@@ -17,6 +17,7 @@ _SCALES = {
     "[count] / [time]": ("Mcount/s", "count/s"),
     "[energy]": ("MWh", "kWh", "J"),
     "[energy] / [time]": ("MW", "kW", "W"),
+    "[energy] / [count]": ("kJ/count", "J/count", "mJ/count"),
     "[carbon]": ("tCO2e", "kgCO2e", "gCO2e"),
 }
 

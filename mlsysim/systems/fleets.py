@@ -14,6 +14,22 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import MOST_NODES, MOST_PER_NODE, Fleet, NetworkFabric, Node
 
+# How a node is cooled: fans take power, too.
+COOLING = ("air", "immersion")
+
+
+def host_share(cooling: str) -> float:
+    """Returns the power of a node beside its accelerators under load, over their TDP.
+
+    Args:
+        cooling: one of ``COOLING``.
+
+    Example:
+        >>> host_share("immersion") < host_share("air")
+        True
+    """
+    return float(_facts()["host"][cooling]["share"])
+
 
 def usual_node(accelerator: HardwareNode) -> Node:
     """Returns the node that an accelerator usually sits in, with the network of its cards.

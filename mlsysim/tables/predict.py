@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -31,6 +31,7 @@ from mlsysim.solvers.serving.token_server import TokenServerModel
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.tables.assumed import assumed_of
+from mlsysim.tables.columns import no_such_table
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
 from mlsysim.tables.layouts import layout_cells
@@ -187,7 +188,7 @@ def _served(questions: Sequence[Question]) -> list[_Run | str]:
     ]
 
 
-def table_kind(columns: Iterable[str]) -> tuple[Callable[[Cells], _Run | _Waiting], tuple[str, ...]]:
+def table_kind(columns: Collection[str]) -> tuple[Callable[[Cells], _Run | _Waiting], tuple[str, ...]]:
     """The kind of solve for a table with these ``columns``, and its metrics (none where it asks for an outcome).
 
     Raises:
@@ -197,8 +198,7 @@ def table_kind(columns: Iterable[str]) -> tuple[Callable[[Cells], _Run | _Waitin
     for needed, solve, metrics in _KINDS:
         if needed <= found:
             return solve, metrics
-    known = "; or ".join(", ".join(sorted(needed)) for needed, _, _ in _KINDS)
-    raise InputError("columns", ", ".join(sorted(map(str, found))), f"those of a table of training runs: {known}")
+    raise no_such_table(list(columns), [needed for needed, _, _ in _KINDS])
 
 
 def _cell(value: Any) -> str:

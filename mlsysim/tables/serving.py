@@ -32,9 +32,12 @@ METRICS = {
     "total_tokens_per_s": ("prompt_tokens_per_second", "count/second"),
     "samples_per_s": ("requests_per_second", "count/second"),
     "mfu_pct": ("prefill_mfu", "percent"),
+    "power_w_per_accel": ("power", "watt"),
+    "j_per_output_token": ("energy", "joule/count"),
 }
 _STARTED_WITH = ("max_num_batched_tokens", "max_num_seqs", "draft_len")
-_SCHEDULES = {"static": "static", "closed-loop": "continuous", "offline": "offline"}
+# A closed loop's requests all start at once; in the steady state that is long ago.
+_SCHEDULES = {"static": "static", "closed-loop": "continuous", "steady": "continuous", "offline": "offline"}
 
 
 @reads("tables", "serving.toml", kept=False)
@@ -134,6 +137,8 @@ def serving_figure(result: ServingResult, metric: str) -> float:
     """``metric`` of a result, in the unit that its name says."""
     name, unit = METRICS[metric]
     value = getattr(result, name)
+    if value is None:
+        raise InputError("accelerator", result.subject, f"one whose TDP is known, without drafts: its {name} is not")
     return 100 * value if isinstance(value, float) else in_unit(value, unit)
 
 

@@ -10,6 +10,14 @@ from mlsysim.physics.distinct import distinct_rows
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.operations.energy import emissions_g, facility_energy_J
 from mlsysim.physics.operations.placement import sums_over_run
+from mlsysim.physics.operations.power import (
+    Activity,
+    PowerCoefficients,
+    capped_share,
+    demand_share,
+    limited_clock,
+    slowed_time,
+)
 from mlsysim.physics.operations.reliability import checkpoint_interval_s, goodput
 from mlsysim.physics.operations.scaling import (
     OvertrainingLaw,
@@ -25,6 +33,33 @@ def test_energy():
     """3 W for 5 s at a PUE of 2 are 30 J, which emit 4 g each."""
     assert facility_energy_J(3.0, 5.0, 2.0) == 30
     assert emissions_g(30.0, 4.0) == 120
+
+
+DRAWS = PowerCoefficients(idle=0.2, memory=0.5, cache=2.0, arithmetic=3.0, unpacking=0.25)
+
+
+def test_power_of_activities():
+    """0.2 + 0.5 x 0.4 + 2 x 0.1 + 3 sqrt(0.02 x 0.5) are 0.9; narrow weights add 0.25 x 0.4."""
+    busy = Activity(weights=0.4, cache=0.1, arithmetic=0.02, busy=0.5)
+    assert demand_share(busy, DRAWS) == pytest.approx(0.9)
+    assert demand_share(Activity(0.4, 0.1, 0.02, 0.5, narrow=1.0), DRAWS) == pytest.approx(1.0)
+    assert demand_share(Activity(0.0, 0.0, 0.0, 0.0), DRAWS) == 0.2, "who waits draws the idle power"
+
+
+def test_power_is_capped_softly():
+    """(1 + 1)^(-1/8) of the limit where the demand is the limit; far below it all, far above it the limit."""
+    assert capped_share(1.0) == pytest.approx(2**-0.125)
+    assert capped_share(0.5, 0.5) == pytest.approx(0.5 * 2**-0.125)
+    assert capped_share(0.1) == pytest.approx(0.1, rel=1e-8)
+    assert capped_share(np.array([10.0, 0.1]), 0.5) == pytest.approx([0.5, 0.1], rel=1e-5)
+
+
+def test_a_power_limit_lowers_the_clock():
+    """Of 0.8 beyond the idle power 0.1 are left: an eighth, half the clock; busy for 0.9, of which 0.4 wait for memory."""
+    assert limited_clock(1.0, 0.3, 0.2) == pytest.approx(0.5)
+    assert limited_clock(0.5, 0.7, 0.2) == 1
+    assert slowed_time(Activity(0.3, 0.1, 0.2, 0.9), 0.5) == pytest.approx(1.5)
+    assert slowed_time(Activity(0.8, 0.1, 0.2, 0.5), 0.5) == 1, "all of it waits for memory"
 
 
 # 2 / sqrt(N) and 8 / sqrt(D) beside a loss of 1: both halve when N and D are four times as many.

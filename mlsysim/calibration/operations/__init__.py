@@ -1,1 +1,1 @@
-"""Coefficients of operations: scaling laws and failures."""
+"""Coefficients of operations: scaling laws, failures, and what activities of accelerators draw."""

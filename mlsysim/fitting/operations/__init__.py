@@ -1,1 +1,1 @@
-"""Fits of operations: scaling laws."""
+"""Fits of operations: scaling laws, and the power of accelerators."""

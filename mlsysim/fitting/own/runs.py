@@ -167,7 +167,7 @@ def _anchor_run(anchor: Anchor) -> OwnRun:
     if not exponent or not isinstance(predicted, float):
         raise anchor.error(f"metric = {metric!r}: expected a time, a rate or a utilisation of a step")
     workload, fleet = call.inputs
-    run = prepared(TrainingQuestion(workload, fleet, call.keywords, TRAINING_METRICS[0], "causal"))  # type: ignore[arg-type]
+    run = prepared(TrainingQuestion(workload, fleet, call.keywords, TRAINING_METRICS[0], "causal"))
     seconds = run_steps([run])[0].seconds * (value / predicted) ** exponent
     accelerator = run.asked.fleet.node.accelerator.name
     return OwnRun(anchor.id, _key(anchor), WHOLE, accelerator, MeasuredStep(run, seconds, ""), called, None)

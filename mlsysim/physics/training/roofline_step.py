@@ -50,17 +50,20 @@ def roofline_parts(work: LayeredWork, plan: Plan, machine: Machine) -> StepParts
 
 
 def _layer_compute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
-    """Forward and backward of one layer and micro-batch on one rank.
+    """Forward and backward of one layer and micro-batch on one rank."""
+    flops = work.trained_layer_flops * plan.micro_batch_tokens / plan.tp
+    return roofline_s(flops, layer_traffic_B(work, plan), machine.rate_flops_per_s, machine.memory_Bps)
 
-    Traffic: each pass reads the weights; the forward writes the activations that the backward reads, kept or rebuilt;
-    gradients of what is trained are read and written once a micro-batch.
+
+def layer_traffic_B(work: LayeredWork, plan: Plan) -> Num:
+    """Bytes that one layer's forward and backward pass of one micro-batch move through a rank's memory.
+
+    Each pass reads the weights; the forward writes the activations that the backward reads, kept or rebuilt; gradients of what
+    is trained are read and written once a micro-batch.
     """
-    tokens = plan.micro_batch_tokens
-    flops = work.trained_layer_flops * tokens / plan.tp
     parameters, trained = stage_parameters(work, plan, 1.0, 0.0)
-    kept_B = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * tokens
-    moved_B = 2 * plan.weight_B * parameters.whole + 2 * plan.gradient_B * trained.whole + 2 * kept_B
-    return roofline_s(flops, moved_B, machine.rate_flops_per_s, machine.memory_Bps)
+    kept_B = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens
+    return 2 * plan.weight_B * parameters.whole + 2 * plan.gradient_B * trained.whole + 2 * kept_B
 
 
 def _recompute_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, Unpack
 
+from mlsysim.calibration.operations.power import AcceleratorLoad
 from mlsysim.core.checks import boolean, strict_keywords
 from mlsysim.core.errors import InconsistentError, UnsoundError
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
+from mlsysim.lowering.operations.power import serving_activity
 from mlsysim.lowering.options import ServingOptions
 from mlsysim.lowering.prefix_cache import computed
 from mlsysim.lowering.serving_kernels import coefficients_used, exchanged_B, peak_flops_per_s
@@ -30,7 +32,7 @@ from mlsysim.physics.serving.schedule import (
     static_batch,
     streamed,
 )
-from mlsysim.solvers.result import Result, run_facts
+from mlsysim.solvers.result import Result, drawn, run_facts
 from mlsysim.solvers.serving.replica import ServingReplica
 from mlsysim.solvers.step_kernels import StepKernels, told
 from mlsysim.systems.types import Fleet, Node
@@ -58,9 +60,13 @@ class ServingResult(Result):
     ``host_memory_per_accelerator`` what lies in the host's memory for each. ``experts_per_rank``: routed experts of a layer
     that a rank holds, whole or its part of the width of each, second copies included. ``dispatch_per_token`` and
     ``combine_per_token``: bytes of all copies of one token that a decode step sends to the experts of one layer, and back.
+    ``power``: of one accelerator, mean; ``energy``: of all accelerators for an output token, or for a sequence of a model that
+    generates nothing; hosts and the building are not in them (``PowerModel``). Both are None of a bound.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("itl", "ttft", "tokens_per_second", "memory_per_accelerator", "max_batch")
+    HEADLINE: ClassVar[tuple[str, ...]] = (
+        *("itl", "ttft", "tokens_per_second", "memory_per_accelerator", "max_batch", "power", "energy"),
+    )
     INTERVAL_OF: ClassVar[str] = "itl"
 
     itl: Quantity
@@ -82,6 +88,8 @@ class ServingResult(Result):
     experts_per_rank: float
     dispatch_per_token: Quantity
     combine_per_token: Quantity
+    power: Quantity | None = None
+    energy: Quantity | None = None
 
 
 class ServingModel:
@@ -281,6 +289,10 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
     parts, binding = served.step.parts() if workload.causal else ({"the pass": step_s}, "the pass")
     parts = {name: part_s / deployment.round_tokens for name, part_s in parts.items()}
     prompts_per_s = deployment.replicas * deployment.prompts / ttft_s
+    activity = None
+    if deployment.basis != "bound":
+        activity = serving_activity(deployment, work, served, held.accelerators, tokens_per_s)
+    accelerators = float(deployment.replicas * held.accelerators)
     return ServingResult(
         solver="ServingModel",
         subject=_subject(replica, batch),
@@ -290,7 +302,7 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
         breakdown=with_units(parts, "second"),
         diagnostics=_diagnostics(deployment),
         coefficients=coefficients_used(deployment),
-        facts=run_facts(workload, device, deployment.stack, deployment.replicas * held.accelerators),
+        facts=run_facts(workload, device, deployment.stack, accelerators),
         itl=with_unit(step_s, "second"),
         ttft=with_unit(ttft_s, "second"),
         token_gap=with_unit(gap_s, "second"),
@@ -310,6 +322,7 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
         experts_per_rank=deployment.expert_plan.of_a_rank(workload),
         dispatch_per_token=with_unit(dispatched_B, "byte"),
         combine_per_token=with_unit(combined_B, "byte"),
+        **drawn(AcceleratorLoad.of(device, activity, accelerators, held.accelerators / tokens_per_s, "joule/count")),
     )
 
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
 from mlsysim.calibration.memory import usable_memory_B
+from mlsysim.calibration.operations.power import AcceleratorLoad
 from mlsysim.core.checks import strict_keywords
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.lowering.feasibility import over_budget
+from mlsysim.lowering.operations.power import training_activity
 from mlsysim.lowering.options import StepOptions
 from mlsysim.lowering.training_kernels import coefficients_used, kernels_of_step, step_time
 from mlsysim.lowering.training_plan import training_step
@@ -20,7 +22,7 @@ from mlsysim.physics.numeric import Num, somewhere, where
 from mlsysim.physics.plan import SCHEDULES, Plan
 from mlsysim.physics.training.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
 from mlsysim.physics.training.step import StepTime
-from mlsysim.solvers.result import Result, run_facts
+from mlsysim.solvers.result import Result, drawn, run_facts
 from mlsysim.solvers.step_kernels import StepKernels, told
 from mlsysim.systems.types import Fleet
 
@@ -32,16 +34,14 @@ class DistributedResult(Result):
     ``mfu`` counts model FLOP (causal attention once, no recomputation) over peak x time; ``mfu_full_attention`` counts
     attention without the causal discount, as PaLM's and most published MFU do. ``scaling_efficiency`` is MFU over the
     caller's efficiency (over 1 for the bound). ``throughput`` counts samples, ``tokens_per_second`` tokens. ``memory_free`` is
-    what the plan leaves of the memory that the runtime does not take, 0 where it does not fit.
+    what the plan leaves of the memory that the runtime does not take, 0 where it does not fit. ``power`` is that of one
+    accelerator, mean; ``energy`` that of all accelerators in a step, without hosts and building (``PowerModel``); a bound has
+    neither.
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = (
-        "step_latency_total",
-        "tokens_per_second",
-        "mfu",
-        "memory_per_accelerator",
-        "memory_free",
-        "plan",
+        *("step_latency_total", "tokens_per_second", "mfu", "memory_per_accelerator", "memory_free"),
+        *("power", "energy", "plan"),
     )
     INTERVAL_OF: ClassVar[str] = "step_latency_total"
 
@@ -57,6 +57,8 @@ class DistributedResult(Result):
     memory_free: Quantity
     memory: dict[str, Quantity]
     plan: dict[str, Any]
+    power: Quantity | None = None
+    energy: Quantity | None = None
 
 
 class DistributedModel:
@@ -195,10 +197,12 @@ def distributed_result(
     sizes = {part.removesuffix("_B"): float(getattr(memory, part)) for part in MEMORY_PARTS}
     seconds, needed_B = sum(parts.values()), sum(sizes.values())
     fleet, tokens = setting.fleet, setting.batch_size * setting.seq_len
-    reason = over_budget(needed_B, fleet.node.accelerator, "each", sizes)
+    device = fleet.node.accelerator
+    reason = over_budget(needed_B, device, "each", sizes)
     machine_flops = setting.peak_flops_per_s * fleet.accelerators * seconds
     mfu = work.training_flops * tokens / machine_flops
     achieved = work.training_flops * tokens / fleet.accelerators / seconds
+    activity = None if setting.basis == "bound" else training_activity(setting, work, plan, step)
     return DistributedResult(
         solver="DistributedModel",
         subject=_subject(setting),
@@ -208,7 +212,7 @@ def distributed_result(
         breakdown=with_units(parts, "second"),
         diagnostics=(*_diagnostics(setting, plan), *(textbook_memory(setting) if reason else ())),
         coefficients=coefficients_used(setting),
-        facts=run_facts(setting.workload, fleet.node.accelerator, setting.stack, fleet.accelerators),
+        facts=run_facts(setting.workload, device, setting.stack, fleet.accelerators),
         step_latency_total=with_unit(seconds, "second"),
         throughput=with_unit(setting.batch_size / seconds, "count/second"),
         tokens_per_second=with_unit(tokens / seconds, "count/second"),
@@ -221,6 +225,7 @@ def distributed_result(
         memory_free=with_unit(max(usable_memory_B(fleet.node.accelerator.memory_capacity_B) - needed_B, 0.0), "byte"),
         memory=with_units(sizes, "byte"),
         plan=plan_summary(plan),
+        **drawn(AcceleratorLoad.of(device, activity, float(fleet.accelerators), fleet.accelerators * seconds, "joule")),
     )
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlsysim.core.errors import InputError, MLSysError, UnknownArgumentError, UnknownNameError, nearest
-from mlsysim.core.spec import Spec
 from mlsysim.models import types as workload_types
+from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
 from mlsysim.tables.open_loop import open_loop_question
@@ -25,10 +25,13 @@ from mlsysim.validation.anchors.anchor import Anchor
 
 @dataclass(frozen=True)
 class Call:
-    """A solver's ``solve`` and its arguments; ``inputs`` are the workload and the hardware or fleet, in this order."""
+    """A solver's ``solve`` and its arguments.
+
+    ``inputs`` are the workload and the hardware or fleet, in this order, or the result of a run that is asked about.
+    """
 
     solve: Callable[..., Any]
-    inputs: tuple[Spec, ...]
+    inputs: tuple[Any, ...]
     keywords: dict[str, Any]
 
     def result(self) -> Any:
@@ -71,12 +74,14 @@ def _built(anchor: Anchor) -> Call:
 _DRAFT = "draft"
 
 
-def _asked(solver: str, run: dict[str, str]) -> tuple[tuple[Spec, ...], dict[str, Any]]:
+def _asked(solver: str, run: dict[str, str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Inputs and arguments that the cells of a table of runs give ``solver``."""
     if solver in _QUESTIONS:
         asked = _QUESTIONS[solver](run)
         return (asked.workload, asked.hardware), asked.arguments
     trained = question(run)
+    if solver == "PowerModel":  # it asks about the result of a run
+        return (DistributedModel().solve(trained.workload, trained.fleet, **trained.arguments),), {}
     return (trained.workload, trained.fleet), trained.arguments
 
 
@@ -120,7 +125,7 @@ def _asked_for(solver: str) -> tuple[frozenset[str], frozenset[str]]:
     return positional, frozenset(argument.name for argument in keywords if argument.default is argument.empty)
 
 
-def _check_arguments(solver: str, inputs: tuple[Spec, ...], keywords: dict[str, Any]) -> None:
+def _check_arguments(solver: str, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
     signature, called = _signature(solver), f"{solver}.solve"
     for name in keywords:
         if name not in signature.parameters:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pint
 
-from mlsysim.calibration.evidence import FITTED_BASES
+from mlsysim.calibration.evidence import ENERGY, FITTED_BASES, POWER, quantity_of
+from mlsysim.calibration.operations.power import power_names
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.spec import Spec
@@ -76,8 +77,15 @@ def predict(anchor: Anchor) -> Prediction:
         basis=str(result.basis),
         feasible=bool(result.feasible),
         reason=str(result.reason or ""),
-        coefficients=tuple(str(name) for name in getattr(result, "coefficients", None) or ()),
+        coefficients=_coefficients(case.metric, result),
     )
+
+
+def _coefficients(metric: str, result: Any) -> tuple[str, ...]:
+    """The names of the fitted coefficients behind a metric: those of power only where it is one."""
+    names = tuple(str(name) for name in getattr(result, "coefficients", None) or ())
+    drawn = quantity_of(metric) in (POWER, ENERGY) and getattr(result, "facts", None)
+    return (*names, *power_names(result.facts.accelerator)) if drawn else names
 
 
 def hardware_response(anchor: Anchor) -> float:
@@ -96,12 +104,12 @@ def hardware_response(anchor: Anchor) -> float:
 
 
 def bound_of(anchor: Anchor) -> float | None:
-    """The case's metric at the speed of light; None where the prediction rests on no hardware's limit.
+    """The case's metric at the speed of light; None where it has no such limit, as power, or the prediction rests on none.
 
     A calibrated run is solved once more without its stack; recomputation that the source does not state counts as none. Of a
     load that the solver can judge it is the lower end of the case's band where that load is taken.
     """
-    if anchor.case.choice is not None or anchor.case.outcome is not None:
+    if anchor.case.choice is not None or anchor.case.outcome is not None or quantity_of(anchor.case.metric) in (POWER, ENERGY):
         return None
     name, result = anchor.case.metric, result_of(anchor)
     if result.basis in FITTED_BASES:

@@ -25,6 +25,7 @@ _PLACES: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "engine_device": ((DEVICES, ("serving",)),),
     "harness": (("harnesses.toml", ("queries",)), ("harnesses.toml", ("harness",))),
     "loaded_device": ((DEVICES, ("loaded",)),),
+    "power": ((DEVICES, ("power",)),),
     "scaling_dataset": (("scaling_laws.toml", ("dataset",)),),
     "scaling_law": (("scaling_laws.toml", ("law",)),),
     "stack": (("stacks.toml", ()), ("data_parallel.toml", ("stack",)), ("inference.toml", ("stack",))),

@@ -1,0 +1,71 @@
+"""What activities draw on an accelerator, fitted to the watts of ``anchors/energy``: on the steps that the solvers predict."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mlsysim.calibration.device_entries import DEVICES
+from mlsysim.calibration.evidence import POWER as QUANTITY
+from mlsysim.calibration.operations.power import POOLED, SECTION, power_device
+from mlsysim.calibration.store import coefficients
+from mlsysim.fitting.bounded import Coefficient
+from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
+from mlsysim.physics.operations.power import Activity, PowerCoefficients, capped_share, demand_share
+from mlsysim.physics.records import stacked
+from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.runner import result_of
+from mlsysim.validation.kernels.errors import Times
+
+# Physically meaningful ranges, in shares of TDP; a coefficient that ends at one is reported.
+RANGES = {
+    "idle": Coefficient(0.35, 0.1, 0.7),
+    "memory": Coefficient(0.4, 0.0, 1.0),
+    "cache": Coefficient(0.4, 0.0, 1.5),
+    "arithmetic": Coefficient(1.1, 0.2, 2.0),
+    "unpacking": Coefficient(0.2, 0.0, 1.0),
+}
+# A model is swept over many loads: it counts as so many rows at most.
+_ROWS_OF_A_MODEL = 6.0
+
+
+def _watts(activity: Activity, tdp_W: Times, entries: Mapping[str, Entry]) -> Times:
+    entry = entries["device"]
+    drawn = coefficients(PowerCoefficients, {"cache": entry["memory"], **entry})
+    return np.asarray(tdp_W * capped_share(demand_share(activity, drawn)))
+
+
+def _runs(device: str, anchors: Sequence[Anchor]) -> Runs:
+    results = [result_of(anchor) for anchor in anchors]
+    return Runs(
+        on={"device": device},
+        measured=np.array([anchor.case.value or 0.0 for anchor in anchors]),
+        sources=[f"{device} {result.facts.model}" for result in results],
+        predict=functools.partial(
+            _watts,
+            stacked(result.load.activity for result in results),
+            np.array([result.load.accelerator.tdp_W for result in results]),
+        ),
+    )
+
+
+def gathered(root: Path, role: str) -> list[Runs]:
+    """The watts of ``role`` under ``root``: those of each accelerator, and all of them together."""
+    measured = [anchor for anchor in cases(root, ("energy",), role) if anchor.case.metric == QUANTITY]
+    groups: dict[str, list[Anchor]] = {}
+    for anchor in measured:
+        groups.setdefault(power_device(result_of(anchor).facts.accelerator).name, []).append(anchor)
+    return [*(_runs(device, anchors) for device, anchors in groups.items() if device != POOLED), _runs(POOLED, measured)]
+
+
+POWER = Calibration(
+    name="power",
+    pull=0.05,
+    files={"device": Place(DEVICES, within=(SECTION,))},
+    range_of=lambda key, _: RANGES[key.part],
+    gathered=gathered,
+    rows_at_full_weight=_ROWS_OF_A_MODEL,
+)

@@ -1,0 +1,1 @@
+"""From runs to what operations ask of them: what accelerators do."""

@@ -1,0 +1,67 @@
+"""Columns of tables that are called otherwise: which one each is, and what a table lacks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterable
+
+from mlsysim.core.errors import InputError, nearest
+from mlsysim.core.names import folded
+from mlsysim.core.toml import packaged_toml, reads
+
+
+def renamed(columns: Iterable[str]) -> dict[str, str]:
+    """Return the columns that people call otherwise, and what each is called here; none whose own name is there too.
+
+    Args:
+        columns: of a table.
+
+    Example:
+        >>> renamed(["gpu", "num_gpus", "seq_len", "mbs", "micro_batch"])
+        {'gpu': 'accelerator', 'num_gpus': 'n_accel'}
+    """
+    names = list(map(str, columns))
+    known = {name: _called().get(folded(name)) for name in names}
+    return {name: meant for name, meant in known.items() if meant is not None and meant not in names}
+
+
+def no_such_table(columns: Collection[str], kinds: Iterable[Collection[str]]) -> InputError:
+    """Return the error for columns that are those of no table, which names what to call them, or what is missing.
+
+    Args:
+        columns: of the table.
+        kinds: what the columns of each kind of table are at least.
+
+    Example:
+        >>> print(no_such_table(["model", "gpu", "framework"], [["model", "accelerator", "metric"], ["benchmark", "round"]]))
+        columns = 'model, gpu, framework': expected accelerator in place of gpu, and metric
+    """
+    names, kinds = list(map(str, columns)), [sorted(kind) for kind in kinds]
+    other = renamed(names)
+
+    def lacking(kind: Collection[str]) -> list[str]:
+        return [column for column in kind if column not in (*names, *other.values())]
+
+    def unlike(kind: Collection[str]) -> tuple[float, bool]:
+        return len(lacking(kind)) / len(kind), ("metric" in names) != ("metric" in kind)
+
+    best = min(kinds, key=unlike)
+    wanted = [f"{meant} in place of {name}" for name, meant in other.items() if meant in best]
+    missing = lacking(best)
+    for column in list(missing):
+        near = nearest(column, [name for name in names if name not in best])
+        if near is not None:
+            missing.remove(column)
+            wanted.append(f"{column} in place of {near}")
+    if len(missing) == len(best):
+        known = "; or ".join(", ".join(kind) for kind in kinds)
+        return InputError("columns", ", ".join(names), f"those of a table of runs: {known}")
+    told = ", ".join(wanted + ([f"and {', '.join(missing)}" if wanted else ", ".join(missing)] if missing else []))
+    return InputError("columns", ", ".join(names), told)
+
+
+@functools.cache
+@reads("tables", "columns.toml")
+def _called() -> dict[str, str]:
+    called: dict[str, str] = packaged_toml("tables", "columns.toml")["called"]
+    return {folded(name): column for name, column in called.items()}
