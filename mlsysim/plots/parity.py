@@ -41,14 +41,10 @@ def parity(rows: Iterable[Mapping[str, Any]], *, by: str = "accelerator") -> Fig
         >>> parity([run | {"metric": "mfu_pct"} for run in runs]).axes[0].get_xlabel()
         'measured (mfu_pct)'
     """
-    pairs = [(row, *pair) for row in rows if (pair := _pair(row))]
-    if not pairs:
-        raise InputError("rows", "none", "rows with a number that was measured (value) and one that was predicted")
-    off = sorted(abs(predicted / measured - 1) for _, measured, predicted in pairs)
-    half, most = statistics.median(off), off[math.ceil(0.9 * len(off)) - 1]
+    pairs = _pairs(rows)
+    title = _title(pairs)
     units = list(dict.fromkeys(unit for row, _, _ in pairs if (unit := _unit(row))))
     unit = units[0] if len(units) == 1 else "each in its own unit" if units else "no unit stated"
-    title = f"{len(pairs):,} predictions against measurements: half within {half:.1%}, nine in ten within {most:.1%}"
     with drawn(title, height=5.6) as (figure, (axes,)):
         values = [value for _, *both in pairs for value in both]
         least, largest = 0.8 * min(values), 1.25 * max(values)
@@ -80,6 +76,35 @@ def parity(rows: Iterable[Mapping[str, Any]], *, by: str = "accelerator") -> Fig
         axes.grid(visible=True)
         axes.legend(loc="upper left")
     return figure
+
+
+def parity_title(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What ``parity`` says above its plot: how many predictions there are, and how far off they are.
+
+    Args:
+        rows: as ``parity`` takes them.
+
+    Raises:
+        InputError: no row has a measurement and a prediction.
+
+    Example:
+        >>> parity_title([{"value": 100.0, "predicted": 110.0}])
+        '1 predictions against measurements: half within 10.0%, nine in ten within 10.0%'
+    """
+    return _title(_pairs(rows))
+
+
+def _pairs(rows: Iterable[Mapping[str, Any]]) -> list[Any]:
+    pairs = [(row, *pair) for row in rows if (pair := _pair(row))]
+    if not pairs:
+        raise InputError("rows", "none", "rows with a number that was measured (value) and one that was predicted")
+    return pairs
+
+
+def _title(pairs: list[Any]) -> str:
+    off = sorted(abs(predicted / measured - 1) for _, measured, predicted in pairs)
+    half, most = statistics.median(off), off[math.ceil(0.9 * len(off)) - 1]
+    return f"{len(pairs):,} predictions against measurements: half within {half:.1%}, nine in ten within {most:.1%}"
 
 
 def _number(value: object) -> float | None:
