@@ -90,6 +90,8 @@ def test_layers_that_are_not_modelled_are_refused_by_name(name):
         ({"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 16},
          {"sliding_window": 4096, "full_attention_every": 2}),
         ({"model_type": "falcon", "intermediate_size": None}, {"kv_heads": 1, "ffn_hidden": 16384, "ffn_matrices": 2}),
+        ({"model_type": "granitemoehybrid", "layer_types": ["attention"] * 32, "num_local_experts": 0,
+          "shared_intermediate_size": 8192}, {"moe": None, "ffn_hidden": 8192}),
         ({"model_type": "opt", "ffn_dim": 16384, "max_position_embeddings": 2048}, {"positions": 2050, "ffn_matrices": 2}),
         ({"model_type": "olmo3", "sliding_window": 1024, "layer_types": [SLIDING, SLIDING, SLIDING, FULL] * 8},
          {"sliding_window": 1024, "full_attention_every": 4}),
@@ -147,6 +149,8 @@ def test_the_cache_that_a_checkpoint_states():
     [
         ({"model_type": "brand_new"}, UnknownNameError, "model_type"),
         ({"layer_types": [FULL] * 31 + ["mamba"]}, NotModelledError, "Mamba (layer 31)"),
+        ({"model_type": "granitemoehybrid", "layer_types": ["attention", "mamba"] * 16}, NotModelledError, "Mamba (layer 1)"),
+        ({"model_type": "granitemoehybrid"}, NotModelledError, "Mamba-2 layers"),
         ({"hidden_size": 0}, InputError, "hidden_size"),
         ({"hidden_size": 10**30}, InputError, "hidden_size"),
         ({"num_hidden_layers": 2.5}, InputError, "num_hidden_layers"),

@@ -12,9 +12,10 @@ hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from mlsysim import Hardware  # noqa: E402
+from mlsysim import CapacityPlanner, Hardware, Models  # noqa: E402
+from mlsysim.calibration.memory import usable_memory_B  # noqa: E402
 from mlsysim.core.errors import InputError, NotModelledError  # noqa: E402
-from mlsysim.launch import answer_serving, serving_launch  # noqa: E402
+from mlsysim.launch import answer_serving, export_serving, planned_serving, serving_launch  # noqa: E402
 from mlsysim.launch.shell import read_script  # noqa: E402
 from mlsysim.launch.shell_words import MARK  # noqa: E402
 
@@ -30,7 +31,7 @@ VLLM, SGLANG, TRTLLM = {"stack": "vllm-2025"}, {"stack": "sglang-2025"}, {"stack
 MEANT = [
     VLLM
     | {"tp_size": 4, "pp_size": 1, "replicas": 1, "precision": "fp8", "kv_precision": "fp8", "max_num_seqs": 256}
-    | {"max_num_batched_tokens": 8192, "page_size": 16},
+    | {"max_num_batched_tokens": 8192, "page_size": 16, "memory_share": 0.92},
     VLLM
     | {"tp_size": 16, "attention_dp": 16, "ep_size": 16, "redundant_experts": 32, "two_batch_overlap": True, "draft_len": 1}
     | {"max_num_seqs": 256, "kv_precision": "bf16"},
@@ -126,6 +127,18 @@ def test_a_wrong_line_is_told_by_its_option(line, error, said):
     assert said in str(caught.value)
 
 
+def test_a_stated_share_of_the_memory_holds_as_many_sequences():
+    line = "vllm serve meta-llama/Llama-3.1-8B-Instruct --gpu-memory-utilization "
+    load = {"input_len": 4000, "output_len": 400}
+    runs = [answer_serving(serving_launch(f"{line}{share}"), Hardware.Cloud.H100, **load) for share in (0.3, 0.5, 0.9)]
+    most = [run.max_batch for run in runs]
+    # A token's cache is 131,072 bytes; a sequence holds 4,200 tokens, mean over its life, and half a block of 16.
+    assert (most[1] - most[0]) * 4207.5 == pytest.approx(0.2 * usable_memory_B(80 * 2**30) / 131072, abs=4208)
+    assert not answer_serving(serving_launch(f"{line}0.1"), Hardware.Cloud.H100, **load).feasible
+    own = answer_serving(serving_launch("vllm serve meta-llama/Llama-3.1-8B-Instruct"), Hardware.Cloud.H100, **load)
+    assert own.max_batch == most[2]
+
+
 def test_an_option_that_nobody_described_is_told():
     launch = serving_launch("vllm serve Qwen/Qwen3-32B --enable-magic --magic-level 9 --port 80")
     assert launch.unknown == ("--enable-magic", "--magic-level 9")
@@ -170,9 +183,50 @@ def test_a_script_cannot_grow_without_end(script):
 WORDS = [*" ".join(LINES).split(), "${A[@]}", "$((1/0))", "<<E", "'", '"', "(", "-tp=0", "--", "-", "A=(", "${x:-", "\0"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=8)), max_size=12))
 def test_any_words_are_a_deployment_or_an_error_of_ours(words):
     for begun in ("vllm serve", "python -m sglang.launch_server", "trtllm-serve"):
         with contextlib.suppress(InputError):
             serving_launch(f"{begun} {' '.join(words)}", files=FILES)
+
+
+@pytest.mark.parametrize("target", ["vllm", "sglang", "trtllm"])
+@pytest.mark.parametrize(
+    ("model", "plan"),
+    [
+        ("Qwen/Qwen3-32B", {"tp_size": 2, "max_num_seqs": 64, "kv_precision": "fp8", "max_num_batched_tokens": 4096}),
+        ("meta-llama/Llama-3.1-8B-Instruct", {"precision": "fp8", "max_num_seqs": 32, "kv_precision": "fp8"}),
+        ("deepseek-ai/DeepSeek-V3", {"tp_size": 8, "attention_dp": 8, "ep_size": 8, "max_num_seqs": 128}),
+    ],
+)
+def test_a_line_that_is_written_is_read_back_as_the_same_plan(target, model, plan):
+    workload = serving_launch(f"vllm serve {model}").workload
+    if target == "trtllm" and "precision" in plan:  # of a checkpoint in that format alone
+        with pytest.raises(InputError, match="precision = 'fp8'"):
+            export_serving(planned_serving(workload, plan, model=model), target)
+        model = "nvidia/Llama-3.1-8B-Instruct-FP8"
+    line = export_serving(planned_serving(workload, plan, model=model), target)
+    back = serving_launch(line)
+    assert back.workload is workload
+    wanted = dict(plan)
+    if back.arguments.get("attention_dp") is True:
+        wanted["attention_dp"] = True
+    assert {name: back.arguments.get(name) for name in wanted} == wanted
+    assert back.unknown == ()
+
+
+def test_a_deployment_that_a_search_found_goes_out_and_comes_back():
+    load = {"request_rate": "20 count/s", "input_len": 1000, "output_len": 300, "max_itl": "40 ms", "stack": "vllm-2025"}
+    found = CapacityPlanner().solve(Models.Language.Qwen3_32B, [Hardware.Cloud.H200], disaggregated=False, **load)
+    launch = planned_serving(Models.Language.Qwen3_32B, found.best_config, model="Qwen/Qwen3-32B")
+    back = serving_launch(export_serving(launch, "vllm"))
+    assert back.accelerators == found.accelerators
+    named = {"tp_size": "tp", "pp_size": "pp", "replicas": "replicas", "max_num_seqs": "batch"}
+    assert {name: back.arguments[name] for name in named} == {name: found.best_config[part] for name, part in named.items()}
+    manifest = export_serving(launch, "kubernetes")
+    assert f"replicas: {found.best_config['replicas']}" in manifest
+    assert f"nvidia.com/gpu: {found.best_config['tp'] * found.best_config['pp']}" in manifest
+    yaml = pytest.importorskip("yaml")
+    command = yaml.safe_load(manifest)["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert serving_launch(" ".join(command)).arguments["max_num_seqs"] == found.best_config["batch"]

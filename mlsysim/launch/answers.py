@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,6 +19,8 @@ from mlsysim.solvers.serving.tail_latency import TailLatencyModel, TailLatencyRe
 from mlsysim.systems.types import Fleet, Node
 
 R = TypeVar("R", bound=Result)
+# What a bound, which knows no engine's limit, is asked for where as many as fit are.
+_MOST_AT_THE_BOUND = 1024
 # Arguments of a deployment that a queue of requests at random does not have.
 _OF_A_SCHEDULE = ("page_size", "stream_interval", "batch_wait_iters", "offload")
 
@@ -76,7 +78,7 @@ def answer_serving(
     asked |= {"schedule": "continuous", "batch_size": 1} | arguments
     if batch_size is None:
         fit = ServingModel().solve(launch.workload, hardware, **asked)
-        batch_size = max(1, min(fit.max_batch, _let_in(launch, hardware)))
+        batch_size = max(1, min(fit.max_batch, _let_in(asked, hardware)))
         assumed.append(f"{batch_size} requests in flight, as many as the line lets in or as fit")
     run = ServingModel().solve(launch.workload, hardware, **(asked | {"batch_size": batch_size}))
     return with_assumed(run, assumed, launch.unknown)
@@ -123,13 +125,15 @@ def _accepted(launch: ServingLaunch, acceptance: float | None, assumed: list[str
     return {"acceptance": float(known[launch.drafts_by])}
 
 
-def _let_in(launch: ServingLaunch, hardware: HardwareNode | Node | Fleet) -> int:
+def _let_in(asked: Mapping[str, Any], hardware: HardwareNode | Node | Fleet) -> int:
     """Requests that the engine decodes together, all groups of ranks with sequences of their own together."""
+    if asked.get("stack") is None:
+        return _MOST_AT_THE_BOUND
     if isinstance(hardware, Fleet):
         device = hardware.node.accelerator
     else:
         device = hardware.accelerator if isinstance(hardware, Node) else hardware
-    own = engine(launch.stack).on(device.name, device.memory_capacity_B / 2**30).most_sequences
-    groups = launch.arguments.get("attention_dp", 1)
-    groups = launch.arguments["tp_size"] if groups is True else groups
-    return int(launch.arguments.get("max_num_seqs", own) * groups)
+    own = engine(asked["stack"]).on(device.name, device.memory_capacity_B / 2**30).most_sequences
+    groups = asked.get("attention_dp", 1)
+    groups = asked["tp_size"] if groups is True else groups
+    return int((asked.get("max_num_seqs") or own) * groups)

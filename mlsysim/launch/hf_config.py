@@ -222,6 +222,8 @@ def _feed_forward(keys: Keys, layers: int, hidden: int) -> dict[str, Any]:
         moe = _experts(keys, experts, ffn, layers)
     if moe is not None and facts.get("dense_ffn_key") in keys.table:
         ffn = keys.table[facts["dense_ffn_key"]]
+    elif facts.get("shared_is_dense"):
+        ffn = keys.whole("shared_ffn") or ffn
     if ffn is None and moe is not None:
         ffn = moe.ffn_hidden
     if ffn is None:

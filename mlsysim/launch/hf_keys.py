@@ -169,6 +169,9 @@ class Keys:
 def _refuse_type(model_type: object, table: Mapping[str, Any], argument: str) -> None:
     """Refuses an architecture whose layers are not modelled; one whose layers a list states is judged by that."""
     kind = facts()["refused"].get(model_type) if isinstance(model_type, str) else None
+    listed = table.get("layer_types")
+    if kind is not None and model_type in facts()["type"] and isinstance(listed, list) and listed:
+        return
     if kind is not None:
         pattern = table.get("hybrid_override_pattern")
         where = f" (hybrid_override_pattern {pattern[:12]}...)" if isinstance(pattern, str) and pattern else ""

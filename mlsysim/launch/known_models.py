@@ -8,8 +8,10 @@ from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 
 # What two architectures are compared by; lengths, biases and positions change less than a thousandth of a step.
-_COMPARED = ("layers", "hidden_dim", "heads", "kv_head_count", "head_width", "ffn_matrices", "tied_embeddings", "vocab_size")
+_COMPARED = ("layers", "hidden_dim", "heads", "kv_head_count", "head_width", "ffn_matrices")
 _ALIKE = ("sliding_window", "full_attention_every", "causal", "cross_attention_layers")
+# Of a vocabulary that files of training pad or leave to a tokenizer: nearer ones are of one model.
+_PADDED = 0.05
 
 
 def like_registered(model: TransformerWorkload, vocabulary: bool = True) -> tuple[str, TransformerWorkload | None]:
@@ -17,31 +19,40 @@ def like_registered(model: TransformerWorkload, vocabulary: bool = True) -> tupl
 
     Args:
         model: from a configuration or a launch script.
-        vocabulary: whether the vocabulary and a tied head must be the same; scripts of training pad the first and seldom say
-            the second.
+        vocabulary: whether the vocabulary and the tied head must be the same; scripts of training pad the first, so that the
+            nearest one counts.
 
     Example:
         >>> symbol, entry = like_registered(Models.Language.Qwen3_32B.model_copy(update={"name": "mine"}))
         >>> symbol, entry is Models.Language.Qwen3_32B
         ('Qwen3_32B', True)
     """
-    wanted = _compared(model, vocabulary)
+    wanted = _compared(model)
     named = Models.Language.find(model.name)
-    if named is not None and _compared(named, vocabulary) == wanted:
+    if named is not None and _compared(named) == wanted and _distance(named, model) == (False, 0):
         return _symbol(model.name), named
-    for symbol, entry in zip(Models.Language.names(), Models.Language, strict=True):
-        if entry.layers == model.layers and entry.hidden_dim == model.hidden_dim and _compared(entry, vocabulary) == wanted:
-            return symbol, entry
-    return "", None
+    alike = [
+        (_distance(entry, model), entry.weight_format != model.weight_format, symbol, entry)
+        for symbol, entry in zip(Models.Language.names(), Models.Language, strict=True)
+        if entry.layers == model.layers and entry.hidden_dim == model.hidden_dim and _compared(entry) == wanted
+    ]
+    if not alike:
+        return "", None
+    (tied_apart, apart), _, symbol, entry = min(alike, key=lambda one: one[:2])
+    same = not tied_apart and apart <= (0 if vocabulary else _PADDED * model.vocab_size)
+    return (symbol, entry) if same else ("", None)
 
 
 def _symbol(name: str) -> str:
     return Models.Language.spellings()[Models.Language.id_of(name)][1]
 
 
-def _compared(model: TransformerWorkload, vocabulary: bool) -> tuple[Any, ...]:
-    compared = _COMPARED if vocabulary else _COMPARED[:-2]
-    sizes = tuple(getattr(model, name) for name in (*compared, *_ALIKE))
+def _distance(entry: TransformerWorkload, model: TransformerWorkload) -> tuple[bool, int]:
+    return entry.tied_embeddings != model.tied_embeddings, abs(entry.vocab_size - model.vocab_size)
+
+
+def _compared(model: TransformerWorkload) -> tuple[Any, ...]:
+    sizes = tuple(getattr(model, name) for name in (*_COMPARED, *_ALIKE))
     moe, latent = model.moe, model.mla
     experts = moe and (moe.experts, moe.experts_per_token, moe.ffn_hidden, moe.shared_width, moe.first_dense_layers, moe.every)
     all_experts = moe is not None and not moe.first_dense_layers and moe.every == 1

@@ -150,6 +150,8 @@ def option_value(name: str, kind: str, text: str) -> Any:
         >>> option_value("--n", "tokens", "8k"), option_value("--n", "tokens", "8K"), option_value("--n", "tokens", "auto")
         (8000, 8192, None)
     """
+    if kind == "word":  # as it stands: the caller knows what to make of a part that comes from elsewhere
+        return text
     text = resolved(name, text).strip()
     if kind == "json":
         return json_table(text, name)

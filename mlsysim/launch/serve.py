@@ -16,8 +16,7 @@ from mlsysim.core.errors import InputError, MissingArgumentError, NotModelledErr
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.launch.documents import is_file, text_of
 from mlsysim.launch.options import Stated, read_options
-from mlsysim.launch.serve_formats import served_model, stated_formats
-from mlsysim.launch.serve_plans import merged_file, plan_of
+from mlsysim.launch.serve_plans import merged_file, plan_of, served_model, stated_formats
 from mlsysim.launch.shell import read_script, resolved
 from mlsysim.launch.shell_words import MARK, Script
 from mlsysim.models.types import TransformerWorkload
@@ -145,6 +144,7 @@ _AS_STATED = {
     "max_num_batched_tokens": "step_tokens",
     "stream_interval": "stream",
     "batch_wait_iters": "wait_steps",
+    "memory_share": "memory",
 }
 
 

@@ -1,19 +1,23 @@
-"""How a server's command line divides a model over accelerators, what it drafts, keeps in the host and waits for."""
+"""What a server's command line comes to as arguments of a deployment: the model, its formats, its division and its drafts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mlsysim.core.checks import whole_number
-from mlsysim.core.errors import InconsistentError, InputError, NotModelledError
-from mlsysim.core.precision import number_format
-from mlsysim.launch.documents import json_table, text_of, yaml_table
+from mlsysim.core.errors import InconsistentError, InputError, NotModelledError, UnknownNameError
+from mlsysim.core.precision import number_format, precision_name
+from mlsysim.launch.documents import is_file, json_table, text_of, yaml_table
+from mlsysim.launch.hf_config import read_config
 from mlsysim.launch.options import Stated, read_keys
-from mlsysim.launch.serve_formats import served_model
 from mlsysim.launch.shell_words import Script
+from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 
+_SIXTEEN = {"half": "fp16", "float16": "fp16", "bfloat16": "bf16", "bf16": "bf16", "fp16": "fp16"}
+_DEFAULTS = ("", "auto", "none", "null")
 # What deals experts out to ranks, of --moe-a2a-backend: expert parallelism over all of tp.
 _NO_EXCHANGE = ("", "none")
 _PLAIN = 16 / 8  # bytes of a weight that nobody quantised
@@ -52,9 +56,9 @@ def plan_of(engine: str, stated: Stated, model: TransformerWorkload, arguments: 
             assumed.append("two micro-batches: not counted, for attention is shared by all ranks")
     _drafts(stated, arguments, assumed)
     _offloads(stated, model, arguments)
-    for name, whose in (("memory", "of the memory"), ("memory_of_free", "of what the weights leave free")):
-        if stated.get(name) is not None:
-            assumed.append(f"{stated.get(name):g} {whose} for the cache: the engine's own share is counted")
+    if stated.get("memory_of_free") is not None:
+        free = f"{stated.get('memory_of_free'):g} of what the weights leave free"
+        assumed.append(f"{free} for the cache: the engine's own share of the whole is counted")
 
 
 def merged_file(stated: Stated, table: Mapping[str, Any], script: Script, files: Mapping[str, str]) -> Stated:
@@ -221,3 +225,86 @@ def _offloads(stated: Stated, model: TransformerWorkload, arguments: dict[str, A
         stored = number_format(model.weight_format).bytes if model.weight_format else _PLAIN
         ranks = arguments["tp_size"] * arguments["pp_size"]
         arguments["offload"] = {"weights": min(1.0, gib * 2**30 * ranks / (model.parameter_count * stored))}
+
+
+def served_model(called: str) -> tuple[TransformerWorkload, tuple[str, ...]]:
+    """The model of that name in the registry, or that of the configuration at that path; and what was assumed of it.
+
+    Args:
+        called: an id such as Hugging Face has, a name of the registry, or the path of a ``config.json`` or of its folder.
+
+    Raises:
+        NotModelledError: its layers are of a kind that is not modelled.
+        UnknownNameError: neither; the message has near names.
+
+    Example:
+        >>> served_model("meta-llama/Llama-3.3-70B-Instruct")[0].name
+        'Llama-3.3-70B'
+    """
+    # What stands for an accelerated file of weights after a colon: ggml-org/model:Q4_K_M.
+    plain = called.rsplit(":", 1)[0] if ":" in called.rsplit("/", 1)[-1] else called
+    path = Path(plain)
+    if (path.suffix == ".json" and is_file(plain)) or is_file(path / "config.json"):
+        reading = read_config(path)
+        known = f"{path}: the architecture of the registry's {reading.registered}" if reading.registered else f"{path}: read"
+        return reading.model, (known, *reading.assumed)
+    reason = Models.not_modelled(plain)
+    if reason:
+        raise NotModelledError("model", called, reason)
+    model = Models.Language.find(plain)
+    if model is None:
+        expected = f"one of {len(Models.Language)} names, or the path of its config.json"
+        raise UnknownNameError("model", called, expected, next(iter(Models.Language.nearest(plain[:80])), None))
+    return model, ()
+
+
+def stated_formats(
+    stated: Stated, called: str, model: TransformerWorkload, facts: Mapping[str, Any], arguments: dict[str, Any]
+) -> None:
+    """Adds the number formats of arithmetic, weights and cache to the arguments of a deployment.
+
+    Args:
+        stated: the options.
+        called: the model's name, which may say its format.
+        model: the model, which has a format of its own where it is published in one.
+        facts: ``serve_options.toml``.
+        arguments: of ``ServingModel.solve``; formats are added where the model's own do not hold.
+
+    Raises:
+        UnknownNameError: no format is spelt so.
+
+    Example:
+        >>> arguments: dict[str, str] = {}
+        >>> facts = {"quantization": {"awq_marlin": "awq"}, "cache": {"auto": ""}}
+        >>> qwen = Models.Language.Qwen2_5_32B
+        >>> stated_formats(Stated({"quantization": "awq_marlin", "dtype": "half"}), "Qwen2.5-32B-AWQ", qwen, facts, arguments)
+        >>> arguments
+        {'precision': 'awq', 'kv_precision': 'fp16'}
+    """
+    written = _format_of_name(called)
+    option = str(stated.get("quantization") or "").lower()
+    if option not in _DEFAULTS:
+        told = facts["quantization"].get(option)
+        if told is None:
+            told = precision_name("quantization", option)
+        # An option that names the checkpoint's own method says no more than the checkpoint does.
+        written = (
+            told if told and not (written and number_format(written).arithmetic == number_format(told).arithmetic) else written
+        )
+    dtype = str(stated.get("dtype") or "").lower()
+    own = model.weight_format or model.expert_format
+    if written and own not in (written, f"{written}_block"):
+        arguments["precision"] = written
+    elif not own and dtype not in _DEFAULTS:
+        arguments["precision"] = _SIXTEEN.get(dtype) or precision_name("dtype", dtype)
+    cache = str(stated.get("cache") or "").lower()
+    told = facts["cache"].get(cache, cache)
+    arguments["kv_precision"] = precision_name("kv_cache_dtype", told) if told else _SIXTEEN.get(dtype, "bf16")
+
+
+def _format_of_name(called: str) -> str:
+    """The format that a checkpoint's name says; one after a colon is the file's (GGUF)."""
+    last = called.rsplit("/", 1)[-1]
+    if ":" in last:
+        return precision_name("model", last.rsplit(":", 1)[1].lower())
+    return Models.weight_format(called)

@@ -6,6 +6,7 @@ What a script takes from elsewhere (``$(...)``, an unset variable) is marked in 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from mlsysim.core.errors import InputError
 from mlsysim.launch.shell_words import MARK, MOST_WORDS, Command, Script, WordReader
@@ -19,12 +20,13 @@ _KEYWORDS = frozenset(("then", "do", "else", "fi", "done", "esac", "{", "}", "ti
 _BRANCHES = frozenset(("if", "elif", "for", "while", "until", "case"))
 
 
-def read_script(text: str, name: str) -> Script:
+def read_script(text: str, name: str, variables: Mapping[str, str] | None = None) -> Script:
     r"""The commands of a shell script or of one pasted command line.
 
     Args:
         text: the script.
         name: what messages call it.
+        variables: that are set before it begins.
 
     Raises:
         InputError: a quote or a bracket is never closed, or a value grows beyond any that is meant.
@@ -37,7 +39,7 @@ def read_script(text: str, name: str) -> Script:
         Traceback (most recent call last):
         mlsysim.core.errors.InputError: run.sh, line 1 = '"': expected a closing "
     """
-    return _Reader(text.replace("\r\n", "\n"), name, Script()).script()
+    return _Reader(text.replace("\r\n", "\n"), name, Script(variables=dict(variables or {}))).script()
 
 
 def resolved(argument: str, word: str) -> str:

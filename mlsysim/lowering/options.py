@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypedDict
 
 from mlsysim.calibration.engines import Engine
 from mlsysim.calibration.harnesses import reached_through
-from mlsysim.core.checks import instance, needed, real_number, whole_number
+from mlsysim.core.checks import fraction, instance, needed, real_number, whole_number
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.options import Option
 from mlsysim.core.units import Quantity
@@ -20,7 +20,7 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.serving.speculation import expected_tokens
 
 # Options of an engine, of which a bound has nothing.
-STACK_OPTIONS = ("harness_name", "max_num_batched_tokens", "max_num_seqs")
+STACK_OPTIONS = ("harness_name", "max_num_batched_tokens", "max_num_seqs", "memory_share")
 
 
 class PromptOptions(TypedDict, total=False):
@@ -101,6 +101,9 @@ class DeploymentOptions(FormatOptions, total=False):
         int | None, Option(None, "tokens that a step of the stack computes at most (chunked prefill); by default its own")
     ]
     max_num_seqs: Annotated[int | None, Option(None, "sequences that the stack decodes together at most; by default its own")]
+    memory_share: Annotated[
+        float | None, Option(None, "share of the memory that the stack fills with weights and cache; by default its own")
+    ]
     draft_len: Annotated[int, Option(0, "tokens that are drafted for each sequence and checked in one pass; 0: none are")]
     acceptance: Annotated[float | None, Option(None, "chance that a drafted token is accepted, 0 to 1")]
     output_cv: Annotated[
@@ -211,6 +214,8 @@ def limited(found: Engine, device: HardwareNode, asked: Mapping[str, Any]) -> En
     """The engine with the limits that it is started with: those of its default on this accelerator, unless stated."""
     limits = (("step_tokens", "max_num_batched_tokens"), ("most_sequences", "max_num_seqs"))
     stated: dict[str, Any] = {part: float(whole_number(name, asked[name])) for part, name in limits if asked[name] is not None}
+    if asked["memory_share"] is not None:
+        stated["memory_share"] = fraction("memory_share", asked["memory_share"])
     return replace(found.on(device.name, device.memory_capacity_B / 2**30), **stated)
 
 

@@ -1,0 +1,276 @@
+"""A deployment as command lines that start it: ``export_serving``; ``serving_launch`` reads each line back as the same plan."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mlsysim.core.checks import instance, mapping
+from mlsysim.core.errors import InputError, NotModelledError, UnknownNameError
+from mlsysim.core.precision import UNPACKED, number_format
+from mlsysim.launch.serve import ServingLaunch
+from mlsysim.models.registry import Models
+from mlsysim.models.types import TransformerWorkload
+
+_SIXTEEN = ("fp16", "bf16")
+_MANIFEST = """apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {name}
+spec:
+  replicas: {replicas}
+  selector:
+    matchLabels:
+      app: {name}
+  template:
+    metadata:
+      labels:
+        app: {name}
+    spec:
+      containers:
+        - name: engine
+          image: vllm/vllm-openai:latest
+          command:
+{command}
+          ports:
+            - containerPort: 8000
+          resources:
+            limits:
+              nvidia.com/gpu: {count}"""
+
+
+def planned_serving(
+    workload: TransformerWorkload, plan: Mapping[str, Any], *, model: str | None = None, **stated: Any
+) -> ServingLaunch:
+    """A deployment that a search found, as one that can be answered and exported.
+
+    Args:
+        workload: what is served.
+        plan: ``best_config`` of ``CapacityPlanner``, or keywords of ``ServingModel.solve``.
+        model: what the engine's command line calls the model; by default the workload's name.
+        **stated: keywords of ``ServingModel.solve`` beside the plan, such as ``kv_precision``.
+
+    Raises:
+        NotModelledError: prompts and decodes have accelerators of their own, which takes two command lines.
+        UnknownNameError: a part of the plan that no keyword is.
+
+    Example:
+        >>> from mlsysim.models.registry import Models
+        >>> plan = {"stack": "vllm-2025", "tp": 2, "pp": 1, "ep": 1, "attention_dp": 1, "batch": 64, "replicas": 3}
+        >>> launch = planned_serving(Models.Language.Qwen3_32B, plan, model="Qwen/Qwen3-32B")
+        >>> launch.accelerators, launch.arguments["max_num_seqs"]
+        (6, 64)
+    """
+    parts = dict(mapping("plan", plan, "parts of a deployment by their names"))
+    if parts.get("disaggregated"):
+        raise NotModelledError("plan", "disaggregated", "one pool: of two, each has a command line of its own")
+    arguments: dict[str, Any] = {"stack": "vllm-2025", "tp_size": 1, "pp_size": 1, "replicas": 1}
+    for name, value in parts.items():
+        key = _PLAN.get(name, name)
+        if key not in _KEYWORDS and key not in _TOLD:
+            raise UnknownNameError.among("plan", name, (*_PLAN, *_KEYWORDS))
+        if key in _KEYWORDS:
+            arguments[key] = value
+    for name in ("ep_size", "attention_dp"):
+        if arguments.get(name) in (1, False):
+            del arguments[name]
+    if "batch_size" in arguments:
+        groups = arguments["tp_size"] if arguments.get("attention_dp") is True else arguments.get("attention_dp", 1)
+        arguments["max_num_seqs"] = max(1, -(-arguments.pop("batch_size") // groups))
+    arguments |= stated
+    count = arguments["tp_size"] * arguments["pp_size"] * arguments["replicas"]
+    return ServingLaunch(str(arguments["stack"]), str(arguments["stack"]), model or workload.name, workload, count, arguments)
+
+
+_PLAN = {"tp": "tp_size", "pp": "pp_size", "ep": "ep_size", "batch": "batch_size"}
+_KEYWORDS = (
+    *("stack", "precision", "kv_precision", "tp_size", "pp_size", "ep_size", "attention_dp", "replicas", "batch_size"),
+    *(
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "memory_share",
+        "redundant_experts",
+        "two_batch_overlap",
+        "stream_interval",
+        "page_size",
+    ),
+)
+# Parts of a found deployment that no line states.
+_TOLD = (
+    "hardware",
+    "disaggregated",
+    "accelerators",
+    "prefill_replicas",
+    "prefill_tp",
+    "prefill_pp",
+    "prefill_ep",
+    "prefill_attention_dp",
+)
+
+
+def export_serving(launch: ServingLaunch, target: str | None = None) -> str:
+    """A deployment as the command line that starts it, or as a manifest of Kubernetes.
+
+    Copies of the model are of the line where the engine's own data parallelism makes them; ``trtllm`` starts one.
+
+    Args:
+        launch: from ``planned_serving`` or ``serving_launch``.
+        target: "vllm", "sglang", "trtllm", or "kubernetes" (a Deployment of vLLM); by default the engine of the launch.
+
+    Raises:
+        InputError: the engine has no such plan, by the part that it lacks.
+
+    Example:
+        >>> from mlsysim.launch.serve import serving_launch
+        >>> launch = serving_launch("vllm serve Qwen/Qwen3-32B -tp 2 --max-num-seqs 64")
+        >>> export_serving(launch, "sglang").split(" --kv")[0]
+        'python -m sglang.launch_server --model-path Qwen/Qwen3-32B --tp-size 2 --max-running-requests 64'
+    """
+    instance("launch", launch, ServingLaunch, "what planned_serving or serving_launch gives")
+    named = target or next((name for name in _TARGETS if launch.stack.startswith(_STACKS.get(name, name))), "vllm")
+    if named not in _TARGETS:
+        raise UnknownNameError.among("target", named, _TARGETS)
+    if launch.arguments.get("offload") or launch.arguments.get("draft_len"):
+        part = "offload" if launch.arguments.get("offload") else "draft_len"
+        raise InputError(part, launch.arguments[part], "nothing: it is not written on command lines")
+    return _TARGETS[named](launch, launch.arguments)
+
+
+def _groups(asked: Mapping[str, Any]) -> int:
+    groups = asked.get("attention_dp", 1)
+    return int(asked["tp_size"]) if groups is True else int(groups or 1)
+
+
+def _line(begun: str, options: Mapping[str, object]) -> str:
+    """A command with those of the options that are neither None nor False."""
+    words = [begun]
+    for option, value in options.items():
+        if value is True:
+            words.append(option)
+        elif value not in (None, False):
+            words.append(f"{option} {shlex.quote(str(value))}")
+    return " ".join(words)
+
+
+def _quantization(launch: ServingLaunch, asked: Mapping[str, Any]) -> str | None:
+    """The format that the engine must be told, where the model's name does not say it and it is none of its own."""
+    precision = asked.get("precision")
+    own = launch.workload.weight_format or launch.workload.expert_format
+    if precision in (None, UNPACKED, *_SIXTEEN) or precision == own or (precision or "").removesuffix("_block") == own:
+        return None
+    if number_format(str(precision)).arithmetic == UNPACKED:
+        return str(precision)
+    return {"int8": "w8a8_int8", "nvfp4": "modelopt_fp4"}.get(str(precision), str(precision))
+
+
+def _cache(asked: Mapping[str, Any], names: Mapping[str, str]) -> str | None:
+    cache = asked.get("kv_precision")
+    return None if cache in (None, *_SIXTEEN) else names.get(str(cache), str(cache))
+
+
+def _vllm(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
+    groups, moe, ep = _groups(asked), launch.workload.moe is not None, asked.get("ep_size", 1)
+    tp, copies = asked["tp_size"], asked["replicas"]
+    if moe and copies > 1:
+        raise InputError(
+            "replicas", copies, "1: data-parallel ranks of vLLM share the experts of a model; start a line for each"
+        )
+    if ep not in (1, tp):
+        raise InputError("ep_size", ep, f"1 or all {tp} ranks with vLLM")
+    redundant = asked.get("redundant_experts")
+    dtype = asked.get("precision") if asked.get("precision") in _SIXTEEN else None
+    options = {
+        "--tensor-parallel-size": tp // groups,
+        "--pipeline-parallel-size": asked["pp_size"] if asked["pp_size"] > 1 else None,
+        "--data-parallel-size": groups if moe and groups > 1 else copies if copies > 1 else None,
+        "--enable-expert-parallel": ep > 1,
+        "--enable-dbo": bool(asked.get("two_batch_overlap")),
+        "--eplb-config": f'{{"num_redundant_experts": {redundant}}}' if redundant is not None and ep > 1 else None,
+        "--max-num-seqs": asked.get("max_num_seqs"),
+        "--max-num-batched-tokens": asked.get("max_num_batched_tokens"),
+        "--max-model-len": launch.max_model_len,
+        "--gpu-memory-utilization": asked.get("memory_share"),
+        "--quantization": _quantization(launch, asked),
+        "--dtype": {"fp16": "half", "bf16": "bfloat16"}.get(str(dtype)),
+        "--kv-cache-dtype": _cache(asked, {}),
+        "--stream-interval": _above_one(asked.get("stream_interval")),
+        "--no-enable-prefix-caching": launch.prefix_caching is False,
+    }
+    return _line(f"vllm serve {shlex.quote(launch.model)}", options)
+
+
+def _sglang(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
+    groups, copies, ep = _groups(asked), asked["replicas"], asked.get("ep_size", 1)
+    if groups > 1 and copies > 1:
+        raise InputError("replicas", copies, "1 beside attention_dp: SGLang's dp is one of the two")
+    most, budget = asked.get("max_num_seqs"), asked.get("max_num_batched_tokens")
+    options = {
+        "--tp-size": asked["tp_size"],
+        "--pp-size": asked["pp_size"] if asked["pp_size"] > 1 else None,
+        "--dp-size": max(groups, copies) if max(groups, copies) > 1 else None,
+        "--enable-dp-attention": groups > 1,
+        "--ep-size": ep if ep > 1 else None,
+        "--ep-num-redundant-experts": asked.get("redundant_experts") if ep > 1 else None,
+        "--enable-two-batch-overlap": bool(asked.get("two_batch_overlap")),
+        "--max-running-requests": most * max(groups, copies) if most else None,
+        "--chunked-prefill-size": budget * groups if budget else None,
+        "--context-length": launch.max_model_len,
+        "--mem-fraction-static": asked.get("memory_share"),
+        "--quantization": _quantization(launch, asked),
+        "--kv-cache-dtype": _cache(asked, {"fp8": "fp8_e4m3"}),
+        "--stream-interval": _above_one(asked.get("stream_interval")),
+        "--disable-radix-cache": launch.prefix_caching is False,
+    }
+    return _line(f"python -m sglang.launch_server --model-path {shlex.quote(launch.model)}", options)
+
+
+def _trtllm(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
+    groups, ep = _groups(asked), asked.get("ep_size", 1)
+    if asked["replicas"] > 1:
+        raise InputError("replicas", asked["replicas"], "1: a line of TensorRT-LLM starts one copy")
+    if groups not in (1, asked["tp_size"]):
+        raise InputError("attention_dp", groups, f"1 or all {asked['tp_size']} ranks with TensorRT-LLM")
+    told = _quantization(launch, asked)
+    if told is not None and told != Models.weight_format(launch.model):
+        raise InputError(
+            "precision", told, "the checkpoint's own: TensorRT-LLM's line has none, so give a quantised one as model"
+        )
+    options = {
+        "--tp_size": asked["tp_size"],
+        "--pp_size": asked["pp_size"],
+        "--ep_size": ep if ep > 1 else None,
+        "--enable_attention_dp": groups > 1,
+        "--max_batch_size": asked.get("max_num_seqs"),
+        "--max_num_tokens": asked.get("max_num_batched_tokens"),
+        "--max_seq_len": launch.max_model_len,
+        "--kv_cache_dtype": _cache(asked, {}),
+    }
+    return _line(f"trtllm-serve {shlex.quote(launch.model)}", options)
+
+
+def _above_one(value: object) -> object:
+    return value if isinstance(value, int) and value > 1 else None
+
+
+def _kubernetes(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
+    """A Deployment with a pod for each copy of the model, whose accelerators are those of one node."""
+    one = {**asked, "replicas": 1}
+    words = shlex.split(_vllm(launch, one))
+    name = "".join(char if char.isalnum() else "-" for char in launch.model.rsplit("/", 1)[-1].lower()).strip("-")
+    command = "\n".join(f"            - {_quoted(word)}" for word in words)
+    count = one["tp_size"] * one["pp_size"]
+    return _MANIFEST.format(name=name, replicas=asked["replicas"], command=command, count=count)
+
+
+def _quoted(word: str) -> str:
+    return "'" + word.replace("'", "''") + "'"
+
+
+_STACKS = {"trtllm": "tensorrt-llm"}
+_TARGETS: dict[str, Callable[[ServingLaunch, Mapping[str, Any]], str]] = {
+    "vllm": _vllm,
+    "sglang": _sglang,
+    "trtllm": _trtllm,
+    "kubernetes": _kubernetes,
+}

@@ -1,0 +1,182 @@
+"""A training run as a launch file states it: model, accelerators, and the plan as ``DistributedModel.solve`` takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlsysim.calibration.names import stack_called
+from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, NotModelledError
+from mlsysim.core.toml import packaged_toml, reads
+from mlsysim.models.registry import Models
+from mlsysim.models.types import TransformerWorkload
+
+_FILE = "train_options.toml"
+
+
+@dataclass(frozen=True)
+class TrainingLaunch:
+    """A training run as a launch file states it.
+
+    Attributes:
+        framework: whose file it is: megatron-lm, torchtitan, deepspeed, nanotron or llm-foundry.
+        workload: what is trained.
+        accelerators: of the run.
+        per_node: of a node; None where nobody says.
+        arguments: keywords of ``DistributedModel.solve``, ``batch_size`` and ``stack`` among them.
+        assumed: what the file leaves open or what is simplified, each with what stands for it.
+        ignored: options that change no answer.
+        unknown: options that nobody described here: read them before the answer is believed.
+    """
+
+    framework: str
+    workload: TransformerWorkload
+    accelerators: int
+    per_node: int | None
+    arguments: dict[str, Any]
+    assumed: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass
+class Run:
+    """What is collected on the way to a ``TrainingLaunch``.
+
+    Attributes:
+        framework: the name of its entry in ``train_options.toml``.
+        name: what messages call the file.
+        workload: what is trained, where the caller or the file says it.
+        accelerators: of the run, where somebody says it.
+        per_node: of a node.
+        arguments: of ``DistributedModel.solve``.
+        assumed: what is simplified.
+        ignored: options that change no answer.
+        unknown: options that nobody described here.
+    """
+
+    framework: str
+    name: str
+    workload: TransformerWorkload | None = None
+    accelerators: int | None = None
+    per_node: int | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    assumed: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The framework's entry in ``train_options.toml``."""
+        facts: dict[str, Any] = train_facts()[self.framework]
+        return facts
+
+    def counted(self) -> int:
+        """The accelerators of the run.
+
+        Raises:
+            MissingArgumentError: nobody says how many there are.
+        """
+        if self.accelerators is None:
+            raise MissingArgumentError("accelerators", None, f"how many there are: {self.name} leaves it to its launcher")
+        return self.accelerators
+
+    def model(self, why: str = "the file names none") -> TransformerWorkload:
+        """What is trained.
+
+        Raises:
+            MissingArgumentError: nobody says it.
+        """
+        if self.workload is None:
+            raise MissingArgumentError("workload", None, f"a model such as Models.Language.Llama3_8B: {why} ({self.name})")
+        return self.workload
+
+    def ranks(self, tp: int, pp: int, cp: int = 1) -> int:
+        """Data-parallel ranks: those that tensor, pipeline and context parallelism leave.
+
+        Raises:
+            InconsistentError: these do not divide the accelerators.
+        """
+        count, each = self.counted(), tp * pp * cp
+        if count % each:
+            raise InconsistentError("accelerators", count, f"a multiple of tp x pp x cp = {tp} x {pp} x {cp}")
+        return count // each
+
+    def micro_batches(self, batch: int, micro: int, dp: int) -> int:
+        """Micro-batches of a step.
+
+        Raises:
+            InconsistentError: the batch is no multiple of what the ranks compute at once.
+        """
+        if batch % (micro * dp):
+            raise InconsistentError("global batch", batch, f"a multiple of micro-batch x dp = {micro} x {dp}")
+        return batch // (micro * dp)
+
+    def launch(self, stated: Mapping[str, Any]) -> TrainingLaunch:
+        """The run as it was collected; ``stated`` keywords of the caller win."""
+        called = str(self.facts["framework"])
+        arguments = {"stack": stack_called(called), **self.arguments, **stated}
+        return TrainingLaunch(
+            framework=called,
+            workload=self.model(),
+            accelerators=self.counted(),
+            per_node=self.per_node,
+            arguments=arguments,
+            assumed=tuple(dict.fromkeys(self.assumed)),
+            ignored=tuple(self.ignored),
+            unknown=tuple(self.unknown),
+        )
+
+
+@reads("launch", _FILE)
+def train_facts() -> dict[str, Any]:
+    """Give the document ``train_options.toml``."""
+    return packaged_toml("launch", _FILE)
+
+
+def registered(name: str) -> TransformerWorkload | None:
+    """The registry's model of that name, written as files of training write it; None where there is none.
+
+    Raises:
+        NotModelledError: its layers are of a kind that is not modelled.
+
+    Example:
+        >>> registered("meta-llama/Llama-2-13b-hf").name, registered("in_house")
+        ('Llama-2-13B', None)
+    """
+    reason = Models.not_modelled(name)
+    if reason:
+        raise NotModelledError("model", name, reason)
+    return Models.Language.find(name) or Models.Language.find(name.replace("_", "-"))
+
+
+def refuse_offload(name: str, value: object) -> None:
+    """Refuses what the host's memory would keep.
+
+    Raises:
+        NotModelledError: something is offloaded.
+
+    Example:
+        >>> refuse_offload("enable_cpu_offload", True)
+        Traceback (most recent call last):
+        mlsysim.core.errors.NotModelledError: enable_cpu_offload = True: expected nothing: offloading is not modelled in \
+training
+    """
+    if value:
+        raise NotModelledError(name, value, "nothing: offloading is not modelled in training")
+
+
+def known_value(name: str, value: object, known: Mapping[str, Any]) -> Any:
+    """What a value of an option stands for.
+
+    Raises:
+        InputError: it is none of the known ones.
+
+    Example:
+        >>> known_value("mode", "full", {"full": "full", "none": "none"})
+        'full'
+    """
+    if not isinstance(value, str) or value not in known:
+        raise InputError(name, value, f"one of {', '.join(known)}")
+    return known[value]

@@ -1,0 +1,173 @@
+"""NanoTron's and llm-foundry's YAML as training runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mlsysim.core.checks import whole_number
+from mlsysim.core.errors import InputError, MissingArgumentError, NotModelledError
+from mlsysim.launch.documents import inner, yaml_table
+from mlsysim.launch.hf_config import model_from_config
+from mlsysim.launch.known_models import like_registered
+from mlsysim.launch.training_run import Run, known_value, refuse_offload
+from mlsysim.models.types import TransformerWorkload
+
+_HALF = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+_AMP = {"amp_bf16": "bf16", "amp_fp16": "fp16", "amp_fp8": "fp8", "fp32": "fp32", "bf16": "bf16"}
+_REFERENCE = re.compile(r"\$\{(?:variables\.)?(\w+)\}")
+
+
+def yaml_run(text: str, run: Run) -> None:
+    """Fills ``run`` with what a YAML file of NanoTron or llm-foundry says.
+
+    Args:
+        text: the YAML.
+        run: whose model and accelerators stand as the caller gave them; its framework is set.
+
+    Raises:
+        NotModelledError: a feature that is not modelled, by its key.
+        InputError: it is a file of neither, or a value is none that its key takes.
+
+    Example:
+        >>> import pytest
+        >>> _ = pytest.importorskip("yaml")
+        >>> yaml_run("a: 1", Run("nanotron", "run.yaml"))
+        Traceback (most recent call last):
+        mlsysim.core.errors.InputError: run.yaml = ['a']: expected parallelism and tokens (NanoTron), or \
+global_train_batch_size and model (llm-foundry)
+    """
+    document = yaml_table(text, run.name)
+    if "parallelism" in document and "tokens" in document:
+        run.framework = "nanotron"
+        _nanotron(document, run)
+    elif "model" in document and ("global_train_batch_size" in document or "device_train_batch_size" in document):
+        run.framework = "llm-foundry"
+        _llm_foundry(_without_references(document), run)
+    else:
+        expected = "parallelism and tokens (NanoTron), or global_train_batch_size and model (llm-foundry)"
+        raise InputError(run.name, list(document)[:5], expected)
+
+
+def _whole(table: Mapping[str, Any], key: str, default: int | None, name: str) -> int:
+    return whole_number(f"{name}.{key}", table.get(key, default))
+
+
+def _nanotron(document: Mapping[str, Any], run: Run) -> None:
+    split, tokens = inner(document, "parallelism", run.name), inner(document, "tokens", run.name)
+    model, optimizer = inner(document, "model", run.name), inner(document, "optimizer", run.name)
+    known = (*run.facts["ignored"], "parallelism", "tokens", "model", "optimizer")
+    run.unknown += [str(key)[:80] for key in document if key not in known]
+    run.ignored += [key for key in run.facts["ignored"] if key in document]
+    if run.workload is None:
+        config = inner(model, "model_config", f"{run.name}: model")
+        multiple = _whole(model, "make_vocab_size_divisible_by", 1, f"{run.name}: model")
+        run.workload = model_from_config(
+            {"model_type": "llama", **{key: config[key] for key in config if key != "is_llama_config"}}
+        )
+        if multiple > 1:
+            run.assumed.append(f"a vocabulary padded to a multiple of {multiple} x tp: it is counted as it is")
+    sizes = {key: _whole(split, key, 1, f"{run.name}: parallelism") for key in ("dp", "tp", "pp")}
+    cp = _whole(split, "context_parallel_size", 1, f"{run.name}: parallelism")
+    world = sizes["dp"] * sizes["tp"] * sizes["pp"] * cp
+    if run.accelerators not in (None, world):
+        raise InputError("accelerators", run.accelerators, f"dp x tp x pp x cp = {world}, as {run.name} says")
+    run.accelerators = world
+    micro = _whole(tokens, "micro_batch_size", None, f"{run.name}: tokens")
+    count = _whole(tokens, "batch_accumulation_per_replica", None, f"{run.name}: tokens")
+    precision = known_value(f"{run.name}: model.dtype", model.get("dtype", "bfloat16"), _HALF)
+    engine = known_value(f"{run.name}: pp_engine", split.get("pp_engine", "afab"), {"1f1b": None, "afab": "gpipe"})
+    run.arguments |= {
+        "batch_size": micro * count * sizes["dp"],
+        "seq_len": _whole(tokens, "sequence_length", None, f"{run.name}: tokens"),
+        "precision": precision,
+        "gradient_precision": "fp32" if optimizer.get("accumulate_grad_in_fp32") else precision,
+        "tp_size": sizes["tp"],
+        "pp_size": sizes["pp"],
+        "cp_size": cp,
+        "microbatch_count": count,
+        "zero_stage": whole_number(f"{run.name}: optimizer.zero_stage", optimizer.get("zero_stage", 0), 0, 1),
+        "sequence_parallel": split.get("tp_mode") == "REDUCE_SCATTER" and sizes["tp"] > 1,
+        "recompute": "full" if split.get("recompute_layer") else "none",
+    }
+    if engine is not None and sizes["pp"] > 1:
+        run.arguments["schedule"] = engine
+    if split.get("tp_linear_async_communication"):
+        run.assumed.append("asynchronous tensor parallelism: it hides as much as on the stack's measured runs")
+    ep = _whole(split, "expert_parallel_size", 1, f"{run.name}: parallelism")
+    if run.model().moe is not None:
+        run.arguments |= {"ep_size": ep}
+    run.assumed.append("NanoTron: the stack megatron-core stands for it")
+
+
+def _without_references(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The file with what its ``${variables.name}`` stand for, one level deep."""
+    variables = document.get("variables")
+    known = {**document, **(variables if isinstance(variables, dict) else {})}
+
+    def put_in(value: Any, depth: int = 0) -> Any:
+        if isinstance(value, dict) and depth < 20:
+            return {key: put_in(one, depth + 1) for key, one in value.items()}
+        if isinstance(value, str) and (named := _REFERENCE.fullmatch(value)) and named[1] in known:
+            told = known[named[1]]
+            inside = _REFERENCE.fullmatch(told) if isinstance(told, str) else None
+            return known.get(inside[1]) if inside else told
+        return value
+
+    return {key: put_in(value) for key, value in document.items() if key != "variables"}
+
+
+def _llm_foundry(document: Mapping[str, Any], run: Run) -> None:
+    fsdp = inner(document, "fsdp_config", run.name)
+    if run.workload is None:
+        run.workload = _mpt(inner(document, "model", run.name), run)
+    if document.get("tp_config"):
+        raise NotModelledError(f"{run.name}: tp_config", document.get("tp_config"), "none: FSDP alone is read of llm-foundry")
+    for key in ("cpu_offload", "activation_cpu_offload"):
+        refuse_offload(f"{run.name}: fsdp_config.{key}", fsdp.get(key))
+    dp = run.counted()
+    batch = document.get("global_train_batch_size") or _whole(document, "device_train_batch_size", None, run.name) * dp
+    batch = whole_number(f"{run.name}: global_train_batch_size", batch)
+    micro = document.get("device_train_microbatch_size", "auto")
+    if micro == "auto":
+        raise MissingArgumentError("device_train_microbatch_size", micro, "a number: the file leaves it to the memory")
+    strategy = fsdp.get("sharding_strategy", "FULL_SHARD") if fsdp else "NO_SHARD"
+    mixed = fsdp.get("mixed_precision", "DEFAULT")
+    if mixed == "PURE":
+        run.arguments["stack"] = "pytorch-fsdp-pure"
+    elif mixed != "DEFAULT":
+        run.assumed.append(f"mixed precision {str(mixed)[:20]}: gathered in bf16 and reduced in fp32, as DEFAULT is")
+    attention = inner(inner(document, "model", run.name), "attn_config", run.name).get("attn_impl", "flash")
+    run.arguments |= {
+        "batch_size": batch,
+        "seq_len": _whole(document, "max_seq_len", None, run.name),
+        "precision": known_value(f"{run.name}: precision", document.get("precision", "amp_bf16"), _AMP),
+        "gradient_precision": "fp32",
+        "microbatch_count": run.micro_batches(batch, whole_number(f"{run.name}: device_train_microbatch_size", micro), dp),
+        "zero_stage": known_value(f"{run.name}: fsdp_config.sharding_strategy", strategy, run.facts["strategies"]),
+        "recompute": "full" if fsdp.get("activation_checkpointing") else "none",
+        "attention": "unfused" if attention == "torch" else "flash",
+        "compiled": bool(document.get("compile_config")),
+    }
+    if fsdp.get("activation_checkpointing") and fsdp.get("activation_checkpointing_reentrant") is False:
+        run.assumed.append("checkpoints that are not entered anew keep a layer's last product: it is counted as repeated")
+
+
+def _mpt(model: Mapping[str, Any], run: Run) -> TransformerWorkload:
+    name = f"{run.name}: model"
+    if model.get("name") != "mpt_causal_lm":
+        raise MissingArgumentError("workload", model.get("name"), f"a model: {run.name} names none that it describes itself")
+    attention = inner(model, "attn_config", name)
+    hidden, heads = _whole(model, "d_model", None, name), _whole(model, "n_heads", None, name)
+    config = {"model_type": "mpt", "d_model": hidden, "n_heads": heads, "n_layers": model.get("n_layers")}
+    config |= {"expansion_ratio": model.get("expansion_ratio", 4), "vocab_size": model.get("vocab_size")}
+    config |= {
+        "attn_config": {key: attention[key] for key in ("kv_n_heads",) if key in attention},
+        "max_seq_len": model.get("max_seq_len"),
+    }
+    built = model_from_config(config)
+    symbol, known = like_registered(built, vocabulary=False)
+    if known is not None:
+        run.assumed.append(f"the model is the registry's {symbol}, whose layers are the same")
+    return known or built
