@@ -125,7 +125,7 @@ def expanded(page: str) -> str:
         return "\n\n".join(f"::: {name}" for name in found if name not in named and name.rpartition(".")[2] not in _PLAIN)
 
     def by_room(_: re.Match[str]) -> str:
-        options = "\n    options:\n      force_inspection: true\n      show_signature: false\n"
+        options = "\n    options:\n      show_signature: false\n"
         rooms: dict[str, list[str]] = {"training": [], "serving": [], "operations": []}
         for home, name in _solvers():
             rooms.setdefault(home.split(".")[2], []).append(f"::: {home}.{name}{options}")
