@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from mlsysim.launch.hf_config import model_from_config
     from mlsysim.models.registry import Models
     from mlsysim.models.types import CNNWorkload, TransformerWorkload
+    from mlsysim.scenarios.files import load_config
+    from mlsysim.scenarios.scenario import Scenario
+    from mlsysim.scenarios.walls import walls
     from mlsysim.solvers.analysis.efficiency import EfficiencyModel
     from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
     from mlsysim.solvers.analysis.synthesis import SynthesisSolver
     from mlsysim.solvers.operations.data import DataModel, TransformationModel
+    from mlsysim.solvers.operations.economics import EconomicsModel
     from mlsysim.solvers.operations.orchestration import OrchestrationModel
     from mlsysim.solvers.operations.placement import PlacementOptimizer
     from mlsysim.solvers.operations.power import PowerModel
@@ -69,6 +73,7 @@ _HOMES = {
     "ContinuousBatchingModel": "solvers.serving.continuous_batching",
     "DataModel": "solvers.operations.data",
     "DistributedModel": "solvers.training.distributed",
+    "EconomicsModel": "solvers.operations.economics",
     "EfficiencyModel": "solvers.analysis.efficiency",
     "Fleet": "systems.types",
     "FleetOptimizer": "solvers.training.fleets",
@@ -92,6 +97,7 @@ _HOMES = {
     "Q_": "core.units",
     "ResponsibleEngineeringModel": "solvers.operations.privacy",
     "ScalingModel": "solvers.operations.scaling",
+    "Scenario": "scenarios.scenario",
     "SensitivitySolver": "solvers.analysis.sensitivity",
     "ServingModel": "solvers.serving.serving",
     "SingleNodeModel": "solvers.training.single_node",
@@ -106,9 +112,11 @@ _HOMES = {
     "TransformationModel": "solvers.operations.data",
     "TransformerWorkload": "models.types",
     "WeightStreamingModel": "solvers.serving.weight_streaming",
+    "load_config": "scenarios.files",
     "model_from_config": "launch.hf_config",
     "predict_table": "tables.predict",
     "ureg": "core.units",
+    "walls": "scenarios.walls",
 }
 _ROOMS = (
     "calibration",
@@ -121,6 +129,7 @@ _ROOMS = (
     "models",
     "physics",
     "plots",
+    "scenarios",
     "solvers",
     "systems",
     "tables",
@@ -137,6 +146,7 @@ __all__ = [
     "ContinuousBatchingModel",
     "DataModel",
     "DistributedModel",
+    "EconomicsModel",
     "EfficiencyModel",
     "Fleet",
     "FleetOptimizer",
@@ -159,6 +169,7 @@ __all__ = [
     "PowerModel",
     "ResponsibleEngineeringModel",
     "ScalingModel",
+    "Scenario",
     "SensitivitySolver",
     "ServingModel",
     "SingleNodeModel",
@@ -177,6 +188,7 @@ __all__ = [
     "hardware",
     "infra",
     "launch",
+    "load_config",
     "model_from_config",
     "models",
     "plots",
@@ -184,6 +196,7 @@ __all__ = [
     "solvers",
     "systems",
     "ureg",
+    "walls",
 ]
 
 

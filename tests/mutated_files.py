@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import csv
 import io
+import json
 import math
 import os
 import random
@@ -29,7 +30,9 @@ import mlsysim
 from mlsysim.calibration import evidence
 from mlsysim.cli.main import main as command
 from mlsysim.core import registry, toml
-from mlsysim.core.errors import DataError, MLSysError
+from mlsysim.core.errors import DataError, InputError, MLSysError
+from mlsysim.scenarios.files import scenarios_in
+from mlsysim.scenarios.scorecard import scorecard
 from mlsysim.tables.predict import predict_table, table_kind
 from mlsysim.validation.anchors import layouts, loading, times
 from mlsysim.validation.anchors.comparison import compare
@@ -322,6 +325,17 @@ def _own(one: Mutant, folder: Path) -> None:
             raise DataError(row["reason"])
 
 
+def _scenario(one: Mutant, folder: Path) -> None:
+    """A file of scenarios: each is answered, or what is wrong with one is told with the file."""
+    path = folder / one.path.name
+    path.write_bytes(one.content)
+    try:
+        for scenario in scenarios_in(path):
+            json.loads(scorecard(scenario, with_changes=False).to_json())
+    except InputError as error:
+        raise DataError(str(error)) from None
+
+
 @dataclass(frozen=True)
 class Kind:
     """Files that one reader takes, their text before the change, and what asks the reader."""
@@ -342,6 +356,7 @@ KINDS = {
     "registry": Kind(_LISTED, _plain, _registry),
     "tree": Kind([*ANCHORS.glob("*.toml"), *ANCHORS.glob("*/family.toml")], _plain, _tree),
     "own": Kind([ROOT / "tests" / f"own_{kind}.toml" for kind in ("stack", "engine")], _plain, _own),
+    "scenario": Kind([ROOT / "examples" / "scenario.toml"], _plain, _scenario),
     "package": Kind(_OTHERS, _plain, _package),
 }
 # Those whose readers keep nothing of a file that has changed since.

@@ -47,6 +47,7 @@ ARROWS = {
     "solvers.serving": ("solvers.", "lowering", *BELOW_LOWERING),
     "solvers.operations": ("solvers.", "lowering", *BELOW_LOWERING),
     "solvers.analysis": ("solvers", "lowering", *BELOW_LOWERING),  # it asks the others
+    "scenarios": BELOW_TABLES,
     "tables": BELOW_TABLES,
     "plots": BELOW_TABLES,
     "validation.anchors": ("tables", LAZY, *BELOW_TABLES),  # the facade has only rooms below it
@@ -56,7 +57,7 @@ ARROWS = {
     "validation": ("validation", "core"),
     "fitting": BELOW_FITTING,
     "launch": ("tables", *BELOW_TABLES),
-    "cli": ("fitting", "launch", "plots", LAZY, *BELOW_FITTING),
+    "cli": ("fitting", "scenarios", "launch", "plots", LAZY, *BELOW_FITTING),
     "anchors": ("validation", "fitting"),
 }
 

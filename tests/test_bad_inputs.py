@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
+from pathlib import Path
 
 import pint
 import pytest
@@ -30,6 +32,7 @@ from mlsysim.solvers.analysis.efficiency import EfficiencyModel
 from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
 from mlsysim.solvers.analysis.synthesis import SynthesisSolver
 from mlsysim.solvers.operations.data import DataModel, TransformationModel
+from mlsysim.solvers.operations.economics import EconomicsModel
 from mlsysim.solvers.operations.orchestration import OrchestrationModel
 from mlsysim.solvers.operations.placement import PlacementOptimizer
 from mlsysim.solvers.operations.privacy import ResponsibleEngineeringModel
@@ -51,11 +54,6 @@ from mlsysim.systems.types import Fleet, NetworkFabric, Node
 # The list has this many lines: those below, under the solver that they wait for, and the cases of this module.
 LINES = 121
 LATER = {
-    "EconomicsModel": (
-        "Economics duration -30 days",
-        "Economics unit_cost missing (TPUv5p -> H100 price)",
-        "Economics amortization_years=0",
-    ),
     "ReliabilityModel": (
         "Reliability job 0 h",
         "Reliability checkpoint_time=-60",
@@ -66,7 +64,6 @@ LATER = {
         "Checkpoint interval=0",
         "Checkpoint interval 0.01h -> penalty>1",
     ),
-    "load_config": ("load_config model name typo", "load_config precision typo & negative batch"),
 }
 
 H100, RESNET, LLAMA = Hardware.Cloud.H100, Models.Vision.ResNet50, Models.Language.Llama2_70B
@@ -313,6 +310,21 @@ REFUSED = {
         "mfu",
         "SustainabilityModel.solve.* no argument 'mfu'",
         lambda: SustainabilityModel().solve(fleet(), duration_days=1, grid="429 gCO2e/kWh", mfu=42),
+    ),
+    "Economics duration -30 days": (
+        "duration_days",
+        "duration_days = -30: .*> 0",
+        lambda: EconomicsModel().solve(H100, duration_days=-30, price="2 USD/hour"),
+    ),
+    "Economics unit_cost missing (TPUv5p -> H100 price)": (
+        "capex",
+        "capex = None: .*no price of TPU v5p is known, and others' are not taken",
+        lambda: EconomicsModel().solve(Hardware.get("tpu_v5p"), duration_days=30, amortization_years=4),
+    ),
+    "Economics amortization_years=0": (
+        "amortization_years",
+        "amortization_years = 0: .*> 0",
+        lambda: EconomicsModel().solve(H100, duration_days=30, amortization_years=0),
     ),
     "ParallelismOptimizer bad efficiency=2 (swallowed)": (
         "efficiency",
@@ -593,6 +605,33 @@ def weights_stream_over_the_host_link():
 def what_cannot_run_has_no_elasticities():
     with pytest.raises(InfeasibleError, match=r"one A100 SXM4 80GB needs 138\.\d GB"):
         SensitivitySolver().solve("ServingModel", LLAMA, Hardware.Cloud.A100, input_len=512)
+
+
+@legitimate("load_config model name typo")
+def a_misspelt_model_is_named_with_file_and_line():
+    error = refused_config('model = "Llama-3-7B"', "")
+    assert re.match(r".*scenario\.toml:1: model = 'Llama-3-7B': .*did you mean 'Llama3_70B'", str(error))
+
+
+@legitimate("load_config precision typo & negative batch")
+def a_misspelt_precision_and_a_negative_batch_too():
+    for line, told in (
+        ('precision = "fp61"', "precision = 'fp61': .*did you mean 'fp1?6'"),
+        ("batch_size = -4", "batch_size = -4: .*>= 1"),
+        ('precison = "fp8"', "serve = 'precison': .*did you mean 'precision'"),
+    ):
+        assert re.match(rf".*scenario\.toml:5: {told}", str(refused_config(serve=line)))
+
+
+def refused_config(model='model = "Llama-3-8B"', serve=""):
+    """The error of a scenario's file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "scenario.toml")
+        file.write_text(f'{model}\non = "H100"\n[serve]\ninput_len = 512\n{serve}\n', encoding="utf-8")
+        with pytest.raises(InputError) as caught:
+            mlsysim.load_config(file)
+    assert not INTERNALS.search(str(caught.value))
+    return caught.value
 
 
 @legitimate("compute budget 5e5 EFLOP (unit with prefix)")

@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,7 @@ def words_of(example):
 def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["predict", "--example", "training", "-o", "runs.csv"]) == HOLDS
+    shutil.copy(Path(__file__).parents[1] / "examples" / "scenario.toml", "scenario.toml")
 
 
 @pytest.mark.usefixtures("typer", "runs")

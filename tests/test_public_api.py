@@ -49,6 +49,14 @@ EXAMPLES: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
         )
     ],
     "DistributedModel": [((LLAMA, FLEET), TRAINING | given) for given in ({}, {"stack": None}, {"tp_size": 2, "pp_size": 2})],
+    "EconomicsModel": [
+        ((FLEET,), {"duration_days": 30} | given)
+        for given in (
+            {"price": "2 USD/hour"},
+            {"capex": "40000 USD", "amortization_years": 4, "power": "1 kW", "electricity_price": "0.09 USD/kWh"}
+            | {"staff": "1e6 USD/year"},
+        )
+    ],
     "FleetOptimizer": [(([LLAMA], [FLEET]), {"batch_size": 64, "search": {"efficiency": 0.5}})],
     "InferenceScalingModel": [((LLAMA, H100), TOKENS | {"samples": 4, "reasoning_tokens": 512})],
     "KVTransferModel": [((LLAMA, NODE), {"seq_len": 1024})],

@@ -51,6 +51,7 @@ USUAL = {
     },
     "ContinuousBatchingModel": {"workload": LLAMA, "hardware": H100, "input_len": 512},
     "DistributedModel": {"workload": LLAMA, "fleet": FLEET, "batch_size": 64},
+    "EconomicsModel": {"hardware": FLEET, "duration_days": 30, "price": "2 USD/hour"},
     "FleetOptimizer": {"workloads": [LLAMA], "fleets": [FLEET], "batch_size": 64},
     "KVTransferModel": {"workload": LLAMA, "hardware": DGX, "input_len": 512},
     "ParallelismOptimizer": {"workload": LLAMA, "fleet": FLEET, "batch_size": 64},

@@ -23,6 +23,8 @@ each with its ``source``, and with ``hardware``: the registry entries that it st
 - ``loaded``: the clock under a language model's load, over that of its serving.
 - ``power``: what activities draw, as shares of TDP (``physics.operations.power.PowerCoefficients``); accelerators without one
   have the entry ``pooled``, whose ``interval`` is stated.
+- ``trained``: ``watts`` of a chip with its share of the host, mean over training runs whose meters were read; of others
+  ``pooled`` states a ``share`` of TDP, and the ``interval`` of all of them.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from mlsysim.core.errors import DataError
 from mlsysim.core.toml import only_keys, packaged_folder, packaged_toml, reads, table_of
 
 DEVICES = "devices/"
-SECTIONS = ("kernels", "training", "serving", "data_parallel", "inference", "loaded", "power")
+SECTIONS = ("kernels", "training", "serving", "data_parallel", "inference", "loaded", "power", "trained")
 
 
 @reads("calibration", DEVICES)

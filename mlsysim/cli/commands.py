@@ -88,6 +88,11 @@ COMMANDS = (
         ("mlsysim list hardware h100", "mlsysim list models qwen3", "mlsysim list engines"),
     ),
     Command(
+        "check",
+        lambda: import_module("mlsysim.cli.check").check,
+        ("mlsysim check scenario.toml", "mlsysim check scenario.toml --changes"),
+    ),
+    Command(
         "predict",
         lambda: import_module("mlsysim.cli.predict").main,
         ("mlsysim predict --example training", "mlsysim predict runs.csv -o out.csv"),

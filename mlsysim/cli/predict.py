@@ -59,6 +59,9 @@ ttft_p90_ms, itl_mean_ms.
 There itl_ms is the mean time between tokens; tpot_ms is the same, or, where
 the column tpot_excludes_first_token says "no", a request's time over its
 tokens; offload is "weights", "kv" or "weights+kv" in the host's memory.
+Of energy (kind, power_basis, ...): predicted_power_w_per_accel and
+predicted_j_per_output_token of a served model, predicted_energy_mwh of a
+training run; what was measured is never read.
 A model that the registry knows by its name needs no layers, hidden and heads.
 The columns value, notes and outcome are never read.
 """
@@ -119,6 +122,7 @@ def _example(table: Traversable, output: str | None) -> None:
 def _predict(table: str, output: str | None, write: Callable[[TextIO, list[str], Iterable[dict[str, Any]]], int]) -> None:
     """Reads, solves and writes the table in blocks, so that its length does not matter; a malformed one is refused first."""
     from mlsysim.tables.columns import renamed
+    from mlsysim.tables.operations.energy import further_columns
     from mlsysim.tables.predict import ADDED_COLUMNS, predicted_rows, table_kind
 
     with _opened(table, output) as file:
@@ -132,7 +136,8 @@ def _predict(table: str, output: str | None, write: Callable[[TextIO, list[str],
             print(f"{table}: the column {name!r} is not read; call it {meant!r}", file=sys.stderr)
         rows = islice(table_lines(file, table), 1, None)
         predictions = predicted_rows(dict(zip(columns, line, strict=True)) for _, line in rows)
-        header = [*columns, *(column for column in ADDED_COLUMNS if column not in columns)]
+        added = (*further_columns(columns), *ADDED_COLUMNS)
+        header = [*columns, *(column for column in added if column not in columns)]
         if output is None:
             write(sys.stdout, header, predictions)
             sys.stdout.flush()

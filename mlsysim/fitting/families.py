@@ -12,7 +12,7 @@ from mlsysim.fitting.inference import INFERENCE
 from mlsysim.fitting.kernels import ATTENTIONS, COLLECTIVE, PEAKS, PRODUCTS
 from mlsysim.fitting.loaded import LOADED
 from mlsysim.fitting.memory import refit_memory
-from mlsysim.fitting.operations.power import POWER
+from mlsysim.fitting.operations.power import POWER, TRAINED_WATTS
 from mlsysim.fitting.operations.scaling import LOSSES, SCALING
 from mlsysim.fitting.served import SERVED
 from mlsysim.fitting.training import TRAINING
@@ -32,6 +32,7 @@ CALIBRATIONS = (
     SCALING,
     LOSSES,
     POWER,
+    TRAINED_WATTS,
 )
 # How each family is fitted to the calibration rows under a folder of anchors.
 FAMILIES: Mapping[str, Callable[[Path], Refit]] = {

@@ -131,11 +131,11 @@ class Deployment:
         asked: dict[str, Any] = with_defaults(ServingOptions, dict(options))
         model = instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B")
         stack, efficiency, output_len = asked["stack"], asked["efficiency"], asked["output_len"]
+        served_by = named_engine(stack, asked)
         if efficiency is not None and stack is not None:
             raise InconsistentError(
                 "efficiency", efficiency, f"none beside stack = {stack!r}: a stack knows its own efficiency"
             )
-        served_by = named_engine(stack, asked)
         prompt, batch = prompt_tokens(asked["input_len"], asked["seq_len"]), whole_number("batch_size", asked["batch_size"])
         padded = prompt if asked["padded_len"] is None else whole_number("padded_len", asked["padded_len"])
         if padded < prompt:

@@ -8,7 +8,8 @@ import pytest
 from mlsysim.physics import numeric
 from mlsysim.physics.distinct import distinct_rows
 from mlsysim.physics.machine import Machine
-from mlsysim.physics.operations.energy import emissions_g, facility_energy_J
+from mlsysim.physics.operations.cost import capital_usd, electricity_usd, hire_usd
+from mlsysim.physics.operations.energy import embodied_g, emissions_g, facility_energy_J, water_L
 from mlsysim.physics.operations.placement import sums_over_run
 from mlsysim.physics.operations.power import (
     Activity,
@@ -33,6 +34,19 @@ def test_energy():
     """3 W for 5 s at a PUE of 2 are 30 J, which emit 4 g each."""
     assert facility_energy_J(3.0, 5.0, 2.0) == 30
     assert emissions_g(30.0, 4.0) == 120
+
+
+def test_water_and_what_making_emitted():
+    """7.2 MJ are 2 kWh; of 5 chips of 300 g each a tenth of their life is 150 g."""
+    assert water_L(7.2e6, 1.5) == 3
+    assert embodied_g(300.0, 5, 2.0, 20.0) == 150
+
+
+def test_money():
+    """3 hours at 2 dollars; 2 years of one that cost 100 dollars, half used, are the price of two; 2 kWh at half a dollar."""
+    assert hire_usd(3.0, 2.0) == 6
+    assert capital_usd(17_520.0, 100.0, 2.0, 0.5) == 200
+    assert electricity_usd(7.2e6, 0.5) == 1
 
 
 DRAWS = PowerCoefficients(idle=0.2, memory=0.5, cache=2.0, arithmetic=3.0, unpacking=0.25)

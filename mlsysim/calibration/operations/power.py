@@ -14,6 +14,7 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.physics.operations.power import Activity, PowerCoefficients, capped_share, demand_share
 
 SECTION = "power"
+TRAINED = "trained"
 # The entry whose coefficients accelerators have that were never measured.
 POOLED = "pooled"
 
@@ -137,3 +138,59 @@ def accelerator_power(accelerator: HardwareNode) -> AcceleratorPower | None:
     if accelerator.tdp is None:
         return None
     return AcceleratorPower(in_unit(accelerator.tdp, "watt"), power_device(accelerator.name).coefficients)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedPower:
+    """Mean power of a chip in training runs of which nothing else is known.
+
+    Attributes:
+        watts: of one chip, with its share of the host where hosts are asked for.
+        spread: what nine in ten measurements are expected to stay within, as a fraction.
+        measured: whether it is that of other runs on the chip, or a share of its TDP.
+    """
+
+    watts: float
+    spread: float
+    measured: bool
+
+    @property
+    def scope(self) -> str:
+        """What it rests on, in words."""
+        return "other runs on the chip" if self.measured else "no measurement of this chip's runs: a share of its TDP"
+
+
+@reads("calibration", DEVICES)
+def trained_watts(hardware_name: str) -> float | None:
+    """The mean power that meters read of training runs on a chip, host included; None where none was published.
+
+    Example:
+        >>> trained_watts("TPU v3 (per chip)") > 250, trained_watts("H100 SXM5 80GB")
+        (True, None)
+    """
+    for entry in device_entries(TRAINED).values():
+        if hardware_name in entry["hardware"]:
+            return float(entry["watts"])
+    return None
+
+
+def trained_power(accelerator: HardwareNode, host_share: float) -> TrainedPower | None:
+    """The mean power of a chip in a training run; None where nothing is known of it.
+
+    Args:
+        accelerator: the chip.
+        host_share: power of a node beside its accelerators over their TDP; 0 where hosts are not counted.
+
+    Example:
+        >>> from mlsysim.hardware.registry import Hardware
+        >>> trained_power(Hardware.Cloud.H100, 0.0).watts, trained_power(Hardware.Cloud.TPUv3, 0.44).measured
+        (525.0, True)
+    """
+    stated = device_entries(TRAINED)[POOLED]
+    known = trained_watts(accelerator.name) if host_share else None
+    if known is not None:
+        return TrainedPower(known, float(stated["interval"]), measured=True)
+    if accelerator.tdp is None:
+        return None
+    watts = (float(stated["share"]) + host_share) * in_unit(accelerator.tdp, "watt")
+    return TrainedPower(watts, float(stated["interval"]), measured=False)

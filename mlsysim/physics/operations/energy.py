@@ -26,3 +26,23 @@ def emissions_g(energy_J: Num, intensity_g_per_J: Num) -> Num:
         552
     """
     return energy_J * intensity_g_per_J
+
+
+def water_L(energy_J: Num, litres_per_kWh: Num) -> Num:
+    """Litres of water for ``energy_J``: on site per energy of the equipment, at the source per energy at the meter.
+
+    Example:
+        >>> water_L(3.6e6 * 10, 1.15)
+        11.5
+    """
+    return energy_J / 3.6e6 * litres_per_kWh
+
+
+def embodied_g(each_g: Num, accelerators: Num, duration_s: Num, lifetime_s: Num) -> Num:
+    """Grams of what making accelerators emitted that fall on a run: by its share of their lifetime.
+
+    Example:
+        >>> embodied_g(150e3, 384, 100.0, 1000.0)
+        5760000.0
+    """
+    return each_g * accelerators * duration_s / lifetime_s

@@ -1,1 +1,1 @@
-"""Tables of operations: scaling studies."""
+"""Tables of operations: scaling studies, energy."""

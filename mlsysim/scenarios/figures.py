@@ -1,0 +1,125 @@
+"""What a scenario comes to, figure by figure, each with the interval that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pint
+
+from mlsysim.core.units import Quantity, with_unit
+from mlsysim.scenarios.place import Place
+from mlsysim.solvers.operations.sustainability import SustainabilityModel
+from mlsysim.solvers.result import Result
+from mlsysim.solvers.shown import shown, shown_range
+from mlsysim.systems.types import Fleet
+
+_SECONDS_A_DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of an answer.
+
+    Attributes:
+        name: by which limits call it.
+        value: what is predicted.
+        low: the lower end of where nine in ten measurements are expected; None where it has no interval.
+        high: the upper end.
+        note: what it is, where the name does not say.
+    """
+
+    name: str
+    value: Quantity | float
+    low: Quantity | float | None = None
+    high: Quantity | float | None = None
+    note: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The value as a card writes it."""
+        return shown(self.value)
+
+    @property
+    def interval(self) -> str:
+        """The ends of its interval in the unit that the value is shown in; "" where it has none."""
+        return "" if self.low is None else shown_range(self.low, self.high)
+
+    @property
+    def text(self) -> str:
+        """The value with its interval."""
+        return f"{self.shown} ({self.interval})" if self.interval else self.shown
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; quantities by their number, beside the unit."""
+        unit = str(self.value.units) if isinstance(self.value, pint.Quantity) else ""
+        ends = {name: _plain(getattr(self, name)) for name in ("value", "low", "high")}
+        return {"name": self.name, **ends, "unit": unit, "note": self.note}
+
+
+def _plain(value: Any) -> float | None:
+    return None if value is None else float(getattr(value, "magnitude", value))
+
+
+def figures(
+    answer: Result, system: object, place: Place, tokens: float | None = None, served_per_s: float | None = None
+) -> dict[str, Figure]:
+    """Return every figure of an answer, and those that follow from the place and from the tokens of a training run.
+
+    Args:
+        answer: a training step, or a deployment under its load.
+        system: what it runs on.
+        place: where.
+        tokens: of a whole training run, or None.
+        served_per_s: tokens a second of the requests that arrive, where a queue has no such figure of its own.
+    """
+    found = {part.name: _field(answer, part.name) for part in fields(answer) if _is_figure(getattr(answer, part.name))}
+    accelerators = 1.0 if answer.facts is None else answer.facts.accelerators
+    if served_per_s is not None:
+        found["tokens_per_second"] = Figure(
+            "tokens_per_second", with_unit(served_per_s, "count/second"), note="of what arrives"
+        )
+    speed = found.get("tokens_per_second")
+    if speed is None:
+        return found
+    for figure in _following(speed, accelerators, system, place, tokens):
+        found[figure.name] = figure
+    return found
+
+
+def _field(answer: Result, name: str) -> Figure:
+    interval = answer.interval_of(name)
+    if interval is None:
+        return Figure(name, getattr(answer, name))
+    return Figure(name, getattr(answer, name), interval.low, interval.high)
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, (pint.Quantity, int, float)) and not isinstance(value, bool)
+
+
+def _following(speed: Figure, accelerators: float, system: object, place: Place, tokens: float | None) -> Iterator[Figure]:
+    per_s = _plain(speed.value) or 0.0
+    # A time goes with the inverse of the speed, whose ends change places.
+    ends = (None, None) if speed.low is None else (per_s / (_plain(speed.high) or 1.0), per_s / (_plain(speed.low) or 1.0))
+
+    def scaled(name: str, amount: float, unit: str, note: str = "") -> Figure:
+        low, high = (None if end is None else with_unit(amount * end, unit) for end in ends)
+        return Figure(name, with_unit(amount, unit), low, high, note)
+
+    price = None if place.price_USD_per_s is None else place.price_USD_per_s * accelerators
+    if price is not None:
+        yield Figure("cost_per_hour", with_unit(3600 * price, "USD/hour"), note="at the caller's price")
+        yield scaled("cost_per_million", price / per_s * 1e6, "USD", "tokens, at the caller's price")
+    if tokens is None:
+        return
+    seconds = tokens / per_s
+    yield scaled("days", seconds / _SECONDS_A_DAY, "day", "of computing, without failures")
+    if price is not None:
+        yield scaled("cost", price * seconds, "USD", "of computing, at the caller's price")
+    if place.grid is not None and isinstance(system, Fleet):
+        run = SustainabilityModel().solve(system, duration_days=seconds / _SECONDS_A_DAY, grid=place.grid, pue=place.pue)
+        note = next((note for note in run.diagnostics if note.startswith("power is")), "")
+        yield scaled("energy", float(run.energy.m_as("megawatt_hour")), "megawatt_hour", note)
+        yield scaled("carbon", float(run.carbon.m_as("tCO2e")), "tCO2e", note)
