@@ -26,14 +26,17 @@ if TYPE_CHECKING:
     from mlsysim.solvers.analysis.efficiency import EfficiencyModel
     from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
     from mlsysim.solvers.analysis.synthesis import SynthesisSolver
+    from mlsysim.solvers.operations.checkpoint import CheckpointModel
     from mlsysim.solvers.operations.data import DataModel, TransformationModel
     from mlsysim.solvers.operations.economics import EconomicsModel
     from mlsysim.solvers.operations.orchestration import OrchestrationModel
     from mlsysim.solvers.operations.placement import PlacementOptimizer
     from mlsysim.solvers.operations.power import PowerModel
     from mlsysim.solvers.operations.privacy import ResponsibleEngineeringModel
+    from mlsysim.solvers.operations.reliability import ReliabilityModel
     from mlsysim.solvers.operations.scaling import ScalingModel
     from mlsysim.solvers.operations.sustainability import SustainabilityModel
+    from mlsysim.solvers.operations.time_to_train import time_to_train
     from mlsysim.solvers.operations.topology import TopologyModel
     from mlsysim.solvers.serving.batch_server import BatchServerModel
     from mlsysim.solvers.serving.batching import BatchingOptimizer
@@ -69,6 +72,7 @@ _HOMES = {
     "BatchingOptimizer": "solvers.serving.batching",
     "CNNWorkload": "models.types",
     "CapacityPlanner": "solvers.serving.capacity",
+    "CheckpointModel": "solvers.operations.checkpoint",
     "CompressionModel": "solvers.serving.compression",
     "ContinuousBatchingModel": "solvers.serving.continuous_batching",
     "DataModel": "solvers.operations.data",
@@ -95,6 +99,7 @@ _HOMES = {
     "PlacementOptimizer": "solvers.operations.placement",
     "PowerModel": "solvers.operations.power",
     "Q_": "core.units",
+    "ReliabilityModel": "solvers.operations.reliability",
     "ResponsibleEngineeringModel": "solvers.operations.privacy",
     "ScalingModel": "solvers.operations.scaling",
     "Scenario": "scenarios.scenario",
@@ -115,6 +120,7 @@ _HOMES = {
     "load_config": "scenarios.files",
     "model_from_config": "launch.hf_config",
     "predict_table": "tables.predict",
+    "time_to_train": "solvers.operations.time_to_train",
     "ureg": "core.units",
     "walls": "scenarios.walls",
 }
@@ -142,6 +148,7 @@ __all__ = [
     "BatchingOptimizer",
     "CNNWorkload",
     "CapacityPlanner",
+    "CheckpointModel",
     "CompressionModel",
     "ContinuousBatchingModel",
     "DataModel",
@@ -167,6 +174,7 @@ __all__ = [
     "ParallelismOptimizer",
     "PlacementOptimizer",
     "PowerModel",
+    "ReliabilityModel",
     "ResponsibleEngineeringModel",
     "ScalingModel",
     "Scenario",
@@ -195,6 +203,7 @@ __all__ = [
     "predict_table",
     "solvers",
     "systems",
+    "time_to_train",
     "ureg",
     "walls",
 ]

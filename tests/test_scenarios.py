@@ -18,6 +18,7 @@ from mlsysim.core.units import Q_
 from mlsysim.scenarios.files import scenarios_in
 from mlsysim.scenarios.limits import Limit
 from mlsysim.scenarios.walls import DOMAINS, walls
+from mlsysim.solvers.operations.power import PowerModel
 from mlsysim.solvers.serving.serving import ServingModel
 from mlsysim.solvers.training.distributed import DistributedModel
 
@@ -45,7 +46,9 @@ def test_a_training_run_in_days_dollars_and_tonnes():
     assert scenario.answer == step
     assert figures["days"].value.m_as("s") == pytest.approx(seconds)
     assert figures["cost"].value.m_as("USD") == pytest.approx(seconds / 3600 * 16 * 2)
-    assert figures["carbon"].value.m_as("gCO2e") == pytest.approx(figures["energy"].value.m_as("kWh") * 400)
+    assert figures["carbon"].value.m_as("gCO2e") == pytest.approx(figures["run_energy"].value.m_as("kWh") * 400)
+    watts = PowerModel().solve(step).node_power.m_as("watt") / 8
+    assert figures["run_energy"].value.m_as("J") == pytest.approx(16 * watts * 1.2 * seconds)
     low, high = figures["days"].low, figures["days"].high
     assert low < figures["days"].value < high
     assert (low * figures["tokens_per_second"].high).m_as("count") == pytest.approx(1e12)

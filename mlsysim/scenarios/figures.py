@@ -10,6 +10,7 @@ import pint
 
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.scenarios.place import Place
+from mlsysim.solvers.operations.power import PowerModel
 from mlsysim.solvers.operations.sustainability import SustainabilityModel
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.shown import shown, shown_range
@@ -83,7 +84,7 @@ def figures(
     speed = found.get("tokens_per_second")
     if speed is None:
         return found
-    for figure in _following(speed, accelerators, system, place, tokens):
+    for figure in _following(answer, speed, accelerators, system, place, tokens):
         found[figure.name] = figure
     return found
 
@@ -99,7 +100,9 @@ def _is_figure(value: object) -> bool:
     return isinstance(value, (pint.Quantity, int, float)) and not isinstance(value, bool)
 
 
-def _following(speed: Figure, accelerators: float, system: object, place: Place, tokens: float | None) -> Iterator[Figure]:
+def _following(
+    answer: Result, speed: Figure, accelerators: float, system: object, place: Place, tokens: float | None
+) -> Iterator[Figure]:
     per_s = _plain(speed.value) or 0.0
     # A time goes with the inverse of the speed, whose ends change places.
     ends = (None, None) if speed.low is None else (per_s / (_plain(speed.high) or 1.0), per_s / (_plain(speed.low) or 1.0))
@@ -118,8 +121,20 @@ def _following(speed: Figure, accelerators: float, system: object, place: Place,
     yield scaled("days", seconds / _SECONDS_A_DAY, "day", "of computing, without failures")
     if price is not None:
         yield scaled("cost", price * seconds, "USD", "of computing, at the caller's price")
-    if place.grid is not None and isinstance(system, Fleet):
-        run = SustainabilityModel().solve(system, duration_days=seconds / _SECONDS_A_DAY, grid=place.grid, pue=place.pue)
-        note = next((note for note in run.diagnostics if note.startswith("power is")), "")
-        yield scaled("energy", float(run.energy.m_as("megawatt_hour")), "megawatt_hour", note)
-        yield scaled("carbon", float(run.carbon.m_as("tCO2e")), "tCO2e", note)
+    if place.grid is None or not isinstance(system, Fleet):
+        return
+    watts, note = _equipment_W(answer, system)
+    run = SustainabilityModel().solve(
+        system, duration_days=seconds / _SECONDS_A_DAY, grid=place.grid, pue=place.pue, accelerator_power=watts
+    )
+    yield scaled("run_energy", float(run.energy.m_as("megawatt_hour")), "megawatt_hour", note)
+    yield scaled("carbon", float(run.carbon.m_as("tCO2e")), "tCO2e", note)
+
+
+def _equipment_W(answer: Result, system: Fleet) -> tuple[Quantity | None, str]:
+    """Power of an accelerator with its share of the host, from what it does, and what that is; None where that is not known."""
+    if answer.load is None:
+        return None, "at the most that its nodes or its accelerators take: an upper estimate"
+    power = PowerModel().solve(answer, accelerators_per_node=system.node.accelerators_per_node)
+    each = with_unit(float(power.node_power.m_as("watt")) / system.node.accelerators_per_node, "watt")
+    return each, "of accelerators by what they do, and their hosts"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pint
 
 from mlsysim.core.errors import InputError, UnitError, UnknownNameError
-from mlsysim.core.units import Quantity, in_unit, magnitude, with_unit
+from mlsysim.core.units import Quantity, magnitude
 
 _LIMIT = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*(?P<sign><=|>=|<|>)\s*(?P<value>\S.*?)\s*")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -19,7 +19,7 @@ UNITS = {
     "cost": "USD",
     "cost_per_million": "USD",
     "cost_per_hour": "USD/hour",
-    "energy": "megawatt_hour",
+    "run_energy": "megawatt_hour",
     "carbon": "tCO2e",
 }
 
@@ -81,12 +81,10 @@ class Limit:
                 raise UnitError("limits", self.text, f"a plain number for {self.name}")
             return float(self.value)
         unit = str(figure.units)
-        if plain is not None:
-            if self.name not in UNITS:
-                raise UnitError("limits", self.text, f'a value with a unit, such as "{self.name} < 1 {unit}"')
-            return in_unit(with_unit(float(self.value), UNITS[self.name]), unit)
+        if plain is not None and self.name not in UNITS:
+            raise UnitError("limits", self.text, f'a value with a unit, such as "{self.name} < 1 {unit}"')
         try:
-            return magnitude("limits", self.value, unit)
+            return magnitude("limits", self.value if plain is None else f"{self.value} {UNITS[self.name]}", unit)
         except InputError as error:
             raise type(error)("limits", self.text, error.expected, error.suggestion) from None
 
@@ -100,7 +98,8 @@ class Limit:
             UnitError: as ``in_unit_of``.
 
         Example:
-            >>> Limit.of("mfu > 0.4").holds(0.41), Limit.of("days < 30").holds(with_unit(31.0, "day"))
+            >>> from mlsysim.core.units import Q_
+            >>> Limit.of("mfu > 0.4").holds(0.41), Limit.of("cost < 30").holds(Q_("31 USD"))
             (True, False)
         """
         limit = self.in_unit_of(figure)

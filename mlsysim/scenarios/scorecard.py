@@ -25,11 +25,13 @@ _SHOWN = (
     "tokens_per_second",
     "requests_per_second",
     "memory_per_accelerator",
+    "power",
+    "energy",
     "days",
     "cost_per_hour",
     "cost_per_million",
     "cost",
-    "energy",
+    "run_energy",
     "carbon",
 )
 

@@ -38,16 +38,6 @@ def preparation_s(samples: Num, samples_per_s: Num, workers: Num) -> Num:
     return samples / (samples_per_s * workers)
 
 
-def layer_stream_s(layer_B: Num, stream_Bps: Num, flops: Num, rate_flops_per_s: Num) -> Num:
-    """Seconds of a layer whose weights arrive while the one before computes: the longer of the two.
-
-    Example:
-        >>> layer_stream_s(100.0, 10.0, 30.0, 5.0)
-        10.0
-    """
-    return maximum(layer_B / stream_Bps, flops / rate_flops_per_s)
-
-
 def balanced_tokens(element_B: Num, stream_Bps: Num, rate_flops_per_s: Num) -> Num:
     """Tokens at which arithmetic takes as long as the stream: 2 P B / R = P b / BW, so B* = b R / (2 BW).
 
