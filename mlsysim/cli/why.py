@@ -12,8 +12,7 @@ import typer
 
 from mlsysim.cli.options import flag_of
 from mlsysim.cli.output import AsJson, AsMarkdown, Table, at_work, tell
-from mlsysim.cli.plot import Plot, write
-from mlsysim.cli.results import LEAST, Answer, code_of, document_of, value_of
+from mlsysim.cli.results import LEAST, Answer, Plot, code_of, document_of, draw, value_of
 from mlsysim.cli.serve import SHOWN as SERVED
 from mlsysim.cli.serve import served
 from mlsysim.cli.train import SHOWN as TRAINED
@@ -43,7 +42,7 @@ def why(
         for called, line in plans:
             answers += [answer if against is None else replace(answer, on=called) for answer in _parsed(ask, line)]
         if plot is not None:
-            write("why", [answer.result for answer in answers], plot)
+            draw("why", [answer.result for answer in answers], plot)
     told = document_of("why", answers, shown)
     if len(answers) == 1:
         blocks = [waterfall(answers[0]) if isinstance(block, Table) else block for block in told.blocks]
