@@ -66,6 +66,7 @@ class Answer:
         blocks: what else is told of it, where it is the only one.
         data: what else a program is told.
         without: fields that say nothing here.
+        exported: what a framework or an engine reads, to be told alone.
     """
 
     on: str
@@ -75,6 +76,7 @@ class Answer:
     blocks: Sequence[Facts | Table | Notes | Code] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     without: Collection[str] = ()
+    exported: str = ""
 
 
 def answering(command: str, ask: Callable[..., list[Answer]], shown: Shown) -> Callable[..., int]:
@@ -91,7 +93,12 @@ def answering(command: str, ask: Callable[..., list[Answer]], shown: Shown) -> C
             answers = ask(**arguments)
             if plot is not None:
                 draw(command, [answer.result for answer in answers], plot)
-        tell(document_of(command, answers, shown), as_json=as_json, as_markdown=as_markdown)
+        document = document_of(command, answers, shown)
+        exported = "\n\n".join(answer.exported for answer in answers if answer.exported)
+        if exported:
+            data = {**document.data, "exported": exported}
+            document = Document("", [Code(f"{exported}\n", "")], data)
+        tell(document, as_json=as_json, as_markdown=as_markdown)
         return code_of(answers)
 
     return with_output(answered, ask, **({"plot": Plot} if command in (*WATERFALL, *PARETO) else {}))
