@@ -27,14 +27,17 @@ if TYPE_CHECKING:
     from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
     from mlsysim.solvers.analysis.synthesis import SynthesisSolver
     from mlsysim.solvers.compare import compare
+    from mlsysim.solvers.operations.checkpoint import CheckpointModel
     from mlsysim.solvers.operations.data import DataModel, TransformationModel
     from mlsysim.solvers.operations.economics import EconomicsModel
     from mlsysim.solvers.operations.orchestration import OrchestrationModel
     from mlsysim.solvers.operations.placement import PlacementOptimizer
     from mlsysim.solvers.operations.power import PowerModel
     from mlsysim.solvers.operations.privacy import ResponsibleEngineeringModel
+    from mlsysim.solvers.operations.reliability import ReliabilityModel
     from mlsysim.solvers.operations.scaling import ScalingModel
     from mlsysim.solvers.operations.sustainability import SustainabilityModel
+    from mlsysim.solvers.operations.time_to_train import time_to_train
     from mlsysim.solvers.operations.topology import TopologyModel
     from mlsysim.solvers.serving.batch_server import BatchServerModel
     from mlsysim.solvers.serving.batching import BatchingOptimizer
@@ -70,6 +73,7 @@ _HOMES = {
     "BatchingOptimizer": "solvers.serving.batching",
     "CNNWorkload": "models.types",
     "CapacityPlanner": "solvers.serving.capacity",
+    "CheckpointModel": "solvers.operations.checkpoint",
     "CompressionModel": "solvers.serving.compression",
     "ContinuousBatchingModel": "solvers.serving.continuous_batching",
     "DataModel": "solvers.operations.data",
@@ -96,6 +100,7 @@ _HOMES = {
     "PlacementOptimizer": "solvers.operations.placement",
     "PowerModel": "solvers.operations.power",
     "Q_": "core.units",
+    "ReliabilityModel": "solvers.operations.reliability",
     "ResponsibleEngineeringModel": "solvers.operations.privacy",
     "ScalingModel": "solvers.operations.scaling",
     "Scenario": "scenarios.scenario",
@@ -117,6 +122,7 @@ _HOMES = {
     "compare": "solvers.compare",
     "model_from_config": "launch.hf_config",
     "predict_table": "tables.predict",
+    "time_to_train": "solvers.operations.time_to_train",
     "ureg": "core.units",
     "walls": "scenarios.walls",
 }
@@ -144,6 +150,7 @@ __all__ = [
     "BatchingOptimizer",
     "CNNWorkload",
     "CapacityPlanner",
+    "CheckpointModel",
     "CompressionModel",
     "ContinuousBatchingModel",
     "DataModel",
@@ -169,6 +176,7 @@ __all__ = [
     "ParallelismOptimizer",
     "PlacementOptimizer",
     "PowerModel",
+    "ReliabilityModel",
     "ResponsibleEngineeringModel",
     "ScalingModel",
     "Scenario",
@@ -198,6 +206,7 @@ __all__ = [
     "predict_table",
     "solvers",
     "systems",
+    "time_to_train",
     "ureg",
     "walls",
 ]

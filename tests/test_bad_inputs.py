@@ -31,11 +31,13 @@ from mlsysim.models.types import CNNWorkload, RecommendationWorkload, Transforme
 from mlsysim.solvers.analysis.efficiency import EfficiencyModel
 from mlsysim.solvers.analysis.sensitivity import SensitivitySolver
 from mlsysim.solvers.analysis.synthesis import SynthesisSolver
+from mlsysim.solvers.operations.checkpoint import CheckpointModel
 from mlsysim.solvers.operations.data import DataModel, TransformationModel
 from mlsysim.solvers.operations.economics import EconomicsModel
 from mlsysim.solvers.operations.orchestration import OrchestrationModel
 from mlsysim.solvers.operations.placement import PlacementOptimizer
 from mlsysim.solvers.operations.privacy import ResponsibleEngineeringModel
+from mlsysim.solvers.operations.reliability import ReliabilityModel
 from mlsysim.solvers.operations.scaling import ScalingModel
 from mlsysim.solvers.operations.sustainability import SustainabilityModel
 from mlsysim.solvers.operations.topology import TopologyModel
@@ -53,18 +55,7 @@ from mlsysim.systems.types import Fleet, NetworkFabric, Node
 
 # The list has this many lines: those below, under the solver that they wait for, and the cases of this module.
 LINES = 121
-LATER = {
-    "ReliabilityModel": (
-        "Reliability job 0 h",
-        "Reliability checkpoint_time=-60",
-        "Reliability on 100K GPUs recovery 1e6 s",
-    ),
-    "CheckpointModel": (
-        "Checkpoint H100 has no 'fast' storage; A100 none",
-        "Checkpoint interval=0",
-        "Checkpoint interval 0.01h -> penalty>1",
-    ),
-}
+LATER: dict[str, tuple[str, ...]] = {}
 
 H100, RESNET, LLAMA = Hardware.Cloud.H100, Models.Vision.ResNet50, Models.Language.Llama2_70B
 NAN, INF = float("nan"), float("inf")
@@ -81,6 +72,14 @@ def serve(workload=LLAMA, hardware=H100, **given):
 def fleet(count=32, intra="900 GB/s", inter="50 GB/s", per_node=8, **fabric):
     node = Node(name="HGX", accelerator=H100, accelerators_per_node=per_node, intra_node_bw=intra)
     return Fleet(name="fleet", node=node, count=count, fabric=NetworkFabric(name="IB", bandwidth=inter, **fabric))
+
+
+def fails(on=None, **given):
+    return ReliabilityModel().solve(on or fleet(), **{"duration": "30 day", "checkpoint_time": "60 s", **given})
+
+
+def saves(**given):
+    return CheckpointModel().solve(LLAMA, fleet(), **{"storage_bandwidth": "10 GB/s", **given})
 
 
 def train(workload=LLAMA, on=None, **given):
@@ -137,6 +136,22 @@ def gpt4():
 
 # line: the argument that the error names, how its message begins (a pattern), the call.
 REFUSED = {
+    "Reliability job 0 h": ("duration", "duration = '0 hour': .*> 0", lambda: fails(duration="0 hour")),
+    "Reliability checkpoint_time=-60": (
+        "checkpoint_time",
+        "checkpoint_time = '-60 s': .*> 0",
+        lambda: fails(checkpoint_time="-60 s"),
+    ),
+    "Checkpoint H100 has no 'fast' storage; A100 none": (
+        "storage_bandwidth",
+        "storage_bandwidth = None: .*H100.* does not say it",
+        lambda: saves(storage_bandwidth=None),
+    ),
+    "Checkpoint interval=0": (
+        "checkpoint_interval",
+        "checkpoint_interval = '0 s': .*> 0",
+        lambda: saves(checkpoint_interval="0 s"),
+    ),
     "Placement regions=['Mars']": (
         "Grids",
         "Infra.Grids.* 'Mars'",
@@ -478,6 +493,22 @@ def assert_infeasible_is_said_first(result, gibibytes):
     assert result.binding == "memory capacity"
     with pytest.raises(InfeasibleError, match="GiB"):
         result.require_feasible()
+
+
+@legitimate("Reliability on 100K GPUs recovery 1e6 s")
+def a_job_that_fails_faster_than_it_restarts_is_told_so():
+    run = fails(on=fleet(count=12500), restart_time="1e6 s")
+    assert not run.feasible
+    assert "work that is kept" in run.reason
+    assert run.goodput == 0
+
+
+@legitimate("Checkpoint interval 0.01h -> penalty>1")
+def checkpoints_that_overtake_each_other_are_told_so():
+    saved = saves(storage_bandwidth="1 GB/s", checkpoint_interval="0.01 hour")
+    assert not saved.feasible
+    assert "to write" in saved.reason
+    assert saved.stall_share < 1
 
 
 @legitimate("precision='FP8' upper case (Serving)")

@@ -21,7 +21,7 @@ from mlsysim.cli.commands import ALONE, COMMANDS
 from mlsysim.cli.exits import BAD_INPUT, FAULT, HOLDS, INFEASIBLE
 from mlsysim.cli.main import WITH_TYPER, main
 from mlsysim.core.errors import InfeasibleError
-from mlsysim.launch import answer_serving, serving_launch
+from mlsysim.launch import answer_serving, answer_training, serving_launch, training_launch
 from mlsysim.models.registry import Models
 from mlsysim.solvers.recommended import recommended_engine
 from mlsysim.solvers.serving.serving import ServingModel
@@ -29,10 +29,10 @@ from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.systems.fleet_text import fleet_called, machine_called
 
 
-@pytest.fixture
-def without_typer(monkeypatch):
-    """A machine that has no typer."""
-    monkeypatch.setitem(sys.modules, "typer", None)
+@pytest.fixture(params=["typer", "rich"])
+def without_typer(request, monkeypatch):
+    """A machine that lacks what the extra brings."""
+    monkeypatch.setitem(sys.modules, request.param, None)
 
 
 @pytest.fixture
@@ -96,6 +96,7 @@ def test_without_typer_predict_runs_and_others_say_what_to_install(tmp_path, cap
         assert capsys.readouterr().err == f"mlsysim {name}: it needs typer: pip install 'mlsysim-anchors[cli]'\n"
 
 
+LAUNCH = Path(__file__).parent / "data" / "launch"
 EXAMPLES = [example for command in COMMANDS for example in command.examples]
 # A fit takes seconds: one is enough.
 WITH_OUTPUT = [command for command in COMMANDS if command.name not in (ALONE, "calibrate")]
@@ -113,6 +114,7 @@ def words_of(example):
 def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["predict", "--example", "training", "-o", "runs.csv"]) == HOLDS
+    shutil.copy(LAUNCH / "megatron_llama3_8b.sh", "run.sh")
     shutil.copy(Path(__file__).parents[1] / "examples" / "scenario.toml", "scenario.toml")
 
 
@@ -190,6 +192,8 @@ CAPACITY = "capacity Qwen/Qwen3-8B --on H200,H100 --rate 20 --prompt 100 --outpu
         (f"{CAPACITY} --ttft 2", "--ttft = '2': expected a quantity in second"),
         ("why Llama-3-8B --on H100 --batch 1 --against '--foo 2'", "--foo"),
         ("why --on H100 --batch 1", "MODEL is missing: a name"),
+        ("train Llama-3-8B --on H100", "--batch is missing"),
+        ("train Llama-3-8B --batch 8", "--on"),
         ("serve --on H100", 'MODEL is missing: a model, or --from "vllm serve ..."'),
         ("serve --on H100 --from 'ls -l' --prompt 10 --output 10", "vllm serve"),
         ("serve --on H100 --from 'vllm serve Qwen/Qwen3-32B' --prompt 10", "--output is missing"),
@@ -327,6 +331,60 @@ def test_plan_is_as_fast_as_any_plan_and_tells_days_and_money(capsys):
     assert best["zero_stage"] in (1, 2)
 
 
+@pytest.mark.usefixtures("typer", "runs")
+def test_a_launch_file_is_a_step_and_a_question_for_the_best_plan(capsys):
+    for file, on in (
+        ("megatron_llama3_8b.sh", "H100"),
+        ("megatron_mixtral_8x7b.sh", "64 x H100"),
+        ("torchtitan_llama3_8b.toml", "8 x H100"),
+    ):
+        told, code = asked(capsys, f"train --from {LAUNCH / file} --on '{on}'")
+        fleet = fleet_called(on)
+        launch = training_launch(LAUNCH / file, accelerators=None if on == "H100" else fleet.accelerators)
+        step = answer_training(launch, machine_called(on))
+        assert (told["answers"][0]["step_latency_total"]["value"], code) == (step.step_latency_total.m_as("s"), HOLDS)
+    plan, _ = asked(capsys, "plan --from run.sh --on H100")
+    step, _ = asked(capsys, "train --from run.sh --on H100")
+    (best,) = plan["answers"]
+    assert best["as_written"]["step_latency_total"] == step["answers"][0]["step_latency_total"]
+    assert best["step_latency_total"]["value"] <= best["as_written"]["step_latency_total"]["value"]
+    other, _ = asked(capsys, "train --from run.sh --on H100 --batch 64 --tp 4 --micro-batches 32 --bound")
+    assert (other["answers"][0]["plan"]["tp"], other["answers"][0]["basis"]) == (4, "bound")
+    for line, told in (
+        ("train --from run.sh --on '16 x H100' --tp 3", "--tp"),
+        (f"train --from {LAUNCH / 'deepspeed_llama2_13b_zero3.json'} --on H100", "MODEL is missing"),
+        ("train --on H100", "MODEL is missing"),
+        ("plan Llama-3-8B --on H100", "--batch is missing"),
+        ("plan --from 'ls -l' --on H100", "launch text = 'ls -l'"),
+    ):
+        assert main(shlex.split(line)) == BAD_INPUT
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("typer", "runs")
+def test_what_won_goes_out_as_a_framework_or_an_engine_reads_it(capsys):
+    line = "plan Llama-3-8B --on '64 x H100' --batch 256 --seq 8192"
+    best, _ = asked(capsys, line)
+    for target, free in (("megatron", ""), ("torchtitan", "--zero 3")):
+        assert main(shlex.split(f"{line} {free} --export {target}")) == HOLDS
+        Path("best").write_text(capsys.readouterr().out, "utf-8")
+        read, _ = asked(capsys, "train --from best --on '64 x H100'")
+        if not free:
+            assert read["answers"][0]["step_latency_total"]["value"] == pytest.approx(
+                best["answers"][0]["step_latency_total"]["value"]
+            )
+        assert read["answers"][0]["feasible"]
+    assert main(shlex.split(f"{line} --export megatro")) == BAD_INPUT
+    assert "--export = 'megatro'" in capsys.readouterr().err
+    capacity = f"{CAPACITY} --ttft 2s --engine vllm --together"
+    best, _ = asked(capsys, capacity)
+    assert main(shlex.split(f"{capacity} --export vllm")) == HOLDS
+    Path("serve.sh").write_text(capsys.readouterr().out, "utf-8")
+    assert serving_launch("serve.sh").arguments["tp_size"] == best["answers"][0]["best_config"]["tp"]
+    assert main(shlex.split(f"{CAPACITY} --ttft 1us --export vllm")) == INFEASIBLE
+    assert main(shlex.split("plan Llama-3.1-405B --on '8 x H100' --batch 8 --export megatron")) == INFEASIBLE
+
+
 @pytest.mark.usefixtures("typer")
 def test_capacity_takes_the_cheaper_machine(capsys):
     for h200, h100, cheapest in ((1, 9, "H200"), (9, 1, "H100")):
@@ -413,6 +471,33 @@ def test_a_command_answers_within_its_limit(name):
         return cpu_s("-m", "mlsysim", *words) / (slower * LIMITS_S[name])
 
     assert any(share() < 1 for _ in range(4))
+
+
+@pytest.mark.usefixtures("typer")
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("mlsysim ca", "calibrate\ncapacity"), ("mlsysim list h", "hardware"), ("mlsysim serve --kv", "--kv-precision")],
+)
+def test_a_shell_completes_commands_options_and_words(monkeypatch, capsys, words, completed):
+    monkeypatch.setenv("_MLSYSIM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    assert main([]) == HOLDS
+    assert sorted(capsys.readouterr().out.split()) == completed.split()
+
+
+@pytest.mark.usefixtures("typer")
+def test_work_that_takes_long_is_told_on_a_terminal_alone(monkeypatch, capsys):
+    import time
+
+    from mlsysim.cli import output
+
+    monkeypatch.setattr(output, "PATIENCE_S", 0.01)
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        with output.at_work("solving"):
+            time.sleep(0.1)
+        assert ("solving" in capsys.readouterr().err) is terminal
 
 
 @pytest.mark.usefixtures("typer")

@@ -63,6 +63,8 @@ EXAMPLES: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "OrchestrationModel": [((), {"arrival_rate": "20 count/day", "job_duration": "8 hour", "accelerators": 64})],
     "ParallelismOptimizer": [((LLAMA, FLEET), TRAINING | {"recompute": "full"})],
     "PlacementOptimizer": [((FLEET,), {"duration_hours": 24, "sites": ["Quebec"]})],
+    "CheckpointModel": [((LLAMA, FLEET), {"storage_bandwidth": "10 GB/s"})],
+    "ReliabilityModel": [((FLEET,), {"duration": "30 day", "checkpoint_time": "60 s"})],
     "PowerModel": [((mlsysim.ServingModel().solve(LLAMA, H100, **TOKENS, **ENGINE),), {})],
     "ScalingModel": [((), {"compute_budget": "1e23 flop"})],
     "ServingModel": [

@@ -56,6 +56,8 @@ USUAL = {
     "KVTransferModel": {"workload": LLAMA, "hardware": DGX, "input_len": 512},
     "ParallelismOptimizer": {"workload": LLAMA, "fleet": FLEET, "batch_size": 64},
     "PlacementOptimizer": {"fleet": FLEET, "duration_hours": 24},
+    "CheckpointModel": {"workload": LLAMA, "fleet": FLEET, "storage_bandwidth": "10 GB/s"},
+    "ReliabilityModel": {"fleet": FLEET, "duration": "30 day", "checkpoint_time": "60 s"},
     "PowerModel": {"run": RUN},
     "ScalingModel": {"compute_budget": "1e23 flop"},
     "ServingModel": {"workload": LLAMA, "hardware": H100, "input_len": 512, "output_len": 64},

@@ -14,6 +14,8 @@ from mlsysim.core.errors import InfeasibleError, InputError, UnknownArgumentErro
 from mlsysim.core.units import Q_
 from mlsysim.hardware.registry import Hardware
 from mlsysim.models.registry import Models
+from mlsysim.solvers.operations.checkpoint import CheckpointModel
+from mlsysim.solvers.operations.reliability import ReliabilityModel
 from mlsysim.solvers.operations.scaling import ScalingModel
 from mlsysim.solvers.operations.sustainability import SustainabilityModel
 from mlsysim.solvers.result import BASES
@@ -32,6 +34,9 @@ RUNS = {
     "serving": lambda: ServingModel().solve(LLAMA_8B, H100, seq_len=4096, batch_size=4),
     "training": lambda: DistributedModel().solve(LLAMA_8B, FLEET, batch_size=128, seq_len=8192, tp_size=2, efficiency=0.5),
     "search": lambda: ParallelismOptimizer().solve(LLAMA_70B, FLEET, batch_size=64, efficiency=0.5),
+    "loss": lambda: ScalingModel().solve(parameters="1e9 count", tokens="30e9 count", dataset="C4", law="besiroglu"),
+    "reliability": lambda: ReliabilityModel().solve(FLEET, duration="30 day", checkpoint_time="60 s"),
+    "checkpoint": lambda: CheckpointModel().solve(LLAMA_70B, FLEET, storage_bandwidth="10 GB/s", mtbf="3 hour"),
     "scaling": lambda: ScalingModel().solve(compute_budget="5.76e23 flop"),
     "energy": lambda: SustainabilityModel().solve(FLEET, duration_days=30, grid="429 gCO2e/kWh", pue=1.1),
 }

@@ -11,6 +11,7 @@ from mlsysim.calibration.shared_kernels import shared_names
 from mlsysim.calibration.store import Entries, fitted_of, resolved, tables
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import reads
+from mlsysim.physics.operations.power import limited_clock
 
 
 @reads("calibration", DEVICES)
@@ -70,7 +71,7 @@ def clock_device(device: str) -> str:
 def clock_share(device: str) -> float:
     """Clock of a device over that of the sibling whose clock it has: the cube root of their power limits.
 
-    Dynamic power goes with the clock and the square of a voltage that goes with the clock; stated as ``power_share``.
+    The limit is stated as ``power_share``; the law is that of a limit which a caller sets.
 
     Example:
         >>> clock_share("h100_sxm"), round(clock_share("h100_sxm_96gb"), 3)
@@ -78,7 +79,7 @@ def clock_share(device: str) -> float:
     """
     share = 1.0
     while device not in device_entries("training"):
-        share *= float(siblings.own_fact(device, "power_share", 1.0) or 1.0) ** (1 / 3)
+        share *= float(limited_clock(1.0, float(siblings.own_fact(device, "power_share", 1.0) or 1.0), 0.0))
         device = siblings.sibling(device, "gemm")
     return share
 

@@ -56,6 +56,12 @@ def planned(
     prefix_hit: Annotated[float, typer.Option("--prefix-hit", help="Share of a prompt that the prefix cache has.")] = 0.0,
     top: Annotated[int, typer.Option("--top", help="Plans to show.")] = 5,
     bound: Bound = False,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            "--export", help="Print the best alone, for vllm, sglang, trtllm or kubernetes.", rich_help_panel="Output"
+        ),
+    ] = None,
     **options: Any,
 ) -> list[Answer]:
     """Find the cheapest deployment that serves requests at a rate within limits, and how many replicas it takes.
@@ -91,7 +97,14 @@ def planned(
     )
     figures = {"best": _in_words(result.best_config)} if result.best_config else {}
     blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
-    return [Answer(on, result, assumed, figures, blocks)]
+    text = ""
+    if export is not None:
+        from mlsysim.launch import export_serving, planned_serving
+
+        result.require_feasible()
+        formats = {} if options.get("kv_precision") is None else {"kv_precision": options["kv_precision"]}
+        text = export_serving(planned_serving(workload, result.best_config, model=model, **formats), export)
+    return [Answer(on, result, assumed, figures, blocks, exported=text)]
 
 
 def _prices(typed: Sequence[str], names: Mapping[str, str]) -> dict[str, str] | None:

@@ -37,6 +37,7 @@ COMMANDS = (
         (
             'mlsysim train Llama-3-70B --on "64 x DGX H100" --batch 1024 --seq 8192 --tp 8 --pp 4 --stack megatron-core',
             'mlsysim train Llama-3-8B --on "64 x H100, 64 x B200" --batch 256 --seq 8192 --tp 2',
+            "mlsysim train --from run.sh --on H100",
         ),
     ),
     Command(
@@ -53,7 +54,8 @@ COMMANDS = (
         lambda: import_module("mlsysim.cli.plan").plan,
         (
             'mlsysim plan Llama-3-70B --on "64 x DGX H100" --batch 1024 --seq 8192 --tokens 15T --price 2.5',
-            'mlsysim plan Llama-3-8B --on "64 x H100" --batch 256 --seq 8192 --tp 1,2 --recompute none',
+            "mlsysim plan --from run.sh --on H100",
+            'mlsysim plan Llama-3-8B --on "64 x H100" --batch 256 --seq 8192 --tp 1,2 --export megatron',
         ),
     ),
     Command(

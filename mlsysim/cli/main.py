@@ -56,6 +56,7 @@ def _told(words: Sequence[str], error: object, code: int) -> int:
 def _run(words: list[str]) -> int:
     try:
         importlib.import_module("typer")
+        importlib.import_module("rich")
     except ImportError:
         return _without_typer(words)
     from mlsysim.cli.app import run

@@ -44,6 +44,8 @@ _TAKEN = {
     "top_k": "--top",
     "max_memory": "--max-memory",
     "fixed": "fixed dimensions",
+    "target": "--export",
+    "accelerators": "--on",
 }
 _MARKUP = re.compile(r"``([^`]*)``")
 
@@ -135,7 +137,7 @@ def in_flags(flags: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        told, flags = str(error), {**_TAKEN, **flags}
+        told, flags = str(error), {**{name: flag_of(name) for name in _CALLED}, **_TAKEN, **flags}
         if error.argument in flags and told.startswith(f"{error.argument} = "):
             told = flags[error.argument] + told[len(error.argument) :]
         told = told.replace(" = None: expected ", " is missing: ")

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from mlsysim.cli.options import taking
 from mlsysim.cli.output import Notes, Table
-from mlsysim.cli.question import model_named, stack_named
+from mlsysim.cli.question import as_fleet, batch_of, fleet_or_chip, launched, model_named, stack_named
 from mlsysim.cli.results import Answer, answering, memory_of, plan_in_words, told, value_of
 from mlsysim.cli.serve import Bound, Model, On
-from mlsysim.cli.train import Batch
+from mlsysim.cli.train import Batch, From
 from mlsysim.cli.values import count, hourly
 from mlsysim.core.errors import InputError
 from mlsysim.lowering.options import TrainingOptions
 
 if TYPE_CHECKING:
+    from mlsysim.hardware.types import HardwareNode
+    from mlsysim.solvers.training.distributed import DistributedResult
     from mlsysim.solvers.training.parallelism import ParallelismResult
-    from mlsysim.systems.types import Fleet
+    from mlsysim.systems.types import Fleet, Node
 
 SHOWN = {"step_latency_total": "step", "best_config": "best plan"}
 # What a search calls the dimensions that a line may fix, where it is not the option's name.
@@ -37,7 +39,8 @@ def planned(
     model: Model = None,
     *,
     on: On,
-    batch: Batch,
+    batch: Batch = None,
+    source: From = None,
     tokens: Annotated[
         str | None, typer.Option("--tokens", help='Of the whole training, such as "15T": the days it takes.')
     ] = None,
@@ -51,6 +54,14 @@ def planned(
         str | None, typer.Option("--max-memory", help='Most memory of an accelerator, such as "60GB".')
     ] = None,
     bound: Bound = False,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            "--export",
+            help="Print the best plan alone, for megatron, slurm, torchtitan or deepspeed.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     tp: Annotated[str | None, _sizes("tp")] = None,
     pp: Annotated[str | None, _sizes("pp")] = None,
     dp: Annotated[str | None, _sizes("dp")] = None,
@@ -63,28 +74,97 @@ def planned(
 ) -> list[Answer]:
     """Search the best plan of a training step: TP x PP x DP x CP x EP x micro-batch x recompute x ZeRO x schedule.
 
-    Says what each other choice would cost. Without --stack it is the stack that measurements support best on the accelerator.
+    Says what each other choice would cost. With --from a launch file is the question, and its own plan stands beside the best.
     """
     from mlsysim.solvers.recommended import recommended_stack
     from mlsysim.solvers.training.parallelism import ParallelismOptimizer
-    from mlsysim.systems.fleet_text import fleet_called, machines_listed
+    from mlsysim.systems.fleet_text import machine_called, machines_listed
 
-    workload, assumed = model_named(model)
     if options.get("stack") is not None:
         options["stack"] = stack_named(options["stack"])
     typed = {"tp": tp, "pp": pp, "dp": dp, "cp": cp, "ep": ep, "vpp": vpp, "micro-batch": micro_batch, "zero": zero}
     fixed = {_DIMENSIONS.get(name, name): _numbers(f"--{name}", text) for name, text in typed.items() if text is not None}
+    searched: dict[str, Any] = {
+        "space": "full",
+        "top_k": top,
+        "fixed": fixed or None,
+        "margin": margin,
+        "max_memory": max_memory,
+    }
     answers = []
     for name in machines_listed(on, "--on"):
-        fleet = fleet_called(name, "--on")
-        chosen = recommended_stack(workload, fleet, options, "bound" if bound else None)
-        asked = {**chosen.added_to(options), "space": "full", "top_k": top, "progress": False, "fixed": fixed or None}
-        asked |= {"margin": margin, "max_memory": max_memory}
-        result = ParallelismOptimizer().solve(workload, fleet, batch_size=batch, **asked)
-        figures, data = _figures(result, fleet, tokens, price)
+        asked = _question(source, model, machine_called(name, "--on"), batch, bound, options)
+        chosen = recommended_stack(asked.workload, asked.fleet, asked.options, "bound" if bound else None)
+        stated = chosen.added_to(asked.options)
+        result = ParallelismOptimizer().solve(
+            asked.workload, asked.fleet, batch_size=asked.batch, progress=False, basis=_basis(stated), **searched, **stated
+        )
+        figures, data = _figures(result, asked.fleet, tokens, price)
+        if asked.written is not None and result.best is not None:
+            more = float((asked.written.step_latency_total / result.best.step_latency_total).m_as("")) - 1
+            fits = "" if asked.written.feasible else ", and does not fit"
+            figures["as written"] = f"{value_of(asked.written.step_latency_total)} a step, {more:+.1%}{fits}"
+            data["as_written"] = asked.written.to_dict()
         blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
-        answers.append(Answer(name, result, (*chosen.notes, *assumed), figures, blocks, data))
+        text = "" if export is None else _exported(export, asked, result, stated)
+        answers.append(Answer(name, result, (*chosen.notes, *asked.assumed), figures, blocks, data, exported=text))
     return answers
+
+
+class _Asked(NamedTuple):
+    """What a search is asked: of a line's own options, or of a launch file, whose plan is ``written``."""
+
+    workload: Any
+    fleet: Fleet
+    batch: int
+    options: dict[str, Any]
+    assumed: tuple[str, ...]
+    written: DistributedResult | None
+
+
+def _question(
+    source: str | None,
+    model: str | None,
+    machine: HardwareNode | Node | Fleet,
+    batch: int | None,
+    bound: bool,
+    options: dict[str, Any],
+) -> _Asked:
+    if source is None:
+        workload, assumed = model_named(model)
+        return _Asked(workload, as_fleet(machine), batch_of(batch), options, assumed, None)
+    from mlsysim.core.options import options as documented
+    from mlsysim.launch import answer_training
+    from mlsysim.systems.fleets import usual_fleet
+    from mlsysim.systems.types import Fleet
+
+    launch = launched(source, model, machine, batch, bound, options)
+    known = fleet_or_chip(machine)
+    fleet = known if isinstance(known, Fleet) else usual_fleet(known, launch.accelerators, launch.per_node)
+    # What the file leaves open is free; its plan and what it recomputes are what is searched.
+    shared = {name: value for name, value in launch.arguments.items() if name in documented(TrainingOptions)}
+    for name in ("recompute", "shard_size", "expert_tp_size"):
+        if name not in options:
+            shared.pop(name, None)
+    return _Asked(
+        launch.workload, fleet, launch.arguments["batch_size"], shared, launch.assumed, answer_training(launch, fleet)
+    )
+
+
+def _basis(stated: dict[str, Any]) -> str | None:
+    """The search takes what was chosen here, so that its notes are said once."""
+    return None if stated.get("stack") or stated.get("efficiency") else "bound"
+
+
+def _exported(target: str, asked: _Asked, result: ParallelismResult, stated: dict[str, Any]) -> str:
+    """The best plan as a framework reads it."""
+    from mlsysim.launch import export_training, planned_training
+
+    plan = result.require_best().plan
+    launch = planned_training(
+        asked.workload, asked.fleet.accelerators, plan, batch_size=asked.batch, **{**stated, "recompute": plan["recompute"]}
+    )
+    return export_training(launch, target)
 
 
 def _numbers(flag: str, text: str) -> tuple[int, ...]:

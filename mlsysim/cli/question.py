@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlsysim.hardware.types import HardwareNode
+    from mlsysim.launch.training_run import TrainingLaunch
     from mlsysim.models.types import TransformerWorkload, Workload
     from mlsysim.systems.types import Fleet, Node
 
@@ -139,3 +140,83 @@ def accelerator_of(machine: HardwareNode | Node | Fleet) -> HardwareNode:
     if isinstance(machine, Fleet):
         machine = machine.node
     return machine.accelerator if isinstance(machine, Node) else machine
+
+
+def fleet_or_chip(machine: HardwareNode | Node | Fleet) -> HardwareNode | Fleet:
+    """The machine of a launch file: of a bare accelerator the file says how many there are; a node is a fleet of one.
+
+    Args:
+        machine: an accelerator, a node or a fleet.
+    """
+    from mlsysim.systems.fleets import whole_nodes
+    from mlsysim.systems.types import Node
+
+    return whole_nodes(machine, 1) if isinstance(machine, Node) else machine
+
+
+def as_fleet(machine: HardwareNode | Node | Fleet) -> Fleet:
+    """The machine as a fleet: a lone accelerator or node is a fleet of one.
+
+    Args:
+        machine: an accelerator, a node or a fleet.
+    """
+    from mlsysim.systems.fleets import usual_fleet
+    from mlsysim.systems.types import Fleet
+
+    fleet = fleet_or_chip(machine)
+    return fleet if isinstance(fleet, Fleet) else usual_fleet(fleet, 1)
+
+
+def batch_of(batch: int | None) -> int:
+    """The batch of a step.
+
+    Args:
+        batch: as it was typed.
+
+    Raises:
+        MissingArgumentError: it was not.
+    """
+    from mlsysim.core.errors import MissingArgumentError
+
+    if batch is None:
+        raise MissingArgumentError("--batch", None, "sequences of a step, or --from with a launch file that says them")
+    return batch
+
+
+def launched(
+    source: str,
+    model: str | None,
+    machine: HardwareNode | Node | Fleet,
+    batch: int | None,
+    bound: bool,
+    options: Mapping[str, Any],
+) -> TrainingLaunch:
+    """Read a launch file of training.
+
+    Args:
+        source: the file, or its text.
+        model: what is trained, where the file names none.
+        machine: what it runs on; a fleet says how many accelerators there are where the file leaves it to its launcher.
+        batch: sequences of a step, in place of the file's.
+        bound: whether the speed of light is asked for.
+        options: arguments of ``DistributedModel.solve`` that win over the file's.
+
+    Raises:
+        InputError: what the file says is not modelled, or it leaves something out.
+    """
+    from mlsysim.core.errors import MissingArgumentError
+    from mlsysim.launch import training_launch
+    from mlsysim.systems.types import Fleet
+
+    known = fleet_or_chip(machine)
+    count = known.accelerators if isinstance(known, Fleet) else None
+    stated = {**options, **({} if batch is None else {"batch_size": batch}), **({"stack": None} if bound else {})}
+    workload = None if model is None else transformer_named(model)[0]
+    try:
+        return training_launch(source, workload=workload, accelerators=count, **stated)
+    except MissingArgumentError as error:
+        if error.argument == "accelerators":
+            raise MissingArgumentError("--on", None, 'how many accelerators there are, such as "64 x H100"') from None
+        if error.argument == "workload":
+            raise MissingArgumentError("MODEL", None, "what is trained: the file names none") from None
+        raise

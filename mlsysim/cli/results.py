@@ -33,6 +33,7 @@ class Answer:
         blocks: what else is told of it, where it is the only one.
         data: what else a program is told.
         without: fields that say nothing here.
+        exported: what a framework or an engine reads, to be told alone.
     """
 
     on: str
@@ -42,6 +43,7 @@ class Answer:
     blocks: Sequence[Facts | Table | Notes | Code] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     without: Collection[str] = ()
+    exported: str = ""
 
 
 def answering(command: str, ask: Callable[..., list[Answer]], shown: Shown) -> Callable[..., int]:
@@ -56,7 +58,12 @@ def answering(command: str, ask: Callable[..., list[Answer]], shown: Shown) -> C
     def answered(*, as_json: bool, as_markdown: bool, **arguments: Any) -> int:
         with at_work("solving"):
             answers = ask(**arguments)
-        tell(document_of(command, answers, shown), as_json=as_json, as_markdown=as_markdown)
+        document = document_of(command, answers, shown)
+        exported = "\n\n".join(answer.exported for answer in answers if answer.exported)
+        if exported:
+            data = {**document.data, "exported": exported}
+            document = Document("", [Code(f"{exported}\n", "")], data)
+        tell(document, as_json=as_json, as_markdown=as_markdown)
         return code_of(answers)
 
     return with_output(answered, ask)

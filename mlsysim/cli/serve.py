@@ -11,7 +11,7 @@ from mlsysim.cli.options import flag_of, taking
 from mlsysim.cli.question import accelerator_of, checkpoint_formats, engine_named, transformer_named
 from mlsysim.cli.results import Answer, answering, memory_of
 from mlsysim.core.errors import MissingArgumentError
-from mlsysim.lowering.options import ServingOptions
+from mlsysim.lowering.options import STACK_OPTIONS, ServingOptions
 
 if TYPE_CHECKING:
     from mlsysim.hardware.types import HardwareNode
@@ -102,7 +102,7 @@ def _pasted(source: str, model: str | None, bound: bool, options: dict[str, Any]
     for name in ("input_len", "output_len"):
         if load[name] is None:
             raise MissingArgumentError(flag_of(name), None, "a number of tokens, which a server's command line does not say")
-    basis = {"stack": None, "harness_name": None, "max_num_seqs": None, "max_num_batched_tokens": None} if bound else {}
+    basis = dict.fromkeys(("stack", *STACK_OPTIONS)) if bound else {}
     return lambda machine: (answer_serving(launch, machine, **load, **{**options, **basis}), ())
 
 

@@ -248,11 +248,11 @@ def served_model(called: str) -> tuple[TransformerWorkload, tuple[str, ...]]:
         reading = read_config(path)
         known = f"{path}: the architecture of the registry's {reading.registered}" if reading.registered else f"{path}: read"
         return reading.model, (known, *reading.assumed)
-    reason = Models.not_modelled(plain)
-    if reason:
-        raise NotModelledError("model", called, reason)
+    # What is left out is known by how its name begins, as that of a model that is there may: Qwen3-8B, Qwen3.8.
     model = Models.Language.find(plain)
     if model is None:
+        if reason := Models.not_modelled(plain):
+            raise NotModelledError("model", called, reason)
         expected = f"one of {len(Models.Language)} names, or the path of its config.json"
         raise UnknownNameError("model", called, expected, next(iter(Models.Language.nearest(plain[:80])), None))
     return model, ()

@@ -145,10 +145,10 @@ def registered(name: str) -> TransformerWorkload | None:
         >>> registered("meta-llama/Llama-2-13b-hf").name, registered("in_house")
         ('Llama-2-13B', None)
     """
-    reason = Models.not_modelled(name)
-    if reason:
+    model = Models.Language.find(name) or Models.Language.find(name.replace("_", "-"))
+    if model is None and (reason := Models.not_modelled(name)):
         raise NotModelledError("model", name, reason)
-    return Models.Language.find(name) or Models.Language.find(name.replace("_", "-"))
+    return model
 
 
 def refuse_offload(name: str, value: object) -> None:

@@ -51,6 +51,8 @@ class Interval:
         return shown_range(self.low, self.high)
 
     def __str__(self) -> str:
+        if not self.p90:  # no errors were measured: what it rests on says it all
+            return f"{self.range}; {self.scope}"
         like_this = f"{self.runs:,} runs like this" if not self.scope.startswith("no ") else f"{self.scope}, {self.runs:,} runs"
         return f"{self.range}; {like_this}: half within {100 * self.median:.1f} %, nine in ten within {100 * self.p90:.1f} %"
 

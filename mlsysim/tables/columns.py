@@ -5,9 +5,29 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable
 
-from mlsysim.core.errors import InputError, nearest
+from mlsysim.core.errors import InputError, UnknownNameError, nearest
 from mlsysim.core.names import folded
 from mlsysim.core.toml import packaged_toml, reads
+
+_RUN_TOTALS = ("accel_hours", "train_days")
+
+
+def wrong_metric(metric: str, metrics: Collection[str]) -> str:
+    """Say why ``metric`` is none of a table's; empty where it is one.
+
+    Args:
+        metric: of a row.
+        metrics: that the table has.
+
+    Example:
+        >>> wrong_metric("mfu_pct", ["mfu_pct"]), wrong_metric("mfu", ["mfu_pct"])
+        ('', "metric = 'mfu': expected one of mfu_pct; did you mean 'mfu_pct'?")
+    """
+    if metric in metrics:
+        return ""
+    if metric in _RUN_TOTALS:
+        return str(InputError("metric", metric, "a rate or a time of one step: run totals are not predicted"))
+    return str(UnknownNameError.among("metric", metric, metrics))
 
 
 def renamed(columns: Iterable[str]) -> dict[str, str]:

@@ -3,7 +3,8 @@
 The tables are known by their columns: LLM serving (``engine``, ``mode``, ...), servers whose requests arrive at a rate
 (``arrival_rate_per_s``), LLM training runs (``layers``, ...), layouts
 that fit or ran out of memory (``activation_checkpointing``, ...), ResNet-50 and BERT (``batch_per_accel`` or
-``benchmark``), MLPerf Inference (``scenario``), scaling studies (``law``, ``params_b``, ...) and energy (``power_basis``, ...).
+``benchmark``), MLPerf Inference (``scenario``), energy (``power_basis``, ...), and studies of scaling (``law``, ...) and of
+failures (``mttf_hours``, ...).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from mlsysim.calibration.evidence import WHOLE, RunFacts, is_known_source, quantity_of
 from mlsysim.calibration.intervals import spread
 from mlsysim.core.checks import mapping
-from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
+from mlsysim.core.errors import InputError, MLSysError
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.training.memory import MEMORY_PARTS
@@ -31,13 +32,15 @@ from mlsysim.solvers.serving.token_server import TokenServerModel
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.tables.assumed import assumed_of
-from mlsysim.tables.columns import no_such_table
+from mlsysim.tables.columns import no_such_table, wrong_metric
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
 from mlsysim.tables.layouts import layout_cells
 from mlsysim.tables.open_loop import METRICS as OPEN_LOOP_METRICS
 from mlsysim.tables.open_loop import open_loop_figure, open_loop_question
 from mlsysim.tables.operations import energy
+from mlsysim.tables.operations.law_answer import LawAnswer
+from mlsysim.tables.operations.reliability import RELIABILITY_COLUMNS, reliability_answer
 from mlsysim.tables.operations.scaling import SCALING_COLUMNS, scaling_answer
 from mlsysim.tables.question import Question
 from mlsysim.tables.served import is_served, served_figure, served_question
@@ -54,7 +57,6 @@ UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
 # What a figure is and where it was published; its year is none of that: it tells the era of a stack. Rows that differ in
 # these alone are figures of one run, solved once.
 FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator"))
-_RUN_TOTALS = ("accel_hours", "train_days")
 _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_per_accel", "mfu_pct", "hfu_pct")
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
 # A unit other than the one that the metric's name says: what it counts more of.
@@ -151,8 +153,9 @@ def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, A
     solve, metrics = table_kind(block[0])
     further = energy.further_columns(block[0])
     # Rows of DeepLearningExamples say their framework and its age by where and when they were published.
-    # Figures of a server are those of what its source measured them through.
+    # Figures of a server are those of what its source measured them through; laws answer in the row's own unit.
     told = {"locator"} if solve is _small_model_run else {"source"} if solve in (_serving_run, _open_loop_run) else set()
+    told |= {"unit"} if isinstance(solve, functools.partial) else set()
     figure_columns = FIGURE_COLUMNS - told
     solved: dict[_Key, _Run | _Waiting | str] = {}
     asked: list[tuple[str, _Key, str, str, bool]] = []
@@ -160,7 +163,7 @@ def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, A
         cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
         run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
         metric, unit = cells.get("metric", "").strip().lower(), cells.get("unit", "").strip().lower()
-        wrong = _wrong_metric(metric, metrics) if metrics else ""
+        wrong = wrong_metric(metric, metrics) if metrics else ""
         key = tuple(run_cells.items())
         if not wrong and key not in solved:
             solved[key] = _guarded(solve, run_cells)
@@ -212,15 +215,6 @@ def table_kind(columns: Collection[str]) -> tuple[Callable[[Cells], _Run | _Wait
 def _cell(value: Any) -> str:
     """A cell as text: what tables read by pandas leave out is None or not a number."""
     return "" if value is None or value != value else str(value)  # noqa: PLR0124
-
-
-def _wrong_metric(metric: str, metrics: tuple[str, ...]) -> str:
-    """Why ``metric`` is none of the table's, or an empty string."""
-    if metric in metrics:
-        return ""
-    if metric in _RUN_TOTALS:
-        return str(InputError("metric", metric, "a rate or a time of one step: run totals are not predicted"))
-    return str(UnknownNameError.among("metric", metric, metrics))
 
 
 def _guarded(solve: Callable[[Cells], _Run | _Waiting], cells: Cells) -> _Run | _Waiting | str:
@@ -327,10 +321,12 @@ def _layout_run(cells: Cells) -> _WaitingTraining:
     return replace(_training_run(layout_cells(cells)), layout=True, assumed={})
 
 
-def _scaling_run(cells: Cells) -> _Run:
-    """What a law of a published scaling study says of its rows."""
-    found = scaling_answer(cells)
-    return _Run(True, "law", found.law, "", lambda _: found.value, assumed=found.assumed, ends=found.ends, scope=found.scope)
+def _law_run(answer: Callable[[Cells], LawAnswer], cells: Cells) -> _Run:
+    """What a published law says of a row."""
+    found = answer(cells)
+    return _Run(
+        True, found.basis, found.law, "", lambda _: found.value, assumed=found.assumed, ends=found.ends, scope=found.scope
+    )
 
 
 def _energy_run(cells: Cells) -> _Run | _Waiting:
@@ -395,6 +391,7 @@ _KINDS: tuple[tuple[frozenset[str], Callable[[Cells], _Run | _Waiting], tuple[st
     (frozenset(("model", "accelerator", "n_accel", "task", "batch_per_accel", "metric")), _small_model_run, _SAMPLE_RATES),
     (frozenset(("benchmark", "accelerator", "n_accel", "global_batch_seqs", "metric")), _small_model_run, _SAMPLE_RATES),
     (frozenset(("benchmark", "scenario", "round", "accelerator", "n_accel")), _inference_run, ()),
-    (frozenset(SCALING_COLUMNS), _scaling_run, ()),
+    (frozenset(SCALING_COLUMNS), functools.partial(_law_run, scaling_answer), ()),
+    (frozenset(RELIABILITY_COLUMNS), functools.partial(_law_run, reliability_answer), ()),
     (frozenset(energy.ENERGY_COLUMNS), _energy_run, ()),
 )

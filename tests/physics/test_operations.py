@@ -8,6 +8,7 @@ import pytest
 from mlsysim.physics import numeric
 from mlsysim.physics.distinct import distinct_rows
 from mlsysim.physics.machine import Machine
+from mlsysim.physics.operations.checkpoint import checkpoint_B, stalled_share, write_s
 from mlsysim.physics.operations.cost import capital_usd, electricity_usd, hire_usd
 from mlsysim.physics.operations.energy import embodied_g, emissions_g, facility_energy_J, water_L
 from mlsysim.physics.operations.placement import sums_over_run
@@ -19,7 +20,20 @@ from mlsysim.physics.operations.power import (
     limited_clock,
     slowed_time,
 )
-from mlsysim.physics.operations.reliability import checkpoint_interval_s, goodput
+from mlsysim.physics.operations.reliability import (
+    NORMAL_90,
+    checkpoint_interval_s,
+    count_interval,
+    daly_interval_s,
+    first_order_ettr,
+    gamma_interval,
+    gamma_shape,
+    goodput,
+    kokolis_ettr,
+    renewal_goodput,
+    time_shares,
+    young_interval_s,
+)
 from mlsysim.physics.operations.scaling import (
     OvertrainingLaw,
     ParametricLaw,
@@ -34,6 +48,56 @@ def test_energy():
     """3 W for 5 s at a PUE of 2 are 30 J, which emit 4 g each."""
     assert facility_energy_J(3.0, 5.0, 2.0) == 30
     assert emissions_g(30.0, 4.0) == 120
+
+
+def test_best_intervals():
+    """sqrt(2 x 8 x 400) = 80 s; Daly adds shares of 1/3 x 1/10 and 1/9 x 1/100 of it, and takes 8 off; 2 M and more give M."""
+    assert young_interval_s(8.0, 400.0) == 80
+    assert daly_interval_s(8.0, 400.0) == pytest.approx(80 * (1 + 1 / 30 + 1 / 900) - 8)
+    assert daly_interval_s(8.0, 4.0) == 4
+    assert daly_interval_s(np.array([8.0, 9.0]), 4.0).tolist() == [4, 4]
+
+
+def test_shares_of_a_jobs_time():
+    """ln 2 of work and checkpoint a mean time between failures, of which a third stops; restarts of ln 4."""
+    parts = (2 / 3 * math.log(2), 1 / 3 * math.log(2), math.log(4), 1.0)
+    # The wall time is exp(ln 4) (exp(ln 2) - 1) = 4: of it 1 - 1/4 are restarts.
+    assert renewal_goodput(*parts) == pytest.approx(math.log(2) / 6)
+    kept, checkpoints, lost, restarts = time_shares(*parts)
+    assert (kept, checkpoints) == pytest.approx((math.log(2) / 6, math.log(2) / 12))
+    assert restarts == pytest.approx(3 / 4)
+    assert lost == pytest.approx(1 / 4 - math.log(2) / 4)
+
+
+def test_shares_to_first_order():
+    """An interval of 20 loses 10, a restart 15, of 100 each; checkpoints of 5 stop one fifth of the rest."""
+    assert kokolis_ettr(20.0, 5.0, 15.0, 100.0) == pytest.approx(0.75 / 1.25)
+    assert first_order_ettr(2.0, 30.0, 100.0) == pytest.approx(1 / (1 + 0.2 + 0.3))
+
+
+def test_counts_of_failures():
+    """Of a Poisson count of mean ln 20 one in twenty is 0; with shape 1 counts are geometric: half are 0 for a mean of 1."""
+    assert count_interval(math.log(20) - 1e-9, math.inf)[0] == 0
+    assert count_interval(math.log(20) + 1e-9, math.inf)[0] == 1
+    # P(count > 4) = 1/32 and P(count > 3) = 1/16.
+    assert count_interval(1.0, 1.0) == (0, 4)
+    assert gamma_shape(math.sqrt(math.log(2))) == pytest.approx(1)
+
+
+def test_large_counts():
+    """A shape of 1000 / 9 has a cube root of mean 1 - 1/1000 and standard deviation sqrt(1/1000)."""
+    middle, width = 1 - 1 / 1000, NORMAL_90 / math.sqrt(1000)
+    assert gamma_interval(7.0, 1000 / 9) == pytest.approx((7 * (middle - width) ** 3, 7 * (middle + width) ** 3))
+    # 600 + 600^2 / 300 = 1,800: 600^2 / 1,800 = 200.
+    assert count_interval(600.0, 300.0) == gamma_interval(600.0, 200.0)
+
+
+def test_bytes_and_times_of_a_checkpoint():
+    """Ten parameters of 2 + 4 + 2 x 4 bytes; three writers of 5 bytes a second send 15 of the 20 that storage takes."""
+    assert checkpoint_B(10.0, 2.0, 4.0, 2.0, 4.0) == 140
+    assert write_s(60.0, 20.0, 3.0, 5.0) == 4
+    assert write_s(60.0, 20.0, 30.0, 5.0) == 3
+    assert stalled_share(9.0, 1.0) == 0.1
 
 
 def test_water_and_what_making_emitted():

@@ -11,7 +11,6 @@ from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity, magnitude, with_unit, with_units
 from mlsysim.physics.operations.power import limited_clock, slowed_time
 from mlsysim.solvers.result import Result
-from mlsysim.solvers.shown import shown
 from mlsysim.systems.fleets import COOLING, host_share
 
 _MOST_PUE = 10.0
@@ -47,12 +46,6 @@ class PowerResult(Result):
     energy: Quantity
     facility_energy: Quantity
     of: str
-
-    @property
-    def interval_text(self) -> str:
-        """The power of an accelerator, and where nine in ten measurements are expected."""
-        ends = "" if self.interval is None else f" ({self.interval.range})"
-        return f"{shown(self.power)}{ends}"
 
     @property
     def measured_as(self) -> str:

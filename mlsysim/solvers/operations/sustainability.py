@@ -240,7 +240,8 @@ def mean_power_W(fleet: Fleet | Result, accelerator_power: Quantity | str | None
         return _subject(fleet)[1] * positive_quantity("accelerator_power", accelerator_power, "watt")
     if isinstance(fleet, Result):
         run = fleet if isinstance(fleet, PowerResult) else PowerModel().solve(fleet)
-        notes.append(f"power is that of the run's activity, with hosts; of an accelerator {run.interval_text}")
+        each_W = in_unit(run.power, "watt")
+        notes.append(f"power is that of the run's activity, with hosts: {each_W:.0f} W of an accelerator")
         return in_unit(run.system_power, "watt")
     known = trained_watts(fleet.node.accelerator.name)
     if known is not None:

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
 from mlsysim.calibration.operations.scaling_laws import data_set_law
 from mlsysim.core.errors import InputError
 from mlsysim.solvers.operations.scaling import ScalingModel
 from mlsysim.tables.cells import Cells, cell_text, number_cell
+from mlsysim.tables.operations.law_answer import LawAnswer
 
 SCALING_COLUMNS = ("kind", "law", "dataset", "params_b", "tokens_b", "flops", "loss_metric")
 _RUNS = ("run", "run_reconstructed")
 _OPTIMA = "optimal_allocation"
 
 
-class ScalingAnswer(NamedTuple):
-    """What a law says of a row.
-
-    Attributes:
-        value: nats a token of a run; billions of parameters of a compute-optimal model.
-        ends: where nine in ten measurements of a loss are expected; None of a model.
-        scope: the runs that this rests on.
-        law: which law it is.
-        assumed: cells that the row leaves out though they matter, and what stands for each.
-    """
-
-    value: float
-    ends: tuple[float, float] | None
-    scope: str
-    law: str
-    assumed: Mapping[str, str]
-
-
-def scaling_answer(cells: Cells) -> ScalingAnswer:
+def scaling_answer(cells: Cells) -> LawAnswer:
     """The loss of a run, or the size of a compute-optimal model.
 
     The loss hangs on the data set and on what it is measured on, which ``loss_metric`` says after "on"; the size on the law
@@ -55,11 +35,11 @@ def scaling_answer(cells: Cells) -> ScalingAnswer:
         return _loss(cells)
     if kind == _OPTIMA:
         best = ScalingModel().solve(compute_budget=_flop(cells), law=(cells.get("law") or "").strip())
-        return ScalingAnswer(best.optimal_parameters.m_as("Gcount"), None, "", best.law, {})
+        return LawAnswer(best.optimal_parameters.m_as("Gcount"), None, "", best.law, best.basis, {})
     raise InputError("kind", kind, f"{', '.join(_RUNS)} or {_OPTIMA}: a law says nothing of another row")
 
 
-def _loss(cells: Cells) -> ScalingAnswer:
+def _loss(cells: Cells) -> LawAnswer:
     dataset = (cells.get("dataset") or "").strip()
     _, found, measured_on = (cells.get("loss_metric") or "").partition(" on ")
     law = data_set_law(dataset, measured_on.strip() if found else None)
@@ -77,7 +57,7 @@ def _loss(cells: Cells) -> ScalingAnswer:
     if loss is None or interval is None:
         raise InputError("dataset", dataset, "a data set whose law of loss is known")
     assumed = {"params_nonembed_b": cell_text(cells, column)} if bare and column == "params_b" else {}
-    return ScalingAnswer(loss, (float(interval.low), float(interval.high)), interval.scope, law.name, assumed)
+    return LawAnswer(loss, (float(interval.low), float(interval.high)), interval.scope, law.name, run.basis, assumed)
 
 
 def _flop(cells: Cells) -> str:

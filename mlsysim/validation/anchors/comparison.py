@@ -167,7 +167,7 @@ def _expected(anchor: Anchor, predicted: Plain) -> tuple[float | None, float | N
 def _expected_of_law(anchor: Anchor) -> tuple[float | None, float | None]:
     """The ends of the interval that a result states of its own accord, beside a law and not the errors of measured runs."""
     result, case = result_of(anchor), anchor.case
-    found = result.interval if case.metric == result.INTERVAL_OF else None
+    found = result.interval_of(case.metric) if case.metric in {part.name for part in fields(result)} else None
     if found is None or case.factors:
         return None, None
     low, high = (number(anchor, end, case.metric, case.unit) for end in (found.low, found.high))
