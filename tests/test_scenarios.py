@@ -19,8 +19,10 @@ from mlsysim.scenarios.files import scenarios_in
 from mlsysim.scenarios.limits import Limit
 from mlsysim.scenarios.walls import DOMAINS, walls
 from mlsysim.solvers.operations.power import PowerModel
+from mlsysim.solvers.operations.time_to_train import time_to_train
 from mlsysim.solvers.serving.serving import ServingModel
 from mlsysim.solvers.training.distributed import DistributedModel
+from mlsysim.systems.hire import hire_price
 
 ROOT = Path(__file__).parents[1]
 LLAMA = mlsysim.Models.Language.Llama3_8B
@@ -54,6 +56,19 @@ def test_a_training_run_in_days_dollars_and_tonnes():
     assert (low * figures["tokens_per_second"].high).m_as("count") == pytest.approx(1e12)
 
 
+def test_a_run_with_failures_takes_longer():
+    """As ``time_to_train`` says, of which a scenario tells days, failures and money."""
+    plain = training(place={"price": "2 USD/hour"}).figures
+    failing = training(train=TRAIN | {"checkpoint_time": "30 s"}, place={"price": "2 USD/hour"})
+    run = time_to_train(failing.answer, "1e12 count", checkpoint_time="30 s", price="2 USD/hour")
+    assert failing.figures["days"].value == run.duration > plain["days"].value
+    assert failing.figures["cost"].value == run.cost > plain["cost"].value
+    assert failing.figures["failures"].low < run.failures < failing.figures["failures"].high
+    assert "failures" not in plain
+    with pytest.raises(InputError, match="checkpoint_time"):
+        training(train=TRAIN | {"restart_time": "10 min"})
+
+
 def test_serving_costs_what_its_tokens_do():
     scenario = serving(serve=SERVE | {"stack": "vllm-2025"}, place={"price": "3.6 USD/hour"})
     run = ServingModel().solve(LLAMA, Hardware.Cloud.H100, **SERVE, stack="vllm-2025")
@@ -64,6 +79,9 @@ def test_serving_costs_what_its_tokens_do():
         serve={"input_len": 1000, "output_len": 300, "request_rate": "2 count/s"}, place={"price": "3.6 USD/hour"}
     ).figures
     assert queue["cost_per_million"].value.m_as("USD") == pytest.approx(1e-3 / 600 * 1e6)
+    rented = serving(serve=SERVE | {"stack": "vllm-2025"}).figures["cost_per_hour"]
+    assert rented.value.m_as("USD/hour") == pytest.approx(hire_price(Hardware.Cloud.H100.name).median)
+    assert "2025" in rented.note
     assert queue["ttft_p99"].value > queue["ttft_p50"].value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,6 +12,7 @@ from mlsysim.core.units import Quantity, with_unit
 from mlsysim.scenarios.place import Place
 from mlsysim.solvers.operations.power import PowerModel
 from mlsysim.solvers.operations.sustainability import SustainabilityModel
+from mlsysim.solvers.operations.time_to_train import time_to_train
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.shown import shown, shown_range
 from mlsysim.systems.types import Fleet
@@ -64,7 +65,12 @@ def _plain(value: Any) -> float | None:
 
 
 def figures(
-    answer: Result, system: object, place: Place, tokens: float | None = None, served_per_s: float | None = None
+    answer: Result,
+    system: object,
+    place: Place,
+    tokens: float | None = None,
+    served_per_s: float | None = None,
+    failing: Mapping[str, Any] | None = None,
 ) -> dict[str, Figure]:
     """Return every figure of an answer, and those that follow from the place and from the tokens of a training run.
 
@@ -74,6 +80,7 @@ def figures(
         place: where.
         tokens: of a whole training run, or None.
         served_per_s: tokens a second of the requests that arrive, where a queue has no such figure of its own.
+        failing: arguments of ``time_to_train`` that say how failures are survived; without them none are counted.
     """
     found = {part.name: _field(answer, part.name) for part in fields(answer) if _is_figure(getattr(answer, part.name))}
     accelerators = 1.0 if answer.facts is None else answer.facts.accelerators
@@ -86,7 +93,21 @@ def figures(
         return found
     for figure in _following(answer, speed, accelerators, system, place, tokens):
         found[figure.name] = figure
+    if tokens is not None and failing and answer.feasible:
+        rent = place.rent("" if answer.facts is None else answer.facts.accelerator)
+        price = None if rent is None else with_unit(3600 * rent[0], "USD/hour")
+        run = time_to_train(answer, with_unit(tokens, "count"), price=price, **failing)
+        found["failures"] = _renamed(run, "failures", "failures", "of the whole run")
+        found["goodput"] = _renamed(run, "goodput", "goodput", "share of the time that is work kept")
+        found["days"] = _renamed(run, "duration", "days", "with failures")
+        if rent is not None:
+            found["cost"] = _renamed(run, "cost", "cost", f"with failures, {rent[1]}")
     return found
+
+
+def _renamed(run: Result, field: str, name: str, note: str) -> Figure:
+    found = _field(run, field)
+    return Figure(name, found.value, found.low, found.high, note)
 
 
 def _field(answer: Result, name: str) -> Figure:
@@ -111,16 +132,16 @@ def _following(
         low, high = (None if end is None else with_unit(amount * end, unit) for end in ends)
         return Figure(name, with_unit(amount, unit), low, high, note)
 
-    price = None if place.price_USD_per_s is None else place.price_USD_per_s * accelerators
-    if price is not None:
-        yield Figure("cost_per_hour", with_unit(3600 * price, "USD/hour"), note="at the caller's price")
-        yield scaled("cost_per_million", price / per_s * 1e6, "USD", "tokens, at the caller's price")
+    rent = place.rent("" if answer.facts is None else answer.facts.accelerator)
+    if rent is not None:
+        yield Figure("cost_per_hour", with_unit(3600 * rent[0] * accelerators, "USD/hour"), note=rent[1])
+        yield scaled("cost_per_million", rent[0] * accelerators / per_s * 1e6, "USD", f"tokens, {rent[1]}")
     if tokens is None:
         return
     seconds = tokens / per_s
     yield scaled("days", seconds / _SECONDS_A_DAY, "day", "of computing, without failures")
-    if price is not None:
-        yield scaled("cost", price * seconds, "USD", "of computing, at the caller's price")
+    if rent is not None:
+        yield scaled("cost", rent[0] * accelerators * seconds, "USD", f"of computing, {rent[1]}")
     if place.grid is None or not isinstance(system, Fleet):
         return
     watts, note = _equipment_W(answer, system)
@@ -134,7 +155,7 @@ def _following(
 def _equipment_W(answer: Result, system: Fleet) -> tuple[Quantity | None, str]:
     """Power of an accelerator with its share of the host, from what it does, and what that is; None where that is not known."""
     if answer.load is None:
-        return None, "at the most that its nodes or its accelerators take: an upper estimate"
+        return None, "of its chips or nodes, whatever they do"
     power = PowerModel().solve(answer, accelerators_per_node=system.node.accelerators_per_node)
     each = with_unit(float(power.node_power.m_as("watt")) / system.node.accelerators_per_node, "watt")
     return each, "of accelerators by what they do, and their hosts"

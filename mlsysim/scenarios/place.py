@@ -8,6 +8,7 @@ from typing import Any
 
 from mlsysim.core.checks import positive_quantity, real_number
 from mlsysim.core.errors import UnknownNameError
+from mlsysim.systems.hire import hire_price
 
 KEYS = ("grid", "pue", "price")
 
@@ -50,3 +51,20 @@ class Place:
             pue=None if pue is None else real_number("pue", pue, 1.0, 10.0),
             price_USD_per_s=None if price is None else positive_quantity("price", price, "USD/second"),
         )
+
+    def rent(self, accelerator: str) -> tuple[float, str] | None:
+        """Return what an accelerator costs in dollars a second, and whose price that is; None where nobody knows one.
+
+        Args:
+            accelerator: its name in the registry, for the published rents where the caller has no price.
+
+        Example:
+            >>> Place.of({"price": "3.6 USD/hour"}).rent("H100 SXM5 80GB")
+            (0.001, "at the caller's price")
+            >>> Place().rent("H100 SXM5 80GB")[1]
+            'at the median of 8 rents on demand of 2025, 2.45-12.29 USD/hour'
+        """
+        if self.price_USD_per_s is not None:
+            return self.price_USD_per_s, "at the caller's price"
+        published = hire_price(accelerator)
+        return None if published is None else (published.median / 3600, f"at the {published}")

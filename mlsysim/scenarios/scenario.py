@@ -29,7 +29,9 @@ from mlsysim.systems.fleets import usual_fleet, whole_nodes
 from mlsysim.systems.types import Fleet, Node
 
 KEYS = ("name", "model", "on", "train", "serve", "place", "limits")
-_OWN = {"train": ("tokens", "basis"), "serve": ("basis",)}
+# What a whole run does when it fails: arguments of ``time_to_train``.
+_FAILING = ("checkpoint_time", "checkpoint_interval", "restart_time", "fleet_class", "node_mtbf")
+_OWN = {"train": ("tokens", "basis", *_FAILING), "serve": ("basis",)}
 
 
 class Scenario:
@@ -42,6 +44,7 @@ class Scenario:
         kind: "train" or "serve".
         arguments: of ``DistributedModel``, or of ``ServingModel`` or ``TailLatencyModel`` (with a request rate).
         tokens: of a whole training run; None where only a step is asked about.
+        failing: how such a run survives failures: arguments of ``time_to_train``; empty where none are counted.
         place: where it stands.
         limits: what is to hold.
     """
@@ -63,7 +66,8 @@ class Scenario:
         Args:
             model: a workload, its name, or a table of its fields.
             on: an accelerator, a node or a fleet, or a line such as "64 x DGX H100".
-            train: keywords of ``DistributedModel.solve``, and ``tokens`` of the whole run; without a plan the best is searched.
+            train: keywords of ``DistributedModel.solve``; without a plan the best is searched. ``tokens`` of the whole run, and
+                with ``checkpoint_time`` those of ``time_to_train``: then days and money are with failures.
             serve: keywords of ``ServingModel.solve``; with ``request_rate`` those of ``TailLatencyModel.solve``.
             place: ``grid``, ``pue``, and ``price`` of an accelerator.
             limits: what is to hold, such as "mfu > 0.4" or "ttft_p99 < 2 s".
@@ -93,6 +97,10 @@ class Scenario:
         self.basis = options.pop("basis", None)
         given = options.pop("tokens", None)
         self.tokens = None if given is None else positive_quantity("tokens", given, "count")
+        self.failing = {name: options.pop(name) for name in _FAILING if name in options} if self.kind == "train" else {}
+        if self.failing and (self.tokens is None or "checkpoint_time" not in self.failing):
+            name = next(iter(self.failing))
+            raise InconsistentError(name, self.failing[name], "tokens and checkpoint_time beside it: a whole run fails")
         self.arguments: Mapping[str, Any] = options
         self.place = Place.of({} if place is None else mapping("place", place, "a table of a grid, a PUE and a price"))
         texts = listed("limits", limits, str, 'limits such as "mfu > 0.4"') if limits else []
@@ -123,7 +131,7 @@ class Scenario:
         served = None
         if self.kind == "serve" and self._rate is not None:
             served = self._per_s() * float(self.arguments.get("output_len") or 0) or None
-        return figures(self.answer, self.system, self.place, self.tokens, served)
+        return figures(self.answer, self.system, self.place, self.tokens, served, self.failing)
 
     def scorecard(self) -> Scorecard:
         """Return the scorecard: what it comes to, whether the limits hold, and the three changes that would help most."""

@@ -27,6 +27,8 @@ _SHOWN = (
     "memory_per_accelerator",
     "power",
     "energy",
+    "failures",
+    "goodput",
     "days",
     "cost_per_hour",
     "cost_per_million",
