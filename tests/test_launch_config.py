@@ -188,7 +188,7 @@ ODD = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(FILES), st.randoms(use_true_random=False), ODD)
 def test_a_wrong_value_anywhere_is_no_traceback(document, chance, value):
     """A value is replaced by another anywhere in a configuration."""
@@ -205,7 +205,7 @@ def test_a_wrong_value_anywhere_is_no_traceback(document, chance, value):
         assert model_from_config(copy).parameter_count > 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(FILES), st.integers(0, 600), st.integers(0, 3), st.characters())
 def test_a_cut_or_changed_text_is_no_traceback(document, place, gone, added):
     text = json.dumps(document)

@@ -53,6 +53,7 @@ MEANT = [
     | {"tp_size": 4, "precision": "fp8", "kv_precision": "fp8", "max_num_seqs": 1024, "page_size": 32}
     | {"max_num_batched_tokens": 8192, "batch_wait_iters": 20, "stream_interval": 20},
 ]
+CARDS = (Hardware.Cloud.H200, Hardware.Cloud.A100)
 COUNTS = (4, 16, 2, 2, 72, 4, 8, 8, 4)
 LENGTHS = (16384, None, None, 8192, None, None, None, 9236, None)
 CACHING = (False, None, None, None, False, None, None, False, None)
@@ -110,6 +111,7 @@ def test_the_acceptance_of_the_issue():
     ("line", "error", "said"),
     [
         ("vllm serve Qwen/Qwen3-32B -tp two", InputError, "-tp = 'two'"),
+        ("vllm serve Qwen/Qwen3-32B -tp 0", InputError, "-tp = 0"),
         ("vllm serve Qwen/Qwen3-32B -tp", InputError, "-tp = None"),
         ("vllm serve Qwen/Qwen3-32B -tp $TP", InputError, "does not say what $TP is"),
         ("vllm serve Qwen/Qwen3-32B -dcp 2", NotModelledError, "decode context parallelism"),
@@ -125,6 +127,33 @@ def test_a_wrong_line_is_told_by_its_option(line, error, said):
     with pytest.raises(error) as caught:
         serving_launch(line)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments"),
+    [
+        ("docker run --gpus all vllm/vllm-openai:latest --model Qwen/Qwen3-32B -tp 2", {"tp_size": 2, "stack": "vllm-2025"}),
+        ("python3 -m vllm.entrypoints.openai.api_server --model Qwen/Qwen3-32B --max_num_seqs=8", {"max_num_seqs": 8}),
+        ("llama-server -m /m/qwen2.5-7b-instruct-q4_k_m.gguf -np 4", {"precision": "q4_k_m", "max_num_seqs": 4}),
+        ("llama-server -hf bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:Q4_K_M", {"precision": "q4_k_m"}),
+        ("vllm serve Qwen/Qwen3-30B-A3B -tp 2 -ep", {"tp_size": 2, "ep_size": 2}),
+        ("vllm serve Qwen/Qwen3-30B-A3B -tp 2 -dp 2", {"tp_size": 4, "attention_dp": 2}),
+        (
+            "vllm serve deepseek-ai/DeepSeek-V3 --speculative-config.method mtp --speculative-config.num_speculative_tokens 2",
+            {"draft_len": 2},
+        ),
+    ],
+)
+def test_other_ways_to_start_a_server(line, arguments):
+    launch = serving_launch(line)
+    assert {name: launch.arguments.get(name) for name in arguments} == arguments
+    assert launch.unknown == ()
+
+
+def test_as_many_requests_as_the_engine_lets_in_by_default():
+    launch = serving_launch("vllm serve meta-llama/Llama-3.1-8B-Instruct")
+    runs = {card.name: answer_serving(launch, card, input_len=100, output_len=100).batch for card in CARDS}
+    assert list(runs.values()) == [1024, 256]
 
 
 def test_a_stated_share_of_the_memory_holds_as_many_sequences():
@@ -183,7 +212,7 @@ def test_a_script_cannot_grow_without_end(script):
 WORDS = [*" ".join(LINES).split(), "${A[@]}", "$((1/0))", "<<E", "'", '"', "(", "-tp=0", "--", "-", "A=(", "${x:-", "\0"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=8)), max_size=12))
 def test_any_words_are_a_deployment_or_an_error_of_ours(words):
     for begun in ("vllm serve", "python -m sglang.launch_server", "trtllm-serve"):
@@ -230,3 +259,19 @@ def test_a_deployment_that_a_search_found_goes_out_and_comes_back():
     yaml = pytest.importorskip("yaml")
     command = yaml.safe_load(manifest)["spec"]["template"]["spec"]["containers"][0]["command"]
     assert serving_launch(" ".join(command)).arguments["max_num_seqs"] == found.best_config["batch"]
+
+
+@pytest.mark.parametrize("target", ["vllm", "sglang", "kubernetes"])
+def test_pools_apart_have_a_line_each(target):
+    plan = {"stack": "vllm-2025", "precision": "fp16", "disaggregated": True, "tp": 2, "pp": 1, "ep": 1, "attention_dp": 1}
+    plan |= {"batch": 118, "replicas": 3, "prefill_replicas": 2, "prefill_tp": 1, "prefill_pp": 1, "prefill_ep": 1}
+    launch = planned_serving(Models.Language.Qwen3_32B, {**plan, "accelerators": 8}, model="Qwen/Qwen3-32B")
+    assert (launch.accelerators, launch.prefill.accelerators) == (6, 2)
+    text = export_serving(launch, target)
+    if target == "kubernetes":
+        assert text.count("kind: Deployment") == 2
+        assert "qwen3-32b-prefill" in text
+        return
+    prefill, decode = (serving_launch(line) for line in text.splitlines())
+    assert (prefill.role, prefill.accelerators, decode.role, decode.accelerators) == ("prefill", 2, "decode", 6)
+    assert decode.arguments["max_num_seqs"] == 118

@@ -99,6 +99,11 @@ DEEPSPEED = (DATA / "deepspeed_llama2_13b_zero3.json").read_text("utf-8")
         (SCRIPT.replace("--vocab-size 128256", ""), InputError, "--vocab-size"),
         (SCRIPT.replace("--hidden-size 4096", "--hidden-size wide"), InputError, "--hidden-size = 'wide'"),
         (SCRIPT.replace("--tensor-model-parallel-size 2", "--tensor-model-parallel-size 3"), InputError, "tp x pp x cp = 3"),
+        (
+            "python run.py --model-recipe-name llama3_8b -ng 64 -tp 2 -mb 1 -gb 128",
+            InputError,
+            "--pipeline-model-parallel-size",
+        ),
         (TITAN.replace('"70B"', '"71B"'), InputError, "model.flavor = '71B'"),
         (TITAN.replace("[training]", "[training]\nenable_cpu_offload = true"), NotModelledError, "enable_cpu_offload"),
         (TITAN.replace("8192", '"long"'), InputError, "training.seq_len = 'long'"),
@@ -119,7 +124,7 @@ def test_options_of_a_recipe_and_of_slurm():
     )
     assert training_launch(script).accelerators == 32
     bridge = training_launch(
-        "python run.py --model-recipe-name llama3_8b -ng 64 -tp 2 -mb 1 -gb 128 -c fp8_cs model.seq_length=8192 train.a=1",
+        "python run.py -mr llama3_8b -ng 64 -tp 2 -pp 1 -mb 1 -gb 128 -c fp8_cs model.seq_length=8192 train.a=1",
         workload=Models.Language.Llama3_8B,
     )
     assert (bridge.accelerators, bridge.arguments["precision"], bridge.arguments["seq_len"]) == (64, "fp8", 8192)
@@ -193,7 +198,7 @@ TEXTS = [path.read_text("utf-8") for path in (DATA / name for name in FILES)]
 WORDS = [*" ".join(TEXTS[2:5]).split(), "${A[@]}", "'", '"', "--num-layers", "0", "-1", "1e9", "[", "{", "]"]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(TEXTS), st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 12), st.sampled_from(WORDS)), max_size=3)
 )
@@ -204,7 +209,7 @@ def test_a_changed_file_is_a_run_or_an_error_of_ours(text, changes):
         training_launch(text, accelerators=64, seq_len=4096)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.randoms(use_true_random=False), st.sampled_from([None, True, -1, 0, 10**30, 1.5, "x", [], {}, [1], {"a": 1}]))
 def test_a_wrong_value_of_a_json_is_no_traceback(chance, value):
     document = json.loads(DEEPSPEED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 from dataclasses import replace
 
@@ -325,3 +326,50 @@ def test_numbers_on_logarithmic_axes_are_plain(steps):
     (axes,) = plots.scaling(steps).axes
     assert axes.yaxis.get_major_formatter()(50000.0, 0) == "50,000"
     assert axes.yaxis.get_major_formatter()(0.05, 0) == "0.05"
+
+
+# The option of commands.
+
+TRAIN = "Llama-3-8B --on 'DGX H100' --batch 64 --seq 8192 --tp 2 --stack megatron-core"
+CAPACITY = "capacity Llama-3-8B --on H200 --rate 5 --prompt 1000 --output 300 --together --tp 1 --engine vllm"
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs a line of the command in a folder; its exit code and what it said of an error."""
+    pytest.importorskip("typer", reason="commands need typer: pip install 'mlsysim-anchors[cli]'")
+    from mlsysim.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(line):
+        return main(shlex.split(line)), capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (f"train {TRAIN} --plot step.png", "step.png"),
+        (f"why {TRAIN} --against '--tp 1' --plot two.svg", "two.svg"),
+        (f"{CAPACITY} --itl 40ms --plot fleet.pdf", "fleet.pdf"),
+    ],
+)
+def test_commands_draw_their_answer(command, tmp_path, line, name):
+    assert command(line) == (0, "")
+    assert (tmp_path / name).stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (f"train {TRAIN} --plot step.jpg", "path = 'step.jpg': expected a name that ends in .png, .svg or .pdf"),
+        (f"{CAPACITY} --itl 0.1ms --plot fleet.png", "--plot = 'fleet.png': expected a load that some deployment serves"),
+    ],
+)
+def test_commands_say_what_cannot_be_drawn(command, tmp_path, line, told):
+    code, error = command(line)
+    assert code == 2
+    assert told in error
+    assert not list(tmp_path.iterdir())

@@ -207,7 +207,7 @@ def test_the_unit_is_the_rows_own(metric, own, other, factor):
         {"sharding": "zero3+offload"},
         {"metric": "furlongs"},
         {"metric": ""},
-        {"hidden": None},
+        {"hidden": None, "params_b": ""},
     ],
     ids=str,
 )

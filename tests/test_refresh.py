@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mlsysim.fitting.families import CALIBRATIONS
 from mlsysim.fitting.left_out_tests import test_every_source_is_left_out_once as every_source_is_left_out_once
 from mlsysim.fitting.toml_text import toml_tables
 from mlsysim.validation.anchors import loading
+from mlsysim.validation.report import picture
 from mlsysim.validation.report.left_out import SERVING_FILE, TRAINING_FILE, read
 
 REPOSITORY = Path(__file__).parents[1]
@@ -54,7 +56,9 @@ def test_a_new_source_without_calibration_rows_turns_its_snapshot_and_the_pages_
     judgement = refresh.judge(root)
     assert list(judgement.moved) == [root.parent / "snapshots" / "training" / f"{NEW}.json"]
     assert not judgement.standings
-    assert refresh.write_pages(root) == ["anchors.md", "accuracy.md"]
+    drawn = [picture.FILE] if find_spec("matplotlib") else []
+    assert refresh.write_pages(root) == ["anchors.md", "accuracy.md", *drawn]
+    assert refresh.write_pages(root) == []
     every_source_is_left_out_once(root)
     anchors = left_out_training.anchors_of(root)
     for name, entry in read(root, TRAINING_FILE).items():

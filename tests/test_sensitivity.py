@@ -35,7 +35,8 @@ QUESTIONS = {
 }
 ON_A_STACK = {
     "serving": ("ServingModel", (LLAMA, H100), SERVED | {"stack": "vllm-2025", "batch_size": 16}),
-    "training": ("DistributedModel", (LLAMA, FLEET), TRAINED | {"stack": "megatron-core"}),
+    # Four sequences a micro-batch: kernels, not their launches, are most of a step.
+    "training": ("DistributedModel", (LLAMA, FLEET), TRAINED | {"stack": "megatron-core", "microbatch_count": 8}),
 }
 
 

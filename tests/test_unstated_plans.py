@@ -10,13 +10,14 @@ import pytest
 
 from mlsysim.calibration.shared import fitted_names
 from mlsysim.calibration.stacks import stack, stack_names
-from mlsysim.core.errors import InconsistentError
+from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.fitting.memory import refit_memory
-from mlsysim.lowering.training_kernels import kernel_device, layer_shape, stack_step
+from mlsysim.lowering.training_kernels import kernel_device, layer_shape, stack_overlap, stack_step
 from mlsysim.models.registry import Models
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet
+from mlsysim.tables.predict import predict_table
 from mlsysim.tables.training import question
 from mlsysim.tables.training_steps import prepared
 
@@ -50,6 +51,81 @@ def test_virtual_stages_left_out_are_one_layer_a_chunk_in_nemo():
     assert question(NEMO | {"vpp": "2"}).arguments["virtual_stages"] == 2
     assert question(NEMO | {"layers": "41", "params_b": ""}).arguments["virtual_stages"] == 1, "uneven stages do not interleave"
     assert question(NEMO | {"framework": "Megatron-LM/Core r0.8"}).arguments["virtual_stages"] == 1
+
+
+BRIDGE = {
+    "model": "Qwen3-30B-A3B", "seq_len": "4096", "accelerator": "GB200-NVL72", "n_accel": "8", "precision": "MXFP8", "ep": "8",
+    "global_batch_seqs": "512", "micro_batch": "4", "framework": "Megatron-Bridge", "metric": "step_time_s",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "stack_used"),
+    [
+        ({}, "megatron-core"),
+        ({"release": "26.04"}, "megatron-core"),
+        ({"release": "26.06"}, "megatron-core-graphs"),
+        ({"framework": "Megatron-Bridge 26.06"}, "megatron-core-graphs"),
+        ({"release": "26.06", "precision": "bf16"}, "megatron-core"),
+        ({"release": "26.06", "accelerator": "B200"}, "megatron-core"),
+        ({"release": "26.08", "accelerator": "B200"}, "megatron-core-graphs"),
+        ({"release": "26.08", "accelerator": "H100"}, "megatron-core"),
+        ({"release": "26.08", "model": "Kimi-K2"}, "megatron-core"),
+        ({"model": "Llama-3-70B", "sharding": "zero3", "ep": "1"}, "megatron-core-offload"),
+        ({"framework": "torchtitan", "precision": "fp8 rowwise"}, "torchtitan-rowwise"),
+        ({"framework": "torchtitan", "precision": "fp8 tensorwise"}, "torchtitan"),
+        ({"framework": "Megatron-DeepSpeed (ATorch DS 3D)", "precision": "bf16"}, "atorch-3d"),
+    ],
+    ids=str,
+)
+def test_a_recipe_of_a_release_says_the_stack(changed, stack_used):
+    assert question(BRIDGE | changed).arguments["stack"] == stack_used
+
+
+def test_of_notes_a_release_is_read_and_nothing_else():
+    told, silent, column = predict_table(
+        [
+            BRIDGE | {"notes": "release 26.06; 9e9 tokens/s"},
+            BRIDGE | {"notes": "9e9"},
+            BRIDGE | {"release": "26.06", "notes": "9"},
+        ]
+    )
+    assert told["stack_used"] == column["stack_used"] == "megatron-core-graphs"
+    assert (silent["stack_used"], told["predicted"]) == ("megatron-core", column["predicted"])
+
+
+def test_sends_between_chunks_run_beside_another_chunk():
+    found, others = stack("megatron-core"), stack("aleph-alpha-scaling")
+    plan = prepared(question(NEMO)).plan
+    assert stack_overlap(found.coefficients, plan).pp == found.coefficients.interleaved_sends_hidden > 0
+    assert stack_overlap(found.coefficients, replace(plan, virtual_stages=1.0)).pp == 0
+    single = stack_overlap(others.coefficients, replace(plan, virtual_stages=1.0)).pp
+    assert single == others.coefficients.pp_hidden
+
+
+def test_a_group_that_holds_optimizer_states_is_a_cell():
+    run = RUN | {"framework": "InternEvo", "sharding": "zero1", "tp": "1"}
+    assert question(run | {"zero_group": "8"}).arguments["shard_size"] == 8
+    assert question(run | {"zero_group": "all"}).arguments["shard_size"] is None
+    assert step_s(run | {"zero_group": "8"}) < step_s(run | {"zero_group": "all"})
+
+
+def test_what_stands_for_a_batch_a_format_and_a_kernel():
+    several = question(RUN | {"global_batch_seqs": "", "framework": "Megatron-DeepSpeed"}).arguments
+    assert (several["batch_size"] * several["seq_len"], several["microbatch_count"]) == (4 * 2**20, 64), "four million tokens"
+    submitted = RUN | {"model": "GPT-3 175B (MLPerf)", "precision": "", "accelerator": "H100", "params_b": "", "tp": "8"}
+    assert question(submitted).arguments["precision"] == "fp8"
+    assert question(submitted | {"accelerator": "A100"}).arguments["precision"] == "bf16"
+    assert question(RUN | {"precision": "", "flash_attention": "", "accelerator": "V100"}).arguments["attention"] == "unfused"
+    assert question(RUN | {"flash_attention": "", "framework": "NeMo-Megatron 22.03"}).arguments["attention"] == "fused-softmax"
+
+
+def test_a_model_of_which_a_row_has_the_size_alone():
+    sized = RUN | {"model": "GPT", "params_b": "6.7", "layers": "", "hidden": "", "heads": "", "tp": "1"}
+    model = question(sized).workload
+    assert (model.hidden_dim, model.heads, model.layers) == (4096, 32, 32)
+    with pytest.raises(InputError, match="hidden = '': expected a number"):
+        question(sized | {"model": "BERT"})
 
 
 def test_embedding_and_head_may_stand_for_layers():

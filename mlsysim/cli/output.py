@@ -72,17 +72,23 @@ class Document:
     data: Mapping[str, Any]
 
 
-def with_output(command: Callable[..., int], like: Callable[..., Any]) -> Callable[..., int]:
+def with_output(command: Callable[..., int], like: Callable[..., Any], **further: Any) -> Callable[..., int]:
     """Give a command the signature of a function, and the options of the output.
 
     Args:
         command: takes what the function does, and ``as_json`` and ``as_markdown``.
         like: the function.
+        **further: options of the output that this command has besides; left out they are None.
     """
     signature = inspect.signature(like, eval_str=True)
+    kinds = [
+        ("as_json", AsJson, False),
+        ("as_markdown", AsMarkdown, False),
+        *((name, kind, None) for name, kind in further.items()),
+    ]
     output = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-        for name, kind in (("as_json", AsJson), ("as_markdown", AsMarkdown))
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, kind, default in kinds
     ]
     own = [one.replace(kind=one.KEYWORD_ONLY) for one in signature.parameters.values()]
     command.__signature__ = signature.replace(parameters=[*own, *output], return_annotation=int)  # type: ignore[attr-defined]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
 
 from mlsysim.cli.exits import HOLDS, INFEASIBLE
 from mlsysim.cli.output import Code, Document, Facts, Notes, Table, at_work, tell, with_output
+from mlsysim.core.errors import InconsistentError
 
 if TYPE_CHECKING:
     from mlsysim.hardware.types import HardwareNode
     from mlsysim.solvers.result import Result
+    from mlsysim.solvers.serving.capacity import CapacityResult
 
 BAR = 24
 # Parts below this share of the whole are rounding.
@@ -19,6 +24,34 @@ LEAST = 1e-6
 _UNITS = {"count/s": "", " count": "", " second": " s", " USD / hour": " $/h", " USD": " $"}
 # The fields that a command shows, by what it calls them; a field that a result does not have, or that is None, is left out.
 Shown = Mapping[str, str]
+
+# Answers that --plot draws as the parts of their time, and those that it draws as what can be had for what.
+WATERFALL, PARETO = ("train", "serve", "why"), ("capacity",)
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="Draw the answer to a file, .png, .svg or .pdf.", rich_help_panel="Output")
+]
+
+
+def draw(command: str, results: Sequence[Result], path: Path) -> None:
+    """Draw the answers of a command to a file.
+
+    Args:
+        command: one of ``WATERFALL`` or ``PARETO``.
+        results: its answers.
+        path: the file, whose ending says the format.
+
+    Raises:
+        MLSysError: matplotlib is missing, or the answers are none that can be drawn.
+    """
+    from mlsysim import plots
+
+    if command in WATERFALL:
+        figure = plots.waterfall(*results)
+    else:
+        if not results[0].feasible:
+            raise InconsistentError("--plot", str(path), "a load that some deployment serves within its limits")
+        figure = plots.pareto(cast("CapacityResult", results[0]))
+    plots.save(figure, path)
 
 
 @dataclass(frozen=True)
@@ -55,9 +88,11 @@ def answering(command: str, ask: Callable[..., list[Answer]], shown: Shown) -> C
         shown: the fields that are shown, by what they are called.
     """
 
-    def answered(*, as_json: bool, as_markdown: bool, **arguments: Any) -> int:
+    def answered(*, as_json: bool, as_markdown: bool, plot: Path | None = None, **arguments: Any) -> int:
         with at_work("solving"):
             answers = ask(**arguments)
+            if plot is not None:
+                draw(command, [answer.result for answer in answers], plot)
         document = document_of(command, answers, shown)
         exported = "\n\n".join(answer.exported for answer in answers if answer.exported)
         if exported:
@@ -66,7 +101,7 @@ def answering(command: str, ask: Callable[..., list[Answer]], shown: Shown) -> C
         tell(document, as_json=as_json, as_markdown=as_markdown)
         return code_of(answers)
 
-    return with_output(answered, ask)
+    return with_output(answered, ask, **({"plot": Plot} if command in (*WATERFALL, *PARETO) else {}))
 
 
 def code_of(answers: Sequence[Answer]) -> int:

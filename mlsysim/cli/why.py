@@ -12,7 +12,7 @@ import typer
 
 from mlsysim.cli.options import flag_of
 from mlsysim.cli.output import AsJson, AsMarkdown, Table, at_work, tell
-from mlsysim.cli.results import LEAST, Answer, code_of, document_of, value_of
+from mlsysim.cli.results import LEAST, Answer, Plot, code_of, document_of, draw, value_of
 from mlsysim.cli.serve import SHOWN as SERVED
 from mlsysim.cli.serve import served
 from mlsysim.cli.train import SHOWN as TRAINED
@@ -29,6 +29,7 @@ def why(
     ] = None,
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
+    plot: Plot = None,
 ) -> int:
     """Show where the time of a training step, or of a token that is served, goes: takes the options of train, or of serve.
 
@@ -40,6 +41,8 @@ def why(
     with at_work("solving"):
         for called, line in plans:
             answers += [answer if against is None else replace(answer, on=called) for answer in _parsed(ask, line)]
+        if plot is not None:
+            draw("why", [answer.result for answer in answers], plot)
     told = document_of("why", answers, shown)
     if len(answers) == 1:
         blocks = [waterfall(answers[0]) if isinstance(block, Table) else block for block in told.blocks]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from mlsysim.fitting.written import Refit
 from mlsysim.validation.anchors import loading, snapshots
 from mlsysim.validation.anchors.anchor import Anchor, snapshot_root
 from mlsysim.validation.anchors.known_misses import Standing, standing, updated
+from mlsysim.validation.report import picture
 from mlsysim.validation.report.left_out import SERVING_FILE, TRAINING_FILE, read_all
 from mlsysim.validation.report.report import percent
 from mlsysim.validation.report.targets import checks
@@ -75,7 +77,7 @@ def write_study(file: str, root: Path) -> bool:
 
 
 def write_pages(root: Path) -> list[str]:
-    """Writes the pages that would read otherwise now; their names."""
+    """Writes the pages that would read otherwise now, and with matplotlib the README's picture; their names."""
     changed = []
     for name in PAGES:
         path, text = root.parent / "docs" / name, whole_run.page(root, name)
@@ -83,6 +85,11 @@ def write_pages(root: Path) -> list[str]:
         same = len(old) == len(new) and all(map(whole_run.reads_the_same, old, new))
         if not same and _written(path, text):
             changed.append(name)
+    path = root.parent / "docs" / picture.FILE
+    found = whole_run.rows(root)
+    if find_spec("matplotlib") and not whole_run.reads_the_same(picture.title_in(path), picture.title(found)):
+        picture.draw(path, found)
+        changed.append(picture.FILE)
     return changed
 
 

@@ -33,6 +33,7 @@ RANGES = {
     "norm_B": Coefficient(60.0, 0.0, 250.0),
     "dp_hidden": Coefficient(0.5, 0.0, 1.0),
     "pp_hidden": Coefficient(0.3, 0.0, 1.0),
+    "interleaved_sends_hidden": Coefficient(0.5, 0.0, 1.0),
     "network_share": Coefficient(0.7, 0.02, 1.0),
     "host_step_s": Coefficient(0.02, 0.0, 0.5),
     "routed_B": Coefficient(20.0, 0.0, 200.0),

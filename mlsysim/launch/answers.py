@@ -78,7 +78,7 @@ def answer_serving(
     asked |= {"schedule": "continuous", "batch_size": 1} | arguments
     if batch_size is None:
         fit = ServingModel().solve(launch.workload, hardware, **asked)
-        batch_size = max(1, min(fit.max_batch, _let_in(asked, hardware)))
+        batch_size = max(1, min(fit.max_batch, _let_in(asked, hardware, launch.sequences)))
         assumed.append(f"{batch_size} requests in flight, as many as the line lets in or as fit")
     run = ServingModel().solve(launch.workload, hardware, **(asked | {"batch_size": batch_size}))
     return with_assumed(run, assumed, launch.unknown)
@@ -125,7 +125,7 @@ def _accepted(launch: ServingLaunch, acceptance: float | None, assumed: list[str
     return {"acceptance": float(known[launch.drafts_by])}
 
 
-def _let_in(asked: Mapping[str, Any], hardware: HardwareNode | Node | Fleet) -> int:
+def _let_in(asked: Mapping[str, Any], hardware: HardwareNode | Node | Fleet, default: int | None) -> int:
     """Requests that the engine decodes together, all groups of ranks with sequences of their own together."""
     if asked.get("stack") is None:
         return _MOST_AT_THE_BOUND
@@ -136,4 +136,4 @@ def _let_in(asked: Mapping[str, Any], hardware: HardwareNode | Node | Fleet) -> 
     own = engine(asked["stack"]).on(device.name, device.memory_capacity_B / 2**30).most_sequences
     groups = asked.get("attention_dp", 1)
     groups = asked["tp_size"] if groups is True else groups
-    return int((asked.get("max_num_seqs") or own) * groups)
+    return int((asked.get("max_num_seqs") or min(own, default or own)) * groups)

@@ -15,6 +15,7 @@ from mlsysim.core.toml import file_text, parsed_toml
 # A pasted text has lines or brackets; the path of a file has neither.
 _PASTED = re.compile(r"[\n{}\[\]\"]")
 _LONGEST_TEXT = 1_000_000
+_LONGEST_YAML = 100_000  # its reader takes microseconds for each character
 _LONGEST_PATH = 1024
 
 
@@ -140,6 +141,8 @@ or ']', but got '<stream end>'
         yaml = importlib.import_module("yaml")
     except ModuleNotFoundError:
         raise InputError(name, "YAML", "the extra yaml: pip install 'mlsysim-anchors[yaml]'") from None
+    if len(text) > _LONGEST_YAML:
+        raise InputError(name, text[:20], f"YAML of at most {_LONGEST_YAML} characters, not {len(text)}")
     if "&" in text and "*" in text:  # repeated references grow without end, and no launch file has them
         raise InputError(name, "&", "YAML without anchors and references")
     try:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mlsysim.core.checks import instance, mapping
-from mlsysim.core.errors import InputError, NotModelledError, UnknownNameError
+from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.precision import UNPACKED, number_format
 from mlsysim.launch.serve import ServingLaunch
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 
 _SIXTEEN = ("fp16", "bf16")
+_TRANSFER = {
+    role: f'{{"kv_connector": "NixlConnector", "kv_role": "{kv_role}"}}'
+    for role, kv_role in (("prefill", "kv_producer"), ("decode", "kv_consumer"))
+}
 _MANIFEST = """apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -45,6 +50,8 @@ def planned_serving(
 ) -> ServingLaunch:
     """A deployment that a search found, as one that can be answered and exported.
 
+    Where prompts have accelerators of their own, it is the pool that decodes, with the other one as ``prefill``.
+
     Args:
         workload: what is served.
         plan: ``best_config`` of ``CapacityPlanner``, or keywords of ``ServingModel.solve``.
@@ -52,7 +59,6 @@ def planned_serving(
         **stated: keywords of ``ServingModel.solve`` beside the plan, such as ``kv_precision``.
 
     Raises:
-        NotModelledError: prompts and decodes have accelerators of their own, which takes two command lines.
         UnknownNameError: a part of the plan that no keyword is.
 
     Example:
@@ -63,24 +69,32 @@ def planned_serving(
         (6, 64)
     """
     parts = dict(mapping("plan", plan, "parts of a deployment by their names"))
-    if parts.get("disaggregated"):
-        raise NotModelledError("plan", "disaggregated", "one pool: of two, each has a command line of its own")
-    arguments: dict[str, Any] = {"stack": "vllm-2025", "tp_size": 1, "pp_size": 1, "replicas": 1}
-    for name, value in parts.items():
-        key = _PLAN.get(name, name)
-        if key not in _KEYWORDS and key not in _TOLD:
+    for name in parts:
+        if _PLAN.get(name, name) not in _KEYWORDS and name not in _TOLD:
             raise UnknownNameError.among("plan", name, (*_PLAN, *_KEYWORDS))
-        if key in _KEYWORDS:
-            arguments[key] = value
+    if not parts.get("disaggregated"):
+        return _pool(workload, parts, model, stated, "")
+    first = {name: parts[f"prefill_{name}"] for name in _OF_A_POOL if f"prefill_{name}" in parts}
+    prefill = _pool(workload, {**parts, "batch": None, "attention_dp": 1, **first}, model, stated, "prefill")
+    return replace(_pool(workload, parts, model, stated, "decode"), prefill=prefill)
+
+
+def _pool(
+    workload: TransformerWorkload, parts: Mapping[str, Any], model: str | None, stated: Mapping[str, Any], role: str
+) -> ServingLaunch:
+    """The launch of all accelerators, or of those of one pool."""
+    named = {_PLAN.get(name, name): value for name, value in parts.items()}
+    arguments: dict[str, Any] = {"stack": "vllm-2025", "tp_size": 1, "pp_size": 1, "replicas": 1}
+    arguments |= {name: value for name, value in named.items() if name in _KEYWORDS and value is not None}
     for name in ("ep_size", "attention_dp"):
         if arguments.get(name) in (1, False):
             del arguments[name]
     if "batch_size" in arguments:
-        groups = arguments["tp_size"] if arguments.get("attention_dp") is True else arguments.get("attention_dp", 1)
-        arguments["max_num_seqs"] = max(1, -(-arguments.pop("batch_size") // groups))
+        arguments["max_num_seqs"] = max(1, -(-arguments.pop("batch_size") // _groups(arguments)))
     arguments |= stated
     count = arguments["tp_size"] * arguments["pp_size"] * arguments["replicas"]
-    return ServingLaunch(str(arguments["stack"]), str(arguments["stack"]), model or workload.name, workload, count, arguments)
+    stack = str(arguments["stack"])
+    return ServingLaunch(stack, stack, model or workload.name, workload, count, arguments, role=role)
 
 
 _PLAN = {"tp": "tp_size", "pp": "pp_size", "ep": "ep_size", "batch": "batch_size"}
@@ -96,23 +110,16 @@ _KEYWORDS = (
         "page_size",
     ),
 )
-# Parts of a found deployment that no line states.
-_TOLD = (
-    "hardware",
-    "disaggregated",
-    "accelerators",
-    "prefill_replicas",
-    "prefill_tp",
-    "prefill_pp",
-    "prefill_ep",
-    "prefill_attention_dp",
-)
+_OF_A_POOL = ("tp", "pp", "ep", "attention_dp", "replicas")
+# Parts of a found deployment that no line states, or that are of its other pool.
+_TOLD = ("hardware", "disaggregated", "accelerators", *(f"prefill_{name}" for name in _OF_A_POOL))
 
 
 def export_serving(launch: ServingLaunch, target: str | None = None) -> str:
     """A deployment as the command line that starts it, or as a manifest of Kubernetes.
 
-    Copies of the model are of the line where the engine's own data parallelism makes them; ``trtllm`` starts one.
+    Copies of the model are of the line where the engine's own data parallelism makes them; ``trtllm`` starts one. Pools of
+    prompts and of decodes have a line each, the prompts' first.
 
     Args:
         launch: from ``planned_serving`` or ``serving_launch``.
@@ -134,7 +141,11 @@ def export_serving(launch: ServingLaunch, target: str | None = None) -> str:
     if launch.arguments.get("offload") or launch.arguments.get("draft_len"):
         part = "offload" if launch.arguments.get("offload") else "draft_len"
         raise InputError(part, launch.arguments[part], "nothing: it is not written on command lines")
-    return _TARGETS[named](launch, launch.arguments)
+    line = _TARGETS[named](launch, launch.arguments)
+    if launch.prefill is None:
+        return line
+    apart = "\n---\n" if named == "kubernetes" else "\n"
+    return f"{export_serving(launch.prefill, named)}{apart}{line}"
 
 
 def _groups(asked: Mapping[str, Any]) -> int:
@@ -196,6 +207,7 @@ def _vllm(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
         "--kv-cache-dtype": _cache(asked, {}),
         "--stream-interval": _above_one(asked.get("stream_interval")),
         "--no-enable-prefix-caching": launch.prefix_caching is False,
+        "--kv-transfer-config": _TRANSFER.get(launch.role),
     }
     return _line(f"vllm serve {shlex.quote(launch.model)}", options)
 
@@ -221,6 +233,7 @@ def _sglang(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
         "--kv-cache-dtype": _cache(asked, {"fp8": "fp8_e4m3"}),
         "--stream-interval": _above_one(asked.get("stream_interval")),
         "--disable-radix-cache": launch.prefix_caching is False,
+        "--disaggregation-mode": launch.role or None,
     }
     return _line(f"python -m sglang.launch_server --model-path {shlex.quote(launch.model)}", options)
 
@@ -245,6 +258,7 @@ def _trtllm(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
         "--max_num_tokens": asked.get("max_num_batched_tokens"),
         "--max_seq_len": launch.max_model_len,
         "--kv_cache_dtype": _cache(asked, {}),
+        "--server_role": {"prefill": "context", "decode": "generation"}.get(launch.role),
     }
     return _line(f"trtllm-serve {shlex.quote(launch.model)}", options)
 
@@ -257,7 +271,8 @@ def _kubernetes(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
     """A Deployment with a pod for each copy of the model, whose accelerators are those of one node."""
     one = {**asked, "replicas": 1}
     words = shlex.split(_vllm(launch, one))
-    name = "".join(char if char.isalnum() else "-" for char in launch.model.rsplit("/", 1)[-1].lower()).strip("-")
+    called = f"{launch.model.rsplit('/', 1)[-1]}-{launch.role}".lower()
+    name = "".join(char if char.isalnum() else "-" for char in called).strip("-")
     command = "\n".join(f"            - {_quoted(word)}" for word in words)
     count = one["tp_size"] * one["pp_size"]
     return _MANIFEST.format(name=name, replicas=asked["replicas"], command=command, count=count)

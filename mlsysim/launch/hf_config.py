@@ -156,7 +156,7 @@ def _sizes(keys: Keys, assumed: list[str]) -> dict[str, Any]:
         raise InputError(f"{keys.name}: head_dim", None, f"a number: hidden_size {hidden} does not divide by {heads} heads")
     length = keys.whole("length")
     embedding = keys.whole("embedding")
-    learned = facts.get("learned")
+    learned, parallel = facts.get("learned"), keys.flag("use_parallel_residual", "parallel_attn")
     outer_tied = keys.outer.get("tie_word_embeddings")
     tied = keys.flag("tie_word_embeddings") if not isinstance(outer_tied, bool) else outer_tied
     vocab_outside = keys.outer.get("vocab_size") if keys.raw("vocab")[1] is None else None
@@ -174,17 +174,13 @@ def _sizes(keys: Keys, assumed: list[str]) -> dict[str, Any]:
         "positions": 0 if learned is None else (length or 0) + learned,
         "bias": bool(facts.get("bias", False)),
         "qkv_bias": bool(facts.get("qkv_bias", False) or keys.flag("attention_bias", "qkv_bias", "add_qkv_bias")),
-        "parallel_block": bool(facts.get("parallel") if (block := _parallel(keys)) is None else block),
+        "parallel_block": bool(facts.get("parallel") if parallel is None else parallel),
         "causal": bool(facts.get("causal", True)),
         "embedding_dim": embedding if embedding != hidden else None,
         "prediction_layers": keys.whole("prediction", 0, MOST_LAYERS) or 0,
         "max_seq_len": length,
         "mla": mla,
     }
-
-
-def _parallel(keys: Keys) -> bool | None:
-    return keys.flag("use_parallel_residual", "parallel_attn")
 
 
 def _kv_heads(keys: Keys, heads: int) -> int:

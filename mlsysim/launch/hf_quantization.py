@@ -58,9 +58,9 @@ def _table(keys: Keys) -> dict[str, Any]:
     """The table of quantisation: of the language model, else of the whole file, else what MLX calls it."""
     for table in (keys.table, keys.outer):
         for key in ("quantization_config", "quantization"):
-            found = inner(table, key, keys.name)
-            if found:
-                return found
+            quantized = inner(table, key, keys.name)
+            if quantized:
+                return quantized
     return {}
 
 

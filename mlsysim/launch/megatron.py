@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from mlsysim.core.errors import InconsistentError, InputError, NotModelledError
+from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, NotModelledError
 from mlsysim.launch.known_models import like_registered
 from mlsysim.launch.megatron_model import stated_model
 from mlsysim.launch.options import Stated, read_options
 from mlsysim.launch.shell import read_script
 from mlsysim.launch.shell_words import MARK, Script
 from mlsysim.launch.training_run import Run, known_value, refuse_offload, registered, train_facts
+from mlsysim.models.types import TransformerWorkload
 
 _PROGRAM = re.compile(r"\.py$")
 _BATCH_FILE = re.compile(r"^#SBATCH\s+(--[\w-]+)[= ]\s*(\S+)", re.MULTILINE)
@@ -23,6 +23,12 @@ _OF_SLURM = {
     "--ntasks-per-node": ("SLURM_NTASKS_PER_NODE",),
 }
 _MARKS = ("--num-layers", "--tensor-model-parallel-size", "--micro-batch-size", "--model-parallel-size", "-tp")
+_OF_A_RECIPE = {
+    "tp": "--tensor-model-parallel-size",
+    "pp": "--pipeline-model-parallel-size",
+    "micro": "--micro-batch-size",
+    "batch": "--global-batch-size",
+}
 _FORMATS = {"bf16": "bf16", "fp8_cs": "fp8", "fp8_mx": "fp8", "fp8_sc": "fp8", "fp8_ds": "fp8", "nvfp4": "fp4"}
 _STRATEGIES = {"no_shard": 0, "optim": 1, "optim_grads": 2, "optim_grads_params": 3}
 _RECOMPUTED = {"full": "full", "selective": "selective", "none": "none"}
@@ -56,11 +62,12 @@ def megatron_run(text: str, run: Run) -> None:
     run.assumed += [f"line {line}: every side of a branch of the script was read" for line in script.branches]
     _count(before, stated, run)
     _refuse(stated)
-    tp, pp, cp = (max(1, stated.get(name, 1)) for name in ("tp", "pp", "cp"))
+    _whole_plan(stated)
+    tp, pp, cp = (stated.get(name, 1) for name in ("tp", "pp", "cp"))
     if run.workload is None:
         run.workload = _model(stated, tp, run)
     dp = run.ranks(tp, pp, cp)
-    micro = max(1, stated.get("micro") or 1)
+    micro = stated.get("micro", 1)
     batch = stated.get("batch") or micro * dp
     if stated.get("ramp"):
         run.assumed.append(f"the batch grows to {batch}: the last, largest one is counted")
@@ -86,7 +93,7 @@ def megatron_run(text: str, run: Run) -> None:
             raise InconsistentError("num-distributed-optimizer-instances", copies, f"a divisor of dp = {dp}")
         run.arguments["shard_size"] = dp // copies
     if model.moe is not None:
-        run.arguments |= {"ep_size": max(1, stated.get("ep") or 1), "expert_tp_size": stated.get("expert_tp") or tp}
+        run.arguments |= {"ep_size": stated.get("ep", 1), "expert_tp_size": stated.get("expert_tp") or tp}
         if stated.get("capacity") is not None:
             run.arguments["stack"] = "megatron-core-tokendrop"
 
@@ -103,12 +110,12 @@ def is_megatron(text: str) -> bool:
 
 def _slurm(text: str) -> dict[str, str]:
     """Variables that Slurm sets, from the options at the top of a batch file."""
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for option, value in _BATCH_FILE.findall(text):
         number = re.search(r"\d+$", value)
         if number and len(number[0]) < 9:
-            found |= dict.fromkeys(_OF_SLURM.get(option, ()), number[0])
-    return found
+            variables |= dict.fromkeys(_OF_SLURM.get(option, ()), number[0])
+    return variables
 
 
 def _command(script: Script, name: str) -> tuple[list[str], list[str]]:
@@ -164,14 +171,23 @@ def _refuse(stated: Stated) -> None:
             raise NotModelledError("--hybrid-override-pattern", pattern, "attention in every layer: M is a Mamba layer")
 
 
-def _model(stated: Stated, tp: int, run: Run) -> Any:
+def _whole_plan(stated: Stated) -> None:
+    """Refuses a recipe's name beside a part of its plan: what it states stands in the recipe, which is not read."""
+    if stated.get("recipe"):
+        for name, option in _OF_A_RECIPE.items():
+            if stated.get(name) is None:
+                expected = f"its value on the line: recipe {str(stated.get('recipe'))[:40]} states it, and recipes are not read"
+                raise MissingArgumentError(option, None, expected)
+
+
+def _model(stated: Stated, tp: int, run: Run) -> TransformerWorkload:
     """The model that a recipe names, or that the sizes describe: the registry's where it has the same layers."""
     recipe = stated.get("recipe")
     if recipe and not stated.get("layers"):
-        run.assumed.append(f"recipe {str(recipe)[:60]}: of its settings only those on the line are read")
-        found = registered(str(recipe))
-        if found is not None:
-            return found
+        run.assumed.append(f"recipe {str(recipe)[:60]}: recomputation and the like are those of the line")
+        named = registered(str(recipe))
+        if named is not None:
+            return named
     built = stated_model(stated, tp, run.name, run.assumed)
     symbol, known = like_registered(built, vocabulary=False)
     if known is None:

@@ -11,6 +11,7 @@ from mlsysim.core.checks import real_number, whole_number
 from mlsysim.core.errors import InputError
 from mlsysim.launch.documents import json_table
 from mlsysim.launch.shell import resolved
+from mlsysim.launch.shell_words import MARK
 
 _SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -52,20 +53,20 @@ def read_options(words: Sequence[str], table: Mapping[str, Any]) -> Stated:
 
     Example:
         >>> table = {"read": {"tp": {"names": ["--tp"], "kind": "whole"}}, "ignored": {"values": ["--port"]}}
-        >>> found = read_options(["model", "--tp=2", "--port", "80", "--new", "x"], table)
-        >>> found.values, found.others, found.ignored, found.unknown
+        >>> stated = read_options(["model", "--tp=2", "--port", "80", "--new", "x"], table)
+        >>> stated.values, stated.others, stated.ignored, stated.unknown
         ({'tp': 2}, ['model'], ['--port 80'], ['--new x'])
     """
     known = {name: (field_name, entry) for field_name, entry in table["read"].items() for name in entry["names"]}
     noted: Mapping[str, Any] = table.get("assumed", {})
     values, switches = table.get("ignored", {}).get("values", ()), table.get("ignored", {}).get("switches", ())
-    found = Stated()
+    stated = Stated()
     nested: dict[str, dict[str, Any]] = {}
     left = list(words)
     while left:
         word = left.pop(0)
         if not _is_option(word):
-            found.others.append(word)
+            stated.others.append(word)
             continue
         name, _, given = word.partition("=")
         name, value = _dashed(name), given if "=" in word else None
@@ -73,27 +74,27 @@ def read_options(words: Sequence[str], table: Mapping[str, Any]) -> Stated:
         if name in known or (positive in known and known[positive][1]["kind"] == "switch"):
             field_name, entry = known.get(name) or known[positive]
             if entry["kind"] == "switch":
-                found.values[field_name] = (name in known) == _switched(name, value)
+                stated.values[field_name] = (name in known) == _switched(name, value)
             else:
-                found.values[field_name] = option_value(name, entry["kind"], _taken(name, value, left, entry["kind"]))
+                stated.values[field_name] = option_value(name, entry["kind"], _taken(name, value, left, entry["kind"]))
         elif name in noted:
             told = "" if noted[name]["kind"] == "switch" else f" {_taken(name, value, left, noted[name]['kind'])}"
-            found.assumed.append(f"{name}{told[:80]}: {noted[name]['note']}")
+            stated.assumed.append(f"{name}{told[:80]}: {noted[name]['note']}")
         elif name in values:
-            found.ignored.append(f"{name} {_taken(name, value, left, 'text')}")
+            stated.ignored.append(f"{name} {_taken(name, value, left, 'text')}")
         elif name in switches or positive in switches:
-            found.ignored.append(name)
+            stated.ignored.append(name)
         elif "." in name and name.split(".")[0] in known:
-            nested.setdefault(name.split(".")[0], {})[name.split(".", 1)[1]] = _taken(name, value, left, "text")
+            nested.setdefault(name.split(".")[0], {})[name.split(".", 1)[1].replace("-", "_")] = _taken(
+                name, value, left, "text"
+            )
         else:
             told = value if value is not None else left.pop(0) if left and not _is_option(left[0]) else ""
-            found.unknown.append(f"{name} {told}".strip()[:200].replace("\0", ""))
+            stated.unknown.append(f"{name} {told}".strip()[:200].replace(MARK, ""))
     for name, inside in nested.items():
-        found.values[known[name][0]] = {
-            **found.values.get(known[name][0], {}),
-            **{key: _typed(one) for key, one in inside.items()},
-        }
-    return found
+        field_name = known[name][0]
+        stated.values[field_name] = stated.values.get(field_name, {}) | {key: _typed(one) for key, one in inside.items()}
+    return stated
 
 
 def read_keys(document: Mapping[str, Any], table: Mapping[str, Any], name: str) -> Stated:
@@ -109,30 +110,30 @@ def read_keys(document: Mapping[str, Any], table: Mapping[str, Any], name: str) 
 
     Example:
         >>> table = {"read": {"cache": {"names": [], "kind": "text", "key": "kv.dtype"}}}
-        >>> found = read_keys({"kv": {"dtype": "fp8", "new": 1}}, table, "x.yaml")
-        >>> found.values, found.unknown
+        >>> stated = read_keys({"kv": {"dtype": "fp8", "new": 1}}, table, "x.yaml")
+        >>> stated.values, stated.unknown
         ({'cache': 'fp8'}, ['kv.new'])
     """
     known = {entry["key"]: (field_name, entry) for field_name, entry in table["read"].items() if "key" in entry}
     noted = {entry["key"]: entry for entry in table.get("assumed", {}).values() if "key" in entry}
     ignored = table.get("ignored", {}).get("keys", ())
-    found = Stated()
+    stated = Stated()
     flat: list[tuple[str, Any]] = [(str(key), value) for key, value in document.items()]
     while flat:
         key, value = flat.pop(0)
         if key in known:
             field_name, entry = known[key]
             if value is not None:
-                found.values[field_name] = keyed_value(f"{name}: {key}", entry["kind"], value)
+                stated.values[field_name] = keyed_value(f"{name}: {key}", entry["kind"], value)
         elif key in noted:
-            found.assumed.append(f"{key} = {json.dumps(value, default=str)[:80]}: {noted[key]['note']}")
+            stated.assumed.append(f"{key} = {json.dumps(value, default=str)[:80]}: {noted[key]['note']}")
         elif key in ignored:
-            found.ignored.append(key)
+            stated.ignored.append(key)
         elif isinstance(value, Mapping) and value and key.count(".") < 4:
             flat += [(f"{key}.{inside}", one) for inside, one in value.items()]
         else:
-            found.unknown.append(key[:200])
-    return found
+            stated.unknown.append(key[:200])
+    return stated
 
 
 def option_value(name: str, kind: str, text: str) -> Any:
@@ -155,14 +156,15 @@ def option_value(name: str, kind: str, text: str) -> Any:
     text = resolved(name, text).strip()
     if kind == "json":
         return json_table(text, name)
-    if kind in ("whole", "tokens"):
+    if kind in ("whole", "count", "tokens"):
         if kind == "tokens" and text.lower() in _DEFAULT:
             return None
         times = _SUFFIXES.get(text[-1:], 1) if kind == "tokens" else 1
         plain = text[:-1] if times > 1 else text
         if not plain.isascii() or not plain.replace(".", "", 1).isdigit() or len(plain) > 18 or (times == 1 and "." in plain):
             raise InputError(name, text, "a whole number")
-        return whole_number(name, int(float(plain) * times) if times > 1 else int(plain), 0)
+        number = int(float(plain) * times) if times > 1 else int(plain)
+        return whole_number(name, number, 0 if kind == "whole" else 1)
     if kind in ("share", "real"):
         return keyed_value(name, kind, _typed(text))
     return text
@@ -183,8 +185,8 @@ def keyed_value(name: str, kind: str, value: object) -> Any:
         >>> keyed_value("x.yaml: stream_interval", "whole", 10)
         10
     """
-    if kind in ("whole", "tokens"):
-        return whole_number(name, value, 0)
+    if kind in ("whole", "count", "tokens"):
+        return whole_number(name, value, 0 if kind == "whole" else 1)
     if kind == "share":
         return real_number(name, value, 0.0, 1.0)
     if kind == "real":
@@ -201,7 +203,7 @@ def _is_option(word: str) -> bool:
 
 
 def _dashed(name: str) -> str:
-    return name.replace("_", "-").replace("\0", "")
+    return name.replace("_", "-").replace(MARK, "")
 
 
 def _taken(name: str, value: str | None, left: list[str], kind: str) -> str:
@@ -213,7 +215,7 @@ def _taken(name: str, value: str | None, left: list[str], kind: str) -> str:
     told = left.pop(0)
     while kind == "list" and left and not _is_option(left[0]):
         told += f" {left.pop(0)}"
-    return told.replace("\0", "") if kind == "list" else told
+    return told.replace(MARK, "") if kind == "list" else told
 
 
 def _switched(name: str, value: str | None) -> bool:

@@ -7,7 +7,7 @@ input_len=..., output_len=...)`` (``launch/answers.py``) answers about it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ _COMMANDS = {
     ("trtllm-serve",): "trtllm",
     ("llama-server",): "llama",
 }
+# A container that starts vLLM's server with the words after it.
+_IMAGE = "vllm/vllm-openai"
 _OTHERS = ("text-generation-launcher", "lmdeploy", "ollama", "tritonserver")
 
 
@@ -48,8 +50,10 @@ class ServingLaunch:
         arguments: keywords of ``ServingModel.solve`` that the line decides; the load is the caller's.
         max_model_len: the longest sequence that it takes, in tokens; None: the model's own.
         prefix_caching: whether prompts share what they have in common; None: the engine's default.
+        sequences: that the engine decodes together by default, of each group of ranks with sequences of its own.
         drafts_by: what drafts tokens, such as mtp or eagle; empty: nothing does.
         role: of a disaggregated pair, prefill or decode; empty: it does both.
+        prefill: the pool that computes the prompts, where a search found one beside this, which decodes.
         assumed: what the line leaves open or what is simplified, each with what stands for it.
         ignored: options that change no answer.
         unknown: options that nobody described here: read them before the answer is believed.
@@ -63,19 +67,13 @@ class ServingLaunch:
     arguments: dict[str, Any]
     max_model_len: int | None = None
     prefix_caching: bool | None = None
+    sequences: int | None = None
     drafts_by: str = ""
     role: str = ""
+    prefill: ServingLaunch | None = None
     assumed: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
-
-
-@dataclass
-class _Plan:
-    """What is collected on the way to a launch."""
-
-    arguments: dict[str, Any] = field(default_factory=dict)
-    assumed: list[str] = field(default_factory=list)
 
 
 def serving_launch(
@@ -113,26 +111,27 @@ layers are linear attention (gated delta net)
     stated = merged_file(stated, table, script, files or {}) if stated.get("file") else stated
     called = _model_name(stated, engine)
     model, notes = (workload, ()) if workload is not None else served_model(called)
-    plan = _Plan(assumed=[*notes, *stated.assumed])
-    plan.arguments["stack"] = engine_called(table["engine"]) or str(unknown()["stack"])
-    plan_of(engine, stated, model, plan.arguments, plan.assumed)
-    stated_formats(stated, called, model, _facts(), plan.arguments)
-    plan.arguments["page_size"] = stated.get("block") or table["block"]
-    plan.arguments |= {name: stated.get(key) for name, key in _AS_STATED.items() if stated.get(key) is not None}
-    plan.assumed += [f"{key}={value}: kernels are those of the engine's default" for key, value in environment.items()]
-    plan.assumed += [f"line {line}: every side of a branch of the script was read" for line in script.branches]
+    assumed = [*notes, *stated.assumed]
+    arguments: dict[str, Any] = {"stack": engine_called(table["engine"]) or str(unknown()["stack"])}
+    plan_of(engine, stated, model, arguments, assumed)
+    stated_formats(stated, called, model, _facts(), arguments)
+    arguments["page_size"] = stated.get("block") or table["block"]
+    arguments |= {name: stated.get(key) for name, key in _AS_STATED.items() if stated.get(key) is not None}
+    assumed += [f"{key}={value}: kernels are those of the engine's default" for key, value in environment.items()]
+    assumed += [f"line {line}: every side of a branch of the script was read" for line in script.branches]
     return ServingLaunch(
         engine=str(table["engine"]),
-        stack=plan.arguments["stack"],
+        stack=arguments["stack"],
         model=called,
         workload=model,
-        accelerators=plan.arguments["tp_size"] * plan.arguments["pp_size"] * plan.arguments["replicas"],
-        arguments=plan.arguments,
+        accelerators=arguments["tp_size"] * arguments["pp_size"] * arguments["replicas"],
+        arguments=arguments,
         max_model_len=stated.get("length") or None,
         prefix_caching=_prefix_caching(stated),
+        sequences=int(table["sequences"]),
         drafts_by=_drafts_by(stated),
         role=_role(stated),
-        assumed=tuple(plan.assumed),
+        assumed=tuple(assumed),
         ignored=tuple(stated.ignored),
         unknown=tuple(stated.unknown),
     )
@@ -167,13 +166,12 @@ def _command(script: Script, name: str) -> tuple[str, list[str], dict[str, str]]
         for begun, engine in _COMMANDS.items():
             for place in range(len(words) - len(begun) + 1):
                 first = words[place].rsplit("/", 1)[-1]
+                if words[place].startswith(_IMAGE):
+                    return "vllm", words[place + 1 :], {}
                 if (first, *words[place + 1 : place + len(begun)]) == begun:
-                    settings = {key: value for key, value in command.environment.items() if "CUDA_VISIBLE" not in key}
-                    return (
-                        engine,
-                        words[place + len(begun) :],
-                        {key: value for key, value in settings.items() if "\0" not in value},
-                    )
+                    settings = {key: value for key, value in command.environment.items() if MARK not in value}
+                    settings.pop("CUDA_VISIBLE_DEVICES", None)
+                    return engine, words[place + len(begun) :], settings
         if words[0].rsplit("/", 1)[-1] in _OTHERS:
             raise NotModelledError(name, words[0], "vllm serve, python -m sglang.launch_server, trtllm-serve or llama-server")
     begins = " ".join(script.commands[0].words)[:60].replace(MARK, "") if script.commands else ""
@@ -205,4 +203,5 @@ def _role(stated: Stated) -> str:
     table = stated.get("transfer") or {}
     named = {"kv_consumer": "decode", "kv_producer": "prefill"}.get(str(table.get("kv_role")), "")
     role = str(stated.get("role") or named).lower()
-    return "" if role in ("null", "both", "none", "mixed") else role
+    named = {"context": "prefill", "generation": "decode"}.get(role, role)
+    return "" if named in ("null", "both", "none", "mixed") else named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mlsysim.launch.shell_words import Script
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 
+_GGUF = re.compile(r"(.+?)[-.]((?:ud-)?i?q\d\w*|b?f16)\.gguf", re.IGNORECASE)
 _SIXTEEN = {"half": "fp16", "float16": "fp16", "bfloat16": "bf16", "bf16": "bf16", "fp16": "fp16"}
 _DEFAULTS = ("", "auto", "none", "null")
 # What deals experts out to ranks, of --moe-a2a-backend: expert parallelism over all of tp.
@@ -45,7 +47,7 @@ def plan_of(engine: str, stated: Stated, model: TransformerWorkload, arguments: 
         {'tp_size': 2, 'pp_size': 1, 'replicas': 4}
     """
     _refuse(stated)
-    tp, pp, dp = (max(1, stated.get(name, 1)) for name in ("tp", "pp", "dp"))
+    tp, pp, dp = (stated.get(name, 1) for name in ("tp", "pp", "dp"))
     arguments |= {"tp_size": tp, "pp_size": pp, "replicas": 1}
     _PLANS[engine](stated, model, tp, dp, arguments, assumed)
     if arguments.get("ep_size", 1) > 1:
@@ -227,6 +229,15 @@ def _offloads(stated: Stated, model: TransformerWorkload, arguments: dict[str, A
         arguments["offload"] = {"weights": min(1.0, gib * 2**30 * ranks / (model.parameter_count * stored))}
 
 
+def _plain_name(called: str) -> tuple[str, str]:
+    """A model's name without what says the format of a GGUF file, and that: after a colon, or at the end of the file's name."""
+    last = called.rsplit("/", 1)[-1]
+    if ":" in last:
+        return called.rsplit(":", 1)[0], last.rsplit(":", 1)[1].lower()
+    named = _GGUF.fullmatch(last)
+    return (named[1], named[2].lower()) if named else (called, "")
+
+
 def served_model(called: str) -> tuple[TransformerWorkload, tuple[str, ...]]:
     """The model of that name in the registry, or that of the configuration at that path; and what was assumed of it.
 
@@ -241,8 +252,7 @@ def served_model(called: str) -> tuple[TransformerWorkload, tuple[str, ...]]:
         >>> served_model("meta-llama/Llama-3.3-70B-Instruct")[0].name
         'Llama-3.3-70B'
     """
-    # What stands for an accelerated file of weights after a colon: ggml-org/model:Q4_K_M.
-    plain = called.rsplit(":", 1)[0] if ":" in called.rsplit("/", 1)[-1] else called
+    plain, _ = _plain_name(called)
     path = Path(plain)
     if (path.suffix == ".json" and is_file(plain)) or is_file(path / "config.json"):
         reading = read_config(path)
@@ -304,7 +314,5 @@ def stated_formats(
 
 def _format_of_name(called: str) -> str:
     """The format that a checkpoint's name says; one after a colon is the file's (GGUF)."""
-    last = called.rsplit("/", 1)[-1]
-    if ":" in last:
-        return precision_name("model", last.rsplit(":", 1)[1].lower())
-    return Models.weight_format(called)
+    _, told = _plain_name(called)
+    return precision_name("model", told) if told else Models.weight_format(called)

@@ -91,6 +91,7 @@ def _routed(workload: TransformerWorkload, routing_imbalance: float) -> ExpertSh
         shared_ffn=float(moe.shared_width),
         layers=moe_layers(workload) / workload.layers,
         imbalance=routing_imbalance,
+        biased=float(workload.bias),
     )
 
 
@@ -166,9 +167,10 @@ def wire_plan(plan: Plan, stack: Stack) -> Plan:
     return replace(plan, weight_B=weight_B, gradient_B=gradient_B)
 
 
-def stack_overlap(coefficients: StackCoefficients) -> Overlap:
+def stack_overlap(coefficients: StackCoefficients, plan: Plan) -> Overlap:
     """Shares that a stack hides; its tensor-parallel collectives come with their hidden share already taken off."""
-    return Overlap(tp=0.0, ep=0.0, pp=coefficients.pp_hidden, dp=coefficients.dp_hidden)
+    sends = where(plan.virtual_stages > 1, coefficients.interleaved_sends_hidden, coefficients.pp_hidden)
+    return Overlap(tp=0.0, ep=0.0, pp=sends, dp=coefficients.dp_hidden)
 
 
 def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, stack_name: str) -> StepTime:
@@ -235,7 +237,7 @@ def stack_step(
             head_s=parts.head_s * slower,
             optimizer_s=parts.optimizer_s * slower,
         )
-    return assemble_step(work.layers, parts, plan, stack_overlap(found.coefficients))
+    return assemble_step(work.layers, parts, plan, stack_overlap(found.coefficients, plan))
 
 
 def coefficients_used(setting: TrainingSetting) -> tuple[str, ...]:

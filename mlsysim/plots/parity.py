@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlsysim.core.errors import InputError
-from mlsysim.plots.figure import COLOURS, FAINT, INK, MARKERS, drawn
+from mlsysim.plots.figure import COLOURS, FAINT, INK, MARKERS, drawn, plain_log_axis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _MEASURED = ("measured", "value")
 _UNITS = ("unit", "metric")
 _FACTORS = (1.1, 1.25)
+# On a longer axis plain numbers cover each other.
+_FEW_DECADES = 1e3
 # With more points than this, their intervals cover each other.
 _MOST_INTERVALS = 60
 _MOST_GROUPS = len(COLOURS) - 1
@@ -39,14 +41,10 @@ def parity(rows: Iterable[Mapping[str, Any]], *, by: str = "accelerator") -> Fig
         >>> parity([run | {"metric": "mfu_pct"} for run in runs]).axes[0].get_xlabel()
         'measured (mfu_pct)'
     """
-    pairs = [(row, *pair) for row in rows if (pair := _pair(row))]
-    if not pairs:
-        raise InputError("rows", "none", "rows with a number that was measured (value) and one that was predicted")
-    off = sorted(abs(predicted / measured - 1) for _, measured, predicted in pairs)
-    half, most = statistics.median(off), off[math.ceil(0.9 * len(off)) - 1]
+    pairs = _pairs(rows)
+    title = _title(pairs)
     units = list(dict.fromkeys(unit for row, _, _ in pairs if (unit := _unit(row))))
     unit = units[0] if len(units) == 1 else "each in its own unit" if units else "no unit stated"
-    title = f"{len(pairs):,} predictions against measurements: half within {half:.1%}, nine in ten within {most:.1%}"
     with drawn(title, height=5.6) as (figure, (axes,)):
         values = [value for _, *both in pairs for value in both]
         least, largest = 0.8 * min(values), 1.25 * max(values)
@@ -70,11 +68,43 @@ def parity(rows: Iterable[Mapping[str, Any]], *, by: str = "accelerator") -> Fig
         axes.set_yscale("log")
         axes.set_xlim(ends)
         axes.set_ylim(ends)
+        if largest / least < _FEW_DECADES:
+            plain_log_axis(axes.xaxis)
+            plain_log_axis(axes.yaxis)
         axes.set_xlabel(f"measured ({unit})")
         axes.set_ylabel(f"predicted ({unit})")
         axes.grid(visible=True)
         axes.legend(loc="upper left")
     return figure
+
+
+def parity_title(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What ``parity`` says above its plot: how many predictions there are, and how far off they are.
+
+    Args:
+        rows: as ``parity`` takes them.
+
+    Raises:
+        InputError: no row has a measurement and a prediction.
+
+    Example:
+        >>> parity_title([{"value": 100.0, "predicted": 110.0}])
+        '1 predictions against measurements: half within 10.0%, nine in ten within 10.0%'
+    """
+    return _title(_pairs(rows))
+
+
+def _pairs(rows: Iterable[Mapping[str, Any]]) -> list[Any]:
+    pairs = [(row, *pair) for row in rows if (pair := _pair(row))]
+    if not pairs:
+        raise InputError("rows", "none", "rows with a number that was measured (value) and one that was predicted")
+    return pairs
+
+
+def _title(pairs: list[Any]) -> str:
+    off = sorted(abs(predicted / measured - 1) for _, measured, predicted in pairs)
+    half, most = statistics.median(off), off[math.ceil(0.9 * len(off)) - 1]
+    return f"{len(pairs):,} predictions against measurements: half within {half:.1%}, nine in ten within {most:.1%}"
 
 
 def _number(value: object) -> float | None:

@@ -9,6 +9,7 @@ from mlsysim.calibration.engines import engine
 from mlsysim.calibration.names import framework_called, unknown
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import Cells, cell_text, software_cell
+from mlsysim.tables.names import begun_model
 
 # Columns whose absence a default fills, by the solver whose tables have them.
 FACTS = {
@@ -31,9 +32,10 @@ def assumed_of(solver: str, cells: Cells, hardware: object, arguments: Mapping[s
 
     Example:
         >>> row = {"model": "Llama-3.1-8B", "accelerator": "H100", "n_accel": "8", "framework": "Megatron-Core"}
+        >>> row |= {"seq_len": "8192", "global_batch_seqs": "64", "metric": "step_time_s", "precision": "fp8"}
         >>> from mlsysim.tables.training import question
-        >>> asked = question(row | {"seq_len": "8192", "global_batch_seqs": "64", "metric": "step_time_s", "precision": "fp8"})
-        >>> assumed_of("DistributedModel", row | {"precision": "fp8"}, asked.fleet, asked.arguments)
+        >>> asked = question(row)
+        >>> assumed_of("DistributedModel", row, asked.fleet, asked.arguments)
         {'recompute': 'the least that fits', 'flash_attention': 'flash', 'micro_batch': '1', 'sharding': 'zero1'}
     """
     if not cells:
@@ -53,7 +55,12 @@ def _of_training(cells: Cells, fleet: Fleet, arguments: Mapping[str, Any]) -> di
     dp = fleet.accelerators // (tp * pp * cp)
     sequences = arguments["batch_size"] // dp
     framework = framework_called(software_cell(cells, "framework")) or unknown()
+    size = "as registered models of its size"
+    shape = {"layers": "by its parameters", "hidden": size, "heads": size}
     told = {
+        **(shape if begun_model(cells.get("model") or "") is None else {}),
+        "seq_len": str(arguments["seq_len"]),
+        "global_batch_seqs": str(arguments["batch_size"]),
         "recompute": str(arguments.get("recompute") or "the least that fits"),
         "flash_attention": str(arguments["attention"]),
         "precision": str(arguments["precision"]),

@@ -14,11 +14,10 @@ import itertools
 from typing import Any
 
 from mlsysim.core.errors import InputError
-from mlsysim.core.names import folded, longest_beginning
+from mlsysim.core.names import folded
 from mlsysim.models.parameters import active_parameters, total_parameters
-from mlsysim.models.registry import Models
 from mlsysim.models.types import MixtureOfExperts, TransformerWorkload
-from mlsysim.tables.names import registered_model
+from mlsysim.tables.names import begun_model, registered_model
 
 _MOST_SHARED = 8
 # Published counts are rounded; beyond this the row is of an architecture that its cells do not describe.
@@ -52,7 +51,7 @@ def expert_workload(
         >>> unknown.moe.shared_experts, unknown.ffn_matrices
         (8, 3)
     """
-    model = registered_model(name) or _beginning(name)
+    model = registered_model(name) or begun_model(name)
     if model is not None and _agrees(model, layers, hidden, experts, per_token):
         return model.model_copy(update={"prediction_layers": 0}) if "womtp" in folded(name) else model
     fields: dict[str, Any] = {
@@ -107,9 +106,3 @@ def _agrees(model: TransformerWorkload, layers: int, hidden: int, experts: int, 
     moe = model.moe
     found = (model.layers, model.hidden_dim, moe.experts if moe else 0, moe.experts_per_token if moe else 0)
     return found == (layers, hidden, experts, per_token)
-
-
-def _beginning(name: str) -> TransformerWorkload | None:
-    """The registered model whose name ``name`` begins with."""
-    begun = longest_beginning(name, [spelling for names in Models.Language.spellings().values() for spelling in names])
-    return None if begun is None else registered_model(begun)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlsysim.core.errors import InconsistentError, InputError, either
+from mlsysim.core.names import longest_beginning
 from mlsysim.core.precision import precision_name
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
@@ -75,7 +76,7 @@ def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
     model = registered_model(row.get("model") or "")
     if model is None:
         refuse_unmodelled(row.get("model") or "")
-        if "hidden" not in missing and (cell_text(row, "params_b") or "layers" not in missing):
+        if cell_text(row, "params_b") or not {"hidden", "layers"} & set(missing):
             return None
         near = Models.Language.nearest(row.get("model"))
         like = f", such as {either(near)}" if near else ""
@@ -97,6 +98,17 @@ def registered_model(name: str) -> TransformerWorkload | None:
         ('Qwen3-32B', None)
     """
     return Models.Language.find(name)
+
+
+def begun_model(name: str) -> TransformerWorkload | None:
+    """Returns the registered model whose name ``name`` begins with, or None.
+
+    Example:
+        >>> begun_model("Qwen2.5 32B 2-node LoRA").name
+        'Qwen2.5-32B'
+    """
+    begun = longest_beginning(name, [spelling for names in Models.Language.spellings().values() for spelling in names])
+    return None if begun is None else registered_model(begun)
 
 
 def untold_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:

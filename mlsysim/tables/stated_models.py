@@ -1,17 +1,22 @@
 """The transformer that the columns of a row describe, where the row has no name that the registry knows.
 
 A column that is left out follows from the published count of parameters: layers, a multiple of the pipeline's stages; the width
-of a feed-forward block that is not four times the hidden one. Heads are as near to the usual width as the plan allows.
+of a feed-forward block that is not four times the hidden one; the hidden width, that of the registered model nearest in size.
+Heads are those of registered models of the same width, else as near to the usual width as the plan allows.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from mlsysim.core.errors import InconsistentError
+from mlsysim.core.toml import packaged_toml
 from mlsysim.models.parameters import embedding_parameters, head_parameters, total_parameters
+from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.tables.cells import cell_text, number_cell, whole_cell
 from mlsysim.tables.experts import PARAMETERS_TOLERANCE, expert_workload
@@ -40,9 +45,9 @@ def stated_workload(row: Mapping[str, str], tp: int = 1, pp: int = 1) -> Transfo
     Example:
         >>> bloom = stated_workload({"model": "tuning", "hidden": "14400", "params_b": "194"}, tp=8, pp=6)
         >>> bloom.layers, bloom.heads, bloom.ffn_width
-        (78, 120, 57600)
+        (78, 96, 57600)
     """
-    hidden = whole_cell(row, "hidden")
+    hidden = whole_cell(row, "hidden", _hidden_of_size(cell_text(row, "model"), number_cell(row, "params_b", 0.0)))
     heads = whole_cell(row, "heads", 0) or usual_heads(hidden, tp)
     name, kv_heads = row.get("model") or "model", whole_cell(row, "kv_heads", heads)
     vocab, billions = whole_cell(row, "vocab", _VOCABULARY), number_cell(row, "params_b", 0.0)
@@ -57,13 +62,35 @@ def stated_workload(row: Mapping[str, str], tp: int = 1, pp: int = 1) -> Transfo
     return expert_workload(name, layers, hidden, heads, kv_heads, ffn, vocab, *experts, billions, active)
 
 
+@functools.cache
+def _registered_shapes() -> tuple[tuple[int, int, float], ...]:
+    """Hidden width, heads, and parameters of the registered decoders without experts."""
+    models = (model for model in Models.Language if isinstance(model, TransformerWorkload) and model.moe is None)
+    return tuple((model.hidden_dim, model.heads, model.parameter_count) for model in models if model.causal)
+
+
+@functools.lru_cache(maxsize=256)
+def _hidden_of_size(name: str, billions: float) -> int | None:
+    """Hidden width of the registered decoder nearest in size, if it is near; None of other models, or without a size."""
+    if not billions or any(word in name for word in packaged_toml("tables", "training.toml")["other_shapes"]["words"]):
+        return None
+    hidden, _, parameters = min(_registered_shapes(), key=lambda shape: abs(math.log(shape[2] / 1e9 / billions)))
+    return hidden if abs(parameters / 1e9 / billions - 1) < PARAMETERS_TOLERANCE else None
+
+
+@functools.lru_cache(maxsize=256)
 def usual_heads(hidden: int, tp: int = 1) -> int:
-    """The number of heads of the usual width, or as near to it as a number can be that divides the width and that TP divides.
+    """The number of heads that most registered models of this width have, if TP divides it.
+
+    Else that of the usual width of a head, or as near to it as a number can be that divides the width and that TP divides.
 
     Example:
-        >>> usual_heads(4096), usual_heads(14400, 8), usual_heads(2560)
-        (32, 120, 20)
+        >>> usual_heads(4096), usual_heads(14400, 8), usual_heads(15360, 8), usual_heads(2560)
+        (32, 96, 120, 32)
     """
+    registered = Counter(heads for width, heads, _ in _registered_shapes() if width == hidden and heads % tp == 0)
+    if registered:
+        return registered.most_common(1)[0][0]
     ranks = tp if hidden % tp == 0 else 1
     counts = [count for count in range(ranks, hidden + 1, ranks) if hidden % count == 0]
     return min(counts, key=lambda count: abs(count - hidden / _HEAD_WIDTH))

@@ -17,12 +17,13 @@ from mlsysim.solvers.training.distributed import DistributedModel, DistributedRe
 from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import cell_text, number_cell, software_cell, whole_cell
-from mlsysim.tables.names import named_accelerator, named_format, named_model, refuse_unmodelled
+from mlsysim.tables.names import begun_model, named_accelerator, named_format, named_model, refuse_unmodelled, registered_model
 from mlsysim.tables.stated_models import stated_workload
 
 METRICS = ("step_time_s", "tokens_per_s_per_accel", "tflops_per_accel", "mfu_pct", "hfu_pct")
 
 
+_RELEASE = re.compile(r"\b2\d\.\d\d\b")
 _COMPILED = re.compile(r"\b(?:eager|compiled?)\b")
 
 
@@ -62,11 +63,11 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     microbatch_count = batch // (dp * micro_batch)
     zero_stage = _zero_stage(row, framework, pp)
     variant = cell_text(row, "variant")
-    stack = _stack(row, framework)
+    stack = _stack(row, framework, workload, fleet, zero_stage)
     arguments: dict[str, Any] = {
         "batch_size": batch,
-        "seq_len": whole_cell(row, "seq_len"),
-        "precision": _precision(row),
+        "seq_len": _seq_len(row),
+        "precision": _precision(row, fleet),
         "tp_size": tp,
         "pp_size": pp,
         "virtual_stages": _virtual_stages(row, framework, workload.layers, pp, microbatch_count),
@@ -75,7 +76,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         "shard_size": _shard_size(row, framework, fleet, tp, dp) if zero_stage else None,
         "sequence_parallel": {"yes": tp > 1, "no": False}.get(cell_text(row, "sequence_parallel")),
         "recompute": cell_text(row, "recompute") or framework.get("recompute"),
-        "attention": _attention(row),
+        "attention": _attention(row, framework, fleet),
         "stack": stack,
     }
     if known_stack(stack).gradients:
@@ -118,7 +119,12 @@ def _fleet(row: Mapping[str, str]) -> Fleet:
 
 
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:
-    refuse_unmodelled(row.get("model") or "")
+    """The model of the row; one of which it has the name alone may say after it what was done to it ("LoRA")."""
+    name = row.get("model") or ""
+    refuse_unmodelled(name)
+    begun = None if cell_text(row, "layers") or cell_text(row, "params_b") or registered_model(name) else begun_model(name)
+    if begun is not None:
+        row = {**row, "model": begun.name}
     return named_model(row) or stated_workload(row, whole_cell(row, "tp", 1), whole_cell(row, "pp", 1))
 
 
@@ -137,19 +143,57 @@ def _framework(row: Mapping[str, str]) -> Mapping[str, Any]:
     return framework_called(software_cell(row, "framework"), year) or unknown()
 
 
-def _stack(row: Mapping[str, str], framework: Mapping[str, Any]) -> str:
-    """The stack of a framework, unless the variant or the model says another; a user's own is what it says."""
+def _stack(
+    row: Mapping[str, str], framework: Mapping[str, Any], workload: TransformerWorkload, fleet: Fleet, zero_stage: int
+) -> str:
+    """The stack of a framework, unless the variant, the model or a recipe says another; a user's own is what it says."""
     said = None if "own" in framework else stack_of_variant(cell_text(row, "variant"), cell_text(row, "model"))
-    return said or str(framework["stack"])
+    if said or "own" in framework:
+        return said or str(framework["stack"])
+    precision = re.sub("[^a-z0-9]", "", cell_text(row, "precision"))
+    accelerator, release = fleet.node.accelerator.name, _release(row)
+    for recipe in framework.get("recipes", ()):
+        if (
+            release >= recipe.get("since", "")
+            and any(text in precision for text in recipe.get("precisions", ("",)))
+            and any(text in accelerator for text in recipe.get("accelerators", ("",)))
+            and workload.name in recipe.get("models", (workload.name,))
+            and zero_stage == recipe.get("zero_stage", zero_stage)
+        ):
+            return str(recipe["stack"])
+    return str(framework["stack"])
+
+
+def noted_release(notes: str) -> dict[str, str]:
+    """The cell ``release`` that a row's notes make up for: nothing else is read of them.
+
+    Example:
+        >>> noted_release("release 26.06; 9e9 tokens/s"), noted_release("9e9 tokens/s")
+        ({'release': '26.06'}, {})
+    """
+    said = re.search(r"\brelease (\d\d\.\d\d)\b", notes)
+    return {"release": said.group(1)} if said else {}
+
+
+def _release(row: Mapping[str, str]) -> str:
+    """The year and month of the framework's release, as ``26.06``; empty where the row does not say."""
+    said = _RELEASE.search(f"{cell_text(row, 'release')} {cell_text(row, 'framework')}")
+    return said.group() if said else ""
 
 
 def _batches(row: Mapping[str, str], framework: Mapping[str, Any], accelerators: int, dp: int) -> tuple[int, int]:
     """Sequences of a step, and of one micro-batch of one data-parallel rank.
 
     Some frameworks count the micro-batch by accelerator, not by data-parallel rank, and accumulate no gradients: without a
-    micro-batch theirs is the whole batch, and without a batch it is what all accelerators have.
+    micro-batch theirs is the whole batch, and without a batch it is what all accelerators have. Any other row without a batch
+    has as many tokens a step as large models are usually trained with.
     """
-    if not framework.get("batch_by_accelerator"):
+    by_accelerator = framework.get("batch_by_accelerator")
+    if not cell_text(row, "global_batch_seqs") and not (by_accelerator and cell_text(row, "micro_batch")):
+        micro_batch = whole_cell(row, "micro_batch", 1)
+        count = max(1, round(_facts()["usual"]["tokens"] / _seq_len(row) / (dp * micro_batch)))
+        return count * dp * micro_batch, count if by_accelerator else micro_batch
+    if not by_accelerator:
         return whole_cell(row, "global_batch_seqs"), whole_cell(row, "micro_batch", 1)
     if not cell_text(row, "global_batch_seqs"):
         batch = accelerators * whole_cell(row, "micro_batch")
@@ -164,10 +208,14 @@ def _batches(row: Mapping[str, str], framework: Mapping[str, Any], accelerators:
 
 
 def _shard_size(row: Mapping[str, str], framework: Mapping[str, Any], fleet: Fleet, tp: int, dp: int) -> int | None:
-    """Data-parallel ranks that hold all shards together: those of a node or slice in hybrid sharding, else all."""
-    if "hsdp" not in cell_text(row, "sharding") and not framework.get("shards_in_domain"):
+    """Data-parallel ranks that hold all shards: as the row says, those of a node or slice in hybrid sharding, or all (None)."""
+    group = cell_text(row, "zero_group")
+    if group and group != "all":
+        shards = whole_cell(row, "zero_group")
+    elif "hsdp" in cell_text(row, "sharding") or framework.get("shards_in_domain"):
+        shards = max(1, fleet.node.accelerators_per_node // tp)
+    else:
         return None
-    shards = max(1, fleet.node.accelerators_per_node // tp)
     return shards if shards < dp and dp % shards == 0 else None
 
 
@@ -188,8 +236,16 @@ def _fastest_count(workload: TransformerWorkload, fleet: Fleet, arguments: Mappi
     return min(fitting, key=lambda count: float(fitting[count].step_latency_total.m))
 
 
-def _precision(row: Mapping[str, str]) -> str:
-    text = cell_text(row, "precision") or "bf16"
+def _seq_len(row: Mapping[str, str]) -> int:
+    return whole_cell(row, "seq_len", int(_facts()["usual"]["seq_len"]))
+
+
+def _precision(row: Mapping[str, str], fleet: Fleet) -> str:
+    """The format of the matrix products; a submission to MLPerf that leaves it out has 8 bits where the hardware does."""
+    text = cell_text(row, "precision")
+    if not text:
+        submitted = "mlperf" in cell_text(row, "model") and "fp8" in fleet.node.accelerator.compute.precision_flops
+        text = "fp8" if submitted else "bf16"
     named = [precision for precision in ("fp8", "int8", "fp4", "bf16", "fp16", "fp32") if precision in text]
     return min(named, key=text.index) if named else named_format("precision", text)
 
@@ -206,8 +262,12 @@ def _zero_stage(row: Mapping[str, str], framework: Mapping[str, Any], pp: int) -
     return 3 if "fsdp" in text or "hsdp" in text else 0 if text == "none" else 1
 
 
-def _attention(row: Mapping[str, str]) -> str:
+def _attention(row: Mapping[str, str], framework: Mapping[str, Any], fleet: Fleet) -> str:
+    """The attention kernel; where a row does not say, one that stores no scores, on hardware that has such a kernel."""
     text = cell_text(row, "flash_attention")
-    if text == "no":
+    older = any(name in fleet.node.accelerator.name for name in _facts()["stored_scores_on"]["accelerators"])
+    if not text and "attention" in framework:
+        return str(framework["attention"])
+    if text == "no" or (older and not text):
         return str(_facts()["stored_scores"].get(cell_text(row, "variant"), "unfused"))
     return "flash-1" if "v1" in text or "attentionv1" in cell_text(row, "variant") else "flash"

@@ -184,6 +184,14 @@ def test_links_and_clock_of_a_cluster():
     assert DEVICE.under(StackCoefficients(), 96.0) == DEVICE
 
 
+def test_products_of_another_kernel_than_the_vendors():
+    """At half the rate, products of 96 units take 192 s: forward, and twice that backward; the head keeps its own."""
+    found = layer(device=DEVICE.under(StackCoefficients(product_rate=0.5), 96.0))
+    assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 96)
+    assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S + 192)
+    assert found.head_s == pytest.approx(27)
+
+
 def test_reductions_over_links_and_network():
     assert layer(split=replace(SPLIT, tp=1.0)).reduction_s == 0
     # One of a torus' two axes has half of the links.
@@ -267,6 +275,11 @@ def test_experts():
     more = layer(shape, EP, routed_B=3.0)
     assert more.forward_s - found.forward_s == pytest.approx(0.5 * 3 * 256 * 128 / 16384)
     assert more.backward_s - found.backward_s == pytest.approx(0.5 * 3 * 256 * 128 / 16384)
+    biased = layer(replace(shape, routed=replace(ROUTED, biased=1.0)), EP, biased_B=5.0)
+    assert biased.forward_s - found.forward_s == pytest.approx(0.5 * 5 * 256 * 128 / 16384)
+    assert layer(shape, EP, biased_B=5.0) == found, "experts without biases"
+    beside = layer(shape, EP, exchange_units=0.25)
+    assert beside.sent_forward_s == pytest.approx(2 * 0.5 * (65536 / 2 / 4 + 65536 / 2) / 96), "a quarter of the device"
     quantised = layer(shape, EP, device=replace(DEVICE, gemm_input_B=1.0))
     assert quantised.forward_s - found.forward_s == pytest.approx(0.5 * 4 * 256 * (128 + 64) / 16384)
     assert quantised.backward_s - found.backward_s == pytest.approx(0.5 * 4 * 256 * (128 + 128) / 16384)
@@ -409,6 +422,18 @@ def test_replicas_of_shards():
     )
     deep = replace(hybrid, pp=2.0)
     assert parts(deep, network_step_s=3.0).replica_s == pytest.approx(16384 / 24 + 3 * 2 * 2)
+
+
+def test_updated_weights_that_travel_alone():
+    """Four ranks reduce 2 bytes and gather 2 bytes of 2 x 32768 / 2 weights: 3/4 x 65536 / 96 each; four chains of 3 steps."""
+    sharded = replace(SPLIT, dp=4.0, zero_stage=1.0)
+    both, each = parts(sharded), 0.75 * 65536 / 96
+    assert (both.dp_s, both.replica_s) == (pytest.approx(2 * each), 0)
+    alone = parts(sharded, weights_alone=1.0, chain_step_s=7.0)
+    assert (alone.dp_s, alone.replica_s) == (pytest.approx(each), pytest.approx(each + 7 * 4 * 3))
+    for stage in (0.0, 3.0):
+        other = replace(sharded, zero_stage=stage)
+        assert parts(other, weights_alone=1.0, chain_step_s=7.0) == parts(other), "nothing is left to send"
 
 
 def test_a_ring_and_a_written_layout():

@@ -98,6 +98,7 @@ def test_the_first_stage_and_the_last():
         ({"logit_B": 8.0}, 240 + 8 * 5 * 10 / 2),
         ({"logits_split": 0.0}, 240 + 6 * 5 * 10),
         ({"offloaded": 0.5}, 240 + 150),
+        ({"on_host": 0.75}, 240 / 4 + 150),
         ({"in_flight": 2.0}, 240 + 150),
     ],
 )

@@ -27,6 +27,7 @@ PRIORS: dict[str, dict[str, Prior]] = {
         "tp_hidden_backward": Prior(0.05, "runs with tensor parallelism at two hidden sizes"),
         "dp_hidden": Prior(0.05, "runs with data parallelism at two global batches"),
         "pp_hidden": Prior(0.05, "runs with and without pipeline parallelism (pp = 1 and pp > 1)"),
+        "interleaved_sends_hidden": Prior(0.05, "runs with and without virtual stages (vpp = 1 and vpp > 1)"),
         "norm_B": Prior(20.0, "runs at two hidden sizes with a small micro-batch"),
         "accumulated_B": Prior(2.0, "runs with few and with many micro-batches a step"),
         "attention_rate": Prior(0.1, "runs at a short and at a long sequence"),

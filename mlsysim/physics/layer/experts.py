@@ -42,6 +42,7 @@ class ExpertShape:
         ffn, shared_ffn: width of one expert, and of all shared experts together.
         layers: share of the model's layers that have experts.
         imbalance: tokens of the busiest rank over the mean.
+        biased: 1.0 where experts have biases.
     """
 
     experts: Num = 0.0
@@ -50,6 +51,7 @@ class ExpertShape:
     shared_ffn: Num = 0.0
     layers: Num = 0.0
     imbalance: Num = 1.0
+    biased: Num = 0.0
 
 
 NO_EXPERTS = ExpertShape()
@@ -89,13 +91,15 @@ def exchange_s(
     sent_once: Num = 0.0,
     hidden_share: Num = 0.0,
     two_batches: Num = 0.0,
+    exchange_units: Num = 0.0,
 ) -> Num:
     """Seconds that one dispatch or combine of a micro-batch adds to the compute; 0 with one expert-parallel rank.
 
     Within an NVLink domain the measured all-to-all; beyond it, the network cards at the same time, whichever is longer; what
     they need longer hides by ``hidden_share`` under the compute of another micro-batch (an interleaved schedule, or
-    ``two_batches``). With ``sent_once`` a token crosses once to a rank or node that has several of its experts. Experts split
-    over several ranks also gather their tokens there.
+    ``two_batches``). Where kernels of the exchange run beside compute on ``exchange_units``, their share of the device's
+    multiprocessors, the exchange within the domain costs what compute loses with these. With ``sent_once`` a token crosses
+    once to a rank or node that has several of its experts. Experts split over several ranks also gather their tokens there.
     """
     if not somewhere(shape.experts):
         return 0.0
@@ -111,7 +115,8 @@ def exchange_s(
     # Only with several model chunks a rank does another micro-batch's compute stand beside these messages.
     exposed_share = where((plan.virtual_stages > 1) | (two_batches > 0), 1 - hidden_share, 1.0)
     longer_s = exposed_share * maximum(remote_s - local_s, 0.0)
-    return shape.layers * (local_s + longer_s + collective_s("all_gather", rows_B, split, collectives))
+    shown_s = where(exchange_units > 0, exchange_units, 1.0) * local_s
+    return shape.layers * (shown_s + longer_s + collective_s("all_gather", rows_B, split, collectives))
 
 
 def expert_forward(

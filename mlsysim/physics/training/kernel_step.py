@@ -21,7 +21,7 @@ from mlsysim.physics.layer.adapters import ADDED_B, LAUNCHED, adapter_products_s
 from mlsysim.physics.layer.context_parallel import merged_output_B
 from mlsysim.physics.layer.experts import ExpertPass, exchange_s, expert_backward, expert_forward
 from mlsysim.physics.layer.latent_attention import latent_head_dim, latent_products
-from mlsysim.physics.layer.sharding import fullest_stage, trained_parameters
+from mlsysim.physics.layer.sharding import RankParameters, fullest_stage, trained_parameters
 from mlsysim.physics.layer.work import FULL, SELECTIVE, LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, where
@@ -111,7 +111,7 @@ def layer_times(
     launched = where(falls_back, shared.launch_fallback, 1.0) + where(shape.adapter_rank > 0, LAUNCHED, 0.0)
     host = stack.host_layer_s * launched + shape.routed.layers * stack.host_expert_s
     # Dispatch and combine; the host launches what follows while they run.
-    said = (stack.sent_once, stack.ep_hidden, stack.two_batches)
+    said = (stack.sent_once, stack.ep_hidden, stack.two_batches, stack.exchange_units)
     sent = 2 * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, *said)
     sent_forward: Num = 0.0
     sent_backward: Num = 0.0
@@ -164,6 +164,7 @@ def kernel_parts(
     converted_B = converted_B + where(plan.zero_stage >= 2, reductions * stack.reduced_B * trained.whole, 0.0)
     selective = where(plan.recompute == SELECTIVE, layer.selective_s, 0.0)
     replicas_s = replica_reduction_s(trained, plan, machine) + _replica_steps_s(work, plan, stack)
+    alone_s = _weights_alone_s(parameters, trained, plan, machine, stack)
     return StepParts(
         layer_s=layer.forward_s + layer.backward_s,
         recompute_s=where(plan.recompute == FULL, layer.forward_s - layer.unrepeated_s, selective),
@@ -172,14 +173,32 @@ def kernel_parts(
         ep_s=repeats * layer.sent_forward_s + layer.sent_backward_s,
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),
         dp_s=shard_traffic_s(parameters, trained, plan, machine, reductions)
+        - alone_s
         + converted_B / device.streaming_Bps
         + stack.replicas_hidden * replicas_s,
         optimizer_s=_OPTIMIZER_B * updated / device.streaming_Bps + stack.host_step_s,
-        replica_s=(1 - stack.replicas_hidden) * replicas_s,
+        replica_s=(1 - stack.replicas_hidden) * replicas_s + alone_s + _chain_s(plan, stack),
         cp_s=ring_exchange_s(work, plan, machine),
         cp_window_s=layer.ring_window_s,
         head_spread=shape.uneven * stack.written_layout,
     )
+
+
+def _weights_alone_s(
+    parameters: RankParameters, trained: RankParameters, plan: Plan, machine: Machine, stack: StackCoefficients
+) -> Num:
+    """Seconds in which the updated weights travel, where they do so after the step; nought where under it, or sharded."""
+    if not somewhere(stack.weights_alone):
+        return 0.0
+    weights_s = shard_traffic_s(parameters, trained, replace(plan, gradient_B=0.0), machine)
+    return where((plan.zero_stage >= 1) & (plan.zero_stage <= 2), stack.weights_alone * weights_s, 0.0)
+
+
+def _chain_s(plan: Plan, stack: StackCoefficients) -> Num:
+    """Latency of ranks that send their weights one after the other, each to all others in a chain: r (r - 1) steps."""
+    shards = plan.data_ranks / plan.shard_copies
+    sharded = (plan.zero_stage >= 1) & (plan.zero_stage <= 2)
+    return where(sharded, stack.weights_alone * stack.chain_step_s * shards * (shards - 1), 0.0)
 
 
 def _replica_steps_s(work: LayeredWork, plan: Plan, stack: StackCoefficients) -> Num:
@@ -254,6 +273,11 @@ def _expert_s(shape: LayerShape, plan: Plan, device: KernelDevice, one_pass: Cal
     return shape.routed.layers * (found.products_s + found.moved_B / device.streaming_Bps)
 
 
+def _routed_B(shape: LayerShape, stack: StackCoefficients) -> Num:
+    """Bytes an element of routed tokens that a stack moves beyond fused passes, in each direction."""
+    return stack.routed_B + shape.routed.biased * stack.biased_B
+
+
 def _grouped(product: Callable[..., Num], device: KernelDevice, m: Num, n: Num, k: Num, groups: Num) -> Num:
     return product(m, n, k, device, groups)
 
@@ -319,7 +343,7 @@ def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: Stack
     products: Num = sum((share * product_s(tokens, n, k, device) for share, n, k in layer_products(shape, plan)), start=0.0)
     products = products + _adapters_s(shape, plan, device)[0]
     moved_B = forward_passes_B(shape, plan, stack.norm_B) + merged_output_B(tokens * shape.query_width / plan.tp, plan.cp)
-    products = products + _expert_s(shape, plan, device, partial(expert_forward, routed_B=stack.routed_B))
+    products = products + _expert_s(shape, plan, device, partial(expert_forward, routed_B=_routed_B(shape, stack)))
     return products + moved_B / device.streaming_Bps
 
 
@@ -334,7 +358,7 @@ def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: Kernel
     moved_B = (
         backward_passes_B(shape, plan, stack.norm_B) + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
     )
-    products = products + _expert_s(shape, plan, device, partial(expert_backward, routed_B=stack.routed_B))
+    products = products + _expert_s(shape, plan, device, partial(expert_backward, routed_B=_routed_B(shape, stack)))
     return products + moved_B / device.streaming_Bps
 
 

@@ -33,6 +33,7 @@ class MemoryTerms:
         routed_kept: share that is kept of routed tokens; the textbook keeps them as experts take them and as they give them
             back.
         repeated: share of a layer that selective recomputation drops but for its input, beside what it always repeats.
+        on_host: share of the activations that waits in the host's memory where nothing is recomputed.
         offloaded: share of the activations kept for recomputation that waits in the host's memory, not the accelerator's.
     """
 
@@ -47,6 +48,7 @@ class MemoryTerms:
     extra_optimizer_B: float = 0.0
     routed_kept: float = 1.0
     repeated: float = 0.0
+    on_host: float = 0.0
     offloaded: float = 0.0
 
 
@@ -142,7 +144,7 @@ def _stage_memory(
         expert = where(plan.expert_copies > plan.shard_copies, one_layer.expert, 0.0)
         gathered_B = where(plan.zero_stage >= 3, 2 * plan.weight_B * (dense + expert), 0.0)
     logits_B = has_head * (terms.logit_B * work.logits) * plan.micro_batch_tokens / where(terms.logits_split, plan.tp, 1.0)
-    device_share = where(plan.recompute == NONE, 1.0, 1 - terms.offloaded)
+    device_share = 1 - where(plan.recompute == NONE, terms.on_host, terms.offloaded)
     in_flight = where(plan.pp == 1, scheduled, minimum(plan.micro_batches, scheduled + terms.in_flight))
     return MemoryUse(
         weights_B=plan.weight_B * where(plan.zero_stage >= 3, parameters.sharded(plan), parameters.whole),

@@ -109,7 +109,7 @@ class KernelDevice:
     """
 
     gemm: GemmKernel
-    gemm_peak_flops_per_s: float
+    gemm_peak_flops_per_s: Num
     gemm_input_B: float
     head_gemm: GemmKernel
     head_peak_flops_per_s: float
@@ -131,7 +131,9 @@ class KernelDevice:
 
     def under(self, stack: StackCoefficients, link_Bps: Num) -> KernelDevice:
         """The kernels of the accelerator under a stack, in a node whose links have ``link_Bps`` by their datasheet."""
-        return replace(self, clock=self.clock * stack.compute_share).in_node(link_Bps * stack.link_share)
+        peak = self.gemm_peak_flops_per_s * stack.product_rate
+        used = replace(self, clock=self.clock * stack.compute_share, gemm_peak_flops_per_s=peak)
+        return used.in_node(link_Bps * stack.link_share)
 
     def in_node(self, link_Bps: Num) -> KernelDevice:
         """The kernels of the accelerator in a node whose links have ``link_Bps``."""
@@ -162,8 +164,15 @@ class StackCoefficients:
         reduced_once: 1.0 where sharded gradients are reduced once a step, not in each micro-batch (stated).
         replicas_hidden: 1.0 where replicas of shards reduce layer by layer under the backward pass, not after it (stated).
         scattered: 1.0 where the ranks of a TP group each send their part of an activation to the next stage (stated).
+        interleaved_sends_hidden: share of the sends between stages under compute where a rank has several chunks of the model:
+            another chunk's compute stands beside them.
+        weights_alone: 1.0 where ranks that share optimizer states send each other the updated weights after the step, one rank
+            after the other, beside nothing (stated).
         host_expert_s: what routing and the experts' kernels add to the host's time of a pass of an expert layer.
         routed_B: bytes an element of routed tokens that putting them in order moves beyond fused kernels, in each direction.
+        biased_B: the same where experts have biases and a clamped activation, each operation of which runs by itself (stated).
+        exchange_units: share of the multiprocessors that the exchange between experts' ranks takes, where it always runs beside
+            another micro-batch's compute (stated; 0: it runs alone).
         ep_hidden: share of the all-to-alls between experts' ranks under compute, as far as the network's cards carry them:
             within an NVLink domain they occupy multiprocessors.
         sent_once: 1.0 where a token crosses once to a rank or node that has several of its experts (stated).
@@ -176,10 +185,12 @@ class StackCoefficients:
         repeated_layers: share of the layers that it repeats whole (stated).
         repeated_products: share of a layer beside attention that it repeats (stated).
         network_step_s: latency of a step of the ring by which replicas (hybrid sharding) reduce a layer's gradients.
+        chain_step_s: latency of a step of the chain by which a rank sends its weights to all others (stated).
         tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
         attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
         hopper_rate: on Hopper, speed of its release of FlashAttention over FlashAttention-2 as published for it.
         link_share: bandwidth of the links within a node over what the device's coefficients stand for: of one cluster.
+        product_rate: speed of its products of layers over the vendor's kernel of that format (stated).
         compute_share: speed of its compute over the clock that hours of training sustain elsewhere: of one cluster.
     """
 
@@ -198,8 +209,12 @@ class StackCoefficients:
     reduced_once: Num = 0.0
     replicas_hidden: Num = 0.0
     scattered: Num = 0.0
+    interleaved_sends_hidden: Num = 0.0
+    weights_alone: Num = 0.0
     host_expert_s: Num = 0.0
     routed_B: Num = 0.0
+    biased_B: Num = 0.0
+    exchange_units: Num = 0.0
     ep_hidden: Num = 0.0
     sent_once: Num = 0.0
     written_layout: Num = 0.0
@@ -210,8 +225,10 @@ class StackCoefficients:
     repeated_layers: Num = 0.0
     repeated_products: Num = 0.0
     network_step_s: Num = 0.0
+    chain_step_s: Num = 0.0
     tp_wait_s: Num = 0.0
     attention_rate: Num = 1.0
     hopper_rate: Num = 1.0
     link_share: Num = 1.0
+    product_rate: Num = 1.0
     compute_share: Num = 1.0

@@ -27,10 +27,10 @@ _RECALLED = """\
 Published runs of which something that decides their speed is quoted from memory. They are no anchors: nothing is fitted to
 them, and nothing is judged by them. They stand in `anchors/recalled.toml` with their sources."""
 _LEFT_OUT = """\
-Stacks and sustained clocks are fitted again to the calibration cases of all other sources; what no other source identifies
-stands at the median of the others. All rows of the source are then predicted, in both roles. The fits are kept in
-`anchors/left_out.toml`, written by `python -m mlsysim.fitting refresh`; a test fails
-when they give other errors today."""
+What a reader's own runs are most like. Stacks and sustained clocks are fitted again to the calibration cases of all other
+sources; what no other source identifies stands at the median of the others. All rows of the source are then predicted, in both
+roles. The fits are kept in `anchors/left_out.toml`, written by `python -m mlsysim.fitting refresh`; a test fails when they give
+other errors today."""
 
 _SERVING_LEFT_OUT = """\
 Engines and devices are fitted again to the calibration cases without those of one device, engine, model or source; all of its
@@ -69,11 +69,11 @@ def as_markdown(
     recalled: Sequence[Row] = (),
 ) -> str:
     """The accuracy page as Markdown; sections about what did not run are left out."""
-    parts = [_HEAD, total(rows, kernels), *_aims(targets), *_groups("family", rows), *_groups("source", rows)]
+    parts = [_HEAD, total(rows, kernels), *_without(left_out, rows), *_aims(targets)]
+    parts += [*_groups("family", rows), *_groups("source", rows)]
     parts += [
         *_coverage(rows, whole=bool(left_out and serving_left_out)),
         *_naive(rows),
-        *_without(left_out, rows),
         *_serving_without(serving_left_out),
         *_worst(rows),
         *_recalled(recalled),
@@ -166,7 +166,7 @@ def _without(left_out: Sequence[Row], rows: Sequence[Row]) -> list[str]:
         body.append((name, str(errors["points"]), *numbers, bias, percent(quantile(fitted, 0.5))))
     header = ("Source", "Rows", "Median", "Mean", "p90", "Bias", "Median when its calibration rows are fitted")
     told = f"Median of the {len(medians)} sources' medians: {percent(quantile(medians, 0.5), digits=2)}."
-    return ["## Each training source without itself", _LEFT_OUT, markdown_table(header, body), told]
+    return ["## A source never seen: each training source without itself", _LEFT_OUT, told, markdown_table(header, body)]
 
 
 def _serving_without(entries: Sequence[Row]) -> list[str]:

@@ -15,7 +15,7 @@ from mlsysim.validation.anchors.comparison import relative
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.anchors.record_keys import SEARCH, SOLVE, TARGET
 from mlsysim.validation.anchors.times import best_s, times
-from mlsysim.validation.report import coefficients, coverage, judgement, left_out
+from mlsysim.validation.report import coefficients, coverage, judgement, left_out, picture
 from mlsysim.validation.report.report import percent
 from mlsysim.validation.report.statistics import Row, summarise
 from mlsysim.validation.report.targets import TargetCheck
@@ -134,6 +134,17 @@ def test_page_is_current(anchor_root: Path, page: str, request: pytest.FixtureRe
         option = "anchor" if page == "anchors.md" else "accuracy"
         again = f"pytest {anchor_root.name} --{option}-report=docs/{page}"
         pytest.fail(f"docs/{page} is not what a run gives now; write it with {again}\n- {old}\n+ {new}", pytrace=False)
+
+
+def test_picture_is_current(anchor_root: Path) -> None:
+    """The README's picture says what a run would say above it today."""
+    path = anchor_root.parent / "docs" / picture.FILE
+    if is_installed(anchor_root) or not path.exists():
+        pytest.skip("the picture is not among what is installed")
+    old, new = picture.title_in(path), picture.title(evidence.rows(anchor_root))
+    if not evidence.reads_the_same(old, new):
+        again = "python -m mlsysim.fitting refresh"
+        pytest.fail(f"docs/{path.name} is not what a run gives now; write it with {again}\n- {old}\n+ {new}", pytrace=False)
 
 
 def test_no_orphan_snapshots(anchor_root: Path, request: pytest.FixtureRequest) -> None:
