@@ -47,6 +47,8 @@ _TAKEN = {
     "target": "--export",
     "accelerators": "--on",
 }
+# How the meaning begins of an argument that only repeats another: its option would be the other's.
+_OTHER_NAME = "another name of "
 _MARKUP = re.compile(r"``([^`]*)``")
 
 
@@ -81,7 +83,8 @@ def taking(
     def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(function, eval_str=True)
         own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
-        known = {name: option.meaning for name, option in documented(kind).items() if name not in without}
+        named = {name: option.meaning for name, option in documented(kind).items() if name not in without}
+        known = {name: meaning for name, meaning in named.items() if not meaning.startswith(_OTHER_NAME)}
         flags = {name: (called or {}).get(name) or flag_of(name) for name in (*first, *known)}
         hints = get_type_hints(kind)
 
