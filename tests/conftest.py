@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib
 import importlib.util
@@ -26,6 +27,14 @@ def _is_there(name):
         return importlib.util.find_spec(name) is not None
     except ImportError:
         return False
+
+
+with contextlib.suppress(ImportError):
+    from hypothesis import settings
+
+    # A shared machine stands still now and then; what takes too long is judged by the solvers' times.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 
 class _Skipped(pytest.Module):
