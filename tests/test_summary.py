@@ -41,6 +41,22 @@ def test_a_miss_inside_its_interval_is_told_from_one_outside():
     assert families.body == [("a", "3", "20.0 %", "84.0 %", "-", "1", "1", "1")]
 
 
+def test_families_with_the_fewest_runs_share_a_line_where_there_are_many():
+    several = [
+        row(f"{name}{number}", 100.0, family=name)
+        for name, runs in (("a", 3), ("b", 1), ("c", 2), ("d", 1))
+        for number in range(runs)
+    ]
+    assert [line[:2] for line in summary.families(several, most=3).body] == [("a", "3"), ("c", "2"), ("2 small families", "2")]
+    assert [line[0] for line in summary.families(several, most=4).body] == ["a", "b", "c", "d"]
+
+
+def test_solvers_below_a_tenth_of_a_millisecond_are_counted():
+    solves = [{"solver": "A", "seconds": 2e-5}, {"solver": "B", "seconds": 3e-3}, {"solver": "C", "seconds": 2e-4}]
+    (line,) = (line for line in summary.lines(CASES, solves=solves) if line.startswith("slowest"))
+    assert line == "slowest solve of each solver: 1 below 100 us, C 200 us, B 3.0 ms"
+
+
 @pytest.mark.parametrize(
     ("changed", "kind"),
     [

@@ -13,6 +13,9 @@ from mlsysim.validation.report.report import Table, paper_rows, percent, place_o
 from mlsysim.validation.report.statistics import Row, quantile
 
 WIDTH = 100
+# What is beyond these is put together, so that a whole run stays within sixty lines.
+_MOST_FAMILIES = 18
+_QUICK_S = 1e-4
 
 
 def lines(
@@ -33,7 +36,7 @@ def lines(
         solves: timed solves, by their solver and seconds.
         moves: predictions that an update of snapshots moved.
     """
-    known = families(rows, kernels)
+    known = families(rows, kernels, _MOST_FAMILIES)
     sections = [
         _paper(rows),
         _own(rows),
@@ -123,15 +126,25 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def families(rows: Sequence[Row], kernels: Sequence[Row] = ()) -> Table:
-    """A line for the validation runs of each family, for kernel times, and for what is exact."""
+def families(rows: Sequence[Row], kernels: Sequence[Row] = (), most: int | None = None) -> Table:
+    """A line for the validation runs of each family, for kernel times, and for what is exact.
+
+    Args:
+        rows: comparisons as dictionaries.
+        kernels: errors of tables of kernels.
+        most: lines of families; where there are more, those with the fewest runs share the last.
+    """
     header = ("Family", "runs", "median", "p90", "in 90 % interval", "in band", "covered misses", "misses")
     covered = {one.name: one for one in of_known({str(row["source"]): str(row["family"]) for row in rows})}
     judged: dict[str, list[Row]] = {}
     for row in rows:
         if row["role"] == "validation":
             judged.setdefault(str(row["family"]), []).append(row)
-    body = [_family(name, judged[name], covered) for name in sorted(judged)]
+    apart = sorted(judged, key=lambda name: (-len(judged[name]), name))
+    apart = apart if most is None or len(apart) <= most else apart[: most - 1]
+    body = [_family(name, judged[name], covered) for name in sorted(apart)]
+    if few := [row for name in judged if name not in apart for row in judged[name]]:
+        body.append(_family(f"{len(judged) - len(apart)} small families", few, covered))
     errors = [abs(error) for row in kernels if row["role"] == "validation" for error in row["errors"]]
     if errors:
         gates = [gate for row in kernels for gate in row["gates"]]
@@ -179,10 +192,13 @@ def _aims(targets: Sequence[Row]) -> list[str]:
 
 
 def _times(solves: Sequence[Row], searches: Sequence[Row]) -> list[str]:
-    told = ", ".join(f"{row['solver']} {_seconds(row['seconds'])}" for row in sorted(solves, key=lambda row: row["seconds"]))
+    slow = sorted((row for row in solves if row["seconds"] >= _QUICK_S), key=lambda row: row["seconds"])
+    told = ", ".join(f"{row['solver']} {_seconds(row['seconds'])}" for row in slow)
+    if quick := len(solves) - len(slow):
+        told = f"{quick} below {_seconds(_QUICK_S)}{', ' if told else ''}{told}"
     rates = [row["plans"] / row["seconds"] / 1e6 for row in searches]
     searched = f"searches {min(rates):.1f} to {max(rates):.1f} million plans a second" if rates else ""
-    parts = [part for part in (f"slowest solve of each: {told}" if told else "", searched) if part]
+    parts = [part for part in (f"slowest solve of each solver: {told}" if told else "", searched) if part]
     return _wrapped("; ".join(parts)) if parts else []
 
 
