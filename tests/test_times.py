@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlsysim.core.errors import DataError
-from mlsysim.validation.anchors import times
+from mlsysim.validation.anchors import loading, times
 from mlsysim.validation.anchors.loading import anchor_files, load_all
 
 ANCHORS = Path(__file__).parents[1] / "anchors"
@@ -50,3 +50,11 @@ def test_what_is_wrong_with_the_file_is_said(text, told, anchors, tmp_path):
     (tmp_path / times.FILE).write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=told):
         times.timed_cases(tmp_path, anchors)
+
+
+def test_a_solver_whose_library_is_missing_is_not_timed(anchors, monkeypatch):
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    lacking = loading.not_installed(ANCHORS)
+    assert lacking == {"ResponsibleEngineeringModel": "dp_accounting"}
+    there = [anchor for anchor in anchors if anchor.source.solver not in lacking]
+    assert set(times.timed_cases(ANCHORS, there)) == set(times.times(ANCHORS).solver) - set(lacking)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import re
@@ -70,6 +71,19 @@ def load_sound(paths: Iterable[Path]) -> Loaded:
         malformed = [one.error(UnknownNameError.among("corrects", one.case.corrects, anchors)) for one in wrong.values()]
         anchors = {id: anchor for id, anchor in anchors.items() if anchor.path not in wrong}
     return Loaded(list(anchors.values()), malformed)
+
+
+def not_installed(root: Path) -> dict[str, str]:
+    """The libraries that sources under ``root`` need and that are not installed, by the solvers of these sources.
+
+    Args:
+        root: a folder of anchors.
+    """
+    lacking: dict[str, str] = {}
+    for path in anchor_files(root):
+        with contextlib.suppress(DataError):  # what is malformed is told where it is loaded
+            lacking |= {one.source.solver: one.source.requires for one in load(path) if not _can_be_solved(one.source)}
+    return lacking
 
 
 def _can_be_solved(source: Source) -> bool:

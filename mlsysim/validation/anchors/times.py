@@ -24,7 +24,7 @@ from mlsysim.core.spec import Spec, spec_of
 from mlsysim.core.toml import toml_file
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import call_of
-from mlsysim.validation.anchors.loading import anchor_files, load_all
+from mlsysim.validation.anchors.loading import anchor_files, load_all, not_installed
 from mlsysim.validation.anchors.schema import Text
 
 FILE = "times.toml"
@@ -71,6 +71,8 @@ def times(root: Path) -> Times | None:
 def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
     """The case that each solver is timed on: its slowest if the tree names it, else its first.
 
+    A solver whose library is not installed has none.
+
     Raises:
         MissingEntryError: a case that the tree names does not exist.
     """
@@ -80,7 +82,10 @@ def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
     for anchor in anchors:
         chosen.setdefault(anchor.source.solver, anchor)
         by_id[anchor.id] = anchor
+    lacking = not_installed(root)
     for solver, limit in {} if limits is None else limits.solver.items():
+        if solver in lacking:
+            continue
         if limit.case not in by_id or by_id[limit.case].source.solver != solver:
             own = [name for name, anchor in by_id.items() if anchor.source.solver == solver]
             raise MissingEntryError(f"{root / FILE}: {UnknownNameError.among(f'case of {solver}', limit.case, own, shown=3)}")
