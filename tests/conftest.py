@@ -29,17 +29,18 @@ def _is_there(name):
         return False
 
 
-with contextlib.suppress(ImportError):
-    from hypothesis import settings
-
-    # A shared machine stands still now and then; what takes too long is judged by the solvers' times.
-    settings.register_profile("untimed", deadline=None)
-    settings.load_profile("untimed")
-
-
 class _Skipped(pytest.Module):
     def collect(self):
         pytest.skip("its properties need hypothesis: pip install hypothesis", allow_module_level=True)
+
+
+def pytest_sessionstart():
+    """Properties have no deadline: a shared machine stands still now and then, and the solvers' times are judged elsewhere."""
+    with contextlib.suppress(ImportError):
+        from hypothesis import settings
+
+        settings.register_profile("untimed", deadline=None)
+        settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True)
