@@ -11,7 +11,7 @@ import pint
 from mlsysim.core.errors import MLSysError
 from mlsysim.core.precision import BYTES_PER_ELEMENT
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.scenarios.figures import Figure
+from mlsysim.scenarios.figures import Figure, counted
 from mlsysim.scenarios.limits import Limit
 from mlsysim.solvers.analysis.levers import MEMORY, RATES, varied
 from mlsysim.solvers.result import Result
@@ -69,8 +69,9 @@ class Change:
     gain: float
 
     def __str__(self) -> str:
-        was = "did not fit" if self.before is None else shown(self.before)
-        return f"{self.text}: {self.figure.replace('_', ' ')} {shown(self.after)} ({was})"
+        what = counted(self.figure)
+        was = "did not fit" if self.before is None else shown(self.before, what)
+        return f"{self.text}: {self.figure.replace('_', ' ')} {shown(self.after, what)} ({was})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; a change from what could not run has no gain."""

@@ -10,6 +10,7 @@ import pint
 
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.scenarios.place import Place
+from mlsysim.solvers.card import counted_by
 from mlsysim.solvers.operations.power import PowerModel
 from mlsysim.solvers.operations.sustainability import SustainabilityModel
 from mlsysim.solvers.operations.time_to_train import time_to_train
@@ -18,6 +19,15 @@ from mlsysim.solvers.shown import shown, shown_range
 from mlsysim.systems.types import Fleet
 
 _SECONDS_A_DAY = 86400.0
+
+
+def counted(name: str) -> str:
+    """What is counted in a figure: energy by the count is that of tokens.
+
+    Args:
+        name: of the figure.
+    """
+    return "tokens" if name == "energy" else counted_by(name)
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class Figure:
     @property
     def shown(self) -> str:
         """The value as a card writes it."""
-        return shown(self.value)
+        return shown(self.value, counted(self.name))
 
     @property
     def interval(self) -> str:

@@ -122,8 +122,20 @@ def counted_in(result: Any, name: str) -> str:
         result: whose field it is.
         name: the field.
     """
-    by_name = next((word for word in _COUNTED if word.rstrip("s") in name), "")
-    return str(result.COUNTED.get(name, by_name))
+    return str(result.COUNTED.get(name, counted_by(name)))
+
+
+def counted_by(name: str) -> str:
+    """What a count in a field of this name counts; "" where the name does not tell.
+
+    Args:
+        name: the field.
+
+    Example:
+        >>> counted_by("tokens_per_second"), counted_by("ttft")
+        ('tokens', '')
+    """
+    return next((word for word in _COUNTED if word.rstrip("s") in name), "")
 
 
 def _words(name: str) -> str:
