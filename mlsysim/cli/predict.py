@@ -63,7 +63,8 @@ Of energy (kind, power_basis, ...): predicted_power_w_per_accel and
 predicted_j_per_output_token of a served model, predicted_energy_mwh of a
 training run; what was measured is never read.
 A model that the registry knows by its name needs no layers, hidden and heads.
-The columns value, notes and outcome are never read.
+The columns value and outcome are never read, and of notes nothing but the
+release of a training framework ("release 26.06").
 """
 
 
