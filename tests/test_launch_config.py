@@ -8,14 +8,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odd_values import with_wrong_value
 
-hypothesis = pytest.importorskip("hypothesis")
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-
-from mlsysim import Models, model_from_config  # noqa: E402
-from mlsysim.core.errors import InputError, NotModelledError, UnknownNameError  # noqa: E402
-from mlsysim.launch import read_config  # noqa: E402
+from mlsysim import Models, model_from_config
+from mlsysim.core.errors import InputError, NotModelledError, UnknownNameError
+from mlsysim.launch import read_config
 
 DATA = Path(__file__).parent / "data" / "hf_configs"
 with (DATA / "expected.csv").open(encoding="utf-8") as lines:
@@ -192,15 +191,7 @@ ODD = st.one_of(
 @given(st.sampled_from(FILES), st.randoms(use_true_random=False), ODD)
 def test_a_wrong_value_anywhere_is_no_traceback(document, chance, value):
     """A value is replaced by another anywhere in a configuration."""
-    copy = json.loads(json.dumps(document))
-    table = copy
-    while True:
-        key = chance.choice(list(table))
-        if isinstance(table[key], dict) and table[key] and chance.random() < 0.8:
-            table = table[key]
-        else:
-            table[key] = value
-            break
+    copy = with_wrong_value(document, chance, value)
     with contextlib.suppress(InputError):
         assert model_from_config(copy).parameter_count > 0
 

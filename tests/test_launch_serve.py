@@ -7,17 +7,15 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-hypothesis = pytest.importorskip("hypothesis")
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-
-from mlsysim import CapacityPlanner, Hardware, Models  # noqa: E402
-from mlsysim.calibration.memory import usable_memory_B  # noqa: E402
-from mlsysim.core.errors import InputError, NotModelledError  # noqa: E402
-from mlsysim.launch import answer_serving, export_serving, planned_serving, serving_launch  # noqa: E402
-from mlsysim.launch.shell import read_script  # noqa: E402
-from mlsysim.launch.shell_words import MARK  # noqa: E402
+from mlsysim import CapacityPlanner, Hardware, Models
+from mlsysim.calibration.memory import usable_memory_B
+from mlsysim.core.errors import InputError, NotModelledError
+from mlsysim.launch import answer_serving, export_serving, planned_serving, serving_launch
+from mlsysim.launch.shell import read_script
+from mlsysim.launch.shell_words import MARK
 
 TEXT = (Path(__file__).parent / "data" / "launch" / "serve_examples.txt").read_text("utf-8")
 LINES = [line for line in TEXT.splitlines() if line and not line.startswith("#")]

@@ -8,14 +8,13 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odd_values import with_wrong_value
 
-hypothesis = pytest.importorskip("hypothesis")
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-
-from mlsysim import DistributedModel, Fleet, Hardware, Models, ParallelismOptimizer, Systems  # noqa: E402
-from mlsysim.core.errors import InputError, NotModelledError  # noqa: E402
-from mlsysim.launch import answer_training, export_training, planned_training, training_launch  # noqa: E402
+from mlsysim import DistributedModel, Fleet, Hardware, Models, ParallelismOptimizer, Systems
+from mlsysim.core.errors import InputError, NotModelledError
+from mlsysim.launch import answer_training, export_training, planned_training, training_launch
 
 DATA = Path(__file__).parent / "data" / "launch"
 # What a file leaves to its surroundings, as its note or comment says it.
@@ -212,14 +211,6 @@ def test_a_changed_file_is_a_run_or_an_error_of_ours(text, changes):
 @settings(max_examples=40, deadline=None)
 @given(st.randoms(use_true_random=False), st.sampled_from([None, True, -1, 0, 10**30, 1.5, "x", [], {}, [1], {"a": 1}]))
 def test_a_wrong_value_of_a_json_is_no_traceback(chance, value):
-    document = json.loads(DEEPSPEED)
-    table = document
-    while True:
-        key = chance.choice(list(table))
-        if isinstance(table[key], dict) and table[key] and chance.random() < 0.8:
-            table = table[key]
-        else:
-            table[key] = value
-            break
+    document = with_wrong_value(json.loads(DEEPSPEED), chance, value)
     with contextlib.suppress(InputError):
         training_launch(json.dumps(document), workload=Models.Language.Llama2_13B, accelerators=16, seq_len=4096)

@@ -94,10 +94,8 @@ def planned(
         **options,
     }
     answers: list[Answer] = []
-    for names in _comparable(machines, prices):
-        priced = prices if set(prices or ()) >= {machines[name].name for name in names} else None
-        some = None if priced is None else {machines[name].name: priced[machines[name].name] for name in names}
-        result = CapacityPlanner().solve(workload, [machines[name] for name in names], prices=some, **asked)
+    for names, priced in _comparable(machines, prices):
+        result = CapacityPlanner().solve(workload, [machines[name] for name in names], prices=priced, **asked)
         figures = {"best": _in_words(result.best_config)} if result.best_config else {}
         blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
         lacking = (f"no price of {names[0]} is given: the fewest accelerators",) if prices and priced is None else ()
@@ -116,17 +114,19 @@ def _exported(workload: Any, result: CapacityResult, target: Any, model: Any, op
     return export_serving(planned_serving(workload, result.best_config, model=model, **formats), target)
 
 
-def _comparable(machines: Mapping[str, Any], prices: Mapping[str, str] | None) -> list[list[str]]:
-    """The machines that one answer can compare: all with a price together, and each without one apart.
+def _comparable(
+    machines: Mapping[str, Any], prices: Mapping[str, str] | None
+) -> list[tuple[list[str], Mapping[str, str] | None]]:
+    """The machines that one answer can compare, with their prices: all with one together, and each without one apart.
 
     Args:
         machines: by what was typed.
-        prices: by their full names.
+        prices: by their full names; each is of one of the machines.
     """
-    if not prices:
-        return [list(machines)]
+    if prices is None:
+        return [(list(machines), None)]
     priced = [name for name, machine in machines.items() if machine.name in prices]
-    return [priced, *([name] for name in machines if name not in priced)]
+    return [(priced, prices), *(([name], None) for name in machines if name not in priced)]
 
 
 def _prices(typed: Sequence[str], names: Mapping[str, str]) -> dict[str, str] | None:

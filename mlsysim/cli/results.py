@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BAR = 24
 # Parts below this share of the whole are rounding.
 LEAST = 1e-6
-_UNITS = {"count/s": "", " count": "", " second": " s", " USD / hour": " $/h", " USD": " $"}
+_UNITS = {"count/s": "", " count": ""}
 # The fields that a command shows, by what it calls them; a field that a result does not have, or that is None, is left out.
 Shown = Mapping[str, str]
 

@@ -11,9 +11,10 @@ import pint
 from mlsysim.core.errors import MLSysError
 from mlsysim.core.precision import BYTES_PER_ELEMENT
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.scenarios.figures import Figure, counted
+from mlsysim.scenarios.figures import Figure
 from mlsysim.scenarios.limits import Limit
 from mlsysim.solvers.analysis.levers import MEMORY, RATES, varied
+from mlsysim.solvers.card import counted_by
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.shown import shown
 from mlsysim.systems.types import Fleet, Node
@@ -69,7 +70,7 @@ class Change:
     gain: float
 
     def __str__(self) -> str:
-        what = counted(self.figure)
+        what = counted_by(self.figure)
         was = "did not fit" if self.before is None else shown(self.before, what)
         return f"{self.text}: {self.figure.replace('_', ' ')} {shown(self.after, what)} ({was})"
 

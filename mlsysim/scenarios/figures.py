@@ -21,15 +21,6 @@ from mlsysim.systems.types import Fleet
 _SECONDS_A_DAY = 86400.0
 
 
-def counted(name: str) -> str:
-    """What is counted in a figure: energy by the count is that of tokens.
-
-    Args:
-        name: of the figure.
-    """
-    return "tokens" if name == "energy" else counted_by(name)
-
-
 @dataclass(frozen=True)
 class Figure:
     """A figure of an answer.
@@ -51,7 +42,7 @@ class Figure:
     @property
     def shown(self) -> str:
         """The value as a card writes it."""
-        return shown(self.value, counted(self.name))
+        return shown(self.value, counted_by(self.name))
 
     @property
     def interval(self) -> str:

@@ -132,10 +132,10 @@ def counted_by(name: str) -> str:
         name: the field.
 
     Example:
-        >>> counted_by("tokens_per_second"), counted_by("ttft")
-        ('tokens', '')
+        >>> counted_by("tokens_per_second"), counted_by("energy"), counted_by("ttft")
+        ('tokens', 'tokens', '')
     """
-    return next((word for word in _COUNTED if word.rstrip("s") in name), "")
+    return next((word for word in _COUNTED if word.rstrip("s") in name), "tokens" if name == "energy" else "")
 
 
 def _words(name: str) -> str:

@@ -64,7 +64,6 @@ class ServingResult(Result):
     generates nothing; hosts and the building are not in them (``PowerModel``). Both are None of a bound.
     """
 
-    COUNTED: ClassVar[Mapping[str, str]] = {"energy": "tokens"}
     HEADLINE: ClassVar[tuple[str, ...]] = (
         *("itl", "ttft", "tokens_per_second", "memory_per_accelerator", "max_batch", "power", "energy"),
     )
