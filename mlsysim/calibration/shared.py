@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -37,14 +38,38 @@ def runs_older_flash(device: str) -> bool:
     return any(relative in hopper for relative in line_of(device))
 
 
-def fitted_names() -> tuple[str, ...]:
-    """Names of the shared coefficients that measured steps decided, by a fit or by hand.
+def with_usual(entry: Mapping[str, Any], shared: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The entry of a stack with the coefficients that it names as usual, of those that ``shared`` has.
 
     Example:
-        >>> "shared.launch_norm" in fitted_names()
+        >>> with_usual({"usual": ["a", "b"], "b": 3.0}, {"a": 1.0, "b": 2.0, "c": 4.0})
+        {'a': 1.0, 'b': 3.0, 'usual': ['a', 'b']}
+    """
+    return {**{part: shared[part] for part in entry.get("usual", ())}, **entry}
+
+
+@reads("calibration", "shared.toml")
+def shared_values() -> dict[str, float]:
+    """The value of each entry of the file, by its name.
+
+    Example:
+        >>> 0 < shared_values()["host_layer_s"] < 0.01
         True
     """
-    return tuple(f"shared.{name}" for name in NAMES if _table()[name]["basis"] != "stated")
+    return {name: float(entry["value"]) for name, entry in _table().items()}
+
+
+def fitted_names(usual: Iterable[str] = ()) -> tuple[str, ...]:
+    """Names of the shared coefficients that measured steps decided, by a fit or by hand.
+
+    Args:
+        usual: coefficients of stacks that count, too.
+
+    Example:
+        >>> "shared.launch_norm" in fitted_names(), "shared.host_layer_s" in fitted_names()
+        (True, False)
+    """
+    return tuple(f"shared.{name}" for name in (*NAMES, *usual) if _table()[name]["basis"] != "stated")
 
 
 @reads("calibration", "shared.toml")

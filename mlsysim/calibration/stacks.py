@@ -10,7 +10,7 @@ from typing import Any
 from mlsysim.calibration import attention, collectives, gemm, shared
 from mlsysim.calibration.devices import clock_names, kernels_of
 from mlsysim.calibration.own import STACK, OwnStack, is_own, known_parts, own_stack
-from mlsysim.calibration.store import coefficients, fitted_of, known_entry, tables
+from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved, tables
 from mlsysim.core.toml import reading, reads
 from mlsysim.physics.training.memory import MemoryTerms
 from mlsysim.physics.training.step_inputs import StackCoefficients
@@ -85,7 +85,7 @@ def _calibrated(own: OwnStack) -> Stack:
 
 @reads("calibration", "stacks.toml")
 def _shipped(name: str) -> Stack:
-    entry = known_entry("stack", name, tables(_FILE))
+    entry = usual_entry(name)
     return Stack(
         name=name,
         coefficients=coefficients(StackCoefficients, entry),
@@ -99,6 +99,17 @@ def _shipped(name: str) -> Stack:
         keeps_operands=bool(entry.get("keeps_operands", False)),
         gradients=str(entry.get("gradients", "")),
     )
+
+
+@reads("calibration", "stacks.toml")
+def usual_entry(name: str) -> Mapping[str, Any]:
+    """What the file states of a shipped stack, with what it takes from the one that it is like and from what stacks share.
+
+    Example:
+        >>> usual_entry("megatron-2021")["host_layer_s"] == shared.shared_values()["host_layer_s"]
+        True
+    """
+    return shared.with_usual(known_entry("stack", name, tables(_FILE)), shared.shared_values())
 
 
 def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, ...]:
@@ -121,7 +132,7 @@ def _fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, 
     names = list(dict.fromkeys(name for fmt in ("bfloat16", gemm_format) for name in gemm.fitted_names(kernels, fmt)))
     names += attention.fitted_names("prefill", kernels, ["bfloat16"])
     names += collectives.fitted_names("device", kernels)
-    names += shared.fitted_names()
+    names += shared.fitted_names(resolved(tables(_FILE), stack_name).get("usual", ()))
     names += clock_names(device)
     return (*names, *fitted_of(_with_memory(), stack_name, "stack"))
 

@@ -13,6 +13,7 @@ import numpy as np
 from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.devices import clock_device, clock_share, measured_device
 from mlsysim.calibration.names import unknown
+from mlsysim.calibration.shared import with_usual
 from mlsysim.calibration.stacks import COEFFICIENTS, stack
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import CALIBRATION, EVERY, Calibration, Entry, Key, Place, Runs, cases
@@ -69,7 +70,8 @@ def _fits(kind: str, entry: Entry) -> list[str]:
 
 def _steps(prepared: tuple[Any, ...], kernels: KernelDevice, entries: Mapping[str, Entry]) -> Times:
     name, work, shape, plan, machine, clock_share = prepared
-    own, shared = entries["stack"], entries["shared"]
+    shared = entries["shared"]
+    own = with_usual(entries["stack"], shared)
     coefficients = StackCoefficients(**{part: own[part] for part in COEFFICIENTS if part in own})
     common = SharedCoefficients(**{part: shared[part] for part in _SHARED})
     device = replace(kernels, clock=entries["device"]["clock"] * clock_share, shared=common)

@@ -18,6 +18,7 @@ import numpy as np
 
 from mlsysim.calibration.intervals import LEVEL, conformal_quantile
 from mlsysim.calibration.own import STACK, WIDEST, OwnErrors
+from mlsysim.calibration.stacks import usual_entry
 from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import DataError
 from mlsysim.fitting import engines, training
@@ -185,9 +186,9 @@ def _tables(kind: str, like: str) -> Tables:
     """The shipped entries, with one more that is like the shipped stack and states all that is fitted of it."""
     base = (training.TRAINING if kind == STACK else engines.ENGINES).tables()
     entries = base[kind]
-    fitted_parts = {part for name in lineage(entries, like) for part in entries[name].get("fit", ())}
+    fitted_parts = {part for name in lineage(entries, like) for part in (*entries[name].get("fit", ()), *entries[name].get("usual", ()))}
     parts = [part for part in PRIORS[kind] if part in OF_CLUSTER[kind] or part in fitted_parts]
-    known = resolved(entries, like)
+    known = usual_entry(like) if kind == STACK else resolved(entries, like)
     defaults: Any = StackCoefficients() if kind == STACK else EngineCoefficients()
     entries[_ENTRY] = {**{part: float(known.get(part, getattr(defaults, part))) for part in parts}, "like": like, "fit": parts}
     return base
