@@ -117,10 +117,20 @@ def todays_engines() -> frozenset[str]:
     return frozenset(follower(eras if isinstance(eras, str) else eras[-1]["stack"]) for eras in listed.values())
 
 
-def unknown() -> Mapping[str, Any]:
-    """Returns what stands for a framework or an engine that no name fits."""
-    entry: dict[str, Any] = _names()["unknown"]
-    return entry
+def unknown(accelerator: str = "") -> Mapping[str, Any]:
+    """Returns what stands for a framework or an engine that no name fits.
+
+    Args:
+        accelerator: name of what it runs on: some are programmed in one way alone.
+
+    Example:
+        >>> unknown()["stack"], unknown("TPU v4")["stack"]
+        ('generic', 'pathways-2022')
+    """
+    names = _names()
+    entry: dict[str, Any] = names["unknown"]
+    kinds = [names["framework"][name] for beginning, name in entry["on"].items() if accelerator.startswith(beginning)]
+    return kinds[0] if kinds else entry
 
 
 def stack_of_variant(variant: str, model: str) -> str | None:

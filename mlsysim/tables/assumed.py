@@ -8,7 +8,7 @@ from typing import Any
 from mlsysim.calibration.engines import engine
 from mlsysim.calibration.names import framework_called, unknown
 from mlsysim.systems.types import Fleet
-from mlsysim.tables.cells import Cells, cell_text, software_cell
+from mlsysim.tables.cells import Cells, cell_text, number_cell, software_cell
 from mlsysim.tables.names import begun_model
 
 # Columns whose absence a default fills, by the solver whose tables have them.
@@ -46,7 +46,12 @@ def assumed_of(solver: str, cells: Cells, hardware: object, arguments: Mapping[s
         told = _of_serving(arguments)
     else:
         return {}
-    return {column: value for column, value in told.items() if not cell_text(cells, column)}
+    return {column: value for column, value in told.items() if not cell_text(cells, column) or _corrected(cells, column, value)}
+
+
+def _corrected(cells: Cells, column: str, value: str) -> bool:
+    """True of a batch that a row states though its ranks cannot share it: the question has another."""
+    return column == "global_batch_seqs" and number_cell(cells, column) != float(value)
 
 
 def _of_training(cells: Cells, fleet: Fleet, arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -54,7 +59,7 @@ def _of_training(cells: Cells, fleet: Fleet, arguments: Mapping[str, Any]) -> di
     tp, pp, cp = (int(arguments.get(name) or 1) for name in ("tp_size", "pp_size", "cp_size"))
     dp = fleet.accelerators // (tp * pp * cp)
     sequences = arguments["batch_size"] // dp
-    framework = framework_called(software_cell(cells, "framework")) or unknown()
+    framework = framework_called(software_cell(cells, "framework")) or unknown(cell_text(cells, "accelerator").upper())
     size = "as registered models of its size"
     shape = {"layers": "by its parameters", "hidden": size, "heads": size}
     told = {
@@ -69,6 +74,8 @@ def _of_training(cells: Cells, fleet: Fleet, arguments: Mapping[str, Any]) -> di
         told["micro_batch"] = str(sequences // (arguments.get("microbatch_count") or sequences))
     if fleet.count > 1:
         told["inter_bw_GBps_per_accel"] = f"{fleet.inter_bandwidth_Bps / 1e9:g}"
+    if not any(cell_text(cells, name) for name in ("tp", "pp", "cp")) and tp > 1:
+        told["tp"] = str(tp)
     if dp > 1:
         told["sharding"] = f"zero{arguments['zero_stage']}"
     if pp > 1:

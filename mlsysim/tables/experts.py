@@ -17,11 +17,9 @@ from mlsysim.core.errors import InputError
 from mlsysim.core.names import folded
 from mlsysim.models.parameters import active_parameters, total_parameters
 from mlsysim.models.types import MixtureOfExperts, TransformerWorkload
-from mlsysim.tables.names import begun_model, registered_model
+from mlsysim.tables.names import PARAMETERS_TOLERANCE, begun_model, registered_model
 
 _MOST_SHARED = 8
-# Published counts are rounded; beyond this the row is of an architecture that its cells do not describe.
-PARAMETERS_TOLERANCE = 0.15
 
 
 @functools.lru_cache(maxsize=4096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,10 @@ from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.tables.cells import Cells, cell_text
 
+# Published counts are rounded; beyond this the row is of an architecture that its cells do not describe.
+PARAMETERS_TOLERANCE = 0.15
+# A size in a model's name: not of each of its experts ("8x7B"), nor what it activates ("30B-A3B": the first counts).
+_SIZE = re.compile(r"(?<![a-z0-9.x])(\d+(?:\.\d+)?) ?([mbt])(?![a-z0-9])")
 # Columns without which a transformer cannot be built, and what the registry calls them.
 _NEEDED = {"layers": "layers", "hidden": "hidden_dim", "heads": "heads"}
 # What tables have no column for.
@@ -101,14 +106,28 @@ def registered_model(name: str) -> TransformerWorkload | None:
 
 
 def begun_model(name: str) -> TransformerWorkload | None:
-    """Returns the registered model whose name ``name`` begins with, or None.
+    """Returns the registered model whose name ``name`` begins with, or None: also where ``name`` says another size.
 
     Example:
-        >>> begun_model("Qwen2.5 32B 2-node LoRA").name
-        'Qwen2.5-32B'
+        >>> begun_model("Qwen2.5 32B 2-node LoRA").name, begun_model("GPT-2 350M")
+        ('Qwen2.5-32B', None)
     """
     begun = longest_beginning(name, [spelling for names in Models.Language.spellings().values() for spelling in names])
-    return None if begun is None else registered_model(begun)
+    model = registered_model(name) or (None if begun is None else registered_model(begun))
+    said = said_billions(name)
+    other = said and model is not None and abs(said / (model.parameter_count / 1e9) - 1) > PARAMETERS_TOLERANCE
+    return None if other else model
+
+
+def said_billions(name: str) -> float:
+    """Returns the 1e9 parameters that a model's name says, 0 where it says none.
+
+    Example:
+        >>> said_billions("GPT-2 124M"), said_billions("7B llama-like"), said_billions("Mixtral 8x7B")
+        (0.124, 7.0, 0.0)
+    """
+    said = _SIZE.search(name.lower())
+    return 0.0 if said is None else float(said[1]) * {"m": 1e-3, "b": 1.0, "t": 1e3}[said[2]]
 
 
 def untold_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from mlsysim.models.parameters import embedding_parameters, head_parameters, tot
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.tables.cells import cell_text, number_cell, whole_cell
-from mlsysim.tables.experts import PARAMETERS_TOLERANCE, expert_workload
-from mlsysim.tables.names import untold_fields
+from mlsysim.tables.experts import expert_workload
+from mlsysim.tables.names import PARAMETERS_TOLERANCE, untold_fields
 
 # Counts of parameters nearer than this are of one architecture; nominal ones ("16B") are seldom further off.
 _CLOSE = 0.04

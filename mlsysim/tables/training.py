@@ -17,13 +17,22 @@ from mlsysim.solvers.training.distributed import DistributedModel, DistributedRe
 from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import cell_text, number_cell, software_cell, whole_cell
-from mlsysim.tables.names import begun_model, named_accelerator, named_format, named_model, refuse_unmodelled, registered_model
+from mlsysim.tables.names import (
+    begun_model,
+    named_accelerator,
+    named_format,
+    named_model,
+    refuse_unmodelled,
+    registered_model,
+    said_billions,
+)
 from mlsysim.tables.stated_models import stated_workload
 
 METRICS = ("step_time_s", "tokens_per_s_per_accel", "tflops_per_accel", "mfu_pct", "hfu_pct")
 
 
 _RELEASE = re.compile(r"\b2\d\.\d\d\b")
+_SHARDING = re.compile(r"\bzero-?([123])|\b(?:fsdp|hsdp)")
 _COMPILED = re.compile(r"\b(?:eager|compiled?)\b")
 
 
@@ -52,14 +61,13 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     """
     fleet = _fleet(row)
     workload = _workload(row)
-    tp, pp, cp = (whole_cell(row, name, 1) for name in ("tp", "pp", "cp"))
+    framework = _framework(row)
+    tp, pp, cp = _split(row, framework, fleet)
     if fleet.accelerators % (tp * pp * cp):
         raise InputError("n_accel", fleet.accelerators, f"a multiple of tp x pp x cp = {tp} x {pp} x {cp}")
     dp = fleet.accelerators // (tp * pp * cp)
-    framework = _framework(row)
     batch, micro_batch = _batches(row, framework, fleet.accelerators, dp)
-    if batch % (dp * micro_batch):
-        raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
+    batch = _divided(batch, dp, micro_batch)
     microbatch_count = batch // (dp * micro_batch)
     zero_stage = _zero_stage(row, framework, pp)
     variant = cell_text(row, "variant")
@@ -96,10 +104,36 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     metric = cell_text(row, "metric")
     if metric not in METRICS:
         raise UnknownNameError.among("metric", metric, METRICS)
-    if framework.get("tuned_micro_batch") and not cell_text(row, "micro_batch"):
+    # Weights that are gathered for each micro-batch make small ones slow: nobody takes these where larger ones fit.
+    gathered = zero_stage == 3 and not framework.get("batch_by_accelerator")
+    if (gathered or framework.get("tuned_micro_batch")) and not cell_text(row, "micro_batch"):
         arguments["microbatch_count"] = _fastest_count(workload, fleet, arguments, batch // dp)
     # Of adapters, sources count the frozen products alone, forward and backward: 4 FLOP a parameter.
     return TrainingQuestion(workload, fleet, arguments, metric, "weights" if rank else framework["flops"])
+
+
+def _split(row: Mapping[str, str], framework: Mapping[str, Any], fleet: Fleet) -> tuple[int, int, int]:
+    """Tensor, pipeline and context ranks; a row that states none has the least TP within a node that its batch allows."""
+    tp, pp, cp = (whole_cell(row, name, 1) for name in ("tp", "pp", "cp"))
+    stated = any(cell_text(row, name) for name in ("tp", "pp", "cp")) or not cell_text(row, "global_batch_seqs")
+    if not stated and not framework.get("batch_by_accelerator"):
+        batch, micro_batch = whole_cell(row, "global_batch_seqs"), whole_cell(row, "micro_batch", 1)
+        while batch % (fleet.accelerators // tp * micro_batch) and 2 * tp <= fleet.node.accelerators_per_node:
+            tp *= 2
+        tp = tp if batch % (fleet.accelerators // tp * micro_batch) == 0 else 1
+    return tp, pp, cp
+
+
+def _divided(batch: int, dp: int, micro_batch: int) -> int:
+    """The sequences of a step that its ranks can share, where the published count is rounded.
+
+    Raises:
+        InputError: none is near it.
+    """
+    near = max(1, round(batch / (dp * micro_batch))) * dp * micro_batch
+    if abs(near / batch - 1) > _facts()["usual"]["batch_rounding"]:
+        raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
+    return near
 
 
 @functools.cache
@@ -119,12 +153,15 @@ def _fleet(row: Mapping[str, str]) -> Fleet:
 
 
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:
-    """The model of the row; one of which it has the name alone may say after it what was done to it ("LoRA")."""
+    """The model of the row; one of which it has the name alone may say after it what was done to it ("LoRA"), or its size."""
     name = row.get("model") or ""
     refuse_unmodelled(name)
-    begun = None if cell_text(row, "layers") or cell_text(row, "params_b") or registered_model(name) else begun_model(name)
-    if begun is not None:
-        row = {**row, "model": begun.name}
+    if not (cell_text(row, "layers") or cell_text(row, "params_b") or registered_model(name)):
+        begun, billions = begun_model(name), said_billions(name)
+        if begun is not None:
+            row = {**row, "model": begun.name}
+        elif billions:
+            row = {**row, "params_b": str(billions)}
     return named_model(row) or stated_workload(row, whole_cell(row, "tp", 1), whole_cell(row, "pp", 1))
 
 
@@ -140,7 +177,7 @@ def _lora_rank(row: Mapping[str, str]) -> int:
 def _framework(row: Mapping[str, str]) -> Mapping[str, Any]:
     """The framework's entry; an older run of the same name may have had another stack, or counted other FLOP."""
     year = number_cell(row, "year", 0.0) or None
-    return framework_called(software_cell(row, "framework"), year) or unknown()
+    return framework_called(software_cell(row, "framework"), year) or unknown(cell_text(row, "accelerator").upper())
 
 
 def _stack(
@@ -221,8 +258,12 @@ def _shard_size(row: Mapping[str, str], framework: Mapping[str, Any], fleet: Fle
 
 def _virtual_stages(row: Mapping[str, str], framework: Mapping[str, Any], layers: int, pp: int, count: int) -> int:
     """The row's model chunks; else one layer a chunk where the framework's recipes interleave and the plan allows it."""
-    unstated = not cell_text(row, "vpp") and framework.get("interleaved") and pp > 1
-    return layers // pp if unstated and layers % pp == 0 and count % pp == 0 else whole_cell(row, "vpp", 1)
+    if cell_text(row, "vpp") or pp == 1:
+        return whole_cell(row, "vpp", 1)
+    if "interleaved" in cell_text(row, "variant") and "several_chunks" in framework:
+        return int(framework["several_chunks"])
+    unstated = framework.get("interleaved")
+    return layers // pp if unstated and layers % pp == 0 and count % pp == 0 else 1
 
 
 def _fastest_count(workload: TransformerWorkload, fleet: Fleet, arguments: Mapping[str, Any], sequences: int) -> int:
@@ -251,7 +292,7 @@ def _precision(row: Mapping[str, str], fleet: Fleet) -> str:
 
 
 def _zero_stage(row: Mapping[str, str], framework: Mapping[str, Any], pp: int) -> int:
-    text = cell_text(row, "sharding") or framework.get("sharding", "")
+    text = cell_text(row, "sharding") or framework.get("sharding") or _sharding_said(row)
     if pp > 1 and text != "none":
         text = framework.get("pipelined_sharding", text)
     if "offload" in text:
@@ -260,6 +301,12 @@ def _zero_stage(row: Mapping[str, str], framework: Mapping[str, Any], pp: int) -
         if f"zero{stage}" in text:
             return stage
     return 3 if "fsdp" in text or "hsdp" in text else 0 if text == "none" else 1
+
+
+def _sharding_said(row: Mapping[str, str]) -> str:
+    """The sharding that the framework's name says, as in "DeepSpeed ZeRO-3" or "PyTorch FSDP"; empty where it says none."""
+    said = _SHARDING.search(cell_text(row, "framework"))
+    return "" if said is None else f"zero{said[1]}" if said[1] else said[0]
 
 
 def _attention(row: Mapping[str, str], framework: Mapping[str, Any], fleet: Fleet) -> str:

@@ -186,7 +186,8 @@ def _tables(kind: str, like: str) -> Tables:
     """The shipped entries, with one more that is like the shipped stack and states all that is fitted of it."""
     base = (training.TRAINING if kind == STACK else engines.ENGINES).tables()
     entries = base[kind]
-    fitted_parts = {part for name in lineage(entries, like) for part in (*entries[name].get("fit", ()), *entries[name].get("usual", ()))}
+    forebears = [entries[name] for name in lineage(entries, like)]
+    fitted_parts = {part for entry in forebears for part in (*entry.get("fit", ()), *entry.get("usual", ()))}
     parts = [part for part in PRIORS[kind] if part in OF_CLUSTER[kind] or part in fitted_parts]
     known = usual_entry(like) if kind == STACK else resolved(entries, like)
     defaults: Any = StackCoefficients() if kind == STACK else EngineCoefficients()
