@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from repository import ROOT, TESTS
 
 import mlsysim
 from mlsysim.calibration.own import own_stack
@@ -17,8 +18,7 @@ from mlsysim.tables.predict import predict_table
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.anchors.loading import load
 
-TESTS = Path(__file__).parent
-STACK, ENGINE = str(TESTS / "own_stack.toml"), str(TESTS / "own_engine.toml")
+STACK, ENGINE = (str(TESTS / "fitting" / f"own_{kind}.toml") for kind in ("stack", "engine"))
 TRAINING = {
     **{"framework": "Megatron-Core", "year": "2025", "accelerator": "H100-SXM-80GB", "seq_len": "4096"},
     **{"metric": "step_time_s", "recompute": "none", "sharding": "zero1"},
@@ -184,7 +184,7 @@ def test_a_file_stands_for_a_stack_in_solvers_and_anchors(tmp_path):
     assert elsewhere.interval.high / elsewhere.interval.low > mine.interval.high / mine.interval.low
     best = mlsysim.ParallelismOptimizer().solve(model, fleet, batch_size=64, seq_len=4096, stack=STACK)
     assert best.basis == "calibrated"
-    text = (TESTS.parent / "mlsysim" / "cli" / "data" / "training.anchor.toml").read_text("utf-8")
+    text = (ROOT / "mlsysim" / "cli" / "data" / "training.anchor.toml").read_text("utf-8")
     path = tmp_path / "mine.anchor.toml"
     path.write_text(text.replace('stack = "megatron-core-2024"', f'stack = "{STACK}"'), "utf-8")
     assert {compare(anchor).stack for anchor in load(path)} == {STACK}
