@@ -114,18 +114,13 @@ def begun_model(name: str) -> TransformerWorkload | None:
     """
     begun = longest_beginning(name, [spelling for names in Models.Language.spellings().values() for spelling in names])
     model = registered_model(name) or (None if begun is None else registered_model(begun))
-    said = said_billions(name)
+    said = _said_billions(name)
     other = said and model is not None and abs(said / (model.parameter_count / 1e9) - 1) > PARAMETERS_TOLERANCE
     return None if other else model
 
 
-def said_billions(name: str) -> float:
-    """Returns the 1e9 parameters that a model's name says, 0 where it says none.
-
-    Example:
-        >>> said_billions("GPT-2 124M"), said_billions("7B llama-like"), said_billions("Mixtral 8x7B")
-        (0.124, 7.0, 0.0)
-    """
+def _said_billions(name: str) -> float:
+    """Returns the 1e9 parameters that a model's name says, 0 where it says none."""
     said = _SIZE.search(name.lower())
     return 0.0 if said is None else float(said[1]) * {"m": 1e-3, "b": 1.0, "t": 1e3}[said[2]]
 

@@ -24,7 +24,6 @@ from mlsysim.tables.names import (
     named_model,
     refuse_unmodelled,
     registered_model,
-    said_billions,
 )
 from mlsysim.tables.stated_models import stated_workload
 
@@ -67,8 +66,10 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         raise InputError("n_accel", fleet.accelerators, f"a multiple of tp x pp x cp = {tp} x {pp} x {cp}")
     dp = fleet.accelerators // (tp * pp * cp)
     batch, micro_batch = _batches(row, framework, fleet.accelerators, dp)
-    batch = _divided(batch, dp, micro_batch)
-    microbatch_count = batch // (dp * micro_batch)
+    microbatch_count = _near(batch, dp * micro_batch) // (dp * micro_batch)
+    if not microbatch_count:
+        raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
+    batch = microbatch_count * dp * micro_batch
     zero_stage = _zero_stage(row, framework, pp)
     variant = cell_text(row, "variant")
     stack = _stack(row, framework, workload, fleet, zero_stage)
@@ -118,22 +119,15 @@ def _split(row: Mapping[str, str], framework: Mapping[str, Any], fleet: Fleet) -
     stated = any(cell_text(row, name) for name in ("tp", "pp", "cp")) or not cell_text(row, "global_batch_seqs")
     if not stated and not framework.get("batch_by_accelerator"):
         batch, micro_batch = whole_cell(row, "global_batch_seqs"), whole_cell(row, "micro_batch", 1)
-        while batch % (fleet.accelerators // tp * micro_batch) and 2 * tp <= fleet.node.accelerators_per_node:
-            tp *= 2
-        tp = tp if batch % (fleet.accelerators // tp * micro_batch) == 0 else 1
+        degrees = (2**power for power in range(fleet.node.accelerators_per_node.bit_length()))
+        tp = next((tp for tp in degrees if _near(batch, fleet.accelerators // tp * micro_batch)), 1)
     return tp, pp, cp
 
 
-def _divided(batch: int, dp: int, micro_batch: int) -> int:
-    """The sequences of a step that its ranks can share, where the published count is rounded.
-
-    Raises:
-        InputError: none is near it.
-    """
-    near = max(1, round(batch / (dp * micro_batch))) * dp * micro_batch
-    if abs(near / batch - 1) > _facts()["usual"]["batch_rounding"]:
-        raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
-    return near
+def _near(batch: int, shared: int) -> int:
+    """The multiple of ``shared`` nearest to a batch, which reports round; 0 where it is another batch."""
+    near = round(batch / shared) * shared if shared else 0
+    return near if abs(near / batch - 1) <= _facts()["usual"]["batch_rounding"] else 0
 
 
 @functools.cache
@@ -153,15 +147,12 @@ def _fleet(row: Mapping[str, str]) -> Fleet:
 
 
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:
-    """The model of the row; one of which it has the name alone may say after it what was done to it ("LoRA"), or its size."""
+    """The model of the row; one of which it has the name alone may say after it what was done to it ("LoRA")."""
     name = row.get("model") or ""
     refuse_unmodelled(name)
-    if not (cell_text(row, "layers") or cell_text(row, "params_b") or registered_model(name)):
-        begun, billions = begun_model(name), said_billions(name)
-        if begun is not None:
-            row = {**row, "model": begun.name}
-        elif billions:
-            row = {**row, "params_b": str(billions)}
+    begun = None if cell_text(row, "layers") or cell_text(row, "params_b") or registered_model(name) else begun_model(name)
+    if begun is not None:
+        row = {**row, "model": begun.name}
     return named_model(row) or stated_workload(row, whole_cell(row, "tp", 1), whole_cell(row, "pp", 1))
 
 

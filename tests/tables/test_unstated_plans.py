@@ -17,6 +17,7 @@ from mlsysim.models.registry import Models
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet
+from mlsysim.tables.assumed import assumed_of
 from mlsysim.tables.predict import predict_table
 from mlsysim.tables.training import question
 from mlsysim.tables.training_steps import prepared
@@ -52,6 +53,57 @@ def test_virtual_stages_left_out_are_one_layer_a_chunk_in_nemo():
     assert question(NEMO | {"framework": "Megatron-LM/Core r0.8"}).arguments["virtual_stages"] == 1
 
 
+PLAIN = {
+    "model": "LLaMA-7B", "seq_len": "2048", "accelerator": "A100-SXM-80GB", "n_accel": "64", "global_batch_seqs": "1024",
+    "framework": "mine", "precision": "bf16", "metric": "step_time_s",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("framework", "zero_stage"), [("mine", 1), ("PyTorch FSDP (mine)", 3), ("mine with ZeRO-2", 2), ("llm-foundry", 3)]
+)
+def test_sharding_left_out_is_what_the_framework_s_name_says(framework, zero_stage):
+    assert question(PLAIN | {"framework": framework}).arguments["zero_stage"] == zero_stage
+
+
+def test_interleaving_without_a_number_of_chunks_is_two_in_torchtitan():
+    plan = PLAIN | {"framework": "torchtitan", "pp": "4", "variant": "interleaved 1F1B"}
+    assert question(plan).arguments["virtual_stages"] == 2
+    assert question(plan | {"variant": "1F1B"}).arguments["virtual_stages"] == 1
+    assert question(plan | {"framework": "mine"}).arguments["virtual_stages"] == 1
+
+
+def test_a_plan_left_out_has_the_least_tensor_ranks_that_share_the_batch():
+    few = PLAIN | {"global_batch_seqs": "16"}
+    assert question(few).arguments["tp_size"] == 4, "16 data-parallel ranks of 64"
+    assert assumed_of("DistributedModel", few, question(few).fleet, question(few).arguments)["tp"] == "4"
+    assert question(PLAIN).arguments["tp_size"] == 1
+    with pytest.raises(InputError, match="global_batch_seqs"):
+        question(few | {"tp": "1"})
+
+
+def test_a_rounded_batch_is_the_nearest_that_its_ranks_share():
+    asked = question(PLAIN | {"global_batch_seqs": "1000"})
+    assert asked.arguments["batch_size"] == 1024
+    told = assumed_of("DistributedModel", PLAIN | {"global_batch_seqs": "1000"}, asked.fleet, asked.arguments)
+    assert told["global_batch_seqs"] == "1024"
+    assert "global_batch_seqs" not in assumed_of("DistributedModel", PLAIN, asked.fleet, asked.arguments)
+    with pytest.raises(InputError, match="global_batch_seqs"):
+        question(PLAIN | {"global_batch_seqs": "100", "tp": "1"})
+
+
+def test_a_size_in_a_name_is_of_no_model_that_has_another():
+    assert question(PLAIN | {"model": "GPT-2 124M"}).workload.parameter_count < 0.17e9, "not GPT-2's 1.5e9"
+    with pytest.raises(InputError, match="layers"):
+        question(PLAIN | {"model": "GPT-2 350M"})
+
+
+def test_gathered_weights_take_the_fastest_micro_batch_that_fits():
+    fsdp = PLAIN | {"framework": "PyTorch FSDP", "recompute": "full"}
+    assert question(fsdp).arguments["microbatch_count"] == 1, "16 sequences a rank in one"
+    assert question(fsdp | {"micro_batch": "2"}).arguments["microbatch_count"] == 8
+
+
 BRIDGE = {
     "model": "Qwen3-30B-A3B", "seq_len": "4096", "accelerator": "GB200-NVL72", "n_accel": "8", "precision": "MXFP8", "ep": "8",
     "global_batch_seqs": "512", "micro_batch": "4", "framework": "Megatron-Bridge", "metric": "step_time_s",
@@ -74,6 +126,11 @@ BRIDGE = {
         ({"framework": "torchtitan", "precision": "fp8 rowwise"}, "torchtitan-rowwise"),
         ({"framework": "torchtitan", "precision": "fp8 tensorwise"}, "torchtitan"),
         ({"framework": "Megatron-DeepSpeed (ATorch DS 3D)", "precision": "bf16"}, "atorch-3d"),
+        ({"framework": "torchtitan", "pp": "4", "ep": "1"}, "torchtitan-pipelined"),
+        ({"framework": "DeepSpeed", "sharding": "zero2"}, "megatron-deepspeed"),
+        ({"framework": "DeepSpeed ZeRO-3"}, "deepspeed-zero3"),
+        ({"framework": "mine", "accelerator": "TPU v5p", "precision": "bf16", "ep": "1"}, "pathways-2022"),
+        ({"framework": "mine"}, "generic"),
     ],
     ids=str,
 )
