@@ -143,8 +143,8 @@ def shard_traffic_s(parameters: RankParameters, trained: RankParameters, plan: P
     """Traffic of the ranks that hold all shards together (without hybrid sharding all data-parallel ranks).
 
     ZeRO-0 all-reduces gradients; ZeRO-1 reduce-scatters them and gathers the updated weights; ZeRO-2 reduce-scatters in
-    every micro-batch, since no rank keeps whole gradients: ``reductions`` is how often gradients are reduced in a step. ZeRO-3 also
-    gathers the weights twice a micro-batch.
+    every micro-batch, since no rank keeps whole gradients: ``reductions`` is how often gradients are reduced in a step. ZeRO-3
+    also gathers the weights twice a micro-batch.
     """
     shards, expert_shards = plan.data_ranks / plan.shard_copies, plan.expert_copies / plan.shard_copies
     dense_Bps = _replica_bandwidth_Bps(plan, machine, shards, plan.tp)
