@@ -49,11 +49,12 @@ from mlsysim import (
     WeightStreamingModel,
 )
 from mlsysim.core.constants import Q_
+from mlsysim.models import types
 
 LINES = 121  # of the list
 # line: the argument that the error names, how its message begins (a pattern), and the call.
 REFUSED = tomllib.loads((TESTS / "bad_inputs.toml").read_text("utf-8"))
-NAMES = {name: getattr(mlsysim, name) for name in mlsysim.__all__} | {"Q_": Q_} | vars(bad_calls)
+NAMES = {name: getattr(mlsysim, name) for name in mlsysim.__all__} | vars(types) | {"Q_": Q_} | vars(bad_calls)
 LEGITIMATE = {}
 
 
