@@ -63,7 +63,7 @@ def scenarios_in(path: str | Path) -> tuple[Scenario, ...]:
     starts = [number for number, line in enumerate(text.splitlines()) if line.strip() == f"[[{QUESTION}]]"]
     starts += [0] * (len(questions) - len(starts))
     return tuple(
-        _scenario(merged(document, one), str(file), text, start) for one, start in zip(questions, starts, strict=False)
+        _scenario(_asked(document, one), str(file), text, start) for one, start in zip(questions, starts, strict=False)
     )
 
 
@@ -100,7 +100,7 @@ def _line(text: str, error: InputError, start: int) -> int | None:
     return None
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``over`` on top, table by table; training in the place of serving, and the other way round."""
     document = merged(base, over)
     for stated, left in (("train", "serve"), ("serve", "train")):

@@ -8,7 +8,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from test_command import CAPACITY, LAUNCH
+from repository import TESTS
+from test_command import CAPACITY
 
 from mlsysim.calibration.evidence import measured_runs
 from mlsysim.calibration.intervals import conformal_quantile
@@ -20,6 +21,8 @@ from mlsysim.solvers.recommended import recommended_engine
 from mlsysim.solvers.serving.serving import ServingModel
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.systems.fleet_text import fleet_called, machine_called
+
+LAUNCH = TESTS / "data" / "launch"
 
 
 @pytest.mark.usefixtures("typer")

@@ -7,13 +7,12 @@ import json
 import os
 import resource
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from repository import ROOT, TESTS
+from repository import ROOT
 
 from mlsysim.cli.commands import ALONE, COMMANDS
 from mlsysim.cli.exits import BAD_INPUT, FAULT, HOLDS, INFEASIBLE
@@ -81,7 +80,6 @@ def test_without_typer_predict_runs_and_others_say_what_to_install(tmp_path, cap
         assert capsys.readouterr().err == f"mlsysim {name}: it needs typer: pip install 'mlsysim-anchors[cli]'\n"
 
 
-LAUNCH = TESTS / "data" / "launch"
 EXAMPLES = [example for command in COMMANDS for example in command.examples]
 # A fit takes seconds: one is enough.
 WITH_OUTPUT = [command for command in COMMANDS if command.name not in (ALONE, "calibrate")]
@@ -93,14 +91,6 @@ IMPORTS, IMPORTS_S = "import numpy, pint, pydantic", 0.35
 
 def words_of(example):
     return shlex.split(example)[1:]
-
-
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["predict", "--example", "training", "-o", "runs.csv"]) == HOLDS
-    shutil.copy(LAUNCH / "megatron_llama3_8b.sh", "run.sh")
-    shutil.copy(ROOT / "examples" / "scenario.toml", "scenario.toml")
 
 
 @pytest.mark.usefixtures("typer", "runs")
