@@ -101,7 +101,7 @@ def layer_times(
     """The kernels and collectives of one layer and of the output head, for one micro-batch."""
     if somewhere(stack.attention_rate != 1.0):
         device = replace(device, attention=device.attention.at_rate(stack.attention_rate))
-    attention_forward, attention_backward = attention_s(shape, plan, device, stack.hopper_rate)
+    attention_forward, attention_backward = attention_s(shape, plan, device)
     forward = _forward_s(shape, plan, device, stack) + attention_forward
     backward = _backward_s(work, shape, plan, device, stack) + attention_backward
     shared = device.shared
@@ -297,7 +297,7 @@ def _adapters_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[Nu
     return adapted * forward, adapted * backward
 
 
-def attention_s(shape: LayerShape, plan: Plan, device: KernelDevice, hopper_rate: Num) -> tuple[Num, Num]:
+def attention_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[Num, Num]:
     """Forward and backward of one layer's attention on one rank, fused or storing its scores."""
     batch, heads = plan.micro_batch_tokens / shape.seq_len, shape.heads / plan.tp
     clock, chip, shared = device.clock, device.attention_device, device.shared
@@ -305,9 +305,7 @@ def attention_s(shape: LayerShape, plan: Plan, device: KernelDevice, hopper_rate
     head_dim = shape.head_dim
     if shape.latent.used:
         head_dim = where(shape.latent.key_rank > 0, latent_head_dim(shape.latent), head_dim)
-    generation = where(shape.older_on_hopper, hopper_rate * shared.flash_2_on_hopper, 1.0) * where(
-        shape.flash_1, shared.flash_1, 1.0
-    )
+    generation = where(shape.older_on_hopper, shared.flash_2_on_hopper, 1.0) * where(shape.flash_1, shared.flash_1, 1.0)
 
     def fused_s(window: Num) -> tuple[Num, Num]:
         return training_attention_s(

@@ -188,7 +188,6 @@ class StackCoefficients:
         chain_step_s: latency of a step of the chain by which a rank sends its weights to all others (stated).
         tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
         attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
-        hopper_rate: on Hopper, speed of its release of FlashAttention over FlashAttention-2 as published for it.
         link_share: bandwidth of the links within a node over what the device's coefficients stand for: of one cluster.
         product_rate: speed of its products of layers over the vendor's kernel of that format (stated).
         compute_share: speed of its compute over the clock that hours of training sustain elsewhere: of one cluster.
@@ -228,7 +227,6 @@ class StackCoefficients:
     chain_step_s: Num = 0.0
     tp_wait_s: Num = 0.0
     attention_rate: Num = 1.0
-    hopper_rate: Num = 1.0
     link_share: Num = 1.0
     product_rate: Num = 1.0
     compute_share: Num = 1.0

@@ -108,7 +108,7 @@ def _experts(shape: LayerShape, plan: Plan, device: KernelDevice) -> list[Kernel
 def _attention(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> tuple[KernelWork, KernelWork]:
     """Attention's own kernel, forward and backward: causal where it is fused, else with all scores stored."""
     tuned = replace(device, attention=device.attention.at_rate(stack.attention_rate))
-    forward_s, backward_s = attention_s(shape, plan, tuned, stack.hopper_rate)
+    forward_s, backward_s = attention_s(shape, plan, tuned)
     tokens, heads = plan.micro_batch_tokens, shape.heads / plan.tp
     head_dim = latent_head_dim(shape.latent) if shape.latent.used else shape.head_dim
     near, far = attended_keys(shape.seq_len, shape.window), attended_keys(shape.seq_len)
