@@ -24,8 +24,8 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.expert_plan import ExpertPlan, attention_groups, check_experts
 from mlsysim.lowering.offload import Offload, check_offload
 from mlsysim.lowering.options import ServingOptions, drafting, held_back, limited, named_engine, spread
-from mlsysim.lowering.work import cached_tokens, keys_seen
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.layer.attention import cached_tokens, keys_seen
 from mlsysim.physics.serving.schedule import met_output
 from mlsysim.physics.serving.speculation import rounds_of
 from mlsysim.systems.fleets import usual_nodes
@@ -222,7 +222,7 @@ class Deployment:
     @property
     def reach(self) -> float:
         """Tokens of a whole sequence whose keys and values are kept."""
-        return cached_tokens(self.workload, int(self.prompt + self._met_output))
+        return float(cached_tokens(self.workload.layer_shape, int(self.prompt + self._met_output)))
 
     @property
     def _met_output(self) -> float:
@@ -233,7 +233,7 @@ class Deployment:
     def occupied(self) -> float:
         """Tokens that a running sequence occupies, mean over its life unless the cache is reserved for all of it."""
         grows = self.schedule != "static" and (self.stack is None or not self.stack.reserves)
-        return cached_tokens(self.workload, self.context) if grows else self.reach
+        return float(cached_tokens(self.workload.layer_shape, self.context)) if grows else self.reach
 
     @property
     def held(self) -> float:
@@ -243,7 +243,7 @@ class Deployment:
     @property
     def keys(self) -> float:
         """Mean number of keys that a query of the prompt sees."""
-        return keys_seen(self.workload, int(self.prompt), causal=self.workload.causal)
+        return float(keys_seen(self.workload.layer_shape, int(self.prompt), causal=self.workload.causal))
 
     @property
     def prompts(self) -> float:
