@@ -295,10 +295,9 @@ def _per_second(name: str, value: object) -> float:
 def _check_division(model: TransformerWorkload, served_by: Engine | None, tp: int, pp: int, groups: int) -> None:
     """Refuses ranks that cannot share the model's heads, experts or layers."""
     torus = served_by is not None and served_by.has.torus
-    if served_by is not None and torus and model.moe is not None:
-        raise InconsistentError(
-            "stack", served_by.name, f"one for mixtures of experts such as {model.name}: it divides dense layers"
-        )
+    if served_by is not None and torus and (model.moe is not None or model.mla is not None):
+        kind = "latent attention" if model.moe is None else "mixtures of experts"
+        raise InconsistentError("stack", served_by.name, f"one for {kind} such as {model.name}: it divides dense layers")
     if torus and groups not in (1, tp):
         raise InconsistentError("attention_dp", groups, "True or False: chips of a slice share all sequences or none")
     if model.heads % (tp // groups) and not torus:
