@@ -44,9 +44,13 @@ def test_more_work_never_takes_less_time(name, dtype):
         assert np.all(np.diff(times, axis=axis) >= -1e-12 * times.max())
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"shallow_tiles": True, "core_flops_per_s": 6e13}, {"large_tiles": True, "sustained": 0.5}, {"whole_waves": True}],
+)
 @pytest.mark.parametrize(("name", "dtype"), KINDS)
-def test_arrays_give_what_each_alone_gives(name, dtype):
-    kernel = gemm_kernel(name, dtype)
+def test_arrays_give_what_each_alone_gives(name, dtype, kind):
+    kernel = replace(gemm_kernel(name, dtype), **kind)
     together = seconds(kernel, SIZES, 5120.0, SIZES[::-1], dtype)
     alone = [seconds(kernel, m, 5120.0, k, dtype) for m, k in zip(SIZES.tolist(), SIZES[::-1].tolist(), strict=True)]
     assert all(isinstance(one, float) for one in alone)
