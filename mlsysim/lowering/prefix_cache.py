@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_bound import BoundPasses
-from mlsysim.lowering.work import cached_tokens, keys_seen
+from mlsysim.physics.layer.attention import cached_tokens, keys_seen
 from mlsysim.physics.numeric import Num, maximum, minimum
 from mlsysim.physics.serving.inference import prefill_s
-from mlsysim.physics.serving.schedule import EnginePasses, Passes, Step
+from mlsysim.physics.serving.schedule import EnginePasses, Passes, PassesOver, Step
 from mlsysim.physics.serving.torus import TorusDeployment
 
 
 @dataclass(frozen=True, slots=True)
-class PrefixedDeployment:
+class PrefixedDeployment(PassesOver):
     """Calibrated passes of prompts of which a share ``hit`` is cached.
 
     Causal attention over P tokens is that within the cached part, that within the new one, and that of the new on the cached:
@@ -26,15 +26,6 @@ class PrefixedDeployment:
 
     whole: EnginePasses | TorusDeployment
     hit: Num
-
-    @property
-    def front_s(self) -> Num:
-        """Seconds of a request before its prompt is computed."""
-        return self.whole.front_s
-
-    def decode(self, batch: Num, context: Num) -> Step:
-        """Time one token of each of ``batch`` sequences, which attends to cached tokens as to all others."""
-        return self.whole.decode(batch, context)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The new tokens of ``batch`` prompts."""
@@ -55,21 +46,12 @@ class PrefixedDeployment:
 
 
 @dataclass(frozen=True, slots=True)
-class PrefixedBound:
+class PrefixedBound(PassesOver):
     """Passes at the speed of light, with ``new`` uncached tokens of a prompt, each of which sees ``keys`` on average."""
 
     whole: BoundPasses
     new: float
     keys: float
-
-    @property
-    def front_s(self) -> Num:
-        """Nothing."""
-        return self.whole.front_s
-
-    def decode(self, batch: Num, context: Num) -> Step:
-        """Time one token of each of ``batch`` sequences, which attends to cached tokens as to all others."""
-        return self.whole.decode(batch, context)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The new tokens of ``batch`` prompts."""
@@ -83,7 +65,7 @@ class PrefixedBound:
     @property
     def _cached(self) -> float:
         """Tokens of a prompt whose keys and values are read from the cache."""
-        return cached_tokens(self.whole.setting.workload, self.whole.setting.prompt - self.new)
+        return float(cached_tokens(self.whole.setting.workload.layer_shape, self.whole.setting.prompt - self.new))
 
 
 def prefixed(passes: Passes, deployment: Deployment) -> Passes:
@@ -105,7 +87,8 @@ def computed(deployment: Deployment) -> tuple[float, float]:
     if cached <= 0:
         return prompt, deployment.keys
     new = prompt - cached
-    return new, (deployment.keys * prompt - keys_seen(deployment.workload, int(cached), causal=True) * cached) / new
+    seen = float(keys_seen(deployment.workload.layer_shape, float(int(cached)), causal=True))
+    return new, (deployment.keys * prompt - seen * cached) / new
 
 
 def conversation(prompt: int, output: int, shared: int, turns: int) -> tuple[int, float]:
