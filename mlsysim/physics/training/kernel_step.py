@@ -231,9 +231,7 @@ def attention_s(shape: TrainedShape, plan: Plan, device: KernelDevice) -> tuple[
     batch, seen = plan.micro_batch_tokens / shape.seq_len, attention_heads(shape, plan.tp)
     clock, chip, shared = device.clock, device.attention_device, device.shared
     clocked = replace(chip, peak_flops_per_s=chip.peak_flops_per_s * clock)
-    generation = where(shape.older_on_hopper, shared.flash_2_on_hopper, 1.0) * where(
-        shape.flash_1, shared.flash_1, 1.0
-    )
+    generation = where(shape.older_on_hopper, shared.flash_2_on_hopper, 1.0) * where(shape.flash_1, shared.flash_1, 1.0)
 
     def fused_s(window: Num) -> tuple[Num, Num]:
         return training_attention_s(
