@@ -1,8 +1,8 @@
 """Bytes that the fused element-wise passes of a layer move, per 16-bit element of the tensor that they run over.
 
 They follow from what a kernel reads and writes (r, w; m is a dropout mask of one byte), and are no coefficients. Training,
-encoders and engines go by them; what a framework or an engine moves beyond, where it runs each operation by itself, stands where
-it is used.
+encoders and engines go by them; what a framework or an engine moves beyond, where it runs each operation by itself, stands
+where it is used.
 
 Sources: NVIDIA Apex, Megatron-LM and FasterTransformer (which passes are fused).
 """

@@ -11,8 +11,8 @@ from mlsysim.physics.numeric import Num, somewhere, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training.step_inputs import TrainedShape
 
-# What PyTorch moves beyond fused passes where it runs each operation of a gated layer by itself. Each of two RMSNorms forward: to
-# fp32 r2 w4, square r4 w4, mean r4, product r4 w4, to 16 bits r4 w2, weight r2 w2 (32 for 4); backward: weight r2 r2 w2,
+# What PyTorch moves beyond fused passes where it runs each operation of a gated layer by itself. Each of two RMSNorms forward:
+# to fp32 r2 w4, square r4 w4, mean r4, product r4 w4, to 16 bits r4 w2, weight r2 w2 (32 for 4); backward: weight r2 r2 w2,
 # r2 r2 w2, to fp32 r2 w4, product r4 w4 and r4 r4 w4, square r4 w4, sum r4 r4 w4, to 16 bits r4 w2 (62 for 10). The gate: silu
 # r2 w2 and product r2 r2 w2 for r2 r2 w2; backward 12 and 6 for 10. The rotation of queries and keys: to fp32 r2 w4, product
 # r4 w4, to 16 bits r4 w2, and as much backward (LayerNorm and GELU are one kernel each).
