@@ -66,6 +66,9 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         raise InputError("n_accel", fleet.accelerators, f"a multiple of tp x pp x cp = {tp} x {pp} x {cp}")
     dp = fleet.accelerators // (tp * pp * cp)
     batch, micro_batch = _batches(row, framework, fleet.accelerators, dp)
+    if framework.get("batch_by_accelerator") and micro_batch % pp == 0:
+        # As many micro-batches as stages, unless a run says another number, which no column has.
+        micro_batch //= pp
     microbatch_count = _near(batch, dp * micro_batch) // (dp * micro_batch)
     if not microbatch_count:
         raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
