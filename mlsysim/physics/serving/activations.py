@@ -36,7 +36,8 @@ def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -
     routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
     routed_B = routed_B * over_mean / shards.ep
     if model.has.wide:
-        return engine.passes * _wide_layer_B(model, tokens, width + routed_width, routed_B) / kernels.own_streaming_Bps
+        moved_B = engine.passes * _wide_layer_B(model, tokens, width + routed_width, routed_B)
+        return moved_B / (kernels.streaming * kernels.own_Bps(engine))
     ffn_B = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
     qkv_width = shape.qkv_width
     if shape.latent.used:

@@ -113,6 +113,8 @@ class ServingKernels:
         memory_Bps, multiprocessors, cache_B: figures of the accelerator's datasheet.
         own_peak_flops_per_s, own_compute_share, own_memory_share: an engine's own products: their peak, the share of it that
             they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
+        own_integers: they multiply narrow weights as integers.
+        core_clock: clock of its cores over that of an A100, where cores limit an engine's own products; infinite where they never do.
         streaming: share of the memory bandwidth that element-wise passes reach.
         shared: constants of all engines.
         dispatch_B: bytes of an element of a token on its way to its experts, scales included.
@@ -146,6 +148,8 @@ class ServingKernels:
     own_memory_share: float
     streaming: float
     shared: SharedServing
+    own_integers: bool = False
+    core_clock: float = inf
     dispatch_B: float = 2.0
     experts: Product | None = None
 
@@ -164,10 +168,12 @@ class ServingKernels:
         """Bandwidth of element-wise passes over large tensors, as attention scores are."""
         return self.streaming * self.memory_Bps
 
-    @property
-    def own_streaming_Bps(self) -> float:
-        """Bandwidth of an engine's own kernels over activations and weights, which are small."""
-        return self.streaming_Bps * self.own_memory_share
+    def own_Bps(self, engine: EngineCoefficients) -> Num:
+        """Bandwidth of an engine's own kernels: the memory's as they reach it, and what the cores take, by the norm of limits."""
+        memory_Bps = self.memory_Bps * self.own_memory_share * engine.memory_share
+        cores_Bps = self.multiprocessors * self.core_clock * engine.core_Bps
+        norm = self.gemm.shared.overlap
+        return memory_Bps * (1 + (memory_Bps / cores_Bps) ** norm) ** (-1 / norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +193,9 @@ class EngineCoefficients:
         attention_share: share of what benchmarked decode attention reaches.
         passes: element-wise traffic, over that of fused kernels.
         hop_s: time of each hand-over between pipeline stages.
-        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products,
-            where that is a limit.
+        integer_share: share of what an engine's own products reach that those of integers reach.
+        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second at the clock of an A100, of an
+            engine's own products, where that is a limit.
         interleave: share of a prefill that the other sequences of the batch wait for.
         link_share, network_share: bandwidth of the links within a node, and of the network between nodes, over what the
             device's coefficients and the datasheet say: of one cluster.
@@ -207,6 +214,7 @@ class EngineCoefficients:
     attention_share: Num = 1.0
     passes: Num = 1.0
     hop_s: Num = 1e-5
+    integer_share: Num = 1.0
     core_Bps: Num = inf
     interleave: Num = 1.0
     link_share: Num = 1.0
