@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from repository import KERNELS
 
 from mlsysim.fitting import search
 from mlsysim.fitting.bounded import Fit
@@ -103,7 +104,7 @@ def other_validation(tmp_path_factory, change_rows):
         root = tmp_path_factory.mktemp("anchors")
         folder = root / "kernels"
         folder.mkdir()
-        for path in (Path(__file__).parents[1] / "anchors" / "kernels").glob(f"{kind}*"):
+        for path in KERNELS.glob(f"{kind}*"):
             copy = Path(shutil.copy(path, folder))
             if copy.suffix == ".csv":
                 change_rows(copy, "validation", lambda row: row | {"measured_s": "1.0"})

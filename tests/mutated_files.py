@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from repository import ANCHOR_TREE, ROOT, TESTS
+
 import mlsysim
 from mlsysim.calibration import evidence
 from mlsysim.cli.main import main as command
@@ -39,11 +41,10 @@ from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.kernels import checks
 from mlsysim.validation.report import targets
 
-ROOT = Path(__file__).parents[1]
-ANCHORS, PACKAGE = ROOT / "anchors", ROOT / "mlsysim"
+PACKAGE = ROOT / "mlsysim"
 LIMIT_S = 5
 ROWS = 5  # of a table, or cases: an error in one of many is found like that in one of a few
-SOURCES = sorted(path for path in ANCHORS.glob("*/*.toml") if path.parent.name != "kernels" and path.name != "family.toml")
+SOURCES = sorted(path for path in ANCHOR_TREE.glob("*/*.toml") if path.parent.name != "kernels" and path.name != "family.toml")
 REGISTRIES = {"hardware": mlsysim.Hardware, "models": mlsysim.Models, "systems": mlsysim.Systems, "infra": mlsysim.Infra}
 METRICS = {"training": "step_time_s", "serving": "itl_ms"}
 
@@ -204,7 +205,7 @@ def _tree(one: Mutant, folder: Path) -> None:
 
 def _kernels(one: Mutant, folder: Path) -> None:
     """A table of kernel times, a head or the gates: read and judged."""
-    for path in (ANCHORS / "kernels").iterdir():
+    for path in (ANCHOR_TREE / "kernels").iterdir():
         (folder / path.name).symlink_to(path)
     (folder / one.path.name).unlink()
     (folder / one.path.name).write_bytes(one.content)
@@ -360,11 +361,11 @@ _OTHERS = [path for path in _DATA if path not in _LISTED and path.parents[1].nam
 _TABLES = [path.with_suffix(".csv") for path in SOURCES if path.with_suffix(".csv").exists()]
 KINDS = {
     "anchors": Kind([*SOURCES, *_TABLES], _cases, _anchors),
-    "kernels": Kind(sorted((ANCHORS / "kernels").iterdir()), _cases, _kernels),
+    "kernels": Kind(sorted((ANCHOR_TREE / "kernels").iterdir()), _cases, _kernels),
     "table": Kind(_runs(), _run_text, _predict),
     "registry": Kind(_LISTED, _plain, _registry),
-    "tree": Kind([*ANCHORS.glob("*.toml"), *ANCHORS.glob("*/family.toml")], _plain, _tree),
-    "own": Kind([ROOT / "tests" / f"own_{kind}.toml" for kind in ("stack", "engine")], _plain, _own),
+    "tree": Kind([*ANCHOR_TREE.glob("*.toml"), *ANCHOR_TREE.glob("*/family.toml")], _plain, _tree),
+    "own": Kind([TESTS / "fitting" / f"own_{kind}.toml" for kind in ("stack", "engine")], _plain, _own),
     "scenario": Kind([ROOT / "examples" / "scenario.toml"], _plain, _scenario),
     "package": Kind(_OTHERS, _plain, _package),
 }

@@ -7,7 +7,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from repository import ROOT
+
 MUTANTS = ROOT / "mutants" / "mlsysim" / "physics"
 PAGE = ROOT / "docs" / "mutation.md"
 

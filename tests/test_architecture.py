@@ -8,14 +8,13 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from mlsysim.calibration.device_entries import device_entries
 from mlsysim.hardware.registry import Hardware
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mlsysim"
 LONGEST_MODULE = 400
 MOST_MODULES = 20  # of a folder, beside its __init__.py

@@ -8,11 +8,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+from repository import ROOT
+
 import mlsysim
 from mlsysim.validation.anchors.anchor import is_installed, snapshot_path
 from mlsysim.validation.anchors.record_keys import PACKAGE
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_two_distributions_of_one_package_are_refused(tmp_path):

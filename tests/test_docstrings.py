@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import re
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from repository import ROOT
 
-PACKAGE = Path(__file__).parents[1] / "mlsysim"
+PACKAGE = ROOT / "mlsysim"
 # A docstring that begins so leans on its neighbour, or has no subject.
 LEANING = re.compile(r"(The same|The above|Of|All of it|All of them|Those|As)\b")
 # An entry of a section: one name, or several with commas between, then a colon.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import runpy
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 SCRIPTS = ("size_a_training_run", "pick_a_serving_fleet", "why_is_my_mfu_low", "does_it_fit", "check_and_calibrate")
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT, TESTS
 
-ROOT = Path(__file__).parents[1]
 RUN = """
 import sys, pytest
 class Absent:
@@ -25,10 +24,11 @@ sys.exit(pytest.main({options!r}, plugins=[absent]))
 
 
 @pytest.mark.parametrize(
-    ("package", "module"), [("hypothesis", "test_closed_loop.py"), ("scipy", "test_collectives_kernels.py")]
+    ("package", "module"),
+    [("hypothesis", "solvers/serving/test_closed_loop.py"), ("scipy", "calibration/test_collectives_kernels.py")],
 )
 def test_a_test_that_needs_it_is_skipped_with_a_reason(package, module):
-    options = ["-q", "-rs", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", str(ROOT / "tests" / module)]
+    options = ["-q", "-rs", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", str(TESTS / module)]
     code = RUN.format(package=package, options=options)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -1,10 +1,9 @@
 """What docs/mutation.md says of the tests: it is written by a run of an hour (``tox -e mutation``), and read here."""
 
-from pathlib import Path
-
 import pytest
+from repository import ROOT
 
-PAGE = Path(__file__).parents[1] / "docs" / "mutation.md"
+PAGE = ROOT / "docs" / "mutation.md"
 AIM = 0.9  # of all mutants
 
 

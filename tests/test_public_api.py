@@ -11,16 +11,16 @@ import functools
 import inspect
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT, TESTS
 
 import mlsysim
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.registry import Group
 
-API = tomllib.loads((Path(__file__).parent / "public_api.toml").read_text("utf-8"))
+API = tomllib.loads((TESTS / "public_api.toml").read_text("utf-8"))
 LLAMA, LLAMA_70B = mlsysim.Models.Language.Llama3_8B, mlsysim.Models.Language.Llama2_70B
 H100, NODE = mlsysim.Hardware.Cloud.H100, mlsysim.Systems.Nodes.DGX_H100
 FLEET = mlsysim.Fleet(name="16 H100", node=NODE, count=2)
@@ -202,5 +202,5 @@ def test_each_engine_stack_and_harness_keeps_its_name(argument, solver, name):
 
 
 def test_the_example_of_own_measurements_still_runs(pytester, imported_once, few_plugins):
-    run = pytester.runpytest(Path(__file__).parents[1] / "examples" / "my_cluster.anchor.toml")
+    run = pytester.runpytest(ROOT / "examples" / "my_cluster.anchor.toml")
     assert run.ret == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -11,6 +10,7 @@ from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.engines import Engine, engine
 from mlsysim.calibration.store import coefficients, fitted_of, resolved
 from mlsysim.core.checks import one_of
+from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.toml import packaged_toml, reads
 
 FILE = "harnesses.toml"
@@ -42,7 +42,7 @@ def reached_through(engine_name: str, client: str | None = None) -> Engine:
     return _behind(engine(engine_name), client)
 
 
-@functools.lru_cache(maxsize=256)
+@identity_cache()
 def _behind(found: Engine, client: str | None) -> Engine:
     known = client_tables()
     name = one_of("harness_name", found.client if client is None else client, known)

@@ -147,7 +147,7 @@ def with_unit(number: float, unit: str) -> Quantity:
     parsed = _UNITS.get(unit)
     if parsed is None:
         parsed = _UNITS[unit] = ureg.Unit(unit)._units
-    quantity: Any = object.__new__(ureg.Quantity)
+    quantity: Any = object.__new__(Quantity)
     quantity._magnitude, quantity._units = number, parsed
     return quantity  # type: ignore[no-any-return]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Self, Unpack
 
@@ -348,7 +349,11 @@ def _rated(arithmetic: str, experts: str, device: HardwareNode, served_by: Engin
 
 def _kernel_formats(served_by: Engine) -> tuple[str, ...]:
     """Formats that an engine multiplies in or unpacks; its own kernels, and those of a torus, sum 16 bits at most."""
-    widest = 2 if served_by.has.own_products or served_by.has.torus else 4
+    return _formats_of_width(2 if served_by.has.own_products or served_by.has.torus else 4)
+
+
+@functools.cache
+def _formats_of_width(widest: float) -> tuple[str, ...]:
     return tuple(name for name, width in BYTES_PER_ELEMENT.items() if width <= widest)
 
 

@@ -14,6 +14,7 @@ from mlsysim.calibration.harnesses import reached_through
 from mlsysim.core.checks import fraction, instance, needed, real_number, whole_number
 from mlsysim.core.choices import AttentionKernel, GradientFormat, PipelineSchedule, Precision, Recomputation, ServingSchedule
 from mlsysim.core.errors import InconsistentError
+from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.options import Option
 from mlsysim.core.units import Quantity
 from mlsysim.hardware.types import HardwareNode
@@ -232,7 +233,12 @@ def limited(found: Engine, device: HardwareNode, asked: Mapping[str, Any]) -> En
     stated: dict[str, Any] = {part: float(whole_number(name, asked[name])) for part, name in limits if asked[name] is not None}
     if asked["memory_share"] is not None:
         stated["memory_share"] = fraction("memory_share", asked["memory_share"])
-    return replace(found.on(device.name, device.memory_capacity_B / 2**30), **stated)
+    return _limited(found, device.name, device.memory_capacity_B, **stated)
+
+
+@identity_cache()
+def _limited(found: Engine, /, device: str, memory_B: float, **stated: float) -> Engine:
+    return replace(found.on(device, memory_B / 2**30), **stated)  # type: ignore[arg-type]
 
 
 def drafting(model: TransformerWorkload, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -367,19 +367,20 @@ def coefficients_used(setting: Deployment) -> tuple[str, ...]:
     """Names of the fitted coefficients behind an answer; none without an engine."""
     if setting.stack is None:
         return ()
-    device = engine_device(setting.accelerator.name)
-    if setting.stack.has.own_products:
-        return (*shared_names("serving"), *device.fitted, *setting.stack.fitted)
-    parts = [(setting.arithmetic, setting.weights)]
-    if setting.experts != setting.weights:
-        parts.append((setting.experts, setting.experts))
-    kinds = tuple(_product_format(setting.accelerator, *formats, device.gemm)[0] for formats in parts)
-    return (*_coefficient_names(setting.accelerator.name, kinds, setting.tp > 1), *setting.stack.fitted)
+    return _coefficient_names(setting.accelerator, setting.stack.has.own_products, Formats.of(setting), setting.tp > 1) + (
+        setting.stack.fitted
+    )
 
 
-@functools.cache
-def _coefficient_names(hardware: str, gemm_formats: tuple[str, ...], reduces: bool) -> tuple[str, ...]:
-    device = engine_device(hardware)
+@identity_cache()
+def _coefficient_names(accelerator: HardwareNode, own_products: bool, formats: Formats, reduces: bool) -> tuple[str, ...]:
+    device = engine_device(accelerator.name)
+    if own_products:
+        return (*shared_names("serving"), *device.fitted)
+    parts = [(formats.precision, formats.weights)]
+    if formats.experts:
+        parts.append((formats.experts, formats.experts))
+    gemm_formats = [_product_format(accelerator, *written, device.gemm)[0] for written in parts]
     names = list(dict.fromkeys(name for fmt in ("bfloat16", *gemm_formats) for name in gemm.fitted_names(device.gemm, fmt)))
     names += [*attention.fitted_names("prefill", device.attention), *attention.fitted_names("decode", device.attention)]
     if reduces:

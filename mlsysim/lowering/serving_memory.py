@@ -97,7 +97,8 @@ class Room:
 def room(setting: Deployment, work: InferenceWork) -> Room:
     """The memory of a deployment; an engine keeps a part to itself, and workspace for its largest pass."""
     ranks, proposed = setting.tp * setting.pp, _proposer(setting, work)
-    work = replace(work, resident_B=work.resident_B + proposed[0], kv_B=work.kv_B + proposed[1])
+    if setting.draft_len:
+        work = replace(work, resident_B=work.resident_B + proposed[0], kv_B=work.kv_B + proposed[1])
     copies = setting.expert_plan.redundant / setting.workload.moe.experts if setting.workload.moe else 0.0
     weights_B = (work.resident_B + copies * work.expert_B) / ranks
     usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
@@ -139,6 +140,8 @@ def _copied_B(setting: Deployment, wide_B: float) -> float:
     embedding and head have a tensor-parallel size of 1).
     """
     model, experts = setting.workload, counting.moe_layers(setting.workload)
+    if setting.attention_ranks == setting.tp:
+        return 0.0
     kept = model.layers * counting.attention_parameters(model)
     if experts < model.layers:
         kept += (model.layers - experts) * counting.ffn_parameters(model, float(model.ffn_width))

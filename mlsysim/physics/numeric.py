@@ -6,17 +6,21 @@ take Python's own operations, arrays numpy's, with the same result.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from numpy import ndarray
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Whole: TypeAlias = npt.NDArray[np.int_]
 Num: TypeAlias = float | Floats
 Truth: TypeAlias = bool | npt.NDArray[np.bool_]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def where(condition: Any, yes: Num, no: Num) -> Num:
@@ -26,7 +30,7 @@ def where(condition: Any, yes: Num, no: Num) -> Num:
         >>> where(3 > 2, 1.0, 0.0), where(np.array([True, False]), 1.0, 0.0)
         (1.0, array([1., 0.]))
     """
-    if isinstance(condition, np.ndarray):
+    if isinstance(condition, ndarray):
         return np.where(condition, yes, no)
     return yes if condition else no
 
@@ -38,7 +42,7 @@ def somewhere(a: Any) -> bool:
         >>> somewhere(0.0), somewhere(np.array([0.0, 2.0]))
         (False, True)
     """
-    return bool(a.any()) if isinstance(a, np.ndarray) else bool(a)
+    return bool(a.any()) if isinstance(a, ndarray) else bool(a)
 
 
 def everywhere(a: Any) -> bool:
@@ -48,7 +52,7 @@ def everywhere(a: Any) -> bool:
         >>> everywhere(True), everywhere(np.array([0.0, 2.0]))
         (True, False)
     """
-    return bool(a.all()) if isinstance(a, np.ndarray) else bool(a)
+    return bool(a.all()) if isinstance(a, ndarray) else bool(a)
 
 
 def maximum(a: Num, b: Num) -> Num:
@@ -58,7 +62,7 @@ def maximum(a: Num, b: Num) -> Num:
         >>> maximum(1.0, 2.0), maximum(np.array([1.0, 3.0]), 2.0)
         (2.0, array([2., 3.]))
     """
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+    if isinstance(a, ndarray) or isinstance(b, ndarray):
         return np.maximum(a, b)
     return a if a >= b else b
 
@@ -70,7 +74,7 @@ def minimum(a: Num, b: Num) -> Num:
         >>> minimum(1.0, 2.0)
         1.0
     """
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+    if isinstance(a, ndarray) or isinstance(b, ndarray):
         return np.minimum(a, b)
     return a if a <= b else b
 
@@ -84,7 +88,7 @@ def least_and_most(*values: Num) -> tuple[Callable[[Any, Any], Any], Callable[[A
         (1.0, 2.0)
     """
     for value in values:
-        if isinstance(value, np.ndarray):
+        if isinstance(value, ndarray):
             return np.minimum, np.maximum
     return _lesser, _greater
 
@@ -105,7 +109,7 @@ def ceil(a: Num) -> Num:
         >>> ceil(31.5)
         32.0
     """
-    return np.ceil(a) if isinstance(a, np.ndarray) else float(math.ceil(a))
+    return np.ceil(a) if isinstance(a, ndarray) else float(math.ceil(a))
 
 
 def floor(a: Num) -> Num:
@@ -115,7 +119,7 @@ def floor(a: Num) -> Num:
         >>> floor(31.5)
         31.0
     """
-    return np.floor(a) if isinstance(a, np.ndarray) else float(math.floor(a))
+    return np.floor(a) if isinstance(a, ndarray) else float(math.floor(a))
 
 
 def sqrt(a: Num) -> Num:
@@ -125,7 +129,7 @@ def sqrt(a: Num) -> Num:
         >>> sqrt(4.0)
         2.0
     """
-    return np.sqrt(a) if isinstance(a, np.ndarray) else math.sqrt(a)
+    return np.sqrt(a) if isinstance(a, ndarray) else math.sqrt(a)
 
 
 def exp(a: Num) -> Num:
@@ -135,7 +139,7 @@ def exp(a: Num) -> Num:
         >>> exp(0.0)
         1.0
     """
-    return np.exp(a) if isinstance(a, np.ndarray) else math.exp(a)
+    return np.exp(a) if isinstance(a, ndarray) else math.exp(a)
 
 
 def expm1(a: Num) -> Num:
@@ -145,7 +149,7 @@ def expm1(a: Num) -> Num:
         >>> expm1(1e-20)
         1e-20
     """
-    return np.expm1(a) if isinstance(a, np.ndarray) else math.expm1(a)
+    return np.expm1(a) if isinstance(a, ndarray) else math.expm1(a)
 
 
 def added_in_norm(base: Num, other: Num, norm: float) -> Num:
@@ -156,6 +160,30 @@ def added_in_norm(base: Num, other: Num, norm: float) -> Num:
         (2.0, True)
     """
     powers = (other / base) ** norm
-    if isinstance(powers, np.ndarray):
+    if isinstance(powers, ndarray):
         return base * np.expm1(np.log1p(powers) / norm)
     return base * math.expm1(math.log1p(powers) / norm)
+
+
+def once_for_floats(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function so that it keeps its last few hundred results, of floats and what consists of them; not of arrays.
+
+    Example:
+        >>> @once_for_floats
+        ... def half(a: Num) -> Num:
+        ...     print("computed")
+        ...     return a / 2
+        >>> half(3.0), half(3.0)
+        computed
+        (1.5, 1.5)
+    """
+    kept = functools.lru_cache(maxsize=512)(function)
+
+    @functools.wraps(function)
+    def asked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return kept(*args, **kwargs)  # type: ignore[arg-type]
+        except (TypeError, ValueError):  # an array has no hash, and two arrays are not simply equal
+            return function(*args, **kwargs)
+
+    return asked

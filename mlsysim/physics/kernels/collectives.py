@@ -15,12 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, sqrt, where
+from mlsysim.physics.numeric import Num, Truth, maximum, minimum, once_for_floats, somewhere, sqrt, where
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
@@ -79,6 +78,10 @@ class Tuner:
     link_Bps: float
     switch_share: float
 
+    def __hash__(self) -> int:
+        # Two of eleven numbers tell devices apart.
+        return hash((self.link_Bps, self.switch_share))
+
 
 @dataclass(frozen=True)
 class CollectiveCoefficients:
@@ -92,6 +95,10 @@ class CollectiveCoefficients:
     fill_s: float
     tuner: Tuner
     shared: SharedCollectives
+
+    def __hash__(self) -> int:
+        # Three of thirty numbers tell devices and engines apart.
+        return hash((self.launch_s, self.bandwidth_Bps, self.pair_bandwidth_Bps))
 
     def on_link(self, speedup: Num) -> CollectiveCoefficients:
         """Give the coefficients on a link of ``speedup`` times the bandwidth: the same shares of it, which NCCL believes in."""
@@ -129,15 +136,82 @@ def _switch_Bps(n: Num, bandwidth_Bps: Num, c: CollectiveCoefficients) -> Num:
 
 @dataclass(frozen=True, slots=True)
 class _Protocol:
-    """A way to run a ring: what NCCL believes of it (seconds without bytes, bytes a second), and its seconds by wire bytes."""
+    """A way to run a collective, and what NCCL believes of it: seconds without bytes, and bytes a second.
+
+    ``seconds`` gives what it takes of bytes over the wire, ranks, steps, bandwidth and the device's coefficients.
+    """
 
     fixed_s: Num
     believed_Bps: Num
-    seconds: Callable[[Num], Num]
+    seconds: Callable[[Num, Num, Num, Num, CollectiveCoefficients], Num]
 
     def overtakes_at_B(self, slower: _Protocol) -> Num:
         """Bytes over the wire from which NCCL believes this protocol to be faster than another of a lower rate."""
         return maximum(self.fixed_s - slower.fixed_s, 0.0) / (1 / slower.believed_Bps - 1 / self.believed_Bps)
+
+
+def _ll_s(W: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients) -> Num:
+    part_B = W / k
+    spread = 1 + c.shared.ll_spread * part_B / (part_B + c.shared.ll_channel_B)
+    handled_B = W + part_B  # a rank also writes its own part
+    return (c.launch_s + k * c.ll_step_s) * spread + handled_B / (c.shared.ll_share * B)
+
+
+def _pipelined_s(steps_s: Num, wire_share: float, W: Num, k: Num, B: Num, c: CollectiveCoefficients) -> Num:
+    wire_s = (W + W / k / c.shared.copy) / B / wire_share
+    return c.launch_s + _overlapped_s(steps_s, wire_s, c.shared.overlap) + sqrt(c.fill_s * W / B)
+
+
+def _ll128_s(W: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients) -> Num:
+    return _pipelined_s(k * (c.ll_step_s * _LINE128_STEP), _LINE128_SHARE, W, k, B, c)
+
+
+def _simple_s(W: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients) -> Num:
+    return _pipelined_s(k * c.simple_step_s, 1.0, W, k, B, c)
+
+
+def _switch_s(W: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients) -> Num:
+    reduce_s = W * n / k / _switch_Bps(n, B, c)
+    steps_s = c.shared.switch_steps * c.simple_step_s
+    return c.launch_s + _overlapped_s(steps_s, reduce_s, c.shared.overlap) + sqrt(c.fill_s * reduce_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A protocol's seconds, the bytes over the wire between which NCCL takes it, and whether there are any."""
+
+    seconds: Callable[[Num, Num, Num, Num, CollectiveCoefficients], Num]
+    first_B: Num
+    last_B: Num
+    used: Truth
+
+
+@once_for_floats
+def _windows(t: Tuner, n: Num, k: Num, switch: Truth) -> tuple[_Window, ...]:
+    """The protocols that NCCL takes at any size."""
+    protocols = [
+        _Protocol(base_s + step_s * k, believed_Bps, seconds)
+        for base_s, step_s, believed_Bps, seconds in (
+            (t.ll_base_s, t.ll_step_s, t.ll_Bps, _ll_s),
+            (t.ll128_base_s, t.ll128_step_s, t.ll128_Bps, _ll128_s),
+            (t.simple_base_s, t.simple_step_s, t.link_Bps, _simple_s),
+        )
+        if base_s < math.inf
+    ]
+    if t.switch_share > 0 and somewhere(switch):
+        believed_Bps = t.switch_share * t.link_Bps * (n - 1) / n * k / n
+        protocols.append(_Protocol(where(switch, t.switch_s, math.inf), where(switch, believed_Bps, math.inf), _switch_s))
+    windows = []
+    for number, protocol in enumerate(protocols):
+        first_B: Num = 0.0
+        last_B: Num = math.inf
+        for slower in protocols[:number]:
+            first_B = maximum(first_B, protocol.overtakes_at_B(slower))
+        for faster in protocols[number + 1 :]:
+            last_B = minimum(last_B, faster.overtakes_at_B(protocol))
+        if somewhere(first_B < last_B):
+            windows.append(_Window(protocol.seconds, first_B, last_B, first_B < last_B))
+    return tuple(windows)
 
 
 def _ring_s(S: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients, switch: Truth) -> Num:
@@ -146,53 +220,11 @@ def _ring_s(S: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients, switch: T
     NCCL may stay too long with a protocol of low latency; a message that still takes it is at most as slow as the first that
     the next protocol carries, so that no larger message is faster.
     """
-    t, shared = c.tuner, c.shared
-
-    def wire_s(W: Num) -> Num:
-        return (W + W / k / shared.copy) / B
-
-    def ll_s(W: Num) -> Num:
-        part_B = W / k
-        spread = 1 + shared.ll_spread * part_B / (part_B + shared.ll_channel_B)
-        handled_B = W + part_B  # a rank also writes its own part
-        return (c.launch_s + k * c.ll_step_s) * spread + handled_B / (shared.ll_share * B)
-
-    def pipelined_s(step_s: float, wire_share: float, W: Num) -> Num:
-        return c.launch_s + _overlapped_s(k * step_s, wire_s(W) / wire_share, shared.overlap) + sqrt(c.fill_s * W / B)
-
-    def switch_s(W: Num) -> Num:
-        reduce_s = W * n / k / _switch_Bps(n, B, c)
-        steps_s = shared.switch_steps * c.simple_step_s
-        return c.launch_s + _overlapped_s(steps_s, reduce_s, shared.overlap) + sqrt(c.fill_s * reduce_s)
-
-    line128_s, simple_s = (
-        partial(pipelined_s, c.ll_step_s * _LINE128_STEP, _LINE128_SHARE),
-        partial(pipelined_s, c.simple_step_s, 1.0),
-    )
-    protocols = [
-        _Protocol(base_s + step_s * k, believed_Bps, seconds)
-        for base_s, step_s, believed_Bps, seconds in (
-            (t.ll_base_s, t.ll_step_s, t.ll_Bps, ll_s),
-            (t.ll128_base_s, t.ll128_step_s, t.ll128_Bps, line128_s),
-            (t.simple_base_s, t.simple_step_s, t.link_Bps, simple_s),
-        )
-        if base_s < math.inf
-    ]
-    if t.switch_share > 0 and somewhere(switch):
-        believed_Bps = t.switch_share * t.link_Bps * (n - 1) / n * k / n
-        protocols.append(_Protocol(where(switch, t.switch_s, math.inf), where(switch, believed_Bps, math.inf), switch_s))
     W = k * S / n
     least_s: Num = math.inf
-    for number, protocol in enumerate(protocols):
-        first_B: Num = 0.0
-        last_B: Num = math.inf
-        for slower in protocols[:number]:
-            first_B = maximum(first_B, protocol.overtakes_at_B(slower))
-        for faster in protocols[number + 1 :]:
-            last_B = minimum(last_B, faster.overtakes_at_B(protocol))
-        used = first_B < last_B
-        seconds = protocol.seconds(where(used, maximum(W, first_B), W))
-        least_s = minimum(least_s, where(used & (last_B >= W), seconds, math.inf))
+    for window in _windows(c.tuner, n, k, switch):
+        seconds = window.seconds(where(window.used, maximum(W, window.first_B), W), n, k, B, c)
+        least_s = minimum(least_s, where(window.used & (window.last_B >= W), seconds, math.inf))
     return least_s
 
 

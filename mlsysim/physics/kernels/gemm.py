@@ -87,6 +87,10 @@ class GemmKernel:
     core_flops_per_s: float = 0.0
     large_tiles: bool = False
 
+    def __hash__(self) -> int:
+        # Three of twenty numbers tell devices, formats and engines apart.
+        return hash((self.efficiency, self.cache_ratio, self.memory_efficiency))
+
 
 def gemm_s(
     m: Num,
@@ -128,12 +132,17 @@ def gemm_s(
         True
     """
     inputs_B, weights_B, outputs_B = groups * input_B * m * k, groups * weight_B * n * k, groups * output_B * m * n
-    choice = least_and_most(inputs_B, weights_B, outputs_B, peak_flops_per_s, bandwidth_Bps, multiprocessors, cache_B)
-    least, most = choice
+    moved_B = inputs_B + weights_B + outputs_B
+    least, most = least_and_most(moved_B, peak_flops_per_s, bandwidth_Bps, multiprocessors, cache_B)
     cached_B = least(inputs_B, most(0.0, cache_B - inputs_B - outputs_B))
     memory_s = _memory_s(inputs_B - cached_B + weights_B + outputs_B, kernel, bandwidth_Bps)
-    chip = (peak_flops_per_s, bandwidth_Bps, multiprocessors)
-    compute_s = _compute_s(m, n, k, input_B, weight_B, kernel, *chip, groups, choice)
+    fastest_s: Callable[..., Num] = _fastest_tiles_s if least is np.minimum else _fastest_tile_s
+    compute_s = fastest_s(m, n, k, input_B, weight_B, groups, kernel, peak_flops_per_s, bandwidth_Bps, multiprocessors)
+    if kernel.core_flops_per_s:
+        # Unpacking a weight costs the cores as much as multiplying it.
+        compute_s = least(compute_s, groups * m * n * k * (4 / kernel.core_flops_per_s))
+    if kernel.sustained < 1:
+        compute_s = most(compute_s, groups * m * n * k * (2 / (peak_flops_per_s * kernel.sustained)))
     norm = kernel.shared.overlap
     overlapped_s = (compute_s**norm + memory_s**norm) ** (1 / norm)
     return kernel.launch_s + kernel.quantise_sweeps * inputs_B / bandwidth_Bps + overlapped_s
@@ -165,35 +174,33 @@ def _memory_s(moved_B: Num, kernel: GemmKernel, bandwidth_Bps: Num) -> Num:
     return full_rate_s / kernel.memory_efficiency + sqrt(kernel.shared.ramp_s * full_rate_s)
 
 
-def _compute_s(
+def _fastest_tiles_s(
     m: Num,
     n: Num,
     k: Num,
     input_B: Num,
     weight_B: Num,
+    groups: Num,
     kernel: GemmKernel,
-    peak: Num,
+    peak_flops_per_s: Num,
     bandwidth_Bps: Num,
     units: Num,
-    groups: Num,
-    choice: tuple[Callable[[Num, Num], Num], Callable[[Num, Num], Num]],
 ) -> Num:
-    """Seconds of the fastest tile, whole or with k split.
+    """Seconds of the fastest tile, whole or with k split, of arrays.
 
     With x tiles for each multiprocessor: max(1, x) tile(k), or with s splits max(1, 2 x) tile(k/s) + reduction, where
     s = max(1/x, 2) fills all multiprocessors, as far as k and the kernel can be split. Of full waves (x >= 1) splits only add
     to the time, unless a started wave takes as long as a full one.
     """
-    least, most = choice
-    per_flop_s = 2 * units / (peak * kernel.efficiency)
+    least, most = np.minimum, np.maximum
+    per_flop_s = 2 * units / (peak_flops_per_s * kernel.efficiency)
     per_fed_B_s = units / (kernel.cache_ratio * bandwidth_Bps)
     per_partial_s = units * kernel.shared.partial_sum_B / bandwidth_Bps
     step_s, prologue_k, whole_waves = kernel.step_s, kernel.prologue_k, kernel.whole_waves
     can_split = kernel.most_splits >= LEAST_SPLITS
     most_splits = most(LEAST_SPLITS, least(kernel.most_splits, k / kernel.shared.least_k_per_split))
-    best_s: Num = float("inf")
-    sizes = SHALLOW_TILES if kernel.shallow_tiles else LARGE_TILES if kernel.large_tiles else TILES
-    tiles = _tiles(sizes, m, n, k, per_flop_s, per_fed_B_s, groups) if least is np.minimum else sizes
+    best_s: Num = math.inf
+    tiles = _tiles(_sizes(kernel), m, n, k, per_flop_s, per_fed_B_s, groups)
     for rows, columns in tiles:
         # -(-a // b) rounds up, for floats and arrays alike.
         waves = groups * (-(-m // rows) * -(-n // columns)) / units
@@ -210,11 +217,48 @@ def _compute_s(
             # Each split writes a padded tile of partial sums, so that time never falls when a dimension grows.
             reduce_s = splits * waves * (rows * columns * per_partial_s)
             best_s = least(best_s, filled * (pace_s * k / splits + prologue_s) + (kernel.split_s + reduce_s))
-    if tiles is not sizes:
-        best_s = np.min(best_s, axis=0)
-    if kernel.core_flops_per_s:
-        # Unpacking a weight costs the cores as much as multiplying it.
-        best_s = least(best_s, groups * m * n * k * (4 / kernel.core_flops_per_s))
-    if kernel.sustained < 1:
-        best_s = most(best_s, groups * m * n * k * (2 / (peak * kernel.sustained)))
+    return np.min(best_s, axis=0) if isinstance(tiles, list) else best_s
+
+
+def _fastest_tile_s(
+    m: float,
+    n: float,
+    k: float,
+    input_B: float,
+    weight_B: float,
+    groups: float,
+    kernel: GemmKernel,
+    peak_flops_per_s: float,
+    bandwidth_Bps: float,
+    units: float,
+) -> float:
+    """``_fastest_tiles_s`` of floats, whose comparisons are written out: calls of functions take twice as long."""
+    per_flop_s = 2 * units / (peak_flops_per_s * kernel.efficiency)
+    per_fed_B_s = units / (kernel.cache_ratio * bandwidth_Bps)
+    step_s, prologue_k, whole_waves = kernel.step_s, kernel.prologue_k, kernel.whole_waves
+    most_splits = 0.0
+    if kernel.most_splits >= LEAST_SPLITS:
+        most_splits = max(LEAST_SPLITS, min(kernel.most_splits, k / kernel.shared.least_k_per_split))
+    best_s = math.inf
+    for rows, columns in _sizes(kernel):
+        waves = groups * (-(-m // rows) * -(-n // columns)) / units
+        arithmetic_s = rows * columns * per_flop_s
+        pace_s = ((m if m <= rows else rows) * input_B + (n if n <= columns else columns) * weight_B) * per_fed_B_s
+        pace_s = arithmetic_s if pace_s < arithmetic_s else pace_s
+        pace_s = step_s if pace_s < step_s else pace_s
+        prologue_s = arithmetic_s * prologue_k
+        whole_s = pace_s * k + prologue_s
+        if waves > 1.0:
+            whole_s *= -(-waves // 1.0) if whole_waves else waves
+        best_s = whole_s if whole_s < best_s else best_s
+        if most_splits and (whole_waves or waves < 1.0):
+            filled = LEAST_SPLITS * waves if LEAST_SPLITS * waves > 1.0 else 1.0
+            splits = filled / waves if filled / waves < most_splits else most_splits
+            reduce_s = splits * waves * (rows * columns * (units * kernel.shared.partial_sum_B / bandwidth_Bps))
+            split_s = filled * (pace_s * k / splits + prologue_s) + (kernel.split_s + reduce_s)
+            best_s = split_s if split_s < best_s else best_s
     return best_s
+
+
+def _sizes(kernel: GemmKernel) -> Tiles:
+    return SHALLOW_TILES if kernel.shallow_tiles else LARGE_TILES if kernel.large_tiles else TILES

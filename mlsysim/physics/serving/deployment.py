@@ -153,6 +153,10 @@ class ServingKernels:
     dispatch_B: float = 2.0
     experts: Product | None = None
 
+    def __hash__(self) -> int:
+        # Five of thirty fields tell devices, formats and networks apart.
+        return hash((self.gemm, self.weight_B, self.kv_B, self.attention.bandwidth_Bps, self.nic_Bps))
+
     @property
     def narrowest_B(self) -> float:
         """Bytes of an element of the narrowest weights of a layer."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from mlsysim.physics.kernels.collectives import collective_s
-from mlsysim.physics.numeric import Num, everywhere, maximum, minimum, somewhere, where
+from mlsysim.physics.kernels.collectives import CollectiveCoefficients, collective_s
+from mlsysim.physics.numeric import Num, everywhere, maximum, minimum, once_for_floats, somewhere, where
 from mlsysim.physics.serving.activations import elementwise_layer_s
 from mlsysim.physics.serving.deployment import ServedModel
 from mlsysim.physics.serving.expert_ranks import NO_EXPERTS, NOTHING, Exchange, busiest_rank, exchange
@@ -134,17 +134,23 @@ def all_reduce_s(model: ServedModel, size_B: Num, ranks: Num) -> Num:
     nodes = ranks / shards.node
     if somewhere(nodes > 1):
         share = where(nodes > 1, maximum(share, kernels.shared.network_share), share)
-    links = replace(
-        links,
-        bandwidth_Bps=links.bandwidth_Bps * wide,  # type: ignore[arg-type]
-        pair_bandwidth_Bps=links.pair_bandwidth_Bps * model.engine.link_share,  # type: ignore[arg-type]
-        launch_s=links.launch_s * share,  # type: ignore[arg-type]
-        ll_step_s=links.ll_step_s * share,  # type: ignore[arg-type]
-        simple_step_s=links.simple_step_s * share,  # type: ignore[arg-type]
-    )
+    links = _reached(links, wide, model.engine.link_share, share)
     inside_s = collective_s("all_reduce", size_B, inside, links, model.has.switch_reduces)
     if not somewhere(nodes > 1):
         return inside_s
     depth = np.ceil(np.log2(maximum(nodes, 1.0)))
     wire_s = 2 * size_B / (shards.node * kernels.nic_Bps * model.engine.network_share)
     return where(nodes > 1, 2 * depth * kernels.fabric.level_s + maximum(inside_s, wire_s), inside_s)
+
+
+@once_for_floats
+def _reached(links: CollectiveCoefficients, wide: Num, link_share: Num, latency_share: Num) -> CollectiveCoefficients:
+    """The links as an engine's all-reduces reach them: ``link_share`` of a pair's bandwidth, ``wide`` of that among more."""
+    return replace(
+        links,
+        bandwidth_Bps=links.bandwidth_Bps * wide,  # type: ignore[arg-type]
+        pair_bandwidth_Bps=links.pair_bandwidth_Bps * link_share,  # type: ignore[arg-type]
+        launch_s=links.launch_s * latency_share,  # type: ignore[arg-type]
+        ll_step_s=links.ll_step_s * latency_share,  # type: ignore[arg-type]
+        simple_step_s=links.simple_step_s * latency_share,  # type: ignore[arg-type]
+    )

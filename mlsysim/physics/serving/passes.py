@@ -18,7 +18,7 @@ import numpy as np
 
 from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s, prefill_attention_s
 from mlsysim.physics.layer.latent_attention import absorbed_dim
-from mlsysim.physics.numeric import Num, ceil, everywhere, floor, maximum, minimum, somewhere, where
+from mlsysim.physics.numeric import Num, ceil, everywhere, floor, maximum, minimum, once_for_floats, somewhere, where
 from mlsysim.physics.serving.activations import WIDE_B, stored_score_s
 from mlsysim.physics.serving.deployment import WORD_B, Product, ServedModel
 from mlsysim.physics.serving.layer_time import layer_time
@@ -125,6 +125,8 @@ def decode_layer_attention_s(model: ServedModel, batch: Num, context: Num) -> Nu
     return where(covered, attention_s, maximum(attention_s, repeated_s))
 
 
+# Whoever asks for several numbers of requests in flight asks for the same prompt again and again.
+@once_for_floats
 def prefill_pass(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0) -> PassTime:
     """Time the prompts of ``batch`` sequences to their first token; parts of the batch or of a prompt fill pipeline stages.
 

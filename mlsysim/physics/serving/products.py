@@ -5,7 +5,6 @@ Source: Pope et al. 2022, section 3 (feed-forward and attention projections unde
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,7 +22,7 @@ from mlsysim.physics.kernels.roofline import (
     UP,
 )
 from mlsysim.physics.layer.latent_attention import absorbed_products, latent_products
-from mlsysim.physics.numeric import Num, everywhere, maximum, minimum, somewhere, where
+from mlsysim.physics.numeric import Num, everywhere, maximum, minimum, once_for_floats, somewhere, where
 from mlsysim.physics.serving.deployment import (
     WORD_B,
     EngineCoefficients,
@@ -37,14 +36,12 @@ from mlsysim.physics.serving.expert_ranks import RankLoad
 
 def scaled(product: Product, engine: EngineCoefficients) -> Product:
     """Give ``product`` at the rates that the engine reaches with its kernel, once a pass for all its calls."""
-    compute_share, memory_share = engine.compute_share, engine.memory_share
-    if isinstance(compute_share, float) and isinstance(memory_share, float):
-        kernel = _scaled_once(product.kernel, compute_share, memory_share)
-    else:
-        kernel = _scaled_kernel(product.kernel, compute_share, memory_share)
+    kernel = _scaled_kernel(product.kernel, engine.compute_share, engine.memory_share)
     return Product(kernel, product.input_B, product.weight_B, product.peak_flops_per_s, product.output_B)
 
 
+# Passes on one engine share the kernel, which takes longer to build than to evaluate.
+@once_for_floats
 def _scaled_kernel(kernel: GemmKernel, compute_share: Num, memory_share: Num) -> GemmKernel:
     # No engine lifts a kernel over the peak: its share was fitted to formats that stay below it.
     efficiency = minimum(kernel.efficiency * compute_share, maximum(kernel.efficiency, 1.0))
@@ -53,10 +50,6 @@ def _scaled_kernel(kernel: GemmKernel, compute_share: Num, memory_share: Num) ->
         efficiency=efficiency,  # type: ignore[arg-type]
         memory_efficiency=kernel.memory_efficiency * memory_share,  # type: ignore[arg-type]
     )
-
-
-# Passes on one engine share the kernel, which takes longer to build than to evaluate.
-_scaled_once = functools.lru_cache(maxsize=256)(_scaled_kernel)
 
 
 def product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product, groups: Num = 1.0) -> Num:
@@ -73,8 +66,18 @@ def product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product, grou
             return own_s
         return where(m > has.own_rows, maximum(own_s, _unpacked_product_s(model, m, n, k, product, groups)), own_s)
     return gemm_s(
-        *(m, n, k, product.input_B, product.weight_B, product.output_B, product.kernel, product.peak_flops_per_s),
-        *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B, groups),
+        m,
+        n,
+        k,
+        product.input_B,
+        product.weight_B,
+        product.output_B,
+        product.kernel,
+        product.peak_flops_per_s,
+        kernels.memory_Bps,
+        kernels.multiprocessors,
+        kernels.cache_B,
+        groups,
     )
 
 

@@ -138,7 +138,7 @@ class BatchingOptimizer:
             if plan == "continuous" and batch:
                 replicas, tail = _replicas(deployment, batch, rate, Limits(share, limits["TTFT"], limits["ITL"], math.inf))
                 per_s = float(tail.capacity.m_as("count/second")) / replicas
-        breakdown = with_prefills_of_others(best)[0] if best.tpot > best.itl else best.breakdown
+        breakdown = with_prefills_of_others(vars(best))[0] if best.tpot > best.itl else best.breakdown
         return BatchingResult(
             solver="BatchingOptimizer",
             subject=f"{deployment.workload.name}, {deployment.prompt:.0f} + {output_len} tokens on "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Unpack
+from dataclasses import dataclass
+from typing import ClassVar, Unpack
 
 from mlsysim.core.checks import strict_keywords, whole_number
 from mlsysim.hardware.types import HardwareNode
@@ -11,7 +11,7 @@ from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import DeploymentOptions
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.serving.replica import ServingReplica
-from mlsysim.solvers.serving.serving import ServingResult, serving_result, with_prefills_of_others
+from mlsysim.solvers.serving.serving import ServingResult, serving_fields, with_prefills_of_others
 from mlsysim.systems.types import Fleet, Node
 
 
@@ -92,10 +92,9 @@ class ContinuousBatchingModel:
         most = max(1, replica.most)
         flying = most if flying is None else flying
         reason, held = replica.lacking(), replica.held
-        run = serving_result(replica.with_batch(flying))
+        run = serving_fields(replica.with_batch(flying))
         breakdown, binding = with_prefills_of_others(run)
-        answer: dict[str, Any] = {field.name: getattr(run, field.name) for field in fields(run) if field.init}
-        answer |= {
+        answer = run | {
             "solver": "ContinuousBatchingModel",
             "subject": f"{workload.name}, {flying} requests of {deployment.prompt:.0f} + {output_len} tokens in "
             f"{deployment.formats} on {held.accelerators} x {deployment.accelerator.name}",
@@ -106,6 +105,6 @@ class ContinuousBatchingModel:
         return ContinuousBatchingResult(
             **answer,
             concurrency=flying,
-            kv_use=0.0 if reason else held.kv_B(run.batch) / (max(held.free_B, 0.0) * held.shards),
+            kv_use=0.0 if reason else held.kv_B(run["batch"]) / (max(held.free_B, 0.0) * held.shards),
             kv_unused=1 - deployment.occupied / deployment.held,
         )

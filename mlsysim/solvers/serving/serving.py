@@ -262,7 +262,12 @@ def scheduled(deployment: Deployment, passes: Passes, load: ScheduledLoad) -> Se
 
 
 def serving_result(replica: ServingReplica, served: Served | None = None, *, after_first: bool = True) -> ServingResult:
-    """The answer of ``ServingModel`` about a replica; ``after_first`` leaves the first token out of ``tpot``.
+    """The answer of ``ServingModel`` about a replica, as of ``serving_fields``."""
+    return ServingResult(**serving_fields(replica, served, after_first=after_first))
+
+
+def serving_fields(replica: ServingReplica, served: Served | None = None, *, after_first: bool = True) -> dict[str, Any]:
+    """The fields of an answer of ``ServingModel``; ``after_first`` leaves the first token out of ``tpot``.
 
     Args:
         replica: a copy of the model under its load.
@@ -293,7 +298,7 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
     if deployment.basis != "bound":
         activity = serving_activity(deployment, work, served, held.accelerators, tokens_per_s)
     accelerators = float(deployment.replicas * held.accelerators)
-    return ServingResult(
+    return dict(
         solver="ServingModel",
         subject=_subject(replica, batch),
         basis=deployment.basis,
@@ -343,12 +348,16 @@ def _check_reads(replica: ServingReplica, batch: float, step_s: float) -> None:
         raise UnsoundError(f"itl would be {1e3 * step_s:.4g} ms, less than one read of {in_gib(float(read_B))} of weights")
 
 
-def with_prefills_of_others(run: ServingResult) -> tuple[dict[str, Quantity], str]:
-    """The parts of the time between two tokens of a request, prompts that join its steps included, and the largest."""
-    others_s = float(run.token_gap.magnitude - run.itl.magnitude)
-    largest = others_s > max(part.magnitude for part in run.breakdown.values())
-    breakdown = {**run.breakdown, "prefills of others": with_unit(others_s, "second")}
-    return breakdown, "prefills of others" if largest else run.binding
+def with_prefills_of_others(run: Mapping[str, Any]) -> tuple[dict[str, Quantity], str]:
+    """The parts of the time between two tokens of a request, prompts that join its steps included, and the largest.
+
+    Args:
+        run: ``serving_fields``.
+    """
+    others_s = float(run["token_gap"].magnitude - run["itl"].magnitude)
+    largest = others_s > max(part.magnitude for part in run["breakdown"].values())
+    breakdown = {**run["breakdown"], "prefills of others": with_unit(others_s, "second")}
+    return breakdown, "prefills of others" if largest else run["binding"]
 
 
 def _diagnostics(deployment: Deployment) -> tuple[str, ...]:

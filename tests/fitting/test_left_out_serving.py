@@ -1,0 +1,126 @@
+"""Devices, engines and models predicted without themselves: nothing that was measured of them may reach the fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from repository import ANCHOR_TREE
+
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.fitting import engines, left_out_serving
+from mlsysim.fitting.calibration import Key
+from mlsysim.fitting.left_out_serving import entry_id, left_out
+from mlsysim.validation.report import accuracy
+
+pytest.importorskip("scipy", reason="fits need SciPy: pip install 'mlsysim-anchors[fit]'")
+
+# Their fits take a second; they share no coefficient with other engines.
+ENGINES = ("fastertransformer", "fastertransformer-bert", "tensorrt-llm-0.5")
+PARTS = [("device", "t4"), ("model", "BERT-6B"), ("engine", "fastertransformer-bert")]
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return [case for case in left_out_serving.cases_of(ANCHOR_TREE) if case.engine in ENGINES]
+
+
+def poisoned(cases, which):
+    """The same cases, the figures of some three times as large."""
+    return [
+        replace(
+            case, anchor=replace(case.anchor, case=case.anchor.case.model_copy(update={"value": 3 * case.anchor.case.value}))
+        )
+        if which(case)
+        else case
+        for case in cases
+    ]
+
+
+def coefficients(entry):
+    return entry["engines"], entry["devices"]
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+def test_what_is_left_out_changes_nothing_of_its_fit(cases, kind, name):
+    clean = left_out(kind, name, cases)
+    dirty = left_out(kind, name, poisoned(cases, lambda case: getattr(case, kind) == name))
+    assert coefficients(clean) == coefficients(dirty)
+    assert clean["errors"]["points"] == dirty["errors"]["points"] > 0
+    assert clean["errors"]["bias"] != dirty["errors"]["bias"]
+
+
+def test_figures_of_peers_change_the_engine_that_has_none(cases):
+    clean = left_out("engine", "fastertransformer-bert", cases)
+    dirty = left_out("engine", "fastertransformer-bert", poisoned(cases, lambda case: case.engine == "tensorrt-llm-0.5"))
+    assert clean["engines"] != dirty["engines"]
+
+
+def test_validation_figures_change_nothing_of_any_fit(cases):
+    dirty = poisoned(cases, lambda case: case.anchor.case.role == "validation")
+    assert coefficients(left_out("device", "t4", cases)) == coefficients(left_out("device", "t4", dirty))
+
+
+def test_a_device_without_figures_forgets_what_was_fitted_to_them(cases):
+    found, stated = left_out("device", "t4", cases)["devices"]["t4"], engines.ENGINES.tables()["device"]
+    assert all(found[part] != stated["t4"][part] for part in stated["t4"]["fit"])
+    # Its one peer states no power limit.
+    assert found["sustained_share"] == engines.RANGES["device"]["sustained_share"].start
+    assert found["fp32_share"] == pytest.approx(stated["a100_sxm"]["fp32_share"], rel=0.05)
+
+
+def test_shares_that_no_figure_places_are_the_median_of_the_peers():
+    devices = {
+        "a": {"fit": ["own_memory_share", "compute_share"], "peers": ["b", "c", "d"]},
+        "b": {"own_memory_share": 0.5, "compute_share": 0.7},
+        "c": {"own_memory_share": 0.7},
+        "d": {"own_memory_share": 0.1, "compute_share": 0.8},
+    }
+    unknown = {
+        Key("device", "a", "own_memory_share"),
+        Key("device", "a", "compute_share"),
+        Key("device", "d", "own_memory_share"),
+    }
+
+    def share(part):
+        return left_out_serving._share_of_peers(devices, Key("device", "a", part), unknown)
+
+    assert share("own_memory_share") == pytest.approx(0.6)
+    assert share("compute_share") == pytest.approx(0.8)
+    assert share("link_share") == 1.0
+    devices["a"]["peers"] = ["d"]
+    assert share("own_memory_share") == engines.RANGES["device"]["own_memory_share"].start
+
+
+def test_an_entry_that_physics_has_left_behind_is_told(cases):
+    entry = left_out("device", "t4", cases)
+    entries = {entry_id("device", "t4"): entry}
+    entries |= left_out_serving.pooled(left_out_serving.errors([entry], cases))
+    assert left_out_serving.stale(entries, cases) == ""
+    moved = entries | {"device t4": entry | {"errors": entry["errors"] | {"median": 0.5}}}
+    assert left_out_serving.stale(moved, cases).startswith("device t4: errors median 0.5 -> ")
+
+
+def test_what_no_case_has_is_named(cases):
+    with pytest.raises(UnknownNameError, match="t5"):
+        left_out("device", "t5", cases)
+
+
+@pytest.mark.parametrize("kind", ["engine", "device"])
+def test_what_is_fitted_has_peers(kind):
+    known = engines.ENGINES.tables()[kind]
+    for name, entry in known.items():
+        assert entry.get("peers") or not entry.get("fit"), name
+        assert name not in entry.get("peers", ())
+        assert set(entry.get("peers", ())) <= set(known)
+
+
+def test_the_page_shows_each_beside_all_of_its_kind():
+    errors = {"points": 4, "median": 0.05, "mean": 0.06, "p90": 0.1, "bias": -0.01}
+    entries = [
+        {"id": "devices", "kind": "device", "errors": errors, "first_token": {"points": 0}},
+        {"id": "device t4", "kind": "device", "without": "t4", "errors": errors, "first_token": errors},
+    ]
+    text = accuracy.as_markdown([], [], [], [], entries)
+    assert "| device | **each device** | 4 | 5.0 % | 6.0 % | 10.0 % | -1.0 % | 0 | - |" in text
+    assert "| device | t4 | 4 | 5.0 % | 6.0 % | 10.0 % | -1.0 % | 4 | 5.0 % |" in text

@@ -1,0 +1,193 @@
+"""What a table of runs leaves out is what the framework's authors do; and what stacks keep and launch beyond the layers."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from repository import ANCHOR_TREE
+
+from mlsysim.calibration.shared import fitted_names
+from mlsysim.calibration.stacks import stack, stack_names
+from mlsysim.core.errors import InconsistentError, InputError
+from mlsysim.fitting.memory import refit_memory
+from mlsysim.lowering.training_kernels import kernel_device, layer_shape, stack_overlap, stack_step
+from mlsysim.models.registry import Models
+from mlsysim.solvers.training.distributed import DistributedModel
+from mlsysim.systems.registry import Systems
+from mlsysim.systems.types import Fleet
+from mlsysim.tables.predict import predict_table
+from mlsysim.tables.training import question
+from mlsysim.tables.training_steps import prepared
+
+RUN = {
+    "model": "GPT", "params_b": "18.4", "layers": "40", "hidden": "6144", "heads": "48", "seq_len": "2048",
+    "accelerator": "A100-SXM-80GB", "n_accel": "256", "global_batch_seqs": "1024", "tp": "8", "pp": "1", "precision": "fp16",
+    "sharding": "none", "recompute": "full", "flash_attention": "no", "framework": "Megatron-LM", "year": "2021",
+    "metric": "step_time_s",
+}  # fmt: skip
+NEMO = RUN | {
+    "accelerator": "H100-SXM-80GB", "framework": "NVIDIA NeMo Framework Release 24.09", "precision": "fp8", "tp": "4",
+    "pp": "4", "micro_batch": "1", "recompute": "none", "flash_attention": "yes",
+}  # fmt: skip
+
+
+def step_s(cells):
+    asked = question(cells)
+    return DistributedModel().solve(asked.workload, asked.fleet, **asked.arguments).step_latency_total.m_as("second")
+
+
+def test_a_micro_batch_left_out_is_the_fastest_that_fits():
+    tuned = step_s(RUN)
+    stated = [step_s(RUN | {"micro_batch": str(size)}) for size in (1, 2, 4, 8, 16, 32)]
+    assert tuned == pytest.approx(min(stated))
+    assert question(RUN | {"framework": "Megatron-DeepSpeed"}).arguments["microbatch_count"] == 32, "others: one sequence"
+
+
+def test_virtual_stages_left_out_are_one_layer_a_chunk_in_nemo():
+    assert question(NEMO).arguments["virtual_stages"] == 10
+    assert question(NEMO | {"vpp": "2"}).arguments["virtual_stages"] == 2
+    assert question(NEMO | {"layers": "41", "params_b": ""}).arguments["virtual_stages"] == 1, "uneven stages do not interleave"
+    assert question(NEMO | {"framework": "Megatron-LM/Core r0.8"}).arguments["virtual_stages"] == 1
+
+
+BRIDGE = {
+    "model": "Qwen3-30B-A3B", "seq_len": "4096", "accelerator": "GB200-NVL72", "n_accel": "8", "precision": "MXFP8", "ep": "8",
+    "global_batch_seqs": "512", "micro_batch": "4", "framework": "Megatron-Bridge", "metric": "step_time_s",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "stack_used"),
+    [
+        ({}, "megatron-core"),
+        ({"release": "26.04"}, "megatron-core"),
+        ({"release": "26.06"}, "megatron-core-graphs"),
+        ({"framework": "Megatron-Bridge 26.06"}, "megatron-core-graphs"),
+        ({"release": "26.06", "precision": "bf16"}, "megatron-core"),
+        ({"release": "26.06", "accelerator": "B200"}, "megatron-core"),
+        ({"release": "26.08", "accelerator": "B200"}, "megatron-core-graphs"),
+        ({"release": "26.08", "accelerator": "H100"}, "megatron-core"),
+        ({"release": "26.08", "model": "Kimi-K2"}, "megatron-core"),
+        ({"model": "Llama-3-70B", "sharding": "zero3", "ep": "1"}, "megatron-core-offload"),
+        ({"framework": "torchtitan", "precision": "fp8 rowwise"}, "torchtitan-rowwise"),
+        ({"framework": "torchtitan", "precision": "fp8 tensorwise"}, "torchtitan"),
+        ({"framework": "Megatron-DeepSpeed (ATorch DS 3D)", "precision": "bf16"}, "atorch-3d"),
+    ],
+    ids=str,
+)
+def test_a_recipe_of_a_release_says_the_stack(changed, stack_used):
+    assert question(BRIDGE | changed).arguments["stack"] == stack_used
+
+
+def test_of_notes_a_release_is_read_and_nothing_else():
+    told, silent, column = predict_table(
+        [
+            BRIDGE | {"notes": "release 26.06; 9e9 tokens/s"},
+            BRIDGE | {"notes": "9e9"},
+            BRIDGE | {"release": "26.06", "notes": "9"},
+        ]
+    )
+    assert told["stack_used"] == column["stack_used"] == "megatron-core-graphs"
+    assert (silent["stack_used"], told["predicted"]) == ("megatron-core", column["predicted"])
+
+
+def test_sends_between_chunks_run_beside_another_chunk():
+    found, others = stack("megatron-core"), stack("aleph-alpha-scaling")
+    plan = prepared(question(NEMO)).plan
+    assert stack_overlap(found.coefficients, plan).pp == found.coefficients.interleaved_sends_hidden > 0
+    assert stack_overlap(found.coefficients, replace(plan, virtual_stages=1.0)).pp == 0
+    single = stack_overlap(others.coefficients, replace(plan, virtual_stages=1.0)).pp
+    assert single == others.coefficients.pp_hidden
+
+
+def test_a_group_that_holds_optimizer_states_is_a_cell():
+    run = RUN | {"framework": "InternEvo", "sharding": "zero1", "tp": "1"}
+    assert question(run | {"zero_group": "8"}).arguments["shard_size"] == 8
+    assert question(run | {"zero_group": "all"}).arguments["shard_size"] is None
+    assert step_s(run | {"zero_group": "8"}) < step_s(run | {"zero_group": "all"})
+
+
+def test_what_stands_for_a_batch_a_format_and_a_kernel():
+    several = question(RUN | {"global_batch_seqs": "", "framework": "Megatron-DeepSpeed"}).arguments
+    assert (several["batch_size"] * several["seq_len"], several["microbatch_count"]) == (4 * 2**20, 64), "four million tokens"
+    submitted = RUN | {"model": "GPT-3 175B (MLPerf)", "precision": "", "accelerator": "H100", "params_b": "", "tp": "8"}
+    assert question(submitted).arguments["precision"] == "fp8"
+    assert question(submitted | {"accelerator": "A100"}).arguments["precision"] == "bf16"
+    assert question(RUN | {"precision": "", "flash_attention": "", "accelerator": "V100"}).arguments["attention"] == "unfused"
+    assert question(RUN | {"flash_attention": "", "framework": "NeMo-Megatron 22.03"}).arguments["attention"] == "fused-softmax"
+
+
+def test_a_model_of_which_a_row_has_the_size_alone():
+    sized = RUN | {"model": "GPT", "params_b": "6.7", "layers": "", "hidden": "", "heads": "", "tp": "1"}
+    model = question(sized).workload
+    assert (model.hidden_dim, model.heads, model.layers) == (4096, 32, 32)
+    with pytest.raises(InputError, match="hidden = '': expected a number"):
+        question(sized | {"model": "BERT"})
+
+
+def test_embedding_and_head_may_stand_for_layers():
+    fleet = Fleet(name="fleet", node=Systems.Nodes.DGX_H100, count=128)
+    asked = {"batch_size": 128, "seq_len": 8192, "tp_size": 8, "pp_size": 16, "microbatch_count": 16, "recompute": "full"}
+    asked |= {"stack": "megatron-core"}
+    step = DistributedModel().solve(Models.Language.Llama3_405B, fleet, virtual_stages=8, **asked)
+    assert step.plan["virtual_stages"] == 8
+    with pytest.raises(InconsistentError, match="1 to 8 for 126 layers"):
+        DistributedModel().solve(Models.Language.Llama3_405B, fleet, virtual_stages=9, **asked)
+
+
+def test_eight_bit_products_keep_less():
+    bf16, fp8 = (stack("megatron-core").memory_terms("flash", precision) for precision in ("bf16", "fp8"))
+    assert (bf16.input_B, fp8.input_B) == (2, 1)
+    assert stack("megatron-2022").memory_terms("flash", "fp8").input_B == 2
+
+
+@pytest.mark.parametrize("name", stack_names())
+def test_the_hosts_time_of_a_step_adds_to_it(name):
+    asked = question(RUN | {"micro_batch": "1"})
+    run = prepared(asked)
+    accelerator, found = asked.fleet.node.accelerator, stack(name)
+    shape = layer_shape(asked.workload, 2048, "unfused", accelerator, found)
+    device = kernel_device(accelerator, "bf16", found.fused_quantisation)
+
+    def total(added_s):
+        coefficients = replace(found.coefficients, host_step_s=found.coefficients.host_step_s + added_s)
+        stepped = replace(found, coefficients=coefficients)
+        return stack_step(run.work, shape, run.plan, run.setting.machine(), device, stepped).total_s
+
+    assert total(0.1) == pytest.approx(total(0.0) + 0.1)
+
+
+def test_heads_that_are_no_multiple_of_eight_wide_are_slower():
+    def seconds(hidden):
+        return step_s(RUN | {"hidden": str(hidden), "heads": "80", "params_b": "", "micro_batch": "4"})
+
+    assert seconds(7600) > seconds(7680)  # 95 and 96 wide
+
+
+def test_what_measured_steps_decided_is_counted():
+    assert "shared.loss_B" in fitted_names()
+    assert "shared.unfused_forward_B" not in fitted_names()
+
+
+@pytest.fixture
+def some_layouts(tmp_path, change_rows):
+    folder = tmp_path / "anchors" / "memory"
+    shutil.copytree(ANCHOR_TREE / "memory", folder)
+    table = folder / "hagemann2023_fit.csv"
+
+    def exchange(role):
+        change_rows(table, role, lambda row: row | {"outcome": {"fits": "OOM", "OOM": "fits"}[row["outcome"]]})
+
+    return tmp_path / "anchors", exchange
+
+
+def test_the_fit_of_memory_reads_no_validation_row(some_layouts):
+    root, exchange = some_layouts
+    before = refit_memory(root)
+    assert not before.moved
+    exchange("validation")
+    assert refit_memory(root) == before
+    exchange("calibration")
+    assert refit_memory(root).moved

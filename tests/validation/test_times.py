@@ -1,0 +1,57 @@
+"""Each solver is timed on its slowest case, within a limit that the tree of anchors states."""
+
+import pytest
+from repository import ANCHOR_TREE
+
+from mlsysim.core.errors import DataError
+from mlsysim.validation.anchors import loading, times
+from mlsysim.validation.anchors.loading import anchor_files, load_all
+
+
+@pytest.fixture(scope="module")
+def anchors():
+    return load_all(anchor_files(ANCHOR_TREE))
+
+
+def test_every_solver_that_has_cases_has_a_limit(anchors):
+    assert set(times.times(ANCHOR_TREE).solver) == {anchor.source.solver for anchor in anchors}
+
+
+def test_the_case_that_is_named_is_timed_and_else_the_first(anchors, tmp_path):
+    limits = times.times(ANCHOR_TREE)
+    assert {solver: anchor.id for solver, anchor in times.timed_cases(ANCHOR_TREE, anchors).items()} == {
+        solver: limit.case for solver, limit in limits.solver.items()
+    }
+    first = next(anchor for anchor in anchors if anchor.source.solver == "ServingModel")
+    assert times.times(tmp_path) is None
+    assert times.timed_cases(tmp_path, anchors)["ServingModel"] is first
+
+
+def test_a_slow_machine_gets_more_and_a_quick_one_no_less(monkeypatch):
+    limits = times.times(ANCHOR_TREE)
+    for taken, share in ((3e-3 * limits.yardstick_ms, 3), (1e-4 * limits.yardstick_ms, 1)):
+        monkeypatch.setattr(times, "yardstick_s", lambda taken=taken: taken)
+        limit_ms = limits.solver["ServingModel"].limit_ms
+        assert limits.limit_s("ServingModel") == pytest.approx(1e-3 * share * limit_ms)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("yardstick_ms = 1.0", "solver"),
+        ('yardstick_ms = 1.0\n[solver.ServingModel]\ncase = "x"\nlimit_ms = 0.0\nreason = "x"', "limit_ms"),
+        ('yardstick_ms = 1.0\n[solver.ServingModel]\ncase = "nowhere"\nlimit_ms = 1.0\nreason = "x"', "nowhere"),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_said(text, told, anchors, tmp_path):
+    (tmp_path / times.FILE).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=told):
+        times.timed_cases(tmp_path, anchors)
+
+
+def test_a_solver_whose_library_is_missing_is_not_timed(anchors, monkeypatch):
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    lacking = loading.not_installed(ANCHOR_TREE)
+    assert lacking == {"ResponsibleEngineeringModel": "dp_accounting"}
+    there = [anchor for anchor in anchors if anchor.source.solver not in lacking]
+    assert set(times.timed_cases(ANCHOR_TREE, there)) == set(times.times(ANCHOR_TREE).solver) - set(lacking)
