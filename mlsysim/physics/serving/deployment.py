@@ -186,6 +186,7 @@ class EngineCoefficients:
 
     Attributes:
         layer_s: time of each layer of a pass: gaps between kernels, small kernels.
+        launch_s: time in which the host launches a layer's kernels one by one, where no graph does: a pass is no shorter.
         scaling_s: time of each layer whose activations are quantised by kernels of their own.
         fused_s: time of each layer under tensor parallelism that norms fused into its all-reduces save.
         latency_share: share of a benchmarked all-reduce's latency that an engine's own sees (fused with the norm after it).
@@ -206,6 +207,7 @@ class EngineCoefficients:
     """
 
     layer_s: Num = 3e-5
+    launch_s: Num = 0.0
     scaling_s: Num = 1e-5
     fused_s: Num = 0.0
     latency_share: Num = 1.0

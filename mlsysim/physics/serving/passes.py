@@ -251,6 +251,8 @@ def _pass(
     hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / (kernels.nic_Bps * engine.network_share))
     scaled_s = engine.scaling_s if kernels.scales else 0.0
     layer_host_s = engine.layer_s + engine.layer_sequence_s * batch + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
+    # The host runs ahead of the kernels, or they wait for it.
+    layer_host_s = maximum(layer_host_s, engine.launch_s - layer.total_s)
     return PassTime(
         weights_s=shape.layers * layer.products_s,
         attention_s=shape.layers * layer.attention_s,
