@@ -46,42 +46,24 @@ class Supported(NamedTuple):
         return f"{self.runs} run{'s'[: self.runs > 1]} of {of} on {self.where}"
 
 
-def best_stack(accelerator: str, kind: str = "dense") -> Supported | None:
-    """Return the training stack that measurements support best on an accelerator.
+@functools.lru_cache(maxsize=1024)
+def most_supported(what: str, accelerator: str, kind: str = "dense") -> Supported | None:
+    """Return the training stack, or the serving engine, that measurements support best on an accelerator.
 
     Args:
+        what: ``STACK`` or ``ENGINE``.
         accelerator: its name in the registry.
-        kind: "dense" or "moe"; stacks that were measured training such models come first.
+        kind: "dense" or "moe"; what was measured with such models comes first.
 
     Returns:
-        The stack; None where no measured kernels stand for the accelerator, so that only bounds are known.
+        The stack or the engine; None where no measured kernels stand for the accelerator, so that only bounds are known.
 
     Example:
-        >>> best_stack("H100 SXM5 80GB").name, best_stack("TPU v5p").name, best_stack("somebody's chip")
-        ('megatron-core', 'maxtext', None)
-    """
-    return _best(STACK, accelerator, kind)
-
-
-def best_engine(accelerator: str, kind: str = "dense") -> Supported | None:
-    """Return the serving engine that measurements support best on an accelerator.
-
-    Args:
-        accelerator: its name in the registry.
-        kind: "dense" or "moe"; engines that were measured serving such models come first.
-
-    Returns:
-        The engine; None where no measured kernels stand for the accelerator, so that only bounds are known.
-
-    Example:
-        >>> best_engine("Instinct MI300X").name, best_engine("somebody's chip")
+        >>> [most_supported(STACK, name).name for name in ("H100 SXM5 80GB", "TPU v5p")]
+        ['megatron-core', 'maxtext']
+        >>> most_supported(ENGINE, "Instinct MI300X").name, most_supported(ENGINE, "somebody's chip")
         ('vllm-2025', None)
     """
-    return _best(ENGINE, accelerator, kind)
-
-
-@functools.lru_cache(maxsize=1024)
-def _best(what: str, accelerator: str, kind: str) -> Supported | None:
     if _entry(what, accelerator) is None:
         return None
     runs = _runs(what)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlsysim.cli.output import AsJson, AsMarkdown, Document, Facts, Notes, Table, tell
-from mlsysim.cli.question import engine_named, model_named, stack_named
+from mlsysim.cli.question import model_named, name_of
 from mlsysim.core.errors import InconsistentError
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def trust(
     else:
         from mlsysim.calibration.evidence import RunFacts
 
-        solver, named = (_TRAINING, stack_named(stack)) if stack is not None else (_SERVING, engine_named(str(engine)))
+        solver, option, typed = (_SERVING, "--engine", engine) if stack is None else (_TRAINING, "--stack", stack)
+        named = name_of(option, str(typed))
         document = _told(solver, RunFacts(workload.name, workload.kind, device, named, count))
     tell(document, as_json=as_json, as_markdown=as_markdown)
     return None

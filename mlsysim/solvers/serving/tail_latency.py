@@ -317,7 +317,7 @@ _MEAN_LENGTH = "latency: of a request whose output has the mean length"
 
 def served_facts(setting: Deployment) -> RunFacts:
     """What a deployment is of, all replicas together: by it measured runs like it are found."""
-    return run_facts(setting.workload, setting.accelerator, setting.stack, setting.replicas * setting.tp * setting.pp)
+    return run_facts(setting.workload, setting.accelerator, setting.stack, setting.replicas * setting.ranks)
 
 
 def of_deployment(
@@ -344,7 +344,7 @@ def of_deployment(
     pace = paces(setting, most)
     capacity_per_s = setting.replicas * pace.capacity_per_s
     load = arrival_per_s / capacity_per_s
-    ranks = setting.tp * setting.pp
+    ranks = setting.ranks
     machine = f"{setting.replicas} x ({ranks} x {setting.accelerator.name})"
     told: dict[str, Any] = {
         "solver": "TailLatencyModel",
