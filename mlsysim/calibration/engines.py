@@ -149,7 +149,7 @@ class EngineDevice:
         own_compute_share: share of the kernels that such an engine calls (``compute_share``, unless an entry states another);
             where it calls none, share of its peak that the engine's own products reach.
         own_memory_share: share of the memory's rate that an engine's own kernels reach.
-        core_clock: clock of its cores over that of an A100 (1.41 GHz), where they limit such kernels; infinite where memory does.
+        core_clock: clock of its cores over an A100's (1.41 GHz), where they limit such kernels; infinite where memory does.
         link_share: share of its links' stated bandwidth that all-reduces reach.
         crossing_share: share of that where more than half a node takes part: its two sockets' cards meet on the bus between.
         link: coefficients of collectives that differ from the measured device's.

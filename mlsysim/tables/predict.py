@@ -196,7 +196,9 @@ def _served(questions: Sequence[Question]) -> list[_Run | str]:
     except (MLSysError, ArithmeticError, ValueError) as error:  # a row never ends the table: which one it was, each tells alone
         return [_reason(error)] if len(questions) == 1 else [run for asked in questions for run in _served([asked])]
     return [
-        _reason(result) if isinstance(result, MLSysError) else _answer(asked, result, functools.partial(serving_figure, generation=asked.generation))
+        _reason(result)
+        if isinstance(result, MLSysError)
+        else _answer(asked, result, functools.partial(serving_figure, generation=asked.generation))
         for asked, result in zip(questions, results, strict=True)
     ]
 

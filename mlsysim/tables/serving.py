@@ -138,7 +138,7 @@ def serving_figure(result: ServingResult, metric: str, *, generation: bool = Fal
     """``metric`` of a result, in the unit that its name says; of the ``generation`` of its tokens alone, where it has one."""
     name, unit = METRICS[metric]
     if generation and name == "request_latency":
-        return in_unit(result.request_latency - result.ttft + result.token_gap, unit)
+        return in_unit(result.request_latency, unit) - in_unit(result.ttft, unit) + in_unit(result.token_gap, unit)
     if generation and name == "prefill_mfu":  # a token's arithmetic is what it is in the prompt, but for its keys
         generated_per_s = result.batch / in_unit(result.token_gap, "second")
         return 100 * result.prefill_mfu * generated_per_s / in_unit(result.prompt_tokens_per_second, "count/second")

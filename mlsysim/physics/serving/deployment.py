@@ -114,7 +114,7 @@ class ServingKernels:
         own_peak_flops_per_s, own_compute_share, own_memory_share: an engine's own products: their peak, the share of it that
             they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
         own_integers: they multiply narrow weights as integers.
-        core_clock: clock of its cores over that of an A100, where cores limit an engine's own products; infinite where they never do.
+        core_clock: clock of its cores over an A100's, where cores limit an engine's own products; infinite where they never do.
         streaming: share of the memory bandwidth that element-wise passes reach.
         shared: constants of all engines.
         dispatch_B: bytes of an element of a token on its way to its experts, scales included.
