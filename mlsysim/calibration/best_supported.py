@@ -88,14 +88,14 @@ def _most_measured(what: str, runs: Collection[PublishedRun], where: str) -> Sup
     Far from the accelerator, what was measured on the chips of more vendors comes first: it is bound to none.
     """
     todays = todays_stacks() if what == STACK else todays_engines()
-    found = []
+    candidates = []
     for name in {follower(run.stack) for run in runs} & todays:
-        own = [run for run in runs if run.stack == name]
-        counted = own or [run for run in runs if follower(run.stack) == name]
+        its_runs = [run for run in runs if run.stack == name]
+        counted = its_runs or [run for run in runs if follower(run.stack) == name]
         supported = Supported(name, where, len({run.source for run in counted}), len({run.run for run in counted}))
         vendors = len({_vendor(run.accelerator) for run in counted})
-        found.append((vendors, bool(own), supported.publications, supported.runs, name, supported))
-    return max(found)[-1] if found else None
+        candidates.append((vendors, bool(its_runs), supported.publications, supported.runs, name, supported))
+    return max(candidates)[-1] if candidates else None
 
 
 @functools.cache
@@ -128,5 +128,5 @@ def _can_run(what: str, name: str, kind: str) -> bool:
 
 @functools.cache
 def _vendor(accelerator: str) -> str:
-    found = Hardware.find(accelerator)
-    return "" if found is None else found.vendor
+    card = Hardware.find(accelerator)
+    return "" if card is None else card.vendor

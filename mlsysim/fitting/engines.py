@@ -45,7 +45,7 @@ RANGES = {
         "attention_share": Coefficient(0.9, 0.2, 1.5),
         "passes": Coefficient(1.0, 0.3, 5.0),
         "interleave": Coefficient(0.9, 0.2, 1.5),
-        "integer_share": Coefficient(0.5, 0.1, 1.2),
+        "own_share": Coefficient(0.5, 0.1, 1.2),
         "core_Bps": Coefficient(1.2e10, 2e9, 4e10),
         "hop_s": Coefficient(1e-4, 0.0, 1e-3),
         "link_share": Coefficient(1.0, 0.1, 1.5),

@@ -136,7 +136,6 @@ def serving_kernels(
         own_peak_flops_per_s=accelerator.rate_flops_per_s("int8" if multiplied else "fp16"),
         own_compute_share=1.0 if multiplied else min(device.own_compute_share, 1.0),
         own_memory_share=own_memory_share,
-        own_integers=multiplied,
         core_clock=device.core_clock,
         streaming=float(shared_coefficients().streaming),
         shared=shared_serving(),

@@ -24,7 +24,7 @@ from mlsysim.physics.serving.products import Product, layer_products_s, product_
 # Three layers; four query heads and two of keys, 64 wide; gated blocks of 256; a vocabulary of 256.
 SHAPE = served_shape(experts=4.0, experts_per_token=2.0, expert_ffn=2 * UNIT)
 TWO = Shards(tp=2.0, pp=1.0, node=8.0, attention=2.0)
-ENGINE = EngineCoefficients(layer_s=0.0, scaling_s=0.0, hop_s=0.0, compute_share=0.5)
+ENGINE = EngineCoefficients(layer_s=0.0, scaling_s=0.0, hop_s=0.0, compute_share=0.5, own_share=0.5)
 READS = GemmKernel(inf, 0.0, inf, 1.0, 0.0, SharedGemm(1.0, 0.0, 0.0, 1.0), most_splits=1.0)
 ELEMENT_S = UNIT**2 / 32768  # of a byte of 64 x 64 elements
 
@@ -117,19 +117,12 @@ def test_an_engines_own_products():
     assert product_s(served(engine=engine, has=OWN), 64.0, 256.0, 128.0, QUANTISED) == 8 + 2, "cores that are no limit"
     assert product_s(model, 64.0, 256.0, 128.0, QUANTISED) == pytest.approx(8 + 2 + 4)
     assert product_s(model, 64.0, 256.0, 128.0, QUANTISED, 3.0) == pytest.approx(3 * 14)
-    half = served(engine=replace(engine, memory_share=0.5, compute_share=1.0), has=OWN, multiprocessors=2.0, core_clock=1.0)
+    half = served(engine=replace(engine, memory_share=0.5, own_share=1.0), has=OWN, multiprocessors=2.0, core_clock=1.0)
     assert product_s(half, 64.0, 256.0, 128.0, QUANTISED) == pytest.approx(4 + 4 + 2)
     assert product_s(half, 64.0, 256.0, 128.0, replace(QUANTISED, weight_B=1.0)) == pytest.approx(4 + 8 + 4)
     squared = replace(QUANTISED, weight_B=1.0, kernel=replace(QUANTISED.kernel, shared=SharedGemm(2.0, 0.0, 0.0, 1.0)))
     model = served(engine=engine, has=OWN, core_clock=1.0, gemm=squared.kernel)
     assert product_s(model, 64.0, 256.0, 128.0, squared) == pytest.approx((64 + 16 + 64) ** 0.5)
-
-
-def test_integers_have_a_share_of_their_own():
-    """8 s at 4 x 0.5 x 0.5 of the peak become 4 x 0.5 x 0.25: 16 s, and 2 s to read, whatever 16 bits reach."""
-    engine = replace(ENGINE, integer_share=0.25)
-    assert product_s(served(engine=engine, has=OWN), 64.0, 256.0, 128.0, QUANTISED) == 8 + 2
-    assert product_s(served(engine=engine, has=OWN, own_integers=True), 64.0, 256.0, 128.0, QUANTISED) == 16 + 2
 
 
 def test_unpacking_takes_the_cores_too():

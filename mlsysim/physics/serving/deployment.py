@@ -113,7 +113,6 @@ class ServingKernels:
         memory_Bps, multiprocessors, cache_B: figures of the accelerator's datasheet.
         own_peak_flops_per_s, own_compute_share, own_memory_share: an engine's own products: their peak, the share of it that
             they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
-        own_integers: they multiply narrow weights as integers.
         core_clock: clock of its cores over an A100's, where cores limit an engine's own products; infinite where they never do.
         streaming: share of the memory bandwidth that element-wise passes reach.
         shared: constants of all engines.
@@ -148,7 +147,6 @@ class ServingKernels:
     own_memory_share: float
     streaming: float
     shared: SharedServing
-    own_integers: bool = False
     core_clock: float = inf
     dispatch_B: float = 2.0
     experts: Product | None = None
@@ -173,7 +171,7 @@ class ServingKernels:
         return self.streaming * self.memory_Bps
 
     def own_Bps(self, engine: EngineCoefficients) -> Num:
-        """Bandwidth of an engine's own kernels: the memory's as they reach it, and what the cores take, by the norm of limits."""
+        """Bandwidth of an engine's own kernels, by the norm of limits: the memory's as they reach it, what the cores take."""
         memory_Bps = self.memory_Bps * self.own_memory_share * engine.memory_share
         cores_Bps = self.multiprocessors * self.core_clock * engine.core_Bps
         norm = self.gemm.shared.overlap
@@ -198,7 +196,7 @@ class EngineCoefficients:
         attention_share: share of what benchmarked decode attention reaches.
         passes: element-wise traffic, over that of fused kernels.
         hop_s: time of each hand-over between pipeline stages.
-        integer_share: share of what an engine's own products reach that those of integers reach.
+        own_share: share of their peak that an engine's own products reach, on top of the device's.
         core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second at the clock of an A100, of an
             engine's own products, where that is a limit.
         interleave: share of a prefill that the other sequences of the batch wait for.
@@ -220,7 +218,7 @@ class EngineCoefficients:
     attention_share: Num = 1.0
     passes: Num = 1.0
     hop_s: Num = 1e-5
-    integer_share: Num = 1.0
+    own_share: Num = 1.0
     core_Bps: Num = inf
     interleave: Num = 1.0
     link_share: Num = 1.0

@@ -85,8 +85,7 @@ def _own_product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product)
     """Seconds by the norm of plain limits: reading the weights, unpacking them in the cores, multiplying."""
     kernels, engine = model.kernels, model.engine
     read_s = product.weight_B * n * k / kernels.own_Bps(engine)
-    share = kernels.own_compute_share * (engine.integer_share if kernels.own_integers else engine.compute_share)
-    multiply_s = 2 * m * n * k / (kernels.own_peak_flops_per_s * share)
+    multiply_s = 2 * m * n * k / (kernels.own_peak_flops_per_s * kernels.own_compute_share * engine.own_share)
     norm = product.kernel.shared.overlap
     return (read_s**norm + multiply_s**norm) ** (1 / norm)
 

@@ -214,10 +214,10 @@ def _refuse_beside(arguments: dict[str, Any], expected: str) -> None:
             raise InconsistentError(name, value, expected)
 
 
-def _servers(given: object) -> int:
-    count = whole_number("servers", given)
+def _servers(servers: object) -> int:
+    count = whole_number("servers", servers)
     if count > _MOST_SERVERS:
-        raise InputError("servers", given, f"a whole number from 1 to {_MOST_SERVERS}")
+        raise InputError("servers", servers, f"a whole number from 1 to {_MOST_SERVERS}")
     return count
 
 

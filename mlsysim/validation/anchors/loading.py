@@ -27,8 +27,8 @@ KERNEL_TABLES = "kernels"
 
 def anchor_files(root: Path) -> list[Path]:
     """The repository's anchor files under ``root``: one folder a family."""
-    found = sorted(root.glob("*/*.toml"))
-    return [path for path in found if path.name != GATE_FILE and path.parent.name != KERNEL_TABLES]
+    files = sorted(root.glob("*/*.toml"))
+    return [path for path in files if path.name != GATE_FILE and path.parent.name != KERNEL_TABLES]
 
 
 class Loaded(NamedTuple):
@@ -56,14 +56,14 @@ def load_sound(paths: Iterable[Path]) -> Loaded:
     malformed: list[DataError] = []
     for path in paths:
         try:
-            found = [anchor for anchor in load(path) if _can_be_solved(anchor.source)]
-            for anchor in found:
+            solvable = [anchor for anchor in load(path) if _can_be_solved(anchor.source)]
+            for anchor in solvable:
                 if anchor.id in anchors:
                     raise anchor.error(f"its id {anchor.id!r} is also in {anchors[anchor.id].path}")
         except DataError as error:
             malformed.append(error)
         else:
-            anchors |= {anchor.id: anchor for anchor in found}
+            anchors |= {anchor.id: anchor for anchor in solvable}
     if not malformed:  # else the case may stand in a file that was left out
         wrong = {
             anchor.path: anchor for anchor in anchors.values() if anchor.case.corrects and anchor.case.corrects not in anchors
