@@ -27,6 +27,7 @@ from typing import Any
 from unittest import mock
 
 from repository import ANCHOR_TREE, ROOT, TESTS
+from wrong_text import changed
 
 import mlsysim
 from mlsysim.calibration import evidence
@@ -47,34 +48,6 @@ ROWS = 5  # of a table, or cases: an error in one of many is found like that in 
 SOURCES = sorted(path for path in ANCHOR_TREE.glob("*/*.toml") if path.parent.name != "kernels" and path.name != "family.toml")
 REGISTRIES = {"hardware": mlsysim.Hardware, "models": mlsysim.Models, "systems": mlsysim.Systems, "infra": mlsysim.Infra}
 METRICS = {"training": "step_time_s", "serving": "itl_ms"}
-
-VALUES = (
-    *("3", "-1", "0", "2.5", "1e308", "1e-300", "nan", "inf", "-inf", "true", '""', '"x"', '"9 W"', '"9**9**9 W"', "[]", "[1]"),
-    *('["x"]', "[[1]]", "{}", "{ a = 1 }", "1979-05-27", "07:32:00", '"a\\nb"', '"\\u0000"', "1" * 4400, "[" * 400 + "]" * 400),
-    *("'''\nx'''", "!", "99999999999999999999", '"H100"', '"none"', '"é"'),
-)
-CELLS = (
-    *(
-        "",
-        "nan",
-        "inf",
-        "-inf",
-        "-1",
-        "0",
-        "1e400",
-        "1e-300",
-        "x",
-        "99999999999",
-        "1" * 4400,
-        "\0",
-        "'",
-        '"',
-        "1,5",
-        "é",
-        "[1]",
-    ),
-    *("true", "H100", "9**9", "{ a = 1 }", "1979-05-27", " ", "\r", "2.5", "64", "x" * 140000),
-)
 
 
 @dataclass(frozen=True)
@@ -100,65 +73,7 @@ def mutant(seed: int, number: int, kinds: tuple[str, ...]) -> Mutant:
     kind = kinds[number % len(kinds)]
     path = chance.choice(KINDS[kind].files)
     text = KINDS[kind].text(path, chance)
-    return Mutant(kind, path, _changed(text, kind == "table" or path.suffix == ".csv", chance), f"{seed}-{number}")
-
-
-def _changed(text: str, table: bool, chance: random.Random) -> bytes:
-    lines = text.splitlines(keepends=True)
-    place = chance.randrange(len(lines))
-    change = chance.randrange(18)
-    if change == 0:
-        content = bytearray(text.encode())
-        content[chance.randrange(len(content))] = chance.randrange(256)
-        return bytes(content)
-    if change == 1:
-        return text.encode()[: chance.randrange(len(text))]
-    if change == 2:
-        lines.insert(chance.randrange(len(lines)), lines[place])
-    elif change == 3:
-        del lines[place]
-    elif change == 4:
-        lines.insert(
-            place, chance.choice(("[x]\n", "x = 1\n", "[[x]]\n", "x\n", "\0\n", "x,y\n", "[defaults]\n", "table = '.'\n"))
-        )
-    elif change == 5:
-        return chance.choice((b"\xef\xbb\xbf" + text.encode(), text.replace("\n", "\r\n").encode(), text.encode("utf-16"), b""))
-    elif table:
-        lines = _changed_cell(lines, chance)
-    else:
-        keys = [number for number, line in enumerate(lines) if " = " in line] or [place]
-        lines = _changed_value(lines, chance.choice(keys), change, chance)
-    return "".join(lines).encode()
-
-
-def _changed_cell(lines: list[str], chance: random.Random) -> list[str]:
-    rows = list(csv.reader(lines))
-    row = rows[chance.randrange(len(rows))] or [""]
-    place = chance.randrange(len(row))
-    change = chance.randrange(6)
-    if change == 0:
-        row.insert(place, chance.choice(CELLS))
-    elif change == 1:
-        del row[place]
-    else:
-        row[place] = chance.choice(CELLS)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().splitlines(keepends=True)
-
-
-def _changed_value(lines: list[str], place: int, change: int, chance: random.Random) -> list[str]:
-    key, _, value = lines[place].partition(" = ")
-    if change == 6:
-        lines[place] = f"{key}x = {value}"
-    elif change == 7:
-        del lines[place]
-    elif change == 8 and len(value) > 3:
-        cut = chance.randrange(len(value) - 1)
-        lines[place] = f"{key} = {value[:cut]}{value[cut + 1 :]}"
-    else:
-        lines[place] = f"{key} = {chance.choice(VALUES)}\n"
-    return lines
+    return Mutant(kind, path, changed(text, kind == "table" or path.suffix == ".csv", chance), f"{seed}-{number}")
 
 
 def _plain(path: Path, chance: random.Random) -> str:

@@ -1,8 +1,22 @@
-"""Where things stand in the checkout: tests in any folder take their files from here."""
+"""Where things stand in the checkout, and what its modules say: tests in any folder take them from here."""
 
+import ast
+import functools
 from pathlib import Path
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 ANCHOR_TREE = ROOT / "anchors"
 KERNELS = ANCHOR_TREE / "kernels"
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """The syntax tree of a module, which many tests read."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of the module's tree: to walk it takes longer than to parse it."""
+    return tuple(ast.walk(tree_of(path)))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import functools
 import subprocess
 import sys
 import tomllib
 from collections import Counter
 
 import pytest
-from repository import ROOT
+from repository import ROOT, nodes_of, tree_of
 
 from mlsysim.calibration.device_entries import device_entries
 from mlsysim.hardware.registry import Hardware
@@ -88,15 +87,9 @@ def inside(path):
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
-@functools.cache
-def tree_of(path):
-    """The syntax tree of a module, which several tests read."""
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def imported_modules(tree, package):
-    """Absolute dotted names of all that ``tree`` imports, wherever the statement stands."""
-    for node in ast.walk(tree):
+def imported_modules(nodes, package):
+    """Absolute dotted names of all that the ``nodes`` of a tree import, wherever the statement stands."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -110,10 +103,10 @@ def imported_modules(tree, package):
             yield node.args[0].value
 
 
-def rooms_of(tree, package):
-    """The rooms and sub-rooms of ours that ``tree`` imports."""
+def rooms_of(nodes, package):
+    """The rooms and sub-rooms of ours that the ``nodes`` of a tree import."""
     rooms = set()
-    for name in imported_modules(tree, package):
+    for name in imported_modules(nodes, package):
         parts = name.split(".")
         if parts[0] in ("anchors", "tests"):
             rooms.add(parts[0])
@@ -125,7 +118,7 @@ def rooms_of(tree, package):
 def imports_of(path):
     """The modules of the package that the one at ``path`` imports, wherever and for whatever the statement stands."""
     package = path.relative_to(ROOT).parent.parts
-    for name in imported_modules(tree_of(path), package):
+    for name in imported_modules(nodes_of(path), package):
         parts = name.split(".")
         while parts and parts[0] == "mlsysim":
             for file in (ROOT.joinpath(*parts).with_suffix(".py"), ROOT.joinpath(*parts) / "__init__.py"):
@@ -141,7 +134,7 @@ def imports_of(path):
 def test_arrows_point_one_way(room):
     strays = {}
     for path in modules(room):
-        imported = rooms_of(tree_of(path), path.relative_to(ROOT).parent.parts)
+        imported = rooms_of(nodes_of(path), path.relative_to(ROOT).parent.parts)
         strays[str(path.relative_to(ROOT))] = sorted(other for other in imported if not may_import(room, other))
     assert {name: found for name, found in strays.items() if found} == {}, f"{room} may import {sorted(ARROWS[room])}"
 
@@ -189,7 +182,7 @@ def test_no_circle_of_imports():
     ],
 )
 def test_the_reader_of_arrows_sees(source, rooms):
-    assert rooms_of(ast.parse(source), ("mlsysim", "solvers")) == rooms
+    assert rooms_of(ast.walk(ast.parse(source)), ("mlsysim", "solvers")) == rooms
 
 
 def test_every_room_has_an_arrow():
@@ -254,7 +247,7 @@ def test_an_import_of_the_package_is_light():
 
 def test_physics_knows_numbers_only():
     for path in sorted((PACKAGE / "physics").rglob("*.py")):
-        names = {name.split(".")[0] for name in imported_modules(tree_of(path), ())}
+        names = {name.split(".")[0] for name in imported_modules(nodes_of(path), ())}
         assert not names & {"pint", "pydantic"}, path
 
 
@@ -265,7 +258,7 @@ THREADED = frozenset(("linalg", "dot", "inner", "vdot", "matmul", "tensordot", "
 @pytest.mark.parametrize("room", ["physics", "lowering", "solvers", "tables"])
 def test_a_solve_starts_no_threads(room):
     for path in sorted((PACKAGE / room).rglob("*.py")):
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             numpy_name = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "np"
             assert not (numpy_name and node.attr in THREADED), f"{path}:{node.lineno}: np.{node.attr}"
             assert not isinstance(node, ast.MatMult), f"{path}: a product of matrices: sum the products of their elements"
@@ -273,10 +266,10 @@ def test_a_solve_starts_no_threads(room):
 
 def strings_of(path):
     """The strings of a module's code, without its docstrings."""
-    tree = tree_of(path)
+    nodes = nodes_of(path)
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    texts = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and ast.get_docstring(node)}
-    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in texts)
+    texts = {id(node.body[0].value) for node in nodes if isinstance(node, documented) and ast.get_docstring(node)}
+    constants = (node for node in nodes if isinstance(node, ast.Constant) and id(node) not in texts)
     return [node.value for node in constants if isinstance(node.value, str)]
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 import pytest
-from repository import ROOT
+from repository import ROOT, nodes_of
 
 PACKAGE = ROOT / "mlsysim"
 # A docstring that begins so leans on its neighbour, or has no subject.
@@ -42,9 +42,9 @@ def entries(doc: str, heading: str) -> list[str] | None:
 
 
 @cache
-def trees() -> dict[str, ast.Module]:
-    """The syntax tree of every module, by its path in the package."""
-    return {str(path.relative_to(PACKAGE)): ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+def modules() -> dict[str, tuple[ast.AST, ...]]:
+    """The nodes of every module's tree, by its path in the package."""
+    return {str(path.relative_to(PACKAGE)): nodes_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 @cache
@@ -52,8 +52,8 @@ def documented() -> list[Place]:
     """Every docstring of the package, private ones and those of nested functions included."""
     return [
         Place(f"{path}:{getattr(node, 'lineno', 1)} {getattr(node, 'name', '')}".rstrip(), node, doc)
-        for path, tree in trees().items()
-        for node in ast.walk(tree)
+        for path, nodes in modules().items()
+        for node in nodes
         if isinstance(node, Documented) and (doc := ast.get_docstring(node))
     ]
 
@@ -62,8 +62,8 @@ def documented() -> list[Place]:
 def classes() -> dict[str, list[ast.ClassDef]]:
     """The classes of the package, by name."""
     by_name: dict[str, list[ast.ClassDef]] = {}
-    for tree in trees().values():
-        for node in ast.walk(tree):
+    for nodes in modules().values():
+        for node in nodes:
             if isinstance(node, ast.ClassDef):
                 by_name.setdefault(node.name, []).append(node)
     return by_name

@@ -281,14 +281,13 @@ def _spread_of(errors: Sequence[tuple[float, float]], scope: str) -> Spread:
     )
 
 
-def spread_of(runs: Sequence[MeasuredRun], scope: str = "") -> Spread:
+def spread_of(runs: Sequence[MeasuredRun]) -> Spread:
     """Return how far predictions of these runs were off.
 
     Args:
         runs: the figures, one at least.
-        scope: what they have in common, in words.
     """
-    return _spread_of([(abs(run.error), _scaled(run)) for run in runs], scope)
+    return _spread_of([(abs(run.error), _scaled(run)) for run in runs], "")
 
 
 @functools.cache

@@ -204,13 +204,16 @@ class Deployment:
 
     @property
     def formats(self) -> str:
-        """The number formats as people say them: of the arithmetic, and of weights and experts that have others."""
-        beside = []
+        """The number formats as people say them: of the arithmetic, and of weights and experts that have others.
+
+        What nobody names has 16 bits, as the checkpoint has them, be they fp16 or bf16: their rates and bytes are the same.
+        """
+        arithmetic, beside = "16 bits" if self.arithmetic == UNPACKED else self.arithmetic, []
         if self.weights != self.arithmetic:
             beside.append(f"{self.weights} weights")
         if self.experts != self.weights:
             beside.append(f"{self.experts} experts")
-        return f"{self.arithmetic} ({', '.join(beside)})" if beside else self.arithmetic
+        return f"{arithmetic} ({', '.join(beside)})" if beside else arithmetic
 
     @property
     def context(self) -> float:

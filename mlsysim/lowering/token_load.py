@@ -119,13 +119,13 @@ def _layouts(workload: object, hardware: object, count: int, tp_sizes: Sequence[
     return layouts
 
 
-def best_plan(question: LoadQuestion, tables: Tables | None = None) -> LoadPlan:
-    """The layout that takes the highest load of those that fit; a fit brings ``tables`` of its own.
+def best_plan(question: LoadQuestion) -> LoadPlan:
+    """The layout that takes the highest load of those that fit.
 
     No load within limits is above the capacity: layouts whose capacity is below what another takes are not searched.
     """
     best: LoadPlan | None = None
-    for layout in _layouts_by_most(question, tables, with_all_places=question.limits is not None):
+    for layout in _layouts_by_most(question, None, with_all_places=question.limits is not None):
         if best is None or (not layout.pace.reason and layout.rate_per_s > best.rate_per_s):
             plan = _highest(layout, question, 0.0 if best is None else best.rate_per_s)
             best = plan if best is None or plan.rate_per_s > best.rate_per_s else best

@@ -23,6 +23,7 @@ from mlsysim.systems.types import Fleet, Node
 OF_A_PLAN = ("tp_size", "pp_size", "dp_size", "cp_size", "ep_size", "virtual_stages", "microbatch_count", "schedule")
 # How much more of a rate is tried: it tells which one to buy. A gain below the second is not worth a line.
 _FASTER, _LEAST = 1.25, 0.01
+_MOST = 3  # changes that are told
 _SPEED, _OF_A_QUEUE = "tokens_per_second", "ttft_p99"
 
 
@@ -81,13 +82,12 @@ class Change:
         return {"text": self.text, "figure": self.figure, **plain, "gain": None if self.before is None else self.gain}
 
 
-def best_changes(scenario: Asked, missed: tuple[Limit, ...], most: int = 3) -> tuple[Change, ...]:
+def best_changes(scenario: Asked, missed: tuple[Limit, ...]) -> tuple[Change, ...]:
     """Return the changes that help most, the best first: of the first limit that is missed, else of the speed.
 
     Args:
         scenario: what is asked about.
         missed: limits that do not hold.
-        most: how many changes are returned at most.
     """
     figure, upper = _judged_by(scenario, missed)
     now = scenario.figures.get(figure) if scenario.answer.feasible else None
@@ -103,8 +103,8 @@ def best_changes(scenario: Asked, missed: tuple[Limit, ...], most: int = 3) -> t
         if gain > _LEAST:
             changes.append(Change(text, figure, None if now is None else now.value, then.value, gain))
     if now is None:  # what fits is judged by how good it is then
-        return tuple(sorted(changes, key=lambda change: _number(change.after) * (1 if upper else -1))[:most])
-    return tuple(sorted(changes, key=lambda change: -change.gain)[:most])
+        return tuple(sorted(changes, key=lambda change: _number(change.after) * (1 if upper else -1))[:_MOST])
+    return tuple(sorted(changes, key=lambda change: -change.gain)[:_MOST])
 
 
 def _judged_by(scenario: Asked, missed: tuple[Limit, ...]) -> tuple[str, bool]:

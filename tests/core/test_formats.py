@@ -106,7 +106,7 @@ def test_a_model_answers_in_the_formats_that_it_is_published_in():
     assert own.weights.m_as("byte") == pytest.approx(expected_B)
     kernels = serving_kernels(H100, Formats.of(Deployment.of(MIXED, H100, input_len=1)))
     assert (kernels.weight_B, kernels.experts.weight_B) == (2.0, 0.53125)
-    assert "in fp16 (mxfp4 experts) on" in str(own)
+    assert "in 16 bits (mxfp4 experts) on" in str(own)
     assert Deployment.of(Models.Language.DeepSeek_V3, H100, input_len=1).weights == "fp8_block"
 
 

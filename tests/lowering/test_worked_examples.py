@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlsysim.core.units import Q_
 from mlsysim.hardware.registry import Hardware
 from mlsysim.lowering.work import cached_B, inference_work, training_work
 from mlsysim.models.registry import Models
@@ -18,8 +17,6 @@ from mlsysim.physics.kernels.roofline import roofline_s
 from mlsysim.physics.layer.attention import cached_tokens, keys_seen
 from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE, kept_activation_B, recomputed_flops
 from mlsysim.physics.machine import Machine
-from mlsysim.physics.operations.energy import emissions_g, facility_energy_J
-from mlsysim.physics.operations.scaling import compute_optimal_parameters
 from mlsysim.physics.plan import GPIPE, INTERLEAVED, ONE_F_ONE_B, Plan, held_by_first_stage, held_by_last_stage
 from mlsysim.physics.serving.inference import largest_batch, touched_experts
 from mlsysim.physics.training.memory import training_memory
@@ -60,9 +57,6 @@ def machine(**given):
     """1 PFLOP/s; links and memory do not limit."""
     usual = {"rate_flops_per_s": 1e15, "memory_Bps": math.inf, "intra_Bps": math.inf, "inter_Bps": math.inf, "per_node": 8.0}
     return Machine(**{**usual, **given})
-
-
-# Parameters and FLOP.
 
 
 def test_parameters_of_gpt3():
@@ -111,9 +105,6 @@ def test_keys_that_a_query_sees(seq_len, causal, window, keys):
     """Mean over a triangle: s/2; with a window w below s the first w queries see fewer: w (1 - w/(2 s))."""
     shape = replace(Models.Language.Llama2_70B.layer_shape, window=float(window), windowed=float(window > 0))
     assert keys_seen(shape, float(seq_len), causal=causal) == pytest.approx(keys)
-
-
-# Memory.
 
 
 def test_activations_of_a_layer():
@@ -188,9 +179,6 @@ def test_windows_bound_the_cache():
     model = Models.Language.GPT_OSS_120B.layer_shape
     assert cached_tokens(model, 131072) == pytest.approx((131072 + 128) / 2)
     assert cached_tokens(model, 64) == 64
-
-
-# Time.
 
 
 @pytest.mark.parametrize("p", [2, 4, 8])
@@ -326,9 +314,6 @@ def test_a_ring_across_nodes_uses_all_their_cards():
     assert ring_bandwidth_Bps(False, 8, 450e9, 50e9) == 450e9
 
 
-# Serving.
-
-
 def test_decode_reads_the_weights():
     """Pope et al. 2022: a small batch is bound by reading the weights: 138 GB at 3.35 TB/s are 41 ms."""
     run = ServingModel().solve(Models.Language.Llama2_70B, Hardware.Cloud.H100, seq_len=1)
@@ -369,39 +354,3 @@ def test_largest_batch_is_whole():
     assert largest_batch(10.0, 1.0, 3.0) == 3
     assert largest_batch(9.0, 1.0, 3.0) == 3
     assert largest_batch(-1.0, 1.0, 3.0) == 0
-
-
-# Scaling, energy, carbon.
-
-
-@pytest.mark.parametrize(
-    ("budget", "billions", "billion_tokens"),
-    [(1.92e19, 0.4, 8.0), (1.21e20, 1, 20.2), (1.23e22, 10, 205.1), (5.76e23, 67, 1500), (3.85e24, 175, 3700)],
-)
-def test_chinchilla(budget, billions, billion_tokens):
-    """Hoffmann et al. 2022, table 3, against the rule of 20 tokens a parameter: within 5 %."""
-    parameters = compute_optimal_parameters(budget)
-    assert parameters / 1e9 == pytest.approx(billions, rel=0.05)
-    assert 20 * parameters / 1e9 == pytest.approx(billion_tokens, rel=0.08)
-    assert compute_optimal_parameters(budget, 5.0) == pytest.approx(2 * parameters)
-
-
-@pytest.mark.parametrize(
-    ("chips", "watts", "days", "pue", "megawatt_hours"),
-    [
-        (10_000, 330, 14.8, 1.10, 1287),  # GPT-3 on V100
-        (1024, 289, 30, 1.09, 232),  # Meena on TPUv3
-        (1024, 245, 27, 1.10, 179),  # Switch Transformer
-        (1024, 288, 3.1, 1.09, 24.1),  # GShard 600B
-        (512, 310, 20, 1.12, 85.7),  # T5
-    ],
-)
-def test_patterson_energy(chips, watts, days, pue, megawatt_hours):
-    """Patterson et al. 2021, table 4: accelerators x mean power x time x PUE."""
-    joules = facility_energy_J(chips * watts, days * 86400, pue)
-    assert Q_(joules, "J").m_as("MWh") == pytest.approx(megawatt_hours, rel=0.01)
-
-
-def test_patterson_carbon():
-    """Patterson et al. 2021, table 4: 1287 MWh at 0.429 kg/kWh are 552 t."""
-    assert emissions_g(1287 * 3.6e9, 429 / 3.6e6) / 1e6 == pytest.approx(552, rel=1e-3)
