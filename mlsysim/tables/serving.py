@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlsysim.calibration.engines import engine
@@ -146,6 +146,11 @@ def serving_figure(result: ServingResult, metric: str, *, generation: bool = Fal
     if value is None:
         raise InputError("accelerator", result.subject, f"one whose TDP is known, without drafts: its {name} is not")
     return 100 * value if isinstance(value, float) else in_unit(value, unit)
+
+
+def figure_of(question: Question) -> Callable[[ServingResult, str], float]:
+    """How the figures of a question's row are read from its result."""
+    return functools.partial(serving_figure, generation=question.generation)
 
 
 @functools.cache
