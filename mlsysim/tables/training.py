@@ -58,6 +58,9 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     dp = fleet.accelerators // (tp * pp * cp)
     framework = _framework(row)
     batch, micro_batch = _batches(row, framework, fleet.accelerators, dp)
+    if framework.get("batch_by_accelerator") and micro_batch % pp == 0:
+        # As many micro-batches as stages, unless a run says another number, which no column has.
+        micro_batch //= pp
     if batch % (dp * micro_batch):
         raise InputError("global_batch_seqs", batch, f"a multiple of dp x micro_batch = {dp} x {micro_batch}")
     microbatch_count = batch // (dp * micro_batch)

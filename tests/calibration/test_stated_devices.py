@@ -242,6 +242,8 @@ def test_a_micro_batch_by_accelerator_is_that_of_the_whole_tensor_parallel_group
     assert question(cells).arguments["microbatch_count"] == 1
     with pytest.raises(MLSysError, match="multiple of dp"):
         question(cells | {"global_batch_seqs": "15"})
+    stages = cells | {"pp": "2", "global_batch_seqs": "32"}
+    assert [question(stages | {"micro_batch": each}).arguments["microbatch_count"] for each in ("4", "")] == [2, 2]
 
 
 def test_a_device_without_links_has_its_siblings():

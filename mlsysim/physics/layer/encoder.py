@@ -14,16 +14,12 @@ from dataclasses import dataclass
 from mlsysim.physics.kernels.attention import AttentionDevice, PrefillKernel, training_attention_s
 from mlsysim.physics.kernels.gemm import gemm_s
 from mlsysim.physics.kernels.passes import Passes, ReplicaDevice
-from mlsysim.physics.layer.attention import attention_heads
+from mlsysim.physics.layer.attention import attention_heads, qkv_elements
+from mlsysim.physics.layer.element_bytes import QKV_B, RESIDUAL_B, block_B
 from mlsysim.physics.layer.products import layer_products
 from mlsysim.physics.layer.shape import LayerShape
 from mlsysim.physics.numeric import Num, maximum, where
 
-# Values that element-wise passes move per element of the residual stream, of the feed-forward block, and of queries, keys
-# and values: half the bytes of Megatron-LM's 16-bit ones (kernel_step), which keeps dropout and normalisation fused.
-_RESIDUAL_FORWARD, _RESIDUAL_BACKWARD = 11.0, 21.0
-_FFN_FORWARD, _FFN_BACKWARD = 2.0, 4.0
-_QKV_FORWARD, _QKV_BACKWARD = 2.5, 5.0
 # Stored scores: values per score that the products write and read, and that scale, mask, softmax and dropout move.
 _SCORE_FORWARD, _SCORE_BACKWARD = 6.5, 9.5
 _HEAD_VALUES = 20.0  # values a logit that the loss moves
@@ -79,7 +75,6 @@ def encoder_passes(
         >>> 0.3 < (passes.forward_s + passes.backward_s) < 0.5
         True
     """
-    h, f = shape.hidden, shape.ffn
     forward: Num = 0.0
     backward: Num = 0.0
     for one in layer_products(shape):
@@ -89,14 +84,19 @@ def encoder_passes(
     core = _attention_s(shape, tokens, device, attention, chip, backward_rate, moved)
     element_B = device.value_B if device.element_B is None else device.element_B
     value_s = moved * element_B * tokens / device.streaming_Bps
-    between = (_RESIDUAL_FORWARD * h + _FFN_FORWARD * f + 3 * _QKV_FORWARD * h) * value_s
-    between_back = (_RESIDUAL_BACKWARD * h + _FFN_BACKWARD * f + 3 * _QKV_BACKWARD * h) * value_s
+    between, between_back = (_moved_values(shape, back) * value_s for back in (False, True))
     head, head_back = _head_s(shape, tokens, device)
     return Passes(
         shape.layers * (forward + core[0] + between) + head,
         shape.layers * (backward + core[1] + between_back) + head_back,
         shape.layers * (_FORWARD_KERNELS + _BACKWARD_KERNELS),
     )
+
+
+def _moved_values(shape: EncoderShape, backward: bool) -> Num:
+    """Values that a layer's element-wise passes move for a token: half the bytes of 16-bit ones."""
+    block = block_B(shape, backward=backward) * shape.ffn
+    return (RESIDUAL_B[backward] * shape.hidden + block + QKV_B[backward] * qkv_elements(shape, 1.0)) / 2
 
 
 def _product_s(m: Num, n: Num, k: Num, device: ReplicaDevice) -> Num:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, collective_s
+from mlsysim.physics.layer.element_bytes import block_B
 from mlsysim.physics.layer.shape import ExpertShape, LayerShape
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, maximum, somewhere, where
 from mlsysim.physics.plan import Plan
 
 _ACTIVATION_B = 2.0
-# Bytes of element-wise passes per element of an expert's gated block, forward and backward, as in dense layers.
-_FORWARD_FFN_B, _BACKWARD_FFN_B = 6.0, 10.0
 # Bytes to put a value in order by expert: read and written.
 _ORDERED_B = 2 * _ACTIVATION_B
 # An 8-bit product reads copies by row and by column that a pass over the 16-bit values wrote.
@@ -85,9 +84,10 @@ def expert_passes_B(shape: LayerShape, plan: Plan, *, backward: bool, quantised:
     """Bytes of the element-wise passes of one expert layer's feed-forward part, on one rank: blocks, copies and routing."""
     routed, hidden = shape.routed, shape.hidden
     rows, width = routed_rows(routed, plan), maximum(routed.ffn / plan.expert_split, 1.0)
-    block_B, read_by_products = (_BACKWARD_FFN_B, hidden + 2 * width) if backward else (_FORWARD_FFN_B, hidden + width)
-    block_elements = rows * width + plan.micro_batch_tokens * routed.shared_ffn / plan.tp
-    return block_B * block_elements + _ordered_B(routed, hidden, plan) + quantised * _QUANTISED_B * rows * read_by_products
+    read_by_products = hidden + ((shape.ffn_matrices - 1) * width if backward else width)
+    elements = rows * width + plan.micro_batch_tokens * routed.shared_ffn / plan.tp
+    copied_B = quantised * _QUANTISED_B * rows * read_by_products
+    return block_B(shape, backward=backward) * elements + _ordered_B(routed, hidden, plan) + copied_B
 
 
 def _ordered_B(shape: ExpertShape, hidden: Num, plan: Plan) -> Num:

@@ -6,13 +6,11 @@ Sources: Shoeybi et al. 2019, Korthikanti et al. 2022 (the tensors of a layer); 
 from __future__ import annotations
 
 from mlsysim.physics.layer.attention import attention_heads, qkv_elements
+from mlsysim.physics.layer.element_bytes import QKV_B, SERVED_RESIDUAL_B, block_B
 from mlsysim.physics.layer.kept import routed_copies
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.serving.deployment import ServedModel, ServingKernels
 
-# Bytes that norms, residuals, activation functions, rotary embedding and the cache update move per 16-bit element of the
-# residual stream, of the feed-forward block (plain, gated) and of queries, keys and values.
-_RESIDUAL_B, _FFN_B, _QKV_B = 16.0, (4.0, 6.0), 5.0
 # Bytes of each copy of a token that an expert takes and gives back: gathered, scattered and summed.
 _ROUTED_B = 10.0
 # Bytes in an engine that keeps elements in 32 bits and runs each operation as a kernel (llama.cpp's graph). An element of the
@@ -39,11 +37,11 @@ def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -
     if model.has.wide:
         moved_B = engine.passes * _wide_layer_B(model, tokens, width + routed_width, routed_B)
         return moved_B / (kernels.streaming * kernels.own_Bps(engine))
-    ffn_B = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
+    ffn_B = block_B(shape)
     qkv_width = qkv_elements(shape, shards.attention)
-    residual_B, ranks = _RESIDUAL_B * shape.hidden / shards.own, shards.own * shards.attention
+    residual_B, ranks = SERVED_RESIDUAL_B * shape.hidden / shards.own, shards.own * shards.attention
     routed_B = routed_B + ffn_B * routed_width * over_mean / shards.tp
-    moved_B = tokens * (residual_B + routed_B + ffn_B * width / ranks + _QKV_B * qkv_width / shards.own)
+    moved_B = tokens * (residual_B + routed_B + ffn_B * width / ranks + QKV_B[0] * qkv_width / shards.own)
     # The longest lists: the residual stream twice read and once written, or the widest block read and written.
     list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum((width + routed_width) / ranks, qkv_width / shards.own))
     cached_share = minimum(1.0, kernels.cache_B / maximum(tokens * kernels.element_B * list_width, 1.0))

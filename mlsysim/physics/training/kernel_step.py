@@ -25,7 +25,7 @@ from mlsysim.physics.layer.work import FULL, SELECTIVE, LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, where
 from mlsysim.physics.plan import Plan
-from mlsysim.physics.training.element_passes import backward_passes_B, forward_passes_B
+from mlsysim.physics.training.element_passes import passes_B
 from mlsysim.physics.training.layer_products import adapters_s, forward_and_backward_s, head_product_s
 from mlsysim.physics.training.roofline_step import (
     pipeline_send_s,
@@ -261,9 +261,9 @@ def _passes_s(
     work: LayeredWork, shape: TrainedShape, plan: Plan, device: KernelDevice, stack: StackCoefficients
 ) -> tuple[Num, Num]:
     """Seconds of a layer's element-wise passes forward and backward, and there of the accumulation of weight gradients."""
-    forward_B = forward_passes_B(shape, plan, stack.norm_B)
+    forward_B = passes_B(shape, plan, stack.norm_B, backward=False)
     forward_B = forward_B + merged_output_B(plan.micro_batch_tokens * shape.query_width / plan.tp, plan.cp)
-    backward_B = backward_passes_B(shape, plan, stack.norm_B)
+    backward_B = passes_B(shape, plan, stack.norm_B, backward=True)
     backward_B = backward_B + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
     if somewhere(shape.routed.layers):
         quantised = device.gemm_input_B < 2.0
