@@ -12,6 +12,7 @@ from mlsysim.core.toml import packaged_toml, reads
 
 _LATEST = 9999.0
 # "0.12.0", "v3"; not the year of an engine of ours that is not there.
+_NUMBERED = re.compile(r"\d+(?:[.]\d+)+")
 _RELEASE = re.compile(r"(v?\d{1,2}([.][a-z0-9.]+)?)?")
 
 
@@ -24,22 +25,30 @@ def engine_called(text: str, year: float = _LATEST, *, alone: bool = False) -> s
         alone: nothing but a release may follow the name; in cells of tables anything may.
 
     Example:
-        >>> engine_called("vLLM 0.12.0"), engine_called("vllm", 2023), engine_called("sglang-2025"), engine_called("mine")
+        >>> engine_called("vLLM 0.12.0"), engine_called("vllm", 2024), engine_called("sglang-2025"), engine_called("mine")
         ('vllm-2025', 'vllm-2024', 'sglang-2025', None)
+        >>> engine_called("vLLM 0.2.1", 2025), engine_called("TensorRT-LLM v0.9.0"), engine_called("TensorRT-LLM", 2024)
+        ('vllm-2023', 'tensorrt-llm-0.9', 'tensorrt-llm-0.14')
     """
     if is_own(text):
         return own_stack(text, ENGINE).file
     known = _own("engines.toml").get(folded(text))
-    if known is not None:
-        return known
     listed: dict[str, Any] = _names()["engine"]
     name = longest_beginning(text, listed)
+    # The year tells releases apart that have an engine's plain name; what they have in common is that of nobody's run.
+    if known is not None and not (year < _LATEST and name is not None and folded(text) == folded(name)):
+        return known
     if name is None or (alone and not _is_release(text, name)):
         return None
     eras = listed[name]
     if isinstance(eras, str):
         return eras
-    return str(next((era["stack"] for era in eras if year <= era["until"]), eras[-1]["stack"]))
+    stated = _NUMBERED.search(text)
+    release = _numbers(stated[0]) if stated and "below" in eras[0] else ()
+    for era in eras[:-1]:
+        if release < _numbers(era["below"]) if release else year <= era["until"]:
+            return str(era["stack"])
+    return str(eras[-1]["stack"])
 
 
 def framework_called(text: str, year: float | None = None) -> Mapping[str, Any] | None:
@@ -144,6 +153,11 @@ def stack_of_variant(variant: str, model: str) -> str | None:
     said = [stack for part, stack in names["model_says"].items() if part in model.lower()]
     found: str | None = names["variant"].get(variant.strip().lower()) or (said[0] if said else None)
     return found
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    """The numbers of a release, to compare."""
+    return tuple(map(int, release.split(".")))
 
 
 def _is_release(text: str, name: str) -> bool:

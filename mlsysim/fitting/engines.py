@@ -32,6 +32,7 @@ from mlsysim.validation.kernels.errors import Times
 RANGES = {
     "engine": {
         "layer_s": Coefficient(6e-5, 0.0, 5e-4),
+        "launch_s": Coefficient(3e-4, 0.0, 3e-3),
         "scaling_s": Coefficient(1e-5, 0.0, 1e-4),
         "fused_s": Coefficient(5e-6, 0.0, 2.5e-5),
         "latency_share": Coefficient(0.7, 0.0, 8.0),  # 36-44 us a call in some harnesses, where the best have 5
@@ -44,6 +45,7 @@ RANGES = {
         "attention_share": Coefficient(0.9, 0.2, 1.5),
         "passes": Coefficient(1.0, 0.3, 5.0),
         "interleave": Coefficient(0.9, 0.2, 1.5),
+        "own_share": Coefficient(0.5, 0.1, 1.2),
         "core_Bps": Coefficient(1.2e10, 2e9, 4e10),
         "hop_s": Coefficient(1e-4, 0.0, 1e-3),
         "link_share": Coefficient(1.0, 0.1, 1.5),

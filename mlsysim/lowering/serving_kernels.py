@@ -137,6 +137,7 @@ def serving_kernels(
         own_peak_flops_per_s=accelerator.rate_flops_per_s("int8" if multiplied else "fp16"),
         own_compute_share=1.0 if multiplied else min(device.own_compute_share, 1.0),
         own_memory_share=own_memory_share,
+        core_clock=device.core_clock,
         streaming=float(shared_coefficients().streaming),
         shared=shared_serving(),
         dispatch_B=dispatched_B + (_DISPATCH_SCALE_B if dispatched_B == 1 else 0.0),
@@ -222,7 +223,8 @@ def _vendor_product(accelerator: HardwareNode, precision: str, weights: str, dev
         product = replace(product, step_s=0.0, most_splits=wide.most_splits)
     if name in WEIGHT_ONLY:
         cores = accelerator.rate_flops_per_s("fp32") if "fp32" in accelerator.compute.precision_flops else 0.0
-        product = as_engines_unpack(product, wide, device.own_memory_share, cores)
+        own_share = device.own_memory_share if device.core_clock == math.inf else 0.0
+        product = as_engines_unpack(product, wide, own_share, cores)
     return Product(product, input_B, bytes_per_element(weights), peak, output_B)
 
 

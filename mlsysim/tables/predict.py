@@ -45,7 +45,7 @@ from mlsysim.tables.operations.scaling import SCALING_COLUMNS, scaling_answer
 from mlsysim.tables.question import Question
 from mlsysim.tables.served import is_served, served_figure, served_question
 from mlsysim.tables.serving import METRICS as SERVING_METRICS
-from mlsysim.tables.serving import serving_figure, serving_question
+from mlsysim.tables.serving import figure_of, serving_question
 from mlsysim.tables.token import is_language, is_submission, submission_cells, token_figure, token_question
 from mlsysim.tables.training import noted_release, question
 from mlsysim.tables.training_figures import training_figure
@@ -196,7 +196,7 @@ def _served(questions: Sequence[Question]) -> list[_Run | str]:
     except (MLSysError, ArithmeticError, ValueError) as error:  # a row never ends the table: which one it was, each tells alone
         return [_reason(error)] if len(questions) == 1 else [run for asked in questions for run in _served([asked])]
     return [
-        _reason(result) if isinstance(result, MLSysError) else _answer(asked, result, serving_figure)
+        _reason(result) if isinstance(result, MLSysError) else _answer(asked, result, figure_of(asked))
         for asked, result in zip(questions, results, strict=True)
     ]
 

@@ -19,12 +19,14 @@ class Question:
         hardware: what it runs on.
         arguments: keywords of the solver's ``solve``.
         metric: what the row measures, where its table says so.
+        generation: a time, or a share of the peak, is that of the tokens generated alone.
     """
 
     workload: Workload
     hardware: HardwareNode | Fleet
     arguments: dict[str, Any]
     metric: str = ""
+    generation: bool = False
 
     def answered_by(self, solver: Any) -> Any:
         """The result of a solver's class."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlsysim.calibration.engines import engine
@@ -114,7 +114,8 @@ def serving_question(row: Mapping[str, str]) -> Question:
         arguments["kv_precision"] = "fp16"
     elif own is not None:
         arguments["stack"] = own.file
-    return Question(workload, hardware, arguments, metric)
+    generation = bool(output) and any(word in cell_text(row, "source") for word in facts["phases_apart"]["sources"])
+    return Question(workload, hardware, arguments, metric, generation)
 
 
 def _expert_arguments(row: Mapping[str, str], workload: TransformerWorkload, tp: int) -> dict[str, Any]:
@@ -133,13 +134,23 @@ def _expert_arguments(row: Mapping[str, str], workload: TransformerWorkload, tp:
     return arguments
 
 
-def serving_figure(result: ServingResult, metric: str) -> float:
-    """``metric`` of a result, in the unit that its name says."""
+def serving_figure(result: ServingResult, metric: str, *, generation: bool = False) -> float:
+    """``metric`` of a result, in the unit that its name says; of the ``generation`` of its tokens alone, where it has one."""
     name, unit = METRICS[metric]
+    if generation and name == "request_latency":
+        return in_unit(result.request_latency, unit) - in_unit(result.ttft, unit) + in_unit(result.token_gap, unit)
+    if generation and name == "prefill_mfu":  # a token's arithmetic is what it is in the prompt, but for its keys
+        generated_per_s = result.batch / in_unit(result.token_gap, "second")
+        return 100 * result.prefill_mfu * generated_per_s / in_unit(result.prompt_tokens_per_second, "count/second")
     value = getattr(result, name)
     if value is None:
         raise InputError("accelerator", result.subject, f"one whose TDP is known, without drafts: its {name} is not")
     return 100 * value if isinstance(value, float) else in_unit(value, unit)
+
+
+def figure_of(question: Question) -> Callable[[ServingResult, str], float]:
+    """How the figures of a question's row are read from its result."""
+    return functools.partial(serving_figure, generation=question.generation)
 
 
 @functools.cache

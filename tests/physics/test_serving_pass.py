@@ -25,7 +25,7 @@ from mlsysim.physics.serving.products import Product, layer_products_s, product_
 # Three layers; four query heads and two of keys, 64 wide; gated blocks of 256; a vocabulary of 256.
 SHAPE = served_shape()
 TWO = Shards(tp=2.0, pp=1.0, node=8.0, attention=2.0)
-ENGINE = EngineCoefficients(layer_s=0.0, scaling_s=0.0, hop_s=0.0, compute_share=0.5)
+ENGINE = EngineCoefficients(layer_s=0.0, scaling_s=0.0, hop_s=0.0, compute_share=0.5, own_share=0.5)
 READS = GemmKernel(inf, 0.0, inf, 1.0, 0.0, SharedGemm(1.0, 0.0, 0.0, 1.0), most_splits=1.0)
 ELEMENT_S = UNIT**2 / 32768  # of a byte of 64 x 64 elements
 
@@ -115,17 +115,27 @@ QUANTISED = Product(GemmKernel(1.0, 0.0, inf, inf, 0.0, SharedGemm(1.0, 0.0, 0.0
 def test_an_engines_own_products():
     """64 x 256 x 128 units of 1 x 4 x 2: 8 s at 4 x 0.5 x 0.5 of the peak; 8 of 0.5 bytes at a fourth of 32768 B/s: 2 s.
 
-    Unpacking at 4096 B/s takes 4 s; here all three add up.
+    Unpacking at 4096 B/s takes 4 s, at twice an A100's clock 2 s; here all three add up.
     """
     engine = replace(ENGINE, core_Bps=4096.0)
-    model = served(engine=engine, has=OWN)
+    model = served(engine=engine, has=OWN, core_clock=1.0)
+    assert product_s(served(engine=engine, has=OWN, core_clock=2.0), 64.0, 256.0, 128.0, QUANTISED) == pytest.approx(8 + 2 + 2)
+    assert product_s(served(engine=engine, has=OWN), 64.0, 256.0, 128.0, QUANTISED) == 8 + 2, "cores that are no limit"
     assert product_s(model, 64.0, 256.0, 128.0, QUANTISED) == pytest.approx(8 + 2 + 4)
     assert product_s(model, 64.0, 256.0, 128.0, QUANTISED, 3.0) == pytest.approx(3 * 14)
-    half = served(engine=replace(engine, memory_share=0.5, compute_share=1.0), has=OWN, multiprocessors=2.0)
+    half = served(engine=replace(engine, memory_share=0.5, own_share=1.0), has=OWN, multiprocessors=2.0, core_clock=1.0)
     assert product_s(half, 64.0, 256.0, 128.0, QUANTISED) == pytest.approx(4 + 4 + 2)
     assert product_s(half, 64.0, 256.0, 128.0, replace(QUANTISED, weight_B=1.0)) == pytest.approx(4 + 8 + 4)
     squared = replace(QUANTISED, weight_B=1.0, kernel=replace(QUANTISED.kernel, shared=SharedGemm(2.0, 0.0, 0.0, 1.0)))
+    model = served(engine=engine, has=OWN, core_clock=1.0, gemm=squared.kernel)
     assert product_s(model, 64.0, 256.0, 128.0, squared) == pytest.approx((64 + 16 + 64) ** 0.5)
+
+
+def test_unpacking_takes_the_cores_too():
+    """8 x 64 x 64 elements of 0.5 bytes written in 2, at the half of 8192 and 4096 B/s one after the other: 20 + 40 s."""
+    has = OWN | {"own_rows": 64.0, "unpacks": True}
+    model = served(engine=replace(ENGINE, core_Bps=4096.0), has=has, core_clock=1.0)
+    assert product_s(model, 192.0, 256.0, 128.0, QUANTISED) == pytest.approx(24 + 20 + 40)
 
 
 def test_products_that_an_engine_lends():
@@ -329,6 +339,15 @@ def test_a_decode_step():
     assert parts["attention"] == pytest.approx(12)
     assert len(parts) == 6
     assert decode_pass(served(), 64.0, 400.0).parts()[1] == "attention"
+
+
+def test_an_eager_host_is_a_floor():
+    """A layer's kernels take 48 + 4 + 16 + 8 = 76 s: a host that launches them in 80 s leaves gaps of 4, one of 70 none."""
+    step = decode_pass(served(), 64.0, 4.0)
+    slow = decode_pass(served(engine=replace(ENGINE, launch_s=80.0)), 64.0, 4.0)
+    assert (slow.host_s, slow.total_s - step.total_s) == (pytest.approx(3 * 4), pytest.approx(3 * 4))
+    assert decode_pass(served(engine=replace(ENGINE, launch_s=70.0)), 64.0, 4.0) == step
+    assert decode_pass(served(engine=replace(ENGINE, launch_s=70.0, layer_s=1.0)), 64.0, 4.0).host_s == 3
 
 
 def test_the_head_has_formats_of_its_own():

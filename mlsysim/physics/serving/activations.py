@@ -35,7 +35,8 @@ def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -
     routed_width = routed.layers * routed.per_token * routed.ffn
     routed_B = _ROUTED_B * shape.hidden * routed_copies(shape) * over_mean / shards.ep
     if model.has.wide:
-        return engine.passes * _wide_layer_B(model, tokens, width + routed_width, routed_B) / kernels.own_streaming_Bps
+        moved_B = engine.passes * _wide_layer_B(model, tokens, width + routed_width, routed_B)
+        return moved_B / (kernels.streaming * kernels.own_Bps(engine))
     ffn_B = block_B(shape)
     qkv_width = qkv_elements(shape, shards.attention)
     residual_B, ranks = SERVED_RESIDUAL_B * shape.hidden / shards.own, shards.own * shards.attention

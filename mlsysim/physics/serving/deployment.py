@@ -69,6 +69,7 @@ class ServingKernels:
         memory_Bps, multiprocessors, cache_B: figures of the accelerator's datasheet.
         own_peak_flops_per_s, own_compute_share, own_memory_share: an engine's own products: their peak, the share of it that
             they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
+        core_clock: clock of its cores over an A100's, where cores limit an engine's own products; infinite where they never do.
         streaming: share of the memory bandwidth that element-wise passes reach.
         shared: constants of all engines.
         dispatch_B: bytes of an element of a token on its way to its experts, scales included.
@@ -102,6 +103,7 @@ class ServingKernels:
     own_memory_share: float
     streaming: float
     shared: SharedServing
+    core_clock: float = inf
     dispatch_B: float = 2.0
     experts: Product | None = None
 
@@ -124,10 +126,12 @@ class ServingKernels:
         """Bandwidth of element-wise passes over large tensors, as attention scores are."""
         return self.streaming * self.memory_Bps
 
-    @property
-    def own_streaming_Bps(self) -> float:
-        """Bandwidth of an engine's own kernels over activations and weights, which are small."""
-        return self.streaming_Bps * self.own_memory_share
+    def own_Bps(self, engine: EngineCoefficients) -> Num:
+        """Bandwidth of an engine's own kernels, by the norm of limits: the memory's as they reach it, what the cores take."""
+        memory_Bps = self.memory_Bps * self.own_memory_share * engine.memory_share
+        cores_Bps = self.multiprocessors * self.core_clock * engine.core_Bps
+        norm = self.gemm.shared.overlap
+        return memory_Bps * (1 + (memory_Bps / cores_Bps) ** norm) ** (-1 / norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class EngineCoefficients:
 
     Attributes:
         layer_s: time of each layer of a pass: gaps between kernels, small kernels.
+        launch_s: time in which the host launches a layer's kernels one by one, where no graph does: a pass is no shorter.
         scaling_s: time of each layer whose activations are quantised by kernels of their own.
         fused_s: time of each layer under tensor parallelism that norms fused into its all-reduces save.
         latency_share: share of a benchmarked all-reduce's latency that an engine's own sees (fused with the norm after it).
@@ -147,14 +152,16 @@ class EngineCoefficients:
         attention_share: share of what benchmarked decode attention reaches.
         passes: element-wise traffic, over that of fused kernels.
         hop_s: time of each hand-over between pipeline stages.
-        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second, of an engine's own products,
-            where that is a limit.
+        own_share: share of their peak that an engine's own products reach, on top of the device's.
+        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second at the clock of an A100, of an
+            engine's own products, where that is a limit.
         interleave: share of a prefill that the other sequences of the batch wait for.
         link_share, network_share: bandwidth of the links within a node, and of the network between nodes, over what the
             device's coefficients and the datasheet say: of one cluster.
     """
 
     layer_s: Num = 3e-5
+    launch_s: Num = 0.0
     scaling_s: Num = 1e-5
     fused_s: Num = 0.0
     latency_share: Num = 1.0
@@ -167,6 +174,7 @@ class EngineCoefficients:
     attention_share: Num = 1.0
     passes: Num = 1.0
     hop_s: Num = 1e-5
+    own_share: Num = 1.0
     core_Bps: Num = inf
     interleave: Num = 1.0
     link_share: Num = 1.0

@@ -224,7 +224,15 @@ def mixed_prefill_s(model: ServedModel, step: PassTime, batch: Num, prompt: Num,
     attention_s = step.attention_s / model.shape.layers + prefill_layer_attention_s(model, added_tokens / prompt, prompt)
     joined = layer_time(model, stage_batch + added_tokens, lambda share: share * attention_s)
     step_s = step.weights_s + step.attention_s + step.elementwise_s + step.layer_reductions_s
-    return model.shape.layers * joined.total_s - step_s
+    launched_s = model.engine.launch_s - _layer_host_s(model, batch)
+    return model.shape.layers * maximum(joined.total_s, launched_s) - maximum(step_s, model.shape.layers * launched_s)
+
+
+def _layer_host_s(model: ServedModel, batch: Num) -> Num:
+    """Seconds that a layer takes beside its kernels, where the host runs ahead of them."""
+    engine = model.engine
+    scaled_s = engine.scaling_s if model.kernels.scales else 0.0
+    return engine.layer_s + engine.layer_sequence_s * batch + scaled_s - where(model.shards.tp > 1, engine.fused_s, 0.0)
 
 
 def _pass(
@@ -245,8 +253,8 @@ def _pass(
         head_s = product_s(model, sequences / shards.own, width, shape.hidden, head)
     handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
     hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / (kernels.nic_Bps * engine.network_share))
-    scaled_s = engine.scaling_s if kernels.scales else 0.0
-    layer_host_s = engine.layer_s + engine.layer_sequence_s * batch + scaled_s - where(shards.tp > 1, engine.fused_s, 0.0)
+    # The host runs ahead of the kernels, or they wait for it.
+    layer_host_s = maximum(_layer_host_s(model, batch), engine.launch_s - layer.total_s)
     return PassTime(
         weights_s=shape.layers * layer.products_s,
         attention_s=shape.layers * layer.attention_s,

@@ -16,7 +16,6 @@ from mlsysim.physics.serving.deployment import (
     EngineCoefficients,
     Product,
     ServedModel,
-    ServingKernels,
 )
 from mlsysim.physics.serving.expert_ranks import RankLoad
 
@@ -51,7 +50,7 @@ def product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product, grou
         own_s = _own_product_s(model, minimum(m, has.own_rows), n * groups, k, product)
         if not somewhere(m > has.own_rows):
             return own_s
-        return where(m > has.own_rows, maximum(own_s, _unpacked_product_s(m, n, k, product, kernels, groups)), own_s)
+        return where(m > has.own_rows, maximum(own_s, _unpacked_product_s(model, m, n, k, product, groups)), own_s)
     return gemm_s(
         m,
         n,
@@ -69,20 +68,19 @@ def product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product, grou
 
 
 def _own_product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product) -> Num:
-    """Seconds by the norm of three plain limits: reading the weights, unpacking them in the cores, multiplying."""
+    """Seconds by the norm of plain limits: reading the weights, unpacking them in the cores, multiplying."""
     kernels, engine = model.kernels, model.engine
-    weights_B = product.weight_B * n * k
-    read_s = weights_B / (kernels.memory_Bps * kernels.own_memory_share * engine.memory_share)
-    unpack_s = weights_B / (kernels.multiprocessors * engine.core_Bps)
-    multiply_s = 2 * m * n * k / (kernels.own_peak_flops_per_s * kernels.own_compute_share * engine.compute_share)
+    read_s = product.weight_B * n * k / kernels.own_Bps(engine)
+    multiply_s = 2 * m * n * k / (kernels.own_peak_flops_per_s * kernels.own_compute_share * engine.own_share)
     norm = product.kernel.shared.overlap
-    return (read_s**norm + unpack_s**norm + multiply_s**norm) ** (1 / norm)
+    return (read_s**norm + multiply_s**norm) ** (1 / norm)
 
 
-def _unpacked_product_s(m: Num, n: Num, k: Num, product: Product, kernels: ServingKernels, groups: Num) -> Num:
+def _unpacked_product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product, groups: Num) -> Num:
     """Seconds of the vendor's 16-bit product; weights of another width are first written out in 16 bits."""
-    narrow = product.weight_B != WORD_B
-    unpack_s = (product.weight_B + WORD_B) * groups * n * k / kernels.own_streaming_Bps if narrow else 0.0
+    kernels, narrow = model.kernels, product.weight_B != WORD_B
+    written_B = (product.weight_B + WORD_B) * groups * n * k
+    unpack_s = written_B / (kernels.streaming * kernels.own_Bps(model.engine)) if narrow else 0.0
     return unpack_s + gemm_s(
         *(m, n, k, WORD_B, WORD_B, WORD_B, product.kernel, product.peak_flops_per_s),
         *(kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B, groups),

@@ -403,6 +403,40 @@ def test_the_year_chooses_the_era_of_an_engine():
     assert [row["stack_used"] for row in predict_table(rows)] == ["vllm-2024", "vllm-2025", "vllm-2025", "vllm-2025"]
 
 
+def test_a_release_tells_an_engines_era_before_the_year():
+    names = ("vLLM 0.2.1", "vllm 0.6.3", "vLLM v0.10.1", "TensorRT-LLM 0.9", "TensorRT-LLM v0.17", "trtllm 1.0.0rc3", "TGI 1.4")
+    stacks = [row["stack_used"] for row in predict_table([{**ROW, "engine": name, "metric": "itl_ms"} for name in names])]
+    eras = [
+        "vllm-2023",
+        "vllm-2024",
+        "vllm-2025",
+        "tensorrt-llm-0.9",
+        "tensorrt-llm-0.14",
+        "tensorrt-llm-1.0-server",
+        "vllm-2023",
+    ]
+    assert stacks == eras
+    early = [{**ROW, "engine": "TensorRT-LLM", "year": year, "metric": "itl_ms"} for year in ("2023", "2024", "2025")]
+    stacks = [row["stack_used"] for row in predict_table(early)]
+    assert stacks == ["tensorrt-llm-0.5", "tensorrt-llm-0.14", "tensorrt-llm-1.0"]
+
+
+def test_a_source_that_times_phases_apart():
+    """Its latency of 64 tokens is 64 times the gap; its share of the peak that of the tokens made, one prompt being its own."""
+    run = {**ROW, "model": "PaLM-540B", "accelerator": "TPU v4", "n_accel": "64", "tp": "", "engine": "JAX/Pathways custom"}
+    run |= {"mode": "static", "input_len": "1984", "output_len": "64", "batch_or_concurrency": "64", "weight_precision": "int8"}
+    gap, whole = (row["predicted"] for row in predict_table([{**run, "metric": m} for m in ("itl_ms", "request_latency_ms")]))
+    apart = {**run, "source": "Pope et al. 2022"}
+    tables = [{**apart, "metric": "request_latency_ms"}, {**apart, "metric": "mfu_pct"}, {**run, "metric": "mfu_pct"}]
+    generated, share, of_prompts = (predict_table([row])[0]["predicted"] for row in tables)
+    assert generated == pytest.approx(64 * gap)
+    assert generated < whole
+    assert share / of_prompts == pytest.approx((64 / gap) / (64 * 1984 / (whole - 63 * gap)), rel=1e-6)
+    prompts = {**apart, "output_len": "0"}
+    first, alone = (predict_table([{**prompts, "metric": m}])[0]["predicted"] for m in ("ttft_ms", "request_latency_ms"))
+    assert first == pytest.approx(alone)
+
+
 def test_an_engine_that_is_not_listed_has_the_generic_stack():
     rows = [{**ROW, "engine": name, "metric": "itl_ms"} for name in ("mystery", "", "vllm")]
     assert [row["stack_used"] for row in predict_table(rows)] == ["generic", "generic", "vllm-2025"]
