@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -149,7 +148,7 @@ class EngineDevice:
         own_compute_share: share of the kernels that such an engine calls (``compute_share``, unless an entry states another);
             where it calls none, share of its peak that the engine's own products reach.
         own_memory_share: share of the memory's rate that an engine's own kernels reach.
-        core_clock: clock of its cores over an A100's (1.41 GHz), where they limit such kernels; infinite where memory does.
+        fp32_lanes: 32-bit lanes of a multiprocessor, where the clock of its cores limits such kernels; 0 where memory does.
         link_share: share of its links' stated bandwidth that all-reduces reach.
         crossing_share: share of that where more than half a node takes part: its two sockets' cards meet on the bus between.
         link: coefficients of collectives that differ from the measured device's.
@@ -172,7 +171,7 @@ class EngineDevice:
     lends: bool
     own_compute_share: float
     own_memory_share: float
-    core_clock: float
+    fp32_lanes: float
     link: Mapping[str, float]
     fitted: tuple[str, ...]
 
@@ -225,7 +224,7 @@ def engine_device(hardware_name: str) -> EngineDevice:
         lends=bool(entry.get("lends", "gemm" in entry)),
         own_compute_share=float(entry.get("own_compute_share", entry.get("compute_share", 1.0))),
         own_memory_share=float(entry.get("own_memory_share", 0.9)),
-        core_clock=float(entry.get("core_clock", math.inf)),
+        fp32_lanes=float(entry.get("fp32_lanes", 0.0)),
         link={key: float(value) for key, value in entry.get("link", {}).items()},
         fitted=tuple(f"engine_device.{name}.{part}" for part in entry.get("fit", ())),
     )

@@ -40,6 +40,8 @@ _DISPATCH_SCALE_B = 4 / 128
 # Measured products whose activations kernels of their own quantise.
 _SCALED = ("nvfp4", "sq")
 _LINE_RATE_Bps = 25e9
+# NVIDIA A100 datasheet: 19.5e12 = 1.41e9 x 108 multiprocessors x 64 lanes x 2.
+_A100_CLOCK_HZ = 1.41e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def serving_kernels(
         own_peak_flops_per_s=accelerator.rate_flops_per_s("int8" if multiplied else "fp16"),
         own_compute_share=1.0 if multiplied else min(device.own_compute_share, 1.0),
         own_memory_share=own_memory_share,
-        core_clock=device.core_clock,
+        core_clock=_core_clock(accelerator, device.fp32_lanes, float(units)),
         streaming=float(shared_coefficients().streaming),
         shared=shared_serving(),
         dispatch_B=dispatched_B + (_DISPATCH_SCALE_B if dispatched_B == 1 else 0.0),
@@ -223,9 +225,16 @@ def _vendor_product(accelerator: HardwareNode, precision: str, weights: str, dev
         product = replace(product, step_s=0.0, most_splits=wide.most_splits)
     if name in WEIGHT_ONLY:
         cores = accelerator.rate_flops_per_s("fp32") if "fp32" in accelerator.compute.precision_flops else 0.0
-        own_share = device.own_memory_share if device.core_clock == math.inf else 0.0
+        own_share = device.own_memory_share if not device.fp32_lanes else 0.0
         product = as_engines_unpack(product, wide, own_share, cores)
     return Product(product, input_B, bytes_per_element(weights), peak, output_B)
+
+
+def _core_clock(accelerator: HardwareNode, fp32_lanes: float, units: float) -> float:
+    """The clock of its cores over an A100's, from what the 32-bit lanes reach; infinite where cores limit nothing."""
+    if not fp32_lanes:
+        return math.inf
+    return accelerator.rate_flops_per_s("fp32") / (2 * fp32_lanes * units) / _A100_CLOCK_HZ
 
 
 def _product_format(accelerator: HardwareNode, precision: str, weights: str, measured: str) -> tuple[str, float, float]:
