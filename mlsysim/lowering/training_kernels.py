@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -52,10 +52,10 @@ def trained_shape(
     if not isinstance(workload, TransformerWorkload):
         raise InputError("workload", workload.name, "a transformer beside stack: no other layers are calibrated")
     slower = runs_older_flash(kernels_of(measured_device(accelerator.name))) and not found.vendor_attention
-    shape = workload.layer_shape
-    routed = replace(shape.routed, imbalance=routing_imbalance)
-    return TrainedShape(
-        **{part.name: getattr(shape, part.name) for part in fields(shape)} | {"routed": routed},
+    layers = workload.layer_shape
+    return TrainedShape.extending(
+        layers,
+        routed=replace(layers.routed, imbalance=routing_imbalance),
         seq_len=float(seq_len),
         flash=0.0 if attention in SCORES_STORED else 1.0,
         older_on_hopper=float(slower),

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlsysim.calibration.engines import engine
-from mlsysim.calibration.names import framework_called, unknown
 from mlsysim.systems.types import Fleet
-from mlsysim.tables.cells import Cells, cell_text, number_cell, software_cell
-from mlsysim.tables.names import begun_model
+from mlsysim.tables.cells import Cells, cell_text, number_cell
+from mlsysim.tables.names import begun_model, named_framework
 
 # Columns whose absence a default fills, by the solver whose tables have them.
 FACTS = {
@@ -59,7 +58,7 @@ def _of_training(cells: Cells, fleet: Fleet, arguments: Mapping[str, Any]) -> di
     tp, pp, cp = (int(arguments.get(name) or 1) for name in ("tp_size", "pp_size", "cp_size"))
     dp = fleet.accelerators // (tp * pp * cp)
     sequences = arguments["batch_size"] // dp
-    framework = framework_called(software_cell(cells, "framework")) or unknown(cell_text(cells, "accelerator").upper())
+    framework = named_framework(cells)
     size = "as registered models of its size"
     shape = {"layers": "by its parameters", "hidden": size, "heads": size}
     told = {

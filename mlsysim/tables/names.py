@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mlsysim.calibration.names import framework_called, unknown
 from mlsysim.core.errors import InconsistentError, InputError, either
 from mlsysim.core.names import longest_beginning
 from mlsysim.core.precision import precision_name
@@ -14,7 +15,7 @@ from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.tables.cells import Cells, cell_text
+from mlsysim.tables.cells import Cells, cell_text, number_cell, software_cell
 
 # Published counts are rounded; beyond this the row is of an architecture that its cells do not describe.
 PARAMETERS_TOLERANCE = 0.15
@@ -92,6 +93,17 @@ def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
                 column, row[column], f"the {getattr(model, field)} of {model.name}, or all of {', '.join(_NEEDED)}"
             )
     return model
+
+
+def named_framework(cells: Cells) -> Mapping[str, Any]:
+    """The entry of a row's framework; an older run of the same name may have had another stack, or counted other FLOP.
+
+    Example:
+        >>> named_framework({"framework": "torchtitan"})["stack"], named_framework({"accelerator": "TPU v5p"})["stack"]
+        ('torchtitan', 'pathways-2022')
+    """
+    year = number_cell(cells, "year", 0.0) or None
+    return framework_called(software_cell(cells, "framework"), year) or unknown(cell_text(cells, "accelerator").upper())
 
 
 @functools.lru_cache(maxsize=4096)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlsysim.calibration.names import framework_called, stack_of_variant, unknown
+from mlsysim.calibration.names import stack_of_variant
 from mlsysim.calibration.stacks import stack as known_stack
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
@@ -16,11 +16,12 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult
 from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
-from mlsysim.tables.cells import cell_text, number_cell, software_cell, whole_cell
+from mlsysim.tables.cells import cell_text, number_cell, whole_cell
 from mlsysim.tables.names import (
     begun_model,
     named_accelerator,
     named_format,
+    named_framework,
     named_model,
     refuse_unmodelled,
     registered_model,
@@ -60,7 +61,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     """
     fleet = _fleet(row)
     workload = _workload(row)
-    framework = _framework(row)
+    framework = named_framework(row)
     tp, pp, cp = _split(row, framework, fleet)
     if fleet.accelerators % (tp * pp * cp):
         raise InputError("n_accel", fleet.accelerators, f"a multiple of tp x pp x cp = {tp} x {pp} x {cp}")
@@ -166,12 +167,6 @@ def _lora_rank(row: Mapping[str, str]) -> int:
         return 0
     said = re.search(r"\b(?:r|rank)[ =]?(\d+)\b", text)
     return int(said.group(1)) if said else int(_facts()["lora"]["rank"])
-
-
-def _framework(row: Mapping[str, str]) -> Mapping[str, Any]:
-    """The framework's entry; an older run of the same name may have had another stack, or counted other FLOP."""
-    year = number_cell(row, "year", 0.0) or None
-    return framework_called(software_cell(row, "framework"), year) or unknown(cell_text(row, "accelerator").upper())
 
 
 def _stack(

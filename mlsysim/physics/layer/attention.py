@@ -98,7 +98,7 @@ def qkv_elements(shape: LayerShape, ranks: Num) -> Num:
         >>> qkv_elements(llama, 1.0), qkv_elements(llama, 16.0)
         (6144.0, 512.0)
     """
-    plain, latent = shape.query_width / ranks + 2 * shape.key_width / minimum(ranks, shape.kv_heads), shape.latent
+    plain, latent = shape.qkv_width(ranks), shape.latent
     if not latent.used:
         return plain
     head = 2 * (latent.plain_dim + latent.rotary_dim) + latent.value_dim

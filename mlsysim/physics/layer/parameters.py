@@ -6,7 +6,7 @@ positions).
 
 from __future__ import annotations
 
-from mlsysim.physics.layer.products import AROUND, QKV, ROUTER, LayerProduct, layer_products
+from mlsysim.physics.layer.products import AROUND, QKV, ROUTER, LayerProduct, attention_products, layer_products
 from mlsysim.physics.layer.shape import LayerShape
 from mlsysim.physics.numeric import Num
 
@@ -48,5 +48,5 @@ def adapter_parameters(shape: LayerShape, rank: Num) -> Num:
         >>> adapter_parameters(llama, 16.0), 16 * (4096 + 6144 + 4096 + 4096)
         (294912.0, 294912)
     """
-    sizes: Num = sum((one.n + one.k for one in layer_products(shape) if one.part == AROUND), start=0.0)
+    sizes: Num = sum((one.n + one.k for one in attention_products(shape)), start=0.0)
     return rank * sizes

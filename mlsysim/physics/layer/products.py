@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mlsysim.physics.layer.shape import LayerShape
-from mlsysim.physics.numeric import Num, everywhere, maximum, minimum, somewhere, where
+from mlsysim.physics.numeric import Num, everywhere, maximum, somewhere, where
 
 QKV, OUTPUT = "query, key and value", "attention output"
 COMPRESSION, EXPANSION = "latent compression", "latent expansion"
@@ -70,7 +70,7 @@ def layer_products(
 def attention_products(
     shape: LayerShape, ranks: Num = 1.0, *, fused: bool = False, absorbed: bool = False
 ) -> tuple[LayerProduct, ...]:
-    """The products around attention; beyond one rank a key head, ranks repeat the key heads.
+    """The products around attention.
 
     Args:
         shape: the layer.
@@ -88,9 +88,8 @@ def attention_products(
 
 
 def _plain_products(shape: LayerShape, ranks: Num, share: Num) -> tuple[LayerProduct, ...]:
-    qkv_width = shape.query_width / ranks + 2 * shape.key_width / minimum(ranks, shape.kv_heads)
     return (
-        LayerProduct(QKV, AROUND, share, qkv_width, shape.hidden),
+        LayerProduct(QKV, AROUND, share, shape.qkv_width(ranks), shape.hidden),
         LayerProduct(OUTPUT, AROUND, share, shape.hidden, shape.query_width / ranks),
     )
 

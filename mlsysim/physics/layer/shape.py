@@ -6,9 +6,10 @@ DeepSeek-AI 2024, "DeepSeek-V2", arXiv:2405.04434, section 2.1 (latent attention
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
-from mlsysim.physics.numeric import Num, somewhere
+from mlsysim.physics.numeric import Num, minimum, somewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,17 @@ class LayerShape:
     latent: LatentShape = NO_LATENT
     routed: ExpertShape = NO_EXPERTS
 
+    @classmethod
+    def extending(cls, layers: LayerShape, **further: Any) -> Self:
+        """Layers with ``further`` fields, those of a derived shape and those that differ.
+
+        Example:
+            >>> llama = LayerShape(32.0, 4096.0, 32.0, 8.0, 128.0, 14336.0, 3.0, 128256.0)
+            >>> LayerShape.extending(llama, vocab=0.0).vocab
+            0.0
+        """
+        return cls(**{part.name: getattr(layers, part.name) for part in fields(layers)} | further)
+
     @property
     def query_width(self) -> Num:
         """Elements of all query heads, and of attention's output."""
@@ -101,6 +113,18 @@ class LayerShape:
     def key_width(self) -> Num:
         """Elements of all heads of keys; values have as many."""
         return self.kv_heads * self.head_dim
+
+    def qkv_width(self, ranks: Num) -> Num:
+        """Elements of queries, keys and values on one of ``ranks`` ranks, where attention is no latent one.
+
+        Beyond one rank a key head, ranks repeat the key heads.
+
+        Example:
+            >>> llama = LayerShape(32.0, 4096.0, 32.0, 8.0, 128.0, 14336.0, 3.0, 128256.0)
+            >>> llama.qkv_width(1.0), llama.qkv_width(16.0)
+            (6144.0, 512.0)
+        """
+        return self.query_width / ranks + 2 * self.key_width / minimum(ranks, self.kv_heads)
 
     @property
     def dense(self) -> Num:
