@@ -66,6 +66,8 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     fleet = _fleet(row)
     workload = _workload(row)
     framework = named_framework(row)
+    if workload.prediction_layers and not framework.get("predicts_further", True):
+        workload = workload.model_copy(update={"prediction_layers": 0})
     tp, pp, cp = _split(row, framework, fleet)
     if fleet.accelerators % (tp * pp * cp):
         raise InputError("n_accel", fleet.accelerators, f"a multiple of tp x pp x cp = {tp} x {pp} x {cp}")
