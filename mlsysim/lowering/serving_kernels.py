@@ -88,7 +88,8 @@ def serving_kernels(
     output_B = 4.0 if wide else has.integer_output_B if integer else 2.0
     if own:
         head = _lent_kernel(device)
-        layer = Product(head, 2.0, bytes_per_element(formats.weights), accelerator.fp16_sum_flops_per_s, output_B)
+        peak16 = max(accelerator.fp16_sum_flops_per_s, _rate16(accelerator))
+        layer = Product(head, 2.0, bytes_per_element(formats.weights), peak16, output_B)
         experts = replace(layer, weight_B=bytes_per_element(formats.experts)) if formats.experts else None
     else:
         head = _head_kernel(device)
@@ -136,8 +137,8 @@ def serving_kernels(
         memory_Bps=memory_Bps,
         multiprocessors=float(units),
         cache_B=accelerator.cache_B,
-        own_peak_flops_per_s=accelerator.rate_flops_per_s("int8" if multiplied else "fp16"),
-        own_compute_share=1.0 if multiplied else min(device.own_compute_share, 1.0),
+        own_peak_flops_per_s=accelerator.rate_flops_per_s("int8") if multiplied else _rate16(accelerator),
+        own_compute_share=device.clock if multiplied else min(device.own_compute_share, 1.0),
         own_memory_share=own_memory_share,
         core_clock=_core_clock(accelerator, device.fp32_lanes, float(units)),
         streaming=float(shared_coefficients().streaming),
@@ -167,6 +168,12 @@ def _multiplies_integers(accelerator: HardwareNode, formats: Formats, has: Engin
     return own and "int8" in accelerator.compute.precision_flops
 
 
+def _rate16(accelerator: HardwareNode) -> float:
+    """The peak of an engine's own products of 16 bits: cores that are slower at them have their 32 bits."""
+    rates = accelerator.compute.precision_flops
+    return max(accelerator.rate_flops_per_s("fp16"), accelerator.rate_flops_per_s("fp32") if "fp32" in rates else 0.0)
+
+
 def peak_flops_per_s(setting: Deployment) -> float:
     """Rate of one accelerator that the setting's arithmetic cannot pass; an engine's own products may sum in 16 bits or 8."""
     device, found = setting.accelerator, setting.stack
@@ -175,7 +182,7 @@ def peak_flops_per_s(setting: Deployment) -> float:
         return rate
     formats = Formats.of(setting)
     integers = device.rate_flops_per_s("int8") if _multiplies_integers(device, formats, found.has) else 0.0
-    return max(rate, device.fp16_sum_flops_per_s, integers)
+    return max(rate, _rate16(device), device.fp16_sum_flops_per_s, integers)
 
 
 def _decode_kernel(device: str, array: float) -> DecodeKernel:
@@ -208,10 +215,11 @@ def _vendor_product(accelerator: HardwareNode, precision: str, weights: str, dev
     arithmetic = number_format(precision).arithmetic_on(accelerator.compute.precision_flops)
     share = device.format_share(arithmetic)
     limited = device.sustained_share < 1
+    clocked_share = product.efficiency * device.kernel_clock if device.kernel_clock < 1 else 1.0
     product = replace(
         product,
         efficiency=product.efficiency * device.compute_share * (1.0 if limited else share),
-        sustained=min(1.0, device.sustained_share * share) if limited else 1.0,
+        sustained=min(1.0, device.sustained_share * share) if limited else clocked_share,
         launch_s=0.0,
         quantise_sweeps=0.0,
     )
