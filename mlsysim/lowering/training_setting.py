@@ -13,8 +13,8 @@ from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.core.options import with_defaults
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.lowering.adapters import adapters_of
 from mlsysim.lowering.options import TrainingOptions
+from mlsysim.models.adapters import adapters_of
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
 from mlsysim.physics.layer.adapters import Adapters
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
@@ -186,7 +186,7 @@ class TrainingSetting:
             attention=one_of("attention", asked["attention"], ATTENTION_KERNELS),
             expert_tp=0 if expert_tp is None else whole_number("expert_tp_size", expert_tp),
             shards=0 if shards is None else whole_number("shard_size", shards),
-            adapters=adapters_of(model, asked["lora_rank"], asked["lora_targets"], stack),
+            adapters=adapters_of(model, asked["lora_rank"], asked["lora_targets"], _adapters(stack)),
             routing_imbalance=_routing_imbalance(model, asked["routing_imbalance"], asked["stack"]),
             eager=_eager(asked["compiled"], asked["stack"]),
             async_tp=_async_tp(asked["async_tp"], asked["stack"]),
@@ -241,6 +241,11 @@ def _stack(stack: object, efficiency: float | None, overlap_comm: object, overla
 def _accumulated(stack: str | None) -> str:
     """The format that the stack accumulates gradients in; the weights' where it does not say, and without a stack."""
     return "" if stack is None else known_stack(stack).gradients
+
+
+def _adapters(stack: str | None) -> str:
+    """The projections that usually have adapters on the stack; none where it does not say, and without a stack."""
+    return "" if stack is None else known_stack(stack).adapters
 
 
 def _routing_imbalance(model: Workload, routing_imbalance: object, stack: object) -> float:

@@ -74,8 +74,8 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
 def _frozen(work: LayeredWork, model: TransformerWorkload, adapters: Adapters) -> LayeredWork:
     """``work`` with frozen weights and ``adapters`` beside its products.
 
-    A frozen product without an adapter keeps no input for a weight gradient: the output of the norm or of the activation function
-    before it goes. Attention keeps its output for itself.
+    A frozen product without an adapter keeps no input for a weight gradient: the output of the norm or of the activation
+    function before it goes. Attention keeps its output for itself.
     """
     unkept = float(adapters.qkv == 0) + float(adapters.up == 0)
     return replace(

@@ -12,7 +12,7 @@ from mlsysim.calibration.names import stack_of_variant
 from mlsysim.calibration.stacks import stack as known_stack
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
-from mlsysim.lowering.adapters import adapters_of
+from mlsysim.models.adapters import adapters_of
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.layer.adapters import Adapters
 from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult
@@ -58,7 +58,9 @@ class TrainingQuestion:
     def adapters(self) -> Adapters:
         """The low-rank adapters that alone are trained; none where all weights are."""
         asked = self.arguments
-        return adapters_of(self.workload, asked.get("lora_rank"), asked.get("lora_targets"), asked.get("stack"))
+        return adapters_of(
+            self.workload, asked.get("lora_rank"), asked.get("lora_targets"), known_stack(asked["stack"]).adapters
+        )
 
 
 def question(row: Mapping[str, str]) -> TrainingQuestion:

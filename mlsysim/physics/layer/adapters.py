@@ -1,7 +1,7 @@
 """Low-rank adapters beside frozen weights: two thin products for each adapted one.
 
-Sources: Hu et al. 2021, arXiv:2106.09685; NVIDIA-NeMo/Megatron-Bridge, src/megatron/bridge/peft (one adapter beside a fused product);
-huggingface/peft, src/peft/tuners/lora (one beside each projection).
+Sources: Hu et al. 2021, arXiv:2106.09685; NVIDIA-NeMo/Megatron-Bridge, src/megatron/bridge/peft (one adapter beside a fused
+product); huggingface/peft, src/peft/tuners/lora (one beside each projection).
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ class Adapters:
         An adapter before which the sequence is split reads it whole, and one beside a product that is summed over ranks writes
         it whole.
         """
-        return where(sequence_parallel, where(self.qkv > 0, 1.0, 0.0) + where(self.up > 0, 1.0, 0.0), 0.0) + self.output + self.down
+        return (
+            where(sequence_parallel, where(self.qkv > 0, 1.0, 0.0) + where(self.up > 0, 1.0, 0.0), 0.0)
+            + self.output
+            + self.down
+        )
 
 
 NO_ADAPTERS = Adapters()
