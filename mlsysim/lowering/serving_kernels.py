@@ -155,7 +155,7 @@ def _link_behind_Bps(accelerator: str, collectives: str, own_link: bool) -> floa
 def _lent_kernel(device: EngineDevice) -> GemmKernel:
     """The vendor's 16-bit kernel that an engine with products of its own calls where it has no better one."""
     if not device.lends:
-        return GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_constants(SharedGemm))
+        return GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_constants(SharedGemm))  # never evaluated but for what all share
     kernel = gemm_kernel(device.gemm)
     return replace(kernel, efficiency=kernel.efficiency * device.own_compute_share, launch_s=0.0)
 
@@ -212,12 +212,11 @@ def _vendor_product(accelerator: HardwareNode, precision: str, weights: str, dev
     product, wide = gemm_kernel(device.gemm, name), gemm_kernel(device.gemm)
     arithmetic = number_format(precision).arithmetic_on(accelerator.compute.precision_flops)
     share = device.format_share(arithmetic)
-    limited = device.sustained_share < 1
-    clocked_share = product.efficiency * device.kernel_clock if device.kernel_clock < 1 else 1.0
+    limited, clock = device.sustained_share < 1, device.kernel_clock
     product = replace(
         product,
         efficiency=product.efficiency * device.compute_share * (1.0 if limited else share),
-        sustained=min(1.0, device.sustained_share * share) if limited else clocked_share,
+        sustained=min(1.0, device.sustained_share * share) if limited else product.efficiency * clock if clock < 1 else 1.0,
         launch_s=0.0,
         quantise_sweeps=0.0,
     )
