@@ -184,3 +184,16 @@ def test_time_of_a_solve(timed: Anchor, anchor_root: Path, request: pytest.Fixtu
     if taken_s > limit_s:
         took = f"{1e3 * taken_s:.3g} ms at best, the limit is {1e3 * limit_s:.3g} ms"
         pytest.fail(f"{solver} takes on {timed.id} {took}", pytrace=False)
+
+
+def test_time_of_a_capacity_plan(anchor_root: Path, request: pytest.FixtureRequest) -> None:
+    """What ``CapacityPlanner`` asks of a plan, its speed with each number of requests in flight, comes at a stated rate."""
+    limits = times(anchor_root)
+    if limits is None or limits.capacity is None:
+        pytest.skip("no plans to time are stated")
+    if request.config.getoption("benchmark_disable", default=False):
+        pytest.skip("nothing is timed where workers share the cores")
+    answered = limits.capacity.answered()
+    taken_s, limit_s = against_limit(limits.capacity.answered, 5, answered / limits.capacity.rate, limits.yardstick_ms)
+    if taken_s > limit_s:
+        pytest.fail(f"{answered} configurations take {taken_s:.3g} s at best, the limit is {limit_s:.3g} s", pytrace=False)
