@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
-from mlsysim.validation.suite.suite_tests import test_time_of_a_solve, test_time_of_a_whole_search
+from mlsysim.validation.suite.suite_tests import (
+    test_time_of_a_capacity_plan,
+    test_time_of_a_solve,
+    test_time_of_a_whole_search,
+)
 
 ANCHORS = Path(__file__).parent
 
-__all__ = ["test_time_of_a_solve", "test_time_of_a_whole_search"]
+__all__ = ["test_time_of_a_capacity_plan", "test_time_of_a_solve", "test_time_of_a_whole_search"]

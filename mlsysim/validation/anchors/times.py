@@ -13,6 +13,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from pydantic import Field
 from mlsysim.core.errors import MissingEntryError, UnknownNameError
 from mlsysim.core.spec import Spec, spec_of
 from mlsysim.core.toml import toml_file
+from mlsysim.lowering.arrivals import paces
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.validation.anchors.anchor import Anchor
-from mlsysim.validation.anchors.inputs import call_of
+from mlsysim.validation.anchors.inputs import build, call_of
 from mlsysim.validation.anchors.loading import anchor_files, load_all, not_installed
 from mlsysim.validation.anchors.schema import Text
 
@@ -46,11 +49,41 @@ class Limit(Spec):
     reason: Text
 
 
+class Capacity(Spec):
+    """Plans to serve a model, to time what ``CapacityPlanner`` asks of each: its speed with every number of requests in flight.
+
+    Attributes:
+        workload, nodes: as a case names them.
+        plans: TP and PP of each.
+        solve: arguments of a deployment.
+        most: requests in flight at most.
+        rate: numbers of requests of a plan that are answered a second, at least.
+    """
+
+    workload: Text
+    nodes: tuple[Text, ...]
+    plans: tuple[tuple[int, int], ...]
+    solve: dict[str, Any]
+    most: int = Field(ge=1)
+    rate: float = Field(gt=0)
+
+    def answered(self) -> int:
+        """Lays out every plan on every node, and counts the numbers of requests whose speed it has then."""
+        count, workload = 0, build("workload", self.workload, FILE)
+        for node in (build("node", name, FILE) for name in self.nodes):
+            for tp, pp in self.plans:
+                pace = paces(Deployment.of(workload, node, **self.solve, tp_size=tp, pp_size=pp), None)
+                pace = replace(pace, places=min(pace.places, self.most))
+                count += min(pace.token_s.size, pace.completions_per_s.size)
+        return count
+
+
 class Times(Spec):
     """The file: ``yardstick_ms`` is what the yardstick took where the limits were measured; ``solver`` has limits by solver."""
 
     yardstick_ms: float = Field(gt=0)
     solver: dict[str, Limit]
+    capacity: Capacity | None = None
 
 
 def times(root: Path) -> Times | None:
