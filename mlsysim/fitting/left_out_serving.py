@@ -135,10 +135,10 @@ def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[
 
     What a power limit leaves of its clock was seen with other models: it stands for the share of a sibling's kernels.
     """
-    entry = resolved(devices, key.entry)
-    clock = queried_clock(entry["hardware"][0])
-    if key.part == "compute_share" and clock < 1 and key.entry not in measured_devices():
-        return clock
+    if key.part == "compute_share" and key.entry not in measured_devices():
+        clock = min(map(queried_clock, resolved(devices, key.entry).get("hardware", ())), default=1.0)
+        if clock < 1:
+            return clock
     peers = [peer for peer in devices[key.entry].get("peers", ()) if key._replace(entry=peer) not in unknown]
     shares = [resolved(devices, peer).get(key.part, 1.0 if key.part in _OF_KERNELS else None) for peer in peers]
     return float(median([share for share in shares if share is not None] or [RANGES["device"][key.part].start]))
