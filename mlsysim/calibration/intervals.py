@@ -145,6 +145,8 @@ def spread(
     studies = [_study(study, solver, quantity) for study in missing]
     # Things that were left out of fits leave facts out too: what a row leaves out widens it where it costs more than being new.
     width = max(math.hypot(*(one.log_width for one in studies)), closest.log_width)
+    if missing == ("pair",) and width == closest.log_width:
+        return closest
     named = " and of ".join(_NAMED_PAIR if study == "pair" else f"this {_NAMED[study]}" for study in missing)
     scope = f"no measurement of {named}: interval from those left out"
     widest = max(studies, key=lambda one: one.log_width)
