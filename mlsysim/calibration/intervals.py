@@ -45,6 +45,7 @@ SCOPES: tuple[tuple[str, ...], ...] = (
     (),
 )
 _NAMED = {"source": "source", "stack": "engine or stack", "device": "accelerator", "model": "model"}
+_NAMED_PAIR = "this engine on this accelerator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,9 @@ def spread(
     studies = [_study(study, solver, quantity) for study in missing]
     # Things that were left out of fits leave facts out too: what a row leaves out widens it where it costs more than being new.
     width = max(math.hypot(*(one.log_width for one in studies)), closest.log_width)
-    named = " and of ".join(f"this {_NAMED[study]}" for study in missing)
+    if missing == ("pair",) and width == closest.log_width:
+        return closest
+    named = " and of ".join(_NAMED_PAIR if study == "pair" else f"this {_NAMED[study]}" for study in missing)
     scope = f"no measurement of {named}: interval from those left out"
     widest = max(studies, key=lambda one: one.log_width)
     return Spread(width, scope, widest.runs, widest.median, widest.p90)
@@ -190,10 +193,10 @@ def _of_own(solver: str, quantity: str, facts: RunFacts, assumed: Collection[str
 
 
 def unmeasured(solver: str, facts: RunFacts, *, known_source: bool = True) -> tuple[str, ...]:
-    """Name what of a run has no measurements of its own, of ``STUDIES``.
+    """Name what of a run has no measurements of its own, of ``STUDIES``, or "pair": its engine on its accelerator.
 
-    A stack that is not known stands for its source too. Models matter where their engine's kernels were not measured for them:
-    in serving language models.
+    A stack that is not known stands for its source too. Models and pairs matter where an engine's kernels were not measured for
+    them: in serving language models.
     """
     if is_own(facts.stack):
         own = own_stack(facts.stack)
@@ -208,20 +211,23 @@ def unmeasured(solver: str, facts: RunFacts, *, known_source: bool = True) -> tu
         missing.append("source")
     if facts.accelerator not in known["device"]:
         missing.append("device")
+    elif known["pair"] and facts.stack in known["stack"] and (facts.stack, facts.accelerator) not in known["pair"]:
+        missing.append("pair")
     if known["model"] and facts.model not in known["model"]:
         missing.append("model")
     return tuple(missing)
 
 
 @functools.cache
-def _known(solver: str) -> dict[str, frozenset[str]]:
-    """What a solver was measured on; no models where leaving one out was never studied. Every calibrated solve asks."""
+def _known(solver: str) -> dict[str, frozenset[Any]]:
+    """What a solver was measured on; no models or pairs where leaving out was never studied. Every calibrated solve asks."""
     facts = measured_facts(solver)
-    studied = any(one.study == "model" and one.solver == solver for one in left_out())
+    studied = {one.study for one in left_out() if one.solver == solver}
     return {
         "stack": frozenset(one.stack for one in facts),
         "device": frozenset(one.accelerator for one in facts),
-        "model": frozenset(one.model for one in facts if studied),
+        "pair": frozenset((one.stack, one.accelerator) for one in facts if "device" in studied),
+        "model": frozenset(one.model for one in facts if "model" in studied),
     }
 
 
@@ -294,6 +300,7 @@ def spread_of(runs: Sequence[MeasuredRun]) -> Spread:
 def _study(study: str, solver: str, quantity: str) -> Spread:
     """How far off predictions without a thing of a kind were: of this solver where that was studied, else of all."""
     every = [one for one in left_out() if one.quantity == quantity]
+    study = "device" if study == "pair" else study  # each engine finds out other shares of a device
     asked = [one for one in every if one.study == study]
     of_solver = [one for one in asked if one.solver == solver]
     # Stacks of training runs are their sources' own: who leaves one out leaves out the other.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlsysim.validation.report.coverage import Judged
 
 _TRAINING, _SERVING = "DistributedModel", "ServingModel"
+_PAIR = "engine on this accelerator"
 _HEADER = ("figures", "half within", "90 % within", "in their interval")
 
 
@@ -61,7 +62,8 @@ def _told(solver: str, facts: RunFacts) -> Document:
     missing = unmeasured(solver, facts)
     rows = [("basis", fitted_basis(solver, facts))]
     if missing:
-        rows.append(("not measured", f"this {', this '.join(missing)}: intervals come from fits that were not given theirs"))
+        named = ", this ".join(_PAIR if one == "pair" else one for one in missing)
+        rows.append(("not measured", f"this {named}: intervals come from fits that were not given theirs"))
     intervals: dict[str, Any] = {}
     quantities = {WHOLE: "step"} if solver == _TRAINING else {WHOLE: "time between tokens", FIRST_TOKEN: "first token"}
     for quantity, named in quantities.items():

@@ -175,6 +175,16 @@ def test_rows_of_other_sources_are_less_sure():
     assert "this source" in other["scope"]
 
 
+def test_an_engine_on_an_accelerator_that_only_others_were_measured_on_is_less_sure():
+    facts = RunFacts("Llama-3.1-70B", "dense", "H200 SXM 141GB", "vllm-2025", 8)
+    elsewhere = facts._replace(accelerator="Tesla T4")
+    assert unmeasured("ServingModel", facts) == ()
+    assert unmeasured("ServingModel", elsewhere) == ("pair",)
+    known, new = spread("ServingModel", "whole", facts), spread("ServingModel", "whole", elsewhere)
+    assert new.log_width > known.log_width
+    assert "this engine on this accelerator" in new.scope
+
+
 def test_a_row_in_another_unit_has_its_interval_there():
     run = ROW | {"metric": "ttft_ms"}
     (row,) = predict_table([run])
