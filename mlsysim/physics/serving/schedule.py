@@ -108,7 +108,7 @@ class EnginePasses(ServedModel):
     def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; one too long for a step joins several."""
         tokens = minimum(prompt, self.step_tokens) + beside
-        added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens)
+        added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens, self.step_tokens)
         return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
 
 

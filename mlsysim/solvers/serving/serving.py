@@ -214,6 +214,7 @@ class ScheduledLoad:
         stream_interval: tokens that reach the client at a time.
         wait_steps: steps that the scheduler holds prompts back.
         output_cv: spread of the outputs' lengths.
+        step_tokens: tokens that a pass computes at most, those of all groups of ranks that attend for sequences of their own.
     """
 
     batch: Num
@@ -226,6 +227,7 @@ class ScheduledLoad:
     stream_interval: Num
     wait_steps: Num
     output_cv: Num
+    step_tokens: Num
 
     @classmethod
     def of(cls, replica: ServingReplica) -> Self:
@@ -242,6 +244,7 @@ class ScheduledLoad:
             stream_interval=float(deployment.stream_interval),
             wait_steps=float(deployment.batch_wait_iters),
             output_cv=deployment.output_cv,
+            step_tokens=math.inf if deployment.stack is None else deployment.stack.step_tokens * deployment.attention_dp,
         )
 
 
@@ -250,8 +253,7 @@ def scheduled(deployment: Deployment, passes: Passes, load: ScheduledLoad) -> Se
     prompt, output = load.prompt, load.output
     steps: Num = deployment.rounds_each if deployment.draft_len else output
     if deployment.schedule == "offline":
-        step_tokens = math.inf if deployment.stack is None else deployment.stack.step_tokens
-        served = most_throughput(passes, load.most, prompt, steps, load.requests, step_tokens, load.output_cv)
+        served = most_throughput(passes, load.most, prompt, steps, load.requests, load.step_tokens, load.output_cv)
     elif deployment.schedule == "continuous":
         served = continuous_batch(passes, load.batch, load.most, prompt, steps, load.rounds, load.wait_steps, load.output_cv)
     else:
