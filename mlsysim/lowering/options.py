@@ -197,6 +197,9 @@ class PlanOptions(TypedDict, total=False):
     cp_size: Annotated[int, Option(1, "ranks that share each sequence and pass keys and values around a ring")]
     virtual_stages: Annotated[int, Option(1, "model chunks a stage (interleaved schedule)")]
     microbatch_count: Annotated[int | None, Option(None, "micro-batches a step; by default of one sequence each")]
+    micro_batch: Annotated[
+        int | None, Option(None, "sequences of a micro-batch, in place of ``microbatch_count``; by default 1")
+    ]
     schedule: Annotated[
         PipelineSchedule | str | None, Option(None, "gpipe, 1f1b or interleaved; by default what ``virtual_stages`` needs")
     ]
