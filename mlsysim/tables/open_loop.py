@@ -51,6 +51,7 @@ def open_loop_question(row: Mapping[str, str]) -> Question:
         "weight_precision": written,
         "kv_precision": cell_text(row, "kv_precision") or known["kv_precision"],
         "batch_wait_iters": "0",
+        "recv_interval": "1",
     }
     served = serving_question(cells)
     source = cell_text(row, "source")
