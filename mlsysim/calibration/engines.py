@@ -39,6 +39,7 @@ class Engine:
     Attributes:
         name, coefficients: the engine's name, and its fitted numbers.
         has, memory_share: its kernels, and the share of the device's memory that weights and cache may fill.
+        free_share: share that the cache may fill of what weights and workspace leave of that.
         most_sequences: sequences that it decodes together at most.
         reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
         step_tokens, fitted: tokens that a pass computes at most (chunked prefill; 0: no limit); names of fitted coefficients.
@@ -58,6 +59,7 @@ class Engine:
     fitted: tuple[str, ...]
     client: str
     beside_experts: str = ""
+    free_share: float = 1.0
     cards: tuple[CardLimits, ...] = ()
     file: str = ""
 
@@ -115,6 +117,7 @@ def _shipped(name: str) -> Engine:
         step_tokens=float(entry["step_tokens"]),
         fitted=fitted_of(engine_tables(), name, "engine"),
         beside_experts=str(entry.get("beside_experts", "")),
+        free_share=float(entry.get("free_share", 1.0)),
         client=str(entry["client"]),
         cards=tuple(_card(card, entry) for card in entry.get("cards", ())),
     )

@@ -51,9 +51,9 @@ micro_batch, tp, pp, vpp, sharding, recompute, precision, framework, metric, ...
 Of serving: accelerator, engine, mode, input_len, output_len,
 batch_or_concurrency, weight_precision, kv_precision, tp, pp, metric, ...
 What a server is started with and reached through: max_num_batched_tokens,
-max_num_seqs, stream_interval, batch_wait_iters, draft_len, acceptance,
-draft_model, output_cv, harness. Of requests that arrive at a rate, in place of
-mode and input_len: arrival_rate_per_s, arrivals (random or even),
+max_num_seqs, stream_interval, batch_wait_iters, recv_interval, draft_len,
+acceptance, draft_model, output_cv, harness. Of requests that arrive at a rate,
+in place of mode and input_len: arrival_rate_per_s, arrivals (random or even),
 system_prompt_len, question_len, turns, prefix_caching; metrics such as
 ttft_p90_ms, itl_mean_ms.
 There itl_ms is the mean time between tokens; tpot_ms is the same, or, where

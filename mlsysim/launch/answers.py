@@ -22,7 +22,7 @@ R = TypeVar("R", bound=Result)
 # What a bound, which knows no engine's limit, is asked for where as many as fit are.
 _MOST_AT_THE_BOUND = 1024
 # Arguments of a deployment that a queue of requests at random does not have.
-_OF_A_SCHEDULE = ("page_size", "stream_interval", "batch_wait_iters", "offload")
+_OF_A_SCHEDULE = ("page_size", "stream_interval", "batch_wait_iters", "recv_interval", "offload")
 
 
 def answer_serving(

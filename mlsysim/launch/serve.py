@@ -143,6 +143,7 @@ _AS_STATED = {
     "max_num_batched_tokens": "step_tokens",
     "stream_interval": "stream",
     "batch_wait_iters": "wait_steps",
+    "recv_interval": "looks_after",
     "memory_share": "memory",
 }
 

@@ -63,6 +63,7 @@ class Deployment:
         requests: requests of an offline run; None for a run without end.
         stream_interval: tokens that reach the client at a time.
         batch_wait_iters: steps that the scheduler holds prompts back.
+        recv_interval: decode steps between the scheduler's looks at the requests that arrived.
         attention_dp: groups of a stage's ranks that attend for sequences of their own; 1: all share every sequence.
         expert_plan: how the routed experts are divided over ranks.
         prefix_hit: share of a prompt whose cache is there already.
@@ -97,6 +98,7 @@ class Deployment:
     requests: int | None
     stream_interval: int
     batch_wait_iters: int
+    recv_interval: int
     attention_dp: int
     expert_plan: ExpertPlan
     prefix_hit: float
@@ -185,7 +187,8 @@ class Deployment:
             rounds=None if rounds is None else whole_number("rounds", rounds),
             requests=None if requests is None else whole_number("requests", requests),
             stream_interval=whole_number("stream_interval", asked["stream_interval"]),
-            batch_wait_iters=held_back(asked["batch_wait_iters"], schedule),
+            batch_wait_iters=held_back("batch_wait_iters", asked["batch_wait_iters"], schedule, 0),
+            recv_interval=held_back("recv_interval", asked["recv_interval"], schedule, 1),
             attention_dp=apart,
             prefix_hit=hit,
             block_tokens=whole_number("page_size", asked["page_size"]),

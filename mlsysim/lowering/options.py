@@ -166,6 +166,7 @@ class ServingOptions(DeploymentOptions, total=False):
     batch_wait_iters: Annotated[
         int, Option(0, "steps that the scheduler holds prompts back while others decode, so that more join together")
     ]
+    recv_interval: Annotated[int, Option(1, "decode steps between the scheduler's looks at the requests that arrived")]
     padded_len: Annotated[
         int | None,
         Option(None, "the longest prompt of a fixed batch, where ``input_len`` is the mean; by default all are as long"),
@@ -305,11 +306,11 @@ def drafting(model: TransformerWorkload, asked: Mapping[str, Any]) -> dict[str, 
     return {"draft_len": length, "draft": draft, "round_tokens": float(expected_tokens(float(length), accepted))}
 
 
-def held_back(value: object, schedule: str) -> int:
-    """Steps that prompts are held back, of a schedule in which they come one after the other."""
-    steps = whole_number("batch_wait_iters", value, 0)
-    if steps and schedule != "continuous":
-        raise InconsistentError("batch_wait_iters", steps, f'0 with schedule = "{schedule}": prompts wait for none to come')
+def held_back(name: str, value: object, schedule: str, none: int) -> int:
+    """Steps that prompts are held back, of a schedule in which they come one by one; ``none``: what holds none back."""
+    steps = whole_number(name, value, none)
+    if steps != none and schedule != "continuous":
+        raise InconsistentError(name, steps, f'{none} with schedule = "{schedule}": prompts wait for none to come')
     return steps
 
 

@@ -331,6 +331,7 @@ def _shards(setting: Deployment) -> Shards:
         ep=float(setting.expert_plan.ep),
         redundant=float(setting.expert_plan.redundant),
         deviations=deviations_of_busiest(setting.expert_plan.ep),
+        group_deviations=deviations_of_busiest(setting.attention_dp),
         imbalance=setting.expert_plan.imbalance,
         overlapped=float(setting.expert_plan.overlapped),
     )

@@ -112,7 +112,8 @@ def room(setting: Deployment, work: InferenceWork) -> Room:
         wide_B = 0.0 if found.has.own_products else _wide_tables_B(setting)
         weights_B += (wide_B + (_empty_heads_B(setting) if found.has.torus else _copied_B(setting, wide_B))) / ranks
         shared_by = setting.tp if found.has.torus else setting.attention_ranks
-        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / shared_by
+        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / shared_by - _gathered_B(setting, found)
+        usable_B = min(usable_B, weights_B + found.free_share * (usable_B - weights_B))
     each_kv_B = work.kv_B * setting.held
     offload, layers = setting.offload, setting.workload.layers / setting.pp
     all_weights_B, weights_B = weights_B, weights_B * kept_share(offload.weights, layers)
@@ -170,3 +171,16 @@ def _workspace_B(setting: Deployment, found: Engine) -> float:
     shape = served_shape(setting.workload)
     elements = shape.ffn_matrices * ffn_elements(shape) + qkv_elements(shape, 1.0) + 4 * shape.hidden
     return float(2 * found.step_tokens * elements + 8 * found.most_sequences * shape.vocab)
+
+
+def _gathered_B(setting: Deployment, found: Engine) -> float:
+    """Copies of all groups' tokens that each rank has room for, as its experts take them, hold them and give them back.
+
+    Source: TensorRT-LLM 1.0, fused_moe_cutlass.py (moe_max_num_tokens: max_num_tokens x dp_size; evidence: recalled).
+    """
+    moe, plan = setting.workload.moe, setting.expert_plan
+    if moe is None or setting.attention_dp == 1 or not (found.has.gathers and plan.ep <= moe.experts_per_token):
+        return 0.0
+    width = setting.workload.ffn_matrices * moe.ffn_hidden * plan.ep / setting.tp
+    copies = found.step_tokens * setting.attention_dp * moe.experts_per_token
+    return float(2 * copies * (width + 2 * setting.workload.hidden_dim))

@@ -52,6 +52,7 @@ def open_loop_question(row: Mapping[str, str]) -> Question:
         "weight_precision": written,
         CACHE_COLUMN: cell_text(row, CACHE_COLUMN) or known[CACHE_COLUMN],
         "batch_wait_iters": "0",
+        "recv_interval": "1",
     }
     served = serving_question(cells)
     source = cell_text(row, "source")

@@ -103,7 +103,11 @@ def serving_question(row: Mapping[str, str]) -> Question:
         # Such an engine chooses how attention is divided.
         arguments["attention_dp"] = True
     if mode == "closed-loop":
-        arguments |= {"rounds": facts["closed_loop"]["rounds"], "batch_wait_iters": _held_back(row, harness, tp)}
+        arguments |= {
+            "rounds": facts["closed_loop"]["rounds"],
+            "batch_wait_iters": _held_back(row, harness, tp),
+            "recv_interval": _looks_after(row, harness),
+        }
     if mode == "offline":
         arguments["requests"] = _requests(cell_text(row, "engine"), prompt, output, replicas)
     if tp > 1 and workload.moe is not None and stack in facts["attention_dp"]["stacks"]:
@@ -207,6 +211,19 @@ def _held_back(row: Mapping[str, str], harness: str, tp: int) -> int:
         return 0
     tokens = f"{whole_cell(row, 'input_len')}+{whole_cell(row, 'output_len', 0, least=0)}"
     return int(known["steps"]) if tokens == known["tokens"] else 0
+
+
+def _looks_after(row: Mapping[str, str], harness: str) -> int:
+    """Decode steps between the scheduler's looks at what arrived, as the row says, or as its harness's scripts have it."""
+    if cell_text(row, "recv_interval"):
+        return whole_cell(row, "recv_interval")
+    known = _facts()["recv_interval"].get(harness)
+    if known is None or not cell_text(row, "engine").startswith(known["engine"]):
+        return 1
+    device, model = cell_text(row, "accelerator").split("-")[0], cell_text(row, "model")
+    if device not in known["accelerators"] or known["model"] not in model:
+        return 1
+    return int(known["steps"][whole_cell(row, "batch_or_concurrency") >= known["most_from"]])
 
 
 def _weights(row: Mapping[str, str], workload: TransformerWorkload) -> str:

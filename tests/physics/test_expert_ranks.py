@@ -13,7 +13,7 @@ from mlsysim.physics.serving.activations import elementwise_layer_s
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServedModel, Shards, SharedServing
 from mlsysim.physics.serving.expert_ranks import busiest_rank, deviations_of_busiest, exchange, sent_B
 from mlsysim.physics.serving.layer_time import layer_time
-from mlsysim.physics.serving.passes import decode_pass, mixed_prefill_s, prefill_pass
+from mlsysim.physics.serving.passes import decode_pass, even_groups, mixed_prefill_s, prefill_pass
 from mlsysim.physics.serving.products import layer_products_s
 
 EXPERTS = ExpertShape(experts=8.0, per_token=2.0, ffn=2 * UNIT, layers=1.0)
@@ -180,6 +180,14 @@ def test_a_lone_prompt_is_one_ranks():
     assert alone.reductions_s == pytest.approx(four.reductions_s)
     # Of two sequences in a decode step each is a rank's: no rank has half of one.
     assert decode_pass(model, 2.0, 64.0).attention_s == pytest.approx(decode_pass(model, 4.0, 64.0).attention_s)
+
+
+def test_prompts_that_come_by_chance_wait_for_the_busiest_group():
+    """Of 16 prompts on four groups, 4 + 1.5 x 2 are the busiest's, as of 16/7 even groups; a lone one leaves three idle."""
+    model = served(shards=replace(FOUR, group_deviations=1.5))
+    assert even_groups(model, 16.0) == pytest.approx(16 / 7)
+    assert even_groups(model, 1.0) == 1.0
+    assert even_groups(model, np.array([0.5, 16.0])) == pytest.approx([1.0, 16 / 7])
 
 
 def test_prompts_beside_a_decode_step_dispatch_once_to_a_rank():

@@ -15,6 +15,7 @@ from mlsysim.physics.serving.schedule import (
     gathered,
     most_throughput,
     prompts_together,
+    received,
     static_batch,
     streamed,
 )
@@ -82,6 +83,20 @@ def test_prompts_that_are_held_back():
     """
     assert gathered(0.1, 20.0) == (pytest.approx(20 / 3 + 10 * 2 / 3), pytest.approx(2 / 3 + 2))
     assert gathered(0.1, 0.0) == (0, 0)
+
+
+def test_requests_wait_for_the_schedulers_next_look():
+    """A tenth of a request a step, looks 11 steps apart: one arrives 5 steps before its own in the mean, and one other with it.
+
+    Looks 21 steps apart keep a request 10 steps longer, and the prompts that come with it besides; alone it waits for nobody.
+    """
+    assert received(0.1, 11.0) == (5.0, pytest.approx(1.0))
+    (every, rare), (alone, alone_rare) = (
+        [continuous_batch(PASSES, concurrency, 8.0, 100.0, 50.0, recv_interval=steps) for steps in (1.0, 21.0)]
+        for concurrency in (5.0, 1.0)
+    )
+    assert rare.ttft_s - every.ttft_s > 10 * every.step.total_s
+    assert alone_rare == alone
 
 
 def served_joined_s(tokens, prompt, step_tokens=8192.0):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mlsysim.physics.layer.shape import LayerShape
-from mlsysim.physics.numeric import Num, everywhere, maximum, somewhere, where
+from mlsysim.physics.numeric import Num, everywhere, maximum, once_for_floats, somewhere, where
 
 QKV, OUTPUT = "query, key and value", "attention output"
 COMPRESSION, EXPANSION = "latent compression", "latent expansion"
@@ -47,6 +47,8 @@ class LayerProduct(NamedTuple):
     groups: Num = 1.0
 
 
+# Whatever the tokens are, a layer that is divided alike has the same products.
+@once_for_floats
 def layer_products(
     shape: LayerShape, ranks: Num = 1.0, expert_ranks: Num = 1.0, *, fused: bool = False, absorbed: bool = False
 ) -> tuple[LayerProduct, ...]:

@@ -212,6 +212,7 @@ class EngineKernels:
         causal: queries see the keys before them only (encoders see all).
         torus: all chips share every layer, in the layout that sends least (``torus_partition``).
         sent_per_expert: decode steps send a token to each of its experts (low latency), not once to a rank or node.
+        gathers: up to as many ranks as a token has experts gather the tokens of all, instead of sending them to experts.
     """
 
     grouped_decode: bool = True
@@ -242,6 +243,7 @@ class EngineKernels:
     causal: bool = True
     torus: bool = False
     sent_per_expert: bool = False
+    gathers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +258,7 @@ class Shards:
         ep: parts that the routed experts are dealt out to; 1: all ranks have a part of the width of each.
         redundant: second copies of busy experts, beside all the experts.
         deviations: standard deviations by which the busiest of ``ep`` parts is expected to lie above the mean.
+        group_deviations: the same, of groups of ranks that attend for sequences of their own.
         imbalance: tokens of the busiest part over the mean; 0: what chance makes of even routing.
         overlapped: whether half of the tokens may compute while those of the other half are exchanged.
         sequences: that there are at a time: groups beyond as many have none.
@@ -268,6 +271,7 @@ class Shards:
     ep: Num = 1.0
     redundant: Num = 0.0
     deviations: Num = 0.0
+    group_deviations: Num = 0.0
     imbalance: Num = 0.0
     overlapped: Num = 0.0
     sequences: Num = inf

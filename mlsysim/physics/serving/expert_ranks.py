@@ -106,7 +106,18 @@ def sent_B(model: ServedModel, *, low_latency: bool) -> tuple[Num, Num]:
 def dispatched_copies(model: ServedModel, *, low_latency: bool) -> Num:
     """Copies of a token on their way to its experts, one on the rank that has it included."""
     per_token = maximum(model.shape.routed.per_token, 1.0)
-    return per_token if low_latency else distinct_targets(model.shards.ep, per_token)
+    return per_token if low_latency else _copies(model, model.shards.ep)
+
+
+def _copies(model: ServedModel, targets: Num) -> Num:
+    """Ranks or nodes, of ``targets``, that a token is sent to: those with any of its experts, or all of them.
+
+    Source: NVIDIA TensorRT-LLM, blog 18, "Background": all ranks gather the tokens of all where they are no more than a token's
+    experts, for dispatched it would send as many copies.
+    """
+    per_token = maximum(model.shape.routed.per_token, 1.0)
+    with_experts = distinct_targets(targets, per_token)
+    return where(model.shards.ep <= per_token, targets, with_experts) if model.has.gathers else with_experts
 
 
 def exchange(model: ServedModel, tokens: Num, load: RankLoad, *, decoding: bool) -> Exchange:
@@ -129,8 +140,8 @@ def exchange(model: ServedModel, tokens: Num, load: RankLoad, *, decoding: bool)
     if low_latency:
         local_copies, remote_copies = per_token * (in_node - 1) / ep, per_token * (nodes - 1) / nodes
     else:
-        local_copies = dispatched_copies(model, low_latency=False) * (in_node - 1) / in_node
-        remote_copies = distinct_targets(nodes, per_token) * (nodes - 1) / nodes
+        local_copies = _copies(model, ep) * (in_node - 1) / in_node
+        remote_copies = _copies(model, nodes) * (nodes - 1) / nodes
     copy_s = maximum(
         local_copies / kernels.collectives.bandwidth_Bps, remote_copies / (kernels.shared.exchange_share * kernels.nic_Bps)
     )

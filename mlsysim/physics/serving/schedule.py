@@ -108,7 +108,7 @@ class EnginePasses(ServedModel):
     def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; one too long for a step joins several."""
         tokens = minimum(prompt, self.step_tokens) + beside
-        added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens)
+        added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens, self.step_tokens)
         return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
 
 
@@ -154,6 +154,24 @@ def gathered(joins: Num, steps: Num) -> tuple[Num, Num]:
     return steps * (1 + inside / 2) / (1 + inside), inside * (2 + inside) / (1 + inside)
 
 
+def received(joins: Num, interval: Num) -> tuple[Num, Num]:
+    """Steps that a request waits for the scheduler's next look at what arrived, and others that it finds with it.
+
+    It arrives anywhere between two looks, ``interval`` steps apart; one each step is no wait, and those of a step join anyhow.
+
+    Args:
+        joins: requests that arrive in a step, mean, at random.
+        interval: steps from one look to the next.
+
+    Source: SGLang, scheduler_recv_skipper.py (``--scheduler-recv-interval``: decode steps between looks; evidence: recalled).
+
+    Example:
+        >>> received(0.5, 1.0), received(0.5, 11.0)
+        ((0.0, 0.0), (5.0, 5.0))
+    """
+    return (interval - 1) / 2, joins * (interval - 1)
+
+
 def met_output(output: Num, output_cv: Num) -> Num:
     """Tokens that a sequence in flight generates in all, E[O^2] / E[O] = O (1 + cv^2): a long output is in flight for longer.
 
@@ -173,6 +191,7 @@ def continuous_batch(
     rounds: Num = 0.0,
     wait_steps: Num = 0.0,
     output_cv: Num = 0.0,
+    recv_interval: Num = 1.0,
 ) -> Served:
     """Keep ``concurrency`` requests in flight, of which at most ``most`` fit the batch: a new one starts when one ends.
 
@@ -190,6 +209,7 @@ def continuous_batch(
     computed before one's own (0: steady state, none do).
 
     ``wait_steps``: that prompts are held back while others decode, so that more join together (``gathered``).
+    ``recv_interval``: decode steps between the scheduler's looks at what arrived (``received``).
     ``output_cv``: spread of the outputs, by which those in flight are longer than their mean (``met_output``).
     """
     batch = minimum(concurrency, most)
@@ -197,7 +217,9 @@ def continuous_batch(
     step_s, others = step.total_s, batch - 1
     alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
     # A prompt that would add more than a pass of its own has one.
-    held_steps, beside = gathered(others / output, wait_steps)
+    held_steps, held = gathered(others / output, wait_steps)
+    unseen_steps, unseen = received(others / output, recv_interval)
+    beside = minimum(held + unseen, others)
     together = maximum(prompts_together(batch, output), 1 + beside)
     joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * (together - 1)), alone_s - front_s)
     first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
@@ -205,7 +227,7 @@ def continuous_batch(
     meanwhile = minimum(1.5 * others / output, 1.5 * together - 1) + beside
     ahead = (1 - first_share) * minimum(meanwhile, others) + queued
     computed_s = where(others > 0, maximum(alone_s, front_s + step_s + joined_s) + step_s / 2, alone_s)
-    held_back_s = where(others > 0, (1 - first_share) * held_steps * step_s, 0.0)
+    held_back_s = where(others > 0, (1 - first_share) * (held_steps + unseen_steps) * step_s, 0.0)
     own_s = computed_s + held_back_s + ahead * joined_s + queued * step_s
     tpot_s = step_s + (others - ahead) / maximum(output - 1, 1.0) * joined_s
     later_s = (output - 1) * tpot_s

@@ -66,9 +66,8 @@ class ServingReplica:
             served = static_batch(self.passes, batch, deployment.prompt, output, deployment.context)
             return in_tokens(served, deployment.output, deployment.round_tokens) if deployment.draft_len else served
         rounds, wait_steps = float(deployment.rounds or 0), float(deployment.batch_wait_iters)
-        served = continuous_batch(
-            self.passes, batch, batch, deployment.prompt, output, rounds, wait_steps, deployment.output_cv
-        )
+        held_back = wait_steps, deployment.output_cv, float(deployment.recv_interval)
+        served = continuous_batch(self.passes, batch, batch, deployment.prompt, output, rounds, *held_back)
         return in_tokens(served, deployment.output, deployment.round_tokens) if deployment.draft_len else served
 
     def lacking(self) -> str:

@@ -213,7 +213,9 @@ class ScheduledLoad:
         requests: requests of an offline run; 0 for a run without end.
         stream_interval: tokens that reach the client at a time.
         wait_steps: steps that the scheduler holds prompts back.
+        recv_interval: decode steps between the scheduler's looks at what arrived.
         output_cv: spread of the outputs' lengths.
+        step_tokens: tokens that a pass computes at most, those of all groups of ranks that attend for sequences of their own.
     """
 
     batch: Num
@@ -225,7 +227,9 @@ class ScheduledLoad:
     requests: Num
     stream_interval: Num
     wait_steps: Num
+    recv_interval: Num
     output_cv: Num
+    step_tokens: Num
 
     @classmethod
     def of(cls, replica: ServingReplica) -> Self:
@@ -241,7 +245,9 @@ class ScheduledLoad:
             requests=float(deployment.requests or 0),
             stream_interval=float(deployment.stream_interval),
             wait_steps=float(deployment.batch_wait_iters),
+            recv_interval=float(deployment.recv_interval),
             output_cv=deployment.output_cv,
+            step_tokens=math.inf if deployment.stack is None else deployment.stack.step_tokens * deployment.attention_dp,
         )
 
 
@@ -250,10 +256,10 @@ def scheduled(deployment: Deployment, passes: Passes, load: ScheduledLoad) -> Se
     prompt, output = load.prompt, load.output
     steps: Num = deployment.rounds_each if deployment.draft_len else output
     if deployment.schedule == "offline":
-        step_tokens = math.inf if deployment.stack is None else deployment.stack.step_tokens
-        served = most_throughput(passes, load.most, prompt, steps, load.requests, step_tokens, load.output_cv)
+        served = most_throughput(passes, load.most, prompt, steps, load.requests, load.step_tokens, load.output_cv)
     elif deployment.schedule == "continuous":
-        served = continuous_batch(passes, load.batch, load.most, prompt, steps, load.rounds, load.wait_steps, load.output_cv)
+        held_back = load.wait_steps, load.output_cv, load.recv_interval
+        served = continuous_batch(passes, load.batch, load.most, prompt, steps, load.rounds, *held_back)
     else:
         served = static_batch(passes, load.batch, prompt, steps, load.context)
     if deployment.draft_len:

@@ -269,6 +269,8 @@ def test_a_client_adds_its_time_to_the_first_token_alone():
         serve(stack=None, harness_name="http")
     with pytest.raises(InconsistentError, match='0 with schedule = "offline"'):
         serve(schedule="offline", batch_wait_iters=20)
+    with pytest.raises(InconsistentError, match='1 with schedule = "static"'):
+        serve(schedule="static", recv_interval=10)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +296,30 @@ def test_a_row_says_what_it_was_measured_through(cells, harness, held_back):
     row |= {"input_len": "1024", "output_len": "1024", "batch_or_concurrency": "8", "year": "2026"} | cells
     asked = serving_question(row).arguments
     assert (asked.get("harness_name"), asked["batch_wait_iters"]) == (harness, held_back)
+
+
+@pytest.mark.parametrize(
+    ("cells", "steps"),
+    [
+        ({}, 10),
+        ({"batch_or_concurrency": "16"}, 30),
+        ({"recv_interval": "5"}, 5),
+        ({"accelerator": "H200-SXM-141GB"}, 1),
+        ({"model": "Llama-3.1-8B"}, 1),
+        ({"source": "somebody"}, 1),
+    ],
+)
+def test_a_row_says_when_the_scheduler_looks(cells, steps):
+    row = {
+        "metric": "ttft_ms",
+        "model": "DeepSeek-R1",
+        "accelerator": "B200-SXM",
+        "mode": "closed-loop",
+        "engine": "sglang 0.5.6",
+    }
+    row |= {"source": "InferenceMAX", "weight_precision": "fp8", "n_accel": "8", "tp": "8", "year": "2026"}
+    row |= {"input_len": "1024", "output_len": "1024", "batch_or_concurrency": "8"} | cells
+    assert serving_question(row).arguments["recv_interval"] == steps
 
 
 def test_a_cache_that_no_row_states_has_the_format_of_its_engine_or_of_the_weights():
