@@ -46,42 +46,24 @@ class Supported(NamedTuple):
         return f"{self.runs} run{'s'[: self.runs > 1]} of {of} on {self.where}"
 
 
-def best_stack(accelerator: str, kind: str = "dense") -> Supported | None:
-    """Return the training stack that measurements support best on an accelerator.
+@functools.lru_cache(maxsize=1024)
+def most_supported(what: str, accelerator: str, kind: str = "dense") -> Supported | None:
+    """Return the training stack, or the serving engine, that measurements support best on an accelerator.
 
     Args:
+        what: ``STACK`` or ``ENGINE``.
         accelerator: its name in the registry.
-        kind: "dense" or "moe"; stacks that were measured training such models come first.
+        kind: "dense" or "moe"; what was measured with such models comes first.
 
     Returns:
-        The stack; None where no measured kernels stand for the accelerator, so that only bounds are known.
+        The stack or the engine; None where no measured kernels stand for the accelerator, so that only bounds are known.
 
     Example:
-        >>> best_stack("H100 SXM5 80GB").name, best_stack("TPU v5p").name, best_stack("somebody's chip")
-        ('megatron-core', 'maxtext', None)
-    """
-    return _best(STACK, accelerator, kind)
-
-
-def best_engine(accelerator: str, kind: str = "dense") -> Supported | None:
-    """Return the serving engine that measurements support best on an accelerator.
-
-    Args:
-        accelerator: its name in the registry.
-        kind: "dense" or "moe"; engines that were measured serving such models come first.
-
-    Returns:
-        The engine; None where no measured kernels stand for the accelerator, so that only bounds are known.
-
-    Example:
-        >>> best_engine("Instinct MI300X").name, best_engine("somebody's chip")
+        >>> [most_supported(STACK, name).name for name in ("H100 SXM5 80GB", "TPU v5p")]
+        ['megatron-core', 'maxtext']
+        >>> most_supported(ENGINE, "Instinct MI300X").name, most_supported(ENGINE, "somebody's chip")
         ('vllm-2025', None)
     """
-    return _best(ENGINE, accelerator, kind)
-
-
-@functools.lru_cache(maxsize=1024)
-def _best(what: str, accelerator: str, kind: str) -> Supported | None:
     if _entry(what, accelerator) is None:
         return None
     runs = _runs(what)
@@ -106,14 +88,14 @@ def _most_measured(what: str, runs: Collection[PublishedRun], where: str) -> Sup
     Far from the accelerator, what was measured on the chips of more vendors comes first: it is bound to none.
     """
     todays = todays_stacks() if what == STACK else todays_engines()
-    found = []
+    candidates = []
     for name in {follower(run.stack) for run in runs} & todays:
-        own = [run for run in runs if run.stack == name]
-        counted = own or [run for run in runs if follower(run.stack) == name]
+        its_runs = [run for run in runs if run.stack == name]
+        counted = its_runs or [run for run in runs if follower(run.stack) == name]
         supported = Supported(name, where, len({run.source for run in counted}), len({run.run for run in counted}))
         vendors = len({_vendor(run.accelerator) for run in counted})
-        found.append((vendors, bool(own), supported.publications, supported.runs, name, supported))
-    return max(found)[-1] if found else None
+        candidates.append((vendors, bool(its_runs), supported.publications, supported.runs, name, supported))
+    return max(candidates)[-1] if candidates else None
 
 
 @functools.cache
@@ -146,5 +128,5 @@ def _can_run(what: str, name: str, kind: str) -> bool:
 
 @functools.cache
 def _vendor(accelerator: str) -> str:
-    found = Hardware.find(accelerator)
-    return "" if found is None else found.vendor
+    card = Hardware.find(accelerator)
+    return "" if card is None else card.vendor

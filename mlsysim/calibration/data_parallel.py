@@ -53,13 +53,16 @@ class ReplicaStack:
 class ReplicaHardware:
     """An accelerator's entry: whose measured kernels stand for it, the clock that it sustains, and its other formats.
 
-    ``format_shares`` are the rates of products at other number formats over that of 16 bits, as shares of their peaks.
+    ``format_shares`` are the rates of products at other number formats over that of 16 bits, as shares of their peaks;
+    ``traffic`` is the share of a convolution's bytes that its last-level cache does not hold, where an engine of inference cuts
+    batches to fit in it.
     """
 
     name: str
     kernels: str
     clock: float
     format_shares: Mapping[str, float] = field(default_factory=dict)
+    traffic: float = 1.0
 
 
 @reads("calibration", "data_parallel.toml")

@@ -43,12 +43,12 @@ def reached_through(engine_name: str, client: str | None = None) -> Engine:
 
 
 @identity_cache()
-def _behind(found: Engine, client: str | None) -> Engine:
+def _behind(served_by: Engine, client: str | None) -> Engine:
     known = client_tables()
-    name = one_of("harness_name", found.client if client is None else client, known)
-    request_s = found.coefficients.request_s + float(resolved(known, name)["request_s"])
-    fitted = (*found.fitted, *fitted_of(known, name, CLIENT))
-    return replace(found, client=name, coefficients=replace(found.coefficients, request_s=request_s), fitted=fitted)
+    name = one_of("harness_name", served_by.client if client is None else client, known)
+    request_s = served_by.coefficients.request_s + float(resolved(known, name)["request_s"])
+    fitted = (*served_by.fitted, *fitted_of(known, name, CLIENT))
+    return replace(served_by, client=name, coefficients=replace(served_by.coefficients, request_s=request_s), fitted=fitted)
 
 
 @dataclass(frozen=True, slots=True)

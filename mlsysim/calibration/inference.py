@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from mlsysim.calibration import gemm
-from mlsysim.calibration.data_parallel import ReplicaStack, fitted_device_names, replica_hardware
+from mlsysim.calibration.data_parallel import ReplicaHardware, ReplicaStack, fitted_device_names, replica_hardware
 from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.devices import clock_of, entry_of, format_shares, names_of_a_pass
 from mlsysim.calibration.store import fitted_of, stack_of
@@ -84,22 +83,6 @@ class InferenceStack:
         )
 
 
-@dataclass(frozen=True)
-class InferenceHardware:
-    """An accelerator's entry: whose measured kernels stand for it, its clock under this load, and its number formats.
-
-    ``format_shares`` are the rates of products at other number formats over that of 16 bits, as shares of their peaks;
-    ``traffic`` is the share of a convolution's bytes that its last-level cache does not hold, where the engine cuts batches to
-    fit in it.
-    """
-
-    name: str
-    kernels: str
-    clock: float
-    traffic: float = 1.0
-    format_shares: Mapping[str, float] = field(default_factory=dict)
-
-
 @reads("calibration", "inference.toml")
 def inference_stack(name: str) -> InferenceStack:
     """The stack called ``name``.
@@ -115,7 +98,7 @@ def inference_stack(name: str) -> InferenceStack:
 
 
 @reads("calibration", "inference.toml")
-def inference_hardware(hardware_name: str) -> InferenceHardware:
+def inference_hardware(hardware_name: str) -> ReplicaHardware:
     """The kernels that stand for an accelerator of the registry.
 
     Raises:
@@ -134,7 +117,7 @@ def inference_hardware(hardware_name: str) -> InferenceHardware:
         clock, shares = trained.clock, {**trained.format_shares, **shares}
     else:
         clock = clock_of(entry)
-    return InferenceHardware(name, entry["kernels"], clock, float(entry.get("traffic", 1.0)), shares)
+    return ReplicaHardware(name, entry["kernels"], clock, shares, float(entry.get("traffic", 1.0)))
 
 
 def gemm_format(kernels: str, precision: str) -> str:

@@ -256,8 +256,8 @@ class Pool:
             if errors and (len(errors) >= ENOUGH or not names):
                 if key not in self._spreads:
                     self._spreads[key] = _spread_of(errors, ", ".join(key[1]) or solver)
-                found = self._spreads[key]
-                return replace(found, log_width=found.log_width * _scale(*self._kind, tuple(assumed))) if assumed else found
+                known = self._spreads[key]
+                return replace(known, log_width=known.log_width * _scale(*self._kind, tuple(assumed))) if assumed else known
         return None
 
 
@@ -296,9 +296,9 @@ def _study(study: str, solver: str, quantity: str) -> Spread:
     """How far off predictions without a thing of a kind were: of this solver where that was studied, else of all."""
     every = [one for one in left_out() if one.quantity == quantity]
     asked = [one for one in every if one.study == study]
-    own = [one for one in asked if one.solver == solver]
+    of_solver = [one for one in asked if one.solver == solver]
     # Stacks of training runs are their sources' own: who leaves one out leaves out the other.
     with_source = [one for one in every if one.study == "source" and one.solver == solver] if study == "stack" else []
-    groups = [one.errors for one in own or with_source or asked]
+    groups = [one.errors for one in of_solver or with_source or asked]
     middle, wide = grouped_quantile(groups, 0.5), grouped_quantile(groups)
     return Spread(wide, "", sum(map(len, groups)), math.expm1(middle), math.expm1(wide))

@@ -29,9 +29,9 @@ def engine_called(text: str, year: float = _LATEST, *, alone: bool = False) -> s
     """
     if is_own(text):
         return own_stack(text, ENGINE).file
-    own = _own("engines.toml").get(folded(text))
-    if own is not None:
-        return own
+    known = _own("engines.toml").get(folded(text))
+    if known is not None:
+        return known
     listed: dict[str, Any] = _names()["engine"]
     name = longest_beginning(text, listed)
     if name is None or (alone and not _is_release(text, name)):
@@ -87,10 +87,10 @@ def stack_called(text: str) -> str | None:
     """
     if is_own(text):
         return own_stack(text, STACK).file
-    own = _own("stacks.toml").get(folded(text))
+    known = _own("stacks.toml").get(folded(text))
     listed: dict[str, dict[str, Any]] = _names()["framework"]
-    name = None if own is not None else longest_beginning(text, listed)
-    return str(listed[name]["stack"]) if name is not None and _is_release(text, name) else own
+    name = None if known is not None else longest_beginning(text, listed)
+    return str(listed[name]["stack"]) if name is not None and _is_release(text, name) else known
 
 
 @reads("calibration", "names.toml")

@@ -96,11 +96,11 @@ def own_stack(file: str, kind: str | None = None) -> OwnStack:
         status = path.stat()
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    found = _read(file, str(path.absolute()), status.st_mtime_ns, status.st_size)
-    if kind is not None and found.kind != kind:
+    calibrated = _read(file, str(path.absolute()), status.st_mtime_ns, status.st_size)
+    if kind is not None and calibrated.kind != kind:
         told = {STACK: "a stack of training", ENGINE: "a serving engine"}
-        raise DataError(f"{file}: it is {told[found.kind]}, not {told[kind]}")
-    return found
+        raise DataError(f"{file}: it is {told[calibrated.kind]}, not {told[kind]}")
+    return calibrated
 
 
 @functools.lru_cache(maxsize=64)

@@ -33,28 +33,28 @@ def calibrate(
     if not output.name.endswith(".toml") or output.name.endswith(".anchor.toml"):
         raise InputError("output", str(output), "a name that ends in .toml")
     with at_work("fitting"):
-        found = calibrated(read_runs(runs))
-    output.write_text(found.text(), encoding="utf-8")
-    tell(told(found, output), as_json=as_json, as_markdown=as_markdown)
+        calibration = calibrated(read_runs(runs))
+    output.write_text(calibration.text(), encoding="utf-8")
+    tell(told(calibration, output), as_json=as_json, as_markdown=as_markdown)
 
 
-def told(found: OwnCalibration, output: Path) -> Document:
+def told(calibration: OwnCalibration, output: Path) -> Document:
     """Say what a calibration has found.
 
     Args:
-        found: the calibration.
+        calibration: the calibration.
         output: the file that it was written to.
     """
     from mlsysim.validation.report.report import percent, shown
     from mlsysim.validation.report.statistics import quantile
 
-    what = "training" if found.kind == "stack" else "serving"
+    what = "training" if calibration.kind == "stack" else "serving"
     header = ("run", "as shipped", "calibrated without it")
     body: list[tuple[str, ...]] = [
         (run.id, percent(before - 1, signed=True), percent(after - 1, signed=True))
-        for run, before, after in zip(found.runs, found.shipped, found.left_out, strict=True)
+        for run, before, after in zip(calibration.runs, calibration.shipped, calibration.left_out, strict=True)
     ]
-    sizes = [[abs(float(ratio) - 1) for ratio in ratios] for ratios in (found.shipped, found.left_out)]
+    sizes = [[abs(float(ratio) - 1) for ratio in ratios] for ratios in (calibration.shipped, calibration.left_out)]
     for name, share in (("median", 0.5), ("p90", 0.9)):
         body.append((name, *(percent(quantile(each, share)) for each in sizes)))
     blocks: list[Table | Notes] = [Table(header, body, numbers=header[1:])]
@@ -62,7 +62,7 @@ def told(found: OwnCalibration, output: Path) -> Document:
         blocks.append(
             Notes(["The calibration predicts a run that it has not seen no better than what is shipped: more runs are needed."])
         )
-    placed, left = ([one for one in found.placed if one.identified is wanted] for wanted in (True, False))
+    placed, left = ([one for one in calibration.placed if one.identified is wanted] for wanted in (True, False))
     if placed:
         rows = [
             (one.part, *map(shown, (one.shipped, one.value, one.width)), "at the end of its range" if one.at_bound else "")
@@ -76,16 +76,16 @@ def told(found: OwnCalibration, output: Path) -> Document:
     blocks.append(Notes([written]))
     data: dict[str, Any] = {
         "command": "calibrate",
-        "kind": found.kind,
-        "like": found.like,
+        "kind": calibration.kind,
+        "like": calibration.like,
         "written": str(output),
         "runs": [
             {"id": run.id, "shipped": float(before) - 1, "left_out": float(after) - 1}
-            for run, before, after in zip(found.runs, found.shipped, found.left_out, strict=True)
+            for run, before, after in zip(calibration.runs, calibration.shipped, calibration.left_out, strict=True)
         ],
         "coefficients": [
             {name: getattr(one, name) for name in ("part", "shipped", "value", "width", "identified", "at_bound")}
-            for one in found.placed
+            for one in calibration.placed
         ],
     }
-    return Document(f"{len(found.runs)} figures of {what}, calibrated from {found.like}", blocks, data)
+    return Document(f"{len(calibration.runs)} figures of {what}, calibrated from {calibration.like}", blocks, data)

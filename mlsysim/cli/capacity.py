@@ -8,7 +8,7 @@ import typer
 
 from mlsysim.cli.options import taking
 from mlsysim.cli.output import Notes, Table
-from mlsysim.cli.question import engine_named, transformer_named
+from mlsysim.cli.question import name_of, transformer_named
 from mlsysim.cli.results import Answer, answering, value_of
 from mlsysim.cli.serve import Bound, Model, On
 from mlsysim.cli.values import hourly, rate
@@ -73,7 +73,7 @@ def planned(
 
     workload, assumed = transformer_named(model)
     if options.get("stack") is not None:
-        options["stack"] = engine_named(options["stack"])
+        options["stack"] = name_of("--engine", options["stack"])
     machines = {name: machine_called(name, "--on") for name in machines_listed(on, "--on")}
     prices = _prices(price or (), {name: machine.name for name, machine in machines.items()})
     asked = {

@@ -82,7 +82,7 @@ def taking(
 
     def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(function, eval_str=True)
-        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        parameters = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
         named = {name: option.meaning for name, option in documented(kind).items() if name not in without}
         known = {name: meaning for name, meaning in named.items() if not meaning.startswith(_OTHER_NAME)}
         flags = {name: (called or {}).get(name) or flag_of(name) for name in (*first, *known)}
@@ -106,7 +106,8 @@ def taking(
             with in_flags(flags):
                 return function(**{name: value for name, value in arguments.items() if name not in flags or value is not None})
 
-        command.__signature__ = signature.replace(parameters=[*(one.replace(kind=one.KEYWORD_ONLY) for one in own), *added])  # type: ignore[attr-defined]
+        keywords = [*(one.replace(kind=one.KEYWORD_ONLY) for one in parameters), *added]
+        command.__signature__ = signature.replace(parameters=keywords)  # type: ignore[attr-defined]
         command.__doc__, command.__name__ = function.__doc__, function.__name__
         return command
 

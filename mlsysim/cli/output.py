@@ -90,8 +90,8 @@ def with_output(command: Callable[..., int], like: Callable[..., Any], **further
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, kind, default in kinds
     ]
-    own = [one.replace(kind=one.KEYWORD_ONLY) for one in signature.parameters.values()]
-    command.__signature__ = signature.replace(parameters=[*own, *output], return_annotation=int)  # type: ignore[attr-defined]
+    parameters = [one.replace(kind=one.KEYWORD_ONLY) for one in signature.parameters.values()]
+    command.__signature__ = signature.replace(parameters=[*parameters, *output], return_annotation=int)  # type: ignore[attr-defined]
     command.__doc__, command.__name__ = like.__doc__, like.__name__
     return command
 

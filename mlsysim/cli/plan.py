@@ -9,7 +9,7 @@ import typer
 
 from mlsysim.cli.options import taking
 from mlsysim.cli.output import Notes, Table
-from mlsysim.cli.question import as_fleet, batch_of, fleet_or_chip, launched, model_named, stack_named
+from mlsysim.cli.question import as_fleet, batch_of, fleet_or_chip, launched, model_named, name_of
 from mlsysim.cli.results import Answer, answering, memory_of, plan_in_words, told, value_of
 from mlsysim.cli.serve import Bound, Model, On
 from mlsysim.cli.train import Batch, From
@@ -81,7 +81,7 @@ def planned(
     from mlsysim.systems.fleet_text import machine_called, machines_listed
 
     if options.get("stack") is not None:
-        options["stack"] = stack_named(options["stack"])
+        options["stack"] = name_of("--stack", options["stack"])
     typed = {"tp": tp, "pp": pp, "dp": dp, "cp": cp, "ep": ep, "vpp": vpp, "micro-batch": micro_batch, "zero": zero}
     fixed = {_DIMENSIONS.get(name, name): _numbers(f"--{name}", text) for name, text in typed.items() if text is not None}
     searched: dict[str, Any] = {

@@ -102,9 +102,9 @@ def main(arguments: Sequence[str]) -> None:
 def examples() -> dict[str, Traversable]:
     """Tables to start from, by the kind of their runs."""
     files = (resources.files("mlsysim.cli") / "data").iterdir()
-    found = {file.name.removesuffix(_EXAMPLE): file for file in files if file.name.endswith(_EXAMPLE)}
-    first = [kind for kind in ("training", "serving", "open-loop") if kind in found]
-    return {kind: found[kind] for kind in (*first, *sorted(found.keys() - set(first)))}
+    files_by_kind = {file.name.removesuffix(_EXAMPLE): file for file in files if file.name.endswith(_EXAMPLE)}
+    first = [kind for kind in ("training", "serving", "open-loop") if kind in files_by_kind]
+    return {kind: files_by_kind[kind] for kind in (*first, *sorted(files_by_kind.keys() - set(first)))}
 
 
 def _example(table: Traversable, output: str | None) -> None:

@@ -13,50 +13,29 @@ if TYPE_CHECKING:
     from mlsysim.systems.types import Fleet, Node
 
 
-def stack_named(name: str) -> str:
-    """Read the name of a training stack or of a framework, of which it is today's.
+def name_of(option: str, typed: str) -> str:
+    """Read the name of a training stack or of a framework, of which it is today's, or of an engine with its release or without.
 
     Args:
-        name: the name, or the path of a stack of one's own.
+        option: "--stack" or "--engine".
+        typed: the name, or the path of a stack or an engine of one's own.
 
     Raises:
         UnknownNameError: there is none of this name; the message has the nearest.
 
     Example:
-        >>> stack_named("Megatron-LM"), stack_named("torchtitan")
-        ('megatron-core', 'torchtitan')
+        >>> name_of("--stack", "Megatron-LM"), name_of("--engine", "vLLM 0.12.0")
+        ('megatron-core', 'vllm-2025')
     """
-    from mlsysim.calibration.names import stack_called
+    from mlsysim.calibration.engines import engine_names
+    from mlsysim.calibration.names import engine_called, stack_called
     from mlsysim.calibration.stacks import stack_names
     from mlsysim.core.errors import UnknownNameError
 
-    called = stack_called(name)
+    called = stack_called(typed) if option == "--stack" else engine_called(typed, alone=True)
     if called is None:
-        raise UnknownNameError.among("--stack", name, stack_names())
+        raise UnknownNameError.among(option, typed, stack_names() if option == "--stack" else engine_names())
     return called
-
-
-def engine_named(name: str) -> str:
-    """Read the name of a serving engine, with its release or without.
-
-    Args:
-        name: the name, or the path of an engine of one's own.
-
-    Raises:
-        UnknownNameError: there is none of this name; the message has the nearest.
-
-    Example:
-        >>> engine_named("vLLM 0.12.0"), engine_named("sglang")
-        ('vllm-2025', 'sglang-2025')
-    """
-    from mlsysim.calibration.engines import engine, engine_names
-    from mlsysim.core.errors import UnknownNameError
-
-    try:
-        known = engine(name)
-    except UnknownNameError:
-        raise UnknownNameError.among("--engine", name, engine_names()) from None
-    return known.file or known.name
 
 
 def model_named(name: str | None) -> tuple[Workload, tuple[str, ...]]:

@@ -158,15 +158,15 @@ def _measured(names: Sequence[str], solver: str) -> Iterator[Listed]:
     for run in measured_runs():
         if (run.solver, run.quantity) == (solver, WHOLE) and run.facts.stack in runs:
             runs[run.facts.stack].append(run)
-    for name, own in runs.items():
-        errors = spread_of(own) if own else None
+    for name, measured in runs.items():
+        errors = spread_of(measured) if measured else None
         yield Listed(
             {
                 "name": name,
-                "figures": len(own),
+                "figures": len(measured),
                 "median error %": None if errors is None else round(100 * errors.median, 1),
                 "90 % within %": None if errors is None else round(100 * errors.p90, 1),
-                "on": ", ".join(sorted({run.facts.accelerator for run in own})),
+                "on": ", ".join(sorted({run.facts.accelerator for run in measured})),
             }
         )
 

@@ -150,14 +150,10 @@ def _plain(answer: Answer) -> dict[str, Any]:
 
 
 def _facts(answer: Answer, shown: Shown) -> Iterator[tuple[str, str]]:
-    """The lines of one answer: whether it runs, its figures with their intervals, what they rest on."""
-    result = answer.result
-    yield ("runs", "it fits") if result.feasible else ("runs", f"INFEASIBLE: {result.reason}")
-    yield from _figures(answer, shown)
-    yield "binds", result.binding
-    yield "basis", _basis(result)
-    if result.interval is not None:
-        yield "interval", _rests_on(result)
+    """The lines of one answer: those that stand beside others', and what its intervals rest on."""
+    yield from _compared(answer, shown)
+    if answer.result.interval is not None:
+        yield "interval", _rests_on(answer.result)
 
 
 def _compared(answer: Answer, shown: Shown) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlsysim.cli.options import flag_of, taking
-from mlsysim.cli.question import accelerator_of, checkpoint_formats, engine_named, transformer_named
+from mlsysim.cli.question import accelerator_of, checkpoint_formats, name_of, transformer_named
 from mlsysim.cli.results import Answer, answering, memory_of
 from mlsysim.core.errors import MissingArgumentError
 from mlsysim.lowering.options import STACK_OPTIONS, ServingOptions
@@ -60,7 +60,7 @@ def served(
     from mlsysim.systems.fleet_text import machine_called, machines_listed
 
     if options.get("stack") is not None:
-        options["stack"] = engine_named(options["stack"])
+        options["stack"] = name_of("--engine", options["stack"])
     if options.get("draft") is not None:
         options["draft"] = Models.get(options["draft"])
     without = () if options.get("output_len") else ("request_latency", "requests_per_second")

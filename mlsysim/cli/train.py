@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlsysim.cli.options import taking
-from mlsysim.cli.question import accelerator_of, as_fleet, batch_of, fleet_or_chip, launched, model_named, stack_named
+from mlsysim.cli.question import accelerator_of, as_fleet, batch_of, fleet_or_chip, launched, model_named, name_of
 from mlsysim.cli.results import Answer, answering, memory_of
 from mlsysim.cli.serve import Bound, Model, On
 from mlsysim.lowering.options import StepOptions
@@ -48,7 +48,7 @@ def trained(
     from mlsysim.systems.fleet_text import machine_called, machines_listed
 
     if options.get("stack") is not None:
-        options["stack"] = stack_named(options["stack"])
+        options["stack"] = name_of("--stack", options["stack"])
     answer = _described(model, batch, bound, options) if source is None else _pasted(source, model, batch, bound, options)
     return [answer(name, machine_called(name, "--on")) for name in machines_listed(on, "--on")]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlsysim.cli.output import AsJson, AsMarkdown, Document, Facts, Notes, Table, tell
-from mlsysim.cli.question import engine_named, model_named, stack_named
+from mlsysim.cli.question import model_named, name_of
 from mlsysim.core.errors import InconsistentError
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def trust(
     else:
         from mlsysim.calibration.evidence import RunFacts
 
-        solver, named = (_TRAINING, stack_named(stack)) if stack is not None else (_SERVING, engine_named(str(engine)))
+        solver, option, typed = (_SERVING, "--engine", engine) if stack is None else (_TRAINING, "--stack", stack)
+        named = name_of(option, str(typed))
         document = _told(solver, RunFacts(workload.name, workload.kind, device, named, count))
     tell(document, as_json=as_json, as_markdown=as_markdown)
     return None
@@ -53,7 +54,7 @@ def trust(
 def _told(solver: str, facts: RunFacts) -> Document:
     """All that is known of runs like one: the interval that it gets, what that rests on, and the runs next to it."""
     from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE
-    from mlsysim.calibration.intervals import SCOPES, spread, unmeasured
+    from mlsysim.calibration.intervals import spread, unmeasured
     from mlsysim.solvers.interval import nearest_to
     from mlsysim.solvers.result import fitted_basis
 
@@ -74,32 +75,18 @@ def _told(solver: str, facts: RunFacts) -> Document:
         intervals[quantity] = {"known source": _plain(known), "elsewhere": None if other is None else _plain(other)}
     tables, measured = [], []
     for quantity in intervals:
-        judged = _judged(solver, quantity)
-        body = []
-        for names in SCOPES:
-            shared = {name: getattr(facts, name) for name in names}
-            like = [one for one in judged if all(getattr(one.run.facts, name) == value for name, value in shared.items())]
-            if like:
-                figures = _figures(like)
-                measured.append({"quantity": quantity, "shared": shared, **figures})
-                body.append([", ".join(shared.values()) or "all", *_shown(figures)])
+        pooled = _pooled(solver, quantity, facts)
+        measured += [{"quantity": quantity, "shared": shared, **figures} for shared, figures in pooled]
+        body = [[", ".join(shared.values()) or "all", *_shown(figures)] for shared, figures in pooled]
         tables.append(Table(("measured runs of", *_HEADER), body, f"Published runs like it: {quantities[quantity]}", _HEADER))
     nearest = nearest_to(solver, WHOLE, facts)
-    runs = Table(
-        ("run", "on", "stack", "error", "published by"),
-        [
-            (
-                one.facts.model,
-                f"{one.facts.accelerators:,.0f} x {one.facts.accelerator}",
-                one.facts.stack,
-                _signed(one.error),
-                one.citation,
-            )
-            for one in nearest
-        ],
-        "The published runs that are most like it",
-        ("error",),
-    )
+    on = [f"{one.facts.accelerators:,.0f} x {one.facts.accelerator}" for one in nearest]
+    listed = [
+        (one.facts.model, place, one.facts.stack, _signed(one.error), one.citation)
+        for one, place in zip(nearest, on, strict=True)
+    ]
+    header = ("run", "on", "stack", "error", "published by")
+    runs = Table(header, listed, "The published runs that are most like it", ("error",))
     data = {
         "command": "trust",
         "model": facts.model,
@@ -119,6 +106,19 @@ def _told(solver: str, facts: RunFacts) -> Document:
     return Document(
         f"{facts.model} ({facts.kind}) on {facts.accelerator} with {facts.stack}", [Facts(rows), *tables, runs], data
     )
+
+
+def _pooled(solver: str, quantity: str, facts: RunFacts) -> list[tuple[dict[str, str], dict[str, Any]]]:
+    """What runs share with this one, the most first, and how far off the predictions of those runs were."""
+    from mlsysim.calibration.intervals import SCOPES
+
+    judged, pooled = _judged(solver, quantity), []
+    for names in SCOPES:
+        shared = {name: getattr(facts, name) for name in names}
+        like = [one for one in judged if all(getattr(one.run.facts, name) == value for name, value in shared.items())]
+        if like:
+            pooled.append((shared, _figures(like)))
+    return pooled
 
 
 def _compared(model: str, kind: str, device: str) -> Document:

@@ -87,13 +87,13 @@ class Reading:
         for pattern, replacement in self.replacements:
             rest = pattern.sub(replacement, rest)
         qualified = folded(rest)
-        found = {}
+        by_part = {}
         for name, pattern in self.qualifiers.items():
             if match := pattern.search(rest):
-                found[name] = match[1]
+                by_part[name] = match[1]
         for pattern in self.qualifiers.values():
             rest = pattern.sub(" ", rest)
-        return _Parts(folded(rest), found, qualified)
+        return _Parts(folded(rest), by_part, qualified)
 
 
 @dataclass(frozen=True)

@@ -87,12 +87,12 @@ def precision_name(name: str, value: object) -> str:
         >>> precision_name("precision", "BF16"), precision_name("precision", "bfloat16")
         ('bf16', 'bf16')
     """
-    found = _names().find(value) if isinstance(value, str) else ()
-    if len(found) != 1:
+    names = _names().find(value) if isinstance(value, str) else ()
+    if len(names) != 1:
         listed = [entry for entry in BYTES_PER_ELEMENT if number_format(entry).arithmetic == entry]
         near = next(iter(nearest_names(value, BYTES_PER_ELEMENT)), None)
         raise UnknownNameError(name, value, f"one of {', '.join(listed)} or a format of weights such as awq or nvfp4", near)
-    return found[0]
+    return names[0]
 
 
 @functools.cache

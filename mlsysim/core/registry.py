@@ -82,8 +82,8 @@ class _Store:
         """The entries of ``group`` that ``name`` may mean: one, unless it is unknown or does not say which."""
         self._all()
         entry = self._named.get(name.lower())
-        found = [entry] if entry is not None else [self._named[id.lower()] for id in self.names().find(name)]
-        return [entry for entry in found if group in (None, entry.group)]
+        entries = [entry] if entry is not None else [self._named[id.lower()] for id in self.names().find(name)]
+        return [entry for entry in entries if group in (None, entry.group)]
 
     def names(self) -> Names:
         """All names of all entries, with the spellings that the room's ``names.toml`` lists."""

@@ -10,7 +10,7 @@ import math
 import pickle
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib import resources
@@ -259,6 +259,20 @@ def tables_of(document: dict[str, Any], key: str, place: str) -> list[dict[str, 
     if not isinstance(value, list):
         raise DataError(f"{place}: {key} = {_short(value)}: expected [[{key}]] tables")
     return [table_of(table, f"{place}: [[{key}]] number {number}") for number, table in enumerate(value, start=1)]
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A document with another laid on top of it: tables are merged key by key.
+
+    Example:
+        >>> merged({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 4}})
+        {'a': {'x': 1, 'y': 4}, 'b': 3}
+    """
+    document = dict(base)
+    for name, value in over.items():
+        below = document.get(name)
+        document[name] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return document
 
 
 def only_keys(document: dict[str, Any], known: tuple[str, ...], place: str) -> None:

@@ -209,7 +209,7 @@ def _peaks_of_prompt(replica: ServingReplica) -> float:
     """Seconds that the arithmetic of the prompts takes at the peak of all accelerators."""
     deployment, work = replica.deployment, replica.work
     flops = deployment.prompts * deployment.prompt * (work.matmul_flops + work.attention_flops_per_key * deployment.keys)
-    return float(flops / (deployment.tp * deployment.pp * deployment.accelerator.rate_flops_per_s(deployment.rated)))
+    return float(flops / (deployment.ranks * deployment.accelerator.rate_flops_per_s(deployment.rated)))
 
 
 def _decides(stack: str, precision: str, key: Key) -> bool:

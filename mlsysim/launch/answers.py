@@ -133,7 +133,7 @@ def _let_in(asked: Mapping[str, Any], hardware: HardwareNode | Node | Fleet, def
         device = hardware.node.accelerator
     else:
         device = hardware.accelerator if isinstance(hardware, Node) else hardware
-    own = engine(asked["stack"]).on(device.name, device.memory_capacity_B / 2**30).most_sequences
+    most_let_in = engine(asked["stack"]).on(device.name, device.memory_capacity_B / 2**30).most_sequences
     groups = asked.get("attention_dp", 1)
     groups = asked["tp_size"] if groups is True else groups
-    return int((asked.get("max_num_seqs") or min(own, default or own)) * groups)
+    return int((asked.get("max_num_seqs") or min(most_let_in, default or most_let_in)) * groups)

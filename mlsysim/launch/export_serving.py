@@ -167,8 +167,12 @@ def _line(begun: str, options: Mapping[str, object]) -> str:
 def _quantization(launch: ServingLaunch, asked: Mapping[str, Any]) -> str | None:
     """The format that the engine must be told, where the model's name does not say it and it is none of its own."""
     precision = asked.get("precision")
-    own = launch.workload.weight_format or launch.workload.expert_format
-    if precision in (None, UNPACKED, *_SIXTEEN) or precision == own or (precision or "").removesuffix("_block") == own:
+    published = launch.workload.weight_format or launch.workload.expert_format
+    if (
+        precision in (None, UNPACKED, *_SIXTEEN)
+        or precision == published
+        or (precision or "").removesuffix("_block") == published
+    ):
         return None
     if number_format(str(precision)).arithmetic == UNPACKED:
         return str(precision)

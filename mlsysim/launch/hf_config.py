@@ -103,9 +103,9 @@ def read_config(source: str | Path | Mapping[str, Any], name: str | None = None)
     model = _built(fields, name or _name(document, called), called)
     registered, known = like_registered(model)
     if known is not None:
-        own = {"weight_format": formats.weights, "expert_format": formats.experts}
-        same = all(getattr(known, key) == value for key, value in own.items())
-        model = known if same else known.model_copy(update=own)
+        formats_of_weights = {"weight_format": formats.weights, "expert_format": formats.experts}
+        same = all(getattr(known, key) == value for key, value in formats_of_weights.items())
+        model = known if same else known.model_copy(update=formats_of_weights)
         model = model if name is None else model.model_copy(update={"name": name})
     return ConfigReading(model, registered, _stored(keys, formats, assumed), formats.cache, tuple(assumed))
 

@@ -107,9 +107,9 @@ def _refuse(stated: Stated) -> None:
     if str(stated.get("backend") or "pytorch").lower() not in ("pytorch", "tensorrt", "trt"):
         raise NotModelledError("backend", stated.get("backend"), "pytorch or tensorrt")
     if stated.get("experts_off") or stated.get("all_experts_off") or stated.get("tensors"):
-        given = stated.get("experts_off") or stated.get("tensors") or True
+        cause = stated.get("experts_off") or stated.get("tensors") or True
         raise NotModelledError(
-            "n-cpu-moe", given, "all experts on the accelerator: those that the host computes are not modelled"
+            "n-cpu-moe", cause, "all experts on the accelerator: those that the host computes are not modelled"
         )
     if stated.get("cache_off"):
         raise NotModelledError("no-kv-offload", True, "a cache on the accelerator: one in the host's memory is not modelled")
@@ -302,10 +302,10 @@ def stated_formats(
             told if told and not (written and number_format(written).arithmetic == number_format(told).arithmetic) else written
         )
     dtype = str(stated.get("dtype") or "").lower()
-    own = model.weight_format or model.expert_format
-    if written and own not in (written, f"{written}_block"):
+    published = model.weight_format or model.expert_format
+    if written and published not in (written, f"{written}_block"):
         arguments["precision"] = written
-    elif not own and dtype not in _DEFAULTS:
+    elif not published and dtype not in _DEFAULTS:
         arguments["precision"] = _SIXTEEN.get(dtype) or precision_name("dtype", dtype)
     cache = str(stated.get("cache") or "").lower()
     told = facts["cache"].get(cache, cache)

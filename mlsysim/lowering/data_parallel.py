@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 from mlsysim.calibration.attention import measured_attention, prefill_kernel
 from mlsysim.calibration.data_parallel import ReplicaHardware, ReplicaStack, replica_hardware
@@ -49,6 +50,42 @@ class Kernels:
     format_share: Num = 1.0
     element_B: float | None = None
 
+    @classmethod
+    def of(
+        cls,
+        accelerator: HardwareNode,
+        found: ReplicaHardware,
+        gemm: GemmKernel,
+        precision: str,
+        *,
+        value_B: float,
+        operand_B: float,
+        attention: str,
+        element_B: float | None = None,
+    ) -> Self:
+        """The kernels of ``accelerator`` whose products are ``gemm``, and whose attention runs at the format ``attention``.
+
+        Raises:
+            InputError: the registry lacks something that kernels need, or a rate of the format.
+        """
+        units, cache = accelerator.compute.multiprocessors, accelerator.memory.l2_capacity
+        if units is None or cache is None:
+            expected = "one with multiprocessors and l2_capacity: kernels need both"
+            raise InconsistentError("accelerator", accelerator.name, expected)
+        return cls(
+            gemm=gemm,
+            peak_flops_per_s=accelerator.rate_flops_per_s(precision),
+            value_B=value_B,
+            operand_B=operand_B,
+            memory_Bps=accelerator.memory_bandwidth_Bps,
+            multiprocessors=float(units),
+            cache_B=float(cache.m_as("byte")),
+            attention=prefill_kernel(measured_attention("prefill", found.kernels)),
+            attention_peak_flops_per_s=accelerator.rate_flops_per_s(attention),
+            format_share=found.format_shares.get(precision, 1.0),
+            element_B=element_B,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaWork:
@@ -78,25 +115,19 @@ def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaSta
     found = replica_hardware(accelerator.name)
     if precision not in _GEMM_FORMAT:
         raise InputError("precision", precision, f"one of {', '.join(_GEMM_FORMAT)}: no other kernels are calibrated")
-    units, cache = accelerator.compute.multiprocessors, accelerator.memory.l2_capacity
-    if units is None or cache is None:
-        raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors and l2_capacity: kernels need both")
     kernel = gemm_kernel(found.kernels, _GEMM_FORMAT[precision])
     if precision == "fp8" and stack.fused_quantisation:
         kernel = replace(kernel, launch_s=gemm_kernel(found.kernels).launch_s, quantise_sweeps=0.0)
     value_B = bytes_per_element(precision) if precision in ("tf32", "fp32") else 2.0
     halves = "fp16" if precision in ("fp8", "fp16", "bf16") else precision
-    kernels = Kernels(
-        gemm=kernel,
-        peak_flops_per_s=accelerator.rate_flops_per_s(precision),
+    kernels = Kernels.of(
+        accelerator,
+        found,
+        kernel,
+        precision,
         value_B=value_B,
         operand_B=FORMATS["fp8"].input_B if precision == "fp8" else value_B,
-        memory_Bps=accelerator.memory_bandwidth_Bps,
-        multiprocessors=float(units),
-        cache_B=float(cache.m_as("byte")),
-        attention=prefill_kernel(measured_attention("prefill", found.kernels)),
-        attention_peak_flops_per_s=accelerator.rate_flops_per_s(halves),
-        format_share=found.format_shares.get(precision, 1.0),
+        attention=halves,
         element_B=_SINGLE_B if stack.elements_of_32_bits else None,
     )
     return kernels, found

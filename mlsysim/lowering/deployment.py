@@ -198,6 +198,11 @@ class Deployment:
         )
 
     @property
+    def ranks(self) -> int:
+        """Accelerators of one replica."""
+        return self.tp * self.pp
+
+    @property
     def formats(self) -> str:
         """The number formats as people say them: of the arithmetic, and of weights and experts that have others."""
         beside = []

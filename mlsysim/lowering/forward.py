@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlsysim.calibration.attention import measured_attention, prefill_kernel
+from mlsysim.calibration.data_parallel import ReplicaHardware
 from mlsysim.calibration.gemm import gemm_kernel
 from mlsysim.calibration.inference import (
     InferenceCoefficients,
-    InferenceHardware,
     InferenceStack,
     gemm_format,
     inference_fitted_names,
@@ -20,7 +19,6 @@ from mlsysim.calibration.inference import (
 )
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_data_parallel
-from mlsysim.core.errors import InconsistentError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, replica_work, work_passes
@@ -75,7 +73,7 @@ def inference_run(
     return CalibratedRun(parts, inference_fitted_names(stack.name, accelerator.name, precision))
 
 
-def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernels, InferenceHardware]:
+def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernels, ReplicaHardware]:
     """The fitted kernels that stand for ``accelerator`` at ``precision``; 8-bit values are written as such.
 
     Raises:
@@ -83,28 +81,15 @@ def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernel
         InputError: none at this precision.
     """
     found = inference_hardware(accelerator.name)
-    units, cache = accelerator.compute.multiprocessors, accelerator.memory.l2_capacity
-    if units is None or cache is None:
-        raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors and l2_capacity: kernels need both")
     halves = gemm_kernel(found.kernels)
     # The kernel before has written what an 8-bit product reads: nothing is quantised between.
     kernel = replace(
         gemm_kernel(found.kernels, gemm_format(found.kernels, precision)), launch_s=halves.launch_s, quantise_sweeps=0.0
     )
     value_B = bytes_per_element(precision)
-    kernels = Kernels(
-        gemm=kernel,
-        peak_flops_per_s=accelerator.rate_flops_per_s(precision),
-        value_B=value_B,
-        operand_B=value_B,
-        memory_Bps=accelerator.memory_bandwidth_Bps,
-        multiprocessors=float(units),
-        cache_B=float(cache.m_as("byte")),
-        attention=prefill_kernel(measured_attention("prefill", found.kernels)),
-        attention_peak_flops_per_s=accelerator.rate_flops_per_s(precision if value_B > 1 else "fp16"),
-        format_share=found.format_shares.get(precision, 1.0),
-    )
-    return kernels, found
+    attention = precision if value_B > 1 else "fp16"
+    widths = {"value_B": value_B, "operand_B": value_B}
+    return Kernels.of(accelerator, found, kernel, precision, attention=attention, **widths), found
 
 
 def inference_work(

@@ -15,7 +15,7 @@ from mlsysim.physics.numeric import Num, maximum, minimum
 from mlsysim.physics.serving.drafts import DraftedPasses
 from mlsysim.physics.serving.inference import InferenceWork, weights_read_B
 from mlsysim.physics.serving.offload import beyond_s, joining_beyond_s, streamed_weights_s
-from mlsysim.physics.serving.schedule import EnginePasses, Passes, Step
+from mlsysim.physics.serving.schedule import EnginePasses, Passes, PassesOver, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class OffloadedStep:
 
 
 @dataclass(frozen=True, slots=True)
-class OffloadedPasses:
+class OffloadedPasses(PassesOver):
     """``whole``, were all of it on the accelerators.
 
     Attributes:
@@ -48,16 +48,10 @@ class OffloadedPasses:
         hit: share of a prompt whose cache is there already.
     """
 
-    whole: Passes
     work: InferenceWork
     setting: Deployment
     weights_B: float
     hit: float
-
-    @property
-    def front_s(self) -> Num:
-        """Seconds of a request before its prompt is computed."""
-        return self.whole.front_s
 
     def decode(self, batch: Num, context: Num) -> OffloadedStep:
         """One token of ``batch`` sequences; the stages of a pipeline fetch their weights for each part of the batch."""

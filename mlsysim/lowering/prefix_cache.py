@@ -12,12 +12,12 @@ from mlsysim.lowering.serving_bound import BoundPasses
 from mlsysim.lowering.work import cached_tokens, keys_seen
 from mlsysim.physics.numeric import Num, maximum, minimum
 from mlsysim.physics.serving.inference import prefill_s
-from mlsysim.physics.serving.schedule import EnginePasses, Passes, Step
+from mlsysim.physics.serving.schedule import EnginePasses, Passes, PassesOver, Step
 from mlsysim.physics.serving.torus import TorusDeployment
 
 
 @dataclass(frozen=True, slots=True)
-class PrefixedDeployment:
+class PrefixedDeployment(PassesOver):
     """Calibrated passes of prompts of which a share ``hit`` is cached.
 
     Causal attention over P tokens is that within the cached part, that within the new one, and that of the new on the cached:
@@ -26,15 +26,6 @@ class PrefixedDeployment:
 
     whole: EnginePasses | TorusDeployment
     hit: Num
-
-    @property
-    def front_s(self) -> Num:
-        """Seconds of a request before its prompt is computed."""
-        return self.whole.front_s
-
-    def decode(self, batch: Num, context: Num) -> Step:
-        """Time one token of each of ``batch`` sequences, which attends to cached tokens as to all others."""
-        return self.whole.decode(batch, context)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The new tokens of ``batch`` prompts."""
@@ -55,21 +46,12 @@ class PrefixedDeployment:
 
 
 @dataclass(frozen=True, slots=True)
-class PrefixedBound:
+class PrefixedBound(PassesOver):
     """Passes at the speed of light, with ``new`` uncached tokens of a prompt, each of which sees ``keys`` on average."""
 
     whole: BoundPasses
     new: float
     keys: float
-
-    @property
-    def front_s(self) -> Num:
-        """Nothing."""
-        return self.whole.front_s
-
-    def decode(self, batch: Num, context: Num) -> Step:
-        """Time one token of each of ``batch`` sequences, which attends to cached tokens as to all others."""
-        return self.whole.decode(batch, context)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The new tokens of ``batch`` prompts."""

@@ -74,7 +74,7 @@ class BoundPasses:
             expert_layers = moe_layers(model) / model.layers
             work = replace(work, reductions=expert_layers * reached)
         rate = device.rate_flops_per_s(setting.rated) * (setting.efficiency or 1.0)
-        tp, ranks = float(setting.tp), float(setting.tp * setting.pp)
+        tp, ranks = float(setting.tp), float(setting.ranks)
         # Only the ranks of a stage reduce, each stage its own layers, all stages at once.
         link_Bps = setting.link_Bps * setting.pp * (1 - 1 / ranks) / (1 - 1 / tp) if tp > 1 else float("inf")
         machine = ServingMachine(ranks, setting.kv_shards, rate, device.memory_bandwidth_Bps, link_Bps)

@@ -256,7 +256,7 @@ def _product_format(accelerator: HardwareNode, precision: str, weights: str, mea
 
 def network_Bps(setting: Deployment) -> float:
     """Between nodes; within one, what would be if there were more."""
-    return setting.network_Bps if setting.tp * setting.pp > setting.per_node else _LINE_RATE_Bps
+    return setting.network_Bps if setting.ranks > setting.per_node else _LINE_RATE_Bps
 
 
 @identity_cache()

@@ -96,7 +96,7 @@ class Room:
 
 def room(setting: Deployment, work: InferenceWork) -> Room:
     """The memory of a deployment; an engine keeps a part to itself, and workspace for its largest pass."""
-    ranks, proposed = setting.tp * setting.pp, _proposer(setting, work)
+    ranks, proposed = setting.ranks, _proposer(setting, work)
     if setting.draft_len:
         work = replace(work, resident_B=work.resident_B + proposed[0], kv_B=work.kv_B + proposed[1])
     copies = setting.expert_plan.redundant / setting.workload.moe.experts if setting.workload.moe else 0.0

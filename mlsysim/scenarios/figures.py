@@ -83,32 +83,32 @@ def figures(
         served_per_s: tokens a second of the requests that arrive, where a queue has no such figure of its own.
         failing: arguments of ``time_to_train`` that say how failures are survived; without them none are counted.
     """
-    found = {part.name: _field(answer, part.name) for part in fields(answer) if _is_figure(getattr(answer, part.name))}
+    by_name = {part.name: _field(answer, part.name) for part in fields(answer) if _is_figure(getattr(answer, part.name))}
     accelerators = 1.0 if answer.facts is None else answer.facts.accelerators
     if served_per_s is not None:
-        found["tokens_per_second"] = Figure(
+        by_name["tokens_per_second"] = Figure(
             "tokens_per_second", with_unit(served_per_s, "count/second"), note="of what arrives"
         )
-    speed = found.get("tokens_per_second")
+    speed = by_name.get("tokens_per_second")
     if speed is None:
-        return found
+        return by_name
     for figure in _following(answer, speed, accelerators, system, place, tokens):
-        found[figure.name] = figure
+        by_name[figure.name] = figure
     if tokens is not None and failing and answer.feasible:
         rent = place.rent("" if answer.facts is None else answer.facts.accelerator)
         price = None if rent is None else with_unit(3600 * rent[0], "USD/hour")
         run = time_to_train(answer, with_unit(tokens, "count"), price=price, **failing)
-        found["failures"] = _renamed(run, "failures", "failures", "of the whole run")
-        found["goodput"] = _renamed(run, "goodput", "goodput", "share of the time that is work kept")
-        found["days"] = _renamed(run, "duration", "days", "with failures")
+        by_name["failures"] = _renamed(run, "failures", "failures", "of the whole run")
+        by_name["goodput"] = _renamed(run, "goodput", "goodput", "share of the time that is work kept")
+        by_name["days"] = _renamed(run, "duration", "days", "with failures")
         if rent is not None:
-            found["cost"] = _renamed(run, "cost", "cost", f"with failures, {rent[1]}")
-    return found
+            by_name["cost"] = _renamed(run, "cost", "cost", f"with failures, {rent[1]}")
+    return by_name
 
 
 def _renamed(run: Result, field: str, name: str, note: str) -> Figure:
-    found = _field(run, field)
-    return Figure(name, found.value, found.low, found.high, note)
+    value = _field(run, field)
+    return Figure(name, value.value, value.low, value.high, note)
 
 
 def _field(answer: Result, name: str) -> Figure:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlsysim.core.errors import DataError, InputError, UnknownNameError
-from mlsysim.core.toml import file_text, parsed_toml
+from mlsysim.core.toml import file_text, merged, parsed_toml
 from mlsysim.scenarios.scenario import KEYS, Scenario
 
 # Tables that stand beside the scenario's own keys, each a further question that differs in what it states.
@@ -63,7 +63,7 @@ def scenarios_in(path: str | Path) -> tuple[Scenario, ...]:
     starts = [number for number, line in enumerate(text.splitlines()) if line.strip() == f"[[{QUESTION}]]"]
     starts += [0] * (len(questions) - len(starts))
     return tuple(
-        _scenario(_merged(document, one), str(file), text, start) for one, start in zip(questions, starts, strict=False)
+        _scenario(_asked(document, one), str(file), text, start) for one, start in zip(questions, starts, strict=False)
     )
 
 
@@ -100,14 +100,10 @@ def _line(text: str, error: InputError, start: int) -> int | None:
     return None
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``over`` on top, table by table; training in the place of serving, and the other way round."""
-    merged = dict(base)
-    for name, value in over.items():
-        below = merged.get(name)
-        merged[name] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    if "train" in over and "serve" not in over:
-        merged.pop("serve", None)
-    if "serve" in over and "train" not in over:
-        merged.pop("train", None)
-    return merged
+    document = merged(base, over)
+    for stated, left in (("train", "serve"), ("serve", "train")):
+        if stated in over and left not in over:
+            document.pop(left, None)
+    return document

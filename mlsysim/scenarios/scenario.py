@@ -95,8 +95,8 @@ class Scenario:
             if option not in _accepted(self.kind):
                 raise UnknownNameError.among(self.kind, option, sorted(_accepted(self.kind)))
         self.basis = options.pop("basis", None)
-        given = options.pop("tokens", None)
-        self.tokens = None if given is None else positive_quantity("tokens", given, "count")
+        tokens = options.pop("tokens", None)
+        self.tokens = None if tokens is None else positive_quantity("tokens", tokens, "count")
         self.failing = {name: options.pop(name) for name in _FAILING if name in options} if self.kind == "train" else {}
         if self.failing and (self.tokens is None or "checkpoint_time" not in self.failing):
             name = next(iter(self.failing))
@@ -163,8 +163,8 @@ class Scenario:
         if any(asked.get(name) is not None for name in OF_A_PLAN) or not isinstance(self.workload, TransformerWorkload):
             return DistributedModel().solve(self.workload, fleet, batch_size=batch, **asked)
         searched = {name: value for name, value in asked.items() if name in _searchable()}
-        found = ParallelismOptimizer().solve(self.workload, fleet, batch_size=batch, **searched)
-        return found if found.best is None else found.best
+        search = ParallelismOptimizer().solve(self.workload, fleet, batch_size=batch, **searched)
+        return search if search.best is None else search.best
 
     def _served(self) -> Result:
         asked = self._recommended.added_to(self.arguments)
@@ -204,10 +204,10 @@ def _workload(model: object) -> Workload:
         return TransformerWorkload.of_architecture(**fields)
     if not isinstance(model, str):
         raise InputError("model", model, "a workload, its name or a table of its fields")
-    found = Models.find(model)
-    if found is None:
+    known = Models.find(model)
+    if known is None:
         raise UnknownNameError.among("model", model, Models.nearest(model) or [entry.name for entry in Models])
-    return found
+    return known
 
 
 def _system(on: object) -> HardwareNode | Node | Fleet:

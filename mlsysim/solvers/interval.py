@@ -77,14 +77,14 @@ def interval_about(solver: str, field: str, value: Any, facts: RunFacts) -> Inte
     """
     if not is_speed(field, value):
         return None
-    found = spread(solver, quantity_of(field), facts)
-    if found is None:
+    known = spread(solver, quantity_of(field), facts)
+    if known is None:
         return None
     other = spread(solver, quantity_of(field), facts, known_source=False)
     elsewhere = ""
-    if other is not None and other.log_width > found.log_width:
+    if other is not None and other.log_width > known.log_width:
         elsewhere = shown_range(*other.about(value))
-    return Interval(*found.about(value), LEVEL, found.scope, found.runs, found.median, found.p90, elsewhere)
+    return Interval(*known.about(value), LEVEL, known.scope, known.runs, known.median, known.p90, elsewhere)
 
 
 def is_speed(field: str, value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mlsysim.calibration.best_supported import Supported, best_engine, best_stack
+from mlsysim.calibration.best_supported import ENGINE, STACK, most_supported
 from mlsysim.core.checks import one_of
 from mlsysim.core.errors import InconsistentError
 from mlsysim.hardware.types import HardwareNode
@@ -49,7 +49,7 @@ def recommended_engine(workload: object, hardware: object, options: Mapping[str,
     device = _accelerator(hardware)
     if not isinstance(workload, TransformerWorkload) or device is None:
         return NOTHING_CHOSEN  # the solver says what is wrong with them
-    return _taken("engine", best_engine(device.name, workload.kind), device)
+    return _taken(ENGINE, device, workload)
 
 
 def recommended_stack(workload: object, fleet: object, options: Mapping[str, Any], basis: str | None) -> Recommended:
@@ -69,7 +69,7 @@ def recommended_stack(workload: object, fleet: object, options: Mapping[str, Any
     if not isinstance(workload, TransformerWorkload) or not isinstance(fleet, Fleet):
         return NOTHING_CHOSEN
     device = fleet.node.accelerator
-    return _taken("stack", best_stack(device.name, workload.kind), device)
+    return _taken(STACK, device, workload)
 
 
 def _settled(options: Mapping[str, Any], basis: str | None) -> bool:
@@ -90,7 +90,8 @@ def _accelerator(hardware: object) -> HardwareNode | None:
     return hardware if isinstance(hardware, HardwareNode) else None
 
 
-def _taken(what: str, best: Supported | None, device: HardwareNode) -> Recommended:
+def _taken(what: str, device: HardwareNode, workload: TransformerWorkload) -> Recommended:
+    best = most_supported(what, device.name, workload.kind)
     if best is None:
         return Recommended(None, (f"no {what} is taken, for nothing like {device.name} was measured: these are bounds",))
     return Recommended(

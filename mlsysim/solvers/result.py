@@ -134,8 +134,8 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values; a quantity becomes ``{"value": ..., "unit": ...}``."""
-        own = {part.name: _plain(getattr(self, part.name)) for part in fields(self) if part.name not in _UNPRINTED}
-        return own | ({} if self.interval is None else {"interval": self.interval.to_dict()})
+        plain = {part.name: _plain(getattr(self, part.name)) for part in fields(self) if part.name not in _UNPRINTED}
+        return plain | ({} if self.interval is None else {"interval": self.interval.to_dict()})
 
     def to_json(self, indent: int | None = 2) -> str:
         """``to_dict`` as JSON."""

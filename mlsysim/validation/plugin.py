@@ -327,19 +327,19 @@ def _properties(terminalreporter: Any, name: str) -> list[dict[str, Any]]:
     return [records[key] for key in sorted(records)]
 
 
-def _user_files(given: str) -> list[Path]:
+def _user_files(option: str) -> list[Path]:
     """The anchor files of one ``--anchors``."""
-    path = Path(given).resolve()
+    path = Path(option).resolve()
     if path.is_dir():
         files = sorted(path.rglob(f"*{USER_SUFFIX}"))
         if not files:
-            raise pytest.UsageError(f"--anchors={given}: no *{USER_SUFFIX} in this directory")
+            raise pytest.UsageError(f"--anchors={option}: no *{USER_SUFFIX} in this directory")
         return files
     if not path.is_file():
-        raise pytest.UsageError(f"--anchors={given}: no such file or directory")
+        raise pytest.UsageError(f"--anchors={option}: no such file or directory")
     if not path.name.endswith((USER_SUFFIX, TABLE_SUFFIX)):
         endings = f"{USER_SUFFIX} or {TABLE_SUFFIX}"
-        raise pytest.UsageError(f"--anchors={given}: expected a directory or a file ending in {endings}")
+        raise pytest.UsageError(f"--anchors={option}: expected a directory or a file ending in {endings}")
     return [path]
 
 

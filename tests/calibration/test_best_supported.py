@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from mlsysim import (
@@ -19,7 +21,7 @@ from mlsysim import (
     TokenServerModel,
 )
 from mlsysim.calibration import best_supported
-from mlsysim.calibration.best_supported import best_engine, best_stack
+from mlsysim.calibration.best_supported import ENGINE, STACK, most_supported
 from mlsysim.calibration.engines import engine_names
 from mlsysim.calibration.evidence import PublishedRun, published_runs
 from mlsysim.calibration.names import follower, todays_engines, todays_stacks
@@ -27,6 +29,7 @@ from mlsysim.calibration.stacks import stack_names
 from mlsysim.core.toml import packaged_toml
 
 LLAMA, H100, H200 = Models.Language.Llama3_8B, Hardware.Cloud.H100, Hardware.Cloud.H200
+best_engine = partial(most_supported, ENGINE)
 FLEET = Fleet(name="16 H100", node=Systems.Nodes.DGX_H100, count=2)
 SHAPE = {"input_len": 512, "output_len": 64}
 OWN_CHIP = HardwareNode(
@@ -60,11 +63,11 @@ def measured(monkeypatch):
         ]
         monkeypatch.setattr(best_supported, "published_runs", lambda: published)
         best_supported._runs.cache_clear()
-        best_supported._best.cache_clear()
+        best_supported.most_supported.cache_clear()
 
     yield said
     best_supported._runs.cache_clear()
-    best_supported._best.cache_clear()
+    best_supported.most_supported.cache_clear()
 
 
 def test_more_publications_come_before_more_runs(measured):
@@ -100,11 +103,11 @@ def test_an_engine_that_cannot_run_experts_is_not_taken_for_them():
     assert best_engine("TPU v4", "moe").name != "pope2022"
 
 
-@pytest.mark.parametrize("what", ["stack", "engine"])
+@pytest.mark.parametrize("what", [STACK, ENGINE])
 def test_whatever_is_measured_has_an_answer_of_today(what):
-    best, todays = (best_stack, todays_stacks()) if what == "stack" else (best_engine, todays_engines())
-    for name in {run.accelerator for run in published_runs() if (run.solver == "DistributedModel") == (what == "stack")}:
-        found = best(name)
+    todays = todays_stacks() if what == STACK else todays_engines()
+    for name in {run.accelerator for run in published_runs() if (run.solver == "DistributedModel") == (what == STACK)}:
+        found = most_supported(what, name)
         assert found is None or (found.name in todays and follower(found.name) == found.name and found.runs > 0), name
 
 

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.serving.passes import PassTime
-from mlsysim.physics.serving.schedule import Passes, Step
+from mlsysim.physics.serving.schedule import Passes, PassesOver, Step
 
 
 class CheckedStep(Step, Protocol):
@@ -47,7 +47,7 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class DraftedPasses:
+class DraftedPasses(PassesOver):
     """Passes of a model whose decode steps are rounds of ``length`` drafts, at the mean ``context`` of a request.
 
     ``draft`` has the passes of a model that drafts, on the same ranks in turn; None stands for a module of the model's own, one
@@ -56,16 +56,10 @@ class DraftedPasses:
     Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", arXiv:2412.19437, section 2.2 (a module is a block and a shared head).
     """
 
-    whole: Passes
     draft: Passes | None
     length: float
     context: float
     layers: float
-
-    @property
-    def front_s(self) -> Num:
-        """Seconds of a request before its prompt is computed."""
-        return self.whole.front_s
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """The prompts of ``batch`` sequences, which what drafts computes, too."""

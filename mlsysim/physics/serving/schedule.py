@@ -66,6 +66,22 @@ class Passes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class PassesOver:
+    """Passes that stand on those of ``whole``, which begin and decode as these do."""
+
+    whole: Passes
+
+    @property
+    def front_s(self) -> Num:
+        """Seconds of a request before its prompt is computed."""
+        return self.whole.front_s
+
+    def decode(self, batch: Num, context: Num) -> Step:
+        """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
+        return self.whole.decode(batch, context)
+
+
+@dataclass(frozen=True, slots=True)
 class EnginePasses(ServedModel):
     """Passes of a served model, whose steps compute ``step_tokens`` tokens of prompts, padded by the factor ``padding``."""
 

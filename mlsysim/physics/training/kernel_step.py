@@ -190,7 +190,7 @@ def _weights_alone_s(
     """Seconds in which the updated weights travel, where they do so after the step; nought where under it, or sharded."""
     if not somewhere(stack.weights_alone):
         return 0.0
-    weights_s = shard_traffic_s(parameters, trained, replace(plan, gradient_B=0.0), machine)
+    weights_s = shard_traffic_s(parameters, trained, replace(plan, gradient_B=0.0), machine, 0.0)
     return where((plan.zero_stage >= 1) & (plan.zero_stage <= 2), stack.weights_alone * weights_s, 0.0)
 
 

@@ -125,7 +125,8 @@ def pipeline_send_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
 def data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Gradient and parameter traffic of one step, within the ranks that hold all shards together and between such replicas."""
     parameters, trained = fullest_stage(work, plan)
-    return shard_traffic_s(parameters, trained, plan, machine) + replica_reduction_s(trained, plan, machine)
+    reductions = reductions_of_step(plan)
+    return shard_traffic_s(parameters, trained, plan, machine, reductions) + replica_reduction_s(trained, plan, machine)
 
 
 def replica_reduction_s(trained: RankParameters, plan: Plan, machine: Machine) -> Num:
@@ -138,29 +139,26 @@ def reductions_of_step(plan: Plan) -> Num:
     return where(plan.zero_stage >= 2, plan.micro_batches, 1.0)
 
 
-def shard_traffic_s(
-    parameters: RankParameters, trained: RankParameters, plan: Plan, machine: Machine, reductions: Num | None = None
-) -> Num:
+def shard_traffic_s(parameters: RankParameters, trained: RankParameters, plan: Plan, machine: Machine, reductions: Num) -> Num:
     """Traffic of the ranks that hold all shards together (without hybrid sharding all data-parallel ranks).
 
     ZeRO-0 all-reduces gradients; ZeRO-1 reduce-scatters them and gathers the updated weights; ZeRO-2 reduce-scatters in
-    every micro-batch, since no rank keeps whole gradients, or as often as ``reductions`` says; ZeRO-3 also gathers the weights
-    twice a micro-batch.
+    every micro-batch, since no rank keeps whole gradients: ``reductions`` is how often gradients are reduced in a step. ZeRO-3
+    also gathers the weights twice a micro-batch.
     """
     shards, expert_shards = plan.data_ranks / plan.shard_copies, plan.expert_copies / plan.shard_copies
     dense_Bps = _replica_bandwidth_Bps(plan, machine, shards, plan.tp)
     expert_Bps = _replica_bandwidth_Bps(plan, machine, expert_shards, plan.expert_split * plan.ep)
-    passes = reductions_of_step(plan) if reductions is None else reductions
-    dense_B = _replicated_B(parameters.dense, trained.dense, plan, passes)
-    expert_B = _replicated_B(parameters.expert, trained.expert, plan, passes)
+    dense_B = _replicated_B(parameters.dense, trained.dense, plan, reductions)
+    expert_B = _replicated_B(parameters.expert, trained.expert, plan, reductions)
     return reduce_scatter_s(dense_B, shards, dense_Bps) + reduce_scatter_s(expert_B, expert_shards, expert_Bps)
 
 
-def _replicated_B(parameters: Num, trained: Num, plan: Plan, passes: Num) -> Num:
+def _replicated_B(parameters: Num, trained: Num, plan: Plan, reductions: Num) -> Num:
     """Bytes that ranks with the same parameters reduce and gather in a step; frozen ones are only gathered (ZeRO-3)."""
     gathers = 2 * plan.micro_batches * plan.weight_B * parameters
     updated_B = where(plan.zero_stage == 0, plan.gradient_B, plan.weight_B) * trained
-    return plan.gradient_B * passes * trained + where(plan.zero_stage >= 3, gathers, updated_B)
+    return plan.gradient_B * reductions * trained + where(plan.zero_stage >= 3, gathers, updated_B)
 
 
 def _replica_bandwidth_Bps(plan: Plan, machine: Machine, replicas: Num, stride: Num) -> Num:

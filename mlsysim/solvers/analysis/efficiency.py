@@ -97,8 +97,8 @@ class EfficiencyModel:
         interval = answer.interval_of(field)
         ends: list[float] | None = None
         if interval is not None:
-            found = plain_value(answer, field)
-            over = [float(getattr(end, "magnitude", end)) / found for end in (interval.low, interval.high)]
+            reached = plain_value(answer, field)
+            over = [float(getattr(end, "magnitude", end)) / reached for end in (interval.low, interval.high)]
             # A share of the bound falls where the time grows.
             ends = sorted(share / part if kind == "decode" else share * part for part in over)
         return EfficiencyResult(

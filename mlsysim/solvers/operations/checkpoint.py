@@ -131,31 +131,21 @@ class CheckpointModel:
         copied_s = _copy_s(fleet, size_B, sharded=sharded, asynchronous=asynchronous, copy_bandwidth=copy_bandwidth)
         stall_s = written_s if copied_s is None else copied_s
         mtbf_s = None if mtbf is None else positive_quantity("mtbf", mtbf, "second")
-        interval_s = None
-        if checkpoint_interval is not None:
-            interval_s = positive_quantity("checkpoint_interval", checkpoint_interval, "second")
-        if interval_s is None and mtbf_s is not None:
-            # The next waits for the last to be written.
-            interval_s = max(float(daly_interval_s(stall_s, mtbf_s)), written_s - stall_s)
+        interval_s = _interval_s(checkpoint_interval, mtbf_s, stall_s, written_s)
         reason = ""
         if interval_s is not None and written_s > interval_s + (0.0 if copied_s is None else stall_s):
-            waits = shown(with_unit(interval_s, "second"))
-            reason = (
-                f"a checkpoint takes {shown(with_unit(written_s, 'second'))} to write, the next comes after {waits} of work"
-            )
+            takes, waits = (shown(with_unit(seconds, "second")) for seconds in (written_s, interval_s))
+            reason = f"a checkpoint takes {takes} to write, the next comes after {waits} of work"
         kept = None
         if interval_s is not None and mtbf_s is not None and (interval_s + stall_s) / mtbf_s < _LONGEST:
             kept = float(renewal_goodput(interval_s, stall_s, 0.0, mtbf_s))
+        slowest = "storage" if storage_Bps <= writers * writer_Bps else "writers"
         return CheckpointResult(
             solver="CheckpointModel",
             subject=f"{workload.name} from {fleet.accelerators:,} x {fleet.node.accelerator.name}, {optimizer}, {stack}",
             basis="identity",
             reason=reason,
-            binding="copy to the hosts"
-            if copied_s is not None
-            else "storage"
-            if storage_Bps <= writers * writer_Bps
-            else "writers",
+            binding=slowest if copied_s is None else "copy to the hosts",
             breakdown={},
             size=with_unit(size_B, "byte"),
             size_gib=size_B / 2**30,
@@ -166,6 +156,13 @@ class CheckpointModel:
             stall_share=None if interval_s is None else float(stalled_share(interval_s, stall_s)),
             goodput=kept,
         )
+
+
+def _interval_s(stated: Quantity | str | None, mtbf_s: float | None, stall_s: float, written_s: float) -> float | None:
+    """Work between two checkpoints: what is stated, else the best for the failures, once the last is written."""
+    if stated is not None:
+        return positive_quantity("checkpoint_interval", stated, "second")
+    return None if mtbf_s is None else max(float(daly_interval_s(stall_s, mtbf_s)), written_s - stall_s)
 
 
 def _copy_s(

@@ -164,8 +164,8 @@ def _machine(hardware: object) -> tuple[_Machine, Result | None]:
 def _hours(duration_days: object, accelerator_hours: object, count: float) -> tuple[float, float]:
     """Hours of the run, and of all of its accelerators."""
     if (duration_days is None) == (accelerator_hours is None):
-        given = "duration_days" if duration_days is None else "accelerator_hours"
-        raise InconsistentError(given, accelerator_hours, "one of duration_days and accelerator_hours")
+        argument = "duration_days" if duration_days is None else "accelerator_hours"
+        raise InconsistentError(argument, accelerator_hours, "one of duration_days and accelerator_hours")
     if duration_days is not None:
         hours = 24 * real_number("duration_days", duration_days, 0.0, above=True)
         return hours, hours * count

@@ -130,17 +130,17 @@ class PlacementOptimizer:
         )
 
 
-def _sites(given: Sequence[Site | Grid | str] | None) -> list[Site]:
+def _sites(stated: Sequence[Site | Grid | str] | None) -> list[Site]:
     """Sites; a grid is a site without prices of its own."""
-    if given is None:
+    if stated is None:
         clouds = [grid for grid in Infra.Grids if grid.name.startswith(_CLOUDS)]
         return [Site(name=grid.name, grid=grid) for grid in clouds]
-    found = []
-    for place in listed("sites", given, object, "Sites, or grids and their names"):
+    sites = []
+    for place in listed("sites", stated, object, "Sites, or grids and their names"):
         grid = Infra.Grids.get(place) if isinstance(place, str) else place
         site = Site(name=grid.name, grid=grid) if isinstance(grid, Grid) else grid
-        found.append(instance("sites", site, Site, "Sites, or grids of Infra.Grids"))
-    return found
+        sites.append(instance("sites", site, Site, "Sites, or grids of Infra.Grids"))
+    return sites
 
 
 def _tried(site: Site, fleet: Fleet, hours: float, watts: float, tax: float, latest: float | None) -> dict[str, Floats]:

@@ -68,12 +68,12 @@ class ScalingResult(Result):
         """Where nine in ten measurements of the loss are expected, wider beyond what the law was fitted to; else None."""
         if name != "loss" or self.loss is None or self.spread is None:
             return super().interval_of(name)
-        found = self.spread
+        known = self.spread
         scope = f"losses on {self.dataset}"
-        if found.times > 1:
-            scope = f"no runs of this size on {self.dataset} ({found.times:.3g} times beyond the fitted ones)"
-        low, high = self.loss / (1 + found.p90), self.loss * (1 + found.p90)
-        return Interval(low, high, LEVEL, scope, found.runs, found.median, found.p90, "")
+        if known.times > 1:
+            scope = f"no runs of this size on {self.dataset} ({known.times:.3g} times beyond the fitted ones)"
+        low, high = self.loss / (1 + known.p90), self.loss * (1 + known.p90)
+        return Interval(low, high, LEVEL, scope, known.runs, known.median, known.p90, "")
 
 
 class ScalingModel:

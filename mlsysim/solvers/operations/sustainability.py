@@ -123,8 +123,8 @@ class SustainabilityModel:
         notes: list[str] = []
         if energy is not None:
             if accelerator_power is not None or pue is not None:
-                given = "accelerator_power" if accelerator_power is not None else "pue"
-                raise InconsistentError("energy", energy, f"no {given} beside it: measured energy contains both")
+                argument = "accelerator_power" if accelerator_power is not None else "pue"
+                raise InconsistentError("energy", energy, f"no {argument} beside it: measured energy contains both")
             joules, effectiveness = positive_quantity("energy", energy, "joule"), 1.0
             notes.append("energy is measured, not estimated; it is taken to contain PUE")
         else:

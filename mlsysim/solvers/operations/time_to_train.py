@@ -138,7 +138,7 @@ def time_to_train(
     subject = f"{plan.subject}, for {amount / 1e9:,.4g} G tokens"
     # The shares of the time do not hang on how long it is.
     kept = reliability(accelerators, working_s, known, subject=subject, **asked).require_feasible().goodput or 0.0
-    found = reliability(accelerators, working_s / kept, known, subject=subject, **asked)
+    failures = reliability(accelerators, working_s / kept, known, subject=subject, **asked)
     hours = accelerators * working_s / kept / 3600
     interval = plan.interval
     ends = _CERTAIN if interval is None else (_number(interval.low / step), _number(interval.high / step))
@@ -147,29 +147,29 @@ def time_to_train(
         subject=subject,
         basis=plan.basis,
         binding=plan.binding,
-        breakdown=found.breakdown,
-        diagnostics=(*found.diagnostics, *(() if price is None else ("the price is the caller's",))),
+        breakdown=failures.breakdown,
+        diagnostics=(*failures.diagnostics, *(() if price is None else ("the price is the caller's",))),
         coefficients=plan.coefficients,
         duration=with_unit(working_s / kept, "second"),
         steps=working_s / float(step.m_as("second")),
         accelerator_hours=hours,
         cost=None if price is None else with_unit(hours * positive_quantity("price", price, "USD/hour"), "USD"),
-        failures=found.failures,
+        failures=failures.failures,
         goodput=kept,
-        reliability=found,
+        reliability=failures,
         step_interval=ends,
-        **_energy(plan, found, pue),
+        **_energy(plan, failures, pue),
     )
 
 
-def _energy(plan: Result, found: ReliabilityResult, pue: float) -> dict[str, Any]:
+def _energy(plan: Result, failures: ReliabilityResult, pue: float) -> dict[str, Any]:
     """The fields of energy: working accelerators draw the plan's power, those that wait for storage or a restart idle power."""
     if plan.load is None:
         return {}
     drawn = PowerModel().solve(plan, pue=pue)
     idle_W = plan.load.accelerator.coefficients.idle * plan.load.accelerator.tdp_W
     saved_W = plan.load.accelerators * (float(drawn.power.m_as("watt")) - idle_W) * pue
-    seconds = {name: float(part.m_as("second")) for name, part in found.breakdown.items()}
+    seconds = {name: float(part.m_as("second")) for name, part in failures.breakdown.items()}
     waiting_s = seconds["checkpoints"] + seconds["restarts"]
     joules = float(drawn.facility_power.m_as("watt")) * sum(seconds.values()) - saved_W * waiting_s
     interval = drawn.interval_of("power")

@@ -159,7 +159,7 @@ def _load(batches: Batches, front: Harness, limit_s: float | None, share: float,
     alone = BatchLoad(float(batches.samples[0]) / alone_s, float(batches.samples[0]), alone_s - front.query_s, alone_s)
     if limit_s is None:
         return alone, ""
-    found = loaded(batches, front, limit_s, share, spread)
-    if found is not None:
-        return found, ""
+    load = loaded(batches, front, limit_s, share, spread)
+    if load is not None:
+        return load, ""
     return alone, f"one sample at a time takes {1e3 * alone_s:.3g} ms: no load keeps {1e3 * limit_s:g} ms"

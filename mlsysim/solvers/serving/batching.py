@@ -163,11 +163,11 @@ class BatchingOptimizer:
 def _replicas(deployment: Deployment, batch: int, rate_per_s: float, limits: Limits) -> tuple[int, TailLatencyResult]:
     """The fewest replicas with so many places whose requests keep the limits, and what these see."""
     pace = paces(deployment, batch)
-    found = fewest(lambda count: held(pace, limits, rate_per_s / count), least_copies(rate_per_s, pace.capacity_per_s))
+    needed = fewest(lambda count: held(pace, limits, rate_per_s / count), least_copies(rate_per_s, pace.capacity_per_s))
     # One request in flight keeps the limits, and so do those of copies without end, which find nobody.
-    if found is None:
+    if needed is None:
         raise InputError("request_rate", f"{rate_per_s:.4g} count/s", "a rate that fewer than 2**50 copies serve")
-    replicas, _ = found
+    replicas, _ = needed
     return replicas, of_deployment(replace(deployment, replicas=replicas), batch, rate_per_s, limits.share)
 
 
@@ -181,8 +181,8 @@ def _largest(replica: ServingReplica, limits: dict[str, float]) -> tuple[int, in
         searched += batches.size
         within = np.flatnonzero(over <= 1)
         if within.size:
-            found = int(batches[within[-1]])
-            return found, searched, found
+            largest = int(batches[within[-1]])
+            return largest, searched, largest
         if over.min() < least:
             least, nearest = float(over.min()), int(batches[over.argmin()])
     return 0, searched, nearest

@@ -216,14 +216,14 @@ class CapacityPlanner:
             basis=basis,
             priced=prices is not None,
         )
-        found = search(list(all_ways(asked)), whole_number("top_k", top_k))
+        result = search(list(all_ways(asked)), whole_number("top_k", top_k))
         if not asked.tried and asked.refused:
             raise asked.refused[-1]
         if not asked.tried:
             raise InconsistentError("hardware", [offer.hardware.name for offer in asked.offers], _POSSIBLE)
         if precisions is None and bytes_per_element(asked.precisions[0]) > 1:
-            asked.notes.extend(_if_quantised(asked, found))
-        return _result(asked, found)
+            asked.notes.extend(_if_quantised(asked, result))
+        return _result(asked, result)
 
 
 _POSSIBLE = "some plan that is possible: TP that divides the heads, TP x PP within the accelerators, a precision with a rate"
@@ -234,14 +234,14 @@ def _own_format(model: TransformerWorkload) -> str:
     return model.expert_format or model.weight_format or "fp16"
 
 
-def _listed(name: str, given: Any) -> list[Any]:
-    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence) or not given:
-        raise InputError(name, given, "a list of at least one")
-    return list(given)
+def _listed(name: str, values: Any) -> list[Any]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
+        raise InputError(name, values, "a list of at least one")
+    return list(values)
 
 
-def _sizes(name: str, given: Any) -> list[int] | None:
-    return None if given is None else sorted({whole_number(name, size) for size in _listed(name, given)})
+def _sizes(name: str, sizes: Any) -> list[int] | None:
+    return None if sizes is None else sorted({whole_number(name, size) for size in _listed(name, sizes)})
 
 
 def _offers(hardware: Any, prices: Mapping[str, Any] | None) -> list[Offer]:
@@ -267,28 +267,28 @@ def _machine(item: object) -> HardwareNode | Node | Fleet:
     return instance("hardware", item, HardwareNode, "an accelerator such as Hardware.Cloud.H100, a Node or a Fleet")
 
 
-def _if_quantised(asked: Asked, found: Search) -> Iterator[str]:
+def _if_quantised(asked: Asked, result: Search) -> Iterator[str]:
     """What weights and cache of 8 bits would save."""
     quantised = replace(asked, precisions=[_QUANTISED], notes=[], tried=[], refused=[])
     try:
-        best = search(list(all_ways(quantised)), 1, found.ranking[0].cost if found.ranking else math.inf).ranking
+        best = search(list(all_ways(quantised)), 1, result.ranking[0].cost if result.ranking else math.inf).ranking
     except InputError:
         return
-    if best and (not found.ranking or best[0].cost < found.ranking[0].cost):
+    if best and (not result.ranking or best[0].cost < result.ranking[0].cost):
         row = row_of(quantised, best[0])
         plan = f"{row['replicas']} x (TP {row['tp']} x PP {row['pp']}) on {row['hardware']}"
         yield f"if quantised to {_QUANTISED}: {row['accelerators']} accelerators, {plan}"
 
 
-def _result(asked: Asked, found: Search) -> CapacityResult:
+def _result(asked: Asked, result: Search) -> CapacityResult:
     limits, output = asked.demand.limits, asked.output_len
-    ranking = [row_of(asked, each) for each in found.ranking]
-    nearest = None if ranking else closest(found, asked.demand)
-    binding, reason = bound_by(asked, found.ranking[0]) if ranking else lacking(asked, found, nearest)
+    ranking = [row_of(asked, each) for each in result.ranking]
+    nearest = None if ranking else closest(result, asked.demand)
+    binding, reason = bound_by(asked, result.ranking[0]) if ranking else lacking(asked, result, nearest)
     best = ranking[0] if ranking else {}
-    setting = found.ranking[0].way.pace.setting if ranking else asked.tried[0]
+    setting = result.ranking[0].way.pace.setting if ranking else asked.tried[0]
     shown = best or ({} if nearest is None else row_of(asked, nearest))
-    others = tuple(alternatives(asked, found)) if ranking else ()
+    others = tuple(alternatives(asked, result)) if ranking else ()
     prefill = best["prefill_replicas"] * best["prefill_tp"] * best["prefill_pp"] if best else 0
     parts = {"decode": best["accelerators"] - prefill, "prefill": prefill} if best else {}
     notes = list(dict.fromkeys(asked.notes))
@@ -311,11 +311,11 @@ def _result(asked: Asked, found: Search) -> CapacityResult:
         **{name: shown.get(name) for name in TIMES},
         best_config={name: value for name, value in best.items() if name not in FIGURES},
         ranking=tuple(ranking),
-        front=tuple(row_of(asked, each) for each in found.front),
+        front=tuple(row_of(asked, each) for each in result.front),
         alternatives=others,
         why=tuple(in_words(row) for row in others),
         total_plans=len(asked.tried),
         total_fit=asked.fit,
-        total_searched=found.searched,
-        total_feasible=len(found.known),
+        total_searched=result.searched,
+        total_feasible=len(result.known),
     )

@@ -51,19 +51,19 @@ def row_of(asked: Asked, deployed: Deployed) -> dict[str, Any]:
     }
 
 
-def alternatives(asked: Asked, found: Search) -> Iterator[dict[str, Any]]:
+def alternatives(asked: Asked, result: Search) -> Iterator[dict[str, Any]]:
     """The cheapest deployment of every other value of each axis."""
-    best = found.ranking[0]
-    own = row_of(asked, best)
+    best = result.ranking[0]
+    best_row = row_of(asked, best)
     for axis, name in enumerate(AXES):
-        for value in sorted({values[axis] for values in found.known} - {best.way.values[axis]}):
-            other = found.cheapest(axis, value)
+        for value in sorted({values[axis] for values in result.known} - {best.way.values[axis]}):
+            other = result.cheapest(axis, value)
             if other is not None:
                 row = row_of(asked, other)
                 yield {
                     "changed": name,
                     "value": row[name],
-                    "instead_of": own[name],
+                    "instead_of": best_row[name],
                     "dearer": other.cost / best.cost - 1,
                     **row,
                 }
@@ -93,11 +93,11 @@ def _reached(promise: Promise, limits: Limits) -> list[tuple[str, float, float]]
     ]
 
 
-def closest(found: Search, demand: Demand) -> Deployed | None:
+def closest(result: Search, demand: Demand) -> Deployed | None:
     """The deployment that comes closest: the one that lacks fewest accelerators, or that is least late to a lone request."""
-    if found.short is not None:
-        return found.short
-    lone = (Deployed(way, 1, None) for way in found.able or found.late)
+    if result.short is not None:
+        return result.short
+    lone = (Deployed(way, 1, None) for way in result.able or result.late)
     return min(lone, key=lambda each: _lateness(each.promise, demand.limits), default=None)
 
 
@@ -105,22 +105,22 @@ def _lateness(promise: Promise, limits: Limits) -> float:
     return max(reached / limit for _, reached, limit in _reached(promise, limits))
 
 
-def lacking(asked: Asked, found: Search, nearest: Deployed | None) -> tuple[str, str]:
+def lacking(asked: Asked, result: Search, nearest: Deployed | None) -> tuple[str, str]:
     """Say which limit nothing keeps, and the best that is in reach."""
     if nearest is None:
         return "memory capacity", _no_room(asked)
     demand, setting, hardware = asked.demand, nearest.way.pace.setting, nearest.way.offer.hardware.name
     plan = f"TP {setting.tp} x PP {setting.pp} in {setting.formats} on {hardware}"
-    if found.short is not None:
+    if result.short is not None:
         return "fleet size", f"{demand.rate_per_s:g} requests/s within the limits take {_too_few(asked, nearest)}, with {plan}"
     reached = _reached(nearest.promise, demand.limits)
     worst = max(reached, key=lambda each: each[1] / each[2])[0]
     told = ", ".join(
         f"{name.removesuffix(' limit')} {time_s * 1e3:.4g} ms for a limit of {limit_s * 1e3:.4g} ms"
         for name, time_s, limit_s in reached
-        if time_s > limit_s or (name == worst and found.able)
+        if time_s > limit_s or (name == worst and result.able)
     )
-    if found.able:
+    if result.able:
         only = f"only requests that meet no others keep the limits: more than {REACH[-1]} times what the load fills"
         return worst, f"{only}; at the nearest, {plan}, a lone request has {told}"
     return worst, f"not even a lone request keeps the limits on any of {asked.fit} plans: at the nearest, {plan}, {told}"

@@ -64,14 +64,14 @@ def all_ways(asked: Asked) -> Iterator[Way]:
                     )
                     for tp, pp, ep in legal
                 ]
-                found = [paces(setting, None) for setting in settings]
+                fullest = [paces(setting, None) for setting in settings]
             except InputError as error:
                 if error.argument != "precision":
                     raise
                 asked.refused.append(error)
                 asked.notes.append(f"{precision} is left out on {offer.hardware.name}: {error}")
                 continue
-            fitting = [pace for pace in found if not pace.reason]
+            fitting = [pace for pace in fullest if not pace.reason]
             asked.tried += settings
             asked.fit += len(fitting)
             most = asked.demand.max_batch

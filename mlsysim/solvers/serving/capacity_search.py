@@ -99,11 +99,11 @@ class Search:
             return
         held = functools.partial(self._held, way)
         too_few = not self.known and held(int(most)) is None
-        found = None if too_few else fewest(held, int(least), most)
-        if found is None:
+        needed = None if too_few else fewest(held, int(least), most)
+        if needed is None:
             self._failed[id(way)] = most
             return
-        deployed, known = Deployed(way, *found), self.known.get(way.values)
+        deployed, known = Deployed(way, *needed), self.known.get(way.values)
         if known is None or deployed.order < known.order:
             self.known[way.values] = deployed
 
@@ -136,16 +136,16 @@ def search(ways: Iterable[Way], kept: int, below: float = inf) -> Search:
     all_ways = list(ways)
     able = [way for way in all_ways if way.least_replicas]
     able.sort(key=lambda way: (way.cost(way.least_replicas), way.lone.itl_s))
-    found = Search(kept, below, able=able, late=[way for way in all_ways if not way.least_replicas])
+    result = Search(kept, below, able=able, late=[way for way in all_ways if not way.least_replicas])
     for times in REACH:
         for way in able:
-            found.look(way, times * able[0].cost(able[0].least_replicas))
-        if found.known:
+            result.look(way, times * able[0].cost(able[0].least_replicas))
+        if result.known:
             break
-    if found.known:
+    if result.known:
         for way in able:
-            found.look(way, _TOLD * found.ranking[0].cost)
+            result.look(way, _TOLD * result.ranking[0].cost)
     elif below == inf and any(way.offer.available < inf for way in able):
         more = (replace(way, offer=replace(way.offer, available=inf)) for way in able)
-        found.short = next(iter(search(more, 1).ranking), None)
-    return found
+        result.short = next(iter(search(more, 1).ranking), None)
+    return result

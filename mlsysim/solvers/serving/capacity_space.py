@@ -121,7 +121,7 @@ class Way(ABC):
     @property
     def ranks(self) -> int:
         """Accelerators of one replica."""
-        return self.pace.setting.tp * self.pace.setting.pp
+        return self.pace.setting.ranks
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -339,7 +339,7 @@ def _pools(together: Sequence[Way], offer: Offer, demand: Demand) -> list[Prefil
 def _transfer_s(pace: Paces, senders: int, offer: Offer) -> float:
     """Seconds to send a prompt's cache to the ranks of one of the plan's groups."""
     setting = pace.setting
-    receivers = setting.tp * setting.pp // setting.attention_dp
+    receivers = setting.ranks // setting.attention_dp
     cache_B = inference_work(setting.workload, setting.weights, setting.cache, setting.experts).kv_B
     cache_B *= cached_tokens(setting.workload, setting.prompt)
     return float(kv_transfer_s(cache_B, float(senders), float(receivers), offer.network_Bps))

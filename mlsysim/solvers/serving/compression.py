@@ -118,7 +118,7 @@ class CompressionModel:
             zeros, of = kept
             elements = before_B / each_B
             after_B = masked_B(elements, each_B, zeros) if of is None else structured_B(elements, each_B, *of)
-            ranks = deployed.tp * deployed.pp
+            ranks = deployed.ranks
             held_B = float(before.memory_per_accelerator.m_as("byte")) - (before_B - after_B) / ranks
             capacity_B = deployed.accelerator.memory_capacity_B
             memory = with_unit(max(0.0, held_B), "byte")

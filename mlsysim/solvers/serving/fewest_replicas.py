@@ -75,8 +75,8 @@ def fewest(holds: Callable[[int], Found | None], least: int, most: float = inf) 
     most = min(most, _ENDLESS)
     low, count, step = least - 1, least, max(1, least // _FIRST_STEP)
     while count <= most:
-        found = holds(count)
-        if found is not None:
+        answer = holds(count)
+        if answer is not None:
             break
         low, count, step = count, count + step if count + step <= most or count == most else int(most), 2 * step
     else:
@@ -87,8 +87,8 @@ def fewest(holds: Callable[[int], Found | None], least: int, most: float = inf) 
         if nearer is None:
             low = middle
         else:
-            count, found = middle, nearer
-    return count, found
+            count, answer = middle, nearer
+    return count, answer
 
 
 def least_copies(rate_per_s: float, capacity_per_s: float) -> int:

@@ -76,7 +76,7 @@ def prefill_pool(pace: Paces, rate_per_s: float, transfer_s: float, share: float
     ttft_s = prefill_s * (1 + waiting)
     if limit_s < ttft_s <= limit_s * (1 + _ROUNDING):
         ttft_s = limit_s  # the last bits of a division are no breach of it
-    ranks = setting.tp * setting.pp
+    ranks = setting.ranks
     return PrefillPool(replicas, ranks, setting.tp, setting.pp, setting.expert_plan.ep, ranks // groups, ttft_s)
 
 

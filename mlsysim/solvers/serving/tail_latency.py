@@ -214,10 +214,10 @@ def _refuse_beside(arguments: dict[str, Any], expected: str) -> None:
             raise InconsistentError(name, value, expected)
 
 
-def _servers(given: object) -> int:
-    count = whole_number("servers", given)
+def _servers(servers: object) -> int:
+    count = whole_number("servers", servers)
     if count > _MOST_SERVERS:
-        raise InputError("servers", given, f"a whole number from 1 to {_MOST_SERVERS}")
+        raise InputError("servers", servers, f"a whole number from 1 to {_MOST_SERVERS}")
     return count
 
 
@@ -317,7 +317,7 @@ _MEAN_LENGTH = "latency: of a request whose output has the mean length"
 
 def served_facts(setting: Deployment) -> RunFacts:
     """What a deployment is of, all replicas together: by it measured runs like it are found."""
-    return run_facts(setting.workload, setting.accelerator, setting.stack, setting.replicas * setting.tp * setting.pp)
+    return run_facts(setting.workload, setting.accelerator, setting.stack, setting.replicas * setting.ranks)
 
 
 def of_deployment(
@@ -344,7 +344,7 @@ def of_deployment(
     pace = paces(setting, most)
     capacity_per_s = setting.replicas * pace.capacity_per_s
     load = arrival_per_s / capacity_per_s
-    ranks = setting.tp * setting.pp
+    ranks = setting.ranks
     machine = f"{setting.replicas} x ({ranks} x {setting.accelerator.name})"
     told: dict[str, Any] = {
         "solver": "TailLatencyModel",

@@ -27,20 +27,20 @@ def replica_run(
     Raises:
         InputError: a stack, accelerator, precision or workload that is not calibrated.
     """
-    found = replica_stack(stack_name)
+    stack = replica_stack(stack_name)
     accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
-    kernels, device = replica_kernels(accelerator, precision, found)
-    plan = replica_plan(workload, hardware, micro_batches, found)
+    kernels, device = replica_kernels(accelerator, precision, stack)
+    plan = replica_plan(workload, hardware, micro_batches, stack)
     work = replica_work(
         workload,
         batch / (plan.replicas * micro_batches),
         precision,
-        found,
+        stack,
         seq_len=seq_len,
         mean_tokens=mean_tokens,
         masked_share=masked_share,
     )
-    step = stack_step(work, plan, kernels, found.coefficients, device.clock)
+    step = stack_step(work, plan, kernels, stack.coefficients, device.clock)
     parts = {name: float(part_s) for name, part_s in step.each_s().items()}
     gemm_format = "fp8" if precision == "fp8" else "bfloat16"
-    return CalibratedRun(parts, replica_fitted_names(found.name, accelerator.name, gemm_format))
+    return CalibratedRun(parts, replica_fitted_names(stack.name, accelerator.name, gemm_format))

@@ -94,7 +94,7 @@ class FleetOptimizer:
         expected = f"a price for each of {', '.join(systems)}" if needs_price else f"nothing beside objective {objective!r}"
         if prices is not None and set(mapping("prices", prices, expected)) != (set(systems) if needs_price else None):
             raise InconsistentError("prices", list(prices), expected)
-        given = {} if search is None else mapping("search", search, "arguments of ParallelismOptimizer by their names")
+        searched = {} if search is None else mapping("search", search, "arguments of ParallelismOptimizer by their names")
         by_name = "samples of a step, or those of each workload by its name"
         results, notes = {}, list[str]()
         for model_name, model in models.items():
@@ -102,8 +102,8 @@ class FleetOptimizer:
             if batch is None:
                 raise InconsistentError("batch_size", batch_size, f"one for {model_name}")
             for fleet_name, fleet in systems.items():
-                chosen = recommended_stack(model, fleet, given, basis)
-                asked = {**chosen.added_to(given), "objective": objective, "batch_size": batch, "basis": basis}
+                chosen = recommended_stack(model, fleet, searched, basis)
+                asked = {**chosen.added_to(searched), "objective": objective, "batch_size": batch, "basis": basis}
                 if prices is not None:
                     asked["accelerator_price"] = prices[fleet_name]
                 notes.extend(chosen.notes)
@@ -129,8 +129,8 @@ class FleetOptimizer:
         )
 
 
-def _named(argument: str, given: Sequence[Any], kind: type[Any]) -> dict[str, Any]:
-    items = listed(argument, given, kind, f"{kind.__name__}s")
+def _named(argument: str, values: Sequence[Any], kind: type[Any]) -> dict[str, Any]:
+    items = listed(argument, values, kind, f"{kind.__name__}s")
     named = {item.name: item for item in items}
     if len(named) < len(items):
         raise InputError(argument, [item.name for item in items], "each with a name of its own")

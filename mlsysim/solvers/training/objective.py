@@ -101,19 +101,19 @@ def check_objective(name: object, fleet: Fleet, *, step_tokens: float, peak_step
     return Objective(chosen, step_tokens, peak_step_s, training=_training(given) if chosen == "time_to_train" else None)
 
 
-def _training(given: dict[str, Any]) -> WholeTraining:
-    tokens = given["train_tokens"]
+def _training(stated: dict[str, Any]) -> WholeTraining:
+    tokens = stated["train_tokens"]
     counted = isinstance(tokens, int) and whole_number("train_tokens", tokens, maximum=MOST_TOKENS) > 0
     return WholeTraining(
         float(tokens) if counted else positive_quantity("train_tokens", tokens, "count"),
-        *(positive_quantity(name, given[name], "second") for name in ("accelerator_mtbf", "checkpoint_time", "restart_time")),
+        *(positive_quantity(name, stated[name], "second") for name in ("accelerator_mtbf", "checkpoint_time", "restart_time")),
     )
 
 
-def _power_W(fleet: Fleet, given: Quantity | str | None) -> float:
+def _power_W(fleet: Fleet, power: Quantity | str | None) -> float:
     """Watts of one accelerator with its share of the node: as given, else the node's maximum, else its TDP."""
-    if given is not None:
-        return positive_quantity("accelerator_power", given, "watt")
+    if power is not None:
+        return positive_quantity("accelerator_power", power, "watt")
     if fleet.node.max_power is not None:
         return float(fleet.node.max_power.m_as("watt")) / fleet.node.accelerators_per_node
     if fleet.node.accelerator.tdp is None:

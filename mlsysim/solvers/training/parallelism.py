@@ -250,11 +250,11 @@ class ParallelismOptimizer:
         parts = splits(setting, choices)
         if executor is not None:
             instance("executor", executor, Executor, "a concurrent.futures executor")
-        found, complete = exhausted(question, parts, executor, progress)
-        if not found.legal and complete:
+        result, complete = exhausted(question, parts, executor, progress)
+        if not result.legal and complete:
             raise _no_plan(setting, fixed)
         left = (f"every plan leaves {100 * free:g} % of the usable memory free (margin)",) if free else ()
-        return _result(question, asked, found, complete, (*chosen.notes, *left), whole_run)
+        return _result(question, asked, result, complete, (*chosen.notes, *left), whole_run)
 
 
 def _choices(
@@ -340,7 +340,7 @@ def used_fleet(fleet: Fleet, accelerators: int) -> Fleet:
 def _result(
     question: Question,
     asked: dict[str, Any],
-    found: Found,
+    result: Found,
     complete: bool,
     said: tuple[str, ...],
     whole_run: tuple[float | None, float | None],
@@ -351,8 +351,8 @@ def _result(
     best, reason, value, config = None, "", None, dict[str, Any]()
     figures: dict[str, Any] = {}
     alternatives: tuple[dict[str, Any], ...] = ()
-    if found.feasible:
-        first = found.best[:, 0]
+    if result.feasible:
+        first = result.best[:, 0]
         plan = plan_of(first)
         used = plan["tp"] * plan["pp"] * plan["dp"] * plan["cp"]
         arguments = {**asked, **solve_arguments(plan), "batch_size": setting.batch_size}
@@ -362,7 +362,7 @@ def _result(
         alternatives = tuple(nearest_alternatives(question, first))
     else:
         reason = (
-            f"none of {found.legal} plans fits: the smallest needs {in_gib(found.least_B)} on each {device.name}, "
+            f"none of {result.legal} plans fits: the smallest needs {in_gib(result.least_B)} on each {device.name}, "
             f"of which {in_gib(question.budget_B)} are usable"
         )
     notes = (*said, *(() if complete else ("the search was interrupted: the best so far",)))
@@ -382,12 +382,12 @@ def _result(
         objective=question.objective.name,
         objective_value=value,
         total_space=size(setting, question.choices),
-        total_legal=found.legal,
-        total_evaluated=found.evaluated,
-        total_feasible=found.feasible,
-        total_searched=found.legal,
-        ranking=tuple(found_row(column) for column in found.best.T),
-        pareto=tuple(found_row(column) for column in found.front.T),
+        total_legal=result.legal,
+        total_evaluated=result.evaluated,
+        total_feasible=result.feasible,
+        total_searched=result.legal,
+        ranking=tuple(found_row(column) for column in result.best.T),
+        pareto=tuple(found_row(column) for column in result.front.T),
         alternatives=alternatives,
         why=tuple(in_words(row, question.budget_B) for row in alternatives),
         complete=complete,

@@ -83,15 +83,15 @@ def splits(setting: TrainingSetting, choices: Choices) -> list[Split]:
     ranks, per_node = fleet.accelerators, fleet.node.accelerators_per_node
     heads, layers, seq_len = _shape(setting)
     context = _context_parts(seq_len) if isinstance(model, TransformerWorkload) else [1]
-    found = []
+    rows = []
     for tp in _allowed(divisors(heads), choices.tp):
         if tp > min(choices.max_tp or tp, setting.seq_len) or (per_node % tp and tp % per_node):
             continue
         for pp in _allowed(range(1, min(layers, ranks // tp) + 1), choices.pp):
             for cp in _allowed(context[: bisect.bisect_right(context, ranks // (tp * pp))], choices.cp):
                 for dp in _data_parallel(setting.batch_size, ranks, per_node, tp * pp * cp, choices):
-                    found.append((tp, pp, cp, dp))
-    return found
+                    rows.append((tp, pp, cp, dp))
+    return rows
 
 
 def _shape(setting: TrainingSetting) -> tuple[int, int, int]:
@@ -122,7 +122,7 @@ def _data_parallel(batch: int, ranks: int, per_node: int, others: int, choices: 
 
 def size(setting: TrainingSetting, choices: Choices) -> int:
     """Plans before legality: every factorization of the fleet into the ranks that may be chosen, times every other choice."""
-    ranked = [given for given in (choices.tp, choices.pp, choices.cp, choices.dp) if given is None or len(given) > 1]
+    ranked = [sizes for sizes in (choices.tp, choices.pp, choices.cp, choices.dp) if sizes is None or len(sizes) > 1]
     layers = _shape(setting)[1]
     others = (
         len(divisors(_experts(setting))) if choices.ep is None else len(choices.ep),

@@ -103,10 +103,10 @@ def _front(columns: Floats) -> Floats:
 def searched(question: Question, parts: Sequence[Split]) -> Found:
     """The plans of ``parts``: what one worker does."""
     work = training_work(question.setting.workload, question.setting.seq_len, question.setting.lora_rank)
-    found = NOTHING
+    result = NOTHING
     for block in blocks(question.setting, question.choices, parts, _STACK_ROWS):
-        found = found.with_(_evaluated(question, work, block), question.kept)
-    return found
+        result = result.with_(_evaluated(question, work, block), question.kept)
+    return result
 
 
 def _evaluated(question: Question, work: LayeredWork, block: Block) -> Found:
@@ -175,16 +175,16 @@ def exhausted(
     """
     alone_on_stack = executor is None and question.setting.stack is not None
     lists = tasks(question.setting, question.choices, parts, _STACK_ROWS if alone_on_stack else _TASK_ROWS)
-    found, done = NOTHING, False
+    result, done = NOTHING, False
     with _bar(len(lists), progress) as bar:
         try:
             for part in _answers(question, lists, executor):
-                found = found.with_(part, question.kept)
+                result = result.with_(part, question.kept)
                 bar.update()
             done = True
         except KeyboardInterrupt:
             done = False
-    return found, done
+    return result, done
 
 
 def _answers(question: Question, tasks: Sequence[Sequence[Split]], executor: Executor | None) -> Iterator[Found]:

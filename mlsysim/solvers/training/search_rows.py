@@ -43,32 +43,32 @@ def nearest_alternatives(question: Question, best: Floats) -> Iterator[dict[str,
     Nothing else changes, but DP and the number of micro-batches, which follow. ``slower`` is the cost over the best plan's,
     less one.
     """
-    own = _own(question, best)
-    values: dict[str, Any] = {name: (value,) for name, value in own.items()}
+    best_plan = _own(question, best)
+    values: dict[str, Any] = {name: (value,) for name, value in best_plan.items()}
     pinned = replace(question.choices, **values, dp=None)
     for names in (_ROW_DIMENSIONS, ("recompute",), ("zero_stage",)):
-        yield from _one_changed(question, pinned, own, [name for name in names if _is_open(question.choices, name)], best)
+        yield from _one_changed(question, pinned, best_plan, [name for name in names if _is_open(question.choices, name)], best)
 
 
 def _own(question: Question, best: Floats) -> dict[str, Any]:
     """The best plan's value of each dimension."""
     field = dict(zip(COLUMNS, best, strict=True))
     names = (*_ROW_DIMENSIONS, *_MODE_DIMENSIONS, "schedule")
-    own: dict[str, Any] = {name: int(field[name]) for name in names if name in field}
-    own["micro_batch"] = int(field["micro_batch_tokens"] * field["cp"]) // question.setting.seq_len
-    own["sequence_parallel"] = bool(field["sequence_parallel"])
-    return own
+    plan: dict[str, Any] = {name: int(field[name]) for name in names if name in field}
+    plan["micro_batch"] = int(field["micro_batch_tokens"] * field["cp"]) // question.setting.seq_len
+    plan["sequence_parallel"] = bool(field["sequence_parallel"])
+    return plan
 
 
 def _is_open(choices: Choices, name: str) -> bool:
-    given = getattr(choices, name)
+    fixed = getattr(choices, name)
     if name in ("recompute", "sequence_parallel"):
-        return given is not None and len(given) > 1
-    return given is None or len(given) > 1
+        return fixed is not None and len(fixed) > 1
+    return fixed is None or len(fixed) > 1
 
 
 def _one_changed(
-    question: Question, pinned: Choices, own: Mapping[str, Any], names: list[str], best: Floats
+    question: Question, pinned: Choices, best_plan: Mapping[str, Any], names: list[str], best: Floats
 ) -> Iterator[dict[str, Any]]:
     """The alternatives of some dimensions, evaluated together."""
     if not names:
@@ -90,7 +90,7 @@ def _one_changed(
         of_name = tried.legal & np.array([label == name for label in labels])[:, None, None]
         values = dict(zip(ROWS, np.concatenate(columns, axis=1), strict=True)).get(name)
         shown = np.broadcast_to(getattr(plan, name) if values is None else values[:, None, None], cost.shape)
-        for value in _neighbours(shown[of_name], float(own[name])):
+        for value in _neighbours(shown[of_name], float(best_plan[name])):
             where = np.argwhere(of_name & (shown == value))
             fitting = [tuple(at) for at in where if memory_B[tuple(at)] <= question.budget_B]
             at = min(fitting or [tuple(at) for at in where], key=lambda at: cost[at] if fitting else memory_B[at])
@@ -98,16 +98,16 @@ def _one_changed(
             yield {
                 "changed": name,
                 "value": _shown(name, value),
-                "instead_of": _shown(name, own[name]),
+                "instead_of": _shown(name, best_plan[name]),
                 "fits": bool(fitting),
                 "slower": float(cost[at] / best[-3] - 1),
                 **found_row(column),
             }
 
 
-def _neighbours(values: Floats, own: float) -> list[float]:
+def _neighbours(values: Floats, value: float) -> list[float]:
     """The next smaller and the next larger value."""
-    smaller, larger = values[values < own], values[values > own]
+    smaller, larger = values[values < value], values[values > value]
     return [*(float(part.max()) for part in [smaller] if part.size), *(float(part.min()) for part in [larger] if part.size)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mlsysim.calibration.data_parallel import ReplicaStack, replica_stack
 from mlsysim.calibration.inference import InferenceStack, inference_stack
@@ -15,7 +15,7 @@ from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.feasibility import over_budget
-from mlsysim.lowering.forward import inference_run
+from mlsysim.lowering.forward import CalibratedRun, inference_run
 from mlsysim.lowering.training_setting import lone_accelerators, lone_plan, sample_tokens
 from mlsysim.lowering.work import training_work
 from mlsysim.models.types import CNNWorkload, Workload
@@ -122,32 +122,16 @@ class SingleNodeModel:
         work = training_work(workload, computed)
         solve = _training if training else _inference
         each = batch // count
-        seconds, parts, memory_B, flops = solve(work, accelerator, each // micro_batches, computed, fmt, peak * share)
-        flops *= micro_batches
-        parts = {name: part * (1 if name == "optimizer" else micro_batches) for name, part in parts.items()}
-        seconds = sum(parts.values())
-        coefficients: tuple[str, ...] = ()
+        once, memory_B, flops = solve(work, accelerator, each // micro_batches, computed, fmt, peak * share)
+        run = CalibratedRun({name: part * (1 if name == "optimizer" else micro_batches) for name, part in once.items()}, ())
         used: InferenceStack | ReplicaStack | None = None
+        load: dict[str, Any] = {"seq_len": tokens, "mean_tokens": filled, "precision": fmt}
         if stack is not None and not training:
-            used = inference_stack(stack)
-            served = inference_run(workload, accelerator, stack, batch=each, seq_len=tokens, mean_tokens=filled, precision=fmt)
-            parts, coefficients = served.parts, served.coefficients
-            seconds = sum(parts.values())
+            used, run = inference_stack(stack), inference_run(workload, accelerator, stack, batch=each, **load)
         elif stack is not None:
-            used = replica_stack(stack)
-            run = replica_run(
-                workload,
-                hardware,
-                stack,
-                batch=batch,
-                micro_batches=micro_batches,
-                seq_len=tokens,
-                mean_tokens=filled,
-                masked_share=masked,
-                precision=fmt,
-            )
-            parts, coefficients = run.parts, run.coefficients
-            seconds = sum(parts.values())
+            split: dict[str, Any] = {"batch": batch, "micro_batches": micro_batches, "masked_share": masked}
+            used, run = replica_stack(stack), replica_run(workload, hardware, stack, **split, **load)
+        parts, seconds = run.parts, sum(run.parts.values())
         reason = over_budget(memory_B, accelerator, "this batch on one" if count == 1 else "each")
         notes: tuple[str, ...] = ()
         if training and isinstance(workload, CNNWorkload) and workload.activations is None:
@@ -163,11 +147,11 @@ class SingleNodeModel:
             binding="memory capacity" if reason else bound,
             breakdown=with_units(parts, "second"),
             diagnostics=notes,
-            coefficients=coefficients,
+            coefficients=run.coefficients,
             facts=run_facts(workload, accelerator, used, count),
             latency=with_unit(seconds, "second"),
             throughput=with_unit(batch / seconds, "count/second"),
-            mfu=flops / (seconds * peak),
+            mfu=flops * micro_batches / (seconds * peak),
             memory=with_unit(memory_B, "byte"),
         )
 
@@ -180,11 +164,11 @@ def _binding(parts: dict[str, float]) -> str:
     return "memory traffic" if parts["memory traffic"] > 0 else "compute"
 
 
-_Solved = tuple[float, dict[str, float], float, float]
+_Solved = tuple[dict[str, float], float, float]
 
 
 def _training(work: LayeredWork, hardware: HardwareNode, batch: int, tokens: int, precision: str, rate: float) -> _Solved:
-    """Seconds, parts, bytes and model FLOP of one step."""
+    """Seconds of the parts, bytes and model FLOP of one step."""
     plan = lone_plan(float(batch * tokens), precision, NONE)
     machine = Machine(rate, hardware.memory_bandwidth_Bps, float("inf"), float("inf"), 1.0)
     step = training_step(work, plan, machine, Overlap())
@@ -192,15 +176,15 @@ def _training(work: LayeredWork, hardware: HardwareNode, batch: int, tokens: int
     seconds, optimizer = float(step.total_s), float(step.optimizer_s)
     arithmetic = flops / rate
     parts = {"compute": arithmetic, "memory traffic": max(0.0, seconds - optimizer - arithmetic), "optimizer": optimizer}
-    return seconds, parts, float(training_memory(work, plan).total_B), flops
+    return parts, float(training_memory(work, plan).total_B), flops
 
 
 def _inference(work: LayeredWork, hardware: HardwareNode, batch: int, tokens: int, precision: str, rate: float) -> _Solved:
-    """Seconds, parts, bytes and FLOP of one forward pass with the logits of every token."""
+    """Seconds of the parts, bytes and FLOP of one forward pass with the logits of every token."""
     flops = batch * tokens * (work.layers * work.layer_flops + work.head_flops)
     weights_B = bytes_per_element(precision) * work.parameters
     seconds = float(roofline_s(flops, weights_B, rate, hardware.memory_bandwidth_Bps))
     arithmetic = flops / rate
     # One layer's activations at a time are alive.
     alive_B = batch * tokens * max((work.kept_split_B + work.kept_residual_B), work.logits_B)
-    return seconds, {"compute": arithmetic, "memory traffic": max(0.0, seconds - arithmetic)}, weights_B + alive_B, flops
+    return {"compute": arithmetic, "memory traffic": max(0.0, seconds - arithmetic)}, weights_B + alive_B, flops

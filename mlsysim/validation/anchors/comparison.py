@@ -160,17 +160,17 @@ def _expected(anchor: Anchor, predicted: Plain) -> tuple[float | None, float | N
     facts = result_of(anchor).facts
     if not isinstance(predicted, float) or facts is None or anchor.case.factors:
         return None, None
-    found = spread(anchor.source.solver, quantity_of(anchor.case.metric), facts, assumed=assumed(anchor))
-    return found.about(predicted) if found is not None else (None, None)
+    interval = spread(anchor.source.solver, quantity_of(anchor.case.metric), facts, assumed=assumed(anchor))
+    return interval.about(predicted) if interval is not None else (None, None)
 
 
 def _expected_of_law(anchor: Anchor) -> tuple[float | None, float | None]:
     """The ends of the interval that a result states of its own accord, beside a law and not the errors of measured runs."""
     result, case = result_of(anchor), anchor.case
-    found = result.interval_of(case.metric) if case.metric in {part.name for part in fields(result)} else None
-    if found is None or case.factors:
+    interval = result.interval_of(case.metric) if case.metric in {part.name for part in fields(result)} else None
+    if interval is None or case.factors:
         return None, None
-    low, high = (number(anchor, end, case.metric, case.unit) for end in (found.low, found.high))
+    low, high = (number(anchor, end, case.metric, case.unit) for end in (interval.low, interval.high))
     return low, high
 
 

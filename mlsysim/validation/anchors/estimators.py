@@ -152,12 +152,12 @@ half-of-peak; did you mean 'half-of-peak'?
         raise UnknownNameError("estimator", name, f"module:object or a registered name, {error.expected}", error.suggestion)
     try:
         loaded: Any = _OURS.get(name) or (registered[name].load() if name in registered else pkgutil.resolve_name(name))
-        found = loaded() if isinstance(loaded, type) else loaded
+        made = loaded() if isinstance(loaded, type) else loaded
     except Exception as error:
         raise InputError("estimator", name, f"what can be imported ({' '.join(str(error).split())})") from None
-    if not callable(getattr(found, "predict", None)):
+    if not callable(getattr(made, "predict", None)):
         raise InputError("estimator", name, "an object with predict(case), or its class")
-    return found  # type: ignore[no-any-return]
+    return made  # type: ignore[no-any-return]
 
 
 def estimates(anchor: Anchor) -> dict[str, dict[str, Any]]:

@@ -60,8 +60,8 @@ def _built(anchor: Anchor) -> Call:
         keywords = {**arguments, **case.solve}
         _check_arguments(anchor.source.solver, inputs, keywords)
         return Call(solve, inputs, keywords)
-    given = {kind: getattr(case, kind) for kind in ("workload", "hardware", "node", "fleet")}
-    described = [(kind, given[kind]) for kind in given if given[kind] is not None]
+    stated = {kind: getattr(case, kind) for kind in ("workload", "hardware", "node", "fleet")}
+    described = [(kind, stated[kind]) for kind in stated if stated[kind] is not None]
     if _DRAFT in case.solve:
         described.insert(1, ("workload", case.solve[_DRAFT]))
     inputs = tuple(build(kind, description, anchor.id) for kind, description in described)

@@ -38,7 +38,7 @@ def standing(anchors: Sequence[Anchor]) -> Standing:
     return Standing(anchors[0].path, anchors[0].source.key, tuple(passing), tuple(missing))
 
 
-def rewritten(table: str, found: Standing, reason: str) -> str:
+def rewritten(table: str, standing: Standing, reason: str) -> str:
     r"""The text of a table with the reasons of ``found.passing`` cleared and, with a ``reason``, those of ``missing`` given.
 
     Example:
@@ -53,9 +53,9 @@ def rewritten(table: str, found: Standing, reason: str) -> str:
     if COLUMN not in columns and reason:
         columns.insert(columns.index("value") + 1, COLUMN)
     for row in rows:
-        if row["id"] in found.passing:
+        if row["id"] in standing.passing:
             row[COLUMN] = ""
-        elif row["id"] in found.missing and reason:
+        elif row["id"] in standing.missing and reason:
             row[COLUMN] = reason
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
@@ -64,19 +64,19 @@ def rewritten(table: str, found: Standing, reason: str) -> str:
     return out.getvalue()
 
 
-def updated(found: Standing, reason: str) -> list[str]:
+def updated(standing: Standing, reason: str) -> list[str]:
     """Writes the source's table, if it has one; without a ``reason`` new misses stay as they are.
 
     Returns:
         A line for each case that is left to a person.
     """
-    table = found.path.with_suffix(".csv")
-    wanted = {*found.passing, *(found.missing if reason else ())}
+    table = standing.path.with_suffix(".csv")
+    wanted = {*standing.passing, *(standing.missing if reason else ())}
     done: set[str] = set()
     if wanted and table.exists():
         before = table.read_text(encoding="utf-8")
-        table.write_text(rewritten(before, found, reason), encoding="utf-8")
+        table.write_text(rewritten(before, standing, reason), encoding="utf-8")
         done = wanted & {row["id"] for row in csv.DictReader(io.StringIO(before))}
-    left = [(case, "passes now: clear its known_miss") for case in found.passing]
-    left += [(case, "misses: it needs a known_miss") for case in found.missing]
-    return [f"{found.source}: case {case!r} {told}" for case, told in left if case not in done]
+    left = [(case, "passes now: clear its known_miss") for case in standing.passing]
+    left += [(case, "misses: it needs a known_miss") for case in standing.missing]
+    return [f"{standing.source}: case {case!r} {told}" for case, told in left if case not in done]

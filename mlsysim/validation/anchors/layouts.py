@@ -139,14 +139,14 @@ class Ranking:
         correlation = float(np.corrcoef(ranks(measured), ranks(predicted))[0, 1])
         place = int(np.flatnonzero(order == np.argmin(measured))[0]) + 1
         slower = float(measured[order[0]] / measured.min() - 1)
-        found = []
+        misses = []
         if correlation < self.sweep.spearman:
-            found.append(f"rank correlation is {correlation:.3f}, not {self.sweep.spearman}")
+            misses.append(f"rank correlation is {correlation:.3f}, not {self.sweep.spearman}")
         if place > self.sweep.top:
-            found.append(f"the best measured layout comes {place}., not among {self.sweep.top}")
+            misses.append(f"the best measured layout comes {place}., not among {self.sweep.top}")
         if slower > self.sweep.within:
-            found.append(f"the layout predicted best was measured {100 * slower:.1f} % slower than the best")
-        return "; ".join(found)
+            misses.append(f"the layout predicted best was measured {100 * slower:.1f} % slower than the best")
+        return "; ".join(misses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +198,8 @@ def slower_than_best(anchor: Anchor, published: Published) -> tuple[float, Mappi
     workload, fleet = inputs
     own = DistributedModel().solve(workload, fleet, **call.keywords)
     plan, of_plan = own.plan, set(_OF_THE_PLAN)
-    given = {name: value for name, value in call.keywords.items() if name not in of_plan}
-    micro_batch = max(1, plan["micro_batch_tokens"] * plan["cp"] // given["seq_len"])
+    beside_plan = {name: value for name, value in call.keywords.items() if name not in of_plan}
+    micro_batch = max(1, plan["micro_batch_tokens"] * plan["cp"] // beside_plan["seq_len"])
     stated = {**{name: plan[name] for name in DIMENSIONS if name in plan}, "micro_batch": micro_batch}
     if plan["tp"] == 1:  # whether it would split norms is not said
         del stated["sequence_parallel"]
@@ -213,7 +213,7 @@ def slower_than_best(anchor: Anchor, published: Published) -> tuple[float, Mappi
             fixed |= {} if most is None else {"virtual_stages": tuple(range(1, most + 1))}
         widest = max(fleet.node.accelerators_per_node, plan["tp"])
         # Who ran the plan knew that it fits: none is left out for being near the limit.
-        asked = {**given, "space": "full", "max_tp_size": widest, "fixed": fixed, "top_k": 1, "margin": 0.0}
+        asked = {**beside_plan, "space": "full", "max_tp_size": widest, "fixed": fixed, "top_k": 1, "margin": 0.0}
         return ParallelismOptimizer().solve(workload, fleet, **asked)
 
     best = searched({*published.free, *published.unstated}).best
@@ -256,9 +256,9 @@ def _rankings(layouts: Layouts, runs: Sequence[Anchor]) -> Iterator[Ranking]:
             if anchor.source.key == sweep.source:
                 name = "-".join(str(anchor.case.run[column]) for column in sweep.by).lower().replace(" ", "-")
                 groups.setdefault(name, []).append(anchor)
-        found = {name: tuple(anchors) for name, anchors in groups.items() if len(anchors) >= sweep.least}
-        _all_named(sweep.known_gaps, found)
-        yield from (Ranking(name, sweep, anchors) for name, anchors in found.items())
+        measured = {name: tuple(anchors) for name, anchors in groups.items() if len(anchors) >= sweep.least}
+        _all_named(sweep.known_gaps, measured)
+        yield from (Ranking(name, sweep, anchors) for name, anchors in measured.items())
 
 
 def _choices(layouts: Layouts, runs: Sequence[Anchor]) -> Iterator[Choice]:
@@ -283,7 +283,7 @@ def _plan_of(anchor: Anchor) -> str:
     return f"{call.inputs!r} {sorted(call.keywords.items())}"
 
 
-def _all_named(known_gaps: Mapping[str, str], found: Mapping[str, Any]) -> None:
+def _all_named(known_gaps: Mapping[str, str], checked: Mapping[str, Any]) -> None:
     for name in known_gaps:
-        if name not in found:
-            raise MissingEntryError(f"{FILE}: {UnknownNameError.among('known_gaps', name, found)}")
+        if name not in checked:
+            raise MissingEntryError(f"{FILE}: {UnknownNameError.among('known_gaps', name, checked)}")

@@ -7,14 +7,14 @@ import functools
 import importlib.util
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlsysim.core.csv_file import opened_table, table_lines
 from mlsysim.core.errors import DataError, UnknownNameError
 from mlsysim.core.spec import spec_of
-from mlsysim.core.toml import only_keys, table_of, tables_of, toml_file
+from mlsysim.core.toml import merged, only_keys, table_of, tables_of, toml_file
 from mlsysim.validation.anchors import inputs
 from mlsysim.validation.anchors.anchor import Anchor, stem
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
@@ -27,8 +27,8 @@ KERNEL_TABLES = "kernels"
 
 def anchor_files(root: Path) -> list[Path]:
     """The repository's anchor files under ``root``: one folder a family."""
-    found = sorted(root.glob("*/*.toml"))
-    return [path for path in found if path.name != GATE_FILE and path.parent.name != KERNEL_TABLES]
+    files = sorted(root.glob("*/*.toml"))
+    return [path for path in files if path.name != GATE_FILE and path.parent.name != KERNEL_TABLES]
 
 
 class Loaded(NamedTuple):
@@ -56,14 +56,14 @@ def load_sound(paths: Iterable[Path]) -> Loaded:
     malformed: list[DataError] = []
     for path in paths:
         try:
-            found = [anchor for anchor in load(path) if _can_be_solved(anchor.source)]
-            for anchor in found:
+            solvable = [anchor for anchor in load(path) if _can_be_solved(anchor.source)]
+            for anchor in solvable:
                 if anchor.id in anchors:
                     raise anchor.error(f"its id {anchor.id!r} is also in {anchors[anchor.id].path}")
         except DataError as error:
             malformed.append(error)
         else:
-            anchors |= {anchor.id: anchor for anchor in found}
+            anchors |= {anchor.id: anchor for anchor in solvable}
     if not malformed:  # else the case may stand in a file that was left out
         wrong = {
             anchor.path: anchor for anchor in anchors.values() if anchor.case.corrects and anchor.case.corrects not in anchors
@@ -128,7 +128,7 @@ def _read(path: Path) -> tuple[dict[Path, _State], tuple[Anchor, ...]]:
     siblings: list[Anchor] = []
     for position, table in enumerate(document["case"], start=1):
         place = f"{path}: " + (f"case {table['id']!r}" if "id" in table else f"case number {position}")
-        fields = _merged(common, table)
+        fields = merged(common, table)
         if source.year is not None and isinstance(fields.get("run"), dict):
             fields["run"] = {"year": str(source.year), **fields["run"]}  # a framework's stack depends on it
         case = spec_of(Case, fields, place)
@@ -248,12 +248,3 @@ def _cell(text: str) -> Any:
         return tomllib.loads(f"cell = {text}")["cell"]
     except (ValueError, RecursionError):
         return text
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``over`` laid on top; tables are merged key by key."""
-    merged = dict(base)
-    for name, value in over.items():
-        below = merged.get(name)
-        merged[name] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged

@@ -65,8 +65,8 @@ def predict(anchor: Anchor) -> Prediction:
     if case.outcome is not None:
         unfactored = predicted = "fits" if result.feasible else "OOM"
     elif case.choice is None:
-        own = number(anchor, attribute(anchor, result, case.metric), case.metric, case.unit)
-        unfactored, predicted = own, own * math.prod(case.factors.values())
+        value = number(anchor, attribute(anchor, result, case.metric), case.metric, case.unit)
+        unfactored, predicted = value, value * math.prod(case.factors.values())
     else:
         plan = {name: plain(attribute(anchor, result, f"{case.metric}.{name}")) for name in case.choice}
         unfactored = predicted = plan_text(plan)
@@ -202,14 +202,14 @@ def number(anchor: Anchor, value: object, metric: str, unit: str) -> float:
 
 def attribute(anchor: Anchor, result: Any, path: str) -> Any:
     """An attribute of the result by a dotted path; a dictionary's keys count as attributes."""
-    found = result
+    value = result
     for name in path.split("."):
-        keys = isinstance(found, Mapping)
-        if name not in found if keys else name.startswith("_") or not hasattr(found, name):
-            known = list(found) if keys else [public for public in dir(found) if not public.startswith("_")]
+        keys = isinstance(value, Mapping)
+        if name not in value if keys else name.startswith("_") or not hasattr(value, name):
+            known = list(value) if keys else [public for public in dir(value) if not public.startswith("_")]
             raise anchor.error(UnknownNameError.among("metric", path, known, shown=40)) from None
-        found = found[name] if keys else getattr(found, name)
-    return found
+        value = value[name] if keys else getattr(value, name)
+    return value
 
 
 def plan_text(plan: Mapping[str, object]) -> str:

@@ -29,4 +29,4 @@ def predicted_runs(path: Path) -> list[dict[str, Any]]:
         predictions = predict_table([{name: cell for name, cell in row.items() if name != "line"} for row in rows])
     except InputError as error:
         raise DataError(f"{path}: {error}") from None
-    return [{**found, "id": row.get("id") or f"line {row['line']}"} for row, found in zip(rows, predictions, strict=True)]
+    return [{**answer, "id": row.get("id") or f"line {row['line']}"} for row, answer in zip(rows, predictions, strict=True)]

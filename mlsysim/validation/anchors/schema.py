@@ -137,9 +137,9 @@ class Case(Spec):
 
     @model_validator(mode="after")
     def _one_figure(self) -> Self:
-        given = [name for name in ("value", "range", "choice", "outcome") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise InconsistentError("value", given, "exactly one of value, range, choice and outcome")
+        stated = [name for name in ("value", "range", "choice", "outcome") if getattr(self, name) is not None]
+        if len(stated) != 1:
+            raise InconsistentError("value", stated, "exactly one of value, range, choice and outcome")
         if self.value == 0:
             raise InputError("value", self.value, "a number other than 0 (errors are relative)")
         if self.range is not None and self.range[0] >= self.range[1]:
@@ -199,7 +199,7 @@ class Gate(Spec):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        given = [name for name in ("median", "p90", "bias") if getattr(self, name) is not None]
-        if len(given) not in (0, 3) or (not given and self.balanced_accuracy is None):
-            raise InconsistentError("gate", given, "median, p90 and bias together, or balanced_accuracy, or all")
+        stated = [name for name in ("median", "p90", "bias") if getattr(self, name) is not None]
+        if len(stated) not in (0, 3) or (not stated and self.balanced_accuracy is None):
+            raise InconsistentError("gate", stated, "median, p90 and bias together, or balanced_accuracy, or all")
         return self

@@ -60,8 +60,8 @@ def read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     with reading(str(path)):
-        found = json.loads(file_text(path, str(path)))
-        return {case: table_of(kept, f"{path}: {case!r}") for case, kept in table_of(found, str(path)).items()}
+        snapshots = json.loads(file_text(path, str(path)))
+        return {case: table_of(kept, f"{path}: {case!r}") for case, kept in table_of(snapshots, str(path)).items()}
 
 
 class AnchorSnapshotExtension(AbstractSyrupyExtension):
@@ -131,5 +131,5 @@ class AnchorSnapshotExtension(AbstractSyrupyExtension):
 def _anchor(test_location: PyTestLocation) -> Anchor | None:
     """A case of the test's source; None where it has none, or where syrupy has rebuilt the test from a worker's report."""
     callspec = getattr(test_location.item, "callspec", None)
-    found = callspec.params.get("cases") if callspec is not None else None
-    return found[0] if isinstance(found, Sequence) and found else None  # of no cases pytest makes a value of its own
+    cases = callspec.params.get("cases") if callspec is not None else None
+    return cases[0] if isinstance(cases, Sequence) and cases else None  # of no cases pytest makes a value of its own

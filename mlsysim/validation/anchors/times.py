@@ -87,8 +87,8 @@ def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
         if solver in lacking:
             continue
         if limit.case not in by_id or by_id[limit.case].source.solver != solver:
-            own = [name for name, anchor in by_id.items() if anchor.source.solver == solver]
-            raise MissingEntryError(f"{root / FILE}: {UnknownNameError.among(f'case of {solver}', limit.case, own, shown=3)}")
+            near = [name for name, anchor in by_id.items() if anchor.source.solver == solver]
+            raise MissingEntryError(f"{root / FILE}: {UnknownNameError.among(f'case of {solver}', limit.case, near, shown=3)}")
         chosen[solver] = by_id[limit.case]
     return chosen
 
@@ -118,11 +118,11 @@ def _work() -> float:
 
 def _slowest(anchors: Iterable[Anchor]) -> dict[str, list[tuple[float, str]]]:
     """Seconds and ids of the cases of each solver, the slowest first."""
-    found: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    slow: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for anchor in anchors:
         call: Any = call_of(anchor)
-        found[anchor.source.solver].append((best_s(call.result, rounds=5), anchor.id))
-    return {solver: sorted(cases, reverse=True) for solver, cases in found.items()}
+        slow[anchor.source.solver].append((best_s(call.result, rounds=5), anchor.id))
+    return {solver: sorted(cases, reverse=True) for solver, cases in slow.items()}
 
 
 if __name__ == "__main__":

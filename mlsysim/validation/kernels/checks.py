@@ -45,8 +45,8 @@ class KernelGate(Spec):
     @property
     def limits(self) -> dict[str, float]:
         """The statistics that have a limit."""
-        given = {"median": self.median, "p90": self.p90}
-        return {name: limit for name, limit in given.items() if limit is not None}
+        limits = {"median": self.median, "p90": self.p90}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     def chooses(self, rows: KernelTable) -> Any:
         """Which rows it is for, as an array of truths."""
@@ -105,10 +105,10 @@ class KernelPart:
     def stale_residuals(self) -> str:
         """How the rows differ from what the fit has written beside its coefficients; "" if they do not."""
         written = self.table.residuals(self.role)
-        found = ErrorStatistics.of(1 + self.errors, np.ones(len(self.rows)))
-        if found.points == written["points"] and abs(found.median - written["median"]) < 0.011:
+        today = ErrorStatistics.of(1 + self.errors, np.ones(len(self.rows)))
+        if today.points == written["points"] and abs(today.median - written["median"]) < 0.011:
             return ""
-        return f"{found.points} rows, {found.median} % median; written: {written['points']}, {written['median']} %"
+        return f"{today.points} rows, {today.median} % median; written: {written['points']}, {written['median']} %"
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +153,9 @@ class KernelCheck:
 
     def as_row(self, part: KernelPart) -> dict[str, Any]:
         """The check as a dictionary of plain values."""
-        found = round(self.found(part), _DIGITS)
+        error = round(self.found(part), _DIGITS)
         held = self.found(part) <= self.limit
-        return {"id": self.id, "found": found, "limit": self.limit, "held": held, "known_gap": self.known_gap}
+        return {"id": self.id, "found": error, "limit": self.limit, "held": held, "known_gap": self.known_gap}
 
 
 class Kernels(NamedTuple):
@@ -171,10 +171,10 @@ def parts(directory: Path) -> tuple[KernelPart, ...]:
     Raises:
         DataError: a table or a gate is malformed, or a gate names what is not there.
     """
-    found = sound(directory)
-    if found.malformed:
-        raise found.malformed[0]
-    return found.parts
+    tables = sound(directory)
+    if tables.malformed:
+        raise tables.malformed[0]
+    return tables.parts
 
 
 def sound(directory: Path) -> Kernels:
@@ -205,7 +205,7 @@ def _read(directory: Path) -> Kernels:
 
 def _checks(path: Path, tables: Mapping[str, MeasuredTable], whole: bool) -> dict[str, list[KernelCheck]]:
     """The checks of each table; a gate may name what is not there only where not the ``whole`` folder could be read."""
-    found: dict[str, list[KernelCheck]] = {name: [] for name in tables}
+    checks: dict[str, list[KernelCheck]] = {name: [] for name in tables}
     for gate in load_gates(path):
         named = [name for name, table in tables.items() if table.family == gate.family and fnmatchcase(name, gate.tables)]
         if whole and not named:
@@ -215,11 +215,11 @@ def _checks(path: Path, tables: Mapping[str, MeasuredTable], whole: bool) -> dic
                 if name not in named:
                     raise DataError(f"{path}: gate {gate.id!r}: {UnknownNameError.among('known_gaps', name, named)}")
         for name in named:
-            found[name] += [KernelCheck(name, gate, statistic) for statistic in gate.limits]
-    ungated = [name for name, judged in found.items() if not judged]
+            checks[name] += [KernelCheck(name, gate, statistic) for statistic in gate.limits]
+    ungated = [name for name, judged in checks.items() if not judged]
     if ungated:
         raise DataError(f"{path}: no gate for {', '.join(ungated)}")
-    return found
+    return checks
 
 
 def load_gates(path: Path) -> list[KernelGate]:

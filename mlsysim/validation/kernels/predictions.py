@@ -56,13 +56,13 @@ def gemm_times(rows: KernelTable, kernel: GemmKernel, node: HardwareNode, dtype:
     )
 
 
-def peak_times(rows: KernelTable, device: str, dtype: str, given: Mapping[str, float]) -> Times:
-    """Predicted seconds of ``rows`` of one device and format, with ``given`` coefficients in place of its own.
+def peak_times(rows: KernelTable, device: str, dtype: str, coefficients: Mapping[str, float]) -> Times:
+    """Predicted seconds of ``rows`` of one device and format, with ``coefficients`` in place of its own.
 
     The rates of narrow formats are those of products whose operands are narrow already: nothing is quantised.
     """
     kernel = replace(gemm_kernel(device, dtype), quantise_sweeps=0.0, launch_s=gemm_kernel(device).launch_s)
-    changed: dict[str, Any] = dict(given)
+    changed: dict[str, Any] = dict(coefficients)
     kernel = replace(kernel, **changed)
     return gemm_times(rows, kernel, hardware(device), dtype, matrix_units(device))
 

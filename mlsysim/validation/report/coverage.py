@@ -83,8 +83,8 @@ def judged_runs(solver: str, quantity: str) -> tuple[Judged, ...]:
     for fold in range(FOLDS):
         pool = Pool(run for run in runs if _fold(run) != fold)
         for run in runs:
-            if _fold(run) == fold and (found := pool.closest(run.facts, assumed=run.assumed)) is not None:
-                judged.append(Judged(run, abs(run.error) <= found.log_width, found.log_width))
+            if _fold(run) == fold and (interval := pool.closest(run.facts, assumed=run.assumed)) is not None:
+                judged.append(Judged(run, abs(run.error) <= interval.log_width, interval.log_width))
     return tuple(judged)
 
 
@@ -93,7 +93,7 @@ def of_unknown() -> list[Coverage]:
 
     The share is the mean of theirs: one sweep of a thousand runs is one source.
     """
-    found = []
+    rows = []
     for study in dict.fromkeys(one.study for one in left_out()):
         for quantity in (WHOLE, FIRST_TOKEN):
             every = [one for one in left_out() if (one.study, one.quantity) == (study, quantity)]
@@ -107,8 +107,8 @@ def of_unknown() -> list[Coverage]:
                 widths.append(math.exp(2 * width))
             if shares:
                 covered = sum(shares) / len(shares)
-                found.append(Coverage(f"each {study} left out, {quantity}", len(shares), covered, median(widths)))
-    return found
+                rows.append(Coverage(f"each {study} left out, {quantity}", len(shares), covered, median(widths)))
+    return rows
 
 
 def _fold(run: MeasuredRun) -> int:

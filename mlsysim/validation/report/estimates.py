@@ -56,10 +56,10 @@ def lines(rows: Sequence[Row]) -> list[str]:
     Args:
         rows: comparisons as dictionaries.
     """
-    found = compared(rows)
-    body = [_cells(one) for one in found if one["cases"]]
+    comparisons = compared(rows)
+    body = [_cells(one) for one in comparisons if one["cases"]]
     silent: dict[str, list[dict[str, Any]]] = {}
-    for one in found:
+    for one in comparisons:
         if not one["cases"]:
             silent.setdefault(one["estimator"], []).append(one)
     told = [
@@ -88,8 +88,8 @@ def as_markdown(rows: Sequence[Row]) -> list[str]:
     Args:
         rows: comparisons as dictionaries.
     """
-    found = of_estimators(rows)
-    return ["## Beside other estimators", found.as_markdown()] if found.body else []
+    summaries = of_estimators(rows)
+    return ["## Beside other estimators", summaries.as_markdown()] if summaries.body else []
 
 
 def _cells(one: dict[str, Any]) -> tuple[str, ...]:

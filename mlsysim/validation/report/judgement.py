@@ -196,12 +196,12 @@ def _aims(targets: Sequence[Row]) -> list[dict[str, Any]]:
     """Each aim whose figure moved; of those that were met and are not, and the other way round, it says so."""
     told = []
     for row in targets:
-        before, found = row.get("before"), row["found"]
-        if before is None or found is None or abs(found - before) < _UNSEEN / 10:
+        before, now = row.get("before"), row["found"]
+        if before is None or now is None or abs(now - before) < _UNSEEN / 10:
             continue
         was = before >= row["limit"] if row["at_least"] else abs(before) <= row["limit"]
         change = "" if was == row["held"] else "MET NOW" if row["held"] else "LOST"
-        told.append({"id": str(row["id"]), "before": before, "found": found, "limit": row["limit"], "change": change})
+        told.append({"id": str(row["id"]), "before": before, "found": now, "limit": row["limit"], "change": change})
     return told
 
 

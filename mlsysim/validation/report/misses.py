@@ -102,13 +102,13 @@ def reasons(rows: Sequence[Row]) -> dict[tuple[str, str], Reason]:
         The reasons, by the file and the id of the case.
     """
     written = Counter(row["known_miss"] for row in rows)
-    found = {}
+    by_id = {}
     for row in rows:
         if standing(row) == MISS:
             alone = row["known_miss"] and written[row["known_miss"]] == 1
             kind = kind_of(row)
-            found[str(row["file"]), str(row["id"])] = Reason(OWN, row["known_miss"]) if alone else Reason(kind.id, kind.reason)
-    return found
+            by_id[str(row["file"]), str(row["id"])] = Reason(OWN, row["known_miss"]) if alone else Reason(kind.id, kind.reason)
+    return by_id
 
 
 def kind_of(row: Row) -> Kind:
@@ -134,12 +134,12 @@ def by_kind(rows: Sequence[Row]) -> Table:
     Args:
         rows: comparisons as dictionaries.
     """
-    found = Counter(reason.kind for reason in reasons(rows).values())
-    of_all = Counter(kind_of(row).id for row in rows if row["role"] in ("calibration", "validation")) if found else Counter()
+    counts = Counter(reason.kind for reason in reasons(rows).values())
+    of_all = Counter(kind_of(row).id for row in rows if row["role"] in ("calibration", "validation")) if counts else Counter()
     told = {kind.id: kind.reason for kind in kinds()} | {OWN: "a person has written a reason for this case alone"}
     body = [
         (kind, str(count), percent(count / of_all[kind]) if of_all[kind] else "-", told[kind])
-        for kind, count in found.most_common()
+        for kind, count in counts.most_common()
     ]
     return Table(("Kind", "Misses", "Of such cases", "Reason"), body)
 
@@ -151,9 +151,9 @@ def by_source(rows: Sequence[Row]) -> Table:
         rows: comparisons as dictionaries.
     """
     groups: dict[tuple[str, str, str], list[float | None]] = {}
-    found = reasons(rows)
+    by_id = reasons(rows)
     for row in rows:
-        reason = found.get((str(row["file"]), str(row["id"])))
+        reason = by_id.get((str(row["file"]), str(row["id"])))
         if reason is not None:
             groups.setdefault((str(row["source"]), reason.kind, str(row["known_miss"])), []).append(row["error"])
     body = [

@@ -47,16 +47,12 @@ class Summary(AsRow):
 def summarise(family: str, role: str, rows: Sequence[Row]) -> Summary:
     """Summarise ``rows``, known misses included."""
     errors = [float(row["error"]) for row in rows if row["error"] is not None]
-    sizes = [abs(error) for error in errors]
     return Summary(
         family=family,
         role=role,
         bases=", ".join(sorted({row["basis"] for row in rows})),
         cases=len(rows),
-        median=quantile(sizes, 0.5),
-        mean=sum(sizes) / len(sizes) if sizes else None,
-        p90=quantile(sizes, 0.9),
-        bias=sum(errors) / len(errors) if errors else None,
+        **_pooled(errors),
         balanced_accuracy=balanced_accuracy(rows),
         in_band=sum(bool(row["in_band"]) for row in rows),
         known_misses=sum(bool(row["known_miss"]) for row in rows),
@@ -64,6 +60,12 @@ def summarise(family: str, role: str, rows: Sequence[Row]) -> Summary:
         coefficients=distinct_coefficients(rows),
         hand_picked=sum(len(row["hand_picked"]) for row in rows),
     )
+
+
+def _pooled(errors: Sequence[float]) -> dict[str, float | None]:
+    sizes = [abs(error) for error in errors]
+    mean, bias = (sum(values) / len(errors) if errors else None for values in (sizes, errors))
+    return {"median": quantile(sizes, 0.5), "mean": mean, "p90": quantile(sizes, 0.9), "bias": bias}
 
 
 def balanced_accuracy(rows: Iterable[Row]) -> float | None:
@@ -135,17 +137,13 @@ def _kernel_groups(kernels: Iterable[Row], name_of: Callable[[Row], str]) -> lis
 
 def _summarise_kernels(name: str, role: str, rows: Sequence[Row]) -> KernelSummary:
     errors = [float(error) for row in rows for error in row["errors"]]
-    sizes = [abs(error) for error in errors]
     gates = [gate for row in rows for gate in row["gates"]]
     return KernelSummary(
         family=name,
         role=role,
         tables=len(rows),
         cases=len(errors),
-        median=quantile(sizes, 0.5),
-        mean=sum(sizes) / len(sizes) if sizes else None,
-        p90=quantile(sizes, 0.9),
-        bias=sum(errors) / len(errors) if errors else None,
+        **_pooled(errors),
         gates=len(gates),
         held=sum(bool(gate["held"]) for gate in gates),
         known_gaps=sum(bool(gate["known_gap"]) for gate in gates),

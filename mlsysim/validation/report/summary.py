@@ -169,8 +169,8 @@ def _missed(rows: Sequence[Row]) -> list[str]:
     stands = Counter(misses.standing(row) for row in rows)
     if not stands[misses.MISS] + stands[misses.COVERED]:
         return []
-    found = Counter(reason.kind for reason in misses.reasons(rows).values())
-    kinds = ", ".join(f"{kind} {count}" for kind, count in found.most_common())
+    counts = Counter(reason.kind for reason in misses.reasons(rows).values())
+    kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
     covered = f"outside their source's band: {stands[misses.COVERED]:,} covered by their own 90 % interval"
     return _wrapped(f"{covered}; {stands[misses.MISS]:,} by neither{f', by kind: {kinds}' if kinds else ''}")
 

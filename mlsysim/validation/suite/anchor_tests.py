@@ -32,15 +32,15 @@ def test_feasible_as_stated(anchor: Anchor) -> None:
 
 def test_in_band(anchor: Anchor) -> None:
     """The prediction lies in the figure's band, and reproduces the paper's number where the case is the paper's."""
-    found = compare(anchor)
-    if not found.in_band:
-        off = "" if found.error is None else f", {percent(found.error, signed=True)}"
-        band = "" if found.low is None else f" (band {shown(found.low)} to {shown(found.high, found.unit)})"
-        figures = f"predicted {shown(found.predicted, found.unit)}, measured {shown(found.measured, found.unit)}"
-        pytest.fail(f"{anchor.id}: {figures}{band}{off}; {found.citation}, {found.locator}", pytrace=False)
-    if found.matches_paper is False:
+    case = compare(anchor)
+    if not case.in_band:
+        off = "" if case.error is None else f", {percent(case.error, signed=True)}"
+        band = "" if case.low is None else f" (band {shown(case.low)} to {shown(case.high, case.unit)})"
+        figures = f"predicted {shown(case.predicted, case.unit)}, measured {shown(case.measured, case.unit)}"
+        pytest.fail(f"{anchor.id}: {figures}{band}{off}; {case.citation}, {case.locator}", pytrace=False)
+    if case.matches_paper is False:
         pytest.fail(
-            f"{anchor.id}: predicted {shown(found.predicted, found.unit)}, the paper prints {shown(found.paper)} "
+            f"{anchor.id}: predicted {shown(case.predicted, case.unit)}, the paper prints {shown(case.paper)} "
             f"(more than {PAPER_MATCH:.0%} away)",
             pytrace=False,
         )
@@ -48,15 +48,15 @@ def test_in_band(anchor: Anchor) -> None:
 
 def test_bound_is_not_beaten(anchor: Anchor) -> None:
     """No measurement is faster than the speed of light: a bound that is, has a wrong count in it, known miss or not."""
-    found, bound = compare(anchor), bound_of(anchor)
-    if bound is None or found.low is None or found.high is None:
+    case, bound = compare(anchor), bound_of(anchor)
+    if bound is None or case.low is None or case.high is None:
         return
-    exponent = time_exponent(anchor, found.metric)
+    exponent = time_exponent(anchor, case.metric)
     better = anchor.case.better or ("lower" if exponent > 0 else "higher" if exponent < 0 else None)
-    if (better == "lower" and bound > found.high) or (better == "higher" and bound < found.low):
+    if (better == "lower" and bound > case.high) or (better == "higher" and bound < case.low):
         pytest.fail(
-            f"{anchor.id}: the bound {shown(bound, found.unit)} is worse than the measured "
-            f"{shown(found.measured, found.unit)} ({found.citation}, {found.locator})",
+            f"{anchor.id}: the bound {shown(bound, case.unit)} is worse than the measured "
+            f"{shown(case.measured, case.unit)} ({case.citation}, {case.locator})",
             pytrace=False,
         )
 
@@ -101,14 +101,14 @@ def test_responds_to_hardware(anchor: Anchor) -> None:
 
 def _differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> str:
     """Every case that differs from its snapshot, and how; then those that have none, and snapshots without a case."""
-    found = [f"{case}: no snapshot" for case in sorted(set(now) - set(before))]
-    found += [f"{case}: a snapshot without a case" for case in sorted(set(before) - set(now))]
+    differences = [f"{case}: no snapshot" for case in sorted(set(now) - set(before))]
+    differences += [f"{case}: a snapshot without a case" for case in sorted(set(before) - set(now))]
     for case in sorted(set(now).intersection(before)):
         old, new = ({**kept, **kept.get("breakdown", {})} for kept in (before[case], now[case]))
         names = [name for name in {**old, **new} if name != "breakdown" and old.get(name) != new.get(name)]
         changes = "".join(f"\n  {name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}" for name in names)
-        found += [f"{case}: differs from its snapshot{changes}"] if names else []
-    told = found or ["the text is not what an update would write"]
+        differences += [f"{case}: differs from its snapshot{changes}"] if names else []
+    told = differences or ["the text is not what an update would write"]
     return "\n".join([f"{len(told)} differences from {path}", *told, "record an intended change with --snapshot-update"])
 
 

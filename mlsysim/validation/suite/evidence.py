@@ -54,11 +54,11 @@ def page(root: Path, name: str) -> str:
 
 
 def _accuracy(root: Path) -> str:
-    found, tables, entries = rows(root), kernel_rows(root), left_out.read_all(root)
-    judged = sorted((check.as_row(found, entries, tables) for check in targets.checks(root)), key=lambda row: str(row["id"]))
+    cases, tables, entries = rows(root), kernel_rows(root), left_out.read_all(root)
+    judged = sorted((check.as_row(cases, entries, tables) for check in targets.checks(root)), key=lambda row: str(row["id"]))
     studies = [left_out.read(root, file) for file in (left_out.TRAINING_FILE, left_out.SERVING_FILE)]
     training, serving = ([{"id": name, **entries[name]} for name in sorted(entries)] for entries in studies)
-    return accuracy.as_markdown(found, tables, judged, training, serving, recalled.rows(root))
+    return accuracy.as_markdown(cases, tables, judged, training, serving, recalled.rows(root))
 
 
 _PAGES: dict[str, Callable[[Path], str]] = {

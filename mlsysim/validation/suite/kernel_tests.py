@@ -22,7 +22,7 @@ def test_kernel_table(kernel_table: KernelPart, request: pytest.FixtureRequest) 
 def test_kernel_gate(kernel_gate: tuple[KernelCheck, KernelPart]) -> None:
     """The error of a table's validation rows stays within its gate."""
     check, part = kernel_gate
-    found = check.found(part)
-    if found > check.limit:
-        above = f"{check.statistic} of {percent(found)} is above the gate of {percent(check.limit)}"
+    error = check.found(part)
+    if error > check.limit:
+        above = f"{check.statistic} of {percent(error)} is above the gate of {percent(check.limit)}"
         pytest.fail(f"{check.id}: {above}: {check.gate.reason}", pytrace=False)

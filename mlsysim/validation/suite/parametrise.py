@@ -42,13 +42,13 @@ def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> list[DataError
     """
     params: list[Any] = []
     if name.startswith("kernel"):
-        found = kernels.sound(place / loading.KERNEL_TABLES)
+        parts = kernels.sound(place / loading.KERNEL_TABLES)
         if name == "kernel_table":
-            params = [pytest.param(part, id=part.id) for part in found.parts]
+            params = [pytest.param(part, id=part.id) for part in parts.parts]
         else:
-            params = [_param((check, part), check) for part in found.parts for check in part.checks]
+            params = [_param((check, part), check) for part in parts.parts for check in part.checks]
         metafunc.parametrize(name, params)
-        return found.malformed
+        return parts.malformed
     anchors, malformed = loading.load_sound([place] if place.is_file() else loading.anchor_files(place))
     try:
         params = _params(metafunc.function, name, place, anchors, malformed)

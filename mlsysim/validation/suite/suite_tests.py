@@ -37,8 +37,8 @@ def test_family_gate(anchor_root: Path, anchor_rows: tuple[Row, ...], family: st
     if gate.balanced_accuracy is not None and (accuracy is None or accuracy < gate.balanced_accuracy):
         below = f"balanced accuracy of {percent(accuracy)} is below the gate of {percent(gate.balanced_accuracy)}"
         pytest.fail(f"{family}: {below}: {gate.reason}", pytrace=False)
-    found = {"median": summary.median, "p90": summary.p90, "bias": None if summary.bias is None else abs(summary.bias)}
-    for name, error in found.items():
+    measured = {"median": summary.median, "p90": summary.p90, "bias": None if summary.bias is None else abs(summary.bias)}
+    for name, error in measured.items():
         limit = getattr(gate, name)
         if limit is None:
             continue
@@ -60,12 +60,12 @@ def test_target(anchor_root: Path, anchor_rows: tuple[Row, ...], target: TargetC
         row["before"] = was["found"]
     request.node.user_properties.append((TARGET, json.dumps(row)))
     if not row["held"]:
-        found = (
+        kept = (
             f"{target.measure} of {percent(row['found'])} over {row['cases']} cases"
             if row["cases"]
             else "there are no such cases"
         )
-        pytest.fail(f"{target.id}: {target.target.title}: {found}; the aim is {percent(target.limit)}", pytrace=False)
+        pytest.fail(f"{target.id}: {target.target.title}: {kept}; the aim is {percent(target.limit)}", pytrace=False)
 
 
 def test_intervals_hold_what_they_say(anchor_rows: tuple[Row, ...]) -> None:
@@ -100,8 +100,8 @@ def test_time_of_a_whole_search(timed_search: layouts.TimedSearch, request: pyte
     """The whole space is exhausted at a stated rate, counting only plans whose memory and step time were computed."""
     pytest.importorskip("pytest_benchmark", reason="timing needs pytest-benchmark: pip install mlsysim-anchors[test]")
     benchmark: Any = request.getfixturevalue("benchmark")
-    found = benchmark.pedantic(timed_search.call, rounds=2, iterations=1)
-    plans = found.total_evaluated
+    result = benchmark.pedantic(timed_search.call, rounds=2, iterations=1)
+    plans = result.total_evaluated
     if plans < timed_search.least_plans:
         pytest.fail(f"{plans} plans were evaluated, not {timed_search.least_plans}", pytrace=False)
     if benchmark.stats is None:  # pytest-benchmark is switched off under xdist
