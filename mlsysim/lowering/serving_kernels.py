@@ -183,8 +183,8 @@ def peak_flops_per_s(setting: Deployment) -> float:
 def _decode_kernel(device: str, array: float) -> DecodeKernel:
     """Launches follow each other; a systolic array takes all query heads of a key head at once, and has no thread blocks.
 
-    A benchmark reads the same keys again and again, from the last-level cache where that holds them. Between two steps of a server
-    come all other layers and their weights.
+    A benchmark reads the same keys again and again, from the last-level cache where that holds them; between two steps of a
+    server come all other layers and their weights.
     """
     found = replace(decode_kernel(device), floor_s=0.0, ramp_s=0.0, l2_share=0.0)
     if array == 1:

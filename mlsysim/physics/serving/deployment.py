@@ -250,8 +250,8 @@ class EngineKernels:
         causal: queries see the keys before them only (encoders see all).
         torus: all chips share every layer, in the layout that sends least (``torus_partition``).
         own_reduce_B: bytes up to which it has all-reduces of its own, one kernel each; 0: none.
-        narrow_cache_on: the devices (of ``data/devices/``) on which its attention reads a cache of 8 bits as fast as its bytes; on
-            others it unpacks it to 16 bits, which takes as long as a cache of these. None named: on all.
+        narrow_cache_on: the devices (of ``data/devices/``) on which its attention takes a cache of 8 bits as it is; on others
+            it unpacks it first, which takes as long as a cache of 16. None named: on all.
         sent_per_expert: decode steps send a token to each of its experts (low latency), not once to a rank or node.
     """
 

@@ -127,9 +127,9 @@ def _own_sequences_s(model: ServedModel, token_B: Num, sent: Exchange) -> Num:
 def all_reduce_s(model: ServedModel, size_B: Num, ranks: Num) -> Num:
     """Seconds within a node as measured, less what an engine's own kernel saves.
 
-    In an engine's own all-reduce n ranks read each other's memory, over NVLink or in a pair: a part of what their peers have, and
-    then the sums of the other parts, 2 (n - 1)/n S bytes. Larger ones are NCCL's. Among nodes NCCL runs alone, a tree over all
-    cards of a node is added, and both run at once.
+    In an engine's own all-reduce n ranks read each other's memory, over NVLink or in a pair: a part of what their peers have,
+    and then the sums of the other parts, 2 (n - 1)/n S bytes. Larger ones are NCCL's. Among nodes NCCL runs alone, a tree over
+    all cards of a node is added, and both run at once.
 
     Source: vLLM, csrc/custom_all_reduce.cuh.
     """
