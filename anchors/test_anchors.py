@@ -25,8 +25,6 @@ from mlsysim.validation.suite.suite_tests import (
     test_page_is_current,
     test_picture_is_current,
     test_target,
-    test_time_of_a_solve,
-    test_time_of_a_whole_search,
 )
 
 ANCHORS = Path(__file__).parent
@@ -50,6 +48,4 @@ __all__ = [
     "test_serving_left_out",
     "test_snapshot",
     "test_target",
-    "test_time_of_a_solve",
-    "test_time_of_a_whole_search",
 ]

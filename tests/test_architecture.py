@@ -29,7 +29,7 @@ BELOW_FITTING = ("validation", "tables", *BELOW_TABLES)
 ARROWS = {
     "core": (),
     "hardware": ("core",),
-    "models": ("core",),
+    "models": ("core", "physics.layer"),  # parameters are counted from the products of a layer
     "systems": ("core", "hardware"),  # a node has an accelerator
     "infra": ("core",),
     "physics": (),

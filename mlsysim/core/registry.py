@@ -63,7 +63,7 @@ class _Store:
         self.builders: dict[str, Callable[..., Any]] = {}
         self._entries: list[_Entry] | None = None
         self._named: dict[str, _Entry] = {}
-        self._spelt: Names | None = None
+        self._spelt: tuple[Names, dict[str, str]] | None = None
         self._built: dict[str, Any] = {}
 
     def entries(self, group: str | None) -> list[_Entry]:
@@ -87,20 +87,25 @@ class _Store:
 
     def names(self) -> Names:
         """All names of all entries, with the spellings that the room's ``names.toml`` lists."""
+        return self._told()[0]
+
+    def _told(self) -> tuple[Names, dict[str, str]]:
+        """The names, and what is left out and why."""
         spelt = self._spelt
         if spelt is None:
             document = self.document()
             known = {entry.id: entry.names for entry in self._all()}
             with reading(f"mlsysim/{self.room}/data/{_SPELLINGS}"):
-                self._spelt = spelt = Names(known, Reading.of(document), document.get("spellings", {}))
+                names = Names(known, Reading.of(document), document.get("spellings", {}))
+            self._spelt = spelt = names, document.get(_LEFT_OUT, {})
         return spelt
 
     def left_out(self, name: object) -> str:
         """What an entry of this name would have to be, where the room's ``names.toml`` says why it is none; else empty."""
         if not isinstance(name, str):
             return ""
-        listed: dict[str, str] = self.document().get(_LEFT_OUT, {})
-        beginning = longest_beginning(self.names().bare(name), listed)
+        names, listed = self._told()
+        beginning = longest_beginning(names.bare(name), listed)
         return "" if beginning is None else listed[beginning]
 
     def document(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 from mlsysim.calibration.attention import measured_attention, prefill_kernel
@@ -155,12 +155,9 @@ def replica_work(
     if workload.causal or workload.ffn_matrices != 2 or workload.moe is not None or workload.mla is not None:
         raise InputError("workload", workload.name, "an encoder such as BERT, or a convolutional network, beside this stack")
     shorter = stack.unpadded and mean_tokens < seq_len
+    layer = workload.layer_shape
     shape = EncoderShape(
-        layers=float(workload.layers),
-        hidden=float(workload.hidden_dim),
-        heads=float(workload.heads),
-        ffn=float(workload.ffn_width),
-        vocab=float(workload.vocab_size) if masked_share > 0 else 0.0,
+        **{part.name: getattr(layer, part.name) for part in fields(layer)} | ({} if masked_share > 0 else {"vocab": 0.0}),
         seq_len=seq_len * (_SEEN_OF_LONGEST if shorter else 1.0),
         head_share=masked_share,
         fused=1.0 if stack.fused_attention else 0.0,

@@ -25,8 +25,8 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.expert_plan import ExpertPlan, attention_groups, check_experts
 from mlsysim.lowering.offload import Offload, check_offload
 from mlsysim.lowering.options import ServingOptions, drafting, held_back, limited, named_engine, spread
-from mlsysim.lowering.work import cached_tokens, keys_seen
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.layer.attention import cached_tokens, keys_seen
 from mlsysim.physics.serving.schedule import met_output
 from mlsysim.physics.serving.speculation import rounds_of
 from mlsysim.systems.fleets import usual_nodes
@@ -228,7 +228,7 @@ class Deployment:
     @property
     def reach(self) -> float:
         """Tokens of a whole sequence whose keys and values are kept."""
-        return cached_tokens(self.workload, int(self.prompt + self._met_output))
+        return float(cached_tokens(self.workload.layer_shape, int(self.prompt + self._met_output)))
 
     @property
     def _met_output(self) -> float:
@@ -239,7 +239,7 @@ class Deployment:
     def occupied(self) -> float:
         """Tokens that a running sequence occupies, mean over its life unless the cache is reserved for all of it."""
         grows = self.schedule != "static" and (self.stack is None or not self.stack.reserves)
-        return cached_tokens(self.workload, self.context) if grows else self.reach
+        return float(cached_tokens(self.workload.layer_shape, self.context)) if grows else self.reach
 
     @property
     def held(self) -> float:
@@ -249,7 +249,7 @@ class Deployment:
     @property
     def keys(self) -> float:
         """Mean number of keys that a query of the prompt sees."""
-        return keys_seen(self.workload, int(self.prompt), causal=self.workload.causal)
+        return float(keys_seen(self.workload.layer_shape, int(self.prompt), causal=self.workload.causal))
 
     @property
     def prompts(self) -> float:
@@ -301,10 +301,9 @@ def _per_second(name: str, value: object) -> float:
 def _check_division(model: TransformerWorkload, served_by: Engine | None, tp: int, pp: int, groups: int) -> None:
     """Refuses ranks that cannot share the model's heads, experts or layers."""
     torus = served_by is not None and served_by.has.torus
-    if served_by is not None and torus and model.moe is not None:
-        raise InconsistentError(
-            "stack", served_by.name, f"one for mixtures of experts such as {model.name}: it divides dense layers"
-        )
+    if served_by is not None and torus and (model.moe is not None or model.mla is not None):
+        kind = "latent attention" if model.moe is None else "mixtures of experts"
+        raise InconsistentError("stack", served_by.name, f"one for {kind} such as {model.name}: it divides dense layers")
     if torus and groups not in (1, tp):
         raise InconsistentError("attention_dp", groups, "True or False: chips of a slice share all sequences or none")
     if model.heads % (tp // groups) and not torus:

@@ -10,7 +10,8 @@ from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.prefix_cache import PrefixedDeployment, computed, prefixed
 from mlsysim.lowering.serving_bound import BoundPasses
 from mlsysim.lowering.serving_kernels import calibrated_passes
-from mlsysim.lowering.work import cached_tokens, inference_work
+from mlsysim.lowering.work import inference_work
+from mlsysim.physics.layer.attention import cached_tokens
 from mlsysim.physics.numeric import Num, maximum, minimum
 from mlsysim.physics.serving.drafts import DraftedPasses
 from mlsysim.physics.serving.inference import InferenceWork, weights_read_B
@@ -87,7 +88,7 @@ class OffloadedPasses(PassesOver):
 
     def _cache_s(self, batch: Num, tokens: Num) -> Num:
         setting = self.setting
-        reach = cached_tokens(setting.workload, float(tokens))
+        reach = cached_tokens(setting.workload.layer_shape, float(tokens))
         return setting.offload.cache * batch * reach * self.work.kv_B / setting.kv_shards / setting.offload.link_Bps
 
 

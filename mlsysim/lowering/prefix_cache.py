@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_bound import BoundPasses
-from mlsysim.lowering.work import cached_tokens, keys_seen
+from mlsysim.physics.layer.attention import cached_tokens, keys_seen
 from mlsysim.physics.numeric import Num, maximum, minimum
 from mlsysim.physics.serving.inference import prefill_s
 from mlsysim.physics.serving.schedule import EnginePasses, Passes, PassesOver, Step
@@ -65,7 +65,7 @@ class PrefixedBound(PassesOver):
     @property
     def _cached(self) -> float:
         """Tokens of a prompt whose keys and values are read from the cache."""
-        return cached_tokens(self.whole.setting.workload, self.whole.setting.prompt - self.new)
+        return float(cached_tokens(self.whole.setting.workload.layer_shape, self.whole.setting.prompt - self.new))
 
 
 def prefixed(passes: Passes, deployment: Deployment) -> Passes:
@@ -87,7 +87,8 @@ def computed(deployment: Deployment) -> tuple[float, float]:
     if cached <= 0:
         return prompt, deployment.keys
     new = prompt - cached
-    return new, (deployment.keys * prompt - keys_seen(deployment.workload, int(cached), causal=True) * cached) / new
+    seen = float(keys_seen(deployment.workload.layer_shape, float(int(cached)), causal=True))
+    return new, (deployment.keys * prompt - seen * cached) / new
 
 
 def conversation(prompt: int, output: int, shared: int, turns: int) -> tuple[int, float]:

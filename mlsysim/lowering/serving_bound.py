@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Self, cast
 
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.work import cached_tokens
-from mlsysim.models.parameters import moe_layers
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
+from mlsysim.physics.layer.attention import cached_tokens
 from mlsysim.physics.numeric import Num, maximum
 from mlsysim.physics.serving.inference import (
     InferenceWork,
@@ -68,11 +67,10 @@ class BoundPasses:
         Ranks that attend for themselves exchange nothing but the tokens of routed experts: one goes once to each rank that has
         some of its own, and back.
         """
-        device, model = setting.accelerator, setting.workload
+        device = setting.accelerator
         if setting.attention_dp > 1:
             reached = float(distinct_targets(setting.tp, work.experts_per_token)) / setting.tp
-            expert_layers = moe_layers(model) / model.layers
-            work = replace(work, reductions=expert_layers * reached)
+            work = replace(work, reductions=float(setting.workload.layer_shape.routed.layers) * reached)
         rate = device.rate_flops_per_s(setting.rated) * (setting.efficiency or 1.0)
         tp, ranks = float(setting.tp), float(setting.ranks)
         # Only the ranks of a stage reduce, each stage its own layers, all stages at once.
@@ -88,7 +86,7 @@ class BoundPasses:
     def decode(self, batch: Num, context: Num) -> BoundStep:
         """Time one token of each of ``batch`` sequences."""
         work, machine = self.work, self.machine
-        reach = cached_tokens(self.setting.workload, float(context))
+        reach = cached_tokens(self.setting.workload.layer_shape, float(context))
         flops = batch * (work.matmul_flops + work.decode_flops_per_key * reach + work.head_flops)
         return BoundStep(
             total_s=decode_step_s(work, batch, reach, machine),

@@ -21,11 +21,12 @@ from mlsysim.core.precision import bytes_per_element, number_format
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.work import serving_shape
+from mlsysim.lowering.work import served_shape
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
 from mlsysim.physics.kernels.gemm import GemmKernel
-from mlsysim.physics.serving.deployment import WORD_B, EngineKernels, Product, ServingKernels, ServingShape, Shards
+from mlsysim.physics.layer.shape import LayerShape
+from mlsysim.physics.serving.deployment import WORD_B, EngineKernels, Product, ServingKernels, Shards
 from mlsysim.physics.serving.expert_ranks import deviations_of_busiest, dispatched_copies, sent_B
 from mlsysim.physics.serving.schedule import EnginePasses
 from mlsysim.physics.serving.torus import TorusDeployment
@@ -289,7 +290,7 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
     if found is None:
         raise InconsistentError("stack", None, "an engine: passes without one are bounds")
     formats = Formats.of(setting)
-    shape = serving_shape(setting.workload)
+    shape = served_shape(setting.workload)
     kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has, setting.link_Bps)
     has = engine_kernels(found, setting.accelerator, formats, setting.workload.causal)
     if has.torus:
@@ -329,11 +330,9 @@ def _shards(setting: Deployment) -> Shards:
     )
 
 
-def _padded(shape: ServingShape, chips: int) -> ServingShape:
+def _padded(shape: LayerShape, chips: int) -> LayerShape:
     """Add the empty heads with which all heads divide evenly over ``chips``."""
-    heads = padded_heads(float(shape.heads), chips)
-    added = (heads - shape.heads) * shape.attention_width / shape.heads
-    return replace(shape, heads=heads, attention_width=shape.attention_width + added, qkv_width=shape.qkv_width + added)
+    return replace(shape, heads=padded_heads(float(shape.heads), chips))
 
 
 def _torus(setting: Deployment, kernels: ServingKernels) -> Torus:

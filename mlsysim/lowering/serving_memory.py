@@ -11,8 +11,13 @@ from mlsysim.core.precision import bytes_per_element
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.offload import Offload
-from mlsysim.lowering.work import inference_work, serving_shape
+from mlsysim.lowering.work import inference_work, served_shape
 from mlsysim.models import parameters as counting
+from mlsysim.models.layers import moe_layers
+from mlsysim.physics.layer.attention import qkv_elements
+from mlsysim.physics.layer.kept import ffn_elements
+from mlsysim.physics.layer.parameters import part_parameters
+from mlsysim.physics.layer.products import ROUTED
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving.offload import kept_share
 from mlsysim.physics.serving.torus_partition import padded_heads
@@ -139,15 +144,10 @@ def _copied_B(setting: Deployment, wide_B: float) -> float:
     Source: TensorRT-LLM, PyTorch models of Llama 4 and DeepSeek (with attention_dp, attention, dense blocks, shared experts,
     embedding and head have a tensor-parallel size of 1).
     """
-    model, experts = setting.workload, counting.moe_layers(setting.workload)
+    model = setting.workload
     if setting.attention_ranks == setting.tp:
         return 0.0
-    kept = model.layers * counting.attention_parameters(model)
-    if experts < model.layers:
-        kept += (model.layers - experts) * counting.ffn_parameters(model, float(model.ffn_width))
-    if model.moe is not None:
-        kept += experts * counting.ffn_parameters(model, model.moe.shared_width)
-    kept += counting.embedding_parameters(model) + counting.head_parameters(model)
+    kept = model.computed_parameters - moe_layers(model) * float(part_parameters(model.layer_shape, ROUTED))
     return (kept * bytes_per_element(setting.weights) + wide_B) * (setting.tp / setting.attention_ranks - 1)
 
 
@@ -167,7 +167,6 @@ def _wide_tables_B(setting: Deployment) -> float:
 
 def _workspace_B(setting: Deployment, found: Engine) -> float:
     """Activations of the longest pass, 16-bit, and logits of the largest batch in fp32, as they are and sorted."""
-    shape = serving_shape(setting.workload)
-    width = shape.dense * shape.ffn + (1 - shape.dense) * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
-    elements = shape.ffn_matrices * width + shape.qkv_width + 4 * shape.hidden
+    shape = served_shape(setting.workload)
+    elements = shape.ffn_matrices * ffn_elements(shape) + qkv_elements(shape, 1.0) + 4 * shape.hidden
     return float(2 * found.step_tokens * elements + 8 * found.most_sequences * shape.vocab)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from math import inf
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from mlsysim.calibration.harnesses import LoadHarness, Tables, harness, harness_of, loaded_engine
 from mlsysim.core.checks import instance, listed, percentile_share, positive_quantity, real_number, whole_number
@@ -225,4 +226,25 @@ def _pace(setting: Deployment, question: LoadQuestion, tables: Tables | None) ->
         if front is not None and tables is not None:
             front = harness_of(tables, front.name)
         loaded = replace(setting, stack=loaded_engine(setting.stack, setting.accelerator.name, front, tables))
-    return paces(loaded, None, question.beams)
+    return _kept_paces(_Replica.of(loaded, question.beams))
+
+
+@dataclass(frozen=True, slots=True)
+class _Replica:
+    """A deployment that is the same whatever number of replicas it has; models and accelerators are told apart by identity."""
+
+    setting: Deployment = field(compare=False)
+    known_by: tuple[Hashable, ...]
+
+    @classmethod
+    def of(cls, setting: Deployment, beams: int) -> _Replica:
+        parts = {part.name: getattr(setting, part.name) for part in fields(setting) if part.name != "replicas"}
+        kept = (id(parts.pop("workload")), id(parts.pop("accelerator")), id(parts.pop("draft")))
+        return cls(setting, (beams, *kept, *parts.values()))
+
+
+# Systems of several sizes have the same replicas, under several limits. What is kept holds what it is known by.
+@functools.lru_cache(maxsize=128)
+def _kept_paces(replica: _Replica) -> Paces:
+    beams = replica.known_by[0]
+    return paces(replica.setting, None, cast("int", beams))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -17,12 +17,9 @@ from mlsysim.calibration.stacks import Stack, fitted_names, stack
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.training_setting import SCORES_STORED, TrainingSetting
-from mlsysim.lowering.work import latent_shape
-from mlsysim.models.parameters import moe_layers
 from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.physics.kernels.attention import AttentionDevice
 from mlsysim.physics.kernels.roofline import KernelWork
-from mlsysim.physics.layer.experts import NO_EXPERTS, ExpertShape
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, where
@@ -30,13 +27,13 @@ from mlsysim.physics.plan import Plan
 from mlsysim.physics.training.kernel_step import LayerTimes, kernel_parts, layer_times, once_per_layer
 from mlsysim.physics.training.roofline_step import training_step
 from mlsysim.physics.training.step import Overlap, StepTime, assemble_step
-from mlsysim.physics.training.step_inputs import KernelDevice, LayerShape, StackCoefficients
+from mlsysim.physics.training.step_inputs import KernelDevice, StackCoefficients, TrainedShape
 from mlsysim.physics.training.step_kernels import step_kernels
 
 _GEMM_FORMAT = {"bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "int8": "sq", "fp4": "nvfp4"}
 
 
-def layer_shape(
+def trained_shape(
     workload: Workload,
     seq_len: int,
     attention: str,
@@ -46,7 +43,7 @@ def layer_shape(
     routing_imbalance: float = 1.0,
     eager: bool = False,
     async_tp: bool = False,
-) -> LayerShape:
+) -> TrainedShape:
     """The kernels of one layer of ``workload``.
 
     Raises:
@@ -55,43 +52,19 @@ def layer_shape(
     if not isinstance(workload, TransformerWorkload):
         raise InputError("workload", workload.name, "a transformer beside stack: no other layers are calibrated")
     slower = runs_older_flash(kernels_of(measured_device(accelerator.name))) and not found.vendor_attention
-    return LayerShape(
-        hidden=float(workload.hidden_dim),
-        query_width=float(workload.heads * workload.head_width),
-        key_width=float(workload.kv_head_count * workload.head_width),
-        ffn=float(workload.ffn_width),
-        ffn_matrices=float(workload.ffn_matrices),
-        vocab=float(workload.vocab_size),
+    shape = workload.layer_shape
+    routed = replace(shape.routed, imbalance=routing_imbalance)
+    return TrainedShape(
+        **{part.name: getattr(shape, part.name) for part in fields(shape)} | {"routed": routed},
         seq_len=float(seq_len),
-        heads=float(workload.heads),
-        head_dim=float(workload.head_width),
         flash=0.0 if attention in SCORES_STORED else 1.0,
         older_on_hopper=float(slower),
         flash_1=float(attention == "flash-1"),
         uneven=1.0 if workload.prediction_layers or (workload.moe and workload.moe.first_dense_layers) else 0.0,
         head_passes=1.0 + workload.prediction_layers,
-        window=float(workload.sliding_window or 0),
-        windowed=workload.windowed_layers / workload.layers,
         eager=float(eager),
         async_tp=float(async_tp),
         adapter_rank=float(lora_rank),
-        latent=latent_shape(workload),
-        routed=_routed(workload, routing_imbalance),
-    )
-
-
-def _routed(workload: TransformerWorkload, routing_imbalance: float) -> ExpertShape:
-    moe = workload.moe
-    if moe is None:
-        return NO_EXPERTS
-    return ExpertShape(
-        experts=float(moe.experts),
-        per_token=float(moe.experts_per_token),
-        ffn=float(moe.ffn_hidden),
-        shared_ffn=float(moe.shared_width),
-        layers=moe_layers(workload) / workload.layers,
-        imbalance=routing_imbalance,
-        biased=float(workload.bias),
     )
 
 
@@ -202,16 +175,16 @@ def kernels_of_step(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> 
     return step_kernels(work, shape, plan, wire_machine(machine, used, found, plan.tp), used, found.coefficients)
 
 
-def setting_shape(setting: TrainingSetting, found: Stack) -> LayerShape:
+def setting_shape(setting: TrainingSetting, found: Stack) -> TrainedShape:
     """The kernels of one layer of a setting."""
     accelerator = setting.fleet.node.accelerator
     given = (setting.lora_rank, setting.routing_imbalance, setting.eager, setting.async_tp)
-    return layer_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found, *given)
+    return trained_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found, *given)
 
 
 def stack_step(
     work: LayeredWork,
-    shape: LayerShape,
+    shape: TrainedShape,
     plan: Plan,
     machine: Machine,
     device: KernelDevice,

@@ -12,6 +12,8 @@ from mlsysim.core.quantities import Count, Flops
 from mlsysim.core.units import in_unit, with_unit
 from mlsysim.models import parameters as counting
 from mlsysim.models.architecture import MOST_LAYERS, MOST_WIDE, Architecture, LatentAttention, MixtureOfExperts, Workload
+from mlsysim.models.layers import layer_shape
+from mlsysim.physics.layer.shape import LayerShape
 
 __all__ = [
     "CNNWorkload",
@@ -73,6 +75,11 @@ attention at hidden_dim 8192 and vocab_size 0
         if self.ffn_hidden is not None:
             return self.ffn_hidden
         return round(counting.solved_ffn_width(self, self.parameter_count))
+
+    @cached_property
+    def layer_shape(self) -> LayerShape:
+        """Its layers as plain numbers: what training, serving, memory and bounds go by."""
+        return layer_shape(self, float(self.ffn_width))
 
     @cached_property
     def computed_parameters(self) -> float:

@@ -100,6 +100,7 @@ def registered_model(name: str) -> TransformerWorkload | None:
     return Models.Language.find(name)
 
 
+@functools.lru_cache(maxsize=4096)
 def begun_model(name: str) -> TransformerWorkload | None:
     """Returns the registered model whose name ``name`` begins with, or None.
 
@@ -161,6 +162,9 @@ def refuse_unmodelled(name: str) -> None:
         Traceback (most recent call last):
         mlsysim.core.errors.InputError: model = 'Nemotron_3_Nano': expected a transformer: most layers are Mamba-2
     """
-    reason = Models.not_modelled(name)
+    reason = _not_modelled(name)
     if reason:
         raise InputError("model", name, reason)
+
+
+_not_modelled = functools.lru_cache(maxsize=4096)(Models.not_modelled)

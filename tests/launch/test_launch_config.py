@@ -15,6 +15,7 @@ from repository import TESTS
 from mlsysim import Models, model_from_config
 from mlsysim.core.errors import InputError, NotModelledError, UnknownNameError
 from mlsysim.launch import read_config
+from mlsysim.physics.layer.attention import cached_elements
 
 DATA = TESTS / "data" / "hf_configs"
 with (DATA / "expected.csv").open(encoding="utf-8") as lines:
@@ -34,20 +35,13 @@ LLAMA = {
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
-def cached_elements(model):
-    """Elements of the cache of one token, all layers."""
-    if model.mla is not None:
-        return model.layers * (model.mla.kv_lora_rank + model.mla.rope_head_dim)
-    return model.layers * 2 * model.kv_head_count * model.head_width
-
-
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_a_configuration_is_what_its_sizes_count(name):
     model, row = model_from_config(DATA / name), EXPECTED[name]
     assert model.computed_parameters / 1e9 == pytest.approx(float(row["params_b"]), rel=4e-4)
     if row["active_params_b"]:
         assert model.active_parameters / 1e9 == pytest.approx(float(row["active_params_b"]), rel=2e-3)
-    assert cached_elements(model) == float(row["kv_elements_per_token_all_layers"])
+    assert model.layers * cached_elements(model.layer_shape) == float(row["kv_elements_per_token_all_layers"])
 
 
 def test_each_of_them_is_an_entry_of_the_registry():

@@ -10,12 +10,13 @@ import pytest
 
 from mlsysim.core.units import Q_
 from mlsysim.hardware.registry import Hardware
-from mlsysim.lowering.work import cached_tokens, inference_work, kv_elements, training_work
+from mlsysim.lowering.work import cached_B, inference_work, training_work
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.kernels.alpha_beta import all_reduce_s, all_to_all_s, reduce_scatter_s, ring_bandwidth_Bps
 from mlsysim.physics.kernels.roofline import roofline_s
-from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE, attended_tokens, kept_activation_B, recomputed_flops
+from mlsysim.physics.layer.attention import cached_tokens, keys_seen
+from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE, kept_activation_B, recomputed_flops
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.operations.energy import emissions_g, facility_energy_J
 from mlsysim.physics.operations.scaling import compute_optimal_parameters
@@ -99,8 +100,8 @@ def test_flop_of_palm():
 @pytest.mark.parametrize(
     ("seq_len", "causal", "window", "keys"),
     [
-        (4096, False, None, 4096),
-        (4096, True, None, 2048),
+        (4096, False, 0, 4096),
+        (4096, True, 0, 2048),
         (4096, False, 1024, 1024),
         (512, True, 1024, 256),
         (2, True, 1, 0.75),
@@ -108,7 +109,8 @@ def test_flop_of_palm():
 )
 def test_keys_that_a_query_sees(seq_len, causal, window, keys):
     """Mean over a triangle: s/2; with a window w below s the first w queries see fewer: w (1 - w/(2 s))."""
-    assert attended_tokens(seq_len, causal, window) == pytest.approx(keys)
+    shape = replace(Models.Language.Llama2_70B.layer_shape, window=float(window), windowed=float(window > 0))
+    assert keys_seen(shape, float(seq_len), causal=causal) == pytest.approx(keys)
 
 
 # Memory.
@@ -175,7 +177,7 @@ def test_zero_table_through_the_solver(make_fleet):
 )
 def test_keys_and_values_of_a_token(name, context, per_token):
     model = Models.Language[name]
-    assert 2 * kv_elements(model) == per_token
+    assert cached_B(model, "bf16") == per_token
     assert inference_work(model, "bf16", "fp8").kv_B == per_token / 2
     run = ServingModel().solve(model, Hardware.Cloud.H100, seq_len=context, batch_size=3)
     assert run.kv_cache.m_as("byte") == pytest.approx(3 * context * per_token)
@@ -183,7 +185,7 @@ def test_keys_and_values_of_a_token(name, context, per_token):
 
 def test_windows_bound_the_cache():
     """gpt-oss: every second layer attends to 128 tokens only, the others to all (model card, 2025)."""
-    model = Models.Language.GPT_OSS_120B
+    model = Models.Language.GPT_OSS_120B.layer_shape
     assert cached_tokens(model, 131072) == pytest.approx((131072 + 128) / 2)
     assert cached_tokens(model, 64) == 64
 

@@ -12,10 +12,11 @@ from math import inf
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel, PrefillKernel, SharedAttention
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients, SharedCollectives, Tuner
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+from mlsysim.physics.layer.shape import LayerShape
 from mlsysim.physics.layer.work import NONE, LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.plan import ONE_F_ONE_B, Plan
-from mlsysim.physics.serving.deployment import ServingKernels, ServingShape, SharedServing
+from mlsysim.physics.serving.deployment import ServingKernels, SharedServing
 
 UNIT = 64.0
 PEAK = 2 * UNIT**3  # FLOP/s
@@ -120,24 +121,11 @@ def served_shape(**changed):
     usual = {
         "layers": 3.0,
         "hidden": 2 * UNIT,
-        "qkv_width": 8 * UNIT,
-        "key_width": 2 * UNIT,
-        "attention_width": 4 * UNIT,
         "heads": 4.0,
         "kv_heads": 2.0,
         "head_dim": UNIT,
-        "cached_heads": 2.0,
-        "cached_dim": UNIT,
-        "window": 0.0,
-        "windowed": 0.0,
         "ffn": 4 * UNIT,
         "ffn_matrices": 3.0,
-        "dense": 1.0,
-        "experts": 0.0,
-        "experts_per_token": 0.0,
-        "expert_ffn": 0.0,
-        "shared_ffn": 0.0,
         "vocab": 4 * UNIT,
-        "reductions": 2.0,
     }
-    return ServingShape(**usual | changed)
+    return LayerShape(**usual | changed)

@@ -7,7 +7,7 @@ import pytest
 from plain import PEAK, PRODUCTS, UNIT, links, served_shape, serving_kernels
 
 from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s
-from mlsysim.physics.layer.latent_attention import LatentShape
+from mlsysim.physics.layer.shape import ExpertShape, LatentShape
 from mlsysim.physics.queues.finite_run import Answers, Batch, completed_per_s, run_per_s
 from mlsysim.physics.serving.activations import elementwise_layer_s
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServedModel, Shards, SharedServing
@@ -16,7 +16,8 @@ from mlsysim.physics.serving.layer_time import layer_time
 from mlsysim.physics.serving.passes import decode_pass, mixed_prefill_s, prefill_pass
 from mlsysim.physics.serving.products import layer_products_s
 
-SHAPE = served_shape(dense=0.0, experts=8.0, experts_per_token=2.0, expert_ffn=2 * UNIT)
+EXPERTS = ExpertShape(experts=8.0, per_token=2.0, ffn=2 * UNIT, layers=1.0)
+SHAPE, DENSE = served_shape(routed=EXPERTS), served_shape()
 FOUR = Shards(tp=4.0, pp=1.0, node=2.0, attention=1.0, ep=4.0)
 ENGINE = EngineCoefficients(layer_s=0.0, scaling_s=0.0, hop_s=0.0, compute_share=1.0)
 SHARED = SharedServing(65536.0, 0.5, 1.5, exchange_s=3.0, exchange_share=0.5, exchange_multiprocessors=0.25)
@@ -28,7 +29,7 @@ def served(shape=SHAPE, shards=FOUR, engine=ENGINE, sent_per_expert=True, **kern
 
 
 def sent(model, tokens, *, decoding):
-    return exchange(model, tokens, busiest_rank(model.shape, model.shards, tokens), decoding=decoding)
+    return exchange(model, tokens, busiest_rank(model.shape.routed, model.shards, tokens), decoding=decoding)
 
 
 def test_the_busiest_of_four_ranks():
@@ -36,27 +37,27 @@ def test_the_busiest_of_four_ranks():
     assert deviations_of_busiest(1) == 0
     # The mean of the largest of two normal numbers is 1 / sqrt(pi).
     assert deviations_of_busiest(2) == pytest.approx(np.pi**-0.5, rel=0.05)
-    load = busiest_rank(SHAPE, replace(FOUR, deviations=1.5), 400.0)
+    load = busiest_rank(EXPERTS, replace(FOUR, deviations=1.5), 400.0)
     assert load.rows == pytest.approx(200 + 1.5 * 200**0.5)
     assert load.touched == pytest.approx(2.0)
     assert load.over_mean == pytest.approx(load.rows / 200)
     # One token: 2 copies, of which the busiest rank has no more than both, nor more experts than copies.
-    lone = busiest_rank(SHAPE, replace(FOUR, deviations=10.0), 1.0)
+    lone = busiest_rank(EXPERTS, replace(FOUR, deviations=10.0), 1.0)
     assert (lone.rows, lone.touched) == (2, 2)
-    assert busiest_rank(SHAPE, replace(FOUR, imbalance=1.3), 400.0).rows == pytest.approx(260)
+    assert busiest_rank(EXPERTS, replace(FOUR, imbalance=1.3), 400.0).rows == pytest.approx(260)
 
 
 def test_second_copies_of_experts_even_ranks_out():
     """Of 16 experts, eight twice: each copy has half, and a quarter of the variance: 200 x (1 - 3/4)."""
-    twice = busiest_rank(SHAPE, replace(FOUR, deviations=1.5, redundant=8.0), 400.0)
+    twice = busiest_rank(EXPERTS, replace(FOUR, deviations=1.5, redundant=8.0), 400.0)
     assert twice.rows == pytest.approx(200 + 1.5 * 50**0.5)
     assert twice.touched == pytest.approx(4.0)
 
 
 def test_experts_that_all_ranks_share_are_all_touched():
-    together = busiest_rank(SHAPE, replace(FOUR, ep=1.0), 400.0)
+    together = busiest_rank(EXPERTS, replace(FOUR, ep=1.0), 400.0)
     assert (together.rows, together.over_mean) == (800, 1)
-    both = busiest_rank(SHAPE, replace(FOUR, ep=np.array([1.0, 4.0])), 400.0)
+    both = busiest_rank(EXPERTS, replace(FOUR, ep=np.array([1.0, 4.0])), 400.0)
     assert both.touched == pytest.approx([8, 2])
 
 
@@ -96,7 +97,7 @@ LOW_LATENCY = {8: (77, 114), 16: (118, 195), 32: (155, 273), 64: (173, 314), 128
 def test_latencies_that_deepep_publishes(ranks):
     from mlsysim.calibration.shared_kernels import shared_serving
 
-    shape = replace(SHAPE, hidden=7168.0, experts=256.0, experts_per_token=8.0)
+    shape = replace(SHAPE, hidden=7168.0, routed=replace(EXPERTS, experts=256.0, per_token=8.0))
     shards = Shards(float(ranks), 1.0, 8.0, 1.0, ep=float(ranks))
     h800 = serving_kernels(shared=shared_serving(), nic_Bps=50e9, collectives=links(160e9), dispatch_B=1 + 4 / 128)
     found = sent(ServedModel(shape, shards, h800, ENGINE, EngineKernels(sent_per_expert=True)), 128.0 * ranks, decoding=True)
@@ -109,11 +110,11 @@ def test_a_rank_computes_its_own_experts_whole():
 
     Attention of 64 tokens: 1 x 8 x 2 and 1 x 2 x 4.
     """
-    load = busiest_rank(SHAPE, FOUR, 256.0)
+    load = busiest_rank(EXPERTS, FOUR, 256.0)
     assert layer_products_s(served(), 256.0, load) == pytest.approx((24, 2 * 12))
     # Two of four ranks share each expert's width, and eight experts are dealt out to two parts: four experts of half the width.
     halves = replace(FOUR, ep=2.0)
-    load = busiest_rank(SHAPE, halves, 256.0)
+    load = busiest_rank(EXPERTS, halves, 256.0)
     assert layer_products_s(served(shards=halves), 256.0, load)[1] == pytest.approx(4 * (4 + 2))
 
 
@@ -127,7 +128,7 @@ def test_what_ranks_with_sequences_of_their_own_send():
     assert sent_s(served(), 400.0) == pytest.approx(found.total_s)
     pairs = served(shards=replace(FOUR, attention=2.0, node=4.0))
     assert sent_s(pairs, 400.0) == pytest.approx(sent(pairs, 400.0, decoding=True).total_s + 200 * 256 / 4096)
-    half_dense = served(replace(SHAPE, dense=0.5))
+    half_dense = served(replace(SHAPE, routed=replace(EXPERTS, layers=0.5)))
     assert sent_s(half_dense, 400.0) == pytest.approx(found.total_s / 2)
     # Experts of half the width: two ranks gather and add up the copies of theirs, one of two for each token.
     split = served(shards=replace(FOUR, ep=2.0, node=4.0))
@@ -148,7 +149,7 @@ def test_one_half_computes_while_the_other_travels():
         return 60.0 * share
 
     half = layer_time(one, 200.0, attention_s, decoding=True)
-    around_s, ffn_s = layer_products_s(one, 200.0, busiest_rank(SHAPE, FOUR, 200.0), decoding=True)
+    around_s, ffn_s = layer_products_s(one, 200.0, busiest_rank(EXPERTS, FOUR, 200.0), decoding=True)
     before_s, after_s = around_s + 60 + half.elementwise_s / 2, ffn_s + half.elementwise_s / 2
     way = sent(one, 200.0, decoding=True)
     exposed_s = sum(max(wire_s - on_s, 0) for wire_s in (way.dispatch_s, way.combine_s) for on_s in (before_s, after_s))
@@ -201,15 +202,15 @@ def test_products_of_latent_attention():
     2 x 192: 1 x 6 x 2; output 1 x 2 x 4. A decode step has, for each of two heads, 128 x 64 and 128 x 128 instead: 2 x (2 + 4).
     """
     two = Shards(2.0, 1.0, 8.0, 2.0)
-    model = served(replace(SHAPE, latent=LATENT, dense=1.0), shards=two)
-    load = busiest_rank(SHAPE, two, 64.0)
+    model = served(replace(DENSE, latent=LATENT), shards=two)
+    load = busiest_rank(EXPERTS, two, 64.0)
     assert layer_products_s(model, 64.0, load)[0] == pytest.approx(2 + 4 + 6 + 12 + 8)
     assert layer_products_s(model, 64.0, load, decoding=True)[0] == pytest.approx(2 + 4 + 6 + 2 * (2 + 4) + 8)
-    # Passes between: 5 bytes of 2 x (2 x 128 + 128) elements of heads, and 64 + 128 + 64 that each rank repeats, for 2 x 320.
-    plain = served(replace(SHAPE, dense=1.0, qkv_width=2 * (768.0 + 256.0)), shards=two)
+    # Passes between: 5 bytes of 2 x (2 x 128 + 128) elements of heads, and 64 + 128 + 64 that each rank repeats: 1024.
+    plain = served(replace(DENSE, head_dim=4 * UNIT), shards=two)
     assert elementwise_layer_s(model, 64.0) == pytest.approx(elementwise_layer_s(plain, 64.0))
     mixed = replace(LATENT, key_rank=np.array([2 * UNIT, 0.0]))
-    either = served(replace(SHAPE, latent=mixed, dense=np.array([1.0, 1.0])), shards=two)
+    either = served(replace(DENSE, latent=mixed), shards=two)
     assert layer_products_s(either, 64.0, load)[0] == pytest.approx([32, 8 + 4])
 
 

@@ -8,11 +8,10 @@ import pytest
 from plain import CHIP, PEAK, PREFILL, PRODUCTS, UNIT, links, machine, plan, work
 
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
-from mlsysim.physics.layer.experts import ExpertShape
-from mlsysim.physics.layer.latent_attention import LatentShape
+from mlsysim.physics.layer.shape import ExpertShape, LatentShape
 from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE
 from mlsysim.physics.training.kernel_step import LayerTimes, kernel_parts, layer_times, once_per_layer
-from mlsysim.physics.training.step_inputs import KernelDevice, LayerShape, SharedCoefficients, StackCoefficients
+from mlsysim.physics.training.step_inputs import KernelDevice, SharedCoefficients, StackCoefficients, TrainedShape
 
 SHARED = SharedCoefficients(
     streaming=0.5,
@@ -47,16 +46,16 @@ DEVICE = KernelDevice(
 )
 # 128 tokens of two sequences; two ranks. Products of a rank, in units of 64: QKV 2 x 4 x 2, output 2 x 2 x 2, up and gate
 # 2 x 4 x 2, down 2 x 2 x 2: 48, 96 s forward and twice that backward.
-SHAPE = LayerShape(
+SHAPE = TrainedShape(
+    layers=4.0,
     hidden=2 * UNIT,
-    query_width=4 * UNIT,
-    key_width=2 * UNIT,
+    heads=4.0,
+    kv_heads=2.0,
+    head_dim=UNIT,
     ffn=4 * UNIT,
     ffn_matrices=3.0,
     vocab=4 * UNIT,
     seq_len=UNIT,
-    heads=4.0,
-    head_dim=UNIT,
 )
 SPLIT = plan(tp=2.0, micro_batch_tokens=2 * UNIT)
 MODEL = work(layers=4.0, reductions=2.0, boundary_B=3.0, layer_parameters=16384.0)
@@ -92,9 +91,9 @@ def test_a_layer():
         # A plain block: up alone 2 x 2 x 2 instead of 2 x 4 x 2; 4 and 8 bytes instead of 6 and 10.
         ({"ffn_matrices": 2.0}, -16 - 2, -32 - 2),
         # One key head on both ranks: 4 x 64 = 2 x 2 x 64 of queries and 2 x 64 of keys and values: as many.
-        ({"key_width": UNIT}, 0, 0),
+        ({"kv_heads": 1.0}, 0, 0),
         # Keys as wide as queries: two more units of outputs: 2 x 2 x 2, and 128 x 128 elements of 5 and 10 bytes.
-        ({"key_width": 4 * UNIT}, 16 + 5, 32 + 10),
+        ({"kv_heads": 4.0}, 16 + 5, 32 + 10),
         # FlashAttention-1 at 0.4 of the rate; FlashAttention-2 on Hopper at 0.8.
         ({"flash_1": 1.0}, 8 / 0.4 - 8, 40 / 0.4 - 40),
         ({"older_on_hopper": 1.0}, 8 / 0.8 - 8, 40 / 0.8 - 40),
@@ -114,12 +113,12 @@ def test_other_layers(changed, forward, backward):
 def test_stored_scores_of_heads_that_no_tensor_core_loads_at_once():
     """Heads of 60: no multiple of eight, so that a unit takes 4 s: 30 s and 60; 10 and 30 bytes of 16384 scores.
 
-    Keys and values of 2 x 60 / 2 leave the product in as many tiles; 248 instead of 256 elements a token are moved, and the
-    product that makes the gradient of the input is 8 x 2 x 2 / 64 units less deep.
+    QKV of 4 x 60 is as many tiles; 240 instead of 256 elements a token are moved. The output product is 8 of 128 less deep, 0.5
+    units, and the one that makes the gradient of QKV's input 16 of 256, a unit.
     """
-    found = layer(replace(SHAPE, flash=0.0, head_dim=60.0, key_width=120.0))
-    assert found.forward_s == pytest.approx(FORWARD_S + 30 + 10 - 128 * 8 * 5 / 16384)
-    assert found.backward_s == pytest.approx(BACKWARD_S + 60 + 30 - 128 * 8 * 10 / 16384 - 1)
+    found = layer(replace(SHAPE, flash=0.0, head_dim=60.0))
+    assert found.forward_s == pytest.approx(FORWARD_S + 30 + 10 - 128 * 16 * 5 / 16384 - 1)
+    assert found.backward_s == pytest.approx(BACKWARD_S + 60 + 30 - 128 * 16 * 10 / 16384 - 2)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +274,7 @@ def test_experts():
     more = layer(shape, EP, routed_B=3.0)
     assert more.forward_s - found.forward_s == pytest.approx(0.5 * 3 * 256 * 128 / 16384)
     assert more.backward_s - found.backward_s == pytest.approx(0.5 * 3 * 256 * 128 / 16384)
-    biased = layer(replace(shape, routed=replace(ROUTED, biased=1.0)), EP, biased_B=5.0)
+    biased = layer(replace(shape, biased=1.0), EP, biased_B=5.0)
     assert biased.forward_s - found.forward_s == pytest.approx(0.5 * 5 * 256 * 128 / 16384)
     assert layer(shape, EP, biased_B=5.0) == found, "experts without biases"
     beside = layer(shape, EP, exchange_units=0.25)

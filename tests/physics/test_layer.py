@@ -16,8 +16,6 @@ from mlsysim.physics.layer.work import (
     FULL,
     NONE,
     SELECTIVE,
-    attended_tokens,
-    attention_flops,
     kept_activation_B,
     recomputed_flops,
 )
@@ -60,19 +58,6 @@ def test_recomputed_arithmetic(mode, flops):
 )
 def test_activations_of_a_token(mode, tp, sequence_parallel, kept):
     assert kept_activation_B(MODEL, float(mode), float(tp), float(sequence_parallel)) == kept
-
-
-@pytest.mark.parametrize(
-    ("seq_len", "causal", "window", "keys"),
-    [(8, False, None, 8), (8, True, None, 4), (8, True, 4, 4 * (1 - 4 / 16)), (8, False, 4, 4), (8, True, 16, 4)],
-)
-def test_keys_of_a_query(seq_len, causal, window, keys):
-    assert attended_tokens(float(seq_len), causal, window) == keys
-
-
-def test_arithmetic_of_attention():
-    """2 x 3 heads x 5 keys x (7 + 11)."""
-    assert attention_flops(3.0, 7.0, 11.0, 5.0) == 540
 
 
 def test_parameters_of_a_rank():

@@ -7,6 +7,7 @@ import pytest
 
 from mlsysim.physics import numeric
 from mlsysim.physics.distinct import distinct_rows
+from mlsysim.physics.layer.shape import LatentShape, LayerShape
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.operations.checkpoint import checkpoint_B, stalled_share, write_s
 from mlsysim.physics.operations.cost import capital_usd, electricity_usd, hire_usd
@@ -262,10 +263,7 @@ def test_records_of_floats_and_of_arrays():
     assert both.rate_flops_per_s.tolist() == [1, 5]
     assert unstacked(both, 2) == [one, two]
     assert floats(3, 2) == [3.0, 3.0]
-    from mlsysim.physics.layer.latent_attention import LatentShape
-    from mlsysim.physics.training.step_inputs import LayerShape
-
-    shapes = [LayerShape(*(float(i) for i in range(9)), latent=LatentShape(query_rank=rank)) for rank in (1.0, 2.0)]
+    shapes = [LayerShape(*(float(i) for i in range(8)), latent=LatentShape(query_rank=rank)) for rank in (1.0, 2.0)]
     within = stacked(shapes)
     assert within.latent.query_rank.tolist() == [1, 2]
     assert unstacked(within, 2) == shapes

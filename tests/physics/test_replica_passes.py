@@ -34,7 +34,7 @@ READER = replace(DEVICE, gemm=READS)
 ELEMENT_S = UNIT**2 / 32768  # of a byte of 64 x 64 elements
 
 # 128 tokens of two sequences; of 64 of them the head takes a vocabulary of 256.
-BERT = EncoderShape(3.0, 2 * UNIT, 2.0, 4 * UNIT, 4 * UNIT, UNIT, 0.5, 1.0)
+BERT = EncoderShape(3.0, 2 * UNIT, 2.0, 2.0, UNIT, 4 * UNIT, 2.0, 4 * UNIT, seq_len=UNIT, head_share=0.5, fused=1.0)
 TOKENS = 2 * UNIT
 
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from plain import UNIT, serving_kernels
+from plain import served_shape, serving_kernels
 
-from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServingShape, Shards
+from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, Shards
 from mlsysim.physics.serving.passes import decode_pass, prefill_pass
 from mlsysim.physics.serving.schedule import (
     EnginePasses,
@@ -130,10 +130,7 @@ def test_tokens_that_are_handed_out_together(output, interval, ttft_s, tpot_s):
     assert (found.ttft_s, found.tpot_s, found.request_s) == (ttft_s, pytest.approx(tpot_s), 22)
 
 
-SHAPE = ServingShape(
-    *(2.0, 2 * UNIT, 8 * UNIT, 2 * UNIT, 4 * UNIT, 4.0, 2.0, UNIT, 2.0, UNIT, 0.0, 0.0),
-    *(4 * UNIT, 3.0, 1.0, 0.0, 0.0, 0.0, 0.0, 4 * UNIT, 2.0),
-)
+SHAPE = served_shape(layers=2.0)
 
 
 def test_passes_of_an_engine():

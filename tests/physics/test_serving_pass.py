@@ -8,6 +8,7 @@ import pytest
 from plain import PEAK, UNIT, links, served_shape, serving_kernels
 
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+from mlsysim.physics.layer.shape import ExpertShape, LatentShape
 from mlsysim.physics.serving.activations import elementwise_layer_s, stored_score_s
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServedModel, Shards
 from mlsysim.physics.serving.expert_ranks import busiest_rank
@@ -22,11 +23,16 @@ from mlsysim.physics.serving.passes import (
 from mlsysim.physics.serving.products import Product, layer_products_s, product_s, scaled
 
 # Three layers; four query heads and two of keys, 64 wide; gated blocks of 256; a vocabulary of 256.
-SHAPE = served_shape(experts=4.0, experts_per_token=2.0, expert_ffn=2 * UNIT)
+SHAPE = served_shape()
 TWO = Shards(tp=2.0, pp=1.0, node=8.0, attention=2.0)
 ENGINE = EngineCoefficients(layer_s=0.0, scaling_s=0.0, hop_s=0.0, compute_share=0.5)
 READS = GemmKernel(inf, 0.0, inf, 1.0, 0.0, SharedGemm(1.0, 0.0, 0.0, 1.0), most_splits=1.0)
 ELEMENT_S = UNIT**2 / 32768  # of a byte of 64 x 64 elements
+
+
+def with_experts(layers=1.0, shared_ffn=0.0):
+    """Four experts of 128 in a share of the layers, of which a token visits two."""
+    return replace(SHAPE, routed=ExpertShape(4.0, 2.0, 2 * UNIT, shared_ffn, layers))
 
 
 def served(shape=SHAPE, shards=TWO, engine=ENGINE, has=None, **kernels):
@@ -37,7 +43,7 @@ def served(shape=SHAPE, shards=TWO, engine=ENGINE, has=None, **kernels):
 
 
 def products_s(model, tokens, **kind):
-    return sum(layer_products_s(model, tokens, busiest_rank(model.shape, model.shards, tokens), **kind))
+    return sum(layer_products_s(model, tokens, busiest_rank(model.shape.routed, model.shards, tokens), **kind))
 
 
 def test_products_of_a_layer():
@@ -63,19 +69,19 @@ def test_experts():
     Two ranks share a matrix: up and gate 128, down 64 deep: 64 rows each of 128 x 2 / 4 copies: 1 x 2 x 2 + 1 x 2 x 1 units,
     four times. Attention as before: 2 x 12 units for 128 tokens.
     """
-    experts = replace(SHAPE, dense=0.0)
+    experts = with_experts()
     attention = 2 * 24
     assert products_s(served(experts), 128.0) == pytest.approx(attention + 4 * 6 * 2)
     assert products_s(served(experts), 1.0) == pytest.approx(24 + 2 * 6 * 2)
     assert products_s(served(experts), 256.0) == pytest.approx(4 * 24 + 4 * 12 * 2), "two rows of tiles"
-    half = replace(SHAPE, dense=0.5)
+    half = with_experts(0.5)
     assert products_s(served(half), 128.0) == pytest.approx(attention + 0.5 * 48 + 0.5 * 48)
     # A shared expert as wide as a dense block.
-    shared = replace(experts, shared_ffn=4 * UNIT)
+    shared = with_experts(shared_ffn=4 * UNIT)
     assert products_s(served(shared), 128.0) == pytest.approx(attention + 48 + 48)
-    own = served(replace(shared, shared_ffn=2 * UNIT), shards=replace(TWO, attention=1.0))
+    own = served(with_experts(shared_ffn=2 * UNIT), shards=replace(TWO, attention=1.0))
     assert products_s(own, 128.0) == pytest.approx(2 * 24 + 48 + 2 * (8 + 4)), "whole, for half of the tokens"
-    some = replace(shared, shared_ffn=np.array([0.0, 4 * UNIT]), dense=np.array([0.0, 0.0]))
+    some = with_experts(np.array([1.0, 1.0]), np.array([0.0, 4 * UNIT]))
     assert products_s(served(some), 128.0) == pytest.approx([96, 144])
 
 
@@ -165,9 +171,9 @@ def test_passes_between_products():
     assert elementwise_layer_s(served(replace(SHAPE, ffn_matrices=2.0)), 64.0) == 15
     assert elementwise_layer_s(served(shards=replace(TWO, attention=1.0)), 64.0) == 12
     # Two experts of 128 and a shared one of 64: 6 of 320 elements; 10 of each copy's 128 elements.
-    routed = replace(SHAPE, dense=0.0, shared_ffn=UNIT)
+    routed = with_experts(shared_ffn=UNIT)
     assert elementwise_layer_s(served(routed), 64.0) == 64 * (2048 + 2560 + (6 * 320 + 2560) / 2) / 16384
-    mixed = replace(routed, dense=0.25)
+    mixed = with_experts(0.75, UNIT)
     width = 0.25 * 256 + 0.75 * 320
     assert elementwise_layer_s(served(mixed), 64.0) == 64 * (2048 + 0.75 * 2560 + (6 * width + 2560) / 2) / 16384
 
@@ -176,11 +182,11 @@ def test_a_cache_feeds_the_passes():
     """Lists of 64 x 2 bytes of max(3 x 128, 2 x 512 / 2) elements, 64 KiB: a fourth stays, and is read four times as fast."""
     assert elementwise_layer_s(served(cache_B=16384.0), 64.0) == 16 * (0.75 + 0.25 / 4)
     assert elementwise_layer_s(served(cache_B=1e9), 64.0) == 4
-    narrow = replace(SHAPE, qkv_width=UNIT, ffn=2 * UNIT)  # 3 x 128 elements are the longest: 48 KiB
+    narrow = replace(SHAPE, head_dim=UNIT / 8, ffn=2 * UNIT)  # 3 x 128 elements are the longest: 48 KiB
     own = served(narrow, replace(TWO, attention=1.0), cache_B=16384.0)  # a rank has half of the stream: 24 KiB of 3 x 64
     assert elementwise_layer_s(own, 64.0) == 64 * (1024 + 544) / 16384 * (1 / 3 + 2 / 3 / 4)
     assert elementwise_layer_s(served(narrow, cache_B=24576.0), 64.0) == 64 * (2048 + 544) / 16384 * (0.5 + 0.5 / 4)
-    wide = replace(SHAPE, qkv_width=UNIT)  # 2 x 256 / 2 are fewer
+    wide = replace(SHAPE, head_dim=UNIT / 8)  # 2 x 256 / 2 are fewer
     assert elementwise_layer_s(served(wide, cache_B=24576.0), 64.0) == 64 * (2048 + 928) / 16384 * (0.5 + 0.5 / 4)
     slow = serving_kernels(cache_B=1e9, multiprocessors=0.125)
     assert elementwise_layer_s(replace(served(), kernels=slow), 64.0) == 16, "no slower than memory"
@@ -197,7 +203,7 @@ def test_passes_in_32_bits():
     assert elementwise_layer_s(served(has=WIDE, engine=replace(ENGINE, passes=3.0)), 64.0) == pytest.approx(3 * moved_B / 4096)
     plain = replace(SHAPE, ffn_matrices=2.0)
     assert elementwise_layer_s(served(plain, has=WIDE), 64.0) == (moved_B - 64 * 12 * 256 / 2) / 4096
-    routed = replace(SHAPE, dense=0.0)  # two of 128 are as wide as the dense block
+    routed = with_experts()  # two of 128 are as wide as the dense block
     assert elementwise_layer_s(served(routed, has=WIDE), 64.0) == (moved_B + 64 * 10 * 128 * 2) / 4096
     # Of tensors of 64 x 128 x 4 = 32 KiB and of 64 KiB a cache of 80 KiB holds 16 KiB beside two of the first, none of the
     # second: half of the reads of the first hit, a fourth of its traffic.
@@ -235,8 +241,10 @@ def test_attention_of_a_decode_step():
     assert decode_attention_s(shards=replace(TWO, tp=8.0, attention=8.0)) == pytest.approx(4), "a key head is not divided"
     # A fourth of the layers sees one key of four.
     assert decode_attention_s(replace(SHAPE, window=1.0, windowed=0.25)) == pytest.approx(3 + 0.25)
-    latent = replace(SHAPE, cached_heads=1.0, cached_dim=96.0)
-    assert decode_attention_s(latent) == pytest.approx(6)
+    # One vector of 192 elements for all heads: 64 sequences x 4 keys: 6 s; two heads score all of it and sum up 128, at half
+    # the peak: 1.25 s beside that.
+    latent = replace(SHAPE, latent=LatentShape(key_rank=2 * UNIT, rotary_dim=UNIT))
+    assert decode_attention_s(latent) == pytest.approx((6**2 + 1.25**2) ** 0.5)
 
 
 def test_attention_without_a_grouped_kernel():
@@ -378,7 +386,7 @@ def test_reductions():
     """Ranks that attend for themselves gather and scatter tokens once for experts; more than half a node shares its links."""
     own = replace(TWO, attention=1.0)
     assert decode_pass(served(shards=own), 64.0, 4.0).reductions_s == 0
-    assert decode_pass(served(replace(SHAPE, dense=0.25), own), 64.0, 4.0).reductions_s == pytest.approx(3 * 0.75 * 4)
+    assert decode_pass(served(with_experts(0.75), own), 64.0, 4.0).reductions_s == pytest.approx(3 * 0.75 * 4)
     four = replace(TWO, tp=4.0, attention=4.0)  # 2 x 3/4 of 16 KiB
     assert decode_pass(served(shards=four), 64.0, 4.0).reductions_s == pytest.approx(3 * 2 * 6)
     assert decode_pass(served(shards=replace(four, node=7.0)), 64.0, 4.0).reductions_s == pytest.approx(3 * 2 * 12)

@@ -16,11 +16,10 @@ from test_kernel_step import (
     SPLIT,
 )
 from test_serving_pass import SHAPE as SERVED
-from test_serving_pass import TWO, served
+from test_serving_pass import TWO, served, with_experts
 
 from mlsysim.physics.kernels.roofline import KernelWork
-from mlsysim.physics.layer.experts import ExpertShape
-from mlsysim.physics.layer.latent_attention import LatentShape
+from mlsysim.physics.layer.shape import ExpertShape, LatentShape
 from mlsysim.physics.serving.pass_kernels import decode_kernels, prefill_kernels
 from mlsysim.physics.serving.passes import decode_pass, prefill_pass
 from mlsysim.physics.training.kernel_step import kernel_parts, layer_times
@@ -106,10 +105,10 @@ def test_a_rank_without_head():
     "shape",
     [
         {},
-        {"dense": 0.5, "shared_ffn": UNIT},
-        {"dense": 0.0},
+        {"routed": with_experts(0.5, UNIT).routed},
+        {"routed": with_experts().routed},
         {"window": 16.0, "windowed": 0.5},
-        {"latent": LatentShape(32.0, 16.0, 32.0, 16.0, 32.0), "cached_heads": 1.0, "cached_dim": 16.0},
+        {"latent": LatentShape(32.0, 16.0, 32.0, 16.0, 32.0)},
     ],
 )
 def test_kernels_add_up_to_the_parts_of_a_decode_step(shape, shards):

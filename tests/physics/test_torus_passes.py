@@ -8,7 +8,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from plain import UNIT, served_shape, serving_kernels
+from plain import served_shape, serving_kernels
 
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels
@@ -252,15 +252,15 @@ def test_pieces_that_save_nothing():
 def test_attention_by_sequences():
     """One key head for four of queries: by heads each chip reads all 64 sequences' keys; by sequences half of them.
 
-    Two exchanges of 64 tokens of (512 + 256) / 2 elements, half of 2 bytes each, over 2 x 1/4 links at 8192 B/s: 1.5 s each.
+    Two exchanges of 64 tokens of (384 + 256) / 2 elements, half of 2 bytes each, over 2 x 1/4 links at 8192 B/s: 1.25 s each.
     """
-    multi = replace(SHAPE, kv_heads=1.0, cached_heads=1.0, key_width=UNIT)
+    multi = replace(SHAPE, kv_heads=1.0)
     heads = deployed(shape=multi).decode(64.0, 16.0)
     assert heads.attention_s == pytest.approx(3 * 16)
     sequences = deployed(shape=multi, by_sequence=True).decode(64.0, 16.0)
     assert sequences.attention_s == pytest.approx(3 * 8)
-    assert sequences.reductions_s == pytest.approx(3 * (SENT_S / 2 + 2 * 1.5))
-    short = deployed(shape=multi, by_sequence=True).decode(64.0, 4.0)  # 4 s against 2 + 3
+    assert sequences.reductions_s == pytest.approx(3 * (SENT_S / 2 + 2 * 1.25))
+    short = deployed(shape=multi, by_sequence=True).decode(64.0, 4.0)  # 4 s against 2 + 2.5
     assert short.attention_s == pytest.approx(3 * 4)
     assert short.reductions_s == 3 * SENT_S / 2
     lone = deployed(shape=multi, by_sequence=True).decode(1.0, 1024.0)

@@ -12,7 +12,7 @@ from mlsysim.calibration.shared import fitted_names
 from mlsysim.calibration.stacks import stack, stack_names
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.fitting.memory import refit_memory
-from mlsysim.lowering.training_kernels import kernel_device, layer_shape, stack_overlap, stack_step
+from mlsysim.lowering.training_kernels import kernel_device, stack_overlap, stack_step, trained_shape
 from mlsysim.models.registry import Models
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.systems.registry import Systems
@@ -148,7 +148,7 @@ def test_the_hosts_time_of_a_step_adds_to_it(name):
     asked = question(RUN | {"micro_batch": "1"})
     run = prepared(asked)
     accelerator, found = asked.fleet.node.accelerator, stack(name)
-    shape = layer_shape(asked.workload, 2048, "unfused", accelerator, found)
+    shape = trained_shape(asked.workload, 2048, "unfused", accelerator, found)
     device = kernel_device(accelerator, "bf16", found.fused_quantisation)
 
     def total(added_s):

@@ -7,7 +7,7 @@ from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.prefix_cache import computed
 from mlsysim.lowering.serving_kernels import peak_flops_per_s
 from mlsysim.lowering.training_setting import TrainingSetting
-from mlsysim.lowering.work import cached_tokens
+from mlsysim.physics.layer.attention import cached_tokens
 from mlsysim.physics.layer.work import LayeredWork, recomputed_flops
 from mlsysim.physics.operations.power import Activity
 from mlsysim.physics.plan import Plan
@@ -35,7 +35,7 @@ def serving_activity(
     """
     if deployment.draft_len:
         return None
-    batch, context = float(served.batch), cached_tokens(deployment.workload, deployment.context)
+    batch, context = float(served.batch), float(cached_tokens(deployment.workload.layer_shape, deployment.context))
     new, keys = computed(deployment)
     step_s = batch / tokens_per_s
     # Prompts that a step computes, mean: each request brings one.

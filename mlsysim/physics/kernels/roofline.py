@@ -9,12 +9,7 @@ from dataclasses import dataclass
 
 from mlsysim.physics.numeric import Num, maximum
 
-# What the matrix products of a layer, and a step's other kernels, are called where each is told of.
-QKV, OUTPUT = "query, key and value", "attention output"
-COMPRESSION, EXPANSION = "latent compression", "latent expansion"
-UP, DOWN = "feed-forward up", "feed-forward down"
-EXPERTS_UP, EXPERTS_DOWN = "experts up", "experts down"
-SHARED_UP, SHARED_DOWN, ROUTING = "shared expert up", "shared expert down", "routing"
+# What the kernels of a step or pass beside its products are called (products: ``physics.layer.products``).
 ATTENTION, HEAD, ELEMENT_WISE = "attention", "output head", "element-wise passes"
 
 

@@ -5,7 +5,8 @@ Source: Hu et al. 2021, arXiv:2106.09685.
 
 from __future__ import annotations
 
-from mlsysim.physics.layer.experts import Product
+from collections.abc import Callable
+
 from mlsysim.physics.numeric import Num, maximum
 
 # The adapter's output is scaled and added to that of the frozen product, 16-bit: two reads and a write each.
@@ -15,16 +16,16 @@ ADDED_B = 10.0
 LAUNCHED = 4 / 8
 
 
-def adapter_products_s(tokens: Num, n: Num, k: Num, rank: Num, product: Product) -> tuple[Num, Num]:
+def adapter_products_s(tokens: Num, n: Num, k: Num, rank: Num, product: Callable[[Num, Num, Num], Num]) -> tuple[Num, Num]:
     """Forward and backward seconds of the adapter of one product of ``n`` output and ``k`` input features.
 
     Example:
-        >>> forward, backward = adapter_products_s(8.0, 100.0, 50.0, 4.0, lambda m, n, k, groups: 2.0 * m * n * k)
+        >>> forward, backward = adapter_products_s(8.0, 100.0, 50.0, 4.0, lambda m, n, k: 2.0 * m * n * k)
         >>> forward, backward
         (9600.0, 19200.0)
     """
     r = maximum(rank, 1.0)
-    forward_s = product(tokens, r, k, 1.0) + product(tokens, n, r, 1.0)
-    input_gradients_s = product(tokens, r, n, 1.0) + product(tokens, k, r, 1.0)
-    weight_gradients_s = product(n, r, tokens, 1.0) + product(r, k, tokens, 1.0)
+    forward_s = product(tokens, r, k) + product(tokens, n, r)
+    input_gradients_s = product(tokens, r, n) + product(tokens, k, r)
+    weight_gradients_s = product(n, r, tokens) + product(r, k, tokens)
     return forward_s, input_gradients_s + weight_gradients_s

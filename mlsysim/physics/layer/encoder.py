@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlsysim.physics.kernels.attention import AttentionDevice, AttentionHeads, PrefillKernel, training_attention_s
+from mlsysim.physics.kernels.attention import AttentionDevice, PrefillKernel, training_attention_s
 from mlsysim.physics.kernels.gemm import gemm_s
 from mlsysim.physics.kernels.passes import Passes, ReplicaDevice
+from mlsysim.physics.layer.attention import attention_heads
+from mlsysim.physics.layer.products import layer_products
+from mlsysim.physics.layer.shape import LayerShape
 from mlsysim.physics.numeric import Num, maximum, where
 
 # Values that element-wise passes move per element of the residual stream, of the feed-forward block, and of queries, keys
@@ -27,22 +30,16 @@ _HEAD_VALUES = 20.0  # values a logit that the loss moves
 _FORWARD_KERNELS, _BACKWARD_KERNELS = 16.0, 30.0  # a layer's
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderShape:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderShape(LayerShape):
     """The encoder and its samples; numbers or arrays.
 
     Attributes:
-        layers, hidden, heads, ffn, vocab: sizes of the model; vocab is 0 where no output head is trained.
         seq_len: tokens that a token's attention sees.
         head_share: share of the tokens that reach the output head.
         fused: 1.0 where attention stores no scores.
     """
 
-    layers: Num
-    hidden: Num
-    heads: Num
-    ffn: Num
-    vocab: Num
     seq_len: Num
     head_share: Num
     fused: Num
@@ -75,19 +72,20 @@ def encoder_passes(
         >>> kernel = GemmKernel(0.9, 180.0, 2.6, 0.8, 3e-6, SharedGemm(2.5, 2.5e-7, 12.0, 256.0))
         >>> a100 = ReplicaDevice(kernel, 290e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8, SharedDataParallel(5.0, 20e-6, 0.6))
         >>> chip = AttentionDevice(290e12, 1.9e12, 108.0, 40 * 2.0**20)
-        >>> bert = EncoderShape(24.0, 1024.0, 16.0, 4096.0, 30522.0, 128.0, 0.15, 0.0)
+        >>> sizes = (24.0, 1024.0, 16.0, 16.0, 64.0, 4096.0, 2.0, 30522.0)
+        >>> bert = EncoderShape(*sizes, seq_len=128.0, head_share=0.15, fused=0.0)
         >>> attention = PrefillKernel(11e-6, 0.5, 2.2e10, 180.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
         >>> passes = encoder_passes(bert, 32768.0, a100, attention, chip, 0.62)
         >>> 0.3 < (passes.forward_s + passes.backward_s) < 0.5
         True
     """
     h, f = shape.hidden, shape.ffn
-    products = ((3 * h, h), (h, h), (f, h), (h, f))
     forward: Num = 0.0
     backward: Num = 0.0
-    for n, k in products:
-        forward = forward + _product_s(tokens, n, k, device)
-        backward = backward + _product_s(tokens, k, n, device) + _product_s(n, k, tokens, device)
+    for one in layer_products(shape):
+        forward = forward + one.share * _product_s(tokens, one.n, one.k, device)
+        gradients = _product_s(tokens, one.k, one.n, device) + _product_s(one.n, one.k, tokens, device)
+        backward = backward + one.share * gradients
     core = _attention_s(shape, tokens, device, attention, chip, backward_rate, moved)
     element_B = device.value_B if device.element_B is None else device.element_B
     value_s = moved * element_B * tokens / device.streaming_Bps
@@ -117,11 +115,10 @@ def _attention_s(
     moved: Num,
 ) -> tuple[Num, Num]:
     """Forward and backward seconds of attention to all s tokens: the causal half of 2 s, with half as many sequences."""
-    sequences, width = tokens / shape.seq_len, shape.hidden / shape.heads
-    heads = AttentionHeads(shape.heads, shape.heads, width)
+    sequences, heads = tokens / shape.seq_len, attention_heads(shape, 1.0)
     fused = training_attention_s(kernel, chip, sequences / 2, 2 * shape.seq_len, heads, backward_rate)
-    scores = sequences * shape.heads * shape.seq_len**2
-    products_s = 4 * scores * width / (device.shared.batched_share * device.peak_flops_per_s)
+    scores = sequences * heads.heads * shape.seq_len**2
+    products_s = 4 * scores * heads.head_dim / (device.shared.batched_share * device.peak_flops_per_s)
     element_B = device.value_B if device.element_B is None else device.element_B
     score_s = moved * element_B * scores / device.streaming_Bps
     stored = products_s + _SCORE_FORWARD * score_s, 2 * products_s + _SCORE_BACKWARD * score_s

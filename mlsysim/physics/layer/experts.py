@@ -1,4 +1,4 @@
-"""Expert layers of a training step: routing, the experts' matrix products, and the all-to-alls between ranks.
+"""Expert layers of a training step: the rows of their products, their element-wise passes, and the all-to-alls between ranks.
 
 A rank holds experts/ep experts, each split over ``expert_split`` ranks. Every micro-batch, its tokens are copied to the ranks
 of their experts (dispatch), worked on, and sent back and added (combine); the backward pass mirrors both.
@@ -9,18 +9,12 @@ ranks); DeepSeek-AI 2024, arXiv:2412.19437, section 3.2 (a token is sent once to
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
-
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, collective_s
+from mlsysim.physics.layer.shape import ExpertShape, LayerShape
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, maximum, somewhere, where
 from mlsysim.physics.plan import Plan
-
-# Seconds of a product of m, n, k in a number of groups.
-Product: TypeAlias = Callable[[Num, Num, Num, Num], Num]
 
 _ACTIVATION_B = 2.0
 # Bytes of element-wise passes per element of an expert's gated block, forward and backward, as in dense layers.
@@ -31,38 +25,6 @@ _ORDERED_B = 2 * _ACTIVATION_B
 _QUANTISED_B = 4.0
 # Scores, their softmax, the choice and its bookkeeping, 32-bit: bytes a token and expert, each way.
 _ROUTING_B = 24.0
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertShape:
-    """The expert layers of a model; all zero where there are none.
-
-    Attributes:
-        experts, per_token: routed experts, and how many of them a token visits.
-        ffn, shared_ffn: width of one expert, and of all shared experts together.
-        layers: share of the model's layers that have experts.
-        imbalance: tokens of the busiest rank over the mean.
-        biased: 1.0 where experts have biases.
-    """
-
-    experts: Num = 0.0
-    per_token: Num = 0.0
-    ffn: Num = 0.0
-    shared_ffn: Num = 0.0
-    layers: Num = 0.0
-    imbalance: Num = 1.0
-    biased: Num = 0.0
-
-
-NO_EXPERTS = ExpertShape()
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertPass:
-    """One pass of an expert layer's feed-forward part on one rank: seconds of its kernels, bytes of its element-wise passes."""
-
-    products_s: Num
-    moved_B: Num
 
 
 def routed_rows(shape: ExpertShape, plan: Plan) -> Num:
@@ -119,44 +81,13 @@ def exchange_s(
     return shape.layers * (shown_s + longer_s + collective_s("all_gather", rows_B, split, collectives))
 
 
-def expert_forward(
-    shape: ExpertShape, hidden: Num, plan: Plan, product: Product, routing: Product, quantised: bool, routed_B: Num = 0.0
-) -> ExpertPass:
-    """Forward pass of the feed-forward part of one expert layer, collectives left out.
-
-    ``routed_B`` is what a stack moves beyond fused passes per element of the routed tokens.
-    """
-    rows, groups = routed_rows(shape, plan), local_experts(shape, plan)
-    width, shared = maximum(shape.ffn / plan.expert_split, 1.0), shape.shared_ffn / plan.tp
-    tokens, rows_per_expert = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
-    products_s = product(rows_per_expert, 2 * width, hidden, groups) + product(rows_per_expert, hidden, width, groups)
-    shared_width = maximum(shared, 1.0)
-    shared_s = product(tokens, 2 * shared_width, hidden, 1.0) + product(tokens, hidden, shared_width, 1.0)
-    products_s = products_s + where(shared > 0, shared_s, 0.0)
-    products_s = products_s + routing(tokens / plan.routed_from, maximum(shape.experts, 1.0), hidden, 1.0)
-    moved_B = _FORWARD_FFN_B * (rows * width + tokens * shared) + _ordered_B(shape, hidden, plan)
-    return ExpertPass(products_s, moved_B + quantised * _QUANTISED_B * rows * (hidden + width) + routed_B * rows * hidden)
-
-
-def expert_backward(
-    shape: ExpertShape, hidden: Num, plan: Plan, product: Product, routing: Product, quantised: bool, routed_B: Num = 0.0
-) -> ExpertPass:
-    """Backward pass of the feed-forward part of one expert layer (gradients of inputs and weights), collectives left out."""
-    rows, groups = routed_rows(shape, plan), local_experts(shape, plan)
-    width, shared = maximum(shape.ffn / plan.expert_split, 1.0), shape.shared_ffn / plan.tp
-    tokens, rows_per_expert = plan.micro_batch_tokens, maximum(rows / groups, 1.0)
-    products_s: Num = 0.0
-    for n, k in ((2 * width, hidden), (hidden, width)):
-        products_s = products_s + product(rows_per_expert, k, n, groups) + product(n, k, rows_per_expert, groups)
-    shared_width = maximum(shared, 1.0)
-    shared_s: Num = 0.0
-    for n, k in ((2 * shared_width, hidden), (hidden, shared_width)):
-        shared_s = shared_s + product(tokens, k, n, 1.0) + product(n, k, tokens, 1.0)
-    products_s = products_s + where(shared > 0, shared_s, 0.0)
-    experts, local = maximum(shape.experts, 1.0), tokens / plan.routed_from
-    products_s = products_s + routing(local, hidden, experts, 1.0) + routing(experts, hidden, local, 1.0)
-    moved_B = _BACKWARD_FFN_B * (rows * width + tokens * shared) + _ordered_B(shape, hidden, plan)
-    return ExpertPass(products_s, moved_B + quantised * _QUANTISED_B * rows * (hidden + 2 * width) + routed_B * rows * hidden)
+def expert_passes_B(shape: LayerShape, plan: Plan, *, backward: bool, quantised: bool) -> Num:
+    """Bytes of the element-wise passes of one expert layer's feed-forward part, on one rank: blocks, copies and routing."""
+    routed, hidden = shape.routed, shape.hidden
+    rows, width = routed_rows(routed, plan), maximum(routed.ffn / plan.expert_split, 1.0)
+    block_B, read_by_products = (_BACKWARD_FFN_B, hidden + 2 * width) if backward else (_FORWARD_FFN_B, hidden + width)
+    block_elements = rows * width + plan.micro_batch_tokens * routed.shared_ffn / plan.tp
+    return block_B * block_elements + _ordered_B(routed, hidden, plan) + quantised * _QUANTISED_B * rows * read_by_products
 
 
 def _ordered_B(shape: ExpertShape, hidden: Num, plan: Plan) -> Num:

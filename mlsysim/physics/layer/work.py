@@ -116,27 +116,6 @@ class LayeredWork:
         return products + adapters + (1 + BACKWARD_OVER_FORWARD) * attention_flops
 
 
-def attended_tokens(seq_len: float, causal: bool, window: float | None) -> float:
-    """Mean number of keys that a query sees: s, s/2 when causal, less with a sliding window.
-
-    Example:
-        >>> attended_tokens(4096, causal=True, window=None), attended_tokens(4096, causal=True, window=1024)
-        (2048.0, 896.0)
-    """
-    reach = seq_len if window is None else min(seq_len, window)
-    return reach * (1 - reach / (2 * seq_len)) if causal else float(reach)
-
-
-def attention_flops(query_heads: float, qk_head_dim: float, v_head_dim: float, keys: Num) -> Num:
-    """FLOP of one query token's scores and weighted values: 2 heads keys (d_qk + d_v).
-
-    Example:
-        >>> attention_flops(32, 128, 128, 1000)
-        16384000
-    """
-    return 2 * query_heads * keys * (qk_head_dim + v_head_dim)
-
-
 def recomputed_flops(work: LayeredWork, recompute: Num) -> Num:
     """Forward FLOP per token and layer that the backward pass repeats.
 

@@ -5,7 +5,8 @@ Sources: Shoeybi et al. 2019, Korthikanti et al. 2022 (the tensors of a layer); 
 
 from __future__ import annotations
 
-from mlsysim.physics.layer.latent_attention import latent_elements
+from mlsysim.physics.layer.attention import attention_heads, qkv_elements
+from mlsysim.physics.layer.kept import routed_copies
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.serving.deployment import ServedModel, ServingKernels
 
@@ -31,23 +32,19 @@ def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -
     ``over_mean``: copies of tokens on the busiest rank of experts over those on the mean one.
     """
     shape, shards, kernels, engine = model.shape, model.shards, model.kernels, model.engine
-    width = shape.dense * shape.ffn + (1 - shape.dense) * shape.shared_ffn
-    routed_width = (1 - shape.dense) * shape.experts_per_token * shape.expert_ffn
-    routed_B = _ROUTED_B * shape.hidden * (1 - shape.dense) * shape.experts_per_token
-    routed_B = routed_B * over_mean / shards.ep
+    routed = shape.routed
+    width = shape.dense * shape.ffn + routed.layers * routed.shared_ffn
+    routed_width = routed.layers * routed.per_token * routed.ffn
+    routed_B = _ROUTED_B * shape.hidden * routed_copies(shape) * over_mean / shards.ep
     if model.has.wide:
         return engine.passes * _wide_layer_B(model, tokens, width + routed_width, routed_B) / kernels.own_streaming_Bps
     ffn_B = where(shape.ffn_matrices > 2, _FFN_B[1], _FFN_B[0])
-    qkv_width = shape.qkv_width
-    if shape.latent.used:
-        # What compresses is repeated by each rank.
-        expanded = shards.attention * latent_elements(shape.latent, shape.heads, shards.attention)
-        qkv_width = where(shape.latent.key_rank > 0, expanded, qkv_width)
+    qkv_width = qkv_elements(shape, shards.attention)
     residual_B, ranks = _RESIDUAL_B * shape.hidden / shards.own, shards.own * shards.attention
     routed_B = routed_B + ffn_B * routed_width * over_mean / shards.tp
-    moved_B = tokens * (residual_B + routed_B + (ffn_B * width + _QKV_B * qkv_width) / ranks)
+    moved_B = tokens * (residual_B + routed_B + ffn_B * width / ranks + _QKV_B * qkv_width / shards.own)
     # The longest lists: the residual stream twice read and once written, or the widest block read and written.
-    list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum(width + routed_width, qkv_width) / ranks)
+    list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum((width + routed_width) / ranks, qkv_width / shards.own))
     cached_share = minimum(1.0, kernels.cache_B / maximum(tokens * kernels.element_B * list_width, 1.0))
     cached_Bps = max(kernels.cache_read_Bps, kernels.streaming_Bps)
     moved_B = engine.passes * moved_B * kernels.element_B / 2
@@ -60,7 +57,9 @@ def _wide_layer_B(model: ServedModel, tokens: Num, width: Num, routed_B: Num) ->
     missed_share = _missed(tokens * shape.hidden * WIDE_B, kernels)
     ffn_B = where(shape.ffn_matrices > 2, _WIDE_FFN_B[1], _WIDE_FFN_B[0]) * _missed(tokens * width * WIDE_B, kernels)
     stream_B = _WIDE_RESIDUAL_B * missed_share * shape.hidden / shards.own
-    return tokens * (stream_B + routed_B + (ffn_B * width + _WIDE_QKV_B * missed_share * shape.qkv_width) / shards.tp)
+    return tokens * (
+        stream_B + routed_B + ffn_B * width / shards.tp + _WIDE_QKV_B * missed_share * qkv_elements(shape, shards.tp)
+    )
 
 
 def stored_score_s(model: ServedModel, scores: Num) -> Num:
@@ -70,7 +69,10 @@ def stored_score_s(model: ServedModel, scores: Num) -> Num:
     if has.wide:
         moved_B = _WIDE_UNFUSED_B * _missed(scores * WIDE_B, kernels)
     peak_flops_per_s = kernels.attention.peak_flops_per_s * kernels.shared.unfused_share
-    return 4 * model.shape.head_dim / peak_flops_per_s + moved_B * model.engine.passes / kernels.streaming_Bps
+    return (
+        4 * attention_heads(model.shape, 1.0).head_dim / peak_flops_per_s
+        + moved_B * model.engine.passes / kernels.streaming_Bps
+    )
 
 
 def _missed(tensor_B: Num, kernels: ServingKernels) -> Num:

@@ -12,7 +12,7 @@ from math import inf
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel, PrefillKernel
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients
 from mlsysim.physics.kernels.gemm import GemmKernel
-from mlsysim.physics.layer.latent_attention import NO_LATENT, LatentShape
+from mlsysim.physics.layer.shape import LayerShape
 from mlsysim.physics.numeric import Num, Truth, minimum
 
 WORD_B = 2.0  # bytes of an element of the 16-bit formats
@@ -27,50 +27,6 @@ class Product:
     weight_B: float
     peak_flops_per_s: float
     output_B: float = WORD_B
-
-
-@dataclass(frozen=True, slots=True)
-class ServingShape:
-    """One model as its kernels see it, before it is divided over accelerators; sizes are in elements.
-
-    Attributes:
-        layers: number of blocks.
-        hidden: width of the residual stream.
-        qkv_width: outputs of all projections before attention (of latent attention: weights over ``hidden``).
-        key_width: width of keys, and of values, over all their heads.
-        attention_width: inputs of the projection after attention.
-        heads, kv_heads, head_dim: query heads, key heads and head width as a prefill sees them.
-        cached_heads, cached_dim: key heads and head width as a decode step sees them (latent attention: 1, (rank + rope) / 2).
-        window, windowed: keys that a query of a sliding-window layer sees (0: all), and the share of such layers.
-        ffn, ffn_matrices, dense: width and matrices of dense feed-forward blocks, and the share of layers that have one.
-        experts, experts_per_token, expert_ffn, shared_ffn: experts of the other layers, those of a token, and their widths.
-        vocab: outputs of the head; 0 where there is none.
-        reductions: all-reduces of a layer under tensor parallelism.
-        latent: ranks and widths of latent attention.
-    """
-
-    layers: Num
-    hidden: Num
-    qkv_width: Num
-    key_width: Num
-    attention_width: Num
-    heads: Num
-    kv_heads: Num
-    head_dim: Num
-    cached_heads: Num
-    cached_dim: Num
-    window: Num
-    windowed: Num
-    ffn: Num
-    ffn_matrices: Num
-    dense: Num
-    experts: Num
-    experts_per_token: Num
-    expert_ffn: Num
-    shared_ffn: Num
-    vocab: Num
-    reductions: Num
-    latent: LatentShape = NO_LATENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +291,7 @@ class Shards:
 class ServedModel:
     """A model, divided over accelerators whose kernels are measured, under an engine."""
 
-    shape: ServingShape
+    shape: LayerShape
     shards: Shards
     kernels: ServingKernels
     engine: EngineCoefficients

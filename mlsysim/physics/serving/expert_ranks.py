@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
+from mlsysim.physics.layer.shape import ExpertShape
 from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, sqrt, where
-from mlsysim.physics.serving.deployment import ServedModel, ServingShape, Shards
+from mlsysim.physics.serving.deployment import ServedModel, Shards
 from mlsysim.physics.serving.inference import touched_experts
 
 _ACTIVATION_B = 2.0  # of an element that experts give back
@@ -47,18 +48,18 @@ class RankLoad:
 NO_EXPERTS = RankLoad(0.0, 1.0, 1.0)
 
 
-def busiest_rank(shape: ServingShape, shards: Shards, tokens: Num) -> RankLoad:
+def busiest_rank(routed: ExpertShape, shards: Shards, tokens: Num) -> RankLoad:
     """The routed work of ``tokens`` tokens on the busiest part of the experts; of all experts where they are not dealt out.
 
     Tokens choose evenly, so that copies on a rank scatter by chance: n k/ep +- sqrt(n k/ep). An expert that is there twice
     halves what each copy gets, evenly, and with it the scatter: a share f of such copies leaves 1 - 3/4 f of the variance.
 
     Args:
-        shape: the model.
+        routed: the experts of the model.
         shards: how it is divided.
         tokens: tokens of the pass.
     """
-    experts, per_token, ep = maximum(shape.experts, 1.0), shape.experts_per_token, shards.ep
+    experts, per_token, ep = maximum(routed.experts, 1.0), maximum(routed.per_token, 1.0), shards.ep
     touched_share = touched_experts(experts, per_token, tokens)
     if not somewhere(ep > 1):
         return RankLoad(tokens * per_token, experts * touched_share, 1.0)
@@ -98,13 +99,13 @@ NOTHING = Exchange(0.0, 0.0, 0.0, 0.0)
 
 def sent_B(model: ServedModel, *, low_latency: bool) -> tuple[Num, Num]:
     """Bytes of one copy of a token on its way to an expert, and back."""
-    told_B = _HEADER_B if low_latency else _CHOICE_B * model.shape.experts_per_token
+    told_B = _HEADER_B if low_latency else _CHOICE_B * model.shape.routed.per_token
     return model.shape.hidden * model.kernels.dispatch_B + told_B, model.shape.hidden * _ACTIVATION_B
 
 
 def dispatched_copies(model: ServedModel, *, low_latency: bool) -> Num:
     """Copies of a token on their way to its experts, one on the rank that has it included."""
-    per_token = maximum(model.shape.experts_per_token, 1.0)
+    per_token = maximum(model.shape.routed.per_token, 1.0)
     return per_token if low_latency else distinct_targets(model.shards.ep, per_token)
 
 
@@ -120,9 +121,9 @@ def exchange(model: ServedModel, tokens: Num, load: RankLoad, *, decoding: bool)
         load: routed work of the busiest rank.
         decoding: whether they are one token a sequence.
     """
-    shape, shards, kernels = model.shape, model.shards, model.kernels
+    shards, kernels = model.shards, model.kernels
     low_latency = decoding and model.has.sent_per_expert
-    ep, per_token = shards.ep, maximum(shape.experts_per_token, 1.0)
+    ep, per_token = shards.ep, maximum(model.shape.routed.per_token, 1.0)
     in_node = minimum(ep, maximum(shards.node * ep / shards.tp, 1.0))
     nodes = ep / in_node
     if low_latency:

@@ -90,7 +90,7 @@ class _Whole:
 
 def _whole(model: ServedModel, tokens: Num, attention_s: Num, decoding: bool) -> _Whole:
     shape, shards = model.shape, model.shards
-    load = NO_EXPERTS if everywhere(shape.dense == 1) else busiest_rank(shape, shards, tokens)
+    load = NO_EXPERTS if everywhere(shape.dense == 1) else busiest_rank(shape.routed, shards, tokens)
     around_s, ffn_s = layer_products_s(model, tokens, load, decoding=decoding)
     elementwise_s = elementwise_layer_s(model, tokens, load.over_mean)
     token_B, sent = tokens * shape.hidden * 2.0, NOTHING
@@ -117,7 +117,7 @@ def _own_sequences_s(model: ServedModel, token_B: Num, sent: Exchange) -> Num:
     if not somewhere(shards.ep > 1):
         return group_s + (1 - shape.dense) * all_reduce_s(model, token_B, shards.tp)
     # Ranks that share the width of their experts gather what one of them was sent.
-    split_B = token_B * minimum(shape.experts_per_token / shards.ep, 1.0)
+    split_B = token_B * minimum(maximum(shape.routed.per_token, 1.0) / shards.ep, 1.0)
     experts_s = sent.total_s + all_reduce_s(model, split_B, shards.tp / shards.ep)
     if not everywhere(shards.ep > 1):
         experts_s = where(shards.ep > 1, experts_s, all_reduce_s(model, token_B, shards.tp))

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s, prefill_attention_s
-from mlsysim.physics.layer.latent_attention import absorbed_dim
+from mlsysim.physics.layer.attention import attention_heads
 from mlsysim.physics.numeric import Num, ceil, everywhere, floor, maximum, minimum, once_for_floats, somewhere, where
 from mlsysim.physics.serving.activations import WIDE_B, stored_score_s
 from mlsysim.physics.serving.deployment import WORD_B, Product, ServedModel
@@ -111,17 +111,15 @@ def decode_layer_attention_s(model: ServedModel, batch: Num, context: Num) -> Nu
     """
     shape, shards, kernels, has = model.shape, model.shards, model.kernels, model.has
     batch = batch / shards.own
-    heads = maximum(shape.heads / shards.attention, 1.0)
-    kv_heads = maximum(shape.cached_heads / shards.attention, 1.0)
-    each = AttentionHeads(heads, kv_heads, shape.cached_dim, kernels.kv_B, absorbed_dim=absorbed_dim(shape.latent))
+    each = attention_heads(shape, shards.attention, kernels.kv_B, absorbed=True)
     fused_s = partial(decode_attention_s, kernels.decode, kernels.attention, batch, context)
     attention_s = _over_layers(model, fused_s, each)
     if has.grouped_decode and not has.only_group:
         return attention_s
-    repeated_B = 2 * batch * heads * context * shape.cached_dim * kernels.kv_B
+    repeated_B = 2 * batch * each.heads * context * each.head_dim * kernels.kv_B
     repeated_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.cache_read_Bps
     repeated_s = kernels.decode.floor_s + repeated_B / repeated_Bps
-    covered = has.grouped_decode & (heads == has.only_group * kv_heads) & (shape.cached_dim == has.only_head_dim)
+    covered = has.grouped_decode & (each.heads == has.only_group * each.kv_heads) & (each.head_dim == has.only_head_dim)
     return where(covered, attention_s, maximum(attention_s, repeated_s))
 
 
@@ -181,31 +179,29 @@ def prefill_layer_attention_s(model: ServedModel, batch: Num, prompt: Num, paddi
     """Seconds of one layer's attention over whole prompts; all store as many scores as the longest prompt."""
     shape, shards, has = model.shape, model.shards, model.has
     batch = batch / shards.own
-    heads = maximum(shape.heads / shards.attention, 1.0)
+    each = attention_heads(shape, shards.attention, model.kernels.kv_B)
     longest = prompt * padding
-    fused = has.flash_prefill & ((has.flash_head_dim == 0) | (shape.head_dim == has.flash_head_dim))
+    fused = has.flash_prefill & ((has.flash_head_dim == 0) | (each.head_dim == has.flash_head_dim))
     covered = fused & ((has.flash_longest == 0) | (longest <= has.flash_longest))
     flash_s = stored_s = 0.0 * longest
     if somewhere(fused):
-        kv_heads = maximum(shape.kv_heads / shards.attention, 1.0)
         covered_prompt = minimum(prompt, has.flash_longest / padding) if has.flash_longest else prompt
-        flash_s = where(fused, _flash_s(model, batch, covered_prompt, heads, kv_heads), flash_s)
+        flash_s = where(fused, _flash_s(model, batch, covered_prompt, each), flash_s)
     if not everywhere(covered):
         # Computed by micro-batches, a query sees the keys up to the end of its own.
         rows = minimum(longest, has.chunk) if has.chunk else longest
         keys = (longest + rows) / 2
-        score_s = stored_score_s(model, heads * rows * keys)
-        stored_s = batch * heads * longest * keys * score_s + 2 * model.kernels.gemm.launch_s
+        score_s = stored_score_s(model, each.heads * rows * keys)
+        stored_s = batch * each.heads * longest * keys * score_s + 2 * model.kernels.gemm.launch_s
     # A prompt beyond the longest of a fused kernel is no faster than that one.
     return where(covered, flash_s, maximum(stored_s, flash_s))
 
 
-def _flash_s(model: ServedModel, batch: Num, prompt: Num, heads: Num, kv_heads: Num) -> Num:
+def _flash_s(model: ServedModel, batch: Num, prompt: Num, each: AttentionHeads) -> Num:
     """Seconds of the fused kernel. Attention to all of s tokens is the causal half of 2 s, with half as many sequences."""
-    shape, kernels = model.shape, model.kernels
+    kernels = model.kernels
     if not model.has.causal:
         batch, prompt = batch / 2, 2 * prompt
-    each = AttentionHeads(heads, kv_heads, shape.head_dim, kernels.kv_B)
     fused_s = partial(prefill_attention_s, kernels.prefill, kernels.attention, batch, prompt)
     return _over_layers(model, fused_s, each)
 

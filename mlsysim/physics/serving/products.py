@@ -5,32 +5,18 @@ Source: Pope et al. 2022, section 3 (feed-forward and attention projections unde
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 
 from mlsysim.physics.kernels.gemm import GemmKernel, gemm_s
-from mlsysim.physics.kernels.roofline import (
-    COMPRESSION,
-    DOWN,
-    EXPANSION,
-    EXPERTS_DOWN,
-    EXPERTS_UP,
-    OUTPUT,
-    QKV,
-    SHARED_DOWN,
-    SHARED_UP,
-    UP,
-)
-from mlsysim.physics.layer.latent_attention import absorbed_products, latent_products
-from mlsysim.physics.numeric import Num, everywhere, maximum, minimum, once_for_floats, somewhere, where
+from mlsysim.physics.layer.products import AROUND, ROUTED, ROUTER, LayerProduct, layer_products
+from mlsysim.physics.numeric import Num, maximum, minimum, once_for_floats, somewhere, where
 from mlsysim.physics.serving.deployment import (
     WORD_B,
     EngineCoefficients,
     Product,
     ServedModel,
     ServingKernels,
-    ServingShape,
-    Shards,
 )
 from mlsysim.physics.serving.expert_ranks import RankLoad
 
@@ -103,20 +89,36 @@ def _unpacked_product_s(m: Num, n: Num, k: Num, product: Product, kernels: Servi
     )
 
 
-def layer_products_s(model: ServedModel, tokens: Num, load: RankLoad, *, decoding: bool = False) -> tuple[Num, Num]:
-    """Seconds of one layer's matrix products around attention and in feed-forward blocks, mean over dense and expert layers.
+def served_products(
+    model: ServedModel, tokens: Num, load: RankLoad, *, decoding: bool = False
+) -> Iterator[tuple[LayerProduct, Num, Num, Product]]:
+    """Tell of each product of a layer its rows, how many there are of it in one kernel, and the kernel.
 
-    ``load`` is the routed work of the busiest rank; ``decoding`` absorbs the products of latent attention.
+    A grouped product reads every expert that the batch touches, once: ``load`` is the routed work of the busiest rank. The
+    router's scores are left out: they are part of what an engine adds to each layer. What compresses the inputs of latent
+    attention is one product (vLLM, SGLang, TensorRT-LLM: ``fused_qkv_a_proj``), and ``decoding`` absorbs what expands them.
     """
-    engine_product, expert_product = engine_products(model)
+    shards = model.shards
+    of_layer, of_experts = engine_products(model)
+    rows, routed_rows = tokens / shards.own, load.rows / load.touched
+    for one in layer_products(model.shape, shards.attention, shards.tp / shards.ep, fused=True, absorbed=decoding):
+        if one.part == ROUTED:
+            yield one, routed_rows, load.touched, of_experts
+        elif one.part != ROUTER:
+            yield one, rows, one.groups, of_layer
 
-    def product(_: str, m: Num, n: Num, k: Num, groups: Num = 1.0) -> Num:
-        return product_s(model, m, n, k, engine_product, groups)
 
-    def expert(_: str, m: Num, n: Num, k: Num, groups: Num) -> Num:
-        return product_s(model, m, n, k, expert_product, groups)
-
-    return products_of_layer(model.shape, model.shards, tokens, load, product, expert, decoding=decoding)
+def layer_products_s(model: ServedModel, tokens: Num, load: RankLoad, *, decoding: bool = False) -> tuple[Num, Num]:
+    """Seconds of one layer's matrix products around attention and in feed-forward blocks, mean over dense and expert layers."""
+    around_s: Num = 0.0
+    ffn_s: Num = 0.0
+    for one, rows, groups, kernel in served_products(model, tokens, load, decoding=decoding):
+        seconds = one.share * product_s(model, rows, one.n, one.k, kernel, groups)
+        if one.part == AROUND:
+            around_s = around_s + seconds
+        else:
+            ffn_s = ffn_s + seconds
+    return around_s, ffn_s
 
 
 def engine_products(model: ServedModel) -> tuple[Product, Product]:
@@ -125,86 +127,3 @@ def engine_products(model: ServedModel) -> tuple[Product, Product]:
     layer_product = Product(kernels.gemm, kernels.input_B, kernels.weight_B, kernels.gemm_peak_flops_per_s, kernels.output_B)
     engine_product = scaled(layer_product, model.engine)
     return engine_product, engine_product if kernels.experts is None else scaled(kernels.experts, model.engine)
-
-
-def products_of_layer(
-    shape: ServingShape,
-    shards: Shards,
-    tokens: Num,
-    load: RankLoad,
-    product: Callable[..., Num],
-    expert: Callable[..., Num],
-    *,
-    decoding: bool = False,
-) -> tuple[Num, Num]:
-    """Add up the seconds of a layer's matrix products, around attention and in feed-forward blocks, as the callers tell them.
-
-    ``product``, and of routed experts ``expert``, is called with the name of each, m, n, k and, of a grouped one, the number.
-    """
-    rows, latent = tokens / shards.own, shape.latent
-    if latent.used and everywhere(latent.key_rank > 0):
-        attention_s = _latent_products_s(shape, rows, shards.attention, product, decoding)
-    else:
-        attention_s = _plain_products_s(shape, rows, shards.attention, product)
-        if latent.used:
-            latent_s = _latent_products_s(shape, rows, shards.attention, product, decoding)
-            attention_s = where(latent.key_rank > 0, latent_s, attention_s)
-    ffn_s: Num = 0.0
-    up = shape.ffn_matrices - 1
-    if somewhere(shape.dense > 0):
-        width = maximum(shape.ffn, 1.0) / shards.attention
-        dense_s = product(UP, rows, up * width, shape.hidden) + product(DOWN, rows, shape.hidden, width)
-        ffn_s = shape.dense * dense_s
-    if somewhere(shape.dense < 1):
-        ffn_s = ffn_s + (1 - shape.dense) * _experts_s(shape, tokens, load, shards, product, expert)
-    return attention_s, ffn_s
-
-
-def _plain_products_s(shape: ServingShape, rows: Num, ranks: Num, product: Callable[..., Num]) -> Num:
-    """Seconds of the products around ordinary attention."""
-    qkv_width = (shape.qkv_width - 2 * shape.key_width) / ranks + 2 * shape.key_width / minimum(ranks, shape.kv_heads)
-    return product(QKV, rows, qkv_width, shape.hidden) + product(OUTPUT, rows, shape.hidden, shape.attention_width / ranks)
-
-
-def _latent_products_s(shape: ServingShape, rows: Num, ranks: Num, product: Callable[..., Num], decoding: bool) -> Num:
-    """Seconds of the products around latent attention.
-
-    What compresses queries, and keys and values, is one product (vLLM, SGLang, TensorRT-LLM: ``fused_qkv_a_proj``), which each
-    rank repeats.
-    """
-    queries, expand_queries, keys, expand_keys, output = latent_products(shape.latent, shape.hidden, shape.heads, ranks)
-    products_s = product(COMPRESSION, rows, queries[0] * queries[1] + keys[1], shape.hidden)
-    for _, n, k in (expand_queries,) if decoding else (expand_queries, expand_keys):
-        products_s = products_s + product(EXPANSION, rows, n, k)
-    products_s = products_s + product(OUTPUT, rows, *output[1:])
-    if decoding:
-        for groups, n, k in absorbed_products(shape.latent, shape.heads, ranks):
-            products_s = products_s + product(EXPANSION, rows, n, k, groups)
-    return products_s
-
-
-def _experts_s(
-    shape: ServingShape,
-    tokens: Num,
-    load: RankLoad,
-    shards: Shards,
-    product: Callable[..., Num],
-    expert: Callable[..., Num],
-) -> Num:
-    """Seconds of one layer's experts: a grouped product reads every expert that the batch touches, once.
-
-    All ranks share the width of the routed ones, or those of a part of them; the shared one belongs, as dense blocks and
-    attention do, to those that share a sequence.
-    """
-    shared_rows, ranks = tokens / shards.own, shards.attention
-    touched, rows = load.touched, load.rows / load.touched
-    up = shape.ffn_matrices - 1
-    width = maximum(shape.expert_ffn, 1.0) * shards.ep / shards.tp
-    experts_s = expert(EXPERTS_UP, rows, up * width, shape.hidden, touched)
-    experts_s = experts_s + expert(EXPERTS_DOWN, rows, shape.hidden, width, touched)
-    if somewhere(shape.shared_ffn > 0):
-        width = maximum(shape.shared_ffn, 1.0)
-        shared_s = product(SHARED_UP, shared_rows, up * width / ranks, shape.hidden)
-        shared_s = shared_s + product(SHARED_DOWN, shared_rows, shape.hidden, width / ranks)
-        experts_s = experts_s + where(shape.shared_ffn > 0, shared_s, 0.0)
-    return experts_s

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
 
+from mlsysim.physics.layer.products import layer_products
+from mlsysim.physics.layer.shape import LayerShape
 from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.activations import elementwise_layer_s
 from mlsysim.physics.serving.deployment import (
@@ -21,7 +23,6 @@ from mlsysim.physics.serving.deployment import (
     Product,
     ServedModel,
     ServingKernels,
-    ServingShape,
     Shards,
 )
 from mlsysim.physics.serving.passes import PassTime, decode_layer_attention_s, prefill_layer_attention_s
@@ -34,7 +35,7 @@ from mlsysim.physics.serving.torus_partition import Divided, Torus, divided, exc
 class TorusDeployment:
     """A dense model on a torus; with ``by_sequence`` attention may be divided by sequences, and ``pp`` tori stand in a row."""
 
-    shape: ServingShape
+    shape: LayerShape
     torus: Torus
     pp: Num
     by_sequence: bool
@@ -51,9 +52,8 @@ class TorusDeployment:
     def layout(self, tokens: Num) -> Divided:
         """Choose the layout of a pass over ``tokens`` tokens."""
         shape = self.shape
-        into = (shape.ffn_matrices - 1) * shape.ffn + shape.qkv_width
-        out = shape.ffn + shape.attention_width
-        args = (shape.hidden, shape.ffn, into, out, shape.reductions, self.kernels.weight_B)
+        qkv, output, up, down = layer_products(shape)
+        args = (shape.hidden, shape.ffn, up.n + qkv.n, down.k + output.k, shape.reductions, self.kernels.weight_B)
         return divided(self.torus, tokens, *args)
 
     def decode(self, batch: Num, context: Num) -> PassTime:
@@ -110,7 +110,7 @@ class TorusDeployment:
         if not self.by_sequence:
             return heads_s, 0.0 * heads_s
         sequences_s = layer_attention_s(Shards(chips, self.pp, chips, 1.0), maximum(batch, chips * minimum(batch, 1.0)))
-        sent_s = 2 * exchange_s(self.torus, tokens, (self.shape.qkv_width + self.shape.attention_width) / 2)
+        sent_s = 2 * exchange_s(self.torus, tokens, self.shape.query_width + self.shape.key_width)
         by_sequence_faster = sequences_s + sent_s < heads_s
         return where(by_sequence_faster, sequences_s, heads_s), where(by_sequence_faster, sent_s, 0.0 * heads_s)
 
@@ -172,9 +172,9 @@ class TorusDeployment:
             into_s = product_s(alone, chip_tokens, into / rows / output_pieces, hidden / inner_pieces, kernel)
             return pieces * (into_s + product_s(alone, chip_tokens, hidden / pieces, out / rows, kernel))
 
-        up = (shape.ffn_matrices - 1) * shape.ffn
-        parallel_s = block_s(up + shape.qkv_width, shape.ffn + shape.attention_width)
+        qkv, output, up, down = layer_products(shape)
+        parallel_s = block_s(up.n + qkv.n, down.k + output.k)
         if not somewhere(shape.reductions > 1):
             return parallel_s
-        serial_s = block_s(up, shape.ffn) + block_s(shape.qkv_width, shape.attention_width)
+        serial_s = block_s(up.n, down.k) + block_s(qkv.n, output.k)
         return where(shape.reductions > 1, serial_s, parallel_s)

@@ -5,10 +5,10 @@ Sources: NVIDIA Apex and Megatron-LM (which passes are fused); PyTorch's operati
 
 from __future__ import annotations
 
-from mlsysim.physics.layer.latent_attention import latent_elements
-from mlsysim.physics.numeric import Num, minimum, somewhere, where
+from mlsysim.physics.layer.attention import qkv_elements
+from mlsysim.physics.numeric import Num, somewhere, where
 from mlsysim.physics.plan import Plan
-from mlsysim.physics.training.step_inputs import LayerShape
+from mlsysim.physics.training.step_inputs import TrainedShape
 
 # Bytes that element-wise passes move per element of the tensor they run over, 16-bit values, fused as in Megatron-LM. They
 # follow from what a kernel reads and writes (r, w; m is a dropout mask of one byte), and are no coefficients:
@@ -28,7 +28,7 @@ _FORWARD_QKV_B, _BACKWARD_QKV_B = 5.0, 10.0
 _EAGER_RESIDUAL_B, _EAGER_FFN_B, _EAGER_QKV_B = (2 * 28.0, 2 * 52.0), (4.0, 8.0), 20.0
 
 
-def forward_passes_B(shape: LayerShape, plan: Plan, norm_B: Num) -> Num:
+def forward_passes_B(shape: TrainedShape, plan: Plan, norm_B: Num) -> Num:
     """Bytes of one layer's forward pass of one micro-batch on one rank.
 
     Args:
@@ -42,7 +42,7 @@ def forward_passes_B(shape: LayerShape, plan: Plan, norm_B: Num) -> Num:
     return fused_B + _eager_B(shape, plan, 0)
 
 
-def backward_passes_B(shape: LayerShape, plan: Plan, norm_B: Num) -> Num:
+def backward_passes_B(shape: TrainedShape, plan: Plan, norm_B: Num) -> Num:
     """Bytes of one layer's backward pass of one micro-batch on one rank, as ``forward_passes_B``."""
     residual, ffn, qkv = _elements(shape, plan)
     per_ffn = where(shape.ffn_matrices > 2, _BACKWARD_FFN_B[1], _BACKWARD_FFN_B[0])
@@ -50,24 +50,15 @@ def backward_passes_B(shape: LayerShape, plan: Plan, norm_B: Num) -> Num:
     return fused_B + _eager_B(shape, plan, 1)
 
 
-def qkv_width(shape: LayerShape, plan: Plan) -> Num:
-    """Output features of a rank's query, key and value product; beyond one rank a key head, ranks repeat the key heads."""
-    key_heads = shape.key_width / shape.head_dim
-    return shape.query_width / plan.tp + 2 * shape.key_width / minimum(plan.tp, key_heads)
-
-
-def _elements(shape: LayerShape, plan: Plan) -> tuple[Num, Num, Num]:
+def _elements(shape: TrainedShape, plan: Plan) -> tuple[Num, Num, Num]:
     """Elements of a rank's residual stream, feed-forward block and queries, keys and values."""
     tokens = plan.micro_batch_tokens
     shared = where(plan.sequence_parallel > 0, plan.tp, 1.0)
-    qkv = tokens * qkv_width(shape, plan)
-    if shape.latent.used:
-        latent = tokens * latent_elements(shape.latent, shape.heads, plan.tp)
-        qkv = where(shape.latent.key_rank > 0, latent, qkv)
-    return tokens * shape.hidden / shared, tokens * shape.ffn * (1.0 - shape.routed.layers) / plan.tp, qkv
+    qkv = tokens * qkv_elements(shape, plan.tp)
+    return tokens * shape.hidden / shared, tokens * shape.ffn * shape.dense / plan.tp, qkv
 
 
-def _eager_B(shape: LayerShape, plan: Plan, backward: int) -> Num:
+def _eager_B(shape: TrainedShape, plan: Plan, backward: int) -> Num:
     """Bytes that the passes of a gated layer move beyond fused ones, one way, where each operation runs by itself."""
     if not somewhere(shape.eager):
         return 0.0

@@ -11,22 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import partial
 
 from mlsysim.physics.distinct import distinct_rows
-from mlsysim.physics.kernels.attention import AttentionHeads, training_attention_s
+from mlsysim.physics.kernels.attention import training_attention_s
 from mlsysim.physics.kernels.collectives import collective_s
-from mlsysim.physics.kernels.gemm import gemm_s
-from mlsysim.physics.layer.adapters import ADDED_B, LAUNCHED, adapter_products_s
+from mlsysim.physics.layer.adapters import LAUNCHED
+from mlsysim.physics.layer.attention import attention_heads
 from mlsysim.physics.layer.context_parallel import merged_output_B
-from mlsysim.physics.layer.experts import ExpertPass, exchange_s, expert_backward, expert_forward
-from mlsysim.physics.layer.latent_attention import latent_head_dim, latent_products
+from mlsysim.physics.layer.experts import exchange_s, expert_passes_B, routed_rows
+from mlsysim.physics.layer.products import DOWN, EXPANSION, UP
 from mlsysim.physics.layer.sharding import RankParameters, fullest_stage, trained_parameters
 from mlsysim.physics.layer.work import FULL, SELECTIVE, LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, where
 from mlsysim.physics.plan import Plan
-from mlsysim.physics.training.element_passes import backward_passes_B, forward_passes_B, qkv_width
+from mlsysim.physics.training.element_passes import backward_passes_B, forward_passes_B
+from mlsysim.physics.training.layer_products import adapters_s, forward_and_backward_s, head_product_s
 from mlsysim.physics.training.roofline_step import (
     pipeline_send_s,
     reductions_of_step,
@@ -36,7 +36,7 @@ from mlsysim.physics.training.roofline_step import (
     tensor_all_reduce_s,
 )
 from mlsysim.physics.training.step import StepParts
-from mlsysim.physics.training.step_inputs import KernelDevice, LayerShape, StackCoefficients
+from mlsysim.physics.training.step_inputs import KernelDevice, StackCoefficients, TrainedShape
 
 # Adam reads and writes two moments and the master weight (24), reads the 32-bit gradient and writes the 16-bit weight (6);
 # before it the gradients are cast (r2 w4), unscaled (r4 w4) and their norm is taken (r4).
@@ -96,14 +96,17 @@ def once_per_layer(times: Callable[[Plan], LayerTimes], plan: Plan) -> LayerTime
 
 
 def layer_times(
-    work: LayeredWork, shape: LayerShape, plan: Plan, machine: Machine, device: KernelDevice, stack: StackCoefficients
+    work: LayeredWork, shape: TrainedShape, plan: Plan, machine: Machine, device: KernelDevice, stack: StackCoefficients
 ) -> LayerTimes:
     """The kernels and collectives of one layer and of the output head, for one micro-batch."""
     if somewhere(stack.attention_rate != 1.0):
         device = replace(device, attention=device.attention.at_rate(stack.attention_rate))
     attention_forward, attention_backward = attention_s(shape, plan, device, stack.hopper_rate)
-    forward = _forward_s(shape, plan, device, stack) + attention_forward
-    backward = _backward_s(work, shape, plan, device, stack) + attention_backward
+    products, products_backward = forward_and_backward_s(shape, plan, device, work.frozen)
+    adapters_forward, adapters_backward = adapters_s(shape, plan, device)
+    passes_forward, passes_backward = _passes_s(work, shape, plan, device, stack)
+    forward = sum(products.values(), start=0.0) + adapters_forward + passes_forward + attention_forward
+    backward = products_backward + adapters_backward + passes_backward + attention_backward
     shared = device.shared
     norm = shared.launch_norm
     matrices = plan.micro_batch_tokens / shape.seq_len * shape.heads / plan.tp
@@ -120,8 +123,9 @@ def layer_times(
         sent_backward = _launched_s(backward + sent, host, norm) - _launched_s(backward, host, norm)
     repeated = attention_forward
     if shape.latent.used:
-        repeated = where(shape.latent.key_rank > 0, _expanded_s(shape, plan, device), attention_forward)
-    dropped_s, added_s = _dropped_and_added_s(shape, plan, device, stack)
+        # Queries, keys and values are expanded anew.
+        repeated = where(shape.latent.key_rank > 0, products[EXPANSION], attention_forward)
+    dropped_s, added_s = stack.dropped_down * products.get(DOWN, 0.0), stack.repeated_ffn * products.get(UP, 0.0)
     forward_s, backward_s = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
     waits_s = forward_s - forward + backward_s - backward
     chosen_s = stack.repeated_layers * (forward_s - dropped_s) + stack.repeated_products * (forward_s - attention_forward)
@@ -140,7 +144,7 @@ def layer_times(
 
 def kernel_parts(
     work: LayeredWork,
-    shape: LayerShape,
+    shape: TrainedShape,
     layer: LayerTimes,
     plan: Plan,
     machine: Machine,
@@ -151,7 +155,7 @@ def kernel_parts(
     repeats = where(plan.recompute == FULL, 2.0, 1.0)
     beside = shape.async_tp * device.shared.async_tp_hidden
     forward_shown, backward_shown = 1 - maximum(stack.tp_hidden_forward, beside), 1 - maximum(stack.tp_hidden_backward, beside)
-    exposed = _reductions(work, shape) * (repeats * forward_shown + backward_shown)
+    exposed = _reductions(shape) * (repeats * forward_shown + backward_shown)
     # The adapters of attention's two products gather for themselves (together as much as one all-reduce), beside no product.
     exposed = exposed + where(shape.adapter_rank > 0, repeats + 1.0, 0.0)
     elements = plan.micro_batch_tokens * shape.hidden
@@ -206,15 +210,6 @@ def _replica_steps_s(work: LayeredWork, plan: Plan, stack: StackCoefficients) ->
     return stack.network_step_s * 2 * (plan.shard_copies - 1) * work.layers / plan.pp
 
 
-def _dropped_and_added_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> tuple[Num, Num]:
-    """Seconds that full recomputation drops of the forward pass, and that selective recomputation adds to attention."""
-    if not somewhere(stack.dropped_down) and not somewhere(stack.repeated_ffn):
-        return 0.0, 0.0
-    dense = layer_products(shape, plan)[-2:]
-    up_s, down_s = (share * product_s(plan.micro_batch_tokens, n, k, device) for share, n, k in dense)
-    return stack.dropped_down * down_s, stack.repeated_ffn * up_s
-
-
 def _whole_sends(plan: Plan, stack: StackCoefficients) -> Truth:
     """True if every rank sends the whole activation; with sequence parallelism it has only its part."""
     return (plan.sequence_parallel > 0) | (stack.scattered == 0)
@@ -225,86 +220,17 @@ def _launched_s(device_s: Num, host_s: Num, norm: Num) -> Num:
     return (device_s**norm + host_s**norm) ** (1 / norm)
 
 
-def layer_products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]:
-    """(share of the layers, output, input features) of a rank's products: attention's, then up (and gate) and down."""
-    up = (shape.ffn_matrices - 1) * shape.ffn / plan.tp
-    dense = 1.0 - shape.routed.layers
-    return (*_attention_products(shape, plan), (dense, up, shape.hidden), (dense, shape.hidden, shape.ffn / plan.tp))
-
-
-def _attention_products(shape: LayerShape, plan: Plan) -> tuple[tuple[Num, Num, Num], ...]:
-    """Products (share of the layers, output, input features) of a rank's attention alone: QKV and output."""
-    plain = ((1.0, qkv_width(shape, plan), shape.hidden), (1.0, shape.hidden, shape.query_width / plan.tp))
-    if not shape.latent.used:
-        return plain
-    latent = where(shape.latent.key_rank > 0, 1.0, 0.0)
-    compressed = latent_products(shape.latent, shape.hidden, shape.heads, plan.tp)
-    return (*((1.0 - latent, n, k) for _, n, k in plain), *((latent * share, n, k) for share, n, k in compressed))
-
-
-def _reductions(work: LayeredWork, shape: LayerShape) -> Num:
+def _reductions(shape: TrainedShape) -> Num:
     """Tensor-parallel all-reduces of a layer's forward pass: routed experts take their tokens where they are."""
     routed_alone = where(shape.routed.shared_ffn > 0, 0.0, shape.routed.layers)
-    return work.reductions - routed_alone
+    return shape.reductions - routed_alone
 
 
-def product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1.0) -> Num:
-    """Seconds of a layer's matrix product, or of ``groups`` of them in one kernel."""
-    size_B = device.gemm_input_B
-    peak = device.gemm_peak_flops_per_s * device.clock
-    chip = (device.memory_Bps, device.multiprocessors, device.cache_B)
-    return gemm_s(m, n, k, size_B, size_B, 2.0, device.gemm, peak, *chip, groups)
-
-
-def head_product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1.0) -> Num:
-    """Seconds of a 16-bit matrix product, as ``product_s``."""
-    peak = device.head_peak_flops_per_s * device.clock
-    chip = (device.memory_Bps, device.multiprocessors, device.cache_B)
-    return gemm_s(m, n, k, 2.0, 2.0, 2.0, device.head_gemm, peak, *chip, groups)
-
-
-def _expert_s(shape: LayerShape, plan: Plan, device: KernelDevice, one_pass: Callable[..., ExpertPass]) -> Num:
-    """Seconds of the feed-forward part of the expert layers, as a share of all layers."""
-    if not somewhere(shape.routed.layers):
-        return 0.0
-    product = partial(_grouped, product_s, device)
-    routing = partial(_grouped, head_product_s, device)
-    found = one_pass(shape.routed, shape.hidden, plan, product, routing, device.gemm_input_B < 2.0)
-    return shape.routed.layers * (found.products_s + found.moved_B / device.streaming_Bps)
-
-
-def _routed_B(shape: LayerShape, stack: StackCoefficients) -> Num:
-    """Bytes an element of routed tokens that a stack moves beyond fused passes, in each direction."""
-    return stack.routed_B + shape.routed.biased * stack.biased_B
-
-
-def _grouped(product: Callable[..., Num], device: KernelDevice, m: Num, n: Num, k: Num, groups: Num) -> Num:
-    return product(m, n, k, device, groups)
-
-
-def _adapters_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> tuple[Num, Num]:
-    """Forward and backward seconds of the low-rank adapters of a layer's attention, 16-bit whatever the products use."""
-    if not somewhere(shape.adapter_rank):
-        return 0.0, 0.0
-    tokens = plan.micro_batch_tokens
-    forward: Num = 0.0
-    backward: Num = 0.0
-    for share, n, k in _attention_products(shape, plan):
-        one_way, other = adapter_products_s(tokens, n, k, shape.adapter_rank, partial(_grouped, head_product_s, device))
-        added = ADDED_B * tokens * n / device.streaming_Bps
-        forward, backward = forward + share * (one_way + added), backward + share * (other + added)
-    adapted = where(shape.adapter_rank > 0, 1.0, 0.0)
-    return adapted * forward, adapted * backward
-
-
-def attention_s(shape: LayerShape, plan: Plan, device: KernelDevice, hopper_rate: Num) -> tuple[Num, Num]:
+def attention_s(shape: TrainedShape, plan: Plan, device: KernelDevice, hopper_rate: Num) -> tuple[Num, Num]:
     """Forward and backward of one layer's attention on one rank, fused or storing its scores."""
-    batch, heads = plan.micro_batch_tokens / shape.seq_len, shape.heads / plan.tp
+    batch, seen = plan.micro_batch_tokens / shape.seq_len, attention_heads(shape, plan.tp)
     clock, chip, shared = device.clock, device.attention_device, device.shared
     clocked = replace(chip, peak_flops_per_s=chip.peak_flops_per_s * clock)
-    head_dim = shape.head_dim
-    if shape.latent.used:
-        head_dim = where(shape.latent.key_rank > 0, latent_head_dim(shape.latent), head_dim)
     generation = where(shape.older_on_hopper, hopper_rate * shared.flash_2_on_hopper, 1.0) * where(
         shape.flash_1, shared.flash_1, 1.0
     )
@@ -312,7 +238,7 @@ def attention_s(shape: LayerShape, plan: Plan, device: KernelDevice, hopper_rate
     def fused_s(window: Num) -> tuple[Num, Num]:
         return training_attention_s(
             *(device.attention, clocked, batch, shape.seq_len),
-            AttentionHeads(heads, heads, head_dim, window=window),
+            replace(seen, window=window),
             shared.attention_backward,
             generation,
         )
@@ -322,47 +248,34 @@ def attention_s(shape: LayerShape, plan: Plan, device: KernelDevice, hopper_rate
         near = fused_s(shape.window)
         share = shape.windowed
         fused = (1 - share) * fused[0] + share * near[0], (1 - share) * fused[1] + share * near[1]
-    scores = batch * heads * shape.seq_len * shape.seq_len
-    share = where(shape.head_dim % _ALIGNED_HEAD > 0, shared.unaligned_share, shared.unfused_share)
-    products_s = 4 * scores * shape.head_dim / (share * device.head_peak_flops_per_s * clock)
+    scores = batch * seen.heads * shape.seq_len * shape.seq_len
+    share = where(seen.head_dim % _ALIGNED_HEAD > 0, shared.unaligned_share, shared.unfused_share)
+    products_s = 4 * scores * seen.head_dim / (share * device.head_peak_flops_per_s * clock)
     moved_s = scores / device.streaming_Bps
     stored_forward = products_s + shared.unfused_forward_B * moved_s
     stored_backward = 2 * products_s + shared.unfused_backward_B * moved_s
     return where(shape.flash > 0, fused[0], stored_forward), where(shape.flash > 0, fused[1], stored_backward)
 
 
-def _expanded_s(shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
-    """Seconds in which selective recomputation expands latent attention's queries, keys and values anew."""
-    expanding = latent_products(shape.latent, shape.hidden, shape.heads, plan.tp)[1:4:2]
-    return sum((product_s(plan.micro_batch_tokens, n, k, device) for _, n, k in expanding), start=0.0)
+def _passes_s(
+    work: LayeredWork, shape: TrainedShape, plan: Plan, device: KernelDevice, stack: StackCoefficients
+) -> tuple[Num, Num]:
+    """Seconds of a layer's element-wise passes forward and backward, and there of the accumulation of weight gradients."""
+    forward_B = forward_passes_B(shape, plan, stack.norm_B)
+    forward_B = forward_B + merged_output_B(plan.micro_batch_tokens * shape.query_width / plan.tp, plan.cp)
+    backward_B = backward_passes_B(shape, plan, stack.norm_B)
+    backward_B = backward_B + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
+    if somewhere(shape.routed.layers):
+        quantised = device.gemm_input_B < 2.0
+        # What a stack moves beyond fused passes, in each direction.
+        ordered_B = (stack.routed_B + shape.biased * stack.biased_B) * routed_rows(shape.routed, plan) * shape.hidden
+        there_B, back_B = (expert_passes_B(shape, plan, backward=back, quantised=quantised) for back in (False, True))
+        forward_B = forward_B + shape.routed.layers * (there_B + ordered_B)
+        backward_B = backward_B + shape.routed.layers * (back_B + ordered_B)
+    return forward_B / device.streaming_Bps, backward_B / device.streaming_Bps
 
 
-def _forward_s(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
-    """Device time of one layer's forward pass of one micro-batch, without its attention."""
-    tokens = plan.micro_batch_tokens
-    products: Num = sum((share * product_s(tokens, n, k, device) for share, n, k in layer_products(shape, plan)), start=0.0)
-    products = products + _adapters_s(shape, plan, device)[0]
-    moved_B = forward_passes_B(shape, plan, stack.norm_B) + merged_output_B(tokens * shape.query_width / plan.tp, plan.cp)
-    products = products + _expert_s(shape, plan, device, partial(expert_forward, routed_B=_routed_B(shape, stack)))
-    return products + moved_B / device.streaming_Bps
-
-
-def _backward_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
-    """Device time of one layer's backward pass of one micro-batch: input and weight gradients, and their accumulation."""
-    tokens = plan.micro_batch_tokens
-    products: Num = 0.0
-    trained = where(work.frozen > 0, 0.0, 1.0)
-    for share, n, k in layer_products(shape, plan):
-        products = products + share * (product_s(tokens, k, n, device) + trained * product_s(n, k, tokens, device))
-    products = products + _adapters_s(shape, plan, device)[1]
-    moved_B = (
-        backward_passes_B(shape, plan, stack.norm_B) + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
-    )
-    products = products + _expert_s(shape, plan, device, partial(expert_backward, routed_B=_routed_B(shape, stack)))
-    return products + moved_B / device.streaming_Bps
-
-
-def _head_s(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice) -> Num:
+def _head_s(work: LayeredWork, shape: TrainedShape, plan: Plan, device: KernelDevice) -> Num:
     """The output head of one micro-batch: three products (two of a frozen one) and the loss."""
     tokens, vocab, hidden = plan.micro_batch_tokens, shape.vocab / plan.tp, shape.hidden
     some = maximum(vocab, 1.0)

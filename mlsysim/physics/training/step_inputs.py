@@ -1,4 +1,4 @@
-"""Inputs of a calibrated training step: the kernels of a layer and of a device, and the coefficients of a software stack."""
+"""Inputs of a calibrated training step: layers as they are trained, a device's kernels, a software stack's coefficients."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from mlsysim.physics.kernels.attention import AttentionDevice, PrefillKernel
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients
 from mlsysim.physics.kernels.gemm import GemmKernel
-from mlsysim.physics.layer.experts import NO_EXPERTS, ExpertShape
-from mlsysim.physics.layer.latent_attention import NO_LATENT, LatentShape
+from mlsysim.physics.layer.shape import LayerShape
 from mlsysim.physics.numeric import Num, somewhere
 
 
@@ -48,49 +47,31 @@ class SharedCoefficients:
     async_tp_hidden: Num
 
 
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """Shape of a layer's kernels before parallelism splits it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedShape(LayerShape):
+    """The layers of a model as a training run computes them.
 
     Attributes:
-        hidden: width of the residual stream.
-        query_width, key_width: elements of all query heads; of all key heads (values have as many).
-        ffn, ffn_matrices: width of the feed-forward block, and 3 matrices where gated, else 2.
-        vocab: entries of the vocabulary.
-        seq_len, heads, head_dim: tokens of a sequence, query heads, and elements of a head.
+        seq_len: tokens of a sequence.
         flash: 1.0 where attention stores no scores.
         older_on_hopper: 1.0 where a Hopper device runs FlashAttention-2 or older, not the vendor's own kernel.
         flash_1: 1.0 for FlashAttention-1.
         uneven: 1.0 where layers are of different kinds (dense first ones, ones that predict further tokens).
         head_passes: passes of a token through the output head: more than one where further tokens are predicted.
-        window, windowed: keys that a query of a sliding-window layer sees, and the share of layers that have one.
         eager: 1.0 where PyTorch runs each operation of norm, rotation and gate by itself; 0.0 where they are fused.
         async_tp: 1.0 where tensor-parallel collectives are cut in parts that run beside the products, whatever the stack does.
         adapter_rank: rank of the adapters beside the (frozen) products of attention; 0.0 where all weights are trained.
-        latent, routed: latent attention and expert layers, where there are any.
     """
 
-    hidden: Num
-    query_width: Num
-    key_width: Num
-    ffn: Num
-    ffn_matrices: Num
-    vocab: Num
     seq_len: Num
-    heads: Num
-    head_dim: Num
     flash: Num = 1.0
     older_on_hopper: Num = 0.0
     flash_1: Num = 0.0
     uneven: Num = 0.0
     head_passes: Num = 1.0
-    window: Num = 0.0
-    windowed: Num = 0.0
     eager: Num = 0.0
     async_tp: Num = 0.0
     adapter_rank: Num = 0.0
-    latent: LatentShape = NO_LATENT
-    routed: ExpertShape = NO_EXPERTS
 
 
 @dataclass(frozen=True, slots=True)

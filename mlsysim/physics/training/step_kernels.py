@@ -7,44 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
-from mlsysim.physics.kernels.attention import BACKWARD_FLOPS, attended_keys
-from mlsysim.physics.kernels.roofline import (
-    ATTENTION,
-    COMPRESSION,
-    DOWN,
-    ELEMENT_WISE,
-    EXPANSION,
-    EXPERTS_DOWN,
-    EXPERTS_UP,
-    HEAD,
-    OUTPUT,
-    QKV,
-    ROUTING,
-    SHARED_DOWN,
-    SHARED_UP,
-    UP,
-    KernelWork,
-)
-from mlsysim.physics.layer.experts import expert_backward, expert_forward
-from mlsysim.physics.layer.latent_attention import latent_head_dim
+from mlsysim.physics.kernels.attention import BACKWARD_FLOPS
+from mlsysim.physics.kernels.roofline import ATTENTION, ELEMENT_WISE, HEAD, KernelWork
+from mlsysim.physics.layer.attention import attention_heads, keys_seen
+from mlsysim.physics.layer.products import ROUTER
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.plan import Plan
-from mlsysim.physics.training.kernel_step import attention_s, head_product_s, layer_products, layer_times, product_s
-from mlsysim.physics.training.step_inputs import KernelDevice, LayerShape, StackCoefficients
+from mlsysim.physics.training.kernel_step import attention_s, layer_times
+from mlsysim.physics.training.layer_products import call_s, head_product_s, trained_products
+from mlsysim.physics.training.step_inputs import KernelDevice, StackCoefficients, TrainedShape
 
 FORWARD, BACKWARD = "forward", "backward"
 _WORD_B = 2.0
-_PLAIN = (QKV, OUTPUT)
-_LATENT = (COMPRESSION, EXPANSION, COMPRESSION, EXPANSION, OUTPUT)
-_EXPERTS = (EXPERTS_UP, EXPERTS_DOWN, SHARED_UP, SHARED_DOWN)
 
 
 def step_kernels(
-    work: LayeredWork, shape: LayerShape, plan: Plan, machine: Machine, device: KernelDevice, stack: StackCoefficients
+    work: LayeredWork, shape: TrainedShape, plan: Plan, machine: Machine, device: KernelDevice, stack: StackCoefficients
 ) -> tuple[KernelWork, ...]:
     """All calls of each kernel in the forward and backward passes of a step, on a rank of mean load; nothing repeated.
 
@@ -52,7 +33,7 @@ def step_kernels(
     """
     on_device = layer_times(work, shape, plan, machine, device, replace(stack, host_layer_s=0.0, host_expert_s=0.0))
     calls: dict[tuple[str, str], KernelWork] = {}
-    for one in (*_dense(work, shape, plan, device), *_experts(shape, plan, device), *_attention(shape, plan, device, stack)):
+    for one in (*_products(work, shape, plan, device), *_attention(shape, plan, device, stack)):
         key = (one.name, one.direction)
         calls[key] = one if key not in calls else calls[key].beside(one)
     layer, head = list(calls.values()), list(_head(work, shape, plan, device))
@@ -69,53 +50,28 @@ def _call(m: Num, n: Num, k: Num, groups: Num, element_B: float, seconds: Num, n
     return KernelWork(name, direction, float(groups * 2 * m * n * k), float(moved_B), float(seconds))
 
 
-def _dense(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice) -> Iterator[KernelWork]:
-    """Products of attention and of dense feed-forward blocks: forward, and the gradients of inputs and of trained weights."""
-    tokens, element_B = plan.micro_batch_tokens, device.gemm_input_B
-    names = (*_PLAIN, *(_LATENT if shape.latent.used else ()), UP, DOWN)
-    for name, (share, n, k) in zip(names, layer_products(shape, plan), strict=True):
-        gradients = [(tokens, k, n)] if work.frozen else [(tokens, k, n), (n, k, tokens)]
-        for direction, sizes in ((FORWARD, [(tokens, n, k)]), (BACKWARD, gradients)):
+def _products(work: LayeredWork, shape: TrainedShape, plan: Plan, device: KernelDevice) -> Iterator[KernelWork]:
+    """A layer's products forward, and the gradients of inputs and of trained weights; as a share of all layers."""
+    for one, m, groups in trained_products(shape, plan):
+        element_B = _WORD_B if one.part == ROUTER else device.gemm_input_B
+        gradients = [(m, one.k, one.n)] if work.frozen else [(m, one.k, one.n), (one.n, one.k, m)]
+        for direction, sizes in ((FORWARD, [(m, one.n, one.k)]), (BACKWARD, gradients)):
             for size in sizes:
-                seconds = product_s(*size, device)
-                yield _call(*size, 1.0, element_B, seconds, name, direction).times(float(share))
+                seconds = call_s(one, *size, device, groups)
+                yield _call(*size, groups, element_B, seconds, one.name, direction).times(float(one.share))
 
 
-def _experts(shape: LayerShape, plan: Plan, device: KernelDevice) -> list[KernelWork]:
-    """Products of the experts of a layer that has them, and of its routing, as a share of all layers."""
-    if not shape.routed.layers:
-        return []
-    calls: list[KernelWork] = []
-    for direction, one_pass, each in ((FORWARD, expert_forward, 1), (BACKWARD, expert_backward, 2)):
-        names = iter([name for name in _EXPERTS for _ in range(each)])
-
-        def product(direction: str, names: Iterator[str], m: Num, n: Num, k: Num, groups: Num) -> Num:
-            seconds = product_s(m, n, k, device, groups)
-            calls.append(_call(m, n, k, groups, device.gemm_input_B, seconds, next(names), direction))
-            return seconds
-
-        def routing(direction: str, m: Num, n: Num, k: Num, groups: Num) -> Num:
-            seconds = head_product_s(m, n, k, device, groups)
-            calls.append(_call(m, n, k, groups, _WORD_B, seconds, ROUTING, direction))
-            return seconds
-
-        calls_of = partial(product, direction, names), partial(routing, direction)
-        one_pass(shape.routed, shape.hidden, plan, *calls_of, quantised=device.gemm_input_B < _WORD_B)
-    shared = (SHARED_UP, SHARED_DOWN)
-    return [one.times(float(shape.routed.layers)) for one in calls if shape.routed.shared_ffn or one.name not in shared]
-
-
-def _attention(shape: LayerShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> tuple[KernelWork, KernelWork]:
+def _attention(
+    shape: TrainedShape, plan: Plan, device: KernelDevice, stack: StackCoefficients
+) -> tuple[KernelWork, KernelWork]:
     """Attention's own kernel, forward and backward: causal where it is fused, else with all scores stored."""
     tuned = replace(device, attention=device.attention.at_rate(stack.attention_rate))
     forward_s, backward_s = attention_s(shape, plan, tuned, stack.hopper_rate)
-    tokens, heads = plan.micro_batch_tokens, shape.heads / plan.tp
-    head_dim = latent_head_dim(shape.latent) if shape.latent.used else shape.head_dim
-    near, far = attended_keys(shape.seq_len, shape.window), attended_keys(shape.seq_len)
-    keys = shape.windowed * near + (1 - shape.windowed) * far if shape.flash else shape.seq_len
-    flops = float(4 * tokens * heads * keys * head_dim)
-    scores = 0.0 if shape.flash else tokens * heads * shape.seq_len
-    moved_B = _WORD_B * tokens * (2 * heads * head_dim + 2 * shape.key_width / plan.tp)
+    tokens, seen = plan.micro_batch_tokens, attention_heads(shape, plan.tp)
+    keys = keys_seen(shape, shape.seq_len, causal=True) if shape.flash else shape.seq_len
+    flops = float(4 * tokens * seen.heads * keys * seen.head_dim)
+    scores = 0.0 if shape.flash else tokens * seen.heads * shape.seq_len
+    moved_B = 2 * _WORD_B * tokens * (seen.heads + seen.kv_heads) * seen.head_dim
     return (
         KernelWork(ATTENTION, FORWARD, flops, float(moved_B + device.shared.unfused_forward_B * scores), float(forward_s)),
         KernelWork(
@@ -128,7 +84,7 @@ def _attention(shape: LayerShape, plan: Plan, device: KernelDevice, stack: Stack
     )
 
 
-def _head(work: LayeredWork, shape: LayerShape, plan: Plan, device: KernelDevice) -> Iterator[KernelWork]:
+def _head(work: LayeredWork, shape: TrainedShape, plan: Plan, device: KernelDevice) -> Iterator[KernelWork]:
     """Products of the output head of one micro-batch."""
     if not shape.vocab:
         return

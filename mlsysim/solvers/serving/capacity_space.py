@@ -13,8 +13,9 @@ import numpy as np
 
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.arrivals import Limits, Paces
-from mlsysim.lowering.work import cached_tokens, inference_work
+from mlsysim.lowering.work import cached_B
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.layer.attention import cached_tokens
 from mlsysim.physics.numeric import Floats
 from mlsysim.physics.queues.open_loop import OpenLoop, Spread
 from mlsysim.physics.serving.disaggregation import kv_transfer_s
@@ -340,6 +341,5 @@ def _transfer_s(pace: Paces, senders: int, offer: Offer) -> float:
     """Seconds to send a prompt's cache to the ranks of one of the plan's groups."""
     setting = pace.setting
     receivers = setting.ranks // setting.attention_dp
-    cache_B = inference_work(setting.workload, setting.weights, setting.cache, setting.experts).kv_B
-    cache_B *= cached_tokens(setting.workload, setting.prompt)
+    cache_B = cached_B(setting.workload, setting.cache) * cached_tokens(setting.workload.layer_shape, setting.prompt)
     return float(kv_transfer_s(cache_B, float(senders), float(receivers), offer.network_Bps))

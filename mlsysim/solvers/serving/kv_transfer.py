@@ -11,13 +11,14 @@ from typing import ClassVar, Unpack
 from mlsysim.core.checks import instance, strict_keywords, whole_number
 from mlsysim.core.choices import Precision
 from mlsysim.core.errors import InconsistentError
-from mlsysim.core.precision import bytes_per_element, precision_name
+from mlsysim.core.precision import precision_name
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import prompt_tokens, requests_per_s
 from mlsysim.lowering.options import PromptOptions
-from mlsysim.lowering.work import cached_tokens, kv_elements
+from mlsysim.lowering.work import cached_B
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.layer.attention import cached_tokens
 from mlsysim.physics.serving.disaggregation import kv_transfer_s
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving.capacity_space import Offer
@@ -99,8 +100,8 @@ class KVTransferModel:
             network_Bps = instance("hardware", hardware, HardwareNode, expected).interconnect_bandwidth_Bps or 0.0
         if not 0 < network_Bps < float("inf"):
             raise InconsistentError("hardware", hardware.name, "one with a network between its accelerators")
-        each_B = kv_elements(model) * bytes_per_element(precision_name("kv_precision", kv_precision))
-        cache_B = each_B * cached_tokens(model, float(tokens))
+        each_B = cached_B(model, precision_name("kv_precision", kv_precision))
+        cache_B = each_B * float(cached_tokens(model.layer_shape, float(tokens)))
         seconds = float(kv_transfer_s(cache_B, float(senders), float(receivers), network_Bps))
         return KVTransferResult(
             solver="KVTransferModel",

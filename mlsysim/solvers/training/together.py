@@ -19,7 +19,7 @@ from mlsysim.physics.records import floats, stacked, unstacked
 from mlsysim.physics.training import roofline_step
 from mlsysim.physics.training.memory import MemoryUse
 from mlsysim.physics.training.step import StepTime
-from mlsysim.physics.training.step_inputs import LayerShape
+from mlsysim.physics.training.step_inputs import TrainedShape
 from mlsysim.solvers.training.distributed import DistributedResult, distributed_result, with_recompute
 
 
@@ -33,7 +33,7 @@ class CheckedRun:
     setting: TrainingSetting
     work: LayeredWork
     plan: Plan
-    shape: LayerShape | None
+    shape: TrainedShape | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from mlsysim.fitting.calibration import Key, cases
 from mlsysim.fitting.search import fitted, predicted
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_kernels import Formats, calibrated_passes, serving_kernels
-from mlsysim.lowering.work import serving_shape
+from mlsysim.lowering.work import served_shape
 from mlsysim.physics.serving.deployment import ServedModel, Shards
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
 from mlsysim.physics.serving.passes import prefill_pass
@@ -353,7 +353,7 @@ def test_more_than_half_of_a_box_without_nvlink_meets_on_the_bus_between_its_soc
     assert kernels[0].collectives == kernels[1].collectives
     for tp in (2, 4, 8):
         times = [
-            prefill_pass(ServedModel(serving_shape(LLAMA70), Shards(tp, 1, 8, tp), kernel, *found), 1.0, 8192.0).reductions_s
+            prefill_pass(ServedModel(served_shape(LLAMA70), Shards(tp, 1, 8, tp), kernel, *found), 1.0, 8192.0).reductions_s
             for kernel in kernels
         ]
         assert (times[1] > 1.5 * times[0]) == (tp == 8)

@@ -8,7 +8,7 @@ from mlsysim import Hardware, Models, ServingModel
 from mlsysim.calibration.engines import engine
 from mlsysim.core.errors import InconsistentError
 from mlsysim.lowering.serving_kernels import Formats, engine_kernels, serving_kernels
-from mlsysim.lowering.work import serving_shape
+from mlsysim.lowering.work import served_shape
 from mlsysim.physics.kernels.gemm import gemm_s
 from mlsysim.physics.serving.activations import elementwise_layer_s
 from mlsysim.physics.serving.deployment import ServedModel, Shards
@@ -71,7 +71,7 @@ def test_a_power_limit_holds_back_full_products_only():
 
 
 def test_passes_over_what_the_cache_holds_are_faster():
-    shape, shards, found = serving_shape(BERT), Shards(1.0, 1.0, 8.0, 1.0), engine(STACK)
+    shape, shards, found = served_shape(BERT), Shards(1.0, 1.0, 8.0, 1.0), engine(STACK)
 
     def per_token_s(tokens, device):
         return elementwise_layer_s(ServedModel(shape, shards, device, found.coefficients, found.has), tokens) / tokens
@@ -88,7 +88,7 @@ def test_an_all_reduce_among_nodes_waits_for_the_slower_link_not_for_both():
 
     def time_s(size_B, tp, nic_Bps):
         device = replace(kernels(), nic_Bps=nic_Bps)
-        model = ServedModel(serving_shape(BERT), Shards(tp, 1.0, 8.0, tp), device, coefficients, has)
+        model = ServedModel(served_shape(BERT), Shards(tp, 1.0, 8.0, tp), device, coefficients, has)
         return all_reduce_s(model, size_B, tp)
 
     inside_s, slow_s = time_s(1e9, 8.0, 1e9), time_s(1e9, 16.0, 1e9)

@@ -13,18 +13,14 @@ from mlsysim.lowering.work import training_work
 from mlsysim.models.types import MixtureOfExperts, TransformerWorkload
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.layer.context_parallel import ring_passes_B
-from mlsysim.physics.layer.experts import (
-    ExpertShape,
-    exchange_s,
-    expert_backward,
-    expert_forward,
-    local_experts,
-    routed_rows,
-)
+from mlsysim.physics.layer.experts import exchange_s, local_experts, routed_rows
+from mlsysim.physics.layer.products import ROUTED
+from mlsysim.physics.layer.shape import ExpertShape
 from mlsysim.physics.layer.sharding import rank_parameters, trained_parameters
 from mlsysim.physics.layer.work import FULL, NONE
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.plan import INTERLEAVED, ONE_F_ONE_B, Plan
+from mlsysim.physics.training.layer_products import trained_products
 
 SHAPE = ExpertShape(experts=64.0, per_token=8.0, ffn=1024.0, layers=1.0)
 PLAN = Plan(1.0, 1.0, 64.0, 8.0, 1.0, 4.0, 4096.0, 1.0, 0.0, float(NONE), float(ONE_F_ONE_B), 2.0, 2.0, 12.0)
@@ -32,11 +28,6 @@ MACHINE = Machine(1e15, 3.35e12, 450e9, 50e9, 8.0)
 H100 = collective_coefficients("h100_sxm")
 MIXTRAL, LLAMA = Models.Language.Mixtral_8x7B, Models.Language.Llama2_70B
 POWERS = st.sampled_from([1.0, 2.0, 4.0, 8.0])
-
-
-def work_of(m, n, k, groups):
-    """A product's time in units of its arithmetic."""
-    return 2 * m * n * k * groups
 
 
 def train(workload=MIXTRAL, count=8, **asked):
@@ -71,11 +62,9 @@ def test_all_ranks_of_a_stage_work_on_every_copy_of_a_token_once(ep, split, per_
 
 @given(ep=POWERS)
 def test_the_arithmetic_of_balanced_experts_does_not_depend_on_where_they_are(ep):
-    shape, plan = SHAPE, replace(PLAN, ep=ep)
-    found = expert_forward(shape, 2048.0, plan, work_of, lambda *_: 0.0, False).products_s
-    assert found == pytest.approx(2 * 4096.0 * shape.per_token * 3 * shape.ffn * 2048.0)
-    back = expert_backward(shape, 2048.0, plan, work_of, lambda *_: 0.0, False).products_s
-    assert back == pytest.approx(2 * found)
+    products = trained_products(MIXTRAL.layer_shape, replace(PLAN, ep=ep))
+    flops = sum(2 * rows * one.n * one.k * groups for one, rows, groups in products if one.part == ROUTED)
+    assert flops == 2 * 4096 * 2 * 3 * 14336 * 4096
 
 
 def test_an_imbalance_costs_the_busiest_rank_its_factor():

@@ -1,0 +1,77 @@
+"""The matrix products of a layer in training: forward, and backward for the gradients of inputs and of trained weights.
+
+Sources: Narayanan et al. 2021, arXiv:2104.04473 (what a rank multiplies); Hu et al. 2021, arXiv:2106.09685 (frozen weights have
+no gradients, adapters beside them have).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from mlsysim.physics.kernels.gemm import gemm_s
+from mlsysim.physics.layer.adapters import ADDED_B, adapter_products_s
+from mlsysim.physics.layer.experts import local_experts, routed_rows
+from mlsysim.physics.layer.products import ROUTED, ROUTER, LayerProduct, attention_products, layer_products
+from mlsysim.physics.numeric import Num, maximum, somewhere, where
+from mlsysim.physics.plan import Plan
+from mlsysim.physics.training.step_inputs import KernelDevice, TrainedShape
+
+
+def trained_products(shape: TrainedShape, plan: Plan) -> Iterator[tuple[LayerProduct, Num, Num]]:
+    """Tell of each product of a layer its rows for one micro-batch on one rank, and how many there are of it in one kernel."""
+    tokens = plan.micro_batch_tokens
+    for one in layer_products(shape, plan.tp, plan.expert_split):
+        if one.part == ROUTED:
+            groups = local_experts(shape.routed, plan)
+            yield one, maximum(routed_rows(shape.routed, plan) / groups, 1.0), groups
+        else:
+            yield one, tokens / plan.routed_from if one.part == ROUTER else tokens, one.groups
+
+
+def forward_and_backward_s(shape: TrainedShape, plan: Plan, device: KernelDevice, frozen: Num) -> tuple[dict[str, Num], Num]:
+    """Seconds of one layer's products forward, by their names, and of all of them backward; the mean over kinds of layers."""
+    trained = where(frozen > 0, 0.0, 1.0)
+    forward: dict[str, Num] = {}
+    backward: Num = 0.0
+    for one, rows, groups in trained_products(shape, plan):
+        name, _, share, n, k, _ = one
+        forward[name] = forward.get(name, 0.0) + share * call_s(one, rows, n, k, device, groups)
+        gradients_s = call_s(one, rows, k, n, device, groups) + trained * call_s(one, n, k, rows, device, groups)
+        backward = backward + share * gradients_s
+    return forward, backward
+
+
+def call_s(one: LayerProduct, m: Num, n: Num, k: Num, device: KernelDevice, groups: Num) -> Num:
+    """Seconds of one of a product's calls: scores of the router are computed in 16 bits, whatever the others' format."""
+    return (head_product_s if one.part == ROUTER else product_s)(m, n, k, device, groups)
+
+
+def product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1.0) -> Num:
+    """Seconds of a layer's matrix product, or of ``groups`` of them in one kernel."""
+    size_B = device.gemm_input_B
+    peak = device.gemm_peak_flops_per_s * device.clock
+    chip = (device.memory_Bps, device.multiprocessors, device.cache_B)
+    return gemm_s(m, n, k, size_B, size_B, 2.0, device.gemm, peak, *chip, groups)
+
+
+def head_product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1.0) -> Num:
+    """Seconds of a 16-bit matrix product, as ``product_s``."""
+    peak = device.head_peak_flops_per_s * device.clock
+    chip = (device.memory_Bps, device.multiprocessors, device.cache_B)
+    return gemm_s(m, n, k, 2.0, 2.0, 2.0, device.head_gemm, peak, *chip, groups)
+
+
+def adapters_s(shape: TrainedShape, plan: Plan, device: KernelDevice) -> tuple[Num, Num]:
+    """Forward and backward seconds of the low-rank adapters of a layer's attention, 16-bit whatever the products use."""
+    if not somewhere(shape.adapter_rank):
+        return 0.0, 0.0
+    tokens = plan.micro_batch_tokens
+    forward: Num = 0.0
+    backward: Num = 0.0
+    for one in attention_products(shape, plan.tp):
+        there, back = adapter_products_s(tokens, one.n, one.k, shape.adapter_rank, partial(head_product_s, device=device))
+        added = ADDED_B * tokens * one.n / device.streaming_Bps
+        forward, backward = forward + one.share * (there + added), backward + one.share * (back + added)
+    adapted = where(shape.adapter_rank > 0, 1.0, 0.0)
+    return adapted * forward, adapted * backward
