@@ -14,10 +14,10 @@ from dataclasses import fields
 from typing import Any
 
 from mlsysim.calibration import gemm, siblings
-from mlsysim.calibration.shared_kernels import shared_attention, shared_names
+from mlsysim.calibration.shared_kernels import shared_constants, shared_names
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
-from mlsysim.physics.kernels.attention import DecodeKernel, PrefillKernel
+from mlsysim.physics.kernels.attention import DecodeKernel, PrefillKernel, SharedAttention
 
 # Names of the coefficients in the TOML.
 _NAMES = {
@@ -46,7 +46,7 @@ def prefill_kernel(device: str, kv_dtype: str = "bfloat16") -> PrefillKernel:
         exponentials_per_s=entry["exponentials_per_s"],
         tile_keys=entry["tile_keys"],
         window_tile_keys=entry["window_tile_keys"],
-        shared=shared_attention(),
+        shared=shared_constants(SharedAttention),
     )
 
 
@@ -58,7 +58,7 @@ def decode_kernel(device: str) -> DecodeKernel:
         UnknownNameError: the device was not measured.
     """
     entry = _entry("decode", device)
-    return DecodeKernel(**{name: entry[name] for name in _NAMES["decode"]}, shared=shared_attention())
+    return DecodeKernel(**{name: entry[name] for name in _NAMES["decode"]}, shared=shared_constants(SharedAttention))
 
 
 def measured_devices() -> tuple[str, ...]:

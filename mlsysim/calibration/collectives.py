@@ -7,10 +7,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 from mlsysim.calibration import siblings
-from mlsysim.calibration.shared_kernels import shared_collectives, shared_names
+from mlsysim.calibration.shared_kernels import shared_constants, shared_names
 from mlsysim.core.errors import DataError
 from mlsysim.core.toml import packaged_toml, reads
-from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients, Tuner
+from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients, SharedCollectives, Tuner
 
 # A device's own coefficients.
 DEVICE_NAMES = tuple(field.name for field in fields(CollectiveCoefficients) if field.name not in ("tuner", "shared"))
@@ -65,7 +65,7 @@ def coefficients_of(entry: Mapping[str, Any]) -> CollectiveCoefficients:
     return CollectiveCoefficients(
         **{"pair_bandwidth_Bps": coefficients["bandwidth_Bps"], **coefficients},
         tuner=tuner(entry["interconnect"]),
-        shared=shared_collectives(),
+        shared=shared_constants(SharedCollectives),
     )
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlsysim.calibration import siblings
-from mlsysim.calibration.shared_kernels import shared_gemm, shared_names
+from mlsysim.calibration.shared_kernels import shared_constants, shared_names
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
-from mlsysim.physics.kernels.gemm import GemmKernel
+from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def gemm_kernel(device: str, dtype: str = "bfloat16") -> GemmKernel:
     """
     entry = _entry(device, dtype)
     coefficients = {field.name: entry[field.name] for field in fields(GemmKernel) if field.name in entry}
-    return GemmKernel(**coefficients, shared=shared_gemm())
+    return GemmKernel(**coefficients, shared=shared_constants(SharedGemm))
 
 
 def measured_devices() -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.physics.kernels.attention import SharedAttention
@@ -12,40 +12,26 @@ from mlsysim.physics.kernels.gemm import SharedGemm
 from mlsysim.physics.kernels.passes import SharedDataParallel
 from mlsysim.physics.serving.deployment import SharedServing
 
+_SECTIONS: dict[type, str] = {
+    SharedGemm: "gemm",
+    SharedAttention: "attention",
+    SharedCollectives: "collectives",
+    SharedServing: "serving",
+    SharedDataParallel: "data_parallel",
+}
+_Shared = TypeVar("_Shared", SharedGemm, SharedAttention, SharedCollectives, SharedServing, SharedDataParallel)
+
 
 @reads("calibration", "shared_kernels.toml")
-def shared_gemm() -> SharedGemm:
-    """Constants that the matrix products of all devices share.
+def shared_constants(kind: type[_Shared]) -> _Shared:
+    """The constants that the kernels of one kind share on all devices: their section of the file as a ``kind``.
 
     Example:
-        >>> shared_gemm().overlap > 1
+        >>> shared_constants(SharedGemm).overlap > 1
         True
     """
-    return SharedGemm(**_values("gemm", SharedGemm))
-
-
-@reads("calibration", "shared_kernels.toml")
-def shared_attention() -> SharedAttention:
-    """Constants that the attention kernels of all devices share."""
-    return SharedAttention(**_values("attention", SharedAttention))
-
-
-@reads("calibration", "shared_kernels.toml")
-def shared_collectives() -> SharedCollectives:
-    """Constants that the collectives of all devices share."""
-    return SharedCollectives(**_values("collectives", SharedCollectives))
-
-
-@reads("calibration", "shared_kernels.toml")
-def shared_serving() -> SharedServing:
-    """Constants that all serving engines share."""
-    return SharedServing(**_values("serving", SharedServing))
-
-
-@reads("calibration", "shared_kernels.toml")
-def shared_data_parallel() -> SharedDataParallel:
-    """Constants that all stacks of models that one accelerator holds whole share."""
-    return SharedDataParallel(**_values("data_parallel", SharedDataParallel))
+    section = _table()[_SECTIONS[kind]]
+    return kind(**{field.name: float(section[field.name]["value"]) for field in fields(kind)})
 
 
 def shared_names(kind: str) -> tuple[str, ...]:
@@ -62,10 +48,6 @@ def shared_names(kind: str) -> tuple[str, ...]:
         for name, entry in entries.items()
         if entry["basis"] == "chosen" and entry.get("phase", phase) == phase
     )
-
-
-def _values(kind: str, shared: Any) -> dict[str, float]:
-    return {field.name: float(_table()[kind][field.name]["value"]) for field in fields(shared)}
 
 
 @reads("calibration", "shared_kernels.toml")

@@ -14,15 +14,21 @@ class Command(NamedTuple):
 
     Attributes:
         name: what is typed; of one in a group, the group first.
-        function: imports its module, and gives its function there.
+        place: its module among those of the command, and its function there.
         examples: lines that run as they are, the plainest first.
         settings: of its context, as click has them.
     """
 
     name: str
-    function: Callable[[], Callable[..., Any]]
+    place: str
     examples: tuple[str, ...]
     settings: dict[str, Any] | None = None
+
+    def function(self) -> Callable[..., Any]:
+        """Import its module, and return its function."""
+        module, _, name = self.place.partition(".")
+        function: Callable[..., Any] = getattr(import_module(f"mlsysim.cli.{module}"), name)
+        return function
 
     @property
     def group(self) -> str:
@@ -33,7 +39,7 @@ class Command(NamedTuple):
 COMMANDS = (
     Command(
         "train",
-        lambda: import_module("mlsysim.cli.train").train,
+        "train.train",
         (
             'mlsysim train Llama-3-70B --on "64 x DGX H100" --batch 1024 --seq 8192 --tp 8 --pp 4 --stack megatron-core',
             'mlsysim train Llama-3-8B --on "64 x H100, 64 x B200" --batch 256 --seq 8192 --tp 2',
@@ -42,7 +48,7 @@ COMMANDS = (
     ),
     Command(
         "serve",
-        lambda: import_module("mlsysim.cli.serve").serve,
+        "serve.serve",
         (
             "mlsysim serve Qwen/Qwen3-32B --on H200 --tp 2 --batch 32 --prompt 1000 --output 300 --engine vllm",
             "mlsysim serve Qwen/Qwen3-32B-FP8 --on H100,H200 --batch 32 --prompt 1000 --output 300",
@@ -51,7 +57,7 @@ COMMANDS = (
     ),
     Command(
         "plan",
-        lambda: import_module("mlsysim.cli.plan").plan,
+        "plan.plan",
         (
             'mlsysim plan Llama-3-70B --on "64 x DGX H100" --batch 1024 --seq 8192 --tokens 15T --price 2.5',
             "mlsysim plan --from run.sh --on H100",
@@ -60,7 +66,7 @@ COMMANDS = (
     ),
     Command(
         "capacity",
-        lambda: import_module("mlsysim.cli.capacity").capacity,
+        "capacity.capacity",
         (
             "mlsysim capacity Qwen/Qwen3-32B --on H200,H100 --rate 20 --prompt 1000 --output 300 --ttft 2s --itl 40ms",
             "mlsysim capacity Qwen/Qwen3-8B --on H200 --rate 1200/min --prompt 1000 --output 300 --ttft 1s --price H200=2.5",
@@ -68,7 +74,7 @@ COMMANDS = (
     ),
     Command(
         "why",
-        lambda: import_module("mlsysim.cli.why").why,
+        "why.why",
         (
             "mlsysim why Llama-3-8B --on 'DGX H100' --batch 64 --seq 8192 --tp 2",
             "mlsysim why Llama-3-8B --on 'DGX H100' --batch 64 --seq 8192 --tp 2 --against '--tp 1 --recompute full'",
@@ -78,7 +84,7 @@ COMMANDS = (
     ),
     Command(
         "trust",
-        lambda: import_module("mlsysim.cli.trust").trust,
+        "trust.trust",
         (
             "mlsysim trust Llama-3-70B --on H100 --stack megatron-core",
             "mlsysim trust Qwen/Qwen3-32B --on H200",
@@ -86,27 +92,25 @@ COMMANDS = (
     ),
     Command(
         "list",
-        lambda: import_module("mlsysim.cli.registries").entries,
+        "registries.entries",
         ("mlsysim list hardware h100", "mlsysim list models qwen3", "mlsysim list engines"),
     ),
     Command(
         "check",
-        lambda: import_module("mlsysim.cli.check").check,
+        "check.check",
         ("mlsysim check scenario.toml", "mlsysim check scenario.toml --changes"),
     ),
     Command(
         "predict",
-        lambda: import_module("mlsysim.cli.predict").main,
+        "predict.main",
         ("mlsysim predict --example training", "mlsysim predict runs.csv -o out.csv"),
     ),
     Command(
         "anchor new",
-        lambda: import_module("mlsysim.cli.anchor").new,
+        "anchor.new",
         ("mlsysim anchor new training", "mlsysim anchor new serving -o my.anchor.toml"),
     ),
-    Command(
-        "calibrate", lambda: import_module("mlsysim.cli.calibrate").calibrate, ("mlsysim calibrate runs.csv -o my-stack.toml",)
-    ),
+    Command("calibrate", "calibrate.calibrate", ("mlsysim calibrate runs.csv -o my-stack.toml",)),
 )
 # What the groups among them are about.
 GROUPS = {"anchor": "Your own measurements as tests of pytest."}

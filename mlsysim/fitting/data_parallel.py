@@ -14,7 +14,15 @@ from mlsysim.calibration.data_parallel import COEFFICIENTS, FILE, replica_stack
 from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
-from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, replica_kernels, replica_plan, replica_work, stack_step
+from mlsysim.lowering.data_parallel import (
+    Kernels,
+    ReplicaWork,
+    Samples,
+    replica_kernels,
+    replica_plan,
+    replica_work,
+    stack_step,
+)
 from mlsysim.physics.records import stacked
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients, ReplicaPlan
 from mlsysim.systems.types import Fleet
@@ -55,15 +63,9 @@ def gathered(root: Path, role: str) -> list[Runs]:
         stack = replica_stack(stated["stack"])
         plan = replica_plan(workload, hardware, stated["microbatch_count"], stack)
         seq_len = stated.get("seq_len", 1)
-        work = replica_work(
-            workload,
-            stated["batch_size"] / (plan.replicas * plan.micro_batches),
-            stated["precision"],
-            stack,
-            seq_len=seq_len,
-            mean_tokens=stated.get("mean_tokens", seq_len),
-            masked_share=stated.get("masked_share", 0.0),
-        )
+        tokens, masked = stated.get("mean_tokens", seq_len), stated.get("masked_share", 0.0)
+        samples = Samples(stated["precision"], seq_len, tokens, masked)
+        work = replica_work(workload, stated["batch_size"] / (plan.replicas * plan.micro_batches), samples, stack)
         row = (work, plan, stated["batch_size"] / (anchor.case.value or 0.0), anchor.source.key, accelerator)
         groups.setdefault((stack.name, accelerator.name, stated["precision"], workload.name), []).append(row)
     return [_together(stack, precision, rows) for (stack, _, precision, _), rows in groups.items()]

@@ -18,7 +18,7 @@ from mlsysim.calibration.inference import COEFFICIENTS, FILE, InferenceCoefficie
 from mlsysim.calibration.store import tables
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
-from mlsysim.lowering.data_parallel import Kernels, ReplicaWork
+from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, Samples
 from mlsysim.lowering.forward import forward_time, inference_kernels, inference_work
 from mlsysim.solvers.training.single_node import SingleNodeModel
 from mlsysim.systems.types import Fleet
@@ -90,7 +90,7 @@ def _together(group: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
     stack, _, precision, _, each, seq_len, tokens, boxes = group
     workloads, accelerators, measured, sources = zip(*rows, strict=True)
     kernels, hardware = inference_kernels(accelerators[0], precision)
-    work = inference_work(workloads[0], each, precision, inference_stack(stack), seq_len=seq_len, mean_tokens=tokens)
+    work = inference_work(workloads[0], each, Samples(precision, seq_len, tokens), inference_stack(stack))
     last = bool(tables(FILE)["stack"][stack].get("fitted_last"))
     return Runs(
         on={"stack": stack, "device": hardware.name},

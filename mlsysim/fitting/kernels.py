@@ -13,7 +13,7 @@ from typing import Any
 
 from mlsysim.calibration.collectives import coefficients_of, collective_coefficients, tuner
 from mlsysim.calibration.gemm import FORMATS, shared_parts
-from mlsysim.calibration.shared_kernels import shared_gemm
+from mlsysim.calibration.shared_kernels import shared_constants
 from mlsysim.calibration.siblings import is_stated
 from mlsysim.core.errors import DataError
 from mlsysim.core.toml import toml_file
@@ -22,7 +22,7 @@ from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients
-from mlsysim.physics.kernels.gemm import GemmKernel
+from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
 from mlsysim.validation.anchors.loading import KERNEL_TABLES
 from mlsysim.validation.kernels.errors import Times
 from mlsysim.validation.kernels.predictions import (
@@ -136,7 +136,7 @@ def _product_times(rows: KernelTable, node: HardwareNode, dtype: str, entries: M
     own = {**entries[dtype], **{part: entries["bfloat16"][part] for part in shared_parts(dtype)}}
     values = {part: own[part] for part in (*GEMM, "most_splits", "whole_waves")}
     values["shallow_tiles"] = own.get("shallow_tiles", False)
-    return gemm_times(rows, GemmKernel(**values, shared=shared_gemm()), node, dtype)
+    return gemm_times(rows, GemmKernel(**values, shared=shared_constants(SharedGemm)), node, dtype)
 
 
 def _peaks(root: Path, role: str) -> list[Runs]:

@@ -16,6 +16,7 @@ from mlsysim.core.units import Q_
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.batches import BATCHES, Batches, engine_batches, loaded, lone_s
+from mlsysim.lowering.data_parallel import Samples
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.served import served_question
 from mlsysim.validation.anchors.anchor import Anchor
@@ -49,9 +50,7 @@ def _run(anchor: Anchor) -> Runs:
         accelerator,
         stated["stack"],
         BATCHES if limit else np.array([float(stated.get("query_size", 1))]),
-        precision=stated["precision"],
-        seq_len=seq_len,
-        mean_tokens=stated.get("mean_tokens", seq_len),
+        Samples(stated["precision"], seq_len, stated.get("mean_tokens", seq_len)),
         lone_clock=None if limit else query_harness(stated["harness_name"]).lone_clock,
     )
     limit_s = float(Q_(limit).m_as("second")) if limit else None

@@ -12,6 +12,7 @@ from mlsysim.core.errors import InconsistentError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.convolutions import convolutions
+from mlsysim.lowering.data_parallel import Samples
 from mlsysim.lowering.forward import forward_time, inference_kernels, inference_work
 from mlsysim.lowering.work import training_work
 from mlsysim.models.types import TransformerWorkload, Workload
@@ -46,25 +47,23 @@ def engine_batches(
     workload: Workload,
     accelerator: HardwareNode,
     stack_name: str,
-    samples: Floats,
-    *,
-    precision: str,
-    seq_len: int,
-    mean_tokens: float,
-    lone_clock: float | None = None,
+    sizes: Floats,
+    samples: Samples,
+    lone_clock: float | None,
 ) -> Batches:
-    """Batches of ``samples`` on a calibrated engine; ``lone_clock``: the least clock, where they come one at a time.
+    """Batches of ``sizes`` on a calibrated engine; ``lone_clock``: the least clock, where they come one at a time.
 
     Raises:
         InputError: a stack, accelerator, precision or workload that is not calibrated.
     """
     stack = inference_stack(stack_name)
-    kernels, found = inference_kernels(accelerator, precision)
-    work = inference_work(workload, samples, precision, stack, seq_len=seq_len, mean_tokens=mean_tokens)
+    kernels, found = inference_kernels(accelerator, samples.precision)
+    work = inference_work(workload, sizes, samples, stack)
     clock = found.clock if lone_clock is None else max(found.clock, lone_clock)
     time = forward_time(work, kernels, stack.coefficients, clock, found.traffic)
-    copy_s = samples * _sample_B(workload, precision, seq_len) / _host_link_Bps(accelerator)
-    return Batches(samples, np.asarray(time.total_s), copy_s, isinstance(workload, TransformerWorkload), precision == "int8")
+    copy_s = sizes * _sample_B(workload, samples.precision, samples.seq_len) / _host_link_Bps(accelerator)
+    encoder, integer = isinstance(workload, TransformerWorkload), samples.precision == "int8"
+    return Batches(sizes, np.asarray(time.total_s), copy_s, encoder, integer)
 
 
 def bound_batches(

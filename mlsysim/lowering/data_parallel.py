@@ -9,7 +9,7 @@ from mlsysim.calibration.attention import measured_attention, prefill_kernel
 from mlsysim.calibration.data_parallel import ReplicaHardware, ReplicaStack, replica_hardware
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
 from mlsysim.calibration.shared import shared_coefficients
-from mlsysim.calibration.shared_kernels import shared_data_parallel
+from mlsysim.calibration.shared_kernels import shared_constants
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
@@ -18,7 +18,7 @@ from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.physics.kernels.attention import AttentionDevice, PrefillKernel
 from mlsysim.physics.kernels.convolution import Convolutions, convolution_passes
 from mlsysim.physics.kernels.gemm import GemmKernel
-from mlsysim.physics.kernels.passes import Passes, ReplicaDevice
+from mlsysim.physics.kernels.passes import Passes, ReplicaDevice, SharedDataParallel
 from mlsysim.physics.layer.encoder import EncoderShape, encoder_passes
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients, ReplicaPlan, ReplicaStep, replica_step
@@ -31,6 +31,22 @@ _SEEN_OF_LONGEST = 2.0 / 3.0
 
 
 @dataclass(frozen=True, slots=True)
+class Samples:
+    """What is known of the samples of a batch: their number format, and the tokens of each (1 for images).
+
+    Attributes:
+        precision: number format of the matrix products.
+        seq_len, mean_tokens: tokens of the longest sample, and of the mean one.
+        masked_share: share of the tokens that the head of a language model looks at.
+    """
+
+    precision: str
+    seq_len: int
+    mean_tokens: float
+    masked_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Kernels:
     """An accelerator at a precision, at the rates of its datasheet; the clock is applied with the stack's coefficients.
 
@@ -38,17 +54,10 @@ class Kernels:
     their peaks.
     """
 
-    gemm: GemmKernel
-    peak_flops_per_s: float
-    value_B: float
-    operand_B: float
-    memory_Bps: float
-    multiprocessors: float
-    cache_B: float
+    device: ReplicaDevice
     attention: PrefillKernel
     attention_peak_flops_per_s: float
-    format_share: Num = 1.0
-    element_B: float | None = None
+    format_share: Num
 
     @classmethod
     def of(
@@ -73,17 +82,21 @@ class Kernels:
             expected = "one with multiprocessors and l2_capacity: kernels need both"
             raise InconsistentError("accelerator", accelerator.name, expected)
         return cls(
-            gemm=gemm,
-            peak_flops_per_s=accelerator.rate_flops_per_s(precision),
-            value_B=value_B,
-            operand_B=operand_B,
-            memory_Bps=accelerator.memory_bandwidth_Bps,
-            multiprocessors=float(units),
-            cache_B=float(cache.m_as("byte")),
+            device=ReplicaDevice(
+                gemm=gemm,
+                peak_flops_per_s=accelerator.rate_flops_per_s(precision),
+                value_B=value_B,
+                memory_Bps=accelerator.memory_bandwidth_Bps,
+                multiprocessors=float(units),
+                cache_B=float(cache.m_as("byte")),
+                streaming=shared_coefficients().streaming,
+                shared=shared_constants(SharedDataParallel),
+                operand_B=operand_B,
+                element_B=element_B,
+            ),
             attention=prefill_kernel(measured_attention("prefill", found.kernels)),
             attention_peak_flops_per_s=accelerator.rate_flops_per_s(attention),
             format_share=found.format_shares.get(precision, 1.0),
-            element_B=element_B,
         )
 
 
@@ -133,16 +146,7 @@ def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaSta
     return kernels, found
 
 
-def replica_work(
-    workload: Workload,
-    batch: Num,
-    precision: str,
-    stack: ReplicaStack,
-    *,
-    seq_len: int,
-    mean_tokens: float,
-    masked_share: float,
-) -> ReplicaWork:
+def replica_work(workload: Workload, batch: Num, samples: Samples, stack: ReplicaStack) -> ReplicaWork:
     """The kernels of one micro-batch of ``batch`` samples on one accelerator.
 
     Raises:
@@ -150,20 +154,21 @@ def replica_work(
     """
     if not isinstance(workload, TransformerWorkload):
         # Only tensor cores want channels last; 32-bit arithmetic takes them first.
-        transposed = 1.0 if stack.channels_first_above_16 and precision == "tf32" else 0.0
+        transposed = 1.0 if stack.channels_first_above_16 and samples.precision == "tf32" else 0.0
         return ReplicaWork(convolutions(workload.name), None, batch, 1.0, transposed)
     if workload.causal or workload.ffn_matrices != 2 or workload.moe is not None or workload.mla is not None:
         raise InputError("workload", workload.name, "an encoder such as BERT, or a convolutional network, beside this stack")
-    shorter = stack.unpadded and mean_tokens < seq_len
+    shorter = stack.unpadded and samples.mean_tokens < samples.seq_len
     layers = workload.layer_shape
     shape = EncoderShape.extending(
         layers,
-        vocab=layers.vocab if masked_share > 0 else 0.0,
-        seq_len=seq_len * (_SEEN_OF_LONGEST if shorter else 1.0),
-        head_share=masked_share,
+        vocab=layers.vocab if samples.masked_share > 0 else 0.0,
+        seq_len=samples.seq_len * (_SEEN_OF_LONGEST if shorter else 1.0),
+        head_share=samples.masked_share,
         fused=1.0 if stack.fused_attention else 0.0,
     )
-    computed = min(float(seq_len), mean_tokens + stack.bin_tokens / 2) if shorter else float(seq_len)
+    longest = float(samples.seq_len)
+    computed = min(longest, samples.mean_tokens + stack.bin_tokens / 2) if shorter else longest
     return ReplicaWork(None, shape, batch, computed)
 
 
@@ -186,13 +191,11 @@ def replica_plan(workload: Workload, hardware: HardwareNode | Fleet, micro_batch
 
 def work_passes(work: ReplicaWork, kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> Passes:
     """Forward and backward pass of a micro-batch."""
-    device = clocked(kernels, coefficients, clock)
+    device, known = clocked(kernels, coefficients, clock), kernels.device
     if work.network is not None:
         return convolution_passes(work.network, work.batch, device, coefficients.moved, work.transposed)
     assert work.shape is not None
-    chip = AttentionDevice(
-        kernels.attention_peak_flops_per_s * clock, kernels.memory_Bps, kernels.multiprocessors, kernels.cache_B
-    )
+    chip = AttentionDevice(kernels.attention_peak_flops_per_s * clock, known.memory_Bps, known.multiprocessors, known.cache_B)
     backward_rate = shared_coefficients().attention_backward
     tokens = work.batch * work.tokens
     return encoder_passes(work.shape, tokens, device, kernels.attention, chip, backward_rate, coefficients.moved)
@@ -200,18 +203,8 @@ def work_passes(work: ReplicaWork, kernels: Kernels, coefficients: ReplicaCoeffi
 
 def clocked(kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> ReplicaDevice:
     """Scale the device by the clock that it sustains, and by the share of it that the stack's kernels reach."""
-    return ReplicaDevice(
-        gemm=kernels.gemm,
-        peak_flops_per_s=kernels.peak_flops_per_s * kernels.format_share * clock * coefficients.matmul_share,
-        value_B=kernels.value_B,
-        memory_Bps=kernels.memory_Bps,
-        multiprocessors=kernels.multiprocessors,
-        cache_B=kernels.cache_B,
-        streaming=shared_coefficients().streaming,
-        shared=shared_data_parallel(),
-        operand_B=kernels.operand_B,
-        element_B=kernels.element_B,
-    )
+    peak_flops_per_s = kernels.device.peak_flops_per_s * kernels.format_share * clock * coefficients.matmul_share
+    return replace(kernels.device, peak_flops_per_s=peak_flops_per_s)
 
 
 def stack_step(

@@ -18,12 +18,13 @@ from mlsysim.calibration.inference import (
     inference_stack,
 )
 from mlsysim.calibration.shared import shared_coefficients
-from mlsysim.calibration.shared_kernels import shared_data_parallel
+from mlsysim.calibration.shared_kernels import shared_constants
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, replica_work, work_passes
+from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, Samples, replica_work, work_passes
 from mlsysim.models.types import Workload
 from mlsysim.physics.kernels.convolution import convolution_scores
+from mlsysim.physics.kernels.passes import SharedDataParallel
 from mlsysim.physics.numeric import Num, added_in_norm
 
 # The host runs ahead of the device until it cannot: close to a maximum of the two, not their sum.
@@ -51,14 +52,7 @@ class CalibratedRun:
 
 
 def inference_run(
-    workload: Workload,
-    accelerator: HardwareNode,
-    stack_name: str,
-    *,
-    batch: int,
-    seq_len: int,
-    mean_tokens: float,
-    precision: str,
+    workload: Workload, accelerator: HardwareNode, stack_name: str, batch: int, samples: Samples
 ) -> CalibratedRun:
     """Time one forward pass of ``batch`` samples on one accelerator.
 
@@ -66,11 +60,11 @@ def inference_run(
         InputError: a stack, accelerator, precision or workload that is not calibrated.
     """
     stack = inference_stack(stack_name)
-    kernels, found = inference_kernels(accelerator, precision)
-    work = inference_work(workload, float(batch), precision, stack, seq_len=seq_len, mean_tokens=mean_tokens)
+    kernels, found = inference_kernels(accelerator, samples.precision)
+    work = inference_work(workload, float(batch), samples, stack)
     time = forward_time(work, kernels, stack.coefficients, found.clock, found.traffic)
     parts = {part.removesuffix("_s"): float(getattr(time, part)) for part in time._fields}
-    return CalibratedRun(parts, inference_fitted_names(stack.name, accelerator.name, precision))
+    return CalibratedRun(parts, inference_fitted_names(stack.name, accelerator.name, samples.precision))
 
 
 def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernels, ReplicaHardware]:
@@ -92,16 +86,13 @@ def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernel
     return Kernels.of(accelerator, found, kernel, precision, attention=attention, **widths), found
 
 
-def inference_work(
-    workload: Workload, batch: Num, precision: str, stack: InferenceStack, *, seq_len: int, mean_tokens: float
-) -> ReplicaWork:
+def inference_work(workload: Workload, batch: Num, samples: Samples, stack: InferenceStack) -> ReplicaWork:
     """The kernels of a batch of ``batch`` samples; where normalisation is folded, convolutions have none.
 
     Raises:
         InputError: a workload whose layers are not calibrated.
     """
-    trained = stack.as_trained()
-    work = replica_work(workload, batch, precision, trained, seq_len=seq_len, mean_tokens=mean_tokens, masked_share=0.0)
+    work = replica_work(workload, batch, samples, stack.as_trained())
     if work.network is None or not stack.folded:
         return work
     return replace(work, network=replace(work.network, normalised=np.zeros_like(work.network.normalised)))
@@ -115,15 +106,17 @@ def forward_time(
     ``cache_traffic`` is the device's share of a convolution's bytes that reaches memory.
     """
     coefficients = stack.of(work.network is not None)
-    product = replace(kernels.gemm, prologue_k=kernels.gemm.prologue_k * stack.prologue_share)
-    moved_B = kernels.value_B * (stack.traffic * cache_traffic if work.network is not None else 1.0)
-    passes = work_passes(work, replace(kernels, gemm=product, value_B=moved_B), coefficients, clock * stack.clock_share)
+    known = kernels.device
+    product = replace(known.gemm, prologue_k=known.gemm.prologue_k * stack.prologue_share)
+    moved_B = known.value_B * (stack.traffic * cache_traffic if work.network is not None else 1.0)
+    moving = replace(kernels, device=replace(known, gemm=product, value_B=moved_B))
+    passes = work_passes(work, moving, coefficients, clock * stack.clock_share)
     selected_s: Num = 0.0
     if work.network is not None and stack.score_B:
         # Scores of boxes stream through memory as often as kernels rewrite them.
         scored_B = stack.score_B * convolution_scores(work.network) * work.batch
-        selected_s = scored_B / (kernels.memory_Bps * shared_coefficients().streaming)
+        selected_s = scored_B / (known.memory_Bps * shared_coefficients().streaming)
     device_s = passes.forward_s + selected_s
     host_s = passes.kernels / 3 * coefficients.host_kernel_s
-    beside_s = added_in_norm(device_s, host_s, shared_data_parallel().host_norm)
+    beside_s = added_in_norm(device_s, host_s, shared_constants(SharedDataParallel).host_norm)
     return ForwardTime(device_s, beside_s, coefficients.step_s + 0.0 * device_s)

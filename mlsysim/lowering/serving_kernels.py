@@ -14,7 +14,7 @@ from mlsysim.calibration.collectives import collective_coefficients, fabric_coef
 from mlsysim.calibration.engines import Engine, EngineDevice, engine_device
 from mlsysim.calibration.gemm import FORMATS, WEIGHT_ONLY, as_engines_unpack, gemm_kernel, measured_formats, weight_only_kind
 from mlsysim.calibration.shared import shared_coefficients
-from mlsysim.calibration.shared_kernels import shared_gemm, shared_names, shared_serving
+from mlsysim.calibration.shared_kernels import shared_constants, shared_names
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.precision import bytes_per_element, number_format
@@ -24,9 +24,9 @@ from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.work import served_shape
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
-from mlsysim.physics.kernels.gemm import GemmKernel
+from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
 from mlsysim.physics.layer.shape import LayerShape
-from mlsysim.physics.serving.deployment import WORD_B, EngineKernels, Product, ServingKernels, Shards
+from mlsysim.physics.serving.deployment import WORD_B, EngineKernels, Product, ServingKernels, Shards, SharedServing
 from mlsysim.physics.serving.expert_ranks import deviations_of_busiest, dispatched_copies, sent_B
 from mlsysim.physics.serving.schedule import EnginePasses
 from mlsysim.physics.serving.torus import TorusDeployment
@@ -141,7 +141,7 @@ def serving_kernels(
         own_memory_share=own_memory_share,
         core_clock=_core_clock(accelerator, device.fp32_lanes, float(units)),
         streaming=float(shared_coefficients().streaming),
-        shared=shared_serving(),
+        shared=shared_constants(SharedServing),
         dispatch_B=dispatched_B + (_DISPATCH_SCALE_B if dispatched_B == 1 else 0.0),
     )
 
@@ -162,7 +162,7 @@ def _lent_kernel(device: EngineDevice) -> GemmKernel:
     """The vendor's 16-bit kernel that an engine with products of its own calls where it has no better one."""
     if not device.lends:
         # Never evaluated but for what all kernels share.
-        return GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_gemm())
+        return GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_constants(SharedGemm))
     kernel = gemm_kernel(device.gemm)
     return replace(kernel, efficiency=kernel.efficiency * device.own_compute_share, launch_s=0.0)
 

@@ -267,10 +267,11 @@ def _interval(answer: _Run, metric: str, predicted: float, *, known_source: bool
     return {"low": low, "high": high, "scope": f"{found.scope}: {found.runs} runs"}
 
 
+@dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A run that is computed together with others."""
+    """A run that is computed together with others, and what its row leaves out."""
 
-    __slots__ = ()
+    assumed: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +279,6 @@ class _WaitingTraining(_Waiting):
     """A training run whose memory and step are computed together with others'; of a layout only whether it fits is asked."""
 
     run: LoweredRun
-    assumed: Mapping[str, str]
     layout: bool = False
 
     def answered(self, step: RunStep) -> _Run:
@@ -304,7 +304,6 @@ class _WaitingServing(_Waiting):
     """A deployment under its scheduler; its metrics are those of a result."""
 
     asked: Question
-    assumed: Mapping[str, str]
     energy: bool = False
 
     def answered(self, run: _Run) -> _Run:
@@ -315,7 +314,7 @@ class _WaitingServing(_Waiting):
 
 def _training_run(cells: Cells) -> _WaitingTraining:
     run = lowered(question({**cells, "metric": "step_time_s"}))
-    return _WaitingTraining(run, assumed_of(DistributedModel.__name__, cells, run.asked.fleet, run.asked.arguments))
+    return _WaitingTraining(assumed_of(DistributedModel.__name__, cells, run.asked.fleet, run.asked.arguments), run)
 
 
 def _layout_run(cells: Cells) -> _WaitingTraining:
@@ -337,7 +336,7 @@ def _energy_run(cells: Cells) -> _Run | _Waiting:
         asked, assumed = energy.energy_serving_cells(cells)
         question = energy.energy_serving_question(asked)
         assumed |= assumed_of(ServingModel.__name__, asked, question.hardware, question.arguments)
-        return _WaitingServing(question, assumed, energy=True)
+        return _WaitingServing(assumed, question, energy=True)
     found = energy.training_energy(cells)
     told = _Run(True, found.basis, "", "", lambda _: found.mwh, assumed=found.assumed, ends=found.ends, scope=found.scope)
     return replace(told, further={energy.MWH: found.mwh})
@@ -365,7 +364,7 @@ def _serving_run(cells: Cells) -> _Run | _Waiting:
     if is_submission(cells):
         return _solved(token_question(submission_cells(cells)), TokenServerModel, token_figure)
     asked = serving_question({**cells, "metric": "ttft_ms"})
-    return _WaitingServing(asked, assumed_of(ServingModel.__name__, cells, asked.hardware, asked.arguments))
+    return _WaitingServing(assumed_of(ServingModel.__name__, cells, asked.hardware, asked.arguments), asked)
 
 
 def _solved(asked: Question, solver: type[Any], figure: Callable[[Any, str], float]) -> _Run:

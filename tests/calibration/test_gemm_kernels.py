@@ -12,12 +12,12 @@ from repository import KERNELS
 
 from mlsysim.calibration import gemm
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel, measured_devices, measured_formats
-from mlsysim.calibration.shared_kernels import shared_gemm
+from mlsysim.calibration.shared_kernels import shared_constants
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.fitting.kernels import GEMM, PRODUCTS
 from mlsysim.fitting.written import refit
 from mlsysim.hardware.registry import Hardware
-from mlsysim.physics.kernels.gemm import GemmKernel, gemm_s
+from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm, gemm_s
 from mlsysim.validation.kernels.tables import CALIBRATION, VALIDATION, KernelTable, role_of
 
 HEAD = tomllib.loads((KERNELS / "gemm.toml").read_text("utf-8"))
@@ -95,7 +95,7 @@ def test_splitting_k_helps_where_tiles_are_few():
 
 
 def test_whole_waves_wait_for_the_last_tile():
-    persistent = GemmKernel(0.9, 0.0, 5.0, 0.9, 0.0, shared_gemm(), split_s=1.0)
+    persistent = GemmKernel(0.9, 0.0, 5.0, 0.9, 0.0, shared_constants(SharedGemm), split_s=1.0)
     waves = replace(persistent, whole_waves=True)
     full, one_more = (64.0 * 66 * 4 * n for n in (1, 1.01))  # four waves of tiles on 132 multiprocessors
     assert seconds(waves, full, 256.0, 8192.0) == pytest.approx(seconds(persistent, full, 256.0, 8192.0))

@@ -95,11 +95,13 @@ LOW_LATENCY = {8: (77, 114), 16: (118, 195), 32: (155, 273), 64: (173, 314), 128
 
 @pytest.mark.parametrize("ranks", LOW_LATENCY)
 def test_latencies_that_deepep_publishes(ranks):
-    from mlsysim.calibration.shared_kernels import shared_serving
+    from mlsysim.calibration.shared_kernels import shared_constants
 
     shape = replace(SHAPE, hidden=7168.0, routed=replace(EXPERTS, experts=256.0, per_token=8.0))
     shards = Shards(float(ranks), 1.0, 8.0, 1.0, ep=float(ranks))
-    h800 = serving_kernels(shared=shared_serving(), nic_Bps=50e9, collectives=links(160e9), dispatch_B=1 + 4 / 128)
+    h800 = serving_kernels(
+        shared=shared_constants(SharedServing), nic_Bps=50e9, collectives=links(160e9), dispatch_B=1 + 4 / 128
+    )
     found = sent(ServedModel(shape, shards, h800, ENGINE, EngineKernels(sent_per_expert=True)), 128.0 * ranks, decoding=True)
     times_s = [found.kernels_s / 2 + wire_s for wire_s in (found.dispatch_s, found.combine_s)]
     assert times_s == pytest.approx([1e-6 * published for published in LOW_LATENCY[ranks]], rel=0.1)

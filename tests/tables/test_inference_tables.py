@@ -20,6 +20,7 @@ from mlsysim.calibration.inference import (
 )
 from mlsysim.calibration.store import tables
 from mlsysim.core.errors import MLSysError
+from mlsysim.lowering.data_parallel import Samples
 from mlsysim.lowering.forward import forward_time, inference_kernels, inference_work
 from mlsysim.tables.inference import inference_question
 from mlsysim.tables.predict import predict_table
@@ -60,7 +61,7 @@ def rate(**given):
 def work_s(**changed):
     kernels, found = inference_kernels(A100, "int8")
     stack = inference_stack("tensorrt-mlperf")
-    work = inference_work(RESNET, 256.0, "int8", stack, seq_len=1, mean_tokens=1.0)
+    work = inference_work(RESNET, 256.0, Samples("int8", 1, 1.0), stack)
     return float(forward_time(work, kernels, replace(stack.coefficients, **changed), found.clock).total_s)
 
 

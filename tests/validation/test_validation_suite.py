@@ -217,6 +217,19 @@ def test_solve_over_its_time_budget_fails(pytester, tree, monkeypatch):
     result.stdout.fnmatch_lines(["ScalingModel takes on law-* * ms at best, the limit is 0.0001 ms"])
 
 
+def test_a_solve_that_is_slowed_for_a_while_is_timed_again(pytester, tree, monkeypatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # the inner run is no worker: it times
+    slow, taken_s = [1.0, 1.0, 1e-9], []
+
+    def best_s(work, rounds):
+        taken_s.append(slow[min(len(taken_s), len(slow) - 1)])
+        return taken_s[-1]
+
+    monkeypatch.setattr("mlsysim.validation.suite.suite_tests.best_s", best_s)
+    assert pytester.runpytest("anchors", "-k", "time").ret == 0
+    assert taken_s == slow
+
+
 def test_report_as_a_picture_needs_the_plot_extra_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MLSysError, match=r"mlsysim-anchors\[plot\]"):

@@ -24,6 +24,7 @@ from mlsysim.core.precision import precision_name
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.batches import BATCHES, Batches, bound_batches, engine_batches, loaded, lone_s
+from mlsysim.lowering.data_parallel import Samples
 from mlsysim.lowering.training_setting import lone_accelerators, sample_tokens
 from mlsysim.models.types import Workload
 from mlsysim.physics.queues.batch_queue import BatchLoad
@@ -124,9 +125,7 @@ class BatchServerModel:
                 accelerator,
                 stack,
                 samples,
-                precision=fmt,
-                seq_len=tokens,
-                mean_tokens=filled,
+                Samples(fmt, tokens, filled),
                 lone_clock=front.lone_clock if limit_s is None else None,
             )
         coefficients: tuple[str, ...] = ()

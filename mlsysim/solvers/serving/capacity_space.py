@@ -149,6 +149,11 @@ class Way(ABC):
         return self.pace.setting.output - 1
 
     @property
+    def decoding(self) -> Paces | DecodePaces:
+        """What its replicas reach that decode."""
+        return self.pace
+
+    @property
     def first_s(self) -> float:
         """Time to the first token of a request that finds nobody."""
         return self.pace.alone_s
@@ -156,12 +161,12 @@ class Way(ABC):
     @property
     def token_s(self) -> Floats:
         """Time per output token with 1, 2, ... requests in flight."""
-        return self.pace.token_s
+        return self.decoding.token_s
 
     @property
     def completions_per_s(self) -> Floats:
         """Requests that a replica completes with 1, 2, ... in flight."""
-        return self.pace.completions_per_s
+        return self.decoding.completions_per_s
 
     @functools.cached_property
     def lone(self) -> Promise:
@@ -248,7 +253,8 @@ class Apart(Way):
         return self.prefill
 
     @functools.cached_property
-    def _decoding(self) -> DecodePaces:
+    def decoding(self) -> DecodePaces:
+        """What its replicas reach without prompts."""
         return DecodePaces(self.pace, self.transfer_s)
 
     @property
@@ -256,19 +262,9 @@ class Apart(Way):
         """Time to the first token that the asked share of requests does not exceed."""
         return self.prefill.ttft_s
 
-    @property
-    def token_s(self) -> Floats:
-        """Time per output token with 1, 2, ... requests in flight."""
-        return self._decoding.token_s
-
-    @property
-    def completions_per_s(self) -> Floats:
-        """Requests that a replica completes with 1, 2, ... in flight."""
-        return self._decoding.completions_per_s
-
     def seen(self, batch: int, arrival_per_s: float) -> Spread | None:
         """The time per output token of a replica with so many places, or None where requests do not keep the limits."""
-        limits, tokens = self.demand.limits, self._decoding.under(arrival_per_s, batch)
+        limits, tokens = self.demand.limits, self.decoding.under(arrival_per_s, batch)
         most_s = min(limits.token_s, (limits.request_s - self.first_s) / max(self.further, 1.0))
         return tokens if tokens.tail(most_s) <= 1 - limits.share else None
 

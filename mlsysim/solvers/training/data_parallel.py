@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlsysim.calibration.data_parallel import replica_fitted_names, replica_stack
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.lowering.data_parallel import replica_kernels, replica_plan, replica_work, stack_step
+from mlsysim.lowering.data_parallel import Samples, replica_kernels, replica_plan, replica_work, stack_step
 from mlsysim.lowering.forward import CalibratedRun
 from mlsysim.models.types import Workload
 from mlsysim.systems.types import Fleet
@@ -17,10 +17,7 @@ def replica_run(
     *,
     batch: int,
     micro_batches: int,
-    seq_len: int,
-    mean_tokens: float,
-    masked_share: float,
-    precision: str,
+    samples: Samples,
 ) -> CalibratedRun:
     """Time one step of ``batch`` samples on all accelerators together.
 
@@ -29,18 +26,10 @@ def replica_run(
     """
     stack = replica_stack(stack_name)
     accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
-    kernels, device = replica_kernels(accelerator, precision, stack)
+    kernels, device = replica_kernels(accelerator, samples.precision, stack)
     plan = replica_plan(workload, hardware, micro_batches, stack)
-    work = replica_work(
-        workload,
-        batch / (plan.replicas * micro_batches),
-        precision,
-        stack,
-        seq_len=seq_len,
-        mean_tokens=mean_tokens,
-        masked_share=masked_share,
-    )
+    work = replica_work(workload, batch / (plan.replicas * micro_batches), samples, stack)
     step = stack_step(work, plan, kernels, stack.coefficients, device.clock)
     parts = {name: float(part_s) for name, part_s in step.each_s().items()}
-    gemm_format = "fp8" if precision == "fp8" else "bfloat16"
+    gemm_format = "fp8" if samples.precision == "fp8" else "bfloat16"
     return CalibratedRun(parts, replica_fitted_names(stack.name, accelerator.name, gemm_format))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mlsysim.calibration.data_parallel import ReplicaStack, replica_stack
 from mlsysim.calibration.inference import InferenceStack, inference_stack
@@ -14,6 +14,7 @@ from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.data_parallel import Samples
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.forward import CalibratedRun, inference_run
 from mlsysim.lowering.training_setting import lone_accelerators, lone_plan, sample_tokens
@@ -125,12 +126,12 @@ class SingleNodeModel:
         once, memory_B, flops = solve(work, accelerator, each // micro_batches, computed, fmt, peak * share)
         run = CalibratedRun({name: part * (1 if name == "optimizer" else micro_batches) for name, part in once.items()}, ())
         used: InferenceStack | ReplicaStack | None = None
-        load: dict[str, Any] = {"seq_len": tokens, "mean_tokens": filled, "precision": fmt}
+        samples = Samples(fmt, tokens, filled, masked if training else 0.0)
         if stack is not None and not training:
-            used, run = inference_stack(stack), inference_run(workload, accelerator, stack, batch=each, **load)
+            used, run = inference_stack(stack), inference_run(workload, accelerator, stack, each, samples)
         elif stack is not None:
-            split: dict[str, Any] = {"batch": batch, "micro_batches": micro_batches, "masked_share": masked}
-            used, run = replica_stack(stack), replica_run(workload, hardware, stack, **split, **load)
+            used = replica_stack(stack)
+            run = replica_run(workload, hardware, stack, batch=batch, micro_batches=micro_batches, samples=samples)
         parts, seconds = run.parts, sum(run.parts.values())
         reason = over_budget(memory_B, accelerator, "this batch on one" if count == 1 else "each")
         notes: tuple[str, ...] = ()

@@ -11,6 +11,14 @@ from mlsysim.validation.anchors.record_keys import PACKAGE, USER_SUFFIX
 from mlsysim.validation.anchors.schema import Case, Source
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Why a check is known to fail, "" where it should hold; and where that is written: key, entry and file."""
+
+    reason: str
+    place: str
+
+
 @dataclass(frozen=True, eq=False)
 class Anchor:
     """One case with its source and the file it stands in; compared by identity, so that results can be kept by it.

@@ -21,7 +21,7 @@ from mlsysim.core.spec import Spec, spec_of
 from mlsysim.core.toml import toml_file
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.parallelism import DIMENSIONS, ParallelismOptimizer, ParallelismResult
-from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.anchor import Anchor, Gap
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.anchors.inputs import build, call_of
 from mlsysim.validation.anchors.loading import anchor_files, load_sound
@@ -122,14 +122,10 @@ class Ranking:
         return f"{self.sweep.source}-{self.name}"
 
     @property
-    def known_gap(self) -> str:
-        """Why it misses; "" if it should hold."""
-        return self.sweep.known_gaps.get(self.name, "")
-
-    @property
-    def gap_place(self) -> str:
-        """Where its known gap is written."""
-        return f"known_gaps.{self.name!r} of the sweep of {self.sweep.source} in {FILE}"
+    def gap(self) -> Gap:
+        """Why it misses."""
+        place = f"known_gaps.{self.name!r} of the sweep of {self.sweep.source} in {FILE}"
+        return Gap(self.sweep.known_gaps.get(self.name, ""), place)
 
     def missed(self) -> str:
         """The claim that does not hold; "" if all do."""
@@ -162,14 +158,9 @@ class Choice:
         return self.anchor.id
 
     @property
-    def known_gap(self) -> str:
-        """Why it misses; "" if it should hold."""
-        return self.published.known_gaps.get(self.anchor.id, "")
-
-    @property
-    def gap_place(self) -> str:
-        """Where its known gap is written."""
-        return f"known_gaps.{self.anchor.id!r} in {FILE}"
+    def gap(self) -> Gap:
+        """Why it misses."""
+        return Gap(self.published.known_gaps.get(self.anchor.id, ""), f"known_gaps.{self.anchor.id!r} in {FILE}")
 
     def missed(self) -> str:
         """Say how much slower the plan is than the best one, where that is too much."""

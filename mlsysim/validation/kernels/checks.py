@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from mlsysim.core.errors import DataError, InputError, UnknownNameError
 from mlsysim.core.spec import Spec, spec_of
 from mlsysim.core.toml import tables_of, toml_file
+from mlsysim.validation.anchors.anchor import Gap
 from mlsysim.validation.anchors.schema import Key, Text
 from mlsysim.validation.kernels.errors import ErrorStatistics, Times
 from mlsysim.validation.kernels.measured import MeasuredTable, measured_tables
@@ -130,14 +131,10 @@ class KernelCheck:
         return self.gate.limits[self.statistic]
 
     @property
-    def known_gap(self) -> str:
-        """Why it is missed; "" if it should hold."""
-        return self.gate.known_gaps.get(self.statistic, {}).get(self.table, "")
-
-    @property
-    def gap_place(self) -> str:
-        """Where its known gap is written."""
-        return f"known_gaps.{self.statistic}.{self.table!r} of gate {self.gate.id!r} in {GATES_FILE}"
+    def gap(self) -> Gap:
+        """Why it is missed."""
+        place = f"known_gaps.{self.statistic}.{self.table!r} of gate {self.gate.id!r} in {GATES_FILE}"
+        return Gap(self.gate.known_gaps.get(self.statistic, {}).get(self.table, ""), place)
 
     def found(self, part: KernelPart) -> float:
         """The error of the rows that the gate is for.
@@ -155,7 +152,7 @@ class KernelCheck:
         """The check as a dictionary of plain values."""
         error = round(self.found(part), _DIGITS)
         held = self.found(part) <= self.limit
-        return {"id": self.id, "found": error, "limit": self.limit, "held": held, "known_gap": self.known_gap}
+        return {"id": self.id, "found": error, "limit": self.limit, "held": held, "known_gap": self.gap.reason}
 
 
 class Kernels(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
-from mlsysim.calibration.shared_kernels import shared_attention
+from mlsysim.calibration.shared_kernels import shared_constants
 from mlsysim.calibration.siblings import hardware, matrix_units
 from mlsysim.core.units import magnitude
 from mlsysim.hardware.types import HardwareNode
@@ -18,6 +18,7 @@ from mlsysim.physics.kernels.attention import (
     AttentionHeads,
     DecodeKernel,
     PrefillKernel,
+    SharedAttention,
     decode_attention_s,
     prefill_attention_s,
 )
@@ -88,7 +89,7 @@ def prefill_predictor(device: Mapping[str, Any]) -> Predict:
             values["exponentials_per_s"],
             values["tile_keys"],
             values["window_tile_keys"],
-            shared_attention(),
+            shared_constants(SharedAttention),
         )
         return np.asarray(prefill_attention_s(kernel, chip, *_work(rows, "seq_len")))
 
@@ -100,7 +101,9 @@ def decode_predictor(device: Mapping[str, Any]) -> Predict:
 
     def predict(values: Mapping[str, float], rows: KernelTable) -> Times:
         chip = _device(device, _peak(device, "bfloat16"))
-        return np.asarray(decode_attention_s(DecodeKernel(**values, shared=shared_attention()), chip, *_work(rows, "context")))
+        return np.asarray(
+            decode_attention_s(DecodeKernel(**values, shared=shared_constants(SharedAttention)), chip, *_work(rows, "context"))
+        )
 
     return predict
 

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from mlsysim.core.errors import InconsistentError, UnknownNameError
 from mlsysim.core.spec import Spec, spec_of
 from mlsysim.core.toml import only_keys, tables_of, toml_file
+from mlsysim.validation.anchors.anchor import Gap
 from mlsysim.validation.anchors.schema import Key, Text
 from mlsysim.validation.report.left_out import HeldOut
 from mlsysim.validation.report.statistics import Row, Summary, kernels_by_family, quantile, summarise
@@ -139,7 +140,7 @@ class TargetCheck:
             "limit": self.limit,
             "at_least": least,
             "held": held,
-            "known_gap": self.known_gap,
+            "known_gap": self.gap.reason,
         }
 
     @property
@@ -153,14 +154,10 @@ class TargetCheck:
         return self.target.limits[self.measure]
 
     @property
-    def known_gap(self) -> str:
-        """The reason why the aim is missed; "" if it should hold."""
-        return self.target.known_gaps.get(self.measure, "")
-
-    @property
-    def gap_place(self) -> str:
-        """Where its known gap is written."""
-        return f"known_gaps.{self.measure} of target {self.target.id!r} in {FILE}"
+    def gap(self) -> Gap:
+        """The reason why the aim is missed."""
+        place = f"known_gaps.{self.measure} of target {self.target.id!r} in {FILE}"
+        return Gap(self.target.known_gaps.get(self.measure, ""), place)
 
 
 def _names(wanted: str, name: str, entry: Mapping[str, Any]) -> bool:

