@@ -13,7 +13,7 @@ from mlsysim.cli.results import Answer, answering, value_of
 from mlsysim.cli.serve import Bound, Model, On
 from mlsysim.cli.values import hourly, rate
 from mlsysim.core.errors import InputError, either
-from mlsysim.lowering.options import EngineOptions
+from mlsysim.lowering.options import EngineOptions, Formats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -110,7 +110,7 @@ def _exported(workload: Any, result: CapacityResult, target: Any, model: Any, op
     from mlsysim.launch import export_serving, planned_serving
 
     result.require_feasible()
-    formats = {} if options.get("kv_precision") is None else {"kv_precision": options["kv_precision"]}
+    formats = Formats(cache=Formats.of(options).cache).arguments()
     return export_serving(planned_serving(workload, result.best_config, model=model, **formats), target)
 
 

@@ -59,8 +59,8 @@ def flag_of(argument: str) -> str:
         argument: its name.
 
     Example:
-        >>> flag_of("tp_size"), flag_of("input_len"), flag_of("kv_precision"), flag_of("max_ttft")
-        ('--tp', '--prompt', '--kv-precision', '--ttft')
+        >>> flag_of("tp_size"), flag_of("input_len"), flag_of("max_num_seqs"), flag_of("max_ttft")
+        ('--tp', '--prompt', '--max-num-seqs', '--ttft')
     """
     called = _CALLED.get(argument) or argument.removesuffix("_size")
     return _TAKEN.get(argument) or f"--{called.replace('_', '-')}"

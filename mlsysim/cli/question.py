@@ -99,13 +99,14 @@ def checkpoint_formats(name: str, workload: TransformerWorkload, options: Mappin
     Returns:
         Arguments of ``ServingModel.solve``: what engines do with such a checkpoint, whose cache has 16 bits.
     """
+    from mlsysim.lowering.options import Formats
     from mlsysim.models.registry import Models
 
     written = Models.weight_format(name)
     stated = {"precision", "weight_precision"} & options.keys()
     if not written or stated or workload.weight_format or workload.expert_format:
         return {}
-    return {"precision": written, **({} if "kv_precision" in options else {"kv_precision": "bf16"})}
+    return Formats(written, cache=None if Formats.of(options).cache else "bf16").arguments()
 
 
 def accelerator_of(machine: HardwareNode | Node | Fleet) -> HardwareNode:

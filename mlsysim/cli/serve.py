@@ -11,7 +11,7 @@ from mlsysim.cli.options import flag_of, taking
 from mlsysim.cli.question import accelerator_of, checkpoint_formats, name_of, transformer_named
 from mlsysim.cli.results import Answer, answering, memory_of
 from mlsysim.core.errors import MissingArgumentError
-from mlsysim.lowering.options import STACK_OPTIONS, ServingOptions
+from mlsysim.lowering.options import FORMATS, STACK_OPTIONS, ServingOptions
 
 if TYPE_CHECKING:
     from mlsysim.hardware.types import HardwareNode
@@ -37,7 +37,7 @@ SHOWN = {
     "max_batch": "largest batch",
 }
 # The options that most lines have.
-FIRST = ("batch_size", "input_len", "output_len", "tp_size", "pp_size", "stack", "precision", "kv_precision")
+FIRST = ("batch_size", "input_len", "output_len", "tp_size", "pp_size", "stack", *FORMATS.values())
 
 
 @taking(ServingOptions, called={"stack": "--engine"}, without=("seq_len",), first=FIRST)

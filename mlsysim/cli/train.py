@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,9 +13,11 @@ from mlsysim.cli.question import accelerator_of, as_fleet, batch_of, fleet_or_ch
 from mlsysim.cli.results import Answer, answering, memory_of
 from mlsysim.cli.serve import Bound, Model, On
 from mlsysim.lowering.options import StepOptions
+from mlsysim.solvers.shown import shown
 
 if TYPE_CHECKING:
     from mlsysim.hardware.types import HardwareNode
+    from mlsysim.solvers.training.distributed import DistributedResult
     from mlsysim.systems.types import Fleet, Node
 
     Asked = Callable[[str, HardwareNode | Node | Fleet], Answer]
@@ -32,8 +35,11 @@ SHOWN = {
     "mfu": "MFU",
     "plan": "plan",
 }
+# What says how large micro-batches are; how large ones are tried where nothing does, and what gain is worth a word.
+_SIZE_OF_MICRO_BATCHES = ("micro_batch", "microbatch_count", "micro_batch_tokens")
+_LARGEST_POWER, _WORTH_TELLING = 8, 0.01
 # The options that most lines have.
-FIRST = ("seq_len", "tp_size", "pp_size", "microbatch_count", "zero_stage", "recompute", "precision", "stack")
+FIRST = ("seq_len", "tp_size", "pp_size", "micro_batch", "zero_stage", "recompute", "precision", "stack")
 
 
 @taking(StepOptions, first=FIRST)
@@ -62,16 +68,36 @@ def _described(model: str | None, batch: int | None, bound: bool, options: dict[
     workload, assumed = model_named(model)
     size = batch_of(batch)
     tokens = isinstance(workload, TransformerWorkload)
+    sample = "sequence" if tokens else "sample"
     counted = ("throughput",) if tokens else ("tokens_per_second", "tokens_per_second_per_accelerator")
 
     def answer(name: str, machine: HardwareNode | Node | Fleet) -> Answer:
         fleet = as_fleet(machine)
         chosen = recommended_stack(workload, fleet, options, "bound" if bound else None)
-        result = DistributedModel().solve(workload, fleet, batch_size=size, **chosen.added_to(options))
+        asked = {"batch_size": size, **chosen.added_to(options)}
+        result = DistributedModel().solve(workload, fleet, **asked)
         memory = memory_of(result, fleet.node.accelerator)
-        return Answer(name, result, (*chosen.notes, *assumed), memory, without=counted)
+        larger = _on_micro_batches(result, partial(DistributedModel().solve, workload, fleet), asked, sample)
+        notes = (*chosen.notes, *assumed, *larger)
+        return Answer(name, result, notes, memory, without=counted)
 
     return answer
+
+
+def _on_micro_batches(
+    result: DistributedResult, solve: Callable[..., DistributedResult], asked: dict[str, Any], sample: str
+) -> tuple[str, ...]:
+    """What larger micro-batches would do, where nobody said how large they are."""
+    if any(asked.get(name) is not None for name in _SIZE_OF_MICRO_BATCHES):
+        return ()
+    sequences = int(result.plan["micro_batches"])
+    sizes = [size for size in (2**power for power in range(1, _LARGEST_POWER)) if sequences % size == 0]
+    others = {size: run for size in sizes if (run := solve(**asked, micro_batch=size)).feasible}
+    quickest = min(others, key=lambda size: others[size].step_latency_total, default=0)
+    said = f"micro-batches of one {sample}, since no --micro-batch is given"
+    if not quickest or others[quickest].step_latency_total > (1 - _WORTH_TELLING) * result.step_latency_total:
+        return (said,) if others else ()
+    return (f"{said}: --micro-batch {quickest} takes {shown(others[quickest].step_latency_total)}",)
 
 
 def _pasted(source: str, model: str | None, batch: int | None, bound: bool, options: dict[str, Any]) -> Asked:

@@ -11,6 +11,7 @@ from mlsysim.core.checks import instance, mapping
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.precision import UNPACKED, number_format
 from mlsysim.launch.serve import ServingLaunch
+from mlsysim.lowering.options import FORMATS, Formats
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 
@@ -56,7 +57,7 @@ def planned_serving(
         workload: what is served.
         plan: ``best_config`` of ``CapacityPlanner``, or keywords of ``ServingModel.solve``.
         model: what the engine's command line calls the model; by default the workload's name.
-        **stated: keywords of ``ServingModel.solve`` beside the plan, such as ``kv_precision``.
+        **stated: keywords of ``ServingModel.solve`` beside the plan, such as the format of its cache.
 
     Raises:
         UnknownNameError: a part of the plan that no keyword is.
@@ -99,16 +100,10 @@ def _pool(
 
 _PLAN = {"tp": "tp_size", "pp": "pp_size", "ep": "ep_size", "batch": "batch_size"}
 _KEYWORDS = (
-    *("stack", "precision", "kv_precision", "tp_size", "pp_size", "ep_size", "attention_dp", "replicas", "batch_size"),
-    *(
-        "max_num_seqs",
-        "max_num_batched_tokens",
-        "memory_share",
-        "redundant_experts",
-        "two_batch_overlap",
-        "stream_interval",
-        "page_size",
-    ),
+    *("stack", FORMATS["arithmetic"], FORMATS["cache"]),
+    *("tp_size", "pp_size", "ep_size", "attention_dp", "replicas", "batch_size"),
+    *("max_num_seqs", "max_num_batched_tokens", "memory_share"),
+    *("redundant_experts", "two_batch_overlap", "stream_interval", "page_size"),
 )
 _OF_A_POOL = ("tp", "pp", "ep", "attention_dp", "replicas")
 # Parts of a found deployment that no line states, or that are of its other pool.
@@ -180,7 +175,7 @@ def _quantization(launch: ServingLaunch, asked: Mapping[str, Any]) -> str | None
 
 
 def _cache(asked: Mapping[str, Any], names: Mapping[str, str]) -> str | None:
-    cache = asked.get("kv_precision")
+    cache = Formats.of(asked).cache
     return None if cache in (None, *_SIXTEEN) else names.get(str(cache), str(cache))
 
 

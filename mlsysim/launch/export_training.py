@@ -21,7 +21,7 @@ _PLAN = {"tp": "tp_size", "pp": "pp_size", "cp": "cp_size", "ep": "ep_size", "mi
 # The end of a line whose command goes on.
 _MORE = " \\"
 # Parts that follow from the others.
-_DERIVED = ("dp", "dp_size", "micro_batch_tokens", "micro_batch", "batch_size")
+_DERIVED = ("dp", "dp_size", "micro_batch_tokens", "batch_size")
 
 
 def planned_training(
@@ -95,7 +95,7 @@ def _split(launch: TrainingLaunch, asked: Mapping[str, Any]) -> tuple[int, int, 
         raise InconsistentError("accelerators", launch.accelerators, f"a multiple of tp x pp x cp = {tp} x {pp} x {cp}")
     dp = launch.accelerators // (tp * pp * cp)
     batch = launch.arguments["batch_size"]
-    count = asked["microbatch_count"] or max(1, batch // dp)
+    count = asked["microbatch_count"] or max(1, batch // (dp * (asked["micro_batch"] or 1)))
     if batch % (dp * count):
         raise InconsistentError(
             "microbatch_count", count, f"a number that divides {batch} sequences over dp = {dp}: no part of one"

@@ -96,8 +96,8 @@ def serving_launch(
         >>> launch = serving_launch("vllm serve Qwen/Qwen3-32B --tensor-parallel-size 2 --max-num-seqs 64 --kv-cache-dtype fp8")
         >>> launch.stack, launch.workload.name, launch.accelerators
         ('vllm-2025', 'Qwen3-32B', 2)
-        >>> {name: launch.arguments[name] for name in ("tp_size", "max_num_seqs", "kv_precision")}
-        {'tp_size': 2, 'max_num_seqs': 64, 'kv_precision': 'fp8'}
+        >>> {name: launch.arguments[name] for name in ("tp_size", "max_num_seqs")}
+        {'tp_size': 2, 'max_num_seqs': 64}
         >>> serving_launch("vllm serve Qwen/Qwen3-Next-80B-A3B-Instruct")
         Traceback (most recent call last):
         mlsysim.core.errors.NotModelledError: model = 'Qwen/Qwen3-Next-80B-A3B-Instruct': expected a transformer: most \

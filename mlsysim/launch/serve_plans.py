@@ -14,6 +14,7 @@ from mlsysim.launch.documents import is_file, json_table, text_of, yaml_table
 from mlsysim.launch.hf_config import read_config
 from mlsysim.launch.options import Stated, read_keys
 from mlsysim.launch.shell_words import Script
+from mlsysim.lowering.options import Formats
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 
@@ -288,8 +289,8 @@ def stated_formats(
         >>> facts = {"quantization": {"awq_marlin": "awq"}, "cache": {"auto": ""}}
         >>> qwen = Models.Language.Qwen2_5_32B
         >>> stated_formats(Stated({"quantization": "awq_marlin", "dtype": "half"}), "Qwen2.5-32B-AWQ", qwen, facts, arguments)
-        >>> arguments
-        {'precision': 'awq', 'kv_precision': 'fp16'}
+        >>> Formats.of(arguments)
+        Formats(arithmetic='awq', weights=None, cache='fp16')
     """
     written = _format_of_name(called)
     option = str(stated.get("quantization") or "").lower()
@@ -309,7 +310,8 @@ def stated_formats(
         arguments["precision"] = _SIXTEEN.get(dtype) or precision_name("dtype", dtype)
     cache = str(stated.get("cache") or "").lower()
     told = facts["cache"].get(cache, cache)
-    arguments["kv_precision"] = precision_name("kv_cache_dtype", told) if told else _SIXTEEN.get(dtype, "bf16")
+    cached = precision_name("kv_cache_dtype", told) if told else _SIXTEEN.get(dtype, "bf16")
+    arguments |= Formats(cache=cached).arguments()
 
 
 def _format_of_name(called: str) -> str:

@@ -116,7 +116,10 @@ class Run:
     def launch(self, stated: Mapping[str, Any]) -> TrainingLaunch:
         """The run as it was collected; ``stated`` keywords of the caller win."""
         called = str(self.facts["framework"])
-        arguments = {"stack": stack_called(called), **self.arguments, **stated}
+        written = self.arguments
+        if stated.get("micro_batch") is not None:  # the caller's size, not the file's number
+            written = {name: value for name, value in written.items() if name != "microbatch_count"}
+        arguments = {"stack": stack_called(called), **written, **stated}
         return TrainingLaunch(
             framework=called,
             workload=self.model(),

@@ -6,8 +6,8 @@ What a server is started with is checked here, too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Annotated, Any, TypedDict
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Self, TypedDict
 
 from mlsysim.calibration.engines import Engine
 from mlsysim.calibration.harnesses import reached_through
@@ -50,6 +50,37 @@ class FormatOptions(EngineOptions, total=False):
         Option(None, "number format of the arithmetic, and of weights and KV cache unless said; by default the model's own"),
     ]
     weight_precision: Annotated[Precision | str | None, Option(None, "number format of the weights in memory")]
+
+
+# The arguments by which solvers take each part of ``Formats``.
+FORMATS = {"arithmetic": "precision", "weights": "weight_precision", "cache": "kv_precision"}
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """Number formats that a deployment is asked for: of arithmetic, weights and KV cache; None where left open."""
+
+    arithmetic: str | None = None
+    weights: str | None = None
+    cache: str | None = None
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Self:
+        """The formats among a solver's arguments.
+
+        Args:
+            arguments: keywords of ``solve``.
+
+        Example:
+            >>> Formats.of({"precision": "awq", "tp_size": 2}).arithmetic
+            'awq'
+        """
+        return cls(**{part: arguments.get(argument) for part, argument in FORMATS.items()})
+
+    def arguments(self) -> dict[str, str]:
+        """The keywords of ``solve`` that ask for these formats, of those that are not left open."""
+        stated = {argument: getattr(self, part) for part, argument in FORMATS.items()}
+        return {argument: name for argument, name in stated.items() if name is not None}
 
 
 class LoadOptions(FormatOptions, total=False):
@@ -176,7 +207,14 @@ class TrainingOptions(TypedDict, total=False):
     ]
     expert_tp_size: Annotated[int | None, Option(None, "ranks that share one expert's matrices; by default as many as tp_size")]
     shard_size: Annotated[int | None, Option(None, "data-parallel ranks that ZeRO shards over; by default all")]
-    lora_rank: Annotated[int | None, Option(None, "rank of adapters of the attention products, trained alone")]
+    lora_rank: Annotated[int | None, Option(None, "rank of adapters beside frozen weights, trained alone")]
+    lora_targets: Annotated[
+        str | None,
+        Option(
+            None,
+            'projections with adapters: "attention", "all" or names ("q_proj,v_proj"); by default as the stack\'s users do',
+        ),
+    ]
     compiled: Annotated[
         bool | None, Option(None, "whether torch.compile fuses the passes between products; by default as the stack's users do")
     ]
@@ -197,11 +235,16 @@ class PlanOptions(TypedDict, total=False):
     cp_size: Annotated[int, Option(1, "ranks that share each sequence and pass keys and values around a ring")]
     virtual_stages: Annotated[int, Option(1, "model chunks a stage (interleaved schedule)")]
     microbatch_count: Annotated[int | None, Option(None, "micro-batches a step; by default of one sequence each")]
+    micro_batch: Annotated[
+        int | None, Option(None, "sequences of a micro-batch, in place of ``microbatch_count``; by default 1")
+    ]
     schedule: Annotated[
         PipelineSchedule | str | None, Option(None, "gpipe, 1f1b or interleaved; by default what ``virtual_stages`` needs")
     ]
     zero_stage: Annotated[int, Option(1, "0 to 3")]
-    sequence_parallel: Annotated[bool | None, Option(None, "whether norms are split over TP; by default if tp_size > 1")]
+    sequence_parallel: Annotated[
+        bool | None, Option(None, "whether norms are split over TP; by default if tp_size > 1 and the stack does")
+    ]
     tp: Annotated[int | None, Option(None, "another name of ``tp_size``")]
     pp: Annotated[int | None, Option(None, "another name of ``pp_size``")]
     dp: Annotated[int | None, Option(None, "another name of ``dp_size``")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+from mlsysim.calibration.stacks import stack as known_stack
 from mlsysim.core.checks import boolean, one_of, whole_number
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.options import with_defaults
@@ -54,7 +55,7 @@ def _plan(setting: TrainingSetting, asked: Mapping[str, Any]) -> Plan:
     tp, pp = _model_parallel(setting.workload, ranks, asked["tp_size"], asked["pp_size"])
     cp = _context_parallel(setting, ranks // (tp * pp), asked["cp_size"])
     dp = ranks // (tp * pp * cp)
-    dp_size, microbatch_count, sequence_parallel = asked["dp_size"], asked["microbatch_count"], asked["sequence_parallel"]
+    dp_size, sequence_parallel = asked["dp_size"], asked["sequence_parallel"]
     if dp_size is not None and whole_number("dp_size", dp_size) != dp:
         shared = f" x cp_size {cp}" if cp > 1 else ""
         raise InconsistentError("dp_size", dp_size, f"{dp}: {ranks} accelerators / (tp_size {tp} x pp_size {pp}{shared})")
@@ -65,11 +66,12 @@ def _plan(setting: TrainingSetting, asked: Mapping[str, Any]) -> Plan:
     local, rest = divmod(setting.batch_size, dp)
     if rest or not local:
         raise InconsistentError("batch_size", setting.batch_size, f"a multiple of the {dp} data-parallel ranks")
-    count = local if microbatch_count is None else whole_number("microbatch_count", microbatch_count)
+    count = _micro_batches(local, asked["microbatch_count"], asked["micro_batch"])
     if local % count and count % local:
         expected = f"a divisor or a multiple of the {local} sequences of a data-parallel rank"
         raise InconsistentError("microbatch_count", count, expected)
-    split = tp > 1 if sequence_parallel is None else boolean("sequence_parallel", sequence_parallel)
+    usual = tp > 1 and (setting.stack is None or known_stack(setting.stack).sequence_parallel)
+    split = usual if sequence_parallel is None else boolean("sequence_parallel", sequence_parallel)
     tokens = local * setting.seq_len / count / cp
     parts = tp if split else 1
     if tokens < parts or tokens != int(tokens):
@@ -99,6 +101,19 @@ def _plan(setting: TrainingSetting, asked: Mapping[str, Any]) -> Plan:
         expert_tp=float(expert_tp),
         shard_copies=float(dp // shards),
     )
+
+
+def _micro_batches(sequences: int, microbatch_count: object, micro_batch: object) -> int:
+    """The micro-batches that a replica's sequences are split into, by number or size: of one sequence unless said."""
+    if micro_batch is None:
+        return sequences if microbatch_count is None else whole_number("microbatch_count", microbatch_count)
+    size = whole_number("micro_batch", micro_batch)
+    if sequences % size:
+        raise InconsistentError("micro_batch", size, f"a divisor of the {sequences} sequences of a data-parallel rank")
+    if microbatch_count not in (None, sequences // size):
+        expected = f"{sequences // size}: {sequences} sequences of a data-parallel rank in micro-batches of {size}"
+        raise InconsistentError("microbatch_count", microbatch_count, expected)
+    return sequences // size
 
 
 def _context_parallel(setting: TrainingSetting, ranks: int, cp_size: object) -> int:

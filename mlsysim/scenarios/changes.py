@@ -20,7 +20,8 @@ from mlsysim.solvers.shown import shown
 from mlsysim.systems.types import Fleet, Node
 
 # Arguments that make a plan: without any of them the search chooses it.
-OF_A_PLAN = ("tp_size", "pp_size", "dp_size", "cp_size", "ep_size", "virtual_stages", "microbatch_count", "schedule")
+_SIZES = ("tp_size", "pp_size", "dp_size", "cp_size", "ep_size", "virtual_stages", "microbatch_count", "micro_batch")
+OF_A_PLAN = (*_SIZES, "schedule")
 # How much more of a rate is tried: it tells which one to buy. A gain below the second is not worth a line.
 _FASTER, _LEAST = 1.25, 0.01
 _MOST = 3  # changes that are told

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlsysim.calibration.engines import engine
+from mlsysim.lowering.options import Formats
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import Cells, cell_text, number_cell
 from mlsysim.tables.names import begun_model, named_framework
+from mlsysim.tables.serving import CACHE_COLUMN
 
 # Columns whose absence a default fills, by the solver whose tables have them.
 FACTS = {
@@ -16,7 +18,7 @@ FACTS = {
         *("recompute", "flash_attention", "precision", "micro_batch", "inter_bw_GBps_per_accel", "sharding", "vpp"),
         "sequence_parallel",
     ),
-    "ServingModel": ("mode", "kv_precision", "batch_or_concurrency", "tp"),
+    "ServingModel": ("mode", CACHE_COLUMN, "batch_or_concurrency", "tp"),
 }
 
 
@@ -88,7 +90,7 @@ def _of_training(cells: Cells, fleet: Fleet, arguments: Mapping[str, Any]) -> di
 
 def _of_serving(arguments: Mapping[str, Any]) -> dict[str, str]:
     """What stands for each column that matters, were it left out."""
-    told = {"mode": str(arguments["schedule"]), "kv_precision": str(arguments["kv_precision"])}
+    told = {"mode": str(arguments["schedule"]), CACHE_COLUMN: str(Formats.of(arguments).cache)}
     if arguments["schedule"] != "offline":
         told["batch_or_concurrency"] = str(arguments["batch_size"])
     # A slice of a torus shares every layer.

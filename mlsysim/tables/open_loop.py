@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.core.units import in_unit
+from mlsysim.lowering.options import FORMATS
 from mlsysim.models.registry import Models
 from mlsysim.solvers.serving.tail_latency import TailLatencyResult
 from mlsysim.tables.cells import cell_text, flag_cell, number_cell, whole_cell
 from mlsysim.tables.question import Question
-from mlsysim.tables.serving import serving_question
+from mlsysim.tables.serving import CACHE_COLUMN, serving_question
 
 # What a metric of the tables is called on a result: a part, and which of its figures; all in milliseconds.
 _PARTS = {"ttft": "ttft", "itl": "tpot", "tpot": "tpot", "e2e": "latency"}
@@ -19,7 +20,7 @@ _FIGURES = {"mean": "mean", "p50": "p50", "median": "p50", "p90": "p90", "p99": 
 METRICS = {f"{part}_{figure}_ms": f"{field}_{at}" for part, field in _PARTS.items() for figure, at in _FIGURES.items()}
 # What a request that arrives at a rate is asked with, of what a row of a closed loop says.
 _ASKED = (
-    *("precision", "weight_precision", "kv_precision", "tp_size", "pp_size", "attention_dp", "replicas", "stack"),
+    *(*FORMATS.values(), "tp_size", "pp_size", "attention_dp", "replicas", "stack"),
     *("harness_name", "max_num_batched_tokens", "max_num_seqs", "draft_len", "acceptance", "draft"),
 )
 
@@ -49,7 +50,7 @@ def open_loop_question(row: Mapping[str, str]) -> Question:
         "mode": "closed-loop",
         "input_len": str(system + whole_cell(row, "question_len")),
         "weight_precision": written,
-        "kv_precision": cell_text(row, "kv_precision") or known["kv_precision"],
+        CACHE_COLUMN: cell_text(row, CACHE_COLUMN) or known[CACHE_COLUMN],
         "batch_wait_iters": "0",
     }
     served = serving_question(cells)

@@ -12,6 +12,7 @@ from mlsysim.calibration.own import ENGINE, is_own, own_stack
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.core.units import in_unit
+from mlsysim.lowering.options import Formats
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.serving.serving import ServingResult
@@ -35,6 +36,9 @@ METRICS = {
     "power_w_per_accel": ("power", "watt"),
     "j_per_output_token": ("energy", "joule/count"),
 }
+# The column of the number format of the KV cache, and all columns of formats.
+CACHE_COLUMN = "kv_precision"
+FORMAT_COLUMNS = ("weight_precision", CACHE_COLUMN)
 _STARTED_WITH = ("max_num_batched_tokens", "max_num_seqs", "draft_len")
 # A closed loop's requests all start at once; in the steady state that is long ago.
 _SCHEDULES = {"static": "static", "closed-loop": "continuous", "steady": "continuous", "offline": "offline"}
@@ -71,7 +75,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
     hardware = accelerator if tp * pp == 1 else usual_nodes(accelerator, tp * pp)
     facts = _facts()
     weights = _weights(row, workload)
-    cache = cell_text(row, "kv_precision") or _cache(cell_text(row, "engine"), weights)
+    cache = cell_text(row, CACHE_COLUMN) or _cache(cell_text(row, "engine"), weights)
     prompt, output = _tokens(row, "input_len"), _tokens(row, "output_len")
     batch = whole_cell(row, "batch_or_concurrency", 1)
     if not cell_text(row, "tp") and replicas > 1:
@@ -81,8 +85,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
         "input_len": max(1, prompt or 0),
         "output_len": output or None,
         "batch_size": batch,
-        "precision": weights,
-        "kv_precision": named_format("kv_precision", cache, facts["precision"]),
+        **Formats(weights, cache=named_format(CACHE_COLUMN, cache, facts["precision"])).arguments(),
         "tp_size": tp,
         "pp_size": pp,
         "replicas": replicas,
@@ -95,7 +98,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
         **_started_with(row, harness),
     }
     if stack in facts["weight_only"]["stacks"]:
-        arguments |= {"weight_precision": weights, "precision": facts["weight_only"]["arithmetic"].get(weights, weights)}
+        arguments |= Formats(facts["weight_only"]["arithmetic"].get(weights, weights), weights).arguments()
     if torus:
         # Such an engine chooses how attention is divided.
         arguments["attention_dp"] = True
@@ -111,7 +114,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
         arguments["stack"] = facts["encoder_modes"].get(cell_text(row, "weight_precision"), part["stack"])
         arguments["padded_len"] = arguments["input_len"]
         arguments["input_len"] = max(1, round(arguments["input_len"] * part["mean_length"]))
-        arguments["kv_precision"] = "fp16"
+        arguments |= Formats(cache="fp16").arguments()
     elif own is not None:
         arguments["stack"] = own.file
     generation = bool(output) and any(word in cell_text(row, "source") for word in facts["phases_apart"]["sources"])

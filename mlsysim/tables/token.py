@@ -11,6 +11,7 @@ from mlsysim.core.checks import instance
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.hardware.registry import Hardware
+from mlsysim.lowering.options import Formats
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.serving.token_server import TokenServerResult
@@ -81,8 +82,7 @@ def token_question(cells: Cells) -> Question:
         "output_len": benchmark["output"],
         "beams": benchmark.get("beams", 1),
         "output_spread": names_of("output")["spread"],
-        "precision": _precision(entry, name),
-        "kv_precision": names_of("precision")["cache"],
+        **Formats(_precision(entry, name), cache=names_of("precision")["cache"]).arguments(),
         **_engine(cells, entry),
     }
     arguments |= {"run_time": names_of("run")["run_time"], "requests": benchmark["samples"]}

@@ -127,6 +127,19 @@ def test_train_passes_its_options_on_and_says_what_cannot_run(capsys):
 
 
 @pytest.mark.usefixtures("typer")
+def test_train_tells_what_larger_micro_batches_would_do_where_nobody_says_how_large_they_are(capsys):
+    line = "train TinyLlama-1.1B --on '8 x A100' --batch 128 --seq 2048"
+    said = "micro-batches of one sequence, since no --micro-batch is given"
+    notes = asked(capsys, line)[0]["answers"][0]["notes"]
+    size, told = next(note for note in notes if said in note).removeprefix(f"{said}: --micro-batch ").split(" takes ")
+    larger, _ = asked(capsys, f"{line} --micro-batch {size}")
+    assert larger["answers"][0]["step_latency_total"]["value"] == pytest.approx(float(told.removesuffix(" s")), rel=1e-3)
+    assert larger["answers"][0]["plan"]["micro_batches"] == 16 // int(size)
+    assert said not in " ".join(larger["answers"][0]["notes"])
+    assert said not in " ".join(asked(capsys, f"{line} --micro-batches 16")[0]["answers"][0]["notes"])
+
+
+@pytest.mark.usefixtures("typer")
 def test_plan_is_as_fast_as_any_plan_and_tells_days_and_money(capsys):
     told, _ = asked(
         capsys, "plan Llama-3-8B --on '64 x H100' --batch 256 --seq 8192 --tokens 1T --price '$2/h' --recompute none"

@@ -178,6 +178,17 @@ def test_a_plan_that_a_search_found_goes_out_and_comes_back():
     assert step.step_latency_total.m_as("s") == pytest.approx(told.step_latency_total.m_as("s"), rel=1e-9)
 
 
+def test_a_micro_batch_of_the_callers_takes_the_place_of_the_files():
+    stated = {"microbatch_count": 4, "recompute": "none"}
+    launch = planned_training(Models.Language.Llama3_8B, 8, stated, batch_size=128, seq_len=8192)
+    text = export_training(launch, "megatron")
+    assert "microbatch_count" not in training_launch(text, accelerators=8, micro_batch=2).arguments
+    by_size = planned_training(
+        Models.Language.Llama3_8B, 8, {"micro_batch": 4, "recompute": "none"}, batch_size=128, seq_len=8192
+    )
+    assert export_training(by_size, "megatron") == text
+
+
 @pytest.mark.parametrize(
     ("target", "plan", "said"),
     [

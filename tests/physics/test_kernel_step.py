@@ -8,8 +8,10 @@ import pytest
 from plain import CHIP, PEAK, PREFILL, PRODUCTS, UNIT, links, machine, plan, work
 
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+from mlsysim.physics.layer.adapters import NO_ADAPTERS, Adapters
 from mlsysim.physics.layer.shape import ExpertShape, LatentShape
 from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE
+from mlsysim.physics.records import stacked
 from mlsysim.physics.training.kernel_step import LayerTimes, kernel_parts, layer_times, once_per_layer
 from mlsysim.physics.training.step_inputs import KernelDevice, SharedCoefficients, StackCoefficients, TrainedShape
 
@@ -220,8 +222,9 @@ def test_frozen_weights_have_no_gradients():
     frozen = replace(MODEL, frozen=1.0, adapter_parameters=1638.4)
     plain = layer(model=frozen)
     assert plain.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S - 96 - 5 + 0.5), "819.2 gradients are accumulated"
-    adapted = layer(replace(SHAPE, adapter_rank=UNIT), model=frozen, host_layer_s=8.0)
-    neither, one = layer(replace(SHAPE, adapter_rank=np.array([0.0, UNIT])), model=frozen).backward_s
+    attentions = Adapters(rank=UNIT, qkv=1.0, qkv_readers=1.0, output=1.0)
+    adapted = layer(replace(SHAPE, adapters=attentions), model=frozen, host_layer_s=8.0)
+    neither, one = layer(replace(SHAPE, adapters=stacked([NO_ADAPTERS, attentions])), model=frozen).backward_s
     assert (neither, one) == pytest.approx((plain.backward_s, adapted.backward_s - 12))
     assert adapted.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 20 + 30 + 8 * 1.5)
     assert adapted.backward_s == pytest.approx(plain.backward_s + 40 + 30 + 12)
@@ -370,10 +373,13 @@ def test_what_a_stack_hides_of_reductions():
     assert parts(full, beside, tp_hidden_forward=0.75).tp_s == 4 * 2 * (2 * 0.25 + 0.5), "where the stack hides less"
     assert parts(tp_copied_B=8.0).tp_s == (4 + 8) * 4
     assert parts(shape=beside, tp_copied_B=8.0).tp_s == 4 * 4 * 0.5
-    # Adapters gather as much as one reduction, each pass.
-    adapted = replace(SHAPE, adapter_rank=1.0)
-    assert parts(shape=adapted, tp_hidden_forward=1.0, tp_hidden_backward=1.0).tp_s == 4 * 2
-    assert parts(full, adapted, tp_hidden_forward=1.0, tp_hidden_backward=1.0).tp_s == 4 * 3
+    # Two adapters gather as much as one reduction, each pass: what is split they read whole, what is summed they write whole.
+    adapted = replace(SHAPE, adapters=Adapters(rank=1.0, qkv=1.0, qkv_readers=1.0, output=1.0))
+    gathers = {"tp_hidden_forward": 1.0, "tp_hidden_backward": 1.0, "adapter_gathers": 1.0}
+    assert parts(replace(SPLIT, sequence_parallel=1.0), adapted, **gathers).tp_s == 4 * 2
+    assert parts(replace(full, sequence_parallel=1.0), adapted, **gathers).tp_s == 4 * 3
+    assert parts(replace(SPLIT, sequence_parallel=0.0), adapted, **gathers).tp_s == 4 * 2 / 2
+    assert parts(shape=adapted, **gathers | {"adapter_gathers": 0.0}).tp_s == 0
 
 
 def test_experts_take_their_tokens_where_they_are():

@@ -153,7 +153,12 @@ def test_a_plan_is_told_by_short_names_too():
     long = DistributedModel().solve(LLAMA, FLEET, **ASKED, tp_size=2, pp_size=2, microbatch_count=4)
     short = DistributedModel().solve(LLAMA, FLEET, **ASKED, tp=2, pp=2, micro_batches=4, micro_batch_tokens=8192, dp=4)
     assert long == short
-    for wrong in ({"tp": 2, "tp_size": 4}, {"tp": 2, "dp": 4}, {"micro_batch_tokens": 1}):
+    by_size = DistributedModel().solve(LLAMA, FLEET, **ASKED, tp=2, pp=2, micro_batch=long.plan["micro_batch_tokens"] // 4096)
+    assert by_size.plan["micro_batch_tokens"] == long.plan["micro_batch_tokens"]
+    for wrong in (
+        {"tp": 2, "tp_size": 4}, {"tp": 2, "dp": 4}, {"micro_batch_tokens": 1}, {"micro_batch": 3},
+        {"micro_batch": 2, "microbatch_count": 7},
+    ):  # fmt: skip
         with pytest.raises(InputError):
             DistributedModel().solve(LLAMA, FLEET, **ASKED, **wrong)
 

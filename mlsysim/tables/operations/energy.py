@@ -14,7 +14,7 @@ from mlsysim.systems.fleets import COOLING, host_share
 from mlsysim.tables.cells import Cells, cell_text, number_cell, whole_cell
 from mlsysim.tables.names import named_accelerator
 from mlsysim.tables.question import Question
-from mlsysim.tables.serving import serving_question
+from mlsysim.tables.serving import FORMAT_COLUMNS, serving_question
 
 ENERGY_COLUMNS = ("kind", "accelerator", "power_basis", "energy_mwh", "j_per_output_token")
 # Columns that rows of energy have beside the usual ones.
@@ -76,7 +76,7 @@ def energy_serving_cells(cells: Cells) -> tuple[dict[str, str], dict[str, str]]:
     """
     facts = packaged_toml("tables", "energy.toml")
     assumed: dict[str, str] = {}
-    asked = {column: cells.get(column) or "" for column in ("model", "accelerator", "weight_precision", "kv_precision", "year")}
+    asked = {column: cells.get(column) or "" for column in ("model", "accelerator", *FORMAT_COLUMNS, "year")}
     for column in ("engine", "mode"):
         asked[column] = cell_text(cells, column)
         if not asked[column]:
