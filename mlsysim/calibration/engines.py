@@ -84,7 +84,7 @@ def engine(name: str) -> Engine:
         DataError: the file is none that ``mlsysim calibrate`` wrote.
 
     Example:
-        >>> engine("vllm-2025").has.grouped_decode, engine("vLLM 0.12.0").name
+        >>> engine("vllm-2025").has.grouped_decode, engine("vLLM 0.15.0").name
         (True, 'vllm-2025')
     """
     return _calibrated(own_stack(name, ENGINE)) if is_own(name) else _shipped(name)

@@ -24,7 +24,7 @@ def name_of(option: str, typed: str) -> str:
         UnknownNameError: there is none of this name; the message has the nearest.
 
     Example:
-        >>> name_of("--stack", "Megatron-LM"), name_of("--engine", "vLLM 0.12.0")
+        >>> name_of("--stack", "Megatron-LM"), name_of("--engine", "vLLM 0.15.0")
         ('megatron-core', 'vllm-2025')
     """
     from mlsysim.calibration.engines import engine_names

@@ -36,6 +36,7 @@ RANGES = {
         "scaling_s": Coefficient(1e-5, 0.0, 1e-4),
         "fused_s": Coefficient(5e-6, 0.0, 2.5e-5),
         "latency_share": Coefficient(0.7, 0.0, 8.0),  # 36-44 us a call in some harnesses, where the best have 5
+        "reduce_s": Coefficient(5e-6, 0.0, 2e-5),
         "step_s": Coefficient(5e-4, 0.0, 1e-2),
         "sequence_s": Coefficient(1e-5, 1e-7, 2e-2, log=True),
         "layer_sequence_s": Coefficient(1e-4, 0.0, 1e-3),

@@ -128,7 +128,7 @@ def serving_kernels(
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=_decode_kernel(device.attention, array),
         attention=AttentionDevice(attention_peak, memory_Bps * own_memory_share, float(units), accelerator.cache_B, array),
-        kv_B=bytes_per_element(formats.cache),
+        kv_B=_read_cache_B(device, formats, has),
         collectives=links,
         crossing_share=device.crossing_share,
         fabric=fabric_coefficients("ib_ndr"),
@@ -144,6 +144,12 @@ def serving_kernels(
         shared=shared_constants(SharedServing),
         dispatch_B=dispatched_B + (_DISPATCH_SCALE_B if dispatched_B == 1 else 0.0),
     )
+
+
+def _read_cache_B(device: EngineDevice, formats: Formats, has: EngineKernels) -> float:
+    """Bytes that attention takes as long to read as an element of the cache; unpacked first, those of 16 bits."""
+    stored_B = bytes_per_element(formats.cache)
+    return max(stored_B, WORD_B) if has.narrow_cache_on and device.name not in has.narrow_cache_on else stored_B
 
 
 @functools.cache
@@ -184,8 +190,12 @@ def peak_flops_per_s(setting: Deployment) -> float:
 
 
 def _decode_kernel(device: str, array: float) -> DecodeKernel:
-    """Launches follow each other; a systolic array takes all query heads of a key head at once, and has no thread blocks."""
-    found = replace(decode_kernel(device), floor_s=0.0, ramp_s=0.0)
+    """Launches follow each other; a systolic array takes all query heads of a key head at once, and has no thread blocks.
+
+    A benchmark reads the same keys again and again, from the last-level cache where that holds them; between two steps of a
+    server come all other layers and their weights.
+    """
+    found = replace(decode_kernel(device), floor_s=0.0, ramp_s=0.0, l2_share=0.0)
     if array == 1:
         return found
     return replace(found, block_s=0.0, shared=replace(found.shared, largest_group=float("inf")))

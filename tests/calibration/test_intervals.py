@@ -31,7 +31,7 @@ ROW = {
     "model": "Llama-3.1-8B",
     "accelerator": "H100-SXM-80GB",
     "n_accel": "1",
-    "engine": "vLLM 0.12",
+    "engine": "vLLM 0.15",
     "weight_precision": "fp16",
     "mode": "closed-loop",
     "input_len": "1024",

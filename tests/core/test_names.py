@@ -225,7 +225,7 @@ def test_a_caller_says_otherwise():
 def test_arguments_that_take_names_take_every_spelling():
     model, hardware = Models.get("Qwen/Qwen3-32B"), Hardware.get("H200 SXM 141GB")
     asked = {"input_len": 1024, "tp_size": 2}
-    named = ServingModel().solve(model, hardware, stack="vLLM 0.12.0", precision="bfloat16", **asked)
+    named = ServingModel().solve(model, hardware, stack="vLLM 0.15.0", precision="bfloat16", **asked)
     assert named == ServingModel().solve(model, hardware, stack="vllm-2025", precision="bf16", **asked)
     fleet, run = usual_fleet(Hardware.Cloud.H100, 64), {"batch_size": 64, "tp_size": 8, "seq_len": 4096}
     named_run = DistributedModel().solve(model, fleet, stack="Megatron-Core", precision="bfloat16", **run)

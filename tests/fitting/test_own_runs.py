@@ -12,7 +12,7 @@ from mlsysim.validation.anchors.runs import predicted_runs
 pytestmark = pytest.mark.usefixtures("imported_once", "few_plugins")
 
 RUN = {
-    **{"model": "Llama-3.1-8B", "accelerator": "H100-SXM-80GB", "n_accel": "1", "engine": "vLLM 0.12", "mode": "closed-loop"},
+    **{"model": "Llama-3.1-8B", "accelerator": "H100-SXM-80GB", "n_accel": "1", "engine": "vLLM 0.15", "mode": "closed-loop"},
     **{"weight_precision": "fp16", "input_len": "1024", "output_len": "256", "batch_or_concurrency": "16", "metric": "itl_ms"},
 }
 ANCHOR = """

@@ -42,7 +42,7 @@ PLANS = [
 ]
 SERVING = {
     **{
-        "engine": "vLLM 0.12",
+        "engine": "vLLM 0.15",
         "year": "2025",
         "accelerator": "H100-SXM-80GB",
         "weight_precision": "fp16",

@@ -434,6 +434,25 @@ def test_reductions_of_an_engine_have_less_latency():
     assert found == pytest.approx(3 * 2 * (6 + 0.5 + 0.25))
 
 
+def test_reductions_by_kernels_of_an_engine():
+    """A launch of 1 s, then 2 x 1/2 of 16 KiB at 4 KiB/s: 5 s instead of 6; four ranks read 3/2 of them, over a mesh alone."""
+    late, engine = replace(links(4096.0), launch_s=2.0), replace(ENGINE, reduce_s=1.0)
+    has, four = {"own_reduce_B": 16384.0}, replace(TWO, tp=4.0, attention=4.0)
+    meshed = replace(late, tuner=replace(late.tuner, ll128_base_s=1e9, ll128_Bps=0.5))
+
+    def reductions_s(links=late, shards=TWO, has=has):
+        return decode_pass(served(shards=shards, collectives=links, engine=engine, has=has), 64.0, 4.0).reductions_s
+
+    assert reductions_s(has=None) == pytest.approx(3 * 2 * 6)
+    assert reductions_s() == pytest.approx(3 * 2 * 5)
+    assert reductions_s(shards=four) == pytest.approx(3 * 2 * 8), "cards without a mesh have them in pairs"
+    assert reductions_s(meshed, four) == pytest.approx(3 * 2 * 7)
+    assert reductions_s(has={"own_reduce_B": 16383.0}) == pytest.approx(3 * 2 * 6), "larger ones are NCCL's"
+    # Among nodes NCCL runs alone: 1.5 times the launch, and a tree.
+    across = replace(four, node=2.0)
+    assert reductions_s(meshed, across) == reductions_s(meshed, across, has=None)
+
+
 def test_reductions_in_the_switch():
     """16 KiB of 8 ranks at 0.8 x 7/8 of 4 KiB/s, where the engine has it; else 2 x 7/8 of them."""
     able = replace(links(4096.0), tuner=replace(links(1.0).tuner, simple_base_s=1.0, link_Bps=1e9, switch_share=0.8))

@@ -78,6 +78,11 @@ class Tuner:
     link_Bps: float
     switch_share: float
 
+    @property
+    def meshed(self) -> bool:
+        """True over NVLink, where each card reads all others' memory: LL128 is on there alone."""
+        return self.ll128_base_s < math.inf
+
     def __hash__(self) -> int:
         # Two of eleven numbers tell devices apart.
         return hash((self.link_Bps, self.switch_share))

@@ -144,6 +144,7 @@ class EngineCoefficients:
         scaling_s: time of each layer whose activations are quantised by kernels of their own.
         fused_s: time of each layer under tensor parallelism that norms fused into its all-reduces save.
         latency_share: share of a benchmarked all-reduce's latency that an engine's own sees (fused with the norm after it).
+        reduce_s: time of an all-reduce of no bytes by an engine's own kernels: a launch, and a wait for each other.
         step_s: time of each pass: scheduler, sampling, the copy of tokens to the host.
         sequence_s: time of each sequence of a pass.
         layer_sequence_s: time of each sequence in each layer of a pass, where attention handles them one by one.
@@ -165,6 +166,7 @@ class EngineCoefficients:
     scaling_s: Num = 1e-5
     fused_s: Num = 0.0
     latency_share: Num = 1.0
+    reduce_s: Num = 5e-6
     step_s: Num = 0.0
     sequence_s: Num = 0.0
     layer_sequence_s: Num = 0.0
@@ -211,6 +213,9 @@ class EngineKernels:
         switch_reduces: large all-reduces run in the switch, where it can.
         causal: queries see the keys before them only (encoders see all).
         torus: all chips share every layer, in the layout that sends least (``torus_partition``).
+        own_reduce_B: bytes up to which it has all-reduces of its own, one kernel each; 0: none.
+        narrow_cache_on: the devices (of ``data/devices/``) on which its attention takes a cache of 8 bits as it is; on others
+            it unpacks it first, which takes as long as a cache of 16. None named: on all.
         sent_per_expert: decode steps send a token to each of its experts (low latency), not once to a rank or node.
         gathers: up to as many ranks as a token has experts gather the tokens of all, instead of sending them to experts.
     """
@@ -242,6 +247,8 @@ class EngineKernels:
     switch_reduces: bool = True
     causal: bool = True
     torus: bool = False
+    own_reduce_B: float = 0.0
+    narrow_cache_on: tuple[str, ...] = ()
     sent_per_expert: bool = False
     gathers: bool = False
 

@@ -22,6 +22,9 @@ from mlsysim.physics.serving.deployment import ServedModel
 from mlsysim.physics.serving.expert_ranks import NO_EXPERTS, NOTHING, Exchange, busiest_rank, exchange
 from mlsysim.physics.serving.products import layer_products_s
 
+# Cards without NVLink read each other's memory in pairs alone: custom_all_reduce.py.
+_PAIR = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class LayerTime:
@@ -124,7 +127,11 @@ def _own_sequences_s(model: ServedModel, token_B: Num, sent: Exchange) -> Num:
 def all_reduce_s(model: ServedModel, size_B: Num, ranks: Num) -> Num:
     """Seconds within a node as measured, less what an engine's own kernel saves.
 
-    Among nodes NCCL runs alone, a tree over all cards of a node is added, and both run at once.
+    In an engine's own all-reduce n ranks read each other's memory, over NVLink or in a pair: a part of what their peers have,
+    and then the sums of the other parts, 2 (n - 1)/n S bytes. Larger ones are NCCL's. Among nodes NCCL runs alone, a tree over
+    all cards of a node is added, and both run at once.
+
+    Source: vLLM, csrc/custom_all_reduce.cuh.
     """
     shards, kernels = model.shards, model.kernels
     if not somewhere(ranks > 1):
@@ -136,6 +143,10 @@ def all_reduce_s(model: ServedModel, size_B: Num, ranks: Num) -> Num:
         share = where(nodes > 1, maximum(share, kernels.shared.network_share), share)
     links = _reached(links, wide, model.engine.link_share, share)
     inside_s = collective_s("all_reduce", size_B, inside, links, model.has.switch_reduces)
+    if model.has.own_reduce_B:
+        own_s = model.engine.reduce_s + 2 * (1 - 1 / inside) * size_B / links.pair_bandwidth_Bps
+        in_reach = (size_B <= model.has.own_reduce_B) & ((ranks <= _PAIR) | links.tuner.meshed) & (nodes <= 1)
+        inside_s = where(in_reach, minimum(inside_s, own_s), inside_s)
     if not somewhere(nodes > 1):
         return inside_s
     depth = np.ceil(np.log2(maximum(nodes, 1.0)))

@@ -150,6 +150,17 @@ def test_narrower_caches_hold_more_and_narrower_weights_weigh_less():
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.parametrize(("card", "share"), [(Hardware.Cloud.H100, 1.0), (Hardware.Cloud.B200, 0.5)])
+def test_a_narrow_cache_is_read_as_its_engine_can(card, share):
+    """vLLM unpacks a cache of 8 bits to 16 on Hopper; between two steps no keys stay in the last-level cache."""
+    wide, narrow = (
+        calibrated_passes(Deployment.of(LLAMA8, card, stack="vllm-2025", input_len=512, kv_precision=name)).kernels
+        for name in ("fp16", "fp8")
+    )
+    assert narrow.kv_B == share * wide.kv_B
+    assert wide.decode.l2_share == 0
+
+
 def test_experts_that_a_batch_touches_are_read():
     mixtral = Models.get("mixtral_8x7b")
     one, many = (serve(mixtral, DGX, tp_size=2, batch_size=batch) for batch in (1, 64))
@@ -435,7 +446,7 @@ def test_a_release_tells_an_engines_era_before_the_year():
     eras = [
         "vllm-2023",
         "vllm-2024",
-        "vllm-2025",
+        "vllm-0.13",
         "tensorrt-llm-0.9",
         "tensorrt-llm-0.14",
         "tensorrt-llm-1.0-server",
@@ -490,7 +501,9 @@ def test_a_row_that_cannot_be_predicted_says_why(cells, text):
     assert text.lower() in row["reason"].lower()
 
 
-TABLES = sorted((ANCHOR_TREE / "serving").glob("*.csv"))
+# Runs whose watts are anchors, too, in the same role.
+METERED = "mlenergy_rates"
+TABLES = sorted(path for path in (ANCHOR_TREE / "serving").glob("*.csv") if path.stem != METERED)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
@@ -510,6 +523,18 @@ def test_the_role_of_a_figure_is_the_hash_of_its_run(table):
         calibration = (zlib.crc32(key.encode()) % 2 == 1) == odd
         assert row["role"] == ("calibration" if calibration else "validation"), row["id"]
     assert sum(row["role"] == "validation" for row in rows) * 2 >= len(rows)
+
+
+def test_the_rate_of_a_metered_run_has_the_role_of_its_watts():
+    """What a fit was given of a run's watts is joules in no validation case; neither may its rate be."""
+    roles = []
+    for path in (ANCHOR_TREE / "energy" / "mlenergy.csv", ANCHOR_TREE / "serving" / f"{METERED}.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            roles.append({row["id"].rpartition("-")[0]: row["role"] for row in csv.DictReader(file)})
+    watts, rates = roles
+    assert len(rates) == 81
+    assert rates.items() <= watts.items()
+    assert 2 * list(rates.values()).count("validation") >= len(rates)
 
 
 @pytest.mark.parametrize("name", engine_names())
