@@ -271,7 +271,7 @@ class Kind:
 
 
 _DATA = sorted(path for ending in ("toml", "csv") for path in PACKAGE.glob(f"*/data/**/*.{ending}"))
-_LISTED = [path for path in _DATA if path.parents[1].name in REGISTRIES and path.name != "fleets.toml"]
+_LISTED = [path for path in _DATA if path.parents[1].name in REGISTRIES and path.name not in ("fleets.toml", "adapters.toml")]
 _OTHERS = [path for path in _DATA if path not in _LISTED and path.parents[1].name != "core"]
 _TABLES = [path.with_suffix(".csv") for path in SOURCES if path.with_suffix(".csv").exists()]
 KINDS = {

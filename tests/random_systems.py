@@ -135,7 +135,8 @@ def training_questions(draw, stacks=None):
         "zero_stage": draw(st.sampled_from([0, 1, 2, 3])),
         "recompute": draw(st.sampled_from(["none", "selective", "full"])),
         "sequence_parallel": draw(st.sampled_from([None, True, False])),
-        "lora_rank": draw(st.sampled_from([None, None, None, 16])),
+        "lora_rank": (rank := draw(st.sampled_from([None, None, None, 16]))),
+        "lora_targets": rank and draw(st.sampled_from([None, "attention", "linear_qkv"])),
         "efficiency": draw(st.sampled_from([None, 0.4])) if stack is None else None,
     }
     return model, draw(st.sampled_from(ACCELERATORS)), tp * pp * cp * dp, arguments

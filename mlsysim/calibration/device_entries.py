@@ -15,7 +15,8 @@ each with its ``source``, and with ``hardware``: the registry entries that it st
   (``fitted``). Without one a device has that of its sibling.
 - ``serving``: ``compute_share``, ``memory_share``, ``attention_share``, ... of what the kernels of ``gemm``, ``attention``
   and ``collectives`` reach (``calibration.engines.EngineDevice``); ``peers``: the devices nearest to it, whose median a share
-  has that no figure places; ``lends`` = false: an engine with products of its own calls none of the vendor's here.
+  has that no figure places, but for ``compute_share`` of a sibling's kernels, for which the clock of ``inference`` stands;
+  ``lends`` = false: an engine with products of its own calls none of the vendor's here.
 - ``data_parallel``, ``inference``: ResNet and BERT in training and served: whose ``kernels``, the ``clock`` under a power
   limit (else that of training; ``as_trained``: that of ``data_parallel``, with its shares), ``int8_share`` and the like (rate
   of products in that format over that of 16 bits, as shares of their peaks), ``traffic`` (share of a convolution's bytes that

@@ -58,6 +58,20 @@ def sustained_clock(device: str) -> float:
     return float(_clock_entry(device)[1]["clock"]) * clock_share(device)
 
 
+def queried_clock(hardware_name: str) -> float:
+    """Share of its clock that an accelerator sustains as it answers queries, where that was fitted; else 1.
+
+    Args:
+        hardware_name: the accelerator's name in the registry.
+
+    Example:
+        >>> queried_clock("L4") < 0.7, queried_clock("H100 SXM5 80GB")
+        (True, 1.0)
+    """
+    entries = device_entries("inference").values()
+    return min(next((float(one["clock"]) for one in entries if "clock" in one and hardware_name in one["hardware"]), 1.0), 1.0)
+
+
 def clock_device(device: str) -> str:
     """The device whose clock a device sustains, but for ``clock_share``: itself, or the nearest sibling with an entry.
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlsysim.calibration.device_entries import DEVICES, device_entries
-from mlsysim.calibration.devices import kernels_of, measured_device, measured_hardware
+from mlsysim.calibration.devices import kernels_of, measured_device, measured_hardware, queried_clock
+from mlsysim.calibration.gemm import measured_devices
 from mlsysim.calibration.names import engine_called
 from mlsysim.calibration.own import ENGINE, OwnStack, is_own, known_parts, own_stack
 from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
@@ -141,6 +142,9 @@ class EngineDevice:
     Attributes:
         name, gemm, attention, collectives: the entry, and the measured devices whose kernels stand for its own.
         compute_share, memory_share, attention_share: shares of what those kernels reach that this device's reach.
+        clock: share of its own clock that queries sustain on it, under a power limit that was seen to matter with kernels of
+            another; else 1.
+        kernel_clock: the same, where neither ``compute_share`` nor ``sustained_share`` has it.
         sustained_share: share of its peak that its power limit sustains at 16 bits.
         fp32_share, tf32_share, int8_share: rate of products in that format over that of 16 bits, as shares of their peaks (a
             power limit holds back the matrix units more than the cores).
@@ -162,6 +166,8 @@ class EngineDevice:
     compute_share: float
     memory_share: float
     attention_share: float
+    clock: float
+    kernel_clock: float
     sustained_share: float
     fp32_share: float
     tf32_share: float
@@ -207,14 +213,20 @@ def engine_device(hardware_name: str) -> EngineDevice:
     else:
         name = known[hardware_name]
         entry = resolved(device_tables(), name)
+    # Kernels that were measured on the card itself ran at the clock that its power limit leaves.
+    clock = 1.0 if name in measured_devices() else queried_clock(hardware_name)
+    kernel_clock = 1.0 if "compute_share" in entry or "sustained_share" in entry else clock
+    compute_share = float(entry.get("compute_share", 1.0))
     return EngineDevice(
         name=name,
         gemm=entry.get("gemm", ""),
         attention=entry["attention"],
         collectives=entry["collectives"],
-        compute_share=float(entry.get("compute_share", 1.0)),
+        compute_share=compute_share,
         memory_share=float(entry.get("memory_share", 1.0)),
         attention_share=float(entry.get("attention_share", 1.0)),
+        clock=clock,
+        kernel_clock=kernel_clock,
         sustained_share=float(entry.get("sustained_share", 1.0)),
         fp32_share=float(entry.get("fp32_share", 1.0)),
         tf32_share=float(entry.get("tf32_share", 1.0)),
@@ -222,7 +234,7 @@ def engine_device(hardware_name: str) -> EngineDevice:
         link_share=float(entry.get("link_share", 1.0)),
         crossing_share=float(entry.get("crossing_share", 1.0)),
         lends=bool(entry.get("lends", "gemm" in entry)),
-        own_compute_share=float(entry.get("own_compute_share", entry.get("compute_share", 1.0))),
+        own_compute_share=float(entry.get("own_compute_share", compute_share * kernel_clock)),
         own_memory_share=float(entry.get("own_memory_share", 0.9)),
         fp32_lanes=float(entry.get("fp32_lanes", 0.0)),
         link={key: float(value) for key, value in entry.get("link", {}).items()},

@@ -36,6 +36,8 @@ class Stack:
         memory: terms of its memory with attention that stores no scores.
         score_B: bytes that it keeps per score, by the name of the attention kernel that stores them.
         gradients: number format that it accumulates gradients in beside 16-bit weights, unless it is told another ("": theirs).
+        sequence_parallel: ranks of a TP group split the sequence between products, unless a run says otherwise.
+        adapters: projections that have adapters in it, where only these are trained and nobody says which ("": attention's).
         keeps_operands: 8-bit products keep their quantised inputs for the backward pass, not the 16-bit ones.
     """
 
@@ -50,6 +52,8 @@ class Stack:
     score_B: Mapping[str, float]
     keeps_operands: bool
     gradients: str
+    sequence_parallel: bool
+    adapters: str
 
     def memory_terms(self, attention: str, precision: str = "bf16") -> MemoryTerms:
         """Terms of the stack's memory with this attention kernel and format of the matrix products.
@@ -98,6 +102,8 @@ def _shipped(name: str) -> Stack:
         score_B={**_SCORE_B, **entry.get("score_B", {})},
         keeps_operands=bool(entry.get("keeps_operands", False)),
         gradients=str(entry.get("gradients", "")),
+        sequence_parallel=bool(entry.get("sequence_parallel", True)),
+        adapters=str(entry.get("adapters", "")),
     )
 
 

@@ -24,11 +24,11 @@ T = TypeVar("T")
 E = TypeVar("E")
 
 _DEFAULTS = "defaults"
-# Files beside those of entries: how they are spelt, and how accelerators are put together where nobody says.
+# Files beside those of entries: how they are spelt, and what else the room knows of them.
 _SPELLINGS = "names.toml"
 # Its table of what a room leaves out, by how names begin, and what an entry would have to be.
 _LEFT_OUT = "not_modelled"
-_NO_ENTRIES = (_SPELLINGS, "fleets.toml")
+_NO_ENTRIES = (_SPELLINGS, "fleets.toml", "adapters.toml")
 _PROVENANCE = ("source", "locator", "evidence", "notes")
 # Two threads that ask for an entry get one object: caches go by identity. Entries of a room name those of others: one lock.
 _LOCK = threading.RLock()

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from mlsysim.calibration.devices import queried_clock
 from mlsysim.calibration.engines import COEFFICIENTS, engine_device
+from mlsysim.calibration.gemm import measured_devices
 from mlsysim.calibration.harnesses import CLIENT
 from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import UnknownNameError
@@ -129,7 +131,14 @@ def to_prior(runs: Sequence[Runs], tables: Tables, keys: Collection[Key]) -> Non
 
 
 def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[Key]) -> float:
-    """The median of its peers' shares, as far as figures place them; a peer that states none of its kernels' has theirs, 1."""
+    """The median of its peers' shares, as far as figures place them; a peer that states none of its kernels' has theirs, 1.
+
+    What a power limit leaves of its clock was seen with other models: it stands for the share of a sibling's kernels.
+    """
+    if key.part == "compute_share" and key.entry not in measured_devices():
+        clock = min(map(queried_clock, resolved(devices, key.entry).get("hardware", ())), default=1.0)
+        if clock < 1:
+            return clock
     peers = [peer for peer in devices[key.entry].get("peers", ()) if key._replace(entry=peer) not in unknown]
     shares = [resolved(devices, peer).get(key.part, 1.0 if key.part in _OF_KERNELS else None) for peer in peers]
     return float(median([share for share in shares if share is not None] or [RANGES["device"][key.part].start]))

@@ -207,7 +207,14 @@ class TrainingOptions(TypedDict, total=False):
     ]
     expert_tp_size: Annotated[int | None, Option(None, "ranks that share one expert's matrices; by default as many as tp_size")]
     shard_size: Annotated[int | None, Option(None, "data-parallel ranks that ZeRO shards over; by default all")]
-    lora_rank: Annotated[int | None, Option(None, "rank of adapters of the attention products, trained alone")]
+    lora_rank: Annotated[int | None, Option(None, "rank of adapters beside frozen weights, trained alone")]
+    lora_targets: Annotated[
+        str | None,
+        Option(
+            None,
+            'projections with adapters: "attention", "all" or names ("q_proj,v_proj"); by default as the stack\'s users do',
+        ),
+    ]
     compiled: Annotated[
         bool | None, Option(None, "whether torch.compile fuses the passes between products; by default as the stack's users do")
     ]
@@ -235,7 +242,9 @@ class PlanOptions(TypedDict, total=False):
         PipelineSchedule | str | None, Option(None, "gpipe, 1f1b or interleaved; by default what ``virtual_stages`` needs")
     ]
     zero_stage: Annotated[int, Option(1, "0 to 3")]
-    sequence_parallel: Annotated[bool | None, Option(None, "whether norms are split over TP; by default if tp_size > 1")]
+    sequence_parallel: Annotated[
+        bool | None, Option(None, "whether norms are split over TP; by default if tp_size > 1 and the stack does")
+    ]
     tp: Annotated[int | None, Option(None, "another name of ``tp_size``")]
     pp: Annotated[int | None, Option(None, "another name of ``pp_size``")]
     dp: Annotated[int | None, Option(None, "another name of ``dp_size``")]

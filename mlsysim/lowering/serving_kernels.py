@@ -88,7 +88,7 @@ def serving_kernels(
     output_B = 4.0 if wide else has.integer_output_B if integer else 2.0
     if own:
         head = _lent_kernel(device)
-        layer = Product(head, 2.0, bytes_per_element(formats.weights), accelerator.fp16_sum_flops_per_s, output_B)
+        layer = Product(head, 2.0, bytes_per_element(formats.weights), _rate16(accelerator, sums=True), output_B)
         experts = replace(layer, weight_B=bytes_per_element(formats.experts)) if formats.experts else None
     else:
         head = _head_kernel(device)
@@ -136,8 +136,8 @@ def serving_kernels(
         memory_Bps=memory_Bps,
         multiprocessors=float(units),
         cache_B=accelerator.cache_B,
-        own_peak_flops_per_s=accelerator.rate_flops_per_s("int8" if multiplied else "fp16"),
-        own_compute_share=1.0 if multiplied else min(device.own_compute_share, 1.0),
+        own_peak_flops_per_s=accelerator.rate_flops_per_s("int8") if multiplied else _rate16(accelerator),
+        own_compute_share=device.clock if multiplied else min(device.own_compute_share, 1.0),
         own_memory_share=own_memory_share,
         core_clock=_core_clock(accelerator, device.fp32_lanes, float(units)),
         streaming=float(shared_coefficients().streaming),
@@ -155,8 +155,7 @@ def _link_behind_Bps(accelerator: str, collectives: str, own_link: bool) -> floa
 def _lent_kernel(device: EngineDevice) -> GemmKernel:
     """The vendor's 16-bit kernel that an engine with products of its own calls where it has no better one."""
     if not device.lends:
-        # Never evaluated but for what all kernels share.
-        return GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_constants(SharedGemm))
+        return GemmKernel(1.0, 0.0, 1.0, 1.0, 0.0, shared_constants(SharedGemm))  # never evaluated but for what all share
     kernel = gemm_kernel(device.gemm)
     return replace(kernel, efficiency=kernel.efficiency * device.own_compute_share, launch_s=0.0)
 
@@ -167,6 +166,12 @@ def _multiplies_integers(accelerator: HardwareNode, formats: Formats, has: Engin
     return own and "int8" in accelerator.compute.precision_flops
 
 
+def _rate16(accelerator: HardwareNode, *, sums: bool = False) -> float:
+    """The peak of an engine's own products of 16 bits, summed in as many too: slower cores have their 32 bits."""
+    rate32 = accelerator.rate_flops_per_s("fp32") if "fp32" in accelerator.compute.precision_flops else 0.0
+    return max(accelerator.fp16_sum_flops_per_s if sums else accelerator.rate_flops_per_s("fp16"), rate32)
+
+
 def peak_flops_per_s(setting: Deployment) -> float:
     """Rate of one accelerator that the setting's arithmetic cannot pass; an engine's own products may sum in 16 bits or 8."""
     device, found = setting.accelerator, setting.stack
@@ -175,7 +180,7 @@ def peak_flops_per_s(setting: Deployment) -> float:
         return rate
     formats = Formats.of(setting)
     integers = device.rate_flops_per_s("int8") if _multiplies_integers(device, formats, found.has) else 0.0
-    return max(rate, device.fp16_sum_flops_per_s, integers)
+    return max(rate, _rate16(device, sums=True), integers)
 
 
 def _decode_kernel(device: str, array: float) -> DecodeKernel:
@@ -207,11 +212,11 @@ def _vendor_product(accelerator: HardwareNode, precision: str, weights: str, dev
     product, wide = gemm_kernel(device.gemm, name), gemm_kernel(device.gemm)
     arithmetic = number_format(precision).arithmetic_on(accelerator.compute.precision_flops)
     share = device.format_share(arithmetic)
-    limited = device.sustained_share < 1
+    limited, clock = device.sustained_share < 1, device.kernel_clock
     product = replace(
         product,
         efficiency=product.efficiency * device.compute_share * (1.0 if limited else share),
-        sustained=min(1.0, device.sustained_share * share) if limited else 1.0,
+        sustained=min(1.0, device.sustained_share * share) if limited else product.efficiency * clock if clock < 1 else 1.0,
         launch_s=0.0,
         quantise_sweeps=0.0,
     )

@@ -20,6 +20,7 @@ from mlsysim.lowering.training_setting import SCORES_STORED, TrainingSetting
 from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.physics.kernels.attention import AttentionDevice
 from mlsysim.physics.kernels.roofline import KernelWork
+from mlsysim.physics.layer.adapters import NO_ADAPTERS, Adapters
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, where
@@ -39,7 +40,7 @@ def trained_shape(
     attention: str,
     accelerator: HardwareNode,
     found: Stack,
-    lora_rank: int = 0,
+    adapters: Adapters = NO_ADAPTERS,
     routing_imbalance: float = 1.0,
     eager: bool = False,
     async_tp: bool = False,
@@ -64,7 +65,7 @@ def trained_shape(
         head_passes=1.0 + workload.prediction_layers,
         eager=float(eager),
         async_tp=float(async_tp),
-        adapter_rank=float(lora_rank),
+        adapters=adapters,
     )
 
 
@@ -178,7 +179,7 @@ def kernels_of_step(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> 
 def setting_shape(setting: TrainingSetting, found: Stack) -> TrainedShape:
     """The kernels of one layer of a setting."""
     accelerator = setting.fleet.node.accelerator
-    given = (setting.lora_rank, setting.routing_imbalance, setting.eager, setting.async_tp)
+    given = (setting.adapters, setting.routing_imbalance, setting.eager, setting.async_tp)
     return trained_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found, *given)
 
 

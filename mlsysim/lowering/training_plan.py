@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+from mlsysim.calibration.stacks import stack as known_stack
 from mlsysim.core.checks import boolean, one_of, whole_number
 from mlsysim.core.errors import InconsistentError
 from mlsysim.core.options import with_defaults
@@ -69,7 +70,8 @@ def _plan(setting: TrainingSetting, asked: Mapping[str, Any]) -> Plan:
     if local % count and count % local:
         expected = f"a divisor or a multiple of the {local} sequences of a data-parallel rank"
         raise InconsistentError("microbatch_count", count, expected)
-    split = tp > 1 if sequence_parallel is None else boolean("sequence_parallel", sequence_parallel)
+    usual = tp > 1 and (setting.stack is None or known_stack(setting.stack).sequence_parallel)
+    split = usual if sequence_parallel is None else boolean("sequence_parallel", sequence_parallel)
     tokens = local * setting.seq_len / count / cp
     parts = tp if split else 1
     if tokens < parts or tokens != int(tokens):

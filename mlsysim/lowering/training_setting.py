@@ -14,7 +14,9 @@ from mlsysim.core.options import with_defaults
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.options import TrainingOptions
+from mlsysim.models.adapters import adapters_of
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
+from mlsysim.physics.layer.adapters import Adapters
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.plan import ONE_F_ONE_B, Plan
@@ -117,7 +119,7 @@ class TrainingSetting:
         attention: one of ``ATTENTION_KERNELS``.
         expert_tp: ranks that share one expert's matrices; 0 for as many as share the other layers.
         shards: data-parallel ranks that ZeRO shards over; 0 for all.
-        lora_rank: rank of the adapters; 0 where all weights are trained.
+        adapters: low-rank adapters that are trained alone; none where all weights are trained.
         routing_imbalance: tokens of the busiest expert-parallel rank over the mean.
         eager: whether each operation between products runs by itself.
         async_tp: whether tensor-parallel collectives run in parts beside the products.
@@ -139,7 +141,7 @@ class TrainingSetting:
     attention: str
     expert_tp: int
     shards: int
-    lora_rank: int
+    adapters: Adapters
     routing_imbalance: float
     eager: bool
     async_tp: bool
@@ -184,7 +186,7 @@ class TrainingSetting:
             attention=one_of("attention", asked["attention"], ATTENTION_KERNELS),
             expert_tp=0 if expert_tp is None else whole_number("expert_tp_size", expert_tp),
             shards=0 if shards is None else whole_number("shard_size", shards),
-            lora_rank=_lora_rank(model, asked["lora_rank"]),
+            adapters=adapters_of(model, asked["lora_rank"], asked["lora_targets"], _adapters(stack)),
             routing_imbalance=_routing_imbalance(model, asked["routing_imbalance"], asked["stack"]),
             eager=_eager(asked["compiled"], asked["stack"]),
             async_tp=_async_tp(asked["async_tp"], asked["stack"]),
@@ -241,13 +243,9 @@ def _accumulated(stack: str | None) -> str:
     return "" if stack is None else known_stack(stack).gradients
 
 
-def _lora_rank(model: Workload, lora_rank: object) -> int:
-    if lora_rank is None:
-        return 0
-    rank = whole_number("lora_rank", lora_rank)
-    if not isinstance(model, TransformerWorkload) or rank > model.hidden_dim:
-        raise InconsistentError("lora_rank", rank, f"nothing for {model.name}, or a rank up to the width of its layers")
-    return rank
+def _adapters(stack: str | None) -> str:
+    """The projections that usually have adapters on the stack; none where it does not say, and without a stack."""
+    return "" if stack is None else known_stack(stack).adapters
 
 
 def _routing_imbalance(model: Workload, routing_imbalance: object, stack: object) -> float:

@@ -10,10 +10,11 @@ from mlsysim.core.precision import bytes_per_element
 from mlsysim.models import parameters as counting
 from mlsysim.models.layers import moe_layers
 from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
+from mlsysim.physics.layer.adapters import NO_ADAPTERS, Adapters, adapter_parameters
 from mlsysim.physics.layer.attention import cached_elements, keys_seen, ring_elements, score_flops
 from mlsysim.physics.layer.kept import ffn_elements, kept_elements, routed_copies
-from mlsysim.physics.layer.parameters import adapter_parameters, norm_parameters, part_parameters
-from mlsysim.physics.layer.products import AROUND, DENSE, ROUTED, ROUTER, SHARED
+from mlsysim.physics.layer.parameters import norm_parameters, part_parameters
+from mlsysim.physics.layer.products import AROUND, DENSE, ROUTED, ROUTER, SHARED, layer_products
 from mlsysim.physics.layer.shape import LayerShape
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.serving.inference import InferenceWork
@@ -22,11 +23,11 @@ from mlsysim.physics.serving.inference import InferenceWork
 _ACTIVATION_B = 2.0
 
 
-def training_work(workload: Workload, seq_len: int, lora_rank: int = 0) -> LayeredWork:
-    """``workload`` lowered for training at ``seq_len`` (images have none); with ``lora_rank``, of adapters alone."""
+def training_work(workload: Workload, seq_len: int, adapters: Adapters = NO_ADAPTERS) -> LayeredWork:
+    """``workload`` lowered for training at ``seq_len`` (images have none): of all its weights, or of ``adapters`` alone."""
     if isinstance(workload, TransformerWorkload):
         work = _transformer_work(workload, seq_len)
-        return _frozen(work, workload, lora_rank) if lora_rank else work
+        return _frozen(work, workload, adapters) if adapters.rank else work
     if isinstance(workload, CNNWorkload):
         return _counted_work(workload)
     raise InputError("workload", workload.name, f"a transformer or a network of known FLOP, not {type(workload).__name__}")
@@ -70,19 +71,19 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
     )
 
 
-def _frozen(work: LayeredWork, model: TransformerWorkload, rank: int) -> LayeredWork:
-    """``work`` with frozen weights, and adapters beside the products of attention (q, k, v; output).
+def _frozen(work: LayeredWork, model: TransformerWorkload, adapters: Adapters) -> LayeredWork:
+    """``work`` with frozen weights and ``adapters`` beside its products.
 
-    A frozen product keeps no input for its weight gradient: those of the feed-forward block go (the norm's output before it,
-    the activation function's after it).
+    A frozen product without an adapter keeps no input for a weight gradient: the output of the norm or of the activation
+    function before it goes. Attention keeps its output for itself.
     """
-    unkept = _ACTIVATION_B * work.ffn_elements
+    unkept = float(adapters.qkv == 0) + float(adapters.up == 0)
     return replace(
         work,
         frozen=1.0,
-        adapter_parameters=float(adapter_parameters(model.layer_shape, rank)),
-        kept_split_B=work.kept_split_B - unkept,
-        kept_residual_B=work.kept_residual_B - work.boundary_B,
+        adapter_parameters=float(adapter_parameters(adapters, layer_products(model.layer_shape))),
+        kept_split_B=work.kept_split_B - float(adapters.down == 0) * _ACTIVATION_B * work.ffn_elements,
+        kept_residual_B=work.kept_residual_B - unkept * work.boundary_B,
     )
 
 

@@ -12,7 +12,9 @@ from mlsysim.calibration.names import stack_of_variant
 from mlsysim.calibration.stacks import stack as known_stack
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
+from mlsysim.models.adapters import adapters_of
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.layer.adapters import Adapters
 from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult
 from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
@@ -51,6 +53,14 @@ class TrainingQuestion:
     arguments: dict[str, Any]
     metric: str
     flops: str
+
+    @property
+    def adapters(self) -> Adapters:
+        """The low-rank adapters that alone are trained; none where all weights are."""
+        asked = self.arguments
+        return adapters_of(
+            self.workload, asked.get("lora_rank"), asked.get("lora_targets"), known_stack(asked["stack"]).adapters
+        )
 
 
 def question(row: Mapping[str, str]) -> TrainingQuestion:
@@ -103,9 +113,8 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         arguments["compiled"] = said.group() != "eager"
     if "async tp" in variant:
         arguments["async_tp"] = True
-    rank = _lora_rank(row)
-    if rank:
-        arguments["lora_rank"] = rank
+    adapters = _adapters(row, framework, stack)
+    arguments |= adapters
     metric = cell_text(row, "metric")
     if metric not in METRICS:
         raise UnknownNameError.among("metric", metric, METRICS)
@@ -114,7 +123,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     if (gathered or framework.get("tuned_micro_batch")) and not cell_text(row, "micro_batch"):
         arguments["microbatch_count"] = _fastest_count(workload, fleet, arguments, batch // dp)
     # Of adapters, sources count the frozen products alone, forward and backward: 4 FLOP a parameter.
-    return TrainingQuestion(workload, fleet, arguments, metric, "weights" if rank else framework["flops"])
+    return TrainingQuestion(workload, fleet, arguments, metric, "weights" if adapters else framework["flops"])
 
 
 def _split(row: Mapping[str, str], framework: Mapping[str, Any], fleet: Fleet) -> tuple[int, int, int]:
@@ -160,13 +169,16 @@ def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     return named_model(row) or stated_workload(row, whole_cell(row, "tp", 1), whole_cell(row, "pp", 1))
 
 
-def _lora_rank(row: Mapping[str, str]) -> int:
-    """Rank of the adapters where the model's name or the variant says that only those are trained; 0 where they do not."""
+def _adapters(row: Mapping[str, str], framework: Mapping[str, Any], stack: str) -> dict[str, Any]:
+    """Rank and targets of the adapters where a column, the model's name or the variant says that only those are trained."""
     text = f"{cell_text(row, 'model')} {cell_text(row, 'variant')}"
-    if "lora" not in text:
-        return 0
-    said = re.search(r"\b(?:r|rank)[ =]?(\d+)\b", text)
-    return int(said.group(1)) if said else int(_facts()["lora"]["rank"])
+    if "lora" not in text and not cell_text(row, "lora_rank"):
+        return {}
+    usual, said = _facts()["lora"], re.search(r"\b(?:r|rank)[ =]?(\d+)\b", text)
+    rank = whole_cell(row, "lora_rank", int(said.group(1)) if said else int(usual["rank"]))
+    published = (targets for word, targets in usual["targets"].items() if word in f"{text} {stack}")
+    targets = cell_text(row, "lora_targets") or framework.get("lora_targets") or next(published, "")
+    return {"lora_rank": rank} | ({"lora_targets": targets} if targets else {})
 
 
 def _stack(

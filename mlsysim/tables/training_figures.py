@@ -26,7 +26,7 @@ def training_figure(asked: TrainingQuestion, seconds: float, recompute: str, met
         counted = "full"
     if metric == "hfu_pct":
         counted = "hardware"
-    work = training_work(asked.workload, asked.arguments["seq_len"], asked.arguments.get("lora_rank", 0))
+    work = training_work(asked.workload, asked.arguments["seq_len"], asked.adapters)
     flops_per_s = tokens_per_s * flops_per_token(work, counted, recompute)
     if metric == "tflops_per_accel":
         return float(flops_per_s / 1e12)

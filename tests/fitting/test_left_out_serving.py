@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from repository import ANCHOR_TREE
 
+from mlsysim.calibration.devices import queried_clock
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.fitting import engines, left_out_serving
 from mlsysim.fitting.calibration import Key
@@ -89,6 +90,9 @@ def test_shares_that_no_figure_places_are_the_median_of_the_peers():
     assert share("compute_share") == pytest.approx(0.8)
     assert share("link_share") == 1.0
     devices["a"]["peers"] = ["d"]
+    assert share("own_memory_share") == engines.RANGES["device"]["own_memory_share"].start
+    devices["a"]["hardware"] = ["A100 PCIe 80GB"]
+    assert share("compute_share") == queried_clock("A100 PCIe 80GB") < 0.9
     assert share("own_memory_share") == engines.RANGES["device"]["own_memory_share"].start
 
 

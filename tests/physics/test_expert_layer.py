@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from plain import links, machine, plan, served_shape
 
-from mlsysim.physics.layer.adapters import ADDED_B, LAUNCHED, adapter_products_s
+from mlsysim.physics.layer.adapters import ADDED_B, LAUNCHED, Adapters, adapted_products, adapter_parameters, adapter_products_s
 from mlsysim.physics.layer.experts import exchange_s, expert_passes_B, local_experts, routed_rows
-from mlsysim.physics.layer.products import ROUTED, ROUTER, SHARED
-from mlsysim.physics.layer.shape import ExpertShape
+from mlsysim.physics.layer.products import ROUTED, ROUTER, SHARED, layer_products
+from mlsysim.physics.layer.shape import ExpertShape, LayerShape
 from mlsysim.physics.training.layer_products import trained_products
 
 # 8 experts, 2 a token, 12 wide, and a shared one of 20; the busiest rank has half as many tokens again.
@@ -114,12 +114,28 @@ class Products:
 def test_adapters():
     """7 tokens, 5 inputs to a rank of 3 to 4 outputs; the gradients of both inputs and of both matrices."""
     products = Products()
-    assert adapter_products_s(7.0, 4.0, 5.0, 3.0, products) == (2, 4)
+    assert adapter_products_s(7.0, 4.0, 5.0, 3.0, 1.0, products) == (2, 4)
     forward, inputs, weights = products.seen[:2], products.seen[2:4], products.seen[4:]
     assert forward == [(7, 3, 5), (7, 4, 3)]
     assert inputs == [(7, 3, 4), (7, 5, 3)]
     assert weights == [(4, 3, 7), (3, 5, 7)]
     none = Products()
-    adapter_products_s(7.0, 4.0, 5.0, 0.0, none)
+    adapter_products_s(7.0, 4.0, 5.0, 0.0, 1.0, none)
     assert none.seen[0] == (7, 1, 5)
-    assert (ADDED_B, LAUNCHED) == ((2 + 2) + (2 + 2 + 2), 4 / 8), "scaled: read, written; added: two read, one written"
+    assert (ADDED_B, LAUNCHED) == ((2 + 2) + (2 + 2 + 2), 2 / 8), "scaled: read, written; added: two read, one written"
+
+
+def test_adapters_of_several_projections():
+    """Queries and values (24 + 12 of 48 outputs) each read the 30 inputs; gate and up share one; experts have none."""
+    apart = Products()
+    assert adapter_products_s(7.0, 36.0, 30.0, 3.0, 2.0, apart) == (2 * 2, 2 * 4)
+    assert apart.seen[1] == (7, 18, 3), "each writes its part"
+    dense = LayerShape(2.0, 30.0, 4.0, 2.0, 6.0, 40.0, 3.0, 100.0)
+    some = Adapters(rank=2.0, qkv=0.75, qkv_readers=2.0, up=1.0, up_readers=1.0, down=1.0)
+    products = layer_products(dense)
+    assert [readers for _, _, readers in adapted_products(some, products)] == [2, 0, 1, 1]
+    assert adapter_parameters(some, products) == 2 * ((36 + 2 * 30) + (80 + 30) + (30 + 40))
+    experts = replace(dense, routed=ExpertShape(4.0, 2.0, 12.0, 8.0, 1.0))
+    assert len(list(adapted_products(some, layer_products(experts)))) == 2
+    assert some.launched == (2 + 1 + 1) * 2 / 8
+    assert (some.gathers(1.0), some.gathers(0.0)) == (3, 1), "what is split is read whole; what is summed is written whole"

@@ -9,7 +9,9 @@ from plain import UNIT
 from plain_trained import DEVICE, MODEL, NET, ROUTED, SHAPE, SHARED, SPLIT
 
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+from mlsysim.physics.layer.adapters import NO_ADAPTERS, Adapters
 from mlsysim.physics.layer.shape import LatentShape
+from mlsysim.physics.records import stacked
 from mlsysim.physics.training.kernel_step import layer_times
 from mlsysim.physics.training.step_inputs import StackCoefficients
 
@@ -173,8 +175,9 @@ def test_frozen_weights_have_no_gradients():
     frozen = replace(MODEL, frozen=1.0, adapter_parameters=1638.4)
     plain = layer(model=frozen)
     assert plain.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S - 96 - 5 + 0.5), "819.2 gradients are accumulated"
-    adapted = layer(replace(SHAPE, adapter_rank=UNIT), model=frozen, host_layer_s=8.0)
-    neither, one = layer(replace(SHAPE, adapter_rank=np.array([0.0, UNIT])), model=frozen).backward_s
+    attentions = Adapters(rank=UNIT, qkv=1.0, qkv_readers=1.0, output=1.0)
+    adapted = layer(replace(SHAPE, adapters=attentions), model=frozen, host_layer_s=8.0)
+    neither, one = layer(replace(SHAPE, adapters=stacked([NO_ADAPTERS, attentions])), model=frozen).backward_s
     assert (neither, one) == pytest.approx((plain.backward_s, adapted.backward_s - 12))
     assert adapted.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 20 + 30 + 8 * 1.5)
     assert adapted.backward_s == pytest.approx(plain.backward_s + 40 + 30 + 12)

@@ -7,6 +7,7 @@ import pytest
 from plain import plan
 from plain_trained import DEVICE, MODEL, NET, ROUTED, SHAPE, SPLIT
 
+from mlsysim.physics.layer.adapters import Adapters
 from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE
 from mlsysim.physics.training.kernel_step import LayerTimes, kernel_parts, once_per_layer
 from mlsysim.physics.training.step_inputs import StackCoefficients
@@ -47,10 +48,13 @@ def test_what_a_stack_hides_of_reductions():
     assert parts(full, beside, tp_hidden_forward=0.75).tp_s == 4 * 2 * (2 * 0.25 + 0.5), "where the stack hides less"
     assert parts(tp_copied_B=8.0).tp_s == (4 + 8) * 4
     assert parts(shape=beside, tp_copied_B=8.0).tp_s == 4 * 4 * 0.5
-    # Adapters gather as much as one reduction, each pass.
-    adapted = replace(SHAPE, adapter_rank=1.0)
-    assert parts(shape=adapted, tp_hidden_forward=1.0, tp_hidden_backward=1.0).tp_s == 4 * 2
-    assert parts(full, adapted, tp_hidden_forward=1.0, tp_hidden_backward=1.0).tp_s == 4 * 3
+    # Two adapters gather as much as one reduction, each pass: what is split they read whole, what is summed they write whole.
+    adapted = replace(SHAPE, adapters=Adapters(rank=1.0, qkv=1.0, qkv_readers=1.0, output=1.0))
+    gathers = {"tp_hidden_forward": 1.0, "tp_hidden_backward": 1.0, "adapter_gathers": 1.0}
+    assert parts(replace(SPLIT, sequence_parallel=1.0), adapted, **gathers).tp_s == 4 * 2
+    assert parts(replace(full, sequence_parallel=1.0), adapted, **gathers).tp_s == 4 * 3
+    assert parts(replace(SPLIT, sequence_parallel=0.0), adapted, **gathers).tp_s == 4 * 2 / 2
+    assert parts(shape=adapted, **gathers | {"adapter_gathers": 0.0}).tp_s == 0
 
 
 def test_experts_take_their_tokens_where_they_are():

@@ -10,6 +10,7 @@ from mlsysim.lowering.work import inference_work, served_shape, training_work
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.kernels.attention import AttentionHeads
+from mlsysim.physics.layer.adapters import Adapters, adapter_parameters
 from mlsysim.physics.layer.attention import (
     attention_heads,
     cached_elements,
@@ -20,7 +21,7 @@ from mlsysim.physics.layer.attention import (
     score_flops,
 )
 from mlsysim.physics.layer.kept import KeptElements, ffn_elements, kept_elements
-from mlsysim.physics.layer.parameters import adapter_parameters, part_parameters
+from mlsysim.physics.layer.parameters import part_parameters
 from mlsysim.physics.layer.products import AROUND, DENSE, ROUTED, ROUTER, SHARED, attention_products, layer_products
 from mlsysim.physics.layer.shape import NO_LATENT, ExpertShape, LatentShape, LayerShape
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels, ServedModel, Shards
@@ -139,8 +140,11 @@ def test_parameters():
     assert part_parameters(experts, ROUTED) == 16 * (3 * 12 * 30 + 24 + 30)
     assert part_parameters(experts, ROUTER) == 16 * 30
     assert part_parameters(replace(experts, routed=replace(experts.routed, shared_ffn=0.0)), SHARED) == 0
-    assert adapter_parameters(GROUPED, 2.0) == 2 * (30 + 48 + 32 + 30)
-    assert adapter_parameters(LATENT, 1.0) == (30 + 6) + (6 + 40) + (30 + 7) + (4 + 56) + (40 + 30)
+    attention = Adapters(rank=2.0, qkv=1.0, qkv_readers=1.0, output=1.0)
+    assert adapter_parameters(attention, layer_products(GROUPED)) == 2 * (30 + 48 + 32 + 30)
+    assert adapter_parameters(replace(attention, rank=1.0), layer_products(LATENT)) == (30 + 6) + (6 + 40) + (30 + 7) + (
+        4 + 56
+    ) + (40 + 30)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_no_questions_have_no_answers():
 
 
 def test_records_come_back_as_they_were():
-    works = [training_work(model, 4096, 0) for model in (SMALL, LARGE, MIXED)]
+    works = [training_work(model, 4096) for model in (SMALL, LARGE, MIXED)]
     whole = stacked(works)
     assert isinstance(whole, LayeredWork)
     assert unstacked(whole, 3) == works

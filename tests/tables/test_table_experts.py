@@ -88,19 +88,27 @@ def test_parallelism_of_a_row_is_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("cells", "rank"),
+    ("cells", "rank", "targets"),
     [
-        ({"model": "Llama-2-70B LoRA r16 (MLPerf)"}, 16),
-        ({"model": "LLAMA2-70B LoRA"}, 16),
-        ({"variant": "lora rank 32"}, 32),
-        ({"model": "LLAMA3_70B SFT"}, 0),
+        ({"model": "Llama-2-70B LoRA r16 (MLPerf)"}, 16, "attention"),
+        ({"model": "LLAMA2-70B LoRA"}, 16, "linear_qkv"),
+        ({"variant": "lora rank 32"}, 32, "linear_qkv"),
+        ({"lora_rank": "8", "lora_targets": "All"}, 8, "all"),
+        (
+            {"model": "LLAMA2-70B LoRA", "framework": "torchtune", "pp": "1", "ep": ""},
+            16,
+            "q_proj,v_proj,output_proj,gate_proj,up_proj,down_proj",
+        ),
+        ({"model": "LLAMA2-70B LoRA", "framework": "NeMo AutoModel (PyTorch FSDP2)", "pp": "1"}, 16, None),
+        ({"model": "LLAMA3_70B SFT"}, 0, None),
     ],
 )
-def test_adapters_are_read_from_the_name_or_the_variant(cells, rank):
+def test_adapters_are_read_from_a_column_the_name_or_the_variant(cells, rank, targets):
     row = {name: cell for name, cell in DEEPSEEK.items() if "expert" not in name and name not in ("ep", "active_params_b")}
     row |= {"model": "LLAMA", "params_b": "70.55", "layers": "80", "hidden": "8192", "heads": "64", "kv_heads": "8"}
     row |= {"ffn_hidden": "28672", "vocab": "128256"} | cells
-    assert question(row).arguments.get("lora_rank", 0) == rank
+    arguments = question(row).arguments
+    assert (arguments.get("lora_rank", 0), arguments.get("lora_targets")) == (rank, targets)
 
 
 def test_what_is_dropped_is_another_stack():

@@ -6,7 +6,7 @@ positions).
 
 from __future__ import annotations
 
-from mlsysim.physics.layer.products import AROUND, QKV, ROUTER, LayerProduct, attention_products, layer_products
+from mlsysim.physics.layer.products import AROUND, QKV, ROUTER, LayerProduct, layer_products
 from mlsysim.physics.layer.shape import LayerShape
 from mlsysim.physics.numeric import Num
 
@@ -38,15 +38,3 @@ def _bias(shape: LayerShape, product: LayerProduct) -> Num:
 def norm_parameters(shape: LayerShape) -> Num:
     """Scales of a layer's two norms."""
     return 2 * shape.hidden
-
-
-def adapter_parameters(shape: LayerShape, rank: Num) -> Num:
-    """Parameters of low-rank adapters beside the products of one layer's attention (Hu et al. 2021, arXiv:2106.09685).
-
-    Example:
-        >>> llama = LayerShape(32.0, 4096.0, 32.0, 8.0, 128.0, 14336.0, 3.0, 128256.0)
-        >>> adapter_parameters(llama, 16.0), 16 * (4096 + 6144 + 4096 + 4096)
-        (294912.0, 294912)
-    """
-    sizes: Num = sum((one.n + one.k for one in attention_products(shape)), start=0.0)
-    return rank * sizes

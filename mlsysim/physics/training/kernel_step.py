@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields, replace
 from mlsysim.physics.distinct import distinct_rows
 from mlsysim.physics.kernels.attention import training_attention_s
 from mlsysim.physics.kernels.collectives import collective_s
-from mlsysim.physics.layer.adapters import LAUNCHED
 from mlsysim.physics.layer.attention import attention_heads
 from mlsysim.physics.layer.context_parallel import merged_output_B
 from mlsysim.physics.layer.experts import exchange_s, expert_passes_B, routed_rows
@@ -111,7 +110,7 @@ def layer_times(
     norm = shared.launch_norm
     matrices = plan.micro_batch_tokens / shape.seq_len * shape.heads / plan.tp
     falls_back = (shape.flash == 0) & (matrices % _FUSED_MATRICES > 0)
-    launched = where(falls_back, shared.launch_fallback, 1.0) + where(shape.adapter_rank > 0, LAUNCHED, 0.0)
+    launched = where(falls_back, shared.launch_fallback, 1.0) + shape.adapters.launched
     host = stack.host_layer_s * launched + shape.routed.layers * stack.host_expert_s
     # Dispatch and combine; the host launches what follows while they run.
     said = (stack.sent_once, stack.ep_hidden, stack.two_batches, stack.exchange_units)
@@ -156,8 +155,8 @@ def kernel_parts(
     beside = shape.async_tp * device.shared.async_tp_hidden
     forward_shown, backward_shown = 1 - maximum(stack.tp_hidden_forward, beside), 1 - maximum(stack.tp_hidden_backward, beside)
     exposed = _reductions(shape) * (repeats * forward_shown + backward_shown)
-    # The adapters of attention's two products gather for themselves (together as much as one all-reduce), beside no product.
-    exposed = exposed + where(shape.adapter_rank > 0, repeats + 1.0, 0.0)
+    # What adapters gather for themselves stands beside no product; a gather is half an all-reduce.
+    exposed = exposed + (repeats + 1.0) * stack.adapter_gathers * shape.adapters.gathers(plan.sequence_parallel) / 2
     elements = plan.micro_batch_tokens * shape.hidden
     copied_s = (1 - shape.async_tp) * stack.tp_copied_B * elements / device.streaming_Bps
     parameters, trained = fullest_stage(work, plan)

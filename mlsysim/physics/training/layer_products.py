@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from functools import partial
 
 from mlsysim.physics.kernels.gemm import gemm_s
-from mlsysim.physics.layer.adapters import ADDED_B, adapter_products_s
+from mlsysim.physics.layer.adapters import ADDED_B, adapted_products, adapter_products_s
 from mlsysim.physics.layer.experts import local_experts, routed_rows
-from mlsysim.physics.layer.products import ROUTED, ROUTER, LayerProduct, attention_products, layer_products
+from mlsysim.physics.layer.products import ROUTED, ROUTER, LayerProduct, layer_products
 from mlsysim.physics.numeric import Num, maximum, somewhere, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training.step_inputs import KernelDevice, TrainedShape
@@ -63,15 +63,18 @@ def head_product_s(m: Num, n: Num, k: Num, device: KernelDevice, groups: Num = 1
 
 
 def adapters_s(shape: TrainedShape, plan: Plan, device: KernelDevice) -> tuple[Num, Num]:
-    """Forward and backward seconds of the low-rank adapters of a layer's attention, 16-bit whatever the products use."""
-    if not somewhere(shape.adapter_rank):
-        return 0.0, 0.0
-    tokens = plan.micro_batch_tokens
+    """Forward and backward seconds of a layer's low-rank adapters, 16-bit whatever the products use."""
+    adapters, tokens = shape.adapters, plan.micro_batch_tokens
     forward: Num = 0.0
     backward: Num = 0.0
-    for one in attention_products(shape, plan.tp):
-        there, back = adapter_products_s(tokens, one.n, one.k, shape.adapter_rank, partial(head_product_s, device=device))
-        added = ADDED_B * tokens * one.n / device.streaming_Bps
+    if not somewhere(adapters.rank):
+        return forward, backward
+    for one, part, readers in adapted_products(adapters, layer_products(shape, plan.tp, plan.expert_split)):
+        if not somewhere(readers):
+            continue
+        written = part * one.n
+        thin = (tokens, written, one.k, adapters.rank, readers)
+        there, back = adapter_products_s(*thin, partial(head_product_s, device=device))
+        added = ADDED_B * tokens * written / device.streaming_Bps
         forward, backward = forward + one.share * (there + added), backward + one.share * (back + added)
-    adapted = where(shape.adapter_rank > 0, 1.0, 0.0)
-    return adapted * forward, adapted * backward
+    return forward, backward

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from mlsysim.physics.kernels.attention import AttentionDevice, PrefillKernel
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients
 from mlsysim.physics.kernels.gemm import GemmKernel
+from mlsysim.physics.layer.adapters import NO_ADAPTERS, Adapters
 from mlsysim.physics.layer.shape import LayerShape
 from mlsysim.physics.numeric import Num, somewhere
 
@@ -60,7 +61,7 @@ class TrainedShape(LayerShape):
         head_passes: passes of a token through the output head: more than one where further tokens are predicted.
         eager: 1.0 where PyTorch runs each operation of norm, rotation and gate by itself; 0.0 where they are fused.
         async_tp: 1.0 where tensor-parallel collectives are cut in parts that run beside the products, whatever the stack does.
-        adapter_rank: rank of the adapters beside the (frozen) products of attention; 0.0 where all weights are trained.
+        adapters: low-rank adapters beside (frozen) products; none where all weights are trained.
     """
 
     seq_len: Num
@@ -71,7 +72,7 @@ class TrainedShape(LayerShape):
     head_passes: Num = 1.0
     eager: Num = 0.0
     async_tp: Num = 0.0
-    adapter_rank: Num = 0.0
+    adapters: Adapters = NO_ADAPTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ class StackCoefficients:
         accumulated_B: bytes a parameter and micro-batch to accumulate weight gradients.
         tp_copied_B: bytes an element that tensor-parallel ranks copy beside each gather and scatter of an activation, where
             they cut it along another dimension than memory does (stated).
+        adapter_gathers: share of the activations before and behind adapters that tensor-parallel ranks gather for these alone
+            (stated): all of them, or none where adapters read what their product reads and send their rank's few elements.
         norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones, in each direction.
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
         pp_hidden: share of the sends between stages under compute.
@@ -179,6 +182,7 @@ class StackCoefficients:
     tp_hidden_backward: Num = 0.0
     accumulated_B: Num = 10.0
     tp_copied_B: Num = 0.0
+    adapter_gathers: Num = 0.0
     norm_B: Num = 0.0
     dp_hidden: Num = 0.0
     pp_hidden: Num = 0.0

@@ -109,7 +109,7 @@ class DistributedModel:
             (True, 32, True)
         """
         setting, plan = training_step(workload, fleet, batch_size=batch_size, **options)
-        work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
+        work = training_work(setting.workload, setting.seq_len, setting.adapters)
         plan, memory = with_recompute(work, plan, setting)
         step = step_time(work, plan, setting)
         return distributed_result(setting, work, plan, memory, step)
@@ -145,7 +145,7 @@ class DistributedModel:
             ('feed-forward up', True)
         """
         setting, plan = training_step(workload, fleet, batch_size=batch_size, **options)
-        work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
+        work = training_work(setting.workload, setting.seq_len, setting.adapters)
         plan, _ = with_recompute(work, plan, setting)
         listed = kernels_of_step(work, plan, setting)
         step_s = float(step_time(work, plan, setting).total_s)

@@ -224,7 +224,7 @@ class ParallelismOptimizer:
             workload, fleet, batch_size=batch_size, zero_stage=1 if zero_stage is None else zero_stage, **asked
         )
         choices = _choices(setting, whole, zero_stage, fixed, max_tp_size, boolean("idle_accelerators", idle_accelerators))
-        work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
+        work = training_work(setting.workload, setting.seq_len, setting.adapters)
         step_tokens = setting.batch_size * setting.seq_len
         whole_run = whole_training(tokens, train_tokens, price, accelerator_price)
         prices = {

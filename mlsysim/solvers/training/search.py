@@ -102,7 +102,7 @@ def _front(columns: Floats) -> Floats:
 
 def searched(question: Question, parts: Sequence[Split]) -> Found:
     """The plans of ``parts``: what one worker does."""
-    work = training_work(question.setting.workload, question.setting.seq_len, question.setting.lora_rank)
+    work = training_work(question.setting.workload, question.setting.seq_len, question.setting.adapters)
     result = NOTHING
     for block in blocks(question.setting, question.choices, parts, _STACK_ROWS):
         result = result.with_(_evaluated(question, work, block), question.kept)

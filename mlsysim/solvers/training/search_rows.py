@@ -82,7 +82,7 @@ def _one_changed(
         labels += [name] * changed.shape[1]
     # Recompute modes and ZeRO stages are axes of the block, freed one at a time.
     tried = block(setting, freed if names[0] in _MODE_DIMENSIONS else pinned, np.concatenate(columns, axis=1))
-    work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
+    work = training_work(setting.workload, setting.seq_len, setting.adapters)
     plan, memory_B = memory_of(question, work, tried)
     cost, step_s = cost_of(question, work, replace(tried, plan=plan))
     fields = [np.broadcast_to(getattr(plan, name), cost.shape) for name in COLUMNS[:-3]]

@@ -53,7 +53,7 @@ def checked_run(workload: object, fleet: object, arguments: Mapping[str, Any]) -
         InputError: as ``DistributedModel.solve``.
     """
     setting, plan = training_step(workload, fleet, **arguments)
-    work = training_work(setting.workload, setting.seq_len, setting.lora_rank)
+    work = training_work(setting.workload, setting.seq_len, setting.adapters)
     if setting.stack is None:
         return CheckedRun(setting, work, plan, None)
     known = stack(setting.stack)

@@ -29,6 +29,7 @@ from mlsysim.validation.anchors.schema import Text
 
 FILE = "times.toml"
 _PRINTED = 3  # slowest cases of a solver
+_TRIES = 6  # of work that misses its limit
 
 
 class Limit(Spec):
@@ -50,10 +51,6 @@ class Times(Spec):
 
     yardstick_ms: float = Field(gt=0)
     solver: dict[str, Limit]
-
-    def limit_s(self, solver: str) -> float:
-        """The solver's limit on this machine."""
-        return 1e-3 * self.solver[solver].limit_ms * max(1.0, 1e3 * yardstick_s() / self.yardstick_ms)
 
 
 def times(root: Path) -> Times | None:
@@ -91,6 +88,28 @@ def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
             raise MissingEntryError(f"{root / FILE}: {UnknownNameError.among(f'case of {solver}', limit.case, near, shown=3)}")
         chosen[solver] = by_id[limit.case]
     return chosen
+
+
+def against_limit(
+    work: Callable[[], object], rounds: int, limit_s: float, yardstick_ms: float = math.inf
+) -> tuple[float, float]:
+    """Seconds that ``work`` takes, and the limit on a machine that is as slow as this one was just then.
+
+    A machine whose cores others share is slower for a moment or a second, by as much as two: so the yardstick is laid on before
+    and after, the quicker of the two counts, and work that misses its limit is tried again.
+
+    Args:
+        work: what is timed.
+        rounds: of which the quickest counts.
+        limit_s: the limit where the yardstick takes ``yardstick_ms``; by default on any machine.
+        yardstick_ms: what the yardstick took where the limit was measured.
+    """
+    tries: list[tuple[float, float]] = []
+    while len(tries) < _TRIES and (not tries or tries[-1][0] > tries[-1][1]):
+        before_s, taken_s = yardstick_s(), best_s(work, rounds)
+        slower = max(1.0, 1e3 * min(before_s, yardstick_s()) / yardstick_ms)
+        tries.append((taken_s, slower * limit_s))
+    return min(tries, key=lambda one: one[0] / one[1])
 
 
 def yardstick_s() -> float:

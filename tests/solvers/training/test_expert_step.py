@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from mlsysim import DistributedModel, Fleet, Models, Systems
 from mlsysim.calibration.collectives import collective_coefficients
-from mlsysim.core.errors import InconsistentError, InputError
+from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.lowering.work import training_work
+from mlsysim.models.adapters import adapters_of
 from mlsysim.models.types import MixtureOfExperts, TransformerWorkload
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.layer.context_parallel import ring_passes_B
@@ -151,12 +152,37 @@ def test_adapters_spare_weight_gradients_states_and_their_traffic():
 @given(rank=st.sampled_from([4, 8, 16, 64]))
 @settings(max_examples=4, deadline=None)
 def test_trained_parameters_grow_with_the_rank_of_the_adapters(rank):
-    work = training_work(LLAMA, 4096, rank)
+    work = training_work(LLAMA, 4096, adapters_of(LLAMA, rank, "attention"))
     trained = trained_parameters(work, PLAN, 1.0, 0.0).whole
     assert trained == work.adapter_parameters == pytest.approx(rank * 8192 * (1 + 1.25 + 1 + 1))
     assert trained_parameters(training_work(LLAMA, 4096), PLAN, 1.0, 0.0) == rank_parameters(
         training_work(LLAMA, 4096), PLAN, 1.0, 0.0
     )
+
+
+def test_adapters_stand_where_they_are_asked_for_and_by_default_where_the_stack_has_them():
+    def adapted(lora_targets, stack="megatron-core"):
+        asked = train(LLAMA, tp_size=4, batch_size=64, recompute="none", lora_rank=16, lora_targets=lora_targets, stack=stack)
+        return seconds(asked), asked.memory["activations"].m_as("byte"), asked.memory["gradients"].m_as("byte")
+
+    few, attention, every, usual = map(adapted, ("linear_qkv", "attention", "all", None))
+    assert usual == every
+    assert few[0] < attention[0] < every[0]
+    assert few[1] == attention[1] < every[1], (
+        "attention keeps its output anyway; the other products' inputs are kept for adapters"
+    )
+    assert few[2] < attention[2] < every[2]
+    assert adapted(None, stack="hf-fsdp") == adapted("q_proj,v_proj", stack="hf-fsdp")
+    assert adapted("q_proj, k_proj, v_proj")[2] > few[2], "each projection reads the input for itself"
+    with pytest.raises(UnknownNameError, match=r"lora_targets = 'q_prj': .*did you mean 'q_proj'"):
+        adapted("q_prj")
+
+
+def test_sequences_are_split_over_tp_by_default_where_the_stack_splits_them():
+    asked = {"tp_size": 4, "batch_size": 64, "recompute": "none"}
+    assert train(LLAMA, **asked).plan["sequence_parallel"]
+    assert not train(LLAMA, **asked, stack="megatron-2021").plan["sequence_parallel"]
+    assert train(LLAMA, **asked, stack="megatron-2021", sequence_parallel=True).plan["sequence_parallel"]
 
 
 def test_frozen_weights_are_kept_as_the_products_take_them():
@@ -182,6 +208,9 @@ def test_frozen_weights_are_kept_as_the_products_take_them():
         (LLAMA, {"cp_size": 3}, "cp_size = 3: .*the 4096 tokens"),
         (LLAMA, {"cp_size": 128}, "cp_size = 128: .*the 64 ranks"),
         (LLAMA, {"lora_rank": 10**6}, "lora_rank = 1000000: .*width of its layers"),
+        (LLAMA, {"lora_targets": "all"}, "lora_targets = 'all': .*without lora_rank"),
+        (LLAMA, {"lora_rank": 8, "lora_targets": "linear_qkv,q_proj"}, "lora_targets = 'linear_qkv,q_proj': .*each once"),
+        (MIXTRAL, {"lora_rank": 8, "lora_targets": "all"}, "lora_targets = 'all': .*experts of Mixtral"),
         (LLAMA, {"tp_size": 8, "cp_size": 2, "dp_size": 8}, "dp_size = 8: expected 4"),
     ],
 )
