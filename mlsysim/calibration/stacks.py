@@ -36,6 +36,7 @@ class Stack:
         memory: terms of its memory with attention that stores no scores.
         score_B: bytes that it keeps per score, by the name of the attention kernel that stores them.
         gradients: number format that it accumulates gradients in beside 16-bit weights, unless it is told another ("": theirs).
+        masked: products with a mask put tokens in order for experts of a fixed capacity; else they are copied.
         sequence_parallel: ranks of a TP group split the sequence between products, unless a run says otherwise.
         adapters: projections that have adapters in it, where only these are trained and nobody says which ("": attention's).
         keeps_operands: 8-bit products keep their quantised inputs for the backward pass, not the 16-bit ones.
@@ -50,6 +51,7 @@ class Stack:
     eager: bool | None
     memory: MemoryTerms
     score_B: Mapping[str, float]
+    masked: bool
     keeps_operands: bool
     gradients: str
     sequence_parallel: bool
@@ -100,6 +102,7 @@ def _shipped(name: str) -> Stack:
         eager=entry.get("eager"),
         memory=MemoryTerms(**{key: float(value) for key, value in entry.get("memory", {}).items()}),
         score_B={**_SCORE_B, **entry.get("score_B", {})},
+        masked=bool(entry.get("masked", False)),
         keeps_operands=bool(entry.get("keeps_operands", False)),
         gradients=str(entry.get("gradients", "")),
         sequence_parallel=bool(entry.get("sequence_parallel", True)),

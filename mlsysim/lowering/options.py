@@ -223,6 +223,10 @@ class TrainingOptions(TypedDict, total=False):
         float | None,
         Option(None, "tokens of the busiest expert-parallel rank over the mean (>= 1); calibrated basis only"),
     ]
+    capacity_factor: Annotated[
+        float | None,
+        Option(None, "places of an expert over its mean tokens, where it drops the rest; calibrated basis only"),
+    ]
 
 
 class PlanOptions(TypedDict, total=False):

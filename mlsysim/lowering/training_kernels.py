@@ -44,6 +44,7 @@ def trained_shape(
     routing_imbalance: float = 1.0,
     eager: bool = False,
     async_tp: bool = False,
+    capacity_factor: float = 0.0,
 ) -> TrainedShape:
     """The kernels of one layer of ``workload``.
 
@@ -54,9 +55,10 @@ def trained_shape(
         raise InputError("workload", workload.name, "a transformer beside stack: no other layers are calibrated")
     slower = runs_older_flash(kernels_of(measured_device(accelerator.name))) and not found.vendor_attention
     layers = workload.layer_shape
+    masked_tokens = float(seq_len) if capacity_factor and found.masked else 0.0
     return TrainedShape.extending(
         layers,
-        routed=replace(layers.routed, imbalance=routing_imbalance),
+        routed=replace(layers.routed, imbalance=capacity_factor or routing_imbalance, masked_tokens=masked_tokens),
         seq_len=float(seq_len),
         flash=0.0 if attention in SCORES_STORED else 1.0,
         older_on_hopper=float(slower),
@@ -179,7 +181,7 @@ def kernels_of_step(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> 
 def setting_shape(setting: TrainingSetting, found: Stack) -> TrainedShape:
     """The kernels of one layer of a setting."""
     accelerator = setting.fleet.node.accelerator
-    given = (setting.adapters, setting.routing_imbalance, setting.eager, setting.async_tp)
+    given = (setting.adapters, setting.routing_imbalance, setting.eager, setting.async_tp, setting.capacity_factor)
     return trained_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found, *given)
 
 

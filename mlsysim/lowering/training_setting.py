@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, Unpack
 
@@ -121,6 +122,7 @@ class TrainingSetting:
         shards: data-parallel ranks that ZeRO shards over; 0 for all.
         adapters: low-rank adapters that are trained alone; none where all weights are trained.
         routing_imbalance: tokens of the busiest expert-parallel rank over the mean.
+        capacity_factor: places of an expert over its mean number of tokens; 0 where it takes all that choose it.
         eager: whether each operation between products runs by itself.
         async_tp: whether tensor-parallel collectives run in parts beside the products.
     """
@@ -143,6 +145,7 @@ class TrainingSetting:
     shards: int
     adapters: Adapters
     routing_imbalance: float
+    capacity_factor: float
     eager: bool
     async_tp: bool
 
@@ -188,6 +191,7 @@ class TrainingSetting:
             shards=0 if shards is None else whole_number("shard_size", shards),
             adapters=adapters_of(model, asked["lora_rank"], asked["lora_targets"], _adapters(stack)),
             routing_imbalance=_routing_imbalance(model, asked["routing_imbalance"], asked["stack"]),
+            capacity_factor=_capacity_factor(model, asked),
             eager=_eager(asked["compiled"], asked["stack"]),
             async_tp=_async_tp(asked["async_tp"], asked["stack"]),
             straggler_factor=real_number("straggler_factor", asked["straggler_factor"], 1.0),
@@ -249,15 +253,28 @@ def _adapters(stack: str | None) -> str:
 
 
 def _routing_imbalance(model: Workload, routing_imbalance: object, stack: object) -> float:
-    if routing_imbalance is None:
-        return 1.0
+    return _of_mean_tokens("routing_imbalance", routing_imbalance, model, stack, least=1.0) or 1.0
+
+
+def _capacity_factor(model: Workload, asked: Mapping[str, Any]) -> float:
+    factor = _of_mean_tokens("capacity_factor", asked["capacity_factor"], model, asked["stack"])
+    if factor and asked["routing_imbalance"] is not None:
+        expected = "nothing beside capacity_factor: experts of a fixed capacity all compute as much"
+        raise InconsistentError("routing_imbalance", asked["routing_imbalance"], expected)
+    return factor
+
+
+def _of_mean_tokens(name: str, value: object, model: Workload, stack: object, least: float = 0.0) -> float:
+    """Tokens of an expert or a rank over the mean; 0 where nothing is said."""
+    if value is None:
+        return 0.0
     if stack is None:
-        raise InconsistentError("routing_imbalance", routing_imbalance, "nothing without stack: only calibrated steps have it")
+        raise InconsistentError(name, value, "nothing without stack: only calibrated steps have it")
     if not isinstance(model, TransformerWorkload) or model.moe is None:
-        raise InconsistentError("routing_imbalance", routing_imbalance, f"nothing: {model.name} has no experts")
-    factor = real_number("routing_imbalance", routing_imbalance, 1.0)
+        raise InconsistentError(name, value, f"nothing: {model.name} has no experts")
+    factor = real_number(name, value, least, above=least == 0.0)
     if factor > model.moe.experts:
-        raise InconsistentError("routing_imbalance", factor, f"at most the {model.moe.experts} experts: all tokens to one")
+        raise InconsistentError(name, factor, f"at most the {model.moe.experts} experts: all tokens to one")
     return factor
 
 

@@ -47,7 +47,7 @@ from mlsysim.tables.served import is_served, served_figure, served_question
 from mlsysim.tables.serving import METRICS as SERVING_METRICS
 from mlsysim.tables.serving import figure_of, serving_question
 from mlsysim.tables.token import is_language, is_submission, submission_cells, token_figure, token_question
-from mlsysim.tables.training import noted_release, question
+from mlsysim.tables.training import noted_cells, question
 from mlsysim.tables.training_figures import training_figure
 from mlsysim.tables.training_steps import LoweredRun, RunStep, lowered, run_steps
 
@@ -162,7 +162,7 @@ def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, A
     asked: list[tuple[str, _Key, str, str, bool]] = []
     for row in block:
         cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
-        cells = noted_release(_cell(row.get("notes"))) | cells if "framework" in cells else cells
+        cells = noted_cells(_cell(row.get("notes"))) | cells if "framework" in cells else cells
         run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
         metric, unit = cells.get("metric", "").strip().lower(), cells.get("unit", "").strip().lower()
         wrong = wrong_metric(metric, metrics) if metrics else ""

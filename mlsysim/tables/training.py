@@ -33,6 +33,10 @@ from mlsysim.tables.stated_models import stated_workload
 METRICS = ("step_time_s", "tokens_per_s_per_accel", "tflops_per_accel", "mfu_pct", "hfu_pct")
 
 
+_NOTED = {
+    "release": re.compile(r"\brelease (\d\d\.\d\d)\b"),
+    "capacity_factor": re.compile(r"\bcapacity(?: factor)? (\d+(?:\.\d+)?)\b"),
+}
 _RELEASE = re.compile(r"\b2\d\.\d\d\b")
 _SHARDING = re.compile(r"\bzero-?([123])|\b(?:fsdp|hsdp)")
 _COMPILED = re.compile(r"\b(?:eager|compiled?)\b")
@@ -72,6 +76,8 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     fleet = _fleet(row)
     workload = _workload(row)
     framework = named_framework(row)
+    if workload.prediction_layers and not framework.get("predicts_further", True):
+        workload = workload.model_copy(update={"prediction_layers": 0})
     tp, pp, cp = _split(row, framework, fleet)
     if fleet.accelerators % (tp * pp * cp):
         raise InputError("n_accel", fleet.accelerators, f"a multiple of tp x pp x cp = {tp} x {pp} x {cp}")
@@ -109,6 +115,8 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     if workload.moe is not None:
         # Megatron-Core's recipes do not split experts, whatever TP the other layers have; no table says otherwise.
         arguments |= {"ep_size": whole_cell(row, "ep", 1), "expert_tp_size": 1}
+        if capacity := number_cell(row, "capacity_factor", 0.0):
+            arguments["capacity_factor"] = capacity
     if known_stack(stack).eager is not None and (said := _COMPILED.search(variant)):
         arguments["compiled"] = said.group() != "eager"
     if "async tp" in variant:
@@ -202,15 +210,15 @@ def _stack(
     return str(framework["stack"])
 
 
-def noted_release(notes: str) -> dict[str, str]:
-    """The cell ``release`` that a row's notes make up for: nothing else is read of them.
+def noted_cells(notes: str) -> dict[str, str]:
+    """The cells ``release`` and ``capacity_factor`` that a row's notes make up for: nothing else is read of them.
 
     Example:
-        >>> noted_release("release 26.06; 9e9 tokens/s"), noted_release("9e9 tokens/s")
-        ({'release': '26.06'}, {})
+        >>> noted_cells("release 26.06; 9e9 tokens/s"), noted_cells("dropped tokens capacity 1.25"), noted_cells("9e9 tokens/s")
+        ({'release': '26.06'}, {'capacity_factor': '1.25'}, {})
     """
-    said = re.search(r"\brelease (\d\d\.\d\d)\b", notes)
-    return {"release": said.group(1)} if said else {}
+    said = {name: pattern.search(notes) for name, pattern in _NOTED.items()}
+    return {name: match.group(1) for name, match in said.items() if match}
 
 
 def _release(row: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ import pytest
 from plain import links, machine, plan, served_shape
 
 from mlsysim.physics.layer.adapters import ADDED_B, LAUNCHED, Adapters, adapted_products, adapter_parameters, adapter_products_s
-from mlsysim.physics.layer.experts import exchange_s, expert_passes_B, local_experts, routed_rows
+from mlsysim.physics.layer.experts import exchange_s, expert_passes_B, local_experts, masked_products, routed_rows
 from mlsysim.physics.layer.products import ROUTED, ROUTER, SHARED, layer_products
 from mlsysim.physics.layer.shape import ExpertShape, LayerShape
 from mlsysim.physics.training.layer_products import trained_products
@@ -59,6 +59,27 @@ def test_passes_between_the_products_of_experts():
     assert passes_B(quantised=True) == [there_B + 4 * 48 * (30 + 6), back_B + 4 * 48 * (30 + 2 * 6)]
     # 24 rows on two whole experts of 12; 8 tokens of a rank, 16 copies.
     assert passes_B(WHOLE)[0] == 6 * (24 * 12 + 160) + 4 * 30 * (8 + 16 + 48) + 24 * 64
+
+
+def test_a_mask_of_places_puts_tokens_in_order():
+    """Two sequences of 8 tokens, each with 8 x 2 x 1.5 = 24 places: tokens to places and back; 3 bytes of 16 x 24 truth values.
+
+    Backward the gradients of both, and of the mask: 8 x 24 for each sequence. Nothing is copied in order of experts.
+    """
+    masked = replace(SHAPE, masked_tokens=8.0)
+    there_and_back = ((24, 30, 8, 2), (8, 30, 24, 2))
+    assert masked_products(masked, HIDDEN, SPLIT, backward=False) == there_and_back
+    assert masked_products(masked, HIDDEN, SPLIT, backward=True) == (*there_and_back, (8, 24, 30, 2))
+    alone = masked_products(masked, HIDDEN, WHOLE, backward=False)
+    assert alone == ((24, 30, 8, 1), (8, 30, 24, 1)), "half of the tokens, half of the sequences"
+    layer = replace(LAYER, routed=masked)
+    moved = [expert_passes_B(layer, SPLIT, backward=back, quantised=False, more_B=3.0) for back in (False, True)]
+    assert moved == [each * (288 + 160) + 3 * 16 * 24 + 24 * 128 for each in (6, 10)]
+
+
+def test_what_a_stack_moves_beyond_fused_passes():
+    """Three bytes an element of 48 rows of 30, either way."""
+    assert [more - plain for more, plain in zip(passes_B(more_B=3.0), passes_B(), strict=True)] == [3 * 48 * 30] * 2
 
 
 def exchange(split=SPLIT, net=None, shape=SHAPE, **options):

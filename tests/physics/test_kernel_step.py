@@ -269,6 +269,13 @@ def test_a_compiler_drops_and_repeats_products():
     assert (latent.unrepeated_s, latent.selective_s) == (8, 8), "whatever attention's products are"
     assert layer(dropped_down=0.5).selective_s == 8
     assert layer(repeated_ffn=0.25).selective_s == 8 + 8
+    # Of layers with experts half of up and gate, and all that experts do: nothing of them is dropped.
+    routed = layer(replace(SHAPE, routed=ROUTED), EP, dropped_down=1.0, repeated_ffn=0.25)
+    experts_s = 128 * 12 + 16 + (6 * 256 * 64 + 4 * 128 * (128 + 256 + 512) + 24 * 128 * 256) / 16384
+    assert routed.unrepeated_s == 0.5 * 16
+    assert routed.selective_s == pytest.approx(8 + 0.25 * (0.5 * 32 + 0.5 * experts_s))
+    sent = parts(replace(SPLIT, recompute=float(SELECTIVE)), repeated_ffn=0.25).ep_s
+    assert sent == 1.25 * 7 + 11, "experts that are repeated are sent their tokens again"
 
 
 def test_pytorch_repeats_whole_layers_or_products():

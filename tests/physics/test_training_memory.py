@@ -66,6 +66,8 @@ def test_gathered_layers():
     assert training_memory(MODEL, split(zero_stage=2.0)).buffers_B == 0
     assert training_memory(MODEL, split(zero_stage=3.0, dp=4.0, ep=4.0)).buffers_B == 2 * 2 * 10, "experts without a copy stay"
     assert training_memory(MODEL, split(zero_stage=3.0, dp=1.0, ep=1.0)).buffers_B == 0, "one rank has all"
+    one_alone = MemoryTerms(gathered_layers=1.0)
+    assert training_memory(MODEL, split(zero_stage=3.0), one_alone).buffers_B == 2 * 16, "a loop over layers holds one"
 
 
 def test_the_first_stage_and_the_last():

@@ -150,6 +150,29 @@ def test_of_notes_a_release_is_read_and_nothing_else():
     assert (silent["stack_used"], told["predicted"]) == ("megatron-core", column["predicted"])
 
 
+def test_notes_may_say_how_many_places_an_expert_has():
+    run = RUN | {"model": "Mixtral-8x7B", "params_b": "46.7", "layers": "32", "hidden": "4096", "heads": "32", "kv_heads": "8"}
+    run |= {"ffn_hidden": "14336", "experts": "8", "experts_topk": "2", "accelerator": "TPU-v5p", "framework": "MaxText"}
+    run |= {
+        "tp": "1",
+        "global_batch_seqs": "2048",
+        "micro_batch": "8",
+        "precision": "bf16",
+        "flash_attention": "yes",
+        "year": "2025",
+    }
+    noted, column, none = predict_table([run | {"notes": "capacity 1.25"}, run | {"capacity_factor": "1.25"}, run])
+    assert noted["predicted"] == column["predicted"] != none["predicted"]
+    assert question(run | {"capacity_factor": "1.25"}).arguments["capacity_factor"] == 1.25
+
+
+def test_maxtext_trains_no_layer_that_predicts_further_tokens():
+    run = RUN | {"model": "DeepSeek-V3", "params_b": "671", "layers": "61", "hidden": "7168", "heads": "128", "tp": "1"}
+    run |= {"experts": "256", "experts_topk": "8", "precision": "bf16", "flash_attention": "yes", "year": "2025"}
+    assert question(run | {"accelerator": "H100", "framework": "Megatron-Core"}).workload.prediction_layers == 1
+    assert question(run | {"accelerator": "TPU-v5p", "framework": "MaxText"}).workload.prediction_layers == 0
+
+
 def test_sends_between_chunks_run_beside_another_chunk():
     found, others = stack("megatron-core"), stack("aleph-alpha-scaling")
     plan = prepared(question(NEMO)).plan

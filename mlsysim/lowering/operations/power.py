@@ -17,8 +17,8 @@ from mlsysim.physics.serving.schedule import Served
 from mlsysim.physics.training.roofline_step import layer_traffic_B
 from mlsysim.physics.training.step import StepTime
 
-# Parts of a decode step in which no kernel computes.
-_WAITING = ("communication", "tensor-parallel communication", "engine overhead", "host transfers beyond them")
+# Parts of a decode step in which no kernel computes. An engine's own time is none: small kernels of layers, and sampling.
+_WAITING = ("communication", "tensor-parallel communication", "host transfers beyond them")
 
 
 def serving_activity(

@@ -24,6 +24,8 @@ _ORDERED_B = 2 * _ACTIVATION_B
 _QUANTISED_B = 4.0
 # Scores, their softmax, the choice and its bookkeeping, 32-bit: bytes a token and expert, each way.
 _ROUTING_B = 24.0
+# A mask of places, and each of its gradients: truth values (1) and 16-bit weights (2), written once.
+_MASK_B = 3.0
 
 
 def routed_rows(shape: ExpertShape, plan: Plan) -> Num:
@@ -80,18 +82,45 @@ def exchange_s(
     return shape.layers * (shown_s + longer_s + collective_s("all_gather", rows_B, split, collectives))
 
 
-def expert_passes_B(shape: LayerShape, plan: Plan, *, backward: bool, quantised: bool) -> Num:
-    """Bytes of the element-wise passes of one expert layer's feed-forward part, on one rank: blocks, copies and routing."""
+def expert_passes_B(shape: LayerShape, plan: Plan, *, backward: bool, quantised: bool, more_B: Num = 0.0) -> Num:
+    """Bytes of the element-wise passes of one expert layer's feed-forward part, on one rank: blocks, copies and routing.
+
+    ``more_B`` is what a stack moves beyond fused passes per element of routed tokens that are copied in order.
+    """
     routed, hidden = shape.routed, shape.hidden
     rows, width = routed_rows(routed, plan), maximum(routed.ffn / plan.expert_split, 1.0)
     read_by_products = hidden + ((shape.ffn_matrices - 1) * width if backward else width)
     elements = rows * width + plan.micro_batch_tokens * routed.shared_ffn / plan.tp
     copied_B = quantised * _QUANTISED_B * rows * read_by_products
-    return block_B(shape, backward=backward) * elements + _ordered_B(routed, hidden, plan) + copied_B
+    return block_B(shape, backward=backward) * elements + _ordered_B(routed, hidden, plan, more_B) + copied_B
 
 
-def _ordered_B(shape: ExpertShape, hidden: Num, plan: Plan) -> Num:
+def masked_places(shape: ExpertShape) -> Num:
+    """Places that the experts have for the tokens of one sequence, all together: tokens x per_token x capacity.
+
+    Example:
+        >>> masked_places(ExpertShape(experts=8.0, per_token=2.0, imbalance=1.25, masked_tokens=4096.0))
+        10240.0
+    """
+    return shape.masked_tokens * shape.per_token * shape.imbalance
+
+
+def masked_products(shape: ExpertShape, hidden: Num, plan: Plan, *, backward: bool) -> tuple[tuple[Num, Num, Num, Num], ...]:
+    """The products of tokens and a mask of places that put tokens in order by expert, and back: rows, n, k and how many.
+
+    Forward, one there and one back; backward, one of each for the gradients of tokens, and one for that of the weights with
+    which a token's experts are added. Source: Lepikhin et al. 2021, arXiv:2006.16668, algorithm 1 (einsums with the masks).
+    """
+    tokens, places = maximum(shape.masked_tokens, 1.0), maximum(masked_places(shape), 1.0)
+    sequences = plan.micro_batch_tokens / plan.routed_from / tokens
+    there_and_back = (places, hidden, tokens, sequences), (tokens, hidden, places, sequences)
+    return (*there_and_back, (tokens, places, hidden, sequences)) if backward else there_and_back
+
+
+def _ordered_B(shape: ExpertShape, hidden: Num, plan: Plan, more_B: Num) -> Num:
     """Bytes to choose experts and to put token copies in their order, before and after they travel, there and back."""
     rank_tokens = plan.micro_batch_tokens / plan.routed_from
     sent_rows, rows = rank_tokens * shape.per_token, routed_rows(shape, plan)
-    return _ORDERED_B * hidden * (rank_tokens + sent_rows + 2 * rows) + _ROUTING_B * rank_tokens * shape.experts
+    copied_B = _ORDERED_B * hidden * (rank_tokens + sent_rows + 2 * rows) + more_B * rows * hidden
+    masks_B = _MASK_B * rank_tokens * masked_places(shape)
+    return where(shape.masked_tokens > 0, masks_B, copied_B) + _ROUTING_B * rank_tokens * shape.experts

@@ -20,6 +20,9 @@ COMPRESSION, EXPANSION = "latent compression", "latent expansion"
 UP, DOWN = "feed-forward up", "feed-forward down"
 EXPERTS_UP, EXPERTS_DOWN = "experts up", "experts down"
 SHARED_UP, SHARED_DOWN, ROUTING = "shared expert up", "shared expert down", "routing"
+# Tokens put in order by expert, and back, by products with a mask of places.
+ORDERED = "order by expert"
+OF_EXPERTS = (EXPERTS_UP, EXPERTS_DOWN, SHARED_UP, SHARED_DOWN, ROUTING, ORDERED)
 
 # Parts of a layer: products around attention; of a dense block, of shared experts, of routed ones, and the router's scores.
 AROUND, DENSE, SHARED, ROUTED, ROUTER = "around attention", "dense block", "shared experts", "routed experts", "router"

@@ -44,7 +44,9 @@ class ExpertShape:
         experts, per_token: routed experts, and how many of them a token visits.
         ffn, shared_ffn: width of one expert, and of all shared experts together.
         layers: share of the model's layers that have experts.
-        imbalance: tokens of the busiest rank over the mean, of a run that knows it.
+        imbalance: tokens of the busiest rank over the mean, of a run that knows it; of experts with a fixed capacity, their
+            places over the mean.
+        masked_tokens: tokens of a sequence that products with a mask of places put in order by expert; 0 where they are copied.
     """
 
     experts: Num = 0.0
@@ -53,6 +55,7 @@ class ExpertShape:
     shared_ffn: Num = 0.0
     layers: Num = 0.0
     imbalance: Num = 1.0
+    masked_tokens: Num = 0.0
 
 
 NO_EXPERTS = ExpertShape()

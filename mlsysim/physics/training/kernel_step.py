@@ -9,7 +9,7 @@ Sources: Narayanan et al. 2021, Korthikanti et al. 2022 (what a layer computes a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from mlsysim.physics.distinct import distinct_rows
@@ -17,8 +17,8 @@ from mlsysim.physics.kernels.attention import training_attention_s
 from mlsysim.physics.kernels.collectives import collective_s
 from mlsysim.physics.layer.attention import attention_heads
 from mlsysim.physics.layer.context_parallel import merged_output_B
-from mlsysim.physics.layer.experts import exchange_s, expert_passes_B, routed_rows
-from mlsysim.physics.layer.products import DOWN, EXPANSION, UP
+from mlsysim.physics.layer.experts import exchange_s, expert_passes_B
+from mlsysim.physics.layer.products import DOWN, EXPANSION, OF_EXPERTS, UP
 from mlsysim.physics.layer.sharding import RankParameters, fullest_stage, trained_parameters
 from mlsysim.physics.layer.work import FULL, SELECTIVE, LayeredWork
 from mlsysim.physics.machine import Machine
@@ -124,7 +124,10 @@ def layer_times(
     if shape.latent.used:
         # Queries, keys and values are expanded anew.
         repeated = where(shape.latent.key_rank > 0, products[EXPANSION], attention_forward)
-    dropped_s, added_s = stack.dropped_down * products.get(DOWN, 0.0), stack.repeated_ffn * products.get(UP, 0.0)
+    dropped_s = stack.dropped_down * products.get(DOWN, 0.0)
+    added_s: Num = 0.0
+    if somewhere(stack.repeated_ffn):
+        added_s = stack.repeated_ffn * _repeated_ffn_s(products, shape, plan, device, stack)
     forward_s, backward_s = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
     waits_s = forward_s - forward + backward_s - backward
     chosen_s = stack.repeated_layers * (forward_s - dropped_s) + stack.repeated_products * (forward_s - attention_forward)
@@ -173,7 +176,8 @@ def kernel_parts(
         recompute_s=where(plan.recompute == FULL, layer.forward_s - layer.unrepeated_s, selective),
         head_s=layer.head_s + layer.reduction_s,
         tp_s=(layer.reduction_s + where(plan.tp > 1, stack.tp_wait_s + copied_s, 0.0)) * exposed,
-        ep_s=repeats * layer.sent_forward_s + layer.sent_backward_s,
+        ep_s=where(plan.recompute == SELECTIVE, 1.0 + stack.repeated_ffn, repeats) * layer.sent_forward_s
+        + layer.sent_backward_s,
         send_s=pipeline_send_s(work, plan, machine) / where(_whole_sends(plan, stack), 1.0, plan.tp),
         dp_s=shard_traffic_s(parameters, trained, plan, machine, reductions)
         - alone_s
@@ -263,13 +267,30 @@ def _passes_s(
     backward_B = passes_B(shape, plan, stack.norm_B, backward=True)
     backward_B = backward_B + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
     if somewhere(shape.routed.layers):
-        quantised = device.gemm_input_B < 2.0
-        # What a stack moves beyond fused passes, in each direction.
-        ordered_B = (stack.routed_B + shape.biased * stack.biased_B) * routed_rows(shape.routed, plan) * shape.hidden
-        there_B, back_B = (expert_passes_B(shape, plan, backward=back, quantised=quantised) for back in (False, True))
-        forward_B = forward_B + shape.routed.layers * (there_B + ordered_B)
-        backward_B = backward_B + shape.routed.layers * (back_B + ordered_B)
+        forward_B = forward_B + _routed_passes_B(shape, plan, device, stack, backward=False)
+        backward_B = backward_B + _routed_passes_B(shape, plan, device, stack, backward=True)
     return forward_B / device.streaming_Bps, backward_B / device.streaming_Bps
+
+
+def _routed_passes_B(shape: TrainedShape, plan: Plan, device: KernelDevice, stack: StackCoefficients, *, backward: bool) -> Num:
+    """Bytes of the element-wise passes of experts, a layer of all; what a stack moves beyond fused ones among them."""
+    more_B = stack.routed_B + shape.biased * stack.biased_B
+    quantised = device.gemm_input_B < 2.0
+    return shape.routed.layers * expert_passes_B(shape, plan, backward=backward, quantised=quantised, more_B=more_B)
+
+
+def _repeated_ffn_s(
+    products: Mapping[str, Num], shape: TrainedShape, plan: Plan, device: KernelDevice, stack: StackCoefficients
+) -> Num:
+    """Seconds of the feed-forward block and of experts that a stack may repeat; the last dense product is not needed again.
+
+    Experts are repeated whole: the gradients of the weights with which they are added need what they gave.
+    """
+    dense_s = products.get(UP, 0.0)
+    if not somewhere(shape.routed.layers):
+        return dense_s
+    experts_s = sum((products.get(name, 0.0) for name in OF_EXPERTS), start=0.0)
+    return dense_s + experts_s + _routed_passes_B(shape, plan, device, stack, backward=False) / device.streaming_Bps
 
 
 def _head_s(work: LayeredWork, shape: TrainedShape, plan: Plan, device: KernelDevice) -> Num:

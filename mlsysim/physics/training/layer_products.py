@@ -11,8 +11,8 @@ from functools import partial
 
 from mlsysim.physics.kernels.gemm import gemm_s
 from mlsysim.physics.layer.adapters import ADDED_B, adapted_products, adapter_products_s
-from mlsysim.physics.layer.experts import local_experts, routed_rows
-from mlsysim.physics.layer.products import ROUTED, ROUTER, LayerProduct, layer_products
+from mlsysim.physics.layer.experts import local_experts, masked_products, routed_rows
+from mlsysim.physics.layer.products import ORDERED, ROUTED, ROUTER, LayerProduct, layer_products
 from mlsysim.physics.numeric import Num, maximum, somewhere, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training.step_inputs import KernelDevice, TrainedShape
@@ -39,7 +39,17 @@ def forward_and_backward_s(shape: TrainedShape, plan: Plan, device: KernelDevice
         forward[name] = forward.get(name, 0.0) + share * call_s(one, rows, n, k, device, groups)
         gradients_s = call_s(one, rows, k, n, device, groups) + trained * call_s(one, n, k, rows, device, groups)
         backward = backward + share * gradients_s
+    if somewhere(shape.routed.masked_tokens):
+        forward[ORDERED], back_s = (_masked_s(shape, plan, device, backward=back) for back in (False, True))
+        backward = backward + back_s
     return forward, backward
+
+
+def _masked_s(shape: TrainedShape, plan: Plan, device: KernelDevice, *, backward: bool) -> Num:
+    """Seconds of the products with masks that put tokens in order by expert, 16-bit; 0 where tokens are copied."""
+    products = masked_products(shape.routed, shape.hidden, plan, backward=backward)
+    seconds = sum((head_product_s(m, n, k, device, groups) for m, n, k, groups in products), start=0.0)
+    return where(shape.routed.masked_tokens > 0, shape.routed.layers * seconds, 0.0)
 
 
 def call_s(one: LayerProduct, m: Num, n: Num, k: Num, device: KernelDevice, groups: Num) -> Num:

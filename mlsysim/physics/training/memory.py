@@ -35,6 +35,7 @@ class MemoryTerms:
         repeated: share of a layer that selective recomputation drops but for its input, beside what it always repeats.
         on_host: share of the activations that waits in the host's memory where nothing is recomputed.
         offloaded: share of the activations kept for recomputation that waits in the host's memory, not the accelerator's.
+        gathered_layers: layers whose weights ZeRO-3 has gathered at once: the one that it computes and the next, or one alone.
     """
 
     in_flight: float = 0.0
@@ -50,6 +51,7 @@ class MemoryTerms:
     repeated: float = 0.0
     on_host: float = 0.0
     offloaded: float = 0.0
+    gathered_layers: float = 2.0
 
 
 TEXTBOOK = MemoryTerms()
@@ -135,14 +137,14 @@ def _stage_memory(
     parameters, trained = stage_parameters(work, plan, layers, ends)
     trained_whole, trained_sharded = trained.whole, trained.sharded(plan)
     layer_B = kept_activation_B(work, plan.recompute, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens
-    # Recomputation rebuilds one layer at a time; ZeRO-3 gathers one layer of other ranks' shards while it computes another.
+    # Recomputation rebuilds one layer at a time; ZeRO-3 gathers another from other ranks' shards meanwhile.
     rebuilt_B = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens - layer_B
     gathered_B: Num = 0.0
     if somewhere(plan.zero_stage >= 3):
         one_layer = rank_parameters(work, plan, 1.0, 0.0)
         dense = where(plan.data_ranks > plan.shard_copies, one_layer.dense, 0.0)
         expert = where(plan.expert_copies > plan.shard_copies, one_layer.expert, 0.0)
-        gathered_B = where(plan.zero_stage >= 3, 2 * plan.weight_B * (dense + expert), 0.0)
+        gathered_B = where(plan.zero_stage >= 3, terms.gathered_layers * plan.weight_B * (dense + expert), 0.0)
     logits_B = has_head * (terms.logit_B * work.logits) * plan.micro_batch_tokens / where(terms.logits_split, plan.tp, 1.0)
     device_share = 1 - where(plan.recompute == NONE, terms.on_host, terms.offloaded)
     in_flight = where(plan.pp == 1, scheduled, minimum(plan.micro_batches, scheduled + terms.in_flight))

@@ -164,7 +164,8 @@ class StackCoefficients:
         two_batches: 1.0 where every schedule has another micro-batch's compute beside such messages (DualPipe; stated).
         dropped_down: share of the feed-forward block's last product that full recomputation leaves out (stated): no gradient
             needs its result, and a compiler that sees the whole layer (XLA) drops it.
-        repeated_ffn: share of the rest of that block that selective recomputation repeats beside attention (stated).
+        repeated_ffn: share of the rest of that block, and of experts, that selective recomputation repeats beside attention
+            (stated).
         repeated_core: share of attention that it repeats (stated): all of it with Megatron's, none with PyTorch's.
         repeated_layers: share of the layers that it repeats whole (stated).
         repeated_products: share of a layer beside attention that it repeats (stated).

@@ -134,7 +134,7 @@ def _on_faster_hardware(anchor: Anchor) -> Call:
 
 
 # Arguments that a bound has nothing of.
-_OF_A_STACK = ("stack", "attention", "compiled", "async_tp", *STACK_OPTIONS)
+_OF_A_STACK = ("stack", "attention", "compiled", "async_tp", "capacity_factor", *STACK_OPTIONS)
 
 
 def _without_stack(anchor: Anchor) -> Call:

@@ -45,6 +45,11 @@ def test_exposed_communication_draws_less():
     assert exposed.power < hidden.power
 
 
+def test_small_kernels_of_an_engine_keep_a_card_busy_and_its_communication_does_not():
+    one, two = (serve(Systems.Nodes.DGX_H100, tp_size=size).load.activity.busy for size in (1, 2))
+    assert two < one == 1.0
+
+
 def test_a_bound_has_no_power():
     run = serve(stack=None)
     assert (run.basis, run.power, run.energy, run.load) == ("bound", None, None, None)

@@ -74,6 +74,13 @@ def test_an_imbalance_costs_the_busiest_rank_its_factor():
     assert seconds(train(ep_size=8, routing_imbalance=1.5)) > seconds(train(ep_size=8))
 
 
+def test_places_are_computed_whether_tokens_take_them_or_not():
+    plain, few, many = (seconds(train(ep_size=8, capacity_factor=factor)) for factor in (None, 0.5, 1.5))
+    assert few < plain < many == seconds(train(ep_size=8, routing_imbalance=1.5))
+    copied, masked = (seconds(train(stack="maxtext", capacity_factor=factor)) for factor in (None, 1.0))
+    assert masked != copied, "MaxText puts them in order by products"
+
+
 def test_one_rank_sends_no_token_anywhere():
     assert exchange_s(SHAPE, 4096.0, replace(PLAN, ep=1.0), MACHINE, H100) == 0.0
     assert exchange_s(ExpertShape(), 4096.0, PLAN, MACHINE, H100) == 0.0
@@ -203,6 +210,8 @@ def test_frozen_weights_are_kept_as_the_products_take_them():
         (LLAMA, {"routing_imbalance": 1.2}, "routing_imbalance = 1.2: .*has no experts"),
         (MIXTRAL, {"routing_imbalance": 9.0}, "routing_imbalance = 9.0: .*the 8 experts"),
         (MIXTRAL, {"routing_imbalance": 1.2, "stack": None}, "routing_imbalance = 1.2: .*without stack"),
+        (LLAMA, {"capacity_factor": 1.2}, "capacity_factor = 1.2: .*has no experts"),
+        (MIXTRAL, {"capacity_factor": 1.2, "routing_imbalance": 1.2}, "routing_imbalance = 1.2: .*beside capacity_factor"),
         (LLAMA, {"compiled": True}, "compiled = True: .*'megatron-core'"),
         (LLAMA, {"async_tp": True, "stack": None}, "async_tp = True: .*without stack"),
         (LLAMA, {"cp_size": 3}, "cp_size = 3: .*the 4096 tokens"),
@@ -227,6 +236,7 @@ def test_contradictions_are_refused_with_their_numbers(workload, asked, says):
         ("lora_rank", 0),
         ("lora_rank", "16"),
         ("routing_imbalance", 0.9),
+        ("capacity_factor", 0.0),
         ("expert_tp_size", 0),
     ],
 )
