@@ -57,6 +57,11 @@ def test_what_a_stack_hides_of_reductions():
     assert parts(shape=adapted, **gathers | {"adapter_gathers": 0.0}).tp_s == 0
 
 
+def test_experts_that_are_repeated_are_sent_their_tokens_again():
+    """Of 7 s forward a quarter is sent twice, and 11 s backward."""
+    assert parts(replace(SPLIT, recompute=float(SELECTIVE)), repeated_ffn=0.25).ep_s == 1.25 * 7 + 11
+
+
 def test_experts_take_their_tokens_where_they_are():
     """Half of the layers have no reduction after their feed-forward block: 1.5, unless a shared expert is in it."""
     assert parts(shape=replace(SHAPE, routed=ROUTED)).tp_s == 4 * 3
