@@ -96,7 +96,7 @@ def with_output(command: Callable[..., int], like: Callable[..., Any], **further
     return command
 
 
-def tell(document: Document, *, as_json: bool = False, as_markdown: bool = False) -> None:
+def tell(document: Document, *, as_json: bool, as_markdown: bool) -> None:
     """Write a document to stdout.
 
     Args:

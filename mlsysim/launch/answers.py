@@ -84,7 +84,7 @@ def answer_serving(
     return with_assumed(run, assumed, launch.unknown)
 
 
-def with_assumed(result: R, assumed: Iterable[str], unknown: Iterable[str] = ()) -> R:
+def with_assumed(result: R, assumed: Iterable[str], unknown: Iterable[str]) -> R:
     """The result, whose diagnostics say what was assumed of a launch and which options were not understood.
 
     Args:

@@ -4,19 +4,10 @@ from dataclasses import replace
 
 import pytest
 from plain import UNIT, plan, served_shape
-from test_kernel_step import (
-    ATTENTION_BACK_S,
-    ATTENTION_S,
-    BACKWARD_S,
-    DEVICE,
-    FORWARD_S,
-    MODEL,
-    NET,
-    SHAPE,
-    SPLIT,
-)
-from test_serving_pass import SHAPE as SERVED
-from test_serving_pass import TWO, served, with_experts
+from plain_served import SHAPE as SERVED
+from plain_served import TWO, served, with_experts
+from plain_trained import DEVICE, MODEL, NET, SHAPE, SPLIT
+from test_kernel_step import ATTENTION_BACK_S, ATTENTION_S, BACKWARD_S, FORWARD_S
 
 from mlsysim.physics.kernels.roofline import KernelWork
 from mlsysim.physics.layer.shape import ExpertShape, LatentShape

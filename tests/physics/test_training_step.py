@@ -20,6 +20,7 @@ PARTS = StepParts(
     optimizer_s=7.0,
     cp_s=6.0,
     cp_window_s=5.0,
+    head_spread=0.0,
     replica_s=1.0,
 )
 SHARES = Overlap(tp=0.5, cp=0.4, ep=0.5, pp=0.25, dp=0.5)
@@ -105,7 +106,7 @@ def test_a_pipeline():
 
 def test_a_step_whose_last_stage_has_fewer_layers():
     """Stages of (5 x 12 + 5) / 2 = 32.5 s, that with three layers 36: 6 x 36 + (65 - 36), of which a rank works 6 x 32.5."""
-    parts = StepParts(12.0, 0.0, 5.0, 0.0, 0.0, 0.0, 0.0, 0.0, head_spread=1.0)
+    parts = StepParts(12.0, 0.0, 5.0, *[0.0] * 7, head_spread=1.0, replica_s=0.0)
     split = plan(pp=2.0, micro_batches=6.0)
     assert assemble_step(5.0, parts, split, SHARES).bubble_s == 216 + 29 - 195
     # Four layers: stages of 24 and, uneven by hand, (48 + 5) / 2 = 26.5; else 24 + 5 = 29.

@@ -46,6 +46,8 @@ def roofline_parts(work: LayeredWork, plan: Plan, machine: Machine) -> StepParts
         optimizer_s=_optimizer_s(work, plan, machine),
         cp_s=ring_exchange_s(work, plan, machine),
         cp_window_s=layer_s - other_s,
+        head_spread=0.0,
+        replica_s=0.0,
     )
 
 

@@ -38,10 +38,10 @@ class StepParts:
     send_s: Num
     dp_s: Num
     optimizer_s: Num
-    cp_s: Num = 0.0
-    cp_window_s: Num = 0.0
-    head_spread: Num = 0.0
-    replica_s: Num = 0.0
+    cp_s: Num
+    cp_window_s: Num
+    head_spread: Num
+    replica_s: Num
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ class PowerModel:
         )
 
 
-def under_limit(load: AcceleratorLoad, limit_W: float | None = None) -> tuple[float, float, float]:
+def under_limit(load: AcceleratorLoad, limit_W: float | None) -> tuple[float, float, float]:
     """The clock under a power limit over that without, how much longer the run takes, and what an accelerator draws in W.
 
     Args:
