@@ -57,10 +57,10 @@ def check_experts(
     per_node: int,
     groups: int,
     *,
-    ep_size: object,
-    redundant_experts: object,
-    routing_imbalance: object,
-    two_batch_overlap: object,
+    ep_size: object = 1,
+    redundant_experts: object = None,
+    routing_imbalance: object = None,
+    two_batch_overlap: object = None,
 ) -> ExpertPlan:
     """The division of the routed experts, checked.
 

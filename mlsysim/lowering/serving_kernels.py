@@ -25,7 +25,6 @@ from mlsysim.lowering.work import served_shape
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
-from mlsysim.physics.layer.shape import LayerShape
 from mlsysim.physics.serving.deployment import WORD_B, EngineKernels, Product, ServingKernels, Shards, SharedServing
 from mlsysim.physics.serving.expert_ranks import deviations_of_busiest, dispatched_copies, sent_B
 from mlsysim.physics.serving.schedule import EnginePasses
@@ -98,6 +97,7 @@ def serving_kernels(
     memory_Bps = accelerator.memory_bandwidth_Bps * (1.0 if own else device.memory_share)
     own_memory_share = device.own_memory_share if own else 1.0
     multiplied = own and _multiplies_integers(accelerator, formats, has)
+    unpacks_cache = bool(has.narrow_cache_on) and device.name not in has.narrow_cache_on
     dispatched_B = min(WORD_B, (experts or layer).input_B)
     peak = layer.peak_flops_per_s
     peak16 = peak if wide or own else accelerator.rate_flops_per_s("fp16")
@@ -128,7 +128,8 @@ def serving_kernels(
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=_decode_kernel(device.attention, array),
         attention=AttentionDevice(attention_peak, memory_Bps * own_memory_share, float(units), accelerator.cache_B, array),
-        kv_B=_read_cache_B(device, formats, has),
+        # A narrow cache that attention unpacks first takes as long to read as one of 16 bits.
+        kv_B=max(bytes_per_element(formats.cache), WORD_B if unpacks_cache else 0.0),
         collectives=links,
         crossing_share=device.crossing_share,
         fabric=fabric_coefficients("ib_ndr"),
@@ -144,12 +145,6 @@ def serving_kernels(
         shared=shared_constants(SharedServing),
         dispatch_B=dispatched_B + (_DISPATCH_SCALE_B if dispatched_B == 1 else 0.0),
     )
-
-
-def _read_cache_B(device: EngineDevice, formats: Formats, has: EngineKernels) -> float:
-    """Bytes that attention takes as long to read as an element of the cache; unpacked first, those of 16 bits."""
-    stored_B = bytes_per_element(formats.cache)
-    return max(stored_B, WORD_B) if has.narrow_cache_on and device.name not in has.narrow_cache_on else stored_B
 
 
 @functools.cache
@@ -192,8 +187,7 @@ def peak_flops_per_s(setting: Deployment) -> float:
 def _decode_kernel(device: str, array: float) -> DecodeKernel:
     """Launches follow each other; a systolic array takes all query heads of a key head at once, and has no thread blocks.
 
-    A benchmark reads the same keys again and again, from the last-level cache where that holds them; between two steps of a
-    server come all other layers and their weights.
+    No keys are in the last-level cache, as in a benchmark: between two steps of a server come all other layers' weights.
     """
     found = replace(decode_kernel(device), floor_s=0.0, ramp_s=0.0, l2_share=0.0)
     if array == 1:
@@ -311,7 +305,7 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
     has = engine_kernels(found, setting.accelerator, formats, setting.workload.causal)
     if has.torus:
         return TorusDeployment(
-            shape=_padded(shape, setting.tp),
+            shape=replace(shape, heads=padded_heads(float(shape.heads), setting.tp)),  # empty heads even out the last chip's
             torus=_torus(setting, kernels),
             pp=float(setting.pp),
             by_sequence=setting.attention_dp > 1,
@@ -345,11 +339,6 @@ def _shards(setting: Deployment) -> Shards:
         imbalance=setting.expert_plan.imbalance,
         overlapped=float(setting.expert_plan.overlapped),
     )
-
-
-def _padded(shape: LayerShape, chips: int) -> LayerShape:
-    """Add the empty heads with which all heads divide evenly over ``chips``."""
-    return replace(shape, heads=padded_heads(float(shape.heads), chips))
 
 
 def _torus(setting: Deployment, kernels: ServingKernels) -> Torus:

@@ -73,7 +73,7 @@ def readable_unit(quantity: Any) -> str:
     return next((unit for unit in units if abs(float(quantity.m_as(unit))) >= 1), units[-1])
 
 
-def written_unit(unit: str, counted: str) -> str:
+def written_unit(unit: str, counted: str = "") -> str:
     """What people write for a unit, with what is counted in place of "count".
 
     Money's sign comes before the number: ``shown`` sees to that.

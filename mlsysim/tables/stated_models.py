@@ -79,7 +79,7 @@ def _hidden_of_size(name: str, billions: float) -> int | None:
 
 
 @functools.lru_cache(maxsize=256)
-def usual_heads(hidden: int, tp: int) -> int:
+def usual_heads(hidden: int, tp: int = 1) -> int:
     """The number of heads that most registered models of this width have, if TP divides it.
 
     Else that of the usual width of a head, or as near to it as a number can be that divides the width and that TP divides.

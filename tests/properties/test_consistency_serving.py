@@ -131,7 +131,7 @@ def test_the_best_batch_is_served_as_it_says(question, limit):
         assert best.ttft.m == pytest.approx(run.ttft.m)
 
 
-ROW = {"accelerator": "H100-SXM-80GB", "metric": "itl_ms", "year": "2025", "engine": "vLLM 0.11", "kv_precision": "bf16"}
+ROW = {"accelerator": "H100-SXM-80GB", "metric": "itl_ms", "year": "2025", "engine": "vLLM 0.15", "kv_precision": "bf16"}
 
 
 @pytest.mark.parametrize(("mode", "schedule"), [("static", "static"), ("closed-loop", "continuous")])

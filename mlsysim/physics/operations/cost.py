@@ -22,7 +22,7 @@ def hire_usd(accelerator_hours: Num, usd_per_hour: Num) -> Num:
     return accelerator_hours * usd_per_hour
 
 
-def capital_usd(accelerator_hours: Num, capex_usd: Num, years: Num, utilization: Num) -> Num:
+def capital_usd(accelerator_hours: Num, capex_usd: Num, years: Num, utilization: Num = 1.0) -> Num:
     """Dollars of what accelerators cost to buy, spread evenly over the hours that they are used in their years.
 
     Example:
