@@ -163,9 +163,6 @@ def test_reductions_over_links_and_network():
 def test_heads():
     assert layer(replace(SHAPE, head_passes=2.0)).head_s == pytest.approx(54)
     assert layer(replace(SHAPE, vocab=0.0)).head_s == 0
-    shared_B = DEVICE.shared.loss_B
-    assert layer(loss_B=shared_B).head_s == layer().head_s
-    assert layer(loss_B=2 * shared_B).head_s - layer().head_s == pytest.approx(shared_B * 128 * 128 / DEVICE.streaming_Bps)
     assert layer(model=replace(MODEL, frozen=1.0)).head_s == pytest.approx(27 - 8), "no gradient of the weights"
 
 

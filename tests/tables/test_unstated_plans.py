@@ -123,12 +123,6 @@ BRIDGE = {
         ({"release": "26.08", "accelerator": "H100"}, "megatron-core"),
         ({"release": "26.08", "model": "Kimi-K2"}, "megatron-core"),
         ({"model": "Llama-3-70B", "sharding": "zero3", "ep": "1"}, "megatron-core-offload"),
-        (
-            {"model": "Llama-3-70B", "sharding": "zero3", "ep": "1", "framework": "NeMo 2.0/Megatron-Core"},
-            "megatron-core-offload",
-        ),
-        ({"framework": "NeMo/Megatron-Core"}, "megatron-core"),
-        ({"framework": "NeMo/Megatron-Core", "accelerator": "H100", "precision": "fp8"}, "megatron-core-2024"),
         ({"framework": "torchtitan", "precision": "fp8 rowwise"}, "torchtitan-rowwise"),
         ({"framework": "torchtitan", "precision": "fp8 tensorwise"}, "torchtitan"),
         ({"framework": "Megatron-DeepSpeed (ATorch DS 3D)", "precision": "bf16"}, "atorch-3d"),

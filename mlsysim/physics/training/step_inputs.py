@@ -137,7 +137,6 @@ class StackCoefficients:
             they cut it along another dimension than memory does (stated).
         adapter_gathers: share of the activations before and behind adapters that tensor-parallel ranks gather for these alone
             (stated): all of them, or none where adapters read what their product reads and send their rank's few elements.
-        loss_B: bytes a logit that its loss moves, forward and backward, where that is known (stated; 0: as the shared one).
         norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones, in each direction.
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
         pp_hidden: share of the sends between stages under compute.
@@ -184,7 +183,6 @@ class StackCoefficients:
     tp_hidden_backward: Num = 0.0
     accumulated_B: Num = 10.0
     tp_copied_B: Num = 0.0
-    loss_B: Num = 0.0
     adapter_gathers: Num = 0.0
     norm_B: Num = 0.0
     dp_hidden: Num = 0.0
