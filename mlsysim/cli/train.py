@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from mlsysim.cli.options import taking
 from mlsysim.cli.question import accelerator_of, as_fleet, batch_of, fleet_or_chip, launched, model_named, name_of
 from mlsysim.cli.results import Answer, answering, memory_of
 from mlsysim.cli.serve import Bound, Model, On
+from mlsysim.core.errors import InputError
 from mlsysim.lowering.options import StepOptions
 from mlsysim.solvers.shown import shown
 
@@ -92,7 +94,11 @@ def _on_micro_batches(
         return ()
     sequences = int(result.plan["micro_batches"])
     sizes = [size for size in (2**power for power in range(1, _LARGEST_POWER)) if sequences % size == 0]
-    others = {size: run for size in sizes if (run := solve(**asked, micro_batch=size)).feasible}
+    others = {}
+    for size in sizes:
+        with suppress(InputError):  # a schedule that so few micro-batches do not fill
+            if (run := solve(**asked, micro_batch=size)).feasible:
+                others[size] = run
     quickest = min(others, key=lambda size: others[size].step_latency_total, default=0)
     said = f"micro-batches of one {sample}, since no --micro-batch is given"
     if not quickest or others[quickest].step_latency_total > (1 - _WORTH_TELLING) * result.step_latency_total:

@@ -187,7 +187,7 @@ def peak_flops_per_s(setting: Deployment) -> float:
 def _decode_kernel(device: str, array: float) -> DecodeKernel:
     """Launches follow each other; a systolic array takes all query heads of a key head at once, and has no thread blocks.
 
-    No keys are in the last-level cache, as in a benchmark: between two steps of a server come all other layers' weights.
+    No keys are in the last-level cache, unlike a benchmark's: between two steps of a server come all other layers' weights.
     """
     found = replace(decode_kernel(device), floor_s=0.0, ramp_s=0.0, l2_share=0.0)
     if array == 1:

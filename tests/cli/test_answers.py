@@ -137,6 +137,8 @@ def test_train_tells_what_larger_micro_batches_would_do_where_nobody_says_how_la
     assert larger["answers"][0]["plan"]["micro_batches"] == 16 // int(size)
     assert said not in " ".join(larger["answers"][0]["notes"])
     assert said not in " ".join(asked(capsys, f"{line} --micro-batches 16")[0]["answers"][0]["notes"])
+    interleaved, code = asked(capsys, "train Llama-3-8B --on '8 x H100' --batch 32 --seq 8192 --tp 2 --pp 4 --vpp 2")
+    assert (code, interleaved["answers"][0]["plan"]["micro_batches"]) == (HOLDS, 32), "one micro-batch fills no such pipeline"
 
 
 @pytest.mark.usefixtures("typer")
