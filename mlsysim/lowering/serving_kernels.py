@@ -38,6 +38,8 @@ _WIDE = ("fp32", "tf32")
 _DISPATCH_SCALE_B = 4 / 128
 # Measured products whose activations kernels of their own quantise.
 _SCALED = ("nvfp4", "sq")
+# The format whose experts some engines multiply by kernels of their own, with a time a layer of its own.
+_BLOCKS = "fp8_block"
 _LINE_RATE_Bps = 25e9
 # NVIDIA A100 datasheet: 19.5e12 = 1.41e9 x 108 multiprocessors x 64 lanes x 2.
 _A100_CLOCK_HZ = 1.41e9
@@ -143,6 +145,7 @@ def serving_kernels(
         core_clock=_core_clock(accelerator, device.fp32_lanes, float(units)),
         streaming=float(shared_coefficients().streaming),
         shared=shared_constants(SharedServing),
+        block_experts=not own and _multiplies_blocks(accelerator, formats),
         dispatch_B=dispatched_B + (_DISPATCH_SCALE_B if dispatched_B == 1 else 0.0),
     )
 
@@ -165,6 +168,12 @@ def _multiplies_integers(accelerator: HardwareNode, formats: Formats, has: Engin
     """Whether an engine multiplies narrow weights as they are; what its kernels reach of the integer peak is its own share."""
     own = has.own_rows > 0 and not has.unpacks and bytes_per_element(formats.experts or formats.weights) < WORD_B
     return own and "int8" in accelerator.compute.precision_flops
+
+
+def _multiplies_blocks(accelerator: HardwareNode, formats: Formats) -> bool:
+    """Whether routed experts multiply 8-bit weights that have a scale a block: they are unpacked where nothing computes so."""
+    arithmetic = number_format(formats.experts or formats.precision).arithmetic_on(accelerator.compute.precision_flops)
+    return (formats.experts or formats.weights) == _BLOCKS and number_format(arithmetic).bytes < WORD_B
 
 
 def _rate16(accelerator: HardwareNode, *, sums: bool = False) -> float:
@@ -327,13 +336,15 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
 
 def _shards(setting: Deployment) -> Shards:
     """The division of the model; nodes hold as many of its ranks as there are."""
+    shared, redundant = shared_constants(SharedServing), setting.expert_plan.redundant
     return Shards(
         tp=float(setting.tp),
         pp=float(setting.pp),
         node=float(setting.per_node),
         attention=float(setting.attention_ranks),
         ep=float(setting.expert_plan.ep),
-        redundant=float(setting.expert_plan.redundant),
+        redundant=float(redundant),
+        uneven=shared.placed_spread if redundant else 0.0,
         deviations=deviations_of_busiest(setting.expert_plan.ep),
         group_deviations=deviations_of_busiest(setting.attention_dp),
         imbalance=setting.expert_plan.imbalance,

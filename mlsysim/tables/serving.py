@@ -228,9 +228,9 @@ def _looks_after(row: Mapping[str, str], harness: str) -> int:
 
 def _weights(row: Mapping[str, str], workload: TransformerWorkload) -> str:
     """The weights' format; one of the width in which they are published means these: nobody quantises them again."""
-    written = cell_text(row, "weight_precision") or Models.weight_format(row.get("model") or "")
-    named = named_format("weight_precision", written, _facts()["precision"])
-    published = workload.weight_format
+    told = Models.weight_format(row.get("model") or "")
+    named = named_format("weight_precision", cell_text(row, "weight_precision") or told, _facts()["precision"])
+    published = workload.weight_format or told
     return published if published == f"{named}_block" else named
 
 

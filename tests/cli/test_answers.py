@@ -97,7 +97,7 @@ def test_serve_answers_what_a_server_is_started_with_and_options_beside_it_win(c
 def test_a_checkpoint_s_name_and_a_configuration_say_the_format(capsys, tmp_path):
     load = "--on H100 --batch 8 --prompt 100 --output 30"
     named, _ = asked(capsys, f"serve Qwen/Qwen3-32B-FP8 {load}")
-    typed, _ = asked(capsys, f"serve Qwen/Qwen3-32B {load} --precision fp8 --kv-precision bf16")
+    typed, _ = asked(capsys, f"serve Qwen/Qwen3-32B {load} --precision fp8_block --kv-precision bf16")
     assert named["answers"][0]["itl"] == typed["answers"][0]["itl"]
     other, _ = asked(capsys, f"serve Qwen/Qwen3-32B-FP8 {load} --precision bf16")
     assert other["answers"][0]["itl"]["value"] > named["answers"][0]["itl"]["value"]

@@ -39,6 +39,7 @@ def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -
         return moved_B / (kernels.streaming * kernels.own_Bps(engine))
     ffn_B = block_B(shape)
     qkv_width = qkv_elements(shape, shards.attention)
+    padded_B = _padded_B(model, ffn_B)
     residual_B, ranks = SERVED_RESIDUAL_B * shape.hidden / shards.own, shards.own * shards.attention
     routed_B = routed_B + ffn_B * routed_width * over_mean / shards.tp
     moved_B = tokens * (residual_B + routed_B + ffn_B * width / ranks + QKV_B[0] * qkv_width / shards.own)
@@ -46,8 +47,18 @@ def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -
     list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum((width + routed_width) / ranks, qkv_width / shards.own))
     cached_share = minimum(1.0, kernels.cache_B / maximum(tokens * kernels.element_B * list_width, 1.0))
     cached_Bps = max(kernels.cache_read_Bps, kernels.streaming_Bps)
-    moved_B = engine.passes * moved_B * kernels.element_B / 2
+    moved_B = engine.passes * (moved_B + padded_B) * kernels.element_B / 2
     return moved_B * ((1 - cached_share) / kernels.streaming_Bps + cached_share / cached_Bps)
+
+
+def _padded_B(model: ServedModel, ffn_B: Num) -> Num:
+    """Bytes of rows that hold no token: kernels of block-scaled experts fill up those of each expert that a rank has."""
+    routed, shards, rows = model.shape.routed, model.shards, model.has.block_rows
+    if not (rows and model.kernels.block_experts):
+        return 0.0
+    slots = (routed.experts + shards.redundant) / shards.ep
+    row_B = _ROUTED_B * model.shape.hidden + ffn_B * routed.ffn * shards.ep / shards.tp
+    return routed.layers * slots * rows * row_B
 
 
 def _wide_layer_B(model: ServedModel, tokens: Num, width: Num, routed_B: Num) -> Num:

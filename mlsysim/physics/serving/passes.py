@@ -20,10 +20,10 @@ from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s
 from mlsysim.physics.layer.attention import attention_heads
 from mlsysim.physics.numeric import Num, ceil, everywhere, floor, maximum, minimum, once_for_floats, somewhere, sqrt, where
 from mlsysim.physics.serving.activations import WIDE_B, stored_score_s
-from mlsysim.physics.serving.deployment import WORD_B, Product, ServedModel
+from mlsysim.physics.serving.deployment import WORD_B, ServedModel
 from mlsysim.physics.serving.layer_time import layer_time
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
-from mlsysim.physics.serving.products import product_s, scaled
+from mlsysim.physics.serving.products import head_product, product_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,11 @@ def _layer_host_s(model: ServedModel, batch: Num) -> Num:
     """Seconds that a layer takes beside its kernels, where the host runs ahead of them."""
     engine = model.engine
     scaled_s = engine.scaling_s if model.kernels.scales else 0.0
-    return engine.layer_s + engine.layer_sequence_s * batch + scaled_s - where(model.shards.tp > 1, engine.fused_s, 0.0)
+    routing_s = model.shape.routed.layers * (
+        model.kernels.shared.routing_s + (engine.block_s if model.kernels.block_experts else 0.0)
+    )
+    fused_s = where(model.shards.tp > 1, engine.fused_s, 0.0)
+    return engine.layer_s + engine.layer_sequence_s * batch + scaled_s + routing_s - fused_s
 
 
 def _pass(
@@ -273,7 +277,7 @@ def _pass(
     layer = layer_time(model, tokens, attention_s, decoding=decoding)
     head_s: Num = 0.0 * tokens
     if somewhere(shape.vocab > 0):
-        head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
+        head = head_product(kernels, engine)
         width = maximum(shape.vocab, 1.0) / shards.attention
         head_s = product_s(model, sequences / shards.own, width, shape.hidden, head)
     handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
