@@ -20,7 +20,7 @@ EXPERTS = ExpertShape(experts=8.0, per_token=2.0, ffn=2 * UNIT, layers=1.0)
 SHAPE, DENSE = served_shape(routed=EXPERTS), served_shape()
 FOUR = Shards(tp=4.0, pp=1.0, node=2.0, attention=1.0, ep=4.0)
 ENGINE = EngineCoefficients(layer_s=0.0, scaling_s=0.0, hop_s=0.0, compute_share=1.0)
-SHARED = SharedServing(65536.0, 0.5, 1.5, exchange_s=3.0, exchange_share=0.5, exchange_multiprocessors=0.25)
+SHARED = SharedServing(65536.0, 0.5, 1.5, exchange_s=3.0, exchange_share=0.5, exchange_multiprocessors=0.25, core_clock_Hz=1.0)
 
 
 def served(shape=SHAPE, shards=FOUR, engine=ENGINE, sent_per_expert=True, **kernels):
@@ -182,7 +182,7 @@ def test_one_half_computes_while_the_other_travels():
 
 
 def test_a_lone_prompt_is_one_ranks():
-    """Its rank has all 64 tokens around attention, 24 units, 1 of its router; each rank computes 32 copies of two experts, 12 units."""
+    """Its rank has all 64 tokens around attention, 24 units, and 1 of its router; each rank 32 copies of two experts, 12 units."""
     model = served(shards=replace(FOUR, node=4.0))
     alone, four = prefill_pass(model, 1.0, 64.0), prefill_pass(model, 4.0, 64.0)
     assert alone.weights_s == pytest.approx(3 * (24 + 24 + 1))
