@@ -168,7 +168,7 @@ def _multiplies_integers(accelerator: HardwareNode, formats: KernelFormats, has:
     return own and "int8" in accelerator.compute.precision_flops
 
 
-def _multiplies_blocks(accelerator: HardwareNode, formats: Formats) -> bool:
+def _multiplies_blocks(accelerator: HardwareNode, formats: KernelFormats) -> bool:
     """Whether routed experts multiply 8-bit weights that have a scale a block: they are unpacked where nothing computes so."""
     arithmetic = number_format(formats.experts or formats.precision).arithmetic_on(accelerator.compute.precision_flops)
     return (formats.experts or formats.weights) == _BLOCKS and number_format(arithmetic).bytes < WORD_B

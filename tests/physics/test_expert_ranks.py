@@ -182,7 +182,7 @@ def test_one_half_computes_while_the_other_travels():
 
 
 def test_a_lone_prompt_is_one_ranks():
-    """Its rank has all 64 tokens around attention, 24 units, and 1 of its router; each rank 32 copies of two experts, 12 units."""
+    """Its rank has all 64 tokens around attention, 24 units, 1 of its router; each rank 32 copies of two experts, 12 units."""
     model = served(shards=replace(FOUR, node=4.0))
     alone, four = prefill_pass(model, 1.0, 64.0), prefill_pass(model, 4.0, 64.0)
     assert alone.weights_s == pytest.approx(3 * (24 + 24 + 1))
