@@ -26,7 +26,7 @@ from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
 from mlsysim.physics.serving.deployment import WORD_B, EngineKernels, Product, ServingKernels, Shards, SharedServing
-from mlsysim.physics.serving.expert_ranks import deviations_of_busiest, dispatched_copies, sent_B
+from mlsysim.physics.serving.expert_ranks import deviations_of_busiest, token_B
 from mlsysim.physics.serving.schedule import EnginePasses
 from mlsysim.physics.serving.torus import TorusDeployment
 from mlsysim.physics.serving.torus_partition import Torus, padded_heads, torus_axes
@@ -143,7 +143,7 @@ def serving_kernels(
         core_clock=_core_clock(accelerator, device.fp32_lanes, float(units), shared.core_clock_Hz),
         streaming=float(shared_coefficients().streaming),
         shared=shared,
-        block_experts=not own and _multiplies_blocks(accelerator, formats),
+        block_experts=dispatched_B < WORD_B and (formats.experts or formats.weights) == _BLOCKS,
         dispatch_B=dispatched_B + (_DISPATCH_SCALE_B if dispatched_B == 1 else 0.0),
     )
 
@@ -166,12 +166,6 @@ def _multiplies_integers(accelerator: HardwareNode, formats: KernelFormats, has:
     """Whether an engine multiplies narrow weights as they are; what its kernels reach of the integer peak is its own share."""
     own = has.own_rows > 0 and not has.unpacks and bytes_per_element(formats.experts or formats.weights) < WORD_B
     return own and "int8" in accelerator.compute.precision_flops
-
-
-def _multiplies_blocks(accelerator: HardwareNode, formats: KernelFormats) -> bool:
-    """Whether routed experts multiply 8-bit weights that have a scale a block: they are unpacked where nothing computes so."""
-    arithmetic = number_format(formats.experts or formats.precision).arithmetic_on(accelerator.compute.precision_flops)
-    return (formats.experts or formats.weights) == _BLOCKS and number_format(arithmetic).bytes < WORD_B
 
 
 def _rate16(accelerator: HardwareNode, *, sums: bool = False) -> float:
@@ -376,21 +370,15 @@ def exchanged_B(setting: Deployment) -> tuple[float, float]:
         copies = float(distinct_targets(float(ep), float(moe.experts_per_token))) if moe else 0.0
         return (copies * WORD_B * setting.workload.hidden_dim,) * 2
     passes = calibrated_passes(setting)
-    if isinstance(passes, TorusDeployment):
-        return 0.0, 0.0
-    low_latency = passes.has.sent_per_expert
-    copies = float(dispatched_copies(passes, low_latency=low_latency))
-    there_B, back_B = sent_B(passes, low_latency=low_latency)
-    return copies * float(there_B), copies * float(back_B)
+    return (0.0, 0.0) if isinstance(passes, TorusDeployment) else token_B(passes)
 
 
 def coefficients_used(setting: Deployment) -> tuple[str, ...]:
     """Names of the fitted coefficients behind an answer; none without an engine."""
     if setting.stack is None:
         return ()
-    return _coefficient_names(
-        setting.accelerator, setting.stack.has.own_products, KernelFormats.of(setting), setting.tp > 1
-    ) + (setting.stack.fitted)
+    formats, own_products = KernelFormats.of(setting), setting.stack.has.own_products
+    return _coefficient_names(setting.accelerator, own_products, formats, setting.tp > 1) + setting.stack.fitted
 
 
 @identity_cache()

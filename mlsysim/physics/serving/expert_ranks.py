@@ -105,10 +105,12 @@ def sent_B(model: ServedModel, *, low_latency: bool) -> tuple[Num, Num]:
     return model.shape.hidden * model.kernels.dispatch_B + told_B, model.shape.hidden * _ACTIVATION_B
 
 
-def dispatched_copies(model: ServedModel, *, low_latency: bool) -> Num:
-    """Copies of a token on their way to its experts, one on the rank that has it included."""
-    per_token = maximum(model.shape.routed.per_token, 1.0)
-    return per_token if low_latency else _copies(model, model.shards.ep)
+def token_B(model: ServedModel) -> tuple[float, float]:
+    """Bytes of all copies of a token of a decode step on their way to its experts, its own rank's included, and back."""
+    low_latency, per_token = model.has.sent_per_expert, maximum(model.shape.routed.per_token, 1.0)
+    copies = float(per_token if low_latency else _copies(model, model.shards.ep))
+    there_B, back_B = sent_B(model, low_latency=low_latency)
+    return copies * float(there_B), copies * float(back_B)
 
 
 def _copies(model: ServedModel, targets: Num) -> Num:
