@@ -56,15 +56,14 @@ def trained_shape(
     slower = runs_older_flash(kernels_of(measured_device(accelerator.name))) and not found.vendor_attention
     layers = workload.layer_shape
     masked_tokens = float(seq_len) if capacity_factor and found.masked else 0.0
-    tile_rows, tile_width = (0.0, 0.0) if masked_tokens or not found.expert_tile else found.expert_tile
+    tile = {} if masked_tokens else found.expert_tile
     return TrainedShape.extending(
         layers,
         routed=replace(
             layers.routed,
             imbalance=capacity_factor or routing_imbalance,
             masked_tokens=masked_tokens,
-            tile_rows=tile_rows,
-            tile_width=tile_width,
+            **tile,
         ),
         seq_len=float(seq_len),
         flash=0.0 if attention in SCORES_STORED else 1.0,
