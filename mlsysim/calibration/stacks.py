@@ -36,7 +36,7 @@ class Stack:
         memory: terms of its memory with attention that stores no scores.
         score_B: bytes that it keeps per score, by the name of the attention kernel that stores them.
         gradients: number format that it accumulates gradients in beside 16-bit weights, unless it is told another ("": theirs).
-        expert_tile: ``tile_rows``, ... (``physics.layer.ExpertShape``) of a kernel that computes all experts in tiles of its own.
+        expert_tile: ``tile_rows``, ... (``physics.layer.ExpertShape``) of one kernel of all experts in tiles of its own.
         masked: products with a mask put tokens in order for experts of a fixed capacity; else they are copied.
         sequence_parallel: ranks of a TP group split the sequence between products, unless a run says otherwise.
         adapters: projections that have adapters in it, where only these are trained and nobody says which ("": attention's).
