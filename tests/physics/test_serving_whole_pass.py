@@ -72,15 +72,6 @@ def test_the_host():
     assert decode_pass(served(shards=own, engine=HOST), 64.0, 4.0).host_s == 3 * 4.75 + 11, "ranks see to their own sequences"
 
 
-def test_small_kernels_of_layers_of_experts():
-    """Half of three layers have experts: 0.5 each to choose and sort, and 2 where their weights have scales for blocks."""
-    shared = replace(served().kernels.shared, routing_s=0.5)
-    host = replace(HOST, block_s=2.0)
-    for block_experts, routed_s in ((False, 0.5), (True, 2.5)):
-        model = served(with_experts(0.5), engine=host, shared=shared, block_experts=block_experts)
-        assert decode_pass(model, 64.0, 4.0).host_s == 3 * (4.75 + 0.5 * routed_s) + 15
-
-
 def test_stages_of_a_decode_step():
     """Two stages have 64 of 128 sequences each; hand-overs of 64 x 128 x 2 bytes at 1 KiB/s: 16 s, and 2 s each.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from mlsysim.physics.layer.attention import attention_heads, qkv_elements
 from mlsysim.physics.layer.element_bytes import QKV_B, SERVED_RESIDUAL_B, block_B
 from mlsysim.physics.layer.kept import routed_copies
-from mlsysim.physics.numeric import Num, maximum, minimum, where
+from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.deployment import ServedModel, ServingKernels
 
 # Bytes of each copy of a token that an expert takes and gives back: gathered, scattered and summed.
@@ -25,10 +25,19 @@ WIDE_B = 4.0  # of an element in 32 bits
 
 
 def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -> Num:
-    """Seconds of a layer's passes between products; the cache feeds them what fits there of what the one before wrote.
+    """Seconds of a layer's passes between products, and of the small kernels of a layer of experts.
 
     ``over_mean``: copies of tokens on the busiest rank of experts over those on the mean one.
     """
+    moved_s = _moved_s(model, tokens, over_mean)
+    if not somewhere(model.shape.routed.layers):
+        return moved_s
+    block_s = model.engine.block_s if model.kernels.block_experts else 0.0
+    return moved_s + model.shape.routed.layers * (model.kernels.shared.routing_s + block_s)
+
+
+def _moved_s(model: ServedModel, tokens: Num, over_mean: Num) -> Num:
+    """Seconds of the traffic; the cache feeds passes what fits there of what the one before wrote."""
     shape, shards, kernels, engine = model.shape, model.shards, model.kernels, model.engine
     routed = shape.routed
     width = shape.dense * shape.ffn + routed.layers * routed.shared_ffn

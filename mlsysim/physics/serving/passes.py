@@ -257,11 +257,7 @@ def _layer_host_s(model: ServedModel, batch: Num) -> Num:
     """Seconds that a layer takes beside its kernels, where the host runs ahead of them."""
     engine = model.engine
     scaled_s = engine.scaling_s if model.kernels.scales else 0.0
-    routing_s = model.shape.routed.layers * (
-        model.kernels.shared.routing_s + (engine.block_s if model.kernels.block_experts else 0.0)
-    )
-    fused_s = where(model.shards.tp > 1, engine.fused_s, 0.0)
-    return engine.layer_s + engine.layer_sequence_s * batch + scaled_s + routing_s - fused_s
+    return engine.layer_s + engine.layer_sequence_s * batch + scaled_s - where(model.shards.tp > 1, engine.fused_s, 0.0)
 
 
 def _pass(
