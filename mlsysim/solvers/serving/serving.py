@@ -32,7 +32,7 @@ from mlsysim.physics.serving.schedule import (
     static_batch,
     streamed,
 )
-from mlsysim.solvers.result import Result, drawn, run_facts
+from mlsysim.solvers.result import DrawnResult, drawn, run_facts
 from mlsysim.solvers.serving.replica import ServingReplica
 from mlsysim.solvers.step_kernels import StepKernels, told
 from mlsysim.systems.types import Fleet, Node
@@ -41,7 +41,7 @@ _ROUNDING = 1 - 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServingResult(Result):
+class ServingResult(DrawnResult):
     """Latencies and rates of a schedule on one deployment, or on ``replicas`` of them.
 
     ``ttft``: time to first token. Of a fixed batch (``schedule="static"``) it is the prefill of the whole batch, for which all
@@ -60,8 +60,7 @@ class ServingResult(Result):
     ``host_memory_per_accelerator`` what lies in the host's memory for each. ``experts_per_rank``: routed experts of a layer
     that a rank holds, whole or its part of the width of each, second copies included. ``dispatch_per_token`` and
     ``combine_per_token``: bytes of all copies of one token that a decode step sends to the experts of one layer, and back.
-    ``power``: of one accelerator, mean; ``energy``: of all accelerators for an output token, or for a sequence of a model that
-    generates nothing; hosts and the building are not in them (``PowerModel``). Both are None of a bound.
+    ``energy`` is that of an output token, or of a sequence of a model that generates nothing.
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = (
@@ -88,8 +87,6 @@ class ServingResult(Result):
     experts_per_rank: float
     dispatch_per_token: Quantity
     combine_per_token: Quantity
-    power: Quantity | None = None
-    energy: Quantity | None = None
 
 
 class ServingModel:

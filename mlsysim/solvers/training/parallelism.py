@@ -59,7 +59,27 @@ _NAMED = {"recompute": RECOMPUTE_MODES, "schedule": SCHEDULES}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelismResult(Result):
+class SearchedResult(Result):
+    """An answer of a search over plans, with how many there were.
+
+    Attributes:
+        total_space: plans before legality: every factorization of the fleet times every other choice.
+        total_legal: plans that are possible at all; the memory of each is computed.
+        total_evaluated: legal plans whose step time is computed too. The others are left out before: neither they nor any plan
+            that differs from them in its recompute mode or ZeRO stage alone fits in memory.
+        total_feasible: plans that fit.
+        total_searched: ``total_legal``, under its older name.
+    """
+
+    total_space: int
+    total_legal: int
+    total_evaluated: int
+    total_feasible: int
+    total_searched: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelismResult(SearchedResult):
     """The best plan that fits.
 
     Attributes:
@@ -71,12 +91,6 @@ class ParallelismResult(Result):
         cost: of its accelerators over that time, where the ``price`` is given, too; else None.
         faster: what the step would gain if its largest parts beside compute were hidden.
         objective: what was made best, and ``objective_value`` the best plan's.
-        total_space: plans before legality: every factorization of the fleet times every other choice.
-        total_legal: plans that are possible at all; the memory of each is computed.
-        total_evaluated: legal plans whose step time is computed too. The others are left out before: neither they nor any plan
-            that differs from them in its recompute mode or ZeRO stage alone fits in memory.
-        total_feasible: plans that fit.
-        total_searched: ``total_legal``, under its older name.
         ranking: the best plans that fit, best first, each with its step time and memory.
         pareto: the plans that no other beats in both the objective and memory, best first.
         alternatives: for each dimension of the best plan, what its other values cost when nothing else is changed.
@@ -97,11 +111,6 @@ class ParallelismResult(Result):
     step_latency_total: Quantity | None
     objective: str
     objective_value: float | Quantity | None
-    total_space: int
-    total_legal: int
-    total_evaluated: int
-    total_feasible: int
-    total_searched: int
     ranking: tuple[dict[str, Any], ...]
     pareto: tuple[dict[str, Any], ...]
     alternatives: tuple[dict[str, Any], ...]
