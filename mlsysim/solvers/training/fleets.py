@@ -13,7 +13,8 @@ from mlsysim.core.units import Quantity
 from mlsysim.models.types import Workload
 from mlsysim.solvers.recommended import recommended_stack
 from mlsysim.solvers.training.objective import HIGHER_IS_BETTER, OBJECTIVES
-from mlsysim.solvers.training.parallelism import COUNTS, ParallelismOptimizer, ParallelismResult, SearchedResult
+from mlsysim.solvers.training.parallelism import ParallelismOptimizer, ParallelismResult
+from mlsysim.solvers.training.search_rows import COUNTS, SearchedResult
 from mlsysim.systems.types import Fleet
 
 
