@@ -44,8 +44,11 @@ SCOPES: tuple[tuple[str, ...], ...] = (
     ("kind",),
     (),
 )
-_NAMED = {"source": "source", "stack": "engine or stack", "device": "accelerator", "model": "model"}
-_NAMED_PAIR = "this engine on this accelerator"
+# What each of them is called, and an engine on its accelerator.
+NAMED = {
+    **{"source": "source", "stack": "engine or stack", "device": "accelerator", "model": "model"},
+    "pair": "engine on this accelerator",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,7 @@ def spread(
     width = max(math.hypot(*(one.log_width for one in studies)), closest.log_width)
     if missing == ("pair",) and width == closest.log_width:
         return closest
-    named = " and of ".join(_NAMED_PAIR if study == "pair" else f"this {_NAMED[study]}" for study in missing)
+    named = " and of ".join(f"this {NAMED[study]}" for study in missing)
     scope = f"no measurement of {named}: interval from those left out"
     widest = max(studies, key=lambda one: one.log_width)
     return Spread(width, scope, widest.runs, widest.median, widest.p90)

@@ -105,6 +105,8 @@ def test_an_exchange_within_a_node():
         ({}, 3 / 4 * 1440 / 2, 1440),
         # Two copies reach 8 (1 - (7/8)^2) = 1.875 of 8 ranks, and 2 (1 - 1/4) = 1.5 of two nodes.
         ({"sent_once": 1.0}, 3 / 4 * 1440 * 1.875 / 2 / 2, 1440 * 1.5 / 2),
+        # Neighbours: both experts of a token are 2 ranks of 8, and in 1 of the 2 nodes.
+        ({"sent_once": 1.0, "in_turn": 1.0}, 3 / 4 * 1440 * 2 / 2 / 2, 1440 * 1 / 2),
     ],
 )
 def test_an_exchange_across_nodes(options, local, remote):

@@ -113,7 +113,7 @@ def layer_times(
     launched = where(falls_back, shared.launch_fallback, 1.0) + shape.adapters.launched
     host = stack.host_layer_s * launched + shape.routed.layers * stack.host_expert_s
     # Dispatch and combine; the host launches what follows while they run.
-    said = (stack.sent_once, stack.ep_hidden, stack.two_batches, stack.exchange_units)
+    said = (stack.sent_once, stack.ep_hidden, stack.two_batches, stack.exchange_units, stack.experts_in_turn)
     sent = 2 * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, *said)
     sent_forward: Num = 0.0
     sent_backward: Num = 0.0

@@ -160,6 +160,7 @@ class StackCoefficients:
         ep_hidden: share of the all-to-alls between experts' ranks under compute, as far as the network's cards carry them:
             within an NVLink domain they occupy multiprocessors.
         sent_once: 1.0 where a token crosses once to a rank or node that has several of its experts (stated).
+        experts_in_turn: 1.0 where neighbouring experts take a token, the next ones the next: a benchmark's gate (stated).
         written_layout: 1.0 where uneven stages are laid out by hand, so that the output head holds none up (stated).
         two_batches: 1.0 where every schedule has another micro-batch's compute beside such messages (DualPipe; stated).
         dropped_down: share of the feed-forward block's last product that full recomputation leaves out (stated): no gradient
@@ -202,6 +203,7 @@ class StackCoefficients:
     exchange_units: Num = 0.0
     ep_hidden: Num = 0.0
     sent_once: Num = 0.0
+    experts_in_turn: Num = 0.0
     written_layout: Num = 0.0
     two_batches: Num = 0.0
     dropped_down: Num = 0.0
