@@ -22,7 +22,7 @@ from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentEr
 from mlsysim.core.options import options
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import ServingOptions
-from mlsysim.lowering.serving_kernels import Formats, serving_kernels
+from mlsysim.lowering.serving_kernels import KernelFormats, serving_kernels
 from mlsysim.lowering.training_kernels import kernel_device
 
 LLAMA, H100, NODE = Models.Language.Llama3_8B, Hardware.Cloud.H100, Systems.Nodes.DGX_H100
@@ -160,7 +160,7 @@ def test_micro_batches_that_a_server_is_started_with_compute_its_prompts():
 
 def test_attention_runs_on_the_cores_of_a_chip_whose_matrix_engines_are_few():
     """Gaudi 2 has two matrix engines, and 24 cores for softmax and reads (Intel Gaudi 2 white paper)."""
-    kernels = serving_kernels(Hardware.get("Gaudi2"), Formats("bf16", "bf16", "bf16"))
+    kernels = serving_kernels(Hardware.get("Gaudi2"), KernelFormats("bf16", "bf16", "bf16"))
     assert (kernels.multiprocessors, kernels.attention.multiprocessors) == (2.0, 24.0)
     trained = kernel_device(Hardware.get("Gaudi2"), "bf16", False)
     assert (trained.multiprocessors, trained.attention_device.multiprocessors) == (2.0, 24.0)
