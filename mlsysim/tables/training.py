@@ -116,7 +116,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         arguments["cp_size"] = cp
     if workload.moe is not None:
         # Megatron-Core's recipes do not split experts, whatever TP the other layers have; no table says otherwise.
-        arguments |= {"ep_size": whole_cell(row, "ep", 1), "expert_tp_size": 1}
+        arguments |= {"ep_size": whole_cell(row, "ep", 1), "expert_tp_size": tp if framework.get("splits_experts") else 1}
         if capacity := number_cell(row, "capacity_factor", 0.0):
             arguments["capacity_factor"] = capacity
     if known_stack(stack).eager is not None and (said := _COMPILED.search(variant)):

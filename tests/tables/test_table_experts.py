@@ -166,6 +166,12 @@ GPT_OSS = DEEPSEEK | {
 }
 
 
+def test_tensor_parallel_ranks_of_maxtext_share_each_expert():
+    row = DEEPSEEK | {"model": "DeepSeek3-671B", "accelerator": "TPU-v5p", "tp": "4", "pp": "1", "ep": "1", "vpp": "1"}
+    assert question(row | {"framework": "MaxText (JAX)"}).arguments["expert_tp_size"] == 4
+    assert question(DEEPSEEK | {"tp": "4"}).arguments["expert_tp_size"] == 1
+
+
 def counted_gflops(row):
     rate, flops = predict_table([row, row | {"metric": "tflops_per_accel"}])
     return 1e3 * flops["predicted"] / rate["predicted"]

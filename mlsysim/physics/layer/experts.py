@@ -56,6 +56,7 @@ def exchange_s(
     two_batches: Num = 0.0,
     exchange_units: Num = 0.0,
     in_turn: Num = 0.0,
+    split_links: CollectiveCoefficients | None = None,
 ) -> Num:
     """Seconds that one dispatch or combine of a micro-batch adds to the compute; 0 with one expert-parallel rank.
 
@@ -64,7 +65,8 @@ def exchange_s(
     ``two_batches``). Where kernels of the exchange run beside compute on ``exchange_units``, their share of the device's
     multiprocessors, the exchange within the domain costs what compute loses with these. With ``sent_once`` a token crosses
     once to a rank or node that has several of its experts: of random ones, or, ``in_turn``, of neighbours, as a gate that
-    deals all tokens out evenly chooses them. Experts split over several ranks also gather their tokens there.
+    deals all tokens out evenly chooses them. Experts split over several ranks also gather their tokens there, over
+    ``split_links`` where these are others.
     """
     if not somewhere(shape.experts):
         return 0.0
@@ -85,7 +87,7 @@ def exchange_s(
     exposed_share = where((plan.virtual_stages > 1) | (two_batches > 0), 1 - hidden_share, 1.0)
     longer_s = exposed_share * maximum(remote_s - local_s, 0.0)
     shown_s = where(exchange_units > 0, exchange_units, 1.0) * local_s
-    return shape.layers * (shown_s + longer_s + collective_s("all_gather", rows_B, split, collectives))
+    return shape.layers * (shown_s + longer_s + collective_s("all_gather", rows_B, split, split_links or collectives))
 
 
 def expert_passes_B(shape: LayerShape, plan: Plan, *, backward: bool, quantised: bool, more_B: Num = 0.0) -> Num:

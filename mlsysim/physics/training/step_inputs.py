@@ -111,6 +111,14 @@ class KernelDevice:
         """Bandwidth that element-wise passes reach, in bytes per second."""
         return self.shared.streaming * self.memory_Bps
 
+    @property
+    def axis_links(self) -> CollectiveCoefficients:
+        """Collectives over one axis of a torus, which tensor-parallel ranks have; over a switch, those of all ranks."""
+        if self.torus_axes <= 1:
+            return self.collectives
+        links, axes = self.collectives, self.torus_axes
+        return replace(links, bandwidth_Bps=links.bandwidth_Bps / axes, pair_bandwidth_Bps=links.pair_bandwidth_Bps / axes)
+
     def under(self, stack: StackCoefficients, link_Bps: Num) -> KernelDevice:
         """The kernels of the accelerator under a stack, in a node whose links have ``link_Bps`` by their datasheet."""
         peak = self.gemm_peak_flops_per_s * stack.product_rate
