@@ -143,7 +143,8 @@ def serving_kernels(
         core_clock=_core_clock(accelerator, device.fp32_lanes, float(units), shared.core_clock_Hz),
         streaming=float(shared_coefficients().streaming),
         shared=shared,
-        block_experts=dispatched_B < WORD_B and (formats.experts or formats.weights) == _BLOCKS,
+        byte_experts=dispatched_B == 1,
+        block_experts=dispatched_B == 1 and (formats.experts or formats.weights) == _BLOCKS,
         dispatch_B=dispatched_B + (_DISPATCH_SCALE_B if dispatched_B == 1 else 0.0),
     )
 

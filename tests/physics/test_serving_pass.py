@@ -184,10 +184,10 @@ def test_passes_between_products():
     # Block-scaled experts: 32 rows for each of the four, of which each of two ranks has half of the width.
     padded = served(routed, has={"block_rows": 32.0}, block_experts=True)
     assert elementwise_layer_s(padded, 64.0) - elementwise_layer_s(served(routed), 64.0) == 4 * 32 * (1280 + 6 * 64) / 16384
-    # In half of the layers: 0.5 to choose and sort, and 2 where weights have scales for blocks.
+    # In half of the layers: 0.5 to choose and sort, and 2 where experts multiply in 8 bits.
     half, shared = with_experts(0.5), replace(served().kernels.shared, routing_s=0.5)
-    for block_experts, small_s in ((False, 0.25), (True, 1.25)):
-        model = served(half, engine=replace(ENGINE, block_s=2.0), shared=shared, block_experts=block_experts)
+    for byte_experts, small_s in ((False, 0.25), (True, 1.25)):
+        model = served(half, engine=replace(ENGINE, byte_s=2.0), shared=shared, byte_experts=byte_experts)
         assert elementwise_layer_s(model, 64.0) - elementwise_layer_s(served(half), 64.0) == small_s
     mixed = with_experts(0.75, UNIT)
     width = 0.25 * 256 + 0.75 * 320

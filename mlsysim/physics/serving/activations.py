@@ -32,8 +32,8 @@ def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -
     moved_s = _moved_s(model, tokens, over_mean)
     if not somewhere(model.shape.routed.layers):
         return moved_s
-    block_s = model.engine.block_s if model.kernels.block_experts else 0.0
-    return moved_s + model.shape.routed.layers * (model.kernels.shared.routing_s + block_s)
+    byte_s = model.engine.byte_s if model.kernels.byte_experts else 0.0
+    return moved_s + model.shape.routed.layers * (model.kernels.shared.routing_s + byte_s)
 
 
 def _moved_s(model: ServedModel, tokens: Num, over_mean: Num) -> Num:

@@ -66,7 +66,8 @@ class ServingKernels:
         gemm, gemm_peak_flops_per_s, input_B, weight_B: matrix products of layers, their peak, and bytes of their elements.
         lends: the vendor's kernels are known, so that an engine with products of its own can call them.
         scales: activations are quantised by kernels of their own (4-bit block scales, 8-bit integers).
-        block_experts: routed experts multiply in 8 bits, with a scale for each block of their weights.
+        byte_experts: routed experts multiply in 8 bits.
+        block_experts: their weights have a scale for each block.
         output_B, element_B: bytes of an element that those products write, and that passes between them move.
         head_gemm, head_peak_flops_per_s, head_weight_B: matrix products of the output head.
         prefill, decode, attention, kv_B: attention kernels, their device, bytes of an element of the cache.
@@ -113,6 +114,7 @@ class ServingKernels:
     core_clock: float = inf
     dispatch_B: float = 2.0
     experts: Product | None = None
+    byte_experts: bool = False
     block_experts: bool = False
 
     def __hash__(self) -> int:
@@ -150,7 +152,7 @@ class EngineCoefficients:
         layer_s: time of each layer of a pass: gaps between kernels, small kernels.
         launch_s: time in which the host launches a layer's kernels one by one, where no graph does: a pass is no shorter.
         scaling_s: time of each layer whose activations are quantised by kernels of their own.
-        block_s: time of each layer of experts whose 8-bit weights have a scale a block: padding, quantising, untuned tiles.
+        byte_s: time of each layer of experts that multiply in 8 bits: inputs quantised, tiles of shapes that nobody tuned.
         fused_s: time of each layer under tensor parallelism that norms fused into its all-reduces save.
         latency_share: share of a benchmarked all-reduce's latency that an engine's own sees (fused with the norm after it).
         reduce_s: time of an all-reduce of no bytes by an engine's own kernels: a launch, and a wait for each other.
@@ -173,7 +175,7 @@ class EngineCoefficients:
     layer_s: Num = 3e-5
     launch_s: Num = 0.0
     scaling_s: Num = 1e-5
-    block_s: Num = 0.0
+    byte_s: Num = 0.0
     fused_s: Num = 0.0
     latency_share: Num = 1.0
     reduce_s: Num = 5e-6
