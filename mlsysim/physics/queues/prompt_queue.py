@@ -159,7 +159,8 @@ def _seen(
     met[met <= _NEVER * met.max(axis=(1, 2), keepdims=True)] = 0.0
     met /= met.sum(axis=(1, 2), keepdims=True)
     of_states, of_others = met.sum(axis=2), met.sum(axis=1)
-    in_line = 1 + of_states[:, most:] @ np.arange(served.size - most) + of_others @ np.arange(served.size)
+    numbers = np.arange(served.size)
+    in_line = 1 + (of_states * np.maximum(numbers - most, 0) + of_others * numbers).sum(axis=1)
     # Few pairs of a state and a number of others are met: each has the histories of as many others.
     at, state, others = np.nonzero(met)
     ends = np.searchsorted(_HISTORIES.others, np.arange(served.size + 1))
@@ -213,7 +214,7 @@ def _line(load: float) -> int:
 
     Example:
         >>> _line(0.1), _line(0.5), _line(2.0)
-        (8, 19, 64)
+        (7, 19, 64)
     """
     return min(int(np.searchsorted(_HIGHEST_LOADS, load)) + 1, _LINE)
 
