@@ -104,6 +104,11 @@ def test_serve_answers_what_a_server_is_started_with_and_options_beside_it_win(c
         ),
         ("plan Llama-3-8B --on 'DGX H100' --batch 64 --tokens 1e400", "--tokens = '1e400': expected a number of tokens"),
         ("plan Llama-3-8B --on 'DGX H100' --batch 64 --tokens 0", "--tokens = '0': expected a number of tokens"),
+        (
+            "capacity Llama-3-8B --on H100 --rate 1 --prompt 9 --output 9 --price H100=2 --price H100=3",
+            "--price = 'H100=3': expected one price",
+        ),
+        ("predict examples/my_runs.csv -o .", "mlsysim predict: .: Is a directory"),
         ("serve Llama-3-8B --on H100 --prompt 100 --plot gone/x.png", "path = 'gone/x.png': expected a file in a folder"),
     ],
 )
