@@ -242,10 +242,13 @@ def _batches(row: Mapping[str, str], framework: Mapping[str, Any], accelerators:
     """Sequences of a step, and of one micro-batch of one data-parallel rank.
 
     Some frameworks count the micro-batch by accelerator, not by data-parallel rank, and accumulate no gradients: without a
-    micro-batch theirs is the whole batch, and without a batch it is what all accelerators have. Any other row without a batch
-    has as many tokens a step as large models are usually trained with.
+    micro-batch theirs is the whole batch, and without a batch it is what all accelerators have, by default as many tokens as
+    the framework gives each. Any other row without a batch has as many a step as large models are usually trained with.
     """
-    by_accelerator = framework.get("batch_by_accelerator")
+    by_accelerator, default = framework.get("batch_by_accelerator"), framework.get("accelerator_tokens")
+    if default and not cell_text(row, "global_batch_seqs") and not cell_text(row, "micro_batch"):
+        count = max(1, round(default / _seq_len(row) * accelerators / dp))
+        return count * dp, count
     if not cell_text(row, "global_batch_seqs") and not (by_accelerator and cell_text(row, "micro_batch")):
         micro_batch = whole_cell(row, "micro_batch", 1)
         count = max(1, round(_facts()["usual"]["tokens"] / _seq_len(row) / (dp * micro_batch)))

@@ -83,6 +83,7 @@ def test_stored_scores_of_heads_that_no_tensor_core_loads_at_once():
         ({"accumulated_B": 4.0}, 0, 2 - 5),
         ({"host_layer_s": 7.0}, 7, 7),
         ({"attention_rate": 2.0}, -4, -20),
+        ({"backward_rate": 1.0}, 0, -20),
     ],
 )
 def test_what_a_stack_adds_to_a_layer(stack, forward, backward):

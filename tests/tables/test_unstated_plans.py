@@ -166,6 +166,15 @@ def test_notes_may_say_how_many_places_an_expert_has():
     assert question(run | {"capacity_factor": "1.25"}).arguments["capacity_factor"] == 1.25
 
 
+def test_maxtext_gives_each_accelerator_24576_tokens():
+    """Of 2,048 tokens 12 sequences an accelerator; two that share a layer have 24; no gradients are accumulated."""
+    run = {name: cell for name, cell in RUN.items() if name not in ("global_batch_seqs", "micro_batch", "pp", "vpp", "dp")}
+    for tp in (1, 2):
+        cells = {"accelerator": "TPU-v5p", "framework": "MaxText", "seq_len": "2048", "n_accel": "64", "tp": str(tp)}
+        asked = question(run | cells).arguments
+        assert (asked["batch_size"], asked["microbatch_count"]) == (12 * 64, 1)
+
+
 def test_maxtext_trains_no_layer_that_predicts_further_tokens():
     run = RUN | {"model": "DeepSeek-V3", "params_b": "671", "layers": "61", "hidden": "7168", "heads": "128", "tp": "1"}
     run |= {"experts": "256", "experts_topk": "8", "precision": "bf16", "flash_attention": "yes", "year": "2025"}

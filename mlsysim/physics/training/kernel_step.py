@@ -98,8 +98,7 @@ def layer_times(
     work: LayeredWork, shape: TrainedShape, plan: Plan, machine: Machine, device: KernelDevice, stack: StackCoefficients
 ) -> LayerTimes:
     """The kernels and collectives of one layer and of the output head, for one micro-batch."""
-    if somewhere(stack.attention_rate != 1.0):
-        device = replace(device, attention=device.attention.at_rate(stack.attention_rate))
+    device = device.attending(stack)
     attention_forward, attention_backward = attention_s(shape, plan, device)
     products, products_backward = forward_and_backward_s(shape, plan, device, work.frozen)
     adapters_forward, adapters_backward = adapters_s(shape, plan, device)

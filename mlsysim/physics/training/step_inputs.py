@@ -9,7 +9,7 @@ from mlsysim.physics.kernels.collectives import CollectiveCoefficients
 from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.layer.adapters import NO_ADAPTERS, Adapters
 from mlsysim.physics.layer.shape import LayerShape
-from mlsysim.physics.numeric import Num, somewhere
+from mlsysim.physics.numeric import Num, somewhere, where
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,14 @@ class KernelDevice:
         used = replace(self, clock=self.clock * stack.compute_share, gemm_peak_flops_per_s=peak)
         return used.in_node(link_Bps * stack.link_share)
 
+    def attending(self, stack: StackCoefficients) -> KernelDevice:
+        """The kernels of the accelerator with the stack's own of fused attention."""
+        if not somewhere((stack.attention_rate != 1.0) | (stack.backward_rate > 0)):
+            return self
+        backward = where(stack.backward_rate > 0, stack.backward_rate, self.shared.attention_backward)
+        shared = replace(self.shared, attention_backward=backward)
+        return replace(self, attention=self.attention.at_rate(stack.attention_rate), shared=shared)
+
     def in_node(self, link_Bps: Num) -> KernelDevice:
         """The kernels of the accelerator in a node whose links have ``link_Bps``."""
         speedup = link_Bps / self.link_Bps
@@ -182,6 +190,7 @@ class StackCoefficients:
         chain_step_s: latency of a step of the chain by which a rank sends its weights to all others (stated).
         tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
         attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
+        backward_rate: the rate of its fused attention's backward pass over that of its forward pass (stated; 0: the usual one).
         link_share: bandwidth of the links within a node over what the device's coefficients stand for: of one cluster.
         product_rate: speed of its products of layers over the vendor's kernel of that format (stated).
         compute_share: speed of its compute over the clock that hours of training sustain elsewhere: of one cluster.
@@ -223,6 +232,7 @@ class StackCoefficients:
     chain_step_s: Num = 0.0
     tp_wait_s: Num = 0.0
     attention_rate: Num = 1.0
+    backward_rate: Num = 0.0
     link_share: Num = 1.0
     product_rate: Num = 1.0
     compute_share: Num = 1.0
