@@ -44,7 +44,7 @@ class Result:
             other numbers say what would hold if it could.
         reason: why it is infeasible, else empty.
         binding: what limits the result.
-        breakdown: named parts that sum to the main quantity.
+        breakdown: named parts that sum to the main quantity; empty where it has none.
         diagnostics: what a reader should know of the input.
         coefficients: names of the fitted coefficients that it rests on (calibrated basis).
         facts: what a calibrated run is of, by which measured runs like it are found.
@@ -73,7 +73,7 @@ class Result:
     feasible: bool = field(init=False)
     reason: str = ""
     binding: str
-    breakdown: Mapping[str, Quantity]
+    breakdown: Mapping[str, Quantity] = field(default_factory=dict)
     diagnostics: tuple[str, ...] = ()
     coefficients: tuple[str, ...] = ()
     facts: RunFacts | None = field(default=None, repr=False)

@@ -106,7 +106,6 @@ class EfficiencyModel:
             subject=f"{kind} of {answer.subject}",
             basis=answer.basis,
             binding=answer.binding,
-            breakdown={},
             diagnostics=answer.diagnostics,
             coefficients=answer.coefficients,
             efficiency=share,

@@ -145,17 +145,13 @@ def _chance(samples: int, drawn: int | None, correct: int | None) -> float | Non
 
 
 def _told(samples: int, chance: float) -> InferenceScalingResult:
+    of_a_model: dict[str, Any] = dict.fromkeys(("latency", "tokens", "accelerator_time", "cost", "times_plain"))
     return InferenceScalingResult(
         solver="InferenceScalingModel",
         subject=f"the best of {samples} answers",
         basis="identity",
         binding="samples",
-        breakdown={},
         pass_at_k=chance,
-        latency=None,
-        tokens=None,
-        accelerator_time=None,
-        cost=None,
-        times_plain=None,
         samples=samples,
+        **of_a_model,
     )
