@@ -69,14 +69,20 @@ class Spread:
     median: float
     p90: float
 
-    def about(self, value: Any) -> tuple[Any, Any]:
+    def about(self, value: Any, most: float | None = None) -> tuple[Any, Any]:
         """Return the ends of the interval about a number or a quantity.
 
         Args:
             value: what is predicted.
+            most: what no measurement exceeds, such as the whole of a peak.
+
+        Example:
+            >>> Spread(0.7, "all", 20, 0.1, 0.5).about(0.6, most=1.0)[1]
+            1.0
         """
         factor = math.exp(self.log_width)
-        return value / factor, value * factor
+        high = value * factor
+        return value / factor, high if most is None else max(value, min(high, most))
 
 
 def conformal_quantile(errors: Sequence[float], level: float = LEVEL) -> float:

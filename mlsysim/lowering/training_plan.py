@@ -23,7 +23,7 @@ def training_step(
     Raises:
         InputError: one is out of range, or two contradict each other.
     """
-    stated = _by_long_names(options)
+    stated = by_long_names(options)
     asked = with_defaults(PlanOptions, stated)
     shared: Any = {name: value for name, value in stated.items() if name not in asked}
     setting = TrainingSetting.of(workload, fleet, batch_size=batch_size, zero_stage=asked["zero_stage"], **shared)
@@ -36,8 +36,19 @@ _SHORT = {"tp": "tp_size", "pp": "pp_size", "dp": "dp_size", "cp": "cp_size", "e
 }
 
 
-def _by_long_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, each under the name by which it is read."""
+def by_long_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a plan, each under the name by which it is read.
+
+    Args:
+        options: keywords of ``DistributedModel.solve``.
+
+    Raises:
+        InconsistentError: both names of an argument are there, with two values.
+
+    Example:
+        >>> by_long_names({"tp": 4, "seq_len": 8192})
+        {'seq_len': 8192, 'tp_size': 4}
+    """
     stated = dict(options)
     for short, name in _SHORT.items():
         size = stated.pop(short, None)
