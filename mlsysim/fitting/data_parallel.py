@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,8 @@ def pass_calibration(
     name: str,
     section: str,
     ranges: Mapping[str, Coefficient],
-    runs_of: Callable[[Path, str], Sequence[Runs]],
-    **options: float,
+    runs_of: Callable[[Path, str], list[Runs]],
+    **options: Any,
 ) -> Calibration:
     """The family of the stacks of models that one accelerator holds whole, and of the devices that run them.
 

@@ -126,6 +126,14 @@ class Result:
             return None
         return interval_about(self.measured_as, name, getattr(self, name), self.facts)
 
+    def taken(self, *names: str) -> dict[str, Any]:
+        """Give fields by name, as an answer takes them over that stands on this one.
+
+        Args:
+            names: the fields.
+        """
+        return {name: getattr(self, name) for name in names}
+
     def require_feasible(self) -> Self:
         """This result, or ``InfeasibleError`` with the reason."""
         if not self.feasible:
@@ -157,6 +165,21 @@ class Result:
             MLSysError: pandas is not installed.
         """
         return framed([self.to_dict()] if not self.ROWS_OF else [_plain(row) for row in getattr(self, self.ROWS_OF)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledResult(Result):
+    """An answer about samples that pass through a model.
+
+    Attributes:
+        throughput: samples (sequences, images) a second of all accelerators.
+        mfu: share of the peak that the model's arithmetic reaches.
+    """
+
+    COUNTED: ClassVar[Mapping[str, str]] = {"throughput": "samples"}
+
+    throughput: Quantity
+    mfu: float
 
 
 @dataclass(frozen=True, kw_only=True)

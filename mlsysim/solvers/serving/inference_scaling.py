@@ -114,12 +114,9 @@ class InferenceScalingModel:
         return InferenceScalingResult(
             solver="InferenceScalingModel",
             subject=f"{count} answers of {answer + thought} tokens by {together.subject.partition(',')[0]}",
-            basis=together.basis,
-            reason=together.reason,
-            binding=together.binding,
             breakdown=with_units({"prompt": prompt_s, "answers": decoding_s}, "second"),
             diagnostics=("a question has the accelerators for itself; samples share its prompt",),
-            coefficients=together.coefficients,
+            **together.taken("basis", "reason", "binding", "coefficients"),
             pass_at_k=chance,
             latency=with_unit(seconds, "second"),
             tokens=with_unit(float(count * (answer + thought)), "count"),
