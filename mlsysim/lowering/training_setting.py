@@ -93,9 +93,9 @@ def lone_accelerators(workload: object, hardware: object) -> tuple[HardwareNode,
 
 def lone_plan(tokens: float, precision: str, recompute: float) -> Plan:
     """The plan of one accelerator with one micro-batch."""
-    one = dict.fromkeys(("tp", "pp", "dp", "ep", "virtual_stages", "micro_batches"), 1.0)
+    one = dict.fromkeys(("tp", "pp", "dp", "ep", "virtual_stages", "micro_batches", "cp", "shard_copies"), 1.0)
     bytes_each = asdict(training_formats(precision, None))
-    unsplit = {"zero_stage": 0.0, "sequence_parallel": 0.0, "schedule": float(ONE_F_ONE_B)}
+    unsplit = {"expert_tp": 0.0, "zero_stage": 0.0, "sequence_parallel": 0.0, "schedule": float(ONE_F_ONE_B)}
     return Plan(**one, **unsplit, **bytes_each, micro_batch_tokens=tokens, recompute=recompute)
 
 

@@ -105,9 +105,9 @@ class ServingKernels:
     own_memory_share: float
     streaming: float
     shared: SharedServing
-    core_clock: float = inf
-    dispatch_B: float = 2.0
-    experts: Product | None = None
+    core_clock: float
+    dispatch_B: float
+    experts: Product | None
 
     def __hash__(self) -> int:
         # Five of thirty fields tell devices, formats and networks apart.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
@@ -23,13 +22,13 @@ from mlsysim.physics.numeric import Num, somewhere, where
 from mlsysim.physics.plan import SCHEDULES, Plan
 from mlsysim.physics.training.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
 from mlsysim.physics.training.step import StepTime
-from mlsysim.solvers.result import DrawnResult, beyond_context, drawn, run_facts
+from mlsysim.solvers.result import DrawnResult, SampledResult, beyond_context, drawn, run_facts
 from mlsysim.solvers.step_kernels import StepKernels, told
 from mlsysim.systems.types import Fleet
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistributedResult(DrawnResult):
+class DistributedResult(SampledResult, DrawnResult):
     """One optimizer step.
 
     ``mfu`` counts model FLOP (causal attention once, no recomputation) over peak x time; ``mfu_full_attention`` counts
@@ -44,13 +43,10 @@ class DistributedResult(DrawnResult):
         *("power", "energy", "plan"),
     )
     INTERVAL_OF: ClassVar[str] = "step_latency_total"
-    COUNTED: ClassVar[Mapping[str, str]] = {"throughput": "samples"}
 
     step_latency_total: Quantity
-    throughput: Quantity
     tokens_per_second: Quantity
     tokens_per_second_per_accelerator: Quantity
-    mfu: float
     mfu_full_attention: float
     scaling_efficiency: float
     flops_per_accelerator: Quantity

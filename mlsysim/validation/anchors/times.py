@@ -21,8 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from mlsysim.core.errors import MissingEntryError, UnknownNameError
-from mlsysim.core.spec import Spec, spec_of
-from mlsysim.core.toml import toml_file
+from mlsysim.core.spec import Spec, spec_in
 from mlsysim.lowering.arrivals import paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.token_load import kept_paces
@@ -93,10 +92,7 @@ def times(root: Path) -> Times | None:
     Raises:
         DataError: the file is malformed.
     """
-    path = root / FILE
-    if not path.exists():
-        return None
-    return spec_of(Times, toml_file(path), str(path))
+    return spec_in(root / FILE, Times)
 
 
 def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
