@@ -2,7 +2,7 @@
 
 Engines and devices are fitted again to the calibration cases that are left, and every case that was left out is predicted,
 calibration cases too: none was fitted. Shares of a device that no figure places are the median of its peers'; an engine without
-figures is the one engine that fits those of its peers together, but for what it takes from an engine with figures that it is like.
+figures is the one engine that fits those of its peers together, but for what it takes from one with figures that it is like.
 """
 
 from __future__ import annotations
