@@ -2,7 +2,7 @@
 
 Engines and devices are fitted again to the calibration cases that are left, and every case that was left out is predicted,
 calibration cases too: none was fitted. Shares of a device that no figure places are the median of its peers'; an engine without
-figures is the one engine that fits those of its peers together.
+figures is the one engine that fits those of its peers together, but for what it takes from one with figures that it is like.
 """
 
 from __future__ import annotations
@@ -124,9 +124,10 @@ def to_prior(runs: Sequence[Runs], tables: Tables, keys: Collection[Key]) -> Non
             tables["device"][key.entry][key.part] = _share_of_peers(tables["device"], key, unknown)
     seen = {run.on["engine"] for run in runs}
     for name in sorted({key.entry for key in keys if key.kind == "engine"} - seen):
-        peers = [run for run in runs if run.on["engine"] in tables["engine"][name].get("peers", ())]
+        entry = tables["engine"][name]
+        peers = [run for run in runs if run.on["engine"] in entry.get("peers", ())]
         if peers:
-            tables["engine"][name].update(_shared_engine(peers, tables))
+            entry.update(_shared_engine(peers, tables, entry["fit"] if entry.get("like") in seen else ()))
 
 
 def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[Key]) -> float:
@@ -143,12 +144,15 @@ def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[
     return float(median([share for share in shares if share is not None] or [RANGES["device"][key.part].start]))
 
 
-def _shared_engine(runs: Sequence[Runs], tables: Tables) -> dict[str, float]:
-    """The coefficients of one engine that served all ``runs``; what none of their engines fits is the mean of theirs."""
+def _shared_engine(runs: Sequence[Runs], tables: Tables, only: Collection[str] = ()) -> dict[str, float]:
+    """The coefficients of one engine that served all ``runs``; what none of their engines fits is the mean of theirs.
+
+    Of those in ``only``, where it names some: in the others each engine stays itself.
+    """
     names = sorted({run.on["engine"] for run in runs})
     each = [_engine(tables, name) for name in names]
-    mean = {part: sum(one[part] for one in each) / len(each) for part in COEFFICIENTS}
-    parts = sorted({part for name in names for part in tables["engine"][name].get("fit", ())})
+    mean = {part: sum(one[part] for one in each) / len(each) for part in only or COEFFICIENTS}
+    parts = sorted(only or {part for name in names for part in tables["engine"][name].get("fit", ())})
     start = {part: RANGES["engine"][part].begun_at(mean[part]) for part in parts}
     rows = {name: sum(len(run.measured) for run in runs if run.on["engine"] == name) for name in names}
     weights = [np.full(len(run.measured), min(1.0, (_ENGINE_ROWS / rows[run.on["engine"]]) ** 0.5)) for run in runs]

@@ -146,6 +146,12 @@ def test_narrower_caches_hold_more_and_narrower_weights_weigh_less():
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.parametrize(("stack", "share"), [("tensorrt-llm-0.5", 0.85), ("tensorrt-llm-0.14", 0.9)])
+def test_a_scheduler_fills_a_share_of_free_memory_and_a_fixed_batch_all(stack, share):
+    fixed, scheduled = (serve(stack=stack, schedule=schedule).max_batch for schedule in ("static", "continuous"))
+    assert scheduled == pytest.approx(share * fixed, abs=1)
+
+
 @pytest.mark.parametrize(("card", "share"), [(Hardware.Cloud.H100, 1.0), (Hardware.Cloud.B200, 0.5)])
 def test_a_narrow_cache_is_read_as_its_engine_can(card, share):
     """vLLM unpacks a cache of 8 bits to 16 on Hopper; between two steps no keys stay in the last-level cache."""
