@@ -139,7 +139,7 @@ def layer_times(
         unrepeated_s=dropped_s,
         sent_forward_s=sent_forward,
         sent_backward_s=sent_backward,
-        head_s=_launched_s(_head_s(work, shape, plan, device), shared.launch_head * stack.host_layer_s, norm),
+        head_s=_launched_s(_head_s(work, shape, plan, device, stack), shared.launch_head * stack.host_layer_s, norm),
         reduction_s=_reduction_s(work, plan, machine, device),
     )
 
@@ -293,13 +293,14 @@ def _repeated_ffn_s(
     return dense_s + experts_s + _routed_passes_B(shape, plan, device, stack, backward=False) / device.streaming_Bps
 
 
-def _head_s(work: LayeredWork, shape: TrainedShape, plan: Plan, device: KernelDevice) -> Num:
+def _head_s(work: LayeredWork, shape: TrainedShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
     """The output head of one micro-batch: three products (two of a frozen one) and the loss."""
     tokens, vocab, hidden = plan.micro_batch_tokens, shape.vocab / plan.tp, shape.hidden
     some = maximum(vocab, 1.0)
     products = head_product_s(tokens, some, hidden, device) + head_product_s(tokens, hidden, some, device)
     products = products + where(work.frozen > 0, 0.0, head_product_s(some, hidden, tokens, device))
-    loss = device.shared.loss_B * tokens * vocab / device.streaming_Bps
+    loss_B = where((shape.eager == 0) & (stack.compiled_loss_B > 0), stack.compiled_loss_B, stack.loss_B)
+    loss = loss_B * tokens * vocab / device.streaming_Bps
     return where(vocab > 0, shape.head_passes * (products + loss), 0.0)
 
 
