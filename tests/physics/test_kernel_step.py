@@ -24,7 +24,7 @@ ATTENTION_S, ATTENTION_BACK_S = 8.0, 40.0
 
 
 def layer(shape=SHAPE, split=SPLIT, net=NET, device=DEVICE, model=MODEL, **stack):
-    return layer_times(model, shape, split, net, device, StackCoefficients(**stack))
+    return layer_times(model, shape, split, net, device, StackCoefficients(**{"loss_B": 3.0} | stack))
 
 
 def test_a_layer():
@@ -163,6 +163,9 @@ def test_reductions_over_links_and_network():
 def test_heads():
     assert layer(replace(SHAPE, head_passes=2.0)).head_s == pytest.approx(54)
     assert layer(replace(SHAPE, vocab=0.0)).head_s == 0
+    assert layer(loss_B=52.0).head_s == pytest.approx(24 + 52)
+    assert layer(compiled_loss_B=8.0).head_s == pytest.approx(24 + 8)
+    assert layer(replace(SHAPE, eager=1.0), compiled_loss_B=8.0).head_s == pytest.approx(24 + 3), "an eager run compiles none"
     assert layer(model=replace(MODEL, frozen=1.0)).head_s == pytest.approx(27 - 8), "no gradient of the weights"
 
 

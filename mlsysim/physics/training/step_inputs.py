@@ -135,8 +135,9 @@ class StackCoefficients:
             they cut it along another dimension than memory does (stated).
         adapter_gathers: share of the activations before and behind adapters that tensor-parallel ranks gather for these alone
             (stated): all of them, or none where adapters read what their product reads and send their rank's few elements.
-        loss_B: bytes a logit that the loss moves, forward and backward (stated). Megatron's without fusion: forward cast (r2 w4), maximum
-            (r4), difference and exponential in place (r4 w4 each), sum (r4), division (r4 w4); backward scale (r4 w4), cast (r4 w2).
+        loss_B: bytes a logit that the loss moves, forward and backward (stated). Without fusion Megatron's casts (r2 w4), takes
+            the maximum (r4), subtracts and exponentiates in place (r4 w4 each), sums (r4), divides (r4 w4), scales (r4 w4) and
+            casts back (r4 w2).
         compiled_loss_B: the same where the run is compiled and its loss with it (stated; 0: it is not).
         norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones, in each direction.
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
