@@ -17,7 +17,7 @@ from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.serving_kernels import Formats, network_Bps, serving_kernels
+from mlsysim.lowering.serving_kernels import KernelFormats, network_Bps, serving_kernels
 from mlsysim.physics.records import stacked
 from mlsysim.physics.serving.deployment import EngineCoefficients
 from mlsysim.physics.serving.schedule import EnginePasses
@@ -106,7 +106,7 @@ class Figures:
         device = _device(deployment.accelerator, entries["device"])
         coefficients = {part: own[part] for part in COEFFICIENTS if part in own}
         coefficients["request_s"] = coefficients.get("request_s", 0.0) + entries[CLIENT]["request_s"]
-        formats = Formats.of(deployment)
+        formats = KernelFormats.of(deployment)
         passes = replace(
             self.passes,
             kernels=serving_kernels(

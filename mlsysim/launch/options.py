@@ -210,7 +210,9 @@ def _taken(name: str, value: str | None, left: list[str], kind: str) -> str:
     """The option's value: what stands behind its sign, else the next word, or all of a list."""
     if value is not None:
         return value
-    if not left or (_is_option(left[0]) and kind != "text" and left[0].startswith("--")):
+    if not left or _is_option(left[0]):
+        if kind == "optional":
+            return ""
         raise InputError(name, None, "a value after it")
     told = left.pop(0)
     while kind == "list" and left and not _is_option(left[0]):

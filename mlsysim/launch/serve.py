@@ -106,15 +106,19 @@ layers are linear attention (gated delta net)
     text, name = _line_of(source)
     script = read_script(text, name)
     engine, words, environment = _command(script, name)
-    table = _facts()[engine]
+    table = serving_facts()[engine]
     stated = read_options(words, table)
     stated = merged_file(stated, table, script, files or {}) if stated.get("file") else stated
     called = _model_name(stated, engine)
+    stated.unknown += [word.replace(MARK, "")[:80] for word in stated.others if word != called]
     model, notes = (workload, ()) if workload is not None else served_model(called)
     assumed = [*notes, *stated.assumed]
     arguments: dict[str, Any] = {"stack": engine_called(table["engine"]) or str(unknown()["stack"])}
     plan_of(engine, stated, model, arguments, assumed)
-    stated_formats(stated, called, model, _facts(), arguments)
+    stated_formats(stated, called, model, serving_facts(), arguments)
+    if _names_no_file(called, table, model, arguments):
+        arguments["precision"] = table["unnamed"]
+        assumed.append(f"{table['unnamed']}: of a repository the file that is fetched where none is named")
     arguments["page_size"] = stated.get("block") or table["block"]
     arguments |= {name: stated.get(key) for name, key in _AS_STATED.items() if stated.get(key) is not None}
     assumed += [f"{key}={value}: kernels are those of the engine's default" for key, value in environment.items()]
@@ -149,7 +153,8 @@ _AS_STATED = {
 
 
 @reads("launch", _FILE)
-def _facts() -> dict[str, Any]:
+def serving_facts() -> dict[str, Any]:
+    """Give the document ``serve_options.toml``."""
     return packaged_toml("launch", _FILE)
 
 
@@ -185,6 +190,12 @@ def _model_name(stated: Stated, engine: str) -> str:
     if not named:
         raise MissingArgumentError("model", None, f"a model's name on the line of {engine}")
     return resolved("model", str(named)).strip()
+
+
+def _names_no_file(called: str, table: Mapping[str, Any], model: TransformerWorkload, arguments: Mapping[str, Any]) -> bool:
+    """Whether the line leaves the number format to the engine, which then chooses a file of the repository."""
+    published = model.weight_format or model.expert_format
+    return "unnamed" in table and called.count("/") == 1 and "precision" not in arguments and not published
 
 
 def _prefix_caching(stated: Stated) -> bool | None:

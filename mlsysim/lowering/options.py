@@ -77,9 +77,13 @@ class Formats:
         """
         return cls(**{part: arguments.get(argument) for part, argument in FORMATS.items()})
 
-    def arguments(self) -> dict[str, str]:
-        """The keywords of ``solve`` that ask for these formats, of those that are not left open."""
-        stated = {argument: getattr(self, part) for part, argument in FORMATS.items()}
+    def arguments(self, *parts: str) -> dict[str, str]:
+        """The keywords of ``solve`` that ask for these formats, of those that are not left open.
+
+        Args:
+            parts: fields whose keywords are given; by default all.
+        """
+        stated = {argument: getattr(self, part) for part, argument in FORMATS.items() if part in parts or not parts}
         return {argument: name for argument, name in stated.items() if name is not None}
 
 

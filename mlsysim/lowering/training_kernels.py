@@ -56,9 +56,15 @@ def trained_shape(
     slower = runs_older_flash(kernels_of(measured_device(accelerator.name))) and not found.vendor_attention
     layers = workload.layer_shape
     masked_tokens = float(seq_len) if capacity_factor and found.masked else 0.0
+    tile = {} if masked_tokens else found.expert_tile
     return TrainedShape.extending(
         layers,
-        routed=replace(layers.routed, imbalance=capacity_factor or routing_imbalance, masked_tokens=masked_tokens),
+        routed=replace(
+            layers.routed,
+            imbalance=capacity_factor or routing_imbalance,
+            masked_tokens=masked_tokens,
+            **tile,
+        ),
         seq_len=float(seq_len),
         flash=0.0 if attention in SCORES_STORED else 1.0,
         older_on_hopper=float(slower),

@@ -58,6 +58,7 @@ UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
 # these alone are figures of one run, solved once.
 FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator"))
 _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_per_accel", "mfu_pct", "hfu_pct")
+_OF_THE_PEAK = ("mfu_pct", "hfu_pct")
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
 # A unit other than the one that the metric's name says: what it counts more of.
 _SCALES = {("step_time_s", "ms"): 1e3, ("step_time_s", "min"): 1 / 60, ("tflops_per_accel", "pflop/s"): 1e-3}
@@ -263,7 +264,7 @@ def _interval(answer: _Run, metric: str, predicted: float, *, known_source: bool
     found = spread(answer.solver, quantity, answer.facts, known_source=known_source, assumed=answer.assumed)
     if found is None:
         return {}
-    low, high = found.about(predicted)
+    low, high = found.about(predicted, 100.0 if metric in _OF_THE_PEAK else None)
     return {"low": low, "high": high, "scope": f"{found.scope}: {found.runs} runs"}
 
 

@@ -311,7 +311,7 @@ def serving_fields(replica: ServingReplica, served: Served | None = None, *, aft
         reason=reason,
         binding="memory capacity" if reason else binding,
         breakdown=with_units(parts, "second"),
-        diagnostics=_diagnostics(deployment),
+        diagnostics=_diagnostics(deployment, batch),
         coefficients=coefficients_used(deployment),
         facts=run_facts(workload, device, deployment.stack, accelerators),
         itl=with_unit(step_s, "second"),
@@ -366,8 +366,10 @@ def with_prefills_of_others(run: Mapping[str, Any]) -> tuple[dict[str, Quantity]
     return breakdown, "prefills of others" if largest else run["binding"]
 
 
-def _diagnostics(deployment: Deployment) -> tuple[str, ...]:
+def _diagnostics(deployment: Deployment, batch: float) -> tuple[str, ...]:
     model, context, notes = deployment.workload, deployment.prompt + deployment.output, []
+    if deployment.schedule == "continuous" and batch < deployment.batch:
+        notes.append(f"{batch:.0f} of {deployment.batch:.0f} requests in flight have room: the others wait for a place")
     if model.max_seq_len is not None and context > model.max_seq_len:
         notes.append(f"seq_len {context:.0f} is beyond the {model.max_seq_len} that {model.name} was made for")
     if deployment.offload and math.isinf(deployment.offload.host_B):

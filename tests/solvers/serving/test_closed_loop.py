@@ -59,6 +59,13 @@ def test_a_lone_request_waits_for_nobody():
     assert loop(SERVER, 1, 4) == (7.0, 2.0, 13.0, 4 / 13)
 
 
+def test_requests_that_have_no_room_are_told():
+    load = {"input_len": 100_000, "output_len": 100, "schedule": "continuous", "stack": "vllm-2025"}
+    run = ServingModel().solve(LLAMA, H100, batch_size=32, **load)
+    assert run.batch == run.max_batch < 32
+    assert f"{run.batch} of 32 requests in flight have room: the others wait for a place" in run.diagnostics
+
+
 def test_a_request_meets_the_prompts_of_all_others_once():
     """Three, of eight tokens: front 1, half a step 1, 8 steps 16, 3 prompts 15; 3/8 of the others' in a step and a half."""
     ahead = 1.5 * 2 / 8
