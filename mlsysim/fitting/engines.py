@@ -20,9 +20,9 @@ from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_kernels import KernelFormats, network_Bps, serving_kernels
 from mlsysim.physics.records import stacked
 from mlsysim.physics.serving.deployment import EngineCoefficients
-from mlsysim.physics.serving.schedule import EnginePasses
-from mlsysim.solvers.serving.replica import ServingReplica
-from mlsysim.solvers.serving.serving import ScheduledLoad, checked_question, scheduled
+from mlsysim.physics.serving.schedule import EnginePasses, Load
+from mlsysim.solvers.serving.replica import ServingReplica, scheduled
+from mlsysim.solvers.serving.serving import checked_question
 from mlsysim.solvers.serving.together import stacked_engine
 from mlsysim.tables.serving import METRICS, serving_question
 from mlsysim.validation.anchors.anchor import Anchor
@@ -91,7 +91,7 @@ class Figures:
 
     deployment: Deployment
     passes: EnginePasses
-    load: ScheduledLoad
+    load: Load
     replicas: Times
     prompts: Times
     keyed: Times
@@ -185,7 +185,7 @@ def _together(rows: Sequence[tuple[Any, ...]]) -> Runs:
     figures = Figures(
         deployment=deployment,
         passes=stacked_engine([replica.passes for replica in replicas]),
-        load=stacked(ScheduledLoad.of(replica) for replica in replicas),
+        load=stacked(replica.load for replica in replicas),
         replicas=np.array([each.replicas for each in deployments]),
         prompts=np.array([each.prompts for each in deployments]),
         keyed=np.array([_peaks_of_prompt(replica) for replica in replicas]),

@@ -18,6 +18,21 @@ _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 _DEFAULT = ("auto", "-1", "none", "null", "")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LaunchNotes:
+    """What is to be told of a launch file, or of a command line, beside what it states.
+
+    Attributes:
+        assumed: what it leaves open or what is simplified, each with what stands for it.
+        ignored: options that change no answer.
+        unknown: options that nobody described here: read them before the answer is believed.
+    """
+
+    assumed: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
 @dataclass
 class Stated:
     """What a command line or a file states.

@@ -15,7 +15,7 @@ from mlsysim.calibration.names import engine_called, unknown
 from mlsysim.core.errors import InputError, MissingArgumentError, NotModelledError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.launch.documents import is_file, text_of
-from mlsysim.launch.options import Stated, read_options
+from mlsysim.launch.options import LaunchNotes, Stated, read_options
 from mlsysim.launch.serve_plans import merged_file, plan_of, served_model, stated_formats
 from mlsysim.launch.shell import read_script, resolved
 from mlsysim.launch.shell_words import MARK, Script
@@ -38,7 +38,7 @@ _OTHERS = ("text-generation-launcher", "lmdeploy", "ollama", "tritonserver")
 
 
 @dataclass(frozen=True)
-class ServingLaunch:
+class ServingLaunch(LaunchNotes):
     """A deployment as a server's command line states it.
 
     Attributes:
@@ -54,9 +54,7 @@ class ServingLaunch:
         drafts_by: what drafts tokens, such as mtp or eagle; empty: nothing does.
         role: of a disaggregated pair, prefill or decode; empty: it does both.
         prefill: the pool that computes the prompts, where a search found one beside this, which decodes.
-        assumed: what the line leaves open or what is simplified, each with what stands for it.
-        ignored: options that change no answer.
-        unknown: options that nobody described here: read them before the answer is believed.
+        assumed, ignored, unknown: as ``LaunchNotes`` has them.
     """
 
     engine: str
@@ -71,9 +69,6 @@ class ServingLaunch:
     drafts_by: str = ""
     role: str = ""
     prefill: ServingLaunch | None = None
-    assumed: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
 
 
 def serving_launch(

@@ -10,6 +10,7 @@ from typing import Any
 from mlsysim.calibration.names import stack_called
 from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, NotModelledError
 from mlsysim.core.toml import packaged_toml, reads
+from mlsysim.launch.options import LaunchNotes
 from mlsysim.lowering.training_plan import by_long_names
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
@@ -20,7 +21,7 @@ _CHANGE_THE_NUMBER = {"batch_size", "tp_size", "pp_size", "cp_size", "dp_size"}
 
 
 @dataclass(frozen=True)
-class TrainingLaunch:
+class TrainingLaunch(LaunchNotes):
     """A training run as a launch file states it.
 
     Attributes:
@@ -29,9 +30,7 @@ class TrainingLaunch:
         accelerators: of the run.
         per_node: of a node; None where nobody says.
         arguments: keywords of ``DistributedModel.solve``, ``batch_size`` and ``stack`` among them.
-        assumed: what the file leaves open or what is simplified, each with what stands for it.
-        ignored: options that change no answer.
-        unknown: options that nobody described here: read them before the answer is believed.
+        assumed, ignored, unknown: as ``LaunchNotes`` has them.
     """
 
     framework: str
@@ -39,9 +38,6 @@ class TrainingLaunch:
     accelerators: int
     per_node: int | None
     arguments: dict[str, Any]
-    assumed: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
 
 
 @dataclass

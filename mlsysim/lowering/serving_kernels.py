@@ -75,7 +75,7 @@ def serving_kernels(
         InconsistentError: the registry does not say how many multiprocessors it has.
     """
     device = device or engine_device(accelerator.name)
-    units = stated.own_fact(device.gemm, "matrix_units", accelerator.compute.multiprocessors)
+    units = stated.own_fact(device.gemm, "matrix_units", cores := accelerator.compute.multiprocessors)
     if units is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
     has, shared = has or EngineKernels(), shared_constants(SharedServing)
@@ -99,7 +99,7 @@ def serving_kernels(
     dispatched_B = min(WORD_B, (experts or layer).input_B)
     peak = layer.peak_flops_per_s
     peak16 = peak if wide or own else accelerator.rate_flops_per_s("fp16")
-    attention_peak = peak if integer and has.integer_flash else peak16
+    score_peak = peak if integer and has.integer_flash else peak16
     flash, array = prefill_kernel(device.attention), stated.fact(device.attention, "array", 1.0)
     links = collective_coefficients(device.collectives)
     links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
@@ -125,7 +125,7 @@ def serving_kernels(
         head_weight_B=layer.weight_B if own else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=_decode_kernel(device.attention, array),
-        attention=AttentionDevice(attention_peak, memory_Bps * own_memory_share, float(units), accelerator.cache_B, array),
+        attention=AttentionDevice(score_peak, memory_Bps * own_memory_share, float(cores or units), accelerator.cache_B, array),
         # A narrow cache that attention unpacks first takes as long to read as one of 16 bits.
         kv_B=max(bytes_per_element(formats.cache), WORD_B if unpacks_cache else 0.0),
         collectives=links,

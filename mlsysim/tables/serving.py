@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ METRICS = {
 CACHE_COLUMN = "kv_precision"
 FORMAT_COLUMNS = ("weight_precision", CACHE_COLUMN)
 _STARTED_WITH = ("max_num_batched_tokens", "max_num_seqs", "draft_len")
+_NOTED_MICRO_BATCH = re.compile(r"\bub (\d+)\b")
 # A closed loop's requests all start at once; in the steady state that is long ago.
 _SCHEDULES = {"static": "static", "closed-loop": "continuous", "steady": "continuous", "offline": "offline"}
 
@@ -153,6 +155,17 @@ def serving_figure(result: ServingResult, metric: str, *, generation: bool = Fal
     if value is None:
         raise InputError("accelerator", result.subject, f"one whose TDP is known, without drafts: its {name} is not")
     return 100 * value if isinstance(value, float) else in_unit(value, unit)
+
+
+def noted_limits(notes: str) -> dict[str, str]:
+    """The cell ``max_num_batched_tokens`` that a row's notes make up for: llama.cpp's micro-batch, and nothing else is read.
+
+    Example:
+        >>> noted_limits("[BS1] pp2048 ub 2048"), noted_limits("club 7")
+        ({'max_num_batched_tokens': '2048'}, {})
+    """
+    said = _NOTED_MICRO_BATCH.search(notes)
+    return {"max_num_batched_tokens": said.group(1)} if said else {}
 
 
 def figure_of(question: Question) -> Callable[[ServingResult, str], float]:

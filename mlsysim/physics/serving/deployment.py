@@ -201,6 +201,7 @@ class EngineKernels:
         unpacks: the vendor's kernels take narrower weights too, unpacked to 16 bits by another kernel; else they stay integers.
         wide: activations in 32 bits, each operation a kernel.
         repeats_memory: what is read for each query head is read from memory, not from cache.
+        tile: rows that a tile of its own products of experts has at most; 0: no part of one is empty.
         chunk: tokens that a prefill computes at a time (a micro-batch); 0: all.
         in_flight: micro-batches of a prefill that are under way in a pipeline at most; 0: any number.
         launches, step_launches: kernels that a layer of a micro-batch, of a decode step launches: its overhead grows with them.
@@ -238,6 +239,7 @@ class EngineKernels:
     integer_flash: bool = False
     integer_output_B: float = 2.0
     integer_element_B: float = 2.0
+    tile: float = 0.0
     chunk: float = 0.0
     in_flight: float = 0.0
     launches: float = 1.0
