@@ -120,6 +120,12 @@ def test_a_ring_merges_its_outputs_and_hides_under_attention_and_while_the_host_
     assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 2 * 8)
     assert found.ring_window_s == pytest.approx(8 + 40)
     assert layer(split=replace(SPLIT, cp=2.0), host_layer_s=5.0).ring_window_s == pytest.approx(8 + 40 + 2 * 5)
+    assert layer(split=replace(SPLIT, cp=3.0), merged_B=38.0).forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 2 * 38)
+
+
+def test_ranks_that_gather_all_keys_merge_nothing_and_hide_nothing():
+    found = layer(split=replace(SPLIT, cp=3.0), keys_gathered=1.0)
+    assert (found.forward_s, found.ring_window_s) == (pytest.approx(FORWARD_S + ATTENTION_S), 0)
 
 
 def test_collectives_run_on_the_links_of_the_node():

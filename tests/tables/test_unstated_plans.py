@@ -130,7 +130,7 @@ BRIDGE = {
         ({"framework": "NeMo/Megatron-Core", "accelerator": "B200"}, "megatron-core"),
         ({"framework": "NeMo/Megatron-Core", "accelerator": "H100", "precision": "fp8"}, "megatron-core-2024"),
         ({"framework": "torchtitan", "precision": "fp8 rowwise"}, "torchtitan-rowwise"),
-        ({"framework": "torchtitan", "precision": "fp8 tensorwise"}, "torchtitan"),
+        ({"framework": "torchtitan", "precision": "fp8 tensorwise"}, "torchtitan-tensorwise"),
         ({"framework": "Megatron-DeepSpeed (ATorch DS 3D)", "precision": "bf16"}, "atorch-3d"),
         ({"framework": "torchtitan", "pp": "4", "ep": "1"}, "torchtitan-pipelined"),
         ({"framework": "DeepSpeed", "sharding": "zero2"}, "megatron-deepspeed"),

@@ -129,12 +129,12 @@ def layer_times(
     if somewhere(stack.repeated_ffn):
         added_s = stack.repeated_ffn * _repeated_ffn_s(products, shape, plan, device, stack)
     forward_s, backward_s = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
-    waits_s = forward_s - forward + backward_s - backward
+    waits_s, fused_s = forward_s - forward + backward_s - backward, attention_forward + attention_backward
     chosen_s = stack.repeated_layers * (forward_s - dropped_s) + stack.repeated_products * (forward_s - attention_forward)
     return LayerTimes(
         forward_s=forward_s,
         backward_s=backward_s,
-        ring_window_s=attention_forward + attention_backward + waits_s if somewhere(plan.cp > 1) else 0.0,
+        ring_window_s=(1 - stack.keys_gathered) * (fused_s + waits_s) if somewhere(plan.cp > 1) else 0.0,
         selective_s=stack.repeated_core * repeated + added_s + chosen_s,
         unrepeated_s=dropped_s,
         sent_forward_s=sent_forward,
@@ -157,6 +157,8 @@ def kernel_parts(
     repeats = where(plan.recompute == FULL, 2.0, 1.0)
     beside = shape.async_tp * device.shared.async_tp_hidden
     forward_shown, backward_shown = 1 - maximum(stack.tp_hidden_forward, beside), 1 - maximum(stack.tp_hidden_backward, beside)
+    # A gather is half an all-reduce, and of 8-bit operands half of that.
+    forward_shown = forward_shown * (1 - stack.narrow_gathers / 4)
     exposed = _reductions(shape) * (repeats * forward_shown + backward_shown)
     # A feed-forward block that is repeated gathers its tokens again.
     of_ffn = _reductions(shape) - shape.reductions / 2
@@ -266,7 +268,8 @@ def _passes_s(
 ) -> tuple[Num, Num]:
     """Seconds of a layer's element-wise passes forward and backward, and there of the accumulation of weight gradients."""
     forward_B = passes_B(shape, plan, stack.norm_B, backward=False)
-    forward_B = forward_B + merged_output_B(plan.micro_batch_tokens * shape.query_width / plan.tp, plan.cp)
+    merged_B = (1 - stack.keys_gathered) * stack.merged_B
+    forward_B = forward_B + merged_output_B(plan.micro_batch_tokens * shape.query_width / plan.tp, plan.cp, merged_B)
     backward_B = passes_B(shape, plan, stack.norm_B, backward=True)
     backward_B = backward_B + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
     if somewhere(shape.routed.layers):

@@ -147,6 +147,11 @@ class StackCoefficients:
             the maximum (r4), subtracts and exponentiates in place (r4 w4 each), sums (r4), divides (r4 w4), scales (r4 w4) and
             casts back (r4 w2).
         compiled_loss_B: the same where the run is compiled and its loss with it (stated; 0: it is not).
+        narrow_gathers: 1.0 where tensor-parallel ranks gather 8-bit operands of products, forward and where that is repeated
+            (stated).
+        keys_gathered: 1.0 where context-parallel ranks gather all keys and values before attention begins: beside nothing, and
+            with no partial outputs to merge (stated; 0: a ring beside attention).
+        merged_B: bytes an element of attention's output each time that a ring merges a partial one (stated).
         norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones, in each direction.
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
         pp_hidden: share of the sends between stages under compute.
@@ -195,6 +200,9 @@ class StackCoefficients:
     accumulated_B: Num = 10.0
     tp_copied_B: Num = 0.0
     adapter_gathers: Num = 0.0
+    narrow_gathers: Num = 0.0
+    keys_gathered: Num = 0.0
+    merged_B: Num = 8.0
     loss_B: Num = 52.0
     compiled_loss_B: Num = 0.0
     norm_B: Num = 0.0
