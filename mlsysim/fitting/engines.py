@@ -35,6 +35,7 @@ RANGES = {
         "layer_s": Coefficient(6e-5, 0.0, 5e-4),
         "launch_s": Coefficient(3e-4, 0.0, 3e-3),
         "scaling_s": Coefficient(1e-5, 0.0, 1e-4),
+        "byte_s": Coefficient(1e-5, 0.0, 4e-4),
         "fused_s": Coefficient(5e-6, 0.0, 2.5e-5),
         "latency_share": Coefficient(0.7, 0.0, 8.0),  # 36-44 us a call in some harnesses, where the best have 5
         "reduce_s": Coefficient(5e-6, 0.0, 2e-5),

@@ -156,7 +156,7 @@ def test_prompts_of_others_that_come_between_tokens_are_on_the_card(capsys):
 def test_a_checkpoint_s_name_and_a_configuration_say_the_format(capsys, tmp_path):
     load = "--on H100 --batch 8 --prompt 100 --output 30"
     named, _ = asked(capsys, f"serve Qwen/Qwen3-32B-FP8 {load}")
-    typed, _ = asked(capsys, f"serve Qwen/Qwen3-32B {load} --precision fp8 --kv-precision bf16")
+    typed, _ = asked(capsys, f"serve Qwen/Qwen3-32B {load} --precision fp8_block --kv-precision bf16")
     assert named["answers"][0]["itl"] == typed["answers"][0]["itl"]
     other, _ = asked(capsys, f"serve Qwen/Qwen3-32B-FP8 {load} --precision bf16")
     assert other["answers"][0]["itl"]["value"] > named["answers"][0]["itl"]["value"]
