@@ -19,7 +19,7 @@ _HEAD = """# Mutants of the physics
 What the tests notice: a mutant is `mlsysim/physics/` with one operator, number, argument or branch of one function changed, and
 it is killed where a test of `tests/physics/` (values worked by hand, neither doctests nor anchors) fails or does not end.
 Written by `tox -e mutation`, which makes and runs them with mutmut. It changes no docstrings, annotations, decorated functions
-(properties) or constants of a module.
+(properties) or constants of a module. A module has the figures of the run that was made of it last.
 
 """
 
@@ -33,14 +33,13 @@ def outcomes(meta: Path) -> Counter[str]:
 
 
 def page() -> str:
-    """The page: a line a module, and their sum."""
+    """The page: a line a module."""
     found = {str(meta.relative_to(MUTANTS))[: -len(".py.meta")]: outcomes(meta) for meta in sorted(MUTANTS.rglob("*.meta"))}
-    found = {f"`{name}`": counts for name, counts in found.items() if counts}
-    found["all"] = sum(found.values(), start=Counter())
     lines = ["| Module | Mutants | Killed | Share |", "| --- | ---: | ---: | ---: |"]
     lines += [
-        f"| {name} | {counts.total():,} | {counts['killed']:,} | {100 * counts['killed'] / counts.total():.1f} % |"
+        f"| `{name}` | {counts.total():,} | {counts['killed']:,} | {100 * counts['killed'] / counts.total():.1f} % |"
         for name, counts in found.items()
+        if counts
     ]
     return _HEAD + "\n".join(lines) + "\n"
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, fields
 
 from mlsysim.calibration import gemm
 from mlsysim.calibration.device_entries import device_entries
-from mlsysim.calibration.devices import clock_of, entry_of, format_shares, names_of_a_pass
-from mlsysim.calibration.store import fitted_of, stack_of
+from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
+from mlsysim.calibration.shared_kernels import shared_names
+from mlsysim.calibration.store import fitted_of, stacks_of, tables
 from mlsysim.core.toml import reads
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
 FILE = "data_parallel.toml"
+# The sections of a device's entry, and the files of the stacks: models that are trained, and the forward pass alone.
+TRAINED, INFERRED = "data_parallel", "inference"
 COEFFICIENTS = tuple(part.name for part in fields(ReplicaCoefficients))
 
 
@@ -65,55 +68,62 @@ class ReplicaHardware:
     traffic: float = 1.0
 
 
-@reads("calibration", "data_parallel.toml")
-def replica_stack(name: str) -> ReplicaStack:
-    """The stack called ``name``.
-
-    Raises:
-        UnknownNameError: no such stack; the message lists them.
-
-    Example:
-        >>> replica_stack("nvidia-mlperf-bert").unpadded
-        True
-    """
-    return stack_of(ReplicaStack, ReplicaCoefficients, FILE, name)
+# The stack of a name.
+replica_stack = stacks_of(ReplicaStack, ReplicaCoefficients, FILE)
 
 
-@reads("calibration", "data_parallel.toml")
-def replica_hardware(hardware_name: str) -> ReplicaHardware:
+@reads("calibration", "devices/")
+def pass_hardware(section: str, hardware_name: str) -> ReplicaHardware:
     """The kernels that stand for an accelerator of the registry.
+
+    Args:
+        section: of the accelerator's entry: ``TRAINED``, or ``INFERRED``, which may have its clock and shares from the other.
+        hardware_name: its name.
 
     Raises:
         UnknownNameError: no kernels stand for it.
 
     Example:
-        >>> replica_hardware("A30").kernels
-        'a100_sxm'
+        >>> pass_hardware(TRAINED, "A30").kernels, pass_hardware(INFERRED, "Tesla T4").kernels
+        ('a100_sxm', 'a100_sxm')
+        >>> pass_hardware(INFERRED, "Tesla V100 SXM2 16GB").clock == pass_hardware(TRAINED, "Tesla V100 SXM2 16GB").clock
+        True
     """
-    name, entry = entry_of(device_entries("data_parallel"), hardware_name)
-    return ReplicaHardware(name, entry["kernels"], clock_of(entry), format_shares(entry))
+    name, entry = entry_of(device_entries(section), hardware_name)
+    shares = format_shares(entry)
+    if entry.get("as_trained"):
+        trained = pass_hardware(TRAINED, hardware_name)
+        clock, shares = trained.clock, {**trained.format_shares, **shares}
+    else:
+        clock = clock_of(entry)
+    return ReplicaHardware(name, entry["kernels"], clock, shares, float(entry.get("traffic", 1.0)))
 
 
-@reads("calibration", "data_parallel.toml")
-def replica_fitted_names(stack_name: str, hardware_name: str, gemm_format: str) -> tuple[str, ...]:
-    """Names of every coefficient that a step of this stack on this accelerator was fitted with.
+@reads("calibration", "devices/")
+def pass_fitted_names(section: str, stack_name: str, hardware_name: str, gemm_format: str) -> tuple[str, ...]:
+    """Names of every coefficient that a pass of a stack on an accelerator was fitted with.
+
+    Args:
+        section: ``TRAINED`` or ``INFERRED``.
+        stack_name: the stack, of the file that is called as the section.
+        hardware_name: the accelerator.
+        gemm_format: the measured number format of its matrix products.
 
     Example:
-        >>> [name for name in replica_fitted_names("nvidia-mxnet", "A30", "bfloat16") if "clock" in name]
+        >>> [name for name in pass_fitted_names(TRAINED, "nvidia-mxnet", "A30", "bfloat16") if "clock" in name]
         ['device.a30.clock']
     """
-    hardware = replica_hardware(hardware_name)
-    device = fitted_of(device_entries("data_parallel"), hardware.name, "device")
-    products = gemm.fitted_names(hardware.kernels, gemm_format)
-    return names_of_a_pass(FILE, stack_name, hardware.kernels, products, device)
+    kernels = pass_hardware(section, hardware_name).kernels
+    device = _device_names(section, hardware_name)
+    # Without a clock under this load it is the one of training.
+    clock = () if any(name.endswith(".clock") for name in device) else clock_names(kernels)
+    products, stacks = gemm.fitted_names(kernels, gemm_format), tables(f"{section}.toml")["stack"]
+    return (*shared_names("data_parallel"), *products, *clock, *device, *fitted_of(stacks, stack_name, "stack"))
 
 
-@reads("calibration", "data_parallel.toml")
-def fitted_device_names(hardware_name: str) -> tuple[str, ...]:
-    """Names of the fitted coefficients of an accelerator's entry.
-
-    Example:
-        >>> fitted_device_names("Tesla V100 SXM2 16GB")
-        ('device.v100.clock', 'device.v100.fp32_share')
-    """
-    return fitted_of(device_entries("data_parallel"), replica_hardware(hardware_name).name, "device")
+def _device_names(section: str, hardware_name: str) -> tuple[str, ...]:
+    """Names of the fitted coefficients of an accelerator's entry; what it has as it is trained keeps its name."""
+    entries, name = device_entries(section), pass_hardware(section, hardware_name).name
+    entry = entries[name]
+    trained = _device_names(TRAINED, hardware_name) if entry.get("as_trained") else ()
+    return (*(part for part in trained if part.rpartition(".")[2] not in entry), *fitted_of(entries, name, "device"))

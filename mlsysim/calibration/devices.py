@@ -7,8 +7,7 @@ from typing import Any
 
 from mlsysim.calibration import siblings
 from mlsysim.calibration.device_entries import DEVICES, device_entries
-from mlsysim.calibration.shared_kernels import shared_names
-from mlsysim.calibration.store import Entries, fitted_of, resolved, tables
+from mlsysim.calibration.store import Entries, resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import reads
 from mlsysim.physics.operations.power import limited_clock
@@ -142,19 +141,3 @@ def format_shares(entry: Mapping[str, Any]) -> dict[str, float]:
 def clock_of(entry: Mapping[str, Any]) -> float:
     """The clock that an entry of a family of devices has of its own, else the one that its kernels' device trains at."""
     return float(entry["clock"]) if "clock" in entry else sustained_clock(entry["kernels"])
-
-
-def names_of_a_pass(
-    file: str, stack_name: str, kernels: str, products: tuple[str, ...], device: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Names of the fitted coefficients behind a pass of a stack of ``file`` on a device.
-
-    Args:
-        file: the calibration file of the stack.
-        stack_name: the stack.
-        kernels: the device whose kernels run.
-        products: names of what was fitted of its matrix products.
-        device: names of what was fitted of the device under this load; without a clock there it is the one of training.
-    """
-    clock = () if any(name.endswith(".clock") for name in device) else clock_names(kernels)
-    return (*shared_names("data_parallel"), *products, *clock, *device, *fitted_of(tables(file)["stack"], stack_name, "stack"))

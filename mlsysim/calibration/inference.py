@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from mlsysim.calibration import gemm
-from mlsysim.calibration.data_parallel import ReplicaHardware, ReplicaStack, fitted_device_names, replica_hardware
-from mlsysim.calibration.device_entries import device_entries
-from mlsysim.calibration.devices import clock_of, entry_of, format_shares, names_of_a_pass
-from mlsysim.calibration.store import fitted_of, stack_of
+from mlsysim.calibration.data_parallel import INFERRED, ReplicaStack, pass_fitted_names, pass_hardware
+from mlsysim.calibration.store import stacks_of
 from mlsysim.core.errors import InputError
-from mlsysim.core.toml import reads
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
 FILE = "inference.toml"
@@ -83,41 +80,8 @@ class InferenceStack:
         )
 
 
-@reads("calibration", "inference.toml")
-def inference_stack(name: str) -> InferenceStack:
-    """The stack called ``name``.
-
-    Raises:
-        UnknownNameError: no such stack; the message lists them.
-
-    Example:
-        >>> inference_stack("tensorrt-mlperf").folded
-        True
-    """
-    return stack_of(InferenceStack, InferenceCoefficients, FILE, name)
-
-
-@reads("calibration", "inference.toml")
-def inference_hardware(hardware_name: str) -> ReplicaHardware:
-    """The kernels that stand for an accelerator of the registry.
-
-    Raises:
-        UnknownNameError: no kernels stand for it.
-
-    Example:
-        >>> inference_hardware("Tesla T4").kernels
-        'a100_sxm'
-        >>> inference_hardware("Tesla V100 SXM2 16GB").clock == replica_hardware("Tesla V100 SXM2 16GB").clock
-        True
-    """
-    name, entry = entry_of(device_entries("inference"), hardware_name)
-    shares = format_shares(entry)
-    if entry.get("as_trained"):
-        trained = replica_hardware(hardware_name)
-        clock, shares = trained.clock, {**trained.format_shares, **shares}
-    else:
-        clock = clock_of(entry)
-    return ReplicaHardware(name, entry["kernels"], clock, shares, float(entry.get("traffic", 1.0)))
+# The stack of a name.
+inference_stack = stacks_of(InferenceStack, InferenceCoefficients, FILE)
 
 
 def gemm_format(kernels: str, precision: str) -> str:
@@ -137,7 +101,6 @@ def gemm_format(kernels: str, precision: str) -> str:
     raise InputError("precision", precision, "one of int8, fp8, fp16, bf16, tf32, fp32: no other kernels are calibrated")
 
 
-@reads("calibration", "inference.toml")
 def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) -> tuple[str, ...]:
     """Names of every coefficient that a pass of this stack on this accelerator was fitted with.
 
@@ -145,15 +108,5 @@ def inference_fitted_names(stack_name: str, hardware_name: str, precision: str) 
         >>> [name for name in inference_fitted_names("tensorrt-mlperf", "Tesla T4", "int8") if "clock" in name]
         ['device.t4.clock']
     """
-    hardware = inference_hardware(hardware_name)
-    own_names = fitted_of(device_entries("inference"), hardware.name, "device")
-    device = (*_trained(hardware_name, hardware.name), *own_names)
-    products = gemm.fitted_names(hardware.kernels, gemm_format(hardware.kernels, precision))
-    return names_of_a_pass(FILE, stack_name, hardware.kernels, products, device)
-
-
-def _trained(hardware_name: str, name: str) -> tuple[str, ...]:
-    """Names of coefficients of training that count, where the accelerator has its clock from there and states no other."""
-    entry = device_entries("inference")[name]
-    names = fitted_device_names(hardware_name) if entry.get("as_trained") else ()
-    return tuple(part for part in names if part.rpartition(".")[2] not in entry)
+    products = gemm_format(pass_hardware(INFERRED, hardware_name).kernels, precision)
+    return pass_fitted_names(INFERRED, stack_name, hardware_name, products)

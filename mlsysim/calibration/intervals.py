@@ -44,8 +44,11 @@ SCOPES: tuple[tuple[str, ...], ...] = (
     ("kind",),
     (),
 )
-_NAMED = {"source": "source", "stack": "engine or stack", "device": "accelerator", "model": "model"}
-_NAMED_PAIR = "this engine on this accelerator"
+# What each of them is called, and an engine on its accelerator.
+NAMED = {
+    **{"source": "source", "stack": "engine or stack", "device": "accelerator", "model": "model"},
+    "pair": "engine on this accelerator",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +69,20 @@ class Spread:
     median: float
     p90: float
 
-    def about(self, value: Any) -> tuple[Any, Any]:
+    def about(self, value: Any, most: float | None = None) -> tuple[Any, Any]:
         """Return the ends of the interval about a number or a quantity.
 
         Args:
             value: what is predicted.
+            most: what no measurement exceeds, such as the whole of a peak.
+
+        Example:
+            >>> Spread(0.7, "all", 20, 0.1, 0.5).about(0.6, most=1.0)[1]
+            1.0
         """
         factor = math.exp(self.log_width)
-        return value / factor, value * factor
+        high = value * factor
+        return value / factor, high if most is None else max(value, min(high, most))
 
 
 def conformal_quantile(errors: Sequence[float], level: float = LEVEL) -> float:
@@ -147,7 +156,7 @@ def spread(
     width = max(math.hypot(*(one.log_width for one in studies)), closest.log_width)
     if missing == ("pair",) and width == closest.log_width:
         return closest
-    named = " and of ".join(_NAMED_PAIR if study == "pair" else f"this {_NAMED[study]}" for study in missing)
+    named = " and of ".join(f"this {NAMED[study]}" for study in missing)
     scope = f"no measurement of {named}: interval from those left out"
     widest = max(studies, key=lambda one: one.log_width)
     return Spread(width, scope, widest.runs, widest.median, widest.p90)

@@ -27,8 +27,8 @@ def engine_called(text: str, year: float = _LATEST, *, alone: bool = False) -> s
     Example:
         >>> engine_called("vLLM 0.15.1"), engine_called("vllm 0.11", 2026), engine_called("vllm", 2024), engine_called("mine")
         ('vllm-2025', 'vllm-0.13', 'vllm-2024', None)
-        >>> engine_called("vLLM 0.2.1", 2025), engine_called("TensorRT-LLM v0.9.0"), engine_called("TensorRT-LLM", 2024)
-        ('vllm-2023', 'tensorrt-llm-0.9', 'tensorrt-llm-0.14')
+        >>> engine_called("vLLM 0.2.1", 2025), engine_called("vllm", 2025), engine_called("TensorRT-LLM", 2024)
+        ('vllm-2023', 'vllm-0.13', 'tensorrt-llm-0.14')
     """
     if is_own(text):
         return own_stack(text, ENGINE).file

@@ -36,6 +36,7 @@ class Stack:
         memory: terms of its memory with attention that stores no scores.
         score_B: bytes that it keeps per score, by the name of the attention kernel that stores them.
         gradients: number format that it accumulates gradients in beside 16-bit weights, unless it is told another ("": theirs).
+        expert_tile: ``tile_rows``, ... (``physics.layer.ExpertShape``) of one kernel of all experts in tiles of its own.
         masked: products with a mask put tokens in order for experts of a fixed capacity; else they are copied.
         sequence_parallel: ranks of a TP group split the sequence between products, unless a run says otherwise.
         adapters: projections that have adapters in it, where only these are trained and nobody says which ("": attention's).
@@ -51,6 +52,7 @@ class Stack:
     eager: bool | None
     memory: MemoryTerms
     score_B: Mapping[str, float]
+    expert_tile: Mapping[str, float]
     masked: bool
     keeps_operands: bool
     gradients: str
@@ -102,6 +104,7 @@ def _shipped(name: str) -> Stack:
         eager=entry.get("eager"),
         memory=MemoryTerms(**{key: float(value) for key, value in entry.get("memory", {}).items()}),
         score_B={**_SCORE_B, **entry.get("score_B", {})},
+        expert_tile={key: float(value) for key, value in entry.get("expert_tile", {}).items()},
         masked=bool(entry.get("masked", False)),
         keeps_operands=bool(entry.get("keeps_operands", False)),
         gradients=str(entry.get("gradients", "")),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from mlsysim.core.checks import one_of
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 
 Entries = Mapping[str, Mapping[str, Any]]
 T = TypeVar("T")
@@ -68,14 +68,24 @@ def coefficients(kind: type[T], entry: Mapping[str, Any]) -> T:
     return kind(**{name: float(entry[name]) for name in names if name in entry})
 
 
-def stack_of(kind: type[T], coefficients_of: Any, file: str, name: str) -> T:
-    """The software stack called ``name`` in ``file``, as a ``kind`` with the coefficients and the facts that the file states.
+def stacks_of(kind: type[T], coefficients_of: Any, file: str) -> Callable[[str], T]:
+    """Make the function that reads a software stack of ``file`` by its name.
 
-    Raises:
-        UnknownNameError: no such stack; the message has near names.
+    Args:
+        kind: what a stack is read as: with the facts that the file states, and its coefficients.
+        coefficients_of: what these are read as.
+        file: among the data of this room.
+
+    Returns:
+        A function of the name, which raises ``UnknownNameError`` with near names where there is no such stack.
     """
-    stacks = tables(file)["stack"]
-    called = one_of("stack", name, stacks)
-    entry = resolved(stacks, called)
-    stated = {field.name: entry[field.name] for field in fields(kind) if field.name in entry}  # type: ignore[arg-type]
-    return kind(**{**stated, "name": called, "coefficients": coefficients(coefficients_of, entry)})
+
+    @reads("calibration", file)
+    def stack(name: str) -> T:
+        stacks = tables(file)["stack"]
+        called = one_of("stack", name, stacks)
+        entry = resolved(stacks, called)
+        stated = {field.name: entry[field.name] for field in fields(kind) if field.name in entry}  # type: ignore[arg-type]
+        return kind(**{**stated, "name": called, "coefficients": coefficients(coefficients_of, entry)})
+
+    return stack

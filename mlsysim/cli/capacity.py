@@ -110,7 +110,7 @@ def _exported(workload: Any, result: CapacityResult, target: Any, model: Any, op
     from mlsysim.launch import export_serving, planned_serving
 
     result.require_feasible()
-    formats = Formats(cache=Formats.of(options).cache).arguments()
+    formats = Formats.of(options).arguments("cache")
     return export_serving(planned_serving(workload, result.best_config, model=model, **formats), target)
 
 

@@ -30,12 +30,15 @@ On = Annotated[str, typer.Option("--on", help='What it runs on: "H200", "8 x H20
 Bound = Annotated[bool, typer.Option("--bound", help="The speed of light: physics and datasheets alone.")]
 SHOWN = {
     "itl": "between tokens",
+    "token_gap": "with others' prompts",
     "ttft": "first token",
     "request_latency": "whole request",
     "tokens_per_second": "output tokens/s",
     "requests_per_second": "requests/s",
     "max_batch": "largest batch",
 }
+# A mean time between tokens this near to a decode step says no more than the step.
+_NEAR = 0.005
 # The options that most lines have.
 FIRST = ("batch_size", "input_len", "output_len", "tp_size", "pp_size", "stack", *FORMATS.values())
 
@@ -63,14 +66,22 @@ def served(
         options["stack"] = name_of("--engine", options["stack"])
     if options.get("draft") is not None:
         options["draft"] = Models.get(options["draft"])
-    without = () if options.get("output_len") else ("request_latency", "requests_per_second")
+    endless = () if options.get("output_len") else ("request_latency", "requests_per_second")
     answer = _described(model, bound, options) if source is None else _pasted(source, model, bound, options)
     answers = []
     for name in machines_listed(on, "--on"):
         machine = machine_called(name, "--on")
         result, notes = answer(machine)
-        answers.append(Answer(name, result, notes, memory_of(result, accelerator_of(machine)), without=without))
+        answers.append(
+            Answer(name, result, notes, memory_of(result, accelerator_of(machine)), without=(*endless, *_same(result)))
+        )
     return answers
+
+
+def _same(result: Result) -> tuple[str, ...]:
+    """The mean time between tokens, where no prompt of another request comes in between: it is that of a step."""
+    gap, step = getattr(result, "token_gap", None), getattr(result, "itl", None)
+    return ("token_gap",) if gap is None or step is None or gap <= (1 + _NEAR) * step else ()
 
 
 def _described(model: str | None, bound: bool, options: dict[str, Any]) -> Asked:

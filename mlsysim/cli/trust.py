@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mlsysim.validation.report.coverage import Judged
 
 _TRAINING, _SERVING = "DistributedModel", "ServingModel"
-_PAIR = "engine on this accelerator"
 _HEADER = ("figures", "half within", "90 % within", "in their interval")
 
 
@@ -55,14 +54,14 @@ def trust(
 def _told(solver: str, facts: RunFacts) -> Document:
     """All that is known of runs like one: the interval that it gets, what that rests on, and the runs next to it."""
     from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE
-    from mlsysim.calibration.intervals import spread, unmeasured
+    from mlsysim.calibration.intervals import NAMED, spread, unmeasured
     from mlsysim.solvers.interval import nearest_to
     from mlsysim.solvers.result import fitted_basis
 
     missing = unmeasured(solver, facts)
     rows = [("basis", fitted_basis(solver, facts))]
     if missing:
-        named = ", this ".join(_PAIR if one == "pair" else one for one in missing)
+        named = ", this ".join(NAMED[one] for one in missing)
         rows.append(("not measured", f"this {named}: intervals come from fits that were not given theirs"))
     intervals: dict[str, Any] = {}
     quantities = {WHOLE: "step"} if solver == _TRAINING else {WHOLE: "time between tokens", FIRST_TOKEN: "first token"}

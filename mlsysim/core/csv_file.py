@@ -38,6 +38,9 @@ def opened_table(path: Path, name: str) -> Iterator[TextIO]:
 def table_lines(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
     r"""Reads a table: its columns, then the cells of each row, as many as there are columns.
 
+    Cells are parted by commas; by semicolons or tabs where the line of column names is, as spreadsheets of some languages
+    write it.
+
     Args:
         file: the text, which is read from its beginning.
         name: what messages call the table.
@@ -57,7 +60,7 @@ def table_lines(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
         Traceback (most recent call last):
         mlsysim.core.errors.DataError: x.csv: line 2 ('a') has 3 cells, the table 2 columns
     """
-    file.seek(0)
+    separator = _separator(file)
     with_nul: list[str] = []  # cells need not be looked through while it is empty
 
     def texts() -> Iterator[str]:
@@ -66,11 +69,11 @@ def table_lines(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
                 with_nul.append(text)
             yield text
 
-    reader = csv.reader(texts(), strict=True)
+    reader = csv.reader(texts(), strict=True, delimiter=separator)
     columns: list[str] = []
     try:
         for line in reader:
-            if not line:
+            if not line or (len(line) == 1 and not line[0].strip()):
                 continue
             number = reader.line_num
             if not columns:
@@ -90,7 +93,19 @@ def table_lines(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{name}: empty: expected a line of column names")
 
 
+def _separator(file: TextIO) -> str:
+    """What parts the cells of the line of column names; the file is at its beginning again."""
+    file.seek(0)
+    try:
+        header = next((line for line in file if line.strip()), "")
+    except UnicodeDecodeError:
+        header = ""  # told with its line when the lines are read
+    file.seek(0)
+    return next((mark for mark in ";\t" if mark in header and "," not in header), ",")
+
+
 def _columns(line: list[str], number: int, name: str) -> list[str]:
+    line[:] = [column.strip() for column in line]
     for place, column in enumerate(line):
         if column in line[:place]:
             raise DataError(f"{name}: line {number}: a column name is there twice: {column!r}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mlsysim.core.errors import MLSysError, UnknownNameError
@@ -18,7 +18,7 @@ from mlsysim.fitting.written import Refit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fits, prints what differs and writes it; returns the exit status."""
+    """Fits until nothing moves, prints what differs and writes it; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return refresh.main(given[1:]) if given[:1] == ["refresh"] else _fit(given)
@@ -39,14 +39,16 @@ def _fit(arguments: Sequence[str]) -> int:
     for name in options.names:
         if name not in FAMILIES:
             raise UnknownNameError.among("family", name, FAMILIES)
-    found = []
-    for name in options.names or FAMILIES:
-        if options.check:
-            found.append(FAMILIES[name](options.anchors))
-        else:
-            found.append(refresh.apart(refresh.fit_and_write, name, options.anchors))
-        print(*told(found[-1]), sep="\n", flush=True)
-    moved, total = sum(len(one.moved) for one in found), sum(len(one.values) for one in found)
+    names, last = options.names or [*FAMILIES], {}
+    fits: Iterable[Refit]
+    if options.check:
+        fits = (FAMILIES[name](options.anchors) for name in names)
+    else:
+        fits = refresh.fitted_to_rest(names, options.anchors)
+    for fit in fits:
+        last[fit.name] = fit
+        print(*told(fit), sep="\n", flush=True)
+    moved, total = sum(len(one.moved) for one in last.values()), sum(len(one.values) for one in last.values())
     print(f"{moved} of {total} values differ")
     return 1 if options.check and moved else 0
 

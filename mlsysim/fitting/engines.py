@@ -17,12 +17,12 @@ from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.serving_kernels import Formats, network_Bps, serving_kernels
+from mlsysim.lowering.serving_kernels import KernelFormats, network_Bps, serving_kernels
 from mlsysim.physics.records import stacked
 from mlsysim.physics.serving.deployment import EngineCoefficients
-from mlsysim.physics.serving.schedule import EnginePasses
-from mlsysim.solvers.serving.replica import ServingReplica
-from mlsysim.solvers.serving.serving import ScheduledLoad, checked_question, scheduled
+from mlsysim.physics.serving.schedule import EnginePasses, Load
+from mlsysim.solvers.serving.replica import ServingReplica, scheduled
+from mlsysim.solvers.serving.serving import checked_question
 from mlsysim.solvers.serving.together import stacked_engine
 from mlsysim.tables.serving import METRICS
 from mlsysim.validation.anchors.anchor import Anchor
@@ -92,7 +92,7 @@ class Figures:
 
     deployment: Deployment
     passes: EnginePasses
-    load: ScheduledLoad
+    load: Load
     replicas: Times
     prompts: Times
     keyed: Times
@@ -107,7 +107,7 @@ class Figures:
         device = _device(deployment.accelerator, entries["device"])
         coefficients = {part: own[part] for part in COEFFICIENTS if part in own}
         coefficients["request_s"] = coefficients.get("request_s", 0.0) + entries[CLIENT]["request_s"]
-        formats = Formats.of(deployment)
+        formats = KernelFormats.of(deployment)
         passes = replace(
             self.passes,
             kernels=serving_kernels(
@@ -187,7 +187,7 @@ def _together(rows: Sequence[tuple[Any, ...]]) -> Runs:
     figures = Figures(
         deployment=deployment,
         passes=stacked_engine([replica.passes for replica in replicas]),
-        load=stacked(ScheduledLoad.of(replica) for replica in replicas),
+        load=stacked(replica.load for replica in replicas),
         replicas=np.array([each.replicas for each in deployments]),
         prompts=np.array([each.prompts for each in deployments]),
         keyed=np.array([_peaks_of_prompt(replica) for replica in replicas]),

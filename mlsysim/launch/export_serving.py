@@ -10,7 +10,7 @@ from typing import Any
 from mlsysim.core.checks import instance, mapping
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.precision import UNPACKED, number_format
-from mlsysim.launch.serve import ServingLaunch
+from mlsysim.launch.serve import ServingLaunch, serving_facts
 from mlsysim.lowering.options import FORMATS, Formats
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
@@ -130,7 +130,7 @@ def export_serving(launch: ServingLaunch, target: str | None = None) -> str:
         'python -m sglang.launch_server --model-path Qwen/Qwen3-32B --tp-size 2 --max-running-requests 64'
     """
     instance("launch", launch, ServingLaunch, "what planned_serving or serving_launch gives")
-    named = target or next((name for name in _TARGETS if launch.stack.startswith(_STACKS.get(name, name))), "vllm")
+    named = target or _target_of(launch)
     if named not in _TARGETS:
         raise UnknownNameError.among("target", named, _TARGETS)
     if launch.arguments.get("offload") or launch.arguments.get("draft_len"):
@@ -188,12 +188,14 @@ def _vllm(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
         )
     if ep not in (1, tp):
         raise InputError("ep_size", ep, f"1 or all {tp} ranks with vLLM")
+    if groups > 1 and not moe:
+        raise InputError("attention_dp", groups, "1 of a dense model: data-parallel ranks of vLLM are copies of it (replicas)")
     redundant = asked.get("redundant_experts")
     dtype = asked.get("precision") if asked.get("precision") in _SIXTEEN else None
     options = {
         "--tensor-parallel-size": tp // groups,
         "--pipeline-parallel-size": asked["pp_size"] if asked["pp_size"] > 1 else None,
-        "--data-parallel-size": groups if moe and groups > 1 else copies if copies > 1 else None,
+        "--data-parallel-size": groups if groups > 1 else copies if copies > 1 else None,
         "--enable-expert-parallel": ep > 1,
         "--enable-dbo": bool(asked.get("two_batch_overlap")),
         "--eplb-config": f'{{"num_redundant_experts": {redundant}}}' if redundant is not None and ep > 1 else None,
@@ -204,6 +206,7 @@ def _vllm(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
         "--quantization": _quantization(launch, asked),
         "--dtype": {"fp16": "half", "bf16": "bfloat16"}.get(str(dtype)),
         "--kv-cache-dtype": _cache(asked, {}),
+        "--block-size": _block(launch, asked),
         "--stream-interval": _above_one(asked.get("stream_interval")),
         "--no-enable-prefix-caching": launch.prefix_caching is False,
         "--kv-transfer-config": _TRANSFER.get(launch.role),
@@ -230,6 +233,7 @@ def _sglang(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
         "--mem-fraction-static": asked.get("memory_share"),
         "--quantization": _quantization(launch, asked),
         "--kv-cache-dtype": _cache(asked, {"fp8": "fp8_e4m3"}),
+        "--page-size": _block(launch, asked),
         "--stream-interval": _above_one(asked.get("stream_interval")),
         "--disable-radix-cache": launch.prefix_caching is False,
         "--disaggregation-mode": launch.role or None,
@@ -243,6 +247,11 @@ def _trtllm(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
         raise InputError("replicas", asked["replicas"], "1: a line of TensorRT-LLM starts one copy")
     if groups not in (1, asked["tp_size"]):
         raise InputError("attention_dp", groups, f"1 or all {asked['tp_size']} ranks with TensorRT-LLM")
+    in_a_file = {"memory_share": asked.get("memory_share"), "page_size": _block(launch, asked)}
+    in_a_file["stream_interval"] = _above_one(asked.get("stream_interval"))
+    for part, value in in_a_file.items():
+        if value is not None:
+            raise InputError(part, value, "the engine's own: TensorRT-LLM's line has no option for it")
     told = _quantization(launch, asked)
     if told is not None and told != Models.weight_format(launch.model):
         raise InputError(
@@ -260,6 +269,17 @@ def _trtllm(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
         "--server_role": {"prefill": "context", "decode": "generation"}.get(launch.role),
     }
     return _line(f"trtllm-serve {shlex.quote(launch.model)}", options)
+
+
+def _block(launch: ServingLaunch, asked: Mapping[str, Any]) -> object:
+    """Tokens of a block of the cache, where they are others than those of the launch's own engine."""
+    size = asked.get("page_size")
+    return None if size == serving_facts()[_target_of(launch)]["block"] else size
+
+
+def _target_of(launch: ServingLaunch) -> str:
+    """The target that starts the launch's own engine; vLLM for an engine that none starts."""
+    return next((name for name in _TARGETS if launch.stack.startswith(_STACKS.get(name, name))), "vllm")
 
 
 def _above_one(value: object) -> object:

@@ -14,6 +14,7 @@ from mlsysim.core.options import with_defaults
 from mlsysim.launch.known_models import like_registered
 from mlsysim.launch.training_run import TrainingLaunch, train_facts
 from mlsysim.lowering.options import StepOptions
+from mlsysim.lowering.training_plan import micro_batches
 from mlsysim.models.types import TransformerWorkload
 
 # What the best plan of a search calls its parts, and the keyword of ``DistributedModel.solve`` that each is.
@@ -95,12 +96,13 @@ def _split(launch: TrainingLaunch, asked: Mapping[str, Any]) -> tuple[int, int, 
         raise InconsistentError("accelerators", launch.accelerators, f"a multiple of tp x pp x cp = {tp} x {pp} x {cp}")
     dp = launch.accelerators // (tp * pp * cp)
     batch = launch.arguments["batch_size"]
-    count = asked["microbatch_count"] or max(1, batch // (dp * (asked["micro_batch"] or 1)))
-    if batch % (dp * count):
+    local, rest = divmod(batch, dp)
+    count = micro_batches(max(local, 1), asked["microbatch_count"], asked["micro_batch"])
+    if rest or local % count or not local:
         raise InconsistentError(
             "microbatch_count", count, f"a number that divides {batch} sequences over dp = {dp}: no part of one"
         )
-    return tp, pp, cp, dp, count, batch // (dp * count)
+    return tp, pp, cp, dp, count, local // count
 
 
 def _megatron(launch: TrainingLaunch, asked: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from mlsysim.core.errors import InputError, NotModelledError
 from mlsysim.core.provenance import Provenance
 from mlsysim.launch.documents import inner, json_table, text_of
 from mlsysim.launch.hf_keys import Keys
-from mlsysim.launch.hf_quantization import Formats, formats_of
+from mlsysim.launch.hf_quantization import StoredFormats, formats_of
 from mlsysim.launch.known_models import like_registered
 from mlsysim.models.architecture import MOST_LAYERS, LatentAttention, MixtureOfExperts
 from mlsysim.models.types import TransformerWorkload
@@ -356,7 +356,7 @@ def _built(fields: Mapping[str, Any], name: str, called: str) -> TransformerWork
     return model
 
 
-def _stored(keys: Keys, formats: Formats, assumed: list[str]) -> str:
+def _stored(keys: Keys, formats: StoredFormats, assumed: list[str]) -> str:
     """The format of the stored weights; one that engines do not keep is noted."""
     if formats.weights or formats.experts:
         return formats.weights or formats.experts

@@ -14,7 +14,7 @@ from mlsysim.launch.hf_keys import Keys, facts
 _ATTENTION = ("self_attn", "attention", "attn", "q_proj", "kv_")
 
 
-class Formats(NamedTuple):
+class StoredFormats(NamedTuple):
     """Number formats of a checkpoint: of all weights, of routed experts alone, of the cache (empty: 16 bits), and notes."""
 
     weights: str = ""
@@ -23,7 +23,7 @@ class Formats(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def formats_of(keys: Keys, layers: int, has_experts: bool) -> Formats:
+def formats_of(keys: Keys, layers: int, has_experts: bool) -> StoredFormats:
     """The formats that a configuration states.
 
     Args:
@@ -37,7 +37,7 @@ def formats_of(keys: Keys, layers: int, has_experts: bool) -> Formats:
     """
     table = _table(keys)
     if not table:
-        return Formats()
+        return StoredFormats()
     where = f"{keys.name}: quantization_config"
     method = table.get("quant_method") or ("modelopt" if "quant_algo" in table else "mlx" if "bits" in table else None)
     if not isinstance(method, str):
@@ -48,10 +48,10 @@ def formats_of(keys: Keys, layers: int, has_experts: bool) -> Formats:
     cache = _cache(table, where)
     notes: tuple[str, ...] = ()
     if attention_kept and has_experts:
-        return Formats("", weights, cache)
+        return StoredFormats("", weights, cache)
     if attention_kept:
         notes = (f"attention stays in 16 bits beside {weights} weights: all are counted as {weights}",)
-    return Formats(weights, "", cache, notes)
+    return StoredFormats(weights, "", cache, notes)
 
 
 def _table(keys: Keys) -> dict[str, Any]:

@@ -18,6 +18,21 @@ _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 _DEFAULT = ("auto", "-1", "none", "null", "")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LaunchNotes:
+    """What is to be told of a launch file, or of a command line, beside what it states.
+
+    Attributes:
+        assumed: what it leaves open or what is simplified, each with what stands for it.
+        ignored: options that change no answer.
+        unknown: options that nobody described here: read them before the answer is believed.
+    """
+
+    assumed: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
 @dataclass
 class Stated:
     """What a command line or a file states.
@@ -210,7 +225,9 @@ def _taken(name: str, value: str | None, left: list[str], kind: str) -> str:
     """The option's value: what stands behind its sign, else the next word, or all of a list."""
     if value is not None:
         return value
-    if not left or (_is_option(left[0]) and kind != "text" and left[0].startswith("--")):
+    if not left or _is_option(left[0]):
+        if kind == "optional":
+            return ""
         raise InputError(name, None, "a value after it")
     told = left.pop(0)
     while kind == "list" and left and not _is_option(left[0]):

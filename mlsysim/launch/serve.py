@@ -15,7 +15,7 @@ from mlsysim.calibration.names import engine_called, unknown
 from mlsysim.core.errors import InputError, MissingArgumentError, NotModelledError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.launch.documents import is_file, text_of
-from mlsysim.launch.options import Stated, read_options
+from mlsysim.launch.options import LaunchNotes, Stated, read_options
 from mlsysim.launch.serve_plans import merged_file, plan_of, served_model, stated_formats
 from mlsysim.launch.shell import read_script, resolved
 from mlsysim.launch.shell_words import MARK, Script
@@ -38,7 +38,7 @@ _OTHERS = ("text-generation-launcher", "lmdeploy", "ollama", "tritonserver")
 
 
 @dataclass(frozen=True)
-class ServingLaunch:
+class ServingLaunch(LaunchNotes):
     """A deployment as a server's command line states it.
 
     Attributes:
@@ -54,9 +54,7 @@ class ServingLaunch:
         drafts_by: what drafts tokens, such as mtp or eagle; empty: nothing does.
         role: of a disaggregated pair, prefill or decode; empty: it does both.
         prefill: the pool that computes the prompts, where a search found one beside this, which decodes.
-        assumed: what the line leaves open or what is simplified, each with what stands for it.
-        ignored: options that change no answer.
-        unknown: options that nobody described here: read them before the answer is believed.
+        assumed, ignored, unknown: as ``LaunchNotes`` has them.
     """
 
     engine: str
@@ -71,9 +69,6 @@ class ServingLaunch:
     drafts_by: str = ""
     role: str = ""
     prefill: ServingLaunch | None = None
-    assumed: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
 
 
 def serving_launch(
@@ -106,15 +101,19 @@ layers are linear attention (gated delta net)
     text, name = _line_of(source)
     script = read_script(text, name)
     engine, words, environment = _command(script, name)
-    table = _facts()[engine]
+    table = serving_facts()[engine]
     stated = read_options(words, table)
     stated = merged_file(stated, table, script, files or {}) if stated.get("file") else stated
     called = _model_name(stated, engine)
+    stated.unknown += [word.replace(MARK, "")[:80] for word in stated.others if word != called]
     model, notes = (workload, ()) if workload is not None else served_model(called)
     assumed = [*notes, *stated.assumed]
     arguments: dict[str, Any] = {"stack": engine_called(table["engine"]) or str(unknown()["stack"])}
     plan_of(engine, stated, model, arguments, assumed)
-    stated_formats(stated, called, model, _facts(), arguments)
+    stated_formats(stated, called, model, serving_facts(), arguments)
+    if _names_no_file(called, table, model, arguments):
+        arguments["precision"] = table["unnamed"]
+        assumed.append(f"{table['unnamed']}: of a repository the file that is fetched where none is named")
     arguments["page_size"] = stated.get("block") or table["block"]
     arguments |= {name: stated.get(key) for name, key in _AS_STATED.items() if stated.get(key) is not None}
     assumed += [f"{key}={value}: kernels are those of the engine's default" for key, value in environment.items()]
@@ -149,7 +148,8 @@ _AS_STATED = {
 
 
 @reads("launch", _FILE)
-def _facts() -> dict[str, Any]:
+def serving_facts() -> dict[str, Any]:
+    """Give the document ``serve_options.toml``."""
     return packaged_toml("launch", _FILE)
 
 
@@ -185,6 +185,12 @@ def _model_name(stated: Stated, engine: str) -> str:
     if not named:
         raise MissingArgumentError("model", None, f"a model's name on the line of {engine}")
     return resolved("model", str(named)).strip()
+
+
+def _names_no_file(called: str, table: Mapping[str, Any], model: TransformerWorkload, arguments: Mapping[str, Any]) -> bool:
+    """Whether the line leaves the number format to the engine, which then chooses a file of the repository."""
+    published = model.weight_format or model.expert_format
+    return "unnamed" in table and called.count("/") == 1 and "precision" not in arguments and not published
 
 
 def _prefix_caching(stated: Stated) -> bool | None:

@@ -18,7 +18,7 @@ from mlsysim.lowering.options import Formats
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 
-_GGUF = re.compile(r"(.+?)[-.]((?:ud-)?i?q\d\w*|b?f16)\.gguf", re.IGNORECASE)
+_GGUF = re.compile(r"(.+?)[-.]((?:ud-)?i?q\d\w*|b?f16)(?:-\d{5}-of-\d{5})?\.gguf", re.IGNORECASE)
 _SIXTEEN = {"half": "fp16", "float16": "fp16", "bfloat16": "bf16", "bf16": "bf16", "fp16": "fp16"}
 _DEFAULTS = ("", "auto", "none", "null")
 # What deals experts out to ranks, of --moe-a2a-backend: expert parallelism over all of tp.
@@ -298,10 +298,10 @@ def stated_formats(
         told = facts["quantization"].get(option)
         if told is None:
             told = precision_name("quantization", option)
-        # An option that names the checkpoint's own method says no more than the checkpoint does.
-        written = (
-            told if told and not (written and number_format(written).arithmetic == number_format(told).arithmetic) else written
-        )
+        # An option that names the checkpoint's own method, or any of its maker's, says no more than the checkpoint does.
+        if told and written and number_format(written).arithmetic != number_format(told).arithmetic and option != "modelopt":
+            raise InconsistentError("quantization", option, f"{written}, as the model's name {called!r} says")
+        written = written or told
     dtype = str(stated.get("dtype") or "").lower()
     published = model.weight_format or model.expert_format
     if written and published not in (written, f"{written}_block"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,14 +10,18 @@ from typing import Any
 from mlsysim.calibration.names import stack_called
 from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, NotModelledError
 from mlsysim.core.toml import packaged_toml, reads
+from mlsysim.launch.options import LaunchNotes
+from mlsysim.lowering.training_plan import by_long_names
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 
 _FILE = "train_options.toml"
+# Arguments on which the number of micro-batches hangs, where a file says how large each is.
+_CHANGE_THE_NUMBER = {"batch_size", "tp_size", "pp_size", "cp_size", "dp_size"}
 
 
 @dataclass(frozen=True)
-class TrainingLaunch:
+class TrainingLaunch(LaunchNotes):
     """A training run as a launch file states it.
 
     Attributes:
@@ -25,9 +30,7 @@ class TrainingLaunch:
         accelerators: of the run.
         per_node: of a node; None where nobody says.
         arguments: keywords of ``DistributedModel.solve``, ``batch_size`` and ``stack`` among them.
-        assumed: what the file leaves open or what is simplified, each with what stands for it.
-        ignored: options that change no answer.
-        unknown: options that nobody described here: read them before the answer is believed.
+        assumed, ignored, unknown: as ``LaunchNotes`` has them.
     """
 
     framework: str
@@ -35,9 +38,6 @@ class TrainingLaunch:
     accelerators: int
     per_node: int | None
     arguments: dict[str, Any]
-    assumed: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
 
 
 @dataclass
@@ -113,13 +113,22 @@ class Run:
             raise InconsistentError("global batch", batch, f"a multiple of micro-batch x dp = {micro} x {dp}")
         return batch // (micro * dp)
 
+    def _written(self, stated: Mapping[str, Any]) -> dict[str, Any]:
+        """What the file says beside the caller's keywords: its micro-batch's size where these change how many there are."""
+        written = dict(self.arguments)
+        told = {name for name, value in stated.items() if value is not None}
+        if "micro_batch" in told or (told & _CHANGE_THE_NUMBER and "microbatch_count" not in told):
+            ranks = self.counted() // math.prod(written.get(name, 1) for name in ("tp_size", "pp_size", "cp_size"))
+            size, part = divmod(written["batch_size"], written.pop("microbatch_count") * ranks)
+            if not part and "micro_batch" not in told:
+                written["micro_batch"] = size
+        return written
+
     def launch(self, stated: Mapping[str, Any]) -> TrainingLaunch:
         """The run as it was collected; ``stated`` keywords of the caller win."""
         called = str(self.facts["framework"])
-        written = self.arguments
-        if stated.get("micro_batch") is not None:  # the caller's size, not the file's number
-            written = {name: value for name, value in written.items() if name != "microbatch_count"}
-        arguments = {"stack": stack_called(called), **written, **stated}
+        stated = by_long_names(stated)
+        arguments = {"stack": stack_called(called), **self._written(stated), **stated}
         return TrainingLaunch(
             framework=called,
             workload=self.model(),

@@ -350,7 +350,7 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
     """
     work = inference_work(setting.workload, setting.weights, setting.cache, setting.experts)
     held = room(setting, work)
-    fit = float(held.most_tried(setting)) if beams == 1 else _searched(setting, work, held, beams)
+    fit = float(held.most_tried(setting, most)) if beams == 1 else _searched(setting, work, held, beams)
     stack, new = setting.stack, computed(setting)[0] / setting.prompt
     passes = prefixed(BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting), setting)
     return Paces(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from mlsysim.calibration.attention import measured_attention, prefill_kernel
-from mlsysim.calibration.data_parallel import ReplicaHardware, ReplicaStack, replica_hardware
+from mlsysim.calibration.data_parallel import TRAINED, ReplicaHardware, ReplicaStack, pass_hardware
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_constants
@@ -68,9 +68,9 @@ class Kernels:
         precision: str,
         *,
         value_B: float,
+        element_B: float,
         operand_B: float,
         attention: str,
-        element_B: float | None = None,
     ) -> Self:
         """The kernels of ``accelerator`` whose products are ``gemm``, and whose attention runs at the format ``attention``.
 
@@ -86,13 +86,13 @@ class Kernels:
                 gemm=gemm,
                 peak_flops_per_s=accelerator.rate_flops_per_s(precision),
                 value_B=value_B,
+                element_B=element_B,
+                operand_B=operand_B,
                 memory_Bps=accelerator.memory_bandwidth_Bps,
                 multiprocessors=float(units),
                 cache_B=float(cache.m_as("byte")),
                 streaming=shared_coefficients().streaming,
                 shared=shared_constants(SharedDataParallel),
-                operand_B=operand_B,
-                element_B=element_B,
             ),
             attention=prefill_kernel(measured_attention("prefill", found.kernels)),
             attention_peak_flops_per_s=accelerator.rate_flops_per_s(attention),
@@ -125,7 +125,7 @@ def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaSta
         UnknownNameError: none do.
         InputError: none at this precision.
     """
-    found = replica_hardware(accelerator.name)
+    found = pass_hardware(TRAINED, accelerator.name)
     if precision not in _GEMM_FORMAT:
         raise InputError("precision", precision, f"one of {', '.join(_GEMM_FORMAT)}: no other kernels are calibrated")
     kernel = gemm_kernel(found.kernels, _GEMM_FORMAT[precision])
@@ -139,9 +139,9 @@ def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaSta
         kernel,
         precision,
         value_B=value_B,
+        element_B=_SINGLE_B if stack.elements_of_32_bits else value_B,
         operand_B=FORMATS["fp8"].input_B if precision == "fp8" else value_B,
         attention=halves,
-        element_B=_SINGLE_B if stack.elements_of_32_bits else None,
     )
     return kernels, found
 

@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlsysim.calibration.data_parallel import ReplicaHardware
+from mlsysim.calibration.data_parallel import INFERRED, ReplicaHardware, pass_hardware
 from mlsysim.calibration.gemm import gemm_kernel
 from mlsysim.calibration.inference import (
     InferenceCoefficients,
     InferenceStack,
     gemm_format,
     inference_fitted_names,
-    inference_hardware,
     inference_stack,
 )
 from mlsysim.calibration.shared import shared_coefficients
@@ -26,8 +25,6 @@ from mlsysim.models.types import Workload
 from mlsysim.physics.kernels.convolution import convolution_scores
 from mlsysim.physics.kernels.passes import SharedDataParallel
 from mlsysim.physics.numeric import Num, added_in_norm
-
-# The host runs ahead of the device until it cannot: close to a maximum of the two, not their sum.
 
 
 class ForwardTime(NamedTuple):
@@ -74,7 +71,7 @@ def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernel
         UnknownNameError: none do.
         InputError: none at this precision.
     """
-    found = inference_hardware(accelerator.name)
+    found = pass_hardware(INFERRED, accelerator.name)
     halves = gemm_kernel(found.kernels)
     # The kernel before has written what an 8-bit product reads: nothing is quantised between.
     kernel = replace(
@@ -82,7 +79,7 @@ def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernel
     )
     value_B = bytes_per_element(precision)
     attention = precision if value_B > 1 else "fp16"
-    widths = {"value_B": value_B, "operand_B": value_B}
+    widths = dict.fromkeys(("value_B", "element_B", "operand_B"), value_B)
     return Kernels.of(accelerator, found, kernel, precision, attention=attention, **widths), found
 
 
@@ -103,6 +100,7 @@ def forward_time(
 ) -> ForwardTime:
     """Host and device as (a^n + b^n)^(1/n), and what each batch costs, for a solve and for the fit alike.
 
+    The host runs ahead of the device until it cannot: close to a maximum of the two, not their sum.
     ``cache_traffic`` is the device's share of a convolution's bytes that reaches memory.
     """
     coefficients = stack.of(work.network is not None)

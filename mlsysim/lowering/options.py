@@ -5,6 +5,7 @@ What a server is started with is checked here, too.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Self, TypedDict
@@ -19,6 +20,7 @@ from mlsysim.core.options import Option
 from mlsysim.core.units import Quantity
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload
+from mlsysim.physics.serving.deployment import EngineKernels
 from mlsysim.physics.serving.speculation import expected_tokens
 
 # Options of an engine, of which a bound has nothing.
@@ -77,9 +79,13 @@ class Formats:
         """
         return cls(**{part: arguments.get(argument) for part, argument in FORMATS.items()})
 
-    def arguments(self) -> dict[str, str]:
-        """The keywords of ``solve`` that ask for these formats, of those that are not left open."""
-        stated = {argument: getattr(self, part) for part, argument in FORMATS.items()}
+    def arguments(self, *parts: str) -> dict[str, str]:
+        """The keywords of ``solve`` that ask for these formats, of those that are not left open.
+
+        Args:
+            parts: fields whose keywords are given; by default all.
+        """
+        stated = {argument: getattr(self, part) for part, argument in FORMATS.items() if part in parts or not parts}
         return {argument: name for argument, name in stated.items() if name is not None}
 
 
@@ -279,14 +285,22 @@ def limited(found: Engine, device: HardwareNode, asked: Mapping[str, Any]) -> En
     """The engine with the limits that it is started with: those of its default on this accelerator, unless stated."""
     limits = (("step_tokens", "max_num_batched_tokens"), ("most_sequences", "max_num_seqs"))
     stated: dict[str, Any] = {part: float(whole_number(name, asked[name])) for part, name in limits if asked[name] is not None}
+    if "step_tokens" in stated and found.has.chunk:  # who computes prompts by micro-batches is told how long these are
+        stated["has"] = _in_chunks(found.has, stated["step_tokens"])
     if asked["memory_share"] is not None:
         stated["memory_share"] = fraction("memory_share", asked["memory_share"])
     return _limited(found, device.name, device.memory_capacity_B, **stated)
 
 
+@functools.lru_cache(maxsize=64)
+def _in_chunks(has: EngineKernels, tokens: float) -> EngineKernels:
+    """An engine with micro-batches of ``tokens``: one object for each number, under which what follows from it is kept."""
+    return replace(has, chunk=tokens)
+
+
 @identity_cache()
-def _limited(found: Engine, /, device: str, memory_B: float, **stated: float) -> Engine:
-    return replace(found.on(device, memory_B / 2**30), **stated)  # type: ignore[arg-type]
+def _limited(found: Engine, /, device: str, memory_B: float, **stated: Any) -> Engine:
+    return replace(found.on(device, memory_B / 2**30), **stated)
 
 
 def drafting(model: TransformerWorkload, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,12 +39,10 @@ _DISPATCH_SCALE_B = 4 / 128
 # Measured products whose activations kernels of their own quantise.
 _SCALED = ("nvfp4", "sq")
 _LINE_RATE_Bps = 25e9
-# NVIDIA A100 datasheet: 19.5e12 = 1.41e9 x 108 multiprocessors x 64 lanes x 2.
-_A100_CLOCK_HZ = 1.41e9
 
 
 @dataclass(frozen=True, slots=True)
-class Formats:
+class KernelFormats:
     """Number formats of a deployment: of the arithmetic, of weights in memory, of the cache, of routed experts in memory."""
 
     precision: str
@@ -53,7 +51,7 @@ class Formats:
     experts: str = ""
 
     @classmethod
-    def of(cls, setting: Deployment) -> Formats:
+    def of(cls, setting: Deployment) -> KernelFormats:
         """The formats of a deployment; experts are named where theirs is not that of the other weights."""
         experts = "" if setting.experts == setting.weights else setting.experts
         return cls(setting.arithmetic, setting.weights, setting.cache, experts)
@@ -61,7 +59,7 @@ class Formats:
 
 def serving_kernels(
     accelerator: HardwareNode,
-    formats: Formats,
+    formats: KernelFormats,
     nic_Bps: float = _LINE_RATE_Bps,
     device: EngineDevice | None = None,
     has: EngineKernels | None = None,
@@ -77,10 +75,10 @@ def serving_kernels(
         InconsistentError: the registry does not say how many multiprocessors it has.
     """
     device = device or engine_device(accelerator.name)
-    units = stated.own_fact(device.gemm, "matrix_units", accelerator.compute.multiprocessors)
+    units = stated.own_fact(device.gemm, "matrix_units", cores := accelerator.compute.multiprocessors)
     if units is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
-    has = has or EngineKernels()
+    has, shared = has or EngineKernels(), shared_constants(SharedServing)
     own = has.own_products
     arithmetic = number_format(formats.precision).arithmetic_on(accelerator.compute.precision_flops)
     wide, integer = arithmetic in _WIDE, arithmetic == "int8"
@@ -101,7 +99,7 @@ def serving_kernels(
     dispatched_B = min(WORD_B, (experts or layer).input_B)
     peak = layer.peak_flops_per_s
     peak16 = peak if wide or own else accelerator.rate_flops_per_s("fp16")
-    attention_peak = peak if integer and has.integer_flash else peak16
+    score_peak = peak if integer and has.integer_flash else peak16
     flash, array = prefill_kernel(device.attention), stated.fact(device.attention, "array", 1.0)
     links = collective_coefficients(device.collectives)
     links = replace(links, **cast("dict[str, Any]", device.link)) if device.link else links
@@ -127,7 +125,7 @@ def serving_kernels(
         head_weight_B=layer.weight_B if own else 4.0 if wide else 2.0,
         prefill=replace(flash, floor_s=0.0, matmul_efficiency=flash.matmul_efficiency * device.attention_share),
         decode=_decode_kernel(device.attention, array),
-        attention=AttentionDevice(attention_peak, memory_Bps * own_memory_share, float(units), accelerator.cache_B, array),
+        attention=AttentionDevice(score_peak, memory_Bps * own_memory_share, float(cores or units), accelerator.cache_B, array),
         # A narrow cache that attention unpacks first takes as long to read as one of 16 bits.
         kv_B=max(bytes_per_element(formats.cache), WORD_B if unpacks_cache else 0.0),
         collectives=links,
@@ -140,9 +138,9 @@ def serving_kernels(
         own_peak_flops_per_s=accelerator.rate_flops_per_s("int8") if multiplied else _rate16(accelerator),
         own_compute_share=device.clock if multiplied else min(device.own_compute_share, 1.0),
         own_memory_share=own_memory_share,
-        core_clock=_core_clock(accelerator, device.fp32_lanes, float(units)),
+        core_clock=_core_clock(accelerator, device.fp32_lanes, float(units), shared.core_clock_Hz),
         streaming=float(shared_coefficients().streaming),
-        shared=shared_constants(SharedServing),
+        shared=shared,
         dispatch_B=dispatched_B + (_DISPATCH_SCALE_B if dispatched_B == 1 else 0.0),
     )
 
@@ -161,7 +159,7 @@ def _lent_kernel(device: EngineDevice) -> GemmKernel:
     return replace(kernel, efficiency=kernel.efficiency * device.own_compute_share, launch_s=0.0)
 
 
-def _multiplies_integers(accelerator: HardwareNode, formats: Formats, has: EngineKernels) -> bool:
+def _multiplies_integers(accelerator: HardwareNode, formats: KernelFormats, has: EngineKernels) -> bool:
     """Whether an engine multiplies narrow weights as they are; what its kernels reach of the integer peak is its own share."""
     own = has.own_rows > 0 and not has.unpacks and bytes_per_element(formats.experts or formats.weights) < WORD_B
     return own and "int8" in accelerator.compute.precision_flops
@@ -179,7 +177,7 @@ def peak_flops_per_s(setting: Deployment) -> float:
     rate = device.rate_flops_per_s(setting.rated)
     if found is None or not found.has.own_products:
         return rate
-    formats = Formats.of(setting)
+    formats = KernelFormats.of(setting)
     integers = device.rate_flops_per_s("int8") if _multiplies_integers(device, formats, found.has) else 0.0
     return max(rate, _rate16(device, sums=True), integers)
 
@@ -239,11 +237,11 @@ def _vendor_product(accelerator: HardwareNode, precision: str, weights: str, dev
     return Product(product, input_B, bytes_per_element(weights), peak, output_B)
 
 
-def _core_clock(accelerator: HardwareNode, fp32_lanes: float, units: float) -> float:
-    """The clock of its cores over an A100's, from what the 32-bit lanes reach; infinite where cores limit nothing."""
+def _core_clock(accelerator: HardwareNode, fp32_lanes: float, units: float, usual_Hz: float) -> float:
+    """The clock of its cores over the usual one, from what the 32-bit lanes reach; infinite where cores limit nothing."""
     if not fp32_lanes:
         return math.inf
-    return accelerator.rate_flops_per_s("fp32") / (2 * fp32_lanes * units) / _A100_CLOCK_HZ
+    return accelerator.rate_flops_per_s("fp32") / (2 * fp32_lanes * units) / usual_Hz
 
 
 def _product_format(accelerator: HardwareNode, precision: str, weights: str, measured: str) -> tuple[str, float, float]:
@@ -272,20 +270,20 @@ def network_Bps(setting: Deployment) -> float:
 
 @identity_cache()
 def _kept_kernels(
-    accelerator: HardwareNode, formats: Formats, nic_Bps: float, has: EngineKernels, link_Bps: float
+    accelerator: HardwareNode, formats: KernelFormats, nic_Bps: float, has: EngineKernels, link_Bps: float
 ) -> ServingKernels:
     """Looking kernels up takes longer than a step: questions on one accelerator share them."""
     return serving_kernels(accelerator, formats, nic_Bps, has=has, link_Bps=link_Bps)
 
 
-def engine_kernels(found: Engine, accelerator: HardwareNode, formats: Formats, causal: bool) -> EngineKernels:
+def engine_kernels(found: Engine, accelerator: HardwareNode, formats: KernelFormats, causal: bool) -> EngineKernels:
     """The kernels that an engine has on this accelerator at these formats: fused attention takes 16 bits or less.
 
     Example:
         >>> from mlsysim.calibration.engines import engine
         >>> from mlsysim.hardware.registry import Hardware
         >>> ft, v100 = engine("fastertransformer-bert"), Hardware.get("v100_sxm2_16gb")
-        >>> engine_kernels(ft, v100, Formats("fp16", "fp16", "fp16"), causal=False).flash_prefill
+        >>> engine_kernels(ft, v100, KernelFormats("fp16", "fp16", "fp16"), causal=False).flash_prefill
         False
     """
     has = found.has
@@ -299,7 +297,7 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
     found = setting.stack
     if found is None:
         raise InconsistentError("stack", None, "an engine: passes without one are bounds")
-    formats = Formats.of(setting)
+    formats = KernelFormats.of(setting)
     shape = served_shape(setting.workload)
     kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has, setting.link_Bps)
     has = engine_kernels(found, setting.accelerator, formats, setting.workload.causal)
@@ -379,13 +377,13 @@ def coefficients_used(setting: Deployment) -> tuple[str, ...]:
     """Names of the fitted coefficients behind an answer; none without an engine."""
     if setting.stack is None:
         return ()
-    return _coefficient_names(setting.accelerator, setting.stack.has.own_products, Formats.of(setting), setting.tp > 1) + (
-        setting.stack.fitted
-    )
+    return _coefficient_names(
+        setting.accelerator, setting.stack.has.own_products, KernelFormats.of(setting), setting.tp > 1
+    ) + (setting.stack.fitted)
 
 
 @identity_cache()
-def _coefficient_names(accelerator: HardwareNode, own_products: bool, formats: Formats, reduces: bool) -> tuple[str, ...]:
+def _coefficient_names(accelerator: HardwareNode, own_products: bool, formats: KernelFormats, reduces: bool) -> tuple[str, ...]:
     device = engine_device(accelerator.name)
     if own_products:
         return (*shared_names("serving"), *device.fitted)

@@ -71,16 +71,17 @@ class Room:
         """Memory of one accelerator that is left beside its weights."""
         return self.usable_B - self.weights_B
 
-    def most_tried(self, setting: Deployment) -> int:
-        """All the sequences that fit, for who tries every number of them.
+    def most_tried(self, setting: Deployment, most: int | None = None) -> int:
+        """All the sequences that fit, for who tries every number of them, or ``most`` where more fit.
 
         Raises:
             InputError: there are more than anybody could serve at once.
         """
-        if self.most_sequences > _MOST_TRIED:
+        tried = min(self.most_sequences, most or self.most_sequences)
+        if tried > _MOST_TRIED:
             expected = f"one whose memory has room for at most {_MOST_TRIED} requests of these lengths"
-            raise InputError("hardware", setting.accelerator.name, f"{expected}, not for {self.most_sequences:.3g}")
-        return int(self.most_sequences)
+            raise InputError("hardware", setting.accelerator.name, f"{expected}, not for {tried:.3g}")
+        return int(tried)
 
     def reason(self, setting: Deployment, batch: float) -> str:
         """Why ``batch`` sequences do not fit, with the numbers; empty where they do: no more than ``most_sequences``."""

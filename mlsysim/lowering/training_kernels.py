@@ -56,9 +56,15 @@ def trained_shape(
     slower = runs_older_flash(kernels_of(measured_device(accelerator.name))) and not found.vendor_attention
     layers = workload.layer_shape
     masked_tokens = float(seq_len) if capacity_factor and found.masked else 0.0
+    tile = {} if masked_tokens else found.expert_tile
     return TrainedShape.extending(
         layers,
-        routed=replace(layers.routed, imbalance=capacity_factor or routing_imbalance, masked_tokens=masked_tokens),
+        routed=replace(
+            layers.routed,
+            imbalance=capacity_factor or routing_imbalance,
+            masked_tokens=masked_tokens,
+            **tile,
+        ),
         seq_len=float(seq_len),
         flash=0.0 if attention in SCORES_STORED else 1.0,
         older_on_hopper=float(slower),
@@ -88,7 +94,9 @@ def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation:
     if units is None:
         raise InconsistentError("accelerator", accelerator.name, "one with multiprocessors: kernels need them")
     peaks = (accelerator.rate_flops_per_s(FORMATS[_GEMM_FORMAT[precision]].precision), accelerator.rate_flops_per_s("bf16"))
-    rates = (*peaks, accelerator.memory_bandwidth_Bps, float(units), accelerator.cache_B)
+    # Softmax runs on the cores beside the matrix engines, where these are other units.
+    cores = float(accelerator.compute.multiprocessors or units)
+    rates = (*peaks, accelerator.memory_bandwidth_Bps, float(units), cores, accelerator.cache_B)
     return _kernel_device(device, _GEMM_FORMAT[precision], fused_quantisation, *rates)
 
 
@@ -101,6 +109,7 @@ def _kernel_device(
     peak16: float,
     memory_Bps: float,
     units: float,
+    cores: float,
     cache_B: float,
 ) -> KernelDevice:
     """The kernels of a measured device at these rates, cached: a search or a table asks for one again and again."""
@@ -116,7 +125,7 @@ def _kernel_device(
         head_gemm=head,
         head_peak_flops_per_s=peak16,
         attention=prefill_kernel(kernels),
-        attention_device=AttentionDevice(peak16, memory_Bps, units, cache_B, stated.fact(device, "array", 1.0)),
+        attention_device=AttentionDevice(peak16, memory_Bps, cores, cache_B, stated.fact(device, "array", 1.0)),
         # The benchmark's pipeline fill is that of a lone call; in a step, calls queue on the stream behind each other's tails.
         collectives=replace(collective_coefficients(kernels), fill_s=0.0),
         link_Bps=link_behind_Bps(kernels),

@@ -23,7 +23,7 @@ def training_step(
     Raises:
         InputError: one is out of range, or two contradict each other.
     """
-    stated = _by_long_names(options)
+    stated = by_long_names(options)
     asked = with_defaults(PlanOptions, stated)
     shared: Any = {name: value for name, value in stated.items() if name not in asked}
     setting = TrainingSetting.of(workload, fleet, batch_size=batch_size, zero_stage=asked["zero_stage"], **shared)
@@ -36,8 +36,19 @@ _SHORT = {"tp": "tp_size", "pp": "pp_size", "dp": "dp_size", "cp": "cp_size", "e
 }
 
 
-def _by_long_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, each under the name by which it is read."""
+def by_long_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a plan, each under the name by which it is read.
+
+    Args:
+        options: keywords of ``DistributedModel.solve``.
+
+    Raises:
+        InconsistentError: both names of an argument are there, with two values.
+
+    Example:
+        >>> by_long_names({"tp": 4, "seq_len": 8192})
+        {'seq_len': 8192, 'tp_size': 4}
+    """
     stated = dict(options)
     for short, name in _SHORT.items():
         size = stated.pop(short, None)
@@ -66,7 +77,7 @@ def _plan(setting: TrainingSetting, asked: Mapping[str, Any]) -> Plan:
     local, rest = divmod(setting.batch_size, dp)
     if rest or not local:
         raise InconsistentError("batch_size", setting.batch_size, f"a multiple of the {dp} data-parallel ranks")
-    count = _micro_batches(local, asked["microbatch_count"], asked["micro_batch"])
+    count = micro_batches(local, asked["microbatch_count"], asked["micro_batch"])
     if local % count and count % local:
         expected = f"a divisor or a multiple of the {local} sequences of a data-parallel rank"
         raise InconsistentError("microbatch_count", count, expected)
@@ -103,8 +114,21 @@ def _plan(setting: TrainingSetting, asked: Mapping[str, Any]) -> Plan:
     )
 
 
-def _micro_batches(sequences: int, microbatch_count: object, micro_batch: object) -> int:
-    """The micro-batches that a replica's sequences are split into, by number or size: of one sequence unless said."""
+def micro_batches(sequences: int, microbatch_count: object, micro_batch: object) -> int:
+    """Return the micro-batches that a replica's sequences are split into, by number or size: of one sequence unless said.
+
+    Args:
+        sequences: of one data-parallel rank.
+        microbatch_count: how many micro-batches are asked for; None where that is open.
+        micro_batch: sequences of one that are asked for; None where that is open.
+
+    Raises:
+        InconsistentError: the size divides no rank's sequences, or is that of another number.
+
+    Example:
+        >>> micro_batches(8, None, 2), micro_batches(8, 4, None), micro_batches(8, None, None)
+        (4, 4, 8)
+    """
     if micro_batch is None:
         return sequences if microbatch_count is None else whole_number("microbatch_count", microbatch_count)
     size = whole_number("micro_batch", micro_batch)

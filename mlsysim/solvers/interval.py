@@ -81,10 +81,12 @@ def interval_about(solver: str, field: str, value: Any, facts: RunFacts) -> Inte
     if known is None:
         return None
     other = spread(solver, quantity_of(field), facts, known_source=False)
+    # Attention counted in full, though kernels leave half of it out, may come to more than the peak.
+    most = 1.0 if isinstance(value, float) and field.endswith("mfu") else None
     elsewhere = ""
     if other is not None and other.log_width > known.log_width:
-        elsewhere = shown_range(*other.about(value))
-    return Interval(*known.about(value), LEVEL, known.scope, known.runs, known.median, known.p90, elsewhere)
+        elsewhere = shown_range(*other.about(value, most))
+    return Interval(*known.about(value, most), LEVEL, known.scope, known.runs, known.median, known.p90, elsewhere)
 
 
 def is_speed(field: str, value: Any) -> bool:

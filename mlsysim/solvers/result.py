@@ -159,6 +159,19 @@ class Result:
         return framed([self.to_dict()] if not self.ROWS_OF else [_plain(row) for row in getattr(self, self.ROWS_OF)])
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawnResult(Result):
+    """An answer about accelerators that compute.
+
+    Attributes:
+        power: of one accelerator, mean; None of a bound, and where it is not known.
+        energy: of all accelerators, for what the answer counts; hosts and the building are not in it (``PowerModel``).
+    """
+
+    power: Quantity | None = None
+    energy: Quantity | None = None
+
+
 # By these others find what is like a result; they say nothing of it.
 _UNPRINTED = ("facts", "load")
 # The most that a figure may be: shares of the peak, for nothing is faster. The last digits are lost in sums.

@@ -8,7 +8,7 @@ from typing import Any
 from mlsysim.calibration.engines import engine
 from mlsysim.lowering.options import Formats
 from mlsysim.systems.types import Fleet
-from mlsysim.tables.cells import Cells, cell_text, number_cell
+from mlsysim.tables.cells import Cells, cell_text, whole_cell
 from mlsysim.tables.names import begun_model, named_framework
 from mlsysim.tables.serving import CACHE_COLUMN
 
@@ -52,7 +52,7 @@ def assumed_of(solver: str, cells: Cells, hardware: object, arguments: Mapping[s
 
 def _corrected(cells: Cells, column: str, value: str) -> bool:
     """True of a batch that a row states though its ranks cannot share it: the question has another."""
-    return column == "global_batch_seqs" and number_cell(cells, column) != float(value)
+    return column == "global_batch_seqs" and whole_cell(cells, column) != int(value)
 
 
 def _of_training(cells: Cells, fleet: Fleet, arguments: Mapping[str, Any]) -> dict[str, str]:

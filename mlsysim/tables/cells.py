@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
 from mlsysim.calibration.own import is_own
@@ -11,6 +12,8 @@ from mlsysim.core.errors import InputError
 Cells = Mapping[str, str]
 # A float holds every whole number up to here.
 _MOST = 2**53
+# A whole number in groups of three digits; a number that may have a fraction is never read so, for the comma may begin it.
+_GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
 _FLAGS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
@@ -57,7 +60,7 @@ def number_cell(cells: Cells, column: str, default: float | None = None) -> floa
 
 
 def whole_cell(cells: Cells, column: str, default: int | None = None, least: int = 1) -> int:
-    """Returns a cell as a whole number of at least ``least``; tables write "8.0" too.
+    """Returns a cell as a whole number of at least ``least``; tables write "8.0" and "1,024" too.
 
     Args:
         cells: the row.
@@ -69,13 +72,15 @@ def whole_cell(cells: Cells, column: str, default: int | None = None, least: int
         InputError: the cell is empty or no such number; the error has its column and its value.
 
     Example:
-        >>> whole_cell({"tp": "8.0"}, "tp"), whole_cell({"output_len": "0"}, "output_len", least=0)
-        (8, 0)
+        >>> whole_cell({"tp": "8.0"}, "tp"), whole_cell({"input_len": "131,072"}, "input_len")
+        (8, 131072)
         >>> whole_cell({"tp": "2.5"}, "tp")
         Traceback (most recent call last):
         mlsysim.core.errors.InputError: tp = '2.5': expected a whole number >= 1
     """
     expected = f"a whole number >= {least}"
+    if _GROUPED.fullmatch(cell_text(cells, column)):
+        cells = {column: cell_text(cells, column).replace(",", "")}
     return int(_number(cells, column, default, expected, lambda number: number.is_integer() and least <= number <= _MOST))
 
 

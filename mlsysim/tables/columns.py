@@ -63,7 +63,7 @@ def no_such_table(columns: Collection[str], kinds: Iterable[Collection[str]]) ->
         return [column for column in kind if column not in (*names, *other.values())]
 
     def unlike(kind: Collection[str]) -> tuple[float, bool]:
-        return len(lacking(kind)) / len(kind), ("metric" in names) != ("metric" in kind)
+        return len(lacking(kind)) / len(kind), "metric" not in kind  # most tables are of runs, whose rows name a metric
 
     best = min(kinds, key=unlike)
     wanted = [f"{meant} in place of {name}" for name, meant in other.items() if meant in best]

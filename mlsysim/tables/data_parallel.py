@@ -11,7 +11,7 @@ import functools
 import re
 from typing import Any
 
-from mlsysim.calibration.data_parallel import replica_hardware, replica_stack
+from mlsysim.calibration.data_parallel import TRAINED, pass_hardware, replica_stack
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.hardware.types import HardwareNode
@@ -37,7 +37,7 @@ def replica_question(cells: Cells) -> Question:
     if (task := cell_text(cells, "task")) not in ("", "train"):
         raise InputError("task", task, "train: only training rows are predicted")
     accelerator = _accelerator(cells)
-    kernels = replica_hardware(accelerator.name).kernels  # what is not calibrated is refused by name
+    kernels = pass_hardware(TRAINED, accelerator.name).kernels  # what is not calibrated is refused by name
     count = whole_cell(cells, "n_accel")
     benchmark = cell_text(cells, "benchmark")
     workload: Workload = Models.get(_named("model", benchmark or cell_text(cells, "model")))

@@ -10,7 +10,7 @@ import functools
 import re
 from typing import Any
 
-from mlsysim.calibration.inference import inference_hardware
+from mlsysim.calibration.data_parallel import INFERRED, pass_hardware
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.hardware.registry import Hardware
@@ -48,7 +48,7 @@ def inference_question(cells: Cells) -> Question:
 def _framework_run(cells: Cells) -> Question:
     """A batch of images in a framework, or in TensorRT from within it."""
     accelerator = named_accelerator(cells)
-    inference_hardware(accelerator.name)
+    pass_hardware(INFERRED, accelerator.name)
     count = whole_cell(cells, "n_accel")
     model = cell_text(cells, "model")
     written = cell_text(cells, "precision")
@@ -133,7 +133,7 @@ def submitted(cells: Cells) -> Question:
     if cut is not None:
         # One slice is one of the system's: submissions leave the others idle, or to other benchmarks.
         count = count * cut.slices if cut.slices > 1 else 1
-    inference_hardware(accelerator.name)
+    pass_hardware(INFERRED, accelerator.name)
     release = round_number(cells)
     workload = Models.get(benchmark["model"])
     arguments: dict[str, Any] = {

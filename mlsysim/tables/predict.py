@@ -45,19 +45,20 @@ from mlsysim.tables.operations.scaling import SCALING_COLUMNS, scaling_answer
 from mlsysim.tables.question import Question
 from mlsysim.tables.served import is_served, served_figure, served_question
 from mlsysim.tables.serving import METRICS as SERVING_METRICS
-from mlsysim.tables.serving import figure_of, serving_question
+from mlsysim.tables.serving import figure_of, noted_limits, serving_question
 from mlsysim.tables.token import is_language, is_submission, submission_cells, token_figure, token_question
 from mlsysim.tables.training import noted_cells, question
 from mlsysim.tables.training_figures import training_figure
 from mlsysim.tables.training_steps import LoweredRun, RunStep, lowered, run_steps
 
 ADDED_COLUMNS = ("predicted", "low", "high", "feasible", "basis", "stack_used", "scope", "assumed", "reason")
-# What was measured, and what people say of it: never read, but for the release of a training framework that notes name.
+# What was measured, and what people say of it: never read, but for what ``predict_table`` says of notes.
 UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
 # What a figure is and where it was published; its year is none of that: it tells the era of a stack. Rows that differ in
 # these alone are figures of one run, solved once.
 FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator"))
 _FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_per_accel", "mfu_pct", "hfu_pct")
+_OF_THE_PEAK = ("mfu_pct", "hfu_pct")
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
 # A unit other than the one that the metric's name says: what it counts more of.
 _SCALES = {("step_time_s", "ms"): 1e3, ("step_time_s", "min"): 1 / 60, ("tflops_per_accel", "pflop/s"): 1e-3}
@@ -99,8 +100,8 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     is none of the publications that were measured here has the interval of sources left out of the fit. A row that cannot be
     predicted has it empty (as ``feasible`` and the others) and says why in ``reason``. For a plan that does not fit,
     ``feasible`` is False, ``reason`` says why with the bytes, and ``predicted`` is what would hold if it did.
-    Neither ``value`` nor ``outcome`` is read, and of ``notes`` nothing but a training framework's release ("release 26.06"),
-    where the table has no column for it.
+    Neither ``value`` nor ``outcome`` is read, and of ``notes`` nothing but a training framework's release ("release 26.06") and
+    llama.cpp's micro-batch ("ub 2048"), where the table has no column for it.
 
     Args:
         rows: of one table; cells are text or numbers, None or empty where the table does not say.
@@ -162,7 +163,8 @@ def _predicted_block(block: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, A
     asked: list[tuple[str, _Key, str, str, bool]] = []
     for row in block:
         cells = {column: _cell(value) for column, value in row.items() if column not in UNREAD_COLUMNS}
-        cells = noted_cells(_cell(row.get("notes"))) | cells if "framework" in cells else cells
+        noted = noted_cells if "framework" in cells else noted_limits if "engine" in cells else None
+        cells = noted(_cell(row.get("notes"))) | cells if noted else cells
         run_cells = {column: text for column, text in cells.items() if column not in figure_columns}
         metric, unit = cells.get("metric", "").strip().lower(), cells.get("unit", "").strip().lower()
         wrong = wrong_metric(metric, metrics) if metrics else ""
@@ -263,7 +265,7 @@ def _interval(answer: _Run, metric: str, predicted: float, *, known_source: bool
     found = spread(answer.solver, quantity, answer.facts, known_source=known_source, assumed=answer.assumed)
     if found is None:
         return {}
-    low, high = found.about(predicted)
+    low, high = found.about(predicted, 100.0 if metric in _OF_THE_PEAK else None)
     return {"low": low, "high": high, "scope": f"{found.scope}: {found.runs} runs"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ METRICS = {
 CACHE_COLUMN = "kv_precision"
 FORMAT_COLUMNS = ("weight_precision", CACHE_COLUMN)
 _STARTED_WITH = ("max_num_batched_tokens", "max_num_seqs", "draft_len")
+_NOTED_MICRO_BATCH = re.compile(r"\bub (\d+)\b")
 # A closed loop's requests all start at once; in the steady state that is long ago.
 _SCHEDULES = {"static": "static", "closed-loop": "continuous", "steady": "continuous", "offline": "offline"}
 
@@ -74,7 +76,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
     accelerator, harness = named_accelerator(row), _harness(row)
     hardware = accelerator if tp * pp == 1 else usual_nodes(accelerator, tp * pp)
     facts = _facts()
-    weights = _weights(row, workload)
+    weights = _weights(row, workload, stack)
     cache = cell_text(row, CACHE_COLUMN) or _cache(cell_text(row, "engine"), weights)
     prompt, output = _tokens(row, "input_len"), _tokens(row, "output_len")
     batch = whole_cell(row, "batch_or_concurrency", 1)
@@ -155,6 +157,17 @@ def serving_figure(result: ServingResult, metric: str, *, generation: bool = Fal
     return 100 * value if isinstance(value, float) else in_unit(value, unit)
 
 
+def noted_limits(notes: str) -> dict[str, str]:
+    """The cell ``max_num_batched_tokens`` that a row's notes make up for: llama.cpp's micro-batch, and nothing else is read.
+
+    Example:
+        >>> noted_limits("[BS1] pp2048 ub 2048"), noted_limits("club 7")
+        ({'max_num_batched_tokens': '2048'}, {})
+    """
+    said = _NOTED_MICRO_BATCH.search(notes)
+    return {"max_num_batched_tokens": said.group(1)} if said else {}
+
+
 def figure_of(question: Question) -> Callable[[ServingResult, str], float]:
     """How the figures of a question's row are read from its result."""
     return functools.partial(serving_figure, generation=question.generation)
@@ -226,12 +239,15 @@ def _looks_after(row: Mapping[str, str], harness: str) -> int:
     return int(known["steps"][whole_cell(row, "batch_or_concurrency") >= known["most_from"]])
 
 
-def _weights(row: Mapping[str, str], workload: TransformerWorkload) -> str:
-    """The weights' format; one of the width in which they are published means these: nobody quantises them again."""
+def _weights(row: Mapping[str, str], workload: TransformerWorkload, stack: str) -> str:
+    """The weights' format; one of the width in which they are published means these: nobody quantises them again.
+
+    A width alone means what the engine's own scripts store.
+    """
     written = cell_text(row, "weight_precision") or Models.weight_format(row.get("model") or "")
     named = named_format("weight_precision", written, _facts()["precision"])
     published = workload.weight_format
-    return published if published == f"{named}_block" else named
+    return published if published == f"{named}_block" else str(_facts()["stored"].get(stack, {}).get(named, named))
 
 
 def _stack(row: Mapping[str, str]) -> str:

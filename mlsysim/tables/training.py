@@ -11,6 +11,7 @@ from typing import Any
 from mlsysim.calibration.names import stack_of_variant
 from mlsysim.calibration.stacks import stack as known_stack
 from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.names import folded
 from mlsysim.core.toml import packaged_toml
 from mlsysim.models.adapters import adapters_of
 from mlsysim.models.types import TransformerWorkload
@@ -37,6 +38,7 @@ _NOTED = {
     "release": re.compile(r"\brelease (\d\d\.\d\d)\b"),
     "capacity_factor": re.compile(r"\bcapacity(?: factor)? (\d+(?:\.\d+)?)\b"),
 }
+_NO_RELEASE = "~"  # sorts after every release
 _RELEASE = re.compile(r"\b2\d\.\d\d\b")
 _SHARDING = re.compile(r"\bzero-?([123])|\b(?:fsdp|hsdp)")
 _COMPILED = re.compile(r"\b(?:eager|compiled?)\b")
@@ -49,7 +51,7 @@ class TrainingQuestion:
     Attributes:
         workload, fleet, arguments: of ``DistributedModel.solve``.
         metric: what the row measures, one of ``METRICS``.
-        flops: what its TFLOP/s and MFU count: ``causal``, ``full``, ``hardware`` or, of adapters, ``weights``.
+        flops: what its TFLOP/s and MFU count: ``causal``, ``full``, ``hardware``, ``ungated`` or, of adapters, ``weights``.
     """
 
     workload: TransformerWorkload
@@ -114,7 +116,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         arguments["cp_size"] = cp
     if workload.moe is not None:
         # Megatron-Core's recipes do not split experts, whatever TP the other layers have; no table says otherwise.
-        arguments |= {"ep_size": whole_cell(row, "ep", 1), "expert_tp_size": 1}
+        arguments |= {"ep_size": whole_cell(row, "ep", 1), "expert_tp_size": tp if framework.get("splits_experts") else 1}
         if capacity := number_cell(row, "capacity_factor", 0.0):
             arguments["capacity_factor"] = capacity
     if known_stack(stack).eager is not None and (said := _COMPILED.search(variant)):
@@ -131,7 +133,7 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
     if (gathered or framework.get("tuned_micro_batch")) and not cell_text(row, "micro_batch"):
         arguments["microbatch_count"] = _fastest_count(workload, fleet, arguments, batch // dp)
     # Of adapters, sources count the frozen products alone, forward and backward: 4 FLOP a parameter.
-    return TrainingQuestion(workload, fleet, arguments, metric, "weights" if adapters else framework["flops"])
+    return TrainingQuestion(workload, fleet, arguments, metric, "weights" if adapters else _counted(row, framework))
 
 
 def _split(row: Mapping[str, str], framework: Mapping[str, Any], fleet: Fleet) -> tuple[int, int, int]:
@@ -208,6 +210,15 @@ def _stack(
         ):
             return str(recipe["stack"])
     return str(framework["stack"])
+
+
+def _counted(row: Mapping[str, str], framework: Mapping[str, Any]) -> str:
+    """What the TFLOP/s of a framework count; of some models, or before some release, it counts them otherwise."""
+    model, release = folded(cell_text(row, "model")), _release(row)
+    for other in framework.get("counts", ()):
+        if model.startswith(tuple(folded(name) for name in other["models"])) and release < other.get("before", _NO_RELEASE):
+            return str(other["flops"])
+    return str(framework["flops"])
 
 
 def noted_cells(notes: str) -> dict[str, str]:

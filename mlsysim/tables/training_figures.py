@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from mlsysim.lowering.work import training_work
+from mlsysim.physics.layer.attention import score_flops
+from mlsysim.physics.layer.kept import ffn_elements
 from mlsysim.physics.layer.work import FULL, RECOMPUTE_MODES, SELECTIVE, LayeredWork
 from mlsysim.tables.training import TrainingQuestion
 
@@ -27,7 +29,7 @@ def training_figure(asked: TrainingQuestion, seconds: float, recompute: str, met
     if metric == "hfu_pct":
         counted = "hardware"
     work = training_work(asked.workload, asked.arguments["seq_len"], asked.adapters)
-    flops_per_s = tokens_per_s * flops_per_token(work, counted, recompute)
+    flops_per_s = tokens_per_s * (flops_per_token(work, counted, recompute) - _uncounted_flops(asked, work))
     if metric == "tflops_per_accel":
         return float(flops_per_s / 1e12)
     return float(100 * flops_per_s / asked.fleet.node.accelerator.rate_flops_per_s(asked.arguments["precision"]))
@@ -37,10 +39,11 @@ def flops_per_token(work: LayeredWork, counted: str, recompute: str) -> float:
     """FLOP of one token's forward and backward pass.
 
     ``counted`` is ``causal`` (the half of the scores that a causal model computes), ``full`` (all scores), ``hardware`` (all
-    scores, and what recomputation repeats) or ``weights`` (no attention). With full recomputation of two-matrix feed-forward
-    blocks of width 4 h that is 96 L h^2 (1 + s / 6h + V / 16 L h) per token (Narayanan et al. 2021, section 5).
+    scores, and what recomputation repeats), ``ungated`` (the causal half) or ``weights`` (no attention). With full
+    recomputation of two-matrix feed-forward blocks of width 4 h that is 96 L h^2 (1 + s / 6h + V / 16 L h) per token
+    (Narayanan et al. 2021, section 5).
     """
-    if counted == "causal":
+    if counted in ("causal", "ungated"):
         return work.training_flops
     if counted == "weights":
         return work.training_flops - 3 * work.layers * work.attention_flops
@@ -49,3 +52,13 @@ def flops_per_token(work: LayeredWork, counted: str, recompute: str) -> float:
     if mode == FULL:
         repeated += work.matmul_flops
     return work.training_flops_full_attention + work.layers * repeated
+
+
+def _uncounted_flops(asked: TrainingQuestion, work: LayeredWork) -> float:
+    """FLOP of a token that an ``ungated`` count leaves out: the gates, less the scores beyond a window, which it counts."""
+    if asked.flops != "ungated":
+        return 0.0
+    shape = asked.workload.layer_shape
+    gates = 2 * shape.hidden * ffn_elements(shape) * (shape.ffn_matrices - 2)
+    beyond = score_flops(shape) * asked.arguments["seq_len"] / 2 - work.attention_flops
+    return float(3 * work.layers * (gates - beyond))

@@ -8,10 +8,10 @@ from mlsysim.calibration.devices import queried_clock
 from mlsysim.calibration.engines import engine, engine_device, engine_names, engine_tables
 from mlsysim.calibration.gemm import gemm_kernel
 from mlsysim.core.errors import InputError
-from mlsysim.lowering.serving_kernels import Formats, serving_kernels
+from mlsysim.lowering.serving_kernels import KernelFormats, serving_kernels
 
-BF16 = Formats("bf16", "bf16", "bf16")
-Q4 = Formats("q4_0", "q4_0", "fp16")
+BF16 = KernelFormats("bf16", "bf16", "bf16")
+Q4 = KernelFormats("q4_0", "q4_0", "fp16")
 LLAMA = Models.get("llama2_7b")
 
 

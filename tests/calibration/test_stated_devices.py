@@ -96,6 +96,7 @@ def test_every_accelerator_of_the_table_predicts_or_says_why(entry):
         ("TPU-trillium", "tpu_v6e"),
         ("TPU7x-Ironwood (chip = 2 cores)", "tpu_v7"),
         ("MI250X GCD", "mi250x_gcd"),
+        ("MI250X (per GCD)", "mi250x_gcd"),
         ("AMD Instinct MI325X 256GB HBM3e", "mi325x"),
         ("V100-SXM3-32GB (DGX-2H)", "v100_sxm3_32gb"),
         ("Nvidia Tesla V100", "v100_sxm2_32gb"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from pathlib import Path
 
@@ -91,6 +92,17 @@ def test_serve_answers_what_a_server_is_started_with_and_options_beside_it_win(c
     assert other["answers"][0]["itl"]["value"] == run.itl.m_as("s")
     bound, _ = asked(capsys, f"{line} --bound")
     assert bound["answers"][0]["basis"] == "bound"
+
+
+@pytest.mark.usefixtures("typer")
+def test_prompts_of_others_that_come_between_tokens_are_on_the_card(capsys):
+    load = "--on H200 --tp 2 --batch 64 --prompt 4000 --output 300 --engine vllm"
+    assert main(shlex.split(f"serve Qwen/Qwen3-32B {load} --schedule continuous")) == HOLDS
+    told = dict(re.split(r"\s{2,}", line.strip())[:2] for line in capsys.readouterr().out.splitlines()[2:8])
+    step, gap = (float(told[name].split(" ms")[0]) for name in ("between tokens", "with others' prompts"))
+    assert gap > 1.5 * step
+    assert main(shlex.split(f"serve Qwen/Qwen3-32B {load} --schedule static")) == HOLDS
+    assert "with others' prompts" not in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("typer")

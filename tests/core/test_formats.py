@@ -8,7 +8,7 @@ from mlsysim import Hardware, Models, ServingModel
 from mlsysim.calibration.gemm import WEIGHT_ONLY, gemm_kernel
 from mlsysim.core.precision import BYTES_PER_ELEMENT, number_format, precision_name
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.serving_kernels import Formats, coefficients_used, serving_kernels
+from mlsysim.lowering.serving_kernels import KernelFormats, coefficients_used, serving_kernels
 from mlsysim.models.types import MixtureOfExperts, TransformerWorkload
 
 A100, H100, B200 = (Hardware.get(name) for name in ("A100", "H100", "B200"))
@@ -104,7 +104,7 @@ def test_a_model_answers_in_the_formats_that_it_is_published_in():
     routed = 24 * 32 * 3 * 2880**2
     expected_B = 2 * (MIXED.parameter_count - routed) + 4.25 / 8 * routed
     assert own.weights.m_as("byte") == pytest.approx(expected_B)
-    kernels = serving_kernels(H100, Formats.of(Deployment.of(MIXED, H100, input_len=1)))
+    kernels = serving_kernels(H100, KernelFormats.of(Deployment.of(MIXED, H100, input_len=1)))
     assert (kernels.weight_B, kernels.experts.weight_B) == (2.0, 0.53125)
     assert "in 16 bits (mxfp4 experts) on" in str(own)
     assert Deployment.of(Models.Language.DeepSeek_V3, H100, input_len=1).weights == "fp8_block"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
@@ -11,15 +12,18 @@ from repository import ANCHOR_TREE, ROOT
 
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.fitting import evidence, left_out_serving, left_out_training, refresh
+from mlsysim.fitting.calibration import Key
 from mlsysim.fitting.families import CALIBRATIONS
 from mlsysim.fitting.left_out_tests import test_every_source_is_left_out_once as every_source_is_left_out_once
 from mlsysim.fitting.toml_text import toml_tables
+from mlsysim.fitting.written import Refit
 from mlsysim.validation.anchors import loading
 from mlsysim.validation.report import picture
 from mlsysim.validation.report.left_out import SERVING_FILE, TRAINING_FILE, read
 
 SOURCES = ("internevo", "korthikanti2022")
 NEW = "narayanan2021_ptdp"  # a source without calibration rows, of two files
+KEY = Key("stack", "a", "step_s")
 AIM = '[[target]]\nid = "close"\ntitle = "x"\nrows = { family = ["training"] }\nmedian = {limit}\n'
 
 
@@ -95,6 +99,31 @@ def test_refresh_shows_what_moved_and_writes_it_once_it_is_accepted(root, capsys
     capsys.readouterr()
     assert refresh.main(["--anchors", str(root)]) == 0
     assert capsys.readouterr().out == "nothing else changed\n"
+
+
+def families(moves):
+    """Families of one value each, which moves in the rounds that are told of them."""
+    left = {name: iter(rounds) for name, rounds in moves.items()}
+
+    def fit(name, root):
+        return Refit(name, {KEY: (1.0, 2.0)}, [KEY] if next(left[name], False) else [], {})
+
+    return {name: partial(fit, name) for name in moves}
+
+
+def test_families_are_fitted_in_turn_until_none_moves_any_more(root, monkeypatch):
+    monkeypatch.setattr(refresh, "FAMILIES", families({"products": [], "engines": [True, True], "loaded": [True]}))
+    begun = []
+    fits = list(refresh.fitted_to_rest(["products", "engines", "loaded"], root, begun.append))
+    assert begun == [fit.name for fit in fits] == ["products", "engines", "loaded"] * 2 + ["products", "engines"]
+
+
+def test_fits_that_never_come_to_rest_end_and_are_told(root, monkeypatch, capsys):
+    monkeypatch.setattr(refresh, "FAMILIES", families({"products": [], "engines": [True] * 99}))
+    assert refresh.main(["--anchors", str(root)]) == 1
+    told = capsys.readouterr().out
+    assert told.count("fit engines: 1 of 1 values moved") == refresh.ROUNDS
+    assert f"fit engines: values still move after {refresh.ROUNDS} rounds" in told
 
 
 def test_snapshots_of_sources_that_are_gone_are_removed(root):

@@ -116,6 +116,9 @@ def test_the_acceptance_of_the_issue():
         ("vllm serve Qwen/Qwen3-32B --kv-cache-dtype fp9", InputError, "fp8"),
         ("vllm serve Qwen/Qwen3-33B", InputError, "Qwen3_32B"),
         ("vllm serve --port 80", InputError, "model"),
+        ("vllm serve Qwen/Qwen3-32B --quantization --max-num-seqs 8", InputError, "--quantization = None"),
+        ("vllm serve Qwen/Qwen3-32B-AWQ --quantization fp8", InputError, "quantization = 'fp8': expected awq"),
+        ("llama-server -m Qwen3-8B-Q4_K_M.gguf -fa -ngl 10", NotModelledError, "n-gpu-layers = '10'"),
         ("python train.py", InputError, "vllm serve"),
         ("trtllm-serve nvidia/Llama-3.3-70B-Instruct-FP8 --config gone.yaml", InputError, "gone.yaml"),
         ("""vllm serve Qwen/Qwen3-32B --speculative-config '{"method": "mtp"'""", InputError, "line 1, column 17"),
@@ -146,6 +149,24 @@ def test_other_ways_to_start_a_server(line, arguments):
     launch = serving_launch(line)
     assert {name: launch.arguments.get(name) for name in arguments} == arguments
     assert launch.unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "precision"),
+    [
+        ("llama-server -hf unsloth/Qwen3-8B-GGUF -fa", "q4_k_m"),
+        ("llama-server -hf unsloth/Qwen3-8B-GGUF:Q8_0", "q8_0"),
+        ("llama-server -hf ggml-org/gpt-oss-120b-GGUF", None),  # published in one format alone
+        ("llama-server -m /models/Qwen3-8B-Q8_0-00001-of-00002.gguf", "q8_0"),
+        ("vllm serve nvidia/Llama-3.3-70B-Instruct-NVFP4 --quantization modelopt", "nvfp4"),
+    ],
+)
+def test_the_format_of_a_file_that_the_line_half_names(line, precision):
+    assert serving_launch(line).arguments.get("precision") == precision
+
+
+def test_a_second_model_is_told():
+    assert serving_launch("vllm serve Qwen/Qwen3-8B Qwen/Qwen3-32B").unknown == ("Qwen/Qwen3-32B",)
 
 
 def test_as_many_requests_as_the_engine_lets_in_by_default():
@@ -241,6 +262,27 @@ def test_a_line_that_is_written_is_read_back_as_the_same_plan(target, model, pla
         wanted["attention_dp"] = True
     assert {name: back.arguments.get(name) for name in wanted} == wanted
     assert back.unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("target", "plan", "said"),
+    [
+        ("vllm", {"tp_size": 4, "attention_dp": 4}, "attention_dp = 4: expected 1 of a dense model"),
+        ("trtllm", {"memory_share": 0.7}, "memory_share = 0.7"),
+        ("trtllm", {"stream_interval": 4}, "stream_interval = 4"),
+        ("trtllm", {"page_size": 64}, "page_size = 64"),
+    ],
+)
+def test_what_a_line_cannot_say_is_not_left_out_of_it(target, plan, said):
+    launch = planned_serving(Models.Language.Qwen3_32B, {"stack": "tensorrt-llm-1.2", **plan}, model="Qwen/Qwen3-32B")
+    with pytest.raises(InputError, match=re.escape(said)):
+        export_serving(launch, target)
+
+
+@pytest.mark.parametrize("target", ["vllm", "sglang"])
+def test_blocks_of_the_cache_go_out_and_come_back(target):
+    launch = planned_serving(Models.Language.Qwen3_32B, {"page_size": 64}, model="Qwen/Qwen3-32B")
+    assert serving_launch(export_serving(launch, target)).arguments["page_size"] == 64
 
 
 def test_a_deployment_that_a_search_found_goes_out_and_comes_back():

@@ -189,6 +189,21 @@ def test_a_micro_batch_of_the_callers_takes_the_place_of_the_files():
     assert export_training(by_size, "megatron") == text
 
 
+@pytest.mark.parametrize("changed", [{"tp_size": 4}, {"tp": 4}, {"pp_size": 1}, {"batch_size": 64}])
+@pytest.mark.parametrize("name", ["megatron_llama3_8b.sh", "nanotron_llama_8b.yaml", "torchtitan_llama3_8b.toml"])
+def test_a_plan_of_the_callers_keeps_the_size_of_the_files_micro_batches(name, changed):
+    if name.endswith("yaml"):
+        pytest.importorskip("yaml")
+    stated = {} if name.endswith("yaml") else {"accelerators": 16}
+    text = (DATA / name).read_text("utf-8")
+    written, launch = training_launch(text, **stated), training_launch(text, **stated, **changed)
+    tokens = [
+        step.plan["micro_batch_tokens"] for step in (answer_training(one, Hardware.Cloud.H100) for one in (written, launch))
+    ]
+    assert tokens[0] == tokens[1]
+    assert "microbatch_count" not in launch.arguments
+
+
 @pytest.mark.parametrize(
     ("target", "plan", "said"),
     [

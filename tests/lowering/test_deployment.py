@@ -22,6 +22,8 @@ from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentEr
 from mlsysim.core.options import options
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import ServingOptions
+from mlsysim.lowering.serving_kernels import KernelFormats, serving_kernels
+from mlsysim.lowering.training_kernels import kernel_device
 
 LLAMA, H100, NODE = Models.Language.Llama3_8B, Hardware.Cloud.H100, Systems.Nodes.DGX_H100
 # What each solver needs besides the length of a prompt, and besides the rate of requests where it takes one.
@@ -144,3 +146,21 @@ def test_spread_outputs_wait_as_long_as_places_held_for_spread_times():
     load = {"input_len": 512, "output_len": 256, "stack": "vllm-2025", "batch_size": 8, "request_rate": "3 count/s"}
     stated = TailLatencyModel().solve(LLAMA, H100, **load, service_cv2=0.0, output_cv=1.0)
     assert TailLatencyModel().solve(LLAMA, H100, **load, output_cv=1.0).wait_p99 > stated.wait_p99
+
+
+def test_micro_batches_that_a_server_is_started_with_compute_its_prompts():
+    """llama.cpp's --ubatch-size: of a prompt of 2,048 tokens one micro-batch reads the weights once, not four times."""
+    asked = {"input_len": 2048, "output_len": 16, "stack": "llama.cpp-2025", "precision": "q8_0"}
+    told_limits: list[dict[str, int]] = [{}, {"max_num_batched_tokens": 2048}]
+    model, spark = Models.Language.Qwen3_30B_A3B, Hardware.Workstation.DGX_Spark
+    usual, told = (ServingModel().solve(model, spark, **asked, **limits) for limits in told_limits)
+    assert told.ttft < 0.9 * usual.ttft
+    assert told.token_gap == usual.token_gap
+
+
+def test_attention_runs_on_the_cores_of_a_chip_whose_matrix_engines_are_few():
+    """Gaudi 2 has two matrix engines, and 24 cores for softmax and reads (Intel Gaudi 2 white paper)."""
+    kernels = serving_kernels(Hardware.get("Gaudi2"), KernelFormats("bf16", "bf16", "bf16"))
+    assert (kernels.multiprocessors, kernels.attention.multiprocessors) == (2.0, 24.0)
+    trained = kernel_device(Hardware.get("Gaudi2"), "bf16", False)
+    assert (trained.multiprocessors, trained.attention_device.multiprocessors) == (2.0, 24.0)

@@ -45,6 +45,14 @@ def test_products_of_experts():
     assert products(replace(SPLIT, micro_batch_tokens=0.5))[0][0] == 1, "an expert has a row at least"
 
 
+def test_experts_in_tiles_of_one_kernel():
+    """24 rows that begin anywhere in tiles of 8 meet 24 / 8 + 1 of them, less a row; 30 features fill two tiles of 16."""
+    tiled = replace(SHAPE, tile_rows=8.0, tile_width=16.0)
+    assert products(routed=tiled)[:2] == [(31, 12, 32, 2), (31, 32, 6, 2)]
+    assert products(routed=tiled)[2:] == products()[2:], "no others"
+    assert products(replace(SPLIT, ep=8.0), routed=tiled)[0] == (48, 12, 32, 1), "one expert begins with a tile"
+
+
 def passes_B(split=SPLIT, **options):
     return [expert_passes_B(LAYER, split, backward=back, **{"quantised": False} | options) for back in (False, True)]
 
@@ -94,6 +102,7 @@ def test_an_exchange_within_a_node():
     assert exchange() == (3 / 4 * 2880 + 1 / 2 * 2880) / 2 / 2
     assert exchange(sent_once=1.0) == (3 / 4 * 1440 * 1.75 + 1440) / 2 / 2
     assert exchange(replace(SPLIT, sequence_parallel=1.0)) == (3 / 4 * 1440 + 1440) / 2 / 2
+    assert exchange(split_links=links(1.0)) == (3 / 4 * 2880 / 2 + 1 / 2 * 2880) / 2, "one axis of a torus"
     assert exchange(hidden_share=0.5, two_batches=1.0) == exchange(), "what runs inside a node hides nowhere"
     assert exchange(shape=replace(SHAPE, experts=0.0)) == 0
 
@@ -105,6 +114,8 @@ def test_an_exchange_within_a_node():
         ({}, 3 / 4 * 1440 / 2, 1440),
         # Two copies reach 8 (1 - (7/8)^2) = 1.875 of 8 ranks, and 2 (1 - 1/4) = 1.5 of two nodes.
         ({"sent_once": 1.0}, 3 / 4 * 1440 * 1.875 / 2 / 2, 1440 * 1.5 / 2),
+        # Neighbours: both experts of a token are 2 ranks of 8, and in 1 of the 2 nodes.
+        ({"sent_once": 1.0, "in_turn": 1.0}, 3 / 4 * 1440 * 2 / 2 / 2, 1440 * 1 / 2),
     ],
 )
 def test_an_exchange_across_nodes(options, local, remote):

@@ -20,7 +20,7 @@ EXPERTS = ExpertShape(experts=8.0, per_token=2.0, ffn=2 * UNIT, layers=1.0)
 SHAPE, DENSE = served_shape(routed=EXPERTS), served_shape()
 FOUR = Shards(tp=4.0, pp=1.0, node=2.0, attention=1.0, ep=4.0)
 ENGINE = EngineCoefficients(layer_s=0.0, scaling_s=0.0, hop_s=0.0, compute_share=1.0)
-SHARED = SharedServing(65536.0, 0.5, 1.5, exchange_s=3.0, exchange_share=0.5, exchange_multiprocessors=0.25)
+SHARED = SharedServing(65536.0, 0.5, 1.5, exchange_s=3.0, exchange_share=0.5, exchange_multiprocessors=0.25, core_clock_Hz=1.0)
 
 
 def served(shape=SHAPE, shards=FOUR, engine=ENGINE, sent_per_expert=True, **kernels):

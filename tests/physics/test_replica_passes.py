@@ -27,7 +27,7 @@ from mlsysim.physics.training.data_parallel import (
     replica_step,
 )
 
-DEVICE = ReplicaDevice(PRODUCTS, PEAK, 2.0, 32768.0, 1.0, 0.0, 0.5, SharedDataParallel(2.0, 3.0, 0.5))
+DEVICE = ReplicaDevice(PRODUCTS, PEAK, 2.0, 2.0, 2.0, 32768.0, 1.0, 0.0, 0.5, SharedDataParallel(2.0, 3.0, 0.5))
 # Products that take the time of their bytes alone.
 READS = GemmKernel(inf, 0.0, inf, 1.0, 0.0, SharedGemm(1.0, 0.0, 0.0, 1.0), most_splits=1.0)
 READER = replace(DEVICE, gemm=READS)

@@ -1,6 +1,6 @@
 """Schedules of a server: what users see of passes whose times are plain."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels
 from mlsysim.physics.serving.passes import decode_pass, prefill_pass
 from mlsysim.physics.serving.schedule import (
     EnginePasses,
+    Load,
     Served,
     continuous_batch,
     gathered,
@@ -46,22 +47,28 @@ class Plain:
 
 
 PASSES = Plain()
+# Requests of 100 and 50 tokens, of which eight fit; in a run without end 8,192 tokens of prompts may start together.
+LOAD = Load(0.0, 8.0, 100.0, 50.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 8192.0)
+
+
+def load(**changed):
+    return replace(LOAD, **changed)
 
 
 def test_a_fixed_batch():
     """4 prompts of 100: 43 s; 10 tokens, of which 9 in steps of 1 + 1 + 1.05 s; 40 tokens in 43 + 9 x 3.05 s."""
-    served = static_batch(PASSES, 4.0, 100.0, 10.0, 105.0)
+    served = static_batch(PASSES, load(batch=4.0, output=10.0, context=105.0))
     assert (served.ttft_s, served.tpot_s, served.batch) == (43, pytest.approx(3.05), 4)
     assert served.request_s == pytest.approx(43 + 9 * 3.05)
     assert served.tokens_per_s == pytest.approx(40 / (43 + 27.45))
     assert served.step.total_s == served.tpot_s
-    none = static_batch(PASSES, 4.0, 100.0, 0.0, 100.0)
+    none = static_batch(PASSES, load(batch=4.0, output=0.0, context=100.0))
     assert (none.request_s, none.tokens_per_s) == (43, 4 / 43)
 
 
 def test_the_most_that_a_server_does_without_end():
     """8 sequences of 100 + 50: a step of 1 + 2 + 1.25 s and 8 / 50 prompts, each with those that join its step."""
-    served = most_throughput(PASSES, 8.0, 100.0, 50.0)
+    served = most_throughput(PASSES, load())
     joined_s = 5 + 0.1 * (8 / (50 * (1 - 0.98**8)) - 1)
     assert served.tpot_s == pytest.approx(4.25 + 8 * joined_s / 50)
     assert served.tokens_per_s == pytest.approx(8 / served.tpot_s)
@@ -92,7 +99,7 @@ def test_requests_wait_for_the_schedulers_next_look():
     """
     assert received(0.1, 11.0) == (5.0, pytest.approx(1.0))
     (every, rare), (alone, alone_rare) = (
-        [continuous_batch(PASSES, concurrency, 8.0, 100.0, 50.0, recv_interval=steps) for steps in (1.0, 21.0)]
+        [continuous_batch(PASSES, load(batch=concurrency, recv_interval=steps)) for steps in (1.0, 21.0)]
         for concurrency in (5.0, 1.0)
     )
     assert rare.ttft_s - every.ttft_s > 10 * every.step.total_s
@@ -110,17 +117,17 @@ def test_a_finite_number_of_requests_comes_in_waves():
     A wave starts within 800 / 400 = 2 steps, the last one within 2 x 4/8, and takes 50: 2 x 50 + 1 + 50 = 151 steps. A step of
     4.25 s is 8 x 1/4 s of its sequences and 2.25 s whatever they are.
     """
-    served = most_throughput(PASSES, 8.0, 100.0, 50.0, 20.0, 400.0)
+    served = most_throughput(PASSES, load(requests=20.0, step_tokens=400.0))
     joined_s = served_joined_s(400.0, 100.0)
     token_s = 151 / 20 / 50 * 2.25 + 0.25 + joined_s / 50
     assert served.tpot_s == pytest.approx(8 * token_s)
     assert served.tokens_per_s == pytest.approx(1 / token_s)
     # Fewer than fit: five at once, in one wave of 50 steps and 500 / 400 to start.
-    five = most_throughput(PASSES, 8.0, 100.0, 50.0, 5.0, 400.0)
+    five = most_throughput(PASSES, load(requests=5.0, step_tokens=400.0))
     assert five.batch == 5
     assert five.tpot_s == pytest.approx(5 * ((1.25 + 50) / 5 / 50 * 2.25 + 0.25 + joined_s / 50))
     # A wave starts in no more steps than it has: 25 tokens a step would take 32 of 10; prompts of 10 + 10 tokens join anyhow.
-    slow = most_throughput(PASSES, 8.0, 100.0, 10.0, 16.0, 40.0)
+    slow = most_throughput(PASSES, load(output=10.0, requests=16.0, step_tokens=40.0))
     step_s = 1 + 2 + 1.05
     tokens = 80.0  # 8 x 100 / 10
     token_s = (10 + 10 + 10) / 16 / 10 * (step_s - 2) + 0.25 + served_joined_s(tokens, 100.0, 40.0) / 10
@@ -168,7 +175,7 @@ def test_passes_of_an_engine():
 
 
 def test_a_request_alone_waits_for_nobody():
-    served = continuous_batch(PASSES, 1.0, 8.0, 100.0, 50.0)
+    served = continuous_batch(PASSES, load(batch=1.0))
     assert (served.ttft_s, served.tpot_s) == (13, pytest.approx(2.5))
     assert served.request_s == pytest.approx(13 + 49 * 2.5)
     assert served.tokens_per_s == pytest.approx(50 / (13 + 49 * 2.5))
@@ -180,7 +187,7 @@ def test_requests_in_flight():
     The next step begins in 1.75 s; its own prompt and step take max(13, 2 + 3.5 + 5) s, and 1.5 x 4 / 50 prompts join them. The
     other 4 - 0.12 prompts come between its 49 later tokens.
     """
-    served = continuous_batch(PASSES, 5.0, 8.0, 100.0, 50.0)
+    served = continuous_batch(PASSES, load(batch=5.0))
     joined_s = 5 + 0.1 * (prompts_together(5.0, 50.0) - 1)
     first_s, token_s = 13 + 1.75 + 0.12 * joined_s, 3.5 + 3.88 / 49 * joined_s
     assert served.tpot_s == pytest.approx(token_s)
@@ -189,12 +196,12 @@ def test_requests_in_flight():
     assert served.tokens_per_s == pytest.approx(5 * 50 / served.request_s)
     assert served.batch == 5
     # A step of 8.25 s with the prompt takes longer than the prompt alone.
-    long = continuous_batch(PASSES, 5.0, 8.0, 100.0, 1000.0)
+    long = continuous_batch(PASSES, load(batch=5.0, output=1000.0))
     step_s = 1 + 1.25 + 6
     joined_s = 5 + 0.1 * (prompts_together(5.0, 1000.0) - 1)
     assert long.ttft_s == pytest.approx(2 + step_s + joined_s + step_s / 2 + 1.5 * 4 / 1000 * joined_s)
     # Where several join each step, one and a half times those of its own, but for itself.
-    several = continuous_batch(PASSES, 5.0, 8.0, 100.0, 2.0)
+    several = continuous_batch(PASSES, load(batch=5.0, output=2.0))
     together = 5 / (2 * (1 - 0.5**5))
     step_s, joined_s = 1 + 1.25 + 1.01, 5 + 0.1 * (together - 1)
     assert several.ttft_s == pytest.approx(13 + step_s / 2 + (1.5 * together - 1) * joined_s)
@@ -203,20 +210,20 @@ def test_requests_in_flight():
 
 def test_prompts_of_short_outputs():
     """Of one output token all four others' prompts come in its step; a prompt adds no more than a pass of its own, 11 s."""
-    served = continuous_batch(PASSES, 5.0, 8.0, 100.0, 1.0)
+    served = continuous_batch(PASSES, load(batch=5.0, output=1.0))
     joined_s = 5 + 0.4
     step_s = 1 + 1.25 + 1.005
     assert served.ttft_s == pytest.approx(max(13, 2 + step_s + joined_s) + step_s / 2 + 4 * joined_s)
     assert served.request_s == served.ttft_s
     heavy = Plain()
     heavy.joining_s = lambda *_: 100.0
-    capped = continuous_batch(heavy, 5.0, 8.0, 100.0, 50.0)
+    capped = continuous_batch(heavy, load(batch=5.0))
     assert capped.tpot_s == pytest.approx(3.5 + 3.88 / 49 * 11)
 
 
 def test_requests_beyond_the_places():
     """24 for 8 places: a place is held for 50 steps of 4.25 s and all 8 prompts, and each waits for two others to leave it."""
-    served = continuous_batch(PASSES, 24.0, 8.0, 100.0, 50.0)
+    served = continuous_batch(PASSES, load(batch=24.0))
     joined_s = 5 + 0.1 * (prompts_together(8.0, 50.0) - 1)
     held_s = 50 * 4.25 + 8 * joined_s
     assert served.request_s == pytest.approx(3 * held_s)
@@ -224,13 +231,13 @@ def test_requests_beyond_the_places():
     token_s = 4.25 + (7 - 0.21) / 49 * joined_s
     assert served.tpot_s == pytest.approx(token_s)
     assert served.ttft_s == pytest.approx(3 * held_s - 49 * token_s)
-    both = continuous_batch(PASSES, np.array([5.0, 24.0]), 8.0, 100.0, 50.0)
+    both = continuous_batch(PASSES, load(batch=np.array([5.0, 24.0])))
     assert both.request_s[1] == pytest.approx(3 * held_s)
 
 
 def test_first_prompts_come_all_at_once():
     """Of four rounds a fourth is the first: half of four others' prompts, and their steps, come before one's own."""
-    served = continuous_batch(PASSES, 5.0, 8.0, 100.0, 50.0, rounds=4.0)
+    served = continuous_batch(PASSES, load(batch=5.0, rounds=4.0))
     joined_s, queued = 5 + 0.1 * (prompts_together(5.0, 50.0) - 1), 4 / 2 / 4
     ahead = 0.75 * 0.12 + queued
     assert served.ttft_s == pytest.approx(13 + 1.75 + ahead * joined_s + queued * 3.5)

@@ -9,6 +9,7 @@ from plain import PEAK, UNIT, serving_kernels
 from plain_served import ELEMENT_S, ENGINE, READS, SHAPE, STORES, TWO, WIDE, served, with_experts
 
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+from mlsysim.physics.layer.products import ROUTED
 from mlsysim.physics.layer.shape import LatentShape
 from mlsysim.physics.serving.activations import elementwise_layer_s, stored_score_s
 from mlsysim.physics.serving.deployment import EngineCoefficients
@@ -17,7 +18,7 @@ from mlsysim.physics.serving.passes import (
     decode_layer_attention_s,
     prefill_layer_attention_s,
 )
-from mlsysim.physics.serving.products import Product, layer_products_s, product_s, scaled
+from mlsysim.physics.serving.products import Product, layer_products_s, product_s, scaled, served_products
 
 # Products.
 
@@ -63,6 +64,21 @@ def test_experts():
     assert products_s(own, 128.0) == pytest.approx(2 * 24 + 48 + 2 * (8 + 4)), "whole, for half of the tokens"
     some = with_experts(np.array([1.0, 1.0]), np.array([0.0, 4 * UNIT]))
     assert products_s(served(some), 128.0) == pytest.approx([96, 144])
+
+
+def test_tiles_of_experts():
+    """Experts of 64 rows half fill tiles of 128; beyond one the mean loss is (128 - 1) / 2; 16 tokens have tiles of 16."""
+    model = served(with_experts(), has=OWN | {"tile": 128.0})
+
+    def rows(tokens, model=model):
+        load = busiest_rank(model.shape.routed, model.shards, tokens)
+        return next(rows for one, rows, _, _ in served_products(model, tokens, load) if one.part == ROUTED)
+
+    assert rows(128.0) == pytest.approx(128)
+    assert rows(512.0) == pytest.approx(256 + 63.5)
+    assert rows(16.0) == pytest.approx(max(16.0, 16 * 2 / 4 + 7.5))
+    assert rows(1.0) == pytest.approx(1), "a decode step of one sequence"
+    assert rows(512.0, served(with_experts(), has=OWN)) == pytest.approx(256)
 
 
 def test_operands_of_products():
@@ -241,6 +257,9 @@ def test_attention_without_a_grouped_kernel():
     assert decode_attention_s(has=each) == pytest.approx(4)
     eight = replace(SHAPE, heads=16.0)
     assert decode_attention_s(eight, has=each) == pytest.approx(8)
+    # A fourth of the layers sees one key of four.
+    windowed = replace(SHAPE, window=1.0, windowed=0.25)
+    assert decode_attention_s(windowed, has=each | {"repeats_memory": True}) == pytest.approx(6 + 0.5)
     floor = replace(serving_kernels().decode, floor_s=1.0)
     assert decode_attention_s(eight, has=each, decode=floor) == pytest.approx(9)
     one = {"only_group": 2.0, "only_head_dim": 64.0, "repeats_memory": True}
@@ -280,6 +299,9 @@ def test_attention_that_stores_its_scores():
     # By micro-batches of 32 tokens, a query sees (64 + 32) / 2 keys; of 128, as before.
     assert prompts_s(has=STORES | {"chunk": 32.0}) == pytest.approx(29 * 0.75)
     assert prompts_s(has=STORES | {"chunk": 128.0}) == pytest.approx(29)
+    # All layers are windowed: of the 48 keys the last 8, and the micro-batch's 32.
+    windowed = replace(SHAPE, window=8.0, windowed=1.0)
+    assert prompts_s(windowed, has=STORES | {"chunk": 32.0}) == pytest.approx(29 * 40 / 64)
     # What is stored at a time: two heads of 64 x 64, 32 KiB of 4 bytes, of which 72 KiB of cache hold 8 beside two: an eighth.
     stored = STORES | WIDE
     assert prompts_s(has=stored, cache_B=73728.0) == pytest.approx(16 + 24 * 0.875)

@@ -11,11 +11,11 @@ import pytest
 from repository import ANCHOR_TREE
 
 from mlsysim import Fleet, Hardware, Models, NetworkFabric, Node, SingleNodeModel
+from mlsysim.calibration.data_parallel import INFERRED, pass_hardware
 from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.inference import (
     COEFFICIENTS,
     inference_fitted_names,
-    inference_hardware,
     inference_stack,
 )
 from mlsysim.calibration.store import tables
@@ -129,7 +129,7 @@ def test_a_clock_of_training_runs_is_counted_once_and_is_at_most_that_of_the_dat
     names = inference_fitted_names("pytorch-convnets", "Tesla V100 SXM2 16GB", "fp32")
     assert {"device.v100.clock", "device.v100.fp32_share"} <= set(names)
     assert len(names) == len(set(names))
-    assert 0.5 < inference_hardware("Tesla V100 SXM2 16GB").clock <= 1
+    assert 0.5 < pass_hardware(INFERRED, "Tesla V100 SXM2 16GB").clock <= 1
 
 
 def test_a_device_takes_what_its_entry_is_like():

@@ -66,6 +66,26 @@ def test_command_writes_a_file(tmp_path, command):
     assert output.read_text(encoding="utf-8") == written
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_cells_may_be_parted_as_spreadsheets_do(tmp_path, command, mark):
+    rows = list(csv.reader(io.StringIO(TRAINING)))
+    grouped = [[cell.replace("2048", "2,048") if place else cell for cell in row] for place, row in enumerate(rows)]
+    path, plain = tmp_path / "runs.csv", tmp_path / "plain.csv"
+    plain.write_text(TRAINING, encoding="utf-8")
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        file.write("  \n")
+        csv.writer(file, delimiter=mark).writerows([[f" {name} " for name in grouped[0]], *grouped[1:]])
+    told = [rows_of(command("predict", one)[1]) for one in (path, plain)]
+    assert [[row[name] for name in ADDED_COLUMNS] for row in told[0]] == [
+        [row[name] for name in ADDED_COLUMNS] for row in told[1]
+    ]
+
+
+def test_a_utilisation_is_expected_within_the_peak():
+    (row,) = predict_table([run_of("mfu_pct", framework="Home-made")])
+    assert row["predicted"] < row["high"] <= 100
+
+
 @pytest.mark.parametrize(
     "content",
     [None, "", "apples,pears\n1,2\n", "id,id\n1,2\n", f"{LAYOUTS}a,b\n", b"\xff\xfe\x00"],

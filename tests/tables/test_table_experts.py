@@ -145,3 +145,55 @@ def test_layers_that_predict_further_tokens_are_counted_unless_the_name_says_wit
     # Megatron-Bridge prints 4256 tokens/s and 1106 TFLOP/s (259.8 GFLOP a token) with them, 249.7 without.
     for figure, rate, published in zip(figures, rates, (259.8, 249.7), strict=True):
         assert 1e3 * figure["predicted"] / rate["predicted"] == pytest.approx(published, rel=0.01)
+
+
+GPT_OSS = DEEPSEEK | {
+    "model": "GPT OSS 120B",
+    "params_b": "116.8",
+    "active_params_b": "5.1",
+    "layers": "36",
+    "hidden": "2880",
+    "heads": "64",
+    "kv_heads": "8",
+    "ffn_hidden": "2880",
+    "vocab": "201088",
+    "experts": "128",
+    "experts_topk": "4",
+    "n_accel": "64",
+    "global_batch_seqs": "1280",
+    "pp": "1",
+    "vpp": "1",
+}
+
+
+def test_tensor_parallel_ranks_of_maxtext_share_each_expert():
+    row = DEEPSEEK | {"model": "DeepSeek3-671B", "accelerator": "TPU-v5p", "tp": "4", "pp": "1", "ep": "1", "vpp": "1"}
+    assert question(row | {"framework": "MaxText (JAX)"}).arguments["expert_tp_size"] == 4
+    assert question(DEEPSEEK | {"tp": "4"}).arguments["expert_tp_size"] == 1
+
+
+def counted_gflops(row):
+    rate, flops = predict_table([row, row | {"metric": "tflops_per_accel"}])
+    return 1e3 * flops["predicted"] / rate["predicted"]
+
+
+@pytest.mark.parametrize(
+    ("release", "matrices", "keys"),
+    [
+        # All 36 layers see the causal half of 4,096 keys, and two of an expert's three matrices count.
+        ("26.04", 2, 36 * 4096 / 2),
+        # 18 layers see their window of 128 alone.
+        ("26.06", 3, 18 * 4096 / 2 + 18 * (128 - 128 * 127 / 2 / 4096)),
+    ],
+)
+def test_what_a_gate_and_a_window_count_hangs_on_the_release(release, matrices, keys):
+    layer = 2880 * (2 * 64 * 64 + 2 * 8 * 64 + 4 * matrices * 2880 + 128)
+    flops = 6 * (36 * layer + 201088 * 2880) + 3 * 4 * 64 * 64 * keys
+    assert counted_gflops(GPT_OSS | {"release": release}) == pytest.approx(flops / 1e9, rel=0.005)
+
+
+def test_automodel_counts_half_of_the_scores_of_models_that_came_after_llama_3():
+    row = DEEPSEEK | {"framework": "NeMo AutoModel (PyTorch FSDP2)", "accelerator": "H100-SXM-80GB"}
+    # NVIDIA-NeMo/Automodel, docs/performance-summary.mdx: 216 TFLOP/s at 865 tokens/s, without layers that predict further.
+    assert question(row | {"model": "DeepSeek V3 671B"}).workload.prediction_layers == 0
+    assert counted_gflops(row | {"model": "DeepSeek V3 671B"}) == pytest.approx(216e3 / 865, rel=0.01)

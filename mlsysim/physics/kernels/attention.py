@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, sqrt, where
+from mlsysim.physics.numeric import Num, ceil, maximum, minimum, somewhere, sqrt, where
 
 # Queries that one thread block works on: while it loops over keys, no other block can help it.
 QUERY_TILE = 128.0
@@ -29,7 +29,7 @@ class AttentionDevice:
         bandwidth_Bps: memory bandwidth.
         multiprocessors: units that thread blocks are spread over.
         l2_B: last-level cache.
-        array: rows of a systolic array; a shorter head leaves the others idle (1: no such array).
+        array: rows of a systolic array, which a head fills in whole passes: one of 192 takes two of 128 (1: no such array).
     """
 
     peak_flops_per_s: Num
@@ -170,12 +170,17 @@ def _scores_s(kernel: PrefillKernel, device: AttentionDevice, batch: Num, seq_le
     windowed = (window > 0) & (window < seq_len)
     tile_keys = where(windowed, max(kernel.tile_keys, kernel.window_tile_keys), kernel.tile_keys)
     reach = where(windowed, window, seq_len)
-    matmul_s = 4 * maximum(head_dim, device.array) / (device.peak_flops_per_s * kernel.matmul_efficiency)
+    matmul_s = 4 * _filled(head_dim, device.array) / (device.peak_flops_per_s * kernel.matmul_efficiency)
     softmax_s = 1 / (device.multiprocessors * kernel.exponentials_per_s)
     score_s = sqrt(matmul_s**2 + softmax_s**2)
     all_scores = batch * heads * seq_len * (attended_keys(seq_len, window) + tile_keys)
     longest_block = device.multiprocessors * minimum(seq_len, QUERY_TILE) * (reach + tile_keys)
     return score_s * sqrt(all_scores**2 + longest_block**2)
+
+
+def _filled(head_dim: Num, array: Num) -> Num:
+    """Elements of a head with those that it leaves idle in a systolic array."""
+    return maximum(head_dim, array * ceil(head_dim / array)) if somewhere(array > 1) else head_dim
 
 
 def decode_attention_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num, context: Num, shape: AttentionHeads) -> Num:

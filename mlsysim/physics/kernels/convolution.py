@@ -95,7 +95,8 @@ def convolution_passes(
         >>> from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
         >>> from mlsysim.physics.kernels.passes import SharedDataParallel
         >>> kernel = GemmKernel(0.9, 180.0, 2.6, 0.8, 3e-6, SharedGemm(2.5, 2.5e-7, 12.0, 256.0))
-        >>> a100 = ReplicaDevice(kernel, 312e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8, SharedDataParallel(5.0, 20e-6, 0.6))
+        >>> shared = SharedDataParallel(5.0, 20e-6, 0.6)
+        >>> a100 = ReplicaDevice(kernel, 312e12, 2.0, 2.0, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8, shared)
         >>> one = Convolutions(*[np.array([float(v)]) for v in (64, 64, 3, 1, 56, 1, 1, 1, 0, 0, 0)])
         >>> small, large = (convolution_passes(one, batch, a100).forward_s for batch in (64.0, 128.0))
         >>> bool(1.7 < large / small < 2.1)

@@ -241,7 +241,7 @@ def _fastest_tile_s(
         most_splits = max(LEAST_SPLITS, min(kernel.most_splits, k / kernel.shared.least_k_per_split))
     best_s = math.inf
     for rows, columns in _sizes(kernel):
-        waves = groups * (-(-m // rows) * -(-n // columns)) / units
+        waves = groups * (math.ceil(m / rows) * math.ceil(n / columns)) / units
         arithmetic_s = rows * columns * per_flop_s
         pace_s = ((m if m <= rows else rows) * input_B + (n if n <= columns else columns) * weight_B) * per_fed_B_s
         pace_s = arithmetic_s if pace_s < arithmetic_s else pace_s
@@ -249,7 +249,7 @@ def _fastest_tile_s(
         prologue_s = arithmetic_s * prologue_k
         whole_s = pace_s * k + prologue_s
         if waves > 1.0:
-            whole_s *= -(-waves // 1.0) if whole_waves else waves
+            whole_s *= math.ceil(waves) if whole_waves else waves
         best_s = whole_s if whole_s < best_s else best_s
         if most_splits and (whole_waves or waves < 1.0):
             filled = LEAST_SPLITS * waves if LEAST_SPLITS * waves > 1.0 else 1.0

@@ -40,8 +40,8 @@ class ReplicaDevice:
         gemm: coefficients of the matrix products.
         peak_flops_per_s: peak rate at the format and at the clock that training sustains.
         value_B: bytes of an activation.
-        element_B: bytes of an element in the passes between products, else those of an activation.
-        operand_B: bytes of an element of what a product multiplies (1 at 8 bits), else those of an activation.
+        element_B: bytes of an element in the passes between products.
+        operand_B: bytes of an element of what a product multiplies (1 at 8 bits).
         memory_Bps, multiprocessors, cache_B: figures of the datasheet.
         streaming: share of the memory bandwidth that element-wise passes reach.
         shared: constants of all such stacks.
@@ -50,13 +50,13 @@ class ReplicaDevice:
     gemm: GemmKernel
     peak_flops_per_s: Num
     value_B: float
+    element_B: float
+    operand_B: float
     memory_Bps: Num
     multiprocessors: float
     cache_B: float
     streaming: Num
     shared: SharedDataParallel
-    operand_B: float | None = None
-    element_B: float | None = None
 
     @property
     def streaming_Bps(self) -> Num:

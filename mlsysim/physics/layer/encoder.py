@@ -66,7 +66,8 @@ def encoder_passes(
         >>> from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
         >>> from mlsysim.physics.kernels.passes import SharedDataParallel
         >>> kernel = GemmKernel(0.9, 180.0, 2.6, 0.8, 3e-6, SharedGemm(2.5, 2.5e-7, 12.0, 256.0))
-        >>> a100 = ReplicaDevice(kernel, 290e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8, SharedDataParallel(5.0, 20e-6, 0.6))
+        >>> shared = SharedDataParallel(5.0, 20e-6, 0.6)
+        >>> a100 = ReplicaDevice(kernel, 290e12, 2.0, 2.0, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8, shared)
         >>> chip = AttentionDevice(290e12, 1.9e12, 108.0, 40 * 2.0**20)
         >>> sizes = (24.0, 1024.0, 16.0, 16.0, 64.0, 4096.0, 2.0, 30522.0)
         >>> bert = EncoderShape(*sizes, seq_len=128.0, head_share=0.15, fused=0.0)
@@ -82,8 +83,7 @@ def encoder_passes(
         gradients = _product_s(tokens, one.k, one.n, device) + _product_s(one.n, one.k, tokens, device)
         backward = backward + one.share * gradients
     core = _attention_s(shape, tokens, device, attention, chip, backward_rate, moved)
-    element_B = device.value_B if device.element_B is None else device.element_B
-    value_s = moved * element_B * tokens / device.streaming_Bps
+    value_s = moved * device.element_B * tokens / device.streaming_Bps
     between, between_back = (_moved_values(shape, back) * value_s for back in (False, True))
     head, head_back = _head_s(shape, tokens, device)
     return Passes(
@@ -100,9 +100,9 @@ def _moved_values(shape: EncoderShape, backward: bool) -> Num:
 
 
 def _product_s(m: Num, n: Num, k: Num, device: ReplicaDevice) -> Num:
-    size_B = device.value_B if device.operand_B is None else device.operand_B
-    peak, units = device.peak_flops_per_s, device.multiprocessors
-    return gemm_s(m, n, k, size_B, size_B, device.value_B, device.gemm, peak, device.memory_Bps, units, device.cache_B)
+    widths_B = device.operand_B, device.operand_B, device.value_B
+    chip = device.peak_flops_per_s, device.memory_Bps, device.multiprocessors, device.cache_B
+    return gemm_s(m, n, k, *widths_B, device.gemm, *chip)
 
 
 def _attention_s(
@@ -119,8 +119,7 @@ def _attention_s(
     fused = training_attention_s(kernel, chip, sequences / 2, 2 * shape.seq_len, heads, backward_rate)
     scores = sequences * heads.heads * shape.seq_len**2
     products_s = 4 * scores * heads.head_dim / (device.shared.batched_share * device.peak_flops_per_s)
-    element_B = device.value_B if device.element_B is None else device.element_B
-    score_s = moved * element_B * scores / device.streaming_Bps
+    score_s = moved * device.element_B * scores / device.streaming_Bps
     stored = products_s + _SCORE_FORWARD * score_s, 2 * products_s + _SCORE_BACKWARD * score_s
     return where(shape.fused > 0, fused[0], stored[0]), where(shape.fused > 0, fused[1], stored[1])
 

@@ -55,6 +55,8 @@ def exchange_s(
     hidden_share: Num = 0.0,
     two_batches: Num = 0.0,
     exchange_units: Num = 0.0,
+    in_turn: Num = 0.0,
+    split_links: CollectiveCoefficients | None = None,
 ) -> Num:
     """Seconds that one dispatch or combine of a micro-batch adds to the compute; 0 with one expert-parallel rank.
 
@@ -62,24 +64,30 @@ def exchange_s(
     they need longer hides by ``hidden_share`` under the compute of another micro-batch (an interleaved schedule, or
     ``two_batches``). Where kernels of the exchange run beside compute on ``exchange_units``, their share of the device's
     multiprocessors, the exchange within the domain costs what compute loses with these. With ``sent_once`` a token crosses
-    once to a rank or node that has several of its experts. Experts split over several ranks also gather their tokens there.
+    once to a rank or node that has several of its experts: of random ones, or, ``in_turn``, of neighbours, as a gate that
+    deals all tokens out evenly chooses them. Experts split over several ranks also gather their tokens there, over
+    ``split_links`` where these are others.
     """
     if not somewhere(shape.experts):
         return 0.0
     ep, split = plan.ep, plan.expert_split
     token_B = _ACTIVATION_B * hidden * plan.micro_batch_tokens / plan.routed_from * shape.imbalance
-    rank_copies = where(sent_once > 0, distinct_targets(ep, shape.per_token), shape.per_token)
+
+    def copies(targets: Num) -> Num:
+        neighbours = maximum(shape.per_token * targets / maximum(shape.experts, 1.0), 1.0)
+        once = where(in_turn > 0, neighbours, distinct_targets(targets, shape.per_token))
+        return where(sent_once > 0, once, shape.per_token)
+
     in_node = plan.ranks_in_node(ep, split, machine.per_node)
     nodes = ep / in_node
-    local_s = collective_s("all_to_all", token_B * rank_copies / nodes, in_node, collectives)
-    node_copies = where(sent_once > 0, distinct_targets(nodes, shape.per_token), shape.per_token) * (nodes - 1) / nodes
-    remote_s = token_B * node_copies * machine.oversubscription / machine.inter_Bps
+    local_s = collective_s("all_to_all", token_B * copies(ep) / nodes, in_node, collectives)
+    remote_s = token_B * copies(nodes) * (nodes - 1) / nodes * machine.oversubscription / machine.inter_Bps
     rows_B = _ACTIVATION_B * hidden * routed_rows(shape, plan)
     # Only with several model chunks a rank does another micro-batch's compute stand beside these messages.
     exposed_share = where((plan.virtual_stages > 1) | (two_batches > 0), 1 - hidden_share, 1.0)
     longer_s = exposed_share * maximum(remote_s - local_s, 0.0)
     shown_s = where(exchange_units > 0, exchange_units, 1.0) * local_s
-    return shape.layers * (shown_s + longer_s + collective_s("all_gather", rows_B, split, collectives))
+    return shape.layers * (shown_s + longer_s + collective_s("all_gather", rows_B, split, split_links or collectives))
 
 
 def expert_passes_B(shape: LayerShape, plan: Plan, *, backward: bool, quantised: bool, more_B: Num = 0.0) -> Num:

@@ -47,6 +47,8 @@ class ExpertShape:
         imbalance: tokens of the busiest rank over the mean, of a run that knows it; of experts with a fixed capacity, their
             places over the mean.
         masked_tokens: tokens of a sequence that products with a mask of places put in order by expert; 0 where they are copied.
+        tile_rows, tile_width: rows, and input and output features, of the tiles in which one kernel computes all experts: two
+            experts share no tile, and features fill whole ones; 0: the tiles of any product.
     """
 
     experts: Num = 0.0
@@ -56,6 +58,8 @@ class ExpertShape:
     layers: Num = 0.0
     imbalance: Num = 1.0
     masked_tokens: Num = 0.0
+    tile_rows: Num = 0.0
+    tile_width: Num = 0.0
 
 
 NO_EXPERTS = ExpertShape()

@@ -42,6 +42,7 @@ class SharedServing:
         exchange_s: time of a dispatch or combine of no tokens between ranks of experts.
         exchange_share: share of a network card's line rate that those reach.
         exchange_multiprocessors: units that they take while they run, but for low-latency ones.
+        core_clock_Hz: clock of the cores at which ``EngineCoefficients.core_Bps`` counts.
     """
 
     cache_read_Bps: float
@@ -50,6 +51,7 @@ class SharedServing:
     exchange_s: float
     exchange_share: float
     exchange_multiprocessors: float
+    core_clock_Hz: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class ServingKernels:
         memory_Bps, multiprocessors, cache_B: figures of the accelerator's datasheet.
         own_peak_flops_per_s, own_compute_share, own_memory_share: an engine's own products: their peak, the share of it that
             they reach, and of the memory's rate that their reads (and those of its decode attention) reach.
-        core_clock: clock of its cores over an A100's, where cores limit an engine's own products; infinite where they never do.
+        core_clock: clock of its cores over ``core_clock_Hz``, where they limit an engine's own products; infinite where never.
         streaming: share of the memory bandwidth that element-wise passes reach.
         shared: constants of all engines.
         dispatch_B: bytes of an element of a token on its way to its experts, scales included.
@@ -154,7 +156,7 @@ class EngineCoefficients:
         passes: element-wise traffic, over that of fused kernels.
         hop_s: time of each hand-over between pipeline stages.
         own_share: share of their peak that an engine's own products reach, on top of the device's.
-        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second at the clock of an A100, of an
+        core_Bps: weight bytes that one multiprocessor (GPU core) unpacks and multiplies a second at ``core_clock_Hz``, of an
             engine's own products, where that is a limit.
         interleave: share of a prefill that the other sequences of the batch wait for.
         link_share, network_share: bandwidth of the links within a node, and of the network between nodes, over what the
@@ -199,6 +201,7 @@ class EngineKernels:
         unpacks: the vendor's kernels take narrower weights too, unpacked to 16 bits by another kernel; else they stay integers.
         wide: activations in 32 bits, each operation a kernel.
         repeats_memory: what is read for each query head is read from memory, not from cache.
+        tile: rows that a tile of its own products of experts has at most; 0: no part of one is empty.
         chunk: tokens that a prefill computes at a time (a micro-batch); 0: all.
         in_flight: micro-batches of a prefill that are under way in a pipeline at most; 0: any number.
         launches, step_launches: kernels that a layer of a micro-batch, of a decode step launches: its overhead grows with them.
@@ -236,6 +239,7 @@ class EngineKernels:
     integer_flash: bool = False
     integer_output_B: float = 2.0
     integer_element_B: float = 2.0
+    tile: float = 0.0
     chunk: float = 0.0
     in_flight: float = 0.0
     launches: float = 1.0

@@ -120,8 +120,9 @@ def decode_layer_attention_s(model: ServedModel, batch: Num, context: Num) -> Nu
     attention_s = _over_layers(model, fused_s, each)
     if has.grouped_decode and not has.only_group:
         return attention_s
-    repeated_B = 2 * batch * each.heads * context * each.head_dim * kernels.kv_B
     repeated_Bps = kernels.attention.bandwidth_Bps if has.repeats_memory else kernels.cache_read_Bps
+    keys = _over_layers(model, lambda heads: where(heads.window > 0, minimum(context, heads.window), context), each)
+    repeated_B = 2 * batch * each.heads * keys * each.head_dim * kernels.kv_B
     repeated_s = kernels.decode.floor_s + repeated_B / repeated_Bps
     covered = has.grouped_decode & (each.heads == has.only_group * each.kv_heads) & (each.head_dim == has.only_head_dim)
     return where(covered, attention_s, maximum(attention_s, repeated_s))
@@ -194,7 +195,9 @@ def prefill_layer_attention_s(model: ServedModel, batch: Num, prompt: Num, paddi
     if not everywhere(covered):
         # Computed by micro-batches, a query sees the keys up to the end of its own.
         rows = minimum(longest, has.chunk) if has.chunk else longest
-        keys = (longest + rows) / 2
+        # Of a windowed layer the window is kept, and a micro-batch.
+        seen = (longest + rows) / 2
+        keys = _over_layers(model, lambda heads: where(heads.window > 0, minimum(seen, heads.window + rows), seen), each)
         score_s = stored_score_s(model, each.heads * rows * keys)
         stored_s = batch * each.heads * longest * keys * score_s + 2 * model.kernels.gemm.launch_s
     # A prompt beyond the longest of a fused kernel is no faster than that one.
@@ -210,12 +213,12 @@ def _flash_s(model: ServedModel, batch: Num, prompt: Num, each: AttentionHeads) 
     return _over_layers(model, fused_s, each)
 
 
-def _over_layers(model: ServedModel, attention_s: Callable[[AttentionHeads], Num], heads: AttentionHeads) -> Num:
-    """The mean of attention's seconds over windowed layers and others."""
-    mean_s, windowed = attention_s(heads), model.shape.windowed
+def _over_layers(model: ServedModel, of_heads: Callable[[AttentionHeads], Num], heads: AttentionHeads) -> Num:
+    """The mean over windowed layers and others of what attention takes, or reads, of their heads."""
+    mean, windowed = of_heads(heads), model.shape.windowed
     if somewhere(windowed > 0):
-        mean_s = (1 - windowed) * mean_s + windowed * attention_s(replace(heads, window=model.shape.window))
-    return mean_s
+        mean = (1 - windowed) * mean + windowed * of_heads(replace(heads, window=model.shape.window))
+    return mean
 
 
 def even_groups(model: ServedModel, prompts: Num) -> Num:

@@ -98,12 +98,23 @@ def served_products(
     """
     shards = model.shards
     of_layer, of_experts = engine_products(model)
-    rows, routed_rows = tokens / shards.own, load.rows / load.touched
+    rows, routed_rows = tokens / shards.own, _tiled(load.rows / load.touched, tokens, model.has.tile)
     for one in layer_products(model.shape, shards.attention, shards.tp / shards.ep, fused=True, absorbed=decoding):
         if one.part == ROUTED:
             yield one, routed_rows, load.touched, of_experts
         elif one.part != ROUTER:
             yield one, rows, one.groups, of_layer
+
+
+def _tiled(rows: Num, tokens: Num, tile: float) -> Num:
+    """Rows of an expert as kernels with tiles of ``tile`` rows compute them: its last tile is half empty, mean over experts.
+
+    A pass of fewer ``tokens`` has tiles of as many.
+    """
+    if not tile:
+        return rows
+    size = minimum(tile, tokens)
+    return maximum(size, rows + (size - 1) / 2)
 
 
 def layer_products_s(model: ServedModel, tokens: Num, load: RankLoad, *, decoding: bool = False) -> tuple[Num, Num]:

@@ -48,6 +48,39 @@ class Served:
     step: Step
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a schedule is asked of its passes: each field a float, or an array with an element for each question.
+
+    Attributes:
+        batch: sequences of a fixed batch, or requests in flight.
+        most: sequences that fit.
+        prompt: tokens of a prompt.
+        output: tokens that a request generates, mean; of a server that drafts, its rounds.
+        context: tokens that a sequence of a fixed batch holds at the mean decode step.
+        rounds: requests that each place in flight serves in all; 0 in the steady state.
+        requests: requests of an offline run; 0 for a run without end.
+        stream_interval: tokens that reach the client at a time (``streamed``).
+        wait_steps: steps that the scheduler holds prompts back while others decode, so that more join together (``gathered``).
+        recv_interval: decode steps between the scheduler's looks at what arrived (``received``).
+        output_cv: spread of the outputs' lengths, by which those in flight are longer than their mean (``met_output``).
+        step_tokens: tokens of prompts that start together.
+    """
+
+    batch: Num
+    most: Num
+    prompt: Num
+    output: Num
+    context: Num
+    rounds: Num
+    requests: Num
+    stream_interval: Num
+    wait_steps: Num
+    recv_interval: Num
+    output_cv: Num
+    step_tokens: Num
+
+
 class Passes(Protocol):
     """The times of a deployment's passes, in seconds, which are all that a schedule needs of it."""
 
@@ -112,13 +145,14 @@ class EnginePasses(ServedModel):
         return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
 
 
-def static_batch(passes: Passes, batch: Num, prompt: Num, output: Num, context: Num) -> Served:
+def static_batch(passes: Passes, load: Load) -> Served:
     """Serve a fixed batch: all prompts together, then ``output - 1`` steps at the mean ``context``; nobody joins or leaves.
 
     Tokens per second count ``batch output`` tokens over the whole request, prefill included.
     """
-    first_s = passes.prefill_s(batch, prompt)
-    step = passes.decode(batch, context)
+    batch, output = load.batch, load.output
+    first_s = passes.prefill_s(batch, load.prompt)
+    step = passes.decode(batch, load.context)
     step_s = step.total_s
     request_s = first_s + maximum(output - 1, 0.0) * step_s
     return Served(first_s, step_s, request_s, batch * maximum(output, 1.0) / request_s, batch, step)
@@ -182,18 +216,8 @@ def met_output(output: Num, output_cv: Num) -> Num:
     return output * (1 + output_cv**2)
 
 
-def continuous_batch(
-    passes: Passes,
-    concurrency: Num,
-    most: Num,
-    prompt: Num,
-    output: Num,
-    rounds: Num = 0.0,
-    wait_steps: Num = 0.0,
-    output_cv: Num = 0.0,
-    recv_interval: Num = 1.0,
-) -> Served:
-    """Keep ``concurrency`` requests in flight, of which at most ``most`` fit the batch: a new one starts when one ends.
+def continuous_batch(passes: Passes, load: Load) -> Served:
+    """Keep ``batch`` requests in flight, of which at most ``most`` fit the batch: a new one starts when one ends.
 
     A closed loop: while a request takes its O = ``output`` steps, each of the others ends and starts once, so that a request in
     a batch of B sees all B prompts, its own included, whenever they come:
@@ -203,22 +227,17 @@ def continuous_batch(
     In each step (B - 1)/O of the others' prompts join. Those of its own prompt's step, and of the half before it, keep a
     request from its first token, by up to a quarter longer where several join each step and so end together; the rest comes
     between its later tokens. Alone it waits for nobody. Beyond B requests the places are always taken, and a request takes
-    ``concurrency``/B times what one holds a place.
-
-    ``rounds``: requests of each slot in all. The first of each come all at once, so that (B - 1)/2 prompts, a step each, are
-    computed before one's own (0: steady state, none do).
-
-    ``wait_steps``: that prompts are held back while others decode, so that more join together (``gathered``).
-    ``recv_interval``: decode steps between the scheduler's looks at what arrived (``received``).
-    ``output_cv``: spread of the outputs, by which those in flight are longer than their mean (``met_output``).
+    ``batch``/B times what one holds a place. In finite ``rounds`` the first requests of each place come all at once, so that
+    (B - 1)/2 prompts, a step each, are computed before one's own.
     """
-    batch = minimum(concurrency, most)
-    step = passes.decode(batch, prompt + met_output(output, output_cv) / 2)
+    prompt, output, rounds = load.prompt, load.output, load.rounds
+    batch = minimum(load.batch, load.most)
+    step = passes.decode(batch, prompt + met_output(output, load.output_cv) / 2)
     step_s, others = step.total_s, batch - 1
     alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
     # A prompt that would add more than a pass of its own has one.
-    held_steps, held = gathered(others / output, wait_steps)
-    unseen_steps, unseen = received(others / output, recv_interval)
+    held_steps, held = gathered(others / output, load.wait_steps)
+    unseen_steps, unseen = received(others / output, load.recv_interval)
     beside = minimum(held + unseen, others)
     together = maximum(prompts_together(batch, output), 1 + beside)
     joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * (together - 1)), alone_s - front_s)
@@ -233,20 +252,12 @@ def continuous_batch(
     later_s = (output - 1) * tpot_s
     place_s = output * step_s + batch * joined_s
     # Not as a difference: of a long output nothing would be left of it.
-    ttft_s = where(concurrency > most, maximum(own_s, concurrency / batch * place_s - later_s), own_s)
+    ttft_s = where(load.batch > load.most, maximum(own_s, load.batch / batch * place_s - later_s), own_s)
     request_s = ttft_s + later_s
-    return Served(ttft_s, tpot_s, request_s, concurrency * output / request_s, batch, step)
+    return Served(ttft_s, tpot_s, request_s, load.batch * output / request_s, batch, step)
 
 
-def most_throughput(
-    passes: Passes,
-    most: Num,
-    prompt: Num,
-    output: Num,
-    requests: Num = 0.0,
-    step_tokens: Num = 8192.0,
-    output_cv: Num = 0.0,
-) -> Served:
+def most_throughput(passes: Passes, load: Load) -> Served:
     """Serve as many sequences as fit: every step decodes all, and the prompts of those that start join it.
 
     Without end (``requests`` = 0) tokens per second = B / (step(B) + B / output x prompt in a step). A finite number N of equal
@@ -254,8 +265,9 @@ def most_throughput(
     places empty. The run takes as many steps as come before its last request's end; its fixed part is paid by each step, what
     grows with its sequences by each token: total = steps step(0) + N output step'(B) + N prompt in a step.
     """
-    batch = where(requests > 0, minimum(most, requests), most)
-    context = prompt + met_output(output, output_cv) / 2
+    prompt, output, requests, step_tokens = load.prompt, load.output, load.requests, load.step_tokens
+    batch = where(requests > 0, minimum(load.most, requests), load.most)
+    context = prompt + met_output(output, load.output_cv) / 2
     step = passes.decode(batch, context)
     step_s = step.total_s
     prompt_tokens = maximum(batch * prompt / output, minimum(step_tokens, batch * prompt))

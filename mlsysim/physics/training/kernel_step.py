@@ -113,8 +113,8 @@ def layer_times(
     launched = where(falls_back, shared.launch_fallback, 1.0) + shape.adapters.launched
     host = stack.host_layer_s * launched + shape.routed.layers * stack.host_expert_s
     # Dispatch and combine; the host launches what follows while they run.
-    said = (stack.sent_once, stack.ep_hidden, stack.two_batches, stack.exchange_units)
-    sent = 2 * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, *said)
+    said = (stack.sent_once, stack.ep_hidden, stack.two_batches, stack.exchange_units, stack.experts_in_turn)
+    sent = 2 * exchange_s(shape.routed, shape.hidden, plan, machine, device.collectives, *said, split_links=device.axis_links)
     sent_forward: Num = 0.0
     sent_backward: Num = 0.0
     if somewhere(sent):
@@ -158,6 +158,9 @@ def kernel_parts(
     beside = shape.async_tp * device.shared.async_tp_hidden
     forward_shown, backward_shown = 1 - maximum(stack.tp_hidden_forward, beside), 1 - maximum(stack.tp_hidden_backward, beside)
     exposed = _reductions(shape) * (repeats * forward_shown + backward_shown)
+    # A feed-forward block that is repeated gathers its tokens again.
+    of_ffn = _reductions(shape) - shape.reductions / 2
+    exposed = exposed + where(plan.recompute == SELECTIVE, stack.repeated_ffn * forward_shown * of_ffn / 2, 0.0)
     # What adapters gather for themselves stands beside no product; a gather is half an all-reduce.
     exposed = exposed + (repeats + 1.0) * stack.adapter_gathers * shape.adapters.gathers(plan.sequence_parallel) / 2
     elements = plan.micro_batch_tokens * shape.hidden
@@ -307,9 +310,6 @@ def _reduction_s(work: LayeredWork, plan: Plan, machine: Machine, device: Kernel
     """One tensor-parallel all-reduce: measured within a node, a ring over the network's cards beyond it."""
     if not somewhere(plan.tp > 1):
         return 0.0 * plan.micro_batch_tokens
-    axes, links = device.torus_axes, device.collectives
-    if axes > 1:
-        links = replace(links, bandwidth_Bps=links.bandwidth_Bps / axes, pair_bandwidth_Bps=links.pair_bandwidth_Bps / axes)
-    local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, links)
+    local = collective_s("all_reduce", work.boundary_B * plan.micro_batch_tokens, plan.tp, device.axis_links)
     across = tensor_all_reduce_s(work, plan, machine)
     return where(plan.tp > machine.per_node, across, local)

@@ -13,7 +13,8 @@ from mlsysim.physics.kernels.gemm import gemm_s
 from mlsysim.physics.layer.adapters import ADDED_B, adapted_products, adapter_products_s
 from mlsysim.physics.layer.experts import local_experts, masked_products, routed_rows
 from mlsysim.physics.layer.products import ORDERED, ROUTED, ROUTER, LayerProduct, layer_products
-from mlsysim.physics.numeric import Num, maximum, somewhere, where
+from mlsysim.physics.layer.shape import ExpertShape
+from mlsysim.physics.numeric import Num, ceil, maximum, somewhere, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training.step_inputs import KernelDevice, TrainedShape
 
@@ -24,9 +25,22 @@ def trained_products(shape: TrainedShape, plan: Plan) -> Iterator[tuple[LayerPro
     for one in layer_products(shape, plan.tp, plan.expert_split):
         if one.part == ROUTED:
             groups = local_experts(shape.routed, plan)
-            yield one, maximum(routed_rows(shape.routed, plan) / groups, 1.0), groups
+            rows = maximum(routed_rows(shape.routed, plan) / groups, 1.0)
+            yield (one, rows, groups) if not somewhere(shape.routed.tile_rows) else _in_tiles(one, rows, groups, shape.routed)
         else:
             yield one, tokens / plan.routed_from if one.part == ROUTER else tokens, one.groups
+
+
+def _in_tiles(one: LayerProduct, rows: Num, groups: Num, routed: ExpertShape) -> tuple[LayerProduct, Num, Num]:
+    """A grouped product with what its tiles compute in vain, given and returned as ``trained_products`` tells it.
+
+    An expert's rows begin and end within tiles: one of ``rows`` meets rows / tile + 1 of them, less a row. Features beyond one
+    tile fill whole ones.
+    """
+    tile, width = routed.tile_rows, maximum(routed.tile_width, 1.0)
+    met = rows + where(groups > 1, maximum(tile - 1, 0.0), 0.0)
+    n, k = (where(size > width, ceil(size / width) * width, size) for size in (one.n, one.k))
+    return one._replace(n=n, k=k), met, groups
 
 
 def forward_and_backward_s(shape: TrainedShape, plan: Plan, device: KernelDevice, frozen: Num) -> tuple[dict[str, Num], Num]:

@@ -111,6 +111,14 @@ class KernelDevice:
         """Bandwidth that element-wise passes reach, in bytes per second."""
         return self.shared.streaming * self.memory_Bps
 
+    @property
+    def axis_links(self) -> CollectiveCoefficients:
+        """Collectives over one axis of a torus, which tensor-parallel ranks have; over a switch, those of all ranks."""
+        if self.torus_axes <= 1:
+            return self.collectives
+        links, axes = self.collectives, self.torus_axes
+        return replace(links, bandwidth_Bps=links.bandwidth_Bps / axes, pair_bandwidth_Bps=links.pair_bandwidth_Bps / axes)
+
     def under(self, stack: StackCoefficients, link_Bps: Num) -> KernelDevice:
         """The kernels of the accelerator under a stack, in a node whose links have ``link_Bps`` by their datasheet."""
         peak = self.gemm_peak_flops_per_s * stack.product_rate
@@ -160,6 +168,7 @@ class StackCoefficients:
         ep_hidden: share of the all-to-alls between experts' ranks under compute, as far as the network's cards carry them:
             within an NVLink domain they occupy multiprocessors.
         sent_once: 1.0 where a token crosses once to a rank or node that has several of its experts (stated).
+        experts_in_turn: 1.0 where neighbouring experts take a token, the next ones the next: a benchmark's gate (stated).
         written_layout: 1.0 where uneven stages are laid out by hand, so that the output head holds none up (stated).
         two_batches: 1.0 where every schedule has another micro-batch's compute beside such messages (DualPipe; stated).
         dropped_down: share of the feed-forward block's last product that full recomputation leaves out (stated): no gradient
@@ -202,6 +211,7 @@ class StackCoefficients:
     exchange_units: Num = 0.0
     ep_hidden: Num = 0.0
     sent_once: Num = 0.0
+    experts_in_turn: Num = 0.0
     written_layout: Num = 0.0
     two_batches: Num = 0.0
     dropped_down: Num = 0.0

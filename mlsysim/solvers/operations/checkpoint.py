@@ -13,17 +13,15 @@ from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.core.units import Quantity, in_unit, with_unit
 from mlsysim.models.types import Workload
 from mlsysim.physics.operations.checkpoint import checkpoint_B, stalled_share, write_s
-from mlsysim.physics.operations.reliability import daly_interval_s, renewal_goodput
-from mlsysim.solvers.result import Result
+from mlsysim.solvers.operations.kept_time import KeptTimeResult, checkpoint_interval_s, kept_share
 from mlsysim.solvers.shown import shown
 from mlsysim.systems.types import Fleet
 
 _FULL_B = 4.0
-_LONGEST = 500.0  # mean times between failures: exp() of more says nothing
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointResult(Result):
+class CheckpointResult(KeptTimeResult):
     """A checkpoint's bytes and times, and what checkpoints cost.
 
     Attributes:
@@ -32,9 +30,8 @@ class CheckpointResult(Result):
         bytes_per_parameter: of it.
         write_time: until storage holds it.
         stall: how long it stops the job: the whole write, or the copy to the hosts where the rest is asynchronous.
-        checkpoint_interval: work between two checkpoints: as given, else what loses least at the mean time between failures.
         stall_share: share of the time that checkpoints stop the job.
-        goodput: share of the time that is work kept, without the time of restarts; where the time between failures is given.
+        checkpoint_interval, goodput: as ``KeptTimeResult`` has them, at the mean time between failures and without restarts.
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = (
@@ -52,9 +49,7 @@ class CheckpointResult(Result):
     bytes_per_parameter: float
     write_time: Quantity
     stall: Quantity
-    checkpoint_interval: Quantity | None = None
     stall_share: float | None = None
-    goodput: float | None = None
 
 
 class CheckpointModel:
@@ -131,14 +126,16 @@ class CheckpointModel:
         copied_s = _copy_s(fleet, size_B, sharded=sharded, asynchronous=asynchronous, copy_bandwidth=copy_bandwidth)
         stall_s = written_s if copied_s is None else copied_s
         mtbf_s = None if mtbf is None else positive_quantity("mtbf", mtbf, "second")
-        interval_s = _interval_s(checkpoint_interval, mtbf_s, stall_s, written_s)
+        interval_s = checkpoint_interval_s(checkpoint_interval, stall_s, mtbf_s)
+        if checkpoint_interval is None and interval_s is not None:
+            interval_s = max(interval_s, written_s - stall_s)  # the last is written before the next begins
         reason = ""
         if interval_s is not None and written_s > interval_s + (0.0 if copied_s is None else stall_s):
             takes, waits = (shown(with_unit(seconds, "second")) for seconds in (written_s, interval_s))
             reason = f"a checkpoint takes {takes} to write, the next comes after {waits} of work"
         kept = None
-        if interval_s is not None and mtbf_s is not None and (interval_s + stall_s) / mtbf_s < _LONGEST:
-            kept = float(renewal_goodput(interval_s, stall_s, 0.0, mtbf_s))
+        if interval_s is not None and mtbf_s is not None:
+            kept = kept_share(interval_s, stall_s, 0.0, mtbf_s)
         slowest = "storage" if storage_Bps <= writers * writer_Bps else "writers"
         return CheckpointResult(
             solver="CheckpointModel",
@@ -156,13 +153,6 @@ class CheckpointModel:
             stall_share=None if interval_s is None else float(stalled_share(interval_s, stall_s)),
             goodput=kept,
         )
-
-
-def _interval_s(stated: Quantity | str | None, mtbf_s: float | None, stall_s: float, written_s: float) -> float | None:
-    """Work between two checkpoints: what is stated, else the best for the failures, once the last is written."""
-    if stated is not None:
-        return positive_quantity("checkpoint_interval", stated, "second")
-    return None if mtbf_s is None else max(float(daly_interval_s(stall_s, mtbf_s)), written_s - stall_s)
 
 
 def _copy_s(

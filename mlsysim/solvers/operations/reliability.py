@@ -13,7 +13,6 @@ from mlsysim.core.errors import InconsistentError, MissingArgumentError
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.physics.operations.reliability import (
     count_interval,
-    daly_interval_s,
     first_order_ettr,
     gamma_interval,
     gamma_shape,
@@ -21,14 +20,13 @@ from mlsysim.physics.operations.reliability import (
     time_shares,
 )
 from mlsysim.solvers.interval import Interval
-from mlsysim.solvers.result import Result
+from mlsysim.solvers.operations.kept_time import KeptTimeResult, checkpoint_interval_s, kept_share
 from mlsysim.solvers.shown import shown
 from mlsysim.systems.types import Fleet
 
 _DAY_S = 86400.0
 _RATE_NODE_DAYS = 1000.0
 _LEAST_KEPT = 0.01  # a job that keeps less of its time makes no progress that anybody would pay for
-_LONGEST = 500.0  # mean times between failures: exp() of more says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ class FailureRate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReliabilityResult(Result):
+class ReliabilityResult(KeptTimeResult):
     """A job's failures, and where its time goes.
 
     Attributes:
@@ -68,9 +66,7 @@ class ReliabilityResult(Result):
         mttf: mean time from one failure of the job to the next.
         rate: failures of 1,000 node-days, of nodes of eight accelerators.
         fleet_class: whose rate it is.
-        checkpoint_interval: work between two checkpoints: as given, else what loses least (Daly's higher order).
-        goodput: share of the time that is work kept: exact, for failures that come at random (Daly's renewal).
-        ettr_kokolis: that share by Kokolis et al., who take half an interval as lost.
+        ettr_kokolis: the goodput by Kokolis et al., who take half an interval as lost.
         ettr_first_order: that share as 1 / (1 + sqrt(2 d / M) + R / M), at Young's interval.
         lost_per_failure: work that a failure undoes and restart that it takes.
         failure_rate: the rate with how sure it is.
@@ -84,8 +80,6 @@ class ReliabilityResult(Result):
     mttf: Quantity
     rate: float
     fleet_class: str
-    checkpoint_interval: Quantity | None = None
-    goodput: float | None = None
     ettr_kokolis: float | None = None
     ettr_first_order: float | None = None
     lost_per_failure: Quantity | None = None
@@ -117,7 +111,7 @@ class ReliabilityResult(Result):
         """The goodput where failures come so many times as often, at the same interval."""
         parts = (self.checkpoint_interval, self.checkpoint_time, self.restart_time)
         interval_s, checkpoint_s, restart_s = (0.0 if part is None else float(part.m_as("second")) for part in parts)
-        return _kept(interval_s, checkpoint_s, restart_s, float(self.mttf.m_as("second")) / times)
+        return kept_share(interval_s, checkpoint_s, restart_s, float(self.mttf.m_as("second")) / times)
 
 
 class ReliabilityModel:
@@ -251,10 +245,8 @@ def reliability(
         raise MissingArgumentError("checkpoint_time", None, "how long a checkpoint stops the job, beside checkpoint_interval")
     if checkpoint_time is not None:
         checkpoint_s = positive_quantity("checkpoint_time", checkpoint_time, "second")
-        interval_s = float(daly_interval_s(checkpoint_s, mtbf_s))
-        if checkpoint_interval is not None:
-            interval_s = positive_quantity("checkpoint_interval", checkpoint_interval, "second")
-        kept = _kept(interval_s, checkpoint_s, restart_s, mtbf_s)
+        interval_s = checkpoint_interval_s(checkpoint_interval, checkpoint_s, mtbf_s) or 0.0
+        kept = kept_share(interval_s, checkpoint_s, restart_s, mtbf_s)
         if kept < _LEAST_KEPT:
             reason = f"failures come every {shown(with_unit(mtbf_s, 'second'))}: less than 1 % of the time is work that is kept"
         else:
@@ -287,12 +279,6 @@ def reliability(
         job=job,
         **figures,  # type: ignore[arg-type]
     )
-
-
-def _kept(interval_s: float, checkpoint_s: float, restart_s: float, mtbf_s: float) -> float:
-    if (interval_s + checkpoint_s + restart_s) / mtbf_s > _LONGEST:
-        return 0.0
-    return time_shares(interval_s, checkpoint_s, restart_s, mtbf_s).kept
 
 
 def _restart_s(restart_time: Quantity | str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -14,7 +16,16 @@ from mlsysim.lowering.serving_memory import Room, room
 from mlsysim.lowering.work import inference_work
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.serving.inference import InferenceWork
-from mlsysim.physics.serving.schedule import Passes, Served, continuous_batch, in_tokens, static_batch
+from mlsysim.physics.serving.schedule import (
+    Load,
+    Passes,
+    Served,
+    continuous_batch,
+    in_tokens,
+    most_throughput,
+    static_batch,
+    streamed,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +69,49 @@ class ServingReplica:
         """Sequences whose cache fits, or that the engine decodes together."""
         return int(self.held.most_sequences)
 
+    @property
+    def load(self) -> Load:
+        """What its schedule is asked of its passes; where no sequence fits, one is answered for."""
+        deployment = self.deployment
+        return Load(
+            batch=deployment.batch,
+            most=max(1.0, self.held.most_sequences),
+            prompt=deployment.prompt,
+            output=deployment.output,
+            context=deployment.context,
+            rounds=float(deployment.rounds or 0),
+            requests=float(deployment.requests or 0),
+            stream_interval=float(deployment.stream_interval),
+            wait_steps=float(deployment.batch_wait_iters),
+            recv_interval=float(deployment.recv_interval),
+            output_cv=deployment.output_cv,
+            # Groups of ranks that attend for sequences of their own start prompts each.
+            step_tokens=math.inf if deployment.stack is None else deployment.stack.step_tokens * deployment.attention_dp,
+        )
+
     def served(self, batch: Num) -> Served:
         """The schedule's answer to ``batch`` sequences, one or an array of them, without a look at the memory."""
-        deployment = self.deployment
-        output = deployment.rounds_each
-        if deployment.schedule == "static":
-            served = static_batch(self.passes, batch, deployment.prompt, output, deployment.context)
-            return in_tokens(served, deployment.output, deployment.round_tokens) if deployment.draft_len else served
-        rounds, wait_steps = float(deployment.rounds or 0), float(deployment.batch_wait_iters)
-        held_back = wait_steps, deployment.output_cv, float(deployment.recv_interval)
-        served = continuous_batch(self.passes, batch, batch, deployment.prompt, output, rounds, *held_back)
-        return in_tokens(served, deployment.output, deployment.round_tokens) if deployment.draft_len else served
+        return scheduled(self.deployment, self.passes, replace(self.load, batch=batch, most=batch, stream_interval=1.0))
 
     def lacking(self) -> str:
         """Why not even one sequence fits, with the bytes; empty where one does."""
         return self.held.reason(self.deployment, 1.0)
+
+
+_SCHEDULES: dict[str, Callable[[Passes, Load], Served]] = {
+    "static": static_batch,
+    "continuous": continuous_batch,
+    "offline": most_throughput,
+}
+
+
+def scheduled(deployment: Deployment, passes: Passes, load: Load) -> Served:
+    """What the deployment's schedule comes to under a load, or under each of an array of loads."""
+    drafts = bool(deployment.draft_len)
+    served = _SCHEDULES[deployment.schedule](passes, replace(load, output=deployment.rounds_each) if drafts else load)
+    if drafts:
+        served = in_tokens(served, load.output, deployment.round_tokens)
+    return streamed(served, load.output, load.stream_interval)
 
 
 def whole_batches(first: int, last: int) -> npt.NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Unpack
 
 from mlsysim.calibration.operations.power import AcceleratorLoad
 from mlsysim.core.checks import boolean, strict_keywords
@@ -18,22 +18,13 @@ from mlsysim.lowering.options import ServingOptions
 from mlsysim.lowering.prefix_cache import computed
 from mlsysim.lowering.serving_kernels import coefficients_used, exchanged_B, peak_flops_per_s
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.physics.numeric import Num, floor
+from mlsysim.physics.numeric import floor
 from mlsysim.physics.serving.inference import weights_read_B
 from mlsysim.physics.serving.pass_kernels import decode_kernels, prefill_kernels
 from mlsysim.physics.serving.passes import PassTime
-from mlsysim.physics.serving.schedule import (
-    EnginePasses,
-    Passes,
-    Served,
-    continuous_batch,
-    in_tokens,
-    most_throughput,
-    static_batch,
-    streamed,
-)
-from mlsysim.solvers.result import Result, drawn, run_facts
-from mlsysim.solvers.serving.replica import ServingReplica
+from mlsysim.physics.serving.schedule import EnginePasses, Served
+from mlsysim.solvers.result import DrawnResult, drawn, run_facts
+from mlsysim.solvers.serving.replica import ServingReplica, scheduled
 from mlsysim.solvers.step_kernels import StepKernels, told
 from mlsysim.systems.types import Fleet, Node
 
@@ -41,7 +32,7 @@ _ROUNDING = 1 - 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServingResult(Result):
+class ServingResult(DrawnResult):
     """Latencies and rates of a schedule on one deployment, or on ``replicas`` of them.
 
     ``ttft``: time to first token. Of a fixed batch (``schedule="static"``) it is the prefill of the whole batch, for which all
@@ -60,8 +51,7 @@ class ServingResult(Result):
     ``host_memory_per_accelerator`` what lies in the host's memory for each. ``experts_per_rank``: routed experts of a layer
     that a rank holds, whole or its part of the width of each, second copies included. ``dispatch_per_token`` and
     ``combine_per_token``: bytes of all copies of one token that a decode step sends to the experts of one layer, and back.
-    ``power``: of one accelerator, mean; ``energy``: of all accelerators for an output token, or for a sequence of a model that
-    generates nothing; hosts and the building are not in them (``PowerModel``). Both are None of a bound.
+    ``energy`` is that of an output token, or of a sequence of a model that generates nothing.
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = (
@@ -88,8 +78,6 @@ class ServingResult(Result):
     experts_per_rank: float
     dispatch_per_token: Quantity
     combine_per_token: Quantity
-    power: Quantity | None = None
-    energy: Quantity | None = None
 
 
 class ServingModel:
@@ -171,8 +159,7 @@ class ServingModel:
         deployment, passes = replica.deployment, replica.whole_passes
         if not isinstance(passes, EnginePasses):
             raise InconsistentError("stack", options.get("stack"), "an engine whose kernels are told apart, such as vllm-2025")
-        load = ScheduledLoad.of(replica)
-        batch = float(floor(scheduled(deployment, replica.passes, load).batch))
+        batch = float(floor(scheduled(deployment, replica.passes, replica.load).batch))
         one_pass: PassTime
         if boolean("prefill", prefill):
             listed, one_pass = prefill_kernels(passes, batch, deployment.prompt), passes.prefill(batch, deployment.prompt)
@@ -199,74 +186,6 @@ def checked_question(inputs: Sequence[object], arguments: Mapping[str, Any]) -> 
     return ServingReplica.of(deployment), after_first
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduledLoad:
-    """What a schedule is asked of its passes: each field a float, or an array with an element for each question.
-
-    Attributes:
-        batch: sequences of a fixed batch, or requests in flight.
-        most: sequences that fit; where none does, the one that is answered for.
-        prompt: tokens of a prompt.
-        output: tokens that a request generates.
-        context: tokens that a sequence holds at the decode step that is timed.
-        rounds: requests that each place in flight serves; 0 in the steady state.
-        requests: requests of an offline run; 0 for a run without end.
-        stream_interval: tokens that reach the client at a time.
-        wait_steps: steps that the scheduler holds prompts back.
-        recv_interval: decode steps between the scheduler's looks at what arrived.
-        output_cv: spread of the outputs' lengths.
-        step_tokens: tokens that a pass computes at most, those of all groups of ranks that attend for sequences of their own.
-    """
-
-    batch: Num
-    most: Num
-    prompt: Num
-    output: Num
-    context: Num
-    rounds: Num
-    requests: Num
-    stream_interval: Num
-    wait_steps: Num
-    recv_interval: Num
-    output_cv: Num
-    step_tokens: Num
-
-    @classmethod
-    def of(cls, replica: ServingReplica) -> Self:
-        """The load on a replica."""
-        deployment = replica.deployment
-        return cls(
-            batch=deployment.batch,
-            most=max(1.0, replica.held.most_sequences),
-            prompt=deployment.prompt,
-            output=deployment.output,
-            context=deployment.context,
-            rounds=float(deployment.rounds or 0),
-            requests=float(deployment.requests or 0),
-            stream_interval=float(deployment.stream_interval),
-            wait_steps=float(deployment.batch_wait_iters),
-            recv_interval=float(deployment.recv_interval),
-            output_cv=deployment.output_cv,
-            step_tokens=math.inf if deployment.stack is None else deployment.stack.step_tokens * deployment.attention_dp,
-        )
-
-
-def scheduled(deployment: Deployment, passes: Passes, load: ScheduledLoad) -> Served:
-    """What the deployment's schedule comes to under a load, or under each of an array of loads."""
-    prompt, output = load.prompt, load.output
-    steps: Num = deployment.rounds_each if deployment.draft_len else output
-    if deployment.schedule == "offline":
-        served = most_throughput(passes, load.most, prompt, steps, load.requests, load.step_tokens, load.output_cv)
-    elif deployment.schedule == "continuous":
-        held_back = load.wait_steps, load.output_cv, load.recv_interval
-        served = continuous_batch(passes, load.batch, load.most, prompt, steps, load.rounds, *held_back)
-    else:
-        served = static_batch(passes, load.batch, prompt, steps, load.context)
-    if deployment.draft_len:
-        served = in_tokens(served, output, deployment.round_tokens)
-    return streamed(served, output, load.stream_interval)
-
-
 def serving_result(replica: ServingReplica, served: Served | None = None, *, after_first: bool = True) -> ServingResult:
     """The answer of ``ServingModel`` about a replica, as of ``serving_fields``."""
     return ServingResult(**serving_fields(replica, served, after_first=after_first))
@@ -283,7 +202,7 @@ def serving_fields(replica: ServingReplica, served: Served | None = None, *, aft
     deployment, work, held = replica.deployment, replica.work, replica.held
     workload, device = deployment.workload, deployment.accelerator
     if served is None:
-        served = scheduled(deployment, replica.passes, ScheduledLoad.of(replica))
+        served = scheduled(deployment, replica.passes, replica.load)
     batch = float(floor(served.batch))
     reason = held.reason(deployment, batch)
     step_s = float(served.step.total_s) if workload.causal else float(served.ttft_s)
@@ -311,7 +230,7 @@ def serving_fields(replica: ServingReplica, served: Served | None = None, *, aft
         reason=reason,
         binding="memory capacity" if reason else binding,
         breakdown=with_units(parts, "second"),
-        diagnostics=_diagnostics(deployment),
+        diagnostics=_diagnostics(deployment, batch),
         coefficients=coefficients_used(deployment),
         facts=run_facts(workload, device, deployment.stack, accelerators),
         itl=with_unit(step_s, "second"),
@@ -366,8 +285,10 @@ def with_prefills_of_others(run: Mapping[str, Any]) -> tuple[dict[str, Quantity]
     return breakdown, "prefills of others" if largest else run["binding"]
 
 
-def _diagnostics(deployment: Deployment) -> tuple[str, ...]:
+def _diagnostics(deployment: Deployment, batch: float) -> tuple[str, ...]:
     model, context, notes = deployment.workload, deployment.prompt + deployment.output, []
+    if deployment.schedule == "continuous" and batch < deployment.batch:
+        notes.append(f"{batch:.0f} of {deployment.batch:.0f} requests in flight have room: the others wait for a place")
     if model.max_seq_len is not None and context > model.max_seq_len:
         notes.append(f"seq_len {context:.0f} is beyond the {model.max_seq_len} that {model.name} was made for")
     if deployment.offload and math.isinf(deployment.offload.host_B):

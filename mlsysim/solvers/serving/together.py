@@ -13,8 +13,8 @@ from mlsysim.core.spec import Spec
 from mlsysim.lowering.prefix_cache import PrefixedDeployment
 from mlsysim.physics.records import stacked, unstacked
 from mlsysim.physics.serving.schedule import EnginePasses, Passes, Served
-from mlsysim.solvers.serving.replica import ServingReplica
-from mlsysim.solvers.serving.serving import ScheduledLoad, ServingResult, checked_question, scheduled, serving_result
+from mlsysim.solvers.serving.replica import ServingReplica, scheduled
+from mlsysim.solvers.serving.serving import ServingResult, checked_question, serving_result
 
 
 def serve_together(questions: Sequence[tuple[Sequence[Spec], Mapping[str, Any]]]) -> list[ServingResult | MLSysError]:
@@ -62,9 +62,9 @@ def _scheduled_together(replicas: Sequence[ServingReplica]) -> list[Served]:
         alike = [replicas[place] for place in places]
         deployment = alike[0].deployment
         if len(alike) == 1:
-            served = [scheduled(deployment, alike[0].passes, ScheduledLoad.of(alike[0]))]
+            served = [scheduled(deployment, alike[0].passes, alike[0].load)]
         else:
-            load = stacked(ScheduledLoad.of(replica) for replica in alike)
+            load = stacked(replica.load for replica in alike)
             # Dense models have experts of no width, and the other way round: their products take no time.
             with np.errstate(divide="ignore", invalid="ignore"):
                 served = unstacked(scheduled(deployment, _stacked_passes([one.passes for one in alike]), load), len(alike))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlsysim.calibration.data_parallel import replica_fitted_names, replica_stack
+from mlsysim.calibration.data_parallel import TRAINED, pass_fitted_names, replica_stack
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.data_parallel import Samples, replica_kernels, replica_plan, replica_work, stack_step
 from mlsysim.lowering.forward import CalibratedRun
@@ -32,4 +32,4 @@ def replica_run(
     step = stack_step(work, plan, kernels, stack.coefficients, device.clock)
     parts = {name: float(part_s) for name, part_s in step.each_s().items()}
     gemm_format = "fp8" if samples.precision == "fp8" else "bfloat16"
-    return CalibratedRun(parts, replica_fitted_names(stack.name, accelerator.name, gemm_format))
+    return CalibratedRun(parts, pass_fitted_names(TRAINED, stack.name, accelerator.name, gemm_format))

@@ -23,21 +23,20 @@ from mlsysim.physics.numeric import Num, somewhere, where
 from mlsysim.physics.plan import SCHEDULES, Plan
 from mlsysim.physics.training.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
 from mlsysim.physics.training.step import StepTime
-from mlsysim.solvers.result import Result, drawn, run_facts
+from mlsysim.solvers.result import DrawnResult, drawn, run_facts
 from mlsysim.solvers.step_kernels import StepKernels, told
 from mlsysim.systems.types import Fleet
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistributedResult(Result):
+class DistributedResult(DrawnResult):
     """One optimizer step.
 
     ``mfu`` counts model FLOP (causal attention once, no recomputation) over peak x time; ``mfu_full_attention`` counts
     attention without the causal discount, as PaLM's and most published MFU do. ``scaling_efficiency`` is MFU over the
     caller's efficiency (over 1 for the bound). ``throughput`` counts samples, ``tokens_per_second`` tokens. ``memory_free`` is
-    what the plan leaves of the memory that the runtime does not take, 0 where it does not fit. ``power`` is that of one
-    accelerator, mean; ``energy`` that of all accelerators in a step, without hosts and building (``PowerModel``); a bound has
-    neither.
+    what the plan leaves of the memory that the runtime does not take, 0 where it does not fit. ``energy`` is that
+    of a step.
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = (
@@ -59,8 +58,6 @@ class DistributedResult(Result):
     memory_free: Quantity
     memory: dict[str, Quantity]
     plan: dict[str, Any]
-    power: Quantity | None = None
-    energy: Quantity | None = None
 
     @property
     def step_time(self) -> Quantity:

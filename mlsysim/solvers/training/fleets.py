@@ -12,14 +12,14 @@ from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.units import Quantity
 from mlsysim.models.types import Workload
 from mlsysim.solvers.recommended import recommended_stack
-from mlsysim.solvers.result import Result
 from mlsysim.solvers.training.objective import HIGHER_IS_BETTER, OBJECTIVES
-from mlsysim.solvers.training.parallelism import COUNTS, ParallelismOptimizer, ParallelismResult
+from mlsysim.solvers.training.parallelism import ParallelismOptimizer, ParallelismResult
+from mlsysim.solvers.training.search_rows import COUNTS, SearchedResult
 from mlsysim.systems.types import Fleet
 
 
 @dataclass(frozen=True, kw_only=True)
-class FleetResult(Result):
+class FleetResult(SearchedResult):
     """The best fleet of each workload.
 
     Attributes:
@@ -27,8 +27,7 @@ class FleetResult(Result):
             many plans there were; those that nothing fits on come last and say why.
         best: name of the best fleet of each workload that fits on one.
         results: the full search of each, by workload and fleet.
-        total_space, total_legal, total_evaluated, total_feasible, total_searched: plans of all searches together, as
-            ``ParallelismResult`` counts them.
+        total_space, total_legal, total_evaluated, total_feasible, total_searched: of all searches together.
     """
 
     ROWS_OF: ClassVar[str] = "rows"
@@ -37,11 +36,6 @@ class FleetResult(Result):
     rows: tuple[dict[str, Any], ...]
     best: dict[str, str]
     results: dict[tuple[str, str], ParallelismResult]
-    total_space: int
-    total_legal: int
-    total_evaluated: int
-    total_feasible: int
-    total_searched: int
 
 
 class FleetOptimizer:

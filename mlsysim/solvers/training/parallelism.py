@@ -28,13 +28,12 @@ from mlsysim.models.types import Workload
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.plan import ONE_F_ONE_B, SCHEDULES
 from mlsysim.solvers.recommended import NOTHING_CHOSEN, recommended_stack
-from mlsysim.solvers.result import Result
 from mlsysim.solvers.training.best_plan import best_config, best_figures, solve_arguments, whole_training
 from mlsysim.solvers.training.distributed import DistributedModel, DistributedResult, textbook_memory
 from mlsysim.solvers.training.objective import check_objective
 from mlsysim.solvers.training.plan_space import Choices, size, splits
 from mlsysim.solvers.training.search import Found, Question, exhausted
-from mlsysim.solvers.training.search_rows import found_row, in_words, nearest_alternatives, plan_of
+from mlsysim.solvers.training.search_rows import SearchedResult, found_row, in_words, nearest_alternatives, plan_of
 from mlsysim.systems.types import Fleet
 
 PAPER_OVERLAP = 0.85
@@ -53,13 +52,11 @@ DIMENSIONS = (
     "zero_stage",
     "schedule",
 )
-# How many plans there were, from the whole space to those that fit.
-COUNTS = ("total_space", "total_legal", "total_evaluated", "total_feasible", "total_searched")
 _NAMED = {"recompute": RECOMPUTE_MODES, "schedule": SCHEDULES}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelismResult(Result):
+class ParallelismResult(SearchedResult):
     """The best plan that fits.
 
     Attributes:
@@ -71,12 +68,6 @@ class ParallelismResult(Result):
         cost: of its accelerators over that time, where the ``price`` is given, too; else None.
         faster: what the step would gain if its largest parts beside compute were hidden.
         objective: what was made best, and ``objective_value`` the best plan's.
-        total_space: plans before legality: every factorization of the fleet times every other choice.
-        total_legal: plans that are possible at all; the memory of each is computed.
-        total_evaluated: legal plans whose step time is computed too. The others are left out before: neither they nor any plan
-            that differs from them in its recompute mode or ZeRO stage alone fits in memory.
-        total_feasible: plans that fit.
-        total_searched: ``total_legal``, under its older name.
         ranking: the best plans that fit, best first, each with its step time and memory.
         pareto: the plans that no other beats in both the objective and memory, best first.
         alternatives: for each dimension of the best plan, what its other values cost when nothing else is changed.
@@ -97,11 +88,6 @@ class ParallelismResult(Result):
     step_latency_total: Quantity | None
     objective: str
     objective_value: float | Quantity | None
-    total_space: int
-    total_legal: int
-    total_evaluated: int
-    total_feasible: int
-    total_searched: int
     ranking: tuple[dict[str, Any], ...]
     pareto: tuple[dict[str, Any], ...]
     alternatives: tuple[dict[str, Any], ...]

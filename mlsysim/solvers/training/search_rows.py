@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from mlsysim.lowering.work import training_work
 from mlsysim.physics.layer.work import RECOMPUTE_MODES
 from mlsysim.physics.numeric import Floats
 from mlsysim.physics.plan import SCHEDULES
+from mlsysim.solvers.result import Result
 from mlsysim.solvers.training.plan_space import ROWS, Choices, block, rows, splits
 from mlsysim.solvers.training.search import COLUMNS, Question, cost_of, memory_of
 
@@ -20,6 +21,30 @@ from mlsysim.solvers.training.search import COLUMNS, Question, cost_of, memory_o
 _TOGETHER = {"virtual_stages": ("virtual_stages", "schedule")}
 _ROW_DIMENSIONS = ("tp", "pp", "cp", "ep", "virtual_stages", "micro_batch", "sequence_parallel")
 _MODE_DIMENSIONS = ("recompute", "zero_stage")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchedResult(Result):
+    """An answer of a search over plans, with how many there were.
+
+    Attributes:
+        total_space: plans before legality: every factorization of the fleet times every other choice.
+        total_legal: plans that are possible at all; the memory of each is computed.
+        total_evaluated: legal plans whose step time is computed too. The others are left out before: neither they nor any plan
+            that differs from them in its recompute mode or ZeRO stage alone fits in memory.
+        total_feasible: plans that fit.
+        total_searched: ``total_legal``, under its older name.
+    """
+
+    total_space: int
+    total_legal: int
+    total_evaluated: int
+    total_feasible: int
+    total_searched: int
+
+
+# How many plans there were, from the whole space to those that fit.
+COUNTS = ("total_space", "total_legal", "total_evaluated", "total_feasible", "total_searched")
 
 
 def plan_of(column: Floats) -> dict[str, Any]:

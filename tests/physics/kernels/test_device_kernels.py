@@ -210,6 +210,9 @@ def test_a_systolic_array_is_as_long_as_it_is():
     array = replace(DEVICE, array=192.0)
     forward, _ = training_attention_s(PREFILL, array, 2.0, 8.0, HEADS, 1.0)
     assert forward == pytest.approx(sqrt(36 + 16) * sqrt(576**2 + 256**2))
+    # A head of 96 takes two passes of 64: a third more than its own length.
+    twice, _ = training_attention_s(PREFILL, replace(DEVICE, array=64.0), 2.0, 8.0, HEADS, 1.0)
+    assert twice == pytest.approx(sqrt(16 + 16) * sqrt(576**2 + 256**2))
 
 
 def test_attention_in_training():

@@ -183,6 +183,12 @@ def test_the_winner_is_explained():
     assert sum(part.magnitude for part in found.breakdown.values()) == found.accelerators
 
 
+def test_more_room_than_anybody_tries_is_no_error():
+    found = capacity(Models.Language.GPT_OSS_120B, [Hardware.Cloud.H200], input_len=100, output_len=20)
+    assert found.feasible
+    assert found.best_config["batch"] <= 1024
+
+
 def test_without_prices_accelerators_count():
     found = capacity(max_itl="20 ms")
     assert found.cost_per_hour is found.cost_per_million_tokens is None

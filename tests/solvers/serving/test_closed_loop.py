@@ -1,7 +1,7 @@
 """Requests in flight wait for at most the others that are there: values worked by hand, a simulation, and what always holds."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pytest
 from hypothesis import assume
@@ -18,7 +18,7 @@ from mlsysim import (
     TailLatencyModel,
 )
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.physics.serving.schedule import continuous_batch
+from mlsysim.physics.serving.schedule import Load, continuous_batch
 
 LLAMA, H100 = Models.Language.Llama3_8B, Hardware.Cloud.H100
 
@@ -47,8 +47,14 @@ class Server:
         return self.joined_s
 
 
+def load(concurrency, output, **changed):
+    """Requests of 100 tokens and ``output`` more, of which all fit, with ``changed`` fields."""
+    usual = dict.fromkeys((part.name for part in fields(Load)), 0.0) | {"most": 1e9, "prompt": 100.0, "recv_interval": 1.0}
+    return Load(**usual | {"batch": float(concurrency), "output": float(output)} | changed)
+
+
 def loop(server, concurrency, output, most=1e9, rounds=0.0):
-    served = continuous_batch(server, float(concurrency), float(most), 100.0, float(output), rounds)
+    served = continuous_batch(server, load(concurrency, output, most=float(most), rounds=rounds))
     return served.ttft_s, served.tpot_s, served.request_s, served.tokens_per_s
 
 
@@ -57,6 +63,13 @@ SERVER = Server(step_s=2.0, joined_s=5.0, alone_s=7.0, front_s=1.0)
 
 def test_a_lone_request_waits_for_nobody():
     assert loop(SERVER, 1, 4) == (7.0, 2.0, 13.0, 4 / 13)
+
+
+def test_requests_that_have_no_room_are_told():
+    load = {"input_len": 100_000, "output_len": 100, "schedule": "continuous", "stack": "vllm-2025"}
+    run = ServingModel().solve(LLAMA, H100, batch_size=32, **load)
+    assert run.batch == run.max_batch < 32
+    assert f"{run.batch} of 32 requests in flight have room: the others wait for a place" in run.diagnostics
 
 
 def test_a_request_meets_the_prompts_of_all_others_once():
@@ -139,7 +152,7 @@ def test_a_loop_is_like_one_simulated_step_by_step(concurrency, output, joined_s
 @pytest.mark.parametrize(("concurrency", "held_steps"), [(4, 20), (16, 20), (64, 10)])
 def test_prompts_that_are_held_back_are_like_those_simulated(concurrency, held_steps):
     server = Server(1.0, 2.0, 3.0)
-    served = continuous_batch(server, float(concurrency), 1e9, 100.0, 512.0, 0.0, float(held_steps))
+    served = continuous_batch(server, load(concurrency, 512, wait_steps=float(held_steps)))
     first_s, whole_s = simulated(server, concurrency, 512, 4000, held_steps)
     assert served.ttft_s == pytest.approx(first_s, rel=0.07)
     assert served.request_s == pytest.approx(whole_s, rel=0.02)

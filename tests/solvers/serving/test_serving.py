@@ -17,7 +17,7 @@ from mlsysim.fitting import engines
 from mlsysim.fitting.calibration import Key, cases
 from mlsysim.fitting.search import fitted, predicted
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.serving_kernels import Formats, calibrated_passes, serving_kernels
+from mlsysim.lowering.serving_kernels import KernelFormats, calibrated_passes, serving_kernels
 from mlsysim.lowering.work import served_shape
 from mlsysim.physics.serving.deployment import ServedModel, Shards
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
@@ -288,7 +288,7 @@ def test_tensor_parallelism_across_nodes_costs_more():
 
 def test_more_than_half_of_a_box_without_nvlink_meets_on_the_bus_between_its_sockets():
     pcie = Hardware.get("a100_pcie_80gb")
-    formats = Formats("fp16", "fp16", "fp16")
+    formats = KernelFormats("fp16", "fp16", "fp16")
     device, found = engine_device(pcie.name), (engine("tensorrt-llm-0.14").coefficients, engine("tensorrt-llm-0.14").has)
     kernels = [serving_kernels(pcie, formats, device=replace(device, crossing_share=share)) for share in (1.0, 0.5)]
     assert kernels[0].collectives == kernels[1].collectives

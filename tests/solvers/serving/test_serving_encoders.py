@@ -7,7 +7,7 @@ import pytest
 from mlsysim import Hardware, Models, ServingModel
 from mlsysim.calibration.engines import engine
 from mlsysim.core.errors import InconsistentError
-from mlsysim.lowering.serving_kernels import Formats, engine_kernels, serving_kernels
+from mlsysim.lowering.serving_kernels import KernelFormats, engine_kernels, serving_kernels
 from mlsysim.lowering.work import served_shape
 from mlsysim.physics.kernels.gemm import gemm_s
 from mlsysim.physics.serving.activations import elementwise_layer_s
@@ -16,7 +16,7 @@ from mlsysim.physics.serving.layer_time import all_reduce_s
 
 BERT, STACK = Models.get("bert_base"), "fastertransformer-bert"
 A100, T4, V100 = (Hardware.get(name) for name in ("a100_sxm_80gb", "t4", "v100_sxm2_16gb"))
-FP16, INT8 = Formats("fp16", "fp16", "fp16"), Formats("int8", "int8", "fp16")
+FP16, INT8 = KernelFormats("fp16", "fp16", "fp16"), KernelFormats("int8", "int8", "fp16")
 
 
 def latency_s(hardware=A100, **given):
@@ -40,7 +40,7 @@ def test_the_longest_prompt_is_not_shorter_than_the_mean():
 
 @pytest.mark.parametrize(
     ("accelerator", "formats", "fused"),
-    [(A100, FP16, True), (T4, INT8, True), (V100, FP16, False), (A100, Formats("tf32", "fp32", "fp32"), False)],
+    [(A100, FP16, True), (T4, INT8, True), (V100, FP16, False), (A100, KernelFormats("tf32", "fp32", "fp32"), False)],
 )
 def test_which_attention_is_fused(accelerator, formats, fused):
     assert engine_kernels(engine(STACK), accelerator, formats, causal=False).flash_prefill is fused

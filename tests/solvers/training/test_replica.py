@@ -22,7 +22,7 @@ from mlsysim.physics.training.data_parallel import ReplicaCoefficients, ReplicaP
 
 TABLES = sorted([*(ANCHOR_TREE / "cnn").glob("*.csv"), *(ANCHOR_TREE / "bert").glob("*.csv")])
 KERNEL = GemmKernel(0.9, 180.0, 2.6, 0.8, 3e-6, SharedGemm(2.5, 2.5e-7, 12.0, 256.0))
-DEVICE = ReplicaDevice(KERNEL, 312e12, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8, SharedDataParallel(5.0, 20e-6, 0.6))
+DEVICE = ReplicaDevice(KERNEL, 312e12, 2.0, 2.0, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8, SharedDataParallel(5.0, 20e-6, 0.6))
 RESNET = Models.Vision.ResNet50
 BERT = Models.Language.BERT_Large
 MXNET = {"is_training": True, "stack": "nvidia-mxnet"}
