@@ -20,7 +20,7 @@ from mlsysim.physics.serving.deployment import (
 )
 from mlsysim.physics.serving.expert_ranks import RankLoad
 
-# Kernels of a layer beside its products: two norms, rotation, the cache's write, attention, activation; all-reduces under tensor
+# Kernels of a layer beside products: two norms, rotation, the cache's write, attention, activation; all-reduces under tensor
 # parallelism; of a layer of experts choosing, counting, sorting and adding up.
 _BETWEEN, _REDUCTIONS, _SORTING = 6.0, 2.0, 4.0
 
