@@ -363,3 +363,14 @@ def test_the_first_token_does_not_vanish_beside_an_output_of_any_length():
         for length in (64, 10**12)
     )
     assert long.ttft == short.ttft
+
+
+def test_a_card_that_is_slow_at_16_bits_is_bound_by_its_32():
+    """No engine beats the bound of a Tesla P40, whose cores do 11.8 TFLOP/s in 32 bits and 0.18 in 16."""
+    load = {"precision": "bf16", "input_len": 4096, "output_len": 16}
+    bound, run = (
+        ServingModel().solve(Models.Language.Mistral_7B_v0_2, Hardware.get("Tesla P40"), stack=stack, **load)
+        for stack in (None, "llama.cpp-2025")
+    )
+    assert bound.ttft <= run.ttft
+    assert bound.ttft.m_as("s") == pytest.approx(2 * 4096 * 7e9 / 11.8e12, rel=0.2)
