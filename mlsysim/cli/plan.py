@@ -9,7 +9,7 @@ import typer
 
 from mlsysim.cli.options import taking
 from mlsysim.cli.output import Notes, Table
-from mlsysim.cli.question import as_fleet, batch_of, fleet_or_chip, launched, model_named, name_of
+from mlsysim.cli.question import as_fleet, batch_of, fleet_or_chip, launched, length_assumed, model_named, name_of
 from mlsysim.cli.results import Answer, answering, memory_of, plan_in_words, told, value_of
 from mlsysim.cli.serve import Bound, Model, On
 from mlsysim.cli.train import Batch, From
@@ -19,6 +19,7 @@ from mlsysim.lowering.options import TrainingOptions
 
 if TYPE_CHECKING:
     from mlsysim.hardware.types import HardwareNode
+    from mlsysim.launch.training_run import TrainingLaunch
     from mlsysim.solvers.training.distributed import DistributedResult
     from mlsysim.solvers.training.parallelism import ParallelismResult
     from mlsysim.systems.types import Fleet, Node
@@ -93,7 +94,11 @@ def planned(
     }
     answers = []
     for name in machines_listed(on, "--on"):
-        asked = _question(source, model, machine_called(name, "--on"), batch, bound, options)
+        machine = machine_called(name, "--on")
+        if source is None:
+            asked = _of_options(model, machine, batch, options)
+        else:
+            asked = _of_file(launched(source, model, machine, batch, bound, options), machine, options)
         chosen = recommended_stack(asked.workload, asked.fleet, asked.options, "bound" if bound else None)
         stated = chosen.added_to(asked.options)
         result = ParallelismOptimizer().solve(
@@ -122,23 +127,18 @@ class _Asked(NamedTuple):
     written: DistributedResult | None
 
 
-def _question(
-    source: str | None,
-    model: str | None,
-    machine: HardwareNode | Node | Fleet,
-    batch: int | None,
-    bound: bool,
-    options: dict[str, Any],
-) -> _Asked:
-    if source is None:
-        workload, assumed = model_named(model)
-        return _Asked(workload, as_fleet(machine), batch_of(batch), options, assumed, None)
+def _of_options(model: str | None, machine: HardwareNode | Node | Fleet, batch: int | None, options: dict[str, Any]) -> _Asked:
+    workload, assumed = model_named(model)
+    assumed = (*assumed, *length_assumed(workload, options))
+    return _Asked(workload, as_fleet(machine), batch_of(batch), options, assumed, None)
+
+
+def _of_file(launch: TrainingLaunch, machine: HardwareNode | Node | Fleet, options: dict[str, Any]) -> _Asked:
     from mlsysim.core.options import options as documented
     from mlsysim.launch import answer_training
     from mlsysim.systems.fleets import usual_fleet
     from mlsysim.systems.types import Fleet
 
-    launch = launched(source, model, machine, batch, bound, options)
     known = fleet_or_chip(machine)
     fleet = known if isinstance(known, Fleet) else usual_fleet(known, launch.accelerators, launch.per_node)
     # What the file leaves open is free; its plan and what it recomputes are what is searched.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlsysim.core.errors import DataError, InputError, MLSysError, UnknownArgumentError
-from mlsysim.core.toml import table_of
+from mlsysim.core.toml import only_keys, table_of, toml_file
 
 S = TypeVar("S", bound="Spec")
 
@@ -137,6 +138,26 @@ def spec_of(kind: type[S], value: object, place: str) -> S:
         raise
     except MLSysError as error:
         raise DataError(f"{place}: {error}") from None
+
+
+def spec_in(path: Path, kind: type[S], table: str = "") -> S | None:
+    """The record that a TOML file has; None where there is no such file.
+
+    Args:
+        path: the file.
+        kind: type of the record.
+        table: the one table that the file has; by default the record is the whole of it.
+
+    Raises:
+        DataError: the file is malformed.
+    """
+    if not path.exists():
+        return None
+    document = toml_file(path)
+    if not table:
+        return spec_of(kind, document, str(path))
+    only_keys(document, (table,), str(path))
+    return spec_of(kind, document.get(table), f"{path}: [{table}]")
 
 
 def _translated(error: ValidationError, model: type[Spec]) -> MLSysError:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.data_parallel import COEFFICIENTS, FILE, replica_stack
+from mlsysim.calibration.data_parallel import COEFFICIENTS, TRAINED, replica_stack
 from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
@@ -85,10 +85,29 @@ def _together(stack: str, precision: str, rows: list[tuple[Any, ...]]) -> Runs:
     )
 
 
-DATA_PARALLEL = Calibration(
-    name="data-parallel",
-    files={"stack": Place(FILE, around=("stack",)), "device": Place(DEVICES, within=("data_parallel",))},
-    range_of=lambda key, _: RANGES[key.part],
-    gathered=gathered,
-    rows_at_full_weight=40.0,
-)
+def pass_calibration(
+    name: str,
+    section: str,
+    ranges: Mapping[str, Coefficient],
+    runs_of: Callable[[Path, str], list[Runs]],
+    **options: Any,
+) -> Calibration:
+    """The family of the stacks of models that one accelerator holds whole, and of the devices that run them.
+
+    Args:
+        name: of the family.
+        section: of the devices' entries, and the name of the stacks' file.
+        ranges: of the coefficients.
+        runs_of: finds the runs of a role under a folder of anchors.
+        **options: of ``Calibration``.
+    """
+    return Calibration(
+        name=name,
+        files={"stack": Place(f"{section}.toml", around=("stack",)), "device": Place(DEVICES, within=(section,))},
+        range_of=lambda key, _: ranges[key.part],
+        gathered=runs_of,
+        **options,
+    )
+
+
+DATA_PARALLEL = pass_calibration("data-parallel", TRAINED, RANGES, gathered, rows_at_full_weight=40.0)

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.device_entries import DEVICES
+from mlsysim.calibration.data_parallel import INFERRED
 from mlsysim.calibration.inference import COEFFICIENTS, FILE, InferenceCoefficients, inference_stack
 from mlsysim.calibration.store import tables
 from mlsysim.fitting.bounded import Coefficient
-from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
+from mlsysim.fitting.calibration import Entry, Runs, cases
+from mlsysim.fitting.data_parallel import pass_calibration
 from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, Samples
 from mlsysim.lowering.forward import forward_time, inference_kernels, inference_work
 from mlsysim.solvers.training.single_node import SingleNodeModel
@@ -56,7 +57,7 @@ def _batches(
     coefficients = InferenceCoefficients(**{part: float(own[part]) for part in COEFFICIENTS if part in own})
     shared = replace(kernels, format_share=device.get(f"{precision}_share", kernels.format_share))
     batch = forward_time(work, shared, coefficients, device.get("clock", clock), device.get("traffic", 1.0))
-    return np.full(count, float(batch.total_s))
+    return np.full(count, float(sum(batch)))
 
 
 def gathered(root: Path, role: str) -> list[Runs]:
@@ -90,7 +91,7 @@ def _together(group: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
     stack, _, precision, _, each, seq_len, tokens, boxes = group
     workloads, accelerators, measured, sources = zip(*rows, strict=True)
     kernels, hardware = inference_kernels(accelerators[0], precision)
-    work = inference_work(workloads[0], each, Samples(precision, seq_len, tokens), inference_stack(stack))
+    work = inference_work(workloads[0], each, Samples(precision, seq_len, tokens, 0.0), inference_stack(stack))
     last = bool(tables(FILE)["stack"][stack].get("fitted_last"))
     return Runs(
         on={"stack": stack, "device": hardware.name},
@@ -103,10 +104,4 @@ def _together(group: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
     )
 
 
-INFERENCE = Calibration(
-    name="inference",
-    files={"stack": Place(FILE, around=("stack",)), "device": Place(DEVICES, within=("inference",))},
-    range_of=lambda key, _: RANGES[key.part],
-    gathered=gathered,
-    pull=0.005,
-)
+INFERENCE = pass_calibration("inference", INFERRED, RANGES, gathered, pull=0.005)

@@ -50,7 +50,7 @@ def _run(anchor: Anchor) -> Runs:
         accelerator,
         stated["stack"],
         BATCHES if limit else np.array([float(stated.get("query_size", 1))]),
-        Samples(stated["precision"], seq_len, stated.get("mean_tokens", seq_len)),
+        Samples(stated["precision"], seq_len, stated.get("mean_tokens", seq_len), 0.0),
         lone_clock=None if limit else query_harness(stated["harness_name"]).lone_clock,
     )
     limit_s = float(Q_(limit).m_as("second")) if limit else None

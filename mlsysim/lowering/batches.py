@@ -63,7 +63,7 @@ def engine_batches(
     time = forward_time(work, kernels, stack.coefficients, clock, found.traffic)
     copy_s = sizes * _sample_B(workload, samples.precision, samples.seq_len) / _host_link_Bps(accelerator)
     encoder, integer = isinstance(workload, TransformerWorkload), samples.precision == "int8"
-    return Batches(sizes, np.asarray(time.total_s), copy_s, encoder, integer)
+    return Batches(sizes, np.asarray(sum(time)), copy_s, encoder, integer)
 
 
 def bound_batches(

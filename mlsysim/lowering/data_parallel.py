@@ -43,7 +43,7 @@ class Samples:
     precision: str
     seq_len: int
     mean_tokens: float
-    masked_share: float = 0.0
+    masked_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,9 @@ def work_passes(work: ReplicaWork, kernels: Kernels, coefficients: ReplicaCoeffi
     if work.network is not None:
         return convolution_passes(work.network, work.batch, device, coefficients.moved, work.transposed)
     assert work.shape is not None
-    chip = AttentionDevice(kernels.attention_peak_flops_per_s * clock, known.memory_Bps, known.multiprocessors, known.cache_B)
+    chip = AttentionDevice(
+        kernels.attention_peak_flops_per_s * clock, known.memory_Bps, known.multiprocessors, known.cache_B, 1.0
+    )
     backward_rate = shared_coefficients().attention_backward
     tokens = work.batch * work.tokens
     return encoder_passes(work.shape, tokens, device, kernels.attention, chip, backward_rate, coefficients.moved)

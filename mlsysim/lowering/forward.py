@@ -28,16 +28,11 @@ from mlsysim.physics.numeric import Num, added_in_norm
 
 
 class ForwardTime(NamedTuple):
-    """Seconds of one batch; the parts sum to it."""
+    """Seconds of one batch: their sum is the whole."""
 
     device_s: Num
     host_s: Num
     fixed_s: Num
-
-    @property
-    def total_s(self) -> Num:
-        """Seconds of the whole batch."""
-        return self.device_s + self.host_s + self.fixed_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from mlsysim.physics.training.memory import TEXTBOOK, MemoryTerms
 from mlsysim.physics.training.step import Overlap
 from mlsysim.systems.types import Fleet
 
-_DEFAULT_SEQ_LEN = 4096
+DEFAULT_SEQ_LEN = 4096
 ADAM_STATES_B = 8.0  # two fp32 moments
 MASTER_WEIGHT_B = 4.0
 # Attention kernels a caller can name: flash is FlashAttention-2 or the vendor's own.
@@ -73,7 +73,7 @@ def sample_tokens(workload: Workload, seq_len: object) -> int:
         InputError: no whole number, or one stated of a network without sequences.
     """
     if isinstance(workload, TransformerWorkload):
-        return whole_number("seq_len", _DEFAULT_SEQ_LEN if seq_len is None else seq_len)
+        return whole_number("seq_len", DEFAULT_SEQ_LEN if seq_len is None else seq_len)
     if seq_len is not None:
         raise InputError("seq_len", seq_len, f"nothing: {workload.name} has no sequence")
     return 1
@@ -93,9 +93,9 @@ def lone_accelerators(workload: object, hardware: object) -> tuple[HardwareNode,
 
 def lone_plan(tokens: float, precision: str, recompute: float) -> Plan:
     """The plan of one accelerator with one micro-batch."""
-    one = dict.fromkeys(("tp", "pp", "dp", "ep", "virtual_stages", "micro_batches"), 1.0)
+    one = dict.fromkeys(("tp", "pp", "dp", "ep", "virtual_stages", "micro_batches", "cp", "shard_copies"), 1.0)
     bytes_each = asdict(training_formats(precision, None))
-    unsplit = {"zero_stage": 0.0, "sequence_parallel": 0.0, "schedule": float(ONE_F_ONE_B)}
+    unsplit = {"expert_tp": 0.0, "zero_stage": 0.0, "sequence_parallel": 0.0, "schedule": float(ONE_F_ONE_B)}
     return Plan(**one, **unsplit, **bytes_each, micro_batch_tokens=tokens, recompute=recompute)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from mlsysim.core.errors import InputError
 from mlsysim.core.identity_cache import identity_cache
@@ -68,6 +68,8 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
         routed_copies=float(routed_copies(shape)),
         reductions=float(shape.reductions),
         key_value_B=float(_ACTIVATION_B * ring_elements(shape)),
+        frozen=0.0,
+        adapter_parameters=0.0,
     )
 
 
@@ -87,32 +89,19 @@ def _frozen(work: LayeredWork, model: TransformerWorkload, adapters: Adapters) -
     )
 
 
+# A layer and a token of nothing.
+_NO_WORK = dict.fromkeys((part.name for part in fields(LayeredWork)), 0.0) | {"layers": 1.0, "tokens_per_sample": 1.0}
+
+
 def _counted_work(model: CNNWorkload) -> LayeredWork:
     """One layer, one "token" a sample. Unknown activations count as none: the solver says so."""
     kept = 0.0 if model.activations is None else _ACTIVATION_B * float(model.activations.m_as("count"))
-    return LayeredWork(
-        layers=1.0,
-        tokens_per_sample=1.0,
-        matmul_flops=model.forward_flops,
-        attention_flops=0.0,
-        full_attention_flops=0.0,
-        head_flops=0.0,
-        layer_parameters=model.parameter_count,
-        expert_parameters=0.0,
-        embedding_parameters=0.0,
-        head_parameters=0.0,
-        tied_parameters=0.0,
-        kept_split_B=kept,
-        kept_residual_B=0.0,
-        selective_split_B=kept,
-        selective_residual_B=0.0,
-        boundary_B=kept,
-        logits=0.0,
-        ffn_elements=0.0,
-        scores=0.0,
-        routed_copies=0.0,
-        reductions=0.0,
-    )
+    counted = {
+        "matmul_flops": model.forward_flops,
+        "layer_parameters": model.parameter_count,
+        **dict.fromkeys(("kept_split_B", "selective_split_B", "boundary_B"), kept),
+    }
+    return LayeredWork(**_NO_WORK | counted)
 
 
 def cached_B(model: TransformerWorkload, cache: str) -> float:

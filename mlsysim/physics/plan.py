@@ -46,9 +46,9 @@ class Plan:
     weight_B: Num
     gradient_B: Num
     optimizer_B: Num
-    cp: Num = 1.0
-    expert_tp: Num = 0.0
-    shard_copies: Num = 1.0
+    cp: Num
+    expert_tp: Num
+    shard_copies: Num
 
     @property
     def ranks(self) -> Num:

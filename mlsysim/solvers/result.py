@@ -17,7 +17,7 @@ from mlsysim.calibration.operations.power import AcceleratorLoad
 from mlsysim.core.errors import InfeasibleError, UnknownNameError, UnsoundError
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.models.types import Workload
+from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.solvers.card import as_html, as_text, card_of
 from mlsysim.solvers.frame import framed
 from mlsysim.solvers.interval import Interval, interval_about, nearest_to
@@ -44,7 +44,7 @@ class Result:
             other numbers say what would hold if it could.
         reason: why it is infeasible, else empty.
         binding: what limits the result.
-        breakdown: named parts that sum to the main quantity.
+        breakdown: named parts that sum to the main quantity; empty where it has none.
         diagnostics: what a reader should know of the input.
         coefficients: names of the fitted coefficients that it rests on (calibrated basis).
         facts: what a calibrated run is of, by which measured runs like it are found.
@@ -73,7 +73,7 @@ class Result:
     feasible: bool = field(init=False)
     reason: str = ""
     binding: str
-    breakdown: Mapping[str, Quantity]
+    breakdown: Mapping[str, Quantity] = field(default_factory=dict)
     diagnostics: tuple[str, ...] = ()
     coefficients: tuple[str, ...] = ()
     facts: RunFacts | None = field(default=None, repr=False)
@@ -126,6 +126,14 @@ class Result:
             return None
         return interval_about(self.measured_as, name, getattr(self, name), self.facts)
 
+    def taken(self, *names: str) -> dict[str, Any]:
+        """Give fields by name, as an answer takes them over that stands on this one.
+
+        Args:
+            names: the fields.
+        """
+        return {name: getattr(self, name) for name in names}
+
     def require_feasible(self) -> Self:
         """This result, or ``InfeasibleError`` with the reason."""
         if not self.feasible:
@@ -157,6 +165,21 @@ class Result:
             MLSysError: pandas is not installed.
         """
         return framed([self.to_dict()] if not self.ROWS_OF else [_plain(row) for row in getattr(self, self.ROWS_OF)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledResult(Result):
+    """An answer about samples that pass through a model.
+
+    Attributes:
+        throughput: samples (sequences, images) a second of all accelerators.
+        mfu: share of the peak that the model's arithmetic reaches.
+    """
+
+    COUNTED: ClassVar[Mapping[str, str]] = {"throughput": "samples"}
+
+    throughput: Quantity
+    mfu: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +242,24 @@ def run_facts(workload: Workload, accelerator: HardwareNode, stack: object, acce
     """
     named = "" if stack is None else str(getattr(stack, "file", "") or getattr(stack, "name", stack))
     return RunFacts(workload.name, workload.kind, accelerator.name, named, float(accelerators))
+
+
+def beyond_context(workload: Workload, tokens: float) -> tuple[str, ...]:
+    """Note a sequence that is longer than its model was made for.
+
+    Args:
+        workload: the model.
+        tokens: of a sequence.
+
+    Example:
+        >>> from mlsysim.models.registry import Models
+        >>> beyond_context(Models.Language.Llama3_8B, 9000), beyond_context(Models.Language.Llama3_8B, 8192)
+        (('seq_len 9000 is beyond the 8192 that Llama-3-8B was made for',), ())
+    """
+    most = workload.max_seq_len if isinstance(workload, TransformerWorkload) else None
+    if most is None or tokens <= most:
+        return ()
+    return (f"seq_len {tokens:.0f} is beyond the {most} that {workload.name} was made for",)
 
 
 def drawn(load: AcceleratorLoad | None) -> dict[str, Any]:

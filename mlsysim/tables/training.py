@@ -285,8 +285,8 @@ def _virtual_stages(row: Mapping[str, str], framework: Mapping[str, Any], layers
         return whole_cell(row, "vpp", 1)
     if "interleaved" in cell_text(row, "variant") and "several_chunks" in framework:
         return int(framework["several_chunks"])
-    unstated = framework.get("interleaved")
-    return layers // pp if unstated and layers % pp == 0 and count % pp == 0 else 1
+    chunks = layers + int(framework.get("bare_chunks", 0))
+    return chunks // pp if framework.get("interleaved") and chunks % pp == 0 and count % pp == 0 else 1
 
 
 def _fastest_count(workload: TransformerWorkload, fleet: Fleet, arguments: Mapping[str, Any], sequences: int) -> int:

@@ -29,8 +29,8 @@ from mlsysim.validation.kernels.tables import VALIDATION, KernelTable, role_of
 
 HEAD = tomllib.loads((KERNELS / "attention.toml").read_text("utf-8"))
 FITTED = tomllib.loads((Path(attention.__file__).parent / "data" / "attention.toml").read_text("utf-8"))
-H100 = AttentionDevice(989.4e12, 3.35e12, 132.0, 50.0 * 2**20)
-SHAPE = AttentionHeads(32.0, 8.0, 128.0)
+H100 = AttentionDevice(989.4e12, 3.35e12, 132.0, 50.0 * 2**20, 1.0)
+SHAPE = AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0)
 LENGTHS = {"prefill": "seq_len", "decode": "context"}
 TABLES = [(phase, name) for phase in LENGTHS for name in HEAD["device"]]
 
@@ -49,7 +49,7 @@ def test_more_work_takes_longer(name):
     assert increasing(decode_attention_s(decode, H100, grid, 1024.0, SHAPE))
     assert increasing(decode_attention_s(decode, H100, 16.0, 64 * grid, SHAPE))
     assert increasing(
-        decode_attention_s(decode, H100, 16.0, 1024.0, AttentionHeads(32.0, 2.0, 128.0, np.array([0.5, 1.0, 2.0])))
+        decode_attention_s(decode, H100, 16.0, 1024.0, replace(SHAPE, kv_heads=2.0, kv_B=np.array([0.5, 1.0, 2.0])))
     )
 
 
@@ -93,7 +93,7 @@ def test_never_faster_than_the_bound():
 def test_arrays_give_what_each_alone_gives(window, kv_heads):
     tokens = np.array([1.0, 512.0, 20000.0])
     for kernel, time_s in ((prefill_kernel("b200_sxm"), prefill_attention_s), (decode_kernel("b200_sxm"), decode_attention_s)):
-        shape = AttentionHeads(64.0, kv_heads, 128.0, window=window)
+        shape = replace(SHAPE, heads=64.0, kv_heads=kv_heads, window=window)
         together = time_s(kernel, H100, 4.0, tokens, shape)
         alone = [time_s(kernel, H100, 4.0, float(one), shape) for one in tokens]
         assert all(isinstance(one, float) for one in alone)
@@ -112,13 +112,13 @@ def test_windows():
 
 def test_large_groups_read_for_themselves():
     decode = decode_kernel("h100_sxm")
-    shapes = (AttentionHeads(heads, 1.0, 128.0) for heads in (32.0, 33.0))
+    shapes = (replace(SHAPE, heads=heads, kv_heads=1.0) for heads in (32.0, 33.0))
     grouped, ungrouped = (decode_attention_s(decode, H100, 32.0, 4096.0, shape) for shape in shapes)
     assert ungrouped > 3 * grouped
 
 
 def test_training():
-    kernel, shape = prefill_kernel("h100_sxm"), AttentionHeads(32.0, 32.0, 128.0)
+    kernel, shape = prefill_kernel("h100_sxm"), replace(SHAPE, kv_heads=32.0)
     forward, backward = training_attention_s(kernel, H100, 2.0, 4096.0, shape, 0.62)
     assert forward < prefill_attention_s(kernel, H100, 2.0, 4096.0, shape)
     assert backward == pytest.approx(forward * 2.5 / 0.62)

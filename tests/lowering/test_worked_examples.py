@@ -50,6 +50,7 @@ def plan(**given):
     usual = dict.fromkeys(("tp", "pp", "dp", "ep", "virtual_stages", "micro_batches"), 1.0)
     usual |= {"micro_batch_tokens": 4096.0, "zero_stage": 0.0, "sequence_parallel": 0.0, "recompute": float(NONE)}
     usual |= {"schedule": float(ONE_F_ONE_B), "weight_B": 2.0, "gradient_B": 2.0, "optimizer_B": 12.0}
+    usual |= {"cp": 1.0, "expert_tp": 0.0, "shard_copies": 1.0}
     return Plan(**{**usual, **given})
 
 

@@ -6,7 +6,7 @@ A product of 64 x 64 x 64 takes one second: sizes are counted in ``UNIT`` elemen
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import inf
 
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel, PrefillKernel, SharedAttention
@@ -28,7 +28,7 @@ _ATTENTION = SharedAttention(1.0, 8.0, 1.0, 1.0, 0.5)
 # No floor, no exponentials, no half-masked tiles; so small a chip that no thread block is the longest.
 PREFILL = PrefillKernel(0.0, 1.0, 1e30, 0.0, 0.0, _ATTENTION)
 DECODE = DecodeKernel(0.0, 1.0, 0.0, 0.0, inf, 0.0, 0.0, _ATTENTION)
-CHIP = AttentionDevice(PEAK, 1.0, 1e-15, 0.0)
+CHIP = AttentionDevice(PEAK, 1.0, 1e-15, 0.0, 1.0)
 
 # The protocol "simple" whatever the size: no step, no launch, no fill, and a copy that takes no time.
 _SHARED_LINKS = SharedCollectives(8.0, 1.0, 0.0, 1.0, inf, 1.0, 1.0, 1.0, 0.0, inf)
@@ -44,6 +44,7 @@ def plan(**changed):
     """One rank, one micro-batch of one token, no ZeRO, nothing recomputed; 2, 2 and 12 bytes a parameter."""
     usual = dict.fromkeys(("tp", "pp", "dp", "ep", "virtual_stages", "micro_batches", "micro_batch_tokens"), 1.0)
     usual |= {"zero_stage": 0.0, "sequence_parallel": 0.0, "recompute": float(NONE), "schedule": float(ONE_F_ONE_B)}
+    usual |= {"cp": 1.0, "expert_tp": 0.0, "shard_copies": 1.0}
     return Plan(**usual | {"weight_B": 2.0, "gradient_B": 2.0, "optimizer_B": 12.0} | changed)
 
 
@@ -55,30 +56,9 @@ def machine(**changed):
 
 def work(**changed):
     """One layer without parameters, arithmetic or activations."""
-    return LayeredWork(**dict.fromkeys(_ALWAYS, 0.0) | {"layers": 1.0, "tokens_per_sample": 1.0} | changed)
-
-
-_ALWAYS = (
-    "matmul_flops",
-    "attention_flops",
-    "full_attention_flops",
-    "head_flops",
-    "layer_parameters",
-    "expert_parameters",
-    "embedding_parameters",
-    "head_parameters",
-    "tied_parameters",
-    "kept_split_B",
-    "kept_residual_B",
-    "selective_split_B",
-    "selective_residual_B",
-    "boundary_B",
-    "logits",
-    "ffn_elements",
-    "scores",
-    "routed_copies",
-    "reductions",
-)
+    return LayeredWork(
+        **dict.fromkeys((part.name for part in fields(LayeredWork)), 0.0) | {"layers": 1.0, "tokens_per_sample": 1.0} | changed
+    )
 
 
 def serving_kernels(**changed):
@@ -89,6 +69,7 @@ def serving_kernels(**changed):
     usual |= {"collectives": links(4096.0), "crossing_share": 0.5, "fabric": FabricCoefficients(0.25, 1.0, 0.0)}
     usual |= {"nic_Bps": 1024.0, "memory_Bps": 32768.0, "multiprocessors": 1.0, "cache_B": 0.0}
     usual |= {"own_peak_flops_per_s": 4 * PEAK, "own_compute_share": 0.5, "own_memory_share": 0.25, "streaming": 0.5}
+    usual |= {"core_clock": inf, "dispatch_B": 2.0, "experts": None, "byte_experts": False, "block_experts": False}
     return ServingKernels(**usual | {"shared": SharedServing(65536.0, 0.5, 1.5, 0.0, 1.0, 0.0, 1.0)} | changed)
 
 

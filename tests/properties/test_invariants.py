@@ -79,7 +79,25 @@ SECONDS = st.sampled_from([0.0, 0.5, 1.0, 1.5, 10.0])
 )
 def test_a_faster_part_never_slows_the_whole(layers, pp, passes, parts, overlap, factor):
     """Even with stages of unequal length: what hides under a stage is no more than that stage computes."""
-    split = Plan(1.0, float(pp), 1.0, 1.0, 1.0, float(passes), 64.0, 0.0, 0.0, float(NONE), float(ONE_F_ONE_B), 2.0, 2.0, 12.0)
+    split = Plan(
+        1.0,
+        float(pp),
+        1.0,
+        1.0,
+        1.0,
+        float(passes),
+        64.0,
+        0.0,
+        0.0,
+        float(NONE),
+        float(ONE_F_ONE_B),
+        2.0,
+        2.0,
+        12.0,
+        1.0,
+        0.0,
+        1.0,
+    )
     before = assemble_step(float(layers), parts, split, overlap).total_s
     for part in fields(StepParts):
         if part.name in ("cp_window_s", "head_spread"):
@@ -212,6 +230,9 @@ def plans(draw, layers):
         weight_B=draw(st.sampled_from([2.0, 4.0])),
         gradient_B=draw(st.sampled_from([2.0, 4.0])),
         optimizer_B=draw(st.sampled_from([8.0, 12.0])),
+        cp=1.0,
+        expert_tp=0.0,
+        shard_copies=1.0,
     )
 
 

@@ -123,8 +123,14 @@ BRIDGE = {
         ({"release": "26.08", "accelerator": "H100"}, "megatron-core"),
         ({"release": "26.08", "model": "Kimi-K2"}, "megatron-core"),
         ({"model": "Llama-3-70B", "sharding": "zero3", "ep": "1"}, "megatron-core-offload"),
+        (
+            {"model": "Llama-3-70B", "sharding": "zero3", "ep": "1", "framework": "NeMo 2.0/Megatron-Core"},
+            "megatron-core-offload",
+        ),
+        ({"framework": "NeMo/Megatron-Core", "accelerator": "B200"}, "megatron-core"),
+        ({"framework": "NeMo/Megatron-Core", "accelerator": "H100", "precision": "fp8"}, "megatron-core-2024"),
         ({"framework": "torchtitan", "precision": "fp8 rowwise"}, "torchtitan-rowwise"),
-        ({"framework": "torchtitan", "precision": "fp8 tensorwise"}, "torchtitan"),
+        ({"framework": "torchtitan", "precision": "fp8 tensorwise"}, "torchtitan-tensorwise"),
         ({"framework": "Megatron-DeepSpeed (ATorch DS 3D)", "precision": "bf16"}, "atorch-3d"),
         ({"framework": "torchtitan", "pp": "4", "ep": "1"}, "torchtitan-pipelined"),
         ({"framework": "DeepSpeed", "sharding": "zero2"}, "megatron-deepspeed"),
@@ -256,7 +262,7 @@ def test_heads_that_are_no_multiple_of_eight_wide_are_slower():
 
 
 def test_what_measured_steps_decided_is_counted():
-    assert "shared.loss_B" in fitted_names()
+    assert "shared.launch_head" in fitted_names()
     assert "shared.unfused_forward_B" not in fitted_names()
 
 

@@ -36,7 +36,7 @@ class AttentionDevice:
     bandwidth_Bps: Num
     multiprocessors: Num
     l2_B: Num
-    array: Num = 1.0
+    array: Num
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class AttentionHeads:
     heads: Num
     kv_heads: Num
     head_dim: Num
-    kv_B: Num = 2.0
-    window: Num = 0.0
-    absorbed_dim: Num = 0.0
+    kv_B: Num
+    window: Num
+    absorbed_dim: Num
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +156,8 @@ def prefill_attention_s(kernel: PrefillKernel, device: AttentionDevice, batch: N
 
     Example:
         >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
-        >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
-        >>> round(1e3 * prefill_attention_s(kernel, device, 1.0, 8192.0, AttentionHeads(32.0, 8.0, 128.0)), 2)
+        >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20, 1.0)
+        >>> round(1e3 * prefill_attention_s(kernel, device, 1.0, 8192.0, AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0)), 2)
         1.1
     """
     moved_B = batch * seq_len * shape.head_dim * (4 * shape.heads + 2 * (2 + shape.kv_B) * shape.kv_heads)
@@ -194,8 +194,8 @@ def decode_attention_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num
 
     Example:
         >>> kernel = DecodeKernel(9e-6, 0.9, 5e-6, 1.5e-6, 2.4e10, 0.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
-        >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
-        >>> round(1e6 * decode_attention_s(kernel, device, 64.0, 4096.0, AttentionHeads(32.0, 8.0, 128.0)))
+        >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20, 1.0)
+        >>> round(1e6 * decode_attention_s(kernel, device, 64.0, 4096.0, AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0)))
         370
     """
     windowed = (shape.window > 0) & (shape.window < context)
@@ -243,8 +243,9 @@ def training_attention_s(
 
     Example:
         >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
-        >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20)
-        >>> forward, backward = training_attention_s(kernel, device, 1.0, 8192.0, AttentionHeads(32.0, 32.0, 128.0), 0.5)
+        >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20, 1.0)
+        >>> heads = AttentionHeads(32.0, 32.0, 128.0, 2.0, 0.0, 0.0)
+        >>> forward, backward = training_attention_s(kernel, device, 1.0, 8192.0, heads, 0.5)
         >>> round(backward / forward, 2)
         5.0
     """

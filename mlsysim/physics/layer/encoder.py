@@ -68,7 +68,7 @@ def encoder_passes(
         >>> kernel = GemmKernel(0.9, 180.0, 2.6, 0.8, 3e-6, SharedGemm(2.5, 2.5e-7, 12.0, 256.0))
         >>> shared = SharedDataParallel(5.0, 20e-6, 0.6)
         >>> a100 = ReplicaDevice(kernel, 290e12, 2.0, 2.0, 2.0, 1.9e12, 108.0, 40 * 2.0**20, 0.8, shared)
-        >>> chip = AttentionDevice(290e12, 1.9e12, 108.0, 40 * 2.0**20)
+        >>> chip = AttentionDevice(290e12, 1.9e12, 108.0, 40 * 2.0**20, 1.0)
         >>> sizes = (24.0, 1024.0, 16.0, 16.0, 64.0, 4096.0, 2.0, 30522.0)
         >>> bert = EncoderShape(*sizes, seq_len=128.0, head_share=0.15, fused=0.0)
         >>> attention = PrefillKernel(11e-6, 0.5, 2.2e10, 180.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))

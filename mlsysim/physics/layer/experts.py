@@ -33,7 +33,7 @@ def routed_rows(shape: ExpertShape, plan: Plan) -> Num:
 
     Example:
         >>> from mlsysim.physics.plan import Plan
-        >>> plan = Plan(1, 1, 8, 8, 1, 1, 4096.0, 1, 0, 0, 1, 2, 2, 12)
+        >>> plan = Plan(1, 1, 8, 8, 1, 1, 4096.0, 1, 0, 0, 1, 2, 2, 12, 1, 0, 1)
         >>> float(routed_rows(ExpertShape(experts=64.0, per_token=8.0), plan))
         32768.0
     """

@@ -70,9 +70,9 @@ class LayeredWork:
     scores: float
     routed_copies: float
     reductions: float
-    key_value_B: float = 0.0
-    frozen: float = 0.0
-    adapter_parameters: float = 0.0
+    key_value_B: float
+    frozen: float
+    adapter_parameters: float
 
     @property
     def logits_B(self) -> float:

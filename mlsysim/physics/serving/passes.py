@@ -20,10 +20,10 @@ from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s
 from mlsysim.physics.layer.attention import attention_heads
 from mlsysim.physics.numeric import Num, ceil, everywhere, floor, maximum, minimum, once_for_floats, somewhere, sqrt, where
 from mlsysim.physics.serving.activations import WIDE_B, stored_score_s
-from mlsysim.physics.serving.deployment import WORD_B, Product, ServedModel
+from mlsysim.physics.serving.deployment import WORD_B, ServedModel
 from mlsysim.physics.serving.layer_time import layer_time
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
-from mlsysim.physics.serving.products import product_s, scaled
+from mlsysim.physics.serving.products import head_product, product_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +276,7 @@ def _pass(
     layer = layer_time(model, tokens, attention_s, decoding=decoding)
     head_s: Num = 0.0 * tokens
     if somewhere(shape.vocab > 0):
-        head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
+        head = head_product(kernels, engine)
         width = maximum(shape.vocab, 1.0) / shards.attention
         head_s = product_s(model, sequences / shards.own, width, shape.hidden, head)
     handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings

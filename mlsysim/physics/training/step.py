@@ -148,7 +148,7 @@ def pipeline_s(layers: Num, plan: Plan, layer_s: Num, head_s: Num, send_s: Num, 
 
     Example:
         >>> from mlsysim.physics.plan import Plan
-        >>> plan = Plan(1, 4, 1, 1, 1, 8, 1, 0, 0, 0, 1, 2, 2, 12)
+        >>> plan = Plan(1, 4, 1, 1, 1, 8, 1, 0, 0, 0, 1, 2, 2, 12, 1, 0, 1)
         >>> total, busy = pipeline_s(32, plan, 1.0, 0.0, 0.0)
         >>> float(total), float(busy)
         (88.0, 64.0)

@@ -18,7 +18,6 @@ class SharedCoefficients:
 
     Attributes:
         streaming: share of the memory bandwidth that element-wise passes reach.
-        loss_B: bytes a logit that the loss moves, forward and backward: it reads and writes logits several times, in fp32.
         unfused_share: share of the peak of the batched products of attention that stores its scores.
         unaligned_share: that share where a head is no multiple of 16 bytes wide, which tensor cores load at once.
         unfused_forward_B, unfused_backward_B: bytes a score that softmax, mask and dropout move.
@@ -34,7 +33,6 @@ class SharedCoefficients:
     """
 
     streaming: Num
-    loss_B: Num
     unfused_share: Num
     unaligned_share: Num
     unfused_forward_B: Num
@@ -153,6 +151,15 @@ class StackCoefficients:
             they cut it along another dimension than memory does (stated).
         adapter_gathers: share of the activations before and behind adapters that tensor-parallel ranks gather for these alone
             (stated): all of them, or none where adapters read what their product reads and send their rank's few elements.
+        loss_B: bytes a logit that the loss moves, forward and backward (stated). Without fusion Megatron's casts (r2 w4), takes
+            the maximum (r4), subtracts and exponentiates in place (r4 w4 each), sums (r4), divides (r4 w4), scales (r4 w4) and
+            casts back (r4 w2).
+        compiled_loss_B: the same where the run is compiled and its loss with it (stated; 0: it is not).
+        narrow_gathers: 1.0 where tensor-parallel ranks gather 8-bit operands of products, forward and where that is repeated
+            (stated).
+        keys_gathered: 1.0 where context-parallel ranks gather all keys and values before attention begins: beside nothing, and
+            with no partial outputs to merge (stated; 0: a ring beside attention).
+        merged_B: bytes an element of attention's output each time that a ring merges a partial one (stated).
         norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones, in each direction.
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
         pp_hidden: share of the sends between stages under compute.
@@ -202,6 +209,11 @@ class StackCoefficients:
     accumulated_B: Num = 10.0
     tp_copied_B: Num = 0.0
     adapter_gathers: Num = 0.0
+    narrow_gathers: Num = 0.0
+    keys_gathered: Num = 0.0
+    merged_B: Num = 8.0
+    loss_B: Num = 52.0
+    compiled_loss_B: Num = 0.0
     norm_B: Num = 0.0
     dp_hidden: Num = 0.0
     pp_hidden: Num = 0.0

@@ -104,11 +104,6 @@ class EfficiencyModel:
         return EfficiencyResult(
             solver="EfficiencyModel",
             subject=f"{kind} of {answer.subject}",
-            basis=answer.basis,
-            binding=answer.binding,
-            breakdown={},
-            diagnostics=answer.diagnostics,
-            coefficients=answer.coefficients,
             efficiency=share,
             low=None if ends is None else ends[0],
             high=None if ends is None else ends[1],
@@ -116,6 +111,7 @@ class EfficiencyModel:
             stack="" if answer.facts is None else answer.facts.stack,
             runs=0 if interval is None else interval.runs,
             answer=answer,
+            **answer.taken("basis", "binding", "diagnostics", "coefficients"),
         )
 
 

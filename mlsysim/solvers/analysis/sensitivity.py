@@ -87,7 +87,6 @@ class SensitivitySolver:
             subject=f"{field.replace('_', ' ')} of {answer.subject}",
             basis=answer.basis,
             binding="what no rate changes" if rests else largest,
-            breakdown={},
             diagnostics=tuple(bent),
             coefficients=answer.coefficients,
             metric=field,

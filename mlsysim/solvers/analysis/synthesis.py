@@ -106,7 +106,6 @@ class SynthesisSolver:
             subject=f"{varied} for {wanted} of {first.subject}",
             basis="identity" if answer.basis == "bound" else answer.basis,
             binding=varied,
-            breakdown={},
             diagnostics=_notes(factor, now, answer),
             coefficients=answer.coefficients,
             lever=varied,

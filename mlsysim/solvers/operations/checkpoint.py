@@ -143,7 +143,6 @@ class CheckpointModel:
             basis="identity",
             reason=reason,
             binding=slowest if copied_s is None else "copy to the hosts",
-            breakdown={},
             size=with_unit(size_B, "byte"),
             size_gib=size_B / 2**30,
             bytes_per_parameter=size_B / parameters,

@@ -119,13 +119,9 @@ class PowerModel:
         return PowerResult(
             solver="PowerModel",
             subject=run.subject,
-            basis=run.basis,
-            reason=run.reason,
             binding="power limit" if clock < 1 else max(parts, key=lambda part: parts[part]),
             breakdown=with_units(parts, "watt"),
             diagnostics=_notes(host_power, cooling),
-            coefficients=run.coefficients,
-            facts=run.facts,
             load=load,
             power=with_unit(watts, "watt"),
             node_power=with_unit(per_node * each_W, "watt"),
@@ -136,6 +132,7 @@ class PowerModel:
             energy=with_unit(watts * each_s, load.unit),
             facility_energy=with_unit(equipment_W * building * each_s, load.unit),
             of=run.solver,
+            **run.taken("basis", "reason", "coefficients", "facts"),
         )
 
 

@@ -112,7 +112,6 @@ class ResponsibleEngineeringModel:
             subject=f"DP-SGD of {run_length} steps of {batch} of {number} examples",
             basis="identity",
             binding="noise",
-            breakdown={},
             diagnostics=("an accountant of privacy loss distributions gives some per cent less",),
             epsilon=float(spent(noise)),
             noise_multiplier=noise,

@@ -156,7 +156,6 @@ class ScalingModel:
             subject=_subject(run, budget, ratio, chosen),
             basis="law",
             binding="compute budget",
-            breakdown={},
             diagnostics=tuple(notes),
             coefficients=(*(chosen.fitted if chosen else ()), *(of_data.fitted if of_data else ())),
             optimal_parameters=with_unit(best[0], "count"),

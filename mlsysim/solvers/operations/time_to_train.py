@@ -145,11 +145,8 @@ def time_to_train(
     return TrainingRunResult(
         solver="time_to_train",
         subject=subject,
-        basis=plan.basis,
-        binding=plan.binding,
         breakdown=failures.breakdown,
         diagnostics=(*failures.diagnostics, *(() if price is None else ("the price is the caller's",))),
-        coefficients=plan.coefficients,
         duration=with_unit(working_s / kept, "second"),
         steps=working_s / float(step.m_as("second")),
         accelerator_hours=hours,
@@ -158,6 +155,7 @@ def time_to_train(
         goodput=kept,
         reliability=failures,
         step_interval=ends,
+        **plan.taken("basis", "binding", "coefficients"),
         **_energy(plan, failures, pue),
     )
 

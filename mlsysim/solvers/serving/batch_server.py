@@ -125,7 +125,7 @@ class BatchServerModel:
                 accelerator,
                 stack,
                 samples,
-                Samples(fmt, tokens, filled),
+                Samples(fmt, tokens, filled, 0.0),
                 lone_clock=front.lone_clock if limit_s is None else None,
             )
         coefficients: tuple[str, ...] = ()

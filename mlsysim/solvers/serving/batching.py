@@ -150,7 +150,7 @@ class BatchingOptimizer:
             batch=batch,
             max_batch=replica.most,
             itl=best.tpot,
-            **{name: getattr(best, name) for name in _AS_SERVED},
+            **best.taken(*_AS_SERVED),
             replicas=replicas if batch else 0,
             total_searched=searched,
             best=best,

@@ -114,12 +114,9 @@ class InferenceScalingModel:
         return InferenceScalingResult(
             solver="InferenceScalingModel",
             subject=f"{count} answers of {answer + thought} tokens by {together.subject.partition(',')[0]}",
-            basis=together.basis,
-            reason=together.reason,
-            binding=together.binding,
             breakdown=with_units({"prompt": prompt_s, "answers": decoding_s}, "second"),
             diagnostics=("a question has the accelerators for itself; samples share its prompt",),
-            coefficients=together.coefficients,
+            **together.taken("basis", "reason", "binding", "coefficients"),
             pass_at_k=chance,
             latency=with_unit(seconds, "second"),
             tokens=with_unit(float(count * (answer + thought)), "count"),
@@ -145,17 +142,13 @@ def _chance(samples: int, drawn: int | None, correct: int | None) -> float | Non
 
 
 def _told(samples: int, chance: float) -> InferenceScalingResult:
+    of_a_model: dict[str, Any] = dict.fromkeys(("latency", "tokens", "accelerator_time", "cost", "times_plain"))
     return InferenceScalingResult(
         solver="InferenceScalingModel",
         subject=f"the best of {samples} answers",
         basis="identity",
         binding="samples",
-        breakdown={},
         pass_at_k=chance,
-        latency=None,
-        tokens=None,
-        accelerator_time=None,
-        cost=None,
-        times_plain=None,
         samples=samples,
+        **of_a_model,
     )

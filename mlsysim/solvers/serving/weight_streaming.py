@@ -103,15 +103,13 @@ class WeightStreamingModel:
         return WeightStreamingResult(
             solver="WeightStreamingModel",
             subject=f"{named} of {deployment.batch:.0f} sequences of {deployment.workload.name} on {device.name}",
-            basis=run.basis,
-            reason=run.reason,
             binding="memory capacity" if run.reason else "stream" if streams else "arithmetic and memory",
             breakdown=with_units({"stream": stream_s, "arithmetic and memory beyond it": seconds - stream_s}, "second"),
             diagnostics=(*run.diagnostics, *(() if stated else (f"weights stream over the host link of {device.name}",))),
-            coefficients=run.coefficients,
             latency=with_unit(seconds, "second"),
             stream_time=with_unit(stream_s, "second"),
             stream_bandwidth=with_unit(link_Bps, "byte/second"),
             balanced_batch=float(balanced_tokens(element_B, link_Bps, rate)),
             tokens_per_second=with_unit(tokens / seconds, "count/second"),
+            **run.taken("basis", "reason", "coefficients"),
         )

@@ -114,7 +114,6 @@ class FleetOptimizer:
             basis=some.basis,
             reason=f"no plan fits for {', '.join(lost)} on any fleet" if lost else "",
             binding="memory capacity" if lost else objective,
-            breakdown={},
             diagnostics=tuple(dict.fromkeys(notes)),
             rows=tuple(rows),
             best={name: best[name] for name in models if name in best},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,29 +25,24 @@ from mlsysim.physics.machine import Machine
 from mlsysim.physics.training.memory import training_memory
 from mlsysim.physics.training.roofline_step import training_step
 from mlsysim.physics.training.step import Overlap
-from mlsysim.solvers.result import Result, run_facts
+from mlsysim.solvers.result import SampledResult, run_facts
 from mlsysim.solvers.training.data_parallel import replica_run
 from mlsysim.systems.types import Fleet
 
 
 @dataclass(frozen=True, kw_only=True)
-class SingleNodeResult(Result):
+class SingleNodeResult(SampledResult):
     """Time of one batch and the rate it gives.
 
     Attributes:
         latency: time of the batch.
-        throughput: samples (sequences, images) a second of all accelerators.
-        mfu: share of the peak that the model's arithmetic reaches.
         memory: what one accelerator holds.
     """
 
     HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "mfu", "memory")
     INTERVAL_OF: ClassVar[str] = "throughput"
-    COUNTED: ClassVar[Mapping[str, str]] = {"throughput": "samples"}
 
     latency: Quantity
-    throughput: Quantity
-    mfu: float
     memory: Quantity
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from mlsysim.core.csv_file import opened_table, table_lines
 from mlsysim.core.errors import DataError, UnknownNameError
-from mlsysim.core.spec import spec_of
+from mlsysim.core.spec import spec_in, spec_of
 from mlsysim.core.toml import merged, only_keys, table_of, tables_of, toml_file
 from mlsysim.validation.anchors import inputs
 from mlsysim.validation.anchors.anchor import Anchor, stem
@@ -147,12 +147,7 @@ def load_gate(folder: Path) -> Gate | None:
     Raises:
         DataError: its file is malformed.
     """
-    path = folder / GATE_FILE
-    if not path.exists():
-        return None
-    document = toml_file(path)
-    only_keys(document, ("gate",), str(path))
-    return spec_of(Gate, document.get("gate"), f"{path}: [gate]")
+    return spec_in(folder / GATE_FILE, Gate, "gate")
 
 
 def _document(path: Path) -> tuple[dict[str, Any], list[Path], int]:

@@ -114,7 +114,7 @@ def _kv_B(rows: KernelTable) -> Times:
 
 def _work(rows: KernelTable, length: str) -> tuple[Times, Times, AttentionHeads]:
     batch, tokens, heads, kv_heads, head_dim = map(rows.numbers, ("batch_size", length, "heads", "kv_heads", "head_dim"))
-    return batch, tokens, AttentionHeads(heads, kv_heads, head_dim, _kv_B(rows), rows.numbers("window_size"))
+    return batch, tokens, AttentionHeads(heads, kv_heads, head_dim, _kv_B(rows), rows.numbers("window_size"), 0.0)
 
 
 def _peak(device: Mapping[str, Any], dtype: str) -> float:
@@ -124,7 +124,7 @@ def _peak(device: Mapping[str, Any], dtype: str) -> float:
 
 def _device(device: Mapping[str, Any], peak: float | Times) -> AttentionDevice:
     bandwidth, l2 = magnitude("bandwidth", device["bandwidth"], "byte/second"), magnitude("l2", device["l2"], "byte")
-    return AttentionDevice(peak, bandwidth, float(device["multiprocessors"]), l2)
+    return AttentionDevice(peak, bandwidth, float(device["multiprocessors"]), l2, 1.0)
 
 
 def device_times(table: KernelTable, device: CollectiveCoefficients) -> Times:

@@ -24,7 +24,7 @@ from mlsysim.physics.plan import INTERLEAVED, ONE_F_ONE_B, Plan
 from mlsysim.physics.training.layer_products import trained_products
 
 SHAPE = ExpertShape(experts=64.0, per_token=8.0, ffn=1024.0, layers=1.0)
-PLAN = Plan(1.0, 1.0, 64.0, 8.0, 1.0, 4.0, 4096.0, 1.0, 0.0, float(NONE), float(ONE_F_ONE_B), 2.0, 2.0, 12.0)
+PLAN = Plan(1.0, 1.0, 64.0, 8.0, 1.0, 4.0, 4096.0, 1.0, 0.0, float(NONE), float(ONE_F_ONE_B), 2.0, 2.0, 12.0, 1.0, 0.0, 1.0)
 MACHINE = Machine(1e15, 3.35e12, 450e9, 50e9, 8.0)
 H100 = collective_coefficients("h100_sxm")
 MIXTRAL, LLAMA = Models.Language.Mixtral_8x7B, Models.Language.Llama2_70B

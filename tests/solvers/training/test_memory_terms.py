@@ -37,6 +37,7 @@ def plan(**given):
     usual = dict.fromkeys(("ep", "virtual_stages"), 1.0) | {"tp": 2.0, "pp": 4.0, "dp": 4.0, "micro_batches": 16.0}
     usual |= {"micro_batch_tokens": float(SEQUENCE), "zero_stage": 1.0, "sequence_parallel": 0.0, "recompute": float(NONE)}
     usual |= {"schedule": float(ONE_F_ONE_B), "weight_B": 2.0, "gradient_B": 2.0, "optimizer_B": 12.0}
+    usual |= {"cp": 1.0, "expert_tp": 0.0, "shard_copies": 1.0}
     return Plan(**usual | given)
 
 

@@ -96,7 +96,9 @@ def test_plans_that_share_their_layers_are_judged_as_single_solves_judge_them(mo
 def test_a_layer_is_computed_once_for_all_plans_that_split_it_alike():
     ones = np.ones(6)
     tp, chunks = np.array([1.0, 2.0, 1.0, 2.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0, 1.0, 2.0, 4.0])
-    plan = Plan(tp, 3 * ones, ones, 1.0, chunks, 8 * ones, 4096 * ones, np.arange(6.0), 0.0, 0.0, 1.0, 2.0, 2.0, 12.0)
+    plan = Plan(
+        tp, 3 * ones, ones, 1.0, chunks, 8 * ones, 4096 * ones, np.arange(6.0), 0.0, 0.0, 1.0, 2.0, 2.0, 12.0, 1.0, 0.0, 1.0
+    )
     asked = []
 
     def times(split):
