@@ -34,6 +34,7 @@ RANGES = {
     "engine": {
         "layer_s": Coefficient(6e-5, 0.0, 5e-4),
         "launch_s": Coefficient(3e-4, 0.0, 3e-3),
+        "kernel_s": Coefficient(2e-5, 0.0, 1e-4),
         "scaling_s": Coefficient(1e-5, 0.0, 1e-4),
         "byte_s": Coefficient(1e-5, 0.0, 4e-4),
         "fused_s": Coefficient(5e-6, 0.0, 2.5e-5),

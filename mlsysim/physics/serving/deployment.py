@@ -152,6 +152,7 @@ class EngineCoefficients:
         layer_s: time of each layer of a pass: gaps between kernels, small kernels.
         launch_s: time in which the host launches a layer's kernels one by one, where no graph does: a pass is no shorter.
         scaling_s: time of each layer whose activations are quantised by kernels of their own.
+        kernel_s: time in which the host launches a kernel of a pass with prompts, one by one, where no graph does.
         byte_s: time of each layer of experts that multiply in 8 bits: inputs quantised, tiles of shapes that nobody tuned.
         fused_s: time of each layer under tensor parallelism that norms fused into its all-reduces save.
         latency_share: share of a benchmarked all-reduce's latency that an engine's own sees (fused with the norm after it).
@@ -174,6 +175,7 @@ class EngineCoefficients:
 
     layer_s: Num = 3e-5
     launch_s: Num = 0.0
+    kernel_s: Num = 0.0
     scaling_s: Num = 1e-5
     byte_s: Num = 0.0
     fused_s: Num = 0.0

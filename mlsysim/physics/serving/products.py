@@ -20,6 +20,10 @@ from mlsysim.physics.serving.deployment import (
 )
 from mlsysim.physics.serving.expert_ranks import RankLoad
 
+# Kernels of a layer beside products: two norms, rotation, the cache's write, attention, activation; all-reduces under tensor
+# parallelism; of a layer of experts choosing, counting, sorting and adding up.
+_BETWEEN, _REDUCTIONS, _SORTING = 6.0, 2.0, 4.0
+
 
 def scaled(product: Product, engine: EngineCoefficients) -> Product:
     """Give ``product`` at the rates that the engine reaches with its kernel, once a pass for all its calls."""
@@ -134,6 +138,16 @@ def layer_products_s(model: ServedModel, tokens: Num, load: RankLoad, *, decodin
 def head_product(kernels: ServingKernels, engine: EngineCoefficients) -> Product:
     """Give the 16-bit product of the output head, and of a router, at the rates that the engine reaches."""
     return scaled(Product(kernels.head_gemm, WORD_B, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
+
+
+def launches(model: ServedModel) -> Num:
+    """Kernels of a layer that are launched one by one: products, what quantises their inputs, and those between them."""
+    shape, shards = model.shape, model.shards
+    products = layer_products(shape, shards.attention, shards.tp / shards.ep, fused=True)
+    multiplied: Num = sum((one.share for one in products), 0.0)
+    quantised: Num = sum((one.share for one in products if one.part != ROUTER), 0.0) * (model.kernels.input_B < WORD_B)
+    between = _BETWEEN + where(shards.tp > 1, _REDUCTIONS, 0.0) + _SORTING * shape.routed.layers
+    return multiplied + quantised + between
 
 
 def engine_products(model: ServedModel) -> tuple[Product, Product]:
