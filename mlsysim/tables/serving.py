@@ -76,7 +76,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
     accelerator, harness = named_accelerator(row), _harness(row)
     hardware = accelerator if tp * pp == 1 else usual_nodes(accelerator, tp * pp)
     facts = _facts()
-    weights = _weights(row, workload)
+    weights = _weights(row, workload, stack)
     cache = cell_text(row, CACHE_COLUMN) or _cache(cell_text(row, "engine"), weights)
     prompt, output = _tokens(row, "input_len"), _tokens(row, "output_len")
     batch = whole_cell(row, "batch_or_concurrency", 1)
@@ -239,12 +239,15 @@ def _looks_after(row: Mapping[str, str], harness: str) -> int:
     return int(known["steps"][whole_cell(row, "batch_or_concurrency") >= known["most_from"]])
 
 
-def _weights(row: Mapping[str, str], workload: TransformerWorkload) -> str:
-    """The weights' format; one of the width in which they are published means these: nobody quantises them again."""
+def _weights(row: Mapping[str, str], workload: TransformerWorkload, stack: str) -> str:
+    """The weights' format; one of the width in which they are published means these: nobody quantises them again.
+
+    A width alone means what the engine's own scripts store.
+    """
     written = cell_text(row, "weight_precision") or Models.weight_format(row.get("model") or "")
     named = named_format("weight_precision", written, _facts()["precision"])
     published = workload.weight_format
-    return published if published == f"{named}_block" else named
+    return published if published == f"{named}_block" else str(_facts()["stored"].get(stack, {}).get(named, named))
 
 
 def _stack(row: Mapping[str, str]) -> str:

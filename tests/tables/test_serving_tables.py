@@ -209,6 +209,17 @@ def test_integers_of_weights_only_are_no_8_bit_arithmetic():
     assert 0.5 < narrow / wide < 0.8
 
 
+@pytest.mark.parametrize(
+    ("engine", "written", "stored"),
+    [("gpt-fast", "int4", "int4_g32"), ("mlx 0.29", "int4", "mlx_4bit"), ("vllm", "int4", "int4")],
+)
+def test_a_width_alone_means_the_groups_that_an_engines_own_scripts_store(engine, written, stored):
+    """gpt-fast: a scale and a zero point of 16 bits for 32 weights, 5 bits a weight; MLX: 32 bits for 64, 4.5."""
+    row = {**ROW, "engine": engine, "n_accel": "1", "tp": "1", "model": "Llama-2-7B", "weight_precision": written}
+    arguments = serving_question({**row, "mode": "static", "metric": "itl_ms"}).arguments
+    assert arguments.get("weight_precision", arguments["precision"]) == stored
+
+
 def test_the_rate_of_a_metered_run_has_the_role_of_its_watts():
     """What a fit was given of a run's watts is joules in no validation case; neither may its rate be."""
     roles = []
