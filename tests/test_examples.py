@@ -34,8 +34,8 @@ def test_a_training_run_is_sized(printed):
     _, *rows = printed("size_a_training_run")
     numbers = [[float(text) for text in re.findall(r"\d+\.?\d*", row)] for row in rows]
     assert [row[0] for row in numbers] == [256, 512, 1024]
-    for accelerators, tp, pp, dp, mfu, days, low, high, cost in numbers:
-        assert tp * pp * dp == accelerators
+    for accelerators, tp, pp, cp, dp, mfu, days, low, high, cost in numbers:
+        assert tp * pp * cp * dp == accelerators
         assert 30 < mfu < 70
         assert low < days < high
         # 6 x 70.6e9 parameters x 2e12 tokens over the rate at that MFU, attention's part of the work left out.

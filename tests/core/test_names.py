@@ -196,7 +196,7 @@ def test_a_row_and_the_api_are_one_deployment(accelerator, node, count):
 
 def test_a_format_in_a_models_name_is_that_of_the_weights():
     row = SERVING | {"accelerator": "H200 SXM 141GB", "model": "Qwen/Qwen3-32B-FP8", "weight_precision": ""}
-    assert serving_question(row).arguments["precision"] == "fp8"
+    assert serving_question(row).arguments["precision"] == "fp8_block"
     with pytest.raises(InputError, match="weight_precision"):
         serving_question(row | {"model": "Qwen/Qwen3-32B"})
 
