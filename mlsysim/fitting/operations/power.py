@@ -28,8 +28,8 @@ from mlsysim.validation.kernels.errors import Times
 
 # Physically meaningful ranges, in shares of TDP; a coefficient that ends at one is reported.
 RANGES = {
-    "idle": Coefficient(0.35, 0.1, 0.7),
-    "memory": Coefficient(0.4, 0.0, 1.0),
+    "active": Coefficient(0.15, 0.0, 0.5),
+    "memory": Coefficient(0.4, 0.1, 1.0),
     "cache": Coefficient(0.4, 0.0, 1.5),
     "arithmetic": Coefficient(1.1, 0.2, 2.0),
     "unpacking": Coefficient(0.2, 0.0, 1.0),

@@ -1,6 +1,6 @@
 """Power of an accelerator from what it does, and what a power limit does to its clock.
 
-P / TDP = softcap(idle + memory w + unpacking n w + cache k + arithmetic sqrt(c b)), with w and k the shares of the memory's
+P / TDP = softcap(idle + active b + memory w + unpacking n w + cache k + arithmetic sqrt(c b)), with w and k the shares of the memory's
 bandwidth that weights and the KV cache take, n 1 where weights are narrower than 16 bits, c the share of the peak rate, and b
 the share of time in which kernels run. While busy the products run at c / b of the peak: b sqrt(c / b) = sqrt(c b), so that
 exposed communication and waiting for the host lower the power.
@@ -44,7 +44,8 @@ class PowerCoefficients:
     """What each activity draws, as shares of the accelerator's power limit (TDP).
 
     Attributes:
-        idle: what it draws while kernels wait: clocks up, memory refreshed, collectives polled.
+        idle: what it draws while it waits: clocks up, memory refreshed.
+        active: what it draws beyond while a kernel runs, whatever that does: blocks scheduled, caches read, peers polled.
         memory: weights read at the memory's full bandwidth.
         cache: keys and values read at full bandwidth.
         arithmetic: products at the full rate.
@@ -52,6 +53,7 @@ class PowerCoefficients:
     """
 
     idle: float
+    active: float
     memory: float
     cache: float
     arithmetic: float
@@ -62,12 +64,13 @@ def demand_share(activity: Activity, coefficients: PowerCoefficients) -> Num:
     """Power that the activity asks for, over the limit, before the card holds it back.
 
     Example:
-        >>> round(demand_share(Activity(0.5, 0.1, 0.09, 0.81), PowerCoefficients(0.3, 0.2, 0.5, 1.0)), 6)
-        0.72
+        >>> round(demand_share(Activity(0.5, 0.1, 0.09, 0.81), PowerCoefficients(0.2, 0.1, 0.2, 0.5, 1.0)), 6)
+        0.701
     """
     weights = (coefficients.memory + coefficients.unpacking * activity.narrow) * activity.weights
     products = coefficients.arithmetic * sqrt(activity.arithmetic * activity.busy)
-    return coefficients.idle + weights + coefficients.cache * activity.cache + products
+    running = coefficients.idle + coefficients.active * activity.busy
+    return running + weights + coefficients.cache * activity.cache + products
 
 
 def capped_share(demand: Num, limit: Num = 1.0) -> Num:

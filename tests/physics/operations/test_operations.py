@@ -114,15 +114,15 @@ def test_money():
     assert electricity_usd(7.2e6, 0.5) == 1
 
 
-DRAWS = PowerCoefficients(idle=0.2, memory=0.5, cache=2.0, arithmetic=3.0, unpacking=0.25)
+DRAWS = PowerCoefficients(idle=0.15, active=0.1, memory=0.5, cache=2.0, arithmetic=3.0, unpacking=0.25)
 
 
 def test_power_of_activities():
-    """0.2 + 0.5 x 0.4 + 2 x 0.1 + 3 sqrt(0.02 x 0.5) are 0.9; narrow weights add 0.25 x 0.4."""
+    """0.15 + 0.1 x 0.5 + 0.5 x 0.4 + 2 x 0.1 + 3 sqrt(0.02 x 0.5) are 0.9; narrow weights add 0.25 x 0.4."""
     busy = Activity(weights=0.4, cache=0.1, arithmetic=0.02, busy=0.5)
     assert demand_share(busy, DRAWS) == pytest.approx(0.9)
     assert demand_share(Activity(0.4, 0.1, 0.02, 0.5, narrow=1.0), DRAWS) == pytest.approx(1.0)
-    assert demand_share(Activity(0.0, 0.0, 0.0, 0.0), DRAWS) == 0.2, "who waits draws the idle power"
+    assert demand_share(Activity(0.0, 0.0, 0.0, 0.0), DRAWS) == 0.15, "who waits draws the idle power"
 
 
 def test_power_is_capped_softly():
