@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -56,14 +58,35 @@ def engine_batches(
     Raises:
         InputError: a stack, accelerator, precision or workload that is not calibrated.
     """
-    stack = inference_stack(stack_name)
+    known_by = (id(workload), id(accelerator), stack_name, sizes.tobytes(), samples, lone_clock)
+    return kept_batches(_Asked(workload, accelerator, stack_name, sizes, samples, lone_clock, known_by))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The arguments of ``engine_batches``; models and accelerators, which it holds, are told apart by identity."""
+
+    workload: Workload = field(compare=False)
+    accelerator: HardwareNode = field(compare=False)
+    stack_name: str = field(compare=False)
+    sizes: Floats = field(compare=False)
+    samples: Samples = field(compare=False)
+    lone_clock: float | None = field(compare=False)
+    known_by: tuple[Hashable, ...]
+
+
+@functools.lru_cache(maxsize=512)
+def kept_batches(asked: _Asked) -> Batches:
+    """Times of an engine's batches: systems of several sizes have the same accelerators, under several limits."""
+    workload, accelerator, samples = asked.workload, asked.accelerator, asked.samples
+    stack = inference_stack(asked.stack_name)
     kernels, found = inference_kernels(accelerator, samples.precision)
-    work = inference_work(workload, sizes, samples, stack)
-    clock = found.clock if lone_clock is None else max(found.clock, lone_clock)
+    work = inference_work(workload, asked.sizes, samples, stack)
+    clock = found.clock if asked.lone_clock is None else max(found.clock, asked.lone_clock)
     time = forward_time(work, kernels, stack.coefficients, clock, found.traffic)
-    copy_s = sizes * _sample_B(workload, samples.precision, samples.seq_len) / _host_link_Bps(accelerator)
+    copy_s = asked.sizes * _sample_B(workload, samples.precision, samples.seq_len) / _host_link_Bps(accelerator)
     encoder, integer = isinstance(workload, TransformerWorkload), samples.precision == "int8"
-    return Batches(sizes, np.asarray(sum(time)), copy_s, encoder, integer)
+    return Batches(asked.sizes, np.asarray(sum(time)), copy_s, encoder, integer)
 
 
 def bound_batches(

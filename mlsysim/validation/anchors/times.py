@@ -23,6 +23,7 @@ from pydantic import Field
 from mlsysim.core.errors import MissingEntryError, UnknownNameError
 from mlsysim.core.spec import Spec, spec_in
 from mlsysim.lowering.arrivals import paces
+from mlsysim.lowering.batches import kept_batches
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.token_load import kept_paces
 from mlsysim.validation.anchors.anchor import Anchor
@@ -143,9 +144,10 @@ def against_limit(
 
 
 def solve_anew(call: Call) -> Callable[[], object]:
-    """What is timed of a solver: the call without the replicas of servers that earlier calls have left, and their loads."""
+    """What is timed of a solver: the call without the batches, replicas and loads of servers that earlier calls have left."""
 
     def solve() -> object:
+        kept_batches.cache_clear()
         kept_paces.cache_clear()
         return call.result()
 

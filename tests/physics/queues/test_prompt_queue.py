@@ -90,3 +90,14 @@ def test_engines_together_as_alone():
         alone = turns(0.3, most[each], steps_s[each, : k + 1], steps_s[each, : k + 1], shared_s[each])
         for name in ("wait_s", "first_s", "behind", "cycle_s"):
             assert getattr(both, name)[engine] == pytest.approx(getattr(alone, name)[0])
+
+
+@pytest.mark.parametrize("load", [0.2, 0.5, 0.7])
+def test_a_line_as_long_as_it_may_get_is_like_a_longer_one(load, monkeypatch):
+    """No more wait than a line keeps, with a chance of 1e-10: what 64 kept places give is the same."""
+    short = turns_of(load * 4 / (1.0 + 4 * 0.1), 4, 1.0, 0.1, shared_s=0.05)
+    assert prompt_queue._line(load) < prompt_queue._line(1.5) == prompt_queue._LINE
+    monkeypatch.setattr(prompt_queue, "_line", lambda load: prompt_queue._LINE)
+    long = turns_of(load * 4 / (1.0 + 4 * 0.1), 4, 1.0, 0.1, shared_s=0.05)
+    for part in ("wait_s", "first_s", "behind", "cycle_s"):
+        np.testing.assert_allclose(getattr(short, part), getattr(long, part), rtol=1e-6)
