@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+# A tenth of a run's time went into garbage collections, which found next to nothing: anchors and tests live to the end.
+gc.set_threshold(100_000, 20, 100)
 pytest_plugins = ["pytester"]
 # Modules of commands need typer, and plots matplotlib; without it their doctests are left out.
 COMMANDS = [f"mlsysim/cli/{name}.py" for name in ("app", "anchor", "calibrate")]
@@ -15,11 +17,10 @@ if not importlib.util.find_spec("matplotlib"):
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What was collected, ten thousand tests, lives to the end: no full garbage collection need walk it again.
+    """What was collected, ten thousand tests, lives to the end: no garbage collection need walk it.
 
     Where no test uses hypothesis, its plugin goes: at the end of a run it would import all of the package to say nothing.
     """
-    gc.collect()
     gc.freeze()
     plugins = session.config.pluginmanager
     if "hypothesis" not in sys.modules and plugins.has_plugin("hypothesispytest"):

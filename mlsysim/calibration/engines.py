@@ -39,7 +39,7 @@ class Engine:
     Attributes:
         name, coefficients: the engine's name, and its fitted numbers.
         has, memory_share: its kernels, and the share of the device's memory that weights and cache may fill.
-        free_share: share that the cache may fill of what weights and workspace leave of that.
+        free_share: share that the cache may fill of what weights and workspace leave of that, where a scheduler fills it.
         most_sequences: sequences that it decodes together at most.
         reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
         step_tokens, fitted: tokens that a pass computes at most (chunked prefill; 0: no limit); names of fitted coefficients.

@@ -146,6 +146,8 @@ def _prices(typed: Sequence[str], names: Mapping[str, str]) -> dict[str, str] | 
         full = next(iter(names.values())) if not equals else names.get(name.strip()) or machine_called(name, "--price").name
         if full not in names.values():
             raise InputError("--price", text, f"a price of {either(names)}, which --on names")
+        if full in prices:
+            raise InputError("--price", text, f"one price of {full}: another was stated before it")
         prices[full] = hourly(money)
     return prices or None
 

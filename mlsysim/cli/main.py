@@ -41,8 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except InfeasibleError as error:
         return _told(words, error, INFEASIBLE)
-    except (MLSysError, OSError) as error:
+    except MLSysError as error:
         return _told(words, error, BAD_INPUT)
+    except OSError as error:
+        return _told(words, f"{error.filename}: {error.strerror}" if error.filename else error, BAD_INPUT)
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mlsysim.hardware.types import HardwareNode
     from mlsysim.launch.training_run import TrainingLaunch
     from mlsysim.models.types import TransformerWorkload, Workload
+    from mlsysim.solvers.result import Result
     from mlsysim.systems.types import Fleet, Node
 
 
@@ -200,3 +201,37 @@ def launched(
         if error.argument == "workload":
             raise MissingArgumentError("MODEL", None, "what is trained: the file names none") from None
         raise
+
+
+def length_assumed(workload: Workload, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say how long sequences are taken to be, where a line of training leaves it out.
+
+    Args:
+        workload: the model.
+        options: of the line, by the arguments that they are.
+    """
+    from mlsysim.lowering.training_setting import DEFAULT_SEQ_LEN
+    from mlsysim.models.types import TransformerWorkload
+
+    if options.get("seq_len") is not None or not isinstance(workload, TransformerWorkload):
+        return ()
+    return (f"sequences of {DEFAULT_SEQ_LEN:,} tokens, since no --seq is given",)
+
+
+def other_number(machine: HardwareNode | Node | Fleet, result: Result) -> tuple[str, ...]:
+    """Say how many accelerators a deployment takes, where these are not all of the machine, or are more.
+
+    Args:
+        machine: what was named.
+        result: the deployment's.
+    """
+    from mlsysim.systems.types import Fleet, Node
+
+    if result.facts is None or not isinstance(machine, Fleet | Node):
+        return ()
+    there = machine.accelerators if isinstance(machine, Fleet) else machine.accelerators_per_node
+    used = round(result.facts.accelerators)
+    if used > there:
+        return (f"{used} accelerators are used, more than the {there} of {machine.name}",)
+    told = f"{used} of the {there} accelerators are used: --tp and --pp share the model among more, --replicas copies it"
+    return (told,) if used < there else ()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlsysim.cli.options import flag_of, taking
-from mlsysim.cli.question import accelerator_of, checkpoint_formats, name_of, transformer_named
-from mlsysim.cli.results import Answer, answering, memory_of
+from mlsysim.cli.question import accelerator_of, checkpoint_formats, name_of, other_number, transformer_named
+from mlsysim.cli.results import Answer, answering, memory_of, told
 from mlsysim.core.errors import MissingArgumentError
 from mlsysim.lowering.options import FORMATS, STACK_OPTIONS, ServingOptions
 
@@ -37,6 +37,8 @@ SHOWN = {
     "requests_per_second": "requests/s",
     "max_batch": "largest batch",
 }
+# The one part of an encoder's time, and what its fields are called.
+_PASS, _ENCODED = "the pass", {"ttft": "one pass", "tokens_per_second": "sequences/s"}
 # A mean time between tokens this near to a decode step says no more than the step.
 _NEAR = 0.005
 # The options that most lines have.
@@ -72,14 +74,22 @@ def served(
     for name in machines_listed(on, "--on"):
         machine = machine_called(name, "--on")
         result, notes = answer(machine)
-        answers.append(
-            Answer(name, result, notes, memory_of(result, accelerator_of(machine)), without=(*endless, *_same(result)))
-        )
+        figures, without = {**_of_a_pass(result), **memory_of(result, accelerator_of(machine))}, (*endless, *_same(result))
+        answers.append(Answer(name, result, (*notes, *other_number(machine, result)), figures, without=without))
     return answers
 
 
+def _of_a_pass(result: Result) -> dict[str, str]:
+    """The figures of an encoder, which generates no tokens: its one pass has all of them."""
+    if _PASS not in result.breakdown:
+        return {}
+    return {called: told(result, name, getattr(result, name)) for name, called in _ENCODED.items()}
+
+
 def _same(result: Result) -> tuple[str, ...]:
-    """The mean time between tokens, where no prompt of another request comes in between: it is that of a step."""
+    """Fields that are others of an encoder, and a time between tokens that is a step's: no prompt of others comes between."""
+    if _PASS in result.breakdown:
+        return tuple(name for name in SHOWN if name != "max_batch")
     gap, step = getattr(result, "token_gap", None), getattr(result, "itl", None)
     return ("token_gap",) if gap is None or step is None or gap <= (1 + _NEAR) * step else ()
 

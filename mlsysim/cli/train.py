@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlsysim.cli.options import taking
-from mlsysim.cli.question import accelerator_of, as_fleet, batch_of, fleet_or_chip, launched, model_named, name_of
+from mlsysim.cli.question import (
+    accelerator_of,
+    as_fleet,
+    batch_of,
+    fleet_or_chip,
+    launched,
+    length_assumed,
+    model_named,
+    name_of,
+)
 from mlsysim.cli.results import Answer, answering, memory_of
 from mlsysim.cli.serve import Bound, Model, On
 from mlsysim.core.errors import InputError
@@ -80,7 +89,7 @@ def _described(model: str | None, batch: int | None, bound: bool, options: dict[
         result = DistributedModel().solve(workload, fleet, **asked)
         memory = memory_of(result, fleet.node.accelerator)
         larger = _on_micro_batches(result, partial(DistributedModel().solve, workload, fleet), asked, sample)
-        notes = (*chosen.notes, *assumed, *larger)
+        notes = (*chosen.notes, *assumed, *length_assumed(workload, options), *larger)
         return Answer(name, result, notes, memory, without=counted)
 
     return answer

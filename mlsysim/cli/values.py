@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from mlsysim.core.errors import InputError
@@ -49,9 +50,10 @@ def count(text: str, argument: str = "--tokens") -> float:
         True
     """
     match = _COUNT.fullmatch(text.strip())
-    if match is None:
+    number = float(_plain(match[1])) * _SIZES[match[2].lower()] if match else 0.0
+    if not 1 <= number < math.inf:
         raise InputError(argument, text, 'a number of tokens, such as "15T", "300B" or 1e12')
-    return float(_plain(match[1])) * _SIZES[match[2].lower()]
+    return number
 
 
 def hourly(text: str) -> str:

@@ -17,6 +17,7 @@ from mlsysim.cli.serve import SHOWN as SERVED
 from mlsysim.cli.serve import served
 from mlsysim.cli.train import SHOWN as TRAINED
 from mlsysim.cli.train import trained
+from mlsysim.core.errors import InputError
 
 BAR = 40
 
@@ -36,7 +37,7 @@ def why(
     With --against, or several machines, the parts stand side by side.
     """
     words, ask, shown = _asked(context.args)
-    plans = [("as asked", words), *((options, [*words, *shlex.split(options)]) for options in against or ())]
+    plans = [("as asked", words), *((options, [*words, *_split(options)]) for options in against or ())]
     answers: list[Answer] = []
     with at_work("solving"):
         for called, line in plans:
@@ -50,6 +51,14 @@ def why(
         blocks = [told.blocks[0], parts_side_by_side(answers), *told.blocks[1:]]
     tell(replace(told, blocks=blocks), as_json=as_json, as_markdown=as_markdown)
     return code_of(answers)
+
+
+def _split(options: str) -> list[str]:
+    """The words of another plan's options, as a shell parts them."""
+    try:
+        return shlex.split(options)
+    except ValueError as error:
+        raise InputError("--against", options, f"options as a shell reads them: {str(error).lower()}") from None
 
 
 def _asked(words: Sequence[str]) -> tuple[list[str], Any, dict[str, str]]:

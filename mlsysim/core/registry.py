@@ -186,7 +186,8 @@ class _Store:
         """Every name of ``entries``, folded; a name that another entry has is an error."""
         named: dict[str, _Entry] = {}
         for entry in entries:
-            for name in (entry.id, entry.symbol, *entry.aliases):
+            shown = entry.fields.get("name")  # what results call it, by which its measured kernels are found
+            for name in (entry.id, entry.symbol, *entry.aliases, *([shown] if isinstance(shown, str) else ())):
                 other = named.get(name.lower()) or taken.get(name.lower())
                 if other is not None and other is not entry:
                     raise DataError(f"{entry.where}: the name {name!r} is already taken by {other.where}")

@@ -24,8 +24,9 @@ from mlsysim.physics.serving.schedule import EnginePasses, Load
 from mlsysim.solvers.serving.replica import ServingReplica, scheduled
 from mlsysim.solvers.serving.serving import checked_question
 from mlsysim.solvers.serving.together import stacked_engine
-from mlsysim.tables.serving import METRICS, serving_question
+from mlsysim.tables.serving import METRICS
 from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.kernels.errors import Times
 
 # Physically meaningful ranges; a coefficient that ends at one is reported.
@@ -33,7 +34,9 @@ RANGES = {
     "engine": {
         "layer_s": Coefficient(6e-5, 0.0, 5e-4),
         "launch_s": Coefficient(3e-4, 0.0, 3e-3),
+        "kernel_s": Coefficient(2e-5, 0.0, 1e-4),
         "scaling_s": Coefficient(1e-5, 0.0, 1e-4),
+        "byte_s": Coefficient(1e-5, 0.0, 4e-4),
         "fused_s": Coefficient(5e-6, 0.0, 2.5e-5),
         "latency_share": Coefficient(0.7, 0.0, 8.0),  # 36-44 us a call in some harnesses, where the best have 5
         "reduce_s": Coefficient(5e-6, 0.0, 2e-5),
@@ -153,14 +156,15 @@ class MeasuredFigure(NamedTuple):
 
 def runs_of(anchors: Iterable[Anchor]) -> list[Runs]:
     """Serving cases, grouped so that each group shares its kernels; engines on a torus have nothing that is fitted."""
-    return grouped(map(_figure, anchors))
+    return grouped(map(figure_of, anchors))
 
 
-def _figure(anchor: Anchor) -> MeasuredFigure:
-    question = serving_question(anchor.case.run)
-    asked = checked_question((question.workload, question.hardware), question.arguments)
-    unit = {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0)
-    return MeasuredFigure(*asked, METRICS[question.metric][0], unit * float(anchor.case.value or 0.0), anchor.source.key)
+def figure_of(anchor: Anchor) -> MeasuredFigure:
+    """The figure of a serving case."""
+    call = call_of(anchor)
+    asked = checked_question(call.inputs, call.keywords)
+    unit, field = {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0), METRICS[anchor.case.run["metric"]][0]
+    return MeasuredFigure(*asked, field, unit * float(anchor.case.value or 0.0), anchor.source.key)
 
 
 def grouped(figures: Iterable[MeasuredFigure]) -> list[Runs]:

@@ -2,7 +2,7 @@
 
 Engines and devices are fitted again to the calibration cases that are left, and every case that was left out is predicted,
 calibration cases too: none was fitted. Shares of a device that no figure places are the median of its peers'; an engine without
-figures is the one engine that fits those of its peers together.
+figures is the one engine that fits those of its peers together, but for what it takes from one with figures that it is like.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.fitting.bounded import fit
 from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, cases
-from mlsysim.fitting.engines import ENGINES, FIRST_TOKEN, PULL, RANGES, runs_of
+from mlsysim.fitting.engines import ENGINES, FIRST_TOKEN, PULL, RANGES, figure_of, grouped, runs_of
 from mlsysim.fitting.search import components, fitted, identified, measured, predicted
 from mlsysim.physics.serving.deployment import EngineCoefficients
 from mlsysim.systems.types import Fleet
-from mlsysim.tables.serving import serving_question
 from mlsysim.validation.anchors.anchor import Anchor
+from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.kernels.errors import Times
 from mlsysim.validation.report.left_out import differences, summary
 
@@ -71,11 +71,10 @@ def cases_of(root: Path) -> tuple[ServingCase, ...]:
 
 
 def _case(anchor: Anchor) -> ServingCase:
-    question = serving_question(anchor.case.run)
-    hardware = question.hardware
+    call = call_of(anchor)
+    workload, hardware = call.inputs
     accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
-    device, engine = engine_device(accelerator.name).name, question.arguments["stack"]
-    return ServingCase(anchor, device, engine, question.workload.name, anchor.source.key)
+    return ServingCase(anchor, engine_device(accelerator.name).name, call.keywords["stack"], workload.name, anchor.source.key)
 
 
 def every(known: Iterable[ServingCase]) -> list[tuple[str, str]]:
@@ -125,9 +124,10 @@ def to_prior(runs: Sequence[Runs], tables: Tables, keys: Collection[Key]) -> Non
             tables["device"][key.entry][key.part] = _share_of_peers(tables["device"], key, unknown)
     seen = {run.on["engine"] for run in runs}
     for name in sorted({key.entry for key in keys if key.kind == "engine"} - seen):
-        peers = [run for run in runs if run.on["engine"] in tables["engine"][name].get("peers", ())]
+        entry = tables["engine"][name]
+        peers = [run for run in runs if run.on["engine"] in entry.get("peers", ())]
         if peers:
-            tables["engine"][name].update(_shared_engine(peers, tables))
+            entry.update(_shared_engine(peers, tables, entry["fit"] if entry.get("like") in seen else ()))
 
 
 def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[Key]) -> float:
@@ -144,12 +144,16 @@ def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[
     return float(median([share for share in shares if share is not None] or [RANGES["device"][key.part].start]))
 
 
-def _shared_engine(runs: Sequence[Runs], tables: Tables) -> dict[str, float]:
-    """The coefficients of one engine that served all ``runs``; what none of their engines fits is the mean of theirs."""
+def _shared_engine(runs: Sequence[Runs], tables: Tables, only: Collection[str] = ()) -> dict[str, float]:
+    """The coefficients of one engine that served all ``runs``; what none of their engines fits is the mean of theirs.
+
+    Where ``only`` names some, of those alone: in the others each engine stays itself.
+    """
     names = sorted({run.on["engine"] for run in runs})
     each = [_engine(tables, name) for name in names]
-    mean = {part: sum(one[part] for one in each) / len(each) for part in COEFFICIENTS}
-    parts = sorted({part for name in names for part in tables["engine"][name].get("fit", ())})
+    mean = {part: sum(one[part] for one in each) / len(each) for part in only or COEFFICIENTS}
+    fits = {part for name in names for part in tables["engine"][name].get("fit", ())}
+    parts = sorted(fits.intersection(only) if only else fits)
     start = {part: RANGES["engine"][part].begun_at(mean[part]) for part in parts}
     rows = {name: sum(len(run.measured) for run in runs if run.on["engine"] == name) for name in names}
     weights = [np.full(len(run.measured), min(1.0, (_ENGINE_ROWS / rows[run.on["engine"]]) ** 0.5)) for run in runs]
@@ -208,12 +212,12 @@ def errors(written: Iterable[Mapping[str, Any]], known: Sequence[ServingCase]) -
     listed = list(written)
     sources = {source for entry in listed for source in entry["sources"]}
     usable = [case for case in known if case.anchor.source.key in sources]
-    whole = _runs(usable)
-    found = {}
+    figures = {case: figure_of(case.anchor) for case in usable}
+    whole, found = grouped(figures.values()), {}
     for entry in listed:
         kind, name = entry["kind"], entry["without"]
         own = (
-            _runs(_chosen(kind, name, usable))
+            grouped(figures[case] for case in _chosen(kind, name, usable))
             if kind in ("model", "source")
             else [run for run in whole if run.on[kind] == name]
         )

@@ -41,7 +41,7 @@ RANGES = {
     "host_expert_s": Coefficient(2e-3, 0.0, 1e-2),
     "ep_hidden": Coefficient(0.3, 0.0, 0.95),
     "attention_rate": Coefficient(0.7, 0.2, 1.2),
-    "tp_wait_s": Coefficient(1e-4, 0.0, 3e-3),
+    "tp_wait_s": Coefficient(1e-3, 0.0, 3e-3),
     "network_step_s": Coefficient(1e-4, 0.0, 2e-3),
     "clock": Coefficient(0.85, 0.6, 1.05),
     "link_share": Coefficient(1.0, 0.1, 1.5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from math import inf, log
 
@@ -45,6 +46,7 @@ class Paces:
     reason: str
     step_tokens: float
     solved: dict[int, tuple[Floats, Floats, Floats]] = field(default_factory=dict, compare=False, repr=False)
+    loads: dict[tuple[Hashable, ...], Load] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def front_s(self) -> float:
@@ -110,6 +112,7 @@ class Paces:
         """Requests that a replica completes with as many places taken as complete most."""
         return float(self.completions_per_s.max())
 
+    @functools.cached_property
     def aged_s(self) -> Floats:
         """What each token that all sequences hold beyond the mean adds to a step of 1, 2, ... requests."""
         sequences, context = self.beams * np.arange(1.0, self.places + 1.0), _context(self.setting, self.beams)
@@ -121,7 +124,7 @@ class Paces:
         Args:
             places: most requests in flight, no more than there are.
         """
-        fewer = replace(self, places=places, solved={})
+        fewer = replace(self, places=places, solved={}, loads={})
         # Steps of as many requests are the same ones.
         fewer.__dict__["_times_s"] = tuple(part[:places] for part in self._times_s)
         fewer.__dict__["capacity_per_s"] = float(self.completions_per_s[places - 1])
@@ -314,8 +317,17 @@ def highest_load(
     """The most arrivals within ``limits``, to a four-thousandth of capacity, searched from a guess if there is one.
 
     More arrivals lengthen every time. There are none where lone requests do not keep the limits, or where no more than
-    ``more_than_per_s`` do.
+    ``more_than_per_s`` do. Systems of several sizes ask the same of their replicas, which keep the answer.
     """
+    asked = (limits, output, cv2, more_than_per_s, guess_per_s)
+    if asked not in pace.loads:
+        pace.loads[asked] = _searched_load(pace, limits, output, cv2, more_than_per_s, guess_per_s)
+    return pace.loads[asked]
+
+
+def _searched_load(
+    pace: Paces, limits: Limits, output: float, cv2: float, more_than_per_s: float, guess_per_s: float | None
+) -> Load:
     seen: dict[int, OpenLoop] = {}
 
     def missed(part: int) -> float:

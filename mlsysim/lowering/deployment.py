@@ -349,11 +349,12 @@ def _rated(arithmetic: str, experts: str, device: HardwareNode, served_by: Engin
     rates = device.compute.precision_flops
     rated = number_format(arithmetic).arithmetic_on(rates)
     if served_by is None:
-        device.rate_flops_per_s(rated, arithmetic)
+        rate = device.rate_flops_per_s(rated, arithmetic)
+        if number_format(rated).bytes == 2 and "fp32" in rates and device.rate_flops_per_s("fp32") > rate:
+            return "fp32"  # cores that are slow at 16 bits multiply in 32
     of_experts = number_format(experts).arithmetic_on(rates)
-    if experts == arithmetic or of_experts not in rates or rated not in rates:
-        return rated
-    return max(rated, of_experts, key=device.rate_flops_per_s)
+    told_apart = experts != arithmetic and of_experts in rates and rated in rates
+    return max(rated, of_experts, key=device.rate_flops_per_s) if told_apart else rated
 
 
 def _kernel_formats(served_by: Engine) -> tuple[str, ...]:

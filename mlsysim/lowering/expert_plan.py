@@ -16,7 +16,7 @@ class ExpertPlan:
     Attributes:
         ep: parts that they are dealt out to; with 1 each rank has a part of the width of all of them.
         redundant: second copies of busy experts.
-        imbalance: tokens of the busiest part over the mean; 0: what chance makes of even routing.
+        imbalance: tokens of the busiest part over the mean; 0: what chance makes of even routing, and of placed second copies.
         overlapped: whether one half of the tokens computes while those of the other are exchanged.
     """
 
@@ -31,6 +31,7 @@ class ExpertPlan:
 
 
 WHOLE = ExpertPlan()
+_PER_SECOND_COPY = 8
 
 
 def attention_groups(value: object, tp: int) -> int:
@@ -65,7 +66,8 @@ def check_experts(
     """The division of the routed experts, checked.
 
     Engines deal out as many experts to each part (SGLang: experts + redundant ones divide by ep; TensorRT-LLM: ep divides tp).
-    Published deployments over several nodes compute one half of a batch while the other is exchanged (DeepSeek, LMSYS).
+    Published deployments over several nodes compute one half of a batch while the other is exchanged (DeepSeek, LMSYS), and
+    have a second copy of an eighth of their experts (DeepSeek-AI, open-infra-index, day 6: 32 of 256, in prefill and decode).
 
     Args:
         workload: the model.
@@ -73,7 +75,8 @@ def check_experts(
         per_node: ranks of a node.
         groups: groups of ranks with sequences of their own.
         ep_size: parts that the experts are dealt out to.
-        redundant_experts: second copies of experts; None: the fewest with which each part has as many.
+        redundant_experts: second copies of experts; None: the fewest with which each part has as many, of experts on
+            several nodes, of which nothing else is said, at least an eighth.
         routing_imbalance: tokens of the busiest part over the mean; None: what chance makes of even routing.
         two_batch_overlap: whether halves of a batch overlap; None: where experts lie on several nodes.
 
@@ -99,8 +102,10 @@ def check_experts(
         raise InconsistentError("ep_size", ep, f"1: {workload.name} has no experts")
     if tp % ep:
         raise InconsistentError("ep_size", ep, f"a divisor of the {tp} ranks of a stage (tp_size)")
+    spread = tp > per_node and groups > 1
     if redundant_experts is None:
-        redundant = -moe.experts % ep
+        least = moe.experts // _PER_SECOND_COPY if spread and two_batch_overlap is None else 0
+        redundant = least + -(moe.experts + least) % ep
     else:
         redundant = whole_number("redundant_experts", redundant_experts, 0, moe.experts)
         if (moe.experts + redundant) % ep:
@@ -109,5 +114,4 @@ def check_experts(
     if redundant > moe.experts:
         raise InconsistentError("ep_size", ep, f"at most {2 * moe.experts}: two copies of each expert of {workload.name}")
     imbalance = 0.0 if routing_imbalance is None else real_number("routing_imbalance", routing_imbalance, 1.0, float(ep))
-    spread = tp > per_node and groups > 1
     return ExpertPlan(ep, redundant, imbalance, overlapped=spread if two_batch_overlap is None else bool(two_batch_overlap))

@@ -125,7 +125,11 @@ class DeploymentOptions(FormatOptions, total=False):
         int, Option(1, "parts of the ``tp_size`` ranks that experts are dealt out to; 1: all share each's width")
     ]
     redundant_experts: Annotated[
-        int | None, Option(None, "second copies of experts; by default the fewest with which each part has as many")
+        int | None,
+        Option(
+            None,
+            "second copies of experts; by default the fewest with which each part has as many, an eighth over several nodes",
+        ),
     ]
     routing_imbalance: Annotated[
         float | None, Option(None, "tokens of the busiest part over the mean (>= 1); by default chance's, of even routing")

@@ -26,7 +26,7 @@ from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
 from mlsysim.physics.serving.deployment import WORD_B, EngineKernels, Product, ServingKernels, Shards, SharedServing
-from mlsysim.physics.serving.expert_ranks import deviations_of_busiest, dispatched_copies, sent_B
+from mlsysim.physics.serving.expert_ranks import deviations_of_busiest, token_B
 from mlsysim.physics.serving.schedule import EnginePasses
 from mlsysim.physics.serving.torus import TorusDeployment
 from mlsysim.physics.serving.torus_partition import Torus, padded_heads, torus_axes
@@ -38,6 +38,8 @@ _WIDE = ("fp32", "tf32")
 _DISPATCH_SCALE_B = 4 / 128
 # Measured products whose activations kernels of their own quantise.
 _SCALED = ("nvfp4", "sq")
+# The format whose experts some engines multiply by kernels of their own, with a time a layer of its own.
+_BLOCKS = "fp8_block"
 _LINE_RATE_Bps = 25e9
 
 
@@ -141,6 +143,8 @@ def serving_kernels(
         core_clock=_core_clock(accelerator, device.fp32_lanes, float(units), shared.core_clock_Hz),
         streaming=float(shared_coefficients().streaming),
         shared=shared,
+        byte_experts=dispatched_B == 1,
+        block_experts=dispatched_B == 1 and (formats.experts or formats.weights) == _BLOCKS,
         dispatch_B=dispatched_B + (_DISPATCH_SCALE_B if dispatched_B == 1 else 0.0),
     )
 
@@ -325,13 +329,15 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
 
 def _shards(setting: Deployment) -> Shards:
     """The division of the model; nodes hold as many of its ranks as there are."""
+    shared, redundant = shared_constants(SharedServing), setting.expert_plan.redundant
     return Shards(
         tp=float(setting.tp),
         pp=float(setting.pp),
         node=float(setting.per_node),
         attention=float(setting.attention_ranks),
         ep=float(setting.expert_plan.ep),
-        redundant=float(setting.expert_plan.redundant),
+        redundant=float(redundant),
+        uneven=shared.placed_spread if redundant else 0.0,
         deviations=deviations_of_busiest(setting.expert_plan.ep),
         group_deviations=deviations_of_busiest(setting.attention_dp),
         imbalance=setting.expert_plan.imbalance,
@@ -365,21 +371,15 @@ def exchanged_B(setting: Deployment) -> tuple[float, float]:
         copies = float(distinct_targets(float(ep), float(moe.experts_per_token))) if moe else 0.0
         return (copies * WORD_B * setting.workload.hidden_dim,) * 2
     passes = calibrated_passes(setting)
-    if isinstance(passes, TorusDeployment):
-        return 0.0, 0.0
-    low_latency = passes.has.sent_per_expert
-    copies = float(dispatched_copies(passes, low_latency=low_latency))
-    there_B, back_B = sent_B(passes, low_latency=low_latency)
-    return copies * float(there_B), copies * float(back_B)
+    return (0.0, 0.0) if isinstance(passes, TorusDeployment) else token_B(passes)
 
 
 def coefficients_used(setting: Deployment) -> tuple[str, ...]:
     """Names of the fitted coefficients behind an answer; none without an engine."""
     if setting.stack is None:
         return ()
-    return _coefficient_names(
-        setting.accelerator, setting.stack.has.own_products, KernelFormats.of(setting), setting.tp > 1
-    ) + (setting.stack.fitted)
+    formats, own_products = KernelFormats.of(setting), setting.stack.has.own_products
+    return _coefficient_names(setting.accelerator, own_products, formats, setting.tp > 1) + setting.stack.fitted
 
 
 @identity_cache()

@@ -114,7 +114,8 @@ def room(setting: Deployment, work: InferenceWork) -> Room:
         weights_B += (wide_B + (_empty_heads_B(setting) if found.has.torus else _copied_B(setting, wide_B))) / ranks
         shared_by = setting.tp if found.has.torus else setting.attention_ranks
         usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / shared_by - _gathered_B(setting, found)
-        usable_B = min(usable_B, weights_B + found.free_share * (usable_B - weights_B))
+        if setting.schedule != "static":  # a fixed batch has the cache that it needs
+            usable_B = min(usable_B, weights_B + found.free_share * (usable_B - weights_B))
     each_kv_B = work.kv_B * setting.held
     offload, layers = setting.offload, setting.workload.layers / setting.pp
     all_weights_B, weights_B = weights_B, weights_B * kept_share(offload.weights, layers)

@@ -193,7 +193,7 @@ def completed_share(
 
 
 def _batch(pace: Paces, places: int) -> Batch:
-    return Batch(*(times_s[:places] for times_s in (pace.step_s, pace.aged_s(), pace.joined_s)))
+    return Batch(*(times_s[:places] for times_s in (pace.step_s, pace.aged_s, pace.joined_s)))
 
 
 def _highest(layout: LoadPlan, question: LoadQuestion, enough_per_s: float) -> LoadPlan:
@@ -226,7 +226,7 @@ def _pace(setting: Deployment, question: LoadQuestion, tables: Tables | None) ->
         if front is not None and tables is not None:
             front = harness_of(tables, front.name)
         loaded = replace(setting, stack=loaded_engine(setting.stack, setting.accelerator.name, front, tables))
-    return _kept_paces(_Replica.of(loaded, question.beams))
+    return kept_paces(_Replica.of(loaded, question.beams))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +243,9 @@ class _Replica:
         return cls(setting, (beams, *kept, *parts.values()))
 
 
-# Systems of several sizes have the same replicas, under several limits. What is kept holds what it is known by.
+# What is kept holds what it is known by.
 @functools.lru_cache(maxsize=128)
-def _kept_paces(replica: _Replica) -> Paces:
+def kept_paces(replica: _Replica) -> Paces:
+    """A replica's speed: systems of several sizes have the same replicas, under several limits."""
     beams = replica.known_by[0]
     return paces(replica.setting, None, cast("int", beams))

@@ -25,7 +25,7 @@ from mlsysim.physics.training.memory import TEXTBOOK, MemoryTerms
 from mlsysim.physics.training.step import Overlap
 from mlsysim.systems.types import Fleet
 
-_DEFAULT_SEQ_LEN = 4096
+DEFAULT_SEQ_LEN = 4096
 ADAM_STATES_B = 8.0  # two fp32 moments
 MASTER_WEIGHT_B = 4.0
 # Attention kernels a caller can name: flash is FlashAttention-2 or the vendor's own.
@@ -73,7 +73,7 @@ def sample_tokens(workload: Workload, seq_len: object) -> int:
         InputError: no whole number, or one stated of a network without sequences.
     """
     if isinstance(workload, TransformerWorkload):
-        return whole_number("seq_len", _DEFAULT_SEQ_LEN if seq_len is None else seq_len)
+        return whole_number("seq_len", DEFAULT_SEQ_LEN if seq_len is None else seq_len)
     if seq_len is not None:
         raise InputError("seq_len", seq_len, f"nothing: {workload.name} has no sequence")
     return 1

@@ -40,7 +40,7 @@ class ModelRegistry(Registry[Workload]):
 
         Example:
             >>> Models.weight_format("Qwen/Qwen3-32B-FP8"), Models.weight_format("Qwen2.5-7B-Instruct-AWQ")
-            ('fp8', 'awq')
+            ('fp8_block', 'awq')
             >>> Models.weight_format("Llama-3.1-8B")
             ''
         """

@@ -114,10 +114,12 @@ def save(figure: Any, path: str | Path) -> None:
         path: where it goes.
 
     Raises:
-        InputError: the ending is of no such format.
+        InputError: the ending is of no such format, or the folder is none.
     """
     target = Path(path)
     if target.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError("path", str(path), "a name that ends in .png, .svg or .pdf")
+    if not target.parent.is_dir():
+        raise InputError("path", str(path), f"a file in a folder that exists: {str(target.parent)!r} is none")
     # Without a date the same answer gives the same bytes.
     figure.savefig(target, metadata={".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(target.suffix.lower()))

@@ -17,7 +17,7 @@ from mlsysim.calibration.operations.power import AcceleratorLoad
 from mlsysim.core.errors import InfeasibleError, UnknownNameError, UnsoundError
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.models.types import Workload
+from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.solvers.card import as_html, as_text, card_of
 from mlsysim.solvers.frame import framed
 from mlsysim.solvers.interval import Interval, interval_about, nearest_to
@@ -242,6 +242,24 @@ def run_facts(workload: Workload, accelerator: HardwareNode, stack: object, acce
     """
     named = "" if stack is None else str(getattr(stack, "file", "") or getattr(stack, "name", stack))
     return RunFacts(workload.name, workload.kind, accelerator.name, named, float(accelerators))
+
+
+def beyond_context(workload: Workload, tokens: float) -> tuple[str, ...]:
+    """Note a sequence that is longer than its model was made for.
+
+    Args:
+        workload: the model.
+        tokens: of a sequence.
+
+    Example:
+        >>> from mlsysim.models.registry import Models
+        >>> beyond_context(Models.Language.Llama3_8B, 9000), beyond_context(Models.Language.Llama3_8B, 8192)
+        (('seq_len 9000 is beyond the 8192 that Llama-3-8B was made for',), ())
+    """
+    most = workload.max_seq_len if isinstance(workload, TransformerWorkload) else None
+    if most is None or tokens <= most:
+        return ()
+    return (f"seq_len {tokens:.0f} is beyond the {most} that {workload.name} was made for",)
 
 
 def drawn(load: AcceleratorLoad | None) -> dict[str, Any]:

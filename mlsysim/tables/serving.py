@@ -244,9 +244,9 @@ def _weights(row: Mapping[str, str], workload: TransformerWorkload, stack: str) 
 
     A width alone means what the engine's own scripts store.
     """
-    written = cell_text(row, "weight_precision") or Models.weight_format(row.get("model") or "")
-    named = named_format("weight_precision", written, _facts()["precision"])
-    published = workload.weight_format
+    told = Models.weight_format(row.get("model") or "")
+    named = named_format("weight_precision", cell_text(row, "weight_precision") or told, _facts()["precision"])
+    published = workload.weight_format or told
     return published if published == f"{named}_block" else str(_facts()["stored"].get(stack, {}).get(named, named))
 
 

@@ -242,10 +242,13 @@ def _batches(row: Mapping[str, str], framework: Mapping[str, Any], accelerators:
     """Sequences of a step, and of one micro-batch of one data-parallel rank.
 
     Some frameworks count the micro-batch by accelerator, not by data-parallel rank, and accumulate no gradients: without a
-    micro-batch theirs is the whole batch, and without a batch it is what all accelerators have. Any other row without a batch
-    has as many tokens a step as large models are usually trained with.
+    micro-batch theirs is the whole batch, and without a batch it is what all accelerators have, by default as many tokens as
+    the framework gives each. Any other row without a batch has as many a step as large models are usually trained with.
     """
-    by_accelerator = framework.get("batch_by_accelerator")
+    by_accelerator, default = framework.get("batch_by_accelerator"), framework.get("accelerator_tokens")
+    if default and not cell_text(row, "global_batch_seqs") and not cell_text(row, "micro_batch"):
+        count = max(1, round(default / _seq_len(row) * accelerators / dp))
+        return count * dp, count
     if not cell_text(row, "global_batch_seqs") and not (by_accelerator and cell_text(row, "micro_batch")):
         micro_batch = whole_cell(row, "micro_batch", 1)
         count = max(1, round(_facts()["usual"]["tokens"] / _seq_len(row) / (dp * micro_batch)))
@@ -282,8 +285,8 @@ def _virtual_stages(row: Mapping[str, str], framework: Mapping[str, Any], layers
         return whole_cell(row, "vpp", 1)
     if "interleaved" in cell_text(row, "variant") and "several_chunks" in framework:
         return int(framework["several_chunks"])
-    unstated = framework.get("interleaved")
-    return layers // pp if unstated and layers % pp == 0 and count % pp == 0 else 1
+    chunks = layers + int(framework.get("bare_chunks", 0))
+    return chunks // pp if framework.get("interleaved") and chunks % pp == 0 and count % pp == 0 else 1
 
 
 def _fastest_count(workload: TransformerWorkload, fleet: Fleet, arguments: Mapping[str, Any], sequences: int) -> int:

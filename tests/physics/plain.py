@@ -69,7 +69,7 @@ def serving_kernels(**changed):
     usual |= {"collectives": links(4096.0), "crossing_share": 0.5, "fabric": FabricCoefficients(0.25, 1.0, 0.0)}
     usual |= {"nic_Bps": 1024.0, "memory_Bps": 32768.0, "multiprocessors": 1.0, "cache_B": 0.0}
     usual |= {"own_peak_flops_per_s": 4 * PEAK, "own_compute_share": 0.5, "own_memory_share": 0.25, "streaming": 0.5}
-    usual |= {"core_clock": inf, "dispatch_B": 2.0, "experts": None}
+    usual |= {"core_clock": inf, "dispatch_B": 2.0, "experts": None, "byte_experts": False, "block_experts": False}
     return ServingKernels(**usual | {"shared": SharedServing(65536.0, 0.5, 1.5, 0.0, 1.0, 0.0, 1.0)} | changed)
 
 

@@ -7,7 +7,6 @@ from mlsysim.physics.training.step_inputs import KernelDevice, SharedCoefficient
 
 SHARED = SharedCoefficients(
     streaming=0.5,
-    loss_B=3.0,
     unfused_share=0.5,
     unaligned_share=0.25,
     unfused_forward_B=10.0,

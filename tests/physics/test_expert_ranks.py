@@ -54,6 +54,12 @@ def test_second_copies_of_experts_even_ranks_out():
     assert twice.touched == pytest.approx(4.0)
 
 
+def test_uneven_choices_scatter_ranks_beside_chance():
+    """200 copies a rank: a variance of 200 by chance, and of a fifth of 200, squared, by what is asked for most."""
+    load = busiest_rank(EXPERTS, replace(FOUR, deviations=1.5, uneven=0.2), 400.0)
+    assert load.rows == pytest.approx(200 + 1.5 * (200 + 40**2) ** 0.5)
+
+
 def test_experts_that_all_ranks_share_are_all_touched():
     together = busiest_rank(EXPERTS, replace(FOUR, ep=1.0), 400.0)
     assert (together.rows, together.over_mean) == (800, 1)
@@ -110,14 +116,14 @@ def test_latencies_that_deepep_publishes(ranks):
 def test_a_rank_computes_its_own_experts_whole():
     """64 tokens on each of four ranks: 128 copies for two experts: up 1 x 4 x 2, down 1 x 2 x 2, twice.
 
-    Attention of 64 tokens: 1 x 8 x 2 and 1 x 2 x 4.
+    Attention of 64 tokens: 1 x 8 x 2 and 1 x 2 x 4. The router's eight scores: 1 x 1 x 2, in 16 bits, of twice the peak.
     """
     load = busiest_rank(EXPERTS, FOUR, 256.0)
-    assert layer_products_s(served(), 256.0, load) == pytest.approx((24, 2 * 12))
+    assert layer_products_s(served(), 256.0, load) == pytest.approx((24, 2 * 12 + 1))
     # Two of four ranks share each expert's width, and eight experts are dealt out to two parts: four experts of half the width.
     halves = replace(FOUR, ep=2.0)
     load = busiest_rank(EXPERTS, halves, 256.0)
-    assert layer_products_s(served(shards=halves), 256.0, load)[1] == pytest.approx(4 * (4 + 2))
+    assert layer_products_s(served(shards=halves), 256.0, load)[1] == pytest.approx(4 * (4 + 2) + 1)
 
 
 def test_what_ranks_with_sequences_of_their_own_send():
@@ -159,11 +165,16 @@ def test_one_half_computes_while_the_other_travels():
     assert found.computed_s == pytest.approx(2 * (half.computed_s))
     assert found.sent_s == pytest.approx(2 * 6 + exposed_s)
     assert found.total_s < layer_time(one, 400.0, lambda share: 2 * attention_s(share), decoding=True).total_s
-    # What the normal kernels take of the multiprocessors while they run is lost to what is computed.
+    # The normal kernels keep a quarter of the multiprocessors from products throughout, from the rest while they run.
     lossy = layer_time(both, 400.0, lambda share: 2 * attention_s(share))
+    around_s, ffn_s = layer_products_s(one, 200.0, busiest_rank(EXPERTS, FOUR, 200.0))
+    assert lossy.products_s == pytest.approx(2 * (around_s + ffn_s) / 0.75)
     way = sent(one, 200.0, decoding=False)
-    lost_s = 0.25 * sum(min(wire_s, on_s) for wire_s in (way.dispatch_s, way.combine_s) for on_s in (before_s, after_s))
-    exposed_s = sum(max(wire_s - on_s, 0) for wire_s in (way.dispatch_s, way.combine_s) for on_s in (before_s, after_s))
+    others_s = (60 + half.elementwise_s / 2, half.elementwise_s / 2)
+    computed_s = (around_s / 0.75 + others_s[0], ffn_s / 0.75 + others_s[1])
+    ways_s = (way.dispatch_s, way.combine_s)
+    lost_s = 0.25 * sum(min(wire_s, on_s) for wire_s in ways_s for on_s in others_s)
+    exposed_s = sum(max(wire_s - on_s, 0) for wire_s in ways_s for on_s in computed_s)
     assert lossy.sent_s == pytest.approx(2 * 6 + exposed_s + lost_s)
     # Where two halves take longer than all at once they are not taken.
     few = layer_time(both, 4.0, lambda share: 0.0, decoding=True)
@@ -171,10 +182,10 @@ def test_one_half_computes_while_the_other_travels():
 
 
 def test_a_lone_prompt_is_one_ranks():
-    """Its rank has all 64 tokens around attention, 24 units; each rank computes 32 copies of two experts, 12 units a tile."""
+    """Its rank has all 64 tokens around attention, 24 units, 1 of its router; each rank 32 copies of two experts, 12 units."""
     model = served(shards=replace(FOUR, node=4.0))
     alone, four = prefill_pass(model, 1.0, 64.0), prefill_pass(model, 4.0, 64.0)
-    assert alone.weights_s == pytest.approx(3 * (24 + 24))
+    assert alone.weights_s == pytest.approx(3 * (24 + 24 + 1))
     assert alone.attention_s == pytest.approx(four.attention_s)
     # It sends as much as each of four does, and these are sent as much as they send.
     assert alone.reductions_s == pytest.approx(four.reductions_s)

@@ -24,7 +24,7 @@ ATTENTION_S, ATTENTION_BACK_S = 8.0, 40.0
 
 
 def layer(shape=SHAPE, split=SPLIT, net=NET, device=DEVICE, model=MODEL, **stack):
-    return layer_times(model, shape, split, net, device, StackCoefficients(**stack))
+    return layer_times(model, shape, split, net, device, StackCoefficients(**{"loss_B": 3.0} | stack))
 
 
 def test_a_layer():
@@ -83,6 +83,7 @@ def test_stored_scores_of_heads_that_no_tensor_core_loads_at_once():
         ({"accumulated_B": 4.0}, 0, 2 - 5),
         ({"host_layer_s": 7.0}, 7, 7),
         ({"attention_rate": 2.0}, -4, -20),
+        ({"backward_rate": 1.0}, 0, -20),
     ],
 )
 def test_what_a_stack_adds_to_a_layer(stack, forward, backward):
@@ -120,6 +121,12 @@ def test_a_ring_merges_its_outputs_and_hides_under_attention_and_while_the_host_
     assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 2 * 8)
     assert found.ring_window_s == pytest.approx(8 + 40)
     assert layer(split=replace(SPLIT, cp=2.0), host_layer_s=5.0).ring_window_s == pytest.approx(8 + 40 + 2 * 5)
+    assert layer(split=replace(SPLIT, cp=3.0), merged_B=38.0).forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 2 * 38)
+
+
+def test_ranks_that_gather_all_keys_merge_nothing_and_hide_nothing():
+    found = layer(split=replace(SPLIT, cp=3.0), keys_gathered=1.0)
+    assert (found.forward_s, found.ring_window_s) == (pytest.approx(FORWARD_S + ATTENTION_S), 0)
 
 
 def test_collectives_run_on_the_links_of_the_node():
@@ -163,6 +170,9 @@ def test_reductions_over_links_and_network():
 def test_heads():
     assert layer(replace(SHAPE, head_passes=2.0)).head_s == pytest.approx(54)
     assert layer(replace(SHAPE, vocab=0.0)).head_s == 0
+    assert layer(loss_B=52.0).head_s == pytest.approx(24 + 52)
+    assert layer(compiled_loss_B=8.0).head_s == pytest.approx(24 + 8)
+    assert layer(replace(SHAPE, eager=1.0), compiled_loss_B=8.0).head_s == pytest.approx(24 + 3), "an eager run compiles none"
     assert layer(model=replace(MODEL, frozen=1.0)).head_s == pytest.approx(27 - 8), "no gradient of the weights"
 
 

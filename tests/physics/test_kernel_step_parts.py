@@ -42,6 +42,7 @@ def test_what_a_stack_hides_of_reductions():
     assert parts(full, tp_hidden_forward=0.5, tp_hidden_backward=0.25).tp_s == 4 * 2 * (1 + 0.75)
     selective = replace(SPLIT, recompute=float(SELECTIVE))
     assert parts(selective, repeated_ffn=0.5).tp_s == 4 * (4 + 0.5 / 2), "half of the blocks gather their tokens again"
+    assert parts(full, narrow_gathers=1.0).tp_s == 4 * 2 * (2 * 0.75 + 1), "of 8 bits the gather, half of a reduction"
     assert parts(tp_wait_s=1.0).tp_s == (4 + 1) * 4
     assert parts(replace(SPLIT, tp=1.0), tp_wait_s=1.0).tp_s == 16, "one rank waits for none"
     # In parts beside the products: half of the time, whatever the stack hides less, and no copies of 128 x 128 elements.

@@ -98,4 +98,4 @@ def test_the_fullest_stage():
 def test_a_ring():
     """Each rank's 5 bytes to 4 - 1 others: forward, backward, gradients; full recomputation once more."""
     assert [ring_passes_B(5.0, 4.0, float(mode)) for mode in (NONE, SELECTIVE, FULL)] == [45, 45, 60]
-    assert merged_output_B(5.0, 4.0) == 8 * 3 * 5
+    assert merged_output_B(5.0, 4.0, 7.0) == 7 * 3 * 5

@@ -48,22 +48,24 @@ def test_experts():
     """One token touches two of four experts of 128: a row of each; 256 tokens all four.
 
     Two ranks share a matrix: up and gate 128, down 64 deep: 64 rows each of 128 x 2 / 4 copies: 1 x 2 x 2 + 1 x 2 x 1 units,
-    four times. Attention as before: 2 x 12 units for 128 tokens.
+    four times. Attention as before: 2 x 12 units for 128 tokens. The router's four scores: 1 x 1 x 2 units for 64 tokens, in
+    16 bits, of twice the peak.
     """
     experts = with_experts()
     attention = 2 * 24
-    assert products_s(served(experts), 128.0) == pytest.approx(attention + 4 * 6 * 2)
-    assert products_s(served(experts), 1.0) == pytest.approx(24 + 2 * 6 * 2)
-    assert products_s(served(experts), 256.0) == pytest.approx(4 * 24 + 4 * 12 * 2), "two rows of tiles"
+    router = 2 * 2
+    assert products_s(served(experts), 128.0) == pytest.approx(attention + 4 * 6 * 2 + router)
+    assert products_s(served(experts), 1.0) == pytest.approx(24 + 2 * 6 * 2 + router / 2)
+    assert products_s(served(experts), 256.0) == pytest.approx(4 * 24 + 4 * 12 * 2 + 2 * router), "two rows of tiles"
     half = with_experts(0.5)
-    assert products_s(served(half), 128.0) == pytest.approx(attention + 0.5 * 48 + 0.5 * 48)
+    assert products_s(served(half), 128.0) == pytest.approx(attention + 0.5 * 48 + 0.5 * 48 + 0.5 * router)
     # A shared expert as wide as a dense block.
     shared = with_experts(shared_ffn=4 * UNIT)
-    assert products_s(served(shared), 128.0) == pytest.approx(attention + 48 + 48)
+    assert products_s(served(shared), 128.0) == pytest.approx(attention + 48 + 48 + router)
     own = served(with_experts(shared_ffn=2 * UNIT), shards=replace(TWO, attention=1.0))
-    assert products_s(own, 128.0) == pytest.approx(2 * 24 + 48 + 2 * (8 + 4)), "whole, for half of the tokens"
+    assert products_s(own, 128.0) == pytest.approx(2 * 24 + 48 + 2 * (8 + 4) + router / 2), "whole, for half of the tokens"
     some = with_experts(np.array([1.0, 1.0]), np.array([0.0, 4 * UNIT]))
-    assert products_s(served(some), 128.0) == pytest.approx([96, 144])
+    assert products_s(served(some), 128.0) == pytest.approx([96 + router, 144 + router])
 
 
 def test_tiles_of_experts():
@@ -179,6 +181,14 @@ def test_passes_between_products():
     # Two experts of 128 and a shared one of 64: 6 of 320 elements; 10 of each copy's 128 elements.
     routed = with_experts(shared_ffn=UNIT)
     assert elementwise_layer_s(served(routed), 64.0) == 64 * (2048 + 2560 + (6 * 320 + 2560) / 2) / 16384
+    # Block-scaled experts: 32 rows for each of the four, of which each of two ranks has half of the width.
+    padded = served(routed, has={"block_rows": 32.0}, block_experts=True)
+    assert elementwise_layer_s(padded, 64.0) - elementwise_layer_s(served(routed), 64.0) == 4 * 32 * (1280 + 6 * 64) / 16384
+    # In half of the layers: 0.5 to choose and sort, and 2 where experts multiply in 8 bits.
+    half, shared = with_experts(0.5), replace(served().kernels.shared, routing_s=0.5)
+    for byte_experts, small_s in ((False, 0.25), (True, 1.25)):
+        model = served(half, engine=replace(ENGINE, byte_s=2.0), shared=shared, byte_experts=byte_experts)
+        assert elementwise_layer_s(model, 64.0) - elementwise_layer_s(served(half), 64.0) == small_s
     mixed = with_experts(0.75, UNIT)
     width = 0.25 * 256 + 0.75 * 320
     assert elementwise_layer_s(served(mixed), 64.0) == 64 * (2048 + 0.75 * 2560 + (6 * width + 2560) / 2) / 16384

@@ -14,6 +14,7 @@ from mlsysim.physics.serving.passes import (
     mixed_prefill_s,
     prefill_pass,
 )
+from mlsysim.physics.serving.products import launches as launches_of
 
 
 def test_a_decode_step():
@@ -47,6 +48,25 @@ def test_the_head_has_formats_of_its_own():
     step = decode_pass(served(head_gemm=READS, head_weight_B=1.0, input_B=1.0, output_B=4.0), 64.0, 4.0)
     assert step.head_s == pytest.approx((2 * 2 + 4 * 1 + 2 * 2) * ELEMENT_S)
     assert decode_pass(served(shards=replace(TWO, attention=1.0)), 64.0, 4.0).head_s == 8, "of half of the sequences all"
+
+
+def test_kernels_of_prompts_that_the_host_launches_one_by_one():
+    """Four products and six kernels between them, two all-reduces: 12 times 10 for each of three layers; a step has a graph."""
+    engine = replace(ENGINE, kernel_s=10.0)
+    prompts = prefill_pass(served(engine=engine), 1.0, 64.0)
+    kernels_s = prompts.weights_s + prompts.attention_s + prompts.elementwise_s + prompts.reductions_s
+    assert kernels_s + prompts.host_s == pytest.approx(3 * 120)
+    assert decode_pass(served(engine=engine), 1.0, 64.0) == decode_pass(served(), 1.0, 64.0)
+    # Inputs of 8 bits are quantised by four more; half of the layers have experts, whose router and sorting are five more.
+    narrow = served(engine=engine, input_B=1.0)
+    assert launches_of(narrow) == 16
+    assert launches_of(served(with_experts(0.5), engine=engine)) == 12 + 0.5 * 5
+    # What joins a step is launched, too, in the time that the step's own kernels leave.
+    model, plain = served(engine=replace(ENGINE, kernel_s=20.0)), served()
+    joined_s, free_s = (mixed_prefill_s(one, decode_pass(one, 4.0, 64.0), 4.0, 64.0, 64.0) for one in (model, plain))
+    step = decode_pass(plain, 4.0, 64.0)
+    assert joined_s == pytest.approx(3 * 240 - (step.total_s - step.head_s - step.host_s))
+    assert joined_s > free_s
 
 
 HOST = EngineCoefficients(

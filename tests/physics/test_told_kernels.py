@@ -22,7 +22,7 @@ ELEMENTS = UNIT**2  # of a matrix of one unit by one
 
 
 def step(shape=SHAPE, split=SPLIT, device=DEVICE, model=MODEL, **stack):
-    coefficients = StackCoefficients(**stack)
+    coefficients = StackCoefficients(**{"loss_B": 3.0} | stack)
     return {(one.name, one.direction): one for one in step_kernels(model, shape, split, NET, device, coefficients)}
 
 
@@ -71,7 +71,7 @@ def test_kernels_of_a_training_step():
 )
 def test_kernels_add_up_to_the_compute_of_the_step(shape, split, stack):
     shape, split = replace(SHAPE, **shape), replace(SPLIT, **split)
-    bare = StackCoefficients(**stack, host_layer_s=0.0, host_expert_s=0.0)
+    bare = StackCoefficients(**{"loss_B": 3.0} | stack, host_layer_s=0.0, host_expert_s=0.0)
     layer = layer_times(MODEL, shape, split, NET, DEVICE, bare)
     whole = assemble_step(MODEL.layers, kernel_parts(MODEL, shape, layer, split, NET, DEVICE, bare), split, Overlap.of_all(0.0))
     # The step counts the head's own all-reduce as its compute.

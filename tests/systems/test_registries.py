@@ -32,6 +32,7 @@ memory.capacity = "8 GiB"
 memory.bandwidth = "100 GB/s"
 source = "our lab book"
 """
+GOOD = CHIP.replace("my_chip", "good").replace("MyChip", "Good").replace("MC1", "G1").replace("My chip", "Good chip")
 
 
 @pytest.fixture
@@ -175,6 +176,7 @@ def test_a_file_of_the_user_is_added(chip_file):
     [
         ("[my_chip]", "[h100_sxm]", r"\[h100_sxm\]: the name 'h100_sxm' is already taken by mlsysim/hardware/data/cloud.toml"),
         ('"MyChip"', '"H100"', "'H100' is already taken"),
+        ('name = "My chip"', 'name = "H100 SXM5 80GB"', "'H100 SXM5 80GB' is already taken"),
         ('"MyChip"', '"my chip"', "Python identifier"),
         ('"MyChip"', '"names"', "no method of the registry"),
         ('"Edge"', '"Egde"', "did you mean 'Edge'"),
@@ -189,7 +191,7 @@ def test_a_file_of_the_user_is_added(chip_file):
 )
 def test_a_malformed_file_is_refused_whole(chip_file, old, new, message):
     registry = HardwareRegistry()
-    path = chip_file(CHIP.replace("my_chip", "good").replace("MyChip", "Good").replace("MC1", "G1") + CHIP.replace(old, new))
+    path = chip_file(GOOD + CHIP.replace(old, new))
     with pytest.raises(DataError, match=message) as caught:
         registry.load(path)
     assert "chips.toml" in str(caught.value)

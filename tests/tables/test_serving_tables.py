@@ -227,6 +227,6 @@ def test_the_rate_of_a_metered_run_has_the_role_of_its_watts():
         with path.open(encoding="utf-8", newline="") as file:
             roles.append({row["id"].rpartition("-")[0]: row["role"] for row in csv.DictReader(file)})
     watts, rates = roles
-    assert len(rates) == 126
+    assert len(rates) == 191
     assert rates.items() <= watts.items()
     assert 2 * list(rates.values()).count("validation") >= len(rates)

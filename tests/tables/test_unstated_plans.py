@@ -123,8 +123,14 @@ BRIDGE = {
         ({"release": "26.08", "accelerator": "H100"}, "megatron-core"),
         ({"release": "26.08", "model": "Kimi-K2"}, "megatron-core"),
         ({"model": "Llama-3-70B", "sharding": "zero3", "ep": "1"}, "megatron-core-offload"),
+        (
+            {"model": "Llama-3-70B", "sharding": "zero3", "ep": "1", "framework": "NeMo 2.0/Megatron-Core"},
+            "megatron-core-offload",
+        ),
+        ({"framework": "NeMo/Megatron-Core", "accelerator": "B200"}, "megatron-core"),
+        ({"framework": "NeMo/Megatron-Core", "accelerator": "H100", "precision": "fp8"}, "megatron-core-2024"),
         ({"framework": "torchtitan", "precision": "fp8 rowwise"}, "torchtitan-rowwise"),
-        ({"framework": "torchtitan", "precision": "fp8 tensorwise"}, "torchtitan"),
+        ({"framework": "torchtitan", "precision": "fp8 tensorwise"}, "torchtitan-tensorwise"),
         ({"framework": "Megatron-DeepSpeed (ATorch DS 3D)", "precision": "bf16"}, "atorch-3d"),
         ({"framework": "torchtitan", "pp": "4", "ep": "1"}, "torchtitan-pipelined"),
         ({"framework": "DeepSpeed", "sharding": "zero2"}, "megatron-deepspeed"),
@@ -164,6 +170,15 @@ def test_notes_may_say_how_many_places_an_expert_has():
     noted, column, none = predict_table([run | {"notes": "capacity 1.25"}, run | {"capacity_factor": "1.25"}, run])
     assert noted["predicted"] == column["predicted"] != none["predicted"]
     assert question(run | {"capacity_factor": "1.25"}).arguments["capacity_factor"] == 1.25
+
+
+def test_maxtext_gives_each_accelerator_24576_tokens():
+    """Of 2,048 tokens 12 sequences an accelerator; two that share a layer have 24; no gradients are accumulated."""
+    run = {name: cell for name, cell in RUN.items() if name not in ("global_batch_seqs", "micro_batch", "pp", "vpp", "dp")}
+    for tp in (1, 2):
+        cells = {"accelerator": "TPU-v5p", "framework": "MaxText", "seq_len": "2048", "n_accel": "64", "tp": str(tp)}
+        asked = question(run | cells).arguments
+        assert (asked["batch_size"], asked["microbatch_count"]) == (12 * 64, 1)
 
 
 def test_maxtext_trains_no_layer_that_predicts_further_tokens():
@@ -247,7 +262,7 @@ def test_heads_that_are_no_multiple_of_eight_wide_are_slower():
 
 
 def test_what_measured_steps_decided_is_counted():
-    assert "shared.loss_B" in fitted_names()
+    assert "shared.launch_head" in fitted_names()
     assert "shared.unfused_forward_B" not in fitted_names()
 
 

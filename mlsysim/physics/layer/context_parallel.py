@@ -1,7 +1,8 @@
 """Context parallelism: ranks share each sequence, and pass its keys and values around a ring.
 
 Each rank holds 1/cp of the tokens, in two pieces from both ends of the sequence so that all have the same causal work
-(zigzag). Keys and values of one rank travel to the next while it works on those that it has.
+(zigzag). Keys and values of one rank travel to the next while it works on those that it has; or all ranks gather them before
+they begin, which sends the same bytes beside nothing and leaves no partial outputs.
 
 Sources: Liu et al. 2023, arXiv:2310.01889 (ring attention); NVIDIA TransformerEngine, attention with context parallelism.
 """
@@ -10,9 +11,6 @@ from __future__ import annotations
 
 from mlsysim.physics.layer.work import FULL
 from mlsysim.physics.numeric import Num, where
-
-# A step of the ring ends in one kernel that merges its partial output into the rest: bytes an element of the output, forward.
-MERGED_B = 8.0
 
 
 def ring_passes_B(chunk_B: Num, cp: Num, recompute: Num) -> Num:
@@ -33,11 +31,16 @@ def ring_passes_B(chunk_B: Num, cp: Num, recompute: Num) -> Num:
     return (forwards + 2.0) * (cp - 1) * chunk_B
 
 
-def merged_output_B(output_elements: Num, cp: Num) -> Num:
+def merged_output_B(output_elements: Num, cp: Num, merged_B: Num) -> Num:
     """Bytes that merging the partial outputs of a ring's steps moves, forward.
 
+    Args:
+        output_elements: elements of one rank's output.
+        cp: ranks of the ring.
+        merged_B: bytes an element each time that a partial output is merged into the rest.
+
     Example:
-        >>> merged_output_B(1e6, 2.0), merged_output_B(1e6, 1.0)
+        >>> merged_output_B(1e6, 2.0, 8.0), merged_output_B(1e6, 1.0, 8.0)
         (8000000.0, 0.0)
     """
-    return MERGED_B * (cp - 1) * output_elements
+    return merged_B * (cp - 1) * output_elements

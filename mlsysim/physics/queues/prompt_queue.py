@@ -27,7 +27,8 @@ _NEVER = 1e-6  # of all arrivals: rarer histories are left out
 # The spread of an answer, as means over cells of probability that are narrow where percentiles are asked.
 _EDGES = np.concatenate((np.linspace(0.0, 0.9, 19), 1 - np.geomspace(0.05, 0.0005, 9), [1.0]))
 CELLS = np.diff(_EDGES)
-_MOST_PROMPTS, _LINE = 256, 64  # in a step, and kept of those who wait beyond it
+_MOST_PROMPTS, _LINE = 256, 64  # in a step, and kept at most of those who wait beyond it
+_BEYOND = 1e-10  # chance of a longer line than is kept
 _ABSORBS = 1e-30  # a state that is left more rarely has all of the probability of those below it, to any digit
 _RESCALED = 8  # states after which probabilities are scaled back: fewer than overflow in steps of 1 / _ABSORBS
 
@@ -120,13 +121,15 @@ def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, s
         >>> [round(float(seen), 4) for seen in (*(rare.wait_s @ CELLS), *(rare.first_s @ CELLS), *rare.cycle_s)]
         [0.01, 0.03, 0.02]
     """
-    coming = _poisson(arrival_per_s * steps_s[:, : most.max() + 1], most + _LINE)
+    mean = arrival_per_s * steps_s[:, : most.max() + 1]
+    line = _line(float((mean[np.arange(most.size), most] / most).max()))
+    coming = _poisson(mean, most + line)
     shares = _stationary(coming, most)
     empty = np.zeros((most.size, CELLS.size))
     found = Turns(empty, empty.copy(), np.zeros(most.size), np.zeros(most.size))
     for k in np.unique(most):
         engines = np.flatnonzero(most == k)
-        states, prompts = k + _LINE + 1, k + 1
+        states, prompts = k + line + 1, k + 1
         seen = _seen(
             arrival_per_s,
             shares[engines, :states],
@@ -156,18 +159,22 @@ def _seen(
     met[met <= _NEVER * met.max(axis=(1, 2), keepdims=True)] = 0.0
     met /= met.sum(axis=(1, 2), keepdims=True)
     of_states, of_others = met.sum(axis=2), met.sum(axis=1)
-    states, others = (int(np.flatnonzero(part.any(axis=0))[-1]) for part in (of_states, of_others))
-    in_line = 1 + (of_states[:, most:] * np.arange(_LINE + 1)).sum(axis=1) + (of_others * np.arange(served.size)).sum(axis=1)
-    outcome_of, shape = _outcomes(most)
-    histories = int(np.searchsorted(_HISTORIES.others, others, side="right"))
-    chances = met[:, : states + 1, _HISTORIES.others[:histories]] * _HISTORIES.weight[:histories]
+    numbers = np.arange(served.size)
+    in_line = 1 + (of_states * np.maximum(numbers - most, 0) + of_others * numbers).sum(axis=1)
+    # Few pairs of a state and a number of others are met: each has the histories of as many others.
+    at, state, others = np.nonzero(met)
+    ends = np.searchsorted(_HISTORIES.others, np.arange(served.size + 1))
+    each = np.diff(ends)[others]
+    history = np.arange(each.sum()) + np.repeat(ends[others] - np.cumsum(each) + each, each)
+    chances = np.repeat(met[at, state, others], each) * _HISTORIES.weight[history]
     # Many histories come to the same outcome: times are computed, and sorted, once each.
-    outcome_of = outcome_of[: states + 1, :histories].ravel()
-    outcomes = [np.bincount(outcome_of, chance.ravel(), math.prod(shape)) for chance in chances]
-    likely = [np.flatnonzero(chance) for chance in outcomes]
-    weight = np.concatenate([chance[chosen] for chance, chosen in zip(outcomes, likely, strict=True)])
-    engine = np.repeat(np.arange(len(likely)), [chosen.size for chosen in likely])
-    now, rest, full, together, late = np.unravel_index(np.concatenate(likely), shape)
+    outcome_of, shape = _outcomes(most)
+    outcome = outcome_of[np.repeat(state, each), history]
+    size = int(outcome.max()) + 1
+    together_of = np.bincount(np.repeat(at * size, each) + outcome, chances)
+    likely = np.flatnonzero(together_of)
+    weight, engine = together_of[likely], likely // size
+    full, now, rest, together, late = np.unravel_index(likely % size, shape)
     full_s, own_s = full * steps_s[engine, most], first_s[engine, together]
     wait_s = _RESTS[rest] * steps_s[engine, now] + full_s
     followed = np.where(late > 0, 1.0, -np.expm1(-arrival_per_s * own_s)) * (shared_s > 0)[engine]
@@ -182,8 +189,8 @@ def _seen(
 def _outcomes(most: int) -> tuple[Whole, tuple[int, ...]]:
     """What each history (columns) comes to in each state of the chain (rows), as an index into an array of the returned shape.
 
-    The array's axes are the prompts that the running step computes, which rest of it is left, the full steps that follow, the
-    prompts of the step with the new one, and whether others are behind it then.
+    The array's axes are the full steps that follow the running one, the prompts that this one computes, which rest of it is
+    left, the prompts of the step with the new one, and whether others are behind it then.
     """
     state = np.arange(most + _LINE + 1)[:, None]
     histories = int(np.searchsorted(_HISTORIES.others, most + _LINE, side="right"))
@@ -192,9 +199,28 @@ def _outcomes(most: int) -> tuple[Whole, tuple[int, ...]]:
     full = (state - now + before) // most
     line = state - now + others + 1 - full * most
     together = np.minimum(line, most)
-    shape = (most + 1, _RESTS.size, int(full.max()) + 1, most + 1, 2)
-    parts = np.broadcast_arrays(now, rest, full, together, (line > together).astype(int))
+    shape = (int(full.max()) + 1, most + 1, _RESTS.size, most + 1, 2)
+    parts = np.broadcast_arrays(full, now, rest, together, (line > together).astype(int))
     return np.ravel_multi_index(parts, shape), shape
+
+
+def _line(load: float) -> int:
+    """How many of those who wait beyond a step's prompts are kept: more wait with a chance of 1e-10 at most.
+
+    ``load`` is rho = lambda T(K) / K. More than L wait with a chance of exp(-a L) at most for any a > 0 with
+    E[exp(a (arrivals - K))] <= 1, which is rho (exp(a) - 1) <= a.
+
+    Source: Kingman, "Inequalities in the theory of queues", Journal of the Royal Statistical Society B 32, 1970.
+
+    Example:
+        >>> _line(0.1), _line(0.5), _line(2.0)
+        (7, 19, 64)
+    """
+    return min(int(np.searchsorted(_HIGHEST_LOADS, load)) + 1, _LINE)
+
+
+_DECAYS = -math.log(_BEYOND) / np.arange(1.0, _LINE + 1)
+_HIGHEST_LOADS = _DECAYS / np.expm1(_DECAYS)
 
 
 def _poisson(mean: Floats, last: Whole) -> Floats:
@@ -213,14 +239,15 @@ def _stationary(coming: Floats, most: Whole) -> Floats:
     from the first to the last.
     """
     widest = int(most.max())
-    size = widest + _LINE + 1
+    size = coming.shape[2]
+    line = size - 1 - widest
     moves = np.zeros((most.size, size, size))  # to each state (rows) from each (columns)
     for chain, arrivals, k in zip(moves, coming, most, strict=True):
-        last = k + _LINE
+        last = k + line
         chain[:last, :k] = arrivals[:k, :last].T
         # Beyond K in line, K leave: the same probabilities, one state further up for each of those who stay.
         fewer = np.append(np.zeros(last - 1), arrivals[k, :last])
-        chain[:last, k : last + 1] = np.lib.stride_tricks.sliding_window_view(fewer, last)[::-1][: _LINE + 1].T
+        chain[:last, k : last + 1] = np.lib.stride_tricks.sliding_window_view(fewer, last)[::-1][: line + 1].T
         chain[last, : last + 1] = np.maximum(0.0, 1 - chain[:last, : last + 1].sum(axis=0))
     for state in range(size - 1, 0, -1):
         lowest = max(0, state - widest)

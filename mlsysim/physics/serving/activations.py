@@ -8,7 +8,7 @@ from __future__ import annotations
 from mlsysim.physics.layer.attention import attention_heads, qkv_elements
 from mlsysim.physics.layer.element_bytes import QKV_B, SERVED_RESIDUAL_B, block_B
 from mlsysim.physics.layer.kept import routed_copies
-from mlsysim.physics.numeric import Num, maximum, minimum, where
+from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.deployment import ServedModel, ServingKernels
 
 # Bytes of each copy of a token that an expert takes and gives back: gathered, scattered and summed.
@@ -25,10 +25,19 @@ WIDE_B = 4.0  # of an element in 32 bits
 
 
 def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -> Num:
-    """Seconds of a layer's passes between products; the cache feeds them what fits there of what the one before wrote.
+    """Seconds of a layer's passes between products, and of the small kernels of a layer of experts.
 
     ``over_mean``: copies of tokens on the busiest rank of experts over those on the mean one.
     """
+    moved_s = _moved_s(model, tokens, over_mean)
+    if not somewhere(model.shape.routed.layers):
+        return moved_s
+    byte_s = model.engine.byte_s if model.kernels.byte_experts else 0.0
+    return moved_s + model.shape.routed.layers * (model.kernels.shared.routing_s + byte_s)
+
+
+def _moved_s(model: ServedModel, tokens: Num, over_mean: Num) -> Num:
+    """Seconds of the traffic; the cache feeds passes what fits there of what the one before wrote."""
     shape, shards, kernels, engine = model.shape, model.shards, model.kernels, model.engine
     routed = shape.routed
     width = shape.dense * shape.ffn + routed.layers * routed.shared_ffn
@@ -39,6 +48,7 @@ def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -
         return moved_B / (kernels.streaming * kernels.own_Bps(engine))
     ffn_B = block_B(shape)
     qkv_width = qkv_elements(shape, shards.attention)
+    padded_B = _padded_B(model, ffn_B)
     residual_B, ranks = SERVED_RESIDUAL_B * shape.hidden / shards.own, shards.own * shards.attention
     routed_B = routed_B + ffn_B * routed_width * over_mean / shards.tp
     moved_B = tokens * (residual_B + routed_B + ffn_B * width / ranks + QKV_B[0] * qkv_width / shards.own)
@@ -46,8 +56,18 @@ def elementwise_layer_s(model: ServedModel, tokens: Num, over_mean: Num = 1.0) -
     list_width = maximum(3 * shape.hidden / shards.own, 2 * maximum((width + routed_width) / ranks, qkv_width / shards.own))
     cached_share = minimum(1.0, kernels.cache_B / maximum(tokens * kernels.element_B * list_width, 1.0))
     cached_Bps = max(kernels.cache_read_Bps, kernels.streaming_Bps)
-    moved_B = engine.passes * moved_B * kernels.element_B / 2
+    moved_B = engine.passes * (moved_B + padded_B) * kernels.element_B / 2
     return moved_B * ((1 - cached_share) / kernels.streaming_Bps + cached_share / cached_Bps)
+
+
+def _padded_B(model: ServedModel, ffn_B: Num) -> Num:
+    """Bytes of rows that hold no token: kernels of block-scaled experts fill up those of each expert that a rank has."""
+    routed, shards, rows = model.shape.routed, model.shards, model.has.block_rows
+    if not (rows and model.kernels.block_experts):
+        return 0.0
+    slots = (routed.experts + shards.redundant) / shards.ep
+    row_B = _ROUTED_B * model.shape.hidden + ffn_B * routed.ffn * shards.ep / shards.tp
+    return routed.layers * slots * rows * row_B
 
 
 def _wide_layer_B(model: ServedModel, tokens: Num, width: Num, routed_B: Num) -> Num:

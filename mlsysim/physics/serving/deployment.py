@@ -43,6 +43,8 @@ class SharedServing:
         exchange_share: share of a network card's line rate that those reach.
         exchange_multiprocessors: units that they take while they run, but for low-latency ones.
         core_clock_Hz: clock of the cores at which ``EngineCoefficients.core_Bps`` counts.
+        placed_spread: standard deviation of a part's tokens over their mean where second copies of busy experts even them out.
+        routing_s: time of the small kernels of a layer of experts that choose experts for each token and sort tokens by them.
     """
 
     cache_read_Bps: float
@@ -52,6 +54,8 @@ class SharedServing:
     exchange_share: float
     exchange_multiprocessors: float
     core_clock_Hz: float
+    placed_spread: float = 0.0
+    routing_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class ServingKernels:
         gemm, gemm_peak_flops_per_s, input_B, weight_B: matrix products of layers, their peak, and bytes of their elements.
         lends: the vendor's kernels are known, so that an engine with products of its own can call them.
         scales: activations are quantised by kernels of their own (4-bit block scales, 8-bit integers).
+        byte_experts: routed experts multiply in 8 bits.
+        block_experts: their weights have a scale for each block.
         output_B, element_B: bytes of an element that those products write, and that passes between them move.
         head_gemm, head_peak_flops_per_s, head_weight_B: matrix products of the output head.
         prefill, decode, attention, kv_B: attention kernels, their device, bytes of an element of the cache.
@@ -108,6 +114,8 @@ class ServingKernels:
     core_clock: float
     dispatch_B: float
     experts: Product | None
+    byte_experts: bool
+    block_experts: bool
 
     def __hash__(self) -> int:
         # Five of thirty fields tell devices, formats and networks apart.
@@ -144,6 +152,8 @@ class EngineCoefficients:
         layer_s: time of each layer of a pass: gaps between kernels, small kernels.
         launch_s: time in which the host launches a layer's kernels one by one, where no graph does: a pass is no shorter.
         scaling_s: time of each layer whose activations are quantised by kernels of their own.
+        kernel_s: time in which the host launches a kernel of a pass with prompts, one by one, where no graph does.
+        byte_s: time of each layer of experts that multiply in 8 bits: inputs quantised, tiles of shapes that nobody tuned.
         fused_s: time of each layer under tensor parallelism that norms fused into its all-reduces save.
         latency_share: share of a benchmarked all-reduce's latency that an engine's own sees (fused with the norm after it).
         reduce_s: time of an all-reduce of no bytes by an engine's own kernels: a launch, and a wait for each other.
@@ -165,7 +175,9 @@ class EngineCoefficients:
 
     layer_s: Num = 3e-5
     launch_s: Num = 0.0
+    kernel_s: Num = 0.0
     scaling_s: Num = 1e-5
+    byte_s: Num = 0.0
     fused_s: Num = 0.0
     latency_share: Num = 1.0
     reduce_s: Num = 5e-6
@@ -220,6 +232,7 @@ class EngineKernels:
         narrow_cache_on: the devices (of ``data/devices/``) on which its attention takes a cache of 8 bits as it is; on others
             it unpacks it first, which takes as long as a cache of 16. None named: on all.
         sent_per_expert: decode steps send a token to each of its experts (low latency), not once to a rank or node.
+        block_rows: rows to which a kernel fills up those of each expert of a rank, where their weights have a scale a block.
         gathers: up to as many ranks as a token has experts gather the tokens of all, instead of sending them to experts.
     """
 
@@ -255,6 +268,7 @@ class EngineKernels:
     narrow_cache_on: tuple[str, ...] = ()
     sent_per_expert: bool = False
     gathers: bool = False
+    block_rows: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +284,8 @@ class Shards:
         redundant: second copies of busy experts, beside all the experts.
         deviations: standard deviations by which the busiest of ``ep`` parts is expected to lie above the mean.
         group_deviations: the same, of groups of ranks that attend for sequences of their own.
-        imbalance: tokens of the busiest part over the mean; 0: what chance makes of even routing.
+        imbalance: tokens of the busiest part over the mean; 0: what chance and ``uneven`` make of it.
+        uneven: standard deviation of a part's tokens over their mean, beyond that of even choices.
         overlapped: whether half of the tokens may compute while those of the other half are exchanged.
         sequences: that there are at a time: groups beyond as many have none.
     """
@@ -284,6 +299,7 @@ class Shards:
     deviations: Num = 0.0
     group_deviations: Num = 0.0
     imbalance: Num = 0.0
+    uneven: Num = 0.0
     overlapped: Num = 0.0
     sequences: Num = inf
 

@@ -52,7 +52,8 @@ def busiest_rank(routed: ExpertShape, shards: Shards, tokens: Num) -> RankLoad:
     """The routed work of ``tokens`` tokens on the busiest part of the experts; of all experts where they are not dealt out.
 
     Tokens choose evenly, so that copies on a rank scatter by chance: n k/ep +- sqrt(n k/ep). An expert that is there twice
-    halves what each copy gets, evenly, and with it the scatter: a share f of such copies leaves 1 - 3/4 f of the variance.
+    halves what each copy gets, evenly, and with it the scatter: a share f of such copies leaves 1 - 3/4 f of the variance. To
+    that of chance the variance of uneven choices is added, (``uneven`` n k/ep)^2.
 
     Args:
         routed: the experts of the model.
@@ -66,7 +67,8 @@ def busiest_rank(routed: ExpertShape, shards: Shards, tokens: Num) -> RankLoad:
     slots = (experts + shards.redundant) / ep
     twice_share = 2 * shards.redundant / (experts + shards.redundant)
     mean_rows, mean_touched = tokens * per_token / ep, slots * touched_share
-    scattered_rows = mean_rows + shards.deviations * sqrt(mean_rows * (1 - 0.75 * twice_share))
+    variance = mean_rows * (1 - 0.75 * twice_share) + (shards.uneven * mean_rows) ** 2
+    scattered_rows = mean_rows + shards.deviations * sqrt(variance)
     rows = minimum(where(shards.imbalance > 0, shards.imbalance * mean_rows, scattered_rows), tokens * per_token)
     scattered = mean_touched + shards.deviations * sqrt(mean_touched * (1 - touched_share))
     touched = where(ep > 1, minimum(minimum(scattered, slots), rows), experts * touched_share)
@@ -103,10 +105,12 @@ def sent_B(model: ServedModel, *, low_latency: bool) -> tuple[Num, Num]:
     return model.shape.hidden * model.kernels.dispatch_B + told_B, model.shape.hidden * _ACTIVATION_B
 
 
-def dispatched_copies(model: ServedModel, *, low_latency: bool) -> Num:
-    """Copies of a token on their way to its experts, one on the rank that has it included."""
-    per_token = maximum(model.shape.routed.per_token, 1.0)
-    return per_token if low_latency else _copies(model, model.shards.ep)
+def token_B(model: ServedModel) -> tuple[float, float]:
+    """Bytes of all copies of a token of a decode step on their way to its experts, its own rank's included, and back."""
+    low_latency, per_token = model.has.sent_per_expert, maximum(model.shape.routed.per_token, 1.0)
+    copies = float(per_token if low_latency else _copies(model, model.shards.ep))
+    there_B, back_B = sent_B(model, low_latency=low_latency)
+    return copies * float(there_B), copies * float(back_B)
 
 
 def _copies(model: ServedModel, targets: Num) -> Num:

@@ -2,10 +2,12 @@
 
 Ranks that share sequences add up their parts of attention's and the feed-forward block's output, two all-reduces a layer. Ranks
 that attend for sequences of their own send tokens only to experts: gathered and scattered where these are cut by width, else
-dispatched and combined. Of two halves of the tokens one computes while the other travels.
+dispatched and combined. Of two halves of the tokens one computes while the other travels; kernels that send on multiprocessors
+keep theirs from the products of the whole pass.
 
 Sources: Shoeybi et al. 2019 (two all-reduces a layer); DeepSeek-AI, open-infra-index, day 6, "DeepSeek-V3/R1 Inference System
-Overview" (two micro-batches in turn).
+Overview" (two micro-batches in turn); SGLang 0.5.5, operations_strategy.py:84 (``deep_gemm_num_sms``: products of a prefill in
+two halves run on the multiprocessors that DeepEP does not have).
 """
 
 from __future__ import annotations
@@ -63,15 +65,18 @@ def layer_time(model: ServedModel, tokens: Num, attention_s: Callable[[float], N
     # One half's dispatch or combine meets what the other computes up to its dispatch, or from there to its combine.
     lost = sent.multiprocessors / model.kernels.multiprocessors
     exposed_s: Num = 0.0
-    for travels_s in (sent.dispatch_s, sent.combine_s):
-        for computed_s in (halved.before_s, halved.after_s):
-            exposed_s = exposed_s + maximum(travels_s - computed_s, 0.0) + lost * minimum(travels_s, computed_s)
+    other_passes_s = half.elementwise_s / 2
+    for products_s, others_s in ((halved.around_s, half.attention_s + other_passes_s), (halved.ffn_s, other_passes_s)):
+        computed_s = products_s / (1 - lost) + others_s
+        for travels_s in (sent.dispatch_s, sent.combine_s):
+            exposed_s = exposed_s + maximum(travels_s - computed_s, 0.0) + lost * minimum(travels_s, others_s)
     wire_s = (1 - shape.dense) * (sent.dispatch_s + sent.combine_s)
     hidden_s = 2 * wire_s - (1 - shape.dense) * exposed_s
-    halves = LayerTime(2 * half.products_s, 2 * half.attention_s, 2 * half.elementwise_s, 2 * half.sent_s - hidden_s)
+    products_s = 2 * half.products_s / (1 - lost)
+    halves = LayerTime(products_s, 2 * half.attention_s, 2 * half.elementwise_s, 2 * half.sent_s - hidden_s)
     allowed = (shards.overlapped > 0) & shards.exchanges
     # All at once computes as long as a half at least, and has as much on the wire as both.
-    if everywhere(allowed & (half.computed_s + half.sent_s - wire_s <= hidden_s)):
+    if everywhere(allowed & (halves.total_s <= half.computed_s + half.sent_s + wire_s)):
         return halves
     whole = _whole(model, tokens, attention_s(1.0), decoding).time
     taken = allowed & (halves.total_s < whole.total_s)
@@ -80,11 +85,11 @@ def layer_time(model: ServedModel, tokens: Num, attention_s: Callable[[float], N
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
-    """A layer whose tokens compute, travel and compute again: what it computes before and after that, and how they travel."""
+    """A layer whose tokens compute, travel and compute again: its products before and after that, and how they travel."""
 
     time: LayerTime
-    before_s: Num
-    after_s: Num
+    around_s: Num
+    ffn_s: Num
     exchange: Exchange
 
 
@@ -103,7 +108,7 @@ def _whole(model: ServedModel, tokens: Num, attention_s: Num, decoding: bool) ->
         if not everywhere(shards.apart):
             sent_s = where(shards.apart, sent_s, shape.reductions * all_reduce_s(model, token_B, shards.tp))
     time = LayerTime(around_s + ffn_s, attention_s, elementwise_s, sent_s)
-    return _Whole(time, around_s + attention_s + elementwise_s / 2, ffn_s + elementwise_s / 2, sent)
+    return _Whole(time, around_s, ffn_s, sent)
 
 
 def _own_sequences_s(model: ServedModel, token_B: Num, sent: Exchange) -> Num:

@@ -9,7 +9,7 @@ from mlsysim.physics.kernels.roofline import ATTENTION, ELEMENT_WISE, HEAD, Kern
 from mlsysim.physics.layer.attention import attention_heads, cached_tokens, keys_seen, score_flops
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.serving.activations import elementwise_layer_s
-from mlsysim.physics.serving.deployment import WORD_B, Product, ServedModel
+from mlsysim.physics.serving.deployment import Product, ServedModel
 from mlsysim.physics.serving.expert_ranks import busiest_rank
 from mlsysim.physics.serving.passes import (
     decode_layer_attention_s,
@@ -17,7 +17,7 @@ from mlsysim.physics.serving.passes import (
     sequences_of_stage,
     with_idle_groups,
 )
-from mlsysim.physics.serving.products import product_s, scaled, served_products
+from mlsysim.physics.serving.products import head_product, product_s, served_products
 
 DECODE, PREFILL = "decode", "prefill"
 
@@ -75,6 +75,6 @@ def _pass_kernels(model: ServedModel, tokens: Num, sequences: Num, attention: Ke
     passes_s = float(shape.layers * elementwise_layer_s(model, tokens, load.over_mean))
     kinds = [*calls.values(), attention.times(float(shape.layers)), KernelWork(ELEMENT_WISE, direction, 0.0, 0.0, passes_s)]
     if shape.vocab:
-        head = scaled(Product(kernels.head_gemm, WORD_B, kernels.head_weight_B, kernels.head_peak_flops_per_s), model.engine)
+        head = head_product(kernels, model.engine)
         kinds.append(call(head, HEAD, sequences / shards.own, shape.vocab / shards.attention, shape.hidden))
     return tuple(work for work in kinds if work.seconds > 0)

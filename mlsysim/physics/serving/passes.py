@@ -20,10 +20,10 @@ from mlsysim.physics.kernels.attention import AttentionHeads, decode_attention_s
 from mlsysim.physics.layer.attention import attention_heads
 from mlsysim.physics.numeric import Num, ceil, everywhere, floor, maximum, minimum, once_for_floats, somewhere, sqrt, where
 from mlsysim.physics.serving.activations import WIDE_B, stored_score_s
-from mlsysim.physics.serving.deployment import WORD_B, Product, ServedModel
+from mlsysim.physics.serving.deployment import WORD_B, ServedModel
 from mlsysim.physics.serving.layer_time import layer_time
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
-from mlsysim.physics.serving.products import product_s, scaled
+from mlsysim.physics.serving.products import head_product, launches, product_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +252,17 @@ def mixed_prefill_s(model: ServedModel, step: PassTime, batch: Num, prompt: Num,
     attention_s = step.attention_s / model.shape.layers + prefill_layer_attention_s(prompting, added_tokens / prompt, prompt)
     joined = layer_time(whole, stage_batch + added_tokens, lambda share: share * attention_s)
     step_s = step.weights_s + step.attention_s + step.elementwise_s + step.layer_reductions_s
-    launched_s = model.engine.launch_s - _layer_host_s(model, batch)
-    return model.shape.layers * maximum(joined.total_s, launched_s) - maximum(step_s, model.shape.layers * launched_s)
+    layers, host_s = model.shape.layers, _layer_host_s(model, batch)
+    launched_s, joined_launched_s = (_launched_s(model, decoding=decoding) - host_s for decoding in (True, False))
+    return layers * maximum(joined.total_s, joined_launched_s) - maximum(step_s, layers * launched_s)
+
+
+def _launched_s(model: ServedModel, *, decoding: bool) -> Num:
+    """Seconds in which the host launches a layer's kernels one by one; 0 where graphs do."""
+    engine = model.engine
+    if decoding or not somewhere(engine.kernel_s > 0):
+        return engine.launch_s
+    return maximum(engine.launch_s, engine.kernel_s * launches(model))
 
 
 def _layer_host_s(model: ServedModel, batch: Num) -> Num:
@@ -276,13 +285,13 @@ def _pass(
     layer = layer_time(model, tokens, attention_s, decoding=decoding)
     head_s: Num = 0.0 * tokens
     if somewhere(shape.vocab > 0):
-        head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
+        head = head_product(kernels, engine)
         width = maximum(shape.vocab, 1.0) / shards.attention
         head_s = product_s(model, sequences / shards.own, width, shape.hidden, head)
     handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
     hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / (kernels.nic_Bps * engine.network_share))
     # The host runs ahead of the kernels, or they wait for it.
-    layer_host_s = maximum(_layer_host_s(model, batch), engine.launch_s - layer.total_s)
+    layer_host_s = maximum(_layer_host_s(model, batch), _launched_s(model, decoding=decoding) - layer.total_s)
     return PassTime(
         weights_s=shape.layers * layer.products_s,
         attention_s=shape.layers * layer.attention_s,

@@ -16,8 +16,13 @@ from mlsysim.physics.serving.deployment import (
     EngineCoefficients,
     Product,
     ServedModel,
+    ServingKernels,
 )
 from mlsysim.physics.serving.expert_ranks import RankLoad
+
+# Kernels of a layer beside products: two norms, rotation, the cache's write, attention, activation; all-reduces under tensor
+# parallelism; of a layer of experts choosing, counting, sorting and adding up.
+_BETWEEN, _REDUCTIONS, _SORTING = 6.0, 2.0, 4.0
 
 
 def scaled(product: Product, engine: EngineCoefficients) -> Product:
@@ -93,8 +98,8 @@ def served_products(
     """Tell of each product of a layer its rows, how many there are of it in one kernel, and the kernel.
 
     A grouped product reads every expert that the batch touches, once: ``load`` is the routed work of the busiest rank. The
-    router's scores are left out: they are part of what an engine adds to each layer. What compresses the inputs of latent
-    attention is one product (vLLM, SGLang, TensorRT-LLM: ``fused_qkv_a_proj``), and ``decoding`` absorbs what expands them.
+    router's scores have 16 bits whatever the format. What compresses the inputs of latent attention is one product (vLLM,
+    SGLang, TensorRT-LLM: ``fused_qkv_a_proj``), and ``decoding`` absorbs what expands them.
     """
     shards = model.shards
     of_layer, of_experts = engine_products(model)
@@ -102,8 +107,8 @@ def served_products(
     for one in layer_products(model.shape, shards.attention, shards.tp / shards.ep, fused=True, absorbed=decoding):
         if one.part == ROUTED:
             yield one, routed_rows, load.touched, of_experts
-        elif one.part != ROUTER:
-            yield one, rows, one.groups, of_layer
+        else:
+            yield one, rows, one.groups, head_product(model.kernels, model.engine) if one.part == ROUTER else of_layer
 
 
 def _tiled(rows: Num, tokens: Num, tile: float) -> Num:
@@ -128,6 +133,21 @@ def layer_products_s(model: ServedModel, tokens: Num, load: RankLoad, *, decodin
         else:
             ffn_s = ffn_s + seconds
     return around_s, ffn_s
+
+
+def head_product(kernels: ServingKernels, engine: EngineCoefficients) -> Product:
+    """Give the 16-bit product of the output head, and of a router, at the rates that the engine reaches."""
+    return scaled(Product(kernels.head_gemm, WORD_B, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
+
+
+def launches(model: ServedModel) -> Num:
+    """Kernels of a layer that are launched one by one: products, what quantises their inputs, and those between them."""
+    shape, shards = model.shape, model.shards
+    products = layer_products(shape, shards.attention, shards.tp / shards.ep, fused=True)
+    multiplied: Num = sum((one.share for one in products), 0.0)
+    quantised: Num = sum((one.share for one in products if one.part != ROUTER), 0.0) * (model.kernels.input_B < WORD_B)
+    between = _BETWEEN + where(shards.tp > 1, _REDUCTIONS, 0.0) + _SORTING * shape.routed.layers
+    return multiplied + quantised + between
 
 
 def engine_products(model: ServedModel) -> tuple[Product, Product]:

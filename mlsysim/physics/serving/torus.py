@@ -26,7 +26,7 @@ from mlsysim.physics.serving.deployment import (
     Shards,
 )
 from mlsysim.physics.serving.passes import PassTime, decode_layer_attention_s, prefill_layer_attention_s
-from mlsysim.physics.serving.products import product_s, scaled
+from mlsysim.physics.serving.products import head_product, product_s, scaled
 from mlsysim.physics.serving.schedule import Step
 from mlsysim.physics.serving.torus_partition import Divided, Torus, divided, exchange_s
 
@@ -122,7 +122,7 @@ class TorusDeployment:
         moved_s = elementwise_layer_s(alone, tokens / chips)
         head_s: Num = 0.0 * tokens
         if somewhere(shape.vocab > 0):
-            head = scaled(Product(kernels.head_gemm, 2.0, kernels.head_weight_B, kernels.head_peak_flops_per_s), engine)
+            head = head_product(kernels, engine)
             width = maximum(shape.vocab, 1.0) / chips
             head_s = product_s(alone, sequences, width, shape.hidden, head)
         hops_s = (self.pp - 1) * (engine.hop_s + tokens * shape.hidden * 2.0 / chips / kernels.nic_Bps)

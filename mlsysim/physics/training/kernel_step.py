@@ -98,8 +98,7 @@ def layer_times(
     work: LayeredWork, shape: TrainedShape, plan: Plan, machine: Machine, device: KernelDevice, stack: StackCoefficients
 ) -> LayerTimes:
     """The kernels and collectives of one layer and of the output head, for one micro-batch."""
-    if somewhere(stack.attention_rate != 1.0):
-        device = replace(device, attention=device.attention.at_rate(stack.attention_rate))
+    device = device.attending(stack)
     attention_forward, attention_backward = attention_s(shape, plan, device)
     products, products_backward = forward_and_backward_s(shape, plan, device, work.frozen)
     adapters_forward, adapters_backward = adapters_s(shape, plan, device)
@@ -129,17 +128,17 @@ def layer_times(
     if somewhere(stack.repeated_ffn):
         added_s = stack.repeated_ffn * _repeated_ffn_s(products, shape, plan, device, stack)
     forward_s, backward_s = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
-    waits_s = forward_s - forward + backward_s - backward
+    waits_s, fused_s = forward_s - forward + backward_s - backward, attention_forward + attention_backward
     chosen_s = stack.repeated_layers * (forward_s - dropped_s) + stack.repeated_products * (forward_s - attention_forward)
     return LayerTimes(
         forward_s=forward_s,
         backward_s=backward_s,
-        ring_window_s=attention_forward + attention_backward + waits_s if somewhere(plan.cp > 1) else 0.0,
+        ring_window_s=(1 - stack.keys_gathered) * (fused_s + waits_s) if somewhere(plan.cp > 1) else 0.0,
         selective_s=stack.repeated_core * repeated + added_s + chosen_s,
         unrepeated_s=dropped_s,
         sent_forward_s=sent_forward,
         sent_backward_s=sent_backward,
-        head_s=_launched_s(_head_s(work, shape, plan, device), shared.launch_head * stack.host_layer_s, norm),
+        head_s=_launched_s(_head_s(work, shape, plan, device, stack), shared.launch_head * stack.host_layer_s, norm),
         reduction_s=_reduction_s(work, plan, machine, device),
     )
 
@@ -157,6 +156,8 @@ def kernel_parts(
     repeats = where(plan.recompute == FULL, 2.0, 1.0)
     beside = shape.async_tp * device.shared.async_tp_hidden
     forward_shown, backward_shown = 1 - maximum(stack.tp_hidden_forward, beside), 1 - maximum(stack.tp_hidden_backward, beside)
+    # A gather is half an all-reduce, and of 8-bit operands half of that.
+    forward_shown = forward_shown * (1 - stack.narrow_gathers / 4)
     exposed = _reductions(shape) * (repeats * forward_shown + backward_shown)
     # A feed-forward block that is repeated gathers its tokens again.
     of_ffn = _reductions(shape) - shape.reductions / 2
@@ -266,7 +267,8 @@ def _passes_s(
 ) -> tuple[Num, Num]:
     """Seconds of a layer's element-wise passes forward and backward, and there of the accumulation of weight gradients."""
     forward_B = passes_B(shape, plan, stack.norm_B, backward=False)
-    forward_B = forward_B + merged_output_B(plan.micro_batch_tokens * shape.query_width / plan.tp, plan.cp)
+    merged_B = (1 - stack.keys_gathered) * stack.merged_B
+    forward_B = forward_B + merged_output_B(plan.micro_batch_tokens * shape.query_width / plan.tp, plan.cp, merged_B)
     backward_B = passes_B(shape, plan, stack.norm_B, backward=True)
     backward_B = backward_B + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
     if somewhere(shape.routed.layers):
@@ -296,13 +298,14 @@ def _repeated_ffn_s(
     return dense_s + experts_s + _routed_passes_B(shape, plan, device, stack, backward=False) / device.streaming_Bps
 
 
-def _head_s(work: LayeredWork, shape: TrainedShape, plan: Plan, device: KernelDevice) -> Num:
+def _head_s(work: LayeredWork, shape: TrainedShape, plan: Plan, device: KernelDevice, stack: StackCoefficients) -> Num:
     """The output head of one micro-batch: three products (two of a frozen one) and the loss."""
     tokens, vocab, hidden = plan.micro_batch_tokens, shape.vocab / plan.tp, shape.hidden
     some = maximum(vocab, 1.0)
     products = head_product_s(tokens, some, hidden, device) + head_product_s(tokens, hidden, some, device)
     products = products + where(work.frozen > 0, 0.0, head_product_s(some, hidden, tokens, device))
-    loss = device.shared.loss_B * tokens * vocab / device.streaming_Bps
+    loss_B = where((shape.eager == 0) & (stack.compiled_loss_B > 0), stack.compiled_loss_B, stack.loss_B)
+    loss = loss_B * tokens * vocab / device.streaming_Bps
     return where(vocab > 0, shape.head_passes * (products + loss), 0.0)
 
 

@@ -9,7 +9,7 @@ from mlsysim.physics.kernels.collectives import CollectiveCoefficients
 from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.layer.adapters import NO_ADAPTERS, Adapters
 from mlsysim.physics.layer.shape import LayerShape
-from mlsysim.physics.numeric import Num, somewhere
+from mlsysim.physics.numeric import Num, somewhere, where
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,6 @@ class SharedCoefficients:
 
     Attributes:
         streaming: share of the memory bandwidth that element-wise passes reach.
-        loss_B: bytes a logit that the loss moves, forward and backward: it reads and writes logits several times, in fp32.
         unfused_share: share of the peak of the batched products of attention that stores its scores.
         unaligned_share: that share where a head is no multiple of 16 bytes wide, which tensor cores load at once.
         unfused_forward_B, unfused_backward_B: bytes a score that softmax, mask and dropout move.
@@ -34,7 +33,6 @@ class SharedCoefficients:
     """
 
     streaming: Num
-    loss_B: Num
     unfused_share: Num
     unaligned_share: Num
     unfused_forward_B: Num
@@ -125,6 +123,14 @@ class KernelDevice:
         used = replace(self, clock=self.clock * stack.compute_share, gemm_peak_flops_per_s=peak)
         return used.in_node(link_Bps * stack.link_share)
 
+    def attending(self, stack: StackCoefficients) -> KernelDevice:
+        """The kernels of the accelerator with the stack's own of fused attention."""
+        if not somewhere((stack.attention_rate != 1.0) | (stack.backward_rate > 0)):
+            return self
+        backward = where(stack.backward_rate > 0, stack.backward_rate, self.shared.attention_backward)
+        shared = replace(self.shared, attention_backward=backward)
+        return replace(self, attention=self.attention.at_rate(stack.attention_rate), shared=shared)
+
     def in_node(self, link_Bps: Num) -> KernelDevice:
         """The kernels of the accelerator in a node whose links have ``link_Bps``."""
         speedup = link_Bps / self.link_Bps
@@ -145,6 +151,15 @@ class StackCoefficients:
             they cut it along another dimension than memory does (stated).
         adapter_gathers: share of the activations before and behind adapters that tensor-parallel ranks gather for these alone
             (stated): all of them, or none where adapters read what their product reads and send their rank's few elements.
+        loss_B: bytes a logit that the loss moves, forward and backward (stated). Without fusion Megatron's casts (r2 w4), takes
+            the maximum (r4), subtracts and exponentiates in place (r4 w4 each), sums (r4), divides (r4 w4), scales (r4 w4) and
+            casts back (r4 w2).
+        compiled_loss_B: the same where the run is compiled and its loss with it (stated; 0: it is not).
+        narrow_gathers: 1.0 where tensor-parallel ranks gather 8-bit operands of products, forward and where that is repeated
+            (stated).
+        keys_gathered: 1.0 where context-parallel ranks gather all keys and values before attention begins: beside nothing, and
+            with no partial outputs to merge (stated; 0: a ring beside attention).
+        merged_B: bytes an element of attention's output each time that a ring merges a partial one (stated).
         norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones, in each direction.
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
         pp_hidden: share of the sends between stages under compute.
@@ -182,6 +197,7 @@ class StackCoefficients:
         chain_step_s: latency of a step of the chain by which a rank sends its weights to all others (stated).
         tp_wait_s: what the ranks of a tensor-parallel collective wait for each other, beside its transfer.
         attention_rate: speed of its fused attention kernel over the best one that the device's coefficients stand for.
+        backward_rate: the rate of its fused attention's backward pass over that of its forward pass (stated; 0: the usual one).
         link_share: bandwidth of the links within a node over what the device's coefficients stand for: of one cluster.
         product_rate: speed of its products of layers over the vendor's kernel of that format (stated).
         compute_share: speed of its compute over the clock that hours of training sustain elsewhere: of one cluster.
@@ -193,6 +209,11 @@ class StackCoefficients:
     accumulated_B: Num = 10.0
     tp_copied_B: Num = 0.0
     adapter_gathers: Num = 0.0
+    narrow_gathers: Num = 0.0
+    keys_gathered: Num = 0.0
+    merged_B: Num = 8.0
+    loss_B: Num = 52.0
+    compiled_loss_B: Num = 0.0
     norm_B: Num = 0.0
     dp_hidden: Num = 0.0
     pp_hidden: Num = 0.0
@@ -223,6 +244,7 @@ class StackCoefficients:
     chain_step_s: Num = 0.0
     tp_wait_s: Num = 0.0
     attention_rate: Num = 1.0
+    backward_rate: Num = 0.0
     link_share: Num = 1.0
     product_rate: Num = 1.0
     compute_share: Num = 1.0

@@ -65,8 +65,7 @@ def _attention(
     shape: TrainedShape, plan: Plan, device: KernelDevice, stack: StackCoefficients
 ) -> tuple[KernelWork, KernelWork]:
     """Attention's own kernel, forward and backward: causal where it is fused, else with all scores stored."""
-    tuned = replace(device, attention=device.attention.at_rate(stack.attention_rate))
-    forward_s, backward_s = attention_s(shape, plan, tuned)
+    forward_s, backward_s = attention_s(shape, plan, device.attending(stack))
     tokens, seen = plan.micro_batch_tokens, attention_heads(shape, plan.tp)
     keys = keys_seen(shape, shape.seq_len, causal=True) if shape.flash else shape.seq_len
     flops = float(4 * tokens * seen.heads * keys * seen.head_dim)

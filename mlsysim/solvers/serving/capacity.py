@@ -28,7 +28,7 @@ from mlsysim.lowering.deployment import prompt_tokens, requests_per_s
 from mlsysim.lowering.options import EngineOptions
 from mlsysim.lowering.serving_kernels import coefficients_used
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.solvers.result import Result
+from mlsysim.solvers.result import Result, beyond_context
 from mlsysim.solvers.serving.capacity_answer import (
     FIGURES,
     ROOM,
@@ -290,7 +290,7 @@ def _result(asked: Asked, result: Search) -> CapacityResult:
     others = tuple(alternatives(asked, result)) if ranking else ()
     prefill = best["prefill_replicas"] * best["prefill_tp"] * best["prefill_pp"] if best else 0
     parts = {"decode": best["accelerators"] - prefill, "prefill": prefill} if best else {}
-    notes = list(dict.fromkeys(asked.notes))
+    notes = [*dict.fromkeys(asked.notes), *beyond_context(asked.model, asked.input_len + output)]
     if asked.cut:
         notes.append(f"batches beyond max_batch = {asked.demand.max_batch} fit and were not tried")
     return CapacityResult(

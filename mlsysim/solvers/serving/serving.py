@@ -23,7 +23,7 @@ from mlsysim.physics.serving.inference import weights_read_B
 from mlsysim.physics.serving.pass_kernels import decode_kernels, prefill_kernels
 from mlsysim.physics.serving.passes import PassTime
 from mlsysim.physics.serving.schedule import EnginePasses, Served
-from mlsysim.solvers.result import DrawnResult, drawn, run_facts
+from mlsysim.solvers.result import DrawnResult, beyond_context, drawn, run_facts
 from mlsysim.solvers.serving.replica import ServingReplica, scheduled
 from mlsysim.solvers.step_kernels import StepKernels, told
 from mlsysim.systems.types import Fleet, Node
@@ -284,11 +284,10 @@ def with_prefills_of_others(run: Mapping[str, Any]) -> tuple[dict[str, Quantity]
 
 
 def _diagnostics(deployment: Deployment, batch: float) -> tuple[str, ...]:
-    model, context, notes = deployment.workload, deployment.prompt + deployment.output, []
+    notes = []
     if deployment.schedule == "continuous" and batch < deployment.batch:
         notes.append(f"{batch:.0f} of {deployment.batch:.0f} requests in flight have room: the others wait for a place")
-    if model.max_seq_len is not None and context > model.max_seq_len:
-        notes.append(f"seq_len {context:.0f} is beyond the {model.max_seq_len} that {model.name} was made for")
+    notes += beyond_context(deployment.workload, deployment.prompt + deployment.output)
     if deployment.offload and math.isinf(deployment.offload.host_B):
         notes.append("how much host memory there is is not stated: as much as is needed")
     return tuple(notes)

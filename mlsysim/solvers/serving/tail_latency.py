@@ -30,7 +30,7 @@ from mlsysim.physics.queues import queueing
 from mlsysim.physics.queues.constant_service import ConstantService
 from mlsysim.physics.queues.open_loop import OpenLoop
 from mlsysim.solvers.recommended import recommended_engine
-from mlsysim.solvers.result import Result, run_facts
+from mlsysim.solvers.result import Result, beyond_context, run_facts
 from mlsysim.systems.types import Fleet, Node
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -352,7 +352,11 @@ def of_deployment(
         f"{setting.output:.0f} tokens in {setting.formats} on {machine}, {pace.places} places each",
         "basis": setting.basis,
         "facts": served_facts(setting),
-        "diagnostics": (_FROZEN, *((_MEAN_LENGTH,) if setting.output_cv else ())),
+        "diagnostics": (
+            _FROZEN,
+            *((_MEAN_LENGTH,) if setting.output_cv else ()),
+            *beyond_context(setting.workload, setting.prompt + setting.output),
+        ),
         "coefficients": coefficients_used(setting),
         "arrival_rate": with_unit(arrival_per_s, "count/second"),
         "capacity": with_unit(capacity_per_s, "count/second"),

@@ -16,13 +16,13 @@ from mlsysim.lowering.training_kernels import coefficients_used, kernels_of_step
 from mlsysim.lowering.training_plan import training_step
 from mlsysim.lowering.training_setting import TrainingSetting
 from mlsysim.lowering.work import training_work
-from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
+from mlsysim.models.types import CNNWorkload, Workload
 from mlsysim.physics.layer.work import FULL, NONE, RECOMPUTE_MODES, SELECTIVE, LayeredWork
 from mlsysim.physics.numeric import Num, somewhere, where
 from mlsysim.physics.plan import SCHEDULES, Plan
 from mlsysim.physics.training.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
 from mlsysim.physics.training.step import StepTime
-from mlsysim.solvers.result import DrawnResult, SampledResult, drawn, run_facts
+from mlsysim.solvers.result import DrawnResult, SampledResult, beyond_context, drawn, run_facts
 from mlsysim.solvers.step_kernels import StepKernels, told
 from mlsysim.systems.types import Fleet
 
@@ -250,8 +250,7 @@ def _diagnostics(setting: TrainingSetting, plan: Plan) -> tuple[str, ...]:
             f"a micro-batch is {tokens} tokens, a part of the {setting.seq_len}-token sequence: it needs "
             "a schedule that carries attention across micro-batches"
         )
-    if isinstance(model, TransformerWorkload) and model.max_seq_len is not None and setting.seq_len > model.max_seq_len:
-        notes.append(f"seq_len {setting.seq_len} is beyond the {model.max_seq_len} that {model.name} was made for")
+    notes += beyond_context(model, setting.seq_len)
     if isinstance(model, CNNWorkload) and model.activations is None:
         notes.append(f"activation memory is not counted: {model.name} does not say how many it keeps")
     if plan.tp > setting.fleet.node.accelerators_per_node:

@@ -189,6 +189,14 @@ def test_more_room_than_anybody_tries_is_no_error():
     assert found.best_config["batch"] <= 1024
 
 
+def test_a_request_longer_than_the_model_was_made_for_is_told():
+    load = {"input_len": 8000, "output_len": 200, "stack": "vllm-2025"}
+    found = capacity(hardware=[H100], **load)
+    tails = TailLatencyModel().solve(LLAMA, H100, request_rate="0.1 count/s", **load)
+    for answer in (found, tails, ServingModel().solve(LLAMA, H100, **load)):
+        assert any(note.startswith("seq_len 8200 is beyond the ") for note in answer.diagnostics)
+
+
 def test_without_prices_accelerators_count():
     found = capacity(max_itl="20 ms")
     assert found.cost_per_hour is found.cost_per_million_tokens is None

@@ -146,6 +146,12 @@ def test_narrower_caches_hold_more_and_narrower_weights_weigh_less():
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.parametrize(("stack", "share"), [("tensorrt-llm-0.5", 0.85), ("tensorrt-llm-0.14", 0.9)])
+def test_a_scheduler_fills_a_share_of_free_memory_and_a_fixed_batch_all(stack, share):
+    fixed, scheduled = (serve(stack=stack, schedule=schedule).max_batch for schedule in ("static", "continuous"))
+    assert scheduled == pytest.approx(share * fixed, abs=1)
+
+
 @pytest.mark.parametrize(("card", "share"), [(Hardware.Cloud.H100, 1.0), (Hardware.Cloud.B200, 0.5)])
 def test_a_narrow_cache_is_read_as_its_engine_can(card, share):
     """vLLM unpacks a cache of 8 bits to 16 on Hopper; between two steps no keys stay in the last-level cache."""
@@ -357,3 +363,14 @@ def test_the_first_token_does_not_vanish_beside_an_output_of_any_length():
         for length in (64, 10**12)
     )
     assert long.ttft == short.ttft
+
+
+def test_a_card_that_is_slow_at_16_bits_is_bound_by_its_32():
+    """No engine beats the bound of a Tesla P40, whose cores do 11.8 TFLOP/s in 32 bits and 0.18 in 16."""
+    load = {"precision": "bf16", "input_len": 4096, "output_len": 16}
+    bound, run = (
+        ServingModel().solve(Models.Language.Mistral_7B_v0_2, Hardware.get("Tesla P40"), stack=stack, **load)
+        for stack in (None, "llama.cpp-2025")
+    )
+    assert bound.ttft <= run.ttft
+    assert bound.ttft.m_as("s") == pytest.approx(2 * 4096 * 7e9 / 11.8e12, rel=0.2)
