@@ -93,8 +93,7 @@ def with_assumed(result: R, assumed: Iterable[str], unknown: Iterable[str]) -> R
         unknown: options that nobody described here.
 
     Example:
-        >>> from mlsysim.hardware.registry import Hardware
-        >>> from mlsysim.models.registry import Models
+        >>> from mlsysim import Hardware, Models
         >>> run = ServingModel().solve(Models.Language.Llama3_8B, Hardware.Cloud.H100, input_len=128)
         >>> with_assumed(run, ["fp8 cache"], ["--new"]).diagnostics
         ('assumed: fp8 cache', 'not understood, and left out: --new')

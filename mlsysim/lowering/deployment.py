@@ -125,8 +125,7 @@ class Deployment:
             InputError: one is out of range, or two contradict each other.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> found = Deployment.of(Models.Language.Llama3_8B, Hardware.Cloud.H100, input_len=1024, output_len=256)
             >>> found.context, found.cache, found.basis
             (1152.0, 'fp16', 'bound')

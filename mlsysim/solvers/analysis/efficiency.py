@@ -82,8 +82,7 @@ class EfficiencyModel:
             InfeasibleError: the model does not fit.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> found = EfficiencyModel().solve(Models.Language.Llama3_8B, Hardware.Cloud.H100, work="decode", batch_size=16)
             >>> 0.5 < found.low < found.efficiency < found.high < 1.1
             True

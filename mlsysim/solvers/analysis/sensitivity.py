@@ -56,8 +56,7 @@ class SensitivitySolver:
             InfeasibleError: the deployment cannot run: there is nothing to be faster.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> inputs = (Models.Language.Llama3_8B, Hardware.Cloud.H100)
             >>> found = SensitivitySolver().solve("ServingModel", *inputs, input_len=1024)
             >>> {name: round(value, 3) for name, value in found.elasticities.items() if abs(value) > 1e-6}, found.binding

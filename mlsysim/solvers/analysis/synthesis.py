@@ -80,8 +80,7 @@ class SynthesisSolver:
             InfeasibleError: no amount of the lever is enough; the message says what remains.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> inputs = (Models.Language.Llama3_8B, Hardware.Cloud.H100)
             >>> found = SynthesisSolver().solve(
             ...     "ServingModel", *inputs, lever="memory bandwidth", limit="2.5 ms", input_len=1024

@@ -98,8 +98,7 @@ class CheckpointModel:
             UnknownNameError: no such stack, optimizer or number format.
 
         Example:
-            >>> from mlsysim.models.registry import Models
-            >>> from mlsysim.systems.registry import Systems
+            >>> from mlsysim import Models, Systems
             >>> fleet = Fleet(name="64 H100", node=Systems.Nodes.DGX_H100, count=8)
             >>> saved = CheckpointModel().solve(Models.Language.Llama3_8B, fleet, storage_bandwidth="10 GB/s", mtbf="3 hour")
             >>> f"{saved.size_gib:.1f} GiB every {saved.checkpoint_interval.to('s').magnitude:.0f} s"

@@ -104,8 +104,7 @@ class SustainabilityModel:
                 without ``lifetime_years`` or the other way round.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.systems.types import Fleet, Node
+            >>> from mlsysim import Fleet, Hardware, Node
             >>> node = Node(name="V100", accelerator=Hardware.Cloud.V100, accelerators_per_node=8, intra_node_bw="300 GB/s")
             >>> fleet = Fleet(name="GPT-3", node=node, count=1250, fabric={"name": "IB", "bandwidth": "12.5 GB/s"})
             >>> run = SustainabilityModel().solve(

@@ -109,8 +109,7 @@ def time_to_train(
     Example:
         >>> from mlsysim.models.registry import Models
         >>> from mlsysim.solvers.training.distributed import DistributedModel
-        >>> from mlsysim.systems.registry import Systems
-        >>> from mlsysim.systems.types import Fleet
+        >>> from mlsysim import Fleet, Systems
         >>> fleet = Fleet(name="1024 H100", node=Systems.Nodes.DGX_H100, count=128)
         >>> plan = DistributedModel().solve(
         ...     Models.Language.Llama3_8B, fleet, batch_size=1024, seq_len=8192, efficiency=0.4, zero_stage=1, recompute="full"

@@ -94,8 +94,7 @@ class BatchServerModel:
             InputError: an argument out of range, or a workload, accelerator or stack that is not calibrated.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> asked = {"precision": "int8", "stack": "tensorrt-mlperf"}
             >>> model, card = Models.Vision.ResNet50, Hardware.Cloud.A100
             >>> tight = BatchServerModel().solve(model, card, latency_limit="5 ms", **asked)

@@ -109,8 +109,7 @@ class BatchingOptimizer:
             InputError: an argument out of range.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> load = dict(input_len=1024, output_len=256, stack="vllm-2025")
             >>> model, device = Models.Language.Llama3_8B, Hardware.Cloud.H100
             >>> loose, tight = (BatchingOptimizer().solve(model, device, max_itl=t, **load) for t in ("50 ms", "15 ms"))

@@ -177,8 +177,7 @@ class CapacityPlanner:
             InputError: an argument out of range; a price that is missing; no plan that is possible at all.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> from mlsysim.solvers.serving.tail_latency import TailLatencyModel
             >>> load = dict(request_rate="20 count/s", input_len=1024, output_len=256, stack="vllm-2025")
             >>> card, model = Hardware.Cloud.H100, Models.Language.Llama2_70B

@@ -90,8 +90,7 @@ class CompressionModel:
             InputError: an argument out of range, one that belongs to another method, or a format that is no narrower.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> inputs = (Models.Language.Llama3_8B, Hardware.Cloud.H100)
             >>> four = CompressionModel().solve(*inputs, weight_precision="int4", input_len=1024)
             >>> f"{four.ratio:.2f} x smaller, {four.speedup:.2f} x faster"

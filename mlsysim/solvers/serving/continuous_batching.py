@@ -71,8 +71,7 @@ class ContinuousBatchingModel:
             InputError: an argument out of range.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> load = dict(input_len=1024, output_len=256, concurrency=32)
             >>> run = ContinuousBatchingModel().solve(Models.Language.Llama3_8B, Hardware.Cloud.H100, stack="vllm-2025", **load)
             >>> run.batch, run.max_batch > 200, run.kv_use < 0.2

@@ -83,8 +83,7 @@ class InferenceScalingModel:
         Example:
             >>> round(InferenceScalingModel().solve(samples=10, drawn=200, correct=20).pass_at_k, 4)
             0.6602
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> run = InferenceScalingModel().solve(
             ...     Models.Language.Llama3_8B, Hardware.Cloud.H100, input_len=512, output_len=128, samples=8,
             ...     reasoning_tokens=1024,

@@ -80,8 +80,7 @@ class KVTransferModel:
             InputError: an argument out of range, or hardware without a network.
 
         Example:
-            >>> from mlsysim.models.registry import Models
-            >>> from mlsysim.systems.registry import Systems
+            >>> from mlsysim import Models, Systems
             >>> run = KVTransferModel().solve(Models.Language.Llama2_70B, Systems.Nodes.DGX_H100, input_len=2048)
             >>> run.kv_per_token.m_as("byte"), f"{run.transfer_time.to('ms').magnitude:.1f} ms"
             (327680.0, '13.4 ms')

@@ -110,8 +110,7 @@ class ServingModel:
             InputError: an argument out of range, a workload that is no transformer, a precision without a rate.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> run = ServingModel().solve(Models.Language.Llama2_70B, Hardware.Cloud.H100, input_len=1024)
             >>> run.feasible, f"{run.itl.to('ms').magnitude:.0f} ms"
             (False, '41 ms')
@@ -148,8 +147,7 @@ class ServingModel:
             InputError: as ``solve``; there is no engine, or it lays a layer out over a torus.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> load = dict(input_len=1024, batch_size=16, stack="vllm-2025")
             >>> step = ServingModel().kernels(Models.Language.Llama3_8B, Hardware.Cloud.H100, **load)
             >>> step.kernels[0].name, step.kernels[0].intensity < 17, step.busy < step.step

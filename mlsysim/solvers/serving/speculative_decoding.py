@@ -89,9 +89,7 @@ class SpeculativeDecodingModel:
             InputError: an argument out of range.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
-            >>> from mlsysim.systems.registry import Systems
+            >>> from mlsysim import Hardware, Models, Systems
             >>> models = Models.Language.Llama2_70B, Models.Language.Llama3_8B
             >>> load = dict(acceptance=0.8, input_len=1024)
             >>> run = SpeculativeDecodingModel().solve(*models, Systems.Nodes.DGX_H100, tp_size=4, **load)

@@ -27,8 +27,7 @@ def serve_together(questions: Sequence[tuple[Sequence[Spec], Mapping[str, Any]]]
         A result for each question, or the error that ``solve`` would raise.
 
     Example:
-        >>> from mlsysim.hardware.registry import Hardware
-        >>> from mlsysim.models.registry import Models
+        >>> from mlsysim import Hardware, Models
         >>> inputs = (Models.Language.Llama3_8B, Hardware.Cloud.H100)
         >>> loads = [dict(input_len=1024, output_len=256, batch_size=size, stack="vllm-2025") for size in (16, 0)]
         >>> run, error = serve_together([(inputs, load) for load in loads])

@@ -92,8 +92,7 @@ class TokenServerModel:
             InputError: an argument out of range, or no tensor parallelism is possible.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> asked = dict(accelerators=8, input_len=512, output_len=256, precision="fp8", stack="tensorrt-llm-1.0")
             >>> model, card = Models.Language.Llama3_8B, Hardware.Cloud.H100
             >>> all_at_once = TokenServerModel().solve(model, card, **asked)

@@ -72,8 +72,7 @@ class WeightStreamingModel:
             InputError: an argument out of range, or an accelerator without a link to a host and no ``stream_bandwidth``.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> run = WeightStreamingModel().solve(
             ...     Models.Language.Llama2_70B, Hardware.Cloud.Cerebras_WSE3, stream_bandwidth="150 GB/s", input_len=2048
             ... )

@@ -92,8 +92,7 @@ class DistributedModel:
             InputError: an argument out of range, or two that contradict each other.
 
         Example:
-            >>> from mlsysim.models.registry import Models
-            >>> from mlsysim.systems.registry import Systems
+            >>> from mlsysim import Models, Systems
             >>> fleet = Fleet(name="64 H100", node=Systems.Nodes.DGX_H100, count=8)
             >>> step = DistributedModel().solve(
             ...     Models.Language.Llama3_8B, fleet, batch_size=128, seq_len=8192, tp_size=2, efficiency=0.5
@@ -128,8 +127,7 @@ class DistributedModel:
             InputError: as ``solve``; without a ``stack`` a layer has no kernels to tell of.
 
         Example:
-            >>> from mlsysim.models.registry import Models
-            >>> from mlsysim.systems.registry import Systems
+            >>> from mlsysim import Models, Systems
             >>> fleet = Fleet(name="8 H100", node=Systems.Nodes.DGX_H100, count=1)
             >>> step = DistributedModel().kernels(
             ...     Models.Language.Llama3_8B, fleet, batch_size=64, seq_len=8192, tp_size=2, stack="megatron-core"

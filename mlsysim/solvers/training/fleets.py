@@ -69,8 +69,7 @@ class FleetOptimizer:
             InputError: as ``ParallelismOptimizer.solve``; a name that is not unique; a price or a batch that is missing.
 
         Example:
-            >>> from mlsysim.models.registry import Models
-            >>> from mlsysim.systems.registry import Systems
+            >>> from mlsysim import Models, Systems
             >>> nodes = Systems.Nodes.DGX_A100_80GB, Systems.Nodes.DGX_H100
             >>> fleets = [Fleet(name=node.name, node=node, count=4) for node in nodes]
             >>> prices = {fleets[0].name: "1.3 USD/hour", fleets[1].name: "2.5 USD/hour"}

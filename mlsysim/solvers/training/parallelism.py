@@ -189,8 +189,7 @@ class ParallelismOptimizer:
             InputError: an argument out of range, or no legal plan at all (no factorization divides the batch).
 
         Example:
-            >>> from mlsysim.models.registry import Models
-            >>> from mlsysim.systems.registry import Systems
+            >>> from mlsysim import Models, Systems
             >>> fleet = Fleet(name="64 H100", node=Systems.Nodes.DGX_H100, count=8)
             >>> found = ParallelismOptimizer().solve(Models.Language.Llama3_70B, fleet, batch_size=64, efficiency=0.5)
             >>> found.feasible, found.total_legal >= found.total_evaluated >= found.total_feasible > 0

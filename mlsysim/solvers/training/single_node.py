@@ -91,8 +91,7 @@ class SingleNodeModel:
             InputError: an argument out of range, or a workload that this solver does not take.
 
         Example:
-            >>> from mlsysim.hardware.registry import Hardware
-            >>> from mlsysim.models.registry import Models
+            >>> from mlsysim import Hardware, Models
             >>> run = SingleNodeModel().solve(Models.Vision.ResNet50, Hardware.Cloud.A100, batch_size=256)
             >>> run.basis, run.feasible, run.binding
             ('bound', True, 'compute')

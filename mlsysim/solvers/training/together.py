@@ -99,9 +99,7 @@ def train_together(questions: Sequence[tuple[Sequence[Spec], Mapping[str, Any]]]
         A result for each question, or the error that ``solve`` would raise.
 
     Example:
-        >>> from mlsysim.models.registry import Models
-        >>> from mlsysim.systems.registry import Systems
-        >>> from mlsysim.systems.types import Fleet
+        >>> from mlsysim import Fleet, Models, Systems
         >>> inputs = (Models.Language.Llama3_8B, Fleet(name="64 H100", node=Systems.Nodes.DGX_H100, count=8))
         >>> step, error = train_together([(inputs, {"batch_size": 128, "tp_size": tp}) for tp in (2, 3)])
         >>> step.plan["dp"], str(error)
