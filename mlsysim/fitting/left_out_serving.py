@@ -147,12 +147,13 @@ def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[
 def _shared_engine(runs: Sequence[Runs], tables: Tables, only: Collection[str] = ()) -> dict[str, float]:
     """The coefficients of one engine that served all ``runs``; what none of their engines fits is the mean of theirs.
 
-    Of those in ``only``, where it names some: in the others each engine stays itself.
+    Where ``only`` names some, of those alone: in the others each engine stays itself.
     """
     names = sorted({run.on["engine"] for run in runs})
     each = [_engine(tables, name) for name in names]
     mean = {part: sum(one[part] for one in each) / len(each) for part in only or COEFFICIENTS}
-    parts = sorted(only or {part for name in names for part in tables["engine"][name].get("fit", ())})
+    fits = {part for name in names for part in tables["engine"][name].get("fit", ())}
+    parts = sorted(fits.intersection(only) if only else fits)
     start = {part: RANGES["engine"][part].begun_at(mean[part]) for part in parts}
     rows = {name: sum(len(run.measured) for run in runs if run.on["engine"] == name) for name in names}
     weights = [np.full(len(run.measured), min(1.0, (_ENGINE_ROWS / rows[run.on["engine"]]) ** 0.5)) for run in runs]

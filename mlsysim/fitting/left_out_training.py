@@ -7,10 +7,10 @@ that nobody else has. Then every row of the source is predicted, calibration row
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,9 +37,10 @@ _ROUNDING = 0.0002
 _DEFAULTS = {part.name: part.default for part in fields(StackCoefficients)}
 
 
-def anchors_of(root: Path) -> list[Anchor]:
+@functools.lru_cache(maxsize=4)
+def anchors_of(root: Path) -> tuple[Anchor, ...]:
     """All training cases under ``root`` that have a stack, of both roles."""
-    return [anchor for role in (CALIBRATION, "validation") for anchor in cases(root, ("training",), role)]
+    return tuple(anchor for role in (CALIBRATION, "validation") for anchor in cases(root, ("training",), role))
 
 
 def calibration_sources(anchors: Iterable[Anchor]) -> set[str]:
@@ -136,7 +137,7 @@ def entries(root: Path, done: Callable[[str], None] = lambda name: None) -> dict
     without = list(dict.fromkeys(tuple(sorted(calibrated & set(held.without))) for held in held_out))
     tables = {}
     with ProcessPoolExecutor() as pool:  # a fit takes tens of seconds, and each is on its own
-        for sources, own in zip(without, pool.map(partial(fitted_without, anchors=anchors), without), strict=True):
+        for sources, own in zip(without, pool.map(functools.partial(fitted_without, anchors=anchors), without), strict=True):
             tables[sources] = own
             done(", ".join(sources) or "sources without calibration rows")
     return {held.id: left_out(held, tables[tuple(sorted(calibrated & set(held.without)))], anchors) for held in held_out}

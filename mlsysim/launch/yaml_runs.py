@@ -47,6 +47,8 @@ global_train_batch_size and model (llm-foundry)
         _llm_foundry(_without_references(document), run)
     else:
         expected = "parallelism and tokens (NanoTron), or global_train_batch_size and model (llm-foundry)"
+        if "model" in document and ("trainer" in document or "train" in document):
+            expected += "; a run of NeMo's or Megatron-Bridge's by Megatron's options: --tensor-model-parallel-size 8 ..."
         raise InputError(run.name, list(document)[:5], expected)
 
 

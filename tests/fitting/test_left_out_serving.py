@@ -57,6 +57,18 @@ def test_figures_of_peers_change_the_engine_that_has_none(cases):
     assert clean["engines"] != dirty["engines"]
 
 
+def test_an_engine_without_figures_keeps_what_it_takes_from_the_one_that_it_is_like(cases):
+    tables, name = engines.ENGINES.tables(), "fastertransformer-bert-int8v1"
+    tables["engine"][name] |= {"peers": ["fastertransformer-bert"], "scaling_s": 1.0}
+    before = dict(tables["engine"][name])
+    runs = engines.runs_of(case.anchor for case in cases if case.anchor.case.role == "calibration")
+    left_out_serving.to_prior(runs, tables, {Key("engine", name, "scaling_s")})
+    changed = {part for part, value in tables["engine"][name].items() if before.get(part) != value}
+    assert changed == {"scaling_s"}
+    near = tables["engine"]["fastertransformer-bert"]["scaling_s"]
+    assert tables["engine"][name]["scaling_s"] == pytest.approx(near, rel=0.3)
+
+
 def test_validation_figures_change_nothing_of_any_fit(cases):
     dirty = poisoned(cases, lambda case: case.anchor.case.role == "validation")
     assert coefficients(left_out("device", "t4", cases)) == coefficients(left_out("device", "t4", dirty))

@@ -189,6 +189,15 @@ def test_a_micro_batch_of_the_callers_takes_the_place_of_the_files():
     assert export_training(by_size, "megatron") == text
 
 
+def test_a_yaml_of_nemo_is_told_how_it_can_be_read():
+    pytest.importorskip("yaml")
+    with pytest.raises(InputError, match="by Megatron's options: --tensor-model-parallel-size 8"):
+        training_launch("trainer:\n  num_nodes: 64\nmodel:\n  tensor_model_parallel_size: 4\n")
+    plan = "--tensor-model-parallel-size 4 --micro-batch-size 1 --global-batch-size 64 --seq-length 8192 --bf16"
+    launch = training_launch(plan, accelerators=8, workload=Models.Language.Llama3_8B)
+    assert (launch.arguments["tp_size"], launch.arguments["microbatch_count"]) == (4, 32)
+
+
 @pytest.mark.parametrize("changed", [{"tp_size": 4}, {"tp": 4}, {"pp_size": 1}, {"batch_size": 64}])
 @pytest.mark.parametrize("name", ["megatron_llama3_8b.sh", "nanotron_llama_8b.yaml", "torchtitan_llama3_8b.toml"])
 def test_a_plan_of_the_callers_keeps_the_size_of_the_files_micro_batches(name, changed):

@@ -277,16 +277,16 @@ def test_many_plans_at_once_give_what_each_gives_alone(case, speeds, overlap):
         assert step.total_s[i] == pytest.approx(one.total_s, rel=1e-12)
 
 
-@pytest.mark.parametrize("model", list(Models.Language), ids=lambda model: model.name)
-def test_lowering_loses_no_parameter(model):
-    # Layers that predict further tokens are trained, but no part of the model's count.
-    work = training_work(model.model_copy(update={"prediction_layers": 0}), 2048)
-    assert work.parameters == pytest.approx(model.computed_parameters, rel=1e-9)
-    head = embedding_width(model) * model.vocab_size
-    assert work.head_parameters == head, "the head is as wide as the token embedding"
-    assert work.head_flops == pytest.approx(2 * head)
-    served = inference_work(model, "bf16", "bf16")
-    assert 0 < served.always_read_B + served.expert_B <= served.resident_B * (1 + ROUNDING)
+def test_lowering_loses_no_parameter():
+    for model in Models.Language:
+        # Layers that predict further tokens are trained, but no part of the model's count.
+        work = training_work(model.model_copy(update={"prediction_layers": 0}), 2048)
+        assert work.parameters == pytest.approx(model.computed_parameters, rel=1e-9), model.name
+        head = embedding_width(model) * model.vocab_size
+        assert work.head_parameters == head, f"{model.name}: the head is as wide as the token embedding"
+        assert work.head_flops == pytest.approx(2 * head), model.name
+        served = inference_work(model, "bf16", "bf16")
+        assert 0 < served.always_read_B + served.expert_B <= served.resident_B * (1 + ROUNDING), model.name
 
 
 @FEW

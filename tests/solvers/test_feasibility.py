@@ -86,18 +86,20 @@ def test_an_engine_for_one_sequence_decodes_no_more():
 
 
 @pytest.mark.parametrize("stack", engine_names())
-@pytest.mark.parametrize("precision", BYTES_PER_ELEMENT)
-def test_no_kernel_no_answer_and_nothing_faster_than_the_peak(stack, precision):
+def test_no_kernel_no_answer_and_nothing_faster_than_the_peak(stack):
     """64-bit products have no kernel anywhere, 32-bit ones only the vendor's: 4-bit weights are unpacked to 16 bits."""
-    has, width = engine(stack).has, BYTES_PER_ELEMENT[precision]
-    try:
-        run = serve(stack=stack, precision=precision, batch_size=8)
-    except InputError as error:
-        assert width > (2 if has.own_products or has.torus else 4) or "TPU" in str(error)  # noqa: PT017
-        assert error.argument == "precision"  # noqa: PT017
-        assert f"precision = '{precision}': expected one of" in str(error)  # noqa: PT017
-        return
-    assert 0 < run.prefill_mfu <= 1
+    has, answered = engine(stack).has, 0
+    for precision, width in BYTES_PER_ELEMENT.items():
+        try:
+            run = serve(stack=stack, precision=precision, batch_size=8)
+        except InputError as error:
+            assert width > (2 if has.own_products or has.torus else 4) or "TPU" in str(error), precision  # noqa: PT017
+            assert error.argument == "precision"  # noqa: PT017
+            assert f"precision = '{precision}': expected one of" in str(error)  # noqa: PT017
+        else:
+            assert 0 < run.prefill_mfu <= 1, precision
+            answered += 1
+    assert answered or has.torus
 
 
 @pytest.mark.parametrize("name", ["v100_sxm2_16gb", "a100_sxm_80gb", "rtx_4090"])
