@@ -124,6 +124,8 @@ def _megatron(launch: TrainingLaunch, asked: Mapping[str, Any]) -> str:
         lines.append(_words("--expert-model-parallel-size", asked["ep_size"], "--expert-tensor-parallel-size", expert_tp))
     lines.append(_words("--micro-batch-size", micro, "--global-batch-size", launch.arguments["batch_size"]))
     lines += [*_sharding(asked, dp), *_formats(asked), *_RECOMPUTED[asked["recompute"] or "none"]]
+    if asked["stack"] == "megatron-core":
+        lines.append("--cross-entropy-loss-fusion")
     if asked["attention"] != "flash":
         lines.append(_words("--attention-backend", "unfused"))
     return f"{_MORE}\n".join(lines)

@@ -87,6 +87,8 @@ def megatron_run(text: str, run: Run) -> None:
         "recompute": _recompute(stated, model.layers, pp, run),
         "attention": _attention(stated),
     }
+    if stated.get("fused_loss"):
+        run.arguments["stack"] = "megatron-core"
     copies = stated.get("replicas") or 1
     if copies > 1:
         if dp % copies:

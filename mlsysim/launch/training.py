@@ -58,7 +58,7 @@ def training_launch(
         >>> script = f"torchrun --nproc_per_node 8 pretrain_gpt.py {sizes}{plan}"
         >>> launch = training_launch(script)
         >>> launch.workload.name, launch.accelerators, launch.arguments["microbatch_count"], launch.arguments["stack"]
-        ('Llama-3-8B', 8, 32, 'megatron-core')
+        ('Llama-3-8B', 8, 32, 'megatron-lm-2024')
     """
     if workload is not None:
         instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B")

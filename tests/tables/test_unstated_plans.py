@@ -128,6 +128,8 @@ BRIDGE = {
             "megatron-core-offload",
         ),
         ({"framework": "NeMo/Megatron-Core", "accelerator": "B200"}, "megatron-core"),
+        ({"framework": "Megatron-LM", "year": "2025"}, "megatron-lm-2024"),
+        ({"framework": "Megatron-LM", "year": "2022"}, "megatron-2022"),
         ({"framework": "NeMo/Megatron-Core", "accelerator": "H100", "precision": "fp8"}, "megatron-core-2024"),
         ({"framework": "torchtitan", "precision": "fp8 rowwise"}, "torchtitan-rowwise"),
         ({"framework": "torchtitan", "precision": "fp8 tensorwise"}, "torchtitan-tensorwise"),
