@@ -61,7 +61,7 @@ class Deployment:
         schedule: one of ``SCHEDULES``.
         rounds: requests that each place in flight serves; None in the steady state.
         requests: requests of an offline run; None for a run without end.
-        stream_interval: tokens that reach the client at a time.
+        stream_interval: tokens that reach the client at a time after the first; no time depends on it.
         batch_wait_iters: steps that the scheduler holds prompts back.
         recv_interval: decode steps between the scheduler's looks at the requests that arrived.
         attention_dp: groups of a stage's ranks that attend for sequences of their own; 1: all share every sequence.

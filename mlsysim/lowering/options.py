@@ -172,7 +172,7 @@ class ServingOptions(DeploymentOptions, total=False):
     ]
     rounds: Annotated[int | None, Option(None, "requests that each place in flight serves; by default the steady state")]
     requests: Annotated[int | None, Option(None, "equal requests of an offline run in all; by default it has no end")]
-    stream_interval: Annotated[int, Option(1, "tokens that reach the client at a time, the first with the last of so many")]
+    stream_interval: Annotated[int, Option(1, "tokens that reach the client at a time after the first: no mean time changes")]
     batch_wait_iters: Annotated[
         int, Option(0, "steps that the scheduler holds prompts back while others decode, so that more join together")
     ]

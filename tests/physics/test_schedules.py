@@ -18,7 +18,6 @@ from mlsysim.physics.serving.schedule import (
     prompts_together,
     received,
     static_batch,
-    streamed,
 )
 
 
@@ -48,7 +47,7 @@ class Plain:
 
 PASSES = Plain()
 # Requests of 100 and 50 tokens, of which eight fit; in a run without end 8,192 tokens of prompts may start together.
-LOAD = Load(0.0, 8.0, 100.0, 50.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 8192.0)
+LOAD = Load(0.0, 8.0, 100.0, 50.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 8192.0)
 
 
 def load(**changed):
@@ -135,21 +134,6 @@ def test_a_finite_number_of_requests_comes_in_waves():
 
 
 SERVED = Served(4.0, 2.0, 22.0, 5.0, 3.0, Step(1.0))
-
-
-@pytest.mark.parametrize(
-    ("output", "interval", "ttft_s", "tpot_s"),
-    [
-        # Ten tokens end at 22 s. By fours the first comes with the fourth, at 10 s; nine intervals of 12 / 9 s remain.
-        (10.0, 4.0, 10, 12 / 9),
-        (10.0, 1.0, 4, 2),
-        (10.0, 20.0, 22, 0),
-        (0.0, 4.0, 4, 2),
-    ],
-)
-def test_tokens_that_are_handed_out_together(output, interval, ttft_s, tpot_s):
-    found = streamed(SERVED, output, interval)
-    assert (found.ttft_s, found.tpot_s, found.request_s) == (ttft_s, pytest.approx(tpot_s), 22)
 
 
 SHAPE = served_shape(layers=2.0)

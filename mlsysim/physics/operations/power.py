@@ -2,8 +2,8 @@
 
 P / TDP = softcap(idle + active b + memory w + unpacking n w + cache k + arithmetic sqrt(c b)), with w and k the shares of the
 memory's bandwidth that weights and the KV cache take, n 1 where weights are narrower than 16 bits, c the share of the peak
-rate, and b the share of time in which kernels run. While busy the products run at c / b of the peak: b sqrt(c / b) = sqrt(c b), so that
-exposed communication and waiting for the host lower the power.
+rate, and b the share of time in which kernels run. While busy the products run at c / b of the peak: b sqrt(c / b) = sqrt(c b),
+so that exposed communication and waiting for the host lower the power.
 
 Sources: Chung et al., "The ML.ENERGY Benchmark", 2025, arXiv:2505.06371 (what was measured); Patel et al., "Characterizing
 Power Management Opportunities for LLMs in the Cloud", ASPLOS 2024 (prompts draw up to the limit, decoding less).

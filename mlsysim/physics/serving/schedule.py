@@ -60,7 +60,6 @@ class Load:
         context: tokens that a sequence of a fixed batch holds at the mean decode step.
         rounds: requests that each place in flight serves in all; 0 in the steady state.
         requests: requests of an offline run; 0 for a run without end.
-        stream_interval: tokens that reach the client at a time (``streamed``).
         wait_steps: steps that the scheduler holds prompts back while others decode, so that more join together (``gathered``).
         recv_interval: decode steps between the scheduler's looks at what arrived (``received``).
         output_cv: spread of the outputs' lengths, by which those in flight are longer than their mean (``met_output``).
@@ -74,7 +73,6 @@ class Load:
     context: Num
     rounds: Num
     requests: Num
-    stream_interval: Num
     wait_steps: Num
     recv_interval: Num
     output_cv: Num
@@ -289,16 +287,3 @@ def in_tokens(served: Served, output: Num, tokens: Num) -> Served:
     """What a schedule of rounds comes to in tokens: a round yields ``tokens`` of a request's ``output`` (``rounds_of``)."""
     rate = served.tokens_per_s * output / rounds_of(output, tokens)
     return replace(served, tpot_s=served.tpot_s / tokens, tokens_per_s=rate)
-
-
-def streamed(served: Served, output: Num, interval: Num) -> Served:
-    """Hand tokens to the client ``interval`` at a time: its first comes with the interval's last, and the end as before.
-
-    TTFT' = TTFT + (interval - 1) TPOT, TPOT' = (request - TTFT') / (output - 1).
-
-    Source: NVIDIA TensorRT-LLM, LLM API reference (``stream_interval``).
-    """
-    together = minimum(interval, maximum(output, 1.0))
-    ttft_s = served.ttft_s + (together - 1) * served.tpot_s
-    tpot_s = where(together > 1, maximum(served.request_s - ttft_s, 0.0) / maximum(output - 1, 1.0), served.tpot_s)
-    return replace(served, ttft_s=ttft_s, tpot_s=tpot_s)

@@ -24,7 +24,6 @@ from mlsysim.physics.serving.schedule import (
     in_tokens,
     most_throughput,
     static_batch,
-    streamed,
 )
 
 
@@ -81,7 +80,6 @@ class ServingReplica:
             context=deployment.context,
             rounds=float(deployment.rounds or 0),
             requests=float(deployment.requests or 0),
-            stream_interval=float(deployment.stream_interval),
             wait_steps=float(deployment.batch_wait_iters),
             recv_interval=float(deployment.recv_interval),
             output_cv=deployment.output_cv,
@@ -91,7 +89,7 @@ class ServingReplica:
 
     def served(self, batch: Num) -> Served:
         """The schedule's answer to ``batch`` sequences, one or an array of them, without a look at the memory."""
-        return scheduled(self.deployment, self.passes, replace(self.load, batch=batch, most=batch, stream_interval=1.0))
+        return scheduled(self.deployment, self.passes, replace(self.load, batch=batch, most=batch))
 
     def lacking(self) -> str:
         """Why not even one sequence fits, with the bytes; empty where one does."""
@@ -109,9 +107,7 @@ def scheduled(deployment: Deployment, passes: Passes, load: Load) -> Served:
     """What the deployment's schedule comes to under a load, or under each of an array of loads."""
     drafts = bool(deployment.draft_len)
     served = _SCHEDULES[deployment.schedule](passes, replace(load, output=deployment.rounds_each) if drafts else load)
-    if drafts:
-        served = in_tokens(served, load.output, deployment.round_tokens)
-    return streamed(served, load.output, load.stream_interval)
+    return in_tokens(served, load.output, deployment.round_tokens) if drafts else served
 
 
 def whole_batches(first: int, last: int) -> npt.NDArray[np.float64]:

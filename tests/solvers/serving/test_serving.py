@@ -226,14 +226,9 @@ def test_finitely_many_requests_come_in_waves():
 
 
 @pytest.mark.parametrize("schedule", ["static", "continuous"])
-def test_tokens_that_reach_the_client_in_bunches_come_late_but_end_on_time(schedule):
+def test_tokens_that_reach_the_client_in_bunches_keep_their_first_and_their_last(schedule):
     each, bunched = (serve(schedule=schedule, stream_interval=interval) for interval in (1, 20))
-    assert ms(bunched.ttft) == pytest.approx(ms(each.ttft) + 19 * ms(each.tpot))
-    assert ms(bunched.request_latency) == ms(each.request_latency)
-    assert ms(bunched.request_latency) == pytest.approx(ms(bunched.ttft) + 255 * ms(bunched.tpot))
-    assert bunched.tokens_per_second == each.tokens_per_second
-    late = serve(schedule=schedule, stream_interval=1000)
-    assert ms(late.ttft) == pytest.approx(ms(late.request_latency)), "an answer that is shorter than a bunch comes whole"
+    assert (bunched.ttft, bunched.tpot, bunched.request_latency) == (each.ttft, each.tpot, each.request_latency)
 
 
 def test_an_engine_starts_with_smaller_limits_on_a_smaller_card():
