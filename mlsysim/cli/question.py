@@ -26,7 +26,7 @@ def name_of(option: str, typed: str) -> str:
 
     Example:
         >>> name_of("--stack", "Megatron-LM"), name_of("--engine", "vLLM 0.15.0")
-        ('megatron-core', 'vllm-2025')
+        ('megatron-lm-2024', 'vllm-2025')
     """
     from mlsysim.calibration.engines import engine_names
     from mlsysim.calibration.names import engine_called, stack_called

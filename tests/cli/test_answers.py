@@ -28,7 +28,7 @@ LAUNCH = TESTS / "data" / "launch"
 
 @pytest.mark.usefixtures("typer")
 def test_trust_counts_the_runs_of_a_stack(capsys):
-    assert main(shlex.split("trust Llama-3-70B --on H100 --stack Megatron-LM --json")) == HOLDS
+    assert main(shlex.split("trust Llama-3-70B --on H100 --stack Megatron-Core --json")) == HOLDS
     told = json.loads(capsys.readouterr().out)
     runs = [
         run

@@ -79,7 +79,7 @@ def power_names(hardware_name: str) -> tuple[str, ...]:
 
     Example:
         >>> power_names("TPU v4")[0]
-        'power.pooled.idle'
+        'power.pooled.active'
     """
     return fitted_of(device_entries(SECTION), power_device(hardware_name).name, SECTION)
 
