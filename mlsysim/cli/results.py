@@ -41,10 +41,12 @@ def draw(command: str, results: Sequence[Result], path: Path) -> None:
         path: the file, whose ending says the format.
 
     Raises:
-        MLSysError: matplotlib is missing, or the answers are none that can be drawn.
+        MLSysError: matplotlib is missing, the file cannot be, or the answers are none that can be drawn.
     """
     from mlsysim import plots
+    from mlsysim.plots.figure import picture_path
 
+    picture_path(path)
     if command in WATERFALL:
         figure = plots.waterfall(*results)
     else:

@@ -106,6 +106,27 @@ def plain_log_axis(axis: Any) -> None:
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
 
 
+def picture_path(path: str | Path) -> Path:
+    """Check where a picture goes, before it is drawn.
+
+    Args:
+        path: a file whose ending says the format: .png, .svg or .pdf.
+
+    Raises:
+        InputError: the ending is of no such format, or the folder is none.
+
+    Example:
+        >>> picture_path("step.svg").suffix
+        '.svg'
+    """
+    target = Path(path)
+    if target.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError("path", str(path), "a name that ends in .png, .svg or .pdf")
+    if not target.parent.is_dir():
+        raise InputError("path", str(path), f"a file in a folder that exists: {str(target.parent)!r} is none")
+    return target
+
+
 def save(figure: Any, path: str | Path) -> None:
     """Write a figure to a file whose ending says the format: .png, .svg or .pdf.
 
@@ -116,10 +137,6 @@ def save(figure: Any, path: str | Path) -> None:
     Raises:
         InputError: the ending is of no such format, or the folder is none.
     """
-    target = Path(path)
-    if target.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError("path", str(path), "a name that ends in .png, .svg or .pdf")
-    if not target.parent.is_dir():
-        raise InputError("path", str(path), f"a file in a folder that exists: {str(target.parent)!r} is none")
+    target = picture_path(path)
     # Without a date the same answer gives the same bytes.
     figure.savefig(target, metadata={".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(target.suffix.lower()))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from mlsysim.physics.numeric import Num, exp, expm1, maximum, minimum
 
+_ROUNDING = 1e-12  # of a sum of probabilities
 _MOST_STEPS = 200
 _CLOSE = 1e-13
 
@@ -154,7 +155,7 @@ def sojourn_percentile_s(share: float, service: ServiceTime, probability: float,
 
 
 def percentile_s(share: float, tail: Callable[[float], float], scale_s: float) -> float:
-    """Least time whose ``tail``, P(T > t), is at most 1 - ``share``; jumps are allowed.
+    """Least time whose ``tail``, P(T > t), is at most 1 - ``share``, but for rounding; jumps are allowed.
 
     False position on the logarithm of the tail, which is nearly straight (Illinois rule), halving where that stalls.
 
@@ -162,7 +163,8 @@ def percentile_s(share: float, tail: Callable[[float], float], scale_s: float) -
         >>> round(percentile_s(0.5, lambda t: math.exp(-t), 1.0), 9)
         0.693147181
     """
-    rest = 1 - share
+    # A jump may end at the share itself: the digits of its sum must not choose the side.
+    rest = (1 - share) * (1 + _ROUNDING)
 
     def excess(time_s: float) -> float:
         return math.log(max(tail(time_s), 1e-300) / rest)
