@@ -49,7 +49,8 @@ Columns are those of the published measurement tables: accelerator, n_accel,
 layers, hidden, heads, ffn_hidden, vocab, seq_len, global_batch_seqs,
 micro_batch, tp, pp, vpp, sharding, recompute, precision, framework, metric, ...
 Of serving: accelerator, engine, mode, input_len, output_len,
-batch_or_concurrency, weight_precision, kv_precision, tp, pp, metric, ...
+batch_or_concurrency (of one replica), weight_precision, kv_precision, tp, pp,
+metric, ...
 What a server is started with and reached through: max_num_batched_tokens,
 max_num_seqs, stream_interval, batch_wait_iters, recv_interval, draft_len,
 acceptance, draft_model, output_cv, harness. Of requests that arrive at a rate,
