@@ -61,7 +61,6 @@ class Deployment:
         schedule: one of ``SCHEDULES``.
         rounds: requests that each place in flight serves; None in the steady state.
         requests: requests of an offline run; None for a run without end.
-        stream_interval: tokens that reach the client at a time after the first; no time depends on it.
         batch_wait_iters: steps that the scheduler holds prompts back.
         recv_interval: decode steps between the scheduler's looks at the requests that arrived.
         attention_dp: groups of a stage's ranks that attend for sequences of their own; 1: all share every sequence.
@@ -96,7 +95,6 @@ class Deployment:
     schedule: str
     rounds: int | None
     requests: int | None
-    stream_interval: int
     batch_wait_iters: int
     recv_interval: int
     attention_dp: int
@@ -164,6 +162,7 @@ class Deployment:
         rated = _rated(arithmetic, experts, device, served_by)
         cache, rounds, requests = (asked[name] for name in ("kv_precision", "rounds", "requests"))
         divided = check_experts(model, tp, per_node, apart, **{name: asked[name] for name in EXPERT_ARGUMENTS})
+        whole_number("stream_interval", asked["stream_interval"])  # not kept: no time depends on it
         return cls(
             workload=model,
             accelerator=device,
@@ -185,7 +184,6 @@ class Deployment:
             schedule=schedule,
             rounds=None if rounds is None else whole_number("rounds", rounds),
             requests=None if requests is None else whole_number("requests", requests),
-            stream_interval=whole_number("stream_interval", asked["stream_interval"]),
             batch_wait_iters=held_back("batch_wait_iters", asked["batch_wait_iters"], schedule, 0),
             recv_interval=held_back("recv_interval", asked["recv_interval"], schedule, 1),
             attention_dp=apart,

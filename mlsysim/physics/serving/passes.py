@@ -141,7 +141,7 @@ def prefill_pass(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0
         chunks = batch * prompt / tokens
         attention_s = prefill_layer_attention_s(model, batch, prompt) / chunks
         one_part = _pass(model, tokens, batch, lambda share: share * attention_s, batch)
-        one_part = replace(one_part, host_s=one_part.host_s * _launches(model) / has.step_launches)
+        one_part = replace(one_part, host_s=one_part.host_s * _micro_batch_launches(model) / has.step_launches)
         queued = _queued_micro_batches(model)
         passes = passes_of_micro_batches(chunks, model.shape.layers, shards.pp, has.in_flight, queued)
     else:
@@ -165,7 +165,7 @@ def prefill_pass(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0
     )
 
 
-def _launches(model: ServedModel) -> float:
+def _micro_batch_launches(model: ServedModel) -> float:
     """The number of kernels that a layer of a micro-batch launches."""
     kernels, has = model.kernels, model.has
     unpacked = has.unpacks and kernels.lends and kernels.narrowest_B < WORD_B
@@ -177,7 +177,7 @@ def _queued_micro_batches(model: ServedModel) -> Num:
     if not model.has.queue:
         return np.inf
     layers = maximum(floor((model.shape.layers + 1) / model.shards.pp) - 1, 1.0)
-    return model.has.queue / (layers * _launches(model))
+    return model.has.queue / (layers * _micro_batch_launches(model))
 
 
 def prefill_layer_attention_s(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0) -> Num:

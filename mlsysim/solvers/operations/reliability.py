@@ -245,7 +245,8 @@ def reliability(
         raise MissingArgumentError("checkpoint_time", None, "how long a checkpoint stops the job, beside checkpoint_interval")
     if checkpoint_time is not None:
         checkpoint_s = positive_quantity("checkpoint_time", checkpoint_time, "second")
-        interval_s = checkpoint_interval_s(checkpoint_interval, checkpoint_s, mtbf_s) or 0.0
+        interval_s = checkpoint_interval_s(checkpoint_interval, checkpoint_s, mtbf_s)
+        assert interval_s is not None, "failures are known, and with them what loses least"
         kept = kept_share(interval_s, checkpoint_s, restart_s, mtbf_s)
         if kept < _LEAST_KEPT:
             reason = f"failures come every {shown(with_unit(mtbf_s, 'second'))}: less than 1 % of the time is work that is kept"

@@ -107,9 +107,7 @@ def time_to_train(
         InfeasibleError: the plan does not fit.
 
     Example:
-        >>> from mlsysim.models.registry import Models
-        >>> from mlsysim.solvers.training.distributed import DistributedModel
-        >>> from mlsysim import Fleet, Systems
+        >>> from mlsysim import DistributedModel, Fleet, Models, Systems
         >>> fleet = Fleet(name="1024 H100", node=Systems.Nodes.DGX_H100, count=128)
         >>> plan = DistributedModel().solve(
         ...     Models.Language.Llama3_8B, fleet, batch_size=1024, seq_len=8192, efficiency=0.4, zero_stage=1, recompute="full"
