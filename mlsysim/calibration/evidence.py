@@ -1,20 +1,23 @@
 """What was measured of runs like a given one: errors of validation runs, and of runs predicted without what they are of.
 
 ``data/evidence.csv`` has a row for each validation run, and one without an error for what else calibration runs are of;
-``data/left_out.csv`` has the errors of runs that were predicted by a fit
-without their source, stack, engine, device or model; ``data/assumed.csv`` says how far off runs are that leave a fact out. All
-are written by ``python -m mlsysim.fitting refresh``.
+``fitted`` marks what these are of. ``data/left_out.csv`` has the errors of runs that were predicted by a fit without their
+source, stack, engine, device or model; ``data/assumed.csv`` says how far off runs are that leave a fact out. All are written by
+``python -m mlsysim.fitting refresh``.
 """
 
 from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from typing import NamedTuple
 
 from mlsysim.calibration.names import unknown
+from mlsysim.calibration.own import is_own, own_stack
 from mlsysim.core.csv_file import table_lines
 from mlsysim.core.toml import file_text, packaged_toml, reads
 
@@ -31,7 +34,22 @@ POWER = "power"
 ENERGY = "energy"
 # Bases of results that rest on fitted coefficients, and so have measurements to be compared with.
 FITTED_BASES = ("calibrated", "transferred")
-FIRST_TOKEN_FIELDS = frozenset(("ttft", "prompt_tokens_per_second", "prefill_mfu"))
+FIRST_TOKEN_FIELDS = frozenset(("prompt_tokens_per_second", "prefill_mfu"))
+# Figures by which a thing is known as well as by a fit: the 90 % quantile of twenty is the second largest.
+ENOUGH = 20
+# What can be without a fit, in the order in which it is said, and by which facts runs are of the same.
+STUDIES = ("source", "stack", "device", "model")
+FACTS_OF = {
+    "stack": ("stack",),
+    "device": ("accelerator",),
+    "pair": ("stack", "accelerator"),
+    "model": ("model",),
+    "source": (),
+}
+# The solver on whose predictions those of a server stand: an accelerator is no newer to it than to that one.
+STANDS_ON = {"BatchServerModel": "SingleNodeModel", "TokenServerModel": "ServingModel", "TailLatencyModel": "ServingModel"}
+# Where kernels of each engine find out other shares of a device, and each model asks for other kernels.
+_ENGINES_DIFFER = "ServingModel"
 
 
 class RunFacts(NamedTuple):
@@ -45,6 +63,15 @@ class RunFacts(NamedTuple):
     accelerator: str
     stack: str
     accelerators: float
+
+    def named(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Some of the facts, by their names.
+
+        Example:
+            >>> RunFacts("m", "dense", "a", "s", 8).named(("stack", "kind"))
+            ('s', 'dense')
+        """
+        return tuple(getattr(self, name) for name in names)
 
 
 class MeasuredRun(NamedTuple):
@@ -133,12 +160,12 @@ def quantity_of(field: str) -> str:
     """Tell whether a result's field speaks of prompts alone, of the whole run, of power or of energy.
 
     Example:
-        >>> quantity_of("ttft"), quantity_of("tokens_per_second"), quantity_of("power")
+        >>> quantity_of("ttft_p90"), quantity_of("tokens_per_second"), quantity_of("power")
         ('first token', 'whole', 'power')
     """
     if field in (POWER, ENERGY):
         return field
-    return FIRST_TOKEN if field in FIRST_TOKEN_FIELDS else WHOLE
+    return FIRST_TOKEN if field in FIRST_TOKEN_FIELDS or field.startswith("ttft") else WHOLE
 
 
 @reads("calibration", RUNS_FILE)
@@ -164,6 +191,89 @@ def measured_runs() -> tuple[MeasuredRun, ...]:
 def measured_facts(solver: str) -> frozenset[RunFacts]:
     """What runs of a solver were measured of, those that coefficients were fitted to included."""
     return frozenset(_facts(row) for row in _rows(RUNS_FILE) if row["solver"] == solver)
+
+
+@reads("calibration", RUNS_FILE)
+def fitted_facts(solver: str) -> frozenset[RunFacts]:
+    """What the runs of a solver are of that coefficients were fitted to."""
+    return frozenset(_facts(row) for row in _rows(RUNS_FILE) if row["solver"] == solver and row["fitted"])
+
+
+def unfitted(solver: str, quantity: str, facts: RunFacts, *, known_source: bool = True) -> tuple[str, ...]:
+    """Name what of a run no fit was given runs of and fewer than ``ENOUGH`` were measured: of ``STUDIES``, or "pair".
+
+    A pair is an engine on its accelerator. A stack that is not known stands for its source, too. Models and pairs matter where
+    an engine's kernels were not measured for them: in serving language models.
+
+    Args:
+        solver: name of the solver.
+        quantity: what is predicted.
+        facts: what the run is of.
+        known_source: whether it is a run of a publication that fits were given runs of.
+
+    Example:
+        >>> facts = RunFacts("Llama-3.1-405B", "dense", "H100 SXM5 80GB", "meta-2024", 16384)
+        >>> [unfitted("DistributedModel", "whole", facts._replace(stack=name)) for name in ("meta-2024", "megatron-core")]
+        [('stack',), ()]
+    """
+    if is_own(facts.stack):
+        own = own_stack(facts.stack)
+        if solver == own.solver:
+            return () if facts.accelerator in own.accelerators else ("device",)
+        facts = facts._replace(stack=own.like)
+    known = _known(solver, quantity)
+    missing = []
+    if not _is_of(known, facts, "stack"):
+        missing.append("stack")
+    elif not known_source:
+        missing.append("source")
+    if not _is_of(known, facts, "device"):
+        missing.append("device")
+    elif solver == _ENGINES_DIFFER and "stack" not in missing and not _is_of(known, facts, "pair"):
+        missing.append("pair")
+    if solver == _ENGINES_DIFFER and not _is_of(known, facts, "model"):
+        missing.append("model")
+    return tuple(missing)
+
+
+def _is_of(known: Mapping[str, Collection[tuple[str, ...]]], facts: RunFacts, study: str) -> bool:
+    return facts.named(FACTS_OF[study]) in known[study]
+
+
+@functools.cache
+def _known(solver: str, quantity: str) -> dict[str, frozenset[tuple[str, ...]]]:
+    """What fits were given runs of, or ``ENOUGH`` were measured of. Every calibrated solve asks."""
+    given = fitted_facts(solver)
+    chips = given | fitted_facts(STANDS_ON.get(solver, solver))
+    known = {}
+    for study, names in FACTS_OF.items():
+        of_runs = Counter(run.facts.named(names) for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity))
+        of_fits = {one.named(names) for one in (chips if study in ("device", "model") else given)}
+        known[study] = frozenset(of_fits | {values for values, count in of_runs.items() if count >= ENOUGH})
+    return known
+
+
+def was_measured(solver: str, facts: RunFacts) -> bool:
+    """Tell whether a solver's predictions were compared with runs of the same stack, and with runs on the same accelerator.
+
+    Args:
+        solver: name of the solver.
+        facts: what the run is of.
+    """
+    if is_own(facts.stack):
+        own = own_stack(facts.stack)
+        if solver == own.solver:
+            return facts.accelerator in own.accelerators
+        facts = facts._replace(stack=own.like)
+    stacks, accelerators = _measured(solver)
+    return facts.stack in stacks and facts.accelerator in accelerators
+
+
+@functools.cache
+def _measured(solver: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The stacks and the accelerators of a solver's runs. Every calibrated solve asks."""
+    facts = measured_facts(solver)
+    return frozenset(one.stack for one in facts), frozenset(one.accelerator for one in facts)
 
 
 @reads("calibration", RUNS_FILE)
@@ -196,6 +306,33 @@ def assumed_facts() -> tuple[Assumed, ...]:
     )
 
 
+def scale(costs: Mapping[str, float], assumed: Collection[str]) -> float:
+    """Return how many times as far off as a run that states all of its facts one is that leaves some out.
+
+    Args:
+        costs: of each fact, how many times as far off runs are without it: measured on those that state it.
+        assumed: columns that the run's row leaves out; what they cost adds as independent errors do.
+
+    Example:
+        >>> scale({"a": 3.0, "b": 2.0, "c": 0.9}, ["a", "c"]), round(scale({"a": 3.0, "b": 2.0}, ["a", "b", "d"]) ** 2)
+        (3.0, 12)
+    """
+    return math.sqrt(1 + sum(max(costs.get(fact, 1.0), 1.0) ** 2 - 1 for fact in assumed))
+
+
+@functools.lru_cache(maxsize=1024)
+def scale_of(solver: str, quantity: str, assumed: tuple[str, ...]) -> float:
+    """Return the same by what each fact cost in predictions of a solver.
+
+    Args:
+        solver: name of the solver.
+        quantity: what is predicted.
+        assumed: columns that the run's row leaves out.
+    """
+    kind = solver, quantity
+    return scale({one.fact: one.missing / one.stated for one in assumed_facts() if (one.solver, one.quantity) == kind}, assumed)
+
+
 @reads("calibration", SOURCES_FILE)
 def publications() -> Mapping[str, Publication]:
     """Where each source was published, by its key."""
@@ -203,7 +340,7 @@ def publications() -> Mapping[str, Publication]:
 
 
 def is_known_source(text: str) -> bool:
-    """Tell whether a table's ``source`` cell names a publication that has measurements here.
+    """Tell whether a table's ``source`` cell names a publication that coefficients were fitted to runs of.
 
     Example:
         >>> is_known_source("mosaicml/llm-foundry"), is_known_source("somebody/cluster")
@@ -213,10 +350,20 @@ def is_known_source(text: str) -> bool:
     return any(word in lowered for word in _source_words())
 
 
+def is_known_key(key: str) -> bool:
+    """Tell the same of a source by its key.
+
+    Example:
+        >>> is_known_key("llm-foundry"), is_known_key("llama3-herd")
+        (True, False)
+    """
+    return any(key in keys for keys in _source_words().values())
+
+
 @reads("calibration", NAMES_FILE)
-def _source_words() -> tuple[str, ...]:
+def _source_words() -> dict[str, list[str]]:
     words = packaged_toml("calibration", NAMES_FILE)["words"]
-    return tuple(word.lower() for word in words if word != "source")
+    return {word.lower(): keys for word, keys in words.items() if word != "source"}
 
 
 @functools.cache

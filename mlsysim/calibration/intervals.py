@@ -15,25 +15,27 @@ from typing import Any
 
 from mlsysim.calibration.evidence import (
     ENERGY,
+    ENOUGH,
+    FACTS_OF,
     POWER,
+    STANDS_ON,
     WHOLE,
+    LeftOut,
     MeasuredRun,
     RunFacts,
-    assumed_facts,
     left_out,
-    measured_facts,
     measured_runs,
+    scale_of,
+    unfitted,
 )
 from mlsysim.calibration.operations.power import power_device
 from mlsysim.calibration.own import is_own, own_stack
 
 LEVEL = 0.9
-# Runs that a scope needs: the 90 % quantile of twenty is the second largest.
-ENOUGH = 20
+# Whose studies stand for a solver's where it has none: its predictions rest on the same tables of kernels.
+_STUDIED_WITH = {**STANDS_ON, "DistributedModel": "ServingModel"}
 # Rows that a group of a study weighs as, at most: one sweep of a thousand runs is still one way to be new.
 GROUP_ROWS = 40
-# What can be without measurements, in the order in which it is said, and the study that tells what that costs.
-STUDIES = ("source", "stack", "device", "model")
 # What runs have in common with one, from the narrowest scope to the widest.
 SCOPES: tuple[tuple[str, ...], ...] = (
     ("stack", "accelerator", "kind"),
@@ -103,13 +105,22 @@ def grouped_quantile(groups: Sequence[Sequence[float]], level: float = LEVEL) ->
         >>> grouped_quantile([[0.1] * 1000, [0.5] * 40], 0.4), grouped_quantile([[0.1] * 1000, [0.5] * 40])
         (0.1, 0.5)
     """
-    weighed = sorted((error, min(len(group), GROUP_ROWS) / len(group)) for group in groups for error in group)
-    wanted, seen = level * sum(weight for _, weight in weighed), 0.0
-    for error, weight in weighed:
-        seen += weight
+    weighed = _weighed(groups)
+    return _quantile(weighed, level * sum(weight for _, weight in weighed))
+
+
+def _weighed(groups: Iterable[Sequence[float]]) -> list[tuple[float, float]]:
+    return [(error, min(len(group), GROUP_ROWS) / len(group)) for group in groups for error in group]
+
+
+def _quantile(weighed: Iterable[tuple[float, float]], wanted: float) -> float:
+    """The error by which the weight that is wanted was seen, the largest where there is less."""
+    seen, reached = 0.0, 0.0
+    for error, weight in sorted(weighed):
+        seen, reached = seen + weight, error
         if seen >= wanted - 1e-9:
-            return error
-    return weighed[-1][0]
+            break
+    return reached
 
 
 def spread(
@@ -117,21 +128,32 @@ def spread(
 ) -> Spread | None:
     """Return how far predictions of runs like one were off; None where a solver's predictions were never measured.
 
-    Where the source, the stack, the accelerator or the model has no measurements of its own, the interval comes from
-    predictions by fits without things of that kind; of several, their widths add as independent errors do.
+    All intervals come from here, whether a result, a table, the suite or a plan asks. What one rests on is the first of these
+    that there is:
+
+    1. Power rests on the accelerator's meters; energy on power and time, whose errors are independent.
+    2. A stack of the user's own rests on the runs that it was calibrated to, each predicted without itself.
+    3. Where fits were given runs of all that the run is of (``unfitted`` names nothing), it rests on validation runs: of the
+       narrowest of ``SCOPES`` that has ``ENOUGH``. Where that is of several stacks, or of all kinds of models, those of its own
+       stack, or kind, count one each, and the scope makes up the rest.
+    4. Else, for each thing that no fit was given runs of, it rests on things of the same kind that were left out of fits: the
+       thing's own validation runs count one each, and those that were left out make up the rest. Of several things, widths add
+       as independent errors do. It is never narrower than (3), and what was studied with another solver alone adds to that.
+
+    Each is as much wider as the facts that a row leaves out cost elsewhere, unless what was left out of fits was further off.
 
     Args:
         solver: name of the solver whose prediction it is.
         quantity: ``evidence.WHOLE``, ``evidence.FIRST_TOKEN``, ``evidence.POWER`` or ``evidence.ENERGY``.
         facts: what the run is of.
-        known_source: whether it is a run of a publication that has measurements here.
+        known_source: whether it is a run of a publication that fits were given runs of.
         assumed: columns that its row leaves out, and that defaults stand for.
 
     Example:
         >>> facts = RunFacts("Llama-3 70B", "dense", "H100 SXM5 80GB", "no such stack", 64)
-        >>> known, new = spread("DistributedModel", "whole", facts._replace(stack="megatron-core")), spread(
+        >>> known, new = spread("DistributedModel", "whole", facts._replace(stack="megatron-core-2024")), spread(
         ...     "DistributedModel", "whole", facts)
-        >>> known.log_width < new.log_width, new.scope.startswith("no measurement of this engine or stack")
+        >>> known.log_width < new.log_width, new.scope.startswith("no fit to this engine or stack")
         (True, True)
     """
     if quantity == POWER:
@@ -145,45 +167,69 @@ def spread(
         return replace(power, log_width=math.hypot(power.log_width, time.log_width))
     if is_own(facts.stack):
         return _of_own(solver, quantity, facts, assumed)
-    closest = _pool(solver, quantity).closest(facts, solver, assumed)
-    if closest is None:
-        return None
-    missing = unmeasured(solver, facts, known_source=known_source)
-    if not missing:
-        return closest
-    studies = [_study(study, solver, quantity) for study in missing]
-    # Things that were left out of fits leave facts out too: what a row leaves out widens it where it costs more than being new.
-    width = max(math.hypot(*(one.log_width for one in studies)), closest.log_width)
-    if missing == ("pair",) and width == closest.log_width:
-        return closest
-    named = " and of ".join(f"this {NAMED[study]}" for study in missing)
-    scope = f"no measurement of {named}: interval from those left out"
-    widest = max(studies, key=lambda one: one.log_width)
-    return Spread(width, scope, widest.runs, widest.median, widest.p90)
+    missing = unfitted(solver, quantity, facts, known_source=known_source)
+    return _resting_on(solver, quantity, facts._replace(accelerators=1.0), missing, tuple(assumed))
 
 
-def scale(costs: Mapping[str, float], assumed: Collection[str]) -> float:
-    """Return how many times as far off as a run that states all of its facts one is that leaves some out.
+@functools.lru_cache(maxsize=4096)
+def _resting_on(
+    solver: str, quantity: str, facts: RunFacts, missing: tuple[str, ...], assumed: tuple[str, ...]
+) -> Spread | None:
+    return resting_on(_pool(solver, quantity), _studies(), missing, facts, assumed)
+
+
+def resting_on(
+    pool: Pool, studies: Studies, missing: Sequence[str], facts: RunFacts, assumed: Collection[str] = ()
+) -> Spread | None:
+    """Return the last two rungs of ``spread``, by some runs and by what was left out of fits.
 
     Args:
-        costs: of each fact, how many times as far off runs are without it: measured on those that state it.
-        assumed: columns that the run's row leaves out; what they cost adds as independent errors do.
+        pool: validation runs of one solver and quantity.
+        studies: errors of what was left out.
+        missing: what of the run no fit was given runs of, as ``unfitted`` names it.
+        facts: what the run is of.
+        assumed: columns that its row leaves out.
+    """
+    known = pool.closest(facts, assumed)
+    if known is None or not missing:
+        return known
+    costs = [studies.cost(study, *pool.kind) for study in missing]
+    studied: list[float] = []
+    borrowed: list[float] = []
+    for study, cost in zip(missing, costs, strict=True):
+        own = [error for error, _ in pool.sharing(FACTS_OF[study], facts)] if FACTS_OF[study] else []
+        (studied if cost.of_solver else borrowed).append(made_up(own, cost.groups) if own else cost.width)
+    # Things that were left out of fits leave facts out too: what a row leaves out widens it where it costs more than being new.
+    width, widest = math.hypot(max(known.log_width, math.hypot(*studied)), *borrowed), max(costs, key=lambda cost: cost.width)
+    if tuple(missing) == ("pair",) and width == known.log_width:
+        return known
+    named = " and to ".join(f"this {NAMED[study]}" for study in missing)
+    scope = f"no fit to {named}: interval from those left out"
+    return widest.spread(width, scope)
+
+
+def made_up(own: Sequence[float], groups: Sequence[Sequence[float]], level: float = LEVEL) -> float:
+    """Return the quantile of a thing's own errors, one each, with others that make up for those that lack of ``ENOUGH``.
+
+    The correction for few is that of the own ones: as many as lack are as sure as the many that they stand for.
+
+    Args:
+        own: fewer than ``ENOUGH`` errors.
+        groups: errors of others, of which each group weighs as ``GROUP_ROWS`` at most.
+        level: of the quantile.
 
     Example:
-        >>> scale({"a": 3.0, "b": 2.0, "c": 0.9}, ["a", "c"]), round(scale({"a": 3.0, "b": 2.0}, ["a", "b", "d"]) ** 2)
-        (3.0, 12)
+        >>> made_up([], [[0.1] * 90 + [0.5] * 10]), made_up([0.3] * 3, [[0.1] * 90 + [0.5] * 10])
+        (0.1, 0.3)
     """
-    return math.sqrt(1 + sum(max(costs.get(fact, 1.0), 1.0) ** 2 - 1 for fact in assumed))
-
-
-@functools.lru_cache(maxsize=1024)
-def _scale(solver: str, quantity: str, assumed: tuple[str, ...]) -> float:
-    kind = solver, quantity
-    return scale({one.fact: one.missing / one.stated for one in assumed_facts() if (one.solver, one.quantity) == kind}, assumed)
+    weighed = _weighed(groups)
+    share = (ENOUGH - len(own)) / sum(weight for _, weight in weighed)
+    pairs = [(error, 1.0) for error in own] + [(error, weight * share) for error, weight in weighed]
+    return _quantile(pairs, level * (ENOUGH + len(own) / ENOUGH))
 
 
 def _scaled(run: MeasuredRun) -> float:
-    return abs(run.error) / _scale(run.solver, run.quantity, run.assumed)
+    return abs(run.error) / scale_of(run.solver, run.quantity, run.assumed)
 
 
 def _of_own(solver: str, quantity: str, facts: RunFacts, assumed: Collection[str]) -> Spread | None:
@@ -192,108 +238,77 @@ def _of_own(solver: str, quantity: str, facts: RunFacts, assumed: Collection[str
     errors = own.errors.get(quantity) if solver == own.solver else None
     if errors is None:
         return spread(solver, quantity, facts._replace(stack=own.like), assumed=assumed)
-    wider = _scale(solver, quantity, tuple(assumed))
+    wider = scale_of(solver, quantity, tuple(assumed))
     measured = Spread(wider * errors.log_width, f"the runs of {own.file}", errors.runs, errors.median, errors.p90)
     if facts.accelerator in own.accelerators:
         return measured
-    left = _study("device", solver, quantity)
-    scope = f"no measurement of this accelerator by {own.file}: interval from those left out"
-    return Spread(wider * math.hypot(left.log_width, errors.log_width), scope, left.runs, left.median, left.p90)
-
-
-def unmeasured(solver: str, facts: RunFacts, *, known_source: bool = True) -> tuple[str, ...]:
-    """Name what of a run has no measurements of its own, of ``STUDIES``, or "pair": its engine on its accelerator.
-
-    A stack that is not known stands for its source too. Models and pairs matter where an engine's kernels were not measured for
-    them: in serving language models.
-    """
-    if is_own(facts.stack):
-        own = own_stack(facts.stack)
-        if solver == own.solver:
-            return () if facts.accelerator in own.accelerators else ("device",)
-        facts = facts._replace(stack=own.like)
-    known = _known(solver)
-    missing = []
-    if facts.stack not in known["stack"]:
-        missing.append("stack")
-    elif not known_source:
-        missing.append("source")
-    if facts.accelerator not in known["device"]:
-        missing.append("device")
-    elif known["pair"] and facts.stack in known["stack"] and (facts.stack, facts.accelerator) not in known["pair"]:
-        missing.append("pair")
-    if known["model"] and facts.model not in known["model"]:
-        missing.append("model")
-    return tuple(missing)
-
-
-@functools.cache
-def _known(solver: str) -> dict[str, frozenset[Any]]:
-    """What a solver was measured on; no models or pairs where leaving out was never studied. Every calibrated solve asks."""
-    facts = measured_facts(solver)
-    studied = {one.study for one in left_out() if one.solver == solver}
-    return {
-        "stack": frozenset(one.stack for one in facts),
-        "device": frozenset(one.accelerator for one in facts),
-        "pair": frozenset((one.stack, one.accelerator) for one in facts if "device" in studied),
-        "model": frozenset(one.model for one in facts if "model" in studied),
-    }
+    left = _studies().cost("device", solver, quantity)
+    scope = f"no fit to this accelerator by {own.file}: interval from those left out"
+    return left.spread(wider * math.hypot(left.width, errors.log_width), scope)
 
 
 class Pool:
     """Figures of one solver and one quantity, by what their runs have in common."""
 
-    def __init__(self, runs: Iterable[MeasuredRun]) -> None:
-        """Sort the figures into the scopes that they belong to.
+    def __init__(self, solver: str, quantity: str, runs: Iterable[MeasuredRun]) -> None:
+        """Keep the figures, to be sorted into the scopes that are asked for.
 
         Args:
+            solver: whose predictions they are.
+            quantity: what was measured.
             runs: the figures.
         """
-        self._errors: dict[tuple[tuple[str, ...], tuple[str, ...]], list[tuple[float, float]]] = {}
+        self._runs = [(run.facts, abs(run.error), _scaled(run)) for run in runs]
+        self._errors: dict[tuple[str, ...], dict[tuple[str, ...], list[tuple[float, float]]]] = {}
         self._spreads: dict[tuple[tuple[str, ...], tuple[str, ...]], Spread] = {}
-        self._kind = "", ""
-        for run in runs:
-            self._kind = run.solver, run.quantity
-            for names in SCOPES:
-                self._errors.setdefault((names, _values(run.facts, names)), []).append((abs(run.error), _scaled(run)))
+        self.kind = solver, quantity
 
-    def closest(self, facts: RunFacts, solver: str = "", assumed: Collection[str] = ()) -> Spread | None:
+    def closest(self, facts: RunFacts, assumed: Collection[str] = ()) -> Spread | None:
         """Return the spread of the narrowest scope of a run that has ``ENOUGH`` figures; None of an empty pool.
+
+        Of a stack with fewer figures of its own, or with fewer of its kind of model where the scope is all of the stack's, each
+        of these counts one, and the scope makes up the rest.
 
         Args:
             facts: what the run is of.
-            solver: what the scope of all figures is called.
             assumed: columns that its row leaves out.
         """
         for names in SCOPES:
-            key = names, _values(facts, names)
-            errors = self._errors.get(key, ())
+            errors = self.sharing(names, facts)
             if errors and (len(errors) >= ENOUGH or not names):
+                nearer = ("stack", "kind") if names == ("stack",) else ("stack",) if "stack" not in names else names
+                key = names, facts.named((*names, *nearer))
                 if key not in self._spreads:
-                    self._spreads[key] = _spread_of(errors, ", ".join(key[1]) or solver)
+                    own = self.sharing(nearer, facts) if nearer != names else ()
+                    self._spreads[key] = _spread_of(errors, ", ".join(facts.named(names)) or self.kind[0], own)
                 known = self._spreads[key]
-                return replace(known, log_width=known.log_width * _scale(*self._kind, tuple(assumed))) if assumed else known
+                return replace(known, log_width=known.log_width * scale_of(*self.kind, tuple(assumed))) if assumed else known
         return None
 
+    def sharing(self, names: tuple[str, ...], facts: RunFacts) -> Sequence[tuple[float, float]]:
+        """Return errors, and errors over the scale of what their rows leave out, of runs that share some facts with one.
 
-def _values(facts: RunFacts, names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(getattr(facts, name) for name in names)
+        Args:
+            names: of the facts that they share.
+            facts: what the run is of.
+        """
+        if names not in self._errors:
+            sorted_by = self._errors[names] = {}
+            for of, error, scaled in self._runs:
+                sorted_by.setdefault(of.named(names), []).append((error, scaled))
+        return self._errors[names].get(facts.named(names), [])
 
 
 @functools.cache
 def _pool(solver: str, quantity: str) -> Pool:
-    return Pool(run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity))
+    return Pool(solver, quantity, (run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity)))
 
 
-def _spread_of(errors: Sequence[tuple[float, float]], scope: str) -> Spread:
+def _spread_of(errors: Sequence[tuple[float, float]], scope: str, own: Sequence[tuple[float, float]]) -> Spread:
     shares = sorted(math.expm1(error) for error, _ in errors)
-    return Spread(
-        conformal_quantile([scaled for _, scaled in errors]),
-        scope,
-        len(errors),
-        shares[len(shares) // 2],
-        conformal_quantile(shares),
-    )
+    scaled = [error for _, error in errors]
+    width = made_up([error for _, error in own], [scaled]) if own else conformal_quantile(scaled)
+    return Spread(width, scope, len(errors), shares[len(shares) // 2], conformal_quantile(shares))
 
 
 def spread_of(runs: Sequence[MeasuredRun]) -> Spread:
@@ -302,18 +317,72 @@ def spread_of(runs: Sequence[MeasuredRun]) -> Spread:
     Args:
         runs: the figures, one at least.
     """
-    return _spread_of([(abs(run.error), _scaled(run)) for run in runs], "")
+    return _spread_of([(abs(run.error), _scaled(run)) for run in runs], "", ())
+
+
+@dataclass(frozen=True)
+class Cost:
+    """How far off predictions without a thing of a kind were.
+
+    Attributes:
+        groups: |ln(predicted / measured)| of each thing.
+        of_solver: whether they are predictions of the solver itself.
+    """
+
+    groups: tuple[tuple[float, ...], ...]
+    of_solver: bool
+
+    @functools.cached_property
+    def width(self) -> float:
+        """What ``LEVEL`` of them are within."""
+        return grouped_quantile(self.groups)
+
+    def spread(self, width: float, scope: str) -> Spread:
+        """The spread of a width and a scope that rests on them."""
+        shares = (math.expm1(grouped_quantile(self.groups, level)) for level in (0.5, LEVEL))
+        return Spread(width, scope, sum(map(len, self.groups)), *shares)
+
+
+class Studies:
+    """What was left out of fits, and what being without things of a kind cost."""
+
+    def __init__(self, every: Iterable[LeftOut]) -> None:
+        """Keep the studies.
+
+        Args:
+            every: the errors of each thing that was left out.
+        """
+        self._every = tuple(every)
+        self._costs: dict[tuple[str, str, str], Cost] = {}
+
+    def cost(self, study: str, solver: str, quantity: str) -> Cost:
+        """Return the errors of a solver where that was studied, else of the one that its kernels are shared with, else of all.
+
+        Args:
+            study: one of ``STUDIES``, or "pair", which costs what a device does: each engine finds out other shares of it.
+            solver: name of the solver.
+            quantity: what is predicted.
+        """
+        key = "device" if study == "pair" else study, solver, quantity
+        if key not in self._costs:
+            cost = self._cost(*key)
+            if study == "source":
+                # A stack that is not known stands for its source, too: who leaves a source out costs at most that.
+                cost = min(cost, self._cost("stack", solver, quantity), key=lambda one: one.width)
+            self._costs[key] = cost
+        return self._costs[key]
+
+    def _cost(self, study: str, solver: str, quantity: str) -> Cost:
+        asked = [one for one in self._every if (one.study, one.quantity) == (study, quantity)]
+        for name in (solver, _STUDIED_WITH.get(solver, solver)):
+            groups = [one.errors for one in asked if one.solver == name]
+            if sum(map(len, groups)) >= ENOUGH:
+                break
+        else:
+            name, groups = "", [one.errors for one in asked]
+        return Cost(tuple(groups), name == solver)
 
 
 @functools.cache
-def _study(study: str, solver: str, quantity: str) -> Spread:
-    """How far off predictions without a thing of a kind were: of this solver where that was studied, else of all."""
-    every = [one for one in left_out() if one.quantity == quantity]
-    study = "device" if study == "pair" else study  # each engine finds out other shares of a device
-    asked = [one for one in every if one.study == study]
-    of_solver = [one for one in asked if one.solver == solver]
-    # Stacks of training runs are their sources' own: who leaves one out leaves out the other.
-    with_source = [one for one in every if one.study == "source" and one.solver == solver] if study == "stack" else []
-    groups = [one.errors for one in of_solver or with_source or asked]
-    middle, wide = grouped_quantile(groups, 0.5), grouped_quantile(groups)
-    return Spread(wide, "", sum(map(len, groups)), math.expm1(middle), math.expm1(wide))
+def _studies() -> Studies:
+    return Studies(left_out())

@@ -53,16 +53,16 @@ def trust(
 
 def _told(solver: str, facts: RunFacts) -> Document:
     """All that is known of runs like one: the interval that it gets, what that rests on, and the runs next to it."""
-    from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE
-    from mlsysim.calibration.intervals import NAMED, spread, unmeasured
+    from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE, unfitted
+    from mlsysim.calibration.intervals import NAMED, spread
     from mlsysim.solvers.interval import nearest_to
     from mlsysim.solvers.result import fitted_basis
 
-    missing = unmeasured(solver, facts)
+    missing = unfitted(solver, WHOLE, facts)
     rows = [("basis", fitted_basis(solver, facts))]
     if missing:
         named = ", this ".join(NAMED[one] for one in missing)
-        rows.append(("not measured", f"this {named}: intervals come from fits that were not given theirs"))
+        rows.append(("not fitted to", f"this {named}: intervals come from those that were left out of fits"))
     intervals: dict[str, Any] = {}
     quantities = {WHOLE: "step"} if solver == _TRAINING else {WHOLE: "time between tokens", FIRST_TOKEN: "first token"}
     for quantity, named in quantities.items():

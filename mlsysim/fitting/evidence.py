@@ -26,7 +26,7 @@ from mlsysim.calibration.evidence import (
     quantity_of,
 )
 from mlsysim.calibration.intervals import conformal_quantile
-from mlsysim.fitting import left_out_serving, left_out_training
+from mlsysim.fitting import left_out_passes, left_out_serving, left_out_training
 from mlsysim.fitting.calibration import CALIBRATION
 from mlsysim.fitting.toml_text import DATA
 from mlsysim.tables.assumed import FACTS
@@ -40,10 +40,13 @@ from mlsysim.validation.report.left_out import SERVING_FILE, TRAINING_FILE, read
 FILES = (RUNS_FILE, LEFT_OUT_FILE, SOURCES_FILE, ASSUMED_FILE)
 _RUN_COLUMNS = (
     *("id", "run", "source", "solver", "quantity", "model", "kind", "accelerator", "stack", "accelerators", "error", "assumed"),
+    "fitted",
 )
 _ASSUMED_COLUMNS = ("solver", "quantity", "fact", "runs", "stated", "missing")
 # Runs that state a fact, below which nothing is said of what it costs to leave it out.
 _FEWEST = 30
+# Solvers that serve language models with engines.
+_SERVERS = ("ServingModel", "TailLatencyModel")
 # The study that an entry of serving without a thing of a kind belongs to.
 _STUDY_OF = {"device": "device", "engine": "stack", "model": "model", "source": "source"}
 
@@ -52,12 +55,13 @@ def texts(root: Path) -> dict[str, str]:
     """The text of each file, for the anchors under ``root``."""
     anchors = [anchor for path in loading.anchor_files(root) for anchor in loading.load(path)]
     runs = list(_runs(anchors))
+    left = [*_training(root), *_serving(root), *_never_fitted(anchors), *_passes(root)]
     published = {anchor.source.key: anchor.source for anchor in anchors}
     keys = sorted({row[2] for row in runs if row[2]})
     sources = [(key, published[key].citation, published[key].url) for key in keys]
     return {
         RUNS_FILE: _csv(_RUN_COLUMNS, runs),
-        LEFT_OUT_FILE: _csv(("study", "name", "solver", "quantity", "errors"), [*_training(root), *_serving(root)]),
+        LEFT_OUT_FILE: _csv(("study", "name", "solver", "quantity", "errors"), left),
         SOURCES_FILE: _csv(("key", "citation", "url"), sources),
         ASSUMED_FILE: _csv(_ASSUMED_COLUMNS, assumed_rows(anchors)),
     }
@@ -76,26 +80,30 @@ def write(root: Path) -> list[str]:
 
 def _runs(anchors: Iterable[Anchor]) -> Iterator[tuple[str, ...]]:
     """A row for each validation run, then one for each set of facts that only calibration runs have."""
-    seen: set[tuple[str, RunFacts]] = set()
-    fitted = []
+    judged: list[tuple[Anchor, tuple[str, RunFacts]]] = []
+    fitted: list[tuple[Anchor, tuple[str, RunFacts]]] = []
     for anchor in sorted(anchors, key=lambda one: (one.source.key, one.id)):
         if anchor.case.role not in (CALIBRATION, "validation") or not isinstance(anchor.case.value, float | int):
             continue
         result, solver = result_of(anchor), anchor.source.solver
         if result.basis not in FITTED_BASES or result.facts is None or quantity_of(anchor.case.metric) in (POWER, ENERGY):
             continue
-        if anchor.case.role == CALIBRATION:
-            fitted.append((solver, result.facts))
-            continue
-        found = compare(anchor)
-        error = math.log(float(found.predicted) / float(found.measured))
-        seen.add((solver, result.facts))
+        (fitted if anchor.case.role == CALIBRATION else judged).append((anchor, (solver, result.facts)))
+    fitted_to = dict.fromkeys(of for _, of in fitted)
+    for anchor, (solver, facts) in judged:
         quantity = quantity_of(anchor.case.metric)
         left = " ".join(assumed(anchor))
-        yield (anchor.id, _run(anchor), anchor.source.key, solver, quantity, *_cells(result.facts), f"{error:.4f}", left)
-    for solver, facts in dict.fromkeys(fitted):
-        if (solver, facts) not in seen:
-            yield ("", "", "", solver, "", *_cells(facts), "", "")
+        mark = "yes" if (solver, facts) in fitted_to else ""
+        error = f"{_log_error(anchor):.4f}"
+        yield (anchor.id, _run(anchor), anchor.source.key, solver, quantity, *_cells(facts), error, left, mark)
+    seen = {of for _, of in judged}
+    for solver, facts in (of for of in fitted_to if of not in seen):
+        yield ("", "", "", solver, "", *_cells(facts), "", "", "yes")
+
+
+def _log_error(anchor: Anchor) -> float:
+    found = compare(anchor)
+    return math.log(float(found.predicted) / float(found.measured))
 
 
 def assumed_rows(anchors: Iterable[Anchor]) -> list[tuple[str, ...]]:
@@ -123,7 +131,7 @@ def _without(fact: str, anchors: Sequence[Anchor]) -> tuple[str, str, str] | Non
     pairs = []
     for anchor, whole, without in both:
         if f"{fact}=" in without["assumed"] and whole["predicted"] and without["predicted"]:
-            error = math.log(float(compare(anchor).predicted) / float(compare(anchor).measured))
+            error = _log_error(anchor)
             pairs.append((abs(error), abs(error + math.log(without["predicted"] / whole["predicted"]))))
     if len(pairs) < _FEWEST:
         return None
@@ -142,21 +150,62 @@ def _cells(facts: RunFacts) -> tuple[str, ...]:
 
 
 def _training(root: Path) -> Iterator[tuple[str, ...]]:
-    """Sources of training runs without themselves, whether others ran their stacks or nobody else did."""
+    """Sources of training runs without themselves: rows of a stack that others ran, too, and of one that nobody else did."""
     anchors = left_out_training.anchors_of(root)
     for name, entry in read(root, TRAINING_FILE).items():
-        if entry["without"] == [name]:  # the others are groups of sources, for an aim
-            yield ("source", name, "DistributedModel", WHOLE, _sizes(left_out_training.log_errors(name, entry, anchors)))
+        if entry["without"] != [name]:  # a group of sources, for an aim
+            continue
+        by_stack = left_out_training.log_errors(name, entry, anchors)
+        others = left_out_training.fitted_stacks(anchors, name)
+        for study, alike in (("source", others), ("stack", by_stack.keys() - others)):
+            errors = [error for stack in sorted(by_stack.keys() & alike) for error in by_stack[stack]]
+            if errors:
+                yield (study, name, "DistributedModel", WHOLE, _sizes(errors))
 
 
 def _serving(root: Path) -> Iterator[tuple[str, ...]]:
+    """Devices, engines and models without themselves, and sources, as far as others ran their engines, too."""
     known = left_out_serving.cases_of(root)
-    entries = {name: entry for name, entry in read(root, SERVING_FILE).items() if "without" in entry}
-    for name, (tokens, first) in left_out_serving.errors(entries.values(), known).items():
-        kind = entries[name]["kind"]
+    shared = [case for case in known if left_out_serving.fitted_sources(case.engine, known) - {case.source}]
+    written = [entry for entry in read(root, SERVING_FILE).values() if "without" in entry]
+    named = {left_out_serving.entry_id(entry["kind"], entry["without"]): entry for entry in written}
+    of_shared = {case.source for case in shared}
+    sources = [entry for entry in written if entry["kind"] == "source" and entry["without"] in of_shared]
+    found = left_out_serving.errors([entry for entry in written if entry["kind"] != "source"], known)
+    for name, (tokens, first) in (found | left_out_serving.errors(sources, shared)).items():
         for quantity, signed in ((WHOLE, tokens), (FIRST_TOKEN, first)):
             if signed:
-                yield (_STUDY_OF[kind], entries[name]["without"], "ServingModel", quantity, _sizes(map(math.log1p, signed)))
+                study = _STUDY_OF[named[name]["kind"]]
+                yield (study, named[name]["without"], "ServingModel", quantity, _sizes(map(math.log1p, signed)))
+
+
+def _never_fitted(anchors: Iterable[Anchor]) -> Iterator[tuple[str, ...]]:
+    """Sources of serving that no fit was given any row of, as they are predicted: left out without a study."""
+    given = {True: set[str](), False: set[str]()}
+    errors: dict[tuple[str, str, str, str], list[float]] = {}
+    for anchor in sorted(anchors, key=lambda one: one.id):
+        result, solver = result_of(anchor), anchor.source.solver
+        if solver not in _SERVERS or result.facts is None or not isinstance(anchor.case.value, float | int):
+            continue
+        quantity = quantity_of(anchor.case.metric)
+        if anchor.case.role == CALIBRATION:
+            given[True].add(anchor.source.key)
+            given[False].add(result.facts.stack)
+        elif anchor.case.role == "validation" and result.basis in FITTED_BASES and quantity in (WHOLE, FIRST_TOKEN):
+            errors.setdefault((anchor.source.key, result.facts.stack, solver, quantity), []).append(_log_error(anchor))
+    together: dict[tuple[str, str, str, str], list[float]] = {}
+    for (source, stack, solver, quantity), own in errors.items():
+        if source not in given[True]:
+            study = "source" if stack in given[False] else "stack"
+            together.setdefault((study, source, solver, quantity), []).extend(own)
+    for key, own in sorted(together.items()):
+        yield (*key, _sizes(own))
+
+
+def _passes(root: Path) -> Iterator[tuple[str, ...]]:
+    """Accelerators without which models that one of them holds whole were predicted."""
+    for name, errors in left_out_passes.errors(root):
+        yield ("device", name, "SingleNodeModel", WHOLE, _sizes(errors))
 
 
 def _sizes(errors: Iterable[float]) -> str:

@@ -83,6 +83,11 @@ def every(known: Iterable[ServingCase]) -> list[tuple[str, str]]:
     return [(kind, name) for kind in KINDS for name in sorted({getattr(case, kind) for case in fitted_to})]
 
 
+def fitted_sources(engine: str, known: Iterable[ServingCase]) -> set[str]:
+    """The sources of an engine's calibration cases."""
+    return {case.source for case in known if case.engine == engine and case.anchor.case.role == CALIBRATION}
+
+
 def entry_id(kind: str, name: str) -> str:
     """The name of an entry, as in "device b200_sxm"."""
     return f"{kind} {name}"

@@ -99,11 +99,19 @@ def errors(entry: Mapping[str, Any], runs: Sequence[Runs]) -> dict[str, Any]:
     return summary((predicted(runs, _tables(entry)) / measured(runs) - 1).tolist())
 
 
-def log_errors(name: str, entry: Mapping[str, Any], anchors: Sequence[Anchor]) -> list[float]:
-    """ln(predicted / measured) of the cases of an entry, with its coefficients."""
-    runs = _chosen(HeldOut(name, tuple(entry["without"]), tuple(entry["cases"])), anchors)
-    logs: list[float] = np.log(predicted(runs, _tables(entry)) / measured(runs)).tolist()
-    return logs
+def log_errors(name: str, entry: Mapping[str, Any], anchors: Sequence[Anchor]) -> dict[str, list[float]]:
+    """ln(predicted / measured) of the cases of an entry, with its coefficients, by the stack that they ran."""
+    by_stack: dict[str, list[float]] = {}
+    for run in _chosen(HeldOut(name, tuple(entry["without"]), tuple(entry["cases"])), anchors):
+        logs = np.log(predicted([run], _tables(entry)) / measured([run])).tolist()
+        by_stack.setdefault(run.on["stack"], []).extend(logs)
+    return by_stack
+
+
+def fitted_stacks(anchors: Iterable[Anchor], without: str) -> set[str]:
+    """The stacks that calibration cases of sources other than one ran."""
+    left = [anchor for anchor in anchors if anchor.case.role == CALIBRATION and anchor.source.key != without]
+    return {run.on["stack"] for run in runs_of(left)}
 
 
 def _tables(entry: Mapping[str, Any]) -> Tables:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pint
 
-from mlsysim.calibration.evidence import FITTED_BASES, MeasuredRun, RunFacts, quantity_of
-from mlsysim.calibration.intervals import unmeasured
+from mlsysim.calibration.evidence import FITTED_BASES, MeasuredRun, RunFacts, quantity_of, was_measured
 from mlsysim.calibration.operations.power import AcceleratorLoad
 from mlsysim.core.errors import InfeasibleError, UnknownNameError, UnsoundError
 from mlsysim.core.units import Quantity, with_unit
@@ -278,7 +277,7 @@ def fitted_basis(solver: str, facts: RunFacts) -> str:
         >>> fitted_basis("DistributedModel", RunFacts("GPT", "dense", "H100 SXM5 80GB", "no such stack", 8))
         'transferred'
     """
-    return "transferred" if {"stack", "device"} & set(unmeasured(solver, facts)) else "calibrated"
+    return "calibrated" if was_measured(solver, facts) else "transferred"
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from mlsysim.calibration.evidence import WHOLE, RunFacts, is_known_source, quantity_of
+from mlsysim.calibration.evidence import RunFacts, is_known_source, quantity_of
 from mlsysim.calibration.intervals import spread
 from mlsysim.core.checks import mapping
 from mlsysim.core.errors import InputError, MLSysError
@@ -260,8 +260,8 @@ def _interval(answer: _Run, metric: str, predicted: float, *, known_source: bool
         return {"low": answer.ends[0], "high": answer.ends[1], "scope": answer.scope}
     if answer.facts is None:
         return {}
-    field = SERVING_METRICS[metric][0] if answer.solver == "ServingModel" else metric
-    quantity = quantity_of(field) if answer.solver == "ServingModel" else WHOLE
+    field = SERVING_METRICS[metric][0] if answer.solver == "ServingModel" else OPEN_LOOP_METRICS.get(metric, metric)
+    quantity = quantity_of(field)
     found = spread(answer.solver, quantity, answer.facts, known_source=known_source, assumed=answer.assumed)
     if found is None:
         return {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mlsysim.calibration.evidence import FITTED_BASES, quantity_of
+from mlsysim.calibration.evidence import FITTED_BASES, is_known_key, quantity_of
 from mlsysim.calibration.intervals import spread
 from mlsysim.models.types import Workload
 from mlsysim.tables.assumed import assumed_of
@@ -160,7 +160,9 @@ def _expected(anchor: Anchor, predicted: Plain) -> tuple[float | None, float | N
     facts = result_of(anchor).facts
     if not isinstance(predicted, float) or facts is None or anchor.case.factors:
         return None, None
-    interval = spread(anchor.source.solver, quantity_of(anchor.case.metric), facts, assumed=assumed(anchor))
+    source = anchor.source
+    quantity, known = quantity_of(anchor.case.metric), is_known_key(source.key)
+    interval = spread(source.solver, quantity, facts, known_source=known, assumed=assumed(anchor))
     return interval.about(predicted) if interval is not None else (None, None)
 
 

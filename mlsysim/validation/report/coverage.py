@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
-from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE, MeasuredRun, left_out, measured_runs
-from mlsysim.calibration.intervals import LEVEL, Pool, grouped_quantile
+from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE, MeasuredRun, is_known_key, left_out, measured_runs, unfitted
+from mlsysim.calibration.intervals import LEVEL, NAMED, Pool, Studies, grouped_quantile, resting_on
 
 FOLDS = 10
 # Two-sided 99 % of a normal distribution.
@@ -40,20 +40,45 @@ class Coverage:
 
 
 def of_known(family_of: Mapping[str, str]) -> list[Coverage]:
-    """Cross-conformal by run: each tenth of the runs against intervals from the other nine; all together, then each family.
+    """Judge runs of what fits were given runs of: all together, then those of each family.
 
     Args:
         family_of: the family of each source that is judged.
     """
-    if family_of.keys().isdisjoint(run.source for run in measured_runs()):
-        return []  # a user's own sources
+    known = [one for one in _every(family_of) if not one.missing]
+    return _by(known, lambda one: family_of[one.run.source])
+
+
+def of_unfitted(family_of: Mapping[str, str]) -> list[Coverage]:
+    """Judge runs of what no fit was given runs of: all together, then by what that is.
+
+    Args:
+        family_of: the family of each source that is judged.
+    """
+    new = [one for one in _every(family_of) if one.missing]
+    return _by(new, lambda one: "no fit to this " + " and ".join(NAMED[study] for study in one.missing))
+
+
+def of_kinds(family_of: Mapping[str, str]) -> list[Coverage]:
+    """Judge the runs of each solver by what they differ most in: dense models or experts, first tokens or what follows them.
+
+    Args:
+        family_of: the family of each source that is judged.
+    """
+    return _by(_every(family_of), lambda one: f"{one.run.solver}, {one.run.facts.kind}, {one.run.quantity}")[1:]
+
+
+def _every(family_of: Mapping[str, str]) -> list[Judged]:
     kinds = sorted({(run.solver, run.quantity) for run in measured_runs()})
-    every = (one for kind in kinds for one in judged_runs(*kind))
-    judged = [(family_of[one.run.source], one.held, one.width) for one in every if one.run.source in family_of]
-    if not judged:
-        return []
-    families = sorted({family for family, _, _ in judged})
-    return [_coverage("all", judged), *(_coverage(name, [one for one in judged if one[0] == name]) for name in families)]
+    return [one for kind in kinds for one in judged_runs(*kind) if one.run.source in family_of]
+
+
+def _by(judged: Sequence[Judged], name_of: Callable[[Judged], str]) -> list[Coverage]:
+    """The coverage of all, then of each name; none of no runs, as where all sources are a user's own."""
+    named: dict[str, list[Judged]] = {}
+    for one in judged:
+        named.setdefault(name_of(one), []).append(one)
+    return [_coverage(name, group) for name, group in [("all", judged), *sorted(named.items())] if group]
 
 
 class Judged(NamedTuple):
@@ -61,11 +86,13 @@ class Judged(NamedTuple):
 
     Attributes:
         run: the run.
+        missing: what of it no fit was given runs of.
         held: whether its measurement lies in that interval.
         width: half of its width, as a natural logarithm.
     """
 
     run: MeasuredRun
+    missing: tuple[str, ...]
     held: bool
     width: float
 
@@ -74,17 +101,24 @@ class Judged(NamedTuple):
 def judged_runs(solver: str, quantity: str) -> tuple[Judged, ...]:
     """Judge the measured runs of a solver, each by the nine tenths of the runs that it is not among.
 
+    Of what was left out of fits, a run of a source that no fit was given takes all but that source.
+
     Args:
         solver: whose predictions they are.
         quantity: ``evidence.WHOLE`` or ``evidence.FIRST_TOKEN``.
     """
     runs = [run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity)]
+    studies = {source: Studies(one for one in left_out() if one.name != source) for source in {run.source for run in runs}}
     judged = []
     for fold in range(FOLDS):
-        pool = Pool(run for run in runs if _fold(run) != fold)
+        pool = Pool(solver, quantity, (run for run in runs if _fold(run) != fold))
         for run in runs:
-            if _fold(run) == fold and (interval := pool.closest(run.facts, assumed=run.assumed)) is not None:
-                judged.append(Judged(run, abs(run.error) <= interval.log_width, interval.log_width))
+            if _fold(run) != fold:
+                continue
+            missing = unfitted(solver, quantity, run.facts, known_source=is_known_key(run.source))
+            interval = resting_on(pool, studies[run.source], missing, run.facts, run.assumed)
+            if interval is not None:
+                judged.append(Judged(run, missing, abs(run.error) <= interval.log_width, interval.log_width))
     return tuple(judged)
 
 
@@ -115,6 +149,6 @@ def _fold(run: MeasuredRun) -> int:
     return int(run.run, 16) % FOLDS
 
 
-def _coverage(name: str, judged: Sequence[tuple[str, bool, float]]) -> Coverage:
-    widths: Iterable[float] = (math.exp(2 * width) for _, _, width in judged)
-    return Coverage(name, len(judged), sum(held for _, held, _ in judged) / len(judged), median(widths))
+def _coverage(name: str, judged: Sequence[Judged]) -> Coverage:
+    covered = sum(one.held for one in judged) / len(judged)
+    return Coverage(name, len(judged), covered, median(math.exp(2 * one.width) for one in judged))
