@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,8 @@ from mlsysim.calibration.own import is_own, own_stack
 LEVEL = 0.9
 # Whose studies stand for a solver's where it has none: its predictions rest on the same tables of kernels.
 _STUDIED_WITH = {**STANDS_ON, "DistributedModel": "ServingModel"}
+# Things that a study needs, of which one in ten may be outside.
+THINGS = 10
 # Rows that a group of a study weighs as, at most: one sweep of a thousand runs is still one way to be new.
 GROUP_ROWS = 40
 # What runs have in common with one, from the narrowest scope to the widest.
@@ -138,7 +140,8 @@ def spread(
        stack, or kind, count one each, and the scope makes up the rest.
     4. Else, for each thing that no fit was given runs of, it rests on things of the same kind that were left out of fits: the
        thing's own validation runs count one each, and those that were left out make up the rest. Of several things, widths add
-       as independent errors do. It is never narrower than (3), and what was studied with another solver alone adds to that.
+       as independent errors do. It is never narrower than (3), and where fewer than ``THINGS`` were left out with this solver,
+       those of others add to that.
 
     Each is as much wider as the facts that a row leaves out cost elsewhere, unless what was left out of fits was further off.
 
@@ -214,7 +217,7 @@ def made_up(own: Sequence[float], groups: Sequence[Sequence[float]], level: floa
     The correction for few is that of the own ones: as many as lack are as sure as the many that they stand for.
 
     Args:
-        own: fewer than ``ENOUGH`` errors.
+        own: errors; where they are ``ENOUGH``, of themselves alone.
         groups: errors of others, of which each group weighs as ``GROUP_ROWS`` at most.
         level: of the quantile.
 
@@ -222,6 +225,8 @@ def made_up(own: Sequence[float], groups: Sequence[Sequence[float]], level: floa
         >>> made_up([], [[0.1] * 90 + [0.5] * 10]), made_up([0.3] * 3, [[0.1] * 90 + [0.5] * 10])
         (0.1, 0.3)
     """
+    if len(own) >= ENOUGH:
+        return conformal_quantile(own, level)
     weighed = _weighed(groups)
     share = (ENOUGH - len(own)) / sum(weight for _, weight in weighed)
     pairs = [(error, 1.0) for error in own] + [(error, weight * share) for error, weight in weighed]
@@ -356,7 +361,7 @@ class Studies:
         self._costs: dict[tuple[str, str, str], Cost] = {}
 
     def cost(self, study: str, solver: str, quantity: str) -> Cost:
-        """Return the errors of a solver where that was studied, else of the one that its kernels are shared with, else of all.
+        """Return the errors of a solver where ``THINGS`` were studied, else of the one that shares its kernels, else of all.
 
         Args:
             study: one of ``STUDIES``, or "pair", which costs what a device does: each engine finds out other shares of it.
@@ -376,7 +381,7 @@ class Studies:
         asked = [one for one in self._every if (one.study, one.quantity) == (study, quantity)]
         for name in (solver, _STUDIED_WITH.get(solver, solver)):
             groups = [one.errors for one in asked if one.solver == name]
-            if sum(map(len, groups)) >= ENOUGH:
+            if len(groups) >= THINGS:
                 break
         else:
             name, groups = "", [one.errors for one in asked]

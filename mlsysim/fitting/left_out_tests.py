@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mlsysim.calibration.evidence import FITTED_BASES, RUNS_FILE, measured_runs
+from mlsysim.calibration.evidence import FITTED_BASES, NAMES_FILE, RUNS_FILE, is_known_key, measured_runs
 from mlsysim.fitting import left_out_serving, left_out_training
+from mlsysim.fitting.calibration import CALIBRATION
 from mlsysim.validation.anchors.record_keys import LEFT_OUT, SERVING_LEFT_OUT
 from mlsysim.validation.report.left_out import SERVING_FILE, TRAINING_FILE, read
 from mlsysim.validation.report.statistics import Row
@@ -67,5 +68,13 @@ def test_evidence(anchor_rows: tuple[Row, ...]) -> None:
         for run in measured_runs()
         if not abs(now.get((run.source, run.id), math.inf) - run.error) <= _ROUNDING
     ]
+    given = {
+        row["source"]
+        for row in anchor_rows
+        if row["role"] == CALIBRATION and row["basis"] in FITTED_BASES and row["error"] is not None
+    }
+    unnamed = sorted(key for key in given if not is_known_key(key))
+    if unnamed:
+        pytest.fail(f"{NAMES_FILE}: {', '.join(unnamed)}: fits were given their runs, and no word names them", pytrace=False)
     if moved:
         pytest.fail(f"{RUNS_FILE}: {len(moved)} of {len(measured_runs())} moved, as {moved[0]}: {_COMMAND}", pytrace=False)

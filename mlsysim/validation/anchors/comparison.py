@@ -160,10 +160,12 @@ def _expected(anchor: Anchor, predicted: Plain) -> tuple[float | None, float | N
     facts = result_of(anchor).facts
     if not isinstance(predicted, float) or facts is None or anchor.case.factors:
         return None, None
-    source = anchor.source
-    quantity, known = quantity_of(anchor.case.metric), is_known_key(source.key)
-    interval = spread(source.solver, quantity, facts, known_source=known, assumed=assumed(anchor))
-    return interval.about(predicted) if interval is not None else (None, None)
+    source, case = anchor.source, anchor.case
+    known = is_known_key(source.key)
+    interval = spread(source.solver, quantity_of(case.metric), facts, known_source=known, assumed=assumed(anchor))
+    if interval is None:
+        return None, None
+    return interval.about(predicted, number(anchor, 1.0, case.metric, case.unit) if case.metric.endswith("mfu") else None)
 
 
 def _expected_of_law(anchor: Anchor) -> tuple[float | None, float | None]:

@@ -41,10 +41,17 @@ batches; times to the first token stand beside them. The fits are kept in `ancho
 
 
 COVERAGE = """\
-Each calibrated prediction has an interval that is meant to hold nine in ten measurements, from the errors of validation runs of
-its stack, accelerator and kind of model, or of a wider scope where these are fewer than twenty. Known: each tenth of the runs
-against intervals from the other nine. New: each source, stack, device and model that a fit was not given, against intervals
-from the others that were left out, every one of them weighing the same. Width: the median of high / low."""
+Each calibrated prediction has an interval that is meant to hold nine in ten measurements; results, tables and the suite have it
+from one rule (`mlsysim.calibration.intervals.spread`). Where fits were given runs of all that a run is of, its source, stack or
+engine, accelerator and model, it rests on the errors of validation runs of its stack, accelerator and kind of model, or of a
+wider scope where these are fewer than twenty. Of what no fit was given runs of, it rests on the errors of things of that kind
+that were left out of fits, however near the runs of others are: a stack with a few runs of its own has these count one each
+among those.
+
+Known: each tenth of the runs against intervals from the other nine. No fit to: the same of runs of a source, a stack, an
+accelerator or a model that no fit was given, without what leaving out that source has shown. By kind: both, by solver, kind of
+model and what was measured. New: each source, stack, device and model that a fit was left without, against intervals from the
+others that were left out, every one of them weighing the same. Width: the median of high / low."""
 
 
 def write(

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
-from mlsysim.calibration.evidence import FIRST_TOKEN, WHOLE, MeasuredRun, is_known_key, left_out, measured_runs, unfitted
-from mlsysim.calibration.intervals import LEVEL, NAMED, Pool, Studies, grouped_quantile, resting_on
+from mlsysim.calibration.evidence import (
+    FIRST_TOKEN,
+    WHOLE,
+    MeasuredRun,
+    RunFacts,
+    is_known_key,
+    left_out,
+    measured_runs,
+    unfitted,
+)
+from mlsysim.calibration.intervals import LEVEL, NAMED, Pool, Studies, resting_on
 
 FOLDS = 10
+# A run that shares nothing with any other.
+_NOTHING = RunFacts("-", "-", "-", "-", 1.0)
 # Two-sided 99 % of a normal distribution.
 _Z = 2.576
 
@@ -46,17 +57,17 @@ def of_known(family_of: Mapping[str, str]) -> list[Coverage]:
         family_of: the family of each source that is judged.
     """
     known = [one for one in _every(family_of) if not one.missing]
-    return _by(known, lambda one: family_of[one.run.source])
+    return _by([("all", one) for one in known] + [(family_of[one.run.source], one) for one in known])
 
 
 def of_unfitted(family_of: Mapping[str, str]) -> list[Coverage]:
-    """Judge runs of what no fit was given runs of: all together, then by what that is.
+    """Judge runs of what no fit was given runs of: all together, then by what that is, where a run may be of several.
 
     Args:
         family_of: the family of each source that is judged.
     """
     new = [one for one in _every(family_of) if one.missing]
-    return _by(new, lambda one: "no fit to this " + " and ".join(NAMED[study] for study in one.missing))
+    return _by([("all", one) for one in new] + [(f"this {NAMED[study]}", one) for one in new for study in one.missing])
 
 
 def of_kinds(family_of: Mapping[str, str]) -> list[Coverage]:
@@ -65,20 +76,20 @@ def of_kinds(family_of: Mapping[str, str]) -> list[Coverage]:
     Args:
         family_of: the family of each source that is judged.
     """
-    return _by(_every(family_of), lambda one: f"{one.run.solver}, {one.run.facts.kind}, {one.run.quantity}")[1:]
+    return _by([(f"{one.run.solver}, {one.run.facts.kind}, {one.run.quantity}", one) for one in _every(family_of)])
 
 
 def _every(family_of: Mapping[str, str]) -> list[Judged]:
+    """All judged runs of some sources; none where all are a user's own."""
     kinds = sorted({(run.solver, run.quantity) for run in measured_runs()})
     return [one for kind in kinds for one in judged_runs(*kind) if one.run.source in family_of]
 
 
-def _by(judged: Sequence[Judged], name_of: Callable[[Judged], str]) -> list[Coverage]:
-    """The coverage of all, then of each name; none of no runs, as where all sources are a user's own."""
-    named: dict[str, list[Judged]] = {}
-    for one in judged:
-        named.setdefault(name_of(one), []).append(one)
-    return [_coverage(name, group) for name, group in [("all", judged), *sorted(named.items())] if group]
+def _by(named: Iterable[tuple[str, Judged]]) -> list[Coverage]:
+    groups: dict[str, list[Judged]] = {}
+    for name, one in named:
+        groups.setdefault(name, []).append(one)
+    return [_coverage(name, group) for name, group in sorted(groups.items())]
 
 
 class Judged(NamedTuple):
@@ -130,19 +141,23 @@ def of_unknown() -> list[Coverage]:
     rows = []
     for study in dict.fromkeys(one.study for one in left_out()):
         for quantity in (WHOLE, FIRST_TOKEN):
-            every = [one for one in left_out() if (one.study, one.quantity) == (study, quantity)]
             shares, widths = [], []
-            for one in every:
-                others = [other.errors for other in every if other is not one and other.solver == one.solver]
-                if not others:
-                    continue
-                width = grouped_quantile(others)
-                shares.append(sum(error <= width for error in one.errors) / len(one.errors))
-                widths.append(math.exp(2 * width))
+            for one in left_out():
+                if (one.study, one.quantity) == (study, quantity):
+                    others = Studies(other for other in left_out() if other.name != one.name)
+                    interval = resting_on(_pool(one.solver, quantity), others, (study,), _NOTHING)
+                    if interval is not None:
+                        shares.append(sum(error <= interval.log_width for error in one.errors) / len(one.errors))
+                        widths.append(math.exp(2 * interval.log_width))
             if shares:
                 covered = sum(shares) / len(shares)
                 rows.append(Coverage(f"each {study} left out, {quantity}", len(shares), covered, median(widths)))
     return rows
+
+
+@functools.cache
+def _pool(solver: str, quantity: str) -> Pool:
+    return Pool(solver, quantity, (run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity)))
 
 
 def _fold(run: MeasuredRun) -> int:

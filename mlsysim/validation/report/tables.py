@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlsysim.validation.report.coverage import of_known, of_unknown
+from mlsysim.validation.report.coverage import of_kinds, of_known, of_unfitted, of_unknown
 from mlsysim.validation.report.report import Table, gates, paper_rows, percent, shown, verdict
 from mlsysim.validation.report.statistics import KernelSummary, Row
 
@@ -46,9 +46,11 @@ def of_aims(targets: Sequence[Row], emphasis: str = "") -> Table:
 
 
 def of_intervals(rows: Sequence[Row], *, whole: bool) -> Table:
-    """How often intervals hold, by family; and by what was left out of fits, where ``whole``, as all of it must have run."""
-    known = of_known({str(row["source"]): str(row["family"]) for row in rows})
-    found = [(f"known, {one.name}", one) for one in known]
+    """How often intervals hold, by family and kind; where ``whole``, as all of it must have run, by what was left out of fits."""
+    family_of = {str(row["source"]): str(row["family"]) for row in rows}
+    found = [(f"known, {one.name}", one) for one in of_known(family_of)]
+    found += [(f"no fit to {one.name}".replace("to all", "to something, all"), one) for one in of_unfitted(family_of)]
+    found += [(f"by kind, {one.name}", one) for one in of_kinds(family_of)]
     found += [(f"new, {one.name}", one) for one in (of_unknown() if whole else ())]
     body = [(name, f"{one.figures:,}", percent(one.covered), f"{one.width:.2f}") for name, one in found]
     return Table(("Measurements", "Figures, or things left out", "In their interval", "Width"), body)
