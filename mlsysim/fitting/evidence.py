@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
 
+import numpy as np
+
+from mlsysim.calibration.devices import entry_of
 from mlsysim.calibration.evidence import (
     ASSUMED_FILE,
     ENERGY,
@@ -26,8 +29,12 @@ from mlsysim.calibration.evidence import (
     quantity_of,
 )
 from mlsysim.calibration.intervals import conformal_quantile
-from mlsysim.fitting import left_out_passes, left_out_serving, left_out_training
-from mlsysim.fitting.calibration import CALIBRATION
+from mlsysim.core.errors import UnknownNameError
+from mlsysim.fitting import left_out_serving, left_out_training
+from mlsysim.fitting.calibration import CALIBRATION, Calibration, Runs
+from mlsysim.fitting.data_parallel import DATA_PARALLEL
+from mlsysim.fitting.inference import INFERENCE
+from mlsysim.fitting.search import fitted, identified, measured, predicted
 from mlsysim.fitting.toml_text import DATA
 from mlsysim.tables.assumed import FACTS
 from mlsysim.tables.predict import predicted_rows
@@ -47,6 +54,11 @@ _ASSUMED_COLUMNS = ("solver", "quantity", "fact", "runs", "stated", "missing")
 _FEWEST = 30
 # Solvers that serve language models with engines.
 _SERVERS = ("ServingModel", "TailLatencyModel")
+# A search from where the fit to all cases ended needs few steps.
+_TOLERANCE = 1e-3
+# What an accelerator's entry states of itself, and no sibling passes on; and what is said about it.
+_OWN = ("hardware", "kernels")
+_ABOUT = ("like", "fit", "source", "calibration", "at_bound")
 # The study that an entry of serving without a thing of a kind belongs to.
 _STUDY_OF = {"device": "device", "engine": "stack", "model": "model", "source": "source"}
 
@@ -81,15 +93,15 @@ def write(root: Path) -> list[str]:
 def _runs(anchors: Iterable[Anchor]) -> Iterator[tuple[str, ...]]:
     """A row for each validation run, then one for each set of facts that only calibration runs have."""
     judged: list[tuple[Anchor, tuple[str, RunFacts]]] = []
-    fitted: list[tuple[Anchor, tuple[str, RunFacts]]] = []
+    given: list[tuple[Anchor, tuple[str, RunFacts]]] = []
     for anchor in sorted(anchors, key=lambda one: (one.source.key, one.id)):
         if anchor.case.role not in (CALIBRATION, "validation") or not isinstance(anchor.case.value, float | int):
             continue
         result, solver = result_of(anchor), anchor.source.solver
         if result.basis not in FITTED_BASES or result.facts is None or quantity_of(anchor.case.metric) in (POWER, ENERGY):
             continue
-        (fitted if anchor.case.role == CALIBRATION else judged).append((anchor, (solver, result.facts)))
-    fitted_to = dict.fromkeys(of for _, of in fitted)
+        (given if anchor.case.role == CALIBRATION else judged).append((anchor, (solver, result.facts)))
+    fitted_to = dict.fromkeys(of for _, of in given)
     for anchor, (solver, facts) in judged:
         quantity = quantity_of(anchor.case.metric)
         left = " ".join(assumed(anchor))
@@ -203,9 +215,40 @@ def _never_fitted(anchors: Iterable[Anchor]) -> Iterator[tuple[str, ...]]:
 
 
 def _passes(root: Path) -> Iterator[tuple[str, ...]]:
-    """Accelerators without which models that one of them holds whole were predicted."""
-    for name, errors in left_out_passes.errors(root):
-        yield ("device", name, "SingleNodeModel", WHOLE, _sizes(errors))
+    """Models that one accelerator holds whole, in training and read offline, without each accelerator.
+
+    Stacks and the other accelerators are fitted again to the calibration cases that are left; all cases of the accelerator are
+    then predicted. It takes what accelerators without an entry take, that of its nearest sibling; where it has none nobody
+    predicts it, and it is left away. So are rows of a stack that no other row decides: they are without their stack, too.
+    """
+    for family in (DATA_PARALLEL, INFERENCE):
+        given = family.gathered(root, CALIBRATION)
+        judged = [*given, *family.gathered(root, "validation")]
+        for name in sorted({run.on["device"] for run in given}):
+            logs = _without_device(name, family, given, judged)
+            if logs:
+                yield ("device", name, "SingleNodeModel", WHOLE, _sizes(logs))
+
+
+def _without_device(name: str, family: Calibration, given: list[Runs], judged: list[Runs]) -> list[float]:
+    """The errors of an accelerator's cases; none where no sibling stands for it."""
+    tables = family.tables()
+    own, others = tables["device"][name], {other: entry for other, entry in tables["device"].items() if other != name}
+    left = [run for run in given if run.on["device"] != name]
+    fitted(family, left, tables, None, _TOLERANCE, begin=("written",))
+    try:
+        _, sibling = entry_of(others, own["hardware"][0])
+    except UnknownNameError:
+        return []
+    passed_on = {part: value for part, value in sibling.items() if part not in (*_OWN, *_ABOUT)}
+    tables["device"][name] = {part: own[part] for part in _OWN if part in own} | passed_on
+    known = identified(family, left, tables)
+    unknown = {key.entry for key in family.fitted_keys(tables) if key.kind == "stack" and key not in known}
+    runs = [run for run in judged if run.on["device"] == name and run.on["stack"] not in unknown]
+    if not runs:
+        return []
+    logs: list[float] = np.log(predicted(runs, tables) / measured(runs)).tolist()
+    return logs
 
 
 def _sizes(errors: Iterable[float]) -> str:

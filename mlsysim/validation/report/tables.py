@@ -46,7 +46,7 @@ def of_aims(targets: Sequence[Row], emphasis: str = "") -> Table:
 
 
 def of_intervals(rows: Sequence[Row], *, whole: bool) -> Table:
-    """How often intervals hold, by family and kind; where ``whole``, as all of it must have run, by what was left out of fits."""
+    """How often intervals hold, by family and kind; and, where ``whole``, as all of it must have run, by what was left out."""
     family_of = {str(row["source"]): str(row["family"]) for row in rows}
     found = [(f"known, {one.name}", one) for one in of_known(family_of)]
     found += [(f"no fit to {one.name}".replace("to all", "to something, all"), one) for one in of_unfitted(family_of)]
