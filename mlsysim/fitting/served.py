@@ -39,7 +39,7 @@ def _run(anchor: Anchor) -> Runs:
         question.workload,
         accelerator,
         stated["stack"],
-        BATCHES if limit else np.array([float(stated.get("query_size", 1))]),
+        BATCHES if limit else (float(stated.get("query_size", 1)),),
         Samples(stated["precision"], seq_len, stated.get("mean_tokens", seq_len), 0.0),
         lone_clock=None if limit else query_harness(stated["harness_name"]).lone_clock,
     )
