@@ -48,6 +48,7 @@ class Batches:
 def engine_batches(
     workload: Workload,
     accelerator: HardwareNode,
+    /,
     stack_name: str,
     sizes: tuple[float, ...],
     samples: Samples,

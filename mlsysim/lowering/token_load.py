@@ -234,7 +234,7 @@ def _pace(setting: Deployment, question: LoadQuestion, tables: Tables | None) ->
 
 @identity_cache(most=128, objects=3)
 def replica_paces(
-    workload: TransformerWorkload, accelerator: HardwareNode, draft: TransformerWorkload | None, beams: int, **parts: Any
+    workload: TransformerWorkload, accelerator: HardwareNode, draft: TransformerWorkload | None, /, beams: int, **parts: Any
 ) -> Paces:
     """The speed of one copy of a deployment; ``parts`` are its other fields."""
     return paces(Deployment(workload=workload, accelerator=accelerator, draft=draft, **parts), None, beams)
