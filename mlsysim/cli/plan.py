@@ -9,7 +9,7 @@ import typer
 
 from mlsysim.cli.options import taking
 from mlsysim.cli.output import Notes, Table
-from mlsysim.cli.question import as_fleet, batch_of, fleet_or_chip, launched, length_assumed, model_named, name_of
+from mlsysim.cli.question import batch_of, fleet_or_chip, launched, length_assumed, model_named, name_of
 from mlsysim.cli.results import Answer, answering, memory_of, plan_in_words, told, value_of
 from mlsysim.cli.serve import Bound, Model, On
 from mlsysim.cli.train import Batch, From
@@ -128,6 +128,8 @@ class _Asked(NamedTuple):
 
 
 def _of_options(model: str | None, machine: HardwareNode | Node | Fleet, batch: int | None, options: dict[str, Any]) -> _Asked:
+    from mlsysim.systems.fleets import as_fleet
+
     workload, assumed = model_named(model)
     assumed = (*assumed, *length_assumed(workload, options))
     return _Asked(workload, as_fleet(machine), batch_of(batch), options, assumed, None)

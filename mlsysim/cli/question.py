@@ -110,19 +110,6 @@ def checkpoint_formats(name: str, workload: TransformerWorkload, options: Mappin
     return Formats(written, cache=None if Formats.of(options).cache else "bf16").arguments()
 
 
-def accelerator_of(machine: HardwareNode | Node | Fleet) -> HardwareNode:
-    """The accelerator of a machine.
-
-    Args:
-        machine: an accelerator, a node or a fleet.
-    """
-    from mlsysim.systems.types import Fleet, Node
-
-    if isinstance(machine, Fleet):
-        machine = machine.node
-    return machine.accelerator if isinstance(machine, Node) else machine
-
-
 def fleet_or_chip(machine: HardwareNode | Node | Fleet) -> HardwareNode | Fleet:
     """The machine of a launch file: of a bare accelerator the file says how many there are; a node is a fleet of one.
 
@@ -133,19 +120,6 @@ def fleet_or_chip(machine: HardwareNode | Node | Fleet) -> HardwareNode | Fleet:
     from mlsysim.systems.types import Node
 
     return whole_nodes(machine, 1) if isinstance(machine, Node) else machine
-
-
-def as_fleet(machine: HardwareNode | Node | Fleet) -> Fleet:
-    """The machine as a fleet: a lone accelerator or node is a fleet of one.
-
-    Args:
-        machine: an accelerator, a node or a fleet.
-    """
-    from mlsysim.systems.fleets import usual_fleet
-    from mlsysim.systems.types import Fleet
-
-    fleet = fleet_or_chip(machine)
-    return fleet if isinstance(fleet, Fleet) else usual_fleet(fleet, 1)
 
 
 def batch_of(batch: int | None) -> int:

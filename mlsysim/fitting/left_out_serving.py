@@ -27,7 +27,7 @@ from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, c
 from mlsysim.fitting.engines import ENGINES, FIRST_TOKEN, PULL, figure_of, grouped, runs_of
 from mlsysim.fitting.search import components, fitted, identified, measured, predicted
 from mlsysim.physics.serving.deployment import EngineCoefficients
-from mlsysim.systems.types import Fleet
+from mlsysim.systems.types import accelerator_of
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.kernels.errors import Times
@@ -73,8 +73,8 @@ def cases_of(root: Path) -> tuple[ServingCase, ...]:
 def _case(anchor: Anchor) -> ServingCase:
     call = call_of(anchor)
     workload, hardware = call.inputs
-    accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
-    return ServingCase(anchor, engine_device(accelerator.name).name, call.keywords["stack"], workload.name, anchor.source.key)
+    device = engine_device(accelerator_of(hardware).name).name
+    return ServingCase(anchor, device, call.keywords["stack"], workload.name, anchor.source.key)
 
 
 def every(known: Iterable[ServingCase]) -> list[tuple[str, str]]:

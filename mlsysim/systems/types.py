@@ -161,3 +161,14 @@ class Fleet(Spec):
     def oversubscription_ratio(self) -> float:
         """Oversubscription of the fabric; 1 where there is none."""
         return 1.0 if self.fabric is None else self.fabric.oversubscription_ratio
+
+
+def accelerator_of(machine: HardwareNode | Node | Fleet) -> HardwareNode:
+    """Return the accelerator of a machine: itself, or the one that its nodes have.
+
+    Example:
+        >>> accelerator_of(Fleet.of("H100", 512)).name
+        'H100 SXM5 80GB'
+    """
+    node = machine.node if isinstance(machine, Fleet) else machine
+    return node.accelerator if isinstance(node, Node) else node

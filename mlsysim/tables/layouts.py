@@ -8,8 +8,7 @@ from typing import Any
 
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
-
-Cells = Mapping[str, str]
+from mlsysim.tables.cells import Cells, cell_text
 
 
 @functools.cache
@@ -26,8 +25,7 @@ def layout_cells(cells: Cells) -> dict[str, str]:
     Raises:
         InputError: the paper has no such model, or its batch no whole number of such sequences.
     """
-    known = _layouts()
-    kernel = cells.get("kernel", "").strip().lower()
+    known, kernel = _layouts(), cell_text(cells, "kernel")
     added = {column: str(known["defaults"][column]) for column in ("vocab", "sharding", "precision", "framework")}
     added |= {column: str(value) for column, value in _chosen(cells, "model", known["model"]).items()}
     added |= {
@@ -40,7 +38,7 @@ def layout_cells(cells: Cells) -> dict[str, str]:
 
 
 def _chosen(cells: Cells, column: str, known: Mapping[str, Any]) -> Any:
-    text = cells.get(column, "").strip().lower()
+    text = cell_text(cells, column)
     if text not in known:
         raise UnknownNameError.among(column, text, known)
     return known[text]
@@ -48,7 +46,7 @@ def _chosen(cells: Cells, column: str, known: Mapping[str, Any]) -> Any:
 
 def _sequences(cells: Cells, batch_tokens: int) -> int:
     """Sequences of a batch of ``batch_tokens``."""
-    text = cells.get("seq_len", "").strip()
+    text = cell_text(cells, "seq_len")
     try:
         sequences = round(batch_tokens / float(text))
     except (ValueError, ArithmeticError):
