@@ -16,9 +16,6 @@ from mlsysim.core.errors import MLSysError
 def run(words: list[str]) -> int:
     """Runs the application.
 
-    Args:
-        words: the command and its arguments.
-
     Returns:
         The exit code.
 
@@ -37,11 +34,7 @@ def run(words: list[str]) -> int:
 
 
 def application(commands: Sequence[Command]) -> Any:
-    """Make the application of these commands.
-
-    Args:
-        commands: those that a line may mean.
-    """
+    """Make the application of these commands."""
     app = typer.Typer(help=f"First-principles performance models of ML systems. {MEANINGS}")
     app.callback(invoke_without_command=True)(_version)
     groups = {name: typer.Typer(help=about) for name, about in GROUPS.items()}

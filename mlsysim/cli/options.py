@@ -55,9 +55,6 @@ _MARKUP = re.compile(r"``([^`]*)``")
 def flag_of(argument: str) -> str:
     """The option by which a command takes an argument of a solver.
 
-    Args:
-        argument: its name.
-
     Example:
         >>> flag_of("tp_size"), flag_of("input_len"), flag_of("max_num_seqs"), flag_of("max_ttft")
         ('--tp', '--prompt', '--max-num-seqs', '--ttft')
@@ -133,11 +130,7 @@ def _help(meaning: str, flags: Mapping[str, str]) -> str:
 
 @contextmanager
 def in_flags(flags: Mapping[str, str]) -> Iterator[None]:
-    """Let errors that are raised meanwhile name options as a command has them.
-
-    Args:
-        flags: options by their arguments.
-    """
+    """Let errors that are raised meanwhile name options as a command has them."""
     try:
         yield
     except InputError as error:

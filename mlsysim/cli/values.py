@@ -20,9 +20,6 @@ _PER = {"s": "second", "sec": "second", "min": "minute", "h": "hour"}
 def rate(text: str) -> str:
     """Read a rate of requests, of which a bare number is one a second, as the text of a quantity.
 
-    Args:
-        text: what was typed.
-
     Example:
         >>> rate("20"), rate("1200/min"), rate("2 req/s"), rate("5 count/s")
         ('20 count/second', '1200 count/minute', '2 count/second', '5 count/second')
@@ -58,9 +55,6 @@ def count(text: str, argument: str = "--tokens") -> float:
 
 def hourly(text: str) -> str:
     """Read a price by the hour, of which a bare number is USD, as the text of a quantity.
-
-    Args:
-        text: what was typed.
 
     Example:
         >>> hourly("2.5"), hourly("$2.5/h"), hourly("2.5 USD/hour"), hourly("0.1 USD/minute")

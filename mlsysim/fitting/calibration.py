@@ -67,11 +67,7 @@ class Place(NamedTuple):
 
 @reads("fitting", "ranges.toml")
 def ranges(family: str, kind: str = "") -> Mapping[str, Coefficient]:
-    """The ranges of a family's coefficients.
-
-    Args:
-        family: the name of its table.
-        kind: of the entries; only where kinds of the family have tables of their own it matters which.
+    """The ranges of a family's coefficients; ``kind`` of entries matters where kinds of the family have tables of their own.
 
     Example:
         >>> ranges("engines", "client")["request_s"]

@@ -84,12 +84,7 @@ class Change:
 
 
 def best_changes(scenario: Asked, missed: tuple[Limit, ...]) -> tuple[Change, ...]:
-    """Return the changes that help most, the best first: of the first limit that is missed, else of the speed.
-
-    Args:
-        scenario: what is asked about.
-        missed: limits that do not hold.
-    """
+    """Return the changes that help most, the best first: of the first limit that is missed, else of the speed."""
     figure, upper = _judged_by(scenario, missed)
     now = scenario.figures.get(figure) if scenario.answer.feasible else None
     changes = []

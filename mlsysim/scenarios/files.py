@@ -18,9 +18,6 @@ QUESTION = "question"
 def load_config(path: str | Path) -> Scenario:
     r"""Read a scenario from a TOML file, and check it by asking its solver once.
 
-    Args:
-        path: of the file.
-
     Returns:
         The scenario; of a file with several, the first.
 
@@ -42,9 +39,6 @@ def load_config(path: str | Path) -> Scenario:
 
 def scenarios_in(path: str | Path) -> tuple[Scenario, ...]:
     """Read every scenario of a TOML file: its own, or one for each ``[[question]]``, which states what differs.
-
-    Args:
-        path: of the file.
 
     Raises:
         DataError: the file cannot be read.

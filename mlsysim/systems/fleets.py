@@ -22,9 +22,6 @@ COOLING = ("air", "immersion")
 def host_share(cooling: str) -> float:
     """Returns the power of a node beside its accelerators under load, over their TDP.
 
-    Args:
-        cooling: one of ``COOLING``.
-
     Example:
         >>> host_share("immersion") < host_share("air")
         True

@@ -23,11 +23,7 @@ _built_as_usual: dict[str, Callable[[HardwareNode | str, int, int | None], Fleet
 
 
 def build_as_usual(build: Callable[[HardwareNode | str, int, int | None], Fleet]) -> None:
-    """Have ``Fleet.of`` build fleets by a function of the accelerator, their number and the number in a node.
-
-    Args:
-        build: the function.
-    """
+    """Have ``Fleet.of`` build fleets by a function of the accelerator, their number and the number in a node."""
     _built_as_usual["fleet"] = build
 
 

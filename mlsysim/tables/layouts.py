@@ -19,9 +19,6 @@ def _layouts() -> dict[str, Any]:
 def layout_cells(cells: Cells) -> dict[str, str]:
     """The cells of a training run of the paper's models in a layout.
 
-    Args:
-        cells: of the row: model, sequence length, kernel, what is recomputed.
-
     Raises:
         InputError: the paper has no such model, or its batch no whole number of such sequences.
     """

@@ -41,9 +41,6 @@ LEVERS = (*RATES, MEMORY, COUNT)
 def solver_called(solver: object) -> Any:
     """Return the solver that a caller names: one of ``_BY_NAME`` by its name, or any class or object with ``solve``.
 
-    Args:
-        solver: a name, a class or an instance.
-
     Raises:
         InputError: it is none.
 

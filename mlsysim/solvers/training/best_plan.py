@@ -21,10 +21,6 @@ _WORTH_A_WORD, _MOST_PARTS = 0.005, 3
 def token_count(name: str, value: object) -> float:
     """Tokens that a caller gave as a whole number, or as a quantity such as "15e12 count".
 
-    Args:
-        name: the argument.
-        value: what was given for it.
-
     Raises:
         InputError: it is neither.
 
@@ -84,11 +80,7 @@ def best_figures(
 
 
 def what_would_be_faster(best: DistributedResult) -> str:
-    """The largest parts of a step beside its arithmetic, and how short it would be without them.
-
-    Args:
-        best: the step.
-    """
+    """The largest parts of a step beside its arithmetic, and how short it would be without them."""
     seconds: Mapping[str, float] = {name: float(part.m_as("second")) for name, part in best.breakdown.items()}
     whole_s = sum(seconds.values())
     beside = {name: part for name, part in seconds.items() if name not in _ARITHMETIC and part > _WORTH_A_WORD * whole_s}
@@ -107,11 +99,7 @@ def what_would_be_faster(best: DistributedResult) -> str:
 
 
 def solve_arguments(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``DistributedModel.solve`` that make a plan.
-
-    Args:
-        plan: as a search ranks it.
-    """
+    """The arguments of ``DistributedModel.solve`` that make a plan."""
     return {
         "tp_size": plan["tp"],
         "pp_size": plan["pp"],

@@ -74,11 +74,7 @@ def load_sound(paths: Iterable[Path]) -> Loaded:
 
 
 def not_installed(root: Path) -> dict[str, str]:
-    """The libraries that sources under ``root`` need and that are not installed, by the solvers of these sources.
-
-    Args:
-        root: a folder of anchors.
-    """
+    """The libraries that sources under ``root`` need and that are not installed, by the solvers of these sources."""
     lacking: dict[str, str] = {}
     for path in anchor_files(root):
         with contextlib.suppress(DataError):  # what is malformed is told where it is loaded

@@ -92,10 +92,6 @@ class Judgement(AsRow):
 def as_it_was(row: Row, before: object) -> dict[str, Any]:
     """A case's row with the prediction that its snapshot kept, its error, and whether it was in the band.
 
-    Args:
-        row: the comparison of today's prediction.
-        before: what the snapshot says was predicted.
-
     Example:
         >>> row = {"predicted": 110.0, "measured": 100.0, "error": 0.1, "low": 95.0, "high": 105.0, "in_band": False,
         ...        "expected_low": 88.0, "expected_high": 137.5}
