@@ -58,11 +58,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "FILE",
             "write how far off the predictions are, beside a naive baseline and the aims, to FILE.md",
         ),
+        "--estimator": ("NAME", "predict the same cases with this estimator too: module:object, or one that is registered"),
     }
-    options["--estimator"] = (
-        "NAME",
-        "predict the same cases with this estimator too: module:object, or one that is registered",
-    )
     for name, (metavar, meaning) in options.items():
         group.addoption(name, action="append", default=[], metavar=metavar, help=f"{meaning} (repeatable)")
     group.addoption(

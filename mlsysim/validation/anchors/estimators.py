@@ -161,7 +161,7 @@ half-of-peak; did you mean 'half-of-peak'?
 
 
 def estimates(anchor: Anchor) -> dict[str, dict[str, Any]]:
-    """Return what each of ``ASKED`` says of a case: what it has ``predicted`` (None: nothing), the ``error``, and a ``reason``."""
+    """Return what each of ``ASKED`` says of a case: what it ``predicted`` (None: nothing), the ``error``, and a ``reason``."""
     return {name: _estimate(anchor, asked) for name, asked in ASKED.items()}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlsysim.validation.report.report import Table, percent, table
-from mlsysim.validation.report.statistics import Row, quantile
+from mlsysim.validation.report.statistics import Row, pooled
 
 _HEADER = ("Estimator", "family", "cases", "ours: median", "p90", "its: median", "p90", "not told")
 
@@ -46,8 +46,8 @@ def _record(name: str, family: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _two(errors: Sequence[float]) -> dict[str, float | None]:
-    sizes = [abs(error) for error in errors]
-    return {"median": quantile(sizes, 0.5), "p90": quantile(sizes, 0.9)}
+    figures = pooled(errors)
+    return {name: figures[name] for name in ("median", "p90")}
 
 
 def lines(rows: Sequence[Row]) -> list[str]:

@@ -5,21 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlsysim.validation.report.coverage import of_known, of_unknown
-from mlsysim.validation.report.report import Table, gates, paper_rows, percent, shown, verdict
+from mlsysim.validation.report.report import Table, gates, percent
 from mlsysim.validation.report.statistics import KernelSummary, Row
-
-
-def of_paper(rows: Sequence[Row]) -> Table:
-    """The paper's numbered rows, with what its solver, its text and its own runs say."""
-    body = [
-        (
-            f"{row['row']}: {row['title']}",
-            *(shown(row[name]) for name in ("predicted", "paper", "reported")),
-            verdict(row),
-        )
-        for row in paper_rows(rows)
-    ]
-    return Table(("Anchor", "Solver", "Paper", "Reported", "Match?"), body)
 
 
 def of_aims(targets: Sequence[Row], emphasis: str = "") -> Table:
