@@ -198,8 +198,8 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes ``anchor`` runs once a case, with ``cases`` once a source, under its module's ``ANCHORS``."""
     wanted = _PARAMETRISED.intersection(metafunc.fixturenames)
-    own = metafunc.definition.getparent(AnchorModule)
-    place = own.path if own is not None else getattr(metafunc.module, "ANCHORS", None)
+    user_module = metafunc.definition.getparent(AnchorModule)
+    place = user_module.path if user_module is not None else getattr(metafunc.module, "ANCHORS", None)
     if not wanted or not isinstance(place, Path):
         return
     from mlsysim.validation.suite import parametrise

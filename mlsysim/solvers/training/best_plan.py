@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlsysim.core.checks import by_either_name, positive_quantity, whole_number
+from mlsysim.core.checks import by_either_name, positive_quantity
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.solvers.training.distributed import DistributedResult
-from mlsysim.solvers.training.objective import MOST_TOKENS, Objective
+from mlsysim.solvers.training.objective import Objective, token_count
 
 # Fields of the best plan's result that the search's result has, too.
 _OF_THE_BEST = ("tokens_per_second", "mfu", "memory_per_accelerator", "memory_free")
@@ -16,21 +16,6 @@ _OF_THE_BEST = ("tokens_per_second", "mfu", "memory_per_accelerator", "memory_fr
 _ARITHMETIC = ("compute", "recompute")
 # Parts that take less of the step than this are not worth a word, and as many of the others are told of.
 _WORTH_A_WORD, _MOST_PARTS = 0.005, 3
-
-
-def token_count(name: str, value: object) -> float:
-    """Tokens that a caller gave as a whole number, or as a quantity such as "15e12 count".
-
-    Raises:
-        InputError: it is neither.
-
-    Example:
-        >>> token_count("tokens", 10**12) == token_count("tokens", "1 Tcount")
-        True
-    """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return float(whole_number(name, value, maximum=MOST_TOKENS))
-    return positive_quantity(name, value, "count")
 
 
 def whole_training(

@@ -192,12 +192,12 @@ def _read(directory: Path) -> Kernels:
         judged = _checks(directory / GATES_FILE, {table.id: table for table in tables}, whole=not malformed)
     except DataError as error:
         malformed = [*malformed, error]
-    found = [
+    both_roles = [
         KernelPart(table, role, tuple(judged.get(table.id, ())) if role == VALIDATION else ())
         for table in tables
         for role in (CALIBRATION, VALIDATION)
     ]
-    return Kernels(tuple(found), malformed)
+    return Kernels(tuple(both_roles), malformed)
 
 
 def _checks(path: Path, tables: Mapping[str, MeasuredTable], whole: bool) -> dict[str, list[KernelCheck]]:
