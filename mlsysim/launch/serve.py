@@ -1,7 +1,7 @@
 """A server's command line, such as ``vllm serve ...``, as a deployment: ``serving_launch``.
 
-``serving_launch(text)`` takes a pasted command line, or the path of a script or a manifest that has one; ``answer_serving(launch, hardware,
-input_len=..., output_len=...)`` (``launch/answers.py``) answers about it.
+``serving_launch(text)`` takes a pasted command line, or the path of a script or a manifest that has one;
+``answer_serving(launch, hardware, input_len=..., output_len=...)`` (``launch/answers.py``) answers about it.
 """
 
 from __future__ import annotations
