@@ -42,6 +42,7 @@ _TAKEN = {
     "max_itl": "--itl",
     "max_latency": "--latency",
     "top_k": "--top",
+    "margin": "--margin",
     "max_memory": "--max-memory",
     "fixed": "fixed dimensions",
     "target": "--export",

@@ -166,7 +166,8 @@ def _compared(answer: Answer, shown: Shown) -> Iterator[tuple[str, str]]:
 def _figures(answer: Answer, shown: Shown) -> Iterator[tuple[str, str]]:
     for name, called in shown.items():
         value = getattr(answer.result, name, None)
-        if value is not None and name not in answer.without:
+        nothing = value is None or (isinstance(value, Mapping) and not value)
+        if not nothing and name not in answer.without:
             yield called, told(answer.result, name, value)
     yield from answer.figures.items()
 

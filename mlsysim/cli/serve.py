@@ -51,7 +51,10 @@ def served(
     *,
     on: On,
     source: Annotated[
-        str | None, typer.Option("--from", help='A server\'s command line, such as "vllm serve ...", or a script that has one.')
+        str | None,
+        typer.Option(
+            "--from", help='A server\'s command line, such as "vllm serve ...", or a script or manifest that has one.'
+        ),
     ] = None,
     bound: Bound = False,
     **options: Any,

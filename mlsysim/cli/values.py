@@ -7,7 +7,8 @@ import re
 
 from mlsysim.core.errors import InputError
 
-_NUMBER = re.compile(r"[0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+# A negative one is read, too: what is wrong with it is then told as of any quantity.
+_NUMBER = re.compile(r"-?[0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _RATE = re.compile(
     rf"({_NUMBER.pattern})\s*(?:req(?:uest)?s?|count)?\s*(?:/\s*|per\s+)(s|sec|second|min|minute|h|hour)", re.IGNORECASE
 )
