@@ -102,9 +102,8 @@ def clock_names(device: str) -> tuple[str, ...]:
 
 def _clock_entry(device: str) -> tuple[str, dict[str, Any]]:
     known = device_entries("training")
-    while device not in known:
-        device = siblings.sibling(device, "gemm")
-    return device, known[device]
+    name = siblings.nearest(device, "gemm", known)
+    return name, known[name]
 
 
 def entry_of(devices: Entries, hardware_name: str) -> tuple[str, dict[str, Any]]:

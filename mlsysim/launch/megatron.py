@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, NotModelledError
-from mlsysim.launch.known_models import like_registered
 from mlsysim.launch.megatron_model import stated_model
 from mlsysim.launch.options import Stated, read_options
 from mlsysim.launch.shell import read_script
@@ -193,12 +192,7 @@ def _model(stated: Stated, tp: int, run: Run) -> TransformerWorkload:
         named = registered(str(recipe))
         if named is not None:
             return named
-    built = stated_model(stated, tp, run.name, run.assumed)
-    symbol, known = like_registered(built, vocabulary=False)
-    if known is None:
-        return built
-    run.assumed.append(f"the model is the registry's {symbol}, whose layers are the same")
-    return known
+    return run.as_registered(stated_model(stated, tp, run.name, run.assumed))
 
 
 def _length(stated: Stated, run: Run) -> int:

@@ -10,7 +10,6 @@ from mlsysim.core.checks import whole_number
 from mlsysim.core.errors import InputError, MissingArgumentError, NotModelledError
 from mlsysim.launch.documents import inner, yaml_table
 from mlsysim.launch.hf_config import model_from_config
-from mlsysim.launch.known_models import like_registered
 from mlsysim.launch.training_run import Run, known_value, refuse_offload, train_facts
 from mlsysim.models.types import TransformerWorkload
 
@@ -176,8 +175,4 @@ def _mpt(model: Mapping[str, Any], run: Run) -> TransformerWorkload:
         "attn_config": {key: attention[key] for key in ("kv_n_heads",) if key in attention},
         "max_seq_len": model.get("max_seq_len"),
     }
-    built = model_from_config(config)
-    symbol, known = like_registered(built, vocabulary=False)
-    if known is not None:
-        run.assumed.append(f"the model is the registry's {symbol}, whose layers are the same")
-    return known or built
+    return run.as_registered(model_from_config(config))

@@ -10,10 +10,8 @@ from math import inf, log
 import numpy as np
 
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.offloaded_passes import drafted
+from mlsysim.lowering.offloaded_passes import drafted, whole_passes
 from mlsysim.lowering.prefix_cache import computed, prefixed
-from mlsysim.lowering.serving_bound import BoundPasses
-from mlsysim.lowering.serving_kernels import calibrated_passes
 from mlsysim.lowering.serving_memory import Room, room
 from mlsysim.lowering.work import inference_work
 from mlsysim.physics.numeric import Floats, Whole
@@ -349,7 +347,7 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
     held = room(setting, work)
     fit = float(held.most_tried(setting, most)) if beams == 1 else _searched(setting, work, held, beams)
     stack, new = setting.stack, computed(setting)[0] / setting.prompt
-    passes = prefixed(BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting), setting)
+    passes = prefixed(whole_passes(setting, work), setting)
     return Paces(
         setting=setting,
         passes=drafted(passes, setting),

@@ -197,8 +197,7 @@ def estimator_case(anchor: Anchor) -> EstimatorCase:
         DataError: the solver refuses the case's inputs.
     """
     call = call_of(anchor)
-    workload = next((spec for spec in call.inputs if isinstance(spec, Workload)), None)
-    machine = next((spec for spec in call.inputs if not isinstance(spec, Workload)), None)
+    workload, machine = call.workload, call.machine
     node = machine.node if isinstance(machine, Fleet) else machine
     device: Any = node.accelerator if isinstance(node, Node) else node
     shards = math.prod(int(call.keywords.get(name) or 1) for name in ("tp_size", "pp_size", "replicas"))
