@@ -70,7 +70,7 @@ class MemoryUse:
     @property
     def total_B(self) -> Num:
         """Bytes of all uses together."""
-        return self.weights_B + self.gradients_B + self.optimizer_B + self.activations_B + self.buffers_B
+        return self.static_B + self.activations_B + self.buffers_B
 
     @property
     def static_B(self) -> Num:
