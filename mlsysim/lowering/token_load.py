@@ -244,7 +244,7 @@ class _Replica:
 
 
 # What is kept holds what it is known by.
-@functools.lru_cache(maxsize=128)
+@functools.lru_cache(maxsize=256)
 def kept_paces(replica: _Replica) -> Paces:
     """A replica's speed: systems of several sizes have the same replicas, under several limits."""
     beams = replica.known_by[0]
