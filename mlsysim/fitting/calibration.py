@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlsysim.calibration.device_entries import DEVICES, device_entries, device_file
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.loading import anchor_files, load
@@ -63,6 +63,27 @@ class Place(NamedTuple):
     def file_of(self, name: str) -> str:
         """The file that has the entry ``name``."""
         return device_file(name) if self.file == DEVICES else self.file
+
+
+@reads("fitting", "ranges.toml")
+def ranges(family: str, kind: str = "") -> Mapping[str, Coefficient]:
+    """The ranges of a family's coefficients.
+
+    Args:
+        family: the name of its table.
+        kind: of the entries; only where kinds of the family have tables of their own it matters which.
+
+    Example:
+        >>> ranges("engines", "client")["request_s"]
+        Coefficient(start=0.005, low=0.0, high=0.3, log=False, prior=None, stiffness=1.0)
+    """
+    table = packaged_toml("fitting", "ranges.toml")[family]
+    return {name: Coefficient(**parts) for name, parts in table.get(kind, table).items()}
+
+
+def ranged_by(family: str) -> Callable[[Key, Entry], Coefficient]:
+    """A family's ``range_of`` where ``ranges`` says all of it."""
+    return lambda key, _: ranges(family, key.kind)[key.part]
 
 
 class Key(NamedTuple):

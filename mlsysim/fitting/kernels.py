@@ -18,7 +18,7 @@ from mlsysim.calibration.siblings import is_stated
 from mlsysim.core.errors import DataError
 from mlsysim.core.toml import toml_file
 from mlsysim.fitting.bounded import Coefficient
-from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs
+from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, ranged_by, ranges
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients
@@ -37,49 +37,9 @@ from mlsysim.validation.kernels.predictions import (
 from mlsysim.validation.kernels.tables import CALIBRATION, VALIDATION, KernelTable
 
 ROLES = (CALIBRATION, VALIDATION)
-# Shares cannot pass 1. A clock above the datasheet's (1.98 over 1.83 GHz) can lift the peak by a tenth.
-GEMM = {
-    "efficiency": Coefficient(0.75, 0.1, 1.1),
-    "prologue_k": Coefficient(120.0, 0.0, 2000.0),
-    "cache_ratio": Coefficient(3.0, 1.0, 12.0, log=True),
-    "memory_efficiency": Coefficient(0.85, 0.3, 1.0),
-    "launch_s": Coefficient(4e-6, 5e-7, 3e-5, log=True),
-    "split_s": Coefficient(2.5e-6, 2e-7, 2e-5, log=True),
-    "quantise_sweeps": Coefficient(6.0, 0.0, 20.0),
-    "step_s": Coefficient(1e-9, 1e-11, 1e-8, log=True),
-}
-# Upper ends: a share cannot pass 1; 40 thousand million exponentials a second are 16 a clock at 2.5 GHz, and newer units do
-# twice that. Lower ends only keep logarithms finite.
-ATTENTION = {
-    "prefill": {
-        "floor_s": Coefficient(15e-6, 1e-6, 5e-5, log=True),
-        "efficiency_bfloat16": Coefficient(0.7, 0.1, 1.0),
-        "efficiency_fp8": Coefficient(0.6, 0.1, 1.0),
-        "exponentials_per_s": Coefficient(2e10, 1e9, 8e10, log=True),
-        "tile_keys": Coefficient(500.0, 10.0, 3000.0, log=True),
-        "window_tile_keys": Coefficient(1000.0, 10.0, 3000.0, log=True),
-    },
-    "decode": {
-        "floor_s": Coefficient(9e-6, 1e-6, 3e-5, log=True),
-        "bandwidth_efficiency": Coefficient(0.85, 0.3, 1.0),
-        "ramp_s": Coefficient(5e-6, 1e-7, 3e-5, log=True),
-        "block_s": Coefficient(1.5e-6, 1e-8, 1e-5, log=True),
-        "scalar_elements_per_s": Coefficient(2.4e10, 1e9, 5e11, log=True),
-        "window_s": Coefficient(1e-5, 1e-7, 5e-5, log=True),
-        "l2_share": Coefficient(0.5, 1e-2, 1.0),
-    },
-}
-COLLECTIVES = {
-    "launch_s": Coefficient(5e-6, 1e-6, 3e-5, log=True),
-    "ll_step_s": Coefficient(1e-6, 1e-7, 5e-6, log=True),
-    "simple_step_s": Coefficient(6e-6, 5e-7, 4e-5, log=True),
-    "fill_s": Coefficient(1e-5, 1e-7, 2e-4, log=True),
-}
-FABRIC = {
-    "level_s": Coefficient(3e-5, 2e-6, 3e-4, log=True),
-    "efficiency": Coefficient(0.9, 0.5, 1.0),
-    "fill_s": Coefficient(3e-4, 1e-6, 1e-2, log=True),
-}
+GEMM = ranges("gemm")
+ATTENTION = {phase: ranges("attention", phase) for phase in PREDICTORS}
+COLLECTIVES, FABRIC = (ranges("collectives", kind) for kind in ("device", "fabric"))
 # The column that says how long a sequence is, and from where on the kernel, not its launch, is measured.
 _LENGTH = {"prefill": "seq_len", "decode": "context"}
 _LONG = 512
@@ -223,7 +183,7 @@ def _fitted(kind: str, entry: Entry) -> list[str]:
 PRODUCTS = Calibration(
     name="gemm",
     files={dtype: Place("gemm.toml", within=(dtype,)) for dtype in FORMATS},
-    range_of=lambda key, _: GEMM[key.part],
+    range_of=ranged_by("gemm"),
     gathered=_products,
     fits=_fitted,
     # The best tile changes with the coefficients, so that a search can end in a dip.
@@ -233,7 +193,7 @@ PRODUCTS = Calibration(
 PEAKS = Calibration(
     name="peaks",
     files={kind: Place("peaks.toml", within=(kind,)) for kind in (*FORMATS, "formats")},
-    range_of=lambda key, _: GEMM[key.part],
+    range_of=ranged_by("gemm"),
     gathered=_peaks,
     fits=_fitted,
     written_roles=ROLES,
@@ -241,7 +201,7 @@ PEAKS = Calibration(
 ATTENTIONS = Calibration(
     name="attention",
     files={phase: Place("attention.toml", around=(phase,)) for phase in ATTENTION},
-    range_of=lambda key, _: ATTENTION[key.kind][key.part],
+    range_of=ranged_by("attention"),
     gathered=_attention,
     fits=_unheld,
     digits=5,

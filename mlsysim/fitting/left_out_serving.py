@@ -23,8 +23,8 @@ from mlsysim.calibration.harnesses import CLIENT
 from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.fitting.bounded import fit
-from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, cases
-from mlsysim.fitting.engines import ENGINES, FIRST_TOKEN, PULL, RANGES, figure_of, grouped, runs_of
+from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, cases, ranges
+from mlsysim.fitting.engines import ENGINES, FIRST_TOKEN, PULL, figure_of, grouped, runs_of
 from mlsysim.fitting.search import components, fitted, identified, measured, predicted
 from mlsysim.physics.serving.deployment import EngineCoefficients
 from mlsysim.systems.types import Fleet
@@ -101,7 +101,9 @@ def left_out(kind: str, name: str, known: Sequence[ServingCase]) -> dict[str, An
     gone = identified(ENGINES, _runs(case for case in usable if getattr(case, kind) == name), tables)
     keys = {key for _, part in components(ENGINES, before, tables) if part & gone for key in part}
     for key in keys - identified(ENGINES, runs, tables):
-        tables[key.kind][key.entry][key.part] = RANGES[key.kind][key.part].start  # what a fit to all found is not its business
+        tables[key.kind][key.entry][key.part] = ranges("engines", key.kind)[
+            key.part
+        ].start  # what a fit to all found is not its business
     fitted(ENGINES, runs, tables, keys, _TOLERANCE, begin=("written",))
     to_prior(runs, tables, keys)
     used = _runs(chosen)
@@ -141,7 +143,7 @@ def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[
             return clock
     peers = [peer for peer in devices[key.entry].get("peers", ()) if key._replace(entry=peer) not in unknown]
     shares = [resolved(devices, peer).get(key.part, 1.0 if key.part in _OF_KERNELS else None) for peer in peers]
-    return float(median([share for share in shares if share is not None] or [RANGES["device"][key.part].start]))
+    return float(median([share for share in shares if share is not None] or [ranges("engines", "device")[key.part].start]))
 
 
 def _shared_engine(runs: Sequence[Runs], tables: Tables, only: Collection[str] = ()) -> dict[str, float]:
@@ -154,7 +156,7 @@ def _shared_engine(runs: Sequence[Runs], tables: Tables, only: Collection[str] =
     mean = {part: sum(one[part] for one in each) / len(each) for part in only or COEFFICIENTS}
     fits = {part for name in names for part in tables["engine"][name].get("fit", ())}
     parts = sorted(fits.intersection(only) if only else fits)
-    start = {part: RANGES["engine"][part].begun_at(mean[part]) for part in parts}
+    start = {part: ranges("engines", "engine")[part].begun_at(mean[part]) for part in parts}
     rows = {name: sum(len(run.measured) for run in runs if run.on["engine"] == name) for name in names}
     weights = [np.full(len(run.measured), min(1.0, (_ENGINE_ROWS / rows[run.on["engine"]]) ** 0.5)) for run in runs]
 
@@ -174,7 +176,7 @@ def _engine(tables: Tables, name: str) -> dict[str, float]:
 
 def _shares(tables: Tables, name: str) -> dict[str, float]:
     entry = resolved(tables["device"], name)
-    return {part: float(f"{entry[part]:.4g}") for part in RANGES["device"] if part in entry}
+    return {part: float(f"{entry[part]:.4g}") for part in ranges("engines", "device") if part in entry}
 
 
 def _runs(known: Iterable[ServingCase]) -> list[Runs]:

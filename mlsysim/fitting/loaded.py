@@ -13,19 +13,11 @@ import numpy as np
 
 from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.harnesses import FILE, device_of, loaded_tables
-from mlsysim.fitting.bounded import Coefficient
-from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
+from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases, ranged_by
 from mlsysim.lowering.token_load import LoadQuestion, best_plan, limit_per_s, load_question
 from mlsysim.tables.token import token_question
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.kernels.errors import Times
-
-# Physically meaningful ranges; a coefficient that ends at one is reported.
-RANGES = {
-    "compute_share": Coefficient(1.0, 0.4, 1.6),
-    "sequence_s": Coefficient(5e-6, 0.0, 1e-4),
-    "clock": Coefficient(0.85, 0.3, 1.1),
-}
 
 
 @dataclass(eq=False)
@@ -71,6 +63,6 @@ LOADED = Calibration(
     name="loaded",
     pull=0.03,
     files={"harness": Place(FILE, around=("harness",)), "device": Place(DEVICES, within=("loaded",))},
-    range_of=lambda key, _: RANGES[key.part],
+    range_of=ranged_by("loaded"),
     gathered=gathered,
 )
