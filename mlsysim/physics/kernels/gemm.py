@@ -133,9 +133,7 @@ def gemm_s(
         True
     """
     inputs_B, weights_B, outputs_B = groups * input_B * m * k, groups * weight_B * n * k, groups * output_B * m * n
-    least, most = least_and_most(
-        inputs_B, weights_B, outputs_B, peak_flops_per_s, bandwidth_Bps, multiprocessors, cache_B
-    )
+    least, most = least_and_most(inputs_B, weights_B, outputs_B, peak_flops_per_s, bandwidth_Bps, multiprocessors, cache_B)
     cached_B = least(inputs_B, most(0.0, cache_B - inputs_B - outputs_B))
     memory_s = _memory_s(inputs_B - cached_B + weights_B + outputs_B, kernel, bandwidth_Bps)
     fastest_s: Callable[..., Num] = _fastest_tiles_s if least is np.minimum else _fastest_tile_s
