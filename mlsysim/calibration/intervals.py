@@ -244,11 +244,7 @@ class Pool:
     """Figures of one solver and one quantity, by what their runs have in common."""
 
     def __init__(self, runs: Iterable[MeasuredRun]) -> None:
-        """Sort the figures into the scopes that they belong to.
-
-        Args:
-            runs: the figures.
-        """
+        """Sort the figures into the scopes that they belong to."""
         self._errors: dict[tuple[tuple[str, ...], tuple[str, ...]], list[tuple[float, float]]] = {}
         self._spreads: dict[tuple[tuple[str, ...], tuple[str, ...]], Spread] = {}
         self._kind = "", ""
@@ -260,10 +256,7 @@ class Pool:
     def closest(self, facts: RunFacts, solver: str = "", assumed: Collection[str] = ()) -> Spread | None:
         """Return the spread of the narrowest scope of a run that has ``ENOUGH`` figures; None of an empty pool.
 
-        Args:
-            facts: what the run is of.
-            solver: what the scope of all figures is called.
-            assumed: columns that its row leaves out.
+        ``solver`` is what the scope of all figures is called; ``assumed`` are the columns that the run's row leaves out.
         """
         for names in SCOPES:
             key = names, _values(facts, names)

@@ -117,12 +117,7 @@ def _exported(workload: Any, result: CapacityResult, target: Any, model: Any, op
 def _comparable(
     machines: Mapping[str, Any], prices: Mapping[str, str] | None
 ) -> list[tuple[list[str], Mapping[str, str] | None]]:
-    """The machines that one answer can compare, with their prices: all with one together, and each without one apart.
-
-    Args:
-        machines: by what was typed.
-        prices: by their full names; each is of one of the machines.
-    """
+    """The machines that one answer can compare, with their prices: all with one together, and each without one apart."""
     if prices is None:
         return [(list(machines), None)]
     priced = [name for name, machine in machines.items() if machine.name in prices]

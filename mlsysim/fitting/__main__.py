@@ -19,9 +19,9 @@ from mlsysim.fitting.written import Refit
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fits until nothing moves, prints what differs and writes it; returns the exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return refresh.main(given[1:]) if given[:1] == ["refresh"] else _fit(given)
+        return refresh.main(words[1:]) if words[:1] == ["refresh"] else _fit(words)
     except MLSysError as error:
         print(error, file=sys.stderr)
         return 1

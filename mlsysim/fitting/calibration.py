@@ -43,13 +43,13 @@ class Place(NamedTuple):
         tables: Any = packaged_toml("calibration", self.file)
         for name in self.around:
             tables = tables[name]
-        found = {}
+        copies = {}
         for name, entry in tables.items():
             for part in self.within:
                 entry = entry.get(part) if isinstance(entry, dict) else None  # noqa: PLW2901
             if isinstance(entry, dict) and name != "defaults":
-                found[name] = dict(entry)
-        return found
+                copies[name] = dict(entry)
+        return copies
 
     def path(self, name: str) -> tuple[str, ...]:
         """Names of the tables down to the entry ``name``.
@@ -67,11 +67,7 @@ class Place(NamedTuple):
 
 @reads("fitting", "ranges.toml")
 def ranges(family: str, kind: str = "") -> Mapping[str, Coefficient]:
-    """The ranges of a family's coefficients.
-
-    Args:
-        family: the name of its table.
-        kind: of the entries; only where kinds of the family have tables of their own it matters which.
+    """The ranges of a family's coefficients; ``kind`` of entries matters where kinds of the family have tables of their own.
 
     Example:
         >>> ranges("engines", "client")["request_s"]

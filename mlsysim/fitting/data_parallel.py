@@ -24,7 +24,7 @@ from mlsysim.lowering.data_parallel import (
 )
 from mlsysim.physics.records import stacked
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients, ReplicaPlan
-from mlsysim.systems.types import Fleet
+from mlsysim.systems.types import accelerator_of
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.validation.kernels.errors import Times
 
@@ -44,7 +44,7 @@ def gathered(root: Path, role: str) -> list[Runs]:
     for anchor in cases(root, ("cnn", "bert"), role):
         question = replica_question(anchor.case.run)
         stated, workload, hardware = question.arguments, question.workload, question.hardware
-        accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
+        accelerator = accelerator_of(hardware)
         stack = replica_stack(stated["stack"])
         plan = replica_plan(workload, hardware, stated["microbatch_count"], stack)
         seq_len = stated.get("seq_len", 1)

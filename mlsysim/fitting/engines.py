@@ -61,10 +61,10 @@ class Figures:
     @np.errstate(divide="ignore")  # models of experts have a product of no columns, weighed by 0
     def predicted(self, entries: Mapping[str, Entry]) -> Times:
         """The figures; coefficients of the engine that are columns give a line each."""
-        deployment, own = self.deployment, entries["engine"]
+        deployment, entry = self.deployment, entries["engine"]
         assert deployment.stack is not None
         device = _device(deployment.accelerator, entries["device"])
-        coefficients = {part: own[part] for part in COEFFICIENTS if part in own}
+        coefficients = {part: entry[part] for part in COEFFICIENTS if part in entry}
         coefficients["request_s"] = coefficients.get("request_s", 0.0) + entries[CLIENT]["request_s"]
         formats = KernelFormats.of(deployment)
         passes = replace(

@@ -30,11 +30,11 @@ class _Run:
 
     def requests_per_s(self, entries: Mapping[str, Entry]) -> Times:
         """The highest load, with what the entries state themselves: they have all that they take from another."""
-        own = {
+        stated = {
             kind: {self.on[kind]: {part: value for part, value in entry.items() if part != "like"}}
             for kind, entry in entries.items()
         }
-        self.found_per_s = limit_per_s(self.question, {"device": {}, **own}, self.found_per_s)
+        self.found_per_s = limit_per_s(self.question, {"device": {}, **stated}, self.found_per_s)
         return np.array([self.found_per_s])
 
 

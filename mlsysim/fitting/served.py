@@ -25,8 +25,8 @@ from mlsysim.validation.kernels.errors import Times
 def _seconds(batches: Batches, limit_s: float | None, share: float, size_spread: float, entries: Mapping[str, Entry]) -> Times:
     """Seconds of a sample on one accelerator under the load that meets ``limit_s``, or of a query that comes alone."""
     front = Harness(**{part: float(entries["harness"][part]) for part in COEFFICIENTS})
-    found = None if limit_s is None else loaded(batches, front, limit_s, share, size_spread)
-    return np.array([float(lone_s(batches, front)[0]) if found is None else 1 / found.load_per_s])
+    load = None if limit_s is None else loaded(batches, front, limit_s, share, size_spread)
+    return np.array([float(lone_s(batches, front)[0]) if load is None else 1 / load.load_per_s])
 
 
 def _run(anchor: Anchor) -> Runs:

@@ -78,10 +78,6 @@ every layer: it has Mamba layers
 def read_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> ConfigReading:
     """The model that a Hugging Face ``config.json`` describes, with the registry's entry that it is and what was assumed.
 
-    Args:
-        source: as ``model_from_config`` takes it.
-        name: of the model.
-
     Raises:
         InputError: as ``model_from_config`` raises it.
 

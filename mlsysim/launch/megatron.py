@@ -153,8 +153,11 @@ def _count(before: list[str], stated: Stated, run: Run) -> None:
     told = read_options(before, train_facts()["launcher"]).values
     nodes, each, ranks = (_number(told.get(name)) for name in ("nodes", "per_node", "ranks"))
     run.per_node = each
+    launched = stated.get("accelerators") or (nodes or 1) * each if each else stated.get("accelerators") or ranks
     if run.accelerators is None:
-        run.accelerators = stated.get("accelerators") or (nodes or 1) * each if each else stated.get("accelerators") or ranks
+        run.accelerators = launched
+    elif launched is not None and launched != run.accelerators and (nodes or not each):
+        run.assumed.append(f"{run.accelerators} accelerators, not the {launched} that the file starts")
     if run.accelerators is not None and run.accelerators < 1:
         raise InputError("accelerators", run.accelerators, "a whole number >= 1")
 

@@ -26,6 +26,7 @@ from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 
 _TOML_TABLE = re.compile(r"^\s*\[[\w.\"-]+\]\s*(#.*)?$", re.MULTILINE)
+_NAMED_FILE = re.compile(r"--\S+[= ](\S+\.(?:json|toml|ya?ml))\b")
 _YAML_KEY = re.compile(r"^[\w-]+:(\s|$)", re.MULTILINE)
 
 
@@ -79,6 +80,8 @@ def training_launch(
         yaml_run(text, run)
     else:
         expected = "Megatron's options, a torchtitan TOML, a DeepSpeed JSON, or YAML of NanoTron or llm-foundry"
+        if file := _NAMED_FILE.search(text):
+            expected += f"; the line names {file[1]}: give that file"
         raise InputError(name, text[:40], expected)
     return run.launch(stated)
 

@@ -62,9 +62,6 @@ class Paces:
         """Returns the share of the requests that find others in flight whose first token may come by ``first_s``, at most.
 
         The step that runs when they come has any part of itself left, and only then may their prompt join one.
-
-        Args:
-            first_s: limit on the time to the first token.
         """
         step_s = float(self.step_s.min())
         joined_s = max(self.front_s + step_s + float(self.joined_s.min()), self._passing_s)

@@ -59,11 +59,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "FILE",
             "write how far off the predictions are, beside a naive baseline and the aims, to FILE.md",
         ),
+        "--estimator": ("NAME", "predict the same cases with this estimator too: module:object, or one that is registered"),
     }
-    options["--estimator"] = (
-        "NAME",
-        "predict the same cases with this estimator too: module:object, or one that is registered",
-    )
     for name, (metavar, meaning) in options.items():
         group.addoption(name, action="append", default=[], metavar=metavar, help=f"{meaning} (repeatable)")
     group.addoption(
@@ -202,8 +199,8 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes ``anchor`` runs once a case, with ``cases`` once a source, under its module's ``ANCHORS``."""
     wanted = _PARAMETRISED.intersection(metafunc.fixturenames)
-    own = metafunc.definition.getparent(AnchorModule)
-    place = own.path if own is not None else getattr(metafunc.module, "ANCHORS", None)
+    user_module = metafunc.definition.getparent(AnchorModule)
+    place = user_module.path if user_module is not None else getattr(metafunc.module, "ANCHORS", None)
     if not wanted or not isinstance(place, Path):
         return
     from mlsysim.validation.suite import parametrise

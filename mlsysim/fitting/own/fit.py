@@ -142,9 +142,6 @@ def errors_of(ratios: Sequence[float]) -> OwnErrors:
 def calibrated(runs: Sequence[OwnRun]) -> OwnCalibration:
     """Calibrate the stack or engine of some runs to these, and predict each by a fit without it.
 
-    Args:
-        runs: of one stack or engine, at least ``FEWEST`` of them.
-
     Raises:
         DataError: they are fewer.
         MLSysError: SciPy is missing (the ``fit`` extra has it).

@@ -161,11 +161,7 @@ half-of-peak; did you mean 'half-of-peak'?
 
 
 def estimates(anchor: Anchor) -> dict[str, dict[str, Any]]:
-    """Return what each of ``ASKED`` says of a case: what it has ``predicted`` (None: nothing), the ``error``, and a ``reason``.
-
-    Args:
-        anchor: the case.
-    """
+    """Return what each of ``ASKED`` says of a case: what it ``predicted`` (None: nothing), the ``error``, and a ``reason``."""
     return {name: _estimate(anchor, asked) for name, asked in ASKED.items()}
 
 
@@ -196,9 +192,6 @@ def _estimate(anchor: Anchor, asked: Estimator) -> dict[str, Any]:
 @functools.cache
 def estimator_case(anchor: Anchor) -> EstimatorCase:
     """Return what an estimator is told of a case.
-
-    Args:
-        anchor: the case.
 
     Raises:
         DataError: the solver refuses the case's inputs.

@@ -234,11 +234,11 @@ def _registered(kind: str, name: str) -> Any:
     if not path:
         raise UnknownNameError.among(kind, name, homes)
     *groups, entry = path
-    found = roots[root]
+    place = roots[root]
     for group in groups:
-        known = [label for label in vars(found) if not label.startswith("_")]
+        known = [label for label in vars(place) if not label.startswith("_")]
         if group not in known:
             listed = ", ".join(f"{root}.{label}" for label in known)
             raise UnknownNameError(kind, name, f"one of {listed}", nearest(group, known))
-        found = getattr(found, group)
-    return found.get(entry)
+        place = getattr(place, group)
+    return place.get(entry)
