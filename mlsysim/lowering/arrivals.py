@@ -14,7 +14,7 @@ from mlsysim.lowering.offloaded_passes import drafted, whole_passes
 from mlsysim.lowering.prefix_cache import computed, prefixed
 from mlsysim.lowering.serving_memory import Room, room
 from mlsysim.lowering.work import inference_work
-from mlsysim.physics.numeric import Floats, Whole
+from mlsysim.physics.numeric import Floats, Num, Whole
 from mlsysim.physics.queues.even_arrivals import even_in_flight, even_steps
 from mlsysim.physics.queues.open_loop import OpenLoop, in_flight, last_kept, not_rare
 from mlsysim.physics.queues.prompt_queue import CELLS, Turns, prompts_a_step, turns
@@ -72,7 +72,8 @@ class Paces:
 
     @functools.cached_property
     def _times_s(self) -> tuple[Floats, Floats]:
-        return self._with(np.arange(1.0, self.places + 1.0))
+        step_s, joined_s = (np.asarray(part, float) for part in self._with(np.arange(1.0, self.places + 1.0)))
+        return np.broadcast_to(step_s, self.places), np.broadcast_to(joined_s, self.places)
 
     @property
     def step_s(self) -> Floats:
@@ -99,8 +100,8 @@ class Paces:
     @functools.cached_property
     def capacity_per_s(self) -> float:
         """Requests that a replica completes with all places taken."""
-        step_s, joined_s = self._with(np.array([float(self.places)]))
-        return float(self.places / (self.setting.rounds_each * step_s[0] + self.places * joined_s[0]))
+        step_s, joined_s = self._with(float(self.places))
+        return float(self.places / (self.setting.rounds_each * step_s + self.places * joined_s))
 
     @property
     def best_per_s(self) -> float:
@@ -125,14 +126,12 @@ class Paces:
         fewer.__dict__["capacity_per_s"] = float(self.completions_per_s[places - 1])
         return fewer
 
-    def _with(self, batch: Floats) -> tuple[Floats, Floats]:
+    def _with(self, batch: Num) -> tuple[Num, Num]:
         """A decode step of each number of requests, and what a prompt adds to it."""
         prompt, sequences = self.setting.prompt, self.beams * batch
         step = self.passes.decode(sequences, _context(self.setting, self.beams))
         beside = prompt * (prompts_together(batch, self.setting.rounds_each) - 1)
-        joined_s = self.passes.joining_s(step, sequences, prompt, beside)
-        step_s, joined_s = (np.broadcast_to(np.asarray(part, float), batch.shape) for part in (step.total_s, joined_s))
-        return step_s, joined_s
+        return step.total_s, self.passes.joining_s(step, sequences, prompt, beside)
 
     def under(self, arrival_per_s: float, cv2: float) -> OpenLoop:
         """What requests see that arrive at this rate, below capacity; ``cv2``: of the time that they hold a place.

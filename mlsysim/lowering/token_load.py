@@ -233,7 +233,7 @@ def _pace(setting: Deployment, question: LoadQuestion, tables: Tables | None) ->
     return replica_paces(parts.pop("workload"), parts.pop("accelerator"), parts.pop("draft"), question.beams, **parts)
 
 
-@identity_cache(most=128, objects=3)
+@identity_cache(most=512, objects=3)
 def replica_paces(
     workload: TransformerWorkload, accelerator: HardwareNode, draft: TransformerWorkload | None, /, beams: int, **parts: Any
 ) -> Paces:
