@@ -89,15 +89,15 @@ class Spread:
         return value / factor, high if most is None else max(value, min(high, most))
 
 
-def conformal_quantile(errors: Sequence[float], level: float = LEVEL) -> float:
-    """Return the ceil((n + 1) level)-th smallest of n errors, the largest where there are too few.
+def conformal_quantile(errors: Sequence[float]) -> float:
+    """Return the ceil((n + 1) LEVEL)-th smallest of n errors, the largest where there are too few.
 
     Example:
-        >>> conformal_quantile([0.1 * step for step in range(1, 20)], 0.9)
+        >>> conformal_quantile([0.1 * step for step in range(1, 20)])
         1.8
     """
     ordered = sorted(errors)
-    return ordered[min(math.ceil((len(ordered) + 1) * level), len(ordered)) - 1]
+    return ordered[min(math.ceil((len(ordered) + 1) * LEVEL), len(ordered)) - 1]
 
 
 def grouped_quantile(groups: Sequence[Sequence[float]], level: float = LEVEL) -> float:
@@ -211,7 +211,7 @@ def resting_on(
     return widest.spread(width, scope)
 
 
-def made_up(own: Sequence[float], groups: Sequence[Sequence[float]], level: float = LEVEL) -> float:
+def made_up(own: Sequence[float], groups: Sequence[Sequence[float]]) -> float:
     """Return the quantile of a thing's own errors, one each, with others that make up for those that lack of ``ENOUGH``.
 
     The correction for few is that of the own ones: as many as lack are as sure as the many that they stand for.
@@ -219,18 +219,17 @@ def made_up(own: Sequence[float], groups: Sequence[Sequence[float]], level: floa
     Args:
         own: errors; where they are ``ENOUGH``, of themselves alone.
         groups: errors of others, of which each group weighs as ``GROUP_ROWS`` at most.
-        level: of the quantile.
 
     Example:
         >>> made_up([], [[0.1] * 90 + [0.5] * 10]), made_up([0.3] * 3, [[0.1] * 90 + [0.5] * 10])
         (0.1, 0.3)
     """
     if len(own) >= ENOUGH:
-        return conformal_quantile(own, level)
+        return conformal_quantile(own)
     weighed = _weighed(groups)
     share = (ENOUGH - len(own)) / sum(weight for _, weight in weighed)
     pairs = [(error, 1.0) for error in own] + [(error, weight * share) for error, weight in weighed]
-    return _quantile(pairs, level * (ENOUGH + len(own) / ENOUGH))
+    return _quantile(pairs, LEVEL * (ENOUGH + len(own) / ENOUGH))
 
 
 def _scaled(run: MeasuredRun) -> float:

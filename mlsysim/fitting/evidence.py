@@ -114,8 +114,8 @@ def _runs(anchors: Iterable[Anchor]) -> Iterator[tuple[str, ...]]:
 
 
 def _log_error(anchor: Anchor) -> float:
-    found = compare(anchor)
-    return math.log(float(found.predicted) / float(found.measured))
+    comparison = compare(anchor)
+    return math.log(float(comparison.predicted) / float(comparison.measured))
 
 
 def assumed_rows(anchors: Iterable[Anchor]) -> list[tuple[str, ...]]:
@@ -183,8 +183,8 @@ def _serving(root: Path) -> Iterator[tuple[str, ...]]:
     named = {left_out_serving.entry_id(entry["kind"], entry["without"]): entry for entry in written}
     of_shared = {case.source for case in shared}
     sources = [entry for entry in written if entry["kind"] == "source" and entry["without"] in of_shared]
-    found = left_out_serving.errors([entry for entry in written if entry["kind"] != "source"], known)
-    for name, (tokens, first) in (found | left_out_serving.errors(sources, shared)).items():
+    by_name = left_out_serving.errors([entry for entry in written if entry["kind"] != "source"], known)
+    for name, (tokens, first) in (by_name | left_out_serving.errors(sources, shared)).items():
         for quantity, signed in ((WHOLE, tokens), (FIRST_TOKEN, first)):
             if signed:
                 study = _STUDY_OF[named[name]["kind"]]

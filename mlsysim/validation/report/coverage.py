@@ -81,6 +81,8 @@ def of_kinds(family_of: Mapping[str, str]) -> list[Coverage]:
 
 def _every(family_of: Mapping[str, str]) -> list[Judged]:
     """All judged runs of some sources; none where all are a user's own."""
+    if family_of.keys().isdisjoint(run.source for run in measured_runs()):
+        return []
     kinds = sorted({(run.solver, run.quantity) for run in measured_runs()})
     return [one for kind in kinds for one in judged_runs(*kind) if one.run.source in family_of]
 
