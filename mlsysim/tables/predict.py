@@ -97,8 +97,8 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ``predicted`` is in the row's own metric and unit; "fits" or "OOM" where the table asks for the outcome. Nine in ten
     measurements are expected from ``low`` to ``high``, by the errors of the runs that ``scope`` names, the wider the more that
     defaults stand for, which ``assumed`` lists; a row whose ``source`` is none of the publications that fits were given runs of
-    has the interval of sources left out of the fit. A row that cannot be predicted has it empty (as ``feasible`` and the others)
-    and says why in ``reason``. For a plan that does not fit,
+    has the interval of sources left out of the fit. A row that cannot be predicted has it empty (as ``feasible`` and the
+    others) and says why in ``reason``. For a plan that does not fit,
     ``feasible`` is False, ``reason`` says why with the bytes, and ``predicted`` is what would hold if it did.
     Neither ``value`` nor ``outcome`` is read, and of ``notes`` nothing but a training framework's release ("release 26.06") and
     llama.cpp's micro-batch ("ub 2048"), where the table has no column for it.
