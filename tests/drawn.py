@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -58,7 +59,7 @@ def decoders():
 
 @dataclass(frozen=True)
 class Hardware:
-    """Plain SI figures, so that a test can scale one of them."""
+    """Plain SI figures, so that a test can scale one of them; what they make is kept, for a test asks of it several times."""
 
     peak: float
     memory: float
@@ -66,6 +67,7 @@ class Hardware:
     inter: float
     capacity: float = 80 * 2**30
 
+    @functools.lru_cache(maxsize=256)
     def device(self):
         peak = Q_(self.peak, "flop/s")
         rates = {"fp32": peak / 2, "bf16": peak, "fp8": peak * 2}
@@ -77,10 +79,12 @@ class Hardware:
             tdp="700 W",
         )
 
+    @functools.lru_cache(maxsize=256)
     def node(self, per_node):
         link = Q_(2 * self.intra, "byte/s")
         return Node(name="node", accelerator=self.device(), accelerators_per_node=per_node, intra_node_bw=link)
 
+    @functools.lru_cache(maxsize=256)
     def fleet(self, per_node, count):
         fabric = NetworkFabric(name="net", bandwidth=Q_(self.inter, "byte/s"), oversubscription_ratio=2.0)
         return Fleet(name="fleet", node=self.node(per_node), count=count, fabric=fabric)
