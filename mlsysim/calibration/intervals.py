@@ -85,15 +85,15 @@ class Spread:
         return value / factor, high if most is None else max(value, min(high, most))
 
 
-def conformal_quantile(errors: Sequence[float], level: float = LEVEL) -> float:
-    """Return the ceil((n + 1) level)-th smallest of n errors, the largest where there are too few.
+def conformal_quantile(errors: Sequence[float]) -> float:
+    """Return the ceil((n + 1) LEVEL)-th smallest of n errors, the largest where there are too few.
 
     Example:
-        >>> conformal_quantile([0.1 * step for step in range(1, 20)], 0.9)
+        >>> conformal_quantile([0.1 * step for step in range(1, 20)])
         1.8
     """
     ordered = sorted(errors)
-    return ordered[min(math.ceil((len(ordered) + 1) * level), len(ordered)) - 1]
+    return ordered[min(math.ceil((len(ordered) + 1) * LEVEL), len(ordered)) - 1]
 
 
 def grouped_quantile(groups: Sequence[Sequence[float]], level: float = LEVEL) -> float:

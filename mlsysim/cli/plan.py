@@ -10,11 +10,10 @@ import typer
 from mlsysim.cli.options import taking
 from mlsysim.cli.output import Notes, Table
 from mlsysim.cli.question import batch_of, fleet_or_chip, launched, length_assumed, model_named, name_of
-from mlsysim.cli.results import Answer, answering, memory_of, plan_in_words, told, value_of
+from mlsysim.cli.results import OTHER_CHOICES, Answer, answering, memory_of, noted, plan_in_words, told, value_of
 from mlsysim.cli.serve import Bound, Model, On
 from mlsysim.cli.train import Batch, From
-from mlsysim.cli.values import count, hourly
-from mlsysim.core.errors import InputError
+from mlsysim.cli.values import count, hourly, whole_numbers
 from mlsysim.lowering.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def planned(
     if options.get("stack") is not None:
         options["stack"] = name_of("--stack", options["stack"])
     typed = {"tp": tp, "pp": pp, "dp": dp, "cp": cp, "ep": ep, "vpp": vpp, "micro-batch": micro_batch, "zero": zero}
-    fixed = {_DIMENSIONS.get(name, name): _numbers(f"--{name}", text) for name, text in typed.items() if text is not None}
+    fixed = {_DIMENSIONS.get(name, name): whole_numbers(f"--{name}", text) for name, text in typed.items() if text is not None}
     searched: dict[str, Any] = {
         "space": "full",
         "top_k": top,
@@ -114,7 +113,7 @@ def planned(
             fits = "" if asked.written.feasible else ", and does not fit"
             figures["as written"] = f"{value_of(asked.written.step_latency_total)} a step, {more:+.1%}{fits}"
             data["as_written"] = asked.written.to_dict()
-        blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
+        blocks = tuple(_beside(result))
         text = "" if export is None else _exported(export, asked, result, stated)
         answers.append(Answer(name, result, (*chosen.notes, *asked.assumed), figures, blocks, data, exported=text))
     return answers
@@ -173,14 +172,6 @@ def _exported(target: str, asked: _Asked, result: ParallelismResult, stated: dic
     return export_training(launch, target)
 
 
-def _numbers(flag: str, text: str) -> tuple[int, ...]:
-    """Read the values of a dimension."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(flag, text, "whole numbers, such as 4,8") from None
-
-
 def _figures(
     result: ParallelismResult, fleet: Fleet, tokens: str | None, trained: float | None, each_per_hour: float | None
 ) -> tuple[dict[str, str], dict[str, Any]]:
@@ -211,10 +202,12 @@ def _figures(
     return figures, data
 
 
-def _ranking(result: ParallelismResult) -> Iterator[Table]:
+def _beside(result: ParallelismResult) -> Iterator[Table | Notes]:
+    """The ranking, and what other choices would cost."""
     if len(result.ranking) > 1:
         rows = [(value_of(row["step_latency"]), value_of(row["memory"]), plan_in_words(row)) for row in result.ranking]
         yield Table(("step", "memory each", "plan"), rows, "The best plans", ("step", "memory each"))
+    yield from noted(result.why, OTHER_CHOICES)
 
 
 plan = answering("plan", planned, SHOWN)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BAR = 24
 # Parts below this share of the whole are rounding.
 LEAST = 1e-6
+# What a search says beside its best plan.
+OTHER_CHOICES = "What other choices would cost"
 _UNITS = {"count/s": "", " count": ""}
 # The fields that a command shows, by what it calls them; a field that a result does not have, or that is None, is left out.
 Shown = Mapping[str, str]
@@ -123,7 +125,7 @@ def document_of(command: str, answers: Sequence[Answer], shown: Shown) -> Docume
     if len(answers) == 1:
         (answer,) = answers
         parts = [parts_of(answer)] if _of_time(answer.result) else []
-        blocks = [Facts(list(_facts(answer, shown))), *parts, *answer.blocks, *_noted(_notes(answer))]
+        blocks = [Facts(list(_facts(answer, shown))), *parts, *answer.blocks, *noted(_notes(answer))]
         return Document(answer.result.subject, blocks, data)
     rows = [dict(_compared(answer, shown)) for answer in answers]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -131,7 +133,7 @@ def document_of(command: str, answers: Sequence[Answer], shown: Shown) -> Docume
     table = Table(header, [(name, *(row.get(name, "-") for row in rows)) for name in names])
     notes = [f"{answer.on}: {note}" for answer in answers for note in _notes(answer)]
     subject = answers[0].result.subject.split(" on ")[0]
-    return Document(subject, [table, *_noted(notes)], data)
+    return Document(subject, [table, *noted(notes)], data)
 
 
 def _of_time(result: Result) -> bool:
@@ -139,8 +141,9 @@ def _of_time(result: Result) -> bool:
     return bool(result.breakdown) and all(part.check("[time]") for part in result.breakdown.values())
 
 
-def _noted(notes: Sequence[str]) -> list[Notes]:
-    return [Notes(notes, "Notes")] if notes else []
+def noted(lines: Sequence[str], title: str = "Notes") -> list[Notes]:
+    """The lines as a block; none where there are no lines."""
+    return [Notes(lines, title)] if lines else []
 
 
 def _plain(answer: Answer) -> dict[str, Any]:

@@ -65,5 +65,21 @@ def hourly(text: str) -> str:
     return text if match is None else f"{_plain(match[1])} USD/hour"
 
 
+def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
+    """Read whole numbers with commas between them.
+
+    Raises:
+        InputError: they are none; ``flag`` is what the message calls the option.
+
+    Example:
+        >>> whole_numbers("--tp", "4, 8")
+        (4, 8)
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(flag, text, "whole numbers, such as 4,8") from None
+
+
 def _plain(number: str) -> str:
     return number.strip().replace(",", "").replace("_", "")

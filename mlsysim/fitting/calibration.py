@@ -77,11 +77,6 @@ def ranges(family: str, kind: str = "") -> Mapping[str, Coefficient]:
     return {name: Coefficient(**parts) for name, parts in table.get(kind, table).items()}
 
 
-def ranged_by(family: str) -> Callable[[Key, Entry], Coefficient]:
-    """A family's ``range_of`` where ``ranges`` says all of it."""
-    return lambda key, _: ranges(family, key.kind)[key.part]
-
-
 class Key(NamedTuple):
     """A fitted coefficient: the kind of its entry, the entry's name, and the part of it."""
 
@@ -129,9 +124,9 @@ class Calibration:
     Attributes:
         name: what ``python -m mlsysim.fitting NAME`` calls it.
         files: where the entries of each kind stand.
-        range_of: the range of a coefficient, from its key and its entry.
         gathered: the runs of a role ("calibration" or "validation") under the folder of anchors.
         fits: names of the parts of an entry that are fitted.
+        ranged: the range of a coefficient, from its key and its entry, where ``ranges`` does not say it by the family's name.
         pull: error that a coefficient costs a whole range away from its prior: one that no row identifies stays there.
         rows_at_full_weight: a source counts as at most so many rows (None: every row counts alike).
         error_weight: how many times as large errors count, where measurements are known better than to a few per cent.
@@ -142,9 +137,9 @@ class Calibration:
 
     name: str
     files: Mapping[str, Place]
-    range_of: Callable[[Key, Entry], Coefficient]
     gathered: Callable[[Path, str], list[Runs]]
     fits: Callable[[str, Entry], Sequence[str]] = lambda kind, entry: entry.get("fit", ())
+    ranged: Callable[[Key, Entry], Coefficient] | None = None
     pull: float = 0.0
     rows_at_full_weight: float | None = None
     error_weight: float = 1.0
@@ -164,6 +159,10 @@ class Calibration:
             for name, entry in entries.items()
             for part in self.fits(kind, entry)
         ]
+
+    def range_of(self, key: Key, entry: Entry) -> Coefficient:
+        """The range of a coefficient."""
+        return ranges(self.name, key.kind)[key.part] if self.ranged is None else self.ranged(key, entry)
 
     def start_of(self, tables: Tables, key: Key) -> Coefficient:
         """The range of ``key``, with a search that begins at the written value and is pulled to the range's own start."""

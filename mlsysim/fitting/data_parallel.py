@@ -12,7 +12,7 @@ import numpy as np
 
 from mlsysim.calibration.data_parallel import COEFFICIENTS, TRAINED, replica_stack
 from mlsysim.calibration.device_entries import DEVICES
-from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases, ranged_by
+from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.data_parallel import (
     Kernels,
     ReplicaWork,
@@ -87,7 +87,6 @@ def pass_calibration(
     return Calibration(
         name=name,
         files={"stack": Place(f"{section}.toml", around=("stack",)), "device": Place(DEVICES, within=(section,))},
-        range_of=ranged_by(name),
         gathered=runs_of,
         **options,
     )

@@ -13,7 +13,7 @@ import numpy as np
 from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device
 from mlsysim.calibration.harnesses import CLIENT, FILE
-from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases, ranged_by
+from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_kernels import KernelFormats, network_Bps, serving_kernels
@@ -199,7 +199,6 @@ ENGINES = Calibration(
         "device": Place(DEVICES, within=("serving",)),
         CLIENT: Place(FILE, around=(CLIENT,)),
     },
-    range_of=ranged_by("engines"),
     gathered=gathered,
     pull=PULL,
     rows_at_full_weight=40.0,

@@ -18,7 +18,7 @@ from mlsysim.calibration.siblings import is_stated
 from mlsysim.core.errors import DataError
 from mlsysim.core.toml import toml_file
 from mlsysim.fitting.bounded import Coefficient
-from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, ranged_by, ranges
+from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, ranges
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients
@@ -180,10 +180,14 @@ def _fitted(kind: str, entry: Entry) -> list[str]:
     return list(entry.get("fitted", ()))
 
 
+def _of_products(key: Key, _: Entry) -> Coefficient:
+    """The range of what is fitted to published peaks: that of the coefficient of measured products."""
+    return ranges("gemm", key.kind)[key.part]
+
+
 PRODUCTS = Calibration(
     name="gemm",
     files={dtype: Place("gemm.toml", within=(dtype,)) for dtype in FORMATS},
-    range_of=ranged_by("gemm"),
     gathered=_products,
     fits=_fitted,
     # The best tile changes with the coefficients, so that a search can end in a dip.
@@ -193,7 +197,7 @@ PRODUCTS = Calibration(
 PEAKS = Calibration(
     name="peaks",
     files={kind: Place("peaks.toml", within=(kind,)) for kind in (*FORMATS, "formats")},
-    range_of=ranged_by("gemm"),
+    ranged=_of_products,
     gathered=_peaks,
     fits=_fitted,
     written_roles=ROLES,
@@ -201,7 +205,6 @@ PEAKS = Calibration(
 ATTENTIONS = Calibration(
     name="attention",
     files={phase: Place("attention.toml", around=(phase,)) for phase in ATTENTION},
-    range_of=ranged_by("attention"),
     gathered=_attention,
     fits=_unheld,
     digits=5,
@@ -210,7 +213,7 @@ ATTENTIONS = Calibration(
 COLLECTIVE = Calibration(
     name="collectives",
     files={kind: Place("collectives.toml", around=(kind,)) for kind in ("device", "fabric")},
-    range_of=_collective_range,
+    ranged=_collective_range,
     gathered=_collectives,
     fits=_fitted,
     written_roles=ROLES,

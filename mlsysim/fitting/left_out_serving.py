@@ -227,13 +227,13 @@ def errors(written: Iterable[Mapping[str, Any]], known: Sequence[ServingCase]) -
     return by_entry
 
 
-def pooled(found: Mapping[str, Signed]) -> dict[str, dict[str, Any]]:
+def pooled(by_entry: Mapping[str, Signed]) -> dict[str, dict[str, Any]]:
     """For each kind, the errors of all its entries' cases together."""
-    return {name: {"kind": kind, **_judged(*_together(found, kind))} for kind, name in KINDS.items()}
+    return {name: {"kind": kind, **_judged(*_together(by_entry, kind))} for kind, name in KINDS.items()}
 
 
-def _together(found: Mapping[str, Signed], kind: str) -> Signed:
-    pairs = [pair for name, pair in found.items() if name.startswith(entry_id(kind, ""))]
+def _together(by_entry: Mapping[str, Signed], kind: str) -> Signed:
+    pairs = [pair for name, pair in by_entry.items() if name.startswith(entry_id(kind, ""))]
     return [error for tokens, _ in pairs for error in tokens], [error for _, first in pairs for error in first]
 
 

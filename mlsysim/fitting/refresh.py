@@ -230,7 +230,7 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if left or refused or judgement.met or (judgement.moved and not accepted) else 0
 
 
-def _reasons(given: Sequence[str], root: Path) -> dict[str, str]:
+def _reasons(typed: Sequence[str], root: Path) -> dict[str, str]:
     """The reasons of ``SOURCE=WHY`` by source.
 
     Raises:
@@ -239,7 +239,7 @@ def _reasons(given: Sequence[str], root: Path) -> dict[str, str]:
     """
     sources = [loading.load(path)[0].source.key for path in loading.anchor_files(root)]
     reasons = {}
-    for text in given:
+    for text in typed:
         source, _, why = text.partition("=")
         if not why:
             raise InputError("--reason", text, "SOURCE=WHY")

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlsysim.calibration.harnesses import COEFFICIENTS, FILE, QUERIES, Harness, query_harness
 from mlsysim.core.units import Q_
-from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases, ranged_by
+from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.batches import BATCHES, Batches, engine_batches, loaded, lone_s
 from mlsysim.lowering.data_parallel import Samples
 from mlsysim.systems.types import Fleet
@@ -61,6 +61,5 @@ def gathered(root: Path, role: str) -> list[Runs]:
 SERVED = Calibration(
     name="served",
     files={"harness": Place(FILE, around=(QUERIES,))},
-    range_of=ranged_by("served"),
     gathered=gathered,
 )

@@ -130,7 +130,7 @@ def _of_any_stack(run: Runs) -> Runs:
 TRAINING = Calibration(
     name="training",
     files={"stack": Place("stacks.toml"), "device": Place(DEVICES, within=("training",)), "shared": Place("shared.toml")},
-    range_of=_range_of,
+    ranged=_range_of,
     gathered=gathered,
     fits=_fits,
     pull=0.03,

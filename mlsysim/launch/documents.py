@@ -26,12 +26,14 @@ _SHELL = re.compile(r"(?:\S*/)?(?:ba|da|z)?sh")
 _RUNS_TEXT = re.compile(r"-\w*c")
 
 
-def text_of(source: str | Path, name: str) -> tuple[str, str]:
+def text_of(source: str | Path, name: str, line: str = "") -> tuple[str, str]:
     """The text that ``source`` is or names, and what messages call it.
 
     Args:
         source: the path of a file, or a text pasted in.
         name: what messages call a text that is pasted in.
+        line: what they call a line of words that is pasted in, where one may be: a path with blanks is then that of a file
+            there is.
 
     Raises:
         InputError: it is neither, the file cannot be read, or it is longer than any launch file.
@@ -44,7 +46,9 @@ def text_of(source: str | Path, name: str) -> tuple[str, str]:
         mlsysim.core.errors.InputError: config.json = 'absent.json': expected a file that can \
 be read (No such file or directory)
     """
-    if isinstance(source, str) and (len(source) > _LONGEST_PATH or _PASTED.search(source)):
+    if isinstance(source, str) and line and " " in source.strip() and not is_file(source):
+        text, name = source, line
+    elif isinstance(source, str) and (len(source) > _LONGEST_PATH or _PASTED.search(source)):
         text = source
     elif isinstance(source, (str, Path)) and str(source):
         try:

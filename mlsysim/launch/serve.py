@@ -15,7 +15,7 @@ from typing import Any
 from mlsysim.calibration.names import engine_called, unknown
 from mlsysim.core.errors import InputError, MissingArgumentError, NotModelledError
 from mlsysim.core.toml import packaged_toml, reads
-from mlsysim.launch.documents import container_commands, handed_text, is_file, is_manifest, text_of
+from mlsysim.launch.documents import container_commands, handed_text, is_manifest, text_of
 from mlsysim.launch.options import LaunchNotes, Stated, read_options
 from mlsysim.launch.serve_plans import merged_file, plan_of, served_model, stated_formats
 from mlsysim.launch.shell import read_script, resolved
@@ -101,7 +101,7 @@ def serving_launch(
         mlsysim.core.errors.NotModelledError: model = 'Qwen/Qwen3-Next-80B-A3B-Instruct': expected a transformer: most \
 layers are linear attention (gated delta net)
     """
-    text, name = _line_of(source)
+    text, name = text_of(source, "command line", line="command line")
     script, copies = _script(text, name)
     engine, words, environment = _command(script, name)
     table = serving_facts()[engine]
@@ -155,13 +155,6 @@ _AS_STATED = {
 def serving_facts() -> dict[str, Any]:
     """Give the document ``serve_options.toml``."""
     return packaged_toml("launch", _FILE)
-
-
-def _line_of(source: str | Path) -> tuple[str, str]:
-    """The text of a command line, or of the script at a path."""
-    if isinstance(source, str) and " " in source.strip() and not is_file(source):
-        return source, "command line"
-    return text_of(source, "command line")
 
 
 def _script(text: str, name: str) -> tuple[Script, int]:

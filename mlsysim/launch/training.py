@@ -15,7 +15,7 @@ from mlsysim.core.errors import InputError
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.launch.answers import with_assumed
 from mlsysim.launch.deepspeed import deepspeed_run
-from mlsysim.launch.documents import is_file, text_of
+from mlsysim.launch.documents import text_of
 from mlsysim.launch.megatron import is_megatron, megatron_run
 from mlsysim.launch.torchtitan import torchtitan_run
 from mlsysim.launch.training_run import Run, TrainingLaunch
@@ -65,8 +65,7 @@ def training_launch(
         instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B")
     if accelerators is not None:
         whole_number("accelerators", accelerators)
-    pasted = isinstance(source, str) and " " in source.strip() and not is_file(source)
-    text, name = (str(source), "launch text") if pasted else text_of(source, "launch file")
+    text, name = text_of(source, "launch file", line="launch text")
     run = Run("megatron", name, workload, accelerators)
     if text.lstrip().startswith("{"):
         run.framework = "deepspeed"

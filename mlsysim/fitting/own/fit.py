@@ -207,7 +207,7 @@ def _family(kind: str, shipped: Tables) -> Calibration:
         return entry["fit"] if of == kind and entry is not None and entry.get("own") else ()
 
     shipped[kind][_ENTRY]["own"] = True
-    return replace(family, range_of=range_of, fits=fits, pull=NOISE, rows_at_full_weight=None, starts=())
+    return replace(family, ranged=range_of, fits=fits, pull=NOISE, rows_at_full_weight=None, starts=())
 
 
 def _value(tables: Tables, key: Key) -> float:

@@ -126,7 +126,7 @@ def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, s
     coming = _poisson(mean, most + line)
     shares = _stationary(coming, most)
     empty = np.zeros((most.size, CELLS.size))
-    found = Turns(empty, empty.copy(), np.zeros(most.size), np.zeros(most.size))
+    solved = Turns(empty, empty.copy(), np.zeros(most.size), np.zeros(most.size))
     for k in np.unique(most):
         engines = np.flatnonzero(most == k)
         states, prompts = k + line + 1, k + 1
@@ -138,9 +138,9 @@ def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, s
             first_s[engines, :prompts],
             shared_s[engines],
         )
-        for each, part in zip((found.wait_s, found.first_s, found.behind, found.cycle_s), seen, strict=True):
+        for each, part in zip((solved.wait_s, solved.first_s, solved.behind, solved.cycle_s), seen, strict=True):
             each[engines] = part
-    return found
+    return solved
 
 
 def _seen(
