@@ -8,6 +8,7 @@ from typing import Any
 from mlsysim.calibration import siblings
 from mlsysim.calibration.device_entries import DEVICES, device_entries
 from mlsysim.calibration.store import Entries, resolved
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import reads
 from mlsysim.physics.operations.power import limited_clock
@@ -24,10 +25,7 @@ def measured_device(hardware_name: str) -> str:
         >>> measured_device("A100 SXM4 40GB")
         'a100_sxm_40gb'
     """
-    known = _devices()
-    if hardware_name not in known:
-        raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
-    return known[hardware_name]
+    return looked_up("accelerator with calibrated kernels", hardware_name, _devices())
 
 
 def measured_hardware() -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.store import tables
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import reads
 from mlsysim.hardware.registry import Hardware
@@ -182,10 +183,7 @@ def all_hardware(device: str) -> list[HardwareNode]:
 
 
 def _entry(device: str) -> Mapping[str, Any]:
-    known = _entries()
-    if device not in known:
-        raise UnknownNameError.among("accelerator with measured or stated kernels", device, known)
-    return known[device]
+    return looked_up("accelerator with measured or stated kernels", device, _entries())
 
 
 def _entries() -> Mapping[str, Mapping[str, Any]]:

@@ -42,7 +42,7 @@ def opened_table(path: Path, name: str) -> Iterator[TextIO]:
             raise OSError(0, "it is a folder" if path.is_dir() else "it is no ordinary file")
         file = path.open(encoding="utf-8-sig", newline="")
     except (OSError, ValueError) as error:
-        raise DataError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise DataError.unread(name, error) from None
     with file:
         yield file
 

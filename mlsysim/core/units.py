@@ -186,6 +186,17 @@ def _factor(units: Any, unit: str) -> float | None:
     return one if zero == 0.0 else None
 
 
+def time_power(value: object) -> float:
+    """The power of time in a value: 1 for a time, -1 for a rate, 0 for what is neither, or no quantity.
+
+    Example:
+        >>> time_power(Q_("2 s")), time_power(Q_("5 count/s")), time_power(0.4)
+        (1.0, -1.0, 0.0)
+    """
+    powers: Any = value.dimensionality if isinstance(value, pint.Quantity) else {}
+    return float(powers.get("[time]", 0))
+
+
 __all__ = ["Q_", "Quantity", "in_unit", "magnitude", "ureg", "with_unit"]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, NotModelledError
 from mlsysim.launch.megatron_model import stated_model
 from mlsysim.launch.options import Stated, read_options
 from mlsysim.launch.shell import read_script
 from mlsysim.launch.shell_words import MARK, Script
-from mlsysim.launch.training_run import Run, known_value, refuse_offload, registered, train_facts
+from mlsysim.launch.training_run import Run, refuse_offload, registered, train_facts
 from mlsysim.models.types import TransformerWorkload
 
 _PROGRAM = re.compile(r"\.py$")
@@ -204,7 +205,7 @@ def _length(stated: Stated, run: Run) -> int:
 
 def _precision(stated: Stated) -> str:
     if stated.get("compute_dtype"):
-        return str(known_value("--compute-dtype", stated.get("compute_dtype"), _FORMATS))
+        return str(looked_up("--compute-dtype", stated.get("compute_dtype"), _FORMATS))
     if stated.get("fp4"):
         return "fp4"
     if stated.get("fp8"):
@@ -223,9 +224,7 @@ def _gradients(stated: Stated) -> str:
 
 def _zero_stage(stated: Stated) -> int:
     if stated.get("fsdp"):
-        return int(
-            known_value("--data-parallel-sharding-strategy", stated.get("sharding") or "optim_grads_params", _STRATEGIES)
-        )
+        return int(looked_up("--data-parallel-sharding-strategy", stated.get("sharding") or "optim_grads_params", _STRATEGIES))
     if stated.get("fsdp2"):
         return 2 if stated.get("no_reshard") else 3
     return 1 if stated.get("distributed_optimizer") else 0
@@ -265,7 +264,7 @@ def _recompute(stated: Stated, layers: int, pp: int, run: Run) -> str:
         return "full"
     if granularity is None:
         return "selective" if stated.get("recompute_activations") else "none"
-    mode = str(known_value("--recompute-granularity", granularity, _RECOMPUTED))
+    mode = str(looked_up("--recompute-granularity", granularity, _RECOMPUTED))
     count = stated.get("recomputed_layers")
     if mode == "full" and stated.get("method") == "block" and count is not None and count * pp < layers:
         run.assumed.append(f"{count} layers of each stage are recomputed: all are counted")

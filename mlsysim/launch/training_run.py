@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlsysim.calibration.names import stack_called
-from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, NotModelledError
+from mlsysim.core.errors import InconsistentError, MissingArgumentError, NotModelledError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.launch.known_models import like_registered
 from mlsysim.launch.options import LaunchNotes
@@ -186,18 +186,3 @@ training
     """
     if value:
         raise NotModelledError(name, value, "nothing: offloading is not modelled in training")
-
-
-def known_value(name: str, value: object, known: Mapping[str, Any]) -> Any:
-    """What a value of an option stands for.
-
-    Raises:
-        InputError: it is none of the known ones.
-
-    Example:
-        >>> known_value("mode", "full", {"full": "full", "none": "none"})
-        'full'
-    """
-    if not isinstance(value, str) or value not in known:
-        raise InputError(name, value, f"one of {', '.join(known)}")
-    return known[value]

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mlsysim.core.checks import whole_number
+from mlsysim.core.checks import looked_up, whole_number
 from mlsysim.core.errors import InputError, MissingArgumentError, NotModelledError
 from mlsysim.launch.documents import inner, yaml_table
 from mlsysim.launch.hf_config import model_from_config
-from mlsysim.launch.training_run import Run, known_value, refuse_offload, train_facts
+from mlsysim.launch.training_run import Run, refuse_offload, train_facts
 from mlsysim.models.types import TransformerWorkload
 
 _HALF = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -85,8 +85,8 @@ def _nanotron(document: Mapping[str, Any], run: Run) -> None:
     run.accelerators = world
     micro = _whole(tokens, "micro_batch_size", None, f"{run.name}: tokens")
     count = _whole(tokens, "batch_accumulation_per_replica", None, f"{run.name}: tokens")
-    precision = known_value(f"{run.name}: model.dtype", model.get("dtype", "bfloat16"), _HALF)
-    engine = known_value(f"{run.name}: pp_engine", split.get("pp_engine", "afab"), {"1f1b": None, "afab": "gpipe"})
+    precision = looked_up(f"{run.name}: model.dtype", model.get("dtype", "bfloat16"), _HALF)
+    engine = looked_up(f"{run.name}: pp_engine", split.get("pp_engine", "afab"), {"1f1b": None, "afab": "gpipe"})
     run.arguments |= {
         "batch_size": micro * count * sizes["dp"],
         "seq_len": _whole(tokens, "sequence_length", None, f"{run.name}: tokens"),
@@ -151,10 +151,10 @@ def _llm_foundry(document: Mapping[str, Any], run: Run) -> None:
     run.arguments |= {
         "batch_size": batch,
         "seq_len": _whole(document, "max_seq_len", None, run.name),
-        "precision": known_value(f"{run.name}: precision", document.get("precision", "amp_bf16"), _AMP),
+        "precision": looked_up(f"{run.name}: precision", document.get("precision", "amp_bf16"), _AMP),
         "gradient_precision": "fp32",
         "microbatch_count": run.micro_batches(batch, whole_number(f"{run.name}: device_train_microbatch_size", micro), dp),
-        "zero_stage": known_value(f"{run.name}: fsdp_config.sharding_strategy", strategy, run.facts["strategies"]),
+        "zero_stage": looked_up(f"{run.name}: fsdp_config.sharding_strategy", strategy, run.facts["strategies"]),
         "recompute": "full" if fsdp.get("activation_checkpointing") else "none",
         "attention": "unfused" if attention == "torch" else "flash",
         "compiled": bool(document.get("compile_config")),

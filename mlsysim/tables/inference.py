@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from mlsysim.calibration.data_parallel import INFERRED, pass_hardware
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.hardware.registry import Hardware
@@ -60,11 +61,9 @@ def _framework_run(cells: Cells) -> Question:
     workload = Models.get(registered)
     encoder = isinstance(workload, TransformerWorkload)
     stacks = names_of("encoder_framework" if encoder else "framework")
-    if framework not in stacks:
-        raise UnknownNameError.among("framework", framework, stacks)
     arguments: dict[str, Any] = {
         "precision": named_format("precision", written, names_of("format")),
-        "stack": stacks[framework],
+        "stack": looked_up("framework", framework, stacks),
         "batch_size": count * whole_cell(cells, "batch_per_accel"),
     }
     if encoder:
@@ -104,10 +103,7 @@ def _offline(cells: Cells) -> Question:
 
 
 def _benchmark(cells: Cells) -> dict[str, Any]:
-    benchmark, known = cell_text(cells, "benchmark"), names_of("benchmark")
-    if benchmark not in known:
-        raise UnknownNameError.among("benchmark", benchmark, known)
-    return dict(known[benchmark])
+    return dict(looked_up("benchmark", cell_text(cells, "benchmark"), names_of("benchmark")))
 
 
 def submitted_model(cells: Cells) -> str:

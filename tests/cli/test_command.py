@@ -236,12 +236,12 @@ def test_a_command_answers_within_its_limit(name, request):
         pytest.skip("nothing is timed where workers share the cores")
     words = next(words_of(command.examples[0]) for command in COMMANDS if command.name == name)
 
-    def share():
-        """What the command takes of its limit; a machine that is slower just now, its neighbours at work, has more time."""
-        slower = max(1.0, cpu_s("-c", IMPORTS) / IMPORTS_S)
-        return cpu_s("-m", "mlsysim", *words) / (slower * LIMITS_S[name])
+    def kept():
+        """Whether the command keeps its limit; where it does not, a machine that is slower just now has more time."""
+        taken, limit = cpu_s("-m", "mlsysim", *words), LIMITS_S[name]
+        return taken < limit or taken < limit * cpu_s("-c", IMPORTS) / IMPORTS_S
 
-    assert any(share() < 1 for _ in range(4))
+    assert any(kept() for _ in range(4))
 
 
 @pytest.mark.usefixtures("typer")

@@ -130,6 +130,7 @@ def test_gate_that_is_malformed_is_one_failing_test(pytester, tree):
     result.stdout.fnmatch_lines(["*family.toml*meadian*did you mean 'median'*"])
 
 
+@pytest.mark.usefixtures("timing")
 def test_orphans_are_found_and_removed_by_an_update(pytester, tree):
     assert pytester.runpytest("anchors", "--snapshot-update").ret == 0
     kept = tree / "snapshots" / "scaling" / "law.json"
@@ -150,6 +151,7 @@ def test_orphans_are_found_and_removed_by_an_update(pytester, tree):
     assert pytester.runpytest("anchors").ret == 0
 
 
+@pytest.mark.usefixtures("timing")
 def test_every_difference_of_a_source_is_told(pytester, tree):
     assert pytester.runpytest("anchors", "--snapshot-update").ret == 0
     path = tree / "anchors" / "scaling" / "law.toml"
@@ -226,6 +228,7 @@ def test_update_by_workers_is_refused(pytester, tree):
     assert not (tree / "snapshots").exists()
 
 
+@pytest.mark.usefixtures("timing")
 def test_solve_over_its_time_budget_fails(pytester, tree, monkeypatch):
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # the inner run is no worker: it times
     assert pytester.runpytest("anchors", "-k", "time").ret == 0
@@ -234,6 +237,7 @@ def test_solve_over_its_time_budget_fails(pytester, tree, monkeypatch):
     result.stdout.fnmatch_lines(["ScalingModel takes on law-* * ms at best, the limit is 0.0001 ms"])
 
 
+@pytest.mark.usefixtures("timing")
 def test_a_solve_that_is_slowed_for_a_while_is_timed_again(pytester, tree, monkeypatch):
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # the inner run is no worker: it times
     slow, taken_s = [1.0, 1e-9], []

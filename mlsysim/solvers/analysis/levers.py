@@ -11,7 +11,7 @@ import pint
 from mlsysim.core.checks import one_of
 from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
 from mlsysim.core.spec import Spec
-from mlsysim.core.units import Quantity, with_unit
+from mlsysim.core.units import Quantity, time_power, with_unit
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving.continuous_batching import ContinuousBatchingModel
@@ -189,7 +189,7 @@ def metric_of(result: Result, metric: object) -> str:
     """
     known = [name for name, value in vars(result).items() if _is_number(value)]
     if metric is None:
-        timed = [name for name in result.HEADLINE if name in known and time_power(result, name)]
+        timed = [name for name in result.HEADLINE if name in known and time_power(getattr(result, name))]
         return result.INTERVAL_OF or next(iter(timed or known))
     if not isinstance(metric, str) or metric not in known:
         raise UnknownNameError.among("metric", metric, known)
@@ -200,13 +200,6 @@ def plain_value(result: Result, metric: str) -> float:
     """Return a field's number, in the unit that it comes in."""
     value = getattr(result, metric)
     return float(value.magnitude if isinstance(value, pint.Quantity) else value)
-
-
-def time_power(result: Result, metric: str) -> float:
-    """Return the power of time in a field: 1 for a time, -1 for a rate, 0 for what is neither."""
-    value = getattr(result, metric)
-    powers: Any = value.dimensionality if isinstance(value, pint.Quantity) else {}
-    return float(powers.get("[time]", 0))
 
 
 def _is_number(value: object) -> bool:

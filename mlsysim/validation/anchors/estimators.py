@@ -20,7 +20,7 @@ from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.systems.types import Fleet, Node
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import call_of
-from mlsysim.validation.anchors.runner import number, predict, result_of, time_exponent
+from mlsysim.validation.anchors.runner import number, predict, result_of, step_exponent
 
 GROUP = "mlsysim.estimators"
 # The estimators of this run of pytest, by their names: the plugin adds what --estimator asks for.
@@ -204,7 +204,7 @@ def estimator_case(anchor: Anchor) -> EstimatorCase:
     count = machine.accelerators if isinstance(machine, Fleet) else shards
     precision = str(call.keywords.get("precision") or _default_precision(call.solve))
     flops, at_one_second = _step(anchor, device, precision, count)
-    power = -1.0 if anchor.case.metric.startswith("mfu") else time_exponent(anchor, anchor.case.metric)
+    power = step_exponent(anchor, anchor.case.metric)
     return EstimatorCase(
         id=anchor.id,
         family=anchor.family,
@@ -274,5 +274,5 @@ def _step(anchor: Anchor, device: Any, precision: str, count: int) -> tuple[floa
     if not isinstance(mfu, float) or seconds is None or not peak or not isinstance(predicted, float):
         return None, None
     time_s = number(anchor, seconds, "step", "second")
-    power = -1.0 if anchor.case.metric.startswith("mfu") else time_exponent(anchor, anchor.case.metric)
+    power = step_exponent(anchor, anchor.case.metric)
     return mfu * peak * count * time_s, predicted / time_s**power

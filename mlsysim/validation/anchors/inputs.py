@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InputError, MLSysError, UnknownArgumentError, UnknownNameError, nearest
 from mlsysim.models import types as workload_types
 from mlsysim.models.types import Workload
@@ -199,9 +200,7 @@ def _type_of(kind: str, fields: dict[str, Any]) -> Callable[..., Any]:
             if inspect.isclass(candidate) and issubclass(candidate, base) and candidate is not base
         }
         architecture = fields.get("architecture", workload_types.TransformerWorkload.model_fields["architecture"].default)
-        if architecture not in by_architecture:
-            raise UnknownNameError.among("architecture", architecture, by_architecture)
-        return by_architecture[architecture]
+        return looked_up("architecture", architecture, by_architecture)
     types: dict[str, Callable[..., Any]] = {
         "hardware": mlsysim.hardware.types.HardwareNode,
         "node": mlsysim.systems.types.Node,

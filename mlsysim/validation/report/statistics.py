@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 Row = Mapping[str, Any]
+S = TypeVar("S")
 
 
 class AsRow:
@@ -99,14 +100,15 @@ def balanced_accuracy(rows: Iterable[Row]) -> float | None:
 
 def by_family_and_role(rows: Iterable[Row]) -> list[Summary]:
     """One summary for each family and role, in alphabetical order."""
-    return _grouped(rows, "family")
+    return _by_role(rows, lambda row: str(row["family"]), summarise)
 
 
-def _grouped(rows: Iterable[Row], column: str) -> list[Summary]:
+def _by_role(rows: Iterable[Row], name_of: Callable[[Row], str], summary_of: Callable[[str, str, Sequence[Row]], S]) -> list[S]:
+    """A summary of the rows of each name and role."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row[column], row["role"]), []).append(row)
-    return [summarise(name, role, groups[name, role]) for name, role in sorted(groups)]
+        groups.setdefault((name_of(row), row["role"]), []).append(row)
+    return [summary_of(name, role, groups[name, role]) for name, role in sorted(groups)]
 
 
 @dataclass(frozen=True)
@@ -132,19 +134,12 @@ class KernelSummary(AsRow):
 
 def kernels_by_family(kernels: Iterable[Row]) -> list[KernelSummary]:
     """One summary for each family and role, in the order of the tables' families."""
-    return _kernel_groups(kernels, lambda row: str(row["family"]))
+    return _by_role(kernels, lambda row: str(row["family"]), _summarise_kernels)
 
 
 def kernels_by_table(kernels: Iterable[Row]) -> list[KernelSummary]:
     """One summary for each table and role; its ``family`` is the table."""
-    return _kernel_groups(kernels, lambda row: str(row["id"]).removesuffix(f"-{row['role']}"))
-
-
-def _kernel_groups(kernels: Iterable[Row], name_of: Callable[[Row], str]) -> list[KernelSummary]:
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in kernels:
-        groups.setdefault((name_of(row), row["role"]), []).append(row)
-    return [_summarise_kernels(name, role, groups[name, role]) for name, role in sorted(groups)]
+    return _by_role(kernels, lambda row: str(row["id"]).removesuffix(f"-{row['role']}"), _summarise_kernels)
 
 
 def _summarise_kernels(name: str, role: str, rows: Sequence[Row]) -> KernelSummary:
