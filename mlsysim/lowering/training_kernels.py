@@ -53,16 +53,20 @@ def trained_shape(
     """
     if not isinstance(workload, TransformerWorkload):
         raise InputError("workload", workload.name, "a transformer beside stack: no other layers are calibrated")
-    slower = runs_older_flash(kernels_of(measured_device(accelerator.name))) and not found.vendor_attention
+    device = measured_device(accelerator.name)
+    slower = runs_older_flash(kernels_of(device)) and not found.vendor_attention
     layers = workload.layer_shape
     masked_tokens = float(seq_len) if capacity_factor and found.masked else 0.0
-    tile = {} if masked_tokens else found.expert_tile
+    tile = {} if masked_tokens else dict(found.expert_tile)
+    # Cores compute tiles at the same time.
+    tile["tile_step_s"] = tile.get("tile_step_s", 0.0) / stated.fact(device, "cores", 1.0)
     return TrainedShape.extending(
         layers,
         routed=replace(
             layers.routed,
             imbalance=capacity_factor or routing_imbalance,
             masked_tokens=masked_tokens,
+            devices=stated.fact(device, "devices", 1.0),
             **tile,
         ),
         seq_len=float(seq_len),
