@@ -81,8 +81,8 @@ def trained_shape(
     )
 
 
-def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation: bool) -> KernelDevice:
-    """The fitted kernels of ``accelerator`` at ``precision``, at its own datasheet's rates.
+def kernel_device(accelerator: HardwareNode, precision: str, found: Stack) -> KernelDevice:
+    """The fitted kernels of ``accelerator`` at ``precision`` under a stack, at its own datasheet's rates.
 
     Raises:
         UnknownNameError: no kernels of it were measured.
@@ -101,7 +101,8 @@ def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation:
     # Softmax runs on the cores beside the matrix engines, where these are other units.
     cores = float(accelerator.compute.multiprocessors or units)
     rates = (*peaks, accelerator.memory_bandwidth_Bps, float(units), cores, accelerator.cache_B)
-    return _kernel_device(device, _GEMM_FORMAT[precision], fused_quantisation, *rates)
+    sweeps = found.integer_sweeps if precision == "int8" else 0.0
+    return _kernel_device(device, _GEMM_FORMAT[precision], found.fused_quantisation, sweeps, *rates)
 
 
 @functools.lru_cache(maxsize=256)
@@ -109,6 +110,7 @@ def _kernel_device(
     device: str,
     gemm_format: str,
     fused_quantisation: bool,
+    sweeps: float,
     peak_flops_per_s: float,
     peak16: float,
     memory_Bps: float,
@@ -122,6 +124,8 @@ def _kernel_device(
     gemm = gemm_kernel(kernels, gemm_format)
     if fused_quantisation:
         gemm = replace(gemm, launch_s=head.launch_s, quantise_sweeps=0.0)
+    if sweeps:
+        gemm = replace(gemm, launch_s=head.launch_s, quantise_sweeps=sweeps, weight_sweeps=sweeps)
     return KernelDevice(
         gemm=gemm,
         gemm_peak_flops_per_s=peak_flops_per_s,
@@ -166,7 +170,7 @@ def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, sta
     """One step of ``plan`` from calibrated kernels and the coefficients of a stack."""
     accelerator, found = setting.fleet.node.accelerator, stack(stack_name)
     shape, machine = setting_shape(setting, found), setting.machine()
-    device, coefficients = kernel_device(accelerator, setting.precision, found.fused_quantisation), found.coefficients
+    device, coefficients = kernel_device(accelerator, setting.precision, found), found.coefficients
     used = device.under(coefficients, machine.intra_Bps)
 
     def times(split: Plan) -> LayerTimes:
@@ -186,7 +190,7 @@ def kernels_of_step(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> 
         raise InconsistentError("stack", None, "a stack: without one a layer has no kernels to tell of")
     found = stack(setting.stack)
     shape, machine = setting_shape(setting, found), setting.machine()
-    device = kernel_device(setting.fleet.node.accelerator, setting.precision, found.fused_quantisation)
+    device = kernel_device(setting.fleet.node.accelerator, setting.precision, found)
     used = device.under(found.coefficients, machine.intra_Bps)
     return step_kernels(work, shape, plan, wire_machine(machine, used, found, plan.tp), used, found.coefficients)
 
