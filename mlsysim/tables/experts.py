@@ -37,7 +37,7 @@ def expert_workload(
     active_billions: float,
     head_dim: int = 0,
 ) -> TransformerWorkload:
-    """The registry's model of this name where it agrees with the row, else one inferred from the row (counts 0: not given).
+    """The registry's model of this name where it agrees with the row, else one inferred from the row (0: not given).
 
     Raises:
         InputError: no architecture of these cells has the row's parameters.

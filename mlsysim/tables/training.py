@@ -228,7 +228,7 @@ def _counted(row: Mapping[str, str], framework: Mapping[str, Any]) -> str:
 def noted_cells(notes: str) -> dict[str, str]:
     """The cells that a row's notes make up for: nothing else is read of them.
 
-    They are ``release``, ``capacity_factor``, ``head_dim`` and, in units of 1,024, ``accelerator_ktokens``: an accelerator's of a step.
+    They are ``release``, ``capacity_factor``, ``head_dim`` and ``accelerator_ktokens`` (an accelerator's in a step, / 1,024).
 
     Example:
         >>> noted_cells("release 26.06; 9e9 tokens/s"), noted_cells("dropped tokens capacity 1.25"), noted_cells("9e9 tokens/s")
@@ -307,13 +307,11 @@ def _fastest_count(workload: TransformerWorkload, fleet: Fleet, arguments: Mappi
     return min(fitting, key=lambda count: float(fitting[count].step_latency_total.m))
 
 
-def _fastest_ep(
-    experts: int, ranks: int, workload: TransformerWorkload, fleet: Fleet, arguments: Mapping[str, Any]
-) -> int:
+def _fastest_ep(experts: int, ranks: int, workload: TransformerWorkload, fleet: Fleet, arguments: Mapping[str, Any]) -> int:
     """Expert-parallel ranks of a row that leaves them out: of 1, 2, 4, ... that divide experts and ranks, the fastest."""
     sizes = [size for size in (2**power for power in range(experts.bit_length())) if experts % size == 0 and ranks % size == 0]
-    solved = {size: DistributedModel().solve(workload, fleet, **{**arguments, "ep_size": size}) for size in sizes}
-    return min(solved, key=lambda size: float(solved[size].step_latency_total.m))
+    steps = {size: DistributedModel().solve(workload, fleet, **{**arguments, "ep_size": size}) for size in sizes}
+    return int(min(steps, key=lambda size: float(steps[size].step_latency_total.m)))
 
 
 def _seq_len(row: Mapping[str, str]) -> int:

@@ -246,7 +246,7 @@ def test_the_hosts_time_of_a_step_adds_to_it(name):
     run = prepared(asked)
     accelerator, found = asked.fleet.node.accelerator, stack(name)
     shape = trained_shape(asked.workload, 2048, "unfused", accelerator, found)
-    device = kernel_device(accelerator, "bf16", found.fused_quantisation)
+    device = kernel_device(accelerator, "bf16", found)
 
     def total(added_s):
         coefficients = replace(found.coefficients, host_step_s=found.coefficients.host_step_s + added_s)

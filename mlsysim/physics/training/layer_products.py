@@ -18,9 +18,7 @@ from mlsysim.physics.numeric import Num, ceil, maximum, minimum, somewhere, wher
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training.step_inputs import KernelDevice, TrainedShape
 
-
-# A product's rows, output and input features, in the order in which its passes multiply them: the result, the gradients of inputs
-# and those of weights.
+# A product's rows, outputs and inputs as its passes multiply them: for the result, the gradients of inputs and of weights.
 RESULT, OF_INPUTS, OF_WEIGHTS = (0, 1, 2), (0, 2, 1), (1, 2, 0)
 Order = tuple[int, int, int]
 
@@ -74,15 +72,15 @@ def _masked_s(shape: TrainedShape, plan: Plan, device: KernelDevice, *, backward
     return where(shape.routed.masked_tokens > 0, shape.routed.layers * seconds, 0.0)
 
 
-def sizes(one: LayerProduct, rows: Num, order: Order) -> tuple[Num, Num, Num]:
+def edges(one: LayerProduct, rows: Num, order: Order) -> tuple[Num, Num, Num]:
     """Rows, columns and inner dimension of one of a product's passes."""
-    edges = (rows, one.n, one.k)
-    return edges[order[0]], edges[order[1]], edges[order[2]]
+    features = (rows, one.n, one.k)
+    return features[order[0]], features[order[1]], features[order[2]]
 
 
 def call_s(one: LayerProduct, rows: Num, groups: Num, order: Order, shape: TrainedShape, device: KernelDevice) -> Num:
     """Seconds of one of a product's passes: scores of the router are computed in 16 bits, whatever the others' format."""
-    seconds = (head_product_s if one.part == ROUTER else product_s)(*sizes(one, rows, order), device, groups)
+    seconds = (head_product_s if one.part == ROUTER else product_s)(*edges(one, rows, order), device, groups)
     if one.part != ROUTED or not somewhere(shape.routed.tile_rows):
         return seconds
     return _by_tiles_s(seconds, one, rows, groups, order, shape.routed, device)
@@ -97,7 +95,7 @@ def _by_tiles_s(
     """
     width = maximum(routed.tile_width, 1.0)
     tile = one._replace(n=minimum(one.n, width), k=minimum(one.k, width))
-    m, n, k = sizes(tile, maximum(routed.tile_rows, 1.0), order)
+    m, n, k = edges(tile, maximum(routed.tile_rows, 1.0), order)
     tiles = groups * rows * one.n * one.k / (m * n * k)
     read_s = device.gemm_input_B * tiles * k * (m + n) / (device.gemm.memory_efficiency * device.memory_Bps)
     return where(routed.tile_rows > 0, maximum(seconds, read_s) + tiles * routed.tile_step_s, seconds)

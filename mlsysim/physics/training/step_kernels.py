@@ -22,8 +22,8 @@ from mlsysim.physics.training.layer_products import (
     OF_WEIGHTS,
     RESULT,
     call_s,
+    edges,
     head_product_s,
-    sizes,
     trained_products,
 )
 from mlsysim.physics.training.step_inputs import KernelDevice, StackCoefficients, TrainedShape
@@ -66,7 +66,7 @@ def _products(work: LayeredWork, shape: TrainedShape, plan: Plan, device: Kernel
         for direction, orders in ((FORWARD, (RESULT,)), (BACKWARD, backward)):
             for order in orders:
                 seconds = call_s(one, rows, groups, order, shape, device)
-                call = _call(*sizes(one, rows, order), groups, element_B, seconds, one.name, direction)
+                call = _call(*edges(one, rows, order), groups, element_B, seconds, one.name, direction)
                 yield call.times(float(one.share))
 
 
