@@ -131,9 +131,7 @@ def measured_attention(phase: str, device: str) -> str:
         >>> measured_attention("prefill", "l40s")
         'a100_sxm'
     """
-    while device not in _tables()[phase]:
-        device = siblings.sibling(device, "attention")
-    return device
+    return siblings.nearest(device, "attention", _tables()[phase])
 
 
 @reads("calibration", "attention.toml")

@@ -60,9 +60,6 @@ def sustained_clock(device: str) -> float:
 def queried_clock(hardware_name: str) -> float:
     """Share of its clock that an accelerator sustains as it answers queries, where that was fitted; else 1.
 
-    Args:
-        hardware_name: the accelerator's name in the registry.
-
     Example:
         >>> queried_clock("L4") < 0.7, queried_clock("H100 SXM5 80GB")
         (True, 1.0)
@@ -105,9 +102,8 @@ def clock_names(device: str) -> tuple[str, ...]:
 
 def _clock_entry(device: str) -> tuple[str, dict[str, Any]]:
     known = device_entries("training")
-    while device not in known:
-        device = siblings.sibling(device, "gemm")
-    return device, known[device]
+    name = siblings.nearest(device, "gemm", known)
+    return name, known[name]
 
 
 def entry_of(devices: Entries, hardware_name: str) -> tuple[str, dict[str, Any]]:

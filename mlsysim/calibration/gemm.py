@@ -183,9 +183,7 @@ def _stated_entry(device: str, dtype: str) -> dict[str, Any]:
 
 def _behind(device: str) -> str:
     """The device whose measured kernels stand behind those of ``device``."""
-    while device not in _tables():
-        device = siblings.sibling(device, "gemm")
-    return device
+    return siblings.nearest(device, "gemm", _tables())
 
 
 @reads("calibration", "gemm.toml")

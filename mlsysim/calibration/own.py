@@ -131,10 +131,6 @@ def _read(file: str, place: str, changed_ns: int, size: int) -> OwnStack:
 def known_parts(own: OwnStack, known: Collection[str]) -> dict[str, Any]:
     """Return the coefficients of a user's stack or engine.
 
-    Args:
-        own: the stack or engine.
-        known: the coefficients that there are.
-
     Raises:
         DataError: it has another, or one that no stack could have; the message has the nearest that there is, or the range.
     """

@@ -7,7 +7,7 @@ rate itself is the device's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mlsysim.calibration.device_entries import device_entries
@@ -43,6 +43,21 @@ def sibling(device: str, family: str) -> str:
     """
     entry = _entry(device)
     return str(entry.get(f"{family}_like", entry["like"]))
+
+
+def nearest(device: str, family: str, known: Collection[str]) -> str:
+    """``device`` where it is among ``known``, else the first sibling behind its kernels of ``family`` that is.
+
+    Raises:
+        UnknownNameError: none is.
+
+    Example:
+        >>> nearest("l40", "gemm", ("a100_sxm", "h100_sxm")), nearest("h100_sxm", "gemm", ("a100_sxm", "h100_sxm"))
+        ('a100_sxm', 'h100_sxm')
+    """
+    while device not in known:
+        device = sibling(device, family)
+    return device
 
 
 def line_of(device: str) -> Iterator[str]:

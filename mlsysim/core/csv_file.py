@@ -13,6 +13,18 @@ from typing import TextIO
 
 from mlsysim.core.errors import DataError
 
+# When a file changed, and its size.
+FileState = tuple[int, int]
+
+
+def state_of(file: Path) -> FileState:
+    """Tell a file from what it was before it changed; one that is not there has a state that no file has."""
+    try:
+        status = file.stat()
+    except OSError:
+        return 0, -1
+    return status.st_mtime_ns, status.st_size
+
 
 @contextmanager
 def opened_table(path: Path, name: str) -> Iterator[TextIO]:

@@ -192,9 +192,6 @@ __all__ = ["Q_", "Quantity", "in_unit", "magnitude", "ureg", "with_unit"]
 def in_gib(bytes_: float) -> str:
     """Bytes of memory as people count them: the 80 GB of a card are 80 GiB.
 
-    Args:
-        bytes_: how many.
-
     Example:
         >>> in_gib(80 * 2**30), in_gib(141.1e9)
         ('80 GiB', '131.4 GiB')

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, NotModelledError
-from mlsysim.launch.known_models import like_registered
 from mlsysim.launch.megatron_model import stated_model
 from mlsysim.launch.options import Stated, read_options
 from mlsysim.launch.shell import read_script
@@ -153,8 +152,11 @@ def _count(before: list[str], stated: Stated, run: Run) -> None:
     told = read_options(before, train_facts()["launcher"]).values
     nodes, each, ranks = (_number(told.get(name)) for name in ("nodes", "per_node", "ranks"))
     run.per_node = each
+    launched = stated.get("accelerators") or (nodes or 1) * each if each else stated.get("accelerators") or ranks
     if run.accelerators is None:
-        run.accelerators = stated.get("accelerators") or (nodes or 1) * each if each else stated.get("accelerators") or ranks
+        run.accelerators = launched
+    elif launched is not None and launched != run.accelerators and (nodes or not each):
+        run.assumed.append(f"{run.accelerators} accelerators, not the {launched} that the file starts")
     if run.accelerators is not None and run.accelerators < 1:
         raise InputError("accelerators", run.accelerators, "a whole number >= 1")
 
@@ -190,12 +192,7 @@ def _model(stated: Stated, tp: int, run: Run) -> TransformerWorkload:
         named = registered(str(recipe))
         if named is not None:
             return named
-    built = stated_model(stated, tp, run.name, run.assumed)
-    symbol, known = like_registered(built, vocabulary=False)
-    if known is None:
-        return built
-    run.assumed.append(f"the model is the registry's {symbol}, whose layers are the same")
-    return known
+    return run.as_registered(stated_model(stated, tp, run.name, run.assumed))
 
 
 def _length(stated: Stated, run: Run) -> int:

@@ -18,10 +18,6 @@ _MODES = {"none": "none", "selective": "selective", "full": "full", "memory_budg
 def torchtitan_run(text: str, run: Run) -> None:
     r"""Fills ``run`` with what a torchtitan file says.
 
-    Args:
-        text: the TOML.
-        run: whose model and accelerators stand as the caller gave them; the file says neither how many there are.
-
     Raises:
         NotModelledError: a feature that is not modelled, by its key.
         InputError: a value is none that its key takes, or values contradict each other.

@@ -10,6 +10,7 @@ from typing import Any
 from mlsysim.calibration.names import stack_called
 from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, NotModelledError
 from mlsysim.core.toml import packaged_toml, reads
+from mlsysim.launch.known_models import like_registered
 from mlsysim.launch.options import LaunchNotes
 from mlsysim.lowering.training_plan import by_long_names
 from mlsysim.models.registry import Models
@@ -91,6 +92,14 @@ class Run:
         if self.workload is None:
             raise MissingArgumentError("workload", None, f"a model such as Models.Language.Llama3_8B: {why} ({self.name})")
         return self.workload
+
+    def as_registered(self, built: TransformerWorkload) -> TransformerWorkload:
+        """The registry's model whose layers are those of ``built``, where there is one; else ``built``."""
+        symbol, known = like_registered(built, vocabulary=False)
+        if known is None:
+            return built
+        self.assumed.append(f"the model is the registry's {symbol}, whose layers are the same")
+        return known
 
     def ranks(self, tp: int, pp: int, cp: int = 1) -> int:
         """Data-parallel ranks: those that tensor, pipeline and context parallelism leave.

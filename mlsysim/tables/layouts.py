@@ -8,8 +8,7 @@ from typing import Any
 
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml
-
-Cells = Mapping[str, str]
+from mlsysim.tables.cells import Cells, cell_text
 
 
 @functools.cache
@@ -20,14 +19,10 @@ def _layouts() -> dict[str, Any]:
 def layout_cells(cells: Cells) -> dict[str, str]:
     """The cells of a training run of the paper's models in a layout.
 
-    Args:
-        cells: of the row: model, sequence length, kernel, what is recomputed.
-
     Raises:
         InputError: the paper has no such model, or its batch no whole number of such sequences.
     """
-    known = _layouts()
-    kernel = cells.get("kernel", "").strip().lower()
+    known, kernel = _layouts(), cell_text(cells, "kernel")
     added = {column: str(known["defaults"][column]) for column in ("vocab", "sharding", "precision", "framework")}
     added |= {column: str(value) for column, value in _chosen(cells, "model", known["model"]).items()}
     added |= {
@@ -40,7 +35,7 @@ def layout_cells(cells: Cells) -> dict[str, str]:
 
 
 def _chosen(cells: Cells, column: str, known: Mapping[str, Any]) -> Any:
-    text = cells.get(column, "").strip().lower()
+    text = cell_text(cells, column)
     if text not in known:
         raise UnknownNameError.among(column, text, known)
     return known[text]
@@ -48,7 +43,7 @@ def _chosen(cells: Cells, column: str, known: Mapping[str, Any]) -> Any:
 
 def _sequences(cells: Cells, batch_tokens: int) -> int:
     """Sequences of a batch of ``batch_tokens``."""
-    text = cells.get("seq_len", "").strip()
+    text = cell_text(cells, "seq_len")
     try:
         sequences = round(batch_tokens / float(text))
     except (ValueError, ArithmeticError):

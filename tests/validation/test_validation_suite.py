@@ -161,6 +161,23 @@ def test_every_difference_of_a_source_is_told(pytester, tree):
     result.stdout.fnmatch_lines([*lines, "law-right: differs*", "record an intended change with --snapshot-update"])
 
 
+def test_of_many_differences_those_that_moved_most_are_told(pytester, tree):
+    path = tree / "anchors" / "scaling" / "law.toml"
+    case = CASES.partition('[[case]]\nid = "off"')[0]
+
+    def written(budget, of_the_eighth):
+        cases = [case.replace("right", f"case{number}").replace("1.2e22", budget) for number in range(12)]
+        cases[7] = cases[7].replace(budget, of_the_eighth)
+        path.write_text(SOURCE + "".join(cases), encoding="utf-8")
+
+    written("1.2e22", "1.2e22")
+    assert pytester.runpytest("anchors", "-k", "test_snapshot", "--snapshot-update").ret == 0
+    written("1.3e22", "2.4e22")
+    result = pytester.runpytest("anchors", "-k", "test_snapshot")
+    told = ["12 differences from *law.json", "law-case7: differs*", "*predicted: *", "law-case0: differs*"]
+    result.stdout.fnmatch_lines([*told, "and 2 more, which moved less", "record an intended change with --snapshot-update"])
+
+
 PAGES = "from mlsysim.validation.suite.suite_tests import test_page_is_current, test_target\n"
 AIM = '[[target]]\nid = "law"\ntitle = "the law"\nrows = { source = ["law"] }\nmean = 0.13\n'
 

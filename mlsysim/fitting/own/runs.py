@@ -98,11 +98,7 @@ def _named_apart(runs: Sequence[OwnRun]) -> list[OwnRun]:
 
 
 def together(runs: Sequence[OwnRun]) -> list[Runs]:
-    """Group runs as a fit predicts them; the sources of rows are the runs' ids.
-
-    Args:
-        runs: of one stack or engine.
-    """
+    """Group runs as a fit predicts them; the sources of rows are the runs' ids."""
     steps = [run.measured._replace(source=run.id) for run in runs if isinstance(run.measured, MeasuredStep)]
     figures = [run.measured._replace(source=run.id) for run in runs if isinstance(run.measured, MeasuredFigure)]
     return [*training.grouped(steps), *engines.grouped(figures)]

@@ -20,7 +20,7 @@ from mlsysim.solvers.serving.together import serve_together
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.single_node import SingleNodeModel
 from mlsysim.solvers.training.together import train_together
-from mlsysim.systems.types import Fleet, Node
+from mlsysim.systems.types import Fleet, Node, accelerator_of
 
 _BY_NAME: dict[str, type[Any]] = {
     solver.__name__: solver for solver in (ContinuousBatchingModel, DistributedModel, ServingModel, SingleNodeModel)
@@ -40,9 +40,6 @@ LEVERS = (*RATES, MEMORY, COUNT)
 
 def solver_called(solver: object) -> Any:
     """Return the solver that a caller names: one of ``_BY_NAME`` by its name, or any class or object with ``solve``.
-
-    Args:
-        solver: a name, a class or an instance.
 
     Raises:
         InputError: it is none.
@@ -157,11 +154,6 @@ def _accelerator(device: HardwareNode, lever: str, factor: float) -> HardwareNod
     return device if field is None or rate is None else _with(device, **{field: rate * factor})
 
 
-def _device(machine: HardwareNode | Node | Fleet) -> HardwareNode:
-    node = machine.node if isinstance(machine, Fleet) else machine
-    return node.accelerator if isinstance(node, Node) else node
-
-
 def _links(machine: HardwareNode | Node | Fleet) -> Quantity | None:
     node = machine.node if isinstance(machine, Fleet) else machine
     return with_unit(node.intra_bandwidth_Bps, "byte/second") if isinstance(node, Node) else node.interconnect_bw
@@ -175,12 +167,12 @@ def _network(machine: HardwareNode | Node | Fleet) -> Quantity | None:
 
 # How much of each lever a machine has.
 _VALUES: dict[str, Callable[[Any], Quantity | None]] = {
-    "arithmetic": lambda machine: _device(machine).compute.peak_flops,
-    "memory bandwidth": lambda machine: _device(machine).memory.bandwidth,
+    "arithmetic": lambda machine: accelerator_of(machine).compute.peak_flops,
+    "memory bandwidth": lambda machine: accelerator_of(machine).memory.bandwidth,
     "links": _links,
     "network": _network,
-    "host link": lambda machine: _device(machine).host_link_bw,
-    MEMORY: lambda machine: _device(machine).memory.capacity,
+    "host link": lambda machine: accelerator_of(machine).host_link_bw,
+    MEMORY: lambda machine: accelerator_of(machine).memory.capacity,
     COUNT: lambda machine: with_unit(float(machine.count), "count") if isinstance(machine, Fleet) else None,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from mlsysim.core.errors import MLSysError
 from mlsysim.solvers.analysis.levers import RATES, Question, metric_of, plain_value, solver_called, specs, time_power
@@ -27,7 +27,7 @@ class SensitivityResult(Result):
         answer: the solver's own result.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("metric", "elasticities", "fixed")
+    HEADLINE = ("metric", "elasticities", "fixed")
 
     metric: str
     elasticities: dict[str, float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from mlsysim.core.checks import one_of, real_number
 from mlsysim.core.errors import InfeasibleError, InputError, MLSysError
@@ -44,7 +44,7 @@ class SynthesisResult(Result):
         answer: the solver's result with what is needed.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("needed", "now", "factor", "reached", "limit")
+    HEADLINE = ("needed", "now", "factor", "reached", "limit")
 
     lever: str
     needed: Quantity

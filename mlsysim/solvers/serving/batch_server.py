@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from mlsysim.calibration.harnesses import Harness, harness_fitted_names, query_harness
 from mlsysim.calibration.inference import inference_fitted_names, inference_stack
 from mlsysim.core.checks import (
@@ -43,8 +41,8 @@ class BatchServerResult(Result):
     ``batch`` is the mean batch of one accelerator.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "batch")
-    INTERVAL_OF: ClassVar[str] = "throughput"
+    HEADLINE = ("throughput", "latency", "batch")
+    INTERVAL_OF = "throughput"
     COUNTED: ClassVar[Mapping[str, str]] = {"throughput": "samples"}
 
     throughput: Quantity
@@ -115,15 +113,15 @@ class BatchServerModel:
         if stack is not None:
             instance("stack", stack, str, "the name of an engine")
         front = _NO_HARNESS if stack is None else query_harness(instance("harness_name", harness_name, str, "a harness's name"))
-        samples = np.array([float(size)]) if limit_s is None else BATCHES
+        sizes = (float(size),) if limit_s is None else BATCHES
         if stack is None:
-            batches = bound_batches(workload, accelerator, samples, precision=fmt, mean_tokens=filled)
+            batches = bound_batches(workload, accelerator, sizes, precision=fmt, mean_tokens=filled)
         else:
             batches = engine_batches(
                 workload,
                 accelerator,
                 stack,
-                samples,
+                sizes,
                 Samples(fmt, tokens, filled, 0.0),
                 lone_clock=front.lone_clock if limit_s is None else None,
             )

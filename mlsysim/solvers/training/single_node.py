@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlsysim.calibration.data_parallel import ReplicaStack, replica_stack
 from mlsysim.calibration.inference import InferenceStack, inference_stack
@@ -39,8 +38,8 @@ class SingleNodeResult(SampledResult):
         memory: what one accelerator holds.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "mfu", "memory")
-    INTERVAL_OF: ClassVar[str] = "throughput"
+    HEADLINE = ("throughput", "latency", "mfu", "memory")
+    INTERVAL_OF = "throughput"
 
     latency: Quantity
     memory: Quantity

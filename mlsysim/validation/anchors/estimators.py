@@ -161,11 +161,7 @@ half-of-peak; did you mean 'half-of-peak'?
 
 
 def estimates(anchor: Anchor) -> dict[str, dict[str, Any]]:
-    """Return what each of ``ASKED`` says of a case: what it has ``predicted`` (None: nothing), the ``error``, and a ``reason``.
-
-    Args:
-        anchor: the case.
-    """
+    """Return what each of ``ASKED`` says of a case: what it ``predicted`` (None: nothing), the ``error``, and a ``reason``."""
     return {name: _estimate(anchor, asked) for name, asked in ASKED.items()}
 
 
@@ -197,15 +193,11 @@ def _estimate(anchor: Anchor, asked: Estimator) -> dict[str, Any]:
 def estimator_case(anchor: Anchor) -> EstimatorCase:
     """Return what an estimator is told of a case.
 
-    Args:
-        anchor: the case.
-
     Raises:
         DataError: the solver refuses the case's inputs.
     """
     call = call_of(anchor)
-    workload = next((spec for spec in call.inputs if isinstance(spec, Workload)), None)
-    machine = next((spec for spec in call.inputs if not isinstance(spec, Workload)), None)
+    workload, machine = call.workload, call.machine
     node = machine.node if isinstance(machine, Fleet) else machine
     device: Any = node.accelerator if isinstance(node, Node) else node
     shards = math.prod(int(call.keywords.get(name) or 1) for name in ("tp_size", "pp_size", "replicas"))

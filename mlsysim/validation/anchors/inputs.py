@@ -11,6 +11,7 @@ from typing import Any
 
 from mlsysim.core.errors import InputError, MLSysError, UnknownArgumentError, UnknownNameError, nearest
 from mlsysim.models import types as workload_types
+from mlsysim.models.types import Workload
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
@@ -33,6 +34,16 @@ class Call:
     solve: Callable[..., Any]
     inputs: tuple[Any, ...]
     keywords: dict[str, Any]
+
+    @property
+    def workload(self) -> Workload | None:
+        """The workload, where one is asked about."""
+        return next((spec for spec in self.inputs if isinstance(spec, Workload)), None)
+
+    @property
+    def machine(self) -> Any:
+        """The hardware or the fleet; of a run that is asked about, its result; None where there is none."""
+        return next((spec for spec in self.inputs if not isinstance(spec, Workload)), None)
 
     def result(self) -> Any:
         """What the solver answers."""
@@ -181,7 +192,7 @@ def _type_of(kind: str, fields: dict[str, Any]) -> Callable[..., Any]:
     import mlsysim.systems.types
 
     if kind == "workload":
-        base = workload_types.Workload
+        base = Workload
         by_architecture = {
             candidate.model_fields["architecture"].default: candidate
             for candidate in vars(workload_types).values()
@@ -234,11 +245,11 @@ def _registered(kind: str, name: str) -> Any:
     if not path:
         raise UnknownNameError.among(kind, name, homes)
     *groups, entry = path
-    found = roots[root]
+    place = roots[root]
     for group in groups:
-        known = [label for label in vars(found) if not label.startswith("_")]
+        known = [label for label in vars(place) if not label.startswith("_")]
         if group not in known:
             listed = ", ".join(f"{root}.{label}" for label in known)
             raise UnknownNameError(kind, name, f"one of {listed}", nearest(group, known))
-        found = getattr(found, group)
-    return found.get(entry)
+        place = getattr(place, group)
+    return place.get(entry)

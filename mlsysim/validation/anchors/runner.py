@@ -180,8 +180,8 @@ def macro_text(anchor: Anchor, macro: Macro, derived: Mapping[str, Plain]) -> st
     if macro.of in derived:
         value = derived[macro.of]
     else:
-        found = attribute(anchor, result_of(anchor), macro.of)
-        value = number(anchor, found, macro.of, macro.unit) if isinstance(found, (pint.Quantity, float, int)) else str(found)
+        figure = attribute(anchor, result_of(anchor), macro.of)
+        value = number(anchor, figure, macro.of, macro.unit) if isinstance(figure, (pint.Quantity, float, int)) else str(figure)
     if isinstance(value, str):
         return value
     return f"{value:.{macro.digits or 0}f}"

@@ -52,7 +52,7 @@ def summarise(family: str, role: str, rows: Sequence[Row]) -> Summary:
         role=role,
         bases=", ".join(sorted({row["basis"] for row in rows})),
         cases=len(rows),
-        **_pooled(errors),
+        **pooled(errors),
         balanced_accuracy=balanced_accuracy(rows),
         in_band=sum(bool(row["in_band"]) for row in rows),
         known_misses=sum(bool(row["known_miss"]) for row in rows),
@@ -62,10 +62,22 @@ def summarise(family: str, role: str, rows: Sequence[Row]) -> Summary:
     )
 
 
-def _pooled(errors: Sequence[float]) -> dict[str, float | None]:
+def pooled(errors: Sequence[float]) -> dict[str, float | None]:
+    """The median, mean and p90 of the sizes of errors, and their ``bias``, the mean of the signed error; None without errors.
+
+    Example:
+        >>> pooled([0.1, -0.3])["median"]
+        0.2
+    """
     sizes = [abs(error) for error in errors]
     mean, bias = (sum(values) / len(errors) if errors else None for values in (sizes, errors))
     return {"median": quantile(sizes, 0.5), "mean": mean, "p90": quantile(sizes, 0.9), "bias": bias}
+
+
+def covered(rows: Iterable[Row]) -> float | None:
+    """The share of rows that lie in the interval of their prediction, of those that have one; None without any."""
+    held = [row["expected_low"] <= row["measured"] <= row["expected_high"] for row in rows if row["expected_low"] is not None]
+    return sum(held) / len(held) if held else None
 
 
 def balanced_accuracy(rows: Iterable[Row]) -> float | None:
@@ -143,7 +155,7 @@ def _summarise_kernels(name: str, role: str, rows: Sequence[Row]) -> KernelSumma
         role=role,
         tables=len(rows),
         cases=len(errors),
-        **_pooled(errors),
+        **pooled(errors),
         gates=len(gates),
         held=sum(bool(gate["held"]) for gate in gates),
         known_gaps=sum(bool(gate["known_gap"]) for gate in gates),
