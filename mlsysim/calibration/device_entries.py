@@ -8,9 +8,10 @@ each with its ``source``, and with ``hardware``: the registry entries that it st
   ``collectives_like``), and facts that differ: ``gemm``, ``attention``, ``collectives`` (coefficients; ``link``: "host" where
   peers are reached over the host's bus, "none" of a device that has none; ``bandwidth_share`` of the link), ``torus_axes``
   (axes of a torus of links, 1: a switch), ``torus_cube`` (chips of the smallest slice whose rings are closed), ``array``
-  (rows of the systolic array), ``matrix_units`` (that work on a tile of a product, where they are not the registry's
-  multiprocessors, on which softmax runs). Nothing in it is fitted; ``evidence`` is of its own figures: "recalled" if quoted
-  from memory, "stated" where there are none but the choice of the sibling.
+  (rows of the systolic array), ``cores`` (that compute tiles of a kernel at the same time), ``devices`` (that a framework sees
+  in it, each with its own part of the batch), ``matrix_units`` (that work on a tile of a product, where they are not the
+  registry's multiprocessors, on which softmax runs). Nothing in it is fitted; ``evidence`` is of its own figures: "recalled"
+  if quoted from memory, "stated" where there are none but the choice of the sibling.
 - ``training``: the ``clock`` that hours of training sustain (1: that of the kernel benchmarks), fitted or a prior
   (``fitted``). Without one a device has that of its sibling.
 - ``serving``: ``compute_share``, ``memory_share``, ``attention_share``, ... of what the kernels of ``gemm``, ``attention``

@@ -31,6 +31,7 @@ class Stack:
         name, coefficients: the stack's name, and its fitted numbers.
         gather_B, reduce_B: bytes a parameter that its collectives carry (None: the formats of the plan).
         fused_quantisation, vendor_attention: the kernel before quantises; attention is the vendor's, else FlashAttention.
+        integer_sweeps: times its narrow bytes that quantising each operand of an integer product moves.
         eager: PyTorch runs each operation of norms, rotation and gates by itself, unless the run is compiled (None: its kernels
             are its own, and compiling changes nothing).
         memory: terms of its memory with attention that stores no scores.
@@ -49,6 +50,7 @@ class Stack:
     reduce_B: float | None
     fused_quantisation: bool
     vendor_attention: bool
+    integer_sweeps: float
     eager: bool | None
     memory: MemoryTerms
     score_B: Mapping[str, float]
@@ -101,6 +103,7 @@ def _shipped(name: str) -> Stack:
         reduce_B=entry.get("reduce_B"),
         fused_quantisation=bool(entry.get("fused_quantisation", False)),
         vendor_attention=bool(entry.get("vendor_attention", False)),
+        integer_sweeps=float(entry.get("integer_sweeps", 0.0)),
         eager=entry.get("eager"),
         memory=MemoryTerms(**{key: float(value) for key, value in entry.get("memory", {}).items()}),
         score_B={**_SCORE_B, **entry.get("score_B", {})},

@@ -94,7 +94,7 @@ def grouped(steps: Iterable[MeasuredStep]) -> list[Runs]:
         accelerators, works, shapes, plans, machines, measured, sources = zip(*rows, strict=True)
         share = clock_share(measured_device(accelerator_name))
         prepared = (name, *(stacked(part) for part in (works, shapes, plans, machines)), share)
-        kernels = kernel_device(accelerators[0], precision, stack(name).fused_quantisation)
+        kernels = kernel_device(accelerators[0], precision, stack(name))
         runs.append(
             Runs(
                 on={"stack": name, "device": clock_device(measured_device(accelerator_name)), "shared": EVERY},

@@ -53,16 +53,20 @@ def trained_shape(
     """
     if not isinstance(workload, TransformerWorkload):
         raise InputError("workload", workload.name, "a transformer beside stack: no other layers are calibrated")
-    slower = runs_older_flash(kernels_of(measured_device(accelerator.name))) and not known.vendor_attention
+    device = measured_device(accelerator.name)
+    slower = runs_older_flash(kernels_of(device)) and not known.vendor_attention
     layers = workload.layer_shape
     masked_tokens = float(seq_len) if capacity_factor and known.masked else 0.0
-    tile = {} if masked_tokens else known.expert_tile
+    tile = {} if masked_tokens else dict(known.expert_tile)
+    # Cores compute tiles at the same time.
+    tile["tile_step_s"] = tile.get("tile_step_s", 0.0) / stated.fact(device, "cores", 1.0)
     return TrainedShape.extending(
         layers,
         routed=replace(
             layers.routed,
             imbalance=capacity_factor or routing_imbalance,
             masked_tokens=masked_tokens,
+            devices=stated.fact(device, "devices", 1.0),
             **tile,
         ),
         seq_len=float(seq_len),
@@ -77,8 +81,8 @@ def trained_shape(
     )
 
 
-def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation: bool) -> KernelDevice:
-    """The fitted kernels of ``accelerator`` at ``precision``, at its own datasheet's rates.
+def kernel_device(accelerator: HardwareNode, precision: str, used_by: Stack) -> KernelDevice:
+    """The fitted kernels of ``accelerator`` at ``precision`` as a stack calls them, at its own datasheet's rates.
 
     Raises:
         UnknownNameError: no kernels of it were measured.
@@ -97,7 +101,8 @@ def kernel_device(accelerator: HardwareNode, precision: str, fused_quantisation:
     # Softmax runs on the cores beside the matrix engines, where these are other units.
     cores = float(accelerator.compute.multiprocessors or units)
     rates = (*peaks, accelerator.memory_bandwidth_Bps, float(units), cores, accelerator.cache_B)
-    return _kernel_device(device, _GEMM_FORMAT[precision], fused_quantisation, *rates)
+    sweeps = used_by.integer_sweeps if precision == "int8" else 0.0
+    return _kernel_device(device, _GEMM_FORMAT[precision], used_by.fused_quantisation, sweeps, *rates)
 
 
 @functools.lru_cache(maxsize=256)
@@ -105,6 +110,7 @@ def _kernel_device(
     device: str,
     gemm_format: str,
     fused_quantisation: bool,
+    sweeps: float,
     peak_flops_per_s: float,
     peak16: float,
     memory_Bps: float,
@@ -118,6 +124,8 @@ def _kernel_device(
     gemm = gemm_kernel(kernels, gemm_format)
     if fused_quantisation:
         gemm = replace(gemm, launch_s=head.launch_s, quantise_sweeps=0.0)
+    if sweeps:
+        gemm = replace(gemm, launch_s=head.launch_s, quantise_sweeps=sweeps, weight_sweeps=sweeps)
     return KernelDevice(
         gemm=gemm,
         gemm_peak_flops_per_s=peak_flops_per_s,
@@ -161,7 +169,7 @@ def stack_overlap(coefficients: StackCoefficients, plan: Plan) -> Overlap:
 def _on_stack(setting: TrainingSetting, stack_name: str) -> tuple[Stack, TrainedShape, Machine, KernelDevice]:
     """The stack of a setting, a layer on it, the machine, and the device's kernels before the stack's coefficients."""
     known = stack(stack_name)
-    device = kernel_device(setting.fleet.node.accelerator, setting.precision, known.fused_quantisation)
+    device = kernel_device(setting.fleet.node.accelerator, setting.precision, known)
     return known, setting_shape(setting, known), setting.machine(), device
 
 

@@ -77,6 +77,8 @@ def _of_training(cells: Cells, fleet: Fleet, arguments: Mapping[str, Any]) -> di
         told["inter_bw_GBps_per_accel"] = f"{fleet.inter_bandwidth_Bps / 1e9:g}"
     if not any(cell_text(cells, name) for name in ("tp", "pp", "cp")) and tp > 1:
         told["tp"] = str(tp)
+    if framework.get("tuned_ep") and arguments.get("ep_size"):
+        told["ep"] = str(arguments["ep_size"])
     if dp > 1:
         told["sharding"] = f"zero{arguments['zero_stage']}"
     if pp > 1:

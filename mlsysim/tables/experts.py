@@ -35,8 +35,9 @@ def expert_workload(
     per_token: int,
     billions: float,
     active_billions: float,
+    head_dim: int = 0,
 ) -> TransformerWorkload:
-    """The registry's model of this name where it agrees with the row, else one inferred from the row (counts 0: not given).
+    """The registry's model of this name where it agrees with the row, else one inferred from the row (0: not given).
 
     Raises:
         InputError: no architecture of these cells has the row's parameters.
@@ -60,7 +61,7 @@ def expert_workload(
         "heads": heads,
         "kv_heads": kv_heads,
         "vocab_size": vocab,
-    }
+    } | ({"head_dim": head_dim} if head_dim else {})
     published = (billions * 1e9, active_billions * 1e9)
     kinds = [
         _kind(fields, experts, per_token, expert_ffn, published[0], *choice)

@@ -59,7 +59,9 @@ def stated_workload(row: Mapping[str, str], tp: int = 1, pp: int = 1) -> Transfo
     experts = whole_cell(row, "experts"), whole_cell(row, "experts_topk")
     ffn, active = whole_cell(row, "ffn_hidden", 0), number_cell(row, "active_params_b", 0.0)
     layers = whole_cell(row, "layers")
-    return expert_workload(name, layers, hidden, heads, kv_heads, ffn, vocab, *experts, billions, active)
+    return expert_workload(
+        name, layers, hidden, heads, kv_heads, ffn, vocab, *experts, billions, active, whole_cell(row, "head_dim", 0)
+    )
 
 
 @functools.cache

@@ -37,6 +37,8 @@ METRICS = ("step_time_s", "tokens_per_s_per_accel", "tflops_per_accel", "mfu_pct
 _NOTED = {
     "release": re.compile(r"\brelease (\d\d\.\d\d)\b"),
     "capacity_factor": re.compile(r"\bcapacity(?: factor)? (\d+(?:\.\d+)?)\b"),
+    "head_dim": re.compile(r"\bhead_dim (\d+)\b"),
+    "accelerator_ktokens": re.compile(r"\b(\d+)k tokens per device\b"),
 }
 _NO_RELEASE = "~"  # sorts after every release
 _RELEASE = re.compile(r"\b2\d\.\d\d\b")
@@ -119,6 +121,8 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         arguments |= {"ep_size": whole_cell(row, "ep", 1), "expert_tp_size": tp if framework.get("splits_experts") else 1}
         if capacity := number_cell(row, "capacity_factor", 0.0):
             arguments["capacity_factor"] = capacity
+        if framework.get("tuned_ep") and not cell_text(row, "ep"):
+            arguments["ep_size"] = _fastest_ep(workload.moe.experts, dp * tp, workload, fleet, arguments)
     if known_stack(stack).eager is not None and (said := _COMPILED.search(variant)):
         arguments["compiled"] = said.group() != "eager"
     if "async tp" in variant:
@@ -222,7 +226,9 @@ def _counted(row: Mapping[str, str], framework: Mapping[str, Any]) -> str:
 
 
 def noted_cells(notes: str) -> dict[str, str]:
-    """The cells ``release`` and ``capacity_factor`` that a row's notes make up for: nothing else is read of them.
+    """The cells that a row's notes make up for: nothing else is read of them.
+
+    They are ``release``, ``capacity_factor``, ``head_dim`` and ``accelerator_ktokens`` (an accelerator's in a step, / 1,024).
 
     Example:
         >>> noted_cells("release 26.06; 9e9 tokens/s"), noted_cells("dropped tokens capacity 1.25"), noted_cells("9e9 tokens/s")
@@ -246,6 +252,7 @@ def _batches(row: Mapping[str, str], framework: Mapping[str, Any], accelerators:
     the framework gives each. Any other row without a batch has as many a step as large models are usually trained with.
     """
     by_accelerator, default = framework.get("batch_by_accelerator"), framework.get("accelerator_tokens")
+    default = int(1024 * number_cell(row, "accelerator_ktokens", 0.0)) or default
     if default and not cell_text(row, "global_batch_seqs") and not cell_text(row, "micro_batch"):
         count = max(1, round(default / _seq_len(row) * accelerators / dp))
         return count * dp, count
@@ -298,6 +305,13 @@ def _fastest_count(workload: TransformerWorkload, fleet: Fleet, arguments: Mappi
             steps[sequences // size] = DistributedModel().solve(workload, fleet, **plan)
     fitting = {count: step for count, step in steps.items() if step.feasible} or {sequences: steps[sequences]}
     return min(fitting, key=lambda count: float(fitting[count].step_latency_total.m))
+
+
+def _fastest_ep(experts: int, ranks: int, workload: TransformerWorkload, fleet: Fleet, arguments: Mapping[str, Any]) -> int:
+    """Expert-parallel ranks of a row that leaves them out: of 1, 2, 4, ... that divide experts and ranks, the fastest."""
+    sizes = [size for size in (2**power for power in range(experts.bit_length())) if experts % size == 0 and ranks % size == 0]
+    steps = {size: DistributedModel().solve(workload, fleet, **{**arguments, "ep_size": size}) for size in sizes}
+    return int(min(steps, key=lambda size: float(steps[size].step_latency_total.m)))
 
 
 def _seq_len(row: Mapping[str, str]) -> int:

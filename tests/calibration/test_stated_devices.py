@@ -145,7 +145,9 @@ def step_s(entry: str, *, peak: float = 1.0, memory: float = 1.0, link: float = 
         "memory": node.memory.model_copy(update={"bandwidth": node.memory.bandwidth * memory}),
     }
     device = kernel_device(
-        type(node)(**{name: fields.get(name, getattr(node, name)) for name in type(node).model_fields}), "fp16", False
+        type(node)(**{name: fields.get(name, getattr(node, name)) for name in type(node).model_fields}),
+        "fp16",
+        stack("generic"),
     )
     links = replace(device.collectives, bandwidth_Bps=device.collectives.bandwidth_Bps * link)
     asked = question(RUN | {"accelerator": entry, "precision": "fp16", "tp": "4"})

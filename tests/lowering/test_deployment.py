@@ -18,6 +18,7 @@ from mlsysim import (
     TailLatencyModel,
     TokenServerModel,
 )
+from mlsysim.calibration.stacks import stack
 from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, UnknownArgumentError
 from mlsysim.core.options import options
 from mlsysim.lowering.deployment import Deployment
@@ -162,5 +163,5 @@ def test_attention_runs_on_the_cores_of_a_chip_whose_matrix_engines_are_few():
     """Gaudi 2 has two matrix engines, and 24 cores for softmax and reads (Intel Gaudi 2 white paper)."""
     kernels = serving_kernels(Hardware.get("Gaudi2"), KernelFormats("bf16", "bf16", "bf16"))
     assert (kernels.multiprocessors, kernels.attention.multiprocessors) == (2.0, 24.0)
-    trained = kernel_device(Hardware.get("Gaudi2"), "bf16", False)
+    trained = kernel_device(Hardware.get("Gaudi2"), "bf16", stack("generic"))
     assert (trained.multiprocessors, trained.attention_device.multiprocessors) == (2.0, 24.0)

@@ -53,6 +53,15 @@ def test_experts_in_tiles_of_one_kernel():
     assert products(replace(SPLIT, ep=8.0), routed=tiled)[0] == (48, 12, 32, 1), "one expert begins with a tile"
 
 
+def test_devices_of_an_accelerator_divide_the_rows_of_all_experts():
+    """Each of two devices has both experts and half of the 24 rows of each; in tiles of 8, as many more of each."""
+    apart = replace(SHAPE, devices=2.0)
+    assert products(routed=apart)[:2] == [(12, 12, 30, 4), (12, 30, 6, 4)]
+    assert products(routed=apart)[2:] == products()[2:], "no others"
+    assert products(routed=replace(apart, tile_rows=8.0))[0] == (19, 12, 30, 4)
+    assert products(replace(SPLIT, ep=8.0), routed=replace(apart, tile_rows=8.0))[0][0] == 24, "one expert on each"
+
+
 def passes_B(split=SPLIT, **options):
     return [expert_passes_B(LAYER, split, backward=back, **{"quantised": False} | options) for back in (False, True)]
 

@@ -5,14 +5,17 @@ from math import inf
 
 import numpy as np
 import pytest
-from plain import UNIT
+from plain import PEAK, PRODUCTS, UNIT
 from plain_trained import DEVICE, MODEL, NET, ROUTED, SHAPE, SHARED, SPLIT
 
-from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm, gemm_s
 from mlsysim.physics.layer.adapters import NO_ADAPTERS, Adapters
+from mlsysim.physics.layer.products import ROUTED as ROUTED_PART
+from mlsysim.physics.layer.products import LayerProduct
 from mlsysim.physics.layer.shape import LatentShape
 from mlsysim.physics.records import stacked
 from mlsysim.physics.training.kernel_step import layer_times
+from mlsysim.physics.training.layer_products import OF_INPUTS, OF_WEIGHTS, RESULT, call_s
 from mlsysim.physics.training.step_inputs import StackCoefficients
 
 # Residual stream 128 x 128 elements, feed-forward block 128 x 256 / 2, queries, keys and values 128 x 256: 1, 1 and 2 s a byte.
@@ -246,6 +249,40 @@ def test_experts():
     quantised = layer(shape, EP, device=replace(DEVICE, gemm_input_B=1.0))
     assert quantised.forward_s - found.forward_s == pytest.approx(0.5 * 4 * 256 * (128 + 64) / 16384)
     assert quantised.backward_s - found.backward_s == pytest.approx(0.5 * 4 * 256 * (128 + 128) / 16384)
+
+
+def test_a_kernel_of_experts_reads_its_operands_for_each_tile():
+    """128 experts of three rows, 128 x 128, in tiles of two rows and 64 features: 128 x 3 / 2 x 2 x 2 = 768 of them.
+
+    A tile of results reads 64 x (2 + 64) values of two bytes at 16,384 a second, while it computes in less. One of gradients of
+    weights reads 2 x (64 + 64), and all of them take as long as any product: 128 x (3 x 128 + 3 x 128 + 128 x 128) values.
+    """
+    quick = replace(DEVICE, gemm_peak_flops_per_s=1e12 * PEAK, gemm=replace(PRODUCTS, memory_efficiency=0.5))
+    one = LayerProduct("experts up", ROUTED_PART, 1.0, 128.0, 128.0)
+
+    def seconds(order, **tile):
+        return call_s(one, 3.0, 128.0, order, replace(SHAPE, routed=replace(ROUTED, **tile)), quick)
+
+    tiles, once_s = {"tile_rows": 2.0, "tile_width": 64.0}, 128 * 2 * (384 + 384 + 16384) / 16384
+    assert seconds(RESULT) == pytest.approx(once_s)
+    assert seconds(RESULT, **tiles) == seconds(OF_INPUTS, **tiles) == pytest.approx(768 * 2 * 64 * 66 / 16384)
+    assert seconds(OF_WEIGHTS, **tiles) == pytest.approx(once_s)
+    assert seconds(OF_WEIGHTS, **tiles, tile_step_s=0.25) == pytest.approx(once_s + 768 * 0.25)
+
+
+def test_integer_products_quantise_both_operands():
+    """Five times 3 x 4 and 5 x 4 narrow values, at 2 bytes a second."""
+    kernel = replace(PRODUCTS, quantise_sweeps=5.0, weight_sweeps=5.0)
+    plain_s, seconds = (gemm_s(3.0, 5.0, 4.0, 1.0, 1.0, 2.0, one, PEAK, 2.0, 1.0) for one in (PRODUCTS, kernel))
+    assert seconds - plain_s == pytest.approx(5 * (12 + 20) / 2)
+
+
+def test_biases_that_are_gathered_by_row():
+    """Ordering moves 3 bytes of 256 rows of 128; biases move outputs of 64 and 64 (two matrices of half of 128) and of 128."""
+    shape = replace(SHAPE, routed=ROUTED, biased=1.0)
+    without, there = (layer(shape, EP, routed_B=3.0, biases_gathered=gathered) for gathered in (0.0, 1.0))
+    assert there.forward_s - without.forward_s == pytest.approx(0.5 * 3 * 256 * (64 + 64 + 128) / 2 / 16384)
+    assert there.backward_s - without.backward_s == pytest.approx(there.forward_s - without.forward_s)
 
 
 LATENT = LatentShape(query_rank=UNIT, key_rank=2 * UNIT, plain_dim=UNIT / 2, rotary_dim=UNIT / 2, value_dim=UNIT)

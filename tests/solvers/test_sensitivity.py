@@ -98,7 +98,7 @@ def test_a_step_halves_where_rates_double_and_overheads_halve():
     """So that what is ``fixed`` is the elasticity of all overheads, and of the kernels' rates that no datasheet lists."""
     run = checked_run(LLAMA, FLEET, TRAINED | {"stack": "megatron-core"})
     known = stack("megatron-core")
-    device = kernel_device(H100, "bf16", known.fused_quantisation)
+    device = kernel_device(H100, "bf16", known)
     step = stack_step(run.work, run.shape, run.plan, run.setting.machine(), device, known)
     quicker = dataclasses.replace(known, coefficients=scaled(known.coefficients, 2.0))
     half = stack_step(run.work, run.shape, run.plan, scaled(run.setting.machine(), 2.0), scaled(device, 2.0), quicker)

@@ -19,7 +19,7 @@ from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.assumed import assumed_of
 from mlsysim.tables.predict import predict_table
-from mlsysim.tables.training import question
+from mlsysim.tables.training import noted_cells, question
 from mlsysim.tables.training_steps import prepared
 
 RUN = {
@@ -224,6 +224,37 @@ def test_a_model_of_which_a_row_has_the_size_alone():
         question(sized | {"model": "BERT"})
 
 
+MAXTEXT = {
+    "model": "in-house", "params_b": "46.7", "active_params_b": "12.9", "layers": "32", "hidden": "4096", "heads": "32",
+    "kv_heads": "8", "ffn_hidden": "14336", "vocab": "32000", "experts": "8", "experts_topk": "2", "seq_len": "4096",
+    "accelerator": "TPU-v5p", "n_accel": "256", "framework": "MaxText (JAX)", "year": "2025", "metric": "step_time_s",
+}  # fmt: skip
+
+
+def test_ranks_of_experts_that_a_row_leaves_out_are_the_fastest():
+    steps = {size: step_s(MAXTEXT | {"ep": str(size)}) for size in (1, 2, 4, 8)}
+    asked = question(MAXTEXT)
+    fastest = asked.arguments["ep_size"]
+    assert steps[fastest] == min(steps.values()) < steps[1]
+    assert assumed_of("DistributedModel", MAXTEXT, asked.fleet, asked.arguments)["ep"] == str(fastest)
+    assert "ep" not in assumed_of("DistributedModel", MAXTEXT | {"ep": "2"}, asked.fleet, asked.arguments)
+
+
+def test_pipelines_of_maxtext_run_a_layer_a_chunk():
+    piped = MAXTEXT | {"pp": "4", "n_accel": "1024", "micro_batch": "4", "global_batch_seqs": "4096"}
+    assert question(piped).arguments["virtual_stages"] == 8
+    assert question(piped | {"vpp": "1"}).arguments["virtual_stages"] == 1
+
+
+def test_notes_say_how_wide_heads_are_and_how_many_tokens_an_accelerator_has():
+    assert noted_cells("head_dim 256; 8k tokens per device") == {"head_dim": "256", "accelerator_ktokens": "8"}
+    asked = question(MAXTEXT | {"accelerator_ktokens": "8"})
+    assert asked.arguments["batch_size"] == 256 * 8192 // 4096
+    # Queries and outputs of 32 heads of 256, keys and values of 8: twice as wide as 4,096 / 32.
+    wide = question(MAXTEXT | {"head_dim": "256"}).workload
+    assert (wide.layer_shape.head_dim, question(MAXTEXT).workload.layer_shape.head_dim) == (256, 128)
+
+
 def test_embedding_and_head_may_stand_for_layers():
     fleet = Fleet(name="fleet", node=Systems.Nodes.DGX_H100, count=128)
     asked = {"batch_size": 128, "seq_len": 8192, "tp_size": 8, "pp_size": 16, "microbatch_count": 16, "recompute": "full"}
@@ -246,7 +277,7 @@ def test_the_hosts_time_of_a_step_adds_to_it(name):
     run = prepared(asked)
     accelerator, found = asked.fleet.node.accelerator, stack(name)
     shape = trained_shape(asked.workload, 2048, "unfused", accelerator, found)
-    device = kernel_device(accelerator, "bf16", found.fused_quantisation)
+    device = kernel_device(accelerator, "bf16", found)
 
     def total(added_s):
         coefficients = replace(found.coefficients, host_step_s=found.coefficients.host_step_s + added_s)

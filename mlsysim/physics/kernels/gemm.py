@@ -61,6 +61,7 @@ class GemmKernel:
         shared: constants of all devices' kernels.
         split_s: what splitting k costs beside the partial sums.
         quantise_sweeps: times the (narrow) activations' bytes that the quantisation before the product moves.
+        weight_sweeps: the same of B, where the product before it quantises that too.
         step_s: least seconds of a tile's main loop for each element of k (latency of its pipeline).
         most_splits: parts that k is split into at most; 1 where the kernels cannot.
         whole_waves: a started wave takes as long as a full one (no persistent kernels).
@@ -80,6 +81,7 @@ class GemmKernel:
     shared: SharedGemm
     split_s: float = 0.0
     quantise_sweeps: float = 0.0
+    weight_sweeps: float = 0.0
     step_s: float = 0.0
     most_splits: float = 32.0
     whole_waves: bool = False
@@ -145,9 +147,10 @@ def gemm_s(
         compute_s = most(compute_s, groups * m * n * k * (2 / (peak_flops_per_s * kernel.sustained)))
     norm = kernel.shared.overlap
     overlapped_s = (compute_s**norm + memory_s**norm) ** (1 / norm)
-    if not somewhere(kernel.quantise_sweeps):
+    if not somewhere(kernel.quantise_sweeps + kernel.weight_sweeps):
         return kernel.launch_s + overlapped_s
-    return kernel.launch_s + kernel.quantise_sweeps * inputs_B / bandwidth_Bps + overlapped_s
+    quantised_B = kernel.quantise_sweeps * inputs_B + kernel.weight_sweeps * weights_B
+    return kernel.launch_s + quantised_B / bandwidth_Bps + overlapped_s
 
 
 # Rows, columns, and elements of the output.

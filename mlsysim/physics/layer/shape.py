@@ -49,6 +49,8 @@ class ExpertShape:
         masked_tokens: tokens of a sequence that products with a mask of places put in order by expert; 0 where they are copied.
         tile_rows, tile_width: rows, and input and output features, of the tiles in which one kernel computes all experts: two
             experts share no tile, and features fill whole ones; 0: the tiles of any product.
+        tile_step_s: seconds that such a kernel takes for a tile beside its arithmetic.
+        devices: devices that a framework sees in an accelerator, between which its tokens are divided: each has all experts.
     """
 
     experts: Num = 0.0
@@ -60,6 +62,8 @@ class ExpertShape:
     masked_tokens: Num = 0.0
     tile_rows: Num = 0.0
     tile_width: Num = 0.0
+    tile_step_s: Num = 0.0
+    devices: Num = 1.0
 
 
 NO_EXPERTS = ExpertShape()

@@ -279,7 +279,10 @@ def _passes_s(
 
 def _routed_passes_B(shape: TrainedShape, plan: Plan, device: KernelDevice, stack: StackCoefficients, *, backward: bool) -> Num:
     """Bytes of the element-wise passes of experts, a layer of all; what a stack moves beyond fused ones among them."""
-    more_B = stack.routed_B + shape.biased * stack.biased_B
+    # Ordering moves a row of the residual stream twice, there and back; biases, a row of each product's outputs.
+    outputs = (shape.ffn_matrices - 1) * shape.routed.ffn / plan.expert_split + shape.hidden
+    gathered_B = stack.biases_gathered * stack.routed_B * outputs / (2 * shape.hidden)
+    more_B = stack.routed_B + shape.biased * (stack.biased_B + gathered_B)
     quantised = device.gemm_input_B < 2.0
     return shape.routed.layers * expert_passes_B(shape, plan, backward=backward, quantised=quantised, more_B=more_B)
 

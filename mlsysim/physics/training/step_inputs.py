@@ -178,6 +178,8 @@ class StackCoefficients:
         host_expert_s: what routing and the experts' kernels add to the host's time of a pass of an expert layer.
         routed_B: bytes an element of routed tokens that putting them in order moves beyond fused kernels, in each direction.
         biased_B: the same where experts have biases and a clamped activation, each operation of which runs by itself (stated).
+        biases_gathered: 1.0 where a bias is gathered for each routed row as tokens are put in order, and its gradient scattered
+            (stated).
         exchange_units: share of the multiprocessors that the exchange between experts' ranks takes, where it always runs beside
             another micro-batch's compute (stated; 0: it runs alone).
         ep_hidden: share of the all-to-alls between experts' ranks under compute, as far as the network's cards carry them:
@@ -229,6 +231,7 @@ class StackCoefficients:
     host_expert_s: Num = 0.0
     routed_B: Num = 0.0
     biased_B: Num = 0.0
+    biases_gathered: Num = 0.0
     exchange_units: Num = 0.0
     ep_hidden: Num = 0.0
     sent_once: Num = 0.0

@@ -17,7 +17,15 @@ from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training.kernel_step import attention_s, layer_times
-from mlsysim.physics.training.layer_products import call_s, head_product_s, trained_products
+from mlsysim.physics.training.layer_products import (
+    OF_INPUTS,
+    OF_WEIGHTS,
+    RESULT,
+    call_s,
+    edges,
+    head_product_s,
+    trained_products,
+)
 from mlsysim.physics.training.step_inputs import KernelDevice, StackCoefficients, TrainedShape
 
 FORWARD, BACKWARD = "forward", "backward"
@@ -52,13 +60,14 @@ def _call(m: Num, n: Num, k: Num, groups: Num, element_B: float, seconds: Num, n
 
 def _products(work: LayeredWork, shape: TrainedShape, plan: Plan, device: KernelDevice) -> Iterator[KernelWork]:
     """A layer's products forward, and the gradients of inputs and of trained weights; as a share of all layers."""
-    for one, m, groups in trained_products(shape, plan):
+    backward = (OF_INPUTS,) if work.frozen else (OF_INPUTS, OF_WEIGHTS)
+    for one, rows, groups in trained_products(shape, plan):
         element_B = _WORD_B if one.part == ROUTER else device.gemm_input_B
-        gradients = [(m, one.k, one.n)] if work.frozen else [(m, one.k, one.n), (one.n, one.k, m)]
-        for direction, sizes in ((FORWARD, [(m, one.n, one.k)]), (BACKWARD, gradients)):
-            for size in sizes:
-                seconds = call_s(one, *size, device, groups)
-                yield _call(*size, groups, element_B, seconds, one.name, direction).times(float(one.share))
+        for direction, orders in ((FORWARD, (RESULT,)), (BACKWARD, backward)):
+            for order in orders:
+                seconds = call_s(one, rows, groups, order, shape, device)
+                call = _call(*edges(one, rows, order), groups, element_B, seconds, one.name, direction)
+                yield call.times(float(one.share))
 
 
 def _attention(

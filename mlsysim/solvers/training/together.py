@@ -57,7 +57,7 @@ def checked_run(workload: object, fleet: object, arguments: Mapping[str, Any]) -
     if setting.stack is None:
         return CheckedRun(setting, work, plan, None)
     known = stack(setting.stack)
-    kernel_device(setting.fleet.node.accelerator, setting.precision, known.fused_quantisation)  # refuses what has none
+    kernel_device(setting.fleet.node.accelerator, setting.precision, known)  # refuses what has none
     return CheckedRun(setting, work, plan, setting_shape(setting, known))
 
 
@@ -84,7 +84,7 @@ def _steps(runs: Sequence[CheckedRun], work: LayeredWork, plan: Plan) -> StepTim
     if setting.stack is None:
         return roofline_step.training_step(work, plan, machine, setting.overlap)
     known = stack(setting.stack)
-    device = kernel_device(setting.fleet.node.accelerator, setting.precision, known.fused_quantisation)
+    device = kernel_device(setting.fleet.node.accelerator, setting.precision, known)
     shape = stacked(run.shape for run in runs if run.shape is not None)
     return stack_step(work, shape, plan, machine, device, known, setting.straggler_factor)
 
