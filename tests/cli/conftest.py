@@ -16,7 +16,7 @@ from mlsysim.solvers.serving.capacity import CapacityPlanner
 
 @pytest.fixture(scope="module", autouse=True)
 def planned_once():
-    """Each fleet for a load is searched once: the same question is answered in a table, in JSON, in markdown and as a launch."""
+    """Each fleet for a load is searched once: one question is answered in a table, in JSON, in markdown and as a launch."""
     solve, answers = CapacityPlanner.solve, {}
 
     @functools.wraps(solve)
