@@ -301,7 +301,8 @@ WORDS = [*" ".join(LINES).split(), "${A[@]}", "$((1/0))", "<<E", "'", '"', "(", 
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=8)), max_size=12))
+# Without surrogates it is what UTF-8 can encode: hypothesis finds it out by trying all, unless it is told.
+@given(st.lists(st.one_of(st.sampled_from(WORDS), st.text(st.characters(exclude_categories=("Cs",)), max_size=8)), max_size=12))
 def test_any_words_are_a_deployment_or_an_error_of_ours(words):
     for begun in ("vllm serve", "python -m sglang.launch_server", "trtllm-serve"):
         with contextlib.suppress(InputError):

@@ -68,6 +68,8 @@ def test_bound_is_not_beaten(anchor: Anchor) -> None:
 def test_snapshot(cases: tuple[Anchor, ...], request: pytest.FixtureRequest) -> None:
     """The predictions of a source are what they were. One test a source: each test costs pytest time."""
     pytest.importorskip("syrupy", reason="snapshots need syrupy: pip install mlsysim-anchors[test]")
+    if not request.config.pluginmanager.hasplugin("syrupy"):
+        pytest.skip("snapshots need the plugin syrupy, which -p no:syrupy left out")
     from mlsysim.validation.anchors import snapshots
 
     update = request.config.getoption("update_snapshots", False)
