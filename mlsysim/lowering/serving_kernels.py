@@ -322,6 +322,8 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
         kernels=kernels,
         engine=engine.coefficients,
         has=has,
+        # vLLM 0.12 to 0.19, vllm/config/vllm.py:1141: graphs for twice as many tokens as sequences decode together, or fewer.
+        graph_tokens=min(2 * engine.most_sequences, has.graph_tokens),
         step_tokens=engine.step_tokens,
         padding=setting.padded / setting.prompt,
     )

@@ -33,6 +33,7 @@ class Plain:
     """
 
     front_s = 2.0
+    ahead = 0.0
 
     def prefill_s(self, batch, prompt):
         return self.front_s + 1 + batch * prompt / 10
@@ -40,8 +41,9 @@ class Plain:
     def decode(self, batch, context):
         return Step(1 + batch / 4 + context / 100)
 
-    def joining_s(self, step, batch, prompt, beside):
+    def joining_s(self, step, batch, prompt, beside, free):
         assert np.all(step.total_s > 0)
+        assert np.all((free >= 0) & (free < 1))
         return prompt / 20 + beside / 1000
 
 
@@ -148,11 +150,11 @@ def test_passes_of_an_engine():
     assert passes.prefill_s(2.0, 64.0) == passes.prefill(2.0, 64.0).total_s
     step = passes.decode(64.0, 4.0)
     assert step == decode_pass(passes, 64.0, 4.0)
-    joined = passes.joining_s(step, 64.0, 128.0, 0.0)
+    joined = passes.joining_s(step, 64.0, 128.0, 0.0, 1.0)
     # 64 more tokens: products of 24 units at 0.9, passes of 16 s, two reductions of 4; attention of half a prompt, 16 + 16 s
     # for two of 128.
     assert joined == pytest.approx(0.5 * 2 * 2 * (24 / 0.9 + 16 + 8 + 32 / 4))
-    assert passes.joining_s(step, 64.0, 64.0, 0.0) == pytest.approx(0.5 * 2 * (24 / 0.9 + 16 + 8 + 12 / 2))
+    assert passes.joining_s(step, 64.0, 64.0, 0.0, 1.0) == pytest.approx(0.5 * 2 * (24 / 0.9 + 16 + 8 + 12 / 2))
 
 
 # 100 + 50 tokens: alone 13 s, 2 of them before its prompt is computed; a step of B: 1 + B / 4 + 1.25 s.
@@ -190,6 +192,18 @@ def test_requests_in_flight():
     step_s, joined_s = 1 + 1.25 + 1.01, 5 + 0.1 * (together - 1)
     assert several.ttft_s == pytest.approx(13 + step_s / 2 + (1.5 * together - 1) * joined_s)
     assert several.tpot_s == pytest.approx(step_s + (5 - 1.5 * together) * joined_s)
+
+
+def test_a_step_that_is_scheduled_ahead_comes_before_the_prompt():
+    """Of the long requests above one more step of 8.25 s; a prompt that takes longer alone waits for none."""
+    server = Plain()
+    server.ahead = 1.0
+    plain, ahead = (continuous_batch(one, load(batch=5.0, output=1000.0)) for one in (PASSES, server))
+    assert ahead.ttft_s == pytest.approx(plain.ttft_s + 8.25)
+    assert ahead.tpot_s == plain.tpot_s
+    short, waiting = (continuous_batch(one, load(batch=5.0)).ttft_s for one in (PASSES, server))
+    # Alone 13 s; front, the step ahead, its own and what its prompt adds are 2 + 3.5 + 3.5 + 5.
+    assert waiting - short == pytest.approx(2 + 7 + 5 + 0.1 * (prompts_together(5.0, 50.0) - 1) - 13)
 
 
 def test_prompts_of_short_outputs():

@@ -7,6 +7,8 @@ import pytest
 from plain import links
 from plain_served import ELEMENT_S, ENGINE, READS, SHAPE, STORES, TWO, WIDE, served, with_experts
 
+from mlsysim.physics.layer.products import layer_products
+from mlsysim.physics.layer.shape import LatentShape
 from mlsysim.physics.serving.deployment import EngineCoefficients, Shards
 from mlsysim.physics.serving.passes import (
     PassTime,
@@ -67,6 +69,34 @@ def test_kernels_of_prompts_that_the_host_launches_one_by_one():
     step = decode_pass(plain, 4.0, 64.0)
     assert joined_s == pytest.approx(3 * 240 - (step.total_s - step.head_s - step.host_s))
     assert joined_s > free_s
+    # The host begins within the step before, whose last half leaves it that much less to do.
+    model_step = decode_pass(model, 4.0, 64.0)
+    hidden_s = mixed_prefill_s(model, model_step, 4.0, 64.0, 64.0, hidden=0.5)
+    assert hidden_s == pytest.approx(joined_s - 0.5 * model_step.total_s)
+    assert mixed_prefill_s(model, model_step, 4.0, 64.0, 64.0, hidden=1e3) == free_s, "no faster than its kernels"
+
+
+def test_kernels_that_shared_experts_and_latent_attention_add():
+    """Two products of shared experts, activation and addition; two norms and two copies, beside their own products."""
+    routed, shared = (launches_of(served(with_experts(1.0, shared_ffn=width))) for width in (0.0, 64.0))
+    assert shared - routed == 2 + 2
+    latent = replace(SHAPE, latent=LatentShape(query_rank=32.0, key_rank=32.0, plain_dim=16.0, rotary_dim=16.0, value_dim=16.0))
+    products = sum(one.share for one in layer_products(latent, 2.0, 2.0, fused=True))
+    assert launches_of(served(latent)) == products + 6 + 2 + 4
+
+
+def test_graphs_end_at_so_many_tokens():
+    """64 tokens have a graph, 65 are launched kernel by kernel: 12 of 20 s in each of three layers, in a step of 65, too."""
+    engine = replace(ENGINE, kernel_s=20.0)
+    model = replace(served(engine=engine), graph_tokens=64.0)
+    assert prefill_pass(model, 1.0, 64.0) == prefill_pass(served(), 1.0, 64.0)
+    assert decode_pass(model, 64.0, 4.0) == decode_pass(served(), 64.0, 4.0)
+    assert prefill_pass(model, 1.0, 65.0).total_s >= 720
+    step, plain = decode_pass(model, 65.0, 4.0), decode_pass(served(), 65.0, 4.0)
+    kernels_s = plain.weights_s + plain.attention_s + plain.elementwise_s + plain.reductions_s
+    assert kernels_s + step.host_s == pytest.approx(720)
+    both = prefill_pass(model, 1.0, np.array([64.0, 65.0])).total_s
+    assert both.tolist() == [prefill_pass(model, 1.0, tokens).total_s for tokens in (64.0, 65.0)]
 
 
 HOST = EngineCoefficients(

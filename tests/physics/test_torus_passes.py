@@ -272,7 +272,7 @@ def test_prompts_that_join_a_step_on_a_torus():
     both = deployed(engine=HOST)
     step = both.decode(64.0, 4.0)
     whole = 3 * (PRODUCTS_S + 12 + SENT_S / 2 + 12 / 2)
-    assert both.joining_s(step, 64.0, 64.0, 0.0) == pytest.approx(0.5 * whole)
+    assert both.joining_s(step, 64.0, 64.0, 0.0, 1.0) == pytest.approx(0.5 * whole)
     # Of a prompt of 128 a step takes 64; its attention is 16 s of scores and 16 of activations for two prompts.
     part = 3 * (PRODUCTS_S + 12 + SENT_S / 2 + 32 / 4)
-    assert both.joining_s(step, 64.0, 128.0, 0.0) == pytest.approx(0.5 * part * 2)
+    assert both.joining_s(step, 64.0, 128.0, 0.0, 1.0) == pytest.approx(0.5 * part * 2)

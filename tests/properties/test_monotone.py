@@ -33,7 +33,7 @@ def test_no_sequence_or_token_more_makes_a_pass_faster(question):
         assert never_falls(passes.prefill_s(COUNTS, lengths))
         if model.causal:
             step = passes.decode(COUNTS, lengths)
-            joined_s = passes.joining_s(step, COUNTS, lengths, COUNTS * length / 200)
+            joined_s = passes.joining_s(step, COUNTS, lengths, COUNTS * length / 200, 0.5)
             assert never_falls(step.total_s)
             assert np.all(joined_s >= -ROUNDING * step.total_s), "a prompt never makes the step that it joins faster"
             assert never_falls(step.total_s + COUNTS / 200 * joined_s)

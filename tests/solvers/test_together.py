@@ -20,6 +20,7 @@ NODE = Systems.Nodes.DGX_H100
 FLEET = Fleet(name="64 H100", node=NODE, count=8)
 SMALL, LARGE, MIXED = Models.Language.Llama3_8B, Models.Language.Llama3_70B, Models.get("mixtral_8x7b")
 LOAD = {"input_len": 1024, "output_len": 256}
+LONG = {"input_len": 3000, "output_len": 256, "batch_size": 16, "stack": "vllm-2025", "schedule": "continuous"}
 SERVING = [
     *(((SMALL, H100), LOAD | {"batch_size": size, "stack": "vllm-2025"}) for size in (1, 16, 64)),
     ((MIXED, NODE), LOAD | {"batch_size": 8, "stack": "vllm-2025", "tp_size": 2}),
@@ -28,6 +29,8 @@ SERVING = [
     ((SMALL, H100), LOAD | {"stack": "tensorrt-llm-1.0", "schedule": "offline", "stream_interval": 10}),
     ((SMALL, B200), LOAD | {"stack": "tensorrt-llm-1.0", "schedule": "offline", "requests": 1000}),
     *(((SMALL, H100), LOAD | {"batch_size": 16, "stack": "vllm-2025", "prefix_hit": hit}) for hit in (0.25, 0.75)),
+    *(((SMALL, H100), LONG | {"max_num_batched_tokens": tokens}) for tokens in (1024, 8192)),
+    *(((SMALL, H100), LONG | {"max_num_seqs": most}) for most in (16, 256)),
     ((SMALL, H100), LOAD | {"batch_size": 16}),
     ((LARGE, H100), LOAD | {"batch_size": 16, "offload": "weights"}),
     ((SMALL, H100), LOAD | {"batch_size": 16, "stack": "vllm-2025", "weight_precision": "fp8", "precision": "fp8"}),

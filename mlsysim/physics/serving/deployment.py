@@ -234,6 +234,8 @@ class EngineKernels:
         sent_per_expert: decode steps send a token to each of its experts (low latency), not once to a rank or node.
         block_rows: rows to which a kernel fills up those of each expert of a rank, where their weights have a scale a block.
         gathers: up to as many ranks as a token has experts gather the tokens of all, instead of sending them to experts.
+        graph_tokens: tokens up to which graphs launch the kernels of any pass; 0: those of all decode steps, and of no prompt.
+        ahead: the host schedules and launches a step while the one before runs.
     """
 
     grouped_decode: bool = True
@@ -269,6 +271,8 @@ class EngineKernels:
     sent_per_expert: bool = False
     gathers: bool = False
     block_rows: float = 0.0
+    graph_tokens: float = 0.0
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,10 +325,14 @@ class Shards:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model, divided over accelerators whose kernels are measured, under an engine."""
+    """A model, divided over accelerators whose kernels are measured, under an engine.
+
+    ``graph_tokens``: those of the engine's kernels, or fewer where it was started for few sequences.
+    """
 
     shape: LayerShape
     shards: Shards
     kernels: ServingKernels
     engine: EngineCoefficients
     has: EngineKernels
+    graph_tokens: Num = 0.0

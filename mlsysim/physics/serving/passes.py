@@ -235,12 +235,15 @@ def even_groups(model: ServedModel, prompts: Num) -> Num:
     return prompts / minimum(busiest, prompts)
 
 
-def mixed_prefill_s(model: ServedModel, step: PassTime, batch: Num, prompt: Num, tokens: Num, longest: Num = np.inf) -> Num:
+def mixed_prefill_s(
+    model: ServedModel, step: PassTime, batch: Num, prompt: Num, tokens: Num, longest: Num = np.inf, hidden: Num = 0.0
+) -> Num:
     """Seconds that ``tokens`` tokens of prompts of ``prompt`` tokens add to the decode ``step`` of ``batch`` sequences.
 
     The step reads its weights and pays its overheads anyhow: only what the longer products, their all-reduces and their own
     attention take beyond it is added. Groups of ranks that attend for sequences of their own have as many that decode, and
-    prompts, or parts of them of ``longest`` tokens, as they come.
+    prompts, or parts of them of ``longest`` tokens, as they come. Where no graph launches their step, the host does kernel by
+    kernel, and begins when ``hidden`` of the step before is left to run.
     """
     stage_batch, added_tokens = sequences_of_stage(model, batch), tokens / model.shards.pp
     whole = prompting = model
@@ -253,16 +256,18 @@ def mixed_prefill_s(model: ServedModel, step: PassTime, batch: Num, prompt: Num,
     joined = layer_time(whole, stage_batch + added_tokens, lambda share: share * attention_s)
     step_s = step.weights_s + step.attention_s + step.elementwise_s + step.layer_reductions_s
     layers, host_s = model.shape.layers, _layer_host_s(model, batch)
-    launched_s, joined_launched_s = (_launched_s(model, decoding=decoding) - host_s for decoding in (True, False))
+    launched_s = _launched_s(model, stage_batch, decoding=True) - host_s
+    joined_launched_s = _launched_s(model, stage_batch + added_tokens, decoding=False) - host_s - hidden * step.total_s / layers
     return layers * maximum(joined.total_s, joined_launched_s) - maximum(step_s, layers * launched_s)
 
 
-def _launched_s(model: ServedModel, *, decoding: bool) -> Num:
-    """Seconds in which the host launches a layer's kernels one by one; 0 where graphs do."""
-    engine = model.engine
-    if decoding or not somewhere(engine.kernel_s > 0):
+def _launched_s(model: ServedModel, tokens: Num, *, decoding: bool) -> Num:
+    """Seconds in which the host launches a layer's kernels one by one; 0 where graphs do, up to so many tokens."""
+    engine, most = model.engine, model.graph_tokens
+    one_by_one = (tokens > most) & (most > 0 if decoding else True)
+    if not (somewhere(engine.kernel_s > 0) and somewhere(one_by_one)):
         return engine.launch_s
-    return maximum(engine.launch_s, engine.kernel_s * launches(model))
+    return where(one_by_one, maximum(engine.launch_s, engine.kernel_s * launches(model)), engine.launch_s)
 
 
 def _layer_host_s(model: ServedModel, batch: Num) -> Num:
@@ -291,7 +296,7 @@ def _pass(
     handed_B = tokens * shape.hidden * (WIDE_B if has.wide else 2.0) * has.crossings
     hops_s = (shards.pp - 1) * (engine.hop_s + handed_B / (kernels.nic_Bps * engine.network_share))
     # The host runs ahead of the kernels, or they wait for it.
-    layer_host_s = maximum(_layer_host_s(model, batch), _launched_s(model, decoding=decoding) - layer.total_s)
+    layer_host_s = maximum(_layer_host_s(model, batch), _launched_s(model, tokens, decoding=decoding) - layer.total_s)
     return PassTime(
         weights_s=shape.layers * layer.products_s,
         attention_s=shape.layers * layer.attention_s,

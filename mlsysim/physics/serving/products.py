@@ -21,8 +21,9 @@ from mlsysim.physics.serving.deployment import (
 from mlsysim.physics.serving.expert_ranks import RankLoad
 
 # Kernels of a layer beside products: two norms, rotation, the cache's write, attention, activation; all-reduces under tensor
-# parallelism; of a layer of experts choosing, counting, sorting and adding up.
-_BETWEEN, _REDUCTIONS, _SORTING = 6.0, 2.0, 4.0
+# parallelism; of a layer of experts choosing, counting, sorting and adding up; of shared ones activation and addition; of
+# latent attention norms between its projections, and parts of queries and keys put together (SGLang 0.5.6, deepseek_v2.py).
+_BETWEEN, _REDUCTIONS, _SORTING, _SHARED, _LATENT = 6.0, 2.0, 4.0, 2.0, 4.0
 
 
 def scaled(product: Product, engine: EngineCoefficients) -> Product:
@@ -146,7 +147,8 @@ def launches(model: ServedModel) -> Num:
     products = layer_products(shape, shards.attention, shards.tp / shards.ep, fused=True)
     multiplied: Num = sum((one.share for one in products), 0.0)
     quantised: Num = sum((one.share for one in products if one.part != ROUTER), 0.0) * (model.kernels.input_B < WORD_B)
-    between = _BETWEEN + where(shards.tp > 1, _REDUCTIONS, 0.0) + _SORTING * shape.routed.layers
+    routed = shape.routed.layers * (_SORTING + where(shape.routed.shared_ffn > 0, _SHARED, 0.0))
+    between = _BETWEEN + where(shards.tp > 1, _REDUCTIONS, 0.0) + where(shape.latent.key_rank > 0, _LATENT, 0.0) + routed
     return multiplied + quantised + between
 
 

@@ -86,14 +86,21 @@ class Passes(Protocol):
     def front_s(self) -> Num:
         """Seconds of a request before its prompt is computed, in which it keeps only itself waiting; ``prefill_s`` has them."""
 
+    @property
+    def ahead(self) -> Num:
+        """Steps that are scheduled by the time a step runs, beside it: a prompt that comes meanwhile joins the one after."""
+
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """Seconds of the prompts of ``batch`` sequences, alone."""
 
     def decode(self, batch: Num, context: Num) -> Step:
         """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
-        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences that ``beside`` tokens of others join."""
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, free: Num) -> Num:
+        """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences that ``beside`` tokens of others join.
+
+        ``free`` is the share of the steps that no prompt joins: the host launches the next one while they run.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,11 @@ class PassesOver:
     def front_s(self) -> Num:
         """Seconds of a request before its prompt is computed."""
         return self.whole.front_s
+
+    @property
+    def ahead(self) -> Num:
+        """Steps that are scheduled by the time a step runs, beside it."""
+        return self.whole.ahead
 
     def decode(self, batch: Num, context: Num) -> Step:
         """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
@@ -124,6 +136,11 @@ class EnginePasses(ServedModel):
         """Seconds of a request before its prompt is computed."""
         return self.engine.request_s
 
+    @property
+    def ahead(self) -> Num:
+        """Steps that are scheduled by the time a step runs, beside it."""
+        return float(self.has.ahead)
+
     def prefill(self, batch: Num, prompt: Num) -> PassTime:
         """Time the prompts of ``batch`` sequences, part by part."""
         return prefill_pass(self, batch, prompt, self.padding)
@@ -136,10 +153,10 @@ class EnginePasses(ServedModel):
         """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
         return decode_pass(self, batch, context)
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, free: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; one too long for a step joins several."""
         tokens = minimum(prompt, self.step_tokens) + beside
-        added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens, self.step_tokens)
+        added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens, self.step_tokens, self.ahead * free)
         return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
 
 
@@ -164,6 +181,16 @@ def prompts_together(batch: Num, output: Num) -> Num:
         (1.0, 48.0, 1.122)
     """
     return batch / distinct_targets(output, batch)
+
+
+def steps_without_prompts(batch: Num, output: Num) -> Num:
+    """Share of the steps that no prompt joins, where B requests start at random among O steps: (1 - 1/O)^B.
+
+    Example:
+        >>> steps_without_prompts(1.0, 4.0), steps_without_prompts(48.0, 1.0)
+        (0.75, 0.0)
+    """
+    return 1 - distinct_targets(output, batch) / output
 
 
 def gathered(joins: Num, steps: Num) -> tuple[Num, Num]:
@@ -224,7 +251,8 @@ def continuous_batch(passes: Passes, load: Load) -> Served:
 
     In each step (B - 1)/O of the others' prompts join. Those of its own prompt's step, and of the half before it, keep a
     request from its first token, by up to a quarter longer where several join each step and so end together; the rest comes
-    between its later tokens. Alone it waits for nobody. Beyond B requests the places are always taken, and a request takes
+    between its later tokens. Where the host is a step ahead, the scheduled one comes first, while the host launches the prompt.
+    Alone it waits for nobody. Beyond B requests the places are always taken, and a request takes
     ``batch``/B times what one holds a place. In finite ``rounds`` the first requests of each place come all at once, so that
     (B - 1)/2 prompts, a step each, are computed before one's own.
     """
@@ -238,12 +266,13 @@ def continuous_batch(passes: Passes, load: Load) -> Served:
     unseen_steps, unseen = received(others / output, load.recv_interval)
     beside = minimum(held + unseen, others)
     together = maximum(prompts_together(batch, output), 1 + beside)
-    joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * (together - 1)), alone_s - front_s)
+    free = steps_without_prompts(batch, output)
+    joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * (together - 1), free), alone_s - front_s)
     first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
     queued = first_share * others / 2
     meanwhile = minimum(1.5 * others / output, 1.5 * together - 1) + beside
     ahead = (1 - first_share) * minimum(meanwhile, others) + queued
-    computed_s = where(others > 0, maximum(alone_s, front_s + step_s + joined_s) + step_s / 2, alone_s)
+    computed_s = where(others > 0, maximum(alone_s, front_s + (1 + passes.ahead) * step_s + joined_s) + step_s / 2, alone_s)
     held_back_s = where(others > 0, (1 - first_share) * (held_steps + unseen_steps) * step_s, 0.0)
     own_s = computed_s + held_back_s + ahead * joined_s + queued * step_s
     tpot_s = step_s + (others - ahead) / maximum(output - 1, 1.0) * joined_s
@@ -270,7 +299,8 @@ def most_throughput(passes: Passes, load: Load) -> Served:
     step_s = step.total_s
     prompt_tokens = maximum(batch * prompt / output, minimum(step_tokens, batch * prompt))
     started = where(requests > 0, prompt_tokens - minimum(prompt, step_tokens), prompt * (prompts_together(batch, output) - 1))
-    joined_s = passes.joining_s(step, batch, prompt, started)
+    free = maximum(1 - batch / output * prompt / (prompt + started), 0.0)
+    joined_s = passes.joining_s(step, batch, prompt, started, free)
     half_step_s = passes.decode(batch / 2, context).total_s
     sequence_s = (step_s - half_step_s) / (batch / 2)
     ramp = minimum(batch * prompt / prompt_tokens, output)

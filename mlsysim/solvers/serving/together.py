@@ -96,4 +96,7 @@ def stacked_engine(passes: Sequence[object]) -> EnginePasses:
     """Passes of one engine on the same kernels as passes of arrays."""
     rows = [each for each in passes if isinstance(each, EnginePasses)]
     shape, shards = (stacked(getattr(each, part) for each in rows) for part in ("shape", "shards"))
-    return replace(rows[0], shape=shape, shards=shards, padding=np.array([each.padding for each in rows]))
+    padding, step_tokens, graph_tokens = (
+        np.array([getattr(each, part) for each in rows], float) for part in ("padding", "step_tokens", "graph_tokens")
+    )
+    return replace(rows[0], shape=shape, shards=shards, padding=padding, step_tokens=step_tokens, graph_tokens=graph_tokens)

@@ -36,6 +36,7 @@ class Server:
     joined_s: float
     alone_s: float
     front_s: float = 0.0
+    ahead: float = 0.0
 
     def prefill_s(self, batch, prompt):
         return batch * (self.alone_s - self.front_s) + self.front_s
@@ -43,7 +44,7 @@ class Server:
     def decode(self, batch, context):
         return Step(self.step_s)
 
-    def joining_s(self, step, batch, prompt, beside):
+    def joining_s(self, step, batch, prompt, beside, free):
         return self.joined_s
 
 

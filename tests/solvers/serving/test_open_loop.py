@@ -26,13 +26,15 @@ def ms(quantity):
 
 def simulated(pace, rate, count=600):
     """Seconds to the first token and of a request, step by step, with the steps of ``pace`` and arrivals at equal intervals."""
-    now, decoding, waiting, seen, output = 0.0, {}, [], [], int(pace.setting.output)
+    now, scheduled, decoding, waiting, seen, output = 0.0, 0.0, {}, [], [], int(pace.setting.output)
     coming = [number / rate for number in range(count)]
     while coming or waiting or decoding:
         if not decoding and not waiting:
             now = max(now, coming[0])
-        while coming and coming[0] <= now:
+        # A host that is ahead has scheduled a step when the one before it began.
+        while coming and coming[0] <= (scheduled if decoding and pace.passes.ahead else now):
             waiting.append(coming.pop(0))
+        scheduled = now
         joining, waiting = waiting, []
         step_s = pace.step_s[len(decoding) - 1] if decoding else 0.0
         alone_s = pace.alone_s - pace.front_s
