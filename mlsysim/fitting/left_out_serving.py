@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +23,7 @@ from mlsysim.calibration.harnesses import CLIENT
 from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.fitting.bounded import fit
-from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, cases
+from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, cases, lineage
 from mlsysim.fitting.engines import ENGINES, FIRST_TOKEN, PULL, RANGES, figure_of, grouped, runs_of
 from mlsysim.fitting.search import components, fitted, identified, measured, predicted
 from mlsysim.physics.serving.deployment import EngineCoefficients
@@ -102,6 +102,7 @@ def left_out(kind: str, name: str, known: Sequence[ServingCase]) -> dict[str, An
     keys = {key for _, part in components(ENGINES, before, tables) if part & gone for key in part}
     for key in keys - identified(ENGINES, runs, tables):
         tables[key.kind][key.entry][key.part] = RANGES[key.kind][key.part].start  # what a fit to all found is not its business
+    runs = with_heirs(runs, tables)
     fitted(ENGINES, runs, tables, keys, _TOLERANCE, begin=("written",))
     to_prior(runs, tables, keys)
     used = _runs(chosen)
@@ -116,6 +117,19 @@ def left_out(kind: str, name: str, known: Sequence[ServingCase]) -> dict[str, An
     return entry | _judged(*_errors(entry, used))
 
 
+def with_heirs(runs: Sequence[Runs], tables: Tables) -> list[Runs]:
+    """The runs, of which those of an engine that is like another one without figures decide what it takes from that one."""
+    seen = {run.on["engine"] for run in runs}
+    unseen = {run: set(lineage(tables["engine"], run.on["engine"])) - seen for run in runs}
+    return [
+        replace(run, decides=functools.partial(_decides_for, run.decides, names)) if names else run for run, names in unseen.items()
+    ]
+
+
+def _decides_for(decides: Callable[[Key], bool], names: Collection[str], key: Key) -> bool:
+    return decides(key) or (key.kind == "engine" and key.entry in names)
+
+
 def to_prior(runs: Sequence[Runs], tables: Tables, keys: Collection[Key]) -> None:
     """Gives what of ``keys`` no figure of ``runs`` places its prior: devices first, since engines are fitted on them."""
     unknown = set(keys) - identified(ENGINES, runs, tables)
@@ -127,7 +141,9 @@ def to_prior(runs: Sequence[Runs], tables: Tables, keys: Collection[Key]) -> Non
         entry = tables["engine"][name]
         peers = [run for run in runs if run.on["engine"] in entry.get("peers", ())]
         if peers:
-            entry.update(_shared_engine(peers, tables, entry["fit"] if entry.get("like") in seen else ()))
+            known = {part for part in COEFFICIENTS if part in entry and part not in entry["fit"]}
+            only = entry["fit"] if entry.get("like") in seen else COEFFICIENTS
+            entry.update(_shared_engine(peers, tables, set(only) - known))
 
 
 def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[Key]) -> float:
@@ -144,26 +160,21 @@ def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[
     return float(median([share for share in shares if share is not None] or [RANGES["device"][key.part].start]))
 
 
-def _shared_engine(runs: Sequence[Runs], tables: Tables, only: Collection[str] = ()) -> dict[str, float]:
-    """The coefficients of one engine that served all ``runs``; what none of their engines fits is the mean of theirs.
-
-    Where ``only`` names some, of those alone: in the others each engine stays itself.
-    """
+def _shared_engine(runs: Sequence[Runs], tables: Tables, parts: Collection[str]) -> dict[str, float]:
+    """Those ``parts`` that any of their engines fits, of one engine that served all ``runs``; each stays itself in the others."""
     names = sorted({run.on["engine"] for run in runs})
     each = [_engine(tables, name) for name in names]
-    mean = {part: sum(one[part] for one in each) / len(each) for part in only or COEFFICIENTS}
-    fits = {part for name in names for part in tables["engine"][name].get("fit", ())}
-    parts = sorted(fits.intersection(only) if only else fits)
-    start = {part: RANGES["engine"][part].begun_at(mean[part]) for part in parts}
+    shared = sorted({part for name in names for part in tables["engine"][name].get("fit", ())}.intersection(parts))
+    mean = {part: sum(one[part] for one in each) / len(each) for part in parts}
+    start = {part: RANGES["engine"][part].begun_at(mean[part]) for part in shared}
     rows = {name: sum(len(run.measured) for run in runs if run.on["engine"] == name) for name in names}
     weights = [np.full(len(run.measured), min(1.0, (_ENGINE_ROWS / rows[run.on["engine"]]) ** 0.5)) for run in runs]
 
     def predict(values: Mapping[str, float]) -> Times:
-        trial = {name: {**tables["engine"][name], **mean, **values} for name in names}
+        trial = {name: {**tables["engine"][name], **values} for name in names}
         return predicted(runs, {**tables, "engine": {**tables["engine"], **trial}})
 
-    found = fit(predict, measured(runs), start, np.concatenate(weights), PULL, _TOLERANCE)
-    return {**mean, **found.values}
+    return {**mean, **fit(predict, measured(runs), start, np.concatenate(weights), PULL, _TOLERANCE).values}
 
 
 def _engine(tables: Tables, name: str) -> dict[str, float]:
