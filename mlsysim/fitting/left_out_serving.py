@@ -1,15 +1,15 @@
 """Serving without a device, an engine, a model or a source.
 
 Engines and devices are fitted again to the calibration cases that are left, and every case that was left out is predicted,
-calibration cases too: none was fitted. Shares of a device that no figure places are the median of its peers'; an engine without
-figures is the one engine that fits those of its peers together, but for what it takes from one with figures that it is like.
+calibration cases too: none was fitted. Shares of a device that no figure places are the median of its peers'; of an engine
+without figures, what it states stays, as what it takes from one with figures that it is like, and the rest is its peers'.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +23,7 @@ from mlsysim.calibration.harnesses import CLIENT
 from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.fitting.bounded import fit
-from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, cases, lineage
+from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, cases
 from mlsysim.fitting.engines import ENGINES, FIRST_TOKEN, PULL, RANGES, figure_of, grouped, runs_of
 from mlsysim.fitting.search import components, fitted, identified, measured, predicted
 from mlsysim.physics.serving.deployment import EngineCoefficients
@@ -49,6 +49,8 @@ _DEFAULTS = EngineCoefficients()
 # A search from where the fit to all cases ended needs few steps.
 _TOLERANCE = 1e-3
 _ENGINE_ROWS = 40.0
+# Peers that have no median.
+_PAIR = 2
 # Shares of a device that are 1 where nobody states them; links, and products of an engine's own, have no such rate.
 _OF_KERNELS = ("compute_share", "memory_share", "attention_share")
 
@@ -102,7 +104,6 @@ def left_out(kind: str, name: str, known: Sequence[ServingCase]) -> dict[str, An
     keys = {key for _, part in components(ENGINES, before, tables) if part & gone for key in part}
     for key in keys - identified(ENGINES, runs, tables):
         tables[key.kind][key.entry][key.part] = RANGES[key.kind][key.part].start  # what a fit to all found is not its business
-    runs = with_heirs(runs, tables)
     fitted(ENGINES, runs, tables, keys, _TOLERANCE, begin=("written",))
     to_prior(runs, tables, keys)
     used = _runs(chosen)
@@ -117,19 +118,6 @@ def left_out(kind: str, name: str, known: Sequence[ServingCase]) -> dict[str, An
     return entry | _judged(*_errors(entry, used))
 
 
-def with_heirs(runs: Sequence[Runs], tables: Tables) -> list[Runs]:
-    """The runs, of which those of an engine that is like another one without figures decide what it takes from that one."""
-    seen = {run.on["engine"] for run in runs}
-    unseen = {run: set(lineage(tables["engine"], run.on["engine"])) - seen for run in runs}
-    return [
-        replace(run, decides=functools.partial(_decides_for, run.decides, names)) if names else run for run, names in unseen.items()
-    ]
-
-
-def _decides_for(decides: Callable[[Key], bool], names: Collection[str], key: Key) -> bool:
-    return decides(key) or (key.kind == "engine" and key.entry in names)
-
-
 def to_prior(runs: Sequence[Runs], tables: Tables, keys: Collection[Key]) -> None:
     """Gives what of ``keys`` no figure of ``runs`` places its prior: devices first, since engines are fitted on them."""
     unknown = set(keys) - identified(ENGINES, runs, tables)
@@ -141,9 +129,9 @@ def to_prior(runs: Sequence[Runs], tables: Tables, keys: Collection[Key]) -> Non
         entry = tables["engine"][name]
         peers = [run for run in runs if run.on["engine"] in entry.get("peers", ())]
         if peers:
-            known = {part for part in COEFFICIENTS if part in entry and part not in entry["fit"]}
-            only = entry["fit"] if entry.get("like") in seen else COEFFICIENTS
-            entry.update(_shared_engine(peers, tables, set(only) - known))
+            stated = {part for part in entry if part not in entry["fit"]}
+            parts = entry["fit"] if entry.get("like") in seen else COEFFICIENTS
+            entry.update(_shared_engine(peers, tables, [part for part in parts if part not in stated]))
 
 
 def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[Key]) -> float:
@@ -161,11 +149,18 @@ def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[
 
 
 def _shared_engine(runs: Sequence[Runs], tables: Tables, parts: Collection[str]) -> dict[str, float]:
-    """Those ``parts`` that any of their engines fits, of one engine that served all ``runs``; each stays itself in the others."""
+    """Those ``parts`` that any engine of ``runs`` fits, as their peer has them; what none of them fits is the mean of theirs.
+
+    Of three or more it is the median of those that fit it, which an odd one does not move. Two have none: of fewer it is what
+    one engine would have that served all ``runs``, in all else as each is. Chosen by the calibration rows of engines left out.
+    """
     names = sorted({run.on["engine"] for run in runs})
-    each = [_engine(tables, name) for name in names]
-    shared = sorted({part for name in names for part in tables["engine"][name].get("fit", ())}.intersection(parts))
-    mean = {part: sum(one[part] for one in each) / len(each) for part in parts}
+    each = {name: _engine(tables, name) for name in names}
+    mean = {part: sum(one[part] for one in each.values()) / len(each) for part in parts}
+    fitting = {part: [name for name in names if part in tables["engine"][name].get("fit", ())] for part in parts}
+    shared = [part for part, those in fitting.items() if those]
+    if len(names) > _PAIR:
+        return {**mean, **{part: float(median(each[name][part] for name in fitting[part])) for part in shared}}
     start = {part: RANGES["engine"][part].begun_at(mean[part]) for part in shared}
     rows = {name: sum(len(run.measured) for run in runs if run.on["engine"] == name) for name in names}
     weights = [np.full(len(run.measured), min(1.0, (_ENGINE_ROWS / rows[run.on["engine"]]) ** 0.5)) for run in runs]
