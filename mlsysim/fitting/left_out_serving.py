@@ -1,8 +1,8 @@
 """Serving without a device, an engine, a model or a source.
 
 Engines and devices are fitted again to the calibration cases that are left, and every case that was left out is predicted,
-calibration cases too: none was fitted. Shares of a device that no figure places are the median of its peers'; an engine without
-figures is the one engine that fits those of its peers together, but for what it takes from one with figures that it is like.
+calibration cases too: none was fitted. Shares of a device that no figure places are the median of its peers'; of an engine
+without figures, what it states stays, as what it takes from one with figures that it is like, and the rest is its peers'.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ _DEFAULTS = EngineCoefficients()
 # A search from where the fit to all cases ended needs few steps.
 _TOLERANCE = 1e-3
 _ENGINE_ROWS = 40.0
+# Peers that have no median.
+_PAIR = 2
 # Shares of a device that are 1 where nobody states them; links, and products of an engine's own, have no such rate.
 _OF_KERNELS = ("compute_share", "memory_share", "attention_share")
 
@@ -106,9 +108,8 @@ def left_out(kind: str, name: str, known: Sequence[ServingCase]) -> dict[str, An
     gone = identified(ENGINES, _runs(case for case in usable if getattr(case, kind) == name), tables)
     keys = {key for _, part in components(ENGINES, before, tables) if part & gone for key in part}
     for key in keys - identified(ENGINES, runs, tables):
-        tables[key.kind][key.entry][key.part] = ranges("engines", key.kind)[
-            key.part
-        ].start  # what a fit to all found is not its business
+        # What a fit to all found is not its business.
+        tables[key.kind][key.entry][key.part] = ranges("engines", key.kind)[key.part].start
     fitted(ENGINES, runs, tables, keys, _TOLERANCE, begin=("written",))
     to_prior(runs, tables, keys)
     used = _runs(chosen)
@@ -134,7 +135,9 @@ def to_prior(runs: Sequence[Runs], tables: Tables, keys: Collection[Key]) -> Non
         entry = tables["engine"][name]
         peers = [run for run in runs if run.on["engine"] in entry.get("peers", ())]
         if peers:
-            entry.update(_shared_engine(peers, tables, entry["fit"] if entry.get("like") in seen else ()))
+            stated = {part for part in entry if part not in entry["fit"]}
+            parts = entry["fit"] if entry.get("like") in seen else COEFFICIENTS
+            entry.update(_shared_engine(peers, tables, [part for part in parts if part not in stated]))
 
 
 def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[Key]) -> float:
@@ -151,26 +154,28 @@ def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[
     return float(median([share for share in shares if share is not None] or [ranges("engines", "device")[key.part].start]))
 
 
-def _shared_engine(runs: Sequence[Runs], tables: Tables, only: Collection[str] = ()) -> dict[str, float]:
-    """The coefficients of one engine that served all ``runs``; what none of their engines fits is the mean of theirs.
+def _shared_engine(runs: Sequence[Runs], tables: Tables, parts: Collection[str]) -> dict[str, float]:
+    """Those ``parts`` that any engine of ``runs`` fits, as their peer has them; what none of them fits is the mean of theirs.
 
-    Where ``only`` names some, of those alone: in the others each engine stays itself.
+    Of three or more it is the median of those that fit it, which an odd one does not move. Two have none: of fewer it is what
+    one engine would have that served all ``runs``, in all else as each is. Chosen by the calibration rows of engines left out.
     """
     names = sorted({run.on["engine"] for run in runs})
-    each = [_engine(tables, name) for name in names]
-    mean = {part: sum(one[part] for one in each) / len(each) for part in only or COEFFICIENTS}
-    fits = {part for name in names for part in tables["engine"][name].get("fit", ())}
-    parts = sorted(fits.intersection(only) if only else fits)
-    start = {part: ranges("engines", "engine")[part].begun_at(mean[part]) for part in parts}
+    each = {name: _engine(tables, name) for name in names}
+    mean = {part: sum(one[part] for one in each.values()) / len(each) for part in parts}
+    fitting = {part: [name for name in names if part in tables["engine"][name].get("fit", ())] for part in parts}
+    shared = [part for part, those in fitting.items() if those]
+    if len(names) > _PAIR:
+        return {**mean, **{part: float(median(each[name][part] for name in fitting[part])) for part in shared}}
+    start = {part: ranges("engines", "engine")[part].begun_at(mean[part]) for part in shared}
     rows = {name: sum(len(run.measured) for run in runs if run.on["engine"] == name) for name in names}
     weights = [np.full(len(run.measured), min(1.0, (_ENGINE_ROWS / rows[run.on["engine"]]) ** 0.5)) for run in runs]
 
     def predict(values: Mapping[str, float]) -> Times:
-        trial = {name: {**tables["engine"][name], **mean, **values} for name in names}
+        trial = {name: {**tables["engine"][name], **values} for name in names}
         return predicted(runs, {**tables, "engine": {**tables["engine"], **trial}})
 
-    best = fit(predict, measured(runs), start, np.concatenate(weights), PULL, _TOLERANCE)
-    return {**mean, **best.values}
+    return {**mean, **fit(predict, measured(runs), start, np.concatenate(weights), PULL, _TOLERANCE).values}
 
 
 def _engine(tables: Tables, name: str) -> dict[str, float]:

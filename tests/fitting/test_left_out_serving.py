@@ -69,6 +69,28 @@ def test_an_engine_without_figures_keeps_what_it_takes_from_the_one_that_it_is_l
     assert tables["engine"][name]["scaling_s"] == pytest.approx(near, rel=0.3)
 
 
+def test_of_three_peers_an_engine_without_figures_has_the_median_of_what_they_fit(cases):
+    tables, name, values = engines.ENGINES.tables(), "fastertransformer-bert-int8v1", (1e-5, 9e-5, 3e-5)
+    known = tables["engine"]
+    for peer, layer_s in zip(ENGINES, values, strict=True):
+        known[peer] |= {"layer_s": layer_s, "fit": ["layer_s"], "kernel_s": 2e-5}
+    known[name] |= {"peers": list(ENGINES), "like": "tensorrt-llm", "fit": ["layer_s"], "passes": 3.0}
+    runs = engines.runs_of(case.anchor for case in cases if case.anchor.case.role == "calibration")
+    left_out_serving.to_prior(runs, tables, {Key("engine", name, "layer_s")})
+    assert known[name]["layer_s"] == 3e-5
+    assert known[name]["passes"] == 3.0  # stated
+    assert known[name]["kernel_s"] == pytest.approx(2e-5)  # fitted by none
+
+
+def test_an_engine_without_figures_keeps_what_it_states(cases):
+    tables, name = engines.ENGINES.tables(), "fastertransformer-bert-int8v1"
+    tables["engine"][name] |= {"peers": ["fastertransformer"], "like": "tensorrt-llm", "memory_share": 0.5}
+    runs = engines.runs_of(case.anchor for case in cases if case.anchor.case.role == "calibration")
+    left_out_serving.to_prior(runs, tables, {Key("engine", name, "scaling_s")})
+    assert tables["engine"][name]["memory_share"] == 0.5
+    assert tables["engine"][name]["layer_s"] != tables["engine"]["tensorrt-llm"]["layer_s"]
+
+
 def test_validation_figures_change_nothing_of_any_fit(cases):
     dirty = poisoned(cases, lambda case: case.anchor.case.role == "validation")
     assert coefficients(left_out("device", "t4", cases)) == coefficients(left_out("device", "t4", dirty))

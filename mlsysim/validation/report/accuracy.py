@@ -34,10 +34,11 @@ other errors today."""
 
 _SERVING_LEFT_OUT = """\
 Engines and devices are fitted again to the calibration cases without those of one device, engine, model or source; all of its
-rows are then predicted, in both roles. A device without figures has the median of its peers' shares, an engine without figures
-is the one engine that fits those of its peers together (`peers` of the calibration files). Rows: decode steps and whole
-batches; times to the first token stand beside them. The fits are kept in `anchors/serving_left_out.toml`, written by
-`python -m mlsysim.fitting refresh`; a test fails when they give other errors today."""
+rows are then predicted, in both roles. A device without figures has the median of its peers' shares. An engine without figures
+keeps what it states; what was fitted is the median of its peers' (`peers` of the calibration files) or, where it has fewer than
+three, of one engine that fits theirs together. Rows: decode steps and whole batches; times to the first token stand beside
+them. The fits are kept in `anchors/serving_left_out.toml`, written by `python -m mlsysim.fitting refresh`; a test fails when
+they give other errors today."""
 
 
 COVERAGE = """\
