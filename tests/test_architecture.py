@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 from repository import ROOT, nodes_of, tree_of
@@ -73,18 +74,26 @@ def may_import(room, other):
     return any(other == name.rstrip(".") or other.startswith(f"{name}.") for name in ARROWS[room])
 
 
-def modules(room):
-    if room == "anchors":
-        return sorted((ROOT / "anchors").rglob("*.py"))
-    return [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE and room_of(inside(path)) == room]
-
-
 def inside(path):
     """The parts of a module's name below the package."""
     return path.relative_to(PACKAGE).with_suffix("").parts
 
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@functools.cache
+def in_rooms():
+    """The modules of each room of the package."""
+    rooms = defaultdict(list)
+    for path in SOURCES:
+        if path.parent != PACKAGE:
+            rooms[room_of(inside(path))].append(path)
+    return rooms
+
+
+def modules(room):
+    return sorted((ROOT / "anchors").rglob("*.py")) if room == "anchors" else in_rooms()[room]
 
 
 def imported_modules(nodes, package):
@@ -157,7 +166,7 @@ def test_the_reader_of_arrows_decides(room, other, allowed):
 
 
 def test_no_circle_of_imports():
-    below = {path: set(imports_of(path)) for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE}
+    below = {path: set(imports_of(path)) for path in SOURCES if path.parent != PACKAGE}
     while free := {path for path, others in below.items() if not others & below.keys()}:
         below = {path: others for path, others in below.items() if path not in free}
     assert not below, f"a circle runs through some of {sorted(str(path.relative_to(PACKAGE)) for path in below)}"
@@ -186,7 +195,7 @@ def test_the_reader_of_arrows_sees(source, rooms):
 
 
 def test_every_room_has_an_arrow():
-    rooms = {room_of(inside(path)) for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE}
+    rooms = {room_of(inside(path)) for path in SOURCES if path.parent != PACKAGE}
     assert rooms == set(ARROWS) - {"anchors"}
     assert {path.name for path in PACKAGE.glob("*.py")} <= {"__init__.py", "__main__.py"}
 
@@ -275,5 +284,5 @@ def strings_of(path):
 
 def test_code_names_no_accelerator():
     names = {*device_entries("training"), *(chip.name for chip in Hardware), *Hardware.names()}
-    found = {str(path.relative_to(PACKAGE)): names & set(strings_of(path)) for path in PACKAGE.rglob("*.py")}
+    found = {str(path.relative_to(PACKAGE)): names & set(strings_of(path)) for path in SOURCES}
     assert {file: sorted(strays) for file, strays in found.items() if strays} == {}

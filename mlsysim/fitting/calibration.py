@@ -43,13 +43,13 @@ class Place(NamedTuple):
         tables: Any = packaged_toml("calibration", self.file)
         for name in self.around:
             tables = tables[name]
-        found = {}
+        copies = {}
         for name, entry in tables.items():
             for part in self.within:
                 entry = entry.get(part) if isinstance(entry, dict) else None  # noqa: PLW2901
             if isinstance(entry, dict) and name != "defaults":
-                found[name] = dict(entry)
-        return found
+                copies[name] = dict(entry)
+        return copies
 
     def path(self, name: str) -> tuple[str, ...]:
         """Names of the tables down to the entry ``name``.
@@ -67,11 +67,7 @@ class Place(NamedTuple):
 
 @reads("fitting", "ranges.toml")
 def ranges(family: str, kind: str = "") -> Mapping[str, Coefficient]:
-    """The ranges of a family's coefficients.
-
-    Args:
-        family: the name of its table.
-        kind: of the entries; only where kinds of the family have tables of their own it matters which.
+    """The ranges of a family's coefficients; ``kind`` of entries matters where kinds of the family have tables of their own.
 
     Example:
         >>> ranges("engines", "client")["request_s"]
@@ -79,11 +75,6 @@ def ranges(family: str, kind: str = "") -> Mapping[str, Coefficient]:
     """
     table = packaged_toml("fitting", "ranges.toml")[family]
     return {name: Coefficient(**parts) for name, parts in table.get(kind, table).items()}
-
-
-def ranged_by(family: str) -> Callable[[Key, Entry], Coefficient]:
-    """A family's ``range_of`` where ``ranges`` says all of it."""
-    return lambda key, _: ranges(family, key.kind)[key.part]
 
 
 class Key(NamedTuple):
@@ -133,9 +124,9 @@ class Calibration:
     Attributes:
         name: what ``python -m mlsysim.fitting NAME`` calls it.
         files: where the entries of each kind stand.
-        range_of: the range of a coefficient, from its key and its entry.
         gathered: the runs of a role ("calibration" or "validation") under the folder of anchors.
         fits: names of the parts of an entry that are fitted.
+        ranged: the range of a coefficient, from its key and its entry, where ``ranges`` does not say it by the family's name.
         pull: error that a coefficient costs a whole range away from its prior: one that no row identifies stays there.
         rows_at_full_weight: a source counts as at most so many rows (None: every row counts alike).
         error_weight: how many times as large errors count, where measurements are known better than to a few per cent.
@@ -146,9 +137,9 @@ class Calibration:
 
     name: str
     files: Mapping[str, Place]
-    range_of: Callable[[Key, Entry], Coefficient]
     gathered: Callable[[Path, str], list[Runs]]
     fits: Callable[[str, Entry], Sequence[str]] = lambda kind, entry: entry.get("fit", ())
+    ranged: Callable[[Key, Entry], Coefficient] | None = None
     pull: float = 0.0
     rows_at_full_weight: float | None = None
     error_weight: float = 1.0
@@ -168,6 +159,10 @@ class Calibration:
             for name, entry in entries.items()
             for part in self.fits(kind, entry)
         ]
+
+    def range_of(self, key: Key, entry: Entry) -> Coefficient:
+        """The range of a coefficient."""
+        return ranges(self.name, key.kind)[key.part] if self.ranged is None else self.ranged(key, entry)
 
     def start_of(self, tables: Tables, key: Key) -> Coefficient:
         """The range of ``key``, with a search that begins at the written value and is pulled to the range's own start."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlsysim.calibration.data_parallel import COEFFICIENTS, TRAINED, replica_stack
 from mlsysim.calibration.device_entries import DEVICES
-from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases, ranged_by
+from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.data_parallel import (
     Kernels,
     ReplicaWork,
@@ -24,7 +24,7 @@ from mlsysim.lowering.data_parallel import (
 )
 from mlsysim.physics.records import stacked
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients, ReplicaPlan
-from mlsysim.systems.types import Fleet
+from mlsysim.systems.types import accelerator_of
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.validation.kernels.errors import Times
 
@@ -44,7 +44,7 @@ def gathered(root: Path, role: str) -> list[Runs]:
     for anchor in cases(root, ("cnn", "bert"), role):
         question = replica_question(anchor.case.run)
         stated, workload, hardware = question.arguments, question.workload, question.hardware
-        accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
+        accelerator = accelerator_of(hardware)
         stack = replica_stack(stated["stack"])
         plan = replica_plan(workload, hardware, stated["microbatch_count"], stack)
         seq_len = stated.get("seq_len", 1)
@@ -87,7 +87,6 @@ def pass_calibration(
     return Calibration(
         name=name,
         files={"stack": Place(f"{section}.toml", around=("stack",)), "device": Place(DEVICES, within=(section,))},
-        range_of=ranged_by(name),
         gathered=runs_of,
         **options,
     )

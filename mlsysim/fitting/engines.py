@@ -13,7 +13,7 @@ import numpy as np
 from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device
 from mlsysim.calibration.harnesses import CLIENT, FILE
-from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases, ranged_by
+from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_kernels import KernelFormats, network_Bps, serving_kernels
@@ -61,10 +61,10 @@ class Figures:
     @np.errstate(divide="ignore")  # models of experts have a product of no columns, weighed by 0
     def predicted(self, entries: Mapping[str, Entry]) -> Times:
         """The figures; coefficients of the engine that are columns give a line each."""
-        deployment, own = self.deployment, entries["engine"]
+        deployment, entry = self.deployment, entries["engine"]
         assert deployment.stack is not None
         device = _device(deployment.accelerator, entries["device"])
-        coefficients = {part: own[part] for part in COEFFICIENTS if part in own}
+        coefficients = {part: entry[part] for part in COEFFICIENTS if part in entry}
         coefficients["request_s"] = coefficients.get("request_s", 0.0) + entries[CLIENT]["request_s"]
         formats = KernelFormats.of(deployment)
         passes = replace(
@@ -199,7 +199,6 @@ ENGINES = Calibration(
         "device": Place(DEVICES, within=("serving",)),
         CLIENT: Place(FILE, around=(CLIENT,)),
     },
-    range_of=ranged_by("engines"),
     gathered=gathered,
     pull=PULL,
     rows_at_full_weight=40.0,

@@ -21,7 +21,7 @@ from mlsysim.fitting.data_parallel import pass_calibration
 from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, Samples
 from mlsysim.lowering.forward import forward_time, inference_kernels, inference_work
 from mlsysim.solvers.training.single_node import SingleNodeModel
-from mlsysim.systems.types import Fleet
+from mlsysim.systems.types import Fleet, accelerator_of
 from mlsysim.tables.inference import inference_question
 from mlsysim.validation.kernels.errors import Times
 
@@ -48,7 +48,7 @@ def gathered(root: Path, role: str) -> list[Runs]:
             continue
         question = inference_question(anchor.case.run)
         stated, hardware = question.arguments, question.hardware
-        accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
+        accelerator = accelerator_of(hardware)
         each = stated["batch_size"] / (hardware.accelerators if isinstance(hardware, Fleet) else 1)
         seq_len = stated.get("seq_len", 1)
         tokens = stated.get("mean_tokens", seq_len)

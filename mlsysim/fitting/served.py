@@ -13,7 +13,7 @@ import numpy as np
 
 from mlsysim.calibration.harnesses import COEFFICIENTS, FILE, QUERIES, Harness, query_harness
 from mlsysim.core.units import Q_
-from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases, ranged_by
+from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.batches import BATCHES, Batches, engine_batches, loaded, lone_s
 from mlsysim.lowering.data_parallel import Samples
 from mlsysim.systems.types import Fleet
@@ -25,8 +25,8 @@ from mlsysim.validation.kernels.errors import Times
 def _seconds(batches: Batches, limit_s: float | None, share: float, size_spread: float, entries: Mapping[str, Entry]) -> Times:
     """Seconds of a sample on one accelerator under the load that meets ``limit_s``, or of a query that comes alone."""
     front = Harness(**{part: float(entries["harness"][part]) for part in COEFFICIENTS})
-    found = None if limit_s is None else loaded(batches, front, limit_s, share, size_spread)
-    return np.array([float(lone_s(batches, front)[0]) if found is None else 1 / found.load_per_s])
+    load = None if limit_s is None else loaded(batches, front, limit_s, share, size_spread)
+    return np.array([float(lone_s(batches, front)[0]) if load is None else 1 / load.load_per_s])
 
 
 def _run(anchor: Anchor) -> Runs:
@@ -61,6 +61,5 @@ def gathered(root: Path, role: str) -> list[Runs]:
 SERVED = Calibration(
     name="served",
     files={"harness": Place(FILE, around=(QUERIES,))},
-    range_of=ranged_by("served"),
     gathered=gathered,
 )

@@ -48,8 +48,8 @@ def _fits(kind: str, entry: Entry) -> list[str]:
 def _steps(prepared: tuple[Any, ...], kernels: KernelDevice, entries: Mapping[str, Entry]) -> Times:
     name, work, shape, plan, machine, clock_share = prepared
     shared = entries["shared"]
-    own = with_usual(entries["stack"], shared)
-    coefficients = StackCoefficients(**{part: own[part] for part in COEFFICIENTS if part in own})
+    entry = with_usual(entries["stack"], shared)
+    coefficients = StackCoefficients(**{part: entry[part] for part in COEFFICIENTS if part in entry})
     common = SharedCoefficients(**{part: shared[part] for part in _SHARED})
     device = replace(kernels, clock=entries["device"]["clock"] * clock_share, shared=common)
     step = stack_step(work, shape, plan, machine, device, replace(stack(name), coefficients=coefficients))
@@ -89,13 +89,13 @@ def grouped(steps: Iterable[MeasuredStep]) -> list[Runs]:
         row = (run.work, run.shape, run.plan, run.setting.machine(), seconds, source)
         group = (question.arguments["stack"], accelerator.name, run.setting.precision, routed)
         groups.setdefault(group, []).append((accelerator, *row))
-    found = []
+    runs = []
     for (name, accelerator_name, precision, routed), rows in groups.items():
         accelerators, works, shapes, plans, machines, measured, sources = zip(*rows, strict=True)
         share = clock_share(measured_device(accelerator_name))
         prepared = (name, *(stacked(part) for part in (works, shapes, plans, machines)), share)
         kernels = kernel_device(accelerators[0], precision, stack(name).fused_quantisation)
-        found.append(
+        runs.append(
             Runs(
                 on={"stack": name, "device": clock_device(measured_device(accelerator_name)), "shared": EVERY},
                 measured=np.array(measured),
@@ -105,7 +105,7 @@ def grouped(steps: Iterable[MeasuredStep]) -> list[Runs]:
                 decides=(lambda key: key.part in EXPERT_PARTS) if routed else (lambda key: key.part not in EXPERT_PARTS),
             )
         )
-    return found
+    return runs
 
 
 def gathered(root: Path, role: str) -> list[Runs]:
@@ -130,7 +130,7 @@ def _of_any_stack(run: Runs) -> Runs:
 TRAINING = Calibration(
     name="training",
     files={"stack": Place("stacks.toml"), "device": Place(DEVICES, within=("training",)), "shared": Place("shared.toml")},
-    range_of=_range_of,
+    ranged=_range_of,
     gathered=gathered,
     fits=_fits,
     pull=0.03,

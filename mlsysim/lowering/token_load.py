@@ -144,8 +144,9 @@ def limit_per_s(question: LoadQuestion, tables: Tables, guess_per_s: float | Non
     if question.limits is None:
         return layout.rate_per_s
     setting, guess_per_s = layout.setting, None if guess_per_s is None else guess_per_s / layout.setting.replicas
-    found = highest_load(layout.pace, question.limits, setting.output, question.spread**2, guess_per_s=guess_per_s)
-    return setting.replicas * found.limit_per_s * completed_share(layout.pace, setting, question, found.limit_per_s, found.seen)
+    highest = highest_load(layout.pace, question.limits, setting.output, question.spread**2, guess_per_s=guess_per_s)
+    share = completed_share(layout.pace, setting, question, highest.limit_per_s, highest.seen)
+    return setting.replicas * highest.limit_per_s * share
 
 
 def plan_at(question: LoadQuestion, rate_per_s: float) -> LoadPlan:
@@ -202,8 +203,8 @@ def _highest(layout: LoadPlan, question: LoadQuestion, enough_per_s: float) -> L
     if question.limits is None:
         return layout
     setting, cv2 = layout.setting, question.spread**2
-    found = highest_load(layout.pace, question.limits, setting.output, cv2, enough_per_s / setting.replicas)
-    return replace(layout, rate_per_s=setting.replicas * found.arrival_per_s, seen=found.seen)
+    highest = highest_load(layout.pace, question.limits, setting.output, cv2, enough_per_s / setting.replicas)
+    return replace(layout, rate_per_s=setting.replicas * highest.arrival_per_s, seen=highest.seen)
 
 
 def _at(layout: LoadPlan, question: LoadQuestion, rate_per_s: float) -> LoadPlan:
@@ -232,7 +233,7 @@ def _pace(setting: Deployment, question: LoadQuestion, tables: Tables | None) ->
     return replica_paces(parts.pop("workload"), parts.pop("accelerator"), parts.pop("draft"), question.beams, **parts)
 
 
-@identity_cache(most=128, objects=3)
+@identity_cache(most=512, objects=3)
 def replica_paces(
     workload: TransformerWorkload, accelerator: HardwareNode, draft: TransformerWorkload | None, /, beams: int, **parts: Any
 ) -> Paces:

@@ -175,8 +175,10 @@ def test_a_folder_and_what_modelopt_wrote_beside_it(tmp_path):
 
 
 FILES = [json.loads((DATA / name).read_text("utf-8")) for name in EXPECTED]
+# What UTF-8 can encode: hypothesis finds it out by trying all of them, unless it is told.
+ENCODED = st.characters(exclude_categories=("Cs",))
 ODD = st.one_of(
-    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(ENCODED, max_size=5)),
     st.sampled_from([[], {}, [1], {"a": 1}, [[]], "8", -1, 0, 10**400]),
 )
 

@@ -16,7 +16,7 @@ from mlsysim.calibration.evidence import POWER as QUANTITY
 from mlsysim.calibration.operations.power import POOLED, SECTION, TRAINED, power_device
 from mlsysim.calibration.store import coefficients
 from mlsysim.core.units import in_unit, with_unit
-from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases, ranged_by
+from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.physics.operations.power import Activity, PowerCoefficients, capped_share, demand_share
 from mlsysim.physics.records import stacked
 from mlsysim.validation.anchors.anchor import Anchor
@@ -62,7 +62,6 @@ POWER = Calibration(
     name="power",
     pull=0.05,
     files={"device": Place(DEVICES, within=(SECTION,))},
-    range_of=ranged_by("power"),
     gathered=gathered,
     rows_at_full_weight=_ROWS_OF_A_MODEL,
 )
@@ -98,6 +97,5 @@ def trained_runs(root: Path, role: str) -> list[Runs]:
 TRAINED_WATTS = Calibration(
     name="trained",
     files={"device": Place(DEVICES, within=(TRAINED,))},
-    range_of=ranged_by("trained"),
     gathered=trained_runs,
 )

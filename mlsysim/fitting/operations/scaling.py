@@ -11,7 +11,7 @@ import numpy as np
 from mlsysim.calibration.operations.scaling_laws import DATASET, FILE, LAW, PowerLaw, data_set_law
 from mlsysim.calibration.store import coefficients
 from mlsysim.core.units import Q_
-from mlsysim.fitting.calibration import CALIBRATION, Calibration, Entry, Place, Runs, Tables, ranged_by
+from mlsysim.fitting.calibration import CALIBRATION, Calibration, Entry, Place, Runs, Tables
 from mlsysim.fitting.search import fitted, measured, predicted
 from mlsysim.physics.operations.scaling import OvertrainingLaw
 from mlsysim.validation.anchors.anchor import Anchor
@@ -86,13 +86,11 @@ def _runs(kind: str, name: str, anchors: Sequence[Anchor]) -> Runs:
 SCALING = Calibration(
     name="scaling",
     files={LAW: FILES[LAW]},
-    range_of=ranged_by("scaling"),
     gathered=functools.partial(gathered, LAW),
 )
 LOSSES = Calibration(
     name="losses",
     files={DATASET: FILES[DATASET]},
-    range_of=ranged_by("losses"),
     gathered=functools.partial(gathered, DATASET),
     pull=0.003,
     error_weight=ERROR_WEIGHT,

@@ -142,9 +142,6 @@ def errors_of(ratios: Sequence[float]) -> OwnErrors:
 def calibrated(runs: Sequence[OwnRun]) -> OwnCalibration:
     """Calibrate the stack or engine of some runs to these, and predict each by a fit without it.
 
-    Args:
-        runs: of one stack or engine, at least ``FEWEST`` of them.
-
     Raises:
         DataError: they are fewer.
         MLSysError: SciPy is missing (the ``fit`` extra has it).
@@ -210,7 +207,7 @@ def _family(kind: str, shipped: Tables) -> Calibration:
         return entry["fit"] if of == kind and entry is not None and entry.get("own") else ()
 
     shipped[kind][_ENTRY]["own"] = True
-    return replace(family, range_of=range_of, fits=fits, pull=NOISE, rows_at_full_weight=None, starts=())
+    return replace(family, ranged=range_of, fits=fits, pull=NOISE, rows_at_full_weight=None, starts=())
 
 
 def _value(tables: Tables, key: Key) -> float:

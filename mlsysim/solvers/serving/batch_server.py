@@ -23,7 +23,7 @@ from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.batches import BATCHES, Batches, bound_batches, engine_batches, loaded, lone_s
 from mlsysim.lowering.data_parallel import Samples
-from mlsysim.lowering.training_setting import lone_accelerators, sample_tokens
+from mlsysim.lowering.training_setting import filled_tokens, lone_accelerators
 from mlsysim.models.types import Workload
 from mlsysim.physics.queues.batch_queue import BatchLoad
 from mlsysim.solvers.result import Result, run_facts
@@ -108,8 +108,7 @@ class BatchServerModel:
         limit_s = None if latency_limit is None else positive_quantity("latency_limit", latency_limit, "second")
         if limit_s is not None and size > 1:
             raise InconsistentError("query_size", size, "1 beside latency_limit: samples that arrive at random come one by one")
-        tokens = sample_tokens(workload, seq_len)
-        filled = real_number("mean_tokens", tokens if mean_tokens is None else mean_tokens, 1, tokens)
+        tokens, filled = filled_tokens(workload, seq_len, mean_tokens)
         if stack is not None:
             instance("stack", stack, str, "the name of an engine")
         front = _NO_HARNESS if stack is None else query_harness(instance("harness_name", harness_name, str, "a harness's name"))

@@ -220,7 +220,7 @@ def distributed_result(
         scaling_efficiency=mfu / (1.0 if setting.efficiency is None else setting.efficiency),
         flops_per_accelerator=with_unit(achieved, "flop/second"),
         memory_per_accelerator=with_unit(needed_B, "byte"),
-        memory_free=with_unit(max(usable_memory_B(fleet.node.accelerator.memory_capacity_B) - needed_B, 0.0), "byte"),
+        memory_free=with_unit(max(usable_memory_B(device.memory_capacity_B) - needed_B, 0.0), "byte"),
         memory=with_units(sizes, "byte"),
         plan=plan_summary(plan),
         **drawn(AcceleratorLoad.of(device, activity, float(fleet.accelerators), fleet.accelerators * seconds, "joule")),
