@@ -48,7 +48,7 @@ class Plain:
 
 
 PASSES = Plain()
-# Requests of 100 and 50 tokens, of which eight fit; in a run without end 8,192 tokens of prompts may start together.
+# Requests of 100 and 50 tokens, of which eight fit; in a run without end 8,192 tokens of prompts have room in a step.
 LOAD = Load(0.0, 8.0, 100.0, 50.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 8192.0)
 
 
@@ -192,6 +192,14 @@ def test_requests_in_flight():
     step_s, joined_s = 1 + 1.25 + 1.01, 5 + 0.1 * (together - 1)
     assert several.ttft_s == pytest.approx(13 + step_s / 2 + (1.5 * together - 1) * joined_s)
     assert several.tpot_s == pytest.approx(step_s + (5 - 1.5 * together) * joined_s)
+    # Where a step has room for 100 tokens, five prompts take a step each, three more than the output: 3/5 of a step a prompt.
+    crowded = continuous_batch(PASSES, load(batch=5.0, output=2.0, step_tokens=100.0))
+    joined_s = 5 + 0.6 * step_s
+    assert crowded.ttft_s == pytest.approx(max(13, 2 + step_s + joined_s) + step_s / 2 + (1.5 * together - 1) * joined_s)
+    assert crowded.tpot_s == pytest.approx(step_s + (5 - 1.5 * together) * joined_s)
+    waiting = continuous_batch(PASSES, load(batch=50.0, most=5.0, output=2.0, step_tokens=100.0))
+    assert waiting.request_s == pytest.approx(50 / 5 * (5 * step_s + 5 * 5))
+    assert continuous_batch(PASSES, load(batch=5.0, output=2.0, step_tokens=0.0)) == several  # 0: any number
 
 
 def test_a_step_that_is_scheduled_ahead_comes_before_the_prompt():

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
+import numpy as np
+
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.serving.deployment import ServedModel
@@ -63,7 +65,7 @@ class Load:
         wait_steps: steps that the scheduler holds prompts back while others decode, so that more join together (``gathered``).
         recv_interval: decode steps between the scheduler's looks at what arrived (``received``).
         output_cv: spread of the outputs' lengths, by which those in flight are longer than their mean (``met_output``).
-        step_tokens: tokens of prompts that start together.
+        step_tokens: tokens of prompts that a step has room for; 0 for any.
     """
 
     batch: Num
@@ -252,22 +254,28 @@ def continuous_batch(passes: Passes, load: Load) -> Served:
     In each step (B - 1)/O of the others' prompts join. Those of its own prompt's step, and of the half before it, keep a
     request from its first token, by up to a quarter longer where several join each step and so end together; the rest comes
     between its later tokens. Where the host is a step ahead, the scheduled one comes first, while the host launches the prompt.
-    Alone it waits for nobody. Beyond B requests the places are always taken, and a request takes
-    ``batch``/B times what one holds a place. In finite ``rounds`` the first requests of each place come all at once, so that
-    (B - 1)/2 prompts, a step each, are computed before one's own.
+    A step has room for T = ``step_tokens`` tokens of prompts: where those of all take more steps than an output, B prompt/T > O,
+    each prompt adds its share of the steps beyond. Alone it waits for nobody. Beyond B requests the places are always taken, and
+    a request takes ``batch``/B times what one holds a place. In finite ``rounds`` the first requests of each place come all at
+    once, so that (B - 1)/2 prompts, a step each, are computed before one's own.
     """
     prompt, output, rounds = load.prompt, load.output, load.rounds
     batch = minimum(load.batch, load.most)
     step = passes.decode(batch, prompt + met_output(output, load.output_cv) / 2)
     step_s, others = step.total_s, batch - 1
     alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
-    # A prompt that would add more than a pass of its own has one.
     held_steps, held = gathered(others / output, load.wait_steps)
     unseen_steps, unseen = received(others / output, load.recv_interval)
     beside = minimum(held + unseen, others)
     together = maximum(prompts_together(batch, output), 1 + beside)
+    # Prompts that have no room beside each other take steps of their own, beyond those of the outputs.
+    room = where(load.step_tokens > 0, load.step_tokens, np.inf)
+    beside_tokens = minimum(prompt * (together - 1), maximum(room - prompt, 0.0))
+    more_steps = maximum(prompt / room - output / batch, 0.0)
     free = steps_without_prompts(batch, output)
-    joined_s = minimum(passes.joining_s(step, batch, prompt, prompt * (together - 1), free), alone_s - front_s)
+    joining_s = passes.joining_s(step, batch, prompt, beside_tokens, free) + more_steps * step_s
+    # A prompt that would add more than a pass of its own has one.
+    joined_s = minimum(joining_s, alone_s - front_s)
     first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
     queued = first_share * others / 2
     meanwhile = minimum(1.5 * others / output, 1.5 * together - 1) + beside
