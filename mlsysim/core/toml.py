@@ -74,7 +74,8 @@ class _Table(dict[str, Any]):
     place: str
 
     def __missing__(self, key: str) -> Any:
-        raise DataError(f"{self.place}: no key {key!r}{or_nearest(key, self)}")
+        near = or_nearest(key, self) if nearest(key, self) else ": it has to have one"
+        raise DataError(f"{self.place}: no key {key!r}{near}")
 
 
 def _placed(value: Any, name: str, place: str) -> Any:

@@ -272,6 +272,15 @@ def test_a_pipe_is_no_file_to_wait_for(tmp_path):
     told(lambda: loading.load(tmp_path / "b.anchor.toml"), "a.anchor.toml", "no ordinary file")
 
 
+def test_a_key_that_is_missing_is_told_by_its_place(monkeypatch):
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b'[a.kernels]\nlike = "b"\n')
+    told(
+        lambda: packaged_toml("models", "names.toml")["a"]["kernels"]["hardware"],
+        "names.toml",
+        "a.kernels.*'hardware': it has to",
+    )
+
+
 def test_a_file_of_the_package_is_named_by_its_room(monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"[a]\nb = [1, nan]\n")
     told(lambda: packaged_toml("models", "names.toml"), "mlsysim/models/data/names.toml", r"a\.b\.1 = nan: expected a number")
