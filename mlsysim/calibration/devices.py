@@ -72,7 +72,7 @@ def queried_clock(hardware_name: str) -> float:
 
 
 def clock_device(device: str) -> str:
-    """The device whose clock a device sustains, but for ``clock_share``: itself, or the nearest sibling with an entry.
+    """The device whose clock a device sustains, but for ``clock_share``: itself, or the nearest sibling that has one.
 
     Example:
         >>> clock_device("h100_sxm"), clock_device("a800_sxm")
@@ -105,8 +105,8 @@ def clock_names(device: str) -> tuple[str, ...]:
 
 def _clock_entry(device: str) -> tuple[str, dict[str, Any]]:
     known = device_entries("training")
-    while device not in known:
-        device = siblings.sibling(device, "gemm")
+    while "clock" not in known.get(device, {}):
+        device = known[device]["like"] if device in known else siblings.sibling(device, "gemm")
     return device, known[device]
 
 

@@ -159,7 +159,7 @@ class StackCoefficients:
             (stated).
         keys_gathered: 1.0 where context-parallel ranks gather all keys and values before attention begins: beside nothing, and
             with no partial outputs to merge (stated; 0: a ring beside attention).
-        merged_B: bytes an element of attention's output each time that a ring merges a partial one (stated).
+        merged_B: bytes an element of attention's output each time that a ring merges a further partial one (stated).
         norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones, in each direction.
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
         pp_hidden: share of the sends between stages under compute.
@@ -211,7 +211,7 @@ class StackCoefficients:
     adapter_gathers: Num = 0.0
     narrow_gathers: Num = 0.0
     keys_gathered: Num = 0.0
-    merged_B: Num = 8.0
+    merged_B: Num = 6.0
     loss_B: Num = 52.0
     compiled_loss_B: Num = 0.0
     norm_B: Num = 0.0
