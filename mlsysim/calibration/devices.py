@@ -7,9 +7,11 @@ from typing import Any
 
 from mlsysim.calibration import siblings
 from mlsysim.calibration.device_entries import DEVICES, device_entries
+from mlsysim.calibration.shared import shared_values
 from mlsysim.calibration.store import Entries, resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import reads
+from mlsysim.physics.machine import slowest_of
 from mlsysim.physics.operations.power import limited_clock
 
 
@@ -55,6 +57,23 @@ def kernels_of(device: str) -> str:
 def sustained_clock(device: str) -> float:
     """Share of the benchmark's clock that training sustains; a device without an entry has its sibling's, at its own power."""
     return float(_clock_entry(device)[1]["clock"]) * clock_share(device)
+
+
+def slowest_clock(hardware_name: str, count: int) -> float:
+    """Clock of the slowest of some accelerators of a kind over that of one in the middle.
+
+    Args:
+        hardware_name: the accelerator's name in the registry.
+        count: accelerators that wait for each other.
+
+    Example:
+        >>> slowest_clock("H100 SXM5 80GB", 1), slowest_clock("TPU v5p", 8192)
+        (1.0, 1.0)
+        >>> 0.9 < slowest_clock("H100 SXM5 80GB", 8192) < slowest_clock("H100 SXM5 80GB", 8) < 1
+        True
+    """
+    device, usual = _devices().get(hardware_name), shared_values()["clock_spread"]
+    return slowest_of(count, usual if device is None else siblings.fact(device, "clock_spread", usual))
 
 
 def queried_clock(hardware_name: str) -> float:

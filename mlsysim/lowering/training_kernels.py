@@ -163,7 +163,7 @@ def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, sta
     accelerator, found = setting.fleet.node.accelerator, stack(stack_name)
     shape, machine = setting_shape(setting, found), setting.machine()
     device, coefficients = kernel_device(accelerator, setting.precision, found.fused_quantisation), found.coefficients
-    used = device.under(coefficients, machine.intra_Bps)
+    used = device.under(coefficients, machine)
 
     def times(split: Plan) -> LayerTimes:
         return layer_times(work, shape, split, wire_machine(machine, used, found, split.tp), used, coefficients)
@@ -183,7 +183,7 @@ def kernels_of_step(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> 
     found = stack(setting.stack)
     shape, machine = setting_shape(setting, found), setting.machine()
     device = kernel_device(setting.fleet.node.accelerator, setting.precision, found.fused_quantisation)
-    used = device.under(found.coefficients, machine.intra_Bps)
+    used = device.under(found.coefficients, machine)
     return step_kernels(work, shape, plan, wire_machine(machine, used, found, plan.tp), used, found.coefficients)
 
 
@@ -209,7 +209,7 @@ def stack_step(
     ``layer`` holds the times of the plan's layers where the caller has them already.
     """
     coefficients = found.coefficients
-    device = device.under(coefficients, machine.intra_Bps)
+    device = device.under(coefficients, machine)
     machine = wire_machine(machine, device, found, plan.tp)
     if layer is None:
         layer = layer_times(work, shape, plan, machine, device, coefficients)

@@ -152,16 +152,16 @@ def test_collectives_run_on_the_links_of_the_node():
 
 
 def test_links_and_clock_of_a_cluster():
-    """A third of 96 B/s, and four fifths of a clock of a half."""
-    found = DEVICE.under(StackCoefficients(link_share=1 / 3, compute_share=0.8), 96.0)
-    assert (found.link_Bps, found.clock) == (pytest.approx(32), pytest.approx(0.4))
+    """A third of 96 B/s, and four fifths of three quarters of a clock of a half: the slowest accelerator's."""
+    found = DEVICE.under(StackCoefficients(link_share=1 / 3, compute_share=0.8), replace(NET, slowest_clock=0.75))
+    assert (found.link_Bps, found.clock) == (pytest.approx(32), pytest.approx(0.3))
     assert found.collectives.bandwidth_Bps == pytest.approx(32)
-    assert DEVICE.under(StackCoefficients(), 96.0) == DEVICE
+    assert DEVICE.under(StackCoefficients(), NET) == DEVICE
 
 
 def test_products_of_another_kernel_than_the_vendors():
     """At half the rate, products of 96 units take 192 s: forward, and twice that backward; the head keeps its own."""
-    found = layer(device=DEVICE.under(StackCoefficients(product_rate=0.5), 96.0))
+    found = layer(device=DEVICE.under(StackCoefficients(product_rate=0.5), NET))
     assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 96)
     assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S + 192)
     assert found.head_s == pytest.approx(27)

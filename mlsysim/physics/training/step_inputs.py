@@ -9,6 +9,7 @@ from mlsysim.physics.kernels.collectives import CollectiveCoefficients
 from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.layer.adapters import NO_ADAPTERS, Adapters
 from mlsysim.physics.layer.shape import LayerShape
+from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, somewhere, where
 
 
@@ -117,11 +118,10 @@ class KernelDevice:
         links, axes = self.collectives, self.torus_axes
         return replace(links, bandwidth_Bps=links.bandwidth_Bps / axes, pair_bandwidth_Bps=links.pair_bandwidth_Bps / axes)
 
-    def under(self, stack: StackCoefficients, link_Bps: Num) -> KernelDevice:
-        """The kernels of the accelerator under a stack, in a node whose links have ``link_Bps`` by their datasheet."""
-        peak = self.gemm_peak_flops_per_s * stack.product_rate
-        used = replace(self, clock=self.clock * stack.compute_share, gemm_peak_flops_per_s=peak)
-        return used.in_node(link_Bps * stack.link_share)
+    def under(self, stack: StackCoefficients, machine: Machine) -> KernelDevice:
+        """The kernels of the slowest accelerator of a machine under a stack, on the links of its nodes."""
+        peak, clock = self.gemm_peak_flops_per_s * stack.product_rate, self.clock * stack.compute_share * machine.slowest_clock
+        return replace(self, clock=clock, gemm_peak_flops_per_s=peak).in_node(machine.intra_Bps * stack.link_share)
 
     def attending(self, stack: StackCoefficients) -> KernelDevice:
         """The kernels of the accelerator with the stack's own of fused attention."""
