@@ -13,8 +13,8 @@ each with its ``source``, and with ``hardware``: the registry entries that it st
   ``evidence`` is of its own figures: "recalled" if quoted from memory, "stated" where there are none but the choice of the
   sibling.
 - ``training``: the ``clock`` that hours of training sustain on one in the middle of many (1: that of the kernel benchmarks),
-  fitted or a prior (``fitted``); or the device whose clock it has as well (``like``): both are fitted as one. Without a section a device has that
-  of its sibling.
+  fitted or a prior (``fitted``); or the device whose clock it has as well (``like``): both are fitted as one. Without a section
+  a device has that of its sibling.
 - ``serving``: ``compute_share``, ``memory_share``, ``attention_share``, ... of what the kernels of ``gemm``, ``attention``
   and ``collectives`` reach (``calibration.engines.EngineDevice``); ``peers``: the devices nearest to it, whose median a share
   has that no figure places, but for ``compute_share`` of a sibling's kernels, for which the clock of ``inference`` stands;
