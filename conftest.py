@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+import linecache
 import sys
 
 import pytest
@@ -22,6 +23,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     Where no test uses hypothesis, its plugin goes: at the end of a run it would import all of the package to say nothing.
     """
     gc.freeze()
+    # hypothesis and the signatures of ours have been read from the sources: each doctest would look whether these have changed.
+    linecache.clearcache()
     plugins = session.config.pluginmanager
     if "hypothesis" not in sys.modules and plugins.has_plugin("hypothesispytest"):
         plugins.unregister(name="hypothesispytest")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib
+import importlib.metadata
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 
@@ -138,16 +140,31 @@ def quick_fit(monkeypatch):
     monkeypatch.setattr(search, "fit", fit)
 
 
+@pytest.fixture(scope="session")
+def with_plugins():
+    """What is installed and brings plugins: each inner run would read of all that is installed, four times, what it brings."""
+    installed = importlib.metadata.distributions()
+    return [one for one in installed if any(entry.group == "pytest11" for entry in one.entry_points)]
+
+
 @pytest.fixture
-def few_plugins(pytester, monkeypatch):
+def few_plugins(pytester, monkeypatch, with_plugins):
     """An inner run loads the plugins that it needs: to look through the files of all that are installed takes longer.
 
     (pytester itself clears the variables first.)
     """
-    needed = ("mlsysim.validation.plugin", "syrupy", "pytest_benchmark.plugin", "xdist.plugin")
+    needed = ("mlsysim.validation.plugin", "syrupy", "xdist.plugin")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: with_plugins)
     installed = [name for name in needed if importlib.util.find_spec(name.partition(".")[0])]
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join((_IMPORTED, *(f"-p {name}" for name in installed))))
+
+
+@pytest.fixture
+def timing(few_plugins, monkeypatch):
+    """An inner run that times: pytest-benchmark, which asks git three times as it starts, is loaded by no other."""
+    if importlib.util.find_spec("pytest_benchmark"):
+        monkeypatch.setenv("PYTEST_ADDOPTS", f"{os.environ['PYTEST_ADDOPTS']} -p pytest_benchmark.plugin")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -58,7 +59,7 @@ def decoders():
 
 @dataclass(frozen=True)
 class Hardware:
-    """Plain SI figures, so that a test can scale one of them."""
+    """Plain SI figures, so that a test can scale one of them; what they make is kept, for a test asks of it several times."""
 
     peak: float
     memory: float
@@ -67,26 +68,41 @@ class Hardware:
     capacity: float = 80 * 2**30
 
     def device(self):
-        peak = Q_(self.peak, "flop/s")
-        rates = {"fp32": peak / 2, "bf16": peak, "fp8": peak * 2}
-        return HardwareNode(
-            name="chip",
-            release_year=2024,
-            compute=ComputeCore(peak_flops=peak, precision_flops=rates),
-            memory=MemoryHierarchy(capacity=Q_(self.capacity, "byte"), bandwidth=Q_(self.memory, "byte/s")),
-            tdp="700 W",
-        )
+        return _device(self)
 
     def node(self, per_node):
-        link = Q_(2 * self.intra, "byte/s")
-        return Node(name="node", accelerator=self.device(), accelerators_per_node=per_node, intra_node_bw=link)
+        return _node(self, per_node)
 
     def fleet(self, per_node, count):
-        fabric = NetworkFabric(name="net", bandwidth=Q_(self.inter, "byte/s"), oversubscription_ratio=2.0)
-        return Fleet(name="fleet", node=self.node(per_node), count=count, fabric=fabric)
+        return _fleet(self, per_node, count)
 
     def faster(self, knob, factor):
         return replace(self, **{knob: getattr(self, knob) * factor})
+
+
+@functools.lru_cache(maxsize=256)
+def _device(figures):
+    peak = Q_(figures.peak, "flop/s")
+    rates = {"fp32": peak / 2, "bf16": peak, "fp8": peak * 2}
+    return HardwareNode(
+        name="chip",
+        release_year=2024,
+        compute=ComputeCore(peak_flops=peak, precision_flops=rates),
+        memory=MemoryHierarchy(capacity=Q_(figures.capacity, "byte"), bandwidth=Q_(figures.memory, "byte/s")),
+        tdp="700 W",
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _node(figures, per_node):
+    link = Q_(2 * figures.intra, "byte/s")
+    return Node(name="node", accelerator=_device(figures), accelerators_per_node=per_node, intra_node_bw=link)
+
+
+@functools.lru_cache(maxsize=256)
+def _fleet(figures, per_node, count):
+    fabric = NetworkFabric(name="net", bandwidth=Q_(figures.inter, "byte/s"), oversubscription_ratio=2.0)
+    return Fleet(name="fleet", node=_node(figures, per_node), count=count, fabric=fabric)
 
 
 def hardware(capacity=80 * 2**30):

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlsysim.calibration import gemm, siblings
 from mlsysim.calibration.shared_kernels import shared_constants, shared_names
-from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.checks import looked_up
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.physics.kernels.attention import DecodeKernel, PrefillKernel, SharedAttention
 
@@ -38,11 +38,9 @@ def prefill_kernel(device: str, kv_dtype: str = "bfloat16") -> PrefillKernel:
     """
     entry = _entry("prefill", device)
     formats = {name: entry[f"efficiency_{name}"] for name in ("bfloat16", "fp8") if entry[f"efficiency_{name}"] > 0}
-    if kv_dtype not in formats:
-        raise UnknownNameError.among(f"number format of {device} attention", kv_dtype, formats)
     return PrefillKernel(
         floor_s=entry["floor_s"],
-        matmul_efficiency=formats[kv_dtype],
+        matmul_efficiency=looked_up(f"number format of {device} attention", kv_dtype, formats),
         exponentials_per_s=entry["exponentials_per_s"],
         tile_keys=entry["tile_keys"],
         window_tile_keys=entry["window_tile_keys"],
@@ -101,9 +99,7 @@ def _entry(phase: str, device: str) -> dict[str, Any]:
     known: dict[str, dict[str, Any]] = _tables()[phase]
     if device not in known and siblings.is_stated(device):
         return _stated_entry(phase, device)
-    if device not in known:
-        raise UnknownNameError.among("fitted attention kernel", device, known)
-    return known[device]
+    return looked_up("fitted attention kernel", device, known)
 
 
 def _stated_entry(phase: str, device: str) -> dict[str, Any]:
@@ -131,9 +127,7 @@ def measured_attention(phase: str, device: str) -> str:
         >>> measured_attention("prefill", "l40s")
         'a100_sxm'
     """
-    while device not in _tables()[phase]:
-        device = siblings.sibling(device, "attention")
-    return device
+    return siblings.nearest(device, "attention", _tables()[phase])
 
 
 @reads("calibration", "attention.toml")

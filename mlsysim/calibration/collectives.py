@@ -8,6 +8,7 @@ from typing import Any
 
 from mlsysim.calibration import siblings
 from mlsysim.calibration.shared_kernels import shared_constants, shared_names
+from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import DataError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients, SharedCollectives, Tuner
@@ -26,8 +27,7 @@ def _entry(table: str, name: str) -> dict[str, Any]:
     known = {key: value for key, value in entries().get(table, {}).items() if isinstance(value, dict)}
     if name not in known:
         raise DataError(f"{table} = {name!r}: collectives are calibrated for {', '.join(sorted(known))}")
-    entry = known[name]
-    return {**_entry(table, entry["like"]), **entry} if "like" in entry else dict(entry)
+    return resolved(known, name)
 
 
 def measured_devices() -> dict[str, str]:

@@ -9,7 +9,7 @@ from mlsysim.calibration import gemm
 from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.devices import clock_names, clock_of, entry_of, format_shares
 from mlsysim.calibration.shared_kernels import shared_names
-from mlsysim.calibration.store import fitted_of, stacks_of, tables
+from mlsysim.calibration.store import fitted_of, stacks_of, tables, without_parts
 from mlsysim.core.toml import reads
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 
@@ -125,5 +125,5 @@ def _device_names(section: str, hardware_name: str) -> tuple[str, ...]:
     """Names of the fitted coefficients of an accelerator's entry; what it has as it is trained keeps its name."""
     entries, name = device_entries(section), pass_hardware(section, hardware_name).name
     entry = entries[name]
-    trained = _device_names(TRAINED, hardware_name) if entry.get("as_trained") else ()
-    return (*(part for part in trained if part.rpartition(".")[2] not in entry), *fitted_of(entries, name, "device"))
+    trained = without_parts(_device_names(TRAINED, hardware_name), entry) if entry.get("as_trained") else ()
+    return (*trained, *fitted_of(entries, name, "device"))

@@ -9,6 +9,7 @@ from mlsysim.calibration import siblings
 from mlsysim.calibration.device_entries import DEVICES, device_entries
 from mlsysim.calibration.shared import shared_values
 from mlsysim.calibration.store import Entries, resolved
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import reads
 from mlsysim.physics.machine import slowest_of
@@ -26,10 +27,7 @@ def measured_device(hardware_name: str) -> str:
         >>> measured_device("A100 SXM4 40GB")
         'a100_sxm_40gb'
     """
-    known = _devices()
-    if hardware_name not in known:
-        raise UnknownNameError.among("accelerator with calibrated kernels", hardware_name, known)
-    return known[hardware_name]
+    return looked_up("accelerator with calibrated kernels", hardware_name, _devices())
 
 
 def measured_hardware() -> tuple[str, ...]:
@@ -79,9 +77,6 @@ def slowest_clock(hardware_name: str, count: int) -> float:
 def queried_clock(hardware_name: str) -> float:
     """Share of its clock that an accelerator sustains as it answers queries, where that was fitted; else 1.
 
-    Args:
-        hardware_name: the accelerator's name in the registry.
-
     Example:
         >>> queried_clock("L4") < 0.7, queried_clock("H100 SXM5 80GB")
         (True, 1.0)
@@ -124,9 +119,10 @@ def clock_names(device: str) -> tuple[str, ...]:
 
 def _clock_entry(device: str) -> tuple[str, dict[str, Any]]:
     known = device_entries("training")
-    while "clock" not in known.get(device, {}):
-        device = known[device]["like"] if device in known else siblings.sibling(device, "gemm")
-    return device, known[device]
+    name = siblings.nearest(device, "gemm", known)
+    while "clock" not in known[name]:
+        name = known[name]["like"]
+    return name, known[name]
 
 
 def entry_of(devices: Entries, hardware_name: str) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from mlsysim.calibration.devices import kernels_of, measured_device, measured_ha
 from mlsysim.calibration.gemm import measured_devices
 from mlsysim.calibration.names import engine_called
 from mlsysim.calibration.own import ENGINE, OwnStack, is_own, known_parts, own_stack
-from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
+from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved, without_parts
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import packaged_toml, reading, reads
 from mlsysim.physics.serving.deployment import EngineCoefficients, EngineKernels
@@ -95,9 +95,8 @@ def _calibrated(own: OwnStack) -> Engine:
     """The user's own engine: it keeps the name of the one that it is like, by which facts about it are found."""
     with reading(f"{own.file}: [{own.kind}]: like"):
         base = _shipped(own.like)
-    left = tuple(name for name in base.fitted if name.rpartition(".")[2] not in own.values)
     numbers = replace(base.coefficients, **known_parts(own, COEFFICIENTS))
-    return replace(base, coefficients=numbers, fitted=(*left, *own.names), file=own.file)
+    return replace(base, coefficients=numbers, fitted=(*without_parts(base.fitted, own.values), *own.names), file=own.file)
 
 
 @reads("calibration", "engines.toml")

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlsysim.calibration import siblings
 from mlsysim.calibration.shared_kernels import shared_constants, shared_names
-from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.checks import looked_up
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
 
@@ -144,11 +144,7 @@ def _entry(device: str, dtype: str) -> dict[str, Any]:
         return _unpacking_entry(device, dtype)
     if device not in known and siblings.is_stated(device):
         return _stated_entry(device, dtype)
-    if device not in known:
-        raise UnknownNameError.among("fitted GEMM kernel", device, known)
-    if dtype not in known[device]:
-        raise UnknownNameError.among(f"number format of {device} GEMM", dtype, known[device])
-    return known[device][dtype]
+    return looked_up(f"number format of {device} GEMM", dtype, looked_up("fitted GEMM kernel", device, known))
 
 
 def _unpacking_entry(device: str, dtype: str) -> dict[str, Any]:
@@ -183,9 +179,7 @@ def _stated_entry(device: str, dtype: str) -> dict[str, Any]:
 
 def _behind(device: str) -> str:
     """The device whose measured kernels stand behind those of ``device``."""
-    while device not in _tables():
-        device = siblings.sibling(device, "gemm")
-    return device
+    return siblings.nearest(device, "gemm", _tables())
 
 
 @reads("calibration", "gemm.toml")

@@ -85,15 +85,15 @@ class Spread:
         return value / factor, high if most is None else max(value, min(high, most))
 
 
-def conformal_quantile(errors: Sequence[float], level: float = LEVEL) -> float:
-    """Return the ceil((n + 1) level)-th smallest of n errors, the largest where there are too few.
+def conformal_quantile(errors: Sequence[float]) -> float:
+    """Return the ceil((n + 1) LEVEL)-th smallest of n errors, the largest where there are too few.
 
     Example:
-        >>> conformal_quantile([0.1 * step for step in range(1, 20)], 0.9)
+        >>> conformal_quantile([0.1 * step for step in range(1, 20)])
         1.8
     """
     ordered = sorted(errors)
-    return ordered[min(math.ceil((len(ordered) + 1) * level), len(ordered)) - 1]
+    return ordered[min(math.ceil((len(ordered) + 1) * LEVEL), len(ordered)) - 1]
 
 
 def grouped_quantile(groups: Sequence[Sequence[float]], level: float = LEVEL) -> float:
@@ -244,11 +244,7 @@ class Pool:
     """Figures of one solver and one quantity, by what their runs have in common."""
 
     def __init__(self, runs: Iterable[MeasuredRun]) -> None:
-        """Sort the figures into the scopes that they belong to.
-
-        Args:
-            runs: the figures.
-        """
+        """Sort the figures into the scopes that they belong to."""
         self._errors: dict[tuple[tuple[str, ...], tuple[str, ...]], list[tuple[float, float]]] = {}
         self._spreads: dict[tuple[tuple[str, ...], tuple[str, ...]], Spread] = {}
         self._kind = "", ""
@@ -260,10 +256,7 @@ class Pool:
     def closest(self, facts: RunFacts, solver: str = "", assumed: Collection[str] = ()) -> Spread | None:
         """Return the spread of the narrowest scope of a run that has ``ENOUGH`` figures; None of an empty pool.
 
-        Args:
-            facts: what the run is of.
-            solver: what the scope of all figures is called.
-            assumed: columns that its row leaves out.
+        ``solver`` is what the scope of all figures is called; ``assumed`` are the columns that the run's row leaves out.
         """
         for names in SCOPES:
             key = names, _values(facts, names)

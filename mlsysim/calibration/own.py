@@ -95,7 +95,7 @@ def own_stack(file: str, kind: str | None = None) -> OwnStack:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise DataError.unread(file, error) from None
     calibrated = _read(file, str(path.absolute()), status.st_mtime_ns, status.st_size)
     if kind is not None and calibrated.kind != kind:
         told = {STACK: "a stack of training", ENGINE: "a serving engine"}
@@ -130,10 +130,6 @@ def _read(file: str, place: str, changed_ns: int, size: int) -> OwnStack:
 
 def known_parts(own: OwnStack, known: Collection[str]) -> dict[str, Any]:
     """Return the coefficients of a user's stack or engine.
-
-    Args:
-        own: the stack or engine.
-        known: the coefficients that there are.
 
     Raises:
         DataError: it has another, or one that no stack could have; the message has the nearest that there is, or the range.

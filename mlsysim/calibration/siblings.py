@@ -7,11 +7,12 @@ rate itself is the device's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.store import tables
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import reads
 from mlsysim.hardware.registry import Hardware
@@ -43,6 +44,21 @@ def sibling(device: str, family: str) -> str:
     """
     entry = _entry(device)
     return str(entry.get(f"{family}_like", entry["like"]))
+
+
+def nearest(device: str, family: str, known: Collection[str]) -> str:
+    """``device`` where it is among ``known``, else the first sibling behind its kernels of ``family`` that is.
+
+    Raises:
+        UnknownNameError: none is.
+
+    Example:
+        >>> nearest("l40", "gemm", ("a100_sxm", "h100_sxm")), nearest("h100_sxm", "gemm", ("a100_sxm", "h100_sxm"))
+        ('a100_sxm', 'h100_sxm')
+    """
+    while device not in known:
+        device = sibling(device, family)
+    return device
 
 
 def line_of(device: str) -> Iterator[str]:
@@ -167,10 +183,7 @@ def all_hardware(device: str) -> list[HardwareNode]:
 
 
 def _entry(device: str) -> Mapping[str, Any]:
-    known = _entries()
-    if device not in known:
-        raise UnknownNameError.among("accelerator with measured or stated kernels", device, known)
-    return known[device]
+    return looked_up("accelerator with measured or stated kernels", device, _entries())
 
 
 def _entries() -> Mapping[str, Mapping[str, Any]]:

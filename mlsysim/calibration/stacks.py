@@ -10,7 +10,7 @@ from typing import Any
 from mlsysim.calibration import attention, collectives, gemm, shared
 from mlsysim.calibration.devices import clock_names, kernels_of
 from mlsysim.calibration.own import STACK, OwnStack, is_own, known_parts, own_stack
-from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved, tables
+from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved, tables, without_parts
 from mlsysim.core.toml import reading, reads
 from mlsysim.physics.training.memory import MemoryTerms
 from mlsysim.physics.training.step_inputs import StackCoefficients
@@ -133,8 +133,7 @@ def fitted_names(stack_name: str, device: str, gemm_format: str) -> tuple[str, .
     """
     if is_own(stack_name):
         own = own_stack(stack_name, STACK)
-        base = (name for name in fitted_names(own.like, device, gemm_format) if name.rpartition(".")[2] not in own.values)
-        return (*base, *own.names)
+        return (*without_parts(fitted_names(own.like, device, gemm_format), own.values), *own.names)
     return _fitted_names(stack_name, device, gemm_format)
 
 

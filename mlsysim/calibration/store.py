@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -57,9 +57,18 @@ def fitted_of(entries: Entries, name: str, called: str) -> tuple[str, ...]:
         ('stack.a.x', 'stack.b.y')
     """
     entry = entries[name]
-    like = fitted_of(entries, entry["like"], called) if "like" in entry else ()
-    inherited = (key for key in like if key.rpartition(".")[2] not in entry)
+    inherited = without_parts(fitted_of(entries, entry["like"], called), entry) if "like" in entry else ()
     return (*inherited, *(f"{called}.{name}.{part}" for part in entry.get("fit", ())))
+
+
+def without_parts(names: Iterable[str], parts: Collection[str]) -> tuple[str, ...]:
+    """The ``names`` of coefficients that are of none of these parts of an entry.
+
+    Example:
+        >>> without_parts(("stack.a.x", "stack.a.y"), {"y": 3})
+        ('stack.a.x',)
+    """
+    return tuple(name for name in names if name.rpartition(".")[2] not in parts)
 
 
 def coefficients(kind: type[T], entry: Mapping[str, Any]) -> T:

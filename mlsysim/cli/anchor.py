@@ -43,10 +43,6 @@ def new(
 
 
 def template(kind: str) -> str:
-    """The commented file of anchors of a kind, which runs as it is.
-
-    Args:
-        kind: "training" or "serving".
-    """
+    """The commented file of anchors of a kind, which runs as it is."""
     name = f"{kind}{USER_SUFFIX}"
     return file_text(resources.files("mlsysim.cli") / "data" / name, f"mlsysim/cli/data/{name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -10,14 +11,14 @@ import typer
 from mlsysim import __version__
 from mlsysim.cli.commands import ALONE, GROUPS, Command, commands_named
 from mlsysim.cli.exits import HOLDS, MEANINGS
-from mlsysim.core.errors import MLSysError
+from mlsysim.core.errors import InputError, MLSysError
+
+# How typer says that a word is no number, in any release.
+_NO_NUMBER = re.compile(r"valid (integer|number|float)")
 
 
 def run(words: list[str]) -> int:
     """Runs the application.
-
-    Args:
-        words: the command and its arguments.
 
     Returns:
         The exit code.
@@ -32,16 +33,14 @@ def run(words: list[str]) -> int:
     except Exception as error:  # typer has brought its own click since 2026: its errors have no name that is always there
         if not hasattr(error, "format_message"):
             raise
+        if (number := _no_number(error, words)) is not None:
+            raise number from None
         raise MLSysError(f"{error.format_message()} ({_path(error)} --help)") from None
     return code if isinstance(code, int) else HOLDS
 
 
 def application(commands: Sequence[Command]) -> Any:
-    """Make the application of these commands.
-
-    Args:
-        commands: those that a line may mean.
-    """
+    """Make the application of these commands."""
     app = typer.Typer(help=f"First-principles performance models of ML systems. {MEANINGS}")
     app.callback(invoke_without_command=True)(_version)
     groups = {name: typer.Typer(help=about) for name, about in GROUPS.items()}
@@ -59,6 +58,17 @@ def application(commands: Sequence[Command]) -> Any:
         name = command.name.rpartition(" ")[2]
         group.command(name, epilog=examples, context_settings=command.settings)(command.function())
     return typer.main.get_command(app)
+
+
+def _no_number(error: Any, words: Sequence[str]) -> InputError | None:
+    """The error of an option whose word is no number, with the word: typer's own has it in some releases alone."""
+    kind = _NO_NUMBER.search(error.format_message())
+    flags = getattr(getattr(error, "param", None), "opts", ())
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        if kind and flag in flags:
+            return InputError(flag, value if equals else following, "a whole number" if kind[1] == "integer" else "a number")
+    return None
 
 
 def _path(error: Any) -> str:

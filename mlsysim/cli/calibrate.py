@@ -39,12 +39,7 @@ def calibrate(
 
 
 def told(calibration: OwnCalibration, output: Path) -> Document:
-    """Say what a calibration has found.
-
-    Args:
-        calibration: the calibration.
-        output: the file that it was written to.
-    """
+    """Say what a calibration has found."""
     from mlsysim.validation.report.report import percent, shown
     from mlsysim.validation.report.statistics import quantile
 

@@ -9,9 +9,9 @@ import typer
 from mlsysim.cli.options import taking
 from mlsysim.cli.output import Notes, Table
 from mlsysim.cli.question import name_of, transformer_named
-from mlsysim.cli.results import Answer, answering, value_of
+from mlsysim.cli.results import OTHER_CHOICES, Answer, answering, noted, value_of
 from mlsysim.cli.serve import Bound, Model, On
-from mlsysim.cli.values import hourly, rate
+from mlsysim.cli.values import hourly, rate, whole_numbers
 from mlsysim.core.errors import InputError, either
 from mlsysim.lowering.options import EngineOptions, Formats
 
@@ -86,8 +86,8 @@ def planned(
         "max_latency": latency,
         "percentile": percentile,
         "precisions": None if precision is None else precision.split(","),
-        "tp_sizes": _sizes("--tp", tp),
-        "pp_sizes": _sizes("--pp", pp),
+        "tp_sizes": None if tp is None else whole_numbers("--tp", tp),
+        "pp_sizes": None if pp is None else whole_numbers("--pp", pp),
         "disaggregated": disaggregated,
         "top_k": top,
         "basis": "bound" if bound else None,
@@ -97,7 +97,7 @@ def planned(
     for names, priced in _comparable(machines, prices):
         result = CapacityPlanner().solve(workload, [machines[name] for name in names], prices=priced, **asked)
         figures = {"best": _in_words(result.best_config)} if result.best_config else {}
-        blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
+        blocks = tuple(_beside(result))
         lacking = (f"no price of {names[0]} is given: the fewest accelerators",) if prices and priced is None else ()
         # What won is that of the machines whose prices compare.
         text = "" if export is None or answers else _exported(workload, result, export, model, options)
@@ -117,12 +117,7 @@ def _exported(workload: Any, result: CapacityResult, target: Any, model: Any, op
 def _comparable(
     machines: Mapping[str, Any], prices: Mapping[str, str] | None
 ) -> list[tuple[list[str], Mapping[str, str] | None]]:
-    """The machines that one answer can compare, with their prices: all with one together, and each without one apart.
-
-    Args:
-        machines: by what was typed.
-        prices: by their full names; each is of one of the machines.
-    """
+    """The machines that one answer can compare, with their prices: all with one together, and each without one apart."""
     if prices is None:
         return [(list(machines), None)]
     priced = [name for name, machine in machines.items() if machine.name in prices]
@@ -152,13 +147,6 @@ def _prices(typed: Sequence[str], names: Mapping[str, str]) -> dict[str, str] | 
     return prices or None
 
 
-def _sizes(flag: str, text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(flag, text, "whole numbers, such as 1,2") from None
-
-
 def _in_words(plan: Mapping[str, Any]) -> str:
     """A deployment in the field's words."""
     parts = (
@@ -173,7 +161,8 @@ def _in_words(plan: Mapping[str, Any]) -> str:
     return told
 
 
-def _ranking(result: CapacityResult) -> Iterator[Table]:
+def _beside(result: CapacityResult) -> Iterator[Table | Notes]:
+    """The ranking, and what other choices would cost."""
     priced = result.cost_per_hour is not None
     rows = [
         (
@@ -189,6 +178,7 @@ def _ranking(result: CapacityResult) -> Iterator[Table]:
     numbers = ("count", *(("cost", "per 1M tokens") if priced else ()), "load", "first token", "between")
     if len(rows) > 1:
         yield Table((*numbers, "deployment"), rows, "The best deployments", numbers)
+    yield from noted(result.why, OTHER_CHOICES)
 
 
 capacity = answering("capacity", planned, SHOWN)

@@ -121,9 +121,6 @@ ALONE = "predict"
 def commands_named(words: Sequence[str]) -> tuple[Command, ...]:
     """Find the commands that a line may mean by its first word: those of a group, or all where it begins with an option.
 
-    Args:
-        words: what follows the program's name.
-
     Raises:
         UnknownNameError: no command and no group begins so; the message has the nearest.
 

@@ -22,9 +22,6 @@ TRACEBACK = "MLSYSIM_TRACEBACK"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
-    Args:
-        arguments: what follows the program's name (None: what the shell gave).
-
     Returns:
         The exit code: 0 where all holds, 1 where an assertion fails, 2 for bad input, which is told in one line, 3 for
         what cannot run; 70 for a fault of mlsysim itself.

@@ -42,6 +42,7 @@ _TAKEN = {
     "max_itl": "--itl",
     "max_latency": "--latency",
     "top_k": "--top",
+    "margin": "--margin",
     "max_memory": "--max-memory",
     "fixed": "fixed dimensions",
     "target": "--export",
@@ -54,9 +55,6 @@ _MARKUP = re.compile(r"``([^`]*)``")
 
 def flag_of(argument: str) -> str:
     """The option by which a command takes an argument of a solver.
-
-    Args:
-        argument: its name.
 
     Example:
         >>> flag_of("tp_size"), flag_of("input_len"), flag_of("max_num_seqs"), flag_of("max_ttft")
@@ -133,11 +131,7 @@ def _help(meaning: str, flags: Mapping[str, str]) -> str:
 
 @contextmanager
 def in_flags(flags: Mapping[str, str]) -> Iterator[None]:
-    """Let errors that are raised meanwhile name options as a command has them.
-
-    Args:
-        flags: options by their arguments.
-    """
+    """Let errors that are raised meanwhile name options as a command has them."""
     try:
         yield
     except InputError as error:

@@ -178,11 +178,7 @@ def _text(document: Document) -> None:
 
 @contextmanager
 def at_work(what: str) -> Iterator[None]:
-    """Say on a terminal's stderr what takes longer than a second, while it does.
-
-    Args:
-        what: that is done.
-    """
+    """Say on a terminal's stderr what takes longer than a second, while it does."""
     if not sys.stderr.isatty():
         yield
         return

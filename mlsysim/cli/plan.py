@@ -9,12 +9,11 @@ import typer
 
 from mlsysim.cli.options import taking
 from mlsysim.cli.output import Notes, Table
-from mlsysim.cli.question import as_fleet, batch_of, fleet_or_chip, launched, length_assumed, model_named, name_of
-from mlsysim.cli.results import Answer, answering, memory_of, plan_in_words, told, value_of
+from mlsysim.cli.question import batch_of, fleet_or_chip, launched, length_assumed, model_named, name_of
+from mlsysim.cli.results import OTHER_CHOICES, Answer, answering, memory_of, noted, plan_in_words, told, value_of
 from mlsysim.cli.serve import Bound, Model, On
 from mlsysim.cli.train import Batch, From
-from mlsysim.cli.values import count, hourly
-from mlsysim.core.errors import InputError
+from mlsysim.cli.values import count, hourly, whole_numbers
 from mlsysim.lowering.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -77,14 +76,18 @@ def planned(
 
     Says what each other choice would cost. With --from a launch file is the question, and its own plan stands beside the best.
     """
+    from mlsysim.core.checks import positive_quantity
     from mlsysim.solvers.recommended import recommended_stack
     from mlsysim.solvers.training.parallelism import ParallelismOptimizer
     from mlsysim.systems.fleet_text import machine_called, machines_listed
 
+    # Before a search, which may take minutes.
+    trained = None if tokens is None else count(tokens)
+    each_per_hour = None if price is None else positive_quantity("--price", hourly(price), "USD/hour")
     if options.get("stack") is not None:
         options["stack"] = name_of("--stack", options["stack"])
     typed = {"tp": tp, "pp": pp, "dp": dp, "cp": cp, "ep": ep, "vpp": vpp, "micro-batch": micro_batch, "zero": zero}
-    fixed = {_DIMENSIONS.get(name, name): _numbers(f"--{name}", text) for name, text in typed.items() if text is not None}
+    fixed = {_DIMENSIONS.get(name, name): whole_numbers(f"--{name}", text) for name, text in typed.items() if text is not None}
     searched: dict[str, Any] = {
         "space": "full",
         "top_k": top,
@@ -104,13 +107,13 @@ def planned(
         result = ParallelismOptimizer().solve(
             asked.workload, asked.fleet, batch_size=asked.batch, progress=False, basis=_basis(stated), **searched, **stated
         )
-        figures, data = _figures(result, asked.fleet, tokens, price)
+        figures, data = _figures(result, asked.fleet, tokens, trained, each_per_hour)
         if asked.written is not None and result.best is not None:
             more = float((asked.written.step_latency_total / result.best.step_latency_total).m_as("")) - 1
             fits = "" if asked.written.feasible else ", and does not fit"
             figures["as written"] = f"{value_of(asked.written.step_latency_total)} a step, {more:+.1%}{fits}"
             data["as_written"] = asked.written.to_dict()
-        blocks = (*_ranking(result), *([Notes(result.why, "What other choices would cost")] if result.why else ()))
+        blocks = tuple(_beside(result))
         text = "" if export is None else _exported(export, asked, result, stated)
         answers.append(Answer(name, result, (*chosen.notes, *asked.assumed), figures, blocks, data, exported=text))
     return answers
@@ -128,6 +131,8 @@ class _Asked(NamedTuple):
 
 
 def _of_options(model: str | None, machine: HardwareNode | Node | Fleet, batch: int | None, options: dict[str, Any]) -> _Asked:
+    from mlsysim.systems.fleets import as_fleet
+
     workload, assumed = model_named(model)
     assumed = (*assumed, *length_assumed(workload, options))
     return _Asked(workload, as_fleet(machine), batch_of(batch), options, assumed, None)
@@ -167,20 +172,10 @@ def _exported(target: str, asked: _Asked, result: ParallelismResult, stated: dic
     return export_training(launch, target)
 
 
-def _numbers(flag: str, text: str) -> tuple[int, ...]:
-    """Read the values of a dimension."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(flag, text, "whole numbers, such as 4,8") from None
-
-
 def _figures(
-    result: ParallelismResult, fleet: Fleet, tokens: str | None, price: str | None
+    result: ParallelismResult, fleet: Fleet, tokens: str | None, trained: float | None, each_per_hour: float | None
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """What the best plan comes to, for a person and for a program."""
-    from mlsysim.core.checks import positive_quantity
-
+    """What the best plan comes to, for a person and for a program; ``trained`` is the number that ``tokens`` says."""
     best = result.best
     if best is None:
         return {}, {}
@@ -191,13 +186,12 @@ def _figures(
         "plans": f"{result.total_legal:,} legal, {result.total_feasible:,} fit",
     }
     data: dict[str, Any] = {}
-    rate = None if price is None else positive_quantity("--price", hourly(price), "USD/hour")
+    rate = None if each_per_hour is None else each_per_hour * fleet.accelerators
     if rate is not None:
-        rate *= fleet.accelerators
         data["usd_per_hour"] = rate
         figures["price"] = f"{rate:,.4g} $/h"
-    if tokens is not None:
-        hours = count(tokens) / float(best.tokens_per_second.m_as("count/hour"))
+    if trained is not None:
+        hours = trained / float(best.tokens_per_second.m_as("count/hour"))
         data["days"] = hours / 24
         figures[f"for {tokens} tokens"] = f"{hours / 24:,.3g} days"
         if rate is not None:
@@ -208,10 +202,12 @@ def _figures(
     return figures, data
 
 
-def _ranking(result: ParallelismResult) -> Iterator[Table]:
+def _beside(result: ParallelismResult) -> Iterator[Table | Notes]:
+    """The ranking, and what other choices would cost."""
     if len(result.ranking) > 1:
         rows = [(value_of(row["step_latency"]), value_of(row["memory"]), plan_in_words(row)) for row in result.ranking]
         yield Table(("step", "memory each", "plan"), rows, "The best plans", ("step", "memory each"))
+    yield from noted(result.why, OTHER_CHOICES)
 
 
 plan = answering("plan", planned, SHOWN)

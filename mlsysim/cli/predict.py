@@ -72,9 +72,6 @@ release of a training framework ("release 26.06").
 def main(arguments: Sequence[str]) -> None:
     """Runs the command.
 
-    Args:
-        arguments: what follows its name.
-
     Raises:
         DataError: the table is none.
     """

@@ -42,9 +42,6 @@ def name_of(option: str, typed: str) -> str:
 def model_named(name: str | None) -> tuple[Workload, tuple[str, ...]]:
     """Read a model: a name of the registry, in any published spelling, or the path of a ``config.json``.
 
-    Args:
-        name: what was typed.
-
     Returns:
         The model, and what was assumed of it.
 
@@ -68,9 +65,6 @@ def model_named(name: str | None) -> tuple[Workload, tuple[str, ...]]:
 
 def transformer_named(name: str | None) -> tuple[TransformerWorkload, tuple[str, ...]]:
     """Read a model that tokens are served of.
-
-    Args:
-        name: what was typed.
 
     Returns:
         The model, and what was assumed of it.
@@ -110,52 +104,19 @@ def checkpoint_formats(name: str, workload: TransformerWorkload, options: Mappin
     return Formats(written, cache=None if Formats.of(options).cache else "bf16").arguments()
 
 
-def accelerator_of(machine: HardwareNode | Node | Fleet) -> HardwareNode:
-    """The accelerator of a machine.
-
-    Args:
-        machine: an accelerator, a node or a fleet.
-    """
-    from mlsysim.systems.types import Fleet, Node
-
-    if isinstance(machine, Fleet):
-        machine = machine.node
-    return machine.accelerator if isinstance(machine, Node) else machine
-
-
 def fleet_or_chip(machine: HardwareNode | Node | Fleet) -> HardwareNode | Fleet:
-    """The machine of a launch file: of a bare accelerator the file says how many there are; a node is a fleet of one.
-
-    Args:
-        machine: an accelerator, a node or a fleet.
-    """
+    """The machine of a launch file: of a bare accelerator the file says how many there are; a node is a fleet of one."""
     from mlsysim.systems.fleets import whole_nodes
     from mlsysim.systems.types import Node
 
     return whole_nodes(machine, 1) if isinstance(machine, Node) else machine
 
 
-def as_fleet(machine: HardwareNode | Node | Fleet) -> Fleet:
-    """The machine as a fleet: a lone accelerator or node is a fleet of one.
-
-    Args:
-        machine: an accelerator, a node or a fleet.
-    """
-    from mlsysim.systems.fleets import usual_fleet
-    from mlsysim.systems.types import Fleet
-
-    fleet = fleet_or_chip(machine)
-    return fleet if isinstance(fleet, Fleet) else usual_fleet(fleet, 1)
-
-
 def batch_of(batch: int | None) -> int:
     """The batch of a step.
 
-    Args:
-        batch: as it was typed.
-
     Raises:
-        MissingArgumentError: it was not.
+        MissingArgumentError: it was not typed.
     """
     from mlsysim.core.errors import MissingArgumentError
 
@@ -204,12 +165,7 @@ def launched(
 
 
 def length_assumed(workload: Workload, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say how long sequences are taken to be, where a line of training leaves it out.
-
-    Args:
-        workload: the model.
-        options: of the line, by the arguments that they are.
-    """
+    """Say how long sequences are taken to be, where a line of training leaves it out."""
     from mlsysim.lowering.training_setting import DEFAULT_SEQ_LEN
     from mlsysim.models.types import TransformerWorkload
 
@@ -219,12 +175,7 @@ def length_assumed(workload: Workload, options: Mapping[str, Any]) -> tuple[str,
 
 
 def other_number(machine: HardwareNode | Node | Fleet, result: Result) -> tuple[str, ...]:
-    """Say how many accelerators a deployment takes, where these are not all of the machine, or are more.
-
-    Args:
-        machine: what was named.
-        result: the deployment's.
-    """
+    """Say how many accelerators a deployment takes, where these are not all of the machine, or are more."""
     from mlsysim.systems.types import Fleet, Node
 
     if result.facts is None or not isinstance(machine, Fleet | Node):

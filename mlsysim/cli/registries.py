@@ -39,7 +39,7 @@ def entries(
     if not rows:
         names = [str(one.columns["name"]) for one in listed]
         error = UnknownNameError("word", word, f"a part of a name of {what}")
-        error.args = (f"no {what} has {word!r} in a name{or_nearest(word, names)}",)
+        error.args = (f"none of {what} has {word!r} in its name{or_nearest(word, names)}",)
         raise error
     numbers = [name for name in rows[0] if not any(isinstance(row[name], str) for row in rows)]
     table = Table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows], numbers=numbers)

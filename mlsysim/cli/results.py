@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BAR = 24
 # Parts below this share of the whole are rounding.
 LEAST = 1e-6
+# What a search says beside its best plan.
+OTHER_CHOICES = "What other choices would cost"
 _UNITS = {"count/s": "", " count": ""}
 # The fields that a command shows, by what it calls them; a field that a result does not have, or that is None, is left out.
 Shown = Mapping[str, str]
@@ -107,11 +109,7 @@ def answering(command: str, ask: Callable[..., list[Answer]], shown: Shown) -> C
 
 
 def code_of(answers: Sequence[Answer]) -> int:
-    """The exit code of answers: whether one of them at least can run.
-
-    Args:
-        answers: the answers.
-    """
+    """The exit code of answers: whether one of them at least can run."""
     return HOLDS if any(answer.result.feasible for answer in answers) else INFEASIBLE
 
 
@@ -127,7 +125,7 @@ def document_of(command: str, answers: Sequence[Answer], shown: Shown) -> Docume
     if len(answers) == 1:
         (answer,) = answers
         parts = [parts_of(answer)] if _of_time(answer.result) else []
-        blocks = [Facts(list(_facts(answer, shown))), *parts, *answer.blocks, *_noted(_notes(answer))]
+        blocks = [Facts(list(_facts(answer, shown))), *parts, *answer.blocks, *noted(_notes(answer))]
         return Document(answer.result.subject, blocks, data)
     rows = [dict(_compared(answer, shown)) for answer in answers]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -135,7 +133,7 @@ def document_of(command: str, answers: Sequence[Answer], shown: Shown) -> Docume
     table = Table(header, [(name, *(row.get(name, "-") for row in rows)) for name in names])
     notes = [f"{answer.on}: {note}" for answer in answers for note in _notes(answer)]
     subject = answers[0].result.subject.split(" on ")[0]
-    return Document(subject, [table, *_noted(notes)], data)
+    return Document(subject, [table, *noted(notes)], data)
 
 
 def _of_time(result: Result) -> bool:
@@ -143,8 +141,9 @@ def _of_time(result: Result) -> bool:
     return bool(result.breakdown) and all(part.check("[time]") for part in result.breakdown.values())
 
 
-def _noted(notes: Sequence[str]) -> list[Notes]:
-    return [Notes(notes, "Notes")] if notes else []
+def noted(lines: Sequence[str], title: str = "Notes") -> list[Notes]:
+    """The lines as a block; none where there are no lines."""
+    return [Notes(lines, title)] if lines else []
 
 
 def _plain(answer: Answer) -> dict[str, Any]:
@@ -170,19 +169,14 @@ def _compared(answer: Answer, shown: Shown) -> Iterator[tuple[str, str]]:
 def _figures(answer: Answer, shown: Shown) -> Iterator[tuple[str, str]]:
     for name, called in shown.items():
         value = getattr(answer.result, name, None)
-        if value is not None and name not in answer.without:
+        nothing = value is None or (isinstance(value, Mapping) and not value)
+        if not nothing and name not in answer.without:
             yield called, told(answer.result, name, value)
     yield from answer.figures.items()
 
 
 def told(result: Result, name: str, value: Any) -> str:
-    """A figure as people write it, with its interval where it has one.
-
-    Args:
-        result: whose it is.
-        name: its field.
-        value: what the field says.
-    """
+    """A figure as people write it, with its interval where it has one."""
     interval = result.interval_of(name)
     if isinstance(value, float) and name.endswith("mfu"):
         return f"{value:.1%}" + (f" ({100 * interval.low:.3g}-{100 * interval.high:.3g} %)" if interval is not None else "")
@@ -190,11 +184,7 @@ def told(result: Result, name: str, value: Any) -> str:
 
 
 def value_of(value: Any) -> str:
-    """A value as people write it: counts and their rates, whose names say what is counted, without a unit.
-
-    Args:
-        value: of a field.
-    """
+    """A value as people write it: counts and their rates, whose names say what is counted, without a unit."""
     from mlsysim.solvers.shown import shown
 
     if isinstance(value, Mapping):
@@ -206,12 +196,7 @@ def value_of(value: Any) -> str:
 
 
 def memory_of(result: Any, accelerator: HardwareNode) -> dict[str, str]:
-    """What a plan or a deployment needs of an accelerator's memory, as a figure.
-
-    Args:
-        result: has ``memory_per_accelerator``.
-        accelerator: whose memory it is.
-    """
+    """What a plan or a deployment needs of an accelerator's memory, as a figure."""
     needed, capacity = result.memory_per_accelerator, accelerator.memory.capacity.to("GB")
     free = getattr(result, "memory_free", None)
     spare = f", {value_of(free)} free" if free is not None and free.magnitude else ""
@@ -220,9 +205,6 @@ def memory_of(result: Any, accelerator: HardwareNode) -> dict[str, str]:
 
 def plan_in_words(plan: Mapping[str, Any]) -> str:
     """A parallel plan in the field's words; dimensions that it does not split are left out.
-
-    Args:
-        plan: as a result of a training step has it.
 
     Example:
         >>> plan_in_words({"tp": 8, "pp": 4, "dp": 16, "cp": 1, "micro_batches": 64, "zero_stage": 1, "recompute": "none"})
@@ -262,11 +244,7 @@ def _rests_on(result: Result) -> str:
 
 
 def parts_of(answer: Answer) -> Table:
-    """What the main figure is made of, with bars.
-
-    Args:
-        answer: the answer.
-    """
+    """What the main figure is made of, with bars."""
     parts = {name: float(part.magnitude) for name, part in answer.result.breakdown.items()}
     total = sum(parts.values())
     body = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlsysim.cli.options import flag_of, taking
-from mlsysim.cli.question import accelerator_of, checkpoint_formats, name_of, other_number, transformer_named
+from mlsysim.cli.question import checkpoint_formats, name_of, other_number, transformer_named
 from mlsysim.cli.results import Answer, answering, memory_of, told
 from mlsysim.core.errors import MissingArgumentError
 from mlsysim.lowering.options import FORMATS, STACK_OPTIONS, ServingOptions
@@ -51,7 +51,10 @@ def served(
     *,
     on: On,
     source: Annotated[
-        str | None, typer.Option("--from", help='A server\'s command line, such as "vllm serve ...", or a script that has one.')
+        str | None,
+        typer.Option(
+            "--from", help='A server\'s command line, such as "vllm serve ...", or a script or manifest that has one.'
+        ),
     ] = None,
     bound: Bound = False,
     **options: Any,
@@ -63,6 +66,7 @@ def served(
     """
     from mlsysim.models.registry import Models
     from mlsysim.systems.fleet_text import machine_called, machines_listed
+    from mlsysim.systems.types import accelerator_of
 
     if options.get("stack") is not None:
         options["stack"] = name_of("--engine", options["stack"])

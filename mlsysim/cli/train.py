@@ -11,8 +11,6 @@ import typer
 
 from mlsysim.cli.options import taking
 from mlsysim.cli.question import (
-    accelerator_of,
-    as_fleet,
     batch_of,
     fleet_or_chip,
     launched,
@@ -75,6 +73,7 @@ def _described(model: str | None, batch: int | None, bound: bool, options: dict[
     from mlsysim.models.types import TransformerWorkload
     from mlsysim.solvers.recommended import recommended_stack
     from mlsysim.solvers.training.distributed import DistributedModel
+    from mlsysim.systems.fleets import as_fleet
 
     workload, assumed = model_named(model)
     size = batch_of(batch)
@@ -118,6 +117,7 @@ def _on_micro_batches(
 def _pasted(source: str, model: str | None, batch: int | None, bound: bool, options: dict[str, Any]) -> Asked:
     """Ask about the run that a launch file describes; options of our own line win."""
     from mlsysim.launch import answer_training
+    from mlsysim.systems.types import accelerator_of
 
     def answer(name: str, machine: HardwareNode | Node | Fleet) -> Answer:
         launch = launched(source, model, machine, batch, bound, options)

@@ -7,7 +7,8 @@ import re
 
 from mlsysim.core.errors import InputError
 
-_NUMBER = re.compile(r"[0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+# A negative one is read, too: what is wrong with it is then told as of any quantity.
+_NUMBER = re.compile(r"-?[0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _RATE = re.compile(
     rf"({_NUMBER.pattern})\s*(?:req(?:uest)?s?|count)?\s*(?:/\s*|per\s+)(s|sec|second|min|minute|h|hour)", re.IGNORECASE
 )
@@ -19,9 +20,6 @@ _PER = {"s": "second", "sec": "second", "min": "minute", "h": "hour"}
 
 def rate(text: str) -> str:
     """Read a rate of requests, of which a bare number is one a second, as the text of a quantity.
-
-    Args:
-        text: what was typed.
 
     Example:
         >>> rate("20"), rate("1200/min"), rate("2 req/s"), rate("5 count/s")
@@ -59,15 +57,28 @@ def count(text: str, argument: str = "--tokens") -> float:
 def hourly(text: str) -> str:
     """Read a price by the hour, of which a bare number is USD, as the text of a quantity.
 
-    Args:
-        text: what was typed.
-
     Example:
         >>> hourly("2.5"), hourly("$2.5/h"), hourly("2.5 USD/hour"), hourly("0.1 USD/minute")
         ('2.5 USD/hour', '2.5 USD/hour', '2.5 USD/hour', '0.1 USD/minute')
     """
     match = _MONEY.fullmatch(text.strip())
     return text if match is None else f"{_plain(match[1])} USD/hour"
+
+
+def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
+    """Read whole numbers with commas between them.
+
+    Raises:
+        InputError: they are none; ``flag`` is what the message calls the option.
+
+    Example:
+        >>> whole_numbers("--tp", "4, 8")
+        (4, 8)
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(flag, text, "whole numbers, such as 4,8") from None
 
 
 def _plain(number: str) -> str:

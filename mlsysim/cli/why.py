@@ -78,11 +78,7 @@ def _parsed(ask: Any, words: list[str]) -> Any:
 
 
 def split_of(answer: Answer) -> dict[str, float]:
-    """The parts of the main figure in seconds; compute at the peak rate stands apart from what kernels lose.
-
-    Args:
-        answer: a step, or a token.
-    """
+    """The parts of the main figure in seconds; compute at the peak rate stands apart from what kernels lose."""
     every = {name.replace("_", " "): float(part.m_as("s")) for name, part in answer.result.breakdown.items()}
     parts = {name: part for name, part in every.items() if part > LEAST * sum(every.values())}
     mfu, step = getattr(answer.result, "mfu", None), getattr(answer.result, "step_latency_total", None)
@@ -94,11 +90,7 @@ def split_of(answer: Answer) -> dict[str, float]:
 
 
 def waterfall(answer: Answer) -> Table:
-    """The parts one after another, each from where the one before it ends.
-
-    Args:
-        answer: a step, or a token.
-    """
+    """The parts one after another, each from where the one before it ends."""
     parts = split_of(answer)
     total, before, body = sum(parts.values()), 0.0, []
     for name, part in parts.items():
@@ -110,11 +102,7 @@ def waterfall(answer: Answer) -> Table:
 
 
 def parts_side_by_side(answers: Sequence[Answer]) -> Table:
-    """The parts of several plans, and how much more time than the first each other takes.
-
-    Args:
-        answers: two at least.
-    """
+    """The parts of several plans, and how much more time than the first each other takes."""
     split = [{**parts, "in all": sum(parts.values())} for parts in map(split_of, answers)]
     names = list(dict.fromkeys(name for parts in split for name in parts if name != "in all"))
     body = []

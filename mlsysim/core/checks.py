@@ -164,6 +164,21 @@ def one_of(name: str, value: object, known: Iterable[str]) -> str:
     raise UnknownNameError.among(name, value, names)
 
 
+def looked_up(name: str, value: object, known: Mapping[str, R]) -> R:
+    """What ``known`` has under ``value``, a name written just as there.
+
+    Raises:
+        UnknownNameError: it has no such name.
+
+    Example:
+        >>> looked_up("mode", "full", {"full": 2, "none": 0})
+        2
+    """
+    if not isinstance(value, str) or value not in known:
+        raise UnknownNameError.among(name, value, known)
+    return known[value]
+
+
 def boolean(name: str, value: object) -> bool:
     """Check that ``value`` is True or False."""
     if not isinstance(value, bool):

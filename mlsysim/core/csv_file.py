@@ -13,6 +13,18 @@ from typing import TextIO
 
 from mlsysim.core.errors import DataError
 
+# When a file changed, and its size.
+FileState = tuple[int, int]
+
+
+def state_of(file: Path) -> FileState:
+    """Tell a file from what it was before it changed; one that is not there has a state that no file has."""
+    try:
+        status = file.stat()
+    except OSError:
+        return 0, -1
+    return status.st_mtime_ns, status.st_size
+
 
 @contextmanager
 def opened_table(path: Path, name: str) -> Iterator[TextIO]:
@@ -30,7 +42,7 @@ def opened_table(path: Path, name: str) -> Iterator[TextIO]:
             raise OSError(0, "it is a folder" if path.is_dir() else "it is no ordinary file")
         file = path.open(encoding="utf-8-sig", newline="")
     except (OSError, ValueError) as error:
-        raise DataError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise DataError.unread(name, error) from None
     with file:
         yield file
 

@@ -132,6 +132,11 @@ class DataError(MLSysError):
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
+    @classmethod
+    def unread(cls, name: str, error: Exception) -> DataError:
+        """The error for a file that may not be opened or read, by what the system said."""
+        return cls(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}")
+
 
 class MissingEntryError(DataError):
     """A data file names what should stand in another file and does not, or could not be read there."""

@@ -76,10 +76,6 @@ BYTES_PER_ELEMENT: dict[str, float] = {name: number_format(name).bytes for name 
 def precision_name(name: str, value: object) -> str:
     """The number format that a spelling means.
 
-    Args:
-        name: the argument, for errors.
-        value: what was given for it.
-
     Raises:
         UnknownNameError: no format is spelt so.
 

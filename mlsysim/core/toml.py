@@ -209,7 +209,7 @@ def file_text(path: _Readable, name: str) -> str:
             raise OSError(0, "it is no ordinary file")
         content = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise DataError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise DataError.unread(name, error) from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -186,14 +186,22 @@ def _factor(units: Any, unit: str) -> float | None:
     return one if zero == 0.0 else None
 
 
+def time_power(value: object) -> float:
+    """The power of time in a value: 1 for a time, -1 for a rate, 0 for what is neither, or no quantity.
+
+    Example:
+        >>> time_power(Q_("2 s")), time_power(Q_("5 count/s")), time_power(0.4)
+        (1.0, -1.0, 0.0)
+    """
+    powers: Any = value.dimensionality if isinstance(value, pint.Quantity) else {}
+    return float(powers.get("[time]", 0))
+
+
 __all__ = ["Q_", "Quantity", "in_unit", "magnitude", "ureg", "with_unit"]
 
 
 def in_gib(bytes_: float) -> str:
     """Bytes of memory as people count them: the 80 GB of a card are 80 GiB.
-
-    Args:
-        bytes_: how many.
 
     Example:
         >>> in_gib(80 * 2**30), in_gib(141.1e9)

@@ -19,9 +19,9 @@ from mlsysim.fitting.written import Refit
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fits until nothing moves, prints what differs and writes it; returns the exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return refresh.main(given[1:]) if given[:1] == ["refresh"] else _fit(given)
+        return refresh.main(words[1:]) if words[:1] == ["refresh"] else _fit(words)
     except MLSysError as error:
         print(error, file=sys.stderr)
         return 1
@@ -53,11 +53,11 @@ def _fit(arguments: Sequence[str]) -> int:
     return 1 if options.check and moved else 0
 
 
-def told(found: Refit) -> list[str]:
+def told(refit: Refit) -> list[str]:
     """A line for a family, and one for each of its values that moved."""
-    lines = [f"{found.name}: {len(found.moved)} of {len(found.values)}"]
-    for key in found.moved:
-        old, new = found.values[key]
+    lines = [f"{refit.name}: {len(refit.moved)} of {len(refit.values)}"]
+    for key in refit.moved:
+        old, new = refit.values[key]
         lines.append(f"  {key}: {'nothing' if old is None else f'{old:.4g}'} -> {new:.4g}")
     return lines
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlsysim.calibration.device_entries import DEVICES, device_entries, device_file
-from mlsysim.core.toml import packaged_toml
+from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.loading import anchor_files, load
@@ -43,13 +43,13 @@ class Place(NamedTuple):
         tables: Any = packaged_toml("calibration", self.file)
         for name in self.around:
             tables = tables[name]
-        found = {}
+        copies = {}
         for name, entry in tables.items():
             for part in self.within:
                 entry = entry.get(part) if isinstance(entry, dict) else None  # noqa: PLW2901
             if isinstance(entry, dict) and name != "defaults":
-                found[name] = dict(entry)
-        return found
+                copies[name] = dict(entry)
+        return copies
 
     def path(self, name: str) -> tuple[str, ...]:
         """Names of the tables down to the entry ``name``.
@@ -63,6 +63,18 @@ class Place(NamedTuple):
     def file_of(self, name: str) -> str:
         """The file that has the entry ``name``."""
         return device_file(name) if self.file == DEVICES else self.file
+
+
+@reads("fitting", "ranges.toml")
+def ranges(family: str, kind: str = "") -> Mapping[str, Coefficient]:
+    """The ranges of a family's coefficients; ``kind`` of entries matters where kinds of the family have tables of their own.
+
+    Example:
+        >>> ranges("engines", "client")["request_s"]
+        Coefficient(start=0.005, low=0.0, high=0.3, log=False, prior=None, stiffness=1.0)
+    """
+    table = packaged_toml("fitting", "ranges.toml")[family]
+    return {name: Coefficient(**parts) for name, parts in table.get(kind, table).items()}
 
 
 class Key(NamedTuple):
@@ -112,9 +124,9 @@ class Calibration:
     Attributes:
         name: what ``python -m mlsysim.fitting NAME`` calls it.
         files: where the entries of each kind stand.
-        range_of: the range of a coefficient, from its key and its entry.
         gathered: the runs of a role ("calibration" or "validation") under the folder of anchors.
         fits: names of the parts of an entry that are fitted.
+        ranged: the range of a coefficient, from its key and its entry, where ``ranges`` does not say it by the family's name.
         pull: error that a coefficient costs a whole range away from its prior: one that no row identifies stays there.
         rows_at_full_weight: a source counts as at most so many rows (None: every row counts alike).
         error_weight: how many times as large errors count, where measurements are known better than to a few per cent.
@@ -125,9 +137,9 @@ class Calibration:
 
     name: str
     files: Mapping[str, Place]
-    range_of: Callable[[Key, Entry], Coefficient]
     gathered: Callable[[Path, str], list[Runs]]
     fits: Callable[[str, Entry], Sequence[str]] = lambda kind, entry: entry.get("fit", ())
+    ranged: Callable[[Key, Entry], Coefficient] | None = None
     pull: float = 0.0
     rows_at_full_weight: float | None = None
     error_weight: float = 1.0
@@ -147,6 +159,10 @@ class Calibration:
             for name, entry in entries.items()
             for part in self.fits(kind, entry)
         ]
+
+    def range_of(self, key: Key, entry: Entry) -> Coefficient:
+        """The range of a coefficient."""
+        return ranges(self.name, key.kind)[key.part] if self.ranged is None else self.ranged(key, entry)
 
     def start_of(self, tables: Tables, key: Key) -> Coefficient:
         """The range of ``key``, with a search that begins at the written value and is pulled to the range's own start."""

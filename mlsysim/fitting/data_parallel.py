@@ -12,7 +12,6 @@ import numpy as np
 
 from mlsysim.calibration.data_parallel import COEFFICIENTS, TRAINED, replica_stack
 from mlsysim.calibration.device_entries import DEVICES
-from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.data_parallel import (
     Kernels,
@@ -25,23 +24,9 @@ from mlsysim.lowering.data_parallel import (
 )
 from mlsysim.physics.records import stacked
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients, ReplicaPlan
-from mlsysim.systems.types import Fleet
+from mlsysim.systems.types import accelerator_of
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.validation.kernels.errors import Times
-
-# Physically meaningful ranges; a coefficient that ends at one is reported.
-RANGES = {
-    "matmul_share": Coefficient(0.85, 0.3, 1.3),
-    "moved": Coefficient(1.0, 0.3, 2.5),
-    "host_kernel_s": Coefficient(5e-6, 0.0, 4e-5),
-    "dp_hidden": Coefficient(0.6, 0.0, 1.0),
-    "network_share": Coefficient(0.6, 0.02, 1.0),
-    "step_s": Coefficient(1e-3, 0.0, 6e-3),
-    "clock": Coefficient(0.8, 0.3, 1.1),
-    "tf32_share": Coefficient(0.8, 0.3, 1.2),
-    "fp32_share": Coefficient(1.0, 0.5, 1.6),
-    "fp8_share": Coefficient(0.9, 0.5, 1.2),
-}
 
 
 def _steps(
@@ -59,7 +44,7 @@ def gathered(root: Path, role: str) -> list[Runs]:
     for anchor in cases(root, ("cnn", "bert"), role):
         question = replica_question(anchor.case.run)
         stated, workload, hardware = question.arguments, question.workload, question.hardware
-        accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
+        accelerator = accelerator_of(hardware)
         stack = replica_stack(stated["stack"])
         plan = replica_plan(workload, hardware, stated["microbatch_count"], stack)
         seq_len = stated.get("seq_len", 1)
@@ -88,7 +73,6 @@ def _together(stack: str, precision: str, rows: list[tuple[Any, ...]]) -> Runs:
 def pass_calibration(
     name: str,
     section: str,
-    ranges: Mapping[str, Coefficient],
     runs_of: Callable[[Path, str], list[Runs]],
     **options: Any,
 ) -> Calibration:
@@ -97,17 +81,15 @@ def pass_calibration(
     Args:
         name: of the family.
         section: of the devices' entries, and the name of the stacks' file.
-        ranges: of the coefficients.
         runs_of: finds the runs of a role under a folder of anchors.
         **options: of ``Calibration``.
     """
     return Calibration(
         name=name,
         files={"stack": Place(f"{section}.toml", around=("stack",)), "device": Place(DEVICES, within=(section,))},
-        range_of=lambda key, _: ranges[key.part],
         gathered=runs_of,
         **options,
     )
 
 
-DATA_PARALLEL = pass_calibration("data-parallel", TRAINED, RANGES, gathered, rows_at_full_weight=40.0)
+DATA_PARALLEL = pass_calibration("data-parallel", TRAINED, gathered, rows_at_full_weight=40.0)

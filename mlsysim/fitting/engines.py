@@ -13,7 +13,6 @@ import numpy as np
 from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device
 from mlsysim.calibration.harnesses import CLIENT, FILE
-from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
@@ -29,48 +28,6 @@ from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.kernels.errors import Times
 
-# Physically meaningful ranges; a coefficient that ends at one is reported.
-RANGES = {
-    "engine": {
-        "layer_s": Coefficient(6e-5, 0.0, 5e-4),
-        "launch_s": Coefficient(3e-4, 0.0, 3e-3),
-        "kernel_s": Coefficient(2e-5, 0.0, 1e-4),
-        "scaling_s": Coefficient(1e-5, 0.0, 1e-4),
-        "byte_s": Coefficient(1e-5, 0.0, 4e-4),
-        "fused_s": Coefficient(5e-6, 0.0, 2.5e-5),
-        "latency_share": Coefficient(0.7, 0.0, 8.0),  # 36-44 us a call in some harnesses, where the best have 5
-        "reduce_s": Coefficient(5e-6, 0.0, 2e-5),
-        "step_s": Coefficient(5e-4, 0.0, 1e-2),
-        "sequence_s": Coefficient(1e-5, 1e-7, 2e-2, log=True),
-        "layer_sequence_s": Coefficient(1e-4, 0.0, 1e-3),
-        "request_s": Coefficient(2e-2, 0.0, 3e-1),
-        "compute_share": Coefficient(0.85, 0.2, 1.2),
-        "memory_share": Coefficient(0.95, 0.4, 1.1),
-        "attention_share": Coefficient(0.9, 0.2, 1.5),
-        "passes": Coefficient(1.0, 0.3, 5.0),
-        "interleave": Coefficient(0.9, 0.2, 1.5),
-        "own_share": Coefficient(0.5, 0.1, 1.2),
-        "core_Bps": Coefficient(1.2e10, 2e9, 4e10),
-        "hop_s": Coefficient(1e-4, 0.0, 1e-3),
-        "link_share": Coefficient(1.0, 0.1, 1.5),
-        "network_share": Coefficient(1.0, 0.1, 1.5),
-    },
-    # A source that nobody fitted has the stated server and client of a user.
-    CLIENT: {"request_s": Coefficient(5e-3, 0.0, 3e-1)},
-    "device": {
-        "compute_share": Coefficient(1.0, 0.3, 1.8),
-        "memory_share": Coefficient(1.0, 0.4, 1.3),
-        "attention_share": Coefficient(1.0, 0.3, 2.0),
-        "sustained_share": Coefficient(0.5, 0.1, 0.99),
-        "fp32_share": Coefficient(1.0, 0.3, 1.8),
-        "tf32_share": Coefficient(1.0, 0.3, 1.2),
-        "int8_share": Coefficient(1.0, 0.5, 1.8),
-        "link_share": Coefficient(1.0, 0.1, 4.0),
-        "crossing_share": Coefficient(0.8, 0.2, 1.0),
-        "own_compute_share": Coefficient(0.5, 0.05, 2.0),
-        "own_memory_share": Coefficient(0.9, 0.4, 1.0),
-    },
-}
 # The error that a coefficient costs a whole range away from where its range is entered: what no figure places stays there.
 PULL = 0.03
 # Metrics of prompts; the others are of decode steps and whole batches.
@@ -104,10 +61,10 @@ class Figures:
     @np.errstate(divide="ignore")  # models of experts have a product of no columns, weighed by 0
     def predicted(self, entries: Mapping[str, Entry]) -> Times:
         """The figures; coefficients of the engine that are columns give a line each."""
-        deployment, own = self.deployment, entries["engine"]
+        deployment, entry = self.deployment, entries["engine"]
         assert deployment.stack is not None
         device = _device(deployment.accelerator, entries["device"])
-        coefficients = {part: own[part] for part in COEFFICIENTS if part in own}
+        coefficients = {part: entry[part] for part in COEFFICIENTS if part in entry}
         coefficients["request_s"] = coefficients.get("request_s", 0.0) + entries[CLIENT]["request_s"]
         formats = KernelFormats.of(deployment)
         passes = replace(
@@ -242,7 +199,6 @@ ENGINES = Calibration(
         "device": Place(DEVICES, within=("serving",)),
         CLIENT: Place(FILE, around=(CLIENT,)),
     },
-    range_of=lambda key, _: RANGES[key.kind][key.part],
     gathered=gathered,
     pull=PULL,
     rows_at_full_weight=40.0,

@@ -87,8 +87,8 @@ def _runs(anchors: Iterable[Anchor]) -> Iterator[tuple[str, ...]]:
         if anchor.case.role == CALIBRATION:
             fitted.append((solver, result.facts))
             continue
-        found = compare(anchor)
-        error = math.log(float(found.predicted) / float(found.measured))
+        comparison = compare(anchor)
+        error = math.log(float(comparison.predicted) / float(comparison.measured))
         seen.add((solver, result.facts))
         quantity = quantity_of(anchor.case.metric)
         left = " ".join(assumed(anchor))

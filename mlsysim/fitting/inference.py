@@ -16,34 +16,14 @@ import numpy as np
 from mlsysim.calibration.data_parallel import INFERRED
 from mlsysim.calibration.inference import COEFFICIENTS, FILE, InferenceCoefficients, inference_stack
 from mlsysim.calibration.store import tables
-from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Entry, Runs, cases
 from mlsysim.fitting.data_parallel import pass_calibration
 from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, Samples
 from mlsysim.lowering.forward import forward_time, inference_kernels, inference_work
 from mlsysim.solvers.training.single_node import SingleNodeModel
-from mlsysim.systems.types import Fleet
+from mlsysim.systems.types import Fleet, accelerator_of
 from mlsysim.tables.inference import inference_question
 from mlsysim.validation.kernels.errors import Times
-
-# Physically meaningful ranges; a coefficient that ends at one is reported.
-RANGES = {
-    "convolution_share": Coefficient(0.9, 0.3, 1.3),
-    "matmul_share": Coefficient(0.9, 0.3, 1.3),
-    "moved": Coefficient(0.5, 0.0, 3.0),
-    "traffic": Coefficient(0.8, 0.1, 1.2),
-    "clock_share": Coefficient(0.8, 0.4, 1.0),
-    "score_B": Coefficient(12.0, 1.0, 60.0),
-    "host_kernel_s": Coefficient(5e-6, 0.0, 3e-4),
-    "step_s": Coefficient(1e-4, 0.0, 2e-2),
-    "clock": Coefficient(0.8, 0.2, 1.2),
-    "int8_share": Coefficient(1.0, 0.5, 2.2),
-    "fp8_share": Coefficient(1.0, 0.5, 1.6),
-    "tf32_share": Coefficient(0.8, 0.3, 1.2),
-    # The clock that 16-bit products pull down to 0.78 does not fall, and of ResNet's window products of 3 x 3, Winograd's
-    # transform leaves out five in nine.
-    "fp32_share": Coefficient(1.0, 0.5, 1.8),
-}
 
 # Runs that select boxes; they decide what that moves, and nothing of the engines and devices that others are fitted to.
 _BOXES = "retinanet"
@@ -68,7 +48,7 @@ def gathered(root: Path, role: str) -> list[Runs]:
             continue
         question = inference_question(anchor.case.run)
         stated, hardware = question.arguments, question.hardware
-        accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
+        accelerator = accelerator_of(hardware)
         each = stated["batch_size"] / (hardware.accelerators if isinstance(hardware, Fleet) else 1)
         seq_len = stated.get("seq_len", 1)
         tokens = stated.get("mean_tokens", seq_len)
@@ -104,4 +84,4 @@ def _together(group: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> Runs:
     )
 
 
-INFERENCE = pass_calibration("inference", INFERRED, RANGES, gathered, pull=0.005)
+INFERENCE = pass_calibration("inference", INFERRED, gathered, pull=0.005)

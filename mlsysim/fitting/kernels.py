@@ -18,7 +18,7 @@ from mlsysim.calibration.siblings import is_stated
 from mlsysim.core.errors import DataError
 from mlsysim.core.toml import toml_file
 from mlsysim.fitting.bounded import Coefficient
-from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs
+from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, ranges
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, FabricCoefficients
@@ -37,49 +37,9 @@ from mlsysim.validation.kernels.predictions import (
 from mlsysim.validation.kernels.tables import CALIBRATION, VALIDATION, KernelTable
 
 ROLES = (CALIBRATION, VALIDATION)
-# Shares cannot pass 1. A clock above the datasheet's (1.98 over 1.83 GHz) can lift the peak by a tenth.
-GEMM = {
-    "efficiency": Coefficient(0.75, 0.1, 1.1),
-    "prologue_k": Coefficient(120.0, 0.0, 2000.0),
-    "cache_ratio": Coefficient(3.0, 1.0, 12.0, log=True),
-    "memory_efficiency": Coefficient(0.85, 0.3, 1.0),
-    "launch_s": Coefficient(4e-6, 5e-7, 3e-5, log=True),
-    "split_s": Coefficient(2.5e-6, 2e-7, 2e-5, log=True),
-    "quantise_sweeps": Coefficient(6.0, 0.0, 20.0),
-    "step_s": Coefficient(1e-9, 1e-11, 1e-8, log=True),
-}
-# Upper ends: a share cannot pass 1; 40 thousand million exponentials a second are 16 a clock at 2.5 GHz, and newer units do
-# twice that. Lower ends only keep logarithms finite.
-ATTENTION = {
-    "prefill": {
-        "floor_s": Coefficient(15e-6, 1e-6, 5e-5, log=True),
-        "efficiency_bfloat16": Coefficient(0.7, 0.1, 1.0),
-        "efficiency_fp8": Coefficient(0.6, 0.1, 1.0),
-        "exponentials_per_s": Coefficient(2e10, 1e9, 8e10, log=True),
-        "tile_keys": Coefficient(500.0, 10.0, 3000.0, log=True),
-        "window_tile_keys": Coefficient(1000.0, 10.0, 3000.0, log=True),
-    },
-    "decode": {
-        "floor_s": Coefficient(9e-6, 1e-6, 3e-5, log=True),
-        "bandwidth_efficiency": Coefficient(0.85, 0.3, 1.0),
-        "ramp_s": Coefficient(5e-6, 1e-7, 3e-5, log=True),
-        "block_s": Coefficient(1.5e-6, 1e-8, 1e-5, log=True),
-        "scalar_elements_per_s": Coefficient(2.4e10, 1e9, 5e11, log=True),
-        "window_s": Coefficient(1e-5, 1e-7, 5e-5, log=True),
-        "l2_share": Coefficient(0.5, 1e-2, 1.0),
-    },
-}
-COLLECTIVES = {
-    "launch_s": Coefficient(5e-6, 1e-6, 3e-5, log=True),
-    "ll_step_s": Coefficient(1e-6, 1e-7, 5e-6, log=True),
-    "simple_step_s": Coefficient(6e-6, 5e-7, 4e-5, log=True),
-    "fill_s": Coefficient(1e-5, 1e-7, 2e-4, log=True),
-}
-FABRIC = {
-    "level_s": Coefficient(3e-5, 2e-6, 3e-4, log=True),
-    "efficiency": Coefficient(0.9, 0.5, 1.0),
-    "fill_s": Coefficient(3e-4, 1e-6, 1e-2, log=True),
-}
+GEMM = ranges("gemm")
+ATTENTION = {phase: ranges("attention", phase) for phase in PREDICTORS}
+COLLECTIVES, FABRIC = (ranges("collectives", kind) for kind in ("device", "fabric"))
 # The column that says how long a sequence is, and from where on the kernel, not its launch, is measured.
 _LENGTH = {"prefill": "seq_len", "decode": "context"}
 _LONG = 512
@@ -105,7 +65,7 @@ def _heads(root: Path, file: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _products(root: Path, role: str) -> list[Runs]:
     """Matrix products: narrow formats follow the 16-bit kernels, with which they share what is the device's."""
-    found = []
+    runs = []
     heads = [(file, *each) for file in PRODUCT_TABLES for each in _heads(root, f"{file}.toml")]
     for file, device, head in heads:
         table = KernelTable.read(root / KERNEL_TABLES / f"{file}_{device}.csv", role)
@@ -114,7 +74,7 @@ def _products(root: Path, role: str) -> list[Runs]:
             predict = functools.partial(_product_times, rows, Hardware[head["hardware"]], dtype)
             parts = {"_training": rows.numbers("m") >= _TRAINING}
             narrow = dtype != "bfloat16"
-            found.append(
+            runs.append(
                 _runs(
                     {dtype: device, "bfloat16": device},
                     rows,
@@ -125,7 +85,7 @@ def _products(root: Path, role: str) -> list[Runs]:
                     judges=(dtype,),
                 )
             )
-    return found
+    return runs
 
 
 def _is_of(kind: str, key: Key) -> bool:
@@ -133,38 +93,38 @@ def _is_of(kind: str, key: Key) -> bool:
 
 
 def _product_times(rows: KernelTable, node: HardwareNode, dtype: str, entries: Mapping[str, Entry]) -> Times:
-    own = {**entries[dtype], **{part: entries["bfloat16"][part] for part in shared_parts(dtype)}}
-    values = {part: own[part] for part in (*GEMM, "most_splits", "whole_waves")}
-    values["shallow_tiles"] = own.get("shallow_tiles", False)
+    entry = {**entries[dtype], **{part: entries["bfloat16"][part] for part in shared_parts(dtype)}}
+    values = {part: entry[part] for part in (*GEMM, "most_splits", "whole_waves")}
+    values["shallow_tiles"] = entry.get("shallow_tiles", False)
     return gemm_times(rows, GemmKernel(**values, shared=shared_constants(SharedGemm)), node, dtype)
 
 
 def _peaks(root: Path, role: str) -> list[Runs]:
     """Published peak rates, those of accelerators with kernel tables of their own too: they are judged, not fitted."""
     table = KernelTable.read(root / KERNEL_TABLES / "matmul_peak.csv", role)
-    found = []
+    runs = []
     for device, dtype in dict.fromkeys((row["device"], row["dtype"]) for row in table.rows):
         rows = table.where(device=device, dtype=dtype)
-        own = {dtype: device} if is_stated(device) and device in PEAKS.files[dtype].entries() else {}
+        on = {dtype: device} if is_stated(device) and device in PEAKS.files[dtype].entries() else {}
         predict = functools.partial(_peak_times, rows, device, dtype)
-        found.append(_runs({**own, "formats": "all"}, rows, predict))
-    return found
+        runs.append(_runs({**on, "formats": "all"}, rows, predict))
+    return runs
 
 
 def _peak_times(rows: KernelTable, device: str, dtype: str, entries: Mapping[str, Entry]) -> Times:
-    own = entries.get(dtype, {})
-    return peak_times(rows, device, dtype, {part: own[part] for part in own.get("fitted", ())})
+    entry = entries.get(dtype, {})
+    return peak_times(rows, device, dtype, {part: entry[part] for part in entry.get("fitted", ())})
 
 
 def _attention(root: Path, role: str) -> list[Runs]:
-    found = []
+    runs = []
     for phase, predictor in PREDICTORS.items():
         for device, head in _heads(root, "attention.toml"):
             rows = KernelTable.read(root / KERNEL_TABLES / f"attention_{phase}_{device}.csv", role)
             predict = functools.partial(_attention_times, rows, predictor(head), phase)
             parts = {"_long": rows.numbers(_LENGTH[phase]) >= _LONG}
-            found.append(_runs({phase: device}, rows, predict, parts=parts))
-    return found
+            runs.append(_runs({phase: device}, rows, predict, parts=parts))
+    return runs
 
 
 def _attention_times(rows: KernelTable, predict: Predict, phase: str, entries: Mapping[str, Entry]) -> Times:
@@ -173,18 +133,18 @@ def _attention_times(rows: KernelTable, predict: Predict, phase: str, entries: M
 
 def _collectives(root: Path, role: str) -> list[Runs]:
     """Collectives of devices, then of the networks between them; a network like another after that."""
-    folder, found = root / KERNEL_TABLES, []
+    folder, runs = root / KERNEL_TABLES, []
     for device in COLLECTIVE.files["device"].entries():
         rows = KernelTable.read(folder / f"collectives_{device}.csv", role)
-        found.append(_runs({"device": device}, rows, functools.partial(_device_times, rows), parts=_sizes(rows)))
+        runs.append(_runs({"device": device}, rows, functools.partial(_device_times, rows), parts=_sizes(rows)))
     table, fabrics = KernelTable.read(folder / "collectives_multinode.csv", role), COLLECTIVE.files["fabric"].entries()
     for fabric in dict.fromkeys(row["fabric"] for row in table.rows):
         rows = table.where(fabric=fabric)
         devices = {name: collective_coefficients(name) for name in {row["device"] for row in rows.rows}}
         predict = functools.partial(_fabric_times, rows, devices)
         stage = 2 if "like" in fabrics[fabric] else 1
-        found.append(_runs({"fabric": fabric}, rows, predict, stage=stage, parts=_sizes(rows)))
-    return found
+        runs.append(_runs({"fabric": fabric}, rows, predict, stage=stage, parts=_sizes(rows)))
+    return runs
 
 
 def _sizes(rows: KernelTable) -> dict[str, Any]:
@@ -220,10 +180,14 @@ def _fitted(kind: str, entry: Entry) -> list[str]:
     return list(entry.get("fitted", ()))
 
 
+def _of_products(key: Key, _: Entry) -> Coefficient:
+    """The range of what is fitted to published peaks: that of the coefficient of measured products."""
+    return ranges("gemm", key.kind)[key.part]
+
+
 PRODUCTS = Calibration(
     name="gemm",
     files={dtype: Place("gemm.toml", within=(dtype,)) for dtype in FORMATS},
-    range_of=lambda key, _: GEMM[key.part],
     gathered=_products,
     fits=_fitted,
     # The best tile changes with the coefficients, so that a search can end in a dip.
@@ -233,7 +197,7 @@ PRODUCTS = Calibration(
 PEAKS = Calibration(
     name="peaks",
     files={kind: Place("peaks.toml", within=(kind,)) for kind in (*FORMATS, "formats")},
-    range_of=lambda key, _: GEMM[key.part],
+    ranged=_of_products,
     gathered=_peaks,
     fits=_fitted,
     written_roles=ROLES,
@@ -241,7 +205,6 @@ PEAKS = Calibration(
 ATTENTIONS = Calibration(
     name="attention",
     files={phase: Place("attention.toml", around=(phase,)) for phase in ATTENTION},
-    range_of=lambda key, _: ATTENTION[key.kind][key.part],
     gathered=_attention,
     fits=_unheld,
     digits=5,
@@ -250,7 +213,7 @@ ATTENTIONS = Calibration(
 COLLECTIVE = Calibration(
     name="collectives",
     files={kind: Place("collectives.toml", around=(kind,)) for kind in ("device", "fabric")},
-    range_of=_collective_range,
+    ranged=_collective_range,
     gathered=_collectives,
     fits=_fitted,
     written_roles=ROLES,

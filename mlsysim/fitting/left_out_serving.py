@@ -23,11 +23,11 @@ from mlsysim.calibration.harnesses import CLIENT
 from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.fitting.bounded import fit
-from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, cases
-from mlsysim.fitting.engines import ENGINES, FIRST_TOKEN, PULL, RANGES, figure_of, grouped, runs_of
+from mlsysim.fitting.calibration import CALIBRATION, Entry, Key, Runs, Tables, cases, ranges
+from mlsysim.fitting.engines import ENGINES, FIRST_TOKEN, PULL, figure_of, grouped, runs_of
 from mlsysim.fitting.search import components, fitted, identified, measured, predicted
 from mlsysim.physics.serving.deployment import EngineCoefficients
-from mlsysim.systems.types import Fleet
+from mlsysim.systems.types import accelerator_of
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.kernels.errors import Times
@@ -73,8 +73,8 @@ def cases_of(root: Path) -> tuple[ServingCase, ...]:
 def _case(anchor: Anchor) -> ServingCase:
     call = call_of(anchor)
     workload, hardware = call.inputs
-    accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
-    return ServingCase(anchor, engine_device(accelerator.name).name, call.keywords["stack"], workload.name, anchor.source.key)
+    device = engine_device(accelerator_of(hardware).name).name
+    return ServingCase(anchor, device, call.keywords["stack"], workload.name, anchor.source.key)
 
 
 def every(known: Iterable[ServingCase]) -> list[tuple[str, str]]:
@@ -101,7 +101,9 @@ def left_out(kind: str, name: str, known: Sequence[ServingCase]) -> dict[str, An
     gone = identified(ENGINES, _runs(case for case in usable if getattr(case, kind) == name), tables)
     keys = {key for _, part in components(ENGINES, before, tables) if part & gone for key in part}
     for key in keys - identified(ENGINES, runs, tables):
-        tables[key.kind][key.entry][key.part] = RANGES[key.kind][key.part].start  # what a fit to all found is not its business
+        tables[key.kind][key.entry][key.part] = ranges("engines", key.kind)[
+            key.part
+        ].start  # what a fit to all found is not its business
     fitted(ENGINES, runs, tables, keys, _TOLERANCE, begin=("written",))
     to_prior(runs, tables, keys)
     used = _runs(chosen)
@@ -141,7 +143,7 @@ def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[
             return clock
     peers = [peer for peer in devices[key.entry].get("peers", ()) if key._replace(entry=peer) not in unknown]
     shares = [resolved(devices, peer).get(key.part, 1.0 if key.part in _OF_KERNELS else None) for peer in peers]
-    return float(median([share for share in shares if share is not None] or [RANGES["device"][key.part].start]))
+    return float(median([share for share in shares if share is not None] or [ranges("engines", "device")[key.part].start]))
 
 
 def _shared_engine(runs: Sequence[Runs], tables: Tables, only: Collection[str] = ()) -> dict[str, float]:
@@ -154,7 +156,7 @@ def _shared_engine(runs: Sequence[Runs], tables: Tables, only: Collection[str] =
     mean = {part: sum(one[part] for one in each) / len(each) for part in only or COEFFICIENTS}
     fits = {part for name in names for part in tables["engine"][name].get("fit", ())}
     parts = sorted(fits.intersection(only) if only else fits)
-    start = {part: RANGES["engine"][part].begun_at(mean[part]) for part in parts}
+    start = {part: ranges("engines", "engine")[part].begun_at(mean[part]) for part in parts}
     rows = {name: sum(len(run.measured) for run in runs if run.on["engine"] == name) for name in names}
     weights = [np.full(len(run.measured), min(1.0, (_ENGINE_ROWS / rows[run.on["engine"]]) ** 0.5)) for run in runs]
 
@@ -162,8 +164,8 @@ def _shared_engine(runs: Sequence[Runs], tables: Tables, only: Collection[str] =
         trial = {name: {**tables["engine"][name], **mean, **values} for name in names}
         return predicted(runs, {**tables, "engine": {**tables["engine"], **trial}})
 
-    found = fit(predict, measured(runs), start, np.concatenate(weights), PULL, _TOLERANCE)
-    return {**mean, **found.values}
+    best = fit(predict, measured(runs), start, np.concatenate(weights), PULL, _TOLERANCE)
+    return {**mean, **best.values}
 
 
 def _engine(tables: Tables, name: str) -> dict[str, float]:
@@ -174,7 +176,7 @@ def _engine(tables: Tables, name: str) -> dict[str, float]:
 
 def _shares(tables: Tables, name: str) -> dict[str, float]:
     entry = resolved(tables["device"], name)
-    return {part: float(f"{entry[part]:.4g}") for part in RANGES["device"] if part in entry}
+    return {part: float(f"{entry[part]:.4g}") for part in ranges("engines", "device") if part in entry}
 
 
 def _runs(known: Iterable[ServingCase]) -> list[Runs]:
@@ -213,32 +215,32 @@ def errors(written: Iterable[Mapping[str, Any]], known: Sequence[ServingCase]) -
     sources = {source for entry in listed for source in entry["sources"]}
     usable = [case for case in known if case.anchor.source.key in sources]
     figures = {case: figure_of(case.anchor) for case in usable}
-    whole, found = grouped(figures.values()), {}
+    whole, by_entry = grouped(figures.values()), {}
     for entry in listed:
         kind, name = entry["kind"], entry["without"]
-        own = (
+        runs = (
             grouped(figures[case] for case in _chosen(kind, name, usable))
             if kind in ("model", "source")
             else [run for run in whole if run.on[kind] == name]
         )
-        found[entry_id(kind, name)] = _errors(entry, own)
-    return found
+        by_entry[entry_id(kind, name)] = _errors(entry, runs)
+    return by_entry
 
 
-def pooled(found: Mapping[str, Signed]) -> dict[str, dict[str, Any]]:
+def pooled(by_entry: Mapping[str, Signed]) -> dict[str, dict[str, Any]]:
     """For each kind, the errors of all its entries' cases together."""
-    return {name: {"kind": kind, **_judged(*_together(found, kind))} for kind, name in KINDS.items()}
+    return {name: {"kind": kind, **_judged(*_together(by_entry, kind))} for kind, name in KINDS.items()}
 
 
-def _together(found: Mapping[str, Signed], kind: str) -> Signed:
-    own = [pair for name, pair in found.items() if name.startswith(entry_id(kind, ""))]
-    return [error for tokens, _ in own for error in tokens], [error for _, first in own for error in first]
+def _together(by_entry: Mapping[str, Signed], kind: str) -> Signed:
+    pairs = [pair for name, pair in by_entry.items() if name.startswith(entry_id(kind, ""))]
+    return [error for tokens, _ in pairs for error in tokens], [error for _, first in pairs for error in first]
 
 
 def stale(written: Mapping[str, Mapping[str, Any]], known: Sequence[ServingCase]) -> str:
     """Say how today's errors differ from the written ones, the written coefficients kept; "" if they do not."""
-    found = errors([entry for entry in written.values() if "without" in entry], known)
-    now = pooled(found) | {name: _judged(*pair) for name, pair in found.items()}
+    today = errors([entry for entry in written.values() if "without" in entry], known)
+    now = pooled(today) | {name: _judged(*pair) for name, pair in today.items()}
     moved = [
         f"{name}: {group} {told}"
         for name, judged in now.items()
@@ -255,8 +257,8 @@ def entries(root: Path, done: Callable[[str], None] = lambda name: None) -> dict
         root: the folder of anchors.
         done: is told what was fitted, one after the other.
     """
-    known, found = cases_of(root), {}
+    known, studied = cases_of(root), {}
     for kind, name in every(known):
-        found[entry_id(kind, name)] = left_out(kind, name, known)
+        studied[entry_id(kind, name)] = left_out(kind, name, known)
         done(entry_id(kind, name))
-    return pooled(errors(found.values(), known)) | found
+    return pooled(errors(studied.values(), known)) | studied

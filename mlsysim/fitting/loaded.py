@@ -13,19 +13,11 @@ import numpy as np
 
 from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.harnesses import FILE, device_of, loaded_tables
-from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.token_load import LoadQuestion, best_plan, limit_per_s, load_question
 from mlsysim.tables.token import token_question
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.kernels.errors import Times
-
-# Physically meaningful ranges; a coefficient that ends at one is reported.
-RANGES = {
-    "compute_share": Coefficient(1.0, 0.4, 1.6),
-    "sequence_s": Coefficient(5e-6, 0.0, 1e-4),
-    "clock": Coefficient(0.85, 0.3, 1.1),
-}
 
 
 @dataclass(eq=False)
@@ -38,11 +30,11 @@ class _Run:
 
     def requests_per_s(self, entries: Mapping[str, Entry]) -> Times:
         """The highest load, with what the entries state themselves: they have all that they take from another."""
-        own = {
+        stated = {
             kind: {self.on[kind]: {part: value for part, value in entry.items() if part != "like"}}
             for kind, entry in entries.items()
         }
-        self.found_per_s = limit_per_s(self.question, {"device": {}, **own}, self.found_per_s)
+        self.found_per_s = limit_per_s(self.question, {"device": {}, **stated}, self.found_per_s)
         return np.array([self.found_per_s])
 
 
@@ -71,6 +63,5 @@ LOADED = Calibration(
     name="loaded",
     pull=0.03,
     files={"harness": Place(FILE, around=("harness",)), "device": Place(DEVICES, within=("loaded",))},
-    range_of=lambda key, _: RANGES[key.part],
     gathered=gathered,
 )

@@ -70,12 +70,12 @@ def layouts(anchors: Iterable[Anchor]) -> list[Layouts]:
         usable_B = usable_memory_B(run.setting.fleet.node.accelerator.memory_capacity_B)
         group = (run.asked.arguments["stack"], run.setting.attention, usable_B)
         groups.setdefault(group, []).append((run.work, run.plan, anchor.case.outcome == "fits"))
-    found = []
+    alike = []
     for (name, attention, usable_B), rows in groups.items():
         works, plans, ran = zip(*rows, strict=True)
         terms = stack(name).memory_terms(attention)
-        found.append(Layouts(name, terms, stacked(works), stacked(plans), usable_B, np.array(ran)))
-    return found
+        alike.append(Layouts(name, terms, stacked(works), stacked(plans), usable_B, np.array(ran)))
+    return alike
 
 
 def balanced_accuracy(groups: Iterable[Layouts], values: Mapping[str, Any]) -> npt.NDArray[np.float64]:

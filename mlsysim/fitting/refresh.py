@@ -68,9 +68,9 @@ def apart(function: Callable[..., T], *arguments: Any) -> T:
 
 def fit_and_write(name: str, root: Path) -> Refit:
     """Fits a family and writes its files."""
-    found = FAMILIES[name](root)
-    found.write()
-    return found
+    fit = FAMILIES[name](root)
+    fit.write()
+    return fit
 
 
 def fitted_to_rest(names: Sequence[str], root: Path, begin: Callable[[str], None] = lambda name: None) -> Iterator[Refit]:
@@ -110,9 +110,9 @@ def write_pages(root: Path) -> list[str]:
         if not same and _written(path, text):
             changed.append(name)
     path = root.parent / "docs" / picture.FILE
-    found = whole_run.rows(root)
-    if find_spec("matplotlib") and not whole_run.reads_the_same(picture.title_in(path), picture.title(found)):
-        picture.draw(path, found)
+    rows = whole_run.rows(root)
+    if find_spec("matplotlib") and not whole_run.reads_the_same(picture.title_in(path), picture.title(rows)):
+        picture.draw(path, rows)
         changed.append(picture.FILE)
     return changed
 
@@ -120,7 +120,7 @@ def write_pages(root: Path) -> list[str]:
 def judge(root: Path) -> Judgement:
     """Compares what stands under ``root`` with what is so now, and clears the reasons of misses that are none any more."""
     files = [loading.load(path) for path in loading.anchor_files(root)]
-    found = tuple(one for one in map(standing, files) if one.passing or one.missing)
+    standings = tuple(one for one in map(standing, files) if one.passing or one.missing)
     rows, tables, entries = whole_run.rows(root), whole_run.kernel_rows(root), read_all(root)
     aims = [check.as_row(rows, entries, tables) for check in checks(root)]
     lost = {
@@ -130,7 +130,7 @@ def judge(root: Path) -> Judgement:
     }
     met = tuple(str(aim["id"]) for aim in aims if aim["held"] and aim["known_gap"])
     moved = {anchors[0].snapshot_path: told for anchors in files if (told := _moves(anchors))}
-    return Judgement(found, moved, lost, met)
+    return Judgement(standings, moved, lost, met)
 
 
 def _moves(anchors: Sequence[Anchor]) -> str:
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if left or refused or judgement.met or (judgement.moved and not accepted) else 0
 
 
-def _reasons(given: Sequence[str], root: Path) -> dict[str, str]:
+def _reasons(typed: Sequence[str], root: Path) -> dict[str, str]:
     """The reasons of ``SOURCE=WHY`` by source.
 
     Raises:
@@ -239,7 +239,7 @@ def _reasons(given: Sequence[str], root: Path) -> dict[str, str]:
     """
     sources = [loading.load(path)[0].source.key for path in loading.anchor_files(root)]
     reasons = {}
-    for text in given:
+    for text in typed:
         source, _, why = text.partition("=")
         if not why:
             raise InputError("--reason", text, "SOURCE=WHY")

@@ -67,14 +67,14 @@ def components(
 ) -> list[tuple[list[Runs], set[Key]]]:
     """Groups of runs that share no fitted coefficient, with what they decide beside ``known``."""
     free = [key for key in calibration.fitted_keys(tables) if key not in known]
-    found: list[tuple[list[int], set[Key]]] = []
+    groups: list[tuple[list[int], set[Key]]] = []
     for place, run in enumerate(runs):
         keys = _decided(run, tables, free)
-        touching = [part for part in found if part[1] & keys]
-        found = [part for part in found if not part[1] & keys]
+        touching = [part for part in groups if part[1] & keys]
+        groups = [part for part in groups if not part[1] & keys]
         places = [place, *(other for part in touching for other in part[0])]
-        found.append((places, keys.union(*(part[1] for part in touching))))
-    return [([runs[place] for place in sorted(places)], keys) for places, keys in found if keys]
+        groups.append((places, keys.union(*(part[1] for part in touching))))
+    return [([runs[place] for place in sorted(places)], keys) for places, keys in groups if keys]
 
 
 def predicted(runs: Sequence[Runs], tables: Tables) -> Times:
@@ -137,16 +137,16 @@ def _decided(run: Runs, tables: Tables, keys: Collection[Key]) -> set[Key]:
 
 def _held_by(run: Runs, tables: Tables, keys: Collection[Key]) -> dict[Key, tuple[str, str]]:
     """Find the ``keys`` that a run hangs on, with the kind and the name under which its entries have them."""
-    found = {}
+    held = {}
     names = {kind: [] if name == EVERY else lineage(tables[kind], name) for kind, name in run.on.items()}
     for key in keys:
         if run.on.get(key.kind) == EVERY:
-            found[key] = (key.kind, key.entry)
+            held[key] = (key.kind, key.entry)
         elif key.entry in names.get(key.kind, ()):
             nearer = names[key.kind][: names[key.kind].index(key.entry)]
             if not any(key.part in tables[key.kind][name] for name in nearer):
-                found[key] = (key.kind, key.part)
-    return found
+                held[key] = (key.kind, key.part)
+    return held
 
 
 @dataclass(eq=False)
@@ -164,28 +164,28 @@ class _Placed:
 
     def predicted(self, values: Mapping[Key, float]) -> Times:
         """The runs' predictions with ``values``; kept, because most steps leave most groups as they were."""
-        own = tuple(values[key] for key in self.held)
-        if own not in self.solved:
+        chosen = tuple(values[key] for key in self.held)
+        if chosen not in self.solved:
             if len(self.solved) >= _KEPT:
                 self.solved.pop(next(iter(self.solved)))
-            self.solved[own] = self._predict(values)
-        return self.solved[own]
+            self.solved[chosen] = self._predict(values)
+        return self.solved[chosen]
 
     def columns(self, values: Mapping[Key, float], changed: Mapping[Key, float]) -> Times:
         """Predictions with ``values`` but for one that has ``changed``: a column for each."""
         plain = self.predicted(values)
-        found = dict.fromkeys(changed, plain)
+        by_key = dict.fromkeys(changed, plain)
         together = [key for key in self.held if key.kind == self.run.together]
         if together:
             choices = {key: np.full((len(together), 1), values[key]) for key in together}
             for line, key in enumerate(together):
                 choices[key][line] = changed[key]
             lines = np.broadcast_to(self._predict({**values, **choices}), (len(together), len(plain)))
-            found |= dict(zip(together, lines, strict=True))
+            by_key |= dict(zip(together, lines, strict=True))
         for key in self.held:
             if key not in together:
-                found[key] = self._predict({**values, key: changed[key]})
-        return np.stack(list(found.values()), axis=-1)
+                by_key[key] = self._predict({**values, key: changed[key]})
+        return np.stack(list(by_key.values()), axis=-1)
 
     def _predict(self, values: Mapping[Key, Any]) -> Times:
         entries = {kind: dict(entry) for kind, entry in self.entries.items()}

@@ -13,7 +13,6 @@ import numpy as np
 
 from mlsysim.calibration.harnesses import COEFFICIENTS, FILE, QUERIES, Harness, query_harness
 from mlsysim.core.units import Q_
-from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.batches import BATCHES, Batches, engine_batches, loaded, lone_s
 from mlsysim.lowering.data_parallel import Samples
@@ -22,21 +21,12 @@ from mlsysim.tables.served import served_question
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.kernels.errors import Times
 
-# Physically meaningful ranges; a coefficient that ends at one is reported.
-RANGES = {
-    "copied_share": Coefficient(0.7, 0.0, 2.0),
-    "integer_share": Coefficient(0.9, 0.5, 1.2),
-    "float_share": Coefficient(0.9, 0.5, 1.2),
-    "query_s": Coefficient(2e-4, 0.0, 2e-3),
-    "request_s": Coefficient(5e-6, 0.0, 1e-4),
-}
-
 
 def _seconds(batches: Batches, limit_s: float | None, share: float, size_spread: float, entries: Mapping[str, Entry]) -> Times:
     """Seconds of a sample on one accelerator under the load that meets ``limit_s``, or of a query that comes alone."""
     front = Harness(**{part: float(entries["harness"][part]) for part in COEFFICIENTS})
-    found = None if limit_s is None else loaded(batches, front, limit_s, share, size_spread)
-    return np.array([float(lone_s(batches, front)[0]) if found is None else 1 / found.load_per_s])
+    load = None if limit_s is None else loaded(batches, front, limit_s, share, size_spread)
+    return np.array([float(lone_s(batches, front)[0]) if load is None else 1 / load.load_per_s])
 
 
 def _run(anchor: Anchor) -> Runs:
@@ -49,7 +39,7 @@ def _run(anchor: Anchor) -> Runs:
         question.workload,
         accelerator,
         stated["stack"],
-        BATCHES if limit else np.array([float(stated.get("query_size", 1))]),
+        BATCHES if limit else (float(stated.get("query_size", 1)),),
         Samples(stated["precision"], seq_len, stated.get("mean_tokens", seq_len), 0.0),
         lone_clock=None if limit else query_harness(stated["harness_name"]).lone_clock,
     )
@@ -71,6 +61,5 @@ def gathered(root: Path, role: str) -> list[Runs]:
 SERVED = Calibration(
     name="served",
     files={"harness": Place(FILE, around=(QUERIES,))},
-    range_of=lambda key, _: RANGES[key.part],
     gathered=gathered,
 )

@@ -16,7 +16,7 @@ from mlsysim.calibration.names import unknown
 from mlsysim.calibration.shared import with_usual
 from mlsysim.calibration.stacks import COEFFICIENTS, stack
 from mlsysim.fitting.bounded import Coefficient
-from mlsysim.fitting.calibration import CALIBRATION, EVERY, Calibration, Entry, Key, Place, Runs, cases
+from mlsysim.fitting.calibration import CALIBRATION, EVERY, Calibration, Entry, Key, Place, Runs, cases, ranges
 from mlsysim.lowering.training_kernels import kernel_device, stack_step
 from mlsysim.physics.records import stacked
 from mlsysim.physics.training.step_inputs import KernelDevice, SharedCoefficients, StackCoefficients
@@ -25,28 +25,6 @@ from mlsysim.tables.training_steps import LoweredRun, prepared_row
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.kernels.errors import Times
 
-# Physically meaningful ranges; a coefficient that ends at one is reported.
-RANGES = {
-    "host_layer_s": Coefficient(1e-3, 0.0, 3e-3),
-    "tp_hidden_forward": Coefficient(0.3, 0.0, 0.95),
-    "tp_hidden_backward": Coefficient(0.5, 0.0, 0.95),
-    "accumulated_B": Coefficient(6.0, 0.0, 20.0),
-    "norm_B": Coefficient(60.0, 0.0, 250.0),
-    "dp_hidden": Coefficient(0.5, 0.0, 1.0),
-    "pp_hidden": Coefficient(0.3, 0.0, 1.0),
-    "interleaved_sends_hidden": Coefficient(0.5, 0.0, 1.0),
-    "network_share": Coefficient(0.7, 0.02, 1.0),
-    "host_step_s": Coefficient(0.02, 0.0, 0.5),
-    "routed_B": Coefficient(20.0, 0.0, 200.0),
-    "host_expert_s": Coefficient(2e-3, 0.0, 1e-2),
-    "ep_hidden": Coefficient(0.3, 0.0, 0.95),
-    "attention_rate": Coefficient(0.7, 0.2, 1.2),
-    "tp_wait_s": Coefficient(1e-3, 0.0, 3e-3),
-    "network_step_s": Coefficient(1e-4, 0.0, 2e-3),
-    "clock": Coefficient(0.85, 0.6, 1.05),
-    "link_share": Coefficient(1.0, 0.1, 1.5),
-    "compute_share": Coefficient(1.0, 0.5, 1.3),
-}
 # Those that only runs with experts have: fitted to these runs alone, after all else is fitted to the runs without.
 EXPERT_PARTS = ("host_expert_s", "ep_hidden", "routed_B")
 # The stack of a framework that no name fits.
@@ -58,7 +36,7 @@ def _range_of(key: Key, entry: Entry) -> Coefficient:
     """The range of a coefficient; one that all share states its own, and lies in the middle of it where no row decides."""
     if key.kind == "shared":
         return Coefficient((entry["low"] + entry["high"]) / 2, entry["low"], entry["high"])
-    return RANGES[key.part]
+    return ranges("training")[key.part]
 
 
 def _fits(kind: str, entry: Entry) -> list[str]:
@@ -70,8 +48,8 @@ def _fits(kind: str, entry: Entry) -> list[str]:
 def _steps(prepared: tuple[Any, ...], kernels: KernelDevice, entries: Mapping[str, Entry]) -> Times:
     name, work, shape, plan, machine, clock_share = prepared
     shared = entries["shared"]
-    own = with_usual(entries["stack"], shared)
-    coefficients = StackCoefficients(**{part: own[part] for part in COEFFICIENTS if part in own})
+    entry = with_usual(entries["stack"], shared)
+    coefficients = StackCoefficients(**{part: entry[part] for part in COEFFICIENTS if part in entry})
     common = SharedCoefficients(**{part: shared[part] for part in _SHARED})
     device = replace(kernels, clock=entries["device"]["clock"] * clock_share, shared=common)
     step = stack_step(work, shape, plan, machine, device, replace(stack(name), coefficients=coefficients))
@@ -111,13 +89,13 @@ def grouped(steps: Iterable[MeasuredStep]) -> list[Runs]:
         row = (run.work, run.shape, run.plan, run.setting.machine(), seconds, source)
         group = (question.arguments["stack"], accelerator.name, run.setting.precision, routed)
         groups.setdefault(group, []).append((accelerator, *row))
-    found = []
+    runs = []
     for (name, accelerator_name, precision, routed), rows in groups.items():
         accelerators, works, shapes, plans, machines, measured, sources = zip(*rows, strict=True)
         share = clock_share(measured_device(accelerator_name))
         prepared = (name, *(stacked(part) for part in (works, shapes, plans, machines)), share)
         kernels = kernel_device(accelerators[0], precision, stack(name).fused_quantisation)
-        found.append(
+        runs.append(
             Runs(
                 on={"stack": name, "device": clock_device(measured_device(accelerator_name)), "shared": EVERY},
                 measured=np.array(measured),
@@ -127,7 +105,7 @@ def grouped(steps: Iterable[MeasuredStep]) -> list[Runs]:
                 decides=(lambda key: key.part in EXPERT_PARTS) if routed else (lambda key: key.part not in EXPERT_PARTS),
             )
         )
-    return found
+    return runs
 
 
 def gathered(root: Path, role: str) -> list[Runs]:
@@ -152,7 +130,7 @@ def _of_any_stack(run: Runs) -> Runs:
 TRAINING = Calibration(
     name="training",
     files={"stack": Place("stacks.toml"), "device": Place(DEVICES, within=("training",)), "shared": Place("shared.toml")},
-    range_of=_range_of,
+    ranged=_range_of,
     gathered=gathered,
     fits=_fits,
     pull=0.03,

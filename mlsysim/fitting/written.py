@@ -118,9 +118,9 @@ def _statistics(role: str, judged: Sequence[tuple[Runs, Times]]) -> dict[str, An
     if not judged:
         return {}
     endings = dict.fromkeys(["", *(ending for run, _ in judged for ending in run.parts)])
-    found = {}
+    statistics = {}
     for ending in endings:
         ratio = np.concatenate([ratio[run.parts[ending]] if ending else ratio for run, ratio in judged])
         if len(ratio):
-            found[f"{role}{ending}"] = asdict(ErrorStatistics.of(ratio, np.ones(len(ratio))))
-    return found
+            statistics[f"{role}{ending}"] = asdict(ErrorStatistics.of(ratio, np.ones(len(ratio))))
+    return statistics

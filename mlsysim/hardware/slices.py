@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.checks import looked_up
+from mlsysim.core.errors import InputError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.hardware.types import HardwareNode
 
@@ -40,10 +41,8 @@ class Slicing(NamedTuple):
         """
         chip = entry.partition("_")[0]
         known: dict[str, int] = packaged_toml("hardware", "names.toml")["slice_multiprocessors"]
-        if chip not in known:
-            raise UnknownNameError.among("accelerator that is cut in slices", chip, known)
-        listed = whole.compute.multiprocessors
-        units, memory_share = self.compute * known[chip], self.memory_GB * _GIB / whole.memory_capacity_B
+        listed, part_units = whole.compute.multiprocessors, looked_up("accelerator that is cut in slices", chip, known)
+        units, memory_share = self.compute * part_units, self.memory_GB * _GIB / whole.memory_capacity_B
         if listed is None or units > listed or memory_share > 1:
             part = f"one that {units} multiprocessors and {self.memory_GB} GB are a part of"
             raise InputError("accelerator", whole.name, part)

@@ -16,7 +16,7 @@ from mlsysim.launch.serve import ServingLaunch
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving.serving import ServingModel, ServingResult
 from mlsysim.solvers.serving.tail_latency import TailLatencyModel, TailLatencyResult
-from mlsysim.systems.types import Fleet, Node
+from mlsysim.systems.types import Fleet, Node, accelerator_of
 
 R = TypeVar("R", bound=Result)
 # What a bound, which knows no engine's limit, is asked for where as many as fit are.
@@ -128,10 +128,7 @@ def _let_in(asked: Mapping[str, Any], hardware: HardwareNode | Node | Fleet, def
     """Requests that the engine decodes together, all groups of ranks with sequences of their own together."""
     if asked.get("stack") is None:
         return _MOST_AT_THE_BOUND
-    if isinstance(hardware, Fleet):
-        device = hardware.node.accelerator
-    else:
-        device = hardware.accelerator if isinstance(hardware, Node) else hardware
+    device = accelerator_of(hardware)
     most_let_in = engine(asked["stack"]).on(device.name, device.memory_capacity_B / 2**30).most_sequences
     groups = asked.get("attention_dp", 1)
     groups = asked["tp_size"] if groups is True else groups

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mlsysim.core.checks import whole_number
 from mlsysim.core.errors import DataError, InputError
 from mlsysim.core.toml import file_text, parsed_toml
 
@@ -17,14 +19,21 @@ _PASTED = re.compile(r"[\n{}\[\]\"]")
 _LONGEST_TEXT = 1_000_000
 _LONGEST_YAML = 100_000  # its reader takes microseconds for each character
 _LONGEST_PATH = 1024
+# What a manifest of Kubernetes and a file of Docker Compose have, and no script.
+_MANIFEST = re.compile(r"(?:^|[{,-])\s*image:\s", re.MULTILINE)
+_NEXT_DOCUMENT = re.compile(r"^---\s*$", re.MULTILINE)
+_SHELL = re.compile(r"(?:\S*/)?(?:ba|da|z)?sh")
+_RUNS_TEXT = re.compile(r"-\w*c")
 
 
-def text_of(source: str | Path, name: str) -> tuple[str, str]:
+def text_of(source: str | Path, name: str, line: str = "") -> tuple[str, str]:
     """The text that ``source`` is or names, and what messages call it.
 
     Args:
         source: the path of a file, or a text pasted in.
         name: what messages call a text that is pasted in.
+        line: what they call a line of words that is pasted in, where one may be: a path with blanks is then that of a file
+            there is.
 
     Raises:
         InputError: it is neither, the file cannot be read, or it is longer than any launch file.
@@ -37,7 +46,9 @@ def text_of(source: str | Path, name: str) -> tuple[str, str]:
         mlsysim.core.errors.InputError: config.json = 'absent.json': expected a file that can \
 be read (No such file or directory)
     """
-    if isinstance(source, str) and (len(source) > _LONGEST_PATH or _PASTED.search(source)):
+    if isinstance(source, str) and line and " " in source.strip() and not is_file(source):
+        text, name = source, line
+    elif isinstance(source, str) and (len(source) > _LONGEST_PATH or _PASTED.search(source)):
         text = source
     elif isinstance(source, (str, Path)) and str(source):
         try:
@@ -162,6 +173,101 @@ or ']', but got '<stream end>'
         TypeError,
     ) as error:  # a date that is none, a key that is a list
         raise InputError(name, text[:20], f"YAML: {str(error).splitlines()[0]}") from None
+
+
+def is_manifest(text: str) -> bool:
+    r"""Whether a text is a manifest of Kubernetes or a file of Docker Compose: it names images of containers.
+
+    Example:
+        >>> is_manifest("containers:\n- image: vllm/vllm-openai\n"), is_manifest("docker run vllm/vllm-openai")
+        (True, False)
+    """
+    return bool(_MANIFEST.search(text))
+
+
+def container_commands(text: str, name: str) -> Iterator[tuple[str, int]]:
+    r"""The command line of each container of a manifest, as a shell's text, and how many copies of it run.
+
+    An image without a command stands before its arguments. Plain values of its environment are put in.
+
+    Args:
+        text: YAML of Kubernetes or Docker Compose.
+        name: what messages call it.
+
+    Raises:
+        InputError: it is no YAML, or a command is none.
+
+    Example:
+        >>> import pytest
+        >>> _ = pytest.importorskip("yaml")
+        >>> pod = 'containers:\n- {name: server, image: "vllm/vllm-openai", args: ["--model", "Qwen/Qwen3-8B"]}'
+        >>> list(container_commands(pod, "pod.yaml"))
+        [('vllm/vllm-openai --model Qwen/Qwen3-8B', 1)]
+    """
+    for part in _NEXT_DOCUMENT.split(text):
+        document = yaml_table(part, name) if _MANIFEST.search(part) else {}
+        called = ("entrypoint", "command") if "services" in document else ("command", "args")
+        top = inner(document, "spec", name)
+        for container, copies in _containers(document, top.get("replicas", 1)):
+            words = [word for key in called for word in _words(container.get(key), f"{name}: {key}")]
+            if container.get(called[0]) is None:
+                words.insert(0, str(container["image"]))
+            for variable, value in _environment(container):
+                words = [word.replace(f"$({variable})", value).replace(f"${{{variable}}}", value) for word in words]
+            yield handed_text(words) or shlex.join(words), whole_number("replicas", copies)
+
+
+def _containers(value: object, copies: object) -> Iterator[tuple[dict[str, Any], object]]:
+    """The tables that name an image, with the copies that they or a table around them state."""
+    if isinstance(value, dict):
+        deployed = value.get("deploy")
+        copies = deployed.get("replicas", copies) if isinstance(deployed, dict) else copies
+        if isinstance(value.get("image"), str):
+            yield value, copies
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from _containers(one, copies)
+
+
+def _words(value: object, name: str) -> list[str]:
+    """The words of a command, which is a list, or the text of a shell."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        try:
+            return shlex.split(value)
+        except ValueError as error:
+            raise InputError(name, value[:40], f"words of a shell ({str(error).lower()})") from None
+    if not isinstance(value, list):
+        raise InputError(name, value, "a list of words")
+    return [str(one) for one in value]
+
+
+def _environment(container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The variables whose values a container's table states."""
+    stated = container.get("env") or container.get("environment") or []
+    pairs = [str(one).partition("=")[::2] for one in stated if isinstance(one, str)]
+    pairs += [
+        (str(one["name"]), str(one["value"])) for one in stated if isinstance(one, dict) and {"name", "value"} <= one.keys()
+    ]
+    yield from [(str(key), str(value)) for key, value in stated.items()] if isinstance(stated, dict) else pairs
+
+
+def handed_text(words: Sequence[str]) -> str:
+    """The text that a command hands to a shell, which runs it; empty where there is none.
+
+    Args:
+        words: of the command.
+
+    Example:
+        >>> handed_text(["docker", "run", "--entrypoint", "bash", "image", "-c", "vllm serve m"])
+        'vllm serve m'
+    """
+    shell = next((place for place, word in enumerate(words) if _SHELL.fullmatch(word)), len(words))
+    return next(
+        (text for option, text in zip(words[shell:], words[shell + 1 :], strict=False) if _RUNS_TEXT.fullmatch(option)), ""
+    )
 
 
 def inner(table: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:

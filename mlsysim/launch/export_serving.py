@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mlsysim.core.checks import instance, mapping
+from mlsysim.core.checks import instance, looked_up, mapping
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.precision import UNPACKED, number_format
 from mlsysim.launch.serve import ServingLaunch, serving_facts
@@ -131,12 +131,11 @@ def export_serving(launch: ServingLaunch, target: str | None = None) -> str:
     """
     instance("launch", launch, ServingLaunch, "what planned_serving or serving_launch gives")
     named = target or _target_of(launch)
-    if named not in _TARGETS:
-        raise UnknownNameError.among("target", named, _TARGETS)
+    write = looked_up("target", named, _TARGETS)
     if launch.arguments.get("offload") or launch.arguments.get("draft_len"):
         part = "offload" if launch.arguments.get("offload") else "draft_len"
         raise InputError(part, launch.arguments[part], "nothing: it is not written on command lines")
-    line = _TARGETS[named](launch, launch.arguments)
+    line = write(launch, launch.arguments)
     if launch.prefill is None:
         return line
     apart = "\n---\n" if named == "kubernetes" else "\n"

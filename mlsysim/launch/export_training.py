@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlsysim.calibration.names import stack_called
-from mlsysim.core.checks import instance, mapping
+from mlsysim.core.checks import instance, looked_up, mapping
 from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.core.options import with_defaults
 from mlsysim.launch.known_models import like_registered
@@ -81,12 +81,9 @@ def export_training(launch: TrainingLaunch, target: str) -> str:
         Traceback (most recent call last):
         mlsysim.core.errors.UnknownNameError: target = 'nemo': expected one of megatron, torchtitan, deepspeed, slurm
     """
-    if target not in _TARGETS:
-        raise UnknownNameError.among("target", target, _TARGETS)
+    write = looked_up("target", target, _TARGETS)
     instance("launch", launch, TrainingLaunch, "what planned_training or training_launch gives")
-    return _TARGETS[target](
-        launch, with_defaults(StepOptions, {k: v for k, v in launch.arguments.items() if k != "batch_size"})
-    )
+    return write(launch, with_defaults(StepOptions, {k: v for k, v in launch.arguments.items() if k != "batch_size"}))
 
 
 def _split(launch: TrainingLaunch, asked: Mapping[str, Any]) -> tuple[int, int, int, int, int, int]:

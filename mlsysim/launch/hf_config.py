@@ -17,7 +17,7 @@ from mlsysim.launch.documents import inner, json_table, text_of
 from mlsysim.launch.hf_keys import Keys
 from mlsysim.launch.hf_quantization import StoredFormats, formats_of
 from mlsysim.launch.known_models import like_registered
-from mlsysim.models.architecture import MOST_LAYERS, LatentAttention, MixtureOfExperts
+from mlsysim.models.architecture import MOST_LAYERS, LatentAttention, MixtureOfExperts, expert_places
 from mlsysim.models.types import TransformerWorkload
 
 # A model of more parameters than that is a slip of a digit: forty times what anybody has published.
@@ -77,10 +77,6 @@ every layer: it has Mamba layers
 
 def read_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> ConfigReading:
     """The model that a Hugging Face ``config.json`` describes, with the registry's entry that it is and what was assumed.
-
-    Args:
-        source: as ``model_from_config`` takes it.
-        name: of the model.
 
     Raises:
         InputError: as ``model_from_config`` raises it.
@@ -274,15 +270,7 @@ def _expert_layers(keys: Keys, layers: int) -> tuple[int, int]:
         return first, keys.whole("every", 1, layers) or 1
     if len(marks) != layers or not any(marks):
         raise InputError(f"{keys.name}: {key or 'mlp_layer_types'}", len(marks), f"an entry for each of the {layers} layers")
-    first = marks.index(True)
-    if all(marks[first:]):
-        return first, 1
-    for every in range(2, layers + 1):
-        if marks == [(number + 1) % every == 0 for number in range(layers)]:
-            return 0, every
-    raise NotModelledError(
-        f"{keys.name}: {key or 'mlp_only_layers'}", listed, "experts after dense layers, or in every n-th layer"
-    )
+    return expert_places(marks, f"{keys.name}: {key or 'mlp_only_layers'}", listed)
 
 
 def _windows(keys: Keys, layers: int, assumed: list[str]) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, NotModelledError
-from mlsysim.launch.known_models import like_registered
 from mlsysim.launch.megatron_model import stated_model
 from mlsysim.launch.options import Stated, read_options
 from mlsysim.launch.shell import read_script
 from mlsysim.launch.shell_words import MARK, Script
-from mlsysim.launch.training_run import Run, known_value, refuse_offload, registered, train_facts
+from mlsysim.launch.training_run import Run, refuse_offload, registered, train_facts
 from mlsysim.models.types import TransformerWorkload
 
 _PROGRAM = re.compile(r"\.py$")
@@ -153,8 +153,11 @@ def _count(before: list[str], stated: Stated, run: Run) -> None:
     told = read_options(before, train_facts()["launcher"]).values
     nodes, each, ranks = (_number(told.get(name)) for name in ("nodes", "per_node", "ranks"))
     run.per_node = each
+    launched = stated.get("accelerators") or (nodes or 1) * each if each else stated.get("accelerators") or ranks
     if run.accelerators is None:
-        run.accelerators = stated.get("accelerators") or (nodes or 1) * each if each else stated.get("accelerators") or ranks
+        run.accelerators = launched
+    elif launched is not None and launched != run.accelerators and (nodes or not each):
+        run.assumed.append(f"{run.accelerators} accelerators, not the {launched} that the file starts")
     if run.accelerators is not None and run.accelerators < 1:
         raise InputError("accelerators", run.accelerators, "a whole number >= 1")
 
@@ -190,12 +193,7 @@ def _model(stated: Stated, tp: int, run: Run) -> TransformerWorkload:
         named = registered(str(recipe))
         if named is not None:
             return named
-    built = stated_model(stated, tp, run.name, run.assumed)
-    symbol, known = like_registered(built, vocabulary=False)
-    if known is None:
-        return built
-    run.assumed.append(f"the model is the registry's {symbol}, whose layers are the same")
-    return known
+    return run.as_registered(stated_model(stated, tp, run.name, run.assumed))
 
 
 def _length(stated: Stated, run: Run) -> int:
@@ -207,7 +205,7 @@ def _length(stated: Stated, run: Run) -> int:
 
 def _precision(stated: Stated) -> str:
     if stated.get("compute_dtype"):
-        return str(known_value("--compute-dtype", stated.get("compute_dtype"), _FORMATS))
+        return str(looked_up("--compute-dtype", stated.get("compute_dtype"), _FORMATS))
     if stated.get("fp4"):
         return "fp4"
     if stated.get("fp8"):
@@ -226,9 +224,7 @@ def _gradients(stated: Stated) -> str:
 
 def _zero_stage(stated: Stated) -> int:
     if stated.get("fsdp"):
-        return int(
-            known_value("--data-parallel-sharding-strategy", stated.get("sharding") or "optim_grads_params", _STRATEGIES)
-        )
+        return int(looked_up("--data-parallel-sharding-strategy", stated.get("sharding") or "optim_grads_params", _STRATEGIES))
     if stated.get("fsdp2"):
         return 2 if stated.get("no_reshard") else 3
     return 1 if stated.get("distributed_optimizer") else 0
@@ -268,7 +264,7 @@ def _recompute(stated: Stated, layers: int, pp: int, run: Run) -> str:
         return "full"
     if granularity is None:
         return "selective" if stated.get("recompute_activations") else "none"
-    mode = str(known_value("--recompute-granularity", granularity, _RECOMPUTED))
+    mode = str(looked_up("--recompute-granularity", granularity, _RECOMPUTED))
     count = stated.get("recomputed_layers")
     if mode == "full" and stated.get("method") == "block" and count is not None and count * pp < layers:
         run.assumed.append(f"{count} layers of each stage are recomputed: all are counted")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from mlsysim.core.errors import InputError, MissingArgumentError, NotModelledError
+from mlsysim.core.errors import InputError, MissingArgumentError
 from mlsysim.launch.options import Stated
 from mlsysim.launch.training_run import registered
-from mlsysim.models.architecture import MOST_LAYERS, MOST_WIDE, LatentAttention, MixtureOfExperts
+from mlsysim.models.architecture import MOST_LAYERS, MOST_WIDE, LatentAttention, MixtureOfExperts, expert_places
 from mlsysim.models.types import TransformerWorkload
 
 # Tokenizers whose size is their own, where no option says it: GPT-2's, before padding.
@@ -130,13 +130,7 @@ def _expert_layers(text: str, layers: int, name: str) -> tuple[int, int]:
     marks = _marks(text)
     if len(marks) != layers or 1 not in marks:
         raise InputError(f"{name}: --moe-layer-freq", text, f"a number, or a list of {layers} entries 0 and 1")
-    first = marks.index(1)
-    if all(mark == 1 for mark in marks[first:]):
-        return first, 1
-    for every in range(2, layers + 1):
-        if marks == [int((number + 1) % every == 0) for number in range(layers)]:
-            return 0, every
-    raise NotModelledError(f"{name}: --moe-layer-freq", text, "experts after dense layers, or in every n-th layer")
+    return expert_places([mark == 1 for mark in marks], f"{name}: --moe-layer-freq", text)
 
 
 def _marks(text: str) -> list[int]:

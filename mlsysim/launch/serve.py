@@ -1,12 +1,13 @@
 """A server's command line, such as ``vllm serve ...``, as a deployment: ``serving_launch``.
 
-``serving_launch(text)`` takes a pasted command line, or the path of a script that has one; ``answer_serving(launch, hardware,
-input_len=..., output_len=...)`` (``launch/answers.py``) answers about it.
+``serving_launch(text)`` takes a pasted command line, or the path of a script or a manifest that has one;
+``answer_serving(launch, hardware, input_len=..., output_len=...)`` (``launch/answers.py``) answers about it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from typing import Any
 from mlsysim.calibration.names import engine_called, unknown
 from mlsysim.core.errors import InputError, MissingArgumentError, NotModelledError
 from mlsysim.core.toml import packaged_toml, reads
-from mlsysim.launch.documents import is_file, text_of
+from mlsysim.launch.documents import container_commands, handed_text, is_manifest, text_of
 from mlsysim.launch.options import LaunchNotes, Stated, read_options
 from mlsysim.launch.serve_plans import merged_file, plan_of, served_model, stated_formats
 from mlsysim.launch.shell import read_script, resolved
-from mlsysim.launch.shell_words import MARK, Script
+from mlsysim.launch.shell_words import MARK, Command, Script
 from mlsysim.models.types import TransformerWorkload
 
 _FILE = "serve_options.toml"
@@ -33,8 +34,9 @@ _COMMANDS = {
     ("llama-server",): "llama",
 }
 # A container that starts vLLM's server with the words after it.
-_IMAGE = "vllm/vllm-openai"
-_OTHERS = ("text-generation-launcher", "lmdeploy", "ollama", "tritonserver")
+_IMAGE = re.compile(r"(?:\S+/)?vllm-openai(?:[-:@]\S*)?")
+_OTHERS = ("text-generation-launcher", "text-generation-inference", "lmdeploy", "ollama", "tritonserver", "nim_llm")
+_EXPECTED = "vllm serve, python -m sglang.launch_server, trtllm-serve or llama-server"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def serving_launch(
 
     Args:
         source: a command line (``vllm serve``, ``python -m sglang.launch_server``, ``trtllm-serve``, ``llama-server``) as text,
-            or the path of a shell script that has one. Nothing of it is run.
+            or the path of a shell script, of a manifest of Kubernetes or of a file of Docker Compose that has one. Nothing of
+            it is run.
         files: texts of files that the line names and that are not there to be read, by their names.
         workload: the model, where the line names one that the registry does not have, or a path.
 
@@ -98,8 +101,8 @@ def serving_launch(
         mlsysim.core.errors.NotModelledError: model = 'Qwen/Qwen3-Next-80B-A3B-Instruct': expected a transformer: most \
 layers are linear attention (gated delta net)
     """
-    text, name = _line_of(source)
-    script = read_script(text, name)
+    text, name = text_of(source, "command line", line="command line")
+    script, copies = _script(text, name)
     engine, words, environment = _command(script, name)
     table = serving_facts()[engine]
     stated = read_options(words, table)
@@ -114,6 +117,7 @@ layers are linear attention (gated delta net)
     if _names_no_file(called, table, model, arguments):
         arguments["precision"] = table["unnamed"]
         assumed.append(f"{table['unnamed']}: of a repository the file that is fetched where none is named")
+    arguments["replicas"] *= copies
     arguments["page_size"] = stated.get("block") or table["block"]
     arguments |= {name: stated.get(key) for name, key in _AS_STATED.items() if stated.get(key) is not None}
     assumed += [f"{key}={value}: kernels are those of the engine's default" for key, value in environment.items()]
@@ -153,30 +157,48 @@ def serving_facts() -> dict[str, Any]:
     return packaged_toml("launch", _FILE)
 
 
-def _line_of(source: str | Path) -> tuple[str, str]:
-    """The text of a command line, or of the script at a path."""
-    if isinstance(source, str) and " " in source.strip() and not is_file(source):
-        return source, "command line"
-    return text_of(source, "command line")
+def _script(text: str, name: str) -> tuple[Script, int]:
+    """The commands of a text, and how many copies of them run: of a manifest's first container that starts a server."""
+    if not is_manifest(text):
+        return read_script(text, name), 1
+    scripts = [(read_script(line, name), copies) for line, copies in container_commands(text, name)]
+    return next((one for one in scripts if _begun(one[0], name)), scripts[0] if scripts else (Script(), 1))
 
 
 def _command(script: Script, name: str) -> tuple[str, list[str], dict[str, str]]:
     """The engine's table, the words after the command, and the variables set before it, of the first server of a script."""
-    for command in script.commands:
+    if begun := _begun(script, name):
+        return begun
+    words = [word for command in _commands(script, name) for word in command.words]
+    if other := next((word for word in words if re.split("[:@]", word.rsplit("/", 1)[-1])[0] in _OTHERS), None):
+        raise NotModelledError(name, other, _EXPECTED)
+    raise InputError(name, " ".join(words)[:60].replace(MARK, ""), f"a line with {_EXPECTED}")
+
+
+def _begun(script: Script, name: str) -> tuple[str, list[str], dict[str, str]] | None:
+    """What ``_command`` gives; None where the script starts no server."""
+    for command in _commands(script, name):
         words = list(command.words)
         for begun, engine in _COMMANDS.items():
             for place in range(len(words) - len(begun) + 1):
                 first = words[place].rsplit("/", 1)[-1]
-                if words[place].startswith(_IMAGE):
-                    return "vllm", words[place + 1 :], {}
                 if (first, *words[place + 1 : place + len(begun)]) == begun:
                     settings = {key: value for key, value in command.environment.items() if MARK not in value}
                     settings.pop("CUDA_VISIBLE_DEVICES", None)
                     return engine, words[place + len(begun) :], settings
-        if words[0].rsplit("/", 1)[-1] in _OTHERS:
-            raise NotModelledError(name, words[0], "vllm serve, python -m sglang.launch_server, trtllm-serve or llama-server")
-    begins = " ".join(script.commands[0].words)[:60].replace(MARK, "") if script.commands else ""
-    raise InputError(name, begins, "a line with vllm serve, python -m sglang.launch_server, trtllm-serve or llama-server")
+        image = next((place for place, word in enumerate(words) if _IMAGE.fullmatch(word)), None)
+        if image is not None:
+            return "vllm", words[image + 1 :], {}
+    return None
+
+
+def _commands(script: Script, name: str) -> Iterator[Command]:
+    """The commands of a script, and after each those of the text that it hands to a shell (``bash -c "..."``)."""
+    for command in script.commands:
+        yield command
+        if text := handed_text(command.words).replace(MARK, ""):
+            known = {key: value for key, value in script.variables.items() if isinstance(value, str)}
+            yield from read_script(text, name, known).commands
 
 
 def _model_name(stated: Stated, engine: str) -> str:

@@ -45,10 +45,6 @@ def read_script(text: str, name: str, variables: Mapping[str, str] | None = None
 def resolved(argument: str, word: str) -> str:
     """``word``, where the script says all of it.
 
-    Args:
-        argument: the option that it is the value of.
-        word: a word of a command.
-
     Raises:
         InputError: part of it comes from elsewhere.
 

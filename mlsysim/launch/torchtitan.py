@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlsysim.core.checks import boolean, whole_number
-from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.checks import boolean, looked_up, whole_number
+from mlsysim.core.errors import InputError
 from mlsysim.launch.documents import inner, toml_table
-from mlsysim.launch.training_run import Run, known_value, refuse_offload
+from mlsysim.launch.training_run import Run, refuse_offload
 from mlsysim.models.registry import Models
 
 _EIGHT_BITS = ("float8", "quantize.linear.float8", "quantize.linear.mx", "mx")
@@ -17,10 +17,6 @@ _MODES = {"none": "none", "selective": "selective", "full": "full", "memory_budg
 
 def torchtitan_run(text: str, run: Run) -> None:
     r"""Fills ``run`` with what a torchtitan file says.
-
-    Args:
-        text: the TOML.
-        run: whose model and accelerators stand as the caller gave them; the file says neither how many there are.
 
     Raises:
         NotModelledError: a feature that is not modelled, by its key.
@@ -122,11 +118,7 @@ def _model(table: _Table, run: Run) -> Any:
     """The registry's model of a name and a flavor."""
     flavors: dict[str, dict[str, str]] = run.facts["flavors"]
     name, flavor = table.text("name", "llama3"), table.text("flavor", "debugmodel")
-    if name not in flavors:
-        raise UnknownNameError.among(f"{table.name}.name", name, flavors)
-    if flavor not in flavors[name]:
-        raise UnknownNameError.among(f"{table.name}.flavor", flavor, flavors[name])
-    return Models.Language[flavors[name][flavor]]
+    return Models.Language[looked_up(f"{table.name}.flavor", flavor, looked_up(f"{table.name}.name", name, flavors))]
 
 
 def _precision(model: Mapping[str, Any], run: Run) -> str:
@@ -145,7 +137,7 @@ def _virtual_stages(split: _Table, pp: int, run: Run) -> int:
     if pp == 1:
         return 1
     schedule = split.text("pipeline_parallel_schedule", "1F1B")
-    usual = int(known_value(f"{split.name}.pipeline_parallel_schedule", schedule, run.facts["schedules"]))
+    usual = int(looked_up(f"{split.name}.pipeline_parallel_schedule", schedule, run.facts["schedules"]))
     if schedule == "GPipe":
         run.arguments["schedule"] = "gpipe"
     elif schedule not in ("1F1B", "Interleaved1F1B"):
@@ -162,7 +154,7 @@ def _zero_stage(split: _Table, copies: int, shards: int, pp: int, run: Run) -> i
     if shards == 1:
         return 0 if copies > 1 else 3
     policy = split.text("fsdp_reshard_after_forward", "default")
-    reshards = known_value(
+    reshards = looked_up(
         f"{split.name}.fsdp_reshard_after_forward", policy, {"always": True, "never": False, "default": pp == 1}
     )
     if reshards:
@@ -179,7 +171,7 @@ def _zero_stage(split: _Table, copies: int, shards: int, pp: int, run: Run) -> i
 def _recompute(table: _Table, run: Run) -> str:
     """The mode; of selective ones, which of the framework's two is measured by the stack."""
     mode = table.text("mode", "selective")
-    told = str(known_value(f"{table.name}.mode", mode, _MODES))
+    told = str(looked_up(f"{table.name}.mode", mode, _MODES))
     option = str(table.table.get("selective_ac_option", "2"))
     if mode == "memory_budget":
         run.assumed.append("a memory budget of recomputation: every second layer is counted")

@@ -15,7 +15,7 @@ from mlsysim.core.errors import InputError
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.launch.answers import with_assumed
 from mlsysim.launch.deepspeed import deepspeed_run
-from mlsysim.launch.documents import is_file, text_of
+from mlsysim.launch.documents import text_of
 from mlsysim.launch.megatron import is_megatron, megatron_run
 from mlsysim.launch.torchtitan import torchtitan_run
 from mlsysim.launch.training_run import Run, TrainingLaunch
@@ -26,6 +26,7 @@ from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 
 _TOML_TABLE = re.compile(r"^\s*\[[\w.\"-]+\]\s*(#.*)?$", re.MULTILINE)
+_NAMED_FILE = re.compile(r"--\S+[= ](\S+\.(?:json|toml|ya?ml))\b")
 _YAML_KEY = re.compile(r"^[\w-]+:(\s|$)", re.MULTILINE)
 
 
@@ -64,8 +65,7 @@ def training_launch(
         instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B")
     if accelerators is not None:
         whole_number("accelerators", accelerators)
-    pasted = isinstance(source, str) and " " in source.strip() and not is_file(source)
-    text, name = (str(source), "launch text") if pasted else text_of(source, "launch file")
+    text, name = text_of(source, "launch file", line="launch text")
     run = Run("megatron", name, workload, accelerators)
     if text.lstrip().startswith("{"):
         run.framework = "deepspeed"
@@ -79,6 +79,8 @@ def training_launch(
         yaml_run(text, run)
     else:
         expected = "Megatron's options, a torchtitan TOML, a DeepSpeed JSON, or YAML of NanoTron or llm-foundry"
+        if file := _NAMED_FILE.search(text):
+            expected += f"; the line names {file[1]}: give that file"
         raise InputError(name, text[:40], expected)
     return run.launch(stated)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlsysim.calibration.names import stack_called
-from mlsysim.core.errors import InconsistentError, InputError, MissingArgumentError, NotModelledError
+from mlsysim.core.errors import InconsistentError, MissingArgumentError, NotModelledError
 from mlsysim.core.toml import packaged_toml, reads
+from mlsysim.launch.known_models import like_registered
 from mlsysim.launch.options import LaunchNotes
 from mlsysim.lowering.training_plan import by_long_names
 from mlsysim.models.registry import Models
@@ -91,6 +92,14 @@ class Run:
         if self.workload is None:
             raise MissingArgumentError("workload", None, f"a model such as Models.Language.Llama3_8B: {why} ({self.name})")
         return self.workload
+
+    def as_registered(self, built: TransformerWorkload) -> TransformerWorkload:
+        """The registry's model whose layers are those of ``built``, where there is one; else ``built``."""
+        symbol, known = like_registered(built, vocabulary=False)
+        if known is None:
+            return built
+        self.assumed.append(f"the model is the registry's {symbol}, whose layers are the same")
+        return known
 
     def ranks(self, tp: int, pp: int, cp: int = 1) -> int:
         """Data-parallel ranks: those that tensor, pipeline and context parallelism leave.
@@ -177,18 +186,3 @@ training
     """
     if value:
         raise NotModelledError(name, value, "nothing: offloading is not modelled in training")
-
-
-def known_value(name: str, value: object, known: Mapping[str, Any]) -> Any:
-    """What a value of an option stands for.
-
-    Raises:
-        InputError: it is none of the known ones.
-
-    Example:
-        >>> known_value("mode", "full", {"full": "full", "none": "none"})
-        'full'
-    """
-    if not isinstance(value, str) or value not in known:
-        raise InputError(name, value, f"one of {', '.join(known)}")
-    return known[value]

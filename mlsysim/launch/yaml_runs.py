@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mlsysim.core.checks import whole_number
+from mlsysim.core.checks import looked_up, whole_number
 from mlsysim.core.errors import InputError, MissingArgumentError, NotModelledError
 from mlsysim.launch.documents import inner, yaml_table
 from mlsysim.launch.hf_config import model_from_config
-from mlsysim.launch.known_models import like_registered
-from mlsysim.launch.training_run import Run, known_value, refuse_offload
+from mlsysim.launch.training_run import Run, refuse_offload, train_facts
 from mlsysim.models.types import TransformerWorkload
 
 _HALF = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -47,8 +46,16 @@ global_train_batch_size and model (llm-foundry)
         _llm_foundry(_without_references(document), run)
     else:
         expected = "parallelism and tokens (NanoTron), or global_train_batch_size and model (llm-foundry)"
-        if "model" in document and ("trainer" in document or "train" in document):
-            expected += "; a run of NeMo's or Megatron-Bridge's by Megatron's options: --tensor-model-parallel-size 8 ..."
+        for other in train_facts()["others"]:
+            if document.keys() >= set(other["keys"]):
+                instead = (
+                    "by Megatron's options (--tensor-model-parallel-size 8 ...)"
+                    if other["megatron"]
+                    else "by options or a table"
+                )
+                raise NotModelledError(
+                    run.name, f"YAML of {other['name']}", f"{expected}; state a run of {other['name']} {instead}"
+                )
         raise InputError(run.name, list(document)[:5], expected)
 
 
@@ -78,8 +85,8 @@ def _nanotron(document: Mapping[str, Any], run: Run) -> None:
     run.accelerators = world
     micro = _whole(tokens, "micro_batch_size", None, f"{run.name}: tokens")
     count = _whole(tokens, "batch_accumulation_per_replica", None, f"{run.name}: tokens")
-    precision = known_value(f"{run.name}: model.dtype", model.get("dtype", "bfloat16"), _HALF)
-    engine = known_value(f"{run.name}: pp_engine", split.get("pp_engine", "afab"), {"1f1b": None, "afab": "gpipe"})
+    precision = looked_up(f"{run.name}: model.dtype", model.get("dtype", "bfloat16"), _HALF)
+    engine = looked_up(f"{run.name}: pp_engine", split.get("pp_engine", "afab"), {"1f1b": None, "afab": "gpipe"})
     run.arguments |= {
         "batch_size": micro * count * sizes["dp"],
         "seq_len": _whole(tokens, "sequence_length", None, f"{run.name}: tokens"),
@@ -144,10 +151,10 @@ def _llm_foundry(document: Mapping[str, Any], run: Run) -> None:
     run.arguments |= {
         "batch_size": batch,
         "seq_len": _whole(document, "max_seq_len", None, run.name),
-        "precision": known_value(f"{run.name}: precision", document.get("precision", "amp_bf16"), _AMP),
+        "precision": looked_up(f"{run.name}: precision", document.get("precision", "amp_bf16"), _AMP),
         "gradient_precision": "fp32",
         "microbatch_count": run.micro_batches(batch, whole_number(f"{run.name}: device_train_microbatch_size", micro), dp),
-        "zero_stage": known_value(f"{run.name}: fsdp_config.sharding_strategy", strategy, run.facts["strategies"]),
+        "zero_stage": looked_up(f"{run.name}: fsdp_config.sharding_strategy", strategy, run.facts["strategies"]),
         "recompute": "full" if fsdp.get("activation_checkpointing") else "none",
         "attention": "unfused" if attention == "torch" else "flash",
         "compiled": bool(document.get("compile_config")),
@@ -168,8 +175,4 @@ def _mpt(model: Mapping[str, Any], run: Run) -> TransformerWorkload:
         "attn_config": {key: attention[key] for key in ("kv_n_heads",) if key in attention},
         "max_seq_len": model.get("max_seq_len"),
     }
-    built = model_from_config(config)
-    symbol, known = like_registered(built, vocabulary=False)
-    if known is not None:
-        run.assumed.append(f"the model is the registry's {symbol}, whose layers are the same")
-    return known or built
+    return run.as_registered(model_from_config(config))

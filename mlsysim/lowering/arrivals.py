@@ -10,13 +10,11 @@ from math import inf, log
 import numpy as np
 
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.offloaded_passes import drafted
+from mlsysim.lowering.offloaded_passes import drafted, whole_passes
 from mlsysim.lowering.prefix_cache import computed, prefixed
-from mlsysim.lowering.serving_bound import BoundPasses
-from mlsysim.lowering.serving_kernels import calibrated_passes
 from mlsysim.lowering.serving_memory import Room, room
 from mlsysim.lowering.work import inference_work
-from mlsysim.physics.numeric import Floats, Whole
+from mlsysim.physics.numeric import Floats, Num, Whole
 from mlsysim.physics.queues.even_arrivals import even_in_flight, even_steps
 from mlsysim.physics.queues.open_loop import OpenLoop, in_flight, last_kept, not_rare
 from mlsysim.physics.queues.prompt_queue import CELLS, Turns, prompts_a_step, turns
@@ -62,9 +60,6 @@ class Paces:
         """Returns the share of the requests that find others in flight whose first token may come by ``first_s``, at most.
 
         The step that runs when they come has any part of itself left, and only then may their prompt join one.
-
-        Args:
-            first_s: limit on the time to the first token.
         """
         step_s = float(self.step_s.min())
         joined_s = max(self.front_s + step_s + float(self.joined_s.min()), self._passing_s)
@@ -77,7 +72,8 @@ class Paces:
 
     @functools.cached_property
     def _times_s(self) -> tuple[Floats, Floats]:
-        return self._with(np.arange(1.0, self.places + 1.0))
+        step_s, joined_s = (np.asarray(part, float) for part in self._with(np.arange(1.0, self.places + 1.0)))
+        return np.broadcast_to(step_s, self.places), np.broadcast_to(joined_s, self.places)
 
     @property
     def step_s(self) -> Floats:
@@ -104,8 +100,8 @@ class Paces:
     @functools.cached_property
     def capacity_per_s(self) -> float:
         """Requests that a replica completes with all places taken."""
-        step_s, joined_s = self._with(np.array([float(self.places)]))
-        return float(self.places / (self.setting.rounds_each * step_s[0] + self.places * joined_s[0]))
+        step_s, joined_s = self._with(float(self.places))
+        return float(self.places / (self.setting.rounds_each * step_s + self.places * joined_s))
 
     @property
     def best_per_s(self) -> float:
@@ -130,14 +126,12 @@ class Paces:
         fewer.__dict__["capacity_per_s"] = float(self.completions_per_s[places - 1])
         return fewer
 
-    def _with(self, batch: Floats) -> tuple[Floats, Floats]:
+    def _with(self, batch: Num) -> tuple[Num, Num]:
         """A decode step of each number of requests, and what a prompt adds to it."""
         prompt, sequences = self.setting.prompt, self.beams * batch
         step = self.passes.decode(sequences, _context(self.setting, self.beams))
         beside = prompt * (prompts_together(batch, self.setting.rounds_each) - 1)
-        joined_s = self.passes.joining_s(step, sequences, prompt, beside)
-        step_s, joined_s = (np.broadcast_to(np.asarray(part, float), batch.shape) for part in (step.total_s, joined_s))
-        return step_s, joined_s
+        return step.total_s, self.passes.joining_s(step, sequences, prompt, beside)
 
     def under(self, arrival_per_s: float, cv2: float) -> OpenLoop:
         """What requests see that arrive at this rate, below capacity; ``cv2``: of the time that they hold a place.
@@ -149,19 +143,19 @@ class Paces:
         last_s = self.step_s[max(0, self.places - 2)] + together * self.joined_s[-1]
         completions_per_s = self.completions_per_s
         if self.places > 1:
-            found = self._turns(arrival_per_s)
-            before_s = ((found.wait_s + found.first_s) * CELLS).sum(axis=1)
+            queue = self._turns(arrival_per_s)
+            before_s = ((queue.wait_s + queue.first_s) * CELLS).sum(axis=1)
             between = _Between.of(np.arange(1.0, self.places), self._levels + arrival_per_s * before_s)
             completions_per_s = np.append(
-                self._completions_per_s(between, found, before_s, arrival_per_s), completions_per_s[-1]
+                self._completions_per_s(between, queue, before_s, arrival_per_s), completions_per_s[-1]
             )
         free, taken = in_flight(arrival_per_s, completions_per_s)
         likely = not_rare(free)
         wait_s, first_s = np.zeros((likely.size, CELLS.size)), np.full((likely.size, CELLS.size), self.alone_s)
         if self.places > 1:
             met = likely > 0
-            wait_s[met] = between.of_these(found.wait_s, likely[met] - 1)
-            joined_s = between.of_these(found.first_s, likely[met] - 1) + self.front_s
+            wait_s[met] = between.of_these(queue.wait_s, likely[met] - 1)
+            joined_s = between.of_these(queue.first_s, likely[met] - 1) + self.front_s
             first_s[met] = np.maximum(joined_s, self._passing_s)
         return OpenLoop(
             free=free,
@@ -218,7 +212,7 @@ class Paces:
             self.solved[prompts] = self._prompt_steps_s(prompts)
         return turns(arrival_per_s, most, *self.solved[prompts])
 
-    def _completions_per_s(self, between: _Between, found: Turns, before_s: Floats, arrival_per_s: float) -> Floats:
+    def _completions_per_s(self, between: _Between, queue: Turns, before_s: Floats, arrival_per_s: float) -> Floats:
         """Requests completed with 1, 2, ... in flight: n / (output step + n p + x), x what else a request spends in flight.
 
         After the first token come output - 1 steps, the prompts behind it in line, and those that come meanwhile. All in all
@@ -226,8 +220,8 @@ class Paces:
         """
         in_flight_now = np.arange(1.0, self.places)
         decoding = np.minimum(between.of_all(self._levels.astype(float)), in_flight_now)
-        prompts_share = between.of_all(np.maximum(0.0, 1 - self.step_s[self._levels - 1] / found.cycle_s))
-        behind, before_s = between.of_all(found.behind), between.of_all(before_s)
+        prompts_share = between.of_all(np.maximum(0.0, 1 - self.step_s[self._levels - 1] / queue.cycle_s))
+        behind, before_s = between.of_all(queue.behind), between.of_all(before_s)
         prompt_s = prompts_share / arrival_per_s
         step_s = np.interp(decoding, np.arange(1, self.places + 1), self.step_s)
         else_s = np.maximum(before_s * (1 - prompts_share) + (behind - 1) * prompt_s - step_s, 0.0)
@@ -352,7 +346,7 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
     held = room(setting, work)
     fit = float(held.most_tried(setting, most)) if beams == 1 else _searched(setting, work, held, beams)
     stack, new = setting.stack, computed(setting)[0] / setting.prompt
-    passes = prefixed(BoundPasses.of(setting, work) if stack is None else calibrated_passes(setting), setting)
+    passes = prefixed(whole_passes(setting, work), setting)
     return Paces(
         setting=setting,
         passes=drafted(passes, setting),

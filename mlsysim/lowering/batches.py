@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from mlsysim.calibration.harnesses import Harness
 from mlsysim.calibration.inference import inference_stack
 from mlsysim.core.errors import InconsistentError
+from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.convolutions import convolutions
@@ -23,7 +22,7 @@ from mlsysim.physics.numeric import Floats
 from mlsysim.physics.queues.batch_queue import BatchLoad, highest_load
 
 # Batches that a server is asked about: fractions of a sample are means.
-BATCHES = np.unique(np.round(np.geomspace(1, 4096, 60)))
+BATCHES = tuple(np.unique(np.round(np.geomspace(1, 4096, 60))).tolist())
 # Tokens, segments and mask, 32-bit integers each.
 _TOKEN_B = 12.0
 
@@ -45,55 +44,38 @@ class Batches:
     integer: bool
 
 
+@identity_cache(most=512, objects=2)
 def engine_batches(
     workload: Workload,
     accelerator: HardwareNode,
+    /,
     stack_name: str,
-    sizes: Floats,
+    sizes: tuple[float, ...],
     samples: Samples,
     lone_clock: float | None,
 ) -> Batches:
     """Batches of ``sizes`` on a calibrated engine; ``lone_clock``: the least clock, where they come one at a time.
 
+    They are kept: systems of several sizes have the same accelerators, under several limits.
+
     Raises:
         InputError: a stack, accelerator, precision or workload that is not calibrated.
     """
-    known_by = (id(workload), id(accelerator), stack_name, sizes.tobytes(), samples, lone_clock)
-    return kept_batches(_Asked(workload, accelerator, stack_name, sizes, samples, lone_clock, known_by))
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """The arguments of ``engine_batches``; models and accelerators, which it holds, are told apart by identity."""
-
-    workload: Workload = field(compare=False)
-    accelerator: HardwareNode = field(compare=False)
-    stack_name: str = field(compare=False)
-    sizes: Floats = field(compare=False)
-    samples: Samples = field(compare=False)
-    lone_clock: float | None = field(compare=False)
-    known_by: tuple[Hashable, ...]
-
-
-@functools.lru_cache(maxsize=512)
-def kept_batches(asked: _Asked) -> Batches:
-    """Times of an engine's batches: systems of several sizes have the same accelerators, under several limits."""
-    workload, accelerator, samples = asked.workload, asked.accelerator, asked.samples
-    stack = inference_stack(asked.stack_name)
-    kernels, found = inference_kernels(accelerator, samples.precision)
-    work = inference_work(workload, asked.sizes, samples, stack)
-    clock = found.clock if asked.lone_clock is None else max(found.clock, asked.lone_clock)
-    time = forward_time(work, kernels, stack.coefficients, clock, found.traffic)
-    copy_s = asked.sizes * _sample_B(workload, samples.precision, samples.seq_len) / _host_link_Bps(accelerator)
+    stack, batches = inference_stack(stack_name), np.array(sizes)
+    kernels, device = inference_kernels(accelerator, samples.precision)
+    work = inference_work(workload, batches, samples, stack)
+    clock = device.clock if lone_clock is None else max(device.clock, lone_clock)
+    time = forward_time(work, kernels, stack.coefficients, clock, device.traffic)
+    copy_s = batches * _sample_B(workload, samples.precision, samples.seq_len) / _host_link_Bps(accelerator)
     encoder, integer = isinstance(workload, TransformerWorkload), samples.precision == "int8"
-    return Batches(asked.sizes, np.asarray(sum(time)), copy_s, encoder, integer)
+    return Batches(batches, np.asarray(sum(time)), copy_s, encoder, integer)
 
 
 def bound_batches(
-    workload: Workload, accelerator: HardwareNode, samples: Floats, *, precision: str, mean_tokens: float
+    workload: Workload, accelerator: HardwareNode, sizes: tuple[float, ...], *, precision: str, mean_tokens: float
 ) -> Batches:
     """Times of batches at the speed of light: the datasheet's arithmetic or one read of the weights; copies hidden."""
-    tokens = max(1, round(mean_tokens))
+    samples, tokens = np.array(sizes), max(1, round(mean_tokens))
     work = training_work(workload, tokens)
     flops = samples * tokens * (work.layers * work.layer_flops + work.head_flops)
     weights_B = bytes_per_element(precision) * work.parameters
@@ -116,10 +98,10 @@ def lone_s(batches: Batches, harness: Harness) -> Floats:
 
 def loaded(batches: Batches, harness: Harness, limit_s: float, share: float, size_spread: float) -> BatchLoad | None:
     """The highest load of one accelerator within ``limit_s``; None where none keeps it."""
-    found = highest_load(
+    load = highest_load(
         batches.samples, busy_s(batches, harness), limit_s - harness.query_s, share=share, size_spread=size_spread
     )
-    return None if found is None else found._replace(latency_s=found.latency_s + harness.query_s)
+    return None if load is None else load._replace(latency_s=load.latency_s + harness.query_s)
 
 
 def _sample_B(workload: Workload, precision: str, seq_len: int) -> float:

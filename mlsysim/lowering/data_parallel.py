@@ -64,7 +64,7 @@ class Kernels:
     def of(
         cls,
         accelerator: HardwareNode,
-        found: ReplicaHardware,
+        hardware: ReplicaHardware,
         gemm: GemmKernel,
         precision: str,
         *,
@@ -95,9 +95,9 @@ class Kernels:
                 streaming=shared_coefficients().streaming,
                 shared=shared_constants(SharedDataParallel),
             ),
-            attention=prefill_kernel(measured_attention("prefill", found.kernels)),
+            attention=prefill_kernel(measured_attention("prefill", hardware.kernels)),
             attention_peak_flops_per_s=accelerator.rate_flops_per_s(attention),
-            format_share=found.format_shares.get(precision, 1.0),
+            format_share=hardware.format_shares.get(precision, 1.0),
         )
 
 
@@ -126,17 +126,17 @@ def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaSta
         UnknownNameError: none do.
         InputError: none at this precision.
     """
-    found = pass_hardware(TRAINED, accelerator.name)
+    hardware = pass_hardware(TRAINED, accelerator.name)
     if precision not in _GEMM_FORMAT:
         raise InputError("precision", precision, f"one of {', '.join(_GEMM_FORMAT)}: no other kernels are calibrated")
-    kernel = gemm_kernel(found.kernels, _GEMM_FORMAT[precision])
+    kernel = gemm_kernel(hardware.kernels, _GEMM_FORMAT[precision])
     if precision == "fp8" and stack.fused_quantisation:
-        kernel = replace(kernel, launch_s=gemm_kernel(found.kernels).launch_s, quantise_sweeps=0.0)
+        kernel = replace(kernel, launch_s=gemm_kernel(hardware.kernels).launch_s, quantise_sweeps=0.0)
     value_B = bytes_per_element(precision) if precision in ("tf32", "fp32") else 2.0
     halves = "fp16" if precision in ("fp8", "fp16", "bf16") else precision
     kernels = Kernels.of(
         accelerator,
-        found,
+        hardware,
         kernel,
         precision,
         value_B=value_B,
@@ -144,7 +144,7 @@ def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaSta
         operand_B=FORMATS["fp8"].input_B if precision == "fp8" else value_B,
         attention=halves,
     )
-    return kernels, found
+    return kernels, hardware
 
 
 def replica_work(workload: Workload, batch: Num, samples: Samples, stack: ReplicaStack) -> ReplicaWork:

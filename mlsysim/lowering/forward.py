@@ -52,9 +52,9 @@ def inference_run(
         InputError: a stack, accelerator, precision or workload that is not calibrated.
     """
     stack = inference_stack(stack_name)
-    kernels, found = inference_kernels(accelerator, samples.precision)
+    kernels, hardware = inference_kernels(accelerator, samples.precision)
     work = inference_work(workload, float(batch), samples, stack)
-    time = forward_time(work, kernels, stack.coefficients, found.clock, found.traffic)
+    time = forward_time(work, kernels, stack.coefficients, hardware.clock, hardware.traffic)
     parts = {part.removesuffix("_s"): float(getattr(time, part)) for part in time._fields}
     return CalibratedRun(parts, inference_fitted_names(stack.name, accelerator.name, samples.precision))
 
@@ -66,16 +66,16 @@ def inference_kernels(accelerator: HardwareNode, precision: str) -> tuple[Kernel
         UnknownNameError: none do.
         InputError: none at this precision.
     """
-    found = pass_hardware(INFERRED, accelerator.name)
-    halves = gemm_kernel(found.kernels)
+    hardware = pass_hardware(INFERRED, accelerator.name)
+    halves = gemm_kernel(hardware.kernels)
     # The kernel before has written what an 8-bit product reads: nothing is quantised between.
     kernel = replace(
-        gemm_kernel(found.kernels, gemm_format(found.kernels, precision)), launch_s=halves.launch_s, quantise_sweeps=0.0
+        gemm_kernel(hardware.kernels, gemm_format(hardware.kernels, precision)), launch_s=halves.launch_s, quantise_sweeps=0.0
     )
     value_B = bytes_per_element(precision)
     attention = precision if value_B > 1 else "fp16"
     widths = dict.fromkeys(("value_B", "element_B", "operand_B"), value_B)
-    return Kernels.of(accelerator, found, kernel, precision, attention=attention, **widths), found
+    return Kernels.of(accelerator, hardware, kernel, precision, attention=attention, **widths), hardware
 
 
 def inference_work(workload: Workload, batch: Num, samples: Samples, stack: InferenceStack) -> ReplicaWork:

@@ -72,15 +72,15 @@ def _shares(offload: object) -> dict[str, float]:
         return dict.fromkeys(PARTS, 0.0)
     if isinstance(offload, str):
         named = [part.strip() for part in offload.split("+")]
-        given: Mapping[str, object] = dict.fromkeys(named, 1.0)
+        by_part: Mapping[str, object] = dict.fromkeys(named, 1.0)
     elif isinstance(offload, Mapping):
-        given = offload
+        by_part = offload
     else:
         raise InputError("offload", offload, '"weights", "kv", "weights+kv", or shares such as {"weights": 0.5}')
-    for part in given:
+    for part in by_part:
         if part not in PARTS:
             raise UnknownNameError.among("offload", part, PARTS)
-    return {part: real_number(f"offload[{part!r}]", given.get(part, 0.0), 0.0, 1.0) for part in PARTS}
+    return {part: real_number(f"offload[{part!r}]", by_part.get(part, 0.0), 0.0, 1.0) for part in PARTS}
 
 
 def _host_B(host_memory: object, hardware: object) -> float:

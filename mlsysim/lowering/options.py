@@ -285,15 +285,15 @@ def named_engine(stack: object, asked: Mapping[str, Any]) -> Engine | None:
     return reached_through(instance("stack", stack, str, "the name of a serving engine"), named)
 
 
-def limited(found: Engine, device: HardwareNode, asked: Mapping[str, Any]) -> Engine:
+def limited(served_by: Engine, device: HardwareNode, asked: Mapping[str, Any]) -> Engine:
     """The engine with the limits that it is started with: those of its default on this accelerator, unless stated."""
     limits = (("step_tokens", "max_num_batched_tokens"), ("most_sequences", "max_num_seqs"))
     stated: dict[str, Any] = {part: float(whole_number(name, asked[name])) for part, name in limits if asked[name] is not None}
-    if "step_tokens" in stated and found.has.chunk:  # who computes prompts by micro-batches is told how long these are
-        stated["has"] = _in_chunks(found.has, stated["step_tokens"])
+    if "step_tokens" in stated and served_by.has.chunk:  # who computes prompts by micro-batches is told how long these are
+        stated["has"] = _in_chunks(served_by.has, stated["step_tokens"])
     if asked["memory_share"] is not None:
         stated["memory_share"] = fraction("memory_share", asked["memory_share"])
-    return _limited(found, device.name, device.memory_capacity_B, **stated)
+    return _limited(served_by, device.name, device.memory_capacity_B, **stated)
 
 
 @functools.lru_cache(maxsize=64)
@@ -303,8 +303,8 @@ def _in_chunks(has: EngineKernels, tokens: float) -> EngineKernels:
 
 
 @identity_cache()
-def _limited(found: Engine, /, device: str, memory_B: float, **stated: Any) -> Engine:
-    return replace(found.on(device, memory_B / 2**30), **stated)
+def _limited(served_by: Engine, /, device: str, memory_B: float, **stated: Any) -> Engine:
+    return replace(served_by.on(device, memory_B / 2**30), **stated)
 
 
 def drafting(model: TransformerWorkload, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -191,10 +191,10 @@ def _decode_kernel(device: str, array: float) -> DecodeKernel:
 
     No keys are in the last-level cache, unlike a benchmark's: between two steps of a server come all other layers' weights.
     """
-    found = replace(decode_kernel(device), floor_s=0.0, ramp_s=0.0, l2_share=0.0)
+    kernel = replace(decode_kernel(device), floor_s=0.0, ramp_s=0.0, l2_share=0.0)
     if array == 1:
-        return found
-    return replace(found, block_s=0.0, shared=replace(found.shared, largest_group=float("inf")))
+        return kernel
+    return replace(kernel, block_s=0.0, shared=replace(kernel.shared, largest_group=float("inf")))
 
 
 def _head_kernel(device: EngineDevice) -> GemmKernel:
@@ -280,7 +280,7 @@ def _kept_kernels(
     return serving_kernels(accelerator, formats, nic_Bps, has=has, link_Bps=link_Bps)
 
 
-def engine_kernels(found: Engine, accelerator: HardwareNode, formats: KernelFormats, causal: bool) -> EngineKernels:
+def engine_kernels(served_by: Engine, accelerator: HardwareNode, formats: KernelFormats, causal: bool) -> EngineKernels:
     """The kernels that an engine has on this accelerator at these formats: fused attention takes 16 bits or less.
 
     Example:
@@ -290,7 +290,7 @@ def engine_kernels(found: Engine, accelerator: HardwareNode, formats: KernelForm
         >>> engine_kernels(ft, v100, KernelFormats("fp16", "fp16", "fp16"), causal=False).flash_prefill
         False
     """
-    has = found.has
+    has = served_by.has
     none_here = bool(has.no_flash_on) and engine_device(accelerator.name).name in has.no_flash_on
     fused = has.flash_prefill and formats.precision not in _WIDE and not none_here
     return has if (causal, fused) == (has.causal, has.flash_prefill) else replace(has, causal=causal, flash_prefill=fused)
@@ -298,13 +298,13 @@ def engine_kernels(found: Engine, accelerator: HardwareNode, formats: KernelForm
 
 def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
     """The passes of a setting's engine."""
-    found = setting.stack
-    if found is None:
+    engine = setting.stack
+    if engine is None:
         raise InconsistentError("stack", None, "an engine: passes without one are bounds")
     formats = KernelFormats.of(setting)
     shape = served_shape(setting.workload)
-    kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), found.has, setting.link_Bps)
-    has = engine_kernels(found, setting.accelerator, formats, setting.workload.causal)
+    kernels = _kept_kernels(setting.accelerator, formats, network_Bps(setting), engine.has, setting.link_Bps)
+    has = engine_kernels(engine, setting.accelerator, formats, setting.workload.causal)
     if has.torus:
         return TorusDeployment(
             shape=replace(shape, heads=padded_heads(float(shape.heads), setting.tp)),  # empty heads even out the last chip's
@@ -312,17 +312,17 @@ def calibrated_passes(setting: Deployment) -> EnginePasses | TorusDeployment:
             pp=float(setting.pp),
             by_sequence=setting.attention_dp > 1,
             kernels=kernels,
-            engine=found.coefficients,
+            engine=engine.coefficients,
             has=has,
-            step_tokens=found.step_tokens,
+            step_tokens=engine.step_tokens,
         )
     return EnginePasses(
         shape=shape,
         shards=_shards(setting),
         kernels=kernels,
-        engine=found.coefficients,
+        engine=engine.coefficients,
         has=has,
-        step_tokens=found.step_tokens,
+        step_tokens=engine.step_tokens,
         padding=setting.padded / setting.prompt,
     )
 

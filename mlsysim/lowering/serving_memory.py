@@ -108,14 +108,14 @@ def room(setting: Deployment, work: InferenceWork) -> Room:
     copies = setting.expert_plan.redundant / setting.workload.moe.experts if setting.workload.moe else 0.0
     weights_B = (work.resident_B + copies * work.expert_B) / ranks
     usable_B = usable_memory_B(setting.accelerator.memory_capacity_B)
-    found = setting.stack
-    if found is not None:
-        wide_B = 0.0 if found.has.own_products else _wide_tables_B(setting)
-        weights_B += (wide_B + (_empty_heads_B(setting) if found.has.torus else _copied_B(setting, wide_B))) / ranks
-        shared_by = setting.tp if found.has.torus else setting.attention_ranks
-        usable_B = usable_B * found.memory_share - _workspace_B(setting, found) / shared_by - _gathered_B(setting, found)
+    engine = setting.stack
+    if engine is not None:
+        wide_B = 0.0 if engine.has.own_products else _wide_tables_B(setting)
+        weights_B += (wide_B + (_empty_heads_B(setting) if engine.has.torus else _copied_B(setting, wide_B))) / ranks
+        shared_by = setting.tp if engine.has.torus else setting.attention_ranks
+        usable_B = usable_B * engine.memory_share - _workspace_B(setting, engine) / shared_by - _gathered_B(setting, engine)
         if setting.schedule != "static":  # a fixed batch has the cache that it needs
-            usable_B = min(usable_B, weights_B + found.free_share * (usable_B - weights_B))
+            usable_B = min(usable_B, weights_B + engine.free_share * (usable_B - weights_B))
     each_kv_B = work.kv_B * setting.held
     offload, layers = setting.offload, setting.workload.layers / setting.pp
     all_weights_B, weights_B = weights_B, weights_B * kept_share(offload.weights, layers)
@@ -126,7 +126,7 @@ def room(setting: Deployment, work: InferenceWork) -> Room:
         most = min(most, float(largest_batch(beside_B, token_B * offload.cache, setting.held)))
     elif offload.weights * all_weights_B > offload.host_B:
         most = 0.0
-    decoded = float("inf") if found is None else found.most_sequences * setting.tp / setting.attention_ranks
+    decoded = float("inf") if engine is None else engine.most_sequences * setting.tp / setting.attention_ranks
     most = min(most, decoded)
     return Room(ranks, setting.kv_shards, each_kv_B, weights_B, usable_B, decoded, most, all_weights_B, kept, offload)
 
@@ -168,21 +168,21 @@ def _wide_tables_B(setting: Deployment) -> float:
     return tables * max(0.0, 2.0 - bytes_per_element(setting.weights))
 
 
-def _workspace_B(setting: Deployment, found: Engine) -> float:
+def _workspace_B(setting: Deployment, engine: Engine) -> float:
     """Activations of the longest pass, 16-bit, and logits of the largest batch in fp32, as they are and sorted."""
     shape = served_shape(setting.workload)
     elements = shape.ffn_matrices * ffn_elements(shape) + qkv_elements(shape, 1.0) + 4 * shape.hidden
-    return float(2 * found.step_tokens * elements + 8 * found.most_sequences * shape.vocab)
+    return float(2 * engine.step_tokens * elements + 8 * engine.most_sequences * shape.vocab)
 
 
-def _gathered_B(setting: Deployment, found: Engine) -> float:
+def _gathered_B(setting: Deployment, engine: Engine) -> float:
     """Copies of all groups' tokens that each rank has room for, as its experts take them, hold them and give them back.
 
     Source: TensorRT-LLM 1.0, fused_moe_cutlass.py (moe_max_num_tokens: max_num_tokens x dp_size; evidence: recalled).
     """
     moe, plan = setting.workload.moe, setting.expert_plan
-    if moe is None or setting.attention_dp == 1 or not (found.has.gathers and plan.ep <= moe.experts_per_token):
+    if moe is None or setting.attention_dp == 1 or not (engine.has.gathers and plan.ep <= moe.experts_per_token):
         return 0.0
     width = setting.workload.ffn_matrices * moe.ffn_hidden * plan.ep / setting.tp
-    copies = found.step_tokens * setting.attention_dp * moe.experts_per_token
+    copies = engine.step_tokens * setting.attention_dp * moe.experts_per_token
     return float(2 * copies * (width + 2 * setting.workload.hidden_dim))

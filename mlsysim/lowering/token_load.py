@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from math import inf
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 from mlsysim.calibration.harnesses import LoadHarness, Tables, harness, harness_of, loaded_engine
 from mlsysim.core.checks import instance, listed, percentile_share, positive_quantity, real_number, whole_number
 from mlsysim.core.errors import InconsistentError
+from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.options import with_defaults
+from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.arrivals import ALMOST, Limits, Paces, highest_load, paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.options import FormatOptions, LoadOptions
@@ -143,8 +144,9 @@ def limit_per_s(question: LoadQuestion, tables: Tables, guess_per_s: float | Non
     if question.limits is None:
         return layout.rate_per_s
     setting, guess_per_s = layout.setting, None if guess_per_s is None else guess_per_s / layout.setting.replicas
-    found = highest_load(layout.pace, question.limits, setting.output, question.spread**2, guess_per_s=guess_per_s)
-    return setting.replicas * found.limit_per_s * completed_share(layout.pace, setting, question, found.limit_per_s, found.seen)
+    highest = highest_load(layout.pace, question.limits, setting.output, question.spread**2, guess_per_s=guess_per_s)
+    share = completed_share(layout.pace, setting, question, highest.limit_per_s, highest.seen)
+    return setting.replicas * highest.limit_per_s * share
 
 
 def plan_at(question: LoadQuestion, rate_per_s: float) -> LoadPlan:
@@ -201,8 +203,8 @@ def _highest(layout: LoadPlan, question: LoadQuestion, enough_per_s: float) -> L
     if question.limits is None:
         return layout
     setting, cv2 = layout.setting, question.spread**2
-    found = highest_load(layout.pace, question.limits, setting.output, cv2, enough_per_s / setting.replicas)
-    return replace(layout, rate_per_s=setting.replicas * found.arrival_per_s, seen=found.seen)
+    highest = highest_load(layout.pace, question.limits, setting.output, cv2, enough_per_s / setting.replicas)
+    return replace(layout, rate_per_s=setting.replicas * highest.arrival_per_s, seen=highest.seen)
 
 
 def _at(layout: LoadPlan, question: LoadQuestion, rate_per_s: float) -> LoadPlan:
@@ -226,26 +228,14 @@ def _pace(setting: Deployment, question: LoadQuestion, tables: Tables | None) ->
         if front is not None and tables is not None:
             front = harness_of(tables, front.name)
         loaded = replace(setting, stack=loaded_engine(setting.stack, setting.accelerator.name, front, tables))
-    return kept_paces(_Replica.of(loaded, question.beams))
+    # All but the number of copies: systems of several sizes have the same replicas, under several limits.
+    parts = {part.name: getattr(loaded, part.name) for part in fields(loaded)} | {"replicas": 1}
+    return replica_paces(parts.pop("workload"), parts.pop("accelerator"), parts.pop("draft"), question.beams, **parts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Replica:
-    """A deployment that is the same whatever number of replicas it has; models and accelerators are told apart by identity."""
-
-    setting: Deployment = field(compare=False)
-    known_by: tuple[Hashable, ...]
-
-    @classmethod
-    def of(cls, setting: Deployment, beams: int) -> _Replica:
-        parts = {part.name: getattr(setting, part.name) for part in fields(setting) if part.name != "replicas"}
-        kept = (id(parts.pop("workload")), id(parts.pop("accelerator")), id(parts.pop("draft")))
-        return cls(setting, (beams, *kept, *parts.values()))
-
-
-# What is kept holds what it is known by.
-@functools.lru_cache(maxsize=128)
-def kept_paces(replica: _Replica) -> Paces:
-    """A replica's speed: systems of several sizes have the same replicas, under several limits."""
-    beams = replica.known_by[0]
-    return paces(replica.setting, None, cast("int", beams))
+@identity_cache(most=512, objects=3)
+def replica_paces(
+    workload: TransformerWorkload, accelerator: HardwareNode, draft: TransformerWorkload | None, /, beams: int, **parts: Any
+) -> Paces:
+    """The speed of one copy of a deployment; ``parts`` are its other fields."""
+    return paces(Deployment(workload=workload, accelerator=accelerator, draft=draft, **parts), None, beams)

@@ -39,7 +39,7 @@ def trained_shape(
     seq_len: int,
     attention: str,
     accelerator: HardwareNode,
-    found: Stack,
+    known: Stack,
     adapters: Adapters = NO_ADAPTERS,
     routing_imbalance: float = 1.0,
     eager: bool = False,
@@ -53,10 +53,10 @@ def trained_shape(
     """
     if not isinstance(workload, TransformerWorkload):
         raise InputError("workload", workload.name, "a transformer beside stack: no other layers are calibrated")
-    slower = runs_older_flash(kernels_of(measured_device(accelerator.name))) and not found.vendor_attention
+    slower = runs_older_flash(kernels_of(measured_device(accelerator.name))) and not known.vendor_attention
     layers = workload.layer_shape
-    masked_tokens = float(seq_len) if capacity_factor and found.masked else 0.0
-    tile = {} if masked_tokens else found.expert_tile
+    masked_tokens = float(seq_len) if capacity_factor and known.masked else 0.0
+    tile = {} if masked_tokens else known.expert_tile
     return TrainedShape.extending(
         layers,
         routed=replace(
@@ -138,10 +138,10 @@ def _kernel_device(
     )
 
 
-def wire_machine(machine: Machine, device: KernelDevice, found: Stack, tp: Num) -> Machine:
+def wire_machine(machine: Machine, device: KernelDevice, known: Stack, tp: Num) -> Machine:
     """``machine`` with the bandwidths that large rings reach: on a torus those of the axes that tensor parallelism leaves."""
     left = where(tp > 1, (device.torus_axes - 1) / device.torus_axes, 1.0) if device.torus_axes > 1 else 1.0
-    inter_Bps = machine.inter_Bps * found.coefficients.network_share
+    inter_Bps = machine.inter_Bps * known.coefficients.network_share
     return replace(machine, intra_Bps=device.collectives.bandwidth_Bps * left, inter_Bps=inter_Bps)
 
 
@@ -158,18 +158,23 @@ def stack_overlap(coefficients: StackCoefficients, plan: Plan) -> Overlap:
     return Overlap(tp=0.0, ep=0.0, pp=sends, dp=coefficients.dp_hidden)
 
 
+def _on_stack(setting: TrainingSetting, stack_name: str) -> tuple[Stack, TrainedShape, Machine, KernelDevice]:
+    """The stack of a setting, a layer on it, the machine, and the device's kernels before the stack's coefficients."""
+    known = stack(stack_name)
+    device = kernel_device(setting.fleet.node.accelerator, setting.precision, known.fused_quantisation)
+    return known, setting_shape(setting, known), setting.machine(), device
+
+
 def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, stack_name: str) -> StepTime:
     """One step of ``plan`` from calibrated kernels and the coefficients of a stack."""
-    accelerator, found = setting.fleet.node.accelerator, stack(stack_name)
-    shape, machine = setting_shape(setting, found), setting.machine()
-    device, coefficients = kernel_device(accelerator, setting.precision, found.fused_quantisation), found.coefficients
-    used = device.under(coefficients, machine)
+    known, shape, machine, device = _on_stack(setting, stack_name)
+    used = device.under(known.coefficients, machine)
 
     def times(split: Plan) -> LayerTimes:
-        return layer_times(work, shape, split, wire_machine(machine, used, found, split.tp), used, coefficients)
+        return layer_times(work, shape, split, wire_machine(machine, used, known, split.tp), used, known.coefficients)
 
     layer = once_per_layer(times, plan) if isinstance(plan.tp, np.ndarray) else None
-    return stack_step(work, shape, plan, machine, device, found, setting.straggler_factor, layer)
+    return stack_step(work, shape, plan, machine, device, known, setting.straggler_factor, layer)
 
 
 def kernels_of_step(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> tuple[KernelWork, ...]:
@@ -180,18 +185,16 @@ def kernels_of_step(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> 
     """
     if setting.stack is None:
         raise InconsistentError("stack", None, "a stack: without one a layer has no kernels to tell of")
-    found = stack(setting.stack)
-    shape, machine = setting_shape(setting, found), setting.machine()
-    device = kernel_device(setting.fleet.node.accelerator, setting.precision, found.fused_quantisation)
-    used = device.under(found.coefficients, machine)
-    return step_kernels(work, shape, plan, wire_machine(machine, used, found, plan.tp), used, found.coefficients)
+    known, shape, machine, device = _on_stack(setting, setting.stack)
+    used = device.under(known.coefficients, machine)
+    return step_kernels(work, shape, plan, wire_machine(machine, used, known, plan.tp), used, known.coefficients)
 
 
-def setting_shape(setting: TrainingSetting, found: Stack) -> TrainedShape:
+def setting_shape(setting: TrainingSetting, known: Stack) -> TrainedShape:
     """The kernels of one layer of a setting."""
     accelerator = setting.fleet.node.accelerator
-    given = (setting.adapters, setting.routing_imbalance, setting.eager, setting.async_tp, setting.capacity_factor)
-    return trained_shape(setting.workload, setting.seq_len, setting.attention, accelerator, found, *given)
+    switches = (setting.adapters, setting.routing_imbalance, setting.eager, setting.async_tp, setting.capacity_factor)
+    return trained_shape(setting.workload, setting.seq_len, setting.attention, accelerator, known, *switches)
 
 
 def stack_step(
@@ -200,7 +203,7 @@ def stack_step(
     plan: Plan,
     machine: Machine,
     device: KernelDevice,
-    found: Stack,
+    known: Stack,
     slower: float = 1.0,
     layer: LayerTimes | None = None,
 ) -> StepTime:
@@ -208,12 +211,12 @@ def stack_step(
 
     ``layer`` holds the times of the plan's layers where the caller has them already.
     """
-    coefficients = found.coefficients
+    coefficients = known.coefficients
     device = device.under(coefficients, machine)
-    machine = wire_machine(machine, device, found, plan.tp)
+    machine = wire_machine(machine, device, known, plan.tp)
     if layer is None:
         layer = layer_times(work, shape, plan, machine, device, coefficients)
-    parts = kernel_parts(work, shape, layer, wire_plan(plan, found), machine, device, coefficients)
+    parts = kernel_parts(work, shape, layer, wire_plan(plan, known), machine, device, coefficients)
     if slower != 1.0:
         parts = replace(
             parts,
@@ -222,7 +225,7 @@ def stack_step(
             head_s=parts.head_s * slower,
             optimizer_s=parts.optimizer_s * slower,
         )
-    return assemble_step(work.layers, parts, plan, stack_overlap(found.coefficients, plan))
+    return assemble_step(work.layers, parts, plan, stack_overlap(known.coefficients, plan))
 
 
 def coefficients_used(setting: TrainingSetting) -> tuple[str, ...]:

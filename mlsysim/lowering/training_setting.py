@@ -80,6 +80,12 @@ def sample_tokens(workload: Workload, seq_len: object) -> int:
     return 1
 
 
+def filled_tokens(workload: Workload, seq_len: object, mean_tokens: object) -> tuple[int, float]:
+    """Tokens of a sample, and those of them that are no padding, mean over samples: all unless stated."""
+    tokens = sample_tokens(workload, seq_len)
+    return tokens, real_number("mean_tokens", tokens if mean_tokens is None else mean_tokens, 1, tokens)
+
+
 def lone_accelerators(workload: object, hardware: object) -> tuple[HardwareNode, int]:
     """The accelerator of ``hardware``, each of which holds the whole workload, and their number.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, StrictInt, model_validator
 
-from mlsysim.core.errors import InconsistentError
+from mlsysim.core.errors import InconsistentError, NotModelledError
 from mlsysim.core.provenance import Provenance
 from mlsysim.core.quantities import Count
 from mlsysim.core.spec import Spec
@@ -39,6 +40,30 @@ class MixtureOfExperts(Spec):
         if self.experts_per_token > self.experts:
             raise InconsistentError("experts_per_token", self.experts_per_token, f"at most the {self.experts} experts")
         return self
+
+
+def expert_places(with_experts: Sequence[bool], name: str, stated: Any) -> tuple[int, int]:
+    """``first_dense_layers`` and ``every`` of a model of which each layer says whether it has experts.
+
+    Args:
+        with_experts: of each layer; of at least one it is true.
+        name: what messages call the list.
+        stated: the list as somebody wrote it.
+
+    Raises:
+        NotModelledError: experts come and go otherwise.
+
+    Example:
+        >>> expert_places([False, True, True], "", ""), expert_places([False, True, False, True], "", "")
+        ((1, 1), (0, 2))
+    """
+    layers, first = len(with_experts), with_experts.index(True)
+    if all(with_experts[first:]):
+        return first, 1
+    for every in range(2, layers + 1):
+        if all(has == ((number + 1) % every == 0) for number, has in enumerate(with_experts)):
+            return 0, every
+    raise NotModelledError(name, stated, "experts after dense layers, or in every n-th layer")
 
 
 class LatentAttention(Spec):

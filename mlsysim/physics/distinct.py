@@ -27,21 +27,13 @@ class DistinctRows:
     kind: npt.NDArray[np.intp]
 
     def reduced(self, column: Num) -> Num:
-        """Pick one value of each kind; a number that all rows share stays a number.
-
-        Args:
-            column: one value a row, of the shape of the columns, or one for all rows.
-        """
+        """Pick one value of each kind; a number that all rows share stays a number."""
         if not isinstance(column, np.ndarray):
             return column
         return np.broadcast_to(column, self.kind.shape).ravel()[self.first]
 
     def spread(self, values: Num) -> Num:
-        """Give every row the value of its kind; a number that all kinds share stays a number.
-
-        Args:
-            values: one value a kind, or one for all.
-        """
+        """Give every row the value of its kind; a number that all kinds share stays a number."""
         return values[self.kind] if isinstance(values, np.ndarray) else values
 
 

@@ -97,12 +97,16 @@ def held_by_first_stage(plan: Plan) -> Num:
     pipeline each micro-batch ends before the next begins.
     """
     interleaved = plan.pp + (plan.pp - 1) / plan.virtual_stages
-    held = where(plan.schedule == GPIPE, plan.micro_batches, where(plan.schedule == INTERLEAVED, interleaved, plan.pp))
-    return where(plan.pp == 1, 1.0, minimum(plan.micro_batches, held))
+    return _held(plan, interleaved, plan.pp)
 
 
 def held_by_last_stage(plan: Plan) -> Num:
     """Micro-batches whose activations the last stage holds at once: one, unless the schedule holds several."""
     interleaved = 1 + (plan.pp - 1) * (plan.virtual_stages - 1) / plan.virtual_stages
-    held = where(plan.schedule == GPIPE, plan.micro_batches, where(plan.schedule == INTERLEAVED, interleaved, 1.0))
+    return _held(plan, interleaved, 1.0)
+
+
+def _held(plan: Plan, interleaved: Num, alternating: Num) -> Num:
+    """Micro-batches that a stage holds under the plan's schedule, of which it holds so many interleaved, or under 1F1B."""
+    held = where(plan.schedule == GPIPE, plan.micro_batches, where(plan.schedule == INTERLEAVED, interleaved, alternating))
     return where(plan.pp == 1, 1.0, minimum(plan.micro_batches, held))

@@ -81,9 +81,6 @@ def parity(rows: Iterable[Mapping[str, Any]], *, by: str = "accelerator") -> Fig
 def parity_title(rows: Iterable[Mapping[str, Any]]) -> str:
     """What ``parity`` says above its plot: how many predictions there are, and how far off they are.
 
-    Args:
-        rows: as ``parity`` takes them.
-
     Raises:
         InputError: no row has a measurement and a prediction.
 

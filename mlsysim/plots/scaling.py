@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
+from mlsysim.core.units import time_power
 from mlsysim.plots.figure import BLUE, FAINT, INK, called, drawn, plain_log_axis
 from mlsysim.solvers.result import Result
 
@@ -73,8 +74,7 @@ def _accelerators(result: Result) -> float:
 
 
 def _rate(result: Result, of: str) -> float:
-    known = [name for name, value in vars(result).items() if "[time]" in getattr(value, "dimensionality", ())]
-    rates = [name for name in known if getattr(result, name).dimensionality.get("[time]", 0) < 0]
+    rates = [name for name, value in vars(result).items() if time_power(value) < 0]
     if of not in rates:
         raise UnknownNameError.among("of", of, rates)
     rate = getattr(result, of)

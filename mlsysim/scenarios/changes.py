@@ -17,7 +17,7 @@ from mlsysim.solvers.analysis.levers import MEMORY, RATES, varied
 from mlsysim.solvers.card import counted_by
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.shown import shown
-from mlsysim.systems.types import Fleet, Node
+from mlsysim.systems.types import Fleet, Node, accelerator_of
 
 # Arguments that make a plan: without any of them the search chooses it.
 _SIZES = ("tp_size", "pp_size", "dp_size", "cp_size", "ep_size", "virtual_stages", "microbatch_count", "micro_batch")
@@ -84,12 +84,7 @@ class Change:
 
 
 def best_changes(scenario: Asked, missed: tuple[Limit, ...]) -> tuple[Change, ...]:
-    """Return the changes that help most, the best first: of the first limit that is missed, else of the speed.
-
-    Args:
-        scenario: what is asked about.
-        missed: limits that do not hold.
-    """
+    """Return the changes that help most, the best first: of the first limit that is missed, else of the speed."""
     figure, upper = _judged_by(scenario, missed)
     now = scenario.figures.get(figure) if scenario.answer.feasible else None
     changes = []
@@ -159,15 +154,10 @@ def _more(fleet: Fleet) -> Fleet:
 
 def _formats(scenario: Asked) -> Iterator[tuple[str, Asked]]:
     """Narrower formats that the accelerator multiplies in; of serving, also weights alone."""
-    device = _accelerator(scenario.system)
+    device = accelerator_of(scenario.system)
     now = BYTES_PER_ELEMENT.get(str(scenario.arguments.get("precision") or "bf16"), 2.0)
     for name in ("fp8", "fp4"):
         if name in device.compute.precision_flops and BYTES_PER_ELEMENT[name] < now:
             yield f"precision = {name}", scenario.with_changes(precision=name)
     if scenario.kind == "serve" and not scenario.arguments.get("weight_precision"):
         yield "weight_precision = int4", scenario.with_changes(weight_precision="int4")
-
-
-def _accelerator(machine: HardwareNode | Node | Fleet) -> HardwareNode:
-    node = machine.node if isinstance(machine, Fleet) else machine
-    return node.accelerator if isinstance(node, Node) else node

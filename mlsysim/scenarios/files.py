@@ -43,9 +43,6 @@ def load_config(path: str | Path) -> Scenario:
 def scenarios_in(path: str | Path) -> tuple[Scenario, ...]:
     """Read every scenario of a TOML file: its own, or one for each ``[[question]]``, which states what differs.
 
-    Args:
-        path: of the file.
-
     Raises:
         DataError: the file cannot be read.
         InputError: something in it is wrong; the message has the file and the line.

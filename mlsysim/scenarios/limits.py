@@ -46,9 +46,6 @@ class Limit:
     def of(cls, text: object) -> Limit:
         """Read a limit.
 
-        Args:
-            text: the limit.
-
         Raises:
             InputError: it is none.
 
@@ -69,9 +66,6 @@ class Limit:
     def in_unit_of(self, figure: Quantity | float) -> float:
         """Return the limit's number in the unit that a figure is in.
 
-        Args:
-            figure: what is limited.
-
         Raises:
             UnitError: the limit has another dimension, or no unit where one is needed.
         """
@@ -91,9 +85,6 @@ class Limit:
     def holds(self, figure: Quantity | float) -> bool:
         """Tell whether a figure keeps the limit.
 
-        Args:
-            figure: what is limited.
-
         Raises:
             UnitError: as ``in_unit_of``.
 
@@ -109,9 +100,6 @@ class Limit:
 
     def known_among(self, names: list[str]) -> None:
         """Refuse a name that no figure has.
-
-        Args:
-            names: those that there are.
 
         Raises:
             UnknownNameError: it is none of them; the message has the nearest.

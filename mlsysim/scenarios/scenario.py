@@ -25,7 +25,7 @@ from mlsysim.solvers.serving.tail_latency import TailLatencyModel
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.parallelism import ParallelismOptimizer
 from mlsysim.systems.fleet_text import machine_called
-from mlsysim.systems.fleets import usual_fleet, whole_nodes
+from mlsysim.systems.fleets import as_fleet
 from mlsysim.systems.types import Fleet, Node
 
 KEYS = ("name", "model", "on", "train", "serve", "place", "limits")
@@ -149,7 +149,7 @@ class Scenario:
     def _recommended(self) -> Recommended:
         """The stack or the engine that is taken where nobody names one."""
         if self.kind == "train":
-            return recommended_stack(self.workload, _fleet(self.system), self.arguments, self.basis)
+            return recommended_stack(self.workload, as_fleet(self.system), self.arguments, self.basis)
         return recommended_engine(self.workload, self.system, self.arguments, self.basis)
 
     @property
@@ -158,7 +158,7 @@ class Scenario:
         return self._recommended.notes
 
     def _trained(self) -> Result:
-        fleet, asked = _fleet(self.system), self._recommended.added_to(self.arguments)
+        fleet, asked = as_fleet(self.system), self._recommended.added_to(self.arguments)
         batch = needed("batch_size", asked.pop("batch_size", None), "sequences of a step")
         if any(asked.get(name) is not None for name in OF_A_PLAN) or not isinstance(self.workload, TransformerWorkload):
             return DistributedModel().solve(self.workload, fleet, batch_size=batch, **asked)
@@ -216,9 +216,3 @@ def _system(on: object) -> HardwareNode | Node | Fleet:
     if not isinstance(on, str):
         raise InputError("on", on, 'an accelerator, a node or a fleet, such as "64 x DGX H100"')
     return machine_called(on, "on")
-
-
-def _fleet(system: HardwareNode | Node | Fleet) -> Fleet:
-    if isinstance(system, Fleet):
-        return system
-    return whole_nodes(system, 1) if isinstance(system, Node) else usual_fleet(system, 1)

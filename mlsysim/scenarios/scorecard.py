@@ -171,11 +171,6 @@ def _chosen(known: dict[str, Figure]) -> tuple[Figure, ...]:
 def verdict(limit: Limit, known: dict[str, Figure], feasible: bool) -> Verdict:
     """Tell whether a limit holds.
 
-    Args:
-        limit: what is to hold.
-        known: figures by their names.
-        feasible: whether the scenario can run.
-
     Raises:
         InputError: no figure has the limit's name, or the limit is in another unit.
     """

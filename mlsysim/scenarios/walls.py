@@ -55,9 +55,6 @@ class Walls(tuple[Wall, ...]):
     def called(self, name: str) -> Wall:
         """Return the wall of a name.
 
-        Args:
-            name: the wall's, in any case.
-
         Raises:
             UnknownNameError: there is none of this name; the message has the nearest.
         """

@@ -48,11 +48,7 @@ class Card(NamedTuple):
 
 
 def card_of(result: Any) -> Card:
-    """The card of a ``Result``.
-
-    Args:
-        result: the result.
-    """
+    """The card of a ``Result``."""
     named = [(name, getattr(result, name)) for name in result.HEADLINE]
     return Card(
         title=f"{result.solver}: {result.subject}",
@@ -65,11 +61,7 @@ def card_of(result: Any) -> Card:
 
 
 def as_text(card: Card) -> str:
-    """The card as lines of text: infeasibility first, then the headline, the breakdown and what binds.
-
-    Args:
-        card: what it says.
-    """
+    """The card as lines of text: infeasibility first, then the headline, the breakdown and what binds."""
     lines = [card.title, f"  {card.state}", f"  basis     {card.basis}"]
     width = max((len(name) for name in (*(name for name, _ in card.headline), *(part.name for part in card.parts))), default=0)
     lines += [f"  {name:<{width}}  {text}" for name, text in card.headline]
@@ -80,11 +72,7 @@ def as_text(card: Card) -> str:
 
 
 def as_html(card: Card) -> str:
-    """The card as HTML: what a notebook shows.
-
-    Args:
-        card: what it says.
-    """
+    """The card as HTML: what a notebook shows."""
     cell = '<td style="text-align:left">'
     rows = [
         f"<tr>{cell}{escape(name)}</td>{cell}{escape(text)}</td></tr>" for name, text in (("basis", card.basis), *card.headline)
@@ -100,13 +88,7 @@ def as_html(card: Card) -> str:
 
 
 def told(result: Any, name: str, value: Any) -> str:
-    """What a card says of a field: that it is a bound, or its interval, and of the main one what that rests on.
-
-    Args:
-        result: whose field it is.
-        name: the field.
-        value: what it says.
-    """
+    """What a card says of a field: that it is a bound, or its interval, and of the main one what that rests on."""
     text, main = shown(value, counted_in(result, name)), name == result.INTERVAL_OF
     if result.basis == "bound" and is_speed(name, value):
         word = "least" if isinstance(value, pint.Quantity) and value.check("[time]") else "most"
@@ -116,20 +98,12 @@ def told(result: Any, name: str, value: Any) -> str:
 
 
 def counted_in(result: Any, name: str) -> str:
-    """What a count in a field counts: as the result says, else by the field's name; "" where neither tells.
-
-    Args:
-        result: whose field it is.
-        name: the field.
-    """
+    """What a count in a field counts: as the result says, else by the field's name; "" where neither tells."""
     return str(result.COUNTED.get(name, counted_by(name)))
 
 
 def counted_by(name: str) -> str:
     """What a count in a field of this name counts; "" where the name does not tell.
-
-    Args:
-        name: the field.
 
     Example:
         >>> counted_by("tokens_per_second"), counted_by("energy"), counted_by("ttft")

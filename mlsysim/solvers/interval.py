@@ -90,12 +90,7 @@ def interval_about(solver: str, field: str, value: Any, facts: RunFacts) -> Inte
 
 
 def is_speed(field: str, value: Any) -> bool:
-    """Tell whether a field's value is a time, a rate, a power, an energy or a utilisation: what measurements are compared in.
-
-    Args:
-        field: name of the field.
-        value: what it says.
-    """
+    """Tell whether a field is a time, a rate, a power, an energy or a utilisation: what measurements are compared in."""
     if isinstance(value, pint.Quantity):
         return "[time]" in value.dimensionality or quantity_of(field) == ENERGY
     return isinstance(value, float) and "mfu" in field

@@ -10,7 +10,7 @@ from mlsysim.core.checks import one_of
 from mlsysim.core.errors import InconsistentError
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.types import TransformerWorkload
-from mlsysim.systems.types import Fleet, Node
+from mlsysim.systems.types import Fleet, Node, accelerator_of
 
 # What a caller can ask for in place of the best-supported stack.
 BASES = ("bound",)
@@ -46,10 +46,9 @@ def recommended_engine(workload: object, hardware: object, options: Mapping[str,
     """
     if _settled(options, basis):
         return NOTHING_CHOSEN
-    device = _accelerator(hardware)
-    if not isinstance(workload, TransformerWorkload) or device is None:
+    if not isinstance(workload, TransformerWorkload) or not isinstance(hardware, HardwareNode | Node | Fleet):
         return NOTHING_CHOSEN  # the solver says what is wrong with them
-    return _taken(ENGINE, device, workload)
+    return _taken(ENGINE, accelerator_of(hardware), workload)
 
 
 def recommended_stack(workload: object, fleet: object, options: Mapping[str, Any], basis: str | None) -> Recommended:
@@ -68,8 +67,7 @@ def recommended_stack(workload: object, fleet: object, options: Mapping[str, Any
         return NOTHING_CHOSEN
     if not isinstance(workload, TransformerWorkload) or not isinstance(fleet, Fleet):
         return NOTHING_CHOSEN
-    device = fleet.node.accelerator
-    return _taken(STACK, device, workload)
+    return _taken(STACK, fleet.node.accelerator, workload)
 
 
 def _settled(options: Mapping[str, Any], basis: str | None) -> bool:
@@ -80,14 +78,6 @@ def _settled(options: Mapping[str, Any], basis: str | None) -> bool:
             if options.get(name) is not None:
                 raise InconsistentError("basis", basis, f"nothing beside {name}: it says what the answer rests on")
     return basis is not None or options.get("stack") is not None or options.get("efficiency") is not None
-
-
-def _accelerator(hardware: object) -> HardwareNode | None:
-    if isinstance(hardware, Fleet):
-        return hardware.node.accelerator
-    if isinstance(hardware, Node):
-        return hardware.accelerator
-    return hardware if isinstance(hardware, HardwareNode) else None
 
 
 def _taken(what: str, device: HardwareNode, workload: TransformerWorkload) -> Recommended:

@@ -247,10 +247,6 @@ def run_facts(workload: Workload, accelerator: HardwareNode, stack: object, acce
 def beyond_context(workload: Workload, tokens: float) -> tuple[str, ...]:
     """Note a sequence that is longer than its model was made for.
 
-    Args:
-        workload: the model.
-        tokens: of a sequence.
-
     Example:
         >>> from mlsysim.models.registry import Models
         >>> beyond_context(Models.Language.Llama3_8B, 9000), beyond_context(Models.Language.Llama3_8B, 8192)

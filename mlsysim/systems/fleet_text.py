@@ -8,7 +8,7 @@ import re
 from mlsysim.core.errors import InputError, UnknownNameError, either, nearest_names
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.systems.fleets import usual_fleet, whole_nodes
+from mlsysim.systems.fleets import as_fleet, usual_fleet, whole_nodes
 from mlsysim.systems.registry import Systems
 from mlsysim.systems.types import Fleet, Node
 
@@ -75,10 +75,7 @@ def fleet_called(text: str, argument: str = "fleet") -> Fleet:
         >>> [fleet_called(text).accelerators for text in ("H200", "DGX H100", "512 x H100", "1,024xH100", "4090 x 2")]
         [1, 8, 512, 1024, 2]
     """
-    machine = machine_called(text, argument)
-    if isinstance(machine, Fleet):
-        return machine
-    return whole_nodes(machine, 1) if isinstance(machine, Node) else usual_fleet(machine, 1)
+    return as_fleet(machine_called(text, argument))
 
 
 def machines_listed(text: str, argument: str = "hardware") -> list[str]:

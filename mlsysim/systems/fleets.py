@@ -7,6 +7,7 @@ from typing import Any
 
 from mlsysim.core.checks import instance, whole_number
 from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.toml import packaged_toml
 from mlsysim.core.units import Q_, in_unit
 from mlsysim.hardware.registry import Hardware
@@ -20,9 +21,6 @@ COOLING = ("air", "immersion")
 
 def host_share(cooling: str) -> float:
     """Returns the power of a node beside its accelerators under load, over their TDP.
-
-    Args:
-        cooling: one of ``COOLING``.
 
     Example:
         >>> host_share("immersion") < host_share("air")
@@ -89,7 +87,7 @@ def usual_fleet(
     node, shared = usual_node(accelerator), sharing(accelerator, count, per_node)
     if network_Bps is None:
         network_Bps = _network_Bps(node, shared)
-    return _fleet(_Key(accelerator), count, shared, link_Bps or node.intra_bandwidth_Bps, network_Bps)
+    return _fleet(accelerator, count, shared, link_Bps or node.intra_bandwidth_Bps, network_Bps)
 
 
 def _of(accelerator: HardwareNode | str, count: int, per_node: int | None) -> Fleet:
@@ -101,6 +99,7 @@ def _of(accelerator: HardwareNode | str, count: int, per_node: int | None) -> Fl
 build_as_usual(_of)
 
 
+@identity_cache(1024)
 def usual_nodes(accelerator: HardwareNode, ranks: int) -> Fleet:
     """Returns whole nodes, as many as ``ranks`` accelerators need: the fleet of a deployment of which only its size is known.
 
@@ -113,13 +112,8 @@ def usual_nodes(accelerator: HardwareNode, ranks: int) -> Fleet:
         >>> fleet.count, fleet.node is Systems.Nodes.DGX_H100
         (2, True)
     """
-    return _nodes(_Key(accelerator), ranks)
-
-
-@functools.lru_cache(maxsize=1024)
-def _nodes(key: _Key, ranks: int) -> Fleet:
-    node = usual_node(key.accelerator)
-    size = _facts()["domain"].get(_id(key.accelerator), node.accelerators_per_node)
+    node = usual_node(accelerator)
+    size = _facts()["domain"].get(_id(accelerator), node.accelerators_per_node)
     if size != node.accelerators_per_node:
         node = node.model_copy(update={"accelerators_per_node": size})
     return whole_nodes(node, -(-ranks // size))
@@ -145,6 +139,18 @@ def whole_nodes(node: Node, count: int) -> Fleet:
     return Fleet(name=f"{count} x {node.name}", node=node, count=count, fabric=fabric)
 
 
+def as_fleet(machine: HardwareNode | Node | Fleet) -> Fleet:
+    """Returns the machine as a fleet: a lone accelerator or node is a fleet of one.
+
+    Example:
+        >>> as_fleet(Systems.Nodes.DGX_H100).accelerators, as_fleet(Hardware.Cloud.H100).accelerators
+        (8, 1)
+    """
+    if isinstance(machine, Fleet):
+        return machine
+    return whole_nodes(machine, 1) if isinstance(machine, Node) else usual_fleet(machine, 1)
+
+
 def sharing(accelerator: HardwareNode, count: int, per_node: int | None = None) -> int:
     """Returns how many of ``count`` accelerators share a node; arguments as those of ``usual_fleet``.
 
@@ -166,23 +172,9 @@ def _facts() -> dict[str, dict[str, Any]]:
     return packaged_toml("systems", "fleets.toml")
 
 
-class _Key:
-    """An accelerator as a key of a cache: hashing it would cost more than building the fleet, and some cannot be hashed."""
-
-    def __init__(self, accelerator: HardwareNode) -> None:
-        self.accelerator = accelerator
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and other.accelerator is self.accelerator
-
-    def __hash__(self) -> int:
-        return id(self.accelerator)
-
-
-@functools.lru_cache(maxsize=4096)
-def _fleet(key: _Key, count: int, per_node: int, link_Bps: float, network_Bps: float) -> Fleet:
+@identity_cache()
+def _fleet(accelerator: HardwareNode, count: int, per_node: int, link_Bps: float, network_Bps: float) -> Fleet:
     """Build a fleet, cached: building checked types takes longer than solving a question about them."""
-    accelerator = key.accelerator
     node = Node(
         name=usual_node(accelerator).name,
         accelerator=accelerator,

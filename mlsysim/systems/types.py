@@ -23,11 +23,7 @@ _built_as_usual: dict[str, Callable[[HardwareNode | str, int, int | None], Fleet
 
 
 def build_as_usual(build: Callable[[HardwareNode | str, int, int | None], Fleet]) -> None:
-    """Have ``Fleet.of`` build fleets by a function of the accelerator, their number and the number in a node.
-
-    Args:
-        build: the function.
-    """
+    """Have ``Fleet.of`` build fleets by a function of the accelerator, their number and the number in a node."""
     _built_as_usual["fleet"] = build
 
 
@@ -161,3 +157,14 @@ class Fleet(Spec):
     def oversubscription_ratio(self) -> float:
         """Oversubscription of the fabric; 1 where there is none."""
         return 1.0 if self.fabric is None else self.fabric.oversubscription_ratio
+
+
+def accelerator_of(machine: HardwareNode | Node | Fleet) -> HardwareNode:
+    """Return the accelerator of a machine: itself, or the one that its nodes have.
+
+    Example:
+        >>> accelerator_of(Fleet.of("H100", 512)).name
+        'H100 SXM5 80GB'
+    """
+    node = machine.node if isinstance(machine, Fleet) else machine
+    return node.accelerator if isinstance(node, Node) else node

@@ -15,10 +15,6 @@ _RUN_TOTALS = ("accel_hours", "train_days")
 def wrong_metric(metric: str, metrics: Collection[str]) -> str:
     """Say why ``metric`` is none of a table's; empty where it is one.
 
-    Args:
-        metric: of a row.
-        metrics: that the table has.
-
     Example:
         >>> wrong_metric("mfu_pct", ["mfu_pct"]), wrong_metric("mfu", ["mfu_pct"])
         ('', "metric = 'mfu': expected one of mfu_pct; did you mean 'mfu_pct'?")
@@ -32,9 +28,6 @@ def wrong_metric(metric: str, metrics: Collection[str]) -> str:
 
 def renamed(columns: Iterable[str]) -> dict[str, str]:
     """Return the columns that people call otherwise, and what each is called here; none whose own name is there too.
-
-    Args:
-        columns: of a table.
 
     Example:
         >>> renamed(["gpu", "num_gpus", "seq_len", "mbs", "micro_batch"])

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from mlsysim.calibration.data_parallel import TRAINED, pass_hardware, replica_stack
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.hardware.types import HardwareNode
@@ -101,10 +102,7 @@ def _stack(kind: str, framework: str, cells: Cells) -> str:
     older = _facts()["older_stack"].get(f"{framework} {kind}")
     if older is not None and cell_text(cells, "year") and whole_cell(cells, "year") <= older["until"]:
         return str(older["stack"])
-    stacks = _facts()["stack"][kind]
-    if framework not in stacks:
-        raise UnknownNameError.among("framework", framework, stacks)
-    return str(stacks[framework])
+    return str(looked_up("framework", framework, _facts()["stack"][kind]))
 
 
 def _precision(cells: Cells, stack: str, kernels: str) -> str:

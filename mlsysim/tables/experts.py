@@ -102,5 +102,5 @@ def _misses(fields: dict[str, Any], published: tuple[float, float]) -> tuple[flo
 
 def _agrees(model: TransformerWorkload, layers: int, hidden: int, experts: int, per_token: int) -> bool:
     moe = model.moe
-    found = (model.layers, model.hidden_dim, moe.experts if moe else 0, moe.experts_per_token if moe else 0)
-    return found == (layers, hidden, experts, per_token)
+    shape = (model.layers, model.hidden_dim, moe.experts if moe else 0, moe.experts_per_token if moe else 0)
+    return shape == (layers, hidden, experts, per_token)

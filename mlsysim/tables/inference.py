@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from mlsysim.calibration.data_parallel import INFERRED, pass_hardware
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.hardware.registry import Hardware
@@ -60,11 +61,9 @@ def _framework_run(cells: Cells) -> Question:
     workload = Models.get(registered)
     encoder = isinstance(workload, TransformerWorkload)
     stacks = names_of("encoder_framework" if encoder else "framework")
-    if framework not in stacks:
-        raise UnknownNameError.among("framework", framework, stacks)
     arguments: dict[str, Any] = {
         "precision": named_format("precision", written, names_of("format")),
-        "stack": stacks[framework],
+        "stack": looked_up("framework", framework, stacks),
         "batch_size": count * whole_cell(cells, "batch_per_accel"),
     }
     if encoder:
@@ -75,10 +74,10 @@ def _framework_run(cells: Cells) -> Question:
 def _printed_length(cells: Cells) -> int:
     """Tokens of a sequence, which the tables of BERT print in a column that a row leaves out: by the line that it cites."""
     text = cells.get("locator", "").strip()
-    found, known = _LINE.match(text), names_of("printed_lengths")
-    if found is None:
+    match, known = _LINE.match(text), names_of("printed_lengths")
+    if match is None:
         raise InputError("locator", text, "the file, line and revision of a published table: it says the length of sequences")
-    file, line, revision = found[1].partition("/")[0].lower(), int(found[2]), found[3]
+    file, line, revision = match[1].partition("/")[0].lower(), int(match[2]), match[3]
     blocks = known["blocks"].get(f"{file}@{revision}", {})
     batch = whole_cell(cells, "batch_per_accel")
     row = known["batches"].index(batch) if batch in known["batches"] else 0
@@ -104,10 +103,7 @@ def _offline(cells: Cells) -> Question:
 
 
 def _benchmark(cells: Cells) -> dict[str, Any]:
-    benchmark, known = cell_text(cells, "benchmark"), names_of("benchmark")
-    if benchmark not in known:
-        raise UnknownNameError.among("benchmark", benchmark, known)
-    return dict(known[benchmark])
+    return dict(looked_up("benchmark", cell_text(cells, "benchmark"), names_of("benchmark")))
 
 
 def submitted_model(cells: Cells) -> str:
@@ -174,10 +170,10 @@ def round_number(cells: Cells) -> float:
         4.1
     """
     text = cell_text(cells, "round")
-    found = _ROUND.fullmatch(text)
-    if found is None:
+    match = _ROUND.fullmatch(text)
+    if match is None:
         raise InputError("round", text, 'a round of MLPerf Inference such as "v4.1": its year is that of the engine')
-    return float(found[1])
+    return float(match[1])
 
 
 def _precision(entry: str, release: float, target: float) -> str:

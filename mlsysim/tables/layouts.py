@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
-from mlsysim.core.errors import InputError, UnknownNameError
+from mlsysim.core.checks import looked_up
+from mlsysim.core.errors import InputError
 from mlsysim.core.toml import packaged_toml
-
-Cells = Mapping[str, str]
+from mlsysim.tables.cells import Cells, cell_text
 
 
 @functools.cache
@@ -20,35 +19,24 @@ def _layouts() -> dict[str, Any]:
 def layout_cells(cells: Cells) -> dict[str, str]:
     """The cells of a training run of the paper's models in a layout.
 
-    Args:
-        cells: of the row: model, sequence length, kernel, what is recomputed.
-
     Raises:
         InputError: the paper has no such model, or its batch no whole number of such sequences.
     """
-    known = _layouts()
-    kernel = cells.get("kernel", "").strip().lower()
+    known, kernel = _layouts(), cell_text(cells, "kernel")
     added = {column: str(known["defaults"][column]) for column in ("vocab", "sharding", "precision", "framework")}
-    added |= {column: str(value) for column, value in _chosen(cells, "model", known["model"]).items()}
+    added |= {column: str(value) for column, value in looked_up("model", cell_text(cells, "model"), known["model"]).items()}
     added |= {
         "global_batch_seqs": str(_sequences(cells, known["defaults"]["batch_tokens"])),
-        "recompute": _chosen(cells, "activation_checkpointing", known["recompute"]),
+        "recompute": looked_up("activation_checkpointing", cell_text(cells, "activation_checkpointing"), known["recompute"]),
         "flash_attention": "no" if kernel in known["stores_scores"]["kernels"] else "yes",
         "variant": kernel,
     }
     return {**cells, **added}
 
 
-def _chosen(cells: Cells, column: str, known: Mapping[str, Any]) -> Any:
-    text = cells.get(column, "").strip().lower()
-    if text not in known:
-        raise UnknownNameError.among(column, text, known)
-    return known[text]
-
-
 def _sequences(cells: Cells, batch_tokens: int) -> int:
     """Sequences of a batch of ``batch_tokens``."""
-    text = cells.get("seq_len", "").strip()
+    text = cell_text(cells, "seq_len")
     try:
         sequences = round(batch_tokens / float(text))
     except (ValueError, ArithmeticError):

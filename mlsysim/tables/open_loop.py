@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlsysim.core.errors import UnknownNameError
+from mlsysim.core.checks import looked_up
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.core.units import in_unit
 from mlsysim.lowering.options import FORMATS
@@ -74,6 +74,4 @@ def open_loop_figure(result: TailLatencyResult, metric: str) -> float:
     Raises:
         UnknownNameError: there is no such metric; the message has near names.
     """
-    if metric not in METRICS:
-        raise UnknownNameError.among("metric", metric, METRICS)
-    return in_unit(getattr(result, METRICS[metric]), "ms")
+    return in_unit(getattr(result, looked_up("metric", metric, METRICS)), "ms")

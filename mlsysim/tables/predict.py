@@ -1,10 +1,9 @@
 """Predictions for tables of runs: a row in, the same row and what is predicted of it out.
 
 The tables are known by their columns: LLM serving (``engine``, ``mode``, ...), servers whose requests arrive at a rate
-(``arrival_rate_per_s``), LLM training runs (``layers``, ...), layouts
-that fit or ran out of memory (``activation_checkpointing``, ...), ResNet-50 and BERT (``batch_per_accel`` or
-``benchmark``), MLPerf Inference (``scenario``), energy (``power_basis``, ...), and studies of scaling (``law``, ...) and of
-failures (``mttf_hours``, ...).
+(``arrival_rate_per_s``), LLM training runs (``layers``, ...), layouts that fit or ran out of memory
+(``activation_checkpointing``, ...), ResNet-50 and BERT (``batch_per_accel`` or ``benchmark``), MLPerf Inference (``scenario``),
+energy (``power_basis``, ...), and studies of scaling (``law``, ...) and of failures (``mttf_hours``, ...).
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from mlsysim.solvers.serving.token_server import TokenServerModel
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.single_node import SingleNodeModel, SingleNodeResult
 from mlsysim.tables.assumed import assumed_of
+from mlsysim.tables.cells import Cells
 from mlsysim.tables.columns import no_such_table, wrong_metric
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
@@ -47,6 +47,7 @@ from mlsysim.tables.served import is_served, served_figure, served_question
 from mlsysim.tables.serving import METRICS as SERVING_METRICS
 from mlsysim.tables.serving import figure_of, noted_limits, serving_question
 from mlsysim.tables.token import is_language, is_submission, submission_cells, token_figure, token_question
+from mlsysim.tables.training import METRICS as TRAINING_METRICS
 from mlsysim.tables.training import noted_cells, question
 from mlsysim.tables.training_figures import training_figure
 from mlsysim.tables.training_steps import LoweredRun, RunStep, lowered, run_steps
@@ -57,7 +58,7 @@ UNREAD_COLUMNS = frozenset(("value", "notes", "outcome", *ADDED_COLUMNS))
 # What a figure is and where it was published; its year is none of that: it tells the era of a stack. Rows that differ in
 # these alone are figures of one run, solved once.
 FIGURE_COLUMNS = frozenset(("metric", "unit", "id", "evidence", "source", "locator"))
-_FIGURES = ("step_time_s", "tokens_per_s_per_accel", "samples_per_s", "tflops_per_accel", "mfu_pct", "hfu_pct")
+_FIGURES = (*TRAINING_METRICS, "samples_per_s")
 _OF_THE_PEAK = ("mfu_pct", "hfu_pct")
 _SAMPLE_RATES = ("samples_per_s", "samples_per_s_end_to_end")
 # A unit other than the one that the metric's name says: what it counts more of.
@@ -66,7 +67,6 @@ _SCALES = {("step_time_s", "ms"): 1e3, ("step_time_s", "min"): 1 / 60, ("tflops_
 # Rows whose runs are computed together: enough for full arrays, few enough to hold.
 _BLOCK_ROWS = 4096
 
-Cells = Mapping[str, str]
 _Key = tuple[tuple[str, str], ...]
 
 
@@ -209,9 +209,8 @@ def table_kind(columns: Collection[str]) -> tuple[Callable[[Cells], _Run | _Wait
     Raises:
         InputError: no such table is known.
     """
-    found = set(columns)
     for needed, solve, metrics in _KINDS:
-        if needed <= found:
+        if needed <= set(columns):
             return solve, metrics
     raise no_such_table(list(columns), [needed for needed, _, _ in _KINDS])
 
@@ -262,11 +261,11 @@ def _interval(answer: _Run, metric: str, predicted: float, *, known_source: bool
         return {}
     field = SERVING_METRICS[metric][0] if answer.solver == "ServingModel" else metric
     quantity = quantity_of(field) if answer.solver == "ServingModel" else WHOLE
-    found = spread(answer.solver, quantity, answer.facts, known_source=known_source, assumed=answer.assumed)
-    if found is None:
+    width = spread(answer.solver, quantity, answer.facts, known_source=known_source, assumed=answer.assumed)
+    if width is None:
         return {}
-    low, high = found.about(predicted, 100.0 if metric in _OF_THE_PEAK else None)
-    return {"low": low, "high": high, "scope": f"{found.scope}: {found.runs} runs"}
+    low, high = width.about(predicted, 100.0 if metric in _OF_THE_PEAK else None)
+    return {"low": low, "high": high, "scope": f"{width.scope}: {width.runs} runs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,10 +325,8 @@ def _layout_run(cells: Cells) -> _WaitingTraining:
 
 def _law_run(answer: Callable[[Cells], LawAnswer], cells: Cells) -> _Run:
     """What a published law says of a row."""
-    found = answer(cells)
-    return _Run(
-        True, found.basis, found.law, "", lambda _: found.value, assumed=found.assumed, ends=found.ends, scope=found.scope
-    )
+    said = answer(cells)
+    return _Run(True, said.basis, said.law, "", lambda _: said.value, assumed=said.assumed, ends=said.ends, scope=said.scope)
 
 
 def _energy_run(cells: Cells) -> _Run | _Waiting:
@@ -339,9 +336,8 @@ def _energy_run(cells: Cells) -> _Run | _Waiting:
         question = energy.energy_serving_question(asked)
         assumed |= assumed_of(ServingModel.__name__, asked, question.hardware, question.arguments)
         return _WaitingServing(assumed, question, energy=True)
-    found = energy.training_energy(cells)
-    told = _Run(True, found.basis, "", "", lambda _: found.mwh, assumed=found.assumed, ends=found.ends, scope=found.scope)
-    return replace(told, further={energy.MWH: found.mwh})
+    run = _law_run(energy.training_energy, cells)
+    return replace(run, further={energy.MWH: run.figure("")})
 
 
 def _small_model_run(cells: Cells) -> _Run:

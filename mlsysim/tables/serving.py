@@ -56,10 +56,10 @@ def serving_question(row: Mapping[str, str]) -> Question:
     metric = cell_text(row, "metric")
     if metric not in METRICS:
         raise UnknownNameError.among("metric", metric, METRICS)
-    own = own_stack(written, ENGINE) if is_own(written := software_cell(row, "engine")) else None
-    if own is not None:  # facts about the engine are those of the one that its runs name
-        row = {**row, "engine": own.called}
-    stack = _stack(row) if own is None else engine(own.file).name
+    user_stack = own_stack(written, ENGINE) if is_own(written := software_cell(row, "engine")) else None
+    if user_stack is not None:  # facts about the engine are those of the one that its runs name
+        row = {**row, "engine": user_stack.called}
+    stack = _stack(row) if user_stack is None else engine(user_stack.file).name
     mode = cell_text(row, "mode") or "static"
     if mode not in _SCHEDULES:
         raise InputError("mode", mode, f"one of {', '.join(_SCHEDULES)}: no other load is modelled")
@@ -121,8 +121,8 @@ def serving_question(row: Mapping[str, str]) -> Question:
         arguments["padded_len"] = arguments["input_len"]
         arguments["input_len"] = max(1, round(arguments["input_len"] * part["mean_length"]))
         arguments |= Formats(cache="fp16").arguments()
-    elif own is not None:
-        arguments["stack"] = own.file
+    elif user_stack is not None:
+        arguments["stack"] = user_stack.file
     generation = bool(output) and any(word in cell_text(row, "source") for word in facts["phases_apart"]["sources"])
     return Question(workload, hardware, arguments, metric, generation)
 
@@ -193,8 +193,8 @@ def _requests(engine: str, prompt: int | None, output: int | None, replicas: int
 
 def _cache(engine: str, weights: str) -> str:
     """The cache's format where a row leaves it out: the engine's own default, else by that of the weights."""
-    own = [str(cache) for name, cache in _facts()["engine_cache"].items() if engine.startswith(name)]
-    return own[0] if own else str(_facts()["cache"].get(weights, "fp16"))
+    defaults = [str(cache) for name, cache in _facts()["engine_cache"].items() if engine.startswith(name)]
+    return defaults[0] if defaults else str(_facts()["cache"].get(weights, "fp16"))
 
 
 def _harness(row: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from mlsysim.calibration.harnesses import harness
-from mlsysim.core.checks import instance
+from mlsysim.core.checks import instance, looked_up
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.hardware.registry import Hardware
@@ -46,12 +46,8 @@ def submission_cells(cells: Cells) -> dict[str, str]:
         'gptj-99'
     """
     model, year = cell_text(cells, "model"), cell_text(cells, "year").removesuffix(".0")
-    models, rounds = names_of("model"), names_of("round")
-    if model not in models:
-        raise UnknownNameError.among("model", model, models)
-    if year not in rounds:
-        raise UnknownNameError.among("year", year, rounds)
-    return {**cells, "benchmark": models[model], "scenario": cell_text(cells, "mode"), "round": str(rounds[year])}
+    benchmark, submitted = looked_up("model", model, names_of("model")), looked_up("year", year, names_of("round"))
+    return {**cells, "benchmark": benchmark, "scenario": cell_text(cells, "mode"), "round": str(submitted)}
 
 
 @reads("tables", "mlperf_llm.toml", kept=False)
@@ -87,9 +83,7 @@ def token_question(cells: Cells) -> Question:
     }
     arguments |= {"run_time": names_of("run")["run_time"], "requests": benchmark["samples"]}
     if scenario != "offline":
-        if name not in limits[scenario]:
-            raise UnknownNameError.among(f"benchmark with limits in the {scenario} scenario", name, limits[scenario])
-        within = limits[scenario][name]
+        within = looked_up(f"benchmark with limits in the {scenario} scenario", name, limits[scenario])
         named = {"first": "max_ttft", "token": "max_tpot", "request": "max_latency"}
         arguments |= {argument: f"{within[part]} s" for part, argument in named.items() if part in within}
         arguments["percentile"] = limits["percentile"]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Generator, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -58,11 +59,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "FILE",
             "write how far off the predictions are, beside a naive baseline and the aims, to FILE.md",
         ),
+        "--estimator": ("NAME", "predict the same cases with this estimator too: module:object, or one that is registered"),
     }
-    options["--estimator"] = (
-        "NAME",
-        "predict the same cases with this estimator too: module:object, or one that is registered",
-    )
     for name, (metavar, meaning) in options.items():
         group.addoption(name, action="append", default=[], metavar=metavar, help=f"{meaning} (repeatable)")
     group.addoption(
@@ -201,8 +199,8 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes ``anchor`` runs once a case, with ``cases`` once a source, under its module's ``ANCHORS``."""
     wanted = _PARAMETRISED.intersection(metafunc.fixturenames)
-    own = metafunc.definition.getparent(AnchorModule)
-    place = own.path if own is not None else getattr(metafunc.module, "ANCHORS", None)
+    user_module = metafunc.definition.getparent(AnchorModule)
+    place = user_module.path if user_module is not None else getattr(metafunc.module, "ANCHORS", None)
     if not wanted or not isinstance(place, Path):
         return
     from mlsysim.validation.suite import parametrise
@@ -258,21 +256,22 @@ def pytest_report_teststatus(report: Any, config: pytest.Config) -> Generator[No
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
     """The report, if anchors ran, below all others; on the controller when pytest-xdist spreads them."""
     yield
-    runs = _properties(terminalreporter, RUN)
+    left = _left_by_tests(terminalreporter)
+    runs = _records(left[RUN])
     if runs:
         from mlsysim.validation.report import summary
 
         terminalreporter.section("runs")
         for line in summary.runs(runs):
             terminalreporter.write_line(line)
-    rows = _properties(terminalreporter, ROW)
-    kernels = _properties(terminalreporter, KERNELS)
+    rows = _records(left[ROW])
+    kernels = _records(left[KERNELS])
     if not rows and not kernels:
         return
     from mlsysim.validation.report import report, summary
 
-    moves, targets = _properties(terminalreporter, MOVE), _properties(terminalreporter, TARGET)
-    searches, solves = _properties(terminalreporter, SEARCH), _properties(terminalreporter, SOLVE)
+    moves, targets = _records(left[MOVE]), _records(left[TARGET])
+    searches, solves = _records(left[SEARCH]), _records(left[SOLVE])
     terminalreporter.section("mlsysim anchors")
     full = config.getoption("--anchors-summary") == SUMMARIES[-1]
     told = (
@@ -290,7 +289,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Ite
     for name in config.getoption("--accuracy-report"):
         from mlsysim.validation.report import accuracy
 
-        left_out = [_properties(terminalreporter, key) for key in (LEFT_OUT, SERVING_LEFT_OUT)]
+        left_out = [_records(left[key]) for key in (LEFT_OUT, SERVING_LEFT_OUT)]
         _write(terminalreporter, name, accuracy.write, rows, kernels, targets, *left_out)
     terminalreporter.write_line("")
     terminalreporter.write_line(verdict, bold=True, red=bool(failed), green=not failed)
@@ -315,15 +314,19 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def _properties(terminalreporter: Any, name: str) -> list[dict[str, Any]]:
-    """The records that tests of any outcome have left under ``name``, one an anchor."""
-    records: dict[tuple[str, str], dict[str, Any]] = {}
+def _left_by_tests(terminalreporter: Any) -> dict[str, list[Any]]:
+    """What tests of any outcome have left, by name."""
+    left: dict[str, list[Any]] = defaultdict(list)
     for reports in terminalreporter.stats.values():
         for report in reports:
-            for key, text in getattr(report, "user_properties", ()):
-                if key == name:
-                    record = json.loads(text)
-                    records[record["file"], record["id"]] = record
+            for name, text in getattr(report, "user_properties", ()):
+                left[name].append(text)
+    return left
+
+
+def _records(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """The records that were left under one name, one an anchor; read at once, for there are thousands."""
+    records = {(record["file"], record["id"]): record for record in json.loads(f"[{','.join(texts)}]")}
     return [records[key] for key in sorted(records)]
 
 

@@ -137,7 +137,7 @@ CAPACITY = "capacity Qwen/Qwen3-8B --on H200,H100 --rate 20 --prompt 100 --outpu
         ("", ""),
         ("lst", "did you mean 'list'?"),
         ("list hardwar", "did you mean 'hardware'?"),
-        ("list hardware h1oo", "did you mean 'H100'"),
+        ("list hardware h1oo", "none of hardware has 'h1oo' in its name; did you mean 'H100'"),
         ("list", "Missing argument"),
         ("anchor", "Missing command"),
         ("trust Llama-3-70B --on H1000", "--on = 'H1000': no machine is called 'H1000'; did you mean 'H100'"),
@@ -157,7 +157,13 @@ CAPACITY = "capacity Qwen/Qwen3-8B --on H200,H100 --rate 20 --prompt 100 --outpu
         ("serve Qwen/Qwen3-32B --on '' --prompt 10", "--on = ''"),
         ("train Llama-3-70B --on '8 x H100' --batch 7", "--batch = 7: expected a multiple of the 8 data-parallel ranks"),
         ("train Llama-3-70B --on '64 x H100' --batch 64 --tp 16 --pp 3", "--tp x --pp = 16 x 3"),
-        ("train Llama-3-70B --on '64 x H100' --batch many", "--batch"),
+        ("train Llama-3-70B --on '64 x H100' --batch many", "--batch = 'many': expected a whole number"),
+        ("serve Qwen/Qwen3-32B --on H100 --prompt=2.5", "--prompt = '2.5': expected a whole number"),
+        ("serve Qwen/Qwen3-32B --on H100 --prompt 5 --efficiency much", "--efficiency = 'much': expected a number"),
+        ("plan GPT-3 --on 'DGX H100' --batch 64 --tokens few", "--tokens = 'few'"),
+        ("plan Llama-3-70B --on '64 x H100' --batch 64 --price -3", "--price = '-3 USD/hour': expected a quantity > 0"),
+        ("plan Llama-3-70B --on '64 x H100' --batch 64 --margin 5", "--margin = 5.0: expected a share"),
+        (f"{CAPACITY} --rate -5", "--rate = '-5 count/second': expected a quantity > 0"),
         ("plan Llama-3-70B --on '64 x H100' --batch 64 --tp 3,5", "fixed dimensions"),
         ("plan Llama-3-70B --on '64 x H100' --batch 64 --tp few", "--tp = 'few': expected whole numbers"),
         ("plan Llama-3-70B --on '64 x H100' --batch 64 --tokens many", "--tokens = 'many'"),
@@ -230,12 +236,12 @@ def test_a_command_answers_within_its_limit(name, request):
         pytest.skip("nothing is timed where workers share the cores")
     words = next(words_of(command.examples[0]) for command in COMMANDS if command.name == name)
 
-    def share():
-        """What the command takes of its limit; a machine that is slower just now, its neighbours at work, has more time."""
-        slower = max(1.0, cpu_s("-c", IMPORTS) / IMPORTS_S)
-        return cpu_s("-m", "mlsysim", *words) / (slower * LIMITS_S[name])
+    def kept():
+        """Whether the command keeps its limit; where it does not, a machine that is slower just now has more time."""
+        taken, limit = cpu_s("-m", "mlsysim", *words), LIMITS_S[name]
+        return taken < limit or taken < limit * cpu_s("-c", IMPORTS) / IMPORTS_S
 
-    assert any(share() < 1 for _ in range(4))
+    assert any(kept() for _ in range(4))
 
 
 @pytest.mark.usefixtures("typer")

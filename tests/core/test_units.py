@@ -137,6 +137,21 @@ def test_what_is_kept_of_an_object_is_not_given_for_another():
     assert [first([number]) for number in range(100)] == list(range(100)), "an object that is gone leaves no answer behind"
 
 
+def test_what_is_kept_of_two_objects_is_given_for_both_alone():
+    calls = []
+
+    @identity_cache(objects=2)
+    def both(one, other, power):
+        calls.append(power)
+        return one[0] ** power + other[0] ** power
+
+    two, three, alike = [2], [3], [2]
+    assert [both(two, three, 2), both(three, two, 2), both(two, three, 2), both(two, three, power=3)] == [13, 13, 13, 35]
+    assert calls == [2, 2, 3]
+    both(alike, three, 2)
+    assert calls == [2, 2, 3, 2], "an equal object is another one"
+
+
 @pytest.mark.parametrize("make", [lambda q: pickle.loads(pickle.dumps(q)), copy.copy, copy.deepcopy])
 @pytest.mark.parametrize("unit", RESULT_UNITS)
 def test_quantities_survive_copying_and_pickling(make, unit):

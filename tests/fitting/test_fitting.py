@@ -105,7 +105,7 @@ def test_what_is_fitted_has_a_range_and_lies_in_it(calibration):
 def family(**changed):
     """Two lines through zero: one's slope is that of the other, unless it states its own; both are lifted alike."""
     ranges = {"slope": Coefficient(1.0, 0.1, 10.0), "value": Coefficient(0.5, 0.0, 5.0)}
-    return Calibration("lines", {}, lambda key, _: ranges[key.part], lambda root, role: [], **changed)
+    return Calibration("lines", {}, lambda root, role: [], ranged=lambda key, _: ranges[key.part], **changed)
 
 
 def entries():

@@ -10,7 +10,7 @@ from repository import ANCHOR_TREE
 from mlsysim.calibration.devices import queried_clock
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.fitting import engines, left_out_serving
-from mlsysim.fitting.calibration import Key
+from mlsysim.fitting.calibration import Key, ranges
 from mlsysim.fitting.left_out_serving import entry_id, left_out
 from mlsysim.validation.report import accuracy
 
@@ -78,7 +78,7 @@ def test_a_device_without_figures_forgets_what_was_fitted_to_them(cases):
     found, stated = left_out("device", "t4", cases)["devices"]["t4"], engines.ENGINES.tables()["device"]
     assert all(found[part] != stated["t4"][part] for part in stated["t4"]["fit"])
     # Its one peer states no power limit.
-    assert found["sustained_share"] == engines.RANGES["device"]["sustained_share"].start
+    assert found["sustained_share"] == ranges("engines", "device")["sustained_share"].start
     assert found["fp32_share"] == pytest.approx(stated["a100_sxm"]["fp32_share"], rel=0.05)
 
 
@@ -102,10 +102,10 @@ def test_shares_that_no_figure_places_are_the_median_of_the_peers():
     assert share("compute_share") == pytest.approx(0.8)
     assert share("link_share") == 1.0
     devices["a"]["peers"] = ["d"]
-    assert share("own_memory_share") == engines.RANGES["device"]["own_memory_share"].start
+    assert share("own_memory_share") == ranges("engines", "device")["own_memory_share"].start
     devices["a"]["hardware"] = ["A100 PCIe 80GB"]
     assert share("compute_share") == queried_clock("A100 PCIe 80GB") < 0.9
-    assert share("own_memory_share") == engines.RANGES["device"]["own_memory_share"].start
+    assert share("own_memory_share") == ranges("engines", "device")["own_memory_share"].start
 
 
 def test_an_entry_that_physics_has_left_behind_is_told(cases):

@@ -27,24 +27,39 @@ KEY = Key("stack", "a", "step_s")
 AIM = '[[target]]\nid = "close"\ntitle = "x"\nrows = { family = ["training"] }\nmedian = {limit}\n'
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A tree of two sources as the repository has them, whose stages run in this process; nothing is fitted."""
-    folder = tmp_path / "anchors"
+def alone(patch, data):
+    """The stages of a refresh run in this process; nothing is fitted, and what intervals rest on is written to ``data``."""
+    patch.setattr(evidence, "DATA", data)
+    patch.setattr(refresh, "FAMILIES", {})
+    patch.setattr(refresh, "STUDIES", {})
+    patch.setattr(refresh, "apart", lambda function, *arguments: function(*arguments))
+
+
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory):
+    """A tree of two sources as the repository has them, which was refreshed."""
+    folder = tmp_path_factory.mktemp("settled")
     for place in ("anchors", "snapshots"):
-        (tmp_path / place / "training").mkdir(parents=True)
-    (tmp_path / "docs").mkdir()
+        (folder / place / "training").mkdir(parents=True)
+    for place in ("docs", "data"):
+        (folder / place).mkdir()
     for source in SOURCES:
-        copy(source, tmp_path)
-        shutil.copy(ROOT / "snapshots" / "training" / f"{source}.json", tmp_path / "snapshots" / "training")
+        copy(source, folder)
+        shutil.copy(ROOT / "snapshots" / "training" / f"{source}.json", folder / "snapshots" / "training")
     written = read(ANCHOR_TREE, TRAINING_FILE)
-    (folder / TRAINING_FILE).write_text(toml_tables({name: written[name] for name in SOURCES}, "Left out."))
-    (tmp_path / "data").mkdir()
-    monkeypatch.setattr(evidence, "DATA", tmp_path / "data")
-    monkeypatch.setattr(refresh, "FAMILIES", {})
-    monkeypatch.setattr(refresh, "STUDIES", {})
-    monkeypatch.setattr(refresh, "apart", lambda function, *arguments: function(*arguments))
+    (folder / "anchors" / TRAINING_FILE).write_text(toml_tables({name: written[name] for name in SOURCES}, "Left out."))
+    with pytest.MonkeyPatch.context() as patch:
+        alone(patch, folder / "data")
+        assert refresh.main(["--anchors", str(folder / "anchors")]) == 0
     return folder
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch, settled):
+    """A copy of the settled tree."""
+    shutil.copytree(settled, tmp_path, dirs_exist_ok=True)
+    alone(monkeypatch, tmp_path / "data")
+    return tmp_path / "anchors"
 
 
 def copy(source, tmp_path):
@@ -53,7 +68,7 @@ def copy(source, tmp_path):
 
 
 def test_a_new_source_without_calibration_rows_turns_its_snapshot_and_the_pages_red_alone(root):
-    refresh.write_pages(root)
+    assert refresh.write_pages(root) == []
     assert refresh.judge(root) == refresh.Judgement((), {}, {}, ())
     copy(NEW, root.parent)
     judgement = refresh.judge(root)
@@ -88,7 +103,6 @@ def test_a_new_serving_source_leaves_what_was_left_out_as_it_is():
 
 
 def test_refresh_shows_what_moved_and_writes_it_once_it_is_accepted(root, capsys):
-    assert refresh.main(["--anchors", str(root)]) == 0
     copy(NEW, root.parent)
     path = root.parent / "snapshots" / "training" / f"{NEW}.json"
     assert refresh.main(["--anchors", str(root)]) == 1
@@ -134,7 +148,6 @@ def test_snapshots_of_sources_that_are_gone_are_removed(root):
 
 
 def test_nothing_is_accepted_where_an_aim_that_held_is_lost(root, capsys):
-    refresh.main(["--anchors", str(root)])
     copy(NEW, root.parent)
     (root / "targets.toml").write_text(AIM.replace("{limit}", "0.001"))
     path = root.parent / "snapshots" / "training" / f"{NEW}.json"
@@ -148,7 +161,6 @@ def test_nothing_is_accepted_where_an_aim_that_held_is_lost(root, capsys):
 
 
 def test_an_aim_that_is_met_though_a_gap_is_known_is_told(root, capsys):
-    refresh.main(["--anchors", str(root)])
     (root / "targets.toml").write_text(AIM.replace("{limit}", "0.9") + 'known_gaps = { median = "too far" }\n')
     assert refresh.main(["--anchors", str(root)]) == 1
     assert "aim close-median is met: clear its known gap" in capsys.readouterr().out

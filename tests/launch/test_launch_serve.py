@@ -138,6 +138,7 @@ def test_a_wrong_line_is_told_by_its_option(line, error, said):
         ("llama-server -m /m/qwen2.5-7b-instruct-q4_k_m.gguf -np 4", {"precision": "q4_k_m", "max_num_seqs": 4}),
         ("llama-server -hf bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:Q4_K_M", {"precision": "q4_k_m"}),
         ("vllm serve Qwen/Qwen3-30B-A3B -tp 2 -ep", {"tp_size": 2, "ep_size": 2}),
+        ("TP=2; docker run --entrypoint bash nvcr.io/nvidia/vllm -c 'vllm serve Qwen/Qwen3-32B -tp $TP'", {"tp_size": 2}),
         ("vllm serve Qwen/Qwen3-30B-A3B -tp 2 -dp 2", {"tp_size": 4, "attention_dp": 2}),
         (
             "vllm serve deepseek-ai/DeepSeek-V3 --speculative-config.method mtp --speculative-config.num_speculative_tokens 2",
@@ -149,6 +150,74 @@ def test_other_ways_to_start_a_server(line, arguments):
     launch = serving_launch(line)
     assert {name: launch.arguments.get(name) for name in arguments} == arguments
     assert launch.unknown == ()
+
+
+MANIFESTS = {
+    "an image with arguments, beside a service": """apiVersion: v1
+kind: Service
+---
+kind: Deployment
+spec:
+  replicas: 3
+  template:
+    spec:
+      initContainers:
+        - {name: wait, image: busybox, command: [sh, -c, "until nslookup x; do sleep 1; done"]}
+      containers:
+        - name: server
+          image: docker.io/vllm/vllm-openai:v0.10.1
+          args: [--model, Qwen/Qwen3-32B, --tensor-parallel-size=2]
+""",
+    "a shell's text, with a variable": """kind: Deployment
+spec:
+  replicas: 3
+  template:
+    spec:
+      containers:
+        - image: lmsysorg/sglang:latest
+          command: [/bin/bash, -lc]
+          env: [{name: TP, value: "2"}, {name: TOKEN, valueFrom: {secretKeyRef: {name: a, key: b}}}]
+          args:
+            - |
+              pip install x && python3 -m sglang.launch_server --model-path Qwen/Qwen3-32B \\
+                --tp ${TP}
+""",
+    "Docker Compose": """services:
+  proxy: {image: nginx}
+  server:
+    image: vllm/vllm-openai
+    command: >
+      --model Qwen/Qwen3-32B
+      -tp $(TP)
+    environment: {TP: 2}
+    deploy: {replicas: 3}
+""",
+}
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS.values(), ids=MANIFESTS)
+def test_the_container_of_a_manifest_that_starts_a_server(manifest):
+    pytest.importorskip("yaml")
+    launch = serving_launch(manifest)
+    assert (launch.workload.name, launch.arguments["tp_size"], launch.arguments["replicas"]) == ("Qwen3-32B", 2, 3)
+    assert (launch.accelerators, launch.unknown) == (6, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        ("containers:\n- image: nginx\n", InputError, "'nginx': expected a line with vllm serve"),
+        ("containers:\n- image: nginx\n  args: 5\n", InputError, "args = 5: expected a list of words"),
+        ("spec: {replicas: -1}\ncontainers:\n- image: vllm/vllm-openai\n", InputError, "replicas = -1"),
+        ("services:\n  a:\n    image: b\n    command: 'x\n", InputError, "YAML"),
+        ("docker run ghcr.io/huggingface/text-generation-inference:3.0 --model-id m", NotModelledError, "inference:3.0'"),
+    ],
+)
+def test_a_container_without_a_server_is_told(text, error, said):
+    pytest.importorskip("yaml")
+    with pytest.raises(error) as caught:
+        serving_launch(text)
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +368,7 @@ def test_a_deployment_that_a_search_found_goes_out_and_comes_back():
     yaml = pytest.importorskip("yaml")
     command = yaml.safe_load(manifest)["spec"]["template"]["spec"]["containers"][0]["command"]
     assert serving_launch(" ".join(command)).arguments["max_num_seqs"] == found.best_config["batch"]
+    assert serving_launch(manifest) == back
 
 
 @pytest.mark.parametrize("target", ["vllm", "sglang", "kubernetes"])

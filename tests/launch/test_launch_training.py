@@ -189,10 +189,32 @@ def test_a_micro_batch_of_the_callers_takes_the_place_of_the_files():
     assert export_training(by_size, "megatron") == text
 
 
-def test_a_yaml_of_nemo_is_told_how_it_can_be_read():
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("trainer:\n  num_nodes: 64\nmodel:\n  tensor_model_parallel_size: 4\n", "run of NeMo by Megatron's options (--tensor"),
+        ("base_model: x\nsequence_len: 8192\n", "YAML of Axolotl"),
+        ("a: 1\nb: 2\n", "['a', 'b']: expected parallelism"),
+    ],
+)
+def test_a_yaml_of_another_framework_is_told_by_its_name(text, said):
     pytest.importorskip("yaml")
-    with pytest.raises(InputError, match="by Megatron's options: --tensor-model-parallel-size 8"):
-        training_launch("trainer:\n  num_nodes: 64\nmodel:\n  tensor_model_parallel_size: 4\n")
+    with pytest.raises(InputError) as caught:
+        training_launch(text)
+    assert said in str(caught.value)
+
+
+def test_a_line_that_names_a_launch_file_is_told_to_give_it():
+    with pytest.raises(InputError, match=r"the line names ds\.json: give that file"):
+        training_launch("deepspeed --num_gpus 8 train.py --deepspeed ds.json")
+
+
+def test_other_accelerators_than_the_launcher_starts_are_told():
+    script = (DATA / "megatron_llama3_8b.sh").read_text("utf-8")
+    assert "128 accelerators, not the" in " ".join(training_launch(script, accelerators=128).assumed)
+
+
+def test_a_plan_without_its_model_takes_the_callers():
     plan = "--tensor-model-parallel-size 4 --micro-batch-size 1 --global-batch-size 64 --seq-length 8192 --bf16"
     launch = training_launch(plan, accelerators=8, workload=Models.Language.Llama3_8B)
     assert (launch.arguments["tp_size"], launch.arguments["microbatch_count"]) == (4, 32)

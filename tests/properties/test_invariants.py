@@ -25,7 +25,7 @@ from mlsysim.physics.machine import Machine
 from mlsysim.physics.plan import GPIPE, INTERLEAVED, ONE_F_ONE_B, Plan
 from mlsysim.physics.training.memory import MEMORY_PARTS, training_memory
 from mlsysim.physics.training.roofline_step import training_step
-from mlsysim.physics.training.step import STEP_PARTS, Overlap, StepParts, assemble_step
+from mlsysim.physics.training.step import Overlap, StepParts, StepTime, assemble_step
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.parallelism import PAPER_OVERLAP, ParallelismOptimizer
 
@@ -270,7 +270,8 @@ def test_many_plans_at_once_give_what_each_gives_alone(case, speeds, overlap):
     step, memory = training_step(work, together, machine, overlap), training_memory(work, together)
     for i, (plan, own) in enumerate(zip(each, machines, strict=True)):
         one, held = training_step(work, plan, own, overlap), training_memory(work, plan)
-        for result, alone, parts, whole in ((step, one, STEP_PARTS, one.total_s), (memory, held, MEMORY_PARTS, held.total_B)):
+        step_parts = [part.name for part in fields(StepTime)]
+        for result, alone, parts, whole in ((step, one, step_parts, one.total_s), (memory, held, MEMORY_PARTS, held.total_B)):
             for part in parts:
                 of_array = np.broadcast_to(getattr(result, part), (len(each),))[i]
                 assert of_array == pytest.approx(getattr(alone, part), rel=1e-12, abs=1e-12 * float(whole)), part

@@ -101,7 +101,7 @@ def test_snapshot_is_recorded_compared_and_updated(pytester, anchors):
     anchors(case("good").replace("batch_size = 256", "batch_size = 257"))
     changed = pytester.runpytest(path, "-k", "snapshot or in_band")
     assert changed.ret == pytest.ExitCode.TESTS_FAILED
-    changed.stdout.fnmatch_lines(["1 differences from *my_cluster.json", "my-cluster-good: differs*", "*predicted: * -> *"])
+    changed.stdout.fnmatch_lines(["1 difference from *my_cluster.json", "my-cluster-good: differs*", "*predicted: * -> *"])
 
     updated = pytester.runpytest(path, "--snapshot-update")
     assert updated.ret == 0

@@ -4,8 +4,8 @@ import pytest
 from repository import ANCHOR_TREE
 
 from mlsysim.core.errors import DataError
-from mlsysim.lowering.batches import kept_batches
-from mlsysim.lowering.token_load import kept_paces
+from mlsysim.lowering.batches import engine_batches
+from mlsysim.lowering.token_load import replica_paces
 from mlsysim.validation.anchors import loading, times
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.anchors.loading import anchor_files, load_all
@@ -40,12 +40,13 @@ def timed_with(monkeypatch, yardsticks_s, works_s):
 
 def test_a_server_is_timed_without_what_earlier_solves_have_left():
     anchors = {anchor.source.solver: anchor for anchor in load_all(anchor_files(ANCHOR_TREE))}
-    for solver, kept in (("TokenServerModel", kept_paces), ("BatchServerModel", kept_batches)):
+    for solver, kept in (("TokenServerModel", replica_paces), ("BatchServerModel", engine_batches)):
         solve = times.solve_anew(call_of(anchors[solver]))
         solve()
-        first = kept.cache_info().misses
+        first = dict(kept.answers)
         solve()
-        assert 0 < first == kept.cache_info().misses, "each solve begins with nothing kept"
+        assert kept.answers.keys() & first.keys()
+        assert not any(kept.answers.get(key) is answer for key, answer in first.items()), "each solve begins with nothing kept"
 
 
 def test_a_slow_machine_gets_more_and_a_quick_one_no_less(monkeypatch):

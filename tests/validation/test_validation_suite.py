@@ -130,6 +130,7 @@ def test_gate_that_is_malformed_is_one_failing_test(pytester, tree):
     result.stdout.fnmatch_lines(["*family.toml*meadian*did you mean 'median'*"])
 
 
+@pytest.mark.usefixtures("timing")
 def test_orphans_are_found_and_removed_by_an_update(pytester, tree):
     assert pytester.runpytest("anchors", "--snapshot-update").ret == 0
     kept = tree / "snapshots" / "scaling" / "law.json"
@@ -150,6 +151,7 @@ def test_orphans_are_found_and_removed_by_an_update(pytester, tree):
     assert pytester.runpytest("anchors").ret == 0
 
 
+@pytest.mark.usefixtures("timing")
 def test_every_difference_of_a_source_is_told(pytester, tree):
     assert pytester.runpytest("anchors", "--snapshot-update").ret == 0
     path = tree / "anchors" / "scaling" / "law.toml"
@@ -159,6 +161,23 @@ def test_every_difference_of_a_source_is_told(pytester, tree):
     result.assert_outcomes(failed=1, deselected=6)
     lines = ["3 differences from *law.json", "law-new: no snapshot", "law-off: differs*", "*predicted: 10 -> 10.4083"]
     result.stdout.fnmatch_lines([*lines, "law-right: differs*", "record an intended change with --snapshot-update"])
+
+
+def test_of_many_differences_those_that_moved_most_are_told(pytester, tree):
+    path = tree / "anchors" / "scaling" / "law.toml"
+    case = CASES.partition('[[case]]\nid = "off"')[0]
+
+    def written(budget, of_the_eighth):
+        cases = [case.replace("right", f"case{number}").replace("1.2e22", budget) for number in range(12)]
+        cases[7] = cases[7].replace(budget, of_the_eighth)
+        path.write_text(SOURCE + "".join(cases), encoding="utf-8")
+
+    written("1.2e22", "1.2e22")
+    assert pytester.runpytest("anchors", "-k", "test_snapshot", "--snapshot-update").ret == 0
+    written("1.3e22", "2.4e22")
+    result = pytester.runpytest("anchors", "-k", "test_snapshot")
+    told = ["12 differences from *law.json", "law-case7: differs*", "*predicted: *", "law-case0: differs*"]
+    result.stdout.fnmatch_lines([*told, "and 2 more, which moved less", "record an intended change with --snapshot-update"])
 
 
 PAGES = "from mlsysim.validation.suite.suite_tests import test_page_is_current, test_target\n"
@@ -209,6 +228,7 @@ def test_update_by_workers_is_refused(pytester, tree):
     assert not (tree / "snapshots").exists()
 
 
+@pytest.mark.usefixtures("timing")
 def test_solve_over_its_time_budget_fails(pytester, tree, monkeypatch):
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # the inner run is no worker: it times
     assert pytester.runpytest("anchors", "-k", "time").ret == 0
@@ -217,6 +237,7 @@ def test_solve_over_its_time_budget_fails(pytester, tree, monkeypatch):
     result.stdout.fnmatch_lines(["ScalingModel takes on law-* * ms at best, the limit is 0.0001 ms"])
 
 
+@pytest.mark.usefixtures("timing")
 def test_a_solve_that_is_slowed_for_a_while_is_timed_again(pytester, tree, monkeypatch):
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # the inner run is no worker: it times
     slow, taken_s = [1.0, 1e-9], []

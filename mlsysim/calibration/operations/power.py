@@ -177,9 +177,7 @@ def trained_watts(hardware_name: str) -> float | None:
 def trained_power(accelerator: HardwareNode, host_share: float) -> TrainedPower | None:
     """The mean power of a chip in a training run; None where nothing is known of it.
 
-    Args:
-        accelerator: the chip.
-        host_share: power of a node beside its accelerators over their TDP; 0 where hosts are not counted.
+    ``host_share`` is the power of a node beside its accelerators over their TDP, 0 where hosts are not counted.
 
     Example:
         >>> from mlsysim.hardware.registry import Hardware

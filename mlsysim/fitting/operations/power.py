@@ -16,7 +16,6 @@ from mlsysim.calibration.evidence import POWER as QUANTITY
 from mlsysim.calibration.operations.power import POOLED, SECTION, TRAINED, power_device
 from mlsysim.calibration.store import coefficients
 from mlsysim.core.units import in_unit, with_unit
-from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.physics.operations.power import Activity, PowerCoefficients, capped_share, demand_share
 from mlsysim.physics.records import stacked
@@ -26,14 +25,6 @@ from mlsysim.validation.anchors.loading import anchor_files, load
 from mlsysim.validation.anchors.runner import result_of
 from mlsysim.validation.kernels.errors import Times
 
-# Physically meaningful ranges, in shares of TDP; a coefficient that ends at one is reported.
-RANGES = {
-    "active": Coefficient(0.15, 0.0, 0.5),
-    "memory": Coefficient(0.4, 0.1, 1.0),
-    "cache": Coefficient(0.4, 0.0, 1.5),
-    "arithmetic": Coefficient(1.1, 0.2, 2.0),
-    "unpacking": Coefficient(0.2, 0.0, 1.0),
-}
 # A model is swept over many loads: it counts as so many rows at most.
 _ROWS_OF_A_MODEL = 6.0
 
@@ -71,7 +62,6 @@ POWER = Calibration(
     name="power",
     pull=0.05,
     files={"device": Place(DEVICES, within=(SECTION,))},
-    range_of=lambda key, _: RANGES[key.part],
     gathered=gathered,
     rows_at_full_weight=_ROWS_OF_A_MODEL,
 )
@@ -107,6 +97,5 @@ def trained_runs(root: Path, role: str) -> list[Runs]:
 TRAINED_WATTS = Calibration(
     name="trained",
     files={"device": Place(DEVICES, within=(TRAINED,))},
-    range_of=lambda key, _: Coefficient(300.0, 20.0, 3000.0),
     gathered=trained_runs,
 )

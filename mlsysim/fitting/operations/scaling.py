@@ -11,7 +11,6 @@ import numpy as np
 from mlsysim.calibration.operations.scaling_laws import DATASET, FILE, LAW, PowerLaw, data_set_law
 from mlsysim.calibration.store import coefficients
 from mlsysim.core.units import Q_
-from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import CALIBRATION, Calibration, Entry, Place, Runs, Tables
 from mlsysim.fitting.search import fitted, measured, predicted
 from mlsysim.physics.operations.scaling import OvertrainingLaw
@@ -22,17 +21,6 @@ from mlsysim.validation.kernels.errors import ErrorStatistics, Times
 VALIDATION = "validation"
 FILES = {LAW: Place(FILE, around=(LAW,)), DATASET: Place(FILE, around=(DATASET,))}
 FOLDERS = ("scaling", "scaling_loss")
-# Physically meaningful ranges; a coefficient that ends at one is reported.
-RANGES = {
-    LAW: {"parameters": Coefficient(6e10, 1e10, 2e11, log=True), "exponent": Coefficient(0.49, 0.4, 0.6)},
-    DATASET: {
-        "E": Coefficient(1.5, 0.2, 3.0),
-        "a": Coefficient(1.0, 0.01, 10.0, log=True),
-        "b": Coefficient(1.0, 0.01, 10.0, log=True),
-        "h": Coefficient(0.2, 0.0, 0.8),
-        "k": Coefficient(0.12, 0.03, 0.5),
-    },
-}
 # Losses are known to a thousandth: an error counts as ten times as large, so that what is beyond half a per cent pulls less.
 ERROR_WEIGHT = 10.0
 # Runs below this size are fitted, and those above predicted, to see how far off a law is beyond its runs.
@@ -98,13 +86,11 @@ def _runs(kind: str, name: str, anchors: Sequence[Anchor]) -> Runs:
 SCALING = Calibration(
     name="scaling",
     files={LAW: FILES[LAW]},
-    range_of=lambda key, _: RANGES[key.kind][key.part],
     gathered=functools.partial(gathered, LAW),
 )
 LOSSES = Calibration(
     name="losses",
     files={DATASET: FILES[DATASET]},
-    range_of=lambda key, _: RANGES[key.kind][key.part],
     gathered=functools.partial(gathered, DATASET),
     pull=0.003,
     error_weight=ERROR_WEIGHT,

@@ -23,8 +23,8 @@ from mlsysim.calibration.store import resolved
 from mlsysim.core.errors import DataError
 from mlsysim.fitting import engines, training
 from mlsysim.fitting.bounded import Coefficient
-from mlsysim.fitting.calibration import Calibration, Entry, Key, Runs, Tables, lineage
-from mlsysim.fitting.own.priors import OF_CLUSTER, PRIORS
+from mlsysim.fitting.calibration import Calibration, Entry, Key, Runs, Tables, lineage, ranges
+from mlsysim.fitting.own.priors import priors
 from mlsysim.fitting.own.runs import OwnRun, together
 from mlsysim.fitting.search import fitted, predicted
 from mlsysim.fitting.toml_text import toml_tables
@@ -142,9 +142,6 @@ def errors_of(ratios: Sequence[float]) -> OwnErrors:
 def calibrated(runs: Sequence[OwnRun]) -> OwnCalibration:
     """Calibrate the stack or engine of some runs to these, and predict each by a fit without it.
 
-    Args:
-        runs: of one stack or engine, at least ``FEWEST`` of them.
-
     Raises:
         DataError: they are fewer.
         MLSysError: SciPy is missing (the ``fit`` extra has it).
@@ -166,15 +163,16 @@ def calibrated(runs: Sequence[OwnRun]) -> OwnCalibration:
     for fold in folds:
         without, _ = _fit(family, [run for run in runs if run.key not in fold], tables)
         left_out |= _ratios([run for run in runs if run.key in fold], without)
+    known = priors(kind)
     placed = [
         Placed(
             part=key.part,
             shipped=_value(shipped, key),
             value=float(tables[kind][_ENTRY][key.part]),
-            width=widths[key] * PRIORS[kind][key.part].width,
+            width=widths[key] * known[key.part].width,
             posterior=widths[key],
             at_bound=at_bound.get(key, False),
-            placed_by=PRIORS[kind][key.part].placed_by,
+            placed_by=known[key.part].placed_by,
         )
         for key in family.fitted_keys(shipped)
     ]
@@ -188,7 +186,7 @@ def _tables(kind: str, like: str) -> Tables:
     entries = base[kind]
     forebears = [entries[name] for name in lineage(entries, like)]
     fitted_parts = {part for entry in forebears for part in (*entry.get("fit", ()), *entry.get("usual", ()))}
-    parts = [part for part in PRIORS[kind] if part in OF_CLUSTER[kind] or part in fitted_parts]
+    parts = [part for part, prior in priors(kind).items() if prior.of_cluster or part in fitted_parts]
     known = usual_entry(like) if kind == STACK else resolved(entries, like)
     defaults: Any = StackCoefficients() if kind == STACK else EngineCoefficients()
     entries[_ENTRY] = {**{part: float(known.get(part, getattr(defaults, part))) for part in parts}, "like": like, "fit": parts}
@@ -197,19 +195,19 @@ def _tables(kind: str, like: str) -> Tables:
 
 def _family(kind: str, shipped: Tables) -> Calibration:
     family = training.TRAINING if kind == STACK else engines.ENGINES
-    ranges = training.RANGES if kind == STACK else engines.RANGES["engine"]
+    known_ranges = ranges("training") if kind == STACK else ranges("engines", "engine")
 
     def range_of(key: Key, entry: Entry) -> Coefficient:
-        known, prior = ranges[key.part], _value(shipped, key)
+        known, prior = known_ranges[key.part], _value(shipped, key)
         low, high = min(known.low, prior), max(known.high, prior)
         whole = math.log(high / low) if known.log else high - low
-        return Coefficient(prior, low, high, known.log, prior, whole / PRIORS[kind][key.part].width)
+        return Coefficient(prior, low, high, known.log, prior, whole / priors(kind)[key.part].width)
 
     def fits(of: str, entry: Entry) -> Sequence[str]:
         return entry["fit"] if of == kind and entry is not None and entry.get("own") else ()
 
     shipped[kind][_ENTRY]["own"] = True
-    return replace(family, range_of=range_of, fits=fits, pull=NOISE, rows_at_full_weight=None, starts=())
+    return replace(family, ranged=range_of, fits=fits, pull=NOISE, rows_at_full_weight=None, starts=())
 
 
 def _value(tables: Tables, key: Key) -> float:

@@ -25,7 +25,7 @@ from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import call_of
 from mlsysim.validation.anchors.loading import load
 from mlsysim.validation.anchors.record_keys import TABLE_SUFFIX, USER_SUFFIX
-from mlsysim.validation.anchors.runner import predict, time_exponent
+from mlsysim.validation.anchors.runner import predict, step_exponent
 from mlsysim.validation.anchors.runs import predicted_runs
 
 # The fields of a serving result that a fit can predict, and what they are in SI units.
@@ -98,11 +98,7 @@ def _named_apart(runs: Sequence[OwnRun]) -> list[OwnRun]:
 
 
 def together(runs: Sequence[OwnRun]) -> list[Runs]:
-    """Group runs as a fit predicts them; the sources of rows are the runs' ids.
-
-    Args:
-        runs: of one stack or engine.
-    """
+    """Group runs as a fit predicts them; the sources of rows are the runs' ids."""
     steps = [run.measured._replace(source=run.id) for run in runs if isinstance(run.measured, MeasuredStep)]
     figures = [run.measured._replace(source=run.id) for run in runs if isinstance(run.measured, MeasuredFigure)]
     return [*training.grouped(steps), *engines.grouped(figures)]
@@ -163,7 +159,7 @@ def _anchor_run(anchor: Anchor) -> OwnRun:
     if anchor.source.solver != "DistributedModel":
         raise anchor.error(f"solver = {anchor.source.solver!r}: runs of DistributedModel and of ServingModel are calibrated")
     predicted = predict(anchor).predicted
-    exponent = -1.0 if metric.startswith("mfu") else time_exponent(anchor, metric)
+    exponent = step_exponent(anchor, metric)
     if not exponent or not isinstance(predicted, float):
         raise anchor.error(f"metric = {metric!r}: expected a time, a rate or a utilisation of a step")
     workload, fleet = call.inputs

@@ -13,13 +13,14 @@ Sources: tiles, waves, split-k: NVIDIA, "Matrix Multiplication Background User's
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mlsysim.physics.numeric import Num, ceil, least_and_most, somewhere, sqrt
+from mlsysim.physics.numeric import Num, ceil, least_and_most, maximum, minimum, somewhere, sqrt
 
 Tiles = tuple[tuple[float, float], ...]
 TILES: Tiles = ((256.0, 128.0), (128.0, 256.0), (64.0, 128.0), (64.0, 64.0))  # rows of A, columns of B
@@ -132,8 +133,7 @@ def gemm_s(
         True
     """
     inputs_B, weights_B, outputs_B = groups * input_B * m * k, groups * weight_B * n * k, groups * output_B * m * n
-    moved_B = inputs_B + weights_B + outputs_B
-    least, most = least_and_most(moved_B, peak_flops_per_s, bandwidth_Bps, multiprocessors, cache_B)
+    least, most = least_and_most(inputs_B, weights_B, outputs_B, peak_flops_per_s, bandwidth_Bps, multiprocessors, cache_B)
     cached_B = least(inputs_B, most(0.0, cache_B - inputs_B - outputs_B))
     memory_s = _memory_s(inputs_B - cached_B + weights_B + outputs_B, kernel, bandwidth_Bps)
     fastest_s: Callable[..., Num] = _fastest_tiles_s if least is np.minimum else _fastest_tile_s
@@ -145,27 +145,36 @@ def gemm_s(
         compute_s = most(compute_s, groups * m * n * k * (2 / (peak_flops_per_s * kernel.sustained)))
     norm = kernel.shared.overlap
     overlapped_s = (compute_s**norm + memory_s**norm) ** (1 / norm)
+    if not somewhere(kernel.quantise_sweeps):
+        return kernel.launch_s + overlapped_s
     return kernel.launch_s + kernel.quantise_sweeps * inputs_B / bandwidth_Bps + overlapped_s
 
 
-def _tiles(sizes: Tiles, *values: Num) -> Sequence[tuple[Num, Num]]:
-    """Rows and columns of the tiles: one by one, or of short arrays all at once along an axis before theirs.
+# Rows, columns, and elements of the output.
+_Tile = tuple[Num, Num, Num]
+
+
+def _tiles(sizes: Tiles, *values: Num) -> Sequence[_Tile]:
+    """The tiles, for ``values``: one by one, or of short arrays all at once along an axis before theirs.
 
     Short arrays take as long as the calls that handle them, of which there are then a quarter.
     """
-    shape = np.broadcast_shapes(*(value.shape for value in values if isinstance(value, np.ndarray)))
-    if not shape or math.prod(shape) > _SHORT:
-        return sizes
-    apart = (-1, *(1 for _ in shape))
-    rows, columns = _TILE_ARRAYS[sizes]
-    return [(rows.reshape(apart), columns.reshape(apart))]
+    shapes = {value.shape for value in values if isinstance(value, np.ndarray)}
+    shape = shapes.pop() if len(shapes) == 1 else np.broadcast_shapes(*shapes)
+    return _tile_arrays(sizes, len(shape) if math.prod(shape) <= _SHORT else 0)
+
+
+@functools.cache
+def _tile_arrays(sizes: Tiles, axes: int) -> Sequence[_Tile]:
+    """The tiles along an axis before ``axes`` others; one by one where there are none."""
+    if not axes:
+        return tuple((rows, columns, rows * columns) for rows, columns in sizes)
+    rows, columns = (np.array(edge).reshape(-1, *(1,) * axes) for edge in zip(*sizes, strict=True))
+    return ((rows, columns, rows * columns),)
 
 
 # Beyond this many elements arithmetic takes longer than the calls.
-_SHORT = 512
-_TILE_ARRAYS = {
-    sizes: tuple(np.array(edge) for edge in zip(*sizes, strict=True)) for sizes in (TILES, SHALLOW_TILES, LARGE_TILES)
-}
+_SHORT = 2048
 
 
 def _memory_s(moved_B: Num, kernel: GemmKernel, bandwidth_Bps: Num) -> Num:
@@ -198,26 +207,30 @@ def _fastest_tiles_s(
     per_partial_s = units * kernel.shared.partial_sum_B / bandwidth_Bps
     step_s, prologue_k, whole_waves = kernel.step_s, kernel.prologue_k, kernel.whole_waves
     can_split = kernel.most_splits >= LEAST_SPLITS
-    most_splits = most(LEAST_SPLITS, least(kernel.most_splits, k / kernel.shared.least_k_per_split))
-    best_s: Num = math.inf
+    most_splits = maximum(LEAST_SPLITS, minimum(kernel.most_splits, k / kernel.shared.least_k_per_split))
+    grouped = isinstance(groups, np.ndarray) or groups != 1.0
     tiles = _tiles(_sizes(kernel), m, n, k, per_flop_s, per_fed_B_s, groups)
-    for rows, columns in tiles:
+    best_s: Num | None = None
+    for rows, columns, area in tiles:
         # Edges are powers of two, so that a division is exact, and its rounding up too, at an eighth of the price of ``//``.
-        waves = groups * (ceil(m / rows) * ceil(n / columns)) / units
-        arithmetic_s = rows * columns * per_flop_s
-        pace_s = most(arithmetic_s, (least(m, rows) * input_B + least(n, columns) * weight_B) * per_fed_B_s)
+        count = ceil(m / rows) * ceil(n / columns)
+        waves = (groups * count if grouped else count) / units
+        arithmetic_s = area * per_flop_s
+        pace_s = most(arithmetic_s, (least(m, rows) * input_B + minimum(n, columns) * weight_B) * per_fed_B_s)
         if step_s:
             pace_s = most(pace_s, step_s)
         along_k_s, prologue_s = pace_s * k, arithmetic_s * prologue_k
         started = most(1.0, ceil(waves) if whole_waves else waves)
-        best_s = least(best_s, started * (along_k_s + prologue_s))
+        whole_s = started * (along_k_s + prologue_s)
+        best_s = whole_s if best_s is None else least(best_s, whole_s)
         if can_split and (whole_waves or somewhere(waves < 1.0)):
             filled = most(1.0, LEAST_SPLITS * waves)
             splits = least(filled / waves, most_splits)
             # Each split writes a padded tile of partial sums, so that time never falls when a dimension grows.
-            reduce_s = splits * waves * (rows * columns * per_partial_s)
+            reduce_s = splits * waves * (area * per_partial_s)
             best_s = least(best_s, filled * (along_k_s / splits + prologue_s) + (kernel.split_s + reduce_s))
-    return np.min(best_s, axis=0) if isinstance(tiles, list) else best_s
+    assert best_s is not None
+    return np.minimum.reduce(best_s, axis=0) if len(tiles) == 1 else best_s
 
 
 def _fastest_tile_s(

@@ -25,6 +25,10 @@ class RankParameters:
         """What the rank holds without ZeRO."""
         return self.dense + self.expert
 
+    def held(self, plan: Plan, from_stage: int) -> Num:
+        """What the rank holds of a state that ZeRO shards from this stage on."""
+        return where(plan.zero_stage >= from_stage, self.sharded(plan), self.whole)
+
 
 def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:
     """Parameters of a rank whose stage has ``layers`` layers and ``ends`` embedding and head parameters."""

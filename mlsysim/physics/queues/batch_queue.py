@@ -80,7 +80,7 @@ def highest_load(batch: Floats, batch_s: Floats, limit_s: float, *, share: float
     """
     latency_s = np.maximum.accumulate(latency_in_batches(batch_spread(batch, batch_s, size_spread), share) * batch_s)
     over = int(np.searchsorted(latency_s, limit_s, side="right"))
-    found = None
+    filled = None
     if over > 0:
         last = over == len(batch)
         reached_s = float(latency_s[-1]) if last else limit_s
@@ -88,18 +88,18 @@ def highest_load(batch: Floats, batch_s: Floats, limit_s: float, *, share: float
             float(batch[-1]) if last else float(np.interp(limit_s, latency_s[over - 1 : over + 1], batch[over - 1 : over + 1]))
         )
         time_s = float(np.interp(size, batch, batch_s))
-        found = BatchLoad(size / time_s, size, time_s, reached_s)
+        filled = BatchLoad(size / time_s, size, time_s, reached_s)
         # Tiles and waves make some smaller batches the faster ones.
         best = int(np.argmax(batch[:over] / batch_s[:over]))
-        if batch[best] / batch_s[best] > found.load_per_s:
-            found = BatchLoad(
+        if batch[best] / batch_s[best] > filled.load_per_s:
+            filled = BatchLoad(
                 float(batch[best] / batch_s[best]), float(batch[best]), float(batch_s[best]), float(latency_s[best])
             )
     one_s = float(batch_s[0])
-    if found is not None and found.load_per_s * one_s >= 1:
-        return found
+    if filled is not None and filled.load_per_s * one_s >= 1:
+        return filled
     alone = one_by_one(one_s, limit_s, share)
-    return max((load for load in (found, alone) if load is not None), key=lambda load: load.load_per_s, default=None)
+    return max((load for load in (filled, alone) if load is not None), key=lambda load: load.load_per_s, default=None)
 
 
 def one_by_one(one_s: float, limit_s: float, share: float) -> BatchLoad | None:

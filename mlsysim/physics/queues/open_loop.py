@@ -110,9 +110,9 @@ class Spread:
 
     def tail(self, time_s: float) -> float:
         """P(T > t)."""
-        found = float(self.above[np.searchsorted(self.points_s, time_s, side="right")])
+        placed = float(self.above[np.searchsorted(self.points_s, time_s, side="right")])
         late_s = time_s - self.shift_s
-        return found + self.taken * (1.0 if late_s < 0 else math.exp(-late_s / self.place_s))
+        return placed + self.taken * (1.0 if late_s < 0 else math.exp(-late_s / self.place_s))
 
     def percentile_s(self, share: float) -> float:
         """Time that ``share`` do not exceed."""

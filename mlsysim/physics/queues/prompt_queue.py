@@ -126,7 +126,7 @@ def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, s
     coming = _poisson(mean, most + line)
     shares = _stationary(coming, most)
     empty = np.zeros((most.size, CELLS.size))
-    found = Turns(empty, empty.copy(), np.zeros(most.size), np.zeros(most.size))
+    solved = Turns(empty, empty.copy(), np.zeros(most.size), np.zeros(most.size))
     for k in np.unique(most):
         engines = np.flatnonzero(most == k)
         states, prompts = k + line + 1, k + 1
@@ -138,9 +138,9 @@ def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, s
             first_s[engines, :prompts],
             shared_s[engines],
         )
-        for each, part in zip((found.wait_s, found.first_s, found.behind, found.cycle_s), seen, strict=True):
+        for each, part in zip((solved.wait_s, solved.first_s, solved.behind, solved.cycle_s), seen, strict=True):
             each[engines] = part
-    return found
+    return solved
 
 
 def _seen(
@@ -242,13 +242,12 @@ def _stationary(coming: Floats, most: Whole) -> Floats:
     size = coming.shape[2]
     line = size - 1 - widest
     moves = np.zeros((most.size, size, size))  # to each state (rows) from each (columns)
-    for chain, arrivals, k in zip(moves, coming, most, strict=True):
+    for chain, arrivals, beyond, k in zip(moves, coming, _one_further(coming, most, line), most, strict=True):
         last = k + line
         chain[:last, :k] = arrivals[:k, :last].T
-        # Beyond K in line, K leave: the same probabilities, one state further up for each of those who stay.
-        fewer = np.append(np.zeros(last - 1), arrivals[k, :last])
-        chain[:last, k : last + 1] = np.lib.stride_tricks.sliding_window_view(fewer, last)[::-1][: line + 1].T
-        chain[last, : last + 1] = np.maximum(0.0, 1 - chain[:last, : last + 1].sum(axis=0))
+        chain[:last, k : last + 1] = beyond[:, :last].T
+    each = np.arange(most.size)
+    moves[each, most + line] = np.maximum(0.0, 1 - moves.sum(axis=1)) * (np.arange(size) <= (most + line)[:, None])
     for state in range(size - 1, 0, -1):
         lowest = max(0, state - widest)
         down, up = moves[:, lowest:state, state], moves[:, state, :state]
@@ -262,6 +261,21 @@ def _stationary(coming: Floats, most: Whole) -> Floats:
             shares /= shares.max(axis=1)[:, None]
     shares /= shares.sum(axis=1)[:, None]
     return shares
+
+
+def _one_further(coming: Floats, most: Whole, line: int) -> Floats:
+    """Where each engine's queue goes with K and 0, 1, .. ``line`` more in line (rows), of whom K leave, but to its last state.
+
+    The probabilities of a row are those of the row before, one state further up. Rows that are longer by one than they are read
+    shift so by themselves.
+    """
+    engines = np.arange(most.size)
+    begun = coming[engines, most]
+    begun[engines, most + line] = 0.0
+    width = begun.shape[1] + line
+    rows = np.zeros((most.size, line + 1, width + 1))
+    rows[..., : begun.shape[1]] = begun[:, None]
+    return rows.reshape(most.size, -1)[:, : (line + 1) * width].reshape(most.size, line + 1, width)
 
 
 def _cells(engine: Whole, wait_s: Floats, first_s: Floats, weight: Floats) -> tuple[Floats, Floats]:

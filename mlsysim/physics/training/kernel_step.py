@@ -167,7 +167,7 @@ def kernel_parts(
     elements = plan.micro_batch_tokens * shape.hidden
     copied_s = (1 - shape.async_tp) * stack.tp_copied_B * elements / device.streaming_Bps
     parameters, trained = fullest_stage(work, plan)
-    updated = where(plan.zero_stage >= 1, trained.sharded(plan), trained.whole)
+    updated = trained.held(plan, 1)
     # Weights are gathered once forward and once backward of each micro-batch.
     reductions = where(stack.reduced_once > 0, 1.0, reductions_of_step(plan))
     converted_B = where(plan.zero_stage >= 3, 2 * plan.micro_batches * stack.gathered_B * parameters.whole, 0.0)

@@ -70,7 +70,7 @@ class MemoryUse:
     @property
     def total_B(self) -> Num:
         """Bytes of all uses together."""
-        return self.weights_B + self.gradients_B + self.optimizer_B + self.activations_B + self.buffers_B
+        return self.static_B + self.activations_B + self.buffers_B
 
     @property
     def static_B(self) -> Num:
@@ -135,7 +135,6 @@ def _stage_memory(
     work: LayeredWork, plan: Plan, terms: MemoryTerms, layers: Num, ends: Num, scheduled: Num, has_head: Num
 ) -> MemoryUse:
     parameters, trained = stage_parameters(work, plan, layers, ends)
-    trained_whole, trained_sharded = trained.whole, trained.sharded(plan)
     layer_B = kept_activation_B(work, plan.recompute, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens
     # Recomputation rebuilds one layer at a time; ZeRO-3 gathers another from other ranks' shards meanwhile.
     rebuilt_B = kept_activation_B(work, NONE, plan.tp, plan.sequence_parallel) * plan.micro_batch_tokens - layer_B
@@ -149,9 +148,9 @@ def _stage_memory(
     device_share = 1 - where(plan.recompute == NONE, terms.on_host, terms.offloaded)
     in_flight = where(plan.pp == 1, scheduled, minimum(plan.micro_batches, scheduled + terms.in_flight))
     return MemoryUse(
-        weights_B=plan.weight_B * where(plan.zero_stage >= 3, parameters.sharded(plan), parameters.whole),
-        gradients_B=plan.gradient_B * where(plan.zero_stage >= 2, trained_sharded, trained_whole),
-        optimizer_B=(plan.optimizer_B + terms.extra_optimizer_B) * where(plan.zero_stage >= 1, trained_sharded, trained_whole),
+        weights_B=plan.weight_B * parameters.held(plan, 3),
+        gradients_B=plan.gradient_B * trained.held(plan, 2),
+        optimizer_B=(plan.optimizer_B + terms.extra_optimizer_B) * trained.held(plan, 1),
         activations_B=terms.fragmentation * (layers * layer_B * in_flight * device_share + logits_B),
         buffers_B=terms.fragmentation * (rebuilt_B + gathered_B),
     )

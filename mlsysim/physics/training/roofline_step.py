@@ -172,5 +172,5 @@ def _replica_bandwidth_Bps(plan: Plan, machine: Machine, replicas: Num, stride: 
 def _optimizer_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
     """Seconds of Adam's update: states read and written, gradient read, weight written; ZeRO divides it over DP."""
     _, trained = fullest_stage(work, plan)
-    updated = where(plan.zero_stage >= 1, trained.sharded(plan), trained.whole)
+    updated = trained.held(plan, 1)
     return (2 * plan.optimizer_B + plan.gradient_B + plan.weight_B) * updated / machine.memory_Bps

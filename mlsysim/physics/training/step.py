@@ -100,9 +100,6 @@ class StepTime(Parts):
     optimizer_s: Num
 
 
-STEP_PARTS = tuple(part.name for part in fields(StepTime))
-
-
 def assemble_step(layers: Num, parts: StepParts, plan: Plan, overlap: Overlap) -> StepTime:
     """Add up a step from its parts.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from mlsysim.core.checks import instance, one_of, whole_number
 from mlsysim.core.errors import InconsistentError
@@ -38,7 +38,7 @@ class EfficiencyResult(Result):
         answer: the solver's own result.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("efficiency", "low", "high", "work", "stack", "runs")
+    HEADLINE = ("efficiency", "low", "high", "work", "stack", "runs")
 
     efficiency: float
     low: float | None

@@ -11,7 +11,7 @@ import pint
 from mlsysim.core.checks import one_of
 from mlsysim.core.errors import InputError, MLSysError, UnknownNameError
 from mlsysim.core.spec import Spec
-from mlsysim.core.units import Quantity, with_unit
+from mlsysim.core.units import Quantity, time_power, with_unit
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.serving.continuous_batching import ContinuousBatchingModel
@@ -20,7 +20,7 @@ from mlsysim.solvers.serving.together import serve_together
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.single_node import SingleNodeModel
 from mlsysim.solvers.training.together import train_together
-from mlsysim.systems.types import Fleet, Node
+from mlsysim.systems.types import Fleet, Node, accelerator_of
 
 _BY_NAME: dict[str, type[Any]] = {
     solver.__name__: solver for solver in (ContinuousBatchingModel, DistributedModel, ServingModel, SingleNodeModel)
@@ -40,9 +40,6 @@ LEVERS = (*RATES, MEMORY, COUNT)
 
 def solver_called(solver: object) -> Any:
     """Return the solver that a caller names: one of ``_BY_NAME`` by its name, or any class or object with ``solve``.
-
-    Args:
-        solver: a name, a class or an instance.
 
     Raises:
         InputError: it is none.
@@ -157,11 +154,6 @@ def _accelerator(device: HardwareNode, lever: str, factor: float) -> HardwareNod
     return device if field is None or rate is None else _with(device, **{field: rate * factor})
 
 
-def _device(machine: HardwareNode | Node | Fleet) -> HardwareNode:
-    node = machine.node if isinstance(machine, Fleet) else machine
-    return node.accelerator if isinstance(node, Node) else node
-
-
 def _links(machine: HardwareNode | Node | Fleet) -> Quantity | None:
     node = machine.node if isinstance(machine, Fleet) else machine
     return with_unit(node.intra_bandwidth_Bps, "byte/second") if isinstance(node, Node) else node.interconnect_bw
@@ -175,12 +167,12 @@ def _network(machine: HardwareNode | Node | Fleet) -> Quantity | None:
 
 # How much of each lever a machine has.
 _VALUES: dict[str, Callable[[Any], Quantity | None]] = {
-    "arithmetic": lambda machine: _device(machine).compute.peak_flops,
-    "memory bandwidth": lambda machine: _device(machine).memory.bandwidth,
+    "arithmetic": lambda machine: accelerator_of(machine).compute.peak_flops,
+    "memory bandwidth": lambda machine: accelerator_of(machine).memory.bandwidth,
     "links": _links,
     "network": _network,
-    "host link": lambda machine: _device(machine).host_link_bw,
-    MEMORY: lambda machine: _device(machine).memory.capacity,
+    "host link": lambda machine: accelerator_of(machine).host_link_bw,
+    MEMORY: lambda machine: accelerator_of(machine).memory.capacity,
     COUNT: lambda machine: with_unit(float(machine.count), "count") if isinstance(machine, Fleet) else None,
 }
 
@@ -197,7 +189,7 @@ def metric_of(result: Result, metric: object) -> str:
     """
     known = [name for name, value in vars(result).items() if _is_number(value)]
     if metric is None:
-        timed = [name for name in result.HEADLINE if name in known and time_power(result, name)]
+        timed = [name for name in result.HEADLINE if name in known and time_power(getattr(result, name))]
         return result.INTERVAL_OF or next(iter(timed or known))
     if not isinstance(metric, str) or metric not in known:
         raise UnknownNameError.among("metric", metric, known)
@@ -208,13 +200,6 @@ def plain_value(result: Result, metric: str) -> float:
     """Return a field's number, in the unit that it comes in."""
     value = getattr(result, metric)
     return float(value.magnitude if isinstance(value, pint.Quantity) else value)
-
-
-def time_power(result: Result, metric: str) -> float:
-    """Return the power of time in a field: 1 for a time, -1 for a rate, 0 for what is neither."""
-    value = getattr(result, metric)
-    powers: Any = value.dimensionality if isinstance(value, pint.Quantity) else {}
-    return float(powers.get("[time]", 0))
 
 
 def _is_number(value: object) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from mlsysim.core.errors import MLSysError
-from mlsysim.solvers.analysis.levers import RATES, Question, metric_of, plain_value, solver_called, specs, time_power
+from mlsysim.core.units import time_power
+from mlsysim.solvers.analysis.levers import RATES, Question, metric_of, plain_value, solver_called, specs
 from mlsysim.solvers.result import Result
 
 # Half of the step in the logarithm of a rate: the difference is exact to its square, and a float has digits enough.
@@ -27,7 +28,7 @@ class SensitivityResult(Result):
         answer: the solver's own result.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("metric", "elasticities", "fixed")
+    HEADLINE = ("metric", "elasticities", "fixed")
 
     metric: str
     elasticities: dict[str, float]
@@ -77,7 +78,7 @@ class SensitivitySolver:
             sides = (math.log(up / now) / _STEP, math.log(now / down) / _STEP)
             if abs(sides[0] - sides[1]) > _KINK:
                 bent.append(f"{rate} is at a balance: {sides[0]:+.2f} with more, {sides[1]:+.2f} with less of it")
-        power = time_power(answer, field)
+        power = time_power(getattr(answer, field))
         fixed = 1 + power * sum(elasticities.values()) if abs(power) == 1 else None
         largest = max(elasticities, key=lambda rate: abs(elasticities[rate]))
         rests = fixed is not None and fixed > abs(elasticities[largest])

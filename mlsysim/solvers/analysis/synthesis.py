@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from mlsysim.core.checks import one_of, real_number
 from mlsysim.core.errors import InfeasibleError, InputError, MLSysError
-from mlsysim.core.units import Quantity, magnitude, with_unit
+from mlsysim.core.units import Quantity, magnitude, time_power, with_unit
 from mlsysim.solvers.analysis.levers import (
     COUNT,
     LEVERS,
@@ -18,7 +18,6 @@ from mlsysim.solvers.analysis.levers import (
     plain_value,
     solver_called,
     specs,
-    time_power,
 )
 from mlsysim.solvers.result import Result
 from mlsysim.solvers.shown import shown
@@ -44,7 +43,7 @@ class SynthesisResult(Result):
         answer: the solver's result with what is needed.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("needed", "now", "factor", "reached", "limit")
+    HEADLINE = ("needed", "now", "factor", "reached", "limit")
 
     lever: str
     needed: Quantity
@@ -127,7 +126,7 @@ class _Limit:
         if not field:
             return
         value = getattr(result, field)
-        power = time_power(result, field)
+        power = time_power(getattr(result, field))
         self.at_most = power == 1
         if isinstance(value, (int, float)):
             self.limit: float = real_number("limit", limit, 0.0, above=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlsysim.calibration.operations.checkpoints import checkpoint_contents
 from mlsysim.core.checks import boolean, instance, positive_quantity, strict_keywords
@@ -34,15 +33,7 @@ class CheckpointResult(KeptTimeResult):
         checkpoint_interval, goodput: as ``KeptTimeResult`` has them, at the mean time between failures and without restarts.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = (
-        "size",
-        "size_gib",
-        "write_time",
-        "stall",
-        "checkpoint_interval",
-        "stall_share",
-        "goodput",
-    )
+    HEADLINE = ("size", "size_gib", "write_time", "stall", "checkpoint_interval", "stall_share", "goodput")
 
     size: Quantity
     size_gib: float

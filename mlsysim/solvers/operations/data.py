@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlsysim.core.checks import needed, positive_quantity, strict_keywords, whole_number
 from mlsysim.core.units import Quantity, with_unit, with_units
@@ -23,7 +22,7 @@ class DataResult(Result):
         supplies: records a second of each stage that a rate was stated of.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("required_bandwidth", "throughput", "utilization", "stalled_share")
+    HEADLINE = ("required_bandwidth", "throughput", "utilization", "stalled_share")
 
     required_bandwidth: Quantity
     throughput: Quantity
@@ -111,7 +110,7 @@ class TransformationResult(Result):
         workers_needed: workers with which no step waits; None where no step time is stated.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("latency", "throughput", "stall", "workers_needed")
+    HEADLINE = ("latency", "throughput", "stall", "workers_needed")
 
     latency: Quantity
     throughput: Quantity

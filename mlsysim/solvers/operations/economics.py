@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlsysim.core.checks import positive_quantity, real_number, strict_keywords
 from mlsysim.core.errors import InconsistentError, InputError
@@ -36,7 +35,7 @@ class EconomicsResult(Result):
         price_basis: whose price it is, and its date where it is not the caller's.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = (
+    HEADLINE = (
         *("cost", "cost_per_hour", "cost_per_accelerator_hour", "cost_per_million_tokens", "accelerator_hours", "price_basis"),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlsysim.core.checks import percentile_share, positive_quantity, real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError
@@ -29,7 +28,7 @@ class OrchestrationResult(Result):
         slots: jobs that run at once.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("utilization", "wait_mean", "wait_percentile", "wait_probability", "jobs_waiting")
+    HEADLINE = ("utilization", "wait_mean", "wait_percentile", "wait_probability", "jobs_waiting")
 
     utilization: float
     wait_mean: Quantity | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class PlacementResult(Result):
         ranking: the best hour of each site, best first.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("best_site", "start_hour", "cost", "carbon")
+    HEADLINE = ("best_site", "start_hour", "cost", "carbon")
 
     best_site: str
     start_hour: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlsysim.calibration.operations.power import AcceleratorLoad
 from mlsysim.core.checks import instance, one_of, positive_quantity, real_number, strict_keywords, whole_number
@@ -32,10 +31,8 @@ class PowerResult(Result):
         of: the solver of the run.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = (
-        *("power", "node_power", "system_power", "facility_power", "energy", "facility_energy", "clock", "slowdown"),
-    )
-    INTERVAL_OF: ClassVar[str] = "power"
+    HEADLINE = ("power", "node_power", "system_power", "facility_power", "energy", "facility_energy", "clock", "slowdown")
+    INTERVAL_OF = "power"
 
     power: Quantity
     node_power: Quantity

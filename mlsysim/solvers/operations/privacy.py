@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from mlsysim.core.checks import one_of, real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InputError, MissingExtraError
@@ -32,7 +32,7 @@ class ResponsibleEngineeringResult(Result):
         conversion: how Renyi's divergence becomes epsilon.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("epsilon", "noise_multiplier", "delta", "steps", "accountant", "conversion")
+    HEADLINE = ("epsilon", "noise_multiplier", "delta", "steps", "accountant", "conversion")
 
     epsilon: float
     noise_multiplier: float

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlsysim.calibration.intervals import LEVEL
 from mlsysim.calibration.operations.failures import ANY, NODE_ACCELERATORS, fleet_class, restart_classes
@@ -73,8 +72,8 @@ class ReliabilityResult(KeptTimeResult):
         job: node-days of eight accelerators.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("failures", "mttf", "rate", "goodput", "checkpoint_interval", "lost_per_failure")
-    INTERVAL_OF: ClassVar[str] = "failures"
+    HEADLINE = ("failures", "mttf", "rate", "goodput", "checkpoint_interval", "lost_per_failure")
+    INTERVAL_OF = "failures"
 
     failures: float
     mttf: Quantity

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlsysim.calibration.intervals import LEVEL
 from mlsysim.calibration.operations.scaling_laws import DataSetLaw, Law, Spread, data_set_law, repeats_half_life, scaling_law
@@ -43,11 +42,11 @@ class ScalingResult(Result):
         lifetime_saving: share of these that the optimum saves beside the compute-optimal model of the same loss.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = (
+    HEADLINE = (
         *("optimal_parameters", "optimal_tokens", "compute_budget", "loss", "overtraining"),
         *("effective_tokens", "lifetime_compute", "lifetime_saving"),
     )
-    INTERVAL_OF: ClassVar[str] = "loss"
+    INTERVAL_OF = "loss"
 
     optimal_parameters: Quantity
     optimal_tokens: Quantity

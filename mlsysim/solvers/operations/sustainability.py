@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlsysim.calibration.operations.power import trained_watts
 from mlsysim.core.checks import positive_quantity, real_number, strict_keywords
@@ -41,7 +40,7 @@ class SustainabilityResult(Result):
         water_at_source: what generation consumes, by the energy at the meter; never added to that on site.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = (
+    HEADLINE = (
         *("energy", "carbon", "carbon_basis", "mean_power", "pue", "boundary", "market_carbon", "embodied_carbon"),
         *("water_on_site", "water_at_source"),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from mlsysim.calibration.intervals import LEVEL
 from mlsysim.calibration.operations.failures import ANY
@@ -37,8 +37,8 @@ class TrainingRunResult(Result):
         power_interval: the interval of its power, over the power.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("duration", "accelerator_hours", "cost", "energy", "failures", "goodput", "steps")
-    INTERVAL_OF: ClassVar[str] = "duration"
+    HEADLINE = ("duration", "accelerator_hours", "cost", "energy", "failures", "goodput", "steps")
+    INTERVAL_OF = "duration"
 
     duration: Quantity
     steps: float

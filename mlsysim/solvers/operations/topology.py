@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlsysim.core.checks import listed, needed, one_of, positive_quantity, real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InputError
@@ -44,14 +43,7 @@ class TopologyResult(Result):
         accelerators: accelerators that the network joins.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = (
-        "bisection_bandwidth",
-        "bisection_share",
-        "all_to_all_rate",
-        "all_to_all_time",
-        "diameter",
-        "mean_links",
-    )
+    HEADLINE = ("bisection_bandwidth", "bisection_share", "all_to_all_rate", "all_to_all_time", "diameter", "mean_links")
 
     bisection_bandwidth: Quantity
     bisection_share: float

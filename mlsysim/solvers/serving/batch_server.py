@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from mlsysim.calibration.harnesses import Harness, harness_fitted_names, query_harness
 from mlsysim.calibration.inference import inference_fitted_names, inference_stack
 from mlsysim.core.checks import (
@@ -25,7 +23,7 @@ from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.batches import BATCHES, Batches, bound_batches, engine_batches, loaded, lone_s
 from mlsysim.lowering.data_parallel import Samples
-from mlsysim.lowering.training_setting import lone_accelerators, sample_tokens
+from mlsysim.lowering.training_setting import filled_tokens, lone_accelerators
 from mlsysim.models.types import Workload
 from mlsysim.physics.queues.batch_queue import BatchLoad
 from mlsysim.solvers.result import Result, run_facts
@@ -43,8 +41,8 @@ class BatchServerResult(Result):
     ``batch`` is the mean batch of one accelerator.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "batch")
-    INTERVAL_OF: ClassVar[str] = "throughput"
+    HEADLINE = ("throughput", "latency", "batch")
+    INTERVAL_OF = "throughput"
     COUNTED: ClassVar[Mapping[str, str]] = {"throughput": "samples"}
 
     throughput: Quantity
@@ -110,20 +108,19 @@ class BatchServerModel:
         limit_s = None if latency_limit is None else positive_quantity("latency_limit", latency_limit, "second")
         if limit_s is not None and size > 1:
             raise InconsistentError("query_size", size, "1 beside latency_limit: samples that arrive at random come one by one")
-        tokens = sample_tokens(workload, seq_len)
-        filled = real_number("mean_tokens", tokens if mean_tokens is None else mean_tokens, 1, tokens)
+        tokens, filled = filled_tokens(workload, seq_len, mean_tokens)
         if stack is not None:
             instance("stack", stack, str, "the name of an engine")
         front = _NO_HARNESS if stack is None else query_harness(instance("harness_name", harness_name, str, "a harness's name"))
-        samples = np.array([float(size)]) if limit_s is None else BATCHES
+        sizes = (float(size),) if limit_s is None else BATCHES
         if stack is None:
-            batches = bound_batches(workload, accelerator, samples, precision=fmt, mean_tokens=filled)
+            batches = bound_batches(workload, accelerator, sizes, precision=fmt, mean_tokens=filled)
         else:
             batches = engine_batches(
                 workload,
                 accelerator,
                 stack,
-                samples,
+                sizes,
                 Samples(fmt, tokens, filled, 0.0),
                 lone_clock=front.lone_clock if limit_s is None else None,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 import numpy as np
 
@@ -50,11 +50,9 @@ class BatchingResult(Result):
         best: the whole answer of ``ServingModel`` at this batch.
     """
 
-    INTERVAL_OF: ClassVar[str] = "itl"
-    MEASURED_AS: ClassVar[str] = "ServingModel"
-    HEADLINE: ClassVar[tuple[str, ...]] = (
-        *("batch", "itl", "ttft", "tokens_per_second", "replicas", "utilization", "headroom", "max_batch"),
-    )
+    INTERVAL_OF = "itl"
+    MEASURED_AS = "ServingModel"
+    HEADLINE = ("batch", "itl", "ttft", "tokens_per_second", "replicas", "utilization", "headroom", "max_batch")
 
     batch: int
     max_batch: int

@@ -73,12 +73,12 @@ class CapacityResult(Result):
             be among those told of are not. ``total_feasible``: plans that were found to keep the limits.
     """
 
-    INTERVAL_OF: ClassVar[str] = "capacity"
-    MEASURED_AS: ClassVar[str] = "ServingModel"
-    INTERVALS_OF_ALL: ClassVar[bool] = False
+    INTERVAL_OF = "capacity"
+    MEASURED_AS = "ServingModel"
+    INTERVALS_OF_ALL = False
     COUNTED: ClassVar[Mapping[str, str]] = {"capacity": "requests", "breakdown": "accelerators"}
-    ROWS_OF: ClassVar[str] = "ranking"
-    HEADLINE: ClassVar[tuple[str, ...]] = (
+    ROWS_OF = "ranking"
+    HEADLINE = (
         *(
             "accelerators",
             "best_config",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
 from mlsysim.core.checks import instance, one_of, real_number, strict_keywords
 from mlsysim.core.errors import InconsistentError, InputError
@@ -37,15 +37,7 @@ class CompressionResult(Result):
         memory_per_accelerator: what each then holds.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = (
-        "weights",
-        "weights_before",
-        "ratio",
-        "speedup",
-        "itl",
-        "tokens_per_second",
-        "memory_per_accelerator",
-    )
+    HEADLINE = ("weights", "weights_before", "ratio", "speedup", "itl", "tokens_per_second", "memory_per_accelerator")
 
     weights: Quantity
     weights_before: Quantity

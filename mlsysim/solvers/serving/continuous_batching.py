@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 from mlsysim.core.checks import strict_keywords, whole_number
 from mlsysim.hardware.types import HardwareNode
@@ -28,9 +28,9 @@ class ContinuousBatchingResult(ServingResult):
         kv_unused: share of what is filled that holds no token, since blocks of ``page_size`` tokens are given out whole.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("batch", "ttft", "tpot", "tokens_per_second", "kv_use", "max_batch")
-    INTERVAL_OF: ClassVar[str] = "tpot"
-    MEASURED_AS: ClassVar[str] = "ServingModel"
+    HEADLINE = ("batch", "ttft", "tpot", "tokens_per_second", "kv_use", "max_batch")
+    INTERVAL_OF = "tpot"
+    MEASURED_AS = "ServingModel"
 
     concurrency: int
     kv_use: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
 from mlsysim.core.checks import needed, positive_quantity, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError
@@ -33,7 +33,7 @@ class InferenceScalingResult(Result):
         samples: answers drawn for a question.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("pass_at_k", "latency", "tokens", "accelerator_time", "cost", "times_plain")
+    HEADLINE = ("pass_at_k", "latency", "tokens", "accelerator_time", "cost", "times_plain")
 
     pass_at_k: float | None
     latency: Quantity | None

@@ -6,7 +6,7 @@ Sources: Patel et al., "Splitwise", ISCA 2024; Zhong et al., "DistServe", OSDI 2
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 from mlsysim.core.checks import instance, strict_keywords, whole_number
 from mlsysim.core.choices import Precision
@@ -38,7 +38,7 @@ class KVTransferResult(Result):
         requests_per_second: that one such link of replicas can carry.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("kv_cache", "transfer_time", "kv_per_token", "rate", "requests_per_second")
+    HEADLINE = ("kv_cache", "transfer_time", "kv_per_token", "rate", "requests_per_second")
 
     kv_per_token: Quantity
     kv_cache: Quantity

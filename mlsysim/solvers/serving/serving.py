@@ -57,7 +57,7 @@ class ServingResult(DrawnResult):
     HEADLINE: ClassVar[tuple[str, ...]] = (
         *("itl", "ttft", "tokens_per_second", "memory_per_accelerator", "max_batch", "power", "energy"),
     )
-    INTERVAL_OF: ClassVar[str] = "itl"
+    INTERVAL_OF = "itl"
 
     itl: Quantity
     ttft: Quantity

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack, cast
+from typing import Unpack, cast
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class SpeculativeResult(Result):
         speedups: of each draft length that was tried.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("draft_len", "speedup", "itl", "plain_itl", "tokens_per_round")
+    HEADLINE = ("draft_len", "speedup", "itl", "plain_itl", "tokens_per_round")
 
     draft_len: int
     tokens_per_round: float

@@ -53,11 +53,11 @@ class TailLatencyResult(Result):
     the requests does not exceed.
     """
 
-    INTERVAL_OF: ClassVar[str] = "capacity"
-    MEASURED_AS: ClassVar[str] = "ServingModel"
-    INTERVALS_OF_ALL: ClassVar[bool] = False
+    INTERVAL_OF = "capacity"
+    MEASURED_AS = "ServingModel"
+    INTERVALS_OF_ALL = False
     COUNTED: ClassVar[Mapping[str, str]] = {"capacity": "requests", "arrival_rate": "requests"}
-    HEADLINE: ClassVar[tuple[str, ...]] = ("utilization", "capacity", "wait_p99", "ttft_p99", "latency_p50", "latency_p99")
+    HEADLINE = ("utilization", "capacity", "wait_p99", "ttft_p99", "latency_p50", "latency_p99")
 
     arrival_rate: Quantity
     capacity: Quantity

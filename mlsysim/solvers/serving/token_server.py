@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 from mlsysim.calibration.harnesses import loaded_fitted_names
 from mlsysim.core.checks import strict_keywords
@@ -39,9 +39,9 @@ class TokenServerResult(Result):
     ``tp_size``: accelerators that share one of ``replicas`` copies of the model. ``places``: requests of a copy at once.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("tokens_per_second", "requests_per_second", "ttft", "tpot", "tp_size", "replicas")
-    INTERVAL_OF: ClassVar[str] = "tokens_per_second"
-    JUDGED: ClassVar[tuple[str, ...]] = ("requests_per_second", "tokens_per_second")
+    HEADLINE = ("tokens_per_second", "requests_per_second", "ttft", "tpot", "tp_size", "replicas")
+    INTERVAL_OF = "tokens_per_second"
+    JUDGED = ("requests_per_second", "tokens_per_second")
 
     requests_per_second: Quantity
     tokens_per_second: Quantity

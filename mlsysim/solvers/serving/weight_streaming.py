@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
 from mlsysim.core.checks import instance, one_of, positive_quantity, strict_keywords
 from mlsysim.core.errors import InconsistentError
@@ -32,7 +32,7 @@ class WeightStreamingResult(Result):
         tokens_per_second: of all sequences.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("latency", "tokens_per_second", "stream_time", "stream_bandwidth", "balanced_batch")
+    HEADLINE = ("latency", "tokens_per_second", "stream_time", "stream_bandwidth", "balanced_batch")
 
     latency: Quantity
     stream_time: Quantity

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlsysim.core.checks import by_either_name, positive_quantity, whole_number
+from mlsysim.core.checks import by_either_name, positive_quantity
 from mlsysim.core.units import Quantity, with_unit
 from mlsysim.solvers.training.distributed import DistributedResult
-from mlsysim.solvers.training.objective import MOST_TOKENS, Objective
+from mlsysim.solvers.training.objective import Objective, token_count
 
 # Fields of the best plan's result that the search's result has, too.
 _OF_THE_BEST = ("tokens_per_second", "mfu", "memory_per_accelerator", "memory_free")
@@ -16,25 +16,6 @@ _OF_THE_BEST = ("tokens_per_second", "mfu", "memory_per_accelerator", "memory_fr
 _ARITHMETIC = ("compute", "recompute")
 # Parts that take less of the step than this are not worth a word, and as many of the others are told of.
 _WORTH_A_WORD, _MOST_PARTS = 0.005, 3
-
-
-def token_count(name: str, value: object) -> float:
-    """Tokens that a caller gave as a whole number, or as a quantity such as "15e12 count".
-
-    Args:
-        name: the argument.
-        value: what was given for it.
-
-    Raises:
-        InputError: it is neither.
-
-    Example:
-        >>> token_count("tokens", 10**12) == token_count("tokens", "1 Tcount")
-        True
-    """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return float(whole_number(name, value, maximum=MOST_TOKENS))
-    return positive_quantity(name, value, "count")
 
 
 def whole_training(
@@ -84,11 +65,7 @@ def best_figures(
 
 
 def what_would_be_faster(best: DistributedResult) -> str:
-    """The largest parts of a step beside its arithmetic, and how short it would be without them.
-
-    Args:
-        best: the step.
-    """
+    """The largest parts of a step beside its arithmetic, and how short it would be without them."""
     seconds: Mapping[str, float] = {name: float(part.m_as("second")) for name, part in best.breakdown.items()}
     whole_s = sum(seconds.values())
     beside = {name: part for name, part in seconds.items() if name not in _ARITHMETIC and part > _WORTH_A_WORD * whole_s}
@@ -107,11 +84,7 @@ def what_would_be_faster(best: DistributedResult) -> str:
 
 
 def solve_arguments(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``DistributedModel.solve`` that make a plan.
-
-    Args:
-        plan: as a search ranks it.
-    """
+    """The arguments of ``DistributedModel.solve`` that make a plan."""
     return {
         "tp_size": plan["tp"],
         "pp_size": plan["pp"],

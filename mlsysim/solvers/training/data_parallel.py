@@ -7,7 +7,7 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.data_parallel import Samples, replica_kernels, replica_plan, replica_work, stack_step
 from mlsysim.lowering.forward import CalibratedRun
 from mlsysim.models.types import Workload
-from mlsysim.systems.types import Fleet
+from mlsysim.systems.types import Fleet, accelerator_of
 
 
 def replica_run(
@@ -25,7 +25,7 @@ def replica_run(
         InputError: a stack, accelerator, precision or workload that is not calibrated.
     """
     stack = replica_stack(stack_name)
-    accelerator = hardware.node.accelerator if isinstance(hardware, Fleet) else hardware
+    accelerator = accelerator_of(hardware)
     kernels, device = replica_kernels(accelerator, samples.precision, stack)
     plan = replica_plan(workload, hardware, micro_batches, stack)
     work = replica_work(workload, batch / (plan.replicas * micro_batches), samples, stack)

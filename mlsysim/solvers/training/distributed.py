@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
 from mlsysim.calibration.memory import usable_memory_B
 from mlsysim.calibration.operations.power import AcceleratorLoad
@@ -38,11 +38,11 @@ class DistributedResult(SampledResult, DrawnResult):
     of a step.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = (
+    HEADLINE = (
         *("step_latency_total", "tokens_per_second", "mfu", "memory_per_accelerator", "memory_free"),
         *("power", "energy", "plan"),
     )
-    INTERVAL_OF: ClassVar[str] = "step_latency_total"
+    INTERVAL_OF = "step_latency_total"
 
     step_latency_total: Quantity
     tokens_per_second: Quantity
@@ -220,7 +220,7 @@ def distributed_result(
         scaling_efficiency=mfu / (1.0 if setting.efficiency is None else setting.efficiency),
         flops_per_accelerator=with_unit(achieved, "flop/second"),
         memory_per_accelerator=with_unit(needed_B, "byte"),
-        memory_free=with_unit(max(usable_memory_B(fleet.node.accelerator.memory_capacity_B) - needed_B, 0.0), "byte"),
+        memory_free=with_unit(max(usable_memory_B(device.memory_capacity_B) - needed_B, 0.0), "byte"),
         memory=with_units(sizes, "byte"),
         plan=plan_summary(plan),
         **drawn(AcceleratorLoad.of(device, activity, float(fleet.accelerators), fleet.accelerators * seconds, "joule")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from mlsysim.core.checks import listed, mapping, one_of, strict_keywords
 from mlsysim.core.choices import Basis, Objective
@@ -30,8 +30,8 @@ class FleetResult(SearchedResult):
         total_space, total_legal, total_evaluated, total_feasible, total_searched: of all searches together.
     """
 
-    ROWS_OF: ClassVar[str] = "rows"
-    HEADLINE: ClassVar[tuple[str, ...]] = ("best", "total_evaluated")
+    ROWS_OF = "rows"
+    HEADLINE = ("best", "total_evaluated")
 
     rows: tuple[dict[str, Any], ...]
     best: dict[str, str]

@@ -101,11 +101,24 @@ def check_objective(name: object, fleet: Fleet, *, step_tokens: float, peak_step
     return Objective(chosen, step_tokens, peak_step_s, training=_training(given) if chosen == "time_to_train" else None)
 
 
+def token_count(name: str, value: object) -> float:
+    """Tokens that a caller gave as a whole number, or as a quantity such as "15e12 count".
+
+    Raises:
+        InputError: it is neither.
+
+    Example:
+        >>> token_count("tokens", 10**12) == token_count("tokens", "1 Tcount")
+        True
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(whole_number(name, value, maximum=MOST_TOKENS))
+    return positive_quantity(name, value, "count")
+
+
 def _training(stated: dict[str, Any]) -> WholeTraining:
-    tokens = stated["train_tokens"]
-    counted = isinstance(tokens, int) and whole_number("train_tokens", tokens, maximum=MOST_TOKENS) > 0
     return WholeTraining(
-        float(tokens) if counted else positive_quantity("train_tokens", tokens, "count"),
+        token_count("train_tokens", stated["train_tokens"]),
         *(positive_quantity(name, stated[name], "second") for name in ("accelerator_mtbf", "checkpoint_time", "restart_time")),
     )
 

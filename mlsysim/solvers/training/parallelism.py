@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
 from mlsysim.calibration.memory import plan_margin, usable_memory_B
 from mlsysim.core.checks import (
@@ -75,10 +75,10 @@ class ParallelismResult(SearchedResult):
         complete: whether the search came to its end (an interrupt returns the best so far).
     """
 
-    INTERVAL_OF: ClassVar[str] = "step_latency_total"
-    MEASURED_AS: ClassVar[str] = "DistributedModel"
-    ROWS_OF: ClassVar[str] = "ranking"
-    HEADLINE: ClassVar[tuple[str, ...]] = (
+    INTERVAL_OF = "step_latency_total"
+    MEASURED_AS = "DistributedModel"
+    ROWS_OF = "ranking"
+    HEADLINE = (
         *("best_config", "step_latency_total", "tokens_per_second", "mfu", "memory_per_accelerator", "memory_free"),
         *("duration", "cost", "faster", "total_evaluated", "total_feasible"),
     )

@@ -55,19 +55,14 @@ class Choices:
     idle: bool = False
 
 
-def divisors(number: int) -> list[int]:
-    """All divisors, smallest first.
+@functools.lru_cache(maxsize=256)
+def divisors(number: int) -> tuple[int, ...]:
+    """All divisors, smallest first; cached, for splits ask for those of one batch again and again, with a million to try.
 
     Example:
         >>> divisors(24)
-        [1, 2, 3, 4, 6, 8, 12, 24]
+        (1, 2, 3, 4, 6, 8, 12, 24)
     """
-    return list(_divisors(number))
-
-
-@functools.lru_cache(maxsize=256)
-def _divisors(number: int) -> tuple[int, ...]:
-    """The divisors, cached: splits ask for those of one batch again and again, and a large one has a million to try."""
     small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
     return (*small, *(number // d for d in reversed(small) if d * d != number))
 

@@ -68,14 +68,14 @@ def nearest_alternatives(question: Question, best: Floats) -> Iterator[dict[str,
     Nothing else changes, but DP and the number of micro-batches, which follow. ``slower`` is the cost over the best plan's,
     less one.
     """
-    best_plan = _own(question, best)
+    best_plan = _dimensions_of(question, best)
     values: dict[str, Any] = {name: (value,) for name, value in best_plan.items()}
     pinned = replace(question.choices, **values, dp=None)
     for names in (_ROW_DIMENSIONS, ("recompute",), ("zero_stage",)):
         yield from _one_changed(question, pinned, best_plan, [name for name in names if _is_open(question.choices, name)], best)
 
 
-def _own(question: Question, best: Floats) -> dict[str, Any]:
+def _dimensions_of(question: Question, best: Floats) -> dict[str, Any]:
     """The best plan's value of each dimension."""
     field = dict(zip(COLUMNS, best, strict=True))
     names = (*_ROW_DIMENSIONS, *_MODE_DIMENSIONS, "schedule")

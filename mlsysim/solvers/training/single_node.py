@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlsysim.calibration.data_parallel import ReplicaStack, replica_stack
 from mlsysim.calibration.inference import InferenceStack, inference_stack
@@ -16,7 +15,7 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.data_parallel import Samples
 from mlsysim.lowering.feasibility import over_budget
 from mlsysim.lowering.forward import CalibratedRun, inference_run
-from mlsysim.lowering.training_setting import lone_accelerators, lone_plan, sample_tokens
+from mlsysim.lowering.training_setting import filled_tokens, lone_accelerators, lone_plan
 from mlsysim.lowering.work import training_work
 from mlsysim.models.types import CNNWorkload, Workload
 from mlsysim.physics.kernels.roofline import roofline_s
@@ -39,8 +38,8 @@ class SingleNodeResult(SampledResult):
         memory: what one accelerator holds.
     """
 
-    HEADLINE: ClassVar[tuple[str, ...]] = ("throughput", "latency", "mfu", "memory")
-    INTERVAL_OF: ClassVar[str] = "throughput"
+    HEADLINE = ("throughput", "latency", "mfu", "memory")
+    INTERVAL_OF = "throughput"
 
     latency: Quantity
     memory: Quantity
@@ -109,8 +108,7 @@ class SingleNodeModel:
             raise InconsistentError("stack", stack, "nothing beside efficiency: a stack's kernels are calibrated")
         if stack is not None:
             instance("stack", stack, str, "the name of a software stack")
-        tokens = sample_tokens(workload, seq_len)
-        filled = real_number("mean_tokens", tokens if mean_tokens is None else mean_tokens, 1, tokens)
+        tokens, filled = filled_tokens(workload, seq_len, mean_tokens)
         masked = real_number("masked_share", masked_share, 0, 1)
         computed = max(1, round(filled))
         work = training_work(workload, computed)

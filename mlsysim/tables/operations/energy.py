@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlsysim.calibration.operations.power import TrainedPower, trained_power
 from mlsysim.core.errors import InconsistentError, InputError
@@ -13,6 +13,7 @@ from mlsysim.physics.operations.energy import facility_energy_J
 from mlsysim.systems.fleets import COOLING, host_share
 from mlsysim.tables.cells import Cells, cell_text, number_cell, whole_cell
 from mlsysim.tables.names import named_accelerator
+from mlsysim.tables.operations.law_answer import LawAnswer
 from mlsysim.tables.question import Question
 from mlsysim.tables.serving import FORMAT_COLUMNS, serving_question
 
@@ -23,24 +24,6 @@ FURTHER_COLUMNS = (WATTS, JOULES, MWH)
 # What a row of a served model asks for, as tables of serving call it.
 METRIC = "j_per_output_token"
 _HOUR_S, _MWH_J = 3600.0, 3.6e9
-
-
-class EnergyAnswer(NamedTuple):
-    """What is said of a training run.
-
-    Attributes:
-        mwh: its energy.
-        ends: where nine in ten measurements are expected; None where the row's own figures are multiplied.
-        scope: what this rests on.
-        basis: "identity" of such a product, "calibrated" of a chip that was measured, "transferred" of another.
-        assumed: cells that the row leaves out though they matter, and what stands for each.
-    """
-
-    mwh: float
-    ends: tuple[float, float] | None
-    scope: str
-    basis: str
-    assumed: Mapping[str, str]
 
 
 def is_served(cells: Cells) -> bool:
@@ -113,8 +96,8 @@ def _rounded(cells: Cells, column: str) -> str:
 
 
 @reads("tables", "energy.toml", kept=False)
-def training_energy(cells: Cells) -> EnergyAnswer:
-    """Returns the energy of a training run: hours of its accelerators, times their power, times PUE where the row includes it.
+def training_energy(cells: Cells) -> LawAnswer:
+    """Returns the MWh of a training run: hours of its accelerators, times their power, times PUE where the row includes it.
 
     A wattage that the source assumed is an input of its own arithmetic (without a figure, TDP). One that it measured is not
     read: the power is then that of other runs on the chip, or a share of its TDP.
@@ -125,7 +108,7 @@ def training_energy(cells: Cells) -> EnergyAnswer:
     Example:
         >>> llama = {"accelerator": "A100-80GB", "accel_hours": "82432", "power_w_per_accel": "400", "power_basis": "TDP"}
         >>> told = training_energy(llama | {"pue": "1.1", "energy_includes_pue": "yes"})
-        >>> f"{told.mwh:.1f}", told.basis
+        >>> f"{told.value:.1f}", told.basis
         ('36.3', 'identity')
     """
     words = packaged_toml("tables", "energy.toml")["basis"]
@@ -138,7 +121,7 @@ def training_energy(cells: Cells) -> EnergyAnswer:
         assumed["pue"] = f"{pue:g}"
     watts = _assumed_W(cells) if any(basis.startswith(word) for word in words["assumed"]) else None
     if watts is not None:
-        return EnergyAnswer(_mwh(watts, hours, pue), None, "the row's own hours and watts", "identity", assumed)
+        return LawAnswer(_mwh(watts, hours, pue), None, "the row's own hours and watts", "", "identity", assumed)
     alone = any(basis.startswith(word) for word in words["accelerator_only"])
     chip = trained_power(named_accelerator(cells), 0.0 if alone else host_share(COOLING[0]))
     if chip is None:
@@ -154,11 +137,11 @@ def _assumed_W(cells: Cells) -> float | None:
     return None if tdp is None else in_unit(tdp, "watt")
 
 
-def _predicted(chip: TrainedPower, hours: float, pue: float, assumed: dict[str, str]) -> EnergyAnswer:
+def _predicted(chip: TrainedPower, hours: float, pue: float, assumed: dict[str, str]) -> LawAnswer:
     mwh = _mwh(chip.watts, hours, pue)
     ends = (mwh / (1 + chip.spread), mwh * (1 + chip.spread))
     told = assumed | {"power_w_per_accel": f"{chip.watts:.0f}"}
-    return EnergyAnswer(mwh, ends, chip.scope, "calibrated" if chip.measured else "transferred", told)
+    return LawAnswer(mwh, ends, chip.scope, "", "calibrated" if chip.measured else "transferred", told)
 
 
 def _mwh(watts: float, hours: float, pue: float) -> float:

@@ -1,4 +1,4 @@
-"""What a law, and no measured run, says of a row."""
+"""What a law or arithmetic, and no measured run, says of a row."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 
 class LawAnswer(NamedTuple):
-    """What a law says of a row.
+    """What follows for a row.
 
     Attributes:
         value: in the row's own unit.
         ends: where nine in ten measurements are expected; None where nothing tells.
         scope: the runs, or fleets, that this rests on.
-        law: which law it is.
+        law: which law it is; "" of a product of the row's own figures.
         basis: what the numbers rest on, as of results.
         assumed: cells that the row leaves out though they matter, and what stands for each.
     """

@@ -70,8 +70,8 @@ def _mttf(cells: Cells) -> LawAnswer:
     """By the row's own rate where a larger job is projected from it; what was measured on jobs is all of their failures."""
     seconds = positive_quantity("unit", f"1 {cell_text(cells, 'unit') or 'hour'}", "second")
     if "projected" in cell_text(cells, "quantity") and cell_text(cells, "rate_per_1000_node_days"):
-        own = failure_rate(ANY, None, None, f"{1000 / number_cell(cells, 'rate_per_1000_node_days')!r} day", None)
-        return LawAnswer(_job(cells, own, 1.0).mttf.m_as("second") / seconds, None, own.known_by, "", own.basis, {})
+        of_row = failure_rate(ANY, None, None, f"{1000 / number_cell(cells, 'rate_per_1000_node_days')!r} day", None)
+        return LawAnswer(_job(cells, of_row, 1.0).mttf.m_as("second") / seconds, None, of_row.known_by, "", of_row.basis, {})
     kind = _ALL_FAILURES if "measured" in cell_text(cells, "quantity") else ANY
     job = _job(cells, failure_rate(kind, None, None, None, None), 1.0)
     return _of_class(job.mttf.m_as("second") / seconds, job, "mttf", seconds, kind)

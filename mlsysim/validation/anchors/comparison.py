@@ -11,7 +11,6 @@ from typing import Any
 
 from mlsysim.calibration.evidence import FITTED_BASES, quantity_of
 from mlsysim.calibration.intervals import spread
-from mlsysim.models.types import Workload
 from mlsysim.tables.assumed import assumed_of
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.estimators import naive_error
@@ -200,8 +199,7 @@ def matches(predicted: Plain, paper: Plain) -> bool:
 def _asked(anchor: Anchor) -> dict[str, str]:
     """The model, its kind, the accelerator, the software stack and the plan, by which rows are chosen; "" for none."""
     call = call_of(anchor)
-    workload = next((spec for spec in call.inputs if isinstance(spec, Workload)), None)
-    machine = next((spec for spec in call.inputs if not isinstance(spec, Workload)), None)
+    workload, machine = call.workload, call.machine
     node = getattr(machine, "node", machine)
     keywords = {"accelerators": getattr(machine, "accelerators", None), **call.keywords}
     plan = [

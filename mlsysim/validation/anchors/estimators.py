@@ -20,7 +20,7 @@ from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.systems.types import Fleet, Node
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import call_of
-from mlsysim.validation.anchors.runner import number, predict, result_of, time_exponent
+from mlsysim.validation.anchors.runner import number, predict, result_of, step_exponent
 
 GROUP = "mlsysim.estimators"
 # The estimators of this run of pytest, by their names: the plugin adds what --estimator asks for.
@@ -161,11 +161,7 @@ half-of-peak; did you mean 'half-of-peak'?
 
 
 def estimates(anchor: Anchor) -> dict[str, dict[str, Any]]:
-    """Return what each of ``ASKED`` says of a case: what it has ``predicted`` (None: nothing), the ``error``, and a ``reason``.
-
-    Args:
-        anchor: the case.
-    """
+    """Return what each of ``ASKED`` says of a case: what it ``predicted`` (None: nothing), the ``error``, and a ``reason``."""
     return {name: _estimate(anchor, asked) for name, asked in ASKED.items()}
 
 
@@ -197,22 +193,18 @@ def _estimate(anchor: Anchor, asked: Estimator) -> dict[str, Any]:
 def estimator_case(anchor: Anchor) -> EstimatorCase:
     """Return what an estimator is told of a case.
 
-    Args:
-        anchor: the case.
-
     Raises:
         DataError: the solver refuses the case's inputs.
     """
     call = call_of(anchor)
-    workload = next((spec for spec in call.inputs if isinstance(spec, Workload)), None)
-    machine = next((spec for spec in call.inputs if not isinstance(spec, Workload)), None)
+    workload, machine = call.workload, call.machine
     node = machine.node if isinstance(machine, Fleet) else machine
     device: Any = node.accelerator if isinstance(node, Node) else node
     shards = math.prod(int(call.keywords.get(name) or 1) for name in ("tp_size", "pp_size", "replicas"))
     count = machine.accelerators if isinstance(machine, Fleet) else shards
     precision = str(call.keywords.get("precision") or _default_precision(call.solve))
     flops, at_one_second = _step(anchor, device, precision, count)
-    power = -1.0 if anchor.case.metric.startswith("mfu") else time_exponent(anchor, anchor.case.metric)
+    power = step_exponent(anchor, anchor.case.metric)
     return EstimatorCase(
         id=anchor.id,
         family=anchor.family,
@@ -282,5 +274,5 @@ def _step(anchor: Anchor, device: Any, precision: str, count: int) -> tuple[floa
     if not isinstance(mfu, float) or seconds is None or not peak or not isinstance(predicted, float):
         return None, None
     time_s = number(anchor, seconds, "step", "second")
-    power = -1.0 if anchor.case.metric.startswith("mfu") else time_exponent(anchor, anchor.case.metric)
+    power = step_exponent(anchor, anchor.case.metric)
     return mfu * peak * count * time_s, predicted / time_s**power

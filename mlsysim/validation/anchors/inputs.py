@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InputError, MLSysError, UnknownArgumentError, UnknownNameError, nearest
 from mlsysim.models import types as workload_types
+from mlsysim.models.types import Workload
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
@@ -33,6 +35,16 @@ class Call:
     solve: Callable[..., Any]
     inputs: tuple[Any, ...]
     keywords: dict[str, Any]
+
+    @property
+    def workload(self) -> Workload | None:
+        """The workload, where one is asked about."""
+        return next((spec for spec in self.inputs if isinstance(spec, Workload)), None)
+
+    @property
+    def machine(self) -> Any:
+        """The hardware or the fleet; of a run that is asked about, its result; None where there is none."""
+        return next((spec for spec in self.inputs if not isinstance(spec, Workload)), None)
 
     def result(self) -> Any:
         """What the solver answers."""
@@ -181,16 +193,14 @@ def _type_of(kind: str, fields: dict[str, Any]) -> Callable[..., Any]:
     import mlsysim.systems.types
 
     if kind == "workload":
-        base = workload_types.Workload
+        base = Workload
         by_architecture = {
             candidate.model_fields["architecture"].default: candidate
             for candidate in vars(workload_types).values()
             if inspect.isclass(candidate) and issubclass(candidate, base) and candidate is not base
         }
         architecture = fields.get("architecture", workload_types.TransformerWorkload.model_fields["architecture"].default)
-        if architecture not in by_architecture:
-            raise UnknownNameError.among("architecture", architecture, by_architecture)
-        return by_architecture[architecture]
+        return looked_up("architecture", architecture, by_architecture)
     types: dict[str, Callable[..., Any]] = {
         "hardware": mlsysim.hardware.types.HardwareNode,
         "node": mlsysim.systems.types.Node,
@@ -234,11 +244,11 @@ def _registered(kind: str, name: str) -> Any:
     if not path:
         raise UnknownNameError.among(kind, name, homes)
     *groups, entry = path
-    found = roots[root]
+    place = roots[root]
     for group in groups:
-        known = [label for label in vars(found) if not label.startswith("_")]
+        known = [label for label in vars(place) if not label.startswith("_")]
         if group not in known:
             listed = ", ".join(f"{root}.{label}" for label in known)
             raise UnknownNameError(kind, name, f"one of {listed}", nearest(group, known))
-        found = getattr(found, group)
-    return found.get(entry)
+        place = getattr(place, group)
+    return place.get(entry)

@@ -39,7 +39,7 @@ def standing(anchors: Sequence[Anchor]) -> Standing:
 
 
 def rewritten(table: str, standing: Standing, reason: str) -> str:
-    r"""The text of a table with the reasons of ``found.passing`` cleared and, with a ``reason``, those of ``missing`` given.
+    r"""The text of a table with the reasons of ``standing.passing`` cleared and, with a ``reason``, those of ``missing`` given.
 
     Example:
         >>> found = Standing(Path("a.toml"), "a", passing=("x",), missing=("y",))

@@ -187,8 +187,8 @@ def slower_than_best(anchor: Anchor, published: Published) -> tuple[float, Mappi
     call = call_of(anchor)
     inputs: Any = call.inputs
     workload, fleet = inputs
-    own = DistributedModel().solve(workload, fleet, **call.keywords)
-    plan, of_plan = own.plan, set(_OF_THE_PLAN)
+    published_step = DistributedModel().solve(workload, fleet, **call.keywords)
+    plan, of_plan = published_step.plan, set(_OF_THE_PLAN)
     beside_plan = {name: value for name, value in call.keywords.items() if name not in of_plan}
     micro_batch = max(1, plan["micro_batch_tokens"] * plan["cp"] // beside_plan["seq_len"])
     stated = {**{name: plan[name] for name in DIMENSIONS if name in plan}, "micro_batch": micro_batch}
@@ -208,7 +208,7 @@ def slower_than_best(anchor: Anchor, published: Published) -> tuple[float, Mappi
         return ParallelismOptimizer().solve(workload, fleet, **asked)
 
     best = searched({*published.free, *published.unstated}).best
-    chosen = searched(published.unstated).best if published.unstated else own
+    chosen = searched(published.unstated).best if published.unstated else published_step
     if best is None or chosen is None:
         return 0.0, plan
     return float(chosen.step_latency_total / best.step_latency_total) - 1, best.plan
@@ -254,15 +254,15 @@ def _rankings(layouts: Layouts, runs: Sequence[Anchor]) -> Iterator[Ranking]:
 
 def _choices(layouts: Layouts, runs: Sequence[Anchor]) -> Iterator[Choice]:
     for published in layouts.published:
-        found = {
+        by_id = {
             anchor.id: anchor
             for anchor in runs
             if any(fnmatchcase(f"{anchor.source.key}/{anchor.case.id}", pattern) for pattern in published.cases)
         }
-        if not found:
+        if not by_id:
             raise MissingEntryError(f"{FILE}: no training case is called {', '.join(published.cases)}")
         # Releases of a recipe that ask the same are one choice: that of the first.
-        plans = {_plan_of(anchor): anchor for anchor in reversed(found.values())}
+        plans = {_plan_of(anchor): anchor for anchor in reversed(by_id.values())}
         choices = {anchor.id: Choice(published, anchor) for anchor in reversed(plans.values())}
         _all_named(published.known_gaps, choices)
         yield from choices.values()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlsysim.core.csv_file import opened_table, table_lines
+from mlsysim.core.csv_file import FileState, opened_table, state_of, table_lines
 from mlsysim.core.errors import DataError, UnknownNameError
 from mlsysim.core.spec import spec_in, spec_of
 from mlsysim.core.toml import merged, only_keys, table_of, tables_of, toml_file
@@ -21,7 +21,7 @@ from mlsysim.validation.anchors.record_keys import USER_SUFFIX
 from mlsysim.validation.anchors.schema import INHERITED, Case, Gate, Source
 
 GATE_FILE = "family.toml"
-# The folder of kernel measurements: tables, which name no solver and so are no cases (validation/kernels.py judges them).
+# The folder of kernel measurements: tables, which name no solver and so are no cases (``validation/kernels`` judges them).
 KERNEL_TABLES = "kernels"
 
 
@@ -74,11 +74,7 @@ def load_sound(paths: Iterable[Path]) -> Loaded:
 
 
 def not_installed(root: Path) -> dict[str, str]:
-    """The libraries that sources under ``root`` need and that are not installed, by the solvers of these sources.
-
-    Args:
-        root: a folder of anchors.
-    """
+    """The libraries that sources under ``root`` need and that are not installed, by the solvers of these sources."""
     lacking: dict[str, str] = {}
     for path in anchor_files(root):
         with contextlib.suppress(DataError):  # what is malformed is told where it is loaded
@@ -95,27 +91,18 @@ def load(path: Path) -> tuple[Anchor, ...]:
     """The anchors of one file, checked; read once a process unless the file, or its table, changes."""
     place = path.absolute()
     known = _READ.get(place)
-    if known is None or any(_state(file) != state for file, state in known[0].items()):
+    if known is None or any(state_of(file) != state for file, state in known[0].items()):
         known = _READ[place] = _read(place.resolve())
     return known[1]
 
 
 # What a user's own file need not say.
 _OF_A_USER = {"url": "unpublished", "locator": "own measurement", "tolerance_reason": "the user's own"}
-_State = tuple[int, int]
 # The anchors of each file, beside what the files that they come from were when they were read.
-_READ: dict[Path, tuple[dict[Path, _State], tuple[Anchor, ...]]] = {}
+_READ: dict[Path, tuple[dict[Path, FileState], tuple[Anchor, ...]]] = {}
 
 
-def _state(file: Path) -> _State:
-    try:
-        status = file.stat()
-    except OSError:
-        return 0, -1  # what no file has
-    return status.st_mtime_ns, status.st_size
-
-
-def _read(path: Path) -> tuple[dict[Path, _State], tuple[Anchor, ...]]:
+def _read(path: Path) -> tuple[dict[Path, FileState], tuple[Anchor, ...]]:
     document, files, in_table = _document(path)
     head = document["source"]
     if path.name.endswith(USER_SUFFIX):
@@ -138,7 +125,7 @@ def _read(path: Path) -> tuple[dict[Path, _State], tuple[Anchor, ...]]:
         anchors[case.id] = Anchor(path, family, source, case, siblings, written_in)
         siblings.append(anchors[case.id])
         inputs.call_of(anchors[case.id])  # builds and checks the inputs, so that a wrong one stops the collection
-    return {file: _state(file) for file in files}, tuple(anchors.values())
+    return {file: state_of(file) for file in files}, tuple(anchors.values())
 
 
 def load_gate(folder: Path) -> Gate | None:
@@ -187,11 +174,11 @@ def _table_file(path: Path, name: object) -> Path:
 
 def written(path: Path) -> dict[str, Any]:
     """What a TOML file says, parsed once a process unless the file changes; empty without the file. Not to be changed."""
-    return _parsed(path, _state(path)) if path.exists() else {}
+    return _parsed(path, state_of(path)) if path.exists() else {}
 
 
 @functools.lru_cache(maxsize=16)
-def _parsed(path: Path, state: _State) -> dict[str, Any]:
+def _parsed(path: Path, state: FileState) -> dict[str, Any]:
     return toml_file(path)
 
 

@@ -16,7 +16,7 @@ from mlsysim.calibration.operations.power import power_names
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.spec import Spec
-from mlsysim.core.units import Quantity, in_unit, with_unit
+from mlsysim.core.units import Quantity, in_unit, time_power, with_unit
 from mlsysim.lowering.options import STACK_OPTIONS
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import Call, call_of
@@ -149,9 +149,12 @@ def _without_stack(anchor: Anchor) -> Call:
 
 def time_exponent(anchor: Anchor, metric: str) -> float:
     """The power of time in a metric: 1 for a time, -1 for a rate, 0 for what is neither."""
-    value = attribute(anchor, result_of(anchor), metric)
-    powers: Any = value.dimensionality if isinstance(value, pint.Quantity) else {}
-    return float(powers.get("[time]", 0))
+    return time_power(attribute(anchor, result_of(anchor), metric))
+
+
+def step_exponent(anchor: Anchor, metric: str) -> float:
+    """The power of the step's time in a metric, as ``time_exponent``; a utilisation falls as the time grows."""
+    return -1.0 if metric.startswith("mfu") else time_exponent(anchor, metric)
 
 
 def faster(spec: Any, factor: float = FASTER) -> Any:
@@ -180,8 +183,8 @@ def macro_text(anchor: Anchor, macro: Macro, derived: Mapping[str, Plain]) -> st
     if macro.of in derived:
         value = derived[macro.of]
     else:
-        found = attribute(anchor, result_of(anchor), macro.of)
-        value = number(anchor, found, macro.of, macro.unit) if isinstance(found, (pint.Quantity, float, int)) else str(found)
+        figure = attribute(anchor, result_of(anchor), macro.of)
+        value = number(anchor, figure, macro.of, macro.unit) if isinstance(figure, (pint.Quantity, float, int)) else str(figure)
     if isinstance(value, str):
         return value
     return f"{value:.{macro.digits or 0}f}"

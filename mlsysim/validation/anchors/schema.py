@@ -74,8 +74,8 @@ class Case(Spec):
 
     The figure is a ``value`` with a ``tolerance``, a ``range``, a ``choice`` (a plan), or an ``outcome`` (whether a plan fits
     in memory). ``response_metric`` is what must move when the hardware gets faster, where ``metric`` itself is a ratio to the
-    hardware's speed. ``run`` are the cells of a table of training runs (``solvers.training_table``), in place of workload,
-    fleet and solve. ``known_miss`` says why the figure is missed, ``known_infeasible`` why a plan that ran is called
+    hardware's speed. ``run`` are the cells of a row of a table of runs (``mlsysim.tables``), in place of workload, fleet and
+    solve. ``known_miss`` says why the figure is missed, ``known_infeasible`` why a plan that ran is called
     infeasible.
     """
 

@@ -23,9 +23,9 @@ from pydantic import Field
 from mlsysim.core.errors import MissingEntryError, UnknownNameError
 from mlsysim.core.spec import Spec, spec_in
 from mlsysim.lowering.arrivals import paces
-from mlsysim.lowering.batches import kept_batches
+from mlsysim.lowering.batches import engine_batches
 from mlsysim.lowering.deployment import Deployment
-from mlsysim.lowering.token_load import kept_paces
+from mlsysim.lowering.token_load import replica_paces
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import Call, build, call_of
 from mlsysim.validation.anchors.loading import anchor_files, load_all, not_installed
@@ -147,8 +147,8 @@ def solve_anew(call: Call) -> Callable[[], object]:
     """What is timed of a solver: the call without the batches, replicas and loads of servers that earlier calls have left."""
 
     def solve() -> object:
-        kept_batches.cache_clear()
-        kept_paces.cache_clear()
+        engine_batches.answers.clear()
+        replica_paces.answers.clear()
         return call.result()
 
     return solve

@@ -150,9 +150,9 @@ class KernelCheck:
 
     def as_row(self, part: KernelPart) -> dict[str, Any]:
         """The check as a dictionary of plain values."""
-        error = round(self.found(part), _DIGITS)
-        held = self.found(part) <= self.limit
-        return {"id": self.id, "found": error, "limit": self.limit, "held": held, "known_gap": self.gap.reason}
+        error = self.found(part)
+        told = {"id": self.id, "found": round(error, _DIGITS), "limit": self.limit, "held": error <= self.limit}
+        return told | {"known_gap": self.gap.reason}
 
 
 class Kernels(NamedTuple):
@@ -192,12 +192,12 @@ def _read(directory: Path) -> Kernels:
         judged = _checks(directory / GATES_FILE, {table.id: table for table in tables}, whole=not malformed)
     except DataError as error:
         malformed = [*malformed, error]
-    found = [
+    both_roles = [
         KernelPart(table, role, tuple(judged.get(table.id, ())) if role == VALIDATION else ())
         for table in tables
         for role in (CALIBRATION, VALIDATION)
     ]
-    return Kernels(tuple(found), malformed)
+    return Kernels(tuple(both_roles), malformed)
 
 
 def _checks(path: Path, tables: Mapping[str, MeasuredTable], whole: bool) -> dict[str, list[KernelCheck]]:

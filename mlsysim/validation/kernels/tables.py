@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mlsysim.core.csv_file import opened_table, table_lines
+from mlsysim.core.csv_file import FileState, opened_table, state_of, table_lines
 from mlsysim.core.errors import DataError
 
 CALIBRATION, VALIDATION = "calibration", "validation"
@@ -53,8 +53,7 @@ class KernelTable:
         Raises:
             DataError: the file cannot be read, or a row has another role, no positive time or a cell that is no number.
         """
-        status = path.stat() if path.exists() else None
-        rows = _rows(path, (status.st_mtime_ns, status.st_size) if status else (0, -1))
+        rows = _rows(path, state_of(path))
         return cls([row for row in rows if role in (None, row["role"])], path)
 
     def require(self, *columns: str) -> KernelTable:
@@ -92,7 +91,7 @@ class KernelTable:
 
 
 @functools.lru_cache(maxsize=64)
-def _rows(path: Path, state: tuple[int, int]) -> tuple[dict[str, str], ...]:
+def _rows(path: Path, state: FileState) -> tuple[dict[str, str], ...]:
     """The checked rows of a file, read once a process unless it changes. Not to be changed."""
     with opened_table(path, str(path)) as file:
         lines = table_lines(file, str(path))

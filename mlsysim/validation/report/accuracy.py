@@ -10,7 +10,7 @@ from mlsysim.calibration.evidence import FITTED_BASES
 from mlsysim.validation.anchors.estimators import NAIVE_MFU
 from mlsysim.validation.report import tables
 from mlsysim.validation.report.report import markdown_table, percent
-from mlsysim.validation.report.statistics import Row, Summary, kernels_by_family, quantile, summarise, total
+from mlsysim.validation.report.statistics import Row, Summary, kernels_by_family, pooled, quantile, summarise, total
 
 WORST = 10
 _HEAD = """\
@@ -146,9 +146,9 @@ def _naive(rows: Sequence[Row]) -> list[str]:
     return ["## Beside half of peak", _NAIVE, markdown_table(header, body)]
 
 
-def _three(errors: Iterable[float]) -> tuple[str, str, str]:
-    sizes = [abs(error) for error in errors]
-    return percent(quantile(sizes, 0.5)), percent(sum(sizes) / len(sizes)), percent(quantile(sizes, 0.9))
+def _three(errors: Iterable[float]) -> list[str]:
+    figures = pooled(list(errors))
+    return [percent(figures[name]) for name in ("median", "mean", "p90")]
 
 
 def _without(left_out: Sequence[Row], rows: Sequence[Row]) -> list[str]:

@@ -56,9 +56,6 @@ class Origin(AsRow):
 def origins(records: Iterable[Row]) -> list[Origin]:
     """The coefficients that predictions used, by name.
 
-    Args:
-        records: rows of cases or of kernel tables, each with its ``coefficients``.
-
     Example:
         >>> [(one.file, one.cases) for one in origins([{"coefficients": ("gemm.shared.overlap",)}])]
         [('shared_kernels.toml', 1)]

@@ -40,11 +40,7 @@ class Coverage:
 
 
 def of_known(family_of: Mapping[str, str]) -> list[Coverage]:
-    """Cross-conformal by run: each tenth of the runs against intervals from the other nine; all together, then each family.
-
-    Args:
-        family_of: the family of each source that is judged.
-    """
+    """Cross-conformal by run: each tenth of the runs against intervals from the other nine; all together, then each family."""
     if family_of.keys().isdisjoint(run.source for run in measured_runs()):
         return []  # a user's own sources
     kinds = sorted({(run.solver, run.quantity) for run in measured_runs()})
@@ -72,12 +68,7 @@ class Judged(NamedTuple):
 
 @functools.cache
 def judged_runs(solver: str, quantity: str) -> tuple[Judged, ...]:
-    """Judge the measured runs of a solver, each by the nine tenths of the runs that it is not among.
-
-    Args:
-        solver: whose predictions they are.
-        quantity: ``evidence.WHOLE`` or ``evidence.FIRST_TOKEN``.
-    """
+    """Judge the measured runs of a solver, each by the nine tenths of the runs that it is not among."""
     runs = [run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity)]
     judged = []
     for fold in range(FOLDS):

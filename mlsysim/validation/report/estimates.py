@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlsysim.validation.report.report import Table, percent, table
-from mlsysim.validation.report.statistics import Row, quantile
+from mlsysim.validation.report.statistics import Row, pooled
 
 _HEADER = ("Estimator", "family", "cases", "ours: median", "p90", "its: median", "p90", "not told")
 
@@ -46,16 +46,12 @@ def _record(name: str, family: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _two(errors: Sequence[float]) -> dict[str, float | None]:
-    sizes = [abs(error) for error in errors]
-    return {"median": quantile(sizes, 0.5), "p90": quantile(sizes, 0.9)}
+    figures = pooled(errors)
+    return {name: figures[name] for name in ("median", "p90")}
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
-    """Write the comparison for a terminal: a line a family, and one for all of which an estimator predicts nothing.
-
-    Args:
-        rows: comparisons as dictionaries.
-    """
+    """Write the comparison for a terminal: a line a family, and one for all of which an estimator predicts nothing."""
     comparisons = compared(rows)
     body = [_cells(one) for one in comparisons if one["cases"]]
     silent: dict[str, list[dict[str, Any]]] = {}
@@ -74,20 +70,12 @@ def lines(rows: Sequence[Row]) -> list[str]:
 
 
 def of_estimators(rows: Sequence[Row]) -> Table:
-    """The comparison as a table, which is empty where no other estimator was asked.
-
-    Args:
-        rows: comparisons as dictionaries.
-    """
+    """The comparison as a table, which is empty where no other estimator was asked."""
     return Table(_HEADER, [_cells(one) for one in compared(rows)], left=2)
 
 
 def as_markdown(rows: Sequence[Row]) -> list[str]:
-    """Write the comparison as a section in Markdown; none where no other estimator was asked.
-
-    Args:
-        rows: comparisons as dictionaries.
-    """
+    """Write the comparison as a section in Markdown; none where no other estimator was asked."""
     summaries = of_estimators(rows)
     return ["## Beside other estimators", summaries.as_markdown()] if summaries.body else []
 

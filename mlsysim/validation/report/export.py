@@ -116,7 +116,7 @@ def as_markdown(findings: Findings) -> str:
     parts = []
     numbered = report.paper_rows(rows)
     if numbered:
-        parts += ["## The paper's anchors", tables.of_paper(rows).as_markdown()]
+        parts += ["## The paper's anchors", report.of_paper(rows).as_markdown()]
         told = []
         for row in numbered:
             told.append(f"- {row['row']}: {row['primary']}")

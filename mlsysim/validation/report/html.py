@@ -17,7 +17,7 @@ from mlsysim.core.errors import MLSysError
 from mlsysim.validation.report import coefficients, estimates, judgement, misses, summary, tables
 from mlsysim.validation.report.accuracy import COVERAGE
 from mlsysim.validation.report.findings import Findings
-from mlsysim.validation.report.report import Table, corrections, paper_rows, shown, standing
+from mlsysim.validation.report.report import Table, corrections, of_paper, paper_rows, shown, standing
 from mlsysim.validation.report.statistics import Row, kernels_by_family, kernels_by_table, total
 
 _FOLDER = Path(__file__).with_name("page")
@@ -92,7 +92,7 @@ def _sections(findings: Findings) -> Mapping[str, tuple[str, Sequence[Table]]]:
     ]
     return {
         "moved": (moved.head, moved.tables) if moved is not None else ("", ()),
-        "paper": ("", (tables.of_paper(rows), _primary(rows))),
+        "paper": ("", (of_paper(rows), _primary(rows))),
         "families": ("", (summary.families(rows, kernels),)),
         "estimators": ("", (estimates.of_estimators(rows),)),
         "misses": (misses.EXPLAINED.replace("`", ""), (misses.by_kind(rows), misses.by_source(rows))),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlsysim.validation.report.report import Table, percent, shown, table
-from mlsysim.validation.report.statistics import AsRow, Row, quantile
+from mlsysim.validation.report.statistics import AsRow, Row, covered, quantile
 
 LARGEST = 20
 # The heading of the section that a page of Markdown ends with, after an update of snapshots.
@@ -92,10 +92,6 @@ class Judgement(AsRow):
 def as_it_was(row: Row, before: object) -> dict[str, Any]:
     """A case's row with the prediction that its snapshot kept, its error, and whether it was in the band.
 
-    Args:
-        row: the comparison of today's prediction.
-        before: what the snapshot says was predicted.
-
     Example:
         >>> row = {"predicted": 110.0, "measured": 100.0, "error": 0.1, "low": 95.0, "high": 105.0, "in_band": False,
         ...        "expected_low": 88.0, "expected_high": 137.5}
@@ -177,7 +173,7 @@ def _families(seen: Sequence[tuple[Row, Row]], now: Mapping[tuple[str, str], Row
                 {
                     **{"family": family, "role": role, "moved": len(moved), "nearer": nearer, "away": away},
                     **{name: [_error(side, share) for side in sides] for name, share in (("median", 0.5), ("p90", 0.9))},
-                    "in_interval": [_covered(side) for side in sides],
+                    "in_interval": [covered(side) for side in sides],
                 }
             )
     return told
@@ -185,11 +181,6 @@ def _families(seen: Sequence[tuple[Row, Row]], now: Mapping[tuple[str, str], Row
 
 def _error(rows: Sequence[Row], fraction: float) -> float | None:
     return quantile([abs(row["error"]) for row in rows if row["error"] is not None], fraction)
-
-
-def _covered(rows: Sequence[Row]) -> float | None:
-    held = [row["expected_low"] <= row["measured"] <= row["expected_high"] for row in rows if row["expected_low"] is not None]
-    return sum(held) / len(held) if held else None
 
 
 def _aims(targets: Sequence[Row]) -> list[dict[str, Any]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mlsysim.core.toml import toml_file
 from mlsysim.validation.anchors.anchor import Anchor
-from mlsysim.validation.report.statistics import quantile
+from mlsysim.validation.anchors.loading import written
+from mlsysim.validation.report.statistics import pooled
 
 TRAINING_FILE = "left_out.toml"
 SERVING_FILE = "serving_left_out.toml"
@@ -32,17 +31,7 @@ class HeldOut:
 
 def read(root: Path, file: str) -> dict[str, dict[str, Any]]:
     """The entries of ``file`` under ``root``; none without the file. They are shared: nobody changes them."""
-    path = root / file
-    if not path.exists():
-        return {}
-    status = path.stat()
-    return _parsed(path, (status.st_mtime_ns, status.st_size))
-
-
-@functools.lru_cache(maxsize=8)
-def _parsed(path: Path, state: tuple[int, int]) -> dict[str, dict[str, Any]]:
-    """The document, parsed once a process unless the file changes: each aim asks for it."""
-    return toml_file(path)
+    return written(root / file)
 
 
 def read_all(root: Path) -> dict[str, dict[str, Any]]:
@@ -61,10 +50,7 @@ def summary(signed: Sequence[float]) -> dict[str, Any]:
     """
     if not signed:
         return {"points": 0}
-    sizes = [abs(error) for error in signed]
-    figures = {"median": quantile(sizes, 0.5), "mean": sum(sizes) / len(sizes), "p90": quantile(sizes, 0.9)}
-    figures["bias"] = sum(signed) / len(signed)
-    return {"points": len(sizes)} | {name: round(float(value or 0.0), 4) for name, value in figures.items()}
+    return {"points": len(signed)} | {name: round(float(value or 0.0), 4) for name, value in pooled(signed).items()}
 
 
 def differences(written: Mapping[str, Any], now: Mapping[str, Any], rounding: float) -> str:

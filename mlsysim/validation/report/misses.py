@@ -95,9 +95,6 @@ def standing(row: Row) -> str:
 def reasons(rows: Sequence[Row]) -> dict[tuple[str, str], Reason]:
     """Find the reason of each case that lies outside its band and its interval.
 
-    Args:
-        rows: comparisons as dictionaries.
-
     Returns:
         The reasons, by the file and the id of the case.
     """
@@ -129,11 +126,7 @@ def _kernels(accelerator: str) -> str:
 
 
 def by_kind(rows: Sequence[Row]) -> Table:
-    """A line for each kind: how many misses are of it, and how large a part of all such cases.
-
-    Args:
-        rows: comparisons as dictionaries.
-    """
+    """A line for each kind: how many misses are of it, and how large a part of all such cases."""
     counts = Counter(reason.kind for reason in reasons(rows).values())
     of_all = Counter(kind_of(row).id for row in rows if row["role"] in ("calibration", "validation")) if counts else Counter()
     told = {kind.id: kind.reason for kind in kinds()} | {OWN: "a person has written a reason for this case alone"}
@@ -145,11 +138,7 @@ def by_kind(rows: Sequence[Row]) -> Table:
 
 
 def by_source(rows: Sequence[Row]) -> Table:
-    """A line for the misses of each source, kind and remark of a person: how many, and how far off.
-
-    Args:
-        rows: comparisons as dictionaries.
-    """
+    """A line for the misses of each source, kind and remark of a person: how many, and how far off."""
     groups: dict[tuple[str, str, str], list[float | None]] = {}
     by_id = reasons(rows)
     for row in rows:

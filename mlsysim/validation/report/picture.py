@@ -14,20 +14,12 @@ _TITLE = b"tEXtTitle\x00"
 
 
 def title(rows: Sequence[Row]) -> str:
-    """What stands above the picture of these rows; it needs no matplotlib.
-
-    Args:
-        rows: of a whole run.
-    """
+    """What stands above the picture of these rows; it needs no matplotlib."""
     return parity_title(_judged(rows))
 
 
 def title_in(path: Path) -> str:
-    """What stands above a picture that was written; empty where there is none.
-
-    Args:
-        path: the picture.
-    """
+    """What stands above a picture that was written; empty where there is none."""
     content = path.read_bytes() if path.exists() else b""
     place = content.find(_TITLE)
     if place < 0:
@@ -38,10 +30,6 @@ def title_in(path: Path) -> str:
 
 def draw(path: Path, rows: Sequence[Row]) -> None:
     """Draw the picture.
-
-    Args:
-        path: where it goes.
-        rows: of a whole run.
 
     Raises:
         MLSysError: matplotlib is missing.

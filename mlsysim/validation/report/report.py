@@ -112,12 +112,18 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _paper(rows: Sequence[Row]) -> list[str]:
+def of_paper(rows: Sequence[Row]) -> Table:
+    """The paper's numbered rows, with what its solver, its text and its own runs say."""
     body = [
-        (f"{row['row']}: {row['title']}", shown(row["predicted"]), shown(row["paper"]), shown(row["reported"]), verdict(row))
+        (f"{row['row']}: {row['title']}", *(shown(row[name]) for name in ("predicted", "paper", "reported")), verdict(row))
         for row in paper_rows(rows)
     ]
-    return ["The paper's anchors", *table(("Anchor", "Solver", "Paper", "Reported", "Match?"), body)] if body else []
+    return Table(("Anchor", "Solver", "Paper", "Reported", "Match?"), body)
+
+
+def _paper(rows: Sequence[Row]) -> list[str]:
+    told = of_paper(rows)
+    return ["The paper's anchors", *table(*told)] if told.body else []
 
 
 def _primary(rows: Sequence[Row]) -> list[str]:

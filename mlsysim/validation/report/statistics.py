@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 Row = Mapping[str, Any]
+S = TypeVar("S")
 
 
 class AsRow:
@@ -52,7 +53,7 @@ def summarise(family: str, role: str, rows: Sequence[Row]) -> Summary:
         role=role,
         bases=", ".join(sorted({row["basis"] for row in rows})),
         cases=len(rows),
-        **_pooled(errors),
+        **pooled(errors),
         balanced_accuracy=balanced_accuracy(rows),
         in_band=sum(bool(row["in_band"]) for row in rows),
         known_misses=sum(bool(row["known_miss"]) for row in rows),
@@ -62,10 +63,22 @@ def summarise(family: str, role: str, rows: Sequence[Row]) -> Summary:
     )
 
 
-def _pooled(errors: Sequence[float]) -> dict[str, float | None]:
+def pooled(errors: Sequence[float]) -> dict[str, float | None]:
+    """The median, mean and p90 of the sizes of errors, and their ``bias``, the mean of the signed error; None without errors.
+
+    Example:
+        >>> pooled([0.1, -0.3])["median"]
+        0.2
+    """
     sizes = [abs(error) for error in errors]
     mean, bias = (sum(values) / len(errors) if errors else None for values in (sizes, errors))
     return {"median": quantile(sizes, 0.5), "mean": mean, "p90": quantile(sizes, 0.9), "bias": bias}
+
+
+def covered(rows: Iterable[Row]) -> float | None:
+    """The share of rows that lie in the interval of their prediction, of those that have one; None without any."""
+    held = [row["expected_low"] <= row["measured"] <= row["expected_high"] for row in rows if row["expected_low"] is not None]
+    return sum(held) / len(held) if held else None
 
 
 def balanced_accuracy(rows: Iterable[Row]) -> float | None:
@@ -87,14 +100,15 @@ def balanced_accuracy(rows: Iterable[Row]) -> float | None:
 
 def by_family_and_role(rows: Iterable[Row]) -> list[Summary]:
     """One summary for each family and role, in alphabetical order."""
-    return _grouped(rows, "family")
+    return _by_role(rows, lambda row: str(row["family"]), summarise)
 
 
-def _grouped(rows: Iterable[Row], column: str) -> list[Summary]:
+def _by_role(rows: Iterable[Row], name_of: Callable[[Row], str], summary_of: Callable[[str, str, Sequence[Row]], S]) -> list[S]:
+    """A summary of the rows of each name and role."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row[column], row["role"]), []).append(row)
-    return [summarise(name, role, groups[name, role]) for name, role in sorted(groups)]
+        groups.setdefault((name_of(row), row["role"]), []).append(row)
+    return [summary_of(name, role, groups[name, role]) for name, role in sorted(groups)]
 
 
 @dataclass(frozen=True)
@@ -120,19 +134,12 @@ class KernelSummary(AsRow):
 
 def kernels_by_family(kernels: Iterable[Row]) -> list[KernelSummary]:
     """One summary for each family and role, in the order of the tables' families."""
-    return _kernel_groups(kernels, lambda row: str(row["family"]))
+    return _by_role(kernels, lambda row: str(row["family"]), _summarise_kernels)
 
 
 def kernels_by_table(kernels: Iterable[Row]) -> list[KernelSummary]:
     """One summary for each table and role; its ``family`` is the table."""
-    return _kernel_groups(kernels, lambda row: str(row["id"]).removesuffix(f"-{row['role']}"))
-
-
-def _kernel_groups(kernels: Iterable[Row], name_of: Callable[[Row], str]) -> list[KernelSummary]:
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in kernels:
-        groups.setdefault((name_of(row), row["role"]), []).append(row)
-    return [_summarise_kernels(name, role, groups[name, role]) for name, role in sorted(groups)]
+    return _by_role(kernels, lambda row: str(row["id"]).removesuffix(f"-{row['role']}"), _summarise_kernels)
 
 
 def _summarise_kernels(name: str, role: str, rows: Sequence[Row]) -> KernelSummary:
@@ -143,7 +150,7 @@ def _summarise_kernels(name: str, role: str, rows: Sequence[Row]) -> KernelSumma
         role=role,
         tables=len(rows),
         cases=len(errors),
-        **_pooled(errors),
+        **pooled(errors),
         gates=len(gates),
         held=sum(bool(gate["held"]) for gate in gates),
         known_gaps=sum(bool(gate["known_gap"]) for gate in gates),

@@ -73,11 +73,6 @@ def runs(records: Sequence[Row]) -> list[str]:
 def last_line(rows: Sequence[Row], failed: int = 0, left_out: int = 0) -> str:
     """The verdict on the validation runs among ``rows``.
 
-    Args:
-        rows: comparisons as dictionaries.
-        failed: how many tests failed.
-        left_out: how many tests were not selected.
-
     Example:
         >>> row = {"family": "serving", "file": "a.toml", "source": "?", "role": "validation", "error": 0.1, "known_miss": ""}
         >>> last_line([row, {**row, "error": -0.3, "known_miss": "slow"}], left_out=5)

@@ -5,21 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlsysim.validation.report.coverage import of_known, of_unknown
-from mlsysim.validation.report.report import Table, gates, paper_rows, percent, shown, verdict
+from mlsysim.validation.report.report import Table, gates, percent
 from mlsysim.validation.report.statistics import KernelSummary, Row
-
-
-def of_paper(rows: Sequence[Row]) -> Table:
-    """The paper's numbered rows, with what its solver, its text and its own runs say."""
-    body = [
-        (
-            f"{row['row']}: {row['title']}",
-            *(shown(row[name]) for name in ("predicted", "paper", "reported")),
-            verdict(row),
-        )
-        for row in paper_rows(rows)
-    ]
-    return Table(("Anchor", "Solver", "Paper", "Reported", "Match?"), body)
 
 
 def of_aims(targets: Sequence[Row], emphasis: str = "") -> Table:
@@ -48,9 +35,9 @@ def of_aims(targets: Sequence[Row], emphasis: str = "") -> Table:
 def of_intervals(rows: Sequence[Row], *, whole: bool) -> Table:
     """How often intervals hold, by family; and by what was left out of fits, where ``whole``, as all of it must have run."""
     known = of_known({str(row["source"]): str(row["family"]) for row in rows})
-    found = [(f"known, {one.name}", one) for one in known]
-    found += [(f"new, {one.name}", one) for one in (of_unknown() if whole else ())]
-    body = [(name, f"{one.figures:,}", percent(one.covered), f"{one.width:.2f}") for name, one in found]
+    judged = [(f"known, {one.name}", one) for one in known]
+    judged += [(f"new, {one.name}", one) for one in (of_unknown() if whole else ())]
+    body = [(name, f"{one.figures:,}", percent(one.covered), f"{one.width:.2f}") for name, one in judged]
     return Table(("Measurements", "Figures, or things left out", "In their interval", "Width"), body)
 
 

@@ -19,7 +19,7 @@ from mlsysim.core.toml import only_keys, tables_of, toml_file
 from mlsysim.validation.anchors.anchor import Gap
 from mlsysim.validation.anchors.schema import Key, Text
 from mlsysim.validation.report.left_out import HeldOut
-from mlsysim.validation.report.statistics import Row, Summary, kernels_by_family, quantile, summarise
+from mlsysim.validation.report.statistics import Row, Summary, covered, kernels_by_family, quantile, summarise
 
 FILE = "targets.toml"
 T = TypeVar("T", bound=Spec)
@@ -166,8 +166,7 @@ def _names(wanted: str, name: str, entry: Mapping[str, Any]) -> bool:
 
 def _measured(measure: str, rows: Sequence[Row]) -> float | None:
     if measure == "covered":
-        ends = [(row["expected_low"], row["measured"], row["expected_high"]) for row in rows if row["expected_low"] is not None]
-        return sum(low <= value <= high for low, value, high in ends) / len(ends) if ends else None
+        return covered(rows)
     summary: Summary = summarise("", "", rows)
     if measure != "false_oom":
         value: float | None = getattr(summary, measure)

@@ -6,6 +6,7 @@ A test that takes ``anchor`` runs once a case (``case_items``), one that takes `
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from mlsysim.validation.anchors.comparison import PAPER_MATCH, compare, relative
 from mlsysim.validation.anchors.record_keys import MOVE, ROW
 from mlsysim.validation.anchors.runner import LEAST_RESPONSE, bound_of, hardware_response, predict, time_exponent
 from mlsysim.validation.report.report import percent, shown
+
+# Differences from a snapshot that a failure shows.
+SHOWN = 10
 
 
 def test_feasible_as_stated(anchor: Anchor) -> None:
@@ -64,6 +68,8 @@ def test_bound_is_not_beaten(anchor: Anchor) -> None:
 def test_snapshot(cases: tuple[Anchor, ...], request: pytest.FixtureRequest) -> None:
     """The predictions of a source are what they were. One test a source: each test costs pytest time."""
     pytest.importorskip("syrupy", reason="snapshots need syrupy: pip install mlsysim-anchors[test]")
+    if not request.config.pluginmanager.hasplugin("syrupy"):
+        pytest.skip("snapshots need the plugin syrupy, which -p no:syrupy left out")
     from mlsysim.validation.anchors import snapshots
 
     update = request.config.getoption("update_snapshots", False)
@@ -100,16 +106,31 @@ def test_responds_to_hardware(anchor: Anchor) -> None:
 
 
 def _differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Every case that differs from its snapshot, and how; then those that have none, and snapshots without a case."""
+    """Cases that have no snapshot, snapshots without a case, and how cases differ from theirs: those that moved most first."""
     differences = [f"{case}: no snapshot" for case in sorted(set(now) - set(before))]
     differences += [f"{case}: a snapshot without a case" for case in sorted(set(before) - set(now))]
-    for case in sorted(set(now).intersection(before)):
+    both = sorted(set(now).intersection(before), key=lambda case: (-_moved(before[case], now[case]), case))
+    for case in both:
         old, new = ({**kept, **kept.get("breakdown", {})} for kept in (before[case], now[case]))
         names = [name for name in {**old, **new} if name != "breakdown" and old.get(name) != new.get(name)]
         changes = "".join(f"\n  {name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}" for name in names)
         differences += [f"{case}: differs from its snapshot{changes}"] if names else []
     told = differences or ["the text is not what an update would write"]
-    return "\n".join([f"{len(told)} differences from {path}", *told, "record an intended change with --snapshot-update"])
+    more = [f"and {len(told) - SHOWN} more, which moved less"] if len(told) > SHOWN else []
+    count = f"{len(told)} differences" if len(told) > 1 else "1 difference"
+    return "\n".join(
+        [f"{count} from {relative(path)}", *told[:SHOWN], *more, "record an intended change with --snapshot-update"]
+    )
+
+
+def _moved(before: dict[str, Any], now: dict[str, Any]) -> float:
+    """How far a prediction moved, as a share of what it was; a prediction that is no number moved farthest."""
+    old, new = before.get("predicted"), now.get("predicted")
+    if old == new:
+        return 0.0
+    if isinstance(old, (int, float)) and isinstance(new, (int, float)) and old:
+        return abs(new / old - 1)
+    return math.inf
 
 
 def _row(anchor: Anchor) -> tuple[str, str]:
