@@ -10,10 +10,12 @@ each with its ``source``, and with ``hardware``: the registry entries that it st
   (axes of a torus of links, 1: a switch), ``torus_cube`` (chips of the smallest slice whose rings are closed), ``array``
   (rows of the systolic array), ``cores`` (that compute tiles of a kernel at the same time), ``devices`` (that a framework sees
   in it, each with its own part of the batch), ``matrix_units`` (that work on a tile of a product, where they are not the
-  registry's multiprocessors, on which softmax runs). Nothing in it is fitted; ``evidence`` is of its own figures: "recalled"
-  if quoted from memory, "stated" where there are none but the choice of the sibling.
-- ``training``: the ``clock`` that hours of training sustain (1: that of the kernel benchmarks), fitted or a prior
-  (``fitted``). Without one a device has that of its sibling.
+  registry's multiprocessors, on which softmax runs), ``clock_spread`` (where it is not that of ``shared.toml``). Nothing in it
+  is fitted; ``evidence`` is of its own figures: "recalled" if quoted from memory, "stated" where there are none but the choice
+  of the sibling.
+- ``training``: the ``clock`` that hours of training sustain on one in the middle of many (1: that of the kernel benchmarks),
+  fitted or a prior (``fitted``); or the device whose clock it has as well (``like``): both are fitted as one. Without a section
+  a device has that of its sibling.
 - ``serving``: ``compute_share``, ``memory_share``, ``attention_share``, ... of what the kernels of ``gemm``, ``attention``
   and ``collectives`` reach (``calibration.engines.EngineDevice``); ``peers``: the devices nearest to it, whose median a share
   has that no figure places, but for ``compute_share`` of a sibling's kernels, for which the clock of ``inference`` stands;

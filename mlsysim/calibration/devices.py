@@ -7,10 +7,12 @@ from typing import Any
 
 from mlsysim.calibration import siblings
 from mlsysim.calibration.device_entries import DEVICES, device_entries
+from mlsysim.calibration.shared import shared_values
 from mlsysim.calibration.store import Entries, resolved
 from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import reads
+from mlsysim.physics.machine import slowest_of
 from mlsysim.physics.operations.power import limited_clock
 
 
@@ -55,6 +57,23 @@ def sustained_clock(device: str) -> float:
     return float(_clock_entry(device)[1]["clock"]) * clock_share(device)
 
 
+def slowest_clock(hardware_name: str, count: int) -> float:
+    """Clock of the slowest of some accelerators of a kind over that of one in the middle.
+
+    Args:
+        hardware_name: the accelerator's name in the registry.
+        count: accelerators that wait for each other.
+
+    Example:
+        >>> slowest_clock("H100 SXM5 80GB", 1), slowest_clock("TPU v5p", 8192)
+        (1.0, 1.0)
+        >>> 0.9 < slowest_clock("H100 SXM5 80GB", 8192) < slowest_clock("H100 SXM5 80GB", 8) < 1
+        True
+    """
+    device, usual = _devices().get(hardware_name), shared_values()["clock_spread"]
+    return slowest_of(count, usual if device is None else siblings.fact(device, "clock_spread", usual))
+
+
 def queried_clock(hardware_name: str) -> float:
     """Share of its clock that an accelerator sustains as it answers queries, where that was fitted; else 1.
 
@@ -67,7 +86,7 @@ def queried_clock(hardware_name: str) -> float:
 
 
 def clock_device(device: str) -> str:
-    """The device whose clock a device sustains, but for ``clock_share``: itself, or the nearest sibling with an entry.
+    """The device whose clock a device sustains, but for ``clock_share``: itself, or the nearest sibling that has one.
 
     Example:
         >>> clock_device("h100_sxm"), clock_device("a800_sxm")
@@ -101,6 +120,8 @@ def clock_names(device: str) -> tuple[str, ...]:
 def _clock_entry(device: str) -> tuple[str, dict[str, Any]]:
     known = device_entries("training")
     name = siblings.nearest(device, "gemm", known)
+    while "clock" not in known[name]:
+        name = known[name]["like"]
     return name, known[name]
 
 

@@ -42,7 +42,7 @@ def _range_of(key: Key, entry: Entry) -> Coefficient:
 def _fits(kind: str, entry: Entry) -> list[str]:
     if kind == "shared":
         return ["value"] if entry["basis"] == "fitted" else []
-    return list(entry.get("fit", ())) if kind == "stack" else ["clock"] if entry["fitted"] else []
+    return list(entry.get("fit", ())) if kind == "stack" else ["clock"] if entry.get("fitted") else []
 
 
 def _steps(prepared: tuple[Any, ...], kernels: KernelDevice, entries: Mapping[str, Entry]) -> Times:

@@ -7,6 +7,7 @@ from typing import Self
 
 from mlsysim.calibration.attention import measured_attention, prefill_kernel
 from mlsysim.calibration.data_parallel import TRAINED, ReplicaHardware, ReplicaStack, pass_hardware
+from mlsysim.calibration.devices import slowest_clock
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
 from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_constants
@@ -186,6 +187,7 @@ def replica_plan(workload: Workload, hardware: HardwareNode | Fleet, micro_batch
         updated_B=stack.updated_B * parameters / (per_node if stack.sharded_optimizer else 1.0),
         intra_Bps=float("inf") if fleet is None else fleet.node.intra_bandwidth_Bps,
         inter_Bps=float("inf") if fleet is None else fleet.inter_bandwidth_Bps,
+        slowest_clock=1.0 if fleet is None else slowest_clock(fleet.node.accelerator.name, fleet.accelerators),
     )
 
 
@@ -212,6 +214,7 @@ def clocked(kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> 
 def stack_step(
     work: ReplicaWork, plan: ReplicaPlan, kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num
 ) -> ReplicaStep:
-    """Time one step on a stack, for a solve and for the fit alike."""
+    """Time one step on a stack, for a solve and for the fit alike; the slowest replica sets the pace."""
+    clock = clock * plan.slowest_clock
     passes = work_passes(work, kernels, coefficients, clock)
     return replica_step(passes, plan, clocked(kernels, coefficients, clock), coefficients)

@@ -176,7 +176,7 @@ def _on_stack(setting: TrainingSetting, stack_name: str) -> tuple[Stack, Trained
 def calibrated_step(work: LayeredWork, plan: Plan, setting: TrainingSetting, stack_name: str) -> StepTime:
     """One step of ``plan`` from calibrated kernels and the coefficients of a stack."""
     known, shape, machine, device = _on_stack(setting, stack_name)
-    used = device.under(known.coefficients, machine.intra_Bps)
+    used = device.under(known.coefficients, machine)
 
     def times(split: Plan) -> LayerTimes:
         return layer_times(work, shape, split, wire_machine(machine, used, known, split.tp), used, known.coefficients)
@@ -194,7 +194,7 @@ def kernels_of_step(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> 
     if setting.stack is None:
         raise InconsistentError("stack", None, "a stack: without one a layer has no kernels to tell of")
     known, shape, machine, device = _on_stack(setting, setting.stack)
-    used = device.under(known.coefficients, machine.intra_Bps)
+    used = device.under(known.coefficients, machine)
     return step_kernels(work, shape, plan, wire_machine(machine, used, known, plan.tp), used, known.coefficients)
 
 
@@ -220,7 +220,7 @@ def stack_step(
     ``layer`` holds the times of the plan's layers where the caller has them already.
     """
     coefficients = known.coefficients
-    device = device.under(coefficients, machine.intra_Bps)
+    device = device.under(coefficients, machine)
     machine = wire_machine(machine, device, known, plan.tp)
     if layer is None:
         layer = layer_times(work, shape, plan, machine, device, coefficients)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, Unpack
 
+from mlsysim.calibration.devices import slowest_clock
 from mlsysim.calibration.names import stack_called
 from mlsysim.calibration.stacks import stack as known_stack
 from mlsysim.calibration.stacks import stack_names
@@ -223,7 +224,7 @@ class TrainingSetting:
 
     def machine(self) -> Machine:
         """The machine that a rank runs on, at the caller's efficiency; the slowest rank sets the pace."""
-        node = self.fleet.node
+        node, count = self.fleet.node, self.fleet.accelerators
         share = 1.0 if self.efficiency is None else self.efficiency
         return Machine(
             rate_flops_per_s=self.peak_flops_per_s * share / self.straggler_factor,
@@ -232,6 +233,7 @@ class TrainingSetting:
             inter_Bps=self.fleet.inter_bandwidth_Bps / self.congestion_factor,
             per_node=float(node.accelerators_per_node),
             oversubscription=self.fleet.oversubscription_ratio,
+            slowest_clock=1.0 if self.stack is None else slowest_clock(node.accelerator.name, count),
         )
 
 

@@ -13,7 +13,7 @@ from mlsysim.models.types import CNNWorkload, TransformerWorkload, Workload
 from mlsysim.physics.layer.adapters import NO_ADAPTERS, Adapters, adapter_parameters
 from mlsysim.physics.layer.attention import cached_elements, keys_seen, ring_elements, score_flops
 from mlsysim.physics.layer.kept import ffn_elements, kept_elements, routed_copies
-from mlsysim.physics.layer.parameters import norm_parameters, part_parameters
+from mlsysim.physics.layer.parameters import norm_parameters, part_parameters, undivided_parameters
 from mlsysim.physics.layer.products import AROUND, DENSE, ROUTED, ROUTER, SHARED, layer_products
 from mlsysim.physics.layer.shape import LayerShape
 from mlsysim.physics.layer.work import LayeredWork
@@ -53,6 +53,7 @@ def _transformer_work(model: TransformerWorkload, seq_len: int) -> LayeredWork:
         full_attention_flops=float(flops_per_key * keys_seen(shape, seq_len, causal=False)),
         head_flops=float(2.0 * (head * (1 + further) + projection)),
         layer_parameters=float(attention + ffn + norm_parameters(shape)),
+        undivided_parameters=float(undivided_parameters(shape)),
         expert_parameters=float(routed_layers * part_parameters(shape, ROUTED)),
         embedding_parameters=embedding,
         head_parameters=head,

@@ -86,7 +86,7 @@ def test_experts_are_fitted_to_runs_with_experts_after_all_else():
         parts = {key.part for key in decided}
         assert parts <= set(EXPERT_PARTS) if run.stage else not parts & set(EXPERT_PARTS)
     clocks = {key.entry for key in identified(TRAINING, runs, tables) if key.kind == "device"}
-    assert clocks == {name for name, entry in tables["device"].items() if entry["fitted"]}
+    assert clocks == {name for name, entry in tables["device"].items() if entry.get("fitted")}
 
 
 @pytest.mark.parametrize("calibration", CALIBRATIONS, ids=lambda one: one.name)

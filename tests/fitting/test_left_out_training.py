@@ -82,7 +82,7 @@ def test_what_nobody_else_identifies_stands_at_the_median_of_the_others():
     assert tables["stack"]["a"]["norm_B"] == 100.0
     assert tables["stack"]["c"] == {"fit": ["norm_B", "pp_hidden"], "norm_B": 80.0, "pp_hidden": 0.0}
     assert tables["device"]["h100_sxm"]["clock"] == tables["device"]["a100_sxm"]["clock"]
-    assert tables["device"]["b300_sxm"]["clock"] == stated["device"]["b300_sxm"]["clock"]
+    assert tables["device"]["tpu_v3"]["clock"] == stated["device"]["tpu_v3"]["clock"]
     assert tables["shared"] == stated["shared"]
 
 

@@ -119,12 +119,26 @@ def test_sequence_parallelism_divides_the_residual_stream():
 
 
 def test_a_ring_merges_its_outputs_and_hides_under_attention_and_while_the_host_launches():
-    """8 bytes of 128 x 128 outputs for each of two more ranks; the host adds 5 s to each pass, in which the ring moves on."""
+    """8 bytes of 128 x 128 outputs, 6 for each of two more ranks, backward 4 and 6; the host adds 5 s to each pass."""
     found = layer(split=replace(SPLIT, cp=3.0))
-    assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 2 * 8)
+    assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 8 + 2 * 6)
+    assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S + 4 + 2 * 6)
     assert found.ring_window_s == pytest.approx(8 + 40)
     assert layer(split=replace(SPLIT, cp=2.0), host_layer_s=5.0).ring_window_s == pytest.approx(8 + 40 + 2 * 5)
-    assert layer(split=replace(SPLIT, cp=3.0), merged_B=38.0).forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 2 * 38)
+    assert layer(split=replace(SPLIT, cp=3.0), merged_B=38.0).forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 8 + 2 * 38)
+    # 12 bytes of keys and values a token, between two ranks of tensor parallelism: 3 x 128 elements, of 8 bytes and of 15.
+    keyed = layer(split=replace(SPLIT, cp=3.0), model=replace(MODEL, key_value_B=12.0))
+    assert keyed.forward_s - found.forward_s == pytest.approx(3 * 128 * 8 / 16384)
+    assert keyed.backward_s - found.backward_s == pytest.approx(3 * 128 * 15 / 16384)
+
+
+def test_queries_of_a_ring_go_through_a_kernel_of_each_rank():
+    """What a query costs beside 32 scores is that of 16 more, in a ring of two of 32; where keys are gathered, of 16."""
+    slow = replace(DEVICE, attention=replace(DEVICE.attention, tile_keys=16.0))
+    found = [
+        layer(device=slow, split=replace(SPLIT, cp=cp), keys_gathered=gathered) for cp, gathered in ((1, 0), (2, 0), (2, 1))
+    ]
+    assert [one.ring_window_s or one.forward_s - FORWARD_S for one in found] == pytest.approx([12, 16 + 80, 12])
 
 
 def test_ranks_that_gather_all_keys_merge_nothing_and_hide_nothing():
@@ -141,16 +155,16 @@ def test_collectives_run_on_the_links_of_the_node():
 
 
 def test_links_and_clock_of_a_cluster():
-    """A third of 96 B/s, and four fifths of a clock of a half."""
-    found = DEVICE.under(StackCoefficients(link_share=1 / 3, compute_share=0.8), 96.0)
-    assert (found.link_Bps, found.clock) == (pytest.approx(32), pytest.approx(0.4))
+    """A third of 96 B/s, and four fifths of three quarters of a clock of a half: the slowest accelerator's."""
+    found = DEVICE.under(StackCoefficients(link_share=1 / 3, compute_share=0.8), replace(NET, slowest_clock=0.75))
+    assert (found.link_Bps, found.clock) == (pytest.approx(32), pytest.approx(0.3))
     assert found.collectives.bandwidth_Bps == pytest.approx(32)
-    assert DEVICE.under(StackCoefficients(), 96.0) == DEVICE
+    assert DEVICE.under(StackCoefficients(), NET) == DEVICE
 
 
 def test_products_of_another_kernel_than_the_vendors():
     """At half the rate, products of 96 units take 192 s: forward, and twice that backward; the head keeps its own."""
-    found = layer(device=DEVICE.under(StackCoefficients(product_rate=0.5), 96.0))
+    found = layer(device=DEVICE.under(StackCoefficients(product_rate=0.5), NET))
     assert found.forward_s == pytest.approx(FORWARD_S + ATTENTION_S + 96)
     assert found.backward_s == pytest.approx(BACKWARD_S + ATTENTION_BACK_S + 192)
     assert found.head_s == pytest.approx(27)

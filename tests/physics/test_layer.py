@@ -1,9 +1,11 @@
 """The work, the parameters and the activations of a layer; the pieces that a rank owns."""
 
+from dataclasses import replace
+
 import pytest
 from plain import plan, three_layers, work
 
-from mlsysim.physics.layer.context_parallel import merged_output_B, ring_passes_B
+from mlsysim.physics.layer.context_parallel import ring_passes_B, ring_passes_memory_B
 from mlsysim.physics.layer.sharding import (
     first_stage_ends,
     fullest_stage,
@@ -98,4 +100,17 @@ def test_the_fullest_stage():
 def test_a_ring():
     """Each rank's 5 bytes to 4 - 1 others: forward, backward, gradients; full recomputation once more."""
     assert [ring_passes_B(5.0, 4.0, float(mode)) for mode in (NONE, SELECTIVE, FULL)] == [45, 45, 60]
-    assert merged_output_B(5.0, 4.0, 7.0) == 7 * 3 * 5
+
+
+def test_what_a_ring_moves_beside_attention():
+    """8 bytes of 5 elements and 7 for each of 4 - 1 ranks, backward 4 and 6; of 2 of keys and values 4 + 3 x 2, and 5 x 4."""
+    assert ring_passes_memory_B(5.0, 2.0, 4.0, 7.0, backward=False) == 5 * (8 + 3 * 7) + 2 * (4 + 3 * 2)
+    assert ring_passes_memory_B(5.0, 2.0, 4.0, 7.0, backward=True) == 5 * (4 + 3 * 6) + 2 * 5 * 4
+    assert [ring_passes_memory_B(5.0, 2.0, 1.0, 7.0, backward=backward) for backward in (False, True)] == [0, 0]
+
+
+def test_ranks_of_tensor_parallelism_repeat_what_compresses():
+    """12 parameters and 2 of adapters a layer: 4 of them whole on each of 2 ranks, the rest and 6 at the ends halved."""
+    repeated = work(layer_parameters=12.0, adapter_parameters=2.0, undivided_parameters=4.0)
+    assert rank_parameters(repeated, plan(tp=2.0), 3.0, 6.0).dense == (3 * 10 + 6) / 2 + 3 * 4
+    assert trained_parameters(replace(repeated, frozen=1.0), plan(tp=2.0), 3.0, 6.0).dense == 3 * 2 / 2

@@ -165,7 +165,9 @@ def prefill_attention_s(kernel: PrefillKernel, device: AttentionDevice, batch: N
     return kernel.floor_s + moved_B / (kernel.shared.streaming * device.bandwidth_Bps) + scores_s
 
 
-def _scores_s(kernel: PrefillKernel, device: AttentionDevice, batch: Num, seq_len: Num, shape: AttentionHeads) -> Num:
+def _scores_s(
+    kernel: PrefillKernel, device: AttentionDevice, batch: Num, seq_len: Num, shape: AttentionHeads, calls: Num = 1.0
+) -> Num:
     heads, head_dim, window = shape.heads, shape.head_dim, shape.window
     windowed = (window > 0) & (window < seq_len)
     tile_keys = where(windowed, max(kernel.tile_keys, kernel.window_tile_keys), kernel.tile_keys)
@@ -173,7 +175,7 @@ def _scores_s(kernel: PrefillKernel, device: AttentionDevice, batch: Num, seq_le
     matmul_s = 4 * _filled(head_dim, device.array) / (device.peak_flops_per_s * kernel.matmul_efficiency)
     softmax_s = 1 / (device.multiprocessors * kernel.exponentials_per_s)
     score_s = sqrt(matmul_s**2 + softmax_s**2)
-    all_scores = batch * heads * seq_len * (attended_keys(seq_len, window) + tile_keys)
+    all_scores = batch * heads * seq_len * (attended_keys(seq_len, window) + calls * tile_keys)
     longest_block = device.multiprocessors * minimum(seq_len, QUERY_TILE) * (reach + tile_keys)
     return score_s * sqrt(all_scores**2 + longest_block**2)
 
@@ -235,11 +237,14 @@ def training_attention_s(
     shape: AttentionHeads,
     backward_rate: Num,
     generation: Num = 1.0,
+    calls: Num = 1.0,
 ) -> tuple[Num, Num]:
     """Forward and backward time of one layer's causal attention in training, launches and activation traffic left out.
 
     ``generation`` is the speed of the kernel relative to the one that ``kernel`` was fitted to, an input that whoever runs
     the training knows: 1.0 for the vendor's own. Backward is 2.5 times the arithmetic at ``backward_rate`` of the rate.
+    ``calls`` is how many kernels a query goes through, each with some of the keys: what a query costs beyond its scores, it
+    costs in each of them.
 
     Example:
         >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
@@ -249,5 +254,5 @@ def training_attention_s(
         >>> round(backward / forward, 2)
         5.0
     """
-    forward = _scores_s(kernel, device, batch, seq_len, shape) / generation
+    forward = _scores_s(kernel, device, batch, seq_len, shape, calls) / generation
     return forward, forward * (BACKWARD_FLOPS / backward_rate)

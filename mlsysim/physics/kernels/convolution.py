@@ -102,7 +102,9 @@ def convolution_passes(
         >>> bool(1.7 < large / small < 2.1)
         True
     """
+    # Layers are the last axis of all that follows.
     b = np.asarray(batch, dtype=float)[..., None]
+    device = replace(device, peak_flops_per_s=np.asarray(device.peak_flops_per_s)[..., None])
     net, value_B = layers, device.value_B
     out_size = _outputs(net)
     pixels_in, pixels_out = b * net.size**2, b * out_size**2

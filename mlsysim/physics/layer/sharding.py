@@ -33,7 +33,9 @@ class RankParameters:
 def rank_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:
     """Parameters of a rank whose stage has ``layers`` layers and ``ends`` embedding and head parameters."""
     expert = layers * work.expert_parameters / (plan.expert_split * plan.ep)
-    return RankParameters((layers * (work.layer_parameters + work.adapter_parameters) + ends) / plan.tp, expert)
+    whole = work.undivided_parameters
+    divided = layers * (work.layer_parameters - whole + work.adapter_parameters) + ends
+    return RankParameters(divided / plan.tp + layers * whole, expert)
 
 
 def trained_parameters(work: LayeredWork, plan: Plan, layers: Num, ends: Num) -> RankParameters:

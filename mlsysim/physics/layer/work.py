@@ -32,6 +32,7 @@ class LayeredWork:
         full_attention_flops: FLOP of scores and values without the causal discount (PaLM's convention).
         head_flops: FLOP of the output head per token.
         layer_parameters: parameters of one layer, routed experts left out (mean over layers).
+        undivided_parameters: those of them that every tensor-parallel rank has whole.
         expert_parameters: parameters of all routed experts of one layer (mean over layers).
         embedding_parameters, head_parameters: parameters at the first and last stage; a tied head is counted in both.
         tied_parameters: how many of those are one and the same where both stages share a rank.
@@ -56,6 +57,7 @@ class LayeredWork:
     full_attention_flops: float
     head_flops: float
     layer_parameters: float
+    undivided_parameters: float
     expert_parameters: float
     embedding_parameters: float
     head_parameters: float

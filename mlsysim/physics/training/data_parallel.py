@@ -50,6 +50,7 @@ class ReplicaPlan:
         gradient_B: bytes that are reduced.
         updated_B: bytes that the optimizer moves through memory.
         intra_Bps, inter_Bps: bandwidth of the links inside a node and between nodes, per accelerator, one direction.
+        slowest_clock: clock of the slowest replica over that of one in the middle.
     """
 
     replicas: Num
@@ -60,6 +61,7 @@ class ReplicaPlan:
     updated_B: Num
     intra_Bps: Num
     inter_Bps: Num
+    slowest_clock: Num = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from mlsysim.physics.distinct import distinct_rows
 from mlsysim.physics.kernels.attention import training_attention_s
 from mlsysim.physics.kernels.collectives import collective_s
 from mlsysim.physics.layer.attention import attention_heads
-from mlsysim.physics.layer.context_parallel import merged_output_B
+from mlsysim.physics.layer.context_parallel import ring_passes_memory_B
 from mlsysim.physics.layer.experts import exchange_s, expert_passes_B
 from mlsysim.physics.layer.products import DOWN, EXPANSION, OF_EXPERTS, UP
 from mlsysim.physics.layer.sharding import RankParameters, fullest_stage, trained_parameters
@@ -99,7 +99,7 @@ def layer_times(
 ) -> LayerTimes:
     """The kernels and collectives of one layer and of the output head, for one micro-batch."""
     device = device.attending(stack)
-    attention_forward, attention_backward = attention_s(shape, plan, device)
+    attention_forward, attention_backward = attention_s(shape, plan, device, ring_calls(plan, stack))
     products, products_backward = forward_and_backward_s(shape, plan, device, work.frozen)
     adapters_forward, adapters_backward = adapters_s(shape, plan, device)
     passes_forward, passes_backward = _passes_s(work, shape, plan, device, stack)
@@ -233,8 +233,13 @@ def _reductions(shape: TrainedShape) -> Num:
     return shape.reductions - routed_alone
 
 
-def attention_s(shape: TrainedShape, plan: Plan, device: KernelDevice) -> tuple[Num, Num]:
-    """Forward and backward of one layer's attention on one rank, fused or storing its scores."""
+def ring_calls(plan: Plan, stack: StackCoefficients) -> Num:
+    """Kernels that a query goes through: one of each rank's keys in a ring, whose last rank has all its queries in each."""
+    return where(stack.keys_gathered > 0, 1.0, plan.cp)
+
+
+def attention_s(shape: TrainedShape, plan: Plan, device: KernelDevice, calls: Num = 1.0) -> tuple[Num, Num]:
+    """Forward and backward of one layer's attention on one rank, fused (in ``calls`` kernels a query) or storing its scores."""
     batch, seen = plan.micro_batch_tokens / shape.seq_len, attention_heads(shape, plan.tp)
     clock, chip, shared = device.clock, device.attention_device, device.shared
     clocked = replace(chip, peak_flops_per_s=chip.peak_flops_per_s * clock)
@@ -246,6 +251,7 @@ def attention_s(shape: TrainedShape, plan: Plan, device: KernelDevice) -> tuple[
             replace(seen, window=window),
             shared.attention_backward,
             generation,
+            calls,
         )
 
     fused = fused_s(0.0)
@@ -267,9 +273,12 @@ def _passes_s(
 ) -> tuple[Num, Num]:
     """Seconds of a layer's element-wise passes forward and backward, and there of the accumulation of weight gradients."""
     forward_B = passes_B(shape, plan, stack.norm_B, backward=False)
-    merged_B = (1 - stack.keys_gathered) * stack.merged_B
-    forward_B = forward_B + merged_output_B(plan.micro_batch_tokens * shape.query_width / plan.tp, plan.cp, merged_B)
     backward_B = passes_B(shape, plan, stack.norm_B, backward=True)
+    if somewhere(plan.cp > 1):
+        tokens = plan.micro_batch_tokens / plan.tp
+        ring = (tokens * shape.query_width, tokens * work.key_value_B / 2, ring_calls(plan, stack), stack.merged_B)
+        forward_B = forward_B + ring_passes_memory_B(*ring, backward=False)
+        backward_B = backward_B + ring_passes_memory_B(*ring, backward=True)
     backward_B = backward_B + stack.accumulated_B * trained_parameters(work, plan, 1.0, 0.0).whole
     if somewhere(shape.routed.layers):
         forward_B = forward_B + _routed_passes_B(shape, plan, device, stack, backward=False)

@@ -9,6 +9,7 @@ from mlsysim.physics.kernels.collectives import CollectiveCoefficients
 from mlsysim.physics.kernels.gemm import GemmKernel
 from mlsysim.physics.layer.adapters import NO_ADAPTERS, Adapters
 from mlsysim.physics.layer.shape import LayerShape
+from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, somewhere, where
 
 
@@ -117,11 +118,10 @@ class KernelDevice:
         links, axes = self.collectives, self.torus_axes
         return replace(links, bandwidth_Bps=links.bandwidth_Bps / axes, pair_bandwidth_Bps=links.pair_bandwidth_Bps / axes)
 
-    def under(self, stack: StackCoefficients, link_Bps: Num) -> KernelDevice:
-        """The kernels of the accelerator under a stack, in a node whose links have ``link_Bps`` by their datasheet."""
-        peak = self.gemm_peak_flops_per_s * stack.product_rate
-        used = replace(self, clock=self.clock * stack.compute_share, gemm_peak_flops_per_s=peak)
-        return used.in_node(link_Bps * stack.link_share)
+    def under(self, stack: StackCoefficients, machine: Machine) -> KernelDevice:
+        """The kernels of the slowest accelerator of a machine under a stack, on the links of its nodes."""
+        peak, clock = self.gemm_peak_flops_per_s * stack.product_rate, self.clock * stack.compute_share * machine.slowest_clock
+        return replace(self, clock=clock, gemm_peak_flops_per_s=peak).in_node(machine.intra_Bps * stack.link_share)
 
     def attending(self, stack: StackCoefficients) -> KernelDevice:
         """The kernels of the accelerator with the stack's own of fused attention."""
@@ -159,7 +159,7 @@ class StackCoefficients:
             (stated).
         keys_gathered: 1.0 where context-parallel ranks gather all keys and values before attention begins: beside nothing, and
             with no partial outputs to merge (stated; 0: a ring beside attention).
-        merged_B: bytes an element of attention's output each time that a ring merges a partial one (stated).
+        merged_B: bytes an element of attention's output each time that a ring merges a further partial one (stated).
         norm_B: bytes an element of the residual stream that unfused norms move beyond the fused ones, in each direction.
         dp_hidden: share of data-parallel traffic under the compute that can hide it.
         pp_hidden: share of the sends between stages under compute.
@@ -213,7 +213,7 @@ class StackCoefficients:
     adapter_gathers: Num = 0.0
     narrow_gathers: Num = 0.0
     keys_gathered: Num = 0.0
-    merged_B: Num = 8.0
+    merged_B: Num = 6.0
     loss_B: Num = 52.0
     compiled_loss_B: Num = 0.0
     norm_B: Num = 0.0

@@ -16,7 +16,7 @@ from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.plan import Plan
-from mlsysim.physics.training.kernel_step import attention_s, layer_times
+from mlsysim.physics.training.kernel_step import attention_s, layer_times, ring_calls
 from mlsysim.physics.training.layer_products import (
     OF_INPUTS,
     OF_WEIGHTS,
@@ -74,7 +74,7 @@ def _attention(
     shape: TrainedShape, plan: Plan, device: KernelDevice, stack: StackCoefficients
 ) -> tuple[KernelWork, KernelWork]:
     """Attention's own kernel, forward and backward: causal where it is fused, else with all scores stored."""
-    forward_s, backward_s = attention_s(shape, plan, device.attending(stack))
+    forward_s, backward_s = attention_s(shape, plan, device.attending(stack), ring_calls(plan, stack))
     tokens, seen = plan.micro_batch_tokens, attention_heads(shape, plan.tp)
     keys = keys_seen(shape, shape.seq_len, causal=True) if shape.flash else shape.seq_len
     flops = float(4 * tokens * seen.heads * keys * seen.head_dim)
