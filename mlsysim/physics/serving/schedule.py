@@ -254,10 +254,10 @@ def continuous_batch(passes: Passes, load: Load) -> Served:
     In each step (B - 1)/O of the others' prompts join. Those of its own prompt's step, and of the half before it, keep a
     request from its first token, by up to a quarter longer where several join each step and so end together; the rest comes
     between its later tokens. Where the host is a step ahead, the scheduled one comes first, while the host launches the prompt.
-    A step has room for T = ``step_tokens`` tokens of prompts: where those of all take more steps than an output, B prompt/T > O,
-    each prompt adds its share of the steps beyond. Alone it waits for nobody. Beyond B requests the places are always taken, and
-    a request takes ``batch``/B times what one holds a place. In finite ``rounds`` the first requests of each place come all at
-    once, so that (B - 1)/2 prompts, a step each, are computed before one's own.
+    A step has room for T = ``step_tokens`` tokens of prompts: where those of all take more steps than an output has, B prompt/T
+    above O, each prompt adds its share of the steps beyond. Alone it waits for nobody. Beyond B requests the places are always
+    taken, and a request takes ``batch``/B times what one holds a place. In finite ``rounds`` the first requests of each place
+    come all at once, so that (B - 1)/2 prompts, a step each, are computed before one's own.
     """
     prompt, output, rounds = load.prompt, load.output, load.rounds
     batch = minimum(load.batch, load.most)
