@@ -36,8 +36,10 @@ def assumed_of(solver: str, cells: Cells, hardware: object, arguments: Mapping[s
         >>> row |= {"seq_len": "8192", "global_batch_seqs": "64", "metric": "step_time_s", "precision": "fp8"}
         >>> from mlsysim.tables.training import question
         >>> asked = question(row)
-        >>> assumed_of("DistributedModel", row, asked.fleet, asked.arguments)
+        >>> assumed_of("DistributedModel", row | {"gradient_precision": "fp32"}, asked.fleet, asked.arguments)
         {'recompute': 'the least that fits', 'flash_attention': 'flash', 'micro_batch': '1', 'sharding': 'zero1'}
+        >>> assumed_of("DistributedModel", row, asked.fleet, asked.arguments)["gradient_precision"]
+        'bf16'
     """
     if not cells:
         return {}
@@ -71,6 +73,8 @@ def _of_training(cells: Cells, fleet: Fleet, arguments: Mapping[str, Any]) -> di
         "flash_attention": str(arguments["attention"]),
         "precision": str(arguments["precision"]),
     }
+    if arguments.get("gradient_precision"):
+        told["gradient_precision"] = str(arguments["gradient_precision"])
     if sequences > 1 and not framework.get("batch_by_accelerator"):
         told["micro_batch"] = str(sequences // (arguments.get("microbatch_count") or sequences))
     if fleet.count > 1:

@@ -112,8 +112,9 @@ def question(row: Mapping[str, str]) -> TrainingQuestion:
         "attention": _attention(row, framework, fleet),
         "stack": stack,
     }
-    if known_stack(stack).gradients:
-        arguments["gradient_precision"] = framework.get("gradients", _facts()["published"]["gradients"])
+    gradients = cell_text(row, "gradient_precision")
+    if gradients or known_stack(stack).gradients:
+        arguments["gradient_precision"] = gradients or framework.get("gradients", _facts()["published"]["gradients"])
     if cp > 1:
         arguments["cp_size"] = cp
     if workload.moe is not None:

@@ -319,3 +319,21 @@ def test_the_fit_of_memory_reads_no_validation_row(some_layouts):
     assert refit_memory(root) == before
     exchange("calibration")
     assert refit_memory(root).moved
+
+
+def test_gradients_of_a_row_are_those_that_it_states_and_else_what_stands_for_them_is_told():
+    run = {
+        "model": "Llama-3-70B", "accelerator": "H100", "n_accel": "128", "framework": "Megatron-Core", "tp": "4", "pp": "4",
+        "global_batch_seqs": "128", "micro_batch": "1", "seq_len": "8192", "metric": "step_time_s",
+    }  # fmt: skip
+    asked = question(run)
+    assert assumed_of("DistributedModel", run, asked.fleet, asked.arguments)["gradient_precision"] == "bf16"
+    # What the framework itself does unless it is told otherwise is what the solver takes.
+    accumulated = question(run | {"gradient_precision": "fp32"})
+    by_framework = asked.arguments | {"gradient_precision": None}
+    expected = DistributedModel().solve(asked.workload, asked.fleet, **by_framework).step_latency_total
+    assert step_s(run | {"gradient_precision": "fp32"}) == expected.m_as("second") > step_s(run)
+    told = assumed_of("DistributedModel", run | {"gradient_precision": "fp32"}, accumulated.fleet, accumulated.arguments)
+    assert "gradient_precision" not in told
+    with pytest.raises(InputError, match=r"gradient_precision.*fp33.*bf16"):
+        step_s(run | {"gradient_precision": "fp33"})
