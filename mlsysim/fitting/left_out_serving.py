@@ -155,10 +155,10 @@ def _share_of_peers(devices: Mapping[str, Entry], key: Key, unknown: Collection[
 
 
 def _shared_engine(runs: Sequence[Runs], tables: Tables, parts: Collection[str]) -> dict[str, float]:
-    """Those ``parts`` that any engine of ``runs`` fits, as their peer has them; what none of them fits is the mean of theirs.
+    """Return ``parts`` as a peer of the engines of ``runs`` has them; what none of these engines fits is the mean of theirs.
 
-    Of three or more it is the median of those that fit it, which an odd one does not move. Two have none: of fewer it is what
-    one engine would have that served all ``runs``, in all else as each is. Chosen by the calibration rows of engines left out.
+    Of three or more a part is the median of those that fit it, which an odd one does not move. Two have no middle: of fewer it
+    is what one engine would have that served all ``runs``, in all else as each is. Calibration rows of engines left out chose.
     """
     names = sorted({run.on["engine"] for run in runs})
     each = {name: _engine(tables, name) for name in names}

@@ -42,6 +42,6 @@ def slowest_of(count: float, spread: float) -> float:
 
     Example:
         >>> [round(slowest_of(count, 0.01), 4) for count in (1, 2, 8, 1024)]
-        [1.0, 0.9941, 0.9857, 0.9676]
+        [1.0, 0.9941, 0.9857, 0.9677]
     """
     return 1.0 - spread * NormalDist().inv_cdf((count - 0.375) / (count + 0.25))

@@ -209,7 +209,7 @@ def test_what_a_row_leaves_out_is_listed_and_makes_it_wider():
     run = {"model": "Llama-3.1-8B", "accelerator": "H100", "n_accel": 16, "seq_len": 8192, "global_batch_seqs": 64, "tp": 2}
     run |= {"framework": "Megatron-LM", "precision": "bf16", "metric": "step_time_s", "micro_batch": 1}
     run |= {"recompute": "none", "flash_attention": "yes", "sharding": "zero1", "sequence_parallel": "yes"}
-    run |= {"inter_bw_GBps_per_accel": 50, "source": "mosaicml/llm-foundry"}
+    run |= {"gradient_precision": "bf16", "inter_bw_GBps_per_accel": 50, "source": "mosaicml/llm-foundry"}
     left = (
         {},
         {"recompute": ""},

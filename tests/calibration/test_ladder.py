@@ -143,7 +143,12 @@ LLAMA = {
     **{"accelerator": "H100-SXM-80GB", "n_accel": 16384, "inter_bw_GBps_per_accel": 50, "seq_len": 8192},
     **{"global_batch_seqs": 2048, "micro_batch": 1, "tp": 8, "pp": 16, "vpp": 8, "dp": 128, "sharding": "zero2"},
     **{"precision": "bf16", "recompute": "none", "flash_attention": "yes", "sequence_parallel": "yes"},
-    **{"framework": "Meta internal (PyTorch FSDP+TP+PP+CP)", "year": 2024, "metric": "step_time_s"},
+    **{
+        "gradient_precision": "fp32",
+        "framework": "Meta internal (PyTorch FSDP+TP+PP+CP)",
+        "year": 2024,
+        "metric": "step_time_s",
+    },
 }
 
 

@@ -177,7 +177,11 @@ def test_a_file_stands_for_a_stack_in_solvers_and_anchors(tmp_path):
     assert mine.interval.high / mine.interval.low < shipped.interval.high / shipped.interval.low
     assert mine.nearest == shipped.nearest
     assert f"stack.{STACK}.link_share" in mine.coefficients
-    assert len(mine.coefficients) == len(shipped.coefficients) + 3, "those of the cluster, and what was a prior"
+    of_cluster, of_others = (set(a.coefficients) - set(b.coefficients) for a, b in ((mine, shipped), (shipped, mine)))
+    assert {name.rpartition(".")[2] for name in of_cluster - of_others} == {
+        *("compute_share", "dp_hidden", "host_layer_s", "link_share", "network_share"),
+    }
+    assert of_others == {"shared.host_layer_s", "shared.network_share", "stack.megatron-core.dp_hidden"}, "what its own replace"
     older = mlsysim.Fleet(name="8 A100", node=mlsysim.Systems.Nodes.DGX_A100, count=1)
     elsewhere = mlsysim.DistributedModel().solve(model, older, stack=STACK, **ask)
     assert elsewhere.basis == "transferred"
