@@ -20,7 +20,7 @@ from mlsysim.physics.queues.open_loop import OpenLoop, in_flight, last_kept, not
 from mlsysim.physics.queues.prompt_queue import CELLS, Turns, prompts_a_step, turns
 from mlsysim.physics.queues.queueing import delay_scale_s
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
-from mlsysim.physics.serving.schedule import Passes, prompts_together, steps_without_prompts
+from mlsysim.physics.serving.schedule import Passes, prompts_together, steps_left_free, steps_without_prompts
 
 _LEVELS = 8  # numbers in flight at which the queue of prompts is solved
 _PARTS = 4096  # of the capacity: loads that are told apart
@@ -131,7 +131,8 @@ class Paces:
         prompt, sequences = self.setting.prompt, self.beams * batch
         step = self.passes.decode(sequences, _context(self.setting, self.beams))
         beside = prompt * (prompts_together(batch, self.setting.rounds_each) - 1)
-        free = steps_without_prompts(batch, self.setting.rounds_each)
+        joined = prompt / (min(prompt, self.step_tokens) + beside)
+        free = steps_left_free(batch, self.setting.rounds_each, joined)
         return step.total_s, self.passes.joining_s(step, sequences, prompt, beside, free)
 
     def under(self, arrival_per_s: float, cv2: float) -> OpenLoop:

@@ -193,6 +193,18 @@ def steps_without_prompts(batch: Num, output: Num) -> Num:
     return 1 - distinct_targets(output, batch) / output
 
 
+def steps_left_free(batch: Num, output: Num, joined: Num) -> Num:
+    """Share of the steps that no prompt joins, where each of B requests fills ``joined`` of O steps: 1 - B joined / O or none.
+
+    Prompts that have no room beside each other, or are too long for a step, fill more steps than start at random.
+
+    Example:
+        >>> steps_left_free(8.0, 64.0, 2.0), steps_left_free(8.0, 4.0, 1.0)
+        (0.75, 0.0)
+    """
+    return maximum(1 - batch * joined / output, 0.0)
+
+
 def gathered(joins: Num, steps: Num) -> tuple[Num, Num]:
     """Steps that a prompt is held back, and others that join with it, where the first that waits opens a window of ``steps``.
 
@@ -269,7 +281,7 @@ def continuous_batch(passes: Passes, load: Load) -> Served:
     # Prompts that have no room beside each other take steps of their own, beyond those of the outputs.
     beside_tokens = minimum(prompt * (together - 1), maximum(load.step_tokens - prompt, 0.0))
     more_steps = maximum(prompt / load.step_tokens - output / batch, 0.0)
-    free = steps_without_prompts(batch, output)
+    free = steps_left_free(batch, output, prompt / (minimum(prompt, load.step_tokens) + beside_tokens))
     joining_s = passes.joining_s(step, batch, prompt, beside_tokens, free) + more_steps * step_s
     # A prompt that would add more than a pass of its own has one.
     joined_s = minimum(joining_s, alone_s - front_s)
@@ -304,7 +316,7 @@ def most_throughput(passes: Passes, load: Load) -> Served:
     step_s = step.total_s
     prompt_tokens = maximum(batch * prompt / output, minimum(step_tokens, batch * prompt))
     started = where(requests > 0, prompt_tokens - minimum(prompt, step_tokens), prompt * (prompts_together(batch, output) - 1))
-    free = maximum(1 - batch / output * prompt / (prompt + started), 0.0)
+    free = steps_left_free(batch, output, prompt / (minimum(prompt, step_tokens) + started))
     joined_s = passes.joining_s(step, batch, prompt, started, free)
     half_step_s = passes.decode(batch / 2, context).total_s
     sequence_s = (step_s - half_step_s) / (batch / 2)

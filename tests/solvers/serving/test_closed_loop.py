@@ -16,6 +16,7 @@ from mlsysim import (
     Hardware,
     Models,
     ServingModel,
+    Systems,
     TailLatencyModel,
 )
 from mlsysim.hardware.types import HardwareNode
@@ -242,3 +243,17 @@ def test_a_closed_loop_keeps_its_laws(question, concurrency, rounds):
     if concurrency <= bound.max_batch:
         assert per_s(bound) >= per_s(run)
         assert ms(bound.ttft) <= ms(run.ttft)
+
+
+@pytest.mark.parametrize(("prompt", "output", "room", "concurrency"), [(600, 64, 512, 64), (1500, 64, 512, 16)])
+def test_faster_memory_never_slows_prompts_that_fill_more_steps_than_start_at_random(prompt, output, room, concurrency):
+    """The host launches a step of prompts while those before it run, of which none is free where parts of prompts fill all."""
+    node, memory = Systems.Nodes.DGX_H100, H100.memory
+    asked = {"input_len": prompt, "output_len": output, "batch_size": concurrency, "max_num_batched_tokens": room, "tp_size": 2}
+    rates = []
+    for times in (1.0, 1.02, 1.2):
+        faster = H100.model_copy(update={"memory": memory.model_copy(update={"bandwidth": memory.bandwidth * times})})
+        served_on = node.model_copy(update={"accelerator": faster})
+        served = ServingModel().solve(LLAMA, served_on, **asked, schedule="continuous", stack="vllm-2025")
+        rates.append(served.tokens_per_second)
+    assert rates == sorted(rates)
