@@ -63,7 +63,7 @@ class Load:
         wait_steps: steps that the scheduler holds prompts back while others decode, so that more join together (``gathered``).
         recv_interval: decode steps between the scheduler's looks at what arrived (``received``).
         output_cv: spread of the outputs' lengths, by which those in flight are longer than their mean (``met_output``).
-        step_tokens: tokens of prompts that a step has room for; infinite where it has for any.
+        step_tokens: tokens of prompts, cached ones included, that a step has room for; infinite where it has for any.
     """
 
     batch: Num

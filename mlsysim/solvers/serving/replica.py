@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.offloaded_passes import drafted, streamed_passes, whole_passes
+from mlsysim.lowering.prefix_cache import computed
 from mlsysim.lowering.serving_memory import Room, room
 from mlsysim.lowering.work import inference_work
 from mlsysim.physics.numeric import Num
@@ -83,9 +84,17 @@ class ServingReplica:
             wait_steps=float(deployment.batch_wait_iters),
             recv_interval=float(deployment.recv_interval),
             output_cv=deployment.output_cv,
-            # Groups of ranks that attend for sequences of their own start prompts each.
-            step_tokens=math.inf if deployment.stack is None else deployment.stack.step_tokens * deployment.attention_dp,
+            step_tokens=self._step_tokens,
         )
+
+    @property
+    def _step_tokens(self) -> float:
+        """Tokens of prompts that a step has room for, of which those that the prefix cache has take none."""
+        deployment, stack = self.deployment, self.deployment.stack
+        if stack is None:
+            return math.inf
+        # Groups of ranks that attend for sequences of their own start prompts each.
+        return stack.step_tokens * deployment.attention_dp * deployment.prompt / computed(deployment)[0]
 
     def served(self, batch: Num) -> Served:
         """The schedule's answer to ``batch`` sequences, one or an array of them, without a look at the memory."""

@@ -257,3 +257,15 @@ def test_faster_memory_never_slows_prompts_that_fill_more_steps_than_start_at_ra
         served = ServingModel().solve(LLAMA, served_on, **asked, schedule="continuous", stack="vllm-2025")
         rates.append(served.tokens_per_second)
     assert rates == sorted(rates)
+
+
+def test_what_the_prefix_cache_has_takes_no_room_in_a_step():
+    """Prompts whose new tokens fit a step together join it together, as prompts of so many tokens do without a limit."""
+    asked = {"output_len": 4, "batch_size": 16, "schedule": "continuous", "stack": "vllm-2025"}
+    cached = {"input_len": 8192, "prefix_hit": 0.9}
+    usual, roomy, tight = (
+        ServingModel().solve(LLAMA, H100, **asked, **cached, max_num_batched_tokens=tokens).tokens_per_second
+        for tokens in (8192, 65536, 1024)
+    )
+    assert usual == roomy
+    assert tight < usual
