@@ -95,6 +95,14 @@ def test_graphs_end_at_so_many_tokens():
     step, plain = decode_pass(model, 65.0, 4.0), decode_pass(served(), 65.0, 4.0)
     kernels_s = plain.weights_s + plain.attention_s + plain.elementwise_s + plain.reductions_s
     assert kernels_s + step.host_s == pytest.approx(720)
+    # Each group of ranks that attends for sequences of its own has graphs of so many of its tokens.
+    groups = served(engine=engine, shards=replace(TWO, attention=1.0))
+    apart, free = replace(groups, graph_tokens=64.0), replace(groups, engine=ENGINE)
+    assert decode_pass(apart, 128.0, 4.0) == decode_pass(free, 128.0, 4.0)
+    assert decode_pass(apart, 130.0, 4.0).host_s > decode_pass(free, 130.0, 4.0).host_s
+    for prompt, launched in ((60.0, False), (62.0, True)):  # beside 3 of 6 that decode
+        joined_s, free_s = (mixed_prefill_s(one, decode_pass(one, 6.0, 4.0), 6.0, prompt, prompt) for one in (apart, free))
+        assert (joined_s > free_s) is launched, "the busiest group has the prompt"
     both = prefill_pass(model, 1.0, np.array([64.0, 65.0])).total_s
     assert both.tolist() == [prefill_pass(model, 1.0, tokens).total_s for tokens in (64.0, 65.0)]
 

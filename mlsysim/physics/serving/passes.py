@@ -256,15 +256,16 @@ def mixed_prefill_s(
     joined = layer_time(whole, stage_batch + added_tokens, lambda share: share * attention_s)
     step_s = step.weights_s + step.attention_s + step.elementwise_s + step.layer_reductions_s
     layers, host_s = model.shape.layers, _layer_host_s(model, batch)
-    launched_s = _launched_s(model, stage_batch, decoding=True) - host_s
-    joined_launched_s = _launched_s(model, stage_batch + added_tokens, decoding=False) - host_s - hidden * step.total_s / layers
+    launched_s = _launched_s(with_idle_groups(model, stage_batch), stage_batch, decoding=True) - host_s
+    joined_launched_s = _launched_s(whole, stage_batch + added_tokens, decoding=False) - host_s - hidden * step.total_s / layers
     return layers * maximum(joined.total_s, joined_launched_s) - maximum(step_s, layers * launched_s)
 
 
 def _launched_s(model: ServedModel, tokens: Num, *, decoding: bool) -> Num:
     """Seconds in which the host launches a layer's kernels: one by one, or as the engine does where graphs have ``tokens``."""
     engine, most = model.engine, model.graph_tokens
-    one_by_one = (tokens > most) & (most > 0 if decoding else True)
+    # Groups of ranks that attend for sequences of their own launch graphs of their own.
+    one_by_one = (tokens / model.shards.own > most) & (most > 0 if decoding else True)
     if not (somewhere(engine.kernel_s > 0) and somewhere(one_by_one)):
         return engine.launch_s
     return where(one_by_one, maximum(engine.launch_s, engine.kernel_s * launches(model)), engine.launch_s)
