@@ -216,6 +216,11 @@ class Deployment:
         return f"{arithmetic} ({', '.join(beside)})" if beside else arithmetic
 
     @property
+    def ahead(self) -> float:
+        """Steps that its host has scheduled by the time a step runs, beside it."""
+        return 0.0 if self.stack is None else float(self.stack.has.ahead)
+
+    @property
     def context(self) -> float:
         """Tokens that a sequence holds at the decode step that is timed, mean over the sequences in flight.
 

@@ -85,6 +85,7 @@ class ServingReplica:
             output_cv=deployment.output_cv,
             # Groups of ranks that attend for sequences of their own start prompts each.
             step_tokens=math.inf if deployment.stack is None else deployment.stack.step_tokens * deployment.attention_dp,
+            ahead=deployment.ahead,
         )
 
     def served(self, batch: Num) -> Served:

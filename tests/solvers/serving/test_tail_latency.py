@@ -125,8 +125,9 @@ def simulated(pace, rate, count):
         if not decoding:
             return (pace.alone_s - pace.front_s) * tokens / prompt
         step = pace.passes.decode(float(decoding), pace.setting.context)
-        beside, free = max(tokens - min(prompt, budget), 0.0), steps_without_prompts(float(decoding), float(output))
-        joined = tokens and pace.passes.joining_s(step, float(decoding), prompt, beside, free) * tokens / prompt
+        beside = max(tokens - min(prompt, budget), 0.0)
+        hidden = pace.setting.ahead * steps_without_prompts(float(decoding), float(output))
+        joined = tokens and pace.passes.joining_s(step, float(decoding), prompt, beside, hidden) * tokens / prompt
         return float(step.total_s + joined)
 
     arrivals = np.cumsum(np.random.default_rng(3).exponential(1 / rate, count)).tolist()
@@ -135,7 +136,7 @@ def simulated(pace, rate, count):
         if not computing and not decoding:
             now = max(now, arrivals[following])
         # A host that is ahead has scheduled a step when the one before it began.
-        last = scheduled if decoding and pace.passes.ahead else now
+        last = scheduled if decoding and pace.setting.ahead else now
         while following < count and arrivals[following] <= last and len(computing) + len(decoding) < pace.places:
             computing.append([arrivals[following], prompt])
             following += 1
