@@ -60,7 +60,7 @@ class AttentionHeads:
     kv_B: Num
     window: Num
     absorbed_dim: Num
-    calls: Num = 1.0
+    calls: Num
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,8 @@ def prefill_attention_s(kernel: PrefillKernel, device: AttentionDevice, batch: N
     Example:
         >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20, 1.0)
-        >>> round(1e3 * prefill_attention_s(kernel, device, 1.0, 8192.0, AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0)), 2)
+        >>> heads = AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0, 1.0)
+        >>> round(1e3 * prefill_attention_s(kernel, device, 1.0, 8192.0, heads), 2)
         1.1
     """
     moved_B = batch * seq_len * shape.head_dim * (4 * shape.heads + 2 * (2 + shape.kv_B) * shape.kv_heads)
@@ -197,7 +198,7 @@ def decode_attention_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num
     Example:
         >>> kernel = DecodeKernel(9e-6, 0.9, 5e-6, 1.5e-6, 2.4e10, 0.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20, 1.0)
-        >>> round(1e6 * decode_attention_s(kernel, device, 64.0, 4096.0, AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0)))
+        >>> round(1e6 * decode_attention_s(kernel, device, 64.0, 4096.0, AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0, 1.0)))
         370
     """
     windowed = (shape.window > 0) & (shape.window < context)
@@ -246,7 +247,7 @@ def training_attention_s(
     Example:
         >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20, 1.0)
-        >>> heads = AttentionHeads(32.0, 32.0, 128.0, 2.0, 0.0, 0.0)
+        >>> heads = AttentionHeads(32.0, 32.0, 128.0, 2.0, 0.0, 0.0, 1.0)
         >>> forward, backward = training_attention_s(kernel, device, 1.0, 8192.0, heads, 0.5)
         >>> round(backward / forward, 2)
         5.0
