@@ -39,15 +39,16 @@ All columns come back in order, then
               (those of a relative: this stack or accelerator was not measured)
               or bound (physics and datasheets only)
   scope       the measured runs that low and high rest on; of a row whose source
-              is no publication that was measured, all sources left out of fits
+              is no publication that was fitted to, all sources left out of fits
   assumed     the columns that the row leaves out though they matter, and what
-              stands for them: they make low and high wider
+              stands for them: most make low and high wider
   stack_used  the software stack; "generic" for a framework that is not known
   reason      why there is no prediction, or why the plan does not fit
 
 Columns are those of the published measurement tables: accelerator, n_accel,
 layers, hidden, heads, ffn_hidden, vocab, seq_len, global_batch_seqs,
-micro_batch, tp, pp, vpp, sharding, recompute, precision, framework, metric, ...
+micro_batch, tp, pp, vpp, sharding, recompute, precision, gradient_precision
+(bf16, fp16 or fp32), framework, metric, ...
 Of serving: accelerator, engine, mode, input_len, output_len,
 batch_or_concurrency (of one replica), weight_precision, kv_precision, tp, pp,
 metric, ...
@@ -64,8 +65,10 @@ Of energy (kind, power_basis, ...): predicted_power_w_per_accel and
 predicted_j_per_output_token of a served model, predicted_energy_mwh of a
 training run; what was measured is never read.
 A model that the registry knows by its name needs no layers, hidden and heads.
-The columns value and outcome are never read, and of notes nothing but the
-release of a training framework ("release 26.06").
+The columns value and outcome are never read, and of notes nothing but what a
+table may have no column for: "release 26.06" of a training framework, "capacity
+1.25" and "head_dim 256" of models with experts, "8k tokens per device", and
+llama.cpp's "ub 2048".
 """
 
 

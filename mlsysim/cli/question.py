@@ -27,15 +27,23 @@ def name_of(option: str, typed: str) -> str:
     Example:
         >>> name_of("--stack", "Megatron-LM"), name_of("--engine", "vLLM 0.15.0")
         ('megatron-lm-2024', 'vllm-2025')
+        >>> name_of("--stack", "vLLM")
+        Traceback (most recent call last):
+        mlsysim.core.errors.UnknownNameError: --stack = 'vLLM': expected a training stack, not an engine that serves
     """
     from mlsysim.calibration.engines import engine_names
     from mlsysim.calibration.names import engine_called, stack_called
     from mlsysim.calibration.stacks import stack_names
     from mlsysim.core.errors import UnknownNameError
 
-    called = stack_called(typed) if option == "--stack" else engine_called(typed, alone=True)
+    stack, engine = stack_called(typed), engine_called(typed, alone=True)
+    trains = option == "--stack"
+    called, other = (stack, engine) if trains else (engine, stack)
+    if called is None and other is not None:
+        expected = "a training stack, not an engine that serves" if trains else "a serving engine, not a stack that trains"
+        raise UnknownNameError(option, typed, expected)
     if called is None:
-        raise UnknownNameError.among(option, typed, stack_names() if option == "--stack" else engine_names())
+        raise UnknownNameError.among(option, typed, stack_names() if trains else engine_names())
     return called
 
 

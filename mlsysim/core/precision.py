@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass
 from typing import Any
 
+from mlsysim.core.checks import one_of
 from mlsysim.core.errors import UnknownNameError, nearest_names
 from mlsysim.core.names import Names, Reading
 from mlsysim.core.toml import packaged_toml
@@ -89,6 +90,23 @@ def precision_name(name: str, value: object) -> str:
         near = next(iter(nearest_names(value, BYTES_PER_ELEMENT)), None)
         raise UnknownNameError(name, value, f"one of {', '.join(listed)} or a format of weights such as awq or nvfp4", near)
     return names[0]
+
+
+def one_format(name: str, value: object, known: Collection[str]) -> str:
+    """The one of ``known`` formats that a spelling means.
+
+    Raises:
+        UnknownNameError: it means none of them.
+
+    Example:
+        >>> one_format("gradient_precision", "float32", ("bf16", "fp32"))
+        'fp32'
+        >>> one_format("gradient_precision", "int8", ("bf16", "fp32"))
+        Traceback (most recent call last):
+        mlsysim.core.errors.UnknownNameError: gradient_precision = 'int8': expected one of bf16, fp32
+    """
+    names = () if value in known or not isinstance(value, str) else _names().find(value)
+    return one_of(name, names[0] if len(names) == 1 and names[0] in known else value, known)
 
 
 @functools.cache

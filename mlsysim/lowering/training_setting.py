@@ -13,7 +13,7 @@ from mlsysim.calibration.stacks import stack_names
 from mlsysim.core.checks import boolean, fraction, instance, one_of, real_number, strict_keywords, whole_number
 from mlsysim.core.errors import InconsistentError, InputError, UnknownNameError
 from mlsysim.core.options import with_defaults
-from mlsysim.core.precision import bytes_per_element, precision_name
+from mlsysim.core.precision import bytes_per_element, one_format, precision_name
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.options import TrainingOptions
 from mlsysim.models.adapters import adapters_of
@@ -63,7 +63,7 @@ def training_formats(
     if frozen:
         weight_B = bytes_per_element(precision)
     if gradient_precision is not None:
-        gradient_B = bytes_per_element(one_of("gradient_precision", gradient_precision, GRADIENT_PRECISIONS))
+        gradient_B = bytes_per_element(one_format("gradient_precision", gradient_precision, GRADIENT_PRECISIONS))
     return TrainingFormats(weight_B, gradient_B, ADAM_STATES_B + (0.0 if full else MASTER_WEIGHT_B))
 
 

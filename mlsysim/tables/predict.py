@@ -98,10 +98,11 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     measurements are expected from ``low`` to ``high``, by the errors of the runs that ``scope`` names, the wider the more that
     defaults stand for, which ``assumed`` lists; a row whose ``source`` is none of the publications that fits were given runs of
     has the interval of sources left out of the fit. A row that cannot be predicted has it empty (as ``feasible`` and the
-    others) and says why in ``reason``. For a plan that does not fit,
-    ``feasible`` is False, ``reason`` says why with the bytes, and ``predicted`` is what would hold if it did.
-    Neither ``value`` nor ``outcome`` is read, and of ``notes`` nothing but a training framework's release ("release 26.06") and
-    llama.cpp's micro-batch ("ub 2048"), where the table has no column for it.
+    others) and says why in ``reason``. For a plan that does not fit, ``feasible`` is False, ``reason`` says why with the bytes,
+    and ``predicted`` is what would hold if it did.
+    Neither ``value`` nor ``outcome`` is read, and of ``notes``, where the table has no column for it, nothing but a training
+    framework's release ("release 26.06"), what a model with experts has ("capacity 1.25", "head_dim 256"), an
+    accelerator's tokens ("8k tokens per device") and llama.cpp's micro-batch ("ub 2048").
 
     Args:
         rows: of one table; cells are text or numbers, None or empty where the table does not say.

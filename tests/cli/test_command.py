@@ -140,6 +140,8 @@ CAPACITY = "capacity Qwen/Qwen3-8B --on H200,H100 --rate 20 --prompt 100 --outpu
         ("list hardware h1oo", "none of hardware has 'h1oo' in its name; did you mean 'H100'"),
         ("list", "Missing argument"),
         ("anchor", "Missing command"),
+        ("trust Llama-3-70B --on H100 --stack vllm", "--stack = 'vllm': expected a training stack, not an engine that serves"),
+        ("trust Llama-3-70B --on H100 --engine torchtitan", "expected a serving engine, not a stack that trains"),
         ("trust Llama-3-70B --on H1000", "--on = 'H1000': no machine is called 'H1000'; did you mean 'H100'"),
         ("trust Llama-3-70BB --on H100", "did you mean 'Llama3_70B'"),
         ("trust Llama-3-70B --on H100 --stack megatron-cor", "did you mean 'megatron-core'"),

@@ -335,5 +335,6 @@ def test_gradients_of_a_row_are_those_that_it_states_and_else_what_stands_for_th
     assert step_s(run | {"gradient_precision": "fp32"}) == expected.m_as("second") > step_s(run)
     told = assumed_of("DistributedModel", run | {"gradient_precision": "fp32"}, accumulated.fleet, accumulated.arguments)
     assert "gradient_precision" not in told
+    assert step_s(run | {"gradient_precision": "float32"}) == expected.m_as("second")
     with pytest.raises(InputError, match=r"gradient_precision.*fp33.*bf16"):
         step_s(run | {"gradient_precision": "fp33"})

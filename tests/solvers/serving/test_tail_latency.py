@@ -169,9 +169,11 @@ def test_a_deployment_is_like_an_engine_simulated_step_by_step(asked, places, sh
     pace = paces(Deployment.of(LLAMA, H100, **asked, schedule="continuous"), places)
     rate = share * pace.capacity_per_s
     predicted = serve(rate, batch_size=places, **asked)
-    # Where a prompt leaves a few tokens to a second step, who comes meanwhile is taken to fill it, even one scheduled ahead.
-    within = 0.3 if asked["seq_len"] > 4096 else 0.1
+    # Behind a host that is ahead first tokens are predicted less well: where a prompt leaves a few tokens to a second step, who
+    # comes meanwhile is taken to fill it, even one that was scheduled before they came.
+    split = asked["seq_len"] > 4096
     for kind, times in zip(("ttft", "tpot", "latency"), simulated(pace, rate, 4000), strict=True):
+        within = (0.3 if split else 0.1) if kind == "ttft" and pace.setting.ahead else 0.2 if split else 0.07
         found = [times.mean(), *np.quantile(times, [0.5, 0.9])]
         assert seconds(predicted, kind)[:3] == pytest.approx(found, rel=within)
 
