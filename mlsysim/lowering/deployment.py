@@ -222,10 +222,7 @@ class Deployment:
 
     @property
     def context(self) -> float:
-        """Tokens that a sequence holds at the decode step that is timed, mean over the sequences in flight.
-
-        Half of the output of each lies behind it.
-        """
+        """Tokens that a sequence in flight holds at the decode step that is timed: half of the mean output lies behind it."""
         return self.prompt + self._met_output / 2
 
     @property
