@@ -42,7 +42,7 @@ class Engine:
         free_share: share that the cache may fill of what weights and workspace leave of that, where a scheduler fills it.
         most_sequences: sequences that it decodes together at most.
         reserves: cache is set aside for a sequence's longest length when it starts; else it grows with it.
-        step_tokens, fitted: tokens that a pass computes at most (chunked prefill; 0: no limit); names of fitted coefficients.
+        step_tokens, fitted: tokens of prompts that a pass computes at most (chunked prefill); names of fitted coefficients.
         beside_experts: number format of the other weights in its files, where experts alone have one; empty: the model's own.
         client: what its users reach it through (``harnesses.toml``).
         cards: its limits on smaller accelerators, the smallest first; ``step_tokens`` and ``most_sequences`` are of all others.

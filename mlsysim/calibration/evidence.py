@@ -216,11 +216,9 @@ def unfitted(solver: str, quantity: str, facts: RunFacts, *, known_source: bool 
         >>> [unfitted("DistributedModel", "whole", facts._replace(stack=name)) for name in ("meta-2024", "megatron-core")]
         [('stack',), ()]
     """
-    if is_own(facts.stack):
-        own = own_stack(facts.stack)
-        if solver == own.solver:
-            return () if facts.accelerator in own.accelerators else ("device",)
-        facts = facts._replace(stack=own.like)
+    facts, calibrated_on = _as_shipped(solver, facts)
+    if calibrated_on is not None:
+        return () if facts.accelerator in calibrated_on else ("device",)
     known = _known(solver, quantity)
     missing = []
     if not _is_of(known, facts, "stack"):
@@ -234,6 +232,14 @@ def unfitted(solver: str, quantity: str, facts: RunFacts, *, known_source: bool 
     if solver == _ENGINES_DIFFER and not _is_of(known, facts, "model"):
         missing.append("model")
     return tuple(missing)
+
+
+def _as_shipped(solver: str, facts: RunFacts) -> tuple[RunFacts, Collection[str] | None]:
+    """Facts with the shipped stack that a user's own is like; and its runs' accelerators, where they are this solver's."""
+    if not is_own(facts.stack):
+        return facts, None
+    own = own_stack(facts.stack)
+    return facts._replace(stack=own.like), own.accelerators if solver == own.solver else None
 
 
 def _is_of(known: Mapping[str, Collection[tuple[str, ...]]], facts: RunFacts, study: str) -> bool:
@@ -260,11 +266,9 @@ def was_measured(solver: str, facts: RunFacts) -> bool:
         solver: name of the solver.
         facts: what the run is of.
     """
-    if is_own(facts.stack):
-        own = own_stack(facts.stack)
-        if solver == own.solver:
-            return facts.accelerator in own.accelerators
-        facts = facts._replace(stack=own.like)
+    facts, calibrated_on = _as_shipped(solver, facts)
+    if calibrated_on is not None:
+        return facts.accelerator in calibrated_on
     stacks, accelerators = _measured(solver)
     return facts.stack in stacks and facts.accelerator in accelerators
 

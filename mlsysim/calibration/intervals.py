@@ -178,7 +178,7 @@ def spread(
 def _resting_on(
     solver: str, quantity: str, facts: RunFacts, missing: tuple[str, ...], assumed: tuple[str, ...]
 ) -> Spread | None:
-    return resting_on(_pool(solver, quantity), _studies(), missing, facts, assumed)
+    return resting_on(measured_pool(solver, quantity), _studies(), missing, facts, assumed)
 
 
 def resting_on(
@@ -304,7 +304,8 @@ class Pool:
 
 
 @functools.cache
-def _pool(solver: str, quantity: str) -> Pool:
+def measured_pool(solver: str, quantity: str) -> Pool:
+    """All validation runs of a solver and a quantity."""
     return Pool(solver, quantity, (run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity)))
 
 

@@ -193,7 +193,8 @@ def _serving(root: Path) -> Iterator[tuple[str, ...]]:
 
 def _never_fitted(anchors: Iterable[Anchor]) -> Iterator[tuple[str, ...]]:
     """Sources of serving that no fit was given any row of, as they are predicted: left out without a study."""
-    given = {True: set[str](), False: set[str]()}
+    fitted_sources: set[str] = set()
+    fitted_stacks: set[str] = set()
     errors: dict[tuple[str, str, str, str], list[float]] = {}
     for anchor in sorted(anchors, key=lambda one: one.id):
         result, solver = result_of(anchor), anchor.source.solver
@@ -201,17 +202,17 @@ def _never_fitted(anchors: Iterable[Anchor]) -> Iterator[tuple[str, ...]]:
             continue
         quantity = quantity_of(anchor.case.metric)
         if anchor.case.role == CALIBRATION:
-            given[True].add(anchor.source.key)
-            given[False].add(result.facts.stack)
+            fitted_sources.add(anchor.source.key)
+            fitted_stacks.add(result.facts.stack)
         elif anchor.case.role == "validation" and result.basis in FITTED_BASES and quantity in (WHOLE, FIRST_TOKEN):
             errors.setdefault((anchor.source.key, result.facts.stack, solver, quantity), []).append(_log_error(anchor))
     together: dict[tuple[str, str, str, str], list[float]] = {}
-    for (source, stack, solver, quantity), own in errors.items():
-        if source not in given[True]:
-            study = "source" if stack in given[False] else "stack"
-            together.setdefault((study, source, solver, quantity), []).extend(own)
-    for key, own in sorted(together.items()):
-        yield (*key, _sizes(own))
+    for (source, stack, solver, quantity), logs in errors.items():
+        if source not in fitted_sources:
+            study = "source" if stack in fitted_stacks else "stack"
+            together.setdefault((study, source, solver, quantity), []).extend(logs)
+    for key, logs in sorted(together.items()):
+        yield (*key, _sizes(logs))
 
 
 def _passes(root: Path) -> Iterator[tuple[str, ...]]:
@@ -233,15 +234,15 @@ def _passes(root: Path) -> Iterator[tuple[str, ...]]:
 def _without_device(name: str, family: Calibration, given: list[Runs], judged: list[Runs]) -> list[float]:
     """The errors of an accelerator's cases; none where no sibling stands for it."""
     tables = family.tables()
-    own, others = tables["device"][name], {other: entry for other, entry in tables["device"].items() if other != name}
+    entry, others = tables["device"][name], {other: values for other, values in tables["device"].items() if other != name}
     left = [run for run in given if run.on["device"] != name]
     fitted(family, left, tables, None, _TOLERANCE, begin=("written",))
     try:
-        _, sibling = entry_of(others, own["hardware"][0])
+        _, sibling = entry_of(others, entry["hardware"][0])
     except UnknownNameError:
         return []
     passed_on = {part: value for part, value in sibling.items() if part not in (*_OWN, *_ABOUT)}
-    tables["device"][name] = {part: own[part] for part in _OWN if part in own} | passed_on
+    tables["device"][name] = {part: entry[part] for part in _OWN if part in entry} | passed_on
     known = identified(family, left, tables)
     unknown = {key.entry for key in family.fitted_keys(tables) if key.kind == "stack" and key not in known}
     runs = [run for run in judged if run.on["device"] == name and run.on["stack"] not in unknown]

@@ -164,7 +164,7 @@ def _shared_engine(runs: Sequence[Runs], tables: Tables, parts: Collection[str])
     each = {name: _engine(tables, name) for name in names}
     mean = {part: sum(one[part] for one in each.values()) / len(each) for part in parts}
     fitting = {part: [name for name in names if part in tables["engine"][name].get("fit", ())] for part in parts}
-    shared = [part for part, those in fitting.items() if those]
+    shared = [part for part, fitted_of in fitting.items() if fitted_of]
     if len(names) > _PAIR:
         return {**mean, **{part: float(median(each[name][part] for name in fitting[part])) for part in shared}}
     start = {part: ranges("engines", "engine")[part].begun_at(mean[part]) for part in shared}

@@ -357,7 +357,7 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
         places=int(max(1.0, min(fit, float(most or fit)))),
         beams=beams,
         reason=held.reason(setting, float(beams)) if fit < 1 else "",
-        step_tokens=stack.step_tokens / new if stack is not None and stack.step_tokens else inf,
+        step_tokens=inf if stack is None else stack.step_tokens / new,
     )
 
 

@@ -199,7 +199,7 @@ def test_requests_in_flight():
     assert crowded.tpot_s == pytest.approx(step_s + (5 - 1.5 * together) * joined_s)
     waiting = continuous_batch(PASSES, load(batch=50.0, most=5.0, output=2.0, step_tokens=100.0))
     assert waiting.request_s == pytest.approx(50 / 5 * (5 * step_s + 5 * 5))
-    assert continuous_batch(PASSES, load(batch=5.0, output=2.0, step_tokens=0.0)) == several  # 0: any number
+    assert continuous_batch(PASSES, load(batch=5.0, output=2.0, step_tokens=np.inf)) == several
 
 
 def test_a_step_that_is_scheduled_ahead_comes_before_the_prompt():

@@ -262,7 +262,7 @@ def mixed_prefill_s(
 
 
 def _launched_s(model: ServedModel, tokens: Num, *, decoding: bool) -> Num:
-    """Seconds in which the host launches a layer's kernels one by one; 0 where graphs do, up to so many tokens."""
+    """Seconds in which the host launches a layer's kernels: one by one, or as the engine does where graphs have ``tokens``."""
     engine, most = model.engine, model.graph_tokens
     one_by_one = (tokens > most) & (most > 0 if decoding else True)
     if not (somewhere(engine.kernel_s > 0) and somewhere(one_by_one)):

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
-import numpy as np
-
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.numeric import Num, maximum, minimum, where
 from mlsysim.physics.serving.deployment import ServedModel
@@ -65,7 +63,7 @@ class Load:
         wait_steps: steps that the scheduler holds prompts back while others decode, so that more join together (``gathered``).
         recv_interval: decode steps between the scheduler's looks at what arrived (``received``).
         output_cv: spread of the outputs' lengths, by which those in flight are longer than their mean (``met_output``).
-        step_tokens: tokens of prompts that a step has room for; 0 for any.
+        step_tokens: tokens of prompts that a step has room for; infinite where it has for any.
     """
 
     batch: Num
@@ -269,9 +267,8 @@ def continuous_batch(passes: Passes, load: Load) -> Served:
     beside = minimum(held + unseen, others)
     together = maximum(prompts_together(batch, output), 1 + beside)
     # Prompts that have no room beside each other take steps of their own, beyond those of the outputs.
-    room = where(load.step_tokens > 0, load.step_tokens, np.inf)
-    beside_tokens = minimum(prompt * (together - 1), maximum(room - prompt, 0.0))
-    more_steps = maximum(prompt / room - output / batch, 0.0)
+    beside_tokens = minimum(prompt * (together - 1), maximum(load.step_tokens - prompt, 0.0))
+    more_steps = maximum(prompt / load.step_tokens - output / batch, 0.0)
     free = steps_without_prompts(batch, output)
     joining_s = passes.joining_s(step, batch, prompt, beside_tokens, free) + more_steps * step_s
     # A prompt that would add more than a pass of its own has one.

@@ -19,9 +19,11 @@ from mlsysim.calibration.evidence import (
     measured_runs,
     unfitted,
 )
-from mlsysim.calibration.intervals import LEVEL, NAMED, Pool, Studies, resting_on
+from mlsysim.calibration.intervals import LEVEL, NAMED, Pool, Studies, measured_pool, resting_on
 
 FOLDS = 10
+# The name of all runs together.
+ALL = "all"
 # A run that shares nothing with any other.
 _NOTHING = RunFacts("-", "-", "-", "-", 1.0)
 # Two-sided 99 % of a normal distribution.
@@ -57,7 +59,7 @@ def of_known(family_of: Mapping[str, str]) -> list[Coverage]:
         family_of: the family of each source that is judged.
     """
     known = [one for one in _every(family_of) if not one.missing]
-    return _by([("all", one) for one in known] + [(family_of[one.run.source], one) for one in known])
+    return _by([(ALL, one) for one in known] + [(family_of[one.run.source], one) for one in known])
 
 
 def of_unfitted(family_of: Mapping[str, str]) -> list[Coverage]:
@@ -67,7 +69,7 @@ def of_unfitted(family_of: Mapping[str, str]) -> list[Coverage]:
         family_of: the family of each source that is judged.
     """
     new = [one for one in _every(family_of) if one.missing]
-    return _by([("all", one) for one in new] + [(f"this {NAMED[study]}", one) for one in new for study in one.missing])
+    return _by([(ALL, one) for one in new] + [(f"this {NAMED[study]}", one) for one in new for study in one.missing])
 
 
 def of_kinds(family_of: Mapping[str, str]) -> list[Coverage]:
@@ -91,7 +93,7 @@ def _by(named: Iterable[tuple[str, Judged]]) -> list[Coverage]:
     groups: dict[str, list[Judged]] = {}
     for name, one in named:
         groups.setdefault(name, []).append(one)
-    return [_coverage(name, group) for name, group in sorted(groups.items())]
+    return [_coverage(name, groups[name]) for name in sorted(groups, key=lambda name: (name != ALL, name))]
 
 
 class Judged(NamedTuple):
@@ -147,7 +149,7 @@ def of_unknown() -> list[Coverage]:
             for one in left_out():
                 if (one.study, one.quantity) == (study, quantity):
                     others = Studies(other for other in left_out() if other.name != one.name)
-                    interval = resting_on(_pool(one.solver, quantity), others, (study,), _NOTHING)
+                    interval = resting_on(measured_pool(one.solver, quantity), others, (study,), _NOTHING)
                     if interval is not None:
                         shares.append(sum(error <= interval.log_width for error in one.errors) / len(one.errors))
                         widths.append(math.exp(2 * interval.log_width))
@@ -155,11 +157,6 @@ def of_unknown() -> list[Coverage]:
                 covered = sum(shares) / len(shares)
                 rows.append(Coverage(f"each {study} left out, {quantity}", len(shares), covered, median(widths)))
     return rows
-
-
-@functools.cache
-def _pool(solver: str, quantity: str) -> Pool:
-    return Pool(solver, quantity, (run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity)))
 
 
 def _fold(run: MeasuredRun) -> int:

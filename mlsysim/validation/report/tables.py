@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlsysim.validation.report.coverage import of_kinds, of_known, of_unfitted, of_unknown
+from mlsysim.validation.report.coverage import ALL, of_kinds, of_known, of_unfitted, of_unknown
 from mlsysim.validation.report.report import Table, gates, percent
 from mlsysim.validation.report.statistics import KernelSummary, Row
 
@@ -36,7 +36,7 @@ def of_intervals(rows: Sequence[Row], *, whole: bool) -> Table:
     """How often intervals hold, by family and kind; and, where ``whole``, as all of it must have run, by what was left out."""
     family_of = {str(row["source"]): str(row["family"]) for row in rows}
     judged = [(f"known, {one.name}", one) for one in of_known(family_of)]
-    judged += [(f"no fit to {one.name}".replace("to all", "to something, all"), one) for one in of_unfitted(family_of)]
+    judged += [(f"no fit to {'something, all' if one.name == ALL else one.name}", one) for one in of_unfitted(family_of)]
     judged += [(f"by kind, {one.name}", one) for one in of_kinds(family_of)]
     judged += [(f"new, {one.name}", one) for one in (of_unknown() if whole else ())]
     body = [(name, f"{one.figures:,}", percent(one.covered), f"{one.width:.2f}") for name, one in judged]

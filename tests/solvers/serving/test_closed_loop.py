@@ -1,5 +1,6 @@
 """Requests in flight wait for at most the others that are there: values worked by hand, a simulation, and what always holds."""
 
+import math
 import random
 from dataclasses import dataclass, fields
 
@@ -50,7 +51,8 @@ class Server:
 
 def load(concurrency, output, **changed):
     """Requests of 100 tokens and ``output`` more, of which all fit, with ``changed`` fields."""
-    usual = dict.fromkeys((part.name for part in fields(Load)), 0.0) | {"most": 1e9, "prompt": 100.0, "recv_interval": 1.0}
+    usual = dict.fromkeys((part.name for part in fields(Load)), 0.0) | {"most": 1e9, "step_tokens": math.inf}
+    usual |= {"prompt": 100.0, "recv_interval": 1.0}
     return Load(**usual | {"batch": float(concurrency), "output": float(output)} | changed)
 
 
