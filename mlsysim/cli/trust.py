@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _TRAINING, _SERVING = "DistributedModel", "ServingModel"
 _LEFT_OUT = (
-    "the interval is that of a run that states all that matters; runs whose tables leave facts out are further off, and theirs is "
-    "as much wider"
+    "the interval is that of a run that states all that matters; runs whose tables leave facts out are further off, and theirs "
+    "is as much wider"
 )
 _HEADER = ("figures", "half within", "90 % within", "in their interval")
 
