@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mlsysim.validation.report.coverage import Judged
 
 _TRAINING, _SERVING = "DistributedModel", "ServingModel"
+_LEFT_OUT = (
+    "the interval is that of a run that states all that matters; runs whose tables leave facts out are further off, and theirs "
+    "is as much wider"
+)
 _HEADER = ("figures", "half within", "90 % within", "in their interval")
 
 
@@ -64,15 +68,18 @@ def _told(solver: str, facts: RunFacts) -> Document:
         named = ", this ".join(NAMED[one] for one in missing)
         rows.append(("not fitted to", f"this {named}: intervals come from those that were left out of fits"))
     intervals: dict[str, Any] = {}
+    notes: list[Table | Notes] = []
     quantities = {WHOLE: "step"} if solver == _TRAINING else {WHOLE: "time between tokens", FIRST_TOKEN: "first token"}
     for quantity, named in quantities.items():
         known = spread(solver, quantity, facts)
         other = spread(solver, quantity, facts, known_source=False)
         if known is None:
             continue
-        rows.append((named, f"nine in ten measurements lie {_ends(known)} of the prediction ({known.scope})"))
+        rows.append((named, f"nine in ten measurements lie within {_ends(known)} of the prediction ({known.scope})"))
         if other is not None and other.log_width > known.log_width:
             rows.append(("", f"of somebody who has published nothing yet: {_ends(other)}"))
+        if not missing and known.p90 > math.expm1(known.log_width):
+            notes = [Notes([_LEFT_OUT], "Notes")]
         intervals[quantity] = {"known source": _plain(known), "elsewhere": None if other is None else _plain(other)}
     tables, measured = [], []
     for quantity in intervals:
@@ -105,7 +112,7 @@ def _told(solver: str, facts: RunFacts) -> Document:
         ],
     }
     return Document(
-        f"{facts.model} ({facts.kind}) on {facts.accelerator} with {facts.stack}", [Facts(rows), *tables, runs], data
+        f"{facts.model} ({facts.kind}) on {facts.accelerator} with {facts.stack}", [Facts(rows), *tables, runs, *notes], data
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -170,13 +171,13 @@ def _written(path: Path, text: str) -> bool:
 
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar of tqdm where that is installed (extra ``cli``) and there is a terminal; a function that names what comes next."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield lambda step: None
+    """A bar of tqdm (extra ``cli``) on a terminal, lines elsewhere; yields a function that names what comes next."""
+    if not sys.stderr.isatty() or find_spec("tqdm") is None:
+        yield lambda step: print(f"{step} ...", file=sys.stderr, flush=True)
         return
-    with tqdm(total=total + 1, disable=None, leave=False) as bar:
+    from tqdm import tqdm
+
+    with tqdm(total=total + 1, leave=False) as bar:
 
         def begin(step: str) -> None:
             bar.update()

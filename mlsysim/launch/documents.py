@@ -21,6 +21,8 @@ _LONGEST_YAML = 100_000  # its reader takes microseconds for each character
 _LONGEST_PATH = 1024
 # What a manifest of Kubernetes and a file of Docker Compose have, and no script.
 _MANIFEST = re.compile(r"(?:^|[{,-])\s*image:\s", re.MULTILINE)
+# Of YAML; a shell's && and a quoted * are none.
+_ANCHOR, _REFERENCE = re.compile(r"&[\w-]"), re.compile(r"\*[\w-]")
 _NEXT_DOCUMENT = re.compile(r"^---\s*$", re.MULTILINE)
 _SHELL = re.compile(r"(?:\S*/)?(?:ba|da|z)?sh")
 _RUNS_TEXT = re.compile(r"-\w*c")
@@ -154,10 +156,10 @@ or ']', but got '<stream end>'
         raise InputError(name, "YAML", "the extra yaml: pip install 'mlsysim-anchors[yaml]'") from None
     if len(text) > _LONGEST_YAML:
         raise InputError(name, text[:20], f"YAML of at most {_LONGEST_YAML} characters, not {len(text)}")
-    if "&" in text and "*" in text:  # repeated references grow without end, and no launch file has them
+    if _ANCHOR.search(text) and _REFERENCE.search(text):  # repeated references grow without end, and no launch file has them
         raise InputError(name, "&", "YAML without anchors and references")
     try:
-        return _table(yaml.safe_load(text), name)
+        document = yaml.safe_load(text)
     except RecursionError:
         raise InputError(name, text[:20], "YAML whose brackets are not nested so deeply") from None
     except yaml.MarkedYAMLError as error:
@@ -173,6 +175,7 @@ or ']', but got '<stream end>'
         TypeError,
     ) as error:  # a date that is none, a key that is a list
         raise InputError(name, text[:20], f"YAML: {str(error).splitlines()[0]}") from None
+    return _table(document, name)
 
 
 def is_manifest(text: str) -> bool:
@@ -208,13 +211,14 @@ def container_commands(text: str, name: str) -> Iterator[tuple[str, int]]:
         document = yaml_table(part, name) if _MANIFEST.search(part) else {}
         called = ("entrypoint", "command") if "services" in document else ("command", "args")
         top = inner(document, "spec", name)
-        for container, copies in _containers(document, top.get("replicas", 1)):
+        for container, copies in _containers(document, top.get("replicas")):
             words = [word for key in called for word in _words(container.get(key), f"{name}: {key}")]
             if container.get(called[0]) is None:
                 words.insert(0, str(container["image"]))
-            for variable, value in _environment(container):
+            for variable, value in _environment(container, name):
                 words = [word.replace(f"$({variable})", value).replace(f"${{{variable}}}", value) for word in words]
-            yield handed_text(words) or shlex.join(words), whole_number("replicas", copies)
+            count = 1 if copies is None else whole_number(f"{name}: replicas", copies)
+            yield handed_text(words) or shlex.join(words), count
 
 
 def _containers(value: object, copies: object) -> Iterator[tuple[dict[str, Any], object]]:
@@ -244,9 +248,11 @@ def _words(value: object, name: str) -> list[str]:
     return [str(one) for one in value]
 
 
-def _environment(container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _environment(container: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:
     """The variables whose values a container's table states."""
     stated = container.get("env") or container.get("environment") or []
+    if not isinstance(stated, (list, dict)):
+        raise InputError(f"{name}: env", stated, "a list or a table of variables")
     pairs = [str(one).partition("=")[::2] for one in stated if isinstance(one, str)]
     pairs += [
         (str(one["name"]), str(one["value"])) for one in stated if isinstance(one, dict) and {"name", "value"} <= one.keys()

@@ -62,7 +62,7 @@ class Paces:
         The step that runs when they come has any part of itself left, and only then may their prompt join one.
         """
         step_s = float(self.step_s.min())
-        joined_s = max(self.front_s + (1 + float(self.passes.ahead)) * step_s + float(self.joined_s.min()), self._passing_s)
+        joined_s = max(self.front_s + (1 + self.setting.ahead) * step_s + float(self.joined_s.min()), self._passing_s)
         return min(max((first_s - joined_s) / step_s, 0.0), 1.0)
 
     @property
@@ -132,8 +132,8 @@ class Paces:
         step = self.passes.decode(sequences, _context(self.setting, self.beams))
         beside = prompt * (prompts_together(batch, self.setting.rounds_each) - 1)
         joined = prompt / (min(prompt, self.step_tokens) + beside)
-        free = steps_left_free(batch, self.setting.rounds_each, joined)
-        return step.total_s, self.passes.joining_s(step, sequences, prompt, beside, free)
+        hidden = self.setting.ahead * steps_left_free(batch, self.setting.rounds_each, joined)
+        return step.total_s, self.passes.joining_s(step, sequences, prompt, beside, hidden)
 
     def under(self, arrival_per_s: float, cv2: float) -> OpenLoop:
         """What requests see that arrive at this rate, below capacity; ``cv2``: of the time that they hold a place.
@@ -142,11 +142,11 @@ class Paces:
         flight, W the time before the first token. An empty engine starts at once.
         """
         together = max(1.0, self.places / self.setting.rounds_each)
-        last_s = (1 + self.passes.ahead) * self.step_s[max(0, self.places - 2)] + together * self.joined_s[-1]
+        last_s = (1 + self.setting.ahead) * self.step_s[max(0, self.places - 2)] + together * self.joined_s[-1]
         completions_per_s = self.completions_per_s
         if self.places > 1:
             queue = self._turns(arrival_per_s)
-            ahead_s = self.passes.ahead * queue.cycle_s
+            ahead_s = self.setting.ahead * queue.cycle_s
             before_s = ((queue.wait_s + queue.first_s) * CELLS).sum(axis=1) + ahead_s
             between = _Between.of(np.arange(1.0, self.places), self._levels + arrival_per_s * before_s)
             completions_per_s = np.append(
@@ -179,7 +179,7 @@ class Paces:
         steps = even_steps(arrival_per_s, step_s, joined_s)
         # One that is too long for a step begins in several.
         begun = np.ceil(np.maximum(self.setting.prompt / np.maximum(self.step_tokens - np.arange(self.places), 1.0), 1.0))
-        met_s = np.maximum(self.front_s + steps.own_s + (begun - 1 + self.passes.ahead) * step_s, self._passing_s)
+        met_s = np.maximum(self.front_s + steps.own_s + (begun - 1 + self.setting.ahead) * step_s, self._passing_s)
         # Beside 0, 1, .. others: alone, or in the steps of those.
         first_s = np.append(self.alone_s, met_s[:-1])
         waits_s = np.append(0.0, steps.found_s[:-1] / 2)
@@ -241,8 +241,8 @@ class Paces:
         batch, base_s, prompts = levels[:, None].astype(float), self.step_s[levels - 1], np.arange(most + 1.0)
         step = self.passes.decode(self.beams * batch, _context(self.setting, self.beams))
         beside = np.maximum(prompts - 1, 0.0) * min(prompt, self.step_tokens)
-        free = steps_without_prompts(batch, self.setting.rounds_each)
-        added_s = prompts * np.asarray(self.passes.joining_s(step, self.beams * batch, prompt, beside, free), float)
+        hidden = self.setting.ahead * steps_without_prompts(batch, self.setting.rounds_each)
+        added_s = prompts * np.asarray(self.passes.joining_s(step, self.beams * batch, prompt, beside, hidden), float)
         steps = np.maximum(prompts * prompt / np.maximum(self.step_tokens - batch, 1.0), 1.0)
         begun = np.where(prompts > 1, steps, np.ceil(steps))
         shared_s = ((begun - steps) * added_s / steps)[:, 1]

@@ -216,11 +216,13 @@ class Deployment:
         return f"{arithmetic} ({', '.join(beside)})" if beside else arithmetic
 
     @property
-    def context(self) -> float:
-        """Tokens that a sequence holds at the decode step that is timed, mean over the sequences in flight.
+    def ahead(self) -> float:
+        """Steps that its host has scheduled by the time a step runs, beside it."""
+        return 0.0 if self.stack is None else float(self.stack.has.ahead)
 
-        Half of the output of each lies behind it.
-        """
+    @property
+    def context(self) -> float:
+        """Tokens that a sequence in flight holds at the decode step that is timed: half of the mean output lies behind it."""
         return self.prompt + self._met_output / 2
 
     @property

@@ -72,10 +72,10 @@ class OffloadedPasses(PassesOver):
         leaving_s = self._cache_s(batch, prompt * (1 - self.hit))
         return computed_s + beyond_s(computed_s, maximum(arriving_s, leaving_s))
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, free: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that one prompt adds to steps that it joins."""
         waits = cast("OffloadedStep", step)
-        joined_s = self.whole.joining_s(waits.alone, batch, prompt, beside, free)
+        joined_s = self.whole.joining_s(waits.alone, batch, prompt, beside, hidden)
         return joining_beyond_s(joined_s, waits.waiting_s, 1 + beside / prompt)
 
     def _weights_s(self, tokens: Num, passes: Num) -> Num:

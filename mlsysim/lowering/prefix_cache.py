@@ -31,10 +31,10 @@ class PrefixedDeployment(PassesOver):
         """The new tokens of ``batch`` prompts."""
         return self.whole.prefill_s(batch, prompt * (1 - self.hit)) + self._across_s(batch, prompt)
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, free: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that the new tokens of one prompt add to the steps that they join."""
         new = 1 - self.hit
-        joined_s = self.whole.joining_s(step, batch, prompt * new, beside * new, free)
+        joined_s = self.whole.joining_s(step, batch, prompt * new, beside * new, hidden)
         return joined_s + self.whole.engine.interleave * self._across_s(1.0, prompt)
 
     def _across_s(self, batch: Num, prompt: Num) -> Num:
@@ -57,7 +57,7 @@ class PrefixedBound(PassesOver):
         """The new tokens of ``batch`` prompts."""
         return prefill_s(self.whole.work, batch, self.new, self.keys, self.whole.machine, self._cached)
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, free: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that the new tokens of one prompt add to the decode ``step`` of ``batch`` sequences."""
         prompts = 1 + beside / prompt
         return self.whole.prompts_beside_s(step, batch, prompts, self.new, self.keys, self._cached) / prompts

@@ -83,11 +83,6 @@ class BoundPasses:
         """Nothing."""
         return 0.0
 
-    @property
-    def ahead(self) -> float:
-        """Steps that are scheduled by the time a step runs, beside it."""
-        return 0.0
-
     def decode(self, batch: Num, context: Num) -> BoundStep:
         """Time one token of each of ``batch`` sequences."""
         work, machine = self.work, self.machine
@@ -104,7 +99,7 @@ class BoundPasses:
         """The prompts of ``batch`` sequences."""
         return prefill_s(self.work, batch, prompt, self.setting.keys, self.machine)
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, free: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences."""
         prompts = 1 + beside / prompt
         return self.prompts_beside_s(step, batch, prompts, prompt, self.setting.keys) / prompts

@@ -30,7 +30,7 @@ from mlsysim.validation.kernels.tables import VALIDATION, KernelTable, role_of
 HEAD = tomllib.loads((KERNELS / "attention.toml").read_text("utf-8"))
 FITTED = tomllib.loads((Path(attention.__file__).parent / "data" / "attention.toml").read_text("utf-8"))
 H100 = AttentionDevice(989.4e12, 3.35e12, 132.0, 50.0 * 2**20, 1.0)
-SHAPE = AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0)
+SHAPE = AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0, 1.0)
 LENGTHS = {"prefill": "seq_len", "decode": "context"}
 TABLES = [(phase, name) for phase in LENGTHS for name in HEAD["device"]]
 

@@ -180,7 +180,7 @@ spec:
           args:
             - |
               pip install x && python3 -m sglang.launch_server --model-path Qwen/Qwen3-32B \\
-                --tp ${TP}
+                --tp ${TP} && echo "*"
 """,
     "Docker Compose": """services:
   proxy: {image: nginx}
@@ -207,13 +207,16 @@ def test_the_container_of_a_manifest_that_starts_a_server(manifest):
     ("text", "error", "said"),
     [
         ("containers:\n- image: nginx\n", InputError, "'nginx': expected a line with vllm serve"),
+        ("- image: nginx\n", InputError, "command line = [{'image': 'nginx'}]: expected a table"),
+        ("a: &a {image: nginx}\nb: [*a, *a]\n", InputError, "YAML without anchors and references"),
         ("containers:\n- image: nginx\n  args: 5\n", InputError, "args = 5: expected a list of words"),
-        ("spec: {replicas: -1}\ncontainers:\n- image: vllm/vllm-openai\n", InputError, "replicas = -1"),
+        ("spec: {replicas: -1}\ncontainers:\n- image: vllm/vllm-openai\n", InputError, "command line: replicas = -1"),
+        ("containers:\n- image: vllm/vllm-openai\n  env: 5\n", InputError, "env = 5: expected a list or a table"),
         ("services:\n  a:\n    image: b\n    command: 'x\n", InputError, "YAML"),
         ("docker run ghcr.io/huggingface/text-generation-inference:3.0 --model-id m", NotModelledError, "inference:3.0'"),
     ],
 )
-def test_a_container_without_a_server_is_told(text, error, said):
+def test_a_manifest_of_no_server_is_told(text, error, said):
     pytest.importorskip("yaml")
     with pytest.raises(error) as caught:
         serving_launch(text)

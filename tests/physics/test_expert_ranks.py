@@ -238,7 +238,7 @@ def test_products_of_latent_attention():
 def test_all_heads_of_latent_attention_share_one_vector():
     """16 heads times 64 keys of 128 sequences, 4 x 96 FLOP each at half the peak, and 2 x 96 / 2 elements of 2 bytes a key."""
     model = served()
-    heads = AttentionHeads(16.0, 1.0, 48.0, 2.0, 0.0, 96.0)
+    heads = AttentionHeads(16.0, 1.0, 48.0, 2.0, 0.0, 96.0, 1.0)
     found_s = decode_attention_s(model.kernels.decode, model.kernels.attention, 128.0, 64.0, heads)
     read_s, multiply_s = 2 * 128 * 64 * 48 * 2 / 16384, 4 * 128 * 16 * 64 * 96 / (0.5 * PEAK)
     assert found_s == pytest.approx((read_s**2 + multiply_s**2) ** 0.5)

@@ -96,11 +96,11 @@ def test_models_of_two_kinds_side_by_side():
 
 
 def test_heads_that_a_kernel_sees():
-    assert attention_heads(GROUPED, 4.0, 1.0) == AttentionHeads(2.0, 1.0, 4.0, 1.0, 0.0, 0.0)
+    assert attention_heads(GROUPED, 4.0, 1.0) == AttentionHeads(2.0, 1.0, 4.0, 1.0, 0.0, 0.0, 1.0)
     # Keys of 5 and values of 5 for each of 8 heads; absorbed, one vector of 4 + 3, of which 4 are summed up.
-    assert attention_heads(LATENT, 2.0) == AttentionHeads(4.0, 4.0, 5.0, 2.0, 0.0, 0.0)
-    assert attention_heads(LATENT, 2.0, absorbed=True) == AttentionHeads(4.0, 1.0, 3.5, 2.0, 0.0, 5.5)
-    assert attention_heads(GROUPED, 2.0, absorbed=True) == AttentionHeads(4.0, 1.0, 4.0, 2.0, 0.0, 0.0)
+    assert attention_heads(LATENT, 2.0) == AttentionHeads(4.0, 4.0, 5.0, 2.0, 0.0, 0.0, 1.0)
+    assert attention_heads(LATENT, 2.0, absorbed=True) == AttentionHeads(4.0, 1.0, 3.5, 2.0, 0.0, 5.5, 1.0)
+    assert attention_heads(GROUPED, 2.0, absorbed=True) == AttentionHeads(4.0, 1.0, 4.0, 2.0, 0.0, 0.0, 1.0)
     assert score_flops(LATENT) == 2 * 8 * (5 + 5)
     assert score_flops(LATENT, absorbed=True) == 2 * 8 * (7 + 4)
     assert score_flops(GROUPED, absorbed=True) == score_flops(GROUPED) == 2 * 8 * (4 + 4)

@@ -156,7 +156,7 @@ def test_operands_of_convolutions():
     assert cached.forward_s == pytest.approx(once - 16384 / 32768 + 6)
 
 
-PLAN = ReplicaPlan(16.0, 4.0, 5.0, accumulated_B=32768.0, gradient_B=48.0, updated_B=16384.0, intra_Bps=6.0, inter_Bps=2.0)
+PLAN = ReplicaPlan(16.0, 4.0, 5.0, 32768.0, 48.0, 16384.0, intra_Bps=6.0, inter_Bps=2.0, slowest_clock=1.0)
 
 
 def test_an_all_reduce_on_two_levels():

@@ -33,7 +33,6 @@ class Plain:
     """
 
     front_s = 2.0
-    ahead = 0.0
 
     def prefill_s(self, batch, prompt):
         return self.front_s + 1 + batch * prompt / 10
@@ -41,15 +40,15 @@ class Plain:
     def decode(self, batch, context):
         return Step(1 + batch / 4 + context / 100)
 
-    def joining_s(self, step, batch, prompt, beside, free):
+    def joining_s(self, step, batch, prompt, beside, hidden):
         assert np.all(step.total_s > 0)
-        assert np.all((free >= 0) & (free < 1))
+        assert np.all((hidden >= 0) & (hidden < 1))
         return prompt / 20 + beside / 1000
 
 
 PASSES = Plain()
 # Requests of 100 and 50 tokens, of which eight fit; in a run without end 8,192 tokens of prompts have room in a step.
-LOAD = Load(0.0, 8.0, 100.0, 50.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 8192.0)
+LOAD = Load(0.0, 8.0, 100.0, 50.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 8192.0, 0.0)
 
 
 def load(**changed):
@@ -204,12 +203,10 @@ def test_requests_in_flight():
 
 def test_a_step_that_is_scheduled_ahead_comes_before_the_prompt():
     """Of the long requests above one more step of 8.25 s; a prompt that takes longer alone waits for none."""
-    server = Plain()
-    server.ahead = 1.0
-    plain, ahead = (continuous_batch(one, load(batch=5.0, output=1000.0)) for one in (PASSES, server))
+    plain, ahead = (continuous_batch(PASSES, load(batch=5.0, output=1000.0, ahead=steps)) for steps in (0.0, 1.0))
     assert ahead.ttft_s == pytest.approx(plain.ttft_s + 8.25)
     assert ahead.tpot_s == plain.tpot_s
-    short, waiting = (continuous_batch(one, load(batch=5.0)).ttft_s for one in (PASSES, server))
+    short, waiting = (continuous_batch(PASSES, load(batch=5.0, ahead=steps)).ttft_s for steps in (0.0, 1.0))
     # Alone 13 s; front, the step ahead, its own and what its prompt adds are 2 + 3.5 + 3.5 + 5.
     assert waiting - short == pytest.approx(2 + 7 + 5 + 0.1 * (prompts_together(5.0, 50.0) - 1) - 13)
 

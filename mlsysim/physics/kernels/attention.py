@@ -51,6 +51,7 @@ class AttentionHeads:
         window: keys that a query of a sliding-window layer sees; 0 is all.
         absorbed_dim: elements of the one cached vector that all query heads of latent attention multiply with, mean over scores
             and output; 0: ordinary attention.
+        calls: kernels that a query goes through, each with some of the keys: what it costs beyond its scores, it costs in each.
     """
 
     heads: Num
@@ -59,6 +60,7 @@ class AttentionHeads:
     kv_B: Num
     window: Num
     absorbed_dim: Num
+    calls: Num
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,8 @@ def prefill_attention_s(kernel: PrefillKernel, device: AttentionDevice, batch: N
     Example:
         >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20, 1.0)
-        >>> round(1e3 * prefill_attention_s(kernel, device, 1.0, 8192.0, AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0)), 2)
+        >>> heads = AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0, 1.0)
+        >>> round(1e3 * prefill_attention_s(kernel, device, 1.0, 8192.0, heads), 2)
         1.1
     """
     moved_B = batch * seq_len * shape.head_dim * (4 * shape.heads + 2 * (2 + shape.kv_B) * shape.kv_heads)
@@ -165,9 +168,7 @@ def prefill_attention_s(kernel: PrefillKernel, device: AttentionDevice, batch: N
     return kernel.floor_s + moved_B / (kernel.shared.streaming * device.bandwidth_Bps) + scores_s
 
 
-def _scores_s(
-    kernel: PrefillKernel, device: AttentionDevice, batch: Num, seq_len: Num, shape: AttentionHeads, calls: Num = 1.0
-) -> Num:
+def _scores_s(kernel: PrefillKernel, device: AttentionDevice, batch: Num, seq_len: Num, shape: AttentionHeads) -> Num:
     heads, head_dim, window = shape.heads, shape.head_dim, shape.window
     windowed = (window > 0) & (window < seq_len)
     tile_keys = where(windowed, max(kernel.tile_keys, kernel.window_tile_keys), kernel.tile_keys)
@@ -175,7 +176,7 @@ def _scores_s(
     matmul_s = 4 * _filled(head_dim, device.array) / (device.peak_flops_per_s * kernel.matmul_efficiency)
     softmax_s = 1 / (device.multiprocessors * kernel.exponentials_per_s)
     score_s = sqrt(matmul_s**2 + softmax_s**2)
-    all_scores = batch * heads * seq_len * (attended_keys(seq_len, window) + calls * tile_keys)
+    all_scores = batch * heads * seq_len * (attended_keys(seq_len, window) + shape.calls * tile_keys)
     longest_block = device.multiprocessors * minimum(seq_len, QUERY_TILE) * (reach + tile_keys)
     return score_s * sqrt(all_scores**2 + longest_block**2)
 
@@ -197,7 +198,7 @@ def decode_attention_s(kernel: DecodeKernel, device: AttentionDevice, batch: Num
     Example:
         >>> kernel = DecodeKernel(9e-6, 0.9, 5e-6, 1.5e-6, 2.4e10, 0.0, 0.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20, 1.0)
-        >>> round(1e6 * decode_attention_s(kernel, device, 64.0, 4096.0, AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0)))
+        >>> round(1e6 * decode_attention_s(kernel, device, 64.0, 4096.0, AttentionHeads(32.0, 8.0, 128.0, 2.0, 0.0, 0.0, 1.0)))
         370
     """
     windowed = (shape.window > 0) & (shape.window < context)
@@ -237,22 +238,19 @@ def training_attention_s(
     shape: AttentionHeads,
     backward_rate: Num,
     generation: Num = 1.0,
-    calls: Num = 1.0,
 ) -> tuple[Num, Num]:
     """Forward and backward time of one layer's causal attention in training, launches and activation traffic left out.
 
     ``generation`` is the speed of the kernel relative to the one that ``kernel`` was fitted to, an input that whoever runs
     the training knows: 1.0 for the vendor's own. Backward is 2.5 times the arithmetic at ``backward_rate`` of the rate.
-    ``calls`` is how many kernels a query goes through, each with some of the keys: what a query costs beyond its scores, it
-    costs in each of them.
 
     Example:
         >>> kernel = PrefillKernel(15e-6, 0.7, 2e10, 500.0, 1000.0, SharedAttention(0.8, 32.0, 2.0**24, 16.0, 0.6))
         >>> device = AttentionDevice(989e12, 3.35e12, 132.0, 50.0 * 2**20, 1.0)
-        >>> heads = AttentionHeads(32.0, 32.0, 128.0, 2.0, 0.0, 0.0)
+        >>> heads = AttentionHeads(32.0, 32.0, 128.0, 2.0, 0.0, 0.0, 1.0)
         >>> forward, backward = training_attention_s(kernel, device, 1.0, 8192.0, heads, 0.5)
         >>> round(backward / forward, 2)
         5.0
     """
-    forward = _scores_s(kernel, device, batch, seq_len, shape, calls) / generation
+    forward = _scores_s(kernel, device, batch, seq_len, shape) / generation
     return forward, forward * (BACKWARD_FLOPS / backward_rate)

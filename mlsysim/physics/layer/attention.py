@@ -39,7 +39,7 @@ def attention_heads(shape: LayerShape, ranks: Num, kv_B: Num = 2.0, *, absorbed:
         else:
             kv_heads, width = where(is_latent, shape.heads, kv_heads), where(is_latent, expanded_head_dim(latent), width)
     heads = maximum(shape.heads / ranks, 1.0)
-    return AttentionHeads(heads, maximum(kv_heads / ranks, 1.0), width, kv_B, 0.0, absorbed_dim)
+    return AttentionHeads(heads, maximum(kv_heads / ranks, 1.0), width, kv_B, 0.0, absorbed_dim, 1.0)
 
 
 def expanded_head_dim(latent: LatentShape) -> Num:

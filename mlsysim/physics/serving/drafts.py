@@ -76,13 +76,13 @@ class DraftedPasses(PassesOver):
         each_s = self._module_s(alone) if drafting is None else drafting.total_s
         return Round(wide, drafting, wide.check_s(alone), self.length * each_s)
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, free: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that one prompt adds to the round that it joins: to its check, and to one of its drafts."""
         drafted = cast("Round", step)
-        joined_s = self.whole.joining_s(drafted.wide, batch * (self.length + 1), prompt, beside, free)
+        joined_s = self.whole.joining_s(drafted.wide, batch * (self.length + 1), prompt, beside, hidden)
         if self.draft is None or drafted.draft is None:
             return joined_s * (1 + 1 / self.layers)
-        return joined_s + self.draft.joining_s(drafted.draft, batch, prompt, beside, free)
+        return joined_s + self.draft.joining_s(drafted.draft, batch, prompt, beside, hidden)
 
     def _module_s(self, alone: Step) -> Num:
         """A layer's part of a step, and all of the head."""

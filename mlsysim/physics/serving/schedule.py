@@ -64,6 +64,7 @@ class Load:
         recv_interval: decode steps between the scheduler's looks at what arrived (``received``).
         output_cv: spread of the outputs' lengths, by which those in flight are longer than their mean (``met_output``).
         step_tokens: tokens of prompts, cached ones included, that a step has room for; infinite where it has for any.
+        ahead: steps that are scheduled by the time a step runs, beside it: a prompt that comes meanwhile joins the one after.
     """
 
     batch: Num
@@ -77,6 +78,7 @@ class Load:
     recv_interval: Num
     output_cv: Num
     step_tokens: Num
+    ahead: Num
 
 
 class Passes(Protocol):
@@ -86,20 +88,16 @@ class Passes(Protocol):
     def front_s(self) -> Num:
         """Seconds of a request before its prompt is computed, in which it keeps only itself waiting; ``prefill_s`` has them."""
 
-    @property
-    def ahead(self) -> Num:
-        """Steps that are scheduled by the time a step runs, beside it: a prompt that comes meanwhile joins the one after."""
-
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """Seconds of the prompts of ``batch`` sequences, alone."""
 
     def decode(self, batch: Num, context: Num) -> Step:
         """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, free: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences that ``beside`` tokens of others join.
 
-        ``free`` is the share of the steps that no prompt joins: the host launches the next one while they run.
+        ``hidden`` is the share of a step while which the host launches the next one, for it is ahead.
         """
 
 
@@ -113,11 +111,6 @@ class PassesOver:
     def front_s(self) -> Num:
         """Seconds of a request before its prompt is computed."""
         return self.whole.front_s
-
-    @property
-    def ahead(self) -> Num:
-        """Steps that are scheduled by the time a step runs, beside it."""
-        return self.whole.ahead
 
     def decode(self, batch: Num, context: Num) -> Step:
         """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
@@ -136,11 +129,6 @@ class EnginePasses(ServedModel):
         """Seconds of a request before its prompt is computed."""
         return self.engine.request_s
 
-    @property
-    def ahead(self) -> Num:
-        """Steps that are scheduled by the time a step runs, beside it."""
-        return float(self.has.ahead)
-
     def prefill(self, batch: Num, prompt: Num) -> PassTime:
         """Time the prompts of ``batch`` sequences, part by part."""
         return prefill_pass(self, batch, prompt, self.padding)
@@ -153,10 +141,10 @@ class EnginePasses(ServedModel):
         """Time one token of each of ``batch`` sequences that hold ``context`` tokens."""
         return decode_pass(self, batch, context)
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, free: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; one too long for a step joins several."""
         tokens = minimum(prompt, self.step_tokens) + beside
-        added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens, self.step_tokens, self.ahead * free)
+        added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens, self.step_tokens, hidden)
         return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
 
 
@@ -281,15 +269,15 @@ def continuous_batch(passes: Passes, load: Load) -> Served:
     # Prompts that have no room beside each other take steps of their own, beyond those of the outputs.
     beside_tokens = minimum(prompt * (together - 1), maximum(load.step_tokens - prompt, 0.0))
     more_steps = maximum(prompt / load.step_tokens - output / batch, 0.0)
-    free = steps_left_free(batch, output, prompt / (minimum(prompt, load.step_tokens) + beside_tokens))
-    joining_s = passes.joining_s(step, batch, prompt, beside_tokens, free) + more_steps * step_s
+    hidden = load.ahead * steps_left_free(batch, output, prompt / (minimum(prompt, load.step_tokens) + beside_tokens))
+    joining_s = passes.joining_s(step, batch, prompt, beside_tokens, hidden) + more_steps * step_s
     # A prompt that would add more than a pass of its own has one.
     joined_s = minimum(joining_s, alone_s - front_s)
     first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
     queued = first_share * others / 2
     meanwhile = minimum(1.5 * others / output, 1.5 * together - 1) + beside
     ahead = (1 - first_share) * minimum(meanwhile, others) + queued
-    computed_s = where(others > 0, maximum(alone_s, front_s + (1 + passes.ahead) * step_s + joined_s) + step_s / 2, alone_s)
+    computed_s = where(others > 0, maximum(alone_s, front_s + (1 + load.ahead) * step_s + joined_s) + step_s / 2, alone_s)
     held_back_s = where(others > 0, (1 - first_share) * (held_steps + unseen_steps) * step_s, 0.0)
     own_s = computed_s + held_back_s + ahead * joined_s + queued * step_s
     tpot_s = step_s + (others - ahead) / maximum(output - 1, 1.0) * joined_s
@@ -316,8 +304,8 @@ def most_throughput(passes: Passes, load: Load) -> Served:
     step_s = step.total_s
     prompt_tokens = maximum(batch * prompt / output, minimum(step_tokens, batch * prompt))
     started = where(requests > 0, prompt_tokens - minimum(prompt, step_tokens), prompt * (prompts_together(batch, output) - 1))
-    free = steps_left_free(batch, output, prompt / (minimum(prompt, step_tokens) + started))
-    joined_s = passes.joining_s(step, batch, prompt, started, free)
+    hidden = load.ahead * steps_left_free(batch, output, prompt / (minimum(prompt, step_tokens) + started))
+    joined_s = passes.joining_s(step, batch, prompt, started, hidden)
     half_step_s = passes.decode(batch / 2, context).total_s
     sequence_s = (step_s - half_step_s) / (batch / 2)
     ramp = minimum(batch * prompt / prompt_tokens, output)

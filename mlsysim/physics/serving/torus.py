@@ -49,11 +49,6 @@ class TorusDeployment:
         """Seconds of a request before its prompt is computed."""
         return self.engine.request_s
 
-    @property
-    def ahead(self) -> float:
-        """Steps that are scheduled by the time a step runs, beside it."""
-        return 0.0
-
     def layout(self, tokens: Num) -> Divided:
         """Choose the layout of a pass over ``tokens`` tokens."""
         shape = self.shape
@@ -89,7 +84,7 @@ class TorusDeployment:
         """Seconds of the prompts of ``batch`` sequences, to their first token."""
         return self.prefill(batch, prompt).total_s
 
-    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, free: Num) -> Num:
+    def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences: what the pass has beyond the step."""
         alone = cast("PassTime", step)
         tokens = minimum(prompt, self.step_tokens) + beside

@@ -61,7 +61,7 @@ class ReplicaPlan:
     updated_B: Num
     intra_Bps: Num
     inter_Bps: Num
-    slowest_clock: Num = 1.0
+    slowest_clock: Num
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def all_reduce_s(plan: ReplicaPlan, network_share: Num, hop_s: Num) -> Num:
     """Seconds of a two-level ring: 2 (r-1)/r S over a node's links, 2 (N-1)/N of each rank's part S/r over its network card.
 
     Example:
-        >>> one_node = ReplicaPlan(8.0, 8.0, 1.0, 0.0, 100e6, 0.0, 300e9, 25e9)
+        >>> one_node = ReplicaPlan(8.0, 8.0, 1.0, 0.0, 100e6, 0.0, 300e9, 25e9, 1.0)
         >>> round(1e3 * all_reduce_s(one_node, 1.0, 20e-6), 3)
         0.583
     """

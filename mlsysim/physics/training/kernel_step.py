@@ -248,10 +248,8 @@ def attention_s(shape: TrainedShape, plan: Plan, device: KernelDevice, calls: Nu
     def fused_s(window: Num) -> tuple[Num, Num]:
         return training_attention_s(
             *(device.attention, clocked, batch, shape.seq_len),
-            replace(seen, window=window),
-            shared.attention_backward,
-            generation,
-            calls,
+            replace(seen, window=window, calls=calls),
+            *(shared.attention_backward, generation),
         )
 
     fused = fused_s(0.0)

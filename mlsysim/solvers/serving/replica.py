@@ -85,6 +85,7 @@ class ServingReplica:
             recv_interval=float(deployment.recv_interval),
             output_cv=deployment.output_cv,
             step_tokens=self._step_tokens,
+            ahead=deployment.ahead,
         )
 
     @property

@@ -114,7 +114,7 @@ def _kv_B(rows: KernelTable) -> Times:
 
 def _work(rows: KernelTable, length: str) -> tuple[Times, Times, AttentionHeads]:
     batch, tokens, heads, kv_heads, head_dim = map(rows.numbers, ("batch_size", length, "heads", "kv_heads", "head_dim"))
-    return batch, tokens, AttentionHeads(heads, kv_heads, head_dim, _kv_B(rows), rows.numbers("window_size"), 0.0)
+    return batch, tokens, AttentionHeads(heads, kv_heads, head_dim, _kv_B(rows), rows.numbers("window_size"), 0.0, 1.0)
 
 
 def _peak(device: Mapping[str, Any], dtype: str) -> float:

@@ -173,7 +173,7 @@ SHARED = SharedAttention(streaming=0.5, largest_group=2.0, ramp_B=768.0, window_
 # A score takes 4 x 96 / (256 / 2) = 3 s of products and 1 / (2 / 8) = 4 s of exponentials: 5 s together.
 PREFILL = PrefillKernel(1.0, 0.5, 0.125, 8.0, 16.0, SHARED)
 DEVICE = AttentionDevice(256.0, 61440.0, 2.0, 0.0, 1.0)
-HEADS = AttentionHeads(3.0, 1.0, 96.0, 2.0, 0.0, 0.0)
+HEADS = AttentionHeads(3.0, 1.0, 96.0, 2.0, 0.0, 0.0, 1.0)
 
 
 def test_keys_of_a_query():
@@ -225,7 +225,7 @@ def test_attention_in_training():
 
 DECODE = DecodeKernel(1.0, 0.5, 2.0, 3.0, 48.0, 0.0, 0.0, SHARED)
 READER = AttentionDevice(1.0, 96.0, 2.0, 768.0, 1.0)
-GROUPED = AttentionHeads(6.0, 3.0, 4.0, 2.0, 0.0, 0.0)
+GROUPED = AttentionHeads(6.0, 3.0, 4.0, 2.0, 0.0, 0.0, 1.0)
 
 
 def step_s(kernel=DECODE, heads=GROUPED, device=READER):

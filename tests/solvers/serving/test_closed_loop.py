@@ -38,7 +38,6 @@ class Server:
     joined_s: float
     alone_s: float
     front_s: float = 0.0
-    ahead: float = 0.0
 
     def prefill_s(self, batch, prompt):
         return batch * (self.alone_s - self.front_s) + self.front_s
@@ -46,7 +45,7 @@ class Server:
     def decode(self, batch, context):
         return Step(self.step_s)
 
-    def joining_s(self, step, batch, prompt, beside, free):
+    def joining_s(self, step, batch, prompt, beside, hidden):
         return self.joined_s
 
 

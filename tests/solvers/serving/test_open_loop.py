@@ -32,7 +32,7 @@ def simulated(pace, rate, count=600):
         if not decoding and not waiting:
             now = max(now, coming[0])
         # A host that is ahead has scheduled a step when the one before it began.
-        while coming and coming[0] <= (scheduled if decoding and pace.passes.ahead else now):
+        while coming and coming[0] <= (scheduled if decoding and pace.setting.ahead else now):
             waiting.append(coming.pop(0))
         scheduled = now
         joining, waiting = waiting, []

@@ -125,8 +125,9 @@ def simulated(pace, rate, count):
         if not decoding:
             return (pace.alone_s - pace.front_s) * tokens / prompt
         step = pace.passes.decode(float(decoding), pace.setting.context)
-        beside, free = max(tokens - min(prompt, budget), 0.0), steps_without_prompts(float(decoding), float(output))
-        joined = tokens and pace.passes.joining_s(step, float(decoding), prompt, beside, free) * tokens / prompt
+        beside = max(tokens - min(prompt, budget), 0.0)
+        hidden = pace.setting.ahead * steps_without_prompts(float(decoding), float(output))
+        joined = tokens and pace.passes.joining_s(step, float(decoding), prompt, beside, hidden) * tokens / prompt
         return float(step.total_s + joined)
 
     arrivals = np.cumsum(np.random.default_rng(3).exponential(1 / rate, count)).tolist()
@@ -135,7 +136,7 @@ def simulated(pace, rate, count):
         if not computing and not decoding:
             now = max(now, arrivals[following])
         # A host that is ahead has scheduled a step when the one before it began.
-        last = scheduled if decoding and pace.passes.ahead else now
+        last = scheduled if decoding and pace.setting.ahead else now
         while following < count and arrivals[following] <= last and len(computing) + len(decoding) < pace.places:
             computing.append([arrivals[following], prompt])
             following += 1
@@ -172,7 +173,7 @@ def test_a_deployment_is_like_an_engine_simulated_step_by_step(asked, places, sh
     # comes meanwhile is taken to fill it, even one that was scheduled before they came.
     split = asked["seq_len"] > 4096
     for kind, times in zip(("ttft", "tpot", "latency"), simulated(pace, rate, 4000), strict=True):
-        within = (0.3 if split else 0.1) if kind == "ttft" and pace.passes.ahead else 0.2 if split else 0.07
+        within = (0.3 if split else 0.1) if kind == "ttft" and pace.setting.ahead else 0.2 if split else 0.07
         found = [times.mean(), *np.quantile(times, [0.5, 0.9])]
         assert seconds(predicted, kind)[:3] == pytest.approx(found, rel=within)
 

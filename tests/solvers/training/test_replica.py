@@ -66,7 +66,7 @@ def test_no_pass_beats_the_roofline():
 
 
 def test_a_step_hides_no_more_than_there_is():
-    plan = ReplicaPlan(16.0, 8.0, 1.0, 0.0, 100e6, 1e9, 300e9, 25e9)
+    plan = ReplicaPlan(16.0, 8.0, 1.0, 0.0, 100e6, 1e9, 300e9, 25e9, 1.0)
     passes = convolution_passes(convolutions(RESNET.name), 64.0, DEVICE)
     shown = replica_step(passes, plan, DEVICE, ReplicaCoefficients(dp_hidden=0.0))
     hidden = replica_step(passes, plan, DEVICE, ReplicaCoefficients(dp_hidden=1.0))
