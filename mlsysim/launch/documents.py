@@ -167,13 +167,8 @@ or ']', but got '<stream end>'
         place = name if mark is None else f"{name}, line {mark.line + 1}, column {mark.column + 1}"
         near = "" if mark is None else text.split("\n")[min(mark.line, text.count("\n"))][:40]
         raise InputError(place, near, f"YAML: {error.problem}") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        OverflowError,
-        AttributeError,
-        TypeError,
-    ) as error:  # a date that is none, a key that is a list
+    # A date that is none, a key that is a list.
+    except (yaml.YAMLError, ValueError, OverflowError, AttributeError, TypeError) as error:
         raise InputError(name, text[:20], f"YAML: {str(error).splitlines()[0]}") from None
     return _table(document, name)
 
@@ -253,11 +248,14 @@ def _environment(container: Mapping[str, Any], name: str) -> Iterator[tuple[str,
     stated = container.get("env") or container.get("environment") or []
     if not isinstance(stated, (list, dict)):
         raise InputError(f"{name}: env", stated, "a list or a table of variables")
-    pairs = [str(one).partition("=")[::2] for one in stated if isinstance(one, str)]
-    pairs += [
-        (str(one["name"]), str(one["value"])) for one in stated if isinstance(one, dict) and {"name", "value"} <= one.keys()
-    ]
-    yield from [(str(key), str(value)) for key, value in stated.items()] if isinstance(stated, dict) else pairs
+    if isinstance(stated, dict):
+        stated = [{"name": key, "value": value} for key, value in stated.items()]
+    for one in stated:
+        if isinstance(one, str):
+            variable, _, value = one.partition("=")
+            yield variable, value
+        elif isinstance(one, dict) and {"name", "value"} <= one.keys():
+            yield str(one["name"]), str(one["value"])
 
 
 def handed_text(words: Sequence[str]) -> str:

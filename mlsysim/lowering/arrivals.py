@@ -131,8 +131,7 @@ class Paces:
         prompt, sequences = self.setting.prompt, self.beams * batch
         step = self.passes.decode(sequences, _context(self.setting, self.beams))
         beside = prompt * (prompts_together(batch, self.setting.rounds_each) - 1)
-        joined = prompt / (min(prompt, self.step_tokens) + beside)
-        hidden = self.setting.ahead * steps_left_free(batch, self.setting.rounds_each, joined)
+        hidden = self.setting.ahead * steps_left_free(batch, self.setting.rounds_each, prompt, self.step_tokens, beside)
         return step.total_s, self.passes.joining_s(step, sequences, prompt, beside, hidden)
 
     def under(self, arrival_per_s: float, cv2: float) -> OpenLoop:

@@ -181,15 +181,17 @@ def steps_without_prompts(batch: Num, output: Num) -> Num:
     return 1 - distinct_targets(output, batch) / output
 
 
-def steps_left_free(batch: Num, output: Num, joined: Num) -> Num:
-    """Share of the steps that no prompt joins, where each of B requests fills ``joined`` of O steps: 1 - B joined / O or none.
+def steps_left_free(batch: Num, output: Num, prompt: Num, step_tokens: Num, beside: Num) -> Num:
+    """Share of the steps that no prompt joins, where each of B requests fills j of O steps: 1 - B j / O or none.
 
+    A prompt, or as much of it as a step has room for, joins ``beside`` tokens of others: j = prompt / tokens of such a step.
     Prompts that have no room beside each other, or are too long for a step, fill more steps than start at random.
 
     Example:
-        >>> steps_left_free(8.0, 64.0, 2.0), steps_left_free(8.0, 4.0, 1.0)
+        >>> steps_left_free(8.0, 64.0, 1024.0, 512.0, 0.0), steps_left_free(8.0, 4.0, 512.0, 512.0, 0.0)
         (0.75, 0.0)
     """
+    joined = prompt / (minimum(prompt, step_tokens) + beside)
     return maximum(1 - batch * joined / output, 0.0)
 
 
@@ -269,7 +271,7 @@ def continuous_batch(passes: Passes, load: Load) -> Served:
     # Prompts that have no room beside each other take steps of their own, beyond those of the outputs.
     beside_tokens = minimum(prompt * (together - 1), maximum(load.step_tokens - prompt, 0.0))
     more_steps = maximum(prompt / load.step_tokens - output / batch, 0.0)
-    hidden = load.ahead * steps_left_free(batch, output, prompt / (minimum(prompt, load.step_tokens) + beside_tokens))
+    hidden = load.ahead * steps_left_free(batch, output, prompt, load.step_tokens, beside_tokens)
     joining_s = passes.joining_s(step, batch, prompt, beside_tokens, hidden) + more_steps * step_s
     # A prompt that would add more than a pass of its own has one.
     joined_s = minimum(joining_s, alone_s - front_s)
@@ -304,7 +306,7 @@ def most_throughput(passes: Passes, load: Load) -> Served:
     step_s = step.total_s
     prompt_tokens = maximum(batch * prompt / output, minimum(step_tokens, batch * prompt))
     started = where(requests > 0, prompt_tokens - minimum(prompt, step_tokens), prompt * (prompts_together(batch, output) - 1))
-    hidden = load.ahead * steps_left_free(batch, output, prompt / (minimum(prompt, step_tokens) + started))
+    hidden = load.ahead * steps_left_free(batch, output, prompt, step_tokens, started)
     joined_s = passes.joining_s(step, batch, prompt, started, hidden)
     half_step_s = passes.decode(batch / 2, context).total_s
     sequence_s = (step_s - half_step_s) / (batch / 2)
