@@ -242,6 +242,20 @@ def test_a_model_that_fits_no_plan_is_said_with_bytes():
     assert str(found).splitlines()[1].startswith("  INFEASIBLE: ")
 
 
+def test_hardware_that_serves_nothing_is_said_beside_what_does():
+    """Each for its own reason: too little memory in a node, too slow alone, and too dear."""
+    tpu, l40s = Hardware.get("TPU v6e"), Hardware.get("L40S")
+    model, asked = Models.get("Llama-3.1-70B"), {"stack": "vllm-2025", "max_itl": "25 ms", "max_ttft": "1 s"}
+    notes = capacity(model, (H100, tpu, l40s), **asked).diagnostics
+    told = {name: [note for note in notes if note.startswith(f"{name} serves nothing: ")] for name in (tpu.name, l40s.name)}
+    assert "fits none of" in told[tpu.name][0]
+    assert 'a node of 4: a fleet such as "8 x TPU v6e Trillium" lets it span several' in told[tpu.name][0]
+    assert "not even a lone request keeps the limits; at the nearest, TP 8 x PP 1" in told[l40s.name][0]
+    assert not any(note.startswith(f"{H100.name} serves nothing") for note in notes)
+    slow = capacity(model, (H100, l40s), **asked | {"max_itl": "45 ms"}).diagnostics
+    assert f"{l40s.name} serves nothing: no deployment of it keeps the limits at 10 times the cost of the best" in slow
+
+
 def test_limits_out_of_reach_say_how_far():
     found = capacity(max_itl="1 us")
     assert not found.feasible
