@@ -54,10 +54,10 @@ batch_or_concurrency (of one replica), weight_precision, kv_precision, tp, pp,
 metric, ...
 What a server is started with and reached through: max_num_batched_tokens,
 max_num_seqs, stream_interval, batch_wait_iters, recv_interval, draft_len,
-acceptance, draft_model, output_cv, harness. Of requests that arrive at a rate,
-in place of mode and input_len: arrival_rate_per_s, arrivals (random or even),
-system_prompt_len, question_len, turns, prefix_caching; metrics such as
-ttft_p90_ms, itl_mean_ms.
+acceptance, draft_model, output_cv, prefix_hit, harness. Of requests that arrive
+at a rate, in place of mode and input_len: arrival_rate_per_s, arrivals (random
+or even), system_prompt_len, question_len, turns, prefix_caching; metrics such
+as ttft_p90_ms, itl_mean_ms.
 There itl_ms is the mean time between tokens; tpot_ms is the same, or, where
 the column tpot_excludes_first_token says "no", a request's time over its
 tokens; offload is "weights", "kv" or "weights+kv" in the host's memory.
