@@ -17,12 +17,7 @@ _FP32 = ("fp32", "fp16", "bf16")
 
 
 def deepspeed_run(text: str, run: Run, seq_len: int | None) -> None:
-    """Fills ``run`` with what a DeepSpeed file says.
-
-    Args:
-        text: the JSON.
-        run: whose model and accelerators stand as the caller gave them.
-        seq_len: tokens of a sequence, which the file does not say.
+    """Fills ``run`` with what a DeepSpeed JSON says; the caller says ``seq_len``, which the file does not.
 
     Raises:
         NotModelledError: a feature that is not modelled, by its key.

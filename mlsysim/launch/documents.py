@@ -80,11 +80,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def json_table(text: str, name: str) -> dict[str, Any]:
-    """The table that a JSON text says.
-
-    Args:
-        text: of a file such as ``config.json``.
-        name: what messages call it.
+    """The table that a JSON text says; messages call it ``name``.
 
     Raises:
         InputError: it is no JSON, or no table; the message has the line and the column.
@@ -109,11 +105,7 @@ def json_table(text: str, name: str) -> dict[str, Any]:
 
 
 def toml_table(text: str, name: str) -> dict[str, Any]:
-    """The table that a TOML text says.
-
-    Args:
-        text: of a file such as torchtitan's.
-        name: what messages call it.
+    """The table that a TOML text says; messages call it ``name``.
 
     Raises:
         InputError: it is no TOML; the message has the line and the column.
@@ -131,11 +123,7 @@ def toml_table(text: str, name: str) -> dict[str, Any]:
 
 
 def yaml_table(text: str, name: str) -> dict[str, Any]:
-    """The table that a YAML text says, read by PyYAML.
-
-    Args:
-        text: of a file such as those of NanoTron, llm-foundry and TensorRT-LLM.
-        name: what messages call it.
+    """The table that a YAML text says, read by PyYAML; messages call it ``name``.
 
     Raises:
         InputError: it is no YAML, or PyYAML is not installed.
@@ -187,10 +175,6 @@ def container_commands(text: str, name: str) -> Iterator[tuple[str, int]]:
     r"""The command line of each container of a manifest, as a shell's text, and how many copies of it run.
 
     An image without a command stands before its arguments. Plain values of its environment are put in.
-
-    Args:
-        text: YAML of Kubernetes or Docker Compose.
-        name: what messages call it.
 
     Raises:
         InputError: it is no YAML, or a command is none.
@@ -261,9 +245,6 @@ def _environment(container: Mapping[str, Any], name: str) -> Iterator[tuple[str,
 def handed_text(words: Sequence[str]) -> str:
     """The text that a command hands to a shell, which runs it; empty where there is none.
 
-    Args:
-        words: of the command.
-
     Example:
         >>> handed_text(["docker", "run", "--entrypoint", "bash", "image", "-c", "vllm serve m"])
         'vllm serve m'
@@ -275,12 +256,7 @@ def handed_text(words: Sequence[str]) -> str:
 
 
 def inner(table: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
-    """The table under ``key``; empty where there is none.
-
-    Args:
-        table: of a document.
-        key: in it.
-        name: what messages call the document.
+    """The table under ``key`` of a document that messages call ``name``; empty where there is none.
 
     Raises:
         InputError: something else stands there.

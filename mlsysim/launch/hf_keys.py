@@ -89,12 +89,7 @@ class Keys:
         return "", self.facts.get("absent", {}).get(size)
 
     def whole(self, size: str, minimum: int = 1, maximum: int = MOST_WIDE) -> int | None:
-        """A size that is a whole number; None where nobody says it.
-
-        Args:
-            size: our name of it, of ``[keys]``.
-            minimum: the least that it may be.
-            maximum: the most that it may be.
+        """A size, one of ``[keys]``, that is a whole number within limits; None where nobody says it.
 
         Raises:
             InputError: it is something else, or out of range.

@@ -24,12 +24,7 @@ class StoredFormats(NamedTuple):
 
 
 def formats_of(keys: Keys, layers: int, has_experts: bool) -> StoredFormats:
-    """The formats that a configuration states.
-
-    Args:
-        keys: of the configuration.
-        layers: of the model.
-        has_experts: whether some of its weights are routed experts.
+    """The formats that a configuration states; where attention stays in 16 bits, those of routed experts alone.
 
     Raises:
         NotModelledError: a way to quantise that is not modelled, by name.

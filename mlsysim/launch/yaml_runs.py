@@ -19,11 +19,7 @@ _REFERENCE = re.compile(r"\$\{(?:variables\.)?(\w+)\}")
 
 
 def yaml_run(text: str, run: Run) -> None:
-    """Fills ``run`` with what a YAML file of NanoTron or llm-foundry says.
-
-    Args:
-        text: the YAML.
-        run: whose model and accelerators stand as the caller gave them; its framework is set.
+    """Fills ``run``, its framework too, with what a YAML file of NanoTron or llm-foundry says.
 
     Raises:
         NotModelledError: a feature that is not modelled, by its key.

@@ -93,11 +93,7 @@ class EstimatorCase:
     time_power: float
 
     def of_step_time(self, seconds: float) -> float | None:
-        """Convert the time of a training step to the metric and the unit that are asked for; None of what is no training step.
-
-        Args:
-            seconds: how long a step takes.
-        """
+        """Convert the time of a training step to what is asked for, in its unit; None of what is no training step."""
         return None if self.at_one_second is None else self.at_one_second * seconds**self.time_power
 
 
@@ -105,22 +101,14 @@ class Estimator(Protocol):
     """Whatever predicts cases."""
 
     def predict(self, case: EstimatorCase) -> float | None:
-        """Predict ``case.metric`` in ``case.unit``; None of a case that the estimator cannot tell.
-
-        Args:
-            case: what is known of the run.
-        """
+        """Predict ``case.metric`` in ``case.unit``; None of a case that the estimator cannot tell."""
 
 
 class HalfOfPeak:
     """The calculation on the back of an envelope: model FLOP over half of the accelerators' peak."""
 
     def predict(self, case: EstimatorCase) -> float | None:
-        """Predict a training step; None of everything else.
-
-        Args:
-            case: what is known of the run.
-        """
+        """Predict a training step; None of everything else."""
         if case.model_flops is None or not case.peak_flops_per_s:
             return None
         return case.of_step_time(case.model_flops / (NAIVE_MFU * case.peak_flops_per_s * case.accelerators))

@@ -108,13 +108,7 @@ def as_it_was(row: Row, before: object) -> dict[str, Any]:
 
 
 def judged(rows: Iterable[Row], moves: Sequence[Row], targets: Sequence[Row] = ()) -> Judgement | None:
-    """The judgement on predictions that moved; None where none did.
-
-    Args:
-        rows: comparisons of today's predictions.
-        moves: what each prediction that differs from its snapshot was, and is.
-        targets: aims, with what was ``found`` today and ``before``.
-    """
+    """The judgement on predictions that moved from their snapshots, and on aims ``before`` and now; None where none did."""
     if not moves:
         return None
     now = {(row["file"], row["id"]): row for row in rows}

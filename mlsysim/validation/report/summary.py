@@ -124,10 +124,7 @@ def _cut(text: str, width: int) -> str:
 def families(rows: Sequence[Row], kernels: Sequence[Row] = (), most: int | None = None) -> Table:
     """A line for the validation runs of each family, for kernel times, and for what is exact.
 
-    Args:
-        rows: comparisons as dictionaries.
-        kernels: errors of tables of kernels.
-        most: lines of families; where there are more, those with the fewest runs share the last.
+    Where there are more than ``most`` families, those with the fewest runs share the last line.
     """
     header = ("Family", "runs", "median", "p90", "in 90 % interval", "in band", "covered misses", "misses")
     covered = {one.name: one for one in of_known({str(row["source"]): str(row["family"]) for row in rows})}
