@@ -9,7 +9,7 @@ from typing import Any
 from mlsysim.core.checks import whole_number
 from mlsysim.core.errors import InputError, NotModelledError, UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
-from mlsysim.launch.documents import inner
+from mlsysim.launch.documents import Table
 from mlsysim.models.architecture import MOST_LAYERS, MOST_WIDE
 
 _FILE = "hf_config.toml"
@@ -57,7 +57,7 @@ class Keys:
         """
         known = facts()
         outer_type = document.get("model_type")
-        nested = inner(document, "text_config", f"{name}")
+        nested = Table(document, name).inner("text_config")
         table = nested or document
         said = nested.get("model_type") or (known["wrapped"].get(outer_type) if isinstance(outer_type, str) else None)
         said = said or outer_type

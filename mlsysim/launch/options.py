@@ -33,23 +33,26 @@ class LaunchNotes:
     unknown: tuple[str, ...] = ()
 
 
+@dataclass(kw_only=True)
+class NotesTaken:
+    """What ``LaunchNotes`` will tell, as it is collected."""
+
+    assumed: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
 @dataclass
-class Stated:
+class Stated(NotesTaken):
     """What a command line or a file states.
 
     Attributes:
         values: by our name of the option.
         others: words that belong to no option.
-        assumed: options that change the answer and are not modelled, each with what stands for it.
-        ignored: options that change no answer.
-        unknown: options that nobody described here.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
-    assumed: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of an option by our name, or the default where the line leaves it out."""

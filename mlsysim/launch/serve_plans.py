@@ -81,8 +81,8 @@ def merged_file(stated: Stated, table: Mapping[str, Any], script: Script, files:
             raise InputError("config", named, f"{error.expected}, or its text in files") from None
     document = json_table(text, named) if text.lstrip().startswith("{") and '"' in text else yaml_table(text, named)
     told = read_keys(document, table, named)
-    both = (getattr(stated, part) + getattr(told, part) for part in ("assumed", "ignored", "unknown"))
-    return Stated({**stated.values, **told.values}, stated.others, *both)
+    both = {part: getattr(stated, part) + getattr(told, part) for part in ("assumed", "ignored", "unknown")}
+    return Stated({**stated.values, **told.values}, stated.others, **both)
 
 
 def _refuse(stated: Stated) -> None:
