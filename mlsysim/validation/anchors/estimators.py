@@ -219,25 +219,25 @@ def estimator_case(anchor: Anchor) -> EstimatorCase:
     )
 
 
+# What an estimator is told of a transformer's sizes, and what they are called on it.
+_SIZES = {
+    **{"layers": "layers", "hidden": "hidden_dim", "heads": "heads", "kv_heads": "kv_head_count"},
+    **{"ffn_hidden": "ffn_width", "vocab": "vocab_size"},
+}
+
+
 def _of_model(workload: Workload | None) -> dict[str, Any]:
-    sizes = dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "vocab", "experts", "experts_per_token"), 0)
-    if workload is None:
-        return {"model": "", "parameters": 0.0, "active_parameters": 0.0} | sizes
-    told: dict[str, Any] = {"model": workload.name, **sizes}
-    told["parameters"] = told["active_parameters"] = float(workload.parameter_count)
-    if isinstance(workload, TransformerWorkload):
-        told |= {
-            "active_parameters": workload.active_parameters,
-            "layers": workload.layers,
-            "hidden": workload.hidden_dim,
-            "heads": workload.heads,
-            "kv_heads": workload.kv_head_count,
-            "ffn_hidden": workload.ffn_width,
-            "vocab": workload.vocab_size,
-        }
-        if workload.moe is not None:
-            told |= {"experts": workload.moe.experts, "experts_per_token": workload.moe.experts_per_token}
-    return told
+    transformer = workload if isinstance(workload, TransformerWorkload) else None
+    parameters = 0.0 if workload is None else float(workload.parameter_count)
+    told = {name: 0 if transformer is None else getattr(transformer, field) for name, field in _SIZES.items()}
+    moe = None if transformer is None else transformer.moe
+    return told | {
+        "model": "" if workload is None else workload.name,
+        "parameters": parameters,
+        "active_parameters": parameters if transformer is None else transformer.active_parameters,
+        "experts": 0 if moe is None else moe.experts,
+        "experts_per_token": 0 if moe is None else moe.experts_per_token,
+    }
 
 
 @functools.cache
