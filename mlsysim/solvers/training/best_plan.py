@@ -23,12 +23,6 @@ def whole_training(
 ) -> tuple[float | None, float | None]:
     """Tokens of the whole training and USD an hour of one accelerator, each by either of its names; None where not given.
 
-    Args:
-        tokens: by its short name.
-        train_tokens: by its long one.
-        price: by its short name.
-        accelerator_price: by its long one.
-
     Raises:
         InputError: one is no such quantity, or its names have different values.
     """
@@ -43,15 +37,7 @@ def _usd_per_hour(name: str, value: object) -> float:
 def best_figures(
     best: DistributedResult, accelerators: int, goal: Objective, tokens: float | None, usd_per_hour: float | None
 ) -> dict[str, Any]:
-    """Fields of a search's result about its best plan.
-
-    Args:
-        best: the plan's own result.
-        accelerators: that it takes.
-        goal: what was made best.
-        tokens: of the whole training.
-        usd_per_hour: of one accelerator.
-    """
+    """Fields of a search's result about its best plan."""
     told: dict[str, Any] = {name: getattr(best, name) for name in _OF_THE_BEST} | {"faster": what_would_be_faster(best)}
     if tokens is None:
         return told
