@@ -33,7 +33,7 @@ NOTHING_CHOSEN = Recommended(None, ())
 
 
 def recommended_engine(workload: object, hardware: object, options: Mapping[str, Any], basis: str | None) -> Recommended:
-    """The engine that an answer takes where the caller's options have neither a stack nor an efficiency: the best supported.
+    """The engine that an answer takes, the best supported, where the caller's options have neither a stack nor an efficiency.
 
     Raises:
         InputError: ``basis`` is no such word, or stands beside a stack or an efficiency.
@@ -46,7 +46,7 @@ def recommended_engine(workload: object, hardware: object, options: Mapping[str,
 
 
 def recommended_stack(workload: object, fleet: object, options: Mapping[str, Any], basis: str | None) -> Recommended:
-    """The training stack that an answer takes where the caller's options have no stack, efficiency or overlap: the best supported.
+    """The training stack that an answer takes, the best supported, where the caller's options settle neither basis nor overlap.
 
     Raises:
         InputError: ``basis`` is no such word, or stands beside a stack or an efficiency.

@@ -166,8 +166,8 @@ def exhausted(
 ) -> tuple[Found, bool]:
     """All of ``parts``, and whether the search came to its end: an interrupt (Ctrl-C) returns what was found before it.
 
-    Parts run in this process, or by an ``executor`` of ``concurrent.futures``, as Dask's and Ray's pools are too. A bar shows on
-    a terminal after a second, unless ``progress`` says otherwise.
+    Parts run in this process, or by an ``executor`` of ``concurrent.futures``, as Dask's and Ray's pools are too. A bar shows
+    on a terminal after a second, unless ``progress`` says otherwise.
     """
     alone_on_stack = executor is None and question.setting.stack is not None
     lists = tasks(question.setting, question.choices, parts, _STACK_ROWS if alone_on_stack else _TASK_ROWS)
