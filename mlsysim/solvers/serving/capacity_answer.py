@@ -40,6 +40,7 @@ def row_of(asked: Asked, deployed: Deployed) -> dict[str, Any]:
         "prefill_tp": 0 if pool is None else pool.tp,
         "prefill_pp": 0 if pool is None else pool.pp,
         "prefill_ep": 0 if pool is None else pool.ep,
+        "prefill_attention_dp": 0 if pool is None else pool.groups,
         "accelerators": deployed.accelerators,
         "requests_per_second": with_unit(promise.capacity_per_s, "count/second"),
         "capacity": with_unit(capacity_per_s, "count/second"),

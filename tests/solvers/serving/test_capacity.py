@@ -294,7 +294,7 @@ def test_pools_have_divisions_of_their_own():
     found = CapacityPlanner().solve(model, [fleet], **asked, pp_sizes=[1], disaggregated=True)
     assert found.feasible
     best = found.best_config
-    assert best["prefill_ep"] in (1, best["prefill_tp"])
+    assert best["prefill_attention_dp"] == best["prefill_ep"] in (1, best["prefill_tp"])
     assert found.accelerators == best["prefill_replicas"] * best["prefill_tp"] + best["replicas"] * best["tp"]
     # Groups of ranks with sequences of their own each take prompts, and send a cache from the rank that has it.
     divided = {"tp_size": 8, "ep_size": 8, "attention_dp": 8}
