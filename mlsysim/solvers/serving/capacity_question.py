@@ -49,6 +49,7 @@ class Asked:
 
 def all_ways(asked: Asked) -> Iterator[Way]:
     """All ways to serve, by hardware and number format; plans are counted on the way."""
+    most = asked.demand.max_batch
     for number, offer in enumerate(asked.offers):
         engine = recommended_engine(asked.model, offer.hardware, asked.options, asked.basis)
         options: Any = engine.added_to(asked.options)
@@ -72,7 +73,8 @@ def all_ways(asked: Asked) -> Iterator[Way]:
                     )
                     for tp, pp, ep in legal
                 ]
-                fullest = [paces(setting, None) for setting in settings]
+                # One more than is tried tells whether more fit.
+                fullest = [paces(setting, most + 1) for setting in settings]
             except InputError as error:
                 if error.argument != "precision":
                     raise
@@ -82,7 +84,6 @@ def all_ways(asked: Asked) -> Iterator[Way]:
             fitting = [pace for pace in fullest if not pace.reason]
             asked.tried_on.setdefault(number, []).extend(settings)
             asked.fit += len(fitting)
-            most = asked.demand.max_batch
             asked.cut |= any(pace.places > most for pace in fitting)
             limited = [replace(pace, places=min(pace.places, most)) for pace in fitting]
             yield from ways(limited, offer, (number, which), asked.demand, asked.disaggregated)

@@ -187,6 +187,9 @@ def test_more_room_than_anybody_tries_is_no_error():
     found = capacity(Models.Language.GPT_OSS_120B, [Hardware.Cloud.H200], input_len=100, output_len=20)
     assert found.feasible
     assert found.best_config["batch"] <= 1024
+    few = capacity(LLAMA, [Hardware.get("MI355X")], input_len=1, output_len=2, max_batch=64, stack=None)
+    assert few.best_config["batch"] == 64
+    assert "batches beyond max_batch = 64 fit and were not tried" in few.diagnostics
 
 
 def test_a_request_longer_than_the_model_was_made_for_is_told():
