@@ -35,12 +35,17 @@ def trust(
 ) -> int | None:
     """Show what is known of a model on a device: published runs like it, and how far off they were predicted.
 
-    Without a stack or an engine, all that were measured on the device are compared.
+    Without a stack or an engine, all that were measured on the device are compared. An accelerator without a count is any
+    number of it: the nearest runs may be of one or of thousands.
     """
-    from mlsysim.systems.fleet_text import fleet_called
+    from mlsysim.hardware.types import HardwareNode
+    from mlsysim.systems.fleet_text import machine_called
+    from mlsysim.systems.fleets import as_fleet
 
-    (workload, _), fleet = model_named(model), fleet_called(on, "--on")
-    device, count = fleet.node.accelerator.name, float(fleet.accelerators)
+    (workload, _), machine = model_named(model), machine_called(on, "--on")
+    fleet = as_fleet(machine)
+    # Who names an accelerator alone asks what is known of it, not of one of it.
+    device, count = fleet.node.accelerator.name, 0.0 if isinstance(machine, HardwareNode) else float(fleet.accelerators)
     if stack is not None and engine is not None:
         raise InconsistentError("--engine", engine, "nothing beside --stack: a run trains or serves")
     if stack is None and engine is None:
@@ -100,7 +105,7 @@ def _told(solver: str, facts: RunFacts) -> Document:
         "model": facts.model,
         "kind": facts.kind,
         "accelerator": facts.accelerator,
-        "accelerators": facts.accelerators,
+        "accelerators": facts.accelerators or None,
         "stack": facts.stack,
         "basis": fitted_basis(solver, facts),
         "unmeasured": list(missing),
@@ -111,9 +116,9 @@ def _told(solver: str, facts: RunFacts) -> Document:
             for one in nearest
         ],
     }
-    return Document(
-        f"{facts.model} ({facts.kind}) on {facts.accelerator} with {facts.stack}", [Facts(rows), *tables, runs, *notes], data
-    )
+    counted = f"{facts.accelerators:,.0f} x" if facts.accelerators else "any number of"
+    title = f"{facts.model} ({facts.kind}) on {counted} {facts.accelerator} with {facts.stack}"
+    return Document(title, [Facts(rows), *tables, runs, *notes], data)
 
 
 def _pooled(solver: str, quantity: str, facts: RunFacts) -> list[tuple[dict[str, str], dict[str, Any]]]:
@@ -132,6 +137,7 @@ def _pooled(solver: str, quantity: str, facts: RunFacts) -> list[tuple[dict[str,
 def _compared(model: str, kind: str, device: str) -> Document:
     """All stacks and engines that were measured on a device, with how far off runs of this kind of model were."""
     from mlsysim.calibration.evidence import WHOLE
+    from mlsysim.solvers.interval import called
 
     blocks: list[Table | Notes] = []
     listed = []
@@ -143,7 +149,7 @@ def _compared(model: str, kind: str, device: str) -> Document:
         body = []
         for stack, like in sorted(stacks.items(), key=lambda item: -len(item[1])):
             figures = _figures(like)
-            of_model = sum(one.run.facts.model == model for one in like)
+            of_model = sum(called(one.run.facts.model) == called(model) for one in like)
             listed.append({"solver": solver, "stack": stack, **figures, "figures_of_model": of_model})
             body.append([stack or "(one that nobody knows)", *_shown(figures), str(of_model)])
         if body:

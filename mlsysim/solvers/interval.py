@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from mlsysim.calibration.evidence import ENERGY, MeasuredRun, RunFacts, measured
 from mlsysim.calibration.intervals import LEVEL, spread
 from mlsysim.calibration.own import is_own, own_stack
 from mlsysim.core.units import Quantity
+from mlsysim.models.registry import Models
 from mlsysim.solvers.shown import shown_range
 
 NEAREST = 3
@@ -67,14 +69,7 @@ class Interval:
 
 
 def interval_about(solver: str, field: str, value: Any, facts: RunFacts) -> Interval | None:
-    """Return the interval of a field's value; None for what is no time, rate, power, energy or utilisation, or never measured.
-
-    Args:
-        solver: whose measured runs tell how wide it is.
-        field: name of the field.
-        value: what it says.
-        facts: what the run is of.
-    """
+    """Return the interval of a field; None for what is no time, rate, power, energy or utilisation, or was never measured."""
     if not is_speed(field, value):
         return None
     known = spread(solver, quantity_of(field), facts)
@@ -99,10 +94,7 @@ def is_speed(field: str, value: Any) -> bool:
 def nearest_to(solver: str, quantity: str, facts: RunFacts) -> tuple[MeasuredRun, ...]:
     """Return the published runs that have most in common with one; of equally near ones, those of different sources first.
 
-    Args:
-        solver: whose measured runs they are.
-        quantity: ``evidence.WHOLE`` or ``evidence.FIRST_TOKEN``.
-        facts: what the run is of.
+    To facts of 0 accelerators any number of them is as near.
 
     Example:
         >>> runs = nearest_to("ServingModel", "whole", RunFacts("Llama-3.1 8B", "dense", "H100 SXM5 80GB", "vllm-2025", 1))
@@ -116,9 +108,24 @@ def nearest_to(solver: str, quantity: str, facts: RunFacts) -> tuple[MeasuredRun
     return tuple(_apart(runs))[:NEAREST]
 
 
+@functools.lru_cache(maxsize=4096)
+def called(model: str) -> str:
+    """Return what the registry calls a model of which a publication has its own spelling; one that it has not, as it is.
+
+    Example:
+        >>> called("LLAMA3_70B"), called("in-house 7B")
+        ('Llama-3-70B', 'in-house 7B')
+    """
+    known = Models.Language.find(model)
+    return model if known is None else known.name
+
+
 def _distance(one: RunFacts, other: RunFacts) -> float:
+    one, other = one._replace(model=called(one.model)), other._replace(model=called(other.model))
     different = sum(cost for name, cost in _WEIGHTS.items() if getattr(one, name) != getattr(other, name))
-    return different + abs(math.log(max(one.accelerators, 1.0) / max(other.accelerators, 1.0)))
+    if not other.accelerators:
+        return different
+    return different + abs(math.log(max(one.accelerators, 1.0) / other.accelerators))
 
 
 def _apart(runs: list[MeasuredRun]) -> Iterator[MeasuredRun]:

@@ -43,6 +43,32 @@ def test_trust_counts_the_runs_of_a_stack(capsys):
 
 
 @pytest.mark.usefixtures("typer")
+def test_trust_takes_an_accelerator_for_any_number_of_it_and_a_count_for_that_one(capsys):
+    def nearest(on):
+        assert main(shlex.split(f'trust Llama-3.1-8B --on "{on}" --stack megatron-core-2024 --json')) == HOLDS
+        told = json.loads(capsys.readouterr().out)
+        return told["accelerators"], [one["accelerators"] for one in told["nearest"] if one["accelerator"].startswith("H100")]
+
+    (alone, of_any), (one, of_one), (many, of_many) = nearest("H100"), nearest("1 x H100"), nearest("1,024 x H100")
+    assert (alone, one, many) == (None, 1, 1024)
+    assert len(of_any) == 3, "what costs most is another stack or accelerator, not another number"
+    assert max(of_one) < 1024 <= max(of_many)
+    assert main(shlex.split("trust Llama-3.1-8B --on H100 --stack megatron-core-2024")) == HOLDS
+    assert "on any number of H100 SXM5 80GB with" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("typer")
+def test_trust_knows_a_model_by_the_name_that_a_publication_has_for_it(capsys):
+    assert main(shlex.split("trust Llama-3-8B --on H100 --json")) == HOLDS
+    stacks = {one["stack"]: one["figures_of_model"] for one in json.loads(capsys.readouterr().out)["stacks"]}
+    called = [
+        run.facts.model for run in measured_runs() if run.facts.stack == "megatron-core" and "H100" in run.facts.accelerator
+    ]
+    assert "LLAMA3_8B" in called
+    assert stacks["megatron-core"] >= 1
+
+
+@pytest.mark.usefixtures("typer")
 def test_a_list_holds_what_the_registry_does_and_a_word_narrows_it(capsys):
     assert main(["list", "hardware", "--json"]) == HOLDS
     every = json.loads(capsys.readouterr().out)["entries"]
