@@ -11,16 +11,18 @@ import numpy as np
 
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.offloaded_passes import drafted, whole_passes
-from mlsysim.lowering.prefix_cache import computed, prefixed
+from mlsysim.lowering.prefix_cache import prefixed, step_room
 from mlsysim.lowering.serving_memory import Room, room
 from mlsysim.lowering.work import inference_work
-from mlsysim.physics.numeric import Floats, Num, Whole
+from mlsysim.physics.numeric import Floats, Num, Whole, minimum
+from mlsysim.physics.queues.between import Between
 from mlsysim.physics.queues.even_arrivals import even_in_flight, even_steps
 from mlsysim.physics.queues.open_loop import OpenLoop, in_flight, last_kept, not_rare
 from mlsysim.physics.queues.prompt_queue import CELLS, Turns, prompts_a_step, turns
 from mlsysim.physics.queues.queueing import delay_scale_s
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
-from mlsysim.physics.serving.schedule import Passes, prompts_together, steps_left_free, steps_without_prompts
+from mlsysim.physics.serving.schedule import Passes, Step
+from mlsysim.physics.serving.step_room import StepRoom, prompts_together
 
 _LEVELS = 8  # numbers in flight at which the queue of prompts is solved
 _PARTS = 4096  # of the capacity: loads that are told apart
@@ -33,8 +35,8 @@ class Paces:
     """A replica's speed by the number of requests in flight, 1 to ``places``; ``reason`` says, with the bytes, why none fits.
 
     Every request takes ``output`` steps of the batch (with drafts, rounds), in which the prompts of all others join once: n
-    requests are completed in output step(n) + n prompt. ``step_tokens`` are those of prompts, cached ones included, that a step
-    takes.
+    requests are completed in output step(n) + n prompt. No more decode at a time than leave ``room`` for their prompts in the
+    steps: the others are in line.
     """
 
     setting: Deployment
@@ -42,8 +44,8 @@ class Paces:
     places: int
     beams: int
     reason: str
-    step_tokens: float
-    solved: dict[int, tuple[Floats, Floats, Floats]] = field(default_factory=dict, compare=False, repr=False)
+    room: StepRoom
+    solved: dict[int, tuple[Floats, Floats, Floats, Floats]] = field(default_factory=dict, compare=False, repr=False)
     loads: dict[tuple[Hashable, ...], Load] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -88,20 +90,40 @@ class Paces:
     @functools.cached_property
     def token_s(self) -> Floats:
         """Time per output token with 1, 2, ... requests in flight, whose prompts join."""
-        others = np.arange(float(self.places))
-        return (self.step_s + others / self.setting.rounds_each * self.joined_s) / self.setting.round_tokens
+        decoding, step_s, joined_s = self._decoding
+        return (step_s + (decoding - 1) / self.setting.rounds_each * joined_s) / self.setting.round_tokens
 
     @functools.cached_property
     def completions_per_s(self) -> Floats:
         """Requests that a replica completes with 1, 2, ... in flight."""
-        batch = np.arange(1.0, self.places + 1.0)
-        return batch / (self.setting.rounds_each * self.step_s + batch * self.joined_s)
+        return np.asarray(self._rates_per_s(*self._decoding))
 
     @functools.cached_property
     def capacity_per_s(self) -> float:
         """Requests that a replica completes with all places taken."""
-        step_s, joined_s = self._with(float(self.places))
-        return float(self.places / (self.setting.rounds_each * step_s + self.places * joined_s))
+        decoding = min(float(self.places), self.most_decoding)
+        return float(self._rates_per_s(decoding, *self._with(decoding)))
+
+    @property
+    def most_decoding(self) -> float:
+        """Requests that decode at a time at most, for their prompts to have room."""
+        return float(self.room.most_decoding)
+
+    def _rates_per_s(self, decoding: Num, step_s: Num, joined_s: Num) -> Num:
+        steps = self.setting.rounds_each + self.room.more_steps
+        return decoding / (steps * step_s + decoding * joined_s)
+
+    @functools.cached_property
+    def _decoding(self) -> tuple[Floats, Floats, Floats]:
+        """How many decode with 1, 2, ... requests in flight, their step, and what a prompt adds to it."""
+        numbers, most = np.arange(1.0, self.places + 1.0), self.most_decoding
+        if most >= self.places:
+            return numbers, *self._times_s
+        crowded_s = self._with(most)
+        step_s, joined_s = (
+            np.where(numbers <= most, each_s, most_s) for each_s, most_s in zip(self._times_s, crowded_s, strict=True)
+        )
+        return np.minimum(numbers, most), step_s, joined_s
 
     @property
     def best_per_s(self) -> float:
@@ -123,16 +145,22 @@ class Paces:
         fewer = replace(self, places=places, solved={}, loads={})
         # Steps of as many requests are the same ones.
         fewer.__dict__["_times_s"] = tuple(part[:places] for part in self._times_s)
+        fewer.__dict__["_decoding"] = tuple(part[:places] for part in self._decoding)
         fewer.__dict__["capacity_per_s"] = float(self.completions_per_s[places - 1])
         return fewer
 
     def _with(self, batch: Num) -> tuple[Num, Num]:
         """A decode step of each number of requests, and what a prompt adds to it."""
-        prompt, sequences = self.setting.prompt, self.beams * batch
-        step = self.passes.decode(sequences, _context(self.setting, self.beams))
-        beside = prompt * (prompts_together(batch, self.setting.rounds_each) - 1)
-        hidden = self.setting.ahead * steps_left_free(batch, self.setting.rounds_each, prompt, self.step_tokens, beside)
-        return step.total_s, self.passes.joining_s(step, sequences, prompt, beside, hidden)
+        step = self.passes.decode(self.beams * batch, _context(self.setting, self.beams))
+        beside = self.room.beside(batch, prompts_together(batch, self.setting.rounds_each))
+        return step.total_s, self._joining_s(step, batch, beside, beside)
+
+    def _joining_s(self, step: Step, batch: Num, beside: Num, usual: Num) -> Num:
+        """What a prompt adds to a step of ``batch`` requests, with ``beside`` tokens of others; most steps have ``usual``."""
+        hidden = self.setting.ahead * self.room.after_free(batch, usual)
+        joined_s = self.passes.joining_s(step, self.beams * batch, self.setting.prompt, beside, hidden)
+        # A prompt that would add more to the steps that it joins than a pass of its own has one.
+        return minimum(joined_s, self.alone_s - self.front_s)
 
     def under(self, arrival_per_s: float, cv2: float) -> OpenLoop:
         """What requests see that arrive at this rate, below capacity; ``cv2``: of the time that they hold a place.
@@ -140,14 +168,17 @@ class Paces:
         The queue of prompts is solved with some numbers that decode, and interpolated: with d that decode d + lambda W are in
         flight, W the time before the first token. An empty engine starts at once.
         """
-        together = max(1.0, self.places / self.setting.rounds_each)
-        last_s = (1 + self.setting.ahead) * self.step_s[max(0, self.places - 2)] + together * self.joined_s[-1]
+        decoding, step_s, joined_s = self._decoding
+        together = max(1.0, decoding[-1] / self.setting.rounds_each)
+        last_s = (1 + self.setting.ahead) * step_s[max(0, self.places - 2)] + together * joined_s[-1]
+        # Of those who have a place the prompts are in line for which steps have no room.
+        last_s += (self.places - decoding[-1]) / self.capacity_per_s
         completions_per_s = self.completions_per_s
         if self.places > 1:
             queue = self._turns(arrival_per_s)
             ahead_s = self.setting.ahead * queue.cycle_s
             before_s = ((queue.wait_s + queue.first_s) * CELLS).sum(axis=1) + ahead_s
-            between = _Between.of(np.arange(1.0, self.places), self._levels + arrival_per_s * before_s)
+            between = Between.of(np.arange(1.0, self.places), self._levels + arrival_per_s * before_s)
             completions_per_s = np.append(
                 self._completions_per_s(between, queue, before_s, arrival_per_s), completions_per_s[-1]
             )
@@ -174,10 +205,10 @@ class Paces:
 
     def under_even(self, arrival_per_s: float) -> OpenLoop:
         """What requests see that arrive at equal intervals, below capacity: as many as always are in flight."""
-        output, step_s, joined_s = self.setting.output, self.step_s, self.joined_s
+        output, (decoding, step_s, joined_s) = self.setting.output, self._decoding
         steps = even_steps(arrival_per_s, step_s, joined_s)
         # One that is too long for a step begins in several.
-        begun = np.ceil(np.maximum(self.setting.prompt / np.maximum(self.step_tokens - np.arange(self.places), 1.0), 1.0))
+        begun = np.ceil(self.room.steps(decoding - 1))
         met_s = np.maximum(self.front_s + steps.own_s + (begun - 1 + self.setting.ahead) * step_s, self._passing_s)
         # Beside 0, 1, .. others: alone, or in the steps of those.
         first_s = np.append(self.alone_s, met_s[:-1])
@@ -204,18 +235,21 @@ class Paces:
     @functools.cached_property
     def _levels(self) -> Whole:
         """Numbers that decode at which the queue of prompts is solved."""
-        return np.unique(np.rint(np.geomspace(1, self.places - 1, _LEVELS)).astype(int))
+        most = int(max(min(self.places - 1, self.most_decoding), 1))
+        return np.unique(np.rint(np.geomspace(1, most, _LEVELS)).astype(int))
 
     def _turns(self, arrival_per_s: float) -> Turns:
         """What prompts see with each of the levels decoding."""
-        at, fits = self._levels - 1, self.step_tokens / self.setting.prompt
+        at = self._levels - 1
+        # The last of them has its rest in the next step, and each group of ranks has one at least.
+        fits = np.ceil(self.room.groups * np.maximum(self.room.left(self._levels.astype(float)) / self.setting.prompt, 1.0))
         most = prompts_a_step(arrival_per_s, self.step_s[at], self.joined_s[at], fits)
         prompts = 2 ** int(np.ceil(np.log2(most.max())))
         if prompts not in self.solved:
             self.solved[prompts] = self._prompt_steps_s(prompts)
-        return turns(arrival_per_s, most, *self.solved[prompts])
+        return turns(arrival_per_s, most, *self.solved[prompts], ahead=self.setting.ahead > 0)
 
-    def _completions_per_s(self, between: _Between, queue: Turns, before_s: Floats, arrival_per_s: float) -> Floats:
+    def _completions_per_s(self, between: Between, queue: Turns, before_s: Floats, arrival_per_s: float) -> Floats:
         """Requests completed with 1, 2, ... in flight: n / (output step + n p + x), x what else a request spends in flight.
 
         After the first token come output - 1 steps, the prompts behind it in line, and those that come meanwhile. All in all
@@ -223,54 +257,31 @@ class Paces:
         """
         in_flight_now = np.arange(1.0, self.places)
         decoding = np.minimum(between.of_all(self._levels.astype(float)), in_flight_now)
-        prompts_share = between.of_all(np.maximum(0.0, 1 - self.step_s[self._levels - 1] / queue.cycle_s))
+        prompts_share = between.of_all(np.maximum(0.0, 1 - queue.cycle_steps * self.step_s[self._levels - 1] / queue.cycle_s))
         behind, before_s = between.of_all(queue.behind), between.of_all(before_s)
         prompt_s = prompts_share / arrival_per_s
         step_s = np.interp(decoding, np.arange(1, self.places + 1), self.step_s)
         else_s = np.maximum(before_s * (1 - prompts_share) + (behind - 1) * prompt_s - step_s, 0.0)
         rates: Floats = in_flight_now / (self.setting.rounds_each * step_s + in_flight_now * prompt_s + else_s)
-        return rates
+        return np.minimum(rates, self.capacity_per_s) if self.most_decoding < self.places else rates
 
-    def _prompt_steps_s(self, most: int) -> tuple[Floats, Floats, Floats]:
-        """The last three arguments of ``turns``: steps of each of the levels (rows) that 0 to ``most`` prompts (columns) join.
+    def _prompt_steps_s(self, most: int) -> tuple[Floats, Floats, Floats, Floats]:
+        """The last four arrays of ``turns``: steps of each of the levels (rows) that 0 to ``most`` prompts (columns) join.
 
         A prompt that is too long for a step takes several, and others behind it fill its last.
         """
-        prompt, levels = self.setting.prompt, self._levels
-        batch, base_s, prompts = levels[:, None].astype(float), self.step_s[levels - 1], np.arange(most + 1.0)
+        room, levels, prompts = self.room, self._levels, np.arange(most + 1.0)
+        batch, base_s = levels[:, None].astype(float), self.step_s[levels - 1][:, None]
         step = self.passes.decode(self.beams * batch, _context(self.setting, self.beams))
-        beside = np.maximum(prompts - 1, 0.0) * min(prompt, self.step_tokens)
-        hidden = self.setting.ahead * steps_without_prompts(batch, self.setting.rounds_each)
-        added_s = prompts * np.asarray(self.passes.joining_s(step, self.beams * batch, prompt, beside, hidden), float)
-        steps = np.maximum(prompts * prompt / np.maximum(self.step_tokens - batch, 1.0), 1.0)
-        begun = np.where(prompts > 1, steps, np.ceil(steps))
+        usual = room.beside(batch, prompts_together(batch, self.setting.rounds_each))
+        beside = np.maximum(room.beside(batch, prompts), 0.0)
+        added_s = prompts * np.asarray(self._joining_s(step, batch, beside, usual), float)
+        # A group of ranks computes the parts of a prompt one after the other, and groups compute side by side.
+        alone = np.where(prompts > 0, room.steps(batch), 1.0)
+        steps = np.maximum(prompts * self.setting.prompt / (room.groups * room.left(batch)), alone)
+        begun = np.where(prompts > room.groups, steps, np.ceil(steps))
         shared_s = ((begun - steps) * added_s / steps)[:, 1]
-        return steps * base_s[:, None] + added_s, begun * base_s[:, None] + added_s, shared_s
-
-
-@dataclass(frozen=True, slots=True)
-class _Between:
-    """Where numbers in flight lie between those at which a queue was solved: the indices next to each, and how far it is on."""
-
-    low: Whole
-    high: Whole
-    share: Floats
-
-    @classmethod
-    def of(cls, numbers: Floats, solved_at: Floats) -> _Between:
-        """Places ``numbers`` among ``solved_at``, which rise; beyond its ends they are at the ends."""
-        place = np.interp(numbers, solved_at, np.arange(solved_at.size))
-        low = place.astype(int)
-        return cls(low, np.minimum(low + 1, solved_at.size - 1), place - low)
-
-    def of_all(self, values: Floats) -> Floats:
-        """Interpolates ``values``, one a solved queue, to all numbers."""
-        return values[self.low] + self.share * (values[self.high] - values[self.low])
-
-    def of_these(self, values: Floats, chosen: Whole) -> Floats:
-        """Interpolates ``values``, a row a solved queue, to the ``chosen`` numbers."""
-        low = values[self.low[chosen]]
-        return low + self.share[chosen, None] * (values[self.high[chosen]] - low)
+        return steps * base_s + added_s, begun * base_s + added_s, shared_s, steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +360,6 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
     work = inference_work(setting.workload, setting.weights, setting.cache, setting.experts)
     held = room(setting, work)
     fit = float(held.most_tried(setting, most)) if beams == 1 else _searched(setting, work, held, beams)
-    stack, new = setting.stack, computed(setting)[0] / setting.prompt
     passes = prefixed(whole_passes(setting, work), setting)
     return Paces(
         setting=setting,
@@ -357,7 +367,7 @@ def paces(setting: Deployment, most: int | None, beams: int = 1) -> Paces:
         places=int(max(1.0, min(fit, float(most or fit)))),
         beams=beams,
         reason=held.reason(setting, float(beams)) if fit < 1 else "",
-        step_tokens=inf if stack is None else stack.step_tokens / new,
+        room=step_room(setting, beams),
     )
 
 

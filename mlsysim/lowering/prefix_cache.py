@@ -6,6 +6,7 @@ Sources: Zheng et al., "SGLang", NeurIPS 2024 (reuse of shared prefixes); Kwon e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_bound import BoundPasses
@@ -14,6 +15,7 @@ from mlsysim.physics.numeric import Num, maximum, minimum
 from mlsysim.physics.serving.inference import prefill_s
 from mlsysim.physics.serving.passes import even_groups
 from mlsysim.physics.serving.schedule import EnginePasses, Passes, PassesOver, Step
+from mlsysim.physics.serving.step_room import StepRoom
 from mlsysim.physics.serving.torus import TorusDeployment
 
 
@@ -99,6 +101,22 @@ def computed(deployment: Deployment) -> tuple[float, float]:
     new = prompt - cached
     seen = float(keys_seen(deployment.workload.layer_shape, float(int(cached)), causal=True))
     return new, (deployment.keys * prompt - seen * cached) / new
+
+
+def step_room(deployment: Deployment, beams: int = 1) -> StepRoom:
+    """The room of a step in tokens of prompts, of which those that the prefix cache has take none.
+
+    Groups of ranks that attend for sequences of their own start prompts each. A request decodes ``beams`` sequences, and with
+    each step checks what was drafted for them.
+    """
+    new_share = computed(deployment)[0] / deployment.prompt
+    return StepRoom(
+        tokens=inf if deployment.stack is None else deployment.stack.step_tokens / new_share,
+        groups=float(deployment.attention_dp),
+        sequence_tokens=beams * (deployment.draft_len + 1) / new_share,
+        prompt=deployment.prompt,
+        output=deployment.rounds_each,
+    )
 
 
 def conversation(prompt: int, output: int, shared: int, turns: int) -> tuple[int, float]:

@@ -48,7 +48,7 @@ class Plain:
 
 PASSES = Plain()
 # Requests of 100 and 50 tokens, of which eight fit; in a run without end 8,192 tokens of prompts have room in a step.
-LOAD = Load(0.0, 8.0, 100.0, 50.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 8192.0, 0.0)
+LOAD = Load(0.0, 8.0, 100.0, 50.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 8192.0, 1.0, 1.0, 0.0)
 
 
 def load(**changed):
@@ -106,9 +106,9 @@ def test_requests_wait_for_the_schedulers_next_look():
     assert alone_rare == alone
 
 
-def served_joined_s(tokens, prompt, step_tokens=8192.0):
+def served_joined_s(tokens, prompt):
     """Of a prompt that joins a step with so many tokens of prompts, its own among them."""
-    return prompt / 20 + max(tokens - min(prompt, step_tokens), 0) / 1000
+    return prompt / 20 + (tokens - prompt) / 1000
 
 
 def test_a_finite_number_of_requests_comes_in_waves():
@@ -126,12 +126,14 @@ def test_a_finite_number_of_requests_comes_in_waves():
     five = most_throughput(PASSES, load(requests=5.0, step_tokens=400.0))
     assert five.batch == 5
     assert five.tpot_s == pytest.approx(5 * ((1.25 + 50) / 5 / 50 * 2.25 + 0.25 + joined_s / 50))
-    # A wave starts in no more steps than it has: 25 tokens a step would take 32 of 10; prompts of 10 + 10 tokens join anyhow.
+    # Of 40 tokens a step 110 of each request fill 10 steps with 40 / 11 of them: four waves, what is left, and 10 steps more.
     slow = most_throughput(PASSES, load(output=10.0, requests=16.0, step_tokens=40.0))
-    step_s = 1 + 2 + 1.05
-    tokens = 80.0  # 8 x 100 / 10
-    token_s = (10 + 10 + 10) / 16 / 10 * (step_s - 2) + 0.25 + served_joined_s(tokens, 100.0, 40.0) / 10
-    assert slow.tpot_s == pytest.approx(8 * token_s)
+    batch = 40 / 11
+    assert slow.batch == pytest.approx(batch)
+    step_s = 1 + batch / 4 + 1.05
+    steps = 4 * 10 + batch * 100 / 40 * (16 - 4 * batch) / batch + 10
+    token_s = steps / 16 / 10 * (step_s - batch / 4) + 0.25 + 5 / 10
+    assert slow.tpot_s == pytest.approx(batch * token_s)
 
 
 SERVED = Served(4.0, 2.0, 22.0, 5.0, 3.0, Step(1.0))
@@ -141,10 +143,10 @@ SHAPE = served_shape(layers=2.0)
 
 
 def test_passes_of_an_engine():
-    """Its prompts, its steps and half of what a prompt adds to them: 64 tokens of a prompt of 128, twice."""
+    """Its prompts, its steps and half of what a prompt adds to them: twice 64 of 128 tokens, beside 64 that decode."""
     engine = EngineCoefficients(layer_s=1.0, request_s=3.0, interleave=0.5)
     model = (SHAPE, Shards(2.0, 1.0, 8.0, 2.0), serving_kernels(), engine, EngineKernels())
-    passes = EnginePasses(*model, step_tokens=64.0, padding=2.0)
+    passes = EnginePasses(*model, step_tokens=128.0, padding=2.0)
     assert passes.prefill(2.0, 64.0) == prefill_pass(passes, 2.0, 64.0, 2.0)
     assert passes.prefill_s(2.0, 64.0) == passes.prefill(2.0, 64.0).total_s
     step = passes.decode(64.0, 4.0)
@@ -191,14 +193,60 @@ def test_requests_in_flight():
     step_s, joined_s = 1 + 1.25 + 1.01, 5 + 0.1 * (together - 1)
     assert several.ttft_s == pytest.approx(13 + step_s / 2 + (1.5 * together - 1) * joined_s)
     assert several.tpot_s == pytest.approx(step_s + (5 - 1.5 * together) * joined_s)
-    # Where a step has room for 100 tokens, five prompts take a step each, three more than the output: 3/5 of a step a prompt.
-    crowded = continuous_batch(PASSES, load(batch=5.0, output=2.0, step_tokens=100.0))
-    joined_s = 5 + 0.6 * step_s
-    assert crowded.ttft_s == pytest.approx(max(13, 2 + step_s + joined_s) + step_s / 2 + (1.5 * together - 1) * joined_s)
-    assert crowded.tpot_s == pytest.approx(step_s + (5 - 1.5 * together) * joined_s)
-    waiting = continuous_batch(PASSES, load(batch=50.0, most=5.0, output=2.0, step_tokens=100.0))
-    assert waiting.request_s == pytest.approx(50 / 5 * (5 * step_s + 5 * 5))
     assert continuous_batch(PASSES, load(batch=5.0, output=2.0, step_tokens=np.inf)) == several
+
+
+def test_requests_for_whose_prompts_steps_have_no_room():
+    """102 tokens each in steps of 60: 60 x 2 / 102 decode at a time, each alone in its steps; the others are in line."""
+    decoding = 120 / 102
+    step_s = 1 + decoding / 4 + 1.01
+    # Two steps and its prompt, of each of those; 1.5 of the others / 2 come in a step and a half.
+    place_s = 2 * step_s + decoding * 5
+    token_s = step_s + (decoding - 1) / 4 * 5
+    roomy = continuous_batch(PASSES, load(batch=5.0, output=2.0))
+    assert 5 / decoding * place_s > roomy.request_s
+    crowded = continuous_batch(PASSES, load(batch=5.0, output=2.0, step_tokens=60.0))
+    assert crowded.batch == decoding
+    assert crowded.step == Step(step_s)
+    assert crowded.tpot_s == pytest.approx(token_s)
+    assert crowded.request_s == pytest.approx(5 / decoding * place_s)
+    assert crowded.ttft_s == pytest.approx(5 / decoding * place_s - token_s)
+    waiting = continuous_batch(PASSES, load(batch=50.0, most=5.0, output=2.0, step_tokens=60.0))
+    assert waiting.request_s == pytest.approx(50 / decoding * place_s)
+    # No more end than with room for all, however cheaply prompts join one by one.
+    cheap = Plain()
+    cheap.joining_s = lambda step, batch, prompt, beside, hidden: beside / 10
+    free, one_by_one = (continuous_batch(cheap, load(batch=2.0, output=2.0, step_tokens=tokens)) for tokens in (1e9, 60.0))
+    assert one_by_one.batch < 2
+    assert one_by_one.request_s == pytest.approx(free.request_s)
+    # Alone it decodes in two steps; of three that have no room together each takes 102 tokens of steps of 34.
+    three = continuous_batch(PASSES, load(batch=3.0, output=2.0, step_tokens=34.0))
+    assert three.batch == 1
+    assert three.request_s == pytest.approx(3 * (3 * (1 + 0.25 + 1.01) + 5))
+    # Without end as many are served as by those in line, and with arrays as each alone.
+    endless = most_throughput(PASSES, load(most=5.0, output=2.0, step_tokens=60.0))
+    assert endless.tokens_per_s == pytest.approx(waiting.tokens_per_s)
+    rare = most_throughput(PASSES, load(most=5.0, output=2.0, step_tokens=34.0))
+    assert rare.tokens_per_s == pytest.approx(3 * 2 / three.request_s)
+    both = continuous_batch(PASSES, load(batch=np.array([5.0, 5.0]), output=2.0, step_tokens=np.array([60.0, np.inf])))
+    assert both.request_s.tolist() == pytest.approx([crowded.request_s, roomy.request_s])
+
+
+def test_a_prompt_that_is_too_long_for_a_step_takes_several():
+    """100 tokens beside 2 that decode take 2.5 steps of 42: 2.5 x 2.75 s and 5 s, which is more than its pass of 13 s."""
+    served = continuous_batch(PASSES, load(batch=2.0, step_tokens=42.0))
+    step_s = 1 + 0.5 + 1.25
+    joined_s = 5 + 0.1 * 0
+    first_s = max(13, 2 + 2.5 * step_s + joined_s)
+    assert first_s == 2 + 2.5 * step_s + joined_s
+    assert served.ttft_s == pytest.approx(first_s + step_s / 2 + 1.5 / 50 * joined_s)
+
+
+def test_no_prompt_adds_more_than_a_pass_of_its_own():
+    """However many join: to steps of 4.25 s each of eight adds 11 s, not 100."""
+    heavy = Plain()
+    heavy.joining_s = lambda *_: 100.0
+    assert most_throughput(heavy, load()).tpot_s == pytest.approx(4.25 + 8 / 50 * 11)
 
 
 def test_a_step_that_is_scheduled_ahead_comes_before_the_prompt():

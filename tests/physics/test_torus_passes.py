@@ -157,7 +157,9 @@ HOST = replace(ENGINE, layer_s=1.0, scaling_s=0.5, step_s=7.0, sequence_s=0.125,
 
 
 def deployed(torus=PAIR, pp=1.0, by_sequence=False, engine=ENGINE, shape=SHAPE, **kernels):
-    return TorusDeployment(shape, torus, pp, by_sequence, serving_kernels(**kernels), engine, EngineKernels(), step_tokens=64.0)
+    return TorusDeployment(
+        shape, torus, pp, by_sequence, serving_kernels(**kernels), engine, EngineKernels(), step_tokens=128.0
+    )
 
 
 # 64 tokens on two chips, weights stationary: attention's products 1 x 2 x 4 and 1 x 2 x 2, block 1 x 2 x 4 and 1 x 2 x 2: 24
@@ -273,6 +275,7 @@ def test_prompts_that_join_a_step_on_a_torus():
     step = both.decode(64.0, 4.0)
     whole = 3 * (PRODUCTS_S + 12 + SENT_S / 2 + 12 / 2)
     assert both.joining_s(step, 64.0, 64.0, 0.0, 1.0) == pytest.approx(0.5 * whole)
-    # Of a prompt of 128 a step takes 64; its attention is 16 s of scores and 16 of activations for two prompts.
+    # Of a prompt of 128 a step of 128 takes 64, beside 64 sequences; its attention is 16 s of scores and 16 of activations for
+    # two prompts.
     part = 3 * (PRODUCTS_S + 12 + SENT_S / 2 + 32 / 4)
     assert both.joining_s(step, 64.0, 128.0, 0.0, 1.0) == pytest.approx(0.5 * part * 2)

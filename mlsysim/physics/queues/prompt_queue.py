@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlsysim.physics.numeric import Floats, Whole
+from mlsysim.physics.numeric import Floats, Num, Whole
 
 _NEVER = 1e-6  # of all arrivals: rarer histories are left out
 # The spread of an answer, as means over cells of probability that are narrow where percentiles are asked.
@@ -43,13 +43,15 @@ class Turns:
         wait_s: until the step begins that computes the prompt.
         first_s: that step, to the first token.
         behind: prompts in line when it has its first token, mean: it is they that delay its next.
-        cycle_s: a step with the prompts that join it, mean.
+        cycle_s: a step with the prompts that join it, or the steps that these take, mean.
+        cycle_steps: how many these are, mean.
     """
 
     wait_s: Floats
     first_s: Floats
     behind: Floats
     cycle_s: Floats
+    cycle_steps: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +90,31 @@ _HISTORIES = _Histories.of(_MOST_PROMPTS + _LINE, roundings=3)
 _LOG_FACTORIALS = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1.0, _MOST_PROMPTS + _LINE + 1)))))
 
 
-def prompts_a_step(arrival_per_s: float, step_s: Floats, prompt_s: Floats, most: float) -> Whole:
-    """Prompts that may well come in a step of each engine, up to ``most``.
+def prompts_a_step(arrival_per_s: float, step_s: Floats, prompt_s: Floats, most: Num) -> Whole:
+    """Prompts that may well come in a step of each engine, up to ``most`` of each.
 
     It is the mean and six deviations of lambda C, where C = step / (1 - lambda prompt) is a step with those that join it.
 
     Example:
-        >>> prompts_a_step(10.0, np.array([0.02]), np.array([0.01]), 8.0).tolist()
+        >>> prompts_a_step(10.0, np.array([0.02]), np.array([0.01]), np.array([8.0])).tolist()
         [8]
     """
     mean = arrival_per_s * step_s / np.maximum(1 - arrival_per_s * prompt_s, 0.05)
     likely = np.maximum(8.0, np.ceil(mean + 6 * np.sqrt(mean)))
-    whole: Whole = np.clip(likely, 1.0, max(1.0, min(most, _MOST_PROMPTS))).astype(int)
+    whole: Whole = np.clip(likely, 1.0, np.clip(most, 1.0, _MOST_PROMPTS)).astype(int)
     return whole
 
 
-def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, shared_s: Floats) -> Turns:
+def turns(
+    arrival_per_s: float,
+    most: Whole,
+    steps_s: Floats,
+    first_s: Floats,
+    shared_s: Floats,
+    steps: Floats | None = None,
+    *,
+    ahead: bool = False,
+) -> Turns:
     """Waits of a prompt that comes while others decode, at each of several engines.
 
     With K unlimited and each prompt adding p to a step of s, mean wait + first step = (1 + 2 lambda p) E[C^2] / 2 E[C] + s + p.
@@ -114,6 +125,8 @@ def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, s
         steps_s: how long 0, 1, .. K prompts (columns) keep each engine (rows), with the step that they join.
         first_s: from then to their first token, likewise.
         shared_s: longer if another prompt is behind them by then, of each engine.
+        steps: that 0, 1, .. K prompts take (None: one), of each engine.
+        ahead: a step is scheduled when the one before begins: who comes while prompts are computed is not in their last step.
 
     Example:
         >>> steps_s = np.array([[0.02, 0.03]])
@@ -121,12 +134,13 @@ def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, s
         >>> [round(float(seen), 4) for seen in (*(rare.wait_s @ CELLS), *(rare.first_s @ CELLS), *rare.cycle_s)]
         [0.01, 0.03, 0.02]
     """
+    taken = np.ones_like(steps_s) if steps is None else steps
     mean = arrival_per_s * steps_s[:, : most.max() + 1]
     line = _line(float((mean[np.arange(most.size), most] / most).max()))
     coming = _poisson(mean, most + line)
     shares = _stationary(coming, most)
     empty = np.zeros((most.size, CELLS.size))
-    solved = Turns(empty, empty.copy(), np.zeros(most.size), np.zeros(most.size))
+    solved = Turns(empty, empty.copy(), *np.zeros((3, most.size)))
     for k in np.unique(most):
         engines = np.flatnonzero(most == k)
         states, prompts = k + line + 1, k + 1
@@ -135,18 +149,28 @@ def turns(arrival_per_s: float, most: Whole, steps_s: Floats, first_s: Floats, s
             shares[engines, :states],
             coming[engines, :prompts, :states],
             steps_s[engines, :prompts],
+            taken[engines, :prompts],
             first_s[engines, :prompts],
             shared_s[engines],
+            ahead,
         )
-        for each, part in zip((solved.wait_s, solved.first_s, solved.behind, solved.cycle_s), seen, strict=True):
+        parts = (solved.wait_s, solved.first_s, solved.behind, solved.cycle_s, solved.cycle_steps)
+        for each, part in zip(parts, seen, strict=True):
             each[engines] = part
     return solved
 
 
 def _seen(
-    arrival_per_s: float, shares: Floats, coming: Floats, steps_s: Floats, first_s: Floats, shared_s: Floats
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """The four fields of ``Turns`` for engines (first axis of all) whose steps take equally many prompts at most.
+    arrival_per_s: float,
+    shares: Floats,
+    coming: Floats,
+    steps_s: Floats,
+    steps: Floats,
+    first_s: Floats,
+    shared_s: Floats,
+    ahead: bool,
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """The fields of ``Turns`` for engines (first axis of all) whose steps take equally many prompts at most.
 
     ``shares`` are those of the states of the chain at the starts of steps; ``coming`` holds, for each number of prompts that a
     step computes (rows), the probabilities of 0, 1, .. arrivals in it.
@@ -177,12 +201,15 @@ def _seen(
     full, now, rest, together, late = np.unravel_index(likely % size, shape)
     full_s, own_s = full * steps_s[engine, most], first_s[engine, together]
     wait_s = _RESTS[rest] * steps_s[engine, now] + full_s
-    followed = np.where(late > 0, 1.0, -np.expm1(-arrival_per_s * own_s)) * (shared_s > 0)[engine]
+    # Who comes while the step runs that is scheduled already is with them still.
+    soon = -np.expm1(-arrival_per_s * (cycle_s[engine] if ahead else own_s))
+    followed = np.where(late > 0, 1.0, soon) * (shared_s > 0)[engine]
     in_line += _sums(engine, weight * (arrival_per_s * (full_s + own_s + followed * shared_s[engine]) - most * full - together))
     split = np.flatnonzero(followed)
     wait_s, first_s = np.append(wait_s, wait_s[split]), np.append(own_s, (own_s + shared_s[engine])[split])
     weight = np.append(weight * (1 - followed), (weight * followed)[split])
-    return *_cells(np.append(engine, engine[split]), wait_s, first_s, weight), in_line, cycle_s
+    cycle_steps = (shares * steps[:, served]).sum(axis=1)
+    return *_cells(np.append(engine, engine[split]), wait_s, first_s, weight), in_line, cycle_s, cycle_steps
 
 
 @functools.lru_cache(maxsize=16)

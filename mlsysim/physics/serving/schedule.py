@@ -7,13 +7,14 @@ Source: Yu et al., "Orca", OSDI 2022 (iteration-level scheduling); Agrawal et al
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from math import inf
+from typing import NamedTuple, Protocol, cast
 
-from mlsysim.physics.kernels.alpha_beta import distinct_targets
-from mlsysim.physics.numeric import Num, maximum, minimum, where
+from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.deployment import ServedModel
 from mlsysim.physics.serving.passes import PassTime, decode_pass, mixed_prefill_s, prefill_pass
 from mlsysim.physics.serving.speculation import rounds_of
+from mlsysim.physics.serving.step_room import StepRoom, prompts_together, tokens_left
 
 
 class Step(Protocol):
@@ -63,7 +64,7 @@ class Load:
         wait_steps: steps that the scheduler holds prompts back while others decode, so that more join together (``gathered``).
         recv_interval: decode steps between the scheduler's looks at what arrived (``received``).
         output_cv: spread of the outputs' lengths, by which those in flight are longer than their mean (``met_output``).
-        step_tokens: tokens of prompts, cached ones included, that a step has room for; infinite where it has for any.
+        step_tokens, groups, sequence_tokens: the room of a step, as of ``StepRoom``; cached tokens of a prompt count.
         ahead: steps that are scheduled by the time a step runs, beside it: a prompt that comes meanwhile joins the one after.
     """
 
@@ -78,7 +79,14 @@ class Load:
     recv_interval: Num
     output_cv: Num
     step_tokens: Num
+    groups: Num
+    sequence_tokens: Num
     ahead: Num
+
+    @property
+    def room(self) -> StepRoom:
+        """The room that its prompts have in steps."""
+        return StepRoom(self.step_tokens, self.groups, self.sequence_tokens, self.prompt, self.output)
 
 
 class Passes(Protocol):
@@ -143,8 +151,9 @@ class EnginePasses(ServedModel):
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences; one too long for a step joins several."""
-        tokens = minimum(prompt, self.step_tokens) + beside
-        added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens, self.step_tokens, hidden)
+        left = tokens_left(self.step_tokens, batch * self.shards.attention / self.shards.tp)
+        tokens = minimum(prompt, left) + beside
+        added_s = mixed_prefill_s(self, cast("PassTime", step), batch, prompt, tokens, left, hidden)
         return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
 
 
@@ -159,40 +168,6 @@ def static_batch(passes: Passes, load: Load) -> Served:
     step_s = step.total_s
     request_s = first_s + maximum(output - 1, 0.0) * step_s
     return Served(first_s, step_s, request_s, batch * maximum(output, 1.0) / request_s, batch, step)
-
-
-def prompts_together(batch: Num, output: Num) -> Num:
-    """Prompts that join a step which any join: B requests, that start at random, join O (1 - (1 - 1/O)^B) of O steps.
-
-    Example:
-        >>> prompts_together(1.0, 64.0), prompts_together(48.0, 1.0), round(prompts_together(16.0, 64.0), 3)
-        (1.0, 48.0, 1.122)
-    """
-    return batch / distinct_targets(output, batch)
-
-
-def steps_without_prompts(batch: Num, output: Num) -> Num:
-    """Share of the steps that no prompt joins, where B requests start at random among O steps: (1 - 1/O)^B.
-
-    Example:
-        >>> steps_without_prompts(1.0, 4.0), steps_without_prompts(48.0, 1.0)
-        (0.75, 0.0)
-    """
-    return 1 - distinct_targets(output, batch) / output
-
-
-def steps_left_free(batch: Num, output: Num, prompt: Num, step_tokens: Num, beside: Num) -> Num:
-    """Share of the steps that no prompt joins, where each of B requests fills j of O steps: 1 - B j / O or none.
-
-    A prompt, or as much of it as a step has room for, joins ``beside`` tokens of others: j = prompt / tokens of such a step.
-    Prompts that have no room beside each other, or are too long for a step, fill more steps than start at random.
-
-    Example:
-        >>> steps_left_free(8.0, 64.0, 1024.0, 512.0, 0.0), steps_left_free(8.0, 4.0, 512.0, 512.0, 0.0)
-        (0.75, 0.0)
-    """
-    joined = prompt / (minimum(prompt, step_tokens) + beside)
-    return maximum(1 - batch * joined / output, 0.0)
 
 
 def gathered(joins: Num, steps: Num) -> tuple[Num, Num]:
@@ -254,13 +229,38 @@ def continuous_batch(passes: Passes, load: Load) -> Served:
     In each step (B - 1)/O of the others' prompts join. Those of its own prompt's step, and of the half before it, keep a
     request from its first token, by up to a quarter longer where several join each step and so end together; the rest comes
     between its later tokens. Where the host is a step ahead, the scheduled one comes first, while the host launches the prompt.
-    A step has room for T = ``step_tokens`` tokens of prompts: where those of all take more steps than an output has, B prompt/T
-    above O, each prompt adds its share of the steps beyond. Alone it waits for nobody. Beyond B requests the places are always
-    taken, and a request takes ``batch``/B times what one holds a place. In finite ``rounds`` the first requests of each place
-    come all at once, so that (B - 1)/2 prompts, a step each, are computed before one's own.
+    A prompt that is too long for a step takes several.
+    No more decode at a time than leave room for their prompts in the steps (``StepRoom``): those of the others are in line.
+    Alone a request waits for nobody. Beyond B requests the places are always taken, and a request takes ``batch``/B times what
+    one holds a place. In finite ``rounds`` the first requests of each place come all at once, so that (B - 1)/2 prompts, a
+    step each, are computed before one's own.
     """
-    prompt, output, rounds = load.prompt, load.output, load.rounds
-    batch = minimum(load.batch, load.most)
+    batch, output = minimum(load.batch, load.most), load.output
+    decoding = minimum(batch, load.room.most_decoding)
+    seen = _in_flight(passes, load, decoding)
+    later_s = (output - 1) * seen.tpot_s
+    waits_s = load.batch / decoding * seen.place_s
+    if somewhere(decoding < batch):
+        # No more requests end than with room for all.
+        with_room = _in_flight(passes, replace(load, step_tokens=load.step_tokens * inf), batch)
+        waits_s = maximum(waits_s, with_room.ttft_s + (output - 1) * with_room.tpot_s)
+    # Not as a difference where nobody waits: of a long output nothing would be left of it.
+    ttft_s = where(load.batch > decoding, maximum(seen.ttft_s, waits_s - later_s), seen.ttft_s)
+    request_s = ttft_s + later_s
+    return Served(ttft_s, seen.tpot_s, request_s, load.batch * output / request_s, decoding, seen.step)
+
+
+class _InFlight(NamedTuple):
+    """What those see who have a place and room, and how long one holds its place where another always waits for it."""
+
+    ttft_s: Num
+    tpot_s: Num
+    place_s: Num
+    step: Step
+
+
+def _in_flight(passes: Passes, load: Load, batch: Num) -> _InFlight:
+    prompt, output, rounds, room = load.prompt, load.output, load.rounds, load.room
     step = passes.decode(batch, prompt + met_output(output, load.output_cv) / 2)
     step_s, others = step.total_s, batch - 1
     alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
@@ -268,27 +268,20 @@ def continuous_batch(passes: Passes, load: Load) -> Served:
     unseen_steps, unseen = received(others / output, load.recv_interval)
     beside = minimum(held + unseen, others)
     together = maximum(prompts_together(batch, output), 1 + beside)
-    # Prompts that have no room beside each other take steps of their own, beyond those of the outputs.
-    beside_tokens = minimum(prompt * (together - 1), maximum(load.step_tokens - prompt, 0.0))
-    more_steps = maximum(prompt / load.step_tokens - output / batch, 0.0)
-    hidden = load.ahead * steps_left_free(batch, output, prompt, load.step_tokens, beside_tokens)
-    joining_s = passes.joining_s(step, batch, prompt, beside_tokens, hidden) + more_steps * step_s
-    # A prompt that would add more than a pass of its own has one.
-    joined_s = minimum(joining_s, alone_s - front_s)
+    beside_tokens = room.beside(batch, together)
+    hidden = load.ahead * room.after_free(batch, beside_tokens)
+    # A prompt that would add more to the steps that it joins than a pass of its own has one.
+    joined_s = minimum(passes.joining_s(step, batch, prompt, beside_tokens, hidden), alone_s - front_s)
     first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
     queued = first_share * others / 2
     meanwhile = minimum(1.5 * others / output, 1.5 * together - 1) + beside
     ahead = (1 - first_share) * minimum(meanwhile, others) + queued
-    computed_s = where(others > 0, maximum(alone_s, front_s + (1 + load.ahead) * step_s + joined_s) + step_s / 2, alone_s)
+    begun_s = front_s + (load.ahead + room.steps(batch)) * step_s + joined_s
+    computed_s = where(others > 0, maximum(alone_s, begun_s) + step_s / 2, alone_s)
     held_back_s = where(others > 0, (1 - first_share) * (held_steps + unseen_steps) * step_s, 0.0)
-    own_s = computed_s + held_back_s + ahead * joined_s + queued * step_s
     tpot_s = step_s + (others - ahead) / maximum(output - 1, 1.0) * joined_s
-    later_s = (output - 1) * tpot_s
-    place_s = output * step_s + batch * joined_s
-    # Not as a difference: of a long output nothing would be left of it.
-    ttft_s = where(load.batch > load.most, maximum(own_s, load.batch / batch * place_s - later_s), own_s)
-    request_s = ttft_s + later_s
-    return Served(ttft_s, tpot_s, request_s, load.batch * output / request_s, batch, step)
+    place_s = (output + room.more_steps) * step_s + batch * joined_s
+    return _InFlight(computed_s + held_back_s + ahead * joined_s + queued * step_s, tpot_s, place_s, step)
 
 
 def most_throughput(passes: Passes, load: Load) -> Served:
@@ -299,25 +292,26 @@ def most_throughput(passes: Passes, load: Load) -> Served:
     places empty. The run takes as many steps as come before its last request's end; its fixed part is paid by each step, what
     grows with its sequences by each token: total = steps step(0) + N output step'(B) + N prompt in a step.
     """
-    prompt, output, requests, step_tokens = load.prompt, load.output, load.requests, load.step_tokens
-    batch = where(requests > 0, minimum(load.most, requests), load.most)
+    prompt, output, requests, room = load.prompt, load.output, load.requests, load.room
+    batch = minimum(where(requests > 0, minimum(load.most, requests), load.most), room.most_decoding)
     context = prompt + met_output(output, load.output_cv) / 2
     step = passes.decode(batch, context)
     step_s = step.total_s
-    prompt_tokens = maximum(batch * prompt / output, minimum(step_tokens, batch * prompt))
-    started = where(requests > 0, prompt_tokens - minimum(prompt, step_tokens), prompt * (prompts_together(batch, output) - 1))
-    hidden = load.ahead * steps_left_free(batch, output, prompt, step_tokens, started)
-    joined_s = passes.joining_s(step, batch, prompt, started, hidden)
+    prompt_tokens = maximum(batch * prompt / output, minimum(room.groups * room.tokens, batch * prompt))
+    starting = prompt_tokens - minimum(prompt, room.tokens)
+    started = where(requests > 0, starting, room.beside(batch, prompts_together(batch, output)))
+    hidden = load.ahead * room.after_free(batch, started)
+    alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
+    joined_s = minimum(passes.joining_s(step, batch, prompt, started, hidden), alone_s - front_s)
     half_step_s = passes.decode(batch / 2, context).total_s
     sequence_s = (step_s - half_step_s) / (batch / 2)
     ramp = minimum(batch * prompt / prompt_tokens, output)
     full_waves = (requests - 1) // batch
     steps = full_waves * output + ramp * (requests - full_waves * batch) / batch + output
     token_s = steps / maximum(requests, 1.0) / output * (step_s - sequence_s * batch) + sequence_s + joined_s / output
-    token_s = where(requests > 0, token_s, step_s / batch + joined_s / output)
+    token_s = where(requests > 0, token_s, (1 + room.more_steps / output) * step_s / batch + joined_s / output)
     tpot_s = batch * token_s
-    first_s = passes.prefill_s(1.0, prompt)
-    return Served(first_s, tpot_s, first_s + (output - 1) * tpot_s, 1 / token_s, batch, step)
+    return Served(alone_s, tpot_s, alone_s + (output - 1) * tpot_s, 1 / token_s, batch, step)
 
 
 def in_tokens(served: Served, output: Num, tokens: Num) -> Served:

@@ -28,6 +28,7 @@ from mlsysim.physics.serving.deployment import (
 from mlsysim.physics.serving.passes import PassTime, decode_layer_attention_s, prefill_layer_attention_s
 from mlsysim.physics.serving.products import head_product, product_s, scaled
 from mlsysim.physics.serving.schedule import Step
+from mlsysim.physics.serving.step_room import tokens_left
 from mlsysim.physics.serving.torus_partition import Divided, Torus, divided, exchange_s
 
 
@@ -80,7 +81,7 @@ class TorusDeployment:
     def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences: what the pass has beyond the step."""
         alone = cast("PassTime", step)
-        tokens = minimum(prompt, self.step_tokens) + beside
+        tokens = minimum(prompt, tokens_left(self.step_tokens, batch)) + beside
         added = self._prompts(tokens / prompt / self.pp, prompt)
         joined = self._pass((batch + tokens) / self.pp, batch / self.pp, added, batch)
         products_s = joined.weights_s + joined.elementwise_s - alone.weights_s - alone.elementwise_s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.offloaded_passes import drafted, streamed_passes, whole_passes
-from mlsysim.lowering.prefix_cache import computed
+from mlsysim.lowering.prefix_cache import step_room
 from mlsysim.lowering.serving_memory import Room, room
 from mlsysim.lowering.work import inference_work
 from mlsysim.physics.numeric import Num
@@ -72,7 +71,7 @@ class ServingReplica:
     @property
     def load(self) -> Load:
         """What its schedule is asked of its passes; where no sequence fits, one is answered for."""
-        deployment = self.deployment
+        deployment, room = self.deployment, step_room(self.deployment)
         return Load(
             batch=deployment.batch,
             most=max(1.0, self.held.most_sequences),
@@ -84,18 +83,11 @@ class ServingReplica:
             wait_steps=float(deployment.batch_wait_iters),
             recv_interval=float(deployment.recv_interval),
             output_cv=deployment.output_cv,
-            step_tokens=self._step_tokens,
+            step_tokens=room.tokens,
+            groups=room.groups,
+            sequence_tokens=room.sequence_tokens,
             ahead=deployment.ahead,
         )
-
-    @property
-    def _step_tokens(self) -> float:
-        """Tokens of prompts that a step has room for, of which those that the prefix cache has take none."""
-        deployment, stack = self.deployment, self.deployment.stack
-        if stack is None:
-            return math.inf
-        # Groups of ranks that attend for sequences of their own start prompts each.
-        return stack.step_tokens * deployment.attention_dp * deployment.prompt / computed(deployment)[0]
 
     def served(self, batch: Num) -> Served:
         """The schedule's answer to ``batch`` sequences, one or an array of them, without a look at the memory."""

@@ -15,7 +15,7 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.operations.power import serving_activity
 from mlsysim.lowering.options import ServingOptions
-from mlsysim.lowering.prefix_cache import computed
+from mlsysim.lowering.prefix_cache import computed, step_room
 from mlsysim.lowering.serving_kernels import coefficients_used, exchanged_B, peak_flops_per_s
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.numeric import floor
@@ -275,7 +275,9 @@ def with_prefills_of_others(run: Mapping[str, Any]) -> tuple[dict[str, Quantity]
 
 def _diagnostics(deployment: Deployment, batch: float) -> tuple[str, ...]:
     notes = []
-    if deployment.schedule == "continuous" and batch < deployment.batch:
+    if deployment.schedule == "continuous" and step_room(deployment).most_decoding < min(batch + 1, deployment.batch):
+        notes.append(f"{batch:.0f} of {deployment.batch:.0f} requests in flight decode: prompts of the others fill the steps")
+    elif deployment.schedule == "continuous" and batch < deployment.batch:
         notes.append(f"{batch:.0f} of {deployment.batch:.0f} requests in flight have room: the others wait for a place")
     notes += beyond_context(deployment.workload, deployment.prompt + deployment.output)
     if deployment.offload and math.isinf(deployment.offload.host_B):

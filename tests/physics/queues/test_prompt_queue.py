@@ -53,6 +53,24 @@ def test_one_prompt_a_step():
     alone = 0.6 * (1 - math.exp(-0.2)) / 0.2
     assert longer.first_s @ CELLS == pytest.approx([2 + 0.5 * (1 - alone)], rel=1e-2)
     assert longer.behind == pytest.approx(found.behind + 0.2 * 0.5 * (1 - alone), rel=2e-2)
+    assert found.cycle_steps == pytest.approx([1])
+
+
+def test_one_prompt_that_takes_several_steps():
+    """One of the 1.25 s above in five has a prompt that takes three steps of a second: 1.5 steps."""
+    steps_s, none_s = np.array([[1.0, 2.0]]), np.zeros(1)
+    found = turns(0.2, np.array([1]), steps_s, steps_s, none_s, np.array([[1.0, 3.0]]))
+    assert found.cycle_steps == pytest.approx([1 + 2 * 0.2 * 1.25])
+
+
+def test_who_comes_too_late_for_a_step_that_is_scheduled():
+    """Behind a host that is ahead, others share a prompt's last step who came before its first, or in the step before that.
+
+    Of those with nobody in line, nobody comes to e^-0.4 in their step of 2 s, and to e^-0.25 in one of 1.25 s, as steps are.
+    """
+    steps_s, shared_s = np.array([[1.0, 2.0]]), np.array([0.5])
+    late, soon = (turns(0.2, np.array([1]), steps_s, steps_s, shared_s, ahead=ahead) for ahead in (True, False))
+    assert 2.5 - late.first_s @ CELLS == pytest.approx((2.5 - soon.first_s @ CELLS) * math.exp(0.15))
 
 
 @pytest.mark.parametrize(("most", "arrival_per_s"), [(12, 0.2), (20, 0.5)])

@@ -20,6 +20,8 @@ from mlsysim import (
     TailLatencyModel,
 )
 from mlsysim.hardware.types import HardwareNode
+from mlsysim.lowering.deployment import Deployment
+from mlsysim.lowering.prefix_cache import step_room
 from mlsysim.physics.serving.schedule import Load, continuous_batch
 
 LLAMA, H100 = Models.Language.Llama3_8B, Hardware.Cloud.H100
@@ -52,7 +54,7 @@ class Server:
 def load(concurrency, output, **changed):
     """Requests of 100 tokens and ``output`` more, of which all fit, with ``changed`` fields."""
     usual = dict.fromkeys((part.name for part in fields(Load)), 0.0) | {"most": 1e9, "step_tokens": math.inf}
-    usual |= {"prompt": 100.0, "recv_interval": 1.0}
+    usual |= {"prompt": 100.0, "recv_interval": 1.0, "groups": 1.0, "sequence_tokens": 1.0}
     return Load(**usual | {"batch": float(concurrency), "output": float(output)} | changed)
 
 
@@ -73,6 +75,14 @@ def test_requests_that_have_no_room_are_told():
     run = ServingModel().solve(LLAMA, H100, batch_size=32, **load)
     assert run.batch == run.max_batch < 32
     assert f"{run.batch} of 32 requests in flight have room: the others wait for a place" in run.diagnostics
+
+
+def test_requests_whose_prompts_fill_the_steps_are_told():
+    load = {"input_len": 3000, "output_len": 128, "schedule": "continuous", "stack": "vllm-2025", "max_num_batched_tokens": 512}
+    few, many = (ServingModel().solve(LLAMA, H100, batch_size=batch, **load) for batch in (20, 64))
+    assert (few.batch, many.batch) == (20, 20)
+    assert not few.diagnostics
+    assert "20 of 64 requests in flight decode: prompts of the others fill the steps" in many.diagnostics
 
 
 def test_a_request_meets_the_prompts_of_all_others_once():
@@ -217,7 +227,10 @@ def test_faster_memory_raises_the_rate_of_two_long_prompts():
     rounds=st.sampled_from([None, None, 1, 10]),
 )
 def test_a_closed_loop_keeps_its_laws(question, concurrency, rounds):
-    """Little's law; nobody waits for more than the others; better hardware serves no slower; bounds are below."""
+    """Little's law; nobody waits for more than the others; better hardware serves no slower; bounds are below.
+
+    Of each of the others that is its prompt, and the steps that it takes: one, or as many as have room for it.
+    """
     model, hardware, arguments = question
     assume(model.causal)
     asked = {**arguments, "schedule": "continuous"}
@@ -230,7 +243,9 @@ def test_a_closed_loop_keeps_its_laws(question, concurrency, rounds):
     assert ms(run.tpot) >= ms(run.itl)
     if concurrency > run.max_batch:
         return
-    assert ms(run.ttft) <= concurrency * (ms(one.ttft) + ms(run.itl)) * (1 + ROUNDING)
+    room = step_room(Deployment.of(model, hardware, **flown))
+    steps = max(1.0, (room.output + room.more_steps) / room.most_decoding)
+    assert ms(run.ttft) <= concurrency * (ms(one.ttft) + steps * ms(run.itl)) * (1 + ROUNDING)
     if isinstance(hardware, HardwareNode):
         for memory, arithmetic in ((1.1, 1), (2, 1), (1, 2), (2, 2)):
             better = ServingModel().solve(model, faster(hardware, memory, arithmetic), **flown)
@@ -262,9 +277,10 @@ def test_what_the_prefix_cache_has_takes_no_room_in_a_step():
     """Prompts whose new tokens fit a step together join it together, as prompts of so many tokens do without a limit."""
     asked = {"output_len": 4, "batch_size": 16, "schedule": "continuous", "stack": "vllm-2025"}
     cached = {"input_len": 8192, "prefix_hit": 0.9}
-    usual, roomy, tight = (
+    usual, roomy, tight, tighter = (
         ServingModel().solve(LLAMA, H100, **asked, **cached, max_num_batched_tokens=tokens).tokens_per_second
-        for tokens in (8192, 65536, 1024)
+        for tokens in (8192, 65536, 1024, 512)
     )
     assert usual == roomy
-    assert tight < usual
+    # A prompt a step is as much as sixteen in flight ask for; what is half of one is less.
+    assert tighter < tight <= usual

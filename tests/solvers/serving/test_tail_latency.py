@@ -16,7 +16,6 @@ from mlsysim.lowering.deployment import Deployment
 from mlsysim.physics.queues import prompt_queue
 from mlsysim.physics.queues.open_loop import by_places, in_flight, last_kept
 from mlsysim.physics.queues.prompt_queue import CELLS, turns
-from mlsysim.physics.serving.schedule import steps_without_prompts
 
 SHAPE = {"seq_len": 1024, "output_len": 256}
 
@@ -118,20 +117,20 @@ def test_the_last_load_that_keeps_a_limit_is_found(last, power, guess):
 
 def simulated(pace, rate, count):
     """Times to first token, per token after it and of the whole request, of an engine taken step by step."""
-    prompt, output, budget = int(pace.setting.prompt), int(pace.setting.output), pace.step_tokens
+    prompt, output, budget = int(pace.setting.prompt), int(pace.setting.output), pace.room.tokens
 
     @functools.cache
-    def step_s(decoding, tokens):
+    def step_s(decoding, tokens, after_free):
         if not decoding:
             return (pace.alone_s - pace.front_s) * tokens / prompt
         step = pace.passes.decode(float(decoding), pace.setting.context)
         beside = max(tokens - min(prompt, budget), 0.0)
-        hidden = pace.setting.ahead * steps_without_prompts(float(decoding), float(output))
+        hidden = pace.setting.ahead * after_free
         joined = tokens and pace.passes.joining_s(step, float(decoding), prompt, beside, hidden) * tokens / prompt
         return float(step.total_s + joined)
 
     arrivals = np.cumsum(np.random.default_rng(3).exponential(1 / rate, count)).tolist()
-    now, following, computing, decoding, done, scheduled = 0.0, 0, [], [], [], 0.0
+    now, following, computing, decoding, done, scheduled, free = 0.0, 0, [], [], [], 0.0, False
     while len(done) < count:
         if not computing and not decoding:
             now = max(now, arrivals[following])
@@ -145,7 +144,9 @@ def simulated(pace, rate, count):
             now_computed = min(request[1], left)
             request[1] -= now_computed
             left -= now_computed
-        now += step_s(len(decoding), budget - len(decoding) - left if left < math.inf else sum(prompt for _ in computing))
+        tokens = budget - len(decoding) - left if left < math.inf else sum(prompt for _ in computing)
+        # The host launches a step of prompts while a step without any runs before it.
+        now, free = now + step_s(len(decoding), tokens, free), bool(decoding) and not tokens
         decoding = [(came, first, more - 1) for came, first, more in decoding]
         done += [(first - came, (now - first) / (output - 1), now - came) for came, first, more in decoding if not more]
         decoding = [request for request in decoding if request[2]]
@@ -163,19 +164,55 @@ def simulated(pace, rate, count):
         ({"seq_len": 2048, "output_len": 256, "precision": "fp8", "stack": "tensorrt-llm-1.2"}, 64, 0.6),
         ({"seq_len": 128, "output_len": 256, "stack": "vllm-2025"}, 64, 0.6),
         ({"seq_len": 8192, "output_len": 128, "stack": "vllm-2025"}, None, 0.5),
+        ({"seq_len": 8192, "output_len": 128, "stack": "vllm-2025"}, None, 0.6),
+        ({"seq_len": 3000, "output_len": 128, "stack": "vllm-2025", "max_num_batched_tokens": 512}, None, 0.6),
     ],
 )
 def test_a_deployment_is_like_an_engine_simulated_step_by_step(asked, places, share):
     pace = paces(Deployment.of(LLAMA, H100, **asked, schedule="continuous"), places)
     rate = share * pace.capacity_per_s
     predicted = serve(rate, batch_size=places, **asked)
-    # Behind a host that is ahead first tokens are predicted less well: where a prompt leaves a few tokens to a second step, who
-    # comes meanwhile is taken to fill it, even one that was scheduled before they came.
+    # Behind a host that is ahead first tokens are predicted less well, most of all where a prompt leaves a few tokens to a
+    # second step: who fills it lengthens one first token in several.
     split = asked["seq_len"] > 4096
     for kind, times in zip(("ttft", "tpot", "latency"), simulated(pace, rate, 4000), strict=True):
         within = (0.3 if split else 0.1) if kind == "ttft" and pace.setting.ahead else 0.2 if split else 0.07
         found = [times.mean(), *np.quantile(times, [0.5, 0.9])]
         assert seconds(predicted, kind)[:3] == pytest.approx(found, rel=within)
+
+
+@pytest.mark.parametrize(
+    ("asked", "places"),
+    [
+        ({"seq_len": 3000, "output_len": 128, "max_num_batched_tokens": 512}, None),
+        ({"seq_len": 3000, "output_len": 128, "max_num_batched_tokens": 512}, 32),
+        ({"seq_len": 3000, "output_len": 64, "max_num_batched_tokens": 512, "precision": "fp8"}, None),
+        ({"seq_len": 1024, "output_len": 64, "max_num_batched_tokens": 2048}, None),
+        ({"seq_len": 8192, "output_len": 128}, None),
+    ],
+)
+def test_the_capacity_is_what_an_engine_does_that_always_has_enough_to_do(asked, places):
+    """All come at once: between the first and the last tenth to leave, steps are as full as they can be."""
+    asked = {**asked, "stack": "vllm-2025"}
+    pace, count = paces(Deployment.of(LLAMA, H100, **asked, schedule="continuous"), places), 3000
+    left_s = np.sort(simulated(pace, 1e9, count)[2])
+    first, last = int(0.2 * left_s.size), int(0.8 * left_s.size)
+    assert pace.capacity_per_s == pytest.approx((last - first) / (left_s[last] - left_s[first]), rel=0.01)
+
+
+@pytest.mark.parametrize(("prompt", "output", "room", "rate"), [(600, 64, 512, 8), (3000, 64, 512, 3), (3000, 200, 1024, 5)])
+def test_faster_memory_never_lets_prompts_wait_longer_that_take_several_steps(prompt, output, room, rate):
+    """The host launches only the first part of a prompt while a step without any runs before it."""
+    node, memory = Systems.Nodes.DGX_H100, H100.memory
+    asked = {"input_len": prompt, "output_len": output, "max_num_batched_tokens": room, "tp_size": 2, "stack": "vllm-2025"}
+    firsts = []
+    for times in (1.0, 1.02, 1.2, 1.5):
+        faster = H100.model_copy(update={"memory": memory.model_copy(update={"bandwidth": memory.bandwidth * times})})
+        served_on = node.model_copy(update={"accelerator": faster})
+        run = TailLatencyModel().solve(LLAMA, served_on, **asked, request_rate=f"{rate} count/s")
+        firsts.append([run.ttft_mean, run.ttft_p99, run.latency_p99])
+    for slower, quicker in itertools.pairwise(firsts):
+        assert all(after < before for before, after in zip(slower, quicker, strict=True))
 
 
 def test_replicas_share_the_requests():

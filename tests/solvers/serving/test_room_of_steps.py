@@ -1,0 +1,129 @@
+"""How many requests a server takes whose prompts fill its steps: by hand, no more than have room, and the same in all loops."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_queueing import H100, LLAMA
+
+from mlsysim import ServingModel, Systems, TailLatencyModel
+from mlsysim.lowering.arrivals import paces
+from mlsysim.lowering.deployment import Deployment
+from mlsysim.lowering.prefix_cache import step_room
+from mlsysim.physics.serving.step_room import StepRoom
+
+
+@dataclass(frozen=True)
+class Step:
+    total_s: float
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server whose steps, and prompts in them and alone, always take the same time."""
+
+    step_s: float
+    joined_s: float
+    alone_s: float = 1.0
+    front_s: float = 0.0
+
+    def prefill_s(self, batch, prompt):
+        return self.alone_s
+
+    def decode(self, batch, context):
+        return Step(self.step_s + 0 * batch)
+
+    def joining_s(self, step, batch, prompt, beside, hidden):
+        return self.joined_s + 0 * batch
+
+
+PACE = paces(Deployment.of(LLAMA, H100, seq_len=3000, output_len=128, stack="vllm-2025", schedule="continuous"), 64)
+
+
+def pace(server, places=64, **room):
+    usual = {"tokens": 512.0, "groups": 1.0, "sequence_tokens": 1.0, "prompt": 3000.0, "output": 128.0}
+    return replace(PACE, passes=server, places=places, room=StepRoom(**usual | room), solved={}, loads={})
+
+
+def test_capacity_by_hand():
+    """3,128 tokens a request, 512 a step of 10 ms: 61.09 ms of steps, and 50 ms that a prompt adds to them: 9.001 a second.
+
+    16 in flight have room: 8 s of steps a hundred, and 16 prompts.
+    """
+    full = pace(Server(0.01, 0.05))
+    assert full.capacity_per_s == pytest.approx(1 / (3128 / 512 * 0.01 + 0.05)) == pytest.approx(9.0014, abs=1e-4)
+    assert full.completions_per_s[15] == pytest.approx(16 / (128 * 0.01 + 16 * 0.05))
+    assert full.completions_per_s[20:] == pytest.approx(full.capacity_per_s)
+    # 20.95 decode: a prompt joins each with 19.95 / 128 of the others'.
+    assert full.token_s[40] == pytest.approx(0.01 + (512 * 128 / 3128 - 1) / 128 * 0.05)
+    assert full.with_places(16).capacity_per_s == full.completions_per_s[15]
+    assert full.with_places(40).capacity_per_s == pytest.approx(full.capacity_per_s)
+    assert full.with_places(40).token_s.tolist() == full.token_s[:40].tolist()
+    # A prompt adds no more than its pass of 30 ms alone.
+    assert pace(Server(0.01, 0.05, 0.03)).capacity_per_s == pytest.approx(1 / (3128 / 512 * 0.01 + 0.03))
+
+
+@given(
+    tokens=st.integers(2, 20_000),
+    groups=st.sampled_from([1, 2, 8]),
+    each=st.sampled_from([1, 2, 6]),
+    prompt=st.integers(1, 40_000),
+    output=st.integers(1, 4_000),
+    places=st.integers(1, 400),
+    joined_s=st.floats(0.0, 1.0),
+)
+def test_no_more_are_served_than_have_room(tokens, groups, each, prompt, output, places, joined_s):
+    """Tokens that steps take in a second, over those of a request, whatever its prompt adds to steps."""
+    room = {"tokens": tokens, "groups": groups, "sequence_tokens": each, "prompt": prompt, "output": output}
+    limited = pace(Server(0.01, joined_s), places, **{name: float(value) for name, value in room.items()})
+    limited = replace(limited, setting=replace(limited.setting, prompt=float(prompt), output=float(output)))
+    most_per_s = tokens * groups / 0.01 / (prompt + each * output)
+    assert limited.capacity_per_s <= most_per_s * (1 + 1e-9)
+    assert limited.best_per_s <= max(most_per_s, float(limited.completions_per_s[0])) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"seq_len": 3000, "output_len": 128, "max_num_batched_tokens": 512},
+        {"seq_len": 3000, "output_len": 4, "max_num_batched_tokens": 512},
+        {"seq_len": 1024, "output_len": 64, "max_num_batched_tokens": 2048},
+        {"seq_len": 8192, "output_len": 16, "prefix_hit": 0.5},
+        {"seq_len": 1024, "output_len": 256, "precision": "fp8"},
+        {"seq_len": 3000, "output_len": 64, "max_num_batched_tokens": 512, "tp_size": 4},
+    ],
+)
+@pytest.mark.parametrize("stack", ["vllm-2025", "sglang-2025", "tensorrt-llm-1.2"])
+def test_all_loops_do_the_same_at_most(asked, stack):
+    """Where more are always in line than have a place, it does not matter who sends them."""
+    hardware = Systems.Nodes.DGX_H100 if "tp_size" in asked else H100
+    capacity = TailLatencyModel().solve(LLAMA, hardware, request_rate="0.1 count/s", stack=stack, **asked).capacity
+    closed = ServingModel().solve(LLAMA, hardware, batch_size=10**6, schedule="continuous", stack=stack, **asked)
+    offline = ServingModel().solve(LLAMA, hardware, schedule="offline", stack=stack, **asked)
+    assert capacity.m_as("count/s") == pytest.approx(closed.requests_per_second.m_as("count/s"), rel=1e-6)
+    assert capacity.m_as("count/s") == pytest.approx(offline.requests_per_second.m_as("count/s"), rel=1e-6)
+
+
+def test_prompts_of_a_group_take_its_own_steps():
+    """Eight groups of ranks compute eight prompts side by side, each in as many steps as its group has room for it."""
+    asked = {"seq_len": 6000, "output_len": 64, "stack": "vllm-2025", "tp_size": 8, "max_num_batched_tokens": 512}
+    apart, shared = (
+        paces(Deployment.of(LLAMA, Systems.Nodes.DGX_H100, **asked, attention_dp=dp, schedule="continuous"), 64)
+        for dp in (True, False)
+    )
+    assert apart.room.steps(8.0) == pytest.approx(6000 / 511)
+    assert apart.most_decoding == pytest.approx(8 * shared.most_decoding)
+    firsts, steps_s = apart._prompt_steps_s(8)[1], apart.step_s[apart._levels - 1]
+    assert (firsts[:, 1] >= 12 * steps_s).all(), "twelve steps"
+    assert (firsts[:, 8] < 2 * firsts[:, 1]).all(), "side by side"
+
+
+def test_what_a_request_takes_of_a_steps_room():
+    """Cached tokens of a prompt take none, each beam and each draft that is checked one; a bound has room for all."""
+    asked = {"seq_len": 1000, "output_len": 100, "stack": "vllm-2025", "max_num_batched_tokens": 2048}
+    deployment = Deployment.of(LLAMA, H100, **asked, prefix_hit=0.75, schedule="continuous")
+    room = step_room(deployment, beams=4)
+    assert (room.tokens, room.sequence_tokens, room.prompt) == (2048 * 4, 4 * 4, 1000)
+    assert room.most_decoding == pytest.approx(2048 * 100 / (250 + 4 * 100))
+    assert step_room(Deployment.of(LLAMA, H100, seq_len=1000, output_len=100)).most_decoding == float("inf")
