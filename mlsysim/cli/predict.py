@@ -36,8 +36,8 @@ All columns come back in order, then
   low, high   where nine in ten measurements are expected
   feasible    whether the plan fits the memory
   basis       calibrated (measured kernels and a software stack), transferred
-              (those of a relative: this stack or accelerator was not measured)
-              or bound (physics and datasheets only)
+              (those of a relative: no fit was given runs of this stack or on
+              this accelerator) or bound (physics and datasheets only)
   scope       the measured runs that low and high rest on; of a row whose source
               is no publication that was fitted to, all sources left out of fits
   assumed     the columns that the row leaves out though they matter, and what
