@@ -36,7 +36,7 @@ from mlsysim.fitting.data_parallel import DATA_PARALLEL
 from mlsysim.fitting.inference import INFERENCE
 from mlsysim.fitting.search import fitted, identified, measured, predicted
 from mlsysim.fitting.toml_text import DATA
-from mlsysim.tables.assumed import FACTS
+from mlsysim.tables.assumed import FACTS, left_out_with
 from mlsysim.tables.predict import predicted_rows
 from mlsysim.validation.anchors import loading
 from mlsysim.validation.anchors.anchor import Anchor
@@ -121,7 +121,7 @@ def _log_error(anchor: Anchor) -> float:
 def assumed_rows(anchors: Iterable[Anchor]) -> list[tuple[str, ...]]:
     """A row for each fact of training and serving: how far off the validation runs are that state it, with it and without.
 
-    A run without a fact is its row without the cell, predicted again.
+    A run without a fact is its row without the cell, or the cells that are left out with it, predicted again.
     """
     groups: dict[tuple[str, str], list[Anchor]] = {}
     for anchor in sorted(anchors, key=lambda one: one.id):
@@ -131,15 +131,15 @@ def assumed_rows(anchors: Iterable[Anchor]) -> list[tuple[str, ...]]:
         (solver, quantity, fact, *told)
         for (solver, quantity), group in sorted(groups.items())
         for fact in FACTS.get(solver, ())
-        if (told := _without(fact, group)) is not None
+        if (told := _without(fact, left_out_with(solver, fact), group)) is not None
     ]
 
 
-def _without(fact: str, anchors: Sequence[Anchor]) -> tuple[str, str, str] | None:
-    stating = [anchor for anchor in anchors if anchor.case.run.get(fact, "").strip()]
+def _without(fact: str, left_out: Sequence[str], anchors: Sequence[Anchor]) -> tuple[str, str, str] | None:
+    stating = [anchor for anchor in anchors if any(anchor.case.run.get(column, "").strip() for column in left_out)]
     columns = dict.fromkeys(name for anchor in stating for name in anchor.case.run)
     rows = [dict.fromkeys(columns, "") | dict(anchor.case.run) for anchor in stating]
-    both = zip(stating, predicted_rows(rows), predicted_rows([row | {fact: ""} for row in rows]), strict=True)
+    both = zip(stating, predicted_rows(rows), predicted_rows([row | dict.fromkeys(left_out, "") for row in rows]), strict=True)
     pairs = []
     for anchor, whole, without in both:
         if f"{fact}=" in without["assumed"] and whole["predicted"] and without["predicted"]:
