@@ -12,8 +12,8 @@ from mlsysim.tables.cells import Cells, cell_text, whole_cell
 from mlsysim.tables.names import begun_model, named_framework
 from mlsysim.tables.serving import CACHE_COLUMN
 
-# Columns whose absence a default fills, by the solver whose tables have them. No published row states the format of its gradients:
-# errors of all are of runs with what stands for it, and intervals have it in them.
+# Columns whose absence a default fills, by the solver whose tables have them. No published row states the format of its
+# gradients: errors of all are of runs with what stands for it, and intervals have it in them.
 FACTS = {
     "DistributedModel": (
         *("recompute", "flash_attention", "precision", "micro_batch", "inter_bw_GBps_per_accel", "sharding", "vpp"),
