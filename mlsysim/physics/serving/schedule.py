@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
-from mlsysim.physics.numeric import Num, maximum, minimum, where
+from mlsysim.physics.numeric import Num, floor, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.deployment import ServedModel
 from mlsysim.physics.serving.passes import PassTime, decode_pass, mixed_prefill_s, prefill_pass
 from mlsysim.physics.serving.speculation import rounds_of
@@ -148,6 +148,33 @@ class EnginePasses(ServedModel):
         return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
 
 
+def whole_prompts_s(passes: Passes, step: Step, batch: Num, load: Load, beside: Num, hidden: Num) -> Num:
+    """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences that ``beside`` tokens of others join, mean.
+
+    Prompts join whole: where k to k + 1 others do in the mean, some steps have k and some k + 1, as far as steps have room.
+    Kernels compute the rows of a step, in tiles, not of the mean one. With n prompts in a share p of these steps, which add
+    A(n), each prompt adds sum p A(n) / sum p n.
+
+    Args:
+        passes: of the deployment.
+        step: of the sequences that decode.
+        batch: how many these are.
+        load: whose ``prompt`` and ``step_tokens`` they are.
+        beside: tokens of other prompts in a step that prompts join, mean of these steps.
+        hidden: as of ``Passes.joining_s``.
+    """
+    prompt, room = load.prompt, maximum(load.step_tokens - load.prompt, 0.0)
+    fewer = minimum(prompt * floor(beside / prompt), beside)
+    more = maximum(minimum(fewer + prompt, room), beside)
+    fewer_s = passes.joining_s(step, batch, prompt, fewer, hidden)
+    if not somewhere(beside > fewer):
+        return fewer_s
+    more_s = passes.joining_s(step, batch, prompt, more, hidden)
+    of_more = where(more > fewer, (beside - fewer) / maximum(more - fewer, 1e-9 * prompt), 0.0)
+    own = minimum(prompt, load.step_tokens)
+    return ((1 - of_more) * (own + fewer) * fewer_s + of_more * (own + more) * more_s) / (own + beside)
+
+
 def static_batch(passes: Passes, load: Load) -> Served:
     """Serve a fixed batch: all prompts together, then ``output - 1`` steps at the mean ``context``; nobody joins or leaves.
 
@@ -272,7 +299,7 @@ def continuous_batch(passes: Passes, load: Load) -> Served:
     beside_tokens = minimum(prompt * (together - 1), maximum(load.step_tokens - prompt, 0.0))
     more_steps = maximum(prompt / load.step_tokens - output / batch, 0.0)
     hidden = load.ahead * steps_left_free(batch, output, prompt, load.step_tokens, beside_tokens)
-    joining_s = passes.joining_s(step, batch, prompt, beside_tokens, hidden) + more_steps * step_s
+    joining_s = whole_prompts_s(passes, step, batch, load, beside_tokens, hidden) + more_steps * step_s
     # A prompt that would add more than a pass of its own has one.
     joined_s = minimum(joining_s, alone_s - front_s)
     first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
