@@ -101,7 +101,7 @@ def usual_heads(hidden: int, tp: int = 1) -> int:
 
 
 def _heads_of_width(hidden: int, head_dim: int, tp: int) -> int:
-    """As many heads of the width that a row states as the hidden size has; 0 where it has no whole number that TP divides."""
+    """Return how many heads of a stated width the hidden size has; 0 where that is no whole number that TP divides."""
     heads = hidden // head_dim if head_dim and hidden % head_dim == 0 else 0
     return heads if heads % tp == 0 else 0
 
