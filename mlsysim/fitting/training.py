@@ -101,6 +101,7 @@ def grouped(steps: Iterable[MeasuredStep]) -> list[Runs]:
                 measured=np.array(measured),
                 sources=sources,
                 predict=functools.partial(_steps, prepared, kernels),
+                together="stack",
                 stage=int(routed),
                 decides=(lambda key: key.part in EXPERT_PARTS) if routed else (lambda key: key.part not in EXPERT_PARTS),
             )

@@ -55,12 +55,7 @@ _WORDS = {
 
 @contextmanager
 def drawn(title: str, rows: int = 1, height: float = HEIGHT_INCHES) -> Iterator[tuple[Figure, list[Any]]]:
-    """A new figure in the look of all plots, and its axes, one below the other.
-
-    Args:
-        title: what the plot shows, in words.
-        rows: axes that share the horizontal axis.
-        height: inches.
+    """A new figure in the look of all plots, and its axes, one below the other on one horizontal axis.
 
     Raises:
         MLSysError: matplotlib is missing.
@@ -107,10 +102,7 @@ def plain_log_axis(axis: Any) -> None:
 
 
 def picture_path(path: str | Path) -> Path:
-    """Check where a picture goes, before it is drawn.
-
-    Args:
-        path: a file whose ending says the format: .png, .svg or .pdf.
+    """Check where a picture goes, before it is drawn: a file whose ending says the format.
 
     Raises:
         InputError: the ending is of no such format, or the folder is none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 from mlsysim.core.checks import instance, whole_number
@@ -34,9 +35,6 @@ def usual_node(accelerator: HardwareNode) -> Node:
 
     A slice or a variant of an accelerator, and one of a caller's own, sits in a node of the common size on its own links.
 
-    Args:
-        accelerator: of the registry, or a caller's own.
-
     Example:
         >>> usual_node(Hardware.Cloud.H100).name, usual_node(Hardware.Cloud.GB200).accelerators_per_node
         ('DGX H100', 72)
@@ -44,10 +42,10 @@ def usual_node(accelerator: HardwareNode) -> Node:
         >>> node.accelerators_per_node, f"{node.intra_bandwidth_Bps / 1e9:g}"
         (8, '31.5')
     """
-    known = _facts()["node"].get(_id(accelerator))
-    if known is None:
+    known = _seated(accelerator)
+    if not known:
         return _common_node(accelerator)
-    node = Systems.Nodes.get(known)
+    node = Systems.Nodes.get(_facts()["node"][known])
     if node.accelerator is accelerator:
         return node
     return node.model_copy(update={"name": f"{node.name} with {accelerator.name}", **_links(accelerator)})
@@ -103,17 +101,13 @@ build_as_usual(_of)
 def usual_nodes(accelerator: HardwareNode, ranks: int) -> Fleet:
     """Returns whole nodes, as many as ``ranks`` accelerators need: the fleet of a deployment of which only its size is known.
 
-    Args:
-        accelerator: of the registry, or a caller's own.
-        ranks: accelerators that the deployment takes.
-
     Example:
         >>> fleet = usual_nodes(Hardware.Cloud.H100, 12)
         >>> fleet.count, fleet.node is Systems.Nodes.DGX_H100
         (2, True)
     """
     node = usual_node(accelerator)
-    size = _facts()["domain"].get(_id(accelerator), node.accelerators_per_node)
+    size = _facts()["domain"].get(_seated(accelerator), node.accelerators_per_node)
     if size != node.accelerators_per_node:
         node = node.model_copy(update={"accelerators_per_node": size})
     return whole_nodes(node, -(-ranks // size))
@@ -121,10 +115,6 @@ def usual_nodes(accelerator: HardwareNode, ranks: int) -> Fleet:
 
 def whole_nodes(node: Node, count: int) -> Fleet:
     """Returns so many of a node, on the network of their cards: the node's own, or the common one.
-
-    Args:
-        node: of the registry, or a caller's own.
-        count: nodes of the fleet.
 
     Raises:
         InputError: ``count`` is no whole number of at least 1.
@@ -159,7 +149,7 @@ def sharing(accelerator: HardwareNode, count: int, per_node: int | None = None) 
         (8, 6, 36)
     """
     usual = usual_node(accelerator).accelerators_per_node
-    domain: int | None = _facts()["domain"].get(_id(accelerator))
+    domain: int | None = _facts()["domain"].get(_seated(accelerator))
     told = per_node or domain or usual
     shared = min(count, told if domain is None or told > usual else domain)
     while count % shared:
@@ -192,6 +182,36 @@ def _id(accelerator: HardwareNode) -> str:
     except UnknownNameError:
         return ""
     return entry if Hardware.get(entry) is accelerator else ""
+
+
+@identity_cache(1024)
+def _seated(accelerator: HardwareNode) -> str:
+    """The id of the accelerator whose node is known and in whose place this one sits, itself or another; empty for none."""
+    seats, own = _seats(), _id(accelerator)
+    if own in seats:
+        return own
+    same = [name for name, other in seats.items() if _socket(other) == _socket(accelerator)]
+    return min(same, key=lambda name: _unlike(seats[name], accelerator), default="")
+
+
+@functools.cache
+def _seats() -> dict[str, HardwareNode]:
+    return {name: Hardware[name] for name in _facts()["node"] if name != "source"}
+
+
+def _socket(accelerator: HardwareNode) -> tuple[Any, ...] | None:
+    """What boards are made for: whose accelerators of which form, on which links; none where one of these is not said."""
+    said = accelerator.vendor, accelerator.form_factor, accelerator.interconnect_bandwidth_Bps
+    return said if all(said) else None
+
+
+def _unlike(one: HardwareNode, other: HardwareNode) -> float:
+    """How far two accelerators are apart in rate, bandwidth and memory."""
+    sizes = (
+        (each.compute.peak_flops.m_as("flop/second"), each.memory_bandwidth_Bps, each.memory_capacity_B)
+        for each in (one, other)
+    )
+    return sum(abs(math.log(mine / others)) for mine, others in zip(*sizes, strict=True))
 
 
 def _common_node(accelerator: HardwareNode) -> Node:

@@ -171,6 +171,24 @@ def test_choices_as_columns_are_what_each_gives_alone():
         assert figures(own | columns) == pytest.approx(np.array([figures(one) for one in choices]), rel=1e-12)
 
 
+def test_choices_of_a_stack_as_columns_are_what_each_gives_alone():
+    tables = TRAINING.tables()
+    stacks = {run.on["stack"]: run for run in TRAINING.gathered(ANCHOR_TREE, "calibration") if run.stage < 2}
+    assert len(stacks) > 5
+    for run in stacks.values():
+        own = entries_of(run, tables)["stack"]
+        fitted_parts = [key.part for key in TRAINING.fitted_keys(tables) if key.kind == "stack" and key.part in own]
+        values = {part: own[part] for part in dict.fromkeys(fitted_parts)}
+        choices = [values, *(values | {part: 1.1 * value + 1e-6} for part, value in values.items())]
+        columns = {part: np.array([[one[part]] for one in choices]) for part in values}
+
+        def figures(changed, run=run, own=own):
+            return run.predict(entries_of(run, tables) | {"stack": own | changed})
+
+        each = np.array([figures(one) for one in choices])
+        assert np.broadcast_to(figures(columns), each.shape) == pytest.approx(each, rel=1e-12), run.on
+
+
 def test_slopes_of_all_coefficients_at_once_end_where_those_of_each_do():
     ranges = {"a": Coefficient(2.0, 0.1, 10.0), "b": Coefficient(1e-2, 1e-4, 1.0, log=True)}
 

@@ -277,8 +277,10 @@ def test_an_executor_gives_the_same_answer(pool):
 def test_a_dask_cluster_of_two_workers_gives_the_same_answer():
     distributed = pytest.importorskip("distributed", reason="a search on Dask needs the extra dask")
     here = search(efficiency=0.5, fixed={"cp": 1})
+    # Questions and answers travel over TCP, to workers in this process: two more would read Dask and the package again.
+    workers = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "protocol": "tcp"}
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(**workers, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
         client.get_executor() as executor,
     ):
