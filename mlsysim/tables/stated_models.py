@@ -33,8 +33,8 @@ _VOCABULARY = 51200
 def stated_workload(row: Mapping[str, str], tp: int = 1, pp: int = 1) -> TransformerWorkload:
     """The transformer that the row's columns describe, dense or of experts.
 
-    Of ``layers``, ``heads``, ``head_dim`` and ``ffn_hidden`` those that are empty follow from the others: ``tp`` ranks share the
-    heads, ``pp`` stages the layers.
+    Of ``layers``, ``heads``, ``head_dim`` and ``ffn_hidden`` those that are empty follow from the others: ``tp`` ranks share
+    the heads, ``pp`` stages the layers.
 
     Raises:
         InputError: a cell that is needed is empty or no number.
