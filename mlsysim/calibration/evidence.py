@@ -253,19 +253,27 @@ def _known(solver: str, quantity: str) -> dict[str, frozenset[tuple[str, ...]]]:
     return known
 
 
-def was_measured(solver: str, facts: RunFacts) -> bool:
-    """Tell whether a solver's predictions were compared with runs of the same stack, and with runs on the same accelerator."""
+def was_fitted(solver: str, facts: RunFacts) -> bool:
+    """Tell whether coefficients were fitted to runs of the same stack, and to runs on the same accelerator.
+
+    They are the solver's, or those of the one that it stands on; of a solver that has no coefficients, all measured runs count.
+
+    Example:
+        >>> facts = RunFacts("Llama-3.1-405B", "dense", "H100 SXM5 80GB", "meta-2024", 16384)
+        >>> [was_fitted("DistributedModel", facts._replace(stack=name)) for name in ("meta-2024", "megatron-core")]
+        [False, True]
+    """
     facts, calibrated_on = _as_shipped(solver, facts)
     if calibrated_on is not None:
         return facts.accelerator in calibrated_on
-    stacks, accelerators = _measured(solver)
+    stacks, accelerators = _fitted(solver)
     return facts.stack in stacks and facts.accelerator in accelerators
 
 
 @functools.cache
-def _measured(solver: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The stacks and the accelerators of a solver's runs. Every calibrated solve asks."""
-    facts = measured_facts(solver)
+def _fitted(solver: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The stacks and the accelerators of runs that fits were given. Every calibrated solve asks."""
+    facts = fitted_facts(solver) | fitted_facts(STANDS_ON.get(solver, solver)) or measured_facts(solver)
     return frozenset(one.stack for one in facts), frozenset(one.accelerator for one in facts)
 
 

@@ -36,7 +36,7 @@ from mlsysim.fitting.data_parallel import DATA_PARALLEL
 from mlsysim.fitting.inference import INFERENCE
 from mlsysim.fitting.search import fitted, identified, measured, predicted
 from mlsysim.fitting.toml_text import DATA
-from mlsysim.tables.assumed import FACTS
+from mlsysim.tables.assumed import FACTS, left_out_with
 from mlsysim.tables.predict import predicted_rows
 from mlsysim.validation.anchors import loading
 from mlsysim.validation.anchors.anchor import Anchor
@@ -121,7 +121,7 @@ def _log_error(anchor: Anchor) -> float:
 def assumed_rows(anchors: Iterable[Anchor]) -> list[tuple[str, ...]]:
     """A row for each fact of training and serving: how far off the validation runs are that state it, with it and without.
 
-    A run without a fact is its row without the cell, predicted again.
+    A run without a fact is its row without the cell, or the cells that are left out with it, predicted again.
     """
     groups: dict[tuple[str, str], list[Anchor]] = {}
     for anchor in sorted(anchors, key=lambda one: one.id):
@@ -130,20 +130,26 @@ def assumed_rows(anchors: Iterable[Anchor]) -> list[tuple[str, ...]]:
     return [
         (solver, quantity, *told)
         for (solver, quantity), group in sorted(groups.items())
-        for told in _without_each(FACTS.get(solver, ()), group)
+        for told in _without_each(solver, group)
     ]
 
 
-def _without_each(facts: Iterable[str], anchors: Sequence[Anchor]) -> Iterator[tuple[str, str, str, str]]:
+def _without_each(solver: str, anchors: Sequence[Anchor]) -> Iterator[tuple[str, str, str, str]]:
     """For each fact that enough runs state: how many do, and how far off they are with it and without."""
     columns = dict.fromkeys(name for anchor in anchors for name in anchor.case.run)
     rows = [dict.fromkeys(columns, "") | dict(anchor.case.run) for anchor in anchors]
-    stated = [(fact, place) for fact in facts for place, row in enumerate(rows) if row.get(fact, "").strip()]
+    cells = {fact: left_out_with(solver, fact) for fact in FACTS.get(solver, ())}
+    stated = [
+        (fact, place)
+        for fact, names in cells.items()
+        for place, row in enumerate(rows)
+        if any(row.get(name, "").strip() for name in names)
+    ]
     if not stated:
         return
     whole = [row["predicted"] for row in predicted_rows(rows)]
     pairs: dict[str, list[tuple[float, float]]] = {fact: [] for fact, _ in stated}
-    left_out = predicted_rows(rows[place] | {fact: ""} for fact, place in stated)
+    left_out = predicted_rows(rows[place] | dict.fromkeys(cells[fact], "") for fact, place in stated)
     for (fact, place), without in zip(stated, left_out, strict=True):
         if f"{fact}=" in without["assumed"] and whole[place] and without["predicted"]:
             error = _log_error(anchors[place])

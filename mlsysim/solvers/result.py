@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pint
 
-from mlsysim.calibration.evidence import FITTED_BASES, MeasuredRun, RunFacts, quantity_of, was_measured
+from mlsysim.calibration.evidence import FITTED_BASES, MeasuredRun, RunFacts, quantity_of, was_fitted
 from mlsysim.calibration.operations.power import AcceleratorLoad
 from mlsysim.core.errors import InfeasibleError, UnknownNameError, UnsoundError
 from mlsysim.core.units import Quantity, with_unit
@@ -36,9 +36,9 @@ class Result:
         solver: name of the solver.
         subject: the question in a few words: the workload and what it runs on.
         basis: what the numbers rest on: ``bound`` (physics and datasheets), ``efficiency`` (a number that the caller
-            owns), ``calibrated`` (fitted coefficients of a stack and an accelerator that were measured), ``transferred``
-            (fitted coefficients of a relative, because the stack or the accelerator was not), ``law`` (a published empirical
-            law) or ``identity`` (arithmetic on what the caller states).
+            owns), ``calibrated`` (coefficients fitted to runs of the stack and on the accelerator), ``transferred`` (those of a
+            relative, because no fit was given runs of the stack or on the accelerator), ``law`` (a published empirical law) or
+            ``identity`` (arithmetic on what the caller states).
         feasible: whether it can run at all: there is no ``reason`` against it. When not, that says why with the bytes, and the
             other numbers say what would hold if it could.
         reason: why it is infeasible, else empty.
@@ -260,13 +260,13 @@ def drawn(load: AcceleratorLoad | None) -> dict[str, Any]:
 
 
 def fitted_basis(solver: str, facts: RunFacts) -> str:
-    """Return "calibrated" where the stack and the accelerator have measurements of their own, else "transferred".
+    """Return "calibrated" where coefficients were fitted to runs of the stack and on the accelerator, else "transferred".
 
     Example:
         >>> fitted_basis("DistributedModel", RunFacts("GPT", "dense", "H100 SXM5 80GB", "no such stack", 8))
         'transferred'
     """
-    return "calibrated" if was_measured(solver, facts) else "transferred"
+    return "calibrated" if was_fitted(solver, facts) else "transferred"
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 from mlsysim.core.checks import instance, whole_number
@@ -41,10 +42,10 @@ def usual_node(accelerator: HardwareNode) -> Node:
         >>> node.accelerators_per_node, f"{node.intra_bandwidth_Bps / 1e9:g}"
         (8, '31.5')
     """
-    known = _facts()["node"].get(_id(accelerator))
-    if known is None:
+    known = _seated(accelerator)
+    if not known:
         return _common_node(accelerator)
-    node = Systems.Nodes.get(known)
+    node = Systems.Nodes.get(_facts()["node"][known])
     if node.accelerator is accelerator:
         return node
     return node.model_copy(update={"name": f"{node.name} with {accelerator.name}", **_links(accelerator)})
@@ -106,7 +107,7 @@ def usual_nodes(accelerator: HardwareNode, ranks: int) -> Fleet:
         (2, True)
     """
     node = usual_node(accelerator)
-    size = _facts()["domain"].get(_id(accelerator), node.accelerators_per_node)
+    size = _facts()["domain"].get(_seated(accelerator), node.accelerators_per_node)
     if size != node.accelerators_per_node:
         node = node.model_copy(update={"accelerators_per_node": size})
     return whole_nodes(node, -(-ranks // size))
@@ -148,7 +149,7 @@ def sharing(accelerator: HardwareNode, count: int, per_node: int | None = None) 
         (8, 6, 36)
     """
     usual = usual_node(accelerator).accelerators_per_node
-    domain: int | None = _facts()["domain"].get(_id(accelerator))
+    domain: int | None = _facts()["domain"].get(_seated(accelerator))
     told = per_node or domain or usual
     shared = min(count, told if domain is None or told > usual else domain)
     while count % shared:
@@ -181,6 +182,36 @@ def _id(accelerator: HardwareNode) -> str:
     except UnknownNameError:
         return ""
     return entry if Hardware.get(entry) is accelerator else ""
+
+
+@identity_cache(1024)
+def _seated(accelerator: HardwareNode) -> str:
+    """The id of the accelerator whose node is known and in whose place this one sits, itself or another; empty for none."""
+    seats, own = _seats(), _id(accelerator)
+    if own in seats:
+        return own
+    same = [name for name, other in seats.items() if _socket(other) == _socket(accelerator)]
+    return min(same, key=lambda name: _unlike(seats[name], accelerator), default="")
+
+
+@functools.cache
+def _seats() -> dict[str, HardwareNode]:
+    return {name: Hardware[name] for name in _facts()["node"] if name != "source"}
+
+
+def _socket(accelerator: HardwareNode) -> tuple[Any, ...] | None:
+    """What boards are made for: whose accelerators of which form, on which links; none where one of these is not said."""
+    said = accelerator.vendor, accelerator.form_factor, accelerator.interconnect_bandwidth_Bps
+    return said if all(said) else None
+
+
+def _unlike(one: HardwareNode, other: HardwareNode) -> float:
+    """How far two accelerators are apart in rate, bandwidth and memory."""
+    sizes = (
+        (each.compute.peak_flops.m_as("flop/second"), each.memory_bandwidth_Bps, each.memory_capacity_B)
+        for each in (one, other)
+    )
+    return sum(abs(math.log(mine / others)) for mine, others in zip(*sizes, strict=True))
 
 
 def _common_node(accelerator: HardwareNode) -> Node:

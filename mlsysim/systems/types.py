@@ -116,7 +116,7 @@ class Fleet(Spec):
         """So many accelerators with the node, links and network that they usually have (``systems/data/fleets.toml``).
 
         Args:
-            accelerator: its name, as people spell it, or one of your own, in a node of the common size on its own links.
+            accelerator: its name, as people spell it, or one of your own: where others of its socket sit, else a common node.
             count: accelerators in all.
             per_node: accelerators of a node; by default as many as usual, or the most that divide ``count``.
 

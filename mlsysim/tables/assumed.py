@@ -12,14 +12,31 @@ from mlsysim.tables.cells import Cells, cell_text, whole_cell
 from mlsysim.tables.names import begun_model, named_framework
 from mlsysim.tables.serving import CACHE_COLUMN
 
-# Columns whose absence a default fills, by the solver whose tables have them.
+# Columns whose absence a default fills, by the solver whose tables have them. No published row states the format of its
+# gradients: errors of all are of runs with what stands for it, and intervals have it in them.
 FACTS = {
     "DistributedModel": (
         *("recompute", "flash_attention", "precision", "micro_batch", "inter_bw_GBps_per_accel", "sharding", "vpp"),
-        "sequence_parallel",
+        *("sequence_parallel", "tp", "ep"),
     ),
     "ServingModel": ("mode", CACHE_COLUMN, "batch_or_concurrency", "tp"),
 }
+# Columns that are left out with one: how a row splits the model is told together.
+_TOGETHER = {("DistributedModel", "tp"): ("tp", "pp", "cp")}
+
+
+def left_out_with(solver: str, fact: str) -> tuple[str, ...]:
+    """Return the columns that a row which leaves out a fact has none of.
+
+    Args:
+        solver: whose tables have it.
+        fact: one of its ``FACTS``.
+
+    Example:
+        >>> left_out_with("DistributedModel", "tp"), left_out_with("ServingModel", "tp")
+        (('tp', 'pp', 'cp'), ('tp',))
+    """
+    return _TOGETHER.get((solver, fact), (fact,))
 
 
 def assumed_of(solver: str, cells: Cells, hardware: object, arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -33,7 +50,7 @@ def assumed_of(solver: str, cells: Cells, hardware: object, arguments: Mapping[s
         >>> from mlsysim.tables.training import question
         >>> asked = question(row)
         >>> assumed_of("DistributedModel", row | {"gradient_precision": "fp32"}, asked.fleet, asked.arguments)
-        {'recompute': 'the least that fits', 'flash_attention': 'flash', 'micro_batch': '1', 'sharding': 'zero1'}
+        {'recompute': 'the least that fits', 'flash_attention': 'flash', 'micro_batch': '1', 'tp': '1', 'sharding': 'zero1'}
         >>> assumed_of("DistributedModel", row, asked.fleet, asked.arguments)["gradient_precision"]
         'bf16'
     """
@@ -75,9 +92,11 @@ def _of_training(cells: Cells, fleet: Fleet, arguments: Mapping[str, Any]) -> di
         told["micro_batch"] = str(sequences // (arguments.get("microbatch_count") or sequences))
     if fleet.count > 1:
         told["inter_bw_GBps_per_accel"] = f"{fleet.inter_bandwidth_Bps / 1e9:g}"
-    if not any(cell_text(cells, name) for name in ("tp", "pp", "cp")) and tp > 1:
+    # Whoever gathers all weights seldom splits a model further.
+    unsplit = not any(cell_text(cells, name) for name in left_out_with("DistributedModel", "tp"))
+    if unsplit and (tp > 1 or (dp > 1 and arguments["zero_stage"] < 3)):
         told["tp"] = str(tp)
-    if framework.get("tuned_ep") and arguments.get("ep_size"):
+    if arguments.get("ep_size") and dp * tp > 1:
         told["ep"] = str(arguments["ep_size"])
     if dp > 1:
         told["sharding"] = f"zero{arguments['zero_stage']}"

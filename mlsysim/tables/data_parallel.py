@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from mlsysim.calibration.data_parallel import TRAINED, pass_hardware, replica_stack
+from mlsysim.calibration.siblings import line_of
 from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import reads
@@ -102,7 +103,10 @@ def _stack(kind: str, framework: str, cells: Cells) -> str:
 def _precision(cells: Cells, stack: str, kernels: str) -> str:
     text = cell_text(cells, "precision")
     meant = _known("precision")
-    return named_format("precision", text, meant) if text else replica_stack(stack).precisions.get(kernels, meant[""])
+    if text:
+        return named_format("precision", text, meant)
+    usual = replica_stack(stack).precisions
+    return str(next((usual[relative] for relative in line_of(kernels) if relative in usual), meant[""]))
 
 
 def _batch(cells: Cells, each: int, kind: str, framework: str) -> int:

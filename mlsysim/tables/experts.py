@@ -51,7 +51,7 @@ def expert_workload(
         (8, 3)
     """
     model = registered_model(name) or begun_model(name)
-    if model is not None and _agrees(model, layers, hidden, experts, per_token):
+    if model is not None and _agrees(model, layers, hidden, experts, per_token, head_dim):
         return model.model_copy(update={"prediction_layers": 0}) if "womtp" in folded(name) else model
     fields: dict[str, Any] = {
         "name": name,
@@ -101,7 +101,10 @@ def _misses(fields: dict[str, Any], published: tuple[float, float]) -> tuple[flo
     return all_miss, active_miss
 
 
-def _agrees(model: TransformerWorkload, layers: int, hidden: int, experts: int, per_token: int) -> bool:
+def _agrees(model: TransformerWorkload, layers: int, hidden: int, experts: int, per_token: int, head_dim: int) -> bool:
+    """True of the row's layers and experts, and of its heads' width where it says one; latent heads have several."""
     moe = model.moe
+    if head_dim and model.mla is None and head_dim != model.head_width:
+        return False
     shape = (model.layers, model.hidden_dim, moe.experts if moe else 0, moe.experts_per_token if moe else 0)
     return shape == (layers, hidden, experts, per_token)

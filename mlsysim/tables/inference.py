@@ -7,10 +7,13 @@ frameworks run batches of one and more.
 from __future__ import annotations
 
 import functools
+import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from mlsysim.calibration.data_parallel import INFERRED, pass_hardware
+from mlsysim.calibration.siblings import line_of
 from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import reads
@@ -131,11 +134,11 @@ def submitted(cells: Cells) -> Question:
     if cut is not None:
         # One slice is one of the system's: submissions leave the others idle, or to other benchmarks.
         count = count * cut.slices if cut.slices > 1 else 1
-    pass_hardware(INFERRED, accelerator.name)
+    kernels = pass_hardware(INFERRED, accelerator.name).kernels
     release = round_number(cells)
     workload = Models.get(benchmark["model"])
     arguments: dict[str, Any] = {
-        "precision": _precision(entry, release, benchmark["target"]),
+        "precision": _precision((entry, *line_of(kernels)), release, benchmark["target"]),
         "stack": _stack(cells, release, benchmark["model"]),
     }
     if isinstance(workload, TransformerWorkload):
@@ -171,11 +174,13 @@ def round_number(cells: Cells) -> float:
     return float(match[1])
 
 
-def _precision(entry: str, release: float, target: float) -> str:
+def _precision(relatives: Sequence[str], release: float, target: float) -> str:
+    """The format of a submission by its target; what nobody says of an accelerator is that of the nearest of ``relatives``."""
     if target < _EIGHT_BITS_SUFFICE:
         return "int8"
     since = names_of("precision")["fp8_from"]
-    return "fp8" if release >= since.get(entry.partition("_")[0], float("inf")) else "fp16"
+    known = (since[name] for relative in relatives if (name := relative.partition("_")[0]) in since)
+    return "fp8" if release >= next(known, math.inf) else "fp16"
 
 
 def _stack(cells: Cells, release: float, model: str) -> str:

@@ -23,7 +23,9 @@ PARAMETERS_TOLERANCE = 0.15
 _SIZE = re.compile(r"(?<![a-z0-9.x])(\d+(?:\.\d+)?) ?([mbt])(?![a-z0-9])")
 # Columns without which a transformer cannot be built, and what the registry calls them.
 _NEEDED = {"layers": "layers", "hidden": "hidden_dim", "heads": "heads"}
-# What tables have no column for.
+# What must be as the registry says where a row names a model and leaves some of these out; latent heads have several widths.
+_NAMED = _NEEDED | {"head_dim": "head_width"}
+# What tables have no column for, or seldom fill.
 _UNTOLD = ("head_dim", "ffn_matrices", "parallel_block", "sliding_window", "full_attention_every")
 
 
@@ -87,8 +89,9 @@ def named_model(row: Mapping[str, str]) -> TransformerWorkload | None:
         near = Models.Language.nearest(row.get("model"))
         like = f", such as {either(near)}" if near else ""
         raise InputError(missing[0], "", f"a number: the row leaves it out, and no registered model has its name{like}")
-    for column, field in _NEEDED.items():
-        if column not in missing and cell_text(row, column).removesuffix(".0") != str(getattr(model, field)):
+    for column, field in _NAMED.items():
+        told = cell_text(row, column).removesuffix(".0")
+        if told and not (field == "head_width" and model.mla is not None) and told != str(getattr(model, field)):
             raise InconsistentError(
                 column, row[column], f"the {getattr(model, field)} of {model.name}, or all of {', '.join(_NEEDED)}"
             )

@@ -101,7 +101,7 @@ def predict_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     others) and says why in ``reason``. For a plan that does not fit, ``feasible`` is False, ``reason`` says why with the bytes,
     and ``predicted`` is what would hold if it did.
     Neither ``value`` nor ``outcome`` is read, and of ``notes``, where the table has no column for it, nothing but a training
-    framework's release ("release 26.06"), what a model with experts has ("capacity 1.25", "head_dim 256"), an
+    framework's release ("release 26.06"), the width of heads ("head_dim 256"), experts' capacity ("capacity 1.25"), an
     accelerator's tokens ("8k tokens per device") and llama.cpp's micro-batch ("ub 2048").
 
     Args:

@@ -255,16 +255,19 @@ def _stack(row: Mapping[str, str]) -> str:
 def _workload(row: Mapping[str, str]) -> TransformerWorkload:
     """The registry's model of this name, unless the row's columns are of another; else one of these."""
     model = registered_model(row.get("model") or "")
-    if model is not None and all(
-        whole_cell(row, column, size) == size
-        for column, size in (("layers", model.layers), ("hidden", model.hidden_dim), ("heads", model.heads))
-    ):
+    if model is not None and all(whole_cell(row, column, size) == size for column, size in _sizes(model)):
         return model
     if (named := named_model(row)) is not None:
         return named
     encoder = cell_text(row, "model").startswith(tuple(_facts()["encoder_models"]["prefixes"]))
     built = stated_workload(row)
     return _encoder(built) if encoder else built
+
+
+def _sizes(model: TransformerWorkload) -> list[tuple[str, int]]:
+    """Columns that a model's rows have, each with what it is there; latent heads have several widths."""
+    sizes = [("layers", model.layers), ("hidden", model.hidden_dim), ("heads", model.heads)]
+    return sizes if model.mla is not None else [*sizes, ("head_dim", model.head_width)]
 
 
 @functools.lru_cache(maxsize=256)

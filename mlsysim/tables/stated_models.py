@@ -33,8 +33,8 @@ _VOCABULARY = 51200
 def stated_workload(row: Mapping[str, str], tp: int = 1, pp: int = 1) -> TransformerWorkload:
     """The transformer that the row's columns describe, dense or of experts.
 
-    Of ``layers``, ``heads`` and ``ffn_hidden`` those that are empty follow from the others: ``tp`` ranks share the heads,
-    ``pp`` stages the layers.
+    Of ``layers``, ``heads``, ``head_dim`` and ``ffn_hidden`` those that are empty follow from the others: ``tp`` ranks share
+    the heads, ``pp`` stages the layers.
 
     Raises:
         InputError: a cell that is needed is empty or no number.
@@ -44,22 +44,24 @@ def stated_workload(row: Mapping[str, str], tp: int = 1, pp: int = 1) -> Transfo
         >>> bloom = stated_workload({"model": "tuning", "hidden": "14400", "params_b": "194"}, tp=8, pp=6)
         >>> bloom.layers, bloom.heads, bloom.ffn_width
         (78, 96, 57600)
+        >>> mistral = {"layers": "40", "hidden": "5120", "heads": "32", "kv_heads": "8", "head_dim": "128"}
+        >>> stated_workload(mistral).head_width
+        128
     """
     hidden = whole_cell(row, "hidden", _hidden_of_size(cell_text(row, "model"), number_cell(row, "params_b", 0.0)))
-    heads = whole_cell(row, "heads", 0) or usual_heads(hidden, tp)
+    head_dim = whole_cell(row, "head_dim", 0)
+    heads = whole_cell(row, "heads", 0) or _heads_of_width(hidden, head_dim, tp) or usual_heads(hidden, tp)
     name, kv_heads = row.get("model") or "model", whole_cell(row, "kv_heads", heads)
     vocab, billions = whole_cell(row, "vocab", _VOCABULARY), number_cell(row, "params_b", 0.0)
     if whole_cell(row, "experts", 1) == 1:
         ffn = whole_cell(row, "ffn_hidden", 0)
-        layers = _layers(row, hidden, ffn or 4 * hidden, vocab, pp)
-        built = built_workload(name, layers, hidden, heads, kv_heads, ffn, vocab, billions)
+        layers = _layers(row, hidden, heads * head_dim or hidden, ffn or 4 * hidden, vocab, pp)
+        built = built_workload(name, layers, hidden, heads, kv_heads, ffn, vocab, billions, head_dim)
         return _check_parameters(built, billions) if billions and ffn else built
     experts = whole_cell(row, "experts"), whole_cell(row, "experts_topk")
     ffn, active = whole_cell(row, "ffn_hidden", 0), number_cell(row, "active_params_b", 0.0)
     layers = whole_cell(row, "layers")
-    return expert_workload(
-        name, layers, hidden, heads, kv_heads, ffn, vocab, *experts, billions, active, whole_cell(row, "head_dim", 0)
-    )
+    return expert_workload(name, layers, hidden, heads, kv_heads, ffn, vocab, *experts, billions, active, head_dim)
 
 
 @functools.cache
@@ -96,28 +98,42 @@ def usual_heads(hidden: int, tp: int = 1) -> int:
     return min(counts, key=lambda count: abs(count - hidden / _HEAD_WIDTH))
 
 
-def _layers(row: Mapping[str, str], hidden: int, ffn: int, vocab: int, pp: int) -> int:
+def _heads_of_width(hidden: int, head_dim: int, tp: int) -> int:
+    """Return how many heads of a stated width the hidden size has; 0 where that is no whole number that TP divides."""
+    heads = hidden // head_dim if head_dim and hidden % head_dim == 0 else 0
+    return heads if heads % tp == 0 else 0
+
+
+def _layers(row: Mapping[str, str], hidden: int, attended: int, ffn: int, vocab: int, pp: int) -> int:
     """The row's layers; one that leaves them out and has a count of parameters has as many plain ones as these make."""
     billions = number_cell(row, "params_b", 0.0)
     if cell_text(row, "layers") or not billions:
         return whole_cell(row, "layers")
-    each = 4 * hidden * hidden + 2 * hidden * ffn
+    each = 4 * hidden * attended + 2 * hidden * ffn
     return max(1, round((billions * 1e9 - vocab * hidden) / each / pp)) * pp
 
 
 @functools.lru_cache(maxsize=4096)
 def built_workload(
-    name: str, layers: int, hidden: int, heads: int, kv_heads: int, ffn: int, vocab: int, published_billions: float
+    name: str,
+    layers: int,
+    hidden: int,
+    heads: int,
+    kv_heads: int,
+    ffn: int,
+    vocab: int,
+    published_billions: float,
+    head_dim: int = 0,
 ) -> TransformerWorkload:
     """Gated or not, tied or not: tables do not say, the published count does; without one it is a plain GPT.
 
     A width of 0 is four times the hidden one of a plain block, or that of a gated one with which the count comes out. A model
-    that the registry knows, of the same size, is built as it says there.
+    that the registry knows, of the same size, is built as it says there. A width of heads of 0 is theirs of the hidden size.
     """
     size = {"layers": layers, "hidden_dim": hidden, "heads": heads, "kv_heads": kv_heads}
-    known = untold_fields(name, size | ({"ffn_hidden": ffn} if ffn else {}))
+    known = untold_fields(name, size | ({"ffn_hidden": ffn} if ffn else {}) | ({"head_width": head_dim} if head_dim else {}))
     fields: dict[str, Any] = {"name": name, "architecture": "Transformer", "vocab_size": vocab} | size
-    fields |= {"ffn_hidden": ffn or 4 * hidden} | known
+    fields |= {"ffn_hidden": ffn or 4 * hidden} | ({"head_dim": head_dim} if head_dim else {}) | known
     matrices = (known["ffn_matrices"],) if known else (2, 3)
     kinds: list[dict[str, Any]] = [
         {"ffn_matrices": count, "tied_embeddings": tied} for count in matrices for tied in (True, False)
@@ -128,11 +144,11 @@ def built_workload(
 
     kind = min(kinds, key=miss) if published_billions else kinds[0]
     if published_billions and not known and miss(kind) > _CLOSE:
-        if ffn:
-            # The heads of a row that states the block's width may together be wider than the hidden size.
+        if ffn and not head_dim:
+            # The heads of a row that states the block's width, not theirs, may together be wider than the hidden size.
             wider = min((other | {"head_dim": width} for other in kinds for width in _HEAD_WIDTHS), key=miss)
             kind = wider if miss(wider) < _CLOSE / 2 else kind
-        else:
+        elif not ffn:
             gated = (_gated(fields | {"tied_embeddings": tied}, published_billions) for tied in (True, False))
             kind = min((kind, *gated), key=miss)
     return TransformerWorkload.of_architecture(**(fields | kind))

@@ -229,6 +229,25 @@ def test_what_a_row_leaves_out_is_listed_and_makes_it_wider():
     assert widths[2] / widths[0] == pytest.approx(both)
 
 
+def test_a_split_or_ranks_of_experts_that_are_left_out_make_it_wider_and_a_format_that_costs_nothing_does_not():
+    """Without TP, PP and CP runs that do not gather all weights are five times as far off, without EP more than twice."""
+    run = {"model": "Mixtral-8x7B", "accelerator": "H100", "n_accel": 64, "seq_len": 4096, "global_batch_seqs": 256}
+    run |= {"framework": "Megatron-LM", "precision": "bf16", "metric": "step_time_s", "micro_batch": 1, "ep": 8, "tp": 1}
+    run |= {"recompute": "none", "flash_attention": "yes", "sharding": "zero1", "sequence_parallel": "yes"}
+    run |= {"gradient_precision": "bf16", "inter_bw_GBps_per_accel": 50, "source": "mosaicml/llm-foundry"}
+    left = ({}, {"ep": ""}, {"tp": ""}, {"tp": "", "pp": 1}, {"tp": "", "sharding": "zero3"}, {"gradient_precision": ""})
+    whole, ranks, split, stated, gathered, gradients = predict_table([run | change for change in left])
+    assert [row["assumed"] for row in (whole, ranks, split, stated)] == ["", "ep=1", "tp=1", ""]
+    assert (gathered["assumed"], gradients["assumed"]) == ("", "gradient_precision=bf16")
+    costs = {fact.fact: fact.missing / fact.stated for fact in assumed_facts() if fact.solver == "DistributedModel"}
+    widths = [math.log(row["high"] / row["low"]) for row in (whole, ranks, split, gradients)]
+    assert [width / widths[0] for width in widths] == pytest.approx([1.0, costs["ep"], costs["tp"], 1.0])
+    assert min(costs["ep"], costs["tp"]) > 2
+    published = [run.assumed for run in evidence.measured_runs() if run.facts.stack == "megatron-core"]
+    assert published
+    assert all("gradient_precision" in assumed for assumed in published), "their errors are those of what stands for it"
+
+
 def test_what_a_serving_row_leaves_out():
     run = {"model": "Llama-3.1-8B", "accelerator": "H100", "engine": "vLLM", "weight_precision": "fp16", "metric": "itl_ms"}
     run |= {

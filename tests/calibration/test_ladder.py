@@ -16,6 +16,7 @@ from mlsysim.cli.trust import _told
 from mlsysim.fitting.evidence import _without_device
 from mlsysim.fitting.inference import INFERENCE
 from mlsysim.models.registry import Models
+from mlsysim.solvers.result import fitted_basis
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.parallelism import ParallelismOptimizer
 from mlsysim.systems.registry import Systems
@@ -112,6 +113,21 @@ def test_figures_are_as_good_as_a_fit():
     told = {facts.stack: "stack" in unfitted("DistributedModel", WHOLE, facts) for facts in counts}
     assert told == {stack: stack not in given and count < evidence.ENOUGH for stack, count in of_stack.items()}
     assert (told["meta-2024"], told["megatron-core"]) == (True, False)
+
+
+def test_what_no_fit_was_given_runs_of_is_transferred_however_often_it_was_measured():
+    """Meta's own stack has two runs and LMDeploy twenty: the interval may rest on these, coefficients are a relative's."""
+    bases = {}
+    for run in measured_runs():
+        bases.setdefault((run.solver, run.facts.stack), set()).add(fitted_basis(run.solver, run.facts))
+    given = evidence.fitted_facts("DistributedModel") | evidence.fitted_facts("ServingModel")
+    for (solver, stack), basis in bases.items():
+        if solver in ("DistributedModel", "ServingModel"):
+            assert (basis == {"transferred"}) or stack in {one.stack for one in given}, stack
+    assert bases["DistributedModel", "meta-2024"] == bases["ServingModel", "lmdeploy"] == {"transferred"}
+    assert "calibrated" in bases["DistributedModel", "megatron-core"] & bases["ServingModel", "vllm-2025"]
+    lone = RunFacts("GPT", "dense", "A800 SXM4 80GB", "megatron-core", 8)
+    assert fitted_basis("DistributedModel", lone) == "transferred", "its kernels are those of the A100"
 
 
 @pytest.mark.parametrize(("solver", "quantity"), sorted({(run.solver, run.quantity) for run in measured_runs()}))

@@ -18,6 +18,7 @@ from mlsysim.physics.serving.schedule import (
     prompts_together,
     received,
     static_batch,
+    whole_prompts_s,
 )
 
 
@@ -158,6 +159,31 @@ def test_passes_of_an_engine():
     assert passes.joining_s(step, 64.0, 64.0, 0.0, 1.0) == pytest.approx(0.5 * 2 * (24 / 0.9 + 16 + 8 + 12 / 2))
 
 
+def shared_s(together):
+    """What each prompt adds where so many join a step, mean: of ten steps with 2.3, seven have two and three have three."""
+    whole = int(together)
+    several = together - whole
+    return ((1 - several) * whole * (5 + 0.1 * (whole - 1)) + several * (whole + 1) * (5 + 0.1 * whole)) / together
+
+
+def test_prompts_join_whole():
+    """Up to 250 rows take 5 s, more 7 s: of 2.3 prompts in the mean three steps in ten have 300 rows, and none has 230."""
+    heavy = Plain()
+    heavy.joining_s = lambda step, batch, prompt, beside, hidden: (
+        np.where(prompt + beside > 250, 7.0, 5.0) / (1 + beside / prompt)
+    )
+    joined = [whole_prompts_s(heavy, Step(1.0), 5.0, LOAD.room, beside, 0.0) for beside in (0.0, 30.0, 100.0, 130.0, 200.0)]
+    assert joined == pytest.approx([5.0, 5 / 1.3, 2.5, (0.7 * 5 + 0.3 * 7) / 2.3, 7 / 3])
+    assert joined == pytest.approx(
+        whole_prompts_s(heavy, Step(1.0), 5.0, LOAD.room, np.array([0.0, 30.0, 100.0, 130.0, 200.0]), 0.0)
+    )
+    # A step of 155 tokens, 5 of them of sequences that decode, has one whole prompt, and as much of the next as has room.
+    some = load(step_tokens=155.0)
+    assert whole_prompts_s(PASSES, Step(1.0), 5.0, some.room, 50.0, 0.0) == pytest.approx(5.05)
+    assert whole_prompts_s(PASSES, Step(1.0), 5.0, some.room, 20.0, 0.0) == pytest.approx((0.6 * 100 * 5 + 0.4 * 150 * 5.05) / 120)
+    assert whole_prompts_s(PASSES, Step(1.0), 5.0, load(step_tokens=60.0).room, 0.0, 0.0) == 5.0
+
+
 # 100 + 50 tokens: alone 13 s, 2 of them before its prompt is computed; a step of B: 1 + B / 4 + 1.25 s.
 
 
@@ -169,13 +195,13 @@ def test_a_request_alone_waits_for_nobody():
 
 
 def test_requests_in_flight():
-    """Five: steps of 3.5 s; a prompt adds 5 s, and a tenth for each that joins its step with it.
+    """Five: steps of 3.5 s; a prompt adds 5 s, and a tenth for each that joins its step with it (``shared_s``).
 
     The next step begins in 1.75 s; its own prompt and step take max(13, 2 + 3.5 + 5) s, and 1.5 x 4 / 50 prompts join them. The
     other 4 - 0.12 prompts come between its 49 later tokens.
     """
     served = continuous_batch(PASSES, load(batch=5.0))
-    joined_s = 5 + 0.1 * (prompts_together(5.0, 50.0) - 1)
+    joined_s = shared_s(prompts_together(5.0, 50.0))
     first_s, token_s = 13 + 1.75 + 0.12 * joined_s, 3.5 + 3.88 / 49 * joined_s
     assert served.tpot_s == pytest.approx(token_s)
     assert served.ttft_s == pytest.approx(first_s)
@@ -185,12 +211,12 @@ def test_requests_in_flight():
     # A step of 8.25 s with the prompt takes longer than the prompt alone.
     long = continuous_batch(PASSES, load(batch=5.0, output=1000.0))
     step_s = 1 + 1.25 + 6
-    joined_s = 5 + 0.1 * (prompts_together(5.0, 1000.0) - 1)
+    joined_s = shared_s(prompts_together(5.0, 1000.0))
     assert long.ttft_s == pytest.approx(2 + step_s + joined_s + step_s / 2 + 1.5 * 4 / 1000 * joined_s)
     # Where several join each step, one and a half times those of its own, but for itself.
     several = continuous_batch(PASSES, load(batch=5.0, output=2.0))
     together = 5 / (2 * (1 - 0.5**5))
-    step_s, joined_s = 1 + 1.25 + 1.01, 5 + 0.1 * (together - 1)
+    step_s, joined_s = 1 + 1.25 + 1.01, shared_s(together)
     assert several.ttft_s == pytest.approx(13 + step_s / 2 + (1.5 * together - 1) * joined_s)
     assert several.tpot_s == pytest.approx(step_s + (5 - 1.5 * together) * joined_s)
     assert continuous_batch(PASSES, load(batch=5.0, output=2.0, step_tokens=np.inf)) == several
@@ -256,7 +282,7 @@ def test_a_step_that_is_scheduled_ahead_comes_before_the_prompt():
     assert ahead.tpot_s == plain.tpot_s
     short, waiting = (continuous_batch(PASSES, load(batch=5.0, ahead=steps)).ttft_s for steps in (0.0, 1.0))
     # Alone 13 s; front, the step ahead, its own and what its prompt adds are 2 + 3.5 + 3.5 + 5.
-    assert waiting - short == pytest.approx(2 + 7 + 5 + 0.1 * (prompts_together(5.0, 50.0) - 1) - 13)
+    assert waiting - short == pytest.approx(2 + 7 + shared_s(prompts_together(5.0, 50.0)) - 13)
 
 
 def test_prompts_of_short_outputs():
@@ -275,7 +301,7 @@ def test_prompts_of_short_outputs():
 def test_requests_beyond_the_places():
     """24 for 8 places: a place is held for 50 steps of 4.25 s and all 8 prompts, and each waits for two others to leave it."""
     served = continuous_batch(PASSES, load(batch=24.0))
-    joined_s = 5 + 0.1 * (prompts_together(8.0, 50.0) - 1)
+    joined_s = shared_s(prompts_together(8.0, 50.0))
     held_s = 50 * 4.25 + 8 * joined_s
     assert served.request_s == pytest.approx(3 * held_s)
     assert served.tokens_per_s == pytest.approx(24 * 50 / (3 * held_s))
@@ -289,7 +315,7 @@ def test_requests_beyond_the_places():
 def test_first_prompts_come_all_at_once():
     """Of four rounds a fourth is the first: half of four others' prompts, and their steps, come before one's own."""
     served = continuous_batch(PASSES, load(batch=5.0, rounds=4.0))
-    joined_s, queued = 5 + 0.1 * (prompts_together(5.0, 50.0) - 1), 4 / 2 / 4
+    joined_s, queued = shared_s(prompts_together(5.0, 50.0)), 4 / 2 / 4
     ahead = 0.75 * 0.12 + queued
     assert served.ttft_s == pytest.approx(13 + 1.75 + ahead * joined_s + queued * 3.5)
     assert served.tpot_s == pytest.approx(3.5 + (4 - ahead) / 49 * joined_s)

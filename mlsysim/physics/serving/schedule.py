@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import NamedTuple, Protocol, cast
 
-from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
+from mlsysim.physics.numeric import Num, floor, maximum, minimum, somewhere, where
 from mlsysim.physics.serving.deployment import ServedModel
 from mlsysim.physics.serving.passes import PassTime, decode_pass, mixed_prefill_s, prefill_pass
 from mlsysim.physics.serving.speculation import rounds_of
@@ -157,6 +157,32 @@ class EnginePasses(ServedModel):
         return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
 
 
+def whole_prompts_s(passes: Passes, step: Step, batch: Num, room: StepRoom, beside: Num, hidden: Num) -> Num:
+    """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences that ``beside`` tokens of others join, mean.
+
+    Prompts join whole: where k to k + 1 others do in the mean, some steps have k and some k + 1, as far as steps have room.
+    Kernels compute the rows of a step, in tiles, not of the mean one. With n prompts in a share p of these steps, which add
+    A(n), each prompt adds sum p A(n) / sum p n.
+
+    Args:
+        passes: of the deployment.
+        step: of the sequences that decode.
+        batch: how many these are.
+        room: of their steps, in tokens of such prompts.
+        beside: tokens of other prompts in a step that prompts join, mean of these steps.
+        hidden: as of ``Passes.joining_s``.
+    """
+    prompt, own = room.prompt, minimum(room.prompt, room.left(batch))
+    fewer = minimum(prompt * floor(beside / prompt), beside)
+    more = maximum(minimum(fewer + prompt, room.beside(batch, inf)), beside)
+    fewer_s = passes.joining_s(step, batch, prompt, fewer, hidden)
+    if not somewhere(beside > fewer):
+        return fewer_s
+    more_s = passes.joining_s(step, batch, prompt, more, hidden)
+    of_more = where(more > fewer, (beside - fewer) / maximum(more - fewer, 1e-9 * prompt), 0.0)
+    return ((1 - of_more) * (own + fewer) * fewer_s + of_more * (own + more) * more_s) / (own + beside)
+
+
 def static_batch(passes: Passes, load: Load) -> Served:
     """Serve a fixed batch: all prompts together, then ``output - 1`` steps at the mean ``context``; nobody joins or leaves.
 
@@ -271,7 +297,7 @@ def _in_flight(passes: Passes, load: Load, batch: Num) -> _InFlight:
     beside_tokens = room.beside(batch, together)
     hidden = load.ahead * room.after_free(batch, beside_tokens)
     # A prompt that would add more to the steps that it joins than a pass of its own has one.
-    joined_s = minimum(passes.joining_s(step, batch, prompt, beside_tokens, hidden), alone_s - front_s)
+    joined_s = minimum(whole_prompts_s(passes, step, batch, room, beside_tokens, hidden), alone_s - front_s)
     first_share = where(rounds > 0, 1 / maximum(rounds, 1.0), 0.0)
     queued = first_share * others / 2
     meanwhile = minimum(1.5 * others / output, 1.5 * together - 1) + beside

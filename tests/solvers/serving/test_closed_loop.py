@@ -1,5 +1,6 @@
 """Requests in flight wait for at most the others that are there: values worked by hand, a simulation, and what always holds."""
 
+import itertools
 import math
 import random
 from dataclasses import dataclass, fields
@@ -23,6 +24,7 @@ from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.prefix_cache import step_room
 from mlsysim.physics.serving.schedule import Load, continuous_batch
+from mlsysim.solvers.serving.together import serve_together
 
 LLAMA, H100 = Models.Language.Llama3_8B, Hardware.Cloud.H100
 
@@ -93,6 +95,22 @@ def test_a_request_meets_the_prompts_of_all_others_once():
     assert tpot_s == pytest.approx(2 + (2 - ahead) / 7 * 5)
     assert request_s == pytest.approx(33)
     assert tokens_per_s == pytest.approx(3 * 8 / 33)
+
+
+@pytest.mark.parametrize("stack", ["vllm-2025", "tensorrt-llm-0.14", "tensorrt-llm-1.0", "sglang", "llama.cpp-2025"])
+@pytest.mark.parametrize(("card", "weights"), [("H100", "fp16"), ("A100", "int4"), ("V100", "fp16"), ("RTX 4090", "q4_k_m")])
+def test_a_longer_answer_is_no_sooner_there(stack, card, weights):
+    """Kernels take the next tile at a number of rows: steps have those of whole prompts, and no step that of the mean one.
+
+    Of a few tokens, where several prompts join each step, one more may leave them one, which ends a wave of tiles.
+    """
+    asked = {"input_len": 128, "schedule": "continuous", "stack": stack, "weight_precision": weights, "precision": "fp16"}
+    outputs = [*range(12, 70), *range(128, 136), *range(512, 520)]
+    cases = [((LLAMA, Hardware[card]), asked | {"output_len": output, "batch_size": 32}) for output in outputs]
+    runs = serve_together(cases)
+    seconds = [run.request_latency.m_as("second") for run in runs]
+    assert {run.batch for run in runs if run.feasible} <= {32}
+    assert [later >= earlier for earlier, later in itertools.pairwise(seconds)] == [True] * (len(outputs) - 1)
 
 
 def test_requests_of_one_token_are_computed_together():
