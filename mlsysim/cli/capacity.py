@@ -125,12 +125,7 @@ def _comparable(
 
 
 def _prices(typed: Sequence[str], names: Mapping[str, str]) -> dict[str, str] | None:
-    """Prices by the full names of machines; one without a name is of the only one.
-
-    Args:
-        typed: as "H200=2.5".
-        names: full names of the machines by what was typed.
-    """
+    """Prices, typed as "H200=2.5", by the full names of machines (of ``names``); one without a name is of the only one."""
     from mlsysim.systems.fleet_text import machine_called
 
     prices = {}

@@ -99,11 +99,6 @@ def with_output(command: Callable[..., int], like: Callable[..., Any], **further
 def tell(document: Document, *, as_json: bool, as_markdown: bool) -> None:
     """Write a document to stdout.
 
-    Args:
-        document: what is told.
-        as_json: whether it is told to a program.
-        as_markdown: whether it is told in Markdown.
-
     Raises:
         InconsistentError: both are asked for.
     """

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 def name_of(option: str, typed: str) -> str:
     """Read the name of a training stack or of a framework, of which it is today's, or of an engine with its release or without.
 
-    Args:
-        option: "--stack" or "--engine".
-        typed: the name, or the path of a stack or an engine of one's own.
+    The option, "--stack" or "--engine", says which; the path of one's own is a name, too.
 
     Raises:
         UnknownNameError: there is none of this name; the message has the nearest.
@@ -56,11 +54,10 @@ def model_named(name: str | None) -> tuple[Workload, tuple[str, ...]]:
     Raises:
         InputError: there is none of this name, with the nearest; or the file describes none that is modelled.
     """
-    from mlsysim.core.errors import MissingArgumentError
+    from mlsysim.core.checks import needed
     from mlsysim.models.registry import Models
 
-    if name is None:
-        raise MissingArgumentError("MODEL", None, "a name of `mlsysim list models`, or the path of a config.json")
+    name = needed("MODEL", name, "a name of `mlsysim list models`, or the path of a config.json")
     if name.endswith(".json") or os.path.isfile(f"{name}/config.json"):  # noqa: PTH113 (a name may be no path at all)
         # The room is imported where it is needed: its import takes as long as an answer.
         from mlsysim.launch.hf_config import read_config
@@ -94,11 +91,6 @@ def transformer_named(name: str | None) -> tuple[TransformerWorkload, tuple[str,
 def checkpoint_formats(name: str, workload: TransformerWorkload, options: Mapping[str, Any]) -> dict[str, str]:
     """Read the number formats that a checkpoint's name says, where neither a line nor the model does.
 
-    Args:
-        name: of the model, such as "Qwen/Qwen3-32B-FP8".
-        workload: the model.
-        options: of the line.
-
     Returns:
         Arguments of ``ServingModel.solve``: what engines do with such a checkpoint, whose cache has 16 bits.
     """
@@ -121,16 +113,10 @@ def fleet_or_chip(machine: HardwareNode | Node | Fleet) -> HardwareNode | Fleet:
 
 
 def batch_of(batch: int | None) -> int:
-    """The batch of a step.
+    """The batch of a step, which a line without a launch file says."""
+    from mlsysim.core.checks import needed
 
-    Raises:
-        MissingArgumentError: it was not typed.
-    """
-    from mlsysim.core.errors import MissingArgumentError
-
-    if batch is None:
-        raise MissingArgumentError("--batch", None, "sequences of a step, or --from with a launch file that says them")
-    return batch
+    return needed("--batch", batch, "sequences of a step, or --from with a launch file that says them")
 
 
 def launched(
@@ -141,15 +127,9 @@ def launched(
     bound: bool,
     options: Mapping[str, Any],
 ) -> TrainingLaunch:
-    """Read a launch file of training.
+    """Read a launch file of training, or its text; what is typed beside it wins.
 
-    Args:
-        source: the file, or its text.
-        model: what is trained, where the file names none.
-        machine: what it runs on; a fleet says how many accelerators there are where the file leaves it to its launcher.
-        batch: sequences of a step, in place of the file's.
-        bound: whether the speed of light is asked for.
-        options: arguments of ``DistributedModel.solve`` that win over the file's.
+    A fleet says how many accelerators there are where the file leaves it to its launcher, and ``model`` what is trained.
 
     Raises:
         InputError: what the file says is not modelled, or it leaves something out.

@@ -37,11 +37,6 @@ Plot = Annotated[
 def draw(command: str, results: Sequence[Result], path: Path) -> None:
     """Draw the answers of a command to a file.
 
-    Args:
-        command: one of ``WATERFALL`` or ``PARETO``.
-        results: its answers.
-        path: the file, whose ending says the format.
-
     Raises:
         MLSysError: matplotlib is missing, the file cannot be, or the answers are none that can be drawn.
     """
@@ -84,12 +79,9 @@ class Answer:
 
 
 def answering(command: str, ask: Callable[..., list[Answer]], shown: Shown) -> Callable[..., int]:
-    """Make a command of a function that answers: it tells the answers, and returns whether one of them can run.
+    """Make a command of a function that answers: it tells the fields ``shown``, and returns whether an answer can run.
 
-    Args:
-        command: its name.
-        ask: the function; its signature is the command's, with the options of the output.
-        shown: the fields that are shown, by what they are called.
+    Its signature is the function's, with the options of the output.
     """
 
     def answered(*, as_json: bool, as_markdown: bool, plot: Path | None = None, **arguments: Any) -> int:
@@ -114,13 +106,7 @@ def code_of(answers: Sequence[Answer]) -> int:
 
 
 def document_of(command: str, answers: Sequence[Answer], shown: Shown) -> Document:
-    """Answers as a document: one with its parts and what it rests on, several as columns of a table.
-
-    Args:
-        command: whose they are.
-        answers: one at least.
-        shown: the fields that are shown, by what they are called.
-    """
+    """Answers as a document: one with its parts and what it rests on, several as columns of a table."""
     data = {"command": command, "answers": [_plain(answer) for answer in answers]}
     if len(answers) == 1:
         (answer,) = answers

@@ -36,10 +36,6 @@ def rate(text: str) -> str:
 def count(text: str, argument: str = "--tokens") -> float:
     """Read a number of tokens, with or without K, M, B (billions) or T.
 
-    Args:
-        text: what was typed.
-        argument: what an error calls it.
-
     Raises:
         InputError: it is none.
 

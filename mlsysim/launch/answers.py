@@ -87,11 +87,6 @@ def answer_serving(
 def with_assumed(result: R, assumed: Iterable[str], unknown: Iterable[str]) -> R:
     """The result, whose diagnostics say what was assumed of a launch and which options were not understood.
 
-    Args:
-        result: of any solver.
-        assumed: what stands for what the launch leaves open.
-        unknown: options that nobody described here.
-
     Example:
         >>> from mlsysim import Hardware, Models
         >>> run = ServingModel().solve(Models.Language.Llama3_8B, Hardware.Cloud.H100, input_len=128)

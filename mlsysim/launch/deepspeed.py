@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlsysim.core.checks import whole_number
+from mlsysim.core.checks import needed, whole_number
 from mlsysim.core.errors import InconsistentError, MissingArgumentError, NotModelledError
-from mlsysim.launch.documents import inner, json_table
+from mlsysim.launch.documents import json_table
 from mlsysim.launch.training_run import Run
 
 _BATCH, _MICRO, _STEPS = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
@@ -17,12 +17,7 @@ _FP32 = ("fp32", "fp16", "bf16")
 
 
 def deepspeed_run(text: str, run: Run, seq_len: int | None) -> None:
-    """Fills ``run`` with what a DeepSpeed file says.
-
-    Args:
-        text: the JSON.
-        run: whose model and accelerators stand as the caller gave them.
-        seq_len: tokens of a sequence, which the file does not say.
+    """Fills ``run`` with what a DeepSpeed JSON says; the caller says ``seq_len``, which the file does not.
 
     Raises:
         NotModelledError: a feature that is not modelled, by its key.
@@ -37,20 +32,18 @@ def deepspeed_run(text: str, run: Run, seq_len: int | None) -> None:
         (2, 3)
     """
     document = json_table(text, run.name)
-    zero = inner(document, "zero_optimization", run.name)
+    zero = document.inner("zero_optimization")
     _told(document, zero, run)
     run.model("a DeepSpeed file says none")
-    tp = max(1, whole_number(f"{run.name}: autotp_size", inner(document, "tensor_parallel", run.name).get("autotp_size", 1), 0))
+    tp = max(1, whole_number(f"{run.name}: autotp_size", document.inner("tensor_parallel").get("autotp_size", 1), 0))
     numbers = {key: _stated(document, key, run) for key in (_BATCH, _MICRO, _STEPS)}
     dp = _ranks(numbers, tp, run)
     count, batch = _batches(numbers, dp)
     stage = whole_number(f"{run.name}: zero_optimization.stage", zero.get("stage", 0), 0, 3)
-    if seq_len is None:
-        raise MissingArgumentError("seq_len", None, "the tokens of a sequence: a DeepSpeed file does not say them")
-    half = next((name for name in ("bf16", "fp16") if inner(document, name, run.name).get("enabled") is True), "fp32")
-    if inner(document, "bfloat16", run.name).get("enabled") is True:
-        half = "bf16"
-    kept = inner(document, "data_types", run.name).get("grad_accum_dtype")
+    seq_len = needed("seq_len", seq_len, "the tokens of a sequence: a DeepSpeed file does not say them")
+    formats = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16"}
+    half = next((told for key, told in formats.items() if document.inner(key).get("enabled") is True), "fp32")
+    kept = document.inner("data_types").get("grad_accum_dtype")
     run.arguments |= {
         "batch_size": batch,
         "seq_len": seq_len,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mlsysim.core.checks import whole_number
+from mlsysim.core.checks import boolean, whole_number
 from mlsysim.core.errors import DataError, InputError
 from mlsysim.core.toml import file_text, parsed_toml
 
@@ -26,6 +26,41 @@ _ANCHOR, _REFERENCE = re.compile(r"&[\w-]"), re.compile(r"\*[\w-]")
 _NEXT_DOCUMENT = re.compile(r"^---\s*$", re.MULTILINE)
 _SHELL = re.compile(r"(?:\S*/)?(?:ba|da|z)?sh")
 _RUNS_TEXT = re.compile(r"-\w*c")
+
+
+class Table(dict[str, Any]):
+    """A table of a document, whose values are checked as they are read; messages call it ``name``.
+
+    Example:
+        >>> Table({"steps": 1}, "x.toml: training").whole("steps", 8)
+        1
+    """
+
+    def __init__(self, values: object, name: str) -> None:
+        if not isinstance(values, dict):
+            raise InputError(name, values, "a table of keys and values")
+        super().__init__({str(key): value for key, value in values.items()})
+        self.name = name
+
+    def inner(self, key: str) -> Table:
+        """The table under ``key``; empty where there is none."""
+        value = self.get(key)
+        return Table({} if value is None else value, f"{self.name}: {key}")
+
+    def whole(self, key: str, default: int | None = None, minimum: int = 1) -> int:
+        """A whole number under ``key``; the default where it is absent."""
+        return whole_number(f"{self.name}.{key}", self.get(key, default), minimum)
+
+    def flag(self, key: str) -> bool:
+        """A truth value under ``key``; False where it is absent."""
+        return boolean(f"{self.name}.{key}", self.get(key, False))
+
+    def text(self, key: str, default: str) -> str:
+        """A text under ``key``; the default where it is absent."""
+        value = self.get(key, default)
+        if not isinstance(value, str):
+            raise InputError(f"{self.name}.{key}", value, "a text")
+        return value
 
 
 def text_of(source: str | Path, name: str, line: str = "") -> tuple[str, str]:
@@ -79,12 +114,8 @@ def is_file(path: str | Path) -> bool:
         return False
 
 
-def json_table(text: str, name: str) -> dict[str, Any]:
-    """The table that a JSON text says.
-
-    Args:
-        text: of a file such as ``config.json``.
-        name: what messages call it.
+def json_table(text: str, name: str) -> Table:
+    """The table that a JSON text says; messages call it ``name``.
 
     Raises:
         InputError: it is no JSON, or no table; the message has the line and the column.
@@ -105,15 +136,11 @@ def json_table(text: str, name: str) -> dict[str, Any]:
     except ValueError as error:
         reason = "an integer has too many digits" if "digits" in str(error) else str(error)
         raise InputError(name, text[:20], f"JSON: {reason}") from None
-    return _table(value, name)
+    return Table(value, name)
 
 
-def toml_table(text: str, name: str) -> dict[str, Any]:
-    """The table that a TOML text says.
-
-    Args:
-        text: of a file such as torchtitan's.
-        name: what messages call it.
+def toml_table(text: str, name: str) -> Table:
+    """The table that a TOML text says; messages call it ``name``.
 
     Raises:
         InputError: it is no TOML; the message has the line and the column.
@@ -124,18 +151,14 @@ def toml_table(text: str, name: str) -> dict[str, Any]:
         mlsysim.core.errors.InputError: llama.toml = 'seq_len =': expected TOML: Invalid value (at end of document)
     """
     try:
-        return parsed_toml(text, name)
+        return Table(parsed_toml(text, name), name)
     except DataError as error:
         reason = str(error).removeprefix(f"{name}: ").removeprefix("cannot be read: ")
         raise InputError(name, text[:40].strip(), f"TOML: {reason}") from None
 
 
-def yaml_table(text: str, name: str) -> dict[str, Any]:
-    """The table that a YAML text says, read by PyYAML.
-
-    Args:
-        text: of a file such as those of NanoTron, llm-foundry and TensorRT-LLM.
-        name: what messages call it.
+def yaml_table(text: str, name: str) -> Table:
+    """The table that a YAML text says, read by PyYAML; messages call it ``name``.
 
     Raises:
         InputError: it is no YAML, or PyYAML is not installed.
@@ -170,7 +193,7 @@ or ']', but got '<stream end>'
     # A date that is none, a key that is a list.
     except (yaml.YAMLError, ValueError, OverflowError, AttributeError, TypeError) as error:
         raise InputError(name, text[:20], f"YAML: {str(error).splitlines()[0]}") from None
-    return _table(document, name)
+    return Table(document, name)
 
 
 def is_manifest(text: str) -> bool:
@@ -188,10 +211,6 @@ def container_commands(text: str, name: str) -> Iterator[tuple[str, int]]:
 
     An image without a command stands before its arguments. Plain values of its environment are put in.
 
-    Args:
-        text: YAML of Kubernetes or Docker Compose.
-        name: what messages call it.
-
     Raises:
         InputError: it is no YAML, or a command is none.
 
@@ -202,11 +221,10 @@ def container_commands(text: str, name: str) -> Iterator[tuple[str, int]]:
         >>> list(container_commands(pod, "pod.yaml"))
         [('vllm/vllm-openai --model Qwen/Qwen3-8B', 1)]
     """
-    for part in _NEXT_DOCUMENT.split(text):
-        document = yaml_table(part, name) if _MANIFEST.search(part) else {}
+    for part in filter(_MANIFEST.search, _NEXT_DOCUMENT.split(text)):
+        document = yaml_table(part, name)
         called = ("entrypoint", "command") if "services" in document else ("command", "args")
-        top = inner(document, "spec", name)
-        for container, copies in _containers(document, top.get("replicas")):
+        for container, copies in _containers(document, document.inner("spec").get("replicas")):
             words = [word for key in called for word in _words(container.get(key), f"{name}: {key}")]
             if container.get(called[0]) is None:
                 words.insert(0, str(container["image"]))
@@ -261,9 +279,6 @@ def _environment(container: Mapping[str, Any], name: str) -> Iterator[tuple[str,
 def handed_text(words: Sequence[str]) -> str:
     """The text that a command hands to a shell, which runs it; empty where there is none.
 
-    Args:
-        words: of the command.
-
     Example:
         >>> handed_text(["docker", "run", "--entrypoint", "bash", "image", "-c", "vllm serve m"])
         'vllm serve m'
@@ -272,33 +287,6 @@ def handed_text(words: Sequence[str]) -> str:
     return next(
         (text for option, text in zip(words[shell:], words[shell + 1 :], strict=False) if _RUNS_TEXT.fullmatch(option)), ""
     )
-
-
-def inner(table: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
-    """The table under ``key``; empty where there is none.
-
-    Args:
-        table: of a document.
-        key: in it.
-        name: what messages call the document.
-
-    Raises:
-        InputError: something else stands there.
-
-    Example:
-        >>> inner({"training": {"steps": 1}}, "training", "x.toml"), inner({}, "training", "x.toml")
-        ({'steps': 1}, {})
-    """
-    value = table.get(key)
-    if value is None:
-        return {}
-    return _table(value, f"{name}: {key}")
-
-
-def _table(value: object, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(name, value, "a table of keys and values")
-    return {str(key): inner_value for key, inner_value in value.items()}
 
 
 def _no_number(word: str) -> NoReturn:

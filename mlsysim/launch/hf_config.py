@@ -13,7 +13,7 @@ from typing import Any
 
 from mlsysim.core.errors import InputError, NotModelledError
 from mlsysim.core.provenance import Provenance
-from mlsysim.launch.documents import inner, json_table, text_of
+from mlsysim.launch.documents import Table, json_table, text_of
 from mlsysim.launch.hf_keys import Keys
 from mlsysim.launch.hf_quantization import StoredFormats, formats_of
 from mlsysim.launch.known_models import like_registered
@@ -125,7 +125,7 @@ def _document(source: object) -> tuple[dict[str, Any], str]:
     document = json_table(text, called)
     if beside is not None and "quantization_config" not in document:
         told = json_table(text_of(beside, _BESIDE)[0], str(beside))
-        document["quantization_config"] = inner(told, "quantization", str(beside))
+        document["quantization_config"] = told.inner("quantization")
     return document, called
 
 
@@ -181,7 +181,7 @@ def _sizes(keys: Keys, assumed: list[str]) -> dict[str, Any]:
 
 def _kv_heads(keys: Keys, heads: int) -> int:
     """Key/value heads: as many as query heads where the key is null, one where all queries share them."""
-    nested = inner(keys.table, "attn_config", keys.name)
+    nested = Table(keys.table, keys.name).inner("attn_config")
     if nested.get("kv_n_heads") is not None:
         return int(nested["kv_n_heads"]) if isinstance(nested["kv_n_heads"], int) else heads
     if keys.facts.get("multi_query") and not keys.flag("new_decoder_architecture"):

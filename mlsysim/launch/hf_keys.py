@@ -9,7 +9,7 @@ from typing import Any
 from mlsysim.core.checks import whole_number
 from mlsysim.core.errors import InputError, NotModelledError, UnknownNameError
 from mlsysim.core.toml import packaged_toml, reads
-from mlsysim.launch.documents import inner
+from mlsysim.launch.documents import Table
 from mlsysim.models.architecture import MOST_LAYERS, MOST_WIDE
 
 _FILE = "hf_config.toml"
@@ -57,7 +57,7 @@ class Keys:
         """
         known = facts()
         outer_type = document.get("model_type")
-        nested = inner(document, "text_config", f"{name}")
+        nested = Table(document, name).inner("text_config")
         table = nested or document
         said = nested.get("model_type") or (known["wrapped"].get(outer_type) if isinstance(outer_type, str) else None)
         said = said or outer_type
@@ -89,12 +89,7 @@ class Keys:
         return "", self.facts.get("absent", {}).get(size)
 
     def whole(self, size: str, minimum: int = 1, maximum: int = MOST_WIDE) -> int | None:
-        """A size that is a whole number; None where nobody says it.
-
-        Args:
-            size: our name of it, of ``[keys]``.
-            minimum: the least that it may be.
-            maximum: the most that it may be.
+        """A size, one of ``[keys]``, that is a whole number within limits; None where nobody says it.
 
         Raises:
             InputError: it is something else, or out of range.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mlsysim.core.checks import whole_number
-from mlsysim.core.errors import InputError, NotModelledError, UnknownNameError
-from mlsysim.launch.documents import inner
+from mlsysim.core.checks import looked_up, whole_number
+from mlsysim.core.errors import InputError, NotModelledError
+from mlsysim.launch.documents import Table
 from mlsysim.launch.hf_keys import Keys, facts
 
 # Words in the name of a module that stands for attention, and for routed experts, in lists of what stays in 16 bits.
@@ -24,12 +24,7 @@ class StoredFormats(NamedTuple):
 
 
 def formats_of(keys: Keys, layers: int, has_experts: bool) -> StoredFormats:
-    """The formats that a configuration states.
-
-    Args:
-        keys: of the configuration.
-        layers: of the model.
-        has_experts: whether some of its weights are routed experts.
+    """The formats that a configuration states; where attention stays in 16 bits, those of routed experts alone.
 
     Raises:
         NotModelledError: a way to quantise that is not modelled, by name.
@@ -43,22 +38,19 @@ def formats_of(keys: Keys, layers: int, has_experts: bool) -> StoredFormats:
     if not isinstance(method, str):
         raise InputError(f"{where}.quant_method", method, "the name of a method such as fp8, awq or compressed-tensors")
     weights = _weights(method.lower(), table, where)
-    kept = _kept(table, where)
-    attention_kept = _covers_attention(kept, layers)
+    attention_kept = _covers_attention(_kept(table, where), layers)
     cache = _cache(table, where)
-    notes: tuple[str, ...] = ()
     if attention_kept and has_experts:
         return StoredFormats("", weights, cache)
-    if attention_kept:
-        notes = (f"attention stays in 16 bits beside {weights} weights: all are counted as {weights}",)
-    return StoredFormats(weights, "", cache, notes)
+    note = f"attention stays in 16 bits beside {weights} weights: all are counted as {weights}"
+    return StoredFormats(weights, "", cache, (note,) if attention_kept else ())
 
 
 def _table(keys: Keys) -> dict[str, Any]:
     """The table of quantisation: of the language model, else of the whole file, else what MLX calls it."""
     for table in (keys.table, keys.outer):
         for key in ("quantization_config", "quantization"):
-            quantized = inner(table, key, keys.name)
+            quantized = Table(table, keys.name).inner(key)
             if quantized:
                 return quantized
     return {}
@@ -93,26 +85,22 @@ def _of_algorithm(algorithm: object, where: str) -> str:
 
 def _compressed(table: Mapping[str, Any], where: str) -> str:
     """The format of compressed-tensors: what its first group says of weights and of activations."""
-    groups = inner(table, "config_groups", where)
+    groups = Table(Table(table, where).inner("config_groups"), f"{where}.config_groups")
     if not groups:
-        raise InputError(f"{where}.config_groups", None, "a group of weights: compressed-tensors says their format there")
+        raise InputError(groups.name, None, "a group of weights: compressed-tensors says their format there")
     name = next(iter(groups))
-    group = inner(groups, name, f"{where}.config_groups")
-    weights = inner(group, "weights", f"{where}.config_groups.{name}")
-    activations = inner(group, "input_activations", f"{where}.config_groups.{name}")
-    bits = whole_number(f"{where}.config_groups.{name}.weights.num_bits", weights.get("num_bits"), 1, 64)
+    group = Table(groups.inner(name), f"{groups.name}.{name}")
+    weights, activations = group.inner("weights"), group.inner("input_activations")
+    bits = whole_number(f"{group.name}.weights.num_bits", weights.get("num_bits"), 1, 64)
     kind = f"{weights.get('type', 'int')} {bits}"
     if kind == "float 4":
         kind = f"{kind} of {weights.get('group_size')}"
     known: dict[str, dict[str, str]] = facts()["compressed"]
-    if kind not in known:
-        raise UnknownNameError.among(f"{where}.config_groups.{name}.weights", kind, known)
+    choice = looked_up(f"{group.name}.weights", kind, known)
     narrow = activations.get("num_bits")
     if not activations or (isinstance(narrow, int) and narrow > 8):
-        return known[kind]["alone"]
-    if kind == "float 8" and weights.get("strategy") == "block":
-        return "fp8_block"
-    return known[kind]["together"]
+        return choice["alone"]
+    return "fp8_block" if kind == "float 8" and weights.get("strategy") == "block" else choice["together"]
 
 
 def _kept(table: Mapping[str, Any], where: str) -> list[str]:

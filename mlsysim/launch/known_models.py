@@ -17,10 +17,7 @@ _PADDED = 0.05
 def like_registered(model: TransformerWorkload, vocabulary: bool = True) -> tuple[str, TransformerWorkload | None]:
     """The symbol and the entry of the registry with this architecture; an empty symbol and None where there is none.
 
-    Args:
-        model: from a configuration or a launch script.
-        vocabulary: whether the vocabulary and the tied head must be the same; scripts of training pad the first, so that the
-            nearest one counts.
+    The vocabulary must be the same, or, as scripts of training pad it, without ``vocabulary`` only near it.
 
     Example:
         >>> symbol, entry = like_registered(Models.Language.Qwen3_32B.model_copy(update={"name": "mine"}))

@@ -35,11 +35,7 @@ _RECOMPUTED = {"full": "full", "selective": "selective", "none": "none"}
 
 
 def megatron_run(text: str, run: Run) -> None:
-    """Fills ``run`` with what a script or an argument list says.
-
-    Args:
-        text: a shell script or the arguments alone.
-        run: whose model and accelerators stand as the caller gave them.
+    """Fills ``run`` with what a shell script, or an argument list alone, says.
 
     Raises:
         NotModelledError: a feature that is not modelled, by its option.

@@ -19,13 +19,7 @@ _PADDING = 128
 
 
 def stated_model(stated: Stated, tp: int, name: str, assumed: list[str]) -> TransformerWorkload:
-    """The transformer that the options describe.
-
-    Args:
-        stated: options by our names.
-        tp: tensor-parallel ranks, a multiple of which the vocabulary is padded to.
-        name: what messages call the file.
-        assumed: what is simplified, to which more is added.
+    """The transformer that the options describe, its vocabulary padded for ``tp`` ranks; ``assumed`` tells what is simplified.
 
     Raises:
         MissingArgumentError: a size without which there is no model.

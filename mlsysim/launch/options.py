@@ -33,23 +33,26 @@ class LaunchNotes:
     unknown: tuple[str, ...] = ()
 
 
+@dataclass(kw_only=True)
+class NotesTaken:
+    """What ``LaunchNotes`` will tell, as it is collected."""
+
+    assumed: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
 @dataclass
-class Stated:
+class Stated(NotesTaken):
     """What a command line or a file states.
 
     Attributes:
         values: by our name of the option.
         others: words that belong to no option.
-        assumed: options that change the answer and are not modelled, each with what stands for it.
-        ignored: options that change no answer.
-        unknown: options that nobody described here.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
-    assumed: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of an option by our name, or the default where the line leaves it out."""
@@ -57,11 +60,7 @@ class Stated:
 
 
 def read_options(words: Sequence[str], table: Mapping[str, Any]) -> Stated:
-    """The options among ``words``.
-
-    Args:
-        words: of a command, after its name.
-        table: ``read``, ``assumed`` and ``ignored``, as ``serve_options.toml`` has them of an engine.
+    """The options among the words of a command, by the table that ``serve_options.toml`` has of its engine.
 
     Raises:
         InputError: an option has no value, or one that it does not take.
@@ -113,12 +112,7 @@ def read_options(words: Sequence[str], table: Mapping[str, Any]) -> Stated:
 
 
 def read_keys(document: Mapping[str, Any], table: Mapping[str, Any], name: str) -> Stated:
-    """The options that a file states by keys, those of inner tables with dots.
-
-    Args:
-        document: the file's table.
-        table: as ``read_options`` takes it; an entry's ``key`` is what files call it.
-        name: what messages call the file.
+    """The options that a file states by keys, those of inner tables with dots; an entry's ``key`` is what files call it.
 
     Raises:
         InputError: a value is none that the option takes.
@@ -152,12 +146,7 @@ def read_keys(document: Mapping[str, Any], table: Mapping[str, Any], name: str) 
 
 
 def option_value(name: str, kind: str, text: str) -> Any:
-    """The value that an option's text says; None where it says the default.
-
-    Args:
-        name: the option, for messages.
-        kind: what its values are, as ``serve_options.toml`` lists them.
-        text: what the command line has.
+    """The value that an option's text says, of a kind that ``serve_options.toml`` lists; None where it says the default.
 
     Raises:
         InputError: it is no such value.
@@ -187,11 +176,6 @@ def option_value(name: str, kind: str, text: str) -> Any:
 
 def keyed_value(name: str, kind: str, value: object) -> Any:
     """The value of an option that a file states, checked to be of its kind.
-
-    Args:
-        name: the file and the key, for messages.
-        kind: what its values are.
-        value: what the file has.
 
     Raises:
         InputError: it is of another kind.

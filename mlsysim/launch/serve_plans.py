@@ -29,12 +29,7 @@ _PLAIN = 16 / 8  # bytes of a weight that nobody quantised
 def plan_of(engine: str, stated: Stated, model: TransformerWorkload, arguments: dict[str, Any], assumed: list[str]) -> None:
     """Adds the division over ranks, drafts and offloading of an engine's options to the arguments of a deployment.
 
-    Args:
-        engine: the engine's table in ``serve_options.toml``.
-        stated: the options; limits of a rank replace those of all ranks there.
-        model: the model.
-        arguments: of ``ServingModel.solve``.
-        assumed: what is simplified, to which more is added.
+    Limits of a rank replace those of all ranks in ``stated``, and what is simplified is added to ``assumed``.
 
     Raises:
         NotModelledError: a way to divide the work that is not modelled.
@@ -67,11 +62,7 @@ def plan_of(engine: str, stated: Stated, model: TransformerWorkload, arguments: 
 def merged_file(stated: Stated, table: Mapping[str, Any], script: Script, files: Mapping[str, str]) -> Stated:
     """The options of a line with those of the file that it names, which win over the line's.
 
-    Args:
-        stated: the line's.
-        table: the engine's, as ``read_options`` takes it.
-        script: what else the text says: a file that it writes itself.
-        files: texts of files by their names.
+    The file's text is among ``files``, or the script writes it itself, or it is there to be read.
 
     Raises:
         InputError: the file is nowhere to be read, or is no YAML.
@@ -90,8 +81,8 @@ def merged_file(stated: Stated, table: Mapping[str, Any], script: Script, files:
             raise InputError("config", named, f"{error.expected}, or its text in files") from None
     document = json_table(text, named) if text.lstrip().startswith("{") and '"' in text else yaml_table(text, named)
     told = read_keys(document, table, named)
-    both = (getattr(stated, part) + getattr(told, part) for part in ("assumed", "ignored", "unknown"))
-    return Stated({**stated.values, **told.values}, stated.others, *both)
+    both = {part: getattr(stated, part) + getattr(told, part) for part in ("assumed", "ignored", "unknown")}
+    return Stated({**stated.values, **told.values}, stated.others, **both)
 
 
 def _refuse(stated: Stated) -> None:
@@ -242,9 +233,6 @@ def _plain_name(called: str) -> tuple[str, str]:
 def served_model(called: str) -> tuple[TransformerWorkload, tuple[str, ...]]:
     """The model of that name in the registry, or that of the configuration at that path; and what was assumed of it.
 
-    Args:
-        called: an id such as Hugging Face has, a name of the registry, or the path of a ``config.json`` or of its folder.
-
     Raises:
         NotModelledError: its layers are of a kind that is not modelled.
         UnknownNameError: neither; the message has near names.
@@ -274,12 +262,7 @@ def stated_formats(
 ) -> None:
     """Adds the number formats of arithmetic, weights and cache to the arguments of a deployment.
 
-    Args:
-        stated: the options.
-        called: the model's name, which may say its format.
-        model: the model, which has a format of its own where it is published in one.
-        facts: ``serve_options.toml``.
-        arguments: of ``ServingModel.solve``; formats are added where the model's own do not hold.
+    Those of the model's name and of the options are added where the formats that it is published in do not hold.
 
     Raises:
         UnknownNameError: no format is spelt so.

@@ -21,12 +21,7 @@ _BRANCHES = frozenset(("if", "elif", "for", "while", "until", "case"))
 
 
 def read_script(text: str, name: str, variables: Mapping[str, str] | None = None) -> Script:
-    r"""The commands of a shell script or of one pasted command line.
-
-    Args:
-        text: the script.
-        name: what messages call it.
-        variables: that are set before it begins.
+    r"""The commands of a shell script or of one pasted command line, with ``variables`` set before it begins.
 
     Raises:
         InputError: a quote or a bracket is never closed, or a value grows beyond any that is meant.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlsysim.core.checks import boolean, looked_up, whole_number
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InputError
-from mlsysim.launch.documents import inner, toml_table
+from mlsysim.launch.documents import Table, toml_table
 from mlsysim.launch.training_run import Run, refuse_offload
 from mlsysim.models.registry import Models
 
@@ -29,20 +29,16 @@ def torchtitan_run(text: str, run: Run) -> None:
         ('Llama-3-8B', 8, 3, 'selective')
     """
     document = toml_table(text, run.name)
-    tables = {key: inner(document, key, run.name) for key in run.facts["read"] if key != "ignored"}
+    tables = {key: document.inner(key) for key in run.facts["read"] if key != "ignored"}
     _told(document, run)
-    training, split = (
-        _Table(tables["training"], f"{run.name}: training"),
-        _Table(tables["parallelism"], f"{run.name}: parallelism"),
-    )
+    training, split = tables["training"], tables["parallelism"]
     if run.workload is None:
-        run.workload = _model(_Table(tables["model"], f"{run.name}: model"), run)
+        run.workload = _model(tables["model"], run)
     refuse_offload(f"{run.name}: training.enable_cpu_offload", training.flag("enable_cpu_offload"))
     tp, pp, cp = (split.whole(f"{name}_parallel_degree", 1) for name in ("tensor", "pipeline", "context"))
     copies, shards = split.whole("data_parallel_replicate_degree", 1), split.whole("data_parallel_shard_degree", -1, -1)
     if shards < 1:
-        each = tp * pp * cp * copies
-        shards = max(1, run.counted() // each)
+        shards = max(1, run.counted() // (tp * pp * cp * copies))
     if run.accelerators is None:
         run.accelerators = tp * pp * cp * copies * shards
     if tp * pp * cp * copies * shards != run.accelerators:
@@ -65,8 +61,8 @@ def torchtitan_run(text: str, run: Run) -> None:
         "microbatch_count": run.micro_batches(batch, micro, dp),
         "zero_stage": _zero_stage(split, copies, shards, pp, run),
         "sequence_parallel": tp > 1,
-        "recompute": _recompute(_Table(tables["activation_checkpoint"], f"{run.name}: activation_checkpoint"), run),
-        "compiled": _Table(tables["compile"], f"{run.name}: compile").flag("enable") or training.flag("compile"),
+        "recompute": _recompute(tables["activation_checkpoint"], run),
+        "compiled": tables["compile"].flag("enable") or training.flag("compile"),
         "async_tp": split.flag("enable_async_tensor_parallel"),
     }
     if split.flag("disable_loss_parallel"):
@@ -78,28 +74,6 @@ def torchtitan_run(text: str, run: Run) -> None:
         run.arguments |= {"ep_size": split.whole("expert_parallel_degree", 1), "expert_tp_size": expert_tp}
     if training.text("dtype", "float32") == "bfloat16":
         run.assumed.append("parameters, gradients and moments in bf16: 12 bytes of optimizer states a parameter are counted")
-
-
-class _Table:
-    """A table of the file, whose values are checked as they are read."""
-
-    def __init__(self, table: Mapping[str, Any], name: str) -> None:
-        self.table, self.name = table, name
-
-    def whole(self, key: str, default: int, minimum: int = 1) -> int:
-        """A whole number under ``key``; the default where it is absent."""
-        return whole_number(f"{self.name}.{key}", self.table.get(key, default), minimum)
-
-    def flag(self, key: str) -> bool:
-        """A truth value under ``key``; False where it is absent."""
-        return boolean(f"{self.name}.{key}", self.table.get(key, False))
-
-    def text(self, key: str, default: str) -> str:
-        """A text under ``key``; the default where it is absent."""
-        value = self.table.get(key, default)
-        if not isinstance(value, str):
-            raise InputError(f"{self.name}.{key}", value, "a text")
-        return value
 
 
 def _told(document: Mapping[str, Any], run: Run) -> None:
@@ -114,7 +88,7 @@ def _told(document: Mapping[str, Any], run: Run) -> None:
             run.unknown += [f"{table}.{key}"[:80] for key in value if key not in known[table]]
 
 
-def _model(table: _Table, run: Run) -> Any:
+def _model(table: Table, run: Run) -> Any:
     """The registry's model of a name and a flavor."""
     flavors: dict[str, dict[str, str]] = run.facts["flavors"]
     name, flavor = table.text("name", "llama3"), table.text("flavor", "debugmodel")
@@ -132,7 +106,7 @@ def _precision(model: Mapping[str, Any], run: Run) -> str:
     return "fp8" if narrow else "bf16"
 
 
-def _virtual_stages(split: _Table, pp: int, run: Run) -> int:
+def _virtual_stages(split: Table, pp: int, run: Run) -> int:
     """Stages a rank: from the layers of a stage, embedding and head counted as one each, else the schedule's."""
     if pp == 1:
         return 1
@@ -142,14 +116,14 @@ def _virtual_stages(split: _Table, pp: int, run: Run) -> int:
         run.arguments["schedule"] = "gpipe"
     elif schedule not in ("1F1B", "Interleaved1F1B"):
         run.assumed.append(f"schedule {schedule}: as interleaved 1F1B with {usual} stages a rank")
-    if "pipeline_parallel_layers_per_stage" not in split.table:
+    if "pipeline_parallel_layers_per_stage" not in split:
         return usual
     less = sum(split.whole(f"pipeline_parallel_{end}_stage_less_layers", 1, 0) for end in ("first", "last"))
     stages = -(-(run.model().layers + less) // split.whole("pipeline_parallel_layers_per_stage", 1))
     return max(1, stages // pp)
 
 
-def _zero_stage(split: _Table, copies: int, shards: int, pp: int, run: Run) -> int:
+def _zero_stage(split: Table, copies: int, shards: int, pp: int, run: Run) -> int:
     """FSDP's stage: beside a pipeline, gradients stay whole until the last micro-batch (``calibration/data/names.toml``)."""
     if shards == 1:
         return 0 if copies > 1 else 3
@@ -168,11 +142,11 @@ def _zero_stage(split: _Table, copies: int, shards: int, pp: int, run: Run) -> i
     return 1
 
 
-def _recompute(table: _Table, run: Run) -> str:
+def _recompute(table: Table, run: Run) -> str:
     """The mode; of selective ones, which of the framework's two is measured by the stack."""
     mode = table.text("mode", "selective")
     told = str(looked_up(f"{table.name}.mode", mode, _MODES))
-    option = str(table.table.get("selective_ac_option", "2"))
+    option = str(table.get("selective_ac_option", "2"))
     if mode == "memory_budget":
         run.assumed.append("a memory budget of recomputation: every second layer is counted")
     elif mode == "selective" and option == "op":

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlsysim.calibration.names import stack_called
-from mlsysim.core.errors import InconsistentError, MissingArgumentError, NotModelledError
+from mlsysim.core.checks import needed
+from mlsysim.core.errors import InconsistentError, NotModelledError
 from mlsysim.core.toml import packaged_toml, reads
 from mlsysim.launch.known_models import like_registered
-from mlsysim.launch.options import LaunchNotes
+from mlsysim.launch.options import LaunchNotes, NotesTaken
 from mlsysim.lowering.training_plan import by_long_names
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
@@ -42,7 +43,7 @@ class TrainingLaunch(LaunchNotes):
 
 
 @dataclass
-class Run:
+class Run(NotesTaken):
     """What is collected on the way to a ``TrainingLaunch``.
 
     Attributes:
@@ -52,9 +53,6 @@ class Run:
         accelerators: of the run, where somebody says it.
         per_node: of a node.
         arguments: of ``DistributedModel.solve``.
-        assumed: what is simplified.
-        ignored: options that change no answer.
-        unknown: options that nobody described here.
     """
 
     framework: str
@@ -63,9 +61,6 @@ class Run:
     accelerators: int | None = None
     per_node: int | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
-    assumed: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -79,9 +74,7 @@ class Run:
         Raises:
             MissingArgumentError: nobody says how many there are.
         """
-        if self.accelerators is None:
-            raise MissingArgumentError("accelerators", None, f"how many there are: {self.name} leaves it to its launcher")
-        return self.accelerators
+        return needed("accelerators", self.accelerators, f"how many there are: {self.name} leaves it to its launcher")
 
     def model(self, why: str = "the file names none") -> TransformerWorkload:
         """What is trained.
@@ -89,9 +82,7 @@ class Run:
         Raises:
             MissingArgumentError: nobody says it.
         """
-        if self.workload is None:
-            raise MissingArgumentError("workload", None, f"a model such as Models.Language.Llama3_8B: {why} ({self.name})")
-        return self.workload
+        return needed("workload", self.workload, f"a model such as Models.Language.Llama3_8B: {why} ({self.name})")
 
     def as_registered(self, built: TransformerWorkload) -> TransformerWorkload:
         """The registry's model whose layers are those of ``built``, where there is one; else ``built``."""

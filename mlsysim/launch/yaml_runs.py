@@ -8,7 +8,7 @@ from typing import Any
 
 from mlsysim.core.checks import looked_up, whole_number
 from mlsysim.core.errors import InputError, MissingArgumentError, NotModelledError
-from mlsysim.launch.documents import inner, yaml_table
+from mlsysim.launch.documents import Table, yaml_table
 from mlsysim.launch.hf_config import model_from_config
 from mlsysim.launch.training_run import Run, refuse_offload, train_facts
 from mlsysim.models.types import TransformerWorkload
@@ -19,11 +19,7 @@ _REFERENCE = re.compile(r"\$\{(?:variables\.)?(\w+)\}")
 
 
 def yaml_run(text: str, run: Run) -> None:
-    """Fills ``run`` with what a YAML file of NanoTron or llm-foundry says.
-
-    Args:
-        text: the YAML.
-        run: whose model and accelerators stand as the caller gave them; its framework is set.
+    """Fills ``run``, its framework too, with what a YAML file of NanoTron or llm-foundry says.
 
     Raises:
         NotModelledError: a feature that is not modelled, by its key.
@@ -43,7 +39,7 @@ global_train_batch_size and model (llm-foundry)
         _nanotron(document, run)
     elif "model" in document and ("global_train_batch_size" in document or "device_train_batch_size" in document):
         run.framework = "llm-foundry"
-        _llm_foundry(_without_references(document), run)
+        _llm_foundry(Table(_without_references(document), run.name), run)
     else:
         expected = "parallelism and tokens (NanoTron), or global_train_batch_size and model (llm-foundry)"
         for other in train_facts()["others"]:
@@ -59,52 +55,47 @@ global_train_batch_size and model (llm-foundry)
         raise InputError(run.name, list(document)[:5], expected)
 
 
-def _whole(table: Mapping[str, Any], key: str, default: int | None, name: str) -> int:
-    return whole_number(f"{name}.{key}", table.get(key, default))
-
-
-def _nanotron(document: Mapping[str, Any], run: Run) -> None:
-    split, tokens = inner(document, "parallelism", run.name), inner(document, "tokens", run.name)
-    model, optimizer = inner(document, "model", run.name), inner(document, "optimizer", run.name)
-    known = (*run.facts["ignored"], "parallelism", "tokens", "model", "optimizer")
+def _nanotron(document: Table, run: Run) -> None:
+    read = ("parallelism", "tokens", "model", "optimizer")
+    split, tokens, model, optimizer = map(document.inner, read)
+    known = (*run.facts["ignored"], *read)
     run.unknown += [str(key)[:80] for key in document if key not in known]
     run.ignored += [key for key in run.facts["ignored"] if key in document]
     if run.workload is None:
-        config = inner(model, "model_config", f"{run.name}: model")
-        multiple = _whole(model, "make_vocab_size_divisible_by", 1, f"{run.name}: model")
+        config = model.inner("model_config")
+        multiple = model.whole("make_vocab_size_divisible_by", 1)
         run.workload = model_from_config(
             {"model_type": "llama", **{key: config[key] for key in config if key != "is_llama_config"}}
         )
         if multiple > 1:
             run.assumed.append(f"a vocabulary padded to a multiple of {multiple} x tp: it is counted as it is")
-    sizes = {key: _whole(split, key, 1, f"{run.name}: parallelism") for key in ("dp", "tp", "pp")}
-    cp = _whole(split, "context_parallel_size", 1, f"{run.name}: parallelism")
-    world = sizes["dp"] * sizes["tp"] * sizes["pp"] * cp
+    dp, tp, pp, cp = (split.whole(key, 1) for key in ("dp", "tp", "pp", "context_parallel_size"))
+    world = dp * tp * pp * cp
     if run.accelerators not in (None, world):
         raise InputError("accelerators", run.accelerators, f"dp x tp x pp x cp = {world}, as {run.name} says")
     run.accelerators = world
-    micro = _whole(tokens, "micro_batch_size", None, f"{run.name}: tokens")
-    count = _whole(tokens, "batch_accumulation_per_replica", None, f"{run.name}: tokens")
+    micro = tokens.whole("micro_batch_size")
+    count = tokens.whole("batch_accumulation_per_replica")
     precision = looked_up(f"{run.name}: model.dtype", model.get("dtype", "bfloat16"), _HALF)
     engine = looked_up(f"{run.name}: pp_engine", split.get("pp_engine", "afab"), {"1f1b": None, "afab": "gpipe"})
     run.arguments |= {
-        "batch_size": micro * count * sizes["dp"],
-        "seq_len": _whole(tokens, "sequence_length", None, f"{run.name}: tokens"),
+        "batch_size": micro * count * dp,
+        "seq_len": tokens.whole("sequence_length"),
         "precision": precision,
         "gradient_precision": "fp32" if optimizer.get("accumulate_grad_in_fp32") else precision,
-        "tp_size": sizes["tp"],
-        "pp_size": sizes["pp"],
+        "tp_size": tp,
+        "pp_size": pp,
         "cp_size": cp,
         "microbatch_count": count,
         "zero_stage": whole_number(f"{run.name}: optimizer.zero_stage", optimizer.get("zero_stage", 0), 0, 1),
-        "sequence_parallel": split.get("tp_mode") == "REDUCE_SCATTER" and sizes["tp"] > 1,
+        "sequence_parallel": split.get("tp_mode") == "REDUCE_SCATTER" and tp > 1,
         "recompute": "full" if split.get("recompute_layer") else "none",
     }
-    if engine is not None and sizes["pp"] > 1:
+    if engine is not None and pp > 1:
         run.arguments["schedule"] = engine
     if split.get("tp_linear_async_communication"):
         run.assumed.append("asynchronous tensor parallelism: it hides as much as on the stack's measured runs")
-    ep = _whole(split, "expert_parallel_size", 1, f"{run.name}: parallelism")
+    ep = split.whole("expert_parallel_size", 1)
     if run.model().moe is not None:
         run.arguments |= {"ep_size": ep}
     run.assumed.append("NanoTron: the stack megatron-core stands for it")
@@ -127,16 +118,16 @@ def _without_references(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: put_in(value) for key, value in document.items() if key != "variables"}
 
 
-def _llm_foundry(document: Mapping[str, Any], run: Run) -> None:
-    fsdp = inner(document, "fsdp_config", run.name)
+def _llm_foundry(document: Table, run: Run) -> None:
+    fsdp, model = document.inner("fsdp_config"), document.inner("model")
     if run.workload is None:
-        run.workload = _mpt(inner(document, "model", run.name), run)
+        run.workload = _mpt(model, run)
     if document.get("tp_config"):
         raise NotModelledError(f"{run.name}: tp_config", document.get("tp_config"), "none: FSDP alone is read of llm-foundry")
     for key in ("cpu_offload", "activation_cpu_offload"):
         refuse_offload(f"{run.name}: fsdp_config.{key}", fsdp.get(key))
     dp = run.counted()
-    batch = document.get("global_train_batch_size") or _whole(document, "device_train_batch_size", None, run.name) * dp
+    batch = document.get("global_train_batch_size") or document.whole("device_train_batch_size") * dp
     batch = whole_number(f"{run.name}: global_train_batch_size", batch)
     micro = document.get("device_train_microbatch_size", "auto")
     if micro == "auto":
@@ -147,10 +138,10 @@ def _llm_foundry(document: Mapping[str, Any], run: Run) -> None:
         run.arguments["stack"] = "pytorch-fsdp-pure"
     elif mixed != "DEFAULT":
         run.assumed.append(f"mixed precision {str(mixed)[:20]}: gathered in bf16 and reduced in fp32, as DEFAULT is")
-    attention = inner(inner(document, "model", run.name), "attn_config", run.name).get("attn_impl", "flash")
+    attention = model.inner("attn_config").get("attn_impl", "flash")
     run.arguments |= {
         "batch_size": batch,
-        "seq_len": _whole(document, "max_seq_len", None, run.name),
+        "seq_len": document.whole("max_seq_len"),
         "precision": looked_up(f"{run.name}: precision", document.get("precision", "amp_bf16"), _AMP),
         "gradient_precision": "fp32",
         "microbatch_count": run.micro_batches(batch, whole_number(f"{run.name}: device_train_microbatch_size", micro), dp),
@@ -163,12 +154,11 @@ def _llm_foundry(document: Mapping[str, Any], run: Run) -> None:
         run.assumed.append("checkpoints that are not entered anew keep a layer's last product: it is counted as repeated")
 
 
-def _mpt(model: Mapping[str, Any], run: Run) -> TransformerWorkload:
-    name = f"{run.name}: model"
+def _mpt(model: Table, run: Run) -> TransformerWorkload:
     if model.get("name") != "mpt_causal_lm":
         raise MissingArgumentError("workload", model.get("name"), f"a model: {run.name} names none that it describes itself")
-    attention = inner(model, "attn_config", name)
-    hidden, heads = _whole(model, "d_model", None, name), _whole(model, "n_heads", None, name)
+    attention = model.inner("attn_config")
+    hidden, heads = model.whole("d_model"), model.whole("n_heads")
     config = {"model_type": "mpt", "d_model": hidden, "n_heads": heads, "n_layers": model.get("n_layers")}
     config |= {"expansion_ratio": model.get("expansion_ratio", 4), "vocab_size": model.get("vocab_size")}
     config |= {

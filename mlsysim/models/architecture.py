@@ -43,12 +43,7 @@ class MixtureOfExperts(Spec):
 
 
 def expert_places(with_experts: Sequence[bool], name: str, stated: Any) -> tuple[int, int]:
-    """``first_dense_layers`` and ``every`` of a model of which each layer says whether it has experts.
-
-    Args:
-        with_experts: of each layer; of at least one it is true.
-        name: what messages call the list.
-        stated: the list as somebody wrote it.
+    """``first_dense_layers`` and ``every`` of a model of which each layer says whether it has experts, as one at least does.
 
     Raises:
         NotModelledError: experts come and go otherwise.

@@ -55,12 +55,7 @@ _WORDS = {
 
 @contextmanager
 def drawn(title: str, rows: int = 1, height: float = HEIGHT_INCHES) -> Iterator[tuple[Figure, list[Any]]]:
-    """A new figure in the look of all plots, and its axes, one below the other.
-
-    Args:
-        title: what the plot shows, in words.
-        rows: axes that share the horizontal axis.
-        height: inches.
+    """A new figure in the look of all plots, and its axes, one below the other on one horizontal axis.
 
     Raises:
         MLSysError: matplotlib is missing.
@@ -97,6 +92,21 @@ def called(field: str) -> str:
     return _WORDS.get(field, field.replace("_", " "))
 
 
+def look_of(place: int) -> dict[str, str]:
+    """Colour and marker of one of several groups.
+
+    Example:
+        >>> look_of(0) == look_of(len(COLOURS) * len(MARKERS))
+        True
+    """
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+
+
+def log_axes(axes: Any, horizontal: tuple[float, float], vertical: tuple[float, float]) -> None:
+    """Make both axes logarithmic, with these ends."""
+    axes.set(xscale="log", yscale="log", xlim=horizontal, ylim=vertical)
+
+
 def plain_log_axis(axis: Any) -> None:
     """Mark an axis at 1, 2 and 5 of each power of ten, as plain numbers."""
     from matplotlib.ticker import LogLocator, NullLocator
@@ -107,10 +117,7 @@ def plain_log_axis(axis: Any) -> None:
 
 
 def picture_path(path: str | Path) -> Path:
-    """Check where a picture goes, before it is drawn.
-
-    Args:
-        path: a file whose ending says the format: .png, .svg or .pdf.
+    """Check where a picture goes, before it is drawn: a file whose ending says the format.
 
     Raises:
         InputError: the ending is of no such format, or the folder is none.

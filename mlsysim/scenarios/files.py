@@ -18,9 +18,6 @@ QUESTION = "question"
 def load_config(path: str | Path) -> Scenario:
     r"""Read a scenario from a TOML file, and check it by asking its solver once.
 
-    Args:
-        path: of the file.
-
     Returns:
         The scenario; of a file with several, the first.
 

@@ -29,10 +29,7 @@ class Place:
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Place:
-        """Check what is stated of a place.
-
-        Args:
-            table: ``grid``, ``pue`` and ``price``, each or none.
+        """Check what is stated of a place: ``grid``, ``pue`` and ``price``, each or none.
 
         Raises:
             InputError: another key, or a value out of range.
@@ -55,8 +52,7 @@ class Place:
     def rent(self, accelerator: str) -> tuple[float, str] | None:
         """Return what an accelerator costs in dollars a second, and whose price that is; None where nobody knows one.
 
-        Args:
-            accelerator: its name in the registry, for the published rents where the caller has no price.
+        Without a price of the caller's it is that of published rents.
 
         Example:
             >>> Place.of({"price": "3.6 USD/hour"}).rent("H100 SXM5 80GB")

@@ -108,12 +108,7 @@ class Scenario:
         self.name = instance("name", name, str, "a text") or f"{self.workload.name} on {self.system.name}"
 
     def with_changes(self, system: Any = None, **arguments: Any) -> Scenario:
-        """Return the scenario on another system, or with other arguments.
-
-        Args:
-            system: an accelerator, a node or a fleet; None for the same.
-            **arguments: that change.
-        """
+        """Return the scenario on another system, or with other arguments."""
         other = object.__new__(Scenario)
         other.__dict__.update({name: value for name, value in vars(self).items() if name not in _ANSWERS})
         other.system = self.system if system is None else system

@@ -142,11 +142,7 @@ def _noted(figure: Figure) -> str:
 
 
 def scorecard(scenario: Asked, *, with_changes: bool = True) -> Scorecard:
-    """Make the scorecard of a scenario.
-
-    Args:
-        scenario: what is asked about.
-        with_changes: whether to look for what would help.
+    """Make the scorecard of a scenario, with or without what would help.
 
     Raises:
         InputError: an argument of the scenario is wrong, or a limit names no figure.

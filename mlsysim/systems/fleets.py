@@ -34,9 +34,6 @@ def usual_node(accelerator: HardwareNode) -> Node:
 
     A slice or a variant of an accelerator, and one of a caller's own, sits in a node of the common size on its own links.
 
-    Args:
-        accelerator: of the registry, or a caller's own.
-
     Example:
         >>> usual_node(Hardware.Cloud.H100).name, usual_node(Hardware.Cloud.GB200).accelerators_per_node
         ('DGX H100', 72)
@@ -103,10 +100,6 @@ build_as_usual(_of)
 def usual_nodes(accelerator: HardwareNode, ranks: int) -> Fleet:
     """Returns whole nodes, as many as ``ranks`` accelerators need: the fleet of a deployment of which only its size is known.
 
-    Args:
-        accelerator: of the registry, or a caller's own.
-        ranks: accelerators that the deployment takes.
-
     Example:
         >>> fleet = usual_nodes(Hardware.Cloud.H100, 12)
         >>> fleet.count, fleet.node is Systems.Nodes.DGX_H100
@@ -121,10 +114,6 @@ def usual_nodes(accelerator: HardwareNode, ranks: int) -> Fleet:
 
 def whole_nodes(node: Node, count: int) -> Fleet:
     """Returns so many of a node, on the network of their cards: the node's own, or the common one.
-
-    Args:
-        node: of the registry, or a caller's own.
-        count: nodes of the fleet.
 
     Raises:
         InputError: ``count`` is no whole number of at least 1.

@@ -23,13 +23,9 @@ FACTS = {
 
 
 def assumed_of(solver: str, cells: Cells, hardware: object, arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Return the columns that a row of runs leaves out though they matter to it, each with what stands for it.
+    """Return the columns that a row of runs leaves out though they matter to it, each with what its question has instead.
 
-    Args:
-        solver: whose question it is; of others than training and serving nothing is assumed.
-        cells: the row.
-        hardware: what the question is asked of.
-        arguments: keywords of the question.
+    Of others than training and serving nothing is assumed.
 
     Example:
         >>> row = {"model": "Llama-3.1-8B", "accelerator": "H100", "n_accel": "8", "framework": "Megatron-Core"}

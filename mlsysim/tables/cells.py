@@ -39,12 +39,7 @@ def software_cell(cells: Cells, column: str) -> str:
 
 
 def number_cell(cells: Cells, column: str, default: float | None = None) -> float:
-    """Returns a cell as a finite number above 0.
-
-    Args:
-        cells: the row.
-        column: which cell.
-        default: what an empty cell means; without one it is an error.
+    """Returns a cell as a finite number above 0; ``default`` where it is empty.
 
     Raises:
         InputError: the cell is empty or no such number; the error has its column and its value.
@@ -60,13 +55,7 @@ def number_cell(cells: Cells, column: str, default: float | None = None) -> floa
 
 
 def whole_cell(cells: Cells, column: str, default: int | None = None, least: int = 1) -> int:
-    """Returns a cell as a whole number of at least ``least``; tables write "8.0" and "1,024" too.
-
-    Args:
-        cells: the row.
-        column: which cell.
-        default: what an empty cell means; without one it is an error.
-        least: the smallest number that the column takes.
+    """Returns a cell as a whole number >= ``least``, ``default`` where it is empty; tables write "8.0" and "1,024" too.
 
     Raises:
         InputError: the cell is empty or no such number; the error has its column and its value.

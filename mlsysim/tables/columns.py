@@ -39,11 +39,7 @@ def renamed(columns: Iterable[str]) -> dict[str, str]:
 
 
 def no_such_table(columns: Collection[str], kinds: Iterable[Collection[str]]) -> InputError:
-    """Return the error for columns that are those of no table, which names what to call them, or what is missing.
-
-    Args:
-        columns: of the table.
-        kinds: what the columns of each kind of table are at least.
+    """Return the error for columns that are those of none of the ``kinds``: what to call them, or what is missing.
 
     Example:
         >>> print(no_such_table(["model", "gpu", "framework"], [["model", "accelerator", "metric"], ["benchmark", "round"]]))

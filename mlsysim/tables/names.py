@@ -156,12 +156,7 @@ def untold_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def named_format(column: str, text: str, meant: Mapping[str, str] | None = None) -> str:
-    """Returns the number format that a cell names.
-
-    Args:
-        column: which cell.
-        text: what it says.
-        meant: what the table means by some texts, before formats are read as people spell them.
+    """Returns the number format that a cell names; what the table means by some texts goes before what people do.
 
     Raises:
         UnknownNameError: no format is spelt so.

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -34,11 +34,23 @@ from mlsysim.validation.anchors.record_keys import (
 
 if TYPE_CHECKING:
     from mlsysim.core.errors import DataError
+    from mlsysim.validation.report.findings import Findings
 
 _USER_FILES = pytest.StashKey[frozenset[Path]]()
 # What is wrong with malformed files, by the message, and the first module that asked for one.
 _MALFORMED = pytest.StashKey[dict[str, tuple[pytest.Collector, "DataError"]]]()
 
+# Under which names tests leave what reports are made from.
+_RECORDED = {
+    "rows": ROW,
+    "kernels": KERNELS,
+    "targets": TARGET,
+    "moves": MOVE,
+    "searches": SEARCH,
+    "solves": SOLVE,
+    "left_out": LEFT_OUT,
+    "serving_left_out": SERVING_LEFT_OUT,
+}
 # Whether a report could not be written at the end.
 _LOST = pytest.StashKey[bool]()
 
@@ -88,17 +100,11 @@ def pytest_configure(config: pytest.Config) -> None:
                 raise pytest.UsageError(f"{option}={name}: {reason}")
 
 
-def _lacking(ending: str) -> str:
-    """What a format needs that is not installed; "" if nothing."""
-    needed = {".png": "a picture needs matplotlib", ".html": "a page with plots needs vl-convert-python"}
-    try:
-        if ending == ".png":
-            importlib.import_module("matplotlib")
-        elif ending == ".html":
-            importlib.import_module("vl_convert")
-    except ImportError:
-        return f"{needed[ending]}: pip install 'mlsysim-anchors[plot]'"
-    return ""
+# What formats need that the package does not: a library, and what to say without it.
+_NEEDED = {
+    ".png": ("matplotlib", "a picture needs matplotlib"),
+    ".html": ("vl_convert", "a page with plots needs vl-convert-python"),
+}
 
 
 def _ask(name: str) -> None:
@@ -126,8 +132,9 @@ def _unwritable(path: Path, endings: tuple[str, ...]) -> str:
     """Why a report cannot be written to ``path``, which is tried before anything runs; "" if it can."""
     if path.suffix not in endings:
         return f"expected a file ending in {', '.join(endings)}"
-    if lacking := _lacking(path.suffix):
-        return lacking
+    library, needed = _NEEDED.get(path.suffix, ("", ""))
+    if library and importlib.util.find_spec(library) is None:
+        return f"{needed}: pip install 'mlsysim-anchors[plot]'"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         there = path.exists()
@@ -264,41 +271,36 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Ite
         terminalreporter.section("runs")
         for line in summary.runs(runs):
             terminalreporter.write_line(line)
-    rows = _records(left[ROW])
-    kernels = _records(left[KERNELS])
-    if not rows and not kernels:
+    recorded = {name: _records(left[key]) for name, key in _RECORDED.items()}
+    rows = recorded["rows"]
+    if not rows and not recorded["kernels"]:
         return
     from mlsysim.validation.report import report, summary
+    from mlsysim.validation.report.findings import Findings
 
-    moves, targets = _records(left[MOVE]), _records(left[TARGET])
-    searches, solves = _records(left[SEARCH]), _records(left[SOLVE])
-    terminalreporter.section("mlsysim anchors")
-    full = config.getoption("--anchors-summary") == SUMMARIES[-1]
-    told = (
-        report.lines(rows, moves, kernels, targets) if full else summary.lines(rows, kernels, targets, searches, solves, moves)
-    )
-    for line in told:
-        terminalreporter.write_line(line)
     failed, deselected = (len(terminalreporter.stats.get(name, ())) for name in ("failed", "deselected"))
     verdict = summary.last_line(rows, failed, deselected)
+    findings = Findings(verdict=verdict, **recorded)
+    terminalreporter.section("mlsysim anchors")
+    full = config.getoption("--anchors-summary") == SUMMARIES[-1]
+    for line in report.lines(findings) if full else summary.lines(findings):
+        terminalreporter.write_line(line)
     for name in config.getoption("--anchor-report"):
         from mlsysim.validation.report import export
-        from mlsysim.validation.report.findings import Findings
 
-        _write(terminalreporter, name, export.write, Findings(rows, kernels, targets, moves, verdict))
+        _write(terminalreporter, name, export.write, findings)
     for name in config.getoption("--accuracy-report"):
         from mlsysim.validation.report import accuracy
 
-        left_out = [_records(left[key]) for key in (LEFT_OUT, SERVING_LEFT_OUT)]
-        _write(terminalreporter, name, accuracy.write, rows, kernels, targets, *left_out)
+        _write(terminalreporter, name, accuracy.write, findings)
     terminalreporter.write_line("")
     terminalreporter.write_line(verdict, bold=True, red=bool(failed), green=not failed)
 
 
-def _write(terminalreporter: Any, name: str, write: Callable[..., None], *content: Any) -> None:
+def _write(terminalreporter: Any, name: str, write: Callable[[Path, Findings], None], findings: Findings) -> None:
     """Writes one report; one that cannot be written takes no other with it, but the run has failed."""
     try:
-        write(Path(name), *content)
+        write(Path(name), findings)
     except Exception as error:
         terminalreporter.write_line(f"not written: {name}: {error}", red=True)
         terminalreporter.config.stash[_LOST] = True

@@ -13,6 +13,7 @@ from mlsysim.fitting import engines, left_out_serving
 from mlsysim.fitting.calibration import Key, ranges
 from mlsysim.fitting.left_out_serving import entry_id, left_out
 from mlsysim.validation.report import accuracy
+from mlsysim.validation.report.findings import Findings
 
 pytest.importorskip("scipy", reason="fits need SciPy: pip install 'mlsysim-anchors[fit]'")
 
@@ -159,6 +160,6 @@ def test_the_page_shows_each_beside_all_of_its_kind():
         {"id": "devices", "kind": "device", "errors": errors, "first_token": {"points": 0}},
         {"id": "device t4", "kind": "device", "without": "t4", "errors": errors, "first_token": errors},
     ]
-    text = accuracy.as_markdown([], [], [], [], entries)
+    text = accuracy.as_markdown(Findings(serving_left_out=entries))
     assert "| device | **each device** | 4 | 5.0 % | 6.0 % | 10.0 % | -1.0 % | 0 | - |" in text
     assert "| device | t4 | 4 | 5.0 % | 6.0 % | 10.0 % | -1.0 % | 4 | 5.0 % |" in text

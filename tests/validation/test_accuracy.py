@@ -10,6 +10,7 @@ from mlsysim.validation.anchors import recalled
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.anchors.loading import load
 from mlsysim.validation.report import accuracy, targets
+from mlsysim.validation.report.findings import Findings
 from mlsysim.validation.report.report import percent
 
 LEFT_OUT = {
@@ -140,20 +141,21 @@ def test_the_page_says_what_is_missed_and_what_was_left_out():
     rows = [row("x", 0.5, naive=-0.3, known_miss="too | slow"), row("y", 0.1, role="calibration")]
     aim = {"id": "x-mean", "title": "all", "measure": "mean", "cases": 1, "found": 0.5, "limit": 0.1, "at_least": False}
     aims = [aim | {"held": False, "known_gap": "a reason"}]
-    text = accuracy.as_markdown(rows, [], aims, [{"id": name, **entry} for name, entry in LEFT_OUT.items()])
+    left_out = [{"id": name, **entry} for name, entry in LEFT_OUT.items()]
+    text = accuracy.as_markdown(Findings(rows, targets=aims, left_out=left_out))
     assert "| all | mean | 1 | 50.00 % | <= 10.0 % | **missed**: a reason |" in text
     assert "| training | 1 / 1 | 10.0 % / 50.0 % |" in text
     assert "| s | 1 | 50.0 % | 50.0 % | 50.0 % | 30.0 % | 30.0 % | 30.0 % |" in text
     assert "Median of the 2 sources' medians: 4.00 %." in text
     assert "| a/* without a, b | 4 |" in text
     assert r"| `x` | +50.0 % | t on A100 | too \| slow |" in text
-    assert accuracy.as_markdown([], [], [], []).count("##") == 0
+    assert accuracy.as_markdown(Findings()).count("##") == 0
 
 
 def test_runs_that_are_partly_recalled_stand_beside_what_is_predicted(tmp_path):
     assert recalled.rows(tmp_path) == []
     runs = recalled.rows(ANCHOR_TREE)
-    text = accuracy.as_markdown([], [], [], [], recalled=runs)
+    text = accuracy.as_markdown(Findings(recalled=runs))
     assert text.count("##") == 1
     for run in runs:
         error = percent(run["predicted"] / run["value"] - 1, signed=True)

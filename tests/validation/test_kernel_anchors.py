@@ -39,6 +39,14 @@ def linked(folder, gates=GATES):
     return folder
 
 
+def parts_of(folder):
+    """Both roles of every table in ``folder``, none of whose files may be malformed."""
+    found = kernels.sound(folder)
+    if found.malformed:
+        raise found.malformed[0]
+    return found.parts
+
+
 def part(name, role, errors, coefficients=("a",), gates=()):
     """What a test hands over of one table."""
     row = {"file": "f.csv", "id": f"{name}-{role}", "family": "kernels: gemm", "role": role}
@@ -47,7 +55,7 @@ def part(name, role, errors, coefficients=("a",), gates=()):
 
 def test_every_row_of_every_table_is_judged():
     lines = sum(len(path.read_text("utf-8").splitlines()) - 1 for path in KERNELS.glob("*.csv"))
-    assert sum(len(one.rows) for one in kernels.parts(KERNELS)) == lines > 12000
+    assert sum(len(one.rows) for one in parts_of(KERNELS)) == lines > 12000
 
 
 def test_errors_are_pooled_over_rows_not_averaged_over_tables():
@@ -68,12 +76,12 @@ def test_the_last_line_counts_everything_once():
     assert line.startswith("3 coefficients, 2,005 measurements (2,001 calibration, 4 validation; 2,003 are kernel times)")
     assert "1 exact and 1 paper" in line
     assert "kernel" not in statistics.total(rows, [])
-    assert report.lines([], (), tables)[-1] == statistics.total([], tables)
+    assert report.lines(Findings(kernels=tables))[-1] == statistics.total([], tables)
 
 
 def test_training_and_kernels_name_a_coefficient_alike():
     used = fitted_names("megatron-2021", "a100_sxm", "bfloat16")
-    known = {name for one in kernels.parts(KERNELS) for name in one.table.coefficients}
+    known = {name for one in parts_of(KERNELS) for name in one.table.coefficients}
     assert {name for name in used if not name.startswith(("stack.", "clock.", "shared."))} <= known
 
 
@@ -108,7 +116,7 @@ def test_malformed_gates_are_named(tmp_path, old, new, message):
     assert old in GATES
     folder = linked(tmp_path / "kernels", GATES.replace(old, new, 1) if "usb" not in new else GATES.replace(old, new))
     with pytest.raises(DataError, match=r"gates\.toml") as caught:
-        kernels.parts(folder)
+        parts_of(folder)
     assert message in str(caught.value)
 
 
@@ -120,7 +128,7 @@ def test_a_gate_that_chooses_no_row_is_an_error(tmp_path):
 
 
 def test_no_folder_has_no_tables(tmp_path):
-    assert kernels.parts(tmp_path) == ()
+    assert parts_of(tmp_path) == ()
 
 
 @pytest.fixture
@@ -139,7 +147,7 @@ def test_a_run_reports_what_it_selected(pytester, tree, strict):
     tree()
     only = ("-k", "kernel_table and gemm-h100_sxm-bfloat16", "--anchors-summary=full")
     result = pytester.runpytest("anchors", *only, "--junitxml=j.xml", "--anchor-report=r.json", *strict)
-    result.assert_outcomes(passed=2, deselected=len(kernels.parts(KERNELS)) + len(kernels.checks(KERNELS)) - 2)
+    result.assert_outcomes(passed=2, deselected=len(parts_of(KERNELS)) + len(kernels.checks(KERNELS)) - 2)
     result.stdout.fnmatch_lines(
         [
             "Kernels *role *tables *times*gates",
@@ -171,7 +179,7 @@ def test_records_survive_the_way_from_a_worker(pytester, tree, request):
 def test_a_gate_that_does_not_hold_is_red(pytester, tree):
     tree(GATES.replace("median = 0.07\n", "median = 0.001\n", 1))
     result = pytester.runpytest("anchors", "-k", "gemm-h100_sxm-bfloat16-all")
-    result.assert_outcomes(failed=1, deselected=len(kernels.parts(KERNELS)) + len(kernels.checks(KERNELS)) - 1)
+    result.assert_outcomes(failed=1, deselected=len(parts_of(KERNELS)) + len(kernels.checks(KERNELS)) - 1)
     result.stdout.fnmatch_lines(["gemm-h100_sxm-bfloat16-all-median: median of * % is above the gate of 0.1 %: *"])
 
 
@@ -188,7 +196,7 @@ def test_a_known_gap_that_is_closed_turns_red(pytester, tree):
 def test_malformed_gates_are_one_failing_test(pytester, tree):
     tree(GATES.replace("median = 0.07", "meadian = 0.07", 1))
     result = pytester.runpytest("anchors", "-k", "gemm-l40s-bfloat16")
-    result.assert_outcomes(passed=2, failed=1, deselected=len(kernels.parts(KERNELS)) - 2 + 1)
+    result.assert_outcomes(passed=2, failed=1, deselected=len(parts_of(KERNELS)) - 2 + 1)
     result.stdout.fnmatch_lines(["*gates.toml*meadian*did you mean 'median'*"])
 
 

@@ -6,6 +6,7 @@ import pytest
 from repository import TESTS
 
 from mlsysim.validation.report import judgement, misses, summary
+from mlsysim.validation.report.findings import Findings
 
 RUN = {
     **{"kind": "dense", "metric": "tpot", "accelerator": "H100 SXM5 80GB", "stack": "vllm", "model": "m"},
@@ -52,7 +53,7 @@ def test_families_with_the_fewest_runs_share_a_line_where_there_are_many():
 
 def test_solvers_below_a_tenth_of_a_millisecond_are_counted():
     solves = [{"solver": "A", "seconds": 2e-5}, {"solver": "B", "seconds": 3e-3}, {"solver": "C", "seconds": 2e-4}]
-    (line,) = (line for line in summary.lines(CASES, solves=solves) if line.startswith("slowest"))
+    (line,) = (line for line in summary.lines(Findings(CASES, solves=solves)) if line.startswith("slowest"))
     assert line == "slowest solve of each solver: 1 below 100 us, C 200 us, B 3.0 ms"
 
 
@@ -102,7 +103,7 @@ def test_every_line_fits():
     solves = [{"solver": f"Solver{number}", "seconds": 10.0**-number} for number in range(12)]
     searches = [{"plans": 1e6, "seconds": 0.5}]
     moves = [move("x", 90.0, 100.0)]
-    told = summary.lines([*CASES, paper], (), aims, searches, solves, moves)
+    told = summary.lines(Findings([*CASES, paper], (), aims, moves, searches, solves))
     assert max(map(len, told)) <= summary.WIDTH
     assert told[0].startswith("2: A plan ... OK  (we 100, paper 100) (infeasible: it needs xxx")
     assert any("0 of 12 aims are met" in line for line in told)
@@ -140,7 +141,7 @@ def test_what_moved_is_judged():
         {"id": "met", "before": 0.95, "found": 0.97, "limit": 0.96, "held": True, "at_least": True},
         {"id": "still", "before": 0.03, "found": 0.03, "limit": 0.04, "held": True, "at_least": False},
     ]
-    told = judgement.lines(CASES, moves, aims)
+    told = judgement.lines(Findings(CASES, moves=moves, targets=aims))
     moved = "2 predictions moved: 1 came nearer to what was measured, 1 went away"
     assert told[0] == f"{moved}; 1 moved by less than 0.05 %, 1 are new"
     family = next(line for line in told if line.startswith("a "))
@@ -156,4 +157,4 @@ def test_what_moved_is_judged():
 
 
 def test_nothing_moved():
-    assert judgement.lines(CASES, []) == []
+    assert judgement.lines(Findings(CASES)) == []

@@ -79,17 +79,8 @@ class CapacityResult(Result):
     COUNTED: ClassVar[Mapping[str, str]] = {"capacity": "requests", "breakdown": "accelerators"}
     ROWS_OF = "ranking"
     HEADLINE = (
-        *(
-            "accelerators",
-            "best_config",
-            "cost_per_hour",
-            "cost_per_million_tokens",
-            "capacity",
-            "utilization",
-            "headroom",
-            "percentile",
-        ),
-        *("itl", "ttft", "request_latency"),
+        *("accelerators", "best_config", "cost_per_hour", "cost_per_million_tokens", "capacity", "utilization", "headroom"),
+        *("percentile", "itl", "ttft", "request_latency"),
     )
 
     accelerators: int
@@ -244,11 +235,10 @@ def _sizes(name: str, sizes: Any) -> list[int] | None:
 
 
 def _offers(hardware: Any, prices: Mapping[str, Any] | None) -> list[Offer]:
-    expected = "accelerators, Nodes or Fleets"
     if isinstance(hardware, (HardwareNode, Node, Fleet)):
         hardware = [hardware]
     if not isinstance(hardware, Sequence):
-        raise InputError("hardware", hardware, f"a list of {expected}")
+        raise InputError("hardware", hardware, "a list of accelerators, Nodes or Fleets")
     listed = [_machine(item) for item in _listed("hardware", hardware)]
     names = [item.name for item in listed]
     if len(set(names)) < len(names):

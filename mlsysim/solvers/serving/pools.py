@@ -55,14 +55,8 @@ class PrefillPool:
 def prefill_pool(pace: Paces, rate_per_s: float, transfer_s: float, share: float, limit_s: float = inf) -> PrefillPool:
     """Returns the smallest pool on which ``share`` of the requests have their first token in time.
 
-    Where not even a lone request has, it is as small as without a limit, and its time says so.
-
-    Args:
-        pace: of one replica.
-        rate_per_s: requests a second, of the whole pool.
-        transfer_s: seconds to send a cache; each group of ranks sends one after another.
-        share: of the requests that keep the limit.
-        limit_s: limit on the time to first token.
+    Where not even a lone request has, it is as small as without a limit, and its time says so. Each group of ranks sends one
+    cache after another.
     """
     setting = pace.setting
     groups = setting.attention_dp
@@ -108,10 +102,6 @@ class DecodePaces:
         """Returns the time per output token of requests that arrive at this rate and find at most so many ``places``.
 
         Who finds none waits for it between its first token and the second.
-
-        Args:
-            arrival_per_s: requests a second, below what it completes with all places taken.
-            places: most requests in flight.
         """
         completions_per_s, token_s = self.completions_per_s[:places], self.token_s[:places]
         free, taken = in_flight(arrival_per_s, completions_per_s)

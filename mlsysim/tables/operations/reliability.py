@@ -26,9 +26,7 @@ _WEIGHT_B = 2.0  # of the 16-bit weights in which language models are trained
 def reliability_answer(cells: Cells) -> LawAnswer:
     """What follows for a row from the rates of published fleets, or from what the row itself states.
 
-    Args:
-        cells: of the row; ``value``, ``failures``, ``ettr`` and ``ckpt_gb`` are not read, and of a time between failures
-            ``mttf_hours`` is not.
+    Its ``value``, ``failures``, ``ettr`` and ``ckpt_gb`` are not read, nor ``mttf_hours`` of a time between failures.
 
     Raises:
         InputError: the row is of a kind that nothing follows for, or leaves out what it hangs on.

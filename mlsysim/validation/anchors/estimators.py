@@ -93,11 +93,7 @@ class EstimatorCase:
     time_power: float
 
     def of_step_time(self, seconds: float) -> float | None:
-        """Convert the time of a training step to the metric and the unit that are asked for; None of what is no training step.
-
-        Args:
-            seconds: how long a step takes.
-        """
+        """Convert the time of a training step to what is asked for, in its unit; None of what is no training step."""
         return None if self.at_one_second is None else self.at_one_second * seconds**self.time_power
 
 
@@ -105,22 +101,14 @@ class Estimator(Protocol):
     """Whatever predicts cases."""
 
     def predict(self, case: EstimatorCase) -> float | None:
-        """Predict ``case.metric`` in ``case.unit``; None of a case that the estimator cannot tell.
-
-        Args:
-            case: what is known of the run.
-        """
+        """Predict ``case.metric`` in ``case.unit``; None of a case that the estimator cannot tell."""
 
 
 class HalfOfPeak:
     """The calculation on the back of an envelope: model FLOP over half of the accelerators' peak."""
 
     def predict(self, case: EstimatorCase) -> float | None:
-        """Predict a training step; None of everything else.
-
-        Args:
-            case: what is known of the run.
-        """
+        """Predict a training step; None of everything else."""
         if case.model_flops is None or not case.peak_flops_per_s:
             return None
         return case.of_step_time(case.model_flops / (NAIVE_MFU * case.peak_flops_per_s * case.accelerators))
@@ -231,25 +219,25 @@ def estimator_case(anchor: Anchor) -> EstimatorCase:
     )
 
 
+# What an estimator is told of a transformer's sizes, and what they are called on it.
+_SIZES = {
+    **{"layers": "layers", "hidden": "hidden_dim", "heads": "heads", "kv_heads": "kv_head_count"},
+    **{"ffn_hidden": "ffn_width", "vocab": "vocab_size"},
+}
+
+
 def _of_model(workload: Workload | None) -> dict[str, Any]:
-    sizes = dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "vocab", "experts", "experts_per_token"), 0)
-    if workload is None:
-        return {"model": "", "parameters": 0.0, "active_parameters": 0.0} | sizes
-    told: dict[str, Any] = {"model": workload.name, **sizes}
-    told["parameters"] = told["active_parameters"] = float(workload.parameter_count)
-    if isinstance(workload, TransformerWorkload):
-        told |= {
-            "active_parameters": workload.active_parameters,
-            "layers": workload.layers,
-            "hidden": workload.hidden_dim,
-            "heads": workload.heads,
-            "kv_heads": workload.kv_head_count,
-            "ffn_hidden": workload.ffn_width,
-            "vocab": workload.vocab_size,
-        }
-        if workload.moe is not None:
-            told |= {"experts": workload.moe.experts, "experts_per_token": workload.moe.experts_per_token}
-    return told
+    transformer = workload if isinstance(workload, TransformerWorkload) else None
+    parameters = 0.0 if workload is None else float(workload.parameter_count)
+    told = {name: 0 if transformer is None else getattr(transformer, field) for name, field in _SIZES.items()}
+    moe = None if transformer is None else transformer.moe
+    return told | {
+        "model": "" if workload is None else workload.name,
+        "parameters": parameters,
+        "active_parameters": parameters if transformer is None else transformer.active_parameters,
+        "experts": 0 if moe is None else moe.experts,
+        "experts_per_token": 0 if moe is None else moe.experts_per_token,
+    }
 
 
 @functools.cache

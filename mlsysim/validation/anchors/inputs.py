@@ -11,9 +11,16 @@ from typing import Any
 
 from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InputError, MLSysError, UnknownArgumentError, UnknownNameError, nearest
+from mlsysim.hardware.registry import Hardware
+from mlsysim.hardware.types import HardwareNode
+from mlsysim.infra.registry import Infra
+from mlsysim.infra.types import Grid
 from mlsysim.models import types as workload_types
+from mlsysim.models.registry import Models
 from mlsysim.models.types import Workload
 from mlsysim.solvers.training.distributed import DistributedModel
+from mlsysim.systems.registry import Systems
+from mlsysim.systems.types import Fleet, NetworkFabric, Node
 from mlsysim.tables.data_parallel import replica_question
 from mlsysim.tables.inference import inference_question, is_inference
 from mlsysim.tables.open_loop import open_loop_question
@@ -188,63 +195,52 @@ def _from_table(kind: str, description: str, name: str) -> Any:
 
 def _type_of(kind: str, fields: dict[str, Any]) -> Callable[..., Any]:
     """The class that a table of this kind describes; a workload says it by ``architecture``."""
-    import mlsysim.hardware.types
-    import mlsysim.infra.types
-    import mlsysim.systems.types
-
     if kind == "workload":
-        base = Workload
         by_architecture = {
             candidate.model_fields["architecture"].default: candidate
             for candidate in vars(workload_types).values()
-            if inspect.isclass(candidate) and issubclass(candidate, base) and candidate is not base
+            if inspect.isclass(candidate) and issubclass(candidate, Workload) and candidate is not Workload
         }
         architecture = fields.get("architecture", workload_types.TransformerWorkload.model_fields["architecture"].default)
         return looked_up("architecture", architecture, by_architecture)
-    types: dict[str, Callable[..., Any]] = {
-        "hardware": mlsysim.hardware.types.HardwareNode,
-        "node": mlsysim.systems.types.Node,
-        "fabric": mlsysim.systems.types.NetworkFabric,
-        "fleet": mlsysim.systems.types.Fleet,
-        "grid": mlsysim.infra.types.Grid,
-    }
-    if kind not in types:
+    if kind not in _TYPES:
         raise InputError(kind, fields, "no table: this argument takes a plain value")
-    return types[kind]
+    return _TYPES[kind]
 
 
+_TYPES: dict[str, Callable[..., Any]] = {
+    "hardware": HardwareNode,
+    "node": Node,
+    "fabric": NetworkFabric,
+    "fleet": Fleet,
+    "grid": Grid,
+}
 # The parts of a table that are themselves a name or a table, and their kinds.
 _PARTS: dict[str, dict[str, str]] = {"node": {"accelerator": "hardware"}, "fleet": {"node": "node", "fabric": "fabric"}}
-# The registries, by which a path such as "Infra.Grids.US_Average_2020" begins.
-_ROOTS = ("Hardware", "Models", "Systems", "Infra")
+# The registries, by which a path such as "Infra.Grids.US_Average_2020" begins, and the one that a kind of name is of.
+_ROOTS: dict[str, Any] = {"Hardware": Hardware, "Models": Models, "Systems": Systems, "Infra": Infra}
+_HOMES: dict[str, Any] = {
+    "workload": Models,
+    "hardware": Hardware,
+    "node": Systems.Nodes,
+    "fabric": Systems.Fabrics,
+    "grid": Infra.Grids,
+}
 
 
 def _registered(kind: str, name: str) -> Any:
     """A registry entry by id ("llama2_70b"), symbol ("Llama2_70B") or path ("Models.Language.Llama2_70B")."""
-    from mlsysim.hardware.registry import Hardware
-    from mlsysim.infra.registry import Infra
-    from mlsysim.models.registry import Models
-    from mlsysim.systems.registry import Systems
-
-    roots: dict[str, Any] = dict(zip(_ROOTS, (Hardware, Models, Systems, Infra), strict=True))
-    homes: dict[str, Any] = {
-        "workload": Models,
-        "hardware": Hardware,
-        "node": Systems.Nodes,
-        "fabric": Systems.Fabrics,
-        "grid": Infra.Grids,
-    }
-    if kind not in homes:
+    if kind not in _HOMES:
         raise InputError(kind, name, "a table: the registry has no entries of this kind")
     root, *path = name.split(".")
-    if root not in roots:  # no path: names may have a dot of their own
-        if path and nearest(root, roots):
-            raise UnknownNameError.among(kind, name, roots)
-        return homes[kind].get(name)
+    if root not in _ROOTS:  # no path: names may have a dot of their own
+        if path and nearest(root, _ROOTS):
+            raise UnknownNameError.among(kind, name, _ROOTS)
+        return _HOMES[kind].get(name)
     if not path:
-        raise UnknownNameError.among(kind, name, homes)
+        raise UnknownNameError.among(kind, name, _HOMES)
     *groups, entry = path
-    place = roots[root]
+    place = _ROOTS[root]
     for group in groups:
         known = [label for label in vars(place) if not label.startswith("_")]
         if group not in known:

@@ -13,8 +13,7 @@ from mlsysim.tables.predict import predict_table
 def predicted_runs(path: Path) -> list[dict[str, Any]]:
     """The rows of a table of runs with their predictions, each with an ``id``: its own, or its line in the file.
 
-    Args:
-        path: a CSV file with the columns that ``mlsysim predict`` knows; ``value`` is what was measured.
+    It has the columns that ``mlsysim predict`` knows; ``value`` is what was measured.
 
     Raises:
         DataError: the file is no such table.

@@ -162,18 +162,6 @@ class Kernels(NamedTuple):
     malformed: list[DataError]
 
 
-def parts(directory: Path) -> tuple[KernelPart, ...]:
-    """Both roles of every table in ``directory``; none without the folder.
-
-    Raises:
-        DataError: a table or a gate is malformed, or a gate names what is not there.
-    """
-    tables = sound(directory)
-    if tables.malformed:
-        raise tables.malformed[0]
-    return tables.parts
-
-
 def sound(directory: Path) -> Kernels:
     """Both roles of every sound table in ``directory``, judged by its gates; read once a process."""
     return _read(directory.resolve()) if (directory / GATES_FILE).exists() else Kernels((), [])

@@ -9,83 +9,31 @@ from typing import Any
 from mlsysim.calibration.evidence import FITTED_BASES
 from mlsysim.validation.anchors.estimators import NAIVE_MFU
 from mlsysim.validation.report import tables
-from mlsysim.validation.report.report import markdown_table, percent
+from mlsysim.validation.report.findings import Findings
+from mlsysim.validation.report.report import markdown_table, percent, said
 from mlsysim.validation.report.statistics import Row, Summary, kernels_by_family, pooled, quantile, summarise, total
 
 WORST = 10
-_HEAD = """\
-# Accuracy
-
-How far predictions are from published measurements: |predicted / measured - 1|; bias is the mean of the signed error.
-Calibration cases may be fitted, validation cases never are; "calibration / validation" stand side by side, and known misses
-count in every number. Written by `pytest anchors --accuracy-report=docs/accuracy.md`; a test fails when a prediction has moved
-and the page has not."""
-_NAIVE = f"""\
-Model FLOP (causal attention once, no recomputation) over {100 * NAIVE_MFU:.0f} % of the peak of the accelerators, whatever the
-plan and the stack: the calculation on the back of an envelope, on the same validation cases and in the same metric."""
-_RECALLED = """\
-Published runs of which something that decides their speed is quoted from memory. They are no anchors: nothing is fitted to
-them, and nothing is judged by them. They stand in `anchors/recalled.toml` with their sources."""
-_LEFT_OUT = """\
-What a reader's own runs are most like. Stacks and sustained clocks are fitted again to the calibration cases of all other
-sources; what no other source identifies stands at the median of the others. All rows of the source are then predicted, in both
-roles. The fits are kept in `anchors/left_out.toml`, written by `python -m mlsysim.fitting refresh`; a test fails when they give
-other errors today."""
-
-_SERVING_LEFT_OUT = """\
-Engines and devices are fitted again to the calibration cases without those of one device, engine, model or source; all of its
-rows are then predicted, in both roles. A device without figures has the median of its peers' shares. An engine without figures
-keeps what it states; what was fitted is the median of its peers' (`peers` of the calibration files) or, where it has fewer than
-three, of one engine that fits theirs together. Rows: decode steps and whole batches; times to the first token stand beside
-them. The fits are kept in `anchors/serving_left_out.toml`, written by `python -m mlsysim.fitting refresh`; a test fails when
-they give other errors today."""
 
 
-COVERAGE = """\
-Each calibrated prediction has an interval that is meant to hold nine in ten measurements; results, tables and the suite have it
-from one rule (`mlsysim.calibration.intervals.spread`). Where fits were given runs of all that a run is of, its source, stack or
-engine, accelerator and model, it rests on the errors of validation runs of its stack, accelerator and kind of model, or of a
-wider scope where these are fewer than twenty. Of what no fit was given runs of, it rests on the errors of things of that kind
-that were left out of fits, however near the runs of others are: a stack with a few runs of its own has these count one each
-among those.
-
-Known: each tenth of the runs against intervals from the other nine. No fit to: the same of runs of a source, a stack, an
-accelerator or a model that no fit was given, without what leaving out that source has shown. By kind: both, by solver, kind of
-model and what was measured. New: each source, stack, device and model that a fit was left without, against intervals from the
-others that were left out, every one of them weighing the same. Width: the median of high / low."""
-
-
-def write(
-    path: Path,
-    rows: Sequence[Row],
-    kernels: Sequence[Row],
-    targets: Sequence[Row],
-    left_out: Sequence[Row],
-    serving_left_out: Sequence[Row] = (),
-) -> None:
+def write(path: Path, findings: Findings) -> None:
     """Write the accuracy page to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_markdown(rows, kernels, targets, left_out, serving_left_out), encoding="utf-8")
+    path.write_text(as_markdown(findings), encoding="utf-8")
 
 
-def as_markdown(
-    rows: Sequence[Row],
-    kernels: Sequence[Row],
-    targets: Sequence[Row],
-    left_out: Sequence[Row],
-    serving_left_out: Sequence[Row] = (),
-    recalled: Sequence[Row] = (),
-) -> str:
+def as_markdown(findings: Findings) -> str:
     """The accuracy page as Markdown; sections about what did not run are left out."""
-    parts = [_HEAD, total(rows, kernels), *_without(left_out, rows), *_aims(targets)]
+    rows, left_out, serving_left_out = findings.rows, findings.left_out, findings.serving_left_out
+    parts = [said("head"), total(rows, findings.kernels), *_without(left_out, rows), *_aims(findings.targets)]
     parts += [*_groups("family", rows), *_groups("source", rows)]
     parts += [
         *_coverage(rows, whole=bool(left_out and serving_left_out)),
         *_naive(rows),
         *_serving_without(serving_left_out),
         *_worst(rows),
-        *_recalled(recalled),
-        *_kernels(kernels),
+        *_recalled(findings.recalled),
+        *_kernels(findings.kernels),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -100,7 +48,7 @@ def _recalled(runs: Sequence[Row]) -> list[str]:
         for run in runs
     ]
     header = ("Run", "Metric", "Published", "Predicted", "Error", "Recalled")
-    return ["## Runs that are partly recalled", _RECALLED, markdown_table(header, body)] if body else []
+    return ["## Runs that are partly recalled", said("recalled"), markdown_table(header, body)] if body else []
 
 
 def _aims(targets: Sequence[Row]) -> list[str]:
@@ -138,7 +86,7 @@ def _pair(pair: Iterable[Summary], value: Callable[[Summary], float | None], sig
 def _coverage(rows: Sequence[Row], *, whole: bool) -> list[str]:
     """The section on intervals; what was left out of fits only where all of it ran."""
     table = tables.of_intervals(rows, whole=whole)
-    return ["## Intervals", COVERAGE, table.as_markdown()] if table.body else []
+    return ["## Intervals", said("intervals"), table.as_markdown()] if table.body else []
 
 
 def _naive(rows: Sequence[Row]) -> list[str]:
@@ -151,7 +99,7 @@ def _naive(rows: Sequence[Row]) -> list[str]:
         for name, group in [*groups.items(), ("all of them", compared)]
     ]
     header = ("Source", "Cases", "Median", "Mean", "p90", "naive: Median", "Mean", "p90")
-    return ["## Beside half of peak", _NAIVE, markdown_table(header, body)]
+    return ["## Beside half of peak", said("naive").format(share=100 * NAIVE_MFU), markdown_table(header, body)]
 
 
 def _three(errors: Iterable[float]) -> list[str]:
@@ -174,7 +122,7 @@ def _without(left_out: Sequence[Row], rows: Sequence[Row]) -> list[str]:
         body.append((name, str(errors["points"]), *numbers, bias, percent(quantile(fitted, 0.5))))
     header = ("Source", "Rows", "Median", "Mean", "p90", "Bias", "Median when its calibration rows are fitted")
     told = f"Median of the {len(medians)} sources' medians: {percent(quantile(medians, 0.5), digits=2)}."
-    return ["## A source never seen: each training source without itself", _LEFT_OUT, told, markdown_table(header, body)]
+    return ["## A source never seen: each training source without itself", said("left_out"), told, markdown_table(header, body)]
 
 
 def _serving_without(entries: Sequence[Row]) -> list[str]:
@@ -188,7 +136,11 @@ def _serving_without(entries: Sequence[Row]) -> list[str]:
         name = entry.get("without", f"**each {entry['kind']}**")
         body.append((str(entry["kind"]), name, *_of_errors(entry["errors"]), *_of_errors(entry["first_token"])[:2]))
     header = ("Kind", "Without", "Rows", "Median", "Mean", "p90", "Bias", "First token: rows", "Median")
-    return ["## Serving without a device, an engine, a model or a source", _SERVING_LEFT_OUT, markdown_table(header, body)]
+    return [
+        "## Serving without a device, an engine, a model or a source",
+        said("serving_left_out"),
+        markdown_table(header, body),
+    ]
 
 
 def _of_errors(errors: Row) -> tuple[str, ...]:
@@ -212,7 +164,7 @@ def _worst(rows: Sequence[Row]) -> list[str]:
                 f"`{row['id']}`",
                 percent(row["error"], signed=True),
                 f"{row['stack'] or '-'} on {row['accelerator'] or '-'}",
-                _why(row),
+                str(row["known_miss"] or "in band"),
             )
             for row in worst
         ]
@@ -222,10 +174,6 @@ def _worst(rows: Sequence[Row]) -> list[str]:
                 markdown_table(("Case", "Error", "Ran", "What it suggests"), body),
             ]
     return parts
-
-
-def _why(row: Row) -> str:
-    return str(row["known_miss"] or "in band")
 
 
 def _kernels(kernels: Sequence[Row]) -> list[str]:

@@ -53,31 +53,19 @@ class Coverage:
 
 
 def of_known(family_of: Mapping[str, str]) -> list[Coverage]:
-    """Judge runs of what fits were given runs of: all together, then those of each family.
-
-    Args:
-        family_of: the family of each source that is judged.
-    """
+    """Judge runs of what fits were given runs of: all together, then those of each family of the sources in ``family_of``."""
     known = [one for one in _every(family_of) if not one.missing]
     return _by([(ALL, one) for one in known] + [(family_of[one.run.source], one) for one in known])
 
 
 def of_unfitted(family_of: Mapping[str, str]) -> list[Coverage]:
-    """Judge runs of what no fit was given runs of: all together, then by what that is, where a run may be of several.
-
-    Args:
-        family_of: the family of each source that is judged.
-    """
+    """Judge runs of what no fit was given runs of: all together, then by what that is, where a run may be of several."""
     new = [one for one in _every(family_of) if one.missing]
     return _by([(ALL, one) for one in new] + [(f"this {NAMED[study]}", one) for one in new for study in one.missing])
 
 
 def of_kinds(family_of: Mapping[str, str]) -> list[Coverage]:
-    """Judge the runs of each solver by what they differ most in: dense models or experts, first tokens or what follows them.
-
-    Args:
-        family_of: the family of each source that is judged.
-    """
+    """Judge the runs of each solver by what they differ most in: dense models or experts, first tokens or what follows them."""
     return _by([(f"{one.run.solver}, {one.run.facts.kind}, {one.run.quantity}", one) for one in _every(family_of)])
 
 
@@ -117,10 +105,6 @@ def judged_runs(solver: str, quantity: str) -> tuple[Judged, ...]:
     """Judge the measured runs of a solver, each by the nine tenths of the runs that it is not among.
 
     Of what was left out of fits, a run of a source that no fit was given takes all but that source.
-
-    Args:
-        solver: whose predictions they are.
-        quantity: ``evidence.WHOLE`` or ``evidence.FIRST_TOKEN``.
     """
     runs = [run for run in measured_runs() if (run.solver, run.quantity) == (solver, quantity)]
     studies = {source: Studies(one for one in left_out() if one.name != source) for source in {run.source for run in runs}}

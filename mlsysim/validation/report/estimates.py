@@ -15,9 +15,6 @@ _HEADER = ("Estimator", "family", "cases", "ours: median", "p90", "its: median",
 def compared(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Compare each estimator with ours, by family, on the validation cases that it predicts.
 
-    Args:
-        rows: comparisons as dictionaries; those with ``estimates`` were asked of other estimators.
-
     Returns:
         A record an estimator and family: how many ``cases`` it predicts, how many not (``untold``) with the first
         ``reason``, and the ``median`` and ``p90`` of ``ours`` and of ``its`` errors there.

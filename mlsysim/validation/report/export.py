@@ -47,7 +47,7 @@ def as_json(findings: Findings) -> str:
     rows, kernels = findings.rows, findings.kernels
     shared = {name: list(dict.fromkeys(_shared(row, name) for row in rows)) for name in _SHARED}
     places = {name: {one: place for place, one in enumerate(ones)} for name, ones in shared.items()}
-    judged, told = judgement.judged(rows, findings.moves, findings.targets), misses.reasons(rows)
+    judged, told = judgement.judged(findings), misses.reasons(rows)
     document = {
         "$schema": SCHEMA,
         "verdict": findings.verdict,
@@ -112,7 +112,7 @@ def _line(value: Any) -> str:
 def as_markdown(findings: Findings) -> str:
     """The report as Markdown: the terminal's tables, the cases of small sources with where they were read, and what moved."""
     rows, kernels = findings.rows, findings.kernels
-    judged = judgement.judged(rows, findings.moves, findings.targets)
+    judged = judgement.judged(findings)
     parts = []
     numbered = report.paper_rows(rows)
     if numbered:
@@ -163,7 +163,7 @@ def _misses(rows: Sequence[Row]) -> list[str]:
         return []
     counted = "; ".join(f"{name}: {stands[name]:,}" for name in (misses.IN_BAND, misses.COVERED, misses.MISS))
     sections = [one.as_markdown() for one in (misses.by_kind(rows), misses.by_source(rows)) if one.body]
-    return ["## Known misses", misses.EXPLAINED, f"Of all cases, {counted}.", *sections]
+    return ["## Known misses", report.said("misses"), f"Of all cases, {counted}.", *sections]
 
 
 def _kernels(kernels: Sequence[Row]) -> list[str]:

@@ -15,9 +15,8 @@ from typing import Any
 
 from mlsysim.core.errors import MLSysError
 from mlsysim.validation.report import coefficients, estimates, judgement, misses, summary, tables
-from mlsysim.validation.report.accuracy import COVERAGE
 from mlsysim.validation.report.findings import Findings
-from mlsysim.validation.report.report import Table, corrections, of_paper, paper_rows, shown, standing
+from mlsysim.validation.report.report import Table, corrections, of_paper, paper_rows, said, shown, standing
 from mlsysim.validation.report.statistics import Row, kernels_by_family, kernels_by_table, total
 
 _FOLDER = Path(__file__).with_name("page")
@@ -84,7 +83,7 @@ def _told(parts: Sequence[Table]) -> list[dict[str, Any]]:
 def _sections(findings: Findings) -> Mapping[str, tuple[str, Sequence[Table]]]:
     """What is said in each section of the page, and its tables."""
     rows, kernels, targets = findings.rows, findings.kernels, findings.targets
-    moved = judgement.judged(rows, findings.moves, targets)
+    moved = judgement.judged(findings)
     met = sum(bool(row["held"]) for row in targets)
     origins = coefficients.origins([*rows, *kernels])
     fitted = [
@@ -95,9 +94,9 @@ def _sections(findings: Findings) -> Mapping[str, tuple[str, Sequence[Table]]]:
         "paper": ("", (of_paper(rows), _primary(rows))),
         "families": ("", (summary.families(rows, kernels),)),
         "estimators": ("", (estimates.of_estimators(rows),)),
-        "misses": (misses.EXPLAINED.replace("`", ""), (misses.by_kind(rows), misses.by_source(rows))),
+        "misses": (said("misses").replace("`", ""), (misses.by_kind(rows), misses.by_source(rows))),
         "aims": (f"{met} of {len(targets)} aims are met.", (tables.of_aims(targets),)),
-        "intervals": (COVERAGE, (tables.of_intervals(rows, whole=bool(targets)),)),
+        "intervals": (said("intervals"), (tables.of_intervals(rows, whole=bool(targets)),)),
         "kernels": (
             "",
             (tables.of_kernels("Family", kernels_by_family(kernels)), tables.of_kernels("Table", kernels_by_table(kernels))),

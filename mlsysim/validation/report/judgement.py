@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlsysim.validation.report.findings import Findings
 from mlsysim.validation.report.report import Table, percent, shown, table
 from mlsysim.validation.report.statistics import AsRow, Row, covered, quantile
 
@@ -107,17 +108,12 @@ def as_it_was(row: Row, before: object) -> dict[str, Any]:
     return {**row, **ends, "predicted": float(before), "error": (1 + row["error"]) * share - 1, "in_band": in_band}
 
 
-def judged(rows: Iterable[Row], moves: Sequence[Row], targets: Sequence[Row] = ()) -> Judgement | None:
-    """The judgement on predictions that moved; None where none did.
-
-    Args:
-        rows: comparisons of today's predictions.
-        moves: what each prediction that differs from its snapshot was, and is.
-        targets: aims, with what was ``found`` today and ``before``.
-    """
+def judged(findings: Findings) -> Judgement | None:
+    """The judgement on predictions that moved from their snapshots, and on aims before and now; None where none did."""
+    moves = findings.moves
     if not moves:
         return None
-    now = {(row["file"], row["id"]): row for row in rows}
+    now = {(row["file"], row["id"]): row for row in findings.rows}
     pairs = [
         (as_it_was(now[move["file"], move["id"]], move["before"]), now[move["file"], move["id"]])
         for move in moves
@@ -132,14 +128,14 @@ def judged(rows: Iterable[Row], moves: Sequence[Row], targets: Sequence[Row] = (
         unseen=len(pairs) - len(seen),
         new=sum(move["before"] is None for move in moves),
         families=tuple(_families(seen, now)),
-        aims=tuple(_aims(targets)),
+        aims=tuple(_aims(findings.targets)),
         largest=tuple(_largest(seen)),
     )
 
 
-def lines(rows: Iterable[Row], moves: Sequence[Row], targets: Sequence[Row] = ()) -> list[str]:
-    """The judgement on predictions that moved, as the terminal shows it; its arguments are those of ``judged``."""
-    judgement = judged(rows, moves, targets)
+def lines(findings: Findings) -> list[str]:
+    """The judgement on predictions that moved, as the terminal shows it."""
+    judgement = judged(findings)
     if judgement is None:
         return []
     return [judgement.head, *(line for one in judgement.tables for line in ("", *table(one.header, one.body, left=one.left)))]

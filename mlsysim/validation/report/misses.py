@@ -24,12 +24,6 @@ FILE = "miss_kinds.toml"
 OWN = "its own"
 # The three ways in which a prediction may stand to its figure.
 IN_BAND, COVERED, MISS = "in band", "covered miss", "miss"
-EXPLAINED = """\
-A prediction lies in the band of its source, as wide as that source's own runs spread, or misses it. A covered miss lies outside
-the band, but what was measured lies in the prediction's own 90 % interval; a miss lies outside both. All of them are strict
-xfails and count in every statistic. The reason of a miss is the one that a person has written for this case alone, or else that
-of its kind, computed from what is known of the case (`mlsysim/validation/report/miss_kinds.toml`). About one run in ten lies
-outside its interval by what an interval is, so a kind says where misses lie, and diagnoses none."""
 # What of a row, beside its plan's arguments, a kind may ask about.
 _COLUMNS = ("role", "family", "metric", "kind", "basis", "accelerator", "stack", "model")
 

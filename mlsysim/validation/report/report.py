@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlsysim.core.toml import toml_file
+from mlsysim.validation.report.findings import Findings
 from mlsysim.validation.report.statistics import KernelSummary, Row, by_family_and_role, kernels_by_family, total
 
 
@@ -20,12 +24,22 @@ class Table(NamedTuple):
         return markdown_table(self.header, self.body)
 
 
-def lines(
-    rows: Sequence[Row], moves: Sequence[Row] = (), kernels: Sequence[Row] = (), targets: Sequence[Row] = ()
-) -> list[str]:
-    """The report on ``rows`` (comparisons as dictionaries), on predictions that moved, on kernel tables and on aims."""
+@functools.cache
+def said(name: str) -> str:
+    """What ``words.toml`` has a page say above a table."""
+    return str(toml_file(Path(__file__).with_name("words.toml"))[name])
+
+
+def lines(findings: Findings) -> list[str]:
+    """The whole report: on cases, on predictions that moved, on kernel tables and on aims."""
+    rows, kernels = findings.rows, findings.kernels
     counted = [total(rows, kernels)] if rows or kernels else []
-    sections = [_paper(rows), _primary(rows), _moved(moves), _families(rows), _kernels(kernels), _aims(targets), counted]
+    sections = [_paper(rows), _primary(rows), _moved(findings.moves), _families(rows), _kernels(kernels)]
+    return sections_apart([*sections, _aims(findings.targets), counted])
+
+
+def sections_apart(sections: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of those sections that have some, with an empty line between."""
     return [line for section in sections for line in (*section, "") if section][:-1]
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from mlsysim.validation.anchors.record_keys import USER_SUFFIX
 from mlsysim.validation.report import estimates, judgement, misses
 from mlsysim.validation.report.coverage import Coverage, of_known
-from mlsysim.validation.report.report import Table, paper_rows, percent, place_of, shown, table, verdict
+from mlsysim.validation.report.findings import Findings
+from mlsysim.validation.report.report import Table, paper_rows, percent, place_of, sections_apart, shown, table, verdict
 from mlsysim.validation.report.statistics import Row, quantile
 
 WIDTH = 100
@@ -18,36 +19,21 @@ _MOST_FAMILIES = 18
 _QUICK_S = 1e-4
 
 
-def lines(
-    rows: Sequence[Row],
-    kernels: Sequence[Row] = (),
-    targets: Sequence[Row] = (),
-    searches: Sequence[Row] = (),
-    solves: Sequence[Row] = (),
-    moves: Sequence[Row] = (),
-) -> list[str]:
-    """The report on what ran, at most ``WIDTH`` columns wide; ``report.lines`` says all.
-
-    Args:
-        rows: comparisons as dictionaries.
-        kernels: errors of tables of kernels.
-        targets: aims.
-        searches: timed searches, by their plans and seconds.
-        solves: timed solves, by their solver and seconds.
-        moves: predictions that an update of snapshots moved.
-    """
-    known = families(rows, kernels, _MOST_FAMILIES)
+def lines(findings: Findings) -> list[str]:
+    """The report on what ran, at most ``WIDTH`` columns wide; ``report.lines`` says all."""
+    rows = findings.rows
+    known = families(rows, findings.kernels, _MOST_FAMILIES)
     sections = [
         _paper(rows),
         _own(rows),
         table(*known) if known.body else [],
         _missed(rows),
         estimates.lines(rows),
-        _aims(targets),
-        _times(solves, searches),
+        _aims(findings.targets),
+        _times(findings.solves, findings.searches),
+        judgement.lines(findings),
     ]
-    sections.append(judgement.lines(rows, moves, targets))
-    return [line for section in sections for line in (*section, "") if section][:-1]
+    return sections_apart(sections)
 
 
 def runs(records: Sequence[Row]) -> list[str]:
@@ -124,10 +110,7 @@ def _cut(text: str, width: int) -> str:
 def families(rows: Sequence[Row], kernels: Sequence[Row] = (), most: int | None = None) -> Table:
     """A line for the validation runs of each family, for kernel times, and for what is exact.
 
-    Args:
-        rows: comparisons as dictionaries.
-        kernels: errors of tables of kernels.
-        most: lines of families; where there are more, those with the fewest runs share the last.
+    Where there are more than ``most`` families, those with the fewest runs share the last line.
     """
     header = ("Family", "runs", "median", "p90", "in 90 % interval", "in band", "covered misses", "misses")
     covered = {one.name: one for one in of_known({str(row["source"]): str(row["family"]) for row in rows})}

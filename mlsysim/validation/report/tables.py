@@ -10,11 +10,7 @@ from mlsysim.validation.report.statistics import KernelSummary, Row
 
 
 def of_aims(targets: Sequence[Row], emphasis: str = "") -> Table:
-    """A line for each aim; of one that is missed it says why.
-
-    Args:
-        targets: aims.
-        emphasis: what stands about the word "missed".
+    """A line for each aim; of one that is missed it says why, and ``emphasis`` stands about that word.
 
     Example:
         >>> aim = {"title": "Serving", "measure": "mean", "cases": 3, "found": 0.2, "at_least": False, "limit": 0.1}

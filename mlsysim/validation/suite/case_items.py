@@ -29,6 +29,17 @@ class BareItem(pytest.Item):
         super().__init__(**rest)
         self.funcargs: dict[str, Any] = {}  # pytest-benchmark 5.0 looks here for a fixture of its own
 
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """The file, and the name of the test."""
+        return self.path, None, self.name
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any) -> Any:
+        """The message alone, where the test failed with one or a file is wrong; the trace of everything else."""
+        told = isinstance(excinfo.value, pytest.fail.Exception) and not excinfo.value.pytrace
+        if told or isinstance(excinfo.value, DataError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, *args)
+
 
 class CaseItem(BareItem):
     """A packaged test on one case."""
@@ -59,13 +70,6 @@ class CaseItem(BareItem):
         """File, line and name of the test."""
         return self.path, self._place[1], self.name
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any) -> Any:
-        """The message alone, where the test failed with one or a file is wrong; the trace of everything else."""
-        told = isinstance(excinfo.value, pytest.fail.Exception) and not excinfo.value.pytrace
-        if told or isinstance(excinfo.value, DataError):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo, *args)
-
 
 class MalformedItem(BareItem):
     """A file that cannot be read: one test, which fails with what is wrong, while the others' cases are tested."""
@@ -77,14 +81,6 @@ class MalformedItem(BareItem):
     def runtest(self) -> None:
         """Fails."""
         pytest.fail(str(self.error), pytrace=False)
-
-    def reportinfo(self) -> tuple[Path, None, str]:
-        """The module's file, and the name of the test."""
-        return self.path, None, self.name
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any) -> str:
-        """What is wrong, on one line."""
-        return str(excinfo.value)
 
 
 def malformed_item(module: pytest.Collector, error: DataError) -> MalformedItem:

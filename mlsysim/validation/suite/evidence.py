@@ -58,7 +58,10 @@ def _accuracy(root: Path) -> str:
     judged = sorted((check.as_row(cases, entries, tables) for check in targets.checks(root)), key=lambda row: str(row["id"]))
     studies = [left_out.read(root, file) for file in (left_out.TRAINING_FILE, left_out.SERVING_FILE)]
     training, serving = ([{"id": name, **entries[name]} for name in sorted(entries)] for entries in studies)
-    return accuracy.as_markdown(cases, tables, judged, training, serving, recalled.rows(root))
+    recalled_rows = recalled.rows(root)
+    return accuracy.as_markdown(
+        Findings(cases, tables, judged, left_out=training, serving_left_out=serving, recalled=recalled_rows)
+    )
 
 
 _PAGES: dict[str, Callable[[Path], str]] = {

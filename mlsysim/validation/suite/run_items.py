@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,14 +56,6 @@ class RunItem(BareItem):
         self.user_properties.append((RUN, json.dumps(record)))
         if not held:
             pytest.fail(f"{told}; {row['scope']}", pytrace=False)
-
-    def reportinfo(self) -> tuple[Path, None, str]:
-        """The table, and the run's name."""
-        return self.path, None, self.name
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any) -> Any:
-        """The message alone, where the run failed with one; the trace of everything else."""
-        return str(excinfo.value) if isinstance(excinfo.value, pytest.fail.Exception) else super().repr_failure(excinfo, *args)
 
 
 def _number(text: str) -> float | None:
