@@ -18,5 +18,13 @@ def tree_of(path: Path) -> ast.Module:
 
 @functools.cache
 def nodes_of(path: Path) -> tuple[ast.AST, ...]:
-    """All nodes of the module's tree: to walk it takes longer than to parse it."""
-    return tuple(ast.walk(tree_of(path)))
+    """All nodes of the module's tree, in the order of ``ast.walk``, which takes twice as long; without contexts (``Load``)."""
+    found: list[ast.AST] = [tree_of(path)]
+    for node in found:
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if isinstance(value, list):
+                found += [item for item in value if isinstance(item, ast.AST)]
+            elif isinstance(value, ast.AST) and name != "ctx":
+                found.append(value)
+    return tuple(found)

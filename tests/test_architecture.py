@@ -124,6 +124,11 @@ def rooms_of(nodes, package):
     return rooms
 
 
+@functools.cache
+def is_file(path):
+    return path.is_file()
+
+
 def imports_of(path):
     """The modules of the package that the one at ``path`` imports, wherever and for whatever the statement stands."""
     package = path.relative_to(ROOT).parent.parts
@@ -131,7 +136,7 @@ def imports_of(path):
         parts = name.split(".")
         while parts and parts[0] == "mlsysim":
             for file in (ROOT.joinpath(*parts).with_suffix(".py"), ROOT.joinpath(*parts) / "__init__.py"):
-                if file.is_file() and file != path:
+                if is_file(file) and file != path:
                     yield file
                     parts = []
                     break

@@ -189,7 +189,7 @@ def resting_on(
     borrowed: list[float] = []
     for study, cost in zip(missing, costs, strict=True):
         own = [error for error, _ in pool.sharing(FACTS_OF[study], facts)] if FACTS_OF[study] else []
-        (studied if cost.of_solver else borrowed).append(made_up(own, cost.groups) if own else cost.width)
+        (studied if cost.of_solver else borrowed).append(cost.made_up(own) if own else cost.width)
     # Things that were left out of fits leave facts out too: what a row leaves out widens it where it costs more than being new.
     width, widest = math.hypot(max(known.log_width, math.hypot(*studied)), *borrowed), max(costs, key=lambda cost: cost.width)
     if tuple(missing) == ("pair",) and width == known.log_width:
@@ -307,10 +307,24 @@ class Cost:
         """What ``LEVEL`` of them are within."""
         return grouped_quantile(self.groups)
 
+    @functools.cached_property
+    def _made_up(self) -> dict[tuple[float, ...], float]:
+        return {}
+
+    def made_up(self, own: Sequence[float]) -> float:
+        """What ``made_up`` gives of a thing's own errors and these; kept, for every run of the thing asks the same."""
+        known, key = self._made_up, tuple(own)
+        if key not in known:
+            known[key] = made_up(own, self.groups)
+        return known[key]
+
     def spread(self, width: float, scope: str) -> Spread:
         """The spread of a width and a scope that rests on them."""
-        shares = (math.expm1(grouped_quantile(self.groups, level)) for level in (0.5, LEVEL))
-        return Spread(width, scope, sum(map(len, self.groups)), *shares)
+        return Spread(width, scope, sum(map(len, self.groups)), *self._shares)
+
+    @functools.cached_property
+    def _shares(self) -> tuple[float, float]:
+        return math.expm1(grouped_quantile(self.groups, 0.5)), math.expm1(self.width)
 
 
 class Studies:

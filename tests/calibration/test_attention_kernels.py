@@ -136,7 +136,7 @@ def test_unmeasured():
 @pytest.mark.parametrize("name", HEAD["device"])
 def test_shares_are_of_the_registry_figures(name):
     facts, node = HEAD["device"][name], Hardware[HEAD["device"][name]["hardware"]]
-    device = predictions._device(facts, 1.0)
+    device = predictions._device(facts)
     for dtype, precision in (("bfloat16", "bf16"), ("fp8", "fp8")):
         if dtype in facts["peak"]:
             assert predictions._peak(facts, dtype) == pytest.approx(node.compute.rate_flops_per_s(precision))

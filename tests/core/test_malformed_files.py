@@ -92,6 +92,12 @@ NO_CSV = {
 }
 
 
+@pytest.fixture(scope="module")
+def registry():
+    """One that is given malformed files alone, of which it takes nothing."""
+    return HardwareRegistry()
+
+
 def put(path, text, change):
     """Writes a file that is malformed in this way."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,11 +127,11 @@ def load_anchors(path, text=GOOD):
 
 
 @pytest.mark.parametrize(("change", "message"), NO_TOML.values(), ids=NO_TOML)
-def test_a_file_that_is_no_toml(tmp_path, change, message):
+def test_a_file_that_is_no_toml(tmp_path, registry, change, message):
     anchors = put(tmp_path / "a.anchor.toml", GOOD, change)
     told(lambda: loading.load(anchors), "a.anchor.toml", message)
     chips = put(tmp_path / "chips.toml", CHIP, change)
-    told(lambda: HardwareRegistry().load(chips), "chips.toml", message)
+    told(lambda: registry.load(chips), "chips.toml", message)
     for file, read in ((targets.FILE, targets.checks), ("layouts.toml", layout_checks), ("times.toml", times)):
         if change is not None:
             put(tmp_path / file, "", change)
@@ -220,16 +226,16 @@ def test_a_cell_that_is_no_number_of_pythons_is_text():
         (CHIP + 'like = "chip"\n', r"entry \[chip\]: "),
     ],
 )
-def test_a_registry_file_of_the_wrong_shape(tmp_path, text, message):
+def test_a_registry_file_of_the_wrong_shape(tmp_path, registry, text, message):
     path = tmp_path / "chips.toml"
     path.write_text(text, encoding="utf-8")
-    told(lambda: HardwareRegistry().load(path), "chips.toml", message)
+    told(lambda: registry.load(path), "chips.toml", message)
 
 
 @pytest.mark.parametrize("path", [None, 3, b"chips.toml", ["chips.toml"]])
-def test_a_registry_loads_a_path(path):
+def test_a_registry_loads_a_path(registry, path):
     with pytest.raises(InputError, match=r"path = .*: expected the path of a TOML file"):
-        HardwareRegistry().load(path)
+        registry.load(path)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,12 @@ def cases():
     return [case for case in left_out_serving.cases_of(ANCHOR_TREE) if case.engine in ENGINES]
 
 
+@pytest.fixture(scope="module")
+def clean(cases):
+    """What is left out of fits to the figures as they are."""
+    return functools.cache(lambda kind, name: left_out(kind, name, cases))
+
+
 def poisoned(cases, which):
     """The same cases, the figures of some three times as large."""
     return [
@@ -44,18 +51,17 @@ def coefficients(entry):
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS)
-def test_what_is_left_out_changes_nothing_of_its_fit(cases, kind, name):
-    clean = left_out(kind, name, cases)
+def test_what_is_left_out_changes_nothing_of_its_fit(cases, clean, kind, name):
+    found = clean(kind, name)
     dirty = left_out(kind, name, poisoned(cases, lambda case: getattr(case, kind) == name))
-    assert coefficients(clean) == coefficients(dirty)
-    assert clean["errors"]["points"] == dirty["errors"]["points"] > 0
-    assert clean["errors"]["bias"] != dirty["errors"]["bias"]
+    assert coefficients(found) == coefficients(dirty)
+    assert found["errors"]["points"] == dirty["errors"]["points"] > 0
+    assert found["errors"]["bias"] != dirty["errors"]["bias"]
 
 
-def test_figures_of_peers_change_the_engine_that_has_none(cases):
-    clean = left_out("engine", "fastertransformer-bert", cases)
+def test_figures_of_peers_change_the_engine_that_has_none(cases, clean):
     dirty = left_out("engine", "fastertransformer-bert", poisoned(cases, lambda case: case.engine == "tensorrt-llm-0.5"))
-    assert clean["engines"] != dirty["engines"]
+    assert clean("engine", "fastertransformer-bert")["engines"] != dirty["engines"]
 
 
 def test_an_engine_without_figures_keeps_what_it_takes_from_the_one_that_it_is_like(cases):
@@ -92,13 +98,13 @@ def test_an_engine_without_figures_keeps_what_it_states(cases):
     assert tables["engine"][name]["layer_s"] != tables["engine"]["tensorrt-llm"]["layer_s"]
 
 
-def test_validation_figures_change_nothing_of_any_fit(cases):
+def test_validation_figures_change_nothing_of_any_fit(cases, clean):
     dirty = poisoned(cases, lambda case: case.anchor.case.role == "validation")
-    assert coefficients(left_out("device", "t4", cases)) == coefficients(left_out("device", "t4", dirty))
+    assert coefficients(clean("device", "t4")) == coefficients(left_out("device", "t4", dirty))
 
 
-def test_a_device_without_figures_forgets_what_was_fitted_to_them(cases):
-    found, stated = left_out("device", "t4", cases)["devices"]["t4"], engines.ENGINES.tables()["device"]
+def test_a_device_without_figures_forgets_what_was_fitted_to_them(clean):
+    found, stated = clean("device", "t4")["devices"]["t4"], engines.ENGINES.tables()["device"]
     assert all(found[part] != stated["t4"][part] for part in stated["t4"]["fit"])
     # Its one peer states no power limit.
     assert found["sustained_share"] == ranges("engines", "device")["sustained_share"].start
@@ -131,8 +137,8 @@ def test_shares_that_no_figure_places_are_the_median_of_the_peers():
     assert share("own_memory_share") == ranges("engines", "device")["own_memory_share"].start
 
 
-def test_an_entry_that_physics_has_left_behind_is_told(cases):
-    entry = left_out("device", "t4", cases)
+def test_an_entry_that_physics_has_left_behind_is_told(cases, clean):
+    entry = clean("device", "t4")
     entries = {entry_id("device", "t4"): entry}
     entries |= left_out_serving.pooled(left_out_serving.errors([entry], cases))
     assert left_out_serving.stale(entries, cases) == ""

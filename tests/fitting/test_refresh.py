@@ -24,11 +24,22 @@ from mlsysim.validation.report.left_out import SERVING_FILE, TRAINING_FILE, read
 SOURCES = ("internevo", "korthikanti2022")
 NEW = "narayanan2021_ptdp"  # a source without calibration rows, of two files
 KEY = Key("stack", "a", "step_s")
+DRAW = picture.draw
 AIM = '[[target]]\nid = "close"\ntitle = "x"\nrows = { family = ["training"] }\nmedian = {limit}\n'
 
 
+def titled(path, rows):
+    """A picture of a title alone, by which a refresh sees whether it is the one of these rows."""
+    text = b"Title\0" + picture.title(rows).encode("latin-1")
+    path.write_bytes(len(text).to_bytes(4, "big") + b"tEXt" + text)
+
+
 def alone(patch, data):
-    """The stages of a refresh run in this process; nothing is fitted, and what intervals rest on is written to ``data``."""
+    """The stages of a refresh run in this process; nothing is fitted, and what intervals rest on is written to ``data``.
+
+    Pictures are not drawn, which takes longer than all the rest.
+    """
+    patch.setattr(picture, "draw", titled)
     patch.setattr(evidence, "DATA", data)
     patch.setattr(refresh, "FAMILIES", {})
     patch.setattr(refresh, "STUDIES", {})
@@ -67,7 +78,8 @@ def copy(source, tmp_path):
         shutil.copy(ANCHOR_TREE / "training" / f"{source}.{ending}", tmp_path / "anchors" / "training")
 
 
-def test_a_new_source_without_calibration_rows_turns_its_snapshot_and_the_pages_red_alone(root):
+def test_a_new_source_without_calibration_rows_turns_its_snapshot_and_the_pages_red_alone(root, monkeypatch):
+    monkeypatch.setattr(picture, "draw", DRAW)
     assert refresh.write_pages(root) == []
     assert refresh.judge(root) == refresh.Judgement((), {}, {}, ())
     copy(NEW, root.parent)

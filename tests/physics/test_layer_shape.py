@@ -162,38 +162,38 @@ def test_published_parameters(name, parameters):
     assert model.computed_parameters == parameters - model.hidden_dim
 
 
-@pytest.mark.parametrize("model", LANGUAGE, ids=lambda model: model.name)
-def test_all_see_the_same_layers(model):
+def test_all_see_the_same_layers():
     """Training and serving multiply a token's way through one list; bounds, memory and caches follow from the same shape."""
-    shape, tokens = model.layer_shape, 4096.0
-    alone, engine = Shards(1.0, 1.0, 8.0, 1.0), EngineCoefficients()
-    served = ServedModel(served_shape(model), alone, serving_kernels(), engine, EngineKernels())
-    load = busiest_rank(shape.routed, alone, tokens)
-    told = {
-        "training": list(trained_products(shape, plan(micro_batch_tokens=tokens))),
-        "prompts": [each[:3] for each in served_products(served, tokens, load)],
-        "decode": [each[:3] for each in served_products(served, tokens, load, decoding=True)],
-    }
-    flops = {}
-    for who, products in told.items():
-        flops[who] = dict.fromkeys((AROUND, DENSE, ROUTED, SHARED), 0.0)
-        for one, rows, groups in products:
-            if one.part != ROUTER:
-                flops[who][one.part] += 2 * one.share * rows * groups * one.n * one.k / tokens
-    assert flops["prompts"] == pytest.approx(flops["training"])
-    assert flops["decode"] == pytest.approx(flops["training"]), "what is absorbed is as much arithmetic"
-    trained, inferred = training_work(model, 4096), inference_work(model, "bf16", "bf16")
-    counted = sum(flops["training"].values()) + 2 * shape.routed.layers * part_parameters(shape, ROUTER)
-    if not model.cross_attention_layers and not model.relative_positions:
-        # Bounds count a token's parameters, norms and biases among them.
-        assert counted <= trained.matmul_flops <= 1.01 * counted
-    assert inferred.matmul_flops == pytest.approx(model.layers * trained.matmul_flops)
-    body = model.layers * (trained.layer_parameters + trained.expert_parameters)
-    ends = trained.embedding_parameters + trained.head_parameters - trained.tied_parameters
-    assert body + ends == pytest.approx(model.computed_parameters)
-    seen = attention_heads(shape, 1.0, absorbed=True)
-    assert 2 * 2 * seen.kv_heads * seen.head_dim * model.layers == inferred.kv_B
-    assert (shape.latent == NO_LATENT) == (model.mla is None)
+    for model in LANGUAGE:
+        shape, tokens = model.layer_shape, 4096.0
+        alone, engine = Shards(1.0, 1.0, 8.0, 1.0), EngineCoefficients()
+        served = ServedModel(served_shape(model), alone, serving_kernels(), engine, EngineKernels())
+        load = busiest_rank(shape.routed, alone, tokens)
+        told = {
+            "training": list(trained_products(shape, plan(micro_batch_tokens=tokens))),
+            "prompts": [each[:3] for each in served_products(served, tokens, load)],
+            "decode": [each[:3] for each in served_products(served, tokens, load, decoding=True)],
+        }
+        flops = {}
+        for who, products in told.items():
+            flops[who] = dict.fromkeys((AROUND, DENSE, ROUTED, SHARED), 0.0)
+            for one, rows, groups in products:
+                if one.part != ROUTER:
+                    flops[who][one.part] += 2 * one.share * rows * groups * one.n * one.k / tokens
+        assert flops["prompts"] == pytest.approx(flops["training"]), model.name
+        assert flops["decode"] == pytest.approx(flops["training"]), f"{model.name}: what is absorbed is as much arithmetic"
+        trained, inferred = training_work(model, 4096), inference_work(model, "bf16", "bf16")
+        counted = sum(flops["training"].values()) + 2 * shape.routed.layers * part_parameters(shape, ROUTER)
+        if not model.cross_attention_layers and not model.relative_positions:
+            # Bounds count a token's parameters, norms and biases among them.
+            assert counted <= trained.matmul_flops <= 1.01 * counted, model.name
+        assert inferred.matmul_flops == pytest.approx(model.layers * trained.matmul_flops), model.name
+        body = model.layers * (trained.layer_parameters + trained.expert_parameters)
+        ends = trained.embedding_parameters + trained.head_parameters - trained.tied_parameters
+        assert body + ends == pytest.approx(model.computed_parameters), model.name
+        seen = attention_heads(shape, 1.0, absorbed=True)
+        assert 2 * 2 * seen.kv_heads * seen.head_dim * model.layers == inferred.kv_B, model.name
+        assert (shape.latent == NO_LATENT) == (model.mla is None), model.name
 
 
 def test_ranks_divide_the_weights_and_repeat_what_they_must():

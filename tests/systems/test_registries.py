@@ -161,6 +161,12 @@ def test_groups_behave_as_collections():
     assert all(isinstance(model, TransformerWorkload) for model in Models.Language)
 
 
+@pytest.fixture(scope="module")
+def refusing():
+    """A registry that is given malformed files alone, of which it takes nothing."""
+    return HardwareRegistry()
+
+
 def test_a_file_of_the_user_is_added(chip_file):
     registry = HardwareRegistry()
     assert registry.load(chip_file()) == ["MyChip"]
@@ -189,18 +195,17 @@ def test_a_file_of_the_user_is_added(chip_file):
         ("group = ", "group ", "cannot be read"),
     ],
 )
-def test_a_malformed_file_is_refused_whole(chip_file, old, new, message):
-    registry = HardwareRegistry()
+def test_a_malformed_file_is_refused_whole(chip_file, refusing, old, new, message):
     path = chip_file(GOOD + CHIP.replace(old, new))
     with pytest.raises(DataError, match=message) as caught:
-        registry.load(path)
+        refusing.load(path)
     assert "chips.toml" in str(caught.value)
-    assert "good" not in registry, "nothing of the file is added"
+    assert "good" not in refusing, "nothing of the file is added"
 
 
-def test_a_bare_value_is_no_entry(chip_file):
+def test_a_bare_value_is_no_entry(chip_file, refusing):
     with pytest.raises(DataError, match=r"entry \[my_chip\]: expected a table, got 1"):
-        HardwareRegistry().load(chip_file("my_chip = 1"))
+        refusing.load(chip_file("my_chip = 1"))
 
 
 def test_nodes_of_the_user_name_their_accelerator(chip_file):
@@ -216,9 +221,9 @@ def test_nodes_of_the_user_name_their_accelerator(chip_file):
         SystemRegistry().load(chip_file(node.format("H100", "intra_node_bw")))
 
 
-def test_a_missing_file_is_an_error(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path, refusing):
     with pytest.raises(DataError, match="cannot be read"):
-        HardwareRegistry().load(tmp_path / "none.toml")
+        refusing.load(tmp_path / "none.toml")
 
 
 class _Point:

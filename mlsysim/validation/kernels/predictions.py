@@ -79,10 +79,11 @@ def table_times(rows: KernelTable) -> Times:
 
 def prefill_predictor(device: Mapping[str, Any]) -> Predict:
     """Predicted seconds of prefill rows by coefficients, as the TOML names them; ``device`` is the head's entry."""
+    known, of_fp8, of_bfloat16 = _device(device), _peak(device, "fp8"), _peak(device, "bfloat16")
 
     def predict(values: Mapping[str, float], rows: KernelTable) -> Times:
         eight_bit = _kv_B(rows) == 1
-        chip = _device(device, np.where(eight_bit, _peak(device, "fp8"), _peak(device, "bfloat16")))
+        chip = replace(known, peak_flops_per_s=np.where(eight_bit, of_fp8, of_bfloat16))
         kernel = PrefillKernel(
             values["floor_s"],
             np.where(eight_bit, values["efficiency_fp8"], values["efficiency_bfloat16"]),
@@ -98,9 +99,9 @@ def prefill_predictor(device: Mapping[str, Any]) -> Predict:
 
 def decode_predictor(device: Mapping[str, Any]) -> Predict:
     """Predicted seconds of decode rows by coefficients; ``device`` is the head's entry."""
+    chip = _device(device)
 
     def predict(values: Mapping[str, float], rows: KernelTable) -> Times:
-        chip = _device(device, _peak(device, "bfloat16"))
         return np.asarray(
             decode_attention_s(DecodeKernel(**values, shared=shared_constants(SharedAttention)), chip, *_work(rows, "context"))
         )
@@ -122,7 +123,9 @@ def _peak(device: Mapping[str, Any], dtype: str) -> float:
     return magnitude("peak", text, "flop/second") if text else 1.0
 
 
-def _device(device: Mapping[str, Any], peak: float | Times) -> AttentionDevice:
+def _device(device: Mapping[str, Any]) -> AttentionDevice:
+    """The accelerator of a head's entry, at its rate of bfloat16."""
+    peak = _peak(device, "bfloat16")
     bandwidth, l2 = magnitude("bandwidth", device["bandwidth"], "byte/second"), magnitude("l2", device["l2"], "byte")
     return AttentionDevice(peak, bandwidth, float(device["multiprocessors"]), l2, 1.0)
 

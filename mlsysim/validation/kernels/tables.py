@@ -45,6 +45,7 @@ class KernelTable:
     def __init__(self, rows: Sequence[dict[str, str]], path: Path | None = None) -> None:
         self.rows = list(rows)
         self.path = path
+        self._numbers: dict[str, npt.NDArray[np.float64]] = {}
 
     @classmethod
     def read(cls, path: Path, role: str | None = None) -> KernelTable:
@@ -82,8 +83,11 @@ class KernelTable:
         return len(self.rows)
 
     def numbers(self, column: str) -> npt.NDArray[np.float64]:
-        """A column of the table as floats."""
-        return np.array([float(row[column]) for row in self.rows])
+        """A column of the table as floats, which a fit asks for at each of its steps. Not to be changed."""
+        if column not in self._numbers:
+            self._numbers[column] = np.array([float(row[column]) for row in self.rows])
+            self._numbers[column].flags.writeable = False
+        return self._numbers[column]
 
     def where(self, **values: str) -> KernelTable:
         """The rows that have these values."""
