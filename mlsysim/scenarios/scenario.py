@@ -125,7 +125,9 @@ class Scenario:
         """Every figure by the name that limits call it."""
         served = None
         if self.kind == "serve" and self._rate is not None:
-            served = self._per_s() * float(self.arguments.get("output_len") or 0) or None
+            rate = getattr(self.answer, "arrival_rate", None)
+            per_s = 0.0 if rate is None else in_unit(rate, "count/second")
+            served = per_s * float(self.arguments.get("output_len") or 0) or None
         return figures(self.answer, self.system, self.place, self.tokens, served, self.failing)
 
     def scorecard(self) -> Scorecard:
@@ -135,10 +137,6 @@ class Scenario:
     @property
     def _rate(self) -> Any:
         return self.arguments.get("request_rate", self.arguments.get("arrival_rate"))
-
-    def _per_s(self) -> float:
-        rate = getattr(self.answer, "arrival_rate", None)
-        return 0.0 if rate is None else in_unit(rate, "count/second")
 
     @functools.cached_property
     def _recommended(self) -> Recommended:
