@@ -155,7 +155,8 @@ class Scenario:
         batch = needed("batch_size", asked.pop("batch_size", None), "sequences of a step")
         if any(asked.get(name) is not None for name in OF_A_PLAN) or not isinstance(self.workload, TransformerWorkload):
             return DistributedModel().solve(self.workload, fleet, batch_size=batch, **asked)
-        searched = {name: value for name, value in asked.items() if name in _searchable()}
+        known = inspect.signature(ParallelismOptimizer.solve).parameters
+        searched = {name: value for name, value in asked.items() if name in known}
         search = ParallelismOptimizer().solve(self.workload, fleet, batch_size=batch, **searched)
         return search if search.best is None else search.best
 
@@ -179,11 +180,6 @@ def _accepted(kind: str) -> frozenset[str]:
 
 
 _INPUTS = {"self", "workload", "hardware", "fleet", "service_time", "service_rate", "servers", "distribution", "service_cv2"}
-
-
-@functools.cache
-def _searchable() -> frozenset[str]:
-    return frozenset(inspect.signature(ParallelismOptimizer.solve).parameters)
 
 
 def _workload(model: object) -> Workload:
