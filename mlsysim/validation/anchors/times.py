@@ -87,13 +87,16 @@ class Times(Spec):
     capacity: Capacity | None = None
 
 
-def times(root: Path) -> Times | None:
-    """The limits of a tree of anchors; None where it states none.
+_NO_LIMITS = Times(yardstick_ms=math.inf, solver={})
+
+
+def times(root: Path) -> Times:
+    """The limits of a tree of anchors, which may state none.
 
     Raises:
         DataError: the file is malformed.
     """
-    return spec_in(root / FILE, Times)
+    return spec_in(root / FILE, Times) or _NO_LIMITS
 
 
 def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
@@ -104,14 +107,13 @@ def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
     Raises:
         MissingEntryError: a case that the tree names does not exist.
     """
-    limits = times(root)
     chosen: dict[str, Anchor] = {}
     by_id = {}
     for anchor in anchors:
         chosen.setdefault(anchor.source.solver, anchor)
         by_id[anchor.id] = anchor
     lacking = not_installed(root)
-    for solver, limit in {} if limits is None else limits.solver.items():
+    for solver, limit in times(root).solver.items():
         if solver in lacking:
             continue
         if limit.case not in by_id or by_id[limit.case].source.solver != solver:
