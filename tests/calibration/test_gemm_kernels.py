@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from mlsysim.fitting.kernels import GEMM, PRODUCTS
 from mlsysim.fitting.written import refit
 from mlsysim.hardware.registry import Hardware
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm, gemm_s
-from mlsysim.validation.kernels.tables import CALIBRATION, VALIDATION, KernelTable
+from mlsysim.validation.kernels.tables import CALIBRATION, VALIDATION, KernelTable, role_of
 
 HEAD = tomllib.loads((KERNELS / "gemm.toml").read_text("utf-8"))
 FITTED = tomllib.loads((Path(gemm.__file__).parent / "data" / "gemm.toml").read_text("utf-8"))
@@ -28,12 +27,6 @@ H100 = {"peak_flops_per_s": 989.4e12, "bandwidth_Bps": 3.35e12, "multiprocessors
 SIZES = np.array(
     [1.0, 2.0, 16.0, 17.0, 64.0, 65.0, 128.0, 129.0, 256.0, 257.0, 1000.0, 1024.0, 1025.0, 4096.0, 20000.0, 65536.0]
 )
-
-
-def role_of(inputs):
-    """The role that a row's inputs hash to: half of all rows each."""
-    key = "|".join(str(value) for value in inputs).encode()
-    return CALIBRATION if zlib.crc32(key) % 2 == 0 else VALIDATION
 
 
 def seconds(kernel, m, n, k, dtype="bfloat16", **device):
