@@ -35,7 +35,8 @@ def run(words: list[str]) -> int:
             raise
         if (number := _no_number(error, words)) is not None:
             raise number from None
-        raise MLSysError(f"{error.format_message()} ({_path(error)} --help)") from None
+        asked = getattr(getattr(error, "ctx", None), "command_path", "mlsysim")
+        raise MLSysError(f"{error.format_message()} ({asked} --help)") from None
     return code if isinstance(code, int) else HOLDS
 
 
@@ -69,11 +70,6 @@ def _no_number(error: Any, words: Sequence[str]) -> InputError | None:
         if kind and flag in flags:
             return InputError(flag, value if equals else following, "a whole number" if kind[1] == "integer" else "a number")
     return None
-
-
-def _path(error: Any) -> str:
-    """The command that an error of its arguments is about, as it is typed."""
-    return str(getattr(error.ctx, "command_path", "mlsysim"))
 
 
 def _version(

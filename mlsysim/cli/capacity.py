@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlsysim.cli.options import taking
-from mlsysim.cli.output import Notes, Table
+from mlsysim.cli.output import Notes, Table, exporting
 from mlsysim.cli.question import name_of, transformer_named
 from mlsysim.cli.results import OTHER_CHOICES, Answer, answering, noted, value_of
 from mlsysim.cli.serve import Bound, Model, On
@@ -56,12 +56,7 @@ def planned(
     prefix_hit: Annotated[float, typer.Option("--prefix-hit", help="Share of a prompt that the prefix cache has.")] = 0.0,
     top: Annotated[int, typer.Option("--top", help="Plans to show.")] = 5,
     bound: Bound = False,
-    export: Annotated[
-        str | None,
-        typer.Option(
-            "--export", help="Print the best alone, for vllm, sglang, trtllm or kubernetes.", rich_help_panel="Output"
-        ),
-    ] = None,
+    export: Annotated[str | None, exporting("alone, for vllm, sglang, trtllm or kubernetes")] = None,
     **options: Any,
 ) -> list[Answer]:
     """Find the cheapest deployment that serves requests at a rate within limits, and how many replicas it takes.

@@ -18,6 +18,13 @@ from mlsysim.core.errors import InconsistentError
 
 AsJson = Annotated[bool, typer.Option("--json", help="One document for programs.", rich_help_panel="Output")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.", rich_help_panel="Output")]
+
+
+def exporting(what: str) -> Any:
+    """The option that prints what won alone, as others read it."""
+    return typer.Option("--export", help=f"Print the best {what}.", rich_help_panel="Output")
+
+
 # Columns of text where no terminal says how many it has, and seconds after which it says that it is at work.
 WIDTH, PATIENCE_S = 100, 1.0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from mlsysim.cli.options import taking
-from mlsysim.cli.output import Notes, Table
+from mlsysim.cli.output import Notes, Table, exporting
 from mlsysim.cli.question import batch_of, fleet_or_chip, launched, length_assumed, model_named, name_of
 from mlsysim.cli.results import OTHER_CHOICES, Answer, answering, memory_of, noted, plan_in_words, told, value_of
 from mlsysim.cli.serve import Bound, Model, On
@@ -54,14 +54,7 @@ def planned(
         str | None, typer.Option("--max-memory", help='Most memory of an accelerator, such as "60GB".')
     ] = None,
     bound: Bound = False,
-    export: Annotated[
-        str | None,
-        typer.Option(
-            "--export",
-            help="Print the best plan alone, for megatron, slurm, torchtitan or deepspeed.",
-            rich_help_panel="Output",
-        ),
-    ] = None,
+    export: Annotated[str | None, exporting("plan alone, for megatron, slurm, torchtitan or deepspeed")] = None,
     tp: Annotated[str | None, _sizes("tp")] = None,
     pp: Annotated[str | None, _sizes("pp")] = None,
     dp: Annotated[str | None, _sizes("dp")] = None,

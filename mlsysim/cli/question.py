@@ -46,10 +46,7 @@ def name_of(option: str, typed: str) -> str:
 
 
 def model_named(name: str | None) -> tuple[Workload, tuple[str, ...]]:
-    """Read a model: a name of the registry, in any published spelling, or the path of a ``config.json``.
-
-    Returns:
-        The model, and what was assumed of it.
+    """Read a model, and what is assumed of it: by a name of the registry in any spelling, or the path of a ``config.json``.
 
     Raises:
         InputError: there is none of this name, with the nearest; or the file describes none that is modelled.
@@ -69,10 +66,7 @@ def model_named(name: str | None) -> tuple[Workload, tuple[str, ...]]:
 
 
 def transformer_named(name: str | None) -> tuple[TransformerWorkload, tuple[str, ...]]:
-    """Read a model that tokens are served of.
-
-    Returns:
-        The model, and what was assumed of it.
+    """Read a model that tokens are served of, and what is assumed of it.
 
     Raises:
         InputError: it is unknown, or no transformer.

@@ -64,7 +64,9 @@ def answer_serving(
     if launch.role == "prefill":
         output = 1
         assumed.append("prefill role: a request is its prompt and one token")
-    _check_length(launch, prompt, output)
+    if launch.max_model_len is not None and prompt + output > launch.max_model_len:
+        expected = f"prompt and answer of at most the {launch.max_model_len} tokens that the line lets in"
+        raise InconsistentError("input_len", f"{prompt} + {output}", expected)
     asked = {**launch.arguments, **_accepted(launch, acceptance, assumed)}
     if launch.role == "decode":
         asked["prefix_hit"] = 1.0
@@ -96,12 +98,6 @@ def with_assumed(result: R, assumed: Iterable[str], unknown: Iterable[str]) -> R
     notes = tuple(f"assumed: {one}" for one in assumed)
     strange = tuple(f"not understood, and left out: {one}" for one in unknown)
     return replace(result, diagnostics=(*result.diagnostics, *notes, *strange))
-
-
-def _check_length(launch: ServingLaunch, prompt: int, output: int) -> None:
-    if launch.max_model_len is not None and prompt + output > launch.max_model_len:
-        expected = f"prompt and answer of at most the {launch.max_model_len} tokens that the line lets in"
-        raise InconsistentError("input_len", f"{prompt} + {output}", expected)
 
 
 def _accepted(launch: ServingLaunch, acceptance: float | None, assumed: list[str]) -> dict[str, float]:

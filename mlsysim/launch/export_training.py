@@ -136,46 +136,42 @@ def _sizes(model: TransformerWorkload) -> list[str]:
     """Megatron's options of a model's sizes."""
     if model.sliding_window is not None:
         raise InputError("workload", model.name, "a model without windows: Megatron-LM's arguments have none here")
-    lines = [
-        _words("--num-layers", model.layers, "--hidden-size", model.hidden_dim, "--ffn-hidden-size", model.ffn_width)
-        + " "
-        + _words("--num-attention-heads", model.heads),
-        _words("--max-position-embeddings", model.max_seq_len or model.positions or 4096, "--vocab-size", model.vocab_size),
-        _words("--position-embedding-type", "learned_absolute" if model.positions else "rope"),
+    lines: list[tuple[object, ...]] = [
+        (
+            *("--num-layers", model.layers, "--hidden-size", model.hidden_dim),
+            *("--ffn-hidden-size", model.ffn_width, "--num-attention-heads", model.heads),
+        ),
+        ("--max-position-embeddings", model.max_seq_len or model.positions or 4096, "--vocab-size", model.vocab_size),
+        ("--position-embedding-type", "learned_absolute" if model.positions else "rope"),
     ]
     if model.mla is None:
-        lines.append(
-            _words("--group-query-attention", "--num-query-groups", model.kv_head_count, "--kv-channels", model.head_width)
-        )
+        groups = ("--group-query-attention", "--num-query-groups", model.kv_head_count, "--kv-channels", model.head_width)
+        lines.append(groups)
     else:
         latent = model.mla
-        lines.append(
-            _words("--multi-latent-attention", "--kv-lora-rank", latent.kv_lora_rank, "--qk-head-dim", latent.nope_head_dim)
-            + (" " + _words("--q-lora-rank", latent.q_lora_rank) if latent.q_lora_rank else "")
-        )
-        lines.append(_words("--qk-pos-emb-head-dim", latent.rope_head_dim, "--v-head-dim", latent.v_head_dim))
+        ranks = ("--multi-latent-attention", "--kv-lora-rank", latent.kv_lora_rank, "--qk-head-dim", latent.nope_head_dim)
+        lines.append((*ranks, *(("--q-lora-rank", latent.q_lora_rank) if latent.q_lora_rank else ())))
+        lines.append(("--qk-pos-emb-head-dim", latent.rope_head_dim, "--v-head-dim", latent.v_head_dim))
     switches = {
         "--swiglu": model.ffn_matrices == 3,
         "--disable-bias-linear": not model.bias,
         "--add-qkv-bias": model.qkv_bias,
         "--untie-embeddings-and-output-weights": not model.tied_embeddings,
     }
-    lines.append(" ".join(option for option, on in switches.items() if on))
+    lines.append(tuple(option for option, on in switches.items() if on))
     if model.prediction_layers:
-        lines.append(_words("--mtp-num-layers", model.prediction_layers))
-    if model.moe is not None:
-        moe = model.moe
-        lines.append(_words("--num-experts", moe.experts, "--moe-router-topk", moe.experts_per_token))
-        lines.append(_words("--moe-ffn-hidden-size", moe.ffn_hidden, "--moe-grouped-gemm"))
+        lines.append(("--mtp-num-layers", model.prediction_layers))
+    if (moe := model.moe) is not None:
+        lines.append(("--num-experts", moe.experts, "--moe-router-topk", moe.experts_per_token))
+        lines.append(("--moe-ffn-hidden-size", moe.ffn_hidden, "--moe-grouped-gemm"))
         if moe.shared_width:
-            lines.append(_words("--moe-shared-expert-intermediate-size", moe.shared_width))
+            lines.append(("--moe-shared-expert-intermediate-size", moe.shared_width))
         if moe.first_dense_layers:
-            freq = f"([0]*{moe.first_dense_layers}+[1]*{model.layers - moe.first_dense_layers})"
-            lines.append(_words("--moe-layer-freq", freq))
+            lines.append(("--moe-layer-freq", f"([0]*{moe.first_dense_layers}+[1]*{model.layers - moe.first_dense_layers})"))
         elif moe.every > 1:
             pattern = [int((number + 1) % moe.every == 0) for number in range(model.layers)]
-            lines.append(_words("--moe-layer-freq", str(pattern).replace(" ", "")))
-    return [line for line in lines if line]
+            lines.append(("--moe-layer-freq", str(pattern).replace(" ", "")))
+    return [_words(*line) for line in lines if line]
 
 
 def _sharding(asked: Mapping[str, Any], dp: int) -> list[str]:

@@ -65,8 +65,8 @@ def model_from_config(source: str | Path | Mapping[str, Any], name: str | None =
         >>> sizes = dict(hidden_size=2048, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8)
         >>> config = dict(model_type="llama", intermediate_size=8192, vocab_size=128256, tie_word_embeddings=True, **sizes)
         >>> model = model_from_config(config)
-        >>> model.name, f"{model.parameter_count / 1e9:.2f} B"
-        ('Llama-3.2-1B', '1.24 B')
+        >>> model.name, f"{model.parameter_count / 1e9:.2f} B", read_config(config).registered
+        ('Llama-3.2-1B', '1.24 B', 'Llama3_2_1B')
         >>> model_from_config({"model_type": "jamba", "hidden_size": 4096})
         Traceback (most recent call last):
         mlsysim.core.errors.NotModelledError: config.json: model_type = 'jamba': expected a transformer with attention in \
@@ -80,12 +80,6 @@ def read_config(source: str | Path | Mapping[str, Any], name: str | None = None)
 
     Raises:
         InputError: as ``model_from_config`` raises it.
-
-    Example:
-        >>> sizes = dict(hidden_size=2048, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8)
-        >>> config = dict(model_type="llama", intermediate_size=8192, vocab_size=128256, tie_word_embeddings=True, **sizes)
-        >>> read_config(config).registered
-        'Llama3_2_1B'
     """
     document, called = _document(source)
     keys = Keys.of(document, called)
@@ -95,13 +89,12 @@ def read_config(source: str | Path | Mapping[str, Any], name: str | None = None)
     fields |= _windows(keys, fields["layers"], assumed)
     formats = formats_of(keys, fields["layers"], fields.get("moe") is not None)
     assumed += formats.notes
-    fields |= {"weight_format": formats.weights, "expert_format": formats.experts}
-    model = _built(fields, name or _name(document, called), called)
+    stored = {"weight_format": formats.weights, "expert_format": formats.experts}
+    model = _built(fields | stored, name or _name(document, called), called)
     registered, known = like_registered(model)
     if known is not None:
-        formats_of_weights = {"weight_format": formats.weights, "expert_format": formats.experts}
-        same = all(getattr(known, key) == value for key, value in formats_of_weights.items())
-        model = known if same else known.model_copy(update=formats_of_weights)
+        same = all(getattr(known, key) == value for key, value in stored.items())
+        model = known if same else known.model_copy(update=stored)
         model = model if name is None else model.model_copy(update={"name": name})
     return ConfigReading(model, registered, _stored(keys, formats, assumed), formats.cache, tuple(assumed))
 

@@ -8,8 +8,10 @@ from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 
 # What two architectures are compared by; lengths, biases and positions change less than a thousandth of a step.
-_COMPARED = ("layers", "hidden_dim", "heads", "kv_head_count", "head_width", "ffn_matrices")
-_ALIKE = ("sliding_window", "full_attention_every", "causal", "cross_attention_layers")
+_COMPARED = (
+    *("layers", "hidden_dim", "heads", "kv_head_count", "head_width", "ffn_matrices"),
+    *("sliding_window", "full_attention_every", "causal", "cross_attention_layers"),
+)
 # Of a vocabulary that files of training pad or leave to a tokenizer: nearer ones are of one model.
 _PADDED = 0.05
 
@@ -27,7 +29,7 @@ def like_registered(model: TransformerWorkload, vocabulary: bool = True) -> tupl
     wanted = _compared(model)
     named = Models.Language.find(model.name)
     if named is not None and _compared(named) == wanted and _distance(named, model) == (False, 0):
-        return _symbol(model.name), named
+        return Models.Language.spellings()[Models.Language.id_of(model.name)][1], named
     alike = [
         (_distance(entry, model), entry.weight_format != model.weight_format, symbol, entry)
         for symbol, entry in zip(Models.Language.names(), Models.Language, strict=True)
@@ -40,16 +42,12 @@ def like_registered(model: TransformerWorkload, vocabulary: bool = True) -> tupl
     return (symbol, entry) if same else ("", None)
 
 
-def _symbol(name: str) -> str:
-    return Models.Language.spellings()[Models.Language.id_of(name)][1]
-
-
 def _distance(entry: TransformerWorkload, model: TransformerWorkload) -> tuple[bool, int]:
     return entry.tied_embeddings != model.tied_embeddings, abs(entry.vocab_size - model.vocab_size)
 
 
 def _compared(model: TransformerWorkload) -> tuple[Any, ...]:
-    sizes = tuple(getattr(model, name) for name in (*_COMPARED, *_ALIKE))
+    sizes = tuple(getattr(model, name) for name in _COMPARED)
     moe, latent = model.moe, model.mla
     experts = moe and (moe.experts, moe.experts_per_token, moe.ffn_hidden, moe.shared_width, moe.first_dense_layers, moe.every)
     all_experts = moe is not None and not moe.first_dense_layers and moe.every == 1

@@ -166,10 +166,9 @@ def _number(word: object) -> int | None:
 def _refuse(stated: Stated) -> None:
     refuse_offload("--optimizer-cpu-offload", stated.get("offloaded"))
     refuse_offload("--fine-grained-activation-offloading", stated.get("activations_off"))
-    if stated.get("hybrid"):
-        pattern = str(stated.get("hybrid"))
-        if "M" in pattern:
-            raise NotModelledError("--hybrid-override-pattern", pattern, "attention in every layer: M is a Mamba layer")
+    pattern = str(stated.get("hybrid") or "")
+    if "M" in pattern:
+        raise NotModelledError("--hybrid-override-pattern", pattern, "attention in every layer: M is a Mamba layer")
 
 
 def _whole_plan(stated: Stated) -> None:

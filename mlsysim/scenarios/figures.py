@@ -75,15 +75,10 @@ def figures(
     served_per_s: float | None = None,
     failing: Mapping[str, Any] | None = None,
 ) -> dict[str, Figure]:
-    """Return every figure of an answer, and those that follow from the place and from the tokens of a training run.
+    """Return every figure of an answer, and those that follow from the place and from the tokens of a whole training run.
 
-    Args:
-        answer: a training step, or a deployment under its load.
-        system: what it runs on.
-        place: where.
-        tokens: of a whole training run, or None.
-        served_per_s: tokens a second of the requests that arrive, where a queue has no such figure of its own.
-        failing: arguments of ``time_to_train`` that say how failures are survived; without them none are counted.
+    Where a queue has no tokens a second of its own, ``served_per_s`` is that of the requests that arrive. Failures are counted
+    where ``failing``, arguments of ``time_to_train``, says how they are survived.
     """
     by_name = {part.name: _field(answer, part.name) for part in fields(answer) if _is_figure(getattr(answer, part.name))}
     accelerators = 1.0 if answer.facts is None else answer.facts.accelerators

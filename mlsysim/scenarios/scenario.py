@@ -125,7 +125,9 @@ class Scenario:
         """Every figure by the name that limits call it."""
         served = None
         if self.kind == "serve" and self._rate is not None:
-            served = self._per_s() * float(self.arguments.get("output_len") or 0) or None
+            rate = getattr(self.answer, "arrival_rate", None)
+            per_s = 0.0 if rate is None else in_unit(rate, "count/second")
+            served = per_s * float(self.arguments.get("output_len") or 0) or None
         return figures(self.answer, self.system, self.place, self.tokens, served, self.failing)
 
     def scorecard(self) -> Scorecard:
@@ -135,10 +137,6 @@ class Scenario:
     @property
     def _rate(self) -> Any:
         return self.arguments.get("request_rate", self.arguments.get("arrival_rate"))
-
-    def _per_s(self) -> float:
-        rate = getattr(self.answer, "arrival_rate", None)
-        return 0.0 if rate is None else in_unit(rate, "count/second")
 
     @functools.cached_property
     def _recommended(self) -> Recommended:
@@ -157,7 +155,8 @@ class Scenario:
         batch = needed("batch_size", asked.pop("batch_size", None), "sequences of a step")
         if any(asked.get(name) is not None for name in OF_A_PLAN) or not isinstance(self.workload, TransformerWorkload):
             return DistributedModel().solve(self.workload, fleet, batch_size=batch, **asked)
-        searched = {name: value for name, value in asked.items() if name in _searchable()}
+        known = inspect.signature(ParallelismOptimizer.solve).parameters
+        searched = {name: value for name, value in asked.items() if name in known}
         search = ParallelismOptimizer().solve(self.workload, fleet, batch_size=batch, **searched)
         return search if search.best is None else search.best
 
@@ -181,11 +180,6 @@ def _accepted(kind: str) -> frozenset[str]:
 
 
 _INPUTS = {"self", "workload", "hardware", "fleet", "service_time", "service_rate", "servers", "distribution", "service_cv2"}
-
-
-@functools.cache
-def _searchable() -> frozenset[str]:
-    return frozenset(inspect.signature(ParallelismOptimizer.solve).parameters)
 
 
 def _workload(model: object) -> Workload:

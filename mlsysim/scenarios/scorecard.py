@@ -15,26 +15,9 @@ from mlsysim.solvers.result import Result
 
 # What a card shows of the figures that there are, in this order.
 _SHOWN = (
-    "step_latency_total",
-    "mfu",
-    "itl",
-    "ttft",
-    "ttft_p99",
-    "latency_p99",
-    "utilization",
-    "tokens_per_second",
-    "requests_per_second",
-    "memory_per_accelerator",
-    "power",
-    "energy",
-    "failures",
-    "goodput",
-    "days",
-    "cost_per_hour",
-    "cost_per_million",
-    "cost",
-    "run_energy",
-    "carbon",
+    *("step_latency_total", "mfu", "itl", "ttft", "ttft_p99", "latency_p99", "utilization"),
+    *("tokens_per_second", "requests_per_second", "memory_per_accelerator", "power", "energy"),
+    *("failures", "goodput", "days", "cost_per_hour", "cost_per_million", "cost", "run_energy", "carbon"),
 )
 
 

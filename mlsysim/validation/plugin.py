@@ -15,22 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlsysim.validation.anchors.record_keys import (
-    KERNELS,
-    LEFT_OUT,
-    MOVE,
-    OF_ANCHORS,
-    REPORT_FORMATS,
-    ROW,
-    RUN,
-    SEARCH,
-    SERVING_LEFT_OUT,
-    SOLVE,
-    SUMMARIES,
-    TABLE_SUFFIX,
-    TARGET,
-    USER_SUFFIX,
-)
+from mlsysim.validation.anchors import record_keys as keys
 
 if TYPE_CHECKING:
     from mlsysim.core.errors import DataError
@@ -42,14 +27,14 @@ _MALFORMED = pytest.StashKey[dict[str, tuple[pytest.Collector, "DataError"]]]()
 
 # Under which names tests leave what reports are made from.
 _RECORDED = {
-    "rows": ROW,
-    "kernels": KERNELS,
-    "targets": TARGET,
-    "moves": MOVE,
-    "searches": SEARCH,
-    "solves": SOLVE,
-    "left_out": LEFT_OUT,
-    "serving_left_out": SERVING_LEFT_OUT,
+    "rows": keys.ROW,
+    "kernels": keys.KERNELS,
+    "targets": keys.TARGET,
+    "moves": keys.MOVE,
+    "searches": keys.SEARCH,
+    "solves": keys.SOLVE,
+    "left_out": keys.LEFT_OUT,
+    "serving_left_out": keys.SERVING_LEFT_OUT,
 }
 # Whether a report could not be written at the end.
 _LOST = pytest.StashKey[bool]()
@@ -61,11 +46,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options = {
         "--anchors": (
             "PATH",
-            f"also check this *{USER_SUFFIX} file, or all in this directory, or this table of runs (*{TABLE_SUFFIX})",
+            f"also check this *{keys.USER_SUFFIX} file, or all in this directory, or this table of runs (*{keys.TABLE_SUFFIX})",
         ),
         "--anchor-report": (
             "FILE",
-            f"write the anchors' report to FILE, in the format of its ending: {' '.join(REPORT_FORMATS)}",
+            f"write the anchors' report to FILE, in the format of its ending: {' '.join(keys.REPORT_FORMATS)}",
         ),
         "--accuracy-report": (
             "FILE",
@@ -77,8 +62,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(name, action="append", default=[], metavar=metavar, help=f"{meaning} (repeatable)")
     group.addoption(
         "--anchors-summary",
-        choices=SUMMARIES,
-        default=SUMMARIES[0],
+        choices=keys.SUMMARIES,
+        default=keys.SUMMARIES[0],
         help="what is printed of all anchors: a table of families and a verdict, or every table (default: %(default)s)",
     )
     parser.addini("mlsysim_solve_budget_ms", "limit of a solve where its solver has none of its own, in ms", default="3.0")
@@ -93,7 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _ask(name)
     named = {_resolved(argument) for argument in config.args}
     config.args += [str(path) for path in sorted(files) if path not in named]
-    for option, endings in (("--anchor-report", REPORT_FORMATS), ("--accuracy-report", (".md",))):
+    for option, endings in (("--anchor-report", keys.REPORT_FORMATS), ("--accuracy-report", (".md",))):
         for name in config.getoption(option):
             reason = _unwritable(Path(name), endings)
             if reason:
@@ -148,11 +133,11 @@ def _unwritable(path: Path, endings: tuple[str, ...]) -> str:
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """A ``*.anchor.toml`` that was asked for by name or by ``--anchors`` is a module of tests; so is a table of runs."""
-    if file_path.suffix == TABLE_SUFFIX and file_path.resolve() in parent.config.stash[_USER_FILES]:
+    if file_path.suffix == keys.TABLE_SUFFIX and file_path.resolve() in parent.config.stash[_USER_FILES]:
         from mlsysim.validation.suite.run_items import RunsFile
 
         return RunsFile.from_parent(parent, path=file_path)
-    if not file_path.name.endswith(USER_SUFFIX):
+    if not file_path.name.endswith(keys.USER_SUFFIX):
         return None
     if parent.session.isinitpath(file_path) or file_path.resolve() in parent.config.stash[_USER_FILES]:
         return AnchorModule.from_parent(parent, path=file_path)
@@ -195,7 +180,7 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     place = collector.path if isinstance(collector, AnchorModule) else getattr(collector.obj, "ANCHORS", None)
     if not isinstance(place, Path):
         return None
-    collector.keywords[OF_ANCHORS] = True
+    collector.keywords[keys.OF_ANCHORS] = True
     from mlsysim.validation.suite.case_items import case_items
 
     items, malformed = case_items(collector, name, obj, place)
@@ -214,7 +199,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     module = metafunc.definition.getparent(pytest.Module)
     assert module is not None
-    module.keywords[OF_ANCHORS] = True
+    module.keywords[keys.OF_ANCHORS] = True
     for name in sorted(wanted):
         _keep(module, parametrise.by_name(metafunc, name, place))
 
@@ -254,7 +239,8 @@ def anchor_rows(anchor_root: Path) -> tuple[dict[str, Any], ...]:
 def pytest_report_teststatus(report: Any, config: pytest.Config) -> Generator[None, Any, Any]:
     """Thousands of cases that pass, or miss as is known, print nothing; what fails does, and with -v all do."""
     status = yield
-    if status[0] in ("passed", "xfailed") and config.get_verbosity() <= 0 and OF_ANCHORS in getattr(report, "keywords", ()):
+    of_anchors = keys.OF_ANCHORS in getattr(report, "keywords", ())
+    if of_anchors and status[0] in ("passed", "xfailed") and config.get_verbosity() <= 0:
         return status[0], "", ""
     return status
 
@@ -264,7 +250,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Ite
     """The report, if anchors ran, below all others; on the controller when pytest-xdist spreads them."""
     yield
     left = _left_by_tests(terminalreporter)
-    runs = _records(left[RUN])
+    runs = _records(left[keys.RUN])
     if runs:
         from mlsysim.validation.report import summary
 
@@ -282,7 +268,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Ite
     verdict = summary.last_line(rows, failed, deselected)
     findings = Findings(verdict=verdict, **recorded)
     terminalreporter.section("mlsysim anchors")
-    full = config.getoption("--anchors-summary") == SUMMARIES[-1]
+    full = config.getoption("--anchors-summary") == keys.SUMMARIES[-1]
     for line in report.lines(findings) if full else summary.lines(findings):
         terminalreporter.write_line(line)
     for name in config.getoption("--anchor-report"):
@@ -336,14 +322,14 @@ def _user_files(option: str) -> list[Path]:
     """The anchor files of one ``--anchors``."""
     path = Path(option).resolve()
     if path.is_dir():
-        files = sorted(path.rglob(f"*{USER_SUFFIX}"))
+        files = sorted(path.rglob(f"*{keys.USER_SUFFIX}"))
         if not files:
-            raise pytest.UsageError(f"--anchors={option}: no *{USER_SUFFIX} in this directory")
+            raise pytest.UsageError(f"--anchors={option}: no *{keys.USER_SUFFIX} in this directory")
         return files
     if not path.is_file():
         raise pytest.UsageError(f"--anchors={option}: no such file or directory")
-    if not path.name.endswith((USER_SUFFIX, TABLE_SUFFIX)):
-        endings = f"{USER_SUFFIX} or {TABLE_SUFFIX}"
+    if not path.name.endswith((keys.USER_SUFFIX, keys.TABLE_SUFFIX)):
+        endings = f"{keys.USER_SUFFIX} or {keys.TABLE_SUFFIX}"
         raise pytest.UsageError(f"--anchors={option}: expected a directory or a file ending in {endings}")
     return [path]
 

@@ -47,6 +47,11 @@ def parts_of(folder):
     return found.parts
 
 
+def checks_of(folder):
+    """Every gate's every statistic with the rows that it judges."""
+    return [(check, one) for one in parts_of(folder) for check in one.checks]
+
+
 def part(name, role, errors, coefficients=("a",), gates=()):
     """What a test hands over of one table."""
     row = {"file": "f.csv", "id": f"{name}-{role}", "family": "kernels: gemm", "role": role}
@@ -122,7 +127,7 @@ def test_malformed_gates_are_named(tmp_path, old, new, message):
 
 def test_a_gate_that_chooses_no_row_is_an_error(tmp_path):
     folder = linked(tmp_path / "kernels", GATES.replace("{ m = 1024 }", "{ m = 1e12 }"))
-    check, one = next((check, one) for check, one in kernels.checks(folder) if check.gate.at_least.get("m"))
+    check, one = next((check, one) for check, one in checks_of(folder) if check.gate.at_least.get("m"))
     with pytest.raises(DataError, match="no validation row"):
         check.found(one)
 
@@ -147,7 +152,7 @@ def test_a_run_reports_what_it_selected(pytester, tree, strict):
     tree()
     only = ("-k", "kernel_table and gemm-h100_sxm-bfloat16", "--anchors-summary=full")
     result = pytester.runpytest("anchors", *only, "--junitxml=j.xml", "--anchor-report=r.json", *strict)
-    result.assert_outcomes(passed=2, deselected=len(parts_of(KERNELS)) + len(kernels.checks(KERNELS)) - 2)
+    result.assert_outcomes(passed=2, deselected=len(parts_of(KERNELS)) + len(checks_of(KERNELS)) - 2)
     result.stdout.fnmatch_lines(
         [
             "Kernels *role *tables *times*gates",
@@ -179,7 +184,7 @@ def test_records_survive_the_way_from_a_worker(pytester, tree, request):
 def test_a_gate_that_does_not_hold_is_red(pytester, tree):
     tree(GATES.replace("median = 0.07\n", "median = 0.001\n", 1))
     result = pytester.runpytest("anchors", "-k", "gemm-h100_sxm-bfloat16-all")
-    result.assert_outcomes(failed=1, deselected=len(parts_of(KERNELS)) + len(kernels.checks(KERNELS)) - 1)
+    result.assert_outcomes(failed=1, deselected=len(parts_of(KERNELS)) + len(checks_of(KERNELS)) - 1)
     result.stdout.fnmatch_lines(["gemm-h100_sxm-bfloat16-all-median: median of * % is above the gate of 0.1 %: *"])
 
 

@@ -18,13 +18,12 @@ from pydantic import Field, model_validator
 
 from mlsysim.core.errors import MissingEntryError, UnknownNameError
 from mlsysim.core.spec import Spec, spec_of
-from mlsysim.core.toml import toml_file
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.solvers.training.parallelism import DIMENSIONS, ParallelismOptimizer, ParallelismResult
 from mlsysim.validation.anchors.anchor import Anchor, Gap
 from mlsysim.validation.anchors.comparison import compare
 from mlsysim.validation.anchors.inputs import build, call_of
-from mlsysim.validation.anchors.loading import anchor_files, load_sound
+from mlsysim.validation.anchors.loading import anchor_files, load_sound, written
 from mlsysim.validation.anchors.schema import Key, Text
 
 FILE = "layouts.toml"
@@ -234,10 +233,7 @@ def timed_searches(root: Path) -> tuple[TimedSearch, ...]:
 
 
 def _read(root: Path) -> Layouts:
-    path = root / FILE
-    if not path.exists():
-        return Layouts()
-    return spec_of(Layouts, toml_file(path), str(path))
+    return spec_of(Layouts, written(root / FILE), str(root / FILE))
 
 
 def _rankings(layouts: Layouts, runs: Sequence[Anchor]) -> Iterator[Ranking]:

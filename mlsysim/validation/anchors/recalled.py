@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mlsysim.core.toml import toml_file
 from mlsysim.tables.predict import predict_table
+from mlsysim.validation.anchors.loading import written
 
 FILE = "recalled.toml"
 
@@ -17,10 +17,7 @@ def rows(root: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: the file is not TOML, or an entry lacks what it needs.
     """
-    path = root / FILE
-    if not path.exists():
-        return []
-    entries = toml_file(path)
+    entries = written(root / FILE)
     predicted = predict_table(entry["run"] for entry in entries.values())
     return [
         {"id": name, **entry, "metric": entry["run"]["metric"], "predicted": float(answer["predicted"])}

@@ -40,7 +40,6 @@ class Prediction:
 
     predicted: Plain
     unfactored: Plain
-    unit: str
     basis: str
     feasible: bool
     reason: str
@@ -73,7 +72,6 @@ def predict(anchor: Anchor) -> Prediction:
     return Prediction(
         predicted=predicted,
         unfactored=unfactored,
-        unit=case.unit,
         basis=str(result.basis),
         feasible=bool(result.feasible),
         reason=str(result.reason or ""),

@@ -29,7 +29,7 @@ def contents(anchor: Anchor) -> dict[str, Any]:
     prediction = predict(anchor)
     kept = {
         "predicted": rounded(prediction.predicted),
-        "unit": prediction.unit,
+        "unit": anchor.case.unit,
         "basis": prediction.basis,
         "feasible": prediction.feasible,
     }

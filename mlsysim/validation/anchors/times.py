@@ -87,13 +87,16 @@ class Times(Spec):
     capacity: Capacity | None = None
 
 
-def times(root: Path) -> Times | None:
-    """The limits of a tree of anchors; None where it states none.
+_NO_LIMITS = Times(yardstick_ms=math.inf, solver={})
+
+
+def times(root: Path) -> Times:
+    """The limits of a tree of anchors, which may state none.
 
     Raises:
         DataError: the file is malformed.
     """
-    return spec_in(root / FILE, Times)
+    return spec_in(root / FILE, Times) or _NO_LIMITS
 
 
 def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
@@ -104,14 +107,13 @@ def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
     Raises:
         MissingEntryError: a case that the tree names does not exist.
     """
-    limits = times(root)
     chosen: dict[str, Anchor] = {}
     by_id = {}
     for anchor in anchors:
         chosen.setdefault(anchor.source.solver, anchor)
         by_id[anchor.id] = anchor
     lacking = not_installed(root)
-    for solver, limit in {} if limits is None else limits.solver.items():
+    for solver, limit in times(root).solver.items():
         if solver in lacking:
             continue
         if limit.case not in by_id or by_id[limit.case].source.solver != solver:
@@ -124,16 +126,11 @@ def timed_cases(root: Path, anchors: Iterable[Anchor]) -> dict[str, Anchor]:
 def against_limit(
     work: Callable[[], object], rounds: int, limit_s: float, yardstick_ms: float = math.inf
 ) -> tuple[float, float]:
-    """Seconds that ``work`` takes, and the limit on a machine that is as slow as this one was just then.
+    """Seconds that ``work`` takes in its quickest round, and the limit on a machine that is as slow as this one was just then.
 
     A machine whose cores others share is slower for a moment or a second, by as much as two: so the yardstick is laid on before
     and after, the quicker of the two counts, and work that misses its limit is tried again.
-
-    Args:
-        work: what is timed.
-        rounds: of which the quickest counts.
-        limit_s: the limit where the yardstick takes ``yardstick_ms``; by default on any machine.
-        yardstick_ms: what the yardstick took where the limit was measured.
+    The limit is that of a machine whose yardstick takes ``yardstick_ms``, by default of any.
     """
     tries: list[tuple[float, float]] = []
     while len(tries) < _TRIES and (not tries or tries[-1][0] > tries[-1][1]):

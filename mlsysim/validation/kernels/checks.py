@@ -167,11 +167,6 @@ def sound(directory: Path) -> Kernels:
     return _read(directory.resolve()) if (directory / GATES_FILE).exists() else Kernels((), [])
 
 
-def checks(directory: Path) -> list[tuple[KernelCheck, KernelPart]]:
-    """Every gate's every statistic with the rows that it judges."""
-    return [(check, part) for part in sound(directory).parts for check in part.checks]
-
-
 @functools.cache
 def _read(directory: Path) -> Kernels:
     tables, malformed = measured_tables(directory)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlsysim.calibration import attention, collectives, gemm, siblings
 from mlsysim.core.errors import DataError
@@ -50,19 +50,12 @@ class MeasuredTable:
         return KernelTable.read(self.path, role).where(**self.select)
 
 
-class Found(NamedTuple):
-    """The tables of a folder that are sound, and what is wrong with the files of others."""
-
-    tables: list[MeasuredTable]
-    malformed: list[DataError]
-
-
 # The tables of one file, made when asked for: a malformed file leaves out its own.
 _File = Callable[[], Iterator[MeasuredTable]]
 
 
-def measured_tables(directory: Path) -> Found:
-    """All tables of a folder such as ``anchors/kernels``, in the order of its heads."""
+def measured_tables(directory: Path) -> tuple[list[MeasuredTable], list[DataError]]:
+    """All sound tables of a folder such as ``anchors/kernels``, and what is wrong with the files of others."""
     tables: list[MeasuredTable] = []
     malformed: list[DataError] = []
     for family in (_gemm, _peaks, _attention, _collectives, _multinode):
@@ -77,7 +70,7 @@ def measured_tables(directory: Path) -> Found:
             except DataError as error:
                 malformed.append(error)
     told = {str(error): error for error in malformed}  # families share heads
-    return Found(tables, list(told.values()))
+    return tables, list(told.values())
 
 
 def _gemm(directory: Path) -> Iterator[_File]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,16 @@ from mlsysim.validation.anchors.estimators import NAIVE_MFU
 from mlsysim.validation.report import tables
 from mlsysim.validation.report.findings import Findings
 from mlsysim.validation.report.report import markdown_table, percent, said
-from mlsysim.validation.report.statistics import Row, Summary, kernels_by_family, pooled, quantile, summarise, total
+from mlsysim.validation.report.statistics import (
+    KernelSummary,
+    Row,
+    Summary,
+    kernels_by_family,
+    pooled,
+    quantile,
+    summarise,
+    total,
+)
 
 WORST = 10
 
@@ -68,9 +77,8 @@ def _groups(column: str, rows: Sequence[Row]) -> list[str]:
         pair = [summarise(name, role, [row for row in group if row["role"] == role]) for role in ("calibration", "validation")]
         body.append(
             (
-                *(name, " / ".join(str(one.cases) for one in pair), _pair(pair, lambda one: one.median)),
-                *(_pair(pair, lambda one: one.mean), _pair(pair, lambda one: one.p90), _pair(pair, lambda one: one.bias, True)),
-                *(_pair(pair, lambda one: one.balanced_accuracy), str(summarise(name, "", group).coefficients)),
+                *(name, " / ".join(str(one.cases) for one in pair), *_pairs(pair)),
+                *(_pair(pair, "balanced_accuracy"), str(summarise(name, "", group).coefficients)),
                 summarise(name, "", group).bases,
             )
         )
@@ -78,8 +86,13 @@ def _groups(column: str, rows: Sequence[Row]) -> list[str]:
     return [f"## Errors by {column}, calibration / validation", markdown_table(header, body)] if body else []
 
 
-def _pair(pair: Iterable[Summary], value: Callable[[Summary], float | None], signed: bool = False) -> str:
-    numbers = [value(one) for one in pair]
+def _pairs(pair: Sequence[Summary | KernelSummary]) -> list[str]:
+    """The errors of both roles of a group, side by side."""
+    return [*(_pair(pair, name) for name in ("median", "mean", "p90")), _pair(pair, "bias", signed=True)]
+
+
+def _pair(pair: Sequence[Summary | KernelSummary], name: str, *, signed: bool = False) -> str:
+    numbers = [getattr(one, name) for one in pair]
     return "-" if numbers == [None, None] else " / ".join(percent(one, signed=signed) for one in numbers)
 
 
@@ -117,9 +130,7 @@ def _without(left_out: Sequence[Row], rows: Sequence[Row]) -> list[str]:
         name = entry["id"] if single else f"{', '.join(entry['cases'])} without {', '.join(entry['without'])}"
         errors: dict[str, Any] = entry["errors"]
         medians += [errors["median"]] if single else []
-        numbers = (percent(errors[part]) for part in ("median", "mean", "p90"))
-        bias = percent(errors["bias"], signed=True)
-        body.append((name, str(errors["points"]), *numbers, bias, percent(quantile(fitted, 0.5))))
+        body.append((name, *_of_errors(errors), percent(quantile(fitted, 0.5))))
     header = ("Source", "Rows", "Median", "Mean", "p90", "Bias", "Median when its calibration rows are fitted")
     told = f"Median of the {len(medians)} sources' medians: {percent(quantile(medians, 0.5), digits=2)}."
     return ["## A source never seen: each training source without itself", said("left_out"), told, markdown_table(header, body)]
@@ -185,9 +196,7 @@ def _kernels(kernels: Sequence[Row]) -> list[str]:
         pair = [
             next(one for one in summaries if (one.family, one.role) == (name, role)) for role in ("calibration", "validation")
         ]
-        three = [" / ".join(percent(value) for value in values) for values in _columns(pair)]
-        signed = " / ".join(percent(one.bias, signed=True) for one in pair)
-        body.append((name, " / ".join(f"{one.cases:,}" for one in pair), *three, signed, str(pair[1].coefficients)))
+        body.append((name, " / ".join(f"{one.cases:,}" for one in pair), *_pairs(pair), str(pair[1].coefficients)))
     gates = sorted((gate for row in kernels for gate in row["gates"]), key=lambda gate: str(gate["id"]))
     judged = [(f"`{gate['id']}`", percent(gate["found"]), f"<= {percent(gate['limit'])}", _standing(gate)) for gate in gates]
     met = sum(bool(gate["held"]) for gate in gates)
@@ -195,10 +204,6 @@ def _kernels(kernels: Sequence[Row]) -> list[str]:
     parts.append(markdown_table(("Family", "Times", "Median", "Mean", "p90", "Bias", "Coefficients"), body))
     told = f"{met} of {len(gates)} are met, each by the validation rows of a table; they stand in `anchors/kernels/gates.toml`."
     return [*parts, "## Aims of kernels", told, markdown_table(("Table and aim", "Found", "Aim", "Standing"), judged)]
-
-
-def _columns(pair: Sequence[Any]) -> list[list[float | None]]:
-    return [[getattr(one, name) for one in pair] for name in ("median", "mean", "p90")]
 
 
 def _standing(gate: Row) -> str:

@@ -185,14 +185,11 @@ def _kernels(kernels: Sequence[Row]) -> list[str]:
 
 def _summaries(name: str, summaries: Sequence[Summary]) -> str:
     """A table of errors of cases, one line for each group."""
-    body = [
-        (
-            *(summary.family, summary.role, str(summary.cases), report.percent(summary.median), report.percent(summary.mean)),
-            *(report.percent(summary.p90), report.percent(summary.bias, signed=True), f"{summary.in_band}/{summary.cases}"),
-            *(str(summary.known_misses), str(summary.coefficients), summary.bases),
-        )
-        for summary in summaries
-    ]
+    columns = (
+        *("family", "role", "cases", "median", "mean", "p90", "bias"),
+        *("in_band", "known_misses", "coefficients", "bases"),
+    )
+    body = [report.cells(summary, columns) for summary in summaries]
     header = (name, "Role", "Cases", "Median", "Mean", "p90", "Bias", "In band", "Known misses", "Coefficients", "Basis")
     return report.markdown_table(header, body)
 

@@ -43,13 +43,11 @@ class Judgement(AsRow):
     @property
     def head(self) -> str:
         """One line: how many moved, and which way."""
-        told = [
-            f"{number} {what}" for number, what in ((self.unseen, "moved by less than 0.05 %"), (self.new, "are new")) if number
-        ]
+        counts = {"moved by less than 0.05 %": self.unseen, "are new": self.new}
+        beside = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
         moved = f"{self.moved} prediction{'' if self.moved == 1 else 's'} moved"
-        return "; ".join(
-            [f"{moved}: {self.nearer} came nearer to what was measured, {self.away} went away", *[", ".join(told)] * bool(told)]
-        )
+        told = f"{moved}: {self.nearer} came nearer to what was measured, {self.away} went away"
+        return f"{told}; {beside}" if beside else told
 
     @property
     def tables(self) -> list[Table]:

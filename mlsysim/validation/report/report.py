@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mlsysim.core.toml import toml_file
 from mlsysim.validation.report.findings import Findings
-from mlsysim.validation.report.statistics import KernelSummary, Row, by_family_and_role, kernels_by_family, total
+from mlsysim.validation.report.statistics import KernelSummary, Row, Summary, by_family_and_role, kernels_by_family, total
 
 
 class Table(NamedTuple):
@@ -156,35 +156,18 @@ def _families(rows: Sequence[Row]) -> list[str]:
         *("Family", "role", "cases", "median |error|", "p90 |error|", "bias"),
         *("in band", "known misses", "coefficients", "hand-picked", "basis"),
     )
-    body = [
-        (
-            summary.family,
-            summary.role,
-            str(summary.cases),
-            percent(summary.median),
-            percent(summary.p90),
-            percent(summary.bias, signed=True),
-            f"{summary.in_band}/{summary.cases}",
-            str(summary.known_misses),
-            str(summary.coefficients),
-            str(summary.hand_picked),
-            summary.bases,
-        )
-        for summary in by_family_and_role(rows)
-    ]
+    columns = (
+        *("family", "role", "cases", "median", "p90", "bias"),
+        *("in_band", "known_misses", "coefficients", "hand_picked", "bases"),
+    )
+    body = [cells(summary, columns) for summary in by_family_and_role(rows)]
     return [*table(header, body, left=2), *outcomes(rows)] if body else []
 
 
 def _kernels(kernels: Sequence[Row]) -> list[str]:
     header = ("Kernels", "role", "tables", "times", "median |error|", "p90 |error|", "bias", "coefficients", "gates")
-    body = [
-        (
-            *(summary.family, summary.role, str(summary.tables), f"{summary.cases:,}"),
-            *(percent(summary.median), percent(summary.p90), percent(summary.bias, signed=True)),
-            *(str(summary.coefficients), gates(summary)),
-        )
-        for summary in kernels_by_family(kernels)
-    ]
+    columns = ("family", "role", "tables", "cases", "median", "p90", "bias", "coefficients", "gates")
+    body = [cells(summary, columns) for summary in kernels_by_family(kernels)]
     return table(header, body, left=2) if body else []
 
 
@@ -199,6 +182,22 @@ def _aims(targets: Sequence[Row]) -> list[str]:
         for row in missed
     ]
     return [head, *(table(("Aim", "found", "limit", ""), body) if body else [])]
+
+
+def cells(summary: Summary | KernelSummary, columns: Iterable[str]) -> tuple[str, ...]:
+    """Fields of a summary as text: errors in per cent, what is in band of all, and gates by how many hold."""
+
+    def cell(name: str) -> str:
+        value = getattr(summary, name)
+        if name == "gates" and isinstance(summary, KernelSummary):
+            return gates(summary)
+        if name == "in_band":
+            return f"{value}/{summary.cases}"
+        if name in ("median", "mean", "p90", "bias"):
+            return percent(value, signed=name == "bias")
+        return f"{value:,}" if name == "cases" and isinstance(summary, KernelSummary) else str(value)
+
+    return tuple(map(cell, columns))
 
 
 def gates(summary: KernelSummary) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlsysim.validation.report.coverage import ALL, of_kinds, of_known, of_unfitted, of_unknown
-from mlsysim.validation.report.report import Table, gates, percent
+from mlsysim.validation.report.report import Table, cells, percent
 from mlsysim.validation.report.statistics import KernelSummary, Row
 
 
@@ -41,12 +41,6 @@ def of_intervals(rows: Sequence[Row], *, whole: bool) -> Table:
 
 def of_kernels(name: str, summaries: Sequence[KernelSummary]) -> Table:
     """A line for each group of kernel times, which the first column's ``name`` says what they are."""
-    body = [
-        (
-            *(summary.family, summary.role, f"{summary.cases:,}", percent(summary.median)),
-            *(percent(summary.mean), percent(summary.p90), percent(summary.bias, signed=True)),
-            *(gates(summary), str(summary.coefficients)),
-        )
-        for summary in summaries
-    ]
+    columns = ("family", "role", "cases", "median", "mean", "p90", "bias", "gates", "coefficients")
+    body = [cells(summary, columns) for summary in summaries]
     return Table((name, "Role", "Times", "Median", "Mean", "p90", "Bias", "Gates", "Coefficients"), body, left=2)

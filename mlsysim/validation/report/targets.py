@@ -15,8 +15,9 @@ from pydantic import Field, model_validator
 
 from mlsysim.core.errors import InconsistentError, UnknownNameError
 from mlsysim.core.spec import Spec, spec_of
-from mlsysim.core.toml import only_keys, tables_of, toml_file
+from mlsysim.core.toml import only_keys, tables_of
 from mlsysim.validation.anchors.anchor import Gap
+from mlsysim.validation.anchors.loading import written
 from mlsysim.validation.anchors.schema import Key, Text
 from mlsysim.validation.report.left_out import HeldOut
 from mlsysim.validation.report.statistics import Row, Summary, covered, kernels_by_family, quantile, summarise
@@ -185,15 +186,9 @@ def held_out_groups(root: Path) -> list[HeldOut]:
     return [HeldOut(group.id, group.without, group.cases) for group in _built(root, Group, "held_out")]
 
 
-def _document(root: Path) -> dict[str, Any]:
-    path = root / FILE
-    if not path.exists():
-        return {}
-    document = toml_file(path)
-    only_keys(document, ("target", "held_out"), str(path))
-    return document
-
-
 def _built(root: Path, kind: type[T], key: str) -> list[T]:
-    tables = tables_of(_document(root), key, str(root / FILE))
-    return [spec_of(kind, table, f"{root / FILE}: {table.get('id', 'an entry without id')}") for table in tables]
+    path = root / FILE
+    document = written(path)
+    only_keys(document, ("target", "held_out"), str(path))
+    tables = tables_of(document, key, str(path))
+    return [spec_of(kind, table, f"{path}: {table.get('id', 'an entry without id')}") for table in tables]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def _judged(parts: tuple[kernels.KernelPart, ...]) -> tuple[dict[str, Any], ...]
 
 def page(root: Path, name: str) -> str:
     """The text of ``anchors.md`` or ``accuracy.md``."""
-    return _PAGES[name](root)
+    return _accuracy(root) if name == "accuracy.md" else export.as_markdown(Findings(rows(root), kernel_rows(root)))
 
 
 def _accuracy(root: Path) -> str:
@@ -62,12 +61,6 @@ def _accuracy(root: Path) -> str:
     return accuracy.as_markdown(
         Findings(cases, tables, judged, left_out=training, serving_left_out=serving, recalled=recalled_rows)
     )
-
-
-_PAGES: dict[str, Callable[[Path], str]] = {
-    "anchors.md": lambda root: export.as_markdown(Findings(rows(root), kernel_rows(root))),
-    "accuracy.md": _accuracy,
-}
 
 
 _NUMBER = re.compile(r"(-?\d[\d,]*\.?\d*)")

@@ -105,8 +105,7 @@ def test_time_of_a_whole_search(timed_search: layouts.TimedSearch, anchor_root: 
         return
     set_up_s = float(request.config.getini("mlsysim_search_budget_ms")) / 1e3
     limit_s, limits = min(timed_search.seconds, set_up_s + plans / timed_search.rate), times(anchor_root)
-    yardstick_ms = float("inf") if limits is None else limits.yardstick_ms
-    taken_s, limit_s = against_limit(timed_search.call, 2, limit_s, yardstick_ms)
+    taken_s, limit_s = against_limit(timed_search.call, 2, limit_s, limits.yardstick_ms)
     benchmark.extra_info["plans_per_second"] = plans / taken_s
     record = {"file": layouts.FILE, "id": timed_search.id, "plans": plans, "seconds": taken_s}
     request.node.user_properties.append((SEARCH, json.dumps(record)))
@@ -172,7 +171,7 @@ def test_time_of_a_solve(timed: Anchor, anchor_root: Path, request: pytest.Fixtu
         return
     # What pytest-benchmark tells is time on the wall, which grows where another process takes the core.
     rounds = 100 if quick else 3
-    if limits is not None and solver in limits.solver:
+    if solver in limits.solver:
         allowed = 1e-3 * limits.solver[solver].limit_ms, limits.yardstick_ms
     else:
         allowed = float(request.config.getini("mlsysim_solve_budget_ms")) / 1e3, float("inf")
@@ -187,7 +186,7 @@ def test_time_of_a_solve(timed: Anchor, anchor_root: Path, request: pytest.Fixtu
 def test_time_of_a_capacity_plan(anchor_root: Path, request: pytest.FixtureRequest) -> None:
     """What ``CapacityPlanner`` asks of a plan, its speed with each number of requests in flight, comes at a stated rate."""
     limits = times(anchor_root)
-    if limits is None or limits.capacity is None:
+    if limits.capacity is None:
         pytest.skip("no plans to time are stated")
     if request.config.getoption("benchmark_disable", default=False):
         pytest.skip("nothing is timed where workers share the cores")
