@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlsysim.calibration.device_entries import DEVICES
-from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device
+from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device, shares_of
 from mlsysim.calibration.harnesses import CLIENT, FILE
 from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.hardware.types import HardwareNode
@@ -32,7 +32,6 @@ from mlsysim.validation.kernels.errors import Times
 PULL = 0.03
 # Metrics of prompts; the others are of decode steps and whole batches.
 FIRST_TOKEN = ("ttft", "prompt_tokens_per_second", "prefill_mfu")
-_SHARES = tuple(part.name for part in fields(EngineDevice) if part.name.endswith("_share"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +91,7 @@ class Figures:
 
 def _device(accelerator: HardwareNode, entry: Entry) -> EngineDevice:
     """The kernels that stand for an accelerator, with the shares of ``entry``."""
-    shares: dict[str, Any] = {part: float(entry[part]) for part in _SHARES if part in entry}
-    if "compute_share" in shares:
-        shares.setdefault("own_compute_share", shares["compute_share"])
+    shares: dict[str, Any] = shares_of(entry)
     return replace(engine_device(accelerator.name), **shares)
 
 
