@@ -30,6 +30,8 @@ from mlsysim.validation.kernels.errors import Times
 
 # The error that a coefficient costs a whole range away from where its range is entered: what no figure places stays there.
 PULL = 0.03
+# What figures of results are in SI units, where their own are others.
+SI = {"ms": 1e-3, "us": 1e-6, "percent": 1e-2}
 # Metrics of prompts; the others are of decode steps and whole batches.
 FIRST_TOKEN = ("ttft", "prompt_tokens_per_second", "prefill_mfu")
 
@@ -117,7 +119,7 @@ def figure_of(anchor: Anchor) -> MeasuredFigure:
     """The figure of a serving case."""
     call = call_of(anchor)
     asked = checked_question(call.inputs, call.keywords)
-    unit, field = {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0), METRICS[anchor.case.run["metric"]][0]
+    unit, field = SI.get(anchor.case.unit, 1.0), METRICS[anchor.case.run["metric"]][0]
     return MeasuredFigure(*asked, field, unit * float(anchor.case.value or 0.0), anchor.source.key)
 
 
