@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlsysim.calibration.device_entries import DEVICES
-from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device
+from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device, shares_of
 from mlsysim.calibration.harnesses import CLIENT, FILE
 from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases
 from mlsysim.hardware.types import HardwareNode
@@ -30,9 +30,10 @@ from mlsysim.validation.kernels.errors import Times
 
 # The error that a coefficient costs a whole range away from where its range is entered: what no figure places stays there.
 PULL = 0.03
+# What figures of results are in SI units, where their own are others.
+SI = {"ms": 1e-3, "us": 1e-6, "percent": 1e-2}
 # Metrics of prompts; the others are of decode steps and whole batches.
 FIRST_TOKEN = ("ttft", "prompt_tokens_per_second", "prefill_mfu")
-_SHARES = tuple(part.name for part in fields(EngineDevice) if part.name.endswith("_share"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +93,7 @@ class Figures:
 
 def _device(accelerator: HardwareNode, entry: Entry) -> EngineDevice:
     """The kernels that stand for an accelerator, with the shares of ``entry``."""
-    shares: dict[str, Any] = {part: float(entry[part]) for part in _SHARES if part in entry}
-    if "compute_share" in shares:
-        shares.setdefault("own_compute_share", shares["compute_share"])
+    shares: dict[str, Any] = shares_of(entry)
     return replace(engine_device(accelerator.name), **shares)
 
 
@@ -120,7 +119,7 @@ def figure_of(anchor: Anchor) -> MeasuredFigure:
     """The figure of a serving case."""
     call = call_of(anchor)
     asked = checked_question(call.inputs, call.keywords)
-    unit, field = {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0), METRICS[anchor.case.run["metric"]][0]
+    unit, field = SI.get(anchor.case.unit, 1.0), METRICS[anchor.case.run["metric"]][0]
     return MeasuredFigure(*asked, field, unit * float(anchor.case.value or 0.0), anchor.source.key)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.devices import clock_device, clock_share, measured_device
 from mlsysim.calibration.names import unknown
 from mlsysim.calibration.shared import with_usual
-from mlsysim.calibration.stacks import COEFFICIENTS, stack
+from mlsysim.calibration.stacks import stack
+from mlsysim.calibration.store import coefficients
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import CALIBRATION, EVERY, Calibration, Entry, Key, Place, Runs, cases, ranges
 from mlsysim.lowering.training_kernels import kernel_device, stack_step
@@ -29,7 +30,6 @@ from mlsysim.validation.kernels.errors import Times
 EXPERT_PARTS = ("host_expert_s", "ep_hidden", "routed_B")
 # The stack of a framework that no name fits.
 UNKNOWN = str(unknown()["stack"])
-_SHARED = tuple(part.name for part in fields(SharedCoefficients))
 
 
 def _range_of(key: Key, entry: Entry) -> Coefficient:
@@ -48,12 +48,9 @@ def _fits(kind: str, entry: Entry) -> list[str]:
 def _steps(prepared: tuple[Any, ...], kernels: KernelDevice, entries: Mapping[str, Entry]) -> Times:
     name, work, shape, plan, machine, clock_share = prepared
     shared = entries["shared"]
-    entry = with_usual(entries["stack"], shared)
-    coefficients = StackCoefficients(**{part: entry[part] for part in COEFFICIENTS if part in entry})
-    common = SharedCoefficients(**{part: shared[part] for part in _SHARED})
-    device = replace(kernels, clock=entries["device"]["clock"] * clock_share, shared=common)
-    step = stack_step(work, shape, plan, machine, device, replace(stack(name), coefficients=coefficients))
-    return np.asarray(step.total_s, dtype=float)
+    device = replace(kernels, clock=entries["device"]["clock"] * clock_share, shared=coefficients(SharedCoefficients, shared))
+    known = replace(stack(name), coefficients=coefficients(StackCoefficients, with_usual(entries["stack"], shared)))
+    return np.asarray(stack_step(work, shape, plan, machine, device, known).total_s, dtype=float)
 
 
 def measured_step_s(anchor: Anchor, question: TrainingQuestion) -> float:

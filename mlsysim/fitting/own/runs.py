@@ -13,7 +13,7 @@ from mlsysim.calibration.own import ENGINE, STACK, is_own, own_stack
 from mlsysim.core.errors import DataError, InputError, MLSysError
 from mlsysim.fitting import engines, training
 from mlsysim.fitting.calibration import Runs
-from mlsysim.fitting.engines import MeasuredFigure
+from mlsysim.fitting.engines import SI, MeasuredFigure
 from mlsysim.fitting.training import MeasuredStep
 from mlsysim.solvers.serving.serving import checked_question
 from mlsysim.tables.predict import FIGURE_COLUMNS, UNREAD_COLUMNS
@@ -29,7 +29,7 @@ from mlsysim.validation.anchors.runner import predict, step_exponent
 from mlsysim.validation.anchors.runs import predicted_runs
 
 # The fields of a serving result that a fit can predict, and what they are in SI units.
-_FIELDS = {field: {"ms": 1e-3, "percent": 1e-2}.get(unit, 1.0) for field, unit in METRICS.values()}
+_FIELDS = {field: SI.get(unit, 1.0) for field, unit in METRICS.values()}
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _anchor_run(anchor: Anchor) -> OwnRun:
         if metric not in _FIELDS:
             raise anchor.error(f"metric = {metric!r}: a calibration knows {', '.join(_FIELDS)}")
         replica, after_first = checked_question(call.inputs, call.keywords)
-        figure = MeasuredFigure(replica, after_first, metric, _in_si(anchor, value), "")
+        figure = MeasuredFigure(replica, after_first, metric, SI.get(anchor.case.unit, 1.0) * value, "")
         accelerator = replica.deployment.accelerator.name
         return OwnRun(anchor.id, _key(anchor), quantity_of(metric), accelerator, figure, called, None)
     if anchor.source.solver != "DistributedModel":
@@ -171,7 +171,3 @@ def _anchor_run(anchor: Anchor) -> OwnRun:
 
 def _key(anchor: Anchor) -> str:
     return repr((call_of(anchor).inputs, sorted(call_of(anchor).keywords.items(), key=str)))
-
-
-def _in_si(anchor: Anchor, value: float) -> float:
-    return {"ms": 1e-3, "us": 1e-6, "percent": 1e-2}.get(anchor.case.unit, 1.0) * value
