@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlsysim.calibration.device_entries import DEVICES
-from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device, shares_of
+from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, engine, engine_device, shares_of
 from mlsysim.calibration.harnesses import CLIENT, FILE
 from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases
-from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_kernels import KernelFormats, network_Bps, serving_kernels
 from mlsysim.physics.records import stacked
@@ -64,7 +63,8 @@ class Figures:
         """The figures; coefficients of the engine that are columns give a line each."""
         deployment, entry = self.deployment, entries["engine"]
         assert deployment.stack is not None
-        device = _device(deployment.accelerator, entries["device"])
+        shares: dict[str, Any] = shares_of(entries["device"])
+        device = replace(engine_device(deployment.accelerator.name), **shares)
         coefficients = {part: entry[part] for part in COEFFICIENTS if part in entry}
         coefficients["request_s"] = coefficients.get("request_s", 0.0) + entries[CLIENT]["request_s"]
         formats = KernelFormats.of(deployment)
@@ -89,12 +89,6 @@ class Figures:
             "prefill_mfu": self.keyed / served.ttft_s,
         }
         return np.stack([np.asarray(by_name[name])[..., row] for row, name in enumerate(self.metrics)], axis=-1)
-
-
-def _device(accelerator: HardwareNode, entry: Entry) -> EngineDevice:
-    """The kernels that stand for an accelerator, with the shares of ``entry``."""
-    shares: dict[str, Any] = shares_of(entry)
-    return replace(engine_device(accelerator.name), **shares)
 
 
 class MeasuredFigure(NamedTuple):

@@ -25,8 +25,9 @@ from mlsysim.lowering.work import served_shape
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+from mlsysim.physics.numeric import deviations_of_largest
 from mlsysim.physics.serving.deployment import WORD_B, EngineKernels, Product, ServingKernels, Shards, SharedServing
-from mlsysim.physics.serving.expert_ranks import deviations_of_busiest, token_B
+from mlsysim.physics.serving.expert_ranks import token_B
 from mlsysim.physics.serving.schedule import EnginePasses
 from mlsysim.physics.serving.torus import TorusDeployment
 from mlsysim.physics.serving.torus_partition import Torus, padded_heads, torus_axes
@@ -340,8 +341,8 @@ def _shards(setting: Deployment) -> Shards:
         ep=float(setting.expert_plan.ep),
         redundant=float(redundant),
         uneven=shared.placed_spread if redundant else 0.0,
-        deviations=deviations_of_busiest(setting.expert_plan.ep),
-        group_deviations=deviations_of_busiest(setting.attention_dp),
+        deviations=deviations_of_largest(setting.expert_plan.ep),
+        group_deviations=deviations_of_largest(setting.attention_dp),
         imbalance=setting.expert_plan.imbalance,
         overlapped=float(setting.expert_plan.overlapped),
     )

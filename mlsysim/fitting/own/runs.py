@@ -39,16 +39,12 @@ class OwnRun:
     Attributes:
         id: its name, in its file.
         key: what all figures of one run share: they are left out of a fit together.
-        quantity: what it speaks of, "whole" or "first token".
-        accelerator: what it ran on.
         measured: the run, and the figure in SI units.
         called, year: what its table calls the framework or the engine, and its year ("" and None where it does not say).
     """
 
     id: str
     key: str
-    quantity: str
-    accelerator: str
     measured: MeasuredStep | MeasuredFigure
     called: str
     year: float | None
@@ -61,6 +57,18 @@ class OwnRun:
             return own_stack(name).like if is_own(name) else name
         stack = self.measured.replica.deployment.stack
         return "" if stack is None else stack.name
+
+    @property
+    def accelerator(self) -> str:
+        """What it ran on."""
+        if isinstance(self.measured, MeasuredStep):
+            return self.measured.run.asked.fleet.node.accelerator.name
+        return self.measured.replica.deployment.accelerator.name
+
+    @property
+    def quantity(self) -> str:
+        """What it speaks of, "whole" or "first token"."""
+        return WHOLE if isinstance(self.measured, MeasuredStep) else quantity_of(self.measured.field)
 
     @property
     def kind(self) -> str:
@@ -134,13 +142,11 @@ def _table_run(row: Mapping[str, Any], value: float) -> OwnRun:
         replica, after_first = checked_question((asked.workload, asked.hardware), asked.arguments)
         field = METRICS[metric][0]
         figure = MeasuredFigure(replica, after_first, field, _FIELDS[field] * value, "")
-        accelerator = replica.deployment.accelerator.name
-        return OwnRun(str(row["id"]), key, quantity_of(field), accelerator, figure, cells["engine"], year)
+        return OwnRun(str(row["id"]), key, figure, cells["engine"], year)
     run = prepared(question({**cells, "metric": TRAINING_METRICS[0]}))
     ratio = value / float(row["predicted"])
     seconds = run_steps([run])[0].seconds * (ratio if metric == TRAINING_METRICS[0] else 1 / ratio)
-    accelerator = run.asked.fleet.node.accelerator.name
-    return OwnRun(str(row["id"]), key, WHOLE, accelerator, MeasuredStep(run, seconds, ""), cells.get("framework", ""), year)
+    return OwnRun(str(row["id"]), key, MeasuredStep(run, seconds, ""), cells.get("framework", ""), year)
 
 
 def _anchor_run(anchor: Anchor) -> OwnRun:
@@ -154,8 +160,7 @@ def _anchor_run(anchor: Anchor) -> OwnRun:
             raise anchor.error(f"metric = {metric!r}: a calibration knows {', '.join(_FIELDS)}")
         replica, after_first = checked_question(call.inputs, call.keywords)
         figure = MeasuredFigure(replica, after_first, metric, SI.get(anchor.case.unit, 1.0) * value, "")
-        accelerator = replica.deployment.accelerator.name
-        return OwnRun(anchor.id, _key(anchor), quantity_of(metric), accelerator, figure, called, None)
+        return OwnRun(anchor.id, _key(anchor), figure, called, None)
     if anchor.source.solver != "DistributedModel":
         raise anchor.error(f"solver = {anchor.source.solver!r}: runs of DistributedModel and of ServingModel are calibrated")
     predicted = predict(anchor).predicted
@@ -165,8 +170,7 @@ def _anchor_run(anchor: Anchor) -> OwnRun:
     workload, fleet = call.inputs
     run = prepared(TrainingQuestion(workload, fleet, call.keywords, TRAINING_METRICS[0], "causal"))
     seconds = run_steps([run])[0].seconds * (value / predicted) ** exponent
-    accelerator = run.asked.fleet.node.accelerator.name
-    return OwnRun(anchor.id, _key(anchor), WHOLE, accelerator, MeasuredStep(run, seconds, ""), called, None)
+    return OwnRun(anchor.id, _key(anchor), MeasuredStep(run, seconds, ""), called, None)
 
 
 def _key(anchor: Anchor) -> str:
