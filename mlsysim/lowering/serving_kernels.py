@@ -93,8 +93,7 @@ def serving_kernels(
     else:
         head = _head_kernel(device)
         layer = _vendor_product(accelerator, formats.precision, formats.weights, device, output_B)
-        own_format = formats.experts
-        experts = _vendor_product(accelerator, own_format, own_format, device, output_B) if own_format else None
+        experts = _vendor_product(accelerator, formats.experts, formats.experts, device, output_B) if formats.experts else None
     memory_Bps = accelerator.memory_bandwidth_Bps * (1.0 if own else device.memory_share)
     own_memory_share = device.own_memory_share if own else 1.0
     multiplied = own and _multiplies_integers(accelerator, formats, has)
