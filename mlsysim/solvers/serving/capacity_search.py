@@ -34,12 +34,12 @@ class Deployed:
         """All accelerators."""
         return self.way.accelerators(self.replicas)
 
-    @property
+    @functools.cached_property
     def cost(self) -> float:
         """Price of all accelerators, an hour."""
         return self.way.cost(self.replicas)
 
-    @property
+    @functools.cached_property
     def order(self) -> tuple[float, float, float]:
         """Cheapest first; of one cost, those with the least latency between tokens, then before the first."""
         return self.cost, self.promise.itl_s, self.promise.ttft_s
