@@ -14,7 +14,7 @@ from mlsysim.calibration.device_entries import DEVICES
 from mlsysim.calibration.devices import clock_device, clock_share, measured_device
 from mlsysim.calibration.names import unknown
 from mlsysim.calibration.shared import with_usual
-from mlsysim.calibration.stacks import stack
+from mlsysim.calibration.stacks import COEFFICIENTS, stack
 from mlsysim.calibration.store import coefficients
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import CALIBRATION, EVERY, Calibration, Entry, Key, Place, Runs, cases, ranges
@@ -49,7 +49,10 @@ def _steps(prepared: tuple[Any, ...], kernels: KernelDevice, entries: Mapping[st
     name, work, shape, plan, machine, clock_share = prepared
     shared = entries["shared"]
     device = replace(kernels, clock=entries["device"]["clock"] * clock_share, shared=coefficients(SharedCoefficients, shared))
-    known = replace(stack(name), coefficients=coefficients(StackCoefficients, with_usual(entries["stack"], shared)))
+    entry = with_usual(entries["stack"], shared)
+    # Not read as floats: a fit varies some of them together, as columns.
+    fitted = StackCoefficients(**{part: entry[part] for part in COEFFICIENTS if part in entry})
+    known = replace(stack(name), coefficients=fitted)
     return np.asarray(stack_step(work, shape, plan, machine, device, known).total_s, dtype=float)
 
 
