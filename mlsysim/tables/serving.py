@@ -98,7 +98,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
         "stream_interval": whole_cell(row, "stream_interval", 1),
         "offload": cell_text(row, "offload") or None,
         "tpot_excludes_first_token": output is None or not output or flag_cell(row, "tpot_excludes_first_token", True),
-        **({"output_cv": number_cell(row, "output_cv")} if cell_text(row, "output_cv") else {}),
+        **{name: number_cell(row, name) for name in ("output_cv", "prefix_hit") if cell_text(row, name)},
         **_started_with(row, harness),
     }
     if stack in known["weight_only"]["stacks"]:

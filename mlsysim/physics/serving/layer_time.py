@@ -65,6 +65,8 @@ def layer_time(model: ServedModel, tokens: Num, attention_s: Callable[[float], N
     half, sent = halved.time, halved.exchange
     # One half's dispatch or combine meets what the other computes up to its dispatch, or from there to its combine.
     lost = sent.multiprocessors / model.kernels.multiprocessors
+    if lost >= 1:  # nothing would be left to compute on meanwhile
+        return _whole(model, tokens, attention_s(1.0), decoding).time
     exposed_s: Num = 0.0
     other_passes_s = half.elementwise_s / 2
     for products_s, others_s in ((halved.around_s, half.attention_s + other_passes_s), (halved.ffn_s, other_passes_s)):

@@ -48,13 +48,13 @@ class PassTime:
         """Seconds of the whole pass."""
         return self.weights_s + self.attention_s + self.elementwise_s + self.reductions_s + self.head_s + self.host_s
 
-    def check_s(self, alone: PassTime) -> Num:
-        """Seconds of a pass that checks k + 1 tokens of each of B sequences, of whom ``alone`` is a decode step.
+    def checking(self, alone: PassTime) -> PassTime:
+        """The pass that checks k + 1 tokens of each of B sequences, of whom ``alone`` is a decode step.
 
         Its products, its logits and its communication are those of all tokens, as here; tokens of one sequence share a read of
         its keys, and the engine schedules B sequences.
         """
-        return self.total_s - (self.attention_s - alone.attention_s) - (self.host_s - alone.host_s)
+        return replace(self, attention_s=alone.attention_s, host_s=alone.host_s)
 
     def repeated(self, passes: Num, request_s: Num) -> PassTime:
         """Parts of prompts, of which this is one, in as many passes through the layers; ``request_s`` is the server's own."""

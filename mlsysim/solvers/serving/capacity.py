@@ -39,6 +39,7 @@ from mlsysim.solvers.serving.capacity_answer import (
     in_words,
     lacking,
     row_of,
+    unserved,
 )
 from mlsysim.solvers.serving.capacity_question import Asked, all_ways
 from mlsysim.solvers.serving.capacity_search import Search, search
@@ -255,7 +256,7 @@ def _machine(item: object) -> HardwareNode | Node | Fleet:
 
 def _if_quantised(asked: Asked, result: Search) -> Iterator[str]:
     """What weights and cache of 8 bits would save."""
-    quantised = replace(asked, precisions=[_QUANTISED], notes=[], tried=[], refused=[])
+    quantised = replace(asked, precisions=[_QUANTISED], notes=[], tried_on={}, refused=[])
     try:
         best = search(list(all_ways(quantised)), 1, result.ranking[0].cost if result.ranking else math.inf).ranking
     except InputError:
@@ -277,7 +278,8 @@ def _result(asked: Asked, result: Search) -> CapacityResult:
     others = tuple(alternatives(asked, result)) if ranking else ()
     prefill = best["prefill_replicas"] * best["prefill_tp"] * best["prefill_pp"] if best else 0
     parts = {"decode": best["accelerators"] - prefill, "prefill": prefill} if best else {}
-    notes = [*dict.fromkeys(asked.notes), *beyond_context(asked.model, asked.input_len + output)]
+    left_out = unserved(asked, result) if ranking else ()
+    notes = [*dict.fromkeys(asked.notes), *left_out, *beyond_context(asked.model, asked.input_len + output)]
     if asked.cut:
         notes.append(f"batches beyond max_batch = {asked.demand.max_batch} fit and were not tried")
     return CapacityResult(

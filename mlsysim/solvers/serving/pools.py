@@ -35,7 +35,7 @@ _NO_QUEUE = 1e-12  # below this busy share hardly one arrival in 1e12 waits
 class PrefillPool:
     """Replicas of a model that compute prompts alone, and the time to first token that the asked share does not exceed.
 
-    ``senders``: accelerators that hold the cache of one prompt.
+    ``groups`` of the ranks of a replica compute prompts of their own; ``senders``: accelerators that hold the cache of one.
     """
 
     replicas: int
@@ -43,6 +43,7 @@ class PrefillPool:
     tp: int
     pp: int
     ep: int
+    groups: int
     senders: int
     ttft_s: float
 
@@ -71,7 +72,7 @@ def prefill_pool(pace: Paces, rate_per_s: float, transfer_s: float, share: float
     if limit_s < ttft_s <= limit_s * (1 + _ROUNDING):
         ttft_s = limit_s  # the last bits of a division are no breach of it
     ranks = setting.ranks
-    return PrefillPool(replicas, ranks, setting.tp, setting.pp, setting.expert_plan.ep, ranks // groups, ttft_s)
+    return PrefillPool(replicas, ranks, setting.tp, setting.pp, setting.expert_plan.ep, groups, ranks // groups, ttft_s)
 
 
 @dataclass(frozen=True)
