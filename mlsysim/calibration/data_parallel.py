@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from mlsysim.calibration import gemm
 from mlsysim.calibration.device_entries import device_entries
@@ -16,39 +16,48 @@ from mlsysim.physics.training.data_parallel import ReplicaCoefficients
 FILE = "data_parallel.toml"
 # The sections of a device's entry, and the files of the stacks: models that are trained, and the forward pass alone.
 TRAINED, INFERRED = "data_parallel", "inference"
-COEFFICIENTS = tuple(part.name for part in fields(ReplicaCoefficients))
 
 
-@dataclass(frozen=True)
-class ReplicaStack:
-    """A software stack: its coefficients, and the facts that are stated about it.
+@dataclass(frozen=True, kw_only=True)
+class PassStack:
+    """A software stack of models that one accelerator holds whole: the facts that are stated about its passes.
 
     Attributes:
-        name, coefficients: the stack's name, and its fitted numbers.
-        gradient_B, updated_B: bytes a parameter that are reduced, and that the optimizer moves.
-        sharded_optimizer: each accelerator of a node updates its part of the parameters.
+        name: of the stack.
         unpadded: padding is left out of the arithmetic.
         bin_tokens: batches of samples of like length are padded to a multiple of this many tokens; 0: to the longest.
-        accumulated_B: bytes a parameter and micro-batch to cast weights and to accumulate gradients.
         fused_attention: scores are not stored.
-        fused_quantisation: 8-bit products find their operands quantised by the kernel before.
-        elements_of_32_bits: passes between products run in 32 bits whatever the products do.
         channels_first_above_16: 32-bit values are kept channels-first.
-        precisions: number format of the matrix products by measured device, where a table does not say.
     """
 
     name: str
+    unpadded: bool = False
+    bin_tokens: float = 0.0
+    fused_attention: bool = False
+    channels_first_above_16: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaStack(PassStack):
+    """A stack that trains: its fitted numbers, and what is stated of its steps.
+
+    Attributes:
+        coefficients: its fitted numbers.
+        gradient_B, updated_B: bytes a parameter that are reduced, and that the optimizer moves.
+        sharded_optimizer: each accelerator of a node updates its part of the parameters.
+        accumulated_B: bytes a parameter and micro-batch to cast weights and to accumulate gradients.
+        fused_quantisation: 8-bit products find their operands quantised by the kernel before.
+        elements_of_32_bits: passes between products run in 32 bits whatever the products do.
+        precisions: number format of the matrix products by measured device, where a table does not say.
+    """
+
     coefficients: ReplicaCoefficients
     gradient_B: float
     updated_B: float
     sharded_optimizer: bool = False
-    unpadded: bool = False
-    bin_tokens: float = 0.0
     accumulated_B: float = 0.0
-    fused_attention: bool = False
     fused_quantisation: bool = False
     elements_of_32_bits: bool = False
-    channels_first_above_16: bool = False
     precisions: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -12,7 +12,7 @@ from mlsysim.calibration.store import Entries, resolved
 from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.toml import reads
-from mlsysim.physics.machine import slowest_of
+from mlsysim.physics.numeric import deviations_of_largest
 from mlsysim.physics.operations.power import limited_clock
 
 
@@ -67,7 +67,8 @@ def slowest_clock(hardware_name: str, count: int) -> float:
         True
     """
     device, usual = _devices().get(hardware_name), shared_values()["clock_spread"]
-    return slowest_of(count, usual if device is None else siblings.fact(device, "clock_spread", usual))
+    spread = usual if device is None else siblings.fact(device, "clock_spread", usual)
+    return 1.0 - spread * deviations_of_largest(count)
 
 
 def queried_clock(hardware_name: str) -> float:

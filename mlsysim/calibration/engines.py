@@ -165,23 +165,23 @@ class EngineDevice:
     gemm: str
     attention: str
     collectives: str
-    compute_share: float
-    memory_share: float
-    attention_share: float
     clock: float
     kernel_clock: float
-    sustained_share: float
-    fp32_share: float
-    tf32_share: float
-    int8_share: float
-    link_share: float
-    crossing_share: float
     lends: bool
-    own_compute_share: float
-    own_memory_share: float
     fp32_lanes: float
     link: Mapping[str, float]
     fitted: tuple[str, ...]
+    own_compute_share: float
+    compute_share: float = 1.0
+    memory_share: float = 1.0
+    attention_share: float = 1.0
+    sustained_share: float = 1.0
+    fp32_share: float = 1.0
+    tf32_share: float = 1.0
+    int8_share: float = 1.0
+    link_share: float = 1.0
+    crossing_share: float = 1.0
+    own_memory_share: float = 0.9
 
     def format_share(self, precision: str) -> float:
         """Rate of products at this number format over that of 16 bits, as shares of their peaks.
@@ -191,6 +191,19 @@ class EngineDevice:
             1.0
         """
         return float(getattr(self, f"{precision}_share")) if precision in FORMAT_SHARES else 1.0
+
+
+def shares_of(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The shares that a device's entry states; ``own_compute_share`` is ``compute_share`` where only that is stated.
+
+    Example:
+        >>> shares_of({"compute_share": 0.9, "source": "a run"})
+        {'own_compute_share': 0.9, 'compute_share': 0.9}
+    """
+    names = (part.name for part in fields(EngineDevice) if part.name.endswith("_share"))
+    stated = {name: float(entry[name]) for name in names if name in entry}
+    own = {"own_compute_share": stated["compute_share"]} if "compute_share" in stated else {}
+    return own | stated
 
 
 @reads("calibration", DEVICES)
@@ -218,29 +231,18 @@ def engine_device(hardware_name: str) -> EngineDevice:
     # Kernels that were measured on the card itself ran at the clock that its power limit leaves.
     clock = 1.0 if name in measured_devices() else queried_clock(hardware_name)
     kernel_clock = 1.0 if "compute_share" in entry or "sustained_share" in entry else clock
-    compute_share = float(entry.get("compute_share", 1.0))
     return EngineDevice(
         name=name,
         gemm=entry.get("gemm", ""),
         attention=entry["attention"],
         collectives=entry["collectives"],
-        compute_share=compute_share,
-        memory_share=float(entry.get("memory_share", 1.0)),
-        attention_share=float(entry.get("attention_share", 1.0)),
         clock=clock,
         kernel_clock=kernel_clock,
-        sustained_share=float(entry.get("sustained_share", 1.0)),
-        fp32_share=float(entry.get("fp32_share", 1.0)),
-        tf32_share=float(entry.get("tf32_share", 1.0)),
-        int8_share=float(entry.get("int8_share", 1.0)),
-        link_share=float(entry.get("link_share", 1.0)),
-        crossing_share=float(entry.get("crossing_share", 1.0)),
         lends=bool(entry.get("lends", "gemm" in entry)),
-        own_compute_share=float(entry.get("own_compute_share", compute_share * kernel_clock)),
-        own_memory_share=float(entry.get("own_memory_share", 0.9)),
         fp32_lanes=float(entry.get("fp32_lanes", 0.0)),
         link={key: float(value) for key, value in entry.get("link", {}).items()},
         fitted=tuple(f"engine_device.{name}.{part}" for part in entry.get("fit", ())),
+        **{"own_compute_share": kernel_clock, **shares_of(entry)},
     )
 
 

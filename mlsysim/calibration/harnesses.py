@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.engines import Engine, engine
-from mlsysim.calibration.store import coefficients, fitted_of, resolved
+from mlsysim.calibration.store import coefficients, fitted_of, known_entry, resolved
 from mlsysim.core.checks import one_of
 from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.toml import packaged_toml, reads
@@ -68,9 +68,6 @@ class Harness:
     lone_clock: float
 
 
-COEFFICIENTS = tuple(part.name for part in fields(Harness))
-
-
 @reads("calibration", "harnesses.toml")
 def served_tables() -> dict[str, dict[str, Any]]:
     """The harnesses of queries, as the TOML states them."""
@@ -88,12 +85,7 @@ def query_harness(name: str) -> Harness:
         >>> query_harness("triton").request_s > query_harness("lwis").request_s
         True
     """
-    return query_harness_of(served_tables(), one_of("harness_name", name, served_tables()))
-
-
-def query_harness_of(tables: dict[str, dict[str, Any]], name: str) -> Harness:
-    """The harness of queries called ``name`` in ``tables``."""
-    return coefficients(Harness, resolved(tables, name))
+    return coefficients(Harness, known_entry("harness_name", name, served_tables()))
 
 
 def harness_fitted_names(name: str) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from mlsysim.calibration import gemm
-from mlsysim.calibration.data_parallel import INFERRED, ReplicaStack, pass_fitted_names, pass_hardware
+from mlsysim.calibration.data_parallel import INFERRED, PassStack, pass_fitted_names, pass_hardware
 from mlsysim.calibration.store import stacks_of
 from mlsysim.core.errors import InputError
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients
@@ -45,39 +45,17 @@ class InferenceCoefficients:
         return ReplicaCoefficients(matmul_share=share, moved=self.moved, host_kernel_s=self.host_kernel_s, step_s=self.step_s)
 
 
-COEFFICIENTS = tuple(part.name for part in fields(InferenceCoefficients))
-
-
-@dataclass(frozen=True)
-class InferenceStack:
-    """A software stack: its coefficients, and the facts that are stated about it.
+@dataclass(frozen=True, kw_only=True)
+class InferenceStack(PassStack):
+    """A stack of the forward pass alone.
 
     Attributes:
-        name, coefficients: the stack's name, and its fitted numbers.
+        coefficients: its fitted numbers.
         folded: normalisation and activation are part of the convolution's kernel; only the shortcut is left between.
-        unpadded, fused_attention: padding is left out of the arithmetic; scores are not stored.
-        channels_first_above_16: 32-bit values are kept channels-first.
     """
 
-    name: str
     coefficients: InferenceCoefficients
     folded: bool = False
-    unpadded: bool = False
-    fused_attention: bool = False
-    channels_first_above_16: bool = False
-
-    def as_trained(self) -> ReplicaStack:
-        """A stack that trains with these facts, whose forward pass is this stack's."""
-        return ReplicaStack(
-            name=self.name,
-            coefficients=ReplicaCoefficients(),
-            gradient_B=0.0,
-            updated_B=0.0,
-            unpadded=self.unpadded,
-            fused_attention=self.fused_attention,
-            fused_quantisation=True,
-            channels_first_above_16=self.channels_first_above_16,
-        )
 
 
 # The stack of a name.

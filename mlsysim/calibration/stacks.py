@@ -46,20 +46,20 @@ class Stack:
 
     name: str
     coefficients: StackCoefficients
-    gather_B: float | None
-    reduce_B: float | None
-    fused_quantisation: bool
-    vendor_attention: bool
-    integer_sweeps: float
-    eager: bool | None
     memory: MemoryTerms
     score_B: Mapping[str, float]
     expert_tile: Mapping[str, float]
-    masked: bool
-    keeps_operands: bool
-    gradients: str
-    sequence_parallel: bool
-    adapters: str
+    gather_B: float | None = None
+    reduce_B: float | None = None
+    fused_quantisation: bool = False
+    vendor_attention: bool = False
+    integer_sweeps: float = 0.0
+    eager: bool | None = None
+    masked: bool = False
+    keeps_operands: bool = False
+    gradients: str = ""
+    sequence_parallel: bool = True
+    adapters: str = ""
 
     def memory_terms(self, attention: str, precision: str = "bf16") -> MemoryTerms:
         """Terms of the stack's memory with this attention kernel and format of the matrix products.
@@ -96,24 +96,14 @@ def _calibrated(own: OwnStack) -> Stack:
 @reads("calibration", "stacks.toml")
 def _shipped(name: str) -> Stack:
     entry = usual_entry(name)
-    return Stack(
-        name=name,
-        coefficients=coefficients(StackCoefficients, entry),
-        gather_B=entry.get("gather_B"),
-        reduce_B=entry.get("reduce_B"),
-        fused_quantisation=bool(entry.get("fused_quantisation", False)),
-        vendor_attention=bool(entry.get("vendor_attention", False)),
-        integer_sweeps=float(entry.get("integer_sweeps", 0.0)),
-        eager=entry.get("eager"),
-        memory=MemoryTerms(**{key: float(value) for key, value in entry.get("memory", {}).items()}),
-        score_B={**_SCORE_B, **entry.get("score_B", {})},
-        expert_tile={key: float(value) for key, value in entry.get("expert_tile", {}).items()},
-        masked=bool(entry.get("masked", False)),
-        keeps_operands=bool(entry.get("keeps_operands", False)),
-        gradients=str(entry.get("gradients", "")),
-        sequence_parallel=bool(entry.get("sequence_parallel", True)),
-        adapters=str(entry.get("adapters", "")),
-    )
+    read: dict[str, Any] = {
+        "name": name,
+        "coefficients": coefficients(StackCoefficients, entry),
+        "memory": MemoryTerms(**{key: float(value) for key, value in entry.get("memory", {}).items()}),
+        "score_B": {**_SCORE_B, **entry.get("score_B", {})},
+        "expert_tile": {key: float(value) for key, value in entry.get("expert_tile", {}).items()},
+    }
+    return Stack(**{part.name: entry[part.name] for part in fields(Stack) if part.name in entry} | read)
 
 
 @reads("calibration", "stacks.toml")

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.calibration.data_parallel import COEFFICIENTS, TRAINED, replica_stack
+from mlsysim.calibration.data_parallel import TRAINED, replica_stack
 from mlsysim.calibration.device_entries import DEVICES
+from mlsysim.calibration.store import coefficients
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.data_parallel import (
     Kernels,
@@ -19,8 +20,8 @@ from mlsysim.lowering.data_parallel import (
     Samples,
     replica_kernels,
     replica_plan,
+    replica_step_on_stack,
     replica_work,
-    stack_step,
 )
 from mlsysim.physics.records import stacked
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients, ReplicaPlan
@@ -33,9 +34,11 @@ def _steps(
     work: ReplicaWork, plan: ReplicaPlan, kernels: Kernels, clock: float, precision: str, entries: Mapping[str, Entry]
 ) -> Times:
     own, device = entries["stack"], entries["device"]
-    coefficients = ReplicaCoefficients(**{part: float(own[part]) for part in COEFFICIENTS if part in own})
     shared = replace(kernels, format_share=device.get(f"{precision}_share", 1.0))
-    return np.asarray(stack_step(work, plan, shared, coefficients, device.get("clock", clock)).total_s, dtype=float)
+    return np.asarray(
+        replica_step_on_stack(work, plan, shared, coefficients(ReplicaCoefficients, own), device.get("clock", clock)).total_s,
+        dtype=float,
+    )
 
 
 def gathered(root: Path, role: str) -> list[Runs]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlsysim.calibration.device_entries import DEVICES
-from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, EngineDevice, engine, engine_device
+from mlsysim.calibration.engines import COEFFICIENTS, FORMAT_SHARES, engine, engine_device, shares_of
 from mlsysim.calibration.harnesses import CLIENT, FILE
 from mlsysim.fitting.calibration import Calibration, Entry, Key, Place, Runs, cases
-from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_kernels import KernelFormats, network_Bps, serving_kernels
 from mlsysim.physics.records import stacked
@@ -30,9 +29,10 @@ from mlsysim.validation.kernels.errors import Times
 
 # The error that a coefficient costs a whole range away from where its range is entered: what no figure places stays there.
 PULL = 0.03
+# What figures of results are in SI units, where their own are others.
+SI = {"ms": 1e-3, "us": 1e-6, "percent": 1e-2}
 # Metrics of prompts; the others are of decode steps and whole batches.
 FIRST_TOKEN = ("ttft", "prompt_tokens_per_second", "prefill_mfu")
-_SHARES = tuple(part.name for part in fields(EngineDevice) if part.name.endswith("_share"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,8 @@ class Figures:
         """The figures; coefficients of the engine that are columns give a line each."""
         deployment, entry = self.deployment, entries["engine"]
         assert deployment.stack is not None
-        device = _device(deployment.accelerator, entries["device"])
+        shares: dict[str, Any] = shares_of(entries["device"])
+        device = replace(engine_device(deployment.accelerator.name), **shares)
         coefficients = {part: entry[part] for part in COEFFICIENTS if part in entry}
         coefficients["request_s"] = coefficients.get("request_s", 0.0) + entries[CLIENT]["request_s"]
         formats = KernelFormats.of(deployment)
@@ -90,14 +91,6 @@ class Figures:
         return np.stack([np.asarray(by_name[name])[..., row] for row, name in enumerate(self.metrics)], axis=-1)
 
 
-def _device(accelerator: HardwareNode, entry: Entry) -> EngineDevice:
-    """The kernels that stand for an accelerator, with the shares of ``entry``."""
-    shares: dict[str, Any] = {part: float(entry[part]) for part in _SHARES if part in entry}
-    if "compute_share" in shares:
-        shares.setdefault("own_compute_share", shares["compute_share"])
-    return replace(engine_device(accelerator.name), **shares)
-
-
 class MeasuredFigure(NamedTuple):
     """A figure of a deployment, by the field of its result and in SI units, and the source that says so.
 
@@ -120,7 +113,7 @@ def figure_of(anchor: Anchor) -> MeasuredFigure:
     """The figure of a serving case."""
     call = call_of(anchor)
     asked = checked_question(call.inputs, call.keywords)
-    unit, field = {"ms": 1e-3, "percent": 1e-2}.get(anchor.case.unit, 1.0), METRICS[anchor.case.run["metric"]][0]
+    unit, field = SI.get(anchor.case.unit, 1.0), METRICS[anchor.case.run["metric"]][0]
     return MeasuredFigure(*asked, field, unit * float(anchor.case.value or 0.0), anchor.source.key)
 
 

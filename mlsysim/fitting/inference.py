@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from mlsysim.calibration.data_parallel import INFERRED
-from mlsysim.calibration.inference import COEFFICIENTS, FILE, InferenceCoefficients, inference_stack
-from mlsysim.calibration.store import tables
+from mlsysim.calibration.inference import FILE, InferenceCoefficients, inference_stack
+from mlsysim.calibration.store import coefficients, tables
 from mlsysim.fitting.calibration import Entry, Runs, cases
 from mlsysim.fitting.data_parallel import pass_calibration
 from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, Samples
@@ -34,9 +34,9 @@ def _batches(
 ) -> Times:
     """Seconds of a batch, as often as it was measured: the same engine, batch and precision in several systems."""
     own, device = entries["stack"], entries["device"]
-    coefficients = InferenceCoefficients(**{part: float(own[part]) for part in COEFFICIENTS if part in own})
+    engine = coefficients(InferenceCoefficients, own)
     shared = replace(kernels, format_share=device.get(f"{precision}_share", kernels.format_share))
-    batch = forward_time(work, shared, coefficients, device.get("clock", clock), device.get("traffic", 1.0))
+    batch = forward_time(work, shared, engine, device.get("clock", clock), device.get("traffic", 1.0))
     return np.full(count, float(sum(batch)))
 
 

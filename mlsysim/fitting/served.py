@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlsysim.calibration.harnesses import COEFFICIENTS, FILE, QUERIES, Harness, query_harness
+from mlsysim.calibration.harnesses import FILE, QUERIES, Harness, query_harness
+from mlsysim.calibration.store import coefficients
 from mlsysim.core.units import Q_
 from mlsysim.fitting.calibration import Calibration, Entry, Place, Runs, cases
 from mlsysim.lowering.batches import BATCHES, Batches, engine_batches, loaded, lone_s
@@ -24,7 +25,7 @@ from mlsysim.validation.kernels.errors import Times
 
 def _seconds(batches: Batches, limit_s: float | None, share: float, size_spread: float, entries: Mapping[str, Entry]) -> Times:
     """Seconds of a sample on one accelerator under the load that meets ``limit_s``, or of a query that comes alone."""
-    front = Harness(**{part: float(entries["harness"][part]) for part in COEFFICIENTS})
+    front = coefficients(Harness, entries["harness"])
     load = None if limit_s is None else loaded(batches, front, limit_s, share, size_spread)
     return np.array([float(lone_s(batches, front)[0]) if load is None else 1 / load.load_per_s])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from mlsysim.calibration.devices import clock_device, clock_share, measured_devi
 from mlsysim.calibration.names import unknown
 from mlsysim.calibration.shared import with_usual
 from mlsysim.calibration.stacks import COEFFICIENTS, stack
+from mlsysim.calibration.store import coefficients
 from mlsysim.fitting.bounded import Coefficient
 from mlsysim.fitting.calibration import CALIBRATION, EVERY, Calibration, Entry, Key, Place, Runs, cases, ranges
 from mlsysim.lowering.training_kernels import kernel_device, stack_step
@@ -29,7 +30,6 @@ from mlsysim.validation.kernels.errors import Times
 EXPERT_PARTS = ("host_expert_s", "ep_hidden", "routed_B")
 # The stack of a framework that no name fits.
 UNKNOWN = str(unknown()["stack"])
-_SHARED = tuple(part.name for part in fields(SharedCoefficients))
 
 
 def _range_of(key: Key, entry: Entry) -> Coefficient:
@@ -48,12 +48,12 @@ def _fits(kind: str, entry: Entry) -> list[str]:
 def _steps(prepared: tuple[Any, ...], kernels: KernelDevice, entries: Mapping[str, Entry]) -> Times:
     name, work, shape, plan, machine, clock_share = prepared
     shared = entries["shared"]
+    device = replace(kernels, clock=entries["device"]["clock"] * clock_share, shared=coefficients(SharedCoefficients, shared))
     entry = with_usual(entries["stack"], shared)
-    coefficients = StackCoefficients(**{part: entry[part] for part in COEFFICIENTS if part in entry})
-    common = SharedCoefficients(**{part: shared[part] for part in _SHARED})
-    device = replace(kernels, clock=entries["device"]["clock"] * clock_share, shared=common)
-    step = stack_step(work, shape, plan, machine, device, replace(stack(name), coefficients=coefficients))
-    return np.asarray(step.total_s, dtype=float)
+    # Not read as floats: a fit varies some of them together, as columns.
+    fitted = StackCoefficients(**{part: entry[part] for part in COEFFICIENTS if part in entry})
+    known = replace(stack(name), coefficients=fitted)
+    return np.asarray(stack_step(work, shape, plan, machine, device, known).total_s, dtype=float)
 
 
 def measured_step_s(anchor: Anchor, question: TrainingQuestion) -> float:

@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from mlsysim.calibration.attention import measured_attention, prefill_kernel
-from mlsysim.calibration.data_parallel import TRAINED, ReplicaHardware, ReplicaStack, pass_hardware
+from mlsysim.calibration.data_parallel import (
+    TRAINED,
+    PassStack,
+    ReplicaHardware,
+    ReplicaStack,
+    pass_fitted_names,
+    pass_hardware,
+    replica_stack,
+)
 from mlsysim.calibration.devices import slowest_clock
 from mlsysim.calibration.gemm import FORMATS, gemm_kernel
 from mlsysim.calibration.shared import shared_coefficients
@@ -23,7 +31,7 @@ from mlsysim.physics.kernels.passes import Passes, ReplicaDevice, SharedDataPara
 from mlsysim.physics.layer.encoder import EncoderShape, encoder_passes
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.training.data_parallel import ReplicaCoefficients, ReplicaPlan, ReplicaStep, replica_step
-from mlsysim.systems.types import Fleet
+from mlsysim.systems.types import Fleet, accelerator_of
 
 _GEMM_FORMAT = {"fp8": "fp8", "fp16": "bfloat16", "bf16": "bfloat16", "tf32": "bfloat16", "fp32": "bfloat16"}
 _SINGLE_B = 4.0
@@ -119,6 +127,37 @@ class ReplicaWork:
     transposed: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class CalibratedRun:
+    """Seconds of a batch or a step by part, and the fitted coefficients behind them."""
+
+    parts: dict[str, float]
+    coefficients: tuple[str, ...]
+
+
+def replica_run(
+    workload: Workload,
+    hardware: HardwareNode | Fleet,
+    stack_name: str,
+    *,
+    batch: int,
+    micro_batches: int,
+    samples: Samples,
+) -> CalibratedRun:
+    """Time one step of ``batch`` samples on all accelerators together.
+
+    Raises:
+        InputError: a stack, accelerator, precision or workload that is not calibrated.
+    """
+    stack, accelerator = replica_stack(stack_name), accelerator_of(hardware)
+    kernels, device = replica_kernels(accelerator, samples.precision, stack)
+    plan = replica_plan(workload, hardware, micro_batches, stack)
+    work = replica_work(workload, batch / (plan.replicas * micro_batches), samples, stack)
+    step = replica_step_on_stack(work, plan, kernels, stack.coefficients, device.clock)
+    parts = {name: float(part_s) for name, part_s in step.each_s().items()}
+    return CalibratedRun(parts, pass_fitted_names(TRAINED, stack.name, accelerator.name, _GEMM_FORMAT[samples.precision]))
+
+
 def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaStack) -> tuple[Kernels, ReplicaHardware]:
     """The fitted kernels that stand for ``accelerator`` at ``precision``.
 
@@ -147,7 +186,7 @@ def replica_kernels(accelerator: HardwareNode, precision: str, stack: ReplicaSta
     return kernels, hardware
 
 
-def replica_work(workload: Workload, batch: Num, samples: Samples, stack: ReplicaStack) -> ReplicaWork:
+def replica_work(workload: Workload, batch: Num, samples: Samples, stack: PassStack) -> ReplicaWork:
     """The kernels of one micro-batch of ``batch`` samples on one accelerator.
 
     Raises:
@@ -211,7 +250,7 @@ def clocked(kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num) -> 
     return replace(kernels.device, peak_flops_per_s=peak_flops_per_s)
 
 
-def stack_step(
+def replica_step_on_stack(
     work: ReplicaWork, plan: ReplicaPlan, kernels: Kernels, coefficients: ReplicaCoefficients, clock: Num
 ) -> ReplicaStep:
     """Time one step on a stack, for a solve and for the fit alike; the slowest replica sets the pace."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from mlsysim.calibration.shared import shared_coefficients
 from mlsysim.calibration.shared_kernels import shared_constants
 from mlsysim.core.precision import bytes_per_element
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.lowering.data_parallel import Kernels, ReplicaWork, Samples, replica_work, work_passes
+from mlsysim.lowering.data_parallel import CalibratedRun, Kernels, ReplicaWork, Samples, replica_work, work_passes
 from mlsysim.models.types import Workload
 from mlsysim.physics.kernels.convolution import convolution_scores
 from mlsysim.physics.kernels.passes import SharedDataParallel
@@ -33,14 +33,6 @@ class ForwardTime(NamedTuple):
     device_s: Num
     host_s: Num
     fixed_s: Num
-
-
-@dataclass(frozen=True, slots=True)
-class CalibratedRun:
-    """Seconds of a batch or a step by part, and the fitted coefficients behind them."""
-
-    parts: dict[str, float]
-    coefficients: tuple[str, ...]
 
 
 def inference_run(
@@ -84,7 +76,7 @@ def inference_work(workload: Workload, batch: Num, samples: Samples, stack: Infe
     Raises:
         InputError: a workload whose layers are not calibrated.
     """
-    work = replica_work(workload, batch, samples, stack.as_trained())
+    work = replica_work(workload, batch, samples, stack)
     if work.network is None or not stack.folded:
         return work
     return replace(work, network=replace(work.network, normalised=np.zeros_like(work.network.normalised)))

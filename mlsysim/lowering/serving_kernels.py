@@ -25,8 +25,9 @@ from mlsysim.lowering.work import served_shape
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.kernels.attention import AttentionDevice, DecodeKernel
 from mlsysim.physics.kernels.gemm import GemmKernel, SharedGemm
+from mlsysim.physics.numeric import deviations_of_largest
 from mlsysim.physics.serving.deployment import WORD_B, EngineKernels, Product, ServingKernels, Shards, SharedServing
-from mlsysim.physics.serving.expert_ranks import deviations_of_busiest, token_B
+from mlsysim.physics.serving.expert_ranks import token_B
 from mlsysim.physics.serving.schedule import EnginePasses
 from mlsysim.physics.serving.torus import TorusDeployment
 from mlsysim.physics.serving.torus_partition import Torus, padded_heads, torus_axes
@@ -92,8 +93,7 @@ def serving_kernels(
     else:
         head = _head_kernel(device)
         layer = _vendor_product(accelerator, formats.precision, formats.weights, device, output_B)
-        own_format = formats.experts
-        experts = _vendor_product(accelerator, own_format, own_format, device, output_B) if own_format else None
+        experts = _vendor_product(accelerator, formats.experts, formats.experts, device, output_B) if formats.experts else None
     memory_Bps = accelerator.memory_bandwidth_Bps * (1.0 if own else device.memory_share)
     own_memory_share = device.own_memory_share if own else 1.0
     multiplied = own and _multiplies_integers(accelerator, formats, has)
@@ -340,8 +340,8 @@ def _shards(setting: Deployment) -> Shards:
         ep=float(setting.expert_plan.ep),
         redundant=float(redundant),
         uneven=shared.placed_spread if redundant else 0.0,
-        deviations=deviations_of_busiest(setting.expert_plan.ep),
-        group_deviations=deviations_of_busiest(setting.attention_dp),
+        deviations=deviations_of_largest(setting.expert_plan.ep),
+        group_deviations=deviations_of_largest(setting.attention_dp),
         imbalance=setting.expert_plan.imbalance,
         overlapped=float(setting.expert_plan.overlapped),
     )

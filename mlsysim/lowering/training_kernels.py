@@ -17,10 +17,9 @@ from mlsysim.calibration.stacks import Stack, fitted_names, stack
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.training_setting import SCORES_STORED, TrainingSetting
-from mlsysim.models.types import TransformerWorkload, Workload
+from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.kernels.attention import AttentionDevice
 from mlsysim.physics.kernels.roofline import KernelWork
-from mlsysim.physics.layer.adapters import NO_ADAPTERS, Adapters
 from mlsysim.physics.layer.work import LayeredWork
 from mlsysim.physics.machine import Machine
 from mlsysim.physics.numeric import Num, where
@@ -32,53 +31,6 @@ from mlsysim.physics.training.step_inputs import KernelDevice, StackCoefficients
 from mlsysim.physics.training.step_kernels import step_kernels
 
 _GEMM_FORMAT = {"bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "int8": "sq", "fp4": "nvfp4"}
-
-
-def trained_shape(
-    workload: Workload,
-    seq_len: int,
-    attention: str,
-    accelerator: HardwareNode,
-    known: Stack,
-    adapters: Adapters = NO_ADAPTERS,
-    routing_imbalance: float = 1.0,
-    eager: bool = False,
-    async_tp: bool = False,
-    capacity_factor: float = 0.0,
-) -> TrainedShape:
-    """The kernels of one layer of ``workload``.
-
-    Raises:
-        InputError: a workload whose layers are not calibrated.
-    """
-    if not isinstance(workload, TransformerWorkload):
-        raise InputError("workload", workload.name, "a transformer beside stack: no other layers are calibrated")
-    device = measured_device(accelerator.name)
-    slower = runs_older_flash(kernels_of(device)) and not known.vendor_attention
-    layers = workload.layer_shape
-    masked_tokens = float(seq_len) if capacity_factor and known.masked else 0.0
-    tile = {} if masked_tokens else dict(known.expert_tile)
-    # Cores compute tiles at the same time.
-    tile["tile_step_s"] = tile.get("tile_step_s", 0.0) / stated.fact(device, "cores", 1.0)
-    return TrainedShape.extending(
-        layers,
-        routed=replace(
-            layers.routed,
-            imbalance=capacity_factor or routing_imbalance,
-            masked_tokens=masked_tokens,
-            devices=stated.fact(device, "devices", 1.0),
-            **tile,
-        ),
-        seq_len=float(seq_len),
-        flash=0.0 if attention in SCORES_STORED else 1.0,
-        older_on_hopper=float(slower),
-        flash_1=float(attention == "flash-1"),
-        uneven=1.0 if workload.prediction_layers or (workload.moe and workload.moe.first_dense_layers) else 0.0,
-        head_passes=1.0 + workload.prediction_layers,
-        eager=float(eager),
-        async_tp=float(async_tp),
-        adapters=adapters,
-    )
 
 
 def kernel_device(accelerator: HardwareNode, precision: str, used_by: Stack) -> KernelDevice:
@@ -199,10 +151,40 @@ def kernels_of_step(work: LayeredWork, plan: Plan, setting: TrainingSetting) -> 
 
 
 def setting_shape(setting: TrainingSetting, known: Stack) -> TrainedShape:
-    """The kernels of one layer of a setting."""
-    accelerator = setting.fleet.node.accelerator
-    switches = (setting.adapters, setting.routing_imbalance, setting.eager, setting.async_tp, setting.capacity_factor)
-    return trained_shape(setting.workload, setting.seq_len, setting.attention, accelerator, known, *switches)
+    """The kernels of one layer of a setting.
+
+    Raises:
+        InputError: a workload whose layers are not calibrated.
+    """
+    workload = setting.workload
+    if not isinstance(workload, TransformerWorkload):
+        raise InputError("workload", workload.name, "a transformer beside stack: no other layers are calibrated")
+    device = measured_device(setting.fleet.node.accelerator.name)
+    slower = runs_older_flash(kernels_of(device)) and not known.vendor_attention
+    layers, seq_len = workload.layer_shape, float(setting.seq_len)
+    masked_tokens = seq_len if setting.capacity_factor and known.masked else 0.0
+    tile = {} if masked_tokens else dict(known.expert_tile)
+    # Cores compute tiles at the same time.
+    tile["tile_step_s"] = tile.get("tile_step_s", 0.0) / stated.fact(device, "cores", 1.0)
+    return TrainedShape.extending(
+        layers,
+        routed=replace(
+            layers.routed,
+            imbalance=setting.capacity_factor or setting.routing_imbalance,
+            masked_tokens=masked_tokens,
+            devices=stated.fact(device, "devices", 1.0),
+            **tile,
+        ),
+        seq_len=seq_len,
+        flash=0.0 if setting.attention in SCORES_STORED else 1.0,
+        older_on_hopper=float(slower),
+        flash_1=float(setting.attention == "flash-1"),
+        uneven=1.0 if workload.prediction_layers or (workload.moe and workload.moe.first_dense_layers) else 0.0,
+        head_passes=1.0 + workload.prediction_layers,
+        eager=float(setting.eager),
+        async_tp=float(setting.async_tp),
+        adapters=setting.adapters,
+    )
 
 
 def stack_step(

@@ -181,6 +181,8 @@ class TrainingSetting:
         overlap_comm, overlap_efficiency = asked["overlap_comm"], asked["overlap_efficiency"]
         expert_tp, shards = asked["expert_tp_size"], asked["shard_size"]
         stack = _stack(asked["stack"], share, overlap_comm, overlap_efficiency)
+        known = None if stack is None else known_stack(stack)
+        accumulated, adapters = ("", "") if known is None else (known.gradients, known.adapters)
         return cls(
             workload=model,
             fleet=system,
@@ -190,16 +192,16 @@ class TrainingSetting:
             efficiency=share,
             zero_stage=stage,
             recompute=0 if isinstance(model, CNNWorkload) else mode,
-            formats=training_formats(fmt, asked["gradient_precision"], asked["lora_rank"] is not None, _accumulated(stack)),
+            formats=training_formats(fmt, asked["gradient_precision"], asked["lora_rank"] is not None, accumulated),
             overlap=_overlap(overlap_comm, overlap_efficiency, share is None),
             stack=stack,
             attention=one_of("attention", asked["attention"], ATTENTION_KERNELS),
             expert_tp=0 if expert_tp is None else whole_number("expert_tp_size", expert_tp),
             shards=0 if shards is None else whole_number("shard_size", shards),
-            adapters=adapters_of(model, asked["lora_rank"], asked["lora_targets"], _adapters(stack)),
-            routing_imbalance=_routing_imbalance(model, asked["routing_imbalance"], asked["stack"]),
+            adapters=adapters_of(model, asked["lora_rank"], asked["lora_targets"], adapters),
+            routing_imbalance=_of_mean_tokens("routing_imbalance", asked["routing_imbalance"], model, stack, least=1.0) or 1.0,
             capacity_factor=_capacity_factor(model, asked),
-            eager=_eager(asked["compiled"], asked["stack"]),
+            eager=_eager(asked["compiled"], None if known is None else known.eager, asked["stack"]),
             async_tp=_async_tp(asked["async_tp"], asked["stack"]),
             straggler_factor=real_number("straggler_factor", asked["straggler_factor"], 1.0),
             congestion_factor=real_number("congestion_factor", asked["congestion_factor"], 1.0),
@@ -250,20 +252,6 @@ def _stack(stack: object, efficiency: float | None, overlap_comm: object, overla
     return name
 
 
-def _accumulated(stack: str | None) -> str:
-    """The format that the stack accumulates gradients in; the weights' where it does not say, and without a stack."""
-    return "" if stack is None else known_stack(stack).gradients
-
-
-def _adapters(stack: str | None) -> str:
-    """The projections that usually have adapters on the stack; none where it does not say, and without a stack."""
-    return "" if stack is None else known_stack(stack).adapters
-
-
-def _routing_imbalance(model: Workload, routing_imbalance: object, stack: object) -> float:
-    return _of_mean_tokens("routing_imbalance", routing_imbalance, model, stack, least=1.0) or 1.0
-
-
 def _capacity_factor(model: Workload, asked: Mapping[str, Any]) -> float:
     factor = _of_mean_tokens("capacity_factor", asked["capacity_factor"], model, asked["stack"])
     if factor and asked["routing_imbalance"] is not None:
@@ -286,9 +274,7 @@ def _of_mean_tokens(name: str, value: object, model: Workload, stack: object, le
     return factor
 
 
-def _eager(compiled: object, stack: object) -> bool:
-    name = stack_called(stack) if isinstance(stack, str) else None
-    usual = None if name is None else known_stack(name).eager
+def _eager(compiled: object, usual: bool | None, stack: object) -> bool:
     if compiled is None:
         return bool(usual)
     if usual is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
@@ -179,6 +180,19 @@ def added_in_norm(base: Num, other: Num, norm: float) -> Num:
     if isinstance(powers, ndarray):
         return base * np.expm1(np.log1p(powers) / norm)
     return base * math.expm1(math.log1p(powers) / norm)
+
+
+def deviations_of_largest(count: float) -> float:
+    """Standard deviations by which the largest of some normal numbers is expected to lie above their mean.
+
+    That of n is, on average, the quantile (n - 3/8) / (n + 1/4) (Blom 1958, Statistical Estimates and Transformed
+    Beta-Variables).
+
+    Example:
+        >>> [round(deviations_of_largest(count), 2) for count in (1, 2, 8, 1024)]
+        [0.0, 0.59, 1.43, 3.23]
+    """
+    return NormalDist().inv_cdf((count - 0.375) / (count + 0.25))
 
 
 def once_for_floats(function: Callable[P, R]) -> Callable[P, R]:

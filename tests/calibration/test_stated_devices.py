@@ -22,7 +22,7 @@ from mlsysim.core.errors import InputError, MLSysError
 from mlsysim.core.toml import packaged_toml
 from mlsysim.core.units import with_unit
 from mlsysim.hardware.registry import Hardware
-from mlsysim.lowering.training_kernels import kernel_device, stack_step, trained_shape
+from mlsysim.lowering.training_kernels import kernel_device, setting_shape, stack_step
 from mlsysim.models.registry import Models
 from mlsysim.physics.training.memory import MemoryTerms
 from mlsysim.systems.fleets import usual_fleet
@@ -153,7 +153,7 @@ def step_s(entry: str, *, peak: float = 1.0, memory: float = 1.0, link: float = 
     asked = question(RUN | {"accelerator": entry, "precision": "fp16", "tp": "4"})
     run = prepared(asked)
     found = stack("megatron-2021")
-    shape = trained_shape(asked.workload, run.setting.seq_len, run.setting.attention, node, found)
+    shape = setting_shape(run.setting, found)
     step = stack_step(run.work, shape, run.plan, run.setting.machine(), replace(device, collectives=links), found)
     return float(np.asarray(step.total_s))
 

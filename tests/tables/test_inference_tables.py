@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import tomllib
 import zlib
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from repository import ANCHOR_TREE
@@ -14,7 +14,7 @@ from mlsysim import Fleet, Hardware, Models, NetworkFabric, Node, SingleNodeMode
 from mlsysim.calibration.data_parallel import INFERRED, pass_hardware
 from mlsysim.calibration.device_entries import device_entries
 from mlsysim.calibration.inference import (
-    COEFFICIENTS,
+    InferenceCoefficients,
     inference_fitted_names,
     inference_stack,
 )
@@ -120,7 +120,7 @@ def test_what_is_not_calibrated_is_refused(given, word):
 def test_an_engine_has_at_most_six_fitted_coefficients_and_states_the_rest(name):
     entry = tables("inference.toml")["stack"][name]
     assert len(entry.get("fit", ())) <= 6
-    assert set(entry.get("fit", ())) <= set(COEFFICIENTS)
+    assert set(entry.get("fit", ())) <= {part.name for part in fields(InferenceCoefficients)}
     assert entry["source"]
     assert entry["at_bound"] == AT_BOUND.get(name, [])
 

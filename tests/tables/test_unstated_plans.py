@@ -12,7 +12,7 @@ from mlsysim.calibration.shared import fitted_names
 from mlsysim.calibration.stacks import stack, stack_names
 from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.fitting.memory import refit_memory
-from mlsysim.lowering.training_kernels import kernel_device, stack_overlap, stack_step, trained_shape
+from mlsysim.lowering.training_kernels import kernel_device, setting_shape, stack_overlap, stack_step
 from mlsysim.models.registry import Models
 from mlsysim.solvers.training.distributed import DistributedModel
 from mlsysim.systems.registry import Systems
@@ -276,7 +276,7 @@ def test_the_hosts_time_of_a_step_adds_to_it(name):
     asked = question(RUN | {"micro_batch": "1"})
     run = prepared(asked)
     accelerator, found = asked.fleet.node.accelerator, stack(name)
-    shape = trained_shape(asked.workload, 2048, "unfused", accelerator, found)
+    shape = setting_shape(replace(run.setting, seq_len=2048, attention="unfused"), found)
     device = kernel_device(accelerator, "bf16", found)
 
     def total(added_s):

@@ -13,7 +13,7 @@ from mlsysim.calibration.own import ENGINE, STACK, is_own, own_stack
 from mlsysim.core.errors import DataError, InputError, MLSysError
 from mlsysim.fitting import engines, training
 from mlsysim.fitting.calibration import Runs
-from mlsysim.fitting.engines import MeasuredFigure
+from mlsysim.fitting.engines import SI, MeasuredFigure
 from mlsysim.fitting.training import MeasuredStep
 from mlsysim.solvers.serving.serving import checked_question
 from mlsysim.tables.predict import FIGURE_COLUMNS, UNREAD_COLUMNS
@@ -29,7 +29,7 @@ from mlsysim.validation.anchors.runner import predict, step_exponent
 from mlsysim.validation.anchors.runs import predicted_runs
 
 # The fields of a serving result that a fit can predict, and what they are in SI units.
-_FIELDS = {field: {"ms": 1e-3, "percent": 1e-2}.get(unit, 1.0) for field, unit in METRICS.values()}
+_FIELDS = {field: SI.get(unit, 1.0) for field, unit in METRICS.values()}
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,12 @@ class OwnRun:
     Attributes:
         id: its name, in its file.
         key: what all figures of one run share: they are left out of a fit together.
-        quantity: what it speaks of, "whole" or "first token".
-        accelerator: what it ran on.
         measured: the run, and the figure in SI units.
         called, year: what its table calls the framework or the engine, and its year ("" and None where it does not say).
     """
 
     id: str
     key: str
-    quantity: str
-    accelerator: str
     measured: MeasuredStep | MeasuredFigure
     called: str
     year: float | None
@@ -61,6 +57,18 @@ class OwnRun:
             return own_stack(name).like if is_own(name) else name
         stack = self.measured.replica.deployment.stack
         return "" if stack is None else stack.name
+
+    @property
+    def accelerator(self) -> str:
+        """What it ran on."""
+        if isinstance(self.measured, MeasuredStep):
+            return self.measured.run.asked.fleet.node.accelerator.name
+        return self.measured.replica.deployment.accelerator.name
+
+    @property
+    def quantity(self) -> str:
+        """What it speaks of, "whole" or "first token"."""
+        return WHOLE if isinstance(self.measured, MeasuredStep) else quantity_of(self.measured.field)
 
     @property
     def kind(self) -> str:
@@ -134,13 +142,11 @@ def _table_run(row: Mapping[str, Any], value: float) -> OwnRun:
         replica, after_first = checked_question((asked.workload, asked.hardware), asked.arguments)
         field = METRICS[metric][0]
         figure = MeasuredFigure(replica, after_first, field, _FIELDS[field] * value, "")
-        accelerator = replica.deployment.accelerator.name
-        return OwnRun(str(row["id"]), key, quantity_of(field), accelerator, figure, cells["engine"], year)
+        return OwnRun(str(row["id"]), key, figure, cells["engine"], year)
     run = prepared(question({**cells, "metric": TRAINING_METRICS[0]}))
     ratio = value / float(row["predicted"])
     seconds = run_steps([run])[0].seconds * (ratio if metric == TRAINING_METRICS[0] else 1 / ratio)
-    accelerator = run.asked.fleet.node.accelerator.name
-    return OwnRun(str(row["id"]), key, WHOLE, accelerator, MeasuredStep(run, seconds, ""), cells.get("framework", ""), year)
+    return OwnRun(str(row["id"]), key, MeasuredStep(run, seconds, ""), cells.get("framework", ""), year)
 
 
 def _anchor_run(anchor: Anchor) -> OwnRun:
@@ -153,9 +159,8 @@ def _anchor_run(anchor: Anchor) -> OwnRun:
         if metric not in _FIELDS:
             raise anchor.error(f"metric = {metric!r}: a calibration knows {', '.join(_FIELDS)}")
         replica, after_first = checked_question(call.inputs, call.keywords)
-        figure = MeasuredFigure(replica, after_first, metric, _in_si(anchor, value), "")
-        accelerator = replica.deployment.accelerator.name
-        return OwnRun(anchor.id, _key(anchor), quantity_of(metric), accelerator, figure, called, None)
+        figure = MeasuredFigure(replica, after_first, metric, SI.get(anchor.case.unit, 1.0) * value, "")
+        return OwnRun(anchor.id, _key(anchor), figure, called, None)
     if anchor.source.solver != "DistributedModel":
         raise anchor.error(f"solver = {anchor.source.solver!r}: runs of DistributedModel and of ServingModel are calibrated")
     predicted = predict(anchor).predicted
@@ -165,13 +170,8 @@ def _anchor_run(anchor: Anchor) -> OwnRun:
     workload, fleet = call.inputs
     run = prepared(TrainingQuestion(workload, fleet, call.keywords, TRAINING_METRICS[0], "causal"))
     seconds = run_steps([run])[0].seconds * (value / predicted) ** exponent
-    accelerator = run.asked.fleet.node.accelerator.name
-    return OwnRun(anchor.id, _key(anchor), WHOLE, accelerator, MeasuredStep(run, seconds, ""), called, None)
+    return OwnRun(anchor.id, _key(anchor), MeasuredStep(run, seconds, ""), called, None)
 
 
 def _key(anchor: Anchor) -> str:
     return repr((call_of(anchor).inputs, sorted(call_of(anchor).keywords.items(), key=str)))
-
-
-def _in_si(anchor: Anchor, value: float) -> float:
-    return {"ms": 1e-3, "us": 1e-6, "percent": 1e-2}.get(anchor.case.unit, 1.0) * value

@@ -6,14 +6,12 @@ token to its experts and combine what they give back.
 
 Sources: DeepSeek-AI, DeepEP, docs/legacy.md (low-latency kernels send a token to each of its experts, others once to a node
 and once to a rank); NVIDIA TensorRT-LLM, "Scaling Expert Parallelism", blogs 4 and 18 (one copy a rank; gathering where ep is
-small); DeepSeek-AI, EPLB (second copies of busy experts); Blom, "Statistical Estimates and Transformed Beta-Variables", 1958
-(the largest of n normal numbers).
+small); DeepSeek-AI, EPLB (second copies of busy experts).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import NormalDist
 
 from mlsysim.physics.kernels.alpha_beta import distinct_targets
 from mlsysim.physics.layer.shape import ExpertShape
@@ -24,16 +22,6 @@ from mlsysim.physics.serving.inference import touched_experts
 _ACTIVATION_B = 2.0  # of an element that experts give back
 _HEADER_B = 16.0  # of a message of the low-latency kernels
 _CHOICE_B = 12.0  # of each chosen expert: index (8) and weight (4)
-
-
-def deviations_of_busiest(parts: int) -> float:
-    """Standard deviations by which the largest of ``parts`` normal numbers is expected to lie above their mean.
-
-    Example:
-        >>> deviations_of_busiest(1), round(deviations_of_busiest(8), 2)
-        (0.0, 1.43)
-    """
-    return NormalDist().inv_cdf((parts - 0.375) / (parts + 0.25)) if parts > 1 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

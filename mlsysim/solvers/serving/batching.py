@@ -188,7 +188,8 @@ def _largest(replica: ServingReplica, limits: dict[str, float]) -> tuple[int, in
 def _bound_by(replica: ServingReplica, batch: int, nearest: int, limits: dict[str, float]) -> tuple[str, str]:
     """Say what keeps the batch from being one larger, and, where there is none, why."""
     if batch == replica.most:
-        engine = replica.deployment.stack is not None and replica.most < _most_by_memory(replica)
+        by_memory = int(replica.held.free_B * replica.held.shards / replica.held.each_kv_B)
+        engine = replica.deployment.stack is not None and replica.most < by_memory
         return ("the engine's most sequences" if engine else "memory capacity"), ""
     served = replica.served(float(batch + 1 if batch else nearest))
     reached = {"ITL": float(served.tpot_s), "TTFT": float(served.ttft_s)}
@@ -201,7 +202,3 @@ def _bound_by(replica: ServingReplica, batch: int, nearest: int, limits: dict[st
         if reached[name] > limits[name]
     )
     return f"{worst} limit", f"no batch keeps the limits: at the nearest, {nearest}, {missed}"
-
-
-def _most_by_memory(replica: ServingReplica) -> int:
-    return int(replica.held.free_B * replica.held.shards / replica.held.each_kv_B)

@@ -184,7 +184,8 @@ class CapacityPlanner:
         rate = needed("request_rate", requests_per_s(request_rate, arrival_rate), "a rate, such as 20 count/s")
         limits_s = {"max_ttft": max_ttft, "max_itl": max_itl, "max_latency": max_latency}
         model = instance("workload", workload, TransformerWorkload, "a transformer such as Models.Language.Llama3_8B")
-        formats = [_own_format(model)] if precisions is None else _listed("precisions", precisions)
+        own_format = model.expert_format or model.weight_format or "fp16"
+        formats = [own_format] if precisions is None else _listed("precisions", precisions)
         asked = Asked(
             model=model,
             offers=_offers(hardware, prices),
@@ -219,10 +220,6 @@ class CapacityPlanner:
 
 _POSSIBLE = "some plan that is possible: TP that divides the heads, TP x PP within the accelerators, a precision with a rate"
 _QUANTISED = "fp8"
-
-
-def _own_format(model: TransformerWorkload) -> str:
-    return model.expert_format or model.weight_format or "fp16"
 
 
 def _listed(name: str, values: Any) -> list[Any]:

@@ -16,7 +16,6 @@ from mlsysim.lowering.arrivals import Limits, Paces
 from mlsysim.lowering.work import cached_B
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.layer.attention import cached_tokens
-from mlsysim.physics.numeric import Floats
 from mlsysim.physics.queues.open_loop import OpenLoop, Spread
 from mlsysim.physics.serving.disaggregation import kv_transfer_s
 from mlsysim.solvers.serving.fewest_replicas import held, hopeful, least_copies
@@ -158,21 +157,11 @@ class Way(ABC):
         """Time to the first token of a request that finds nobody."""
         return self.pace.alone_s
 
-    @property
-    def token_s(self) -> Floats:
-        """Time per output token with 1, 2, ... requests in flight."""
-        return self.decoding.token_s
-
-    @property
-    def completions_per_s(self) -> Floats:
-        """Requests that a replica completes with 1, 2, ... in flight."""
-        return self.decoding.completions_per_s
-
     @functools.cached_property
     def lone(self) -> Promise:
         """What a request that finds nobody sees."""
-        token_s = float(self.token_s[0])
-        return Promise(1, float(self.completions_per_s[0]), self.first_s, token_s, self.first_s + self.further * token_s)
+        token_s, per_s = float(self.decoding.token_s[0]), float(self.decoding.completions_per_s[0])
+        return Promise(1, per_s, self.first_s, token_s, self.first_s + self.further * token_s)
 
     @functools.cached_property
     def batches(self) -> list[int]:
@@ -180,7 +169,7 @@ class Way(ABC):
 
         Where few requests would meet a fuller replica, or steps grow by leaps, another number may need fewer replicas.
         """
-        quick = np.flatnonzero(self.token_s <= self.demand.limits.token_s)
+        quick = np.flatnonzero(self.decoding.token_s <= self.demand.limits.token_s)
         if not quick.size:
             return []
         ladder = {2**power for power in range(self.pace.places.bit_length())} | {self.pace.places}
@@ -193,13 +182,13 @@ class Way(ABC):
         late = lone.ttft_s > limits.first_s or lone.request_s > limits.request_s
         if late or not self.batches:
             return 0
-        best_per_s = max(float(self.completions_per_s[batch - 1]) for batch in self.batches)
+        best_per_s = max(float(self.decoding.completions_per_s[batch - 1]) for batch in self.batches)
         return least_copies(self.demand.rate_per_s, best_per_s)
 
     def held(self, replicas: int) -> Held | None:
         """The first batch with which so many replicas keep the limits, and what their requests see; None where none does."""
         arrival_per_s, limits = self.demand.rate_per_s / replicas, self.demand.limits
-        may = hopeful(self.completions_per_s, self.token_s, limits, arrival_per_s, self.in_time)
+        may = hopeful(self.decoding.completions_per_s, self.decoding.token_s, limits, arrival_per_s, self.in_time)
         looked = ((batch, self.seen(batch, arrival_per_s)) for batch in self.batches if may[batch - 1])
         return next((Held(batch, seen) for batch, seen in looked if seen is not None), None)
 
@@ -234,7 +223,7 @@ class Together(Way):
         share, seen = self.demand.limits.share, cast("OpenLoop", held.seen)
         first, whole = seen.after_wait(0.0), seen.after_wait(self.further)
         times_s = first.percentile_s(share), seen.token_percentile_s(share), whole.percentile_s(share)
-        return Promise(held.batch, float(self.completions_per_s[held.batch - 1]), *times_s)
+        return Promise(held.batch, float(self.decoding.completions_per_s[held.batch - 1]), *times_s)
 
 
 @dataclass(frozen=True)
@@ -271,7 +260,7 @@ class Apart(Way):
     def promise(self, held: Held) -> Promise:
         """What the asked share of requests does not exceed."""
         itl_s = cast("Spread", held.seen).percentile_s(self.demand.limits.share)
-        per_s = float(self.completions_per_s[held.batch - 1])
+        per_s = float(self.decoding.completions_per_s[held.batch - 1])
         return Promise(held.batch, per_s, self.first_s, itl_s, self.first_s + self.further * itl_s)
 
 

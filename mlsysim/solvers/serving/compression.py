@@ -43,10 +43,10 @@ class CompressionResult(Result):
     weights_before: Quantity
     ratio: float
     fits_before: bool
-    itl: Quantity | None
+    itl: Quantity | None = None
     itl_before: Quantity
-    speedup: float | None
-    tokens_per_second: Quantity | None
+    speedup: float | None = None
+    tokens_per_second: Quantity | None = None
     memory_per_accelerator: Quantity
 
 
@@ -116,27 +116,24 @@ class CompressionModel:
             reason = "" if held_B <= capacity_B else f"{held_B / 1e9:.3g} GB of the {capacity_B / 1e9:.3g} GB of an accelerator"
             notes = ("kernels of sparse weights are not modelled: no speed is predicted",)
             after = None
-        step_s = float(before.itl.m_as("second"))
-        speedup = None if after is None else step_s / float(after.itl.m_as("second"))
+        speed = {} if after is None else after.taken("basis", "binding", "coefficients", "facts", "itl", "tokens_per_second")
+        if after is not None:
+            speed["speedup"] = float(before.itl.m_as("second")) / float(after.itl.m_as("second"))
+        if reason:
+            speed["binding"] = "memory capacity"
         return CompressionResult(
             solver="CompressionModel",
             subject=f"{workload.name}: {_told(named, options, kept)}, on {getattr(hardware, 'name', 'hardware')}",
-            basis=before.basis if after is None else after.basis,
             reason=reason,
-            binding="memory capacity" if reason else "bytes of weights" if after is None else after.binding,
             breakdown=with_units({"weights": after_B, "saved": before_B - after_B}, "byte"),
             diagnostics=(*notes, "what compression does to answers is not in this"),
-            coefficients=() if after is None else after.coefficients,
-            facts=None if after is None else after.facts,
             weights=with_unit(after_B, "byte"),
             weights_before=before.weights,
             ratio=before_B / after_B,
             fits_before=before.feasible,
-            itl=None if after is None else after.itl,
             itl_before=before.itl,
-            speedup=speedup,
-            tokens_per_second=None if after is None else after.tokens_per_second,
             memory_per_accelerator=memory,
+            **({"basis": before.basis, "binding": "bytes of weights"} | speed),
         )
 
 

@@ -251,15 +251,7 @@ def _schedules(setting: TrainingSetting, choices: Choices, pp: int) -> list[tupl
 
 def _equal(layers: int, parts: int) -> bool:
     """True if the layers divide, by themselves or with embedding and head counted as layers (as Megatron can)."""
-    return layers % parts == 0 or (layers + _ENDS) % parts == 0
-
-
-_ENDS = 2
-
-
-def _shard_copies(dp: Floats, shard: int) -> Floats:
-    copies: Floats = np.where(dp % shard == 0, dp / shard, 1.0) if shard else np.ones_like(dp)
-    return copies
+    return layers % parts == 0 or (layers + 2) % parts == 0
 
 
 def block(setting: TrainingSetting, choices: Choices, columns: Floats) -> Block:
@@ -267,7 +259,7 @@ def block(setting: TrainingSetting, choices: Choices, columns: Floats) -> Block:
     row = {name: column[:, None, None] for name, column in zip(ROWS, columns, strict=True)}
     stages = np.array(choices.zero_stage, dtype=float)
     local = setting.batch_size / row["dp"]
-    formats = setting.formats
+    formats, shard = setting.formats, choices.shard
     recompute: Any = 0.0 if choices.recompute is None else np.array(choices.recompute, dtype=float)[:, None]
     plan = Plan(
         tp=row["tp"],
@@ -286,7 +278,7 @@ def block(setting: TrainingSetting, choices: Choices, columns: Floats) -> Block:
         optimizer_B=formats.optimizer_B,
         cp=row["cp"],
         expert_tp=float(choices.expert_tp),
-        shard_copies=_shard_copies(row["dp"], choices.shard),
+        shard_copies=np.where(row["dp"] % shard == 0, row["dp"] / shard, 1.0) if shard else np.ones_like(row["dp"]),
     )
     # Without data parallelism all ZeRO stages are one: the lowest.
     alone = (row["dp"] * row["cp"] == 1) & (stages > stages.min())

@@ -12,9 +12,9 @@ from mlsysim.core.errors import InconsistentError, InputError
 from mlsysim.core.precision import bytes_per_element, precision_name
 from mlsysim.core.units import Quantity, with_unit, with_units
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.lowering.data_parallel import Samples
+from mlsysim.lowering.data_parallel import CalibratedRun, Samples, replica_run
 from mlsysim.lowering.feasibility import over_budget
-from mlsysim.lowering.forward import CalibratedRun, inference_run
+from mlsysim.lowering.forward import inference_run
 from mlsysim.lowering.training_setting import filled_tokens, lone_accelerators, lone_plan
 from mlsysim.lowering.work import training_work
 from mlsysim.models.types import CNNWorkload, Workload
@@ -25,7 +25,6 @@ from mlsysim.physics.training.memory import training_memory
 from mlsysim.physics.training.roofline_step import training_step
 from mlsysim.physics.training.step import Overlap
 from mlsysim.solvers.result import SampledResult, run_facts
-from mlsysim.solvers.training.data_parallel import replica_run
 from mlsysim.systems.types import Fleet
 
 
