@@ -113,7 +113,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
             "recv_interval": _looks_after(row, harness),
         }
     if mode == "offline":
-        arguments["requests"] = _requests(cell_text(row, "engine"), prompt, output, replicas)
+        arguments = _offline(cell_text(row, "engine"), prompt, output, replicas) | arguments
     if tp > 1 and workload.moe is not None and stack in known["attention_dp"]["stacks"]:
         arguments["attention_dp"] = True
     arguments |= experts
@@ -180,18 +180,21 @@ def _tokens(row: Mapping[str, str], column: str) -> int | None:
     return whole_cell(row, column, least=0) if cell_text(row, column) else None
 
 
-def _requests(engine: str, prompt: int | None, output: int | None, replicas: int) -> int | None:
-    """The number of requests that a published offline benchmark sends, where its page says it."""
-    for name, counts in _facts()["offline_requests"].items():
-        if engine.startswith(name) and (count := counts.get(f"{prompt}+{output}")):
-            return max(1, int(count) // replicas)
-    return None
+def _offline(engine: str, prompt: int | None, output: int | None, replicas: int) -> dict[str, Any]:
+    """What an engine's offline benchmark sends, and the most sequences that it builds the engine for, where these are known."""
+    count = (_of_engine(engine, _facts()["offline_requests"]) or {}).get(f"{prompt}+{output}")
+    most = _of_engine(engine, _facts()["offline_sequences"])
+    return {"requests": max(1, int(count) // replicas) if count else None, **({"max_num_seqs": most} if most else {})}
+
+
+def _of_engine(engine: str, facts: Mapping[str, Any]) -> Any:
+    """The first of some facts, by beginnings of the cell of the engine, that is of ``engine``; None where there is none."""
+    return next((fact for name, fact in facts.items() if engine.startswith(name)), None)
 
 
 def _cache(engine: str, weights: str) -> str:
     """The cache's format where a row leaves it out: the engine's own default, else by that of the weights."""
-    defaults = [str(cache) for name, cache in _facts()["engine_cache"].items() if engine.startswith(name)]
-    return defaults[0] if defaults else str(_facts()["cache"].get(weights, "fp16"))
+    return str(_of_engine(engine, _facts()["engine_cache"]) or _facts()["cache"].get(weights, "fp16"))
 
 
 def _harness(row: Mapping[str, str]) -> str:

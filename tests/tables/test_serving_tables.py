@@ -7,6 +7,7 @@ import zlib
 import pytest
 from repository import ANCHOR_TREE
 
+from mlsysim.solvers.serving.serving import ServingModel
 from mlsysim.tables.predict import predict_table
 from mlsysim.tables.serving import METRICS, serving_question
 
@@ -67,6 +68,40 @@ def test_a_row_says_when_the_scheduler_looks(cells, steps):
     row |= {"source": "InferenceMAX", "weight_precision": "fp8", "n_accel": "8", "tp": "8", "year": "2026"}
     row |= {"input_len": "1024", "output_len": "1024", "batch_or_concurrency": "8"} | cells
     assert serving_question(row).arguments["recv_interval"] == steps
+
+
+OFFLINE = {
+    "metric": "output_tokens_per_s",
+    "model": "Llama-3.1-8B",
+    "accelerator": "H200-SXM-141GB",
+    "weight_precision": "fp8",
+    "input_len": "128",
+    "output_len": "128",
+    "engine": "TensorRT-LLM v0.14.0",
+    "mode": "offline",
+}
+
+
+@pytest.mark.parametrize(
+    ("cells", "most"),
+    [
+        ({}, 4096),
+        ({"engine": "TensorRT-LLM v1.0 (PyTorch backend)"}, 4096),
+        ({"max_num_seqs": "64"}, 64),  # what a row says it was started with
+        ({"mode": "closed-loop", "batch_or_concurrency": "8"}, None),  # a server, with its own
+        ({"engine": "vllm 0.15.1"}, None),
+    ],
+)
+def test_an_offline_benchmark_builds_engines_for_so_many_sequences(cells, most):
+    assert serving_question({**OFFLINE, **cells}).arguments.get("max_num_seqs") == most
+
+
+def test_an_offline_benchmark_decodes_as_many_where_they_fit():
+    # 2 x 32 layers x 8 heads x 128 bytes a token, 256 tokens a request: 4,096 take 69 GB; beside the weights over 120 are free.
+    asked = serving_question(OFFLINE)
+    run = ServingModel().solve(asked.workload, asked.hardware, **asked.arguments)
+    assert run.batch == run.max_batch == 4096
+    assert run.kv_cache.m_as("byte") == pytest.approx(4096 * 256 * 2 * 32 * 8 * 128, rel=1e-6)
 
 
 def test_a_cache_that_no_row_states_has_the_format_of_its_engine_or_of_the_weights():
