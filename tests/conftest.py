@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -17,7 +18,9 @@ from repository import KERNELS
 
 from mlsysim.fitting import search
 from mlsysim.fitting.bounded import Fit
+from mlsysim.fitting.own import fit as own_fit
 from mlsysim.hardware.registry import Hardware
+from mlsysim.solvers.serving.capacity import CapacityPlanner
 from mlsysim.systems.types import Fleet, NetworkFabric, Node
 from mlsysim.tables.predict import predict_table
 
@@ -113,6 +116,31 @@ def other_validation(tmp_path_factory, change_rows):
         return root
 
     return copied
+
+
+@pytest.fixture(scope="session")
+def _answers():
+    return {}
+
+
+@pytest.fixture(scope="module")
+def asked_once(_answers):
+    """Each fleet for a load is searched, and each table of runs calibrated to, once: commands, pages, scripts ask the same."""
+
+    def kept(solve, asker):
+        @functools.wraps(solve)
+        def once(*asked, **options):
+            question = solve.__qualname__, repr(asked[asker:]), repr(sorted(options.items()))
+            if question not in _answers:
+                _answers[question] = solve(*asked, **options)
+            return _answers[question]
+
+        return once
+
+    with pytest.MonkeyPatch.context() as patch:
+        for home, name, asker in ((CapacityPlanner, "solve", 1), (own_fit, "calibrated", 0)):
+            patch.setattr(home, name, kept(getattr(home, name), asker))
+        yield
 
 
 @pytest.fixture

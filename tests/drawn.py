@@ -10,7 +10,7 @@ import pytest
 from bad_calls import numbers
 from hypothesis import settings
 from hypothesis import strategies as st
-from random_systems import PHASES, ROUNDING
+from random_systems import PHASES, ROUNDING, either
 
 from mlsysim.core.units import Q_
 from mlsysim.hardware.types import ComputeCore, HardwareNode, MemoryHierarchy
@@ -22,37 +22,41 @@ from mlsysim.systems.types import Fleet, NetworkFabric, Node
 FEW = settings(max_examples=25, deadline=None, derandomize=True, phases=PHASES)
 MANY = settings(FEW, max_examples=50)
 KNOBS = ("peak", "memory", "intra", "inter")
+EFFICIENCIES = st.none() | st.floats(0.05, 1.0)
+OVERLAPPED = st.sampled_from([{}, {"overlap_comm": False}, *({"overlap_efficiency": s} for s in (0.0, 0.5, 0.85, 1.0))])
 
 
+@functools.cache
 @st.composite
 def transformers(draw, experts=True):
-    heads, width = draw(st.sampled_from([8, 12, 32, 64])), draw(st.sampled_from([64, 128]))
+    heads, width = draw(either(8, 12, 32, 64)), draw(either(64, 128))
     hidden = heads * width
-    ffn = hidden * draw(st.sampled_from([2, 4]))
+    ffn = hidden * draw(either(2, 4))
     moe = None
     if experts and draw(st.booleans()):
-        routed = draw(st.sampled_from([4, 8, 16]))
-        chosen, shared = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([0, 1]))
+        routed = draw(either(4, 8, 16))
+        chosen, shared = draw(either(1, 2, 4)), draw(either(0, 1))
         moe = MixtureOfExperts(experts=routed, experts_per_token=chosen, ffn_hidden=ffn // 2, shared_experts=shared)
     sizes = {
         "name": "model",
         "layers": draw(st.integers(1, 40)),
         "hidden_dim": hidden,
         "heads": heads,
-        "kv_heads": draw(st.sampled_from([None, 4, heads])),
+        "kv_heads": draw(either(None, 4, heads)),
         "ffn_hidden": ffn,
-        "ffn_matrices": draw(st.sampled_from([2, 3])),
-        "vocab_size": draw(st.sampled_from([0, 32000, 128256])),
+        "ffn_matrices": draw(either(2, 3)),
+        "vocab_size": draw(either(0, 32000, 128256)),
         "tied_embeddings": draw(st.booleans()),
         "causal": draw(st.booleans()),
         "parallel_block": draw(st.booleans()),
-        "sliding_window": draw(st.sampled_from([None, 256])),
+        "sliding_window": draw(either(None, 256)),
         "moe": moe,
     }
     count = total_parameters(TransformerWorkload.model_construct(**sizes), ffn)
     return TransformerWorkload(parameters=Q_(count, "count"), **sizes)
 
 
+@functools.cache
 def decoders():
     return transformers().map(lambda model: model.model_copy(update={"causal": True}))
 
@@ -105,6 +109,7 @@ def _fleet(figures, per_node, count):
     return Fleet(name="fleet", node=_node(figures, per_node), count=count, fabric=fabric)
 
 
+@functools.cache
 def hardware(capacity=80 * 2**30):
     return st.builds(
         Hardware,
@@ -135,37 +140,38 @@ class Training:
         return DistributedModel().solve(self.model, fleet, **{**self.asked, **changes})
 
 
+@functools.cache
 @st.composite
 def trainings(draw):
     model, chip = draw(transformers()), draw(hardware())
-    tp = draw(st.sampled_from([d for d in (1, 2, 4, 8) if model.heads % d == 0]))
-    pp = draw(st.sampled_from([p for p in (1, 2, 3, 4, 8) if p <= model.layers]))
-    dp = draw(st.sampled_from([1, 2, 3, 8, 64]))
+    tp = draw(either(*[d for d in (1, 2, 4, 8) if model.heads % d == 0]))
+    pp = draw(either(*[p for p in (1, 2, 3, 4, 8) if p <= model.layers]))
+    dp = draw(either(1, 2, 3, 8, 64))
     ranks = tp * pp * dp
-    per_node = draw(st.sampled_from(divisors(ranks, most=16)))
+    per_node = draw(either(*divisors(ranks, most=16)))
     deepest = model.layers // pp if pp > 1 else 1
-    chunks = draw(st.sampled_from([1, *range(2, min(deepest, 4) + 1)]))
+    chunks = draw(either(1, *range(2, min(deepest, 4) + 1)))
     schedules = ["interleaved"] if chunks > 1 else ["gpipe", "1f1b"]
     passes = draw(st.integers(1, 6)) * (pp if chunks > 1 else 1)
-    sequences, parts = draw(st.sampled_from([(1, 1), (2, 1), (3, 1), (1, 2), (1, 4)]))  # of or in a micro-batch
+    sequences, parts = draw(either((1, 1), (2, 1), (3, 1), (1, 2), (1, 4)))  # of or in a micro-batch
     asked = {
         "batch_size": dp * passes * sequences,
         "microbatch_count": passes * parts,
-        "seq_len": draw(st.sampled_from([32, 512, 2048, 8192])),
-        "precision": draw(st.sampled_from(["bf16", "fp16", "fp8", "fp32"])),
-        "efficiency": draw(st.none() | st.floats(0.05, 1.0)),
+        "seq_len": draw(either(32, 512, 2048, 8192)),
+        "precision": draw(either("bf16", "fp16", "fp8", "fp32")),
+        "efficiency": draw(EFFICIENCIES),
         "tp_size": tp,
         "pp_size": pp,
-        "ep_size": draw(st.sampled_from(divisors(math.gcd(model.moe.experts, dp) if model.moe else 1))),
+        "ep_size": draw(either(*(divisors(math.gcd(model.moe.experts, dp) if model.moe else 1)))),
         "virtual_stages": chunks,
-        "schedule": draw(st.sampled_from([None, *schedules])),
+        "schedule": draw(either(None, *schedules)),
         "zero_stage": draw(st.integers(0, 3)),
-        "sequence_parallel": draw(st.sampled_from([None, True, False])),
-        "recompute": draw(st.sampled_from([None, "none", "selective", "full"])),
-        "gradient_precision": draw(st.sampled_from([None, "fp32"])),
-        "straggler_factor": draw(st.sampled_from([1.0, 1.2])),
-        "congestion_factor": draw(st.sampled_from([1.0, 3.0])),
-        **draw(st.sampled_from([{}, {"overlap_comm": False}, *({"overlap_efficiency": s} for s in (0.0, 0.5, 0.85, 1.0))])),
+        "sequence_parallel": draw(either(None, True, False)),
+        "recompute": draw(either(None, "none", "selective", "full")),
+        "gradient_precision": draw(either(None, "fp32")),
+        "straggler_factor": draw(either(1.0, 1.2)),
+        "congestion_factor": draw(either(1.0, 3.0)),
+        **draw(OVERLAPPED),
     }
     return Training(model, chip, per_node, ranks // per_node, asked)
 

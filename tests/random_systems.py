@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
@@ -21,6 +23,12 @@ PHASES = (Phase.explicit, Phase.generate, Phase.shrink)
 CHANCE = [HealthCheck.filter_too_much, HealthCheck.too_slow]
 SETTINGS = settings(deadline=None, derandomize=True, phases=PHASES, suppress_health_check=CHANCE)
 FORMATS = ("fp16", "bf16", "fp8", "int8", "nvfp4", "int4", "q4_k_m", "awq")
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def either(*values):
+    """Any of ``values``. Hypothesis looks through each strategy before it draws from it: one that is kept, only once."""
+    return st.sampled_from(values)
 
 
 def tried_on(few, many, **drawn):
@@ -76,18 +84,18 @@ A_MODEL, AN_ACCELERATOR, A_SERVER = (_one_of(these) for these in (MODELS, ACCELE
 def serving_questions(draw, stacks=None):
     """A model, the node that it runs on, and the arguments of a serving solver, legal or not."""
     accelerator = draw(A_SERVER)
-    tp, pp = draw(st.sampled_from([1, 1, 2, 4, 8])), draw(st.sampled_from([1, 1, 1, 2, 3]))
+    tp, pp = draw(either(1, 1, 2, 4, 8)), draw(either(1, 1, 1, 2, 3))
     arguments = {
-        "stack": draw(st.sampled_from(sorted(engine_names()) if stacks is None else stacks)),
-        "precision": draw(st.sampled_from(FORMATS)),
-        "kv_precision": draw(st.sampled_from([None, None, "fp8"])),
+        "stack": draw(either(*(sorted(engine_names()) if stacks is None else stacks))),
+        "precision": draw(either(*FORMATS)),
+        "kv_precision": draw(either(None, None, "fp8")),
         "tp_size": tp,
         "pp_size": pp,
-        "attention_dp": draw(st.sampled_from([False, False, False, True, 2])),
-        "ep_size": draw(st.sampled_from([1, 1, 1, tp])),
-        "input_len": draw(st.sampled_from([1, 17, 512, 1024, 4096, 30000])),
-        "output_len": draw(st.sampled_from([1, 8, 200, 2000])),
-        "batch_size": draw(st.sampled_from([1, 2, 8, 33, 100])),
+        "attention_dp": draw(either(False, False, False, True, 2)),
+        "ep_size": draw(either(1, 1, 1, tp)),
+        "input_len": draw(either(1, 17, 512, 1024, 4096, 30000)),
+        "output_len": draw(either(1, 8, 200, 2000)),
+        "batch_size": draw(either(1, 2, 8, 33, 100)),
     }
     model = draw(A_MODEL)
     hardware = answer(usual_nodes, accelerator, tp * pp) if tp * pp > 1 else accelerator
@@ -126,25 +134,25 @@ PARTS = ("peak", "memory", "cache", "capacity", "link", "network")
 def training_questions(draw, stacks=None):
     """A model, a fleet of the accelerator's usual nodes, and the arguments of ``DistributedModel``, legal or not."""
     model = draw(A_MODEL)
-    tp, pp = draw(st.sampled_from([1, 1, 2, 4, 8])), draw(st.sampled_from([1, 1, 2, 4]))
-    cp, dp = draw(st.sampled_from([1, 1, 1, 2, 4])), draw(st.sampled_from([1, 2, 4, 8]))
-    passes, sequences = draw(st.sampled_from([1, 4, 8])), draw(st.sampled_from([1, 1, 2]))
-    stack = draw(st.sampled_from([None, *stack_names()] if stacks is None else stacks))
+    tp, pp = draw(either(1, 1, 2, 4, 8)), draw(either(1, 1, 2, 4))
+    cp, dp = draw(either(1, 1, 1, 2, 4)), draw(either(1, 2, 4, 8))
+    passes, sequences = draw(either(1, 4, 8)), draw(either(1, 1, 2))
+    stack = draw(either(*[None, *stack_names()] if stacks is None else stacks))
     arguments = {
         "stack": stack,
         "batch_size": dp * passes * sequences,
         "microbatch_count": passes,
-        "seq_len": draw(st.sampled_from([128, 2048, 32768])),
-        "precision": draw(st.sampled_from(["bf16", "bf16", "fp16", "fp8"])),
+        "seq_len": draw(either(128, 2048, 32768)),
+        "precision": draw(either("bf16", "bf16", "fp16", "fp8")),
         "tp_size": tp,
         "pp_size": pp,
         "cp_size": cp,
-        "ep_size": draw(st.sampled_from([1, 2, 4])) if model.moe else 1,
-        "zero_stage": draw(st.sampled_from([0, 1, 2, 3])),
-        "recompute": draw(st.sampled_from(["none", "selective", "full"])),
-        "sequence_parallel": draw(st.sampled_from([None, True, False])),
-        "lora_rank": (rank := draw(st.sampled_from([None, None, None, 16]))),
-        "lora_targets": rank and draw(st.sampled_from([None, "attention", "linear_qkv"])),
-        "efficiency": draw(st.sampled_from([None, 0.4])) if stack is None else None,
+        "ep_size": draw(either(1, 2, 4)) if model.moe else 1,
+        "zero_stage": draw(either(0, 1, 2, 3)),
+        "recompute": draw(either("none", "selective", "full")),
+        "sequence_parallel": draw(either(None, True, False)),
+        "lora_rank": (rank := draw(either(None, None, None, 16))),
+        "lora_targets": rank and draw(either(None, "attention", "linear_qkv")),
+        "efficiency": draw(either(None, 0.4)) if stack is None else None,
     }
     return model, draw(AN_ACCELERATOR), tp * pp * cp * dp, arguments

@@ -14,6 +14,7 @@ from repository import ROOT
 
 import mlsysim
 
+pytestmark = pytest.mark.usefixtures("asked_once")
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # Modules of numbers and arrays, without a formula.

@@ -8,6 +8,7 @@ import runpy
 import pytest
 from repository import ROOT
 
+pytestmark = pytest.mark.usefixtures("asked_once")
 EXAMPLES = ROOT / "examples"
 SCRIPTS = ("size_a_training_run", "pick_a_serving_fleet", "why_is_my_mfu_low", "does_it_fit", "check_and_calibrate")
 

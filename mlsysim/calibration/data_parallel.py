@@ -74,11 +74,7 @@ replica_stack = stacks_of(ReplicaStack, ReplicaCoefficients, FILE)
 
 @reads("calibration", "devices/")
 def pass_hardware(section: str, hardware_name: str) -> ReplicaHardware:
-    """The kernels that stand for an accelerator of the registry.
-
-    Args:
-        section: of the accelerator's entry: ``TRAINED``, or ``INFERRED``, which may have its clock and shares from the other.
-        hardware_name: its name.
+    """The kernels that stand for an accelerator; ``section`` is ``TRAINED`` or ``INFERRED``, which may have parts of the other.
 
     Raises:
         UnknownNameError: no kernels stand for it.
@@ -102,12 +98,6 @@ def pass_hardware(section: str, hardware_name: str) -> ReplicaHardware:
 @reads("calibration", "devices/")
 def pass_fitted_names(section: str, stack_name: str, hardware_name: str, gemm_format: str) -> tuple[str, ...]:
     """Names of every coefficient that a pass of a stack on an accelerator was fitted with.
-
-    Args:
-        section: ``TRAINED`` or ``INFERRED``.
-        stack_name: the stack, of the file that is called as the section.
-        hardware_name: the accelerator.
-        gemm_format: the measured number format of its matrix products.
 
     Example:
         >>> [name for name in pass_fitted_names(TRAINED, "nvidia-mxnet", "A30", "bfloat16") if "clock" in name]

@@ -60,10 +60,6 @@ def sustained_clock(device: str) -> float:
 def slowest_clock(hardware_name: str, count: int) -> float:
     """Clock of the slowest of some accelerators of a kind over that of one in the middle.
 
-    Args:
-        hardware_name: the accelerator's name in the registry.
-        count: accelerators that wait for each other.
-
     Example:
         >>> slowest_clock("H100 SXM5 80GB", 1), slowest_clock("TPU v5p", 8192)
         (1.0, 1.0)

@@ -205,12 +205,6 @@ def unfitted(solver: str, quantity: str, facts: RunFacts, *, known_source: bool 
     A pair is an engine on its accelerator. A stack that is not known stands for its source, too. Models and pairs matter where
     an engine's kernels were not measured for them: in serving language models.
 
-    Args:
-        solver: name of the solver.
-        quantity: what is predicted.
-        facts: what the run is of.
-        known_source: whether it is a run of a publication that fits were given runs of.
-
     Example:
         >>> facts = RunFacts("Llama-3.1-405B", "dense", "H100 SXM5 80GB", "meta-2024", 16384)
         >>> [unfitted("DistributedModel", "whole", facts._replace(stack=name)) for name in ("meta-2024", "megatron-core")]
@@ -260,12 +254,7 @@ def _known(solver: str, quantity: str) -> dict[str, frozenset[tuple[str, ...]]]:
 
 
 def was_measured(solver: str, facts: RunFacts) -> bool:
-    """Tell whether a solver's predictions were compared with runs of the same stack, and with runs on the same accelerator.
-
-    Args:
-        solver: name of the solver.
-        facts: what the run is of.
-    """
+    """Tell whether a solver's predictions were compared with runs of the same stack, and with runs on the same accelerator."""
     facts, calibrated_on = _as_shipped(solver, facts)
     if calibrated_on is not None:
         return facts.accelerator in calibrated_on
@@ -313,10 +302,6 @@ def assumed_facts() -> tuple[Assumed, ...]:
 def scale(costs: Mapping[str, float], assumed: Collection[str]) -> float:
     """Return how many times as far off as a run that states all of its facts one is that leaves some out.
 
-    Args:
-        costs: of each fact, how many times as far off runs are without it: measured on those that state it.
-        assumed: columns that the run's row leaves out; what they cost adds as independent errors do.
-
     Example:
         >>> scale({"a": 3.0, "b": 2.0, "c": 0.9}, ["a", "c"]), round(scale({"a": 3.0, "b": 2.0}, ["a", "b", "d"]) ** 2)
         (3.0, 12)
@@ -326,13 +311,7 @@ def scale(costs: Mapping[str, float], assumed: Collection[str]) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def scale_of(solver: str, quantity: str, assumed: tuple[str, ...]) -> float:
-    """Return the same by what each fact cost in predictions of a solver.
-
-    Args:
-        solver: name of the solver.
-        quantity: what is predicted.
-        assumed: columns that the run's row leaves out.
-    """
+    """Return ``scale`` by what each fact cost in predictions of a solver."""
     kind = solver, quantity
     return scale({one.fact: one.missing / one.stated for one in assumed_facts() if (one.solver, one.quantity) == kind}, assumed)
 

@@ -97,11 +97,7 @@ def weight_only_kind(weight_B: float) -> str:
 def as_engines_unpack(product: GemmKernel, wide: GemmKernel, memory_share: float, core_flops_per_s: float) -> GemmKernel:
     """The benchmark's weight-only kernel as engines have it: it splits k (Marlin, arXiv:2408.11743), a few rows take the cores.
 
-    Args:
-        product: the weight-only kernel.
-        wide: the device's 16-bit kernel.
-        memory_share: share of the memory's rate that an engine's own kernels reach, which unpack weights too.
-        core_flops_per_s: rate of the cores beside the matrix units.
+    It has the most splits of the 16-bit kernel ``wide``, and at least the memory's share that an engine's own kernels reach.
     """
     share = max(product.memory_efficiency, memory_share)
     return replace(product, most_splits=wide.most_splits, memory_efficiency=share, core_flops_per_s=core_flops_per_s)

@@ -26,11 +26,7 @@ def client_tables() -> dict[str, dict[str, Any]]:
 
 
 def reached_through(engine_name: str, client: str | None = None) -> Engine:
-    """The engine called ``engine_name`` with what its users' client and HTTP server add to each request.
-
-    Args:
-        engine_name: any name of an engine.
-        client: name of a ``client`` in ``harnesses.toml``; by default the one that the engine's entry names.
+    """The engine of any of its names with what its users' client (by default the engine's own) adds to each request.
 
     Raises:
         UnknownNameError: no such engine, or no such client; the message has near names.

@@ -74,11 +74,7 @@ class Spread:
     p90: float
 
     def about(self, value: Any, most: float | None = None) -> tuple[Any, Any]:
-        """Return the ends of the interval about a number or a quantity.
-
-        Args:
-            value: what is predicted.
-            most: what no measurement exceeds, such as the whole of a peak.
+        """Return the ends of the interval about a number or a quantity, of which no measurement exceeds ``most``.
 
         Example:
             >>> Spread(0.7, "all", 20, 0.1, 0.5).about(0.6, most=1.0)[1]
@@ -184,15 +180,7 @@ def _resting_on(
 def resting_on(
     pool: Pool, studies: Studies, missing: Sequence[str], facts: RunFacts, assumed: Collection[str] = ()
 ) -> Spread | None:
-    """Return the last two rungs of ``spread``, by some runs and by what was left out of fits.
-
-    Args:
-        pool: validation runs of one solver and quantity.
-        studies: errors of what was left out.
-        missing: what of the run no fit was given runs of, as ``unfitted`` names it.
-        facts: what the run is of.
-        assumed: columns that its row leaves out.
-    """
+    """Return the last two rungs of ``spread``, by some runs and by what was left out of fits."""
     known = pool.closest(facts, assumed)
     if known is None or not missing:
         return known
@@ -215,10 +203,6 @@ def made_up(own: Sequence[float], groups: Sequence[Sequence[float]]) -> float:
     """Return the quantile of a thing's own errors, one each, with others that make up for those that lack of ``ENOUGH``.
 
     The correction for few is that of the own ones: as many as lack are as sure as the many that they stand for.
-
-    Args:
-        own: errors; where they are ``ENOUGH``, of themselves alone.
-        groups: errors of others, of which each group weighs as ``GROUP_ROWS`` at most.
 
     Example:
         >>> made_up([], [[0.1] * 90 + [0.5] * 10]), made_up([0.3] * 3, [[0.1] * 90 + [0.5] * 10])
@@ -255,13 +239,7 @@ class Pool:
     """Figures of one solver and one quantity, by what their runs have in common."""
 
     def __init__(self, solver: str, quantity: str, runs: Iterable[MeasuredRun]) -> None:
-        """Keep the figures, to be sorted into the scopes that are asked for.
-
-        Args:
-            solver: whose predictions they are.
-            quantity: what was measured.
-            runs: the figures.
-        """
+        """Keep the figures, to be sorted into the scopes that are asked for."""
         self._runs = [(run.facts, abs(run.error), _scaled(run)) for run in runs]
         self._errors: dict[tuple[str, ...], dict[tuple[str, ...], list[tuple[float, float]]]] = {}
         self._spreads: dict[tuple[tuple[str, ...], tuple[str, ...]], Spread] = {}
@@ -272,10 +250,6 @@ class Pool:
 
         Of a stack with fewer figures of its own, or with fewer of its kind of model where the scope is all of the stack's, each
         of these counts one, and the scope makes up the rest.
-
-        Args:
-            facts: what the run is of.
-            assumed: columns that its row leaves out.
         """
         for names in SCOPES:
             errors = self.sharing(names, facts)
@@ -290,12 +264,7 @@ class Pool:
         return None
 
     def sharing(self, names: tuple[str, ...], facts: RunFacts) -> Sequence[tuple[float, float]]:
-        """Return errors, and errors over the scale of what their rows leave out, of runs that share some facts with one.
-
-        Args:
-            names: of the facts that they share.
-            facts: what the run is of.
-        """
+        """Return errors, and errors over the scale of what their rows leave out, of runs that share some facts with one."""
         if names not in self._errors:
             sorted_by = self._errors[names] = {}
             for of, error, scaled in self._runs:
@@ -317,11 +286,7 @@ def _spread_of(errors: Sequence[tuple[float, float]], scope: str, own: Sequence[
 
 
 def spread_of(runs: Sequence[MeasuredRun]) -> Spread:
-    """Return how far predictions of these runs were off.
-
-    Args:
-        runs: the figures, one at least.
-    """
+    """Return how far predictions of these runs were off."""
     return _spread_of([(abs(run.error), _scaled(run)) for run in runs], "", ())
 
 
@@ -352,11 +317,7 @@ class Studies:
     """What was left out of fits, and what being without things of a kind cost."""
 
     def __init__(self, every: Iterable[LeftOut]) -> None:
-        """Keep the studies.
-
-        Args:
-            every: the errors of each thing that was left out.
-        """
+        """Keep the studies."""
         self._every = tuple(every)
         self._costs: dict[tuple[str, str, str], Cost] = {}
 

@@ -127,10 +127,7 @@ def todays_engines() -> frozenset[str]:
 
 
 def unknown(accelerator: str = "") -> Mapping[str, Any]:
-    """Returns what stands for a framework or an engine that no name fits.
-
-    Args:
-        accelerator: name of what it runs on: some are programmed in one way alone.
+    """Returns what stands for a framework or an engine that no name fits; some accelerators are programmed in one way alone.
 
     Example:
         >>> unknown()["stack"], unknown("TPU v4")["stack"]

@@ -82,11 +82,7 @@ def is_own(name: object) -> bool:
 
 
 def own_stack(file: str, kind: str | None = None) -> OwnStack:
-    """Read a user's stack or engine, once unless the file changes.
-
-    Args:
-        file: its path, from the working directory.
-        kind: what it has to be (None: either).
+    """Read a user's stack or engine, once unless the file changes; ``kind`` is what it has to be, if not either.
 
     Raises:
         DataError: there is no such file, it is none that ``mlsysim calibrate`` wrote, or is of the other kind.

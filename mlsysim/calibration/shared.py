@@ -62,9 +62,6 @@ def shared_values() -> dict[str, float]:
 def fitted_names(usual: Iterable[str] = ()) -> tuple[str, ...]:
     """Names of the shared coefficients that measured steps decided, by a fit or by hand.
 
-    Args:
-        usual: coefficients of stacks that count, too.
-
     Example:
         >>> "shared.launch_norm" in fitted_names(), "shared.host_layer_s" in fitted_names()
         (True, False)

@@ -47,11 +47,6 @@ def known_entry(argument: str, name: str, entries: Entries) -> dict[str, Any]:
 def fitted_of(entries: Entries, name: str, called: str) -> tuple[str, ...]:
     """Names of an entry's fitted coefficients; one that it takes from the entry it is like keeps that entry's name.
 
-    Args:
-        entries: entries of one kind, by name.
-        name: name of the entry.
-        called: beginning of the names, such as "stack".
-
     Example:
         >>> fitted_of({"a": {"fit": ["x", "y"]}, "b": {"like": "a", "y": 3, "fit": ["y"]}}, "b", "stack")
         ('stack.a.x', 'stack.b.y')
@@ -79,11 +74,6 @@ def coefficients(kind: type[T], entry: Mapping[str, Any]) -> T:
 
 def stacks_of(kind: type[T], coefficients_of: Any, file: str) -> Callable[[str], T]:
     """Make the function that reads a software stack of ``file`` by its name.
-
-    Args:
-        kind: what a stack is read as: with the facts that the file states, and its coefficients.
-        coefficients_of: what these are read as.
-        file: among the data of this room.
 
     Returns:
         A function of the name, which raises ``UnknownNameError`` with near names where there is no such stack.

@@ -45,9 +45,12 @@ def told(calibration: OwnCalibration, output: Path) -> Document:
 
     what = "training" if calibration.kind == "stack" else "serving"
     header = ("run", "as shipped", "calibrated without it")
-    body: list[tuple[str, ...]] = [
-        (run.id, percent(before - 1, signed=True), percent(after - 1, signed=True))
+    errors: list[dict[str, Any]] = [
+        {"id": run.id, "shipped": float(before) - 1, "left_out": float(after) - 1}
         for run, before, after in zip(calibration.runs, calibration.shipped, calibration.left_out, strict=True)
+    ]
+    body: list[tuple[str, ...]] = [
+        (run["id"], percent(run["shipped"], signed=True), percent(run["left_out"], signed=True)) for run in errors
     ]
     sizes = [[abs(float(ratio) - 1) for ratio in ratios] for ratios in (calibration.shipped, calibration.left_out)]
     for name, share in (("median", 0.5), ("p90", 0.9)):
@@ -74,10 +77,7 @@ def told(calibration: OwnCalibration, output: Path) -> Document:
         "kind": calibration.kind,
         "like": calibration.like,
         "written": str(output),
-        "runs": [
-            {"id": run.id, "shipped": float(before) - 1, "left_out": float(after) - 1}
-            for run, before, after in zip(calibration.runs, calibration.shipped, calibration.left_out, strict=True)
-        ],
+        "runs": errors,
         "coefficients": [
             {name: getattr(one, name) for name in ("part", "shipped", "value", "width", "identified", "at_bound")}
             for one in calibration.placed

@@ -144,16 +144,16 @@ def _prices(typed: Sequence[str], names: Mapping[str, str]) -> dict[str, str] | 
 
 def _in_words(plan: Mapping[str, Any]) -> str:
     """A deployment in the field's words."""
-    parts = (
-        f"TP {plan['tp']}"
-        + (f" x PP {plan['pp']}" if plan["pp"] > 1 else "")
-        + (f" x EP {plan['ep']}" if plan["ep"] > 1 else "")
-    )
-    told = f"{plan['replicas']} x ({parts}) {plan['hardware']}, {plan['precision']}, batch {plan['batch']}"
+    told = f"{plan['replicas']} x ({_divided(plan)}) {plan['hardware']}, {plan['precision']}, batch {plan['batch']}"
     if plan["disaggregated"]:
-        stages = f" x PP {plan['prefill_pp']}" if plan["prefill_pp"] > 1 else ""
-        told += f"; prefill on {plan['prefill_replicas']} x (TP {plan['prefill_tp']}{stages})"
+        told += f"; prefill on {plan['prefill_replicas']} x ({_divided(plan, 'prefill_')})"
     return told
+
+
+def _divided(plan: Mapping[str, Any], pool: str = "") -> str:
+    """How a replica is divided; of the pool of prompts with its ``pool`` before each name."""
+    parts = {name: plan[f"{pool}{name}"] for name in ("tp", "pp", "ep")}
+    return " x ".join(f"{name.upper()} {size}" for name, size in parts.items() if size > 1 or name == "tp")
 
 
 def _beside(result: CapacityResult) -> Iterator[Table | Notes]:

@@ -17,59 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from mlsysim.core.checks import looked_up
 from mlsysim.core.csv_file import opened_table, table_lines
-from mlsysim.core.errors import DataError, InconsistentError, InputError, MissingArgumentError, UnknownNameError
+from mlsysim.core.errors import DataError, InconsistentError, InputError, MissingArgumentError
 from mlsysim.core.toml import file_text
 
 _EXAMPLE = ".example.csv"
-_PREDICT = """\
-Adds a prediction to every row of a table of training or of serving runs and
-writes it as CSV. Examples:
-
-  mlsysim predict --example training
-  mlsysim predict runs.csv -o out.csv
-
-All columns come back in order, then
-
-  predicted   in the row's own metric and unit ("fits" or "OOM" for a table of
-              layouts); empty where it cannot be told
-  low, high   where nine in ten measurements are expected
-  feasible    whether the plan fits the memory
-  basis       calibrated (measured kernels and a software stack), transferred
-              (those of a relative: this stack or accelerator was not measured)
-              or bound (physics and datasheets only)
-  scope       the measured runs that low and high rest on; of a row whose source
-              is no publication that was fitted to, all sources left out of fits
-  assumed     the columns that the row leaves out though they matter, and what
-              stands for them: most make low and high wider
-  stack_used  the software stack; "generic" for a framework that is not known
-  reason      why there is no prediction, or why the plan does not fit
-
-Columns are those of the published measurement tables: accelerator, n_accel,
-layers, hidden, heads, ffn_hidden, vocab, seq_len, global_batch_seqs,
-micro_batch, tp, pp, vpp, sharding, recompute, precision, gradient_precision
-(bf16, fp16 or fp32), framework, metric, ...
-Of serving: accelerator, engine, mode, input_len, output_len,
-batch_or_concurrency (of one replica), weight_precision, kv_precision, tp, pp,
-metric, ...
-What a server is started with and reached through: max_num_batched_tokens,
-max_num_seqs, stream_interval, batch_wait_iters, recv_interval, draft_len,
-acceptance, draft_model, output_cv, harness. Of requests that arrive at a rate,
-in place of mode and input_len: arrival_rate_per_s, arrivals (random or even),
-system_prompt_len, question_len, turns, prefix_caching; metrics such as
-ttft_p90_ms, itl_mean_ms.
-There itl_ms is the mean time between tokens; tpot_ms is the same, or, where
-the column tpot_excludes_first_token says "no", a request's time over its
-tokens; offload is "weights", "kv" or "weights+kv" in the host's memory.
-Of energy (kind, power_basis, ...): predicted_power_w_per_accel and
-predicted_j_per_output_token of a served model, predicted_energy_mwh of a
-training run; what was measured is never read.
-A model that the registry knows by its name needs no layers, hidden and heads.
-The columns value and outcome are never read, and of notes nothing but what a
-table may have no column for: "release 26.06" of a training framework, "capacity
-1.25" and "head_dim 256" of models with experts, "8k tokens per device", and
-llama.cpp's "ub 2048".
-"""
+_DATA = resources.files("mlsysim.cli") / "data"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -78,8 +32,9 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         DataError: the table is none.
     """
+    told = file_text(_DATA / "predict.txt", "mlsysim/cli/data/predict.txt")
     parser = argparse.ArgumentParser(
-        prog="mlsysim predict", description=_PREDICT, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="mlsysim predict", description=told, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     kinds = examples()
     parser.add_argument("table", metavar="TABLE.csv", nargs="?", help="the table; - reads it from stdin")
@@ -89,9 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--markdown", action="store_true", help="write a table in Markdown")
     options = parser.parse_args(arguments)
     if options.example is not None:
-        if options.example not in kinds:
-            raise UnknownNameError.among("--example", options.example, kinds)
-        _example(kinds[options.example], options.output)
+        _example(looked_up("--example", options.example, kinds), options.output)
     elif options.table is None:
         raise MissingArgumentError("TABLE.csv", None, f"a table, or --example {next(iter(kinds))} for one to start from")
     elif options.json and options.markdown:
@@ -102,8 +55,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def examples() -> dict[str, Traversable]:
     """Tables to start from, by the kind of their runs."""
-    files = (resources.files("mlsysim.cli") / "data").iterdir()
-    files_by_kind = {file.name.removesuffix(_EXAMPLE): file for file in files if file.name.endswith(_EXAMPLE)}
+    files_by_kind = {file.name.removesuffix(_EXAMPLE): file for file in _DATA.iterdir() if file.name.endswith(_EXAMPLE)}
     first = [kind for kind in ("training", "serving", "open-loop") if kind in files_by_kind]
     return {kind: files_by_kind[kind] for kind in (*first, *sorted(files_by_kind.keys() - set(first)))}
 

@@ -54,11 +54,10 @@ def model_named(name: str | None) -> tuple[Workload, tuple[str, ...]]:
     Raises:
         InputError: there is none of this name, with the nearest; or the file describes none that is modelled.
     """
-    from mlsysim.core.errors import MissingArgumentError
+    from mlsysim.core.checks import needed
     from mlsysim.models.registry import Models
 
-    if name is None:
-        raise MissingArgumentError("MODEL", None, "a name of `mlsysim list models`, or the path of a config.json")
+    name = needed("MODEL", name, "a name of `mlsysim list models`, or the path of a config.json")
     if name.endswith(".json") or os.path.isfile(f"{name}/config.json"):  # noqa: PTH113 (a name may be no path at all)
         # The room is imported where it is needed: its import takes as long as an answer.
         from mlsysim.launch.hf_config import read_config
@@ -114,16 +113,10 @@ def fleet_or_chip(machine: HardwareNode | Node | Fleet) -> HardwareNode | Fleet:
 
 
 def batch_of(batch: int | None) -> int:
-    """The batch of a step.
+    """The batch of a step, which a line without a launch file says."""
+    from mlsysim.core.checks import needed
 
-    Raises:
-        MissingArgumentError: it was not typed.
-    """
-    from mlsysim.core.errors import MissingArgumentError
-
-    if batch is None:
-        raise MissingArgumentError("--batch", None, "sequences of a step, or --from with a launch file that says them")
-    return batch
+    return needed("--batch", batch, "sequences of a step, or --from with a launch file that says them")
 
 
 def launched(

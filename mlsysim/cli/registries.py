@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from mlsysim.cli.output import AsJson, AsMarkdown, Document, Table, tell
+from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import UnknownNameError, or_nearest
 from mlsysim.core.names import folded
 
@@ -17,6 +19,10 @@ class Listed(NamedTuple):
 
     columns: dict[str, Any]
     also: Sequence[str] = ()
+
+    def names(self) -> list[str]:
+        """The texts by which a word finds it."""
+        return [*(value for value in self.columns.values() if isinstance(value, str)), *self.also]
 
 
 def entries(
@@ -31,11 +37,9 @@ def entries(
 
     Any published spelling of a name does. Figures are how many published measurements predictions are compared with.
     """
-    if what not in KINDS:
-        raise UnknownNameError.among("what", what, KINDS)
-    listed = list(KINDS[what]())
+    listed = list(looked_up("what", what, KINDS)())
     wanted = folded(word)
-    rows = [one.columns for one in listed if any(wanted in folded(name) for name in (*_texts(one.columns), *one.also))]
+    rows = [one.columns for one in listed if any(wanted in folded(name) for name in one.names())]
     if not rows:
         names = [str(one.columns["name"]) for one in listed]
         error = UnknownNameError("word", word, f"a part of a name of {what}")
@@ -51,10 +55,6 @@ def entries(
     )
 
 
-def _texts(columns: dict[str, Any]) -> Iterator[str]:
-    return (value for value in columns.values() if isinstance(value, str))
-
-
 def _cell(value: Any) -> str:
     if value is None or value == "":
         return "-"
@@ -65,9 +65,7 @@ def _hardware() -> Iterator[Listed]:
     from mlsysim.calibration.evidence import measured_runs
     from mlsysim.hardware.registry import Hardware
 
-    figures: dict[str, int] = {}
-    for run in measured_runs():
-        figures[run.facts.accelerator] = figures.get(run.facts.accelerator, 0) + 1
+    figures = Counter(run.facts.accelerator for run in measured_runs())
     names = Hardware.spellings()
     for symbol, each, spelt in zip(Hardware.names(), Hardware, names.values(), strict=True):
         yield Listed(
@@ -78,7 +76,7 @@ def _hardware() -> Iterator[Listed]:
                 "memory GiB": each.memory_capacity_B / 2**30,
                 "memory TB/s": each.memory_bandwidth_Bps / 1e12,
                 "peak TFLOP/s": each.compute.peak_flops.m_as("TFLOP/s"),
-                "figures": figures.get(each.name, 0),
+                "figures": figures[each.name],
             },
             spelt,
         )

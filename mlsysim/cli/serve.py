@@ -10,7 +10,7 @@ import typer
 from mlsysim.cli.options import flag_of, taking
 from mlsysim.cli.question import checkpoint_formats, name_of, other_number, transformer_named
 from mlsysim.cli.results import Answer, answering, memory_of, told
-from mlsysim.core.errors import MissingArgumentError
+from mlsysim.core.checks import needed
 from mlsysim.lowering.options import FORMATS, STACK_OPTIONS, ServingOptions
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ def _described(model: str | None, bound: bool, options: dict[str, Any]) -> Asked
     from mlsysim.solvers.recommended import recommended_engine
     from mlsysim.solvers.serving.serving import ServingModel
 
-    if model is None:
-        raise MissingArgumentError("MODEL", None, 'a model, or --from "vllm serve ..."')
+    model = needed("MODEL", model, 'a model, or --from "vllm serve ..."')
     workload, assumed = transformer_named(model)
     formats = checkpoint_formats(model, workload, options)
     if formats:
@@ -125,8 +124,7 @@ def _pasted(source: str, model: str | None, bound: bool, options: dict[str, Any]
     launch = serving_launch(source, workload=None if model is None else transformer_named(model)[0])
     load = {name: options.pop(name, None) for name in ("input_len", "output_len", "batch_size", "acceptance")}
     for name in ("input_len", "output_len"):
-        if load[name] is None:
-            raise MissingArgumentError(flag_of(name), None, "a number of tokens, which a server's command line does not say")
+        needed(flag_of(name), load[name], "a number of tokens, which a server's command line does not say")
     basis = dict.fromkeys(("stack", *STACK_OPTIONS)) if bound else {}
     return lambda machine: (answer_serving(launch, machine, **load, **{**options, **basis}), ())
 

@@ -24,12 +24,6 @@ _DEEPEST = 6
 def blamed(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any], trouble: str) -> InputError | None:
     """The error that names the argument whose size is farthest from what is met in practice; None where none is far.
 
-    Args:
-        signature: of the function that was called.
-        args: what it was called with.
-        kwargs: what it was called with by name.
-        trouble: what came of it, as the end of a sentence.
-
     Example:
         >>> def solve(batch_size, efficiency=1.0): ...
         >>> print(blamed(inspect.signature(solve), (8,), {"efficiency": 1e-300}, "latency would be infinite"))

@@ -30,10 +30,6 @@ def state_of(file: Path) -> FileState:
 def opened_table(path: Path, name: str) -> Iterator[TextIO]:
     """Opens a table's text, without the mark that some editors put at its beginning.
 
-    Args:
-        path: of the table.
-        name: what messages call it.
-
     Raises:
         DataError: there is no such file, or it may not be read.
     """
@@ -52,10 +48,6 @@ def table_lines(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
 
     Cells are parted by commas; by semicolons or tabs where the line of column names is, as spreadsheets of some languages
     write it.
-
-    Args:
-        file: the text, which is read from its beginning.
-        name: what messages call the table.
 
     Yields:
         The number of a line and its cells; empty lines are left out.

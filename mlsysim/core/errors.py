@@ -183,13 +183,7 @@ def nearest(value: object, known: Iterable[str]) -> str | None:
 
 
 def nearest_names(value: object, known: Iterable[str], count: int = 3, least: float = 0.6) -> list[str]:
-    """The known names most like ``value`` ignoring case and punctuation, the nearest first.
-
-    Args:
-        value: what was given; nothing is near to what is no text.
-        known: the names.
-        count: how many names are returned at most.
-        least: the likeness that a name has at least, from 0 to 1.
+    """The ``count`` known names most like ``value`` ignoring case and punctuation, the nearest first; none of what is no text.
 
     Example:
         >>> nearest_names("h10", ["A100", "H100", "H200", "TPU"], 2, least=0.5)

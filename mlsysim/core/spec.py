@@ -64,10 +64,7 @@ _WIDTH = 100
 
 
 def described(record: Spec) -> str:
-    """A record as people read it: its kind and name, then what is known of it, a field a line.
-
-    Args:
-        record: what is printed. What it has in it is told in a line: by its name or source, or where it has none by its fields.
+    """A record as people read it: its kind and name, then what is known of it, a field a line; records within it in a line.
 
     Example:
         >>> class Point(Spec):
@@ -117,11 +114,6 @@ def _or_ours(model: type[S], build: Callable[[], S]) -> S:
 def spec_of(kind: type[S], value: object, place: str) -> S:
     """The record that a table of a data file describes.
 
-    Args:
-        kind: type of the record.
-        value: what stands in the file.
-        place: the file and the keys, as messages name them.
-
     Raises:
         DataError: it is no table, or its fields are not those of the record.
 
@@ -141,12 +133,7 @@ def spec_of(kind: type[S], value: object, place: str) -> S:
 
 
 def spec_in(path: Path, kind: type[S], table: str = "") -> S | None:
-    """The record that a TOML file has; None where there is no such file.
-
-    Args:
-        path: the file.
-        kind: type of the record.
-        table: the one table that the file has; by default the record is the whole of it.
+    """The record that a TOML file is, or has as its one ``table``; None where there is no such file.
 
     Raises:
         DataError: the file is malformed.

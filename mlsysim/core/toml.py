@@ -50,10 +50,6 @@ def packaged_toml(room: str, file: str) -> dict[str, Any]:
 def packaged_folder(room: str, folder: str) -> list[str]:
     """The names of the TOML files in a folder of a room's data, as ``packaged_toml`` takes them, in alphabetical order.
 
-    Args:
-        room: the package's room.
-        folder: among the room's data, with a slash at its end.
-
     Example:
         >>> packaged_folder("calibration", "devices/")[0]
         'devices/ada.toml'
@@ -221,10 +217,6 @@ def file_text(path: _Readable, name: str) -> str:
 def table_of(value: object, place: str) -> dict[str, Any]:
     """``value``, if it is a table.
 
-    Args:
-        value: what a document has at a place.
-        place: the file and the keys, as messages name them.
-
     Raises:
         DataError: it is something else.
 
@@ -240,11 +232,6 @@ def table_of(value: object, place: str) -> dict[str, Any]:
 
 def tables_of(document: dict[str, Any], key: str, place: str) -> list[dict[str, Any]]:
     """The tables ``[[key]]`` of a document; none where it has no such key.
-
-    Args:
-        document: a parsed file.
-        key: name of the tables.
-        place: the file, as messages name it.
 
     Raises:
         DataError: the key holds something else than tables.
@@ -297,9 +284,6 @@ def only_keys(document: dict[str, Any], known: tuple[str, ...], place: str) -> N
 @contextmanager
 def reading(place: str) -> Iterator[None]:
     """Tells what a data file has that its reader cannot take by the file and the place in it, whatever raised it.
-
-    Args:
-        place: the file and the keys, as messages name them.
 
     Raises:
         DataError: the reader raised an error.

@@ -76,14 +76,7 @@ def pass_calibration(
     runs_of: Callable[[Path, str], list[Runs]],
     **options: Any,
 ) -> Calibration:
-    """The family of the stacks of models that one accelerator holds whole, and of the devices that run them.
-
-    Args:
-        name: of the family.
-        section: of the devices' entries, and the name of the stacks' file.
-        runs_of: finds the runs of a role under a folder of anchors.
-        **options: of ``Calibration``.
-    """
+    """The family of the stacks of models that one accelerator holds whole, and of the devices that run them."""
     return Calibration(
         name=name,
         files={"stack": Place(f"{section}.toml", around=("stack",)), "device": Place(DEVICES, within=(section,))},

@@ -128,27 +128,30 @@ def assumed_rows(anchors: Iterable[Anchor]) -> list[tuple[str, ...]]:
         if anchor.case.role == "validation" and anchor.case.run and isinstance(anchor.case.value, float | int):
             groups.setdefault((anchor.source.solver, quantity_of(anchor.case.metric)), []).append(anchor)
     return [
-        (solver, quantity, fact, *told)
+        (solver, quantity, *told)
         for (solver, quantity), group in sorted(groups.items())
-        for fact in FACTS.get(solver, ())
-        if (told := _without(fact, group)) is not None
+        for told in _without_each(FACTS.get(solver, ()), group)
     ]
 
 
-def _without(fact: str, anchors: Sequence[Anchor]) -> tuple[str, str, str] | None:
-    stating = [anchor for anchor in anchors if anchor.case.run.get(fact, "").strip()]
-    columns = dict.fromkeys(name for anchor in stating for name in anchor.case.run)
-    rows = [dict.fromkeys(columns, "") | dict(anchor.case.run) for anchor in stating]
-    both = zip(stating, predicted_rows(rows), predicted_rows([row | {fact: ""} for row in rows]), strict=True)
-    pairs = []
-    for anchor, whole, without in both:
-        if f"{fact}=" in without["assumed"] and whole["predicted"] and without["predicted"]:
-            error = _log_error(anchor)
-            pairs.append((abs(error), abs(error + math.log(without["predicted"] / whole["predicted"]))))
-    if len(pairs) < _FEWEST:
-        return None
-    stated, missing = (conformal_quantile([pair[place] for pair in pairs]) for place in (0, 1))
-    return str(len(pairs)), f"{stated:.3f}", f"{missing:.3f}"
+def _without_each(facts: Iterable[str], anchors: Sequence[Anchor]) -> Iterator[tuple[str, str, str, str]]:
+    """For each fact that enough runs state: how many do, and how far off they are with it and without."""
+    columns = dict.fromkeys(name for anchor in anchors for name in anchor.case.run)
+    rows = [dict.fromkeys(columns, "") | dict(anchor.case.run) for anchor in anchors]
+    stated = [(fact, place) for fact in facts for place, row in enumerate(rows) if row.get(fact, "").strip()]
+    if not stated:
+        return
+    whole = [row["predicted"] for row in predicted_rows(rows)]
+    pairs: dict[str, list[tuple[float, float]]] = {fact: [] for fact, _ in stated}
+    left_out = predicted_rows(rows[place] | {fact: ""} for fact, place in stated)
+    for (fact, place), without in zip(stated, left_out, strict=True):
+        if f"{fact}=" in without["assumed"] and whole[place] and without["predicted"]:
+            error = _log_error(anchors[place])
+            pairs[fact].append((abs(error), abs(error + math.log(without["predicted"] / whole[place]))))
+    for fact, found in pairs.items():
+        if len(found) >= _FEWEST:
+            with_it, missing = (conformal_quantile([pair[place] for pair in found]) for place in (0, 1))
+            yield fact, str(len(found)), f"{with_it:.3f}", f"{missing:.3f}"
 
 
 def _run(anchor: Anchor) -> str:

@@ -95,12 +95,7 @@ def best_terms(groups: list[Layouts], names: Iterable[str]) -> dict[str, float]:
 
 
 def least_margin(groups: Iterable[Layouts], values: Mapping[str, Mapping[str, float]]) -> float:
-    """The least of ``MARGINS`` with which at most ``MOST_LOST`` of the layouts called feasible ran out of memory.
-
-    Args:
-        groups: the layouts.
-        values: terms of memory by stack, in place of those that are written.
-    """
+    """The least of ``MARGINS`` with which at most ``MOST_LOST`` of the layouts called feasible ran out of memory."""
     margins = MARGINS[:, np.newaxis]
     judged = [(group.fits(values.get(group.stack, {}), margins), np.atleast_1d(group.ran)) for group in groups]
     fits, ran = (np.concatenate(part, axis=-1) for part in zip(*judged, strict=True))

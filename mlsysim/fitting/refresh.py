@@ -77,11 +77,6 @@ def fit_and_write(name: str, root: Path) -> Refit:
 def fitted_to_rest(names: Sequence[str], root: Path, begin: Callable[[str], None] = lambda name: None) -> Iterator[Refit]:
     """Fits families in turn, and again, until each was fitted without a move since the last value moved.
 
-    Args:
-        names: the families, in their order.
-        root: the folder of anchors.
-        begin: is told each family's name before it is fitted.
-
     Yields:
         Each fit, once it is written; after ``ROUNDS`` rounds no more, though values still move.
     """

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StrictInt, model_validator
 
 from mlsysim.core.errors import UnknownNameError
-from mlsysim.core.precision import precision_name
+from mlsysim.core.precision import number_format, precision_name
 from mlsysim.core.provenance import Provenance
 from mlsysim.core.quantities import ByteRate, Bytes, FlopRate, Money, Power
 from mlsysim.core.spec import Spec
@@ -68,9 +68,10 @@ class ComputeCore(Spec):
         rate = rates.get(precision) or rates.get(_SAME_RATE.get(precision, ""))
         if rate is None:
             error = UnknownNameError.among("precision", called or precision, rates)
-            error.args = (
-                f"precision = {(called or precision)!r}: {device} has no such rate; it lists {', '.join(rates) or 'none'}",
-            )
+            listed = ", ".join(rates) or "none"
+            arithmetic = number_format(precision).arithmetic_on(rates)
+            told = f"; {precision} is multiplied in {arithmetic} there" if arithmetic in rates else ""
+            error.args = (f"precision = {(called or precision)!r}: {device} has no such rate; it lists {listed}{told}",)
             raise error
         return rate
 

@@ -5,45 +5,24 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib import resources
 from typing import Any
 
 from mlsysim.core.checks import instance, looked_up, mapping
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.precision import UNPACKED, number_format
+from mlsysim.core.toml import file_text
 from mlsysim.launch.serve import ServingLaunch, serving_facts
 from mlsysim.lowering.options import FORMATS, Formats
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 
 _SIXTEEN = ("fp16", "bf16")
+_MANIFEST = "deployment.yaml"
 _TRANSFER = {
     role: f'{{"kv_connector": "NixlConnector", "kv_role": "{kv_role}"}}'
     for role, kv_role in (("prefill", "kv_producer"), ("decode", "kv_consumer"))
 }
-_MANIFEST = """apiVersion: apps/v1
-kind: Deployment
-metadata:
-  name: {name}
-spec:
-  replicas: {replicas}
-  selector:
-    matchLabels:
-      app: {name}
-  template:
-    metadata:
-      labels:
-        app: {name}
-    spec:
-      containers:
-        - name: engine
-          image: vllm/vllm-openai:latest
-          command:
-{command}
-          ports:
-            - containerPort: 8000
-          resources:
-            limits:
-              nvidia.com/gpu: {count}"""
 
 
 def planned_serving(
@@ -293,7 +272,8 @@ def _kubernetes(launch: ServingLaunch, asked: Mapping[str, Any]) -> str:
     name = "".join(char if char.isalnum() else "-" for char in called).strip("-")
     command = "\n".join(f"            - {_quoted(word)}" for word in words)
     count = one["tp_size"] * one["pp_size"]
-    return _MANIFEST.format(name=name, replicas=asked["replicas"], command=command, count=count)
+    manifest = file_text(resources.files("mlsysim.launch") / "data" / _MANIFEST, f"mlsysim/launch/data/{_MANIFEST}")
+    return manifest.rstrip("\n").format(name=name, replicas=asked["replicas"], command=command, count=count)
 
 
 def _quoted(word: str) -> str:

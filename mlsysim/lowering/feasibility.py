@@ -18,12 +18,7 @@ def over_budget(
 ) -> str:
     """Why ``needed_B`` does not fit ``hardware``, or an empty string where it does.
 
-    Args:
-        needed_B: bytes that are needed on one accelerator.
-        hardware: the accelerator.
-        what: what needs them, as the start of a sentence.
-        parts_B: what they consist of, for the sentence.
-        usable_B: bytes of them that may be filled; by default all that the runtime leaves.
+    ``what`` begins the sentence, and ``parts_B`` are told in it; ``usable_B`` is by default all that the runtime leaves.
     """
     usable = usable_memory_B(hardware.memory_capacity_B) if usable_B is None else usable_B
     if needed_B <= usable:

@@ -12,6 +12,7 @@ from mlsysim.lowering.serving_bound import BoundPasses
 from mlsysim.physics.layer.attention import cached_tokens, keys_seen
 from mlsysim.physics.numeric import Num, maximum, minimum
 from mlsysim.physics.serving.inference import prefill_s
+from mlsysim.physics.serving.passes import even_groups
 from mlsysim.physics.serving.schedule import EnginePasses, Passes, PassesOver, Step
 from mlsysim.physics.serving.torus import TorusDeployment
 
@@ -33,9 +34,18 @@ class PrefixedDeployment(PassesOver):
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that the new tokens of one prompt add to the steps that they join."""
-        new = 1 - self.hit
-        joined_s = self.whole.joining_s(step, batch, prompt * new, beside * new, hidden)
-        return joined_s + self.whole.engine.interleave * self._across_s(1.0, prompt)
+        new = prompt * (1 - self.hit)
+        joined_s = self.whole.joining_s(step, batch, new, beside * (1 - self.hit), hidden)
+        return joined_s + self.whole.engine.interleave * self._across_s(
+            1.0 / self._at_once(new, beside * (1 - self.hit)), prompt
+        )
+
+    def _at_once(self, new: Num, beside: Num) -> Num:
+        """Prompts that are attended to at once: each stage of a pipeline has its own, and each group of ranks with any."""
+        if isinstance(self.whole, TorusDeployment):
+            return self.whole.pp
+        stages, longest = self.whole.shards.pp, minimum(new, self.whole.step_tokens)
+        return stages * even_groups(self.whole, (longest + beside) / stages / longest)
 
     def _across_s(self, batch: Num, prompt: Num) -> Num:
         parts_s = self._attention_s(batch, prompt * self.hit) + self._attention_s(batch, prompt * (1 - self.hit))

@@ -29,10 +29,11 @@ class BoundStep:
     cache_s: Num
     arithmetic_s: Num
 
-    def check_s(self, alone: BoundStep) -> Num:
-        """Seconds of a pass over k + 1 tokens of each of B sequences, of whom ``alone`` is a decode step: each cache once."""
+    def checking(self, alone: BoundStep) -> BoundStep:
+        """The pass over k + 1 tokens of each of B sequences, of whom ``alone`` is a decode step: each cache is read once."""
         sent_s = self.total_s - maximum(self.weights_s + self.cache_s, self.arithmetic_s)
-        return maximum(self.weights_s + alone.cache_s, self.arithmetic_s) + sent_s
+        total_s = maximum(self.weights_s + alone.cache_s, self.arithmetic_s) + sent_s
+        return replace(self, total_s=total_s, cache_s=alone.cache_s)
 
     def parts(self) -> tuple[dict[str, float], str]:
         """Seconds by name, and what limits the step."""

@@ -79,8 +79,10 @@ class Room:
         """
         tried = min(self.most_sequences, most or self.most_sequences)
         if tried > _MOST_TRIED:
-            expected = f"one whose memory has room for at most {_MOST_TRIED} requests of these lengths"
-            raise InputError("hardware", setting.accelerator.name, f"{expected}, not for {tried:.3g}")
+            expected = f"one whose memory has room for at most {_MOST_TRIED} requests of these lengths, not for {tried:.3g}"
+            raise InputError(
+                "hardware", setting.accelerator.name, f"{expected}, unless an argument says how many are served at once"
+            )
         return int(tried)
 
     def reason(self, setting: Deployment, batch: float) -> str:

@@ -39,9 +39,6 @@ _SHORT = {"tp": "tp_size", "pp": "pp_size", "dp": "dp_size", "cp": "cp_size", "e
 def by_long_names(options: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a plan, each under the name by which it is read.
 
-    Args:
-        options: keywords of ``DistributedModel.solve``.
-
     Raises:
         InconsistentError: both names of an argument are there, with two values.
 

@@ -152,6 +152,16 @@ def expm1(a: Num) -> Num:
     return np.expm1(a) if isinstance(a, ndarray) else math.expm1(a)
 
 
+def in_norm(one: Num, other: Num, norm: Num) -> Num:
+    """(one^p + other^p)^(1/p): two times that overlap, of which the longer sets the pace, and the other shows a little.
+
+    Example:
+        >>> in_norm(3.0, 4.0, 2.0)
+        5.0
+    """
+    return (one**norm + other**norm) ** (1 / norm)
+
+
 def added_in_norm(base: Num, other: Num, norm: float) -> Num:
     """What ``other`` adds to ``base`` where both overlap, (base^p + other^p)^(1/p) - base, without the loss of a difference.
 

@@ -71,6 +71,11 @@ class Plan:
         return self.tp * self.data_ranks / (self.expert_split * self.ep)
 
     @property
+    def expert_shard_copies(self) -> Num:
+        """The number of groups that each hold all shards of their experts: no more than there are copies of these."""
+        return minimum(self.shard_copies, self.expert_copies)
+
+    @property
     def routed_from(self) -> Num:
         """The number of ranks that divide a micro-batch's tokens before routing: those of TP, with sequence parallelism."""
         return where(self.sequence_parallel > 0, self.tp, 1.0)

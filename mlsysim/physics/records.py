@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mlsysim.physics.numeric import Truth, where
+
 T = TypeVar("T")
 
 
@@ -43,6 +45,18 @@ def unstacked(record: T, count: int) -> list[T]:
         value = getattr(record, part.name)
         columns.append(unstacked(value, count) if is_dataclass(value) else floats(value, count))
     return [kind(*row) for row in zip(*columns, strict=True)]
+
+
+def chosen(condition: Truth, yes: T, no: T) -> T:
+    """A record of what ``yes`` has where ``condition`` holds, and else of what ``no`` has, place by place.
+
+    Example:
+        >>> from mlsysim.physics.machine import Machine
+        >>> chosen(np.array([True, False]), Machine(1.0, 2.0, 3.0, 4.0, 8.0), Machine(5.0, 2.0, 3.0, 4.0, 8.0)).rate_flops_per_s
+        array([1., 5.])
+    """
+    kind: Any = type(yes)
+    return kind(*(where(condition, getattr(yes, part.name), getattr(no, part.name)) for part in fields(kind)))  # type: ignore[no-any-return]
 
 
 def floats(column: Any, count: int) -> list[float]:

@@ -92,6 +92,21 @@ def called(field: str) -> str:
     return _WORDS.get(field, field.replace("_", " "))
 
 
+def look_of(place: int) -> dict[str, str]:
+    """Colour and marker of one of several groups.
+
+    Example:
+        >>> look_of(0) == look_of(len(COLOURS) * len(MARKERS))
+        True
+    """
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+
+
+def log_axes(axes: Any, horizontal: tuple[float, float], vertical: tuple[float, float]) -> None:
+    """Make both axes logarithmic, with these ends."""
+    axes.set(xscale="log", yscale="log", xlim=horizontal, ylim=vertical)
+
+
 def plain_log_axis(axis: Any) -> None:
     """Mark an axis at 1, 2 and 5 of each power of ten, as plain numbers."""
     from matplotlib.ticker import LogLocator, NullLocator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.plots.figure import COLOURS, FAINT, INK, MARKERS, called, drawn
+from mlsysim.plots.figure import FAINT, INK, called, drawn, look_of
 from mlsysim.solvers.serving.capacity import CapacityResult
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def pareto(found: CapacityResult, *, against: str = "itl") -> Figure:
     ends = " to ".join(f"{cost:.3g} {unit} at {time_ms:,.3g} ms" for time_ms, cost in dict.fromkeys(extremes))
     with drawn(f"{found.subject}: {ends}") as (figure, (axes,)):
         axes.plot(*zip(*(points[place] for place in best), strict=True), color=FAINT, drawstyle="steps-post", zorder=1)
-        for kind, colour, marker in zip(kinds, _repeated(COLOURS, kinds), _repeated(MARKERS, kinds), strict=True):
+        for place, kind in enumerate(kinds):
             mine = [point for point, row in zip(points, rows, strict=True) if f"{row['hardware']}, {row['precision']}" == kind]
-            axes.scatter(*zip(*mine, strict=True), s=46, color=colour, marker=marker, edgecolor=INK, linewidth=0.6, label=kind)
+            axes.scatter(*zip(*mine, strict=True), s=46, edgecolor=INK, linewidth=0.6, label=kind, **look_of(place))
         # No deployment is cheaper and faster than one on the line: below and left of it there is room for words.
         for place in best[:: max(1, -(-len(best) // _MOST_LABELS))]:
             look: Any = {"xytext": (-7, -5), "textcoords": "offset points", "ha": "right", "va": "top", "fontsize": 9.5}
@@ -97,7 +97,3 @@ def _plan(row: Mapping[str, Any]) -> str:
     return (
         f"prefill {row['prefill_replicas']} x TP {row['prefill_tp']}\ndecode {decoding}" if row["disaggregated"] else decoding
     )
-
-
-def _repeated(values: tuple[str, ...], kinds: list[str]) -> list[str]:
-    return [values[place % len(values)] for place in range(len(kinds))]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlsysim.core.errors import InputError
-from mlsysim.plots.figure import COLOURS, FAINT, INK, MARKERS, drawn, plain_log_axis
+from mlsysim.plots.figure import COLOURS, FAINT, INK, drawn, log_axes, look_of, plain_log_axis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,26 +48,21 @@ def parity(rows: Iterable[Mapping[str, Any]], *, by: str = "accelerator") -> Fig
     with drawn(title, height=5.6) as (figure, (axes,)):
         values = [value for _, *both in pairs for value in both]
         least, largest = 0.8 * min(values), 1.25 * max(values)
-        ends = [least, largest]
+        ends = (least, largest)
         axes.plot(ends, ends, color=INK, linewidth=1)
         for factor, style in zip(_FACTORS, ("--", ":"), strict=True):
             for side in (factor, 1 / factor):
                 label = f"{factor - 1:.0%} off" if side == factor else None
                 axes.plot(ends, [side * end for end in ends], color=FAINT, linestyle=style, linewidth=1, label=label)
         for place, (name, mine) in enumerate(_groups(pairs, by).items()):
-            look = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
             _, measured, predicted = zip(*mine, strict=True)
-            axes.scatter(
-                measured, predicted, s=26, alpha=0.75, edgecolor=INK, linewidth=0.4, label=name or None, zorder=3, **look
-            )
+            look: Any = {"s": 26, "alpha": 0.75, "edgecolor": INK, "linewidth": 0.4, "zorder": 3, **look_of(place)}
+            axes.scatter(measured, predicted, label=name or None, **look)
         if len(pairs) <= _MOST_INTERVALS:
             for row, value, _ in pairs:
                 if interval := _interval(row):
                     axes.plot([value, value], interval, color=FAINT, linewidth=1, zorder=2)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlim(ends)
-        axes.set_ylim(ends)
+        log_axes(axes, ends, ends)
         if largest / least < _FEW_DECADES:
             plain_log_axis(axes.xaxis)
             plain_log_axis(axes.yaxis)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlsysim.core.errors import InputError
 from mlsysim.physics.kernels.roofline import KernelWork, roofline_s
-from mlsysim.plots.figure import COLOURS, FAINT, INK, MARKERS, drawn, plain_log_axis
+from mlsysim.plots.figure import FAINT, INK, drawn, log_axes, look_of, plain_log_axis
 from mlsysim.solvers.shown import shown
 from mlsysim.solvers.step_kernels import StepKernels
 
@@ -61,10 +61,7 @@ def roofline(step: StepKernels) -> Figure:
         no_kernel = 1 - float((step.busy / step.step).m_as("dimensionless"))
         for name, share in (("element-wise passes", rest), ("no kernel runs", no_kernel)):
             handles += axes.plot([], [], linestyle="none", label=f"{name} {share:.1%}")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlim(least, most)
-        axes.set_ylim(lowest / 2, peak / _TERA * 2)
+        log_axes(axes, (least, most), (lowest / 2, peak / _TERA * 2))
         plain_log_axis(axes.xaxis)
         plain_log_axis(axes.yaxis)
         axes.set_xlabel("arithmetic intensity (FLOP/byte of operands and results)")
@@ -80,7 +77,8 @@ def _dots(axes: Any, step: StepKernels, dots: list[KernelWork], name: str, place
     """Draw the dots of a kernel, and give its line of the legend."""
     from matplotlib.lines import Line2D
 
-    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+    look = look_of(place)
+    colour, marker = look["color"], look["marker"]
     mine = [one for one in dots if one.name == name]
     for one in mine:
         hollow = one.direction == _HOLLOW

@@ -42,7 +42,8 @@ def waterfall(*results: Result) -> Figure:
     for one in results:
         if not one.breakdown or not sum(part.magnitude for part in one.breakdown.values()):
             raise InputError("results", one.solver, "one with a breakdown")
-    if len({_dimension(one) for one in results}) > 1 or len({one.INTERVAL_OF for one in results}) > 1:
+    dimensions = {str(next(iter(one.breakdown.values())).dimensionality) for one in results}
+    if len(dimensions) > 1 or len({one.INTERVAL_OF for one in results}) > 1:
         raise InconsistentError("results", [one.solver for one in results], "breakdowns of the same thing")
     unit = readable_unit(max((_whole(one) for one in results), key=lambda whole: float(whole.magnitude)))
     names = _parts(results)
@@ -58,10 +59,6 @@ def waterfall(*results: Result) -> Figure:
         rows[-1].set_xlim(0, right)
         rows[-1].set_xlabel(f"{called(results[0].INTERVAL_OF)} ({unit})")
     return figure
-
-
-def _dimension(result: Result) -> str:
-    return str(next(iter(result.breakdown.values())).dimensionality)
 
 
 def _whole(result: Result) -> Any:

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import pint
-
 from mlsysim.core.errors import MLSysError
 from mlsysim.core.precision import BYTES_PER_ELEMENT
 from mlsysim.hardware.types import HardwareNode
-from mlsysim.scenarios.figures import Figure
+from mlsysim.scenarios.figures import Figure, plain
 from mlsysim.scenarios.limits import Limit
 from mlsysim.solvers.analysis.levers import MEMORY, RATES, varied
 from mlsysim.solvers.card import counted_by
@@ -78,9 +76,8 @@ class Change:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; a change from what could not run has no gain."""
-        ends = {"before": self.before, "after": self.after}
-        plain = {name: None if value is None else float(getattr(value, "magnitude", value)) for name, value in ends.items()}
-        return {"text": self.text, "figure": self.figure, **plain, "gain": None if self.before is None else self.gain}
+        told = {"text": self.text, "figure": self.figure, "before": None, "after": plain(self.after), "gain": None}
+        return told if self.before is None else told | {"before": plain(self.before), "gain": self.gain}
 
 
 def best_changes(scenario: Asked, missed: tuple[Limit, ...]) -> tuple[Change, ...]:
@@ -99,7 +96,7 @@ def best_changes(scenario: Asked, missed: tuple[Limit, ...]) -> tuple[Change, ..
         if gain > _LEAST:
             changes.append(Change(text, figure, None if now is None else now.value, then.value, gain))
     if now is None:  # what fits is judged by how good it is then
-        return tuple(sorted(changes, key=lambda change: _number(change.after) * (1 if upper else -1))[:_MOST])
+        return tuple(sorted(changes, key=lambda change: plain(change.after) * (1 if upper else -1))[:_MOST])
     return tuple(sorted(changes, key=lambda change: -change.gain)[:_MOST])
 
 
@@ -113,43 +110,31 @@ def _judged_by(scenario: Asked, missed: tuple[Limit, ...]) -> tuple[str, bool]:
 
 
 def _gain(now: Any, then: Any, upper: bool) -> float:
-    before, after = _number(now), _number(then)
+    before, after = plain(now), plain(then)
     if not before or not after:
         return 0.0
     return before / after - 1 if upper else after / before - 1
 
 
-def _number(value: Any) -> float:
-    return float(value.magnitude) if isinstance(value, pint.Quantity) else float(value)
-
-
 def _candidates(scenario: Asked) -> Iterator[tuple[str, Asked]]:
-    asked = scenario.arguments
+    asked, serves = scenario.arguments, scenario.kind == "serve"
     yield from _formats(scenario)
-    tp = int(asked.get("tp_size") or 1)
-    if scenario.kind == "serve" or "tp_size" in asked:
-        for size in (2 * tp, tp // 2):
-            if size:
-                yield f"tp_size = {size}", scenario.with_changes(tp_size=size)
-    if "pp_size" in asked:
-        for size in (2 * int(asked["pp_size"]), int(asked["pp_size"]) // 2):
-            if size:
-                yield f"pp_size = {size}", scenario.with_changes(pp_size=size)
-    if "batch_size" in asked and scenario.kind == "serve":
-        yield f"batch_size = {2 * asked['batch_size']}", scenario.with_changes(batch_size=2 * asked["batch_size"])
-    if scenario.kind == "serve" and "replicas" in asked:
-        yield f"replicas = {2 * asked['replicas']}", scenario.with_changes(replicas=2 * asked["replicas"])
-    if scenario.kind == "train" and "tp_size" in asked:
+    sizes: dict[str, list[Any]] = {}
+    for name in ("tp_size", "pp_size"):
+        if name in asked or (serves and name == "tp_size"):
+            now = int(asked.get(name) or 1)
+            sizes[name] = [2 * now, now // 2]
+    sizes |= {name: [2 * asked[name]] for name in ("batch_size", "replicas") if serves and name in asked}
+    for name, tried in sizes.items():
+        for size in filter(None, tried):
+            yield f"{name} = {size}", scenario.with_changes(**{name: size})
+    if not serves and "tp_size" in asked:
         yield "the plan that the search finds", scenario.with_changes(**dict.fromkeys(OF_A_PLAN))
     machine = scenario.system
     if isinstance(machine, Fleet):
-        yield f"{2 * machine.count} nodes", scenario.with_changes(_more(machine))
+        yield f"{2 * machine.count} nodes", scenario.with_changes(machine.model_copy(update={"count": 2 * machine.count}))
     for rate in (*RATES, MEMORY):
         yield f"a quarter more {rate}", scenario.with_changes(varied(machine, rate, _FASTER))
-
-
-def _more(fleet: Fleet) -> Fleet:
-    return fleet.model_copy(update={"count": 2 * fleet.count})
 
 
 def _formats(scenario: Asked) -> Iterator[tuple[str, Asked]]:

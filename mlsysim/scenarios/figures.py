@@ -57,12 +57,14 @@ class Figure:
     def to_dict(self) -> dict[str, Any]:
         """Plain values; quantities by their number, beside the unit."""
         unit = str(self.value.units) if isinstance(self.value, pint.Quantity) else ""
-        ends = {name: _plain(getattr(self, name)) for name in ("value", "low", "high")}
-        return {"name": self.name, **ends, "unit": unit, "note": self.note}
+        ends = {"low": self.low, "high": self.high}
+        told = {"value": plain(self.value)} | {name: None if end is None else plain(end) for name, end in ends.items()}
+        return {"name": self.name, **told, "unit": unit, "note": self.note}
 
 
-def _plain(value: Any) -> float | None:
-    return None if value is None else float(getattr(value, "magnitude", value))
+def plain(value: Any) -> float:
+    """A quantity or a number as a float."""
+    return float(getattr(value, "magnitude", value))
 
 
 def figures(
@@ -125,9 +127,9 @@ def _is_figure(value: object) -> bool:
 def _following(
     answer: Result, speed: Figure, accelerators: float, system: object, place: Place, tokens: float | None
 ) -> Iterator[Figure]:
-    per_s = _plain(speed.value) or 0.0
+    per_s = plain(speed.value)
     # A time goes with the inverse of the speed, whose ends change places.
-    ends = (None, None) if speed.low is None else (per_s / (_plain(speed.high) or 1.0), per_s / (_plain(speed.low) or 1.0))
+    ends = (None, None) if speed.low is None else (per_s / (plain(speed.high) or 1.0), per_s / (plain(speed.low) or 1.0))
 
     def scaled(name: str, amount: float, unit: str, note: str = "") -> Figure:
         low, high = (None if end is None else with_unit(amount * end, unit) for end in ends)

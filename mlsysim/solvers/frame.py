@@ -32,10 +32,6 @@ def cells(values: Mapping[str, Any], within: str = "") -> dict[str, Any]:
 
     Lists of results and of rows have no place in one row.
 
-    Args:
-        values: the plain values.
-        within: name of the mapping that they are of.
-
     Example:
         >>> cells({"itl": {"value": 0.01, "unit": "second"}, "plan": {"tp": 8}, "diagnostics": ["a", "b"], "ranking": [{}]})
         {'itl [second]': 0.01, 'plan.tp': 8, 'diagnostics': 'a; b'}

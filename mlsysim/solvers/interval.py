@@ -69,14 +69,7 @@ class Interval:
 
 
 def interval_about(solver: str, field: str, value: Any, facts: RunFacts) -> Interval | None:
-    """Return the interval of a field's value; None for what is no time, rate, power, energy or utilisation, or never measured.
-
-    Args:
-        solver: whose measured runs tell how wide it is.
-        field: name of the field.
-        value: what it says.
-        facts: what the run is of.
-    """
+    """Return the interval of a field; None for what is no time, rate, power, energy or utilisation, or was never measured."""
     if not is_speed(field, value):
         return None
     known = spread(solver, quantity_of(field), facts)
@@ -101,10 +94,7 @@ def is_speed(field: str, value: Any) -> bool:
 def nearest_to(solver: str, quantity: str, facts: RunFacts) -> tuple[MeasuredRun, ...]:
     """Return the published runs that have most in common with one; of equally near ones, those of different sources first.
 
-    Args:
-        solver: whose measured runs they are.
-        quantity: ``evidence.WHOLE`` or ``evidence.FIRST_TOKEN``.
-        facts: what the run is of; of 0 accelerators, any number of them is as near.
+    To facts of 0 accelerators any number of them is as near.
 
     Example:
         >>> runs = nearest_to("ServingModel", "whole", RunFacts("Llama-3.1 8B", "dense", "H100 SXM5 80GB", "vllm-2025", 1))

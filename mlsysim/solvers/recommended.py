@@ -33,13 +33,7 @@ NOTHING_CHOSEN = Recommended(None, ())
 
 
 def recommended_engine(workload: object, hardware: object, options: Mapping[str, Any], basis: str | None) -> Recommended:
-    """The engine that an answer takes where the caller names none.
-
-    Args:
-        workload: what is served.
-        hardware: an accelerator, a node or a fleet.
-        options: the caller's; with ``stack`` or ``efficiency`` among them nothing is chosen.
-        basis: "bound" for the speed of light; None for the best-supported engine.
+    """The engine that an answer takes, the best supported, where the caller's options have neither a stack nor an efficiency.
 
     Raises:
         InputError: ``basis`` is no such word, or stands beside a stack or an efficiency.
@@ -52,13 +46,7 @@ def recommended_engine(workload: object, hardware: object, options: Mapping[str,
 
 
 def recommended_stack(workload: object, fleet: object, options: Mapping[str, Any], basis: str | None) -> Recommended:
-    """The training stack that an answer takes where the caller names none.
-
-    Args:
-        workload: what is trained; only of transformers stacks know the layers.
-        fleet: what it is trained on.
-        options: the caller's; with ``stack``, ``efficiency`` or an overlap of the caller's own nothing is chosen.
-        basis: "bound" for the speed of light; None for the best-supported stack.
+    """The training stack that an answer takes, the best supported, where the caller's options settle neither basis nor overlap.
 
     Raises:
         InputError: ``basis`` is no such word, or stands beside a stack or an efficiency.

@@ -231,14 +231,7 @@ def _unsound(figures: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def run_facts(workload: Workload, accelerator: HardwareNode, stack: object, accelerators: float) -> RunFacts:
-    """What a run is of.
-
-    Args:
-        workload: the model.
-        accelerator: what it runs on.
-        stack: the name of its stack or engine, an object that has one, or None.
-        accelerators: how many.
-    """
+    """What a run is of; ``stack`` is the name of a stack or engine, an object that has one, or None."""
     named = "" if stack is None else str(getattr(stack, "file", "") or getattr(stack, "name", stack))
     return RunFacts(workload.name, workload.kind, accelerator.name, named, float(accelerators))
 

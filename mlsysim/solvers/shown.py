@@ -98,7 +98,10 @@ def _quantity(quantity: Any, counted: str) -> str:
 
 
 # Parts that something is divided into: one part is no division.
-_DIVISIONS = ("tp", "pp", "dp", "cp", "ep", "virtual_stages", "attention_dp", "prefill_tp", "prefill_pp", "prefill_ep")
+_DIVISIONS = (
+    *("tp", "pp", "dp", "cp", "ep", "virtual_stages", "attention_dp"),
+    *("prefill_tp", "prefill_pp", "prefill_ep", "prefill_attention_dp"),
+)
 
 
 def _says_nothing(name: str, value: object) -> bool:

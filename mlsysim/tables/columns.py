@@ -32,9 +32,12 @@ def renamed(columns: Iterable[str]) -> dict[str, str]:
     Example:
         >>> renamed(["gpu", "num_gpus", "seq_len", "mbs", "micro_batch"])
         {'gpu': 'accelerator', 'num_gpus': 'n_accel'}
+        >>> renamed(["engine", "batch_size", "TP"]), renamed(["framework", "batch_size"])
+        ({'batch_size': 'batch_or_concurrency', 'TP': 'tp'}, {'batch_size': 'global_batch_seqs'})
     """
     names = list(map(str, columns))
-    known = {name: _called().get(folded(name)) for name in names}
+    called = _called(served="engine" in names)
+    known = {name: called.get(folded(name)) for name in names}
     return {name: meant for name, meant in known.items() if meant is not None and meant not in names}
 
 
@@ -71,6 +74,9 @@ def no_such_table(columns: Collection[str], kinds: Iterable[Collection[str]]) ->
 
 @functools.cache
 @reads("tables", "columns.toml")
-def _called() -> dict[str, str]:
-    called: dict[str, str] = packaged_toml("tables", "columns.toml")["called"]
-    return {folded(name): column for name, column in called.items()}
+def _called(*, served: bool) -> dict[str, str]:
+    """What a column is by its name, folded; of a table of a server's runs some names mean others."""
+    known = packaged_toml("tables", "columns.toml")
+    called: dict[str, str] = known["called"] | (known["served"] if served else {})
+    own = {name: name for name in (*known["own"]["names"], *called.values())}
+    return {folded(name): column for name, column in (called | own).items()}

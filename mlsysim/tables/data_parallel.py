@@ -15,16 +15,19 @@ from mlsysim.calibration.data_parallel import TRAINED, pass_hardware, replica_st
 from mlsysim.calibration.siblings import line_of
 from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.core.toml import packaged_toml, reads
+from mlsysim.core.toml import reads
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload, Workload
 from mlsysim.systems.fleets import sharing, usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import Cells, cell_text, whole_cell
+from mlsysim.tables.facts import facts, section
 from mlsysim.tables.names import named_accelerator, named_format
 from mlsysim.tables.question import Question
 
+_facts = functools.partial(facts, "resnet_bert.toml")
+_known = functools.partial(section, "resnet_bert.toml")
 # "8x ConnectX-7 IB NDR 400Gb/s": cards and the rate of one.
 _CARDS = re.compile(r"(\d+)\s*x\s+[^,;+]*?(\d+)\s*gb")
 
@@ -61,15 +64,6 @@ def replica_question(cells: Cells) -> Question:
             accumulated = _accumulated(arguments["seq_len"], batch)
             arguments |= {"batch_size": batch * accumulated, "microbatch_count": accumulated}
     return Question(workload, _hardware(accelerator, cells, count), arguments)
-
-
-@functools.cache
-def _facts() -> dict[str, Any]:
-    return packaged_toml("tables", "resnet_bert.toml")
-
-
-def _known(section: str) -> dict[str, Any]:
-    return {name: value for name, value in _facts()[section].items() if name != "source"}
 
 
 def _named(column: str, text: str) -> str:
@@ -129,14 +123,14 @@ def _sequence(
     cells: Cells, benchmark: str, framework: str, accelerator: HardwareNode, precision: str
 ) -> dict[str, float | int]:
     """Tokens of a sample, the mean of those that are no padding, and the share that the output head is trained on."""
-    facts = _facts()
-    masked = float(facts["masked"]["share"])
+    known = _facts()
+    masked = float(known["masked"]["share"])
     if benchmark:
-        fixed = facts["mlperf_bert"]
+        fixed = known["mlperf_bert"]
         seq_len = whole_cell(cells, "seq_len", int(fixed["seq_len"]))
         return {"seq_len": seq_len, "mean_tokens": float(fixed["filled"]) * seq_len, "masked_share": masked}
     if "fine-tun" in cell_text(cells, "locator") or "squad" in cell_text(cells, "variant"):
-        return {"seq_len": whole_cell(cells, "seq_len", int(facts["fine_tuning"]["seq_len"])), "masked_share": 0.0}
+        return {"seq_len": whole_cell(cells, "seq_len", int(known["fine_tuning"]["seq_len"])), "masked_share": 0.0}
     if cell_text(cells, "seq_len"):
         return _pretraining(whole_cell(cells, "seq_len"))
     wide = "full" if precision in ("tf32", "fp32") else "half"
@@ -162,10 +156,10 @@ def _recipe_lengths(framework: str, memory_GiB: int, values: str, batch: int) ->
 
 def _pretraining(seq_len: int) -> dict[str, float | int]:
     """Samples of the short phase are cut to be full, those of the long one are not."""
-    facts = _facts()
-    long = seq_len > facts["pretraining_step"]["short"]
-    filled = float(facts["mlperf_bert"]["filled"]) if long else 1.0
-    return {"seq_len": seq_len, "mean_tokens": filled * seq_len, "masked_share": float(facts["masked"]["share"])}
+    known = _facts()
+    long = seq_len > known["pretraining_step"]["short"]
+    filled = float(known["mlperf_bert"]["filled"]) if long else 1.0
+    return {"seq_len": seq_len, "mean_tokens": filled * seq_len, "masked_share": float(known["masked"]["share"])}
 
 
 def _accumulated(seq_len: int, batch: int) -> int:

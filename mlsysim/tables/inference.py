@@ -16,7 +16,7 @@ from mlsysim.calibration.data_parallel import INFERRED, pass_hardware
 from mlsysim.calibration.siblings import line_of
 from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.core.toml import packaged_toml, reads
+from mlsysim.core.toml import reads
 from mlsysim.hardware.registry import Hardware
 from mlsysim.hardware.slices import Slicing, slicing
 from mlsysim.hardware.types import HardwareNode
@@ -26,9 +26,11 @@ from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import Cells, cell_text, whole_cell
 from mlsysim.tables.data_parallel import named_framework
+from mlsysim.tables.facts import section
 from mlsysim.tables.names import accelerator_id, named_accelerator, named_format
 from mlsysim.tables.question import Question
 
+names_of = functools.partial(section, "mlperf_inference.toml")
 _ROUND = re.compile(r"v?(\d+\.\d+)")
 _LINE = re.compile(r"(\S+?):L(\d+) @(\w+)")
 _EIGHT_BITS_SUFFICE = 99.5
@@ -147,13 +149,6 @@ def submitted(cells: Cells) -> Question:
 def _system(accelerator: HardwareNode, count: int) -> Fleet:
     """Accelerators that never talk to each other: one system, whatever its nodes."""
     return usual_fleet(accelerator, count, per_node=count)
-
-
-@functools.cache
-def names_of(name: str) -> dict[str, Any]:
-    """A section of ``mlperf_inference.toml``, without its source."""
-    document = packaged_toml("tables", "mlperf_inference.toml")
-    return {key: value for key, value in document[name].items() if key != "source"}
 
 
 def _accelerator(cells: Cells) -> tuple[str, Slicing | None]:

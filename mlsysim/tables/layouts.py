@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 from mlsysim.core.checks import looked_up
 from mlsysim.core.errors import InputError
-from mlsysim.core.toml import packaged_toml
 from mlsysim.tables.cells import Cells, cell_text
-
-
-@functools.cache
-def _layouts() -> dict[str, Any]:
-    return packaged_toml("tables", "hagemann2023.toml")
+from mlsysim.tables.facts import facts
 
 
 def layout_cells(cells: Cells) -> dict[str, str]:
@@ -22,7 +14,7 @@ def layout_cells(cells: Cells) -> dict[str, str]:
     Raises:
         InputError: the paper has no such model, or its batch no whole number of such sequences.
     """
-    known, kernel = _layouts(), cell_text(cells, "kernel")
+    known, kernel = facts("hagemann2023.toml"), cell_text(cells, "kernel")
     added = {column: str(known["defaults"][column]) for column in ("vocab", "sharding", "precision", "framework")}
     added |= {column: str(value) for column, value in looked_up("model", cell_text(cells, "model"), known["model"]).items()}
     added |= {

@@ -21,7 +21,7 @@ METRICS = {f"{part}_{figure}_ms": f"{field}_{at}" for part, field in _PARTS.item
 # What a request that arrives at a rate is asked with, of what a row of a closed loop says.
 _ASKED = (
     *(*FORMATS.values(), "tp_size", "pp_size", "attention_dp", "replicas", "stack"),
-    *("harness_name", "max_num_batched_tokens", "max_num_seqs", "draft_len", "acceptance", "draft"),
+    *("harness_name", "max_num_batched_tokens", "max_num_seqs", "draft_len", "acceptance", "draft", "ep_size", "output_cv"),
 )
 
 
@@ -64,7 +64,11 @@ def open_loop_question(row: Mapping[str, str]) -> Question:
         "output_len": served.arguments["output_len"],
         "turns": whole_cell(row, "turns", 1),
     }
-    arguments |= {"shared_len": system} if flag_cell(row, "prefix_caching", True) else {"prefix_hit": 0.0}
+    if not flag_cell(row, "prefix_caching", True):
+        arguments["prefix_hit"] = 0.0
+    else:
+        told = cell_text(row, "prefix_hit")
+        arguments |= {"prefix_hit": served.arguments["prefix_hit"]} if told else {"shared_len": system}
     return Question(served.workload, served.hardware, arguments)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from mlsysim.calibration.engines import engine
 from mlsysim.calibration.names import engine_called, unknown
 from mlsysim.calibration.own import ENGINE, is_own, own_stack
-from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.core.toml import packaged_toml, reads
+from mlsysim.core.checks import looked_up
+from mlsysim.core.errors import InputError
+from mlsysim.core.toml import reads
 from mlsysim.core.units import in_unit
 from mlsysim.lowering.options import Formats
 from mlsysim.models.registry import Models
@@ -19,6 +20,7 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.serving.serving import ServingResult
 from mlsysim.systems.fleets import usual_nodes
 from mlsysim.tables.cells import cell_text, flag_cell, number_cell, software_cell, whole_cell
+from mlsysim.tables.facts import facts
 from mlsysim.tables.names import named_accelerator, named_format, named_model, registered_model
 from mlsysim.tables.question import Question
 from mlsysim.tables.stated_models import stated_workload
@@ -40,6 +42,7 @@ METRICS = {
 # The column of the number format of the KV cache, and all columns of formats.
 CACHE_COLUMN = "kv_precision"
 FORMAT_COLUMNS = ("weight_precision", CACHE_COLUMN)
+_facts = functools.partial(facts, "serving.toml")
 _STARTED_WITH = ("max_num_batched_tokens", "max_num_seqs", "draft_len")
 _NOTED_MICRO_BATCH = re.compile(r"\bub (\d+)\b")
 # A closed loop's requests all start at once; in the steady state that is long ago.
@@ -54,8 +57,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
         InputError: a cell that is needed is empty or unknown, or a schedule that is not modelled.
     """
     metric = cell_text(row, "metric")
-    if metric not in METRICS:
-        raise UnknownNameError.among("metric", metric, METRICS)
+    looked_up("metric", metric, METRICS)
     user_stack = own_stack(written, ENGINE) if is_own(written := software_cell(row, "engine")) else None
     if user_stack is not None:  # facts about the engine are those of the one that its runs name
         row = {**row, "engine": user_stack.called}
@@ -75,7 +77,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
     replicas = accelerators // (tp * pp)
     accelerator, harness = named_accelerator(row), _harness(row)
     hardware = accelerator if tp * pp == 1 else usual_nodes(accelerator, tp * pp)
-    facts = _facts()
+    known = _facts()
     weights = _weights(row, workload, stack)
     cache = cell_text(row, CACHE_COLUMN) or _cache(cell_text(row, "engine"), weights)
     prompt, output = _tokens(row, "input_len"), _tokens(row, "output_len")
@@ -87,7 +89,7 @@ def serving_question(row: Mapping[str, str]) -> Question:
         "input_len": max(1, prompt or 0),
         "output_len": output or None,
         "batch_size": batch,
-        **Formats(weights, cache=named_format(CACHE_COLUMN, cache, facts["precision"])).arguments(),
+        **Formats(weights, cache=named_format(CACHE_COLUMN, cache, known["precision"])).arguments(),
         "tp_size": tp,
         "pp_size": pp,
         "replicas": replicas,
@@ -96,34 +98,34 @@ def serving_question(row: Mapping[str, str]) -> Question:
         "stream_interval": whole_cell(row, "stream_interval", 1),
         "offload": cell_text(row, "offload") or None,
         "tpot_excludes_first_token": output is None or not output or flag_cell(row, "tpot_excludes_first_token", True),
-        **({"output_cv": number_cell(row, "output_cv")} if cell_text(row, "output_cv") else {}),
+        **{name: number_cell(row, name) for name in ("output_cv", "prefix_hit") if cell_text(row, name)},
         **_started_with(row, harness),
     }
-    if stack in facts["weight_only"]["stacks"]:
-        arguments |= Formats(facts["weight_only"]["arithmetic"].get(weights, weights), weights).arguments()
+    if stack in known["weight_only"]["stacks"]:
+        arguments |= Formats(known["weight_only"]["arithmetic"].get(weights, weights), weights).arguments()
     if torus:
         # Such an engine chooses how attention is divided.
         arguments["attention_dp"] = True
     if mode == "closed-loop":
         arguments |= {
-            "rounds": facts["closed_loop"]["rounds"],
+            "rounds": known["closed_loop"]["rounds"],
             "batch_wait_iters": _held_back(row, harness, tp),
             "recv_interval": _looks_after(row, harness),
         }
     if mode == "offline":
         arguments["requests"] = _requests(cell_text(row, "engine"), prompt, output, replicas)
-    if tp > 1 and workload.moe is not None and stack in facts["attention_dp"]["stacks"]:
+    if tp > 1 and workload.moe is not None and stack in known["attention_dp"]["stacks"]:
         arguments["attention_dp"] = True
     arguments |= experts
     if not workload.causal:
-        part = facts["encoder"].get(cell_text(row, "engine"), facts["encoder"].get(stack, {"stack": stack, "mean_length": 1.0}))
-        arguments["stack"] = facts["encoder_modes"].get(cell_text(row, "weight_precision"), part["stack"])
+        part = known["encoder"].get(cell_text(row, "engine"), known["encoder"].get(stack, {"stack": stack, "mean_length": 1.0}))
+        arguments["stack"] = known["encoder_modes"].get(cell_text(row, "weight_precision"), part["stack"])
         arguments["padded_len"] = arguments["input_len"]
         arguments["input_len"] = max(1, round(arguments["input_len"] * part["mean_length"]))
         arguments |= Formats(cache="fp16").arguments()
     elif user_stack is not None:
         arguments["stack"] = user_stack.file
-    generation = bool(output) and any(word in cell_text(row, "source") for word in facts["phases_apart"]["sources"])
+    generation = bool(output) and any(word in cell_text(row, "source") for word in known["phases_apart"]["sources"])
     return Question(workload, hardware, arguments, metric, generation)
 
 
@@ -171,11 +173,6 @@ def noted_limits(notes: str) -> dict[str, str]:
 def figure_of(question: Question) -> Callable[[ServingResult, str], float]:
     """How the figures of a question's row are read from its result."""
     return functools.partial(serving_figure, generation=question.generation)
-
-
-@functools.cache
-def _facts() -> dict[str, Any]:
-    return packaged_toml("tables", "serving.toml")
 
 
 def _tokens(row: Mapping[str, str], column: str) -> int | None:

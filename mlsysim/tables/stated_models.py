@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlsysim.core.errors import InconsistentError
-from mlsysim.core.toml import packaged_toml
 from mlsysim.models.parameters import embedding_parameters, head_parameters, total_parameters
 from mlsysim.models.registry import Models
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.tables.cells import cell_text, number_cell, whole_cell
 from mlsysim.tables.experts import expert_workload
+from mlsysim.tables.facts import facts
 from mlsysim.tables.names import PARAMETERS_TOLERANCE, untold_fields
 
 # Counts of parameters nearer than this are of one architecture; nominal ones ("16B") are seldom further off.
@@ -72,7 +72,7 @@ def _registered_shapes() -> tuple[tuple[int, int, float], ...]:
 @functools.lru_cache(maxsize=256)
 def _hidden_of_size(name: str, billions: float) -> int | None:
     """Hidden width of the registered decoder nearest in size, if it is near; None of other models, or without a size."""
-    if not billions or any(word in name for word in packaged_toml("tables", "training.toml")["other_shapes"]["words"]):
+    if not billions or any(word in name for word in facts("training.toml")["other_shapes"]["words"]):
         return None
     hidden, _, parameters = min(_registered_shapes(), key=lambda shape: abs(math.log(shape[2] / 1e9 / billions)))
     return hidden if abs(parameters / 1e9 / billions - 1) < PARAMETERS_TOLERANCE else None

@@ -9,7 +9,7 @@ from typing import Any
 from mlsysim.calibration.harnesses import harness
 from mlsysim.core.checks import instance, looked_up
 from mlsysim.core.errors import InputError, UnknownNameError
-from mlsysim.core.toml import packaged_toml, reads
+from mlsysim.core.toml import reads
 from mlsysim.hardware.registry import Hardware
 from mlsysim.lowering.options import Formats
 from mlsysim.models.registry import Models
@@ -17,12 +17,14 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.solvers.serving.token_server import TokenServerResult
 from mlsysim.systems.fleets import usual_nodes
 from mlsysim.tables.cells import Cells, cell_text, whole_cell
+from mlsysim.tables.facts import section
 from mlsysim.tables.inference import round_number
 from mlsysim.tables.names import accelerator_id, named_accelerator
 from mlsysim.tables.question import Question
 
 SCENARIOS = ("offline", "server", "interactive")
 _TENSOR_PARALLEL = 8
+names_of = functools.partial(section, "mlperf_llm.toml")
 
 
 def is_language(cells: Cells) -> bool:
@@ -99,13 +101,6 @@ def token_figure(result: TokenServerResult, asked: str) -> float:
     """
     requests = asked.startswith("sample")
     return float((result.requests_per_second if requests else result.tokens_per_second).m_as("count/second"))
-
-
-@functools.cache
-def names_of(name: str) -> dict[str, Any]:
-    """A section of ``mlperf_llm.toml``, without its source."""
-    document = packaged_toml("tables", "mlperf_llm.toml")
-    return {key: value for key, value in document[name].items() if key != "source"}
 
 
 def _accelerator(cells: Cells) -> str:

@@ -12,7 +12,6 @@ from mlsysim.calibration.names import stack_of_variant
 from mlsysim.calibration.stacks import stack as known_stack
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.names import folded
-from mlsysim.core.toml import packaged_toml
 from mlsysim.models.adapters import adapters_of
 from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.layer.adapters import Adapters
@@ -20,6 +19,7 @@ from mlsysim.solvers.training.distributed import DistributedModel, DistributedRe
 from mlsysim.systems.fleets import usual_fleet
 from mlsysim.systems.types import Fleet
 from mlsysim.tables.cells import cell_text, number_cell, whole_cell
+from mlsysim.tables.facts import facts
 from mlsysim.tables.names import (
     begun_model,
     named_accelerator,
@@ -33,7 +33,7 @@ from mlsysim.tables.stated_models import stated_workload
 
 METRICS = ("step_time_s", "tokens_per_s_per_accel", "tflops_per_accel", "mfu_pct", "hfu_pct")
 
-
+_facts = functools.partial(facts, "training.toml")
 _NOTED = {
     "release": re.compile(r"\brelease (\d\d\.\d\d)\b"),
     "capacity_factor": re.compile(r"\bcapacity(?: factor)? (\d+(?:\.\d+)?)\b"),
@@ -156,11 +156,6 @@ def _near(batch: int, shared: int) -> int:
     """The multiple of ``shared`` nearest to a batch, which reports round; 0 where it is another batch."""
     near = round(batch / shared) * shared if shared else 0
     return near if abs(near / batch - 1) <= _facts()["usual"]["batch_rounding"] else 0
-
-
-@functools.cache
-def _facts() -> dict[str, Any]:
-    return packaged_toml("tables", "training.toml")
 
 
 def _fleet(row: Mapping[str, str]) -> Fleet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import shutil
 
@@ -11,24 +10,11 @@ from repository import ROOT, TESTS
 
 from mlsysim.cli.exits import HOLDS
 from mlsysim.cli.main import main
-from mlsysim.solvers.serving.capacity import CapacityPlanner
 
 
 @pytest.fixture(scope="module", autouse=True)
-def planned_once():
-    """Each fleet for a load is searched once: one question is answered in a table, in JSON, in markdown and as a launch."""
-    solve, answers = CapacityPlanner.solve, {}
-
-    @functools.wraps(solve)
-    def kept(planner, *asked, **options):
-        question = repr((asked, sorted(options.items())))
-        if question not in answers:
-            answers[question] = solve(planner, *asked, **options)
-        return answers[question]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CapacityPlanner, "solve", kept)
-        yield
+def _asked_once(asked_once):
+    """One question is answered in a table, in JSON, in Markdown and as a launch."""
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 
 from mlsysim import Hardware, Models, ServingModel
 from mlsysim.calibration.gemm import WEIGHT_ONLY, gemm_kernel
+from mlsysim.core.errors import UnknownNameError
 from mlsysim.core.precision import BYTES_PER_ELEMENT, number_format, precision_name
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.serving_kernels import KernelFormats, coefficients_used, serving_kernels
@@ -126,3 +127,9 @@ def test_checkpoints_of_experts_in_four_bits(name, gibibytes):
 def test_weights_without_arithmetic_leave_the_cache_at_sixteen_bits():
     caches = [Deployment.of(LLAMA, H100, input_len=1, precision=name).cache for name in ("awq", "fp8", "nvfp4", "mxfp4")]
     assert caches == ["fp16", "fp8", "fp16", "fp16"]
+
+
+@pytest.mark.parametrize(("chip", "asked", "arithmetic"), [(H100, "fp8_block", "fp8"), (A100, "fp8", "fp16")])
+def test_a_format_without_a_rate_is_told_with_what_it_is_multiplied_in(chip, asked, arithmetic):
+    with pytest.raises(UnknownNameError, match=f"has no such rate; it lists .*; {asked} is multiplied in {arithmetic} there$"):
+        chip.rate_flops_per_s(asked)

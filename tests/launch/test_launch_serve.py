@@ -389,3 +389,13 @@ def test_pools_apart_have_a_line_each(target):
     prefill, decode = (serving_launch(line) for line in text.splitlines())
     assert (prefill.role, prefill.accelerators, decode.role, decode.accelerators) == ("prefill", 2, "decode", 6)
     assert decode.arguments["max_num_seqs"] == 118
+
+
+def test_a_pool_of_prompts_has_groups_of_its_own():
+    """What was planned is what is started: experts dealt out to ranks, each of which attends to prompts of its own."""
+    model, load = Models.get("Qwen3-235B-A22B"), {"request_rate": "20 count/s", "input_len": 2000, "output_len": 500}
+    found = CapacityPlanner().solve(model, [Hardware.get("B200")], **load, max_ttft="2 s", max_itl="50 ms", stack="vllm-2025")
+    best = {**found.best_config, "prefill_tp": 4, "prefill_ep": 4, "prefill_attention_dp": 4, "disaggregated": True}
+    first = serving_launch(export_serving(planned_serving(model, best), "vllm").splitlines()[0]).arguments
+    assert (first["tp_size"], first["ep_size"], first["attention_dp"]) == (4, 4, 4)
+    assert found.best_config["prefill_attention_dp"] in (0, found.best_config["prefill_ep"])

@@ -181,6 +181,21 @@ def test_one_half_computes_while_the_other_travels():
     assert few.total_s == pytest.approx(layer_time(one, 4.0, lambda share: 0.0, decoding=True).total_s)
 
 
+def test_what_computes_is_never_less_than_nothing():
+    """Kernels that take more multiprocessors than there are leave none to compute on; links of an array need none."""
+    greedy = replace(SHARED, exchange_multiprocessors=3.0)
+    halves, whole = served(shards=replace(FOUR, overlapped=1.0)), served()
+
+    def layer(model, **kernels):
+        return layer_time(replace(model, kernels=replace(model.kernels, **kernels)), 400.0, lambda share: 60.0 * share)
+
+    assert layer(halves, shared=greedy) == layer(whole, shared=greedy)
+    array = replace(halves.kernels.attention, array=128.0)
+    found = layer(halves, shared=greedy, attention=array)
+    assert found == layer(halves, shared=replace(SHARED, exchange_multiprocessors=0.0), attention=array)
+    assert found.total_s < layer(whole, shared=greedy, attention=array).total_s
+
+
 def test_a_lone_prompt_is_one_ranks():
     """Its rank has all 64 tokens around attention, 24 units, 1 of its router; each rank 32 copies of two experts, 12 units."""
     model = served(shards=replace(FOUR, node=4.0))

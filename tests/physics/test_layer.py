@@ -70,6 +70,9 @@ def test_parameters_of_a_rank():
     # 8 x 2 ranks hold the same dense ones, 2 x 16 / (2 x 4) = 4 the same experts.
     assert found.sharded(split) == 51 / 2 / 16 + 6 / 4
     assert found.sharded(plan(tp=2.0, dp=8.0, ep=4.0, cp=2.0, shard_copies=2.0)) == 2 * (51 / 32 + 1.5)
+    # Of four copies of experts no more than four groups have one each: eight groups hold what four do.
+    groups = [plan(tp=2.0, dp=8.0, ep=4.0, cp=2.0, shard_copies=number) for number in (4.0, 8.0, 16.0)]
+    assert [found.sharded(each) for each in groups] == [51 / 2 / shards + 6 for shards in (4, 2, 1)]
     # Experts whole on a rank.
     assert rank_parameters(MODEL, plan(tp=2.0, dp=8.0, ep=4.0, expert_tp=1.0), 2.0, 7.0).expert == 12
 

@@ -118,7 +118,7 @@ def test_drafts():
 def test_a_pass_that_checks_drafts():
     """All parts of the wide pass, but attention and the host of one token a sequence: 10 + 2 + 30 + 40 + 50 + 6."""
     alone, wide = PassTime(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1.0), PassTime(10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 10.0)
-    assert wide.check_s(alone) == 138
+    assert wide.checking(alone).total_s == 138
     assert rounds_of(101.0, 2.5) == 41, "the prompt yields the first, and 40 rounds the others"
 
 

@@ -8,7 +8,8 @@ from plain import plan, work
 
 from mlsysim.physics.layer.work import FULL, NONE, SELECTIVE
 from mlsysim.physics.plan import GPIPE
-from mlsysim.physics.training.memory import MemoryTerms, MemoryUse, choose, fullest_rank_B, training_memory
+from mlsysim.physics.records import chosen
+from mlsysim.physics.training.memory import MemoryTerms, MemoryUse, fullest_rank_B, training_memory
 
 # 3 layers of 20 parameters and 24 of experts; 16 of the embedding, 10 of the head.
 MODEL = work(
@@ -135,7 +136,7 @@ def test_adapters():
 
 def test_plan_by_plan():
     low, high = (MemoryUse(*(np.full(2, size) for _ in range(5))) for size in (1.0, 2.0))
-    assert choose(np.array([True, False]), low, high).total_B.tolist() == [5, 10]
+    assert chosen(np.array([True, False]), low, high).total_B.tolist() == [5, 10]
     two = split(zero_stage=np.array([0.0, 3.0]))
     used = training_memory(MODEL, two)
     assert used.buffers_B.tolist() == [0, 64]

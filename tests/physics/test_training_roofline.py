@@ -181,6 +181,10 @@ def test_hybrid_sharding():
     assert data_parallel_s(DENSE, hybrid, links) == pytest.approx(3 / 4 * 60 / 100 + 10)
     routed = work(expert_parameters=24.0)  # 6 of a rank, with 4 copies, 2 of them in a group
     assert data_parallel_s(routed, hybrid, links) == pytest.approx(1 / 2 * 36 / 100 + 4 * 6 / 2)
+    # Four groups of one rank reduce dense gradients among four, and those of experts, of which there are two copies, among two.
+    whole = split(dp=4.0, zero_stage=1.0, shard_copies=4.0)
+    assert data_parallel_s(routed, whole, links) == pytest.approx(4 * 6)
+    assert data_parallel_s(DENSE, whole, links) == pytest.approx(2 * 3 / 4 * 4 * 10)
 
 
 def test_frozen_weights_are_gathered_and_not_reduced():

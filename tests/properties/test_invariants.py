@@ -6,6 +6,7 @@ gives alone; the search finds what trying every plan finds.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import fields, replace
 
@@ -14,6 +15,7 @@ import pytest
 from drawn import FEW, KNOBS, MANY, ROUNDING, assert_sound, divisors, hardware, seconds, trainings, transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_systems import either
 
 from mlsysim.core.errors import InputError
 from mlsysim.core.units import Q_
@@ -209,27 +211,28 @@ def test_a_training_result_carries_its_dimensions(training):
     assert step.tokens_per_second.m_as("count/s") == pytest.approx(tokens / seconds(step))
 
 
+@functools.cache
 @st.composite
 def plans(draw, layers):
-    pp = draw(st.sampled_from([p for p in (1, 2, 3, 4, 8) if p <= layers]))
-    tp, dp = draw(st.sampled_from([1, 2, 4, 8])), draw(st.sampled_from([1, 2, 8, 24]))
-    chunks = draw(st.sampled_from([1, 2, 3])) if pp > 1 else 1
-    kind = INTERLEAVED if chunks > 1 else draw(st.sampled_from([GPIPE, ONE_F_ONE_B]))
+    pp = draw(either(*[p for p in (1, 2, 3, 4, 8) if p <= layers]))
+    tp, dp = draw(either(1, 2, 4, 8)), draw(either(1, 2, 8, 24))
+    chunks = draw(either(1, 2, 3)) if pp > 1 else 1
+    kind = INTERLEAVED if chunks > 1 else draw(either(GPIPE, ONE_F_ONE_B))
     return Plan(
         tp=float(tp),
         pp=float(pp),
         dp=float(dp),
-        ep=float(draw(st.sampled_from([e for e in (1, 2, 8) if dp % e == 0]))),
+        ep=float(draw(either(*[e for e in (1, 2, 8) if dp % e == 0]))),
         virtual_stages=float(chunks),
         micro_batches=float(draw(st.integers(1, 8)) * pp),
-        micro_batch_tokens=float(draw(st.sampled_from([64, 2048, 16384]))),
+        micro_batch_tokens=float(draw(either(64, 2048, 16384))),
         zero_stage=float(draw(st.integers(0, 3))),
         sequence_parallel=float(tp > 1 and draw(st.booleans())),
-        recompute=float(draw(st.sampled_from([NONE, SELECTIVE, FULL]))),
+        recompute=float(draw(either(NONE, SELECTIVE, FULL))),
         schedule=float(kind),
-        weight_B=draw(st.sampled_from([2.0, 4.0])),
-        gradient_B=draw(st.sampled_from([2.0, 4.0])),
-        optimizer_B=draw(st.sampled_from([8.0, 12.0])),
+        weight_B=draw(either(2.0, 4.0)),
+        gradient_B=draw(either(2.0, 4.0)),
+        optimizer_B=draw(either(8.0, 12.0)),
         cp=1.0,
         expert_tp=0.0,
         shard_copies=1.0,
@@ -238,7 +241,7 @@ def plans(draw, layers):
 
 @st.composite
 def work_and_plans(draw, count=1):
-    work = training_work(draw(transformers()), draw(st.sampled_from([128, 4096])))
+    work = training_work(draw(transformers()), draw(either(128, 4096)))
     return work, draw(st.lists(plans(work.layers), min_size=count, max_size=count))
 
 

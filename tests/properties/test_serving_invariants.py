@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from drawn import FEW, KNOBS, MANY, ROUNDING, assert_sound, decoders, hardware, seconds, trainings, transformers
+from drawn import EFFICIENCIES, FEW, KNOBS, MANY, ROUNDING, assert_sound, decoders, hardware, seconds, trainings, transformers
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from random_systems import either
 
 from mlsysim.core.units import Q_
 from mlsysim.solvers.operations.scaling import ScalingModel
@@ -20,14 +21,14 @@ from mlsysim.solvers.training.single_node import SingleNodeModel
 @st.composite
 def servings(draw):
     model, chip = draw(decoders()), draw(hardware())
-    tp = draw(st.sampled_from([d for d in (1, 2, 4, 8) if model.heads % d == 0]))
+    tp = draw(either(*[d for d in (1, 2, 4, 8) if model.heads % d == 0]))
     asked = {
-        "seq_len": draw(st.sampled_from([1, 100, 2048, 32768])),
-        "batch_size": draw(st.sampled_from([1, 3, 64, 1000])),
-        "precision": draw(st.sampled_from(["bf16", "fp8"])),
-        "weight_precision": draw(st.sampled_from([None, "int4"])),
-        "kv_precision": draw(st.sampled_from([None, "fp8"])),
-        "efficiency": draw(st.none() | st.floats(0.05, 1.0)),
+        "seq_len": draw(either(1, 100, 2048, 32768)),
+        "batch_size": draw(either(1, 3, 64, 1000)),
+        "precision": draw(either("bf16", "fp8")),
+        "weight_precision": draw(either(None, "int4")),
+        "kv_precision": draw(either(None, "fp8")),
+        "efficiency": draw(EFFICIENCIES),
         "tp_size": tp,
     }
     return model, chip, asked

@@ -153,3 +153,9 @@ def test_a_wrong_column_is_named_with_the_right_one(command, tmp_path):
     )
     code, _, told = command("predict", str(path))
     assert (code, told) == (0, f"{path}: the column 'mbs' is not read; call it 'micro_batch'\n")
+    path.write_text(
+        "model,accelerator,engine,mode,input_len,TP,batch_size,metric\nLlama-3-8B,H100,vllm,static,100,2,8,ttft_ms\n", "utf-8"
+    )
+    told = command("predict", str(path))[2].splitlines()
+    meant = {"TP": "tp", "batch_size": "batch_or_concurrency"}
+    assert told == [f"{path}: the column {name!r} is not read; call it {own!r}" for name, own in meant.items()]

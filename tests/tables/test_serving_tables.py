@@ -230,3 +230,10 @@ def test_the_rate_of_a_metered_run_has_the_role_of_its_watts():
     assert len(rates) == 191
     assert rates.items() <= watts.items()
     assert 2 * list(rates.values()).count("validation") >= len(rates)
+
+
+def test_a_row_says_what_the_prefix_cache_has():
+    whole, half = (predict_table([{**ROW, "metric": "ttft_ms", "prefix_hit": hit}])[0]["predicted"] for hit in ("", "0.5"))
+    asked = serving_question({**ROW, "metric": "ttft_ms", "prefix_hit": "0.5"})
+    assert asked.arguments["prefix_hit"] == 0.5
+    assert half < whole

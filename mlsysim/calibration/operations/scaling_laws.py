@@ -212,10 +212,6 @@ def data_sets() -> list[str]:
 def data_set_law(trained_on: str, measured_on: str | None = None) -> DataSetLaw:
     """The law of the loss of runs on a data set.
 
-    Args:
-        trained_on: its name, in any spelling.
-        measured_on: what the loss is measured on; by default the first that is known.
-
     Raises:
         UnknownNameError: no law is known for the data set, or none for what it is measured on.
 

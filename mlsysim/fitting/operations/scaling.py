@@ -42,14 +42,7 @@ def _losses(sizes: Times, tokens: Times, entries: Mapping[str, Entry]) -> Times:
 
 
 def gathered(kind: str, root: Path, role: str, chosen: Callable[[Anchor], bool] = lambda anchor: True) -> list[Runs]:
-    """The cases of ``role`` under ``root`` that decide a fitted law: those of one law, or of one data set, together.
-
-    Args:
-        kind: ``LAW`` or ``DATASET``.
-        root: the folder of anchors.
-        role: "calibration" or "validation".
-        chosen: tells which of them.
-    """
+    """The cases of ``role`` under ``root`` that decide a fitted law: those of one law, or of one data set, together."""
     groups: dict[tuple[str, str], list[Anchor]] = {}
     for path in anchor_files(root):
         for anchor in load(path) if path.parent.name in FOLDERS else ():

@@ -115,13 +115,10 @@ class OwnCalibration:
 
 
 def errors_of(ratios: Sequence[float]) -> OwnErrors:
-    """Summarise predicted / measured of runs that were left out, with an interval that is the wider the fewer they are.
+    """Summarise predicted / measured of runs that were left out; their interval is the wider the fewer they are.
 
     It is the largest of ``NARROWEST``, of the conformal quantile and of the prediction interval of a normal error of unknown
     width (Student's distribution), which is what few runs can tell.
-
-    Args:
-        ratios: of at least ``FEWEST`` runs.
 
     Example:
         >>> few, more = errors_of([1.02, 0.98, 1.02]), errors_of([1.02, 0.98] * 10)

@@ -26,12 +26,7 @@ def serving_activity(
 ) -> Activity | None:
     """What each accelerator of a replica does, mean over whole requests; None of rounds of drafts, whose work is not counted.
 
-    Args:
-        deployment: what is served, and how.
-        work: arithmetic and bytes of the model.
-        served: what the schedule comes to.
-        accelerators: how many share the model.
-        tokens_per_s: output tokens of the replica; of a model that generates nothing, sequences.
+    ``tokens_per_s``: output tokens of the replica; of a model that generates nothing, sequences.
     """
     if deployment.draft_len:
         return None

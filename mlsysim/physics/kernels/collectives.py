@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mlsysim.physics.numeric import Num, Truth, maximum, minimum, once_for_floats, somewhere, sqrt, where
+from mlsysim.physics.numeric import Num, Truth, in_norm, maximum, minimum, once_for_floats, somewhere, sqrt, where
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
@@ -125,11 +125,6 @@ class FabricCoefficients:
     fill_s: float
 
 
-def _overlapped_s(steps_s: Num, wire_s: Num, norm: float) -> Num:
-    """Seconds of steps that hide behind the wire: the norm of both times."""
-    return (steps_s**norm + wire_s**norm) ** (1 / norm)
-
-
 def _in_switch(n: Num, allowed: Truth, tuner: Tuner) -> Truth:
     """True where NCCL lets the switch reduce: where that moves more than a ring, so not below about six ranks."""
     return allowed & (tuner.switch_share * (n - 1) / n > n / (2 * (n - 1)))
@@ -164,7 +159,7 @@ def _ll_s(W: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients) -> Num:
 
 def _pipelined_s(steps_s: Num, wire_share: float, W: Num, k: Num, B: Num, c: CollectiveCoefficients) -> Num:
     wire_s = (W + W / k / c.shared.copy) / B / wire_share
-    return c.launch_s + _overlapped_s(steps_s, wire_s, c.shared.overlap) + sqrt(c.fill_s * W / B)
+    return c.launch_s + in_norm(steps_s, wire_s, c.shared.overlap) + sqrt(c.fill_s * W / B)
 
 
 def _ll128_s(W: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients) -> Num:
@@ -178,7 +173,7 @@ def _simple_s(W: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients) -> Num:
 def _switch_s(W: Num, n: Num, k: Num, B: Num, c: CollectiveCoefficients) -> Num:
     reduce_s = W * n / k / _switch_Bps(n, B, c)
     steps_s = c.shared.switch_steps * c.simple_step_s
-    return c.launch_s + _overlapped_s(steps_s, reduce_s, c.shared.overlap) + sqrt(c.fill_s * reduce_s)
+    return c.launch_s + in_norm(steps_s, reduce_s, c.shared.overlap) + sqrt(c.fill_s * reduce_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +242,7 @@ def _exchange_s(S: Num, n: Num, B: Num, c: CollectiveCoefficients) -> Num:
 
     def simple_s(part_B: Num) -> Num:
         wire_s = ((n - 1) * part_B + part_B / shared.copy) / B
-        return (
-            c.launch_s + _overlapped_s(shared.exchange_step_s, wire_s, shared.overlap) + sqrt(c.fill_s * (n - 1) * part_B / B)
-        )
+        return c.launch_s + in_norm(shared.exchange_step_s, wire_s, shared.overlap) + sqrt(c.fill_s * (n - 1) * part_B / B)
 
     part_B = S / n
     longer_s = simple_s(maximum(part_B, _EXCHANGE_LL_B))
@@ -328,7 +321,7 @@ def hierarchical_all_reduce_s(
     rails = minimum(cards * fabric.efficiency, ranks_per_domain)  # never more cards than there are
     rails_Bps = rails * nic_Bps
     tree_s = where(domains > 2, 2.0, 1.0) * size_B / rails_Bps
-    wire_s = _overlapped_s(domain_s, tree_s, device.shared.overlap)
+    wire_s = in_norm(domain_s, tree_s, device.shared.overlap)
     levels = np.ceil(np.log2(domains)) if isinstance(domains, np.ndarray) else float(math.ceil(math.log2(domains)))
     latency_s = device.launch_s + 2 * (n - 1) * device.ll_step_s + 2 * levels * fabric.level_s
     root = sqrt(wire_s)

@@ -5,6 +5,7 @@ Source: Williams, Waterman, Patterson, "Roofline", CACM 2009.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlsysim.physics.numeric import Num, maximum
@@ -51,15 +52,24 @@ class KernelWork:
         return KernelWork(self.name, self.direction, calls * self.flops, calls * self.moved_B, calls * self.seconds)
 
     def beside(self, other: KernelWork) -> KernelWork:
-        """This kernel's calls and those of ``other``, under this one's name.
-
-        Example:
-            >>> up = KernelWork("up", "forward", 4.0, 2.0, 1.0)
-            >>> up.beside(up.times(2.0)).seconds
-            3.0
-        """
+        """This kernel's calls and those of ``other``, under this one's name."""
         parts = (self.flops + other.flops, self.moved_B + other.moved_B, self.seconds + other.seconds)
         return KernelWork(self.name, self.direction, *parts)
+
+
+def each_once(calls: Iterable[KernelWork]) -> list[KernelWork]:
+    """All calls of each kernel and direction as one, in the order of their first calls.
+
+    Example:
+        >>> up = KernelWork("up", "forward", 4.0, 2.0, 1.0)
+        >>> [one.seconds for one in each_once([up, up.times(2.0)])]
+        [3.0]
+    """
+    merged: dict[tuple[str, str], KernelWork] = {}
+    for one in calls:
+        key = one.name, one.direction
+        merged[key] = merged[key].beside(one) if key in merged else one
+    return list(merged.values())
 
 
 def roofline_s(flops: Num, moved_B: Num, rate_flops_per_s: Num, bandwidth_Bps: Num) -> Num:

@@ -18,7 +18,8 @@ class RankParameters:
 
     def sharded(self, plan: Plan) -> Num:
         """Parameters that ZeRO leaves to the rank; experts, already spread over EP, have fewer copies left to divide."""
-        return plan.shard_copies * (self.dense / plan.data_ranks + self.expert / plan.expert_copies)
+        dense = plan.shard_copies * self.dense / plan.data_ranks
+        return dense + plan.expert_shard_copies * self.expert / plan.expert_copies
 
     @property
     def whole(self) -> Num:

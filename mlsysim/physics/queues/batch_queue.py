@@ -112,9 +112,9 @@ def one_by_one(one_s: float, limit_s: float, share: float) -> BatchLoad | None:
     """
     if one_s >= limit_s:
         return None
-    low, high = 0.0, _FULL
+    low, high, longest = 0.0, _FULL, limit_s / one_s - 1
     for _ in range(_LOAD_HALVINGS):
         middle = (low + high) / 2
-        kept = ConstantService.of(middle).wait_tail(limit_s / one_s - 1) <= 1 - share
+        kept = ConstantService.of(middle, longest).wait_tail(longest) <= 1 - share
         low, high = (middle, high) if kept else (low, middle)
     return BatchLoad(low / one_s, 1.0, one_s, limit_s)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import mul
 
 from mlsysim.physics.queues.queueing import percentile_s
 
@@ -22,7 +23,8 @@ _FAR_SERVICES = 24
 class ConstantService:
     """M/D/1 at ``load`` rho < 1, in units of the service time.
 
-    ``within[j]``: probability that at most j customers queue; ``decay`` and ``front``: P(W > t) -> front exp(-decay t).
+    ``within[j]``: probability that at most j customers queue, as far as waits are asked for; ``decay`` and ``front``:
+    P(W > t) -> front exp(-decay t).
     """
 
     load: float
@@ -31,11 +33,15 @@ class ConstantService:
     front: float
 
     @classmethod
-    def of(cls, load: float) -> ConstantService:
+    def of(cls, load: float, longest: float = math.inf) -> ConstantService:
         """The queue at this load.
 
         Numbers in the system by p(n+1) a(0) = p(0) A(n) + sum of p(i) A(n+1-i), i = 1..n, with a(j) the Poisson
         probabilities of arrivals in a service and A(j) those of more than j (up- and downcrossings balance).
+
+        Args:
+            load: rho.
+            longest: the longest wait that will be asked for, in services, where that is known: a search of loads has one.
 
         Example:
             >>> queue = ConstantService.of(0.5)
@@ -43,13 +49,14 @@ class ConstantService:
             0.5
         """
         idle = 1 - load
+        customers = _FAR_SERVICES + 1 if longest == math.inf else 0 if longest >= _FAR_SERVICES else math.floor(longest) + 1
         arrivals = [math.exp(-load)]
         for number in range(1, _FAR_SERVICES + 40):
             arrivals.append(arrivals[-1] * load / number)
-        more = [math.fsum(arrivals[number + 1 :]) for number in range(_FAR_SERVICES + 1)]
+        more = [math.fsum(arrivals[number + 1 :]) for number in range(customers)]
         present = [idle]
-        for number in range(_FAR_SERVICES + 1):
-            flow = [idle * more[number], *(present[i] * more[number + 1 - i] for i in range(1, number + 1))]
+        for number in range(customers):
+            flow = [idle * more[number], *map(mul, present[1:], more[number:0:-1])]
             present.append(math.fsum(flow) / arrivals[0])
         total, within = present[0], []
         for probability in present[1:]:

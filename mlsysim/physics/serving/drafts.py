@@ -16,8 +16,8 @@ from mlsysim.physics.serving.schedule import Passes, PassesOver, Step
 class CheckedStep(Step, Protocol):
     """A decode step of B (k + 1) sequences that can stand for k + 1 tokens of each of B."""
 
-    def check_s(self, alone: Step) -> Num:
-        """Seconds of a pass over k + 1 tokens of each of B sequences, where ``alone`` is a decode step of these."""
+    def checking(self, alone: Step) -> Step:
+        """The pass over k + 1 tokens of each of B sequences, where ``alone`` is a decode step of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +25,23 @@ class Round:
     """A round of drafting.
 
     Attributes:
-        wide: the pass over drafted tokens and one more of each sequence, as if each were a sequence of its own.
+        check: the pass over drafted tokens and one more of each sequence, which reads each sequence's cache once.
         draft: one step of what drafts; of the model's own module, None.
-        check_s, drafts_s: seconds of the pass, and of all drafts.
+        drafts_s: seconds of all drafts.
     """
 
-    wide: Step
+    check: Step
     draft: Step | None
-    check_s: Num
     drafts_s: Num
 
     @property
     def total_s(self) -> Num:
         """Seconds of the whole round."""
-        return self.check_s + self.drafts_s
+        return self.check.total_s + self.drafts_s
 
     def parts(self) -> tuple[dict[str, float], str]:
         """Seconds by name, and the longer of both."""
-        seconds = {"drafts": float(self.drafts_s), "check of drafts": float(self.check_s)}
+        seconds = {"drafts": float(self.drafts_s), "check of drafts": float(self.check.total_s)}
         return seconds, max(seconds, key=lambda part: seconds[part])
 
 
@@ -74,12 +73,12 @@ class DraftedPasses(PassesOver):
         wide = cast("CheckedStep", self.whole.decode(batch * (self.length + 1), self.context))
         drafting = None if self.draft is None else self.draft.decode(batch, self.context)
         each_s = self._module_s(alone) if drafting is None else drafting.total_s
-        return Round(wide, drafting, wide.check_s(alone), self.length * each_s)
+        return Round(wide.checking(alone), drafting, self.length * each_s)
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that one prompt adds to the round that it joins: to its check, and to one of its drafts."""
         drafted = cast("Round", step)
-        joined_s = self.whole.joining_s(drafted.wide, batch * (self.length + 1), prompt, beside, hidden)
+        joined_s = self.whole.joining_s(drafted.check, batch * (self.length + 1), prompt, beside, hidden)
         if self.draft is None or drafted.draft is None:
             return joined_s * (1 + 1 / self.layers)
         return joined_s + self.draft.joining_s(drafted.draft, batch, prompt, beside, hidden)

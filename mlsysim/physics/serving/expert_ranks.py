@@ -82,7 +82,8 @@ class Exchange:
     Attributes:
         kernels_s: seconds of both that do not depend on what is sent.
         dispatch_s, combine_s: seconds on the wire.
-        multiprocessors: units that they take from what is computed meanwhile.
+        multiprocessors: units that they take from what is computed meanwhile; none on a systolic array, whose links have DMA
+            engines of their own.
     """
 
     kernels_s: Num
@@ -153,5 +154,6 @@ def exchange(model: ServedModel, tokens: Num, load: RankLoad, *, decoding: bool)
     # A rank sends what it has, and takes what the busiest is sent.
     rank_tokens = maximum(tokens / (shards.own * shards.attention), tokens / shards.tp * load.over_mean)
     copies_s = copy_s * rank_tokens
-    multiprocessors = 0.0 if low_latency else kernels.shared.exchange_multiprocessors
+    beside = low_latency or kernels.attention.array > 1
+    multiprocessors = 0.0 if beside else kernels.shared.exchange_multiprocessors
     return Exchange(2 * kernels.shared.exchange_s, copies_s * there_B, copies_s * back_B, multiprocessors)

@@ -13,12 +13,13 @@ two halves run on the multiprocessors that DeepEP does not have).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mlsysim.physics.kernels.collectives import CollectiveCoefficients, collective_s
 from mlsysim.physics.numeric import Num, everywhere, maximum, minimum, once_for_floats, somewhere, where
+from mlsysim.physics.records import chosen
 from mlsysim.physics.serving.activations import elementwise_layer_s
 from mlsysim.physics.serving.deployment import ServedModel
 from mlsysim.physics.serving.expert_ranks import NO_EXPERTS, NOTHING, Exchange, busiest_rank, exchange
@@ -64,6 +65,8 @@ def layer_time(model: ServedModel, tokens: Num, attention_s: Callable[[float], N
     half, sent = halved.time, halved.exchange
     # One half's dispatch or combine meets what the other computes up to its dispatch, or from there to its combine.
     lost = sent.multiprocessors / model.kernels.multiprocessors
+    if lost >= 1:  # nothing would be left to compute on meanwhile
+        return _whole(model, tokens, attention_s(1.0), decoding).time
     exposed_s: Num = 0.0
     other_passes_s = half.elementwise_s / 2
     for products_s, others_s in ((halved.around_s, half.attention_s + other_passes_s), (halved.ffn_s, other_passes_s)):
@@ -80,7 +83,7 @@ def layer_time(model: ServedModel, tokens: Num, attention_s: Callable[[float], N
         return halves
     whole = _whole(model, tokens, attention_s(1.0), decoding).time
     taken = allowed & (halves.total_s < whole.total_s)
-    return LayerTime(*(where(taken, getattr(halves, part.name), getattr(whole, part.name)) for part in fields(LayerTime)))
+    return chosen(taken, halves, whole)
 
 
 @dataclass(frozen=True, slots=True)

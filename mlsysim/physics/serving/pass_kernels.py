@@ -5,7 +5,7 @@ Source: Williams, Waterman, Patterson, "Roofline", CACM 2009.
 
 from __future__ import annotations
 
-from mlsysim.physics.kernels.roofline import ATTENTION, ELEMENT_WISE, HEAD, KernelWork
+from mlsysim.physics.kernels.roofline import ATTENTION, ELEMENT_WISE, HEAD, KernelWork, each_once
 from mlsysim.physics.layer.attention import attention_heads, cached_tokens, keys_seen, score_flops
 from mlsysim.physics.numeric import Num
 from mlsysim.physics.serving.activations import elementwise_layer_s
@@ -68,12 +68,12 @@ def _pass_kernels(model: ServedModel, tokens: Num, sequences: Num, attention: Ke
         moved_B = groups * (product.input_B * m * k + product.weight_B * n * k + product.output_B * m * n)
         return KernelWork(name, direction, float(groups * 2 * m * n * k), float(moved_B), float(seconds))
 
-    calls: dict[str, KernelWork] = {}
-    for one, rows, groups, kernel in served_products(model, tokens, load, decoding=direction == DECODE):
-        told = call(kernel, one.name, rows, one.n, one.k, groups).times(float(shape.layers * one.share))
-        calls[one.name] = told if one.name not in calls else calls[one.name].beside(told)
+    products = each_once(
+        call(kernel, one.name, rows, one.n, one.k, groups).times(float(shape.layers * one.share))
+        for one, rows, groups, kernel in served_products(model, tokens, load, decoding=direction == DECODE)
+    )
     passes_s = float(shape.layers * elementwise_layer_s(model, tokens, load.over_mean))
-    kinds = [*calls.values(), attention.times(float(shape.layers)), KernelWork(ELEMENT_WISE, direction, 0.0, 0.0, passes_s)]
+    kinds = [*products, attention.times(float(shape.layers)), KernelWork(ELEMENT_WISE, direction, 0.0, 0.0, passes_s)]
     if shape.vocab:
         head = head_product(kernels, model.engine)
         kinds.append(call(head, HEAD, sequences / shards.own, shape.vocab / shards.attention, shape.hidden))

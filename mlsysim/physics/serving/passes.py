@@ -48,13 +48,24 @@ class PassTime:
         """Seconds of the whole pass."""
         return self.weights_s + self.attention_s + self.elementwise_s + self.reductions_s + self.head_s + self.host_s
 
-    def check_s(self, alone: PassTime) -> Num:
-        """Seconds of a pass that checks k + 1 tokens of each of B sequences, of whom ``alone`` is a decode step.
+    def checking(self, alone: PassTime) -> PassTime:
+        """The pass that checks k + 1 tokens of each of B sequences, of whom ``alone`` is a decode step.
 
         Its products, its logits and its communication are those of all tokens, as here; tokens of one sequence share a read of
         its keys, and the engine schedules B sequences.
         """
-        return self.total_s - (self.attention_s - alone.attention_s) - (self.host_s - alone.host_s)
+        return replace(self, attention_s=alone.attention_s, host_s=alone.host_s)
+
+    def repeated(self, passes: Num, request_s: Num) -> PassTime:
+        """Parts of prompts, of which this is one, in as many passes through the layers; ``request_s`` is the server's own."""
+        return replace(
+            self,
+            weights_s=self.weights_s * passes,
+            attention_s=self.attention_s * passes,
+            elementwise_s=self.elementwise_s * passes,
+            reductions_s=self.reductions_s * passes,
+            host_s=self.host_s + request_s,
+        )
 
     def parts(self) -> tuple[dict[str, float], str]:
         """Give the seconds of each part by name, and the name of the longest."""
@@ -154,15 +165,7 @@ def prefill_pass(model: ServedModel, batch: Num, prompt: Num, padding: Num = 1.0
         attention_s = prefill_layer_attention_s(model, part_batch, prompt, padding)
         one_part = _pass(model, part_batch * prompt, part_batch, lambda share: share * attention_s, batch)
         passes = (parts + shards.pp - 1) / shards.pp
-    return PassTime(
-        weights_s=one_part.weights_s * passes,
-        attention_s=one_part.attention_s * passes,
-        elementwise_s=one_part.elementwise_s * passes,
-        reductions_s=one_part.reductions_s * passes,
-        head_s=one_part.head_s,
-        host_s=one_part.host_s + model.engine.request_s,
-        hops_s=one_part.hops_s,
-    )
+    return one_part.repeated(passes, model.engine.request_s)
 
 
 def _micro_batch_launches(model: ServedModel) -> float:

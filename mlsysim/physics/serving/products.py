@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from mlsysim.physics.kernels.gemm import GemmKernel, gemm_s
 from mlsysim.physics.layer.products import AROUND, ROUTED, ROUTER, LayerProduct, layer_products
-from mlsysim.physics.numeric import Num, maximum, minimum, once_for_floats, somewhere, where
+from mlsysim.physics.numeric import Num, in_norm, maximum, minimum, once_for_floats, somewhere, where
 from mlsysim.physics.serving.deployment import (
     WORD_B,
     EngineCoefficients,
@@ -78,8 +78,7 @@ def _own_product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product)
     kernels, engine = model.kernels, model.engine
     read_s = product.weight_B * n * k / kernels.own_Bps(engine)
     multiply_s = 2 * m * n * k / (kernels.own_peak_flops_per_s * kernels.own_compute_share * engine.own_share)
-    norm = product.kernel.shared.overlap
-    return (read_s**norm + multiply_s**norm) ** (1 / norm)
+    return in_norm(read_s, multiply_s, product.kernel.shared.overlap)
 
 
 def _unpacked_product_s(model: ServedModel, m: Num, n: Num, k: Num, product: Product, groups: Num) -> Num:

@@ -10,7 +10,7 @@ Source: Pope et al., "Efficiently Scaling Transformer Inference", 2022, arXiv:22
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 from mlsysim.physics.layer.products import layer_products
@@ -71,14 +71,7 @@ class TorusDeployment:
         part_batch = batch / parts
         one_part = self._pass(part_batch * prompt, part_batch, self._prompts(part_batch, prompt), batch)
         passes = (parts + self.pp - 1) / self.pp
-        return replace(
-            one_part,
-            weights_s=one_part.weights_s * passes,
-            attention_s=one_part.attention_s * passes,
-            elementwise_s=one_part.elementwise_s * passes,
-            reductions_s=one_part.reductions_s * passes,
-            host_s=one_part.host_s + self.engine.request_s,
-        )
+        return one_part.repeated(passes, self.engine.request_s)
 
     def prefill_s(self, batch: Num, prompt: Num) -> Num:
         """Seconds of the prompts of ``batch`` sequences, to their first token."""

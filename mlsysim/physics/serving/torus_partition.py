@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 from mlsysim.physics.numeric import Num, maximum, minimum, where
+from mlsysim.physics.records import chosen
 
 _ACTIVATION_B = 2.0
 # Mean distance to another chip of a ring, over its number of chips: of a closed ring, of an open line.
@@ -193,8 +194,7 @@ def divided(torus: Torus, tokens: Num, hidden: Num, ffn: Num, into: Num, out: Nu
             best, least_B = candidate, sent_B
             continue
         less = sent_B < least_B * (1 - _EQUAL)
-        names = ("columns", "among", "covered_s", "bare_s", "waits_s", "pieces")
-        best = Divided(*(where(less, getattr(candidate, name), getattr(best, name)) for name in names))
+        best = chosen(less, candidate, best)
         least_B = where(less, sent_B, least_B)
     assert best is not None
     return best

@@ -22,7 +22,7 @@ from mlsysim.physics.layer.products import DOWN, EXPANSION, OF_EXPERTS, UP
 from mlsysim.physics.layer.sharding import RankParameters, fullest_stage, trained_parameters
 from mlsysim.physics.layer.work import FULL, SELECTIVE, LayeredWork
 from mlsysim.physics.machine import Machine
-from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, where
+from mlsysim.physics.numeric import Num, Truth, in_norm, maximum, minimum, somewhere, where
 from mlsysim.physics.plan import Plan
 from mlsysim.physics.training.element_passes import passes_B
 from mlsysim.physics.training.layer_products import adapters_s, forward_and_backward_s, head_product_s
@@ -117,8 +117,8 @@ def layer_times(
     sent_forward: Num = 0.0
     sent_backward: Num = 0.0
     if somewhere(sent):
-        sent_forward = _launched_s(forward + sent, host, norm) - _launched_s(forward, host, norm)
-        sent_backward = _launched_s(backward + sent, host, norm) - _launched_s(backward, host, norm)
+        sent_forward = in_norm(forward + sent, host, norm) - in_norm(forward, host, norm)
+        sent_backward = in_norm(backward + sent, host, norm) - in_norm(backward, host, norm)
     repeated = attention_forward
     if shape.latent.used:
         # Queries, keys and values are expanded anew.
@@ -127,7 +127,7 @@ def layer_times(
     added_s: Num = 0.0
     if somewhere(stack.repeated_ffn):
         added_s = stack.repeated_ffn * _repeated_ffn_s(products, shape, plan, device, stack)
-    forward_s, backward_s = _launched_s(forward, host, norm), _launched_s(backward, host, norm)
+    forward_s, backward_s = in_norm(forward, host, norm), in_norm(backward, host, norm)
     waits_s, fused_s = forward_s - forward + backward_s - backward, attention_forward + attention_backward
     chosen_s = stack.repeated_layers * (forward_s - dropped_s) + stack.repeated_products * (forward_s - attention_forward)
     return LayerTimes(
@@ -138,7 +138,7 @@ def layer_times(
         unrepeated_s=dropped_s,
         sent_forward_s=sent_forward,
         sent_backward_s=sent_backward,
-        head_s=_launched_s(_head_s(work, shape, plan, device, stack), shared.launch_head * stack.host_layer_s, norm),
+        head_s=in_norm(_head_s(work, shape, plan, device, stack), shared.launch_head * stack.host_layer_s, norm),
         reduction_s=_reduction_s(work, plan, machine, device),
     )
 
@@ -220,11 +220,6 @@ def _replica_steps_s(work: LayeredWork, plan: Plan, stack: StackCoefficients) ->
 def _whole_sends(plan: Plan, stack: StackCoefficients) -> Truth:
     """True if every rank sends the whole activation; with sequence parallelism it has only its part."""
     return (plan.sequence_parallel > 0) | (stack.scattered == 0)
-
-
-def _launched_s(device_s: Num, host_s: Num, norm: Num) -> Num:
-    """(device^p + host^p)^(1/p): the slower of the two sets the pace."""
-    return (device_s**norm + host_s**norm) ** (1 / norm)
 
 
 def _reductions(shape: TrainedShape) -> Num:

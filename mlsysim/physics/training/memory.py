@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields, replace
 
 from mlsysim.physics.layer.sharding import first_stage_ends, last_stage_ends, rank_parameters, stage_parameters
 from mlsysim.physics.layer.work import LOGIT_B, NONE, LayeredWork, kept_activation_B
-from mlsysim.physics.numeric import Num, Truth, maximum, minimum, somewhere, where
+from mlsysim.physics.numeric import Num, maximum, minimum, somewhere, where
 from mlsysim.physics.plan import Plan, held_by_first_stage, held_by_last_stage, stage_layers
+from mlsysim.physics.records import chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ MEMORY_PARTS = tuple(part.name for part in fields(MemoryUse))
 def training_memory(work: LayeredWork, plan: Plan, terms: MemoryTerms = TEXTBOOK) -> MemoryUse:
     """Memory of the fullest rank: the first stage (most micro-batches in flight) or the last (output head and logits)."""
     first, last = _end_stages(work, plan, terms)
-    return choose(last.total_B > first.total_B, last, first)
+    return chosen(last.total_B > first.total_B, last, first)
 
 
 def fullest_rank_B(work: LayeredWork, plan: Plan, terms: MemoryTerms = TEXTBOOK) -> Num:
@@ -101,11 +102,6 @@ def _end_stages(work: LayeredWork, plan: Plan, terms: MemoryTerms) -> tuple[Memo
     first = _stage_memory(kept, plan, terms, full, first_stage_ends(work, plan), held_by_first_stage(plan), alone)
     last = _stage_memory(kept, plan, terms, least, last_stage_ends(work, plan), held_by_last_stage(plan), 1.0)
     return first, last
-
-
-def choose(condition: Truth, yes: MemoryUse, no: MemoryUse) -> MemoryUse:
-    """Take ``yes`` where ``condition`` holds, else ``no``, plan by plan."""
-    return MemoryUse(*(where(condition, getattr(yes, part), getattr(no, part)) for part in MEMORY_PARTS))
 
 
 def _kept_by_stack(work: LayeredWork, terms: MemoryTerms) -> LayeredWork:

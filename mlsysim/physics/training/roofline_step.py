@@ -133,7 +133,10 @@ def data_parallel_s(work: LayeredWork, plan: Plan, machine: Machine) -> Num:
 
 def replica_reduction_s(trained: RankParameters, plan: Plan, machine: Machine) -> Num:
     """Replicas of hybrid sharding all-reduce the gradients of their shards once a step, each rank over its own card."""
-    return all_reduce_s(plan.gradient_B * trained.sharded(plan), plan.shard_copies, machine.inter_Bps)
+    dense_B = plan.gradient_B * plan.shard_copies * trained.dense / plan.data_ranks
+    expert_B = plan.gradient_B * plan.expert_shard_copies * trained.expert / plan.expert_copies
+    dense_s = all_reduce_s(dense_B, plan.shard_copies, machine.inter_Bps)
+    return dense_s + all_reduce_s(expert_B, plan.expert_shard_copies, machine.inter_Bps)
 
 
 def reductions_of_step(plan: Plan) -> Num:
@@ -148,7 +151,7 @@ def shard_traffic_s(parameters: RankParameters, trained: RankParameters, plan: P
     every micro-batch, since no rank keeps whole gradients: ``reductions`` is how often gradients are reduced in a step. ZeRO-3
     also gathers the weights twice a micro-batch.
     """
-    shards, expert_shards = plan.data_ranks / plan.shard_copies, plan.expert_copies / plan.shard_copies
+    shards, expert_shards = plan.data_ranks / plan.shard_copies, plan.expert_copies / plan.expert_shard_copies
     dense_Bps = _replica_bandwidth_Bps(plan, machine, shards, plan.tp)
     expert_Bps = _replica_bandwidth_Bps(plan, machine, expert_shards, plan.expert_split * plan.ep)
     dense_B = _replicated_B(parameters.dense, trained.dense, plan, reductions)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mlsysim.physics.kernels.attention import BACKWARD_FLOPS
-from mlsysim.physics.kernels.roofline import ATTENTION, ELEMENT_WISE, HEAD, KernelWork
+from mlsysim.physics.kernels.roofline import ATTENTION, ELEMENT_WISE, HEAD, KernelWork, each_once
 from mlsysim.physics.layer.attention import attention_heads, keys_seen
 from mlsysim.physics.layer.products import ROUTER
 from mlsysim.physics.layer.work import LayeredWork
@@ -40,11 +40,8 @@ def step_kernels(
     Element-wise passes, the loss among them, are what the device computes beyond products and attention; the host is left out.
     """
     on_device = layer_times(work, shape, plan, machine, device, replace(stack, host_layer_s=0.0, host_expert_s=0.0))
-    calls: dict[tuple[str, str], KernelWork] = {}
-    for one in (*_products(work, shape, plan, device), *_attention(shape, plan, device, stack)):
-        key = (one.name, one.direction)
-        calls[key] = one if key not in calls else calls[key].beside(one)
-    layer, head = list(calls.values()), list(_head(work, shape, plan, device))
+    layer = each_once((*_products(work, shape, plan, device), *_attention(shape, plan, device, stack)))
+    head = each_once(_head(work, shape, plan, device))
     layers, passes = float(work.layers / plan.pp), float(plan.micro_batches)
     rest_s = float(on_device.forward_s + on_device.backward_s) - sum(one.seconds for one in layer)
     loss_s = float(on_device.head_s) - sum(one.seconds for one in head)
@@ -99,6 +96,6 @@ def _head(work: LayeredWork, shape: TrainedShape, plan: Plan, device: KernelDevi
     tokens, vocab = plan.micro_batch_tokens, shape.vocab / plan.tp
     gradients = [(tokens, shape.hidden, vocab)] + ([] if work.frozen else [(vocab, shape.hidden, tokens)])
     for direction, sizes in ((FORWARD, [(tokens, vocab, shape.hidden)]), (BACKWARD, gradients)):
-        calls = [_call(*size, 1.0, _WORD_B, head_product_s(*size, device), HEAD, direction) for size in sizes]
-        both = calls[0] if len(calls) == 1 else calls[0].beside(calls[1])
-        yield both.times(float(shape.head_passes))
+        for size in sizes:
+            seconds = head_product_s(*size, device)
+            yield _call(*size, 1.0, _WORD_B, seconds, HEAD, direction).times(float(shape.head_passes))

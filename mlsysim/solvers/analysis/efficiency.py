@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +91,8 @@ class EfficiencyModel:
         if "efficiency" in arguments:
             raise InconsistentError("efficiency", arguments["efficiency"], "nothing: it is what is asked for")
         length = whole_number("tokens", tokens)
-        answer, field, share = _SOLVED[kind](workload, hardware, batch_size, length, arguments)
+        asked = (workload, hardware, batch_size, length, arguments)
+        answer, field, share = _training(*asked) if kind == "training" else _serving(kind, *asked)
         interval = answer.interval_of(field)
         ends: list[float] | None = None
         if interval is not None:
@@ -129,28 +129,14 @@ def _training(
     return step, "mfu", step.mfu
 
 
-def _prefill(
-    workload: TransformerWorkload, hardware: Any, batch_size: int | None, tokens: int, arguments: dict[str, Any]
+def _serving(
+    kind: str, workload: TransformerWorkload, hardware: Any, batch_size: int | None, tokens: int, arguments: dict[str, Any]
 ) -> tuple[Result, str, float]:
     asked = recommended_engine(workload, hardware, arguments, None).added_to(arguments)
-    run = (
-        ServingModel()
-        .solve(workload, hardware, batch_size=1 if batch_size is None else batch_size, input_len=tokens, **asked)
-        .require_feasible()
-    )
-    return run, "prefill_mfu", run.prefill_mfu
-
-
-def _decode(
-    workload: TransformerWorkload, hardware: Any, batch_size: int | None, tokens: int, arguments: dict[str, Any]
-) -> tuple[Result, str, float]:
-    asked = recommended_engine(workload, hardware, arguments, None).added_to(arguments)
-    bound = {name: value for name, value in asked.items() if name not in ("stack", *STACK_OPTIONS)}
     load: dict[str, Any] = {"batch_size": 1 if batch_size is None else batch_size, "input_len": tokens}
     run = ServingModel().solve(workload, hardware, **load, **asked).require_feasible()
+    if kind == "prefill":
+        return run, "prefill_mfu", run.prefill_mfu
+    bound = {name: value for name, value in asked.items() if name not in ("stack", *STACK_OPTIONS)}
     light = ServingModel().solve(workload, hardware, **load, **bound)
     return run, "itl", float((light.itl / run.itl).m_as(""))
-
-
-_Solved = Callable[[TransformerWorkload, Any, int | None, int, dict[str, Any]], tuple[Result, str, float]]
-_SOLVED: dict[str, _Solved] = {"training": _training, "prefill": _prefill, "decode": _decode}

@@ -105,11 +105,6 @@ class Question:
 def varied(machine: HardwareNode | Node | Fleet, lever: str, factor: float) -> HardwareNode | Node | Fleet:
     """Return an accelerator, a node or a fleet with ``factor`` times as much of a lever.
 
-    Args:
-        machine: what is varied.
-        lever: one of ``LEVERS``.
-        factor: above 0.
-
     Example:
         >>> from mlsysim.hardware.registry import Hardware
         >>> varied(Hardware.Cloud.H100, "memory capacity", 2.0).memory.capacity.m_as("GiB")
@@ -179,10 +174,6 @@ _VALUES: dict[str, Callable[[Any], Quantity | None]] = {
 
 def metric_of(result: Result, metric: object) -> str:
     """Return the field that is asked about: the one named, else the result's main one.
-
-    Args:
-        result: an answer of the solver.
-        metric: name of a field, or None.
 
     Raises:
         InputError: the result has no such field, or it is no number.

@@ -29,11 +29,6 @@ class KeptTimeResult(Result):
 def checkpoint_interval_s(stated: Quantity | str | None, stall_s: float, mtbf_s: float | None) -> float | None:
     """Work between two checkpoints, in seconds: what is stated, else what loses least; None where neither is known.
 
-    Args:
-        stated: the interval that was given.
-        stall_s: how long a checkpoint stops the job.
-        mtbf_s: mean time between failures of the whole job.
-
     Raises:
         InputError: the interval is no positive time.
 
@@ -48,12 +43,6 @@ def checkpoint_interval_s(stated: Quantity | str | None, stall_s: float, mtbf_s:
 
 def kept_share(interval_s: float, stall_s: float, restart_s: float, mtbf_s: float) -> float:
     """Share of the time that is work kept; 0 where failures come too often for any.
-
-    Args:
-        interval_s: work between two checkpoints.
-        stall_s: how long a checkpoint stops the job.
-        restart_s: from a failure until work goes on.
-        mtbf_s: mean time between failures of the whole job.
 
     Example:
         >>> round(kept_share(3600.0, 60.0, 600.0, 3 * 3600.0), 3), kept_share(3600.0, 60.0, 600.0, 1.0)

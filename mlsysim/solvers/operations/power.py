@@ -134,12 +134,7 @@ class PowerModel:
 
 
 def under_limit(load: AcceleratorLoad, limit_W: float | None) -> tuple[float, float, float]:
-    """The clock under a power limit over that without, how much longer the run takes, and what an accelerator draws in W.
-
-    Args:
-        load: what the run asks of its accelerators.
-        limit_W: the power limit of one; None for its TDP.
-    """
+    """The clock under a power limit over that without, how much longer the run takes, and what an accelerator draws in W."""
     accelerator = load.accelerator
     if limit_W is None:
         return 1.0, 1.0, accelerator.drawn_W(load.activity)

@@ -184,13 +184,6 @@ def failure_rate(
 ) -> FailureRate:
     """The rate of a fleet: of its class, or its own.
 
-    Args:
-        kind: the class of fleets.
-        events: failures that were counted on it.
-        node_days: those in which they were counted.
-        node_mtbf: its mean time between failures of a node.
-        without: a published fleet that its class is told without.
-
     Raises:
         InputError: one is out of range, or two say the rate.
     """
@@ -222,17 +215,7 @@ def reliability(
     checkpoint_interval: Quantity | str | None,
     restart_time: Quantity | str,
 ) -> ReliabilityResult:
-    """The failures of a job, and where its time goes.
-
-    Args:
-        accelerators: that it takes.
-        duration_s: how long it runs.
-        known: how often a node of eight of them fails.
-        subject: the question in a few words.
-        checkpoint_time: how long a checkpoint stops it.
-        checkpoint_interval: work between two checkpoints.
-        restart_time: a time, or a class of restarts.
-    """
+    """The failures of a job, and where its time goes."""
     nodes = accelerators / NODE_ACCELERATORS
     job = nodes * duration_s / _DAY_S
     mtbf_s = _RATE_NODE_DAYS * _DAY_S / (known.per_1000_node_days * nodes)

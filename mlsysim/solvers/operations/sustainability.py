@@ -223,12 +223,7 @@ def _embodied(embodied: object, lifetime_years: object, accelerators: float, sec
 
 
 def mean_power_W(fleet: Fleet | Result, accelerator_power: Quantity | str | None, notes: list[str]) -> float:
-    """Mean power of all equipment, in W.
-
-    Args:
-        fleet: a fleet, or a run whose power is known.
-        accelerator_power: of one accelerator with its share of the host, where the caller knows it.
-        notes: gets what the power is.
+    """Mean power of all equipment, in W; ``notes`` gets what it is.
 
     Returns:
         That of the caller; of a run, by its activity, with hosts; of a fleet, what meters read of training runs on its chips,

@@ -39,6 +39,7 @@ from mlsysim.solvers.serving.capacity_answer import (
     in_words,
     lacking,
     row_of,
+    unserved,
 )
 from mlsysim.solvers.serving.capacity_question import Asked, all_ways
 from mlsysim.solvers.serving.capacity_search import Search, search
@@ -79,17 +80,8 @@ class CapacityResult(Result):
     COUNTED: ClassVar[Mapping[str, str]] = {"capacity": "requests", "breakdown": "accelerators"}
     ROWS_OF = "ranking"
     HEADLINE = (
-        *(
-            "accelerators",
-            "best_config",
-            "cost_per_hour",
-            "cost_per_million_tokens",
-            "capacity",
-            "utilization",
-            "headroom",
-            "percentile",
-        ),
-        *("itl", "ttft", "request_latency"),
+        *("accelerators", "best_config", "cost_per_hour", "cost_per_million_tokens", "capacity", "utilization", "headroom"),
+        *("percentile", "itl", "ttft", "request_latency"),
     )
 
     accelerators: int
@@ -244,11 +236,10 @@ def _sizes(name: str, sizes: Any) -> list[int] | None:
 
 
 def _offers(hardware: Any, prices: Mapping[str, Any] | None) -> list[Offer]:
-    expected = "accelerators, Nodes or Fleets"
     if isinstance(hardware, (HardwareNode, Node, Fleet)):
         hardware = [hardware]
     if not isinstance(hardware, Sequence):
-        raise InputError("hardware", hardware, f"a list of {expected}")
+        raise InputError("hardware", hardware, "a list of accelerators, Nodes or Fleets")
     listed = [_machine(item) for item in _listed("hardware", hardware)]
     names = [item.name for item in listed]
     if len(set(names)) < len(names):
@@ -268,7 +259,7 @@ def _machine(item: object) -> HardwareNode | Node | Fleet:
 
 def _if_quantised(asked: Asked, result: Search) -> Iterator[str]:
     """What weights and cache of 8 bits would save."""
-    quantised = replace(asked, precisions=[_QUANTISED], notes=[], tried=[], refused=[])
+    quantised = replace(asked, precisions=[_QUANTISED], notes=[], tried_on={}, refused=[])
     try:
         best = search(list(all_ways(quantised)), 1, result.ranking[0].cost if result.ranking else math.inf).ranking
     except InputError:
@@ -290,7 +281,8 @@ def _result(asked: Asked, result: Search) -> CapacityResult:
     others = tuple(alternatives(asked, result)) if ranking else ()
     prefill = best["prefill_replicas"] * best["prefill_tp"] * best["prefill_pp"] if best else 0
     parts = {"decode": best["accelerators"] - prefill, "prefill": prefill} if best else {}
-    notes = [*dict.fromkeys(asked.notes), *beyond_context(asked.model, asked.input_len + output)]
+    left_out = unserved(asked, result) if ranking else ()
+    notes = [*dict.fromkeys(asked.notes), *left_out, *beyond_context(asked.model, asked.input_len + output)]
     if asked.cut:
         notes.append(f"batches beyond max_batch = {asked.demand.max_batch} fit and were not tried")
     return CapacityResult(

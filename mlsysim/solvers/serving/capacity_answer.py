@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mlsysim.core.units import with_unit
 from mlsysim.lowering.arrivals import Limits, highest_load
+from mlsysim.lowering.deployment import Deployment
 from mlsysim.solvers.serving.capacity_question import Asked
-from mlsysim.solvers.serving.capacity_search import REACH, Deployed, Search
+from mlsysim.solvers.serving.capacity_search import REACH, TOLD, Deployed, Search
 from mlsysim.solvers.serving.capacity_space import AXES, Demand, Promise
 from mlsysim.solvers.serving.replica import ServingReplica
+from mlsysim.systems.types import Fleet
 
 TIMES = ("itl", "ttft", "request_latency")
 ROOM = ("capacity", "utilization", "headroom")
@@ -38,6 +40,7 @@ def row_of(asked: Asked, deployed: Deployed) -> dict[str, Any]:
         "prefill_tp": 0 if pool is None else pool.tp,
         "prefill_pp": 0 if pool is None else pool.pp,
         "prefill_ep": 0 if pool is None else pool.ep,
+        "prefill_attention_dp": 0 if pool is None else pool.groups,
         "accelerators": deployed.accelerators,
         "requests_per_second": with_unit(promise.capacity_per_s, "count/second"),
         "capacity": with_unit(capacity_per_s, "count/second"),
@@ -74,7 +77,8 @@ def in_words(row: Mapping[str, Any]) -> str:
     what = f"{row['changed']} {row['value']} instead of {row['instead_of']}"
     itl_ms = float(row["itl"].m_as("ms"))
     cost = f"{row['dearer']:.1%} dearer" if row["dearer"] > 0 else "costs the same"
-    return f"{what}: {cost} at best ({row['accelerators']} accelerators, {itl_ms:.3g} ms between tokens)"
+    count = row["accelerators"]
+    return f"{what}: {cost} at best ({count} accelerator{'s' * (count > 1)}, {itl_ms:.3g} ms between tokens)"
 
 
 def bound_by(asked: Asked, best: Deployed) -> tuple[str, str]:
@@ -108,29 +112,58 @@ def _lateness(promise: Promise, limits: Limits) -> float:
 def lacking(asked: Asked, result: Search, nearest: Deployed | None) -> tuple[str, str]:
     """Say which limit nothing keeps, and the best that is in reach."""
     if nearest is None:
-        return "memory capacity", _no_room(asked)
-    demand, setting, hardware = asked.demand, nearest.way.pace.setting, nearest.way.offer.hardware.name
-    plan = f"TP {setting.tp} x PP {setting.pp} in {setting.formats} on {hardware}"
+        return "memory capacity", _no_room(asked, range(len(asked.offers)))
+    demand, plan = asked.demand, f"{_plan(nearest.way.pace.setting)} on {nearest.way.offer.hardware.name}"
     if result.short is not None:
         return "fleet size", f"{demand.rate_per_s:g} requests/s within the limits take {_too_few(asked, nearest)}, with {plan}"
-    reached = _reached(nearest.promise, demand.limits)
-    worst = max(reached, key=lambda each: each[1] / each[2])[0]
-    told = ", ".join(
-        f"{name.removesuffix(' limit')} {time_s * 1e3:.4g} ms for a limit of {limit_s * 1e3:.4g} ms"
-        for name, time_s, limit_s in reached
-        if time_s > limit_s or (name == worst and result.able)
-    )
+    worst, told = _farthest(nearest, demand.limits)
     if result.able:
         only = f"only requests that meet no others keep the limits: more than {REACH[-1]} times what the load fills"
         return worst, f"{only}; at the nearest, {plan}, a lone request has {told}"
     return worst, f"not even a lone request keeps the limits on any of {asked.fit} plans: at the nearest, {plan}, {told}"
 
 
-def _no_room(asked: Asked) -> str:
-    replicas = [ServingReplica.of(setting) for setting in asked.tried]
-    best = min(replicas, key=lambda each: each.held.needed_B(1.0) / each.deployment.accelerator.memory_capacity_B)
-    plan = f"TP {best.deployment.tp} x PP {best.deployment.pp} in {best.deployment.formats}"
-    return f"the model fits none of {len(asked.tried)} plans; at the nearest, {plan}, {best.lacking()}"
+def _farthest(nearest: Deployed, limits: Limits) -> tuple[str, str]:
+    """The limit that a lone request is farthest from, and what it has of those that it breaks; of none broken, of that one."""
+    reached = _reached(nearest.promise, limits)
+    worst = max(reached, key=lambda each: each[1] / each[2])[0]
+    return worst, ", ".join(
+        f"{name.removesuffix(' limit')} {time_s * 1e3:.4g} ms for a limit of {limit_s * 1e3:.4g} ms"
+        for name, time_s, limit_s in reached
+        if time_s > limit_s or name == worst
+    )
+
+
+def _plan(setting: Deployment) -> str:
+    return f"TP {setting.tp} x PP {setting.pp} in {setting.formats}"
+
+
+def unserved(asked: Asked, result: Search) -> Iterator[str]:
+    """Say of each hardware that no deployment was found on why not, where there is one on other hardware."""
+    served = {deployed.way.place[0] for deployed in result.known.values()}
+    for number in sorted(asked.tried_on.keys() - served):
+        name, demand = asked.offers[number].hardware.name, asked.demand
+        late, able = ([way for way in ways if way.place[0] == number] for ways in (result.late, result.able))
+        if not (late or able):
+            yield f"{name} serves nothing: {_no_room(asked, [number])}"
+        elif able:
+            yield f"{name} serves nothing: no deployment of it keeps the limits at {TOLD:g} times the cost of the best"
+        else:
+            nearest = min((Deployed(way, 1, None) for way in late), key=lambda each: _lateness(each.promise, demand.limits))
+            told = f"{_plan(nearest.way.pace.setting)}, {_farthest(nearest, demand.limits)[1]}"
+            yield f"{name} serves nothing: not even a lone request keeps the limits; at the nearest, {told}"
+
+
+def _no_room(asked: Asked, offers: Iterable[int]) -> str:
+    """That the model fits no plan on some of the hardware, how far the nearest is from it, and where a replica must end."""
+    plans = [(number, ServingReplica.of(setting)) for number in offers for setting in asked.tried_on.get(number, ())]
+    number, best = min(plans, key=lambda plan: plan[1].held.needed_B(1.0) / plan[1].deployment.accelerator.memory_capacity_B)
+    deployment, offer = best.deployment, asked.offers[number]
+    told = f"the model fits none of {len(plans)} plans; at the nearest, {_plan(deployment)}, {best.lacking()}"
+    if isinstance(offer.hardware, Fleet) or offer.most_ranks < offer.node:
+        return told
+    fleet = f'"{2 * offer.node} x {deployment.accelerator.name}"'
+    return f"{told}; a replica stays within a node of {offer.node}: a fleet such as {fleet} lets it span several"
 
 
 def _too_few(asked: Asked, nearest: Deployed) -> str:

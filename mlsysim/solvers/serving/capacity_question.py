@@ -17,7 +17,10 @@ from mlsysim.solvers.serving.capacity_space import Demand, Offer, Way, plans, wa
 
 @dataclass(slots=True)
 class Asked:
-    """A question in plain numbers, and what is counted and noted while its plans are laid out."""
+    """A question in plain numbers, and what is counted and noted while its plans are laid out.
+
+    ``tried_on`` has the plans by the number of their hardware among ``offers``.
+    """
 
     model: TransformerWorkload
     offers: list[Offer]
@@ -33,14 +36,20 @@ class Asked:
     basis: str | None
     priced: bool
     notes: list[str] = field(default_factory=list)
-    tried: list[Deployment] = field(default_factory=list)
+    tried_on: dict[int, list[Deployment]] = field(default_factory=dict)
     refused: list[InputError] = field(default_factory=list)
     fit: int = 0
     cut: bool = False
 
+    @property
+    def tried(self) -> list[Deployment]:
+        """All plans, those of the first hardware first."""
+        return [setting for settings in self.tried_on.values() for setting in settings]
+
 
 def all_ways(asked: Asked) -> Iterator[Way]:
     """All ways to serve, by hardware and number format; plans are counted on the way."""
+    most = asked.demand.max_batch
     for number, offer in enumerate(asked.offers):
         engine = recommended_engine(asked.model, offer.hardware, asked.options, asked.basis)
         options: Any = engine.added_to(asked.options)
@@ -64,7 +73,8 @@ def all_ways(asked: Asked) -> Iterator[Way]:
                     )
                     for tp, pp, ep in legal
                 ]
-                fullest = [paces(setting, None) for setting in settings]
+                # One more than is tried tells whether more fit.
+                fullest = [paces(setting, most + 1) for setting in settings]
             except InputError as error:
                 if error.argument != "precision":
                     raise
@@ -72,9 +82,8 @@ def all_ways(asked: Asked) -> Iterator[Way]:
                 asked.notes.append(f"{precision} is left out on {offer.hardware.name}: {error}")
                 continue
             fitting = [pace for pace in fullest if not pace.reason]
-            asked.tried += settings
+            asked.tried_on.setdefault(number, []).extend(settings)
             asked.fit += len(fitting)
-            most = asked.demand.max_batch
             asked.cut |= any(pace.places > most for pace in fitting)
             limited = [replace(pace, places=min(pace.places, most)) for pace in fitting]
             yield from ways(limited, offer, (number, which), asked.demand, asked.disaggregated)

@@ -11,7 +11,7 @@ from mlsysim.solvers.serving.capacity_space import Held, Promise, Way
 from mlsysim.solvers.serving.fewest_replicas import fewest
 
 # A deployment that costs more than so many times the cheapest is not told of.
-_TOLD = 10.0
+TOLD = 10.0
 # Times what the load fills. Limits that take more are kept by requests that meet no others, and nobody would buy that.
 REACH = (1, 2, 4, 16, 64, 256, 1024)
 
@@ -34,12 +34,12 @@ class Deployed:
         """All accelerators."""
         return self.way.accelerators(self.replicas)
 
-    @property
+    @functools.cached_property
     def cost(self) -> float:
         """Price of all accelerators, an hour."""
         return self.way.cost(self.replicas)
 
-    @property
+    @functools.cached_property
     def order(self) -> tuple[float, float, float]:
         """Cheapest first; of one cost, those with the least latency between tokens, then before the first."""
         return self.cost, self.promise.itl_s, self.promise.ttft_s
@@ -144,7 +144,7 @@ def search(ways: Iterable[Way], kept: int, below: float = inf) -> Search:
             break
     if result.known:
         for way in able:
-            result.look(way, _TOLD * result.ranking[0].cost)
+            result.look(way, TOLD * result.ranking[0].cost)
     elif below == inf and any(way.offer.available < inf for way in able):
         more = (replace(way, offer=replace(way.offer, available=inf)) for way in able)
         result.short = next(iter(search(more, 1).ranking), None)

@@ -24,11 +24,6 @@ def held(pace: Paces, limits: Limits, arrival_per_s: float) -> OpenLoop | None:
     """Returns what requests see that arrive at this rate, or None where they do not keep the limits.
 
     It asks the open-loop model, as ``TailLatencyModel`` does.
-
-    Args:
-        pace: of one copy with its places.
-        limits: that a share of the requests keep.
-        arrival_per_s: requests a second that come to this copy.
     """
     if arrival_per_s >= ALMOST * pace.capacity_per_s:
         return None
@@ -41,12 +36,7 @@ def hopeful(
 ) -> npt.NDArray[np.bool_]:
     """Returns which numbers of places 1, 2, ... may keep the limits: the chain alone, without the prompts' turns, is no worse.
 
-    Args:
-        completions_per_s: requests that a copy completes with 1, 2, ... in flight.
-        token_s: time per output token with as many.
-        limits: that a share of the requests keep.
-        arrival_per_s: requests a second that come to this copy.
-        in_time: share of the requests that find others in flight whose first token may be in time, at most.
+    ``in_time`` is the share of the requests that find others in flight whose first token may be in time, at most.
     """
     taken, late = by_places(arrival_per_s, completions_per_s, token_s > limits.token_s)
     _, met = by_places(arrival_per_s, completions_per_s, np.arange(token_s.size) > 0)
@@ -60,11 +50,6 @@ def fewest(holds: Callable[[int], Found | None], least: int, most: float = inf) 
     """Returns the least number of copies that hold, and what ``holds`` says of them; None where ``most`` do not.
 
     More copies never hold less. The search steps up from ``least``, ever faster, and then halves the last step.
-
-    Args:
-        holds: what a number of copies comes to, or None where it does not hold.
-        least: copies below which none hold.
-        most: copies that there may be.
 
     Example:
         >>> fewest(lambda count: "enough" if count >= 23 else None, least=10)

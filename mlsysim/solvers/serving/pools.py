@@ -35,7 +35,7 @@ _NO_QUEUE = 1e-12  # below this busy share hardly one arrival in 1e12 waits
 class PrefillPool:
     """Replicas of a model that compute prompts alone, and the time to first token that the asked share does not exceed.
 
-    ``senders``: accelerators that hold the cache of one prompt.
+    ``groups`` of the ranks of a replica compute prompts of their own; ``senders``: accelerators that hold the cache of one.
     """
 
     replicas: int
@@ -43,6 +43,7 @@ class PrefillPool:
     tp: int
     pp: int
     ep: int
+    groups: int
     senders: int
     ttft_s: float
 
@@ -55,14 +56,8 @@ class PrefillPool:
 def prefill_pool(pace: Paces, rate_per_s: float, transfer_s: float, share: float, limit_s: float = inf) -> PrefillPool:
     """Returns the smallest pool on which ``share`` of the requests have their first token in time.
 
-    Where not even a lone request has, it is as small as without a limit, and its time says so.
-
-    Args:
-        pace: of one replica.
-        rate_per_s: requests a second, of the whole pool.
-        transfer_s: seconds to send a cache; each group of ranks sends one after another.
-        share: of the requests that keep the limit.
-        limit_s: limit on the time to first token.
+    Where not even a lone request has, it is as small as without a limit, and its time says so. Each group of ranks sends one
+    cache after another.
     """
     setting = pace.setting
     groups = setting.attention_dp
@@ -77,7 +72,7 @@ def prefill_pool(pace: Paces, rate_per_s: float, transfer_s: float, share: float
     if limit_s < ttft_s <= limit_s * (1 + _ROUNDING):
         ttft_s = limit_s  # the last bits of a division are no breach of it
     ranks = setting.ranks
-    return PrefillPool(replicas, ranks, setting.tp, setting.pp, setting.expert_plan.ep, ranks // groups, ttft_s)
+    return PrefillPool(replicas, ranks, setting.tp, setting.pp, setting.expert_plan.ep, groups, ranks // groups, ttft_s)
 
 
 @dataclass(frozen=True)
@@ -108,10 +103,6 @@ class DecodePaces:
         """Returns the time per output token of requests that arrive at this rate and find at most so many ``places``.
 
         Who finds none waits for it between its first token and the second.
-
-        Args:
-            arrival_per_s: requests a second, below what it completes with all places taken.
-            places: most requests in flight.
         """
         completions_per_s, token_s = self.completions_per_s[:places], self.token_s[:places]
         free, taken = in_flight(arrival_per_s, completions_per_s)

@@ -190,13 +190,7 @@ def serving_result(replica: ServingReplica, served: Served | None = None, *, aft
 
 
 def serving_fields(replica: ServingReplica, served: Served | None = None, *, after_first: bool = True) -> dict[str, Any]:
-    """The fields of an answer of ``ServingModel``; ``after_first`` leaves the first token out of ``tpot``.
-
-    Args:
-        replica: a copy of the model under its load.
-        served: what its schedule comes to, where that is computed already.
-        after_first: whether ``tpot`` excludes the first token.
-    """
+    """The fields of an answer of ``ServingModel``; ``after_first`` leaves the first token out of ``tpot``."""
     deployment, work, held = replica.deployment, replica.work, replica.held
     workload, device = deployment.workload, deployment.accelerator
     if served is None:
@@ -272,11 +266,7 @@ def _check_reads(replica: ServingReplica, batch: float, step_s: float) -> None:
 
 
 def with_prefills_of_others(run: Mapping[str, Any]) -> tuple[dict[str, Quantity], str]:
-    """The parts of the time between two tokens of a request, prompts that join its steps included, and the largest.
-
-    Args:
-        run: ``serving_fields``.
-    """
+    """The parts of the time between two tokens of a request, prompts that join its steps included, and the largest."""
     others_s = float(run["token_gap"].magnitude - run["itl"].magnitude)
     largest = others_s > max(part.magnitude for part in run["breakdown"].values())
     breakdown = {**run["breakdown"], "prefills of others": with_unit(others_s, "second")}

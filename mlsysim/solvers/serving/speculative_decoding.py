@@ -115,7 +115,7 @@ class SpeculativeDecodingModel:
         each_s = float(proposer.passes.decode(batch, context).total_s)
         alone, wide = (cast("CheckedStep", target.passes.decode(many, context)) for many in (batch, batch * (lengths + 1)))
         plain_s = float(alone.total_s)
-        checks_s, tokens = wide.check_s(alone), expected_tokens(lengths, chance)
+        checks_s, tokens = wide.checking(alone).total_s, expected_tokens(lengths, chance)
         speedups = plain_s * tokens / (lengths * each_s + checks_s)
         columns = speedups, lengths, tokens, checks_s
         tried = [tuple(map(float, columns))] if draft_len is not None else np.stack(columns, axis=1).tolist()

@@ -20,9 +20,6 @@ from mlsysim.solvers.serving.serving import ServingResult, checked_question, ser
 def serve_together(questions: Sequence[tuple[Sequence[Spec], Mapping[str, Any]]]) -> list[ServingResult | MLSysError]:
     """What ``ServingModel.solve`` answers to each question, faster than one by one.
 
-    Args:
-        questions: of each the workload and the hardware, and the keyword arguments.
-
     Returns:
         A result for each question, or the error that ``solve`` would raise.
 

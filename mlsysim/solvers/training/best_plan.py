@@ -11,7 +11,15 @@ from mlsysim.solvers.training.distributed import DistributedResult
 from mlsysim.solvers.training.objective import Objective, token_count
 
 # Fields of the best plan's result that the search's result has, too.
-_OF_THE_BEST = ("tokens_per_second", "mfu", "memory_per_accelerator", "memory_free")
+_OF_THE_BEST = (
+    *("binding", "breakdown", "coefficients", "facts", "step_latency_total"),
+    *("tokens_per_second", "mfu", "memory_per_accelerator", "memory_free"),
+)
+# What a plan calls as ``DistributedModel.solve`` does.
+_SPLIT = (
+    *("tp", "pp", "cp", "ep", "virtual_stages", "micro_batches"),
+    *("schedule", "sequence_parallel", "recompute", "zero_stage"),
+)
 # Parts of a step that are arithmetic: nothing can hide them.
 _ARITHMETIC = ("compute", "recompute")
 # Parts that take less of the step than this are not worth a word, and as many of the others are told of.
@@ -22,12 +30,6 @@ def whole_training(
     tokens: object, train_tokens: object, price: object, accelerator_price: object
 ) -> tuple[float | None, float | None]:
     """Tokens of the whole training and USD an hour of one accelerator, each by either of its names; None where not given.
-
-    Args:
-        tokens: by its short name.
-        train_tokens: by its long one.
-        price: by its short name.
-        accelerator_price: by its long one.
 
     Raises:
         InputError: one is no such quantity, or its names have different values.
@@ -43,16 +45,8 @@ def _usd_per_hour(name: str, value: object) -> float:
 def best_figures(
     best: DistributedResult, accelerators: int, goal: Objective, tokens: float | None, usd_per_hour: float | None
 ) -> dict[str, Any]:
-    """Fields of a search's result about its best plan.
-
-    Args:
-        best: the plan's own result.
-        accelerators: that it takes.
-        goal: what was made best.
-        tokens: of the whole training.
-        usd_per_hour: of one accelerator.
-    """
-    told: dict[str, Any] = {name: getattr(best, name) for name in _OF_THE_BEST} | {"faster": what_would_be_faster(best)}
+    """Fields of a search's result about its best plan."""
+    told: dict[str, Any] = best.taken(*_OF_THE_BEST) | {"faster": what_would_be_faster(best)}
     if tokens is None:
         return told
     step_s = float(best.step_latency_total.m_as("second"))
@@ -85,20 +79,8 @@ def what_would_be_faster(best: DistributedResult) -> str:
 
 def solve_arguments(plan: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of ``DistributedModel.solve`` that make a plan."""
-    return {
-        "tp_size": plan["tp"],
-        "pp_size": plan["pp"],
-        "cp_size": plan["cp"],
-        "ep_size": plan["ep"],
-        "expert_tp_size": plan["expert_tp"] or None,
-        "shard_size": plan["dp"] // plan["shard_copies"],
-        "virtual_stages": plan["virtual_stages"],
-        "microbatch_count": plan["micro_batches"],
-        "schedule": plan["schedule"],
-        "sequence_parallel": plan["sequence_parallel"],
-        "recompute": plan["recompute"],
-        "zero_stage": plan["zero_stage"],
-    }
+    shared = {"expert_tp_size": plan["expert_tp"] or None, "shard_size": plan["dp"] // plan["shard_copies"]}
+    return {name: plan[name] for name in _SPLIT} | shared
 
 
 def best_config(best: DistributedResult, plan: Mapping[str, Any]) -> dict[str, Any]:

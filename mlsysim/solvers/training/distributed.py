@@ -20,7 +20,8 @@ from mlsysim.models.types import CNNWorkload, Workload
 from mlsysim.physics.layer.work import FULL, NONE, RECOMPUTE_MODES, SELECTIVE, LayeredWork
 from mlsysim.physics.numeric import Num, somewhere, where
 from mlsysim.physics.plan import SCHEDULES, Plan
-from mlsysim.physics.training.memory import MEMORY_PARTS, MemoryUse, choose, training_memory
+from mlsysim.physics.records import chosen
+from mlsysim.physics.training.memory import MEMORY_PARTS, MemoryUse, training_memory
 from mlsysim.physics.training.step import StepTime
 from mlsysim.solvers.result import DrawnResult, SampledResult, beyond_context, drawn, run_facts
 from mlsysim.solvers.step_kernels import StepKernels, told
@@ -164,7 +165,7 @@ def with_recompute(
         other = training_memory(work, replace(plan, recompute=recompute * 0.0 + mode), terms)
         mended = where(other.total_B <= usable, too_big, 0.0)
         recompute = where(mended == 1.0, mode, recompute)
-        memory = choose(mended == 1.0, other, memory)
+        memory = chosen(mended == 1.0, other, memory)
         too_big = too_big - mended
     return replace(plan, recompute=recompute), memory
 

@@ -40,17 +40,8 @@ PAPER_OVERLAP = 0.85
 SPACES = ("tp-pp-dp", "full")
 # Dimensions that a caller can fix, and those whose values are names.
 DIMENSIONS = (
-    "tp",
-    "pp",
-    "cp",
-    "dp",
-    "ep",
-    "virtual_stages",
-    "micro_batch",
-    "sequence_parallel",
-    "recompute",
-    "zero_stage",
-    "schedule",
+    *("tp", "pp", "cp", "dp", "ep", "virtual_stages", "micro_batch"),
+    *("sequence_parallel", "recompute", "zero_stage", "schedule"),
 )
 _NAMED = {"recompute": RECOMPUTE_MODES, "schedule": SCHEDULES}
 
@@ -85,7 +76,7 @@ class ParallelismResult(SearchedResult):
 
     best_config: dict[str, Any]
     best: DistributedResult | None
-    step_latency_total: Quantity | None
+    step_latency_total: Quantity | None = None
     objective: str
     objective_value: float | Quantity | None
     ranking: tuple[dict[str, Any], ...]
@@ -251,10 +242,9 @@ def _choices(
     idle: bool,
 ) -> Choices:
     """Read the dimensions that the caller leaves open."""
-    node = setting.fleet.node.accelerators_per_node
-    most = None if max_tp_size is None else whole_number("max_tp_size", max_tp_size)
+    most = setting.fleet.node.accelerators_per_node if max_tp_size is None else whole_number("max_tp_size", max_tp_size)
     if whole:
-        choices = Choices(max_tp=node if most is None else most, idle=idle)
+        choices = Choices(max_tp=most, idle=idle)
         if zero_stage is not None:
             choices = replace(choices, zero_stage=(setting.zero_stage,))
         if setting.recompute is not None:
@@ -269,7 +259,7 @@ def _choices(
             recompute=None if setting.recompute is None else (setting.recompute,),
             zero_stage=(setting.zero_stage,),
             schedule=(ONE_F_ONE_B,),
-            max_tp=node if most is None else most,
+            max_tp=most,
             idle=idle,
         )
     choices = replace(choices, expert_tp=setting.expert_tp, shard=setting.shards)
@@ -334,7 +324,7 @@ def _result(
     setting, fleet = question.setting, question.setting.fleet
     device = fleet.node.accelerator
     best, reason, value, config = None, "", None, dict[str, Any]()
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"binding": "memory capacity"}
     alternatives: tuple[dict[str, Any], ...] = ()
     if result.feasible:
         first = result.best[:, 0]
@@ -356,14 +346,9 @@ def _result(
         subject=f"{setting.workload.name} on {fleet.accelerators} x {device.name}, batch {setting.batch_size}",
         basis=setting.basis,
         reason=reason,
-        binding="memory capacity" if best is None else best.binding,
-        breakdown={} if best is None else dict(best.breakdown),
         diagnostics=(*notes, *textbook_memory(setting)) if best is None else (*notes, *best.diagnostics),
-        coefficients=() if best is None else best.coefficients,
         best_config=config,
         best=best,
-        facts=None if best is None else best.facts,
-        step_latency_total=None if best is None else best.step_latency_total,
         objective=question.objective.name,
         objective_value=value,
         total_space=size(setting, question.choices),

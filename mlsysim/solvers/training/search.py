@@ -166,25 +166,20 @@ def exhausted(
 ) -> tuple[Found, bool]:
     """All of ``parts``, and whether the search came to its end: an interrupt (Ctrl-C) returns what was found before it.
 
-    Args:
-        question: what is searched.
-        parts: its splits.
-        executor: where the parts run: any ``concurrent.futures`` executor, as Dask's ``client.get_executor()`` and Ray's pools
-            are too; by default this process.
-        progress: whether to show a bar; by default on a terminal, after a second.
+    Parts run in this process, or by an ``executor`` of ``concurrent.futures``, as Dask's and Ray's pools are too. A bar shows
+    on a terminal after a second, unless ``progress`` says otherwise.
     """
     alone_on_stack = executor is None and question.setting.stack is not None
     lists = tasks(question.setting, question.choices, parts, _STACK_ROWS if alone_on_stack else _TASK_ROWS)
-    result, done = NOTHING, False
+    result = NOTHING
     with _bar(len(lists), progress) as bar:
         try:
             for part in _answers(question, lists, executor):
                 result = result.with_(part, question.kept)
                 bar.update()
-            done = True
         except KeyboardInterrupt:
-            done = False
-    return result, done
+            return result, False
+    return result, True
 
 
 def _answers(question: Question, tasks: Sequence[Sequence[Split]], executor: Executor | None) -> Iterator[Found]:

@@ -92,9 +92,6 @@ def _steps(runs: Sequence[CheckedRun], work: LayeredWork, plan: Plan) -> StepTim
 def train_together(questions: Sequence[tuple[Sequence[Spec], Mapping[str, Any]]]) -> list[DistributedResult | MLSysError]:
     """What ``DistributedModel.solve`` answers to each question, many times faster than one by one.
 
-    Args:
-        questions: of each the workload and the fleet, and the keyword arguments.
-
     Returns:
         A result for each question, or the error that ``solve`` would raise.
 

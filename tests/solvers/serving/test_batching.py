@@ -5,6 +5,7 @@ import pytest
 from mlsysim import (
     BatchingOptimizer,
     ContinuousBatchingModel,
+    Fleet,
     Hardware,
     InputError,
     Models,
@@ -68,6 +69,18 @@ def test_larger_blocks_hold_fewer_sequences():
     assert found[0].kv_unused == 0 < found[1].kv_unused < found[2].kv_unused < 0.2
     # Of 1024 + 128 tokens, mean over a life, half a block of 256 is empty.
     assert found[2].kv_unused == pytest.approx(127.5 / (1152 + 127.5))
+
+
+@pytest.mark.parametrize("plan", [{"tp_size": 4, "pp_size": 4}, {"tp_size": 8, "attention_dp": 8, "ep_size": 8}])
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("schedule", ["continuous", "offline"])
+def test_the_more_of_a_prompt_is_cached_the_more_is_served(plan, stack, schedule):
+    """Also where stages, or groups of ranks, attend to prompts of their own at the same time."""
+    asked = {"input_len": 32000, "output_len": 100, "batch_size": 64, "stack": stack, "schedule": schedule, **plan}
+    model, hits = Models.get("Qwen3-235B-A22B"), (0, 0.05, 0.1, 0.2, 0.5, 0.9)
+    node = Fleet(name="two", node=Systems.Nodes.DGX_H200, count=2)
+    rates = [ServingModel().solve(model, node, **asked, prefix_hit=hit).tokens_per_second.m_as("count/s") for hit in hits]
+    assert rates == sorted(rates)
 
 
 @pytest.mark.parametrize("stack", STACKS)

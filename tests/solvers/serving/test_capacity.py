@@ -187,6 +187,9 @@ def test_more_room_than_anybody_tries_is_no_error():
     found = capacity(Models.Language.GPT_OSS_120B, [Hardware.Cloud.H200], input_len=100, output_len=20)
     assert found.feasible
     assert found.best_config["batch"] <= 1024
+    few = capacity(LLAMA, [Hardware.get("MI355X")], input_len=1, output_len=2, max_batch=64, stack=None)
+    assert few.best_config["batch"] == 64
+    assert "batches beyond max_batch = 64 fit and were not tried" in few.diagnostics
 
 
 def test_a_request_longer_than_the_model_was_made_for_is_told():
@@ -242,6 +245,20 @@ def test_a_model_that_fits_no_plan_is_said_with_bytes():
     assert str(found).splitlines()[1].startswith("  INFEASIBLE: ")
 
 
+def test_hardware_that_serves_nothing_is_said_beside_what_does():
+    """Each for its own reason: too little memory in a node, too slow alone, and too dear."""
+    tpu, l40s = Hardware.get("TPU v6e"), Hardware.get("L40S")
+    model, asked = Models.get("Llama-3.1-70B"), {"stack": "vllm-2025", "max_itl": "25 ms", "max_ttft": "1 s"}
+    notes = capacity(model, (H100, tpu, l40s), **asked).diagnostics
+    told = {name: [note for note in notes if note.startswith(f"{name} serves nothing: ")] for name in (tpu.name, l40s.name)}
+    assert "fits none of" in told[tpu.name][0]
+    assert 'a node of 4: a fleet such as "8 x TPU v6e Trillium" lets it span several' in told[tpu.name][0]
+    assert "not even a lone request keeps the limits; at the nearest, TP 8 x PP 1" in told[l40s.name][0]
+    assert not any(note.startswith(f"{H100.name} serves nothing") for note in notes)
+    slow = capacity(model, (H100, l40s), **asked | {"max_itl": "45 ms"}).diagnostics
+    assert f"{l40s.name} serves nothing: no deployment of it keeps the limits at 10 times the cost of the best" in slow
+
+
 def test_limits_out_of_reach_say_how_far():
     found = capacity(max_itl="1 us")
     assert not found.feasible
@@ -280,7 +297,7 @@ def test_pools_have_divisions_of_their_own():
     found = CapacityPlanner().solve(model, [fleet], **asked, pp_sizes=[1], disaggregated=True)
     assert found.feasible
     best = found.best_config
-    assert best["prefill_ep"] in (1, best["prefill_tp"])
+    assert best["prefill_attention_dp"] == best["prefill_ep"] in (1, best["prefill_tp"])
     assert found.accelerators == best["prefill_replicas"] * best["prefill_tp"] + best["replicas"] * best["tp"]
     # Groups of ranks with sequences of their own each take prompts, and send a cache from the rank that has it.
     divided = {"tp_size": 8, "ep_size": 8, "attention_dp": 8}

@@ -51,6 +51,16 @@ def test_drafts_that_are_never_accepted_cost_and_those_that_are_pay(stack, sched
         assert best.tokens_per_second > plain.tokens_per_second
 
 
+@pytest.mark.parametrize("stack", [None, "vllm-2025"])
+@pytest.mark.parametrize("draft", [None, SMALL])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_more_drafts_are_accepted_the_more_is_served(stack, draft, schedule):
+    """Also of long prompts and short outputs: what checks drafts reads a sequence's cache once, prompts beside it or not."""
+    asked = {"stack": stack, "draft": draft, "schedule": schedule, "input_len": 8192, "output_len": 64, "batch_size": 128}
+    rates = [serve(**asked, draft_len=7, acceptance=chance).tokens_per_second.m_as("count/s") for chance in (0, 0.5, 0.8, 1)]
+    assert rates == sorted(rates)
+
+
 def test_a_module_of_the_model_is_a_layer_more():
     """One of 80 layers and the head for each of 3 drafts; a model that drafts brings its own weights."""
     module, model = serve(batch_size=4, **DRAFTS), serve(batch_size=4, draft=SMALL, **DRAFTS)

@@ -8,6 +8,7 @@ from mlsysim.core.errors import InconsistentError
 from mlsysim.lowering.arrivals import paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.prefix_cache import conversation
+from mlsysim.tables.open_loop import open_loop_question
 from mlsysim.tables.predict import predict_table
 
 LLAMA, H100 = Models.Language.Llama3_8B, Hardware.Cloud.H100
@@ -135,3 +136,6 @@ def test_a_table_of_an_open_loop_is_answered_by_the_solver():
     assert even["predicted"] == pytest.approx(ms(solve(**asked, arrivals="even").ttft_mean))
     assert plain["predicted"] > first["predicted"]
     assert missing["reason"].startswith("arrival_rate_per_s = ''")
+    experts = ROW | {"model": "Qwen3-235B-A22B", "tp": "8", "ep": "8", "output_cv": "1.5", "prefix_hit": "0.4"}
+    told = open_loop_question(experts | {"system_prompt_len": "0"}).arguments
+    assert (told["ep_size"], told["output_cv"], told["prefix_hit"], "shared_len" in told) == (8, 1.5, 0.4, False)
