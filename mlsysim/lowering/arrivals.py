@@ -21,7 +21,7 @@ from mlsysim.physics.queues.open_loop import OpenLoop, in_flight, last_kept, not
 from mlsysim.physics.queues.prompt_queue import CELLS, Turns, prompts_a_step, turns
 from mlsysim.physics.queues.queueing import delay_scale_s
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
-from mlsysim.physics.serving.schedule import Passes, Step
+from mlsysim.physics.serving.schedule import Passes, Step, whole_prompts_s
 from mlsysim.physics.serving.step_room import StepRoom, prompts_together
 
 _LEVELS = 8  # numbers in flight at which the queue of prompts is solved
@@ -158,7 +158,7 @@ class Paces:
     def _joining_s(self, step: Step, batch: Num, beside: Num, usual: Num) -> Num:
         """What a prompt adds to a step of ``batch`` requests, with ``beside`` tokens of others; most steps have ``usual``."""
         hidden = self.setting.ahead * self.room.after_free(batch, usual)
-        joined_s = self.passes.joining_s(step, self.beams * batch, self.setting.prompt, beside, hidden)
+        joined_s = whole_prompts_s(self.passes, step, batch, self.room, beside, hidden, self.beams)
         # A prompt that would add more to the steps that it joins than a pass of its own has one.
         return minimum(joined_s, self.alone_s - self.front_s)
 

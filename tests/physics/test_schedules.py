@@ -70,7 +70,7 @@ def test_a_fixed_batch():
 def test_the_most_that_a_server_does_without_end():
     """8 sequences of 100 + 50: a step of 1 + 2 + 1.25 s and 8 / 50 prompts, each with those that join its step."""
     served = most_throughput(PASSES, load())
-    joined_s = 5 + 0.1 * (8 / (50 * (1 - 0.98**8)) - 1)
+    joined_s = shared_s(8 / (50 * (1 - 0.98**8)))
     assert served.tpot_s == pytest.approx(4.25 + 8 * joined_s / 50)
     assert served.tokens_per_s == pytest.approx(8 / served.tpot_s)
     assert served.ttft_s == 13

@@ -157,8 +157,10 @@ class EnginePasses(ServedModel):
         return self.engine.interleave * maximum(added_s, 0.0) * prompt / tokens
 
 
-def whole_prompts_s(passes: Passes, step: Step, batch: Num, room: StepRoom, beside: Num, hidden: Num) -> Num:
-    """Seconds that one prompt adds to the decode ``step`` of ``batch`` sequences that ``beside`` tokens of others join, mean.
+def whole_prompts_s(
+    passes: Passes, step: Step, batch: Num, room: StepRoom, beside: Num, hidden: Num, beams: float = 1.0
+) -> Num:
+    """Seconds that one prompt adds to the decode ``step`` of ``batch`` requests that ``beside`` tokens of others join, mean.
 
     Prompts join whole: where k to k + 1 others do in the mean, some steps have k and some k + 1, as far as steps have room.
     Kernels compute the rows of a step, in tiles, not of the mean one. With n prompts in a share p of these steps, which add
@@ -166,19 +168,21 @@ def whole_prompts_s(passes: Passes, step: Step, batch: Num, room: StepRoom, besi
 
     Args:
         passes: of the deployment.
-        step: of the sequences that decode.
+        step: of the requests that decode.
         batch: how many these are.
         room: of their steps, in tokens of such prompts.
         beside: tokens of other prompts in a step that prompts join, mean of these steps.
         hidden: as of ``Passes.joining_s``.
+        beams: sequences that each request decodes.
     """
     prompt, own = room.prompt, minimum(room.prompt, room.left(batch))
-    fewer = minimum(prompt * floor(beside / prompt), beside)
+    # A lone prompt joins others of none, but for rounding.
+    fewer = minimum(prompt * floor(maximum(beside, 0.0) / prompt), beside)
     more = maximum(minimum(fewer + prompt, room.beside(batch, inf)), beside)
-    fewer_s = passes.joining_s(step, batch, prompt, fewer, hidden)
+    fewer_s = passes.joining_s(step, beams * batch, prompt, fewer, hidden)
     if not somewhere(beside > fewer):
         return fewer_s
-    more_s = passes.joining_s(step, batch, prompt, more, hidden)
+    more_s = passes.joining_s(step, beams * batch, prompt, more, hidden)
     of_more = where(more > fewer, (beside - fewer) / maximum(more - fewer, 1e-9 * prompt), 0.0)
     return ((1 - of_more) * (own + fewer) * fewer_s + of_more * (own + more) * more_s) / (own + beside)
 
@@ -328,7 +332,7 @@ def most_throughput(passes: Passes, load: Load) -> Served:
     started = where(requests > 0, starting, room.beside(batch, prompts_together(batch, output)))
     hidden = load.ahead * room.after_free(batch, started)
     alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
-    joined_s = minimum(passes.joining_s(step, batch, prompt, started, hidden), alone_s - front_s)
+    joined_s = minimum(whole_prompts_s(passes, step, batch, room, started, hidden), alone_s - front_s)
     half_step_s = passes.decode(batch / 2, context).total_s
     sequence_s = (step_s - half_step_s) / (batch / 2)
     ramp = minimum(batch * prompt / prompt_tokens, output)

@@ -63,8 +63,9 @@ class StepRoom:
         """Requests that decode at a time at most, where prompts fill the rest of every step: G T O / (P + t O), or a lone one.
 
         Example:
-            >>> StepRoom(512.0, 1.0, 1.0, 3000.0, 128.0).most_decoding, StepRoom(512.0, 2.0, 1.0, 448.0, 64.0).most_decoding
-            (20.950959488272922, 128.0)
+            >>> room = StepRoom(512.0, 1.0, 1.0, 3000.0, 128.0)
+            >>> round(room.most_decoding, 2), StepRoom(512.0, 2.0, 1.0, 448.0, 64.0).most_decoding
+            (20.95, 128.0)
         """
         return maximum(self.groups * self.tokens * self.output / (self.prompt + self.sequence_tokens * self.output), 1.0)
 
