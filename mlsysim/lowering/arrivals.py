@@ -175,13 +175,8 @@ class Paces:
         last_s += (self.places - decoding[-1]) / self.capacity_per_s
         completions_per_s = self.completions_per_s
         if self.places > 1:
-            queue = self._turns(arrival_per_s)
-            ahead_s = self.setting.ahead * queue.cycle_s
-            before_s = ((queue.wait_s + queue.first_s) * CELLS).sum(axis=1) + ahead_s
-            between = Between.of(np.arange(1.0, self.places), self._levels + arrival_per_s * before_s)
-            completions_per_s = np.append(
-                self._completions_per_s(between, queue, before_s, arrival_per_s), completions_per_s[-1]
-            )
+            queue, between, ahead_s, met_per_s = self._queued(arrival_per_s)
+            completions_per_s = np.append(met_per_s, completions_per_s[-1])
         free, taken = in_flight(arrival_per_s, completions_per_s)
         likely = not_rare(free)
         wait_s, first_s = np.zeros((likely.size, CELLS.size)), np.full((likely.size, CELLS.size), self.alone_s)
@@ -202,6 +197,27 @@ class Paces:
             last_s=max(self.front_s + float(last_s), self._passing_s),
             token_s=self.token_s,
         )
+
+    def met_one(self, arrival_per_s: float, first_s: float) -> tuple[float, float]:
+        """Share of those who meet one that decodes whose first token is later than ``first_s``, and how fast that one ends.
+
+        Whoever meets more of them is late no more rarely, whatever the places: steps get longer.
+        """
+        queue, _, ahead_s, met_per_s = self._pair._queued(arrival_per_s)
+        times_s = queue.wait_s[0] + np.maximum(queue.first_s[0] + self.front_s + ahead_s[0], self._passing_s)
+        return float(CELLS[times_s > first_s].sum()), float(met_per_s[0])
+
+    @functools.cached_property
+    def _pair(self) -> Paces:
+        return self.with_places(2)
+
+    def _queued(self, arrival_per_s: float) -> tuple[Turns, Between, Floats, Floats]:
+        """The queue of prompts at each level, where numbers in flight lie, what is scheduled before it, and completions."""
+        queue = self._turns(arrival_per_s)
+        ahead_s = self.setting.ahead * queue.cycle_s
+        before_s = ((queue.wait_s + queue.first_s) * CELLS).sum(axis=1) + ahead_s
+        between = Between.of(np.arange(1.0, self.places), self._levels + arrival_per_s * before_s)
+        return queue, between, ahead_s, self._completions_per_s(between, queue, before_s, arrival_per_s)
 
     def under_even(self, arrival_per_s: float) -> OpenLoop:
         """What requests see that arrive at equal intervals, below capacity: as many as always are in flight."""

@@ -10,6 +10,7 @@ from math import inf
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from mlsysim.hardware.types import HardwareNode
 from mlsysim.lowering.arrivals import Limits, Paces
@@ -18,7 +19,7 @@ from mlsysim.models.types import TransformerWorkload
 from mlsysim.physics.layer.attention import cached_tokens
 from mlsysim.physics.queues.open_loop import OpenLoop, Spread
 from mlsysim.physics.serving.disaggregation import kv_transfer_s
-from mlsysim.solvers.serving.fewest_replicas import held, hopeful, least_copies
+from mlsysim.solvers.serving.fewest_replicas import held, hopeful, hopeless, least_copies
 from mlsysim.solvers.serving.pools import DecodePaces, PrefillPool, prefill_pool
 from mlsysim.systems.fleets import usual_node
 from mlsysim.systems.types import Fleet, Node
@@ -189,6 +190,8 @@ class Way(ABC):
         """The first batch with which so many replicas keep the limits, and what their requests see; None where none does."""
         arrival_per_s, limits = self.demand.rate_per_s / replicas, self.demand.limits
         may = hopeful(self.decoding.completions_per_s, self.decoding.token_s, limits, arrival_per_s, self.in_time)
+        if may[[batch - 1 for batch in self.batches]].sum() > 1:
+            may &= ~self.refused(arrival_per_s)
         looked = ((batch, self.seen(batch, arrival_per_s)) for batch in self.batches if may[batch - 1])
         return next((Held(batch, seen) for batch, seen in looked if seen is not None), None)
 
@@ -196,6 +199,10 @@ class Way(ABC):
     def in_time(self) -> float:
         """Share of the requests that find others in flight whose first token may be in time, at most."""
         return 1.0
+
+    def refused(self, arrival_per_s: float) -> npt.NDArray[np.bool_]:
+        """With which numbers of places 1, 2, ... the limits are known not to be kept."""
+        return np.zeros(self.pace.places, bool)
 
     @abstractmethod
     def seen(self, batch: int, arrival_per_s: float) -> OpenLoop | Spread | None:
@@ -213,6 +220,10 @@ class Together(Way):
     def in_time(self) -> float:
         """Share of the requests that find others in flight whose first token may be in time, at most."""
         return self.pace.in_time(self.demand.limits.first_s)
+
+    def refused(self, arrival_per_s: float) -> npt.NDArray[np.bool_]:
+        """With which numbers of places 1, 2, ... the limits are known not to be kept."""
+        return hopeless(self.pace, self.demand.limits, arrival_per_s)
 
     def seen(self, batch: int, arrival_per_s: float) -> OpenLoop | None:
         """What requests see of a replica with so many places, or None where they do not keep the limits."""

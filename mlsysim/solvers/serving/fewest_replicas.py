@@ -16,6 +16,7 @@ from mlsysim.physics.queues.queueing import delay_scale_s
 
 _FIRST_STEP = 16  # of the copies that the capacity alone takes: limits rarely ask for much more
 _DOUBT = 2.0  # times as many requests as may miss a limit: the chain alone is as near as that
+_SURE = 1.01  # times as many: a least share of late ones, as the queue of prompts is solved
 _ENDLESS = 2**50  # copies among which each has next to no arrivals
 Found = TypeVar("Found")
 
@@ -44,6 +45,25 @@ def hopeful(
     no_place = taken * np.exp(-min(limits.first_s, limits.request_s) / place_s)
     late = np.maximum(late, np.maximum(no_place, met * (1 - in_time)))
     return np.asarray(late <= _DOUBT * (1 - limits.share)) & (arrival_per_s < ALMOST * completions_per_s)
+
+
+def hopeless(pace: Paces, limits: Limits, arrival_per_s: float) -> npt.NDArray[np.bool_]:
+    """Returns with which numbers of places 1, 2, ... too many first tokens are late: one queue says so, not one for each.
+
+    Those are late who meet others and have a place, of whom no more have none than if requests took longer, more than the
+    first; and those who wait for a place, where steps are so long with all places taken.
+    """
+    if limits.first_s == inf or pace.places <= 2 or pace.most_decoding < pace.places:
+        return np.zeros(pace.places, bool)
+    late, met_per_s = pace.met_one(arrival_per_s, limits.first_s)
+    longer = _DOUBT * max(1.0, float(pace.completions_per_s[0]) / met_per_s)
+    taken, _ = by_places(longer * arrival_per_s, pace.completions_per_s, np.zeros(pace.places, bool))
+    together = np.maximum(np.arange(1.0, pace.places + 1.0) / pace.setting.rounds_each, 1.0)
+    found_s = np.append(pace.step_s[:1], pace.step_s[:-1])
+    last_s = pace.front_s + (1 + pace.setting.ahead) * found_s + together * pace.joined_s
+    taken[last_s > limits.first_s] = 0.0
+    met = arrival_per_s / (arrival_per_s + met_per_s)
+    return np.asarray(late * (met - taken) > _SURE * (1 - limits.share))
 
 
 def fewest(holds: Callable[[int], Found | None], least: int, most: float = inf) -> tuple[int, Found] | None:
