@@ -49,9 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _told(words: Sequence[str], error: object, code: int) -> int:
-    command = words[0] if words and not words[0].startswith("-") else ""
-    told = str(error).replace(" = None: expected ", " is missing: ")
-    print(f"mlsysim {command}".rstrip() + f": {told}", file=sys.stderr)
+    told = words[0] if words and not words[0].startswith("-") else ""
+    print(f"mlsysim {told}".rstrip() + f": {error}", file=sys.stderr)
     return code
 
 

@@ -138,6 +138,7 @@ def in_flags(flags: Mapping[str, str]) -> Iterator[None]:
         told, flags = str(error), {**{name: flag_of(name) for name in _CALLED}, **_TAKEN, **flags}
         if error.argument in flags and told.startswith(f"{error.argument} = "):
             told = flags[error.argument] + told[len(error.argument) :]
+        told = told.replace(" = None: expected ", " is missing: ")
         names = "|".join(sorted((name for name in flags if "_" in name), key=len, reverse=True))
         error.args = (re.sub(rf"\b({names})\b", lambda match: flags[match[1]], told),)
         raise
