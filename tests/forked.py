@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+# Seconds after which a fork is ended: a lock that another thread held when it began is held in it for ever.
+LONGEST_S = 300
 
 
 class Done(NamedTuple):
@@ -25,6 +29,7 @@ def forked(task: Callable[[], object], folder: Path, stdin: str = "") -> Done:
 
     Args:
         task: what runs; its fork ends with 0 where it returns, with the code of a ``SystemExit``, else with 1 and a traceback.
+            A signal, such as the alarm after ``LONGEST_S``, ends it with that number below 0.
         folder: where the files are written.
         stdin: what the task reads.
     """
@@ -37,6 +42,8 @@ def forked(task: Callable[[], object], folder: Path, stdin: str = "") -> Done:
     if not child:
         code = 1
         try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(LONGEST_S)
             code = _in_the_fork(task, paths)
         finally:
             os._exit(code)

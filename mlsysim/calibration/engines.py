@@ -137,28 +137,28 @@ def _kernels(facts: Mapping[str, Any]) -> EngineKernels:
     return EngineKernels(**hashable)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EngineDevice:
     """The measured kernels that stand for an accelerator, and how its own differ from them.
 
     Attributes:
         name, gemm, attention, collectives: the entry, and the measured devices whose kernels stand for its own.
-        compute_share, memory_share, attention_share: shares of what those kernels reach that this device's reach.
         clock: share of its own clock that queries sustain on it, under a power limit that was seen to matter with kernels of
             another; else 1.
         kernel_clock: the same, where neither ``compute_share`` nor ``sustained_share`` has it.
+        fitted: names of its fitted coefficients.
+        compute_share, memory_share, attention_share: shares of what those kernels reach that this device's reach.
         sustained_share: share of its peak that its power limit sustains at 16 bits.
-        fp32_share, tf32_share, int8_share: rate of products in that format over that of 16 bits, as shares of their peaks (a
-            power limit holds back the matrix units more than the cores).
+        link: coefficients of collectives that differ from the measured device's.
+        link_share: share of its links' stated bandwidth that all-reduces reach.
+        crossing_share: share of that where more than half a node takes part: its two sockets' cards meet on the bus between.
         lends: whether an engine with products of its own calls the vendor's, too, where they are faster.
         own_compute_share: share of the kernels that such an engine calls (``compute_share``, unless an entry states another);
             where it calls none, share of its peak that the engine's own products reach.
         own_memory_share: share of the memory's rate that an engine's own kernels reach.
         fp32_lanes: 32-bit lanes of a multiprocessor, where the clock of its cores limits such kernels; 0 where memory does.
-        link_share: share of its links' stated bandwidth that all-reduces reach.
-        crossing_share: share of that where more than half a node takes part: its two sockets' cards meet on the bus between.
-        link: coefficients of collectives that differ from the measured device's.
-        fitted: names of its fitted coefficients.
+        fp32_share, tf32_share, int8_share: rate of products in that format over that of 16 bits, as shares of their peaks (a
+            power limit holds back the matrix units more than the cores).
     """
 
     name: str
@@ -167,21 +167,21 @@ class EngineDevice:
     collectives: str
     clock: float
     kernel_clock: float
-    lends: bool
-    fp32_lanes: float
-    link: Mapping[str, float]
     fitted: tuple[str, ...]
-    own_compute_share: float
     compute_share: float = 1.0
     memory_share: float = 1.0
     attention_share: float = 1.0
     sustained_share: float = 1.0
+    link: Mapping[str, float]
+    link_share: float = 1.0
+    crossing_share: float = 1.0
+    lends: bool
+    own_compute_share: float
+    own_memory_share: float = 0.9
+    fp32_lanes: float
     fp32_share: float = 1.0
     tf32_share: float = 1.0
     int8_share: float = 1.0
-    link_share: float = 1.0
-    crossing_share: float = 1.0
-    own_memory_share: float = 0.9
 
     def format_share(self, precision: str) -> float:
         """Rate of products at this number format over that of 16 bits, as shares of their peaks.

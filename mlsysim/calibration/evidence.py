@@ -310,6 +310,9 @@ def assumed_facts() -> tuple[Assumed, ...]:
 def scale(costs: Mapping[str, float], assumed: Collection[str]) -> float:
     """Return how many times as far off as a run that states all of its facts one is that leaves some out.
 
+    ``costs`` say the same of each fact alone, and add as independent errors do: sqrt(1 + sum of (cost^2 - 1)). One that is not
+    known, or below 1, costs nothing.
+
     Example:
         >>> scale({"a": 3.0, "b": 2.0, "c": 0.9}, ["a", "c"]), round(scale({"a": 3.0, "b": 2.0}, ["a", "b", "d"]) ** 2)
         (3.0, 12)

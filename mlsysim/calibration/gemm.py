@@ -97,7 +97,8 @@ def weight_only_kind(weight_B: float) -> str:
 def as_engines_unpack(product: GemmKernel, wide: GemmKernel, memory_share: float, core_flops_per_s: float) -> GemmKernel:
     """The benchmark's weight-only kernel as engines have it: it splits k (Marlin, arXiv:2408.11743), a few rows take the cores.
 
-    It has the most splits of the 16-bit kernel ``wide``, and at least the memory's share that an engine's own kernels reach.
+    It has the most splits of the 16-bit kernel ``wide``, and at least ``memory_share`` of the memory's rate, which an engine's
+    own kernels reach; ``core_flops_per_s`` is the rate of the cores beside the matrix units.
     """
     share = max(product.memory_efficiency, memory_share)
     return replace(product, most_splits=wide.most_splits, memory_efficiency=share, core_flops_per_s=core_flops_per_s)

@@ -202,7 +202,8 @@ def resting_on(
 def made_up(own: Sequence[float], groups: Sequence[Sequence[float]]) -> float:
     """Return the quantile of a thing's own errors, one each, with others that make up for those that lack of ``ENOUGH``.
 
-    The correction for few is that of the own ones: as many as lack are as sure as the many that they stand for.
+    Each group of others weighs as ``GROUP_ROWS`` at most; ``ENOUGH`` own ones stand alone. The correction for few is that of
+    the own ones: as many as lack are as sure as the many that they stand for.
 
     Example:
         >>> made_up([], [[0.1] * 90 + [0.5] * 10]), made_up([0.3] * 3, [[0.1] * 90 + [0.5] * 10])

@@ -19,7 +19,7 @@ from typing import IO, Any, TextIO
 
 from mlsysim.core.checks import looked_up
 from mlsysim.core.csv_file import opened_table, table_lines
-from mlsysim.core.errors import DataError, InconsistentError, InputError, MissingArgumentError
+from mlsysim.core.errors import DataError, InconsistentError, InputError, MLSysError
 from mlsysim.core.toml import file_text
 
 _EXAMPLE = ".example.csv"
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.example is not None:
         _example(looked_up("--example", options.example, kinds), options.output)
     elif options.table is None:
-        raise MissingArgumentError("TABLE.csv", None, f"a table, or --example {next(iter(kinds))} for one to start from")
+        raise MLSysError(f"TABLE.csv is missing: a table, or --example {next(iter(kinds))} for one to start from")
     elif options.json and options.markdown:
         raise InconsistentError("--json", True, "one of --json and --markdown")
     else:

@@ -13,6 +13,7 @@ from mlsysim.core.errors import (
     InconsistentError,
     InputError,
     MissingArgumentError,
+    UnitError,
     UnknownArgumentError,
     UnknownNameError,
     UnsoundError,
@@ -197,6 +198,21 @@ def positive_quantity(name: str, value: object, unit: str) -> float:
     if number <= 0:
         raise InputError(name, value, f"a quantity > 0 {unit}")
     return number
+
+
+def request_rate_per_s(name: str, value: object) -> float:
+    """Check that ``value`` is a rate of requests > 0, and give it in requests a second. Tokens are counts, too, but none.
+
+    Example:
+        >>> request_rate_per_s("request_rate", "90 request/min")
+        1.5
+        >>> request_rate_per_s("request_rate", "20 tokens/s")
+        Traceback (most recent call last):
+        mlsysim.core.errors.UnitError: request_rate = '20 tokens/s': expected requests a time, such as '20 count/s', not tokens
+    """
+    if isinstance(value, str) and "token" in value.casefold():
+        raise UnitError(name, value, "requests a time, such as '20 count/s', not tokens")
+    return positive_quantity(name, value, "count/second")
 
 
 def by_either_name(check: Callable[[str, object], R], **named: object) -> R | None:

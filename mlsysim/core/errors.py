@@ -185,6 +185,8 @@ def nearest(value: object, known: Iterable[str]) -> str | None:
 def nearest_names(value: object, known: Iterable[str], count: int = 3, least: float = 0.6) -> list[str]:
     """The ``count`` known names most like ``value`` ignoring case and punctuation, the nearest first; none of what is no text.
 
+    They have a likeness of ``least`` at least, where 1 is that of the same name.
+
     Example:
         >>> nearest_names("h10", ["A100", "H100", "H200", "TPU"], 2, least=0.5)
         ['H100', 'H200']

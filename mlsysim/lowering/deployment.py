@@ -13,8 +13,8 @@ from mlsysim.core.checks import (
     instance,
     needed,
     one_of,
-    positive_quantity,
     real_number,
+    request_rate_per_s,
     strict_keywords,
     whole_number,
 )
@@ -296,11 +296,7 @@ def requests_per_s(request_rate: object, arrival_rate: object) -> float | None:
     Raises:
         InputError: it is no rate, or given twice with different values.
     """
-    return by_either_name(_per_second, request_rate=request_rate, arrival_rate=arrival_rate)
-
-
-def _per_second(name: str, value: object) -> float:
-    return positive_quantity(name, value, "count/second")
+    return by_either_name(request_rate_per_s, request_rate=request_rate, arrival_rate=arrival_rate)
 
 
 def _check_division(model: TransformerWorkload, served_by: Engine | None, tp: int, pp: int, groups: int) -> None:

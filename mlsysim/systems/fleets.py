@@ -33,7 +33,8 @@ def host_share(cooling: str) -> float:
 def usual_node(accelerator: HardwareNode) -> Node:
     """Returns the node that an accelerator usually sits in, with the network of its cards.
 
-    A slice or a variant of an accelerator, and one of a caller's own, sits in a node of the common size on its own links.
+    A slice or a variant of an accelerator, and one of a caller's own, sits on its own links where others of its socket do (of
+    one vendor and form factor, with links as fast), those most like it; one of no known socket in a node of the common size.
 
     Example:
         >>> usual_node(Hardware.Cloud.H100).name, usual_node(Hardware.Cloud.GB200).accelerators_per_node
@@ -190,7 +191,8 @@ def _seated(accelerator: HardwareNode) -> str:
     seats, own = _seats(), _id(accelerator)
     if own in seats:
         return own
-    same = [name for name, other in seats.items() if _socket(other) == _socket(accelerator)]
+    socket = _socket(accelerator)
+    same = [name for name, other in seats.items() if socket is not None and _socket(other) == socket]
     return min(same, key=lambda name: _unlike(seats[name], accelerator), default="")
 
 

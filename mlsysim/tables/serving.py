@@ -187,9 +187,9 @@ def _offline(engine: str, prompt: int | None, output: int | None, replicas: int)
     return {"requests": max(1, int(count) // replicas) if count else None, **({"max_num_seqs": most} if most else {})}
 
 
-def _of_engine(engine: str, facts: Mapping[str, Any]) -> Any:
-    """The first of some facts, by beginnings of the cell of the engine, that is of ``engine``; None where there is none."""
-    return next((fact for name, fact in facts.items() if engine.startswith(name)), None)
+def _of_engine(engine: str, known: Mapping[str, Any]) -> Any:
+    """What is known of the first name that the engine's cell begins with; None where it begins with none of them."""
+    return next((fact for name, fact in known.items() if engine.startswith(name)), None)
 
 
 def _cache(engine: str, weights: str) -> str:

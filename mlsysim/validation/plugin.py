@@ -35,6 +35,7 @@ _RECORDED = {
     "solves": keys.SOLVE,
     "left_out": keys.LEFT_OUT,
     "serving_left_out": keys.SERVING_LEFT_OUT,
+    "recalled": keys.RECALLED,
 }
 # Whether a report could not be written at the end.
 _LOST = pytest.StashKey[bool]()

@@ -13,6 +13,7 @@ from repository import ROOT
 import mlsysim
 from mlsysim import Hardware, Models, Systems
 from mlsysim.calibration import devices, siblings
+from mlsysim.systems import fleets
 from mlsysim.systems.fleets import usual_fleet, usual_node
 from mlsysim.systems.types import Fleet, Node
 from mlsysim.tables.predict import predict_table
@@ -183,6 +184,12 @@ def test_an_accelerator_of_a_known_socket_sits_where_others_of_it_do():
         update={"compute": Hardware["b200_sxm"].compute, "memory": Hardware["b200_sxm"].memory}
     )
     assert usual_node(faster).name.startswith("DGX B200")
+
+
+def test_an_accelerator_of_no_known_socket_is_not_like_another_of_none(monkeypatch):
+    one, other = (Hardware["h100_sxm"].model_copy(update={"vendor": "", "name": name}) for name in ("one", "other"))
+    monkeypatch.setattr(fleets, "_seats", lambda: {"one": one})
+    assert fleets._seated(other) == ""
 
 
 def test_a_sibling_of_another_vendor_lends_kernels_and_no_software():

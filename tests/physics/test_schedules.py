@@ -137,6 +137,20 @@ def test_a_finite_number_of_requests_comes_in_waves():
     assert slow.tpot_s == pytest.approx(batch * token_s)
 
 
+def test_however_many_are_sent_no_more_are_served_than_without_end():
+    """100 + 2 tokens in steps of 34 take three steps each of 2.01 s and 0.25 s of one sequence, and 5 s of its prompt.
+
+    Of three requests two keep the third waiting for three steps each; its own prompt takes 100 / 34, and then come its two.
+    """
+    asked = {"output": 2.0, "step_tokens": 34.0}
+    three = most_throughput(PASSES, load(**asked, requests=3.0))
+    assert 6 / three.tokens_per_s == pytest.approx((2 * 3 + 100 / 34 + 2) * 2.01 + 3 * (3 * 0.25 + 5))
+    endless = most_throughput(PASSES, load(**asked)).tokens_per_s
+    rates = [most_throughput(PASSES, load(**asked, requests=10.0**power)).tokens_per_s for power in range(7)]
+    assert rates == sorted(rates)
+    assert rates[-1] < endless == pytest.approx(rates[-1], rel=1e-5)
+
+
 SERVED = Served(4.0, 2.0, 22.0, 5.0, 3.0, Step(1.0))
 
 

@@ -3,9 +3,11 @@
 import importlib
 import importlib.metadata
 import json
+import shutil
 import sys
 
 import pytest
+from repository import ANCHOR_TREE
 
 from mlsysim.core.errors import MLSysError
 from mlsysim.validation.report import export
@@ -188,6 +190,7 @@ def test_pages_that_no_longer_say_what_a_run_finds_are_red(pytester, tree):
     (tree / "anchors" / "test_pages.py").write_text(MODULE + PAGES, encoding="utf-8")
     (tree / "anchors" / "test_tree.py").unlink()
     (tree / "anchors" / "targets.toml").write_text(AIM, encoding="utf-8")
+    shutil.copy(ANCHOR_TREE / "recalled.toml", tree / "anchors")
     only = ("anchors", "-k", "in_band or is_current or test_target")
     absent = pytester.runpytest(*only)
     absent.assert_outcomes(passed=3, failed=2, deselected=4)
@@ -196,7 +199,9 @@ def test_pages_that_no_longer_say_what_a_run_finds_are_red(pytester, tree):
     writing = ("--anchor-report=docs/anchors.md", "--accuracy-report=docs/accuracy.md")
     pytester.runpytest(*only, *writing).assert_outcomes(passed=5, deselected=4)
     pytester.runpytest(*only).assert_outcomes(passed=5, deselected=4)
-    assert "| the law | mean | 2 | 12.50 % | <= 13.0 % | met |" in (tree / "docs" / "accuracy.md").read_text("utf-8")
+    page = (tree / "docs" / "accuracy.md").read_text("utf-8")
+    assert "| the law | mean | 2 | 12.50 % | <= 13.0 % | met |" in page
+    assert "## Runs that are partly recalled" in page
 
     path = tree / "anchors" / "scaling" / "law.toml"
     path.write_text(SOURCE + CASES.replace("value = 8", "value = 9"), encoding="utf-8")

@@ -320,14 +320,16 @@ def most_throughput(passes: Passes, load: Load) -> Served:
     Without end (``requests`` = 0) tokens per second = B / (step(B) + B / output x prompt in a step). A finite number N of equal
     ones comes in waves of B: who starts together (``step_tokens`` of prompts a step) ends together, and the last wave leaves
     places empty. The run takes as many steps as come before its last request's end; its fixed part is paid by each step, what
-    grows with its sequences by each token: total = steps step(0) + N output step'(B) + N prompt in a step.
+    grows with its sequences by each token: total = steps step(0) + N output step'(B) + N prompt in a step. A prompt that takes
+    more steps than its output has, and B is 1, keeps its place for these, too (``StepRoom.more_steps``).
     """
     prompt, output, requests, room = load.prompt, load.output, load.requests, load.room
     batch = minimum(where(requests > 0, minimum(load.most, requests), load.most), room.most_decoding)
     context = prompt + met_output(output, load.output_cv) / 2
     step = passes.decode(batch, context)
     step_s = step.total_s
-    prompt_tokens = maximum(batch * prompt / output, minimum(room.groups * room.tokens, batch * prompt))
+    wave = output + room.more_steps
+    prompt_tokens = maximum(batch * prompt / wave, minimum(room.groups * room.tokens, batch * prompt))
     starting = prompt_tokens - minimum(prompt, room.tokens)
     started = where(requests > 0, starting, room.beside(batch, prompts_together(batch, output)))
     hidden = load.ahead * room.after_free(batch, started)
@@ -335,11 +337,11 @@ def most_throughput(passes: Passes, load: Load) -> Served:
     joined_s = minimum(whole_prompts_s(passes, step, batch, room, started, hidden), alone_s - front_s)
     half_step_s = passes.decode(batch / 2, context).total_s
     sequence_s = (step_s - half_step_s) / (batch / 2)
-    ramp = minimum(batch * prompt / prompt_tokens, output)
+    ramp = minimum(batch * prompt / prompt_tokens, wave)
     full_waves = (requests - 1) // batch
-    steps = full_waves * output + ramp * (requests - full_waves * batch) / batch + output
-    token_s = steps / maximum(requests, 1.0) / output * (step_s - sequence_s * batch) + sequence_s + joined_s / output
-    token_s = where(requests > 0, token_s, (1 + room.more_steps / output) * step_s / batch + joined_s / output)
+    steps = full_waves * wave + ramp * (requests - full_waves * batch) / batch + output
+    token_s = steps / maximum(requests, 1.0) / output * (step_s - sequence_s * batch)
+    token_s = where(requests > 0, token_s + wave / output * sequence_s, wave / output * step_s / batch) + joined_s / output
     tpot_s = batch * token_s
     return Served(alone_s, tpot_s, alone_s + (output - 1) * tpot_s, 1 / token_s, batch, step)
 

@@ -182,7 +182,7 @@ class ReliabilityModel:
 def failure_rate(
     kind: str, events: int | None, node_days: float | None, node_mtbf: Quantity | str | None, without: str | None
 ) -> FailureRate:
-    """The rate of a fleet: of its class, or its own.
+    """The rate of a fleet: of its class, told without the published fleet ``without``, or its own.
 
     Raises:
         InputError: one is out of range, or two say the rate.

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from mlsysim.validation.anchors import layouts, loading
+from mlsysim.validation.anchors import layouts, loading, recalled
 from mlsysim.validation.anchors.anchor import Anchor, is_installed, snapshot_path, snapshot_root
 from mlsysim.validation.anchors.comparison import relative
 from mlsysim.validation.anchors.inputs import call_of
-from mlsysim.validation.anchors.record_keys import SEARCH, SOLVE, TARGET
+from mlsysim.validation.anchors.record_keys import RECALLED, SEARCH, SOLVE, TARGET
 from mlsysim.validation.anchors.times import against_limit, best_s, solve_anew, times
 from mlsysim.validation.report import coefficients, coverage, judgement, left_out, picture
 from mlsysim.validation.report.report import percent
@@ -120,6 +120,9 @@ def test_page_is_current(anchor_root: Path, page: str, request: pytest.FixtureRe
         pytest.skip("the pages are not among what is installed")
     if lacking := loading.not_installed(anchor_root):
         pytest.skip(f"the pages have cases of libraries that are not installed: {', '.join(sorted(set(lacking.values())))}")
+    if page == "accuracy.md":  # what the page says of them is in no other test's hands
+        records = [json.dumps({"file": recalled.FILE, **run}) for run in recalled.rows(anchor_root)]
+        request.node.user_properties += [(RECALLED, record) for record in records]
     path = anchor_root.parent / "docs" / page
     asked = [*request.config.getoption("--anchor-report"), *request.config.getoption("--accuracy-report")]
     if path.resolve() in {Path(name).resolve() for name in asked}:
