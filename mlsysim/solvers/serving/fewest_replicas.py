@@ -62,6 +62,7 @@ def hopeless(pace: Paces, limits: Limits, arrival_per_s: float) -> npt.NDArray[n
     found_s = np.append(pace.step_s[:1], pace.step_s[:-1])
     last_s = pace.front_s + (1 + pace.setting.ahead) * found_s + together * pace.joined_s
     taken[last_s > limits.first_s] = 0.0
+    taken[0] = 1.0  # who has the only place meets nobody
     met = arrival_per_s / (arrival_per_s + met_per_s)
     return np.asarray(late * (met - taken) > _SURE * (1 - limits.share))
 
