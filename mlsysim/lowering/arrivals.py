@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
-from math import inf, log
+from math import ceil, inf, log
 
 import numpy as np
 
@@ -166,18 +166,20 @@ class Paces:
         """What requests see that arrive at this rate, below capacity; ``cv2``: of the time that they hold a place.
 
         The queue of prompts is solved with some numbers that decode, and interpolated: with d that decode d + lambda W are in
-        flight, W the time before the first token. An empty engine starts at once.
+        flight, W the time before the first token. An empty engine starts at once. Where steps have no room for the prompts of
+        all who have a place, none waits for one: it is the same line.
         """
         decoding, step_s, joined_s = self._decoding
         together = max(1.0, decoding[-1] / self.setting.rounds_each)
         last_s = (1 + self.setting.ahead) * step_s[max(0, self.places - 2)] + together * joined_s[-1]
-        # Of those who have a place the prompts are in line for which steps have no room.
-        last_s += (self.places - decoding[-1]) / self.capacity_per_s
-        completions_per_s = self.completions_per_s
+        completions_per_s, token_s = self.completions_per_s, self.token_s
         if self.places > 1:
             queue, between, ahead_s, met_per_s = self._queued(arrival_per_s)
             completions_per_s = np.append(met_per_s, completions_per_s[-1])
+            token_s = np.pad(token_s, (0, completions_per_s.size - self.places), "edge")
         free, taken = in_flight(arrival_per_s, completions_per_s)
+        if self.most_decoding < self.places:
+            free[-1], taken = free[-1] + taken, 0.0
         likely = not_rare(free)
         wait_s, first_s = np.zeros((likely.size, CELLS.size)), np.full((likely.size, CELLS.size), self.alone_s)
         if self.places > 1:
@@ -195,7 +197,7 @@ class Paces:
             wait_s=wait_s,
             first_s=first_s,
             last_s=max(self.front_s + float(last_s), self._passing_s),
-            token_s=self.token_s,
+            token_s=token_s,
         )
 
     def met_one(self, arrival_per_s: float, first_s: float) -> tuple[float, float]:
@@ -216,7 +218,10 @@ class Paces:
         queue = self._turns(arrival_per_s)
         ahead_s = self.setting.ahead * queue.cycle_s
         before_s = ((queue.wait_s + queue.first_s) * CELLS).sum(axis=1) + ahead_s
-        between = Between.of(np.arange(1.0, self.places), self._levels + arrival_per_s * before_s)
+        solved_at = self._levels + arrival_per_s * before_s
+        # Prompts for which steps have no room are in one line, with a place or without.
+        most = max(self.places, ceil(solved_at[-1]) + 1) if self.most_decoding < self.places else self.places
+        between = Between.of(np.arange(1.0, most), solved_at)
         return queue, between, ahead_s, self._completions_per_s(between, queue, before_s, arrival_per_s)
 
     def under_even(self, arrival_per_s: float) -> OpenLoop:
@@ -271,7 +276,7 @@ class Paces:
         After the first token come output - 1 steps, the prompts behind it in line, and those that come meanwhile. All in all
         it is in flight for W + ((output - 1) step + behind p) / (1 - rho), rho = lambda p, which gives x.
         """
-        in_flight_now = np.arange(1.0, self.places)
+        in_flight_now = np.arange(1.0, between.low.size + 1.0)
         decoding = np.minimum(between.of_all(self._levels.astype(float)), in_flight_now)
         prompts_share = between.of_all(np.maximum(0.0, 1 - queue.cycle_steps * self.step_s[self._levels - 1] / queue.cycle_s))
         behind, before_s = between.of_all(queue.behind), between.of_all(before_s)

@@ -271,9 +271,9 @@ def continuous_batch(passes: Passes, load: Load) -> Served:
     later_s = (output - 1) * seen.tpot_s
     waits_s = load.batch / decoding * seen.place_s
     if somewhere(decoding < batch):
-        # No more requests end than with room for all.
+        # No more requests end than with room for all; but groups of ranks that have a part each wait less for the busiest.
         with_room = _in_flight(passes, replace(load, step_tokens=load.step_tokens * inf), batch)
-        waits_s = maximum(waits_s, with_room.ttft_s + (output - 1) * with_room.tpot_s)
+        waits_s = where(load.groups > 1, waits_s, maximum(waits_s, with_room.ttft_s + (output - 1) * with_room.tpot_s))
     # Not as a difference where nobody waits: of a long output nothing would be left of it.
     ttft_s = where(load.batch > decoding, maximum(seen.ttft_s, waits_s - later_s), seen.ttft_s)
     request_s = ttft_s + later_s

@@ -189,7 +189,8 @@ class Way(ABC):
     def held(self, replicas: int) -> Held | None:
         """The first batch with which so many replicas keep the limits, and what their requests see; None where none does."""
         arrival_per_s, limits = self.demand.rate_per_s / replicas, self.demand.limits
-        may = hopeful(self.decoding.completions_per_s, self.decoding.token_s, limits, arrival_per_s, self.in_time)
+        speeds = self.decoding.completions_per_s, self.decoding.token_s
+        may = hopeful(*speeds, limits, arrival_per_s, self.in_time, self.most_decoding)
         if may[[batch - 1 for batch in self.batches]].sum() > 1:
             may &= ~self.refused(arrival_per_s)
         looked = ((batch, self.seen(batch, arrival_per_s)) for batch in self.batches if may[batch - 1])
@@ -199,6 +200,11 @@ class Way(ABC):
     def in_time(self) -> float:
         """Share of the requests that find others in flight whose first token may be in time, at most."""
         return 1.0
+
+    @property
+    def most_decoding(self) -> float:
+        """Requests that decode at a time at most, for prompts to have room in their steps."""
+        return inf
 
     def refused(self, arrival_per_s: float) -> npt.NDArray[np.bool_]:
         """With which numbers of places 1, 2, ... the limits are known not to be kept."""
@@ -220,6 +226,11 @@ class Together(Way):
     def in_time(self) -> float:
         """Share of the requests that find others in flight whose first token may be in time, at most."""
         return self.pace.in_time(self.demand.limits.first_s)
+
+    @property
+    def most_decoding(self) -> float:
+        """Requests that decode at a time at most, for prompts to have room in their steps."""
+        return self.pace.most_decoding
 
     def refused(self, arrival_per_s: float) -> npt.NDArray[np.bool_]:
         """With which numbers of places 1, 2, ... the limits are known not to be kept."""

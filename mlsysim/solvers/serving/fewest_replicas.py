@@ -33,16 +33,18 @@ def held(pace: Paces, limits: Limits, arrival_per_s: float) -> OpenLoop | None:
 
 
 def hopeful(
-    completions_per_s: Floats, token_s: Floats, limits: Limits, arrival_per_s: float, in_time: float
+    completions_per_s: Floats, token_s: Floats, limits: Limits, arrival_per_s: float, in_time: float, most_decoding: float
 ) -> npt.NDArray[np.bool_]:
     """Returns which numbers of places 1, 2, ... may keep the limits: the chain alone, without the prompts' turns, is no worse.
 
-    ``in_time`` is the share of the requests that find others in flight whose first token may be in time, at most.
+    ``in_time`` is the share of the requests that find others in flight whose first token may be in time, at most. Of more
+    places than ``most_decoding`` none is waited for: prompts are in one line, which is not looked at here.
     """
     taken, late = by_places(arrival_per_s, completions_per_s, token_s > limits.token_s)
     _, met = by_places(arrival_per_s, completions_per_s, np.arange(token_s.size) > 0)
     place_s = delay_scale_s(1 / completions_per_s, 1, np.minimum(arrival_per_s / completions_per_s, ALMOST), 0.0)
-    no_place = taken * np.exp(-min(limits.first_s, limits.request_s) / place_s)
+    waited_for = taken * (np.arange(1, taken.size + 1) <= most_decoding)
+    no_place = waited_for * np.exp(-min(limits.first_s, limits.request_s) / place_s)
     late = np.maximum(late, np.maximum(no_place, met * (1 - in_time)))
     return np.asarray(late <= _DOUBT * (1 - limits.share)) & (arrival_per_s < ALMOST * completions_per_s)
 

@@ -1,5 +1,6 @@
 """How many requests a server takes whose prompts fill its steps: by hand, no more than have room, and the same in all loops."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_queueing import H100, LLAMA
 
-from mlsysim import ServingModel, Systems, TailLatencyModel
+from mlsysim import Models, ServingModel, Systems, TailLatencyModel
 from mlsysim.lowering.arrivals import paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.prefix_cache import step_room
@@ -117,6 +118,21 @@ def test_prompts_of_a_group_take_its_own_steps():
     firsts, steps_s = apart._prompt_steps_s(8)[1], apart.step_s[apart._levels - 1]
     assert (firsts[:, 1] >= 12 * steps_s).all(), "twelve steps"
     assert (firsts[:, 8] < 2 * firsts[:, 1]).all(), "side by side"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "tokens"), [(8192, 16, 512), (8192, 128, 256), (30_000, 64, 512), (30_000, 64, 2048)]
+)
+@pytest.mark.parametrize("stack", ["vllm-2025", "sglang-2025"])
+def test_more_in_flight_than_have_room_never_end_fewer_where_groups_have_a_part_each(prompt, output, tokens, stack):
+    """Of prompts in parts each group has one; whole they would be in one group, while the seven others wait for it."""
+    asked = {"seq_len": prompt, "output_len": output, "max_num_batched_tokens": tokens, "stack": stack, "tp_size": 8}
+    asked |= {"attention_dp": True, "ep_size": 8, "precision": "fp8", "schedule": "continuous"}
+    model, node = Models.get("Qwen3-235B-A22B"), Systems.Nodes.DGX_H200
+    most = step_room(Deployment.of(model, node, **asked)).most_decoding
+    numbers = [int(share * most) + 1 for share in (0.8, 0.9, 1.0, 1.1, 1.3, 1.6, 3.0, 1000.0)]
+    rates = [ServingModel().solve(model, node, batch_size=number, **asked).requests_per_second for number in numbers]
+    assert all(more >= fewer * (1 - 1e-9) for fewer, more in itertools.pairwise(rates))
 
 
 def test_what_a_request_takes_of_a_steps_room():

@@ -166,6 +166,7 @@ def simulated(pace, rate, count):
         ({"seq_len": 8192, "output_len": 128, "stack": "vllm-2025"}, None, 0.5),
         ({"seq_len": 8192, "output_len": 128, "stack": "vllm-2025"}, None, 0.6),
         ({"seq_len": 3000, "output_len": 128, "stack": "vllm-2025", "max_num_batched_tokens": 512}, None, 0.6),
+        ({"seq_len": 3000, "output_len": 128, "stack": "vllm-2025", "max_num_batched_tokens": 512}, 32, 0.9),
     ],
 )
 def test_a_deployment_is_like_an_engine_simulated_step_by_step(asked, places, share):
@@ -198,6 +199,23 @@ def test_the_capacity_is_what_an_engine_does_that_always_has_enough_to_do(asked,
     left_s = np.sort(simulated(pace, 1e9, count)[2])
     first, last = int(0.2 * left_s.size), int(0.8 * left_s.size)
     assert pace.capacity_per_s == pytest.approx((last - first) / (left_s[last] - left_s[first]), rel=0.01)
+
+
+@pytest.mark.parametrize("asked", [{"seq_len": 3000, "output_len": 128, "max_num_batched_tokens": 512}, {"seq_len": 8192}])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.98])
+def test_places_for_more_than_steps_have_room_for_change_nothing(asked, share):
+    """Prompts are in one line, whether who waits in it has a place or not; at 98 % of what it completes most do not."""
+    asked = {"output_len": 16, **asked, "stack": "vllm-2025"}
+    few, more, many = (paces(Deployment.of(LLAMA, H100, **asked, schedule="continuous"), most) for most in (24, 32, 52))
+    assert few.most_decoding < 24
+    assert few.capacity_per_s == many.capacity_per_s
+    seen = [pace.under(share * few.capacity_per_s, 0.0) for pace in (few, more, many)]
+    for tokens in (0.0, asked["output_len"] - 1):
+        means, highs = zip(
+            *((one.mean_s, one.percentile_s(0.99)) for one in (loop.after_wait(tokens) for loop in seen)), strict=True
+        )
+        assert means[1:] == pytest.approx(means[:1] * 2, rel=0.02)
+        assert highs[1:] == pytest.approx(highs[:1] * 2, rel=0.05), "to a cell of probability"
 
 
 @pytest.mark.parametrize(("prompt", "output", "room", "rate"), [(600, 64, 512, 8), (3000, 64, 512, 3), (3000, 200, 1024, 5)])
