@@ -137,11 +137,7 @@ class Paces:
         return np.asarray((self.passes.decode(sequences, 2 * context).total_s - self.step_s) / context, float)
 
     def with_places(self, places: int) -> Paces:
-        """Returns the same replica with fewer places.
-
-        Args:
-            places: most requests in flight, no more than there are.
-        """
+        """Returns the same replica with fewer places: ``places``, the most requests in flight, are no more than there are."""
         fewer = replace(self, places=places, solved={}, loads={})
         # Steps of as many requests are the same ones.
         fewer.__dict__["_times_s"] = tuple(part[:places] for part in self._times_s)

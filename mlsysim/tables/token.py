@@ -37,6 +37,17 @@ def is_submission(cells: Cells) -> bool:
     return cell_text(cells, "engine").startswith("mlperf")
 
 
+def chosen_names(cells: Cells) -> tuple[str, ...]:
+    """Names of what calibration rows chose of a row's benchmark, for no source states it: they count as coefficients.
+
+    Example:
+        >>> chosen_names({"benchmark": "mixtral-8x7b"}), chosen_names({"benchmark": "gptj-99"}), chosen_names({})
+        (('benchmark.mixtral-8x7b.prompt',), (), ())
+    """
+    name = cell_text(cells, "benchmark")
+    return tuple(f"benchmark.{name}.{part}" for part in names_of("benchmark").get(name, {}).get("chosen", ()))
+
+
 def submission_cells(cells: Cells) -> dict[str, str]:
     """A row of a table of serving measurements in the columns of MLPerf Inference.
 

@@ -18,6 +18,7 @@ from mlsysim.core.identity_cache import identity_cache
 from mlsysim.core.spec import Spec
 from mlsysim.core.units import Quantity, in_unit, time_power, with_unit
 from mlsysim.lowering.options import STACK_OPTIONS
+from mlsysim.tables.token import chosen_names
 from mlsysim.validation.anchors.anchor import Anchor
 from mlsysim.validation.anchors.inputs import Call, call_of
 from mlsysim.validation.anchors.schema import Macro
@@ -75,7 +76,7 @@ def predict(anchor: Anchor) -> Prediction:
         basis=str(result.basis),
         feasible=bool(result.feasible),
         reason=str(result.reason or ""),
-        coefficients=_coefficients(case.metric, result),
+        coefficients=(*_coefficients(case.metric, result), *chosen_names(case.run)),
     )
 
 
