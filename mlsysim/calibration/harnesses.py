@@ -136,6 +136,18 @@ def harness(name: str) -> LoadHarness:
     return harness_of(loaded_tables(), one_of("harness_name", name, loaded_tables()["harness"]))
 
 
+@reads("calibration", "harnesses.toml")
+def chosen_of(benchmark: str) -> dict[str, int]:
+    """What no source states of a benchmark, by name, and calibration rows chose; empty for most.
+
+    Example:
+        >>> chosen_of("mixtral-8x7b"), chosen_of("gptj-99")
+        ({'prompt': 450}, {})
+    """
+    entry = packaged_toml("calibration", FILE)["chosen"].get(benchmark, {})
+    return {name: value for name, value in entry.items() if name != "source"}
+
+
 def harness_of(tables: Tables, name: str) -> LoadHarness:
     """The harness of language models called ``name`` in ``tables``."""
     entry = resolved(tables["harness"], name)

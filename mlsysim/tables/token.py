@@ -6,7 +6,7 @@ import functools
 import re
 from typing import Any
 
-from mlsysim.calibration.harnesses import harness
+from mlsysim.calibration.harnesses import chosen_of, harness
 from mlsysim.core.checks import instance, looked_up
 from mlsysim.core.errors import InputError, UnknownNameError
 from mlsysim.core.toml import reads
@@ -42,10 +42,10 @@ def chosen_names(cells: Cells) -> tuple[str, ...]:
 
     Example:
         >>> chosen_names({"benchmark": "mixtral-8x7b"}), chosen_names({"benchmark": "gptj-99"}), chosen_names({})
-        (('benchmark.mixtral-8x7b.prompt',), (), ())
+        (('chosen.mixtral-8x7b.prompt',), (), ())
     """
     name = cell_text(cells, "benchmark")
-    return tuple(f"benchmark.{name}.{part}" for part in names_of("benchmark").get(name, {}).get("chosen", ()))
+    return tuple(f"chosen.{name}.{part}" for part in chosen_of(name))
 
 
 def submission_cells(cells: Cells) -> dict[str, str]:
@@ -79,7 +79,7 @@ def token_question(cells: Cells) -> Question:
     name, scenario = cell_text(cells, "benchmark"), cell_text(cells, "scenario")
     if not is_language(cells):
         raise UnknownNameError.among("benchmark", name, names_of("benchmark"))
-    benchmark, limits = names_of("benchmark")[name], names_of("limits")
+    benchmark, limits = {**names_of("benchmark")[name], **chosen_of(name)}, names_of("limits")
     if scenario not in SCENARIOS:
         raise InputError(
             "scenario", scenario, f"one of {', '.join(SCENARIOS)}: lone requests to language models are not modelled"

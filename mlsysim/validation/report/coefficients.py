@@ -18,6 +18,7 @@ _PLACES: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         f"{name}.shared": (("shared_kernels.toml", (name,)),)
         for name in ("attention", "collectives", "data_parallel", "gemm", "serving")
     },
+    "chosen": (("harnesses.toml", ("chosen",)),),
     "client": (("harnesses.toml", ("client",)),),
     "clock": ((DEVICES, ("training",)),),
     "device": ((DEVICES, ("data_parallel",)), (DEVICES, ("inference",))),
