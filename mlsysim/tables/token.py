@@ -98,7 +98,7 @@ def token_question(cells: Cells) -> Question:
     if scenario != "offline":
         within = looked_up(f"benchmark with limits in the {scenario} scenario", name, limits[scenario])
         named = {"first": "max_ttft", "token": "max_tpot", "request": "max_latency"}
-        arguments |= {argument: f"{within[part]} s" for part, argument in named.items() if part in within}
+        arguments |= {named[part]: f"{limit_s} s" for part, limit_s in within.items()}
         arguments["percentile"] = limits["percentile"]
     model = instance("benchmark", Models.get(benchmark["model"]), TransformerWorkload, "a language model")
     accelerator, ranks = named_accelerator(cells), min(count, _TENSOR_PARALLEL)
