@@ -22,7 +22,7 @@ from mlsysim.physics.queues.prompt_queue import CELLS, Turns, prompts_a_step, tu
 from mlsysim.physics.queues.queueing import delay_scale_s
 from mlsysim.physics.serving.inference import InferenceWork, largest_batch
 from mlsysim.physics.serving.schedule import Passes, Step, whole_prompts_s
-from mlsysim.physics.serving.step_room import StepRoom, prompts_together
+from mlsysim.physics.serving.step_room import StepRoom
 
 _LEVELS = 8  # numbers in flight at which the queue of prompts is solved
 _PARTS = 4096  # of the capacity: loads that are told apart
@@ -148,7 +148,7 @@ class Paces:
     def _with(self, batch: Num) -> tuple[Num, Num]:
         """A decode step of each number of requests, and what a prompt adds to it."""
         step = self.passes.decode(self.beams * batch, _context(self.setting, self.beams))
-        beside = self.room.beside(batch, prompts_together(batch, self.setting.rounds_each))
+        beside = self.room.usually_beside(batch)
         return step.total_s, self._joining_s(step, batch, beside, beside)
 
     def _joining_s(self, step: Step, batch: Num, beside: Num, usual: Num) -> Num:
@@ -290,7 +290,7 @@ class Paces:
         room, levels, prompts = self.room, self._levels, np.arange(most + 1.0)
         batch, base_s = levels[:, None].astype(float), self.step_s[levels - 1][:, None]
         step = self.passes.decode(self.beams * batch, _context(self.setting, self.beams))
-        usual = room.beside(batch, prompts_together(batch, self.setting.rounds_each))
+        usual = room.usually_beside(batch)
         beside = np.maximum(room.beside(batch, prompts), 0.0)
         added_s = prompts * np.asarray(self._joining_s(step, batch, beside, usual), float)
         # A group of ranks computes the parts of a prompt one after the other, and groups compute side by side.

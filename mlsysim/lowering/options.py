@@ -119,7 +119,11 @@ class DeploymentOptions(FormatOptions, total=False):
     pp_size: Annotated[int, Option(1, "stages that share the layers")]
     attention_dp: Annotated[
         bool | int,
-        Option(False, "groups of the ``tp_size`` ranks that attend for sequences of their own; True: each rank is one"),
+        Option(
+            False,
+            "groups of the ``tp_size`` ranks that attend for sequences of their own, in steps that all take together (copies"
+            " that do not wait for each other are ``replicas``); True: each rank is one",
+        ),
     ]
     ep_size: Annotated[
         int, Option(1, "parts of the ``tp_size`` ranks that experts are dealt out to; 1: all share each's width")

@@ -47,7 +47,7 @@ class PrefixedDeployment(PassesOver):
         if isinstance(self.whole, TorusDeployment):
             return self.whole.pp
         stages, longest = self.whole.shards.pp, minimum(new, self.whole.step_tokens)
-        return stages * even_groups(self.whole, (longest + beside) / stages / longest)
+        return stages * even_groups(self.whole, (longest + beside) / stages / longest, self.whole.step_tokens / longest)
 
     def _across_s(self, batch: Num, prompt: Num) -> Num:
         parts_s = self._attention_s(batch, prompt * self.hit) + self._attention_s(batch, prompt * (1 - self.hit))

@@ -211,6 +211,22 @@ def test_prompts_that_come_by_chance_wait_for_the_busiest_group():
     assert even_groups(model, 16.0) == pytest.approx(16 / 7)
     assert even_groups(model, 1.0) == 1.0
     assert even_groups(model, np.array([0.5, 16.0])) == pytest.approx([1.0, 16 / 7])
+    # The busiest group's step has no more than it has room for, and the mean group's no more than the busiest's.
+    assert even_groups(model, 16.0, 5.0) == pytest.approx(16 / 5)
+    assert even_groups(model, 16.0, np.array([4.0, 9.0])) == pytest.approx([4, 16 / 7])
+
+
+def test_groups_whose_steps_are_full_wait_for_nobody():
+    """Four groups with a part of 64 tokens each: chance gives none of them two, as it does where whole waves are dealt out."""
+    chance, even = (served(shards=replace(FOUR, group_deviations=each)) for each in (1.5, 0.0))
+
+    def added_s(model, tokens):
+        return mixed_prefill_s(model, decode_pass(model, 4.0, 64.0), 4.0, 256.0, tokens, 64.0)
+
+    assert added_s(chance, 256.0) == added_s(even, 256.0)
+    assert added_s(chance, 320.0) > added_s(even, 320.0)
+    # Two parts are two groups', and one group's by chance if its step had room for both.
+    assert added_s(chance, 128.0) == added_s(even, 128.0)
 
 
 def test_prompts_beside_a_decode_step_dispatch_once_to_a_rank():

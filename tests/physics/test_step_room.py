@@ -44,6 +44,21 @@ def test_prompts_beside_each_other():
     assert StepRoom(512.0, 2.0, 1.0, 3000.0, 128.0).beside(24.0, 3.0) == 500
 
 
+def test_parts_of_long_prompts_beside_each_other():
+    """Of 96 on eight groups each has room for 500 tokens: of two other prompts of 2,000 a step has a part each, in two groups.
+
+    A prompt takes 4 of 128 steps, as if it took one of 32: 96 / (32 (1 - (31/32)^96)) parts are in a step with any.
+    """
+    long = StepRoom(512.0, 8.0, 1.0, 2000.0, 128.0)
+    assert (long.left(96.0), long.steps(96.0)) == (500, 4)
+    assert (long.beside(96.0, 3.0), long.beside(96.0, 12.0)) == (2 * 500, 7 * 500)
+    parts = 96 / (32 * (1 - (31 / 32) ** 96))
+    assert long.usually_beside(96.0) == pytest.approx((parts - 1) * 500)
+    # Of prompts that a step has room for as many as start in it; of one group, whose parts follow each other, none.
+    assert SHORT.usually_beside(40.0) == SHORT.beside(40.0, prompts_together(40.0, 20.0))
+    assert LONG.usually_beside(12.0) == 0
+
+
 def test_steps_without_prompts():
     """8 prompts take 6 of 128 steps each: 80 / 128 are free, and one part in six follows one of these."""
     assert LONG.left_free(12.0, 0.0) == pytest.approx(1 - 12 * 6 / 128)

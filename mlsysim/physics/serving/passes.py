@@ -25,6 +25,8 @@ from mlsysim.physics.serving.layer_time import layer_time
 from mlsysim.physics.serving.micro_batches import passes_of_micro_batches
 from mlsysim.physics.serving.products import head_product, launches, product_s
 
+_ROUNDING = 1e-9  # of a room that is full: tokens of parts that fill it add to no more
+
 
 @dataclass(frozen=True, slots=True)
 class PassTime:
@@ -224,17 +226,19 @@ def _over_layers(model: ServedModel, of_heads: Callable[[AttentionHeads], Num], 
     return mean
 
 
-def even_groups(model: ServedModel, prompts: Num) -> Num:
+def even_groups(model: ServedModel, prompts: Num, room: Num = np.inf) -> Num:
     """Groups of ranks that compute ``prompts`` prompts, evenly dealt, as fast as those to which they come by chance.
 
-    All wait for the busiest: where the mean group has m prompts, by chance it has m +- sqrt(m), and one at least.
+    All wait for the busiest: where the mean group has m prompts, by chance it has m +- sqrt(m), and one at least; no more than
+    its step has ``room`` for, for the others wait in line.
 
     Source: NVIDIA TensorRT-LLM, tech blog 10, "ADP Balance Strategy" (evidence: recalled): ranks wait for the most loaded one,
     and the mean rank had 54 % of its prompts' tokens.
     """
     groups = model.shards.tp / model.shards.attention
     mean = prompts / groups
-    busiest = maximum(mean + model.shards.group_deviations * sqrt(mean), minimum(prompts, 1.0))
+    by_chance = maximum(mean + model.shards.group_deviations * sqrt(mean), minimum(prompts, 1.0))
+    busiest = maximum(minimum(by_chance, room), mean)
     return prompts / minimum(busiest, prompts)
 
 
@@ -245,13 +249,16 @@ def mixed_prefill_s(
 
     The step reads its weights and pays its overheads anyhow: only what the longer products, their all-reduces and their own
     attention take beyond it is added. Groups of ranks that attend for sequences of their own have as many that decode, and
-    prompts, or parts of them of ``longest`` tokens, as they come. Where no graph launches their step, the host does kernel by
-    kernel, and begins when ``hidden`` of the step before is left to run.
+    prompts, or parts of them of ``longest`` tokens, as they come: no group has more of them than its step has room for. More
+    than all groups have room for are those of whole waves, which come to groups by chance over many steps. Where no graph
+    launches their step, the host does kernel by kernel, and begins when ``hidden`` of the step before is left to run.
     """
     stage_batch, added_tokens = sequences_of_stage(model, batch), tokens / model.shards.pp
     whole = prompting = model
     if somewhere(model.shards.apart):
-        even = even_groups(model, added_tokens / minimum(prompt, longest))
+        part = minimum(prompt, longest)
+        waves = tokens > longest * model.shards.tp / model.shards.attention * (1 + _ROUNDING)
+        even = even_groups(model, added_tokens / part, where(waves, np.inf, longest / part))
         busiest_tokens = stage_batch / with_idle_groups(model, stage_batch).shards.own + added_tokens / even
         prompting = _with_groups(model, even)
         whole = _with_groups(model, (stage_batch + added_tokens) / busiest_tokens)

@@ -176,14 +176,14 @@ def whole_prompts_s(
         beams: sequences that each request decodes.
     """
     prompt, own = room.prompt, minimum(room.prompt, room.left(batch))
-    # A lone prompt joins others of none, but for rounding.
-    fewer = minimum(prompt * floor(maximum(beside, 0.0) / prompt), beside)
-    more = maximum(minimum(fewer + prompt, room.beside(batch, inf)), beside)
+    # A lone prompt joins others of none, but for rounding; of one that is too long for a step a part joins.
+    fewer = minimum(own * floor(maximum(beside, 0.0) / own), beside)
+    more = maximum(minimum(fewer + own, room.beside(batch, inf)), beside)
     fewer_s = passes.joining_s(step, beams * batch, prompt, fewer, hidden)
     if not somewhere(beside > fewer):
         return fewer_s
     more_s = passes.joining_s(step, beams * batch, prompt, more, hidden)
-    of_more = where(more > fewer, (beside - fewer) / maximum(more - fewer, 1e-9 * prompt), 0.0)
+    of_more = where(more > fewer, (beside - fewer) / maximum(more - fewer, 1e-9 * own), 0.0)
     return ((1 - of_more) * (own + fewer) * fewer_s + of_more * (own + more) * more_s) / (own + beside)
 
 
@@ -298,7 +298,7 @@ def _in_flight(passes: Passes, load: Load, batch: Num) -> _InFlight:
     unseen_steps, unseen = received(others / output, load.recv_interval)
     beside = minimum(held + unseen, others)
     together = maximum(prompts_together(batch, output), 1 + beside)
-    beside_tokens = room.beside(batch, together)
+    beside_tokens = maximum(room.usually_beside(batch), room.beside(batch, 1 + beside))
     hidden = load.ahead * room.after_free(batch, beside_tokens)
     # A prompt that would add more to the steps that it joins than a pass of its own has one.
     joined_s = minimum(whole_prompts_s(passes, step, batch, room, beside_tokens, hidden), alone_s - front_s)
@@ -331,7 +331,7 @@ def most_throughput(passes: Passes, load: Load) -> Served:
     wave = output + room.more_steps
     prompt_tokens = maximum(batch * prompt / wave, minimum(room.groups * room.tokens, batch * prompt))
     starting = prompt_tokens - minimum(prompt, room.tokens)
-    started = where(requests > 0, starting, room.beside(batch, prompts_together(batch, output)))
+    started = where(requests > 0, starting, room.usually_beside(batch))
     hidden = load.ahead * room.after_free(batch, started)
     alone_s, front_s = passes.prefill_s(1.0, prompt), passes.front_s
     joined_s = minimum(whole_prompts_s(passes, step, batch, room, started, hidden), alone_s - front_s)

@@ -99,15 +99,33 @@ class StepRoom:
         return maximum(self.prompt / self.left(batch), 1.0)
 
     def beside(self, batch: Num, together: Num) -> Num:
-        """Tokens of other prompts in the step of one, of which ``together`` would start at once, as far as there is room.
+        """Tokens of others in a step with a prompt, of which ``together`` would be computed at once, as far as there is room.
+
+        Of a prompt that is too long for a step each has a part: a group of ranks computes its parts one after the other.
 
         Example:
             >>> room = StepRoom(512.0, 1.0, 1.0, 100.0, 128.0)
             >>> room.beside(12.0, 3.0), room.beside(12.0, 9.0), StepRoom(512.0, 1.0, 1.0, 3000.0, 128.0).beside(12.0, 3.0)
             (200.0, 400.0, 0.0)
+            >>> StepRoom(512.0, 8.0, 1.0, 2000.0, 128.0).beside(96.0, 3.0)  # parts of two others, in their groups
+            1000.0
         """
         left = self.left(batch)
-        return minimum(self.prompt * (together - 1), self.groups * left - minimum(self.prompt, left))
+        part = minimum(self.prompt, left)
+        return minimum(part * (together - 1), self.groups * left - part)
+
+    def usually_beside(self, batch: Num) -> Num:
+        """Tokens of other prompts in a step that any join, mean, where B requests start at random and take ``steps`` each.
+
+        A prompt of n steps is in n of O steps: as many are met as of prompts of a step in O / n steps.
+
+        Example:
+            >>> round(StepRoom(512.0, 8.0, 1.0, 100.0, 64.0).usually_beside(16.0), 1)  # 1.122 of them, as of one group
+            12.2
+            >>> round(StepRoom(504.0, 8.0, 1.0, 2000.0, 64.0).usually_beside(32.0) / 500)  # four steps of 64: of 16, 2 at once
+            1
+        """
+        return self.beside(batch, prompts_together(batch, maximum(self.output / self.steps(batch), 1.0)))
 
     def left_free(self, batch: Num, beside: Num) -> Num:
         """Share of the steps that no prompt joins, where each of B requests fills j of O steps: 1 - B j / O or none.

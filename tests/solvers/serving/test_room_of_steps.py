@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +46,17 @@ PACE = paces(Deployment.of(LLAMA, H100, seq_len=3000, output_len=128, stack="vll
 def pace(server, places=64, **room):
     usual = {"tokens": 512.0, "groups": 1.0, "sequence_tokens": 1.0, "prompt": 3000.0, "output": 128.0}
     return replace(PACE, passes=server, places=places, room=StepRoom(**usual | room), solved={}, loads={})
+
+
+def test_more_long_prompts_in_line_take_no_less_time():
+    """Two prompts of 20,000 tokens in two groups of ranks keep all groups as long as one does, and eight hardly longer."""
+    asked = {"seq_len": 20_000, "output_len": 300, "stack": "sglang-2025", "schedule": "continuous", "precision": "fp8"}
+    groups = Deployment.of(LLAMA, Systems.Nodes.DGX_H100, tp_size=8, attention_dp=True, **asked)
+    steps_s = paces(groups, 64)._prompt_steps_s(16)[0]
+    assert (np.diff(steps_s, axis=1) >= -1e-9).all()
+    assert steps_s[:, 2] == pytest.approx(steps_s[:, 1])
+    assert (steps_s[:, 8] < 1.1 * steps_s[:, 1]).all()
+    assert (steps_s[:, 16] > 1.8 * steps_s[:, 1]).all()
 
 
 def test_capacity_by_hand():
