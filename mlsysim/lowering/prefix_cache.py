@@ -36,11 +36,9 @@ class PrefixedDeployment(PassesOver):
 
     def joining_s(self, step: Step, batch: Num, prompt: Num, beside: Num, hidden: Num) -> Num:
         """Seconds that the new tokens of one prompt add to the steps that they join."""
-        new = prompt * (1 - self.hit)
-        joined_s = self.whole.joining_s(step, batch, new, beside * (1 - self.hit), hidden)
-        return joined_s + self.whole.engine.interleave * self._across_s(
-            1.0 / self._at_once(new, beside * (1 - self.hit)), prompt
-        )
+        new, others = prompt * (1 - self.hit), beside * (1 - self.hit)
+        joined_s = self.whole.joining_s(step, batch, new, others, hidden)
+        return joined_s + self.whole.engine.interleave * self._across_s(1.0 / self._at_once(new, others), prompt)
 
     def _at_once(self, new: Num, beside: Num) -> Num:
         """Prompts that are attended to at once: each stage of a pipeline has its own, and each group of ranks with any."""

@@ -1,44 +1,19 @@
 """How many requests a server takes whose prompts fill its steps: by hand, no more than have room, and the same in all loops."""
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_queueing import H100, LLAMA
+from test_closed_loop import H100, LLAMA, Server
 
 from mlsysim import Models, ServingModel, Systems, TailLatencyModel
 from mlsysim.lowering.arrivals import paces
 from mlsysim.lowering.deployment import Deployment
 from mlsysim.lowering.prefix_cache import step_room
 from mlsysim.physics.serving.step_room import StepRoom
-
-
-@dataclass(frozen=True)
-class Step:
-    total_s: float
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server whose steps, and prompts in them and alone, always take the same time."""
-
-    step_s: float
-    joined_s: float
-    alone_s: float = 1.0
-    front_s: float = 0.0
-
-    def prefill_s(self, batch, prompt):
-        return self.alone_s
-
-    def decode(self, batch, context):
-        return Step(self.step_s + 0 * batch)
-
-    def joining_s(self, step, batch, prompt, beside, hidden):
-        return self.joined_s + 0 * batch
-
 
 PACE = paces(Deployment.of(LLAMA, H100, seq_len=3000, output_len=128, stack="vllm-2025", schedule="continuous"), 64)
 
@@ -64,7 +39,7 @@ def test_capacity_by_hand():
 
     16 in flight have room: 8 s of steps a hundred, and 16 prompts.
     """
-    full = pace(Server(0.01, 0.05))
+    full = pace(Server(0.01, 0.05, 1.0))
     assert full.capacity_per_s == pytest.approx(1 / (3128 / 512 * 0.01 + 0.05)) == pytest.approx(9.0014, abs=1e-4)
     assert full.completions_per_s[15] == pytest.approx(16 / (128 * 0.01 + 16 * 0.05))
     assert full.completions_per_s[20:] == pytest.approx(full.capacity_per_s)
@@ -89,7 +64,7 @@ def test_capacity_by_hand():
 def test_no_more_are_served_than_have_room(tokens, groups, each, prompt, output, places, joined_s):
     """Tokens that steps take in a second, over those of a request, whatever its prompt adds to steps."""
     room = {"tokens": tokens, "groups": groups, "sequence_tokens": each, "prompt": prompt, "output": output}
-    limited = pace(Server(0.01, joined_s), places, **{name: float(value) for name, value in room.items()})
+    limited = pace(Server(0.01, joined_s, 1.0), places, **{name: float(value) for name, value in room.items()})
     limited = replace(limited, setting=replace(limited.setting, prompt=float(prompt), output=float(output)))
     most_per_s = tokens * groups / 0.01 / (prompt + each * output)
     assert limited.capacity_per_s <= most_per_s * (1 + 1e-9)
